@@ -1,0 +1,1 @@
+"""See and question attention: in a terminal, in figures, in numbers."""

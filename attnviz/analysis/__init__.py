@@ -1,0 +1,1 @@
+"""Capture -> numbers: pure functions, arrays in, arrays out."""

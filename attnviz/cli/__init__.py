@@ -1,0 +1,1 @@
+"""The command line: parse, call, write. One file a command; no arithmetic here."""

@@ -1,0 +1,99 @@
+"""The group of commands: loads the one that is called, and turns errors into one line and an exit code.
+
+Nothing heavy is imported here: `attnviz --help` and completion must answer at once.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from attnviz.errors import AttnvizError, OutputError
+from attnviz.escape import escape
+
+COMMANDS = {
+    "show": "Draw the attention of a model on a text.",
+    "models": "List the models that --model takes.",
+    "train": "Train a small language model made of our own attention layer.",
+}
+FAULT, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called, and listed without."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"attnviz.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click does, but its suggestions look at commands that are imported already."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            raise click.exceptions.NoSuchCommand(name, possibilities=list(COMMANDS), ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run, and exit with a code; an error is one line on stderr."""
+        sys.exit(run(lambda: super(Commands, self).main(*args, **{**options, "standalone_mode": False})))
+
+
+def run(command: Any) -> int:
+    """Run a command and return its exit code."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        return complain(error, error.format_message(), error.exit_code)
+    except AttnvizError as error:
+        return complain(error, str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return complain(error, "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail again
+        return BROKEN_PIPE
+    except MemoryError as error:
+        return complain(error, "out of memory: choose fewer layers or heads, or a shorter text", AttnvizError.exit_code)
+    except OSError as error:
+        return complain(error, f"{error.filename or 'output'}: {error.strerror or error}", OutputError.exit_code)
+    except Exception as error:
+        return complain(error, f"a fault of attnviz: {type(error).__name__}: {error} (see it with --debug)", FAULT)
+
+
+def complain(error: BaseException, message: str, code: int) -> int:
+    """One line on stderr, or with --debug the whole error."""
+    if "--debug" in sys.argv:
+        raise error
+    click.echo(f"error: {' '.join(escape(line) for line in message.splitlines())}", err=True)
+    return code
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="attnviz", message="%(package)s %(version)s")
+def main() -> None:
+    r"""See where a transformer attends.
+
+    \b
+    Examples:
+      attnviz show "The cat sat on the mat because it was tired."
+      attnviz show --view grid @sample:repeat
+      attnviz show "Hello, world" --model bert-base -o hello.png
+    """

@@ -1,0 +1,64 @@
+"""What stdout can show: its width and its colours, by option, environment and terminal, in this order."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.segment import Segment, Segments
+
+from attnviz.render.terminal import Line, Paint, Screen
+
+PIPED_WIDTH = 100
+
+
+def screen(width: int | None, color: str) -> Screen:
+    """The screen that stdout is."""
+    return Screen(width or max(40, shutil.get_terminal_size((PIPED_WIDTH, 24)).columns), paint(color))
+
+
+def paint(color: str) -> Paint:
+    """How cells can be painted on stdout."""
+    if not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf"):
+        return "ascii"
+    if not wants_colour(color, sys.stdout.isatty()):
+        return "ascii" if os.environ.get("TERM") == "dumb" else "shades"
+    if os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
+        return "truecolor"
+    return "256" if "256" in os.environ.get("TERM", "") or forced(color) else "shades"
+
+
+def wants_colour(color: str, terminal: bool) -> bool:
+    """--color > NO_COLOR > FORCE_COLOR, CLICOLOR_FORCE > CLICOLOR=0, TERM=dumb > whether stdout is a terminal."""
+    environment = os.environ.get
+    if color != "auto":
+        return color == "always"
+    if environment("NO_COLOR"):
+        return False
+    if forced(color):
+        return True
+    if environment("FORCE_COLOR") == "0" or environment("CLICOLOR") == "0" or environment("TERM") == "dumb":
+        return False
+    return terminal
+
+
+def forced(color: str) -> bool:
+    """Whether colour is asked for whatever stdout is."""
+    return color == "always" or any(
+        os.environ.get(name, "0") not in ("", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")
+    )
+
+
+def show(lines: Iterable[Line], on: Screen) -> None:
+    """Print lines of segments."""
+    segments = [segment for line in lines for segment in (*line, Segment.line())]
+    console = Console(
+        width=on.width,
+        color_system={"truecolor": "truecolor", "256": "256"}.get(on.paint),  # type: ignore[arg-type]
+        force_terminal=on.coloured,
+        no_color=not on.coloured,
+        highlight=False,
+        legacy_windows=False,
+    )
+    console.print(Segments(segments), end="")

@@ -1,0 +1,67 @@
+"""The TEXT of a command: the argument itself, - for stdin, @file, @sample:NAME; @@ begins a text with one @."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+from attnviz.cli.options import note
+from attnviz.errors import InputError
+from attnviz.files import decode, read_text
+
+SENTENCE = "The cat sat on the mat because it was tired."
+SAMPLE = "sample:"
+
+
+def read(text: str | None, quiet: bool = False) -> str:
+    """The text that a command is to use; without an argument stdin, else a sample sentence. Raises InputError."""
+    if text is None:
+        piped = read_stdin() if stdin_is_given() else ""
+        if piped.strip():
+            return piped
+        note(f"no text given; using a sample: {SENTENCE}", quiet)
+        return SENTENCE
+    found = resolve(text)
+    if not found.strip():
+        raise InputError("the text is empty" if text == found else f"the text in {text} is empty")
+    return found
+
+
+def resolve(text: str) -> str:
+    """An argument as the text that it stands for."""
+    if text == "-":
+        return read_stdin()
+    if text.startswith("@@"):
+        return text[1:]
+    if text.startswith(f"@{SAMPLE}"):
+        return read_sample(text.removeprefix(f"@{SAMPLE}"))
+    return read_text(Path(text[1:])) if text.startswith("@") else text
+
+
+def read_stdin() -> str:
+    """All of stdin. Raises InputError if it is not UTF-8."""
+    return decode(sys.stdin.buffer.read(), "stdin")
+
+
+def stdin_is_given() -> bool:
+    """Whether stdin is a pipe or a file, not a terminal or nothing."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):  # closed, or replaced by an object without a descriptor
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def samples() -> dict[str, Path]:
+    """The sample texts by name: in the installed package, or at the top of a checkout."""
+    package = Path(__file__).parent.parent
+    folders = package / "sample_texts", package.parent / "sample_texts"
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.txt"))}
+
+
+def read_sample(name: str) -> str:
+    """A sample text. Raises InputError naming those that there are."""
+    found = samples()
+    if name not in found:
+        raise InputError(f"there is no sample {name!r}: one of {', '.join(found)}")
+    return read_text(found[name])

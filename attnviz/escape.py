@@ -1,0 +1,28 @@
+"""Showing hostile text: what could steer a terminal or reorder a line is written out instead."""
+
+import unicodedata
+
+# Control, format (bidi, zero-width), surrogate, private, unassigned; line and paragraph separators.
+HOSTILE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+NAMED = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
+
+
+def escape(text: str) -> str:
+    r"""Text that is safe to print: each hostile character as \xNN, \uNNNN or \UNNNNNNNN."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(written_out(char) if unicodedata.category(char) in HOSTILE else char for char in text)
+
+
+def written_out(char: str) -> str:
+    """A character as its escape sequence in source code."""
+    code = ord(char)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def label(text: str) -> str:
+    """The text of a token as a label: white space around it is left out, or named where there is nothing else."""
+    inner = text.strip() or text
+    return escape("".join(NAMED.get(char, char) for char in inner)) if inner else "∅"

@@ -1,0 +1,105 @@
+"""The attention layer as torch modules. They hold parameters; the arithmetic is in attention.py and multihead.py."""
+
+from typing import Literal, overload
+
+from torch import Tensor, nn
+
+from attnviz.layer.attention import attend
+from attnviz.layer.multihead import multi_head_attend
+
+
+class Attention(nn.Module):
+    """Single-head self-attention with query, key and value projections, scores divided by sqrt(dim).
+
+    Vaswani et al. 2017, eq. 1, with Q = x W_q + b_q and likewise K and V.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+
+    @overload
+    def forward(self, x: Tensor, return_weights: Literal[False] = ...) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, return_weights: bool) -> Tensor | tuple[Tensor, Tensor]: ...
+    def forward(self, x: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """X (..., n, dim) -> output (..., n, dim), and with return_weights also weights (..., n, n)."""
+        output, weights, _ = attend(self.query(x), self.key(x), self.value(x))
+        return (output, weights) if return_weights else output
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head self- and cross-attention (Vaswani et al. 2017), with grouped heads if kv_heads < heads.
+
+    dim: width of queries and outputs. key_dim, value_dim: width of keys and values (default: dim). head_dim: width of
+    one head (default: dim / heads). kv_heads: key and value heads, each shared by heads / kv_heads query heads (Ainslie et al. 2023).
+    rotary: rotary positions (Su et al. 2021). causal: see ``attend``.
+    Raises ValueError if the numbers of heads do not divide.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        bias: bool = True,
+        causal: bool = False,
+        rotary: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.causal, self.rotary = heads, kv_heads or heads, causal, rotary
+        require_divisible(dim, heads, self.kv_heads, head_dim, rotary)
+        head_dim = head_dim or dim // heads
+        self.query = nn.Linear(dim, heads * head_dim, bias)
+        self.key = nn.Linear(key_dim or dim, self.kv_heads * head_dim, bias)
+        self.value = nn.Linear(value_dim or dim, self.kv_heads * head_dim, bias)
+        self.output = nn.Linear(heads * head_dim, dim, bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        return_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Query (..., n, dim) -> output (..., n, dim), and with return_weights also weights (..., heads, n, m).
+
+        key (..., m, key_dim): default query (self-attention). value (..., m, value_dim): default key.
+        mask: (n, m), (batch, n, m) or (batch, heads, n, m); boolean (True: may attend) or float (added to the scores).
+        Raises ValueError where a width does not fit its projection, naming both.
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        for x, projection, name in ((query, self.query, "query"), (key, self.key, "key"), (value, self.value, "value")):
+            if x.shape[-1] != projection.in_features:
+                raise ValueError(f"{name} {tuple(x.shape)} does not fit a projection of width {projection.in_features}")
+        output, weights, _ = multi_head_attend(
+            dict(self.named_parameters()),
+            query,
+            key,
+            value,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            mask=mask[:, None] if mask is not None and mask.ndim == 3 else mask,
+            causal=self.causal,
+            rotary=self.rotary,
+        )
+        return (output, weights) if return_weights else output
+
+
+def require_divisible(dim: int, heads: int, kv_heads: int, head_dim: int | None, rotary: bool) -> None:
+    """Raise ValueError unless the widths and numbers of heads divide as multi-head attention needs."""
+    if heads % kv_heads:
+        raise ValueError(f"{heads} heads cannot share {kv_heads} key and value heads evenly")
+    if head_dim is None and dim % heads:
+        raise ValueError(f"dim {dim} is not a multiple of {heads} heads; give head_dim")
+    if rotary and (head_dim or dim // heads) % 2:
+        raise ValueError(f"rotary positions need an even head_dim, not {head_dim or dim // heads}")

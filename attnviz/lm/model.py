@@ -1,0 +1,97 @@
+"""The small language model: a pre-norm causal decoder as one pure function over a dict of arrays.
+
+NumPy runs it without torch; torch trains it. Its shape is Llama's (RMSNorm, rotary positions, SwiGLU, tied embeddings;
+Touvron et al. 2023), its attention is ``attnviz.layer``.
+
+Parameters: ``embedding`` (vocabulary, dim); for each layer i ``layers.i.attention_norm`` (dim,),
+``layers.i.attention.*`` as in ``multi_head_attend``, ``layers.i.feed_forward_norm`` (dim,), ``layers.i.gate`` and
+``layers.i.up`` (feed_forward, dim), ``layers.i.down`` (dim, feed_forward); ``norm`` (dim,).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from attnviz.layer.arrays import Array, namespace
+from attnviz.layer.attention import Attended
+from attnviz.layer.multihead import multi_head_attend
+
+NORM_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Config:
+    """The sizes of a language model. ``positions`` is the longest text it was trained to read, in tokens."""
+
+    vocabulary: int = 4096
+    dim: int = 192
+    layers: int = 3
+    heads: int = 6
+    feed_forward: int = 384
+    positions: int = 512
+
+
+class Block(NamedTuple):
+    """What one layer did."""
+
+    hidden: Array
+    """(..., n, dim): the residual stream after the layer."""
+    attended: Attended
+    """Its attention: weights and scores (..., heads, n, n)."""
+
+
+def blocks(parameters: Mapping[str, Array], ids: Array, config: Config) -> Iterator[Block]:
+    """Run the layers one by one on token ids (..., n). Stop iterating and the layers after are never computed."""
+    hidden = parameters["embedding"][ids]  # (..., n, dim)
+    for layer in range(config.layers):
+        mine = within(parameters, f"layers.{layer}.")
+        x = normalise(hidden, mine["attention_norm"])
+        attended = multi_head_attend(within(mine, "attention."), x, x, x, heads=config.heads, causal=True, rotary=True)
+        hidden = hidden + attended.output
+        hidden = hidden + feed_forward(mine, normalise(hidden, mine["feed_forward_norm"]))
+        yield Block(hidden, attended)
+
+
+def logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
+    """Scores of the next token from the last layer's residual stream: (..., n, dim) -> (..., n, vocabulary)."""
+    embedding = parameters["embedding"].swapaxes(0, 1)
+    return namespace(hidden).matmul(normalise(hidden, parameters["norm"]), embedding)
+
+
+def forward(parameters: Mapping[str, Array], ids: Array, config: Config) -> Array:
+    """Token ids (..., n) -> scores of each next token (..., n, vocabulary)."""
+    *_, last = blocks(parameters, ids, config)
+    return logits(parameters, last.hidden)
+
+
+def normalise(x: Array, gain: Array) -> Array:
+    """RMSNorm (Zhang & Sennrich 2019, eq. 4) over the last axis."""
+    return x * ((x**2).mean(-1)[..., None] + NORM_FLOOR) ** -0.5 * gain
+
+
+def feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
+    """SwiGLU (Shazeer 2020, eq. 6): (..., dim) -> (..., dim)."""
+    xp = namespace(x)
+    gate = xp.matmul(x, parameters["gate"].swapaxes(0, 1))  # (..., feed_forward)
+    swish = gate * (0.5 + 0.5 * xp.tanh(0.5 * gate))  # x * sigmoid(x), without an exponential that overflows
+    up = xp.matmul(x, parameters["up"].swapaxes(0, 1))
+    return xp.matmul(swish * up, parameters["down"].swapaxes(0, 1))
+
+
+def within(parameters: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    """The parameters under a prefix, by the rest of their names."""
+    return {name[len(prefix) :]: array for name, array in parameters.items() if name.startswith(prefix)}
+
+
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, by name."""
+    dim, wide = config.dim, config.feed_forward
+    found: dict[str, tuple[int, ...]] = {"embedding": (config.vocabulary, dim), "norm": (dim,)}
+    for layer in range(config.layers):
+        for name in ("query", "key", "value", "output"):
+            found[f"layers.{layer}.attention.{name}.weight"] = (dim, dim)
+        for name, shape in (("gate", (wide, dim)), ("up", (wide, dim)), ("down", (dim, wide))):
+            found[f"layers.{layer}.{name}"] = shape
+        for name in ("attention_norm", "feed_forward_norm"):
+            found[f"layers.{layer}.{name}"] = (dim,)
+    return found

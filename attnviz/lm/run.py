@@ -1,0 +1,101 @@
+"""From documents to a model that can be kept: learn the tokens, train, round to float16, measure."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnviz.errors import InputError
+from attnviz.lm import corpus, evaluate, store, tokenizer
+from attnviz.lm.model import Config
+from attnviz.lm.train import Parameters, Progress, Recipe, train
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the user chooses."""
+
+    steps: int
+    seed: int
+    vocabulary: int
+    layers: int
+    heads: int
+    dim: int
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and how far its training went."""
+
+    stored: store.Stored
+    steps: int
+
+
+def run(
+    documents: Sequence[str],
+    vocabulary_text: Sequence[str],
+    setting: Setting,
+    watch: Callable[[Progress, Parameters], None],
+) -> Trained:
+    """Train a model on documents. Raises InputError if they are too short for it."""
+    tokens = tokenizer.learn(vocabulary_text, setting.vocabulary)
+    learnt_from, held_out = corpus.split(documents)
+    ids, held_out_ids = corpus.encode(tokens, learnt_from), corpus.encode(tokens, held_out)
+    config = Config(
+        vocabulary=tokens.get_vocab_size(),
+        dim=setting.dim,
+        layers=setting.layers,
+        heads=setting.heads,
+        feed_forward=2 * setting.dim,
+    )
+    require_enough(ids, held_out_ids, config)
+    done = 0
+
+    def count(progress: Progress, parameters: Parameters) -> None:
+        nonlocal done
+        done = progress.step
+        watch(progress, parameters)
+
+    recipe = Recipe(steps=setting.steps, seed=setting.seed)
+    found = train(ids, config, recipe, device=setting.device, watch=count)
+    rounded = {name: parameter.half().float().numpy() for name, parameter in found.items()}
+    about = {"steps": done, "seed": setting.seed, "tokens": done * recipe.tokens, "corpus_tokens": len(ids)}
+    about |= measure(rounded, config, held_out_ids, sum(map(len, held_out)))
+    return Trained(store.Stored(config, rounded, tokens.to_str(), about), done)
+
+
+def require_enough(ids: corpus.Ids, held_out: corpus.Ids, config: Config) -> None:
+    """Raise InputError if there is less text than one row to train on, or none to measure the loss on."""
+    if len(ids) <= config.positions + 1 or len(held_out) < 2:
+        raise InputError(
+            f"the corpus has {len(ids)} tokens to train on; more than {config.positions + 1} are needed, "
+            "in at least two documents (an empty line parts them)"
+        )
+
+
+def measure(parameters: dict[str, Any], config: Config, held_out: corpus.Ids, characters: int) -> dict[str, Any]:
+    """The loss on held-out text and the best heads, as config.json keeps them."""
+    loss = evaluate.natural_loss(parameters, held_out, config)
+    heads = evaluate.best_heads(parameters, config, evaluate.repeated(config))
+    return {
+        "nats_per_token": round(loss, 4),
+        "bits_per_character": round(loss / math.log(2) * len(held_out) / characters, 4),
+        "scores": {role: {**best._asdict(), "n": evaluate.SEQUENCES} for role, best in heads.items()},
+    }
+
+
+def save(folder: Path, trained: Trained) -> None:
+    """Write a folder that works as ``--model``. Raises OutputError."""
+    store.write(folder, trained.stored)
+
+
+def describe(trained: Trained) -> str:
+    """The measurements in a line."""
+    about = trained.stored.about
+    heads = (
+        f"best {role.replace('_', '-')} head {score['head']} {score['mean']:.2f}"
+        for role, score in about["scores"].items()
+    )
+    return ", ".join([f"held-out text {about['bits_per_character']:.2f} bits per character", *heads])

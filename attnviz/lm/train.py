@@ -1,0 +1,167 @@
+"""Self-supervised training of the language model: predict the next token, with torch.
+
+Rows are natural text, mixed with rows that repeat a block of random tokens: without these, a model this small grows no
+induction heads. They appear abruptly, and only while the learning rate is high, so the rate stays up for most of the
+run and then falls. Hidden matrices are trained by Muon (Jordan et al. 2024), the rest by AdamW.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from attnviz.errors import ModelError
+from attnviz.lm.corpus import Ids
+from attnviz.lm.model import Config, blocks, logits, shapes
+from attnviz.lm.tokenizer import BOS_ID
+
+IGNORED = -100  # a label that does not count in the loss
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. The defaults made the built-in model."""
+
+    steps: int = 4500
+    seed: int = 0
+    tokens: int = 2048
+    """In a batch."""
+    length: int = 128
+    """Of a row, in tokens."""
+    lengthen: float = 0.15
+    """Share of the steps, the last ones, whose rows are as long as the model reads."""
+    repeated: tuple[float, float] = (0.5, 0.25)
+    """Share of rows with a repeated random block, in the first 40 % of the steps and after."""
+    rate: float = 3e-3
+    muon_rate: float = 0.02
+    warm_up: int = 100
+    """Steps until the rate is full."""
+    decay: float = 0.35
+    """Share of the steps, the last ones, over which the rate falls to 2 %."""
+
+
+class Progress(NamedTuple):
+    """Where training stands after a step."""
+
+    step: int
+    loss: float
+    """Smoothed, nats per token, over the whole mix."""
+    tokens: int
+    """Seen so far."""
+
+
+Parameters = dict[str, Tensor]
+
+
+def train(
+    ids: Ids, config: Config, recipe: Recipe, *, device: str = "cpu", watch: Callable[[Progress, Parameters], None]
+) -> Parameters:
+    """Train on token ids (n,) and return the parameters, detached, on the CPU.
+
+    ``watch`` is called after each step; a KeyboardInterrupt, there or in a step, ends the training early and the
+    parameters of that moment are returned. Same seed, same machine, same threads: same parameters.
+    Raises ModelError if torch is too old.
+    """
+    require_muon()
+    parameters = initial(config, recipe.seed, device)
+    rng = np.random.default_rng(recipe.seed)
+    optimizers = make_optimizers(parameters, recipe)
+    smoothed, seen = math.nan, 0
+    try:
+        for step in range(recipe.steps):
+            set_rates(optimizers, recipe, step)
+            inputs, labels = batch(ids, config, recipe, step, rng)
+            loss = descend(parameters, optimizers, config, inputs.to(device), labels.to(device))
+            smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
+            seen += inputs.numel()
+            watch(Progress(step + 1, smoothed, seen), parameters)
+    except KeyboardInterrupt:
+        pass
+    return {name: parameter.detach().cpu() for name, parameter in parameters.items()}
+
+
+def require_muon() -> None:
+    """Raise ModelError unless torch has the optimizer that training needs."""
+    if not hasattr(torch.optim, "Muon"):
+        raise ModelError(f"training needs torch 2.9 or later (torch.optim.Muon); this is {torch.__version__}")
+
+
+def initial(config: Config, seed: int, device: str) -> Parameters:
+    """Matrices from a normal distribution of deviation 0.02, gains at 1."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {}
+    for name, shape in shapes(config).items():
+        start = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * 0.02
+        parameters[name] = start.to(device).requires_grad_()
+    return parameters
+
+
+def make_optimizers(parameters: Parameters, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the embedding (decayed) and the gains (not)."""
+    matrices = [p for name, p in parameters.items() if p.ndim == 2 and name != "embedding"]
+    gains = [p for p in parameters.values() if p.ndim == 1]
+    groups = [{"params": [parameters["embedding"]], "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
+    return [
+        torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95)),
+        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.1, momentum=0.95),
+    ]
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int) -> None:
+    """Linear warm-up, a long plateau, then a cosine down to 2 %."""
+    into_decay = max(0.0, (step / recipe.steps - (1 - recipe.decay)) / recipe.decay)
+    share = min(1.0, (step + 1) / recipe.warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * into_decay)))
+    for optimizer, full in zip(optimizers, (recipe.rate, recipe.muon_rate), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = full * share
+
+
+def descend(
+    parameters: Parameters, optimizers: list[torch.optim.Optimizer], config: Config, inputs: Tensor, labels: Tensor
+) -> float:
+    """One step down the gradient of the next-token loss, clipped to norm 1; returns the loss in nats per token."""
+    *_, last = blocks(parameters, inputs, config)
+    counted = labels != IGNORED  # the vocabulary is wide: half of a step's work, saved where no label counts
+    loss = cross_entropy(logits(parameters, last.hidden[counted]), labels[counted])
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    return loss.item()
+
+
+def batch(ids: Ids, config: Config, recipe: Recipe, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Inputs and labels (rows, length), the labels one token ahead."""
+    done = step / recipe.steps
+    length = config.positions if done >= 1 - recipe.lengthen else recipe.length
+    repeated = recipe.repeated[0 if done < 0.4 else 1]
+    rows = [
+        repeated_row(length, config.vocabulary, rng) if rng.random() < repeated else text_row(ids, length, rng)
+        for _ in range(max(1, recipe.tokens // length))
+    ]
+    inputs, labels = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+    return inputs, labels
+
+
+def text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    """BOS and a run of the corpus."""
+    start = int(rng.integers(0, len(ids) - length))
+    row = ids[start : start + length + 1].copy()
+    row[0] = BOS_ID
+    return row[:-1], row[1:]
+
+
+def repeated_row(length: int, vocabulary: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    """BOS and a random block, repeated to the end; only from its second copy on can it be predicted."""
+    block = rng.integers(1, vocabulary, int(rng.integers(8, (length - 1) // 2 + 1)))
+    row = np.concatenate([[BOS_ID], np.tile(block, length // len(block) + 1)])[: length + 1]
+    labels = row[1:].copy()
+    labels[: len(block)] = IGNORED
+    return row[:-1], labels

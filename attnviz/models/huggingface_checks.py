@@ -1,0 +1,74 @@
+"""Checks on a Hugging Face folder before anything is built from it: what it holds, and how large it says it is."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from attnviz.errors import ModelError
+from attnviz.files import reason
+
+LARGEST_CONFIG = 1 << 20  # bytes; real ones are a few thousand
+MOST_LAYERS = 1024
+LAYER_COUNT = re.compile(r"(^|_)(n_|num_)?(hidden_|encoder_|decoder_)?layers?$|^depth$")
+PICKLES = "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"
+
+
+def require_safe(folder: Path) -> int:
+    """Refuse a folder without config or safetensors, with absurd sizes or unreadable weights.
+
+    Returns the number of elements in the weights. Raises ModelError.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"there is no model folder {folder}")
+    require_sane_config(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and any(file for pattern in PICKLES for file in folder.glob(pattern)):
+        raise ModelError(f"{folder} has its weights as a pickle, which can run code: only safetensors are read")
+    if not files:
+        raise ModelError(f"{folder} has no weights (*.safetensors)")
+    return sum(elements(file) for file in files)
+
+
+def require_sane_config(folder: Path) -> None:
+    """Raise ModelError unless config.json can be read and its numbers of layers are possible."""
+    path = folder / "config.json"
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise ModelError(f"{path} is too large for a config")
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{folder} is no model: config.json: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    for name, number in numbers(config):
+        if LAYER_COUNT.search(name) and number > MOST_LAYERS:
+            raise ModelError(f"{path} asks for {name} = {number}; at most {MOST_LAYERS} are built")
+
+
+def numbers(config: Any) -> list[tuple[str, float]]:
+    """Every named number of a config, those of nested configs too."""
+    found = []
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            found += numbers(value)
+        elif isinstance(value, (int, float)):
+            found.append((name, value))
+    return found
+
+
+def elements(file: Path) -> int:
+    """How many numbers a safetensors file holds, by its header. Raises ModelError if it is damaged."""
+    try:
+        with safe_open(file, framework="np") as tensors:
+            total = 0
+            for name in tensors.keys():  # noqa: SIM118 - not a dict
+                size = 1
+                for side in tensors.get_slice(name).get_shape():
+                    size *= side
+                total += size
+            return total
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is damaged: {error}") from error

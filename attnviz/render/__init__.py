@@ -1,0 +1,1 @@
+"""Drawable -> terminal, figure, page."""
