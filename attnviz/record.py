@@ -63,8 +63,12 @@ class AttentionMap:
         if self.weights.shape != shape:
             raise ValueError(f"weights have shape {self.weights.shape}, not (layer, head, query, key) = {shape}")
         object.__setattr__(self, "visible", np.broadcast_to(self.visible, shape))
-        if 0 not in shape and not (self.weights.min() >= 0 and self.weights.sum(-1).max() <= 1 + ROW_TOLERANCE):
+        if 0 not in shape and not (self.weights.min() >= 0 and self.largest() <= 1 + ROW_TOLERANCE):
             raise ValueError("attention weights must be 0 or more, and each row must sum to at most 1")
+
+    def largest(self) -> float:
+        """The largest sum of a row; of maxima over heads, which need not sum to 1, the largest weight."""
+        return float((self.weights if "max" in self.heads else self.weights.sum(-1)).max())
 
     def reduced(self, how: Literal["mean", "max"]) -> "AttentionMap":
         """The mean or the maximum over the heads, as one head of that name."""

@@ -89,7 +89,7 @@ def complain(error: BaseException, message: str, code: int) -> int:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="attnviz", message="%(package)s %(version)s")
 def main() -> None:
-    r"""See where a transformer attends.
+    """See where a transformer attends.
 
     \b
     Examples:

@@ -17,7 +17,7 @@ LICENCE = "MIT; corpus: King James Bible (public domain), WordNet 3.0 (Princeton
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @talk_options
 def command(as_json: bool, quiet: bool) -> None:  # noqa: ARG001 - there is nothing to silence
-    r"""List the models that --model takes: the built-in one, aliases, and what the local cache holds.
+    """List the models that --model takes: the built-in one, aliases, and what the local cache holds.
 
     \b
     Examples:

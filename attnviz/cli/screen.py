@@ -1,5 +1,6 @@
 """What stdout can show: its width and its colours, by option, environment and terminal, in this order."""
 
+import io
 import os
 import shutil
 import sys
@@ -14,7 +15,9 @@ PIPED_WIDTH = 100
 
 
 def screen(width: int | None, color: str) -> Screen:
-    """The screen that stdout is."""
+    """The screen that stdout is. What its encoding lacks will be printed as an escape sequence."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     return Screen(width or max(40, shutil.get_terminal_size((PIPED_WIDTH, 24)).columns), paint(color))
 
 

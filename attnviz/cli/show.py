@@ -56,7 +56,7 @@ def command(
     truncate: bool,
     **model: Any,
 ) -> None:
-    r"""Draw the attention of a model on TEXT: rows are queries, columns the keys that they attend to.
+    """Draw the attention of a model on a text: rows are queries, columns the keys that they attend to.
 
     TEXT may be - for stdin, @FILE or @sample:NAME. Without --layers and --heads it is the mean over the heads of the
     last layer; --view grid shows all of them.

@@ -43,10 +43,11 @@ def command(
     quiet: bool,
     **sizes: int,
 ) -> None:
-    r"""Train a small language model on text files, or folders of .txt files: CORPUS.
+    """Train a small language model made of our own attention layer.
 
-    An empty line parts two documents; one in fifty is held out. The folder works as --model. Interrupted, what has
-    been learnt so far is saved. The same seed on the same machine with the same number of threads gives the same model.
+    CORPUS is text files, or folders of .txt files. An empty line parts two documents; one in fifty is held out. The
+    folder works as --model. Interrupted, what has been learnt so far is saved. The same seed on the same machine with
+    the same number of threads gives the same model.
 
     \b
     Examples:

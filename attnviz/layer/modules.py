@@ -34,8 +34,8 @@ class MultiHeadAttention(nn.Module):
     """Multi-head self- and cross-attention (Vaswani et al. 2017), with grouped heads if kv_heads < heads.
 
     dim: width of queries and outputs. key_dim, value_dim: width of keys and values (default: dim). head_dim: width of
-    one head (default: dim / heads). kv_heads: key and value heads, each shared by heads / kv_heads query heads (Ainslie et al. 2023).
-    rotary: rotary positions (Su et al. 2021). causal: see ``attend``.
+    one head (default: dim / heads). kv_heads: key and value heads, each shared by heads / kv_heads query heads (Ainslie
+    et al. 2023). rotary: rotary positions (Su et al. 2021). causal: see ``attend``.
     Raises ValueError if the numbers of heads do not divide.
     """
 

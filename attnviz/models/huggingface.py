@@ -120,7 +120,7 @@ class HuggingFace:
             config = load_config(folder)
             require_size(config, available, folder)
             self.model = load_model(folder, getattr(torch, placement.dtype)).to(self.device).eval()
-            self.tokenizer = load_tokenizer(folder)
+            self.tokenizer = load_tokenizer(folder, config)
         self.n_layers, self.n_heads = sizes(config, folder)
         limits = getattr(config, "max_position_embeddings", None), self.tokenizer.model_max_length
         self.positions = min((limit for limit in limits if limit and 0 < limit < 1 << 31), default=None)
@@ -235,7 +235,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, config: Any) -> Any:
     """The model's tokenizer, which must know where its tokens stand in the text. Raises ModelError."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -243,6 +243,9 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer in {folder} has no fast version, which tells where a token stands in the text")
+    known, expected = len(tokenizer), config.get_text_config().vocab_size
+    if 2 * known < expected:  # the library makes an empty one if its files are not there
+        raise ModelError(f"the tokenizer in {folder} knows {known} tokens, its model {expected}: files are missing")
     return tokenizer
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from attnviz.errors import AttnvizError, ModelError
 from attnviz.lm import store
@@ -22,8 +23,10 @@ ALIASES = {
     "qwen3-0.6b": "Qwen/Qwen3-0.6B",
 }
 # Only what a model needs to run: no pickles, no code, no second copies in other formats or folders.
-WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
-UNWANTED = ["*/*"]
+PARTS: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],
+    "ignore_patterns": ["*/*"],
+}
 
 
 def locate(name: str, *, revision: str | None = None, offline: bool = False, quiet: bool = True) -> Path:
@@ -50,7 +53,7 @@ def cached(repository: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **PARTS))
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
@@ -70,7 +73,7 @@ def download(name: str, repository: str, revision: str | None, *, offline: bool,
     if quiet:
         disable_progress_bars()
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        return Path(snapshot_download(repository, revision=revision, **PARTS))
     except KeyboardInterrupt:
         raise
     except Exception as error:  # the hub library's own errors, and those of the network library below it

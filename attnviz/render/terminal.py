@@ -142,7 +142,8 @@ def thumbnail_lines(
 
 def closing_lines(drawable: Drawable, screen: Screen, gutter: int) -> Iterator[Line]:
     """The colour bar with its scale and range, and the caption, wrapped to the screen."""
-    bar = full_cells(np.linspace(0, STEPS - 1, BAR).astype(int), screen.paint, 1)
+    length = min(BAR, screen.width - gutter - len("0  0.00  √ scale"))
+    bar = full_cells(np.linspace(0, STEPS - 1, length).astype(int), screen.paint, 1)
     yield [Segment(" " * gutter + "0 "), *bar, Segment(f" {drawable.top:.2g}"), Segment("  √ scale", DIM)]
     masked = "rows: queries, columns: keys, blank: masked" if has_masked(drawable) else "rows: queries, columns: keys"
     for text in (masked, pooling_line(drawable, screen, gutter), *drawable.caption):
@@ -254,8 +255,10 @@ def ticks(tokens: int, columns: int) -> str:
     places = starting(tokens, columns)
     line = ""
     for column in range(0, columns, TICKS):
-        line = line.ljust(column) + f"╷{places[column]}"
-    return line[: columns + len(str(tokens))]
+        tick = f"╷{places[column]}"
+        if column + len(tick) <= columns:
+            line = line.ljust(column) + tick
+    return line
 
 
 def stack(labels: Sequence[str]) -> list[str]:

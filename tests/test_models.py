@@ -1,0 +1,411 @@
+"""Backends: eager transformers as the oracle, names and downloads, and what is refused."""
+
+import http.server
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from attnviz.errors import InputError, ModelError, UsageError
+from attnviz.lm import store
+from attnviz.models import Placement, Request, load, names
+from attnviz.selection import parse, parse_heads
+from tests.conftest import ROOT, SENTENCE, Run
+
+EMOJI = "Unbelievably, the naïve tokenizer's subwords misbehave — 3.14159 😀 ok."
+
+
+def save_with_tokenizer(model: torch.nn.Module, folder: Path) -> Path:
+    """A folder as from a hub: config, safetensors, and the built-in tokenizer under the library's own class."""
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer.from_str(store.read(store.BUILTIN).tokenizer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=4096, n_embd=32, n_layer=3, n_head=4, n_positions=64, initializer_range=0.3)
+    return save_with_tokenizer(GPT2LMHeadModel(config), tmp_path_factory.mktemp("models") / "gpt2")
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=4096,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+    )
+    return save_with_tokenizer(LlamaForCausalLM(config), tmp_path_factory.mktemp("models") / "llama")
+
+
+def eager(folder: Path, text: str) -> np.ndarray:
+    """Attention weights (layer, head, query, key) by the library's own eager path."""
+    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt", return_token_type_ids=False)
+    with torch.inference_mode():
+        return torch.stack(model(**inputs, output_attentions=True).attentions)[:, 0].numpy()
+
+
+@pytest.mark.parametrize("architecture", ["minilm", "gpt2", "llama"])
+@pytest.mark.parametrize("text", [SENTENCE, EMOJI])
+def test_weights_equal_eager(architecture: str, text: str, request: pytest.FixtureRequest) -> None:
+    """Every weight of every layer and head, to 1e-5, on BERT, GPT-2 and Llama with grouped heads."""
+    folder = request.getfixturevalue(architecture)
+    found = load(str(folder)).capture(text, Request()).maps[0]
+    expected = eager(folder, text)
+    np.testing.assert_allclose(found.weights, expected, rtol=0, atol=1e-5)
+    causal = architecture != "minilm"
+    np.testing.assert_array_equal(found.visible[0, 0], np.tri(len(found.keys), dtype=bool) | (not causal))
+
+
+def test_json_of_minilm_equals_eager(run: Run, minilm: Path) -> None:
+    """Attnviz show --layers all --heads all --json: maps[0].weights[layer][head][query][key], to 1e-5."""
+    done = run("show", SENTENCE, "-m", minilm, "--layers", "all", "--heads", "all", "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.array(document["maps"][0]["weights"]), eager(minilm, SENTENCE), rtol=0, atol=1e-5)
+    assert [token["text"] for token in document["maps"][0]["keys"]][:3] == ["[CLS]", "The", "cat"]
+
+
+def test_chosen_layers_and_heads_are_those(minilm: Path) -> None:
+    """Only what is asked for is kept, in the order asked for; named heads one map a layer."""
+    model = load(str(minilm))
+    whole = model.capture(SENTENCE, Request()).maps[0].weights
+    some = model.capture(SENTENCE, Request(parse("-1,2"), parse_heads("7,0"))).maps[0]
+    assert (some.layers, some.heads) == ((5, 2), (7, 0))
+    np.testing.assert_array_equal(some.weights, whole[[5, 2]][:, [7, 0]])
+    named = model.capture(SENTENCE, Request(heads=parse_heads("L5H3,L2H1"))).maps
+    assert [(part.layers, part.heads) for part in named] == [((5,), (3,)), ((2,), (1,))]
+    np.testing.assert_array_equal(named[1].weights[0, 0], whole[2, 1])
+    with pytest.raises(UsageError, match=r"layer 6.*0-5"):
+        model.capture(SENTENCE, Request(parse("6")))
+
+
+def test_capture_goes_through_sdpa_not_eager(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's own eager attention is never called, and no attentions are asked of it."""
+    from transformers.models.bert import modeling_bert
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("eager attention was called")
+
+    monkeypatch.setattr(modeling_bert, "eager_attention_forward", forbidden)
+    assert load(str(minilm)).capture(SENTENCE, Request()).maps[0].weights.shape == (6, 12, 13, 13)
+
+
+def test_a_padding_mask_is_honoured(minilm: Path) -> None:
+    """Weights recomputed under a mask of the model's own equal eager's, at the same call."""
+    from attnviz.models.huggingface import Recorder, recording
+
+    model = load(str(minilm))
+    ids, _, _ = model.encode(SENTENCE, False)
+    mask = torch.ones_like(ids)
+    mask[:, 9:] = 0
+    recorder = Recorder(dict.fromkeys(range(6), tuple(range(12))), {m: n for n, m in model.model.named_modules()})
+    with recording(recorder):
+        model.model(ids, attention_mask=mask)
+    oracle = AutoModel.from_pretrained(minilm, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        expected = torch.stack(oracle(ids, attention_mask=mask, output_attentions=True).attentions)[:, 0]
+    found = torch.stack([recorder.weights[layer] for layer in range(6)])
+    torch.testing.assert_close(found[..., :9, :], expected[..., :9, :], rtol=0, atol=1e-5)
+    assert not recorder.visible[0][..., 9:].any()
+
+
+def test_tokens_are_slices_of_the_text(minilm: Path, gpt2: Path) -> None:
+    """For every backend each token's text is text[start:end] without space around it, special ones by name."""
+    for name in (str(minilm), str(gpt2), "builtin"):
+        tokens = load(name).capture(EMOJI, Request(layers=parse("0"))).maps[0].queries
+        assert tokens[0].special
+        for token in tokens:
+            assert token.special or token.text == EMOJI[token.start : token.end]
+        assert "".join(dict.fromkeys(token.text for token in tokens if not token.special)).startswith("Unbelievably,")
+
+
+def test_half_precision_models_are_read(llama: Path) -> None:
+    """A bfloat16 model gives weights near those in float32, rows summing to 1."""
+    exact = load(str(llama)).capture(SENTENCE, Request()).maps[0]
+    rough = load(str(llama), placement=Placement(dtype="bfloat16")).capture(SENTENCE, Request()).maps[0]
+    np.testing.assert_allclose(rough.weights.sum(-1), 1, atol=1e-5)
+    assert np.abs(rough.weights[0] - exact.weights[0]).max() < 0.05
+
+
+def test_builtin_types_agree() -> None:
+    """float64 in NumPy and bfloat16 in torch are the float32 result up to their precision."""
+    exact = load().capture(SENTENCE, Request()).maps[0].weights
+    double = load(placement=Placement(dtype="float64")).capture(SENTENCE, Request()).maps[0].weights
+    rough = load(placement=Placement("cpu", "bfloat16")).capture(SENTENCE, Request()).maps[0].weights
+    np.testing.assert_allclose(double, exact, atol=1e-5)
+    np.testing.assert_allclose(rough, exact, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["builtin", "minilm"])
+def test_long_texts_are_refused_or_cut(name: str, minilm: Path) -> None:
+    """Both numbers are told; --truncate takes the first ones, and the capture notes it."""
+    model = load(str(minilm) if name == "minilm" else name)
+    long = "word " * 600
+    with pytest.raises(InputError, match=r"60\d tokens.*512.*--truncate"):
+        model.capture(long, Request())
+    cut = model.capture(long, Request(layers=parse("0"), truncate=True))
+    assert len(cut.maps[0].keys) == 512
+    assert "512" in cut.notes[0]
+
+
+def test_typed_special_tokens_are_text() -> None:
+    """<bos> in a text for the built-in model is five characters, not the token."""
+    tokens = load().capture("a <bos> b", Request()).maps[0].keys
+    assert [token.special for token in tokens].count(True) == 1
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "is_path"),
+    [
+        ("./m", True),
+        ("/no/such/dir", True),
+        ("~/m", True),
+        ("a/b/c", True),
+        ("a/b", False),
+        ("gpt2", False),
+        ("bert-base", False),
+    ],
+)
+def test_paths_and_repositories(name: str, is_path: bool) -> None:
+    """What cannot be a repository's name is a path."""
+    assert names.looks_like_path(name) is is_path
+
+
+def plant(cache: Path, repository: str, source: Path) -> None:
+    """Put a model into a Hugging Face cache folder as if it had been downloaded."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(source, folder / "snapshots" / ("0" * 40))
+
+
+def test_an_alias_is_found_in_the_cache(run: Run, minilm: Path, tmp_path: Path) -> None:
+    """bert-base draws when google-bert/bert-base-uncased is in the local cache, without a network."""
+    plant(tmp_path / "cache", "google-bert/bert-base-uncased", minilm)
+    done = run("show", SENTENCE, "-m", "bert-base", "--width", "80", HF_HUB_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert "bert-base · layer 5 · mean over heads" in done.stdout
+    listed = run("models", HF_HUB_CACHE=str(tmp_path / "cache")).stdout
+    assert " * bert-base " in listed
+    assert "   gpt2 " in listed
+
+
+@pytest.fixture
+def hub(minilm: Path) -> Iterator[tuple[str, list[str]]]:
+    """A hub on the loopback with one repository; its address, and the paths asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self, body: bool) -> None:
+            asked.append(self.path)
+            file = minilm / self.path.rsplit("/", 1)[-1]
+            headers = {"Content-Type": "application/json"}
+            if self.path.startswith("/api/models/some/model/tree/"):
+                here = [p.name for p in minilm.iterdir() if p.is_file()]
+                files = [*here, "pytorch_model.bin", "onnx/model.safetensors", "x.py"]
+                data = json.dumps([{"type": "file", "path": name, "size": 1, "oid": name} for name in files]).encode()
+            elif self.path.startswith("/api/models/some/model"):
+                data = json.dumps({"id": "some/model", "sha": "1" * 40, "siblings": []}).encode()
+            elif self.path.startswith("/some/model/resolve/") and file.is_file():
+                data, headers = file.read_bytes(), {"ETag": f'"{file.name}"', "X-Repo-Commit": "1" * 40}
+            else:
+                data, headers = b"{}", {"X-Error-Code": "RepoNotFound"}
+            self.send_response(404 if "X-Error-Code" in headers else 200)
+            for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self.answer(True)
+
+        def do_HEAD(self) -> None:
+            self.answer(False)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_model_is_downloaded_once(run: Run, hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    """The first use downloads config, tokenizer and safetensors only; the second asks the network for nothing."""
+    address, asked = hub
+    environment = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    first = run("show", SENTENCE, "-m", "some/model", **environment)
+    assert first.returncode == 0, first.stderr
+    fetched = {path.rsplit("/", 1)[-1] for path in asked if "/resolve/" in path}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= fetched
+    assert not any(path.endswith((".bin", ".py")) or "onnx" in path for path in asked)
+    asked.clear()
+    second = run("show", SENTENCE, "-m", "some/model", **environment)
+    assert second.stdout == first.stdout
+    assert asked == []
+
+
+def test_a_repository_that_is_not_there(run: Run, hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    """A hub that knows no such model gives one line and exit code 3."""
+    environment = {"HF_ENDPOINT": hub[0], "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    done = run("show", SENTENCE, "-m", "no/such", **environment)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("\n") == 1
+    assert "not on the hub" in done.stderr
+
+
+@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_an_unreachable_model_is_told_at_once(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    """Offline or refused: within 3 seconds one line that says what to do."""
+    began = time.monotonic()
+    settings = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), **environment}
+    done = run("show", SENTENCE, "-m", "bert-base", **settings)
+    assert time.monotonic() - began < 3
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "google-bert/bert-base-uncased" in done.stderr
+    assert "--model builtin" in done.stderr
+
+
+# What is refused
+
+
+def copy(source: Path, target: Path, *, without: str = "") -> Path:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(without) if without else None)
+    return target
+
+
+def edit(folder: Path, **changes: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+def refuse(folder: Path, told: str) -> None:
+    with pytest.raises(ModelError, match=told) as error:
+        load(str(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_incomplete_folders_are_refused(tmp_path: Path, minilm: Path) -> None:
+    """No folder, no config, no weights, no tokenizer: each has its line."""
+    refuse(tmp_path / "nothing", "no model folder")
+    refuse(copy(minilm, tmp_path / "a", without="config.json"), "config.json: no such file")
+    refuse(copy(minilm, tmp_path / "b", without="*.safetensors"), "no weights")
+    folder = copy(minilm, tmp_path / "c", without="*token*")
+    (folder / "vocab.txt").unlink()
+    refuse(folder, "tokenizer")
+
+
+def test_pickles_are_refused(tmp_path: Path, minilm: Path) -> None:
+    """A .bin, which is a pickle and can run code, is not read, however it is named."""
+    folder = copy(minilm, tmp_path / "a", without="*.safetensors")
+    torch.save(BertModel(BertConfig(num_hidden_layers=1)).state_dict(), folder / "pytorch_model.bin")
+    refuse(folder, "pickle")
+    (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
+    refuse(folder, "damaged")
+
+
+def test_custom_code_is_refused_and_not_run(tmp_path: Path, minilm: Path) -> None:
+    """A model that brings its own code is refused without a question, and the code is not run."""
+    folder = copy(minilm, tmp_path / "a")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    edit(folder, model_type="evil", auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})
+    refuse(folder, "code of its own")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers = 10000000"),
+        ({"vocab_size": 10**9}, "describes .* parameters"),
+        ({"hidden_size": 3 * 10**6}, "describes .* parameters"),
+        ({"intermediate_size": -5}, "cannot be built"),
+        ({"num_attention_heads": 7}, "cannot be"),
+        ({"model_type": "no-such-type"}, "cannot be used"),
+        ({"model_type": "t5"}, "encoder-decoder"),
+    ],
+)
+def test_absurd_configs_are_refused(tmp_path: Path, minilm: Path, changes: dict[str, object], told: str) -> None:
+    """Sizes that the weights cannot fill are refused before anything is built from them."""
+    began = time.monotonic()
+    refuse(edit(copy(minilm, tmp_path / "a"), **changes), told)
+    assert time.monotonic() - began < 20
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, minilm: Path) -> None:
+    """Parameters that the file lacks are never filled with random numbers, and broken JSON is told."""
+    folder = copy(minilm, tmp_path / "a")
+    save_file({"x": torch.zeros(20_000_000)}, folder / "model.safetensors")
+    refuse(folder, "lack")
+    (folder / "config.json").write_text("{")
+    refuse(folder, "not JSON")
+
+
+def test_a_gemma_soft_cap_is_refused_not_ignored(tmp_path: Path) -> None:
+    """Attention with arguments that change the weights, which are not honoured yet, is refused."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(
+        vocab_size=4096, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    model = load(str(save_with_tokenizer(Gemma2Model(config), tmp_path / "gemma")))
+    with pytest.raises(ModelError, match="softcap"):
+        model.capture(SENTENCE, Request())
+
+
+def test_a_device_that_is_not_there() -> None:
+    """--device names the devices that there are."""
+    with pytest.raises(UsageError, match=r"'cuda:99'.*cpu"):
+        load(placement=Placement("cuda:99"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["builtin", "minilm"])
+def test_cuda_equals_cpu(name: str, minilm: Path) -> None:
+    """The built-in model and MiniLM give the same on a GPU, to 1e-4."""
+    name = str(minilm) if name == "minilm" else name
+    cpu, cuda = (load(name, placement=Placement(device)).capture(SENTENCE, Request()) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda.maps[0].weights, cpu.maps[0].weights, rtol=0, atol=1e-4)
+
+
+def test_the_package_is_where_the_tests_think() -> None:
+    """The tests test this checkout."""
+    assert store.BUILTIN == ROOT / "attnviz" / "lm" / "builtin"
