@@ -1,8 +1,11 @@
 """Self-supervised training of the language model: predict the next token, with torch.
 
 Rows are natural text, mixed with rows that repeat a block of random tokens: without these, a model this small grows no
-induction heads. They appear abruptly, and only while the learning rate is high, so the rate stays up for most of the
-run and then falls. Hidden matrices are trained by Muon (Jordan et al. 2024), the rest by AdamW.
+induction heads. With a vocabulary of thousands even these are not enough by themselves: long blocks leave the model
+predicting "some token of this row" for thousands of steps. So training begins with nothing but short blocks, on which
+a previous-token head forms within some hundred steps; then blocks lengthen, induction heads grow on top of it, and
+natural text joins. The rate stays high for most of the run and then falls. Matrices inside the layers are trained by
+Muon (Jordan et al. 2024), the rest by AdamW.
 """
 
 import math
@@ -20,6 +23,7 @@ from attnviz.lm.corpus import Ids
 from attnviz.lm.model import Config, blocks, logits, shapes
 from attnviz.lm.tokenizer import BOS_ID
 
+SHORTEST, SHORT = 3, 8  # tokens of a repeated block: the least, and the most while bootstrapping
 IGNORED = -100  # a label that does not count in the loss
 
 
@@ -27,7 +31,7 @@ IGNORED = -100  # a label that does not count in the loss
 class Recipe:
     """How to train. The defaults made the built-in model."""
 
-    steps: int = 4500
+    steps: int = 3600
     seed: int = 0
     tokens: int = 2048
     """In a batch."""
@@ -35,8 +39,12 @@ class Recipe:
     """Of a row, in tokens."""
     lengthen: float = 0.15
     """Share of the steps, the last ones, whose rows are as long as the model reads."""
+    bootstrap: float = 0.12
+    """Share of the steps, the first ones, with nothing but repeated blocks of 3 to 8 random tokens."""
+    growth: float = 0.4
+    """Share of the steps after which blocks may be half a row long."""
     repeated: tuple[float, float] = (0.5, 0.25)
-    """Share of rows with a repeated random block, in the first 40 % of the steps and after."""
+    """Share of rows with a repeated block while blocks grow, and after."""
     rate: float = 3e-3
     muon_rate: float = 0.02
     warm_up: int = 100
@@ -92,11 +100,12 @@ def require_muon() -> None:
 
 
 def initial(config: Config, seed: int, device: str) -> Parameters:
-    """Matrices from a normal distribution of deviation 0.02, gains at 1."""
+    """Matrices and biases from normal distributions of deviation 0.02 and 0.3, gains at 1."""
     generator = torch.Generator().manual_seed(seed)
     parameters = {}
     for name, shape in shapes(config).items():
-        start = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * 0.02
+        noise = torch.randn(shape, generator=generator)
+        start = 0.02 * noise if len(shape) == 2 else 0.3 * noise if name.endswith(".bias") else torch.ones(shape)
         parameters[name] = start.to(device).requires_grad_()
     return parameters
 
@@ -141,13 +150,24 @@ def batch(ids: Ids, config: Config, recipe: Recipe, step: int, rng: np.random.Ge
     """Inputs and labels (rows, length), the labels one token ahead."""
     done = step / recipe.steps
     length = config.positions if done >= 1 - recipe.lengthen else recipe.length
-    repeated = recipe.repeated[0 if done < 0.4 else 1]
+    share, longest = repetition(recipe, done, length)
     rows = [
-        repeated_row(length, config.vocabulary, rng) if rng.random() < repeated else text_row(ids, length, rng)
+        repeated_row(length, longest, config.vocabulary, rng) if rng.random() < share else text_row(ids, length, rng)
         for _ in range(max(1, recipe.tokens // length))
     ]
     inputs, labels = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
     return inputs, labels
+
+
+def repetition(recipe: Recipe, done: float, length: int) -> tuple[float, int]:
+    """The share of rows with a repeated block, and the longest block, after a share of the steps."""
+    half = (length - 1) // 2
+    if done < recipe.bootstrap:
+        return 1.0, SHORT
+    if done < recipe.growth:
+        grown = (done - recipe.bootstrap) / (recipe.growth - recipe.bootstrap)
+        return recipe.repeated[0], int(SHORT + grown * (half - SHORT))
+    return recipe.repeated[1], half
 
 
 def text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
@@ -158,9 +178,9 @@ def text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]
     return row[:-1], row[1:]
 
 
-def repeated_row(length: int, vocabulary: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
+def repeated_row(length: int, longest: int, vocabulary: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
     """BOS and a random block, repeated to the end; only from its second copy on can it be predicted."""
-    block = rng.integers(1, vocabulary, int(rng.integers(8, (length - 1) // 2 + 1)))
+    block = rng.integers(1, vocabulary, int(rng.integers(SHORTEST, longest + 1)))
     row = np.concatenate([[BOS_ID], np.tile(block, length // len(block) + 1)])[: length + 1]
     labels = row[1:].copy()
     labels[: len(block)] = IGNORED

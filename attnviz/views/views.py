@@ -21,7 +21,7 @@ def heatmaps(capture: Capture) -> list[Heatmap]:
 def heatmap(capture: Capture, part: AttentionMap, layer: int, head: int) -> Heatmap:
     """One matrix of a map, by the places of its layer and head."""
     weights, visible = part.weights[layer, head], part.visible[layer, head]
-    title = f"{escape(capture.model)} · layer {part.layers[layer]} · {head_title(part.heads[head])}"
+    title = f"{model_title(capture)} · layer {part.layers[layer]} · {head_title(part.heads[head])}"
     caption = (sink_line(weights, visible, part.keys), *capture.notes)
     return Heatmap(
         title,
@@ -44,13 +44,19 @@ def grid(capture: Capture) -> Grid:
     layers = tuple(dict.fromkeys(layer for layer, _ in panels))
     heads = tuple(dict.fromkeys(head for _, head in panels))
     return Grid(
-        f"{escape(capture.model)} · {len(panels)} heads · {len(capture.maps[0].queries)} tokens",
+        f"{model_title(capture)} · {len(panels)} heads · {len(capture.maps[0].queries)} tokens",
         tuple(f"L{layer}" for layer in layers),
         tuple(head if isinstance(head, str) else f"H{head}" for head in heads),
         tuple(tuple(panels.get((layer, head)) for head in heads) for layer in layers),
         max(float(panel.values.max()) for panel in panels.values()),
         tuple(line for line in (grid_sink_line(capture), *capture.notes) if line),
     )
+
+
+def model_title(capture: Capture) -> str:
+    """The model's name; of a long path its end."""
+    *before, owner, name = ["", *capture.model.split("/")]
+    return escape(f"…/{owner}/{name}" if any(before) else capture.model)
 
 
 def head_title(head: int | str) -> str:

@@ -1,0 +1,74 @@
+"""The README keeps its word: its fences, its examples, its pictures."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Run
+from tests.test_models import plant
+
+README = (ROOT / "README.md").read_text("utf-8")
+FENCES = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_two_fences_set_up() -> None:
+    """One line that installs and draws, one line that installs and tests; .ci/run runs both."""
+    assert [kind for kind, _ in FENCES[:2]] == ["sh", "sh"]
+    draw, test = (text.splitlines() for _, text in FENCES[:2])
+    assert len(draw) == len(test) == 1
+    assert "pip install -e . && .venv/bin/attnviz show" in draw[0]
+    assert test[0].endswith("pip install -e '.[test]' && .venv/bin/python -m pytest -q")
+    assert "fence 1" in (ROOT / ".ci" / "run").read_text()
+    assert "fence 2" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_drawn_sample_is_there() -> None:
+    """The file that the first command draws is in the checkout."""
+    path = re.search(r"@(sample_texts/\S+)", FENCES[0][1])[1]
+    assert (ROOT / path).is_file()
+
+
+CONSOLE = [line[2:] for kind, text in FENCES if kind == "console" for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("line", CONSOLE)
+def test_console_lines_run(line: str, run: Run, minilm: Path, tmp_path: Path) -> None:
+    """Each command line of the README works, with small stand-ins for downloads and corpora."""
+    plant(tmp_path / "cache", "google-bert/bert-base-uncased", minilm)
+    (tmp_path / "prompt.txt").write_text("a prompt")
+    (tmp_path / "notes.txt").write_text("\n\n".join(["some words to learn, one after the other"] * 60))
+    command = shlex.split(line.rsplit("attnviz ", 1)[1], comments=True)
+    stdin = "a prompt" if line.startswith("cat ") else None
+    steps = ["--steps", "2"] if command[0] == "train" else []
+    done = run(*command, *steps, stdin=stdin, HF_HUB_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or (tmp_path / "figure.png").exists() or (tmp_path / "my-model").exists()
+
+
+def test_python_fences_run() -> None:
+    """The Python examples run one after the other."""
+    code = "\n".join(text for kind, text in FENCES if kind == "python")
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=os.environ)
+
+
+def test_pictures_and_links_are_there() -> None:
+    """Every picture and every link to a file leads somewhere, and pictures load nothing from elsewhere."""
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
+    assert len(targets) >= 5
+    for target in targets:
+        assert (ROOT / target).exists(), target
+    for picture in (ROOT / "docs").glob("*.svg"):
+        urls = set(re.findall(r"https?://[^\s\"')]+", picture.read_text("utf-8")))
+        assert urls <= {"http://www.w3.org/2000/svg"}
+
+
+def test_no_machine_is_named() -> None:
+    """Nothing that is shipped names a folder of the machine it was made on."""
+    for path in [*(ROOT / "docs").iterdir(), ROOT / "README.md", *(ROOT / "attnviz" / "lm" / "builtin").iterdir()]:
+        if path.suffix in (".svg", ".md", ".json"):
+            assert not re.search(r"/(tmp|root|home|work)/", path.read_text("utf-8")), path
