@@ -13,7 +13,7 @@ from attnviz.analysis.roles import duplicate_token, induction, previous_token
 from attnviz.errors import InputError, ModelError
 from attnviz.lm import corpus, evaluate, run, store, tokenizer
 from attnviz.lm.model import Config, blocks, forward, shapes
-from attnviz.lm.train import IGNORED, Recipe, initial, repeated_row, repetition, set_rates, train
+from attnviz.lm.train import IGNORED, Curriculum, Recipe, batch, initial, repeated_row, set_rates, train
 
 TINY = Config(vocabulary=300, dim=16, layers=2, heads=2, feed_forward=32, positions=32)
 
@@ -157,7 +157,7 @@ def test_uniform_heads_score_the_mean_of_one_over_visible() -> None:
 def test_training_learns_and_repeats() -> None:
     """The loss falls well below that of chance, and the same seed gives the same parameters bit for bit."""
     ids = np.tile(np.arange(1, 40), 30)
-    recipe = Recipe(steps=120, seed=3, tokens=240, length=24, rate=0.02, warm_up=5, bootstrap=0, growth=0)
+    recipe = Recipe(steps=120, seed=3, tokens=240, length=24, rate=0.02, warm_up=5, text_from=0)
     losses: list[float] = []
     first = train(ids, TINY, recipe, watch=lambda now, _: losses.append(now.loss))
     again = train(ids, TINY, recipe, watch=lambda *_: None)
@@ -189,12 +189,37 @@ def test_repeated_rows_repeat_and_count_from_the_second_copy() -> None:
     np.testing.assert_array_equal(labels[block:], row[1 + block :])
 
 
-def test_blocks_grow_and_text_joins() -> None:
-    """First short blocks alone, then longer ones among text, then blocks of up to half a row."""
-    recipe = Recipe(bootstrap=0.1, growth=0.5)
-    found = [repetition(recipe, done, 128) for done in (0, 0.09, 0.1, 0.3, 0.49, 0.5, 1)]
-    assert [share for share, _ in found] == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
-    assert [longest for _, longest in found] == [8, 8, 8, 35, 61, 63, 63]
+def test_blocks_lengthen_as_they_are_learnt() -> None:
+    """Short blocks alone until they are learnt, then longer ones up to half a row, then text as well."""
+    curriculum, seen = Curriculum(), []
+    for _ in range(200):
+        seen.append((curriculum.longest, curriculum.text))
+        curriculum.advance(0.1, 128, late=False)
+    assert list(dict.fromkeys(seen)) == [(8, False), (16, False), (32, False), (63, False), (63, True)]
+
+
+def test_text_joins_at_the_latest_when_it_must() -> None:
+    """Blocks that are never learnt do not keep text out for ever, nor does a bad loss count as learnt."""
+    curriculum = Curriculum()
+    for _ in range(200):
+        curriculum.advance(5.0, 128, late=False)
+    assert (curriculum.longest, curriculum.text) == (8, False)
+    curriculum.advance(5.0, 128, late=True)
+    assert curriculum.text
+    curriculum.advance(5.0, 512, late=True)
+    assert curriculum.longest == 255
+
+
+def test_rows_are_what_the_curriculum_says() -> None:
+    """Before text joins every row repeats; after, the stated share does."""
+    ids = np.full(1000, 7)
+    shares = []
+    for curriculum in (Curriculum(), Curriculum(63, text=True)):
+        inputs, labels = batch(ids, 128, curriculum, TINY, Recipe(tokens=128 * 300), np.random.default_rng(0))
+        assert inputs.shape == labels.shape == (300, 128)
+        shares.append(float((labels == IGNORED).any(1).float().mean()))
+    assert shares[0] == 1
+    assert shares[1] == pytest.approx(1 / 3, abs=0.08)
 
 
 def test_the_rate_is_high_for_long_and_then_falls() -> None:
@@ -293,6 +318,6 @@ def test_initial_gains_are_one() -> None:
 def test_training_on_cuda_learns() -> None:
     """The same training runs on a GPU."""
     ids = np.tile(np.arange(1, 40), 30)
-    recipe = Recipe(steps=120, tokens=240, length=24, rate=0.02, warm_up=5, bootstrap=0, growth=0)
+    recipe = Recipe(steps=120, tokens=240, length=24, rate=0.02, warm_up=5, text_from=0)
     found = train(ids, TINY, recipe, device="cuda", watch=lambda *_: None)
     assert evaluate.natural_loss({name: p.numpy() for name, p in found.items()}, ids, TINY, 16) < 1.0

@@ -1,11 +1,11 @@
 """Self-supervised training of the language model: predict the next token, with torch.
 
 Rows are natural text, mixed with rows that repeat a block of random tokens: without these, a model this small grows no
-induction heads. With a vocabulary of thousands even these are not enough by themselves: long blocks leave the model
-predicting "some token of this row" for thousands of steps. So training begins with nothing but short blocks, on which
-a previous-token head forms within some hundred steps; then blocks lengthen, induction heads grow on top of it, and
-natural text joins. The rate stays high for most of the run and then falls. Matrices inside the layers are trained by
-Muon (Jordan et al. 2024), the rest by AdamW.
+induction heads. With a vocabulary of thousands even these are not enough by themselves: among text, or with long
+blocks, the model predicts "some token of this row" for thousands of steps. So training begins with nothing but short
+blocks, on which a previous-token head forms within some hundred steps and copying after it; then blocks lengthen as
+fast as they are learnt; then text joins. The rate stays high for most of the run and falls at its end. Matrices inside
+the layers are trained by Muon (Jordan et al. 2024), the rest by AdamW.
 """
 
 import math
@@ -23,7 +23,8 @@ from attnviz.lm.corpus import Ids
 from attnviz.lm.model import Config, blocks, logits, shapes
 from attnviz.lm.tokenizer import BOS_ID
 
-SHORTEST, SHORT = 3, 8  # tokens of a repeated block: the least, and the most while bootstrapping
+SHORTEST, SHORT = 3, 8  # tokens of a repeated block: the least, and the most at first
+LEARNT = 1.0  # nats per token at which repeated blocks count as learnt
 IGNORED = -100  # a label that does not count in the loss
 
 
@@ -31,7 +32,7 @@ IGNORED = -100  # a label that does not count in the loss
 class Recipe:
     """How to train. The defaults made the built-in model."""
 
-    steps: int = 3600
+    steps: int = 3200
     seed: int = 0
     tokens: int = 2048
     """In a batch."""
@@ -39,12 +40,10 @@ class Recipe:
     """Of a row, in tokens."""
     lengthen: float = 0.15
     """Share of the steps, the last ones, whose rows are as long as the model reads."""
-    bootstrap: float = 0.12
-    """Share of the steps, the first ones, with nothing but repeated blocks of 3 to 8 random tokens."""
-    growth: float = 0.4
-    """Share of the steps after which blocks may be half a row long."""
-    repeated: tuple[float, float] = (0.5, 0.25)
-    """Share of rows with a repeated block while blocks grow, and after."""
+    repeated: float = 1 / 3
+    """Share of rows with a repeated block, once there is text."""
+    text_from: float = 0.5
+    """Share of the steps after which text joins, even if repeated blocks are not learnt yet."""
     rate: float = 3e-3
     muon_rate: float = 0.02
     warm_up: int = 100
@@ -79,14 +78,17 @@ def train(
     parameters = initial(config, recipe.seed, device)
     rng = np.random.default_rng(recipe.seed)
     optimizers = make_optimizers(parameters, recipe)
+    curriculum = Curriculum()
     smoothed, seen = math.nan, 0
     try:
         for step in range(recipe.steps):
             set_rates(optimizers, recipe, step)
-            inputs, labels = batch(ids, config, recipe, step, rng)
+            length = config.positions if step >= recipe.steps * (1 - recipe.lengthen) else recipe.length
+            inputs, labels = batch(ids, length, curriculum, config, recipe, rng)
             loss = descend(parameters, optimizers, config, inputs.to(device), labels.to(device))
             smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
             seen += inputs.numel()
+            curriculum.advance(loss, length, late=step >= recipe.steps * recipe.text_from)
             watch(Progress(step + 1, smoothed, seen), parameters)
     except KeyboardInterrupt:
         pass
@@ -100,23 +102,26 @@ def require_muon() -> None:
 
 
 def initial(config: Config, seed: int, device: str) -> Parameters:
-    """Matrices and biases from normal distributions of deviation 0.02 and 0.3, gains at 1."""
+    """Normal noise of deviation 0.1 for the embedding, 0.02 for matrices, 0.3 for biases; gains at 1.
+
+    A small embedding is lost among what the layers add to it, and tokens that look alike are not copied.
+    """
     generator = torch.Generator().manual_seed(seed)
     parameters = {}
     for name, shape in shapes(config).items():
         noise = torch.randn(shape, generator=generator)
-        start = 0.02 * noise if len(shape) == 2 else 0.3 * noise if name.endswith(".bias") else torch.ones(shape)
+        deviation = 0.1 if name == "embedding" else 0.3 if name.endswith(".bias") else 0.02
+        start = torch.ones(shape) if name.endswith("norm") else deviation * noise
         parameters[name] = start.to(device).requires_grad_()
     return parameters
 
 
 def make_optimizers(parameters: Parameters, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the embedding (decayed) and the gains (not)."""
+    """Muon for the matrices inside the layers, AdamW without decay for the embedding, biases and gains."""
     matrices = [p for name, p in parameters.items() if p.ndim == 2 and name != "embedding"]
-    gains = [p for p in parameters.values() if p.ndim == 1]
-    groups = [{"params": [parameters["embedding"]], "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
+    rest = [p for name, p in parameters.items() if p.ndim == 1 or name == "embedding"]
     return [
-        torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95)),
+        torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0),
         torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.1, momentum=0.95),
     ]
 
@@ -146,28 +151,37 @@ def descend(
     return loss.item()
 
 
-def batch(ids: Ids, config: Config, recipe: Recipe, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+@dataclass
+class Curriculum:
+    """What rows are made of: blocks of at most ``longest`` tokens, doubled when they are learnt; then text too."""
+
+    longest: int = SHORT
+    text: bool = False
+    loss: float = math.inf
+
+    def advance(self, loss: float, length: int, late: bool) -> None:
+        """Take notice of a step's loss, in nats per token, on rows of so many tokens."""
+        half = (length - 1) // 2
+        self.loss = 0.9 * min(self.loss, 10.0) + 0.1 * loss
+        if not self.text and (self.loss < LEARNT or late):
+            self.text = late or self.longest >= half
+            self.longest, self.loss = min(2 * self.longest, half), math.inf
+        elif self.text:
+            self.longest = half
+
+
+def batch(
+    ids: Ids, length: int, curriculum: Curriculum, config: Config, recipe: Recipe, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
     """Inputs and labels (rows, length), the labels one token ahead."""
-    done = step / recipe.steps
-    length = config.positions if done >= 1 - recipe.lengthen else recipe.length
-    share, longest = repetition(recipe, done, length)
+    share = recipe.repeated if curriculum.text else 1.0
+    longest, vocabulary = min(curriculum.longest, (length - 1) // 2), config.vocabulary
     rows = [
-        repeated_row(length, longest, config.vocabulary, rng) if rng.random() < share else text_row(ids, length, rng)
+        repeated_row(length, longest, vocabulary, rng) if rng.random() < share else text_row(ids, length, rng)
         for _ in range(max(1, recipe.tokens // length))
     ]
     inputs, labels = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
     return inputs, labels
-
-
-def repetition(recipe: Recipe, done: float, length: int) -> tuple[float, int]:
-    """The share of rows with a repeated block, and the longest block, after a share of the steps."""
-    half = (length - 1) // 2
-    if done < recipe.bootstrap:
-        return 1.0, SHORT
-    if done < recipe.growth:
-        grown = (done - recipe.bootstrap) / (recipe.growth - recipe.bootstrap)
-        return recipe.repeated[0], int(SHORT + grown * (half - SHORT))
-    return recipe.repeated[1], half
 
 
 def text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]:

@@ -4,7 +4,6 @@ A function registered there computes the output by SDPA, as the model would with
 weights of the requested layers and heads with our own layer: no eager fall-back, no layers x heads x N^2 weights.
 """
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,16 +35,21 @@ CHANGES_WEIGHTS = {"softcap", "s_aux", "sinks", "position_bias", "indices", "blo
 class Recorder:
     """Keeps the weights of chosen heads, layer by layer, while a model runs."""
 
-    def __init__(self, wanted: dict[int, tuple[int, ...]], names: dict[Any, str]) -> None:
-        self.wanted, self.names = wanted, names
+    def __init__(self, wanted: dict[int, tuple[int, ...]]) -> None:
+        self.wanted = wanted
+        self.calls = 0
         self.weights: dict[int, Tensor] = {}
         self.visible: dict[int, Tensor] = {}
 
     def record(self, module: Any, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]) -> None:
         """Query (1, heads, n, d), key (1, kv_heads, m, d), mask boolean or additive (1, 1 or heads, n, m)."""
-        layer = self.layer(module)
+        index = getattr(module, "layer_idx", None)  # without one, layers are told by their order
+        layer = self.calls if index is None else int(index)
+        self.calls += 1
         if layer not in self.wanted:
             return
+        if layer in self.weights:
+            raise ModelError("this model's layers cannot be told apart: two of its attention calls have one number")
         changed = CHANGES_WEIGHTS & {name for name, value in options.items() if value is not None}
         if changed:
             raise ModelError(f"this model's attention uses {', '.join(sorted(changed))}, which is not read yet")
@@ -58,14 +62,6 @@ class Recorder:
         attended = attend(q, k, k, score=lambda q, k: dot(q * scale, k), mask=mask, causal=causal)
         self.weights[layer] = attended.weights[0].float().cpu()  # (head, query, key)
         self.visible[layer] = visible_keys(attended.scores[0], mask, causal).cpu()  # (1 or head, query, key)
-
-    def layer(self, module: Any) -> int:
-        """The layer that a module belongs to: as it says, or by the first number in its name."""
-        index = getattr(module, "layer_idx", None)
-        if index is not None:
-            return int(index)
-        number = re.search(r"\d+", self.names.get(module, ""))
-        return int(number[0]) if number else -1
 
 
 _recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -130,7 +126,7 @@ class HuggingFace:
         rectangles = resolve(request.layers, request.heads, self.n_layers, self.n_heads)
         ids, tokens, note = self.encode(text, request.truncate)
         wanted = {layer: heads for layers, heads in rectangles for layer in layers}
-        recorder = Recorder(wanted, {module: name for name, module in self.model.named_modules()})
+        recorder = Recorder(wanted)
         with recording(recorder):
             self.model(ids)
         if set(recorder.weights) != set(wanted):

@@ -155,7 +155,7 @@ def pooling_line(drawable: Drawable, screen: Screen, gutter: int) -> str:
     """What was pooled to fit the screen; empty if nothing was."""
     side = thumbnail_side(drawable, screen, gutter) if isinstance(drawable, Grid) else screen.width - gutter
     longest = max(max(panel.values.shape) for panel in panels(drawable))
-    return f"{longest} tokens on {side} cells: a cell is the largest weight of its tokens'" if longest > side else ""
+    return f"{longest} tokens on {side} cells: each is the largest weight that it stands for" if longest > side else ""
 
 
 def has_masked(drawable: Drawable) -> bool:
