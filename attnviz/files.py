@@ -49,6 +49,19 @@ def write_whole(path: Path, data: bytes) -> None:
         raise OutputError(f"cannot write {path}: {reason(error)}") from error
 
 
+def require_writable(folder: Path) -> None:
+    """Raise OutputError unless files can be written into a folder; one that is not there is not left behind."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if made:
+            folder.rmdir()
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {reason(error)}") from error
+
+
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files into a folder, which is made if it is not there. Raises OutputError."""
     try:

@@ -65,6 +65,8 @@ class AttentionMap:
         object.__setattr__(self, "visible", np.broadcast_to(self.visible, shape))
         if 0 not in shape and not (self.weights.min() >= 0 and self.largest() <= 1 + ROW_TOLERANCE):
             raise ValueError("attention weights must be 0 or more, and each row must sum to at most 1")
+        if np.where(self.visible, 0, self.weights).any():
+            raise ValueError("attention weights must be 0 where masked")
 
     def largest(self) -> float:
         """The largest sum of a row; of maxima over heads, which need not sum to 1, the largest weight."""

@@ -8,8 +8,10 @@ Takes about 40 minutes a seed on one core. Induction heads appear abruptly, and 
 """
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 LEAST = {"induction": 0.75, "previous_token": 0.8}  # see attnviz.analysis.roles
@@ -25,10 +27,13 @@ def good(config: Path) -> bool:
 
 if __name__ == "__main__":
     source, target = map(Path, sys.argv[1:3])
+    command = [sys.executable, "-m", "attnviz", "train", source / "corpus", "--device", "cpu"]
     for seed in range(int(sys.argv[3]) if len(sys.argv) > 3 else 0, 10):
-        command = [sys.executable, "-m", "attnviz", "train", source / "corpus", "--seed", str(seed), "--device", "cpu"]
-        subprocess.run([*command, "--tokenizer-text", source / "vocabulary.txt", "-o", target, "--force"], check=True)
-        if good(target / "config.json"):
-            sys.exit(0)
+        with tempfile.TemporaryDirectory() as folder:
+            options = ["--tokenizer-text", source / "vocabulary.txt", "--seed", str(seed), "-o", folder]
+            subprocess.run([*command, *options], check=True)
+            if good(Path(folder) / "config.json"):
+                shutil.copytree(folder, target, dirs_exist_ok=True)
+                sys.exit(0)
         print(f"seed {seed} does not pass", file=sys.stderr)
     sys.exit("no seed passed")

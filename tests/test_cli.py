@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -101,6 +100,14 @@ def test_text_comes_from_anywhere(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("show", "@@home", "--json").stdout)["text"] == "@home"
 
 
+def test_closed_streams_are_told() -> None:
+    """No stdin to read from, no stdout to write to: one line, no traceback."""
+    command = f"{shlex.quote(sys.executable)} -m attnviz show"
+    for call, code in ((f"{command} - <&-", 4), (f"{command} hi >&-", 5)):
+        done = subprocess.run(["sh", "-c", call], capture_output=True, cwd=ROOT, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+
+
 def test_without_text_there_is_a_sample(run: Run) -> None:
     """No text and nothing on stdin: a sample sentence, and stderr says so."""
     for stdin in (None, ""):
@@ -152,6 +159,7 @@ def test_truncate_cuts_and_says_so(run: Run) -> None:
     done = run("show", "word " * 600, "--truncate")
     assert done.returncode == 0
     assert "only the first 512 are shown" in re.sub(r"\s+", " ", done.stdout)
+    assert "only the first 512 are shown" in run("show", "word " * 600, "--truncate", "--json").stderr
 
 
 # Choices
@@ -200,8 +208,18 @@ def test_the_default_is_the_mean_of_the_last_layer(run: Run) -> None:
     assert "--view grid" in run("show", SENTENCE).stderr
 
 
+def test_a_reduction_says_of_what(run: Run) -> None:
+    """The caption names the heads that were merged; of maxima no share on a sink is told."""
+    some = run("show", SENTENCE, "-H", "0,1", "--reduce", "mean").stdout
+    assert "mean over heads 0, 1" in some
+    assert "on the sink" in some
+    assert "on the sink" not in run("show", SENTENCE, "-H", "0,1", "--reduce", "max").stdout
+    assert "mean over heads of 3 layers" in run("show", SENTENCE, "-l", "all").stdout
+
+
 def test_several_heads_are_a_grid(run: Run) -> None:
-    """Several heads are thumbnails unless --view heatmap asks for each."""
+    """Several heads are thumbnails unless --view heatmap asks for each; --view grid draws all heads of a layer."""
+    assert "6 heads" in run("show", SENTENCE, "--view", "grid", "-l", "1").stdout
     assert "H5" in run("show", SENTENCE, "-H", "all").stdout
     several = run("show", SENTENCE, "-H", "0,1", "--view", "heatmap").stdout
     assert "layer 2 · head 0" in several
@@ -358,6 +376,7 @@ def test_a_stream_that_is_not_utf8_gets_ascii(run: Run) -> None:
     done = run("show", "@sample:chinese", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
+    assert max(map(len, done.stdout.splitlines())) <= 100
 
 
 # Models and training
@@ -371,6 +390,7 @@ def test_models_lists_what_can_be_had(run: Run) -> None:
     document = json.loads(run("models", "--json").stdout)
     assert document["aliases"]["bert-base"] == "google-bert/bert-base-uncased"
     assert document["builtin"]["layers"] == 3
+    assert document["builtin"]["parameters"] <= 2_000_000
 
 
 @pytest.fixture
@@ -397,13 +417,13 @@ def test_a_trained_model_is_shown(run: Run, corpus: Path, tmp_path: Path) -> Non
 
 def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
     """Ctrl-C saves what there is, says how far it got, and exits with 130."""
-    command = [sys.executable, "-m", "attnviz", "train", str(corpus), "-o", "model", "--steps", "100000", *TRAIN]
+    command = [sys.executable, "-m", "attnviz", "train", str(corpus), "-o", "model", "--steps", "3000", *TRAIN]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ)
-    time.sleep(8)
+    assert process.stderr.readline().startswith("step 300:")
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert re.search(r"interrupted after \d+ of 100000 steps", told)
+    assert re.search(r"stopped after \d+ of 3000 steps", told)
     assert "Traceback" not in told
     assert store.read(tmp_path / "model").about["steps"] > 0
 
@@ -416,6 +436,7 @@ def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
         (["tiny.txt", "-o", "m"], 4, "more than 513"),
         (["corpus.txt", "-o", "m", "--dim", "20"], 2, "--dim"),
         (["corpus.txt", "-o", "corpus.txt"], 5, "is a file"),
+        (["corpus.txt", "-o", "corpus.txt/m"], 5, "corpus.txt"),
         (["corpus.txt", "-o", "m", "--steps", "0"], 2, "steps"),
     ],
 )

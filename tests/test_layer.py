@@ -87,6 +87,22 @@ def test_names_stand_for_the_functions() -> None:
         np.testing.assert_array_equal(attend(x, x, x, score=name).scores, score(x, x))
 
 
+def test_parameters_of_scores_may_be_half() -> None:
+    """General and additive work in half precision, and refuse matrices that do not fit each other."""
+    x, w = torch.randn(3, 4).half(), torch.randn(4, 4).half()
+    for score in (general(w), additive(w, w, w[0])):
+        assert attend(x, x, x, score=score).output.dtype == torch.float16
+    with pytest.raises(ValueError, match=r"\(5, 4\).*\(4,\)"):
+        additive(np.ones((5, 4)), np.ones((5, 4)), np.ones(4))
+
+
+def test_gradients_of_cosine_are_finite_at_zero() -> None:
+    """A zero vector has no direction, and no NaN either."""
+    x = torch.zeros(3, 4, requires_grad=True)
+    attend(x, x, x, score="cosine").output.sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
 def test_gaussian_survives_a_common_offset() -> None:
     """Distances between vectors far from the origin do not cancel away."""
     x = vectors(4, 4)
@@ -320,6 +336,17 @@ def test_modules_refuse_what_does_not_divide() -> None:
         MultiHeadAttention(9, 3, rotary=True)
     with pytest.raises(ValueError, match=r"\(1, 2, 5\).*12"):
         MultiHeadAttention(12, 3)(torch.zeros(1, 2, 5))
+    with pytest.raises(ValueError, match=r"\(1, 0, 12\)"):
+        MultiHeadAttention(12, 3)(torch.zeros(1, 0, 12))
+
+
+def test_hooks_on_projections_fire() -> None:
+    """The module calls its own Linear layers, so that hooks and parametrisations of them work."""
+    layer, fired = MultiHeadAttention(12, 3), []
+    for name in ("query", "key", "value", "output"):
+        getattr(layer, name).register_forward_hook(lambda *_, name=name: fired.append(name))
+    layer(torch.zeros(1, 2, 12))
+    assert fired == ["query", "key", "value", "output"]
 
 
 def test_importing_the_layer_does_not_import_torch() -> None:

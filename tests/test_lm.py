@@ -159,9 +159,9 @@ def test_training_learns_and_repeats() -> None:
     ids = np.tile(np.arange(1, 40), 30)
     recipe = Recipe(steps=120, seed=3, tokens=240, length=24, rate=0.02, warm_up=5, text_from=0)
     losses: list[float] = []
-    first = train(ids, TINY, recipe, watch=lambda now, _: losses.append(now.loss))
-    again = train(ids, TINY, recipe, watch=lambda *_: None)
-    other = train(ids, TINY, Recipe(**{**recipe.__dict__, "seed": 4}), watch=lambda *_: None)
+    first = train(ids, TINY, recipe, watch=lambda now: losses.append(now.loss))
+    again = train(ids, TINY, recipe, watch=lambda _: None)
+    other = train(ids, TINY, Recipe(**{**recipe.__dict__, "seed": 4}), watch=lambda _: None)
     assert losses[0] == pytest.approx(math.log(TINY.vocabulary), rel=0.1)
     assert evaluate.natural_loss({name: p.numpy() for name, p in first.items()}, ids, TINY, 16) < 1.0
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -304,7 +304,7 @@ def test_a_tiny_corpus_is_refused() -> None:
     """How much text is there and how much is needed."""
     setting = run.Setting(steps=1, seed=0, vocabulary=300, layers=1, heads=2, dim=16)
     with pytest.raises(InputError, match=r"tokens.*513"):
-        run.run(["a short one", "another"], ["words"], setting, lambda *_: None)
+        run.run(["a short one", "another"], ["words"], setting, lambda _: None)
 
 
 def test_initial_gains_are_one() -> None:
@@ -319,5 +319,5 @@ def test_training_on_cuda_learns() -> None:
     """The same training runs on a GPU."""
     ids = np.tile(np.arange(1, 40), 30)
     recipe = Recipe(steps=120, tokens=240, length=24, rate=0.02, warm_up=5, text_from=0)
-    found = train(ids, TINY, recipe, device="cuda", watch=lambda *_: None)
+    found = train(ids, TINY, recipe, device="cuda", watch=lambda _: None)
     assert evaluate.natural_loss({name: p.numpy() for name, p in found.items()}, ids, TINY, 16) < 1.0

@@ -362,8 +362,9 @@ def test_custom_code_is_refused_and_not_run(tmp_path: Path, minilm: Path) -> Non
     """A model that brings its own code is refused without a question, and the code is not run."""
     folder = copy(minilm, tmp_path / "a")
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    edit(folder, model_type="evil", auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})
-    refuse(folder, "code of its own")
+    for kind in ("evil", "bert"):
+        edit(folder, model_type=kind, auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})
+        refuse(folder, "code of its own")
     assert not (tmp_path / "ran").exists()
 
 
@@ -371,6 +372,8 @@ def test_custom_code_is_refused_and_not_run(tmp_path: Path, minilm: Path) -> Non
     ("changes", "told"),
     [
         ({"num_hidden_layers": 10**7}, "num_hidden_layers = 10000000"),
+        ({"inner_group_num": 10**6}, "inner_group_num"),
+        ({"depths": [2, 10**6]}, "depths"),
         ({"vocab_size": 10**9}, "describes .* parameters"),
         ({"hidden_size": 3 * 10**6}, "describes .* parameters"),
         ({"intermediate_size": -5}, "cannot be built"),
@@ -405,7 +408,65 @@ def test_a_gemma_soft_cap_is_refused_not_ignored(tmp_path: Path) -> None:
     )  # fmt: skip
     model = load(str(save_with_tokenizer(Gemma2Model(config), tmp_path / "gemma")))
     with pytest.raises(ModelError, match="softcap"):
-        model.capture(SENTENCE, Request())
+        model.capture(SENTENCE, Request(layers=parse("-1")))
+
+
+def test_attention_without_a_form_in_sdpa_is_refused(tmp_path: Path) -> None:
+    """Such a model builds its masks for another attention: it would be drawn causal, which it is not."""
+    from transformers import SplinterConfig, SplinterModel
+
+    config = SplinterConfig(vocab_size=4096, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    refuse(save_with_tokenizer(SplinterModel(config), tmp_path / "splinter"), "no SDPA form")
+
+
+def test_layers_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    """ALBERT with two attentions a layer calls attention more often than it has layers."""
+    config = AlbertConfig(
+        vocab_size=4096, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, inner_group_num=2,
+    )  # fmt: skip
+    model = load(str(save_with_tokenizer(AlbertModel(config), tmp_path / "albert")))
+    with pytest.raises(ModelError, match="4 times in 2 layers"):
+        model.capture(SENTENCE, Request(layers=parse("-1")))
+
+
+def test_roberta_counts_its_positions_after_the_padding_row(tmp_path: Path) -> None:
+    """A table of 20 places with padding at 1 holds 18 tokens: that many run, one more is refused, --truncate cuts."""
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=4096, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=20,
+        pad_token_id=1,
+    )  # fmt: skip
+    model = load(str(save_with_tokenizer(RobertaModel(config), tmp_path / "roberta")))
+    assert len(model.capture("the " * 17, Request()).maps[0].keys) == 18
+    with pytest.raises(InputError, match=r"19 tokens.*reads 18"):
+        model.capture("the " * 18, Request())
+    assert len(model.capture("the " * 30, Request(truncate=True)).maps[0].keys) == 18
+
+
+def test_weights_that_are_not_numbers_are_told(tmp_path: Path, minilm: Path) -> None:
+    """NaN in the weights is the model's fault, not ours."""
+    from safetensors.torch import load_file
+
+    folder = copy(minilm, tmp_path / "a")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoder.layer.0.attention.self.query.weight"].fill_(float("nan"))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="cannot run"):
+        load(str(folder)).capture(SENTENCE, Request())
+
+
+def test_a_partial_cache_is_not_taken_as_whole(tmp_path: Path, minilm: Path) -> None:
+    """Without its tokenizer or a part of its weights a cached folder is fetched anew."""
+    assert names.is_whole(minilm)
+    assert not names.is_whole(copy(minilm, tmp_path / "a", without="*.safetensors"))
+    folder = copy(minilm, tmp_path / "b")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00002-of-00002.safetensors"}}')
+    assert not names.is_whole(folder)
+    folder = copy(minilm, tmp_path / "c", without="tokenizer.json")
+    (folder / "vocab.txt").unlink()
+    assert not names.is_whole(folder)
 
 
 def test_a_device_that_is_not_there() -> None:

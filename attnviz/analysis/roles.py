@@ -8,9 +8,8 @@ of the second copy, and no other, gives to the token that followed its first occ
 """
 
 import numpy as np
-import numpy.typing as npt
 
-Weights = npt.NDArray[np.float32]
+from attnviz.record import Weights
 
 
 def induction(weights: Weights, block: int) -> Weights:

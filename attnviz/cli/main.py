@@ -55,6 +55,8 @@ class Commands(click.Group):
 def run(command: Any) -> int:
     """Run a command and return its exit code."""
     try:
+        if sys.stdout is None:
+            raise OutputError("stdout is closed: there is nowhere to write to")
         code = command()
         sys.stdout.flush()
         return code if isinstance(code, int) else 0

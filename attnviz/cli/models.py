@@ -1,6 +1,8 @@
 """`attnviz models`."""
 
 import json
+import math
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -8,6 +10,7 @@ import click
 from attnviz.cli.options import talk_options
 from attnviz.escape import escape
 from attnviz.lm import store
+from attnviz.lm.model import shapes
 from attnviz.models import names
 
 LICENCE = "MIT; corpus: King James Bible (public domain), WordNet 3.0 (Princeton), see NOTICE.md beside the weights"
@@ -31,7 +34,7 @@ def command(as_json: bool, quiet: bool) -> None:  # noqa: ARG001 - there is noth
         return
     click.echo("builtin")
     for name, value in builtin.items():
-        click.echo(f"  {name.replace('_', ' '):<20} {value}")
+        click.echo(f"  {name.replace('_', ' '):<20} {told(value)}")
     click.echo("\naliases (* in the local cache)")
     for alias, repository in names.ALIASES.items():
         click.echo(f"{'*' if repository in cached else ' ':>2} {alias:<23} {repository}")
@@ -44,18 +47,22 @@ def command(as_json: bool, quiet: bool) -> None:  # noqa: ARG001 - there is noth
 def describe_builtin() -> dict[str, Any]:
     """Size, training, licence and scores of the built-in model."""
     config, about = store.read_config(store.BUILTIN)
-    size = (store.BUILTIN / store.WEIGHTS).stat().st_size
-    scores = {role: "{head} {mean:.2f} ± {sd:.2f}".format(**score) for role, score in about["scores"].items()}
     return {
-        "layers": config.layers,
-        "heads": config.heads,
-        "parameters": f"{size // 2:,} ({size / 1e6:.1f} MB in float16)",
-        "reads": f"{config.positions} tokens",
+        **asdict(config),
+        "parameters": sum(math.prod(shape) for shape in shapes(config).values()),
+        "megabytes": round((store.BUILTIN / store.WEIGHTS).stat().st_size / 1e6, 1),
         "corpus": f"{about['corpus_tokens']:,} tokens of the King James Bible and WordNet 3.0 glosses",
         "licence": LICENCE,
-        "held_out_text": f"{about['bits_per_character']:.2f} bits per character",
-        **scores,
+        "bits_per_character": about["bits_per_character"],
+        **about["scores"],
     }
+
+
+def told(value: Any) -> str:
+    """A value for the eye."""
+    if isinstance(value, dict):
+        return "{head} {mean:.2f} ± {sd:.2f}, over {n} sequences of repeated random tokens".format(**value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def cached_repositories() -> list[str]:
@@ -65,6 +72,6 @@ def cached_repositories() -> list[str]:
 
     try:
         found = scan_cache_dir()
-    except CacheNotFound:
+    except (CacheNotFound, ValueError):  # ValueError where the cache is no folder
         return []
     return sorted(repository.repo_id for repository in found.repos if repository.repo_type == "model")

@@ -72,21 +72,31 @@ def command(
     if output is not None:
         check_output(Path(output), force)
     content = text_input.read(text, quiet)
-    overview = view == "grid" and layers is None and heads is None
+    overview = view == "grid" and how is None
     if heads is None and not overview:
         how = how or "mean"
     chosen = choose(layers, heads, overview)
     capture = take(content, Request(*chosen, truncate), quiet, model)
     if how:
-        capture = replace(capture, maps=tuple(part.reduced(how) for part in capture.maps))
+        capture = reduce(capture, how, told=heads is not None)
     if output is not None:
         write(capture, Path(output), view, quiet)
     if as_json:
         click.echo(to_json(capture))
-    elif output is None:
+    if output is None and not as_json:
         paint(capture, view, screen(width, color))
         if layers is None and heads is None and not overview:
             note("see more: --view grid draws every head; -l and -H choose layers and heads", quiet)
+    else:
+        for line in capture.notes:
+            note(line, quiet)
+
+
+def reduce(capture: Capture, how: Literal["mean", "max"], told: bool) -> Capture:
+    """One head a layer instead of several; ``told`` if it must be said which these were, not all of them."""
+    notes = tuple(f"{how} over heads {', '.join(map(str, part.heads))}" for part in capture.maps) if told else ()
+    maps = tuple(part.reduced(how) for part in capture.maps)
+    return replace(capture, maps=maps, notes=(*capture.notes, *dict.fromkeys(notes)))
 
 
 def choose(

@@ -39,7 +39,9 @@ def resolve(text: str) -> str:
 
 
 def read_stdin() -> str:
-    """All of stdin. Raises InputError if it is not UTF-8."""
+    """All of stdin. Raises InputError if it is closed or not UTF-8."""
+    if sys.stdin is None:
+        raise InputError("there is no stdin to read a text from")
     return decode(sys.stdin.buffer.read(), "stdin")
 
 

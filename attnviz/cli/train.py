@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +14,7 @@ from attnviz.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from attnviz.lm.train import Progress
 
-Watch = Callable[["Progress", Any], None]
-INTERRUPTED = 130
+Watch = Callable[["Progress"], None]
 
 
 @click.command()
@@ -57,7 +56,7 @@ def command(
     check_output(output, force)
     check_sizes(sizes["dim"], sizes["heads"])
     from attnviz.lm import corpus as texts
-    from attnviz.lm import run
+    from attnviz.lm import run, store
     from attnviz.models.request import torch_device
 
     documents = texts.read(corpus)
@@ -65,20 +64,26 @@ def command(
     setting = run.Setting(steps=steps, seed=seed, vocabulary=vocabulary, device=torch_device(device), **sizes)
     with progress(steps, quiet) as watch:
         done = run.run(documents, vocabulary_text, setting, watch)
-    run.save(output, done)
+    store.write(output, done.stored)
     note(run.describe(done), quiet)
     note(f"wrote {output}; see it with: attnviz show --model {output} ...", quiet)
     if done.steps < steps:
-        note(f"interrupted after {done.steps} of {steps} steps", quiet)
-        sys.exit(INTERRUPTED)
+        note(f"stopped after {done.steps} of {steps} steps", quiet)
+        raise KeyboardInterrupt
 
 
 def check_output(folder: Path, force: bool) -> None:
-    """Refuse a folder that holds something else, before anything is computed. Raises OutputError."""
+    """Refuse a folder that could not be written, before anything is computed. Raises OutputError."""
+    from attnviz.files import require_writable
+    from attnviz.lm import store
+
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; a folder is needed")
+    if any((folder / name).is_dir() for name in (store.CONFIG, store.WEIGHTS, store.TOKENIZER)):
+        raise OutputError(f"{folder} has folders where the files of a model belong")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise OutputError(f"{folder} exists and is not empty; choose another name or add --force")
+    require_writable(folder)
 
 
 def check_sizes(dim: int, heads: int) -> None:
@@ -91,7 +96,7 @@ def check_sizes(dim: int, heads: int) -> None:
 def progress(steps: int, quiet: bool) -> Iterator[Watch]:
     """A progress bar with loss and speed on a terminal; a line every tenth elsewhere; nothing if quiet."""
     if quiet or not sys.stderr.isatty():
-        yield lambda now, _: note(f"step {now.step}: loss {now.loss:.3f}", quiet or now.step % max(1, steps // 10) > 0)
+        yield lambda now: note(f"step {now.step}: loss {now.loss:.3f}", quiet or now.step % max(1, steps // 10) > 0)
         return
     from rich import progress as bars
     from rich.console import Console
@@ -105,7 +110,7 @@ def progress(steps: int, quiet: bool) -> Iterator[Watch]:
     with bars.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("training", total=steps, told="")
 
-        def watch(now: "Progress", _: Any) -> None:
+        def watch(now: "Progress") -> None:
             speed = now.tokens / (bar.tasks[task].elapsed or 1)
             bar.update(task, completed=now.step, told=f"loss {now.loss:.3f} nats  {speed:,.0f} tokens/s")
 

@@ -4,8 +4,8 @@ from typing import Literal, overload
 
 from torch import Tensor, nn
 
-from attnviz.layer.attention import attend
-from attnviz.layer.multihead import multi_head_attend
+from attnviz.layer.attention import attend, require_sequences
+from attnviz.layer.multihead import attend_heads
 
 
 class Attention(nn.Module):
@@ -78,20 +78,21 @@ class MultiHeadAttention(nn.Module):
         """
         key = query if key is None else key
         value = key if value is None else value
+        require_sequences(query, key, value)
         for x, projection, name in ((query, self.query, "query"), (key, self.key, "key"), (value, self.value, "value")):
             if x.shape[-1] != projection.in_features:
                 raise ValueError(f"{name} {tuple(x.shape)} does not fit a projection of width {projection.in_features}")
-        output, weights, _ = multi_head_attend(
-            dict(self.named_parameters()),
-            query,
-            key,
-            value,
+        merged, weights, _ = attend_heads(
+            self.query(query),
+            self.key(key),
+            self.value(value),
             heads=self.heads,
             kv_heads=self.kv_heads,
             mask=mask[:, None] if mask is not None and mask.ndim == 3 else mask,
             causal=self.causal,
             rotary=self.rotary,
         )
+        output = self.output(merged)
         return (output, weights) if return_weights else output
 
 

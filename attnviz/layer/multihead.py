@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from attnviz.layer.arrays import Array, cast, namespace, widen
-from attnviz.layer.attention import Attended, attend
+from attnviz.layer.attention import Attended, attend, require_sequences
 
 ROTARY_BASE = 10_000.0
 
@@ -30,15 +30,36 @@ def multi_head_attend(
     mask: broadcasts to (..., heads, n, m). rotary: positions by rotation (Su et al. 2021), the last query and the last
     key at one place.
     """
+    require_sequences(query, key, value)
+    q, k, v = (linear(parameters, name, x) for name, x in (("query", query), ("key", key), ("value", value)))
+    attended = attend_heads(q, k, v, heads=heads, kv_heads=kv_heads, mask=mask, causal=causal, rotary=rotary)
+    return attended._replace(output=linear(parameters, "output", attended.output))
+
+
+def attend_heads(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    heads: int,
+    kv_heads: int | None = None,
+    mask: Array | None = None,
+    causal: bool = False,
+    rotary: bool = False,
+) -> Attended:
+    """Between the projections: split into heads, attend in each, merge.
+
+    query (..., n, heads * head_dim), key and value (..., m, kv_heads * head_dim) -> output (..., n, heads * head_dim),
+    weights and scores (..., heads, n, m). The rest is as in ``multi_head_attend``.
+    """
     kv_heads = kv_heads or heads
-    q = split_heads(linear(parameters, "query", query), heads)  # (..., heads, n, head_dim)
-    k = split_heads(linear(parameters, "key", key), kv_heads)  # (..., kv_heads, m, head_dim)
-    v = split_heads(linear(parameters, "value", value), kv_heads)
+    q = split_heads(query, heads)  # (..., heads, n, head_dim)
+    k, v = split_heads(key, kv_heads), split_heads(value, kv_heads)  # (..., kv_heads, m, head_dim)
     if rotary:
         q, k = rotate(q, first=k.shape[-2] - q.shape[-2]), rotate(k)
     k, v = share_heads(k, heads), share_heads(v, heads)  # (..., heads, m, head_dim)
     attended = attend(q, k, v, mask=mask, causal=causal)
-    return attended._replace(output=linear(parameters, "output", merge_heads(attended.output)))
+    return attended._replace(output=merge_heads(attended.output))
 
 
 def linear(parameters: Mapping[str, Array], name: str, x: Array) -> Array:

@@ -7,7 +7,7 @@ torch tensors alike. ``pairwise`` makes one out of a formula for a single query 
 from collections.abc import Callable
 from typing import TypeAlias
 
-from attnviz.layer.arrays import Array, namespace
+from attnviz.layer.arrays import Array, cast, namespace
 
 Score: TypeAlias = Callable[[Array, Array], Array]
 
@@ -51,20 +51,23 @@ def general(W: Array) -> Score:  # noqa: N803 - the paper's letter
 
     def score(query: Array, key: Array) -> Array:
         require_fit(query, W, query.shape[-1], W.shape[0])
-        return dot(namespace(query).matmul(query, W), key)
+        return dot(namespace(query).matmul(query, cast(W, query.dtype)), key)
 
     return score
 
 
 def additive(W: Array, U: Array, v: Array) -> Score:  # noqa: N803 - the paper's letters
     """s_ij = v^T tanh(W q_i + U k_j) with W (h, d_q), U (h, d_k), v (h,) (Bahdanau et al. 2015, appendix A.1.2)."""
+    if not len(W) == len(U) == len(v):
+        raise ValueError(f"W {tuple(W.shape)}, U {tuple(U.shape)} and v {tuple(v.shape)} differ in their first axis")
 
     def score(query: Array, key: Array) -> Array:
         require_fit(query, W, query.shape[-1], W.shape[-1])
         require_fit(key, U, key.shape[-1], U.shape[-1])
         xp = namespace(query)
-        q, k = xp.matmul(query, W.swapaxes(0, 1)), xp.matmul(key, U.swapaxes(0, 1))  # (..., n, h), (..., m, h)
-        return xp.matmul(xp.tanh(q[..., :, None, :] + k[..., None, :, :]), v)  # (..., n, m)
+        w, u, last = (cast(array, query.dtype) for array in (W, U, v))
+        q, k = xp.matmul(query, w.swapaxes(0, 1)), xp.matmul(key, u.swapaxes(0, 1))  # (..., n, h), (..., m, h)
+        return xp.matmul(xp.tanh(q[..., :, None, :] + k[..., None, :, :]), last)  # (..., n, m)
 
     return score
 
@@ -91,8 +94,8 @@ def score_function(score: str | Score) -> Score:
 
 def unit(vectors: Array) -> Array:
     """Vectors (..., d) of length 1; a zero vector stays zero."""
-    length = ((vectors**2).sum(-1) ** 0.5)[..., None]
-    return vectors / namespace(vectors).where(length > 0, length, 1.0)
+    squared = (vectors**2).sum(-1)[..., None]
+    return vectors / namespace(vectors).where(squared > 0, squared, 1.0) ** 0.5
 
 
 def require_same_width(query: Array, key: Array) -> None:

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from attnviz.errors import InputError
 from attnviz.lm import corpus, evaluate, store, tokenizer
 from attnviz.lm.model import Config
-from attnviz.lm.train import Parameters, Progress, Recipe, train
+from attnviz.lm.train import Progress, Recipe, train
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def run(
     documents: Sequence[str],
     vocabulary_text: Sequence[str],
     setting: Setting,
-    watch: Callable[[Progress, Parameters], None],
+    watch: Callable[[Progress], None],
 ) -> Trained:
     """Train a model on documents. Raises InputError if they are too short for it."""
     tokens = tokenizer.learn(vocabulary_text, setting.vocabulary)
@@ -53,10 +52,10 @@ def run(
     require_enough(ids, held_out_ids, config)
     done = 0
 
-    def count(progress: Progress, parameters: Parameters) -> None:
+    def count(progress: Progress) -> None:
         nonlocal done
         done = progress.step
-        watch(progress, parameters)
+        watch(progress)
 
     recipe = Recipe(steps=setting.steps, seed=setting.seed)
     found = train(ids, config, recipe, device=setting.device, watch=count)
@@ -84,11 +83,6 @@ def measure(parameters: dict[str, Any], config: Config, held_out: corpus.Ids, ch
         "bits_per_character": round(loss / math.log(2) * len(held_out) / characters, 4),
         "scores": {role: {**best._asdict(), "n": evaluate.SEQUENCES} for role, best in heads.items()},
     }
-
-
-def save(folder: Path, trained: Trained) -> None:
-    """Write a folder that works as ``--model``. Raises OutputError."""
-    store.write(folder, trained.stored)
 
 
 def describe(trained: Trained) -> str:

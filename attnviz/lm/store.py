@@ -45,8 +45,9 @@ def write(folder: Path, stored: Stored) -> None:
 def is_ours(folder: Path) -> bool:
     """Whether a folder holds a model that ``attnviz train`` wrote, going by its config."""
     try:
-        return bool(json.loads((folder / CONFIG).read_bytes()).get("model_type") == MODEL_TYPE)
-    except (OSError, ValueError, AttributeError):
+        with (folder / CONFIG).open("rb") as file:
+            return bool(json.loads(file.read(1 << 20)).get("model_type") == MODEL_TYPE)
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
@@ -73,6 +74,7 @@ def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
     try:
         data = json.loads((folder / CONFIG).read_bytes())
         config = Config(**{name: data[name] for name in (field.name for field in fields(Config))})
+        about = dict(data.get("about", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot read {folder / CONFIG}: {error}") from error
     sizes = asdict(config)
@@ -80,4 +82,4 @@ def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
         raise ModelError(f"{folder / CONFIG} asks for impossible sizes: {sizes}")
     if config.dim % (2 * config.heads):
         raise ModelError(f"{folder / CONFIG}: dim {config.dim} is not an even multiple of {config.heads} heads")
-    return config, dict(data.get("about", {}))
+    return config, about

@@ -66,7 +66,7 @@ Parameters = dict[str, Tensor]
 
 
 def train(
-    ids: Ids, config: Config, recipe: Recipe, *, device: str = "cpu", watch: Callable[[Progress, Parameters], None]
+    ids: Ids, config: Config, recipe: Recipe, *, device: str = "cpu", watch: Callable[[Progress], None]
 ) -> Parameters:
     """Train on token ids (n,) and return the parameters, detached, on the CPU.
 
@@ -89,7 +89,7 @@ def train(
             smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
             seen += inputs.numel()
             curriculum.advance(loss, length, late=step >= recipe.steps * recipe.text_from)
-            watch(Progress(step + 1, smoothed, seen), parameters)
+            watch(Progress(step + 1, smoothed, seen))
     except KeyboardInterrupt:
         pass
     return {name: parameter.detach().cpu() for name, parameter in parameters.items()}

@@ -51,6 +51,8 @@ class Builtin:
         weights = self.weights(encoding.ids, max(max(layers) for layers, _ in rectangles))
         tokens = read_tokens(encoding, text)
         visible = np.tri(len(tokens), dtype=bool)
+        if not np.isfinite(weights).all():
+            raise ModelError(f"the weights of {self.name} are damaged: its attention is not a number")
         maps = tuple(
             AttentionMap("self", layers, heads, tokens, tokens, weights[np.ix_(layers, heads)], visible)
             for layers, heads in rectangles

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenize
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from attnviz.errors import InputError, ModelError
+from attnviz.errors import AttnvizError, InputError, ModelError
 from attnviz.layer.attention import attend, causal_mask
 from attnviz.layer.multihead import share_heads
 from attnviz.layer.scores import dot
@@ -38,21 +38,20 @@ class Recorder:
     def __init__(self, wanted: dict[int, tuple[int, ...]]) -> None:
         self.wanted = wanted
         self.calls = 0
+        self.numbered = True
         self.weights: dict[int, Tensor] = {}
         self.visible: dict[int, Tensor] = {}
 
     def record(self, module: Any, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]) -> None:
         """Query (1, heads, n, d), key (1, kv_heads, m, d), mask boolean or additive (1, 1 or heads, n, m)."""
-        index = getattr(module, "layer_idx", None)  # without one, layers are told by their order
-        layer = self.calls if index is None else int(index)
-        self.calls += 1
+        changed = CHANGES_WEIGHTS & {name for name, value in options.items() if value is not None}
+        if changed:
+            raise ModelError(f"this model's attention uses {', '.join(sorted(changed))}, which is not read yet")
+        layer = self.layer(module)
         if layer not in self.wanted:
             return
         if layer in self.weights:
             raise ModelError("this model's layers cannot be told apart: two of its attention calls have one number")
-        changed = CHANGES_WEIGHTS & {name for name, value in options.items() if value is not None}
-        if changed:
-            raise ModelError(f"this model's attention uses {', '.join(sorted(changed))}, which is not read yet")
         heads = torch.tensor(self.wanted[layer], device=query.device)
         q, k = query[:, heads], share_heads(key, query.shape[1])[:, heads]
         scaling = options.get("scaling")
@@ -62,6 +61,23 @@ class Recorder:
         attended = attend(q, k, k, score=lambda q, k: dot(q * scale, k), mask=mask, causal=causal)
         self.weights[layer] = attended.weights[0].float().cpu()  # (head, query, key)
         self.visible[layer] = visible_keys(attended.scores[0], mask, causal).cpu()  # (1 or head, query, key)
+
+    def layer(self, module: Any) -> int:
+        """The number of the layer that calls: as the module says, else by the order of calls."""
+        index = getattr(module, "layer_idx", None)
+        self.numbered = self.numbered and index is not None
+        self.calls += 1
+        return self.calls - 1 if index is None else int(index)
+
+    def require(self, layers: int) -> None:
+        """Raise ModelError unless all that was wanted was recorded, from a model of so many layers."""
+        if not self.numbered and self.calls != layers:
+            raise ModelError(
+                f"this model calls attention {self.calls} times in {layers} layers: they cannot be told apart"
+            )
+        missing = sorted(set(self.wanted) - set(self.weights))
+        if missing:
+            raise ModelError(f"no attention could be read in layer {', '.join(map(str, missing))} of this model")
 
 
 _recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -118,7 +134,7 @@ class HuggingFace:
             self.model = load_model(folder, getattr(torch, placement.dtype)).to(self.device).eval()
             self.tokenizer = load_tokenizer(folder, config)
         self.n_layers, self.n_heads = sizes(config, folder)
-        limits = getattr(config, "max_position_embeddings", None), self.tokenizer.model_max_length
+        limits = position_limit(self.model), self.tokenizer.model_max_length
         self.positions = min((limit for limit in limits if limit and 0 < limit < 1 << 31), default=None)
 
     def capture(self, text: str, request: Request) -> Capture:
@@ -127,11 +143,15 @@ class HuggingFace:
         ids, tokens, note = self.encode(text, request.truncate)
         wanted = {layer: heads for layers, heads in rectangles for layer in layers}
         recorder = Recorder(wanted)
-        with recording(recorder):
-            self.model(ids)
-        if set(recorder.weights) != set(wanted):
-            raise ModelError(f"the attention of {self.name} cannot be read: it does not use the attention interface")
-        maps = tuple(read_map(recorder, layers, heads, tokens) for layers, heads in rectangles)
+        try:
+            with quiet_library(), recording(recorder):
+                self.model(ids)
+            recorder.require(self.n_layers)
+            maps = tuple(read_map(recorder, layers, heads, tokens) for layers, heads in rectangles)
+        except AttnvizError:
+            raise
+        except Exception as error:  # a model can fail in any way; that is not a fault of ours
+            raise ModelError(f"{self.name} cannot run on this text: {first_line(error)}") from error
         return Capture(self.name, text, maps, (note,) if note else ())
 
     def encode(self, text: str, truncate: bool) -> tuple[Tensor, tuple[Token, ...], str | None]:
@@ -225,6 +245,8 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
         model, info = AutoModel.from_pretrained(folder, **options)
     except Exception as error:  # as above
         raise ModelError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
+    if not getattr(model, "_supports_sdpa", False):  # then it builds its masks for another attention
+        raise ModelError(f"the attention of {folder} ({model.config.model_type}) has no SDPA form and is not read yet")
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:  # the library would fill them with random numbers
         raise ModelError(f"the weights in {folder} lack {len(missing)} parameters of the model, such as {missing[0]}")
@@ -239,6 +261,7 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer in {folder} has no fast version, which tells where a token stands in the text")
+    tokenizer.truncation_side = "right"
     known, expected = len(tokenizer), config.get_text_config().vocab_size
     if 2 * known < expected:  # the library makes an empty one if its files are not there
         raise ModelError(f"the tokenizer in {folder} knows {known} tokens, its model {expected}: files are missing")
@@ -252,6 +275,15 @@ def sizes(config: Any, folder: Path) -> tuple[int, int]:
     if not isinstance(layers, int) or not isinstance(heads, int):
         raise ModelError(f"{folder / 'config.json'} does not say how many layers and heads there are")
     return layers, heads
+
+
+def position_limit(model: Any) -> int | None:
+    """How many tokens a model has places for; tables with a padding row, as RoBERTa's, begin to count after it."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == limit and module.padding_idx is not None:
+            return int(limit) - module.padding_idx - 1
+    return limit
 
 
 def first_line(error: Exception) -> str:

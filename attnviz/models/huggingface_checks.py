@@ -12,7 +12,7 @@ from attnviz.files import reason
 
 LARGEST_CONFIG = 1 << 20  # bytes; real ones are a few thousand
 MOST_LAYERS = 1024
-LAYER_COUNT = re.compile(r"(^|_)(n_|num_)?(hidden_|encoder_|decoder_)?layers?$|^depth$")
+COUNT = re.compile(r"layers?$|depths?$|groups?(_num)?$|num_.*blocks$")  # of parts that are built one by one
 PICKLES = "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"
 
 
@@ -43,19 +43,20 @@ def require_sane_config(folder: Path) -> None:
         raise ModelError(f"{folder} is no model: config.json: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
+    if isinstance(config, dict) and config.get("auto_map"):
+        raise ModelError(f"{folder} brings code of its own (auto_map in config.json), which is refused and never run")
     for name, number in numbers(config):
-        if LAYER_COUNT.search(name) and number > MOST_LAYERS:
+        if COUNT.search(name) and number > MOST_LAYERS:
             raise ModelError(f"{path} asks for {name} = {number}; at most {MOST_LAYERS} are built")
 
 
-def numbers(config: Any) -> list[tuple[str, float]]:
-    """Every named number of a config, those of nested configs too."""
+def numbers(config: Any) -> list[tuple[str, int]]:
+    """Every named integer of a config, those in lists and nested configs too."""
     found = []
     for name, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
             found += numbers(value)
-        elif isinstance(value, (int, float)):
-            found.append((name, value))
+        found += [(name, item) for item in (value if isinstance(value, list) else [value]) if isinstance(item, int)]
     return found
 
 

@@ -1,6 +1,6 @@
 """Model names: builtin, a folder, an alias, or a repository on the Hugging Face hub; each becomes a local folder."""
 
-import os
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,12 @@ def looks_like_path(name: str) -> bool:
     """Whether a name means a folder rather than a repository: it exists, or it could not be a repository's name."""
     if name in ALIASES:
         return False
-    written_as_path = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or os.sep != "/"
-    return Path(name).expanduser().exists() or (written_as_path and ("/" in name or os.sep in name))
+    if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name:
+        return True
+    try:
+        return Path(name).exists()
+    except OSError:  # longer than any path
+        return False
 
 
 def cached(repository: str, revision: str | None) -> Path | None:
@@ -58,7 +62,17 @@ def cached(repository: str, revision: str | None) -> Path | None:
         return None
     except HFValidationError as error:
         raise ModelError(unknown(repository)) from error
-    return folder if (folder / "config.json").exists() and any(folder.glob("*.safetensors")) else None
+    return folder if is_whole(folder) else None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a cached folder has all that a model needs: config, tokenizer, and every part of its weights."""
+    tokenizer = any(file for pattern in ("tokenizer.json", "vocab.*", "*.model") for file in folder.glob(pattern))
+    try:
+        parts = set(json.loads((folder / "model.safetensors.index.json").read_bytes())["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        parts = {file.name for file in folder.glob("*.safetensors")}
+    return tokenizer and (folder / "config.json").exists() and bool(parts) and all((folder / p).exists() for p in parts)
 
 
 def download(name: str, repository: str, revision: str | None, *, offline: bool, quiet: bool) -> Path:

@@ -6,7 +6,7 @@ costs milliseconds at any length of text.
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, singledispatch
 from itertools import pairwise
 from typing import Literal, TypeAlias
@@ -49,20 +49,52 @@ class Screen:
         """Whether cells have colours, so that half blocks can show two in one place."""
         return self.paint in ("truecolor", "256")
 
+    @property
+    def root(self) -> str:
+        """The name of the colour scale."""
+        return "sqrt scale" if self.paint == "ascii" else "√ scale"
+
+
+def draw(drawable: Drawable, screen: Screen) -> Iterator[Line]:
+    """The lines of a drawable's picture: its title, its cells, its colour bar and caption."""
+    if screen.paint == "ascii":
+        drawable = in_ascii(drawable)
+    for line in textwrap.wrap(drawable.title, screen.width):
+        yield [Segment(line, BOLD)]
+    yield from body(drawable, screen)
+
+
+def in_ascii(drawable: Drawable) -> Drawable:
+    """The same with all its text in ASCII, so that what is measured is what is shown."""
+    rows, columns, caption = (
+        tuple(map(ascii_of, part)) for part in (drawable.rows, drawable.columns, drawable.caption)
+    )
+    rows, columns = (tuple(cut(label) for label in labels) for labels in (rows, columns))
+    return replace(drawable, title=ascii_of(drawable.title), rows=rows, columns=columns, caption=caption)
+
+
+def cut(label: str) -> str:
+    """A label short enough that no ellipsis is needed, which ASCII has not."""
+    return label if len(label) <= LABEL_HEIGHT else label[: LABEL_HEIGHT - 1] + "~"
+
+
+def ascii_of(text: str) -> str:
+    """A text with what is not ASCII written as an escape sequence."""
+    return text.replace("·", "-").replace("…", "...").encode("ascii", "backslashreplace").decode()
+
 
 @singledispatch
-def draw(drawable: Drawable, screen: Screen) -> Iterator[Line]:  # noqa: ARG001 - its kinds use it
-    """The lines of a drawable's picture."""
-    raise TypeError(f"no way to draw {type(drawable).__name__} on a terminal")
+def body(drawable: Drawable, screen: Screen) -> Iterator[Line]:
+    """What stands below the title."""
+    raise TypeError(f"no way to draw {type(drawable).__name__} on a {screen.paint} terminal")
 
 
-@draw.register
+@body.register
 def draw_heatmap(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
     """Numbers in the cells if they fit, else labels stacked above the columns, else half blocks with ticks."""
     gutter = min(LABEL_WIDTH, max(map(cell_len, drawable.rows))) + 1
     n_columns = len(drawable.columns)
     numbered = gutter + len(str(len(drawable.rows))) + 1  # the number of each row is the legend of the columns
-    yield [Segment(drawable.title, BOLD)]
     if numbered + VALUE_WIDTH * n_columns <= screen.width and drawable.rows == drawable.columns:
         yield from value_lines(drawable, screen, gutter, numbered)
     elif gutter + STACKED_WIDTH * n_columns <= screen.width:
@@ -96,21 +128,20 @@ def dense_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[Line
     n_rows, n_columns = drawable.panel.values.shape
     panel = drawable.panel.pooled(side, side)
     cells = steps_of(panel, drawable.top)
-    yield [Segment(" " * gutter + ticks(n_columns, cells.shape[1]), DIM)]
+    yield [Segment(" " * gutter + ticks(n_columns, cells.shape[1], "|" if screen.paint == "ascii" else "╷"), DIM)]
     firsts = starting(n_rows, side)
     high = 2 if screen.coloured else 1
     for top, line in zip(range(0, len(cells), high), cell_lines(cells, screen), strict=True):
         yield [Segment(fit(drawable.rows[firsts[top]], gutter - 1) + " "), *line]
 
 
-@draw.register
+@body.register
 def draw_grid(drawable: Grid, screen: Screen) -> Iterator[Line]:
     """Thumbnails, as many beside each other as fit; a layer's heads go on below where they do not."""
     gutter = max(map(cell_len, drawable.rows)) + 1
     side = thumbnail_side(drawable, screen, gutter)
     wide = max(side, max(map(cell_len, drawable.columns))) + 1
     abreast = max(1, (screen.width - gutter) // wide)
-    yield [Segment(drawable.title, BOLD)]
     for first in range(0, len(drawable.columns), abreast):
         heads = slice(first, first + abreast)
         yield [Segment(" " * gutter + "".join(fit(name, wide, left=True) for name in drawable.columns[heads]), DIM)]
@@ -142,9 +173,9 @@ def thumbnail_lines(
 
 def closing_lines(drawable: Drawable, screen: Screen, gutter: int) -> Iterator[Line]:
     """The colour bar with its scale and range, and the caption, wrapped to the screen."""
-    length = min(BAR, screen.width - gutter - len("0  0.00  √ scale"))
+    length = min(BAR, screen.width - gutter - len(f"0  0.00  {screen.root}"))
     bar = full_cells(np.linspace(0, STEPS - 1, length).astype(int), screen.paint, 1)
-    yield [Segment(" " * gutter + "0 "), *bar, Segment(f" {drawable.top:.2g}"), Segment("  √ scale", DIM)]
+    yield [Segment(" " * gutter + "0 "), *bar, Segment(f" {drawable.top:.2g}  "), Segment(screen.root, DIM)]
     masked = "rows: queries, columns: keys, blank: masked" if has_masked(drawable) else "rows: queries, columns: keys"
     for text in (masked, pooling_line(drawable, screen, gutter), *drawable.caption):
         for line in textwrap.wrap(text, max(screen.width - gutter, LABEL_WIDTH)):
@@ -204,7 +235,8 @@ def value_cell(value: float, at: int, paint: Paint) -> Segment:
     """A cell with its weight to two digits."""
     if at == MASKED:
         return Segment(" " * VALUE_WIDTH)
-    return Segment(number(value), PLAIN if paint in SHADES else number_style(at, paint))
+    shown = number(value).replace("·", "-") if paint == "ascii" else number(value)
+    return Segment(shown, PLAIN if paint in SHADES else number_style(at, paint))
 
 
 def half_cells(upper: int, lower: int, width: int, paint: Paint) -> Segment:
@@ -250,12 +282,12 @@ def number(value: float) -> str:
     return f"{value:.2f}"[1:].center(VALUE_WIDTH) if value < 0.995 else "1.0 "
 
 
-def ticks(tokens: int, columns: int) -> str:
+def ticks(tokens: int, columns: int, mark: str = "╷") -> str:
     """A line of token numbers above so many columns, one every ten columns."""
     places = starting(tokens, columns)
     line = ""
     for column in range(0, columns, TICKS):
-        tick = f"╷{places[column]}"
+        tick = f"{mark}{places[column]}"
         if column + len(tick) <= columns:
             line = line.ljust(column) + tick
     return line

@@ -22,7 +22,9 @@ def heatmap(capture: Capture, part: AttentionMap, layer: int, head: int) -> Heat
     """One matrix of a map, by the places of its layer and head."""
     weights, visible = part.weights[layer, head], part.visible[layer, head]
     title = f"{model_title(capture)} · layer {part.layers[layer]} · {head_title(part.heads[head])}"
-    caption = (sink_line(weights, visible, part.keys), *capture.notes)
+    # Rows of maxima do not sum to 1, so that no share can be told of them.
+    told = "" if part.heads[head] == "max" else sink_line(weights, visible, part.keys)
+    caption = (told, *capture.notes)
     return Heatmap(
         title,
         Panel(weights, visible),
@@ -44,7 +46,7 @@ def grid(capture: Capture) -> Grid:
     layers = tuple(dict.fromkeys(layer for layer, _ in panels))
     heads = tuple(dict.fromkeys(head for _, head in panels))
     return Grid(
-        f"{model_title(capture)} · {len(panels)} heads · {len(capture.maps[0].queries)} tokens",
+        f"{model_title(capture)} · {panels_title(len(panels), heads)} · {len(capture.maps[0].queries)} tokens",
         tuple(f"L{layer}" for layer in layers),
         tuple(head if isinstance(head, str) else f"H{head}" for head in heads),
         tuple(tuple(panels.get((layer, head)) for head in heads) for layer in layers),
@@ -57,6 +59,11 @@ def model_title(capture: Capture) -> str:
     """The model's name; of a long path its end."""
     *before, owner, name = ["", *capture.model.split("/")]
     return escape(f"…/{owner}/{name}" if any(before) else capture.model)
+
+
+def panels_title(count: int, heads: tuple[int | str, ...]) -> str:
+    """How many heads there are, or of how many layers a reduction."""
+    return f"{count} heads" if isinstance(heads[0], int) else f"{head_title(heads[0])} of {count} layers"
 
 
 def head_title(head: int | str) -> str:
@@ -84,5 +91,7 @@ def grid_sink_line(capture: Capture) -> str:
     """The same over all layers and heads of the first map's sequence."""
     weights = np.concatenate([part.weights.reshape(-1, *part.weights.shape[2:]) for part in capture.maps])
     visible = np.concatenate([part.visible.reshape(-1, *part.visible.shape[2:]) for part in capture.maps])
+    if any("max" in part.heads for part in capture.maps):
+        return ""
     line = sink_line(weights, visible, capture.maps[0].keys)
     return line and f"{line}, over all heads shown"
