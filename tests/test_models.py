@@ -399,16 +399,24 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, minilm: Path) -> No
 
 
 def test_a_gemma_soft_cap_is_refused_not_ignored(tmp_path: Path) -> None:
-    """Attention with arguments that change the weights, which are not honoured yet, is refused."""
+    """Soft-capped attention is not honoured yet, and refused."""
     from transformers import Gemma2Config, Gemma2Model
 
     config = Gemma2Config(
         vocab_size=4096, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8,
     )  # fmt: skip
-    model = load(str(save_with_tokenizer(Gemma2Model(config), tmp_path / "gemma")))
-    with pytest.raises(ModelError, match="softcap"):
-        model.capture(SENTENCE, Request(layers=parse("-1")))
+    refuse(save_with_tokenizer(Gemma2Model(config), tmp_path / "gemma"), "no SDPA form")
+
+
+def test_arguments_that_change_weights_are_refused() -> None:
+    """Where SDPA is there but a call brings a soft cap or sinks, no weights are recorded, whatever layer is wanted."""
+    from attnviz.models.huggingface import Recorder, attention, recording
+
+    x = torch.zeros(1, 2, 3, 4)
+    for name in ("softcap", "s_aux", "position_bias"):
+        with pytest.raises(ModelError, match=name), recording(Recorder({7: (0,)})):
+            attention(torch.nn.Module(), x, x, x, None, **{name: torch.ones(2)})
 
 
 def test_attention_without_a_form_in_sdpa_is_refused(tmp_path: Path) -> None:
@@ -439,10 +447,10 @@ def test_roberta_counts_its_positions_after_the_padding_row(tmp_path: Path) -> N
         pad_token_id=1,
     )  # fmt: skip
     model = load(str(save_with_tokenizer(RobertaModel(config), tmp_path / "roberta")))
-    assert len(model.capture("the " * 17, Request()).maps[0].keys) == 18
+    assert len(model.capture("the" + " the" * 16, Request()).maps[0].keys) == 18
     with pytest.raises(InputError, match=r"19 tokens.*reads 18"):
-        model.capture("the " * 18, Request())
-    assert len(model.capture("the " * 30, Request(truncate=True)).maps[0].keys) == 18
+        model.capture("the" + " the" * 17, Request())
+    assert len(model.capture("the" + " the" * 30, Request(truncate=True)).maps[0].keys) == 18
 
 
 def test_weights_that_are_not_numbers_are_told(tmp_path: Path, minilm: Path) -> None:
