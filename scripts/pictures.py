@@ -60,8 +60,8 @@ def capture(model: str, text: str, request: Request, name: str) -> Capture:
 
 if __name__ == "__main__":
     repeat = sample("repeat")
-    one = capture("builtin", repeat, Request(parse("1"), parse("0")), "builtin")
-    write("show", "attnviz show -l 1 -H 0 @sample:repeat", heatmaps(one)[0], 100)
+    one = capture("builtin", repeat, Request(parse("1"), parse("3")), "builtin")
+    write("show", "attnviz show -H L1H3 @sample:repeat", heatmaps(one)[0], 100)
     every = capture("builtin", repeat, Request(ALL, ALL), "builtin")
     write("grid", "attnviz show --view grid @sample:repeat", grid(every), 100)
     if len(sys.argv) > 1:

@@ -13,7 +13,7 @@ from attnviz.analysis.roles import duplicate_token, induction, previous_token
 from attnviz.errors import InputError, ModelError
 from attnviz.lm import corpus, evaluate, run, store, tokenizer
 from attnviz.lm.model import Config, blocks, forward, shapes
-from attnviz.lm.train import IGNORED, Curriculum, Recipe, batch, initial, repeated_row, set_rates, train
+from attnviz.lm.train import IGNORED, Progress, Recipe, batch, initial, repeated_row, set_rates, train, widen
 
 TINY = Config(vocabulary=300, dim=16, layers=2, heads=2, feed_forward=32, positions=32)
 
@@ -35,21 +35,18 @@ def as_llama(parameters: dict[str, torch.Tensor], config: Config) -> LlamaForCau
             max_position_embeddings=config.positions,
             tie_word_embeddings=True,
             attn_implementation="eager",
-            attention_bias=True,
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         )
     )
     names = {"model.embed_tokens.weight": "embedding", "lm_head.weight": "embedding", "model.norm.weight": "norm"}
     for i in range(config.layers):
         for theirs, ours in {"q": "query", "k": "key", "v": "value", "o": "output"}.items():
-            for kind in ("weight", "bias"):
-                names[f"model.layers.{i}.self_attn.{theirs}_proj.{kind}"] = f"layers.{i}.attention.{ours}.{kind}"
+            names[f"model.layers.{i}.self_attn.{theirs}_proj.weight"] = f"layers.{i}.attention.{ours}.weight"
         for part in ("gate", "up", "down"):
             names[f"model.layers.{i}.mlp.{part}_proj.weight"] = f"layers.{i}.{part}"
         names[f"model.layers.{i}.input_layernorm.weight"] = f"layers.{i}.attention_norm"
         names[f"model.layers.{i}.post_attention_layernorm.weight"] = f"layers.{i}.feed_forward_norm"
-    absent = torch.zeros(config.dim)  # our values and outputs have no bias
-    model.load_state_dict({theirs: parameters.get(ours, absent) for theirs, ours in names.items()})
+    model.load_state_dict({theirs: parameters[ours] for theirs, ours in names.items()})
     return model.eval()
 
 
@@ -157,7 +154,7 @@ def test_uniform_heads_score_the_mean_of_one_over_visible() -> None:
 def test_training_learns_and_repeats() -> None:
     """The loss falls well below that of chance, and the same seed gives the same parameters bit for bit."""
     ids = np.tile(np.arange(1, 40), 30)
-    recipe = Recipe(steps=120, seed=3, tokens=240, length=24, rate=0.02, warm_up=5, text_from=0)
+    recipe = Recipe(steps=120, seed=3, tokens=240, length=24, rate=0.02, warm_up=5)
     losses: list[float] = []
     first = train(ids, TINY, recipe, watch=lambda now: losses.append(now.loss))
     again = train(ids, TINY, recipe, watch=lambda _: None)
@@ -180,58 +177,87 @@ def test_natural_loss_equals_cross_entropy() -> None:
 
 def test_repeated_rows_repeat_and_count_from_the_second_copy() -> None:
     """A row is BOS and one block over and over; labels count exactly where the next token can be known."""
-    inputs, labels = repeated_row(64, 20, 300, np.random.default_rng(0))
+    inputs, labels = repeated_row(64, 300, np.random.default_rng(0))
     row = np.concatenate([inputs, labels[-1:]])
     block = int((labels == IGNORED).sum())
     assert row[0] == 0
-    assert 3 <= block <= 20
+    assert 8 <= block <= 31
     np.testing.assert_array_equal(row[1 + block :], row[1:-block])
     np.testing.assert_array_equal(labels[block:], row[1 + block :])
 
 
-def test_blocks_lengthen_as_they_are_learnt() -> None:
-    """Short blocks alone until they are learnt, then longer ones up to half a row, then text as well."""
-    curriculum, seen = Curriculum(), []
-    for _ in range(200):
-        seen.append((curriculum.longest, curriculum.text))
-        curriculum.advance(0.1, 128, late=False)
-    assert list(dict.fromkeys(seen)) == [(8, False), (16, False), (32, False), (63, False), (63, True)]
-
-
-def test_text_joins_at_the_latest_when_it_must() -> None:
-    """Blocks that are never learnt do not keep text out for ever, nor does a bad loss count as learnt."""
-    curriculum = Curriculum()
-    for _ in range(200):
-        curriculum.advance(5.0, 128, late=False)
-    assert (curriculum.longest, curriculum.text) == (8, False)
-    curriculum.advance(5.0, 128, late=True)
-    assert curriculum.text
-    curriculum.advance(5.0, 512, late=True)
-    assert curriculum.longest == 255
-
-
-def test_rows_are_what_the_curriculum_says() -> None:
-    """Before text joins every row repeats; after, the stated share does."""
-    ids = np.full(1000, 7)
+def test_rows_are_what_the_recipe_says() -> None:
+    """The shares of rows that repeat, before and after, and the length of rows at the end."""
+    ids, recipe = np.full(1000, 7), Recipe(steps=100, tokens=64 * 400, length=64, lengthen=0.1)
     shares = []
-    for curriculum in (Curriculum(), Curriculum(63, text=True)):
-        inputs, labels = batch(ids, 128, curriculum, TINY, Recipe(tokens=128 * 300), np.random.default_rng(0))
-        assert inputs.shape == labels.shape == (300, 128)
+    for step in (0, 39, 40, 89):
+        inputs, labels = batch(ids, TINY, recipe, step, np.random.default_rng(step))
+        assert inputs.shape == labels.shape == (400, 64)
         shares.append(float((labels == IGNORED).any(1).float().mean()))
-    assert shares[0] == 1
-    assert shares[1] == pytest.approx(1 / 3, abs=0.08)
+    assert shares == pytest.approx([0.5, 0.5, 0.25, 0.25], abs=0.08)
+    assert batch(ids, TINY, recipe, 90, np.random.default_rng(0))[0].shape == (800, TINY.positions)
 
 
-def test_the_rate_is_high_for_long_and_then_falls() -> None:
-    """Warm-up, plateau until the decay begins, 2 % at the end."""
-    recipe = Recipe(steps=1000, warm_up=100, decay=0.3)
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
+def test_the_rate_warms_up_and_falls() -> None:
+    """Linear up, then a cosine down to 2 %."""
+    recipe = Recipe(steps=1000, warm_up=100)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     rates = []
-    for step in (0, 99, 699, 850, 999):
+    for step in (0, 99, 500, 999):
         set_rates([optimizer, optimizer], recipe, step)
         rates.append(optimizer.param_groups[0]["lr"] / recipe.muon_rate)
-    assert rates == pytest.approx([0.01, 1, 1, 0.51, 0.02], abs=0.01)
+    assert rates == pytest.approx([0.01, 0.976, 0.51, 0.02], abs=0.002)
+
+
+def test_a_narrowed_tokenizer_is_one_learnt_so() -> None:
+    """Its first tokens and merges are those of a tokenizer that was learnt with that many, and spell all others."""
+    texts = ["the cat sat on the mat and the other cats sat with them"] * 3
+    wide, narrow = tokenizer.learn(texts, 290), tokenizer.learn(texts, 270)
+    found = tokenizer.narrowed(wide, 270)
+    assert found.get_vocab() == narrow.get_vocab()
+    assert found.encode(texts[0]).ids == narrow.encode(texts[0]).ids
+    spelt = tokenizer.pieces(wide, found)
+    assert spelt[:270] == [[number] for number in range(270)]
+    for number in range(270, wide.get_vocab_size()):
+        assert "".join(found.id_to_token(piece) for piece in spelt[number]) == wide.id_to_token(number)
+        assert len(spelt[number]) > 1
+
+
+def test_widening_keeps_the_model_and_adds_means() -> None:
+    """Old tokens keep their embeddings, new ones begin as the mean of their pieces, the rest is left alone."""
+    parameters = initial(TINY, 0)
+    wide = widen(parameters, [[number] for number in range(300)] + [[5, 7]])
+    torch.testing.assert_close(wide["embedding"][:300], parameters["embedding"], rtol=0, atol=0)
+    torch.testing.assert_close(wide["embedding"][300], (parameters["embedding"][5] + parameters["embedding"][7]) / 2)
+    assert all(wide[name] is parameters[name] for name in parameters if name != "embedding")
+
+
+def test_a_wide_vocabulary_is_trained_in_two_stages() -> None:
+    """Of 4,800 steps the first 3,680 know 1,024 tokens; a small vocabulary has one stage."""
+    setting = run.Setting(steps=4800, seed=1, vocabulary=4096, layers=1, heads=2, dim=16)
+    first, second = run.stages(setting, 4096)
+    assert (first.steps, second.steps, first.seed, second.seed) == (3680, 1120, 1, 1)
+    assert run.stages(setting, 1024) == (Recipe(steps=4800, seed=1), None)
+
+
+def test_both_stages_are_run() -> None:
+    """A model with a wide vocabulary comes out of a run, its steps counted through; stopped early it is narrow."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), 6)) for _ in range(900)]
+    documents = [" ".join(rng.choice(words, 40)) for _ in range(60)]
+    setting = run.Setting(steps=4, seed=0, vocabulary=1100, layers=1, heads=2, dim=16)
+    steps: list[int] = []
+    done = run.run(documents, documents, setting, lambda now: steps.append(now.step))
+    assert steps == [1, 2, 3, 4]
+    assert (done.steps, done.stored.config.vocabulary) == (4, 1100)
+
+    def stop(now: Progress) -> None:
+        if now.step == 2:
+            raise KeyboardInterrupt
+
+    stopped = run.run(documents, documents, setting, stop)
+    assert stopped.stored.config.vocabulary == 1024
+    assert stopped.steps < 4
 
 
 def test_documents_are_parted_and_held_out(tmp_path: Path) -> None:
@@ -309,15 +335,15 @@ def test_a_tiny_corpus_is_refused() -> None:
 
 def test_initial_gains_are_one() -> None:
     """Norms start as the identity, matrices small and by the seed."""
-    parameters = initial(TINY, 0, "cpu")
+    parameters = initial(TINY, 0)
     assert all((p == 1).all() for name, p in parameters.items() if name.endswith("norm"))
-    assert torch.equal(parameters["embedding"], initial(TINY, 0, "cpu")["embedding"])
+    assert torch.equal(parameters["embedding"], initial(TINY, 0)["embedding"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_training_on_cuda_learns() -> None:
     """The same training runs on a GPU."""
     ids = np.tile(np.arange(1, 40), 30)
-    recipe = Recipe(steps=120, tokens=240, length=24, rate=0.02, warm_up=5, text_from=0)
+    recipe = Recipe(steps=120, tokens=240, length=24, rate=0.02, warm_up=5)
     found = train(ids, TINY, recipe, device="cuda", watch=lambda _: None)
     assert evaluate.natural_loss({name: p.numpy() for name, p in found.items()}, ids, TINY, 16) < 1.0

@@ -65,7 +65,7 @@ def command(
     Examples:
       attnviz show "The cat sat on the mat because it was tired."
       attnviz show --view grid @sample:repeat
-      attnviz show -H L1H0 @sample:repeat
+      attnviz show -H L1H3 @sample:repeat
       attnviz show -l all --reduce mean "Where does it look?" --json
       attnviz show "Hello, world" --model bert-base -o hello.png
     """

@@ -21,7 +21,7 @@ Watch = Callable[["Progress"], None]
 @click.argument("corpus", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 @click.option("--force", is_flag=True, help="Replace a model that is there.")
-@click.option("--steps", type=click.IntRange(1), default=3200, show_default=True, help="Batches of 2,048 tokens.")
+@click.option("--steps", type=click.IntRange(1), default=4800, show_default=True, help="Batches of 2,048 tokens.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights and the batches.")
 @click.option("--layers", type=click.IntRange(1, 64), default=3, show_default=True, help="Number of layers.")
 @click.option("--heads", type=click.IntRange(1, 64), default=6, show_default=True, help="Heads in a layer.")

@@ -90,8 +90,6 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     for layer in range(config.layers):
         for name in ("query", "key", "value", "output"):
             found[f"layers.{layer}.attention.{name}.weight"] = (dim, dim)
-        for name in ("query", "key"):  # a bias lets rotary attention look at a place whatever stands there
-            found[f"layers.{layer}.attention.{name}.bias"] = (dim,)
         for name, shape in (("gate", (wide, dim)), ("up", (wide, dim)), ("down", (dim, wide))):
             found[f"layers.{layer}.{name}"] = shape
         for name in ("attention_norm", "feed_forward_norm"):

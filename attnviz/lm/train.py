@@ -1,15 +1,14 @@
 """Self-supervised training of the language model: predict the next token, with torch.
 
 Rows are natural text, mixed with rows that repeat a block of random tokens: without these, a model this small grows no
-induction heads. With a vocabulary of thousands even these are not enough by themselves: among text, or with long
-blocks, the model predicts "some token of this row" for thousands of steps. So training begins with nothing but short
-blocks, on which a previous-token head forms within some hundred steps and copying after it; then blocks lengthen as
-fast as they are learnt; then text joins. The rate stays high for most of the run and falls at its end. Matrices inside
-the layers are trained by Muon (Jordan et al. 2024), the rest by AdamW.
+induction heads. They appear abruptly, while the learning rate is high, and the later the wider the vocabulary: with
+1,024 tokens after some 1,400 steps, with 4,096 not within 2,000. So a model is trained in two stages: on the first
+1,024 tokens of its tokenizer, and then, with the heads it has grown, on all of them. Matrices inside the layers are
+trained by Muon (Jordan et al. 2024), the rest by AdamW.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,33 +22,27 @@ from attnviz.lm.corpus import Ids
 from attnviz.lm.model import Config, blocks, logits, shapes
 from attnviz.lm.tokenizer import BOS_ID
 
-SHORTEST, SHORT = 3, 8  # tokens of a repeated block: the least, and the most at first
-LEARNT = 1.0  # nats per token at which repeated blocks count as learnt
 IGNORED = -100  # a label that does not count in the loss
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The defaults made the built-in model."""
+    """How to train. The defaults are those of the first stage of the built-in model."""
 
-    steps: int = 3200
+    steps: int = 3680
     seed: int = 0
     tokens: int = 2048
     """In a batch."""
     length: int = 128
     """Of a row, in tokens."""
-    lengthen: float = 0.15
+    lengthen: float = 0.0
     """Share of the steps, the last ones, whose rows are as long as the model reads."""
-    repeated: float = 1 / 3
-    """Share of rows with a repeated block, once there is text."""
-    text_from: float = 0.5
-    """Share of the steps after which text joins, even if repeated blocks are not learnt yet."""
+    repeated: tuple[float, float] = (0.5, 0.25)
+    """Share of rows with a repeated random block, in the first 40 % of the steps and after."""
     rate: float = 3e-3
     muon_rate: float = 0.02
     warm_up: int = 100
-    """Steps until the rate is full."""
-    decay: float = 0.35
-    """Share of the steps, the last ones, over which the rate falls to 2 %."""
+    """Steps until the rate is full; from then on it falls to 2 % along a cosine."""
 
 
 class Progress(NamedTuple):
@@ -66,29 +59,33 @@ Parameters = dict[str, Tensor]
 
 
 def train(
-    ids: Ids, config: Config, recipe: Recipe, *, device: str = "cpu", watch: Callable[[Progress], None]
+    ids: Ids,
+    config: Config,
+    recipe: Recipe,
+    *,
+    start: Parameters | None = None,
+    device: str = "cpu",
+    watch: Callable[[Progress], None],
 ) -> Parameters:
-    """Train on token ids (n,) and return the parameters, detached, on the CPU.
+    """Train on token ids (n,), from ``start`` or from noise, and return the parameters, detached, on the CPU.
 
     ``watch`` is called after each step; a KeyboardInterrupt, there or in a step, ends the training early and the
     parameters of that moment are returned. Same seed, same machine, same threads: same parameters.
     Raises ModelError if torch is too old.
     """
     require_muon()
-    parameters = initial(config, recipe.seed, device)
+    start = initial(config, recipe.seed) if start is None else start
+    parameters = {name: parameter.detach().clone().to(device).requires_grad_() for name, parameter in start.items()}
     rng = np.random.default_rng(recipe.seed)
     optimizers = make_optimizers(parameters, recipe)
-    curriculum = Curriculum()
     smoothed, seen = math.nan, 0
     try:
         for step in range(recipe.steps):
             set_rates(optimizers, recipe, step)
-            length = config.positions if step >= recipe.steps * (1 - recipe.lengthen) else recipe.length
-            inputs, labels = batch(ids, length, curriculum, config, recipe, rng)
+            inputs, labels = batch(ids, config, recipe, step, rng)
             loss = descend(parameters, optimizers, config, inputs.to(device), labels.to(device))
             smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
             seen += inputs.numel()
-            curriculum.advance(loss, length, late=step >= recipe.steps * recipe.text_from)
             watch(Progress(step + 1, smoothed, seen))
     except KeyboardInterrupt:
         pass
@@ -101,35 +98,39 @@ def require_muon() -> None:
         raise ModelError(f"training needs torch 2.9 or later (torch.optim.Muon); this is {torch.__version__}")
 
 
-def initial(config: Config, seed: int, device: str) -> Parameters:
-    """Normal noise of deviation 0.1 for the embedding, 0.02 for matrices, 0.3 for biases; gains at 1.
-
-    A small embedding is lost among what the layers add to it, and tokens that look alike are not copied.
-    """
+def initial(config: Config, seed: int) -> Parameters:
+    """Matrices from a normal distribution of deviation 0.02, gains at 1."""
     generator = torch.Generator().manual_seed(seed)
-    parameters = {}
-    for name, shape in shapes(config).items():
-        noise = torch.randn(shape, generator=generator)
-        deviation = 0.1 if name == "embedding" else 0.3 if name.endswith(".bias") else 0.02
-        start = torch.ones(shape) if name.endswith("norm") else deviation * noise
-        parameters[name] = start.to(device).requires_grad_()
-    return parameters
+    return {
+        name: torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * 0.02
+        for name, shape in shapes(config).items()
+    }
+
+
+def widen(parameters: Parameters, pieces: Sequence[Sequence[int]]) -> Parameters:
+    """The parameters for a wider vocabulary: each new token begins as the mean of the tokens it is made of.
+
+    pieces: for each token of the new vocabulary the ids of the old that spell it; those of the old spell themselves.
+    """
+    embedding = parameters["embedding"]
+    return {**parameters, "embedding": torch.stack([embedding[list(spelling)].mean(0) for spelling in pieces])}
 
 
 def make_optimizers(parameters: Parameters, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW without decay for the embedding, biases and gains."""
+    """Muon for the matrices inside the layers, AdamW for the embedding (decayed) and the gains (not)."""
     matrices = [p for name, p in parameters.items() if p.ndim == 2 and name != "embedding"]
-    rest = [p for name, p in parameters.items() if p.ndim == 1 or name == "embedding"]
+    gains = [p for p in parameters.values() if p.ndim == 1]
+    groups = [{"params": [parameters["embedding"]], "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
     return [
-        torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95)),
         torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.1, momentum=0.95),
     ]
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int) -> None:
-    """Linear warm-up, a long plateau, then a cosine down to 2 %."""
-    into_decay = max(0.0, (step / recipe.steps - (1 - recipe.decay)) / recipe.decay)
-    share = min(1.0, (step + 1) / recipe.warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * into_decay)))
+    """Linear warm-up, then a cosine down to 2 %."""
+    falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    share = min(1.0, (step + 1) / recipe.warm_up) * falling
     for optimizer, full in zip(optimizers, (recipe.rate, recipe.muon_rate), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = full * share
@@ -151,33 +152,13 @@ def descend(
     return loss.item()
 
 
-@dataclass
-class Curriculum:
-    """What rows are made of: blocks of at most ``longest`` tokens, doubled when they are learnt; then text too."""
-
-    longest: int = SHORT
-    text: bool = False
-    loss: float = math.inf
-
-    def advance(self, loss: float, length: int, late: bool) -> None:
-        """Take notice of a step's loss, in nats per token, on rows of so many tokens."""
-        half = (length - 1) // 2
-        self.loss = 0.9 * min(self.loss, 10.0) + 0.1 * loss
-        if not self.text and (self.loss < LEARNT or late):
-            self.text = late or self.longest >= half
-            self.longest, self.loss = min(2 * self.longest, half), math.inf
-        elif self.text:
-            self.longest = half
-
-
-def batch(
-    ids: Ids, length: int, curriculum: Curriculum, config: Config, recipe: Recipe, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def batch(ids: Ids, config: Config, recipe: Recipe, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Inputs and labels (rows, length), the labels one token ahead."""
-    share = recipe.repeated if curriculum.text else 1.0
-    longest, vocabulary = min(curriculum.longest, (length - 1) // 2), config.vocabulary
+    done = step / recipe.steps
+    length = config.positions if done >= 1 - recipe.lengthen else recipe.length
+    repeated = recipe.repeated[0 if done < 0.4 else 1]
     rows = [
-        repeated_row(length, longest, vocabulary, rng) if rng.random() < share else text_row(ids, length, rng)
+        repeated_row(length, config.vocabulary, rng) if rng.random() < repeated else text_row(ids, length, rng)
         for _ in range(max(1, recipe.tokens // length))
     ]
     inputs, labels = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
@@ -192,9 +173,9 @@ def text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]
     return row[:-1], row[1:]
 
 
-def repeated_row(length: int, longest: int, vocabulary: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
+def repeated_row(length: int, vocabulary: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
     """BOS and a random block, repeated to the end; only from its second copy on can it be predicted."""
-    block = rng.integers(1, vocabulary, int(rng.integers(SHORTEST, longest + 1)))
+    block = rng.integers(1, vocabulary, int(rng.integers(8, (length - 1) // 2 + 1)))
     row = np.concatenate([[BOS_ID], np.tile(block, length // len(block) + 1)])[: length + 1]
     labels = row[1:].copy()
     labels[: len(block)] = IGNORED
