@@ -198,14 +198,10 @@ def quiet_library() -> Iterator[None]:
 
 
 def load_config(folder: Path) -> Any:
-    """The model's config. Raises ModelError if it needs code of its own, or is of a kind that we cannot read."""
+    """The model's config. Raises ModelError if it is of a kind that we cannot read."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises ValueError, OSError, KeyError, TypeError ... for one bad file
-        if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"{folder} needs code of its own to run, which is refused: code from models is never run"
-            ) from error
         raise ModelError(f"{folder / 'config.json'} cannot be used: {first_line(error)}") from error
     if config.is_encoder_decoder:
         raise ModelError(

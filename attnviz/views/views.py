@@ -88,10 +88,10 @@ def sink_line(weights: Weights, visible: Visible, keys: tuple[Token, ...]) -> st
 
 
 def grid_sink_line(capture: Capture) -> str:
-    """The same over all layers and heads of the first map's sequence."""
-    weights = np.concatenate([part.weights.reshape(-1, *part.weights.shape[2:]) for part in capture.maps])
-    visible = np.concatenate([part.visible.reshape(-1, *part.visible.shape[2:]) for part in capture.maps])
+    """The same over all layers and heads of the capture; empty for maxima, as above."""
     if any("max" in part.heads for part in capture.maps):
         return ""
+    weights = np.concatenate([part.weights.reshape(-1, *part.weights.shape[2:]) for part in capture.maps])
+    visible = np.concatenate([part.visible.reshape(-1, *part.visible.shape[2:]) for part in capture.maps])
     line = sink_line(weights, visible, capture.maps[0].keys)
     return line and f"{line}, over all heads shown"
