@@ -1,1 +1,28 @@
-"""See and question attention: in a terminal, in figures, in numbers."""
+"""See and question attention: in a terminal, in figures, in numbers.
+
+>>> import attnviz
+>>> found = attnviz.capture("The cat sat on the mat.")
+>>> found.maps[0].weights.shape  # (layer, head, query, key)
+(3, 6, 9, 9)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnviz.api import capture
+    from attnviz.storage import load
+
+__all__ = ["capture", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, so that the command line starts without it."""
+    if name == "capture":
+        from attnviz.api import capture
+
+        return capture
+    if name == "load":
+        from attnviz.storage import load
+
+        return load
+    raise AttributeError(f"module 'attnviz' has no attribute {name!r}")

@@ -1,14 +1,20 @@
 """The record of a capture: tokens and attention maps. Frozen, NumPy, self-checking; it knows no model and no screen."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Kind: TypeAlias = Literal["self", "encoder", "decoder", "cross"]
-Weights: TypeAlias = npt.NDArray[np.float32]
+KINDS: tuple[Kind, ...] = "self", "encoder", "decoder", "cross"
+Reduction: TypeAlias = Literal["mean", "max"]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Weights: TypeAlias = Floats
 Visible: TypeAlias = npt.NDArray[np.bool_]
+ATTENTION, GIVEN = "attention", "given"
 ROW_TOLERANCE = 1e-2  # half-precision models round; a row above 1 by more than this is no attention
 
 
@@ -19,29 +25,73 @@ class Token(NamedTuple):
     """The slice of the user's text, or the name of a special token."""
     id: int
     start: int
-    """In characters; start == end where the token stands for no text."""
+    """In characters of its text; start == end where the token stands for no text."""
     end: int
     special: bool
+    segment: int = 0
+    """0 for a token of the text, 1 for one of the second text of a pair."""
 
     @classmethod
-    def of(cls, name: str, number: int, span: tuple[int, int], special: bool, text: str) -> "Token":
+    def of(cls, name: str, number: int, span: tuple[int, int], special: bool, text: str, segment: int = 0) -> "Token":
         """A token as tokenizers tell of it. White space at its ends is left out, unless it is nothing else.
 
         Byte-level tokens carry the space before a word, others do not: without it, models can be compared.
         """
         start, end = span
         if special:
-            return cls(name, number, start, end, True)
+            return cls(name, number, start, end, True, segment)
         inner = text[start:end].strip()
         if inner:
             start += text[start:end].index(inner)
             end = start + len(inner)
-        return cls(text[start:end], number, start, end, False)
+        return cls(text[start:end], number, start, end, False, segment)
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Weights pooled over tiles of neighbouring queries and keys. Axes are (layer, head, row, column)."""
+
+    mean: Floats
+    """Sum of the weights in a tile over its cells, masked ones counted."""
+    max: Floats
+    height: int
+    """Queries a tile; the last row of tiles may have fewer."""
+    width: int
+    """Keys a tile, likewise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What each head does with its weights, in numbers. The first axes are (layer, head)."""
+
+    entropy: Floats
+    """(layer, head, query): -sum of w log w, in nats."""
+    received: Floats
+    """(layer, head, key): mean weight that a key gets from the queries that see another key too.
+
+    A query with one visible key gives it everything by force, and says nothing.
+    """
+    sink: Floats
+    """(layer, head): what the first key received."""
+    distance: Floats | None = None
+    """(layer, head): mean of |query - key| over the weight, in tokens. None between two texts, as the next two."""
+    diagonal: Floats | None = None
+    """(layer, head): mean weight of a query on itself."""
+    previous: Floats | None = None
+    """(layer, head): mean weight of a query, from the second on, on the token before it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """The strongest edges of each query, in falling order: (layer, head, query, rank)."""
+
+    keys: npt.NDArray[np.int32]
+    weights: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
-    """Attention weights of some layers and heads. Axes are (layer, head, query, key); rows are queries.
+    """Attention of some layers and heads, as weights or as what was made of them. Rows are queries, columns keys.
 
     Raises ValueError if shapes disagree, a weight is negative or NaN, or a row sums to more than 1.
     """
@@ -52,31 +102,112 @@ class AttentionMap:
     """Numbers, or one name such as "mean" for a reduction over heads."""
     queries: tuple[Token, ...]
     keys: tuple[Token, ...]
-    weights: Weights
-    """(layer, head, query, key), 0 where masked."""
+    weights: Weights | None
+    """(layer, head, query, key), 0 where masked; None where only tiles, statistics or edges were kept."""
     visible: Visible
-    """Broadcasts to the shape of the weights; True where a query may attend."""
-    method: str = "attention"
+    """Broadcasts to the shape of the weights, or of the tiles; True where a query may attend."""
+    method: str = ATTENTION
+    """``attention``, or ``given`` for numbers from elsewhere, whose rows need not sum to 1."""
+    tiles: Tiles | None = None
+    statistics: Statistics | None = None
+    edges: Edges | None = None
 
     def __post_init__(self) -> None:
         shape = len(self.layers), len(self.heads), len(self.queries), len(self.keys)
-        if self.weights.shape != shape:
-            raise ValueError(f"weights have shape {self.weights.shape}, not (layer, head, query, key) = {shape}")
-        object.__setattr__(self, "visible", np.broadcast_to(self.visible, shape))
-        if 0 not in shape and not (self.weights.min() >= 0 and self.largest() <= 1 + ROW_TOLERANCE):
-            raise ValueError("attention weights must be 0 or more, and each row must sum to at most 1")
-        if np.where(self.visible, 0, self.weights).any():
+        if self.weights is not None:
+            require_weights(self.weights, shape, self.method, sums="max" not in self.heads)
+        for part in (self.statistics, self.edges):
+            require_leading(part, shape[:2])
+        cells = shape if self.tiles is None else require_tiles(self.tiles, shape)
+        object.__setattr__(self, "visible", np.broadcast_to(self.visible, cells))
+        if self.weights is not None and any(
+            weights[~visible].any()  # head by head: a copy of all of them may not fit
+            for layer in zip(self.weights, self.visible, strict=True)
+            for weights, visible in zip(*layer, strict=True)
+        ):
             raise ValueError("attention weights must be 0 where masked")
 
-    def largest(self) -> float:
-        """The largest sum of a row; of maxima over heads, which need not sum to 1, the largest weight."""
-        return float((self.weights if "max" in self.heads else self.weights.sum(-1)).max())
+    def part(self, layers: Sequence[int], heads: Sequence[int]) -> "AttentionMap":
+        """Some layers and heads, by their places here."""
+        at = np.ix_(layers, heads)
 
-    def reduced(self, how: Literal["mean", "max"]) -> "AttentionMap":
-        """The mean or the maximum over the heads, as one head of that name."""
-        weights = getattr(self.weights, how)(axis=1, keepdims=True)
-        visible = np.any(self.visible, axis=1, keepdims=True)
-        return AttentionMap(self.kind, self.layers, (how,), self.queries, self.keys, weights, visible, self.method)
+        def pick(kept: Any) -> Any:
+            return kept and replace(kept, **{name: array[at] for name, array in named_arrays(kept).items()})
+
+        return replace(
+            self,
+            layers=tuple(self.layers[i] for i in layers),
+            heads=tuple(self.heads[i] for i in heads),
+            weights=None if self.weights is None else self.weights[at],
+            visible=self.visible[at],
+            tiles=pick(self.tiles),
+            statistics=pick(self.statistics),
+            edges=pick(self.edges),
+        )
+
+    def window(self, rows: range, columns: range) -> "AttentionMap":
+        """Neighbouring queries and keys, with the weights alone. Raises ValueError if there are none."""
+        if self.weights is None:
+            raise ValueError("a window shows weights, and this map has none")
+        at = ..., slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        queries, keys = self.queries[rows.start : rows.stop], self.keys[columns.start : columns.stop]
+        shown = self.weights[at], self.visible[at]
+        return AttentionMap(self.kind, self.layers, self.heads, queries, keys, *shown, self.method)
+
+    def reduced(self, how: Reduction) -> "AttentionMap":
+        """The mean or the maximum over the heads, as one head of that name; of statistics the mean over the heads."""
+
+        def merge(array: Any, how: str = how) -> Any:
+            return getattr(np, how)(array, axis=1, keepdims=True)
+
+        tiles, found = self.tiles, self.statistics
+        return AttentionMap(
+            self.kind,
+            self.layers,
+            (how,),
+            self.queries,
+            self.keys,
+            None if self.weights is None else merge(self.weights),
+            np.any(self.visible, axis=1, keepdims=True),
+            self.method,
+            tiles and Tiles(merge(tiles.mean), merge(tiles.max), tiles.height, tiles.width),
+            found and Statistics(**{name: merge(array, "mean") for name, array in named_arrays(found).items()}),
+        )
+
+
+def named_arrays(part: Tiles | Statistics | Edges) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of one of the records above, by name; those that were not made are left out."""
+    found = {field.name: getattr(part, field.name) for field in fields(part)}
+    return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
+
+
+def require_weights(weights: Weights, shape: tuple[int, ...], method: str, *, sums: bool) -> None:
+    """Raise ValueError unless weights are those of attention; ``sums`` if their rows are to sum to 1."""
+    if weights.shape != shape:
+        raise ValueError(f"weights have shape {weights.shape}, not (layer, head, query, key) = {shape}")
+    if 0 in shape:
+        return
+    if not (weights.min() >= 0 and np.isfinite(weights.max())):
+        raise ValueError("attention weights must be numbers of 0 or more")
+    largest = float((weights.sum(-1) if sums else weights).max())
+    if method == ATTENTION and largest > 1 + ROW_TOLERANCE:
+        raise ValueError(f"each row of attention weights must sum to at most 1, not {largest:.4g}")
+
+
+def require_leading(part: Statistics | Edges | None, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the arrays begin with (layer, head)."""
+    for array in named_arrays(part).values() if part else ():
+        if array.shape[:2] != shape:
+            raise ValueError(f"statistics or edges have shape {array.shape}, not (layer, head, ...) = {shape}")
+
+
+def require_tiles(tiles: Tiles, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the tiles of a map. Raises ValueError if they do not fit it."""
+    *lead, n, m = shape
+    expected = (*lead, -(-n // tiles.height), -(-m // tiles.width))
+    if tiles.mean.shape != expected or tiles.max.shape != expected:
+        raise ValueError(f"tiles have shapes {tiles.mean.shape} and {tiles.max.shape}, not {expected}")
+    return expected
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,3 +219,16 @@ class Capture:
     maps: tuple[AttentionMap, ...]
     notes: tuple[str, ...] = ()
     """What the reader should know of how this came about: truncation, for example."""
+    pair: str | None = None
+    """The second text of a pair."""
+    target: str | None = None
+    """The text of the decoder of an encoder-decoder."""
+    fidelity: float | None = None
+    """Largest difference between weights times values and the output that the model went on with, as a share of that
+    layer's largest output; None where it was not measured."""
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write an ``.attn`` file, or ``.json`` or ``.npz`` by the suffix. Raises UsageError or OutputError."""
+        from attnviz import storage  # the record itself knows no file
+
+        storage.save(self, Path(path), force=force)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attnviz.analysis.statistics import describe
 from attnviz.record import AttentionMap, Capture, Token
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -68,7 +69,9 @@ def capture() -> Capture:
     )
     weights = np.tril(np.random.default_rng(0).random((2, 2, 4, 4), np.float32) + 0.1)
     weights /= weights.sum(-1, keepdims=True)
-    part = AttentionMap("self", (0, 1), (0, 1), tokens, tokens, weights, np.tri(4, dtype=bool))
+    visible = np.tri(4, dtype=bool)
+    found = describe(weights, visible, True)
+    part = AttentionMap("self", (0, 1), (0, 1), tokens, tokens, weights, visible, statistics=found)
     return Capture("toy", "the cat sat", (part,))
 
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
 
-from attnviz.analysis.statistics import sink
-from attnviz.models import Request, load
+from attnviz.analysis.statistics import describe
+from attnviz.models import Prompt, Request, load
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.render.colour import RAMP_256, viridis
 from attnviz.render.figure import draw as draw_figure
 from attnviz.render.figure import png
 from attnviz.render.terminal import Screen, draw, fit, stack
 from attnviz.selection import parse
-from attnviz.views import grid, heatmaps
+from attnviz.views import grids, heatmaps
 from attnviz.views.drawable import levels, pool
 from tests.conftest import SENTENCE
 
@@ -47,7 +47,9 @@ def long_capture(n: int, heads: int = 1) -> Capture:
     weights[..., 0] += 0.3
     weights = np.tril(weights)
     weights /= weights.sum(-1, keepdims=True)
-    part = AttentionMap("self", (0,), tuple(range(heads)), tokens, tokens, weights, np.tri(n, dtype=bool))
+    visible = np.tri(n, dtype=bool)
+    found = describe(weights, visible, True)
+    part = AttentionMap("self", (0,), tuple(range(heads)), tokens, tokens, weights, visible, statistics=found)
     return Capture("toy", "", (part,))
 
 
@@ -57,7 +59,7 @@ def long_capture(n: int, heads: int = 1) -> Capture:
 def test_golden_screens(width: int, paint: str, view: str, request: pytest.FixtureRequest) -> None:
     """A picture of 24 tokens looks as it did, at every width, with no colour."""
     capture = long_capture(24, heads=6)
-    drawable = grid(capture) if view == "grid" else heatmaps(capture)[0]
+    drawable = grids(capture)[0] if view == "grid" else heatmaps(capture)[0]
     found = text_of(drawable, Screen(width, paint))
     golden = GOLDEN / f"{view}-{width}-{paint}.txt"
     if request.config.getoption("--update-golden"):
@@ -69,7 +71,9 @@ def test_golden_screens(width: int, paint: str, view: str, request: pytest.Fixtu
 @pytest.mark.parametrize("width", [40, 120])
 def test_golden_colours(width: int, paint: str, capture: Capture, request: pytest.FixtureRequest) -> None:
     """The same with colours, numbers in the cells and half blocks."""
-    found = painted(heatmaps(capture)[0], Screen(width, paint)) + "\n" + painted(grid(capture), Screen(width, paint))
+    found = (
+        painted(heatmaps(capture)[0], Screen(width, paint)) + "\n" + painted(grids(capture)[0], Screen(width, paint))
+    )
     golden = GOLDEN / f"colour-{width}-{paint}.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(found, "utf-8")
@@ -90,7 +94,7 @@ def test_long_model_names_keep_layer_and_head(capture: Capture) -> None:
 def test_pictures_fit_the_screen(n: int, width: int, paint: str) -> None:
     """No line of any view is wider than the screen, however long the text, and a picture is never empty."""
     capture = long_capture(n, heads=13)
-    for drawable in (heatmaps(capture)[0], grid(capture)):
+    for drawable in (heatmaps(capture)[0], grids(capture)[0]):
         lines = text_of(drawable, Screen(width, paint)).splitlines()
         assert max(map(cell_len, lines)) <= width
         assert len(lines) >= 4
@@ -145,21 +149,11 @@ def test_captions_tell_what_is_seen(capture: Capture) -> None:
     assert "a note" in text_of(heatmaps(mean)[0], Screen(80, "shades"))
 
 
-def test_the_sink_is_where_the_weight_goes() -> None:
-    """Of the candidates the one with most weight; queries that see one key do not count."""
-    weights = np.array([[1, 0, 0], [0.2, 0.8, 0], [0.1, 0.3, 0.6]], np.float32)
-    visible = np.tri(3, dtype=bool)
-    found = sink(weights, visible, [0, 1])
-    assert found.key == 1
-    assert found.share == pytest.approx(0.55)
-    assert sink(weights[:1, :1], visible[:1, :1], [0]) is None
-
-
 def test_ragged_heads_have_gaps() -> None:
     """L0H1,L2H0 is a grid with a panel for each and gaps between."""
     from attnviz.selection import ALL, parse_heads
 
-    drawable = grid(load().capture(SENTENCE, Request(ALL, parse_heads("L0H1,L2H0"))))
+    drawable = grids(load().capture(Prompt(SENTENCE), Request(ALL, parse_heads("L0H1,L2H0"))))[0]
     assert (drawable.rows, drawable.columns) == (("L0", "L2"), ("H1", "H0"))
     assert [[panel is not None for panel in row] for row in drawable.panels] == [[True, False], [False, True]]
 
@@ -225,7 +219,7 @@ def test_colours_are_viridis_and_rise() -> None:
 
 def test_figures_show_the_weights() -> None:
     """The pixels of a PNG in the middle of each cell are the colours of its weight."""
-    capture = load().capture(SENTENCE, Request(parse("0"), parse("0")))
+    capture = load().capture(Prompt(SENTENCE), Request(parse("0"), parse("0")))
     drawable = heatmaps(capture)[0]
     with Image.open(io.BytesIO(png(drawable))) as picture:
         pixels = np.array(picture.convert("RGB"), int)
@@ -242,7 +236,7 @@ def test_figures_show_the_weights() -> None:
 @pytest.mark.parametrize("n", [1, 5, 90, 1500])
 def test_figures_of_any_length(n: int) -> None:
     """One token or many, one head or a grid: a picture of sane size, the same bytes each time."""
-    for drawable in (heatmaps(long_capture(n))[0], grid(long_capture(n, heads=5))):
+    for drawable in (heatmaps(long_capture(n))[0], grids(long_capture(n, heads=5))[0]):
         data = png(drawable)
         assert data == png(drawable)
         with Image.open(io.BytesIO(data)) as picture:

@@ -30,7 +30,7 @@ from attnviz.storage import to_json
 )
 def test_numbers_and_ranges(text: str, chosen: tuple[int, ...]) -> None:
     """Numbers count from 0, negative ones from the end; each is taken once, in the order given."""
-    assert parse(text).resolve(6, "layer") == chosen
+    assert parse(text).resolve(range(6), "layer") == chosen
 
 
 @pytest.mark.parametrize("text", ["", "x", "1,,2", "1-2-3", "1.5", "--1", "L1H2", "9" * 30])
@@ -44,16 +44,19 @@ def test_what_is_no_selection(text: str) -> None:
 def test_what_does_not_exist_names_the_range(text: str, told: str) -> None:
     """A layer that is not there is an error that says which are."""
     with pytest.raises(UsageError, match=told):
-        parse(text).resolve(6, "layer")
+        parse(text).resolve(range(6), "layer")
+
+
+SIX = dict.fromkeys(range(6), range(12))
 
 
 def test_named_heads_become_one_rectangle_a_layer() -> None:
     """L5H3,L2H1,L5H0 is layer 5 with heads 3 and 0, and layer 2 with head 1."""
-    assert resolve(ALL, parse_heads("L5H3,l2h1,L5H0"), 6, 12) == (((5,), (3, 0)), ((2,), (1,)))
-    assert resolve(parse("0"), parse_heads("1-2"), 6, 12) == (((0,), (1, 2)),)
-    assert resolve(ALL, parse_heads("L-1H-1"), 6, 12) == (((5,), (11,)),)
+    assert resolve(ALL, parse_heads("L5H3,l2h1,L5H0"), SIX) == (((5,), (3, 0)), ((2,), (1,)))
+    assert resolve(parse("0"), parse_heads("1-2"), SIX) == (((0,), (1, 2)),)
+    assert resolve(ALL, parse_heads("L-1H-1"), SIX) == (((5,), (11,)),)
     with pytest.raises(UsageError, match="head 12"):
-        resolve(ALL, parse_heads("L0H12"), 6, 12)
+        resolve(ALL, parse_heads("L0H12"), SIX)
     with pytest.raises(ValueError, match="mixes"):
         parse_heads("L0H1,3")
 

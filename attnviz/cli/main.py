@@ -15,6 +15,7 @@ from attnviz.escape import escape
 
 COMMANDS = {
     "show": "Draw the attention of a model on a text.",
+    "capture": "Run a model once and keep its attention in a file, to be drawn and questioned without the model.",
     "models": "List the models that --model takes.",
     "train": "Train a small language model made of our own attention layer.",
 }

@@ -47,12 +47,19 @@ model_options = together(
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
     click.option(
         "--dtype",
-        type=click.Choice(["float32", "float16", "bfloat16", "float64"]),
-        default="float32",
+        type=click.Choice(["auto", "float32", "float16", "bfloat16", "float64"]),
+        default="auto",
         show_default=True,
-        help="Type to compute in.",
+        help="Type to compute in; auto is float32 on a CPU.",
     ),
     click.option("--truncate", is_flag=True, help="Cut a text that is longer than the model reads."),
+)
+
+prompt_options = together(
+    click.option("--pair", help="A second text, for models of pairs."),
+    click.option("--target", help="What the decoder of an encoder-decoder reads. Default: what it writes itself."),
+    click.option("--chat", is_flag=True, help="TEXT is a message, or JSON messages, for the model's chat template."),
+    click.option("--generate", type=click.IntRange(1), metavar="N", help="Let a causal model write N tokens more."),
 )
 
 selection_options = together(
@@ -62,6 +69,10 @@ selection_options = together(
     click.option(
         "-H", "--heads", type=SelectionType("heads", selection.parse_heads), help="Heads, likewise, or L5H3,L2H1."
     ),
+)
+
+map_option = click.option(
+    "--map", "kind", type=click.Choice(["encoder", "decoder", "cross"]), help="Which map of an encoder-decoder."
 )
 
 output_options = together(
@@ -76,6 +87,8 @@ screen_options = together(
         "--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Use colour."
     ),
 )
+
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Tell on stderr how exact the weights are.")
 
 talk_options = together(
     click.option("-q", "--quiet", is_flag=True, help="No notes or progress on stderr."),

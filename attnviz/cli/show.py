@@ -1,101 +1,137 @@
 """`attnviz show`."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
-from attnviz.cli import text as text_input
 from attnviz.cli.options import (
+    SelectionType,
+    map_option,
     model_options,
     note,
     output_options,
+    prompt_options,
     screen_options,
     selection_options,
     talk_options,
     text_argument,
+    verbose_option,
 )
 from attnviz.cli.screen import screen, show
-from attnviz.errors import UsageError
+from attnviz.cli.take import reread, take, tell
+from attnviz.errors import InputError, UsageError
 from attnviz.files import require_new, write_whole
-from attnviz.models.request import Request
-from attnviz.record import Capture
+from attnviz.record import Capture, Kind, Reduction
 from attnviz.render.terminal import Screen, draw
-from attnviz.selection import ALL, Named, Selection
+from attnviz.request import Request
+from attnviz.selection import ALL, Named, Selection, parse_window
 from attnviz.storage import to_json
-from attnviz.views import Drawable, grid, heatmaps
+from attnviz.views import Drawable, grids, heatmaps
 
 LAST = Selection(((-1, -1),))
+WHOLE = slice(None)
 FORMATS = (".png", ".json")
+CELLS = 1200  # of a figure's side, at most
 
 
 @click.command()
 @text_argument
 @selection_options
+@map_option
 @click.option("--view", type=click.Choice(["heatmap", "grid"]), help="One picture a head, or all heads as thumbnails.")
 @click.option("--reduce", "how", type=click.Choice(["mean", "max"]), help="Merge the chosen heads of a layer into one.")
+@click.option("--rows", type=SelectionType("A:B", parse_window), help="Only these queries, at full resolution.")
+@click.option("--cols", "columns", type=SelectionType("A:B", parse_window), help="Only these keys, likewise.")
+@click.option("--from", "source", metavar="FILE", help="Draw a capture or arrays: .attn, .npz, .safetensors or .json.")
+@prompt_options
 @model_options
 @output_options
 @screen_options
+@verbose_option
 @talk_options
 def command(
     text: str | None,
     layers: Selection | None,
     heads: Selection | Named | None,
-    view: Literal["heatmap", "grid"] | None,
-    how: Literal["mean", "max"] | None,
+    kind: Kind | None,
+    view: str | None,
+    how: Reduction | None,
+    rows: slice | None,
+    columns: slice | None,
+    source: str | None,
     output: str | None,
     force: bool,
     as_json: bool,
     width: int | None,
     color: str,
+    verbose: bool,
     quiet: bool,
-    truncate: bool,
-    **model: Any,
+    **options: Any,
 ) -> None:
     """Draw the attention of a model on a text: rows are queries, columns the keys that they attend to.
 
     TEXT may be - for stdin, @FILE or @sample:NAME. Without --layers and --heads it is the mean over the heads of the
-    last layer; --view grid shows all of them.
+    last layer; --view grid shows all of them. A long text is drawn in tiles; --rows and --cols open a window in it.
 
     \b
     Examples:
       attnviz show "The cat sat on the mat because it was tired."
       attnviz show --view grid @sample:repeat
-      attnviz show -H L1H3 @sample:repeat
+      attnviz show -H L1H3 @sample:repeat --rows 20:40
       attnviz show -l all --reduce mean "Where does it look?" --json
       attnviz show "Hello, world" --model bert-base -o hello.png
+      attnviz show --from run.attn -l 0
     """
+    on = screen(width, color)
     if output is not None:
         check_output(Path(output), force)
-    content = text_input.read(text, quiet)
     overview = view == "grid" and how is None
+    exact = as_json or (output is not None and output.lower().endswith(".json"))
+    request = Request(
+        *choose(layers, heads, overview),
+        options["truncate"],
+        (kind,) if kind else (),
+        () if overview else ("self", "cross"),
+        "weights" if exact or rows or columns else "tiles",
+        CELLS if output is not None else on.width,
+        rows=rows or WHOLE,
+        columns=columns or WHOLE,
+    )
+    capture = take(text, request, options, quiet) if source is None else reread(text, source, request, options)
     if heads is None and not overview:
         how = how or "mean"
-    chosen = choose(layers, heads, overview)
-    capture = take(content, Request(*chosen, truncate), quiet, model)
     if how:
         capture = reduce(capture, how, told=heads is not None)
+    tell(capture, quiet, verbose)
+    deliver(capture, view, on if output is None and not as_json else None, output, as_json, quiet)
+    if output is None and not as_json and layers is None and heads is None and not overview and source is None:
+        note("see more: --view grid draws every head; -l and -H choose layers and heads", quiet)
+
+
+def deliver(
+    capture: Capture, view: str | None, on: Screen | None, output: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Draw on the screen, or write what is asked for and tell the notes, which a picture holds."""
     if output is not None:
         write(capture, Path(output), view, quiet)
     if as_json:
         click.echo(to_json(capture))
-    if output is None and not as_json:
-        paint(capture, view, screen(width, color))
-        if layers is None and heads is None and not overview:
-            note("see more: --view grid draws every head; -l and -H choose layers and heads", quiet)
-    else:
+    if on is None:
         for line in capture.notes:
             note(line, quiet)
+        return
+    for drawable in drawables(capture, view):
+        show(draw(drawable, on), on)
 
 
-def reduce(capture: Capture, how: Literal["mean", "max"], told: bool) -> Capture:
+def reduce(capture: Capture, how: Reduction, told: bool) -> Capture:
     """One head a layer instead of several; ``told`` if it must be said which these were, not all of them."""
-    notes = tuple(f"{how} over heads {', '.join(map(str, part.heads))}" for part in capture.maps) if told else ()
-    maps = tuple(part.reduced(how) for part in capture.maps)
+    parts = [part for part in capture.maps if isinstance(part.heads[0], int)]  # a file may hold a reduction already
+    notes = tuple(f"{how} over heads {', '.join(map(str, part.heads))}" for part in parts) if told else ()
+    maps = tuple(part.reduced(how) if part in parts else part for part in capture.maps)
     return replace(capture, maps=maps, notes=(*capture.notes, *dict.fromkeys(notes)))
 
 
@@ -110,32 +146,14 @@ def choose(
     return layers or (ALL if overview else LAST), heads or ALL
 
 
-def take(text: str, request: Request, quiet: bool, model: dict[str, Any]) -> Capture:
-    """Load the model and run it."""
-    from attnviz.models import Placement, load
-
-    loaded = load(
-        model["model"],
-        revision=model["revision"],
-        placement=Placement(model["device"], model["dtype"]),
-        offline=model["offline"],
-        quiet=quiet or not sys.stderr.isatty(),
-    )
-    return loaded.capture(text, request)
-
-
 def drawables(capture: Capture, view: str | None) -> Sequence[Drawable]:
-    """The pictures of a capture: one heatmap, or a grid where there are several heads, unless --view says so."""
+    """The pictures of a capture: one heatmap, or grids where there are several heads, unless --view says so."""
+    if not all(part.weights is not None or part.tiles for part in capture.maps):
+        raise InputError("this capture holds statistics or edges only: there is nothing to draw")
     single = sum(len(part.layers) * len(part.heads) for part in capture.maps) == 1
     if view == "grid" or (view is None and not single):
-        return [grid(capture)]
+        return grids(capture)
     return heatmaps(capture)
-
-
-def paint(capture: Capture, view: str | None, on: Screen) -> None:
-    """Draw on stdout."""
-    for drawable in drawables(capture, view):
-        show(draw(drawable, on), on)
 
 
 def check_output(path: Path, force: bool) -> None:
@@ -154,7 +172,7 @@ def write(capture: Capture, path: Path, view: str | None, quiet: bool) -> None:
 
         pictures = drawables(capture, view)
         if len(pictures) > 1:
-            raise UsageError(f"a .png holds one picture, not {len(pictures)}: choose one head, or --view grid")
+            raise UsageError(f"a .png holds one picture, not {len(pictures)}: choose one head, --map, or --view grid")
         data = png(pictures[0])
     write_whole(path, data)
     note(f"wrote {path}", quiet)

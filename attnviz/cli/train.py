@@ -57,7 +57,7 @@ def command(
     check_sizes(sizes["dim"], sizes["heads"])
     from attnviz.lm import corpus as texts
     from attnviz.lm import run, store
-    from attnviz.models.request import torch_device
+    from attnviz.models.checks import torch_device
 
     documents = texts.read(corpus)
     vocabulary_text = texts.read([tokenizer_text]) if tokenizer_text else documents

@@ -41,3 +41,14 @@ def cast(array: Array, dtype: Any) -> Array:
 def is_floating(array: Array) -> bool:
     """Whether the array holds real numbers, not booleans or integers."""
     return bool(array.dtype.is_floating_point) if namespace(array) is not np else array.dtype.kind == "f"
+
+
+def override(*arrays: Array) -> Any:
+    """Torch's handler for a function of these tensors if somebody asked to see its calls, as a tap does, else None.
+
+    See https://pytorch.org/docs/stable/torch.overrides.html: what torch's own functions do at their beginning.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.overrides.has_torch_function(arrays):
+        return None
+    return torch.overrides.handle_torch_function

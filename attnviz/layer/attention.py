@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnviz.layer.arrays import Array, as_array, cast, is_floating, namespace, widen
+from attnviz.layer.arrays import Array, as_array, cast, is_floating, namespace, override, widen
 from attnviz.layer.scores import Score, score_function
 
 
@@ -43,6 +43,11 @@ def attend(
 
     Raises ValueError where shapes do not fit or a sequence is empty; the message names both shapes.
     """
+    overridden = override(query, key, value)
+    if overridden is not None:
+        options = {"score": score, "mask": mask, "causal": causal, "residual": residual}
+        handled: Attended = overridden(attend, (query, key, value), query, key, value, **options)
+        return handled
     query, key, value = as_array(query), as_array(key), as_array(value)
     require_sequences(query, key, value)
     q, k, v = widen(query), widen(key), widen(value)

@@ -40,13 +40,20 @@ class Block(NamedTuple):
     """Its attention: weights and scores (..., heads, n, n)."""
 
 
-def blocks(parameters: Mapping[str, Array], ids: Array, config: Config) -> Iterator[Block]:
-    """Run the layers one by one on token ids (..., n). Stop iterating and the layers after are never computed."""
+def blocks(
+    parameters: Mapping[str, Array], ids: Array, config: Config, masks: Mapping[int, Array] | None = None
+) -> Iterator[Block]:
+    """Run the layers one by one on token ids (..., n). Stop iterating and the layers after are never computed.
+
+    masks: for some layers booleans (heads, n, n), False where an edge is cut, beside what causality hides.
+    """
+    masks = masks or {}
     hidden = parameters["embedding"][ids]  # (..., n, dim)
     for layer in range(config.layers):
         mine = within(parameters, f"layers.{layer}.")
         x = normalise(hidden, mine["attention_norm"])
-        attended = multi_head_attend(within(mine, "attention."), x, x, x, heads=config.heads, causal=True, rotary=True)
+        attention, mask = within(mine, "attention."), masks.get(layer)
+        attended = multi_head_attend(attention, x, x, x, heads=config.heads, mask=mask, causal=True, rotary=True)
         hidden = hidden + attended.output
         hidden = hidden + feed_forward(mine, normalise(hidden, mine["feed_forward_norm"]))
         yield Block(hidden, attended)

@@ -1,8 +1,25 @@
-"""Text + request -> Capture. One backend a file; ``load`` picks it by what the model's folder holds."""
+"""A prompt and a request -> Capture. One backend a file; ``load`` picks it by what the model's folder holds."""
 
-from attnviz.models.request import Model, Placement, Request
+from typing import Protocol
 
-__all__ = ["Model", "Placement", "Request", "load"]
+from attnviz.record import Capture
+from attnviz.request import Edge, Placement, Prompt, Request
+
+__all__ = ["Edge", "Model", "Placement", "Prompt", "Request", "load"]
+
+
+class Model(Protocol):
+    """A loaded model."""
+
+    name: str
+
+    def capture(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...] = ()) -> Capture:
+        """Run the model and keep what the request names, one map a rectangle of layers and heads.
+
+        cuts: edges to cut, which changes what the model computes from there on. Raises UsageError for a layer or head
+        that is not there, InputError for a text that does not fit or a result that would not fit into memory.
+        """
+        ...
 
 
 def load(
@@ -12,9 +29,11 @@ def load(
     placement: Placement = Placement(),  # noqa: B008 - frozen
     offline: bool = False,
     quiet: bool = True,
+    writes: bool = False,
 ) -> Model:
     """Load a model: ``builtin``, a folder, an alias or a hub id; the local cache first, then a download.
 
+    writes: with the part that continues a text, for ``Prompt.generate``.
     Raises ModelError if it cannot be had or is refused, UsageError if the device is not there.
     """
     from attnviz.lm import store
@@ -27,4 +46,4 @@ def load(
         return Builtin(name, folder, placement)
     from attnviz.models.huggingface import HuggingFace
 
-    return HuggingFace(name, folder, placement)
+    return HuggingFace.load(name, folder, placement, writes=writes)

@@ -1,8 +1,11 @@
 """Our own language model, from the package or from a folder that ``attnviz train`` wrote.
 
 On the CPU it runs in NumPy, so that nothing waits for torch; the same function runs on torch tensors for other devices.
+Its texts are short, so whatever is to be kept is made of its weights.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,14 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from attnviz.errors import ModelError
+from attnviz.analysis.statistics import describe, strongest, tile
+from attnviz.errors import ModelError, UsageError
 from attnviz.lm import store
-from attnviz.lm.model import blocks
-from attnviz.models.request import Placement, Request, require_length, torch_device
-from attnviz.record import AttentionMap, Capture, Token
-from attnviz.selection import resolve
+from attnviz.lm.model import Block, blocks, logits
+from attnviz.models.checks import require_length, require_none, torch_device
+from attnviz.record import AttentionMap, Capture, Floats, Token
+from attnviz.request import Edge, Placement, Prompt, Request
+from attnviz.selection import require_kinds, require_window, resolve
 
 
 class Builtin:
@@ -31,50 +36,109 @@ class Builtin:
             raise ModelError(f"the tokenizer in {folder} is damaged: {error}") from error
         self.tokenizer.encode_special_tokens = True  # "<bos>" in a text is text
         self.torch_device = None if runs_in_numpy(placement) else torch_device(placement.device)
-        self.parameters = {name: self.place(array, placement.dtype) for name, array in stored.parameters.items()}
+        dtype = "float32" if placement.dtype == "auto" else placement.dtype
+        self.parameters = {name: self.place(array, dtype) for name, array in stored.parameters.items()}
 
-    def place(self, array: Any, dtype: str) -> Any:
-        """A parameter as a NumPy array or on the torch device."""
+    def place(self, array: Any, dtype: str | None = None) -> Any:
+        """An array as a NumPy array or on the torch device."""
         if self.torch_device is None:
-            return array.astype(dtype, copy=False)
+            return array.astype(dtype or array.dtype, copy=False)
         import torch
 
-        return torch.from_numpy(array).to(self.torch_device, getattr(torch, dtype))
+        placed = torch.from_numpy(array).to(self.torch_device)
+        return placed.to(getattr(torch, dtype)) if dtype else placed
 
-    def capture(self, text: str, request: Request) -> Capture:
+    def capture(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...] = ()) -> Capture:
         """See ``Model.capture``."""
-        rectangles = resolve(request.layers, request.heads, self.config.layers, self.config.heads)
-        encoding = self.tokenizer.encode(text)
-        note = require_length(len(encoding.ids), self.config.positions, request.truncate, self.name)
-        if note:
-            encoding.truncate(self.config.positions)
-        weights = self.weights(encoding.ids, max(max(layers) for layers, _ in rectangles))
-        tokens = read_tokens(encoding, text)
-        visible = np.tri(len(tokens), dtype=bool)
+        require_none({"--pair": prompt.pair, "--target": prompt.target, "--chat": prompt.chat}, self.name)
+        require_kinds(request.kinds, ("self",))
+        there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
+        rectangles = resolve(request.layers, request.heads, there)
+        ids, tokens, text, note = self.read(prompt, request.truncate)
+        masks = self.masks(cuts, len(ids))
+        weights = self.weights(ids, max(max(layers) for layers, _ in rectangles), masks)
         if not np.isfinite(weights).all():
             raise ModelError(f"the weights of {self.name} are damaged: its attention is not a number")
         maps = tuple(
-            AttentionMap("self", layers, heads, tokens, tokens, weights[np.ix_(layers, heads)], visible)
-            for layers, heads in rectangles
+            make_map(layers, heads, tokens, weights[np.ix_(layers, heads)], request) for layers, heads in rectangles
         )
         return Capture(self.name, text, maps, (note,) if note else ())
 
-    def weights(self, ids: list[int], last: int) -> Any:
-        """Weights (layer, head, query, key) of the layers up to ``last``; those after it are not computed."""
+    def read(self, prompt: Prompt, truncate: bool) -> tuple[list[int], tuple[Token, ...], str, str | None]:
+        """Ids and tokens of a prompt, its text with what the model wrote after it, and a note if it was cut."""
+        encoding, room = self.tokenizer.encode(prompt.text), self.config.positions - prompt.generate
+        note = require_length(len(encoding.ids), room, truncate, self.name)
+        if note:
+            encoding.truncate(room)
+        ids, tokens, text = list(encoding.ids), read_tokens(encoding, prompt.text), prompt.text
+        for _ in range(prompt.generate):
+            ids.append(self.next_token(ids))
+            piece = self.tokenizer.decode(ids[len(tokens) :])  # what is new since the last whole sign
+            if piece.endswith("\ufffd") and len(ids) - len(encoding.ids) < prompt.generate:
+                continue
+            span = len(text), len(text) + len(piece)
+            text += piece
+            tokens += tuple(Token.of("", number, span, False, text) for number in ids[len(tokens) :])
+        return ids, tokens, text, note
+
+    def next_token(self, ids: list[int]) -> int:
+        """The likeliest next token."""
+        *_, last = self.run(ids, self.config.layers)
+        return int(logits(self.parameters, last.hidden[-1:])[0].argmax())
+
+    def run(self, ids: list[int], layers: int, masks: Mapping[int, Any] | None = None) -> list[Block]:
+        """The first so many layers; those after them are not computed."""
+        return list(islice(blocks(self.parameters, self.place(np.array(ids)), self.config, masks), layers))
+
+    def masks(self, cuts: tuple[Edge, ...], length: int) -> dict[int, Any]:
+        """For each layer of which an edge is cut, (head, query, key), False there. Raises UsageError."""
+        found: dict[int, Any] = {}
+        for cut in cuts:
+            if cut.layer not in range(self.config.layers) or cut.head not in range(self.config.heads):
+                raise UsageError(f"there is no head L{cut.layer}H{cut.head} to cut an edge of")
+            mask = found.setdefault(cut.layer, np.ones((self.config.heads, length, length), dtype=bool))
+            mask[cut.head, cut.query, cut.key] = False
+        return {layer: self.place(mask) for layer, mask in found.items()}
+
+    def weights(self, ids: list[int], last: int, masks: Mapping[int, Any]) -> Any:
+        """Weights (layer, head, query, key) of the layers up to ``last``."""
         if self.torch_device is None:
-            run = islice(blocks(self.parameters, np.array(ids), self.config), last + 1)
+            run = self.run(ids, last + 1, masks)
             return np.stack([block.attended.weights for block in run], dtype=np.float32)
         import torch
 
         with torch.inference_mode():
-            run = islice(blocks(self.parameters, torch.tensor(ids, device=self.torch_device), self.config), last + 1)
-            kept = torch.stack([block.attended.weights for block in run])
+            kept = torch.stack([block.attended.weights for block in self.run(ids, last + 1, masks)])
         return kept.float().cpu().numpy()
+
+
+def make_map(
+    layers: tuple[int, ...], heads: tuple[int, ...], tokens: tuple[Token, ...], weights: Floats, request: Request
+) -> AttentionMap:
+    """What is kept of weights (layer, head, query, key)."""
+    visible = np.tri(len(tokens), dtype=bool)
+    if request.windowed:
+        rows, columns = (
+            require_window(part, len(tokens), noun)
+            for part, noun in ((request.rows, "--rows"), (request.columns, "--cols"))
+        )
+        at = np.s_[rows.start : rows.stop], np.s_[columns.start : columns.stop]
+        queries, keys = tokens[at[0]], tokens[at[1]]
+        return AttentionMap("self", layers, heads, queries, keys, weights[..., at[0], at[1]], visible[at])
+    make = partial(AttentionMap, "self", layers, heads, tokens, tokens, statistics=describe(weights, visible, True))
+    if request.keep == "weights":
+        return make(weights, visible)
+    if request.keep == "tiles":
+        tiles, seen = tile(weights, request.tiles), tile(visible[None, None], request.tiles)
+        whole = weights if (tiles.height, tiles.width) == (1, 1) else None
+        return make(whole, seen.max.astype(bool), tiles=tiles)
+    edges = strongest(weights, request.strongest) if request.keep == "edges" else None
+    return make(None, np.array(True), edges=edges)
 
 
 def runs_in_numpy(placement: Placement) -> bool:
     """Whether NumPy does: it has no bfloat16, and nothing is gained in its float16."""
-    return placement.device in ("auto", "cpu") and placement.dtype in ("float32", "float64")
+    return placement.device in ("auto", "cpu") and placement.dtype in ("auto", "float32", "float64")
 
 
 def read_tokens(encoding: Encoding, text: str) -> tuple[Token, ...]:

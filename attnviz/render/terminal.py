@@ -95,7 +95,9 @@ def draw_heatmap(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
     gutter = min(LABEL_WIDTH, max(map(cell_len, drawable.rows))) + 1
     n_columns = len(drawable.columns)
     numbered = gutter + len(str(len(drawable.rows))) + 1  # the number of each row is the legend of the columns
-    if numbered + VALUE_WIDTH * n_columns <= screen.width and drawable.rows == drawable.columns:
+    if drawable.step != (1, 1):
+        yield from dense_lines(drawable, screen, gutter)
+    elif numbered + VALUE_WIDTH * n_columns <= screen.width and drawable.rows == drawable.columns:
         yield from value_lines(drawable, screen, gutter, numbered)
     elif gutter + STACKED_WIDTH * n_columns <= screen.width:
         yield from stacked_lines(drawable, screen, gutter)
@@ -125,11 +127,12 @@ def stacked_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[Li
 def dense_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[Line]:
     """One column a cell, two rows a line where there is colour; a text longer than the screen is wide is pooled."""
     side = screen.width - gutter
-    n_rows, n_columns = drawable.panel.values.shape
+    (n_rows, n_columns), (height, width) = drawable.panel.values.shape, drawable.step
     panel = drawable.panel.pooled(side, side)
     cells = steps_of(panel, drawable.top)
-    yield [Segment(" " * gutter + ticks(n_columns, cells.shape[1], "|" if screen.paint == "ascii" else "╷"), DIM)]
-    firsts = starting(n_rows, side)
+    mark = "|" if screen.paint == "ascii" else "╷"
+    yield [Segment(" " * gutter + ticks(starting(n_columns, cells.shape[1]) * width, mark), DIM)]
+    firsts = starting(n_rows, side) * height
     high = 2 if screen.coloured else 1
     for top, line in zip(range(0, len(cells), high), cell_lines(cells, screen), strict=True):
         yield [Segment(fit(drawable.rows[firsts[top]], gutter - 1) + " "), *line]
@@ -185,8 +188,9 @@ def closing_lines(drawable: Drawable, screen: Screen, gutter: int) -> Iterator[L
 def pooling_line(drawable: Drawable, screen: Screen, gutter: int) -> str:
     """What was pooled to fit the screen; empty if nothing was."""
     side = thumbnail_side(drawable, screen, gutter) if isinstance(drawable, Grid) else screen.width - gutter
-    longest = max(max(panel.values.shape) for panel in panels(drawable))
-    return f"{longest} tokens on {side} cells: each is the largest weight that it stands for" if longest > side else ""
+    cells = min(side, max(max(panel.values.shape) for panel in panels(drawable)))
+    told = f"{drawable.tokens} tokens on {cells} cells: each is the largest weight that it stands for"
+    return told if drawable.tokens > cells else ""
 
 
 def has_masked(drawable: Drawable) -> bool:
@@ -282,10 +286,9 @@ def number(value: float) -> str:
     return f"{value:.2f}"[1:].center(VALUE_WIDTH) if value < 0.995 else "1.0 "
 
 
-def ticks(tokens: int, columns: int, mark: str = "╷") -> str:
-    """A line of token numbers above so many columns, one every ten columns."""
-    places = starting(tokens, columns)
-    line = ""
+def ticks(places: npt.NDArray[np.int64], mark: str = "╷") -> str:
+    """A line of token numbers, given that of the first token of each column; one every ten columns."""
+    line, columns = "", len(places)
     for column in range(0, columns, TICKS):
         tick = f"{mark}{places[column]}"
         if column + len(tick) <= columns:

@@ -36,6 +36,13 @@ class Heatmap:
     top: float
     """The weight at the end of the colour scale; the scale starts at 0."""
     caption: tuple[str, ...]
+    step: tuple[int, int] = (1, 1)
+    """Tokens that a row, and a column, of the panel stands for; labels are those of single tokens."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the longer side."""
+        return max(len(self.rows), len(self.columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +55,8 @@ class Grid:
     panels: tuple[tuple[Panel | None, ...], ...]
     top: float
     caption: tuple[str, ...]
+    tokens: int
+    """Tokens of the longer side of a panel."""
 
 
 Drawable: TypeAlias = Heatmap | Grid

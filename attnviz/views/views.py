@@ -4,8 +4,10 @@ import numpy as np
 
 from attnviz.analysis.statistics import sink
 from attnviz.escape import escape, label
-from attnviz.record import AttentionMap, Capture, Token, Visible, Weights
+from attnviz.record import AttentionMap, Capture, Token
 from attnviz.views.drawable import Grid, Heatmap, Panel
+
+KINDS = {"encoder": "encoder", "decoder": "decoder", "cross": "cross-attention"}  # "self" goes without saying
 
 
 def heatmaps(capture: Capture) -> list[Heatmap]:
@@ -20,45 +22,73 @@ def heatmaps(capture: Capture) -> list[Heatmap]:
 
 def heatmap(capture: Capture, part: AttentionMap, layer: int, head: int) -> Heatmap:
     """One matrix of a map, by the places of its layer and head."""
-    weights, visible = part.weights[layer, head], part.visible[layer, head]
-    title = f"{model_title(capture)} · layer {part.layers[layer]} · {head_title(part.heads[head])}"
-    # Rows of maxima do not sum to 1, so that no share can be told of them.
-    told = "" if part.heads[head] == "max" else sink_line(weights, visible, part.keys)
-    caption = (told, *capture.notes)
+    shown = panel(part, layer, head)
+    where = *kind_title(part), f"layer {part.layers[layer]}", head_title(part.heads[head])
+    caption = sink_line([part], [(layer, head)]), pooled_line(part), *capture.notes
     return Heatmap(
-        title,
-        Panel(weights, visible),
+        " · ".join((model_title(capture), *where)),
+        shown,
         labels(part.queries),
         labels(part.keys),
-        float(weights.max()),
+        float(shown.values.max()),
         tuple(line for line in caption if line),
+        (part.tiles.height, part.tiles.width) if part.tiles else (1, 1),
     )
 
 
-def grid(capture: Capture) -> Grid:
-    """All layers and heads of the capture as thumbnails, on one colour scale."""
+def grids(capture: Capture) -> list[Grid]:
+    """All layers and heads of the capture as thumbnails, a grid for each kind of map."""
+    kinds = dict.fromkeys(part.kind for part in capture.maps)
+    return [grid(capture, [part for part in capture.maps if part.kind == kind]) for kind in kinds]
+
+
+def grid(capture: Capture, parts: list[AttentionMap]) -> Grid:
+    """The layers and heads of maps of one kind, on one colour scale."""
     panels = {
-        (layer, head): Panel(part.weights[i, j], part.visible[i, j])
-        for part in capture.maps
+        (layer, head): panel(part, i, j)
+        for part in parts
         for i, layer in enumerate(part.layers)
         for j, head in enumerate(part.heads)
     }
     layers = tuple(dict.fromkeys(layer for layer, _ in panels))
     heads = tuple(dict.fromkeys(head for _, head in panels))
+    told = sink_line(parts)
+    caption = told and f"{told}, over all heads shown", pooled_line(parts[0]), *capture.notes
+    where = *kind_title(parts[0]), panels_title(len(panels), heads), tokens_title(parts[0])
     return Grid(
-        f"{model_title(capture)} · {panels_title(len(panels), heads)} · {len(capture.maps[0].queries)} tokens",
+        " · ".join((model_title(capture), *where)),
         tuple(f"L{layer}" for layer in layers),
         tuple(head if isinstance(head, str) else f"H{head}" for head in heads),
         tuple(tuple(panels.get((layer, head)) for head in heads) for layer in layers),
-        max(float(panel.values.max()) for panel in panels.values()),
-        tuple(line for line in (grid_sink_line(capture), *capture.notes) if line),
+        max(float(shown.values.max()) for shown in panels.values()),
+        tuple(line for line in caption if line),
+        max(len(parts[0].queries), len(parts[0].keys)),
     )
+
+
+def panel(part: AttentionMap, layer: int, head: int) -> Panel:
+    """The weights of a head, or the largest of each tile. Raises ValueError if only statistics were kept."""
+    shown = part.tiles.max if part.weights is None and part.tiles else part.weights
+    if shown is None:
+        raise ValueError("this capture has no weights and no tiles to draw")
+    return Panel(shown[layer, head], part.visible[layer, head])
 
 
 def model_title(capture: Capture) -> str:
     """The model's name; of a long path its end."""
     *before, owner, name = ["", *capture.model.split("/")]
     return escape(f"…/{owner}/{name}" if any(before) else capture.model)
+
+
+def kind_title(part: AttentionMap) -> tuple[str, ...]:
+    """What attends to what, where there is more than one possibility."""
+    return (KINDS[part.kind],) if part.kind in KINDS else ()
+
+
+def tokens_title(part: AttentionMap) -> str:
+    """How many tokens there are."""
+    n, m = len(part.queries), len(part.keys)
+    return f"{n} tokens" if n == m else f"{n} x {m} tokens"
 
 
 def panels_title(count: int, heads: tuple[int | str, ...]) -> str:
@@ -75,23 +105,35 @@ def labels(tokens: tuple[Token, ...]) -> tuple[str, ...]:
     """A label for each token; "+" marks one that stands for further bytes of the sign before it."""
     before = (None, *tokens[:-1])
     return tuple(
-        ("+" if previous and token.start < previous.end and not token.special else "") + label(token.text)
+        ("+" if previous and continues(previous, token) else "") + label(token.text)
         for previous, token in zip(before, tokens, strict=True)
     )
 
 
-def sink_line(weights: Weights, visible: Visible, keys: tuple[Token, ...]) -> str:
-    """The share of the weight on the sink, as a line; empty if no query has a choice."""
-    candidates = [i for i, token in enumerate(keys) if token.special or i == 0]
-    found = sink(weights, visible, candidates)
-    return f"{found.share:.0%} of the weight is on the sink {label(keys[found.key].text)}" if found else ""
+def continues(previous: Token, token: Token) -> bool:
+    """Whether a token stands for further bytes of the sign that the one before it stands for."""
+    return token.start < previous.end and token.segment == previous.segment and not token.special
 
 
-def grid_sink_line(capture: Capture) -> str:
-    """The same over all layers and heads of the capture; empty for maxima, as above."""
-    if any("max" in part.heads for part in capture.maps):
+def pooled_line(part: AttentionMap) -> str:
+    """What a mean over heads of tiles is, which is not a mean of weights; empty where there is no such thing."""
+    averaged = part.weights is None and part.tiles is not None and "mean" in part.heads
+    return "a cell is the mean over the heads of the largest weight that each has in it" if averaged else ""
+
+
+def sink_line(parts: list[AttentionMap], places: list[tuple[int, int]] | None = None) -> str:
+    """The share of the weight on the sink, as a line, over heads by their places or all.
+
+    Empty if no query has a choice, or nothing is known of the whole rows, or of rows of maxima, which sum to anything.
+    """
+    if any("max" in part.heads or part.statistics is None for part in parts):
         return ""
-    weights = np.concatenate([part.weights.reshape(-1, *part.weights.shape[2:]) for part in capture.maps])
-    visible = np.concatenate([part.visible.reshape(-1, *part.visible.shape[2:]) for part in capture.maps])
-    line = sink_line(weights, visible, capture.maps[0].keys)
-    return line and f"{line}, over all heads shown"
+    received = np.concatenate(
+        [part.statistics.received.reshape(-1, len(part.keys)) for part in parts if part.statistics]
+    )
+    if places is not None:
+        heads = len(parts[0].heads)
+        received = received[[layer * heads + head for layer, head in places]]
+    keys = parts[0].keys
+    found = sink(received, [i for i, token in enumerate(keys) if token.special or i == 0])
+    return f"{found.share:.0%} of the weight is on the sink {label(keys[found.key].text)}" if found else ""

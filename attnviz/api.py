@@ -1,0 +1,80 @@
+"""The Python interface: one function that captures, from a name or from a module that is loaded already."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from attnviz.errors import UsageError
+from attnviz.record import Capture
+from attnviz.request import DType, Keep, Placement, Prompt, Request
+from attnviz.selection import Named, Selection, parse, parse_heads
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def capture(
+    text: str | None = None,
+    model: "str | nn.Module" = "builtin",
+    *,
+    tokenizer: Any = None,
+    inputs: Any = None,
+    pair: str | None = None,
+    target: str | None = None,
+    layers: str | int = "all",
+    heads: str | int = "all",
+    keep: Keep = "weights",
+    tiles: int = 64,
+    device: str = "auto",
+    dtype: DType = "auto",
+) -> Capture:
+    """Run a model and keep its attention.
+
+    model: a name (``builtin``, a folder, an alias, a hub id), a transformers model, or any ``torch.nn.Module``, which
+    is left as it was found. text: what it reads; of a loaded transformers model with its ``tokenizer``. inputs: instead
+    of a text, what a loaded model is called with: a tensor, a sequence of arguments or a mapping of named ones; one text.
+    pair: a second text, for models of pairs. target: the text of the decoder of an encoder-decoder.
+
+    layers, heads: ``"0,3"``, ``"-1"``, ``"2-5"``, ``"all"``, heads also ``"L5H3"``. keep: ``weights`` (layer, head,
+    query, key) in float32; ``tiles``, their means and maxima over at most ``tiles`` x ``tiles`` tiles, and
+    ``statistics``, both linear in the length of the text; ``edges``, the strongest of each query. device and dtype are
+    for models by name.
+
+    Raises AttnvizError: UsageError, ModelError or InputError.
+    """
+    request = Request(chosen(layers, parse), chosen(heads, parse_heads), keep=keep, tiles=tiles)
+    if isinstance(model, str):
+        from attnviz.models import load
+
+        return load(model, placement=Placement(device, dtype)).capture(Prompt(given(text), pair, target), request)
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        from attnviz.models.modules import capture_module
+
+        if inputs is None:
+            raise UsageError("a module needs inputs=: what it is called with")
+        return capture_module(model, inputs, request)
+    from attnviz.models.huggingface import HuggingFace
+
+    loaded = HuggingFace(type(model).__name__, model, tokenizer)
+    if inputs is not None:
+        return loaded.capture_inputs(inputs, request)
+    if tokenizer is None:
+        raise UsageError("a loaded model needs its tokenizer= to read a text, or inputs=")
+    return loaded.capture(Prompt(given(text), pair, target), request)
+
+
+def given(text: str | None) -> str:
+    """The text, which there must be. Raises UsageError."""
+    if not text:
+        raise UsageError("there is no text to read")
+    return text
+
+
+def chosen(selection: str | int, parser: Any) -> Any:
+    """A selection as on the command line. Raises UsageError."""
+    if isinstance(selection, (Selection, Named)):
+        return selection
+    try:
+        return parser(str(selection))
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,198 @@
+"""What is kept of the blocks. Each reducer sees a block once; results are (B, H, ...), on the CPU, float32."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attnviz.engine.blocks import Block, Plan, Span
+
+
+class Matrix:
+    """The whole matrix of weights, or some columns of it: quadratic, for chosen layers and heads."""
+
+    def __init__(self, plan: Plan, columns: slice) -> None:
+        self.plan, self.columns = plan, columns
+        keys = len(range(plan.shape.keys)[columns])
+        self.weights = torch.zeros(plan.groups, plan.shared, plan.shape.queries, keys)
+
+    def block(self, block: Block) -> None:
+        """Copy the block, (m, r, g, n), to its place."""
+        found = block.weights[..., self.columns].transpose(1, 2)
+        rows = slice(block.span.first, block.span.stop)
+        self.weights[block.at, :, rows, : found.shape[-1]] = found.to("cpu", torch.float32)
+
+    def close(self, at: slice) -> None:
+        """Nothing is pending."""
+
+    def result(self) -> Tensor:
+        """(B, H, N, columns)."""
+        return self.plan.by_head(self.weights)
+
+
+class Strongest:
+    """The strongest edges of each query."""
+
+    def __init__(self, plan: Plan, count: int) -> None:
+        self.plan, self.count = plan, min(count, plan.shape.keys)
+        size = plan.groups, plan.shared, plan.shape.queries, self.count
+        self.weights, self.keys = torch.zeros(size), torch.zeros(size, dtype=torch.int32)
+
+    def block(self, block: Block) -> None:
+        """Take the largest of each row."""
+        found = block.weights.topk(min(self.count, block.span.keys), -1)
+        at = block.at, slice(None), slice(block.span.first, block.span.stop), slice(0, found.values.shape[-1])
+        self.weights[at] = found.values.transpose(1, 2).to("cpu", torch.float32)
+        self.keys[at] = found.indices.transpose(1, 2).to("cpu", torch.int32)
+
+    def close(self, at: slice) -> None:
+        """Nothing is pending."""
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Keys and weights, (B, H, N, count), in falling order of weight."""
+        return self.plan.by_head(self.keys), self.plan.by_head(self.weights)
+
+
+class Sight(NamedTuple):
+    """What a mask leaves to choose."""
+
+    free: Tensor
+    """(B or 1, H or 1, N): whether a query sees more than one key."""
+    only: Tensor
+    """(B or 1, H or 1, N): the one key that a query sees which is not free (of those that see one)."""
+
+    @classmethod
+    def of(cls, visible: Tensor) -> "Sight":
+        """From (B or 1, H or 1, N, M)."""
+        return cls(visible.sum(-1) > 1, visible.to(torch.uint8).argmax(-1))
+
+    @classmethod
+    def causal(cls, n: int, m: int, device: torch.device) -> "Sight":
+        """The same for a causal mask, without building it."""
+        free = (torch.arange(n, device=device) > 0) & (m > 1)
+        return cls(free[None, None], torch.zeros(1, 1, n, dtype=torch.long, device=device))
+
+
+class Summary:
+    """Means and maxima of tiles, and the statistics of ``record.Statistics``: linear in N.
+
+    It overwrites the scores, so it comes last. Its buffers serve one layer after the other.
+    """
+
+    def __init__(self, plan: Plan, square: bool) -> None:
+        self.plan, self.square = plan, square
+        (high, wide), (_, width) = plan.tiles, plan.tile
+        groups, shared, keys = plan.groups, plan.shared, plan.shape.keys
+        self.mean, self.peak = plan.empty(2, groups, high, shared, wide)
+        self.received = plan.empty(groups, shared, keys)
+        self.expected = plan.empty(groups, plan.shape.queries, shared)
+        self.behind = plan.empty(groups, shared).zero_()
+        self.band = plan.empty(groups, plan.shape.queries, shared, 2) if square else None
+        self.sums, self.peaks = plan.empty(2, plan.abreast, high, shared, wide * width).zero_()
+
+    def block(self, block: Block) -> None:
+        """Add to the tiles and the statistics."""
+        scores, weights, span, at = block
+        self.add_to_strips(weights, span)
+        if self.band is not None:
+            self.band[at, span.first : span.stop] = band(weights, span.first)
+        torch.sum(scores.mul_(weights), -1, out=self.expected[at, span.first : span.stop])  # the scores end here
+        if self.square and not self.plan.shape.causal:
+            self.behind[at] += behind(weights, span, scores)
+
+    def add_to_strips(self, weights: Tensor, span: Span) -> None:
+        """Strips (m, high, g, wide * width) are rows of tiles whose columns are not merged yet.
+
+        Adding whole rows is a vector operation, adding inside a row is not. Cells that no block reaches stay 0.
+        """
+        m, r, g, n = weights.shape
+        top, inside = divmod(span.first, self.plan.tile[0])
+        count = max(1, r // self.plan.tile[0])
+        rows = weights.view(m, count, r // count, g, n)
+        sums, peaks = (strips[:m, top : top + count, :, :n] for strips in (self.sums, self.peaks))
+        if inside:
+            fresh = span.first if self.plan.shape.causal else n  # keys new to this row of tiles
+            sums[..., fresh:], peaks[..., fresh:] = 0, 0
+            sums += rows.sum(2)
+            torch.maximum(peaks, rows.amax(2), out=peaks)
+        else:
+            torch.sum(rows, 2, out=sums)
+            torch.amax(rows, 2, out=peaks)
+
+    def close(self, at: slice) -> None:
+        """Merge the columns of the strips."""
+        plan, m = self.plan, at.stop - at.start
+        tiles = m, plan.tiles[0], plan.shared, plan.tiles[1], plan.tile[1]
+        torch.sum(self.sums[:m].view(tiles), -1, out=self.mean[at])
+        torch.amax(self.peaks[:m].view(tiles), -1, out=self.peak[at])
+        self.received[at] = self.sums[:m].sum(1)[..., : plan.shape.keys]
+
+    def result(self, sight: Sight) -> dict[str, Tensor]:
+        """Tiles and statistics by the names of their fields, (B, H, ...).
+
+        Entropy is log(sum exp s) - sum w s, without a logarithm a weight; where a sink takes its share, the first term
+        counts as much as the weights sum to.
+        """
+        plan = self.plan
+        areas = sizes(plan.shape.queries, plan.tile[0], plan)[:, None, None] * sizes(
+            plan.shape.keys, plan.tile[1], plan
+        )
+        entropy = (plan.total.log() * plan.mass - self.expected).clamp_min_(0)
+        found = {
+            "mean": (self.mean / areas).transpose(1, 2),
+            "max": self.peak.transpose(1, 2),
+            "entropy": entropy.transpose(1, 2),
+        }
+        named = {name: plan.by_head(array) for name, array in found.items()}
+        named["received"] = self.free_received(sight)
+        if self.band is not None:
+            alive = (plan.mass > 0).to(plan.shape.dtype)  # (G, N, g)
+            self.band[:, 0, :, 0] = 0
+            previous, diagonal = self.band.sum(1).unbind(-1)  # (G, g)
+            seeing, later = alive.sum(1).clamp_min(1), alive[:, 1:].sum(1).clamp_min(1)
+            means = {"diagonal": diagonal / seeing, "previous": previous / later, "distance": self.distance() / seeing}
+            named |= {name: plan.by_head(array) for name, array in means.items()}
+        self.behind.zero_()
+        return {name: array.to("cpu", torch.float32, copy=True) for name, array in named.items()}
+
+    def free_received(self, sight: Sight) -> Tensor:
+        """Mean weight that a key gets from free queries, (B, H, M): what the others give by force is taken away."""
+        plan = self.plan
+        received = plan.by_head(self.received).clone()  # (B, H, M)
+        mass = plan.by_head(plan.mass.transpose(1, 2))  # (B, H, N)
+        free, only = sight.free.expand(mass.shape), sight.only.expand(mass.shape)
+        received.scatter_add_(-1, only, -mass.masked_fill(free, 0))
+        choosing = (mass * free > 0).sum(-1, keepdim=True)
+        return (received / choosing.clamp_min(1)).clamp_min_(0)
+
+    def distance(self) -> Tensor:
+        """Sum of weight * |i - j|, (G, g): weight * (j - i), known from row and column sums, + 2 * behind."""
+        plan, like = self.plan, self.received
+        keys = torch.arange(plan.shape.keys, dtype=like.dtype, device=like.device)
+        queries = torch.arange(plan.shape.queries, dtype=like.dtype, device=like.device)
+        onward: Tensor = self.received @ keys - plan.mass.transpose(1, 2) @ queries
+        return -onward if plan.shape.causal else onward + 2 * self.behind
+
+
+def band(weights: Tensor, first: int) -> Tensor:
+    """Weight of every query on the key before it and on itself, (m, r, g, 2), as one strided view.
+
+    The next query's pair lies one row and one key further on. Query 0 has no key before it: that number is no weight.
+    """
+    m, r, g, n = weights.shape
+    return weights.as_strided((m, r, g, 2), (r * g * n, g * n + 1, n, 1), weights.storage_offset() + first - 1)
+
+
+def behind(weights: Tensor, span: Span, spare: Tensor) -> Tensor:
+    """Sum over keys j before query i of weight * (i - j), (m, g). Overwrites spare."""
+    stop = min(span.stop, span.keys)
+    queries = torch.arange(span.first, span.stop, dtype=weights.dtype, device=weights.device)
+    keys = torch.arange(stop, dtype=weights.dtype, device=weights.device)
+    back = (queries[:, None] - keys).clamp_min_(0)[:, None]  # (r, 1, stop)
+    return torch.mul(weights[..., :stop], back, out=spare[..., :stop]).sum(-1).sum(1)
+
+
+def sizes(length: int, tile: int, plan: Plan) -> Tensor:
+    """How many tokens each tile of a side holds."""
+    starts = range(0, length, tile)
+    return torch.tensor([min(tile, length - at) for at in starts], dtype=plan.shape.dtype, device=plan.shape.device)

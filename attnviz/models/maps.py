@@ -1,0 +1,184 @@
+"""Calls of a model that were looked at -> attention maps with their tokens."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnviz.engine.probe import Found, Seen, Site
+from attnviz.errors import ModelError, UsageError
+from attnviz.models.checks import require_memory
+from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token
+from attnviz.request import Edge, Request
+from attnviz.selection import require_kinds, require_window, resolve
+
+ACCURATE = 1e-3  # relative difference that is worth a warning
+Sides = tuple[tuple[Token, ...], tuple[Token, ...]]  # queries and keys
+
+
+class Choice(NamedTuple):
+    """A map that is to be made: layers of one kind, and the heads of each."""
+
+    kind: Kind
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+
+
+def number_layers(seen: Sequence[Seen], kinds: Sequence[Kind]) -> tuple[Site, ...]:
+    """Give each call its layer: as the modules say if they are told apart so, else by counting those of its kind."""
+    sites: list[Site] = []
+    said = {kind: [call.layer for call, its in zip(seen, kinds, strict=True) if its == kind] for kind in kinds}
+    for call, kind in zip(seen, kinds, strict=True):
+        counted = sum(site.kind == kind for site in sites)
+        distinct = None not in said[kind] and len(set(said[kind])) == len(said[kind])
+        layer = call.layer if distinct and call.layer is not None else counted
+        sites.append(Site(kind, layer, call.heads, (call.queries, call.keys)))
+    return tuple(sites)
+
+
+def choose(sites: Sequence[Site], request: Request) -> tuple[Choice, ...]:
+    """The maps that a request names. Raises UsageError if a kind, layer or head is not there."""
+    chosen: list[Choice] = []
+    for kind in require_kinds(request.kinds, tuple(dict.fromkeys(site.kind for site in sites)), request.preferred):
+        there = {site.layer: site for site in sites if site.kind == kind}
+        heads_there = {layer: range(site.heads) for layer, site in there.items()}
+        for layers, heads in resolve(request.layers, request.heads, heads_there):
+            runs = groupby(layers, key=lambda layer, there=there: there[layer].size)  # type: ignore[misc]
+            chosen += [Choice(kind, tuple(run), heads) for _, run in runs]
+    return tuple(chosen)
+
+
+def numbers(sites: Sequence[Site]) -> dict[tuple[Kind, int], int]:
+    """The number of each layer's call."""
+    return {(site.kind, site.layer): number for number, site in enumerate(sites)}
+
+
+def wanted_heads(chosen: Sequence[Choice], sites: Sequence[Site]) -> dict[int, tuple[int, ...]]:
+    """The heads to look at, by the number of the call."""
+    number = numbers(sites)
+    return {number[choice.kind, layer]: choice.heads for choice in chosen for layer in choice.layers}
+
+
+def cut_edges(cuts: Sequence[Edge], sites: Sequence[Site]) -> dict[int, Tensor]:
+    """Edges (edge, 3) of head, query, key, by the number of the call. Raises UsageError if a head is not there."""
+    number, found = numbers(sites), dict[int, list[tuple[int, int, int]]]()
+    for cut in cuts:
+        at = number.get((cut.kind, cut.layer))
+        if at is None or not 0 <= cut.head < sites[at].heads:
+            raise UsageError(f"there is no {cut.kind} head L{cut.layer}H{cut.head} to cut an edge of")
+        found.setdefault(at, []).append((cut.head, cut.query, cut.key))
+    return {at: torch.tensor(edges) for at, edges in found.items()}
+
+
+def window(sides: Sides, request: Request) -> Sides:
+    """The tokens that a request shows of all. Raises UsageError for an empty window."""
+    queries, keys = sides
+    rows, columns = (
+        require_window(part, len(tokens), noun)
+        for part, tokens, noun in ((request.rows, queries, "--rows"), (request.columns, keys, "--cols"))
+    )
+    return queries[rows.start : rows.stop], keys[columns.start : columns.stop]
+
+
+def require_room(chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request) -> None:
+    """Raise InputError if what is asked for would not fit into memory, UsageError for an empty window."""
+    sizes: dict[tuple[int, int], int] = {}
+    for choice in chosen:
+        queries, keys = window(tokens(choice), request)
+        size = len(queries), len(keys)
+        sizes[size] = sizes.get(size, 0) + len(choice.layers) * len(choice.heads)
+    if request.keep == "weights":
+        largest = max(sizes, key=lambda size: sizes[size] * size[0] * size[1])
+        require_memory(sizes[largest], largest)
+
+
+def assemble(
+    chosen: Sequence[Choice],
+    sites: Sequence[Site],
+    found: dict[int, Found],
+    tokens: Callable[[Choice], Sides],
+    request: Request,
+) -> tuple[AttentionMap, ...]:
+    """The maps of what was found, which is used up. Raises ModelError if there are numbers that no attention has."""
+    number = numbers(sites)
+    try:
+        return tuple(
+            make_map(choice, [found[number[choice.kind, layer]] for layer in choice.layers], tokens, request)
+            for choice in chosen
+        )
+    except ValueError as error:
+        raise ModelError(f"this model's attention cannot be used: {error}") from error
+
+
+def make_map(choice: Choice, found: list[Found], tokens: Callable[[Choice], Sides], request: Request) -> AttentionMap:
+    """One map."""
+    queries, keys = window(tokens(choice), request)
+    summary = {name: stack([part.summary[name] for part in found]) for name in found[0].summary}
+    kept = stack([part.weights for part in found]) if found[0].weights is not None else None
+    for part in found:
+        part.weights = None  # of a long text, memory holds these once
+    tiles = None
+    if request.keep == "tiles":
+        tiles = Tiles(summary["mean"], summary["max"], *found[0].tile)
+        kept = tiles.max if found[0].tile == (1, 1) else None
+    return AttentionMap(
+        choice.kind,
+        choice.layers,
+        choice.heads,
+        queries,
+        keys,
+        kept,
+        stack_visible([part.visible for part in found]) if request.keep in ("weights", "tiles") else np.array(True),
+        tiles=tiles,
+        statistics=statistics(summary, choice.kind) if summary else None,
+        edges=edges(found),
+    )
+
+
+def stack(parts: list[Any]) -> Any:
+    """Tensors of the layers as one array; of one layer without a copy."""
+    if len(parts) == 1:
+        return parts[0].numpy()[None]
+    whole = np.empty((len(parts), *parts[0].shape), parts[0].numpy().dtype)
+    for i, part in enumerate(parts):
+        whole[i] = part.numpy()
+    return whole
+
+
+def stack_visible(parts: list[Tensor]) -> Any:
+    """What is visible in each layer; once, if it is the same in all."""
+    first = parts[0]
+    if all(part is first or (part.shape == first.shape and bool((part == first).all())) for part in parts):
+        return first.numpy()[None]
+    heads = max(len(part) for part in parts)
+    return np.stack([np.broadcast_to(part.numpy(), (heads, *part.shape[1:])) for part in parts])
+
+
+def statistics(summary: Mapping[str, Any], kind: Kind) -> Statistics:
+    """Statistics by name; places are compared only where queries and keys are the same tokens."""
+    places = ("distance", "diagonal", "previous") if kind != "cross" else ()
+    compared = {name: summary[name] for name in places if name in summary}
+    return Statistics(summary["entropy"], summary["received"], summary["received"][..., 0], **compared)
+
+
+def edges(found: list[Found]) -> Edges | None:
+    """The strongest edges, if they were kept."""
+    kept = [part.edges for part in found if part.edges is not None]
+    return Edges(*(stack([part[i] for part in kept]) for i in (0, 1))) if kept else None
+
+
+def fidelity(found: Mapping[int, Found], dtype: torch.dtype) -> tuple[float | None, str | None]:
+    """The largest difference of the captured layers, and a warning if it is more than rounding can explain."""
+    measured = [part.difference for part in found.values() if part.difference is not None]
+    worst = max(measured, default=None)
+    if worst is None or worst <= max(ACCURATE, torch.finfo(dtype).eps):
+        return worst, None
+    return worst, f"these weights explain the model's own output only to {worst:.1e} of its size: do not rely on them"
+
+
+def places(count: int) -> tuple[Token, ...]:
+    """Tokens that are nothing but their places."""
+    return tuple(Token(str(place), -1, 0, 0, False) for place in range(count))

@@ -1,0 +1,121 @@
+"""Any torch module: its attention is found in the calls of torch's functions while it runs, without an edit to it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registry
+
+from attnviz.engine.probe import Observer, Probe, Seen, Site, Source, Survey
+from attnviz.engine.tap import Tap, slow_path
+from attnviz.errors import ModelError
+from attnviz.models.maps import Choice, assemble, choose, fidelity, number_layers, places, require_room, wanted_heads
+from attnviz.models.restore import as_found
+from attnviz.record import Capture, Kind
+from attnviz.request import Request
+
+
+def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
+    """Run a module on inputs (a tensor, a sequence of arguments, or a mapping of named ones) and keep its attention.
+
+    Found are nn.MultiheadAttention, the nn.Transformer layers, calls of scaled_dot_product_attention, our own layer,
+    and every softmax whose result is multiplied with values. Layers are numbered in the order in which they run. Raises
+    ModelError if there is no attention, InputError for several texts at once.
+    """
+    survey = Survey()
+    run(net, inputs, survey)
+    if not survey.seen:
+        raise ModelError(
+            f"{type(net).__name__} has no attention that could be found: no nn.MultiheadAttention, no "
+            "scaled_dot_product_attention, no layer of attnviz, no softmax whose result multiplies values"
+        )
+    sites = number_layers(survey.seen, kinds_of(survey.seen))
+    chosen = choose(sites, request)
+    sizes = {(site.kind, site.layer): site.size for site in sites}
+
+    def sides(choice: Choice) -> Any:
+        return tuple(map(places, sizes[choice.kind, choice.layers[0]]))
+
+    require_room(chosen, sides, request)
+    probe = Probe(wanted_heads(chosen, sites), request, stop=False)
+    run(net, inputs, probe)
+    measured, warning = fidelity(probe.found, torch.float32)
+    maps = assemble(chosen, sites, probe.found, sides, request)
+    notes = names_note(survey.seen, sites), warning
+    return Capture(type(net).__name__, "", maps, tuple(line for line in notes if line), fidelity=measured)
+
+
+def run(net: nn.Module, inputs: Any, observer: Observer) -> None:
+    """Run a module before an observer, and leave it as it was."""
+    arguments: Sequence[Any] = inputs if isinstance(inputs, (tuple, list)) else () if named(inputs) else (inputs,)
+    options: Mapping[str, Any] = inputs if named(inputs) else {}
+    tensors = [part for part in (*arguments, *options.values()) if isinstance(part, Tensor)]
+    tap = Tap(observer, batch=tensors[0].shape[0] if tensors and tensors[0].ndim else 1)
+    with as_found(net), torch.no_grad(), slow_path(), followed(net, tap), tap:
+        net(*arguments, **options)
+
+
+def named(inputs: Any) -> bool:
+    """Whether inputs come by name."""
+    return isinstance(inputs, Mapping)
+
+
+@contextmanager
+def followed(net: nn.Module, tap: Tap) -> Iterator[None]:
+    """Tell a tap which module of the net is running."""
+    names = {module: name for name, module in net.named_modules()}
+    running: list[str] = []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        running.append(names.get(module, ""))
+        tap.source = Source(where=running[-1])
+
+    def leave(*_: Any) -> None:
+        running.pop()
+        tap.source = Source(where=running[-1] if running else "")
+
+    hooks = registry.register_module_forward_pre_hook(enter), registry.register_module_forward_hook(leave)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def kinds_of(seen: Sequence[Seen]) -> list[Kind]:
+    """Which tokens attend to which: another text's, or, where there are two, the encoder's or the decoder's own."""
+    crossing = [call for call in seen if is_cross(call)]
+    found: list[Kind] = []
+    for call in seen:
+        if is_cross(call):
+            found.append("cross")
+        elif not crossing:
+            found.append("self")
+        else:
+            found.append(side_of(call, crossing))
+    return found
+
+
+def is_cross(call: Seen) -> bool:
+    """Whether queries and keys are of two texts."""
+    return call.cross or call.queries != call.keys
+
+
+def side_of(call: Seen, crossing: Sequence[Seen]) -> Kind:
+    """Which of two texts attends to itself: as the module's name says, else by its length."""
+    names: Callable[[str], bool] = call.where.lower().__contains__
+    if names("decoder") != names("encoder"):
+        return "decoder" if names("decoder") else "encoder"
+    return "decoder" if any(call.queries == other.queries != other.keys for other in crossing) else "encoder"
+
+
+def names_note(seen: Sequence[Seen], sites: Sequence[Site]) -> str:
+    """Which module each layer is."""
+    told = [
+        f"{'' if site.kind == 'self' else f'{site.kind} '}L{site.layer} {call.where}"
+        for call, site in zip(seen, sites, strict=True)
+        if call.where
+    ]
+    return f"layers: {', '.join(told)}" if told else ""

@@ -1,0 +1,71 @@
+"""What is asked of a model: what to read, what to keep of it, where to compute, which edges to cut."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+from attnviz.record import Kind
+from attnviz.selection import ALL, Named, Selection
+
+DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
+Keep: TypeAlias = Literal["weights", "tiles", "statistics", "edges"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in which type a model computes. Device: auto, cpu, cuda, cuda:N or mps.
+
+    The type auto is float32 on a CPU, and on other devices that of the stored weights.
+    """
+
+    device: str = "auto"
+    dtype: DType = "auto"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model reads. Models that cannot read a part of it raise UsageError."""
+
+    text: str
+    pair: str | None = None
+    """A second text, for models of pairs."""
+    target: str | None = None
+    """What the decoder of an encoder-decoder reads; None: what it writes itself, greedily."""
+    chat: bool = False
+    """The text is a message, or JSON messages, to put through the tokenizer's chat template."""
+    generate: int = 0
+    """Tokens by which a causal model is to continue the text, greedily."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to keep of a run. ``truncate`` cuts a text that is longer than the model can read."""
+
+    layers: Selection = ALL
+    heads: Selection | Named = ALL
+    truncate: bool = False
+    kinds: tuple[Kind, ...] = ()
+    """Kinds of map; none means all that the model has, or the first of ``preferred`` that it has."""
+    preferred: tuple[Kind, ...] = ()
+    keep: Keep = "weights"
+    tiles: int = 64
+    """Tiles on a side, at most."""
+    strongest: int = 8
+    """Edges a query, with keep="edges"."""
+    rows: slice = field(default_factory=lambda: slice(None))
+    """The window of queries, and of keys, whose weights are kept."""
+    columns: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def windowed(self) -> bool:
+        """Whether less than the whole is kept."""
+        return (self.rows, self.columns) != (slice(None), slice(None))
+
+
+class Edge(NamedTuple):
+    """An edge to cut before the softmax: a head's query gives nothing to a key, which the others share."""
+
+    kind: Kind
+    layer: int
+    head: int
+    query: int
+    key: int
