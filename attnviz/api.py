@@ -31,8 +31,8 @@ def capture(
 
     model: a name (``builtin``, a folder, an alias, a hub id), a transformers model, or any ``torch.nn.Module``, which
     is left as it was found. text: what it reads; of a loaded transformers model with its ``tokenizer``. inputs: instead
-    of a text, what a loaded model is called with: a tensor, a sequence of arguments or a mapping of named ones; one text.
-    pair: a second text, for models of pairs. target: the text of the decoder of an encoder-decoder.
+    of a text, what a loaded model is called with: a tensor, a sequence of arguments or a mapping of named ones; one
+    text. pair: a second text, for models of pairs. target: the text of the decoder of an encoder-decoder.
 
     layers, heads: ``"0,3"``, ``"-1"``, ``"2-5"``, ``"all"``, heads also ``"L5H3"``. keep: ``weights`` (layer, head,
     query, key) in float32; ``tiles``, their means and maxima over at most ``tiles`` x ``tiles`` tiles, and

@@ -110,7 +110,7 @@ class Plan:
 
     def by_head(self, array: Tensor) -> Tensor:
         """(G, g, ...) -> (B, H, ...)."""
-        return array.view(self.shape.batch, self.shape.heads, *array.shape[2:])
+        return array.reshape(self.shape.batch, self.shape.heads, *array.shape[2:])
 
 
 class Block(NamedTuple):
