@@ -100,7 +100,7 @@ def command(
         rows=rows or WHOLE,
         columns=columns or WHOLE,
     )
-    capture = take(text, request, options, quiet) if source is None else reread(text, source, request, options)
+    capture = take(text, request, options, quiet) if source is None else reread(text, source, request)
     if heads is None and not overview:
         how = how or "mean"
     if how:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from attnviz.cli import text as text_input
 from attnviz.cli.options import note
@@ -14,7 +15,7 @@ from attnviz.record import Capture
 from attnviz.request import Placement, Prompt, Request
 from attnviz.selection import require_kinds, require_window, select
 
-PROMPT = "pair", "target", "chat", "generate"
+OF_A_RUN = "model", "revision", "device", "dtype", "truncate", "pair", "target", "chat", "generate"
 
 
 def take(text: str | None, request: Request, options: dict[str, Any], quiet: bool) -> Capture:
@@ -37,16 +38,15 @@ def take(text: str | None, request: Request, options: dict[str, Any], quiet: boo
     return loaded.capture(prompt, request)
 
 
-def reread(text: str | None, path: str, request: Request, options: dict[str, Any]) -> Capture:
+def reread(text: str | None, path: str, request: Request) -> Capture:
     """The capture of a file, as far as the request names it. Raises UsageError for options that need a model."""
     from attnviz.storage import load
 
     given = click.get_current_context().get_parameter_source
-    told = [name for name in ("model", *PROMPT) if str(given(name)) != "ParameterSource.DEFAULT"]
+    told = [name for name in OF_A_RUN if given(name) is not ParameterSource.DEFAULT]
     if text is not None or told:
         what = "TEXT" if text is not None else f"--{told[0]}"
         raise UsageError(f"--from reads a capture that was made before: leave {what} out")
-    del options
     capture = load(Path(path))
     there = tuple(dict.fromkeys(part.kind for part in capture.maps))
     kinds = require_kinds(request.kinds, there, request.preferred)

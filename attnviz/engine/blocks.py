@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnviz.engine.call import HIDDEN, Call, additive, spread
 
-CACHED = 1 << 17  # scores a block on a CPU: with the weights 1 MB, half of a core's second cache
+CACHED = 1 << 18  # scores a block on a CPU: with the weights 2 MB, about a second-level cache
 RESIDENT = 1 << 25  # on a GPU, where a block is a kernel call
 ROWS, FEWEST = 128, 32  # queries a block: more waste work above the diagonal, fewer make thin products
 SAFE = 80.0  # scores within +-SAFE need no row maximum: their exponentials and sums stay inside float32
@@ -171,6 +171,8 @@ def attend(call: Call, plan: Plan, reducers: tuple[Reducer, ...]) -> Tensor:
                 reducer.block(Block(scores, weights, span, at))
         for reducer in reducers:
             reducer.close(at)
+    if call.sinks is None:
+        torch.gt(plan.total, TINY, out=plan.mass)
     b, h, k, n = plan.shape[:4]
     output = plan.output.view(b, k, n, h // k, -1).transpose(1, 2).reshape(b, n, h, -1)
     return output.to(call.query.dtype)
@@ -227,13 +229,13 @@ def weigh(scores: Tensor, weights: Tensor, call: Call, laid: Laid, groups: range
     if corner is not None:
         weights[..., span.first :] *= plan.lower[: span.stop - span.first, :, : span.keys - span.first]
     total = torch.sum(weights, -1, out=plan.total[at, rows])
-    mass = plan.mass[at, rows]
-    torch.gt(total, TINY, out=mass)
     if laid.sinks is not None and shift is not None:
         extra = (sinks_of(laid.sinks, groups, span, plan) - shift).exp_().squeeze(-1)
-        torch.div(total, total + extra, out=mass)
+        torch.div(total, total + extra, out=plan.mass[at, rows])
         total += extra
-    weights *= total.clamp_min_(TINY).reciprocal().unsqueeze(-1)
+    if laid.hide or call.cuts is not None:
+        total.clamp_min_(TINY)
+    weights *= total.reciprocal().unsqueeze(-1)
 
 
 def add(scores: Tensor, mask: Tensor, groups: range, span: Span, plan: Plan) -> None:

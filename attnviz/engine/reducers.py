@@ -86,7 +86,13 @@ class Summary:
         self.mean, self.peak = plan.empty(2, groups, high, shared, wide)
         self.received = plan.empty(groups, shared, keys)
         self.expected = plan.empty(groups, plan.shape.queries, shared)
-        self.behind = plan.empty(groups, shared).zero_()
+        self.queries, self.keys = places(plan.shape.queries, plan), places(keys, plan)
+        if square and not plan.shape.causal:
+            self.near, self.before = plan.empty(2, groups, plan.shape.queries, shared)
+            self.columns = plan.empty(groups, shared)
+            tallest = places(max(span.stop - span.first + span.first % plan.tile[0] for span in plan.spans), plan)
+            self.back = (tallest[:, None] - tallest).clamp_min_(0)[:, None]  # (r, 1, r): how far a key lies behind
+            self.edges = self.keys_before_edges(wide * width)
         self.band = plan.empty(groups, plan.shape.queries, shared, 2) if square else None
         self.sums, self.peaks = plan.empty(2, plan.abreast, high, shared, wide * width).zero_()
 
@@ -98,7 +104,7 @@ class Summary:
             self.band[at, span.first : span.stop] = band(weights, span.first)
         torch.sum(scores.mul_(weights), -1, out=self.expected[at, span.first : span.stop])  # the scores end here
         if self.square and not self.plan.shape.causal:
-            self.behind[at] += behind(weights, span, scores)
+            self.add_behind(weights, span, at, scores)
 
     def add_to_strips(self, weights: Tensor, span: Span) -> None:
         """Strips (m, high, g, wide * width) are rows of tiles whose columns are not merged yet.
@@ -119,6 +125,26 @@ class Summary:
             torch.sum(rows, 2, out=sums)
             torch.amax(rows, 2, out=peaks)
 
+    def add_behind(self, weights: Tensor, span: Span, at: slice, spare: Tensor) -> None:
+        """What ``distance`` needs of the keys before their query. Overwrites spare.
+
+        Keys before the edge, the first query of the block's first row of tiles, lie behind all its queries: sums over
+        rows and columns tell. Only of those between the edge and its last query each weight is looked at.
+        """
+        first, stop = span.first, span.stop
+        edge = first - first % self.plan.tile[0]
+        near, back = weights[..., edge:stop], self.back[first - edge : stop - edge, :, : stop - edge]
+        torch.sum(torch.mul(near, back, out=spare[..., edge:stop]), -1, out=self.near[at, first:stop])
+        torch.sum(weights[..., :edge], -1, out=self.before[at, first:stop])
+
+    def keys_before_edges(self, width: int) -> Tensor:
+        """The place of each key that lies before the edge of a row of tiles, else 0: (high * width,)."""
+        height, edges = self.plan.tile[0], torch.zeros(self.plan.tiles[0], device=self.keys.device)
+        for span in self.plan.spans:
+            edges[span.first // height : -(-span.stop // height)] = span.first - span.first % height
+        keys = places(width, self.plan)
+        return (keys * (keys < edges[:, None])).flatten()
+
     def close(self, at: slice) -> None:
         """Merge the columns of the strips."""
         plan, m = self.plan, at.stop - at.start
@@ -126,6 +152,8 @@ class Summary:
         torch.sum(self.sums[:m].view(tiles), -1, out=self.mean[at])
         torch.amax(self.peaks[:m].view(tiles), -1, out=self.peak[at])
         self.received[at] = self.sums[:m].sum(1)[..., : plan.shape.keys]
+        if self.square and not plan.shape.causal:
+            self.columns[at] = self.sums[:m].transpose(1, 2).flatten(2) @ self.edges
 
     def result(self, sight: Sight) -> dict[str, Tensor]:
         """Tiles and statistics by the names of their fields, (B, H, ...).
@@ -152,7 +180,6 @@ class Summary:
             seeing, later = alive.sum(1).clamp_min(1), alive[:, 1:].sum(1).clamp_min(1)
             means = {"diagonal": diagonal / seeing, "previous": previous / later, "distance": self.distance() / seeing}
             named |= {name: plan.by_head(array) for name, array in means.items()}
-        self.behind.zero_()
         return {name: array.to("cpu", torch.float32, copy=True) for name, array in named.items()}
 
     def free_received(self, sight: Sight) -> Tensor:
@@ -167,11 +194,11 @@ class Summary:
 
     def distance(self) -> Tensor:
         """Sum of weight * |i - j|, (G, g): weight * (j - i), known from row and column sums, + 2 * behind."""
-        plan, like = self.plan, self.received
-        keys = torch.arange(plan.shape.keys, dtype=like.dtype, device=like.device)
-        queries = torch.arange(plan.shape.queries, dtype=like.dtype, device=like.device)
-        onward: Tensor = self.received @ keys - plan.mass.transpose(1, 2) @ queries
-        return -onward if plan.shape.causal else onward + 2 * self.behind
+        onward: Tensor = self.received @ self.keys - self.plan.mass.transpose(1, 2) @ self.queries
+        if self.plan.shape.causal:
+            return -onward
+        behind = self.near.sum(1) + self.before.transpose(1, 2) @ self.queries - self.columns
+        return onward + 2 * behind
 
 
 def band(weights: Tensor, first: int) -> Tensor:
@@ -183,13 +210,9 @@ def band(weights: Tensor, first: int) -> Tensor:
     return weights.as_strided((m, r, g, 2), (r * g * n, g * n + 1, n, 1), weights.storage_offset() + first - 1)
 
 
-def behind(weights: Tensor, span: Span, spare: Tensor) -> Tensor:
-    """Sum over keys j before query i of weight * (i - j), (m, g). Overwrites spare."""
-    stop = min(span.stop, span.keys)
-    queries = torch.arange(span.first, span.stop, dtype=weights.dtype, device=weights.device)
-    keys = torch.arange(stop, dtype=weights.dtype, device=weights.device)
-    back = (queries[:, None] - keys).clamp_min_(0)[:, None]  # (r, 1, stop)
-    return torch.mul(weights[..., :stop], back, out=spare[..., :stop]).sum(-1).sum(1)
+def places(count: int, plan: Plan) -> Tensor:
+    """0, 1, 2 ... as the plan computes."""
+    return torch.arange(count, dtype=plan.shape.dtype, device=plan.shape.device)
 
 
 def sizes(length: int, tile: int, plan: Plan) -> Tensor:

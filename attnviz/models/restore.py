@@ -1,10 +1,12 @@
 """A model is left as it was found: modes, hooks, attention implementation, and what else a run sets on its parts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+REGISTRIES = "_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks"  # what modules hold in dicts
 
 
 @contextmanager
@@ -14,34 +16,27 @@ def as_found(model: nn.Module) -> Iterator[None]:
     Parts that change themselves as they run are so undone too: library models that once returned their attention keep
     hooks, and sparse ones turn to full attention for good when they read a short text.
     """
-    parts = [*model.modules(), *configs(model)]
-    before = [(part, dict(vars(part)), inner(part)) for part in parts]
-    for module in model.modules():
-        module.training = False
+    modules = list(model.modules())
+    dicts = [vars(part) for part in (*modules, *configs(modules))]
+    dicts += [attributes[name] for attributes in dicts for name in REGISTRIES if name in attributes]
+    before = [(attributes, attributes.copy()) for attributes in dicts]
+    for module in modules:
+        vars(module)["training"] = False
     try:
         yield
     finally:
-        for part, attributes, dicts in before:
-            vars(part).clear()
-            vars(part).update(attributes)
-            for name, entries in dicts.items():
-                attributes[name].clear()
-                attributes[name].update(entries)
+        for attributes, kept in before:
+            attributes.clear()
+            attributes.update(kept)
 
 
-def inner(part: Any) -> dict[str, dict[Any, Any]]:
-    """Copies of the dicts of a module: its hooks, parameters, buffers and submodules."""
-    return {name: dict(value) for name, value in vars(part).items() if isinstance(value, dict) and name[:1] == "_"}
-
-
-def configs(model: nn.Module) -> list[Any]:
-    """The configs of a transformers model and of the models in it, each once; none of another module."""
+def configs(modules: Sequence[nn.Module]) -> list[Any]:
+    """The configs of transformers models and of the models in them, each once; none of other modules."""
     found: dict[int, Any] = {}
-    for module in model.modules():
-        pending = [vars(module).get("config")]
-        while pending:
-            config = pending.pop()
-            if hasattr(config, "_attn_implementation_internal") and id(config) not in found:
-                found[id(config)] = config
-                pending += [getattr(config, name, None) for name in getattr(config, "sub_configs", ())]
+    pending = [config for config in (vars(module).get("config") for module in modules) if config is not None]
+    while pending:
+        config = pending.pop()
+        if id(config) not in found and hasattr(config, "_attn_implementation_internal"):
+            found[id(config)] = config
+            pending += [getattr(config, name, None) for name in config.sub_configs]
     return list(found.values())
