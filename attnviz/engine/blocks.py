@@ -4,11 +4,13 @@ A block is a run of queries of a few heads, whose scores stay in the cache while
 
 Shapes: B batch, H query heads, K key heads, g = H / K query heads that share one, G = B * K groups, N queries, M keys;
 in a block m groups, r queries, n keys. Scores and weights are (m, r, g, n): rows are ordered (query, head), so that
-any run of queries is one contiguous matrix and a key head is read once for the g that share it.
+any run of queries is one contiguous matrix and a key head is read once for the g that share it. In long texts the keys
+of a block come in chunks, each a matrix of its own.
 """
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,10 +18,13 @@ from torch import Tensor
 
 from attnviz.engine.call import HIDDEN, Call, additive, spread
 
+CHUNK = 512  # keys of a block whose scores are held at once, in texts of LONG keys or more: longer rows leave the cache
+LONG = 2048
 CACHED = 1 << 18  # scores a block on a CPU: with the weights 2 MB, about a second-level cache
 RESIDENT = 1 << 25  # on a GPU, where a block is a kernel call
 ROWS, FEWEST = 128, 32  # queries a block: more waste work above the diagonal, fewer make thin products
 SAFE = 80.0  # scores within +-SAFE need no row maximum: their exponentials and sums stay inside float32
+LARGEST = math.log(torch.finfo(torch.float32).max)
 TINY = 1e-37  # total of a row that sees no key: its weights stay 0
 LINE = 16  # floats in a line of the cache, at which buffers start
 
@@ -73,7 +78,7 @@ class Plan:
         self.abreast = max(1, min(self.groups, self.block // largest))  # groups a block
         self.query, self.key = self.empty(b, k, n, self.shared, d), self.empty(b, k, m, d)
         self.output = self.empty(self.groups, n * self.shared, dv)
-        self.total, self.mass = self.empty(2, self.groups, n, self.shared)
+        self.total, self.mass, self.expected = self.empty(3, self.groups, n, self.shared)
         self.scores, self.weights = self.empty(2, LINE + math.ceil(self.abreast * largest / LINE) * LINE).zero_()
         tallest = max(span.stop - span.first for span in self.spans)
         ones = torch.ones(tallest, tallest, dtype=torch.bool, device=shape.device).tril_()
@@ -97,16 +102,23 @@ class Plan:
         height, left = self.tile[0], self.shape.queries - first
         most = ROWS if self.block == CACHED else self.shape.queries
         keys = min(self.shape.keys, first + most) if self.shape.causal else self.shape.keys
-        rows = max(FEWEST, min(most, self.block // (self.shared * keys)))
+        held = CHUNK if self.shape.keys >= LONG else keys
+        rows = max(FEWEST, min(most, self.block // (self.shared * held)))
         if rows < height:
             return min(rows, height - first % height, left)
         return min(rows - rows % height, left - left % height or left)
 
-    def buffers(self, groups: int, span: Span) -> tuple[Tensor, Tensor]:
-        """Room for the scores and the weights of a block, each (m, r, g, n)."""
-        shape = groups, span.stop - span.first, self.shared, span.keys
-        size = math.prod(shape)
-        return self.scores[LINE : LINE + size].view(shape), self.weights[LINE : LINE + size].view(shape)
+    def chunks(self, span: Span, whole: bool = False) -> Iterator[tuple[int, int]]:
+        """First and last key but one of each chunk of a block."""
+        width = CHUNK if self.shape.keys >= LONG and not whole else max(1, span.keys)
+        for first in range(0, span.keys, width):
+            yield first, min(first + width, span.keys)
+
+    def room(self, buffer: Tensor, groups: int, span: Span, first: int, stop: int) -> Tensor:
+        """The part of a buffer for these keys of a block, (m, r, g, stop - first)."""
+        size = groups, span.stop - span.first, self.shared, stop - first
+        start = LINE + math.prod(size[:3]) * first
+        return buffer[start : start + math.prod(size)].view(size)
 
     def by_head(self, array: Tensor) -> Tensor:
         """(G, g, ...) -> (B, H, ...)."""
@@ -116,20 +128,25 @@ class Plan:
 class Block(NamedTuple):
     """What a reducer sees; the next block overwrites it."""
 
-    scores: Tensor
-    """(m, r, g, n), up to a constant a row, so that weights = exp(scores) / plan.total."""
     weights: Tensor
-    """(m, r, g, n)."""
+    """(m, r, g, n) on n keys of its chunk."""
+    first: int
+    """The first of these keys."""
     span: Span
     at: slice
     """The groups."""
+
+    @property
+    def stop(self) -> int:
+        """The key after its last."""
+        return self.first + self.weights.shape[-1]
 
 
 class Reducer(Protocol):
     """Keeps something of every block."""
 
-    def block(self, block: Block) -> None:
-        """See a block."""
+    def see(self, block: Block) -> None:
+        """See a block, or a chunk of it: the keys come in order."""
         ...
 
     def close(self, at: slice) -> None:
@@ -160,15 +177,9 @@ def attend(call: Call, plan: Plan, reducers: tuple[Reducer, ...]) -> Tensor:
     for first in range(0, plan.groups, plan.abreast):
         groups = range(first, min(plan.groups, first + plan.abreast))
         at = slice(groups.start, groups.stop)
-        query, key, value, output = laid.query[at], laid.key[at], laid.value[at], plan.output[at]
         for span in plan.spans:
-            rows = span.first * plan.shared, (span.stop - span.first) * plan.shared
-            scores, weights = plan.buffers(len(groups), span)
-            torch.bmm(query.narrow(1, *rows), key[..., : span.keys], out=scores.flatten(1, 2))
-            weigh(scores, weights, call, laid, groups, span, plan)
-            torch.bmm(weights.flatten(1, 2), value[:, : span.keys], out=output.narrow(1, *rows))
-            for reducer in reducers:
-                reducer.block(Block(scores, weights, span, at))
+            chunks = weigh(call, laid, groups, span, plan)
+            share(chunks, laid, span, at, plan, reducers)
         for reducer in reducers:
             reducer.close(at)
     if call.sinks is None:
@@ -176,6 +187,21 @@ def attend(call: Call, plan: Plan, reducers: tuple[Reducer, ...]) -> Tensor:
     b, h, k, n = plan.shape[:4]
     output = plan.output.view(b, k, n, h // k, -1).transpose(1, 2).reshape(b, n, h, -1)
     return output.to(call.query.dtype)
+
+
+def share(chunks: list[Tensor], laid: Laid, span: Span, at: slice, plan: Plan, reducers: tuple[Reducer, ...]) -> None:
+    """Make weights of exponentials; into the output and to the reducers with them, while they are in the cache."""
+    inverse = plan.total[at, span.first : span.stop].reciprocal().unsqueeze(-1)
+    output = plan.output[at].narrow(1, span.first * plan.shared, (span.stop - span.first) * plan.shared)
+    first = 0
+    for weights in chunks:
+        weights *= inverse
+        stop = first + weights.shape[-1]
+        product = partial(torch.baddbmm, output) if first else torch.bmm
+        product(weights.flatten(1, 2), laid.value[at, first:stop], out=output)
+        for reducer in reducers:
+            reducer.see(Block(weights, first, span, at))
+        first = stop
 
 
 def lay_out(call: Call, plan: Plan) -> Laid:
@@ -196,7 +222,7 @@ def lay_out(call: Call, plan: Plan) -> Laid:
     bound = q.norm(dim=-1).amax(-1) * k.norm(dim=-1).amax(-1)
     if call.softcap is not None:
         bound.clamp_max_(abs(call.softcap))
-    safe = min(SAFE, 87 - math.log(shape.keys))  # the sum of so many exponentials, too
+    safe = min(SAFE, LARGEST - math.log(SAFE * shape.keys))  # so many exponentials times scores can be summed, too
     bounded = (bound <= safe).tolist() if is_linear(call) else [False] * plan.groups
     sinks = None if call.sinks is None else spread(call.sinks).to(shape.dtype)
     return Laid(q, k.transpose(1, 2), call.value.to(shape.dtype).flatten(0, 1), bounded, sinks, call.masks)
@@ -207,35 +233,63 @@ def is_linear(call: Call) -> bool:
     return call.sinks is None and all(part.dtype == torch.bool for part in call.masks)
 
 
-def weigh(scores: Tensor, weights: Tensor, call: Call, laid: Laid, groups: range, span: Span, plan: Plan) -> None:
-    """Softmax into weights. The scores survive up to a constant a row; the sum of their exp goes to plan.total."""
+def weigh(call: Call, laid: Laid, groups: range, span: Span, plan: Plan) -> list[Tensor]:
+    """The exponentials of a block's scores, (m, r, g, n) each chunk.
+
+    Their sums go to plan.total, those of their products with the scores, over the total, to plan.expected. Scores
+    without a bound, or with some hidden, come in one chunk: their row maximum must be known first.
+    """
     at, rows = slice(groups.start, groups.stop), slice(span.first, span.stop)
-    corner = plan.corner[: span.stop - span.first, :, : span.keys - span.first] if call.causal else None
-    if call.softcap is not None:
-        scores.div_(call.softcap).tanh_().mul_(call.softcap)
-    for mask in laid.hide:
-        add(scores, mask, groups, span, plan)
-    if call.cuts is not None:
-        cut(scores, call.cuts, groups, span, plan)
-    shift = None
-    if not all(laid.bounded[group] for group in groups):
-        if corner is not None:
-            scores[..., span.first :].masked_fill_(~corner, HIDDEN)
-        shift = scores.amax(-1, keepdim=True)
-        if laid.sinks is not None:
-            shift = torch.maximum(shift, sinks_of(laid.sinks, groups, span, plan))
-        scores -= shift.clamp_min_(HIDDEN / 2)
-    torch.exp(scores, out=weights)
-    if corner is not None:
-        weights[..., span.first :] *= plan.lower[: span.stop - span.first, :, : span.keys - span.first]
-    total = torch.sum(weights, -1, out=plan.total[at, rows])
+    query = laid.query[at].narrow(1, span.first * plan.shared, (span.stop - span.first) * plan.shared)
+    total, expected = plan.total[at, rows], plan.expected[at, rows]
+    whole = bool(laid.hide) or call.cuts is not None or not all(laid.bounded[group] for group in groups)
+    shift, chunks = None, []
+    for first, stop in plan.chunks(span, whole):
+        scores = plan.room(plan.scores, len(groups), span, 0, stop - first)
+        torch.bmm(query, laid.key[at, :, first:stop], out=scores.flatten(1, 2))
+        if call.softcap is not None:
+            scores.div_(call.softcap).tanh_().mul_(call.softcap)
+        if whole:
+            shift = settle(scores, call, laid, groups, span, plan)
+        weights = torch.exp(scores, out=plan.room(plan.weights, len(groups), span, first, stop))
+        if call.causal and stop > span.first:
+            own = max(first, span.first)
+            weights[..., own - first :] *= plan.lower[: len(total[0]), :, own - span.first : stop - span.first]
+        accumulate(weights, total, first)
+        accumulate(scores.mul_(weights), expected, first)
+        chunks.append(weights)
     if laid.sinks is not None and shift is not None:
         extra = (sinks_of(laid.sinks, groups, span, plan) - shift).exp_().squeeze(-1)
         torch.div(total, total + extra, out=plan.mass[at, rows])
         total += extra
-    if laid.hide or call.cuts is not None:
-        total.clamp_min_(TINY)
-    weights *= total.reciprocal().unsqueeze(-1)
+    expected /= total.clamp_min_(TINY)
+    return chunks
+
+
+def accumulate(part: Tensor, total: Tensor, first: int) -> None:
+    """Add the sums over the last axis of a chunk, or begin with them."""
+    if first:
+        total += part.sum(-1)
+    else:
+        torch.sum(part, -1, out=total)
+
+
+def settle(scores: Tensor, call: Call, laid: Laid, groups: range, span: Span, plan: Plan) -> Tensor | None:
+    """Hide what is masked, and take the maximum off each row if it may be large: (m, r, g, 1) that was taken off."""
+    for mask in laid.hide:
+        add(scores, mask, groups, span, plan)
+    if call.cuts is not None:
+        cut(scores, call.cuts, groups, span, plan)
+    if all(laid.bounded[group] for group in groups):
+        return None
+    if call.causal:
+        corner = plan.corner[: span.stop - span.first, :, : span.keys - span.first]
+        scores[..., span.first :].masked_fill_(~corner, HIDDEN)
+    shift = scores.amax(-1, keepdim=True)
+    if laid.sinks is not None:
+        shift = torch.maximum(shift, sinks_of(laid.sinks, groups, span, plan))
+    scores -= shift.clamp_min_(HIDDEN / 2)
+    return shift
 
 
 def add(scores: Tensor, mask: Tensor, groups: range, span: Span, plan: Plan) -> None:
@@ -273,16 +327,15 @@ def heads_of(group: int, plan: Plan) -> tuple[int, slice]:
 def replay(weights: Tensor, plan: Plan, reducers: tuple[Reducer, ...]) -> None:
     """Show weights (B, H, N, M) that a model made itself to reducers, block by block; plan has a key head a head."""
     given = weights.flatten(0, 1)[:, :, None]  # (G, N, 1, M)
+    plan.total.fill_(1)
+    torch.sum(given, -1, out=plan.mass)
     for first in range(0, plan.groups, plan.abreast):
         at = slice(first, min(plan.groups, first + plan.abreast))
         for span in plan.spans:
             rows = slice(span.first, span.stop)
-            scores, shown = plan.buffers(at.stop - at.start, span)
-            shown.copy_(given[at, rows])
-            torch.log(shown.clamp_min(TINY), out=scores)
-            torch.sum(shown, -1, out=plan.mass[at, rows])
-            plan.total[at, rows] = 1
+            part = given[at, rows].contiguous()  # (m, r, 1, M)
+            torch.sum(part.clamp_min(TINY).log_().mul_(part), -1, out=plan.expected[at, rows])
             for reducer in reducers:
-                reducer.block(Block(scores, shown, span, at))
+                reducer.see(Block(part, 0, span, at))
         for reducer in reducers:
             reducer.close(at)

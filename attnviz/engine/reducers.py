@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnviz.engine.blocks import Block, Plan, Span
+from attnviz.engine.blocks import Block, Plan, accumulate
 
 
 class Matrix:
@@ -16,11 +16,14 @@ class Matrix:
         keys = len(range(plan.shape.keys)[columns])
         self.weights = torch.zeros(plan.groups, plan.shared, plan.shape.queries, keys)
 
-    def block(self, block: Block) -> None:
+    def see(self, block: Block) -> None:
         """Copy the block, (m, r, g, n), to its place."""
-        found = block.weights[..., self.columns].transpose(1, 2)
-        rows = slice(block.span.first, block.span.stop)
-        self.weights[block.at, :, rows, : found.shape[-1]] = found.to("cpu", torch.float32)
+        start, stop, _ = self.columns.indices(self.plan.shape.keys)
+        first, last = max(block.first, start), min(block.stop, stop)
+        if first < last:
+            rows, found = slice(block.span.first, block.span.stop), block.weights[..., first - block.first :]
+            found = found[..., : last - first].transpose(1, 2).to("cpu", torch.float32)
+            self.weights[block.at, :, rows, first - start : last - start] = found
 
     def close(self, at: slice) -> None:
         """Nothing is pending."""
@@ -38,12 +41,17 @@ class Strongest:
         size = plan.groups, plan.shared, plan.shape.queries, self.count
         self.weights, self.keys = torch.zeros(size), torch.zeros(size, dtype=torch.int32)
 
-    def block(self, block: Block) -> None:
-        """Take the largest of each row."""
-        found = block.weights.topk(min(self.count, block.span.keys), -1)
-        at = block.at, slice(None), slice(block.span.first, block.span.stop), slice(0, found.values.shape[-1])
-        self.weights[at] = found.values.transpose(1, 2).to("cpu", torch.float32)
-        self.keys[at] = found.indices.transpose(1, 2).to("cpu", torch.int32)
+    def see(self, block: Block) -> None:
+        """Take the largest of each row, of those found in its earlier keys and the new ones."""
+        found = block.weights.topk(min(self.count, block.weights.shape[-1]), -1)
+        values, keys = found.values.transpose(1, 2).float(), (found.indices + block.first).transpose(1, 2).int()
+        at = block.at, slice(None), slice(block.span.first, block.span.stop)
+        if block.first:
+            values = torch.cat([self.weights[at].to(values.device), values], -1)
+            keys = torch.cat([self.keys[at].to(keys.device), keys], -1)
+            values, order = values.topk(self.count, -1)
+            keys = keys.gather(-1, order)
+        self.weights[at][..., : values.shape[-1]], self.keys[at][..., : keys.shape[-1]] = values.cpu(), keys.cpu()
 
     def close(self, at: slice) -> None:
         """Nothing is pending."""
@@ -76,7 +84,7 @@ class Sight(NamedTuple):
 class Summary:
     """Means and maxima of tiles, and the statistics of ``record.Statistics``: linear in N.
 
-    It overwrites the scores, so it comes last. Its buffers serve one layer after the other.
+    Its buffers serve one layer after the other.
     """
 
     def __init__(self, plan: Plan, square: bool) -> None:
@@ -85,7 +93,6 @@ class Summary:
         groups, shared, keys = plan.groups, plan.shared, plan.shape.keys
         self.mean, self.peak = plan.empty(2, groups, high, shared, wide)
         self.received = plan.empty(groups, shared, keys)
-        self.expected = plan.empty(groups, plan.shape.queries, shared)
         self.queries, self.keys = places(plan.shape.queries, plan), places(keys, plan)
         if square and not plan.shape.causal:
             self.near, self.before = plan.empty(2, groups, plan.shape.queries, shared)
@@ -93,31 +100,29 @@ class Summary:
             tallest = places(max(span.stop - span.first + span.first % plan.tile[0] for span in plan.spans), plan)
             self.back = (tallest[:, None] - tallest).clamp_min_(0)[:, None]  # (r, 1, r): how far a key lies behind
             self.edges = self.keys_before_edges(wide * width)
-        self.band = plan.empty(groups, plan.shape.queries, shared, 2) if square else None
+        self.diagonals = plan.empty(2, groups, plan.shape.queries, shared).zero_()
         self.sums, self.peaks = plan.empty(2, plan.abreast, high, shared, wide * width).zero_()
 
-    def block(self, block: Block) -> None:
+    def see(self, block: Block) -> None:
         """Add to the tiles and the statistics."""
-        scores, weights, span, at = block
-        self.add_to_strips(weights, span)
-        if self.band is not None:
-            self.band[at, span.first : span.stop] = band(weights, span.first)
-        torch.sum(scores.mul_(weights), -1, out=self.expected[at, span.first : span.stop])  # the scores end here
-        if self.square and not self.plan.shape.causal:
-            self.add_behind(weights, span, at, scores)
+        self.add_to_strips(block)
+        if self.square:
+            self.add_diagonals(block)
+            if not self.plan.shape.causal:
+                self.add_behind(block)
 
-    def add_to_strips(self, weights: Tensor, span: Span) -> None:
+    def add_to_strips(self, block: Block) -> None:
         """Strips (m, high, g, wide * width) are rows of tiles whose columns are not merged yet.
 
         Adding whole rows is a vector operation, adding inside a row is not. Cells that no block reaches stay 0.
         """
-        m, r, g, n = weights.shape
+        (m, r, g, n), span = block.weights.shape, block.span
         top, inside = divmod(span.first, self.plan.tile[0])
         count = max(1, r // self.plan.tile[0])
-        rows = weights.view(m, count, r // count, g, n)
-        sums, peaks = (strips[:m, top : top + count, :, :n] for strips in (self.sums, self.peaks))
+        rows = block.weights.view(m, count, r // count, g, n)
+        sums, peaks = (strips[:m, top : top + count, :, block.first : block.stop] for strips in (self.sums, self.peaks))
         if inside:
-            fresh = span.first if self.plan.shape.causal else n  # keys new to this row of tiles
+            fresh = max(0, span.first - block.first) if self.plan.shape.causal else n  # keys new to this row of tiles
             sums[..., fresh:], peaks[..., fresh:] = 0, 0
             sums += rows.sum(2)
             torch.maximum(peaks, rows.amax(2), out=peaks)
@@ -125,17 +130,33 @@ class Summary:
             torch.sum(rows, 2, out=sums)
             torch.amax(rows, 2, out=peaks)
 
-    def add_behind(self, weights: Tensor, span: Span, at: slice, spare: Tensor) -> None:
-        """What ``distance`` needs of the keys before their query. Overwrites spare.
+    def add_diagonals(self, block: Block) -> None:
+        """The weight of each query on itself and on the key before it, as a strided view: one row and one key further.
+
+        Query 0 has no key before it: its place stays 0.
+        """
+        (m, r, g, n), span = block.weights.shape, block.span
+        for back, kept in enumerate(self.diagonals):
+            first, stop = max(span.first, block.first + back), min(span.stop, block.stop + back)
+            if first < stop:
+                start = block.weights.storage_offset() + (first - span.first) * g * n + first - back - block.first
+                found = block.weights.as_strided((m, stop - first, g), (r * g * n, g * n + 1, n), start)
+                kept[block.at, first:stop] = found
+
+    def add_behind(self, block: Block) -> None:
+        """What ``distance`` needs of the keys before their query.
 
         Keys before the edge, the first query of the block's first row of tiles, lie behind all its queries: sums over
         rows and columns tell. Only of those between the edge and its last query each weight is looked at.
         """
-        first, stop = span.first, span.stop
-        edge = first - first % self.plan.tile[0]
-        near, back = weights[..., edge:stop], self.back[first - edge : stop - edge, :, : stop - edge]
-        torch.sum(torch.mul(near, back, out=spare[..., edge:stop]), -1, out=self.near[at, first:stop])
-        torch.sum(weights[..., :edge], -1, out=self.before[at, first:stop])
+        span, start = block.span, block.first
+        edge = span.first - span.first % self.plan.tile[0]
+        here, split, stop = slice(span.first, span.stop), max(start, edge), min(block.stop, span.stop)
+        before = block.weights[..., : max(0, min(edge, block.stop) - start)]
+        accumulate(before, self.before[block.at, here], start)
+        near = block.weights[..., split - start : max(split, stop) - start]
+        back = self.back[span.first - edge : span.stop - edge, :, split - edge : max(split, stop) - edge]
+        accumulate(near * back, self.near[block.at, here], start)
 
     def keys_before_edges(self, width: int) -> Tensor:
         """The place of each key that lies before the edge of a row of tiles, else 0: (high * width,)."""
@@ -165,7 +186,7 @@ class Summary:
         areas = sizes(plan.shape.queries, plan.tile[0], plan)[:, None, None] * sizes(
             plan.shape.keys, plan.tile[1], plan
         )
-        entropy = (plan.total.log() * plan.mass - self.expected).clamp_min_(0)
+        entropy = (plan.total.log() * plan.mass - plan.expected).clamp_min_(0)
         found = {
             "mean": (self.mean / areas).transpose(1, 2),
             "max": self.peak.transpose(1, 2),
@@ -173,10 +194,9 @@ class Summary:
         }
         named = {name: plan.by_head(array) for name, array in found.items()}
         named["received"] = self.free_received(sight)
-        if self.band is not None:
+        if self.square:
             alive = (plan.mass > 0).to(plan.shape.dtype)  # (G, N, g)
-            self.band[:, 0, :, 0] = 0
-            previous, diagonal = self.band.sum(1).unbind(-1)  # (G, g)
+            diagonal, previous = self.diagonals.sum(2)  # (G, g)
             seeing, later = alive.sum(1).clamp_min(1), alive[:, 1:].sum(1).clamp_min(1)
             means = {"diagonal": diagonal / seeing, "previous": previous / later, "distance": self.distance() / seeing}
             named |= {name: plan.by_head(array) for name, array in means.items()}
@@ -199,15 +219,6 @@ class Summary:
             return -onward
         behind = self.near.sum(1) + self.before.transpose(1, 2) @ self.queries - self.columns
         return onward + 2 * behind
-
-
-def band(weights: Tensor, first: int) -> Tensor:
-    """Weight of every query on the key before it and on itself, (m, r, g, 2), as one strided view.
-
-    The next query's pair lies one row and one key further on. Query 0 has no key before it: that number is no weight.
-    """
-    m, r, g, n = weights.shape
-    return weights.as_strided((m, r, g, 2), (r * g * n, g * n + 1, n, 1), weights.storage_offset() + first - 1)
 
 
 def places(count: int, plan: Plan) -> Tensor:

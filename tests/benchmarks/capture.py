@@ -15,6 +15,8 @@ eager  output_attentions=True, as other tools capture; where its weights alone f
 """
 
 import argparse
+import ctypes
+import gc
 import os
 import resource
 import time
@@ -70,7 +72,9 @@ def modes(model: torch.nn.Module, length: int) -> dict[str, Callable[[], float |
 
 
 def peak(run: Callable[[], float | None]) -> int:
-    """Bytes that a run takes at most, above what is taken before it. Linux alone tells."""
+    """Bytes that a run takes at most, above what is taken before it. Linux and its C library alone tell."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs gave back must not serve this one unseen
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     run()
@@ -84,15 +88,18 @@ def compare(name: str, length: int, rounds: int) -> None:
     runs = modes(model, length)
     least = dict.fromkeys(runs, float("inf"))
     fidelity = 0.0
-    memory = {mode: peak(run) for mode, run in runs.items()}  # the first round, which warms up
+    for run in runs.values():  # the first round warms up
+        run()
+    memory = {mode: peak(run) for mode, run in runs.items()}
     for _ in range(rounds):
         for mode, run in runs.items():
             start = time.process_time()
             fidelity = max(fidelity, run() or 0.0)
             least[mode] = min(least[mode], time.process_time() - start)
     times = "  ".join(f"{mode} {least[mode] / least['plain']:.2f} x" for mode in runs)
-    sizes = "  ".join(f"{mode} {memory[mode] / 1e6:.0f}" for mode in runs)
-    print(f"{name} {length}: plain {least['plain']:.3f} s CPU; {times}; MB {sizes}; fidelity {fidelity:.0e}", flush=True)
+    sizes = "  ".join(f"{mode} {memory[mode] / memory['plain']:.2f} x" for mode in runs)
+    print(f"{name} {length}: plain {least['plain']:.3f} s CPU, {memory['plain'] / 1e6:.0f} MB; fidelity {fidelity:.0e}")
+    print(f"  time   {times}\n  memory {sizes} ({(memory['all'] - memory['plain']) / 1e6:+.0f} MB)", flush=True)
 
 
 def main() -> None:
