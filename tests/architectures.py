@@ -70,11 +70,10 @@ def eager(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Ten
 
     A copy of the model runs, because a model that has once returned its attention keeps the library's hooks. Its
     configs are set directly: ``set_attn_implementation`` refuses Falcon, which then returns weights without a mask.
+    Sparse BigBird leaves some weights out of what it returns, so that its rows sum to less than 1.
     """
     model = copy.deepcopy(model)
-    for module in model.modules():
-        if hasattr(module, "config"):
-            module.config._attn_implementation = "eager"
+    set_eager(model)
     with torch.no_grad():
         outputs = model(**inputs, output_attentions=True, return_dict=True)
     config: Any = model.config
@@ -85,8 +84,15 @@ def eager(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Ten
         weights[0] = dense(weights[0])
     if getattr(model, "attention_type", None) == "block_sparse":  # BigBird
         n = inputs["input_ids"].shape[1]
-        weights[0] = complete(weights[0], config.block_size, config.num_random_blocks)[..., :n, :n]
+        weights[0] = weights[0][..., :n, :n]  # it pads the text to whole blocks
     return dict(zip(kinds, weights, strict=True))
+
+
+def set_eager(model: torch.nn.Module) -> None:
+    """Let a model compute its attention by the library's eager code from now on."""
+    for module in model.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation = "eager"
 
 
 def dense(bands: Tensor) -> Tensor:
@@ -99,16 +105,6 @@ def dense(bands: Tensor) -> Tensor:
             if 0 <= key < n:
                 matrices[..., query, key] = bands[..., query, column]
     return matrices
-
-
-def complete(weights: Tensor, block: int, random_blocks: int) -> Tensor:
-    """BigBird's weights (layer, head, token, token), with those that the library leaves out of what it returns.
-
-    Outside training, every random block is the first block over again. The queries between the first and the last
-    block so attend to it 1 + random_blocks times, but of these equal weights the library writes one over the other.
-    """
-    weights[..., block:-block, :block] *= 1 + random_blocks
-    return weights
 
 
 def each(value: Any, *names: str) -> dict[str, Any]:

@@ -43,17 +43,19 @@ def test_console_lines_run(line: str, run: Run, minilm: Path, tmp_path: Path) ->
     (tmp_path / "prompt.txt").write_text("a prompt")
     (tmp_path / "notes.txt").write_text("\n\n".join(["some words to learn, one after the other"] * 60))
     command = shlex.split(line.rsplit("attnviz ", 1)[1], comments=True)
+    if "--from" in command:
+        run("capture", "some text", "-o", "run.attn")
     stdin = "a prompt" if line.startswith("cat ") else None
     steps = ["--steps", "2"] if command[0] == "train" else []
     done = run(*command, *steps, stdin=stdin, HF_HUB_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout or (tmp_path / "figure.png").exists() or (tmp_path / "my-model").exists()
+    assert done.stdout or any((tmp_path / name).exists() for name in ("figure.png", "my-model", "run.attn"))
 
 
-def test_python_fences_run() -> None:
+def test_python_fences_run(tmp_path: Path) -> None:
     """The Python examples run one after the other."""
     code = "\n".join(text for kind, text in FENCES if kind == "python")
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=os.environ)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=os.environ, cwd=tmp_path)
 
 
 def test_pictures_and_links_are_there() -> None:

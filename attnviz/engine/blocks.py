@@ -72,7 +72,9 @@ class Plan:
         self.shape, self.groups, self.shared = shape, b * k, h // k
         self.tile = math.ceil(n / shape.tiles), math.ceil(m / shape.tiles)
         self.tiles = math.ceil(n / self.tile[0]), math.ceil(m / self.tile[1])
-        self.block = CACHED if shape.device.type == "cpu" else RESIDENT
+        on_cpu = shape.device.type == "cpu"
+        self.block, self.most = (CACHED, ROWS) if on_cpu else (RESIDENT, n)  # scores, and queries, at most
+        self.chunk = CHUNK if on_cpu and m >= LONG else m
         self.spans = tuple(self.cut())
         largest = self.shared * max((span.stop - span.first) * span.keys for span in self.spans)
         self.abreast = max(1, min(self.groups, self.block // largest))  # groups a block
@@ -100,17 +102,15 @@ class Plan:
     def step(self, first: int) -> int:
         """Queries in the block that begins at ``first``: as many as fit, in whole rows of tiles if one fits."""
         height, left = self.tile[0], self.shape.queries - first
-        most = ROWS if self.block == CACHED else self.shape.queries
-        keys = min(self.shape.keys, first + most) if self.shape.causal else self.shape.keys
-        held = CHUNK if self.shape.keys >= LONG else keys
-        rows = max(FEWEST, min(most, self.block // (self.shared * held)))
+        keys = min(self.shape.keys, first + self.most) if self.shape.causal else self.shape.keys
+        rows = max(FEWEST, min(self.most, self.block // (self.shared * min(keys, self.chunk))))
         if rows < height:
             return min(rows, height - first % height, left)
         return min(rows - rows % height, left - left % height or left)
 
     def chunks(self, span: Span, whole: bool = False) -> Iterator[tuple[int, int]]:
         """First and last key but one of each chunk of a block."""
-        width = CHUNK if self.shape.keys >= LONG and not whole else max(1, span.keys)
+        width = span.keys if whole else self.chunk
         for first in range(0, span.keys, width):
             yield first, min(first + width, span.keys)
 
@@ -282,7 +282,7 @@ def settle(scores: Tensor, call: Call, laid: Laid, groups: range, span: Span, pl
         cut(scores, call.cuts, groups, span, plan)
     if all(laid.bounded[group] for group in groups):
         return None
-    if call.causal:
+    if call.causal and span.keys > span.first:
         corner = plan.corner[: span.stop - span.first, :, : span.keys - span.first]
         scores[..., span.first :].masked_fill_(~corner, HIDDEN)
     shift = scores.amax(-1, keepdim=True)

@@ -95,11 +95,11 @@ class Call:
         return self.mask + additive(seen, self.mask.dtype)
 
     def visible(self) -> Tensor:
-        """Boolean (B or 1, H or 1, N, M): True where a query may attend, cuts left aside."""
+        """Boolean (B or 1, H or 1, N or 1, M): True where a query may attend, cuts left aside."""
         n, m = self.query.shape[2], self.key.shape[2]
         if self.causal:
             return torch.ones(n, m, dtype=torch.bool, device=self.query.device).tril_()[None, None]
-        seen = torch.ones(1, 1, n, m, dtype=torch.bool, device=self.query.device)
+        seen = torch.ones(1, 1, 1, m, dtype=torch.bool, device=self.query.device)
         for part in self.masks:
             seen = seen & may_attend(part)
         return seen

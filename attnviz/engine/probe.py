@@ -15,7 +15,7 @@ from torch import Tensor
 from attnviz.engine.blocks import Plan, Reducer, Shape, attend, replay
 from attnviz.engine.call import Call
 from attnviz.engine.reducers import Matrix, Sight, Strongest, Summary
-from attnviz.errors import InputError
+from attnviz.errors import InputError, ModelError
 from attnviz.record import Kind
 from attnviz.request import Request
 
@@ -79,12 +79,12 @@ class Observer(Protocol):
         """See a call, and give its output (B, N, H, d_v)."""
         ...
 
-    def given(self, weights: Tensor, visible: Tensor, source: "Source") -> None:
-        """See weights (B, H, N, M) that a model made itself; visible broadcasts to them."""
+    def given(self, weights: Tensor, visible: Tensor, source: "Source") -> int:
+        """See weights (B, H, N, M) that a model made itself, visible broadcasts to them; the number of the call."""
         ...
 
-    def measured(self, difference: float | None) -> None:
-        """Hear how far the weights seen last, times values, are from what the model went on with."""
+    def measured(self, number: int, difference: float | None) -> None:
+        """Hear how far the weights of a call, times values, are from what the model went on with."""
         ...
 
     def before(self, scores: Tensor) -> Tensor:
@@ -124,12 +124,13 @@ class Survey:
         self.seen.append(Seen(source.layer, heads, n, m, source.where, source.cross))
         return plain_output(call, source) if call.plain else attend(call, Plan(Shape.of(call, 64)), ())
 
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> None:
+    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
         """See ``Observer.given``."""
         _, heads, n, m = weights.shape
         self.seen.append(Seen(source.layer, heads, n, m, source.where, source.cross))
+        return len(self.seen) - 1
 
-    def measured(self, difference: float | None) -> None:
+    def measured(self, number: int, difference: float | None) -> None:
         """See ``Observer.measured``."""
 
     def before(self, scores: Tensor) -> Tensor:
@@ -153,6 +154,8 @@ class Probe:
     ) -> None:
         self.heads, self.request, self.cuts, self.stop = heads, request, dict(cuts or {}), stop
         self.calls = 0
+        self.cut: set[int] = set()
+        """The calls of which edges were cut by the softmax itself."""
         self.found: dict[int, Found] = {}
         self.plans: dict[Shape, tuple[Plan, Summary]] = {}
         self.views: list[tuple[tuple[Tensor, ...], bool, tuple[int, int], tuple[Tensor, Sight]]] = []
@@ -168,23 +171,27 @@ class Probe:
         self.keep(number, found)
         return output
 
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> None:
+    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
         """See ``Observer.given``. Raises Finished."""
         number = self.count(weights)
+        if number in self.cuts and number not in self.cut:
+            raise ModelError("edges of this attention cannot be cut: it is no matrix of queries and keys")
         if number in self.heads:
             pick = torch.tensor(self.heads[number], device=weights.device)
             visible = visible.expand(weights.shape)
             self.keep(number, self.summarise(weights[:, pick].float(), visible[:, pick]))
+        return number
 
-    def measured(self, difference: float | None) -> None:
+    def measured(self, number: int, difference: float | None) -> None:
         """See ``Observer.measured``."""
-        if self.calls - 1 in self.found:
-            self.found[self.calls - 1].difference = difference
+        if number in self.found:
+            self.found[number].difference = difference
 
     def before(self, scores: Tensor) -> Tensor:
         """See ``Observer.before``."""
         if self.calls not in self.cuts:
             return scores
+        self.cut.add(self.calls)
         head, query, key = self.cuts[self.calls].to(scores.device).T
         scores = scores.clone()
         scores[:, head, query, key] = -torch.inf
@@ -214,7 +221,7 @@ class Probe:
         everything = len(heads) * 2 > call.query.shape[1] and self.request.keep != "weights"
         if everything:
             output, found = self.run(call)
-            found = found if len(heads) == call.query.shape[1] else found.pick(heads)
+            found = found if heads == tuple(range(call.query.shape[1])) else found.pick(heads)
         else:
             output = self.output(call, source)
             part = call.heads(heads)
@@ -286,23 +293,28 @@ class Probe:
             same = len(known) == len(masks) and all(map(operator.is_, known, masks))
             if same and (causal, shape) == (call.causal, (n, m)):
                 return view
-        if call.causal and self.request.keep != "weights":
-            view = causal_tiles(plan), Sight.causal(n, m, call.query.device)
+        if call.causal:
+            sight = Sight.causal(n, m, call.query.device)
+            view = (self.causal(n, m) if self.request.keep == "weights" else causal_tiles(plan)), sight
         else:
             visible = call.visible()
             view = self.shown(visible, plan), Sight.of(visible)
         self.views = [*self.views[-3:], (masks, call.causal, (n, m), view)]
         return view
 
+    def causal(self, n: int, m: int) -> Tensor:
+        """What is visible to causal queries of the keys of the window: (1, N, keys)."""
+        return (torch.arange(m)[self.request.columns] <= torch.arange(n)[:, None])[None]
+
     def shown(self, visible: Tensor, plan: Plan) -> Tensor:
-        """What is visible, (1 or H, N, M), as it is kept: the window, tiles, or nothing."""
+        """What is visible, (1 or H, N or 1, M), as it is kept: the window, or tiles."""
         if self.request.keep == "weights":
             return visible[0, :, :, self.request.columns].cpu()
         return pooled(visible, plan)[0].cpu()
 
 
 def pooled(visible: Tensor, plan: Plan) -> Tensor:
-    """Which tiles hold a visible cell: (B or 1, H or 1, N, M) -> (B or 1, H or 1, row, column)."""
+    """Which tiles hold a visible cell: (B or 1, H or 1, N or 1, M) -> (B or 1, H or 1, row or 1, column)."""
     height, width = plan.tile
     rows = torch.stack([part.any(2) for part in torch.split(visible, height, 2)], 2)
     return torch.stack([part.any(3) for part in torch.split(rows, width, 3)], 3)
@@ -331,15 +343,16 @@ def check(call: Call, source: Source, output: Tensor) -> float | None:
 
 def agreement(ours: Tensor, theirs: Tensor) -> float | None:
     """Their difference, (1, N, H, d_v), over the queries that see a key: functions differ in what the others get."""
-    seeing = ours.abs().amax((0, 2, 3)) > 0
-    return difference(ours[:, seeing], theirs[:, seeing])
+    seeing = ours.abs().amax(-1, keepdim=True) > 0
+    return difference(ours, theirs.where(seeing, 0))
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float | None:
     """The largest difference as a share of the largest value."""
     if not theirs.numel():
         return None
-    return float((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max().clamp_min(1e-30))
+    apart, largest = (ours.float() - theirs).abs().max(), theirs.float().abs().max()
+    return float(apart / largest.clamp_min(1e-30))
 
 
 def larger(one: float | None, other: float | None) -> float | None:

@@ -65,13 +65,13 @@ class Sight(NamedTuple):
     """What a mask leaves to choose."""
 
     free: Tensor
-    """(B or 1, H or 1, N): whether a query sees more than one key."""
+    """(B or 1, H or 1, N or 1): whether a query sees more than one key."""
     only: Tensor
-    """(B or 1, H or 1, N): the one key that a query sees which is not free (of those that see one)."""
+    """(B or 1, H or 1, N or 1): the one key that a query sees which is not free (of those that see one)."""
 
     @classmethod
     def of(cls, visible: Tensor) -> "Sight":
-        """From (B or 1, H or 1, N, M)."""
+        """From (B or 1, H or 1, N or 1, M)."""
         return cls(visible.sum(-1) > 1, visible.to(torch.uint8).argmax(-1))
 
     @classmethod
@@ -186,7 +186,7 @@ class Summary:
         areas = sizes(plan.shape.queries, plan.tile[0], plan)[:, None, None] * sizes(
             plan.shape.keys, plan.tile[1], plan
         )
-        entropy = (plan.total.log() * plan.mass - plan.expected).clamp_min_(0)
+        entropy = (plan.total.log() * plan.mass - plan.expected).clamp_min_(0).abs_()  # no -0.0
         found = {
             "mean": (self.mean / areas).transpose(1, 2),
             "max": self.peak.transpose(1, 2),
@@ -210,14 +210,15 @@ class Summary:
         free, only = sight.free.expand(mass.shape), sight.only.expand(mass.shape)
         received.scatter_add_(-1, only, -mass.masked_fill(free, 0))
         choosing = (mass * free > 0).sum(-1, keepdim=True)
-        return (received / choosing.clamp_min(1)).clamp_min_(0)
+        return (received / choosing.clamp_min(1)).clamp_min_(0) * (choosing > 0)
 
     def distance(self) -> Tensor:
         """Sum of weight * |i - j|, (G, g): weight * (j - i), known from row and column sums, + 2 * behind."""
-        onward: Tensor = self.received @ self.keys - self.plan.mass.transpose(1, 2) @ self.queries
+        keys, queries = self.keys.double(), self.queries.double()  # large numbers that nearly cancel
+        onward: Tensor = self.received.double() @ keys - self.plan.mass.transpose(1, 2).double() @ queries
         if self.plan.shape.causal:
             return -onward
-        behind = self.near.sum(1) + self.before.transpose(1, 2) @ self.queries - self.columns
+        behind: Tensor = self.near.sum(1) + self.before.transpose(1, 2).double() @ queries - self.columns
         return onward + 2 * behind
 
 

@@ -7,7 +7,8 @@ be attention: by its shape where the lengths of the text are known, else by the 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,21 +21,24 @@ from attnviz.layer.arrays import widen
 from attnviz.layer.attention import attend
 
 SOFTMAX = {torch.softmax, functional.softmax, Tensor.softmax}
-PRODUCTS = {torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
+PRODUCTS = {torch.matmul, torch.mm, torch.bmm, torch.einsum, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__}
+MOST = 8  # softmaxes that wait for their values at once, and forms of one
 FAR = -9e3  # no score of attention lies below; models that mask by adding use -1e4 or less
 
 Fit = Callable[[Tensor], Tensor | None]
 
 
-class Pending(NamedTuple):
+@dataclass(eq=False)
+class Pending:
     """The result of a softmax, on its way to the values."""
 
-    weights: Tensor
+    forms: list[Tensor]
+    """The weights, and what was made of them in the same shape: by dropout, another type, or for another purpose."""
     visible: Tensor
     rows: Tensor
     """Some of its rows as they were made."""
-    told: bool
-    """Whether the observer knows of them."""
+    number: int | None
+    """Of the call, if the observer knows of it."""
 
 
 class Tap(TorchFunctionMode):
@@ -47,7 +51,7 @@ class Tap(TorchFunctionMode):
     def __init__(self, observer: Observer, fit: Fit | None = None, *, batch: int = 1) -> None:
         super().__init__()
         self.observer, self.fit, self.batch = observer, fit, batch
-        self.pending: Pending | None = None
+        self.pending: list[Pending] = []
         self.source = NOWHERE
         self.found = 0
         """Calls of attention that were seen here."""
@@ -67,8 +71,8 @@ class Tap(TorchFunctionMode):
         if func in SOFTMAX:
             return self.softmax(func, args, kwargs)
         result = func(*args, **kwargs)
-        if self.pending is not None:
-            self.follow(func, args, result)
+        if self.pending:
+            self.follow(func, [part for part in flat((*args, *kwargs.values())) if isinstance(part, Tensor)], result)
         return result
 
     def attend(self, call: Call, source: Source) -> Tensor:
@@ -79,10 +83,10 @@ class Tap(TorchFunctionMode):
         finally:
             self.busy = False
 
-    def given(self, weights: Tensor, visible: Tensor) -> None:
-        """Weights that were found here."""
+    def given(self, weights: Tensor, visible: Tensor) -> int:
+        """Weights that were found here; the number of the call."""
         self.found += 1
-        self.observer.given(weights, visible, self.source)
+        return self.observer.given(weights, visible, self.source)
 
     def sdpa(
         self,
@@ -121,46 +125,71 @@ class Tap(TorchFunctionMode):
         """Our own layer."""
         attended = attend(*args, **kwargs)
         visible = attended.scores > -torch.inf
-        self.given(self.four(attended.weights), self.four(visible))
+        number = self.given(self.four(attended.weights), self.four(visible))
         if not kwargs.get("residual"):
-            self.observer.measured(difference(attended.weights @ widen(args[2]), attended.output))
+            self.observer.measured(number, difference(attended.weights @ widen(args[2]), attended.output))
         return attended
 
     def softmax(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """A softmax that may be attention's."""
-        scores = args[0] if args else kwargs.pop("input")
-        fitted = self.fit(scores) if self.fit else None
-        if fitted is not None:
-            fitted = self.observer.before(fitted)
-            scores = fitted.reshape(scores.shape) if fitted.numel() == scores.numel() else scores
-        result = func(scores, *args[1:], **kwargs)
-        if result.ndim < 2:
-            return result
-        visible = (scores > FAR) | (result > 0)
-        weights = self.fit(result) if self.fit else None
-        if weights is not None:
-            same_cells = fitted is not None and fitted.shape == weights.shape
-            self.given(weights, visible.reshape(weights.shape) if same_cells else weights > 0)
-        if weights is not None or self.fit is None:
-            rows = result[..., :: -(-result.shape[-2] // SAMPLE), :].clone()
-            self.pending = Pending(result, visible, rows, told=weights is not None)
+        """A softmax that may be attention's: one over the last axis."""
+        scores, *others = args or (kwargs.pop("input"),)
+        dim = others[0] if others else kwargs.get("dim")
+        if scores.ndim < 2 or dim not in (-1, scores.ndim - 1):
+            return func(scores, *others, **kwargs)
+
+        def softmax(scores: Tensor) -> Tensor:
+            made: Tensor = func(scores, *others, **kwargs)
+            return made
+
+        if self.fit is not None:
+            return self.fitted(softmax, scores, self.fit)
+        result = softmax(scores)
+        self.wait(result, (scores > FAR) | (result > 0), None)
         return result
 
-    def follow(self, func: Any, args: Any, result: Any) -> None:
-        """Follow pending weights to their product with values, through dropout and changes of type."""
-        pending = self.pending
-        operands = [part for part in flat(args) if isinstance(part, Tensor)]
-        at = next((i for i, part in enumerate(operands) if pending and same(part, pending.weights)), None)
-        if at is None or pending is None:
-            return
-        if func in PRODUCTS:
-            self.pending = None
-            if not pending.told:
-                self.given(self.four(pending.weights), self.four(pending.visible))
-            if at == 0 and func is not torch.einsum:
-                self.observer.measured(compare(pending.rows, operands[0], operands[1], result))
-        elif at == 0 and isinstance(result, Tensor) and result.shape == pending.weights.shape:
-            self.pending = pending._replace(weights=result)
+    def fitted(self, softmax: Callable[[Tensor], Tensor], scores: Tensor, fit: Fit) -> Tensor:
+        """A softmax that is attention if it fits the lengths of the text; with the edges cut that are to be."""
+        shown = fit(scores)
+        cut = None if shown is None else self.observer.before(shown)
+        if cut is not None and cut is not shown:
+            scores = cut.reshape(scores.shape)
+        result = softmax(scores)
+        if cut is not shown:  # a query that is left without a key gets nothing
+            result = result.where((scores > FAR).any(-1, keepdim=True), 0)
+        weights = fit(result)
+        if weights is not None:
+            visible = weights > 0
+            if cut is not None and cut.shape == weights.shape:
+                visible |= cut > FAR
+            self.wait(result, visible, self.given(weights, visible))
+        return result
+
+    def wait(self, weights: Tensor, visible: Tensor, number: int | None) -> None:
+        """Wait for the product of weights with values."""
+        rows = weights[..., :: -(-weights.shape[-2] // SAMPLE), :].clone()
+        self.pending = [*self.pending[1 - MOST :], Pending([weights], visible, rows, number)]
+
+    def follow(self, func: Any, operands: list[Tensor], result: Any) -> None:
+        """Follow pending weights to their product with values, through dropout, changes of type and the like."""
+        for pending in self.pending:
+            for at, part in enumerate(operands):
+                if any(same(part, form) or same(turned(part), form) for form in pending.forms):
+                    if func in PRODUCTS:
+                        self.arrive(pending, func, at, operands, result)
+                    elif isinstance(result, Tensor) and is_form(result, pending.forms):
+                        pending.forms = [pending.forms[0], *pending.forms[1:][1 - MOST :], result]
+                    return
+
+    def arrive(self, pending: Pending, func: Any, at: int, operands: list[Tensor], result: Tensor) -> None:
+        """Pending weights meet their values: they are attention, and its output is there to compare with."""
+        self.pending.remove(pending)
+        weights = pending.forms[0]
+        number = pending.number
+        if number is None:
+            number = self.given(self.four(weights), self.four(pending.visible))
+        plain = at == 0 and func is not torch.einsum and len(operands) == 2 and operands[1].ndim > 1
+        if plain and operands[0].shape[-2:] == weights.shape[-2:] and operands[0].is_contiguous():
+            self.observer.measured(number, compare(pending.rows, operands[0], operands[1], result))
 
     def four(self, part: Tensor) -> Tensor:
         """An array of 2 to 4 axes as (B, H, ...): a first axis of three is the batch if it is as long, else heads."""
@@ -188,8 +217,23 @@ def flat(args: Any) -> Iterator[Any]:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are views of the same numbers."""
-    return one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
+    """Whether two tensors are views of the same numbers, with the same last axis."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.numel() == other.numel()
+        and (one.shape[-1:], one.stride()[-1:]) == (other.shape[-1:], other.stride()[-1:])
+    )
+
+
+def turned(part: Tensor) -> Tensor:
+    """A tensor with its last two axes exchanged, if it has two."""
+    return part.mT if part.ndim > 1 else part
+
+
+def is_form(result: Tensor, forms: list[Tensor]) -> bool:
+    """Whether a result can stand for weights: numbers of their shape, not the weights turned."""
+    lies = any(same(turned(result), form) and not same(result, form) for form in forms)
+    return result.is_floating_point() and result.shape == forms[0].shape and not lies
 
 
 @contextmanager
