@@ -100,7 +100,7 @@ class Summary:
             tallest = places(max(span.stop - span.first + span.first % plan.tile[0] for span in plan.spans), plan)
             self.back = (tallest[:, None] - tallest).clamp_min_(0)[:, None]  # (r, 1, r): how far a key lies behind
             self.edges = self.keys_before_edges(wide * width)
-        self.diagonals = plan.empty(2, groups, plan.shape.queries, shared).zero_()
+        self.diagonals = plan.empty(groups, plan.shape.queries, shared, 2).zero_()
         self.sums, self.peaks = plan.empty(2, plan.abreast, high, shared, wide * width).zero_()
 
     def see(self, block: Block) -> None:
@@ -131,17 +131,20 @@ class Summary:
             torch.amax(rows, 2, out=peaks)
 
     def add_diagonals(self, block: Block) -> None:
-        """The weight of each query on itself and on the key before it, as a strided view: one row and one key further.
+        """The weight of each query on the key before it and on itself, (m, r, g, 2).
 
-        Query 0 has no key before it: its place stays 0.
+        As one strided view: the next query's pair lies one row and one key further. Where a chunk begins or ends
+        between the two, only one of them is there. Query 0 has no key before it: its place stays 0.
         """
-        (m, r, g, n), span = block.weights.shape, block.span
-        for back, kept in enumerate(self.diagonals):
-            first, stop = max(span.first, block.first + back), min(span.stop, block.stop + back)
-            if first < stop:
-                start = block.weights.storage_offset() + (first - span.first) * g * n + first - back - block.first
-                found = block.weights.as_strided((m, stop - first, g), (r * g * n, g * n + 1, n), start)
-                kept[block.at, first:stop] = found
+        (m, _, g, n), span, kept = block.weights.shape, block.span, self.diagonals[block.at]
+        first, stop = max(span.first, block.first + 1), min(span.stop, block.stop)
+        if first < stop:
+            start = block.weights.storage_offset() + (first - span.first) * g * n + first - 1 - block.first
+            size, strides = (m, stop - first, g, 2), (block.weights.stride(0), g * n + 1, n, 1)
+            kept[:, first:stop] = block.weights.as_strided(size, strides, start)
+        for query, key, place in ((block.first, 0, 1), (block.stop, -1, 0)):
+            if span.first <= query < span.stop:
+                kept[:, query, :, place] = block.weights[:, query - span.first, :, key]
 
     def add_behind(self, block: Block) -> None:
         """What ``distance`` needs of the keys before their query.
@@ -156,7 +159,8 @@ class Summary:
         accumulate(before, self.before[block.at, here], start)
         near = block.weights[..., split - start : max(split, stop) - start]
         back = self.back[span.first - edge : span.stop - edge, :, split - edge : max(split, stop) - edge]
-        accumulate(near * back, self.near[block.at, here], start)
+        spare = self.plan.room(self.plan.scores, len(near), span, 0, near.shape[-1])  # the scores have had their day
+        accumulate(torch.mul(near, back, out=spare), self.near[block.at, here], start)
 
     def keys_before_edges(self, width: int) -> Tensor:
         """The place of each key that lies before the edge of a row of tiles, else 0: (high * width,)."""
@@ -196,7 +200,7 @@ class Summary:
         named["received"] = self.free_received(sight)
         if self.square:
             alive = (plan.mass > 0).to(plan.shape.dtype)  # (G, N, g)
-            diagonal, previous = self.diagonals.sum(2)  # (G, g)
+            previous, diagonal = self.diagonals.sum(1).unbind(-1)  # (G, g)
             seeing, later = alive.sum(1).clamp_min(1), alive[:, 1:].sum(1).clamp_min(1)
             means = {"diagonal": diagonal / seeing, "previous": previous / later, "distance": self.distance() / seeing}
             named |= {name: plan.by_head(array) for name, array in means.items()}
