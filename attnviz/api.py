@@ -1,7 +1,7 @@
 """The Python interface: one function that captures, from a name or from a module that is loaded already."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from attnviz.errors import UsageError
 from attnviz.record import Capture
@@ -41,6 +41,12 @@ def capture(
 
     Raises AttnvizError: UsageError, ModelError or InputError.
     """
+    require_one_of(keep, Keep, "keep")
+    require_one_of(dtype, DType, "dtype")
+    if tiles < 1:
+        raise UsageError(f"tiles={tiles}: there is at least one on a side")
+    if inputs is not None and (text, pair, target) != (None, None, None):
+        raise UsageError("a model reads a text, or inputs=, not both")
     request = Request(chosen(layers, parse), chosen(heads, parse_heads), keep=keep, tiles=tiles)
     if isinstance(model, str):
         from attnviz.models import load
@@ -61,6 +67,12 @@ def capture(
     if tokenizer is None:
         raise UsageError("a loaded model needs its tokenizer= to read a text, or inputs=")
     return loaded.capture(Prompt(given(text), pair, target), request)
+
+
+def require_one_of(value: str, allowed: Any, name: str) -> None:
+    """Raise UsageError unless a value is one of a literal type."""
+    if value not in get_args(allowed):
+        raise UsageError(f"{name}={value!r}: must be one of {', '.join(get_args(allowed))}")
 
 
 def given(text: str | None) -> str:

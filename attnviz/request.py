@@ -55,6 +55,10 @@ class Request:
     """The window of queries, and of keys, whose weights are kept."""
     columns: slice = field(default_factory=lambda: slice(None))
 
+    def __post_init__(self) -> None:
+        if self.windowed and self.keep != "weights":
+            raise ValueError(f"a window is kept as weights, not as {self.keep}")
+
     @property
     def windowed(self) -> bool:
         """Whether less than the whole is kept."""

@@ -4,7 +4,7 @@ A selection is parsed before the model is known, and resolved when its layers an
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -23,6 +23,11 @@ class Selection:
     """Parts of a numbered row; from None, everything. Each part is first and last, -1 being the last of the row."""
 
     parts: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it names one number."""
+        return self.parts is not None and len(self.parts) == 1 and self.parts[0][0] == self.parts[0][1]
 
     def resolve(self, numbers: Sequence[int], noun: str) -> tuple[int, ...]:
         """The chosen of these numbers, in the order given, each once. Raises UsageError if one is not there."""
@@ -45,6 +50,11 @@ class Named:
     """Heads named one by one, each as layer and head."""
 
     heads: tuple[Head, ...]
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it names one head."""
+        return len(self.heads) == 1
 
 
 def parse(text: str) -> Selection:
@@ -122,6 +132,18 @@ def require_window(window: slice, count: int, noun: str) -> range:
         told = f"{'' if window.start is None else window.start}:{'' if window.stop is None else window.stop}"
         raise UsageError(f"{noun} {told} holds no tokens: there are {count} (0-{count - 1})")
     return places
+
+
+def window_notes(rows: slice, columns: slice, sizes: Iterable[tuple[int, int]]) -> tuple[str, ...]:
+    """Where a window lies in maps of so many queries and keys. Raises UsageError if it holds no tokens."""
+
+    def told(window: slice, count: int, noun: str) -> str:
+        places = require_window(window, count, noun)
+        return f"{places.start}-{places.stop - 1} of {count}"
+
+    return tuple(
+        dict.fromkeys(f"queries {told(rows, n, '--rows')}, keys {told(columns, m, '--cols')}" for n, m in sizes)
+    )
 
 
 def select(capture: Capture, layers: Selection, heads: Selection | Named, kinds: Sequence[Kind] = ()) -> Capture:

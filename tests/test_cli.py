@@ -1,24 +1,36 @@
 """The command line: output, streams, exit codes, and one line for every mistake."""
 
+import inspect
 import json
 import os
 import pty
 import re
+import resource
 import select
 import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.numpy import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import attnviz
 from attnviz.cli import main as entry
+from attnviz.cli import show as show_command
 from attnviz.cli.text import samples
+from attnviz.engine.probe import Probe
 from attnviz.lm import store
-from tests.conftest import ROOT, SENTENCE, Run
+from attnviz.record import Capture
+from tests.conftest import ROOT, SENTENCE, Run, Tiny
 
 COMMANDS = list(entry.COMMANDS)
 
@@ -55,20 +67,26 @@ def test_the_table_of_commands_is_their_help() -> None:
 def examples() -> list[str]:
     context = click.Context(entry.main)
     helps = [entry.main.help, *(entry.main.get_command(context, name).help for name in COMMANDS)]
-    return sorted({line.strip() for text in helps for line in text.splitlines() if line.startswith("  attnviz ")})
+    lines = (line for text in helps for line in inspect.cleandoc(text).splitlines())
+    return sorted({line.strip() for line in lines if line.startswith("  attnviz ")})
+
+
+def test_examples_are_found() -> None:
+    """The test below runs some of every command."""
+    assert {example.split()[1] for example in examples()} >= {*COMMANDS} - {"models"}
+    assert len(examples()) >= 2 * len(COMMANDS)
 
 
 @pytest.mark.parametrize("example", examples())
-def test_examples_of_help_run(run: Run, example: str, minilm: Path, tmp_path: Path) -> None:
-    """Every example of every help works as it stands, with small stand-ins for downloads and corpora."""
-    from tests.test_models import plant
-
-    plant(tmp_path / "cache", "google-bert/bert-base-uncased", minilm)
+def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: Path) -> None:
+    """Every example of every help works as it stands, with small stand-ins for downloads, corpora and captures."""
     (tmp_path / "books").mkdir()
     for name in ("notes.txt", "more.txt", "books/one.txt"):
         (tmp_path / name).write_text("\n\n".join(["some words to learn, one after the other"] * 60))
+    attnviz.capture("words that were read before").save(tmp_path / "read.attn")
+    example = example.replace("--from run.attn", "--from read.attn").replace("bert-base", str(minilm))
     steps = ["--steps", "2"] if " train " in example else []
-    done = run(*shlex.split(example)[1:], *steps, HF_HUB_CACHE=str(tmp_path / "cache"))
+    done = call(*shlex.split(example)[1:], *steps)
     assert done.returncode == 0, done.stderr
 
 
@@ -298,6 +316,331 @@ def test_unexpected_errors_are_faults(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "argv", ["attnviz", "--debug"])
     with pytest.raises(RuntimeError):
         entry.run(broken)
+
+
+# Captures in files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with captures of the sample sentence by the built-in model."""
+    for keep in ("weights", "tiles", "statistics", "edges"):
+        attnviz.capture(SENTENCE, keep=keep, tiles=4).save(tmp_path / f"{keep}.attn")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["-l", "0"],
+        ["-H", "L2H3"],
+        ["--view", "grid"],
+        ["-l", "all", "--reduce", "max"],
+        ["-l", "1", "-H", "0,4", "--rows", "3:9", "--cols", ":5"],
+        ["-l", "all", "-H", "all", "--json"],
+        ["--rows", "-4:", "--json"],
+    ],
+)
+def test_a_saved_capture_is_drawn_like_the_model(run: Run, args: list[str]) -> None:
+    """What was captured to a file once is shown from it, to the letter, as the model would be."""
+    assert run("capture", SENTENCE, "-o", "run.attn").returncode == 0
+    shown = run("show", "--from", "run.attn", *args)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == run("show", SENTENCE, *args).stdout
+
+
+def test_capture_writes_what_is_asked_for(run: Run, tmp_path: Path) -> None:
+    """Layers, heads and what to keep, in the format of the suffix; the note says how to draw it."""
+    done = run("capture", SENTENCE, "-l", "1,0", "-H", "2-3", "-o", "some.json")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "attnviz show --from some.json" in done.stderr
+    part = attnviz.load(tmp_path / "some.json").maps[0]
+    assert (part.layers, part.heads) == ((1, 0), (2, 3))
+    assert run("capture", SENTENCE, "-l", "0", "-o", "one.npz", "-q").stderr == ""
+    assert np.load(tmp_path / "one.npz")["weights"].shape == (1, 6, 12, 12)
+    run("capture", SENTENCE, "--keep", "tiles", "--tiles", "3", "-o", "tiles.attn")
+    part = attnviz.load(tmp_path / "tiles.attn").maps[0]
+    assert (part.weights, part.tiles.mean.shape, part.tiles.height) == (None, (3, 6, 3, 3), 4)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (["-o", "x.bmp"], 2, ".attn, .json, .npz"),
+        (["-o", "mine.attn"], 5, "--force"),
+        (["-o", "no/x.attn"], 5, "folder"),
+        (["-o", "x.npz", "-H", "L0H1,L1H1"], 2, "one map"),
+        (["-o", "x.attn", "-H", "L0H1", "-l", "0"], 2, "leave --layers out"),
+        (["-o", "x.attn", "-l", "3"], 2, "3 layers"),
+        (["-o", "x.attn", "--keep", "all"], 2, "weights"),
+        ([], 2, "--output"),
+    ],
+)
+def test_captures_that_are_not_written(call: Run, tmp_path: Path, args: list[str], code: int, told: str) -> None:
+    """Wrong suffixes and choices, files in the way: one line, and no file."""
+    (tmp_path / "mine.attn").write_text("mine")
+    fails(call("capture", SENTENCE, *args), code, told)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.attn"]
+    assert (tmp_path / "mine.attn").read_text() == "mine"
+
+
+def test_tiles_are_drawn_from_a_file(run: Run, folder: Path) -> None:
+    """As a heatmap, as a grid and as a figure; a window would need the weights."""
+    shown = run("show", "--from", "tiles.attn").stdout
+    assert "12 tokens on 4 cells: each is the largest weight that it stands for" in shown
+    assert "18 heads · 12 tokens" in run("show", "--from", "tiles.attn", "--view", "grid").stdout
+    assert run("show", "--from", "tiles.attn", "-o", "x.png").returncode == 0
+    assert (folder / "x.png").exists()
+    fails(run("show", "--from", "tiles.attn", "--rows", "0:2"), 4, "a window shows weights")
+
+
+@pytest.mark.parametrize("keep", ["statistics", "edges"])
+def test_numbers_are_not_drawn(run: Run, folder: Path, keep: str) -> None:
+    """Statistics and edges are no picture, which one line says; --json prints them."""
+    for args in ([], ["--view", "grid"], ["-o", "x.png"]):
+        fails(run("show", "--from", f"{keep}.attn", *args), 4, "there is nothing to draw")
+    assert not (folder / "x.png").exists()
+    assert json.loads(run("show", "--from", f"{keep}.attn", "-H", "all", "--json").stdout)["maps"][0][keep]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (["a text"], 2, "leave TEXT out"),
+        (["-m", "builtin"], 2, "leave --model out"),
+        (["--generate", "3"], 2, "leave --generate out"),
+        (["--pair", "x"], 2, "leave --pair out"),
+        (["--chat"], 2, "leave --chat out"),
+        (["--dtype", "float32"], 2, "leave --dtype out"),
+        (["-l", "3"], 2, "3 layers (0-2"),
+        (["-H", "L0H9"], 2, "head 9"),
+        (["--map", "cross"], 2, "no cross map here: only self"),
+        (["--rows", "12:"], 2, "there are 12 (0-11)"),
+        (["--rows", "3"], 2, "100:200"),
+        (["--from", "nothing.attn"], 4, "no such file"),
+        (["--from", "text.txt"], 2, ".attn, .json, .npz, .safetensors"),
+    ],
+)
+def test_what_a_file_cannot_do(call: Run, folder: Path, args: list[str], code: int, told: str) -> None:
+    """Options that need a model are refused, and what the capture does not hold."""
+    assert folder.exists()
+    fails(call("show", "--from", "weights.attn", *args), code, told)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "json"])
+def test_attention_from_elsewhere_is_drawn(run: Run, tmp_path: Path, suffix: str) -> None:
+    """Arrays with tokens, from any library; rows that do not sum to 1 are shown as they are, and that is said."""
+    weights = np.random.default_rng(0).random((2, 3, 4, 4), np.float32)
+    weights *= 0.5 / weights.sum(-1, keepdims=True)
+    tokens, path = ["one", "two", "three", "four"], tmp_path / f"given.{suffix}"
+    if suffix == "npz":
+        np.savez(path, weights=weights, tokens=np.array(tokens))
+    elif suffix == "json":
+        path.write_text(json.dumps({"weights": weights.tolist(), "tokens": tokens}))
+    else:
+        save_file({"weights": weights}, path, {"tokens": json.dumps(tokens)})
+    shown = run("show", "--from", path.name, "-l", "0", "-H", "2")
+    assert shown.returncode == 0, shown.stderr
+    assert f"given.{suffix} · layer 0 · head 2" in shown.stdout
+    assert "three 2 " in shown.stdout
+    assert "rows sum to between 0.50 and 0.50, not 1" in shown.stdout
+    document = run("show", "--from", path.name, "-l", "all", "-H", "all", "--json")
+    np.testing.assert_allclose(json.loads(document.stdout)["maps"][0]["weights"], weights, rtol=1e-6)
+    assert "rows sum to" in document.stderr
+    assert run("show", "--from", path.name, "-o", "x.png").returncode == 0
+
+
+# Models from folders
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_cross_attention_is_shown_first(call: Run, tiny: Tiny, name: str) -> None:
+    """Of an encoder-decoder, unless --map says otherwise; all three with --json and the grid."""
+    show = partial(call, "show", SENTENCE, "-m", tiny(name), "--target", "a cat sat")
+    assert "cross-attention · layer" in show().stdout
+    assert "decoder · layer" in show("--map", "decoder").stdout
+    assert "encoder · layer 0 · head 1" in show("--map", "encoder", "-l", "0", "-H", "1").stdout
+    document = json.loads(show("--json").stdout)
+    assert [part["kind"] for part in document["maps"]] == ["cross"]
+    assert document["target"] == "a cat sat"
+    assert [token["text"] for token in document["maps"][0]["queries"]][1:] == ["a", "cat", "sat"]
+    assert show("--view", "grid").stdout.count(" tokens\n") == 3
+    fails(show("--view", "grid", "-o", "x.png"), 2, "one picture, not 3", "--map")
+    assert call("capture", SENTENCE, "-m", tiny(name), "--target", "a cat sat", "-o", "run.attn").returncode == 0
+    assert call("show", "--from", "run.attn").stdout == show().stdout
+    assert call("show", "--from", "run.attn", "--map", "encoder").stdout == show("--map", "encoder").stdout
+
+
+def test_a_written_target_is_shown(call: Run, tiny: Tiny) -> None:
+    """Without --target the model writes one, and the picture says so."""
+    assert "the target is what the model wrote" in call("show", "a cat", "-m", tiny("bart"), "--width", "200").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "code", "told"),
+    [
+        ("gpt2", ["--target", "x"], 2, "--target: "),
+        ("minilm", ["--map", "cross"], 2, "no cross map here: only self"),
+        ("minilm", ["--generate", "3"], 3, "does not continue texts: leave --generate out"),
+        ("t5", ["--generate", "3"], 2, "writes its target by itself"),
+        ("t5", ["--target", " "], 4, "the text of --target is empty"),
+        ("t5", ["--map", "self"], 2, "'self'"),
+        ("llama", ["--chat"], 2, "no chat template"),
+        ("chat", ["--chat", "--pair", "x"], 2, "--pair"),
+        ("mamba", [], 3, "MambaModel has no attention"),
+        ("gpt2", ["--rows", "99:"], 2, "--rows 99: holds no tokens"),
+    ],
+)
+def test_models_that_cannot(
+    call: Run, tiny: Tiny, minilm: Path, name: str, args: list[str], code: int, told: str
+) -> None:
+    """What a kind of model has no use for is one line, exit code 2 or 3."""
+    fails(call("show", SENTENCE, "-m", minilm if name == "minilm" else tiny(name), *args), code, told)
+
+
+def test_pairs_chats_and_continuations(call: Run, tiny: Tiny, minilm: Path) -> None:
+    """--pair, --chat and --generate reach the model, and JSON tells what was read."""
+    pair = json.loads(call("show", "a cat", "-m", minilm, "--pair", "a dog", "--json").stdout)
+    assert pair["pair"] == "a dog"
+    assert [token["text"] for token in pair["maps"][0]["keys"] if token.get("segment")] == ["a", "dog"]
+    chat = json.loads(call("show", "hi", "-m", tiny("chat"), "--chat", "--json").stdout)
+    assert chat["text"] == "<bos><|user|>hi\n<|assistant|>"
+    longer = json.loads(call("show", "a cat", "-m", tiny("gpt2"), "--generate", "4", "--json").stdout)
+    assert longer["text"].startswith("a cat")
+    assert len(longer["maps"][0]["queries"]) == 3 + 4
+    assert "9 tokens" in call("show", "a cat", "--generate", "6", "--view", "grid").stdout
+
+
+def test_how_exact_it_is(call: Run, tiny: Tiny) -> None:
+    """-v tells the difference of weights times values from the model's output, and so does JSON; -q says nothing."""
+    told = call("show", SENTENCE, "-m", tiny("llama"), "-v", "--json")
+    assert 0 < json.loads(told.stdout)["fidelity"] < 1e-5
+    assert re.search(
+        r"fidelity: weights times values are the model's own output to \d\.\de-0\d of its size", told.stderr
+    )
+    assert "fidelity" not in call("show", SENTENCE, "-m", tiny("llama")).stderr
+    assert call("show", SENTENCE, "-m", tiny("llama"), "-v", "-q").stderr == ""
+    assert "fidelity: not measured" in call("show", SENTENCE, "-v").stderr
+    assert "fidelity: weights" in call("capture", SENTENCE, "-m", tiny("llama"), "-v", "-o", "x.attn").stderr
+    assert "fidelity: weights" in call("show", "--from", "x.attn", "-v").stderr
+
+
+def test_a_difference_is_a_warning(call: Run, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that do not explain the model's output are shown with a warning, without being asked."""
+    monkeypatch.setattr(Probe, "keep", lambda self, number, found: self.found.update({number: found}))
+    monkeypatch.setattr("attnviz.engine.probe.difference", lambda *_: 0.25)
+    told = "explain the model's own output only to 2.5e-01 of its size: do not rely on them"
+    assert told in call("show", SENTENCE, "-m", tiny("llama"), "--width", "200").stdout
+    assert told in call("show", SENTENCE, "-m", tiny("llama"), "--json").stderr
+
+
+# Long texts
+
+
+@pytest.fixture(scope="module")
+def long_text() -> str:
+    words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat", "and", "then"], 2000)
+    return " ".join(words)
+
+
+def test_a_long_text_is_drawn_in_tiles(call: Run, tiny: Tiny, long_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without being asked; nothing is kept that grows with the square of the text, and it is said what a cell is."""
+    taken: list[Capture] = []
+    take = show_command.take
+
+    def spy(*args: Any) -> Capture:
+        taken.append(take(*args))
+        return taken[-1]
+
+    monkeypatch.setattr(show_command, "take", spy)
+    shown = call("show", long_text, "-m", tiny("gpt2-4096"), "--width", "60")
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"2001 tokens on 5\d cells: each is the largest weight", re.sub(r"\s+", " ", shown.stdout))
+    assert max(map(len, shown.stdout.splitlines())) <= 60
+    assert "2001 tokens on 16 cells" in call("show", long_text, "-m", tiny("gpt2-4096"), "--view", "grid").stdout
+    assert call("show", long_text, "-m", tiny("gpt2-4096"), "-o", "x.png").returncode == 0
+    for found in taken:
+        part = found.maps[0]
+        sizes = [array.size for array in (part.tiles.mean, part.tiles.max, part.statistics.received)]
+        assert part.weights is None
+        assert len(part.keys) == 2001
+        assert max(sizes) <= 4 * 1200**2
+        assert part.visible.shape == part.tiles.mean.shape
+
+
+def test_a_window_is_at_full_resolution(call: Run, tiny: Tiny, long_text: str) -> None:
+    """--rows and --cols open it: weights of eager to 1e-5, and the picture says where it lies."""
+    folder = tiny("gpt2-4096")
+    window = "show", long_text, "-m", folder, "-l", "all", "-H", "all", "--rows", "100:140", "--cols", "90:140"
+    found = json.loads(call(*window, "--json").stdout)["maps"][0]
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    with torch.no_grad():
+        inputs = AutoTokenizer.from_pretrained(folder)(
+            long_text[:1500], return_tensors="pt"
+        )  # causal: the rest is later
+        expected = torch.cat(model(input_ids=inputs["input_ids"], output_attentions=True).attentions)
+    weights = np.array(found["weights"], np.float32)  # null, where masked, becomes NaN
+    np.testing.assert_allclose(np.nan_to_num(weights), expected[..., 100:140, 90:140], rtol=0, atol=1e-5)
+    assert [token["id"] for token in found["keys"]] == inputs["input_ids"][0, 90:140].tolist()
+    assert "queries 100-139 of 2001, keys 90-139 of 2001" in call(*window).stdout
+
+
+# Runs that are cut short
+
+
+def test_an_interrupted_capture_leaves_nothing(tmp_path: Path, tiny: Tiny) -> None:
+    """Ctrl-C while a model runs: one line, exit code 130, no file."""
+    slow = (
+        "import time; from attnviz.engine.probe import Probe; from attnviz.cli.main import main; look = Probe.look\n"
+        "def slow(*args): print('running', flush=True); time.sleep(5); return look(*args)\n"
+        "Probe.look = slow; main()"
+    )
+    command = [sys.executable, "-c", slow, "capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told.strip()) == (130, "error: interrupted")  # click breaks the line of ^C first
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["capture", "show"])
+def test_a_full_disk_leaves_no_file(tmp_path: Path, command: str) -> None:
+    """A file that cannot be written whole is not there at all: one line, exit code 5."""
+    done = subprocess.run(
+        [sys.executable, "-m", "attnviz", command, "@sample:article", "-o", "x.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )
+    fails(done, 5, "cannot write x.json: file too large")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:131] DefaultCPUAllocator: can't allocate memory: you tried"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_is_one_line(
+    call: Run, tiny: Tiny, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs out of it, Python or torch: what to do, and no file."""
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Probe, "look", fail)
+    done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
+    fails(done, 4, "out of memory: choose fewer layers or heads")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Hostile text

@@ -11,60 +11,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from transformers import (
-    AlbertConfig,
-    AlbertModel,
-    AutoModel,
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm import store
 from attnviz.models import Placement, Prompt, Request, load, names
 from attnviz.selection import parse, parse_heads
-from tests.conftest import ROOT, SENTENCE, Run
+from tests.conftest import ROOT, SENTENCE, Run, Tiny
+from tests.tiny import save
 
 EMOJI = "Unbelievably, the naïve tokenizer's subwords misbehave — 3.14159 😀 ok."
 
 
-def save_with_tokenizer(model: torch.nn.Module, folder: Path) -> Path:
-    """A folder as from a hub: config, safetensors, and the built-in tokenizer under the library's own class."""
-    model.save_pretrained(folder)
-    tokenizer = Tokenizer.from_str(store.read(store.BUILTIN).tokenizer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>").save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="session")
+def gpt2(tiny: Tiny) -> Path:
+    return tiny("gpt2")
 
 
 @pytest.fixture(scope="session")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=4096, n_embd=32, n_layer=3, n_head=4, n_positions=64, initializer_range=0.3)
-    return save_with_tokenizer(GPT2LMHeadModel(config), tmp_path_factory.mktemp("models") / "gpt2")
+def llama(tiny: Tiny) -> Path:
+    return tiny("llama")
 
 
 @pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-    )
-    return save_with_tokenizer(LlamaForCausalLM(config), tmp_path_factory.mktemp("models") / "llama")
+def albert(tiny: Tiny) -> Path:
+    return tiny("albert")
 
 
 def eager(folder: Path, text: str) -> np.ndarray:
@@ -73,21 +46,6 @@ def eager(folder: Path, text: str) -> np.ndarray:
     inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt", return_token_type_ids=False)
     with torch.inference_mode():
         return torch.stack(model(**inputs, output_attentions=True).attentions)[:, 0].numpy()
-
-
-@pytest.fixture(scope="session")
-def albert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    config = AlbertConfig(
-        vocab_size=4096,
-        embedding_size=16,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        initializer_range=0.3,
-    )
-    return save_with_tokenizer(AlbertModel(config), tmp_path_factory.mktemp("models") / "albert")
 
 
 @pytest.mark.parametrize("architecture", ["minilm", "gpt2", "llama", "albert"])
@@ -278,6 +236,13 @@ def test_a_hub_model_is_downloaded_once(run: Run, hub: tuple[str, list[str]], tm
     assert asked == []
 
 
+def test_what_is_downloaded() -> None:
+    """What a model needs to run, chat templates too; no pickles, no code, no folders."""
+    files = ["config.json", "vocab.txt", "a.model", "b.safetensors", "chat_template.jinja"]
+    other = ["pytorch_model.bin", "x.py", "onnx/model.safetensors", "README.md"]
+    assert [*filter_repo_objects([*files, *other], **names.PARTS)] == files
+
+
 def test_a_repository_that_is_not_there(run: Run, hub: tuple[str, list[str]], tmp_path: Path) -> None:
     """A hub that knows no such model gives one line and exit code 3."""
     environment = {"HF_ENDPOINT": hub[0], "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
@@ -386,7 +351,7 @@ def test_roberta_counts_its_positions_after_the_padding_row(tmp_path: Path) -> N
         vocab_size=4096, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=20,
         pad_token_id=1,
     )  # fmt: skip
-    model = load(str(save_with_tokenizer(RobertaModel(config), tmp_path / "roberta")))
+    model = load(str(save(RobertaModel(config), tmp_path / "roberta")))
     assert len(model.capture(Prompt("the" + " the" * 16), Request()).maps[0].keys) == 18
     with pytest.raises(InputError, match=r"19 tokens.*reads 18"):
         model.capture(Prompt("the" + " the" * 17), Request())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from attnviz.record import Capture
 from tests.conftest import SENTENCE
 
 HEAVY = {"numpy", "rich", "torch", "transformers", "matplotlib", "tokenizers", "safetensors", "huggingface_hub"}
@@ -36,6 +37,14 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_builtin_model_needs_no_torch(args: list[str]) -> None:
     """Show on the built-in model runs in NumPy."""
     assert not loaded(*args) & {"torch", "transformers", "matplotlib", "huggingface_hub"}
+
+
+@pytest.mark.parametrize("args", [[], ["--view", "grid"], ["--json"], ["--rows", "1:3"]])
+def test_a_saved_capture_needs_no_torch(args: list[str], capture: Capture, tmp_path: Path) -> None:
+    """Show on a file loads neither torch nor transformers nor the libraries of models."""
+    capture.save(tmp_path / "run.attn")
+    heavy = {"torch", "transformers", "matplotlib", "huggingface_hub", "tokenizers"}
+    assert not loaded("show", "--from", str(tmp_path / "run.attn"), *args) & heavy
 
 
 def test_listing_models_needs_no_torch() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from attnviz.errors import AttnvizError, OutputError
+from attnviz.errors import AttnvizError, InputError, OutputError
 from attnviz.escape import escape
 
 COMMANDS = {
@@ -74,7 +74,7 @@ def run(command: Any) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail again
         return BROKEN_PIPE
     except MemoryError as error:
-        return complain(error, "out of memory: choose fewer layers or heads, or a shorter text", AttnvizError.exit_code)
+        return complain(error, "out of memory: choose fewer layers or heads, or a shorter text", InputError.exit_code)
     except OSError as error:
         return complain(error, f"{error.filename or 'output'}: {error.strerror or error}", OutputError.exit_code)
     except Exception as error:

@@ -34,7 +34,8 @@ from attnviz.views import Drawable, grids, heatmaps
 LAST = Selection(((-1, -1),))
 WHOLE = slice(None)
 FORMATS = (".png", ".json")
-CELLS = 1200  # of a figure's side, at most
+FIGURE, THUMBNAIL = 1200, 192  # tiles on the side of a picture in a figure, and of one among many
+FINE = 4  # tiles a column of the screen, so that pooling them to fit it loses nothing that can be seen
 
 
 @click.command()
@@ -80,7 +81,7 @@ def command(
     Examples:
       attnviz show "The cat sat on the mat because it was tired."
       attnviz show --view grid @sample:repeat
-      attnviz show -H L1H3 @sample:repeat --rows 20:40
+      attnviz show -H L1H3 @sample:paragraph --rows 90:110
       attnviz show -l all --reduce mean "Where does it look?" --json
       attnviz show "Hello, world" --model bert-base -o hello.png
       attnviz show --from run.attn -l 0
@@ -96,7 +97,7 @@ def command(
         (kind,) if kind else (),
         () if overview else ("self", "cross"),
         "weights" if exact or rows or columns else "tiles",
-        CELLS if output is not None else on.width,
+        tiles_for(single(layers, heads, view, how), on if output is None else None),
         rows=rows or WHOLE,
         columns=columns or WHOLE,
     )
@@ -109,6 +110,19 @@ def command(
     deliver(capture, view, on if output is None and not as_json else None, output, as_json, quiet)
     if output is None and not as_json and layers is None and heads is None and not overview and source is None:
         note("see more: --view grid draws every head; -l and -H choose layers and heads", quiet)
+
+
+def single(layers: Selection | None, heads: Selection | Named | None, view: str | None, how: Reduction | None) -> bool:
+    """Whether one large picture is drawn at a time, rather than thumbnails."""
+    one_layer = layers is None or layers.is_one
+    return view == "heatmap" or (view is None and (heads is None or heads.is_one or how is not None) and one_layer)
+
+
+def tiles_for(alone: bool, on: Screen | None) -> int:
+    """Tiles on a side that a picture can show, on a screen or else in a figure."""
+    if on is None:
+        return FIGURE if alone else THUMBNAIL
+    return FINE * on.width if alone else on.width
 
 
 def deliver(

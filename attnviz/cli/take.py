@@ -13,7 +13,7 @@ from attnviz.cli.options import note
 from attnviz.errors import InputError, UsageError
 from attnviz.record import Capture
 from attnviz.request import Placement, Prompt, Request
-from attnviz.selection import require_kinds, require_window, select
+from attnviz.selection import require_kinds, require_window, select, window_notes
 
 OF_A_RUN = "model", "revision", "device", "dtype", "truncate", "pair", "target", "chat", "generate"
 
@@ -67,7 +67,8 @@ def windowed(capture: Capture, request: Request) -> Capture:
         )
     except ValueError as error:
         raise InputError(str(error)) from error
-    return replace(capture, maps=maps)
+    where = window_notes(request.rows, request.columns, ((len(part.queries), len(part.keys)) for part in capture.maps))
+    return replace(capture, maps=maps, notes=(*capture.notes, *where))
 
 
 def tell(capture: Capture, quiet: bool, verbose: bool) -> None:

@@ -14,13 +14,13 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from attnviz.analysis.statistics import describe, strongest, tile
-from attnviz.errors import ModelError, UsageError
+from attnviz.errors import ModelError
 from attnviz.lm import store
 from attnviz.lm.model import Block, blocks, logits
-from attnviz.models.checks import require_length, require_none, torch_device
+from attnviz.models.checks import require_edge, require_length, require_none, torch_device
 from attnviz.record import AttentionMap, Capture, Floats, Token
 from attnviz.request import Edge, Placement, Prompt, Request
-from attnviz.selection import require_kinds, require_window, resolve
+from attnviz.selection import require_kinds, require_window, resolve, window_notes
 
 
 class Builtin:
@@ -50,7 +50,9 @@ class Builtin:
 
     def capture(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...] = ()) -> Capture:
         """See ``Model.capture``."""
-        require_none({"--pair": prompt.pair, "--target": prompt.target, "--chat": prompt.chat}, self.name)
+        other = {"--pair": prompt.pair, "--target": prompt.target, "--chat": prompt.chat}
+        require_none(other, f"{self.name} reads one plain text")
+        require_none({"--generate": prompt.generate and cuts}, "edges are cut of a text that is there")
         require_kinds(request.kinds, ("self",))
         there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
         rectangles = resolve(request.layers, request.heads, there)
@@ -62,14 +64,16 @@ class Builtin:
         maps = tuple(
             make_map(layers, heads, tokens, weights[np.ix_(layers, heads)], request) for layers, heads in rectangles
         )
-        return Capture(self.name, text, maps, (note,) if note else ())
+        size = len(ids), len(ids)
+        where = window_notes(request.rows, request.columns, [size]) if request.windowed else ()
+        return Capture(self.name, text, maps, ((note,) if note else ()) + where)
 
     def read(self, prompt: Prompt, truncate: bool) -> tuple[list[int], tuple[Token, ...], str, str | None]:
         """Ids and tokens of a prompt, its text with what the model wrote after it, and a note if it was cut."""
-        encoding, room = self.tokenizer.encode(prompt.text), self.config.positions - prompt.generate
-        note = require_length(len(encoding.ids), room, truncate, self.name)
+        encoding, positions = self.tokenizer.encode(prompt.text), self.config.positions
+        note = require_length(len(encoding.ids), positions, truncate, self.name, writes=prompt.generate)
         if note:
-            encoding.truncate(room)
+            encoding.truncate(positions - prompt.generate)
         ids, tokens, text = list(encoding.ids), read_tokens(encoding, prompt.text), prompt.text
         for _ in range(prompt.generate):
             ids.append(self.next_token(ids))
@@ -94,8 +98,8 @@ class Builtin:
         """For each layer of which an edge is cut, (head, query, key), False there. Raises UsageError."""
         found: dict[int, Any] = {}
         for cut in cuts:
-            if cut.layer not in range(self.config.layers) or cut.head not in range(self.config.heads):
-                raise UsageError(f"there is no head L{cut.layer}H{cut.head} to cut an edge of")
+            there = cut.kind == "self" and cut.layer in range(self.config.layers)
+            require_edge(cut, self.config.heads if there else 0, length, length)
             mask = found.setdefault(cut.layer, np.ones((self.config.heads, length, length), dtype=bool))
             mask[cut.head, cut.query, cut.key] = False
         return {layer: self.place(mask) for layer, mask in found.items()}

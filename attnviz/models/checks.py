@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import psutil
 
 from attnviz.errors import InputError, UsageError
+from attnviz.request import Edge
 
 
 def torch_device(name: str) -> str:
@@ -20,33 +21,48 @@ def torch_device(name: str) -> str:
     return name
 
 
-def require_length(length: int, positions: int | None, truncate: bool, model: str) -> str | None:
+def require_length(
+    length: int, positions: int | None, truncate: bool, model: str, *, what: str = "the text", writes: int = 0
+) -> str | None:
     """Check a text's length in tokens against the model's positions; None if it fits, a note if it is to be cut.
 
-    Raises InputError if it is too long and must not be cut.
+    writes: tokens that the model is to write after it. Raises InputError if it is too long and must not be cut.
     """
-    if positions is None or length <= positions:
+    if positions is None or length + writes <= positions:
         return None
-    told = f"the text has {length} tokens and {model} reads {positions}"
+    room = positions - writes
+    if room < 1:
+        raise InputError(f"{model} reads {positions} tokens: it cannot write {writes} after a text")
+    also = f", {writes} of them its own" if writes else ""
+    told = f"{what} has {length} tokens and {model} reads {positions}{also}"
     if not truncate:
-        raise InputError(f"{told}; shorten it, or add --truncate to use the first {positions}")
-    return f"{told}: only the first {positions} are shown"
+        raise InputError(f"{told}; shorten it, or add --truncate to use the first {room}")
+    return f"{told}: only the first {room} are shown"
 
 
-def require_memory(heads: int, sizes: tuple[int, int]) -> None:
-    """Raise InputError if the weights of so many heads over (queries, keys) would take more memory than is free."""
+def require_memory(heads: Mapping[tuple[int, int], int]) -> None:
+    """Raise InputError if the weights of so many heads over each (queries, keys) take more memory than is free."""
     free: int = psutil.virtual_memory().available
-    each = 4 * sizes[0] * sizes[1]
-    if heads * each > free:
+    needed = sum(4 * n * m * count for (n, m), count in heads.items())
+    if needed > free:
+        n, m = max(heads, key=lambda size: size[0] * size[1])
         raise InputError(
-            f"the weights of {heads} heads over {sizes[0]:,} x {sizes[1]:,} tokens take {heads * each / 1e9:.1f} GB, "
-            f"and {free / 1e9:.1f} GB are free: {free // each} heads fit. Choose --layers and --heads, a window with "
-            "--rows and --cols, or keep tiles or statistics, which take next to nothing"
+            f"the weights of {sum(heads.values())} heads over {n:,} x {m:,} tokens take {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free: {free // (4 * n * m)} of them fit. Choose --layers and --heads, a window "
+            "with --rows and --cols, or keep tiles or statistics, which take next to nothing"
         )
 
 
-def require_none(what: Mapping[str, object], model: str) -> None:
-    """Raise UsageError if any option was given that this model has no use for; ``what`` is its reason by its name."""
+def require_none(what: Mapping[str, object], why: str) -> None:
+    """Raise UsageError if any option was given, by its name, that cannot be used, and why."""
     for name, given in what.items():
         if given:
-            raise UsageError(f"{name}: {model} cannot do that")
+            raise UsageError(f"{name}: {why}")
+
+
+def require_edge(cut: Edge, heads: int, queries: int, keys: int) -> None:
+    """Raise UsageError unless there is such an edge to cut, in a layer of so many heads."""
+    if not 0 <= cut.head < heads:
+        raise UsageError(f"there is no {cut.kind} head L{cut.layer}H{cut.head} to cut an edge of")
+    if not (0 <= cut.query < queries and 0 <= cut.key < keys):
+        raise UsageError(f"there is no edge {cut.query} -> {cut.key} to cut: {queries} queries, {keys} keys")

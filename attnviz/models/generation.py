@@ -29,13 +29,13 @@ class Steps:
         """See ``Observer.attend``."""
         return self.probe().attend(call, source)
 
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> None:
+    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
         """See ``Observer.given``."""
-        self.probe().given(weights, visible, source)
+        return self.probe().given(weights, visible, source)
 
-    def measured(self, difference: float | None) -> None:
+    def measured(self, number: int, difference: float | None) -> None:
         """See ``Observer.measured``."""
-        self.probes[-1].measured(difference)
+        self.probes[-1].measured(number, difference)
 
     def before(self, scores: Tensor) -> Tensor:
         """See ``Observer.before``."""

@@ -1,6 +1,7 @@
 """Any transformers model: one from a folder, or one that is loaded already."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,28 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.probe import Found
-from attnviz.models.checks import require_none
+from attnviz.errors import InputError, UsageError
+from attnviz.models.checks import require_memory, require_none
 from attnviz.models.generation import Steps
 from attnviz.models.huggingface_loading import load_parts, position_limit
-from attnviz.models.huggingface_reading import Reading, sizes_of
-from attnviz.models.huggingface_text import Encoded, continuation, encode, spell, with_target, write
-from attnviz.models.maps import Choice, Sides, assemble, choose, cut_edges, fidelity, places, require_room, wanted_heads
-from attnviz.models.restore import as_found
-from attnviz.record import Capture
+from attnviz.models.huggingface_reading import Reading, sizes_of, undisturbed
+from attnviz.models.huggingface_text import Encoded, continuation, encode, spell, unended, with_target, write
+from attnviz.models.maps import (
+    Choice,
+    Sides,
+    assemble,
+    choose,
+    cut_edges,
+    fidelity,
+    places,
+    require_room,
+    wanted_heads,
+    window_places,
+)
+from attnviz.record import Capture, Token
 from attnviz.request import Edge, Placement, Prompt, Request
+
+SPELT = "input_ids", "decoder_input_ids"
 
 
 class HuggingFace:
@@ -39,77 +53,105 @@ class HuggingFace:
 
     def capture(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...] = ()) -> Capture:
         """See ``Model.capture``."""
-        both_sides = self.model.config.is_encoder_decoder
-        require_none(
-            {"--target": prompt.target is not None and not both_sides}, f"{self.name} has no decoder beside it"
-        )
-        require_none({"--generate": bool(prompt.generate and both_sides)}, f"{self.name} writes its target anyway")
-        encoded = encode(self.tokenizer, prompt, self.positions, request.truncate, self.name)
-        if both_sides:
-            encoded = with_target(encoded, self.model, self.tokenizer, prompt)
+        encoded = self.encoded(prompt, request, cuts)
         sites = self.reading.survey(self.placed(encoded.inputs))
         chosen = choose(sites, request)
+        note = None
         if prompt.generate:
             encoded, found = self.continued(encoded, prompt.generate, chosen, request)
-            note = None
         else:
-            require_room(chosen, lambda choice: encoded.sides(choice.kind), request)
-            inputs = self.placed(encoded.inputs)
-            found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request, cut_edges(cuts, sites))
+            require_room(chosen, encoded.sides_of, request)
+            inputs, edges = self.placed(encoded.inputs), cut_edges(cuts, sites, encoded.sides)
+            found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request, edges)
         measured, warning = fidelity(found, self.model.dtype)
-        return Capture(
-            self.name,
-            encoded.text,
-            assemble(chosen, sites, found, lambda choice: encoded.sides(choice.kind), request),
-            tuple(line for line in (*encoded.notes, note, warning) if line),
-            prompt.pair,
-            encoded.target,
-            measured,
-        )
+        where = window_places(chosen, encoded.sides_of, request)
+        maps = assemble(chosen, sites, found, encoded.sides_of, request)
+        notes = tuple(line for line in (*encoded.notes, *where, note, warning) if line)
+        return Capture(self.name, encoded.text, maps, notes, prompt.pair, encoded.target, measured)
+
+    def encoded(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...]) -> Encoded:
+        """A prompt as the model reads it. Raises UsageError for what it cannot do, InputError if it does not fit."""
+        both_sides = self.model.config.is_encoder_decoder
+        require_none({"--target": prompt.target and not both_sides}, f"{self.name} has no decoder that would read it")
+        require_none({"--generate": prompt.generate and both_sides}, f"{self.name} writes its target by itself")
+        require_none({"--generate": prompt.generate and cuts}, "edges are cut of a text that is there")
+        encoded = encode(self.tokenizer, prompt, self.positions, request.truncate, self.name)
+        if both_sides:
+            encoded = with_target(encoded, self.model, self.tokenizer, prompt, self.positions)
+        return encoded
 
     def continued(
         self, encoded: Encoded, count: int, chosen: Sequence[Choice], request: Request
     ) -> tuple[Encoded, dict[int, Found]]:
         """A text continued by so many tokens, and what was found meanwhile."""
+        if not self.model.can_generate():
+            raise UsageError(f"{self.name} was loaded without the part that writes")
         heads = wanted_heads(chosen, self.reading.sites)
-        inputs = self.placed(encoded.inputs)
+        inputs, size = self.placed(encoded.inputs), len(encoded.tokens) + count
+        require_memory({(size, size): sum(map(len, heads.values()))})
         if self.reading.tapped:  # these are read by the lengths of their calls, which grow as they write
-            with as_found(self.model), torch.no_grad():
-                encoded = continuation(encoded, self.tokenizer, write(self.model, inputs, count))
-            require_room(chosen, lambda choice: encoded.sides(choice.kind), request)
+            with undisturbed(self.model):
+                ids = unended(self.model, write(self.model, inputs, count))
+            encoded = continuation(encoded, self.tokenizer, ids)
             return encoded, self.reading.read(self.placed(encoded.inputs), heads, request, {})[0]
         steps = Steps(len(self.reading.sites), heads)
-        # One more than asked for: what was written last is never read, and has no row.
+        # One more than asked for: what was written last is never read, and has no row. Nor has what ends a text.
         ids = self.reading.run(inputs, steps, lambda model, inputs: write(model, inputs, count + 1))[0]
         return continuation(encoded, self.tokenizer, ids[:-1]), steps.found(request)
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs on the model's device."""
-        return {name: part.to(self.model.device) for name, part in inputs.items()}
+        device = self.model.device
+        return {name: part.to(device) if isinstance(part, Tensor) else part for name, part in inputs.items()}
 
-    def capture_inputs(self, inputs: Mapping[str, Tensor], request: Request) -> Capture:
+    def capture_inputs(self, inputs: Any, request: Request) -> Capture:
         """The same for inputs that are encoded already; tokens are named by the tokenizer, if there is one."""
-        inputs = self.placed(inputs)
+        inputs = self.placed(named_inputs(self.model, inputs))
         sites = self.reading.survey(inputs)
         chosen = choose(sites, request)
+        (text, tokens), (target, target_tokens) = (self.spelt(inputs, name) for name in SPELT)
+        sides = self.sides(inputs, tokens, target_tokens)
+        require_room(chosen, sides, request)
         found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request, {})
         measured, warning = fidelity(found, self.model.dtype)
-        sides = self.sides(inputs)
         maps = assemble(chosen, sites, found, sides, request)
-        return Capture(self.name, "", maps, tuple(line for line in (note, warning) if line), fidelity=measured)
+        notes = tuple(line for line in (note, warning) if line)
+        return Capture(self.name, text, maps, notes, target=target or None, fidelity=measured)
 
-    def sides(self, inputs: Mapping[str, Tensor]) -> Callable[[Choice], Sides]:
+    def spelt(self, inputs: Mapping[str, Any], name: str) -> tuple[str, tuple[Token, ...]]:
+        """The text and the tokens of the input of that name, as far as there is one and a tokenizer for it."""
+        if self.tokenizer is None or name not in inputs:
+            return "", ()
+        return spell(self.tokenizer, inputs[name][0].tolist(), 0, "")
+
+    def sides(
+        self, inputs: Mapping[str, Tensor], text: tuple[Token, ...], target: tuple[Token, ...]
+    ) -> Callable[[Choice], Sides]:
         """The tokens of each map of such inputs: by name where they are tokens, else by place."""
-        text, target = (
-            spell(self.tokenizer, inputs[name][0].tolist(), 0, "")[1] if self.tokenizer and name in inputs else ()
-            for name in ("input_ids", "decoder_input_ids")
-        )
-        sizes = {(site.kind, site.layer): site.size for site in self.reading.sites}
+        sites = {(site.kind, site.layer): site for site in self.reading.sites}
 
         def of(choice: Choice) -> Sides:
-            n, m = sizes_of(choice.kind, inputs) or sizes[choice.kind, choice.layers[0]]
+            n, m = sizes_of(sites[choice.kind, choice.layers[0]], inputs)
             queries = target if choice.kind in ("decoder", "cross") else text
             keys = target if choice.kind == "decoder" else text
             return queries if len(queries) == n else places(n), keys if len(keys) == m else places(m)
 
         return of
+
+
+def named_inputs(model: Any, inputs: Any) -> dict[str, Any]:
+    """What a model is called with, by name: lists of numbers as tensors, a text alone as a batch of one.
+
+    Raises InputError if there are no tensors, or lists that make none.
+    """
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    if not isinstance(inputs, Mapping):
+        inputs = dict(zip(signature(model.forward).parameters, inputs, strict=False))
+    try:
+        made = {name: torch.tensor(part) if isinstance(part, list) else part for name, part in inputs.items()}
+    except ValueError as error:
+        raise InputError(f"inputs= holds lists that make no tensor: {error}") from error
+    if not any(isinstance(part, Tensor) for part in made.values()):
+        raise InputError("inputs= holds no tensor: give input_ids, a mapping of names, or a sequence of arguments")
+    return {name: part[None] if isinstance(part, Tensor) and part.ndim == 1 else part for name, part in made.items()}

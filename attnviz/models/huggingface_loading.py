@@ -95,7 +95,7 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
     except Exception as error:  # as above
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
     tokenizer.truncation_side = "right"
-    known, expected = len(tokenizer), config.get_text_config().vocab_size
+    known, expected = len(tokenizer), getattr(config.get_text_config(), "vocab_size", 0)  # 0: characters are hashed
     if 2 * known < expected:  # the library makes an empty one if its files are not there
         raise ModelError(f"the tokenizer in {folder} knows {known} tokens, its model {expected}: files are missing")
     return tokenizer

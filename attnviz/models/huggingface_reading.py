@@ -42,6 +42,7 @@ KINDS: dict[Kind, str] = {
     "decoder": "decoder_attentions",
     "cross": "cross_attentions",
 }
+FAILURES = RuntimeError, ValueError, IndexError  # of a model that cannot run on its inputs
 SPARSE = "the attention of this model is sparse: it is read through the library's eager output_attentions"
 
 _observer: ContextVar[Observer | Tap | None] = ContextVar("observer", default=None)
@@ -179,7 +180,7 @@ class Reading:
     ) -> tuple[Any, Tap | None]:
         """Run the model before an observer: its result, or None once the observer has all it wants, and the tap."""
         tap = Tap(observer, partial(fit, lengths=lengths(inputs))) if self.tapped else None
-        with as_found(self.model), quiet_library(), torch.no_grad():
+        with undisturbed(self.model):
             set_attention(self.model, interface_of(self.model))
             token = _observer.set(observer if tap is None else tap)
             try:
@@ -187,19 +188,14 @@ class Reading:
                     return (how or forward)(self.model, inputs), tap
             except Finished:
                 return None, tap
-            except RuntimeError as error:
-                raise not_run(error) from error
             finally:
                 _observer.reset(token)
 
     def eager(self, inputs: Inputs) -> dict[Kind, list[Tensor]]:
         """Weights (1, H, N, M) by kind, layer after layer, as the library returns them; no others."""
-        with as_found(self.model), quiet_library(), torch.no_grad():
+        with undisturbed(self.model, (Exception,)):  # the library's models refuse the option in many ways
             set_attention(self.model, "eager")
-            try:
-                outputs = forward(self.model, {**inputs, "output_attentions": True})
-            except Exception as error:  # the library's models refuse the option in many ways
-                raise not_run(error) from error
+            outputs = forward(self.model, {**inputs, "output_attentions": True})
         found: dict[Kind, list[Tensor]] = {}
         for kind, name in KINDS.items():
             given = [part for part in getattr(outputs, name, None) or () if part is not None]
@@ -208,15 +204,27 @@ class Reading:
         return found
 
 
+@contextmanager
+def undisturbed(model: Any, failures: tuple[type[Exception], ...] = FAILURES) -> Iterator[None]:
+    """A model while it runs: in evaluation, without gradients and talk. Its failures are told as ModelError."""
+    with as_found(model), quiet_library(), torch.no_grad():
+        try:
+            yield
+        except AttnvizError:
+            raise
+        except failures as error:
+            raise not_run(error) from error
+
+
 def forward(model: Any, inputs: Mapping[str, Any]) -> Any:
     """Call the model, without the cache of keys and values that only generation needs."""
     known = signature(model.forward).parameters
-    return model(**inputs, **({"use_cache": False} if "use_cache" in known else {}))
+    return model(**{**inputs, **({"use_cache": False} if "use_cache" in known else {})})
 
 
 def not_run(error: Exception) -> AttnvizError | MemoryError:
     """What a model's own failure means to the user."""
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return MemoryError()
     return ModelError(f"the model cannot run on this text: {first_line(error)}")
 
@@ -233,28 +241,31 @@ def set_attention(model: Any, name: str) -> None:
 
 
 def shortened(inputs: Inputs) -> Inputs:
-    """Inputs of a text cut, or repeated, to a few tokens; other inputs as they are."""
-    if not set(inputs) <= TEXT or "input_ids" not in inputs:
-        return inputs
-    short = {"input_ids": inputs["input_ids"].repeat(1, SHORT[0])[:1, : SHORT[0]]}
+    """Inputs of a text cut, or repeated, to a few tokens; of other inputs only what a decoder reads."""
+    if set(inputs) <= TEXT and "input_ids" in inputs:
+        short = {"input_ids": inputs["input_ids"].repeat(1, SHORT[0])[:1, : SHORT[0]]}
+    else:
+        short = {name: part for name, part in inputs.items() if name != "decoder_attention_mask"}
     if "decoder_input_ids" in inputs:
-        short["decoder_input_ids"] = inputs["decoder_input_ids"].repeat(1, SHORT[1])[:1, : SHORT[1]]
+        count = SHORT[1] if lengths(short)[0] != SHORT[1] else SHORT[1] - 1
+        short["decoder_input_ids"] = inputs["decoder_input_ids"].repeat(1, count)[:1, :count]
     return short
 
 
 def lengths(inputs: Inputs) -> tuple[int | None, int | None]:
     """Tokens of the text, and of the decoder's, as far as the inputs tell."""
-    text, target = inputs.get("input_ids"), inputs.get("decoder_input_ids")
-    return None if text is None else text.shape[1], None if target is None else target.shape[1]
+    sides = (("input_ids", "inputs_embeds"), ("decoder_input_ids", "decoder_inputs_embeds"))
+    text, target = (next((inputs[name].shape[1] for name in names if name in inputs), None) for names in sides)
+    return text, target
 
 
-def sizes_of(kind: Kind, inputs: Inputs) -> tuple[int, int] | None:
-    """Queries and keys of a kind of map, if the inputs are texts and tell."""
+def sizes_of(site: Site, inputs: Inputs) -> tuple[int, int]:
+    """Queries and keys of a call, as the inputs tell if they are texts, else as they were in the survey."""
     text, target = lengths(inputs)
-    if not set(inputs) <= TEXT or text is None:
-        return None
-    queries = target if kind in ("decoder", "cross") and target is not None else text
-    return queries, target if kind == "decoder" and target is not None else text
+    n, m = (text, text) if set(inputs) <= TEXT and text is not None else site.size
+    if target is None or site.kind in ("self", "encoder"):
+        return n, m
+    return target, target if site.kind == "decoder" else m
 
 
 def kind_of(call: Seen, lengths: tuple[int | None, int | None]) -> Kind:

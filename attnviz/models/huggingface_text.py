@@ -1,6 +1,7 @@
 """A prompt -> what a transformers model reads, and the tokens of it as the user typed them."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from attnviz.errors import InputError, ModelError, UsageError
-from attnviz.models.checks import require_length
-from attnviz.models.huggingface_reading import first_line, quiet_library
-from attnviz.models.maps import Sides
+from attnviz.models.checks import require_length, require_none
+from attnviz.models.huggingface_reading import first_line, quiet_library, undisturbed
+from attnviz.models.maps import Choice, Sides
 from attnviz.record import Kind, Token
 from attnviz.request import Prompt
 
@@ -38,19 +39,23 @@ class Encoded:
         keys = self.target_tokens if kind == "decoder" else self.tokens
         return (queries, keys) if self.target_tokens else (self.tokens, self.tokens)
 
+    def sides_of(self, choice: Choice) -> Sides:
+        """The same for a map that is to be made."""
+        return self.sides(choice.kind)
+
 
 def encode(tokenizer: Any, prompt: Prompt, positions: int | None, truncate: bool, name: str) -> Encoded:
     """The text of a prompt, and its pair. Raises InputError for a text that does not fit."""
+    require_none({"--pair": prompt.chat and prompt.pair}, "--chat reads all from one text")
     text = chat(tokenizer, prompt.text, name) if prompt.chat else prompt.text
     texts = [text] if prompt.pair is None else [text, prompt.pair]
     options: dict[str, Any] = {"add_special_tokens": not prompt.chat, "return_special_tokens_mask": True}
     options["return_offsets_mapping"] = tokenizer.is_fast
-    room = positions and positions - prompt.generate
     with quiet_library():
         found = tokenizer(*texts, **options)
-        note = require_length(len(found["input_ids"]), room, truncate, name)
-        if note:
-            found = tokenizer(*texts, truncation=True, max_length=room, **options)
+        note = require_length(len(found["input_ids"]), positions, truncate, name, writes=prompt.generate)
+        if note and positions:
+            found = tokenizer(*texts, truncation=True, max_length=positions - prompt.generate, **options)
     ids = found["input_ids"]
     if not ids:
         raise InputError(f"{name} makes no tokens of this text")
@@ -69,7 +74,7 @@ def chat(tokenizer: Any, text: str, name: str) -> str:
     if text.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):  # a message may begin with a bracket
             messages = json.loads(text)
-    if not all(isinstance(part, dict) and {"role", "content"} <= set(part) for part in messages):
+    if not messages or not all(isinstance(part, dict) and {"role", "content"} <= set(part) for part in messages):
         raise InputError('--chat: messages are written [{"role": "user", "content": "..."}, ...]')
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
@@ -79,12 +84,9 @@ def chat(tokenizer: Any, text: str, name: str) -> str:
 
 def read_tokens(tokenizer: Any, found: Any, texts: Sequence[str]) -> tuple[tuple[Token, ...], str | None]:
     """The tokens of an encoding, and a note if their places had to be guessed."""
-    ids = found["input_ids"]
+    ids, specials = found["input_ids"], special_ids(tokenizer)
     names = tokenizer.convert_ids_to_tokens(ids)
-    special = [
-        bool(mask) or number in tokenizer.all_special_ids
-        for number, mask in zip(ids, found["special_tokens_mask"], strict=True)
-    ]
+    special = [bool(mask) or number in specials for number, mask in zip(ids, found["special_tokens_mask"], strict=True)]
     if tokenizer.is_fast:
         spans, note = found["offset_mapping"], None
         segments = [part or 0 for part in found.sequence_ids(0)] if len(texts) > 1 else [0] * len(ids)
@@ -96,42 +98,86 @@ def read_tokens(tokenizer: Any, found: Any, texts: Sequence[str]) -> tuple[tuple
     ), note
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """Tokens that are no text: those of a role and of chat templates, but none that stands for an unknown word only."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    roles = {getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "sep", "cls", "pad", "mask")}
+    return {*tokenizer.all_special_ids, *added} - ({tokenizer.unk_token_id} - roles)
+
+
 def guess_spans(
     tokenizer: Any, ids: Sequence[int], special: Sequence[bool], texts: Sequence[str]
 ) -> tuple[list[tuple[int, int]], list[int], str]:
     """Where tokens stand, for tokenizers that do not tell: each is looked for after the one before it.
 
-    A token that is not found stands for the text up to the next that is.
+    Those that are not found share what is left between their neighbours, as the bytes of one sign do.
     """
-    spans: list[tuple[int, int]] = []
+    found: list[tuple[int, int] | None] = []
     segments: list[int] = []
     at, segment = 0, 0
     for number, mark in zip(ids, special, strict=True):
-        piece = "" if mark else tokenizer.decode([number]).strip().removeprefix("##")
-        place = texts[segment].lower().find(piece.lower(), at) if piece else -1
-        if place < 0 and piece and segment + 1 < len(texts):
-            place = texts[segment + 1].lower().find(piece.lower())
-            segment, at = (segment + 1, 0) if place >= 0 else (segment, at)
-        spans.append((place, place + len(piece)) if place >= 0 else (at, at))
+        piece = str(tokenizer.decode([number]))
+        span = (at, at) if mark else locate(piece, texts[segment], at)
+        if span is None and segment + 1 < len(texts):
+            span = locate(piece, texts[segment + 1], 0)
+            segment += span is not None
+        found.append(span)
         segments.append(segment)
-        at = max(at, spans[-1][1])
-    lost = sum(start == stop and not mark for (start, stop), mark in zip(spans, special, strict=True))
-    told = f", {lost} of {len(ids)} were not found" if lost else ""
-    return spans, segments, f"this tokenizer has no fast version: its tokens were looked for in the text{told}"
+        at = at if span is None else span[1]
+    told = f", {found.count(None)} of {len(ids)} were not found" if None in found else ""
+    note = f"this tokenizer has no fast version: its tokens were looked for in the text{told}"
+    return fill(found, segments, texts), segments, note
 
 
-def with_target(encoded: Encoded, model: Any, tokenizer: Any, prompt: Prompt) -> Encoded:
-    """The same with what the decoder of an encoder-decoder reads: the target, or what the model writes itself."""
+def locate(piece: str, text: str, at: int) -> tuple[int, int] | None:
+    """Where a decoded token stands in a text from a place on, whatever its case; None if it does not."""
+    wanted = piece.strip().removeprefix("##").removesuffix("@@") or piece
+    match = re.compile(re.escape(wanted), re.IGNORECASE).search(text, at) if wanted else None
+    return match and match.span()
+
+
+def fill(
+    found: Sequence[tuple[int, int] | None], segments: Sequence[int], texts: Sequence[str]
+) -> list[tuple[int, int]]:
+    """The same with a place for each: from the end of the one before to the start of the next in the same text."""
+    stops: list[int] = []
+    next_start, last_stop = [len(text) for text in texts], [0] * len(texts)
+    for span, segment in zip(reversed(found), reversed(segments), strict=True):
+        stops.append(next_start[segment])
+        if span and span[0] < span[1]:  # special tokens stand nowhere
+            next_start[segment] = span[0]
+    spans: list[tuple[int, int]] = []
+    for span, segment, stop in zip(found, segments, reversed(stops), strict=True):
+        spans.append(span or (last_stop[segment], stop))
+        last_stop[segment] = span[1] if span else last_stop[segment]
+    return spans
+
+
+def with_target(encoded: Encoded, model: Any, tokenizer: Any, prompt: Prompt, positions: int | None) -> Encoded:
+    """The same with what the decoder of an encoder-decoder reads: the target, or what the model writes itself.
+
+    Raises InputError for a target that does not fit, ModelError for a model that cannot write.
+    """
     if prompt.target is None:
-        ids = write(model, encoded.inputs, WRITTEN)
+        ids = write_target(model, encoded.inputs, min(WRITTEN, (positions or WRITTEN + 1) - 1))
         note = "the target is what the model wrote, greedily; --target gives another"
         text, tokens = spell(tokenizer, ids, 0, "")
     else:
         ids, tokens = read_target(model, tokenizer, prompt.target)
+        require_length(len(ids), positions, False, "its decoder", what="the target")
         note, text = "", prompt.target
     inputs = {**encoded.inputs, "decoder_input_ids": torch.tensor([ids])}
     notes = (*encoded.notes, note) if note else encoded.notes
     return replace(encoded, inputs=inputs, notes=notes, target=text, target_tokens=tokens)
+
+
+def write_target(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[int]:
+    """What an encoder-decoder writes, from the token that it starts with to the one before that which ends it."""
+    try:
+        with undisturbed(model):
+            return unended(model, write(model, inputs, count))
+    except ModelError as error:
+        raise ModelError(f"{error}, to write a target: give one with --target") from error
 
 
 def read_target(model: Any, tokenizer: Any, target: str) -> tuple[list[int], tuple[Token, ...]]:
@@ -142,6 +188,8 @@ def read_target(model: Any, tokenizer: Any, target: str) -> tuple[list[int], tup
     labels = found["input_ids"]
     if not labels:
         raise InputError("the target makes no tokens")
+    if labels[-1] not in special_ids(tokenizer):
+        labels = [*labels, labels[-1]]  # in the place of the token that ends a text, which a decoder never reads
     shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shifted is not None:
         ids = shifted(labels=torch.tensor([labels]))[0].tolist()
@@ -163,17 +211,20 @@ def start_token(model: Any) -> int:
 
 
 def write(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[int]:
-    """Greedy generation: of an encoder-decoder what it writes, of a causal model text and continuation.
-
-    The token that ends it, if it comes, is left out: nothing attends from it.
-    """
-    ends = model.generation_config.eos_token_id
+    """Greedy generation: of an encoder-decoder what it writes, of a causal model text and continuation."""
     options: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "num_beams": 1, "use_cache": True}
     pad = model.generation_config.pad_token_id
     if pad is None:
         options["pad_token_id"] = 0  # one text is never padded; without it the library warns
-    given = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+    given = {name: part.to(model.device) for name, part in inputs.items()}
+    given["attention_mask"] = torch.ones_like(given["input_ids"])
     ids: list[int] = model.generate(**given, **options)[0].tolist()
+    return ids
+
+
+def unended(model: Any, ids: list[int]) -> list[int]:
+    """What a model wrote without the token that ends it, if it came: nothing attends from that."""
+    ends = model.generation_config.eos_token_id
     stops = ends if isinstance(ends, list) else [ends]
     return ids[:-1] if len(ids) > 1 and ids[-1] in stops else ids
 
@@ -188,7 +239,7 @@ def continuation(encoded: Encoded, tokenizer: Any, ids: Sequence[int]) -> Encode
 
 def spell(tokenizer: Any, ids: Sequence[int], known: int, text: str) -> tuple[str, tuple[Token, ...]]:
     """The text that grows with each token after the first ``known``, and these tokens as slices of it."""
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer) | {tokenizer.unk_token_id}
     names = tokenizer.convert_ids_to_tokens(list(ids))
     spans: list[tuple[int, int]] = []
     before, waiting = decode(tokenizer, ids[:known]), 0

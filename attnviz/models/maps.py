@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.probe import Found, Seen, Site
-from attnviz.errors import ModelError, UsageError
-from attnviz.models.checks import require_memory
+from attnviz.errors import ModelError
+from attnviz.models.checks import require_edge, require_memory
 from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token
 from attnviz.request import Edge, Request
-from attnviz.selection import require_kinds, require_window, resolve
+from attnviz.selection import require_kinds, require_window, resolve, window_notes
 
 ACCURATE = 1e-3  # relative difference that is worth a warning
 Sides = tuple[tuple[Token, ...], tuple[Token, ...]]  # queries and keys
@@ -62,13 +62,12 @@ def wanted_heads(chosen: Sequence[Choice], sites: Sequence[Site]) -> dict[int, t
     return {number[choice.kind, layer]: choice.heads for choice in chosen for layer in choice.layers}
 
 
-def cut_edges(cuts: Sequence[Edge], sites: Sequence[Site]) -> dict[int, Tensor]:
-    """Edges (edge, 3) of head, query, key, by the number of the call. Raises UsageError if a head is not there."""
+def cut_edges(cuts: Sequence[Edge], sites: Sequence[Site], tokens: Callable[[Kind], Sides]) -> dict[int, Tensor]:
+    """Edges (edge, 3) of head, query, key, by the number of the call. Raises UsageError if one is not there."""
     number, found = numbers(sites), dict[int, list[tuple[int, int, int]]]()
     for cut in cuts:
-        at = number.get((cut.kind, cut.layer))
-        if at is None or not 0 <= cut.head < sites[at].heads:
-            raise UsageError(f"there is no {cut.kind} head L{cut.layer}H{cut.head} to cut an edge of")
+        at = number.get((cut.kind, cut.layer), -1)
+        require_edge(cut, sites[at].heads if at >= 0 else 0, *map(len, tokens(cut.kind)))
         found.setdefault(at, []).append((cut.head, cut.query, cut.key))
     return {at: torch.tensor(edges) for at, edges in found.items()}
 
@@ -83,6 +82,14 @@ def window(sides: Sides, request: Request) -> Sides:
     return queries[rows.start : rows.stop], keys[columns.start : columns.stop]
 
 
+def window_places(chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request) -> tuple[str, ...]:
+    """Where the window lies in each map, if there is one."""
+    if not request.windowed:
+        return ()
+    sizes = ((len(queries), len(keys)) for queries, keys in map(tokens, chosen))
+    return window_notes(request.rows, request.columns, sizes)
+
+
 def require_room(chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request) -> None:
     """Raise InputError if what is asked for would not fit into memory, UsageError for an empty window."""
     sizes: dict[tuple[int, int], int] = {}
@@ -91,8 +98,7 @@ def require_room(chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], re
         size = len(queries), len(keys)
         sizes[size] = sizes.get(size, 0) + len(choice.layers) * len(choice.heads)
     if request.keep == "weights":
-        largest = max(sizes, key=lambda size: sizes[size] * size[0] * size[1])
-        require_memory(sizes[largest], largest)
+        require_memory(sizes)
 
 
 def assemble(
@@ -117,9 +123,7 @@ def make_map(choice: Choice, found: list[Found], tokens: Callable[[Choice], Side
     """One map."""
     queries, keys = window(tokens(choice), request)
     summary = {name: stack([part.summary[name] for part in found]) for name in found[0].summary}
-    kept = stack([part.weights for part in found]) if found[0].weights is not None else None
-    for part in found:
-        part.weights = None  # of a long text, memory holds these once
+    kept = take_weights(found)
     tiles = None
     if request.keep == "tiles":
         tiles = Tiles(summary["mean"], summary["max"], *found[0].tile)
@@ -136,6 +140,20 @@ def make_map(choice: Choice, found: list[Found], tokens: Callable[[Choice], Side
         statistics=statistics(summary, choice.kind) if summary else None,
         edges=edges(found),
     )
+
+
+def take_weights(found: Sequence[Found]) -> Any:
+    """The weights of the layers as one array, and no longer there: of a long text, memory holds them once."""
+    whole = None
+    for i, part in enumerate(found):
+        if part.weights is None:
+            return None
+        given, part.weights = part.weights.numpy(), None
+        if len(found) == 1:
+            return given[None]
+        whole = np.empty((len(found), *given.shape), given.dtype) if whole is None else whole
+        whole[i] = given
+    return whole
 
 
 def stack(parts: list[Any]) -> Any:

@@ -22,7 +22,7 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
 
     Found are nn.MultiheadAttention, the nn.Transformer layers, calls of scaled_dot_product_attention, our own layer,
     and every softmax whose result is multiplied with values. Layers are numbered in the order in which they run. Raises
-    ModelError if there is no attention, InputError for several texts at once.
+    ModelError if there is no attention, or not the same in each run, InputError for several texts at once.
     """
     survey = Survey()
     run(net, inputs, survey)
@@ -41,6 +41,10 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
     require_room(chosen, sides, request)
     probe = Probe(wanted_heads(chosen, sites), request, stop=False)
     run(net, inputs, probe)
+    if probe.calls != len(sites):
+        raise ModelError(
+            f"{type(net).__name__} calls attention {len(sites)} times in one run and {probe.calls} times in the next"
+        )
     measured, warning = fidelity(probe.found, torch.float32)
     maps = assemble(chosen, sites, probe.found, sides, request)
     notes = names_note(survey.seen, sites), warning

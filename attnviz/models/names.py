@@ -24,7 +24,7 @@ ALIASES = {
 }
 # Only what a model needs to run: no pickles, no code, no second copies in other formats or folders.
 PARTS: dict[str, Any] = {
-    "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],
+    "allow_patterns": ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"],
     "ignore_patterns": ["*/*"],
 }
 

@@ -93,7 +93,8 @@ def tokens_title(part: AttentionMap) -> str:
 
 def panels_title(count: int, heads: tuple[int | str, ...]) -> str:
     """How many heads there are, or of how many layers a reduction."""
-    return f"{count} heads" if isinstance(heads[0], int) else f"{head_title(heads[0])} of {count} layers"
+    noun, title = ("head", "") if isinstance(heads[0], int) else ("layer", f"{head_title(heads[0])} of ")
+    return f"{title}{count} {noun}{'s' * (count != 1)}"
 
 
 def head_title(head: int | str) -> str:

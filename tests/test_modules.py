@@ -1,0 +1,559 @@
+"""Modules of one's own and models that are loaded already: their attention is found, and they are left as they were."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules import module as registry
+from torch.overrides import _get_current_function_mode_stack
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+import attnviz
+from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
+from attnviz.layer import Attention, MultiHeadAttention
+from attnviz.models import Prompt, Request
+from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface_reading import _observer
+from tests.architectures import eager
+from tests.conftest import SENTENCE, Tiny
+from tests.test_capture import near, require_slices
+
+DIM, HEADS = 16, 4
+
+
+def vectors(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+X, Y = vectors(1, 7, DIM), vectors(1, 5, DIM, seed=1)
+
+
+class LSTM(nn.Module):
+    """Our layer behind a recurrent one, as for reading sentences before 2017 (Bahdanau et al. 2015)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.attention = nn.LSTM(DIM, DIM, batch_first=True), Attention(DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequence to sequence."""
+        return self.attention(self.lstm(x)[0])
+
+    def weights(self, x: Tensor) -> Tensor:
+        """(head, query, key)."""
+        return self.attention(self.lstm(x)[0], return_weights=True)[1]
+
+
+class Convolution(nn.Module):
+    """A softmax written by hand behind a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(DIM, DIM, 3, padding=1)
+        self.query, self.key = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+        self.dropout = nn.Dropout(0.5)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """(batch, query, key)."""
+        hidden = self.convolution(x.transpose(1, 2)).transpose(1, 2)
+        return torch.softmax(self.query(hidden) @ self.key(hidden).transpose(1, 2) / 4, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequence to sequence."""
+        return self.dropout(self.weights(x)) @ x
+
+
+class Functional(nn.Module):
+    """A call of torch's function, with a causal mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(DIM, 3 * DIM)
+
+    def parts(self, x: Tensor) -> Any:
+        """Queries, keys and values, (batch, head, token, width)."""
+        return self.project(x).view(1, -1, 3, HEADS, DIM // HEADS).permute(2, 0, 3, 1, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequence to sequence."""
+        return functional.scaled_dot_product_attention(*self.parts(x), is_causal=True)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """(batch, head, query, key)."""
+        query, key, _ = self.parts(x)
+        scores = query @ key.transpose(2, 3) / (DIM // HEADS) ** 0.5
+        return scores.masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf).softmax(-1)
+
+
+class Einsum(nn.Module):
+    """A softmax by hand, its products by Einstein's convention."""
+
+    def weights(self, x: Tensor) -> Tensor:
+        """(batch, query, key)."""
+        return torch.einsum("bnd,bmd->bnm", x, x).softmax(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequence to sequence."""
+        return torch.einsum("bnm,bmd->bnd", self.weights(x), x)
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    """A module that is always the same."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return make()
+
+
+def multihead() -> nn.MultiheadAttention:
+    return nn.MultiheadAttention(DIM, HEADS, batch_first=True)
+
+
+def transformer() -> nn.Transformer:
+    return nn.Transformer(DIM, HEADS, 2, 3, 32, batch_first=True)
+
+
+def encoder() -> nn.TransformerEncoder:
+    layer = nn.TransformerEncoderLayer(DIM, HEADS, 32, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+def result(net: nn.Module, inputs: Any) -> Tensor:
+    """What a module returns in evaluation, the first of it."""
+    training = net.training
+    net.eval()
+    with torch.no_grad():
+        output = net(**inputs) if isinstance(inputs, dict) else net(*inputs)
+    net.train(training)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def attention_of(net: Any, query: Tensor, key: Tensor, **options: Any) -> Tensor:
+    """The weights of nn.MultiheadAttention, (head, query, key), as it returns them itself."""
+    with torch.no_grad():
+        return copy.deepcopy(net).eval()(query, key, key, average_attn_weights=False, **options)[1][0]
+
+
+# Modules of one's own
+
+
+@pytest.mark.parametrize("make", [LSTM, Convolution, Functional, Einsum])
+def test_weights_of_ones_own_modules(make: Callable[[], nn.Module]) -> None:
+    """Our layer behind an LSTM, a softmax by hand behind a convolution, torch's function: the weights they compute."""
+    net = seeded(make)
+    found = attnviz.capture(model=net, inputs=X)
+    part = found.maps[0]
+    expected = net.weights(X).detach()
+    near(part.weights[0], expected.reshape(-1, 7, 7), 1e-6)
+    assert (found.model, part.kind, len(found.maps)) == (make.__name__, "self", 1)
+    assert part.visible.all() or make is Functional
+    assert [token.text for token in part.keys] == list("0123456")
+    assert found.fidelity is None or found.fidelity < 1e-6
+
+
+@pytest.mark.parametrize("inputs", [(X, X, X), [X, X, X], {"query": X, "key": X, "value": X, "need_weights": False}])
+def test_inputs_by_place_and_by_name(inputs: Any) -> None:
+    """A module is called with a tuple or a list of arguments, or with a mapping of named ones."""
+    net = seeded(multihead)
+    near(attnviz.capture(model=net, inputs=inputs).maps[0].weights[0], attention_of(net, X, X), 1e-6)
+
+
+def test_keys_of_another_text() -> None:
+    """Queries and keys of different texts are cross-attention, even where these are equally long."""
+    net = seeded(multihead)
+    found = attnviz.capture(model=net, inputs=(X, Y, Y)).maps[0]
+    assert (found.kind, len(found.queries), len(found.keys)) == ("cross", 7, 5)
+    near(found.weights[0], attention_of(net, X, Y), 1e-6)
+    other = vectors(1, 7, DIM, seed=2)
+    assert attnviz.capture(model=net, inputs=(X, other, other)).maps[0].kind == "cross"
+    ours = attnviz.capture(model=MultiHeadAttention(DIM, HEADS, kv_heads=2), inputs=(X, Y)).maps[0]
+    assert (ours.kind, ours.heads) == ("cross", (0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("target", [Y, vectors(1, 7, DIM, seed=2)])
+def test_transformers_have_three_maps(target: Tensor) -> None:
+    """nn.Transformer: encoder, decoder and cross, told apart also where both texts are equally long."""
+    net = seeded(transformer)
+    found = attnviz.capture(model=net, inputs=(X, target))
+    n = target.shape[1]
+    assert [(part.kind, part.layers, part.weights.shape[2:]) for part in found.maps] == [
+        ("encoder", (0, 1), (7, 7)),
+        ("decoder", (0, 1, 2), (n, n)),
+        ("cross", (0, 1, 2), (n, 7)),
+    ]
+    near(found.maps[0].weights[0], attention_of(net.encoder.layers[0].self_attn, X, X), 1e-6)
+    near(found.maps[1].weights[0], attention_of(net.decoder.layers[0].self_attn, target, target), 1e-6)
+    assert "cross L2 decoder.layers.2.multihead_attn" in found.notes[0]
+    assert [part.statistics.distance is None for part in found.maps] == [False, False, True]  # between texts is none
+    last = attnviz.capture(model=net, inputs=(X, target), layers=-1, heads="1").maps
+    assert [(part.layers, part.heads) for part in last] == [((1,), (1,)), ((2,), (1,)), ((2,), (1,))]
+    near(last[2].weights, found.maps[2].weights[2:, 1:2], 1e-6)
+
+
+def test_padding_of_an_encoder_is_masked() -> None:
+    """src_key_padding_mask: padded keys are not visible, the others' weights are the layer's own."""
+    net = seeded(encoder)
+    padded = torch.tensor([[False] * 5 + [True] * 2])
+    part = attnviz.capture(model=net, inputs={"src": X, "src_key_padding_mask": padded}).maps[0]
+    assert part.visible[0, 0].tolist() == [[True] * 5 + [False] * 2] * 7
+    near(part.weights[0], attention_of(net.layers[0].self_attn, X, X, key_padding_mask=padded), 1e-6)
+
+
+def test_a_sequence_may_come_first() -> None:
+    """Without batch_first, and without a batch."""
+    net = seeded(lambda: nn.MultiheadAttention(DIM, HEADS))
+    expected = attention_of(net, X.transpose(0, 1), X.transpose(0, 1))
+    for x in (X.transpose(0, 1), X[0]):
+        near(attnviz.capture(model=net, inputs=(x, x, x)).maps[0].weights[0], expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (multihead, (X, Y, Y)),
+        (transformer, (X, Y)),
+        (encoder, (X,)),
+        (LSTM, (X,)),
+        (Convolution, (X,)),
+        (Functional, (X,)),
+        (Einsum, (X,)),
+    ],
+)
+@pytest.mark.parametrize("keep", ["weights", "tiles", "statistics", "edges"])
+def test_outputs_are_the_same_before_and_after(make: Callable[[], nn.Module], inputs: Any, keep: Any) -> None:
+    """A module gives, bit by bit, what it gave before it was captured, and trains on if it was in training."""
+    net = seeded(make).train()
+    before = result(net, inputs)
+    attnviz.capture(model=net, inputs=inputs, keep=keep, tiles=3)
+    assert net.training
+    assert torch.equal(result(net, inputs), before)
+
+
+class Pool(nn.Module):
+    """One weight a token, multiplied one by one: no product with values that could be seen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequence to vector."""
+        return (x.mean(-1, keepdim=True).softmax(1) * x).sum(1)
+
+
+@pytest.mark.parametrize("net", [nn.Sequential(nn.Linear(DIM, 4), nn.Softmax(-1)), Pool(), nn.LSTM(DIM, DIM)])
+def test_modules_without_attention(net: nn.Module) -> None:
+    """A classifier's softmax is no attention: it is said what was looked for."""
+    with pytest.raises(ModelError, match=f"{type(net).__name__} has no attention that could be found: no nn.Multi"):
+        attnviz.capture(model=net, inputs=X)
+
+
+class Changing(nn.Module):
+    """It attends once more in each run."""
+
+    times = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequence to sequence."""
+        Changing.times += 1
+        for _ in range(Changing.times):
+            x = functional.scaled_dot_product_attention(x, x, x)
+        return x
+
+
+def test_modules_that_change_from_run_to_run() -> None:
+    """A module is run twice: what it does the second time must be what was seen the first time."""
+    with pytest.raises(ModelError, match="Changing calls attention 1 times in one run and 2 times in the next"):
+        attnviz.capture(model=Changing(), inputs=X)
+
+
+def test_several_texts_are_refused(tiny: Tiny) -> None:
+    """One at a time, of a module and of a model of the library."""
+    with pytest.raises(InputError, match="hold 3 texts; attention is captured of one at a time"):
+        attnviz.capture(model=seeded(encoder), inputs=vectors(3, 7, DIM))
+    model = AutoModelForCausalLM.from_pretrained(tiny("llama"))
+    with pytest.raises(InputError, match="hold 2 texts"):
+        attnviz.capture(model=model, inputs={"input_ids": torch.ones(2, 5, dtype=torch.long)})
+
+
+# Models of the library that are loaded already
+
+
+@pytest.fixture(scope="module")
+def llama(tiny: Tiny) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny("llama"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: Tiny) -> Any:
+    return AutoTokenizer.from_pretrained(tiny("llama"))
+
+
+def test_a_loaded_model_reads_a_text(llama: Any, tokenizer: Any) -> None:
+    """With its tokenizer; as by its name."""
+    found = attnviz.capture(SENTENCE, llama, tokenizer=tokenizer)
+    assert found.model == "LlamaForCausalLM"
+    require_slices(found.maps[0].keys, SENTENCE)
+    near(found.maps[0].weights, eager(llama, tokenizer(SENTENCE, return_tensors="pt"))["self"])
+
+
+@pytest.mark.parametrize("form", ["encoding", "mapping", "lists", "tensor", "tuple", "options", "embeddings"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neo"])
+def test_a_loaded_model_reads_inputs(form: str, name: str, tiny: Tiny, tokenizer: Any) -> None:
+    """What a tokenizer returns, numbers by name or by place, options beside them, or embeddings."""
+    model = AutoModelForCausalLM.from_pretrained(tiny(name))
+    given = tokenizer(SENTENCE, return_tensors="pt", return_token_type_ids=False)
+    numbers = given["input_ids"]
+    inputs = {
+        "encoding": given,
+        "mapping": {"input_ids": numbers},
+        "lists": tokenizer(SENTENCE, return_token_type_ids=False),
+        "tensor": numbers,
+        "tuple": (numbers,),
+        "options": {**given, "use_cache": True, "output_attentions": True},
+        "embeddings": {"inputs_embeds": model.get_input_embeddings()(numbers).detach()},
+    }[form]
+    found = attnviz.capture(model=model, inputs=inputs, tokenizer=tokenizer)
+    part = found.maps[0]
+    near(part.weights, eager(model, {"input_ids": numbers})["self"])
+    if form == "embeddings":
+        assert [token.text for token in part.keys][:3] == ["0", "1", "2"]
+    else:
+        assert found.text == SENTENCE
+        assert part.keys[0].special
+        require_slices(part.keys, SENTENCE)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neo"])
+def test_padding_of_inputs_is_masked(side: str, name: str, tiny: Tiny, tokenizer: Any) -> None:
+    """No token of the text sees padding, and its weights are those of eager."""
+    model = AutoModelForCausalLM.from_pretrained(tiny(name))
+    inputs = tokenizer(SENTENCE, return_tensors="pt", return_token_type_ids=False)
+    room = (3, 0) if side == "left" else (0, 3)
+    inputs = {name: functional.pad(part, room) for name, part in inputs.items()}
+    part = attnviz.capture(model=model, inputs=inputs).maps[0]
+    read = inputs["attention_mask"][0].bool().numpy()
+    near(part.weights[:, :, read], eager(model, inputs)["self"].numpy()[:, :, read])
+    assert not np.broadcast_to(part.visible, part.weights.shape)[:, :, read][..., ~read].any()
+
+
+def test_a_loaded_encoder_decoder(tiny: Tiny) -> None:
+    """Both texts by their numbers, or a text and what the model writes: the same each time, without dropout."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(tiny("t5")).train()
+    tokenizer = AutoTokenizer.from_pretrained(tiny("t5"))
+    numbers = {
+        "input_ids": tokenizer(SENTENCE)["input_ids"],
+        "decoder_input_ids": [0, *tokenizer("a cat")["input_ids"]],
+    }
+    found = attnviz.capture(model=model, inputs=numbers, tokenizer=tokenizer)
+    assert [part.kind for part in found.maps] == ["encoder", "decoder", "cross"]
+    assert (found.text, found.target) == (SENTENCE, "a cat")
+    require_slices(found.maps[2].queries, "a cat")
+    first, again = (attnviz.capture(SENTENCE, model, tokenizer=tokenizer) for _ in range(2))
+    assert first.target == again.target
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({}, UsageError, "no text"),
+        ({"text": ""}, UsageError, "no text"),
+        ({"text": "a", "layers": "9"}, UsageError, "layer 9"),
+        ({"text": "a", "layers": "x"}, UsageError, "2-5 or all"),
+        ({"text": "a", "heads": "L0H1,2"}, UsageError, "mixes"),
+        ({"text": "a", "keep": "all"}, UsageError, "weights, tiles, statistics, edges"),
+        ({"text": "a", "tiles": 0}, UsageError, "tiles=0"),
+        ({"text": "a", "dtype": "int8"}, UsageError, "bfloat16"),
+        ({"text": "a", "device": "tpu"}, UsageError, "cpu"),
+        ({"text": "a", "model": "./nowhere"}, ModelError, "no model folder"),
+        ({"text": "a", "model": Einsum()}, UsageError, "inputs="),
+        ({"text": "a", "model": Einsum(), "inputs": X}, UsageError, "not both"),
+        ({"model": "llama", "inputs": {"input_ids": [[1, 2], [3]]}}, InputError, "lists that make no tensor"),
+        ({"model": "llama", "inputs": [1, 2]}, InputError, "holds no tensor"),
+        ({"text": "a", "model": "llama"}, UsageError, "tokenizer="),
+    ],
+)
+def test_captures_that_cannot_be(options: dict[str, Any], error: type[AttnvizError], told: str, llama: Any) -> None:
+    """Each mistake is an AttnvizError of one line."""
+    if options.get("model") == "llama":
+        options = {**options, "model": llama}
+    with pytest.raises(error, match=told) as raised:
+        attnviz.capture(**options)
+    assert "\n" not in str(raised.value)
+
+
+def test_memory_is_estimated_first(llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that would take more memory than is free are refused, saying what fits; tiles take next to nothing."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2000))
+    loaded = HuggingFace("llama", llama, tokenizer)
+    told = r"18 heads over 12 x 12 tokens take 0.0 GB, and 0.0 GB are free: 3 of them fit"
+    for capture in (
+        lambda: loaded.capture(Prompt(SENTENCE), Request()),
+        lambda: attnviz.capture(model=llama, inputs=tokenizer(SENTENCE)),
+    ):
+        with pytest.raises(InputError, match=told):
+            capture()
+    with pytest.raises(InputError, match="18 heads over 14 x 14"):
+        loaded.capture(Prompt(SENTENCE, generate=2), Request())
+    with pytest.raises(InputError, match="32 heads over 7 x 7"):
+        attnviz.capture(model=seeded(transformer), inputs=(X, Y))
+    for request in (Request(keep="tiles", tiles=4), Request(keep="statistics"), Request(rows=slice(3, 5))):
+        assert loaded.capture(Prompt(SENTENCE), request).maps
+
+
+# Left as found
+
+
+def state(net: nn.Module) -> list[Any]:
+    """What a module and its parts hold, by identity where it is no plain value, and numbers as they are."""
+    parts = [part for module in net.modules() for part in (module, getattr(module, "config", None)) if part is not None]
+    held = [{name: told(value) for name, value in vars(part).items()} for part in parts]
+    numbers = [(part.requires_grad, part.grad, part.tolist()) for part in (*net.parameters(), *net.buffers())]
+    return [held, numbers]
+
+
+def told(value: Any) -> Any:
+    """A value that a later change of the same object does not change."""
+    if isinstance(value, dict):
+        return [(key, told(inner)) for key, inner in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [told(inner) for inner in value]
+    return value if isinstance(value, (str, int, float, type(None))) else id(value)
+
+
+def world() -> list[Any]:
+    """What is common to all modules."""
+    return [
+        torch.backends.mha.get_fastpath_enabled(),
+        functional.scaled_dot_product_attention,
+        functional.multi_head_attention_forward,
+        torch.is_grad_enabled(),
+        _get_current_function_mode_stack(),
+        list(registry._global_forward_hooks) + list(registry._global_forward_pre_hooks),
+        _observer.get(),
+        transformers.logging.get_verbosity(),
+        transformers.logging.is_progress_bar_enabled(),
+        list(warnings.filters),
+    ]
+
+
+class FaultError(Exception):
+    """What no library expects."""
+
+
+def prepared(net: nn.Module, place: str, error: BaseException, after: int) -> nn.Module:
+    """A module in training, its parts in different modes, some frozen, with gradients, which fails in a later run."""
+    runs: list[int] = []
+
+    def fail(*_: Any) -> None:
+        runs.append(1)
+        if len(runs) > after:
+            raise error
+
+    for number, (part, parameter) in enumerate(zip(net.modules(), net.parameters(), strict=False)):
+        part.training = number % 2 == 0
+        parameter.requires_grad_(number % 3 > 0)
+        parameter.grad = torch.ones_like(parameter)
+    net.register_forward_hook(lambda *_: None)
+    net.get_submodule(place).register_forward_pre_hook(fail)
+    return net
+
+
+ERRORS = pytest.mark.parametrize(
+    "error", [RuntimeError("no"), FaultError("no"), KeyboardInterrupt()], ids=lambda error: type(error).__name__
+)
+OWN = [
+    (multihead, "out_proj", {"query": X, "key": X, "value": X}),
+    (transformer, "decoder.layers.2.linear2", {"src": X, "tgt": Y}),
+    (encoder, "layers.1.linear1", {"src": X}),
+    (LSTM, "attention.value", {"x": X}),
+    (Convolution, "dropout", {"x": X}),
+]
+
+
+@ERRORS
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize(("make", "place", "inputs"), OWN[1:])
+def test_modules_that_fail_are_left_as_found(
+    make: Callable[[], nn.Module], place: str, inputs: Any, after: int, error: BaseException
+) -> None:
+    """In the first run and in the second: modes, hooks, gradients, numbers, and what is common to all."""
+    net = prepared(seeded(make), place, error, after)
+    before = state(net), world()
+    assert torch.backends.mha.get_fastpath_enabled()
+    with pytest.raises(type(error)):
+        attnviz.capture(model=net, inputs=inputs)
+    assert (state(net), world()) == before
+
+
+@pytest.mark.parametrize(("make", "place", "inputs"), OWN)
+def test_modules_that_succeed_are_left_as_found(make: Callable[[], nn.Module], place: str, inputs: Any) -> None:
+    """So they are where nothing fails."""
+    net = prepared(seeded(make), place, FaultError(), after=99)
+    before = state(net), world()
+    attnviz.capture(model=net, inputs=inputs)
+    assert (state(net), world()) == before
+
+
+LIBRARY = [
+    ("llama", "model.layers.1.mlp"),
+    ("gpt_neo", "transformer.h.1.mlp"),
+    ("t5", "decoder.block.1.layer.2"),
+]
+
+
+@ERRORS
+@pytest.mark.parametrize(("name", "place"), LIBRARY)
+@pytest.mark.parametrize(("generate", "after"), [(0, 0), (0, 1), (4, 1), (4, 3)])
+def test_models_that_fail_are_left_as_found(
+    name: str, place: str, generate: int, after: int, error: BaseException, tiny: Tiny
+) -> None:
+    """In the survey, in the run, and while they write: attention implementations too."""
+    kind = AutoModelForSeq2SeqLM if name == "t5" else AutoModelForCausalLM
+    model = prepared(kind.from_pretrained(tiny(name)), place, error, after)
+    loaded = HuggingFace(name, model, AutoTokenizer.from_pretrained(tiny(name)))
+    before = state(model), world()
+    with pytest.raises(ModelError if isinstance(error, RuntimeError) else type(error)):
+        loaded.capture(Prompt(SENTENCE, generate=0 if name == "t5" else generate), Request())
+    assert (state(model), world()) == before
+    assert model.config._attn_implementation == ("eager" if name == "gpt_neo" else "sdpa")
+
+
+@pytest.mark.parametrize(("name", "place"), LIBRARY)
+@pytest.mark.parametrize("generate", [0, 3])
+def test_models_that_succeed_are_left_as_found(name: str, place: str, generate: int, tiny: Tiny) -> None:
+    """So they are where nothing fails, and can be trained on."""
+    kind = AutoModelForSeq2SeqLM if name == "t5" else AutoModelForCausalLM
+    model = prepared(kind.from_pretrained(tiny(name)), place, FaultError(), after=999)
+    loaded = HuggingFace(name, model, AutoTokenizer.from_pretrained(tiny(name)))
+    before = state(model), world()
+    loaded.capture(Prompt(SENTENCE, generate=0 if name == "t5" else generate), Request())
+    assert (state(model), world()) == before
+    numbers = torch.tensor([[5, 6, 7]])
+    model(input_ids=numbers, labels=numbers).loss.backward()
+
+
+def test_out_of_memory_is_told_as_such(llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own errors for it, of a CPU and of a GPU, are Python's MemoryError; a model's other failures are its."""
+    plain = type(llama.model.layers[1].mlp).forward
+    for error, told in (
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), MemoryError),
+        (torch.OutOfMemoryError("CUDA out of memory"), MemoryError),
+        (MemoryError(), MemoryError),
+        (IndexError("index out of range in self"), ModelError),
+    ):
+
+        def fail(*_: Any, error: Exception = error) -> Any:
+            raise error
+
+        monkeypatch.setattr(llama.model.layers[1].mlp, "forward", fail)
+        with pytest.raises(told):
+            attnviz.capture(SENTENCE, llama, tokenizer=tokenizer)
+        monkeypatch.undo()
+    assert type(llama.model.layers[1].mlp).forward is plain
