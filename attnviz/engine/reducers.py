@@ -89,7 +89,7 @@ class Summary:
 
     def __init__(self, plan: Plan, square: bool) -> None:
         self.plan, self.square = plan, square
-        (high, wide), (_, width) = plan.tiles, plan.tile
+        (high, wide), (height, width) = plan.tiles, plan.tile
         groups, shared, keys = plan.groups, plan.shared, plan.shape.keys
         self.mean, self.peak = plan.empty(2, groups, high, shared, wide)
         self.received = plan.empty(groups, shared, keys)
@@ -101,6 +101,7 @@ class Summary:
             self.back = (tallest[:, None] - tallest).clamp_min_(0)[:, None]  # (r, 1, r): how far a key lies behind
             self.edges = self.keys_before_edges(wide * width)
         self.diagonals = plan.empty(groups, plan.shape.queries, shared, 2).zero_()
+        self.areas = sizes(plan.shape.queries, height, plan)[:, None, None] * sizes(keys, width, plan)
         self.sums, self.peaks = plan.empty(2, plan.abreast, high, shared, wide * width).zero_()
 
     def see(self, block: Block) -> None:
@@ -187,12 +188,9 @@ class Summary:
         counts as much as the weights sum to.
         """
         plan = self.plan
-        areas = sizes(plan.shape.queries, plan.tile[0], plan)[:, None, None] * sizes(
-            plan.shape.keys, plan.tile[1], plan
-        )
         entropy = (plan.total.log() * plan.mass - plan.expected).clamp_min_(0).abs_()  # no -0.0
         found = {
-            "mean": (self.mean / areas).transpose(1, 2),
+            "mean": (self.mean / self.areas).transpose(1, 2),
             "max": self.peak.transpose(1, 2),
             "entropy": entropy.transpose(1, 2),
         }

@@ -6,12 +6,13 @@ A short run surveys where its attention is:
 - else, where it is sparse and of no common shape, in what the library returns for output_attentions.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import Any, TypeAlias
 
@@ -218,8 +219,13 @@ def undisturbed(model: Any, failures: tuple[type[Exception], ...] = FAILURES) ->
 
 def forward(model: Any, inputs: Mapping[str, Any]) -> Any:
     """Call the model, without the cache of keys and values that only generation needs."""
-    known = signature(model.forward).parameters
-    return model(**{**inputs, **({"use_cache": False} if "use_cache" in known else {})})
+    return model(**{**inputs, **({"use_cache": False} if takes_cache(model.__class__) else {})})
+
+
+@cache
+def takes_cache(kind: type) -> bool:
+    """Whether models of a class can be told to keep no cache."""
+    return "use_cache" in signature(kind.forward).parameters  # type: ignore[attr-defined]
 
 
 def not_run(error: Exception) -> AttnvizError | MemoryError:
@@ -312,17 +318,25 @@ def from_band(band: Tensor, length: int) -> Tensor | None:
 @contextmanager
 def quiet_library() -> Iterator[None]:
     """Keep the library's warnings and progress bars off stderr, and leave its settings as they were."""
-    verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    bars = transformers.logging.is_progress_bar_enabled()
+    handlers = logging.getLogger("transformers").handlers  # to set its level would clear the caches of all loggers
+    for handler in handlers:
+        handler.addFilter(is_error)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        transformers.logging.set_verbosity(verbosity)
+        for handler in handlers:
+            handler.removeFilter(is_error)
         if bars:
             transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def is_error(record: logging.LogRecord) -> bool:
+    """Whether the library says that something went wrong, rather than what it thinks of it."""
+    return record.levelno >= logging.ERROR
 
 
 def first_line(error: Exception) -> str:

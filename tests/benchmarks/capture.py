@@ -71,17 +71,15 @@ def modes(model: torch.nn.Module, length: int) -> dict[str, Callable[[], float |
     return found
 
 
-def measure(run: Callable[[], float | None]) -> tuple[float, float, int]:
-    """Seconds of CPU, fidelity, and bytes above what is taken before. Linux and its C library alone tell of memory."""
+def peak(run: Callable[[], float | None]) -> int:
+    """Bytes that a run takes at most, above what is taken before it. Linux and its C library alone tell."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs gave back must not serve this one unseen
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    start = time.process_time()
-    fidelity = run() or 0.0
-    taken = time.process_time() - start
+    run()
     status = Path("/proc/self/status").read_text()
-    return taken, fidelity, int(status.split("VmHWM:")[1].split()[0]) * 1024 - before
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 - before
 
 
 def compare(name: str, length: int, rounds: int) -> None:
@@ -89,13 +87,15 @@ def compare(name: str, length: int, rounds: int) -> None:
     model = build(name)
     runs = modes(model, length)
     least = dict.fromkeys(runs, float("inf"))
-    memory: dict[str, int] = {}
     fidelity = 0.0
-    for turn in range(rounds + 1):
+    for run in modes(model, 64).values():
+        run()
+    memory = {mode: peak(run) for mode, run in runs.items()}  # this round warms up
+    for _ in range(rounds):
         for mode, run in runs.items():
-            taken, found, memory[mode] = measure(run)
-            if turn:  # the first one warms up
-                least[mode], fidelity = min(least[mode], taken), max(fidelity, found)
+            start = time.process_time()
+            fidelity = max(fidelity, run() or 0.0)
+            least[mode] = min(least[mode], time.process_time() - start)
     times = "  ".join(f"{mode} {least[mode] / least['plain']:.2f} x" for mode in runs)
     sizes = "  ".join(f"{mode} {memory[mode] / memory['plain']:.2f} x" for mode in runs)
     print(f"{name} {length}: plain {least['plain']:.3f} s CPU, {memory['plain'] / 1e6:.0f} MB; fidelity {fidelity:.0e}")
