@@ -219,13 +219,18 @@ def lay_out(call: Call, plan: Plan) -> Laid:
     else:
         plan.key.copy_(key)
     q, k = plan.query.flatten(2, 3).flatten(0, 1), plan.key.flatten(0, 1)
-    bound = q.norm(dim=-1).amax(-1) * k.norm(dim=-1).amax(-1)
+    bound = (longest(q) * longest(k)).sqrt()
     if call.softcap is not None:
         bound.clamp_max_(abs(call.softcap))
     safe = min(SAFE, LARGEST - math.log(SAFE * shape.keys))  # so many exponentials times scores can be summed, too
     bounded = (bound <= safe).tolist() if is_linear(call) else [False] * plan.groups
     sinks = None if call.sinks is None else spread(call.sinks).to(shape.dtype)
     return Laid(q, k.transpose(1, 2), call.value.to(shape.dtype).flatten(0, 1), bounded, sinks, call.masks)
+
+
+def longest(vectors: Tensor) -> Tensor:
+    """The largest square of a vector's length, (G, n, d) -> (G,); by a product, which is faster than sums of few."""
+    return (vectors.square() @ vectors.new_ones(vectors.shape[-1])).amax(-1)
 
 
 def is_linear(call: Call) -> bool:

@@ -9,14 +9,17 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 CLICK, TORCH = ("-c", "import click"), ("-c", "import torch")
 SHOW = ("-m", "attnviz", "show", "The cat sat on the mat because it was tired.")
+SAVED = Path(tempfile.gettempdir()) / "attnviz-startup.attn"
 PAIRS = {
     "attnviz --help / import click": (("-m", "attnviz", "--help"), CLICK, 2.0),
     "attnviz show, builtin / import torch": (SHOW, TORCH, 0.35),
     "attnviz show --view grid, builtin / import torch": ((*SHOW, "--view", "grid"), TORCH, 0.35),
+    "attnviz show --from a capture / import torch": (("-m", "attnviz", "show", "--from", str(SAVED)), TORCH, 0.35),
 }
 
 
@@ -30,6 +33,7 @@ def cpu_seconds(args: tuple[str, ...]) -> float:
 
 if __name__ == "__main__":
     os.chdir(Path(__file__).parent.parent.parent)
+    subprocess.run([sys.executable, "-m", "attnviz", "capture", SHOW[-1], "-qo", SAVED, "--force"], check=True)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     for name, (ours, theirs, bar) in PAIRS.items():
         times = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(rounds)]
