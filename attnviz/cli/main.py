@@ -70,15 +70,22 @@ def run(command: Any) -> int:
         return complain(error, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         return complain(error, "interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail again
+    except BrokenPipeError as error:
+        abandon_stdout(error)
         return BROKEN_PIPE
     except MemoryError as error:
         return complain(error, "out of memory: choose fewer layers or heads, or a shorter text", InputError.exit_code)
     except OSError as error:
+        abandon_stdout(error)
         return complain(error, f"{error.filename or 'output'}: {error.strerror or error}", OutputError.exit_code)
     except Exception as error:
         return complain(error, f"a fault of attnviz: {type(error).__name__}: {error} (see it with --debug)", FAULT)
+
+
+def abandon_stdout(error: OSError) -> None:
+    """Where it was stdout that failed, let the rest of it go nowhere: the flush at exit must not fail again."""
+    if error.filename is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: BaseException, message: str, code: int) -> int:
