@@ -109,7 +109,7 @@ class Plan:
         return min(rows - rows % height, left - left % height or left)
 
     def chunks(self, span: Span, whole: bool = False) -> Iterator[tuple[int, int]]:
-        """First and last key but one of each chunk of a block."""
+        """The first key of each chunk of a block, and the key after its last."""
         width = span.keys if whole else self.chunk
         for first in range(0, span.keys, width):
             yield first, min(first + width, span.keys)
