@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -111,8 +112,13 @@ class AttentionMap:
     tiles: Tiles | None = None
     statistics: Statistics | None = None
     edges: Edges | None = None
+    query_places: tuple[int, ...] = ()
+    """Where the queries stand in the whole text, of which the map may show a part; all of it unless given."""
+    key_places: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, tokens in (("query_places", self.queries), ("key_places", self.keys)):
+            object.__setattr__(self, name, require_places(getattr(self, name), len(tokens)))
         shape = len(self.layers), len(self.heads), len(self.queries), len(self.keys)
         if self.weights is not None:
             require_weights(self.weights, shape, self.method, sums="max" not in self.heads)
@@ -145,14 +151,26 @@ class AttentionMap:
             edges=pick(self.edges),
         )
 
-    def window(self, rows: range, columns: range) -> "AttentionMap":
-        """Neighbouring queries and keys, with the weights alone. Raises ValueError if there are none."""
+    def window(self, rows: Sequence[int], columns: Sequence[int]) -> "AttentionMap":
+        """Some queries and keys, by their places here, with the weights alone. Raises ValueError if there are none."""
         if self.weights is None:
-            raise ValueError("a window shows weights, and this map has none")
-        at = ..., slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        queries, keys = self.queries[rows.start : rows.stop], self.keys[columns.start : columns.stop]
-        shown = self.weights[at], self.visible[at]
-        return AttentionMap(self.kind, self.layers, self.heads, queries, keys, *shown, self.method)
+            raise ValueError("a part of a text shows weights, and this map has none")
+        if isinstance(rows, range) and isinstance(columns, range):  # without a copy
+            at: Any = (..., slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+        else:
+            at = (..., np.asarray(rows, int)[:, None], np.asarray(columns, int))
+        return AttentionMap(
+            self.kind,
+            self.layers,
+            self.heads,
+            tuple(self.queries[i] for i in rows),
+            tuple(self.keys[i] for i in columns),
+            self.weights[at],
+            self.visible[at],
+            self.method,
+            query_places=tuple(self.query_places[i] for i in rows),
+            key_places=tuple(self.key_places[i] for i in columns),
+        )
 
     def reduced(self, how: Reduction) -> "AttentionMap":
         """The mean or the maximum over the heads, as one head of that name; of statistics the mean over the heads."""
@@ -172,6 +190,8 @@ class AttentionMap:
             self.method,
             tiles and Tiles(merge(tiles.mean), merge(tiles.max), tiles.height, tiles.width),
             found and Statistics(**{name: merge(array, "mean") for name, array in named_arrays(found).items()}),
+            query_places=self.query_places,
+            key_places=self.key_places,
         )
 
 
@@ -192,6 +212,14 @@ def require_weights(weights: Weights, shape: tuple[int, ...], method: str, *, su
     largest = float((weights.sum(-1) if sums else weights).max())
     if method == ATTENTION and largest > 1 + ROW_TOLERANCE:
         raise ValueError(f"each row of attention weights must sum to at most 1, not {largest:.4g}")
+
+
+def require_places(places: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The places of so many tokens. Raises ValueError unless there is one for each, in rising order."""
+    found = places or tuple(range(count))
+    if len(found) != count or any(last >= next_ for last, next_ in pairwise(found)):
+        raise ValueError(f"{count} tokens need as many places in rising order")
+    return found
 
 
 def require_leading(part: Statistics | Edges | None, shape: tuple[int, ...]) -> None:

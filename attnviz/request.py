@@ -1,10 +1,10 @@
 """What is asked of a model: what to read, what to keep of it, where to compute, which edges to cut."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 from attnviz.record import Kind
-from attnviz.selection import ALL, Named, Selection
+from attnviz.selection import ALL, Named, Selection, Sides, Spot
 
 DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
 Keep: TypeAlias = Literal["weights", "tiles", "statistics", "edges"]
@@ -54,6 +54,9 @@ class Request:
     rows: slice = field(default_factory=lambda: slice(None))
     """The window of queries, and of keys, whose weights are kept."""
     columns: slice = field(default_factory=lambda: slice(None))
+    query: Spot | None = None
+    """The one query whose weights are kept, or the one key, by what it says; ``placed`` makes a window of it."""
+    key: Spot | None = None
 
     def __post_init__(self) -> None:
         if self.windowed and self.keep != "weights":
@@ -62,7 +65,13 @@ class Request:
     @property
     def windowed(self) -> bool:
         """Whether less than the whole is kept."""
-        return (self.rows, self.columns) != (slice(None), slice(None))
+        return (self.rows, self.columns, self.query, self.key) != (slice(None), slice(None), None, None)
+
+    def placed(self, sides: Sides) -> "Request":
+        """The same with the query or key that it names as its window. Raises UsageError if it is not there."""
+        rows = self.query.resolve(sides[0]) if self.query else self.rows
+        columns = self.key.resolve(sides[1]) if self.key else self.columns
+        return replace(self, rows=rows, columns=columns, query=None, key=None)
 
 
 class Edge(NamedTuple):

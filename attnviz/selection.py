@@ -4,18 +4,23 @@ A selection is parsed before the model is known, and resolved when its layers an
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import NamedTuple
 
 from attnviz.errors import UsageError
-from attnviz.record import AttentionMap, Capture, Kind
+from attnviz.escape import label
+from attnviz.record import AttentionMap, Capture, Kind, Token
 
 RANGE = re.compile(r"(-?\d{1,9})(?:-(-?\d{1,9}))?")
 HEAD = re.compile(r"L(-?\d{1,9})H(-?\d{1,9})", re.IGNORECASE)
 WINDOW = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
+PLACE = re.compile(r"-?\d{1,9}", re.ASCII)
+MOST_NAMED = 12  # tokens, positions or characters in an error of one line
 Head = tuple[int, int]
 Rectangle = tuple[tuple[int, ...], tuple[int, ...]]
+Sides = tuple[tuple[Token, ...], tuple[Token, ...]]  # queries and keys
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,12 @@ class Selection:
     """Parts of a numbered row; from None, everything. Each part is first and last, -1 being the last of the row."""
 
     parts: tuple[tuple[int, int], ...] | None = None
+
+    def __str__(self) -> str:
+        """As it is written on the command line."""
+        if self.parts is None:
+            return "all"
+        return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in self.parts)
 
     @property
     def is_one(self) -> bool:
@@ -50,6 +61,10 @@ class Named:
     """Heads named one by one, each as layer and head."""
 
     heads: tuple[Head, ...]
+
+    def __str__(self) -> str:
+        """As it is written on the command line."""
+        return ",".join(f"L{layer}H{head}" for layer, head in self.heads)
 
     @property
     def is_one(self) -> bool:
@@ -125,8 +140,66 @@ def parse_window(text: str) -> slice:
     return slice(first, last)
 
 
-def require_window(window: slice, count: int, noun: str) -> range:
-    """The places of a window among so many tokens. Raises UsageError if it holds none."""
+def parse_token(text: str) -> "Spot":
+    """Parse a token: its number, or what it says. Raises ValueError if that is nothing."""
+    if not text.strip():
+        raise ValueError("a token is named by its number or by what it says")
+    return Spot(int(text) if PLACE.fullmatch(text.strip()) else text.strip())
+
+
+class Spot(NamedTuple):
+    """One token of a text, by its number or by what it says."""
+
+    name: int | str
+
+    def resolve(self, tokens: Sequence[Token]) -> slice:
+        """Its place among tokens, as a window. Raises UsageError if it is not there, or more than once."""
+        if isinstance(self.name, int):
+            found = place(self.name, range(len(tokens)), "token")
+            return slice(found, found + 1)
+        places = spelling(self.name, tokens) or spelling(self.name.casefold(), tokens, str.casefold)
+        if len(places) == 1:
+            return slice(places[0], places[0] + 1)
+        raise UsageError(f"token {self.name!r} {why_not_one(self.name, places, tokens)}; choose one by its number")
+
+
+def spelling(name: str, tokens: Sequence[Token], fold: Callable[[str], str] = str) -> list[int]:
+    """The places of the tokens that say this."""
+    return [i for i, token in enumerate(tokens) if fold(token.text) == name or fold(label(token.text)) == name]
+
+
+def why_not_one(name: str, places: Sequence[int], tokens: Sequence[Token]) -> str:
+    """What there is instead of one token of that name."""
+    if places:
+        return f"occurs {len(places)} times, at {', '.join(map(str, places[:MOST_NAMED]))}"
+    parts = pieces(name, tokens)
+    if parts:
+        return f"is several tokens: {numbered(tokens, parts)}"
+    return f"does not occur: here are {numbered(tokens, range(len(tokens)))}"
+
+
+def pieces(name: str, tokens: Sequence[Token]) -> range:
+    """The places of neighbouring tokens that together say this; empty if there are none."""
+    for start in range(len(tokens)):
+        said = ""
+        for stop in range(start, len(tokens)):
+            said += tokens[stop].text
+            if said == name:
+                return range(start, stop + 1)
+            if not name.startswith(said):
+                break
+    return range(0)
+
+
+def numbered(tokens: Sequence[Token], places: Sequence[int]) -> str:
+    """Tokens with their numbers, as many as one line can hold."""
+    told = ", ".join(f"{i} {label(tokens[i].text)[:MOST_NAMED]}" for i in places[:MOST_NAMED])
+    return f"{told}, ..." if len(places) > MOST_NAMED else told
+
+
+def require_window(window: slice, tokens: Sequence[Token], noun: str) -> range:
+    """The places of a window among tokens. Raises UsageError if it holds none."""
+    count = len(tokens)
     places = range(count)[window]
     if not places:
         told = f"{'' if window.start is None else window.start}:{'' if window.stop is None else window.stop}"
@@ -134,16 +207,25 @@ def require_window(window: slice, count: int, noun: str) -> range:
     return places
 
 
-def window_notes(rows: slice, columns: slice, sizes: Iterable[tuple[int, int]]) -> tuple[str, ...]:
-    """Where a window lies in maps of so many queries and keys. Raises UsageError if it holds no tokens."""
+def require_sides(rows: slice, columns: slice, sides: Sides) -> tuple[range, range]:
+    """The places of the queries and the keys of a window. Raises UsageError if it holds no tokens."""
+    return require_window(rows, sides[0], "--rows"), require_window(columns, sides[1], "--cols")
 
-    def told(window: slice, count: int, noun: str) -> str:
-        places = require_window(window, count, noun)
-        return f"{places.start}-{places.stop - 1} of {count}"
 
-    return tuple(
-        dict.fromkeys(f"queries {told(rows, n, '--rows')}, keys {told(columns, m, '--cols')}" for n, m in sizes)
-    )
+def window_notes(rows: slice, columns: slice, maps: Iterable[Sides]) -> tuple[str, ...]:
+    """Where a window lies in maps of such queries and keys. Raises UsageError if it holds no tokens."""
+
+    def told(places: range, count: int, one: str, many: str) -> str:
+        if len(places) == count:
+            return ""
+        return f"{one} {places[0]} of {count}" if len(places) == 1 else f"{many} {places[0]}-{places[-1]} of {count}"
+
+    def line(sides: Sides) -> str:
+        queries, keys = require_sides(rows, columns, sides)
+        parts = told(queries, len(sides[0]), "query", "queries"), told(keys, len(sides[1]), "key", "keys")
+        return ", ".join(filter(None, parts))
+
+    return tuple(filter(None, dict.fromkeys(map(line, maps))))
 
 
 def select(capture: Capture, layers: Selection, heads: Selection | Named, kinds: Sequence[Kind] = ()) -> Capture:

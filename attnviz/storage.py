@@ -128,7 +128,9 @@ def map_header(part: AttentionMap, queries: Any, keys: Any) -> dict[str, Any]:
     """What is told of a map besides its arrays."""
     head = {"kind": part.kind, "layers": part.layers, "heads": part.heads, "method": part.method}
     tiles = {"tiles": {"height": part.tiles.height, "width": part.tiles.width}} if part.tiles else {}
-    return {**head, "queries": queries, "keys": keys, **tiles}
+    sides = {"query_places": part.query_places, "key_places": part.key_places}
+    shown = {name: places for name, places in sides.items() if places != tuple(range(len(places)))}
+    return {**head, "queries": queries, "keys": keys, **shown, **tiles}
 
 
 def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:

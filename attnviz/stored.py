@@ -169,6 +169,7 @@ def read_map(head: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token
         tiles,
         read_statistics(arrays, shape),
         read_edges(arrays, shape),
+        *(counts(field(head, name, list, NoneType) or [], name) for name in ("query_places", "key_places")),
     )
 
 

@@ -1,6 +1,5 @@
 """Pictures: drawables as data, golden screens at fixed widths, figures."""
 
-import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,23 +8,25 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from rich.cells import cell_len
 
 from attnviz.analysis.statistics import describe
 from attnviz.models import Prompt, Request, load
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.render.colour import RAMP_256, viridis
-from attnviz.render.figure import draw as draw_figure
-from attnviz.render.figure import png
-from attnviz.render.terminal import Screen, draw, fit, stack
-from attnviz.selection import parse
-from attnviz.views import grids, heatmaps
-from attnviz.views.drawable import levels, pool
+from attnviz.render.cells import Depth, Paint
+from attnviz.render.colour import MAPS, colours
+from attnviz.render.signs import fit, stack
+from attnviz.render.terminal import Screen, draw
+from attnviz.views import Scale, grids, heatmaps, rows, strips
+from attnviz.views.drawable import pool
 from tests.conftest import SENTENCE
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDE = ("猫", "👩‍🚀", "é", "مرحبا", "a\x1bb", "x" * 40, "", "\n")
+
+
+def on(width: int, depth: Depth) -> Screen:
+    return Screen(width, paint=Paint(depth))
 
 
 def text_of(drawable: object, screen: Screen) -> str:
@@ -53,28 +54,26 @@ def long_capture(n: int, heads: int = 1) -> Capture:
     return Capture("toy", "", (part,))
 
 
+def every_view(capture: Capture) -> dict[str, object]:
+    """A picture of each view, of the first head, all heads, or token 9."""
+    part = capture.maps[0]
+    one = replace(capture, maps=(part.window(range(9, 10), range(len(part.keys))),))
+    return {
+        "heatmap": heatmaps(capture)[0],
+        "grid": grids(capture)[0],
+        "tokens": strips(one)[0],
+        "rows": rows(one)[0],
+    }
+
+
 @pytest.mark.parametrize("width", [40, 80, 120])
-@pytest.mark.parametrize("paint", ["shades", "ascii"])
-@pytest.mark.parametrize("view", ["heatmap", "grid"])
-def test_golden_screens(width: int, paint: str, view: str, request: pytest.FixtureRequest) -> None:
-    """A picture of 24 tokens looks as it did, at every width, with no colour."""
-    capture = long_capture(24, heads=6)
-    drawable = grids(capture)[0] if view == "grid" else heatmaps(capture)[0]
-    found = text_of(drawable, Screen(width, paint))
-    golden = GOLDEN / f"{view}-{width}-{paint}.txt"
-    if request.config.getoption("--update-golden"):
-        golden.write_text(found, "utf-8")
-    assert found == golden.read_text("utf-8")
-
-
-@pytest.mark.parametrize("paint", ["truecolor", "256"])
-@pytest.mark.parametrize("width", [40, 120])
-def test_golden_colours(width: int, paint: str, capture: Capture, request: pytest.FixtureRequest) -> None:
-    """The same with colours, numbers in the cells and half blocks."""
-    found = (
-        painted(heatmaps(capture)[0], Screen(width, paint)) + "\n" + painted(grids(capture)[0], Screen(width, paint))
-    )
-    golden = GOLDEN / f"colour-{width}-{paint}.txt"
+@pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
+@pytest.mark.parametrize("view", ["heatmap", "grid", "tokens", "rows"])
+def test_golden_screens(width: int, depth: Depth, view: str, request: pytest.FixtureRequest) -> None:
+    """A picture of 24 tokens with a sink looks as it did, at every width, in every number of colours."""
+    drawable = every_view(long_capture(24, heads=3))[view]
+    found = (text_of if depth in ("shades", "ascii") else painted)(drawable, on(width, depth))
+    golden = GOLDEN / f"{view}-{width}-{depth}.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(found, "utf-8")
     assert found == golden.read_text("utf-8")
@@ -83,26 +82,26 @@ def test_golden_colours(width: int, paint: str, capture: Capture, request: pytes
 def test_long_model_names_keep_layer_and_head(capture: Capture) -> None:
     """The title wraps rather than lose its end."""
     named = replace(capture, model="owner/" + "a-very-long-name-" * 4)
-    shown = text_of(heatmaps(named)[0], Screen(40, "shades"))
+    shown = text_of(heatmaps(named)[0], on(40, "shades"))
     assert "layer 0 · head 0" in re.sub(r"\s+", " ", shown)
     assert max(map(cell_len, shown.splitlines())) <= 40
 
 
-@pytest.mark.parametrize("paint", ["truecolor", "256", "shades", "ascii"])
+@pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
 @pytest.mark.parametrize("width", [40, 57, 80, 200])
 @pytest.mark.parametrize("n", [1, 2, 17, 41, 150, 700])
-def test_pictures_fit_the_screen(n: int, width: int, paint: str) -> None:
+def test_pictures_fit_the_screen(n: int, width: int, depth: Depth) -> None:
     """No line of any view is wider than the screen, however long the text, and a picture is never empty."""
     capture = long_capture(n, heads=13)
     for drawable in (heatmaps(capture)[0], grids(capture)[0]):
-        lines = text_of(drawable, Screen(width, paint)).splitlines()
+        lines = text_of(drawable, on(width, depth)).splitlines()
         assert max(map(cell_len, lines)) <= width
         assert len(lines) >= 4
 
 
 def test_layout_goes_by_what_fits() -> None:
     """Numbers for few tokens, stacked labels for more, half blocks with ticks for many, pooled beyond the width."""
-    few, more, many, most = (text_of(heatmaps(long_capture(n))[0], Screen(100, "truecolor")) for n in (18, 40, 80, 300))
+    few, more, many, most = (text_of(heatmaps(long_capture(n))[0], on(100, "truecolor")) for n in (18, 40, 80, 300))
     assert " .3" in few
     assert "w\n" not in few
     assert "w w w" in more
@@ -116,7 +115,7 @@ def test_layout_goes_by_what_fits() -> None:
 def test_values_in_cells_are_the_weights(capture: Capture) -> None:
     """The numbers drawn are the weights to two digits; masked cells are blank."""
     panel = heatmaps(capture)[0].panel
-    lines = text_of(heatmaps(capture)[0], Screen(80, "shades")).splitlines()[2:6]
+    lines = text_of(heatmaps(capture)[0], on(80, "shades")).splitlines()[2:6]
     for row, line in enumerate(lines):
         shown = [float(word) for word in line.split()[2:]]
         np.testing.assert_allclose(shown, panel.values[row, : row + 1], atol=0.006)
@@ -128,8 +127,8 @@ def test_masked_is_not_zero() -> None:
     weights = np.zeros((1, 1, 30, 30), np.float32)
     weights[..., 0] = 1
     capture = Capture("toy", "", (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.tri(30, dtype=bool)),))
-    for paint, zero in (("shades", "·"), ("ascii", ".")):
-        line = text_of(heatmaps(capture)[0], Screen(100, paint)).splitlines()[1 + 3 + 4]
+    for depth, zero in (("shades", "·"), ("ascii", ".")):
+        line = text_of(heatmaps(capture)[0], on(100, depth)).splitlines()[1 + 3 + 4]
         assert line.endswith(zero * 8)
         assert line.count(zero) == 8
 
@@ -137,7 +136,7 @@ def test_masked_is_not_zero() -> None:
 def test_captions_tell_what_is_seen(capture: Capture) -> None:
     """Model, layer, head, what rows and columns are, scale and range, and the share of the weight on the sink."""
     drawable = heatmaps(capture)[3]
-    shown = text_of(drawable, Screen(80, "shades"))
+    shown = text_of(drawable, on(80, "shades"))
     part = capture.maps[0]
     share = part.weights[1, 1, 1:, 0].mean()
     assert "toy · layer 1 · head 1" in shown
@@ -145,8 +144,8 @@ def test_captions_tell_what_is_seen(capture: Capture) -> None:
     assert "√ scale" in shown
     assert f"{share:.0%} of the weight is on the sink <bos>" in shown
     mean = replace(capture, maps=(part.reduced("mean"),), notes=("a note",))
-    assert "layer 0 · mean over heads" in text_of(heatmaps(mean)[0], Screen(80, "shades"))
-    assert "a note" in text_of(heatmaps(mean)[0], Screen(80, "shades"))
+    assert "layer 0 · mean over heads" in text_of(heatmaps(mean)[0], on(80, "shades"))
+    assert "a note" in text_of(heatmaps(mean)[0], on(80, "shades"))
 
 
 def test_ragged_heads_have_gaps() -> None:
@@ -167,7 +166,7 @@ def test_wide_and_hostile_labels_keep_columns_aligned(width: int) -> None:
         "self", (0,), (0,), tokens, tokens, np.full((1, 1, n, n), 1 / n, np.float32), np.ones((n, n), bool)
     )
     drawable = heatmaps(Capture("toy", "", (part,)))[0]
-    lines = list(draw(drawable, Screen(width, "truecolor")))
+    lines = list(draw(drawable, on(width, "truecolor")))
     body = [line for line in lines if line and line[-1].style and line[-1].style.bgcolor][:-1]
     assert len({sum(cell_len(segment.text) for segment in line) for line in body}) == 1
     assert "\x1b" not in "".join(segment.text for line in lines for segment in line)
@@ -199,45 +198,56 @@ def test_pooling_keeps_the_maximum(height: int, width: int, rows: int, columns: 
 
 
 def test_levels_are_square_roots() -> None:
-    """Colours go by the square root of the weight's share of the largest."""
-    np.testing.assert_allclose(levels(np.array([0, 0.02, 0.08, 1], np.float32), 0.08), [0, 0.5, 1, 1])
-    assert levels(np.zeros(2, np.float32), 0.0).tolist() == [0, 0]
+    """Colours go by the square root of the weight's share of the top, or by that share itself."""
+    np.testing.assert_allclose(Scale(0.08, 0.08).levels([0, 0.02, 0.08, 1]), [0, 0.5, 1, 1])
+    np.testing.assert_allclose(Scale(0.08, 0.08, linear=True).levels([0, 0.02, 0.08, 1]), [0, 0.25, 1, 1])
+    assert Scale(0.0, 0.0).levels(np.zeros(2)).tolist() == [0, 0]
 
 
-def test_colours_are_viridis_and_rise() -> None:
-    """Within 4/255 of matplotlib's viridis; lightness rises at every step, on the 256-colour ramp as well."""
+def luminance(rgb: object) -> np.ndarray:
+    """Relative luminance of colours (..., 3)."""
+    return (np.asarray(rgb, float) / 255) ** 2.2 @ [0.2126, 0.7152, 0.0722]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_colours_are_the_published_maps_and_rise(name: str) -> None:
+    """Within 8/255 of matplotlib's; lightness rises at every step, on the 256-colour ramp as well."""
     from matplotlib import colormaps
 
-    theirs = np.array(colormaps["viridis"].resampled(256)(np.linspace(0, 1, 64))[:, :3]) * 255
-    assert np.abs(viridis(64) - theirs).max() <= 4
+    theirs = np.array(colormaps[name].resampled(256)(np.linspace(0, 1, 64))[:, :3]) * 255
+    assert np.abs(colours(name, 64) - theirs).max() <= 8
     cube = [0, 95, 135, 175, 215, 255]
-    ramp = np.array([[cube[(i - 16) // 36], cube[(i - 16) // 6 % 6], cube[(i - 16) % 6]] for i in RAMP_256])
-    for colours in (viridis(64), ramp):
-        luminance = (np.asarray(colours, float) / 255) ** 2.2 @ [0.2126, 0.7152, 0.0722]
-        assert (np.diff(luminance) > 0).all()
+    ramp = [
+        (8 + 10 * (i - 232),) * 3 if i >= 232 else (cube[(i - 16) // 36], cube[(i - 16) // 6 % 6], cube[(i - 16) % 6])
+        for i in MAPS[name].ramp_256
+    ]
+    for shown in (colours(name, 64), ramp):
+        assert (np.diff(luminance(shown)) > 0).all()
 
 
-def test_figures_show_the_weights() -> None:
-    """The pixels of a PNG in the middle of each cell are the colours of its weight."""
-    capture = load().capture(Prompt(SENTENCE), Request(parse("0"), parse("0")))
-    drawable = heatmaps(capture)[0]
-    with Image.open(io.BytesIO(png(drawable))) as picture:
-        pixels = np.array(picture.convert("RGB"), int)
-    expected = viridis(256)[np.minimum((levels(drawable.panel.values, drawable.top) * 256).astype(int), 255)]
-    left, bottom, width, height = draw_figure(drawable).axes[0].get_position().bounds
-    high, wide = pixels.shape[:2]
-    n = len(drawable.rows)
-    for row, column in np.ndindex(n, n):
-        y = int(high * (1 - bottom - height + height * (row + 0.5) / n))
-        x = int(wide * (left + width * (column + 0.5) / n))
-        np.testing.assert_array_equal(pixels[y, x], expected[row, column] if column <= row else [255] * 3)
+CONES = {  # what a reader without one kind of cones sees, in linear RGB (Machado, Oliveira & Fernandes 2009)
+    "all": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
 
 
-@pytest.mark.parametrize("n", [1, 5, 90, 1500])
-def test_figures_of_any_length(n: int) -> None:
-    """One token or many, one head or a grid: a picture of sane size, the same bytes each time."""
-    for drawable in (heatmaps(long_capture(n))[0], grids(long_capture(n, heads=5))[0]):
-        data = png(drawable)
-        assert data == png(drawable)
-        with Image.open(io.BytesIO(data)) as picture:
-            assert max(picture.size) < 4000
+def lab(rgb: object) -> np.ndarray:
+    """Linear RGB (..., 3) in CIELAB."""
+    xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    x, y, z = np.moveaxis(np.clip(rgb, 0, 1) @ np.array(xyz).T / [0.95047, 1, 1.08883], -1, 0)
+    fx, fy, fz = (np.where(part > 0.008856, np.cbrt(part), 7.787 * part + 16 / 116) for part in (x, y, z))
+    return np.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], -1)
+
+
+@pytest.mark.parametrize("cones", CONES)
+@pytest.mark.parametrize("name", MAPS)
+def test_what_is_beyond_the_scale_is_told_from_it_by_every_eye(name: str, cones: str) -> None:
+    """The colour of sinks is far (a difference of 30 in CIELAB) from the map and from white, whatever cones one has."""
+    matrix = np.array(CONES[cones]).T
+    scale, beyond, white = (
+        lab((np.asarray(rgb, float) / 255) ** 2.2 @ matrix) for rgb in (colours(name, 64), MAPS[name].beyond, [255] * 3)
+    )
+    assert np.linalg.norm(scale - beyond, axis=-1).min() > 30
+    assert np.linalg.norm(white - beyond) > 30

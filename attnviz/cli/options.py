@@ -9,6 +9,10 @@ from attnviz import selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
+FIGURES = "png", "svg", "pdf"
+DATA = "json", "csv", "npz", "md"
+FORMATS = (*FIGURES, "html", *DATA)
+BINARY = "png", "pdf", "npz"
 
 
 class SelectionType(click.ParamType[Any]):
@@ -75,14 +79,79 @@ map_option = click.option(
     "--map", "kind", type=click.Choice(["encoder", "decoder", "cross"]), help="Which map of an encoder-decoder."
 )
 
+source_option = click.option(
+    "--from", "source", metavar="FILE", help="Draw a capture or arrays: .attn, .npz, .safetensors or .json."
+)
+
+view_options = together(
+    click.option(
+        "--view",
+        type=click.Choice(["heatmap", "grid", "tokens", "rows"]),
+        help="A picture a head; all heads as thumbnails; the text coloured by one --token; that token in all heads.",
+    ),
+    click.option(
+        "--token", type=SelectionType("N or WORD", selection.parse_token), help="The token of --view tokens and rows."
+    ),
+    click.option("--incoming", is_flag=True, help="With --view tokens: what attends to the token, not what it does."),
+    click.option("--rows", type=SelectionType("A:B", selection.parse_window), help="Only these queries, in full."),
+    click.option("--cols", "columns", type=SelectionType("A:B", selection.parse_window), help="Only these keys."),
+)
+
+reduce_option = click.option(
+    "--reduce", "how", type=click.Choice(["mean", "max"]), help="Merge the chosen heads of a layer into one."
+)
+
+look_options = together(
+    click.option(
+        "--special",
+        type=click.Choice(["keep", "drop", "renormalise"]),
+        default="keep",
+        show_default=True,
+        help="Leave special tokens out; renormalise: rows sum to 1 again.",
+    ),
+    click.option(
+        "--range",
+        type=click.Choice(["auto", "full"]),
+        default="auto",
+        show_default=True,
+        help="Where colours end: before the sinks, or at the largest weight.",
+    ),
+    click.option(
+        "--scale", type=click.Choice(["sqrt", "linear"]), default="sqrt", show_default=True, help="Of the colours."
+    ),
+    click.option(
+        "--cmap",
+        type=click.Choice(["viridis", "cividis", "magma", "gray"]),
+        default="viridis",
+        show_default=True,
+        help="The colours.",
+    ),
+)
+
+title_option = click.option("--title", help="A title of your own.")
+
+figure_options = together(
+    click.option(
+        "--style", default="screen", show_default=True, help="Of figures: paper, slide, screen or a .mplstyle file."
+    ),
+    click.option("--inches", type=click.FloatRange(1, 50), help="Width of a figure: 3.25 a column, 6.75 a page."),
+    click.option("--dpi", type=click.IntRange(30, 1200), help="Dots per inch of a .png."),
+    click.option("--transparent", is_flag=True, help="No background in figures."),
+    click.option("--exact", is_flag=True, help="Twice as exact a .html, and larger: float16, not bytes."),
+)
+
 output_options = together(
-    click.option("-o", "--output", type=click.Path(), help="Write a file; its suffix says what: .png or .json."),
+    click.option("-o", "--output", type=click.Path(), help="Write a file, by its suffix; - for stdout."),
+    click.option(
+        "--format", "form", type=click.Choice(FORMATS), help="The format, where no suffix says it, as with -o -."
+    ),
     click.option("--force", is_flag=True, help="Replace an existing file."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
 )
 
 screen_options = together(
-    click.option("--width", type=click.IntRange(40, 1000), help="Columns to draw on. Default: the terminal's."),
+    click.option("--width", type=click.IntRange(40, 4000), help="Columns to draw on. Default: the terminal's."),
+    click.option("--full", is_flag=True, help="A cell for every token, however wide; try: | less -RS"),
     click.option(
         "--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Use colour."
     ),

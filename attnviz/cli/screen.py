@@ -9,27 +9,31 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.segment import Segment, Segments
 
-from attnviz.render.terminal import Line, Paint, Screen
+from attnviz.render.cells import Depth, Line, Paint
+from attnviz.render.terminal import Screen
 
-PIPED_WIDTH = 100
+PIPED_WIDTH, NARROWEST = 100, 40
+SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard"}  # in rich's words
 
 
-def screen(width: int | None, color: str) -> Screen:
+def screen(width: int | None, color: str, colours: str = "viridis", full: bool = False) -> Screen:
     """The screen that stdout is. What its encoding lacks will be printed as an escape sequence."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Screen(width or max(40, shutil.get_terminal_size((PIPED_WIDTH, 24)).columns), paint(color))
+    size = shutil.get_terminal_size((PIPED_WIDTH, 0))
+    height = size.lines if sys.stdout.isatty() and size.lines and not full else None
+    return Screen(width or max(NARROWEST, size.columns), height, Paint(depth(color), colours), full)
 
 
-def paint(color: str) -> Paint:
-    """How cells can be painted on stdout."""
+def depth(color: str) -> Depth:
+    """How many colours cells can have on stdout, or what stands for them."""
     if not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf"):
         return "ascii"
     if not wants_colour(color, sys.stdout.isatty()):
         return "ascii" if os.environ.get("TERM") == "dumb" else "shades"
     if os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
         return "truecolor"
-    return "256" if "256" in os.environ.get("TERM", "") or forced(color) else "shades"
+    return "256" if "256" in os.environ.get("TERM", "") or forced(color) else "16"
 
 
 def wants_colour(color: str, terminal: bool) -> bool:
@@ -58,9 +62,9 @@ def show(lines: Iterable[Line], on: Screen) -> None:
     segments = [segment for line in lines for segment in (*line, Segment.line())]
     console = Console(
         width=on.width,
-        color_system={"truecolor": "truecolor", "256": "256"}.get(on.paint),  # type: ignore[arg-type]
-        force_terminal=on.coloured,
-        no_color=not on.coloured,
+        color_system=SYSTEMS.get(on.paint.depth),  # type: ignore[arg-type]
+        force_terminal=on.paint.depth in SYSTEMS,
+        no_color=on.paint.depth not in SYSTEMS,
         highlight=False,
         legacy_windows=False,
     )

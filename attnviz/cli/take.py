@@ -1,9 +1,11 @@
 """What a command works on: a model run on a text, or a capture from a file."""
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from click.core import ParameterSource
@@ -13,20 +15,44 @@ from attnviz.cli.options import note
 from attnviz.errors import InputError, UsageError
 from attnviz.record import Capture
 from attnviz.request import Placement, Prompt, Request
-from attnviz.selection import require_kinds, require_window, select, window_notes
+from attnviz.selection import require_kinds, require_sides, select, window_notes
+
+if TYPE_CHECKING:
+    from attnviz.models import Model
 
 OF_A_RUN = "model", "revision", "device", "dtype", "truncate", "pair", "target", "chat", "generate"
 
 
-def take(text: str | None, request: Request, options: dict[str, Any], quiet: bool) -> Capture:
+Source: TypeAlias = Callable[[Request], Capture]
+
+
+def opened(text: str | None, options: Mapping[str, Any], quiet: bool) -> Source:
+    """What captures are taken from: the file that --from names, else the model of the options, loaded once."""
+    if options["source"] is not None:
+        return reader(text, options["source"])
+    return running(text_input.read(text, quiet), options, quiet)
+
+
+def running(content: str, options: Mapping[str, Any], quiet: bool) -> Source:
+    """The model of the options, on a text."""
+    model = loaded(options, quiet)
+    prompt = Prompt(content, options["pair"], options["target"], options["chat"], options["generate"] or 0)
+    return partial(model.capture, prompt)
+
+
+def take(text: str | None, request: Request, options: Mapping[str, Any], quiet: bool) -> Capture:
     """Load the model that the options name, and run it on the text."""
+    return opened(text, {**options, "source": None}, quiet)(request)
+
+
+def loaded(options: Mapping[str, Any], quiet: bool) -> "Model":
+    """The model that the options name. Raises InputError for an empty second text, before anything is loaded."""
     from attnviz.models import load
 
-    content = text_input.read(text, quiet)
     for name in ("pair", "target"):
         if options[name] is not None and not options[name].strip():
             raise InputError(f"the text of --{name} is empty")
-    loaded = load(
+    return load(
         options["model"],
         revision=options["revision"],
         placement=Placement(options["device"], options["dtype"]),
@@ -34,12 +60,10 @@ def take(text: str | None, request: Request, options: dict[str, Any], quiet: boo
         quiet=quiet or not sys.stderr.isatty(),
         writes=bool(options["generate"]),
     )
-    prompt = Prompt(content, options["pair"], options["target"], options["chat"], options["generate"] or 0)
-    return loaded.capture(prompt, request)
 
 
-def reread(text: str | None, path: str, request: Request) -> Capture:
-    """The capture of a file, as far as the request names it. Raises UsageError for options that need a model."""
+def reader(text: str | None, path: str) -> Source:
+    """The capture of a file, as far as a request names it. Raises UsageError for options that need a model."""
     from attnviz.storage import load
 
     given = click.get_current_context().get_parameter_source
@@ -47,7 +71,11 @@ def reread(text: str | None, path: str, request: Request) -> Capture:
     if text is not None or told:
         what = "TEXT" if text is not None else f"--{told[0]}"
         raise UsageError(f"--from reads a capture that was made before: leave {what} out")
-    capture = load(Path(path))
+    return partial(chosen, load(Path(path)))
+
+
+def chosen(capture: Capture, request: Request) -> Capture:
+    """The layers, heads, kinds of map and window of a capture that a request names."""
     there = tuple(dict.fromkeys(part.kind for part in capture.maps))
     kinds = require_kinds(request.kinds, there, request.preferred)
     return windowed(select(capture, request.layers, request.heads, kinds), request)
@@ -58,16 +86,14 @@ def windowed(capture: Capture, request: Request) -> Capture:
     if not request.windowed:
         return capture
     try:
+        request = request.placed((capture.maps[0].queries, capture.maps[0].keys))
         maps = tuple(
-            part.window(
-                require_window(request.rows, len(part.queries), "--rows"),
-                require_window(request.columns, len(part.keys), "--cols"),
-            )
+            part.window(*require_sides(request.rows, request.columns, (part.queries, part.keys)))
             for part in capture.maps
         )
     except ValueError as error:
         raise InputError(str(error)) from error
-    where = window_notes(request.rows, request.columns, ((len(part.queries), len(part.keys)) for part in capture.maps))
+    where = window_notes(request.rows, request.columns, ((part.queries, part.keys) for part in capture.maps))
     return replace(capture, maps=maps, notes=(*capture.notes, *where))
 
 

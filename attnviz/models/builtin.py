@@ -20,7 +20,7 @@ from attnviz.lm.model import Block, blocks, logits
 from attnviz.models.checks import require_edge, require_length, require_none, torch_device
 from attnviz.record import AttentionMap, Capture, Floats, Token
 from attnviz.request import Edge, Placement, Prompt, Request
-from attnviz.selection import require_kinds, require_window, resolve, window_notes
+from attnviz.selection import require_kinds, require_sides, resolve, window_notes
 
 
 class Builtin:
@@ -61,11 +61,11 @@ class Builtin:
         weights = self.weights(ids, max(max(layers) for layers, _ in rectangles), masks)
         if not np.isfinite(weights).all():
             raise ModelError(f"the weights of {self.name} are damaged: its attention is not a number")
+        request = request.placed((tokens, tokens))
         maps = tuple(
             make_map(layers, heads, tokens, weights[np.ix_(layers, heads)], request) for layers, heads in rectangles
         )
-        size = len(ids), len(ids)
-        where = window_notes(request.rows, request.columns, [size]) if request.windowed else ()
+        where = window_notes(request.rows, request.columns, [(tokens, tokens)]) if request.windowed else ()
         return Capture(self.name, text, maps, ((note,) if note else ()) + where)
 
     def read(self, prompt: Prompt, truncate: bool) -> tuple[list[int], tuple[Token, ...], str, str | None]:
@@ -122,13 +122,8 @@ def make_map(
     """What is kept of weights (layer, head, query, key)."""
     visible = np.tri(len(tokens), dtype=bool)
     if request.windowed:
-        rows, columns = (
-            require_window(part, len(tokens), noun)
-            for part, noun in ((request.rows, "--rows"), (request.columns, "--cols"))
-        )
-        at = np.s_[rows.start : rows.stop], np.s_[columns.start : columns.stop]
-        queries, keys = tokens[at[0]], tokens[at[1]]
-        return AttentionMap("self", layers, heads, queries, keys, weights[..., at[0], at[1]], visible[at])
+        shown = require_sides(request.rows, request.columns, (tokens, tokens))
+        return AttentionMap("self", layers, heads, tokens, tokens, weights, visible).window(*shown)
     make = partial(AttentionMap, "self", layers, heads, tokens, tokens, statistics=describe(weights, visible, True))
     if request.keep == "weights":
         return make(weights, visible)

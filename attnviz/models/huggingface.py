@@ -17,7 +17,6 @@ from attnviz.models.huggingface_reading import Reading, sizes_of, undisturbed
 from attnviz.models.huggingface_text import Encoded, continuation, encode, spell, unended, with_target, write
 from attnviz.models.maps import (
     Choice,
-    Sides,
     assemble,
     choose,
     cut_edges,
@@ -29,6 +28,7 @@ from attnviz.models.maps import (
 )
 from attnviz.record import Capture, Token
 from attnviz.request import Edge, Placement, Prompt, Request
+from attnviz.selection import Sides
 
 SPELT = "input_ids", "decoder_input_ids"
 
@@ -59,7 +59,9 @@ class HuggingFace:
         note = None
         if prompt.generate:
             encoded, found = self.continued(encoded, prompt.generate, chosen, request)
+            request = request.placed(encoded.sides_of(chosen[0]))
         else:
+            request = request.placed(encoded.sides_of(chosen[0]))
             require_room(chosen, encoded.sides_of, request)
             inputs, edges = self.placed(encoded.inputs), cut_edges(cuts, sites, encoded.sides)
             found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request, edges)
@@ -93,11 +95,13 @@ class HuggingFace:
             with undisturbed(self.model):
                 ids = unended(self.model, write(self.model, inputs, count))
             encoded = continuation(encoded, self.tokenizer, ids)
+            request = request.placed(encoded.sides_of(chosen[0]))
             return encoded, self.reading.read(self.placed(encoded.inputs), heads, request, {})[0]
         steps = Steps(len(self.reading.sites), heads)
         # One more than asked for: what was written last is never read, and has no row. Nor has what ends a text.
         ids = self.reading.run(inputs, steps, lambda model, inputs: write(model, inputs, count + 1))[0]
-        return continuation(encoded, self.tokenizer, ids[:-1]), steps.found(request)
+        encoded = continuation(encoded, self.tokenizer, ids[:-1])
+        return encoded, steps.found(request.placed(encoded.sides_of(chosen[0])))
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs on the model's device."""

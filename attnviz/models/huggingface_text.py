@@ -13,8 +13,9 @@ from torch import Tensor
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.models.checks import require_length, require_none
 from attnviz.models.huggingface_reading import first_line, quiet_library, undisturbed
-from attnviz.models.maps import Choice, Sides
+from attnviz.models.maps import Choice
 from attnviz.record import Kind, Token
+from attnviz.selection import Sides
 from attnviz.request import Prompt
 
 WRITTEN = 64  # tokens that an encoder-decoder writes at most when no target is given

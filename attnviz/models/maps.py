@@ -13,10 +13,9 @@ from attnviz.errors import ModelError
 from attnviz.models.checks import require_edge, require_memory
 from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token
 from attnviz.request import Edge, Request
-from attnviz.selection import require_kinds, require_window, resolve, window_notes
+from attnviz.selection import Sides, require_kinds, require_sides, resolve, window_notes
 
 ACCURATE = 1e-3  # relative difference that is worth a warning
-Sides = tuple[tuple[Token, ...], tuple[Token, ...]]  # queries and keys
 
 
 class Choice(NamedTuple):
@@ -74,20 +73,15 @@ def cut_edges(cuts: Sequence[Edge], sites: Sequence[Site], tokens: Callable[[Kin
 
 def window(sides: Sides, request: Request) -> Sides:
     """The tokens that a request shows of all. Raises UsageError for an empty window."""
-    queries, keys = sides
-    rows, columns = (
-        require_window(part, len(tokens), noun)
-        for part, tokens, noun in ((request.rows, queries, "--rows"), (request.columns, keys, "--cols"))
-    )
-    return queries[rows.start : rows.stop], keys[columns.start : columns.stop]
+    rows, columns = require_sides(request.rows, request.columns, sides)
+    return sides[0][rows.start : rows.stop], sides[1][columns.start : columns.stop]
 
 
 def window_places(chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request) -> tuple[str, ...]:
     """Where the window lies in each map, if there is one."""
     if not request.windowed:
         return ()
-    sizes = ((len(queries), len(keys)) for queries, keys in map(tokens, chosen))
-    return window_notes(request.rows, request.columns, sizes)
+    return window_notes(request.rows, request.columns, map(tokens, chosen))
 
 
 def require_room(chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request) -> None:
@@ -121,6 +115,7 @@ def assemble(
 
 def make_map(choice: Choice, found: list[Found], tokens: Callable[[Choice], Sides], request: Request) -> AttentionMap:
     """One map."""
+    rows, columns = require_sides(request.rows, request.columns, tokens(choice))
     queries, keys = window(tokens(choice), request)
     summary = {name: stack([part.summary[name] for part in found]) for name in found[0].summary}
     kept = take_weights(found)
@@ -139,6 +134,8 @@ def make_map(choice: Choice, found: list[Found], tokens: Callable[[Choice], Side
         tiles=tiles,
         statistics=statistics(summary, choice.kind) if summary else None,
         edges=edges(found),
+        query_places=tuple(rows),
+        key_places=tuple(columns),
     )
 
 

@@ -1,34 +1,81 @@
-"""One colour scale for all media: viridis, whose lightness rises evenly for every eye (van der Walt & Smith 2015)."""
+"""Colour scales for all media: maps whose lightness rises evenly, so that every eye reads them and so does a copier.
+
+viridis and magma (van der Walt & Smith 2015), cividis (Nuñez, Anderton & Renslow 2018) and grey. Each has a colour of
+its own for what is beyond the scale, picked to be far from the map for readers without red, green or blue cones as well.
+"""
+
+from functools import cache
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 STEPS = 64
-# Every eleventh of viridis's 256 colours; straight lines between them stay within 3/255 of it.
-ANCHORS = np.frombuffer(
-    bytes.fromhex(
+RGB: TypeAlias = tuple[int, int, int]
+
+
+class ColourMap(NamedTuple):
+    """A scale of colours."""
+
+    anchors: str
+    """Colours at even places; straight lines between them stay within 8/255 of the map."""
+    beyond: RGB
+    ramp_256: tuple[int, ...]
+    """Picked from the 256-colour cube so that lightness rises: those nearest to viridis go from purple over grey."""
+    beyond_256: int
+
+
+MAPS = {
+    "viridis": ColourMap(
         "440154 471164 482071 472e7c 443b84 3f4889 39558c 34618d 2f6c8e 2a768e 26818e 228b8d "
-        "1f958b 1fa088 24aa83 2fb47c 40bd72 56c667 70cf57 8bd646 a8db34 c5e021 e2e418 fde725"
+        "1f958b 1fa088 24aa83 2fb47c 40bd72 56c667 70cf57 8bd646 a8db34 c5e021 e2e418 fde725",
+        (187, 34, 255),
+        (17, 18, 24, 30, 36, 72, 77, 113, 149, 185, 191, 227),
+        129,
     ),
-    np.uint8,
-).reshape(-1, 3)
-# Picked by hand from the 256-colour cube: the nearest colours to viridis go from purple over grey to blue.
-RAMP_256 = (17, 18, 24, 30, 36, 72, 77, 113, 149, 185, 191, 227)
+    "cividis": ColourMap(
+        "00224e 002a61 003171 1d396f 2d416d 3a486c 46516c 51586d 5b606e 656870 6e6f73 777777 "
+        "817f78 8c8878 969077 a19975 aca172 b8aa6e c4b468 d0be62 dcc859 e8d24f f5dc41 fee838",
+        (255, 51, 255),
+        (17, 24, 60, 242, 243, 244, 245, 246, 143, 179, 185, 220),
+        201,
+    ),
+    "magma": ColourMap(
+        "000004 060518 110c2f 1f114a 301164 430f75 55147d 661b80 772281 892881 9b2e7f ad347c "
+        "bf3a77 d0416f e04c67 ed5a5f f66d5c fa825f fd9769 feab75 fec085 fed597 fde9aa fcfdbf",
+        (51, 119, 255),
+        (16, 233, 53, 54, 90, 126, 168, 203, 209, 216, 222, 229),
+        33,
+    ),
+    "gray": ColourMap("000000 ffffff", (255, 119, 17), (16, 233, 236, 238, 59, 243, 245, 247, 250, 252, 254, 231), 208),
+}
 
 
-def viridis(steps: int = STEPS) -> npt.NDArray[np.uint8]:
-    """The scale from low to high as (steps, 3) of red, green and blue."""
-    places = np.linspace(0, len(ANCHORS) - 1, steps)
-    channels = [np.interp(places, range(len(ANCHORS)), ANCHORS[:, channel]) for channel in range(3)]
-    colours: npt.NDArray[np.uint8] = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
-    return colours
+@cache
+def colours(name: str = "viridis", steps: int = STEPS) -> npt.NDArray[np.uint8]:
+    """A map from low to high as (steps, 3) of red, green and blue."""
+    anchors = np.frombuffer(bytes.fromhex(MAPS[name].anchors), np.uint8).reshape(-1, 3)
+    places = np.linspace(0, len(anchors) - 1, steps)
+    channels = [np.interp(places, range(len(anchors)), anchors[:, channel]) for channel in range(3)]
+    found: npt.NDArray[np.uint8] = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
+    found.flags.writeable = False
+    return found
 
 
-def step(levels: npt.NDArray[np.float32], steps: int = STEPS) -> npt.NDArray[np.int64]:
-    """Levels 0 to 1 as steps of the scale, 0 to steps - 1."""
-    return np.minimum((levels * steps).astype(np.int64), steps - 1)
+@cache
+def palette(name: str = "viridis", steps: int = STEPS) -> npt.NDArray[np.uint8]:
+    """Red, green, blue, alpha by step: those of ``colours``, then beyond the scale, and last (-1) nothing, masked."""
+    inside = np.insert(colours(name, steps), 3, 255, axis=1)
+    found = np.vstack([inside, (*MAPS[name].beyond, 255), (0, 0, 0, 0)]).astype(np.uint8)
+    found.flags.writeable = False
+    return found
 
 
 def is_light(red: int, green: int, blue: int) -> bool:
     """Whether black text reads better than white on a colour (relative luminance, ITU-R BT.709)."""
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 110
+
+
+def hexadecimal(colour: npt.NDArray[np.uint8] | RGB) -> str:
+    """A colour as #rrggbb."""
+    return "#" + bytes(int(part) for part in colour[:3]).hex()

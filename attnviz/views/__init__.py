@@ -1,6 +1,24 @@
 """Capture -> drawable: pure data, of no medium. A renderer draws drawables and knows no capture."""
 
-from attnviz.views.drawable import Drawable, Grid, Heatmap, Panel
-from attnviz.views.views import grids, heatmaps
+from attnviz.views.drawable import Axis, Drawable, Grid, Heatmap, Page, Panel, Picture, Scale, Section, Strip
+from attnviz.views.sinks import Look
+from attnviz.views.views import grids, heatmaps, page, rows, strips
 
-__all__ = ["Drawable", "Grid", "Heatmap", "Panel", "grids", "heatmaps"]
+__all__ = [
+    "Axis",
+    "Drawable",
+    "Grid",
+    "Heatmap",
+    "Look",
+    "Page",
+    "Panel",
+    "Picture",
+    "Scale",
+    "Section",
+    "Strip",
+    "grids",
+    "heatmaps",
+    "page",
+    "rows",
+    "strips",
+]

@@ -1,4 +1,4 @@
-"""What can be drawn. Colours come from ``levels``: 0 to 1 on the square-root scale, the same in every medium."""
+"""What can be drawn: pure data, of no medium. Colours come from ``Scale.steps``, the same in every medium."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -6,10 +6,12 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.record import Visible, Weights
+from attnviz.record import Floats, Visible, Weights
 
 Cell = TypeVar("Cell", bound=np.generic)
-Levels: TypeAlias = npt.NDArray[np.float32]
+Steps: TypeAlias = npt.NDArray[np.int64]
+
+MASKED = -1  # the step of a cell where a query may not attend: blank, which no weight is
 
 
 class Panel(NamedTuple):
@@ -25,19 +27,79 @@ class Panel(NamedTuple):
         return Panel(pool(self.values, rows, columns), pool(self.visible, rows, columns))
 
 
+class Scale(NamedTuple):
+    """How weights become places on the colour scale, which starts at 0."""
+
+    top: float
+    """The weight at the end of the colours. Those above it are sinks, drawn as beyond the scale."""
+    largest: float
+    """The largest weight that is drawn."""
+    linear: bool = False
+    """Else the square root, which shows the sink, the diagonal and the faint parts."""
+
+    @property
+    def name(self) -> str:
+        """What the colour bar says."""
+        return "linear scale" if self.linear else "√ scale"
+
+    @property
+    def has_beyond(self) -> bool:
+        """Whether there are weights beyond the scale."""
+        return self.largest > self.top
+
+    def levels(self, values: npt.ArrayLike) -> Floats:
+        """Weights as places on the colour scale, 0 to 1.
+
+        >>> Scale(1.0, 1.0).levels([0, 0.25, 1])
+        array([0. , 0.5, 1. ], dtype=float32)
+        """
+        share = np.clip(np.asarray(values, np.float32) / (self.top or 1), 0, 1)
+        found: Floats = share if self.linear else np.sqrt(share)
+        return found
+
+    def steps(self, panel: Panel, count: int) -> Steps:
+        """The colour of each cell: 0 to count - 1, ``count`` beyond the scale, MASKED where not visible."""
+        inside = np.minimum((self.levels(panel.values) * count).astype(np.int64), count - 1)
+        return np.where(panel.visible, np.where(panel.values > self.top, count, inside), MASKED)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What the rows, or the columns, of a matrix stand for. The tuples are as long as the text that it shows."""
+
+    name: str
+    """``queries``, ``keys`` or ``heads``."""
+    labels: tuple[str, ...]
+    numbers: tuple[int, ...]
+    """The place of each token in the whole text, which is not its place here where a part is shown."""
+    step: int = 1
+    """Tokens that a row, or a column, of the panel stands for, the last one perhaps fewer."""
+    spaced: tuple[bool, ...] = ()
+    """Whether white space stands before each token, for running text."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def cells(self) -> int:
+        """Rows, or columns, of the panel."""
+        return -(-len(self) // self.step)
+
+    def tile(self, cell: int) -> range:
+        """The places in this axis of the tokens of a row, or a column."""
+        return range(cell * self.step, min((cell + 1) * self.step, len(self)))
+
+
 @dataclass(frozen=True, eq=False)
 class Heatmap:
-    """One matrix with labels: rows are queries, columns keys."""
+    """One matrix with labels."""
 
     title: str
     panel: Panel
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    top: float
-    """The weight at the end of the colour scale; the scale starts at 0."""
+    rows: Axis
+    columns: Axis
+    scale: Scale
     caption: tuple[str, ...]
-    step: tuple[int, int] = (1, 1)
-    """Tokens that a row, and a column, of the panel stands for; labels are those of single tokens."""
 
     @property
     def tokens(self) -> int:
@@ -53,23 +115,47 @@ class Grid:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     panels: tuple[tuple[Panel | None, ...], ...]
-    top: float
+    scale: Scale
     caption: tuple[str, ...]
     tokens: int
     """Tokens of the longer side of a panel."""
 
 
-Drawable: TypeAlias = Heatmap | Grid
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """A text whose tokens are coloured by what one token gives to each, or gets from each."""
+
+    title: str
+    tokens: Axis
+    panel: Panel
+    """One row, a column a token."""
+    chosen: int | None
+    """Where that one token stands in this text, if it does."""
+    scale: Scale
+    caption: tuple[str, ...]
 
 
-def levels(values: Weights, top: float) -> Levels:
-    """Weights as places on the colour scale, 0 to 1: the square root shows the sink, the diagonal and the faint parts.
+class Section(NamedTuple):
+    """The maps of one kind on a page: all of them small, and each of them large."""
 
-    >>> levels(np.array([0, 0.25, 1]), 1.0)
-    array([0. , 0.5, 1. ])
-    """
-    found: Levels = np.sqrt(np.clip(values / top, 0, 1)) if top > 0 else np.zeros_like(values)
-    return found
+    name: str
+    """What attends to what: ``self-attention``, ``encoder``, ``decoder``, ``cross-attention``."""
+    grid: Grid
+    heatmaps: tuple[tuple[Heatmap | None, ...], ...]
+    """In the places of the grid's panels; heatmaps of a section may differ in size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """All that a reader may want to look through."""
+
+    title: str
+    sections: tuple[Section, ...]
+    caption: tuple[str, ...]
+
+
+Picture: TypeAlias = Heatmap | Grid | Strip
+Drawable: TypeAlias = Picture | Page
 
 
 def pool(values: npt.NDArray[Cell], rows: int, columns: int) -> npt.NDArray[Cell]:

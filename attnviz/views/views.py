@@ -1,69 +1,157 @@
 """The views: which matrices of a capture are drawn, and what is said of them."""
 
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
 import numpy as np
 
-from attnviz.analysis.statistics import sink
-from attnviz.escape import escape, label
-from attnviz.record import AttentionMap, Capture, Token
-from attnviz.views.drawable import Grid, Heatmap, Panel
+from attnviz.record import AttentionMap, Capture, Floats, Visible
+from attnviz.views.axes import (
+    KINDS,
+    head_name,
+    head_titles,
+    kind_title,
+    model_title,
+    panels_title,
+    sides,
+    tokens_title,
+)
+from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Section, Strip
+from attnviz.views.sinks import Look, beyond_line, scale, shares, sink_line, sinks
 
-KINDS = {"encoder": "encoder", "decoder": "decoder", "cross": "cross-attention"}  # "self" goes without saying
+Place: TypeAlias = tuple[AttentionMap, int, int]  # a head of a capture: its map, and its place there
+PLAIN = Look()
+NAMED = 5  # tokens that are named as the strongest
 
 
-def heatmaps(capture: Capture) -> list[Heatmap]:
+def heatmaps(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
     """A heatmap for every layer and head of the capture."""
-    return [
-        heatmap(capture, part, i, j)
-        for part in capture.maps
-        for i in range(len(part.layers))
-        for j in range(len(part.heads))
-    ]
+    return [heatmap(capture, *place, look) for place in places(capture.maps)]
 
 
-def heatmap(capture: Capture, part: AttentionMap, layer: int, head: int) -> Heatmap:
+def places(parts: Sequence[AttentionMap]) -> Iterator[Place]:
+    """Every layer and head of maps."""
+    return ((part, i, j) for part in parts for i in range(len(part.layers)) for j in range(len(part.heads)))
+
+
+def heatmap(capture: Capture, part: AttentionMap, layer: int, head: int, look: Look = PLAIN) -> Heatmap:
     """One matrix of a map, by the places of its layer and head."""
-    shown = panel(part, layer, head)
-    where = *kind_title(part), f"layer {part.layers[layer]}", head_title(part.heads[head])
-    caption = sink_line([part], [(layer, head)]), pooled_line(part), *capture.notes
-    return Heatmap(
-        " · ".join((model_title(capture), *where)),
-        shown,
-        labels(part.queries),
-        labels(part.keys),
-        float(shown.values.max()),
-        tuple(line for line in caption if line),
-        (part.tiles.height, part.tiles.width) if part.tiles else (1, 1),
+    shown, taken, hidden = seen(part, layer, head)
+    colours = scale([(shown, hidden)], look)
+    caption = (
+        beyond_line(part, taken, hidden, colours) or sink_line([part], [(layer, head)]),
+        pooled_line(part),
+        *capture.notes,
     )
+    return Heatmap(title(capture, *head_titles(part, layer, head)), shown, *sides(part), colours, told(caption))
 
 
-def grids(capture: Capture) -> list[Grid]:
+def grids(capture: Capture, look: Look = PLAIN) -> list[Grid]:
     """All layers and heads of the capture as thumbnails, a grid for each kind of map."""
+    return [grid(capture, parts, look) for parts in by_kind(capture)]
+
+
+def by_kind(capture: Capture) -> list[list[AttentionMap]]:
+    """The maps of each kind."""
     kinds = dict.fromkeys(part.kind for part in capture.maps)
-    return [grid(capture, [part for part in capture.maps if part.kind == kind]) for kind in kinds]
+    return [[part for part in capture.maps if part.kind == kind] for kind in kinds]
 
 
-def grid(capture: Capture, parts: list[AttentionMap]) -> Grid:
+def grid(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) -> Grid:
     """The layers and heads of maps of one kind, on one colour scale."""
-    panels = {
-        (layer, head): panel(part, i, j)
-        for part in parts
-        for i, layer in enumerate(part.layers)
-        for j, head in enumerate(part.heads)
-    }
-    layers = tuple(dict.fromkeys(layer for layer, _ in panels))
-    heads = tuple(dict.fromkeys(head for _, head in panels))
-    told = sink_line(parts)
-    caption = told and f"{told}, over all heads shown", pooled_line(parts[0]), *capture.notes
-    where = *kind_title(parts[0]), panels_title(len(panels), heads), tokens_title(parts[0])
+    found = {(part.layers[i], part.heads[j]): seen(part, i, j) for part, i, j in places(parts)}
+    layers = tuple(dict.fromkeys(layer for layer, _ in found))
+    heads = tuple(dict.fromkeys(head for _, head in found))
+    colours = scale(((shown, hidden) for shown, _, hidden in found.values()), look)
+    sunk = sink_line(parts)
+    caption = (
+        sunk and f"{sunk}, over all heads shown",
+        "beyond the colours: sinks" if colours.has_beyond else "",
+        pooled_line(parts[0]),
+        *capture.notes,
+    )
+    panels = {place: shown for place, (shown, _, _) in found.items()}
     return Grid(
-        " · ".join((model_title(capture), *where)),
+        title(capture, *kind_title(parts[0]), panels_title(len(panels), heads), tokens_title(parts[0])),
         tuple(f"L{layer}" for layer in layers),
         tuple(head if isinstance(head, str) else f"H{head}" for head in heads),
         tuple(tuple(panels.get((layer, head)) for head in heads) for layer in layers),
-        max(float(shown.values.max()) for shown in panels.values()),
-        tuple(line for line in caption if line),
+        colours,
+        told(caption),
         max(len(parts[0].queries), len(parts[0].keys)),
     )
+
+
+def strips(capture: Capture, look: Look = PLAIN, *, incoming: bool = False) -> list[Strip]:
+    """For every layer and head, the text coloured by what one token attends to, or what attends to it.
+
+    The capture shows that one query alone, or with ``incoming`` that one key.
+    """
+    return [strip(capture, *place, look, incoming=incoming) for place in places(capture.maps)]
+
+
+def strip(capture: Capture, part: AttentionMap, layer: int, head: int, look: Look, *, incoming: bool) -> Strip:
+    """One of them."""
+    shown, taken, hidden = seen(part, layer, head)
+    queries, keys = sides(part)
+    if incoming:
+        one, tokens, shown, hidden = keys, queries, Panel(shown.values.T, shown.visible.T), np.zeros(len(queries), bool)
+    else:
+        one, tokens = queries, keys
+    colours = scale([(shown, hidden)], look)
+    named = f"what attends to {token_title(one)}" if incoming else f"what {token_title(one)} attends to"
+    chosen = tokens.numbers.index(one.numbers[0]) if part.kind != "cross" and one.numbers[0] in tokens.numbers else None
+    caption = strongest_line(tokens, shown), beyond_line(part, taken, hidden, colours), *capture.notes
+    return Strip(title(capture, *head_titles(part, layer, head), named), tokens, shown, chosen, colours, told(caption))
+
+
+def rows(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
+    """One query over all layers and heads: a row a head, a picture for each kind of map. The capture shows it alone."""
+    return [query_rows(capture, parts, look) for parts in by_kind(capture)]
+
+
+def query_rows(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) -> Heatmap:
+    """The one query of maps of one kind."""
+    first, found = parts[0], list(places(parts))
+    panels = [panel(*place) for place in found]
+    together = Panel(np.vstack([shown.values for shown in panels]), np.vstack([shown.visible for shown in panels]))
+    taken = together.values.sum(0) / (together.values.sum() or 1)
+    hidden = sinks(first, taken)
+    colours = scale([(together, hidden)], look)
+    one, keys = sides(first)
+    names = tuple(head_name(part.layers[i], part.heads[j]) for part, i, j in found)
+    return Heatmap(
+        title(capture, *kind_title(first), token_title(one), f"in {panels_title(len(found), first.heads)}"),
+        together,
+        Axis("heads", names, tuple(range(len(names)))),
+        keys,
+        colours,
+        told((beyond_line(first, taken, hidden, colours), *capture.notes)),
+    )
+
+
+def page(capture: Capture, look: Look = PLAIN) -> Page:
+    """Everything that the capture holds."""
+    sections = tuple(section(capture, parts, look) for parts in by_kind(capture))
+    return Page(model_title(capture), sections, capture.notes)
+
+
+def section(capture: Capture, parts: Sequence[AttentionMap], look: Look) -> Section:
+    """The maps of one kind."""
+    small = grid(capture, parts, look)
+    large = {(part.layers[i], part.heads[j]): heatmap(capture, part, i, j, look) for part, i, j in places(parts)}
+    layers = tuple(dict.fromkeys(layer for layer, _ in large))
+    heads = tuple(dict.fromkeys(head for _, head in large))
+    return Section(
+        KINDS[parts[0].kind], small, tuple(tuple(large.get((layer, head)) for head in heads) for layer in layers)
+    )
+
+
+def seen(part: AttentionMap, layer: int, head: int) -> tuple[Panel, Floats, Visible]:
+    """The panel of a head, the share of the weight that each key takes (key), and which are sinks (key)."""
+    shown = panel(part, layer, head)
+    taken = shares(part, layer, head, shown)
+    return shown, taken, sinks(part, taken)
 
 
 def panel(part: AttentionMap, layer: int, head: int) -> Panel:
@@ -74,46 +162,19 @@ def panel(part: AttentionMap, layer: int, head: int) -> Panel:
     return Panel(shown[layer, head], part.visible[layer, head])
 
 
-def model_title(capture: Capture) -> str:
-    """The model's name; of a long path its end."""
-    *before, owner, name = ["", *capture.model.split("/")]
-    return escape(f"…/{owner}/{name}" if any(before) else capture.model)
+def title(capture: Capture, *parts: str) -> str:
+    """What is drawn, from the model on."""
+    return " · ".join((model_title(capture), *parts))
 
 
-def kind_title(part: AttentionMap) -> tuple[str, ...]:
-    """What attends to what, where there is more than one possibility."""
-    return (KINDS[part.kind],) if part.kind in KINDS else ()
+def token_title(axis: Axis) -> str:
+    """The one token of an axis."""
+    return f"token {axis.numbers[0]} {axis.labels[0]}"
 
 
-def tokens_title(part: AttentionMap) -> str:
-    """How many tokens there are."""
-    n, m = len(part.queries), len(part.keys)
-    return f"{n} tokens" if n == m else f"{n} x {m} tokens"
-
-
-def panels_title(count: int, heads: tuple[int | str, ...]) -> str:
-    """How many heads there are, or of how many layers a reduction."""
-    noun, title = ("head", "") if isinstance(heads[0], int) else ("layer", f"{head_title(heads[0])} of ")
-    return f"{title}{count} {noun}{'s' * (count != 1)}"
-
-
-def head_title(head: int | str) -> str:
-    """A head by its number, or what was made of several."""
-    return f"head {head}" if isinstance(head, int) else f"{head} over heads"
-
-
-def labels(tokens: tuple[Token, ...]) -> tuple[str, ...]:
-    """A label for each token; "+" marks one that stands for further bytes of the sign before it."""
-    before = (None, *tokens[:-1])
-    return tuple(
-        ("+" if previous and continues(previous, token) else "") + label(token.text)
-        for previous, token in zip(before, tokens, strict=True)
-    )
-
-
-def continues(previous: Token, token: Token) -> bool:
-    """Whether a token stands for further bytes of the sign that the one before it stands for."""
-    return token.start < previous.end and token.segment == previous.segment and not token.special
+def told(lines: Sequence[str]) -> tuple[str, ...]:
+    """The lines of a caption that say something."""
+    return tuple(filter(None, lines))
 
 
 def pooled_line(part: AttentionMap) -> str:
@@ -122,19 +183,9 @@ def pooled_line(part: AttentionMap) -> str:
     return "a cell is the mean over the heads of the largest weight that each has in it" if averaged else ""
 
 
-def sink_line(parts: list[AttentionMap], places: list[tuple[int, int]] | None = None) -> str:
-    """The share of the weight on the sink, as a line, over heads by their places or all.
-
-    Empty if no query has a choice, or nothing is known of the whole rows, or of rows of maxima, which sum to anything.
-    """
-    if any("max" in part.heads or part.statistics is None for part in parts):
-        return ""
-    received = np.concatenate(
-        [part.statistics.received.reshape(-1, len(part.keys)) for part in parts if part.statistics]
-    )
-    if places is not None:
-        heads = len(parts[0].heads)
-        received = received[[layer * heads + head for layer, head in places]]
-    keys = parts[0].keys
-    found = sink(received, [i for i, token in enumerate(keys) if token.special or i == 0])
-    return f"{found.share:.0%} of the weight is on the sink {label(keys[found.key].text)}" if found else ""
+def strongest_line(tokens: Axis, shown: Panel) -> str:
+    """The tokens with the largest weights of a row, by name and number."""
+    values = shown.values[0]
+    order = [i for i in np.argsort(-values, kind="stable")[:NAMED] if values[i] >= 0.005]
+    named = ", ".join(f"{tokens.labels[i]} ({tokens.numbers[i]}) {values[i]:.2f}" for i in order)
+    return f"strongest: {named}" if named else ""

@@ -1,0 +1,164 @@
+"""Results into a file or to stdout, in the format that is asked for."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from click.core import ParameterSource
+
+from attnviz.cli.drawing import Options, look, pictures, require_cells
+from attnviz.cli.options import BINARY, FIGURES, FORMATS, note
+from attnviz.errors import OutputError, UsageError
+from attnviz.files import require_new, write_whole
+from attnviz.record import Capture
+
+OF_FIGURES = "style", "inches", "dpi", "transparent"
+
+
+class Target(NamedTuple):
+    """Where a result goes."""
+
+    form: str
+    path: Path | None
+    """None for stdout."""
+
+
+def target(options: Options) -> Target | None:
+    """Where the result goes; None for the screen. What could not be written is refused before anything is computed.
+
+    Raises UsageError or OutputError.
+    """
+    output, form = options["output"], options["form"]
+    found = None
+    if output not in (None, "-"):
+        path = Path(output)
+        if path.is_dir() or output.endswith("/"):
+            raise OutputError(f"{path} is a folder: name a file in it")
+        found = Target(form or suffix(path), path)
+        require_new(path, options["force"])
+    elif form or output or options["as_json"]:
+        found = Target(form or ("json" if options["as_json"] else ""), None)
+    if found:
+        require_deliverable(found, options)
+    require_for_figures(found, options)
+    return found
+
+
+def suffix(path: Path) -> str:
+    """The format that the suffix of a file names. Raises UsageError."""
+    form = path.suffix.lower().removeprefix(".")
+    if form not in FORMATS:
+        known = ", ".join(f".{form}" for form in FORMATS)
+        raise UsageError(f"cannot tell the format of {path}: the suffix must be one of {known}, or say --format")
+    return form
+
+
+def require_deliverable(found: Target, options: Options) -> None:
+    """Raise UsageError for two results at once, for stdout without a format, or for binary data on a terminal."""
+    if options["as_json"] and (found.path is not None or found.form != "json"):
+        raise UsageError("--json prints a document: leave -o and --format out, or write -o FILE.json")
+    if not found.form:
+        raise UsageError(f"-o - needs --format, one of {', '.join(FORMATS)}")
+    if found.path is None and found.form in BINARY and sys.stdout.isatty():
+        raise UsageError(f"a {found.form} is nothing for a terminal: name a file with -o, or redirect stdout")
+
+
+def require_for_figures(found: Target | None, options: Options) -> None:
+    """Raise UsageError for options that would have no effect."""
+    given = click.get_current_context().get_parameter_source
+    told = [name for name in OF_FIGURES if name in options and given(name) is not ParameterSource.DEFAULT]
+    if told and (found is None or found.form not in FIGURES):
+        raise UsageError(f"--{told[0]} is for figures: -o FILE.png, .svg or .pdf")
+    if options["exact"] and (found is None or found.form != "html"):
+        raise UsageError("--exact is for pages: -o FILE.html; data are exact as they are")
+
+
+def deliver(capture: Capture, to: Target, options: Options, quiet: bool) -> None:
+    """Write a capture in the format of its target, and tell on stderr what a file does not show."""
+    made = MAKERS[to.form](capture, to.form, options)
+    if to.path is None:
+        write_out(made.data)
+    else:
+        write_whole(to.path, made.data)
+    for line in made.notes:
+        note(line, quiet)
+    if to.path is not None:
+        note(f"wrote {to.path}", quiet)
+
+
+def write_out(data: bytes) -> None:
+    """Bytes to stdout."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+class Made(NamedTuple):
+    """The content of a file, and what is to be told beside it."""
+
+    data: bytes
+    notes: Sequence[str] = ()
+
+
+def make_figure(capture: Capture, form: str, options: Options) -> Made:
+    """A figure of one picture. Raises UsageError if there are several."""
+    from attnviz.render.figure import Style, figure
+
+    found = pictures(capture, options)
+    if len(found) > 1:
+        raise UsageError(f"a .{form} holds one picture, not {len(found)}: choose one head, --map, or --view grid")
+    style = Style(
+        options["style"],
+        inches=options["inches"],
+        colours=options["cmap"],
+        dpi=options["dpi"],
+        transparent=options["transparent"],
+    )
+    return Made(*figure(found[0], form, style))
+
+
+def make_page(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001 - there is one format of it
+    """A page of everything."""
+    from dataclasses import replace
+
+    from attnviz.render.html import html
+    from attnviz.views import page
+
+    require_cells(capture)
+    found = page(capture, look(options))
+    if options["title"] is not None:
+        found = replace(found, title=options["title"])
+    return Made(html(found, exact=options["exact"], colours=options["cmap"]), capture.notes)
+
+
+def make_table(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
+    """Markdown tables of every head."""
+    from attnviz.render.markdown import markdown
+
+    return Made(markdown(pictures(capture, options, apart=True)).encode())
+
+
+def make_data(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
+    """The numbers."""
+    from attnviz.storage import WRITERS
+
+    return Made(WRITERS[f".{form}"](capture), capture.notes)
+
+
+def make_csv(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
+    """The numbers as a table in long form."""
+    from attnviz.table import to_csv
+
+    return Made(to_csv(capture), capture.notes)
+
+
+Maker = Callable[[Capture, str, Options], Made]
+MAKERS: dict[str, Maker] = {
+    **dict.fromkeys(FIGURES, make_figure),
+    "html": make_page,
+    "md": make_table,
+    "csv": make_csv,
+    **dict.fromkeys(("json", "npz"), make_data),
+}

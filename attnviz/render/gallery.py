@@ -1,0 +1,88 @@
+"""A folder of pictures as one page to leaf through: in HTML for a browser, in Markdown with how each was made."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+from urllib.parse import quote
+
+from attnviz.render.markdown import literal
+
+STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 2rem; }
+figure { margin: 0; }
+img { max-width: 100%; background: white; }
+figcaption, li { overflow-wrap: anywhere; }
+"""
+POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
+SHOWN = ".svg", ".png"  # what a browser shows in a page; the first that is there
+
+
+class Entry(NamedTuple):
+    """A picture, or other file of the capture."""
+
+    title: str
+    caption: tuple[str, ...]
+    files: tuple[str, ...]
+    """The same in several formats."""
+    commands: tuple[str, ...]
+    """How each of the files is made again."""
+
+    @property
+    def picture(self) -> str | None:
+        """The file that a page shows."""
+        return next((name for suffix in SHOWN for name in self.files if name.endswith(suffix)), None)
+
+
+def gallery_html(title: str, digest: str, entries: Sequence[Entry]) -> bytes:
+    """A page that shows the pictures beside it; ``digest`` tells of which capture."""
+    figures = "\n".join(map(figure, entries))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width">
+<meta name="attnviz" content="{digest}">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<main>
+{figures}
+</main>
+</body>
+</html>
+""".encode()
+
+
+def figure(entry: Entry) -> str:
+    """A picture with its caption, and links to its files."""
+    links = " · ".join(f'<a href="{quote(name)}">{escape(name)}</a>' for name in entry.files)
+    picture, title = entry.picture, escape(entry.title)
+    image = (
+        f'<a href="{quote(picture)}"><img src="{quote(picture)}" alt="{title}" loading="lazy"></a>' if picture else ""
+    )
+    told = "".join(f"<br>{escape(line)}" for line in entry.caption)
+    return f"<figure>{image}<figcaption><b>{title}</b>{told}<br>{links}</figcaption></figure>"
+
+
+def gallery_md(title: str, entries: Sequence[Entry]) -> bytes:
+    """The same in Markdown, with the commands."""
+    return "\n".join([f"# {literal(title)}", "", *(line for entry in entries for line in section(entry))]).encode()
+
+
+def section(entry: Entry) -> list[str]:
+    """A picture with its caption and the commands that make it."""
+    picture = [f"![{literal(entry.title)}]({quote(entry.picture)})", ""] if entry.picture else []
+    links = ", ".join(f"[{literal(name)}]({quote(name)})" for name in entry.files)
+    told = [f"{literal(line)}  " for line in entry.caption]
+    fence = "`" * max(3, 1 + max(len(run) for command in entry.commands for run in ticks(command)))
+    return [f"## {literal(entry.title)}", "", *picture, *told, links, "", f"{fence}sh", *entry.commands, fence, ""]
+
+
+def ticks(text: str) -> list[str]:
+    """The runs of backticks of a text, at least an empty one: a fence around it must be longer."""
+    return "".join(char if char == "`" else " " for char in text).split() or [""]

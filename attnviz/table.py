@@ -1,0 +1,52 @@
+"""A capture as a table in long form: a line for each weight."""
+
+import csv
+from collections.abc import Iterator
+from io import StringIO
+
+import numpy as np
+
+from attnviz.errors import UsageError
+from attnviz.record import AttentionMap, Capture, Token
+
+COLUMNS = "kind", "layer", "head", "query", "query_token", "key", "key_token", "weight"
+FORMULA = "=", "+", "-", "@", "\t", "\r", "\n"  # what a spreadsheet takes for the beginning of a formula
+
+
+def to_csv(capture: Capture) -> bytes:
+    """CSV: the columns above; a masked cell has no line. Raises UsageError if there are no weights.
+
+    A token that a spreadsheet would take for a formula begins with an apostrophe (OWASP, CSV injection).
+    """
+    file = StringIO()
+    lines = csv.writer(file, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    for part in capture.maps:
+        lines.writerows(rows(part))
+    return file.getvalue().encode("utf-8", "backslashreplace")
+
+
+def rows(part: AttentionMap) -> Iterator[tuple[object, ...]]:
+    """The lines of a map."""
+    if part.weights is None:
+        raise UsageError("a .csv holds weights, and this capture has none: use .json")
+    queries, keys = (list(map(text, tokens)) for tokens in (part.queries, part.keys))
+    for (i, layer), (j, head) in ((a, b) for a in enumerate(part.layers) for b in enumerate(part.heads)):
+        values = part.weights[i, j].astype(str)  # the shortest decimals that give the same float32 back
+        for query, key in np.argwhere(part.visible[i, j]).tolist():
+            yield (
+                part.kind,
+                layer,
+                head,
+                part.query_places[query],
+                queries[query],
+                part.key_places[key],
+                keys[key],
+                values[query, key],
+            )
+
+
+def text(token: Token) -> str:
+    """The text of a token as a spreadsheet may have it."""
+    said = token.text.replace("\0", "\\x00")
+    return f"'{said}" if said.startswith(FORMULA) else said

@@ -1,0 +1,89 @@
+"""What stands beside a picture: tokens as axes, layers, heads and the model as titles."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from attnviz.escape import escape, label
+from attnviz.record import AttentionMap, Capture, Kind, Token
+from attnviz.views.drawable import Axis
+
+KINDS: dict[Kind, str] = {
+    "self": "self-attention",
+    "encoder": "encoder",
+    "decoder": "decoder",
+    "cross": "cross-attention",
+}
+
+
+def sides(part: AttentionMap) -> tuple[Axis, Axis]:
+    """The queries and the keys of a map, in tiles if it is."""
+    height, width = (part.tiles.height, part.tiles.width) if part.tiles else (1, 1)
+    return (
+        Axis("queries", labels(part.queries), part.query_places, height, spaced(part.queries)),
+        Axis("keys", labels(part.keys), part.key_places, width, spaced(part.keys)),
+    )
+
+
+def labels(tokens: Sequence[Token]) -> tuple[str, ...]:
+    """A label for each token; "+" marks one that stands for further bytes of the sign before it."""
+    before = (None, *tokens[:-1])
+    return tuple(
+        ("+" if previous and continues(previous, token) else "") + label(token.text)
+        for previous, token in zip(before, tokens, strict=True)
+    )
+
+
+def continues(previous: Token, token: Token) -> bool:
+    """Whether a token stands for further bytes of the sign that the one before it stands for."""
+    return token.start < previous.end and token.segment == previous.segment and not token.special
+
+
+def spaced(tokens: Sequence[Token]) -> tuple[bool, ...]:
+    """Whether white space stands before each token; tokens that stand for no text are words of their own."""
+    pairs = pairwise(tokens)
+    return (False, *(apart(previous, token) for previous, token in pairs))[: len(tokens)]
+
+
+def apart(previous: Token, token: Token) -> bool:
+    """Whether white space, or no text, stands between two tokens."""
+    if previous.special or token.special or previous.segment != token.segment:
+        return True
+    return token.start > previous.end or token.start == token.end
+
+
+def model_title(capture: Capture) -> str:
+    """The model's name; of a long path its end."""
+    *before, owner, name = ["", *capture.model.split("/")]
+    return escape(f"…/{owner}/{name}" if any(before) else capture.model)
+
+
+def kind_title(part: AttentionMap) -> tuple[str, ...]:
+    """What attends to what, where there is more than one possibility."""
+    return () if part.kind == "self" else (KINDS[part.kind],)
+
+
+def head_titles(part: AttentionMap, layer: int, head: int) -> tuple[str, ...]:
+    """One matrix of a map, by the places of its layer and head."""
+    return *kind_title(part), f"layer {part.layers[layer]}", head_title(part.heads[head])
+
+
+def head_title(head: int | str) -> str:
+    """A head by its number, or what was made of several."""
+    return f"head {head}" if isinstance(head, int) else f"{head} over heads"
+
+
+def head_name(layer: int, head: int | str) -> str:
+    """A head by its short name: L5H3, or L5 mean."""
+    return f"L{layer}H{head}" if isinstance(head, int) else f"L{layer} {head}"
+
+
+def tokens_title(part: AttentionMap) -> str:
+    """How many tokens there are."""
+    n, m = len(part.queries), len(part.keys)
+    return f"{n} tokens" if n == m else f"{n} x {m} tokens"
+
+
+def panels_title(count: int, heads: Sequence[int | str]) -> str:
+    """How many heads there are, or of how many layers a reduction."""
+    noun, title = ("head", "") if isinstance(heads[0], int) else ("layer", f"{head_title(heads[0])} of ")
+    return f"{title}{count} {noun}{'s' * (count != 1)}"
