@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnviz.api import capture
+    from attnviz.display import show
     from attnviz.storage import load
 
-__all__ = ["capture", "load"]
+__all__ = ["capture", "load", "show"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from attnviz.storage import load
 
         return load
+    if name == "show":
+        from attnviz.display import show
+
+        return show
     raise AttributeError(f"module 'attnviz' has no attribute {name!r}")

@@ -25,4 +25,6 @@ def written_out(char: str) -> str:
 def label(text: str) -> str:
     """The text of a token as a label: white space around it is left out, or named where there is nothing else."""
     inner = text.strip() or text
+    if inner.isascii() and inner.isprintable() and " " not in inner:
+        return inner or "∅"
     return escape("".join(NAMED.get(char, char) for char in inner)) if inner else "∅"

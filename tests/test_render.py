@@ -15,9 +15,9 @@ from attnviz.models import Prompt, Request, load
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.render.cells import Depth, Paint
 from attnviz.render.colour import MAPS, colours
-from attnviz.render.signs import fit, stack
+from attnviz.render.signs import fit, stack, steady, wrap
 from attnviz.render.terminal import Screen, draw
-from attnviz.views import Scale, grids, heatmaps, rows, strips
+from attnviz.views import Look, Scale, grids, heatmaps, rows, strips
 from attnviz.views.drawable import pool
 from tests.conftest import SENTENCE
 
@@ -97,6 +97,116 @@ def test_pictures_fit_the_screen(n: int, width: int, depth: Depth) -> None:
         lines = text_of(drawable, on(width, depth)).splitlines()
         assert max(map(cell_len, lines)) <= width
         assert len(lines) >= 4
+
+
+@pytest.mark.parametrize("depth", ["truecolor", "shades"])
+@pytest.mark.parametrize("height", [20, 24, 50])
+@pytest.mark.parametrize("n", [3, 17, 41, 700])
+def test_pictures_fit_a_low_screen(n: int, height: int, depth: Depth) -> None:
+    """A picture and a prompt below it are no higher than a terminal, whatever the text; a text itself may scroll."""
+    for width in (40, 90, 300):
+        low = Screen(width, height, Paint(depth))
+        for drawable in (heatmaps(long_capture(n))[0], grids(long_capture(n, heads=3))[0]):
+            assert len(text_of(drawable, low).splitlines()) < height
+
+
+def test_pooling_for_a_low_screen_is_told() -> None:
+    """Rows and columns may be pooled differently, and the caption gives both."""
+    low = text_of(heatmaps(long_capture(60))[0], Screen(90, 24, Paint("truecolor")))
+    assert "60 tokens on 34 x 60 cells: each is the largest weight that it stands for" in low, low
+    high = text_of(heatmaps(long_capture(60))[0], Screen(90, 80, Paint("truecolor")))
+    assert "largest" not in high
+
+
+def test_full_pictures_have_a_cell_for_every_token() -> None:
+    """However wide that is: a row and two columns a token, labels and all; thumbnails likewise."""
+    full = Screen(60, paint=Paint("shades"), full=True)
+    lines = text_of(heatmaps(long_capture(150))[0], full).splitlines()
+    body = [line for line in lines if re.match(r" *w\d+ [░▒▓█·▲]", line)]
+    assert len(body) == 150
+    assert len(body[-1]) == len("w149 ") + 2 * 150
+    assert "largest" not in "".join(lines)
+    small = text_of(grids(long_capture(150, heads=2))[0], full).splitlines()
+    assert sum(len(line) == len("L0 ") + 150 for line in small) == 2  # the last row of each
+    assert "largest" not in "".join(small)
+
+
+def test_sinks_are_beyond_the_colours() -> None:
+    """A column that takes most of the weight has a look of its own, in the picture and at the colour bar."""
+    weights = np.full((1, 1, 30, 30), 0.1 / 29, np.float32)
+    weights[..., 0] = 0.9
+    tokens = tuple(Token(f"w{i}", i, i, i + 1, False) for i in range(30))
+    capture = Capture("toy", "", (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.array(True)),))
+    shown = text_of(heatmaps(capture)[0], on(100, "shades"))
+    assert shown.count("▲▲" + "██" * 29) == 30
+    assert "0.0034  ▲▲ beyond  √ scale" in shown
+    assert "90% of the weight is on the sink w0: beyond the colours" in shown
+    assert "<on #bb22ff>" in painted(heatmaps(capture)[0], on(100, "truecolor"))
+    whole = text_of(heatmaps(capture, Look(whole=True))[0], on(100, "shades"))
+    assert "▲" not in whole
+    assert " 0.9  √ scale" in whole
+
+
+def test_a_linear_scale_is_named() -> None:
+    """The colour bar says which scale it is."""
+    assert "linear scale" in text_of(heatmaps(long_capture(30), Look(linear=True))[0], on(80, "shades"))
+
+
+@pytest.mark.parametrize("depth", ["truecolor", "shades", "ascii"])
+@pytest.mark.parametrize("width", [40, 100])
+def test_texts_are_wrapped_with_every_token_in_order(width: int, depth: Depth) -> None:
+    """Tokens coloured by one query, or with their weights where there are no colours; the one token is marked."""
+    drawable = every_view(long_capture(24))["tokens"]
+    lines = text_of(drawable, on(width, depth)).splitlines()
+    assert max(map(cell_len, lines)) <= width
+    body = " ".join(lines).split("what token 9 w9 attends to ")[1]
+    assert re.findall(r"\bw\d+\b", body)[:24] == [f"w{i}" for i in range(24)]
+    if depth == "truecolor":
+        styles = {part.text: str(part.style) for line in draw(drawable, on(width, depth)) for part in line}
+        assert styles["w9"].startswith("bold underline")
+        assert styles["w10"] == "dim"
+    else:
+        weights = drawable.panel.values[0]
+        assert f"w0(.{weights[0] * 100:.0f})" in body
+        assert f">w9(.{weights[9] * 100:.0f})<" in body
+
+
+def test_maps_between_two_texts_show_numbers() -> None:
+    """Where rows and columns are different tokens, columns have their labels above their numbers."""
+    sides = tuple(tuple(Token(f"{name}{i}", i, 0, 0, False) for i in range(4)) for name in "qk")
+    weights = np.full((1, 1, 4, 4), 0.25, np.float32)
+    capture = Capture("toy", "", (AttentionMap("cross", (0,), (0,), *sides, weights, np.array(True)),))
+    assert "    k   k   k   k\n    0   1   2   3\nq0 .25 .25" in text_of(heatmaps(capture)[0], on(80, "shades"))
+
+
+def test_numbers_are_those_of_the_whole_text() -> None:
+    """A window is numbered by where it stands."""
+    capture = long_capture(40)
+    window = replace(capture, maps=(capture.maps[0].window(range(30, 36), range(30, 36)),))
+    assert "        30  31  32  33  34  35\nw30 30 .57" in text_of(heatmaps(window)[0], on(80, "shades"))
+
+
+def test_right_to_left_labels_do_not_turn_what_follows() -> None:
+    """A label from right to left is closed by a mark of no width; others have none."""
+    assert fit("مرحبا", 8) == "   مرحبا\u200e"
+    assert cell_len(fit("مرحبا", 8)) == 8
+    assert fit("cat", 4, left=True) == "cat "
+    assert "\u200e" in stack(("مر", "b"))[0]
+
+
+def test_signs_that_terminals_do_not_agree_on_are_written_out() -> None:
+    """Skin tones and flags as escapes, selectors not at all."""
+    assert steady("👍🏽") == "👍\\U0001f3fd"
+    assert steady("🇩🇪") == "\\U0001f1e9\\U0001f1ea"
+    assert steady("❤️") == "❤"
+
+
+@given(st.text(max_size=80), st.integers(4, 40))
+def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
+    """Every line fits, and all but white space is there in order."""
+    lines = list(wrap(text, width))
+    assert max(map(cell_len, lines), default=0) <= width
+    assert "".join("".join(lines).split()) == "".join(steady(text).split())
 
 
 def test_layout_goes_by_what_fits() -> None:

@@ -1,11 +1,12 @@
 """What each head does with its weights, in numbers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnviz.record import Edges, Floats, Statistics, Tiles, Visible, Weights
+from attnviz.record import ATTENTION, AttentionMap, Edges, Floats, Statistics, Tiles, Visible, Weights
 
 
 class Sink(NamedTuple):
@@ -66,6 +67,21 @@ def tile(weights: Weights | Visible, most: int) -> Tiles:
     areas = np.outer(np.diff(rows, append=n), np.diff(columns, append=m))
     peaks = np.maximum.reduceat(np.maximum.reduceat(weights, rows, axis=2), columns, axis=3)
     return Tiles((sums / areas).astype(np.float32), peaks.astype(np.float32), height, width)
+
+
+def tiled(part: AttentionMap, most: int) -> AttentionMap:
+    """A map of weights as one of tiles, at most so many on a side; as it is if it has no more, or no weights."""
+    n, m = len(part.queries), len(part.keys)
+    if part.weights is None or max(n, m) <= most:
+        return part
+    tiles = tile(part.weights, most)
+    seen = part.visible[tuple(slice(None, 1) if stride == 0 else slice(None) for stride in part.visible.strides[:2])]
+    for axis, step in ((2, tiles.height), (3, tiles.width)):
+        seen = np.logical_or.reduceat(seen, np.arange(0, seen.shape[axis], step), axis=axis)
+    found = part.statistics
+    if found is None and part.method == ATTENTION and "max" not in part.heads:
+        found = describe(part.weights, part.visible, square=part.kind != "cross" and n == m)
+    return replace(part, weights=None, visible=seen, tiles=tiles, statistics=found)
 
 
 def strongest(weights: Weights, count: int) -> Edges:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from attnviz.cli.options import (
+    Sectioned,
     map_option,
     model_options,
     note,
@@ -24,7 +25,7 @@ from attnviz.selection import ALL, Named, Selection
 from attnviz.storage import WRITERS, save
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @text_argument
 @click.option("-o", "--output", type=click.Path(), required=True, help="The file: .attn, .json, or .npz for one map.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")

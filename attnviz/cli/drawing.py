@@ -12,12 +12,12 @@ from attnviz.record import Capture, Reduction
 from attnviz.render.terminal import Screen
 from attnviz.request import Keep, Request
 from attnviz.selection import ALL, Named, Selection
-from attnviz.views import Look, Picture, grids, heatmaps, rows, strips
+from attnviz.views import PAGE, Look, Picture, grids, heatmaps, rows, strips
 
 Options = Mapping[str, Any]
 LAST = Selection(((-1, -1),))
 WHOLE = slice(None)
-FIGURE, PAGE, THUMBNAIL = 1200, 512, 192  # tiles on the side of a figure's picture, a page's, and one among many
+FIGURE, THUMBNAIL = 1200, 192  # tiles on the side of a figure's picture, and of one among many
 FINE = 4  # tiles a column of the screen, so that pooling them to fit it loses nothing that can be seen
 OF_ONE_TOKEN = "tokens", "rows"
 

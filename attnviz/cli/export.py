@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from attnviz.cli import text as text_input
 from attnviz.cli.options import (
     FIGURES,
+    Sectioned,
     SelectionType,
     figure_options,
     look_options,
@@ -41,7 +42,7 @@ SHORT = 300  # characters of a text that stands in a command
 UNUSED = {"view": None, "token": None, "incoming": False, "rows": None, "columns": None, "full": False}  # of show
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @text_argument
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder.")
 @click.option(
@@ -71,7 +72,7 @@ def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool,
     \b
     Examples:
       attnviz export "The cat sat on the mat." -o report
-      attnviz export @sample:repeat -H L1H3,L0H2 --formats pdf,svg --style paper -o figures
+      attnviz export @sample:repeat -H L1H3 --formats pdf --style paper -o fig
       attnviz export --from run.attn --formats png,html,json -l -1 -o last
     """
     if isinstance(options["heads"], Named) and options["layers"] is not None:
@@ -170,7 +171,7 @@ def write_parts(report: Report, parts: Sequence[Part], folder: Path, *, force: b
     for line in told:
         note(line, quiet)
     there = f", {len(files) - len(missing)} were there" if len(missing) < len(files) else ""
-    note(f"wrote {len(missing)} files{there}; look at {folder / INDEX}", quiet)
+    note(f"wrote {len(missing)} file{'s' * (len(missing) != 1)}{there}; look at {folder / INDEX}", quiet)
 
 
 def progress(files: Sequence[File], quiet: bool) -> Iterable[File]:

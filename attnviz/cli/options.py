@@ -9,6 +9,7 @@ from attnviz import selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
+OTHER = "Other options"  # last in a help
 FIGURES = "png", "svg", "pdf"
 DATA = "json", "csv", "npz", "md"
 FORMATS = (*FIGURES, "html", *DATA)
@@ -31,12 +32,28 @@ class SelectionType(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
-def together(*options: Decorator[Any]) -> Decorator[Any]:
-    """Options as one decorator, shown in help in this order."""
+class Sectioned(click.Command):
+    """A command whose help shows its options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections in the order of their first options, those of none at last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
+            if record:
+                sections.setdefault(getattr(option, "section", OTHER), []).append(record)
+        for title in sorted(sections, key=lambda title: title == OTHER):
+            with formatter.section(title):
+                formatter.write_dl(sections[title])
+
+
+def together(section: str, *options: Decorator[Any]) -> Decorator[Any]:
+    """Options as one decorator, shown in help in this order, in a section of that name."""
 
     def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
+            command.__click_params__[-1].section = section
         return command
 
     return decorate
@@ -45,6 +62,7 @@ def together(*options: Decorator[Any]) -> Decorator[Any]:
 text_argument = click.argument("text", required=False)
 
 model_options = together(
+    "Model",
     click.option("-m", "--model", default="builtin", show_default=True, help="builtin, a folder, alias or hub id."),
     click.option("--revision", help="Revision of a hub model: a branch, tag or commit."),
     click.option("--offline", is_flag=True, help="Never download a model."),
@@ -60,6 +78,7 @@ model_options = together(
 )
 
 prompt_options = together(
+    "What it reads",
     click.option("--pair", help="A second text, for models of pairs."),
     click.option("--target", help="What the decoder of an encoder-decoder reads. Default: what it writes itself."),
     click.option("--chat", is_flag=True, help="TEXT is a message, or JSON messages, for the model's chat template."),
@@ -67,6 +86,7 @@ prompt_options = together(
 )
 
 selection_options = together(
+    "Layers and heads",
     click.option(
         "-l", "--layers", type=SelectionType("layers", selection.parse), help="Layers: 3, -1, 0,3,7, 2-5 or all."
     ),
@@ -75,15 +95,27 @@ selection_options = together(
     ),
 )
 
-map_option = click.option(
-    "--map", "kind", type=click.Choice(["encoder", "decoder", "cross"]), help="Which map of an encoder-decoder."
+reduce_option = together(
+    "Layers and heads",
+    click.option(
+        "--reduce", "how", type=click.Choice(["mean", "max"]), help="Merge the chosen heads of a layer into one."
+    ),
 )
 
-source_option = click.option(
-    "--from", "source", metavar="FILE", help="Draw a capture or arrays: .attn, .npz, .safetensors or .json."
+map_option = together(
+    "Layers and heads",
+    click.option(
+        "--map", "kind", type=click.Choice(["encoder", "decoder", "cross"]), help="Which map of an encoder-decoder."
+    ),
+)
+
+source_option = together(
+    "What it reads",
+    click.option("--from", "source", metavar="FILE", help="A capture or arrays: .attn, .npz, .safetensors or .json."),
 )
 
 view_options = together(
+    "View",
     click.option(
         "--view",
         type=click.Choice(["heatmap", "grid", "tokens", "rows"]),
@@ -97,11 +129,8 @@ view_options = together(
     click.option("--cols", "columns", type=SelectionType("A:B", selection.parse_window), help="Only these keys."),
 )
 
-reduce_option = click.option(
-    "--reduce", "how", type=click.Choice(["mean", "max"]), help="Merge the chosen heads of a layer into one."
-)
-
 look_options = together(
+    "Look",
     click.option(
         "--special",
         type=click.Choice(["keep", "drop", "renormalise"]),
@@ -117,7 +146,11 @@ look_options = together(
         help="Where colours end: before the sinks, or at the largest weight.",
     ),
     click.option(
-        "--scale", type=click.Choice(["sqrt", "linear"]), default="sqrt", show_default=True, help="Of the colours."
+        "--scale",
+        type=click.Choice(["sqrt", "linear"]),
+        default="sqrt",
+        show_default=True,
+        help="Of the colours.",
     ),
     click.option(
         "--cmap",
@@ -128,19 +161,19 @@ look_options = together(
     ),
 )
 
-title_option = click.option("--title", help="A title of your own.")
+title_option = together("Look", click.option("--title", help="A title of your own."))
 
 figure_options = together(
-    click.option(
-        "--style", default="screen", show_default=True, help="Of figures: paper, slide, screen or a .mplstyle file."
-    ),
+    "Figures and pages",
+    click.option("--style", default="screen", show_default=True, help="paper, slide, screen or a .mplstyle file."),
     click.option("--inches", type=click.FloatRange(1, 50), help="Width of a figure: 3.25 a column, 6.75 a page."),
     click.option("--dpi", type=click.IntRange(30, 1200), help="Dots per inch of a .png."),
     click.option("--transparent", is_flag=True, help="No background in figures."),
-    click.option("--exact", is_flag=True, help="Twice as exact a .html, and larger: float16, not bytes."),
+    click.option("--exact", is_flag=True, help="A .html with weights to 0.0005, not 0.004; it is larger."),
 )
 
 output_options = together(
+    "Output",
     click.option("-o", "--output", type=click.Path(), help="Write a file, by its suffix; - for stdout."),
     click.option(
         "--format", "form", type=click.Choice(FORMATS), help="The format, where no suffix says it, as with -o -."
@@ -150,6 +183,7 @@ output_options = together(
 )
 
 screen_options = together(
+    "Screen",
     click.option("--width", type=click.IntRange(40, 4000), help="Columns to draw on. Default: the terminal's."),
     click.option("--full", is_flag=True, help="A cell for every token, however wide; try: | less -RS"),
     click.option(
@@ -160,6 +194,7 @@ screen_options = together(
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Tell on stderr how exact the weights are.")
 
 talk_options = together(
+    OTHER,
     click.option("-q", "--quiet", is_flag=True, help="No notes or progress on stderr."),
     click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
 )

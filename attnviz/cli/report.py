@@ -59,11 +59,9 @@ class Report:
             if figures:
                 yield from self.figures([part for part in whole.maps if part.kind == kind], figures, prefix, only, told)
             if data:
-                yield Part(
-                    prefix + EVERYTHING, data, {**self.every, **only}, (*spelt(self.every), *self.merging, *told)
-                )
+                yield Part(prefix + EVERYTHING, data, {**self.every, **only}, (*everything, *told))
         if "html" in self.forms:
-            yield Part(EVERYTHING, ("html",), self.every, (*spelt(self.every), *self.merging))
+            yield Part(EVERYTHING, ("html",), self.every, everything)
 
     def figures(
         self, maps: Sequence[AttentionMap], forms: tuple[str, ...], prefix: str, only: Options, told: tuple[str, ...]

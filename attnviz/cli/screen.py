@@ -68,4 +68,4 @@ def show(lines: Iterable[Line], on: Screen) -> None:
         highlight=False,
         legacy_windows=False,
     )
-    console.print(Segments(segments), end="")
+    console.print(Segments(segments), end="", crop=False)

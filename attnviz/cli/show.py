@@ -6,6 +6,7 @@ import click
 
 from attnviz.cli.drawing import check, pictures, prepared, request
 from attnviz.cli.options import (
+    Sectioned,
     figure_options,
     look_options,
     map_option,
@@ -29,7 +30,7 @@ from attnviz.cli.take import opened, tell
 from attnviz.render.terminal import draw
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @text_argument
 @selection_options
 @reduce_option

@@ -48,12 +48,14 @@ def cell_lines(cells: Steps, paint: Paint) -> Iterator[Line]:
     if len(cells) % 2:
         cells = np.vstack([cells, np.full((1, cells.shape[1]), MASKED)])
     for upper, lower in zip(cells[0::2], cells[1::2], strict=True):
-        yield [half_cells(int(upper[i]), int(lower[i]), j - i, paint) for i, j in runs(upper * 1000 + lower)]
+        above, below = upper.tolist(), lower.tolist()
+        yield [half_cells(above[i], below[i], j - i, paint) for i, j in runs(upper * 1000 + lower)]
 
 
 def full_cells(row: Steps, paint: Paint, width: int) -> Line:
     """A row of cells so many columns wide, runs of one step as one segment."""
-    return [full_cell(int(row[i]), (j - i) * width, paint) for i, j in runs(row)]
+    steps = row.tolist()
+    return [full_cell(steps[i], (j - i) * width, paint) for i, j in runs(row)]
 
 
 def full_cell(at: int, width: int, paint: Paint) -> Segment:

@@ -1,11 +1,13 @@
 """Drawables as Markdown tables: for reports, issues and readers of plain text."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
 
 from attnviz.views.drawable import Axis, Heatmap, Panel, Picture, Strip
 
-MARKS = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#+-.!|~$@:"} | {"&": "&amp;"})
+MARKS = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#!|~$@"} | {"&": "&amp;"})
+LINKS = re.compile(r"(?<=:)/(?=/)|(?<=www)\.")  # of which readers of Markdown make links by themselves
 
 
 def markdown(pictures: Sequence[Picture]) -> str:
@@ -72,4 +74,4 @@ def weights(panel: Panel, row: int) -> list[str]:
 
 def literal(text: str) -> str:
     """Text of which Markdown and HTML make nothing else."""
-    return text.translate(MARKS)
+    return LINKS.sub(r"\\\g<0>", text.translate(MARKS))

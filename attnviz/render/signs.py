@@ -20,6 +20,11 @@ def steady(text: str) -> str:
     return "".join(map(steady_sign, text))
 
 
+def columns_of(text: str) -> int:
+    """How many columns a text takes."""
+    return len(text) if text.isascii() else cell_len(steady(text))
+
+
 def steady_sign(char: str) -> str:
     """One of its characters."""
     tones, flags, selectors = UNSTEADY
@@ -80,7 +85,7 @@ def wrap(text: str, width: int) -> Iterator[str]:
         if line and cell_len(line) + 1 + cell_len(word) > width:
             yield line
             line = ""
-        *whole, word = chop_cells(word, width)
+        *whole, word = chop_cells(word, width) or [word]
         yield from whole
         line = f"{line} {word}" if line else word
     if line:

@@ -26,7 +26,7 @@ from attnviz.render.cells import (
     value_cell,
 )
 from attnviz.render.colour import STEPS
-from attnviz.render.signs import LABEL_HEIGHT, STACKED_WIDTH, ascii_of, cut, fit, stack, steady, ticks, wrap
+from attnviz.render.signs import LABEL_HEIGHT, STACKED_WIDTH, ascii_of, columns_of, cut, fit, stack, steady, ticks, wrap
 from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Strip, starting
 
 LABEL_WIDTH = 12
@@ -84,7 +84,7 @@ def body(drawable: Picture, screen: Screen) -> Iterator[Line]:
 @body.register
 def draw_heatmap(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
     """Numbers in the cells if they fit, else labels stacked above the columns, else half blocks with ticks."""
-    gutter = min(LABEL_WIDTH, max(cell_len(steady(label)) for label in drawable.rows.labels)) + 1
+    gutter = min(LABEL_WIDTH, max(map(columns_of, drawable.rows.labels))) + 1
     room = lines_left(drawable, screen, gutter)
     numbered = number_width(drawable)
     fits = screen.full or len(drawable.rows) + (1 if numbered else LABEL_HEIGHT) <= room
@@ -94,9 +94,12 @@ def draw_heatmap(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
     elif single and (screen.full or (fits and gutter + STACKED_WIDTH * len(drawable.columns) <= screen.width)):
         yield from stacked_lines(drawable, screen, gutter)
     else:
-        pooled = pool_to(drawable, screen, gutter, room)
-        yield from dense_lines(drawable, pooled, screen, gutter)
         sides = len(drawable.rows), len(drawable.columns)
+        pooled = pool_to(drawable, screen, gutter, room)
+        told = list(pooling_lines(sides, pooled.values.shape, screen, gutter))
+        if told:  # which takes room
+            pooled = pool_to(drawable, screen, gutter, room - len(told))
+        yield from dense_lines(drawable, pooled, screen, gutter)
         yield from pooling_lines(sides, pooled.values.shape, screen, gutter)
     yield from closing_lines(drawable, screen, gutter)
 
@@ -113,7 +116,7 @@ def lines_left(drawable: Picture, screen: Screen, gutter: int) -> int:
     if screen.height is None:
         return 1 << 30
     around = sum(1 for _ in (*wrap(drawable.title, screen.width), *closing_lines(drawable, screen, gutter)))
-    return max(screen.height - around - 2, LEAST)
+    return screen.height - around - 1
 
 
 def value_lines(drawable: Heatmap, screen: Screen, gutter: int, numbered: int) -> Iterator[Line]:
@@ -142,7 +145,7 @@ def pool_to(drawable: Heatmap, screen: Screen, gutter: int, room: int) -> Panel:
     """The panel with as many cells as the screen has room for, or all of them."""
     if screen.full:
         return drawable.panel
-    high = (room - 1) * (2 if screen.paint.coloured else 1)
+    high = max(room - 1, LEAST) * (2 if screen.paint.coloured else 1)
     return drawable.panel.pooled(min(high, screen.width - gutter), screen.width - gutter)
 
 
@@ -184,6 +187,7 @@ def thumbnail_side(drawable: Grid, screen: Screen, gutter: int, room: int) -> in
     if screen.full:
         return longest
     fair = (screen.width - gutter) // len(drawable.columns) - 1
+    room -= 2 + len(list(pooling_lines((drawable.tokens,), (1,), screen, gutter)))
     low = (room // len(drawable.rows) - 1) * (2 if screen.paint.coloured else 1)
     return min(max(min(fair, low), THUMBNAIL.start), THUMBNAIL.stop - 1, longest)
 

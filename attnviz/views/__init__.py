@@ -2,9 +2,10 @@
 
 from attnviz.views.drawable import Axis, Drawable, Grid, Heatmap, Page, Panel, Picture, Scale, Section, Strip
 from attnviz.views.sinks import Look
-from attnviz.views.views import grids, heatmaps, page, rows, strips
+from attnviz.views.views import PAGE, grids, heatmaps, page, rows, strips
 
 __all__ = [
+    "PAGE",
     "Axis",
     "Drawable",
     "Grid",

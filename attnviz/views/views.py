@@ -1,10 +1,12 @@
 """The views: which matrices of a capture are drawn, and what is said of them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
+from attnviz.analysis.statistics import tiled
 from attnviz.record import AttentionMap, Capture, Floats, Visible
 from attnviz.views.axes import (
     KINDS,
@@ -21,6 +23,7 @@ from attnviz.views.sinks import Look, beyond_line, scale, shares, sink_line, sin
 
 Place: TypeAlias = tuple[AttentionMap, int, int]  # a head of a capture: its map, and its place there
 PLAIN = Look()
+PAGE = 512  # cells on a side: what a browser loads at once, and an eye can tell apart
 NAMED = 5  # tokens that are named as the strongest
 
 
@@ -130,8 +133,9 @@ def query_rows(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLA
     )
 
 
-def page(capture: Capture, look: Look = PLAIN) -> Page:
-    """Everything that the capture holds."""
+def page(capture: Capture, look: Look = PLAIN, most: int = PAGE) -> Page:
+    """Everything that the capture holds, in tiles where a text has more than so many tokens."""
+    capture = replace(capture, maps=tuple(tiled(part, most) for part in capture.maps))
     sections = tuple(section(capture, parts, look) for parts in by_kind(capture))
     return Page(model_title(capture), sections, capture.notes)
 
