@@ -1,25 +1,33 @@
-"""Draw the README's pictures of the terminal anew: docs/show.svg, docs/grid.svg and docs/minilm.svg.
+"""Make the pictures of the README anew, all of them: docs/*.svg, docs/*.png.
 
-    python scripts/pictures.py [MODEL_FOLDER]
+    python scripts/pictures.py MINILM_FOLDER
 
-Needs no network; the third picture is drawn if a folder with all-MiniLM-L6-v2 is given.
+Needs no network, but a folder with all-MiniLM-L6-v2, and Chromium for the picture of the page.
 """
 
 import io
+import shlex
+import shutil
+import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.terminal_theme import DIMMED_MONOKAI
 
-from attnviz.models import Request, load
+from attnviz.cli.main import main
+from attnviz.cli.text import read_sample
+from attnviz.models import Prompt, Request, load
 from attnviz.record import Capture
 from attnviz.render.terminal import Screen, draw
-from attnviz.selection import ALL, parse
-from attnviz.views import Drawable, grid, heatmaps
+from attnviz.selection import ALL, Spot, parse, parse_heads
+from attnviz.views import Picture, grids, heatmaps, rows, strips
 
 DOCS = Path(__file__).parent.parent / "docs"
+SENTENCE = "The cat sat on the mat because it was tired."
 # Rich's own format without its links to fonts on the network: every monospaced font of the reader's will do.
 FORMAT = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
@@ -37,33 +45,64 @@ line-height: {line_height}px; font-variant-east-asian: full-width; }}
 """
 
 
-def write(name: str, command: str, drawable: Drawable, width: int) -> None:
-    """One picture: the command line, and what it draws."""
+def terminal(name: str, command: str, picture: Picture, width: int) -> None:
+    """A picture of a terminal: the command line, and what it draws."""
     console = Console(width=width, record=True, file=io.StringIO(), color_system="truecolor", force_terminal=True)
-    lines = [[Segment(f"$ {command}")], *draw(drawable, Screen(width - 1, "truecolor"))]
+    lines = [[Segment(f"$ {command}")], *draw(picture, Screen(width - 1))]
     console.print(Segments([segment for line in lines for segment in (*line, Segment.line())]))
     svg = console.export_svg(title="attnviz", code_format=FORMAT, theme=DIMMED_MONOKAI, unique_id=name)
     (DOCS / f"{name}.svg").write_text(svg, "utf-8")
-    print(DOCS / f"{name}.svg")
-
-
-def sample(name: str) -> str:
-    """A sample text."""
-    return (DOCS.parent / "sample_texts" / f"{name}.txt").read_text("utf-8").strip()
 
 
 def capture(model: str, text: str, request: Request, name: str) -> Capture:
     """A capture, under the name that the picture shows."""
-    found = load(model).capture(text, request)
+    found = load(model).capture(Prompt(text), request)
     return Capture(name, found.text, found.maps, found.notes)
 
 
+def attnviz(arguments: Sequence[str]) -> None:
+    """Run a command."""
+    try:
+        main.main(list(arguments))
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
+def page(name: str, arguments: str, fragment: str, size: str) -> None:
+    """A picture of a page in a browser."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "page.html"
+        attnviz([*shlex.split(arguments), "-o", str(file)])
+        chromium = shutil.which("chromium") or "chromium"
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder}/profile",
+            "--hide-scrollbars",
+        ]
+        shot = [f"--window-size={size}", "--virtual-time-budget=3000", f"--screenshot={DOCS / name}.png"]
+        subprocess.run([chromium, *options, *shot, f"file://{file}#{fragment}"], check=True, capture_output=True)
+
+
 if __name__ == "__main__":
-    repeat = sample("repeat")
+    minilm = sys.argv[1]
+    repeat = read_sample("repeat")
     one = capture("builtin", repeat, Request(parse("1"), parse("3")), "builtin")
-    write("show", "attnviz show -H L1H3 @sample:repeat", heatmaps(one)[0], 100)
-    every = capture("builtin", repeat, Request(ALL, ALL), "builtin")
-    write("grid", "attnviz show --view grid @sample:repeat", grid(every), 100)
-    if len(sys.argv) > 1:
-        every = capture(sys.argv[1], sample("pronoun"), Request(ALL, ALL), "minilm")
-        write("minilm", "attnviz show --view grid -m minilm @sample:pronoun", grid(every), 100)
+    terminal("show", "attnviz show -H L1H3 @sample:repeat", heatmaps(one)[0], 100)
+    terminal(
+        "grid",
+        "attnviz show --view grid @sample:repeat",
+        grids(capture("builtin", repeat, Request(), "builtin"))[0],
+        100,
+    )
+    every = capture(minilm, read_sample("pronoun"), Request(), "minilm")
+    terminal("minilm", "attnviz show --view grid -m minilm @sample:pronoun", grids(every)[0], 100)
+    token = Request(ALL, parse_heads("L1H0"), query=Spot("it"))
+    told = f'attnviz show --view tokens --token it -H L1H0 "{SENTENCE}"'
+    terminal("tokens", told, strips(capture("builtin", SENTENCE, token, "builtin"))[0], 100)
+    told = f'attnviz show --view rows --token it "{SENTENCE}"'
+    terminal("rows", told, rows(capture("builtin", SENTENCE, Request(query=Spot("it")), "builtin"))[0], 100)
+    attnviz(["show", "-H", "L1H3", "@sample:repeat", "--style", "paper", "--force", "-qo", str(DOCS / "figure.svg")])
+    page("page", f"show -m {minilm} @sample:pronoun -q", "layer=2&head=0", "1300,1000")

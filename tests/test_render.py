@@ -141,7 +141,7 @@ def test_sinks_are_beyond_the_colours() -> None:
     assert shown.count("▲▲" + "██" * 29) == 30
     assert "0.0034  ▲▲ beyond  √ scale" in shown
     assert "90% of the weight is on the sink w0: beyond the colours" in shown
-    assert "<on #bb22ff>" in painted(heatmaps(capture)[0], on(100, "truecolor"))
+    assert "<on #c77dff>" in painted(heatmaps(capture)[0], on(100, "truecolor"))
     whole = text_of(heatmaps(capture, Look(whole=True))[0], on(100, "shades"))
     assert "▲" not in whole
     assert " 0.9  √ scale" in whole

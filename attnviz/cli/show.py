@@ -74,7 +74,7 @@ def command(text: str | None, verbose: bool, quiet: bool, **options: Any) -> Non
     if to:
         deliver(capture, to, options, quiet)
         return
-    for picture in pictures(capture, options):
-        show(draw(picture, on), on)
+    for i, picture in enumerate(pictures(capture, options)):
+        show([[], *draw(picture, on)] if i else draw(picture, on), on)
     if all(options[name] is None for name in ("layers", "heads", "view", "source")):
         note("see more: --view grid draws every head; -l and -H choose layers and heads", quiet)
