@@ -6,20 +6,18 @@ Needs no network, but a folder with all-MiniLM-L6-v2, and Chromium for the pictu
 """
 
 import io
-import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.terminal_theme import DIMMED_MONOKAI
 
-from attnviz.cli.main import main
 from attnviz.cli.text import read_sample
+from attnviz.display import show
 from attnviz.models import Prompt, Request, load
 from attnviz.record import Capture
 from attnviz.render.terminal import Screen, draw
@@ -49,7 +47,7 @@ def terminal(name: str, command: str, picture: Picture, width: int) -> None:
     """A picture of a terminal: the command line, and what it draws."""
     console = Console(width=width, record=True, file=io.StringIO(), color_system="truecolor", force_terminal=True)
     lines = [[Segment(f"$ {command}")], *draw(picture, Screen(width - 1))]
-    console.print(Segments([segment for line in lines for segment in (*line, Segment.line())]))
+    console.print(Segments([segment for line in (*lines, []) for segment in (*line, Segment.line())]))
     svg = console.export_svg(title="attnviz", code_format=FORMAT, theme=DIMMED_MONOKAI, unique_id=name)
     (DOCS / f"{name}.svg").write_text(svg, "utf-8")
 
@@ -60,30 +58,15 @@ def capture(model: str, text: str, request: Request, name: str) -> Capture:
     return Capture(name, found.text, found.maps, found.notes)
 
 
-def attnviz(arguments: Sequence[str]) -> None:
-    """Run a command."""
-    try:
-        main.main(list(arguments))
-    except SystemExit as ended:
-        if ended.code:
-            raise
-
-
-def page(name: str, arguments: str, fragment: str, size: str) -> None:
+def page(name: str, shown: Capture, fragment: str, size: str) -> None:
     """A picture of a page in a browser."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.html"
-        attnviz([*shlex.split(arguments), "-o", str(file)])
+        show(shown).save(file)
         chromium = shutil.which("chromium") or "chromium"
-        options = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={folder}/profile",
-            "--hide-scrollbars",
-        ]
-        shot = [f"--window-size={size}", "--virtual-time-budget=3000", f"--screenshot={DOCS / name}.png"]
-        subprocess.run([chromium, *options, *shot, f"file://{file}#{fragment}"], check=True, capture_output=True)
+        profile = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile"]
+        shot = ["--hide-scrollbars", f"--window-size={size}", f"--screenshot={DOCS / name}.png"]
+        subprocess.run([chromium, *profile, *shot, f"file://{file}#{fragment}"], check=True, capture_output=True)
 
 
 if __name__ == "__main__":
@@ -104,5 +87,5 @@ if __name__ == "__main__":
     terminal("tokens", told, strips(capture("builtin", SENTENCE, token, "builtin"))[0], 100)
     told = f'attnviz show --view rows --token it "{SENTENCE}"'
     terminal("rows", told, rows(capture("builtin", SENTENCE, Request(query=Spot("it")), "builtin"))[0], 100)
-    attnviz(["show", "-H", "L1H3", "@sample:repeat", "--style", "paper", "--force", "-qo", str(DOCS / "figure.svg")])
-    page("page", f"show -m {minilm} @sample:pronoun -q", "layer=2&head=0", "1300,1000")
+    show(one).save(DOCS / "figure.svg", name="paper", force=True)
+    page("page", every, "layer=2&head=0", "1300,1000")

@@ -324,7 +324,8 @@ def test_colours_are_the_published_maps_and_rise(name: str) -> None:
     """Within 8/255 of matplotlib's; lightness rises at every step, on the 256-colour ramp as well."""
     from matplotlib import colormaps
 
-    theirs = np.array(colormaps[name].resampled(256)(np.linspace(0, 1, 64))[:, :3]) * 255
+    ends = 0.9 if name == "gray" else 1  # before the white of paper, which is masked
+    theirs = np.array(colormaps[name].resampled(256)(np.linspace(0, ends, 64))[:, :3]) * 255
     assert np.abs(colours(name, 64) - theirs).max() <= 8
     cube = [0, 95, 135, 175, 215, 255]
     ramp = [

@@ -1,7 +1,8 @@
 """Colour scales for all media: maps whose lightness rises evenly, so that every eye reads them and so does a copier.
 
-viridis and magma (van der Walt & Smith 2015), cividis (Nuñez, Anderton & Renslow 2018) and grey. Each has a colour of
-its own for what is beyond the scale, picked to be far from the map for readers without red, green or blue cones as well.
+viridis and magma (van der Walt & Smith 2015), cividis (Nuñez, Anderton & Renslow 2018), and a grey that stops before the
+white of paper. Each has a colour of its own for what is beyond the scale, picked to be far from the map for readers
+without red, green or blue cones as well.
 """
 
 from functools import cache
@@ -47,7 +48,7 @@ MAPS = {
         (16, 233, 53, 54, 90, 126, 168, 203, 209, 216, 222, 229),
         33,
     ),
-    "gray": ColourMap("000000 ffffff", (255, 119, 17), (16, 233, 236, 238, 59, 243, 245, 247, 250, 252, 254, 231), 208),
+    "gray": ColourMap("000000 e6e6e6", (255, 119, 17), (16, 233, 236, 238, 59, 243, 245, 247, 250, 252, 253, 254), 208),
 }
 
 

@@ -1,125 +1,196 @@
-"""Drawables as PNG figures, by matplotlib's object interface: one axes, cells pooled and coloured by us."""
+"""Drawables as figures for papers, slides and screens: PNG, SVG and PDF by matplotlib's object interface.
+
+Cells are one image, coloured here: an axes a head, or a canvas of weights for matplotlib to colour, costs many times as
+much. The width of a figure is what is asked for, its height what it takes.
+"""
 
 import io
+import logging
 import warnings
-from functools import cache, singledispatch
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from matplotlib import font_manager
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+import matplotlib as mpl
 
-from attnviz.render.colour import viridis
-from attnviz.views.drawable import Drawable, Grid, Heatmap, Panel, levels
+from attnviz.errors import UsageError
+from attnviz.escape import escape
+from attnviz.render.figure_draw import draw
+from attnviz.render.figure_sheet import RC, TITLE, Sheet
+from attnviz.render.fonts import fonts, missing_line
+from attnviz.views.drawable import Grid, Picture, Strip
 
-Pixels = npt.NDArray[np.uint8]
-
-COLOURS = 256
-DPI = 200
-CELL = 0.16  # inches of a labelled cell
-SIDE = 4.5, 9.0  # inches of the picture, least and most
-MOST_LABELS = 60
-MOST_CELLS = 1200  # of a side; more are pooled, since no figure shows them
-THUMBNAIL = 48  # cells of a side
-FONT_SIZE = 7
-FONTS = "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans", "Noto Sans Arabic", "Noto Emoji"
+FORMATS = ("png", "svg", "pdf")
+NARROW = 4  # columns of a grid that a column of a paper holds
+LEAST_WIDTH, MOST_WIDTH = 1.5, 100.0  # inches
+MOST_DOTS = 2**27  # half a gigabyte while it is drawn
 
 
-def png(drawable: Drawable) -> bytes:
-    """A PNG file: the same bytes for the same drawable."""
-    figure = draw(drawable)
+class Preset(NamedTuple):
+    """A style of ours."""
+
+    narrow: float
+    """Inches of one matrix, or of a text."""
+    wide: float
+    """Inches of many matrices."""
+    settings: dict[str, Any]
+
+
+PRESETS = {
+    "paper": Preset(3.25, 6.75, {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 6, "savefig.dpi": 300}),
+    "slide": Preset(10, 10, {"font.size": 16, "axes.titlesize": 18, "axes.labelsize": 14, "savefig.dpi": 150}),
+    "screen": Preset(6.75, 9, {"font.size": 8.5, "axes.titlesize": 10, "axes.labelsize": 8, "savefig.dpi": 200}),
+}
+STYLES = tuple(PRESETS)
+OURS = {"xtick.labelsize": "medium", "axes.labelcolor": "0.3", "axes.edgecolor": "0.4", "axes.linewidth": 0.5}
+FIXED = {
+    "text.parse_math": False,  # tokens may hold dollar signs
+    "text.usetex": False,  # and are no program
+    "text.hinting": "no_hinting",  # letters are as wide in every format and at every size
+    "savefig.bbox": None,  # the width is what is asked for
+    "pdf.use14corefonts": False,  # fonts are in the file
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "attnviz",  # and ids what they are
+    "svg.image_inline": True,
+}
+METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": dict.fromkeys(("Creator", "Date", "Format", "Type")),
+    "pdf": dict.fromkeys(("Creator", "Producer", "CreationDate")),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a figure is to look."""
+
+    name: str = "screen"
+    """One of STYLES, or the path of a matplotlib style file."""
+    inches: float | None = None
+    """The width; None for that of the style."""
+    colours: str = "viridis"
+    title: str | None = None
+    """None for that of the drawable, empty for none."""
+    dpi: int | None = None
+    transparent: bool = False
+
+
+class Drawn(NamedTuple):
+    """A figure, and what is to be said of it."""
+
+    data: bytes
+    notes: tuple[str, ...]
+
+
+PLAIN = Style()
+
+
+def figure(drawable: Picture, form: str, style: Style = PLAIN) -> Drawn:
+    """A file in one of FORMATS: the same bytes for the same drawable, style and fonts.
+
+    Raises UsageError if the style is not there or is none, or if the figure would be too small or too large.
+    """
+    with composed(drawable, style) as sheet:
+        found = fonts(text.get_text() for text in sheet.axes.texts)
+        kind = 3 if found.cubic else 42
+        RC.update({"pdf.fonttype": kind, "ps.fonttype": kind})
+        data = saved(sheet, form, style)
+    notes = [missing_line(found.missing)] if found.missing else []
+    if found.cubic and form == "pdf":
+        notes.append(
+            f"{found.cubic[0]} has no TrueType outlines: the fonts in the PDF are Type 3, which some publishers refuse"
+        )
+    return Drawn(data, tuple(notes))
+
+
+def saved(sheet: Sheet, form: str, style: Style) -> bytes:
+    """The file of a sheet. Raises UsageError if it is too large."""
+    wide, high = sheet.figure.get_size_inches() * sheet.dpi
+    if wide * high > MOST_DOTS:
+        raise UsageError(f"a figure of {wide:.0f} x {high:.0f} dots is too large: lower --dpi, or choose fewer tokens")
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box
-        FigureCanvasAgg(figure)
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    options: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}}  # twice as fast as 6, and a tenth larger
+    if form != "png":
+        sheet.sharpen()
+        options = {}
+    options |= {"dpi": sheet.dpi, "transparent": style.transparent or None, "metadata": METADATA[form]}
+    sheet.figure.savefig(file, format=form, **options)
+    data = file.getvalue()
+    if form != "svg":
+        return data
+    start, end = data.index(b"<!DOCTYPE"), data.index(b"<svg")  # an address, of no use to any program
+    return data[:start] + data[end:]
 
 
-@singledispatch
-def draw(drawable: Drawable) -> Figure:
-    """The figure of a drawable."""
-    raise TypeError(f"no way to draw {type(drawable).__name__} as a figure")
+@contextmanager
+def composed(drawable: Picture, style: Style) -> Iterator[Sheet]:
+    """A drawable laid out, while matplotlib is set to its style."""
+    if style.title is not None:
+        drawable = replace(drawable, title=escape(style.title))
+    with warnings.catch_warnings(), mpl.rc_context():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the notes tell of it
+        dress(style.name)
+        RC["font.family"] = [*RC["font.family"], *fonts(texts(drawable)).families]
+        sheet = Sheet(width(drawable, style), dots(style), style.colours)
+        if drawable.title:
+            sheet.lines(drawable.title, TITLE)
+            sheet.y += sheet.em(TITLE) / 4
+        draw(drawable, sheet)
+        sheet.finish()
+        yield sheet
 
 
-@draw.register
-def draw_heatmap(drawable: Heatmap) -> Figure:
-    """One matrix, with token labels where they can be read, else every so many."""
-    panel = drawable.panel.pooled(MOST_CELLS, MOST_CELLS)
-    figure, axes = canvas(
-        drawable, pixels(panel, drawable.top), min(max(len(drawable.columns) * CELL, SIDE[0]), SIDE[1])
-    )
-    for axis, labels, cells in (
-        (axes.xaxis, drawable.columns, panel.values.shape[1]),
-        (axes.yaxis, drawable.rows, panel.values.shape[0]),
-    ):
-        every = -(-len(labels) // MOST_LABELS)
-        shown = range(0, len(labels), every)
-        axis.set_ticks([i * cells / len(labels) for i in shown], [labels[i] for i in shown], **style())
-    axes.tick_params(axis="x", rotation=90)
-    return figure
+def dress(name: str) -> None:
+    """Set matplotlib to a style. Raises UsageError."""
+    if name in PRESETS:
+        RC.update(OURS | PRESETS[name].settings)
+    else:
+        mpl.rc_file(style_file(name), use_default_template=False)
+    RC.update(FIXED)
 
 
-@draw.register
-def draw_grid(drawable: Grid) -> Figure:
-    """All thumbnails on one canvas: an axes each costs ten times as much."""
-    side = min(THUMBNAIL, max(max(panel.values.shape) for row in drawable.panels for panel in row if panel))
-    scale = max(1, THUMBNAIL // side)
-    step = side * scale + max(2, side * scale // 10)
-    picture = np.full((len(drawable.rows) * step, len(drawable.columns) * step, 4), 0, np.uint8)
-    for i, row in enumerate(drawable.panels):
-        for j, panel in enumerate(row):
-            if panel:
-                cells = pixels(panel.pooled(side, side), drawable.top).repeat(scale, 0).repeat(scale, 1)
-                picture[i * step :, j * step :][: cells.shape[0], : cells.shape[1]] = cells
-    figure, axes = canvas(drawable, picture, min(max(len(drawable.columns) * 0.7, SIDE[0]), SIDE[1]))
-    axes.xaxis.set_ticks(
-        [j * step + side * scale / 2 for j in range(len(drawable.columns))], drawable.columns, **style()
-    )
-    axes.yaxis.set_ticks([i * step + side * scale / 2 for i in range(len(drawable.rows))], drawable.rows, **style())
-    axes.spines[:].set_visible(False)
-    return figure
+def style_file(name: str) -> Path:
+    """The path of a style file. Raises UsageError if it is not there, or sets nothing."""
+    path = Path(name).absolute()  # which is not taken for an address
+    if not path.is_file():
+        raise UsageError(f"no style {name}: it must be {', '.join(STYLES)} or the path of a matplotlib style file")
+    log = logging.getLogger("matplotlib")
+    log.disabled = True  # it would tell of every line of what is no style
+    try:
+        found = bool(mpl.rc_params_from_file(path, use_default_template=False))
+    except (OSError, UnicodeDecodeError):
+        found = False
+    finally:
+        log.disabled = False
+    if not found:
+        raise UsageError(f"{name} is no matplotlib style: it has no line like font.size: 8")
+    return path
 
 
-def canvas(drawable: Drawable, picture: Pixels, wide: float) -> tuple[Figure, Any]:
-    """A figure with the picture, so many inches wide, its title, caption and colour bar; room for labels around."""
-    high = min(max(wide * picture.shape[0] / picture.shape[1], 0.6), 3 * SIDE[1])
-    left = top = 0.25 + 0.075 * min(max(map(len, drawable.rows)), 24)
-    top += 0.3
-    width, height = left + wide + 0.9, top + high + 0.7
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    axes = figure.add_axes((left / width, 0.7 / height, wide / width, high / height))
-    axes.imshow(picture, interpolation="none", aspect="auto")
-    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0, pad=2)
-    add_bar(figure, drawable.top, ((left + wide + 0.15) / width, 0.7 / height, 0.12 / width, high / height))
-    figure.text(0.1 / width, 1 - 0.08 / height, drawable.title, va="top", **style(FONT_SIZE + 2))
-    caption = "\n".join(("rows: queries, columns: keys", *drawable.caption))
-    figure.text(left / width, 0.6 / height, caption, va="top", color="0.35", **style())
-    return figure, axes
+def width(drawable: Picture, style: Style) -> float:
+    """Inches of a figure. Raises UsageError if nothing can be drawn on so many."""
+    if style.inches is not None:
+        if not LEAST_WIDTH <= style.inches <= MOST_WIDTH:
+            raise UsageError(f"a figure is {LEAST_WIDTH:g} to {MOST_WIDTH:g} inches wide, not {style.inches:g}")
+        return style.inches
+    if style.name not in PRESETS:
+        return float(RC["figure.figsize"][0])
+    wide = isinstance(drawable, Grid) and len(drawable.columns) > NARROW
+    return PRESETS[style.name].wide if wide else PRESETS[style.name].narrow
 
 
-def add_bar(figure: Figure, top: float, place: tuple[float, float, float, float]) -> None:
-    """The colour bar, its ticks at weights, its spacing that of the square-root scale."""
-    axes = figure.add_axes(place)
-    axes.imshow(viridis(COLOURS)[::-1, None], aspect="auto", extent=(0, 1, 0, 1))
-    weights = np.array([0, 0.05, 0.25, 0.5, 1], np.float32) * (top or 1)
-    axes.yaxis.tick_right()
-    axes.yaxis.set_ticks(levels(weights, top or 1), [f"{weight:.2g}" for weight in weights], **style())
-    axes.xaxis.set_ticks([])
-    axes.set_title("√ scale", loc="left", **style())
+def dots(style: Style) -> float:
+    """Dots an inch."""
+    usual = RC["savefig.dpi"]
+    return float(style.dpi or (RC["figure.dpi"] if usual == "figure" else usual))
 
 
-def pixels(panel: Panel, top: float) -> Pixels:
-    """Red, green, blue and alpha of each cell (row, column, 4); nothing at all where masked."""
-    shades = np.minimum((levels(panel.values, top) * COLOURS).astype(int), COLOURS - 1)
-    opaque = np.where(panel.visible, 255, 0).astype(np.uint8)
-    return np.dstack([viridis(COLOURS)[shades], opaque])
-
-
-@cache
-def style(size: float = FONT_SIZE) -> dict[str, Any]:
-    """How text is set: in fonts of this machine, one after the other, and literally: a token may hold dollar signs."""
-    here = {font.name for font in font_manager.fontManager.ttflist}
-    return {"fontsize": size, "fontfamily": [font for font in FONTS if font in here], "parse_math": False}
+def texts(drawable: Picture) -> list[str]:
+    """All text of a drawable, and of ours."""
+    found = [drawable.title, *drawable.caption, f"{drawable.scale.name}…"]
+    if isinstance(drawable, Grid):
+        return [*found, *drawable.rows, *drawable.columns]
+    sides = [drawable.tokens] if isinstance(drawable, Strip) else [drawable.rows, drawable.columns]
+    return [*found, *(label for side in sides for label in side.labels)]
