@@ -26,11 +26,14 @@ def decode(data: bytes, name: str) -> str:
 
 
 def require_new(path: Path, force: bool) -> None:
-    """Raise OutputError if the path exists and may not be replaced, or lies in no folder."""
+    """Raise OutputError if the path exists and may not be replaced, or lies in no folder that can be written to."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file in it")
     if path.exists() and not force:
         raise OutputError(f"{path} exists; choose another name or add --force")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
+    require_writable(path.parent)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -50,14 +53,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise OutputError unless files can be written into a folder; one that is not there is not left behind."""
-    made = not folder.exists()
+    """Raise OutputError unless files can be written into a folder, or where one that is not there would be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
-        if made:
-            folder.rmdir()
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {reason(error)}") from error
 

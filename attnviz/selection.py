@@ -18,6 +18,7 @@ HEAD = re.compile(r"L(-?\d{1,9})H(-?\d{1,9})", re.IGNORECASE)
 WINDOW = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?")
 PLACE = re.compile(r"-?\d{1,9}", re.ASCII)
 MOST_NAMED = 12  # tokens, positions or characters in an error of one line
+LONGEST = 40  # characters of what was asked for in it
 Head = tuple[int, int]
 Rectangle = tuple[tuple[int, ...], tuple[int, ...]]
 Sides = tuple[tuple[Token, ...], tuple[Token, ...]]  # queries and keys
@@ -160,7 +161,8 @@ class Spot(NamedTuple):
         places = spelling(self.name, tokens) or spelling(self.name.casefold(), tokens, str.casefold)
         if len(places) == 1:
             return slice(places[0], places[0] + 1)
-        raise UsageError(f"token {self.name!r} {why_not_one(self.name, places, tokens)}; choose one by its number")
+        name = label(self.name)[:LONGEST]
+        raise UsageError(f"token {name!r} {why_not_one(self.name, places, tokens)}; choose one by its number")
 
 
 def spelling(name: str, tokens: Sequence[Token], fold: Callable[[str], str] = str) -> list[int]:
@@ -171,7 +173,7 @@ def spelling(name: str, tokens: Sequence[Token], fold: Callable[[str], str] = st
 def why_not_one(name: str, places: Sequence[int], tokens: Sequence[Token]) -> str:
     """What there is instead of one token of that name."""
     if places:
-        return f"occurs {len(places)} times, at {', '.join(map(str, places[:MOST_NAMED]))}"
+        return f"occurs {len(places)} times, at {listed(list(map(str, places)))}"
     parts = pieces(name, tokens)
     if parts:
         return f"is several tokens: {numbered(tokens, parts)}"
@@ -179,7 +181,8 @@ def why_not_one(name: str, places: Sequence[int], tokens: Sequence[Token]) -> st
 
 
 def pieces(name: str, tokens: Sequence[Token]) -> range:
-    """The places of neighbouring tokens that together say this; empty if there are none."""
+    """The places of neighbouring tokens that together say this, white space aside; empty if there are none."""
+    name = "".join(name.split())
     for start in range(len(tokens)):
         said = ""
         for stop in range(start, len(tokens)):
@@ -193,8 +196,12 @@ def pieces(name: str, tokens: Sequence[Token]) -> range:
 
 def numbered(tokens: Sequence[Token], places: Sequence[int]) -> str:
     """Tokens with their numbers, as many as one line can hold."""
-    told = ", ".join(f"{i} {label(tokens[i].text)[:MOST_NAMED]}" for i in places[:MOST_NAMED])
-    return f"{told}, ..." if len(places) > MOST_NAMED else told
+    return listed([f"{i} {label(tokens[i].text)[:MOST_NAMED]}" for i in places])
+
+
+def listed(names: Sequence[str]) -> str:
+    """As many as one line can hold."""
+    return ", ".join([*names[:MOST_NAMED], "..."] if len(names) > MOST_NAMED else names)
 
 
 def require_window(window: slice, tokens: Sequence[Token], noun: str) -> range:

@@ -19,7 +19,7 @@ from attnviz import untrusted
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.files import reason, require_new, write_whole
 from attnviz.models import arrays
-from attnviz.record import AttentionMap, Capture, Edges, Statistics, Tiles, Token, Visible, Weights
+from attnviz.record import ATTENTION, AttentionMap, Capture, Edges, Statistics, Tiles, Token, Visible, Weights
 from attnviz.stored import SCHEMA, read_capture
 
 HEADER = "attnviz"  # the header's name in the metadata of a safetensors file
@@ -126,11 +126,16 @@ def capture_header(capture: Capture) -> dict[str, Any]:
 
 def map_header(part: AttentionMap, queries: Any, keys: Any) -> dict[str, Any]:
     """What is told of a map besides its arrays."""
-    head = {"kind": part.kind, "layers": part.layers, "heads": part.heads, "method": part.method}
+    head = {"kind": part.kind, "layers": part.layers, "heads": part.heads, "method": part.method, "units": units(part)}
     tiles = {"tiles": {"height": part.tiles.height, "width": part.tiles.width}} if part.tiles else {}
     sides = {"query_places": part.query_places, "key_places": part.key_places}
     shown = {name: places for name, places in sides.items() if places != tuple(range(len(places)))}
     return {**head, "queries": queries, "keys": keys, **shown, **tiles}
+
+
+def units(part: AttentionMap) -> str:
+    """What a weight of the map is."""
+    return "share of attention" if part.method == ATTENTION else "as given"
 
 
 def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:
@@ -210,6 +215,10 @@ def to_npz(capture: Capture) -> bytes:
         keys=np.array([token.text for token in part.keys], dtype=str),
         layers=np.array(part.layers),
         heads=np.array(part.heads),
+        query_places=np.array(part.query_places),
+        key_places=np.array(part.key_places),
+        kind=np.array(part.kind),
+        units=np.array(units(part)),
     )
     return file.getvalue()
 

@@ -7,46 +7,50 @@ from io import StringIO
 import numpy as np
 
 from attnviz.errors import UsageError
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.escape import escape
+from attnviz.record import AttentionMap, Capture
+from attnviz.storage import units
 
-COLUMNS = "kind", "layer", "head", "query", "query_token", "key", "key_token", "weight"
-FORMULA = "=", "+", "-", "@", "\t", "\r", "\n"  # what a spreadsheet takes for the beginning of a formula
+COLUMNS = "kind", "layer", "head", "query", "query_token", "key", "key_token", "weight", "units"
+FORMULA = "=", "+", "-", "@", "＝", "＋", "－", "＠"  # noqa: RUF001 - what a spreadsheet takes for a formula's beginning
 
 
 def to_csv(capture: Capture) -> bytes:
     """CSV: the columns above; a masked cell has no line. Raises UsageError if there are no weights.
 
-    A token that a spreadsheet would take for a formula begins with an apostrophe (OWASP, CSV injection).
+    Control characters of tokens are written out, so that a line is a line. A token that a spreadsheet would take for a
+    formula begins with an apostrophe (OWASP, CSV injection).
     """
     file = StringIO()
     lines = csv.writer(file, lineterminator="\n")
     lines.writerow(COLUMNS)
     for part in capture.maps:
         lines.writerows(rows(part))
-    return file.getvalue().encode("utf-8", "backslashreplace")
+    return file.getvalue().encode()
 
 
 def rows(part: AttentionMap) -> Iterator[tuple[object, ...]]:
     """The lines of a map."""
     if part.weights is None:
         raise UsageError("a .csv holds weights, and this capture has none: use .json")
-    queries, keys = (list(map(text, tokens)) for tokens in (part.queries, part.keys))
+    queries, keys = ([text(token.text) for token in tokens] for tokens in (part.queries, part.keys))
     for (i, layer), (j, head) in ((a, b) for a in enumerate(part.layers) for b in enumerate(part.heads)):
         values = part.weights[i, j].astype(str)  # the shortest decimals that give the same float32 back
         for query, key in np.argwhere(part.visible[i, j]).tolist():
             yield (
                 part.kind,
                 layer,
-                head,
+                head if isinstance(head, int) else text(head),
                 part.query_places[query],
                 queries[query],
                 part.key_places[key],
                 keys[key],
                 values[query, key],
+                units(part),
             )
 
 
-def text(token: Token) -> str:
-    """The text of a token as a spreadsheet may have it."""
-    said = token.text.replace("\0", "\\x00")
-    return f"'{said}" if said.startswith(FORMULA) else said
+def text(said: str) -> str:
+    """What a token says, as a spreadsheet may have it."""
+    shown = escape(said)
+    return f"'{shown}" if shown.startswith(FORMULA) else shown

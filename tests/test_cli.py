@@ -394,7 +394,7 @@ def test_tiles_are_drawn_from_a_file(run: Run, folder: Path) -> None:
     assert "18 heads · 12 tokens" in run("show", "--from", "tiles.attn", "--view", "grid").stdout
     assert run("show", "--from", "tiles.attn", "-o", "x.png").returncode == 0
     assert (folder / "x.png").exists()
-    fails(run("show", "--from", "tiles.attn", "--rows", "0:2"), 4, "a window shows weights")
+    fails(run("show", "--from", "tiles.attn", "--rows", "0:2"), 4, "a part of a text shows weights")
 
 
 @pytest.mark.parametrize("keep", ["statistics", "edges"])
@@ -549,13 +549,13 @@ def long_text() -> str:
 def test_a_long_text_is_drawn_in_tiles(call: Run, tiny: Tiny, long_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without being asked; nothing is kept that grows with the square of the text, and it is said what a cell is."""
     taken: list[Capture] = []
-    take = show_command.take
+    opened = show_command.opened
 
-    def spy(*args: Any) -> Capture:
-        taken.append(take(*args))
-        return taken[-1]
+    def spy(*args: Any) -> Any:
+        source = opened(*args)
+        return lambda request: taken.append(source(request)) or taken[-1]
 
-    monkeypatch.setattr(show_command, "take", spy)
+    monkeypatch.setattr(show_command, "opened", spy)
     shown = call("show", long_text, "-m", tiny("gpt2-4096"), "--width", "60")
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"2001 tokens on 5\d cells: each is the largest weight", re.sub(r"\s+", " ", shown.stdout))

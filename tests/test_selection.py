@@ -116,7 +116,7 @@ def test_json_has_the_schema(capture: Capture) -> None:
     assert text.isascii()
     assert document["schema"] == "attnviz/1"
     found = document["maps"][0]
-    assert set(found) == {"kind", "layers", "heads", "method", "queries", "keys", "weights"}
+    assert set(found) == {"kind", "layers", "heads", "method", "units", "queries", "keys", "weights"}
     assert found["keys"][0] == {"text": "<bos>", "id": 0, "start": 0, "end": 0, "special": True}
     part = capture.maps[0]
     for layer, head, query, key in np.ndindex(part.weights.shape):

@@ -184,7 +184,8 @@ def test_npz_is_for_numpy(capture: Capture, tmp_path: Path) -> None:
     for source in (capture, mean):
         part, found = source.maps[0], through(source, tmp_path, ".npz").maps[0]
         with np.load(tmp_path / "x.npz", allow_pickle=False) as arrays:
-            assert set(arrays) == {"weights", "visible", "queries", "keys", "layers", "heads"}
+            named = {"weights", "visible", "queries", "keys", "layers", "heads", "kind", "units"}
+            assert set(arrays) == named | {"query_places", "key_places"}
             assert list(arrays["keys"]) == [token.text for token in part.keys]
         assert_same_part(found.weights, part.weights)
         assert_same_part(found.visible, part.visible)

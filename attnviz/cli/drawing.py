@@ -129,7 +129,8 @@ def pictures(capture: Capture, options: Options, *, apart: bool = False) -> Sequ
     """
     require_cells(capture)
     several = sum(len(part.layers) * len(part.heads) for part in capture.maps) > 1
-    view = options["view"] or ("grid" if several and not apart else "heatmap")
+    view = options["view"] or ("grid" if several else "heatmap")
+    view = "heatmap" if apart and view == "grid" else view
     views: dict[str, Callable[[Capture, Look], Sequence[Picture]]] = {
         "heatmap": heatmaps,
         "grid": grids,

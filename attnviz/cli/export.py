@@ -1,8 +1,10 @@
 """`attnviz export`: a folder with every picture of a capture, in several formats, and a page to leaf through them."""
 
+import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,20 +28,22 @@ from attnviz.cli.options import (
     talk_options,
     text_argument,
 )
-from attnviz.cli.output import OF_FIGURES
+from attnviz.cli.output import OF_FIGURES, Made
 from attnviz.cli.report import Part, Report, split
 from attnviz.cli.take import reader, running
 from attnviz.errors import OutputError, UsageError
-from attnviz.files import require_writable, write_folder, write_whole
+from attnviz.escape import escape
+from attnviz.files import decode, require_writable, write_folder, write_whole
 from attnviz.render.gallery import Entry, gallery_html, gallery_md
 from attnviz.selection import Named
 
 File: TypeAlias = tuple[Part, str, Path]  # with its format and where it goes
 INDEX, KEPT = "index.html", "text.txt"
-UNREPEATED = {"text", "output", "forms", "force", "layers", "heads", "how", "kind", "quiet", "debug"}  # the parts say
+OF_THE_REPORT = {"output", "force", "quiet", "debug"}  # which no content depends on
+OF_PARTS = {"forms", "layers", "heads"}  # which each part says for itself
 OF_PAGES = ("exact",)
 SHORT = 300  # characters of a text that stands in a command
-UNUSED = {"view": None, "token": None, "incoming": False, "rows": None, "columns": None, "full": False}  # of show
+UNUSED = {"view": None, "token": None, "incoming": False, "rows": None, "columns": None, "full": False, "title": None}
 
 
 @click.command(cls=Sectioned)
@@ -77,6 +81,8 @@ def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool,
     """
     if isinstance(options["heads"], Named) and options["layers"] is not None:
         raise UsageError("--heads L5H3 names its layer: leave --layers out")
+    given = dict(repeated())
+    require_effect(given, forms)
     require_folder(output)
     if options["source"] is None:
         content = text_input.read(text, quiet)
@@ -84,13 +90,19 @@ def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool,
     else:
         source, said = reader(text, options["source"]), Said((), None)
     report = Report(source, {**options, **UNUSED}, forms)
-    parts, base = list(report.parts()), repeated()
-    entries = [Entry(*report.told(part), part.files, commands(part, base, said)) for part in parts]
-    digest = report.digest(shlex.join((*base, *said.argument)))
+    parts = list(report.parts())
+    base = {name: words for name, words in given.items() if name not in OF_PARTS}
+    entries = [Entry(*report.told(part), part.files, commands(part, base, said, output)) for part in parts]
+    digest = report.digest(shlex.join((*chain(*given.values()), *said.argument)))
     require_same(output, digest, force)
+    files = [(part, form, output / name) for part in parts for form, name in zip(part.forms, part.files, strict=True)]
+    missing = [file for file in files if force or not file[2].exists()]
+    made = tried(report, missing)
     front = {INDEX: gallery_html(report.title, digest, entries), "index.md": gallery_md(report.title, entries)}
-    write_folder(output, front | ({KEPT: said.kept.encode()} if said.kept is not None else {}))
-    write_parts(report, parts, output, force=force, quiet=quiet)
+    write_folder(output, front | ({KEPT: f"{said.kept}\n".encode()} if said.kept is not None else {}))
+    write_parts(report, missing, made, quiet=quiet)
+    there = f", {len(files) - len(missing)} were there" if len(missing) < len(files) else ""
+    note(f"wrote {len(missing)} file{'s' * (len(missing) != 1)}{there}; look at {output / INDEX}", quiet)
 
 
 class Said(NamedTuple):
@@ -102,12 +114,31 @@ class Said(NamedTuple):
 
     @classmethod
     def of(cls, text: str | None, content: str) -> "Said":
-        """The argument as it was; what came from elsewhere in its place, if it is short."""
-        if text is not None and text != "-":
+        """The name of a file or sample as it was; any other text in its place, if it is short and of one line."""
+        if text is not None and text.startswith("@") and not text.startswith("@@"):
             return cls((text,), None)
-        if len(content) > SHORT or "\n" in content or content == "-":
-            return cls(("-",), content)
-        return cls((f"@{content}" if content.startswith("@") else content,), None)
+        plain = len(content) <= SHORT and escape(content) == content and content != "-"
+        if plain or decode(f"{content}\n".encode(), KEPT) != content:
+            return cls((f"@{content}" if content.startswith("@") else content,), None)
+        return cls(("-",), content)
+
+
+def repeated() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The options that say what the files hold, by name, each as it is written."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name, flag = option.name or "", option.opts[-1]
+        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if isinstance(option, click.Option) and given and name not in OF_THE_REPORT:
+            yield name, (flag,) if option.is_flag else (flag, str(context.params[name]))
+
+
+def require_effect(given: Container[str], forms: Sequence[str]) -> None:
+    """Raise UsageError for options that would have no effect on any of the formats."""
+    for names, wanted in ((OF_FIGURES, FIGURES), (OF_PAGES, ("html",))):
+        for name in names:
+            if name in given and not set(wanted) & set(forms):
+                raise UsageError(f"--{name} has no effect without {' or '.join(wanted)} in --formats")
 
 
 def require_folder(folder: Path) -> None:
@@ -126,52 +157,46 @@ def require_same(folder: Path, digest: str, force: bool) -> None:
         raise OutputError(f"{folder} holds something else than this report; choose another folder or add --force")
 
 
-def repeated() -> tuple[str, ...]:
-    """The options of the report that each of its commands is to be given again, as they are written."""
-    context = click.get_current_context()
-    told: list[str] = []
-    for option in context.command.params:
-        given = context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
-        if isinstance(option, click.Option) and given and option.name not in UNREPEATED:
-            told += [option.opts[-1]] if option.is_flag else [option.opts[-1], str(context.params[option.name or ""])]
-    return tuple(told)
-
-
-def commands(part: Part, base: Sequence[str], said: Said) -> tuple[str, ...]:
+def commands(part: Part, base: Mapping[str, tuple[str, ...]], said: Said, folder: Path) -> tuple[str, ...]:
     """The commands that write the files of a part, without what has no effect on one."""
-    stdin = f" < {KEPT}" if said.kept is not None else ""
+    dashes = ("--",) if any(text.startswith("-") and text != "-" for text in said.argument) else ()
+    stdin = f" < {quoted(str(folder / KEPT))}" if said.kept is not None else ""
     found = []
     for form, name in zip(part.forms, part.files, strict=True):
         useless = (() if form in FIGURES else OF_FIGURES) + (() if form == "html" else OF_PAGES)
-        options = (*without(base, useless), *part.arguments, "-o", name)
-        dashes = ("--",) if said.argument and said.argument[0].startswith("-") and said.kept is None else ()
-        found.append(shlex.join(("attnviz", "show", *options, *dashes, *said.argument)) + stdin)
+        options = chain(*(words for option, words in base.items() if option not in useless), part.arguments)
+        words = "attnviz", "show", *options, "-o", name, *dashes, *said.argument
+        found.append(" ".join(map(quoted, words)) + stdin)
     return tuple(found)
 
 
-def without(options: Sequence[str], useless: Sequence[str]) -> Iterator[str]:
-    """Options as they are written, some of them left out with their values."""
-    skipping = False
-    for option in options:
-        if option.startswith("--"):
-            skipping = option.removeprefix("--") in useless
-        if not skipping:
-            yield option
+def quoted(word: str) -> str:
+    """A word for a shell; if it could steer a terminal, as an escape sequence, which bash and zsh read."""
+    if escape(word) == word:
+        return shlex.quote(word)
+    return "$'" + "".join(char if escape(char) == char and char not in "\\'" else octal(char) for char in word) + "'"
 
 
-def write_parts(report: Report, parts: Sequence[Part], folder: Path, *, force: bool, quiet: bool) -> None:
-    """Write the files that are not there yet, with a progress bar on a terminal, and say what was done."""
-    files = [(part, form, folder / name) for part in parts for form, name in zip(part.forms, part.files, strict=True)]
-    missing = [file for file in files if force or not file[2].exists()]
+def octal(char: str) -> str:
+    """The bytes of a character as escape sequences of a shell."""
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(char))
+
+
+def tried(report: Report, missing: Sequence[File]) -> dict[Path, Made]:
+    """The first file of each format, made before anything is written: what cannot be is refused in time."""
+    first = {form: (part, path) for part, form, path in reversed(missing)}
+    return {path: report.make(part, form) for form, (part, path) in first.items()}
+
+
+def write_parts(report: Report, missing: Sequence[File], made: dict[Path, Made], *, quiet: bool) -> None:
+    """Write files, some of which are made already, with a progress bar on a terminal, and tell their notes."""
     told: dict[str, None] = {}
     for part, form, path in progress(missing, quiet):
-        made = report.make(part, form)
-        write_whole(path, made.data)
-        told |= dict.fromkeys(made.notes)
+        done = made.pop(path, None) or report.make(part, form)
+        write_whole(path, done.data)
+        told |= dict.fromkeys(done.notes)
     for line in told:
         note(line, quiet)
-    there = f", {len(files) - len(missing)} were there" if len(missing) < len(files) else ""
-    note(f"wrote {len(missing)} file{'s' * (len(missing) != 1)}{there}; look at {folder / INDEX}", quiet)
 
 
 def progress(files: Sequence[File], quiet: bool) -> Iterable[File]:

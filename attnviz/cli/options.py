@@ -59,6 +59,13 @@ def together(section: str, *options: Decorator[Any]) -> Decorator[Any]:
     return decorate
 
 
+def shown_safely(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
+    """Text of the user's own, with what could steer a terminal written out."""
+    from attnviz.escape import escape
+
+    return value and escape(value)
+
+
 text_argument = click.argument("text", required=False)
 
 model_options = together(
@@ -161,7 +168,7 @@ look_options = together(
     ),
 )
 
-title_option = together("Look", click.option("--title", help="A title of your own."))
+title_option = together("Look", click.option("--title", callback=shown_safely, help="A title of your own."))
 
 figure_options = together(
     "Figures and pages",

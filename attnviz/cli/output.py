@@ -34,10 +34,12 @@ def target(options: Options) -> Target | None:
     found = None
     if output not in (None, "-"):
         path = Path(output)
-        if path.is_dir() or output.endswith("/"):
-            raise OutputError(f"{path} is a folder: name a file in it")
-        found = Target(form or suffix(path), path)
+        if output.endswith("/"):
+            raise OutputError(f"{output} is a folder: name a file in it")
         require_new(path, options["force"])
+        found = Target(form or suffix(path), path)
+        if path.suffix.lower().removeprefix(".") in {*FORMATS} - {found.form}:
+            raise UsageError(f"--format {form} contradicts the suffix of {path}: leave one of them out")
     elif form or output or options["as_json"]:
         found = Target(form or ("json" if options["as_json"] else ""), None)
     if found:

@@ -1,6 +1,7 @@
 """The files of a report: each is what `attnviz show` writes with some options, of captures that are taken once."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -9,12 +10,16 @@ from attnviz.cli.drawing import Options, keep, pictures, prepared, request, tile
 from attnviz.cli.options import DATA, FIGURES
 from attnviz.cli.output import MAKERS, Made
 from attnviz.cli.take import Source, chosen
-from attnviz.record import AttentionMap, Capture
+from attnviz.escape import escape
+from attnviz.record import AttentionMap, Capture, Kind
+from attnviz.request import Keep
 from attnviz.selection import ALL, Named, Selection
-from attnviz.storage import to_attn
-from attnviz.views.axes import model_title
+from attnviz.storage import parts as arrays
+from attnviz.views.axes import KINDS, model_title
 
 EVERYTHING = "attention"  # the name of files that hold all heads
+SPELT = {"view": "--view", "layers": "-l", "heads": "-H", "kind": "--map"}  # the options in which parts differ
+NOT_IN_NAMES = re.compile(r"[^\w-]")
 
 
 class Part(NamedTuple):
@@ -22,15 +27,22 @@ class Part(NamedTuple):
 
     name: str
     forms: tuple[str, ...]
-    changed: Options
-    """The options of `attnviz show` that differ from those of the report."""
-    arguments: tuple[str, ...]
-    """The same as they are written on the command line."""
+    options: Options
+    """Those of `attnviz show` that it needs besides those of the report."""
+    layers: Selection = ALL
+    """What it shows of the capture."""
+    heads: Selection | Named = ALL
 
     @property
     def files(self) -> tuple[str, ...]:
         """The names of its files."""
         return tuple(f"{self.name}.{form}" for form in self.forms)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Its options as they are written on the command line."""
+        given = ((flag, self.options.get(name)) for name, flag in SPELT.items())
+        return tuple(text for flag, value in given if value is not None for text in (flag, str(value)))
 
 
 @dataclass
@@ -40,40 +52,34 @@ class Report:
     source: Source
     options: Options
     forms: Sequence[str]
-    taken: dict[tuple[str, int], Capture] = field(default_factory=dict)
+    taken: dict[tuple[Kind | None, Keep, int], Capture] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Capture:
+        """The capture that was taken first, of everything."""
+        return next(iter(self.taken.values()))
 
     @property
     def title(self) -> str:
         """What it is of."""
-        return f"{model_title(next(iter(self.taken.values())))}: attention"
+        return f"{model_title(self.first)}: attention"
 
     def parts(self) -> Iterator[Part]:
         """Parts of each kind of map, and a page of all of them."""
         figures, data = (tuple(form for form in self.forms if form in names) for names in (FIGURES, DATA))
-        whole = self.whole()
-        kinds = tuple(dict.fromkeys(part.kind for part in whole.maps))
-        everything = *spelt(self.every), *self.merging
+        maps = self.take({**self.options, **self.every, "view": "heatmap"}, self.forms[0]).maps
+        kinds = tuple(dict.fromkeys(part.kind for part in maps))
         for kind in kinds:
-            several = len(kinds) > 1
-            only, told, prefix = ({"kind": kind}, ("--map", kind), f"{kind}-") if several else ({}, (), "")
+            only, prefix = ({"kind": kind}, f"{kind}-") if len(kinds) > 1 else ({}, "")
             if figures:
-                yield from self.figures([part for part in whole.maps if part.kind == kind], figures, prefix, only, told)
+                asked = {name: self.options[name] for name in ("layers", "heads")}
+                drawn = [part for part in maps if part.kind == kind]
+                for part in (Part("grid", figures, {"view": "grid", **asked}), *self.heads(drawn, figures)):
+                    yield part._replace(name=prefix + part.name, options={**part.options, **only})
             if data:
-                yield Part(prefix + EVERYTHING, data, {**self.every, **only}, (*everything, *told))
+                yield Part(prefix + EVERYTHING, data, {**self.every, **only})
         if "html" in self.forms:
-            yield Part(EVERYTHING, ("html",), self.every, everything)
-
-    def figures(
-        self, maps: Sequence[AttentionMap], forms: tuple[str, ...], prefix: str, only: Options, told: tuple[str, ...]
-    ) -> Iterator[Part]:
-        """The figures of maps of one kind: all of them as thumbnails, and each alone."""
-        chosen = {name: self.options[name] for name in ("layers", "heads") if self.options[name] is not None}
-        arguments = "--view", "grid", *spelt(chosen), *self.merging, *told
-        yield Part(f"{prefix}grid", forms, {**only, "view": "grid"}, arguments)
-        for layer, head in ((layer, head) for part in maps for layer in part.layers for head in part.heads):
-            name, selected = self.selected(layer, head)
-            arguments = "--view", "heatmap", *spelt(selected), *self.merging, *told
-            yield Part(prefix + name, forms, {**only, **selected, "view": "heatmap"}, arguments)
+            yield Part(EVERYTHING, ("html",), self.every)
 
     @property
     def every(self) -> Options:
@@ -81,41 +87,39 @@ class Report:
         heads = self.options["heads"] or ALL
         return {"layers": None if isinstance(heads, Named) else self.options["layers"] or ALL, "heads": heads}
 
-    def selected(self, layer: int, head: int | str) -> tuple[str, Options]:
-        """The name of a picture of a head, or of the heads of a layer made one, and the options that choose it."""
-        if isinstance(head, int):
-            return f"L{layer}H{head}", {"layers": None, "heads": Named(((layer, head),))}
-        heads = self.options["heads"]
-        if isinstance(heads, Named):
-            return f"L{layer}-{head}", {"layers": None, "heads": Named(tuple(h for h in heads.heads if h[0] == layer))}
-        return f"L{layer}-{head}", {"layers": Selection(((layer, layer),)), "heads": heads or ALL}
-
-    @property
-    def merging(self) -> tuple[str, ...]:
-        """The option that makes one of several heads, as it is written."""
-        return ("--reduce", self.options["how"]) if self.options["how"] else ()
-
-    def whole(self) -> Capture:
-        """Everything that the report shows, its heads made one if that is asked for."""
-        form = self.forms[0]
-        options = {**self.options, **self.every, "view": "heatmap" if form in FIGURES else None}
-        return prepared(self.take(options, form), options, form)
+    def heads(self, maps: Sequence[AttentionMap], forms: tuple[str, ...]) -> Iterator[Part]:
+        """A part for each head, or for the heads of each layer that are made one."""
+        how, view = self.options["how"], {"view": "heatmap"}
+        for part, layer in ((each, layer) for each in maps for layer in each.layers):
+            here = Selection(((layer, layer),))
+            numbers = [head for head in part.heads if isinstance(head, int)]  # a file may hold a reduction already
+            if how and numbers and isinstance(self.options["heads"], Named):
+                heads = Named(tuple((layer, head) for head in numbers))
+                yield Part(f"L{layer}-{how}", forms, {**view, "heads": heads}, heads=heads)
+            elif how or not numbers:
+                name = NOT_IN_NAMES.sub("_", how if numbers else str(part.heads[0]))
+                yield Part(f"L{layer}-{name}", forms, {**view, "layers": here, "heads": self.every["heads"]}, here)
+            else:
+                for head in numbers:
+                    heads = Named(((layer, head),))
+                    yield Part(f"L{layer}H{head}", forms, {**view, "heads": heads}, heads=heads)
 
     def take(self, options: Options, form: str) -> Capture:
         """A capture of everything, as finely as `attnviz show` with these options would take it."""
-        fineness = keep(options, form), tiles(options, form, None)
-        if fineness not in self.taken:
-            wanted = request({**options, **{name: self.options[name] for name in ("kind", "heads")}}, form, None)
-            layers = ALL if isinstance(self.options["heads"], Named) else self.options["layers"] or ALL
-            found = self.source(replace(wanted, layers=layers, preferred=()))
-            exact = all(part.weights is not None for part in found.maps)
-            self.taken |= {(how, fineness[1]): found for how in (("weights", "tiles") if exact else fineness[:1])}
-        return self.taken[fineness]
+        kind = options["kind"] if form in DATA else self.options["kind"]  # data tell how exact they are
+        how, most = keep(options, form), tiles(options, form, None)
+        for key, found in self.taken.items():
+            if key == (kind, how, most) or (key[0] == kind and how == "tiles" and is_exact(found, most)):
+                return found
+        wanted = request({**options, **self.every, "kind": kind}, form, None)
+        found = self.source(replace(wanted, preferred=(), keep=how, tiles=most))
+        return self.taken.setdefault((kind, how, most), found)
 
     def capture(self, part: Part, form: str) -> tuple[Capture, Options]:
         """What `attnviz show` would draw for a file, and its options."""
-        options = {**self.options, "title": None, **part.changed}
-        found = chosen(self.take(options, form), request(options, form, None))
+        options = {**self.options, "layers": None, **part.options}
+        wanted = replace(request(options, form, None), layers=part.layers, heads=part.heads)
+        found = chosen(self.take(options, form), wanted)
         return prepared(found, options, form), options
 
     def make(self, part: Part, form: str) -> Made:
@@ -126,23 +130,26 @@ class Report:
     def told(self, part: Part) -> tuple[str, tuple[str, ...]]:
         """Title and caption of a part."""
         capture, options = self.capture(part, part.forms[0])
-        if part.forms[0] not in FIGURES:
-            return "Everything", capture.notes
-        (picture, *_) = pictures(capture, options)
-        return picture.title, picture.caption
+        if part.forms[0] in FIGURES:
+            (picture, *_) = pictures(capture, options)
+            return picture.title, picture.caption
+        kinds = [KINDS[kind] for kind in dict.fromkeys(part.kind for part in capture.maps)]
+        return f"everything: {', '.join(kinds)}", tuple(map(escape, capture.notes))
 
     def digest(self, arguments: str) -> str:
         """What the report is of: the same for the same numbers drawn by the same command."""
-        found = hashlib.sha256(arguments.encode())
-        for name in sorted(self.taken):
-            found.update(to_attn(self.taken[name]))
+        capture = self.first
+        found = hashlib.sha256(repr((arguments, capture.model, capture.text, capture.notes)).encode())
+        for part in capture.maps:
+            found.update(repr((part.kind, part.layers, part.heads, part.queries, part.keys)).encode())
+            for array in arrays(part).values():
+                found.update(array)  # without a copy: tiles of all heads are large
         return found.hexdigest()
 
 
-def spelt(selected: Options) -> tuple[str, ...]:
-    """Options for layers and heads as they are written; None is left out."""
-    named = (("-l", selected.get("layers")), ("-H", selected.get("heads")))
-    return tuple(text for name, value in named if value is not None for text in (name, str(value)))
+def is_exact(capture: Capture, most: int) -> bool:
+    """Whether a capture holds weights, of no more tokens than there may be tiles on a side."""
+    return all(part.weights is not None and max(len(part.queries), len(part.keys)) <= most for part in capture.maps)
 
 
 def split(forms: str) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ def loaded(options: Mapping[str, Any], quiet: bool) -> "Model":
     for name in ("pair", "target"):
         if options[name] is not None and not options[name].strip():
             raise InputError(f"the text of --{name} is empty")
+        text_input.require_unicode(options[name] or "", f"the text of --{name}")
     return load(
         options["model"],
         revision=options["revision"],

@@ -22,9 +22,18 @@ def read(text: str | None, quiet: bool = False) -> str:
         note(f"no text given; using a sample: {SENTENCE}", quiet)
         return SENTENCE
     found = resolve(text)
+    require_unicode(found, "the text")
     if not found.strip():
         raise InputError("the text is empty" if text == found else f"the text in {text} is empty")
     return found
+
+
+def require_unicode(text: str, name: str) -> None:
+    """Raise InputError unless an argument was UTF-8: bytes that are none come as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} is not UTF-8 (character {error.start})") from error
 
 
 def resolve(text: str) -> str:

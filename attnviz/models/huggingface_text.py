@@ -15,8 +15,8 @@ from attnviz.models.checks import require_length, require_none
 from attnviz.models.huggingface_reading import first_line, quiet_library, undisturbed
 from attnviz.models.maps import Choice
 from attnviz.record import Kind, Token
-from attnviz.selection import Sides
 from attnviz.request import Prompt
+from attnviz.selection import Sides
 
 WRITTEN = 64  # tokens that an encoder-decoder writes at most when no target is given
 BROKEN = "\ufffd"  # what a tokenizer decodes the first bytes of a sign to

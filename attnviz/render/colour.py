@@ -1,7 +1,7 @@
 """Colour scales for all media: maps whose lightness rises evenly, so that every eye reads them and so does a copier.
 
-viridis and magma (van der Walt & Smith 2015), cividis (Nuñez, Anderton & Renslow 2018), and a grey that stops before the
-white of paper. Each has a colour of its own for what is beyond the scale, picked to be far from the map for readers
+viridis and magma (van der Walt & Smith 2015), cividis (Nuñez, Anderton & Renslow 2018), and a grey that stops before
+the white of paper. Each has a colour of its own for what is beyond the scale, picked to be far from the map for readers
 without red, green or blue cones as well.
 """
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import chain
 from typing import NamedTuple
 from urllib.parse import quote
 
-from attnviz.render.markdown import literal
+from attnviz.render.markdown import lines, literal
 
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
@@ -71,16 +72,17 @@ def figure(entry: Entry) -> str:
 
 def gallery_md(title: str, entries: Sequence[Entry]) -> bytes:
     """The same in Markdown, with the commands."""
-    return "\n".join([f"# {literal(title)}", "", *(line for entry in entries for line in section(entry))]).encode()
+    told = "Each with the commands that make it again, where this report was made."
+    return "\n".join([f"# {literal(title)}", "", told, "", *chain(*map(section, entries))]).encode()
 
 
 def section(entry: Entry) -> list[str]:
     """A picture with its caption and the commands that make it."""
     picture = [f"![{literal(entry.title)}]({quote(entry.picture)})", ""] if entry.picture else []
     links = ", ".join(f"[{literal(name)}]({quote(name)})" for name in entry.files)
-    told = [f"{literal(line)}  " for line in entry.caption]
     fence = "`" * max(3, 1 + max(len(run) for command in entry.commands for run in ticks(command)))
-    return [f"## {literal(entry.title)}", "", *picture, *told, links, "", f"{fence}sh", *entry.commands, fence, ""]
+    body = *picture, *lines(entry.caption), links
+    return [f"## {literal(entry.title)}", "", *body, "", f"{fence}sh", *entry.commands, fence, ""]
 
 
 def ticks(text: str) -> list[str]:

@@ -8,6 +8,8 @@ from attnviz.views.drawable import Axis, Heatmap, Panel, Picture, Strip
 
 MARKS = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#!|~$@"} | {"&": "&amp;"})
 LINKS = re.compile(r"(?<=:)/(?=/)|(?<=www)\.")  # of which readers of Markdown make links by themselves
+STARTS = re.compile(r"^\d*(?=[-+=.])")  # what makes a list, a rule or a heading of a line
+UNITS = "Numbers are attention weights; nothing where masked."
 
 
 def markdown(pictures: Sequence[Picture]) -> str:
@@ -19,7 +21,7 @@ def part(picture: Picture) -> Iterator[str]:
     """The lines of one."""
     yield from (f"## {literal(picture.title)}", "")
     yield from table(picture)
-    yield from ("", *(f"{literal(line)}  " for line in picture.caption), "")
+    yield from ("", *lines((UNITS, *picture.caption)), "")
 
 
 @singledispatch
@@ -70,6 +72,12 @@ def weights(panel: Panel, row: int) -> list[str]:
     """The weights of a row to four digits; nothing where masked."""
     cells = zip(panel.values[row], panel.visible[row], strict=True)
     return [f"{value:.4f}" if visible else "" for value, visible in cells]
+
+
+def lines(caption: Sequence[str]) -> list[str]:
+    """A paragraph whose lines stay lines."""
+    told = (STARTS.sub(r"\g<0>\\", literal(line.strip())) for line in caption)
+    return [f"{text}  " for text in told]
 
 
 def literal(text: str) -> str:

@@ -13,6 +13,7 @@ KINDS: dict[Kind, str] = {
     "decoder": "decoder",
     "cross": "cross-attention",
 }
+LONGEST = 40  # characters of a token in a sentence
 
 
 def sides(part: AttentionMap) -> tuple[Axis, Axis]:
@@ -69,18 +70,34 @@ def head_titles(part: AttentionMap, layer: int, head: int) -> tuple[str, ...]:
 
 def head_title(head: int | str) -> str:
     """A head by its number, or what was made of several."""
-    return f"head {head}" if isinstance(head, int) else f"{head} over heads"
+    return f"head {head}" if isinstance(head, int) else f"{escape(head)} over heads"
 
 
 def head_name(layer: int, head: int | str) -> str:
     """A head by its short name: L5H3, or L5 mean."""
-    return f"L{layer}H{head}" if isinstance(head, int) else f"L{layer} {head}"
+    return f"L{layer}{column_name(head)}" if isinstance(head, int) else f"L{layer} {column_name(head)}"
 
 
-def tokens_title(part: AttentionMap) -> str:
-    """How many tokens there are."""
-    n, m = len(part.queries), len(part.keys)
-    return f"{n} tokens" if n == m else f"{n} x {m} tokens"
+def column_name(head: int | str) -> str:
+    """A head of any layer by its short name: H3, or mean."""
+    return f"H{head}" if isinstance(head, int) else escape(head)
+
+
+def name(token: Token) -> str:
+    """A token in a sentence."""
+    return short(label(token.text))
+
+
+def short(text: str) -> str:
+    """As much of a label as a sentence can hold."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def tokens_title(parts: Sequence[AttentionMap]) -> str:
+    """How many tokens there are, the most in any of the maps."""
+    n, m = max((len(part.queries), len(part.keys)) for part in parts)
+    more = "up to " * (len({(len(part.queries), len(part.keys)) for part in parts}) > 1)
+    return f"{more}{n} tokens" if n == m else f"{more}{n} x {m} tokens"
 
 
 def panels_title(count: int, heads: Sequence[int | str]) -> str:

@@ -6,12 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from attnviz.analysis.statistics import sink
-from attnviz.escape import label
 from attnviz.record import AttentionMap, Floats, Visible
+from attnviz.views.axes import name
 from attnviz.views.drawable import Panel, Scale
 
 TAKING = 0.3  # the share of the weight from which a special or first token is a sink (Gu et al. 2024)
 MOST = 0.5  # and any token
+NEARLY = 0.9  # of the largest weight: colours that reach so far show nearly as much
+ROUNDING = 1e-6  # of float32, in a row that sums to 1
 
 
 class Look(NamedTuple):
@@ -27,33 +29,52 @@ def shares(part: AttentionMap, layer: int, head: int, panel: Panel) -> Floats:
     if part.weights is None and part.statistics is not None:
         received = part.statistics.received[layer, head]
     else:
-        width = -(-len(part.keys) // panel.values.shape[1])
-        received = np.repeat(panel.values[panel.visible.sum(1) > 1].sum(0), width)[: len(part.keys)]
+        columns = panel.values[panel.visible.sum(1) > 1].sum(0)
+        received = np.repeat(columns, tile_width(part))[: len(part.keys)]
     total = received.sum()
     found: Floats = received / total if total else np.zeros_like(received)
     return found
 
 
+def tile_width(part: AttentionMap) -> int:
+    """Keys that a column of its panels stands for."""
+    return part.tiles.width if part.weights is None and part.tiles else 1
+
+
 def sinks(part: AttentionMap, taken: Floats) -> Visible:
     """Which keys are sinks (key), given the share that each takes.
 
-    Of one query alone, only special tokens and the first: any other may well be what it is about.
+    Of few keys, a special or first token must take twice its part to be one. Of one query alone, only these can be:
+    any other may well be what it is about.
     """
-    parked = [token.special or place == 0 for token, place in zip(part.keys, part.key_places, strict=True)]
-    least = np.where(parked, TAKING, MOST if len(part.queries) > 1 else np.inf)
+    few = 2 / max(int(np.count_nonzero(taken)), 1)
+    least = np.where(parked(part), np.clip(few, TAKING, MOST), MOST if len(part.queries) > 1 else np.inf)
     found: Visible = taken >= least
     return found
 
 
+def parked(part: AttentionMap) -> list[bool]:
+    """Whether each key is one that heads rest on: a special token, or the first of the whole text."""
+    return [token.special or place == 0 for token, place in zip(part.keys, part.key_places, strict=True)]
+
+
+def covered(part: AttentionMap, hidden: Visible) -> Visible:
+    """The columns of its panels that hold a sink (column), given which keys are sinks."""
+    found: Visible = np.logical_or.reduceat(hidden, np.arange(0, len(hidden), tile_width(part)))
+    return found
+
+
 def scale(panels: Iterable[tuple[Panel, Visible]], look: Look) -> Scale:
-    """One colour scale for panels with their sinks (key), whose columns it leaves out unless it is to be whole."""
+    """One colour scale for panels with columns that it leaves out (column), unless it is to be whole.
+
+    They are not left out where the others hold nothing but what rounding leaves, or weights that are nearly as large.
+    """
     largest = top = 0.0
     for panel, hidden in panels:
-        width = -(-len(hidden) // panel.values.shape[1])
-        columns = np.logical_or.reduceat(hidden, np.arange(0, len(hidden), width))
         largest = max(largest, float(panel.values.max()))
-        top = max(top, float(panel.values[:, ~columns].max(initial=0)))
-    return Scale(top if top and not look.whole else largest, largest, look.linear)
+        top = max(top, float(panel.values[:, ~hidden].max(initial=0)))
+    blinded = ROUNDING * largest < top < NEARLY * largest
+    return Scale(top if blinded and not look.whole else largest, largest, look.linear)
 
 
 def beyond_line(part: AttentionMap, taken: Floats, hidden: Visible, scale: Scale) -> str:
@@ -61,23 +82,23 @@ def beyond_line(part: AttentionMap, taken: Floats, hidden: Visible, scale: Scale
     if not scale.has_beyond:
         return ""
     (first, *others) = np.flatnonzero(hidden)
-    more = "".join(f", {taken[i]:.0%} on {label(part.keys[i].text)}" for i in others)
-    return f"{taken[first]:.0%} of the weight is on the sink {label(part.keys[first].text)}{more}: beyond the colours"
+    more = "".join(f", {taken[i]:.0%} on {name(part.keys[i])}" for i in others)
+    return f"{taken[first]:.0%} of the weight is on the sink {name(part.keys[first])}{more}: beyond the colours"
 
 
 def sink_line(parts: Sequence[AttentionMap], places: list[tuple[int, int]] | None = None) -> str:
     """The share of the weight on the sink, as a line, over heads by their places or all.
 
-    Empty if no query has a choice, or nothing is known of the whole rows, or of rows of maxima, which sum to anything.
+    Empty if no query has a choice, or nothing is known of the whole rows, or of rows of maxima, which sum to anything,
+    or of maps with keys of their own.
     """
-    if any("max" in part.heads or part.statistics is None for part in parts):
+    first, kept = parts[0], [part.statistics.received for part in parts if part.statistics]
+    if len(kept) < len(parts) or any("max" in part.heads or part.keys != first.keys for part in parts):
         return ""
-    received = np.concatenate(
-        [part.statistics.received.reshape(-1, len(part.keys)) for part in parts if part.statistics]
-    )
+    received = np.concatenate([array.reshape(-1, len(first.keys)) for array in kept])
     if places is not None:
-        heads = len(parts[0].heads)
-        received = received[[layer * heads + head for layer, head in places]]
-    keys = parts[0].keys
-    found = sink(received, [i for i, token in enumerate(keys) if token.special or i == 0])
-    return f"{found.share:.0%} of the weight is on the sink {label(keys[found.key].text)}" if found else ""
+        received = received[[layer * len(first.heads) + head for layer, head in places]]
+    candidates = np.flatnonzero(parked(first))
+    found = sink(received, candidates.tolist()) if len(candidates) else None
+    total = received.sum(dtype=np.float64) / len(received)  # 1, unless rows are given ones or see nothing
+    return f"{found.share / total:.0%} of the weight is on the sink {name(first.keys[found.key])}" if found else ""

@@ -7,19 +7,22 @@ from typing import TypeAlias
 import numpy as np
 
 from attnviz.analysis.statistics import tiled
+from attnviz.escape import escape
 from attnviz.record import AttentionMap, Capture, Floats, Visible
 from attnviz.views.axes import (
     KINDS,
+    column_name,
     head_name,
     head_titles,
     kind_title,
     model_title,
     panels_title,
+    short,
     sides,
     tokens_title,
 )
 from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Section, Strip
-from attnviz.views.sinks import Look, beyond_line, scale, shares, sink_line, sinks
+from attnviz.views.sinks import Look, beyond_line, covered, scale, shares, sink_line, sinks
 
 Place: TypeAlias = tuple[AttentionMap, int, int]  # a head of a capture: its map, and its place there
 PLAIN = Look()
@@ -40,7 +43,7 @@ def places(parts: Sequence[AttentionMap]) -> Iterator[Place]:
 def heatmap(capture: Capture, part: AttentionMap, layer: int, head: int, look: Look = PLAIN) -> Heatmap:
     """One matrix of a map, by the places of its layer and head."""
     shown, taken, hidden = seen(part, layer, head)
-    colours = scale([(shown, hidden)], look)
+    colours = scale([(shown, covered(part, hidden))], look)
     caption = (
         beyond_line(part, taken, hidden, colours) or sink_line([part], [(layer, head)]),
         pooled_line(part),
@@ -62,10 +65,10 @@ def by_kind(capture: Capture) -> list[list[AttentionMap]]:
 
 def grid(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) -> Grid:
     """The layers and heads of maps of one kind, on one colour scale."""
-    found = {(part.layers[i], part.heads[j]): seen(part, i, j) for part, i, j in places(parts)}
+    found = {(part.layers[i], part.heads[j]): (part, *seen(part, i, j)) for part, i, j in places(parts)}
     layers = tuple(dict.fromkeys(layer for layer, _ in found))
     heads = tuple(dict.fromkeys(head for _, head in found))
-    colours = scale(((shown, hidden) for shown, _, hidden in found.values()), look)
+    colours = scale(((shown, covered(part, hidden)) for part, shown, _, hidden in found.values()), look)
     sunk = sink_line(parts)
     caption = (
         sunk and f"{sunk}, over all heads shown",
@@ -73,15 +76,15 @@ def grid(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) ->
         pooled_line(parts[0]),
         *capture.notes,
     )
-    panels = {place: shown for place, (shown, _, _) in found.items()}
+    panels = {place: shown for place, (_, shown, _, _) in found.items()}
     return Grid(
-        title(capture, *kind_title(parts[0]), panels_title(len(panels), heads), tokens_title(parts[0])),
+        title(capture, *kind_title(parts[0]), panels_title(len(panels), heads), tokens_title(parts)),
         tuple(f"L{layer}" for layer in layers),
-        tuple(head if isinstance(head, str) else f"H{head}" for head in heads),
+        tuple(map(column_name, heads)),
         tuple(tuple(panels.get((layer, head)) for head in heads) for layer in layers),
         colours,
         told(caption),
-        max(len(parts[0].queries), len(parts[0].keys)),
+        max(len(side) for part in parts for side in (part.queries, part.keys)),
     )
 
 
@@ -96,11 +99,9 @@ def strips(capture: Capture, look: Look = PLAIN, *, incoming: bool = False) -> l
 def strip(capture: Capture, part: AttentionMap, layer: int, head: int, look: Look, *, incoming: bool) -> Strip:
     """One of them."""
     shown, taken, hidden = seen(part, layer, head)
-    queries, keys = sides(part)
+    one, tokens = sides(part)
     if incoming:
-        one, tokens, shown, hidden = keys, queries, Panel(shown.values.T, shown.visible.T), np.zeros(len(queries), bool)
-    else:
-        one, tokens = queries, keys
+        one, tokens, shown, hidden = tokens, one, Panel(shown.values.T, shown.visible.T), np.zeros(len(one), bool)
     colours = scale([(shown, hidden)], look)
     named = f"what attends to {token_title(one)}" if incoming else f"what {token_title(one)} attends to"
     chosen = tokens.numbers.index(one.numbers[0]) if part.kind != "cross" and one.numbers[0] in tokens.numbers else None
@@ -109,12 +110,18 @@ def strip(capture: Capture, part: AttentionMap, layer: int, head: int, look: Loo
 
 
 def rows(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
-    """One query over all layers and heads: a row a head, a picture for each kind of map. The capture shows it alone."""
-    return [query_rows(capture, parts, look) for parts in by_kind(capture)]
+    """One query over all layers and heads, a row a head: a picture for each kind of map and its keys.
+
+    The capture shows that query alone.
+    """
+    found: dict[tuple[object, ...], list[AttentionMap]] = {}
+    for part in capture.maps:
+        found.setdefault((part.kind, part.keys), []).append(part)
+    return [query_rows(capture, parts, look) for parts in found.values()]
 
 
 def query_rows(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) -> Heatmap:
-    """The one query of maps of one kind."""
+    """The one query of maps of one kind, with the same keys."""
     first, found = parts[0], list(places(parts))
     panels = [panel(*place) for place in found]
     together = Panel(np.vstack([shown.values for shown in panels]), np.vstack([shown.visible for shown in panels]))
@@ -137,7 +144,7 @@ def page(capture: Capture, look: Look = PLAIN, most: int = PAGE) -> Page:
     """Everything that the capture holds, in tiles where a text has more than so many tokens."""
     capture = replace(capture, maps=tuple(tiled(part, most) for part in capture.maps))
     sections = tuple(section(capture, parts, look) for parts in by_kind(capture))
-    return Page(model_title(capture), sections, capture.notes)
+    return Page(model_title(capture), sections, told(capture.notes))
 
 
 def section(capture: Capture, parts: Sequence[AttentionMap], look: Look) -> Section:
@@ -173,12 +180,12 @@ def title(capture: Capture, *parts: str) -> str:
 
 def token_title(axis: Axis) -> str:
     """The one token of an axis."""
-    return f"token {axis.numbers[0]} {axis.labels[0]}"
+    return f"token {axis.numbers[0]} {short(axis.labels[0])}"
 
 
 def told(lines: Sequence[str]) -> tuple[str, ...]:
-    """The lines of a caption that say something."""
-    return tuple(filter(None, lines))
+    """The lines of a caption that say something; notes may come from anyone."""
+    return tuple(escape(line) for line in lines if line)
 
 
 def pooled_line(part: AttentionMap) -> str:
@@ -191,5 +198,5 @@ def strongest_line(tokens: Axis, shown: Panel) -> str:
     """The tokens with the largest weights of a row, by name and number."""
     values = shown.values[0]
     order = [i for i in np.argsort(-values, kind="stable")[:NAMED] if values[i] >= 0.005]
-    named = ", ".join(f"{tokens.labels[i]} ({tokens.numbers[i]}) {values[i]:.2f}" for i in order)
+    named = ", ".join(f"{short(tokens.labels[i])} ({tokens.numbers[i]}) {values[i]:.2f}" for i in order)
     return f"strongest: {named}" if named else ""
