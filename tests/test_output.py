@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -451,7 +451,7 @@ def test_a_title_is_text_everywhere(call: Run, tmp_path: Path) -> None:
         assert call("show", "hi", "--title", title, "-o", f"x.{form}").returncode == 0
         shown = (tmp_path / f"x.{form}").read_text("utf-8")
         assert not re.search("[\0\x1b]", shown)
-    ElementTree.parse(tmp_path / "x.svg")
+    ET.parse(tmp_path / "x.svg")
 
 
 def test_a_text_that_is_no_unicode_is_refused(call: Run) -> None:

@@ -80,7 +80,7 @@ def test_colours_end_before_the_sink(known: bool) -> None:
 def test_colours_that_reach_nearly_as_far_show_the_sink_too() -> None:
     """A column that is hardly stronger than the others blinds nothing, and is shown to scale; its share is told."""
     weights = sunk(9, 0.6)
-    weights[0, 0, 4] = np.eye(9)[4] * 0.58 + np.eye(9)[0] * 0.42
+    weights[4] = np.eye(9)[4] * 0.58 + np.eye(9)[0] * 0.42
     drawn = heatmaps(made(weights, tokens("<bos> " + words(8))))[0]
     assert drawn.scale.top == drawn.scale.largest == np.float32(0.6)
     assert drawn.caption == ("58% of the weight is on the sink <bos>",)
