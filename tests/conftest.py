@@ -13,6 +13,7 @@ from attnviz.record import AttentionMap, Capture, Token
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models and many processes: threads only wait for each other
 for variable in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLORTERM", "COLUMNS"):
     os.environ.pop(variable, None)
 

@@ -770,6 +770,8 @@ def test_a_long_text_is_shown_in_tiles(reader: Callable[..., Reader]) -> None:
     assert on.page.locator("#rows [data-cell]").count() == tiles.shape[-1] == 16
     assert f"tile of {size} tokens" in on.text("#told")
     assert f"{size} x {size} tokens" in on.text("#caption")
+    written = capture.text[part.keys[3 * size].start : part.keys[4 * size - 1].end]
+    assert on.token(3).inner_text() == " ".join(written.split())
     on.token(3).hover()
     assert f"({3 * size}\u2013{4 * size - 1}) attends to" in on.text("#told")
     on.point(3, 1)
@@ -799,17 +801,19 @@ def test_one_token_and_one_head_are_a_page(reader: Callable[..., Reader]) -> Non
 def test_heads_may_be_missing_and_differ_in_size(reader: Callable[..., Reader]) -> None:
     """Arrows go past what is not there; text, picture and lines are those of each head."""
     (wide,), (narrow,) = made(WORDS, 1, 3).maps, made(WORDS[:4], 1, 1, seed=1).maps
-    low = replace(narrow, layers=(1,), heads=(2,))
-    on = reader(Capture("toy", "", (wide, low)), "#layer=0&head=2&token=8&line=0.0")
-    assert on.page.locator("#heads button").count() == 4
+    low = tuple(replace(narrow, layers=(1,), heads=(head,)) for head in (0, 2))
+    on = reader(Capture("toy", "", (wide, *low)), "#layer=0&head=2&token=8&line=0.0")
+    assert on.page.locator("#heads button").count() == 5
     assert on.locked() == ["sea"]
+    on.press("Escape")
     on.token(7).hover()
     on.press("ArrowDown")
-    assert (on.text("#head-title"), on.text("#rows"), on.locked()) == ("Layer 1, head 2", "The old woman opened", [])
+    assert (on.text("#head-title"), on.text("#rows")) == ("Layer 1, head 2", "The old woman opened")
+    assert "undefined" not in on.text("#told")
     assert on.text("#legend").splitlines()[-1].startswith("L0H0 (other tokens)")
     on.press("ArrowLeft")
-    assert on.text("#head-title") == "Layer 1, head 2"
-    on.press("ArrowUp", "ArrowLeft", "ArrowDown")
+    assert on.text("#head-title") == "Layer 1, head 0"
+    on.press("ArrowUp", "ArrowRight", "ArrowDown")
     assert on.text("#head-title") == "Layer 0, head 1"
 
 
@@ -848,7 +852,8 @@ def test_hostile_tokens_are_shown_and_not_obeyed(reader: Callable[..., Reader]) 
     on.point(7, 0)
     assert on.text("#tip").startswith("query xxxxxxxxxxxxxxxx…xxxxxxxxxxxxxxxx (7)")
     assert on.page.evaluate("[typeof hacked, document.querySelectorAll('img').length]") == ["undefined", 0]
-    assert on.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for name in ("html", "#rows", "#caption", "#told"):
+        assert on.page.locator(name).evaluate("(box) => box.scrollWidth <= box.clientWidth"), name
     assert on.table()[0]["query_token"] == HOSTILE[0].replace(" ", "␣")
     on.download("#png")
 
@@ -884,7 +889,7 @@ FOCUSED = """() => {
 
 @pytest.mark.browser
 def test_all_of_it_is_reached_by_the_keyboard(reader: Callable[..., Reader]) -> None:
-    """Tab comes by every control, the heads, the text, the lines and the explanation, and where it is can be seen."""
+    """Tab comes by everything, and where it is can be seen; arrows belong to what is in focus."""
     on = reader(made(WORDS))
     met = {}
     for _ in range(22):
@@ -910,6 +915,12 @@ def test_all_of_it_is_reached_by_the_keyboard(reader: Callable[..., Reader]) -> 
     on.page.get_by_role("button", name="layer 0, head 0").focus()
     on.press("ArrowRight")
     assert on.page.evaluate("document.activeElement.ariaLabel") == "layer 0, head 1"
+    on.page.locator("#scroll").focus()
+    on.press("ArrowDown")
+    on.page.locator("[name=scale]:checked").focus()
+    on.press("ArrowRight")
+    assert on.page.locator("[name=scale][value=linear]").is_checked()
+    assert on.text("#head-title") == "Layer 0, head 1"
 
 
 @pytest.mark.browser
@@ -959,7 +970,7 @@ def test_it_fits_the_screen(width: int, minilm: Path, reader: Callable[..., Read
 
 @pytest.mark.browser
 def test_a_page_is_of_use_before_all_of_it_is_there(reader: Callable[..., Reader], chromium: Any) -> None:
-    """What comes first shows the first head; a head that is still on its way is shown when it arrives."""
+    """What comes first shows the first head; one that is still on its way is waited for, unless another is chosen."""
     data, more = html(page(made(WORDS, 3, 3))), threading.Event()
     cut = data.index(b'id="weights-0-2-1"') + 40  # in the midst of its codes
 
@@ -990,8 +1001,15 @@ def test_a_page_is_of_use_before_all_of_it_is_there(reader: Callable[..., Reader
         tab.get_by_role("button", name="layer 2, head 1").click()
         on.settle()
         assert tab.locator("#head").get_attribute("aria-busy") == "true"
+        tab.get_by_role("button", name="layer 0, head 2").click()
+        on.settle()
         more.set()
-        tab.get_by_text("Layer 2, head 1", exact=True).wait_for()
+        tab.wait_for_load_state("load")
+        on.settle()
+        assert "layer 0 · head 2" in on.text("#caption")
+        tab.get_by_role("button", name="layer 2, head 1").click()
+        on.settle()
+        assert "layer 2 · head 1" in on.text("#caption")
     finally:
         more.set()
         tab.close()

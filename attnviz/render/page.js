@@ -44,8 +44,8 @@ function remember() {
 
 /** What is chosen as a fragment, which leaves out what is usual. */
 function written() {
-  const { layers, heads, heatmaps, name } = section(),
-    fields = new URLSearchParams();
+  const { layers, heads, heatmaps, name } = section();
+  const fields = new URLSearchParams();
   if (held.sections.length > 1) fields.set("map", name);
   fields.set("layer", layers[state.layer]);
   fields.set("head", heads[state.head]);
@@ -82,8 +82,8 @@ function obey() {
 
 /** The first head that a section has. */
 function firstHead(map) {
-  const { heatmaps } = held.sections[map],
-    layer = heatmaps.findIndex((row) => row.some(Boolean));
+  const { heatmaps } = held.sections[map];
+  const layer = heatmaps.findIndex((row) => row.some(Boolean));
   return [layer, heatmaps[layer].findIndex(Boolean)];
 }
 
@@ -109,8 +109,8 @@ function keep(layer, place) {
 
 /** Lock a token, or unlock it if it is locked. */
 function lock(side, cell) {
-  const at = locked(),
-    isLocked = at?.side === side && at.cell === cell;
+  const at = locked();
+  const isLocked = at?.side === side && at.cell === cell;
   return choose({ direction: side === "rows" ? "to" : "by", token: isLocked ? null : cell });
 }
 
@@ -123,15 +123,15 @@ function lockNext(by) {
 
 /** Lock the next token that has a number, or else a text. */
 function findNext(text) {
-  const wanted = text.trim().toLowerCase(),
-    sides = isOneText() ? [sideOf(state.direction)] : ["rows", "columns"];
+  const wanted = text.trim().toLowerCase();
+  const sides = isOneText() ? [sideOf(state.direction)] : ["rows", "columns"];
   const all = sides.flatMap((side) => Array.from({ length: cellsOf(head[side]) }, (_, cell) => ({ side, cell })));
   const numbered = ({ side, cell }) => numbersOf(head[side], cell).some((number) => `${number}` === wanted);
   const named = ({ side, cell }) => textOf(head[side], cell).toLowerCase().includes(wanted);
-  const byNumber = all.filter(numbered),
-    matches = !wanted ? [] : byNumber.length ? byNumber : all.filter(named);
-  const at = locked(),
-    now = all.findIndex(({ side, cell }) => side === at?.side && cell === at.cell);
+  const byNumber = all.filter(numbered);
+  const matches = !wanted ? [] : byNumber.length ? byNumber : all.filter(named);
+  const at = locked();
+  const now = all.findIndex(({ side, cell }) => side === at?.side && cell === at.cell);
   const next = matches.find((one) => all.indexOf(one) > now) ?? matches[0];
   get("found").textContent = !wanted ? "" : next ? `${matches.indexOf(next) + 1} of ${matches.length}` : "none";
   if (next) choose({ direction: next.side === "rows" ? "to" : "by", token: next.cell });
@@ -177,29 +177,29 @@ function pointAway() {
 
 /** The side and the cell of a token in the text. Of one text, beside a locked token others are of the other side. */
 function placeOf(token) {
-  const at = locked(),
-    side = !isOneText() ? token.parentElement.id : at ? across(at.side) : sideOf(state.direction);
+  const at = locked();
+  const side = !isOneText() ? token.parentElement.id : at ? across(at.side) : sideOf(state.direction);
   return [side, Number(token.dataset.cell)];
 }
 
 /** The side and the cell of the lines at a pointer. */
 function lineAt({ clientX, clientY }) {
-  const box = scroller.getBoundingClientRect(),
-    side = clientX - box.left < box.width / 2 ? "rows" : "columns";
+  const box = scroller.getBoundingClientRect();
+  const side = clientX - box.left < box.width / 2 ? "rows" : "columns";
   const cell = Math.floor((clientY - box.top - scroller.clientTop + scroller.scrollTop) / ROW);
   return cell >= 0 && cell < cellsOf(head[side]) ? [side, cell] : null;
 }
 
 /** The row and the column of the picture at a pointer: both in a cell, one at a label, else null. */
 function cellAt({ clientX, clientY }) {
-  const box = get("cells").getBoundingClientRect(),
-    { left, top, wide, high } = layout;
+  const box = get("cells").getBoundingClientRect();
+  const { left, top, wide, high } = layout;
   const [x, y] = [clientX - box.left - left, clientY - box.top - top];
   const above = y < 0 ? (-GAP - y) / Math.tan(-SLANT) : 0; // labels of columns lean
-  const row = Math.floor((y / high) * head.height),
-    column = Math.floor(((x - above) / wide) * head.width);
-  const isRow = row >= 0 && row < head.height && x < wide,
-    isColumn = column >= 0 && column < head.width && y < high;
+  const row = Math.floor((y / high) * head.height);
+  const column = Math.floor(((x - above) / wide) * head.width);
+  const isRow = row >= 0 && row < head.height && x < wide;
+  const isColumn = column >= 0 && column < head.width && y < high;
   if (isRow && (isColumn || x < 0)) return { row, column: isColumn ? column : null };
   return isColumn && y < 0 ? { row: null, column } : null;
 }
@@ -220,8 +220,8 @@ function pointPicture(event) {
 
 /** Say beside the pointer which cell it is at, and its weight. */
 function showTip({ clientX, clientY }) {
-  const tip = get("tip"),
-    { row, column } = hovered;
+  const tip = get("tip");
+  const { row, column } = hovered;
   tip.hidden = row === null || column === null;
   if (tip.hidden) return;
   const weight = weightTold(head.codes[row * head.width + column]);
@@ -254,9 +254,9 @@ function typedInBox(key, box) {
 
 /** A key in the text goes from token to token, or locks the one in focus. Returns whether it did something. */
 function typedInText(key, token) {
-  const side = token.parentElement.id,
-    cell = Number(token.dataset.cell),
-    last = tokens[side].length - 1;
+  const side = token.parentElement.id;
+  const cell = Number(token.dataset.cell);
+  const last = tokens[side].length - 1;
   if (key === "Enter" || key === " ") token.click();
   else if (Object.hasOwn(STEPS, key)) focusToken(tokens[side][Math.max(0, Math.min(last, cell + STEPS[key]))]);
   else return false;
@@ -354,11 +354,8 @@ function introduce() {
 async function begin() {
   introduce();
   obey();
-  listenToText();
-  listenToPictures();
-  listenToControls();
   await show();
-  listenToWindow();
+  for (const listen of [listenToText, listenToPictures, listenToControls, listenToWindow]) listen();
   document.documentElement.dataset.ready = "true";
   performance.mark("ready");
 }

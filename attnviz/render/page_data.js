@@ -3,8 +3,8 @@
 
 const get = (id) => document.getElementById(id);
 const held = JSON.parse(get("metadata").textContent);
-const KEPT_BYTES = 128e6,
-  MOST_KEPT = 8; // of heads that were read
+const KEPT_BYTES = 128e6;
+const MOST_KEPT = 8; // of heads that were read
 const THUMBNAIL = 24; // cells of a side, at most
 const BYTE_STEPS = 254;
 const FLOAT16_ONE = 0x3c00;
@@ -16,8 +16,8 @@ const cellsOf = (axis) => Math.ceil(axis.labels.length / axis.step);
 
 /** Where the tokens of a row, or column, stand in its axis. */
 function tile(axis, cell) {
-  const first = cell * axis.step,
-    last = Math.min(first + axis.step, axis.labels.length);
+  const first = cell * axis.step;
+  const last = Math.min(first + axis.step, axis.labels.length);
   return Array.from({ length: last - first }, (_, i) => first + i);
 }
 
@@ -63,8 +63,8 @@ function sameText(one, other) {
 
 /** A float16 of 0 or more by its bits. */
 function half(bits) {
-  const exponent = bits >> 10,
-    fraction = bits & 1023;
+  const exponent = bits >> 10;
+  const fraction = bits & 1023;
   return exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction;
 }
 
@@ -141,8 +141,8 @@ async function readThumbnails(map) {
   const codes = await inflated(get(`thumbnails-${map}`));
   let end = 0;
   const thumbnail = (heatmap) => {
-    const height = Math.min(THUMBNAIL, heatmap.height),
-      width = Math.min(THUMBNAIL, heatmap.width);
+    const height = Math.min(THUMBNAIL, heatmap.height);
+    const width = Math.min(THUMBNAIL, heatmap.width);
     return { height, width, codes: codes.subarray(end, (end += height * width)) };
   };
   section.thumbnails = section.heatmaps.map((layer) => layer.map((heatmap) => heatmap && thumbnail(heatmap)));
@@ -164,9 +164,9 @@ function field(text) {
 function table(head, layer, name) {
   const labels = (axis) =>
     Array.from({ length: cellsOf(axis) }, (_, cell) => `${rangeOf(axis, cell, "..")},${field(textOf(axis, cell))}`);
-  const queries = labels(head.rows),
-    keys = labels(head.columns),
-    place = `${field(layer)},${field(name)}`;
+  const queries = labels(head.rows);
+  const keys = labels(head.columns);
+  const place = `${field(layer)},${field(name)}`;
   const weights = Array.from(head.section.weights, (weight) => `${Number(weight.toPrecision(4))}`);
   const found = ["layer,head,query,query_token,key,key_token,weight"];
   head.codes.forEach((code, at) => {

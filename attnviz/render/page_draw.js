@@ -1,25 +1,25 @@
 // A head on a canvas (cells, labels, colour bar) and all heads as small pictures, drawn from what is handed over.
 
 const SHADES = held.colours.length / 6 - 1;
-const MASKED = -1,
-  BEYOND = SHADES; // steps of the colour scale, beside 0 to SHADES - 1
-const GAP = 6,
-  LABEL = 12,
-  SMALL = 11,
-  BAR = 12,
-  SLANT = -Math.PI / 3; // CSS pixels, and radians
-const MOST_CELL = 40,
-  LEAST_SIDE = 120,
-  BAR_SIDE = 90,
-  BAR_HEIGHT = 240;
+const MASKED = -1;
+const BEYOND = SHADES; // steps of the colour scale, beside 0 to SHADES - 1
+const GAP = 6;
+const LABEL = 12;
+const SMALL = 11;
+const BAR = 12;
+const SLANT = -Math.PI / 3; // CSS pixels, and radians
+const MOST_CELL = 40;
+const LEAST_SIDE = 120;
+const BAR_SIDE = 90;
+const BAR_HEIGHT = 240;
 const NUMBERED = 40; // tokens from which labels carry numbers, since not all are drawn
-const OVERVIEW_LEFT = 30,
-  OVERVIEW_TOP = 20;
+const OVERVIEW_LEFT = 30;
+const OVERVIEW_TOP = 20;
 const PORTRAIT = { width: 900, height: 860, sharpness: 2, margin: 16, line: 18 }; // of a file
 const FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif";
-const LABEL_FONT = `${LABEL}px ${FONT}`,
-  BOLD_FONT = `bold ${LABEL}px ${FONT}`,
-  SMALL_FONT = `${SMALL}px ${FONT}`;
+const LABEL_FONT = `${LABEL}px ${FONT}`;
+const BOLD_FONT = `bold ${LABEL}px ${FONT}`;
+const SMALL_FONT = `${SMALL}px ${FONT}`;
 
 const shades = Array.from({ length: SHADES + 1 }, (_, i) => {
   const rgb = parseInt(held.colours.slice(6 * i, 6 * i + 6), 16);
@@ -55,8 +55,8 @@ function pixelsOf({ codes, height, width }, steps) {
 
 /** A head of at most so many rows and columns: more are pooled by their maximum. */
 function fewer({ codes, height, width }, mostRows, mostColumns) {
-  const rows = Math.min(height, mostRows),
-    columns = Math.min(width, mostColumns);
+  const rows = Math.min(height, mostRows);
+  const columns = Math.min(width, mostColumns);
   if (rows === height && columns === width) return { codes, height, width };
   return { codes: pooled(codes, height, width, rows, columns), height: rows, width: columns };
 }
@@ -67,8 +67,8 @@ function pooled(codes, height, width, rows, columns) {
   for (let i = 0; i < height; i++) {
     const start = Math.floor((i * rows) / height) * columns;
     for (let j = 0; j < width; j++) {
-      const at = start + Math.floor((j * columns) / width),
-        code = codes[i * width + j];
+      const at = start + Math.floor((j * columns) / width);
+      const code = codes[i * width + j];
       if (code > found[at]) found[at] = code;
     }
   }
@@ -115,8 +115,8 @@ function every(pixelsEach) {
 function labelled(context, axis, most) {
   axis.labelled ??= new Map();
   if (axis.labelled.has(most)) return axis.labelled.get(most);
-  const cells = cellsOf(axis),
-    numbered = cells > NUMBERED || axis.step > 1;
+  const cells = cellsOf(axis);
+  const numbered = cells > NUMBERED || axis.step > 1;
   const texts = Array.from({ length: cells }, (_, cell) => {
     const place = cell * axis.step;
     return fitted(context, `${numbered ? `${axis.numbers[place]} ` : ""}${axis.labels[place]}`, most);
@@ -154,8 +154,8 @@ function laidOut(context, head, width, height, ratio = devicePixelRatio) {
 
 /** Draw a head: its cells, what the sides are, and the colour bar. */
 function drawHead(context, head, layout, colours, inks) {
-  const { left, top, wide, high } = layout,
-    ratio = context.getTransform().a;
+  const { left, top, wide, high } = layout;
+  const ratio = context.getTransform().a;
   const cells = fewer(head, Math.round(high * ratio), Math.round(wide * ratio));
   const picture = new OffscreenCanvas(cells.width, cells.height);
   picture.getContext("2d").putImageData(pixelsOf(cells, colours.steps), 0, 0);
@@ -174,9 +174,9 @@ function drawHead(context, head, layout, colours, inks) {
 /** As many of the labels of a side as there is room for. Some cells, of any side, stand out. */
 function drawLabels(context, head, layout, side, inks, marked = []) {
   const [count, long] = side === "rows" ? [head.height, layout.high] : [head.width, layout.wide];
-  const apart = long / count,
-    step = every(apart),
-    { texts } = layout[side];
+  const apart = long / count;
+  const step = every(apart);
+  const { texts } = layout[side];
   const write = (cell, font, ink) =>
     placed(context, head, layout, side, cell, () => {
       [context.font, context.fillStyle] = [font, ink];
@@ -203,12 +203,12 @@ function placed(context, head, layout, side, cell, draw) {
 
 /** Frame some rows or columns. */
 function drawFrames(context, head, layout, side, inks, cells) {
-  const { left, top, wide, high } = layout,
-    tall = high / head.height,
-    broad = wide / head.width;
+  const { left, top, wide, high } = layout;
+  const tall = high / head.height;
+  const broad = wide / head.width;
   for (const cell of cells) {
-    const row = [left, top + cell * tall, wide, tall],
-      column = [left + cell * broad, top, broad, high];
+    const row = [left, top + cell * tall, wide, tall];
+    const column = [left + cell * broad, top, broad, high];
     const [x, y, w, h] = side === "rows" ? row : column;
     for (const [ink, out, thick] of [
       [inks.ground, 2, 2],
@@ -301,14 +301,14 @@ function wrapped(context, text, most) {
 
 /** A canvas for a file: a head with its title, labels, colour bar and caption. */
 function portrait(head, colours, inks, lines) {
-  const canvas = document.createElement("canvas"),
-    { margin, line } = PORTRAIT;
+  const canvas = document.createElement("canvas");
+  const { margin, line } = PORTRAIT;
   const layout = laidOut(canvas.getContext("2d"), head, PORTRAIT.width, PORTRAIT.height, PORTRAIT.sharpness);
-  const width = Math.max(layout.width, 320),
-    measure = canvas.getContext("2d");
+  const width = Math.max(layout.width, 320);
+  const measure = canvas.getContext("2d");
   measure.font = BOLD_FONT;
-  const title = wrapped(measure, head.title, width),
-    below = lines.flatMap((text) => wrapped(measure, text, width));
+  const title = wrapped(measure, head.title, width);
+  const below = lines.flatMap((text) => wrapped(measure, text, width));
   const top = margin + title.length * line + GAP;
   const height = top + layout.height + below.length * line + 2 * margin;
   const context = sized(canvas, width + 2 * margin, height, PORTRAIT.sharpness);

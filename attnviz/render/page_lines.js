@@ -1,8 +1,8 @@
 // Lines from queries to keys, for the part of the two columns of tokens that can be seen.
 
 const ROW = 20; // CSS pixels of a token
-const FAINTEST = 0.1,
-  FAINTEST_OF_ONE = 0.02; // as opaque as a line must be to be drawn, and as those of one token
+const FAINTEST = 0.1;
+const FAINTEST_OF_ONE = 0.02; // as opaque as a line must be to be drawn, and as those of one token
 const DEPTHS = 16; // opacities that lines are drawn with, each in one go
 const STRIPE = 6;
 const HEAD_COLOURS = ["#3b82d6", "#d98200", "#1f9e6e", "#a25fd0", "#17a2b8", "#8a7f2a", "#a0673a", "#808890"];
@@ -67,8 +67,8 @@ function drawHeadLines(context, head, depth, place, focus, view) {
 
 /** Draw the tokens of a side that are in view; what the focus may not see is faint, the focus itself bold. */
 function drawTokens(context, head, side, stripes, focus, view, inks) {
-  const isLeft = side === "rows",
-    x = isLeft ? view.left - stripes : view.right + stripes;
+  const isLeft = side === "rows";
+  const x = isLeft ? view.left - stripes : view.right + stripes;
   const { texts } = labelled(context, head[side], view.widest);
   const codes = focus && focus.side !== side ? codesAlong(head, focus) : null;
   context.textAlign = isLeft ? "right" : "left";
@@ -83,10 +83,10 @@ function drawTokens(context, head, side, stripes, focus, view, inks) {
 
 /** Draw both columns of tokens and the lines of heads, all of one size; of a focus its lines alone. */
 function drawLines(context, { width, height, scrolled }, opacity, heads, inks, focus) {
-  const [first] = heads,
-    stripes = focus ? STRIPE * heads.length + 2 : 4;
-  const widest = Math.round(0.33 * width),
-    beside = STRIPE * heads.length + 2 * GAP;
+  const [first] = heads;
+  const stripes = focus ? STRIPE * heads.length + 2 : 4;
+  const widest = Math.round(0.33 * width);
+  const beside = STRIPE * heads.length + 2 * GAP;
   const view = {
     widest,
     left: labelled(context, first.rows, widest).room + beside,

@@ -8,15 +8,15 @@ const CHOICES = {
 };
 const USUAL = { direction: "to", scale: held.linear ? "linear" : "sqrt", range: "auto", theme: "auto" };
 const PLAIN = 0.01; // of the scale: weights below do not colour the text
-const STRONGEST = 5,
-  LEAST_TOLD = 0.005; // tokens that are named, and the weight from which they are
-const LEAST_THUMBNAIL = 10,
-  MOST_THUMBNAIL = 64,
-  RIM = 6; // CSS pixels of a side
+const STRONGEST = 5;
+const LEAST_TOLD = 0.005; // tokens that are named, and the weight from which they are
+const LEAST_THUMBNAIL = 10;
+const MOST_THUMBNAIL = 64;
+const RIM = 6; // CSS pixels of a side
 const LEAST_SHARE = 0.6; // of the window's height, that is for the picture wherever it begins
 const INKS = ["ink", "muted", "faint", "line", "ground", "accent"];
-const scroller = get("scroll"),
-  linesCanvas = scroller.querySelector("canvas");
+const scroller = get("scroll");
+const linesCanvas = scroller.querySelector("canvas");
 const overviewCanvas = get("heads").querySelector("canvas");
 
 const state = { map: 0, layer: 0, head: 0, token: null, lines: [], ...USUAL }; // lines: [layer, head] that are kept
@@ -59,8 +59,8 @@ function longName(layer, place) {
 
 /** Show what is chosen, once its weights have been read. */
 async function show() {
-  const turn = ++turns,
-    others = state.lines.filter(([i, j]) => i !== state.layer || j !== state.head);
+  const turn = ++turns;
+  const others = state.lines.filter(([i, j]) => i !== state.layer || j !== state.head);
   const reading = [[state.layer, state.head], ...others].map(([i, j]) => readHead(state.map, i, j));
   get("head").ariaBusy = "true";
   const [found] = await Promise.all([Promise.all(reading), readThumbnails(state.map)]);
@@ -76,8 +76,8 @@ async function show() {
 /** Draw everything anew. */
 function render() {
   document.documentElement.dataset.theme = state.theme;
-  const style = getComputedStyle(document.documentElement),
-    name = longName(state.layer, state.head);
+  const style = getComputedStyle(document.documentElement);
+  const name = longName(state.layer, state.head);
   inks = Object.fromEntries(INKS.map((ink) => [ink, style.getPropertyValue(`--${ink}`)]));
   colours = colouring(head.section.weights, head[scaleEnd()], head.largest, state.scale === "linear");
   for (const choice of Object.keys(CHOICES)) {
@@ -131,8 +131,8 @@ function buildHeads() {
 
 /** Draw all heads, unless they are there as they should be, and mark those that are chosen. */
 function renderHeads() {
-  const { layers, heads, byteWeights, largest, thumbnails } = section(),
-    linear = state.scale === "linear";
+  const { layers, heads, byteWeights, largest, thumbnails } = section();
+  const linear = state.scale === "linear";
   const room = Math.floor((get("heads").clientWidth - OVERVIEW_LEFT - RIM) / heads.length);
   const size = Math.min(MOST_THUMBNAIL, Math.max(LEAST_THUMBNAIL, room));
   const drawn = `${[state.map, size, linear, state.range, devicePixelRatio, inks.ink]}`;
@@ -148,9 +148,9 @@ function renderHeads() {
 
 /** Place the button of a head, and mark it if it is the one that is shown, or if its lines are kept. */
 function markHead(button, i, j, size) {
-  const isShown = i === state.layer && j === state.head,
-    isKept = lineOf(i, j) >= 0,
-    { style } = button;
+  const isShown = i === state.layer && j === state.head;
+  const isKept = lineOf(i, j) >= 0;
+  const { style } = button;
   [style.left, style.top] = [`${OVERVIEW_LEFT + j * size}px`, `${OVERVIEW_TOP + i * size}px`];
   style.width = style.height = `${size}px`;
   style.outlineColor = isKept ? colourOf(i, j) : "";
@@ -164,9 +164,9 @@ function markHead(button, i, j, size) {
 
 /** Draw the head that is shown, as large as there is room for. */
 function renderPicture() {
-  const box = get("picture"),
-    width = box.clientWidth,
-    context = get("cells").getContext("2d");
+  const box = get("picture");
+  const width = box.clientWidth;
+  const context = get("cells").getContext("2d");
   const below = innerHeight - (box.getBoundingClientRect().top + scrollY) - 4 * GAP;
   layout = { ...laidOut(context, head, width, Math.max(below, LEAST_SHARE * innerHeight)), within: width };
   for (const name of ["cells", "marks"]) sized(get(name), width, layout.height);
@@ -179,8 +179,8 @@ function renderPicture() {
 /** Make the elements of the text, unless they are those of the last head. */
 function buildText() {
   if (tokens.of?.rows === head.rows && tokens.of.columns === head.columns) return;
-  const one = isOneText(),
-    rows = tokenElements(get("rows"), head.rows);
+  const one = isOneText();
+  const rows = tokenElements(get("rows"), head.rows);
   tokens = { of: head, rows, columns: one ? rows : tokenElements(get("columns"), head.columns) };
   get("columns").parentElement.hidden = one;
   for (const side of ["rows", "columns"]) {
@@ -202,16 +202,16 @@ function tokenElements(box, axis) {
 
 /** Colour the tokens that the focus attends to, or that attend to it. Those with next to nothing stay plain. */
 function paintText() {
-  const at = focus(),
-    codes = at && codesAlong(head, at),
-    lit = at && tokens[across(at.side)];
+  const at = focus();
+  const codes = at && codesAlong(head, at);
+  const lit = at && tokens[across(at.side)];
   const stepOf = (code) => (head.section.weights[code] < PLAIN * colours.most ? null : colours.steps[code]);
   for (const side of new Set([tokens.rows, tokens.columns])) {
-    const isLit = side === lit,
-      isOwn = at && side === tokens[at.side];
+    const isLit = side === lit;
+    const isOwn = at && side === tokens[at.side];
     side.forEach((token, cell) => {
-      const step = isLit ? stepOf(codes[cell]) : null,
-        isFocus = isOwn && cell === at.cell;
+      const step = isLit ? stepOf(codes[cell]) : null;
+      const isFocus = isOwn && cell === at.cell;
       token.style.backgroundColor = styles[step] ?? "";
       token.style.color = inkOn[step] ?? "";
       token.classList.toggle("masked", step === MASKED);
@@ -226,9 +226,9 @@ function paintText() {
 function told() {
   const at = focus();
   if (!at) return ["", usual()];
-  const others = head[across(at.side)],
-    codes = codesAlong(head, at),
-    { weights } = head.section;
+  const others = head[across(at.side)];
+  const codes = codesAlong(head, at);
+  const { weights } = head.section;
   const strong = Array.from(codes, (_, cell) => cell).filter((cell) => weights[codes[cell]] >= LEAST_TOLD);
   strong.sort((a, b) => codes[b] - codes[a] || a - b);
   const named = strong.slice(0, STRONGEST).map((cell) => `${nameOf(others, cell)} ${shown(weights[codes[cell]])}`);
@@ -251,8 +251,8 @@ function usual() {
 
 /** Draw all that depends on the token that is pointed at or locked. */
 function renderFocus() {
-  const at = focus(),
-    marks = get("marks").getContext("2d");
+  const at = focus();
+  const marks = get("marks").getContext("2d");
   marks.clearRect(0, 0, innerWidth, layout.height);
   for (const [side, cell] of [
     ["rows", hovered?.row],
@@ -271,14 +271,14 @@ function renderFocus() {
 
 /** Draw the part of the lines that is scrolled to. */
 function renderLines() {
-  const heads = [head, ...kept].filter(isComparable),
-    at = focus();
-  const content = ROW * Math.max(head.height, head.width),
-    most = opaque(heads, scaleEnd());
+  const heads = [head, ...kept].filter(isComparable);
+  const at = focus();
+  const content = ROW * Math.max(head.height, head.width);
+  const most = opaque(heads, scaleEnd());
   const opacity = { most, faintest: at ? FAINTEST_OF_ONE : FAINTEST, linear: !at || state.scale === "linear" };
   scroller.firstElementChild.style.height = `${content}px`;
-  const width = scroller.clientWidth,
-    height = Math.min(content, scroller.clientHeight);
+  const width = scroller.clientWidth;
+  const height = Math.min(content, scroller.clientHeight);
   const view = { width, height, scrolled: scroller.scrollTop };
   drawLines(sized(linesCanvas, width, height), view, opacity, heads, inks, at);
   const part = content > height && !at ? "; those that begin or end in view" : "";
@@ -299,8 +299,8 @@ function renderLegend() {
 /** A head of the legend. */
 function legendItem(layer, place) {
   const other = isComparable(section().heatmaps[layer][place]) ? "" : " (other tokens)";
-  const item = element("li", shortName(layer, place) + other),
-    dot = element("i", "");
+  const item = element("li", shortName(layer, place) + other);
+  const dot = element("i", "");
   dot.style.backgroundColor = colourOf(layer, place);
   item.prepend(dot);
   if (lineOf(layer, place) < 0) return item;
@@ -311,8 +311,8 @@ function legendItem(layer, place) {
 
 /** Scroll a token into view, in the text and in the lines; not in the one that it was pointed at in. */
 function reveal({ side, cell }, except) {
-  const token = tokens[side][cell],
-    text = token.parentElement;
+  const token = tokens[side][cell];
+  const text = token.parentElement;
   if (text !== except) bring(text, [0, token.offsetTop], [0, token.offsetHeight]);
   if (scroller !== except) bring(scroller, [0, cell * ROW], [0, ROW]);
 }
