@@ -90,19 +90,19 @@ def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
 
 
-def test_version_and_bare_call(run: Run) -> None:
+def test_version_and_bare_call(call: Run) -> None:
     """--version names the version of pyproject.toml; without a command there is help and exit code 2."""
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-    assert run("--version").stdout == f"attnviz {version}\n"
-    bare = run()
+    assert call("--version").stdout == f"attnviz {version}\n"
+    bare = call()
     assert bare.returncode == 2
     assert "Commands:" in bare.stderr
 
 
-def test_misspellings_get_a_suggestion(run: Run) -> None:
+def test_misspellings_get_a_suggestion(call: Run) -> None:
     """A misspelt command or option names the one that was meant."""
-    fails(run("shwo"), 2, "'show'")
-    fails(run("show", "--layrs", "1"), 2, "--layers")
+    fails(call("shwo"), 2, "'show'")
+    fails(call("show", "--layrs", "1"), 2, "--layers")
 
 
 # Text
@@ -134,19 +134,19 @@ def test_without_text_there_is_a_sample(run: Run) -> None:
         assert SENTENCE in done.stderr
 
 
-def test_samples_are_at_hand(run: Run) -> None:
+def test_samples_are_at_hand(call: Run) -> None:
     """@sample:NAME reads a sample text from anywhere; there are ten to twelve, all in the table of their README."""
-    assert "fox" in run("show", "@sample:repeat").stdout
+    assert "fox" in call("show", "@sample:repeat").stdout
     assert 10 <= len(samples()) <= 12
     table = (ROOT / "sample_texts" / "README.md").read_text()
     assert all(f"`{name}`" in table for name in samples())
-    fails(run("show", "@sample:nonsense"), 4, "nonsense", "repeat")
+    fails(call("show", "@sample:nonsense"), 4, "nonsense", "repeat")
 
 
 @pytest.mark.parametrize("name", sorted(samples()))
-def test_every_sample_is_drawn(run: Run, name: str) -> None:
+def test_every_sample_is_drawn(call: Run, name: str) -> None:
     """Each sample text fits the built-in model and a narrow screen."""
-    done = run("show", f"@{samples()[name]}", "--width", "40")
+    done = call("show", f"@{samples()[name]}", "--width", "40")
     assert done.returncode == 0, done.stderr
     assert "rows: queries" in done.stdout
 
@@ -172,12 +172,12 @@ def test_texts_that_cannot_be_used(run: Run, tmp_path: Path, args: list[str], st
     fails(run(*args, stdin=stdin), 4, told)
 
 
-def test_truncate_cuts_and_says_so(run: Run) -> None:
+def test_truncate_cuts_and_says_so(call: Run) -> None:
     """--truncate takes what the model can read; the caption says what was left out."""
-    done = run("show", "word " * 600, "--truncate")
+    done = call("show", "word " * 600, "--truncate")
     assert done.returncode == 0
     assert "only the first 512 are shown" in re.sub(r"\s+", " ", done.stdout)
-    assert "only the first 512 are shown" in run("show", "word " * 600, "--truncate", "--json").stderr
+    assert "only the first 512 are shown" in call("show", "word " * 600, "--truncate", "--json").stderr
 
 
 # Choices
@@ -201,45 +201,45 @@ def test_truncate_cuts_and_says_so(run: Run) -> None:
         (["--width", "39"], "40"),
     ],
 )
-def test_choices_that_are_not_there(run: Run, tmp_path: Path, args: list[str], told: str) -> None:
+def test_choices_that_are_not_there(call: Run, tmp_path: Path, args: list[str], told: str) -> None:
     """Wrong layers, heads, devices, suffixes: exit code 2, what is allowed, and no file."""
-    fails(run("show", SENTENCE, *args), 2, told)
+    fails(call("show", SENTENCE, *args), 2, told)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_negative_numbers_and_ranges_parse(run: Run) -> None:
+def test_negative_numbers_and_ranges_parse(call: Run) -> None:
     """-l -1, -l-1 and -H -3--1 are choices, not options."""
-    assert run("show", SENTENCE, "-l", "-1").stdout == run("show", SENTENCE, "-l-1").stdout
-    document = json.loads(run("show", SENTENCE, "-l", "-3--1", "-H", "-1", "--json").stdout)
+    assert call("show", SENTENCE, "-l", "-1").stdout == call("show", SENTENCE, "-l-1").stdout
+    document = json.loads(call("show", SENTENCE, "-l", "-3--1", "-H", "-1", "--json").stdout)
     assert document["maps"][0]["layers"] == [0, 1, 2]
     assert document["maps"][0]["heads"] == [5]
 
 
-def test_the_default_is_the_mean_of_the_last_layer(run: Run) -> None:
+def test_the_default_is_the_mean_of_the_last_layer(call: Run) -> None:
     """Without -l and -H: the mean over the heads of the last layer, and stderr says how to see more."""
-    done = run("show", SENTENCE, "--json")
+    done = call("show", SENTENCE, "--json")
     found = json.loads(done.stdout)["maps"][0]
-    whole = json.loads(run("show", SENTENCE, "--json", "-l", "all", "-H", "all").stdout)["maps"][0]
+    whole = json.loads(call("show", SENTENCE, "--json", "-l", "all", "-H", "all").stdout)["maps"][0]
     assert (found["layers"], found["heads"]) == ([2], ["mean"])
     row = [[head[-1][k] for head in whole["weights"][2]] for k in range(12)]
     assert found["weights"][0][0][-1] == pytest.approx([sum(heads) / 6 for heads in row], abs=1e-6)
-    assert "--view grid" in run("show", SENTENCE).stderr
+    assert "--view grid" in call("show", SENTENCE).stderr
 
 
-def test_a_reduction_says_of_what(run: Run) -> None:
+def test_a_reduction_says_of_what(call: Run) -> None:
     """The caption names the heads that were merged; of maxima no share on a sink is told."""
-    some = run("show", SENTENCE, "-H", "0,1", "--reduce", "mean").stdout
+    some = call("show", SENTENCE, "-H", "0,1", "--reduce", "mean").stdout
     assert "mean over heads 0, 1" in some
     assert "on the sink" in some
-    assert "on the sink" not in run("show", SENTENCE, "-H", "0,1", "--reduce", "max").stdout
-    assert "mean over heads of 3 layers" in run("show", SENTENCE, "-l", "all").stdout
+    assert "on the sink" not in call("show", SENTENCE, "-H", "0,1", "--reduce", "max").stdout
+    assert "mean over heads of 3 layers" in call("show", SENTENCE, "-l", "all").stdout
 
 
-def test_several_heads_are_a_grid(run: Run) -> None:
+def test_several_heads_are_a_grid(call: Run) -> None:
     """Several heads are thumbnails unless --view heatmap asks for each; --view grid draws all heads of a layer."""
-    assert "6 heads" in run("show", SENTENCE, "--view", "grid", "-l", "1").stdout
-    assert "H5" in run("show", SENTENCE, "-H", "all").stdout
-    several = run("show", SENTENCE, "-H", "0,1", "--view", "heatmap").stdout
+    assert "6 heads" in call("show", SENTENCE, "--view", "grid", "-l", "1").stdout
+    assert "H5" in call("show", SENTENCE, "-H", "all").stdout
+    several = call("show", SENTENCE, "-H", "0,1", "--view", "heatmap").stdout
     assert "layer 2 · head 0" in several
     assert "layer 2 · head 1" in several
 
@@ -247,21 +247,21 @@ def test_several_heads_are_a_grid(run: Run) -> None:
 # Output
 
 
-def test_json_is_alone_on_stdout(run: Run) -> None:
+def test_json_is_alone_on_stdout(call: Run) -> None:
     """--json prints one document and nothing else, the same bytes each time, talk on stderr, silenced by -q."""
-    done = run("show", "--json")
-    assert done.stdout == run("show", "--json", "-q").stdout
+    done = call("show", "--json")
+    assert done.stdout == call("show", "--json", "-q").stdout
     assert done.stdout.count("\n") == 1
     assert json.loads(done.stdout)["schema"] == "attnviz/1"
     assert done.stderr
-    assert run("show", "--json", "-q").stderr == ""
+    assert call("show", "--json", "-q").stderr == ""
 
 
-def test_figures_are_written_whole(run: Run, tmp_path: Path) -> None:
+def test_figures_are_written_whole(call: Run, tmp_path: Path) -> None:
     """-o FILE.png writes a picture, the same bytes each time, for a heatmap and a grid; no temporary file is left."""
     for view in ("heatmap", "grid"):
         for name in ("a.png", "b.png"):
-            assert run("show", "@sample:emoji_code", "--view", view, "-o", name, "--force").returncode == 0
+            assert call("show", "@sample:emoji_code", "--view", view, "-o", name, "--force").returncode == 0
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
         with Image.open(tmp_path / "a.png") as picture:
             assert min(picture.size) > 400
@@ -269,22 +269,22 @@ def test_figures_are_written_whole(run: Run, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
 
 
-def test_json_files_hold_what_stdout_shows(run: Run, tmp_path: Path) -> None:
+def test_json_files_hold_what_stdout_shows(call: Run, tmp_path: Path) -> None:
     """-o FILE.json is the document of --json."""
-    run("show", SENTENCE, "-o", "x.json")
-    assert (tmp_path / "x.json").read_text() == run("show", SENTENCE, "--json").stdout
+    call("show", SENTENCE, "-o", "x.json")
+    assert (tmp_path / "x.json").read_text() == call("show", SENTENCE, "--json").stdout
 
 
-def test_files_are_not_overwritten(run: Run, tmp_path: Path) -> None:
+def test_files_are_not_overwritten(call: Run, tmp_path: Path) -> None:
     """An existing file is kept unless --force; a folder that is not there is told."""
     (tmp_path / "x.png").write_text("mine")
-    fails(run("show", SENTENCE, "-o", "x.png"), 5, "--force")
+    fails(call("show", SENTENCE, "-o", "x.png"), 5, "--force")
     assert (tmp_path / "x.png").read_text() == "mine"
-    assert run("show", SENTENCE, "-o", "x.png", "--force", "-q").stderr == ""
+    assert call("show", SENTENCE, "-o", "x.png", "--force", "-q").stderr == ""
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
-    fails(run("show", SENTENCE, "-o", "no/x.png"), 5, "folder")
+    fails(call("show", SENTENCE, "-o", "no/x.png"), 5, "folder")
     (tmp_path / "d.png").mkdir()
-    fails(run("show", SENTENCE, "-o", "d.png", "--force"), 5, "d.png")
+    fails(call("show", SENTENCE, "-o", "d.png", "--force"), 5, "d.png")
 
 
 def test_a_full_disk_leaves_nothing() -> None:
@@ -352,16 +352,16 @@ def test_a_saved_capture_is_drawn_like_the_model(run: Run, args: list[str]) -> N
     assert shown.stdout == run("show", SENTENCE, *args).stdout
 
 
-def test_capture_writes_what_is_asked_for(run: Run, tmp_path: Path) -> None:
+def test_capture_writes_what_is_asked_for(call: Run, tmp_path: Path) -> None:
     """Layers, heads and what to keep, in the format of the suffix; the note says how to draw it."""
-    done = run("capture", SENTENCE, "-l", "1,0", "-H", "2-3", "-o", "some.json")
+    done = call("capture", SENTENCE, "-l", "1,0", "-H", "2-3", "-o", "some.json")
     assert (done.returncode, done.stdout) == (0, "")
     assert "attnviz show --from some.json" in done.stderr
     part = attnviz.load(tmp_path / "some.json").maps[0]
     assert (part.layers, part.heads) == ((1, 0), (2, 3))
-    assert run("capture", SENTENCE, "-l", "0", "-o", "one.npz", "-q").stderr == ""
+    assert call("capture", SENTENCE, "-l", "0", "-o", "one.npz", "-q").stderr == ""
     assert np.load(tmp_path / "one.npz")["weights"].shape == (1, 6, 12, 12)
-    run("capture", SENTENCE, "--keep", "tiles", "--tiles", "3", "-o", "tiles.attn")
+    call("capture", SENTENCE, "--keep", "tiles", "--tiles", "3", "-o", "tiles.attn")
     part = attnviz.load(tmp_path / "tiles.attn").maps[0]
     assert (part.weights, part.tiles.mean.shape, part.tiles.height) == (None, (3, 6, 3, 3), 4)
 
@@ -387,23 +387,23 @@ def test_captures_that_are_not_written(call: Run, tmp_path: Path, args: list[str
     assert (tmp_path / "mine.attn").read_text() == "mine"
 
 
-def test_tiles_are_drawn_from_a_file(run: Run, folder: Path) -> None:
+def test_tiles_are_drawn_from_a_file(call: Run, folder: Path) -> None:
     """As a heatmap, as a grid and as a figure; a window would need the weights."""
-    shown = run("show", "--from", "tiles.attn").stdout
+    shown = call("show", "--from", "tiles.attn").stdout
     assert "12 tokens on 4 cells: each is the largest weight that it stands for" in shown
-    assert "18 heads · 12 tokens" in run("show", "--from", "tiles.attn", "--view", "grid").stdout
-    assert run("show", "--from", "tiles.attn", "-o", "x.png").returncode == 0
+    assert "18 heads · 12 tokens" in call("show", "--from", "tiles.attn", "--view", "grid").stdout
+    assert call("show", "--from", "tiles.attn", "-o", "x.png").returncode == 0
     assert (folder / "x.png").exists()
-    fails(run("show", "--from", "tiles.attn", "--rows", "0:2"), 4, "a part of a text shows weights")
+    fails(call("show", "--from", "tiles.attn", "--rows", "0:2"), 4, "a part of a text shows weights")
 
 
 @pytest.mark.parametrize("keep", ["statistics", "edges"])
-def test_numbers_are_not_drawn(run: Run, folder: Path, keep: str) -> None:
+def test_numbers_are_not_drawn(call: Run, folder: Path, keep: str) -> None:
     """Statistics and edges are no picture, which one line says; --json prints them."""
     for args in ([], ["--view", "grid"], ["-o", "x.png"]):
-        fails(run("show", "--from", f"{keep}.attn", *args), 4, "there is nothing to draw")
+        fails(call("show", "--from", f"{keep}.attn", *args), 4, "there is nothing to draw")
     assert not (folder / "x.png").exists()
-    assert json.loads(run("show", "--from", f"{keep}.attn", "-H", "all", "--json").stdout)["maps"][0][keep]
+    assert json.loads(call("show", "--from", f"{keep}.attn", "-H", "all", "--json").stdout)["maps"][0][keep]
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_what_a_file_cannot_do(call: Run, folder: Path, args: list[str], code: i
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "json"])
-def test_attention_from_elsewhere_is_drawn(run: Run, tmp_path: Path, suffix: str) -> None:
+def test_attention_from_elsewhere_is_drawn(call: Run, tmp_path: Path, suffix: str) -> None:
     """Arrays with tokens, from any library; rows that do not sum to 1 are shown as they are, and that is said."""
     weights = np.random.default_rng(0).random((2, 3, 4, 4), np.float32)
     weights *= 0.5 / weights.sum(-1, keepdims=True)
@@ -442,15 +442,15 @@ def test_attention_from_elsewhere_is_drawn(run: Run, tmp_path: Path, suffix: str
         path.write_text(json.dumps({"weights": weights.tolist(), "tokens": tokens}))
     else:
         save_file({"weights": weights}, path, {"tokens": json.dumps(tokens)})
-    shown = run("show", "--from", path.name, "-l", "0", "-H", "2")
+    shown = call("show", "--from", path.name, "-l", "0", "-H", "2")
     assert shown.returncode == 0, shown.stderr
     assert f"given.{suffix} · layer 0 · head 2" in shown.stdout
     assert "three 2 " in shown.stdout
     assert "rows sum to between 0.50 and 0.50, not 1" in shown.stdout
-    document = run("show", "--from", path.name, "-l", "all", "-H", "all", "--json")
+    document = call("show", "--from", path.name, "-l", "all", "-H", "all", "--json")
     np.testing.assert_allclose(json.loads(document.stdout)["maps"][0]["weights"], weights, rtol=1e-6)
     assert "rows sum to" in document.stderr
-    assert run("show", "--from", path.name, "-o", "x.png").returncode == 0
+    assert call("show", "--from", path.name, "-o", "x.png").returncode == 0
 
 
 # Models from folders
@@ -648,21 +648,21 @@ def test_out_of_memory_is_one_line(
 # Hostile text
 
 
-def test_hostile_text_is_shown_not_obeyed(run: Run) -> None:
+def test_hostile_text_is_shown_not_obeyed(call: Run) -> None:
     """Escape sequences, bidi and C1 controls in a text or a file name never reach the terminal or JSON raw."""
     text = "a \x1b]0;title\x07 \x1b[2J \u202eevil \x9b31m [link=x]y[/] $x^2$ </script>"
     for args in (["--color", "always"], ["--color", "never"], ["--json"], ["--view", "grid"], ["--width", "40"]):
-        done = run("show", text, *args)
+        done = call("show", text, *args)
         assert done.returncode == 0, done.stderr
         shown = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
         assert not re.search(r"\x1b\[(?![0-9;]*m)", done.stdout)
-    assert run("show", text, "-o", "x.png").returncode == 0
-    missing = run("show", "@no\x1b[31m\u202efile")
+    assert call("show", text, "-o", "x.png").returncode == 0
+    missing = call("show", "@no\x1b[31m\u202efile")
     assert missing.returncode == 4
     assert "\x1b" not in missing.stderr
     assert r"\x1b[31m\u202efile" in missing.stderr
-    assert "\x1b" not in run("show", SENTENCE, "-m", "./\x1b[2J").stderr
+    assert "\x1b" not in call("show", SENTENCE, "-m", "./\x1b[2J").stderr
 
 
 # Colour
@@ -727,12 +727,12 @@ def test_a_stream_that_is_not_utf8_gets_ascii(run: Run) -> None:
 # Models and training
 
 
-def test_models_lists_what_can_be_had(run: Run) -> None:
+def test_models_lists_what_can_be_had(call: Run) -> None:
     """The built-in model with size, corpus, licence and scores; aliases; JSON on request."""
-    done = run("models")
+    done = call("models")
     for words in ("parameters", "King James Bible", "WordNet", "MIT", "induction", "previous token", "bert-base"):
         assert words in done.stdout
-    document = json.loads(run("models", "--json").stdout)
+    document = json.loads(call("models", "--json").stdout)
     assert document["aliases"]["bert-base"] == "google-bert/bert-base-uncased"
     assert document["builtin"]["layers"] == 3
     assert document["builtin"]["parameters"] <= 2_000_000
@@ -785,10 +785,12 @@ def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
         (["corpus.txt", "-o", "m", "--steps", "0"], 2, "steps"),
     ],
 )
-def test_training_that_cannot_be(run: Run, corpus: Path, tmp_path: Path, args: list[str], code: int, told: str) -> None:
+def test_training_that_cannot_be(
+    call: Run, corpus: Path, tmp_path: Path, args: list[str], code: int, told: str
+) -> None:
     """Missing, empty and tiny corpora, impossible sizes, outputs in the way."""
     assert corpus.exists()
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "tiny.txt").write_text("too\n\nlittle")
-    fails(run("train", *args), code, told)
+    fails(call("train", *args), code, told)
     assert not (tmp_path / "m").exists()

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from attnviz.render.colour import palette
 from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Section, pool
 
-FILES = Path(__file__).parent
-SCRIPTS = "page_data.js", "page_draw.js", "page_lines.js", "page_view.js", "page.js"
+FILES = Path(__file__).parent / "page"
+SCRIPTS = "data.js", "draw.js", "lines.js", "view.js", "page.js"
 BYTE_STEPS = 254  # codes of a byte but 0, masked, and 1, which is a weight of 0
 SHADES = 256
 THUMBNAIL = 24  # cells of a side, at most
