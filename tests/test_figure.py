@@ -15,6 +15,8 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import numpy as np
 import pytest
+from fontTools.pens.areaPen import AreaPen
+from fontTools.ttLib import TTFont
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import font_manager
@@ -30,6 +32,7 @@ from attnviz.render.colour import MAPS, is_light, palette
 from attnviz.render.figure import FORMATS, STYLES, Style, composed, figure
 from attnviz.render.figure_layout import LEAST, cut, ticks, wrap
 from attnviz.render.figure_sheet import COLOURS, Sheet
+from attnviz.render.truetype import truetype
 from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Scale, Strip
 
 ROOT = Path(__file__).parent.parent
@@ -476,7 +479,7 @@ def streams(pdf: bytes) -> list[bytes]:
     """What the streams of a PDF hold."""
     return [
         zlib.decompress(found)
-        for found in re.findall(rb"/FlateDecode[^>]*>>\s*stream\r?\n(.*?)\r?\nendstream", pdf, re.S)
+        for found in re.findall(rb"/FlateDecode[^>]*>>\s*stream\r?\n(.*?)\nendstream", pdf, re.S)
     ]
 
 
@@ -605,9 +608,73 @@ def test_signs_that_no_font_has_are_told() -> None:
     assert installed.fonts(["猫"]) == ((), {"猫"}, ())
 
 
-def test_fonts_without_truetype_outlines_do_not_break_a_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would be embedded as what they are not: such a PDF has fonts of Type 3, and a note; its text is text."""
+@pytest.fixture
+def postscript(tmp_path: Path) -> Iterator[str]:
+    """The family of a font of PostScript outlines that has one sign, half an em wide."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.t2CharStringPen import T2CharStringPen
+
+    pen = T2CharStringPen(500, None)
+    pen.moveTo((0, 0))
+    pen.curveTo((0, 400), (100, 500), (400, 500))
+    pen.lineTo((400, 0))
+    pen.closePath()
+    made = FontBuilder(1000, isTTF=False)
+    made.setupGlyphOrder([".notdef", "sign"])
+    made.setupCharacterMap({ord(SIGN): "sign"})
+    made.setupCFF(
+        "Curves", {}, {".notdef": T2CharStringPen(500, None).getCharString(), "sign": pen.getCharString()}, {}
+    )
+    made.setupHorizontalMetrics({".notdef": (500, 0), "sign": (500, 0)})
+    made.setupHorizontalHeader(ascent=800, descent=-200)
+    made.setupNameTable({"familyName": "Curves", "styleName": "Regular", "psName": "Curves"})
+    made.setupOS2()
+    made.setupPost()
+    made.save(tmp_path / "curves.otf")
+    listed = list(font_manager.fontManager.ttflist)
+    font_manager.fontManager.addfont(tmp_path / "curves.otf")
+    yield "Curves"
+    font_manager.fontManager.ttflist[:] = listed
+
+
+SIGN = "\u16a0"  # a rune, which the bundled fonts lack
+
+
+@pytest.mark.usefixtures("bundled")
+def test_fonts_without_truetype_outlines_are_embedded_as_truetype(postscript: str) -> None:
+    """A copy of what a PDF needs of them: no Type 3, every sign can be copied, the same bytes; fonts left as found."""
+    before = list(font_manager.fontManager.ttflist)
+    drawn = figure(heatmap(labels=(SIGN, "a")), "pdf")
+    assert drawn.notes == ()
+    assert b"/Type3" not in drawn.data
+    assert b"CurvesTrueType" in drawn.data
+    assert {SIGN, "a"} <= signs(drawn.data)
+    assert figure(heatmap(labels=(SIGN, "a")), "pdf").data == drawn.data
+    assert font_manager.fontManager.ttflist == before
+    with composed(heatmap(labels=(SIGN, "a")), Style()) as sheet:
+        assert sheet.axes.texts[1].get_fontfamily()[-1] == postscript
+
+
+@pytest.mark.usefixtures("bundled")
+def test_copies_have_the_outlines_and_widths(postscript: str) -> None:
+    """Curves to a thousandth of the em, and the same advance."""
+    path = font_manager.FontPath(font_manager.findfont(postscript), 0)
+    with io.BytesIO(truetype(path, {SIGN}, "Copy")) as file, TTFont(file) as copy, TTFont(path) as original:
+        assert "glyf" in copy
+        assert copy["name"].getDebugName(6) == "Copy"
+        pens = AreaPen(), AreaPen()
+        for font, pen in zip((copy, original), pens, strict=True):
+            glyph = font.getBestCmap()[ord(SIGN)]
+            font.getGlyphSet()[glyph].draw(pen)
+            assert font["hmtx"][glyph] == (500, 0)
+        assert abs(pens[0].value) == pytest.approx(abs(pens[1].value), rel=0.005)
+        assert abs(pens[1].value) > 100_000
+
+
+def test_fonts_that_cannot_be_copied_do_not_break_a_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a PDF has fonts of Type 3, and a note; its text is text. Other formats need no copy."""
     monkeypatch.setattr(installed, "has_truetype_outlines", lambda path: False)
+    monkeypatch.setattr("attnviz.render.truetype.truetype", lambda *font: b"no font")
     drawn = figure(heatmap(), "pdf")
     assert b"/Type3" in drawn.data
     assert b"/Type0" not in drawn.data

@@ -20,6 +20,7 @@ from attnviz.escape import escape
 from attnviz.render.figure_draw import draw
 from attnviz.render.figure_sheet import RC, TITLE, Sheet
 from attnviz.render.fonts import fonts, missing_line
+from attnviz.render.truetype import in_truetype
 from attnviz.views.drawable import Grid, Picture, Strip
 
 FORMATS = ("png", "svg", "pdf")
@@ -93,15 +94,16 @@ def figure(drawable: Picture, form: str, style: Style = PLAIN) -> Drawn:
     Raises UsageError if the style is not there or is none, or if the figure would be too small or too large.
     """
     with composed(drawable, style) as sheet:
-        found = fonts(text.get_text() for text in sheet.axes.texts)
-        kind = 3 if found.cubic else 42
-        RC.update({"pdf.fonttype": kind, "ps.fonttype": kind})
-        data = saved(sheet, form, style)
+        drawn = sheet.axes.texts
+        found = fonts(text.get_text() for text in drawn)
+        with in_truetype(drawn, found.cubic if form == "pdf" else ()) as uncopied:
+            RC["pdf.fonttype"] = 3 if uncopied else 42
+            data = saved(sheet, form, style)
     notes = [missing_line(found.missing)] if found.missing else []
-    if found.cubic and form == "pdf":
-        notes.append(
-            f"{found.cubic[0]} has no TrueType outlines: the fonts in the PDF are Type 3, which some publishers refuse"
-        )
+    notes += [
+        f"{family} has no TrueType outlines: the fonts in the PDF are Type 3, which some publishers refuse"
+        for family in uncopied
+    ]
     return Drawn(data, tuple(notes))
 
 

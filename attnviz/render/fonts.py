@@ -20,7 +20,7 @@ class Fonts(NamedTuple):
     """Those to fall back on where the usual ones lack a sign."""
     missing: frozenset[str]
     """Signs that no installed font has."""
-    cubic: tuple[str, ...]
+    cubic: "tuple[tuple[str, FontPath], ...]"
     """Those with PostScript outlines, which matplotlib embeds as TrueType: some readers of a PDF then draw nothing."""
 
 
@@ -34,7 +34,7 @@ def fonts(texts: Iterable[str]) -> Fonts:
     )
     kana = any("\u3041" <= sign <= "\u30ff" for sign in missing)
     fallback, missing = taken(others(kana=kana), missing) if missing else ({}, missing)
-    cubic = [family for family, path in (usual | fallback).items() if not has_truetype_outlines(path)]
+    cubic = [(family, path) for family, path in (usual | fallback).items() if not has_truetype_outlines(path)]
     return Fonts(tuple(fallback), frozenset(missing), tuple(cubic))
 
 
