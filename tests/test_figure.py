@@ -478,8 +478,7 @@ def test_svg_is_well_formed_and_text_is_text(name: str) -> None:
 def streams(pdf: bytes) -> list[bytes]:
     """What the streams of a PDF hold."""
     return [
-        zlib.decompress(found)
-        for found in re.findall(rb"/FlateDecode[^>]*>>\s*stream\r?\n(.*?)\nendstream", pdf, re.S)
+        zlib.decompress(found) for found in re.findall(rb"/FlateDecode[^>]*>>\s*stream\r?\n(.*?)\nendstream", pdf, re.S)
     ]
 
 
