@@ -12,6 +12,7 @@ import numpy.typing as npt
 Kind: TypeAlias = Literal["self", "encoder", "decoder", "cross"]
 KINDS: tuple[Kind, ...] = "self", "encoder", "decoder", "cross"
 Reduction: TypeAlias = Literal["mean", "max"]
+Unit: TypeAlias = Literal["token", "word"]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Weights: TypeAlias = Floats
 Visible: TypeAlias = npt.NDArray[np.bool_]
@@ -46,6 +47,15 @@ class Token(NamedTuple):
             start += text[start:end].index(inner)
             end = start + len(inner)
         return cls(text[start:end], number, start, end, False, segment)
+
+
+class Segment(NamedTuple):
+    """A part of a text that has a name: a message of a chat, a document, a paragraph."""
+
+    name: str
+    start: int
+    """In characters of its text."""
+    end: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +125,8 @@ class AttentionMap:
     query_places: tuple[int, ...] = ()
     """Where the queries stand in the whole text, of which the map may show a part; all of it unless given."""
     key_places: tuple[int, ...] = ()
+    unit: Unit = "token"
+    """What queries and keys are; of words, the weights of their tokens are merged."""
 
     def __post_init__(self) -> None:
         for name, tokens in (("query_places", self.queries), ("key_places", self.keys)):
@@ -170,6 +182,7 @@ class AttentionMap:
             self.method,
             query_places=tuple(self.query_places[i] for i in rows),
             key_places=tuple(self.key_places[i] for i in columns),
+            unit=self.unit,
         )
 
     def reduced(self, how: Reduction) -> "AttentionMap":
@@ -192,6 +205,7 @@ class AttentionMap:
             found and Statistics(**{name: merge(array, "mean") for name, array in named_arrays(found).items()}),
             query_places=self.query_places,
             key_places=self.key_places,
+            unit=self.unit,
         )
 
 
@@ -254,6 +268,8 @@ class Capture:
     fidelity: float | None = None
     """Largest difference between weights times values and the output that the model went on with, as a share of that
     layer's largest output; None where it was not measured."""
+    segments: tuple[Segment, ...] = ()
+    """The messages of a chat, where the text is one."""
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write an ``.attn`` file, or ``.json`` or ``.npz`` by the suffix. Raises UsageError or OutputError."""

@@ -121,6 +121,7 @@ def capture_header(capture: Capture) -> dict[str, Any]:
         **{name: text for name, text in texts.items() if text is not None},
         "notes": capture.notes,
         "fidelity": capture.fidelity,
+        **({"segments": [part._asdict() for part in capture.segments]} if capture.segments else {}),
     }
 
 
@@ -130,7 +131,8 @@ def map_header(part: AttentionMap, queries: Any, keys: Any) -> dict[str, Any]:
     tiles = {"tiles": {"height": part.tiles.height, "width": part.tiles.width}} if part.tiles else {}
     sides = {"query_places": part.query_places, "key_places": part.key_places}
     shown = {name: places for name, places in sides.items() if places != tuple(range(len(places)))}
-    return {**head, "queries": queries, "keys": keys, **shown, **tiles}
+    merged = {"unit": part.unit} if part.unit != "token" else {}
+    return {**head, "queries": queries, "keys": keys, **shown, **merged, **tiles}
 
 
 def units(part: AttentionMap) -> str:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from types import NoneType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from attnviz.record import KINDS, AttentionMap, Capture, Edges, Floats, Statistics, Tiles, Token
+from attnviz.record import KINDS, AttentionMap, Capture, Edges, Floats, Segment, Statistics, Tiles, Token, Unit
 from attnviz.untrusted import Array, cells, field, numbers
 
 SCHEMA = "attnviz/1"
@@ -39,6 +39,7 @@ def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None =
         field(document, "pair", str, NoneType),
         field(document, "target", str, NoneType),
         fidelity,
+        tuple(map(read_segment, dicts(document, "segments") if "segments" in document else [])),
     )
 
 
@@ -93,6 +94,14 @@ def read_token(entry: dict[str, Any]) -> Token:
     if not 0 <= start <= end:
         raise ValueError(f"a token has no place in the text: {start} to {end}")
     return Token(field(entry, "text", str), number, start, end, field(entry, "special", bool), segment)
+
+
+def read_segment(entry: dict[str, Any]) -> Segment:
+    """A part of a text that has a name."""
+    start, end = (field(entry, name, int) for name in ("start", "end"))
+    if not 0 <= start <= end <= LARGEST_NUMBER:
+        raise ValueError(f"a segment has no place in the text: {start} to {end}")
+    return Segment(field(entry, "name", str), start, end)
 
 
 def texts(values: list[Any], name: str) -> tuple[str, ...]:
@@ -154,6 +163,8 @@ def read_map(head: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token
     if weights is not None:
         require_sides(weights.shape, shape)
         weights = weights_named("weights", arrays, shape)
+    if head.get("unit", "token") not in get_args(Unit):
+        raise ValueError(f"the unit of a map must be one of {', '.join(get_args(Unit))}")
     tiles = read_tiles(head, arrays, shape)
     if tiles is not None and weights is not None and tiles.mean.shape != shape:
         raise ValueError("it holds a map with both weights and tiles of several cells")
@@ -170,6 +181,7 @@ def read_map(head: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token
         read_statistics(arrays, shape),
         read_edges(arrays, shape),
         *(counts(field(head, name, list, NoneType) or [], name) for name in ("query_places", "key_places")),
+        unit=head.get("unit", "token"),
     )
 
 

@@ -67,6 +67,10 @@ def shown_safely(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 
 text_argument = click.argument("text", required=False)
+texts_argument = click.argument("texts", nargs=-1, metavar="[TEXT]...")
+lines_option = together(
+    "What it reads", click.option("--lines", is_flag=True, help="Each line of a text is a text of its own.")
+)
 
 model_options = together(
     "Model",

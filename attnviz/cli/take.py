@@ -35,9 +35,12 @@ def opened(text: str | None, options: Mapping[str, Any], quiet: bool) -> Source:
 
 def running(content: str, options: Mapping[str, Any], quiet: bool) -> Source:
     """The model of the options, on a text."""
-    model = loaded(options, quiet)
-    prompt = Prompt(content, options["pair"], options["target"], options["chat"], options["generate"] or 0)
-    return partial(model.capture, prompt)
+    return partial(loaded(options, quiet).capture, prompt(content, options))
+
+
+def prompt(content: str, options: Mapping[str, Any]) -> Prompt:
+    """A text as the options have it read."""
+    return Prompt(content, options["pair"], options["target"], options["chat"], options["generate"] or 0)
 
 
 def take(text: str | None, request: Request, options: Mapping[str, Any], quiet: bool) -> Capture:

@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from attnviz.cli.options import note
@@ -26,6 +27,15 @@ def read(text: str | None, quiet: bool = False) -> str:
     if not found.strip():
         raise InputError("the text is empty" if text == found else f"the text in {text} is empty")
     return found
+
+
+def read_all(texts: Sequence[str], lines: bool, quiet: bool = False) -> list[str]:
+    """The texts that a command is to use, each as ``read`` does; with ``lines`` each line of them that says something.
+
+    Raises InputError.
+    """
+    found = [read(text, quiet) for text in texts or (None,)]
+    return [line for text in found for line in text.splitlines() if line.strip()] if lines else found
 
 
 def require_unicode(text: str, name: str) -> None:

@@ -1,6 +1,19 @@
 """Capture -> drawable: pure data, of no medium. A renderer draws drawables and knows no capture."""
 
-from attnviz.views.drawable import Axis, Drawable, Grid, Heatmap, Page, Panel, Picture, Scale, Section, Strip
+from attnviz.views.drawable import (
+    Axis,
+    Drawable,
+    Grid,
+    Heatmap,
+    Page,
+    Panel,
+    Picture,
+    Scale,
+    Section,
+    Series,
+    Strip,
+    Table,
+)
 from attnviz.views.sinks import Look
 from attnviz.views.views import PAGE, grids, heatmaps, page, rows, strips
 
@@ -16,7 +29,9 @@ __all__ = [
     "Picture",
     "Scale",
     "Section",
+    "Series",
     "Strip",
+    "Table",
     "grids",
     "heatmaps",
     "page",

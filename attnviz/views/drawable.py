@@ -28,7 +28,7 @@ class Panel(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How weights become places on the colour scale, which starts at 0."""
+    """How weights become places on the colour scale, which starts at 0, or with ``signed`` has 0 in its middle."""
 
     top: float
     """The weight at the end of the colours. Those above it are sinks, drawn as beyond the scale."""
@@ -36,6 +36,8 @@ class Scale(NamedTuple):
     """The largest weight that is drawn."""
     linear: bool = False
     """Else the square root, which shows the sink, the diagonal and the faint parts."""
+    signed: bool = False
+    """Differences, from -top to top: none is beyond the scale."""
 
     @property
     def name(self) -> str:
@@ -45,22 +47,26 @@ class Scale(NamedTuple):
     @property
     def has_beyond(self) -> bool:
         """Whether there are weights beyond the scale."""
-        return self.largest > self.top
+        return self.largest > self.top and not self.signed
 
     def levels(self, values: npt.ArrayLike) -> Floats:
         """Weights as places on the colour scale, 0 to 1.
 
         >>> Scale(1.0, 1.0).levels([0, 0.25, 1])
         array([0. , 0.5, 1. ], dtype=float32)
+        >>> Scale(1.0, 1.0, signed=True).levels([-1, 0, 0.25])
+        array([0.  , 0.5 , 0.75], dtype=float32)
         """
-        share = np.clip(np.asarray(values, np.float32) / (self.top or 1), 0, 1)
-        found: Floats = share if self.linear else np.sqrt(share)
-        return found
+        share = np.asarray(values, np.float32) / np.float32(self.top or 1)
+        size = np.clip(np.abs(share) if self.signed else share, 0, 1)
+        found: Floats = size if self.linear else np.sqrt(size)
+        return 0.5 + np.copysign(found, share) / 2 if self.signed else found
 
     def steps(self, panel: Panel, count: int) -> Steps:
         """The colour of each cell: 0 to count - 1, ``count`` beyond the scale, MASKED where not visible."""
         inside = np.minimum((self.levels(panel.values) * count).astype(np.int64), count - 1)
-        return np.where(panel.visible, np.where(panel.values > self.top, count, inside), MASKED)
+        beyond = self.has_beyond and panel.values > self.top
+        return np.where(panel.visible, np.where(beyond, count, inside), MASKED)
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,34 @@ class Page:
     caption: tuple[str, ...]
 
 
-Picture: TypeAlias = Heatmap | Grid | Strip
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Matrices to be compared: beside each other, or below each other where there is no room."""
+
+    title: str
+    heatmaps: tuple[Heatmap, ...]
+    caption: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Numbers and names, some of them on colours."""
+
+    title: str
+    corner: str
+    """What the rows are: the heading of their names."""
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    """(row, column), empty where there is nothing to say."""
+    levels: Floats
+    """(row, column): the place of each cell on the colour scale, 0 to 1; NaN for no colour."""
+    caption: tuple[str, ...]
+    texts: frozenset[int] = frozenset()
+    """Columns that hold names, which begin at the left; numbers end at the right."""
+
+
+Picture: TypeAlias = Heatmap | Grid | Strip | Series | Table
 Drawable: TypeAlias = Picture | Page
 
 
