@@ -17,6 +17,7 @@ COMMANDS = {
     "show": "Draw the attention of a model on a text.",
     "capture": "Run a model once and keep its attention in a file, to be drawn and questioned without the model.",
     "export": "Write a report: a figure of every layer and head, a page, data, and a gallery of them.",
+    "compare": "Compare two models, two texts or two captures, word by word and head by head.",
     "models": "List the models that --model takes.",
     "train": "Train a small language model made of our own attention layer.",
 }

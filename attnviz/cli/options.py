@@ -72,10 +72,8 @@ lines_option = together(
     "What it reads", click.option("--lines", is_flag=True, help="Each line of a text is a text of its own.")
 )
 
-model_options = together(
+run_options = together(
     "Model",
-    click.option("-m", "--model", default="builtin", show_default=True, help="builtin, a folder, alias or hub id."),
-    click.option("--revision", help="Revision of a hub model: a branch, tag or commit."),
     click.option("--offline", is_flag=True, help="Never download a model."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
     click.option(
@@ -87,6 +85,33 @@ model_options = together(
     ),
     click.option("--truncate", is_flag=True, help="Cut a text that is longer than the model reads."),
 )
+
+
+def model_options(command: Any) -> Any:
+    """The options of a command that runs one model."""
+    named = together(
+        "Model",
+        click.option("-m", "--model", default="builtin", show_default=True, help="builtin, a folder, alias or hub id."),
+        click.option("--revision", help="Revision of a hub model: a branch, tag or commit."),
+    )
+    return named(run_options(command))
+
+
+def models_options(command: Any) -> Any:
+    """The options of a command that runs one model or two."""
+    named = together(
+        "Model",
+        click.option(
+            "-m",
+            "--model",
+            "models",
+            multiple=True,
+            help="A model: builtin, a folder, alias or hub id. Given twice, both; once, it and builtin.",
+        ),
+        click.option("--revision", "revisions", multiple=True, help="Revision of a hub model; given twice, of each."),
+    )
+    return named(run_options(command))
+
 
 prompt_options = together(
     "What it reads",
@@ -123,6 +148,11 @@ map_option = together(
 source_option = together(
     "What it reads",
     click.option("--from", "source", metavar="FILE", help="A capture or arrays: .attn, .npz, .safetensors or .json."),
+)
+
+words_option = together(
+    "What it reads",
+    click.option("--words", is_flag=True, help="Merge the pieces of words: keys summed, queries averaged."),
 )
 
 view_options = together(

@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -13,6 +14,9 @@ from attnviz.cli.options import BINARY, FIGURES, FORMATS, note
 from attnviz.errors import OutputError, UsageError
 from attnviz.files import require_new, write_whole
 from attnviz.record import Capture
+
+if TYPE_CHECKING:
+    from attnviz.views import Page, Picture
 
 OF_FIGURES = "style", "inches", "dpi", "transparent"
 
@@ -67,6 +71,12 @@ def require_deliverable(found: Target, options: Options) -> None:
         raise UsageError(f"a {found.form} is nothing for a terminal: name a file with -o, or redirect stdout")
 
 
+def require_form(found: Target | None, forms: Sequence[str], what: str) -> None:
+    """Raise UsageError unless what a command writes has this format."""
+    if found and found.form not in forms:
+        raise UsageError(f"{what} is written as {', '.join(f'.{form}' for form in forms)}, not .{found.form}")
+
+
 def require_for_figures(found: Target | None, options: Options) -> None:
     """Raise UsageError for options that would have no effect."""
     given = click.get_current_context().get_parameter_source
@@ -79,7 +89,11 @@ def require_for_figures(found: Target | None, options: Options) -> None:
 
 def deliver(capture: Capture, to: Target, options: Options, quiet: bool) -> None:
     """Write a capture in the format of its target, and tell on stderr what a file does not show."""
-    made = MAKERS[to.form](capture, to.form, options)
+    put(MAKERS[to.form](capture, to.form, options), to, quiet)
+
+
+def put(made: "Made", to: Target, quiet: bool) -> None:
+    """Write what was made where it goes, and tell on stderr what is beside it."""
     if to.path is None:
         write_out(made.data)
     else:
@@ -106,11 +120,16 @@ class Made(NamedTuple):
 
 def make_figure(capture: Capture, form: str, options: Options) -> Made:
     """A figure of one picture. Raises UsageError if there are several."""
-    from attnviz.render.figure import Style, figure
-
     found = pictures(capture, options)
     if len(found) > 1:
         raise UsageError(f"a .{form} holds one picture, not {len(found)}: choose one head, --map, or --view grid")
+    return figure_of(found[0], form, options)
+
+
+def figure_of(picture: "Picture", form: str, options: Options) -> Made:
+    """A figure of a picture."""
+    from attnviz.render.figure import Style, figure
+
     style = Style(
         options["style"],
         inches=options["inches"],
@@ -118,28 +137,36 @@ def make_figure(capture: Capture, form: str, options: Options) -> Made:
         dpi=options["dpi"],
         transparent=options["transparent"],
     )
-    return Made(*figure(found[0], form, style))
+    return Made(*figure(picture, form, style))
 
 
 def make_page(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001 - there is one format of it
     """A page of everything."""
-    from dataclasses import replace
-
-    from attnviz.render.html import html
     from attnviz.views import page
 
     require_cells(capture)
-    found = page(capture, look(options))
+    return page_of(page(capture, look(options)), options, capture.notes)
+
+
+def page_of(page: "Page", options: Options, notes: Sequence[str]) -> Made:
+    """A page, under the title of the user if there is one."""
+    from attnviz.render.html import html
+
     if options["title"] is not None:
-        found = replace(found, title=options["title"])
-    return Made(html(found, exact=options["exact"], colours=options["cmap"]), capture.notes)
+        page = replace(page, title=options["title"])
+    return Made(html(page, exact=options["exact"], colours=options["cmap"]), notes)
 
 
 def make_table(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
     """Markdown tables of every head."""
+    return markdown_of(pictures(capture, options, apart=True))
+
+
+def markdown_of(found: "Sequence[Picture]") -> Made:
+    """Pictures as Markdown."""
     from attnviz.render.markdown import markdown
 
-    return Made(markdown(pictures(capture, options, apart=True)).encode())
+    return Made(markdown(found).encode())
 
 
 def make_data(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001

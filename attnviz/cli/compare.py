@@ -1,0 +1,156 @@
+"""`attnviz compare`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from attnviz.analysis.comparison import Comparison, Distances, Name
+from attnviz.cli.drawing import look
+from attnviz.cli.options import (
+    FIGURES,
+    Sectioned,
+    SelectionType,
+    figure_options,
+    lines_option,
+    look_options,
+    map_option,
+    models_options,
+    output_options,
+    prompt_options,
+    screen_options,
+    selection_options,
+    talk_options,
+    texts_argument,
+    title_option,
+    together,
+)
+from attnviz.cli.output import Made, Target, figure_of, markdown_of, page_of, put, require_form, target
+from attnviz.cli.screen import screen, show
+from attnviz.cli.sides import comparisons
+from attnviz.errors import UsageError
+from attnviz.render.terminal import draw
+from attnviz.results import as_csv, as_json
+from attnviz.selection import ALL, Named, select
+from attnviz.views import Picture
+from attnviz.views.comparison import Chosen, counterpart, head_map, last_layers, page, series, table
+
+ROWS = 10  # heads that are listed unless --top says more
+FORMS = (*FIGURES, "html", "json", "csv", "md")
+
+
+def parse_top(text: str) -> int | None:
+    """A number of heads, or all. Raises ValueError."""
+    if text.strip().lower() == "all":
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is no number of heads: write 10, or all")
+    return int(text)
+
+
+sides_options = together(
+    "What it reads",
+    click.option("--with", "other", metavar="TEXT", help="Compare TEXT with this one, on one model."),
+    click.option("--from", "sources", metavar="FILE", multiple=True, help="A capture; given twice, A and B."),
+)
+view_options = together(
+    "View",
+    click.option(
+        "--view",
+        type=click.Choice(["maps", "heads", "table"]),
+        help="A, B and A - B; how far each head of A is from B; a list of these. Default on a screen: maps and table.",
+    ),
+    click.option(
+        "--top", type=SelectionType("N", parse_top), default=ROWS, show_default=True, help="Heads listed; or all."
+    ),
+)
+
+
+@click.command(cls=Sectioned)
+@texts_argument
+@selection_options
+@map_option
+@view_options
+@look_options
+@title_option
+@sides_options
+@lines_option
+@prompt_options
+@models_options
+@output_options
+@figure_options
+@screen_options
+@talk_options
+def command(texts: tuple[str, ...], quiet: bool, **options: Any) -> None:
+    """Compare two models, two texts or two captures, word by word and head by head.
+
+    A is the first model named, B the second or builtin. Pieces are merged to words, so that tokenizers do not matter,
+    and heads are compared where both may attend, by the Jensen-Shannon divergence of their rows in nats. -l and -H
+    choose heads of A: one is drawn beside its counterpart of B. Several texts give mean and deviation.
+
+    \b
+    Examples:
+      attnviz compare --model bert-base
+      attnviz compare -m bert-base -m my-finetuned "The cat sat on the mat."
+      attnviz compare -m builtin -m builtin "The cat sat." "The dog ran."
+      attnviz compare "The cat sat on the mat." --with "The dog sat on the rug."
+      attnviz compare --from before.attn --from after.attn --json
+    """
+    on = screen(options["width"], options["color"], options["cmap"], options["full"])
+    to = target(options)
+    require_form(to, FORMS, "a comparison")
+    found = comparisons(texts, options, quiet)
+    distances = Distances.over(found)
+    heads, chosen = choose(found[0], distances, options)
+    if to:
+        put(make(found, distances, heads, chosen, to, options), to, quiet)
+        return
+    for i, picture in enumerate(pictures(found[0], distances, heads, chosen, options)):
+        show([[], *draw(picture, on)] if i else draw(picture, on), on)
+
+
+def choose(comparison: Comparison, distances: Distances, options: Any) -> tuple[list[Name], Chosen]:
+    """The heads of A that are listed, and what of them is drawn. Raises UsageError for one that is not there."""
+    layers, heads = options["layers"], options["heads"]
+    if isinstance(heads, Named) and layers is not None:
+        raise UsageError("--heads L5H3 names its layer: leave --layers out")
+    kept = select(comparison.a.capture, layers or ALL, heads or ALL)
+    asked = {(layer, head) for part in kept.maps for layer in part.layers for head in part.heads}
+    names = [name for name in comparison.a.names if name in asked]
+    if not names:
+        raise UsageError("none of these heads is among those that can be compared")
+    if len(names) == 1:
+        return names, counterpart(comparison, distances, names[0])
+    return names, last_layers(comparison, names[-1][0])
+
+
+def pictures(
+    comparison: Comparison, distances: Distances, heads: Sequence[Name], chosen: Chosen, options: Any
+) -> list[Picture]:
+    """What is drawn: the maps of the first text, and what was found over all texts."""
+    view = options["view"]
+    drawn: list[Picture] = []
+    if view in (None, "maps"):
+        drawn.append(series(comparison, chosen, look(options)))
+    if view == "heads":
+        drawn.append(head_map(distances))
+    if view in (None, "table"):
+        drawn.append(table(distances, heads, options["top"]))
+    return drawn
+
+
+def make(
+    found: Sequence[Comparison], distances: Distances, heads: Sequence[Name], chosen: Chosen, to: Target, options: Any
+) -> Made:
+    """The content of a file."""
+    if to.form == "json":
+        return Made(as_json(found, distances, heads, chosen))
+    if to.form == "csv":
+        return Made(as_csv(distances, heads))
+    if to.form == "html":
+        return page_of(page(found[0], distances, look(options)), options, ())
+    drawn = pictures(found[0], distances, heads, chosen, options)
+    if options["title"] is not None:
+        drawn = [replace(picture, title=options["title"]) for picture in drawn]
+    return markdown_of(drawn) if to.form == "md" else figure_of(drawn[0], to.form, options)

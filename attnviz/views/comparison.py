@@ -1,0 +1,260 @@
+"""What is drawn of a comparison: A, B and their difference; each head of A with the head of B that is nearest to it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isnan, log
+from typing import NamedTuple
+
+import numpy as np
+
+from attnviz.analysis.comparison import Comparison, Distances, Name, Side, deviation, mean
+from attnviz.analysis.divergence import Exact, restricted
+from attnviz.escape import escape
+from attnviz.record import AttentionMap, Capture, Visible, Weights
+from attnviz.views.axes import column_name, head_name, model_title, sides
+from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Series, Table
+from attnviz.views.sinks import Look
+from attnviz.views.views import PLAIN, grid, heatmap, places
+
+FARTHEST = log(2)  # nats between rows that share no key
+
+
+class Chosen(NamedTuple):
+    """The heads of A, and of B, that are drawn beside each other: one each, or the mean of several of a layer."""
+
+    a: tuple[Name, ...]
+    b: tuple[Name, ...]
+
+
+def last_layers(comparison: Comparison, layer: int | None = None) -> Chosen:
+    """All heads of a layer of A, its last unless one is given, and of that of B, or the last where it has no such."""
+    a, b = comparison.a, comparison.b
+    mine = a.layers[-1] if layer is None else layer
+    yours = mine if same_heads(comparison) else b.layers[-1]
+    return Chosen(of_layer(a, mine), of_layer(b, yours))
+
+
+def same_heads(comparison: Comparison) -> bool:
+    """Whether both have the same layers and heads."""
+    return comparison.a.names == comparison.b.names
+
+
+def of_layer(side: Side, layer: int) -> tuple[Name, ...]:
+    """The heads of a layer."""
+    return tuple(each for each in side.names if each[0] == layer)
+
+
+def counterpart(comparison: Comparison, distances: Distances, head: Name) -> Chosen:
+    """One head of A, and that of B of the same name, or the nearest where the two have other heads."""
+    at = comparison.a.names.index(head)
+    found = distances.nearest(0)[at]
+    other = head if same_heads(comparison) or found is None else comparison.b.names[found]
+    return Chosen((head,), (other if other in comparison.b.names else comparison.b.names[0],))
+
+
+def series(comparison: Comparison, chosen: Chosen, look: Look = PLAIN) -> Series:
+    """The chosen heads of A, of B, and A - B, on the words that both have and the cells that both see."""
+    a, b, seen = comparison.pair(*chosen)
+    drawn = [
+        one("A  ", comparison.a, chosen.a, a[None, None], seen, look),
+        one("B  ", comparison.b, chosen.b, b[None, None], seen, look),
+    ]
+    shared = Scale(max(each.scale.top for each in drawn), max(each.scale.largest for each in drawn), look.linear)
+    drawn = [replace(each, scale=shared) for each in drawn]
+    apart = difference("A - B", Panel(a - b, seen), drawn[0].rows, drawn[0].columns, look)
+    return Series(series_title(comparison), (*drawn, apart), told(comparison))
+
+
+def one(letter: str, side: Side, names: Sequence[Name], weights: Weights, seen: Visible, look: Look) -> Heatmap:
+    """Weights (1, 1, query, key) of the common words, of one head or of the mean of several."""
+    layer, head = names[0] if len(names) == 1 else (names[0][0], "mean")
+    part = of_side(side, layer, (head,), weights, seen)
+    shown = heatmap(Capture(side.capture.model, side.capture.text, (part,)), part, 0, 0, look)
+    return replace(shown, title=f"{letter}{shown.title}")
+
+
+def of_side(side: Side, layer: int, heads: tuple[int | str, ...], weights: Weights, seen: Visible) -> AttentionMap:
+    """Weights (1, head, query, key) of the common words as a map."""
+    kind = side.capture.maps[0].kind
+    return AttentionMap(kind, (layer,), heads, side.queries, side.keys, weights, seen, unit="word")
+
+
+def difference(title: str, panel: Panel, rows: Axis, columns: Axis, look: Look) -> Heatmap:
+    """Differences on a scale with 0 in its middle."""
+    largest = float(np.abs(panel.values[panel.visible]).max(initial=0))
+    caption = ("positive: A attends more, negative: B",)
+    return Heatmap(title, panel, rows, columns, Scale(largest, largest, look.linear, signed=True), caption)
+
+
+def series_title(comparison: Comparison) -> str:
+    """What is compared."""
+    a, b = (model_title(side.capture) for side in (comparison.a, comparison.b))
+    return f"A {a} · B {b}" if a != b else f"{a} · two captures"
+
+
+def told(comparison: Comparison) -> tuple[str, ...]:
+    """What is compared of both, and what is left out."""
+    a, b = comparison.a, comparison.b
+    every = a.words == b.words == a.common
+    words = f"all {a.common} words" if every else f"{a.common} words of {a.words} in A and {b.words} in B"
+    lines = [f"compared on {words}, where both may attend; rows sum to 1 there"]
+    outside = [(letter, side.outside) for letter, side in (("A", a), ("B", b)) if side.outside >= 0.0005]
+    if outside:
+        shares = ", ".join(f"{share:.1%} of the weight of {letter}" for letter, share in outside)
+        lines.append(f"left out, on tokens that the other does not have: {shares}")
+    unseen = [(letter, share) for letter, share in (("A", a.unseen(b)), ("B", b.unseen(a))) if share >= 0.0005]
+    if unseen:
+        shares = ", ".join(f"{share:.1%} of what is left of {letter}" for letter, share in unseen)
+        lines.append(f"left out, where the other may not attend: {shares}")
+    return (*lines, *dict.fromkeys(escape(note) for side in (a, b) for note in side.capture.notes))
+
+
+def table(distances: Distances, heads: Sequence[Name], most: int | None = None) -> Table:
+    """The heads of A that moved most, or that are farthest from any of B; at most so many."""
+    places_ = [distances.names[0].index(head) for head in heads]
+    nearest, near, moved = distances.nearest(0), distances.to_nearest(0), distances.moved
+    order = by(mean(near if moved is None else moved, 0), places_)
+    shown = order[:most]
+    columns = ["nearest", "JS", "± sd"] + (["moved", "± sd"] if moved is not None else [])
+    columns = columns if len(distances.divergence) > 1 else [each for each in columns if each != "± sd"]
+    cells, levels = [], []
+    for at in shown:
+        other = nearest[at]
+        values = [part for each in ([near] if moved is None else [near, moved]) for part in spread(each[:, at])]
+        cells.append(("—" if other is None else head_name(*distances.names[1][other]), *map(decimals, values)))
+        levels.append([np.nan, *(value / FARTHEST for value in values)])
+    return Table(
+        table_title(distances),
+        "head of A",
+        tuple(columns),
+        tuple(head_name(*distances.names[0][at]) for at in shown),
+        tuple(cells),
+        np.sqrt(np.array(levels, np.float32)).reshape(len(cells), len(columns)),
+        (*summary(distances), *left(len(order) - len(shown))),
+        frozenset({0}),
+    )
+
+
+def by(values: Exact, places_: Sequence[int]) -> list[int]:
+    """Places, the largest value first, those without one at last."""
+    return sorted(places_, key=lambda at: -np.inf if isnan(values[at]) else values[at], reverse=True)
+
+
+def spread(values: Exact) -> list[float]:
+    """The mean over texts, and the deviation if there are several."""
+    column = values[:, None]
+    return [float(mean(column, 0)[0])] + ([float(deviation(column, 0)[0])] if len(values) > 1 else [])
+
+
+def decimals(value: float) -> str:
+    """A divergence to three digits, nothing for none."""
+    return "" if isnan(value) else f"{value:.3f}"
+
+
+def table_title(distances: Distances) -> str:
+    """What the table tells."""
+    if distances.moved is not None:
+        return "heads that moved: divergence of each head of A from the same head of B"
+    return "each head of A and the head of B that is nearest to it"
+
+
+def summary(distances: Distances) -> tuple[str, ...]:
+    """The one number, and how far heads are from those of the same name."""
+    value, *sd = spread(distances.overall)
+    if isnan(value):
+        return ("no row has two words that both see: there is nothing to measure",)
+    texts = f" ± {sd[0]:.3f} over {len(distances.divergence)} texts" if sd else ""
+    lines = [f"A and B: {value:.3f}{texts} nats, mean divergence of a head from the nearest of the other"]
+    if distances.moved is not None:
+        value, *sd = spread(mean(distances.moved, 1))
+        texts = f" ± {sd[0]:.3f}" if sd else ""
+        lines.append(f"{value:.3f}{texts} nats from the head of the same number")
+    return (*lines, "Jensen-Shannon divergence, mean over queries: 0 for the same rows, 0.693 (ln 2) at most")
+
+
+def left(count: int) -> tuple[str, ...]:
+    """How many heads are not shown."""
+    return (f"{count} more: --top all, --json or -o FILE.csv",) if count else ()
+
+
+def head_map(distances: Distances) -> Heatmap:
+    """The divergence of each head of A from the nearest of B, or from its own, a row a layer."""
+    names, moved = distances.names[0], distances.moved
+    values = mean(distances.to_nearest(0) if moved is None else moved, 0)
+    layers, heads = (tuple(dict.fromkeys(part)) for part in zip(*names, strict=True))
+    panel = Panel(np.zeros((len(layers), len(heads)), np.float32), np.zeros((len(layers), len(heads)), bool))
+    for (layer, head), value in zip(names, values, strict=True):
+        at = layers.index(layer), heads.index(head)
+        panel.values[at], panel.visible[at] = (0, False) if isnan(value) else (value, True)
+    return Heatmap(
+        table_title(distances),
+        panel,
+        numbered("layers", tuple(f"L{layer}" for layer in layers)),
+        numbered("heads", tuple(map(column_name, heads))),
+        Scale(float(panel.values.max()), float(panel.values.max())),
+        summary(distances),
+    )
+
+
+def numbered(title: str, labels: tuple[str, ...]) -> Axis:
+    """An axis of layers or heads."""
+    return Axis(title, labels, tuple(range(len(labels))))
+
+
+def page(comparison: Comparison, distances: Distances, look: Look = PLAIN) -> Page:
+    """Every head of A and of B on what is compared, and the difference of each head of A from its counterpart."""
+    captures = [whole(comparison.a, comparison.b), whole(comparison.b, comparison.a)]
+    sections = [
+        section(f"{letter} {model_title(each)}", each, look) for letter, each in zip("AB", captures, strict=True)
+    ]
+    apart = differences(comparison, distances, look)
+    return Page(series_title(comparison), (*sections, apart), (*told(comparison), *summary(distances)))
+
+
+def whole(side: Side, other: Side) -> Capture:
+    """All heads of a side on the common words, where the other may attend too."""
+    seen = side.visible & other.seen
+    weights = restricted(side.weights, seen)
+    layers = tuple(
+        of_side(side, layer, tuple(side.names[i][1] for i in rows), weights[None, rows], seen[None, rows])
+        for layer in side.layers
+        for rows in [[i for i, (at, _) in enumerate(side.names) if at == layer]]
+    )
+    return Capture(side.capture.model, side.capture.text, layers)
+
+
+def section(title: str, capture: Capture, look: Look) -> Section:
+    """All heads of one side."""
+    found = {(part.layers[i], part.heads[j]): heatmap(capture, part, i, j, look) for part, i, j in places(capture.maps)}
+    return arranged(title, grid(capture, capture.maps, look), found)
+
+
+def differences(comparison: Comparison, distances: Distances, look: Look) -> Section:
+    """Each head of A less its counterpart of B."""
+    found: dict[Name, Heatmap] = {}
+    side, seen = comparison.a, comparison.a.seen
+    axes = sides(of_side(side, 0, (0,), np.zeros((1, 1, *seen.shape), np.float32), seen))
+    for head in comparison.a.names:
+        chosen = counterpart(comparison, distances, head)
+        a, b, seen = comparison.pair(*chosen)
+        title = f"A {head_name(*chosen.a[0])} - B {head_name(*chosen.b[0])}"
+        found[head] = difference(title, Panel(a - b, seen), *axes, look)
+    largest = max(each.scale.top for each in found.values())
+    small = Grid(
+        "A - B: each head of A less " + ("the same of B" if same_heads(comparison) else "the nearest of B"),
+        tuple(f"L{layer}" for layer in dict.fromkeys(layer for layer, _ in found)),
+        tuple(map(column_name, dict.fromkeys(head for _, head in found))),
+        (),
+        Scale(largest, largest, look.linear, signed=True),
+        ("positive: A attends more, negative: B",),
+        max(map(len, axes)),
+    )
+    return arranged("A - B", small, found)
+
+
+def arranged(title: str, small: Grid, found: dict[Name, Heatmap]) -> Section:
+    """Heatmaps by layer and head, large and small."""
+    layers, heads = (tuple(dict.fromkeys(part)) for part in zip(*found, strict=True))
+    rows = tuple(tuple(found.get((layer, head)) for head in heads) for layer in layers)
+    panels = tuple(tuple(each.panel if each else None for each in row) for row in rows)
+    return Section(title, replace(small, panels=panels), rows)
