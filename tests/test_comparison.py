@@ -148,7 +148,7 @@ def test_two_tokenizers_meet_in_words(minilm) -> None:
 
 
 def test_against_plain_numpy(minilm) -> None:
-    """MiniLM and the built-in model by hand: words by their places, keys summed, queries averaged, SciPy's divergence."""
+    """MiniLM and builtin by hand: words by their places, keys summed, queries averaged, SciPy's divergence."""
     text = "The tokenizers disagree here."
     one, other = take(text, model=str(minilm)), take(text)
     found = compare(one, other)

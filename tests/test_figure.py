@@ -343,7 +343,7 @@ def test_the_colour_bar_tells_the_truth(drawable: Picture, scale: Scale) -> None
         x, y = (x, (top + bottom) / 2) if lying else ((left + right) / 2, y)
         x, y = np.clip(x, left + 0.02, right - 0.02), np.clip(y, top + 0.02, bottom - 0.02)  # within the frame
         shade = int(np.clip(scale.levels(weight) * COLOURS, 0, COLOURS - 1))
-        near = sheet.palette[max(shade - 5, 0) : min(shade + 6, COLOURS)].astype(int)
+        near = sheet.palette()[max(shade - 5, 0) : min(shade + 6, COLOURS)].astype(int)
         assert np.abs(near - picture[int(y * sheet.dpi), int(x * sheet.dpi)]).sum(1).min() < 8
     assert scale.name in written
     assert (f"> {scale.top:.2g}" in written) == (len(swatches) == 1) == scale.has_beyond

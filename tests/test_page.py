@@ -28,6 +28,7 @@ from attnviz.record import AttentionMap, Capture, Token
 from attnviz.render.colour import MAPS, palette
 from attnviz.render.html import SHADES, Code, html
 from attnviz.views import Look, Panel, page
+from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Scale, Section
 from tests.conftest import ROOT, SENTENCE, Tiny
 
 HOSTILE = (
@@ -1015,3 +1016,117 @@ def test_a_page_is_of_use_before_all_of_it_is_there(reader: Callable[..., Reader
         tab.close()
         server.shutdown()
         server.server_close()
+
+
+# Differences
+
+
+def differing(seed: int = 0) -> Page:
+    """A page of the differences between the heads of two captures."""
+    one, other = (made(WORDS, 2, 3, seed=seed + i) for i in range(2))
+    found = page(one)
+    (section,) = found.sections
+    values = one.maps[0].weights - other.maps[0].weights
+    scale = Scale(float(np.abs(values).max()), float(np.abs(values).max()), signed=True)
+
+    def differ(panel: Panel, layer: int, head: int) -> Panel:
+        return panel._replace(values=values[layer, head])
+
+    panels = tuple(tuple(differ(p, i, j) for j, p in enumerate(row)) for i, row in enumerate(section.grid.panels))
+    heatmaps = tuple(
+        tuple(replace(one, panel=panels[i][j], scale=scale, caption=()) for j, one in enumerate(row))
+        for i, row in enumerate(section.heatmaps)
+    )
+    grid = replace(section.grid, panels=panels, scale=scale, caption=())
+    return replace(found, sections=(Section("difference", grid, heatmaps),))
+
+
+def differences(shown: Page, layer: int, head: int) -> np.ndarray:
+    """Those of a head, NaN where masked."""
+    panel = shown.sections[0].heatmaps[layer][head].panel
+    return np.where(panel.visible, panel.values, np.nan)
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1), st.floats(0.01, 100, width=32), st.booleans())
+def test_signed_codes_are_near_the_differences_and_in_their_order(
+    shares: list[float], full: float, exact: bool
+) -> None:
+    """Within 0.008 of the largest, 0.0005 with exact, never in another order; the code of 0 is in the middle."""
+    values, code = np.sort(np.float32(shares)) * np.float32(full), Code(full, exact, signed=True)
+    codes = code.of(np.clip(values, -full, full)).astype(int)
+    far = codes - code.zero
+    size = np.abs(far).astype(np.uint16).view(np.float16) if exact else (np.abs(far) / 127) ** 2
+    assert np.abs(np.sign(far) * size.astype(float) * full - values).max() <= (0.0005 if exact else 0.008) * full
+    assert (np.diff(codes) >= 0).all()
+    assert codes.min() >= 1
+    assert int(code.of(0)) == code.zero
+    assert int(code.of(full)) - code.zero == code.zero - int(code.of(-full)) == code.zero - 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_signed_cell_tells_its_difference_and_has_its_colour(reader: Callable[..., Reader], exact: bool) -> None:
+    """Under the pointer with its sign; blue below zero and red above it, as in every medium; masked is not painted."""
+    shown = differing()
+    on, values = reader(html(shown, exact=exact), "#layer=1&head=2"), differences(shown, 1, 2)
+    heatmap = shown.sections[0].heatmaps[1][2]
+    colours = palette("viridis", SHADES, signed=True)[heatmap.scale.steps(heatmap.panel, SHADES)]
+    low, high = (np.unravel_index(find(values), values.shape) for find in (np.nanargmin, np.nanargmax))
+    for row, column in (low, high, (8, 2)):
+        on.point(row, column)
+        told = on.text("#tip").split("\n")[2]
+        assert told[0] == ("-" if values[row, column] < 0 else "+")
+        assert float(told) == pytest.approx(values[row, column], abs=0.0005 if exact else 0.008)
+        assert np.abs(on.pixel(row, column).astype(int) - colours[row, column]).max() <= 6
+    assert on.pixel(*low)[2] > on.pixel(*low)[0]
+    assert on.pixel(*high)[2] < on.pixel(*high)[0]
+    assert on.pixel(2, 5)[3] == 0
+    assert ("float16" if exact else "within 0.0") in on.text("footer")
+
+
+@pytest.mark.browser
+def test_the_signed_table_holds_the_differences(reader: Callable[..., Reader]) -> None:
+    """Every one that is not masked, in a column of that name."""
+    shown = differing()
+    on, values = reader(html(shown, exact=True), "#layer=0&head=1"), differences(shown, 0, 1)
+    found = {(int(row["query"]), int(row["key"])): float(row["difference"]) for row in on.table()}
+    wanted = {place: values[place] for place in np.ndindex(values.shape) if not np.isnan(values[place])}
+    assert found == pytest.approx(wanted, abs=0.0005)
+
+
+@pytest.mark.browser
+def test_a_signed_token_names_the_largest_differences_of_both_signs(reader: Callable[..., Reader]) -> None:
+    """By their size, the text behind them in the colours of their signs; negative lines are dashed, and that is said."""
+    shown = differing()
+    on, row = reader(html(shown)), differences(shown, 0, 0)[7]
+    on.token(7).hover()
+    on.settle()
+    text = on.text("#told")
+    assert text.startswith("at (7) differs at ")
+    told = [(int(number), float(value)) for number, value in re.findall(r"\((\d+)\) ([+-][\d.e-]+)", text)]
+    order = np.argsort(-np.abs(np.nan_to_num(row)), kind="stable")[:5]
+    assert [abs(value) for _, value in told] == pytest.approx(np.abs(row[order]), abs=0.008)
+    assert [value for _, value in told] == pytest.approx([row[number] for number, _ in told], abs=0.008)
+    assert {np.sign(value) for _, value in told} == {-1, 1}
+    backgrounds = on.backgrounds()
+    for number, value in told[:3]:
+        red, _, blue = backgrounds[number]
+        assert (red > blue) == (value > 0)
+    assert "dashed where it is negative" in on.text("#threshold")
+    assert on.pixels("#scroll canvas")[..., 3].any()
+
+
+@pytest.mark.browser
+def test_signed_pictures_keep_the_largest_size_where_they_are_pooled(reader: Callable[..., Reader]) -> None:
+    """A single negative cell among thousands of small positive ones is seen, in the picture and in the thumbnail."""
+    n = 700
+    axis = Axis("queries", tuple(f"w{i}" for i in range(n)), tuple(range(n)), 1, (True,) * n)
+    values = np.full((n, n), 0.01, np.float32)
+    values[300:304, 300:304] = -1
+    panel, scale = Panel(values, np.ones((n, n), bool)), Scale(1.0, 1.0, signed=True)
+    large = Heatmap("one", panel, axis, replace(axis, name="keys"), scale, ())
+    small = Grid("all", ("L0",), ("H0",), ((panel,),), scale, (), n)
+    on = reader(html(Page("toy", (Section("difference", small, ((large,),)),), ())), size=(800, 700))
+    blue = palette("viridis", SHADES, signed=True)[0, :3].astype(int)
+    for name in ("#cells", "#heads canvas"):
+        assert (np.abs(on.pixels(name)[..., :3].astype(int) - blue).max(-1) <= 6).any()

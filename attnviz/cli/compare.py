@@ -1,13 +1,15 @@
 """`attnviz compare`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import click
 
 from attnviz.analysis.comparison import Comparison, Distances, Name
+from attnviz.cli.answers import FORMS as MEASURED
+from attnviz.cli.answers import Answer, deliver, target_of
 from attnviz.cli.drawing import look
+from attnviz.cli.findings import document, records
 from attnviz.cli.options import (
     FIGURES,
     Sectioned,
@@ -26,18 +28,15 @@ from attnviz.cli.options import (
     title_option,
     together,
 )
-from attnviz.cli.output import Made, Target, figure_of, markdown_of, page_of, put, require_form, target
-from attnviz.cli.screen import screen, show
-from attnviz.cli.sides import comparisons
+from attnviz.cli.screen import screen
+from attnviz.cli.sides import Models, comparisons, sides_options
 from attnviz.errors import UsageError
-from attnviz.render.terminal import draw
-from attnviz.results import as_csv, as_json
 from attnviz.selection import ALL, Named, select
 from attnviz.views import Picture
 from attnviz.views.comparison import Chosen, counterpart, head_map, last_layers, page, series, table
 
 ROWS = 10  # heads that are listed unless --top says more
-FORMS = (*FIGURES, "html", "json", "csv", "md")
+FORMS = (*MEASURED, "html")
 
 
 def parse_top(text: str) -> int | None:
@@ -49,11 +48,6 @@ def parse_top(text: str) -> int | None:
     return int(text)
 
 
-sides_options = together(
-    "What it reads",
-    click.option("--with", "other", metavar="TEXT", help="Compare TEXT with this one, on one model."),
-    click.option("--from", "sources", metavar="FILE", multiple=True, help="A capture; given twice, A and B."),
-)
 view_options = together(
     "View",
     click.option(
@@ -92,22 +86,24 @@ def command(texts: tuple[str, ...], quiet: bool, **options: Any) -> None:
     \b
     Examples:
       attnviz compare --model bert-base
-      attnviz compare -m bert-base -m my-finetuned "The cat sat on the mat."
+      attnviz compare -m bert-base -m my-bert "The cat sat on the mat."
       attnviz compare -m builtin -m builtin "The cat sat." "The dog ran."
       attnviz compare "The cat sat on the mat." --with "The dog sat on the rug."
       attnviz compare --from before.attn --from after.attn --json
     """
     on = screen(options["width"], options["color"], options["cmap"], options["full"])
-    to = target(options)
-    require_form(to, FORMS, "a comparison")
-    found = comparisons(texts, options, quiet)
+    to = target_of(options, FORMS)
+    found = comparisons(texts, Models(options, quiet))
     distances = Distances.over(found)
     heads, chosen = choose(found[0], distances, options)
-    if to:
-        put(make(found, distances, heads, chosen, to, options), to, quiet)
-        return
-    for i, picture in enumerate(pictures(found[0], distances, heads, chosen, options)):
-        show([[], *draw(picture, on)] if i else draw(picture, on), on)
+    drawn = pictures(found[0], distances, heads, chosen, options)
+    answer = Answer(
+        drawn[:1] if to and to.form in FIGURES else drawn,
+        document(found, distances, heads, chosen),
+        records(distances, heads),
+        page(found[0], distances, look(options)) if to and to.form == "html" else None,
+    )
+    deliver(answer, to, on, options, quiet)
 
 
 def choose(comparison: Comparison, distances: Distances, options: Any) -> tuple[list[Name], Chosen]:
@@ -138,19 +134,3 @@ def pictures(
     if view in (None, "table"):
         drawn.append(table(distances, heads, options["top"]))
     return drawn
-
-
-def make(
-    found: Sequence[Comparison], distances: Distances, heads: Sequence[Name], chosen: Chosen, to: Target, options: Any
-) -> Made:
-    """The content of a file."""
-    if to.form == "json":
-        return Made(as_json(found, distances, heads, chosen))
-    if to.form == "csv":
-        return Made(as_csv(distances, heads))
-    if to.form == "html":
-        return page_of(page(found[0], distances, look(options)), options, ())
-    drawn = pictures(found[0], distances, heads, chosen, options)
-    if options["title"] is not None:
-        drawn = [replace(picture, title=options["title"]) for picture in drawn]
-    return markdown_of(drawn) if to.form == "md" else figure_of(drawn[0], to.form, options)

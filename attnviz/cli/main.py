@@ -15,9 +15,12 @@ from attnviz.escape import escape
 
 COMMANDS = {
     "show": "Draw the attention of a model on a text.",
+    "inspect": "Measure what each head does with a text: how widely, how far, and where to it attends.",
+    "heads": "Find what each head is: induction, previous token, sink and others.",
     "capture": "Run a model once and keep its attention in a file, to be drawn and questioned without the model.",
     "export": "Write a report: a figure of every layer and head, a page, data, and a gallery of them.",
     "compare": "Compare two models, two texts or two captures, word by word and head by head.",
+    "check": "Check that attention is as it should be: a line for each bound, exit code 1 if one does not hold.",
     "models": "List the models that --model takes.",
     "train": "Train a small language model made of our own attention layer.",
 }

@@ -5,11 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import click
+
 from attnviz.analysis.comparison import Comparison, compare
 from attnviz.cli import text as text_input
+from attnviz.cli.drawing import drop_special
+from attnviz.cli.options import together
 from attnviz.cli.take import Source, chosen, loaded, prompt
 from attnviz.errors import InputError, UsageError
-from attnviz.record import Kind
+from attnviz.record import Capture, Kind
 from attnviz.request import Prompt, Request
 
 if TYPE_CHECKING:
@@ -21,74 +25,98 @@ BUILTIN = "builtin"
 PREFERRED: tuple[Kind, ...] = ("self", "encoder")  # of models that have several kinds of map
 TWO = "two are compared: --model twice, or once with builtin; --from twice; or one model with TEXT and --with TEXT2"
 
+sides_options = together(
+    "What it reads",
+    click.option("--with", "other", metavar="TEXT", help="Compare TEXT with this one, on one model."),
+    click.option("--from", "sources", metavar="FILE", multiple=True, help="A capture; given twice, A and B."),
+)
 
-def comparisons(texts: Sequence[str], options: Options, quiet: bool) -> list[Comparison]:
+
+class Models:
+    """The models of --model, and builtin after them, each loaded once and when it is needed."""
+
+    def __init__(self, options: Options, quiet: bool) -> None:
+        self.options, self.quiet = options, quiet
+        self.names = (*options["models"], BUILTIN)
+        self.loaded: dict[tuple[str, str | None], Model] = {}
+
+    def __getitem__(self, at: int) -> "Model":
+        """The model at a place; --revision is of the first, or given twice of each. Raises ModelError."""
+        revisions = self.options["revisions"]
+        name, revision = self.names[at], revisions[at] if at < len(revisions) else None
+        if (name, revision) not in self.loaded:
+            told = {**self.options, "model": name, "revision": revision}
+            self.loaded[name, revision] = loaded(told, self.quiet)
+        return self.loaded[name, revision]
+
+    def source(self, at: int, content: str) -> Source:
+        """One of them on a text."""
+        return partial(self[at].capture, prompt(content, self.options))
+
+
+def comparisons(texts: Sequence[str], models: Models) -> list[Comparison]:
     """A against B, on each of the texts. Raises UsageError, ModelError, InputError."""
+    return [compared(sides, models.options) for sides in all_sides(texts, models)]
+
+
+def captures(texts: Sequence[str], models: Models) -> list[Capture]:
+    """What A makes of each of the texts, or the capture that --from names."""
+    if models.options["sources"]:
+        (first, *_) = of_files(texts, models)
+        return [taken(first, models.options)]
+    contents = text_input.read_all(texts, models.options["lines"], models.quiet)
+    return [taken(models.source(0, content), models.options) for content in contents]
+
+
+def taken(source: Source, options: Options) -> Capture:
+    """All heads of one kind, with their weights."""
     kinds = (options["kind"],) if options["kind"] else ()
-    request = Request(truncate=options["truncate"], kinds=kinds, preferred=PREFERRED)
-    return [compared(sides, request) for sides in all_sides(texts, options, quiet)]
+    found = source(Request(truncate=options["truncate"], kinds=kinds, preferred=PREFERRED))
+    return found if options["special"] == "keep" else drop_special(found, options["special"])
 
 
-def compared(sides: Sides, request: Request) -> Comparison:
+def compared(sides: Sides, options: Options) -> Comparison:
     """One comparison. Raises InputError if there is nothing that could be compared."""
-    a, b = (source(request) for source in sides)
+    a, b = (taken(source, options) for source in sides)
     try:
         return compare(a, b)
     except ValueError as error:
         raise InputError(f"A and B cannot be compared: {error}") from error
 
 
-def all_sides(texts: Sequence[str], options: Options, quiet: bool) -> list[Sides]:
+def all_sides(texts: Sequence[str], models: Models) -> list[Sides]:
     """Where A and B are taken from, for each of the texts."""
+    options = models.options
     files, names, other = options["sources"], options["models"], options["other"]
     if len(files) + len(names) > 2 or (other is not None and (files or len(names) > 1)):
         raise UsageError(TWO)
     if not files and not names and other is None:
         raise UsageError(f"nothing to compare with: {TWO}")
     if files:
-        return [of_files(texts, options, quiet)]
-    contents = text_input.read_all(texts, options["lines"], quiet)
-    if other is not None:
-        return [of_texts(contents, options, quiet)]
-    a, b = two_models((*names, BUILTIN)[:2], options, quiet)
-    return [(running(a, content, options), running(b, content, options)) for content in contents]
+        return [of_files(texts, models)]
+    contents = text_input.read_all(texts, options["lines"], models.quiet)
+    if other is None:
+        return [(models.source(0, content), models.source(1, content)) for content in contents]
+    if len(contents) > 1:
+        raise UsageError(f"--with compares one text with another: {len(contents)} texts are given")
+    return [(models.source(0, contents[0]), models.source(0, text_input.read(other, models.quiet)))]
 
 
-def of_files(texts: Sequence[str], options: Options, quiet: bool) -> Sides:
+def of_files(texts: Sequence[str], models: Models) -> Sides:
     """Two captures, or one and what a model makes of the text that it is of."""
     from attnviz.storage import load
 
     if texts:
         raise UsageError("--from reads a capture that was made before: leave TEXT out")
-    captures = [load(Path(path)) for path in options["sources"]]
-    first = partial(chosen, captures[0])
-    if len(captures) == 2:
-        return first, partial(chosen, captures[1])
-    if not captures[0].text:
-        raise InputError(f"{options['sources'][0]} holds no text that a model could read: give a second --from")
-    (model,) = two_models((*options["models"], BUILTIN)[:1], options, quiet)
-    return first, partial(model.capture, Prompt(captures[0].text, captures[0].pair, captures[0].target))
+    paths = models.options["sources"]
+    found = [load(Path(path)) for path in paths]
+    first = partial(chosen, found[0])
+    if len(found) == 2:
+        return first, partial(chosen, found[1])
 
+    def read(request: Request) -> Capture:
+        if not found[0].text:
+            raise InputError(f"{paths[0]} holds no text that a model could read: give a second --from")
+        return models[0].capture(Prompt(found[0].text, found[0].pair, found[0].target), request)
 
-def of_texts(contents: Sequence[str], options: Options, quiet: bool) -> Sides:
-    """One model on two texts."""
-    if len(contents) > 1:
-        raise UsageError(f"--with compares one text with another: {len(contents)} texts are given")
-    (model,) = two_models((*options["models"], BUILTIN)[:1], options, quiet)
-    a, b = contents[0], text_input.read(options["other"], quiet)
-    return running(model, a, options), running(model, b, options)
-
-
-def running(model: "Model", content: str, options: Options) -> Source:
-    """A model on a text."""
-    return partial(model.capture, prompt(content, options))
-
-
-def two_models(names: Sequence[str], options: Options, quiet: bool) -> list["Model"]:
-    """The models of these names, each loaded once; --revision is of the first, or given twice of each."""
-    found: dict[tuple[str, str | None], Model] = {}
-    keys = [(name, options["revisions"][i] if i < len(options["revisions"]) else None) for i, name in enumerate(names)]
-    for name, revision in keys:
-        if (name, revision) not in found:
-            found[name, revision] = loaded({**options, "model": name, "revision": revision}, quiet)
-    return [found[key] for key in keys]
+    return first, read

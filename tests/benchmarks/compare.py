@@ -1,4 +1,4 @@
-"""What `attnviz compare` costs beside loading and running both models: python tests/benchmarks/compare.py MINILM_FOLDER.
+"""What `attnviz compare` costs beside loading and running both: python tests/benchmarks/compare.py MINILM_FOLDER.
 
 Prints CPU time of whole processes, the least of several, and their ratio.
 """

@@ -1,0 +1,95 @@
+"""What was found, as pictures, a document and records: onto the screen or into a file."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from io import StringIO
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from attnviz.cli.drawing import Options
+from attnviz.cli.options import FIGURES
+from attnviz.cli.output import Made, Target, figure_of, markdown_of, page_of, put, require_form, target
+from attnviz.cli.screen import show
+from attnviz.errors import UsageError
+from attnviz.render.terminal import Screen, draw
+from attnviz.stored import SCHEMA
+from attnviz.table import text
+from attnviz.views import Page, Picture
+
+Record: TypeAlias = Mapping[str, Any]
+FORMS = (*FIGURES, "json", "csv", "md")
+
+
+class Answer(NamedTuple):
+    """One result in all its forms."""
+
+    pictures: Sequence[Picture]
+    document: Mapping[str, Any]
+    """For JSON. NaN stands for what is undefined, and is written as null."""
+    records: Sequence[Record]
+    """For CSV, all with the same names; what is undefined is empty."""
+    page: Page | None = None
+    """For HTML, if there is such a thing."""
+
+
+def target_of(options: Options, forms: Sequence[str] = FORMS) -> Target | None:
+    """Where an answer goes, in one of these formats; None for the screen. Raises UsageError or OutputError."""
+    found = target(options)
+    require_form(found, forms, "what is measured")
+    return found
+
+
+def deliver(answer: Answer, to: Target | None, on: Screen, options: Options, quiet: bool) -> None:
+    """Draw an answer on the screen, or write it in the format of its target."""
+    if options["title"] is not None:
+        answer = answer._replace(pictures=[replace(one, title=options["title"]) for one in answer.pictures])
+    if to:
+        put(made(answer, to.form, options), to, quiet)
+        return
+    for i, picture in enumerate(answer.pictures):
+        show([[], *draw(picture, on)] if i else draw(picture, on), on)
+
+
+def made(answer: Answer, form: str, options: Options) -> Made:
+    """The content of a file. Raises UsageError for a figure of several pictures."""
+    if form == "json":
+        return Made(as_json(answer.document))
+    if form == "csv":
+        return Made(as_csv(answer.records))
+    if form == "md":
+        return markdown_of(answer.pictures)
+    if answer.page is not None and form == "html":
+        return page_of(answer.page, options, ())
+    if len(answer.pictures) > 1:
+        raise UsageError(f"a .{form} holds one picture, not {len(answer.pictures)}: write .json, .csv or .md")
+    return figure_of(answer.pictures[0], form, {"cmap": "viridis", **options})
+
+
+def as_json(document: Mapping[str, Any]) -> bytes:
+    """One line of schema attnviz/1."""
+    return f"{json.dumps({'schema': SCHEMA, **defined(document)}, allow_nan=False)}\n".encode()
+
+
+def as_csv(records: Sequence[Record]) -> bytes:
+    """A line a record, below their names."""
+    file = StringIO()
+    lines = csv.writer(file, lineterminator="\n")
+    lines.writerow(records[0])
+    for record in records:
+        values = map(defined, record.values())
+        lines.writerow([text(value) if isinstance(value, str) else value for value in values])
+    return file.getvalue().encode()
+
+
+def defined(part: Any) -> Any:
+    """The same with None for every number that is none, and plain numbers and lists for those of NumPy."""
+    if isinstance(part, Mapping):
+        return {name: defined(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [defined(value) for value in part]
+    if isinstance(part, (np.ndarray, np.generic)):
+        return defined(part.tolist())
+    return None if isinstance(part, float) and not np.isfinite(part) else part

@@ -1,0 +1,239 @@
+"""`attnviz compare`: two models, two texts, two captures, on the screen and in files."""
+
+import csv
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import attnviz
+from tests.conftest import Run, Tiny
+from tests.test_models import plant
+
+HARD = "Unbelievably, the naïve tokenizer's subwords misbehave — 3.14159 😀 ok."
+
+
+def fails(done: object, code: int, *parts: str) -> None:
+    """One line that holds these parts, and this exit code; nothing on stdout."""
+    assert (done.returncode, done.stdout) == (code, "")
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line, line
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """Captures of two texts."""
+    for name, text in (("a", "The cat sat."), ("b", "The dog sat down.")):
+        attnviz.capture(text).save(tmp_path / f"{name}.attn")
+    return tmp_path / "a.attn", tmp_path / "b.attn"
+
+
+def test_minilm_beside_builtin(call: Run, minilm: Path) -> None:
+    """One model named is A, B is builtin: three pictures in words, the heads of A with their nearest, one number."""
+    done = call("compare", "--model", minilm, HARD, "--width", "160")
+    assert done.returncode == 0, done.stderr
+    for part in ("B builtin", "A - B", "compared on all 12 words", "head of A", "62 more", "A and B: 0."):
+        assert part in done.stdout
+
+
+def test_stacked_where_there_is_no_room(call: Run) -> None:
+    """At 160 columns the pictures stand beside each other, at 80 below."""
+    wide, narrow = (
+        call("compare", "-m", "builtin", "The cat sat on it.", "--width", width).stdout for width in (160, 60)
+    )
+    assert any(line.count("A builtin") == 1 and "A - B" in line for line in wide.splitlines()[1:])
+    assert not any("B  builtin" in line and "A - B" in line for line in narrow.splitlines())
+    assert len(narrow.splitlines()) > len(wide.splitlines())
+
+
+def test_bert_base_from_the_cache(run: Run, minilm: Path, tmp_path: Path) -> None:
+    """`attnviz compare --model bert-base` draws as it stands when that model is in the local cache."""
+    plant(tmp_path / "cache", "google-bert/bert-base-uncased", minilm)
+    done = run("compare", "--model", "bert-base", HF_HUB_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert "A bert-base · B builtin" in done.stdout
+    assert "no text given; using a sample" in done.stderr
+
+
+def test_itself(call: Run, minilm: Path) -> None:
+    """A model beside itself: every head is its own nearest, 0 apart, and the number is 0."""
+    done = call("compare", "-m", minilm, "-m", minilm, HARD, "--json")
+    found = json.loads(done.stdout)
+    assert found["js"] == {"mean": 0, "sd": None, "n": 1}
+    assert found["moved"]["mean"] == 0
+    assert len(found["heads"]) == 144
+    for head in found["heads"]:
+        assert head["nearest"] == {"layer": head["layer"], "head": head["head"]}
+        assert head["js"]["mean"] == head["moved"]["mean"] == 0
+    assert (found["a"]["outside"], found["a"]["unseen"]) == (0, 0)
+
+
+def test_permuted_heads_are_matched_back(call: Run, minilm: Path, tmp_path: Path) -> None:
+    """A copy of MiniLM with the heads of each layer in another order: each head finds the one that it was."""
+    copy, order = tmp_path / "copy", np.random.default_rng(0).permutation(12)
+    shutil.copytree(minilm, copy)
+    (file,) = copy.glob("*.safetensors")
+    weights = load_file(file)
+    for name, array in weights.items():
+        if ".attention.self." in name:  # (head * d, ...)
+            weights[name] = np.ascontiguousarray(array.reshape(12, 32, -1)[order].reshape(array.shape))
+        elif name.endswith("attention.output.dense.weight"):  # (dim, head * d)
+            weights[name] = np.ascontiguousarray(array.reshape(-1, 12, 32)[:, order].reshape(array.shape))
+    save_file(weights, file, {"format": "pt"})
+    found = json.loads(call("compare", "-m", copy, "-m", minilm, HARD, "--json").stdout)
+    for head in found["heads"][:72]:
+        assert head["nearest"] == {"layer": head["layer"], "head": order[head["head"]]}
+        assert head["js"]["mean"] < 1e-6
+    assert found["js"]["mean"] < 1e-6
+    assert found["moved"]["mean"] > 0.05
+
+
+def test_two_texts_on_one_model(call: Run) -> None:
+    """--with compares on the words that both texts have."""
+    found = json.loads(call("compare", "The cat sat.", "--with", "The dog sat.", "--json").stdout)
+    assert [key["text"] for key in found["maps"]["keys"]] == ["<bos>", "The", "sat", "."]
+    assert (found["a"]["words"], found["a"]["common_words"]) == (4, 3)
+    a, b, apart = (found["maps"][name] for name in ("a", "b", "difference"))
+    assert a[0][1] is None
+    assert apart[3][2] == pytest.approx(a[3][2] - b[3][2], abs=1e-6)
+
+
+def test_two_captures(call: Run, files: tuple[Path, Path]) -> None:
+    """--from twice compares captures, once a capture with what a model makes of its text; TEXT has no place then."""
+    both = call("compare", "--from", files[0], "--from", files[1], "--json")
+    assert json.loads(both.stdout)["a"]["text"] == "The cat sat."
+    one = json.loads(call("compare", "--from", files[0], "--json").stdout)
+    assert one["b"]["text"] == "The cat sat."
+    assert one["js"]["mean"] == 0
+    fails(call("compare", "text", "--from", files[0], "--from", files[1]), 2, "leave TEXT out")
+
+
+def test_captures_need_no_torch(run: Run, files: tuple[Path, Path]) -> None:
+    """Two captures are compared without torch."""
+    done = run("compare", "--from", files[0], "--from", files[1], PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert not any(line.split("|")[-1].strip() == "torch" for line in done.stderr.splitlines())
+
+
+def test_several_texts_give_a_spread(call: Run, tmp_path: Path) -> None:
+    """Of several texts, or of the lines of one, the number has a deviation, and each head one."""
+    (tmp_path / "lines.txt").write_text("The cat sat.\n\nA dog runs home.\nBirds fly.\n")
+    done = call("compare", "-m", "builtin", "-m", "builtin", "--lines", f"@{tmp_path}/lines.txt", "--json")
+    found = json.loads(done.stdout)
+    assert (found["texts"], found["js"]["n"]) == (3, 3)
+    shown = call("compare", "-m", "builtin", "The cat sat.", "A dog runs home.", "--with", "x")
+    fails(shown, 2, "2 texts are given")
+    told = call("compare", "-m", "builtin", "The cat sat.", "A dog runs home.")
+    assert "over 2 texts" in told.stdout
+    assert "± sd" in told.stdout
+
+
+def test_one_head_and_its_counterpart(call: Run, minilm: Path) -> None:
+    """-H draws one head of A beside its own of B, or of another architecture the nearest; -l lists those of a layer."""
+    same = call("compare", "-m", "builtin", "-H", "L1H3", "The cat sat.", "--json")
+    assert json.loads(same.stdout)["maps"]["heads"] == {"a": [{"layer": 1, "head": 3}], "b": [{"layer": 1, "head": 3}]}
+    other = json.loads(call("compare", "-m", minilm, "-H", "L0H2", HARD, "--json").stdout)
+    (mine,) = [head for head in other["heads"] if head["side"] == "a"]
+    assert other["maps"]["heads"]["b"] == [mine["nearest"]]
+    layer = json.loads(call("compare", "-m", "builtin", "-l", "1", "The cat sat.", "--json").stdout)
+    assert [head["layer"] for head in layer["heads"] if head["side"] == "a"] == [1] * 6
+    fails(call("compare", "-m", "builtin", "-H", "L9H9"), 2, "layer 9 does not exist")
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "pdf", "html", "json", "csv", "md"])
+def test_every_format(call: Run, tmp_path: Path, form: str) -> None:
+    """Every renderer takes it, and writes the same bytes again."""
+    for name in ("one", "two"):
+        done = call("compare", "-m", "builtin", "The cat sat.", "-o", f"{name}.{form}")
+        assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / f"{name}.{form}").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert len(one) > 300
+
+
+@pytest.mark.parametrize("view", ["maps", "heads", "table"])
+@pytest.mark.parametrize("form", ["svg", "md"])
+def test_every_view_as_figure(call: Run, view: str, form: str) -> None:
+    """Each view can be had alone, as a figure and as Markdown."""
+    done = call("compare", "-m", "builtin", "The cat sat.", "--view", view, "-o", "-", "--format", form)
+    assert done.returncode == 0, done.stderr
+    assert ("A - B" in done.stdout) == (view == "maps")
+
+
+def test_csv_has_all_heads(call: Run) -> None:
+    """A line for each head of A and of B, its nearest and the numbers."""
+    done = call("compare", "-m", "builtin", "The cat sat.", "-o", "-", "--format", "csv")
+    lines = list(csv.DictReader(StringIO(done.stdout)))
+    assert len(lines) == 36
+    assert {line["side"] for line in lines} == {"a", "b"}
+    assert float(lines[0]["js"]) == 0
+    assert lines[0]["js_sd"] == ""
+
+
+def test_kinds_of_model(call: Run, tiny: Tiny, minilm: Path) -> None:
+    """An encoder beside a decoder, and beside the encoder of an encoder-decoder; what is left out is told."""
+    done = call("compare", "-m", minilm, "-m", tiny("bart"), "the cat sat on the mat", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["b"]["unseen"] == 0
+    decoder = call("compare", "-m", minilm, "-m", tiny("gpt2"), "the cat sat on the mat")
+    assert "left out, where the other may not attend" in decoder.stdout
+    cross = call(
+        "compare", "-m", tiny("bart"), "-m", tiny("bart"), "--map", "cross", "a cat", "--target", "a dog", "--json"
+    )
+    assert json.loads(cross.stdout)["js"]["mean"] == 0
+    fails(call("compare", "-m", minilm, "--map", "cross", "a cat"), 2, "no cross map")
+
+
+def test_special_tokens_can_be_left_out(call: Run) -> None:
+    """--special drop leaves them out of the comparison."""
+    found = json.loads(call("compare", "-m", "builtin", "The cat sat.", "--special", "drop", "--json").stdout)
+    assert [key["text"] for key in found["maps"]["keys"]] == ["The", "cat", "sat", "."]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        ([], 2, "nothing to compare with"),
+        (["-m", "a", "-m", "b", "-m", "c"], 2, "two are compared"),
+        (["--with", "x", "-m", "a", "-m", "b"], 2, "two are compared"),
+        (["-m", "builtin", ""], 4, "the text is empty"),
+        (["-m", "builtin", "cat", "--with", ""], 4, "the text is empty"),
+        (["the cat", "--with", "a dog"], 4, "no word in common"),
+        (["-m", "builtin", "-m", "no/such-model", "--offline"], 3, "no/such-model"),
+        (["-m", "builtin", "--top", "0"], 2, "no number of heads"),
+        (["-m", "builtin", "-o", "x.npz"], 2, "not .npz"),
+        (["-m", "builtin", "-l", "0", "-H", "L1H1"], 2, "names its layer"),
+        (["--from", "gone.attn"], 4, "gone.attn"),
+        (["-m", "builtin", "--exact"], 2, "--exact"),
+    ],
+)
+def test_bad_input(call: Run, args: list[str], code: int, told: str) -> None:
+    """One line, and the right exit code."""
+    fails(call("compare", "-q", *args), code, told)
+
+
+def test_nan_in_a_capture(call: Run, tmp_path: Path) -> None:
+    """A capture with numbers that are none is refused."""
+    np.savez(tmp_path / "bad.npz", weights=np.full((1, 2, 2), np.nan, np.float32))
+    fails(call("compare", "--from", "bad.npz", "--from", "bad.npz"), 4, "NaN")
+
+
+def test_a_capture_without_weights(call: Run, tmp_path: Path) -> None:
+    """Statistics alone cannot be compared."""
+    attnviz.capture("the cat", keep="statistics").save(tmp_path / "s.attn")
+    fails(call("compare", "--from", "s.attn", "--from", "s.attn"), 4, "weights")
+
+
+def test_arrays_from_elsewhere(call: Run, tmp_path: Path) -> None:
+    """Arrays with tokens that are words compare as captures do."""
+    weights = np.full((2, 3, 3), 1 / 3, np.float32)
+    np.savez(tmp_path / "x.npz", weights=weights, tokens=np.array(["a", "b", "c"]))
+    done = call("compare", "--from", "x.npz", "--from", "x.npz", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["js"]["mean"] == 0
