@@ -86,7 +86,7 @@ def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: P
     (tmp_path / "my-bert").symlink_to(minilm)
     for name in ("read", "before", "after"):
         attnviz.capture("words that were read before").save(tmp_path / f"{name}.attn")
-    example = re.sub("(-m|--model) bert-base", rf"\1 {minilm}", example.replace("run.attn", "read.attn"))
+    example = re.sub("(-m|--model) bert-base", rf"\1 {minilm}", example.replace("--from run.attn", "--from read.attn"))
     steps = ["--steps", "2"] if " train " in example else []
     done = call(*shlex.split(example)[1:], *steps)
     assert done.returncode == 0, done.stderr
