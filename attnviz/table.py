@@ -16,14 +16,15 @@ FORMULA = "=", "+", "-", "@", "＝", "＋", "－", "＠"  # noqa: RUF001 - what 
 
 
 def to_csv(capture: Capture) -> bytes:
-    """CSV: the columns above; a masked cell has no line. Raises UsageError if there are no weights.
+    """CSV: the columns above, of words query_word and key_word; a masked cell has no line.
 
     Control characters of tokens are written out, so that a line is a line. A token that a spreadsheet would take for a
-    formula begins with an apostrophe (OWASP, CSV injection).
+    formula begins with an apostrophe (OWASP, CSV injection). Raises UsageError if there are no weights.
     """
     file = StringIO()
     lines = csv.writer(file, lineterminator="\n")
-    lines.writerow(COLUMNS)
+    merged = all(part.unit == "word" for part in capture.maps)
+    lines.writerow(name.replace("token", "word") if merged else name for name in COLUMNS)
     for part in capture.maps:
         lines.writerows(rows(part))
     return file.getvalue().encode()

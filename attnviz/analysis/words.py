@@ -21,7 +21,7 @@ from attnviz.record import AttentionMap, Capture, Floats, Token, Visible
 
 Texts: TypeAlias = tuple[str, ...]  # by segment
 
-BOUNDARY = r"(?w)\b"  # with the flag it is Unicode's default boundary, which takes apart what \w does not know too
+EXTENDING = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]"
 SEEN = r"[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]"
 NOTE = "words: weights of the pieces of a key are summed, those of a query averaged"
 SEVERAL = -1  # the id of a word of several tokens
@@ -58,17 +58,45 @@ def word_spans(text: str) -> tuple[Span, ...]:
     >>> [text[start:end] for text in ["Don't — 3.14"] for start, end in word_spans(text)]
     ["Don't", '—', '3.14']
     """
-    import regex  # of use here only, and felt when a command starts
-
-    boundaries = {0, *(match.start() for match in regex.finditer(BOUNDARY, text)), len(text)}
-    seen = regex.compile(SEEN)
-    return tuple(trimmed(text, *ends) for ends in pairwise(sorted(boundaries)) if seen.search(text, *ends))
+    parts, seen = patterns()
+    return tuple(trimmed(text, *match.span()) for match in parts.finditer(text) if seen.search(text, *match.span()))
 
 
 def trimmed(text: str, start: int, end: int) -> Span:
     """A part of a text without the white space at its ends: a mark may stand on a space."""
     piece = text[start:end]
     return Span(end - len(piece.lstrip()), start + len(piece.rstrip()))
+
+
+@cache
+def patterns() -> tuple[Any, Any]:
+    r"""What stands between two boundaries (UAX #29, revision 45, rules WB3 to WB16), and a visible sign.
+
+    The rules are written out since ``\b`` of ``regex`` breaks some of them: with its flag WORD it does not part a half
+    flag from what follows, or a mark that begins a text. The classes of signs are its own, of the newest Unicode.
+    """
+    import regex  # of use here only, and felt when a command starts
+
+    line = r"[\p{WB=CR}\p{WB=LF}\p{WB=Newline}]"
+    letter, hebrew, digit = signs("ALetter", "Hebrew_Letter"), signs("Hebrew_Letter"), signs("Numeric")
+    in_letters, in_digits = (signs(name, "MidNumLet", "Single_Quote") for name in ("MidLetter", "MidNum"))
+    katakana, joining, flag = signs("Katakana"), signs("ExtendNumLet"), signs("Regional_Indicator")
+    single, double = signs("Single_Quote"), signs("Double_Quote")
+    letters = f"(?:{hebrew}{double}(?={hebrew})|{letter}(?:{in_letters}(?={letter}))?)++"  # WB5 to WB7, WB7b and c
+    digits = f"(?:{digit}(?:{in_digits}(?={digit}))?)++"  # WB8, WB11, WB12
+    run = f"(?:(?:{letters}|{digits})++|(?:{katakana})++)"  # WB9, WB10, WB13
+    joined = f"(?:{run}|(?={joining}))(?:(?:{joining})++{run}?)*+"  # WB13a and b
+    quoted = rf"(?:(?<=\p{{WB=Hebrew_Letter}}{EXTENDING}*){single})?"  # WB7a
+    space = rf"\p{{WB=WSegSpace}}++{EXTENDING}*+"  # WB3d
+    other = f"(?!{line}).{EXTENDING}*+"  # WB4
+    part = f"(?:{joined}{quoted}|{space}|{flag}(?:{flag})?+|{other})"  # WB15, WB16
+    return regex.compile(rf"(?s)\r\n|{line}|{part}(?:(?<=\u200d)(?=\p{{ExtPict}}){part})*+"), regex.compile(SEEN)
+
+
+def signs(*classes: str) -> str:
+    """A pattern of a sign of these classes of Unicode (Word_Break), with what extends it."""
+    named = "".join(map(r"\p{{WB={}}}".format, classes))
+    return f"[{named}]{EXTENDING}*+"
 
 
 def coarsened(spans: Sequence[Span], tokens: Sequence[Token]) -> tuple[Span, ...]:
@@ -133,7 +161,7 @@ def merged(part: AttentionMap, queries: Grouping, keys: Grouping) -> AttentionMa
         raise ValueError("maxima over heads cannot be summed: merge the words before the heads")
     rows, columns = order(queries), order(keys)
     once = (slice(None, 1) if stride == 0 else slice(None) for stride in part.visible.strides[:2])
-    seen: Visible = part.visible[(*once,)]
+    seen: npt.ArrayLike = part.visible[(*once,)]
     for by, axis in ((columns, 3), (rows, 2)):
         seen = together(np.logical_or, seen, by, axis)
     weights = np.empty((*part.weights.shape[:2], len(queries.words), len(keys.words)), np.float32)
@@ -172,9 +200,9 @@ def order(grouping: Grouping) -> Order:
     return Order(np.concatenate(grouping.members), np.fromiter(starts, np.int64))
 
 
-def together(how: np.ufunc, array: npt.NDArray[Any], by: Order, axis: int, dtype: Any = None) -> npt.NDArray[Any]:
+def together(how: np.ufunc, array: npt.ArrayLike, by: Order, axis: int, dtype: Any = None) -> npt.NDArray[Any]:
     """The tokens along an axis of an array made words."""
-    found: npt.NDArray[Any] = how.reduceat(array.take(by.places, axis), by.starts, axis, dtype)
+    found: npt.NDArray[Any] = how.reduceat(np.take(array, by.places, axis), by.starts, axis, dtype)
     return found
 
 

@@ -15,6 +15,7 @@ from attnviz.cli.options import (
     talk_options,
     text_argument,
     verbose_option,
+    words_option,
 )
 from attnviz.cli.take import take, tell
 from attnviz.errors import UsageError
@@ -39,6 +40,7 @@ from attnviz.storage import WRITERS, save
 @click.option("--tiles", type=click.IntRange(1), default=64, show_default=True, help="Tiles on a side, at most.")
 @selection_options
 @map_option
+@words_option
 @prompt_options
 @model_options
 @verbose_option

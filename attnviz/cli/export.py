@@ -27,10 +27,11 @@ from attnviz.cli.options import (
     source_option,
     talk_options,
     text_argument,
+    words_option,
 )
 from attnviz.cli.output import OF_FIGURES, Made
 from attnviz.cli.report import Part, Report, split
-from attnviz.cli.take import reader, running
+from attnviz.cli.take import reader, running, worded
 from attnviz.errors import OutputError, UsageError
 from attnviz.escape import escape
 from attnviz.files import decode, require_writable, write_folder, write_whole
@@ -63,6 +64,7 @@ UNUSED = {"view": None, "token": None, "incoming": False, "rows": None, "columns
 @map_option
 @look_options
 @source_option
+@words_option
 @prompt_options
 @model_options
 @figure_options
@@ -89,7 +91,7 @@ def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool,
         source, said = running(content, options, quiet), Said.of(text, content)
     else:
         source, said = reader(text, options["source"]), Said((), None)
-    report = Report(source, {**options, **UNUSED}, forms)
+    report = Report(worded(source, options), {**options, **UNUSED}, forms)
     parts = list(report.parts())
     base = {name: words for name, words in given.items() if name not in OF_PARTS}
     entries = [Entry(*report.told(part), part.files, commands(part, base, said, output)) for part in parts]

@@ -23,6 +23,7 @@ from attnviz.cli.options import (
     title_option,
     verbose_option,
     view_options,
+    words_option,
 )
 from attnviz.cli.output import deliver, target
 from attnviz.cli.screen import screen, show
@@ -39,6 +40,7 @@ from attnviz.render.terminal import draw
 @look_options
 @title_option
 @source_option
+@words_option
 @prompt_options
 @model_options
 @output_options
@@ -60,6 +62,7 @@ def command(text: str | None, verbose: bool, quiet: bool, **options: Any) -> Non
       attnviz show -H L1H3 @sample:paragraph --rows 90:110
       attnviz show --view tokens --token it "The cat sat because it was tired."
       attnviz show --view rows --token it "The cat sat because it was tired."
+      attnviz show --words "Unbelievably, subwords misbehave."
       attnviz show "Hello, world" --model bert-base -o page.html
       attnviz show "Hello, world" -H L0H3 --style paper -o figure.pdf
       attnviz show -l all -H all "Where does it look?" -o - --format csv

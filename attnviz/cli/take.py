@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+import numpy as np
 from click.core import ParameterSource
 
+from attnviz.analysis.statistics import describe, strongest, tiled
+from attnviz.analysis.words import in_words
 from attnviz.cli import text as text_input
 from attnviz.cli.options import note
 from attnviz.errors import InputError, UsageError
-from attnviz.record import Capture
+from attnviz.record import AttentionMap, Capture
 from attnviz.request import Placement, Prompt, Request
 from attnviz.selection import require_kinds, require_sides, select, window_notes
 
@@ -27,10 +30,41 @@ Source: TypeAlias = Callable[[Request], Capture]
 
 
 def opened(text: str | None, options: Mapping[str, Any], quiet: bool) -> Source:
-    """What captures are taken from: the file that --from names, else the model of the options, loaded once."""
+    """What captures are taken from: the file that --from names, else the model of the options, loaded once.
+
+    With --words they are in words.
+    """
     if options["source"] is not None:
-        return reader(text, options["source"])
-    return running(text_input.read(text, quiet), options, quiet)
+        return worded(reader(text, options["source"]), options)
+    return worded(running(text_input.read(text, quiet), options, quiet), options)
+
+
+def worded(source: Source, options: Mapping[str, Any]) -> Source:
+    """The same source, of captures in words if the options ask for that; windows and tokens are counted in words."""
+    return partial(merged, source) if options.get("words") else source
+
+
+def merged(source: Source, request: Request) -> Capture:
+    """What a request asks of a source, in words, made of all weights. Raises UsageError, InputError."""
+    all_of_it = slice(None)
+    found = source(replace(request, keep="weights", rows=all_of_it, columns=all_of_it, query=None, key=None))
+    try:
+        found = in_words(found)
+    except ValueError as error:
+        raise InputError(f"--words: {error}") from error
+    found = windowed(found, request)
+    return replace(found, maps=tuple(kept(part, request) for part in found.maps))
+
+
+def kept(part: AttentionMap, request: Request) -> AttentionMap:
+    """What a request keeps of a map of weights."""
+    if part.weights is None or request.keep == "weights":
+        return part
+    if request.keep == "tiles":
+        return tiled(part, request.tiles)
+    found = part.statistics or describe(part.weights, part.visible, part.kind != "cross" and part.queries == part.keys)
+    edges = strongest(part.weights, request.strongest) if request.keep == "edges" else None
+    return replace(part, weights=None, visible=np.array(True), statistics=found, edges=edges)
 
 
 def running(content: str, options: Mapping[str, Any], quiet: bool) -> Source:

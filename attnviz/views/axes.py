@@ -94,10 +94,10 @@ def short(text: str) -> str:
 
 
 def tokens_title(parts: Sequence[AttentionMap]) -> str:
-    """How many tokens there are, the most in any of the maps."""
+    """How many tokens or words there are, the most in any of the maps."""
     n, m = max((len(part.queries), len(part.keys)) for part in parts)
     more = "up to " * (len({(len(part.queries), len(part.keys)) for part in parts}) > 1)
-    return f"{more}{n} tokens" if n == m else f"{more}{n} x {m} tokens"
+    return f"{more}{n} {parts[0].unit}s" if n == m else f"{more}{n} x {m} {parts[0].unit}s"
 
 
 def panels_title(count: int, heads: Sequence[int | str]) -> str:

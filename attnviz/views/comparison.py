@@ -11,7 +11,7 @@ from attnviz.analysis.comparison import Comparison, Distances, Name, Side, devia
 from attnviz.analysis.divergence import Exact, restricted
 from attnviz.escape import escape
 from attnviz.record import AttentionMap, Capture, Visible, Weights
-from attnviz.views.axes import column_name, head_name, model_title, sides
+from attnviz.views.axes import column_name, head_name, model_title, short, sides
 from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Series, Table
 from attnviz.views.sinks import Look
 from attnviz.views.views import PLAIN, grid, heatmap, places
@@ -89,7 +89,9 @@ def difference(title: str, panel: Panel, rows: Axis, columns: Axis, look: Look) 
 def series_title(comparison: Comparison) -> str:
     """What is compared."""
     a, b = (model_title(side.capture) for side in (comparison.a, comparison.b))
-    return f"A {a} · B {b}" if a != b else f"{a} · two captures"
+    if a != b:
+        return f"A {a} · B {b}"
+    return f"{a} · two {'captures' if comparison.a.capture.text == comparison.b.capture.text else 'texts'}"
 
 
 def told(comparison: Comparison) -> tuple[str, ...]:
@@ -97,7 +99,10 @@ def told(comparison: Comparison) -> tuple[str, ...]:
     a, b = comparison.a, comparison.b
     every = a.words == b.words == a.common
     words = f"all {a.common} words" if every else f"{a.common} words of {a.words} in A and {b.words} in B"
-    lines = [f"compared on {words}, where both may attend; rows sum to 1 there"]
+    lines = []
+    if a.capture.text != b.capture.text:
+        lines = [f"{letter}: {short(escape(side.capture.text))}" for letter, side in (("A", a), ("B", b))]
+    lines.append(f"compared on {words}, where both may attend; rows sum to 1 there")
     outside = [(letter, side.outside) for letter, side in (("A", a), ("B", b)) if side.outside >= 0.0005]
     if outside:
         shares = ", ".join(f"{share:.1%} of the weight of {letter}" for letter, share in outside)

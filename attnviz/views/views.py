@@ -8,7 +8,7 @@ import numpy as np
 
 from attnviz.analysis.statistics import tiled
 from attnviz.escape import escape
-from attnviz.record import AttentionMap, Capture, Floats, Visible
+from attnviz.record import AttentionMap, Capture, Floats, Unit, Visible
 from attnviz.views.axes import (
     KINDS,
     column_name,
@@ -103,7 +103,8 @@ def strip(capture: Capture, part: AttentionMap, layer: int, head: int, look: Loo
     if incoming:
         one, tokens, shown, hidden = tokens, one, Panel(shown.values.T, shown.visible.T), np.zeros(len(one), bool)
     colours = scale([(shown, hidden)], look)
-    named = f"what attends to {token_title(one)}" if incoming else f"what {token_title(one)} attends to"
+    told_of = token_title(one, part.unit)
+    named = f"what attends to {told_of}" if incoming else f"what {told_of} attends to"
     chosen = tokens.numbers.index(one.numbers[0]) if part.kind != "cross" and one.numbers[0] in tokens.numbers else None
     caption = strongest_line(tokens, shown), beyond_line(part, taken, hidden, colours), *capture.notes
     return Strip(title(capture, *head_titles(part, layer, head), named), tokens, shown, chosen, colours, told(caption))
@@ -131,7 +132,7 @@ def query_rows(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLA
     one, keys = sides(first)
     names = tuple(head_name(part.layers[i], part.heads[j]) for part, i, j in found)
     return Heatmap(
-        title(capture, *kind_title(first), token_title(one), f"in {panels_title(len(found), first.heads)}"),
+        title(capture, *kind_title(first), token_title(one, first.unit), f"in {panels_title(len(found), first.heads)}"),
         together,
         Axis("heads", names, tuple(range(len(names)))),
         keys,
@@ -178,9 +179,9 @@ def title(capture: Capture, *parts: str) -> str:
     return " · ".join((model_title(capture), *parts))
 
 
-def token_title(axis: Axis) -> str:
-    """The one token of an axis."""
-    return f"token {axis.numbers[0]} {short(axis.labels[0])}"
+def token_title(axis: Axis, unit: Unit = "token") -> str:
+    """The one token, or word, of an axis."""
+    return f"{unit} {axis.numbers[0]} {short(axis.labels[0])}"
 
 
 def told(lines: Sequence[str]) -> tuple[str, ...]:
