@@ -180,9 +180,15 @@ def read_map(head: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token
         tiles,
         read_statistics(arrays, shape),
         read_edges(arrays, shape),
-        *(counts(field(head, name, list, NoneType) or [], name) for name in ("query_places", "key_places")),
+        query_places=read_places(head, "query_places"),
+        key_places=read_places(head, "key_places"),
         unit=head.get("unit", "token"),
     )
+
+
+def read_places(head: dict[str, Any], name: str) -> tuple[int, ...]:
+    """Where the queries or the keys stand in the whole text; nothing if they are all of it."""
+    return counts(field(head, name, list, NoneType) or [], name)
 
 
 def require_sides(found: tuple[int, ...], named: tuple[int, ...]) -> None:

@@ -22,7 +22,7 @@ from safetensors.numpy import save as save_tensors
 from attnviz import files, storage
 from attnviz.analysis.statistics import describe
 from attnviz.errors import InputError, OutputError, UsageError
-from attnviz.record import AttentionMap, Capture, Edges, Statistics, Tiles, Token
+from attnviz.record import AttentionMap, Capture, Edges, Segment, Statistics, Tiles, Token
 
 TEXTS = st.text(st.characters(), max_size=6)  # surrogates and control characters too
 NUMBERS = st.integers(0, 2**31)
@@ -154,6 +154,14 @@ def test_json_is_ascii_without_nan(capture: Capture) -> None:
     text = storage.to_json(capture)
     assert text.isascii()
     json.loads(text, parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize("suffix", [".attn", ".json"])
+def test_words_and_segments_come_back(capture: Capture, tmp_path: Path, suffix: str) -> None:
+    """What units are, and the messages of a chat, are kept."""
+    part = replace(capture.maps[0], unit="word", statistics=None)
+    given = replace(capture, maps=(part,), segments=(Segment("user", 0, 3), Segment("<b>", 4, 11)))
+    assert_same(through(given, tmp_path, suffix), given)
 
 
 def test_json_tells_what_was_kept(capture: Capture) -> None:
@@ -396,6 +404,9 @@ CHANGES: dict[str, Change] = {
     "no visible": lambda _, arrays: arrays.pop("maps.0.visible"),
     "type float64": lambda _, arrays: arrays.update({"maps.0.weights": np.zeros((2, 2, 4, 4))}),
     "type uint8": lambda _, arrays: arrays.update({"maps.0.visible": np.ones((1, 1, 4, 4), np.uint8)}),
+    "unit of a map": lambda head, _: head["maps"][0].update(unit="syllable"),
+    "segment has no place": lambda head, _: head.update(segments=[{"name": "a", "start": 3, "end": 1}]),
+    "'name' must be of type str": lambda head, _: head.update(segments=[{"start": 0, "end": 1}]),
     "visible has the shape": lambda _, arrays: arrays.update({"maps.0.visible": np.ones((4, 4), bool)}),
     "0 where masked": lambda _, arrays: arrays.update({"maps.0.visible": np.eye(4, dtype=bool)[None, None]}),
     "apply the softmax": lambda _, arrays: arrays["maps.0.weights"].__setitem__((0, 0, 0, 0), -2),
