@@ -6,28 +6,20 @@
 (3, 6, 9, 9)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attnviz.api import capture
+    from attnviz.api import capture, from_arrays
     from attnviz.display import show
     from attnviz.storage import load
 
-__all__ = ["capture", "load", "show"]
+__all__ = ["capture", "from_arrays", "load", "show"]
+HOMES = {"capture": "api", "from_arrays": "api", "load": "storage", "show": "display"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, so that the command line starts without it."""
-    if name == "capture":
-        from attnviz.api import capture
-
-        return capture
-    if name == "load":
-        from attnviz.storage import load
-
-        return load
-    if name == "show":
-        from attnviz.display import show
-
-        return show
+    if name in HOMES:
+        return getattr(import_module(f"attnviz.{HOMES[name]}"), name)
     raise AttributeError(f"module 'attnviz' has no attribute {name!r}")

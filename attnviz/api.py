@@ -1,9 +1,10 @@
 """The Python interface: one function that captures, from a name or from a module that is loaded already."""
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from attnviz.errors import UsageError
+from attnviz.errors import InputError, UsageError
 from attnviz.record import Capture
 from attnviz.request import DType, Keep, Placement, Prompt, Request
 from attnviz.selection import Named, Selection, parse, parse_heads
@@ -67,6 +68,35 @@ def capture(
     if tokenizer is None:
         raise UsageError("a loaded model needs its tokenizer= to read a text, or inputs=")
     return loaded.capture(Prompt(given(text), pair, target), request)
+
+
+def from_arrays(
+    weights: Any,
+    *,
+    visible: Any = None,
+    tokens: Sequence[str] | None = None,
+    queries: Sequence[str] | None = None,
+    keys: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+) -> Capture:
+    """A capture of attention from elsewhere, to be drawn and measured as any other.
+
+    weights: numbers (query, key), (head, query, key) or (layer, head, query, key). visible: booleans that broadcast to
+    them. tokens, or queries and keys: what they say. layers, heads: their numbers. Where nothing is above the diagonal,
+    it is taken for a causal mask, as the capture's notes say. Raises InputError.
+    """
+    import numpy as np
+
+    from attnviz.models.arrays import Given, build
+
+    sides = {"tokens": tokens, "queries": queries, "keys": keys, "layers": layers, "heads": heads}
+    labels = {name: list(values) for name, values in sides.items() if values is not None}
+    masked = None if visible is None else np.asarray(visible)
+    try:
+        return build("arrays", Given(np.asarray(weights), masked, labels))
+    except ValueError as error:
+        raise InputError(f"from_arrays: {error}") from error
 
 
 def require_one_of(value: str, allowed: Any, name: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save as save_tensors
 
+import attnviz
 from attnviz import storage, untrusted
 from attnviz.analysis.statistics import describe, sink
 from attnviz.errors import InputError
@@ -413,3 +414,24 @@ def test_given_weights_come_back(weights: np.ndarray, tmp_path: Path) -> None:
     found: AttentionMap = storage.load(tmp_path / "x.attn").maps[0]
     assert found.weights.tobytes() == weights.tobytes()
     assert found.method == "given"
+
+
+# From Python
+
+
+def test_arrays_of_ones_own() -> None:
+    """Arrays become a capture without a file, to be measured as any other; what is wrong is said in a line."""
+    weights = np.array([[[1, 0, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]]], np.float64)
+    found = attnviz.from_arrays(weights, tokens=["a", "b", "c"])
+    assert found.notes == ("no weight is above the diagonal: taken for a causal mask",)
+    assert [token.text for token in found.maps[0].keys] == ["a", "b", "c"]
+    np.testing.assert_allclose(found.maps[0].weights[0], weights)
+    assert attnviz.from_arrays(weights, visible=np.tri(3, dtype=bool)).notes == ()
+    for wrong, told in (
+        ({"weights": np.full((2, 2), np.nan)}, "NaN"),
+        ({"weights": weights, "tokens": ["a"]}, "1 are named"),
+        ({"weights": weights, "layers": ["x"]}, "whole numbers"),
+        ({"weights": ["a"]}, "not numbers"),
+    ):
+        with pytest.raises(InputError, match=told):
+            attnviz.from_arrays(**wrong)
