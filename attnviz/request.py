@@ -1,13 +1,16 @@
 """What is asked of a model: what to read, what to keep of it, where to compute, which edges to cut."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attnviz.record import Kind
 from attnviz.selection import ALL, Named, Selection, Sides, Spot
 
 DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
 Keep: TypeAlias = Literal["weights", "tiles", "statistics", "edges"]
+Change: TypeAlias = Callable[[int, Any], Any]
+"""Of a layer's number and what its heads put out (batch, query, head, d_v), before it is projected: what goes on."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,29 @@ class Prompt:
     """The text is a message, or JSON messages, to put through the tokenizer's chat template."""
     generate: int = 0
     """Tokens by which a causal model is to continue the text, greedily."""
+    ids: tuple[int, ...] | None = None
+    """Token ids to read, as they are, instead of a text."""
+
+    def __post_init__(self) -> None:
+        if self.ids is None:
+            return
+        if self.text or self.pair is not None or self.chat or self.generate:
+            raise ValueError("token ids stand instead of a text, and nothing is written after them")
+        if min(self.ids, default=-1) < 0:
+            raise ValueError("there must be a token id at least, and none below 0")
+
+
+class Vocabulary(NamedTuple):
+    """What a model's sequences are made of."""
+
+    plain: tuple[int, ...]
+    """Ids of the tokens that are text, in rising order: none that is special or was added, none for the unknown."""
+    prefix: tuple[int, ...]
+    """Ids that the tokenizer puts before a text, such as BOS or [CLS]."""
+    suffix: tuple[int, ...]
+    """And after it, such as [SEP]."""
+    positions: int | None
+    """Tokens that the model reads at most, if there is a limit."""
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,7 @@ def test_no_head_of_a_random_model_has_a_name(kind: str, deviation: float) -> No
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             model = random_model(kind, deviation, layers=8 if seed == 3 else 2)
-        found = measure_heads(model, Setting(3, 25, seed), read_texts(None))
+        found = measure_heads(model, Setting(2, 25, seed), read_texts(None)[:4])
         assert {head.role for head in found.heads} == {None}
         for name, role in ROLES.items():
             for head in found.heads:
@@ -374,7 +374,7 @@ def test_figures_show_the_map(call: Run, tmp_path: Path, form: str) -> None:
         assert done.returncode == 0, done.stderr
         made.append((tmp_path / f"{name}.{form}").read_bytes())
     assert made[0] == made[1]
-    assert form != "svg" or b"prv.97" in made[0]
+    assert form != "svg" or b">prv.9" in made[0]
 
 
 def test_roles_are_explained_without_a_model(call: Run) -> None:

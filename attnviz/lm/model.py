@@ -8,15 +8,17 @@ Parameters: ``embedding`` (vocabulary, dim); for each layer i ``layers.i.attenti
 ``layers.i.up`` (feed_forward, dim), ``layers.i.down`` (dim, feed_forward); ``norm`` (dim,).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
-from attnviz.layer.arrays import Array, namespace
+from attnviz.layer.arrays import Array, namespace, widen
 from attnviz.layer.attention import Attended
-from attnviz.layer.multihead import multi_head_attend
+from attnviz.layer.multihead import attend_heads, linear, multi_head_attend
 
 NORM_FLOOR = 1e-6
+Change: TypeAlias = Callable[[int, Array], Array]  # of a layer's number and what its heads put out: what goes on
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,16 @@ class Block(NamedTuple):
 
 
 def blocks(
-    parameters: Mapping[str, Array], ids: Array, config: Config, masks: Mapping[int, Array] | None = None
+    parameters: Mapping[str, Array],
+    ids: Array,
+    config: Config,
+    masks: Mapping[int, Array] | None = None,
+    change: Change | None = None,
 ) -> Iterator[Block]:
     """Run the layers one by one on token ids (..., n). Stop iterating and the layers after are never computed.
 
     masks: for some layers booleans (heads, n, n), False where an edge is cut, beside what causality hides.
+    change: sees what the heads of each layer put out (..., n, heads, head_dim), and gives what is projected.
     """
     masks = masks or {}
     hidden = parameters["embedding"][ids]  # (..., n, dim)
@@ -53,10 +60,23 @@ def blocks(
         mine = within(parameters, f"layers.{layer}.")
         x = normalise(hidden, mine["attention_norm"])
         attention, mask = within(mine, "attention."), masks.get(layer)
-        attended = multi_head_attend(attention, x, x, x, heads=config.heads, mask=mask, causal=True, rotary=True)
+        if change is None:
+            attended = multi_head_attend(attention, x, x, x, heads=config.heads, mask=mask, causal=True, rotary=True)
+        else:
+            attended = attend_changed(attention, x, config.heads, mask, partial(change, layer))
         hidden = hidden + attended.output
         hidden = hidden + feed_forward(mine, normalise(hidden, mine["feed_forward_norm"]))
         yield Block(hidden, attended)
+
+
+def attend_changed(
+    parameters: Mapping[str, Array], x: Array, heads: int, mask: Array | None, change: Callable[[Array], Array]
+) -> Attended:
+    """Self-attention whose heads' outputs are changed before they are projected: (..., n, dim) -> (..., n, dim)."""
+    q, k, v = (linear(parameters, name, x) for name in ("query", "key", "value"))
+    attended = attend_heads(q, k, v, heads=heads, mask=mask, causal=True, rotary=True)
+    outputs = change(attended.output.reshape(*x.shape[:-1], heads, -1))  # (..., n, heads, head_dim)
+    return attended._replace(output=linear(parameters, "output", outputs.reshape(x.shape)))
 
 
 def logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
@@ -69,6 +89,17 @@ def forward(parameters: Mapping[str, Array], ids: Array, config: Config) -> Arra
     """Token ids (..., n) -> scores of each next token (..., n, vocabulary)."""
     *_, last = blocks(parameters, ids, config)
     return logits(parameters, last.hidden)
+
+
+def losses(parameters: Mapping[str, Array], ids: Array, config: Config, change: Change | None = None) -> Array:
+    """Loss in nats of each token from the second on, given those before it: (batch, n) -> (batch, n - 1)."""
+    *_, last = blocks(parameters, ids, config, change=change)
+    predicted = widen(logits(parameters, last.hidden[:, :-1]))
+    xp, (batch, n) = namespace(predicted), ids.shape
+    highest = xp.amax(predicted, axis=-1)
+    normaliser = xp.log(xp.exp(predicted - highest[..., None]).sum(-1)) + highest
+    rows, places = (xp.arange(count, device=ids.device) for count in (batch, n - 1))
+    return normaliser - predicted[rows[:, None], places, ids[:, 1:]]
 
 
 def normalise(x: Array, gain: Array) -> Array:

@@ -1,11 +1,14 @@
 """A prompt and a request -> Capture. One backend a file; ``load`` picks it by what the model's folder holds."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from attnviz.record import Capture
-from attnviz.request import Edge, Placement, Prompt, Request
+from attnviz.record import Capture, Floats
+from attnviz.request import Change, Edge, Placement, Prompt, Request, Vocabulary
 
-__all__ = ["Edge", "Model", "Placement", "Prompt", "Request", "load"]
+if TYPE_CHECKING:
+    from attnviz.lm.corpus import Ids
+
+__all__ = ["Change", "Edge", "Model", "Placement", "Prompt", "Request", "Vocabulary", "load"]
 
 
 class Model(Protocol):
@@ -18,6 +21,19 @@ class Model(Protocol):
 
         cuts: edges to cut, which changes what the model computes from there on. Raises UsageError for a layer or head
         that is not there, InputError for a text that does not fit or a result that would not fit into memory.
+        """
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What sequences of tokens are made of, to be read as ``Prompt.ids``."""
+        ...
+
+    def losses(self, ids: "Ids", change: Change | None = None) -> Floats:
+        """Loss in nats of each token from the second on, given those before it: (batch, n) -> (batch, n - 1).
+
+        change: is shown what the heads of each layer put out, (batch, query, head, d_v), and gives what the model goes
+        on with. Raises UsageError of a model that predicts no next tokens, ModelError of one whose heads are hidden.
         """
         ...
 

@@ -16,10 +16,12 @@ from tokenizers import Encoding, Tokenizer
 from attnviz.analysis.statistics import describe, strongest, tile
 from attnviz.errors import ModelError
 from attnviz.lm import store
-from attnviz.lm.model import Block, blocks, logits
+from attnviz.lm.corpus import Ids
+from attnviz.lm.model import Block, blocks, logits, losses
+from attnviz.lm.tokenizer import BOS_ID
 from attnviz.models.checks import require_edge, require_length, require_none, torch_device
 from attnviz.record import AttentionMap, Capture, Floats, Token
-from attnviz.request import Edge, Placement, Prompt, Request
+from attnviz.request import Change, Edge, Placement, Prompt, Request, Vocabulary
 from attnviz.selection import require_kinds, require_sides, resolve, window_notes
 
 
@@ -70,6 +72,8 @@ class Builtin:
 
     def read(self, prompt: Prompt, truncate: bool) -> tuple[list[int], tuple[Token, ...], str, str | None]:
         """Ids and tokens of a prompt, its text with what the model wrote after it, and a note if it was cut."""
+        if prompt.ids is not None:
+            return self.read_ids(list(prompt.ids))
         encoding, positions = self.tokenizer.encode(prompt.text), self.config.positions
         note = require_length(len(encoding.ids), positions, truncate, self.name, writes=prompt.generate)
         if note:
@@ -85,6 +89,17 @@ class Builtin:
             tokens += tuple(Token.of("", number, span, False, text) for number in ids[len(tokens) :])
         return ids, tokens, text, note
 
+    def read_ids(self, ids: list[int]) -> tuple[list[int], tuple[Token, ...], str, None]:
+        """The same for token ids. Raises InputError for too many."""
+        require_length(len(ids), self.config.positions, False, self.name, what="the sequence of ids")
+        tokens, text = list[Token](), ""
+        for number in ids:
+            piece, start = self.tokenizer.decode([number]), len(text)
+            text += piece
+            name = str(self.tokenizer.id_to_token(number))
+            tokens.append(Token.of(name, number, (start, len(text)), number == BOS_ID, text))
+        return ids, tuple(tokens), text, None
+
     def next_token(self, ids: list[int]) -> int:
         """The likeliest next token."""
         *_, last = self.run(ids, self.config.layers)
@@ -93,6 +108,23 @@ class Builtin:
     def run(self, ids: list[int], layers: int, masks: Mapping[int, Any] | None = None) -> list[Block]:
         """The first so many layers; those after them are not computed."""
         return list(islice(blocks(self.parameters, self.place(np.array(ids)), self.config, masks), layers))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """See ``Model.vocabulary``."""
+        return Vocabulary(tuple(range(BOS_ID + 1, self.config.vocabulary)), (BOS_ID,), (), self.config.positions)
+
+    def losses(self, ids: Ids, change: Change | None = None) -> Floats:
+        """See ``Model.losses``."""
+        found: Floats
+        if self.torch_device is None:
+            found = losses(self.parameters, ids, self.config, change)
+        else:
+            import torch
+
+            with torch.inference_mode():
+                found = losses(self.parameters, self.place(ids), self.config, change).cpu().numpy()
+        return found.astype(np.float32)
 
     def masks(self, cuts: tuple[Edge, ...], length: int) -> dict[int, Any]:
         """For each layer of which an edge is cut, (head, query, key), False there. Raises UsageError."""

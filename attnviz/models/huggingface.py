@@ -5,16 +5,30 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from attnviz.engine.change import Changed
 from attnviz.engine.probe import Found
 from attnviz.errors import InputError, UsageError
+from attnviz.lm.corpus import Ids
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.generation import Steps
 from attnviz.models.huggingface_loading import load_parts, position_limit
 from attnviz.models.huggingface_reading import Reading, sizes_of, undisturbed
-from attnviz.models.huggingface_text import Encoded, continuation, encode, spell, unended, with_target, write
+from attnviz.models.huggingface_text import (
+    Encoded,
+    continuation,
+    encode,
+    encode_ids,
+    spell,
+    unended,
+    vocabulary,
+    with_target,
+    write,
+)
 from attnviz.models.maps import (
     Choice,
     assemble,
@@ -26,11 +40,12 @@ from attnviz.models.maps import (
     wanted_heads,
     window_places,
 )
-from attnviz.record import Capture, Token
-from attnviz.request import Edge, Placement, Prompt, Request
+from attnviz.record import Capture, Floats, Token
+from attnviz.request import Change, Edge, Placement, Prompt, Request, Vocabulary
 from attnviz.selection import Sides
 
 SPELT = "input_ids", "decoder_input_ids"
+ABREAST = 8  # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
 
 
 class HuggingFace:
@@ -69,7 +84,7 @@ class HuggingFace:
         where = window_places(chosen, encoded.sides_of, request)
         maps = assemble(chosen, sites, found, encoded.sides_of, request)
         notes = tuple(line for line in (*encoded.notes, *where, note, warning) if line)
-        return Capture(self.name, encoded.text, maps, notes, prompt.pair, encoded.target, measured)
+        return Capture(self.name, encoded.text, maps, notes, prompt.pair, encoded.target, measured, encoded.segments)
 
     def encoded(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...]) -> Encoded:
         """A prompt as the model reads it. Raises UsageError for what it cannot do, InputError if it does not fit."""
@@ -77,10 +92,40 @@ class HuggingFace:
         require_none({"--target": prompt.target and not both_sides}, f"{self.name} has no decoder that would read it")
         require_none({"--generate": prompt.generate and both_sides}, f"{self.name} writes its target by itself")
         require_none({"--generate": prompt.generate and cuts}, "edges are cut of a text that is there")
+        self.require_one_text(prompt.ids is not None)
+        if prompt.ids is not None:
+            return encode_ids(self.tokenizer, prompt.ids, self.positions, self.name)
         encoded = encode(self.tokenizer, prompt, self.positions, request.truncate, self.name)
         if both_sides:
             encoded = with_target(encoded, self.model, self.tokenizer, prompt, self.positions)
         return encoded
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """See ``Model.vocabulary``. Raises UsageError of an encoder-decoder."""
+        self.require_one_text(True)
+        return vocabulary(self.tokenizer, self.model.get_input_embeddings().num_embeddings, self.positions)
+
+    def require_one_text(self, ids: bool) -> None:
+        """Raise UsageError if a sequence of ids is to be read by a model that reads two texts."""
+        two = self.model.config.is_encoder_decoder
+        require_none({"a sequence of ids": ids and two}, f"{self.name} reads a text and a target")
+
+    def losses(self, ids: Ids, change: Change | None = None) -> Floats:
+        """See ``Model.losses``."""
+        if self.model.config.is_encoder_decoder or not self.model.can_generate():
+            raise UsageError(f"{self.name} predicts no next tokens, of which a loss could be measured")
+        parts = np.array_split(ids, -(-len(ids) // ABREAST))
+        return np.concatenate([self.next_losses(torch.from_numpy(part), change) for part in parts])
+
+    def next_losses(self, ids: Tensor, change: Change | None) -> Floats:
+        """The same of a few sequences at once."""
+        inputs = self.placed({"input_ids": ids})
+        layers = [site.layer for site in self.reading.survey(inputs)]
+        outputs, _ = self.reading.run(inputs, Changed(layers, change))
+        predicted, expected = outputs.logits[:, :-1].float(), inputs["input_ids"][:, 1:]
+        found: Floats = cross_entropy(predicted.mT, expected, reduction="none").cpu().numpy()
+        return found
 
     def continued(
         self, encoded: Encoded, count: int, chosen: Sequence[Choice], request: Request

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,11 +15,12 @@ from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.models.checks import require_length, require_none
 from attnviz.models.huggingface_reading import first_line, quiet_library, undisturbed
 from attnviz.models.maps import Choice
-from attnviz.record import Kind, Token
-from attnviz.request import Prompt
+from attnviz.record import Kind, Segment, Token
+from attnviz.request import Prompt, Vocabulary
 from attnviz.selection import Sides
 
 WRITTEN = 64  # tokens that an encoder-decoder writes at most when no target is given
+UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")  # entries of a vocabulary that no text makes
 BROKEN = "\ufffd"  # what a tokenizer decodes the first bytes of a sign to
 
 
@@ -33,6 +35,8 @@ class Encoded:
     notes: tuple[str, ...] = ()
     target: str | None = None
     target_tokens: tuple[Token, ...] = field(default=())
+    segments: tuple[Segment, ...] = ()
+    """The messages of a chat."""
 
     def sides(self, kind: Kind) -> Sides:
         """The queries and keys of a map."""
@@ -48,7 +52,7 @@ class Encoded:
 def encode(tokenizer: Any, prompt: Prompt, positions: int | None, truncate: bool, name: str) -> Encoded:
     """The text of a prompt, and its pair. Raises InputError for a text that does not fit."""
     require_none({"--pair": prompt.chat and prompt.pair}, "--chat reads all from one text")
-    text = chat(tokenizer, prompt.text, name) if prompt.chat else prompt.text
+    text, segments = chat(tokenizer, prompt.text, name) if prompt.chat else (prompt.text, ())
     texts = [text] if prompt.pair is None else [text, prompt.pair]
     options: dict[str, Any] = {"add_special_tokens": not prompt.chat, "return_special_tokens_mask": True}
     options["return_offsets_mapping"] = tokenizer.is_fast
@@ -64,11 +68,33 @@ def encode(tokenizer: Any, prompt: Prompt, positions: int | None, truncate: bool
     if prompt.pair is not None and "token_type_ids" in found:
         inputs["token_type_ids"] = torch.tensor([found["token_type_ids"]])
     tokens, spelling = read_tokens(tokenizer, found, texts)
-    return Encoded(inputs, tokens, text, tuple(line for line in (note, spelling) if line))
+    return Encoded(inputs, tokens, text, tuple(line for line in (note, spelling) if line), segments=segments)
 
 
-def chat(tokenizer: Any, text: str, name: str) -> str:
-    """A message, or JSON messages, as the tokenizer's chat template writes them. Raises UsageError, InputError."""
+def encode_ids(tokenizer: Any, ids: Sequence[int], positions: int | None, name: str) -> Encoded:
+    """Token ids as they are, spelt. Raises InputError for more than the model reads."""
+    require_length(len(ids), positions, False, name, what="the sequence of ids")
+    text, tokens = spell(tokenizer, ids, 0, "")
+    return Encoded({"input_ids": torch.tensor([list(ids)])}, tokens, text)
+
+
+def vocabulary(tokenizer: Any, known: int, positions: int | None) -> Vocabulary:
+    """What sequences are made of, for a model that knows so many tokens."""
+    none = special_ids(tokenizer) | {*tokenizer.added_tokens_decoder, tokenizer.unk_token_id}
+    plain = {number for name, number in tokenizer.get_vocab().items() if number < known and not UNUSED.fullmatch(name)}
+    with quiet_library():
+        found = tokenizer("a", return_special_tokens_mask=True)
+    text = [place for place, mark in enumerate(found["special_tokens_mask"]) if not mark]
+    first, last = (text[0], text[-1]) if text else (0, -1)
+    ids = found["input_ids"]
+    return Vocabulary(tuple(sorted(plain - none)), tuple(ids[:first]), tuple(ids[last + 1 :]), positions)
+
+
+def chat(tokenizer: Any, text: str, name: str) -> tuple[str, tuple[Segment, ...]]:
+    """A message, or JSON messages, as the tokenizer's chat template writes them, and where each of them stands.
+
+    Raises UsageError, InputError.
+    """
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(f"--chat: {name} has no chat template")
     messages: Any = [{"role": "user", "content": text}]
@@ -78,9 +104,46 @@ def chat(tokenizer: Any, text: str, name: str) -> str:
     if not messages or not all(isinstance(part, dict) and {"role", "content"} <= set(part) for part in messages):
         raise InputError('--chat: messages are written [{"role": "user", "content": "..."}, ...]')
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        written = template(tokenizer, messages, prompted=True)
     except Exception as error:  # a template is a program of the model's, in the library's sandbox
         raise InputError(f"--chat: the template of {name} refuses this: {first_line(error)}") from error
+    return written, message_segments(tokenizer, messages, written)
+
+
+def template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, prompted: bool) -> str:
+    """Messages as the template writes them, with what an answer begins with if they are to be answered."""
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted))
+
+
+def message_segments(tokenizer: Any, messages: Sequence[Mapping[str, Any]], written: str) -> tuple[Segment, ...]:
+    """Where the content of each message stands in a chat, named by role; those that are not found are left out.
+
+    It is looked for between the ends of the chat before the message and after it, where the template tells these.
+    """
+    found: list[Segment] = []
+    stop, times = 0, Counter[str]()
+    for count, message in enumerate(messages, 1):
+        role, content = str(message["role"]), message["content"]
+        times[role] += 1
+        name = role if times[role] == 1 else f"{role} {times[role]}"
+        start, end = stop, chat_end(tokenizer, messages[:count], written)
+        said = content.strip() if isinstance(content, str) else ""
+        at = written.find(said, start, end) if said else -1
+        if at >= 0:
+            found.append(Segment(name, at, at + len(said)))
+        elif end is not None and end > start:
+            found.append(Segment(name, start, end))
+        stop = max(stop, end or 0, found[-1].end if found else 0)
+    return tuple(found)
+
+
+def chat_end(tokenizer: Any, messages: Sequence[Mapping[str, Any]], written: str) -> int | None:
+    """Where the first messages of a chat end in it; None if the template writes them otherwise when they are alone."""
+    try:
+        alone = template(tokenizer, messages, prompted=False)
+    except Exception:  # a template may refuse a chat that ends there
+        return None
+    return len(alone) if written.startswith(alone) else None
 
 
 def read_tokens(tokenizer: Any, found: Any, texts: Sequence[str]) -> tuple[tuple[Token, ...], str | None]:

@@ -1,0 +1,192 @@
+"""What a head is for: how much worse a model predicts without it.
+
+A head's output is replaced before it is projected: by zeros, which no head puts out, or by its mean over the queries of
+all sequences, which says nothing of the one at hand. How much the loss rises tells what the model has of the head,
+beside how much it rises without other heads of its layer (Michel et al. 2019; mean: Wang et al. 2022).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from attnviz.analysis.roles import Data
+from attnviz.experiments.heads import HeadRole, Roles
+from attnviz.experiments.sequences import repeated
+from attnviz.layer.arrays import Array, namespace, widen
+from attnviz.models import Model
+from attnviz.request import Change, Prompt, Request
+from attnviz.selection import Head, Selection
+
+How: TypeAlias = Literal["zero", "mean"]
+HOWS: tuple[How, ...] = "zero", "mean"
+OTHERS = 5  # other heads, or sets of heads, that are ablated for comparison, at most
+TOKENS = Request(layers=Selection(((0, 0),)), truncate=True, kinds=("self",), keep="statistics")
+Losses = npt.NDArray[np.float64]
+
+
+class Spread(NamedTuple):
+    """A mean in nats per token, with its deviation: NaN of none, and the deviation of one."""
+
+    mean: float
+    sd: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float] | Losses) -> "Spread":
+        """Of some numbers."""
+        if not len(values):
+            return cls(np.nan, np.nan, 0)
+        return cls(float(np.mean(values)), float(np.std(values)) if len(values) > 1 else np.nan, len(values))
+
+
+class Rise(NamedTuple):
+    """How much the loss rises without some heads."""
+
+    own: Spread
+    """Over sequences or texts."""
+    others: Spread
+    """Over other heads, or sets of as many, of the mean rise without these."""
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """What was measured without one head, or all of a role."""
+
+    heads: tuple[Head, ...]
+    role: str | None
+    rises: Mapping[tuple[Data, How], Rise]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The loss of a whole model, and without heads."""
+
+    whole: Mapping[Data, Spread]
+    ablated: tuple[Ablated, ...]
+
+
+@dataclass
+class Passages:
+    """What is read, what of the loss counts, and what was found of it."""
+
+    ids: Sequence[npt.NDArray[np.int64]]
+    """Each (batch, n)."""
+    counted: slice
+    """Places of the loss, of which the first is that of the second token."""
+    means: dict[int, Array] = field(default_factory=dict)
+    """Of each layer, the mean of what each head puts out (head, d_v)."""
+    losses: dict[tuple[How, frozenset[Head]], Losses] = field(default_factory=dict)
+    """Of each sequence, without some heads."""
+
+
+def ablate(
+    model: Model, roles: Roles, chosen: Sequence[HeadRole], texts: Sequence[str], watch: Callable[[int, int], None]
+) -> Ablation:
+    """The loss without each of the chosen heads, and without all those of one role, on the data of the roles.
+
+    Others are heads of the same layers that do not play the same role, else such heads of any layer; drawn anew from
+    the seed. ``watch`` hears how many of how many runs are done. Raises UsageError of a model without next tokens.
+    """
+    data = passages(model, roles, texts)
+    whole = {name: baseline(model, part) for name, part in data.items()}
+    rng = np.random.default_rng(roles.setting.seed)
+    sets = [(heads, role, drawn(heads, role, roles.heads, rng)) for heads, role in together(chosen)]
+    every = list(dict.fromkeys(frozenset(heads) for own, _, others in sets for heads in (own, *others)))
+    jobs = [(part, how, heads) for part in data.values() for how in HOWS for heads in every]
+    for done, (part, how, heads) in enumerate(jobs, 1):
+        part.losses[how, heads] = losses(model, part, without(heads, how, part.means))
+        watch(done, len(jobs))
+    ablated = tuple(
+        Ablated(
+            own, role, {(name, how): rise(data[name], whole[name], how, own, others) for name in data for how in HOWS}
+        )
+        for own, role, others in sets
+    )
+    return Ablation({name: Spread.of(found) for name, found in whole.items()}, ablated)
+
+
+def passages(model: Model, roles: Roles, texts: Sequence[str]) -> dict[Data, Passages]:
+    """The sequences and texts of the roles. Of a repeated block counts the second copy but its first token.
+
+    That one nothing foretells. Texts of one token foretell nothing either, and are left out.
+    """
+    setting, first = roles.setting, len(model.vocabulary.prefix)
+    sequences = np.array(repeated(model.vocabulary, setting, model.name))
+    read = [model.capture(Prompt(text), TOKENS).maps[0].queries for text in texts]
+    ids = [np.array([[token.id for token in tokens]]) for tokens in read if len(tokens) > 1]
+    second = slice(first + setting.block, first + 2 * setting.block - 1)
+    found: dict[Data, Passages] = {"repeated": Passages([sequences], second)}
+    return {**found, "text": Passages(ids, slice(None))} if ids else found
+
+
+def baseline(model: Model, part: Passages) -> Losses:
+    """The loss of the whole model on each sequence; the means of its heads' outputs are kept meanwhile."""
+    sums: dict[int, Array] = defaultdict(float)
+
+    def add(layer: int, output: Array) -> Array:
+        sums[layer] = sums[layer] + widen(output).sum((0, 1))  # (head, d_v)
+        return output
+
+    found = losses(model, part, add)
+    queries = sum(ids.size for ids in part.ids)
+    part.means = {layer: total / queries for layer, total in sums.items()}
+    return found
+
+
+def losses(model: Model, part: Passages, change: Change) -> Losses:
+    """The mean loss on each sequence."""
+    return np.concatenate([model.losses(ids, change)[:, part.counted].mean(1, dtype=np.float64) for ids in part.ids])
+
+
+def without(heads: Iterable[Head], how: How, means: Mapping[int, Array]) -> Change:
+    """The change that ablates heads."""
+    chosen: dict[int, list[int]] = defaultdict(list)
+    for layer, head in sorted(heads):
+        chosen[layer].append(head)
+
+    def change(layer: int, output: Array) -> Array:
+        if layer not in chosen:
+            return output
+        values = means[layer][chosen[layer]] if how == "mean" else 0
+        changed = output + 0  # a copy, of NumPy as of torch
+        changed[:, :, chosen[layer]] = namespace(output).asarray(values, dtype=output.dtype, device=output.device)
+        return changed
+
+    return change
+
+
+def together(chosen: Sequence[HeadRole]) -> list[tuple[tuple[Head, ...], str | None]]:
+    """Each head by itself, and after those of a role, where they are several, all of them."""
+    found: list[tuple[tuple[Head, ...], str | None]] = []
+    for role in dict.fromkeys(head.role for head in chosen):
+        heads = [head.place for head in chosen if head.role == role]
+        found += [((place,), role) for place in heads]
+        if role and len(heads) > 1:
+            found.append((tuple(heads), role))
+    return found
+
+
+def drawn(
+    own: Sequence[Head], role: str | None, heads: Sequence[HeadRole], rng: np.random.Generator
+) -> list[tuple[Head, ...]]:
+    """Sets of as many other heads: of the same layers if there are enough, else of all."""
+    layers = {layer for layer, _ in own}
+    other = [head.place for head in heads if head.place not in own and (role is None or head.role != role)]
+    near = [place for place in other if place[0] in layers]
+    pool = near if len(near) >= len(own) else other
+    if len(own) == 1:
+        return [(pool[i],) for i in rng.permutation(len(pool))[:OTHERS]]
+    if len(pool) < len(own):
+        return []
+    sets = (tuple(sorted(pool[i] for i in rng.permutation(len(pool))[: len(own)])) for _ in range(OTHERS))
+    return list(dict.fromkeys(sets))
+
+
+def rise(part: Passages, whole: Losses, how: How, own: Sequence[Head], others: Sequence[Sequence[Head]]) -> Rise:
+    """The rise of the loss without some heads, and without others."""
+    rises = [part.losses[how, frozenset(heads)] - whole for heads in (own, *others)]
+    return Rise(Spread.of(rises[0]), Spread.of([float(found.mean()) for found in rises[1:]]))
