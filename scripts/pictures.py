@@ -6,6 +6,8 @@ Needs no network, but a folder with all-MiniLM-L6-v2, and Chromium for the pictu
 """
 
 import io
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,10 +17,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.terminal_theme import DIMMED_MONOKAI
+from rich.text import Text
 
 from attnviz.cli.text import read_sample
 from attnviz.display import show
 from attnviz.models import Prompt, Request, load
+from attnviz.models.names import ALIASES
 from attnviz.record import Capture
 from attnviz.render.terminal import Screen, draw
 from attnviz.selection import ALL, Spot, parse, parse_heads
@@ -45,9 +49,28 @@ line-height: {line_height}px; font-variant-east-asian: full-width; }}
 
 def terminal(name: str, command: str, picture: Picture, width: int) -> None:
     """A picture of a terminal: the command line, and what it draws."""
-    console = Console(width=width, record=True, file=io.StringIO(), color_system="truecolor", force_terminal=True)
     lines = [[Segment(f"$ {command}")], *draw(picture, Screen(width - 1))]
-    console.print(Segments([segment for line in (*lines, []) for segment in (*line, Segment.line())]))
+    export(name, Segments([segment for line in (*lines, []) for segment in (*line, Segment.line())]), width)
+
+
+def session(name: str, command: str, minilm: str, width: int) -> None:
+    """A picture of a terminal in which a command was run, with MiniLM in the local cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        cached = Path(folder) / f"models--{ALIASES['minilm'].replace('/', '--')}"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("0" * 40)
+        (cached / "snapshots").mkdir()
+        (cached / "snapshots" / ("0" * 40)).symlink_to(Path(minilm).absolute())
+        told = {"COLORTERM": "truecolor", "COLUMNS": str(width - 1), "HF_HUB_CACHE": folder, "HF_HUB_OFFLINE": "1"}
+        args = [sys.executable, "-m", *shlex.split(command), "--color", "always", "-q"]
+        done = subprocess.run(args, env={**os.environ, **told}, check=True, capture_output=True, text=True)
+    export(name, Text.from_ansi(f"$ {command}\n{done.stdout}"), width)
+
+
+def export(name: str, what: Segments | Text, width: int) -> None:
+    """Save what a terminal shows."""
+    console = Console(width=width, record=True, file=io.StringIO(), color_system="truecolor", force_terminal=True)
+    console.print(what)
     svg = console.export_svg(title="attnviz", code_format=FORMAT, theme=DIMMED_MONOKAI, unique_id=name)
     (DOCS / f"{name}.svg").write_text(svg, "utf-8")
 
@@ -88,4 +111,7 @@ if __name__ == "__main__":
     told = f'attnviz show --view rows --token it "{SENTENCE}"'
     terminal("rows", told, rows(capture("builtin", SENTENCE, Request(query=Spot("it")), "builtin"))[0], 100)
     show(one).save(DOCS / "figure.svg", name="paper", force=True)
+    session("inspect", "attnviz inspect -m minilm @sample:pronoun", minilm, 80)
+    session("heads", "attnviz heads", minilm, 80)
+    session("compare", "attnviz compare --model minilm", minilm, 150)
     page("page", every, "layer=2&head=0", "1300,1000")

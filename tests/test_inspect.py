@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from PIL import Image
 
 import attnviz
 from attnviz.analysis.measures import COLUMNS, measure
-from attnviz.cli.screen import PIPED_WIDTH
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.views.drawable import Table
+from attnviz.render.cells import Paint
+from attnviz.render.terminal import Screen
 from attnviz.views.tables import Heads, digits, heads_table
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
@@ -55,7 +56,7 @@ def test_a_table_of_heads(call: Run) -> None:
     assert len(shown) == 20
 
 
-def test_many_heads_fit_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_heads_fit_a_screen() -> None:
     """270 heads, of 30 layers, on 80 columns: names and numbers of up to a thousand tokens."""
     names = tuple(f"L{layer}H{head}" for layer in range(30) for head in range(9))
     generator = np.random.default_rng(0)
@@ -68,7 +69,18 @@ def test_many_heads_fit_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert max(map(len, table.rows)) + 1 + sum(width + 2 for width in widths) <= 80
     assert len(table.rows) == 17
-    del monkeypatch
+
+
+@pytest.mark.parametrize("height", [10, 24, 50])
+def test_a_screen_is_filled(call: Run, minilm: Path, monkeypatch: pytest.MonkeyPatch, height: int) -> None:
+    """With as many heads as it has lines for, a note and the next prompt among them."""
+    from attnviz.cli import inspect
+
+    paint = Paint("shades", "viridis")
+    monkeypatch.setattr(inspect, "screen", lambda *_, **__: Screen(80, height, paint))
+    done = call("inspect", SENTENCE, "-m", minilm)
+    taken = len(done.stdout.splitlines()) + len(done.stderr.splitlines()) + 1
+    assert height - 2 <= taken <= height
 
 
 @pytest.mark.parametrize(
@@ -100,8 +112,7 @@ def test_layer_and_head_as_order(call: Run) -> None:
 
 def test_undefined_numbers_are_empty(call: Run) -> None:
     """And come last in every order; they are null in JSON and nothing in CSV."""
-    shown = lines(call, "x", "-H", "0", "-l", "0", "--sort", "top3")
-    assert "empty: undefined" in shown[-1]
+    assert "next" not in lines(call, SENTENCE)[1].split()  # of a causal model, in no head
     found = document(call, "x", "-l", "0", "-H", "0")["heads"][0]["measures"]
     assert found["next"] == {"mean": None, "sd": None, "n": 0}
     rows = list(csv.DictReader(StringIO(call("inspect", "x", "-o", "-", "--format", "csv").stdout)))
@@ -112,6 +123,8 @@ def test_undefined_numbers_are_empty(call: Run) -> None:
         table = heads_table(heads, "sink", reverse=reverse, most=None, spread=False)
         assert "".join(table.rows[:4]) == order
         assert np.isnan(table.levels[2:]).all()
+        assert set(table.cells[2] + table.cells[3]) == {""}
+        assert "empty: undefined" in table.caption[0]
 
 
 @pytest.mark.parametrize(
@@ -163,13 +176,14 @@ def test_everything_is_in_files(call: Run, tmp_path: Path) -> None:
         assert again.returncode == 0
         assert (tmp_path / f"x.{suffix}").read_bytes() == (tmp_path / f"y.{suffix}").read_bytes()
     assert json.loads((tmp_path / "x.json").read_text()) == found
-    rows = list(csv.DictReader((tmp_path / "x.csv").open()))
+    rows = list(csv.DictReader(StringIO((tmp_path / "x.csv").read_text())))
     assert len(rows) == HEADS
     assert [float(row["entropy"]) for row in rows] == pytest.approx(expected["entropy"].ravel())
     for suffix in ("md", "svg"):
         assert (tmp_path / f"x.{suffix}").read_text().count("L2H5") >= 1
     assert call("inspect", SENTENCE, "-o", "x.png", "--title", "mine", "--dpi", "60").returncode == 0
-    assert Image.open(tmp_path / "x.png").width > 100
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.width > 100
 
 
 # Several texts
@@ -288,7 +302,8 @@ def test_one_token_gives_and_gets(call: Run) -> None:
     rows = list(
         csv.DictReader(StringIO(call("inspect", SENTENCE, "--token", "3", "-o", "-", "--format", "csv").stdout))
     )
-    assert len(rows) == HEADS * (4 + 9)
+    assert len(rows) == HEADS * 2 * 12
+    assert [row["weight"] == "" for row in rows[:12]] == [False] * 4 + [True] * 8
     assert float(rows[1]["weight"]) == pytest.approx(row[0, 1], rel=1e-6)
 
 
@@ -314,7 +329,10 @@ def test_a_masked_cell_is_said_to_be(call: Run) -> None:
     heads = document(call, SENTENCE, "--query", "cat", "--key", "it")["heads"]
     assert {head["weights"][0][0] for head in heads} == {None}
     done = call("inspect", SENTENCE, "--query", "cat", "--key", "it", "-o", "-", "--format", "csv")
-    assert done.stdout.splitlines() == ["kind,layer,head,query,query_token,key,key_token,weight"]
+    assert done.stdout.splitlines()[:2] == [
+        "kind,layer,head,query,query_token,key,key_token,weight",
+        "self,0,0,2,cat,8,it,",
+    ]
 
 
 def test_a_token_of_two_texts(call: Run, tiny: Tiny) -> None:
@@ -364,6 +382,7 @@ def test_segments_of_one_query(call: Run, tmp_path: Path) -> None:
     weights = attnviz.capture(SENTENCE).maps[0].weights[1, 3, -1].astype(np.float64)
     assert [one["share"] for one in found["shares"]] == pytest.approx([weights[1:4].sum(), weights[4:].sum()])
     assert sum(one["rest_share"] for one in found["shares"]) == pytest.approx(1)
+    assert (found["query"]["place"], found["query"]["text"]) == (11, ".")
     assert "token 11 ." in lines(call, SENTENCE, "--segments", "parts.json", "--query", "-1")[0]
 
 
@@ -372,10 +391,9 @@ def test_segments_by_themselves(call: Run, tiny: Tiny) -> None:
     chat = json.dumps([{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "and you"}])
     shown = lines(call, chat, "-m", tiny("chat"), "--chat", "--segments", "auto", "--query", "-1")
     assert [line.split()[0] for line in shown[2:4]] == ["user", "assistant"]
-    shown = lines(call, "one \x1b[31m two\n\nthree four", "--segments", "auto")
+    shown = lines(call, "one \x1b[31m two\n\nthe", "--segments", "auto")
     assert shown[2].startswith("paragraph 1 one \\x1b")
-    assert shown[3].startswith("paragraph 2 three")
-    assert shown[3].split()[3:] == ["2"]  # nothing comes after it
+    assert shown[3].split() == ["paragraph", "2", "the", "1"]  # nothing comes after it
 
 
 # Words, captures, encoder-decoders
@@ -404,6 +422,20 @@ def test_numbers_from_elsewhere(call: Run, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", weights=weights / weights.sum(-1, keepdims=True))
     found = document(call, "--from", "x.npz")["heads"]
     assert [head["measures"]["normalised"]["mean"] for head in found] == pytest.approx([1, 1])
+
+
+def test_nothing_is_defined(call: Run, tmp_path: Path) -> None:
+    """Of one query with one key, and of a segment that no other query sees: empty, null, and no fault."""
+    np.savez(tmp_path / "one.npz", weights=np.ones((1, 1)))
+    (tmp_path / "all.txt").write_text("0:9 all")
+    assert "1 head, smallest entropy first; mean: of all 1; empty: undefined" in lines(call, "--from", "one.npz")
+    found = document(call, "--from", "one.npz")["heads"][0]["measures"]
+    assert {one["mean"] for one in found.values()} == {None}
+    assert lines(call, "some text", "--segments", "all.txt")[2].split() == ["all", "3"]
+    shares = document(call, "some text", "--segments", "all.txt")["shares"]
+    assert {one["share"] for one in shares} == {one["rest_lift"] for one in shares} == {None}
+    for question in (["--from", "one.npz"], ["some text", "--segments", "all.txt"]):
+        assert call("inspect", *question, "-o", "x.svg", "--force").returncode == 0
 
 
 def test_maps_of_an_encoder_decoder(call: Run, tiny: Tiny) -> None:
@@ -486,7 +518,18 @@ def test_what_is_refused(call: Run, tmp_path: Path, args: list[str], code: int, 
     fails(call("inspect", *args), code, told)
 
 
-def test_a_text_of_no_tokens(call: Run, tiny: Tiny) -> None:
-    """Is refused in one line by a tokenizer that makes nothing of it."""
-    done = call("inspect", "\u200b", "-m", tiny("bytes"))
-    assert done.returncode in (0, 4)
+def test_a_text_of_no_tokens(call: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """Is refused in one line."""
+    folder = tmp_path / "none"
+    shutil.copytree(tiny("gpt2"), folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    everything = {"type": "Replace", "pattern": {"Regex": ".+"}, "content": ""}
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "normalizer": everything, "post_processor": None}))
+    fails(call("inspect", "a text", "-m", folder), 4, "makes no tokens of this text")
+
+
+def test_tokens_that_are_special_alone(call: Run, minilm: Path) -> None:
+    """Are measured as any others; of what they leave nothing is known."""
+    found = document(call, "\u200b", "-m", minilm)["heads"]
+    assert {head["measures"]["distance_rest"]["mean"] for head in found} == {None}
+    assert all(head["measures"]["sink"]["mean"] >= 0.5 for head in found)
