@@ -206,7 +206,7 @@ def test_special_tokens_can_be_left_out(call: Run) -> None:
         (["-m", "builtin", "cat", "--with", ""], 4, "the text is empty"),
         (["the cat", "--with", "a dog"], 4, "no word in common"),
         (["-m", "builtin", "-m", "no/such-model", "--offline"], 3, "no/such-model"),
-        (["-m", "builtin", "--top", "0"], 2, "no number of heads"),
+        (["-m", "builtin", "--top", "0"], 2, "no number of rows"),
         (["-m", "builtin", "-o", "x.npz"], 2, "not .npz"),
         (["-m", "builtin", "-l", "0", "-H", "L1H1"], 2, "names its layer"),
         (["--from", "gone.attn"], 4, "gone.attn"),

@@ -1047,7 +1047,7 @@ def differences(shown: Page, layer: int, head: int) -> np.ndarray:
     return np.where(panel.visible, panel.values, np.nan)
 
 
-@given(st.lists(st.floats(-1, 1, width=32), min_size=1), st.floats(0.01, 100, width=32), st.booleans())
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1), st.floats(0.015625, 100, width=32), st.booleans())
 def test_signed_codes_are_near_the_differences_and_in_their_order(
     shares: list[float], full: float, exact: bool
 ) -> None:
@@ -1096,7 +1096,7 @@ def test_the_signed_table_holds_the_differences(reader: Callable[..., Reader]) -
 
 @pytest.mark.browser
 def test_a_signed_token_names_the_largest_differences_of_both_signs(reader: Callable[..., Reader]) -> None:
-    """By their size, the text behind them in the colours of their signs; negative lines are dashed, and that is said."""
+    """By their size, the text in the colours of their signs; negative lines are dashed, and that is said."""
     shown = differing()
     on, row = reader(html(shown)), differences(shown, 0, 0)[7]
     on.token(7).hover()

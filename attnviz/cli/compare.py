@@ -12,8 +12,8 @@ from attnviz.cli.drawing import look
 from attnviz.cli.findings import document, records
 from attnviz.cli.options import (
     FIGURES,
+    TOP,
     Sectioned,
-    SelectionType,
     figure_options,
     lines_option,
     look_options,
@@ -39,15 +39,6 @@ ROWS = 10  # heads that are listed unless --top says more
 FORMS = (*MEASURED, "html")
 
 
-def parse_top(text: str) -> int | None:
-    """A number of heads, or all. Raises ValueError."""
-    if text.strip().lower() == "all":
-        return None
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"{text!r} is no number of heads: write 10, or all")
-    return int(text)
-
-
 view_options = together(
     "View",
     click.option(
@@ -55,9 +46,7 @@ view_options = together(
         type=click.Choice(["maps", "heads", "table"]),
         help="A, B and A - B; how far each head of A is from B; a list of these. Default on a screen: maps and table.",
     ),
-    click.option(
-        "--top", type=SelectionType("N", parse_top), default=ROWS, show_default=True, help="Heads listed; or all."
-    ),
+    click.option("--top", type=TOP, default=ROWS, show_default=True, help="Heads listed."),
 )
 
 

@@ -12,6 +12,7 @@ from attnviz.cli import text as text_input
 from attnviz.cli.answers import deliver, target_of
 from attnviz.cli.drawing import Options
 from attnviz.cli.options import (
+    TOP,
     Sectioned,
     SelectionType,
     figure_options,
@@ -38,16 +39,6 @@ from attnviz.errors import UsageError
 from attnviz.selection import Named
 from attnviz.views.tables import BY_PLACE
 
-
-def parse_top(text: str) -> int | None:
-    """How many rows; None for all. Raises ValueError."""
-    if text.strip().lower() == "all":
-        return None
-    if not (text.strip().isdecimal() and 0 < int(text) < 10**9):
-        raise ValueError(f"{text!r} is no number of rows: write 20, or all")
-    return int(text)
-
-
 inspect_options = together(
     "View",
     click.option(
@@ -59,7 +50,7 @@ inspect_options = together(
         help="Order of the heads; see --explain-columns. head: by layer and head.",
     ),
     click.option("--reverse", is_flag=True, help="The other way round."),
-    click.option("--top", type=SelectionType("N or all", parse_top), help="Rows. Default: as many as the screen has."),
+    click.option("--top", type=TOP, help="Rows. Default: as many as the screen has."),
     click.option(
         "--token", type=SelectionType("N or WORD", selection.parse_token), help="What it gives to others, and gets."
     ),

@@ -32,6 +32,18 @@ class SelectionType(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+def parse_top(text: str) -> int | None:
+    """Parse how many rows of a table; None for all. Raises ValueError."""
+    if text.strip().lower() == "all":
+        return None
+    if not (text.strip().isdecimal() and 0 < int(text) < 10**9):
+        raise ValueError(f"{text!r} is no number of rows: write 20, or all")
+    return int(text)
+
+
+TOP = SelectionType("N or all", parse_top)
+
+
 class Sectioned(click.Command):
     """A command whose help shows its options in sections."""
 

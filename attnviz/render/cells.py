@@ -10,7 +10,7 @@ from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 
-from attnviz.render.colour import MAPS, STEPS, colours, is_light
+from attnviz.render.colour import RGB, STEPS, colour_map, colours, is_light
 from attnviz.views.drawable import MASKED, Panel, Scale, Steps
 
 Line: TypeAlias = list[Segment]
@@ -20,6 +20,9 @@ BEYOND = STEPS
 VALUE_WIDTH = 4  # columns of a cell that shows its number
 SHADES = {"16": "·░▒▓█▲", "shades": "·░▒▓█▲", "ascii": ".:-=+*#%@^"}  # the last is beyond the scale
 HUES = "bright_black", "blue", "cyan", "green", "yellow", "magenta"  # of the shades, where there are 16 colours
+# Differences: strokes where they are negative, areas where they are positive, more of them the larger they are.
+SIGNED_SHADES = {"16": "≡═─╌·░▒▓█", "shades": "≡═─╌·░▒▓█", "ascii": "=~-.+*#"}
+SIGNED_HUES = *("bright_blue",) * 4, "bright_black", *("bright_red",) * 4
 PLAIN = Style()
 
 
@@ -28,6 +31,8 @@ class Paint(NamedTuple):
 
     depth: Depth = "truecolor"
     colours: str = "viridis"
+    signed: bool = False
+    """Whether cells are differences, which have colours and shades of their own."""
 
     @property
     def coloured(self) -> bool:
@@ -64,16 +69,25 @@ def full_cell(at: int, width: int, paint: Paint) -> Segment:
         return Segment(" " * width)
     if paint.coloured:
         return Segment(" " * width, Style(bgcolor=colour(at, paint)))
-    shades = SHADES[paint.depth]
-    shade = len(shades) - 1 if at == BEYOND else at * (len(shades) - 1) // STEPS
-    return Segment(shades[shade] * width, Style.parse(HUES[shade]) if paint.depth == "16" else PLAIN)
+    shade, sign = shade_of(at, paint)
+    hues = SIGNED_HUES if paint.signed else HUES
+    return Segment(sign * width, Style.parse(hues[shade]) if paint.depth == "16" else PLAIN)
+
+
+def shade_of(at: int, paint: Paint) -> tuple[int, str]:
+    """Which of the shades stands for a step, and its sign."""
+    shades, beyond = (SIGNED_SHADES[paint.depth], 0) if paint.signed else (SHADES[paint.depth], 1)
+    shade = len(shades) - 1 if at == BEYOND else at * (len(shades) - beyond) // STEPS
+    return shade, shades[shade]
 
 
 def value_cell(value: float, at: int, paint: Paint) -> Segment:
     """A cell with its weight to two digits."""
     if at == MASKED:
         return Segment(" " * VALUE_WIDTH)
-    shown = number(value).replace("·", "-") if paint.depth == "ascii" else number(value)
+    shown = signed_number(value) if paint.signed else number(value)
+    if paint.depth == "ascii":
+        shown = shown.replace("·", "." if paint.signed else "-")
     return Segment(shown, text_style(at, paint))
 
 
@@ -100,18 +114,25 @@ def half_style(front: int, back: int | None, paint: Paint) -> Style:
 @cache
 def on_colour(at: int, paint: Paint) -> Style:
     """Black or white text, whichever reads better, on the colour of a step."""
-    background = MAPS[paint.colours].beyond if at == BEYOND else map(int, colours(paint.colours)[at])
-    return Style(bgcolor=colour(at, paint), color=Color.from_ansi(16 if is_light(*background) else 231))
+    return Style(bgcolor=colour(at, paint), color=Color.from_ansi(16 if is_light(*rgb(at, paint)) else 231))
 
 
 @cache
 def colour(at: int, paint: Paint) -> Color:
     """The colour of a step."""
-    chosen = MAPS[paint.colours]
     if paint.depth == "256":
+        chosen = colour_map(paint.colours, signed=paint.signed)
         ramp = chosen.ramp_256
         return Color.from_ansi(chosen.beyond_256 if at == BEYOND else ramp[at * len(ramp) // STEPS])
-    return Color.from_rgb(*(chosen.beyond if at == BEYOND else map(int, colours(paint.colours)[at])))
+    return Color.from_rgb(*rgb(at, paint))
+
+
+def rgb(at: int, paint: Paint) -> RGB:
+    """Red, green and blue of a step."""
+    if at == BEYOND:
+        return colour_map(paint.colours, signed=paint.signed).beyond
+    red, green, blue = map(int, colours(paint.colours, signed=paint.signed)[at])
+    return red, green, blue
 
 
 def runs(row: Steps) -> Iterator[tuple[int, int]]:
@@ -127,3 +148,13 @@ def number(value: float) -> str:
     if value >= 10:
         return f"{value:.0f}".center(VALUE_WIDTH) if value < 1000 else ">999"
     return f"{value:.2f}"[1:].center(VALUE_WIDTH) if value < 0.995 else f"{value:.1f} "
+
+
+def signed_number(value: float) -> str:
+    """A difference in a cell of four columns: +.31, -.31, -1.0, or a dot within .005 of none."""
+    sign, size = "-" if value < 0 else "+", abs(value)
+    if size < 0.005:
+        return " ·  "
+    if size >= 10:
+        return f"{value:+.0f}".center(VALUE_WIDTH) if size < 1000 else f"{sign}>1k"
+    return f"{sign}{size:.2f}".replace("0.", ".") if size < 0.995 else f"{sign}{size:.1f}"

@@ -2,7 +2,8 @@
 
 viridis and magma (van der Walt & Smith 2015), cividis (Nuñez, Anderton & Renslow 2018), and a grey that stops before
 the white of paper. Each has a colour of its own for what is beyond the scale, picked to be far from the map for readers
-without red, green or blue cones as well.
+without red, green or blue cones as well. Differences have a map with two ends, blue and red, as dark as each other and
+evenly lighter towards the grey of no difference, which is darker than paper.
 """
 
 from functools import cache
@@ -50,12 +51,24 @@ MAPS = {
     ),
     "gray": ColourMap("000000 e6e6e6", (255, 119, 17), (16, 233, 236, 238, 59, 243, 245, 247, 250, 252, 253, 254), 208),
 }
+SIGNED = ColourMap(  # a lightness (CIELAB) of 30 at both ends, 87 in the middle
+    "004884 015394 0060a4 016cb4 0879c3 0586d4 1e93e1 4b9fe4 6babe4 89b7e3 a4c3e1 bfcfde dadada "
+    "e2c7bf e7b4a5 e9a18d e88f77 e57c63 df6951 d75742 cd4535 c1342b b42222 a60b1a 930016",
+    (0, 0, 0),  # no difference is beyond the scale
+    (25, 32, 74, 110, 153, 253, 217, 181, 174, 167, 124),
+    16,
+)
+
+
+def colour_map(name: str = "viridis", *, signed: bool = False) -> ColourMap:
+    """The map of a scale: whichever is chosen for weights, differences have their own."""
+    return SIGNED if signed else MAPS[name]
 
 
 @cache
-def colours(name: str = "viridis", steps: int = STEPS) -> npt.NDArray[np.uint8]:
+def colours(name: str = "viridis", steps: int = STEPS, *, signed: bool = False) -> npt.NDArray[np.uint8]:
     """A map from low to high as (steps, 3) of red, green and blue."""
-    anchors = np.frombuffer(bytes.fromhex(MAPS[name].anchors), np.uint8).reshape(-1, 3)
+    anchors = np.frombuffer(bytes.fromhex(colour_map(name, signed=signed).anchors), np.uint8).reshape(-1, 3)
     places = np.linspace(0, len(anchors) - 1, steps)
     channels = [np.interp(places, range(len(anchors)), anchors[:, channel]) for channel in range(3)]
     found: npt.NDArray[np.uint8] = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
@@ -64,10 +77,11 @@ def colours(name: str = "viridis", steps: int = STEPS) -> npt.NDArray[np.uint8]:
 
 
 @cache
-def palette(name: str = "viridis", steps: int = STEPS) -> npt.NDArray[np.uint8]:
+def palette(name: str = "viridis", steps: int = STEPS, *, signed: bool = False) -> npt.NDArray[np.uint8]:
     """Red, green, blue, alpha by step: those of ``colours``, then beyond the scale, and last (-1) nothing, masked."""
-    inside = np.insert(colours(name, steps), 3, 255, axis=1)
-    found = np.vstack([inside, (*MAPS[name].beyond, 255), (0, 0, 0, 0)]).astype(np.uint8)
+    inside = np.insert(colours(name, steps, signed=signed), 3, 255, axis=1)
+    beyond = colour_map(name, signed=signed).beyond
+    found = np.vstack([inside, (*beyond, 255), (0, 0, 0, 0)]).astype(np.uint8)
     found.flags.writeable = False
     return found
 

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +20,11 @@ import matplotlib as mpl
 from attnviz.errors import UsageError
 from attnviz.escape import escape
 from attnviz.render.figure_draw import draw
-from attnviz.render.figure_sheet import RC, TITLE, Sheet
+from attnviz.render.figure_sheet import LABEL, RC, TITLE, Sheet, em, ems
+from attnviz.render.figure_table import natural
 from attnviz.render.fonts import fonts, missing_line
 from attnviz.render.truetype import in_truetype
-from attnviz.views.drawable import Grid, Picture, Strip
+from attnviz.views.drawable import Grid, Picture, Series, Strip, Table
 
 FORMATS = ("png", "svg", "pdf")
 NARROW = 4  # columns of a grid that a column of a paper holds
@@ -179,8 +182,16 @@ def width(drawable: Picture, style: Style) -> float:
         return style.inches
     if style.name not in PRESETS:
         return float(RC["figure.figsize"][0])
-    wide = isinstance(drawable, Grid) and len(drawable.columns) > NARROW
-    return PRESETS[style.name].wide if wide else PRESETS[style.name].narrow
+    preset = PRESETS[style.name]
+    return preset.wide if is_wide(drawable, preset.narrow) else preset.narrow
+
+
+def is_wide(drawable: Picture, narrow: float) -> bool:
+    """Whether a drawable needs more than so many inches."""
+    if isinstance(drawable, Table):
+        names, widths = natural(drawable, cache(ems))
+        return (names + sum(widths) + 1) * em(LABEL) > narrow  # with half an em of margin on either side
+    return isinstance(drawable, Series) or (isinstance(drawable, Grid) and len(drawable.columns) > NARROW)
 
 
 def dots(style: Style) -> float:
@@ -191,7 +202,11 @@ def dots(style: Style) -> float:
 
 def texts(drawable: Picture) -> list[str]:
     """All text of a drawable, and of ours."""
-    found = [drawable.title, *drawable.caption, f"{drawable.scale.name}…"]
+    if isinstance(drawable, Series):
+        return [drawable.title, *drawable.caption, *(text for one in drawable.heatmaps for text in texts(one))]
+    found = [drawable.title, *drawable.caption, "…" if isinstance(drawable, Table) else f"{drawable.scale.name}…"]
+    if isinstance(drawable, Table):
+        return [*found, drawable.corner, *drawable.columns, *drawable.rows, *chain(*drawable.cells)]
     if isinstance(drawable, Grid):
         return [*found, *drawable.rows, *drawable.columns]
     sides = [drawable.tokens] if isinstance(drawable, Strip) else [drawable.rows, drawable.columns]

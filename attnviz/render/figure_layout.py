@@ -10,6 +10,7 @@ from itertools import product
 from math import floor, log10
 from typing import NamedTuple, TypeAlias
 
+from attnviz.render.matrices import TOKENS
 from attnviz.views.drawable import Axis, Scale
 
 Ems: TypeAlias = Callable[[str], float]
@@ -20,7 +21,6 @@ LEAST = 4.5  # points of a label that can be read in print
 FAINTEST = 0.55  # the smallest label, as a share of the size that labels should have
 EASY = 0.75  # the same where height costs nothing
 SIGNS = 20  # of a label; the rest is cut
-TOKENS = ("queries", "keys")
 CELL = 4.5  # lines that a cell may be high, so that a matrix of one cell is no poster
 TALL = 2.5  # heights of a matrix by its width, at most, and of many
 FLAT = 4.0  # widths of a thumbnail by its height, or the other way round, at most
@@ -52,6 +52,8 @@ class Plan:
     points: float
     rows: Marks
     columns: Marks
+    level: bool
+    """The labels of the columns are short enough to be written as text is, not upwards."""
 
 
 def plan(rows: Axis, columns: Axis, room: float, points: float, ems: Ems) -> Plan:
@@ -68,7 +70,9 @@ def plan(rows: Axis, columns: Axis, room: float, points: float, ems: Ems) -> Pla
         needed = min(wide(down.labels, size, ems), room * MARGIN)
     if needed > left:
         size = max(LEAST, size * left / needed)
-    return Plan(left, min(wide(along.labels, size, ems), room * MARGIN), width, height, size, down, along)
+    level = columns.name not in TOKENS and wide(along.labels, size, ems) <= width / columns.cells
+    above = (LINE + PAD) * size / 72 if level else min(wide(along.labels, size, ems), room * MARGIN)
+    return Plan(left, above, width, height, size, down, along, level)
 
 
 def wide(labels: Sequence[str], points: float, ems: Ems) -> float:
@@ -146,6 +150,9 @@ def wrap(text: str, room: float, ems: Ems, most: int) -> list[str]:
 
 def ticks(scale: Scale, length: float, apart: float) -> list[float]:
     """Weights to name beside a colour bar so long: its ends, and round ones between at least so far apart."""
+    if scale.signed:
+        half = ticks(scale._replace(signed=False), length / 2, apart)
+        return [*(-weight for weight in half[:0:-1]), *half]
     top = scale.top or 1.0
     found, places = [0.0, top], [0.0, length]
     first = floor(log10(top))

@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.textpath import text_to_path
 
-from attnviz.render.colour import palette
+from attnviz.render.colour import is_light, palette
 from attnviz.render.figure_layout import LINE, PAD, ticks, wrap
 from attnviz.views.drawable import Scale
 
@@ -52,22 +52,23 @@ class Sheet:
 
     def __init__(self, width: float, dpi: float, colours: str) -> None:
         self.width, self.dpi = width, dpi
-        self.palette = palette(colours, COLOURS)
+        self.colours = colours
         self.figure = Figure(figsize=(width, 1), dpi=dpi)
         self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(1, 0))
         self.axes.set_axis_off()
         self.ems = cache(ems)
-        self.margin = self.y = self.em(LABEL) / 2
-        """Inches that are left free on all sides; inches from the top that are filled."""
+        self.margin = self.x = self.y = self.em(LABEL) / 2
+        """Inches that are left free on all sides; where lines begin; inches from the top that are filled."""
+        self.room = width - 2 * self.margin
+        """Inches that lines may be long."""
 
-    @property
-    def room(self) -> float:
-        """Inches between the margins."""
-        return self.width - 2 * self.margin
+    def palette(self, scale: Scale | None = None) -> npt.NDArray[np.uint8]:
+        """The colours of a scale by step, or of levels."""
+        return palette(self.colours, COLOURS, signed=scale is not None and scale.signed)
 
     def em(self, role: Role) -> float:
         """Inches of the size of a font."""
-        return float(FontProperties(size=RC[role.size]).get_size_in_points()) / 72
+        return em(role)
 
     def finish(self) -> None:
         """Cut the sheet below what is filled, at a whole dot."""
@@ -87,17 +88,17 @@ class Sheet:
         self.axes.text(x, y, text, **(usual | look))
 
     def lines(self, text: str, role: Role) -> None:
-        """A text from margin to margin, below what is there."""
+        """A text as long as there is room, below what is there."""
         em, weight = self.em(role), RC[role.weight]
         for line in wrap(text, self.room / em, lambda part: self.ems(part, weight), LINES):
-            self.write(self.margin, self.y + LINE * em / 2, line, role, va="center")
+            self.write(self.x, self.y + LINE * em / 2, line, role, va="center")
             self.y += LINE * em
 
-    def paint(self, steps: Steps, box: Box) -> None:
-        """Cells by their steps (row, column)."""
+    def paint(self, steps: Steps, scale: Scale, box: Box) -> None:
+        """Cells by their steps (row, column) of a scale."""
         x, y, width, height = box
         image = AxesImage(self.axes, interpolation="none", origin="upper", extent=(x, x + width, y + height, y))
-        image.set_data(self.palette[steps])
+        image.set_data(self.palette(scale)[steps])
         self.axes.add_image(image)
 
     def sharpen(self) -> None:
@@ -126,10 +127,20 @@ class Sheet:
         self.axes.add_collection(LineCollection(lines, clip_on=False, **look), autolim=False)
 
 
+def em(role: Role) -> float:
+    """Inches of the size of a font."""
+    return float(FontProperties(size=RC[role.size]).get_size_in_points()) / 72
+
+
 def ems(text: str, weight: str | int | None = None) -> float:
     """The width of a text in ems, of the usual weight if none is given."""
     found: float = text_to_path.get_text_width_height_descent(text, FontProperties(size=1, weight=weight), False)[0]
     return found
+
+
+def ink_on(colour: npt.NDArray[np.uint8]) -> str:
+    """The colour of text that can be read on a colour."""
+    return "black" if is_light(*map(int, colour[:3])) else "white"
 
 
 def beyond_label(scale: Scale) -> str:
@@ -152,12 +163,12 @@ def draw_upright_bar(sheet: Sheet, scale: Scale, x: float, y: float, height: flo
     sheet.write(x, y - 0.8 * em, scale.name, SMALL, va="bottom")
     if scale.has_beyond:
         box = (x, y, across, BAR * em)
-        sheet.paint(np.array([[COLOURS]]), box)
+        sheet.paint(np.array([[COLOURS]]), scale, box)
         sheet.frame([box])
         sheet.write(aside, y + BAR * em / 2, beyond_label(scale), SMALL, va="center")
         y, height = y + (BAR + 0.9) * em, height - (BAR + 0.9) * em
     box = (x, y, across, height)
-    sheet.paint(np.arange(COLOURS)[::-1, None], box)
+    sheet.paint(np.arange(COLOURS)[::-1, None], scale, box)
     sheet.frame([box])
     named = ticks(scale, height, APART * em)
     places = [y + height * (1 - float(scale.levels(weight))) for weight in named]
@@ -171,11 +182,12 @@ def draw_lying_bar(sheet: Sheet, scale: Scale) -> None:
     em = sheet.em(SMALL)
     apart = 0.8 + max(sheet.ems(f"{weight:.2g}") for weight in ticks(scale, 1, 0.2))
     after = (0.6 + (sheet.ems(f"{scale.top:.2g}") + sheet.ems(beyond_label(scale))) / 2) * em
-    x, y = sheet.margin + (sheet.ems(scale.name) + 1) * em, sheet.y + 0.3 * em
-    length = min(LYING * em, sheet.room - x - after - 2 * em)
-    sheet.write(sheet.margin, y + BAR * em / 2, scale.name, SMALL, va="center")
+    before = (sheet.ems(scale.name) + 1 + scale.signed * sheet.ems(f"-{scale.top:.2g}") / 2) * em
+    x, y = sheet.x + before, sheet.y + 0.3 * em
+    length = min(LYING * em, sheet.room - before - sheet.margin - after - 2 * em)
+    sheet.write(sheet.x, y + BAR * em / 2, scale.name, SMALL, va="center")
     box = (x, y, length, BAR * em)
-    sheet.paint(np.arange(COLOURS)[None], box)
+    sheet.paint(np.arange(COLOURS)[None], scale, box)
     sheet.frame([box])
     named = ticks(scale, length, apart * em)
     places = [x + length * float(scale.levels(weight)) for weight in named]
@@ -185,7 +197,7 @@ def draw_lying_bar(sheet: Sheet, scale: Scale) -> None:
     if scale.has_beyond:
         middle = x + length + after
         box = (middle - SWATCH * em / 2, y, SWATCH * em, BAR * em)
-        sheet.paint(np.array([[COLOURS]]), box)
+        sheet.paint(np.array([[COLOURS]]), scale, box)
         sheet.frame([box])
         sheet.write(middle, y + (BAR + PAD) * em, beyond_label(scale), SMALL, va="top", ha="center")
     sheet.y = y + (BAR + PAD + LINE + 0.3) * em

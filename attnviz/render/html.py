@@ -1,7 +1,8 @@
 """A page as one HTML file that needs no network: all heads of a capture, to look through in a browser.
 
 Weights are stored as codes, a block a head: 0 where masked, else 1 and up, which rise with the weight. A code is one
-byte, linear in the square root of the weight, or with ``exact`` the bits of a float16. The page reads what it shows.
+byte, linear in the square root of the weight, or with ``exact`` the bits of a float16. Of differences the code in the
+middle is none at all, and codes are as far from it as the size says. The page reads what it shows.
 """
 
 import base64
@@ -18,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.render.colour import palette
-from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Section, pool
+from attnviz.render.matrices import pooled
+from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Section
 
 FILES = Path(__file__).parent / "page"
 SCRIPTS = "data.js", "draw.js", "lines.js", "view.js", "page.js"
 BYTE_STEPS = 254  # codes of a byte but 0, masked, and 1, which is a weight of 0
+FLOAT16_ONE = 0x3C00  # its bits
 SHADES = 256
 THUMBNAIL = 24  # cells of a side, at most
 Codes: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
@@ -32,21 +35,31 @@ class Code(NamedTuple):
     """How the weights of a section become codes."""
 
     full: float
-    """The weight of the largest code: 1, or the largest weight where one is larger."""
+    """The weight of the largest code: 1, or the largest weight where one is larger; of differences the largest."""
     exact: bool = False
+    signed: bool = False
+
+    @property
+    def zero(self) -> int:
+        """The code of 0: the first, or of differences the one in the middle."""
+        return 1 + self.signed * (FLOAT16_ONE if self.exact else BYTE_STEPS // 2)
 
     def of(self, values: npt.ArrayLike) -> Codes:
         """The codes of weights, of any shape, none of them masked.
 
         >>> Code(1.0).of([0, 0.25, 1])
         array([  1, 128, 255], dtype=uint8)
+        >>> Code(1.0, signed=True).of([-1, 0, 0.25])
+        array([  1, 128, 192], dtype=uint8)
         """
         share = np.asarray(values, np.float32) / np.float32(self.full)
+        size = np.abs(share)
         if self.exact:
-            places = share.astype("<f2").view("<u2")
+            places = size.astype("<f2").view("<u2")
         else:
-            places = np.rint(np.sqrt(share) * BYTE_STEPS).astype(np.uint8)
-        found: Codes = places + places.dtype.type(1)
+            places = np.rint(np.sqrt(size) * (BYTE_STEPS // (1 + self.signed))).astype(np.uint8)
+        zero = places.dtype.type(self.zero)
+        found: Codes = np.where(share < 0, zero - places, zero + places) if self.signed else zero + places
         return found
 
     def panel(self, panel: Panel) -> Codes:
@@ -58,10 +71,11 @@ class Code(NamedTuple):
 def html(page: Page, *, exact: bool = False, colours: str = "viridis") -> bytes:
     """An HTML file: the same bytes for the same page.
 
-    exact: numbers are within a float16's rounding of the weights, in about three times the size, else within 0.004.
+    exact: numbers are within a float16's rounding of the weights, in about three times the size, else within 0.004, or
+    within 0.008 of the largest difference.
     colours: the name of a colour map.
     """
-    codes = [Code(full(section), exact) for section in page.sections]
+    codes = [Code(full(section), exact, section.grid.scale.signed) for section in page.sections]
     script = "\n".join(("(() => {", *map(read, SCRIPTS), "})();"))
     style = read("page.css")
     heads = weights(page.sections, codes)
@@ -91,6 +105,9 @@ def policy(script: str, style: str) -> str:
 
 def full(section: Section) -> float:
     """The weight that the largest code of a section stands for."""
+    if section.grid.scale.signed:
+        sizes = (max(heatmap.scale.top, float(np.abs(heatmap.panel.values).max())) for _, _, heatmap in places(section))
+        return max(section.grid.scale.top, *sizes) or 1.0
     return max(1.0, *(heatmap.scale.largest for _, _, heatmap in places(section)))
 
 
@@ -106,7 +123,7 @@ def thumbnails(sections: Sequence[Section], codes: Sequence[Code]) -> Iterator[s
     """All heads of each section, small, one after the other; always in bytes."""
     for i, (section, code) in enumerate(zip(sections, codes, strict=True)):
         small = code._replace(exact=False)
-        heads = (pool(small.panel(heatmap.panel), THUMBNAIL, THUMBNAIL) for _, _, heatmap in places(section))
+        heads = (small.panel(pooled(heatmap.panel, THUMBNAIL, THUMBNAIL)) for _, _, heatmap in places(section))
         yield block(f"thumbnails-{i}", b"".join(head.tobytes() for head in heads))
 
 
@@ -144,7 +161,7 @@ def metadata(page: Page, codes: Sequence[Code], colours: str) -> dict[str, Any]:
         "caption": page.caption,
         "exact": codes[0].exact,
         "linear": any(section.grid.scale.linear for section in page.sections),
-        "colours": palette(colours, SHADES)[:-1, :3].tobytes().hex(),
+        "colours": [palette(colours, SHADES, signed=signed)[:-1, :3].tobytes().hex() for signed in (False, True)],
         "sections": sections,
         "axes": [axis_data(axis) for axis in axes],
     }
@@ -167,6 +184,7 @@ def section_data(page: Page, section: Section, code: Code, axes: dict[Axis, int]
     return {
         "name": section.name,
         "full": code.full,
+        "signed": code.signed,
         "title": section.grid.title,
         "caption": lines(section.grid, page),
         "layers": [name.removeprefix("L") for name in section.grid.rows],

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
 
-from attnviz.views.drawable import Axis, Heatmap, Panel, Picture, Strip
+from attnviz.render.matrices import TOKENS, of_heads
+from attnviz.views.drawable import Axis, Heatmap, Picture, Series, Strip, Table
 
 MARKS = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#!|~$@"} | {"&": "&amp;"})
 LINKS = re.compile(r"(?<=:)/(?=/)|(?<=www)\.")  # of which readers of Markdown make links by themselves
 STARTS = re.compile(r"^\d*(?=[-+=.])")  # what makes a list, a rule or a heading of a line
-UNITS = "Numbers are attention weights; nothing where masked."
 
 
 def markdown(pictures: Sequence[Picture]) -> str:
@@ -18,10 +18,22 @@ def markdown(pictures: Sequence[Picture]) -> str:
 
 
 def part(picture: Picture) -> Iterator[str]:
-    """The lines of one."""
+    """The lines of one; of a series, those of each of its heatmaps."""
     yield from (f"## {literal(picture.title)}", "")
-    yield from table(picture)
-    yield from ("", *lines((UNITS, *picture.caption)), "")
+    if isinstance(picture, Series):
+        for heatmap in picture.heatmaps:
+            yield from part(heatmap)
+        yield from (*lines(picture.caption), "")
+    else:
+        yield from table(picture)
+        yield from ("", *lines((*units(picture), *picture.caption)), "")
+
+
+def units(picture: Picture) -> Iterator[str]:
+    """What the numbers are, unless the picture itself says so."""
+    if isinstance(picture, Heatmap | Strip) and not of_heads(picture):
+        named = "differences of attention weights" if picture.scale.signed else "attention weights"
+        yield f"Numbers are {named}; nothing where masked."
 
 
 @singledispatch
@@ -35,15 +47,24 @@ def heatmap_table(picture: Heatmap) -> Iterator[str]:
     """A row a query, a column a key; masked cells are empty."""
     yield from heading(f"{picture.rows.name} \\ {picture.columns.name}", *names(picture.columns))
     for i, name in enumerate(names(picture.rows)):
-        yield line(literal(name), *weights(picture.panel, i))
+        yield line(literal(name), *numbers(picture, i))
 
 
 @table.register
 def strip_table(picture: Strip) -> Iterator[str]:
     """A row a token."""
     yield from heading("token", "weight")
-    for name, weight in zip(names(picture.tokens), weights(picture.panel, 0), strict=True):
+    for name, weight in zip(names(picture.tokens), numbers(picture, 0), strict=True):
         yield line(literal(name), weight)
+
+
+@table.register
+def text_table(picture: Table) -> Iterator[str]:
+    """The cells as they are; names begin at the left, numbers end at the right."""
+    yield line(*map(literal, (picture.corner, *picture.columns)))
+    yield line("---", *("---" if j in picture.texts else "---:" for j in range(len(picture.columns))))
+    for name, cells in zip(picture.rows, picture.cells, strict=True):
+        yield line(*map(literal, (name, *cells)))
 
 
 def heading(*cells: str) -> Iterator[str]:
@@ -58,8 +79,8 @@ def line(*cells: str) -> str:
 
 
 def names(axis: Axis) -> list[str]:
-    """Tokens with their numbers, which tell equal ones apart; the ends of tiles; heads as they are."""
-    if axis.name == "heads":
+    """Tokens with their numbers, which tell equal ones apart; the ends of tiles; layers and heads as they are."""
+    if axis.name not in TOKENS:
         return list(axis.labels)
     tiles = (axis.tile(cell) for cell in range(axis.cells))
     return [
@@ -68,10 +89,11 @@ def names(axis: Axis) -> list[str]:
     ]
 
 
-def weights(panel: Panel, row: int) -> list[str]:
-    """The weights of a row to four digits; nothing where masked."""
-    cells = zip(panel.values[row], panel.visible[row], strict=True)
-    return [f"{value:.4f}" if visible else "" for value, visible in cells]
+def numbers(picture: Heatmap | Strip, row: int) -> list[str]:
+    """The values of a row to four digits, differences with their signs; nothing where masked."""
+    cells = zip(picture.panel.values[row], picture.panel.visible[row], strict=True)
+    sign = "+" if picture.scale.signed else ""
+    return [f"{value:{sign}.4f}" if visible else "" for value, visible in cells]
 
 
 def lines(caption: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ Matrices are pooled to the screen first, so that a picture costs milliseconds at
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,23 @@ from attnviz.render.cells import (
     cell_lines,
     full_cells,
     number,
+    signed_number,
     steps_of,
     text_style,
     value_cell,
 )
 from attnviz.render.colour import STEPS
+from attnviz.render.columns import table_lines
+from attnviz.render.matrices import TOKENS, Matrices, axes_line, counted, panels, pooled, what
 from attnviz.render.signs import LABEL_HEIGHT, STACKED_WIDTH, ascii_of, columns_of, cut, fit, stack, steady, ticks, wrap
-from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Strip, starting
+from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Scale, Series, Strip, Table, starting
 
 LABEL_WIDTH = 12
 THUMBNAIL = range(5, 17)  # sides of a thumbnail, in cells
 BAR = 24  # columns of the colour bar
 LEAST = 6  # lines of cells, on a screen however low
+APART, BESIDE = 3, 32  # columns between matrices beside each other, and of each with its colour bar, at least
+LOW = 20  # lines of a matrix among others below each other: on a screen that has fewer for each, they scroll
 VIRIDIS = Paint()
 DIM, BOLD, CHOSEN = Style(dim=True), Style(bold=True), Style(bold=True, underline=True)
 
@@ -46,6 +52,10 @@ class Screen:
     paint: Paint = VIRIDIS
     full: bool = False
     """Nothing is pooled: a cell for every token, however wide and high that is."""
+
+    def of(self, scale: Scale) -> "Screen":
+        """The same for cells on a scale, which may be one of differences."""
+        return replace(self, paint=self.paint._replace(signed=scale.signed))
 
     @property
     def ascii(self) -> bool:
@@ -62,17 +72,26 @@ def draw(drawable: Picture, screen: Screen) -> Iterator[Line]:
     yield from body(drawable, screen)
 
 
+TEXTS = {
+    Heatmap: ("title", "rows", "columns", "caption"),
+    Grid: ("title", "rows", "columns", "caption"),
+    Strip: ("title", "tokens", "caption"),
+    Series: ("title", "heatmaps", "caption"),
+    Table: ("title", "corner", "columns", "rows", "cells", "caption"),
+}  # what holds the text of each
+
+
 def in_ascii(drawable: Picture) -> Picture:
     """The same with all its text in ASCII, so that what is measured is what is shown."""
 
     def plain(part: Any) -> Any:
+        if isinstance(part, str):
+            return ascii_of(part)
         if isinstance(part, Axis):
             return replace(part, labels=tuple(cut(ascii_of(label)) for label in part.labels))
-        return tuple(map(ascii_of, part))
+        return in_ascii(part) if isinstance(part, Heatmap) else tuple(map(plain, part))
 
-    names = {Heatmap: ("rows", "columns"), Grid: ("rows", "columns"), Strip: ("tokens",)}[type(drawable)]
-    changed = {name: plain(getattr(drawable, name)) for name in (*names, "caption")}
-    return replace(drawable, title=ascii_of(drawable.title), **changed)
+    return replace(drawable, **{name: plain(getattr(drawable, name)) for name in TEXTS[type(drawable)]})
 
 
 @singledispatch
@@ -84,7 +103,8 @@ def body(drawable: Picture, screen: Screen) -> Iterator[Line]:
 @body.register
 def draw_heatmap(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
     """Numbers in the cells if they fit, else labels stacked above the columns, else half blocks with ticks."""
-    gutter = min(LABEL_WIDTH, max(map(columns_of, drawable.rows.labels))) + 1
+    screen = screen.of(drawable.scale)
+    gutter = gutter_of(drawable)
     room = lines_left(drawable, screen, gutter)
     numbered = number_width(drawable)
     fits = screen.full or len(drawable.rows) + (1 if numbered else LABEL_HEIGHT) <= room
@@ -95,13 +115,18 @@ def draw_heatmap(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
         yield from stacked_lines(drawable, screen, gutter)
     else:
         sides = len(drawable.rows), len(drawable.columns)
-        pooled = pool_to(drawable, screen, gutter, room)
-        told = list(pooling_lines(sides, pooled.values.shape, screen, gutter))
+        shown = pool_to(drawable, screen, gutter, room)
+        told = list(pooling_lines(drawable, sides, shown.values.shape, screen, gutter))
         if told:  # which takes room
-            pooled = pool_to(drawable, screen, gutter, room - len(told))
-        yield from dense_lines(drawable, pooled, screen, gutter)
-        yield from pooling_lines(sides, pooled.values.shape, screen, gutter)
+            shown = pool_to(drawable, screen, gutter, room - len(told))
+        yield from dense_lines(drawable, shown, screen, gutter)
+        yield from pooling_lines(drawable, sides, shown.values.shape, screen, gutter)
     yield from closing_lines(drawable, screen, gutter)
+
+
+def gutter_of(drawable: Heatmap) -> int:
+    """Columns of the labels of the rows, and of the space beside them."""
+    return min(LABEL_WIDTH, max(map(columns_of, drawable.rows.labels))) + 1
 
 
 def number_width(drawable: Heatmap) -> int:
@@ -111,7 +136,7 @@ def number_width(drawable: Heatmap) -> int:
     return len(str(max(drawable.rows.numbers))) + 1
 
 
-def lines_left(drawable: Picture, screen: Screen, gutter: int) -> int:
+def lines_left(drawable: Matrices, screen: Screen, gutter: int) -> int:
     """Lines for the cells and what stands above them, where title and closing lines and a prompt take theirs."""
     if screen.height is None:
         return 1 << 30
@@ -124,6 +149,9 @@ def value_lines(drawable: Heatmap, screen: Screen, gutter: int, numbered: int) -
     if numbered:
         header = "".join(f"{i:>{VALUE_WIDTH - 1}} " for i in drawable.columns.numbers)
         yield [Segment(" " * (gutter + numbered) + header.rstrip(), DIM)]
+    elif drawable.columns.name not in TOKENS and max(map(columns_of, drawable.columns.labels)) < VALUE_WIDTH:
+        header = "".join(f"{name:>{VALUE_WIDTH - 1}} " for name in drawable.columns.labels)
+        yield [Segment(" " * gutter + header.rstrip(), DIM)]
     else:
         for line in stack(drawable.columns.labels, VALUE_WIDTH):
             yield [Segment(f"{' ' * gutter} {line}")]
@@ -146,12 +174,12 @@ def pool_to(drawable: Heatmap, screen: Screen, gutter: int, room: int) -> Panel:
     if screen.full:
         return drawable.panel
     high = max(room - 1, LEAST) * (2 if screen.paint.coloured else 1)
-    return drawable.panel.pooled(min(high, screen.width - gutter), screen.width - gutter)
+    return pooled(drawable.panel, min(high, screen.width - gutter), screen.width - gutter)
 
 
-def dense_lines(drawable: Heatmap, pooled: Panel, screen: Screen, gutter: int) -> Iterator[Line]:
+def dense_lines(drawable: Heatmap, shown: Panel, screen: Screen, gutter: int) -> Iterator[Line]:
     """One column a cell, two rows a line where there is colour."""
-    cells = steps_of(pooled, drawable.scale)
+    cells = steps_of(shown, drawable.scale)
     firsts, starts = (
         starting(count, len_) * axis.step
         for count, len_, axis in zip(
@@ -168,6 +196,7 @@ def dense_lines(drawable: Heatmap, pooled: Panel, screen: Screen, gutter: int) -
 @body.register
 def draw_grid(drawable: Grid, screen: Screen) -> Iterator[Line]:
     """Thumbnails, as many beside each other as fit; a layer's heads go on below where they do not."""
+    screen = screen.of(drawable.scale)
     gutter = max(map(cell_len, drawable.rows)) + 1
     side = thumbnail_side(drawable, screen, gutter, lines_left(drawable, screen, gutter))
     wide = max(side, max(map(cell_len, drawable.columns))) + 1
@@ -177,7 +206,7 @@ def draw_grid(drawable: Grid, screen: Screen) -> Iterator[Line]:
         yield [Segment(" " * gutter + "".join(fit(name, wide, left=True) for name in drawable.columns[heads]), DIM)]
         for label, row in zip(drawable.rows, drawable.panels, strict=True):
             yield from thumbnail_lines(label, row[heads], drawable, screen, gutter, side, wide)
-    yield from pooling_lines((drawable.tokens,), (side,), screen, gutter)
+    yield from pooling_lines(drawable, (drawable.tokens,), (side,), screen, gutter)
     yield from closing_lines(drawable, screen, gutter)
 
 
@@ -187,7 +216,7 @@ def thumbnail_side(drawable: Grid, screen: Screen, gutter: int, room: int) -> in
     if screen.full:
         return longest
     fair = (screen.width - gutter) // len(drawable.columns) - 1
-    room -= 2 + len(list(pooling_lines((drawable.tokens,), (1,), screen, gutter)))
+    room -= 2 + len(list(pooling_lines(drawable, (drawable.tokens,), (1,), screen, gutter)))
     low = (room // len(drawable.rows) - 1) * (2 if screen.paint.coloured else 1)
     return min(max(min(fair, low), THUMBNAIL.start), THUMBNAIL.stop - 1, longest)
 
@@ -197,7 +226,7 @@ def thumbnail_lines(
 ) -> Iterator[Line]:
     """One row of thumbnails, and the empty line below it."""
     columns = [
-        list(cell_lines(steps_of(panel.pooled(side, side), drawable.scale), screen.paint)) if panel else []
+        list(cell_lines(steps_of(pooled(panel, side, side), drawable.scale), screen.paint)) if panel else []
         for panel in row
     ]
     for i in range(max(map(len, columns))):
@@ -212,6 +241,7 @@ def thumbnail_lines(
 @body.register
 def draw_strip(drawable: Strip, screen: Screen) -> Iterator[Line]:
     """The text, wrapped, each token on its colour; without colours each with its weight."""
+    screen = screen.of(drawable.scale)
     line, used = Line(), 0
     for token, spaced in zip(strip_tokens(drawable, screen), drawable.tokens.spaced, strict=True):
         length = cell_len(token.text)
@@ -235,26 +265,79 @@ def strip_tokens(drawable: Strip, screen: Screen) -> Iterator[Segment]:
         text = steady(label)
         text = fit(text, widest) if cell_len(text) > widest else text
         style = DIM if at == MASKED else text_style(int(at), screen.paint)
-        if not screen.paint.coloured and at != MASKED and value >= 0.005:
-            text = f"{text}({number(value).strip()})"
+        if not screen.paint.coloured and at != MASKED and abs(value) >= 0.005:
+            text = f"{text}({(signed_number if drawable.scale.signed else number)(value).strip()})"
         if i == drawable.chosen:
             style = style + CHOSEN
             text = text if screen.paint.coloured else f">{text}<"
         yield Segment(text, style)
 
 
-def closing_lines(drawable: Picture, screen: Screen, gutter: int) -> Iterator[Line]:
+@body.register
+def draw_series(drawable: Series, screen: Screen) -> Iterator[Line]:
+    """Matrices beside each other if all their labels can be read so, else below each other."""
+    many = len(drawable.heatmaps)
+    share = (screen.width - APART * (many - 1)) // many
+    caption = list(caption_lines(drawable.caption, screen, 0))
+    around = len(caption) + len(list(wrap(drawable.title, screen.width))) + 2
+    left = screen.height and screen.height - around
+    yield [Segment("")]
+    if all(max(BESIDE, gutter_of(one) + STACKED_WIDTH * one.columns.cells) <= share for one in drawable.heatmaps):
+        yield from beside(drawable.heatmaps, replace(screen, width=share, height=left))
+        yield [Segment("")] * bool(caption)
+    else:
+        each = left and max(left // many, LOW)
+        for one in drawable.heatmaps:
+            yield from draw(one, replace(screen, height=each))
+            yield [Segment("")]
+    yield from caption
+
+
+def beside(heatmaps: Sequence[Heatmap], screen: Screen) -> Iterator[Line]:
+    """Pictures from left to right, each as wide as the screen, the cells of all of them below the longest title."""
+    titles = [list(wrap(one.title, screen.width)) for one in heatmaps]
+    deepest = max(map(len, titles))
+    pictures = []
+    for one, title in zip(heatmaps, titles, strict=True):
+        spare = deepest - len(title)
+        low = replace(screen, height=screen.height and screen.height - spare)
+        pictures.append([*([Segment(line, BOLD)] for line in title), *[[]] * spare, *body(one, low)])
+    for lines in zip_longest(*pictures, fillvalue=[]):
+        *before, last = lines
+        apart = (Segment(" " * (screen.width + APART - length(line))) for line in before)
+        yield [part for line, space in zip(before, apart, strict=True) for part in (*line, space)] + last
+
+
+def length(line: Line) -> int:
+    """Columns of a line."""
+    return sum(cell_len(part.text) for part in line)
+
+
+@body.register
+def draw_table(drawable: Table, screen: Screen) -> Iterator[Line]:
+    """Names and numbers in columns, some of them on their colours."""
+    yield from table_lines(drawable, None if screen.full else screen.width, screen.paint)
+    yield from caption_lines(drawable.caption, screen, 0)
+
+
+def closing_lines(drawable: Matrices, screen: Screen, gutter: int) -> Iterator[Line]:
     """The colour bar with its scale and range, and the caption, wrapped to the screen."""
-    yield [Segment(" " * gutter), *colour_bar(drawable, screen, screen.width - gutter)]
-    for text in (axes_line(drawable), *drawable.caption):
+    bar = signed_bar if drawable.scale.signed else colour_bar
+    yield [Segment(" " * gutter), *bar(drawable.scale, screen, screen.width - gutter)]
+    masked = not all(panel.visible.all() for panel in panels(drawable))
+    yield from caption_lines((axes_line(drawable, masked=masked), *drawable.caption), screen, gutter)
+
+
+def caption_lines(caption: Sequence[str], screen: Screen, gutter: int) -> Iterator[Line]:
+    """What is said below a picture."""
+    for text in caption:
         for line in wrap(text, max(screen.width - gutter, LABEL_WIDTH)):
             yield [Segment(" " * gutter + line, DIM)]
 
 
-def colour_bar(drawable: Picture, screen: Screen, room: int) -> Line:
+def colour_bar(scale: Scale, screen: Screen, room: int) -> Line:
     """From 0 to the top of the scale, what is beyond it, and the name of the scale."""
-    scale, paint = drawable.scale, screen.paint
-    name = scale.name.replace("√", "sqrt") if screen.ascii else scale.name
+    paint, name = screen.paint, scale_name(scale, screen)
     beyond = [Segment("  "), *full_cells(np.array([BEYOND]), paint, 2), Segment(" beyond")] if scale.has_beyond else []
     told = f" {scale.top:.2g}", f"  {name}"
     taken = cell_len("0 " + "".join(told)) + sum(cell_len(part.text) for part in beyond)
@@ -262,28 +345,29 @@ def colour_bar(drawable: Picture, screen: Screen, room: int) -> Line:
     return [Segment("0 "), *full_cells(steps, paint, 1), Segment(told[0]), *beyond, Segment(told[1], DIM)]
 
 
-def axes_line(drawable: Picture) -> str:
-    """What rows and columns are, and how a masked cell looks."""
-    masked = not all(panel.visible.all() for panel in panels(drawable))
-    if isinstance(drawable, Strip):
-        return "dim: masked" if masked else ""
-    rows, columns = (
-        (drawable.rows.name, drawable.columns.name) if isinstance(drawable, Heatmap) else ("queries", "keys")
-    )
-    return f"rows: {rows}, columns: {columns}{', blank: masked' if masked else ''}"
+def signed_bar(scale: Scale, screen: Screen, room: int) -> Line:
+    """From the largest negative difference over 0 to the largest positive one, and the name of the scale."""
+    top, name = f"{scale.top:.2g}", scale_name(scale, screen)
+    room -= 2 * len(top) + 6  # for the ends and zero
+    name = f"  {name}" if len(name) + 4 <= room else ""
+    half = max(min(BAR, room - len(name)) // 2, 1)
+    steps = np.linspace(0, STEPS - 1, 2 * half).astype(int)
+    below, above = (full_cells(part, screen.paint, 1) for part in (steps[:half], steps[half:]))
+    zero = Segment(" 0 ", text_style(STEPS // 2, screen.paint))
+    return [Segment(f"-{top} "), *below, zero, *above, Segment(f" {top}"), Segment(name, DIM)]
 
 
-def pooling_lines(sides: Sequence[int], cells: Sequence[int], screen: Screen, gutter: int) -> Iterator[Line]:
+def scale_name(scale: Scale, screen: Screen) -> str:
+    """The name of a scale in the signs of the screen."""
+    return scale.name.replace("√", "sqrt") if screen.ascii else scale.name
+
+
+def pooling_lines(
+    drawable: Heatmap | Grid, sides: Sequence[int], cells: Sequence[int], screen: Screen, gutter: int
+) -> Iterator[Line]:
     """What was pooled to fit the screen, by the tokens and the cells of each side; nothing if nothing was."""
     if any(count > left for count, left in zip(sides, cells, strict=True)):
         told = " x ".join(map(str, cells)) if len(set(cells)) > 1 else cells[0]
-        text = f"{max(sides)} tokens on {told} cells: each is the largest weight that it stands for"
-        for line in wrap(text, max(screen.width - gutter, LABEL_WIDTH)):
-            yield [Segment(" " * gutter + line, DIM)]
-
-
-def panels(drawable: Picture) -> list[Panel]:
-    """The matrices of a drawable."""
-    if isinstance(drawable, Grid):
-        return [panel for row in drawable.panels for panel in row if panel]
-    return [drawable.panel]
+        named = counted((drawable.rows, drawable.columns)) if isinstance(drawable, Heatmap) else "tokens"
+        text = f"{max(sides)} {named} on {told} cells: each is the largest {what(drawable)} that it stands for"
+        yield from caption_lines((text,), screen, gutter)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isnan, log
+from math import isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +15,6 @@ from attnviz.views.axes import column_name, head_name, model_title, short, sides
 from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Series, Table
 from attnviz.views.sinks import Look
 from attnviz.views.views import PLAIN, grid, heatmap, places
-
-FARTHEST = log(2)  # nats between rows that share no key
 
 
 class Chosen(NamedTuple):
@@ -122,12 +120,13 @@ def table(distances: Distances, heads: Sequence[Name], most: int | None = None) 
     shown = order[:most]
     columns = ["nearest", "JS", "± sd"] + (["moved", "± sd"] if moved is not None else [])
     columns = columns if len(distances.divergence) > 1 else [each for each in columns if each != "± sd"]
+    farthest = max(np.nanmax(near, initial=0), np.nanmax(near if moved is None else moved, initial=0)) or 1
     cells, levels = [], []
     for at in shown:
         other = nearest[at]
         values = [part for each in ([near] if moved is None else [near, moved]) for part in spread(each[:, at])]
         cells.append(("—" if other is None else head_name(*distances.names[1][other]), *map(decimals, values)))
-        levels.append([np.nan, *(value / FARTHEST for value in values)])
+        levels.append([np.nan, *(value / farthest for value in values)])
     return Table(
         table_title(distances),
         "head of A",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attnviz.analysis.measures import parked
 from attnviz.analysis.statistics import sink
 from attnviz.record import AttentionMap, Floats, Visible
 from attnviz.views.axes import name
@@ -51,11 +52,6 @@ def sinks(part: AttentionMap, taken: Floats) -> Visible:
     least = np.where(parked(part), np.clip(few, TAKING, MOST), MOST if len(part.queries) > 1 else np.inf)
     found: Visible = taken >= least
     return found
-
-
-def parked(part: AttentionMap) -> list[bool]:
-    """Whether each key is one that heads rest on: a special token, or the first of the whole text."""
-    return [token.special or place == 0 for token, place in zip(part.keys, part.key_places, strict=True)]
 
 
 def covered(part: AttentionMap, hidden: Visible) -> Visible:

@@ -68,20 +68,28 @@ function half(bits) {
   return exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction;
 }
 
+/** The code of no weight: the first, or of differences the one in the middle. */
+const zeroCode = (exact, signed) => 1 + (signed ? (exact ? FLOAT16_ONE : BYTE_STEPS / 2) : 0);
+
 /** The weight of every code: NaN where masked. Codes and weights rise together. */
-function weightsByCode(full, exact) {
-  const found = new Float64Array(exact ? FLOAT16_ONE + 2 : BYTE_STEPS + 2).fill(NaN);
+function weightsByCode(full, exact, signed) {
+  const found = new Float64Array(exact ? (signed ? 2 : 1) * FLOAT16_ONE + 2 : BYTE_STEPS + 2).fill(NaN);
+  const zero = zeroCode(exact, signed);
   for (let code = 1; code < found.length; code++) {
-    found[code] = full * (exact ? half(code - 1) : ((code - 1) / BYTE_STEPS) ** 2);
+    const far = Math.abs(code - zero);
+    const size = exact ? half(far) : (far / (BYTE_STEPS + 1 - zero)) ** 2;
+    found[code] = (code < zero ? -1 : 1) * full * size;
   }
   return found;
 }
 
-/** A weight in as many digits as it is known to. */
-function shown(weight) {
+/** A weight in as many digits as it is known to; a difference with its sign. */
+function shown(weight, signed = false) {
   if (weight === 0) return "0";
-  if (held.exact) return weight.toPrecision(4);
-  return weight < 0.1 ? weight.toPrecision(2) : weight.toFixed(3);
+  const size = Math.abs(weight);
+  const sign = weight < 0 ? "-" : signed ? "+" : "";
+  if (held.exact) return sign + size.toPrecision(4);
+  return sign + (size < 0.1 ? size.toPrecision(2) : size.toFixed(3));
 }
 
 /** Bytes of an element that has been read. */
@@ -168,7 +176,7 @@ function table(head, layer, name) {
   const keys = labels(head.columns);
   const place = `${field(layer)},${field(name)}`;
   const weights = Array.from(head.section.weights, (weight) => `${Number(weight.toPrecision(4))}`);
-  const found = ["layer,head,query,query_token,key,key_token,weight"];
+  const found = [`layer,head,query,query_token,key,key_token,${head.section.signed ? "difference" : "weight"}`];
   head.codes.forEach((code, at) => {
     if (code) found.push(`${place},${queries[Math.floor(at / head.width)]},${keys[at % head.width]},${weights[code]}`);
   });
@@ -176,8 +184,8 @@ function table(head, layer, name) {
 }
 
 for (const section of held.sections) {
-  section.weights = weightsByCode(section.full, held.exact);
-  section.byteWeights = weightsByCode(section.full, false);
+  section.weights = weightsByCode(section.full, held.exact, section.signed);
+  section.byteWeights = weightsByCode(section.full, false, section.signed);
   for (const heatmap of section.heatmaps.flat().filter(Boolean)) {
     heatmap.section = section;
     heatmap.rows = held.axes[heatmap.rows];

@@ -1,6 +1,6 @@
 // A head on a canvas (cells, labels, colour bar) and all heads as small pictures, drawn from what is handed over.
 
-const SHADES = held.colours.length / 6 - 1;
+const SHADES = held.colours[0].length / 6 - 1;
 const MASKED = -1;
 const BEYOND = SHADES; // steps of the colour scale, beside 0 to SHADES - 1
 const GAP = 6;
@@ -21,55 +21,66 @@ const LABEL_FONT = `${LABEL}px ${FONT}`;
 const BOLD_FONT = `bold ${LABEL}px ${FONT}`;
 const SMALL_FONT = `${SMALL}px ${FONT}`;
 
-const shades = Array.from({ length: SHADES + 1 }, (_, i) => {
-  const rgb = parseInt(held.colours.slice(6 * i, 6 * i + 6), 16);
-  return [rgb >> 16, (rgb >> 8) & 255, rgb & 255];
-});
 const widths = new Map(); // of labels
-const styles = shades.map((rgb) => `rgb(${rgb})`);
-const inkOn = shades.map(([r, g, b]) => (0.2126 * r + 0.7152 * g + 0.0722 * b > 110 ? "#000" : "#fff"));
-const pixels = Uint32Array.from([0, ...shades.map(([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r)]);
+const [ofWeights, ofDifferences] = held.colours.map(painted);
 
-/** A weight as a place on the colour scale, 0 to 1. */
-function level(weight, most, linear) {
-  const share = Math.min(weight / most, 1);
-  return linear ? share : Math.sqrt(share);
+/** A colour map by step, as CSS has it, with the ink for text on it, and as pixels, of which the first is masked. */
+function painted(colours) {
+  const shades = Array.from({ length: SHADES + 1 }, (_, i) => {
+    const rgb = parseInt(colours.slice(6 * i, 6 * i + 6), 16);
+    return [rgb >> 16, (rgb >> 8) & 255, rgb & 255];
+  });
+  return {
+    styles: shades.map((rgb) => `rgb(${rgb})`),
+    inkOn: shades.map(([r, g, b]) => (0.2126 * r + 0.7152 * g + 0.0722 * b > 110 ? "#000" : "#fff")),
+    pixels: Uint32Array.from([0, ...shades.map(([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r)]),
+  };
+}
+
+/** A weight as a place on the colour scale, 0 to 1; 0 is where it begins, or of differences its middle. */
+function level(weight, most, linear, signed = false) {
+  const share = Math.min(Math.abs(weight) / most, 1);
+  const size = linear ? share : Math.sqrt(share);
+  return signed ? 0.5 + (Math.sign(weight) * size) / 2 : size;
 }
 
 /** How codes become colours: the step of every code, and what the colour bar says. top and largest are codes. */
-function colouring(weights, top, largest, linear) {
+function colouring(weights, top, largest, linear, signed) {
   const most = weights[top] || 1;
   const steps = Int16Array.from(weights, (weight, code) => {
     if (!code) return MASKED;
-    return code > top ? BEYOND : Math.min(SHADES - 1, Math.floor(level(weight, most, linear) * SHADES));
+    if (code > top && !signed) return BEYOND;
+    return Math.min(SHADES - 1, Math.floor(level(weight, most, linear, signed) * SHADES));
   });
-  return { steps, linear, most, beyond: largest > top ? weights[largest] : null };
+  const beyond = largest > top && !signed ? weights[largest] : null;
+  return { steps, linear, most, signed, beyond, ...(signed ? ofDifferences : ofWeights) };
 }
 
 /** Codes as pixels, one a cell. */
-function pixelsOf({ codes, height, width }, steps) {
+function pixelsOf({ codes, height, width }, { steps, pixels }) {
   const data = new Uint32Array(height * width);
   for (let i = 0; i < data.length; i++) data[i] = pixels[steps[codes[i]] + 1];
   return new ImageData(new Uint8ClampedArray(data.buffer), width, height);
 }
 
-/** A head of at most so many rows and columns: more are pooled by their maximum. */
-function fewer({ codes, height, width }, mostRows, mostColumns) {
+/** A head of at most so many rows and columns: more are pooled by the largest. */
+function fewer({ codes, height, width, section }, mostRows, mostColumns) {
   const rows = Math.min(height, mostRows);
   const columns = Math.min(width, mostColumns);
   if (rows === height && columns === width) return { codes, height, width };
-  return { codes: pooled(codes, height, width, rows, columns), height: rows, width: columns };
+  const zero = zeroCode(held.exact, section.signed);
+  return { codes: pooled(codes, height, width, rows, columns, zero), height: rows, width: columns };
 }
 
-/** The largest code of each block of cells. */
-function pooled(codes, height, width, rows, columns) {
+/** The code of each block of cells that is farthest from that of no weight, none of them masked if one is not. */
+function pooled(codes, height, width, rows, columns, zero) {
   const found = new codes.constructor(rows * columns);
   for (let i = 0; i < height; i++) {
     const start = Math.floor((i * rows) / height) * columns;
     for (let j = 0; j < width; j++) {
       const at = start + Math.floor((j * columns) / width);
       const code = codes[i * width + j];
-      if (code > found[at]) found[at] = code;
+      if (code && (!found[at] || Math.abs(code - zero) > Math.abs(found[at] - zero))) found[at] = code;
     }
   }
   return found;
@@ -158,7 +169,7 @@ function drawHead(context, head, layout, colours, inks) {
   const ratio = context.getTransform().a;
   const cells = fewer(head, Math.round(high * ratio), Math.round(wide * ratio));
   const picture = new OffscreenCanvas(cells.width, cells.height);
-  picture.getContext("2d").putImageData(pixelsOf(cells, colours.steps), 0, 0);
+  picture.getContext("2d").putImageData(pixelsOf(cells, colours), 0, 0);
   context.imageSmoothingEnabled = false;
   context.drawImage(picture, left, top, wide, high);
   context.strokeStyle = inks.line;
@@ -220,8 +231,12 @@ function drawFrames(context, head, layout, side, inks, cells) {
   }
 }
 
-/** The weights that the colour bar names: round ones that are far enough apart, and the end of the scale. */
-function ticks(most, linear, high) {
+/** The weights that the colour bar names: round ones that are far enough apart, and the ends of the scale. */
+function ticks({ most, linear, signed }, high) {
+  if (signed) {
+    const half = ticks({ most, linear }, high / 2);
+    return [...half, ...half.slice(0, -1).map((weight) => -weight)];
+  }
   const found = [most];
   const place = (weight) => level(weight, most, linear) * high;
   for (let ten = 10 ** Math.ceil(Math.log10(most)); ten > most / 1e4; ten /= 10) {
@@ -248,18 +263,19 @@ function drawBar(context, x, y, high, colours, inks, hasMasked) {
     texts.forEach((text, i) => context.fillText(text, x + BAR + 5, at + (i + 0.5) * BAR + 0.5));
   };
   if (colours.beyond !== null) {
-    swatch(y, styles[BEYOND], "beyond,", `to ${tidy(colours.beyond)}`);
+    swatch(y, colours.styles[BEYOND], "beyond,", `to ${tidy(colours.beyond)}`);
     y += 2 * BAR + 6;
     high -= BAR;
   }
   for (let i = 0; i < SHADES; i++) {
-    context.fillStyle = styles[i];
+    context.fillStyle = colours.styles[i];
     context.fillRect(x, y + high - ((i + 1) * high) / SHADES, BAR, high / SHADES + (i ? 0.5 : 0));
   }
   context.fillStyle = inks.muted;
-  for (const weight of ticks(colours.most, colours.linear, high)) {
-    const at = y + high - level(weight, colours.most, colours.linear) * high;
-    context.fillRect(x + BAR, Math.round(at) - (weight ? 0 : 1), 3, 1);
+  for (const weight of ticks(colours, high)) {
+    const place = level(weight, colours.most, colours.linear, colours.signed);
+    const at = y + high * (1 - place);
+    context.fillRect(x + BAR, Math.round(at) - (place ? 0 : 1), 3, 1);
     context.fillText(tidy(weight), x + BAR + 5, Math.min(Math.max(at, y + 4), y + high - 4));
   }
   context.fillText(colours.linear ? "linear scale" : "√ scale", x, y + high + 14);
@@ -270,11 +286,11 @@ function drawBar(context, x, y, high, colours, inks, hasMasked) {
 const tidy = (weight) => `${Number(weight.toPrecision(2))}`;
 
 /** All heads of a section, small, a row a layer, each in a square of a size. */
-function drawOverview(context, thumbnails, steps, size, names, inks) {
+function drawOverview(context, thumbnails, colours, size, names, inks) {
   const atlas = new OffscreenCanvas(names.heads.length * THUMBNAIL, names.layers.length * THUMBNAIL);
   const small = atlas.getContext("2d");
   const each = (draw) => thumbnails.forEach((row, i) => row.forEach((head, j) => head && draw(head, i, j)));
-  each((head, i, j) => small.putImageData(pixelsOf(head, steps), j * THUMBNAIL, i * THUMBNAIL));
+  each((head, i, j) => small.putImageData(pixelsOf(head, colours), j * THUMBNAIL, i * THUMBNAIL));
   context.imageSmoothingEnabled = false;
   each(({ width, height }, i, j) => {
     const [x, y] = [OVERVIEW_LEFT + j * size + 1.5, OVERVIEW_TOP + i * size + 1.5];

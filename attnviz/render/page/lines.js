@@ -5,16 +5,17 @@ const FAINTEST = 0.1;
 const FAINTEST_OF_ONE = 0.02; // as opaque as a line must be to be drawn, and as those of one token
 const DEPTHS = 16; // opacities that lines are drawn with, each in one go
 const STRIPE = 6;
+const DASH = [5, 4];
 const HEAD_COLOURS = ["#3b82d6", "#d98200", "#1f9e6e", "#a25fd0", "#17a2b8", "#8a7f2a", "#a0673a", "#808890"];
 const MOST_LINES = HEAD_COLOURS.length - 1; // heads that are kept beside the one that is shown
 
 /** The weight that makes a line opaque: the end of the scale that goes furthest, so that heads can be compared. */
 const opaque = (heads, range) => Math.max(...heads.map((head) => head.section.weights[head[range]])) || 1;
 
-/** How opaque a code is, in DEPTHS steps; 0 is not drawn. */
+/** How opaque a code is, in DEPTHS steps, below 0 where the weight is; 0 is not drawn. */
 function depths(weights, { most, faintest, linear }) {
-  return Uint8Array.from(weights, (weight) =>
-    weight >= most * faintest ? Math.ceil(level(weight, most, linear) * DEPTHS) : 0,
+  return Int8Array.from(weights, (weight) =>
+    Math.abs(weight) >= most * faintest ? Math.sign(weight) * Math.ceil(level(weight, most, linear) * DEPTHS) : 0,
   );
 }
 
@@ -40,25 +41,27 @@ function eachLine(head, depth, focus, rows, columns, draw) {
   }
 }
 
-/** Draw the lines of a head, those of the same opacity in one go. */
+/** Draw the lines of a head, those of the same opacity in one go; negative differences are dashed. */
 function drawHeadLines(context, head, depth, place, focus, view) {
-  const paths = Array.from({ length: DEPTHS + 1 }, () => new Path2D());
+  const paths = Array.from({ length: 2 * DEPTHS + 1 }, () => new Path2D());
   const { left, right, rows, columns, y } = view;
   eachLine(head, depth, focus, rows, columns, (i, j, found) => {
-    paths[found].moveTo(left, y(i));
-    paths[found].lineTo(right, y(j));
+    paths[DEPTHS + found].moveTo(left, y(i));
+    paths[DEPTHS + found].lineTo(right, y(j));
   });
   context.strokeStyle = context.fillStyle = colourOf(head.layer, head.head);
   context.lineWidth = focus ? 1.75 : 1;
-  paths.forEach((path, found) => {
-    context.globalAlpha = found / DEPTHS;
+  paths.forEach((path, place) => {
+    context.setLineDash(place < DEPTHS ? DASH : []);
+    context.globalAlpha = Math.abs(place - DEPTHS) / DEPTHS;
     context.stroke(path);
   });
+  context.setLineDash([]);
   if (focus) {
     // a stripe at the other end, since lines may overlap
     eachLine(head, depth, focus, rows, columns, (i, j, found) => {
       const [x, cell] = focus.side === "rows" ? [right + STRIPE * place, j] : [left - STRIPE * (place + 1), i];
-      context.globalAlpha = found / DEPTHS;
+      context.globalAlpha = Math.abs(found) / DEPTHS;
       context.fillRect(x, y(cell) - ROW / 2 + 2, STRIPE - 1, ROW - 4);
     });
   }

@@ -79,7 +79,8 @@ function render() {
   const style = getComputedStyle(document.documentElement);
   const name = longName(state.layer, state.head);
   inks = Object.fromEntries(INKS.map((ink) => [ink, style.getPropertyValue(`--${ink}`)]));
-  colours = colouring(head.section.weights, head[scaleEnd()], head.largest, state.scale === "linear");
+  const { weights, signed } = head.section;
+  colours = colouring(weights, head[scaleEnd()], head.largest, state.scale === "linear", signed);
   for (const choice of Object.keys(CHOICES)) {
     document.querySelector(`[name=${choice}][value=${state[choice]}]`).checked = true;
   }
@@ -109,9 +110,9 @@ const paragraphs = (box, lines) => box.replaceChildren(...lines.filter(Boolean).
 const say = (text) => (get("status").textContent = text);
 
 /** What is said below a picture. */
-function captionOf({ caption, rows, columns }) {
+function captionOf({ caption, rows, columns, section: { signed } }) {
   if (rows.step * columns.step === 1) return caption;
-  return [...caption, `a cell is a tile of ${rows.step} x ${columns.step} tokens, and shows the largest weight in it`];
+  return [...caption, `a cell is a tile of ${rows.step} x ${columns.step} tokens, and shows the largest ${signed ? "difference" : "weight"} in it`];
 }
 
 // The heads
@@ -131,7 +132,7 @@ function buildHeads() {
 
 /** Draw all heads, unless they are there as they should be, and mark those that are chosen. */
 function renderHeads() {
-  const { layers, heads, byteWeights, largest, thumbnails } = section();
+  const { layers, heads, byteWeights, largest, signed, thumbnails } = section();
   const linear = state.scale === "linear";
   const room = Math.floor((get("heads").clientWidth - OVERVIEW_LEFT - RIM) / heads.length);
   const size = Math.min(MOST_THUMBNAIL, Math.max(LEAST_THUMBNAIL, room));
@@ -139,8 +140,8 @@ function renderHeads() {
   if (buttons.drawn !== drawn) {
     const names = { layers: layers.map((name) => short("L", name)), heads: heads.map((name) => short("H", name)) };
     const [width, height] = [OVERVIEW_LEFT + heads.length * size + RIM, OVERVIEW_TOP + layers.length * size + RIM];
-    const { steps } = colouring(byteWeights, section()[scaleEnd()], largest, linear);
-    drawOverview(sized(overviewCanvas, width, height), thumbnails, steps, size, names, inks);
+    const found = colouring(byteWeights, section()[scaleEnd()], largest, linear, signed);
+    drawOverview(sized(overviewCanvas, width, height), thumbnails, found, size, names, inks);
     buttons.drawn = drawn;
   }
   buttons.forEach((row, i) => row.forEach((button, j) => button && markHead(button, i, j, size)));
@@ -205,15 +206,15 @@ function paintText() {
   const at = focus();
   const codes = at && codesAlong(head, at);
   const lit = at && tokens[across(at.side)];
-  const stepOf = (code) => (head.section.weights[code] < PLAIN * colours.most ? null : colours.steps[code]);
+  const stepOf = (code) => (Math.abs(head.section.weights[code]) < PLAIN * colours.most ? null : colours.steps[code]);
   for (const side of new Set([tokens.rows, tokens.columns])) {
     const isLit = side === lit;
     const isOwn = at && side === tokens[at.side];
     side.forEach((token, cell) => {
       const step = isLit ? stepOf(codes[cell]) : null;
       const isFocus = isOwn && cell === at.cell;
-      token.style.backgroundColor = styles[step] ?? "";
-      token.style.color = inkOn[step] ?? "";
+      token.style.backgroundColor = colours.styles[step] ?? "";
+      token.style.color = colours.inkOn[step] ?? "";
       token.classList.toggle("masked", step === MASKED);
       token.classList.toggle("focus", Boolean(isFocus));
       token.classList.toggle("against", isLit && cell === against);
@@ -228,18 +229,20 @@ function told() {
   if (!at) return ["", usual()];
   const others = head[across(at.side)];
   const codes = codesAlong(head, at);
-  const { weights } = head.section;
-  const strong = Array.from(codes, (_, cell) => cell).filter((cell) => weights[codes[cell]] >= LEAST_TOLD);
-  strong.sort((a, b) => codes[b] - codes[a] || a - b);
-  const named = strong.slice(0, STRONGEST).map((cell) => `${nameOf(others, cell)} ${shown(weights[codes[cell]])}`);
-  const [verb, most] = at.side === "rows" ? ["attends to", "most to"] : ["is attended by", "most by"];
+  const { weights, signed } = head.section;
+  const size = (cell) => Math.abs(weights[codes[cell]]);
+  const strong = Array.from(codes, (_, cell) => cell).filter((cell) => size(cell) >= LEAST_TOLD);
+  strong.sort((a, b) => size(b) - size(a) || a - b);
+  const named = strong.slice(0, STRONGEST).map((cell) => `${nameOf(others, cell)} ${weightTold(codes[cell])}`);
+  const verbs = at.side === "rows" ? ["attends to", "most to"] : ["is attended by", "most by"];
+  const [verb, most] = signed ? ["differs at", "most at"] : verbs;
   const list = named.join(", ") || `nothing by ${LEAST_TOLD} or more`;
   const pair = against === null ? "" : `${nameOf(others, against)}: ${weightTold(codes[against])}; ${most} `;
   return [nameOf(head[at.side], at.cell), `${verb} ${pair}${list}`];
 }
 
 /** The weight of a code, or that there is none. */
-const weightTold = (code) => (code ? shown(head.section.weights[code]) : "masked");
+const weightTold = (code) => (code ? shown(head.section.weights[code], head.section.signed) : "masked");
 
 /** What is said while no token is pointed at. */
 function usual() {
@@ -284,7 +287,8 @@ function renderLines() {
   const part = content > height && !at ? "; those that begin or end in view" : "";
   const root = opacity.linear ? "" : "√ of the ";
   const range = `full from ${tidy(most)} on; none below ${tidy(most * opacity.faintest)}`;
-  get("threshold").textContent = `opacity is the ${root}weight, ${range}${part}`;
+  const named = head.section.signed ? "size of the difference, dashed where it is negative" : "weight";
+  get("threshold").textContent = `opacity is the ${root}${named}, ${range}${part}`;
 }
 
 /** Name the heads whose lines are drawn, each with its colour and a way to drop it. */

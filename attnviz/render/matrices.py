@@ -1,0 +1,71 @@
+"""What all media do with matrices and tables, and say of them: what fits where there is little room, what sides are."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Steps, Strip, Table, pool
+
+Matrices: TypeAlias = Heatmap | Grid | Strip  # drawables on one colour scale
+TOKENS = "queries", "keys"  # the axes of which labels may be as long as a word
+
+
+def pooled(panel: Panel, rows: int, columns: int) -> Panel:
+    """At most so many rows and columns, each cell the value of the largest size of those that it stands for."""
+    high = panel.pooled(rows, columns)
+    if panel.values.min(initial=0) >= 0:
+        return high
+    low = -pool(-panel.values, rows, columns)
+    return high._replace(values=np.where(high.values >= -low, high.values, low))
+
+
+def blocks(widths: Sequence[float], room: float) -> Iterator[range]:
+    """The columns of a table that stand beside each other: as many as fit, and one at least."""
+    first, used = 0, 0.0
+    for column, width in enumerate(widths):
+        if column > first and used + width > room:
+            yield range(first, column)
+            first, used = column, 0
+        used += width
+    yield range(first, len(widths))
+
+
+def level_steps(table: Table, count: int) -> Steps:
+    """The colour of each cell of a table (row, column): 0 to count - 1, MASKED for none."""
+    inside = np.clip(np.nan_to_num(table.levels) * count, 0, count - 1)
+    return np.where(np.isnan(table.levels), MASKED, inside).astype(np.int64)
+
+
+def panels(drawable: Matrices) -> list[Panel]:
+    """The matrices of a drawable."""
+    if isinstance(drawable, Grid):
+        return [panel for row in drawable.panels for panel in row if panel]
+    return [drawable.panel]
+
+
+def of_heads(drawable: Matrices) -> bool:
+    """Whether a cell is a number of a head, rather than what one token gives to another."""
+    return isinstance(drawable, Heatmap) and not {drawable.rows.name, drawable.columns.name} & set(TOKENS)
+
+
+def axes_line(drawable: Matrices, *, masked: bool) -> str:
+    """What rows and columns are, and how what is masked looks; empty if there is nothing to say."""
+    if isinstance(drawable, Strip):
+        return "dim: masked" if masked else ""
+    rows, columns = (
+        (drawable.rows.name, drawable.columns.name) if isinstance(drawable, Heatmap) else ("queries", "keys")
+    )
+    blank = "no value" if of_heads(drawable) else "masked"
+    return f"rows: {rows}, columns: {columns}{f', blank: {blank}' if masked else ''}"
+
+
+def what(drawable: Matrices) -> str:
+    """What a pooled cell shows the largest of."""
+    return "difference" if drawable.scale.signed else "value" if of_heads(drawable) else "weight"
+
+
+def counted(axes: tuple[Axis, ...]) -> str:
+    """What the labels of axes are, the longest if they differ."""
+    longest = max(axes, key=len)
+    return "tokens" if longest.name in TOKENS else longest.name
