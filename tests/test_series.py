@@ -19,7 +19,6 @@ from attnviz.render.figure import Style, composed, figure
 from attnviz.render.figure_layout import ticks
 from attnviz.render.figure_sheet import COLOURS
 from attnviz.render.markdown import markdown
-from attnviz.render.matrices import pooled
 from attnviz.render.terminal import Screen, draw
 from attnviz.views.drawable import Axis, Grid, Heatmap, Panel, Scale, Series, Strip
 from tests.test_figure import HOSTILE
@@ -170,8 +169,8 @@ def test_the_bar_goes_from_minus_to_plus_over_zero() -> None:
 def test_pooled_differences_are_the_largest_in_size(height: int, width: int, rows: int, columns: int) -> None:
     """Of either sign: no cell of a block is larger in size than what stands for it, which is one of them."""
     values = np.random.default_rng(height * 31 + width).normal(size=(height, width)).astype(np.float32)
-    found = pooled(Panel(values, np.ones(values.shape, bool)), rows, columns)
-    sizes = pooled(Panel(np.abs(values), found.visible), rows, columns)
+    found = Panel(values, np.ones(values.shape, bool)).pooled(rows, columns)
+    sizes = Panel(np.abs(values), found.visible).pooled(rows, columns)
     np.testing.assert_array_equal(np.abs(found.values), sizes.values)
     assert np.isin(found.values, values).all()
 

@@ -1,6 +1,6 @@
 """The questions of `attnviz inspect`: what each head does, what one token gives and gets, one cell, segments."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -9,7 +9,7 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
-from attnviz.analysis.measures import COLUMNS, Measures, Spread, measure, spread
+from attnviz.analysis.measures import COLUMNS, Doubles, Measures, Spread, measure, spread
 from attnviz.analysis.segments import Shares, paragraphs, parse, require_fit, shares
 from attnviz.cli.answers import Answer
 from attnviz.cli.drawing import Options
@@ -265,13 +265,7 @@ def by_segment(source: Source, asked: Asked) -> Answer:
         parts = [shares(part, segments, None if query is None else 0) for part in capture.maps]
     except ValueError as error:
         raise InputError(f"--segments: {error}") from error
-    found = Shares(
-        *(
-            np.concatenate([getattr(one, name).reshape(-1, len(segments)) for one in parts])
-            for name in Shares._fields[:4]
-        ),
-        parts[0].tokens,
-    )
+    found = by_head(parts)
     asker = None if query is None else sides(capture.maps[0])[0]
     table = segments_table(capture, segments, found, head_names(capture.maps), asker)
     lines = list(segment_lines(capture, segments, found))
@@ -279,6 +273,21 @@ def by_segment(source: Source, asked: Asked) -> Answer:
     first = capture.maps[0]
     counted = None if query is None else placed(first.queries, first.query_places)[0]
     return Answer([table], {**told_of(capture), "query": counted, "segments": described, "shares": lines}, lines)
+
+
+def by_head(parts: Sequence[Shares]) -> Shares:
+    """The shares of several maps as of one: arrays (head, segment)."""
+
+    def heads(arrays: Iterable[Doubles]) -> Doubles:
+        return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
+
+    return Shares(
+        heads(one.share for one in parts),
+        heads(one.baseline for one in parts),
+        heads(one.rest_share for one in parts),
+        heads(one.rest_baseline for one in parts),
+        parts[0].tokens,
+    )
 
 
 def segments_of(capture: Capture, name: str) -> tuple[Segment, ...]:

@@ -21,7 +21,7 @@ from attnviz.render.figure_sheet import (
     upright_room,
 )
 from attnviz.render.figure_table import draw_table
-from attnviz.render.matrices import Matrices, axes_line, counted, of_heads, pooled, what
+from attnviz.render.matrices import Matrices, axes_line, counted, of_heads, what
 from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Series, Strip
 
 STEEP = 4  # layers by heads, less one, at most, in a row a layer
@@ -68,7 +68,7 @@ def fitted(panel: Panel, sheet: Sheet, box: Box) -> Panel:
     """A panel pooled by whole numbers, so that each cell has a dot at least."""
     dots = [max(1, int(side * sheet.dpi)) for side in (box[3], box[2])]
     rows, columns = (-(-n // -(-n // most)) for n, most in zip(panel.values.shape, dots, strict=True))
-    return panel if (rows, columns) == panel.values.shape else pooled(panel, rows, columns)
+    return panel if (rows, columns) == panel.values.shape else panel.pooled(rows, columns)
 
 
 def write_numbers(sheet: Sheet, drawable: Heatmap, box: Box) -> None:

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.render.colour import palette
-from attnviz.render.matrices import pooled
 from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Section
 
 FILES = Path(__file__).parent / "page"
@@ -123,7 +122,7 @@ def thumbnails(sections: Sequence[Section], codes: Sequence[Code]) -> Iterator[s
     """All heads of each section, small, one after the other; always in bytes."""
     for i, (section, code) in enumerate(zip(sections, codes, strict=True)):
         small = code._replace(exact=False)
-        heads = (small.panel(pooled(heatmap.panel, THUMBNAIL, THUMBNAIL)) for _, _, heatmap in places(section))
+        heads = (small.panel(heatmap.panel.pooled(THUMBNAIL, THUMBNAIL)) for _, _, heatmap in places(section))
         yield block(f"thumbnails-{i}", b"".join(head.tobytes() for head in heads))
 
 

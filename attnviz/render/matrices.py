@@ -5,19 +5,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Steps, Strip, Table, pool
+from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Steps, Strip, Table
 
 Matrices: TypeAlias = Heatmap | Grid | Strip  # drawables on one colour scale
 TOKENS = "queries", "keys"  # the axes of which labels may be as long as a word
-
-
-def pooled(panel: Panel, rows: int, columns: int) -> Panel:
-    """At most so many rows and columns, each cell the value of the largest size of those that it stands for."""
-    high = panel.pooled(rows, columns)
-    if panel.values.min(initial=0) >= 0:
-        return high
-    low = -pool(-panel.values, rows, columns)
-    return high._replace(values=np.where(high.values >= -low, high.values, low))
 
 
 def blocks(widths: Sequence[float], room: float) -> Iterator[range]:

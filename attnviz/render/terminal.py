@@ -29,7 +29,7 @@ from attnviz.render.cells import (
 )
 from attnviz.render.colour import STEPS
 from attnviz.render.columns import table_lines
-from attnviz.render.matrices import TOKENS, Matrices, axes_line, counted, panels, pooled, what
+from attnviz.render.matrices import TOKENS, Matrices, axes_line, counted, panels, what
 from attnviz.render.signs import LABEL_HEIGHT, STACKED_WIDTH, ascii_of, columns_of, cut, fit, stack, steady, ticks, wrap
 from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Scale, Series, Strip, Table, starting
 
@@ -174,7 +174,7 @@ def pool_to(drawable: Heatmap, screen: Screen, gutter: int, room: int) -> Panel:
     if screen.full:
         return drawable.panel
     high = max(room - 1, LEAST) * (2 if screen.paint.coloured else 1)
-    return pooled(drawable.panel, min(high, screen.width - gutter), screen.width - gutter)
+    return drawable.panel.pooled(min(high, screen.width - gutter), screen.width - gutter)
 
 
 def dense_lines(drawable: Heatmap, shown: Panel, screen: Screen, gutter: int) -> Iterator[Line]:
@@ -226,7 +226,7 @@ def thumbnail_lines(
 ) -> Iterator[Line]:
     """One row of thumbnails, and the empty line below it."""
     columns = [
-        list(cell_lines(steps_of(pooled(panel, side, side), drawable.scale), screen.paint)) if panel else []
+        list(cell_lines(steps_of(panel.pooled(side, side), drawable.scale), screen.paint)) if panel else []
         for panel in row
     ]
     for i in range(max(map(len, columns))):

@@ -54,8 +54,8 @@ def series(comparison: Comparison, chosen: Chosen, look: Look = PLAIN) -> Series
     """The chosen heads of A, of B, and A - B, on the words that both have and the cells that both see."""
     a, b, seen = comparison.pair(*chosen)
     drawn = [
-        one("A  ", comparison.a, chosen.a, a[None, None], seen, look),
-        one("B  ", comparison.b, chosen.b, b[None, None], seen, look),
+        one("A ", comparison.a, chosen.a, a[None, None], seen, look),
+        one("B ", comparison.b, chosen.b, b[None, None], seen, look),
     ]
     shared = Scale(max(each.scale.top for each in drawn), max(each.scale.largest for each in drawn), look.linear)
     drawn = [replace(each, scale=shared) for each in drawn]

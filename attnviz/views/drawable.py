@@ -23,8 +23,12 @@ class Panel(NamedTuple):
     """(row, column)."""
 
     def pooled(self, rows: int, columns: int) -> "Panel":
-        """At most so many rows and columns, each cell the maximum of those that it stands for."""
-        return Panel(pool(self.values, rows, columns), pool(self.visible, rows, columns))
+        """At most so many rows and columns, each cell the value of the largest size of those that it stands for."""
+        high, seen = pool(self.values, rows, columns), pool(self.visible, rows, columns)
+        if self.values.min(initial=0) >= 0:
+            return Panel(high, seen)
+        low = -pool(-self.values, rows, columns)
+        return Panel(np.where(high >= -low, high, low), seen)
 
 
 class Scale(NamedTuple):
@@ -74,7 +78,7 @@ class Axis:
     """What the rows, or the columns, of a matrix stand for. The tuples are as long as the text that it shows."""
 
     name: str
-    """``queries``, ``keys`` or ``heads``."""
+    """``queries``, ``keys``, ``layers`` or ``heads``."""
     labels: tuple[str, ...]
     numbers: tuple[int, ...]
     """The place of each token in the whole text, which is not its place here where a part is shown."""
