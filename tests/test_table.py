@@ -258,3 +258,12 @@ def test_markdown_tables_have_the_cells_as_they_are() -> None:
     hostile = replace(drawable, rows=("a|b", "<i>"))
     assert "| a\\|b |" in markdown([hostile])
     assert "| \\<i\\> |" in markdown([hostile])
+
+
+def test_even_columns_are_as_wide_as_the_widest() -> None:
+    """Columns that stand for things of one kind are of one width, on a terminal and in a figure."""
+    cells = (("ind.89", "-", "-"),)
+    table = Table("map", "", ("H0", "H1", "H2"), ("L0",), cells, np.full((1, 3), np.nan, np.float32), (), even=True)
+    heading, row = ("".join(part.text for part in line) for line in list(draw(table, Screen(40)))[1:3])
+    assert [heading.index(name) + 2 for name in table.columns] == [10, 18, 26]
+    assert row == "L0  ind.89       -       -"

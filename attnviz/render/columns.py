@@ -23,6 +23,7 @@ def table_lines(table: Table, width: int | None, paint: Paint) -> Iterator[Line]
         max(columns_of(text) for text in (name, *(row[j] for row in table.cells)))
         for j, name in enumerate(table.columns)
     ]
+    widths = [max(widths)] * len(widths) if table.even else widths
     room = inf
     if width is not None and names + sum(widths) + 2 * len(widths) > width:
         names = min(names, max(LEAST_NAME, min(NAME_WIDTH, width // 3)) + 1)

@@ -42,7 +42,8 @@ def natural(table: Table, ems: Ems) -> tuple[float, list[float]]:
     """The width of the names of the rows and those of the columns, in ems, where nothing is cut."""
     names = max(map(ems, (table.corner, *table.rows))) + 2 * SIDE
     cells = ((name, *(row[j] for row in table.cells)) for j, name in enumerate(table.columns))
-    return names, [max(map(ems, texts)) + 2 * SIDE for texts in cells]
+    widths = [max(map(ems, texts)) + 2 * SIDE for texts in cells]
+    return names, [max(widths)] * len(widths) if table.even else widths
 
 
 def columns(table: Table, sheet: Sheet) -> Columns:

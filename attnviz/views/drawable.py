@@ -189,6 +189,8 @@ class Table:
     caption: tuple[str, ...]
     texts: frozenset[int] = frozenset()
     """Columns that hold names, which begin at the left; numbers end at the right."""
+    even: bool = False
+    """Columns are all as wide as the widest: they stand for things of one kind, such as the heads of a layer."""
 
 
 Picture: TypeAlias = Heatmap | Grid | Strip | Series | Table

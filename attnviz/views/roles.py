@@ -57,6 +57,7 @@ def by_place(roles: Roles, title: str, cell: Callable[[HeadRole], tuple[str, flo
         tuple(tuple(text for text, _ in row) for row in cells),
         np.array([[level for _, level in row] for row in cells], np.float32).clip(0, 1),
         tuple(caption),
+        even=True,
     )
 
 
