@@ -9,6 +9,7 @@ import pytest
 import attnviz
 from attnviz.analysis.comparison import Distances, compare
 from attnviz.analysis.measures import measure
+from attnviz.analysis.words import in_words
 from tests.conftest import Run
 from tests.test_compare import fails
 
@@ -119,3 +120,12 @@ def test_segments_that_overlap_or_lie_outside(call: Run, tmp_path: Path) -> None
     for content, told in (("0:5 a\n3:9 b", "overlap"), ("0:500 a", "outside"), ("nonsense", "no segment")):
         (tmp_path / "parts.txt").write_text(content)
         fails(call("check", "-q", TEXT, "--segments", "parts.txt", "--min-share", "a=0"), 4, told)
+
+
+def test_words_can_be_measured(call: Run) -> None:
+    """--words measures columns between words."""
+    text = "unbelievable tokenizers"
+    (tokens,), (words,) = (checked(call, text, "--min", "entropy=0", *more)[1] for more in ([], ["--words"]))
+    expected = measure(in_words(attnviz.capture(text)).maps[0])["entropy"].mean()
+    assert words["measured"] == pytest.approx(expected)
+    assert words["measured"] != tokens["measured"]

@@ -24,6 +24,7 @@ from attnviz.cli.options import (
     talk_options,
     texts_argument,
     together,
+    words_option,
 )
 from attnviz.cli.questions import every_head, segments_of
 from attnviz.cli.sides import Models, captures, comparisons, sides_options
@@ -94,6 +95,7 @@ check_options = together(
 @check_options
 @map_option
 @sides_options
+@words_option
 @lines_option
 @prompt_options
 @models_options

@@ -11,7 +11,7 @@ from attnviz.analysis.comparison import Comparison, compare
 from attnviz.cli import text as text_input
 from attnviz.cli.drawing import drop_special
 from attnviz.cli.options import together
-from attnviz.cli.take import Source, chosen, loaded, prompt
+from attnviz.cli.take import Source, chosen, loaded, prompt, worded
 from attnviz.errors import InputError, UsageError
 from attnviz.record import Capture, Kind
 from attnviz.request import Prompt, Request
@@ -71,7 +71,7 @@ def captures(texts: Sequence[str], models: Models) -> list[Capture]:
 def taken(source: Source, options: Options) -> Capture:
     """All heads of one kind, with their weights."""
     kinds = (options["kind"],) if options["kind"] else ()
-    found = source(Request(truncate=options["truncate"], kinds=kinds, preferred=PREFERRED))
+    found = worded(source, options)(Request(truncate=options["truncate"], kinds=kinds, preferred=PREFERRED))
     return found if options["special"] == "keep" else drop_special(found, options["special"])
 
 

@@ -255,5 +255,5 @@ def pooling_line(drawable: Matrices, each: Sequence[int]) -> str:
     """What a cell is, which stands for so many rows and columns; empty if it stands for one."""
     if max(each) == 1:
         return ""
-    named = counted((drawable.rows, drawable.columns)) if isinstance(drawable, Heatmap) else "tokens"
+    named = counted(drawable)
     return f"each cell is the largest {what(drawable)} of up to {' x '.join(str(n) for n in each if n > 1)} {named}"

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Steps, Strip, Table
+from attnviz.views.drawable import MASKED, Grid, Heatmap, Panel, Steps, Strip, Table
 
 Matrices: TypeAlias = Heatmap | Grid | Strip  # drawables on one colour scale
 TOKENS = "queries", "keys"  # the axes of which labels may be as long as a word
@@ -56,7 +56,9 @@ def what(drawable: Matrices) -> str:
     return "difference" if drawable.scale.signed else "value" if of_heads(drawable) else "weight"
 
 
-def counted(axes: tuple[Axis, ...]) -> str:
-    """What the labels of axes are, the longest if they differ."""
-    longest = max(axes, key=len)
-    return "tokens" if longest.name in TOKENS else longest.name
+def counted(drawable: Matrices) -> str:
+    """What its rows or columns are, the more of them if they differ."""
+    if isinstance(drawable, Grid):
+        return drawable.unit
+    longest = drawable.tokens if isinstance(drawable, Strip) else max(drawable.rows, drawable.columns, key=len)
+    return longest.unit if longest.name in TOKENS else longest.name

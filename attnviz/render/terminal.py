@@ -368,6 +368,6 @@ def pooling_lines(
     """What was pooled to fit the screen, by the tokens and the cells of each side; nothing if nothing was."""
     if any(count > left for count, left in zip(sides, cells, strict=True)):
         told = " x ".join(map(str, cells)) if len(set(cells)) > 1 else cells[0]
-        named = counted((drawable.rows, drawable.columns)) if isinstance(drawable, Heatmap) else "tokens"
+        named = counted(drawable)
         text = f"{max(sides)} {named} on {told} cells: each is the largest {what(drawable)} that it stands for"
         yield from caption_lines((text,), screen, gutter)

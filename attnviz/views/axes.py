@@ -20,8 +20,8 @@ def sides(part: AttentionMap) -> tuple[Axis, Axis]:
     """The queries and the keys of a map, in tiles if it is."""
     height, width = (part.tiles.height, part.tiles.width) if part.tiles else (1, 1)
     return (
-        Axis("queries", labels(part.queries), part.query_places, height, spaced(part.queries)),
-        Axis("keys", labels(part.keys), part.key_places, width, spaced(part.keys)),
+        Axis("queries", labels(part.queries), part.query_places, height, spaced(part.queries), f"{part.unit}s"),
+        Axis("keys", labels(part.keys), part.key_places, width, spaced(part.keys), f"{part.unit}s"),
     )
 
 

@@ -252,6 +252,7 @@ def differences(comparison: Comparison, distances: Distances, look: Look) -> Sec
         Scale(largest, largest, look.linear, signed=True),
         ("positive: A attends more, negative: B",),
         max(map(len, axes)),
+        axes[0].unit,
     )
     return arranged("A - B", small, found)
 

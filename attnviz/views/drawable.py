@@ -86,6 +86,8 @@ class Axis:
     """Tokens that a row, or a column, of the panel stands for, the last one perhaps fewer."""
     spaced: tuple[bool, ...] = ()
     """Whether white space stands before each token, for running text."""
+    unit: str = "tokens"
+    """What the labels of queries and keys are."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -129,6 +131,8 @@ class Grid:
     caption: tuple[str, ...]
     tokens: int
     """Tokens of the longer side of a panel."""
+    unit: str = "tokens"
+    """What these are."""
 
 
 @dataclass(frozen=True, eq=False)

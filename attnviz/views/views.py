@@ -85,6 +85,7 @@ def grid(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) ->
         colours,
         told(caption),
         max(len(side) for part in parts for side in (part.queries, part.keys)),
+        f"{parts[0].unit}s",
     )
 
 
