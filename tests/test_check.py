@@ -100,10 +100,15 @@ def test_what_is_undefined_does_not_hold(call: Run) -> None:
         ([], 2, "nothing to check"),
         (["--min", "L1H3.inductions=0.1"], 2, "nothing that is measured"),
         (["--min", "entropy"], 2, "NAME=NUMBER"),
-        (["--min", "entropy=nan"], 2, "NAME=NUMBER"),
+        (["--min", "entropy=nan"], 2, "no number"),
         (["--min", "L7H0.entropy=1"], 2, "layer 7 does not exist"),
         (["--min", "L0H9.induction=1"], 2, "head 9 does not exist"),
         (["--max-js", "0.1"], 2, "nothing to compare with"),
+        (["--max-js", "inf"], 2, "no number"),
+        (["a", "--with", "b", "--max", "entropy=1"], 2, "no effect"),
+        (["a", "-m", "builtin", "-m", "builtin", "--max", "entropy=1"], 2, "no effect"),
+        (["a", "--segments", "auto", "--max", "entropy=1"], 2, "no effect"),
+        (["a", "--query", "0", "--max", "entropy=1"], 2, "no effect"),
         (["--min-share", "x=0.1"], 4, "one paragraph"),
         (["a\n\nb", "--min-share", "x=0.1"], 4, "no segments are named 'x'"),
         (["", "--min", "entropy=1"], 4, "the text is empty"),
@@ -129,3 +134,17 @@ def test_words_can_be_measured(call: Run) -> None:
     expected = measure(in_words(attnviz.capture(text)).maps[0])["entropy"].mean()
     assert words["measured"] == pytest.approx(expected)
     assert words["measured"] != tokens["measured"]
+
+
+def test_coverage_is_told(call: Run) -> None:
+    """On how little two texts are compared stands beside the result."""
+    args = TEXT, "--with", "A dog.", "--max-js", "0.5"
+    assert "compared on 1 word of 11 in A and 3 in B" in call("check", *args).stderr
+    assert json.loads(call("check", *args, "--json").stdout)["notes"][0].startswith("compared on 1 word of 11")
+
+
+def test_what_a_capture_lacks_is_said(call: Run, tmp_path: Path) -> None:
+    """A column that needs weights is no failed check where a capture has none."""
+    attnviz.capture(TEXT, keep="statistics").save(tmp_path / "s.attn")
+    fails(call("check", "--from", "s.attn", "--max", "gini=3"), 4, "needs all weights")
+    assert call("check", "--from", "s.attn", "--max", "entropy=3").returncode == 0

@@ -237,3 +237,27 @@ def test_arrays_from_elsewhere(call: Run, tmp_path: Path) -> None:
     done = call("compare", "--from", "x.npz", "--from", "x.npz", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["js"]["mean"] == 0
+
+
+def test_chosen_heads_are_drawn_one_by_one(call: Run) -> None:
+    """A few heads each stand beside their counterpart; of many the mean of a layer, which says of which."""
+    few = call("compare", "-m", "builtin", "The cat sat.", "-H", "L1H3,L2H0", "--view", "maps").stdout
+    assert [few.count(f"layer {layer} · head {head}") for layer, head in ((1, 3), (2, 0))] == [2, 2]
+    many = call("compare", "-m", "builtin", "The cat sat.", "-H", "0-4", "--view", "maps", "--width", "160").stdout
+    assert many.count("layer 2 · mean over heads") == 2
+    assert "mean over heads 0, 1, 2, 3, 4" in many
+
+
+def test_no_difference_is_said(call: Run) -> None:
+    """Where A and B are the same, the third picture says so."""
+    assert "no difference" in call("compare", "-m", "builtin", "The cat sat.").stdout
+
+
+def test_a_page_holds_so_many_words(call: Run, tmp_path: Path) -> None:
+    """A page of a text that is too long for it is refused; the other formats take it."""
+    text = "a " * 600
+    weights = np.full((1, 600, 600), 1 / 600, np.float32)
+    attnviz.from_arrays(weights, tokens=text.split()).save(tmp_path / "x.attn")
+    fails(call("compare", "--from", "x.attn", "--from", "x.attn", "-o", "x.html"), 4, "512 words")
+    done = call("compare", "--from", "x.attn", "--from", "x.attn", "--json")
+    assert json.loads(done.stdout)["js"]["mean"] == 0

@@ -244,8 +244,12 @@ def test_long_texts_compare_a_sample_of_rows() -> None:
     """Of 300 words 128 rows are compared, spread over all of them: nearly the mean over all."""
     text = " ".join(f"w{i}" for i in range(300))
     found = compare(made(text, rows(1, 300, 300)), made(text, rows(1, 300, 300, seed=1)))
-    all_of_them = divergences(found.a.weights, found.b.weights, found.a.visible, found.b.visible)
+    (a, seen_a), (b, seen_b) = found.a.head((0, 0)), found.b.head((0, 0))
+    all_of_them = divergences(a[None], b[None], seen_a[None], seen_b[None])
+    assert (a.shape, found.a.weights.shape) == ((300, 300), (1, 128, 300))
+    np.testing.assert_array_equal(found.a.weights[0], a[found.a.rows])
     assert found.divergence != all_of_them
+    assert any("128 of the 300 queries" in line for line in told(found))
     assert found.divergence == pytest.approx(all_of_them, rel=0.02)
 
 
@@ -275,6 +279,8 @@ def test_the_difference_is_of_what_is_shown() -> None:
     a, b, apart = drawn.heatmaps
     np.testing.assert_allclose(apart.panel.values, a.panel.values - b.panel.values, atol=1e-7)
     assert a.scale == b.scale
+    for each in (a, b):
+        assert any("beyond" in line for line in each.caption) == each.scale.has_beyond
     assert (apart.scale.signed, apart.scale.top) == (True, np.abs(apart.panel.values).max())
     distances = Distances.over([found])
     assert counterpart(found, distances, (1, 3)) == (((1, 3),), ((1, 3),))

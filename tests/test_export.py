@@ -146,7 +146,9 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize(("args", "names"), CHOICES, ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value))
+@pytest.mark.parametrize(
+    ("args", "names"), CHOICES, ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value)
+)
 def test_every_choice_is_made_again(report: Run, args: list[str], names: set[str]) -> None:
     """Each layer and head has a figure of its own with a name that tells which, and its command makes just that."""
     found = report(SENTENCE, *args, "--formats", "svg,html,csv,md")

@@ -342,7 +342,7 @@ def test_a_token_of_two_texts(call: Run, tiny: Tiny) -> None:
     assert document(call, *args, "--token", "d").keys() & {"gives", "gets"} == {"gives"}
     both = call("inspect", *args, "--token", "c", "--width", "80")
     assert both.stdout.count("most by") == 2
-    fails(call("inspect", *args, "--token", "c", "-o", "x.png"), 2, "holds one picture, not 2")
+    assert call("inspect", *args, "--token", "c", "-o", "x.png").returncode == 0
     fails(call("inspect", *args, "--token", "z"), 2, "does not occur")
 
 

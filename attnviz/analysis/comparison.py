@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,11 @@ class Shared(NamedTuple):
     places: list[int]
     """Where those stand among these words."""
 
+    @property
+    def words(self) -> tuple[Token, ...]:
+        """Those."""
+        return tuple(self.grouping.words[place] for place in self.places)
+
 
 @dataclass(frozen=True, eq=False)
 class Side:
@@ -31,23 +36,23 @@ class Side:
 
     capture: Capture
     """As it was taken."""
-    names: tuple[Name, ...]
-    """The heads that are compared."""
-    queries: tuple[Token, ...]
-    keys: tuple[Token, ...]
+    maps: Sequence[AttentionMap]
+    """Those of its maps that are compared."""
+    shared: tuple[Shared, Shared]
+    """Its queries and its keys."""
+    rows: Sequence[int]
+    """The common queries that are measured: all, or of more than MOST_QUERIES so many, evenly spread."""
     weights: Weights
-    """(head, query, key): rows do not sum to 1, since what is on other keys is not here."""
+    """(head, row, key): of these. Rows do not sum to 1, since what is on other keys is not here."""
     visible: Visible
     """Of that shape."""
-    words: int
-    """Keys that were words, common or not."""
     outside: float
     """Share of the weight of these queries that is on no common key."""
 
     @property
-    def common(self) -> int:
-        """Keys that are words: those of both."""
-        return sum(map(is_word, self.keys))
+    def names(self) -> tuple[Name, ...]:
+        """The heads that are compared."""
+        return tuple((layer, head) for part in self.maps for layer in part.layers for head in part.heads)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -55,26 +60,52 @@ class Side:
         return tuple(dict.fromkeys(layer for layer, _ in self.names))
 
     @property
+    def queries(self) -> tuple[Token, ...]:
+        """The common queries."""
+        return self.shared[0].words
+
+    @property
+    def keys(self) -> tuple[Token, ...]:
+        """The common keys."""
+        return self.shared[1].words
+
+    @property
+    def words(self) -> int:
+        """How many keys were words, common or not."""
+        return sum(map(is_word, self.shared[1].grouping.words))
+
+    @property
+    def common(self) -> int:
+        """How many keys are words of both."""
+        return sum(map(is_word, self.keys))
+
+    @property
     def seen(self) -> Visible:
-        """The cells (query, key) that any head may attend to."""
-        return seen_by_any(self.visible)
+        """The cells (row, key) that any head may attend to."""
+        found: Visible = np.logical_or.reduce(self.visible, axis=0)
+        return found
 
     def unseen(self, other: "Side") -> float:
         """Share of the weight on common words that is where no head of the other side may attend."""
         total = self.weights.sum(dtype=np.float64)
         return float(self.weights[:, ~other.seen].sum(dtype=np.float64) / total) if total else 0.0
 
-    def mean(self, names: Iterable[Name]) -> tuple[Weights, Visible]:
+    def head(self, name: Name) -> tuple[Weights, Visible]:
+        """The weights of a head between all common words (query, key), and what it sees."""
+        for part in self.maps:
+            if name[0] in part.layers and name[1] in part.heads:
+                one = part.part([part.layers.index(name[0])], [part.heads.index(name[1])])
+                found, _ = between(one, self.shared, range(len(self.queries)))
+                return require(found.weights)[0, 0], found.visible[0, 0]
+        raise KeyError(name)
+
+    def mean(self, names: Sequence[Name]) -> tuple[Weights, Visible]:
         """The mean of some heads (query, key), and what any of them sees."""
-        at = [self.names.index(name) for name in names]
-        mean: Weights = self.weights[at].mean(0, dtype=np.float64).astype(np.float32)
-        return mean, seen_by_any(self.visible[at])
-
-
-def seen_by_any(visible: Visible) -> Visible:
-    """What any head sees: (head, query, key) -> (query, key)."""
-    found: Visible = np.logical_or.reduce(visible, axis=0)
-    return found
+        total, seen = np.zeros(()), np.zeros((), bool)
+        for name in names:
+            weights, visible = self.head(name)
+            total, seen = total + weights.astype(np.float64), seen | visible
+        return (total / len(names)).astype(np.float32), seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +117,10 @@ class Comparison:
 
     @cached_property
     def divergence(self) -> Exact:
-        """(A, B): Jensen-Shannon divergence of each pair of heads in nats, mean over queries; NaN if there is none.
+        """(A, B): Jensen-Shannon divergence of each pair of heads in nats, mean over queries; NaN if there is none."""
+        return divergences(self.a.weights, self.b.weights, self.a.visible, self.b.visible)
 
-        Of more than MOST_QUERIES words so many rows, evenly spread.
-        """
-        count = len(self.a.queries)
-        rows = np.linspace(0, count - 1, min(count, MOST_QUERIES)).astype(int)
-        a, b = self.a, self.b
-        return divergences(a.weights[:, rows], b.weights[:, rows], a.visible[:, rows], b.visible[:, rows])
-
-    def pair(self, mine: Iterable[Name], yours: Iterable[Name]) -> tuple[Weights, Weights, Visible]:
+    def pair(self, mine: Sequence[Name], yours: Sequence[Name]) -> tuple[Weights, Weights, Visible]:
         """The mean of some heads of A, and of B, on the cells (query, key) that both see: rows sum to 1 again."""
         (a, seen_a), (b, seen_b) = self.a.mean(mine), self.b.mean(yours)
         seen: Visible = seen_a & seen_b
@@ -113,7 +138,7 @@ def compare(a: Capture, b: Capture) -> Comparison:
     (queries_a, keys_a), (queries_b, keys_b) = texts_of(a, mine[0]), texts_of(b, yours[0])
     queries = together(mine[0].queries, yours[0].queries, queries_a, queries_b)
     keys = together(mine[0].keys, yours[0].keys, keys_a, keys_b)
-    found = Comparison(side(a, mine, queries[0], keys[0]), side(b, yours, queries[1], keys[1]))
+    found = Comparison(side(a, mine, (queries[0], keys[0])), side(b, yours, (queries[1], keys[1])))
     if not (found.a.seen & found.b.seen).any():
         raise ValueError("no query of one sees a key that the same query of the other sees")
     return found
@@ -163,27 +188,37 @@ def identities(words: Sequence[Token], by_place: bool) -> Iterator[tuple[object,
             yield (word.segment, word.start, word.end) if by_place else (word.text.casefold(),)
 
 
-def side(capture: Capture, maps: Sequence[AttentionMap], queries: Shared, keys: Shared) -> Side:
+def side(capture: Capture, maps: Sequence[AttentionMap], shared: tuple[Shared, Shared]) -> Side:
     """One side of a comparison. Raises ValueError if a map has no weights."""
-    whole = [merged(part, queries.grouping, keys.grouping) for part in maps]
-    parts = [part.window(queries.places, keys.places) for part in whole]
-    given, kept = (flat([part.weights for part in several]) for several in (whole, parts))
-    total = float(given[:, queries.places].sum(dtype=np.float64))
-    return Side(
-        capture,
-        tuple((layer, head) for part in maps for layer in part.layers for head in part.heads),
-        parts[0].queries,
-        parts[0].keys,
-        kept,
-        flat([part.visible for part in parts]),
-        sum(map(is_word, keys.grouping.words)),
-        1 - float(kept.sum(dtype=np.float64)) / total if total else 0.0,
-    )
+    count = len(shared[0].places)
+    rows = np.linspace(0, count - 1, min(count, MOST_QUERIES)).astype(int).tolist()
+    layers = (part.part([i], range(len(part.heads))) for part in maps for i in range(len(part.layers)))
+    found = [between(layer, shared, rows) for layer in layers]
+    weights = np.concatenate([require(part.weights)[0] for part, _ in found])
+    visible = np.concatenate([part.visible[0] for part, _ in found])
+    total = sum(given for _, given in found)
+    outside = 1 - float(weights.sum(dtype=np.float64)) / total if total else 0.0
+    return Side(capture, maps, shared, rows, weights, visible, outside)
 
 
-def flat(arrays: Sequence[Any]) -> Any:
-    """Arrays (layer, head, query, key) as one (head, query, key)."""
-    return np.concatenate([array.reshape(-1, *array.shape[2:]) for array in arrays])
+def between(part: AttentionMap, shared: tuple[Shared, Shared], rows: Sequence[int]) -> tuple[AttentionMap, float]:
+    """A map between some of the common queries and all common keys, and the weight of these queries on any key."""
+    queries, keys = shared
+    members = [queries.grouping.members[queries.places[row]] for row in rows]
+    tokens = sorted(token for word in members for token in word)
+    place = {token: i for i, token in enumerate(tokens)}
+    words = tuple(queries.words[row] for row in rows)
+    grouping = Grouping(words, tuple(tuple(place[token] for token in word) for word in members))
+    found = merged(part.window(tokens, range(len(part.keys))), grouping, keys.grouping)
+    given = float(require(found.weights).sum(dtype=np.float64))
+    return found.window(range(len(rows)), keys.places), given
+
+
+def require(weights: Weights | None) -> Weights:
+    """Weights, which there must be. Raises ValueError."""
+    if weights is None:
+        raise ValueError("this capture holds no weights, which a comparison needs: keep weights")
+    return weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,13 +229,13 @@ class Distances:
     divergence: Exact
 
     @classmethod
-    def over(cls, comparisons: Sequence[Comparison]) -> "Distances":
+    def over(cls, comparisons: Iterable[Comparison]) -> "Distances":
         """Of comparisons of the same two models. Raises ValueError if they have other heads in other texts."""
-        first = comparisons[0]
-        names = first.a.names, first.b.names
-        if any((each.a.names, each.b.names) != names for each in comparisons):
+        found = [((each.a.names, each.b.names), each.divergence) for each in comparisons]
+        names = found[0][0]
+        if any(other != names for other, _ in found):
             raise ValueError("the heads that are compared are not the same in each text")
-        return cls(names, np.stack([each.divergence for each in comparisons]))
+        return cls(names, np.stack([divergence for _, divergence in found]))
 
     @cached_property
     def mean(self) -> Exact:

@@ -13,7 +13,6 @@ from attnviz.cli.drawing import Options
 from attnviz.cli.options import FIGURES
 from attnviz.cli.output import Made, Target, figure_of, markdown_of, page_of, put, require_form, target
 from attnviz.cli.screen import show
-from attnviz.errors import UsageError
 from attnviz.render.terminal import Screen, draw
 from attnviz.stored import SCHEMA
 from attnviz.table import text
@@ -45,7 +44,8 @@ def target_of(options: Options, forms: Sequence[str] = FORMS) -> Target | None:
 def deliver(answer: Answer, to: Target | None, on: Screen, options: Options, quiet: bool) -> None:
     """Draw an answer on the screen, or write it in the format of its target."""
     if options["title"] is not None:
-        answer = answer._replace(pictures=[replace(one, title=options["title"]) for one in answer.pictures])
+        first, *others = answer.pictures
+        answer = answer._replace(pictures=[replace(first, title=options["title"]), *others])
     if to:
         put(made(answer, to.form, options), to, quiet)
         return
@@ -54,7 +54,7 @@ def deliver(answer: Answer, to: Target | None, on: Screen, options: Options, qui
 
 
 def made(answer: Answer, form: str, options: Options) -> Made:
-    """The content of a file. Raises UsageError for a figure of several pictures."""
+    """The content of a file."""
     if form == "json":
         return Made(as_json(answer.document))
     if form == "csv":
@@ -63,9 +63,8 @@ def made(answer: Answer, form: str, options: Options) -> Made:
         return markdown_of(answer.pictures)
     if answer.page is not None and form == "html":
         return page_of(answer.page, options, ())
-    if len(answer.pictures) > 1:
-        raise UsageError(f"a .{form} holds one picture, not {len(answer.pictures)}: write .json, .csv or .md")
-    return figure_of(answer.pictures[0], form, {"cmap": "viridis", **options})
+    first, *others = answer.pictures
+    return figure_of(first, form, {"cmap": "viridis", **options}, others)
 
 
 def as_json(document: Mapping[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from attnviz.cli.options import (
     lines_option,
     map_option,
     models_options,
+    note,
     prompt_options,
     talk_options,
     texts_argument,
@@ -33,6 +34,7 @@ from attnviz.escape import escape
 from attnviz.record import Capture, Segment
 from attnviz.selection import HEAD, parse_token, place
 from attnviz.stored import SCHEMA
+from attnviz.views.comparison import coverage
 
 OF_PAIRS = "js", "moved"
 CHECKED = re.compile(r"(?:(L-?\d+H-?\d+)\.)?(\w+)", re.IGNORECASE)
@@ -58,16 +60,23 @@ class Bound(NamedTuple):
         return value >= self.limit if self.least else value <= self.limit
 
 
+def parse_number(text: str) -> float:
+    """Parse a number. Raises ValueError for what is none, or not finite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = np.nan
+    if not np.isfinite(number):
+        raise ValueError(f"{text!r} is no number: write 0.05")
+    return number
+
+
 def parse_bound(text: str) -> tuple[str, float]:
     """Parse NAME=NUMBER. Raises ValueError."""
     name, _, limit = text.rpartition("=")
-    try:
-        number = float(limit)
-    except ValueError:
-        number = np.nan
-    if not name.strip() or not np.isfinite(number):
+    if not name.strip():
         raise ValueError(f"{text!r} is no NAME=NUMBER: write L5H1.induction=0.4")
-    return name.strip(), number
+    return name.strip(), parse_number(limit)
 
 
 def bounds_option(flag: str, dest: str, meaning: str) -> Any:
@@ -80,10 +89,10 @@ check_options = together(
     "Checks",
     bounds_option("--min", "least", "Least value of a measure: L5H1.induction, L0H2.previous, entropy, L5H1.js."),
     bounds_option("--max", "most", "Largest value of one, likewise."),
-    click.option("--max-js", type=click.FloatRange(0), help="Largest divergence of A and B, in nats: --max js=X."),
+    click.option("--max-js", type=SelectionType("X", parse_number), help="Largest divergence of A and B: --max js=X."),
     bounds_option("--min-share", "least_share", "Least share of attention that a segment gets, sinks left out."),
     bounds_option("--max-share", "most_share", "Largest share, likewise."),
-    click.option("--segments", metavar="FILE", default="auto", show_default=True, help="START:END NAME a line, JSON."),
+    click.option("--segments", metavar="FILE", help="START:END NAME a line, or JSON. Default: the text's own parts."),
     click.option(
         "--query", type=SelectionType("N or WORD", parse_token), help="What this token gives to segments, not all do."
     ),
@@ -115,10 +124,12 @@ def command(texts: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) 
       attnviz check @sample:question --min-share "line 1=0.01" --query -1
     """
     bounds = asked(options)
+    require_effect(bounds, options)
     found = Measured(texts, Models({**options, "special": "keep"}, quiet))
     results = [(bound, found.value(bound)) for bound in bounds]
     passed = all(bound.holds(value) for bound, value in results)
-    click.echo(as_document(results) if as_json else "\n".join(line(bound, value) for bound, value in results))
+    lines = (line(bound, value) for bound, value in results)
+    click.echo(as_document(results, found.coverage) if as_json else "\n".join(lines))
     return 0 if passed else 1
 
 
@@ -135,6 +146,19 @@ def asked(options: Mapping[str, Any]) -> list[Bound]:
         if not bound.of_segment:
             parsed(bound.name)
     return found
+
+
+def require_effect(bounds: Sequence[Bound], options: Mapping[str, Any]) -> None:
+    """Raise UsageError for what no bound is on: a second side, or segments."""
+    pair = any(not bound.of_segment and parsed(bound.name)[1] in OF_PAIRS for bound in bounds)
+    several = options["other"] is not None or len(options["models"]) + len(options["sources"]) > 1
+    if several and not pair:
+        raise UsageError("a second model, text or capture has no effect without a bound on js or moved: leave it out")
+    chosen_ = options["segments"] is not None or options["query"] is not None
+    if chosen_ and not any(bound.of_segment for bound in bounds):
+        raise UsageError("--segments and --query have no effect without --min-share or --max-share: leave them out")
+    if options["lines"] and options["sources"]:
+        raise UsageError("--from reads a capture that was made before: leave --lines out")
 
 
 def parsed(name: str) -> tuple[Name | None, str]:
@@ -154,22 +178,25 @@ class Measured:
 
     texts: Sequence[str]
     models: Models
-
-    @cached_property
-    def compared(self) -> list[Comparison]:
-        """A and B."""
-        return comparisons(self.texts, self.models)
+    coverage: list[str] = field(default_factory=list)
+    """On how much of each text A and B were compared."""
 
     @cached_property
     def distances(self) -> Distances:
-        """How far they are apart."""
-        return Distances.over(self.compared)
+        """How far A and B are apart."""
+        return Distances.over(self.compared())
+
+    def compared(self) -> Iterator[Comparison]:
+        """A and B on each text, and a note on what of them is compared."""
+        for each in comparisons(self.texts, self.models):
+            self.coverage.append(coverage(each))
+            note(self.coverage[-1], self.models.quiet)
+            yield each
 
     @cached_property
     def captures(self) -> list[Capture]:
         """What A makes of the texts."""
-        there = "compared" in self.__dict__
-        return [each.a.capture for each in self.compared] if there else captures(self.texts, self.models)
+        return captures(self.texts, self.models)
 
     @cached_property
     def columns(self) -> Spread:
@@ -215,7 +242,10 @@ class Measured:
         maps = self.captures[0].maps
         names = [(layer, number) for part in maps for layer in part.layers for number in part.heads]
         values = self.columns.mean[measure]
-        return float(mean(values, 0) if head is None else values[at(head, names)])
+        found = float(mean(values, 0) if head is None else values[at(head, names)])
+        if np.isnan(found) and any(part.weights is None for part in maps):
+            raise InputError(f"{measure} needs all weights, which this capture does not hold: capture --keep weights")
+        return found
 
     def role(self, head: Name | None, measure: str) -> float:
         """A role of a head, or of the head that plays it best."""
@@ -240,13 +270,13 @@ def at(head: Name, names: Sequence[Name]) -> int:
 def share_of(capture: Capture, name: str, options: Mapping[str, Any]) -> float:
     """What a segment of a text gets, mean over heads, sinks left out."""
     try:
-        segments = segments_of(capture, options["segments"])
+        segments = segments_of(capture, options["segments"] or "auto")
         number = named(name, segments)
         spot = options["query"]
         query = None if spot is None else spot.resolve(capture.maps[0].queries).start
         found = [shares(part, segments, query).rest_share[..., number].ravel() for part in capture.maps]
     except ValueError as error:
-        raise InputError(f"--segments: {error}") from error
+        raise InputError(f"segments: {error}") from error
     return float(mean(np.concatenate(found), 0))
 
 
@@ -266,7 +296,7 @@ def line(bound: Bound, value: float) -> str:
     return f"{'ok  ' if bound.holds(value) else 'FAIL'}  {told:>9}  {bound.told}"
 
 
-def as_document(results: Sequence[tuple[Bound, float]]) -> str:
+def as_document(results: Sequence[tuple[Bound, float]], coverage: Sequence[str]) -> str:
     """All of them as JSON."""
 
     def entries() -> Iterator[dict[str, Any]]:
@@ -275,4 +305,5 @@ def as_document(results: Sequence[tuple[Bound, float]]) -> str:
             yield {**ends, "min" if bound.least else "max": bound.limit, "passed": bool(bound.holds(value))}
 
     checks = list(entries())
-    return json.dumps({"schema": SCHEMA, "passed": all(each["passed"] for each in checks), "checks": checks})
+    passed = all(each["passed"] for each in checks)
+    return json.dumps({"schema": SCHEMA, "passed": passed, "checks": checks, "notes": list(dict.fromkeys(coverage))})

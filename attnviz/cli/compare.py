@@ -1,6 +1,7 @@
 """`attnviz compare`."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import click
@@ -11,7 +12,6 @@ from attnviz.cli.answers import Answer, deliver, target_of
 from attnviz.cli.drawing import look
 from attnviz.cli.findings import document, records
 from attnviz.cli.options import (
-    FIGURES,
     TOP,
     Sectioned,
     figure_options,
@@ -30,11 +30,12 @@ from attnviz.cli.options import (
 )
 from attnviz.cli.screen import screen
 from attnviz.cli.sides import Models, comparisons, sides_options
-from attnviz.errors import UsageError
+from attnviz.errors import InputError, UsageError
 from attnviz.selection import ALL, Named, select
-from attnviz.views import Picture
-from attnviz.views.comparison import Chosen, counterpart, head_map, last_layers, page, series, table
+from attnviz.views import Page, Picture
+from attnviz.views.comparison import Chosen, counterpart, head_map, last_layers, page, series, series_title, table
 
+DRAWN = 4  # heads that are drawn one by one; of more, the mean over those of a layer
 ROWS = 10  # heads that are listed unless --top says more
 FORMS = (*MEASURED, "html")
 
@@ -44,7 +45,7 @@ view_options = together(
     click.option(
         "--view",
         type=click.Choice(["maps", "heads", "table"]),
-        help="A, B and A - B; how far each head of A is from B; a list of these. Default on a screen: maps and table.",
+        help="A, B and A - B; how far each head of A is from B, by layer or as a list. Default: maps, then table.",
     ),
     click.option("--top", type=TOP, default=ROWS, show_default=True, help="Heads listed."),
 )
@@ -83,19 +84,28 @@ def command(texts: tuple[str, ...], quiet: bool, **options: Any) -> None:
     on = screen(options["width"], options["color"], options["cmap"], options["full"])
     to = target_of(options, FORMS)
     found = comparisons(texts, Models(options, quiet))
-    distances = Distances.over(found)
-    heads, chosen = choose(found[0], distances, options)
-    drawn = pictures(found[0], distances, heads, chosen, options)
+    first = next(found)
+    distances = Distances.over(chain([first], found))
+    heads, chosen = choose(first, distances, options)
+    drawn = pictures(first, distances, heads, chosen, options)
     answer = Answer(
-        drawn[:1] if to and to.form in FIGURES else drawn,
-        document(found, distances, heads, chosen),
+        drawn,
+        document(first, distances, heads, chosen[0]),
         records(distances, heads),
-        page(found[0], distances, look(options)) if to and to.form == "html" else None,
+        whole_page(first, distances, options) if to and to.form == "html" else None,
     )
     deliver(answer, to, on, options, quiet)
 
 
-def choose(comparison: Comparison, distances: Distances, options: Any) -> tuple[list[Name], Chosen]:
+def whole_page(comparison: Comparison, distances: Distances, options: Any) -> Page:
+    """All heads of both. Raises InputError for a text that is too long for a page."""
+    try:
+        return page(comparison, distances, look(options))
+    except ValueError as error:
+        raise InputError(f"{error}: choose another format, or a shorter text") from error
+
+
+def choose(comparison: Comparison, distances: Distances, options: Any) -> tuple[list[Name], list[Chosen]]:
     """The heads of A that are listed, and what of them is drawn. Raises UsageError for one that is not there."""
     layers, heads = options["layers"], options["heads"]
     if isinstance(heads, Named) and layers is not None:
@@ -105,21 +115,21 @@ def choose(comparison: Comparison, distances: Distances, options: Any) -> tuple[
     names = [name for name in comparison.a.names if name in asked]
     if not names:
         raise UsageError("none of these heads is among those that can be compared")
-    if len(names) == 1:
-        return names, counterpart(comparison, distances, names[0])
-    return names, last_layers(comparison, names[-1][0])
+    if heads is not None and len(names) <= DRAWN:
+        return names, [counterpart(comparison, distances, name) for name in names]
+    return names, [last_layers(comparison, names)]
 
 
 def pictures(
-    comparison: Comparison, distances: Distances, heads: Sequence[Name], chosen: Chosen, options: Any
+    comparison: Comparison, distances: Distances, heads: Sequence[Name], chosen: Sequence[Chosen], options: Any
 ) -> list[Picture]:
     """What is drawn: the maps of the first text, and what was found over all texts."""
-    view = options["view"]
+    view, title = options["view"], series_title(comparison)
     drawn: list[Picture] = []
     if view in (None, "maps"):
-        drawn.append(series(comparison, chosen, look(options)))
+        drawn += [series(comparison, each, look(options)) for each in chosen]
     if view == "heads":
-        drawn.append(head_map(distances))
+        drawn.append(head_map(title, distances))
     if view in (None, "table"):
-        drawn.append(table(distances, heads, options["top"]))
+        drawn.append(table(title, distances, heads, options["top"]))
     return drawn

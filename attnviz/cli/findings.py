@@ -15,14 +15,12 @@ from attnviz.views.comparison import Chosen
 DIVERGENCE = {"name": "Jensen-Shannon", "units": "nats", "largest": math.log(2), "of": "mean over queries"}
 
 
-def document(
-    found: Sequence[Comparison], distances: Distances, heads: Sequence[Name], chosen: Chosen
-) -> dict[str, Any]:
+def document(first: Comparison, distances: Distances, heads: Sequence[Name], chosen: Chosen) -> dict[str, Any]:
     """The one number, each of these heads of A and all of B, and of the first text the weights of the chosen heads."""
-    first, moved = found[0], distances.moved
+    moved = distances.moved
     a, b, seen = first.pair(*chosen)
     return {
-        "texts": len(found),
+        "texts": len(distances.divergence),
         "a": side(first.a, first.b),
         "b": side(first.b, first.a),
         "divergence": DIVERGENCE,

@@ -13,7 +13,6 @@ from attnviz.analysis.roles import ROLES
 from attnviz.cli.answers import Answer, Record, deliver, target_of
 from attnviz.cli.drawing import Options
 from attnviz.cli.options import (
-    FIGURES,
     Sectioned,
     figure_options,
     model_options,
@@ -98,8 +97,6 @@ def command(quiet: bool, explain: bool, **options: Any) -> None:
     found = chosen(every, options)
     ablated = ablate(model, every, found, texts, options, quiet) if options["ablate"] else None
     drawn = pictures(found, ablated, options["role"])
-    if to and to.form in FIGURES:
-        drawn = drawn[-1:] if ablated else drawn[:1]
     deliver(Answer(drawn, document(found, ablated), records(found, ablated)), to, on, options, quiet)
     if to is None and not ablated:
         note("see more: --role, --explain-roles; --ablate measures the loss without them; -o FILE.csv has all", quiet)

@@ -126,8 +126,8 @@ def make_figure(capture: Capture, form: str, options: Options) -> Made:
     return figure_of(found[0], form, options)
 
 
-def figure_of(picture: "Picture", form: str, options: Options) -> Made:
-    """A figure of a picture."""
+def figure_of(picture: "Picture", form: str, options: Options, below: "Sequence[Picture]" = ()) -> Made:
+    """A figure of a picture, and of others below it."""
     from attnviz.render.figure import Style, figure
 
     style = Style(
@@ -137,7 +137,7 @@ def figure_of(picture: "Picture", form: str, options: Options) -> Made:
         dpi=options["dpi"],
         transparent=options["transparent"],
     )
-    return Made(*figure(picture, form, style))
+    return Made(*figure(picture, form, style, below))
 
 
 def make_page(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001 - there is one format of it

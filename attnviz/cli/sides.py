@@ -1,6 +1,6 @@
 """The two sides of a comparison: two models on a text, a model on two texts, captures from files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -28,7 +28,13 @@ TWO = "two are compared: --model twice, or once with builtin; --from twice; or o
 sides_options = together(
     "What it reads",
     click.option("--with", "other", metavar="TEXT", help="Compare TEXT with this one, on one model."),
-    click.option("--from", "sources", metavar="FILE", multiple=True, help="A capture; given twice, A and B."),
+    click.option(
+        "--from",
+        "sources",
+        metavar="FILE",
+        multiple=True,
+        help="A capture: A. Given twice, A and B; once, B reads its text.",
+    ),
 )
 
 
@@ -54,9 +60,9 @@ class Models:
         return partial(self[at].capture, prompt(content, self.options))
 
 
-def comparisons(texts: Sequence[str], models: Models) -> list[Comparison]:
-    """A against B, on each of the texts. Raises UsageError, ModelError, InputError."""
-    return [compared(sides, models.options) for sides in all_sides(texts, models)]
+def comparisons(texts: Sequence[str], models: Models) -> Iterator[Comparison]:
+    """A against B, on each of the texts, one after the other. Raises UsageError, ModelError, InputError."""
+    return (compared(sides, models.options) for sides in all_sides(texts, models))
 
 
 def captures(texts: Sequence[str], models: Models) -> list[Capture]:

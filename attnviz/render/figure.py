@@ -7,7 +7,7 @@ much. The width of a figure is what is asked for, its height what it takes.
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -91,12 +91,12 @@ class Drawn(NamedTuple):
 PLAIN = Style()
 
 
-def figure(drawable: Picture, form: str, style: Style = PLAIN) -> Drawn:
-    """A file in one of FORMATS: the same bytes for the same drawable, style and fonts.
+def figure(drawable: Picture, form: str, style: Style = PLAIN, below: Sequence[Picture] = ()) -> Drawn:
+    """A file in one of FORMATS: the same bytes for the same drawables, style and fonts. ``below``: what else is in it.
 
     Raises UsageError if the style is not there or is none, or if the figure would be too small or too large.
     """
-    with composed(drawable, style) as sheet:
+    with composed(drawable, style, below) as sheet:
         drawn = sheet.axes.texts
         found = fonts(text.get_text() for text in drawn)
         with in_truetype(drawn, found.cubic if form == "pdf" else ()) as uncopied:
@@ -130,19 +130,22 @@ def saved(sheet: Sheet, form: str, style: Style) -> bytes:
 
 
 @contextmanager
-def composed(drawable: Picture, style: Style) -> Iterator[Sheet]:
-    """A drawable laid out, while matplotlib is set to its style."""
+def composed(drawable: Picture, style: Style, below: Sequence[Picture] = ()) -> Iterator[Sheet]:
+    """Drawables laid out below each other, while matplotlib is set to their style."""
     if style.title is not None:
         drawable = replace(drawable, title=escape(style.title))
+    every = drawable, *below
     with warnings.catch_warnings(), mpl.rc_context():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the notes tell of it
         dress(style.name)
-        RC["font.family"] = [*RC["font.family"], *fonts(texts(drawable)).families]
-        sheet = Sheet(width(drawable, style), dots(style), style.colours)
-        if drawable.title:
-            sheet.lines(drawable.title, TITLE)
-            sheet.y += sheet.em(TITLE) / 4
-        draw(drawable, sheet)
+        RC["font.family"] = [*RC["font.family"], *fonts(chain(*map(texts, every))).families]
+        sheet = Sheet(max(width(each, style) for each in every), dots(style), style.colours)
+        for i, each in enumerate(every):
+            sheet.y += sheet.em(TITLE) * (i > 0)
+            if each.title:
+                sheet.lines(each.title, TITLE)
+                sheet.y += sheet.em(TITLE) / 4
+            draw(each, sheet)
         sheet.finish()
         yield sheet
 

@@ -14,7 +14,9 @@ from attnviz.record import AttentionMap, Capture, Visible, Weights
 from attnviz.views.axes import column_name, head_name, model_title, short, sides
 from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Series, Table
 from attnviz.views.sinks import Look
-from attnviz.views.views import PLAIN, grid, heatmap, places
+from attnviz.views.views import PAGE, PLAIN, grid, heatmap, places
+
+SIGNS = "positive: A attends more, negative: B"
 
 
 class Chosen(NamedTuple):
@@ -24,12 +26,12 @@ class Chosen(NamedTuple):
     b: tuple[Name, ...]
 
 
-def last_layers(comparison: Comparison, layer: int | None = None) -> Chosen:
-    """All heads of a layer of A, its last unless one is given, and of that of B, or the last where it has no such."""
+def last_layers(comparison: Comparison, names: Sequence[Name] = ()) -> Chosen:
+    """Heads of the last layer of A that is among these, or that there is, and the same of B, or those of its last."""
     a, b = comparison.a, comparison.b
-    mine = a.layers[-1] if layer is None else layer
-    yours = mine if same_heads(comparison) else b.layers[-1]
-    return Chosen(of_layer(a, mine), of_layer(b, yours))
+    last = (names or a.names)[-1][0]
+    mine = tuple(name for name in names or a.names if name[0] == last)
+    return Chosen(mine, mine if same_heads(comparison) else of_layer(b, b.layers[-1]))
 
 
 def same_heads(comparison: Comparison) -> bool:
@@ -53,10 +55,16 @@ def counterpart(comparison: Comparison, distances: Distances, head: Name) -> Cho
 def series(comparison: Comparison, chosen: Chosen, look: Look = PLAIN) -> Series:
     """The chosen heads of A, of B, and A - B, on the words that both have and the cells that both see."""
     a, b, seen = comparison.pair(*chosen)
-    drawn = [
-        one("A ", comparison.a, chosen.a, a[None, None], seen, look),
-        one("B ", comparison.b, chosen.b, b[None, None], seen, look),
-    ]
+
+    def both(look: Look) -> list[Heatmap]:
+        return [
+            one("A ", comparison.a, chosen.a, a[None, None], seen, look),
+            one("B ", comparison.b, chosen.b, b[None, None], seen, look),
+        ]
+
+    drawn = both(look)
+    if not all(each.scale.has_beyond for each in drawn):  # nothing is beyond colours that both share
+        drawn = both(look._replace(whole=True))
     shared = Scale(max(each.scale.top for each in drawn), max(each.scale.largest for each in drawn), look.linear)
     drawn = [replace(each, scale=shared) for each in drawn]
     apart = difference("A - B", Panel(a - b, seen), drawn[0].rows, drawn[0].columns, look)
@@ -68,7 +76,9 @@ def one(letter: str, side: Side, names: Sequence[Name], weights: Weights, seen: 
     layer, head = names[0] if len(names) == 1 else (names[0][0], "mean")
     part = of_side(side, layer, (head,), weights, seen)
     shown = heatmap(Capture(side.capture.model, side.capture.text, (part,)), part, 0, 0, look)
-    return replace(shown, title=f"{letter}{shown.title}")
+    some = 1 < len(names) < len(of_layer(side, layer))
+    told_of = (f"mean over heads {', '.join(str(number) for _, number in names)}",) * some
+    return replace(shown, title=f"{letter}{shown.title}", caption=(*told_of, *shown.caption))
 
 
 def of_side(side: Side, layer: int, heads: tuple[int | str, ...], weights: Weights, seen: Visible) -> AttentionMap:
@@ -80,27 +90,31 @@ def of_side(side: Side, layer: int, heads: tuple[int | str, ...], weights: Weigh
 def difference(title: str, panel: Panel, rows: Axis, columns: Axis, look: Look) -> Heatmap:
     """Differences on a scale with 0 in its middle."""
     largest = float(np.abs(panel.values[panel.visible]).max(initial=0))
-    caption = ("positive: A attends more, negative: B",)
+    caption = (SIGNS if largest else "no difference",)
     return Heatmap(title, panel, rows, columns, Scale(largest, largest, look.linear, signed=True), caption)
 
 
 def series_title(comparison: Comparison) -> str:
     """What is compared."""
     a, b = (model_title(side.capture) for side in (comparison.a, comparison.b))
-    if a != b:
-        return f"A {a} · B {b}"
-    return f"{a} · two {'captures' if comparison.a.capture.text == comparison.b.capture.text else 'texts'}"
+    return f"A {a} · B {b}"
+
+
+def coverage(comparison: Comparison) -> str:
+    """On how much of both they are compared."""
+    a, b = comparison.a, comparison.b
+    every = a.words == b.words == a.common
+    words = f"all {count(a.common)}" if every else f"{count(a.common)} of {a.words} in A and {b.words} in B"
+    return f"compared on {words}, where both may attend; rows sum to 1 there"
 
 
 def told(comparison: Comparison) -> tuple[str, ...]:
     """What is compared of both, and what is left out."""
     a, b = comparison.a, comparison.b
-    every = a.words == b.words == a.common
-    words = f"all {a.common} words" if every else f"{a.common} words of {a.words} in A and {b.words} in B"
     lines = []
     if a.capture.text != b.capture.text:
         lines = [f"{letter}: {short(escape(side.capture.text))}" for letter, side in (("A", a), ("B", b))]
-    lines.append(f"compared on {words}, where both may attend; rows sum to 1 there")
+    lines.append(coverage(comparison))
     outside = [(letter, side.outside) for letter, side in (("A", a), ("B", b)) if side.outside >= 0.0005]
     if outside:
         shares = ", ".join(f"{share:.1%} of the weight of {letter}" for letter, share in outside)
@@ -109,10 +123,17 @@ def told(comparison: Comparison) -> tuple[str, ...]:
     if unseen:
         shares = ", ".join(f"{share:.1%} of what is left of {letter}" for letter, share in unseen)
         lines.append(f"left out, where the other may not attend: {shares}")
+    if len(a.rows) < len(a.queries):
+        lines.append(f"numbers are of {len(a.rows)} of the {len(a.queries)} queries, evenly spread")
     return (*lines, *dict.fromkeys(escape(note) for side in (a, b) for note in side.capture.notes))
 
 
-def table(distances: Distances, heads: Sequence[Name], most: int | None = None) -> Table:
+def count(words: int) -> str:
+    """So many words."""
+    return f"{words} word{'s' * (words != 1)}"
+
+
+def table(title: str, distances: Distances, heads: Sequence[Name], most: int | None = None) -> Table:
     """The heads of A that moved most, or that are farthest from any of B; at most so many."""
     places_ = [distances.names[0].index(head) for head in heads]
     nearest, near, moved = distances.nearest(0), distances.to_nearest(0), distances.moved
@@ -128,7 +149,7 @@ def table(distances: Distances, heads: Sequence[Name], most: int | None = None) 
         cells.append(("—" if other is None else head_name(*distances.names[1][other]), *map(decimals, values)))
         levels.append([np.nan, *(value / farthest for value in values)])
     return Table(
-        table_title(distances),
+        f"{title}: {table_title(distances)}",
         "head of A",
         tuple(columns),
         tuple(head_name(*distances.names[0][at]) for at in shown),
@@ -158,8 +179,8 @@ def decimals(value: float) -> str:
 def table_title(distances: Distances) -> str:
     """What the table tells."""
     if distances.moved is not None:
-        return "heads that moved: divergence of each head of A from the same head of B"
-    return "each head of A and the head of B that is nearest to it"
+        return "heads that moved, from A to the same head of B"
+    return "each head of A, and the nearest of B"
 
 
 def summary(distances: Distances) -> tuple[str, ...]:
@@ -167,12 +188,12 @@ def summary(distances: Distances) -> tuple[str, ...]:
     value, *sd = spread(distances.overall)
     if isnan(value):
         return ("no row has two words that both see: there is nothing to measure",)
-    texts = f" ± {sd[0]:.3f} over {len(distances.divergence)} texts" if sd else ""
-    lines = [f"A and B: {value:.3f}{texts} nats, mean divergence of a head from the nearest of the other"]
+    spread_told, texts = (f" ± {sd[0]:.3f}", f" over {len(distances.divergence)} texts") if sd else ("", "")
+    lines = [f"A and B: {value:.3f}{spread_told} nats{texts}: all heads, each from the nearest of the other, both ways"]
     if distances.moved is not None:
         value, *sd = spread(mean(distances.moved, 1))
-        texts = f" ± {sd[0]:.3f}" if sd else ""
-        lines.append(f"{value:.3f}{texts} nats from the head of the same number")
+        spread_told = f" ± {sd[0]:.3f}" if sd else ""
+        lines.append(f"{value:.3f}{spread_told} nats{texts}: all heads, each from that of the same number")
     return (*lines, "Jensen-Shannon divergence, mean over queries: 0 for the same rows, 0.693 (ln 2) at most")
 
 
@@ -181,7 +202,7 @@ def left(count: int) -> tuple[str, ...]:
     return (f"{count} more: --top all, --json or -o FILE.csv",) if count else ()
 
 
-def head_map(distances: Distances) -> Heatmap:
+def head_map(title: str, distances: Distances) -> Heatmap:
     """The divergence of each head of A from the nearest of B, or from its own, a row a layer."""
     names, moved = distances.names[0], distances.moved
     values = mean(distances.to_nearest(0) if moved is None else moved, 0)
@@ -191,7 +212,7 @@ def head_map(distances: Distances) -> Heatmap:
         at = layers.index(layer), heads.index(head)
         panel.values[at], panel.visible[at] = (0, False) if isnan(value) else (value, True)
     return Heatmap(
-        table_title(distances),
+        f"{title}: {table_title(distances)}",
         panel,
         numbered("layers", tuple(f"L{layer}" for layer in layers)),
         numbered("heads", tuple(map(column_name, heads))),
@@ -206,8 +227,14 @@ def numbered(title: str, labels: tuple[str, ...]) -> Axis:
 
 
 def page(comparison: Comparison, distances: Distances, look: Look = PLAIN) -> Page:
-    """Every head of A and of B on what is compared, and the difference of each head of A from its counterpart."""
-    captures = [whole(comparison.a, comparison.b), whole(comparison.b, comparison.a)]
+    """Every head of A and of B on what is compared, and the difference of each head of A from its counterpart.
+
+    Raises ValueError for more than PAGE words.
+    """
+    if len(comparison.a.queries) > PAGE or len(comparison.a.keys) > PAGE:
+        raise ValueError(f"a page compares texts of {PAGE} words at most, and here are {len(comparison.a.keys)}")
+    a, b = comparison.a, comparison.b
+    captures = [whole(a, b.mean(b.names)[1]), whole(b, a.mean(a.names)[1])]
     sections = [
         section(f"{letter} {model_title(each)}", each, look) for letter, each in zip("AB", captures, strict=True)
     ]
@@ -215,16 +242,17 @@ def page(comparison: Comparison, distances: Distances, look: Look = PLAIN) -> Pa
     return Page(series_title(comparison), (*sections, apart), (*told(comparison), *summary(distances)))
 
 
-def whole(side: Side, other: Side) -> Capture:
-    """All heads of a side on the common words, where the other may attend too."""
-    seen = side.visible & other.seen
-    weights = restricted(side.weights, seen)
-    layers = tuple(
-        of_side(side, layer, tuple(side.names[i][1] for i in rows), weights[None, rows], seen[None, rows])
-        for layer in side.layers
-        for rows in [[i for i, (at, _) in enumerate(side.names) if at == layer]]
-    )
-    return Capture(side.capture.model, side.capture.text, layers)
+def whole(side: Side, seen: Visible) -> Capture:
+    """All heads of a side between the common words, where the other side may attend too (query, key)."""
+
+    def layer_of(layer: int) -> AttentionMap:
+        names = of_layer(side, layer)
+        found = [side.head(name) for name in names]
+        visible = np.stack([visible for _, visible in found])[None] & seen
+        weights = restricted(np.stack([weights for weights, _ in found])[None], visible)
+        return of_side(side, layer, tuple(head for _, head in names), weights, visible)
+
+    return Capture(side.capture.model, side.capture.text, tuple(map(layer_of, side.layers)))
 
 
 def section(title: str, capture: Capture, look: Look) -> Section:
@@ -236,8 +264,8 @@ def section(title: str, capture: Capture, look: Look) -> Section:
 def differences(comparison: Comparison, distances: Distances, look: Look) -> Section:
     """Each head of A less its counterpart of B."""
     found: dict[Name, Heatmap] = {}
-    side, seen = comparison.a, comparison.a.seen
-    axes = sides(of_side(side, 0, (0,), np.zeros((1, 1, *seen.shape), np.float32), seen))
+    nothing = np.zeros((1, 1, len(comparison.a.queries), len(comparison.a.keys)), np.float32)
+    axes = sides(of_side(comparison.a, 0, (0,), nothing, np.array(True)))
     for head in comparison.a.names:
         chosen = counterpart(comparison, distances, head)
         a, b, seen = comparison.pair(*chosen)
@@ -250,7 +278,7 @@ def differences(comparison: Comparison, distances: Distances, look: Look) -> Sec
         tuple(map(column_name, dict.fromkeys(head for _, head in found))),
         (),
         Scale(largest, largest, look.linear, signed=True),
-        ("positive: A attends more, negative: B",),
+        (SIGNS,),
         max(map(len, axes)),
         axes[0].unit,
     )
