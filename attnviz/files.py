@@ -4,16 +4,29 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from attnviz.errors import InputError, OutputError
 
 
-def read_text(path: Path) -> str:
-    """The text of a file, its last line break left out. Raises InputError if it cannot be read or is not UTF-8."""
+def read_text(path: Path, most: int | None = None) -> str:
+    """The text of a file, its last line break left out.
+
+    Raises InputError if it cannot be read, is not UTF-8, or has more than so many bytes.
+    """
     try:
-        return decode(path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            return decode(read_some(file, str(path), most), str(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from error
+
+
+def read_some(file: BinaryIO, name: str, most: int | None) -> bytes:
+    """All bytes of a file, or of a stream that may never end. Raises InputError if there are more than so many."""
+    data = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(data) > most:
+        raise InputError(f"{name} has more than {most // 2**20} MB: no model reads so much")
+    return data
 
 
 def decode(data: bytes, name: str) -> str:

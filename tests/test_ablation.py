@@ -235,7 +235,7 @@ def test_a_spread_of_little_is_undefined() -> None:
     nothing, one, two = (Spread.of(values) for values in ([], [1.5], [1.0, 3.0]))
     assert (nothing.n, np.isnan(nothing.mean), np.isnan(nothing.sd)) == (0, True, True)
     assert (one.n, one.mean, np.isnan(one.sd)) == (1, 1.5, True)
-    assert two == (2.0, 1.0, 2)
+    assert two == (2.0, np.sqrt(2), 2)
 
 
 # What is refused

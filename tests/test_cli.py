@@ -796,3 +796,11 @@ def test_training_that_cannot_be(
     (tmp_path / "tiny.txt").write_text("too\n\nlittle")
     fails(call("train", *args), code, told)
     assert not (tmp_path / "m").exists()
+
+
+def test_endless_texts_are_refused(call: Run, tmp_path: Path) -> None:
+    """More than any model reads is refused before a tokenizer sees it, from a file, a device or as segments."""
+    (tmp_path / "huge.txt").write_bytes(b"word " * 2**20)
+    fails(call("show", "@huge.txt"), 4, "huge.txt has more than 4 MB")
+    fails(call("show", "@/dev/zero"), 4, "more than 4 MB")
+    fails(call("inspect", "some text", "--segments", "/dev/zero"), 4, "more than 4 MB")

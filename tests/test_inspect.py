@@ -533,3 +533,32 @@ def test_tokens_that_are_special_alone(call: Run, minilm: Path) -> None:
     found = document(call, "\u200b", "-m", minilm)["heads"]
     assert {head["measures"]["distance_rest"]["mean"] for head in found} == {None}
     assert all(head["measures"]["sink"]["mean"] >= 0.5 for head in found)
+
+
+def test_explanations_are_data_too(call: Run) -> None:
+    """--explain-columns and --explain-roles print one document with --json."""
+    columns = json.loads(call("inspect", "--explain-columns", "--json").stdout)["columns"]
+    assert [column["name"] for column in columns] == [*COLUMNS]
+    roles = json.loads(call("heads", "--explain-roles", "--json").stdout)["definitions"]
+    assert roles["induction"]["threshold"] > 0
+
+
+def test_units_are_words_where_words_are(call: Run) -> None:
+    """Distances and spans of words are in words."""
+    units = [
+        {column["unit"] for column in document(call, "unbelievable tokenizers", *more)["columns"]}
+        for more in ([], ["--words"])
+    ]
+    assert units == [{"nats", "tokens", "share"}, {"nats", "words", "share"}]
+
+
+def test_rows_that_do_not_sum_to_one_are_told(call: Run, tmp_path: Path) -> None:
+    """Numbers of rows that were made to sum to 1 say so."""
+    np.savez(tmp_path / "x.npz", weights=np.array([[2.0, 0.0], [1.0, 3.0]]))
+    assert "made to sum to 1" in call("inspect", "--from", "x.npz").stdout
+
+
+def test_an_empty_segment_says_why(call: Run) -> None:
+    """The last part of a text of a causal model is seen by no query outside it, which the caption says."""
+    shown = call("inspect", "one two\nthree four", "--segments", "auto", "--width", "120").stdout
+    assert "empty: no query outside it sees it" in shown

@@ -267,3 +267,16 @@ def test_even_columns_are_as_wide_as_the_widest() -> None:
     heading, row = ("".join(part.text for part in line) for line in list(draw(table, Screen(40)))[1:3])
     assert [heading.index(name) + 2 for name in table.columns] == [10, 18, 26]
     assert row == "L0  ind.89       -       -"
+
+
+def test_groups_of_columns_are_not_parted() -> None:
+    """A value and its comparison stand in one block, however narrow the screen."""
+    columns = tuple(f"{name}{i}" for i in range(4) for name in ("value", "other"))
+    cells = (tuple(columns),)
+    table = Table("t", "", columns, ("row",), cells, np.full((1, 8), np.nan, np.float32), (), group=2)
+    for width in (40, 50, 60, 80):
+        lines = ["".join(part.text for part in line) for line in draw(table, Screen(width))]
+        for line in lines:
+            assert [name[-1] for name in line.split() if name.startswith("value")] == [
+                name[-1] for name in line.split() if name.startswith("other")
+            ]

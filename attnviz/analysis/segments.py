@@ -32,7 +32,7 @@ def parse_json(content: str) -> tuple[Segment, ...]:
     try:
         listed = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"segments are no JSON ({error}): {FORMS}") from error
+        raise ValueError(f"segments are no JSON: {FORMS}") from error
     if not isinstance(listed, list):
         raise ValueError(f"segments are no list: {FORMS}")
     return tuple(segment(part, i) for i, part in enumerate(listed))

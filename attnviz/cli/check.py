@@ -293,7 +293,8 @@ def named(name: str, segments: Sequence[Segment]) -> int:
 def line(bound: Bound, value: float) -> str:
     """A bound with what was measured."""
     told = "undefined" if np.isnan(value) else f"{value:.4f}"
-    return f"{'ok  ' if bound.holds(value) else 'FAIL'}  {told:>9}  {bound.told}"
+    why = ": there is nothing to measure it on" if np.isnan(value) else ""
+    return f"{'ok  ' if bound.holds(value) else 'FAIL'}  {told:>9}  {bound.told}{why}"
 
 
 def as_document(results: Sequence[tuple[Bound, float]], coverage: Sequence[str]) -> str:

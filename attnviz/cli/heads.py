@@ -10,7 +10,7 @@ import click
 
 from attnviz import selection
 from attnviz.analysis.roles import ROLES
-from attnviz.cli.answers import Answer, Record, deliver, target_of
+from attnviz.cli.answers import Answer, Record, as_json, deliver, target_of
 from attnviz.cli.drawing import Options
 from attnviz.cli.options import (
     Sectioned,
@@ -84,7 +84,8 @@ def command(quiet: bool, explain: bool, **options: Any) -> None:
       attnviz heads --sequences 4 --block 10 --json
     """
     if explain:
-        click.echo("\n".join(explained()))
+        told = as_json({"definitions": definitions()}).decode() if options["as_json"] else "\n".join((*explained(), ""))
+        click.echo(told, nl=False)
         return
     if isinstance(options["heads"], Named) and options["layers"] is not None:
         raise UsageError("--heads L5H3 names its layer: leave --layers out")
@@ -99,7 +100,7 @@ def command(quiet: bool, explain: bool, **options: Any) -> None:
     drawn = pictures(found, ablated, options["role"])
     deliver(Answer(drawn, document(found, ablated), records(found, ablated)), to, on, options, quiet)
     if to is None and not ablated:
-        note("see more: --role, --explain-roles; --ablate measures the loss without them; -o FILE.csv has all", quiet)
+        note("see more: --role, --explain-roles; --ablate: the loss without them; -o FILE.csv", quiet)
 
 
 command.params = [param for param in command.params if param.name != "truncate"]  # texts are cut anyway
@@ -162,10 +163,7 @@ def document(roles: heads.Roles, ablated: ablation.Ablation | None) -> Record:
         "model": roles.model,
         **roles.setting._asdict(),
         "texts": roles.texts,
-        "definitions": {
-            name: {"definition": role.definition, "source": role.source, "data": role.data, "threshold": role.threshold}
-            for name, role in ROLES.items()
-        },
+        "definitions": definitions(),
         "heads": [
             {
                 "layer": head.layer,
@@ -177,6 +175,14 @@ def document(roles: heads.Roles, ablated: ablation.Ablation | None) -> Record:
             for head in roles.heads
         ],
         **({"ablation": ablation_document(ablated)} if ablated else {}),
+    }
+
+
+def definitions() -> Record:
+    """What the roles are, for JSON."""
+    return {
+        name: {"definition": role.definition, "source": role.source, "data": role.data, "threshold": role.threshold}
+        for name, role in ROLES.items()
     }
 
 

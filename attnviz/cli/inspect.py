@@ -9,7 +9,7 @@ import click
 from attnviz import selection
 from attnviz.analysis.measures import COLUMNS
 from attnviz.cli import text as text_input
-from attnviz.cli.answers import deliver, target_of
+from attnviz.cli.answers import as_json, deliver, target_of
 from attnviz.cli.drawing import Options
 from attnviz.cli.options import (
     TOP,
@@ -32,7 +32,7 @@ from attnviz.cli.options import (
     verbose_option,
     words_option,
 )
-from attnviz.cli.questions import MODES, Asked, given, measured
+from attnviz.cli.questions import MODES, Asked, columns, given, measured
 from attnviz.cli.screen import screen
 from attnviz.cli.take import Source, loaded, prompt, reader, worded
 from attnviz.errors import UsageError
@@ -101,7 +101,8 @@ def command(texts: tuple[str, ...], verbose: bool, quiet: bool, explain: bool, *
       attnviz inspect --explain-columns
     """
     if explain:
-        click.echo("\n".join(explained()))
+        told = as_json({"columns": columns()}).decode() if options["as_json"] else "\n".join((*explained(), ""))
+        click.echo(told, nl=False)
         return
     check(options)
     on = screen(options["width"], options["color"], full=options["full"])

@@ -15,9 +15,10 @@ from attnviz.cli.answers import Answer
 from attnviz.cli.drawing import Options
 from attnviz.cli.options import note
 from attnviz.cli.take import Source, tell
+from attnviz.cli.text import MOST
 from attnviz.errors import InputError, UsageError
 from attnviz.files import read_text
-from attnviz.record import Capture, Segment, Token
+from attnviz.record import ATTENTION, Capture, Segment, Token, Unit
 from attnviz.render.terminal import Screen
 from attnviz.request import Request
 from attnviz.selection import ALL
@@ -41,6 +42,7 @@ from attnviz.views.views import panel, places
 WHOLE = 512  # tokens of a text whose weights are all kept; of a longer one there are statistics
 ROWS = 16  # of a table, where no screen says how many fit
 AROUND = 6  # lines of a screen for what stands around the rows: title, heading, mean, caption, a note, the prompt
+EVENED = "these numbers are of rows that were made to sum to 1"
 WIDE = 130  # columns of a screen on which a standard deviation fits beside every mean
 
 
@@ -90,7 +92,7 @@ def measured(sources: Sequence[Source], asked: Asked) -> Answer:
     found: list[Measures] = []
     captures: list[Capture] = []
     for source in sources:
-        capture = asked.take(source, keep=keep, tiles=WHOLE)
+        capture = evened(asked.take(source, keep=keep, tiles=WHOLE))
         found.append(every_head(capture))
         captures.append(emptied(capture))
     over = spread(found)
@@ -120,6 +122,12 @@ def every_head(capture: Capture) -> Measures:
     return {name: np.concatenate([one[name].ravel() for one in found]) for name in COLUMNS}
 
 
+def evened(capture: Capture) -> Capture:
+    """The same, with a note if its rows do not sum to 1, as those do of which numbers are made."""
+    given = any(part.method != ATTENTION or "max" in part.heads for part in capture.maps)
+    return replace(capture, notes=(*capture.notes, *((EVENED,) * given)))
+
+
 def emptied(capture: Capture) -> Capture:
     """A capture without its numbers, which would fill memory with those of many texts; it says what was not kept."""
     partly = f"of {tokens_title(capture.maps)} only statistics were kept: columns that need all weights are left out"
@@ -131,6 +139,20 @@ def emptied(capture: Capture) -> Capture:
     return replace(capture, maps=tuple(maps), notes=capture.notes if whole else (*capture.notes, partly))
 
 
+def columns(unit: Unit = "token") -> list[dict[str, str]]:
+    """What the columns are, for JSON, of maps between tokens or words."""
+    units = {"tokens": f"{unit}s"}
+    return [
+        {
+            "name": column.name,
+            "definition": column.definition,
+            "source": column.source,
+            "unit": units.get(column.unit, column.unit),
+        }
+        for column in COLUMNS.values()
+    ]
+
+
 def document(captures: Sequence[Capture], over: Spread) -> dict[str, Any]:
     """Everything, for JSON."""
     first = captures[0]
@@ -139,10 +161,7 @@ def document(captures: Sequence[Capture], over: Spread) -> dict[str, Any]:
         "texts": [capture.text for capture in captures],
         "unit": first.maps[0].unit,
         "notes": list(dict.fromkeys(line for capture in captures for line in capture.notes)),
-        "columns": [
-            {"name": column.name, "definition": column.definition, "source": column.source, "unit": column.unit}
-            for column in COLUMNS.values()
-        ],
+        "columns": columns(first.maps[0].unit),
         "heads": [
             {
                 "kind": kind,
@@ -259,7 +278,7 @@ def cells(capture: Capture) -> Iterator[dict[str, Any]]:
 def by_segment(source: Source, asked: Asked) -> Answer:
     """The share of attention that each segment of the text gets."""
     query = asked.options["query"]
-    capture = asked.take(source, query=query)
+    capture = evened(asked.take(source, query=query))
     try:
         segments = segments_of(capture, asked.options["segments"])
         parts = [shares(part, segments, None if query is None else 0) for part in capture.maps]
@@ -293,7 +312,7 @@ def by_head(parts: Sequence[Shares]) -> Shares:
 def segments_of(capture: Capture, name: str) -> tuple[Segment, ...]:
     """The segments of a file, or those of the text: messages of a chat, or else paragraphs. Raises ValueError."""
     own = name == "auto"
-    found = (capture.segments or paragraphs(capture.text)) if own else parse(read_text(Path(name)))
+    found = (capture.segments or paragraphs(capture.text)) if own else parse(read_text(Path(name), MOST))
     require_fit(found, capture.text)
     return found
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from attnviz.cli.options import note
 from attnviz.errors import InputError
-from attnviz.files import decode, read_text
+from attnviz.files import decode, read_some, read_text
 
 SENTENCE = "The cat sat on the mat because it was tired."
 SAMPLE = "sample:"
+MOST = 4 * 2**20  # bytes of a text: a million words, which would take a tokenizer seconds and gigabytes
 
 
 def read(text: str | None, quiet: bool = False) -> str:
@@ -54,14 +55,14 @@ def resolve(text: str) -> str:
         return text[1:]
     if text.startswith(f"@{SAMPLE}"):
         return read_sample(text.removeprefix(f"@{SAMPLE}"))
-    return read_text(Path(text[1:])) if text.startswith("@") else text
+    return read_text(Path(text[1:]), MOST) if text.startswith("@") else text
 
 
 def read_stdin() -> str:
     """All of stdin. Raises InputError if it is closed or not UTF-8."""
     if sys.stdin is None:
         raise InputError("there is no stdin to read a text from")
-    return decode(sys.stdin.buffer.read(), "stdin")
+    return decode(read_some(sys.stdin.buffer, "stdin", MOST), "stdin")
 
 
 def stdin_is_given() -> bool:

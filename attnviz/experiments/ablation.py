@@ -29,7 +29,7 @@ Losses = npt.NDArray[np.float64]
 
 
 class Spread(NamedTuple):
-    """A mean in nats per token, with its deviation: NaN of none, and the deviation of one."""
+    """A mean in nats per token, with the deviation of a sample: NaN of none, and the deviation of one."""
 
     mean: float
     sd: float
@@ -40,7 +40,7 @@ class Spread(NamedTuple):
         """Of some numbers."""
         if not len(values):
             return cls(np.nan, np.nan, 0)
-        return cls(float(np.mean(values)), float(np.std(values)) if len(values) > 1 else np.nan, len(values))
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan, len(values))
 
 
 class Rise(NamedTuple):

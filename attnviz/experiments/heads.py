@@ -23,7 +23,7 @@ class Score(NamedTuple):
 
     mean: float
     sd: float
-    """NaN over one."""
+    """Of a sample, n - 1 in the divisor; NaN over one."""
     chance: float
     """The mean that a head would have which attends to all it sees alike."""
     n: int
@@ -131,7 +131,7 @@ def score(samples: Sequence[Sample]) -> Score | None:
     defined = np.array([sample for sample in samples if not np.isnan(sample[0])])
     if not len(defined):
         return None
-    sd = float(defined[:, 0].std()) if len(defined) > 1 else np.nan
+    sd = float(defined[:, 0].std(ddof=1)) if len(defined) > 1 else np.nan
     return Score(float(defined[:, 0].mean()), sd, float(defined[:, 1].mean()), len(defined))
 
 

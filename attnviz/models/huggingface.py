@@ -108,8 +108,8 @@ class HuggingFace:
 
     def require_one_text(self, ids: bool) -> None:
         """Raise UsageError if a sequence of ids is to be read by a model that reads two texts."""
-        two = self.model.config.is_encoder_decoder
-        require_none({"a sequence of ids": ids and two}, f"{self.name} reads a text and a target")
+        if ids and self.model.config.is_encoder_decoder:
+            raise UsageError(f"{self.name} reads a text and a target: random tokens are for models that read one text")
 
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
         """See ``Model.losses``."""

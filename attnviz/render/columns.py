@@ -30,7 +30,7 @@ def table_lines(table: Table, width: int | None, paint: Paint) -> Iterator[Line]
         room = width - names
         widths = [min(TEXT_WIDTH, room - 2, each) for each in widths]
     steps = level_steps(table, STEPS)
-    for i, block in enumerate(blocks([each + 2 for each in widths], room)):
+    for i, block in enumerate(blocks([each + 2 for each in widths], room, table.group)):
         if i:
             yield []
         yield from block_lines(table, block, names, widths, steps, paint)

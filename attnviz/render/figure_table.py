@@ -55,7 +55,7 @@ def columns(table: Table, sheet: Sheet) -> Columns:
     if names + sum(widths) > room:
         names = min(names, NAME * room)
         widths = [min(width, TEXT * room) for width in widths]
-    return Columns(points, names, tuple(widths), tuple(blocks(widths, room - names)))
+    return Columns(points, names, tuple(widths), tuple(blocks(widths, room - names, table.group)))
 
 
 def draw_block(table: Table, found: Columns, block: range, sheet: Sheet) -> None:

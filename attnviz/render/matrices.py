@@ -11,10 +11,11 @@ Matrices: TypeAlias = Heatmap | Grid | Strip  # drawables on one colour scale
 TOKENS = "queries", "keys"  # the axes of which labels may be as long as a word
 
 
-def blocks(widths: Sequence[float], room: float) -> Iterator[range]:
-    """The columns of a table that stand beside each other: as many as fit, and one at least."""
+def blocks(widths: Sequence[float], room: float, group: int = 1) -> Iterator[range]:
+    """The columns of a table that stand beside each other: as many groups as fit, and one at least."""
     first, used = 0, 0.0
-    for column, width in enumerate(widths):
+    for column in range(0, len(widths), group):
+        width = sum(widths[column : column + group])
         if column > first and used + width > room:
             yield range(first, column)
             first, used = column, 0

@@ -91,7 +91,7 @@ def difference(title: str, panel: Panel, rows: Axis, columns: Axis, look: Look) 
     """Differences on a scale with 0 in its middle."""
     largest = float(np.abs(panel.values[panel.visible]).max(initial=0))
     caption = (SIGNS if largest else "no difference",)
-    return Heatmap(title, panel, rows, columns, Scale(largest, largest, look.linear, signed=True), caption)
+    return Heatmap(title, panel, rows, columns, Scale(largest or 1.0, largest, look.linear, signed=True), caption)
 
 
 def series_title(comparison: Comparison) -> str:

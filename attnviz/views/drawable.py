@@ -193,6 +193,8 @@ class Table:
     caption: tuple[str, ...]
     texts: frozenset[int] = frozenset()
     """Columns that hold names, which begin at the left; numbers end at the right."""
+    group: int = 1
+    """Columns come in groups of so many, which are not parted where a table goes on below."""
     even: bool = False
     """Columns are all as wide as the widest: they stand for things of one kind, such as the heads of a layer."""
 

@@ -12,6 +12,7 @@ from attnviz.views.axes import column_name, head_name, model_title
 from attnviz.views.drawable import Table
 
 WIDE = 9  # heads a layer of which names and scores fit beside each other on 80 columns
+FEW = 100  # tokens of blocks, below which names are not to be relied on
 MOST = 10  # heads that are listed
 DATA: dict[Data, str] = {"repeated": "repeats", "text": "text"}
 
@@ -135,6 +136,7 @@ def told_of(roles: Roles) -> tuple[str, ...]:
     return (
         f"{setting.sequences} sequences of {roles.tokens} tokens, a block of {setting.block} distinct random tokens "
         f"twice (seed {setting.seed}), and {roles.texts} texts",
+        *(("so few sequences name heads by chance: take more",) * (setting.sequences * setting.block < FEW)),
     )
 
 
@@ -169,6 +171,7 @@ def ablation_table(ablation: Ablation) -> Table:
             "others: without as many heads of the same layers that do not play the role, of all layers if these are "
             "too few; mean ± deviation over up to 5 draws",
         ),
+        group=2,
     )
 
 

@@ -202,7 +202,7 @@ def cell_heatmap(capture: Capture) -> Heatmap:
         Panel(values, visible),
         Axis("layers", tuple(f"L{layer}" for layer in layers), layers),
         Axis("heads", tuple(map(column_name, heads)), tuple(range(len(heads)))),
-        Scale(largest, largest),
+        Scale(largest or 1.0, largest),
         told((line, *capture.notes)),
     )
 
@@ -228,7 +228,7 @@ def segments_table(
         tuple(escape(one.name) for one in segments),
         tuple(map(tuple, cells)),
         np.stack([levels.get(name, np.full(len(segments), np.nan)) for name in (*columns, "most by")], -1),
-        told((*segment_lines(asked=query is not None), *capture.notes)),
+        told((*segment_lines(found, asked=query is not None), *capture.notes)),
         frozenset({len(columns)}),
     )
 
@@ -252,12 +252,15 @@ def segment_columns(found: Shares) -> tuple[dict[str, list[str]], dict[str, Floa
     return columns, {name: values.astype(np.float32) for name, values in coloured.items()}
 
 
-def segment_lines(*, asked: bool) -> tuple[str, ...]:
-    """What the columns of segments are."""
+def segment_lines(found: Shares, *, asked: bool) -> tuple[str, ...]:
+    """What the columns of segments are, and why some are empty."""
+    unseen = not np.isfinite(found.share).any(0).all()
+    why = "this query sees nothing of it" if asked else "no query outside it sees it: --query -1 asks the last token"
     whose = "this query" if asked else "the queries outside a segment that see it"
     return (
         f"share: of the attention of {whose}; even: if spread evenly over the keys; lift: share / even; "
         "rest, lift*: without special and first tokens; each: share of a token; most by: the head of the largest lift*",
+        f"empty: {why}" if unseen else "",
     )
 
 
