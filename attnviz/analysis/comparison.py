@@ -13,7 +13,8 @@ from attnviz.analysis.divergence import Exact, divergences, restricted
 from attnviz.analysis.words import Grouping, Span, coarsened, grouped, merged, texts_of, word_spans
 from attnviz.record import AttentionMap, Capture, Token, Visible, Weights
 
-MOST_QUERIES = 128  # whose rows are compared; of a longer text so many, evenly spread
+MOST_QUERIES, FEWEST_QUERIES = 128, 16  # whose rows are compared; of a longer text so many, evenly spread
+MOST_CELLS = 1 << 31  # of all pairs of heads, which take half a minute
 Name: TypeAlias = tuple[int, int | str]  # a head, by its layer and number
 
 
@@ -41,7 +42,7 @@ class Side:
     shared: tuple[Shared, Shared]
     """Its queries and its keys."""
     rows: Sequence[int]
-    """The common queries that are measured: all, or of more than MOST_QUERIES so many, evenly spread."""
+    """The common queries that are measured: all, or of a long text some, evenly spread."""
     weights: Weights
     """(head, row, key): of these. Rows do not sum to 1, since what is on other keys is not here."""
     visible: Visible
@@ -52,7 +53,7 @@ class Side:
     @property
     def names(self) -> tuple[Name, ...]:
         """The heads that are compared."""
-        return tuple((layer, head) for part in self.maps for layer in part.layers for head in part.heads)
+        return heads(self.maps)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -138,10 +139,24 @@ def compare(a: Capture, b: Capture) -> Comparison:
     (queries_a, keys_a), (queries_b, keys_b) = texts_of(a, mine[0]), texts_of(b, yours[0])
     queries = together(mine[0].queries, yours[0].queries, queries_a, queries_b)
     keys = together(mine[0].keys, yours[0].keys, keys_a, keys_b)
-    found = Comparison(side(a, mine, (queries[0], keys[0])), side(b, yours, (queries[1], keys[1])))
+    pairs = len(heads(mine)) * len(heads(yours)) * len(keys[0].places)
+    rows = sample(len(queries[0].places), pairs)
+    found = Comparison(side(a, mine, (queries[0], keys[0]), rows), side(b, yours, (queries[1], keys[1]), rows))
     if not (found.a.seen & found.b.seen).any():
         raise ValueError("no query of one sees a key that the same query of the other sees")
     return found
+
+
+def sample(count: int, each: int) -> list[int]:
+    """Which of so many queries are measured, if each costs so many cells: all, or some evenly spread."""
+    most = min(count, MOST_QUERIES, max(FEWEST_QUERIES, MOST_CELLS // each))
+    rows: list[int] = np.linspace(0, count - 1, most).astype(int).tolist()
+    return rows
+
+
+def heads(maps: Sequence[AttentionMap]) -> tuple[Name, ...]:
+    """The heads of maps."""
+    return tuple((layer, head) for part in maps for layer in part.layers for head in part.heads)
 
 
 def alike(maps: Sequence[AttentionMap]) -> list[AttentionMap]:
@@ -188,10 +203,8 @@ def identities(words: Sequence[Token], by_place: bool) -> Iterator[tuple[object,
             yield (word.segment, word.start, word.end) if by_place else (word.text.casefold(),)
 
 
-def side(capture: Capture, maps: Sequence[AttentionMap], shared: tuple[Shared, Shared]) -> Side:
+def side(capture: Capture, maps: Sequence[AttentionMap], shared: tuple[Shared, Shared], rows: Sequence[int]) -> Side:
     """One side of a comparison. Raises ValueError if a map has no weights."""
-    count = len(shared[0].places)
-    rows = np.linspace(0, count - 1, min(count, MOST_QUERIES)).astype(int).tolist()
     layers = (part.part([i], range(len(part.heads))) for part in maps for i in range(len(part.layers)))
     found = [between(layer, shared, rows) for layer in layers]
     weights = np.concatenate([require(part.weights)[0] for part, _ in found])

@@ -31,7 +31,7 @@ from attnviz.cli.options import (
 from attnviz.cli.screen import screen
 from attnviz.cli.sides import Models, comparisons, sides_options
 from attnviz.errors import InputError, UsageError
-from attnviz.selection import ALL, Named, select
+from attnviz.selection import ALL, Named, resolve
 from attnviz.views import Page, Picture
 from attnviz.views.comparison import Chosen, counterpart, head_map, last_layers, page, series, series_title, table
 
@@ -110,14 +110,22 @@ def choose(comparison: Comparison, distances: Distances, options: Any) -> tuple[
     layers, heads = options["layers"], options["heads"]
     if isinstance(heads, Named) and layers is not None:
         raise UsageError("--heads L5H3 names its layer: leave --layers out")
-    kept = select(comparison.a.capture, layers or ALL, heads or ALL)
-    asked = {(layer, head) for part in kept.maps for layer in part.layers for head in part.heads}
+    there: dict[int, list[int | str]] = {}
+    for layer, head in comparison.a.names:
+        there.setdefault(layer, []).append(head)
+    asked = {(layer, head) for run, of_each in chosen_heads(layers, heads, there) for layer in run for head in of_each}
     names = [name for name in comparison.a.names if name in asked]
-    if not names:
-        raise UsageError("none of these heads is among those that can be compared")
     if heads is not None and len(names) <= DRAWN:
         return names, [counterpart(comparison, distances, name) for name in names]
     return names, [last_layers(comparison, names)]
+
+
+def chosen_heads(layers: Any, heads: Any, there: dict[int, list[int | str]]) -> Sequence[Any]:
+    """Runs of layers with the heads of each that are chosen; of a reduction there is one. Raises UsageError."""
+    numbers = {layer: [head for head in of_each if isinstance(head, int)] for layer, of_each in there.items()}
+    if all(numbers.values()):
+        return resolve(layers or ALL, heads or ALL, numbers)
+    return [((layer,), there[layer]) for layer in (layers or ALL).resolve(list(there), "layer")]
 
 
 def pictures(
