@@ -24,6 +24,7 @@ from PIL import Image
 
 import attnviz
 from attnviz.analysis.statistics import describe
+from attnviz.analysis.words import in_words
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.render.colour import MAPS, palette
 from attnviz.render.html import SHADES, Code, html
@@ -1130,3 +1131,11 @@ def test_signed_pictures_keep_the_largest_size_where_they_are_pooled(reader: Cal
     blue = palette("viridis", SHADES, signed=True)[0, :3].astype(int)
     for name in ("#cells", "#heads canvas"):
         assert (np.abs(on.pixels(name)[..., :3].astype(int) - blue).max(-1) <= 6).any()
+
+
+@pytest.mark.browser
+def test_a_page_of_words_says_words(reader: Callable[..., Reader]) -> None:
+    """What may be pointed at are words where the capture is in words."""
+    text = "unbelievable tokenizers"
+    assert "Point at a word to" in reader(in_words(attnviz.capture(text))).text("body")
+    assert "Point at a token to" in reader(attnviz.capture(text)).text("body")

@@ -202,4 +202,5 @@ def lines(drawable: Heatmap | Grid, page: Page) -> list[str]:
 def axis_data(axis: Axis) -> dict[str, Any]:
     """The tokens of an axis, and how many of them are one row or column."""
     spaced = [int(apart) for apart in axis.spaced] or [1] * len(axis)
-    return {"name": axis.name, "labels": axis.labels, "numbers": axis.numbers, "spaced": spaced, "step": axis.step}
+    sides = {"labels": axis.labels, "numbers": axis.numbers, "spaced": spaced}
+    return {"name": axis.name, "unit": axis.unit, **sides, "step": axis.step}

@@ -112,7 +112,7 @@ const say = (text) => (get("status").textContent = text);
 /** What is said below a picture. */
 function captionOf({ caption, rows, columns, section: { signed } }) {
   if (rows.step * columns.step === 1) return caption;
-  return [...caption, `a cell is a tile of ${rows.step} x ${columns.step} tokens, and shows the largest ${signed ? "difference" : "weight"} in it`];
+  return [...caption, `a cell is a tile of ${rows.step} x ${columns.step} ${rows.unit}, and shows the largest ${signed ? "difference" : "weight"} in it`];
 }
 
 // The heads
@@ -247,7 +247,8 @@ const weightTold = (code) => (code ? shown(head.section.weights[code], head.sect
 /** What is said while no token is pointed at. */
 function usual() {
   const size = Math.max(head.rows.step, head.columns.step);
-  return `Point at a ${size > 1 ? `tile of ${size} tokens` : "token"} to see what it attends to; click to keep it.`;
+  const { unit } = head.rows;
+  return `Point at a ${size > 1 ? `tile of ${size} ${unit}` : unit.slice(0, -1)} to see what it attends to; click to keep it.`;
 }
 
 // What follows the pointer
