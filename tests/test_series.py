@@ -390,3 +390,12 @@ def test_a_picture_in_png_is_not_blank() -> None:
     )
     assert ((picture[:, 0] - picture[:, 2]) > 100).any()
     assert ((picture[:, 2] - picture[:, 0]) > 100).any()
+
+
+def test_matrices_beside_each_other_are_of_one_size() -> None:
+    """However wide the labels of their colour bars are."""
+    with composed(series(6), Style(inches=9)) as sheet:
+        extents = [image.get_extent() for image in sheet.axes.images]
+    wide = [right - left for left, right, _, _ in extents]
+    cells = [round(width, 6) for width in wide if width > 1]
+    assert (len(cells), len(set(cells))) == (3, 1)

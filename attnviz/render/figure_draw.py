@@ -58,7 +58,7 @@ def draw_heatmap(drawable: Heatmap, sheet: Sheet) -> None:
 
 def planned(sheet: Sheet, drawable: Matrices, make: Callable[[float], Planned]) -> tuple[Planned, bool]:
     """A plan that leaves room on the right for a colour bar, if it is high enough for one, and whether it does."""
-    found = make(sheet.room - upright_room(sheet, drawable.scale))
+    found = make(sheet.room - max(upright_room(sheet, drawable.scale), sheet.aside))
     if found.height >= STANDING * sheet.em(SMALL):
         return found, True
     return make(sheet.room), False
@@ -227,6 +227,7 @@ def draw_series(drawable: Series, sheet: Sheet) -> None:
 def draw_abreast(heatmaps: Sequence[Heatmap], columns: Sequence[tuple[float, float]], sheet: Sheet) -> None:
     """Matrices with their titles, each from an x on so many inches, the cells of all of them at one height."""
     whole, top, ends = (sheet.x, sheet.room), sheet.y, []
+    sheet.aside = max(upright_room(sheet, one.scale) for one in heatmaps)  # so that all are of one size
     for one, column in zip(heatmaps, columns, strict=True):
         (sheet.x, sheet.room), sheet.y = column, top
         sheet.lines(one.title, LABEL)
@@ -236,7 +237,7 @@ def draw_abreast(heatmaps: Sequence[Heatmap], columns: Sequence[tuple[float, flo
         (sheet.x, sheet.room), sheet.y = column, top
         draw(one, sheet)
         ends[i] = sheet.y
-    (sheet.x, sheet.room), sheet.y = whole, max(ends)
+    (sheet.x, sheet.room), sheet.y, sheet.aside = whole, max(ends), 0.0
 
 
 draw.register(draw_table)

@@ -59,6 +59,8 @@ class Sheet:
         self.ems = cache(ems)
         self.margin = self.x = self.y = self.em(LABEL) / 2
         """Inches that are left free on all sides; where lines begin; inches from the top that are filled."""
+        self.aside = 0.0
+        """Inches that are left for a colour bar beside cells, at least."""
         self.room = width - 2 * self.margin
         """Inches that lines may be long."""
 
