@@ -16,7 +16,9 @@ Unit: TypeAlias = Literal["token", "word"]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Weights: TypeAlias = Floats
 Visible: TypeAlias = npt.NDArray[np.bool_]
+Method: TypeAlias = Literal["attention", "norm", "scores"]
 ATTENTION, GIVEN = "attention", "given"
+NORM, SCORES, ROLLOUT = "norm", "scores", "rollout"
 ROW_TOLERANCE = 1e-2  # half-precision models round; a row above 1 by more than this is no attention
 
 
@@ -104,7 +106,8 @@ class Edges:
 class AttentionMap:
     """Attention of some layers and heads, as weights or as what was made of them. Rows are queries, columns keys.
 
-    Raises ValueError if shapes disagree, a weight is negative or NaN, or a row sums to more than 1.
+    Raises ValueError if shapes disagree, a weight is NaN, or negative though no score, or a row of attention sums to
+    more than 1.
     """
 
     kind: Kind
@@ -118,7 +121,8 @@ class AttentionMap:
     visible: Visible
     """Broadcasts to the shape of the weights, or of the tiles; True where a query may attend."""
     method: str = ATTENTION
-    """``attention``, or ``given`` for numbers from elsewhere, whose rows need not sum to 1."""
+    """``attention``, or what the numbers are instead: ``norm``, lengths of the vectors that attention moves; ``scores``
+    before the softmax; ``rollout`` through the layers; ``given`` from elsewhere. Their rows need not sum to 1."""
     tiles: Tiles | None = None
     statistics: Statistics | None = None
     edges: Edges | None = None
@@ -221,7 +225,8 @@ def require_weights(weights: Weights, shape: tuple[int, ...], method: str, *, su
         raise ValueError(f"weights have shape {weights.shape}, not (layer, head, query, key) = {shape}")
     if 0 in shape:
         return
-    if not (weights.min() >= 0 and np.isfinite(weights.max())):
+    least, highest = weights.min(), weights.max()
+    if not (np.isfinite(least) and np.isfinite(highest)) or (least < 0 and method != SCORES):
         raise ValueError("attention weights must be numbers of 0 or more")
     largest = float((weights.sum(-1) if sums else weights).max())
     if method == ATTENTION and largest > 1 + ROW_TOLERANCE:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from attnviz.record import Kind
+from attnviz.record import ATTENTION, NORM, Kind, Method
 from attnviz.selection import ALL, Named, Selection, Sides, Spot
 
 DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
@@ -77,6 +77,10 @@ class Request:
     """Tiles on a side, at most."""
     strongest: int = 8
     """Edges a query, with keep="edges"."""
+    method: Method = "attention"
+    """Weights; ``norm``, the lengths of the vectors that attention moves (Kobayashi et al. 2020); or ``scores``."""
+    summed: bool = False
+    """Of norms: that of the sum of what the chosen heads of a layer move, as one head named "sum"."""
     rows: slice = field(default_factory=lambda: slice(None))
     """The window of queries, and of keys, whose weights are kept."""
     columns: slice = field(default_factory=lambda: slice(None))
@@ -87,6 +91,10 @@ class Request:
     def __post_init__(self) -> None:
         if self.windowed and self.keep != "weights":
             raise ValueError(f"a window is kept as weights, not as {self.keep}")
+        if self.method != ATTENTION and self.keep != "weights":
+            raise ValueError(f"the method {self.method} is kept cell by cell, not as {self.keep}")
+        if self.summed and self.method != NORM:
+            raise ValueError("norms are summed over heads, nothing else")
 
     @property
     def windowed(self) -> bool:

@@ -19,10 +19,24 @@ from attnviz import untrusted
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.files import reason, require_new, write_whole
 from attnviz.models import arrays
-from attnviz.record import ATTENTION, AttentionMap, Capture, Edges, Statistics, Tiles, Token, Visible, Weights
+from attnviz.record import (
+    ATTENTION,
+    NORM,
+    ROLLOUT,
+    SCORES,
+    AttentionMap,
+    Capture,
+    Edges,
+    Statistics,
+    Tiles,
+    Token,
+    Visible,
+    Weights,
+)
 from attnviz.stored import SCHEMA, read_capture
 
 HEADER = "attnviz"  # the header's name in the metadata of a safetensors file
+UNITS = {ATTENTION: "share of attention", NORM: "length of vector", SCORES: "score", ROLLOUT: "share of rollout"}
 
 
 def save(capture: Capture, path: Path, *, force: bool = False) -> None:
@@ -137,7 +151,7 @@ def map_header(part: AttentionMap, queries: Any, keys: Any) -> dict[str, Any]:
 
 def units(part: AttentionMap) -> str:
     """What a weight of the map is."""
-    return "share of attention" if part.method == ATTENTION else "as given"
+    return UNITS.get(part.method, "as given")
 
 
 def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from attnviz.record import KINDS, AttentionMap, Capture, Edges, Floats, Segment, Statistics, Tiles, Token, Unit
+from attnviz.record import KINDS, SCORES, AttentionMap, Capture, Edges, Floats, Segment, Statistics, Tiles, Token, Unit
 from attnviz.untrusted import Array, cells, field, numbers
 
 SCHEMA = "attnviz/1"
@@ -162,7 +162,8 @@ def read_map(head: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token
     weights = arrays.get("weights")
     if weights is not None:
         require_sides(weights.shape, shape)
-        weights = weights_named("weights", arrays, shape)
+        read = finite if head.get("method") == SCORES else weights_named
+        weights = read("weights", arrays, shape)
     if head.get("unit", "token") not in get_args(Unit):
         raise ValueError(f"the unit of a map must be one of {', '.join(get_args(Unit))}")
     tiles = read_tiles(head, arrays, shape)

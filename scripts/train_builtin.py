@@ -33,7 +33,8 @@ if __name__ == "__main__":
             options = ["--tokenizer-text", source / "vocabulary.txt", "--seed", str(seed), "-o", folder]
             subprocess.run([*command, *options], check=True)
             if good(Path(folder) / "config.json"):
-                shutil.copytree(folder, target, dirs_exist_ok=True)
+                left = shutil.ignore_patterns("step-*", "history.json")
+                shutil.copytree(folder, target, dirs_exist_ok=True, ignore=left)
                 sys.exit(0)
         print(f"seed {seed} does not pass", file=sys.stderr)
     sys.exit("no seed passed")

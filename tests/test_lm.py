@@ -307,6 +307,8 @@ def test_a_trained_folder_round_trips(tmp_path: Path) -> None:
         (lambda folder: edit(folder, layers=3), "do not fit"),
         (lambda folder: edit(folder, dim="16"), "impossible"),
         (lambda folder: edit(folder, heads=3), "heads"),
+        (lambda folder: edit(folder, score="additive"), "additive.*none of dot"),
+        (lambda folder: edit(folder, score=["dot"]), "none of dot"),
     ],
 )
 def test_a_damaged_folder_is_told(tmp_path: Path, damage: object, told: str) -> None:

@@ -1,10 +1,13 @@
 """`attnviz train`."""
 
+import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,20 +15,31 @@ from attnviz.cli.options import note, talk_options
 from attnviz.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from attnviz.lm.store import Stored
     from attnviz.lm.train import Progress
+    from attnviz.record import Capture
 
 Watch = Callable[["Progress"], None]
+Look = Callable[["Stored", Sequence[dict[str, Any]]], None]
+WATCHED = "The quick brown fox jumps. The quick brown fox jumps."  # where it repeats, induction is seen
+AROUND = 14  # lines of the live view that are not of its picture
+SCORES = "scaled_dot", "dot", "cosine", "gaussian"  # of attnviz.layer.scores, which would load NumPy for a help
 
 
 @click.command()
 @click.argument("corpus", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 @click.option("--force", is_flag=True, help="Replace a model that is there.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run in the folder stopped.")
 @click.option("--steps", type=click.IntRange(1), default=4800, show_default=True, help="Batches of 2,048 tokens.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so many; --resume goes on.")
+@click.option("--every", type=click.IntRange(1), metavar="N", help="Steps between checkpoints. Default: ten in a run.")
+@click.option("--watch", "live", is_flag=True, help="Show the heads and the attention of a sentence as they form.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights and the batches.")
 @click.option("--layers", type=click.IntRange(1, 64), default=3, show_default=True, help="Number of layers.")
 @click.option("--heads", type=click.IntRange(1, 64), default=6, show_default=True, help="Heads in a layer.")
 @click.option("--dim", type=click.IntRange(8, 4096), default=192, show_default=True, help="Width of the model.")
+@click.option("--score", type=click.Choice(SCORES), default=SCORES[0], show_default=True, help="Of the attention.")
 @click.option("--vocabulary", type=click.IntRange(257, 65536), default=4096, show_default=True, help="Tokens at most.")
 @click.option("--tokenizer-text", type=click.Path(path_type=Path), help="Learn tokens from this text, not the corpus.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
@@ -34,54 +48,67 @@ def command(
     corpus: tuple[Path, ...],
     output: Path,
     force: bool,
+    resume: bool,
+    minutes: float | None,
+    every: int | None,
+    live: bool,
     tokenizer_text: Path | None,
-    vocabulary: int,
-    steps: int,
-    seed: int,
     device: str,
     quiet: bool,
-    **sizes: int,
+    **chosen: Any,
 ) -> None:
     """Train a small language model made of our own attention layer.
 
     CORPUS is text files, or folders of .txt files. An empty line parts two documents; one in fifty is held out. The
-    folder works as --model. Interrupted, what has been learnt so far is saved. The same seed on the same machine with
-    the same number of threads gives the same model.
+    folder works as --model, and so do the checkpoints in it, step-N; its history.json has the loss and the scores of
+    all heads over steps. Interrupted, what has been learnt so far is saved, and the same command with --resume goes
+    on. The same seed on the same machine with the same number of threads gives the same model, interrupted or not.
 
     \b
     Examples:
       attnviz train notes.txt -o my-model --steps 300
       attnviz train books/ more.txt -o my-model --layers 4 --heads 8 --dim 256
+      attnviz train notes.txt -o my-model --watch --minutes 20
     """
-    check_output(output, force)
-    check_sizes(sizes["dim"], sizes["heads"])
+    check_output(output, force, resume)
+    check_sizes(chosen["dim"], chosen["heads"])
+    from attnviz.lm import checkpoints, run, store
     from attnviz.lm import corpus as texts
-    from attnviz.lm import run, store
     from attnviz.models.checks import torch_device
 
     documents = texts.read(corpus)
     vocabulary_text = texts.read([tokenizer_text]) if tokenizer_text else documents
-    setting = run.Setting(steps=steps, seed=seed, vocabulary=vocabulary, device=torch_device(device), **sizes)
-    with progress(steps, quiet) as watch:
-        done = run.run(documents, vocabulary_text, setting, watch)
+    setting, steps = run.Setting(device=torch_device(device), **chosen), chosen["steps"]
+    identity = checkpoints.identify(chosen, documents, vocabulary_text)
+    kept = checkpoints.read(output, identity) if resume else None
+    with stopping(minutes) as stop, shown(steps, quiet, live) as (watch, look):
+        log = checkpoints.Log(output, identity, steps, every or -(-steps // checkpoints.CHECKPOINTS), look)
+        if kept:
+            log.history, log.fresh = kept.history, False
+        done = run.run(documents, vocabulary_text, setting, lambda now: stop(watch(now)), log, kept)
     store.write(output, done.stored)
     note(run.describe(done), quiet)
     note(f"wrote {output}; see it with: attnviz show --model {output} ...", quiet)
-    if done.steps < steps:
-        note(f"stopped after {done.steps} of {steps} steps", quiet)
+    if done.steps == steps:
+        log.done()
+        return
+    note(f"stopped after {done.steps} of {steps} steps; the same command with --resume goes on", quiet)
+    if not stop.over():
         raise KeyboardInterrupt
 
 
-def check_output(folder: Path, force: bool) -> None:
-    """Refuse a folder that could not be written, before anything is computed. Raises OutputError."""
+def check_output(folder: Path, force: bool, resume: bool) -> None:
+    """Refuse a folder that could not be written, before anything is computed. Raises OutputError, or UsageError."""
     from attnviz.files import require_writable
-    from attnviz.lm import store
+    from attnviz.lm import checkpoints, store
 
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; a folder is needed")
     if any((folder / name).is_dir() for name in (store.CONFIG, store.WEIGHTS, store.TOKENIZER)):
         raise OutputError(f"{folder} has folders where the files of a model belong")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
+    if resume:
+        checkpoints.require_state(folder)
+    elif folder.is_dir() and any(folder.iterdir()) and not force:
         raise OutputError(f"{folder} exists and is not empty; choose another name or add --force")
     require_writable(folder)
 
@@ -90,6 +117,110 @@ def check_sizes(dim: int, heads: int) -> None:
     """Raise UsageError unless the width divides into heads with an even size, which rotary positions need."""
     if dim % (2 * heads):
         raise UsageError(f"--dim {dim} is not a multiple of 2 x {heads} heads")
+
+
+class Stop:
+    """Ends training after a step when the user asks for it, or when its minutes are over."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.asked = False
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def over(self) -> bool:
+        """Whether it was time, not the user, that ended it."""
+        return not self.asked and self.deadline is not None and time.monotonic() > self.deadline
+
+    def __call__(self, _: None) -> None:
+        """Raise KeyboardInterrupt if training is to end."""
+        if self.asked or self.over():
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stopping(minutes: float | None) -> Iterator[Stop]:
+    """Let Ctrl-C wait until a step is whole and can be kept, between the stages too; a second one does not wait."""
+    stop = Stop(minutes)
+
+    def ask(*_: object) -> None:
+        stop.asked = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def shown(steps: int, quiet: bool, live: bool) -> Iterator[tuple[Watch, Look]]:
+    """What is shown after each step, and what when the heads were measured."""
+    if not live or quiet:
+        with progress(steps, quiet) as watch:
+            yield watch, lambda *_: None
+    elif not sys.stderr.isatty():
+        yield lambda _: None, told(steps)
+    else:
+        with living(steps) as (watch, look):
+            yield watch, look
+
+
+def told(steps: int) -> Look:
+    """A line every tenth of the steps with the loss and the best heads."""
+
+    def look(_: "Stored", history: Sequence[dict[str, Any]]) -> None:
+        from attnviz.views.training import line
+
+        if history[-1]["step"] % max(1, steps // 10) == 0:
+            note(line(history), quiet=False)
+
+    return look
+
+
+@contextmanager
+def living(steps: int) -> Iterator[tuple[Watch, Look]]:
+    """A view on the terminal that changes as the model does: curves, and the best induction head on a sentence."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.segment import Segment, Segments
+
+    from attnviz.cli.screen import screen
+    from attnviz.render.terminal import draw
+    from attnviz.views.training import curves
+    from attnviz.views.views import heatmaps
+
+    on, drawn = screen(None, "auto"), Segments([])
+    with Live(console=Console(stderr=True)) as view:
+
+        def watch(now: "Progress") -> None:
+            view.update(Group(f"step {now.step} of {steps}: loss {now.loss:.3f} nats", drawn))
+
+        def look(model: "Stored", history: Sequence[dict[str, Any]]) -> None:
+            nonlocal drawn
+            (picture,) = heatmaps(sentence(model, history))
+            room = replace(on, height=max(1, view.console.height - AROUND))
+            lines = [*draw(curves(history), on), [], *draw(picture, room)]
+            drawn = Segments([segment for line in lines for segment in (Segment.line(), *line)][1:])
+
+        yield watch, look
+
+
+def sentence(model: "Stored", history: Sequence[dict[str, Any]]) -> "Capture":
+    """The attention of the best induction head on a sentence that repeats."""
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    from attnviz.lm.evaluate import weights
+    from attnviz.models.builtin import read_tokens
+    from attnviz.record import AttentionMap, Capture
+    from attnviz.views.training import best
+
+    encoding = Tokenizer.from_str(model.tokenizer).encode(WATCHED)
+    tokens, chosen = read_tokens(encoding, WATCHED), next(best(history))
+    found = weights(model.parameters, np.array([encoding.ids]), model.config)[:, chosen.layer, chosen.head]
+    visible = np.tri(len(tokens), dtype=bool)
+    part = AttentionMap("self", (chosen.layer,), (chosen.head,), tokens, tokens, found[None], visible)
+    return Capture("the model so far", WATCHED, (part,))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ one order, so that a call is known by its number alone, whatever its module is c
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,8 +16,17 @@ from torch import Tensor
 from attnviz.engine.blocks import Plan, Reducer, Shape, attend, replay
 from attnviz.engine.call import Call
 from attnviz.engine.reducers import Matrix, Sight, Strongest, Summary
+from attnviz.engine.values import (
+    UNPROJECTED,
+    VALUELESS,
+    Watched,
+    head_lengths,
+    require_projection,
+    scores,
+    summed_lengths,
+)
 from attnviz.errors import InputError, ModelError
-from attnviz.record import Kind
+from attnviz.record import ATTENTION, NORM, SCORES, Kind
 from attnviz.request import Request
 
 SAMPLE = 16  # queries of a layer whose output is computed a second time, by another function
@@ -152,7 +162,8 @@ class Probe:
         *,
         stop: bool = True,
     ) -> None:
-        self.heads, self.request, self.cuts, self.stop = heads, request, dict(cuts or {}), stop
+        self.heads, self.request, self.cuts = heads, request, dict(cuts or {})
+        self.stop = stop and request.method != NORM  # what follows tells whether an output was projected once
         self.calls = 0
         self.cut: set[int] = set()
         """The calls of which edges were cut by the softmax itself."""
@@ -168,12 +179,29 @@ class Probe:
         if number not in self.heads:
             return self.output(call, source)
         output, found = self.look(call, source, self.heads[number])
+        if self.request.method == NORM:
+            return Watched.of(output, partial(self.project, number, call, output, found))
         self.keep(number, found)
         return output
+
+    def project(self, number: int, call: Call, output: Tensor, found: Found, merged: Tensor, matrix: Tensor) -> None:
+        """The weights of a call become norms once its output meets a matrix. Raises ModelError if it meets two."""
+        if number in self.found:
+            raise ModelError(UNPROJECTED)
+        heads, rows, columns = self.heads[number], self.request.rows, self.request.columns
+        projection = require_projection(output, merged, matrix)
+        if self.request.summed:
+            found.weights = summed_lengths(call, projection, heads, rows, columns)
+            found.visible = found.visible.any(0, keepdim=True)
+        elif found.weights is not None:
+            found.weights *= head_lengths(call, projection, heads)[:, None, columns]
+        self.keep(number, found)
 
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
         """See ``Observer.given``. Raises Finished."""
         number = self.count(weights)
+        if number in self.heads and self.request.method != ATTENTION:
+            raise ModelError(VALUELESS)
         if number in self.cuts and number not in self.cut:
             raise ModelError("edges of this attention cannot be cut: it is no matrix of queries and keys")
         if number in self.heads:
@@ -230,6 +258,8 @@ class Probe:
             again, found = self.run(part)
             of_heads = torch.tensor(heads, device=output.device)
             found.difference = agreement(again, output[:, self.request.rows][:, :, of_heads])
+            if self.request.method == SCORES:
+                found.weights = scores(call, heads, self.request.rows, self.request.columns)
         if (
             everything or not call.plain or call.cuts is not None
         ):  # the output is ours: another function should say the same
@@ -265,13 +295,14 @@ class Probe:
         return self.plans[shape]
 
     def reducers(self, plan: Plan, summary: Summary) -> dict[str, Any]:
-        """What sees the blocks. A window tells nothing of the statistics of the whole."""
+        """What sees the blocks. A window tells nothing of the statistics of the whole, nor do norms or scores."""
         kept: dict[str, Reducer] = {}
-        if self.request.keep == "weights":
+        if self.request.keep == "weights" and self.request.method != SCORES and not self.request.summed:
             kept["weights"] = Matrix(plan, self.request.columns)
         if self.request.keep == "edges":
             kept["edges"] = Strongest(plan, self.request.strongest)
-        return kept if self.request.windowed else {**kept, "summary": summary}
+        whole = not self.request.windowed and self.request.method == ATTENTION
+        return {**kept, "summary": summary} if whole else kept
 
     def finish(self, kept: dict[str, Any], visible: Tensor, sight: Sight) -> Found:
         """The results of the reducers, of the one text."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from attnviz.layer.arrays import Array, cast, namespace, widen
 from attnviz.layer.attention import Attended, attend, require_sequences
+from attnviz.layer.scores import Score
 
 ROTARY_BASE = 10_000.0
 
@@ -19,6 +20,7 @@ def multi_head_attend(
     mask: Array | None = None,
     causal: bool = False,
     rotary: bool = False,
+    score: str | Score = "scaled_dot",
 ) -> Attended:
     """Project, attend in every head, merge, project: Vaswani et al. 2017, section 3.2.2.
 
@@ -28,11 +30,13 @@ def multi_head_attend(
     (..., heads, n, m). Query head h reads key head h // (heads / kv_heads) (grouped heads, Ainslie et al. 2023).
 
     mask: broadcasts to (..., heads, n, m). rotary: positions by rotation (Su et al. 2021), the last query and the last
-    key at one place.
+    key at one place. score: of the heads, as in ``attend``.
     """
     require_sequences(query, key, value)
     q, k, v = (linear(parameters, name, x) for name, x in (("query", query), ("key", key), ("value", value)))
-    attended = attend_heads(q, k, v, heads=heads, kv_heads=kv_heads, mask=mask, causal=causal, rotary=rotary)
+    attended = attend_heads(
+        q, k, v, heads=heads, kv_heads=kv_heads, mask=mask, causal=causal, rotary=rotary, score=score
+    )
     return attended._replace(output=linear(parameters, "output", attended.output))
 
 
@@ -46,6 +50,7 @@ def attend_heads(
     mask: Array | None = None,
     causal: bool = False,
     rotary: bool = False,
+    score: str | Score = "scaled_dot",
 ) -> Attended:
     """Between the projections: split into heads, attend in each, merge.
 
@@ -58,7 +63,7 @@ def attend_heads(
     if rotary:
         q, k = rotate(q, first=k.shape[-2] - q.shape[-2]), rotate(k)
     k, v = share_heads(k, heads), share_heads(v, heads)  # (..., heads, m, head_dim)
-    attended = attend(q, k, v, mask=mask, causal=causal)
+    attended = attend(q, k, v, score=score, mask=mask, causal=causal)
     return attended._replace(output=merge_heads(attended.output))
 
 

@@ -23,7 +23,9 @@ def read(paths: Iterable[Path]) -> list[str]:
     files = [file for path in paths for file in (sorted(path.rglob("*.txt")) if path.is_dir() else [path])]
     documents = [part.strip() for file in files for part in read_text(file).split("\n\n") if part.strip()]
     if not documents:
-        raise InputError("there is no text in the corpus: give text files, or folders with .txt files")
+        raise InputError(
+            "there is no text in the corpus: give text files, or folders with .txt files, of some 500 words or more"
+        )
     return documents
 
 

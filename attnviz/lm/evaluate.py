@@ -37,11 +37,15 @@ def weights(parameters: Mapping[str, Array], ids: Ids, config: Config) -> npt.ND
     return np.stack([block.attended.weights for block in blocks(parameters, ids, config)], axis=1)
 
 
+def role_scores(parameters: Mapping[str, Array], config: Config, ids: Ids) -> dict[str, npt.NDArray[np.float32]]:
+    """The scores of all heads on each sequence BOS + B + B of ids (batch, 2 block + 1): (batch, layer, head)."""
+    found = weights(parameters, ids, config)
+    return {"induction": induction(found, ids.shape[1] // 2), "previous_token": previous_token(found)}
+
+
 def best_heads(parameters: Mapping[str, Array], config: Config, ids: Ids) -> dict[str, Best]:
     """The best induction and previous-token head on sequences BOS + B + B (batch, 2 block + 1)."""
-    found = weights(parameters, ids, config)
-    scores = {"induction": induction(found, ids.shape[1] // 2), "previous_token": previous_token(found)}
-    return {role: best(score) for role, score in scores.items()}
+    return {role: best(score) for role, score in role_scores(parameters, config, ids).items()}
 
 
 def best(scores: npt.NDArray[np.float32]) -> Best:

@@ -11,19 +11,24 @@ Parameters: ``embedding`` (vocabulary, dim); for each layer i ``layers.i.attenti
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from attnviz.layer.arrays import Array, namespace, widen
 from attnviz.layer.attention import Attended
-from attnviz.layer.multihead import attend_heads, linear, multi_head_attend
+from attnviz.layer.multihead import attend_heads, linear, multi_head_attend, split_heads
+from attnviz.layer.norms import moved
 
 NORM_FLOOR = 1e-6
+How: TypeAlias = dict[str, Any]  # options of attend_heads
 Change: TypeAlias = Callable[[int, Array], Array]  # of a layer's number and what its heads put out: what goes on
 
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes of a language model. ``positions`` is the longest text it was trained to read, in tokens."""
+    """The sizes of a language model, and how its heads score keys.
+
+    ``positions`` is the longest text it was trained to read, in tokens; ``score`` a name of ``layer.scores.SCORES``.
+    """
 
     vocabulary: int = 4096
     dim: int = 192
@@ -31,6 +36,7 @@ class Config:
     heads: int = 6
     feed_forward: int = 384
     positions: int = 512
+    score: str = "scaled_dot"
 
 
 class Block(NamedTuple):
@@ -55,28 +61,39 @@ def blocks(
     change: sees what the heads of each layer put out (..., n, heads, head_dim), and gives what is projected.
     """
     masks = masks or {}
+    how: How = {"heads": config.heads, "causal": True, "rotary": True, "score": config.score}
     hidden = parameters["embedding"][ids]  # (..., n, dim)
     for layer in range(config.layers):
         mine = within(parameters, f"layers.{layer}.")
         x = normalise(hidden, mine["attention_norm"])
         attention, mask = within(mine, "attention."), masks.get(layer)
         if change is None:
-            attended = multi_head_attend(attention, x, x, x, heads=config.heads, mask=mask, causal=True, rotary=True)
+            attended = multi_head_attend(attention, x, x, x, mask=mask, **how)
         else:
-            attended = attend_changed(attention, x, config.heads, mask, partial(change, layer))
+            attended = attend_changed(attention, x, mask, partial(change, layer), how)
         hidden = hidden + attended.output
         hidden = hidden + feed_forward(mine, normalise(hidden, mine["feed_forward_norm"]))
         yield Block(hidden, attended)
 
 
 def attend_changed(
-    parameters: Mapping[str, Array], x: Array, heads: int, mask: Array | None, change: Callable[[Array], Array]
+    parameters: Mapping[str, Array], x: Array, mask: Array | None, change: Callable[[Array], Array], how: How
 ) -> Attended:
     """Self-attention whose heads' outputs are changed before they are projected: (..., n, dim) -> (..., n, dim)."""
     q, k, v = (linear(parameters, name, x) for name in ("query", "key", "value"))
-    attended = attend_heads(q, k, v, heads=heads, mask=mask, causal=True, rotary=True)
-    outputs = change(attended.output.reshape(*x.shape[:-1], heads, -1))  # (..., n, heads, head_dim)
+    attended = attend_heads(q, k, v, mask=mask, **how)
+    outputs = change(attended.output.reshape(*x.shape[:-1], how["heads"], -1))  # (..., n, heads, head_dim)
     return attended._replace(output=linear(parameters, "output", outputs.reshape(x.shape)))
+
+
+def head_vectors(parameters: Mapping[str, Array], hidden: Array, layer: int, heads: int) -> Array:
+    """What each head of a layer moves of each token, if all its weight lies there: see ``attnviz.layer.norms``.
+
+    hidden: the residual stream before the layer (n, dim) -> (heads, n, dim).
+    """
+    mine = within(parameters, f"layers.{layer}.")
+    attention, x = within(mine, "attention."), normalise(hidden, mine["attention_norm"])
+    return moved(split_heads(linear(attention, "value", x), heads), attention["output.weight"].swapaxes(0, 1))
 
 
 def logits(parameters: Mapping[str, Array], hidden: Array) -> Array:

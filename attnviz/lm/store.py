@@ -12,10 +12,12 @@ from safetensors.numpy import load, save
 from attnviz.errors import ModelError
 from attnviz.files import reason, write_folder
 from attnviz.layer.arrays import Array
+from attnviz.layer.scores import SCORES
 from attnviz.lm.model import Config, shapes
 
 MODEL_TYPE = "attnviz"
 BUILTIN = Path(__file__).with_name("builtin")
+SIZES = [field.name for field in fields(Config) if field.name != "score"]
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
@@ -73,13 +75,16 @@ def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
     """The sizes in config.json and what training recorded. Raises ModelError if they cannot be."""
     try:
         data = json.loads((folder / CONFIG).read_bytes())
-        config = Config(**{name: data[name] for name in (field.name for field in fields(Config))})
+        score = data.get("score", Config.score)  # models of before had no other
+        config = Config(**{name: data[name] for name in SIZES}, score=score)
         about = dict(data.get("about", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot read {folder / CONFIG}: {error}") from error
-    sizes = asdict(config)
+    sizes = {name: getattr(config, name) for name in SIZES}
     if not all(type(size) is int and 0 < size <= 1 << 20 for size in sizes.values()) or config.layers > 1024:
         raise ModelError(f"{folder / CONFIG} asks for impossible sizes: {sizes}")
     if config.dim % (2 * config.heads):
         raise ModelError(f"{folder / CONFIG}: dim {config.dim} is not an even multiple of {config.heads} heads")
+    if score not in tuple(SCORES):  # which may be of any type
+        raise ModelError(f"{folder / CONFIG}: score {score!r} is none of {', '.join(SCORES)}")
     return config, about

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from attnviz.errors import ModelError
+from attnviz.errors import InputError, ModelError
+from attnviz.layer.arrays import Array
+from attnviz.lm.checkpoints import Frozen
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import Config, blocks, logits, shapes
 from attnviz.lm.tokenizer import BOS_ID
@@ -45,6 +47,22 @@ class Recipe:
     """Steps until the rate is full; from then on it falls to 2 % along a cosine."""
 
 
+Parameters = dict[str, Tensor]
+
+
+@dataclass
+class Training:
+    """All that the next step goes on from."""
+
+    parameters: Parameters
+    optimizers: list[torch.optim.Optimizer]
+    rng: np.random.Generator
+    step: int = 0
+    loss: float = math.nan
+    """Smoothed, nats per token, over the whole mix."""
+    tokens: int = 0
+
+
 class Progress(NamedTuple):
     """Where training stands after a step."""
 
@@ -53,9 +71,7 @@ class Progress(NamedTuple):
     """Smoothed, nats per token, over the whole mix."""
     tokens: int
     """Seen so far."""
-
-
-Parameters = dict[str, Tensor]
+    training: Training
 
 
 def train(
@@ -64,32 +80,93 @@ def train(
     recipe: Recipe,
     *,
     start: Parameters | None = None,
+    frozen: Frozen | None = None,
     device: str = "cpu",
     watch: Callable[[Progress], None],
 ) -> Parameters:
     """Train on token ids (n,), from ``start`` or from noise, and return the parameters, detached, on the CPU.
 
     ``watch`` is called after each step; a KeyboardInterrupt, there or in a step, ends the training early and the
-    parameters of that moment are returned. Same seed, same machine, same threads: same parameters.
-    Raises ModelError if torch is too old.
+    parameters of that moment are returned. Same seed, same machine, same threads: same parameters, also where a
+    training goes on that was ``frozen``. Raises ModelError if torch is too old, InputError if what was frozen does not
+    fit.
     """
     require_muon()
-    start = initial(config, recipe.seed) if start is None else start
-    parameters = {name: parameter.detach().clone().to(device).requires_grad_() for name, parameter in start.items()}
-    rng = np.random.default_rng(recipe.seed)
-    optimizers = make_optimizers(parameters, recipe)
-    smoothed, seen = math.nan, 0
+    now = begin(config, recipe, start, device)
+    if frozen is not None:
+        thaw(now, frozen)
     try:
-        for step in range(recipe.steps):
-            set_rates(optimizers, recipe, step)
-            inputs, labels = batch(ids, config, recipe, step, rng)
-            loss = descend(parameters, optimizers, config, inputs.to(device), labels.to(device))
-            smoothed = loss if math.isnan(smoothed) else 0.98 * smoothed + 0.02 * loss
-            seen += inputs.numel()
-            watch(Progress(step + 1, smoothed, seen))
+        for step in range(now.step, recipe.steps):
+            set_rates(now.optimizers, recipe, step)
+            inputs, labels = batch(ids, config, recipe, step, now.rng)
+            loss = descend(now.parameters, now.optimizers, config, inputs.to(device), labels.to(device))
+            now.loss = loss if math.isnan(now.loss) else 0.98 * now.loss + 0.02 * loss
+            now.step, now.tokens = step + 1, now.tokens + inputs.numel()
+            watch(Progress(now.step, now.loss, now.tokens, now))
     except KeyboardInterrupt:
         pass
-    return {name: parameter.detach().cpu() for name, parameter in parameters.items()}
+    return {name: parameter.detach().cpu() for name, parameter in now.parameters.items()}
+
+
+def begin(config: Config, recipe: Recipe, start: Parameters | None, device: str) -> Training:
+    """A training before its first step, from ``start`` or from noise."""
+    start = initial(config, recipe.seed) if start is None else start
+    parameters = {name: parameter.detach().clone().to(device).requires_grad_() for name, parameter in start.items()}
+    return Training(parameters, make_optimizers(parameters, recipe), np.random.default_rng(recipe.seed))
+
+
+def freeze(training: Training) -> Frozen:
+    """All of a training, so that ``thaw`` goes on from the same bits."""
+    found = {f"parameters/{name}": array for name, array in arrays(training.parameters).items()}
+    for i, optimizer in enumerate(training.optimizers):
+        for p, known in optimizer.state_dict()["state"].items():
+            found |= {f"optimizers/{i}/{p}/{name}": array for name, array in arrays(known).items()}
+    loss = None if math.isnan(training.loss) else training.loss
+    numbers = {"step": training.step, "loss": loss, "tokens": training.tokens}
+    return Frozen(found, {**numbers, "random": training.rng.bit_generator.state})
+
+
+def thaw(training: Training, frozen: Frozen) -> None:
+    """Bring a training that has not begun to where it was frozen. Raises InputError if it is another's."""
+    numbers = frozen.numbers
+    try:
+        with torch.no_grad():
+            for name, parameter in training.parameters.items():
+                parameter.copy_(torch.from_numpy(frozen.arrays[f"parameters/{name}"]).reshape(parameter.shape))
+        for i, optimizer in enumerate(training.optimizers):
+            known = known_of(frozen.arrays, f"optimizers/{i}/")
+            require_known(known, optimizer)
+            optimizer.load_state_dict({"state": known, "param_groups": optimizer.state_dict()["param_groups"]})
+        training.rng.bit_generator.state = numbers["random"]
+        training.step, training.tokens = int(numbers["step"]), int(numbers["tokens"])
+        training.loss = math.nan if numbers["loss"] is None else float(numbers["loss"])
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError("the state of the training is damaged: begin again with --force") from error
+
+
+def require_known(known: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless this is what an optimizer of that kind knows of each of its parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {"momentum_buffer"} if isinstance(optimizer, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
+    for p, parameter in enumerate(parameters):
+        found = {name for name, tensor in known[p].items() if name == "step" or tensor.shape == parameter.shape}
+        if found != names:
+            raise ValueError(f"the optimizer knows {found} of parameter {p}, not {names}")
+
+
+def known_of(found: dict[str, Array], prefix: str) -> dict[int, dict[str, Tensor]]:
+    """What one optimizer knew, by the number of the parameter."""
+    known: dict[int, dict[str, Tensor]] = {}
+    for path, array in found.items():
+        if path.startswith(prefix):
+            p, name = path.removeprefix(prefix).split("/")
+            known.setdefault(int(p), {})[name] = torch.from_numpy(array)
+    return known
+
+
+def arrays(tensors: dict[str, Tensor]) -> dict[str, Array]:
+    """The numbers of tensors at this moment, as NumPy arrays."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
 
 def require_muon() -> None:

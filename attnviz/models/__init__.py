@@ -6,6 +6,7 @@ from attnviz.record import Capture, Floats
 from attnviz.request import Change, Edge, Placement, Prompt, Request, Vocabulary
 
 if TYPE_CHECKING:
+    from attnviz.analysis.explain import Operands
     from attnviz.lm.corpus import Ids
 
 __all__ = ["Change", "Edge", "Model", "Placement", "Prompt", "Request", "Vocabulary", "load"]
@@ -21,6 +22,14 @@ class Model(Protocol):
 
         cuts: edges to cut, which changes what the model computes from there on. Raises UsageError for a layer or head
         that is not there, InputError for a text that does not fit or a result that would not fit into memory.
+        """
+        ...
+
+    def operands(self, prompt: Prompt, request: Request) -> "Operands":
+        """Run the model, and tell what the attention of one head has for one query: those that the request names.
+
+        Of several heads it is the first. Raises ModelError of a model that shows nothing but weights, and as
+        ``capture`` does.
         """
         ...
 

@@ -4,7 +4,7 @@ On the CPU it runs in NumPy, so that nothing waits for torch; the same function 
 Its texts are short, so whatever is to be kept is made of its weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from attnviz.analysis.explain import Operands, plainly
 from attnviz.analysis.statistics import describe, strongest, tile
 from attnviz.errors import ModelError
+from attnviz.layer.multihead import linear, rotate, split_heads
+from attnviz.layer.norms import lengths, products, summed
 from attnviz.lm import store
 from attnviz.lm.corpus import Ids
-from attnviz.lm.model import Block, blocks, logits, losses
+from attnviz.lm.model import Block, blocks, head_vectors, logits, losses, normalise, within
 from attnviz.lm.tokenizer import BOS_ID
 from attnviz.models.checks import require_edge, require_length, require_none, torch_device
-from attnviz.record import AttentionMap, Capture, Floats, Token
+from attnviz.record import ATTENTION, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token
 from attnviz.request import Change, Edge, Placement, Prompt, Request, Vocabulary
 from attnviz.selection import require_kinds, require_sides, resolve, window_notes
 
@@ -60,15 +63,51 @@ class Builtin:
         rectangles = resolve(request.layers, request.heads, there)
         ids, tokens, text, note = self.read(prompt, request.truncate)
         masks = self.masks(cuts, len(ids))
-        weights = self.weights(ids, max(max(layers) for layers, _ in rectangles), masks)
+        last = max(max(layers) for layers, _ in rectangles)
+        weights = self.weights(ids, last, masks, request.method)
+        vectors = self.vectors(ids, last, masks) if request.method == NORM else None
         if not np.isfinite(weights).all():
             raise ModelError(f"the weights of {self.name} are damaged: its attention is not a number")
         request = request.placed((tokens, tokens))
         maps = tuple(
-            make_map(layers, heads, tokens, weights[np.ix_(layers, heads)], request) for layers, heads in rectangles
+            make_map(layers, heads, tokens, weights[at], request)
+            if vectors is None
+            else make_norms(layers, heads, tokens, weights[at], vectors[at], request)
+            for layers, heads in rectangles
+            for at in [np.ix_(layers, heads)]
         )
         where = window_notes(request.rows, request.columns, [(tokens, tokens)]) if request.windowed else ()
         return Capture(self.name, text, maps, ((note,) if note else ()) + where)
+
+    def operands(self, prompt: Prompt, request: Request) -> Operands:
+        """See ``Model.operands``."""
+        there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
+        (layer, *_), (head, *_) = resolve(request.layers, request.heads, there)[0]
+        ids, tokens, _, _ = self.read(prompt, request.truncate)
+        query = request.placed((tokens, tokens)).rows.start
+        if self.torch_device is None:
+            return self.followed(ids, layer, head, query)
+        import torch
+
+        with torch.inference_mode():
+            return self.followed(ids, layer, head, query)
+
+    def followed(self, ids: list[int], layer: int, head: int, query: int) -> Operands:
+        """The same for token ids; its queries and keys are made anew out of what the layer reads."""
+        made: dict[int, Any] = {}
+        placed = self.place(np.array(ids))
+        steps = blocks(self.parameters, placed, self.config, change=lambda at, put: made.setdefault(at, put))
+        run = list(islice(steps, layer + 1))
+        mine = within(self.parameters, f"layers.{layer}.")
+        hidden = run[layer - 1].hidden if layer else self.parameters["embedding"][placed]
+        x = normalise(hidden, mine["attention_norm"])  # (n, dim)
+        attention = within(mine, "attention.")
+        q, k, v = (split_heads(linear(attention, name, x), self.config.heads) for name in ("query", "key", "value"))
+        q, k, v = rotate(q)[head, query], rotate(k)[head], v[head]
+        query_row, keys, values, entered, output = map(doubles, (q, k, v, x[query], made[layer][query, head]))
+        score, scale = plainly(self.config.score, keys.shape[-1])
+        visible = np.arange(len(ids)) <= query
+        return Operands(query_row, keys, values, visible, scale, score, hidden=entered, output=output)
 
     def read(self, prompt: Prompt, truncate: bool) -> tuple[list[int], tuple[Token, ...], str, str | None]:
         """Ids and tokens of a prompt, its text with what the model wrote after it, and a note if it was cut."""
@@ -136,26 +175,46 @@ class Builtin:
             mask[cut.head, cut.query, cut.key] = False
         return {layer: self.place(mask) for layer, mask in found.items()}
 
-    def weights(self, ids: list[int], last: int, masks: Mapping[int, Any]) -> Any:
-        """Weights (layer, head, query, key) of the layers up to ``last``."""
+    def weights(self, ids: list[int], last: int, masks: Mapping[int, Any], method: Method) -> Floats:
+        """Weights (layer, head, query, key) of the layers up to ``last``, or their scores, 0 where masked."""
+        if method != SCORES:
+            return self.stacked(lambda: [block.attended.weights for block in self.run(ids, last + 1, masks)])
+        scores = self.stacked(lambda: [block.attended.scores for block in self.run(ids, last + 1, masks)])
+        return np.where(np.isneginf(scores), np.float32(0), scores)
+
+    def vectors(self, ids: list[int], last: int, masks: Mapping[int, Any]) -> Floats:
+        """What the heads of the layers up to ``last`` move of each token, (layer, head, key, dim)."""
+
+        def make() -> list[Any]:
+            before = [self.parameters["embedding"][self.place(np.array(ids))]]
+            before += [block.hidden for block in self.run(ids, last, masks)]
+            return [head_vectors(self.parameters, part, layer, self.config.heads) for layer, part in enumerate(before)]
+
+        return self.stacked(make)
+
+    def stacked(self, make: Callable[[], list[Any]]) -> Floats:
+        """Arrays of the layers as one, in NumPy."""
         if self.torch_device is None:
-            run = self.run(ids, last + 1, masks)
-            return np.stack([block.attended.weights for block in run], dtype=np.float32)
+            return np.stack(make(), dtype=np.float32)
         import torch
 
         with torch.inference_mode():
-            kept = torch.stack([block.attended.weights for block in self.run(ids, last + 1, masks)])
-        return kept.float().cpu().numpy()
+            kept: Floats = torch.stack(make()).float().cpu().numpy()
+        return kept
 
 
 def make_map(
-    layers: tuple[int, ...], heads: tuple[int, ...], tokens: tuple[Token, ...], weights: Floats, request: Request
+    layers: tuple[int, ...],
+    heads: tuple[int | str, ...],
+    tokens: tuple[Token, ...],
+    weights: Floats,
+    request: Request,
 ) -> AttentionMap:
-    """What is kept of weights (layer, head, query, key)."""
+    """What is kept of weights (layer, head, query, key), or of scores or norms."""
     visible = np.tri(len(tokens), dtype=bool)
-    if request.windowed:
+    if request.windowed or request.method != ATTENTION:
         shown = require_sides(request.rows, request.columns, (tokens, tokens))
-        return AttentionMap("self", layers, heads, tokens, tokens, weights, visible).window(*shown)
+        return AttentionMap("self", layers, heads, tokens, tokens, weights, visible, request.method).window(*shown)
     make = partial(AttentionMap, "self", layers, heads, tokens, tokens, statistics=describe(weights, visible, True))
     if request.keep == "weights":
         return make(weights, visible)
@@ -165,6 +224,26 @@ def make_map(
         return make(whole, seen.max.astype(bool), tiles=tiles)
     edges = strongest(weights, request.strongest) if request.keep == "edges" else None
     return make(None, np.array(True), edges=edges)
+
+
+def make_norms(
+    layers: tuple[int, ...],
+    heads: tuple[int, ...],
+    tokens: tuple[Token, ...],
+    weights: Floats,
+    vectors: Floats,
+    request: Request,
+) -> AttentionMap:
+    """What is kept of weights (layer, head, query, key) and of what they move, (layer, head, key, dim)."""
+    if not request.summed:
+        return make_map(layers, heads, tokens, weights * lengths(vectors)[:, :, None], request)
+    norms = np.stack([summed(*pair) for pair in zip(weights, map(products, vectors), strict=True)])
+    return make_map(layers, ("sum",), tokens, norms[:, None].astype(np.float32), request)
+
+
+def doubles(array: Any) -> Any:
+    """An array of NumPy, or a tensor of any type and device, as NumPy's float64."""
+    return array.astype(np.float64) if isinstance(array, np.ndarray) else array.double().cpu().numpy()
 
 
 def runs_in_numpy(placement: Placement) -> bool:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from attnviz.analysis.explain import Operands
 from attnviz.engine.change import Changed
 from attnviz.engine.probe import Found
-from attnviz.errors import InputError, UsageError
+from attnviz.engine.steps import HIDDEN_STEPS, Followed, inputs_of_running
+from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.generation import Steps
@@ -85,6 +87,21 @@ class HuggingFace:
         maps = assemble(chosen, sites, found, encoded.sides_of, request)
         notes = tuple(line for line in (*encoded.notes, *where, note, warning) if line)
         return Capture(self.name, encoded.text, maps, notes, prompt.pair, encoded.target, measured, encoded.segments)
+
+    def operands(self, prompt: Prompt, request: Request) -> Operands:
+        """See ``Model.operands``."""
+        encoded = self.encoded(prompt, request, ())
+        inputs = self.placed(encoded.inputs)
+        sites = self.reading.survey(inputs)
+        choice = choose(sites, request)[0]
+        number, heads = next(iter(wanted_heads((choice,), sites).items()))
+        query = request.placed(encoded.sides_of(choice)).rows.start
+        with inputs_of_running(self.model) as running:
+            followed = Followed(number, heads[0], query, running)
+            self.reading.run(inputs, followed)
+        if followed.found is None:
+            raise ModelError(HIDDEN_STEPS)
+        return followed.found
 
     def encoded(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...]) -> Encoded:
         """A prompt as the model reads it. Raises UsageError for what it cannot do, InputError if it does not fit."""

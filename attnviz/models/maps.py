@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.probe import Found, Seen, Site
+from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
 from attnviz.models.checks import require_edge, require_memory
 from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token
@@ -102,8 +103,13 @@ def assemble(
     tokens: Callable[[Choice], Sides],
     request: Request,
 ) -> tuple[AttentionMap, ...]:
-    """The maps of what was found, which is used up. Raises ModelError if there are numbers that no attention has."""
+    """The maps of what was found, which is used up.
+
+    Raises ModelError if there are numbers that no attention has, or if outputs met no matrix, of which norms are asked.
+    """
     number = numbers(sites)
+    if not found.keys() >= wanted_heads(chosen, sites).keys():
+        raise ModelError(UNPROJECTED)
     try:
         return tuple(
             make_map(choice, [found[number[choice.kind, layer]] for layer in choice.layers], tokens, request)
@@ -126,14 +132,15 @@ def make_map(choice: Choice, found: list[Found], tokens: Callable[[Choice], Side
     return AttentionMap(
         choice.kind,
         choice.layers,
-        choice.heads,
+        ("sum",) if request.summed else choice.heads,
         queries,
         keys,
         kept,
         stack_visible([part.visible for part in found]) if request.keep in ("weights", "tiles") else np.array(True),
-        tiles=tiles,
-        statistics=statistics(summary, choice.kind) if summary else None,
-        edges=edges(found),
+        request.method,
+        tiles,
+        statistics(summary, choice.kind) if summary else None,
+        edges(found),
         query_places=tuple(rows),
         key_places=tuple(columns),
     )
@@ -168,8 +175,8 @@ def stack_visible(parts: list[Tensor]) -> Any:
     first = parts[0]
     if all(part is first or (part.shape == first.shape and bool((part == first).all())) for part in parts):
         return first.numpy()[None]
-    heads = max(len(part) for part in parts)
-    return np.stack([np.broadcast_to(part.numpy(), (heads, *part.shape[1:])) for part in parts])
+    shape = np.broadcast_shapes(*(tuple(part.shape) for part in parts))  # a layer without a mask has one row for all
+    return np.stack([np.broadcast_to(part.numpy(), shape) for part in parts])
 
 
 def statistics(summary: Mapping[str, Any], kind: Kind) -> Statistics:

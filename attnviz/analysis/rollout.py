@@ -1,0 +1,90 @@
+"""Attention rollout (Abnar & Zuidema 2020): where the vectors of a layer come from, if attention alone moved them.
+
+A layer mixes its heads evenly and is half residual stream; the layers are multiplied, the later one on the left. What
+values, feed-forward layers and norms do is left out: this is a picture, and no measurement.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnviz.record import ATTENTION, ROLLOUT, AttentionMap, Capture, Floats, Visible
+
+SOURCE = "rollout (Abnar & Zuidema 2020): heads averaged, each layer half residual stream, layers multiplied"
+CAUSAL = (
+    "rollout of a causal model runs to the first token, layer after layer and whatever the text says: here that has "
+    "{:.3f} of the last token; do not take it for importance"
+)
+
+
+def rollout(weights: npt.NDArray[Any]) -> Floats:
+    """The share of each token in the vectors after each layer: weights (layer, head, n, n) -> (layer, n, n).
+
+    R_l = A_l R_{l-1} with R_{-1} = I and A_l the mean over heads plus I, its rows made to sum to 1 (section 3 of the
+    paper: half and half where the rows of attention sum to 1). Raises ValueError unless the matrices are square.
+    """
+    if weights.ndim != 4 or weights.shape[2] != weights.shape[3] or 0 in weights.shape:
+        raise ValueError(f"rollout is of weights (layer, head, n, n), not {weights.shape}")
+    mixed = weights.mean(1, dtype=np.float64) + np.eye(weights.shape[-1])  # (layer, n, n)
+    mixed /= mixed.sum(-1, keepdims=True)
+    for layer in range(1, len(mixed)):
+        mixed[layer] = mixed[layer] @ mixed[layer - 1]
+    found: Floats = mixed.astype(np.float32)
+    return found
+
+
+def rolled_out(capture: Capture) -> Capture:
+    """Rollout instead of weights, as one head named "rollout" in each layer; the notes tell its source.
+
+    Raises ValueError for attention between two texts, for lacking layers, heads or tokens, for weights of which a part
+    or a maximum was kept, and for numbers that are no attention.
+    """
+    kinds = dict.fromkeys(part.kind for part in capture.maps)
+    maps = tuple(of_layers([part for part in capture.maps if part.kind == kind]) for kind in kinds)
+    causal = [part for part in maps if is_causal(part.visible)]
+    shares = [float(part.weights[-1, 0, -1, 0]) for part in causal if part.weights is not None]
+    warnings = (CAUSAL.format(share) for share in shares[:1])
+    return replace(capture, maps=maps, notes=(*capture.notes, SOURCE, *warnings))
+
+
+def of_layers(parts: list[AttentionMap]) -> AttentionMap:
+    """The rollout of the maps of one kind. Raises ValueError."""
+    means = [require_whole(part).mean(1, keepdims=True, dtype=np.float64) for part in parts]
+    layers = tuple(layer for part in parts for layer in part.layers)
+    if layers != tuple(range(len(layers))):
+        raise ValueError(f"rollout multiplies all layers from 0 up: here are {', '.join(map(str, layers))}")
+    if any(part.queries != parts[0].queries for part in parts):
+        raise ValueError("rollout goes through layers that see the same tokens: here they do not")
+    found = rollout(np.concatenate(means))[:, None]  # (layer, 1, n, n)
+    seen = reached(np.concatenate([part.visible.any(1) for part in parts]))[:, None]
+    tokens = parts[0].queries
+    return AttentionMap(parts[0].kind, layers, (ROLLOUT,), tokens, tokens, found, seen, ROLLOUT, unit=parts[0].unit)
+
+
+def require_whole(part: AttentionMap) -> Floats:
+    """The weights of some layers. Raises ValueError if they are not those of all heads and tokens of one text."""
+    if part.kind == "cross":
+        raise ValueError("rollout goes through the layers of one text: cross-attention looks from one to another")
+    if part.weights is None or part.method != ATTENTION or "max" in part.heads:
+        raise ValueError("rollout is made of weights: not of tiles, statistics, edges, maxima or other numbers")
+    if part.heads not in (("mean",), tuple(range(len(part.heads)))):
+        raise ValueError("rollout averages all heads: here are some of them")
+    places = tuple(range(len(part.queries)))
+    if not part.query_places == part.key_places == places:
+        raise ValueError("rollout needs all queries and keys of a text: here is a part")
+    return part.weights
+
+
+def reached(visible: Visible) -> Visible:
+    """Which tokens a query can get anything of, through so many layers: (layer, n, n) -> (layer, n, n)."""
+    steps = visible | np.eye(visible.shape[-1], dtype=bool)
+    for layer in range(1, len(steps)):
+        steps[layer] = steps[layer].astype(np.float32) @ steps[layer - 1].astype(np.float32) > 0
+    return steps
+
+
+def is_causal(visible: Visible) -> bool:
+    """Whether no query of several sees a later key."""
+    return visible.shape[-1] > 1 and not np.triu(visible, 1).any()

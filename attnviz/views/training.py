@@ -1,0 +1,78 @@
+"""How a model came to be what it is: its loss, and the scores of its best heads, over the steps of its training."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from attnviz.record import Floats
+from attnviz.views.axes import head_name
+from attnviz.views.drawable import Table
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE = 40  # signs of a curve
+BEST = 2  # heads of each role
+Measured = Mapping[str, Any]  # an entry of history.json
+
+
+class Followed(NamedTuple):
+    """A head and its score over the steps that were measured."""
+
+    role: str
+    layer: int
+    head: int
+    scores: Floats
+
+
+def best(history: Sequence[Measured]) -> Iterator[Followed]:
+    """The heads with the highest scores in the last measurement, two of each role. An undefined score is the least."""
+    for role in history[-1]["scores"]:
+        scores = np.array([measured["scores"][role] for measured in history], np.float32)  # (step, layer, head)
+        ranks = np.nan_to_num(scores[-1], nan=-1.0).ravel()
+        for place in np.argsort(-ranks, kind="stable")[:BEST].tolist():
+            layer, head = divmod(place, scores.shape[-1])
+            yield Followed(role.replace("_", "-"), layer, head, scores[:, layer, head])
+
+
+def curves(history: Sequence[Measured]) -> Table:
+    """The loss, from 0 to its highest, and the scores of the best heads, from 0 to 1, over the steps so far."""
+    losses = np.array([measured["loss"] for measured in history], np.float32)
+    found = list(best(history))
+    rows = "loss", *(f"{one.role} {head_name(one.layer, one.head)}" for one in found)
+    top = np.nanmax(losses) if np.isfinite(losses).any() else 1.0
+    cells = (curve(losses / top), told(losses[-1])), *((curve(one.scores), told(one.scores[-1])) for one in found)
+    return Table(
+        "loss and best heads",
+        "",
+        (f"steps {history[0]['step']} to {history[-1]['step']}", "now"),
+        rows,
+        cells,
+        np.full((len(rows), 2), np.nan, np.float32),
+        ("loss in nats per token, its curve from 0; scores from 0 to 1, of a repeated random block",),
+        frozenset({0}),
+    )
+
+
+def curve(values: Floats) -> str:
+    """Numbers from 0 to 1 as blocks, of many some, the first and the last among them; a space where there is no number.
+
+    >>> curve(np.array([0, 0.5, 1, np.nan], np.float32))
+    '▁▅█ '
+    """
+    if len(values) > CURVE:
+        values = values[np.linspace(0, len(values) - 1, CURVE).round().astype(int)]
+    steps = np.clip(np.nan_to_num(values) * len(BLOCKS), 0, len(BLOCKS) - 1).astype(int)
+    return "".join(" " if np.isnan(value) else BLOCKS[step] for value, step in zip(values, steps, strict=True))
+
+
+def told(value: float) -> str:
+    """A number as it is shown, nothing for none."""
+    return "" if np.isnan(value) else f"{value:.2f}"
+
+
+def line(history: Sequence[Measured]) -> str:
+    """The last measurement in a line, with the best head of each role."""
+    heads = {one.role: one for one in reversed(list(best(history)))}
+    scores = [f"{one.role} {head_name(one.layer, one.head)} {told(one.scores[-1])}" for one in reversed(heads.values())]
+    loss = history[-1]["loss"]
+    return ", ".join([f"step {history[-1]['step']}: loss {'' if loss is None else f'{loss:.3f}'}".rstrip(), *scores])
