@@ -14,6 +14,7 @@ KINDS: tuple[Kind, ...] = "self", "encoder", "decoder", "cross"
 Reduction: TypeAlias = Literal["mean", "max"]
 Unit: TypeAlias = Literal["token", "word"]
 Floats: TypeAlias = npt.NDArray[np.float32]
+Doubles: TypeAlias = npt.NDArray[np.float64]
 Weights: TypeAlias = Floats
 Visible: TypeAlias = npt.NDArray[np.bool_]
 Method: TypeAlias = Literal["attention", "norm", "scores"]

@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
 
 from attnviz import capture as take
-from attnviz.analysis.comparison import Comparison, Distances, compare, deviation, mean
+from attnviz.analysis.comparison import Comparison, Distances, compare
 from attnviz.analysis.divergence import divergences, restricted
+from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.views import Look
 from attnviz.views.comparison import counterpart, last_layers, series, told
@@ -265,10 +266,10 @@ def test_over_several_texts() -> None:
     assert distances.nearest(0) == every.mean(0).argmin(1).tolist()
     near = every[:, range(2), distances.nearest(0)].mean(1), every[:, distances.nearest(1), range(3)].mean(1)
     np.testing.assert_allclose(distances.overall, (near[0] + near[1]) / 2)
-    np.testing.assert_allclose(deviation(every, 0), every.std(0, ddof=1))
+    np.testing.assert_allclose(deviation_of(every, 0), every.std(0, ddof=1))
     assert distances.moved is None
-    assert np.isnan(deviation(every[:1], 0)).all()
-    np.testing.assert_allclose(mean(np.array([[1.0, np.nan], [3.0, np.nan]]), 0), [2, np.nan])
+    assert np.isnan(deviation_of(every[:1], 0)).all()
+    np.testing.assert_allclose(mean_of(np.array([[1.0, np.nan], [3.0, np.nan]]), 0), [2, np.nan])
 
 
 def test_the_difference_is_of_what_is_shown() -> None:

@@ -9,9 +9,10 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.divergence import Exact, divergences, restricted
+from attnviz.analysis.divergence import divergences, restricted
+from attnviz.analysis.statistics import mean_of
 from attnviz.analysis.words import Grouping, Span, coarsened, grouped, merged, texts_of, word_spans
-from attnviz.record import AttentionMap, Capture, Token, Visible, Weights
+from attnviz.record import AttentionMap, Capture, Doubles, Token, Visible, Weights
 
 MOST_QUERIES, FEWEST_QUERIES = 128, 16  # whose rows are compared; of a longer text so many, evenly spread
 MOST_CELLS = 1 << 31  # of all pairs of heads, which take half a minute
@@ -117,7 +118,7 @@ class Comparison:
     b: Side
 
     @cached_property
-    def divergence(self) -> Exact:
+    def divergence(self) -> Doubles:
         """(A, B): Jensen-Shannon divergence of each pair of heads in nats, mean over queries; NaN if there is none."""
         return divergences(self.a.weights, self.b.weights, self.a.visible, self.b.visible)
 
@@ -239,7 +240,7 @@ class Distances:
     """How far heads of A and B are from each other over one text or several: divergences (text, A, B) in nats."""
 
     names: tuple[tuple[Name, ...], tuple[Name, ...]]
-    divergence: Exact
+    divergence: Doubles
 
     @classmethod
     def over(cls, comparisons: Iterable[Comparison]) -> "Distances":
@@ -251,16 +252,16 @@ class Distances:
         return cls(names, np.stack([divergence for _, divergence in found]))
 
     @cached_property
-    def mean(self) -> Exact:
+    def mean(self) -> Doubles:
         """(A, B): over the texts that tell."""
-        return mean(self.divergence, 0)
+        return mean_of(self.divergence, 0)
 
     def nearest(self, which: int) -> list[int | None]:
         """For each head of A (0), or of B (1), the place of the head of the other that is nearest, or None."""
         distances = self.mean if which == 0 else self.mean.T
         return [None if np.isnan(row).all() else int(np.nanargmin(row)) for row in distances]
 
-    def to_nearest(self, which: int) -> Exact:
+    def to_nearest(self, which: int) -> Doubles:
         """(text, head): the divergence of each head of A, or of B, from that one."""
         distances = self.divergence if which == 0 else self.divergence.swapaxes(1, 2)
         found = self.nearest(which)
@@ -268,32 +269,13 @@ class Distances:
         return np.stack(columns, axis=1)
 
     @property
-    def moved(self) -> Exact | None:
+    def moved(self) -> Doubles | None:
         """(text, head): the divergence of each head from that of the same number; None for other architectures."""
         same = self.names[0] == self.names[1]
-        found: Exact = np.diagonal(self.divergence, axis1=1, axis2=2)
+        found: Doubles = np.diagonal(self.divergence, axis1=1, axis2=2)
         return found if same else None
 
     @property
-    def overall(self) -> Exact:
+    def overall(self) -> Doubles:
         """(text,): the one number, mean over the heads of A and those of B of the divergence from the nearest."""
-        return (mean(self.to_nearest(0), 1) + mean(self.to_nearest(1), 1)) / 2
-
-
-def mean(values: Exact, axis: int) -> Exact:
-    """The mean of those that are numbers; NaN if there are none."""
-    there = ~np.isnan(values)
-    count = there.sum(axis)
-    total = np.where(there, values, 0).sum(axis)
-    found: Exact = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-    return found
-
-
-def deviation(values: Exact, axis: int) -> Exact:
-    """The standard deviation of those that are numbers (n - 1); NaN of fewer than two."""
-    there = ~np.isnan(values)
-    count = there.sum(axis)
-    apart = np.where(there, values - np.expand_dims(mean(values, axis), axis), 0)
-    squares = (apart**2).sum(axis)
-    found: Exact = np.sqrt(np.divide(squares, count - 1, out=np.full(count.shape, np.nan), where=count > 1))
-    return found
+        return (mean_of(self.to_nearest(0), 1) + mean_of(self.to_nearest(1), 1)) / 2

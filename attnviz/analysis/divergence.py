@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.record import Visible, Weights
+from attnviz.record import Doubles, Visible, Weights
 
-Exact = npt.NDArray[np.float64]
 TINY = np.finfo(np.float64).tiny
 AT_ONCE = 1 << 16  # cells of which a logarithm is taken in one go, so that they stay in the cache
 
@@ -19,13 +18,13 @@ AT_ONCE = 1 << 16  # cells of which a logarithm is taken in one go, so that they
 class Common(NamedTuple):
     """Rows of some heads on the cells that are compared, each with the sum 1."""
 
-    cells: Exact
+    cells: Doubles
     """(head, cell): row after row, none below TINY, so that each has a logarithm."""
     sound: Visible
     """(head, row): whether there was any weight on these cells."""
 
 
-def divergences(a: Weights, b: Weights, seen_a: Visible, seen_b: Visible) -> Exact:
+def divergences(a: Weights, b: Weights, seen_a: Visible, seen_b: Visible) -> Doubles:
     """The divergence of each head of one text from each of another, mean over queries: (A, B), NaN if there is none.
 
     a: (A, query, key) and b: (B, query, key), with what is visible of them (broadcasts to them). A query counts where
@@ -49,7 +48,7 @@ def masks(seen: Visible) -> list[tuple[Visible, list[int]]]:
     return [(seen[heads[0]], heads) for heads in found.values()]
 
 
-def compared(a: Weights, b: Weights, seen: Visible) -> Exact:
+def compared(a: Weights, b: Weights, seen: Visible) -> Doubles:
     """The same on the cells of one mask (query, key)."""
     seen = seen & (seen.sum(-1, keepdims=True) > 1)
     if not seen.any():
@@ -60,7 +59,7 @@ def compared(a: Weights, b: Weights, seen: Visible) -> Exact:
     rows = [row_divergences(mine.cells[i], own[i], yours.cells, other, starts) for i in range(len(a))]
     counted: Visible = mine.sound[:, None] & yours.sound  # (A, B, row)
     total, count = np.where(counted, rows, 0).sum(-1), counted.sum(-1)
-    found: Exact = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    found: Doubles = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
     return found
 
 
@@ -73,19 +72,19 @@ def common(weights: Weights, seen: Visible, starts: npt.NDArray[Any]) -> Common:
     return Common(np.maximum(cells, TINY), sums > 0)
 
 
-def entropies(cells: Exact, starts: npt.NDArray[Any]) -> Exact:
+def entropies(cells: Doubles, starts: npt.NDArray[Any]) -> Doubles:
     """-sum of p ln p of each row: (head, cell) -> (head, row)."""
     terms = np.log(cells)
     terms *= cells
-    found: Exact = -np.add.reduceat(terms, starts, axis=1)
+    found: Doubles = -np.add.reduceat(terms, starts, axis=1)
     return found
 
 
-def row_divergences(mine: Exact, own: Exact, cells: Exact, other: Exact, starts: npt.NDArray[Any]) -> Exact:
+def row_divergences(mine: Doubles, own: Doubles, cells: Doubles, other: Doubles, starts: npt.NDArray[Any]) -> Doubles:
     """The divergence of each row of one head (cell) from that of others (head, cell): (head, row)."""
     step = max(1, AT_ONCE // cells.shape[1])
     parts = [entropies((mine + cells[i : i + step]) / 2, starts) for i in range(0, len(cells), step)]
-    found: Exact = np.maximum(np.concatenate(parts) - own / 2 - other / 2, 0)  # rounding goes below
+    found: Doubles = np.maximum(np.concatenate(parts) - own / 2 - other / 2, 0)  # rounding goes below
     return found
 
 

@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.measures import Doubles
 from attnviz.layer.attention import attend
 from attnviz.layer.scores import SCORES, Score, additive, general
-from attnviz.record import Visible
+from attnviz.record import Doubles, Visible
 
 RAW = (*SCORES, "general", "additive")
 """Score functions that can be explained on raw vectors."""

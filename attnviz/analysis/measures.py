@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.record import ATTENTION, AttentionMap, Statistics, Visible, Weights
+from attnviz.analysis.statistics import deviation_of, mean_of
+from attnviz.record import ATTENTION, AttentionMap, Doubles, Statistics, Visible, Weights
 
-Doubles: TypeAlias = npt.NDArray[np.float64]
 Measures: TypeAlias = dict[str, Doubles]
 NEAR = 2  # tokens that locality reaches, to both sides
 MOST = 3  # keys that the coverage of the strongest counts
@@ -311,10 +311,11 @@ class Spread(NamedTuple):
 def spread(found: Sequence[Mapping[str, Doubles]]) -> Spread:
     """The mean and standard deviation over the texts for which a number is defined; NaN where it is of none."""
     every = {name: np.stack([one[name] for one in found]) for name in found[0]}  # (text, layer, head)
-    counts = {name: np.isfinite(values).sum(0).astype(np.float64) for name, values in every.items()}
-    means = {name: ratio(np.nansum(values, 0), counts[name]) for name, values in every.items()}
-    squares = {name: np.nansum((values - means[name]) ** 2, 0) for name, values in every.items()}
-    return Spread(means, {name: np.sqrt(ratio(squares[name], counts[name] - 1)) for name in every}, counts)
+    return Spread(
+        {name: mean_of(values, 0) for name, values in every.items()},
+        {name: deviation_of(values, 0) for name, values in every.items()},
+        {name: np.isfinite(values).sum(0).astype(np.float64) for name, values in every.items()},
+    )
 
 
 def ratio(above: Doubles, below: Doubles) -> Doubles:

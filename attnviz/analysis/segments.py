@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.measures import Doubles, Matrix, Sides, exact, ratio
+from attnviz.analysis.measures import Matrix, Sides, exact, ratio
 from attnviz.escape import escape
-from attnviz.record import AttentionMap, Segment, Token, Visible
+from attnviz.record import AttentionMap, Doubles, Segment, Token, Visible
 
 LINE = re.compile(r"(\d{1,9}):(\d{1,9})\s+(\S.*)", re.ASCII)
 BLANK = re.compile(r"\n[^\S\n]*\n\s*")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnviz.record import ATTENTION, AttentionMap, Edges, Floats, Statistics, Tiles, Visible, Weights
+from attnviz.record import ATTENTION, AttentionMap, Doubles, Edges, Floats, Statistics, Tiles, Visible, Weights
 
 
 class Sink(NamedTuple):
@@ -89,3 +89,20 @@ def strongest(weights: Weights, count: int) -> Edges:
     count = min(count, weights.shape[-1])
     keys = np.argsort(-weights, axis=-1, kind="stable")[..., :count]
     return Edges(keys.astype(np.int32), np.take_along_axis(weights, keys, -1))
+
+
+def mean_of(values: Floats | Doubles, axis: int) -> Doubles:
+    """The mean of the numbers along an axis that are defined; NaN if none is."""
+    count = np.isfinite(values).sum(axis)
+    total = np.where(np.isfinite(values), values, 0).sum(axis)
+    found: Doubles = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return found
+
+
+def deviation_of(values: Doubles, axis: int) -> Doubles:
+    """Their standard deviation as of a sample, n - 1 in the divisor; NaN of fewer than two."""
+    count = np.isfinite(values).sum(axis)
+    apart = np.where(np.isfinite(values), values - np.expand_dims(mean_of(values, axis), axis), 0)
+    mean_square = np.divide((apart**2).sum(axis), count - 1, out=np.full(count.shape, np.nan), where=count > 1)
+    found: Doubles = np.sqrt(mean_square)
+    return found

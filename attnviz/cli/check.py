@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from attnviz.analysis.comparison import Comparison, Distances, Name, mean
+from attnviz.analysis.comparison import Comparison, Distances, Name
 from attnviz.analysis.measures import COLUMNS, Spread, spread
 from attnviz.analysis.roles import ROLES
 from attnviz.analysis.segments import shares
+from attnviz.analysis.statistics import mean_of
 from attnviz.cli.options import (
     Sectioned,
     SelectionType,
@@ -233,16 +234,16 @@ class Measured:
             raise UsageError("moved compares heads of the same number, and A and B have other heads: use js")
         by_head = self.distances.to_nearest(0) if measure == "js" or moved is None else moved  # (text, head)
         if head is not None:
-            return float(mean(by_head[:, at(head, self.distances.names[0])], 0))
-        every = self.distances.overall if measure == "js" else mean(by_head, 1)
-        return float(mean(every, 0))
+            return float(mean_of(by_head[:, at(head, self.distances.names[0])], 0))
+        every = self.distances.overall if measure == "js" else mean_of(by_head, 1)
+        return float(mean_of(every, 0))
 
     def column(self, head: Name | None, measure: str) -> float:
         """A column of a head, or its mean over all."""
         maps = self.captures[0].maps
         names = [(layer, number) for part in maps for layer in part.layers for number in part.heads]
         values = self.columns.mean[measure]
-        found = float(mean(values, 0) if head is None else values[at(head, names)])
+        found = float(mean_of(values, 0) if head is None else values[at(head, names)])
         if np.isnan(found) and any(part.weights is None for part in maps):
             raise InputError(f"{measure} needs all weights, which this capture does not hold: capture --keep weights")
         return found
@@ -256,7 +257,7 @@ class Measured:
 
     def share(self, name: str) -> float:
         """What a segment gets, mean over heads and texts. Raises InputError."""
-        return float(mean(np.array([share_of(capture, name, self.models.options) for capture in self.captures]), 0))
+        return float(mean_of(np.array([share_of(capture, name, self.models.options) for capture in self.captures]), 0))
 
 
 def at(head: Name, names: Sequence[Name]) -> int:
@@ -277,7 +278,7 @@ def share_of(capture: Capture, name: str, options: Mapping[str, Any]) -> float:
         found = [shares(part, segments, query).rest_share[..., number].ravel() for part in capture.maps]
     except ValueError as error:
         raise InputError(f"segments: {error}") from error
-    return float(mean(np.concatenate(found), 0))
+    return float(mean_of(np.concatenate(found), 0))
 
 
 def named(name: str, segments: Sequence[Segment]) -> int:

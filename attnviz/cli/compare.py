@@ -14,16 +14,13 @@ from attnviz.cli.findings import document, records
 from attnviz.cli.options import (
     TOP,
     Sectioned,
-    figure_options,
     lines_option,
     look_options,
     map_option,
     models_options,
-    output_options,
     prompt_options,
-    screen_options,
+    result_options,
     selection_options,
-    talk_options,
     texts_argument,
     title_option,
     together,
@@ -62,10 +59,7 @@ view_options = together(
 @lines_option
 @prompt_options
 @models_options
-@output_options
-@figure_options
-@screen_options
-@talk_options
+@result_options
 def command(texts: tuple[str, ...], quiet: bool, **options: Any) -> None:
     """Compare two models, two texts or two captures, word by word and head by head.
 

@@ -15,14 +15,11 @@ from attnviz.cli.options import (
     TOP,
     Sectioned,
     SelectionType,
-    figure_options,
     map_option,
     model_options,
-    output_options,
     prompt_options,
-    screen_options,
+    result_options,
     selection_options,
-    talk_options,
     text_argument,
     title_option,
     together,
@@ -60,10 +57,7 @@ explain_options = together(
 @title_option
 @prompt_options
 @model_options
-@output_options
-@figure_options
-@screen_options
-@talk_options
+@result_options
 def command(text: str | None, quiet: bool, **options: Any) -> None:
     """Compute the attention of one query of one head step by step, in real numbers.
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from attnviz.analysis.comparison import Comparison, Distances, Name, Side, deviation, mean
-from attnviz.analysis.divergence import Exact
-from attnviz.record import Visible, Weights
+from attnviz.analysis.comparison import Comparison, Distances, Name, Side
+from attnviz.analysis.statistics import deviation_of, mean_of
+from attnviz.record import Doubles, Visible, Weights
 from attnviz.storage import decimals, token_list
 from attnviz.views.comparison import Chosen
 
@@ -25,7 +25,7 @@ def document(first: Comparison, distances: Distances, heads: Sequence[Name], cho
         "b": side(first.b, first.a),
         "divergence": DIVERGENCE,
         "js": spread(distances.overall),
-        "moved": None if moved is None else spread(mean(moved, 1)),
+        "moved": None if moved is None else spread(mean_of(moved, 1)),
         "heads": list(heads_of(distances, heads)),
         "maps": {
             "heads": {"a": list(map(head, chosen.a)), "b": list(map(head, chosen.b))},
@@ -66,11 +66,10 @@ def head(name: Name) -> dict[str, Any]:
     return {"layer": name[0], "head": name[1]}
 
 
-def spread(values: Exact) -> dict[str, Any]:
+def spread(values: Doubles) -> dict[str, Any]:
     """Mean and deviation over the texts (text,) that tell."""
-    column = values[:, None]
-    counted = int(np.count_nonzero(~np.isnan(values)))
-    return {"mean": mean(column, 0)[0], "sd": deviation(column, 0)[0], "n": counted}
+    counted = int(np.count_nonzero(np.isfinite(values)))
+    return {"mean": float(mean_of(values, 0)), "sd": float(deviation_of(values, 0)), "n": counted}
 
 
 def unmasked(weights: Weights, seen: Visible) -> Any:

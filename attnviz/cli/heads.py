@@ -14,13 +14,10 @@ from attnviz.cli.answers import Answer, Record, as_json, deliver, target_of
 from attnviz.cli.drawing import Options
 from attnviz.cli.options import (
     Sectioned,
-    figure_options,
     model_options,
     note,
-    output_options,
-    screen_options,
+    result_options,
     selection_options,
-    talk_options,
     title_option,
     together,
 )
@@ -64,10 +61,7 @@ view_options = together(
 @title_option
 @reading_options
 @model_options
-@output_options
-@figure_options
-@screen_options
-@talk_options
+@result_options
 def command(quiet: bool, explain: bool, **options: Any) -> None:
     """Find what each head is: induction, previous token, sink and others, and what the model loses without it.
 

@@ -15,17 +15,14 @@ from attnviz.cli.options import (
     TOP,
     Sectioned,
     SelectionType,
-    figure_options,
     lines_option,
     map_option,
     model_options,
     note,
-    output_options,
     prompt_options,
-    screen_options,
+    result_options,
     selection_options,
     source_option,
-    talk_options,
     texts_argument,
     title_option,
     together,
@@ -78,11 +75,8 @@ inspect_options = together(
 @lines_option
 @prompt_options
 @model_options
-@output_options
-@figure_options
-@screen_options
 @verbose_option
-@talk_options
+@result_options
 def command(texts: tuple[str, ...], verbose: bool, quiet: bool, explain: bool, **options: Any) -> None:
     """Measure what each head does with a text: how widely, how far, and where to it attends.
 

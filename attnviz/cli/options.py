@@ -253,6 +253,13 @@ talk_options = together(
 )
 
 
+def result_options(command: Any) -> Any:
+    """The options of a command whose results are pictures and data, on the screen or in files."""
+    for options in (talk_options, screen_options, figure_options, output_options):
+        command = options(command)
+    return command
+
+
 def note(message: str, quiet: bool) -> None:
     """Talk to the user: on stderr, unless silenced."""
     if not quiet:

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
-from attnviz.analysis.measures import COLUMNS, Doubles, Measures, Spread, measure, spread
+from attnviz.analysis.measures import COLUMNS, Measures, Spread, measure, spread
 from attnviz.analysis.segments import Shares, paragraphs, parse, require_fit, shares
 from attnviz.cli.answers import Answer
 from attnviz.cli.drawing import Options
@@ -18,7 +18,7 @@ from attnviz.cli.take import Source, tell
 from attnviz.cli.text import MOST
 from attnviz.errors import InputError, UsageError
 from attnviz.files import read_text
-from attnviz.record import ATTENTION, Capture, Segment, Token, Unit
+from attnviz.record import ATTENTION, Capture, Doubles, Segment, Token, Unit
 from attnviz.render.terminal import Screen
 from attnviz.request import Request
 from attnviz.selection import ALL

@@ -7,18 +7,15 @@ import click
 from attnviz.cli.drawing import check, pictures, prepared, request
 from attnviz.cli.options import (
     Sectioned,
-    figure_options,
     look_options,
     map_option,
     model_options,
     note,
-    output_options,
     prompt_options,
     reduce_option,
-    screen_options,
+    result_options,
     selection_options,
     source_option,
-    talk_options,
     text_argument,
     title_option,
     verbose_option,
@@ -43,11 +40,8 @@ from attnviz.render.terminal import draw
 @words_option
 @prompt_options
 @model_options
-@output_options
-@figure_options
-@screen_options
 @verbose_option
-@talk_options
+@result_options
 def command(text: str | None, verbose: bool, quiet: bool, **options: Any) -> None:
     """Draw the attention of a model on a text: rows are queries, columns the keys that they attend to.
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.analysis.explain import Operands
-from attnviz.analysis.measures import Doubles
 from attnviz.engine.blocks import Plan, Shape, attend
 from attnviz.engine.call import Call
 from attnviz.engine.probe import Finished, Source, plain_output
 from attnviz.errors import ModelError
+from attnviz.record import Doubles
 
 HIDDEN_STEPS = "attention of this model cannot be followed: it shows its weights, not what they are made of"
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnviz.analysis.comparison import Comparison, Distances, Name, Side, deviation, mean
-from attnviz.analysis.divergence import Exact, restricted
+from attnviz.analysis.comparison import Comparison, Distances, Name, Side
+from attnviz.analysis.divergence import restricted
+from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.escape import escape
-from attnviz.record import AttentionMap, Capture, Visible, Weights
+from attnviz.record import AttentionMap, Capture, Doubles, Visible, Weights
 from attnviz.views.axes import column_name, head_name, model_title, short, sides
 from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Series, Table
 from attnviz.views.sinks import Look
@@ -137,7 +138,7 @@ def table(title: str, distances: Distances, heads: Sequence[Name], most: int | N
     """The heads of A that moved most, or that are farthest from any of B; at most so many."""
     places_ = [distances.names[0].index(head) for head in heads]
     nearest, near, moved = distances.nearest(0), distances.to_nearest(0), distances.moved
-    order = by(mean(near if moved is None else moved, 0), places_)
+    order = by(mean_of(near if moved is None else moved, 0), places_)
     shown = order[:most]
     columns = ["nearest", "JS", "± sd"] + (["moved", "± sd"] if moved is not None else [])
     columns = columns if len(distances.divergence) > 1 else [each for each in columns if each != "± sd"]
@@ -160,15 +161,14 @@ def table(title: str, distances: Distances, heads: Sequence[Name], most: int | N
     )
 
 
-def by(values: Exact, places_: Sequence[int]) -> list[int]:
+def by(values: Doubles, places_: Sequence[int]) -> list[int]:
     """Places, the largest value first, those without one at last."""
     return sorted(places_, key=lambda at: -np.inf if isnan(values[at]) else values[at], reverse=True)
 
 
-def spread(values: Exact) -> list[float]:
+def spread(values: Doubles) -> list[float]:
     """The mean over texts, and the deviation if there are several."""
-    column = values[:, None]
-    return [float(mean(column, 0)[0])] + ([float(deviation(column, 0)[0])] if len(values) > 1 else [])
+    return [float(mean_of(values, 0))] + [float(deviation_of(values, 0))] * (len(values) > 1)
 
 
 def decimals(value: float) -> str:
@@ -191,7 +191,7 @@ def summary(distances: Distances) -> tuple[str, ...]:
     spread_told, texts = (f" ± {sd[0]:.3f}", f" over {len(distances.divergence)} texts") if sd else ("", "")
     lines = [f"A and B: {value:.3f}{spread_told} nats{texts}: all heads, each from the nearest of the other, both ways"]
     if distances.moved is not None:
-        value, *sd = spread(mean(distances.moved, 1))
+        value, *sd = spread(mean_of(distances.moved, 1))
         spread_told = f" ± {sd[0]:.3f}" if sd else ""
         lines.append(f"{value:.3f}{spread_told} nats{texts}: all heads, each from that of the same number")
     return (*lines, "Jensen-Shannon divergence, mean over queries: 0 for the same rows, 0.693 (ln 2) at most")
@@ -205,7 +205,7 @@ def left(count: int) -> tuple[str, ...]:
 def head_map(title: str, distances: Distances) -> Heatmap:
     """The divergence of each head of A from the nearest of B, or from its own, a row a layer."""
     names, moved = distances.names[0], distances.moved
-    values = mean(distances.to_nearest(0) if moved is None else moved, 0)
+    values = mean_of(distances.to_nearest(0) if moved is None else moved, 0)
     layers, heads = (tuple(dict.fromkeys(part)) for part in zip(*names, strict=True))
     panel = Panel(np.zeros((len(layers), len(heads)), np.float32), np.zeros((len(layers), len(heads)), bool))
     for (layer, head), value in zip(names, values, strict=True):

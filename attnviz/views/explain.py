@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.explain import Difference, Operands, Steps
-from attnviz.analysis.measures import Doubles
-from attnviz.record import Capture
+from attnviz.record import Capture, Doubles
 from attnviz.views.axes import head_titles, kind_title, short, sides
 from attnviz.views.drawable import Table
 from attnviz.views.views import title, token_title, told

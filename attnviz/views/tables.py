@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnviz.analysis.measures import COLUMNS, Doubles, Measures, ratio
+from attnviz.analysis.measures import COLUMNS, Measures, ratio
 from attnviz.analysis.segments import Shares
+from attnviz.analysis.statistics import mean_of
 from attnviz.escape import escape
-from attnviz.record import AttentionMap, Capture, Floats, Segment, Visible
+from attnviz.record import AttentionMap, Capture, Doubles, Floats, Segment, Visible
 from attnviz.views.axes import column_name, head_name, kind_title, panels_title, sides, tokens_title
 from attnviz.views.drawable import Axis, Heatmap, Panel, Scale, Table
 from attnviz.views.views import panel, places, title, token_title, told
@@ -53,7 +54,7 @@ def heads_table(found: Heads, sort: str, *, reverse: bool, most: int | None, spr
     order = ordered(found, sort, reverse)[:most]
     defined = [name for name, values in found.means.items() if np.isfinite(values).any()]
     columns = defined or [*found.means]
-    means = {name: mean_of(found.means[name]) for name in columns}
+    means = {name: float(mean_of(found.means[name], 0)) for name in columns}
     cells = [
         tuple(told_with(found, name, i, spread=spread or name == sort) for name in columns) for i in order.tolist()
     ]
@@ -118,12 +119,6 @@ def largest(values: Doubles) -> float:
     return float(np.nan_to_num(values).max())
 
 
-def mean_of(values: Doubles) -> float:
-    """The mean of those that are defined; NaN if none is."""
-    defined = values[np.isfinite(values)]
-    return float(defined.mean()) if defined.size else np.nan
-
-
 class Side(NamedTuple):
     """The weights between one token and each of an axis, by head."""
 
@@ -173,7 +168,7 @@ def token_table(capture: Capture, one: Axis, others: Axis, found: Sequence[Side]
 
 def mean_cell(of: Side, token: int) -> str:
     """The mean weight between the one token and this; empty if no head sees it."""
-    return digits(mean_of(of.values[:, token][of.visible[:, token]]), "share")
+    return digits(float(mean_of(of.values[:, token][of.visible[:, token]], 0)), "share")
 
 
 def most_cell(of: Side, token: int, names: Sequence[str]) -> str:
@@ -235,7 +230,7 @@ def segments_table(
 
 def segment_columns(found: Shares) -> tuple[dict[str, list[str]], dict[str, Floats]]:
     """The columns of segments by heading, and the places on the colours of those that are coloured, (segment,)."""
-    share, even, rest, rest_even = (over_heads(values) for values in found[:4])  # (segment,)
+    share, even, rest, rest_even = (mean_of(values, 0) for values in found[:4])  # (segment,)
     lift, rest_lift = ratio(share, even), ratio(rest, rest_even)
     each = ratio(share, found.tokens.astype(float))
     top = max(largest(lift), largest(rest_lift), 1)
@@ -275,8 +270,3 @@ def most_lift(values: Doubles, names: Sequence[str]) -> str:
         return ""
     best = int(np.nanargmax(values))
     return f"{names[best]} {digits(values[best])}"
-
-
-def over_heads(values: Doubles) -> Doubles:
-    """The mean over the heads for which each is defined: (head, segment) -> (segment,)."""
-    return np.array([mean_of(column) for column in values.T])
