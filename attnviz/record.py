@@ -17,9 +17,10 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Weights: TypeAlias = Floats
 Visible: TypeAlias = npt.NDArray[np.bool_]
-Method: TypeAlias = Literal["attention", "norm", "scores"]
+Method: TypeAlias = Literal["attention", "norm", "gradient", "scores"]
 ATTENTION, GIVEN = "attention", "given"
-NORM, SCORES, ROLLOUT = "norm", "scores", "rollout"
+NORM, GRADIENT, SCORES = "norm", "gradient", "scores"
+ROLLOUT, CHEFER = "rollout", "chefer"  # made of the attention, and of the gradients, of all layers
 ROW_TOLERANCE = 1e-2  # half-precision models round; a row above 1 by more than this is no attention
 
 
@@ -122,8 +123,9 @@ class AttentionMap:
     visible: Visible
     """Broadcasts to the shape of the weights, or of the tiles; True where a query may attend."""
     method: str = ATTENTION
-    """``attention``, or what the numbers are instead: ``norm``, lengths of the vectors that attention moves; ``scores``
-    before the softmax; ``rollout`` through the layers; ``given`` from elsewhere. Their rows need not sum to 1."""
+    """``attention``, or what the numbers are instead: ``norm``, lengths of the vectors that attention moves;
+    ``gradient``, what weights add to a prediction; ``scores`` before the softmax; ``rollout`` of attention and
+    ``chefer`` of gradients through the layers; ``given`` from elsewhere. Their rows need not sum to 1."""
     tiles: Tiles | None = None
     statistics: Statistics | None = None
     edges: Edges | None = None

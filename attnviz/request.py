@@ -1,16 +1,88 @@
 """What is asked of a model: what to read, what to keep of it, where to compute, which edges to cut."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from attnviz.record import ATTENTION, NORM, Kind, Method
-from attnviz.selection import ALL, Named, Selection, Sides, Spot
+from attnviz.escape import escape, label
+from attnviz.record import ATTENTION, NORM, Floats, Kind, Method, Token
+from attnviz.selection import ALL, Named, Selection, Sides, Spot, listed
 
 DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
 Keep: TypeAlias = Literal["weights", "tiles", "statistics", "edges"]
-Change: TypeAlias = Callable[[int, Any], Any]
-"""Of a layer's number and what its heads put out (batch, query, head, d_v), before it is projected: what goes on."""
+
+
+class Weighed(NamedTuple):
+    """What some heads make their output of."""
+
+    weights: Any
+    """(batch, head, query, key), at least float32."""
+    visible: Any
+    """Broadcasts to them; True where a query may attend."""
+    value: Any
+    """(batch, head, key, d_v)."""
+
+
+Weigh: TypeAlias = Callable[[Sequence[int]], Weighed]
+Change: TypeAlias = Callable[[int, Any, Weigh], Any]
+"""Of a layer's number, what its heads put out (batch, query, head, d_v) before it is projected, and of a function that
+tells what some of them make it of: what goes on."""
+
+
+class Edge(NamedTuple):
+    """Edges to cut before the softmax: a query gives nothing to a key, which the others share. None stands for all."""
+
+    kind: Kind | None
+    layer: int | None
+    head: int | None
+    query: int | None
+    """None: all queries but the token of the key itself."""
+    key: int | None
+    """None: all keys but the token of the query itself."""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What is changed in a run of a model; nothing by default."""
+
+    cuts: tuple[Edge, ...] = ()
+    change: Change | None = None
+    """Of what heads put out, as in ablation."""
+    tokens: tuple[tuple[int, int], ...] = ()
+    """Places of the text, each with the id of the token that is read there instead."""
+
+
+NOTHING = Intervention()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A prediction that is asked about."""
+
+    token: str | None = None
+    """One token of the vocabulary, or a class of a classifier, by name or number; None: the likeliest."""
+    query: Spot | None = None
+    """The token at which it is made; None: the last of a causal model, the mask of a masked one, else the first."""
+
+
+LIKELIEST = Target()
+
+
+class Response(NamedTuple):
+    """What a model says at one place of a text, in several runs."""
+
+    kind: Literal["next", "masked", "class", "vector"]
+    """The next token, the masked token, the class of the text, or the last vector of a model that predicts nothing."""
+    tokens: tuple[Token, ...]
+    """Of the text, or of the decoder's."""
+    place: int
+    """The token at which it is said."""
+    outputs: Floats
+    """(run, number): logits, or the vector."""
+    target: int
+    """The output that is asked about; of vectors -1."""
+    name: Callable[[int], str]
+    """Of an output: what its token says, or its class."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +150,12 @@ class Request:
     strongest: int = 8
     """Edges a query, with keep="edges"."""
     method: Method = "attention"
-    """Weights; ``norm``, the lengths of the vectors that attention moves (Kobayashi et al. 2020); or ``scores``."""
+    """Weights; ``norm``, the lengths of the vectors that attention moves (Kobayashi et al. 2020); ``gradient``, weights
+    times their gradients where both are positive; or ``scores`` before the softmax."""
     summed: bool = False
     """Of norms: that of the sum of what the chosen heads of a layer move, as one head named "sum"."""
+    target: Target = LIKELIEST
+    """Of gradients: what they are of."""
     rows: slice = field(default_factory=lambda: slice(None))
     """The window of queries, and of keys, whose weights are kept."""
     columns: slice = field(default_factory=lambda: slice(None))
@@ -108,11 +183,13 @@ class Request:
         return replace(self, rows=rows, columns=columns, query=None, key=None)
 
 
-class Edge(NamedTuple):
-    """An edge to cut before the softmax: a head's query gives nothing to a key, which the others share."""
+def gradient_line(what: str, at: Token | None, place: int, named: str) -> str:
+    """What gradients are of: the next token, a masked one or the class, said at a token."""
+    where = "" if at is None else f" after token {place} {label(at.text)}"
+    return f"gradient of the logit of {what}{where}, {label(named)!r}, less the mean of all logits"
 
-    kind: Kind
-    layer: int
-    head: int
-    query: int
-    key: int
+
+def pieces_line(name: str, pieces: Sequence[str]) -> str:
+    """Why a target is not one token."""
+    told = f"is {len(pieces)} tokens: {listed([repr(piece) for piece in pieces])}; choose one of them"
+    return f"--target-token {escape(name)!r} {told if pieces else 'is no token'}"

@@ -78,6 +78,13 @@ def shown_safely(ctx: click.Context, param: click.Parameter, value: str | None) 
     return value and escape(value)
 
 
+def exactly(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
+    """A token as it was written, spaces too, which there must be. Raises a usage error."""
+    if value == "":
+        raise click.BadParameter("a token is needed")
+    return value
+
+
 text_argument = click.argument("text", required=False)
 texts_argument = click.argument("texts", nargs=-1, metavar="[TEXT]...")
 lines_option = together(
@@ -154,6 +161,29 @@ map_option = together(
     "Layers and heads",
     click.option(
         "--map", "kind", type=click.Choice(["encoder", "decoder", "cross"]), help="Which map of an encoder-decoder."
+    ),
+)
+
+target_option = together(
+    "Numbers",
+    click.option(
+        "--target-token",
+        metavar="TOKEN",
+        callback=exactly,
+        help="The prediction asked about: one token, or a class. Default: the likeliest.",
+    ),
+)
+
+weights_option = together(
+    "Numbers",
+    click.option(
+        "--weights",
+        "method",
+        type=click.Choice(["attention", "norm", "gradient", "chefer", "rollout", "scores"]),
+        default="attention",
+        show_default=True,
+        help="What is shown: attention weights; how long the vectors are that they move; what they add to a prediction, "
+        "by head or through the layers; attention through the layers; scores before the softmax.",
     ),
 )
 

@@ -247,7 +247,7 @@ def weigh(call: Call, laid: Laid, groups: range, span: Span, plan: Plan) -> list
     at, rows = slice(groups.start, groups.stop), slice(span.first, span.stop)
     query = laid.query[at].narrow(1, span.first * plan.shared, (span.stop - span.first) * plan.shared)
     total, expected = plan.total[at, rows], plan.expected[at, rows]
-    whole = bool(laid.hide) or call.cuts is not None or not all(laid.bounded[group] for group in groups)
+    whole = bool(laid.hide) or not all(laid.bounded[group] for group in groups)
     shift, chunks = None, []
     for first, stop in plan.chunks(span, whole):
         scores = plan.room(plan.scores, len(groups), span, 0, stop - first)
@@ -283,8 +283,6 @@ def settle(scores: Tensor, call: Call, laid: Laid, groups: range, span: Span, pl
     """Hide what is masked, and take the maximum off each row if it may be large: (m, r, g, 1) that was taken off."""
     for mask in laid.hide:
         add(scores, mask, groups, span, plan)
-    if call.cuts is not None:
-        cut(scores, call.cuts, groups, span, plan)
     if all(laid.bounded[group] for group in groups):
         return None
     if call.causal and span.keys > span.first:
@@ -304,16 +302,6 @@ def add(scores: Tensor, mask: Tensor, groups: range, span: Span, plan: Plan) -> 
         b, heads = heads_of(group, plan)
         part = mask[b % mask.shape[0], heads if mask.shape[1] > 1 else slice(0, 1), rows, : span.keys]  # (g, r, n)
         scores[i] += additive(part, scores.dtype).transpose(0, 1)
-
-
-def cut(scores: Tensor, cuts: Tensor, groups: range, span: Span, plan: Plan) -> None:
-    """Hide the edges that are cut."""
-    head, query, key = cuts.T
-    for i, group in enumerate(groups):
-        _, heads = heads_of(group, plan)
-        here = (head >= heads.start) & (head < heads.stop) & (query >= span.first) & (query < span.stop)
-        here &= key < span.keys
-        scores[i, query[here] - span.first, head[here] - heads.start, key[here]] = HIDDEN
 
 
 def sinks_of(sinks: Tensor, groups: range, span: Span, plan: Plan) -> Tensor:

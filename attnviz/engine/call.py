@@ -39,8 +39,6 @@ class Call:
     softcap: float | None = None
     sinks: Tensor | None = None
     """(H,), or broadcasts to (B, H, N, 1)."""
-    cuts: Tensor | None = None
-    """(edge, 3) of head, query, key: edges that are hidden as by a mask."""
 
     @property
     def plain(self) -> bool:
@@ -58,9 +56,8 @@ class Call:
         shared = pick // (self.query.shape[1] // self.key.shape[1])
         bias, mask = (pick_heads(part, pick) for part in (self.bias, self.mask))
         sinks = None if self.sinks is None else spread(self.sinks)[:, pick]
-        cuts = None if self.cuts is None else renumber(self.cuts, 0, pick)
         query, key, value = self.query[:, pick], self.key[:, shared], self.value[:, shared]
-        return replace(self, query=query, key=key, value=value, mask=mask, bias=bias, sinks=sinks, cuts=cuts)
+        return replace(self, query=query, key=key, value=value, mask=mask, bias=bias, sinks=sinks)
 
     def rows(self, rows: Tensor) -> "Call":
         """The same for some of its queries, by their numbers."""
@@ -69,15 +66,17 @@ class Call:
             hidden = torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None]  # (row, M)
         bias, mask = (pick_rows(part, rows) for part in (self.bias, self.mask))
         sinks = None if self.sinks is None else pick_rows(spread(self.sinks), rows)
-        cuts = None if self.cuts is None else renumber(self.cuts, 1, rows)
         mask = mask if hidden is None else hidden[None, None]  # causality and a mask never come together
-        return replace(self, query=self.query[:, :, rows], mask=mask, bias=bias, sinks=sinks, cuts=cuts, causal=False)
+        return replace(self, query=self.query[:, :, rows], mask=mask, bias=bias, sinks=sinks, causal=False)
+
+    def detached(self) -> "Call":
+        """The same outside of torch's graph."""
+        parts: Any = {name: part.detach() for name, part in vars(self).items() if isinstance(part, Tensor)}
+        return replace(self, **parts)
 
     def sdpa(self) -> Tensor:
         """The output (B, H, N, d_v) by torch's own function, which must be able to: see ``plain``."""
         mask, causal = self.mask, self.causal
-        if self.cuts is not None:
-            mask, causal = self.uncut(), False
         if self.bias is not None:
             mask, causal = (self.visible() if causal else mask), False
             mask = self.bias if mask is None else self.bias + additive(mask, self.bias.dtype)
@@ -85,17 +84,16 @@ class Call:
         given: Any = {"attn_mask": mask, "is_causal": causal, "scale": self.scale, "enable_gqa": grouped}
         return scaled_dot_product_attention(self.query, self.key, self.value, **given)
 
-    def uncut(self) -> Tensor:
-        """The mask with the cut edges hidden too, a matrix for every head: for few queries."""
-        seen = self.visible().expand(*self.query.shape[:3], self.key.shape[2]).clone()
-        if self.cuts is not None:
-            seen[:, self.cuts[:, 0], self.cuts[:, 1], self.cuts[:, 2]] = False
-        if self.mask is None or self.mask.dtype == torch.bool:
-            return seen
-        return self.mask + additive(seen, self.mask.dtype)
+    def hiding(self, cut: Tensor) -> "Call":
+        """The same without some edges: (B or 1, H or 1, N, M), True where one is cut."""
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            least = torch.finfo(self.mask.dtype).min
+            return replace(self, mask=torch.where(cut, least, self.mask))
+        seen = self.visible() if self.causal or self.mask is None else self.mask
+        return replace(self, mask=seen & ~cut, causal=False)
 
     def visible(self) -> Tensor:
-        """Boolean (B or 1, H or 1, N or 1, M): True where a query may attend, cuts left aside."""
+        """Boolean (B or 1, H or 1, N or 1, M): True where a query may attend."""
         n, m = self.query.shape[2], self.key.shape[2]
         if self.causal:
             return torch.ones(n, m, dtype=torch.bool, device=self.query.device).tril_()[None, None]
@@ -131,14 +129,6 @@ def pick_heads(part: Tensor | None, heads: Tensor) -> Tensor | None:
 def pick_rows(part: Tensor | None, rows: Tensor) -> Tensor | None:
     """Some queries of a mask that may have one row for all."""
     return part if part is None or part.shape[2] == 1 else part[:, :, rows]
-
-
-def renumber(cuts: Tensor, column: int, chosen: Tensor) -> Tensor:
-    """The cuts among chosen heads or queries, by their places there."""
-    edge, place = (cuts[:, column, None] == chosen).nonzero(as_tuple=True)
-    kept = cuts[edge].clone()
-    kept[:, column] = place
-    return kept
 
 
 def default_scale(query: Tensor) -> float:

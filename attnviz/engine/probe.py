@@ -6,7 +6,7 @@ one order, so that a call is known by its number alone, whatever its module is c
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attnviz.engine.blocks import Plan, Reducer, Shape, attend, replay
 from attnviz.engine.call import Call
+from attnviz.engine.edits import Edits
 from attnviz.engine.reducers import Matrix, Sight, Strongest, Summary
 from attnviz.engine.values import (
     UNPROJECTED,
@@ -29,6 +30,7 @@ from attnviz.errors import InputError, ModelError
 from attnviz.record import ATTENTION, NORM, SCORES, Kind
 from attnviz.request import Request
 
+NO_EDITS = Edits()
 SAMPLE = 16  # queries of a layer whose output is computed a second time, by another function
 
 
@@ -149,24 +151,21 @@ class Survey:
 
 
 class Probe:
-    """Looks at chosen calls, by their numbers, and keeps what is wanted of chosen heads.
-
-    cuts: edges to hide before the softmax, (edge, 3) of head, query, key for the number of each call.
-    """
+    """Looks at chosen calls, by their numbers, and keeps what is wanted of chosen heads."""
 
     def __init__(
         self,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
-        cuts: Mapping[int, Tensor] | None = None,
+        edits: Edits = NO_EDITS,
         *,
         stop: bool = True,
     ) -> None:
-        self.heads, self.request, self.cuts = heads, request, dict(cuts or {})
+        self.heads, self.request, self.edits = heads, request, edits
         self.stop = stop and request.method != NORM  # what follows tells whether an output was projected once
         self.calls = 0
         self.cut: set[int] = set()
-        """The calls of which edges were cut by the softmax itself."""
+        """The calls whose scores were seen before the softmax."""
         self.found: dict[int, Found] = {}
         self.plans: dict[Shape, tuple[Plan, Summary]] = {}
         self.views: list[tuple[tuple[Tensor, ...], bool, tuple[int, int], tuple[Tensor, Sight]]] = []
@@ -174,11 +173,12 @@ class Probe:
     def attend(self, call: Call, source: Source) -> Tensor:
         """See ``Observer.attend``. Raises Finished."""
         number = self.count(call.query)
-        if number in self.cuts:
-            call = replace(call, cuts=self.cuts[number].to(call.query.device))
+        edited = self.edits.of_call(number, call)
+        call, source = edited, source if edited is call else NOWHERE
         if number not in self.heads:
-            return self.output(call, source)
+            return self.edits.of_output(number, call, self.output(call, source))
         output, found = self.look(call, source, self.heads[number])
+        output = self.edits.of_output(number, call, output)
         if self.request.method == NORM:
             return Watched.of(output, partial(self.project, number, call, output, found))
         self.keep(number, found)
@@ -202,8 +202,7 @@ class Probe:
         number = self.count(weights)
         if number in self.heads and self.request.method != ATTENTION:
             raise ModelError(VALUELESS)
-        if number in self.cuts and number not in self.cut:
-            raise ModelError("edges of this attention cannot be cut: it is no matrix of queries and keys")
+        self.edits.require_none(number, cut=number in self.cut)
         if number in self.heads:
             pick = torch.tensor(self.heads[number], device=weights.device)
             visible = visible.expand(weights.shape)
@@ -217,13 +216,8 @@ class Probe:
 
     def before(self, scores: Tensor) -> Tensor:
         """See ``Observer.before``."""
-        if self.calls not in self.cuts:
-            return scores
         self.cut.add(self.calls)
-        head, query, key = self.cuts[self.calls].to(scores.device).T
-        scores = scores.clone()
-        scores[:, head, query, key] = -torch.inf
-        return scores
+        return self.edits.of_scores(self.calls, scores)
 
     def count(self, array: Tensor) -> int:
         """The number of this call. Raises InputError for several texts at once."""
@@ -240,7 +234,7 @@ class Probe:
 
     def output(self, call: Call, source: Source) -> Tensor:
         """The output of a call, nothing kept."""
-        if call.plain and call.cuts is None:
+        if call.plain:
             return plain_output(call, source)
         return attend(call, self.plan(call)[0], ())
 
@@ -260,9 +254,7 @@ class Probe:
             found.difference = agreement(again, output[:, self.request.rows][:, :, of_heads])
             if self.request.method == SCORES:
                 found.weights = scores(call, heads, self.request.rows, self.request.columns)
-        if (
-            everything or not call.plain or call.cuts is not None
-        ):  # the output is ours: another function should say the same
+        if everything or not call.plain:  # the output is ours: another function should say the same
             found.difference = larger(found.difference, check(call, source, output))
         return output, found
 
@@ -365,7 +357,7 @@ def check(call: Call, source: Source, output: Tensor) -> float | None:
     if call.plain:
         expected = call.rows(rows).sdpa().transpose(1, 2)
     else:
-        found = source.reference(rows) if source.reference and call.cuts is None else None
+        found = source.reference(rows) if source.reference else None
         if found is None:
             return None
         expected = found

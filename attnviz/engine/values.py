@@ -112,7 +112,7 @@ def vectors_of(call: Call, projection: Tensor, heads: tuple[int, ...]) -> Iterat
 
 
 def scores(call: Call, heads: tuple[int, ...], rows: slice, columns: slice) -> Tensor:
-    """What the softmax of some heads is given, (head, query, key) of a window, 0 where masked; cuts are left aside."""
+    """What the softmax of some heads is given, (head, query, key) of a window, 0 where masked."""
     return torch.cat([block_scores(block)[0, ..., columns].cpu() for block in blocks_of(call, heads, rows)], 1)
 
 

@@ -18,11 +18,12 @@ from attnviz.experiments.heads import HeadRole, Roles
 from attnviz.experiments.sequences import repeated
 from attnviz.layer.arrays import Array, namespace, widen
 from attnviz.models import Model
-from attnviz.request import Change, Prompt, Request
+from attnviz.record import Doubles, Visible
+from attnviz.request import Change, Prompt, Request, Weigh, Weighed
 from attnviz.selection import Head, Selection
 
-How: TypeAlias = Literal["zero", "mean"]
-HOWS: tuple[How, ...] = "zero", "mean"
+How: TypeAlias = Literal["zero", "mean", "uniform", "permute"]
+HOWS: tuple[How, ...] = "zero", "mean"  # of which the losses are measured
 OTHERS = 5  # other heads, or sets of heads, that are ablated for comparison, at most
 TOKENS = Request(layers=Selection(((0, 0),)), truncate=True, kinds=("self",), keep="statistics")
 Losses = npt.NDArray[np.float64]
@@ -127,7 +128,7 @@ def baseline(model: Model, part: Passages) -> Losses:
     """The loss of the whole model on each sequence; the means of its heads' outputs are kept meanwhile."""
     sums: dict[int, Array] = defaultdict(float)
 
-    def add(layer: int, output: Array) -> Array:
+    def add(layer: int, output: Array, _: Weigh) -> Array:
         sums[layer] = sums[layer] + widen(output).sum((0, 1))  # (head, d_v)
         return output
 
@@ -142,21 +143,50 @@ def losses(model: Model, part: Passages, change: Change) -> Losses:
     return np.concatenate([model.losses(ids, change)[:, part.counted].mean(1, dtype=np.float64) for ids in part.ids])
 
 
-def without(heads: Iterable[Head], how: How, means: Mapping[int, Array]) -> Change:
-    """The change that ablates heads."""
+def without(heads: Iterable[Head], how: How, means: Mapping[int, Array], seed: int = 0) -> Change:
+    """The change that ablates heads. means: of each layer (head, d_v), for the mean; seed: of what is permuted."""
     chosen: dict[int, list[int]] = defaultdict(list)
     for layer, head in sorted(heads):
         chosen[layer].append(head)
 
-    def change(layer: int, output: Array) -> Array:
+    def change(layer: int, output: Array, weigh: Weigh) -> Array:
         if layer not in chosen:
             return output
-        values = means[layer][chosen[layer]] if how == "mean" else 0
+        values: Array = 0
+        if how == "mean":
+            values = means[layer][chosen[layer]]
+        elif how != "zero":
+            values = reweighed(weigh(chosen[layer]), how, np.random.default_rng((seed, layer)))
         changed = output + 0  # a copy, of NumPy as of torch
         changed[:, :, chosen[layer]] = namespace(output).asarray(values, dtype=output.dtype, device=output.device)
         return changed
 
     return change
+
+
+def reweighed(made: Weighed, how: How, rng: np.random.Generator) -> Array:
+    """What heads put out with other weights: (batch, query, head, d_v)."""
+    weights, value = as_numpy(made.weights), as_numpy(made.value)
+    visible = np.broadcast_to(as_numpy(made.visible), weights.shape)
+    even = visible / np.maximum(visible.sum(-1, keepdims=True), 1)
+    other = even if how == "uniform" else permuted(weights, visible, rng)
+    found: Array = np.swapaxes(other @ value, 1, 2).astype(np.float32)
+    return found
+
+
+def permuted(weights: Doubles, visible: Visible, rng: np.random.Generator) -> Doubles:
+    """Weights with each row in another order among the keys that are visible (Jain & Wallace 2019): (..., key)."""
+    places = np.argsort(~visible, axis=-1, kind="stable")  # the visible keys first, in their order
+    shuffled = np.argsort(np.where(visible, rng.random(weights.shape), np.inf), axis=-1)
+    found = np.zeros_like(weights)
+    np.put_along_axis(found, places, np.take_along_axis(weights, shuffled, -1), -1)
+    return found
+
+
+def as_numpy(array: Array) -> Array:
+    """An array of NumPy, or a tensor outside of its graph, as NumPy's; numbers in float64."""
+    array = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
+    return array if array.dtype == bool else array.astype(np.float64)
 
 
 def together(chosen: Sequence[HeadRole]) -> list[tuple[tuple[Head, ...], str | None]]:

@@ -1,6 +1,7 @@
 """What a run leaves beside its model as it goes. Without torch; each file is written whole or not at all.
 
-``step-N/`` are models, as far as they had come. ``history.json`` has the loss and the scores of all heads over steps.
+``step-N/`` are models, as far as they had come. ``history.json`` has the loss and the scores of all heads over steps,
+``training.svg`` is a picture of it, drawn at the end.
 ``state.safetensors`` is what an interrupted run goes on from, bit by bit; it is gone when the run is done.
 """
 
@@ -16,12 +17,12 @@ from safetensors.numpy import save
 
 from attnviz import untrusted
 from attnviz.errors import InputError, UsageError
-from attnviz.files import write_whole
+from attnviz.files import reason, write_whole
 from attnviz.layer.arrays import Array
 from attnviz.lm import evaluate, store
 
 SCHEMA = "attnviz/1"
-STATE, HISTORY = "state.safetensors", "history.json"
+STATE, HISTORY, FIGURE = "state.safetensors", "history.json", "training.svg"
 MEASURED = 100  # times in a run, about, that the heads are
 SEQUENCES = 16  # each time: a quarter of those for a finished model, at a quarter of the cost
 CHECKPOINTS = 10
@@ -135,6 +136,7 @@ def entry(now: Moment, model: store.Stored) -> dict[str, Any]:
     means = {role: scores.mean(0) for role, scores in measure(model).items()}
     return {
         "step": now.step,
+        "stage": now.stage,
         "loss": round(now.loss, 4) if math.isfinite(now.loss) else None,
         "tokens": now.tokens,
         "scores": {role: [[number(cell) for cell in row] for row in rows] for role, rows in means.items()},
@@ -182,6 +184,39 @@ def read(folder: Path, identity: dict[str, Any]) -> Kept:
     return kept
 
 
+def read_history(run: Path) -> tuple[list[dict[str, Any]], int]:
+    """What was measured of a run, given its folder or its history.json, and the tokens of a repeated block.
+
+    Raises InputError if there is no history, or it is damaged or empty.
+    """
+    path = run / HISTORY if run.is_dir() else run
+    try:
+        document = untrusted.read_json(path)
+        history, block = document["history"], document["block"]
+        if history:
+            require_measured(history, block)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {reason(error)}: name the folder of a run of attnviz train") from error
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} is no history of a run of attnviz train, or damaged") from error
+    if not history:
+        raise InputError(f"nothing was measured yet in the run of {path}: go on with attnviz train --resume")
+    return history, block
+
+
+def require_measured(history: list[dict[str, Any]], block: int) -> None:
+    """Raise an error, of one of several kinds, unless these are measurements that can be drawn."""
+    steps = [measured["step"] for measured in history]
+    untrusted.numbers([measured["loss"] for measured in history], "loss")
+    shapes = {
+        untrusted.numbers([measured["scores"][role] for measured in history], role).shape
+        for role in history[-1]["scores"]
+    }
+    whole = all(type(number) is int and 0 < number < 1 << 40 for number in (block, *steps))
+    if not (whole and steps == sorted({*steps}) and all(len(shape) == 3 and all(shape) for shape in shapes)):
+        raise ValueError
+
+
 def require_state(folder: Path) -> None:
     """Raise UsageError unless a run was interrupted here."""
     if not (folder / STATE).is_file():
@@ -200,7 +235,7 @@ def require_same(folder: Path, there: dict[str, Any], identity: dict[str, Any]) 
 
 def clear(folder: Path) -> None:
     """Take away what an earlier run left beside its model, so that no checkpoint is of another run."""
-    for name in (STATE, HISTORY):
+    for name in (STATE, HISTORY, FIGURE):
         (folder / name).unlink(missing_ok=True)
     for old in folder.glob("step-*"):
         if store.is_ours(old):

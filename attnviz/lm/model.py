@@ -8,19 +8,20 @@ Parameters: ``embedding`` (vocabulary, dim); for each layer i ``layers.i.attenti
 ``layers.i.up`` (feed_forward, dim), ``layers.i.down`` (dim, feed_forward); ``norm`` (dim,).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from attnviz.layer.arrays import Array, namespace, widen
 from attnviz.layer.attention import Attended
 from attnviz.layer.multihead import attend_heads, linear, multi_head_attend, split_heads
 from attnviz.layer.norms import moved
+from attnviz.request import Change, Weigh, Weighed
 
 NORM_FLOOR = 1e-6
 How: TypeAlias = dict[str, Any]  # options of attend_heads
-Change: TypeAlias = Callable[[int, Array], Array]  # of a layer's number and what its heads put out: what goes on
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def blocks(
     """Run the layers one by one on token ids (..., n). Stop iterating and the layers after are never computed.
 
     masks: for some layers booleans (heads, n, n), False where an edge is cut, beside what causality hides.
-    change: sees what the heads of each layer put out (..., n, heads, head_dim), and gives what is projected.
+    change: sees what the heads of each layer put out (..., n, heads, head_dim), and may ask what some of them make it
+    of; it gives what is projected.
     """
     masks = masks or {}
     how: How = {"heads": config.heads, "causal": True, "rotary": True, "score": config.score}
@@ -77,12 +79,17 @@ def blocks(
 
 
 def attend_changed(
-    parameters: Mapping[str, Array], x: Array, mask: Array | None, change: Callable[[Array], Array], how: How
+    parameters: Mapping[str, Array], x: Array, mask: Array | None, change: Callable[[Array, Weigh], Array], how: How
 ) -> Attended:
     """Self-attention whose heads' outputs are changed before they are projected: (..., n, dim) -> (..., n, dim)."""
     q, k, v = (linear(parameters, name, x) for name in ("query", "key", "value"))
     attended = attend_heads(q, k, v, mask=mask, **how)
-    outputs = change(attended.output.reshape(*x.shape[:-1], how["heads"], -1))  # (..., n, heads, head_dim)
+
+    def weigh(heads: Sequence[int]) -> Weighed:
+        value = split_heads(v, how["heads"])[..., list(heads), :, :]
+        return Weighed(attended.weights[..., list(heads), :, :], attended.scores[..., list(heads), :, :] > -inf, value)
+
+    outputs = change(attended.output.reshape(*x.shape[:-1], how["heads"], -1), weigh)  # (..., n, heads, head_dim)
     return attended._replace(output=linear(parameters, "output", outputs.reshape(x.shape)))
 
 

@@ -1,15 +1,42 @@
 """A prompt and a request -> Capture. One backend a file; ``load`` picks it by what the model's folder holds."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from attnviz.record import Capture, Floats
-from attnviz.request import Change, Edge, Placement, Prompt, Request, Vocabulary
+from attnviz.request import (
+    LIKELIEST,
+    NOTHING,
+    Change,
+    Edge,
+    Intervention,
+    Placement,
+    Prompt,
+    Request,
+    Response,
+    Target,
+    Vocabulary,
+)
 
 if TYPE_CHECKING:
     from attnviz.analysis.explain import Operands
     from attnviz.lm.corpus import Ids
 
-__all__ = ["Change", "Edge", "Model", "Placement", "Prompt", "Request", "Vocabulary", "load"]
+__all__ = [
+    "LIKELIEST",
+    "NOTHING",
+    "Change",
+    "Edge",
+    "Intervention",
+    "Model",
+    "Placement",
+    "Prompt",
+    "Request",
+    "Response",
+    "Target",
+    "Vocabulary",
+    "load",
+]
 
 
 class Model(Protocol):
@@ -17,11 +44,27 @@ class Model(Protocol):
 
     name: str
 
-    def capture(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...] = ()) -> Capture:
+    def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
         """Run the model and keep what the request names, one map a rectangle of layers and heads.
 
-        cuts: edges to cut, which changes what the model computes from there on. Raises UsageError for a layer or head
-        that is not there, InputError for a text that does not fit or a result that would not fit into memory.
+        intervention: what the model computes otherwise from there on. Raises UsageError for a layer, head, edge or
+        target that is not there, and for a query that would be left without a key; InputError for a text that does not
+        fit or a result that would not fit into memory.
+        """
+        ...
+
+    def respond(
+        self,
+        prompt: Prompt,
+        interventions: Sequence[Intervention],
+        target: Target = LIKELIEST,
+        *,
+        truncate: bool = False,
+    ) -> Response:
+        """What the model says at one place, under each of the interventions; several are run at once.
+
+        The likeliest output is that under the first. A model that predicts is to be loaded with ``predicts``. Raises
+        UsageError as ``capture`` does, and for a target that is not one token.
         """
         ...
 
@@ -41,8 +84,8 @@ class Model(Protocol):
     def losses(self, ids: "Ids", change: Change | None = None) -> Floats:
         """Loss in nats of each token from the second on, given those before it: (batch, n) -> (batch, n - 1).
 
-        change: is shown what the heads of each layer put out, (batch, query, head, d_v), and gives what the model goes
-        on with. Raises UsageError of a model that predicts no next tokens, ModelError of one whose heads are hidden.
+        change: see ``Intervention.change``. Raises UsageError of a model that predicts no next tokens, ModelError of
+        one whose heads are hidden.
         """
         ...
 
@@ -55,10 +98,12 @@ def load(
     offline: bool = False,
     quiet: bool = True,
     writes: bool = False,
+    predicts: bool = False,
 ) -> Model:
     """Load a model: ``builtin``, a folder, an alias or a hub id; the local cache first, then a download.
 
-    writes: with the part that continues a text, for ``Prompt.generate``.
+    writes: with the part that continues a text, for ``Prompt.generate``; predicts: with whatever part it has that
+    predicts, for ``Model.respond`` and gradients.
     Raises ModelError if it cannot be had or is refused, UsageError if the device is not there.
     """
     from attnviz.lm import store
@@ -71,4 +116,4 @@ def load(
         return Builtin(name, folder, placement)
     from attnviz.models.huggingface import HuggingFace
 
-    return HuggingFace.load(name, folder, placement, writes=writes)
+    return HuggingFace.load(name, folder, placement, writes=writes, predicts=predicts)

@@ -4,7 +4,7 @@ On the CPU it runs in NumPy, so that nothing waits for torch; the same function 
 Its texts are short, so whatever is to be kept is made of its weights.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,16 +15,30 @@ from tokenizers import Encoding, Tokenizer
 
 from attnviz.analysis.explain import Operands, plainly
 from attnviz.analysis.statistics import describe, strongest, tile
-from attnviz.errors import ModelError
+from attnviz.errors import ModelError, UsageError
 from attnviz.layer.multihead import linear, rotate, split_heads
 from attnviz.layer.norms import lengths, products, summed
 from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import Block, blocks, head_vectors, logits, losses, normalise, within
 from attnviz.lm.tokenizer import BOS_ID
-from attnviz.models.checks import require_edge, require_length, require_none, torch_device
-from attnviz.record import ATTENTION, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token
-from attnviz.request import Change, Edge, Placement, Prompt, Request, Vocabulary
+from attnviz.models.checks import require_length, require_none, torch_device
+from attnviz.models.interventions import batches, changed_ids, hidden, require_edges, require_keys
+from attnviz.record import ATTENTION, GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token
+from attnviz.request import (
+    LIKELIEST,
+    NOTHING,
+    Change,
+    Intervention,
+    Placement,
+    Prompt,
+    Request,
+    Response,
+    Target,
+    Vocabulary,
+    gradient_line,
+    pieces_line,
+)
 from attnviz.selection import require_kinds, require_sides, resolve, window_notes
 
 
@@ -53,19 +67,21 @@ class Builtin:
         placed = torch.from_numpy(array).to(self.torch_device)
         return placed.to(getattr(torch, dtype)) if dtype else placed
 
-    def capture(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...] = ()) -> Capture:
+    def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
         """See ``Model.capture``."""
-        other = {"--pair": prompt.pair, "--target": prompt.target, "--chat": prompt.chat}
-        require_none(other, f"{self.name} reads one plain text")
-        require_none({"--generate": prompt.generate and cuts}, "edges are cut of a text that is there")
+        self.require_readable(prompt, changed=intervention != NOTHING)
         require_kinds(request.kinds, ("self",))
         there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
         rectangles = resolve(request.layers, request.heads, there)
         ids, tokens, text, note = self.read(prompt, request.truncate)
-        masks = self.masks(cuts, len(ids))
         last = max(max(layers) for layers, _ in rectangles)
-        weights = self.weights(ids, last, masks, request.method)
-        vectors = self.vectors(ids, last, masks) if request.method == NORM else None
+        run = partial(self.run, changed_ids(ids, [intervention]), [intervention])
+        told = None
+        if request.method == GRADIENT:
+            weights, told = self.gradients(ids, tokens, intervention, request.target)
+        else:
+            weights = self.weights(run, last, request.method)
+        vectors = self.vectors(run, ids, last) if request.method == NORM else None
         if not np.isfinite(weights).all():
             raise ModelError(f"the weights of {self.name} are damaged: its attention is not a number")
         request = request.placed((tokens, tokens))
@@ -77,7 +93,65 @@ class Builtin:
             for at in [np.ix_(layers, heads)]
         )
         where = window_notes(request.rows, request.columns, [(tokens, tokens)]) if request.windowed else ()
-        return Capture(self.name, text, maps, ((note,) if note else ()) + where)
+        return Capture(self.name, text, maps, (*filter(None, (note, told)), *where))
+
+    def require_readable(self, prompt: Prompt, *, changed: bool) -> None:
+        """Raise UsageError for what a prompt asks that is not to be had."""
+        other = {"--pair": prompt.pair, "--target": prompt.target, "--chat": prompt.chat}
+        require_none(other, f"{self.name} reads one plain text")
+        require_none({"--generate": prompt.generate and changed}, "what is changed is a text that is there")
+
+    def respond(
+        self,
+        prompt: Prompt,
+        interventions: Sequence[Intervention],
+        target: Target = LIKELIEST,
+        *,
+        truncate: bool = False,
+    ) -> Response:
+        """See ``Model.respond``."""
+        self.require_readable(prompt, changed=True)
+        ids, tokens, _, _ = self.read(prompt, truncate)
+        place = target.query.resolve(tokens).start if target.query else len(tokens) - 1
+        asked = self.asked(target)
+        found = np.concatenate([self.predicted(ids, place, batch) for batch in batches(interventions)])
+        chosen = int(found[0].argmax()) if asked < 0 else asked
+        return Response("next", tokens, place, found, chosen, self.spelt)
+
+    def predicted(self, ids: Sequence[int], place: int, batch: Sequence[Intervention]) -> Floats:
+        """The logits of the token after a place under some interventions, (intervention, token)."""
+
+        def make() -> list[Any]:
+            *_, last = self.run(changed_ids(ids, batch), batch)
+            return [logits(self.parameters, last.hidden[:, place])]
+
+        found: Floats = self.stacked(make)[0]
+        return found
+
+    def asked(self, target: Target) -> int:
+        """The token that is asked about, -1 for the likeliest. Raises UsageError unless it is one."""
+        if target.token is None:
+            return -1
+        found = self.tokenizer.encode(target.token, add_special_tokens=False).ids
+        if len(found) != 1:
+            raise UsageError(pieces_line(target.token, [self.spelt(number) for number in found]))
+        return int(found[0])
+
+    def spelt(self, number: int) -> str:
+        """What a token says; its name if that is nothing."""
+        return self.tokenizer.decode([number]) or str(self.tokenizer.id_to_token(number))
+
+    def gradients(
+        self, ids: list[int], tokens: tuple[Token, ...], intervention: Intervention, target: Target
+    ) -> tuple[Floats, str]:
+        """Weights times gradients where positive, (layer, head, query, key), and what they are of; by torch."""
+        from attnviz.lm.gradients import gradients
+
+        place = target.query.resolve(tokens).start if target.query else len(tokens) - 1
+        masks = self.masks([intervention], len(ids))
+        how = self.config, masks, intervention.change
+        found, chosen = gradients(self.parameters, changed_ids(ids, [intervention]), place, self.asked(target), *how)
+        return found, gradient_line("the next token", tokens[place], place, self.spelt(chosen))
 
     def operands(self, prompt: Prompt, request: Request) -> Operands:
         """See ``Model.operands``."""
@@ -96,7 +170,7 @@ class Builtin:
         """The same for token ids; its queries and keys are made anew out of what the layer reads."""
         made: dict[int, Any] = {}
         placed = self.place(np.array(ids))
-        steps = blocks(self.parameters, placed, self.config, change=lambda at, put: made.setdefault(at, put))
+        steps = blocks(self.parameters, placed, self.config, change=lambda at, put, _: made.setdefault(at, put))
         run = list(islice(steps, layer + 1))
         mine = within(self.parameters, f"layers.{layer}.")
         hidden = run[layer - 1].hidden if layer else self.parameters["embedding"][placed]
@@ -141,12 +215,12 @@ class Builtin:
 
     def next_token(self, ids: list[int]) -> int:
         """The likeliest next token."""
-        *_, last = self.run(ids, self.config.layers)
-        return int(logits(self.parameters, last.hidden[-1:])[0].argmax())
+        return int(self.predicted(ids, -1, [NOTHING])[0].argmax())
 
-    def run(self, ids: list[int], layers: int, masks: Mapping[int, Any] | None = None) -> list[Block]:
-        """The first so many layers; those after them are not computed."""
-        return list(islice(blocks(self.parameters, self.place(np.array(ids)), self.config, masks), layers))
+    def run(self, ids: Ids, batch: Sequence[Intervention], layers: int | None = None) -> list[Block]:
+        """The first so many layers, or all, on ids (intervention, token); those after them are not computed."""
+        masks = self.masks(batch, ids.shape[1])
+        return list(islice(blocks(self.parameters, self.place(ids), self.config, masks, batch[0].change), layers))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -165,29 +239,34 @@ class Builtin:
                 found = losses(self.parameters, self.place(ids), self.config, change).cpu().numpy()
         return found.astype(np.float32)
 
-    def masks(self, cuts: tuple[Edge, ...], length: int) -> dict[int, Any]:
-        """For each layer of which an edge is cut, (head, query, key), False there. Raises UsageError."""
-        found: dict[int, Any] = {}
-        for cut in cuts:
-            there = cut.kind == "self" and cut.layer in range(self.config.layers)
-            require_edge(cut, self.config.heads if there else 0, length, length)
-            mask = found.setdefault(cut.layer, np.ones((self.config.heads, length, length), dtype=bool))
-            mask[cut.head, cut.query, cut.key] = False
-        return {layer: self.place(mask) for layer, mask in found.items()}
+    def masks(self, batch: Sequence[Intervention], length: int) -> dict[int, Any]:
+        """Of each layer of which edges are cut, (intervention, head or 1, query, key), False there.
 
-    def weights(self, ids: list[int], last: int, masks: Mapping[int, Any], method: Method) -> Floats:
+        Raises UsageError for edges that are not there, or that leave a query without a key.
+        """
+        size = self.config.heads, length, length
+        require_edges(batch, {("self", layer): size for layer in range(self.config.layers)})
+        found: dict[int, Any] = {}
+        for layer in range(self.config.layers):
+            cut = hidden(batch, "self", layer, size)
+            if cut is not None:
+                require_keys(np.tri(length, dtype=bool), cut)
+                found[layer] = self.place(~cut)
+        return found
+
+    def weights(self, run: Callable[[int], list[Block]], last: int, method: Method) -> Floats:
         """Weights (layer, head, query, key) of the layers up to ``last``, or their scores, 0 where masked."""
         if method != SCORES:
-            return self.stacked(lambda: [block.attended.weights for block in self.run(ids, last + 1, masks)])
-        scores = self.stacked(lambda: [block.attended.scores for block in self.run(ids, last + 1, masks)])
+            return self.stacked(lambda: [block.attended.weights[0] for block in run(last + 1)])
+        scores = self.stacked(lambda: [block.attended.scores[0] for block in run(last + 1)])
         return np.where(np.isneginf(scores), np.float32(0), scores)
 
-    def vectors(self, ids: list[int], last: int, masks: Mapping[int, Any]) -> Floats:
+    def vectors(self, run: Callable[[int], list[Block]], ids: list[int], last: int) -> Floats:
         """What the heads of the layers up to ``last`` move of each token, (layer, head, key, dim)."""
 
         def make() -> list[Any]:
             before = [self.parameters["embedding"][self.place(np.array(ids))]]
-            before += [block.hidden for block in self.run(ids, last, masks)]
+            before += [block.hidden[0] for block in run(last)]
             return [head_vectors(self.parameters, part, layer, self.config.heads) for layer, part in enumerate(before)]
 
         return self.stacked(make)

@@ -62,7 +62,8 @@ def require_none(what: Mapping[str, object], why: str) -> None:
 
 def require_edge(cut: Edge, heads: int, queries: int, keys: int) -> None:
     """Raise UsageError unless there is such an edge to cut, in a layer of so many heads."""
-    if not 0 <= cut.head < heads:
-        raise UsageError(f"there is no {cut.kind} head L{cut.layer}H{cut.head} to cut an edge of")
-    if not (0 <= cut.query < queries and 0 <= cut.key < keys):
+    if not 0 <= (cut.head or 0) < heads:
+        where = f"layer {cut.layer}" if cut.head is None else f"head L{cut.layer}H{cut.head}"
+        raise UsageError(f"there is no {f'{cut.kind} ' if cut.kind else ''}{where} to cut an edge of")
+    if not (0 <= (cut.query or 0) < queries and 0 <= (cut.key or 0) < keys):
         raise UsageError(f"there is no edge {cut.query} -> {cut.key} to cut: {queries} queries, {keys} keys")

@@ -12,6 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from attnviz.analysis.explain import Operands
 from attnviz.engine.change import Changed
+from attnviz.engine.edits import Edits
+from attnviz.engine.gradients import Graded
 from attnviz.engine.probe import Found
 from attnviz.engine.steps import HIDDEN_STEPS, Followed, inputs_of_running
 from attnviz.errors import InputError, ModelError, UsageError
@@ -19,6 +21,7 @@ from attnviz.lm.corpus import Ids
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.generation import Steps
 from attnviz.models.huggingface_loading import load_parts, position_limit
+from attnviz.models.huggingface_prediction import ask, require_gradient
 from attnviz.models.huggingface_reading import Reading, sizes_of, undisturbed
 from attnviz.models.huggingface_text import (
     Encoded,
@@ -31,23 +34,35 @@ from attnviz.models.huggingface_text import (
     with_target,
     write,
 )
+from attnviz.models.interventions import ABREAST, batches, changed_ids
 from attnviz.models.maps import (
     Choice,
     assemble,
     choose,
-    cut_edges,
+    edits,
     fidelity,
     places,
     require_room,
     wanted_heads,
     window_places,
 )
-from attnviz.record import Capture, Floats, Token
-from attnviz.request import Change, Edge, Placement, Prompt, Request, Vocabulary
+from attnviz.record import GRADIENT, Capture, Floats, Token
+from attnviz.request import (
+    LIKELIEST,
+    NOTHING,
+    Change,
+    Intervention,
+    Placement,
+    Prompt,
+    Request,
+    Response,
+    Target,
+    Vocabulary,
+)
 from attnviz.selection import Sides
 
 SPELT = "input_ids", "decoder_input_ids"
-ABREAST = 8  # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
+BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
 
 
 class HuggingFace:
@@ -58,9 +73,14 @@ class HuggingFace:
         self.reading = Reading(model)
 
     @classmethod
-    def load(cls, name: str, folder: Path, placement: Placement, *, writes: bool) -> "HuggingFace":
-        """From a local folder: safetensors only, no code from it. ``writes``: with the head that continues a text."""
-        return cls(name, *load_parts(folder, placement, writes=writes))
+    def load(
+        cls, name: str, folder: Path, placement: Placement, *, writes: bool = False, predicts: bool = False
+    ) -> "HuggingFace":
+        """From a local folder: safetensors only, no code from it.
+
+        writes: with the head that continues a text; predicts: with the one that the folder was saved with.
+        """
+        return cls(name, *load_parts(folder, placement, writes=writes, predicts=predicts))
 
     @property
     def positions(self) -> int | None:
@@ -68,9 +88,9 @@ class HuggingFace:
         limits = position_limit(self.model), self.tokenizer.model_max_length
         return min((limit for limit in limits if limit and 0 < limit < 1 << 31), default=None)
 
-    def capture(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...] = ()) -> Capture:
+    def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
         """See ``Model.capture``."""
-        encoded = self.encoded(prompt, request, cuts)
+        encoded = self.encoded(prompt, request.truncate, intervention)
         sites = self.reading.survey(self.placed(encoded.inputs))
         chosen = choose(sites, request)
         note = None
@@ -80,8 +100,7 @@ class HuggingFace:
         else:
             request = request.placed(encoded.sides_of(chosen[0]))
             require_room(chosen, encoded.sides_of, request)
-            inputs, edges = self.placed(encoded.inputs), cut_edges(cuts, sites, encoded.sides)
-            found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request, edges)
+            found, note = self.found(encoded, wanted_heads(chosen, sites), request, intervention)
         measured, warning = fidelity(found, self.model.dtype)
         where = window_places(chosen, encoded.sides_of, request)
         maps = assemble(chosen, sites, found, encoded.sides_of, request)
@@ -90,7 +109,7 @@ class HuggingFace:
 
     def operands(self, prompt: Prompt, request: Request) -> Operands:
         """See ``Model.operands``."""
-        encoded = self.encoded(prompt, request, ())
+        encoded = self.encoded(prompt, request.truncate)
         inputs = self.placed(encoded.inputs)
         sites = self.reading.survey(inputs)
         choice = choose(sites, request)[0]
@@ -103,16 +122,58 @@ class HuggingFace:
             raise ModelError(HIDDEN_STEPS)
         return followed.found
 
-    def encoded(self, prompt: Prompt, request: Request, cuts: tuple[Edge, ...]) -> Encoded:
+    def found(
+        self, encoded: Encoded, heads: Mapping[int, tuple[int, ...]], request: Request, intervention: Intervention
+    ) -> tuple[dict[int, Found], str | None]:
+        """What is found at the calls of a run, and a note of what is to be said of it."""
+        inputs, edits = self.inputs(encoded, [intervention]), self.edits(encoded, [intervention])
+        if request.method != GRADIENT:
+            return self.reading.read(inputs, heads, request, edits)
+        asked = ask(self.model, self.tokenizer, encoded, request.target)
+        require_gradient(self.model, asked)
+        graded = Graded(edits)
+        slopes, _ = self.reading.run(inputs, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs)))
+        return {at: graded.found(at, slopes, heads[at], request) for at in heads}, asked.told
+
+    def respond(
+        self,
+        prompt: Prompt,
+        interventions: Sequence[Intervention],
+        target: Target = LIKELIEST,
+        *,
+        truncate: bool = False,
+    ) -> Response:
+        """See ``Model.respond``."""
+        encoded = self.encoded(prompt, truncate, *interventions)
+        self.reading.survey(self.placed(encoded.inputs))
+        asked = ask(self.model, self.tokenizer, encoded, target)
+        outputs = [
+            asked.read(self.reading.run(self.inputs(encoded, batch), Changed(self.edits(encoded, batch)), asked.run)[0])
+            for batch in batches(interventions, 1 if self.reading.tapped else ABREAST)
+        ]
+        return asked.response(torch.cat(outputs).float().cpu().numpy())
+
+    def inputs(self, encoded: Encoded, batch: Sequence[Intervention]) -> dict[str, Tensor]:
+        """What is read under each intervention of a batch, on the model's device."""
+        changed = torch.from_numpy(changed_ids(encoded.inputs["input_ids"][0].tolist(), batch))
+        others = {name: part.expand(len(batch), *part.shape[1:]) for name, part in encoded.inputs.items()}
+        return self.placed({**others, "input_ids": changed})
+
+    def edits(self, encoded: Encoded, batch: Sequence[Intervention]) -> Edits:
+        """What a batch changes in the calls of a run; the model has been surveyed. Raises UsageError."""
+        return edits(batch, self.reading.sites, encoded.sides)
+
+    def encoded(self, prompt: Prompt, truncate: bool, *interventions: Intervention) -> Encoded:
         """A prompt as the model reads it. Raises UsageError for what it cannot do, InputError if it does not fit."""
+        changed = any(one != NOTHING for one in interventions)
         both_sides = self.model.config.is_encoder_decoder
         require_none({"--target": prompt.target and not both_sides}, f"{self.name} has no decoder that would read it")
         require_none({"--generate": prompt.generate and both_sides}, f"{self.name} writes its target by itself")
-        require_none({"--generate": prompt.generate and cuts}, "edges are cut of a text that is there")
+        require_none({"--generate": prompt.generate and changed}, "what is changed is a text that is there")
         self.require_one_text(prompt.ids is not None)
         if prompt.ids is not None:
             return encode_ids(self.tokenizer, prompt.ids, self.positions, self.name)
-        encoded = encode(self.tokenizer, prompt, self.positions, request.truncate, self.name)
+        encoded = encode(self.tokenizer, prompt, self.positions, truncate, self.name)
         if both_sides:
             encoded = with_target(encoded, self.model, self.tokenizer, prompt, self.positions)
         return encoded
@@ -132,14 +193,14 @@ class HuggingFace:
         """See ``Model.losses``."""
         if self.model.config.is_encoder_decoder or not self.model.can_generate():
             raise UsageError(f"{self.name} predicts no next tokens, of which a loss could be measured")
-        parts = np.array_split(ids, -(-len(ids) // ABREAST))
+        parts = np.array_split(ids, -(-len(ids) // BATCH))
         return np.concatenate([self.next_losses(torch.from_numpy(part), change) for part in parts])
 
     def next_losses(self, ids: Tensor, change: Change | None) -> Floats:
         """The same of a few sequences at once."""
         inputs = self.placed({"input_ids": ids})
         layers = [site.layer for site in self.reading.survey(inputs)]
-        outputs, _ = self.reading.run(inputs, Changed(layers, change))
+        outputs, _ = self.reading.run(inputs, Changed(Edits(layers, change=change)))
         predicted, expected = outputs.logits[:, :-1].float(), inputs["input_ids"][:, 1:]
         found: Floats = cross_entropy(predicted.mT, expected, reduction="none").cpu().numpy()
         return found
@@ -158,7 +219,7 @@ class HuggingFace:
                 ids = unended(self.model, write(self.model, inputs, count))
             encoded = continuation(encoded, self.tokenizer, ids)
             request = request.placed(encoded.sides_of(chosen[0]))
-            return encoded, self.reading.read(self.placed(encoded.inputs), heads, request, {})[0]
+            return encoded, self.reading.read(self.placed(encoded.inputs), heads, request)[0]
         steps = Steps(len(self.reading.sites), heads)
         # One more than asked for: what was written last is never read, and has no row. Nor has what ends a text.
         ids = self.reading.run(inputs, steps, lambda model, inputs: write(model, inputs, count + 1))[0]
@@ -178,7 +239,7 @@ class HuggingFace:
         (text, tokens), (target, target_tokens) = (self.spelt(inputs, name) for name in SPELT)
         sides = self.sides(inputs, tokens, target_tokens)
         require_room(chosen, sides, request)
-        found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request, {})
+        found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request)
         measured, warning = fidelity(found, self.model.dtype)
         maps = assemble(chosen, sites, found, sides, request)
         notes = tuple(line for line in (note, warning) if line)

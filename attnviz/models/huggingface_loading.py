@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from attnviz.errors import ModelError
 from attnviz.models.checks import torch_device
@@ -14,22 +22,36 @@ from attnviz.request import Placement
 
 WRITERS = "ForCausalLM", "LMHeadModel"  # how the classes of models that continue a text end
 
+PREDICTORS = {
+    **dict.fromkeys(WRITERS, AutoModelForCausalLM),
+    "ForMaskedLM": AutoModelForMaskedLM,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+}
 
-def load_parts(folder: Path, placement: Placement, *, writes: bool) -> tuple[Any, Any]:
-    """The model, in evaluation, and its tokenizer. ``writes``: with the head that continues a text.
 
-    An encoder-decoder always comes with its head, since it writes its own target. Raises ModelError, UsageError.
+def load_parts(folder: Path, placement: Placement, *, writes: bool, predicts: bool) -> tuple[Any, Any]:
+    """The model, in evaluation, and its tokenizer.
+
+    writes: with the head that continues a text; predicts: with the one that the folder was saved with, if any. An
+    encoder-decoder always comes with its head, since it writes its own target. Raises ModelError, UsageError.
     """
     available = require_safe(folder)
     device = torch_device(placement.device)
     with quiet_library():
         config = load_config(folder)
         require_size(config, available, folder)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM if writes else AutoModel
+        kind = predictor(config) if predicts else AutoModelForCausalLM if writes else AutoModel
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else kind
         if writes and not config.is_encoder_decoder:
             require_writer(config, folder)
         model = load_model(kind, folder, dtype_of(placement, device)).to(device).eval()
         return model, load_tokenizer(folder, config)
+
+
+def predictor(config: Any) -> Any:
+    """The class of a model with the head that its folder was saved with, if that predicts tokens or classes."""
+    named = (config.architectures or ("",))[0]
+    return next((kind for end, kind in PREDICTORS.items() if named.endswith(end)), AutoModel)
 
 
 def dtype_of(placement: Placement, device: str) -> Any:

@@ -24,7 +24,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 from attnviz.engine.call import Call, additive, default_scale
-from attnviz.engine.probe import Finished, Found, Observer, Probe, Seen, Site, Source, Survey
+from attnviz.engine.edits import Edits
+from attnviz.engine.probe import NO_EDITS, Finished, Found, Observer, Probe, Seen, Site, Source, Survey
 from attnviz.engine.tap import Tap
 from attnviz.errors import AttnvizError, ModelError
 from attnviz.models.maps import number_layers
@@ -148,15 +149,15 @@ class Reading:
         return survey.seen, [kind_of(call, lengths(inputs)) for call in survey.seen]
 
     def read(
-        self, inputs: Inputs, heads: Mapping[int, tuple[int, ...]], request: Request, cuts: Mapping[int, Tensor]
+        self, inputs: Inputs, heads: Mapping[int, tuple[int, ...]], request: Request, edits: Edits = NO_EDITS
     ) -> tuple[dict[int, Found], str | None]:
         """Run the model; what was found at the numbers of the calls, and a note if it was read another way."""
-        probe = Probe(heads, request, cuts, stop=not self.tapped)
+        probe = Probe(heads, request, edits, stop=not self.tapped)
         self.run(inputs, probe)
         if len(probe.found) == len(heads) and (not self.tapped or probe.calls == len(self.sites)):
             return probe.found, None
-        if cuts:
-            raise ModelError("edges of this model cannot be cut: its attention is sparse")
+        if edits is not NO_EDITS:
+            raise ModelError("this model cannot be changed as it runs: its attention is sparse")
         return self.read_eager(inputs, heads, request)
 
     def read_eager(

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnviz.engine.edits import Edits
 from attnviz.engine.probe import Found, Seen, Site
 from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
-from attnviz.models.checks import require_edge, require_memory
-from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token
-from attnviz.request import Edge, Request
+from attnviz.models.checks import require_memory
+from attnviz.models.interventions import hidden, require_edges, require_keys
+from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token, Visible
+from attnviz.request import Intervention, Request
 from attnviz.selection import Sides, require_kinds, require_sides, resolve, window_notes
 
 ACCURATE = 1e-3  # relative difference that is worth a warning
@@ -62,14 +64,30 @@ def wanted_heads(chosen: Sequence[Choice], sites: Sequence[Site]) -> dict[int, t
     return {number[choice.kind, layer]: choice.heads for choice in chosen for layer in choice.layers}
 
 
-def cut_edges(cuts: Sequence[Edge], sites: Sequence[Site], tokens: Callable[[Kind], Sides]) -> dict[int, Tensor]:
-    """Edges (edge, 3) of head, query, key, by the number of the call. Raises UsageError if one is not there."""
-    number, found = numbers(sites), dict[int, list[tuple[int, int, int]]]()
-    for cut in cuts:
-        at = number.get((cut.kind, cut.layer), -1)
-        require_edge(cut, sites[at].heads if at >= 0 else 0, *map(len, tokens(cut.kind)))
-        found.setdefault(at, []).append((cut.head, cut.query, cut.key))
-    return {at: torch.tensor(edges) for at, edges in found.items()}
+def edits(batch: Sequence[Intervention], sites: Sequence[Site], tokens: Callable[[Kind], Sides]) -> Edits:
+    """What interventions that are run at once, with one change of heads, mean for the calls of the run.
+
+    Raises UsageError if an edge is not there, while it runs also for edges that leave a query without a key.
+    """
+    sizes: dict[tuple[Kind, int], tuple[int, int, int]] = {}
+    for site in sites:
+        queries, keys = tokens(site.kind)
+        sizes[site.kind, site.layer] = site.heads, len(queries), len(keys)
+    require_edges(batch, sizes)
+    found: dict[int, Tensor] = {}
+    made: list[Visible] = []
+    for number, (kind, layer) in enumerate(sizes):
+        cut = hidden(batch, kind, layer, sizes[kind, layer])
+        if cut is not None:  # layers often lose the same: memory holds that once
+            cut = next((other for other in made if np.array_equal(other, cut)), cut)
+            made = [*made[-1:], cut]
+            found[number] = torch.from_numpy(cut)
+    return Edits([site.layer for site in sites], found, batch[0].change, check_keys)
+
+
+def check_keys(visible: Tensor, cut: Tensor) -> None:
+    """Raise UsageError if a cut of edges leaves a query without a key."""
+    require_keys(visible.cpu().numpy(), cut.cpu().numpy())
 
 
 def window(sides: Sides, request: Request) -> Sides:

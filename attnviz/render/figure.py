@@ -24,7 +24,7 @@ from attnviz.render.figure_sheet import LABEL, RC, TITLE, Sheet, em, ems
 from attnviz.render.figure_table import natural
 from attnviz.render.fonts import fonts, missing_line
 from attnviz.render.truetype import in_truetype
-from attnviz.views.drawable import Grid, Picture, Series, Strip, Table
+from attnviz.views.drawable import Curves, Grid, Picture, Series, Strip, Table
 
 FORMATS = ("png", "svg", "pdf")
 NARROW = 4  # columns of a grid that a column of a paper holds
@@ -207,6 +207,10 @@ def texts(drawable: Picture) -> list[str]:
     """All text of a drawable, and of ours."""
     if isinstance(drawable, Series):
         return [drawable.title, *drawable.caption, *(text for one in drawable.heatmaps for text in texts(one))]
+    if isinstance(drawable, Curves):
+        names = (curve.name for plot in drawable.plots for curve in plot.curves)
+        others = (part.name for part in (*drawable.plots, *drawable.marks))
+        return [drawable.title, *drawable.caption, drawable.name, *names, *others, "…"]
     found = [drawable.title, *drawable.caption, "…" if isinstance(drawable, Table) else f"{drawable.scale.name}…"]
     if isinstance(drawable, Table):
         return [*found, drawable.corner, *drawable.columns, *drawable.rows, *chain(*drawable.cells)]

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from attnviz.render.figure_curves import draw_curves
 from attnviz.render.figure_layout import LEAST, LINE, PAD, Lattice, Plan, cut, lattice, plan, wide
 from attnviz.render.figure_sheet import (
     COLOURS,
@@ -241,6 +242,7 @@ def draw_abreast(heatmaps: Sequence[Heatmap], columns: Sequence[tuple[float, flo
 
 
 draw.register(draw_table)
+draw.register(draw_curves)
 
 
 def close(sheet: Sheet, drawable: Matrices, drawn: Sequence[Panel], tokens: tuple[int, ...]) -> None:

@@ -148,6 +148,18 @@ def wrap(text: str, room: float, ems: Ems, most: int) -> list[str]:
     return lines if len(lines) <= most else [*lines[: most - 1], cut(lines[most - 1] + " …", room, ems)]
 
 
+def spread(places: Sequence[float], least: float, length: float) -> list[float]:
+    """Places from 0 to a length in their order, moved until each is at least so far from the next and from the ends."""
+    found, order = list(places), sorted(range(len(places)), key=places.__getitem__)
+    last = -least / 2
+    for i in order:
+        found[i] = last = max(found[i], last + least)
+    last = length + least / 2
+    for i in reversed(order):
+        found[i] = last = min(found[i], last - least)
+    return found
+
+
 def ticks(scale: Scale, length: float, apart: float) -> list[float]:
     """Weights to name beside a colour bar so long: its ends, and round ones between at least so far apart."""
     if scale.signed:

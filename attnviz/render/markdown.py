@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
+from math import isnan
 
 from attnviz.render.matrices import TOKENS, of_heads
-from attnviz.views.drawable import Axis, Heatmap, Picture, Series, Strip, Table
+from attnviz.views.drawable import Axis, Curves, Heatmap, Picture, Series, Strip, Table
 
 MARKS = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#!|~$@"} | {"&": "&amp;"})
 LINKS = re.compile(r"(?<=:)/(?=/)|(?<=www)\.")  # of which readers of Markdown make links by themselves
@@ -65,6 +66,15 @@ def text_table(picture: Table) -> Iterator[str]:
     yield line("---", *("---" if j in picture.texts else "---:" for j in range(len(picture.columns))))
     for name, cells in zip(picture.rows, picture.cells, strict=True):
         yield line(*map(literal, (name, *cells)))
+
+
+@table.register
+def curves_table(picture: Curves) -> Iterator[str]:
+    """A row a step, a column a curve; nothing where there is no number."""
+    found = [curve for plot in picture.plots for curve in plot.curves]
+    yield from heading(picture.name, *(curve.name for curve in found))
+    for i, step in enumerate(picture.steps):
+        yield line(f"{step}", *("" if isnan(curve.values[i]) else f"{curve.values[i]:.4f}" for curve in found))
 
 
 def heading(*cells: str) -> Iterator[str]:

@@ -27,15 +27,30 @@ from attnviz.render.cells import (
     text_style,
     value_cell,
 )
+from attnviz.render.chart import chart_lines
 from attnviz.render.colour import STEPS
 from attnviz.render.columns import table_lines
 from attnviz.render.matrices import TOKENS, Matrices, axes_line, counted, panels, what
 from attnviz.render.signs import LABEL_HEIGHT, STACKED_WIDTH, ascii_of, columns_of, cut, fit, stack, steady, ticks, wrap
-from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Scale, Series, Strip, Table, starting
+from attnviz.views.drawable import (
+    MASKED,
+    Axis,
+    Curves,
+    Grid,
+    Heatmap,
+    Panel,
+    Picture,
+    Scale,
+    Series,
+    Strip,
+    Table,
+    starting,
+)
 
 LABEL_WIDTH = 12
 THUMBNAIL = range(5, 17)  # sides of a thumbnail, in cells
 BAR = 24  # columns of the colour bar
+PLOT = range(4, 13)  # lines of a plot of curves
 LEAST = 6  # lines of cells, on a screen however low
 APART, BESIDE = 3, 32  # columns between matrices beside each other, and of each with its colour bar, at least
 LOW = 20  # lines of a matrix among others below each other: on a screen that has fewer for each, they scroll
@@ -78,6 +93,7 @@ TEXTS = {
     Strip: ("title", "tokens", "caption"),
     Series: ("title", "heatmaps", "caption"),
     Table: ("title", "corner", "columns", "rows", "cells", "caption"),
+    Curves: ("title", "caption"),
 }  # what holds the text of each
 
 
@@ -317,6 +333,17 @@ def length(line: Line) -> int:
 def draw_table(drawable: Table, screen: Screen) -> Iterator[Line]:
     """Names and numbers in columns, some of them on their colours."""
     yield from table_lines(drawable, None if screen.full else screen.width, screen.paint)
+    yield from caption_lines(drawable.caption, screen, 0)
+
+
+@body.register
+def draw_curves(drawable: Curves, screen: Screen) -> Iterator[Line]:
+    """Plots below each other, as high as the screen allows within bounds."""
+    high = PLOT.stop - 1
+    if screen.height is not None:
+        around = sum(1 for _ in draw(drawable, replace(screen, height=None))) - high * len(drawable.plots)
+        high = min(max((screen.height - around - 1) // len(drawable.plots), PLOT.start), high)
+    yield from chart_lines(drawable, screen.width, high, screen.paint)
     yield from caption_lines(drawable.caption, screen, 0)
 
 

@@ -199,7 +199,46 @@ class Table:
     """Columns are all as wide as the widest: they stand for things of one kind, such as the heads of a layer."""
 
 
-Picture: TypeAlias = Heatmap | Grid | Strip | Series | Table
+class Curve(NamedTuple):
+    """One quantity as it changes."""
+
+    name: str
+    values: Floats
+    """(step,), NaN where there is none."""
+
+
+class Plot(NamedTuple):
+    """Curves on one scale."""
+
+    name: str
+    """What the numbers are, and their unit."""
+    low: float
+    high: float
+    curves: tuple[Curve, ...]
+
+
+class Mark(NamedTuple):
+    """A step at which something happens."""
+
+    step: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Plots below each other, over the same steps."""
+
+    title: str
+    name: str
+    """What the steps are."""
+    steps: tuple[int, ...]
+    """Rising."""
+    plots: tuple[Plot, ...]
+    caption: tuple[str, ...]
+    marks: tuple[Mark, ...] = ()
+
+
+Picture: TypeAlias = Heatmap | Grid | Strip | Series | Table | Curves
 Drawable: TypeAlias = Picture | Page
 
 

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from attnviz.analysis.roles import ROLES, beyond
+from attnviz.escape import escape
 from attnviz.record import Floats
 from attnviz.views.axes import head_name
-from attnviz.views.drawable import Table
+from attnviz.views.drawable import Curve, Curves, Mark, Plot, Table
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE = 40  # signs of a curve
@@ -31,7 +33,7 @@ def best(history: Sequence[Measured]) -> Iterator[Followed]:
         ranks = np.nan_to_num(scores[-1], nan=-1.0).ravel()
         for place in np.argsort(-ranks, kind="stable")[:BEST].tolist():
             layer, head = divmod(place, scores.shape[-1])
-            yield Followed(role.replace("_", "-"), layer, head, scores[:, layer, head])
+            yield Followed(escape(role.replace("_", "-")), layer, head, scores[:, layer, head])
 
 
 def curves(history: Sequence[Measured]) -> Table:
@@ -51,6 +53,25 @@ def curves(history: Sequence[Measured]) -> Table:
         ("loss in nats per token, its curve from 0; scores from 0 to 1, of a repeated random block",),
         frozenset({0}),
     )
+
+
+def learning_curves(history: Sequence[Measured], block: int) -> Curves:
+    """The loss above the scores of the best heads, and where induction appears (Olsson et al. 2022).
+
+    block: tokens of the random block whose repetition the scores are of.
+    """
+    losses = np.array([measured["loss"] for measured in history], np.float32)
+    found = list(best(history))
+    steps = tuple(measured["step"] for measured in history)
+    low, high = np.floor(np.nanmin(losses)), np.ceil(np.nanmax(losses)) if np.isfinite(losses).any() else (0.0, 1.0)
+    heads = tuple(Curve(f"{one.role} {head_name(one.layer, one.head)}", one.scores) for one in found)
+    plots = (
+        Plot("loss in nats per token", float(low), float(max(high, low + 1)), (Curve("loss", losses),)),
+        Plot(f"scores of the best heads, on repeated blocks of {block} random tokens", 0.0, 1.0, heads),
+    )
+    told, marks = phase(steps, [one for one in found if one.role == "induction"], block)
+    again, wide = widening(history)
+    return Curves("learning curves", "training steps", steps, plots, (*told, *again), (*marks, *wide))
 
 
 def curve(values: Floats) -> str:
