@@ -186,7 +186,7 @@ class Request:
 def gradient_line(what: str, at: Token | None, place: int, named: str) -> str:
     """What gradients are of: the next token, a masked one or the class, said at a token."""
     where = "" if at is None else f" after token {place} {label(at.text)}"
-    return f"gradient of the logit of {what}{where}, {label(named)!r}, less the mean of all logits"
+    return f"gradient of the logit of {what}{where}, {escape(named)!r}, less the mean of all logits"
 
 
 def pieces_line(name: str, pieces: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Calls of attention of every kind, of random vectors, and what comes of them by plain arithmetic in float64."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -60,11 +61,17 @@ def slope(call: Call) -> dict[str, Any]:
     return {"bias": (key * torch.tensor([0.05, 0.02, 0.01, 0.005])[: call.query.shape[1], None])[None, :, None]}
 
 
-def cuts(call: Call) -> dict[str, Any]:
-    """A tenth of the edges, but none of a query to its own number."""
+def cut(call: Call) -> Tensor:
+    """A tenth of the edges, but none of a query to its own number or the first, (1, H, N, M)."""
     query, key = places(call)
-    size = call.query.shape[1], call.query.shape[2], call.key.shape[2]
-    return {"cuts": ((chance(*size, seed=5) < 0.1) & (key != query)).nonzero()}
+    size = 1, call.query.shape[1], call.query.shape[2], call.key.shape[2]
+    return (chance(*size, seed=5) < 0.1) & (key != query) & (key > 0)
+
+
+def cuts(call: Call) -> dict[str, Any]:
+    """The mask of a call without these edges."""
+    found = call.hiding(cut(call))
+    return {"mask": found.mask, "causal": found.causal}
 
 
 def bias(call: Call) -> dict[str, Any]:
@@ -89,13 +96,14 @@ VARIANTS: dict[str, Callable[[Call], dict[str, Any]]] = {
     "sinks": sinks,
     "sinks of queries": lambda call: {"sinks": vectors(1, *call.query.shape[1:3], 1, seed=9)},
     "cuts": cuts,
-    "everything": lambda call: {"softcap": 2.0} | sinks(call) | cuts(call) | bias(call) | hidden_keys(call),
+    "everything": lambda call: {"softcap": 2.0} | sinks(call) | bias(call) | hidden_keys(call),
+    "cuts of numbers": lambda call: cuts(replace(call, **added(call))),
 }
 SQUARE = VARIANTS | {
     "causal": lambda call: {"causal": True},
     "causal, ALiBi": lambda call: {"causal": True} | slope(call),
     "causal, soft cap, sinks": lambda call: {"causal": True, "softcap": 2.0} | sinks(call),
-    "causal, cuts": lambda call: {"causal": True} | cuts(call),
+    "causal, cuts": lambda call: cuts(replace(call, causal=True)),
     "left padding": left,
     "sliding window": sliding,
 }
@@ -103,7 +111,7 @@ SQUARE = VARIANTS | {
 
 @lru_cache(2)
 def reference(call: Call) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (H, N, M) and output (N, H, d_v) in float64; what is visible, but for cuts (H, N, M)."""
+    """Weights (H, N, M) and output (N, H, d_v) in float64; what is visible (H, N, M)."""
     shared = call.query.shape[1] // call.key.shape[1]
     key, value = (part[0].double().repeat_interleave(shared, 0) for part in (call.key, call.value))
     scores = call.query[0].double() @ key.transpose(1, 2) * call.scale
@@ -119,8 +127,6 @@ def reference(call: Call) -> tuple[Tensor, Tensor, Tensor]:
         visible &= call.mask[0] > LOWEST
         scores = scores + call.mask[0]
     scores = scores.masked_fill(~visible, -torch.inf)
-    if call.cuts is not None:
-        scores[tuple(call.cuts.T)] = -torch.inf
     if call.sinks is not None:
         sink = call.sinks.double().reshape(len(scores), -1, 1).expand(-1, scores.shape[1], -1)
         scores = torch.cat([scores, sink], -1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from attnviz.analysis.statistics import describe, tile
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import attention
-from attnviz.models import Edge, Model, Prompt, Request, load
+from attnviz.models import Edge, Intervention, Model, Prompt, Request, load
 from attnviz.models.huggingface import HuggingFace
 from attnviz.models.huggingface_text import guess_spans
 from attnviz.record import Token
@@ -379,7 +379,7 @@ def test_an_edge_is_cut(name: str, loaded: Loaded, monkeypatch: pytest.MonkeyPat
     """Its weight is 0 and its row fills up, exactly; layers before are the same, those after what an oracle says."""
     model, edge = loaded(name), Edge("self", 1, 3, 7, 5)
     whole = model.capture(Prompt(SENTENCE), Request()).maps[0]
-    found = model.capture(Prompt(SENTENCE), Request(), (edge,))
+    found = model.capture(Prompt(SENTENCE), Request(), Intervention((edge,)))
     weights = found.maps[0].weights
     assert found.fidelity is None or found.fidelity < 1e-5
     row = np.delete(whole.weights[1, 3, 7].astype(np.float64), 5)
@@ -402,15 +402,17 @@ def test_an_edge_is_cut(name: str, loaded: Loaded, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["builtin", "minilm", "llama"])
-def test_a_query_may_lose_its_only_key(name: str, loaded: Loaded) -> None:
-    """Where nothing is left to see, weights are 0, and numbers stay numbers."""
+def test_a_query_keeps_a_key(name: str, loaded: Loaded) -> None:
+    """A cut of all that a query sees is refused, in one head or in all; a cut of all but itself is none."""
     model = loaded(name)
     count = len(model.capture(Prompt("the cat"), Request()).maps[0].keys)
     every = tuple(Edge("self", 0, 1, 0, key) for key in range(count))
-    weights = model.capture(Prompt("the cat"), Request(), every).maps[0].weights
-    assert not weights[0, 1, 0].any()
-    near(weights[0, 0].sum(-1), 1)
-    near(weights[1:].sum(-1), 1)
+    for cuts in (every, (Edge("self", None, None, count - 1, None), Edge("self", None, None, count - 1, count - 1))):
+        with pytest.raises(UsageError, match="without a key"):
+            model.capture(Prompt("the cat"), Request(), Intervention(cuts))
+    weights = model.capture(Prompt("the cat"), Request(), Intervention((Edge(None, 1, None, count - 1, None),))).maps[0]
+    near(weights.weights[1, :, -1, -1], 1)
+    assert not weights.visible[1, :, -1, :-1].any()
 
 
 @pytest.mark.parametrize("name", ["builtin", "llama", "gpt_neo"])
@@ -420,8 +422,8 @@ def test_a_query_may_lose_its_only_key(name: str, loaded: Loaded) -> None:
 def test_edges_that_are_not_there(name: str, edge: tuple[int, int, int, int], loaded: Loaded) -> None:
     """A layer, head, query, key or kind that does not exist cannot be cut, nor can what is yet to be written."""
     with pytest.raises(UsageError, match="to cut"):
-        loaded(name).capture(Prompt(SENTENCE), Request(), (Edge("self", *edge),))
+        loaded(name).capture(Prompt(SENTENCE), Request(), Intervention((Edge("self", *edge),)))
     with pytest.raises(UsageError, match="cross"):
-        loaded(name).capture(Prompt(SENTENCE), Request(), (Edge("cross", 0, 0, 0, 0),))
+        loaded(name).capture(Prompt(SENTENCE), Request(), Intervention((Edge("cross", 0, 0, 0, 0),)))
     with pytest.raises(UsageError, match="--generate"):
-        loaded(name).capture(Prompt(SENTENCE, generate=2), Request(), (Edge("self", 0, 0, 0, 0),))
+        loaded(name).capture(Prompt(SENTENCE, generate=2), Request(), Intervention((Edge("self", 0, 0, 0, 0),)))

@@ -22,7 +22,7 @@ from attnviz.models.builtin import Builtin
 from attnviz.models.huggingface import HuggingFace
 from attnviz.models.modules import capture_module
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.request import Placement, Prompt, Request
+from attnviz.request import NOTHING, Placement, Prompt, Request
 from attnviz.selection import Selection
 from attnviz.table import to_csv
 from tests.architectures import ARCHITECTURES
@@ -99,7 +99,7 @@ def test_norms_of_the_builtin_model_equal_brute_force(dtype: Any, accuracy: floa
     assert isinstance(exact, Builtin)
     heads, named = exact.config.heads, exact.parameters
     ids = exact.read(PROMPT, False)[0]
-    hidden = [named["embedding"][ids], *(block.hidden for block in exact.run(ids, exact.config.layers))]
+    hidden = [named["embedding"][ids], *(block.hidden[0] for block in exact.run(np.array([ids]), [NOTHING]))]
     for layer in range(len(alike)):
         mine = f"layers.{layer}."
         x = (

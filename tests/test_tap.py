@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attnviz.engine.edits import Edits
 from attnviz.engine.probe import Found, Probe, Source, Survey
 from attnviz.engine.tap import Tap, slow_path
 from attnviz.layer import Attention, MultiHeadAttention
@@ -25,7 +26,7 @@ def watch(run: Callable[[], Any], *, fit: Fit | None = None, cut: Tensor | None 
     with torch.no_grad(), slow_path(), Tap(survey, fit):
         run()
     heads = {number: tuple(range(seen.heads)) for number, seen in enumerate(survey.seen)}
-    probe = Probe(heads, Request(**request), {} if cut is None else {0: cut}, stop=False)
+    probe = Probe(heads, Request(**request), Edits(hidden={} if cut is None else {0: cut}), stop=False)
     with torch.no_grad(), slow_path(), Tap(probe, fit):
         run()
     assert probe.calls == len(survey.seen)
@@ -36,6 +37,14 @@ def scores() -> Tensor:
     """Scores (B, H, N, M) where a query sees nothing after itself."""
     hidden = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
     return vectors(BATCH, HEADS, LENGTH, LENGTH).masked_fill(hidden, -torch.inf)
+
+
+def edges(scores: Tensor, *named: tuple[int, int, int]) -> Tensor:
+    """Which edges are named by head, query and key, of scores (B, H, N, M)."""
+    found = torch.zeros(scores.shape, dtype=torch.bool)
+    for edge in named:
+        found[0, *edge] = True
+    return found
 
 
 def values(*shape: int) -> Tensor:
@@ -138,7 +147,7 @@ def test_a_softmax_over_queries_has_no_rows() -> None:
 def test_the_only_edge_of_a_query_is_cut(lowest: float) -> None:
     """Such a query gives nothing to any key, as in a layer that is computed again."""
     given = scores().clamp_min(lowest)
-    (found,) = watch(lambda: given.softmax(-1) @ values(), fit=lambda part: part, cut=torch.tensor([[0, 0, 0]]))
+    (found,) = watch(lambda: given.softmax(-1) @ values(), fit=lambda part: part, cut=edges(scores(), (0, 0, 0)))
     assert found.weights[0, 0].count_nonzero() == 0
 
 
@@ -214,11 +223,11 @@ def test_a_softmax_is_known_by_its_shape() -> None:
 
 def test_an_edge_is_cut_before_the_softmax() -> None:
     """The weights of the other keys make up for the cut one, and the model goes on with them."""
-    edges = torch.tensor([[1, 9, 4], [3, 5, 5]])
+    hidden = edges(scores(), (1, 9, 4), (3, 5, 5))
     cut = scores()
     cut[0, 1, 9, 4] = cut[0, 3, 5, 5] = -torch.inf
     outputs = []
-    (found,) = watch(lambda: outputs.append(scores().softmax(-1) @ values()), fit=lambda part: part, cut=edges)
+    (found,) = watch(lambda: outputs.append(scores().softmax(-1) @ values()), fit=lambda part: part, cut=hidden)
     assert torch.equal(found.weights, cut.softmax(-1)[0])
     assert torch.equal(outputs[-1], cut.softmax(-1) @ values())
     assert found.difference == 0

@@ -54,7 +54,12 @@ class Graded:
         return scores
 
     def slopes(self, prediction: Tensor) -> Sequence[Tensor]:
-        """The gradient of a number by the output of each call, (1, N, H, d_v); zeros where it does not depend on it."""
+        """The gradient of a number by the output of each call, (1, N, H, d_v); zeros where it does not depend on it.
+
+        Raises ModelError if there was no call.
+        """
+        if not self.outputs:
+            raise ModelError(UNREACHED)
         given = torch.autograd.grad(prediction, self.outputs, allow_unused=True, materialize_grads=True)
         return [slope.detach() for slope in given]
 

@@ -24,7 +24,7 @@ from attnviz.lm.model import Block, blocks, head_vectors, logits, losses, normal
 from attnviz.lm.tokenizer import BOS_ID
 from attnviz.models.checks import require_length, require_none, torch_device
 from attnviz.models.interventions import batches, changed_ids, hidden, require_edges, require_keys
-from attnviz.record import ATTENTION, GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token
+from attnviz.record import ATTENTION, GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token, Visible
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
@@ -84,11 +84,16 @@ class Builtin:
         vectors = self.vectors(run, ids, last) if request.method == NORM else None
         if not np.isfinite(weights).all():
             raise ModelError(f"the weights of {self.name} are damaged: its attention is not a number")
+        visible = self.visible(intervention, len(ids))
+
+        def seen(at: Any) -> Visible:
+            return visible[at] if intervention.cuts else visible
+
         request = request.placed((tokens, tokens))
         maps = tuple(
-            make_map(layers, heads, tokens, weights[at], request)
+            make_map(layers, heads, tokens, weights[at], seen(at), request)
             if vectors is None
-            else make_norms(layers, heads, tokens, weights[at], vectors[at], request)
+            else make_norms(layers, heads, tokens, weights[at], seen(at), vectors[at], request)
             for layers, heads in rectangles
             for at in [np.ix_(layers, heads)]
         )
@@ -254,6 +259,15 @@ class Builtin:
                 found[layer] = self.place(~cut)
         return found
 
+    def visible(self, intervention: Intervention, length: int) -> Visible:
+        """What queries see, (layer, head, query, key); (1, 1, query, key) where no edges are cut."""
+        causal = np.tri(length, dtype=bool)[None, None]
+        if not intervention.cuts:
+            return causal
+        size = self.config.heads, length, length
+        cuts = [hidden([intervention], "self", layer, size) for layer in range(self.config.layers)]
+        return np.stack([np.broadcast_to(causal[0] if cut is None else causal[0] & ~cut[0], size) for cut in cuts])
+
     def weights(self, run: Callable[[int], list[Block]], last: int, method: Method) -> Floats:
         """Weights (layer, head, query, key) of the layers up to ``last``, or their scores, 0 where masked."""
         if method != SCORES:
@@ -287,10 +301,10 @@ def make_map(
     heads: tuple[int | str, ...],
     tokens: tuple[Token, ...],
     weights: Floats,
+    visible: Visible,
     request: Request,
 ) -> AttentionMap:
     """What is kept of weights (layer, head, query, key), or of scores or norms."""
-    visible = np.tri(len(tokens), dtype=bool)
     if request.windowed or request.method != ATTENTION:
         shown = require_sides(request.rows, request.columns, (tokens, tokens))
         return AttentionMap("self", layers, heads, tokens, tokens, weights, visible, request.method).window(*shown)
@@ -298,7 +312,7 @@ def make_map(
     if request.keep == "weights":
         return make(weights, visible)
     if request.keep == "tiles":
-        tiles, seen = tile(weights, request.tiles), tile(visible[None, None], request.tiles)
+        tiles, seen = tile(weights, request.tiles), tile(visible, request.tiles)
         whole = weights if (tiles.height, tiles.width) == (1, 1) else None
         return make(whole, seen.max.astype(bool), tiles=tiles)
     edges = strongest(weights, request.strongest) if request.keep == "edges" else None
@@ -310,14 +324,16 @@ def make_norms(
     heads: tuple[int, ...],
     tokens: tuple[Token, ...],
     weights: Floats,
+    visible: Visible,
     vectors: Floats,
     request: Request,
 ) -> AttentionMap:
     """What is kept of weights (layer, head, query, key) and of what they move, (layer, head, key, dim)."""
     if not request.summed:
-        return make_map(layers, heads, tokens, weights * lengths(vectors)[:, :, None], request)
+        return make_map(layers, heads, tokens, weights * lengths(vectors)[:, :, None], visible, request)
     norms = np.stack([summed(*pair) for pair in zip(weights, map(products, vectors), strict=True)])
-    return make_map(layers, ("sum",), tokens, norms[:, None].astype(np.float32), request)
+    seen = np.asarray(visible.any(1, keepdims=True))
+    return make_map(layers, ("sum",), tokens, norms[:, None].astype(np.float32), seen, request)
 
 
 def doubles(array: Any) -> Any:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from attnviz.analysis.explain import Operands
 from attnviz.engine.change import Changed
 from attnviz.engine.edits import Edits
-from attnviz.engine.gradients import Graded
+from attnviz.engine.gradients import UNREACHED, Graded
 from attnviz.engine.probe import Found
 from attnviz.engine.steps import HIDDEN_STEPS, Followed, inputs_of_running
 from attnviz.errors import InputError, ModelError, UsageError
@@ -133,6 +133,8 @@ class HuggingFace:
         require_gradient(self.model, asked)
         graded = Graded(edits)
         slopes, _ = self.reading.run(inputs, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs)))
+        if len(graded.calls) != len(self.reading.sites):
+            raise ModelError(UNREACHED)
         return {at: graded.found(at, slopes, heads[at], request) for at in heads}, asked.told
 
     def respond(
