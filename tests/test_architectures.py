@@ -8,7 +8,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from attnviz.engine.probe import Found, Site
+from attnviz.engine.call import Call
+from attnviz.engine.change import Changed
+from attnviz.engine.edits import Edits
+from attnviz.engine.probe import NO_EDITS, Found, Site, Source
+from attnviz.engine.values import Watched
+from attnviz.errors import ModelError
+from attnviz.experiments.ablation import without
 from attnviz.models.huggingface_reading import Reading
 from attnviz.request import Request
 from scripts.architectures import BEGIN, END, table
@@ -17,6 +23,37 @@ from tests.conftest import ROOT
 
 THERE = {known.name: known for known in ARCHITECTURES if hasattr(transformers, known.model)}
 HALF = "BERT", "Llama", "T5", "Gemma 2", "DeBERTa"
+UNCUT = {"BigBird (sparse)", "Longformer", "LED"}
+# They show weights alone; between heads and W_O of BitNet and JetMoE comes more; the layers of ALBERT share one W_O.
+UNPROJECTED = {
+    "ALBERT",
+    "BLOOM",
+    "BigBird",
+    "BigBird (sparse)",
+    "BigBird-Pegasus",
+    "BitNet",
+    "CodeGen",
+    "ConvBERT",
+    "DeBERTa",
+    "DeBERTa-v2",
+    "FlauBERT",
+    "GPT",
+    "GPT-J",
+    "GPT-Neo",
+    "JetMoE",
+    "LED",
+    "LUKE",
+    "Longformer",
+    "MPNet",
+    "MPT",
+    "MVP",
+    "Megatron-BERT",
+    "RemBERT",
+    "RoFormer",
+    "XGLM",
+    "XLM",
+    "XLNet",
+}
 UNMEASURED = {"XLNet", "Longformer", "LED", "BigBird (sparse)"}  # their products with values are of other shapes
 QUERIES = {"self": "", "encoder": "", "decoder": "decoder_", "cross": "decoder_"}  # whose the queries are
 
@@ -27,11 +64,13 @@ def architecture(request: pytest.FixtureRequest) -> Architecture:
     return request.param
 
 
-def read(reading: Reading, inputs: Mapping[str, Tensor]) -> tuple[tuple[Site, ...], dict[int, Found]]:
+def read(
+    reading: Reading, inputs: Mapping[str, Tensor], edits: Edits = NO_EDITS
+) -> tuple[tuple[Site, ...], dict[int, Found]]:
     """The calls of attention, and all that can be found at all of their heads."""
     sites = reading.survey(inputs)
     heads = {number: tuple(range(site.heads)) for number, site in enumerate(sites)}
-    return sites, reading.read(inputs, heads, Request(), {})[0]
+    return sites, reading.read(inputs, heads, Request(), edits)[0]
 
 
 def by_kind(sites: tuple[Site, ...]) -> dict[str, list[int]]:
@@ -86,6 +125,65 @@ def test_weights_explain_the_output(architecture: Architecture) -> None:
     measured = [part.difference for part in found.values() if part.difference is not None]
     assert len(measured) == len(sites) or architecture.name in UNMEASURED
     assert max(measured, default=0) <= 1e-5
+
+
+def test_an_edge_is_cut(architecture: Architecture) -> None:
+    """Its weight is 0, what it had goes to the rest of its row in proportion (and to a sink); other rows stay."""
+    model, inputs = architecture.build(), architecture.inputs(None)
+    sites, whole = read(Reading(model), inputs)
+    at, site = next((n, site) for n, site in enumerate(sites) if whole[n].visible[-1, -1].sum() > 1)
+    before = whole[at].weights.double()
+    head, query = site.heads - 1, before.shape[1] - 1
+    key = int((before[head, query] - 0.3).abs().argmin())  # one that there is much to share of, and not all
+    cut = torch.zeros(1, *before.shape, dtype=torch.bool)
+    cut[0, head, query, key] = True
+    edits = Edits([part.layer for part in sites], {at: cut})
+    if architecture.name in UNCUT:
+        with pytest.raises(ModelError, match=r"sparse|cannot be cut"):
+            read(Reading(model), inputs, edits)
+        return
+    after = read(Reading(model), inputs, edits)[1]
+    expected = before / torch.where(cut[0].any(-1, keepdim=True), 1 - before[head, query, key], 1)
+    torch.testing.assert_close(after[at].weights.double(), expected.masked_fill(cut[0], 0), rtol=0, atol=1e-5)
+    for number in range(at):
+        assert torch.equal(after[number].weights, whole[number].weights)
+    later = [number for number in range(at + 1, len(sites)) if site.kind == sites[number].kind]
+    assert all(not torch.equal(after[number].weights, whole[number].weights) for number in later[:1])
+
+
+class Projected(Changed):
+    """Keeps the matrix that the output of each call is multiplied with, and the size of a head in it."""
+
+    def __init__(self) -> None:
+        super().__init__(NO_EDITS)
+        self.matrices: dict[int, tuple[Tensor, int]] = {}
+
+    def attend(self, call: Call, source: Source) -> Tensor:
+        """See ``Observer.attend``."""
+        number, output = self.calls, super().attend(call, source)
+        width = output.shape[-1]
+        return Watched.of(output, lambda _, matrix: self.matrices.setdefault(number, (matrix.detach(), width)))
+
+
+@pytest.mark.parametrize("name", [name for name in THERE if name not in UNPROJECTED])
+def test_a_head_is_ablated(name: str) -> None:
+    """Zeros in place of its output do what zeros in its columns of W_O do, to 1e-5 of what the model puts out."""
+    model, inputs = THERE[name].build(), THERE[name].inputs(None)
+    reading = Reading(model)
+    sites = reading.survey(inputs)
+    projected = Projected()
+    reading.run(inputs, projected)
+    at, head = len(sites) - 1, sites[-1].heads - 1
+    matrix, width = projected.matrices[at]
+    layers = list(range(len(sites)))
+    change = without([(at, head)], "zero", {})
+    whole = reading.run(inputs, Changed(NO_EDITS))[0].last_hidden_state
+    found = reading.run(inputs, Changed(Edits(layers, change=change)))[0].last_hidden_state
+    matrix[head * width : (head + 1) * width] = 0
+    expected = reading.run(inputs, Changed(NO_EDITS))[0].last_hidden_state
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
+    assert float((found - whole).abs().max()) > 1e-4 * scale
 
 
 def test_the_model_is_left_as_found(architecture: Architecture) -> None:
