@@ -13,16 +13,19 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from attnviz.engine.edits import Edits
 from attnviz.engine.gradients import Graded
 from attnviz.errors import ModelError, UsageError
+from attnviz.experiments.ablation import without
 from attnviz.lm.model import blocks, logits
 from attnviz.models import NOTHING, Edge, Intervention, Prompt, Request, Target, load
 from attnviz.models.builtin import Builtin
 from attnviz.models.huggingface import HuggingFace
 from attnviz.models.huggingface_reading import Reading, forward, undisturbed
+from attnviz.request import Placement
 from attnviz.selection import Spot, parse, parse_heads
 from tests.architectures import ARCHITECTURES, set_eager
 from tests.tiny import MODELS, SIZES, ending_tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog."
+HOWS = "zero", "uniform", "permute"
 GRADIENT = Request(method="gradient")
 KNOWN = {architecture.name: architecture for architecture in ARCHITECTURES}
 READ = [
@@ -292,3 +295,17 @@ def test_what_an_encoder_says_is_a_vector(minilm: Path) -> None:
         expected = model.model(ids).last_hidden_state[0, place].detach()
         assert (response.kind, response.place, response.target) == ("vector", place, -1)
         np.testing.assert_allclose(response.outputs[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["builtin", "gpt2", "llama"])
+def test_cuda_equals_cpu(name: str, tiny: Callable[[str], Path]) -> None:
+    """Gradients, and what is said without edges, heads and tokens, to 1e-4."""
+    folder = name if name == "builtin" else str(tiny(name))
+    interventions = [NOTHING, COLUMN, HEAD, OTHER, *(Intervention(change=without([(0, 2)], how, {})) for how in HOWS)]
+    cpu, cuda = (load(folder, placement=Placement(device), predicts=True) for device in ("cpu", "cuda"))
+    for request in (GRADIENT, Request(method="norm"), Request(method="scores")):
+        expected, found = (model.capture(Prompt(TEXT), request).maps[0].weights for model in (cpu, cuda))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    expected, found = (model.respond(Prompt(TEXT), interventions).outputs for model in (cpu, cuda))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
