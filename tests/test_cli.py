@@ -31,6 +31,7 @@ from attnviz.engine.probe import Probe
 from attnviz.lm import store
 from attnviz.record import Capture
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
+from tests.test_curves import plant_run
 
 COMMANDS = list(entry.COMMANDS)
 
@@ -87,7 +88,9 @@ def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: P
     for name in ("read", "before", "after"):
         attnviz.capture("words that were read before").save(tmp_path / f"{name}.attn")
     example = re.sub("(-m|--model) bert-base", rf"\1 {minilm}", example.replace("--from run.attn", "--from read.attn"))
-    steps = ["--steps", "2"] if " train " in example else []
+    if "--curves" in example:
+        plant_run(tmp_path / "my-model")
+    steps = ["--steps", "2"] if " train " in example and "--curves" not in example else []
     done = call(*shlex.split(example)[1:], *steps)
     assert done.returncode == 0, done.stderr
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Run
+from tests.test_curves import plant_run
 from tests.test_models import plant
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -46,7 +47,9 @@ def test_console_lines_run(line: str, run: Run, minilm: Path, tmp_path: Path) ->
     if "--from" in command:
         run("capture", "some text", "-o", "run.attn")
     stdin = "a prompt" if line.startswith("cat ") else None
-    steps = ["--steps", "2"] if command[0] == "train" else []
+    if "--curves" in command:
+        plant_run(tmp_path / "my-model")
+    steps = ["--steps", "2"] if command[0] == "train" and "--curves" not in command else []
     done = run(*command, *steps, stdin=stdin, HF_HUB_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     made = "figure.png", "figure.pdf", "page.html", "report", "my-model", "run.attn"

@@ -23,6 +23,7 @@ from attnviz.lm.model import Config, blocks, forward, shapes
 from attnviz.lm.train import Progress
 from attnviz.views.training import CURVE, curve, curves, line
 from tests.conftest import Run
+from tests.test_cli import on_terminal
 
 SIZES = ["--layers", "1", "--heads", "2", "--dim", "16", "--device", "cpu"]
 ONE = [*SIZES, "--vocabulary", "300", "--steps", "6"]
@@ -139,6 +140,48 @@ def test_a_full_disk_loses_nothing(call: Run, corpus: Path, tmp_path: Path, monk
     assert {path.name for path in (tmp_path / "cut").iterdir()} == {"step-2", checkpoints.STATE, checkpoints.HISTORY}
     assert call("train", corpus, "-o", "cut", *ONE, "--every", "2", "--resume").returncode == 0
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_run_leaves_its_figure(call: Run, corpus: Path, tmp_path: Path, stop: Callable[[int], None]) -> None:
+    """At its end and where it was interrupted, told on stderr, the bytes that --curves writes; gone with --force."""
+    stop(3)
+    for options in ([], ["--resume"]):
+        done = call("train", corpus, "-o", "model", *ONE, *options)
+        assert f"wrote {Path('model') / checkpoints.FIGURE}\n" in done.stderr
+        assert call("train", "--curves", "model", "-o", "again.svg", "--force").returncode == 0
+        assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "model" / checkpoints.FIGURE).read_bytes()
+        stop(0)
+    checkpoints.clear(tmp_path / "model")
+    assert not (tmp_path / "model" / checkpoints.FIGURE).exists()
+
+
+def test_a_figure_that_cannot_be_written_loses_nothing(
+    call: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is there, one line says what is not, and --resume ends as if nothing had been."""
+    assert call("train", corpus, "-o", "whole", *ONE).returncode == 0
+    replace_file, full = Path.replace, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(path: Path, target: Path) -> Path:
+        if target.name == checkpoints.FIGURE:
+            raise full
+        return replace_file(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.Path, "replace", fill)
+        done = call("train", corpus, "-o", "cut", *ONE, "-q")
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    assert "training.svg: no space left on device" in done.stderr
+    assert call("train", corpus, "-o", "cut", *ONE, "--resume").returncode == 0
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_terminal_shows_the_curves(corpus: Path, tmp_path: Path) -> None:
+    """At the end of a run they are drawn where the talk is; stdout, where results are, has nothing."""
+    shown = on_terminal(["train", str(corpus), "-o", str(tmp_path / "model"), *ONE], TERM="dumb")
+    assert "scores of the best heads" in shown
+    assert "* induction L0H" in shown or "● induction L0H" in shown
+    assert shown.index("training steps") < shown.index("wrote ")
 
 
 def test_resuming_what_cannot_be(call: Run, corpus: Path, tmp_path: Path, stop: Callable[[int], None]) -> None:

@@ -10,31 +10,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from attnviz.cli.options import note, talk_options
+from attnviz.cli.options import FIGURES, note, talk_options
 from attnviz.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from attnviz.lm.checkpoints import Log
     from attnviz.lm.store import Stored
     from attnviz.lm.train import Progress
     from attnviz.record import Capture
+    from attnviz.views import Picture
 
 Watch = Callable[["Progress"], None]
 Look = Callable[["Stored", Sequence[dict[str, Any]]], None]
 WATCHED = "The quick brown fox jumps. The quick brown fox jumps."  # where it repeats, induction is seen
 AROUND = 14  # lines of the live view that are not of its picture
+OF_CURVES = {"curves", "output", "force", "style", "quiet"}  # options that --curves obeys
 SCORES = "scaled_dot", "dot", "cosine", "gaussian"  # of attnviz.layer.scores, which would load NumPy for a help
 
 
 @click.command()
-@click.argument("corpus", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
-@click.option("--force", is_flag=True, help="Replace a model that is there.")
+@click.argument("corpus", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the new model; or file of --curves.")
+@click.option("--force", is_flag=True, help="Replace a model, or a file, that is there.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run in the folder stopped.")
 @click.option("--steps", type=click.IntRange(1), default=4800, show_default=True, help="Batches of 2,048 tokens.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so many; --resume goes on.")
 @click.option("--every", type=click.IntRange(1), metavar="N", help="Steps between checkpoints. Default: ten in a run.")
 @click.option("--watch", "live", is_flag=True, help="Show the heads and the attention of a sentence as they form.")
+@click.option("--curves", metavar="RUN", type=click.Path(path_type=Path), help="Draw what a run measured, and end.")
+@click.option("--style", default="screen", help="Of the figure of --curves: paper, slide, screen or a .mplstyle file.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights and the batches.")
 @click.option("--layers", type=click.IntRange(1, 64), default=3, show_default=True, help="Number of layers.")
 @click.option("--heads", type=click.IntRange(1, 64), default=6, show_default=True, help="Heads in a layer.")
@@ -46,12 +52,14 @@ SCORES = "scaled_dot", "dot", "cosine", "gaussian"  # of attnviz.layer.scores, w
 @talk_options
 def command(
     corpus: tuple[Path, ...],
-    output: Path,
+    output: Path | None,
     force: bool,
     resume: bool,
     minutes: float | None,
     every: int | None,
     live: bool,
+    curves: Path | None,
+    style: str,
     tokenizer_text: Path | None,
     device: str,
     quiet: bool,
@@ -61,15 +69,24 @@ def command(
 
     CORPUS is text files, or folders of .txt files. An empty line parts two documents; one in fifty is held out. The
     folder works as --model, and so do the checkpoints in it, step-N; its history.json has the loss and the scores of
-    all heads over steps. Interrupted, what has been learnt so far is saved, and the same command with --resume goes
-    on. The same seed on the same machine with the same number of threads gives the same model, interrupted or not.
+    all heads over steps, training.svg is drawn of it, and --curves draws it again. Interrupted, what has been learnt so
+    far is saved, and the same command with --resume goes on. The same seed on the same machine with the same number of
+    threads gives the same model, interrupted or not.
 
     \b
     Examples:
       attnviz train notes.txt -o my-model --steps 300
       attnviz train books/ more.txt -o my-model --layers 4 --heads 8 --dim 256
       attnviz train notes.txt -o my-model --watch --minutes 20
+      attnviz train --curves my-model
+      attnviz train --curves my-model --style paper -o curves.pdf
     """
+    check_curves(curves, output)
+    if curves:
+        draw_again(curves, output, force, style, quiet)
+        return
+    if not corpus or output is None:
+        raise UsageError("name texts to learn from and -o, a folder for the model; or --curves RUN to draw a run")
     check_output(output, force, resume)
     check_sizes(chosen["dim"], chosen["heads"])
     from attnviz.lm import checkpoints, run, store
@@ -87,6 +104,7 @@ def command(
             log.history, log.fresh = kept.history, False
         done = run.run(documents, vocabulary_text, setting, lambda now: stop(watch(now)), log, kept)
     store.write(output, done.stored)
+    draw_learning(log, quiet)
     note(run.describe(done), quiet)
     note(f"wrote {output}; see it with: attnviz show --model {output} ...", quiet)
     if done.steps == steps:
@@ -95,6 +113,75 @@ def command(
     note(f"stopped after {done.steps} of {steps} steps; the same command with --resume goes on", quiet)
     if not stop.over():
         raise KeyboardInterrupt
+
+
+def check_curves(curves: Path | None, output: Path | None) -> None:
+    """Refuse options that have no effect, with --curves or without. Raises UsageError."""
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    drawn = curves and output and output.suffix.lower().removeprefix(".") in FIGURES
+    if "style" in given and not drawn:
+        raise UsageError("--style is for figures of --curves: -o FILE.png, .svg or .pdf")
+    for name in sorted(given - OF_CURVES) if curves else ():
+        named = "a corpus" if name == "corpus" else f"--{'watch' if name == 'live' else name.replace('_', '-')}"
+        raise UsageError(f"{named} has no effect with --curves: leave it out")
+
+
+def draw_learning(log: "Log", quiet: bool) -> None:
+    """Write the figure of a run into its folder, and draw it on a terminal; nothing before the first measurement."""
+    from attnviz.files import write_whole
+    from attnviz.lm.checkpoints import FIGURE
+    from attnviz.lm.evaluate import BLOCK
+    from attnviz.render.figure import figure
+    from attnviz.views.training import learning_curves
+
+    if not log.history:
+        return
+    picture, path = learning_curves(log.history, BLOCK), log.folder / FIGURE
+    write_whole(path, figure(picture, "svg").data)
+    if sys.stderr.isatty() and not quiet:
+        show_beside(picture)
+    note(f"wrote {path}", quiet)
+
+
+def show_beside(picture: "Picture") -> None:
+    """Draw on the terminal that stderr is: a picture that is talk, not a result."""
+    from rich.console import Console
+    from rich.segment import Segment, Segments
+
+    from attnviz.cli.screen import screen
+    from attnviz.render.terminal import draw
+
+    console = Console(stderr=True)
+    lines = draw(picture, replace(screen(None, "auto"), width=console.width, height=console.height))
+    console.print(Segments([part for line in lines for part in (*line, Segment.line())]), end="", crop=False)
+
+
+def draw_again(source: Path, output: Path | None, force: bool, style: str, quiet: bool) -> None:
+    """Draw what a run measured on the screen, or into a file by its suffix."""
+    from attnviz.cli.answers import FORMS, Answer, deliver
+    from attnviz.cli.output import Target, require_form
+    from attnviz.cli.screen import screen
+    from attnviz.files import require_new
+    from attnviz.lm.checkpoints import read_history
+    from attnviz.views.training import learning_curves
+
+    to = None
+    if output is not None:
+        to = Target(output.suffix.lower().removeprefix("."), output)
+        require_form(to, FORMS, "what a run measured")
+        require_new(output, force)
+    history, block = read_history(source)
+    records = [
+        {"step": one["step"], "loss": one["loss"], "role": role, "layer": layer, "head": head, "score": score}
+        for one in history
+        for role in history[-1]["scores"]
+        for layer, row in enumerate(one["scores"][role])
+        for head, score in enumerate(row)
+    ]
+    answer = Answer([learning_curves(history, block)], {"block": block, "history": history}, records)
+    options = {"title": None, "style": style, "inches": None, "dpi": None, "transparent": False}
+    deliver(answer, to, screen(None, "auto"), options, quiet)
 
 
 def check_output(folder: Path, force: bool, resume: bool) -> None:

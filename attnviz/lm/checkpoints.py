@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from safetensors.numpy import save
 
 from attnviz import untrusted
@@ -26,6 +27,7 @@ STATE, HISTORY, FIGURE = "state.safetensors", "history.json", "training.svg"
 MEASURED = 100  # times in a run, about, that the heads are
 SEQUENCES = 16  # each time: a quarter of those for a finished model, at a quarter of the cost
 CHECKPOINTS = 10
+MOST = 10**7  # of any number that is drawn: steps of a month, and no memory for more
 
 
 class Frozen(NamedTuple):
@@ -207,13 +209,15 @@ def read_history(run: Path) -> tuple[list[dict[str, Any]], int]:
 def require_measured(history: list[dict[str, Any]], block: int) -> None:
     """Raise an error, of one of several kinds, unless these are measurements that can be drawn."""
     steps = [measured["step"] for measured in history]
-    untrusted.numbers([measured["loss"] for measured in history], "loss")
-    shapes = {
-        untrusted.numbers([measured["scores"][role] for measured in history], role).shape
-        for role in history[-1]["scores"]
-    }
-    whole = all(type(number) is int and 0 < number < 1 << 40 for number in (block, *steps))
-    if not (whole and steps == sorted({*steps}) and all(len(shape) == 3 and all(shape) for shape in shapes)):
+    losses = untrusted.numbers([measured["loss"] for measured in history], "loss")
+    scores = [
+        untrusted.numbers([measured["scores"][role] for measured in history], role) for role in history[-1]["scores"]
+    ]
+    if not all(type(number) is int and 0 < number <= MOST for number in (block, *steps)) or steps != sorted({*steps}):
+        raise ValueError
+    if not scores or any(found.ndim != 3 or not found.size for found in scores):
+        raise ValueError
+    if any((np.abs(found) > MOST).any() for found in (losses, *scores)):
         raise ValueError
 
 

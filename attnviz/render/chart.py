@@ -15,30 +15,34 @@ from rich.style import Style
 
 from attnviz.render.cells import Line, Paint, runs
 from attnviz.render.colour import RGB
-from attnviz.render.signs import ascii_of, columns_of, steady
+from attnviz.render.columns import fitted
+from attnviz.render.signs import ascii_of, columns_of, steady, wrap
 from attnviz.views.drawable import Curve, Curves, Plot
 
 LINES: tuple[RGB, ...] = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0)
 HUES = "blue", "red", "green", "magenta", "cyan", "yellow"  # where there are 16 colours
 SIGNS, ASCII_SIGNS = "●○▲△■□", "*o+x#@"
 NOTHING, MARKED = -1, -2
+HEIGHT = range(4, 13)  # lines of a plot
 TICKS, ROWS = 10, 3  # columns, and lines, that a number on an axis has at least
 APART = "   "  # between the names of curves
 DIM, PLAIN = Style(dim=True), Style()
 
 
 def round_places(low: float, high: float, most: int) -> list[float]:
-    """Round numbers from low to high, 1, 2 or 5 times a power of ten apart: at most so many, of which two are needed.
+    """Round numbers from low to high, 1, 2 or 5 times a power of ten apart: so many at most, or two.
 
     >>> round_places(0, 1, 6)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
     if high <= low:
         return [low]
-    least = (high - low) / (max(most, 2) - 1)
-    power = 10.0 ** floor(log10(least))
-    apart = next(power * digit for digit in (1, 2, 5, 10) if power * digit >= least * (1 - 1e-9))
-    return [round(i * apart, 12) for i in range(ceil(low / apart - 1e-9), floor(high / apart + 1e-9) + 1)]
+    power = 10.0 ** floor(log10((high - low) / max(most, 2)))
+    for apart in (power, 2 * power, 5 * power, 10 * power, 20 * power):
+        places = range(ceil(low / apart - 1e-9), floor(high / apart + 1e-9) + 1)
+        if len(places) <= max(most, 2):
+            break
+    return [round(place * apart, 12) for place in places]
 
 
 def round_steps(steps: Sequence[int], most: int) -> list[int]:
@@ -46,26 +50,35 @@ def round_steps(steps: Sequence[int], most: int) -> list[int]:
     return [int(place) for place in round_places(steps[0], steps[-1], most) if place == int(place)]
 
 
-def chart_lines(drawable: Curves, width: int, height: int, paint: Paint) -> Iterator[Line]:
-    """Plots of so many lines below each other, the names of their curves above each, the steps below the last."""
+def chart_lines(drawable: Curves, width: int, room: int | None, paint: Paint) -> Iterator[Line]:
+    """Plots below each other, the names of their curves above each, the steps below the last, on so many lines."""
+    legends = [list(legend_lines(plot, width, paint)) for plot in drawable.plots]
+    height = HEIGHT.stop - 1
+    if room is not None:
+        room -= sum(map(len, legends)) + 2 + len(drawable.marks)
+        height = min(max(room // len(legends), HEIGHT.start), height)
     named = [
         {tick: f"{tick:g}" for tick in round_places(plot.low, plot.high, height // ROWS)} for plot in drawable.plots
     ]
     gutter = max((len(name) for names in named for name in names.values()), default=0) + 1
-    for plot, names in zip(drawable.plots, named, strict=True):
-        yield from legend_lines(plot, width, paint)
+    for plot, legend, names in zip(drawable.plots, legends, named, strict=True):
+        yield from legend
         yield from plot_lines(drawable, plot, names, (gutter, width - gutter - 1, height), paint)
     yield step_line(drawable, gutter, width - gutter - 1, paint)
+    yield [Segment(fitted(told(drawable.name, paint), width, paint, left=False), DIM)]
     for mark in drawable.marks:
-        yield [Segment(f"{' ' * gutter}{mark_sign(paint)} {told(mark.name, paint)}: step {mark.step:,}", DIM)]
+        for text in wrap(f"{mark_sign(paint)} {told(mark.name, paint)}: step {mark.step:,}", width - gutter):
+            yield [Segment(" " * gutter + text, DIM)]
 
 
 def legend_lines(plot: Plot, width: int, paint: Paint) -> Iterator[Line]:
     """What the numbers are, and each curve with its sign and its last value, as many in a line as fit."""
-    yield [Segment(told(plot.name, paint))]
+    for text in wrap(told(plot.name, paint), width):
+        yield [Segment(text)]
     line, used = Line(), 0
     for i, curve in enumerate(plot.curves):
         text = f" {told(curve.name, paint)} {last(curve)}".rstrip()
+        text = text if columns_of(text) < width else fitted(text, width - 1, paint, left=True)
         if used and used + len(APART) + 1 + columns_of(text) > width:
             yield line
             line, used = Line(), 0
@@ -127,8 +140,7 @@ def step_line(drawable: Curves, gutter: int, wide: int, paint: Paint) -> Line:
         column, tick = int(column_of(drawable.steps, step, wide)), f"{mark}{step:,}"
         if len(line) <= column <= wide - len(tick):
             line = line.ljust(column) + tick
-    name = f" {told(drawable.name, paint)}"
-    return [Segment(" " * (gutter + 1) + line + name * (len(line) + columns_of(name) <= wide), DIM)]
+    return [Segment(" " * (gutter + 1) + line, DIM)]
 
 
 def last(curve: Curve) -> str:

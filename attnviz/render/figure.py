@@ -209,8 +209,16 @@ def texts(drawable: Picture) -> list[str]:
         return [drawable.title, *drawable.caption, *(text for one in drawable.heatmaps for text in texts(one))]
     if isinstance(drawable, Curves):
         names = (curve.name for plot in drawable.plots for curve in plot.curves)
-        others = (part.name for part in (*drawable.plots, *drawable.marks))
-        return [drawable.title, *drawable.caption, drawable.name, *names, *others, "…"]
+        marks = (mark.name for mark in drawable.marks)
+        return [
+            drawable.title,
+            *drawable.caption,
+            drawable.name,
+            *(plot.name for plot in drawable.plots),
+            *names,
+            *marks,
+            "…",
+        ]
     found = [drawable.title, *drawable.caption, "…" if isinstance(drawable, Table) else f"{drawable.scale.name}…"]
     if isinstance(drawable, Table):
         return [*found, drawable.corner, *drawable.columns, *drawable.rows, *chain(*drawable.cells)]

@@ -12,7 +12,7 @@ from attnviz.render.figure_layout import LINE, PAD, cut, spread
 from attnviz.render.figure_sheet import LABEL, SMALL, Box, Sheet
 from attnviz.views.drawable import Curve, Curves, Plot
 
-DASHES: tuple[Any, ...] = ("solid", (4, 1.5), (1, 1), (4, 1, 1, 1), (7, 1.5), (2, 2))
+DASHES: tuple[Any, ...] = "solid", *((0, dashes) for dashes in ((4, 1.5), (1, 1), (4, 1, 1, 1), (7, 1.5), (2, 2)))
 FLAT = 0.42  # heights of a plot by its width
 NAMES = 0.4  # of the width for the names of curves, at most
 LEADER = 1.2  # ems from where a curve ends to its name
@@ -20,7 +20,7 @@ TICK = 0.3  # ems of a mark beside a number
 STROKE = 1 / 6  # ems across a curve
 BETWEEN = 0.7  # ems between plots
 ROWS, COLUMNS = 2.5, 5.0  # ems that a number on an axis has at least, above and beside others
-CURVES = 2  # above what else is drawn
+CURVES = 3  # above what else is drawn
 
 
 def draw_curves(drawable: Curves, sheet: Sheet) -> None:
@@ -34,7 +34,7 @@ def draw_curves(drawable: Curves, sheet: Sheet) -> None:
     boxes = []
     for i, plot in enumerate(drawable.plots):
         sheet.lines(plot.name, SMALL)
-        sheet.y += sheet.em(SMALL) * (PAD + LINE * len(drawable.marks) * (i == 0))
+        sheet.y += sheet.em(SMALL) * (2 * PAD + LINE * len(drawable.marks) * (i == 0))
         high = max(FLAT * width, (len(plot.curves) + 1) * LINE * em)
         boxes.append((x, sheet.y, width, high))
         sheet.y += high + BETWEEN * em
@@ -58,17 +58,18 @@ def draw_plot(steps: Sequence[int], plot: Plot, box: Box, right: float, sheet: S
     ends = [end(places(steps, curve, plot, box), box) for curve in plot.curves]
     spots = spread([at - y for _, at in ends], LINE * em, height)
     for i, (curve, last, spot) in reversed([*enumerate(zip(plot.curves, ends, spots, strict=True))]):
-        look = {"colors": [np.divide(LINES[i % len(LINES)], 255)], "linewidths": STROKE * em * 72}
-        dashes = DASHES[i % len(DASHES)]
-        parts = [*unbroken(places(steps, curve, plot, box))]
-        style = dashes if isinstance(dashes, str) else (0, dashes)
-        drawn = LineCollection(parts, linestyles=[style], capstyle="round", clip_on=False, zorder=CURVES, **look)
-        sheet.axes.add_collection(drawn, autolim=False)
-        leader = LineCollection([[last, (x + width + LEADER * em * 0.8, y + spot)]], clip_on=False, alpha=0.5, **look)
-        leader.set_linewidth(STROKE * em * 36)
-        sheet.axes.add_collection(leader, autolim=False)
+        parts = [*unbroken(places(steps, curve, plot, box), STROKE * em)]
+        stroke(sheet, parts, i, STROKE * em, linestyles=[DASHES[i % len(DASHES)]], zorder=CURVES)
+        stroke(sheet, [np.array([last, (x + width + LEADER * em * 0.8, y + spot)])], i, STROKE * em / 2, alpha=0.5)
         name = cut(curve.name, right / em - LEADER, sheet.ems)
         sheet.write(x + width + LEADER * em, y + spot, name, LABEL, va="center")
+
+
+def stroke(sheet: Sheet, parts: Sequence[npt.NDArray[np.float64]], place: int, wide: float, **look: Any) -> None:
+    """Lines of so many inches across in the colour of a curve."""
+    colour = [part / 255 for part in LINES[place % len(LINES)]]
+    drawn = LineCollection(parts, colors=[colour], linewidths=wide * 72, clip_on=False, **look)
+    sheet.axes.add_collection(drawn, autolim=False)
 
 
 def places(steps: Sequence[int], curve: Curve, plot: Plot, box: Box) -> npt.NDArray[np.float64]:
@@ -79,10 +80,12 @@ def places(steps: Sequence[int], curve: Curve, plot: Plot, box: Box) -> npt.NDAr
     return np.stack([x + across * width, y + down * height], axis=1)
 
 
-def unbroken(found: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.float64]]:
-    """The parts of a curve between its gaps; a number between two gaps is a dot."""
-    for part in np.ma.clump_unmasked(np.ma.masked_invalid(found[:, 1])):
-        yield found[part] if part.stop - part.start > 1 else found[part].repeat(2, axis=0)
+def unbroken(found: npt.NDArray[np.float64], dot: float) -> Iterator[npt.NDArray[np.float64]]:
+    """The parts of a curve between its gaps; a number between two gaps is a dot of so many inches."""
+    known = np.isfinite(found[:, 1])
+    for part in np.split(np.arange(len(found)), np.flatnonzero(np.diff(known)) + 1):
+        if known[part[0]]:
+            yield found[part] if len(part) > 1 else found[part] + [[-dot / 2, 0], [dot / 2, 0]]
 
 
 def end(found: npt.NDArray[np.float64], box: Box) -> tuple[float, float]:
@@ -106,12 +109,13 @@ def write_steps(drawable: Curves, box: Box, sheet: Sheet) -> None:
 
 
 def write_marks(drawable: Curves, boxes: Sequence[Box], sheet: Sheet) -> None:
-    """A line through all boxes for each mark, its name above the first of them."""
+    """A line through all boxes for each mark, its name above the first of them: the later the higher, to the left."""
     em, steps = sheet.em(SMALL), drawable.steps
     x, top, width, _ = boxes[0]
-    for i, mark in enumerate(drawable.marks):
-        share = (mark.step - steps[0]) / max(steps[-1] - steps[0], 1)
-        at, line = x + share * width, top - (PAD / 2 + LINE * (len(drawable.marks) - i - 0.5)) * em
+    for i, mark in enumerate(sorted(drawable.marks)):
+        at = x + width * (mark.step - steps[0]) / max(steps[-1] - steps[0], 1)
+        line = top - (PAD + LINE * (i + 0.5)) * em
+        fits = at - sheet.ems(mark.name) * em >= sheet.x
         dashed = LineCollection(
             [[(at, line + 0.6 * em), (at, top)], *([(at, y), (at, y + high)] for _, y, _, high in boxes)],
             colors=[sheet.dim()],
@@ -120,4 +124,4 @@ def write_marks(drawable: Curves, boxes: Sequence[Box], sheet: Sheet) -> None:
             clip_on=False,
         )
         sheet.axes.add_collection(dashed, autolim=False)
-        sheet.write(at, line, mark.name, SMALL, va="center", ha="left" if share < 0.5 else "right")
+        sheet.write(at, line, mark.name, SMALL, va="center", ha="right" if fits else "left")

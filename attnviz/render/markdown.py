@@ -33,7 +33,13 @@ def part(picture: Picture) -> Iterator[str]:
 def units(picture: Picture) -> Iterator[str]:
     """What the numbers are, unless the picture itself says so."""
     if isinstance(picture, Heatmap | Strip) and not of_heads(picture):
-        named = "differences of attention weights" if picture.scale.signed else "attention weights"
+        usual = "differences of attention weights" if picture.scale.signed else "attention weights"
+        named = (
+            picture.scale.of.replace("difference", "differences")
+            if "difference" in picture.scale.of
+            else f"{picture.scale.of}s"
+        )
+        named = named if picture.scale.of else usual
         yield f"Numbers are {named}; nothing where masked."
 
 
@@ -54,7 +60,7 @@ def heatmap_table(picture: Heatmap) -> Iterator[str]:
 @table.register
 def strip_table(picture: Strip) -> Iterator[str]:
     """A row a token."""
-    yield from heading("token", "weight")
+    yield from heading("token", picture.scale.cell)
     for name, weight in zip(names(picture.tokens), numbers(picture, 0), strict=True):
         yield line(literal(name), weight)
 

@@ -50,7 +50,6 @@ from attnviz.views.drawable import (
 LABEL_WIDTH = 12
 THUMBNAIL = range(5, 17)  # sides of a thumbnail, in cells
 BAR = 24  # columns of the colour bar
-PLOT = range(4, 13)  # lines of a plot of curves
 LEAST = 6  # lines of cells, on a screen however low
 APART, BESIDE = 3, 32  # columns between matrices beside each other, and of each with its colour bar, at least
 LOW = 20  # lines of a matrix among others below each other: on a screen that has fewer for each, they scroll
@@ -338,13 +337,11 @@ def draw_table(drawable: Table, screen: Screen) -> Iterator[Line]:
 
 @body.register
 def draw_curves(drawable: Curves, screen: Screen) -> Iterator[Line]:
-    """Plots below each other, as high as the screen allows within bounds."""
-    high = PLOT.stop - 1
-    if screen.height is not None:
-        around = sum(1 for _ in draw(drawable, replace(screen, height=None))) - high * len(drawable.plots)
-        high = min(max((screen.height - around - 1) // len(drawable.plots), PLOT.start), high)
-    yield from chart_lines(drawable, screen.width, high, screen.paint)
-    yield from caption_lines(drawable.caption, screen, 0)
+    """Plots below each other, as high as the screen allows."""
+    caption = list(caption_lines(drawable.caption, screen, 0))
+    around = len(caption) + len(list(wrap(drawable.title, screen.width))) + 1
+    yield from chart_lines(drawable, screen.width, screen.height and screen.height - around, screen.paint)
+    yield from caption
 
 
 def closing_lines(drawable: Matrices, screen: Screen, gutter: int) -> Iterator[Line]:

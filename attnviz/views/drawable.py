@@ -41,12 +41,19 @@ class Scale(NamedTuple):
     linear: bool = False
     """Else the square root, which shows the sink, the diagonal and the faint parts."""
     signed: bool = False
-    """Differences, from -top to top: none is beyond the scale."""
+    """Differences, or scores, from -top to top: none is beyond the scale."""
+    of: str = ""
+    """What a cell is; of nothing said a weight, or a difference of weights where it is signed."""
 
     @property
     def name(self) -> str:
         """What the colour bar says."""
         return "linear scale" if self.linear else "√ scale"
+
+    @property
+    def cell(self) -> str:
+        """What a cell is, in a sentence."""
+        return self.of or ("difference" if self.signed else "weight")
 
     @property
     def has_beyond(self) -> bool:

@@ -1,7 +1,7 @@
 """How a model came to be what it is: its loss, and the scores of its best heads, over the steps of its training."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE = 40  # signs of a curve
 BEST = 2  # heads of each role
 Measured = Mapping[str, Any]  # an entry of history.json
+Told: TypeAlias = tuple[tuple[str, ...], tuple[Mark, ...]]  # lines of a caption, and what they tell of
 
 
 class Followed(NamedTuple):
@@ -63,15 +64,51 @@ def learning_curves(history: Sequence[Measured], block: int) -> Curves:
     losses = np.array([measured["loss"] for measured in history], np.float32)
     found = list(best(history))
     steps = tuple(measured["step"] for measured in history)
-    low, high = np.floor(np.nanmin(losses)), np.ceil(np.nanmax(losses)) if np.isfinite(losses).any() else (0.0, 1.0)
+    known = losses[np.isfinite(losses)]
+    low, high = (np.floor(known.min()), np.ceil(known.max())) if len(known) else (0.0, 1.0)
     heads = tuple(Curve(f"{one.role} {head_name(one.layer, one.head)}", one.scores) for one in found)
+    measure = "loss in nats per token of text and of repeated random blocks, a running mean"
     plots = (
-        Plot("loss in nats per token", float(low), float(max(high, low + 1)), (Curve("loss", losses),)),
+        Plot(measure, float(low), float(max(high, low + 1)), (Curve("loss", losses),)),
         Plot(f"scores of the best heads, on repeated blocks of {block} random tokens", 0.0, 1.0, heads),
     )
-    told, marks = phase(steps, [one for one in found if one.role == "induction"], block)
-    again, wide = widening(history)
-    return Curves("learning curves", "training steps", steps, plots, (*told, *again), (*marks, *wide))
+    formed, appears = appearance(steps, next((one for one in found if one.role == "induction"), None), block)
+    widened, widens = widening(history)
+    return Curves("learning curves", "training steps", steps, plots, (*formed, *widened), (*appears, *widens))
+
+
+def appearance(steps: Sequence[int], best: Followed | None, block: int) -> Told:
+    """When the best induction head came to half of its last score, and how abruptly; or that none is beyond chance.
+
+    Chance is the score of a head that attends to all it sees alike, the threshold that of ``attnviz heads``.
+    """
+    threshold = ROLES["induction"].threshold
+    if best is None or threshold is None:
+        return (), ()
+    name, final = head_name(best.layer, best.head), float(best.scores[-1])
+    chance = float((1 / np.arange(block + 2, 2 * block + 2)).mean())
+    if not beyond(final, chance) >= threshold:  # which NaN is not
+        least = chance + threshold * (1 - chance)
+        return (
+            f"no induction head so far: the best, {name}, has {told(final) or 'no score'}; "
+            f"chance is {chance:.2f}, and {least:.2f} would name one",
+        ), ()
+    tenth, half, most = (steps[int(np.argmax(best.scores >= share * final))] for share in (0.1, 0.5, 0.9))
+    return (
+        f"induction: {name} is at half of its last score, {final:.2f}, by step {half:,}; "
+        f"from a tenth of it (step {tenth:,}) to nine tenths (step {most:,}) it takes {most - tenth:,} steps; "
+        f"chance is {chance:.2f}",
+    ), (Mark(half, f"induction {name} at half"),)
+
+
+def widening(history: Sequence[Measured]) -> Told:
+    """Where a second stage with the whole vocabulary begins, if there is one. Old histories do not say."""
+    later = next((one["step"] for one in history if one.get("stage") == 1), None)
+    if later is None or later == history[0]["step"]:
+        return (), ()
+    return (
+        f"the whole vocabulary by step {later:,}: its tokens are longer, so losses before and after do not compare",
+    ), (Mark(later, "whole vocabulary"),)
 
 
 def curve(values: Floats) -> str:
