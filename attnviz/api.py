@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from attnviz.errors import InputError, UsageError
-from attnviz.record import Capture
+from attnviz.methods import MADE_OF, OF_A_PREDICTION, Shown, Source, taken
+from attnviz.record import ATTENTION, Capture
 from attnviz.request import DType, Keep, Placement, Prompt, Request
-from attnviz.selection import Named, Selection, parse, parse_heads
+from attnviz.selection import Named, Selection, parse, parse_heads, select
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +27,8 @@ def capture(
     heads: str | int = "all",
     keep: Keep = "weights",
     tiles: int = 64,
+    method: Shown = "attention",
+    target_token: str | None = None,
     device: str = "auto",
     dtype: DType = "auto",
 ) -> Capture:
@@ -40,9 +44,17 @@ def capture(
     ``statistics``, both linear in the length of the text; ``edges``, the strongest of each query. device and dtype are
     for models by name.
 
+    method: ``attention``, the weights, or what is kept in their place, cell by cell: ``norm``, how long the vectors are
+    that heads move (Kobayashi et al. 2020); ``gradient``, weights times their gradients where positive, and ``chefer``,
+    these through the layers (Chefer et al. 2021), of the logit of ``target_token``, one token or a class, else of the
+    likeliest; ``rollout``, attention through the layers (Abnar & Zuidema 2020); ``scores`` before the softmax. Notes of
+    the capture say what its numbers are.
+
     Raises AttnvizError: UsageError, ModelError or InputError.
     """
     require_one_of(keep, Keep, "keep")
+    require_one_of(method, Shown, "method")
+    require_numbers(method, target_token, keep, heads, from_text=inputs is None)
     require_one_of(dtype, DType, "dtype")
     if tiles < 1:
         raise UsageError(f"tiles={tiles}: there is at least one on a side")
@@ -52,7 +64,15 @@ def capture(
     if isinstance(model, str):
         from attnviz.models import load
 
-        return load(model, placement=Placement(device, dtype)).capture(Prompt(given(text), pair, target), request)
+        read, prompt = load(model, placement=Placement(device, dtype), predicts=method in OF_A_PREDICTION), given(text)
+        return asked(partial(read.capture, Prompt(prompt, pair, target)), request, method, target_token)
+    return asked(partial(of_loaded, model, tokenizer, inputs, (text, pair, target)), request, method, target_token)
+
+
+def of_loaded(
+    model: "nn.Module", tokenizer: Any, inputs: Any, texts: tuple[str | None, str | None, str | None], request: Request
+) -> Capture:
+    """What a request asks of a model that is loaded already. texts: what it reads, its pair and its target."""
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel):
         from attnviz.models.modules import capture_module
@@ -67,7 +87,27 @@ def capture(
         return loaded.capture_inputs(inputs, request)
     if tokenizer is None:
         raise UsageError("a loaded model needs its tokenizer= to read a text, or inputs=")
-    return loaded.capture(Prompt(given(text), pair, target), request)
+    return loaded.capture(Prompt(given(texts[0]), *texts[1:]), request)
+
+
+def asked(source: Source, request: Request, method: Shown, token: str | None) -> Capture:
+    """What a source has for a request, as numbers of a method."""
+    if method == ATTENTION:
+        return source(request)
+    found = taken(source, request, method, token)
+    return select(found, request.layers, request.heads) if method in MADE_OF else found
+
+
+def require_numbers(method: Shown, token: str | None, keep: Keep, heads: str | int, *, from_text: bool) -> None:
+    """Raise UsageError for what a method makes no sense of."""
+    if token is not None and method not in OF_A_PREDICTION:
+        raise UsageError(f"target_token= has no effect without method= {' or '.join(OF_A_PREDICTION)}: leave it out")
+    if method != ATTENTION and keep != "weights":
+        raise UsageError(f"method={method!r} is kept cell by cell: leave keep= out")
+    if method in MADE_OF and heads != "all":
+        raise UsageError(f"method={method!r} has one head a layer, made of all: leave heads= out")
+    if method in OF_A_PREDICTION and not from_text:
+        raise UsageError(f"method={method!r} is of what a model says of a text: give text=, not inputs=")
 
 
 def from_arrays(

@@ -48,6 +48,8 @@ class Intervention:
     cuts: tuple[Edge, ...] = ()
     change: Change | None = None
     """Of what heads put out, as in ablation."""
+    kind: Kind | None = None
+    """Of the map whose heads these are; None: of all."""
     tokens: tuple[tuple[int, int], ...] = ()
     """Places of the text, each with the id of the token that is read there instead."""
 

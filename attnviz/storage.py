@@ -5,7 +5,7 @@ None of them needs torch, and none can run code.
 
 import json
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
@@ -16,14 +16,12 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from attnviz import untrusted
+from attnviz.analysis.statistics import describe
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.files import reason, require_new, write_whole
+from attnviz.methods import METHODS, explained, is_other
 from attnviz.models import arrays
 from attnviz.record import (
-    ATTENTION,
-    NORM,
-    ROLLOUT,
-    SCORES,
     AttentionMap,
     Capture,
     Edges,
@@ -33,10 +31,10 @@ from attnviz.record import (
     Visible,
     Weights,
 )
-from attnviz.stored import SCHEMA, read_capture
+from attnviz.stored import SCHEMA, read_capture, read_map, texts
 
+NPZ = "weights", "visible", "queries", "keys", "layers", "heads", "query_places", "key_places", "kind", "method", "unit"
 HEADER = "attnviz"  # the header's name in the metadata of a safetensors file
-UNITS = {ATTENTION: "share of attention", NORM: "length of vector", SCORES: "score", ROLLOUT: "share of rollout"}
 
 
 def save(capture: Capture, path: Path, *, force: bool = False) -> None:
@@ -151,7 +149,7 @@ def map_header(part: AttentionMap, queries: Any, keys: Any) -> dict[str, Any]:
 
 def units(part: AttentionMap) -> str:
     """What a weight of the map is."""
-    return UNITS.get(part.method, "as given")
+    return METHODS[part.method].units if part.method in METHODS else "as given"
 
 
 def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:
@@ -217,6 +215,22 @@ def matrix_json(weights: Weights, visible: Visible) -> str:
     return json.dumps(np.where(visible, shortest.astype(object), np.array(None)).tolist(), allow_nan=False)
 
 
+def read_matrices(path: Path) -> Capture:
+    """A capture from a .npz: one that names its method as ``to_npz`` wrote it, any other as arrays from elsewhere."""
+    method = untrusted.read_npz(path, ("method",)).get("method")
+    if method is None or str(method) not in METHODS:
+        return arrays.from_npz(path)
+    found = untrusted.read_npz(path, NPZ)
+    if set(found) != set(NPZ):
+        raise ValueError(f"it holds no {', '.join(sorted(set(NPZ) - set(found)))}, which a .npz of attnviz has")
+    head: dict[str, Any] = {name: found[name].tolist() for name in NPZ if name not in ("weights", "visible")}
+    queries, keys = (arrays.tokens(texts(untrusted.field(head, name, list), name)) for name in ("queries", "keys"))
+    part = read_map(head, queries, keys, {name: found[name] for name in ("weights", "visible")})
+    if part.weights is not None and not is_other(part.method):
+        part = replace(part, statistics=describe(part.weights, part.visible, part.kind != "cross" and queries == keys))
+    return explained(Capture(path.name, " ".join(head["keys"]), (part,)))
+
+
 def to_npz(capture: Capture) -> bytes:
     """One map with its weights for NumPy. Raises UsageError unless the capture holds just that."""
     weights = capture.maps[0].weights if len(capture.maps) == 1 else None
@@ -234,6 +248,8 @@ def to_npz(capture: Capture) -> bytes:
         query_places=np.array(part.query_places),
         key_places=np.array(part.key_places),
         kind=np.array(part.kind),
+        method=np.array(part.method),
+        unit=np.array(part.unit),
         units=np.array(units(part)),
     )
     return file.getvalue()
@@ -247,6 +263,6 @@ WRITERS = {
 READERS = {
     ".attn": read_tensors,
     ".json": read_document,
-    ".npz": arrays.from_npz,
+    ".npz": read_matrices,
     ".safetensors": read_tensors,
 }

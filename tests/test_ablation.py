@@ -81,7 +81,7 @@ def test_losses_are_those_of_the_library(writer: Callable[[str], HuggingFace], n
     expected = expected_losses(model.model, IDS)
     seen: list[tuple[int, tuple[int, ...]]] = []
 
-    def look(layer: int, output: torch.Tensor) -> torch.Tensor:
+    def look(layer: int, output: torch.Tensor, _: object) -> torch.Tensor:
         seen.append((layer, tuple(output.shape[:2])))
         return output
 
@@ -147,7 +147,7 @@ def test_zeros_in_the_builtin_model(tmp_path: Path) -> None:
     ids = evaluate.repeated(stored.config, sequences=3, block=10)
     model = load()
     plain = model.losses(ids)
-    np.testing.assert_allclose(model.losses(ids, lambda _, output: output), plain, atol=1e-6)
+    np.testing.assert_allclose(model.losses(ids, lambda _, output, weigh: output), plain, atol=1e-6)
     found = model.losses(ids, without([(0, 2), (1, 3)], "zero", {}))
     for layer, head in ((0, 2), (1, 3)):
         stored.parameters[f"layers.{layer}.attention.output.weight"][:, 32 * head : 32 * (head + 1)] = 0
@@ -227,7 +227,7 @@ def test_the_second_copy_counts_without_its_first_token() -> None:
     model = load()
     part = measured(model, Setting(2, 10), [])
     whole = model.losses(part.ids[0])
-    np.testing.assert_allclose(losses(model, part, lambda _, output: output), whole[:, 11:20].mean(1), rtol=1e-5)
+    np.testing.assert_allclose(losses(model, part, lambda _, output, weigh: output), whole[:, 11:20].mean(1), rtol=1e-5)
 
 
 def test_a_spread_of_little_is_undefined() -> None:

@@ -187,17 +187,17 @@ def test_json_tells_what_was_kept(capture: Capture) -> None:
 
 
 def test_npz_is_for_numpy(capture: Capture, tmp_path: Path) -> None:
-    """A .npz holds weights, what is visible, texts of tokens, layers and heads; read again, weights are given ones."""
+    """A .npz holds weights, what is visible, texts of tokens, layers and heads, and what its numbers are."""
     mean = replace(capture, maps=(capture.maps[0].reduced("mean"),))
     for source in (capture, mean):
         part, found = source.maps[0], through(source, tmp_path, ".npz").maps[0]
         with np.load(tmp_path / "x.npz", allow_pickle=False) as arrays:
             named = {"weights", "visible", "queries", "keys", "layers", "heads", "kind", "units"}
-            assert set(arrays) == named | {"query_places", "key_places"}
+            assert set(arrays) == named | {"query_places", "key_places", "method", "unit"}
             assert list(arrays["keys"]) == [token.text for token in part.keys]
         assert_same_part(found.weights, part.weights)
         assert_same_part(found.visible, part.visible)
-        assert (found.layers, found.heads, found.method) == (part.layers, part.heads, "given")
+        assert (found.layers, found.heads, found.method) == (part.layers, part.heads, part.method)
 
 
 def test_npz_is_for_one_map(capture: Capture, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from attnviz.record import GIVEN, AttentionMap, Capture, Kind, Tiles, Token, Vis
 from attnviz.render.colour import STEPS
 from attnviz.selection import Spot, parse_token
 from attnviz.views import Look, grids, heatmaps, page, rows, strips
-from attnviz.views.drawable import MASKED
+from attnviz.views.drawable import MASKED, Scale
 
 FULL, LINEAR = Look(whole=True), Look(linear=True)
 
@@ -224,7 +224,7 @@ def test_shares_are_of_the_weight_that_there_is() -> None:
     assert heatmaps(capture, FULL)[0].caption == ("60% of the weight is on the sink <bos>",)
     assert grids(capture)[0].caption[0] == "60% of the weight is on the sink <bos>, over all heads shown"
     nothing = made(np.zeros((4, 4)), tokens(words(4)), method=GIVEN)
-    assert (heatmaps(nothing)[0].scale, heatmaps(nothing)[0].caption) == ((0, 0, False, False), ())
+    assert (heatmaps(nothing)[0].scale, heatmaps(nothing)[0].caption) == (Scale(0, 0), ())
     assert (heatmaps(nothing)[0].scale.steps(heatmaps(nothing)[0].panel, STEPS) == 0).all()
 
 

@@ -13,17 +13,21 @@ from attnviz.cli.options import (
     prompt_options,
     selection_options,
     talk_options,
+    target_option,
     text_argument,
     verbose_option,
+    weights_option,
     words_option,
 )
 from attnviz.cli.take import take, tell
 from attnviz.errors import UsageError
 from attnviz.files import require_new
-from attnviz.record import Kind
+from attnviz.record import ATTENTION, Kind
 from attnviz.request import Keep, Request
 from attnviz.selection import ALL, Named, Selection
 from attnviz.storage import WRITERS, save
+
+TILES = 64
 
 
 @click.command(cls=Sectioned)
@@ -37,9 +41,11 @@ from attnviz.storage import WRITERS, save
     show_default=True,
     help="What to keep of each head. All but weights grow with the length of the text, not its square.",
 )
-@click.option("--tiles", type=click.IntRange(1), default=64, show_default=True, help="Tiles on a side, at most.")
+@click.option("--tiles", type=click.IntRange(1), default=TILES, show_default=True, help="Tiles on a side, at most.")
 @selection_options
 @map_option
+@weights_option
+@target_option
 @words_option
 @prompt_options
 @model_options
@@ -67,6 +73,7 @@ def command(
       attnviz capture "The cat sat on the mat." -o run.attn
       attnviz capture @sample:repeat --keep tiles -o repeat.attn
       attnviz capture "Hello, world" -m bert-base -l 0-3 -o hello.attn
+      attnviz capture "The cat sat on the mat." --weights norm -o norms.attn
     """
     path = Path(output)
     if path.suffix.lower() not in WRITERS:
@@ -74,9 +81,11 @@ def command(
     require_new(path, force)
     if isinstance(heads, Named) and layers is not None:
         raise UsageError("--heads L5H3 names its layer: leave --layers out")
+    if options["method"] != ATTENTION and (keep, tiles) != ("weights", TILES):
+        raise UsageError(f"--weights {options['method']} is kept cell by cell: leave --keep and --tiles out")
     kinds = (kind,) if kind else ()
     request = Request(layers or ALL, heads or ALL, options["truncate"], kinds, keep=keep, tiles=tiles)
-    capture = take(text, request, options, quiet)
+    capture = take(text, request, {**options, "heads": heads}, quiet)
     tell(capture, quiet, verbose)
     save(capture, path, force=force)
     for line in (*capture.notes, f"wrote {path}; draw it with: attnviz show --from {path}"):

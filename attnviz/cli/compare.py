@@ -1,6 +1,7 @@
 """`attnviz compare`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -21,16 +22,28 @@ from attnviz.cli.options import (
     prompt_options,
     result_options,
     selection_options,
+    target_option,
     texts_argument,
     title_option,
     together,
+    weights_option,
 )
 from attnviz.cli.screen import screen
 from attnviz.cli.sides import Models, comparisons, sides_options
 from attnviz.errors import InputError, UsageError
 from attnviz.selection import ALL, Named, resolve
 from attnviz.views import Page, Picture
-from attnviz.views.comparison import Chosen, counterpart, head_map, last_layers, page, series, series_title, table
+from attnviz.views.comparison import (
+    Chosen,
+    counterpart,
+    head_map,
+    last_layers,
+    method_lines,
+    page,
+    series,
+    series_title,
+    table,
+)
 
 DRAWN = 4  # heads that are drawn one by one; of more, the mean over those of a layer
 ROWS = 10  # heads that are listed unless --top says more
@@ -52,6 +65,8 @@ view_options = together(
 @texts_argument
 @selection_options
 @map_option
+@weights_option
+@target_option
 @view_options
 @look_options
 @title_option
@@ -74,6 +89,7 @@ def command(texts: tuple[str, ...], quiet: bool, **options: Any) -> None:
       attnviz compare -m builtin -m builtin "The cat sat." "The dog ran."
       attnviz compare "The cat sat on the mat." --with "The dog sat on the rug."
       attnviz compare --from before.attn --from after.attn --json
+      attnviz compare "The cat sat." --with "The dog sat." --weights norm
     """
     on = screen(options["width"], options["color"], options["cmap"], options["full"])
     to = target_of(options, FORMS)
@@ -134,4 +150,6 @@ def pictures(
         drawn.append(head_map(title, distances))
     if view in (None, "table"):
         drawn.append(table(title, distances, heads, options["top"]))
+    if view in ("heads", "table"):
+        drawn = [replace(each, caption=(*each.caption, *method_lines(comparison))) for each in drawn]
     return drawn

@@ -8,7 +8,8 @@ from typing import Any
 from attnviz.analysis.special import Special, without_special
 from attnviz.cli.options import DATA
 from attnviz.errors import InputError, UsageError
-from attnviz.record import Capture, Reduction
+from attnviz.methods import MADE_OF, SUM, methods_of, noun
+from attnviz.record import ATTENTION, NORM, SCORES, Capture, Reduction
 from attnviz.render.terminal import Screen
 from attnviz.request import Keep, Request
 from attnviz.selection import ALL, Named, Selection
@@ -37,6 +38,14 @@ def check(options: Options) -> None:
         raise UsageError("--heads L5H3 names its layer: leave --layers out")
 
 
+def settled(options: Options, form: str | None) -> Options:
+    """The options with how heads are merged where none are chosen: by the mean, of norms before they are measured."""
+    if options["heads"] is not None or options["how"] or is_wide(options, form) or options["method"] in MADE_OF:
+        return options
+    measured_last = options["method"] == NORM and options["source"] is None
+    return {**options, "how": SUM if measured_last else "mean"}
+
+
 def is_wide(options: Options, form: str | None) -> bool:
     """Whether all layers and heads are shown unless some are chosen."""
     return options["view"] in ("grid", "rows") or (form == "html" and options["view"] is None)
@@ -62,10 +71,11 @@ def request(options: Options, form: str | None, on: Screen | None) -> Request:
 
 
 def keep(options: Options, form: str | None) -> Keep:
-    """Weights where each of them is shown or needed, else tiles."""
+    """Weights where each of them is shown or needed, else tiles; other numbers are kept cell by cell."""
     window = options["rows"] or options["columns"] or options["token"]
     full = options["full"] and form is None
-    return "weights" if form in DATA or window or full or options["special"] != "keep" else "tiles"
+    special = options["special"] != "keep"
+    return "weights" if form in DATA or window or full or special or options["method"] != ATTENTION else "tiles"
 
 
 def tiles(options: Options, form: str | None, on: Screen | None) -> int:
@@ -88,21 +98,35 @@ def prepared(capture: Capture, options: Options, form: str | None) -> Capture:
     """A capture without its special tokens, its heads merged, if that is asked for."""
     if options["special"] != "keep":
         capture = drop_special(capture, options["special"])
-    how, heads = options["how"], options["heads"]
-    if heads is None and not is_wide(options, form):
-        how = how or "mean"
+    how, heads = settled(options, form)["how"], options["heads"]
+    if how == SUM:
+        return together(capture, heads)
     return reduce(capture, how, told=heads is not None) if how else capture
 
 
+def together(capture: Capture, heads: Selection | Named | None) -> Capture:
+    """A capture of what heads move together, which says which heads these are. Raises UsageError for each alone."""
+    if any(part.heads != (SUM,) for part in capture.maps):
+        raise UsageError("--reduce sum adds vectors, which a capture does not hold: run the model with -m, not --from")
+    return replace(capture, notes=(*capture.notes, *(f"sum over heads {heads}",) * (heads is not None)))
+
+
 def drop_special(capture: Capture, how: Special) -> Capture:
-    """The capture without special tokens, and a note of what they had. Raises InputError if nothing is left."""
+    """The capture without special tokens, and a note of what they had.
+
+    Raises InputError if nothing is left, UsageError for scores of which rows would sum to 1.
+    """
+    scored = SCORES in methods_of(capture.maps)
+    if scored and how == "renormalise":
+        raise UsageError("--special renormalise makes rows sum to 1, which scores do not: use --special drop")
     try:
         found = [without_special(part, how) for part in capture.maps]
     except ValueError as error:
         raise InputError(f"--special {how}: {error}") from error
     again = ", rows sum to 1 again" if how == "renormalise" else ""
     notes = dict.fromkeys(
-        f"without {', '.join(rest.names)}, which had {rest.share:.0%} of the weight{again}"
+        f"without {', '.join(rest.names)}"
+        + f", which had {rest.share:.0%} of the {noun(rest.part.method)}{again}" * (not scored)
         for rest in found
         if rest.names
     )

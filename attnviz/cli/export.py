@@ -26,7 +26,9 @@ from attnviz.cli.options import (
     selection_options,
     source_option,
     talk_options,
+    target_option,
     text_argument,
+    weights_option,
     words_option,
 )
 from attnviz.cli.output import OF_FIGURES, Made
@@ -35,6 +37,7 @@ from attnviz.cli.take import reader, running, worded
 from attnviz.errors import OutputError, UsageError
 from attnviz.escape import escape
 from attnviz.files import decode, require_writable, write_folder, write_whole
+from attnviz.methods import SUM
 from attnviz.render.gallery import Entry, gallery_html, gallery_md
 from attnviz.selection import Named
 
@@ -62,6 +65,8 @@ UNUSED = {"view": None, "token": None, "incoming": False, "rows": None, "columns
 @selection_options
 @reduce_option
 @map_option
+@weights_option
+@target_option
 @look_options
 @source_option
 @words_option
@@ -83,6 +88,8 @@ def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool,
     """
     if isinstance(options["heads"], Named) and options["layers"] is not None:
         raise UsageError("--heads L5H3 names its layer: leave --layers out")
+    if isinstance(options["heads"], Named) and options["how"] == SUM:
+        raise UsageError("--reduce sum adds heads of every layer: choose them by number, as -H 0,3")
     given = dict(repeated())
     require_effect(given, forms)
     require_folder(output)
@@ -90,7 +97,7 @@ def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool,
         content = text_input.read(text, quiet)
         source, said = running(content, options, quiet), Said.of(text, content)
     else:
-        source, said = reader(text, options["source"]), Said((), None)
+        source, said = reader(text, options), Said((), None)
     report = Report(worded(source, options), {**options, **UNUSED}, forms)
     parts = list(report.parts())
     base = {name: words for name, words in given.items() if name not in OF_PARTS}

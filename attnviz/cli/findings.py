@@ -40,7 +40,8 @@ def document(first: Comparison, distances: Distances, heads: Sequence[Name], cho
 
 def side(one: Side, other: Side) -> dict[str, Any]:
     """A side, and what of it is compared."""
-    told = {"model": one.capture.model, "text": one.capture.text, "notes": one.capture.notes}
+    capture = one.capture
+    told = {"model": capture.model, "text": capture.text, "method": capture.maps[0].method, "notes": capture.notes}
     shares = {"outside": one.outside, "unseen": one.unseen(other)}
     return {**told, "words": one.words, "common_words": one.common, **shares}
 

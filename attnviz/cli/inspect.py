@@ -23,16 +23,19 @@ from attnviz.cli.options import (
     result_options,
     selection_options,
     source_option,
+    target_option,
     texts_argument,
     title_option,
     together,
     verbose_option,
+    weights_option,
     words_option,
 )
-from attnviz.cli.questions import MODES, Asked, columns, given, measured
+from attnviz.cli.questions import MODES, NO_SHARES, Asked, columns, given, measured
 from attnviz.cli.screen import screen
-from attnviz.cli.take import Source, loaded, prompt, reader, worded
+from attnviz.cli.take import Source, loaded, prompt, reader, weighed, worded
 from attnviz.errors import UsageError
+from attnviz.record import SCORES
 from attnviz.selection import Named
 from attnviz.views.tables import BY_PLACE
 
@@ -68,6 +71,8 @@ inspect_options = together(
 @texts_argument
 @selection_options
 @map_option
+@weights_option
+@target_option
 @inspect_options
 @title_option
 @source_option
@@ -90,6 +95,7 @@ def command(texts: tuple[str, ...], verbose: bool, quiet: bool, explain: bool, *
       attnviz inspect @sample:repeat --sort previous --top all
       attnviz inspect "The cat sat because it was tired." --token it
       attnviz inspect "The cat sat because it was tired." --query it --key cat
+      attnviz inspect "The cat sat because it was tired." --weights norm
       attnviz inspect @sample:question --segments auto --query -1
       attnviz inspect @sample:pronoun @sample:repeat -l 1,2 -o heads.csv
       attnviz inspect --explain-columns
@@ -124,6 +130,8 @@ def check(options: Options) -> None:
     unused |= {"top"} if options["key"] is not None or options["segments"] is not None else set()
     for name in sorted(unused & given()):
         raise UsageError(f"--{name} has no effect with {told[0]}: leave it out")
+    if options["method"] == SCORES and options["token"] is None and options["key"] is None:
+        raise UsageError(NO_SHARES)
     if isinstance(options["heads"], Named) and options["layers"] is not None:
         raise UsageError("--heads L5H3 names its layer: leave --layers out")
 
@@ -133,12 +141,12 @@ def opened(texts: Sequence[str], options: Options, quiet: bool) -> list[Source]:
     if options["source"] is not None:
         if options["lines"]:
             raise UsageError("--from reads a capture that was made before: leave --lines out")
-        return [worded(reader(texts[0] if texts else None, options["source"]), options)]
+        return [worded(reader(texts[0] if texts else None, options), options)]
     contents = text_input.read_all(texts, options["lines"], quiet)
     model = loaded(options, quiet)
 
     def source(content: str) -> Source:
-        return lambda request: model.capture(prompt(content, options), request)
+        return weighed(lambda request: model.capture(prompt(content, options), request), options)
 
     return [worded(source(content), options) for content in contents]
 

@@ -153,7 +153,10 @@ selection_options = together(
 reduce_option = together(
     "Layers and heads",
     click.option(
-        "--reduce", "how", type=click.Choice(["mean", "max"]), help="Merge the chosen heads of a layer into one."
+        "--reduce",
+        "how",
+        type=click.Choice(["mean", "max", "sum"]),
+        help="Merge the chosen heads of a layer into one; sum, of norms: what they move together.",
     ),
 )
 
@@ -182,8 +185,8 @@ weights_option = together(
         type=click.Choice(["attention", "norm", "gradient", "chefer", "rollout", "scores"]),
         default="attention",
         show_default=True,
-        help="What is shown: attention weights; how long the vectors are that they move; what they add to a prediction, "
-        "by head or through the layers; attention through the layers; scores before the softmax.",
+        help="What is shown: attention weights; how long the vectors are that they move; what they add to a "
+        "prediction, by head or through the layers; attention through the layers; scores before the softmax.",
     ),
 )
 

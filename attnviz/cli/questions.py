@@ -18,7 +18,8 @@ from attnviz.cli.take import Source, tell
 from attnviz.cli.text import MOST
 from attnviz.errors import InputError, UsageError
 from attnviz.files import read_text
-from attnviz.record import ATTENTION, Capture, Doubles, Segment, Token, Unit
+from attnviz.methods import is_other, methods_of
+from attnviz.record import ATTENTION, SCORES, Capture, Doubles, Segment, Token, Unit
 from attnviz.render.terminal import Screen
 from attnviz.request import Request
 from attnviz.selection import ALL
@@ -43,6 +44,10 @@ WHOLE = 512  # tokens of a text whose weights are all kept; of a longer one ther
 ROWS = 16  # of a table, where no screen says how many fit
 AROUND = 6  # lines of a screen for what stands around the rows: title, heading, mean, caption, a note, the prompt
 EVENED = "these numbers are of rows that were made to sum to 1"
+NO_SHARES = (
+    "the numbers of heads and segments are of shares that sum to 1, and scores are none: softmaxed they are the "
+    "weights: use --weights attention; --token, and --query with --key, show scores"
+)
 WIDE = 130  # columns of a screen on which a standard deviation fits beside every mean
 
 
@@ -88,7 +93,7 @@ def given() -> set[str]:
 
 def measured(sources: Sequence[Source], asked: Asked) -> Answer:
     """The columns of every head, over all texts."""
-    keep = "weights" if asked.options["full"] else "tiles"
+    keep = "weights" if asked.options["full"] or asked.options["method"] != ATTENTION else "tiles"
     found: list[Measures] = []
     captures: list[Capture] = []
     for source in sources:
@@ -123,9 +128,16 @@ def every_head(capture: Capture) -> Measures:
 
 
 def evened(capture: Capture) -> Capture:
-    """The same, with a note if its rows do not sum to 1, as those do of which numbers are made."""
+    """The same, with a note if its rows do not sum to 1, as those do of which numbers are made.
+
+    Raises UsageError for scores, of which none can be made.
+    """
+    methods = methods_of(capture.maps)
+    if SCORES in methods:
+        raise UsageError(NO_SHARES)
     given = any(part.method != ATTENTION or "max" in part.heads for part in capture.maps)
-    return replace(capture, notes=(*capture.notes, *((EVENED,) * given)))
+    told = EVENED + ", sinks included" * any(map(is_other, methods))
+    return replace(capture, notes=(*capture.notes, *((told,) * given)))
 
 
 def emptied(capture: Capture) -> Capture:
@@ -160,6 +172,7 @@ def document(captures: Sequence[Capture], over: Spread) -> dict[str, Any]:
         "model": first.model,
         "texts": [capture.text for capture in captures],
         "unit": first.maps[0].unit,
+        "method": first.maps[0].method,
         "notes": list(dict.fromkeys(line for capture in captures for line in capture.notes)),
         "columns": columns(first.maps[0].unit),
         "heads": [
@@ -230,6 +243,7 @@ def told_of(capture: Capture) -> dict[str, Any]:
         "model": capture.model,
         "text": capture.text,
         "unit": capture.maps[0].unit,
+        "method": capture.maps[0].method,
         "notes": list(capture.notes),
     }
 

@@ -11,7 +11,8 @@ from attnviz.cli.options import DATA, FIGURES
 from attnviz.cli.output import MAKERS, Made
 from attnviz.cli.take import Source, chosen
 from attnviz.escape import escape
-from attnviz.record import AttentionMap, Capture, Kind
+from attnviz.methods import METHODS, methods_of
+from attnviz.record import ATTENTION, AttentionMap, Capture, Kind
 from attnviz.request import Keep
 from attnviz.selection import ALL, Named, Selection
 from attnviz.storage import parts as arrays
@@ -62,7 +63,8 @@ class Report:
     @property
     def title(self) -> str:
         """What it is of."""
-        return f"{model_title(self.first)}: attention"
+        named = (method if method in METHODS else ATTENTION for method in methods_of(self.first.maps))
+        return f"{model_title(self.first)}: {', '.join(dict.fromkeys(named))}"
 
     def parts(self) -> Iterator[Part]:
         """Parts of each kind of map, and a page of all of them."""
@@ -107,7 +109,7 @@ class Report:
     def take(self, options: Options, form: str) -> Capture:
         """A capture of everything, as finely as `attnviz show` with these options would take it."""
         kind = options["kind"] if form in DATA else self.options["kind"]  # data tell how exact they are
-        how, most = keep(options, form), tiles(options, form, None)
+        how, most = keep(options, form), tiles(options, form, None) if self.options["method"] == ATTENTION else 1
         for key, found in self.taken.items():
             if key == (kind, how, most) or (key[0] == kind and how == "tiles" and is_exact(found, most)):
                 return found

@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from attnviz.cli.drawing import check, pictures, prepared, request
+from attnviz.cli import interventions
+from attnviz.cli.drawing import check, pictures, prepared, request, settled
 from attnviz.cli.options import (
     Sectioned,
     look_options,
@@ -16,10 +17,12 @@ from attnviz.cli.options import (
     result_options,
     selection_options,
     source_option,
+    target_option,
     text_argument,
     title_option,
     verbose_option,
     view_options,
+    weights_option,
     words_option,
 )
 from attnviz.cli.output import deliver, target
@@ -33,6 +36,9 @@ from attnviz.render.terminal import draw
 @selection_options
 @reduce_option
 @map_option
+@weights_option
+@target_option
+@interventions.intervention_options
 @view_options
 @look_options
 @title_option
@@ -57,6 +63,10 @@ def command(text: str | None, verbose: bool, quiet: bool, **options: Any) -> Non
       attnviz show --view tokens --token it "The cat sat because it was tired."
       attnviz show --view rows --token it "The cat sat because it was tired."
       attnviz show --words "Unbelievably, subwords misbehave."
+      attnviz show --weights norm "The cat sat on the mat."
+      attnviz show --weights scores -H L1H3 @sample:repeat
+      attnviz show --ablate L0H2 -H L1H3 @sample:repeat
+      attnviz show --knock-out "it->cat" "The cat sat because it was tired."
       attnviz show "Hello, world" --model bert-base -o page.html
       attnviz show "Hello, world" -H L0H3 --style paper -o figure.pdf
       attnviz show -l all -H all "Where does it look?" -o - --format csv
@@ -66,6 +76,11 @@ def command(text: str | None, verbose: bool, quiet: bool, **options: Any) -> Non
     on = screen(options["width"], options["color"], options["cmap"], options["full"])
     to = target(options)
     form = to and to.form
+    options = dict(settled(options, form))
+    if interventions.is_changed(options):
+        run = interventions.intervened(text, options, quiet)
+        interventions.deliver(run, to, on, options, quiet=quiet, verbose=verbose)
+        return
     capture = prepared(opened(text, options, quiet)(request(options, form, on)), options, form)
     tell(capture, quiet, verbose)
     if to:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
@@ -11,9 +10,10 @@ from attnviz.analysis.comparison import Comparison, compare
 from attnviz.cli import text as text_input
 from attnviz.cli.drawing import drop_special
 from attnviz.cli.options import together
-from attnviz.cli.take import Source, chosen, loaded, prompt, worded
+from attnviz.cli.take import Source, loaded, of_file, prompt, weighed, worded
 from attnviz.errors import InputError, UsageError
-from attnviz.record import Capture, Kind
+from attnviz.methods import methods_of
+from attnviz.record import GIVEN, SCORES, Capture, Kind
 from attnviz.request import Prompt, Request
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ Sides: TypeAlias = tuple[Source, Source]
 BUILTIN = "builtin"
 PREFERRED: tuple[Kind, ...] = ("self", "encoder")  # of models that have several kinds of map
 TWO = "two are compared: --model twice, or once with builtin; --from twice; or one model with TEXT and --with TEXT2"
+
+NO_SHARES = (
+    "rows are compared as shares that sum to 1, and scores are none: softmaxed they are the weights: use --weights "
+    "attention"
+)
 
 sides_options = together(
     "What it reads",
@@ -57,7 +62,7 @@ class Models:
 
     def source(self, at: int, content: str) -> Source:
         """One of them on a text."""
-        return partial(self[at].capture, prompt(content, self.options))
+        return weighed(partial(self[at].capture, prompt(content, self.options)), self.options)
 
 
 def comparisons(texts: Sequence[str], models: Models) -> Iterator[Comparison]:
@@ -84,15 +89,28 @@ def taken(source: Source, options: Options) -> Capture:
 def compared(sides: Sides, options: Options) -> Comparison:
     """One comparison. Raises InputError if there is nothing that could be compared."""
     a, b = (taken(source, options) for source in sides)
+    require_same_method(a, b)
     try:
         return compare(a, b)
     except ValueError as error:
         raise InputError(f"A and B cannot be compared: {error}") from error
 
 
+def require_same_method(a: Capture, b: Capture) -> None:
+    """Raise InputError unless both hold numbers of one method, of which rows can be made to sum to 1."""
+    mine, yours = ({*methods_of(capture.maps)} - {GIVEN} for capture in (a, b))
+    if SCORES in mine | yours:
+        raise InputError(NO_SHARES)
+    if len(mine | yours) > 1:
+        held = " and ".join(sorted(mine | yours))
+        raise InputError(f"A and B are of {held}, which cannot be compared: make both with the same --weights")
+
+
 def all_sides(texts: Sequence[str], models: Models) -> list[Sides]:
     """Where A and B are taken from, for each of the texts."""
     options = models.options
+    if options.get("method") == SCORES:
+        raise UsageError(NO_SHARES)
     files, names, other = options["sources"], options["models"], options["other"]
     if len(files) + len(names) > 2 or (other is not None and (files or len(names) > 1)):
         raise UsageError(TWO)
@@ -110,19 +128,17 @@ def all_sides(texts: Sequence[str], models: Models) -> list[Sides]:
 
 def of_files(texts: Sequence[str], models: Models) -> Sides:
     """Two captures, or one and what a model makes of the text that it is of."""
-    from attnviz.storage import load
-
     if texts:
         raise UsageError("--from reads a capture that was made before: leave TEXT out")
     paths = models.options["sources"]
-    found = [load(Path(path)) for path in paths]
-    first = partial(chosen, found[0])
-    if len(found) == 2:
-        return first, partial(chosen, found[1])
+    first, *others = (of_file(path, models.options) for path in paths)
+    if others:
+        return first, others[0]
 
     def read(request: Request) -> Capture:
-        if not found[0].text:
+        held = first(Request())
+        if not held.text:
             raise InputError(f"{paths[0]} holds no text that a model could read: give a second --from")
-        return models[0].capture(Prompt(found[0].text, found[0].pair, found[0].target), request)
+        return models[0].capture(Prompt(held.text, held.pair, held.target), request)
 
-    return first, read
+    return first, weighed(read, models.options)

@@ -1,11 +1,11 @@
 """What a command works on: a model run on a text, or a capture from a file."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -16,26 +16,33 @@ from attnviz.analysis.words import in_words
 from attnviz.cli import text as text_input
 from attnviz.cli.options import note
 from attnviz.errors import InputError, UsageError
-from attnviz.record import AttentionMap, Capture
+from attnviz.methods import (
+    MADE_OF,
+    METHODS,
+    OF_A_PREDICTION,
+    SUM,
+    explained,
+    methods_of,
+    taken,
+)
+from attnviz.methods import Source as Source
+from attnviz.record import ATTENTION, GIVEN, NORM, ROLLOUT, SCORES, AttentionMap, Capture
 from attnviz.request import Placement, Prompt, Request
-from attnviz.selection import require_kinds, require_sides, select, window_notes
+from attnviz.selection import ALL, require_kinds, require_sides, select, window_notes
 
 if TYPE_CHECKING:
     from attnviz.models import Model
 
-OF_A_RUN = "model", "revision", "device", "dtype", "truncate", "pair", "target", "chat", "generate"
-
-
-Source: TypeAlias = Callable[[Request], Capture]
+OF_A_RUN = "model", "revision", "device", "dtype", "truncate", "pair", "target", "chat", "generate", "target_token"
 
 
 def opened(text: str | None, options: Mapping[str, Any], quiet: bool) -> Source:
     """What captures are taken from: the file that --from names, else the model of the options, loaded once.
 
-    With --words they are in words.
+    They are of the numbers that --weights names, and with --words in words.
     """
     if options["source"] is not None:
-        return worded(reader(text, options["source"]), options)
+        return worded(reader(text, options), options)
     return worded(running(text_input.read(text, quiet), options, quiet), options)
 
 
@@ -48,6 +55,8 @@ def merged(source: Source, request: Request) -> Capture:
     """What a request asks of a source, in words, made of all weights. Raises UsageError, InputError."""
     all_of_it = slice(None)
     found = source(replace(request, keep="weights", rows=all_of_it, columns=all_of_it, query=None, key=None))
+    if SCORES in methods_of(found.maps):
+        raise UsageError("--words adds up what the pieces of a word have, and scores do not add up: leave --words out")
     try:
         found = in_words(found)
     except ValueError as error:
@@ -69,7 +78,34 @@ def kept(part: AttentionMap, request: Request) -> AttentionMap:
 
 def running(content: str, options: Mapping[str, Any], quiet: bool) -> Source:
     """The model of the options, on a text."""
-    return partial(loaded(options, quiet).capture, prompt(content, options))
+    return weighed(partial(loaded(options, quiet).capture, prompt(content, options)), options)
+
+
+def weighed(source: Source, options: Mapping[str, Any]) -> Source:
+    """The same source, of captures of the numbers that --weights names."""
+    return source if options.get("method", ATTENTION) == ATTENTION else partial(numbered, source, options)
+
+
+def numbered(source: Source, options: Mapping[str, Any], request: Request) -> Capture:
+    """What a request asks of a source, in numbers of another method. Raises UsageError, InputError."""
+    method = options["method"]
+    found = taken(source, request, method, options["target_token"], summed=options.get("how") == SUM)
+    return chosen(found, request) if method in MADE_OF else found
+
+
+def require_method(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for options that --weights makes no sense of."""
+    method, how = options.get("method", ATTENTION), options.get("how")
+    if options.get("target_token") is not None and method not in OF_A_PREDICTION and not options.get("predicts"):
+        raise UsageError(f"--target-token has no effect without --weights {' or '.join(OF_A_PREDICTION)}: leave it out")
+    if how == SUM and method != NORM:
+        raise UsageError("--reduce sum adds what heads move before it is measured: it needs --weights norm")
+    if method in MADE_OF and (how is not None or options.get("heads") not in (None, ALL)):
+        raise UsageError(f"--weights {method} has one head a layer, made of all: leave --heads and --reduce out")
+    if options.get("generate") and method not in (ATTENTION, ROLLOUT):
+        raise UsageError(
+            f"--weights {method} is of a text that is there: leave --generate out, or give the text that was written"
+        )
 
 
 def prompt(content: str, options: Mapping[str, Any]) -> Prompt:
@@ -86,6 +122,7 @@ def loaded(options: Mapping[str, Any], quiet: bool) -> "Model":
     """The model that the options name. Raises InputError for an empty second text, before anything is loaded."""
     from attnviz.models import load
 
+    require_method(options)
     for name in ("pair", "target"):
         if options[name] is not None and not options[name].strip():
             raise InputError(f"the text of --{name} is empty")
@@ -97,19 +134,40 @@ def loaded(options: Mapping[str, Any], quiet: bool) -> "Model":
         offline=options["offline"],
         quiet=quiet or not sys.stderr.isatty(),
         writes=bool(options["generate"]),
+        predicts=options.get("predicts", False) or options.get("method") in OF_A_PREDICTION,
     )
 
 
-def reader(text: str | None, path: str) -> Source:
-    """The capture of a file, as far as a request names it. Raises UsageError for options that need a model."""
+def reader(text: str | None, options: Mapping[str, Any]) -> Source:
+    """The capture of the file that --from names, as far as a request names it.
+
+    Raises UsageError for options that need a model, InputError for numbers that cannot be made of the file.
+    """
+    given = click.get_current_context().get_parameter_source
+    told = [name for name in OF_A_RUN if given(name) not in (None, ParameterSource.DEFAULT)]
+    if text is not None or told:
+        what = "TEXT" if text is not None else f"--{told[0].replace('_', '-')}"
+        raise UsageError(f"--from reads a capture that was made before: leave {what} out")
+    return of_file(options["source"], options)
+
+
+def of_file(path: str, options: Mapping[str, Any]) -> Source:
+    """A saved capture of what --weights names, or without it of what it holds. Raises UsageError, InputError."""
     from attnviz.storage import load
 
-    given = click.get_current_context().get_parameter_source
-    told = [name for name in OF_A_RUN if given(name) is not ParameterSource.DEFAULT]
-    if text is not None or told:
-        what = "TEXT" if text is not None else f"--{told[0]}"
-        raise UsageError(f"--from reads a capture that was made before: leave {what} out")
-    return partial(chosen, load(Path(path)))
+    require_method(options)
+    capture = load(Path(path))
+    source = partial(chosen, explained(capture))
+    named = click.get_current_context().get_parameter_source("method") not in (None, ParameterSource.DEFAULT)
+    there, method = methods_of(capture.maps), options.get("method", ATTENTION)
+    if not named or there == (method,) or (method, there) == (ATTENTION, (GIVEN,)):
+        return source
+    if there == (MADE_OF.get(method),):
+        return weighed(source, options)
+    raise InputError(
+        f"--weights {method} is made of {METHODS[method].needs}, and {path} holds {', '.join(there)} alone: "
+        "run the model with -m in place of --from"
+    )
 
 
 def chosen(capture: Capture, request: Request) -> Capture:

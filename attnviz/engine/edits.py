@@ -27,8 +27,8 @@ class Edits(NamedTuple):
     and zeros there do what zeros in its columns do.
     """
 
-    layers: Sequence[int] = ()
-    """The layer of each call."""
+    layers: Sequence[int | None] = ()
+    """The layer of each call; None of those whose heads are left alone."""
     hidden: Mapping[int, Tensor] = {}
     """(B, H or 1, N, M), True where an edge is cut."""
     change: Change | None = None
@@ -53,9 +53,10 @@ class Edits(NamedTuple):
 
     def of_output(self, number: int, call: Call, output: Tensor) -> Tensor:
         """What heads put out, (B, N, H, d_v), as the model is to go on with it."""
-        if self.change is None:
+        layer = None if self.change is None else self.layers[number]
+        if self.change is None or layer is None:
             return output
-        changed: Tensor = self.change(self.layers[number], output, partial(weighed, call))
+        changed: Tensor = self.change(layer, output, partial(weighed, call))
         return changed
 
     def require_none(self, number: int, *, cut: bool) -> None:
@@ -65,7 +66,7 @@ class Edits(NamedTuple):
         """
         if number in self.hidden and not cut:
             raise ModelError("edges of this attention cannot be cut: it is no matrix of queries and keys")
-        if self.change is not None:
+        if self.change is not None and self.layers[number] is not None:
             raise ModelError("heads of this model cannot be ablated: it shows their weights, not what they put out")
 
 

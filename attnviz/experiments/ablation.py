@@ -7,6 +7,7 @@ beside how much it rises without other heads of its layer (Michel et al. 2019; m
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -144,7 +145,10 @@ def losses(model: Model, part: Passages, change: Change) -> Losses:
 
 
 def without(heads: Iterable[Head], how: How, means: Mapping[int, Array], seed: int = 0) -> Change:
-    """The change that ablates heads. means: of each layer (head, d_v), for the mean; seed: of what is permuted."""
+    """The change that ablates heads. means: of each layer (head, d_v), for the mean; seed: of what is permuted.
+
+    What is put there is a constant: no gradient goes through it.
+    """
     chosen: dict[int, list[int]] = defaultdict(list)
     for layer, head in sorted(heads):
         chosen[layer].append(head)
@@ -152,13 +156,14 @@ def without(heads: Iterable[Head], how: How, means: Mapping[int, Array], seed: i
     def change(layer: int, output: Array, weigh: Weigh) -> Array:
         if layer not in chosen:
             return output
-        values: Array = 0
+        xp, values = namespace(output), 0
         if how == "mean":
             values = means[layer][chosen[layer]]
         elif how != "zero":
-            values = reweighed(weigh(chosen[layer]), how, np.random.default_rng((seed, layer)))
+            with nullcontext() if xp is np else xp.no_grad():
+                values = reweighed(weigh(chosen[layer]), how, np.random.default_rng((seed, layer)))
         changed = output + 0  # a copy, of NumPy as of torch
-        changed[:, :, chosen[layer]] = namespace(output).asarray(values, dtype=output.dtype, device=output.device)
+        changed[:, :, chosen[layer]] = xp.asarray(values, dtype=output.dtype, device=output.device)
         return changed
 
     return change

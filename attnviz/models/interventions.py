@@ -17,7 +17,7 @@ NO_KEY = "cutting these edges leaves query {} without a key: cut fewer, or other
 
 def batches(interventions: Sequence[Intervention], most: int = ABREAST) -> Iterator[Sequence[Intervention]]:
     """Interventions that can be run at once: neighbours with the same change of heads."""
-    for _, run in groupby(interventions, key=lambda one: id(one.change)):
+    for _, run in groupby(interventions, key=lambda one: (id(one.change), one.kind)):
         members = list(run)
         yield from (members[first : first + most] for first in range(0, len(members), most))
 

@@ -82,7 +82,9 @@ def edits(batch: Sequence[Intervention], sites: Sequence[Site], tokens: Callable
             cut = next((other for other in made if np.array_equal(other, cut)), cut)
             made = [*made[-1:], cut]
             found[number] = torch.from_numpy(cut)
-    return Edits([site.layer for site in sites], found, batch[0].change, check_keys)
+    changed = batch[0].kind
+    layers = [site.layer if changed in (None, site.kind) else None for site in sites]
+    return Edits(layers, found, batch[0].change, check_keys)
 
 
 def check_keys(visible: Tensor, cut: Tensor) -> None:

@@ -76,7 +76,8 @@ def write_numbers(sheet: Sheet, drawable: Heatmap, box: Box) -> None:
     """The value of each cell in it, if there is room for all of them."""
     x, y, width, height = box
     rows, columns = drawable.panel.values.shape
-    found = [[f"{value:{'+' * drawable.scale.signed}.2f}" for value in row] for row in drawable.panel.values]
+    digits = f"{'+' * drawable.scale.signed}.2{'g' if drawable.scale.small else 'f'}"
+    found = [[f"{value:{digits}}" for value in row] for row in drawable.panel.values]
     widest = max(sheet.ems(text) for row in found for text in row) + PAD
     points = min(sheet.em(LABEL) * 72, width / columns * 72 / widest, height / rows * 72 / LINE)
     if points < LEAST:

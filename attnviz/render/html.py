@@ -34,7 +34,7 @@ class Code(NamedTuple):
     """How the weights of a section become codes."""
 
     full: float
-    """The weight of the largest code: 1, or the largest weight where one is larger; of differences the largest."""
+    """What the largest code stands for: a weight of 1, or the largest where one is larger, or is no weight."""
     exact: bool = False
     signed: bool = False
 
@@ -107,7 +107,8 @@ def full(section: Section) -> float:
     if section.grid.scale.signed:
         sizes = (max(heatmap.scale.top, float(np.abs(heatmap.panel.values).max())) for _, _, heatmap in places(section))
         return max(section.grid.scale.top, *sizes) or 1.0
-    return max(1.0, *(heatmap.scale.largest for _, _, heatmap in places(section)))
+    largest = max(heatmap.scale.largest for _, _, heatmap in places(section))
+    return (largest or 1.0) if section.grid.scale.of else max(1.0, largest)
 
 
 def places(section: Section) -> Iterator[tuple[int, int, Heatmap]]:
@@ -184,6 +185,7 @@ def section_data(page: Page, section: Section, code: Code, axes: dict[Axis, int]
         "name": section.name,
         "full": code.full,
         "signed": code.signed,
+        "cell": section.grid.scale.cell,
         "title": section.grid.title,
         "caption": lines(section.grid, page),
         "layers": [name.removeprefix("L") for name in section.grid.rows],

@@ -6,7 +6,7 @@ from functools import singledispatch
 from math import isnan
 
 from attnviz.render.matrices import TOKENS, of_heads
-from attnviz.views.drawable import Axis, Curves, Heatmap, Picture, Series, Strip, Table
+from attnviz.views.drawable import Axis, Curves, Heatmap, Picture, Scale, Series, Strip, Table
 
 MARKS = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#!|~$@"} | {"&": "&amp;"})
 LINKS = re.compile(r"(?<=:)/(?=/)|(?<=www)\.")  # of which readers of Markdown make links by themselves
@@ -33,14 +33,15 @@ def part(picture: Picture) -> Iterator[str]:
 def units(picture: Picture) -> Iterator[str]:
     """What the numbers are, unless the picture itself says so."""
     if isinstance(picture, Heatmap | Strip) and not of_heads(picture):
-        usual = "differences of attention weights" if picture.scale.signed else "attention weights"
-        named = (
-            picture.scale.of.replace("difference", "differences")
-            if "difference" in picture.scale.of
-            else f"{picture.scale.of}s"
-        )
-        named = named if picture.scale.of else usual
-        yield f"Numbers are {named}; nothing where masked."
+        yield f"Numbers are {numbers_of(picture.scale)}; nothing where masked."
+
+
+def numbers_of(scale: Scale) -> str:
+    """What the numbers on a scale are."""
+    if not scale.of:
+        return "differences of attention weights" if scale.signed else "attention weights"
+    one, of, others = scale.of.partition(" of ")
+    return f"{one}s{of}{others}"
 
 
 @singledispatch
@@ -106,10 +107,11 @@ def names(axis: Axis) -> list[str]:
 
 
 def numbers(picture: Heatmap | Strip, row: int) -> list[str]:
-    """The values of a row to four digits, differences with their signs; nothing where masked."""
+    """The values of a row to four digits, differences and scores with their signs; nothing where masked."""
     cells = zip(picture.panel.values[row], picture.panel.visible[row], strict=True)
     sign = "+" if picture.scale.signed else ""
-    return [f"{value:{sign}.4f}" if visible else "" for value, visible in cells]
+    digits = f"{sign}.4{'g' if picture.scale.small else 'f'}"
+    return [f"{value:{digits}}" if visible else "" for value, visible in cells]
 
 
 def lines(caption: Sequence[str]) -> list[str]:

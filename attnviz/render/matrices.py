@@ -54,7 +54,7 @@ def axes_line(drawable: Matrices, *, masked: bool) -> str:
 
 def what(drawable: Matrices) -> str:
     """What a pooled cell shows the largest of."""
-    return "difference" if drawable.scale.signed else "value" if of_heads(drawable) else "weight"
+    return "value" if of_heads(drawable) and not drawable.scale.signed else drawable.scale.cell
 
 
 def counted(drawable: Matrices) -> str:

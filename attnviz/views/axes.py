@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from attnviz.escape import escape, label
+from attnviz.methods import MADE_OF
 from attnviz.record import AttentionMap, Capture, Kind, Token
 from attnviz.views.drawable import Axis
 
@@ -70,6 +71,8 @@ def head_titles(part: AttentionMap, layer: int, head: int) -> tuple[str, ...]:
 
 def head_title(head: int | str) -> str:
     """A head by its number, or what was made of several."""
+    if head in MADE_OF:
+        return str(head)
     return f"head {head}" if isinstance(head, int) else f"{escape(head)} over heads"
 
 

@@ -11,7 +11,8 @@ from attnviz.analysis.comparison import Comparison, Distances, Name, Side
 from attnviz.analysis.divergence import restricted
 from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.escape import escape
-from attnviz.record import AttentionMap, Capture, Doubles, Visible, Weights
+from attnviz.methods import is_other, method_line, noun
+from attnviz.record import ATTENTION, AttentionMap, Capture, Doubles, Visible, Weights
 from attnviz.views.axes import column_name, head_name, model_title, short, sides
 from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Series, Table
 from attnviz.views.sinks import Look
@@ -68,7 +69,7 @@ def series(comparison: Comparison, chosen: Chosen, look: Look = PLAIN) -> Series
         drawn = both(look._replace(whole=True))
     shared = Scale(max(each.scale.top for each in drawn), max(each.scale.largest for each in drawn), look.linear)
     drawn = [replace(each, scale=shared) for each in drawn]
-    apart = difference("A - B", Panel(a - b, seen), drawn[0].rows, drawn[0].columns, look)
+    apart = difference("A - B", Panel(a - b, seen), drawn[0].rows, drawn[0].columns, look, method_of(comparison.a))
     return Series(series_title(comparison), (*drawn, apart), told(comparison))
 
 
@@ -85,14 +86,30 @@ def one(letter: str, side: Side, names: Sequence[Name], weights: Weights, seen: 
 def of_side(side: Side, layer: int, heads: tuple[int | str, ...], weights: Weights, seen: Visible) -> AttentionMap:
     """Weights (1, head, query, key) of the common words as a map."""
     kind = side.capture.maps[0].kind
-    return AttentionMap(kind, (layer,), heads, side.queries, side.keys, weights, seen, unit="word")
+    return AttentionMap(kind, (layer,), heads, side.queries, side.keys, weights, seen, method_of(side), unit="word")
 
 
-def difference(title: str, panel: Panel, rows: Axis, columns: Axis, look: Look) -> Heatmap:
+def method_of(side: Side) -> str:
+    """What the numbers of a side were before their rows were made to sum to 1."""
+    return side.capture.maps[0].method
+
+
+def difference(title: str, panel: Panel, rows: Axis, columns: Axis, look: Look, method: str = ATTENTION) -> Heatmap:
     """Differences on a scale with 0 in its middle."""
     largest = float(np.abs(panel.values[panel.visible]).max(initial=0))
-    caption = (SIGNS if largest else "no difference",)
-    return Heatmap(title, panel, rows, columns, Scale(largest or 1.0, largest, look.linear, signed=True), caption)
+    caption = (signs(method) if largest else "no difference",)
+    return Heatmap(title, panel, rows, columns, apart_scale(largest or 1.0, largest, look, method), caption)
+
+
+def apart_scale(top: float, largest: float, look: Look, method: str) -> Scale:
+    """The scale of differences of the rows that numbers make."""
+    of = f"difference of {noun(method)}s" if is_other(method) else ""
+    return Scale(top, largest, look.linear, signed=True, of=of)
+
+
+def signs(method: str) -> str:
+    """What the signs of differences mean."""
+    return "positive: larger in A, negative: in B" if is_other(method) else SIGNS
 
 
 def series_title(comparison: Comparison) -> str:
@@ -106,7 +123,17 @@ def coverage(comparison: Comparison) -> str:
     a, b = comparison.a, comparison.b
     every = a.words == b.words == a.common
     words = f"all {count(a.common)}" if every else f"{count(a.common)} of {a.words} in A and {b.words} in B"
-    return f"compared on {words}, where both may attend; rows sum to 1 there"
+    sinks = ", sinks included" * is_other(method_of(a))
+    return f"compared on {words}, where both may attend; rows sum to 1 there{sinks}"
+
+
+def method_lines(comparison: Comparison) -> tuple[str, ...]:
+    """What the numbers are that are no weights, and that sinks are among them."""
+    parts = [side.capture.maps[0] for side in (comparison.a, comparison.b)]
+    lines = dict.fromkeys(
+        f"{line}; rows made to sum to 1, sinks included" for part in parts if (line := method_line(part))
+    )
+    return tuple(lines)
 
 
 def told(comparison: Comparison) -> tuple[str, ...]:
@@ -118,7 +145,8 @@ def told(comparison: Comparison) -> tuple[str, ...]:
     lines.append(coverage(comparison))
     outside = [(letter, side.outside) for letter, side in (("A", a), ("B", b)) if side.outside >= 0.0005]
     if outside:
-        shares = ", ".join(f"{share:.1%} of the weight of {letter}" for letter, share in outside)
+        of = noun(method_of(a))
+        shares = ", ".join(f"{share:.1%} of the {of} of {letter}" for letter, share in outside)
         lines.append(f"left out, on tokens that the other does not have: {shares}")
     unseen = [(letter, share) for letter, share in (("A", a.unseen(b)), ("B", b.unseen(a))) if share >= 0.0005]
     if unseen:
@@ -270,15 +298,15 @@ def differences(comparison: Comparison, distances: Distances, look: Look) -> Sec
         chosen = counterpart(comparison, distances, head)
         a, b, seen = comparison.pair(*chosen)
         title = f"A {head_name(*chosen.a[0])} - B {head_name(*chosen.b[0])}"
-        found[head] = difference(title, Panel(a - b, seen), *axes, look)
+        found[head] = difference(title, Panel(a - b, seen), *axes, look, method_of(comparison.a))
     largest = max(each.scale.top for each in found.values())
     small = Grid(
         "A - B: each head of A less " + ("the same of B" if same_heads(comparison) else "the nearest of B"),
         tuple(f"L{layer}" for layer in dict.fromkeys(layer for layer, _ in found)),
         tuple(map(column_name, dict.fromkeys(head for _, head in found))),
         (),
-        Scale(largest, largest, look.linear, signed=True),
-        (SIGNS,),
+        apart_scale(largest, largest, look, method_of(comparison.a)),
+        (signs(method_of(comparison.a)),),
         max(map(len, axes)),
         axes[0].unit,
     )

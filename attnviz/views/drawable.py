@@ -56,6 +56,11 @@ class Scale(NamedTuple):
         return self.of or ("difference" if self.signed else "weight")
 
     @property
+    def small(self) -> bool:
+        """Whether two digits after the point would show nothing of what it is of; weights are shares of 1."""
+        return bool(self.of) and self.largest < 0.1
+
+    @property
     def has_beyond(self) -> bool:
         """Whether there are weights beyond the scale."""
         return self.largest > self.top and not self.signed

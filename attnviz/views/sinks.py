@@ -7,7 +7,8 @@ import numpy as np
 
 from attnviz.analysis.measures import parked
 from attnviz.analysis.statistics import sink
-from attnviz.record import AttentionMap, Floats, Visible
+from attnviz.methods import SINKLESS, is_other, noun
+from attnviz.record import ATTENTION, SCORES, AttentionMap, Floats, Visible
 from attnviz.views.axes import name
 from attnviz.views.drawable import Panel, Scale
 
@@ -26,7 +27,9 @@ class Look(NamedTuple):
 
 
 def shares(part: AttentionMap, layer: int, head: int, panel: Panel) -> Floats:
-    """The share of the weight that each key takes, of the queries that see another one too (key)."""
+    """The share of the weight that each key takes, of the queries that see another one too (key); of scores nothing."""
+    if part.method == SCORES:
+        return np.zeros(len(part.keys), np.float32)
     if part.weights is None and part.statistics is not None:
         received = part.statistics.received[layer, head]
     else:
@@ -46,10 +49,14 @@ def sinks(part: AttentionMap, taken: Floats) -> Visible:
     """Which keys are sinks (key), given the share that each takes.
 
     Of few keys, a special or first token must take twice its part to be one. Of one query alone, only these can be:
-    any other may well be what it is about.
+    any other may well be what it is about. So may it be in numbers that say more than weights do; gradients and scores
+    have no sinks at all.
     """
+    if part.method in SINKLESS:
+        return np.zeros(len(part.keys), bool)
     few = 2 / max(int(np.count_nonzero(taken)), 1)
-    least = np.where(parked(part), np.clip(few, TAKING, MOST), MOST if len(part.queries) > 1 else np.inf)
+    others = MOST if len(part.queries) > 1 and not is_other(part.method) else np.inf
+    least = np.where(parked(part), np.clip(few, TAKING, MOST), others)
     found: Visible = taken >= least
     return found
 
@@ -60,17 +67,22 @@ def covered(part: AttentionMap, hidden: Visible) -> Visible:
     return found
 
 
-def scale(panels: Iterable[tuple[Panel, Visible]], look: Look) -> Scale:
+def scale(panels: Iterable[tuple[Panel, Visible]], look: Look, method: str = ATTENTION) -> Scale:
     """One colour scale for panels with columns that it leaves out (column), unless it is to be whole.
 
     They are not left out where the others hold nothing but what rounding leaves, or weights that are nearly as large.
+    Scores, which may be below 0, are on a scale with two ends.
     """
+    of = noun(method) if is_other(method) else ""
+    if method == SCORES:
+        largest = max(float(np.abs(panel.values).max(initial=0)) for panel, _ in panels)
+        return Scale(largest or 1.0, largest, look.linear, signed=True, of=of)
     largest = top = 0.0
     for panel, hidden in panels:
         largest = max(largest, float(panel.values.max()))
         top = max(top, float(panel.values[:, ~hidden].max(initial=0)))
     blinded = ROUNDING * largest < top < NEARLY * largest
-    return Scale(top if blinded and not look.whole else largest, largest, look.linear)
+    return Scale(top if blinded and not look.whole else largest, largest, look.linear, of=of)
 
 
 def beyond_line(part: AttentionMap, taken: Floats, hidden: Visible, scale: Scale) -> str:
@@ -79,7 +91,8 @@ def beyond_line(part: AttentionMap, taken: Floats, hidden: Visible, scale: Scale
         return ""
     (first, *others) = np.flatnonzero(hidden)
     more = "".join(f", {taken[i]:.0%} on {name(part.keys[i])}" for i in others)
-    return f"{taken[first]:.0%} of the weight is on the sink {name(part.keys[first])}{more}: beyond the colours"
+    of = noun(part.method)
+    return f"{taken[first]:.0%} of the {of} is on the sink {name(part.keys[first])}{more}: beyond the colours"
 
 
 def sink_line(parts: Sequence[AttentionMap], places: list[tuple[int, int]] | None = None) -> str:

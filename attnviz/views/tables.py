@@ -9,9 +9,11 @@ from attnviz.analysis.measures import COLUMNS, Measures, ratio
 from attnviz.analysis.segments import Shares
 from attnviz.analysis.statistics import mean_of
 from attnviz.escape import escape
-from attnviz.record import AttentionMap, Capture, Doubles, Floats, Segment, Visible
+from attnviz.methods import is_other
+from attnviz.record import ATTENTION, SCORES, AttentionMap, Capture, Doubles, Floats, Segment, Visible
 from attnviz.views.axes import column_name, head_name, kind_title, panels_title, sides, tokens_title
-from attnviz.views.drawable import Axis, Heatmap, Panel, Scale, Table
+from attnviz.views.drawable import Axis, Heatmap, Panel, Table
+from attnviz.views.sinks import Look, scale
 from attnviz.views.views import panel, places, title, token_title, told
 
 RISING = {"entropy", "span", "normalised"}  # of which the smallest come first: heads that know where to look
@@ -127,6 +129,8 @@ class Side(NamedTuple):
     """(head, token), 0 where masked."""
     visible: Visible
     """(head, token)."""
+    method: str = ATTENTION
+    """What the numbers are."""
 
 
 def side(capture: Capture, heading: str) -> tuple[Side, Axis, Axis]:
@@ -135,7 +139,7 @@ def side(capture: Capture, heading: str) -> tuple[Side, Axis, Axis]:
     panels = [panel(*place) for place in places(capture.maps)]
     values, visible = (np.stack([np.ravel(array) for array in arrays]) for arrays in zip(*panels, strict=True))
     one, others = (rows, columns) if heading == GIVES else (columns, rows)
-    return Side(heading, values.astype(np.float64), visible), one, others
+    return Side(heading, values.astype(np.float64), visible, capture.maps[0].method), one, others
 
 
 GIVES, GETS = "gives", "gets"
@@ -148,12 +152,14 @@ def token_table(capture: Capture, one: Axis, others: Axis, found: Sequence[Side]
     """
     names = head_names(capture.maps)
     means = np.stack([ratio((of.values * of.visible).sum(0), of.visible.sum(0).astype(float)) for of in found], -1)
-    order = np.argsort(-np.nan_to_num(means).max(-1), kind="stable")
+    order = np.argsort(-np.where(np.isfinite(means), means, -np.inf).max(-1), kind="stable")
     shown = np.sort(order[:most]).tolist()
     levels = np.full((len(shown), 2 * len(found)), np.nan)
-    levels[:, ::2] = np.sqrt(means[shown] / (largest(means) or 1))  # as other weights are coloured
+    if found[0].method != SCORES:  # which would need colours with two ends
+        levels[:, ::2] = np.sqrt(means[shown] / (largest(means) or 1))  # as other weights are coloured
     masked = "" if np.isfinite(means[shown]).all() else "; empty: masked"
-    left = "" if len(shown) == len(others) else f"the {len(shown)} strongest of {len(others)} tokens; "
+    with_sinks = ", sinks included" * is_other(found[0].method)
+    left = "" if len(shown) == len(others) else f"the {len(shown)} strongest of {len(others)} tokens{with_sinks}; "
     return Table(
         title(capture, *kind_title(capture.maps[0]), token_title(one), panels_title(len(names), capture.maps[0].heads)),
         "token",
@@ -168,14 +174,24 @@ def token_table(capture: Capture, one: Axis, others: Axis, found: Sequence[Side]
 
 def mean_cell(of: Side, token: int) -> str:
     """The mean weight between the one token and this; empty if no head sees it."""
-    return digits(float(mean_of(of.values[:, token][of.visible[:, token]], 0)), "share")
+    return cell(float(mean_of(of.values[:, token][of.visible[:, token]], 0)), of.method)
 
 
 def most_cell(of: Side, token: int, names: Sequence[str]) -> str:
     """The head with the largest weight between them, and that weight."""
-    values = of.values[:, token]
+    values = np.where(of.visible[:, token], of.values[:, token], -np.inf)
     best = int(values.argmax())
-    return f"{names[best]} {digits(values[best], 'share')}" if values[best] >= FAINT else ""
+    least = np.finfo(np.float64).min if of.method == SCORES else 0.0 if is_other(of.method) else FAINT
+    return f"{names[best]} {cell(values[best], of.method)}" if values[best] >= least else ""
+
+
+def cell(value: float, method: str) -> str:
+    """A number of a map: a weight to two digits, a score with its sign, others to two digits of their own."""
+    if method == SCORES and np.isfinite(value):
+        return f"{value:+.2f}"
+    if is_other(method) and 0 < value < 0.1:
+        return f"{value:.2g}"
+    return digits(value, "share")
 
 
 def cell_heatmap(capture: Capture) -> Heatmap:
@@ -187,17 +203,17 @@ def cell_heatmap(capture: Capture) -> Heatmap:
     values = np.zeros((len(layers), len(heads)), np.float32)
     visible = np.zeros(values.shape, bool)
     for part, i, j in found:
-        at, shown = (layers.index(part.layers[i]), heads.index(part.heads[j])), panel(part, i, j)
-        values[at], visible[at] = shown.values[0, 0], shown.visible[0, 0]
+        at, one = (layers.index(part.layers[i]), heads.index(part.heads[j])), panel(part, i, j)
+        values[at], visible[at] = one.values[0, 0], one.visible[0, 0]
     masked = sum(not panel(*place).visible.any() for place in found)
-    largest = float(values.max())
+    shown = Panel(values, visible)
     line = f"masked in {'all' if masked == len(found) else masked} of the {len(found)} heads" if masked else ""
     return Heatmap(
         title(capture, *kind_title(parts[0]), f"{token_title(query)} to {token_title(key)}"),
-        Panel(values, visible),
+        shown,
         Axis("layers", tuple(f"L{layer}" for layer in layers), layers),
         Axis("heads", tuple(map(column_name, heads)), tuple(range(len(heads)))),
-        Scale(largest or 1.0, largest),
+        scale([(shown, np.zeros(len(heads), bool))], Look(), parts[0].method),
         told((line, *capture.notes)),
     )
 

@@ -6,9 +6,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.statistics import tiled
+from attnviz.analysis.statistics import tile, tiled
 from attnviz.escape import escape
-from attnviz.record import AttentionMap, Capture, Floats, Unit, Visible
+from attnviz.record import SCORES, AttentionMap, Capture, Floats, Unit, Visible
 from attnviz.views.axes import (
     KINDS,
     column_name,
@@ -21,13 +21,14 @@ from attnviz.views.axes import (
     sides,
     tokens_title,
 )
-from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Section, Strip
+from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Strip
 from attnviz.views.sinks import Look, beyond_line, covered, scale, shares, sink_line, sinks
 
 Place: TypeAlias = tuple[AttentionMap, int, int]  # a head of a capture: its map, and its place there
 PLAIN = Look()
 PAGE = 512  # cells on a side: what a browser loads at once, and an eye can tell apart
 NAMED = 5  # tokens that are named as the strongest
+FINITE = np.finfo(np.float32).min
 
 
 def heatmaps(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
@@ -43,7 +44,7 @@ def places(parts: Sequence[AttentionMap]) -> Iterator[Place]:
 def heatmap(capture: Capture, part: AttentionMap, layer: int, head: int, look: Look = PLAIN) -> Heatmap:
     """One matrix of a map, by the places of its layer and head."""
     shown, taken, hidden = seen(part, layer, head)
-    colours = scale([(shown, covered(part, hidden))], look)
+    colours = scale([(shown, covered(part, hidden))], look, part.method)
     caption = (
         beyond_line(part, taken, hidden, colours) or sink_line([part], [(layer, head)]),
         pooled_line(part),
@@ -68,7 +69,9 @@ def grid(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) ->
     found = {(part.layers[i], part.heads[j]): (part, *seen(part, i, j)) for part, i, j in places(parts)}
     layers = tuple(dict.fromkeys(layer for layer, _ in found))
     heads = tuple(dict.fromkeys(head for _, head in found))
-    colours = scale(((shown, covered(part, hidden)) for part, shown, _, hidden in found.values()), look)
+    colours = scale(
+        ((shown, covered(part, hidden)) for part, shown, _, hidden in found.values()), look, parts[0].method
+    )
     sunk = sink_line(parts)
     caption = (
         sunk and f"{sunk}, over all heads shown",
@@ -103,11 +106,12 @@ def strip(capture: Capture, part: AttentionMap, layer: int, head: int, look: Loo
     one, tokens = sides(part)
     if incoming:
         one, tokens, shown, hidden = tokens, one, Panel(shown.values.T, shown.visible.T), np.zeros(len(one), bool)
-    colours = scale([(shown, hidden)], look)
-    told_of = token_title(one, part.unit)
-    named = f"what attends to {told_of}" if incoming else f"what {told_of} attends to"
+    colours = scale([(shown, hidden)], look, part.method)
+    token = token_title(one, part.unit)
+    named = f"what attends to {token}" if incoming else f"what {token} attends to"
     chosen = tokens.numbers.index(one.numbers[0]) if part.kind != "cross" and one.numbers[0] in tokens.numbers else None
-    caption = strongest_line(tokens, shown), beyond_line(part, taken, hidden, colours), *capture.notes
+    strongest = strongest_line(tokens, shown, colours)
+    caption = strongest, beyond_line(part, taken, hidden, colours), *capture.notes
     return Strip(title(capture, *head_titles(part, layer, head), named), tokens, shown, chosen, colours, told(caption))
 
 
@@ -127,9 +131,9 @@ def query_rows(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLA
     first, found = parts[0], list(places(parts))
     panels = [panel(*place) for place in found]
     together = Panel(np.vstack([shown.values for shown in panels]), np.vstack([shown.visible for shown in panels]))
-    taken = together.values.sum(0) / (together.values.sum() or 1)
+    taken = together.values.sum(0) / (together.values.sum() or 1) * (first.method != SCORES)
     hidden = sinks(first, taken)
-    colours = scale([(together, hidden)], look)
+    colours = scale([(together, hidden)], look, first.method)
     one, keys = sides(first)
     names = tuple(head_name(part.layers[i], part.heads[j]) for part, i, j in found)
     return Heatmap(
@@ -144,9 +148,18 @@ def query_rows(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLA
 
 def page(capture: Capture, look: Look = PLAIN, most: int = PAGE) -> Page:
     """Everything that the capture holds, in tiles where a text has more than so many tokens."""
-    capture = replace(capture, maps=tuple(tiled(part, most) for part in capture.maps))
+    capture = replace(capture, maps=tuple(in_tiles(part, most) for part in capture.maps))
     sections = tuple(section(capture, parts, look) for parts in by_kind(capture))
     return Page(model_title(capture), sections, told(capture.notes))
+
+
+def in_tiles(part: AttentionMap, most: int) -> AttentionMap:
+    """A map in tiles, at most so many on a side, which are shown by the number of the largest size in each."""
+    found = tiled(part, most)
+    if part.method != SCORES or part.weights is None or found.tiles is None:
+        return found
+    high, low = found.tiles.max, -tile(-part.weights, most).max
+    return replace(found, tiles=replace(found.tiles, max=np.where(high >= -low, high, low)))
 
 
 def section(capture: Capture, parts: Sequence[AttentionMap], look: Look) -> Section:
@@ -196,9 +209,15 @@ def pooled_line(part: AttentionMap) -> str:
     return "a cell is the mean over the heads of the largest weight that each has in it" if averaged else ""
 
 
-def strongest_line(tokens: Axis, shown: Panel) -> str:
-    """The tokens with the largest weights of a row, by name and number."""
-    values = shown.values[0]
-    order = [i for i in np.argsort(-values, kind="stable")[:NAMED] if values[i] >= 0.005]
-    named = ", ".join(f"{short(tokens.labels[i])} ({tokens.numbers[i]}) {values[i]:.2f}" for i in order)
-    return f"strongest: {named}" if named else ""
+def strongest_line(tokens: Axis, shown: Panel, colours: Scale) -> str:
+    """The tokens with the largest weights of a row, by name and number; of other numbers, that sinks are among them."""
+    values = np.where(shown.visible[0], shown.values[0], -np.inf)
+    least = -np.inf if colours.signed else 0.005 * (min(colours.largest, 1.0) if colours.of else 1.0)
+    order = [i for i in np.argsort(-values, kind="stable")[:NAMED] if values[i] >= max(least, FINITE)]
+    named = ", ".join(f"{short(tokens.labels[i])} ({tokens.numbers[i]}) {told_of(values[i], colours)}" for i in order)
+    return f"strongest{', sinks included' * bool(colours.of)}: {named}" if named else ""
+
+
+def told_of(value: float, colours: Scale) -> str:
+    """A number to two digits after the point, or as many in all where numbers may be of any size."""
+    return f"{value:.2g}" if colours.small else f"{value:.2f}"

@@ -176,7 +176,7 @@ function table(head, layer, name) {
   const keys = labels(head.columns);
   const place = `${field(layer)},${field(name)}`;
   const weights = Array.from(head.section.weights, (weight) => `${Number(weight.toPrecision(4))}`);
-  const found = [`layer,head,query,query_token,key,key_token,${head.section.signed ? "difference" : "weight"}`];
+  const found = [`layer,head,query,query_token,key,key_token,${head.section.cell.replaceAll(" ", "_")}`];
   head.codes.forEach((code, at) => {
     if (code) found.push(`${place},${queries[Math.floor(at / head.width)]},${keys[at % head.width]},${weights[code]}`);
   });

@@ -345,8 +345,10 @@ function introduce() {
   get("map").append(...held.sections.map(({ name }) => element("option", name)));
   get("map-choice").hidden = held.sections.length < 2;
   const most = Math.max(...held.sections.map(({ full, signed }) => (signed ? 2 : 1) * full));
-  const rounded = `within ${tidy(0.004 * most)} of the weights`;
-  const near = held.exact ? "the weights as float16, at most 1 part in 2000 off" : rounded;
+  const cells = `${held.sections[0].cell}s`;
+  const near = held.exact
+    ? `the ${cells} as float16, at most 1 part in 2000 off`
+    : `within ${tidy(0.004 * most)} of the ${cells}`;
   get("precision").textContent = `Numbers on this page are ${near}.`;
 }
 

@@ -110,9 +110,9 @@ const paragraphs = (box, lines) => box.replaceChildren(...lines.filter(Boolean).
 const say = (text) => (get("status").textContent = text);
 
 /** What is said below a picture. */
-function captionOf({ caption, rows, columns, section: { signed } }) {
+function captionOf({ caption, rows, columns, section: { cell } }) {
   if (rows.step * columns.step === 1) return caption;
-  return [...caption, `a cell is a tile of ${rows.step} x ${columns.step} ${rows.unit}, and shows the largest ${signed ? "difference" : "weight"} in it`];
+  return [...caption, `a cell is a tile of ${rows.step} x ${columns.step} ${rows.unit}, and shows the largest ${cell} in it`];
 }
 
 // The heads
@@ -229,14 +229,16 @@ function told() {
   if (!at) return ["", usual()];
   const others = head[across(at.side)];
   const codes = codesAlong(head, at);
-  const { weights, signed } = head.section;
+  const { weights, signed, full, cell: named } = head.section;
   const size = (cell) => Math.abs(weights[codes[cell]]);
-  const strong = Array.from(codes, (_, cell) => cell).filter((cell) => size(cell) >= LEAST_TOLD);
+  const least = LEAST_TOLD * Math.min(full, 1);
+  const strong = Array.from(codes, (_, cell) => cell).filter((cell) => size(cell) >= least);
   strong.sort((a, b) => size(b) - size(a) || a - b);
-  const named = strong.slice(0, STRONGEST).map((cell) => `${nameOf(others, cell)} ${weightTold(codes[cell])}`);
+  const listed = strong.slice(0, STRONGEST).map((cell) => `${nameOf(others, cell)} ${weightTold(codes[cell])}`);
   const verbs = at.side === "rows" ? ["attends to", "most to"] : ["is attended by", "most by"];
-  const [verb, most] = signed ? ["differs at", "most at"] : verbs;
-  const list = named.join(", ") || `nothing by ${LEAST_TOLD} or more`;
+  const signs = named === "score" ? ["has the largest scores with", "largest with"] : ["differs at", "most at"];
+  const [verb, most] = signed ? signs : verbs;
+  const list = listed.join(", ") || `nothing by ${tidy(least)} or more`;
   const pair = against === null ? "" : `${nameOf(others, against)}: ${weightTold(codes[against])}; ${most} `;
   return [nameOf(head[at.side], at.cell), `${verb} ${pair}${list}`];
 }
@@ -288,7 +290,8 @@ function renderLines() {
   const part = content > height && !at ? "; those that begin or end in view" : "";
   const root = opacity.linear ? "" : "√ of the ";
   const range = `full from ${tidy(most)} on; none below ${tidy(most * opacity.faintest)}`;
-  const named = head.section.signed ? "size of the difference, dashed where it is negative" : "weight";
+  const { signed, cell } = head.section;
+  const named = signed ? `size of the ${cell}, dashed where it is negative` : cell;
   get("threshold").textContent = `opacity is the ${root}${named}, ${range}${part}`;
 }
 

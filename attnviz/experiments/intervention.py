@@ -1,0 +1,240 @@
+"""What attention does for a prediction: what the model says when edges are cut or heads are replaced.
+
+An edge is cut before the softmax, so that its weight goes to the other keys of the query; a head's output is replaced
+before it is projected. What moves the prediction by this says little without a scale: beside it stands what as many
+other heads, or other keys, do in their place.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations, product
+from math import comb, prod
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+
+from attnviz.errors import UsageError
+from attnviz.experiments.ablation import How, without
+from attnviz.layer.arrays import Array, widen
+from attnviz.models import Model
+from attnviz.record import Doubles, Kind, Token, Visible
+from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target, Weigh
+from attnviz.selection import ALL, Head, Named, Selection
+
+DRAWS = 10  # other heads, keys, or sets of them, that are changed for comparison, at most
+LIKELY = 5  # outputs that are named, of before and of after
+Pair: TypeAlias = tuple[int | None, int | None]
+"""The places of a query and of a key; None for all."""
+Group = TypeVar("Group", int, int | None)
+Member = TypeVar("Member", int, int | None)
+
+
+class Subject(NamedTuple):
+    """A model that reads a prompt, and what of it can be changed."""
+
+    model: Model
+    prompt: Prompt
+    truncate: bool
+    kind: Kind
+    heads: Mapping[int, tuple[int, ...]]
+    """Of each layer."""
+    queries: tuple[Token, ...]
+    keys: tuple[Token, ...]
+
+    @classmethod
+    def of(cls, model: Model, prompt: Prompt, kind: Kind | None = None, *, truncate: bool = False) -> "Subject":
+        """Run a model once or twice to see. kind: the map that is meant, of a model that has several.
+
+        Raises UsageError if that is not there, or has to be said.
+        """
+        kinds = (kind,) if kind else ()
+        corner = model.capture(prompt, Request(truncate=truncate, kinds=kinds, rows=slice(1), columns=slice(1)))
+        if len(there := dict.fromkeys(part.kind for part in corner.maps)) > 1:
+            raise UsageError(f"{model.name} has attention of several kinds: say with --map {', '.join(there)} which")
+        heads = {layer: tuple(map(int, part.heads)) for part in corner.maps for layer in part.layers}
+        first = Named(((next(iter(heads)), 0),))
+        whole = model.capture(prompt, Request(ALL, first, truncate, tuple(there), keep="statistics")).maps[0]
+        return cls(model, prompt, truncate, whole.kind, heads, whole.queries, whole.keys)
+
+    def window(self, layers: Selection, heads: Selection | Named, rows: slice) -> Visible:
+        """What any of some heads sees, (query, key); the queries of a window."""
+        request = Request(layers, heads, self.truncate, (self.kind,), rows=rows)
+        parts = self.model.capture(self.prompt, request).maps
+        return np.logical_or.reduce([part.visible.any((0, 1)) for part in parts])  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is changed in a run. All layers, heads and places are there."""
+
+    kind: Kind = "self"
+    """Of the map of which edges are cut and heads replaced."""
+    pairs: tuple[Pair, ...] = ()
+    """The edges that are cut."""
+    layers: tuple[int, ...] = ()
+    """Where they are cut: in all heads of these."""
+    heads: tuple[Head, ...] = ()
+    """Or in these heads alone."""
+    ablated: tuple[Head, ...] = ()
+    how: How = "zero"
+    means: Mapping[int, Array] = field(default_factory=dict)
+    """Of each layer what its heads put out in the mean, (head, d_v); for ``how="mean"``."""
+
+    @property
+    def intervention(self) -> Intervention:
+        """The same for a model; what is permuted, is permuted in one order."""
+        places: list[tuple[int, int | None]] = [*self.heads] or [(layer, None) for layer in self.layers]
+        cuts = tuple(Edge(self.kind, *place, *pair) for place in places for pair in self.pairs)
+        change = without(self.ablated, self.how, self.means) if self.ablated else None
+        return Intervention(cuts, change, self.kind if change else None)
+
+
+class Effect(NamedTuple):
+    """How far a prediction moved; NaN for what there is not, of vectors or of predictions."""
+
+    kl: float
+    """KL(before || after) in nats."""
+    logit: float
+    """Change of the target's logit, less the mean of all."""
+    cosine: float
+    """1 - cos of the vectors before and after: 0 where they point the same way."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model says before and after, and how far other changes of the same size move it."""
+
+    changes: Changes
+    response: Response
+    """Run 0 is before, run 1 after."""
+    effect: Effect
+    others: tuple[Effect, ...]
+
+    @property
+    def scale(self) -> Effect:
+        """The median size of the others; NaN if there are none."""
+        medians = np.median(np.abs(self.others), axis=0) if self.others else np.full(3, np.nan)
+        return Effect(*medians.tolist())
+
+    @property
+    def probabilities(self) -> tuple[Doubles, Doubles]:
+        """Of each output before and after; of a vector they mean nothing."""
+        before, after = np.exp(log_softmax(self.response.outputs[:2]))
+        return before, after
+
+    @property
+    def likeliest(self) -> tuple[int, ...]:
+        """The LIKELY likeliest outputs before, and those that are among them only after."""
+        orders = (np.argsort(-part, kind="stable")[:LIKELY].tolist() for part in self.probabilities)
+        return tuple(dict.fromkeys(number for order in orders for number in order))
+
+
+def intervene(subject: Subject, changes: Changes, target: Target = LIKELIEST, seed: int = 0) -> Outcome:
+    """What the model says before and after changes, and in place of these, after others of the same size.
+
+    Heads that are ablated, or in which edges are cut, make place for as many others of the same layers. Edges that are
+    cut in all heads make place for as many other keys of the same queries, never the query's own; in place of one that
+    all queries lose, another that they lose, which in a causal model more of them see, or fewer. Of both at once, both
+    are drawn anew: DRAWS sets at most, from the seed, and none where there are not as many others.
+
+    Raises UsageError for an edge that no chosen head sees, and for a query that would be left without a key.
+    """
+    seen = {pair: sight(subject, changes, pair) for pair in changes.pairs}
+    if changes.how == "mean":
+        changes = replace(changes, means=means(subject))
+    elsewhere = redrawn(changes, subject.heads, seen, np.random.default_rng(seed))
+    runs = [NOTHING, *(each.intervention for each in (changes, *elsewhere))]
+    response = subject.model.respond(subject.prompt, runs, target, truncate=subject.truncate)
+    before, *after = response.outputs.astype(np.float64)
+    own, *found = (effect(before, each, response) for each in after)
+    return Outcome(changes, response, own, tuple(found))
+
+
+def sight(subject: Subject, changes: Changes, pair: Pair) -> tuple[int, ...]:
+    """The keys that the query of an edge sees in the heads where it is cut, or that any query sees; none its own.
+
+    Raises UsageError if the edge is not there.
+    """
+    query, key = pair
+    layers = Selection(tuple((layer, layer) for layer in changes.layers))
+    heads: Selection | Named = Named(changes.heads) if changes.heads else ALL
+    rows = slice(None) if query is None else slice(query, query + 1)
+    if query is None:  # one head tells what any query sees, and takes little memory
+        heads = Named(changes.heads[:1] or ((changes.layers[0], 0),))
+    visible = subject.window(layers, heads, rows)
+    own = np.eye(len(subject.queries), len(subject.keys), dtype=bool)[rows]
+    seen: Visible = np.logical_or.reduce(visible if changes.kind == "cross" else visible & ~own)
+    if not (seen.any() if key is None else seen[key] or (query == key and visible[0, key])):
+        told = " -> ".join("*" if at is None else str(at) for at in pair)
+        raise UsageError(f"nothing to cut: the model masks {told} in all of the chosen heads")
+    return tuple(np.flatnonzero(seen).tolist())
+
+
+def means(subject: Subject) -> dict[int, Array]:
+    """What the heads of each layer put out, its mean over the queries of the prompt: (head, d_v)."""
+    found: dict[int, Array] = {}
+
+    def keep(layer: int, output: Array, _: Weigh) -> Array:
+        found[layer] = widen(output).mean((0, 1))
+        return output
+
+    recorded = Intervention(change=keep, kind=subject.kind)
+    subject.model.respond(subject.prompt, [recorded], truncate=subject.truncate)
+    return found
+
+
+def redrawn(
+    changes: Changes,
+    heads: Mapping[int, Sequence[int]],
+    seen: Mapping[Pair, tuple[int, ...]],
+    rng: np.random.Generator,
+) -> list[Changes]:
+    """The same changes elsewhere. seen: the keys among which that of each pair can be drawn."""
+    ways: list[list[dict[str, Any]]] = []
+    if changes.ablated:
+        ways.append([{"ablated": drawn} for drawn in others(changes.ablated, heads, rng)])
+    if changes.heads:
+        ways.append([{"heads": drawn} for drawn in others(changes.heads, heads, rng)])
+    elif any(key is None for _, key in changes.pairs):  # nothing is left of that query
+        return []
+    elif changes.pairs:
+        keys = {query: found for (query, _), found in seen.items()}
+        ways.append([{"pairs": drawn} for drawn in others(changes.pairs, keys, rng)])
+    return [replace(changes, **{name: way[name] for way in each for name in way}) for each in zip(*ways, strict=False)]
+
+
+def others(
+    own: Sequence[tuple[Group, Member]], there: Mapping[Group, Sequence[Member]], rng: np.random.Generator
+) -> list[tuple[tuple[Group, Member], ...]]:
+    """As many other members of each group: all ways if there are DRAWS or fewer, else so many at random."""
+    members = {group: [one for at, one in own if at == group] for group, _ in own}
+    pools = {group: [one for one in there[group] if one not in members[group]] for group in members}
+    sizes = [(len(pools[group]), len(members[group])) for group in members]
+
+    def named(way: Iterable[Sequence[int]]) -> tuple[tuple[Group, Member], ...]:
+        """The members at these places of their pools, with their groups."""
+        return tuple((group, pools[group][i]) for group, at in zip(members, way, strict=True) for i in at)
+
+    if prod(comb(*size) for size in sizes) <= DRAWS:
+        return [named(way) for way in product(*(combinations(range(many), size) for many, size in sizes))]
+    found: set[tuple[tuple[int, ...], ...]] = set()
+    while len(found) < DRAWS:
+        found.add(tuple(tuple(sorted(rng.permutation(many)[:size].tolist())) for many, size in sizes))
+    return [named(way) for way in sorted(found)]
+
+
+def effect(before: Doubles, after: Doubles, response: Response) -> Effect:
+    """How far outputs (number,) moved; what rounding puts below 0 is 0."""
+    if response.kind == "vector":
+        lengths = np.linalg.norm(before) * np.linalg.norm(after)
+        return Effect(np.nan, np.nan, max(float(1 - before @ after / lengths), 0.0) if lengths else np.nan)
+    p, q = log_softmax(before), log_softmax(after)
+    rise = (after - after.mean() - before + before.mean())[response.target]
+    return Effect(max(float(np.exp(p) @ (p - q)), 0.0), float(rise), np.nan)
+
+
+def log_softmax(logits: Array) -> Doubles:
+    """Logarithms of probabilities over the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    found: Doubles = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return found

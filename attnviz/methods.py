@@ -1,0 +1,140 @@
+"""What is shown of attention: its weights, or numbers that say more. What they are, who says so, what they need."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal, NamedTuple, TypeAlias
+
+from attnviz.errors import InputError, UsageError
+from attnviz.record import (
+    ATTENTION,
+    CHEFER,
+    GRADIENT,
+    NORM,
+    ROLLOUT,
+    SCORES,
+    AttentionMap,
+    Capture,
+)
+from attnviz.request import Request, Target
+
+Shown: TypeAlias = Literal["attention", "norm", "gradient", "chefer", "rollout", "scores"]
+Source: TypeAlias = Callable[[Request], Capture]
+SUM = "sum"  # the head that stands for the heads of a layer, where their vectors are added before they are measured
+
+
+class Numbers(NamedTuple):
+    """What the cells of a map hold."""
+
+    noun: str
+    """One of them, in a sentence."""
+    units: str
+    """The same in a file."""
+    needs: str
+    """What they are made of."""
+    line: str = ""
+    """What they are and who says so, for captions and notes; of weights nothing need be said."""
+
+
+METHODS: dict[str, Numbers] = {
+    ATTENTION: Numbers("weight", "share of attention", "a run of a model"),
+    NORM: Numbers(
+        "norm",
+        "length of vector",
+        "the values of a model",
+        "norms, no weights: how long the vector is that a head moves from key to query (Kobayashi et al. 2020)",
+    ),
+    GRADIENT: Numbers(
+        "gradient",
+        "weight times gradient",
+        "the gradients of a model",
+        "gradients, no weights: weight times the gradient of a prediction by it, where that is above 0 (Chefer et al. "
+        "2021, eq. 5)",
+    ),
+    CHEFER: Numbers(
+        "relevance",
+        "relevance",
+        "the gradients of all layers and heads",
+        "chefer (Chefer et al. 2021, eq. 5 and 6): gradients averaged over heads, through all layers up to this one; "
+        "each token begins with 1 of its own",
+    ),
+    ROLLOUT: Numbers(
+        "rollout weight",
+        "share of rollout",
+        "the attention of all layers and heads",
+        "rollout (Abnar & Zuidema 2020): heads averaged, each layer half residual stream, layers multiplied",
+    ),
+    SCORES: Numbers(
+        "score",
+        "score",
+        "the queries and keys of a model",
+        "scores before the softmax: only differences within a row mean something",
+    ),
+}
+SUMMED = (
+    "norms, no weights: how long the sum of the vectors is that the heads of a layer move from key to query (Kobayashi "
+    "et al. 2020)"
+)
+MADE_OF = {ROLLOUT: ATTENTION, CHEFER: GRADIENT}  # through all layers, of all heads
+OF_A_PREDICTION = GRADIENT, CHEFER
+SINKLESS = GRADIENT, CHEFER, SCORES  # where what is large is what was looked for, and no sink
+
+
+def noun(method: str) -> str:
+    """What a cell of a map holds, in a sentence; of arrays from elsewhere weights."""
+    return METHODS.get(method, METHODS[ATTENTION]).noun
+
+
+def is_other(method: str) -> bool:
+    """Whether a map holds other numbers than weights."""
+    return method in METHODS and method != ATTENTION
+
+
+def method_line(part: AttentionMap) -> str:
+    """What the numbers of a map are, and who says so; nothing of weights."""
+    if part.method == NORM and SUM in part.heads:
+        return SUMMED
+    return METHODS[part.method].line if part.method in METHODS else ""
+
+
+def explained(capture: Capture) -> Capture:
+    """A capture that says in its notes what its numbers are, each of them once."""
+    lines = (line for part in capture.maps if (line := method_line(part)))
+    return replace(capture, notes=tuple(dict.fromkeys((*capture.notes, *lines))))
+
+
+def methods_of(maps: Iterable[AttentionMap]) -> tuple[str, ...]:
+    """The methods of maps, each once."""
+    return tuple(dict.fromkeys(part.method for part in maps))
+
+
+def taken(source: Source, request: Request, method: str, token: str | None = None, *, summed: bool = False) -> Capture:
+    """What a source has for a request, as numbers of a method, cell by cell; the notes say what they are.
+
+    token: the prediction that gradients are of. summed: of norms that of the sum over the chosen heads of a layer.
+    rollout and chefer are of all layers, whichever the request names. Raises UsageError for a map between two texts,
+    InputError where it cannot be made, and as the source does.
+    """
+    target = Target(token)
+    if method not in MADE_OF:
+        named = replace(request, keep="weights", method=method, summed=summed, target=target)  # type: ignore[arg-type]
+        return explained(source(named))
+    if "cross" in request.kinds:
+        raise UsageError(
+            f"--weights {method} goes through the layers of one text, and cross-attention looks from one to another: "
+            "use --map encoder or --map decoder"
+        )
+    of: Literal["attention", "gradient"] = "attention" if method == ROLLOUT else "gradient"
+    whole = source(Request(truncate=request.truncate, kinds=request.kinds, method=of, target=target))
+    return through_layers(whole, method)
+
+
+def through_layers(capture: Capture, method: str) -> Capture:
+    """The rollout or relevance of the maps of a capture that are of one text. Raises InputError."""
+    from attnviz.analysis.rollout import relevance, rolled_out
+
+    maps = tuple(part for part in capture.maps if part.kind != "cross") or capture.maps
+    make = rolled_out if method == ROLLOUT else relevance
+    try:
+        return make(replace(capture, maps=maps))
+    except ValueError as error:
+        raise InputError(f"--weights {method}: {error}") from error
