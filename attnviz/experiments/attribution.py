@@ -1,0 +1,258 @@
+"""Which tokens mattered for a prediction: their scores by several methods, and what a model says without each of them.
+
+A method is worth as much as it agrees with interventions: a token's column is cut in all layers and heads, so that no
+other token reads it (knock-out, Geva et al. 2023), or other tokens are read in its place (leave-one-out). Both are
+changes that the model was not trained on, and two of them agree only so far.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from attnviz.analysis.attribution import Parts, attributed, baselines, rankable, ranks, sources, spearman
+from attnviz.analysis.rollout import is_causal
+from attnviz.errors import InputError, ModelError, UsageError
+from attnviz.models import Model
+from attnviz.models.interventions import batches
+from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, Doubles, Token, Visible
+from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target
+from attnviz.selection import Spot
+
+Check: TypeAlias = Literal["knock-out", "leave-one-out"]
+CHECKS: dict[Check, str] = {
+    "knock-out": "the token's column is cut in all layers and heads: no other token reads it",
+    "leave-one-out": "the mean over 4 tokens, drawn from the vocabulary, that are read in its place",
+}
+SUBSTITUTES = 4
+UNGRADED = "{} predicts nothing here, so there is no gradient of a prediction: rank by norm, attention or rollout"
+Watch: TypeAlias = Callable[[int, int], None]
+
+
+def unwatched(done: int, total: int) -> None:
+    """Nobody hears how many runs are done."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The tokens of a text, what each is to what the model says at one of them, and what says how."""
+
+    model: str
+    text: str
+    tokens: tuple[Token, ...]
+    query: int
+    """The place of the token whose row of attention is read."""
+    kind: Literal["next", "masked", "class", "vector"]
+    """What is said there: see ``Response``."""
+    target: str | None
+    """The token or class that is asked about; None of a vector."""
+    probability: float
+    """Of the target; NaN of a vector."""
+    by: str
+    """The method that ranks."""
+    ranked: Visible
+    """(token,): not special, nor the first, nor the query, nor what it has nothing of."""
+    scores: Mapping[str, Doubles]
+    """(token,) by method, of which some models do not have all; NaN for what the query has nothing of."""
+    baselines: Mapping[str, Doubles]
+    """(token,)."""
+    effects: Mapping[Check, Doubles]
+    """(token,) by intervention: by how much the logit of the target, less the mean of all logits, falls; of a vector
+    1 - cosine. NaN for the query, and for what it has nothing of."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> list[int]:
+        """The places of the ranked tokens, the highest score first."""
+        places = np.flatnonzero(self.ranked)
+        found: list[int] = places[np.argsort(-self.scores[self.by][places], kind="stable")].tolist()
+        return found
+
+    def ranks(self, values: Doubles) -> Doubles:
+        """The rank of each ranked token by scores or effects, 1 for the highest, (token,); NaN for the others."""
+        found = np.full(len(self.tokens), np.nan)
+        found[self.ranked] = ranks(-values[self.ranked])
+        return found
+
+    @property
+    def agreement(self) -> dict[str, dict[Check, float]]:
+        """The rank correlation of each method, and baseline, with each intervention, over the ranked tokens.
+
+        Two interventions agree only so far, which is as much as can be asked of a method; NaN of one with itself.
+        """
+        checked: dict[str, Doubles] = {**self.effects} if len(self.effects) > 1 else {}  # type: ignore[dict-item]
+        return {
+            name: {
+                check: np.nan if name == check else spearman(values[self.ranked], effect[self.ranked])
+                for check, effect in self.effects.items()
+            }
+            for name, values in {**self.scores, **self.baselines, **checked}.items()
+        }
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A model on a prompt, changed or not, that is run many times."""
+
+    model: Model
+    prompt: Prompt
+    target: Target
+    truncate: bool = False
+    intervention: Intervention = NOTHING
+    """What all runs have in common."""
+    watch: Watch = field(default=unwatched)
+
+    def maps(self, method: str, query: int | None = None) -> Parts:
+        """What it shows of its attention, of all queries or one, as weights, norms or gradients."""
+        request = Request(
+            truncate=self.truncate,
+            method=method,  # type: ignore[arg-type]
+            summed=method == NORM,
+            target=self.target,
+            query=None if query is None else Spot(query),
+        )
+        return self.model.capture(self.prompt, request, self.intervention).maps
+
+    def respond(self, others: Sequence[Intervention]) -> Response:
+        """What it says under further interventions, each for itself."""
+        own = self.intervention
+        every = [replace(own, cuts=own.cuts + one.cuts, tokens=own.tokens + one.tokens) for one in others]
+        return self.model.respond(self.prompt, every, self.target, truncate=self.truncate)
+
+
+def attribute(
+    model: Model,
+    prompt: Prompt,
+    target: Target = LIKELIEST,
+    *,
+    by: str | None = None,
+    checks: Sequence[Check] = (),
+    seed: int = 0,
+    truncate: bool = False,
+    intervention: Intervention = NOTHING,
+    watch: Watch = unwatched,
+) -> Attribution:
+    """The score of each token for what a model says at one place of a text, by all methods that there are.
+
+    by: the method that ranks; without it gradient where something is predicted, else norm. checks: interventions that
+    are run for comparison, on each token that the query has something of: a run a token, or four. seed: of the random
+    baseline, and of the tokens that are read instead. intervention: what the model computes otherwise in all runs.
+    watch hears how many of how many runs are done. Raises UsageError of an encoder-decoder, of a method that cannot be
+    had and as ``Model.respond`` does, InputError for a text without a token that could be ranked.
+    """
+    runs = Runs(model, prompt, target, truncate, intervention, watch)
+    capture = model.capture(prompt, Request(truncate=truncate), intervention)
+    if any(part.kind != "self" for part in capture.maps):
+        raise UsageError(f"{model.name} reads one text and writes another: attribute is for models of one text")
+    said = runs.respond([NOTHING])
+    if by in (GRADIENT, CHEFER) and said.kind == "vector":
+        raise UsageError(UNGRADED.format(model.name))
+    query = place_of(said, capture.maps, target)
+    read, ranked = sources(capture.maps, query), rankable(capture.maps, query)
+    if not ranked.any():
+        raise InputError(
+            f"of {len(said.tokens)} tokens there is none to rank but the first, special ones and the query"
+        )
+    maps, notes = every_map(runs, capture.maps, said, query)
+    seen = read | (np.arange(len(read)) == query)
+    scores = {name: np.where(seen, values, np.nan) for name, values in attributed(maps, query).items()}
+    return Attribution(
+        model.name,
+        capture.text,
+        said.tokens,
+        query,
+        said.kind,
+        None if said.kind == "vector" else said.name(said.target),
+        probability(said),
+        ranking(by, scores, notes),
+        ranked,
+        scores,
+        baselines(len(said.tokens), query, seed),
+        effects(runs, said, np.flatnonzero(read).tolist(), checks, seed),
+        (*capture.notes, *notes.values()),
+    )
+
+
+def place_of(said: Response, parts: Parts, target: Target) -> int:
+    """The token whose row tells what was read. A class is told by the first, of a causal model by the last.
+
+    Raises UsageError for the choice of a place where there is none.
+    """
+    if said.kind != "class":
+        return said.place
+    if target.query is not None:
+        raise UsageError("--query: this model tells a class of the whole text, leave it out")
+    return len(said.tokens) - 1 if is_causal(parts[0].visible[0, 0]) else said.place
+
+
+def every_map(runs: Runs, weights: Parts, said: Response, query: int) -> tuple[dict[str, Parts], dict[str, str]]:
+    """The maps that methods are made of, and why some are lacking, both by name."""
+    asked: dict[str, Callable[[], Parts]] = {NORM: partial(runs.maps, NORM, query)}
+    if said.kind != "vector":
+        asked[GRADIENT] = partial(runs.maps, GRADIENT)
+    found, lacking = {ATTENTION: weights}, {}
+    for method, take in asked.items():
+        try:
+            found[method] = take()
+        except (UsageError, ModelError) as error:  # of a model that hides its values, or has integer weights
+            lacking[method] = f"without {method}: {error}"
+    return found, lacking
+
+
+def ranking(by: str | None, scores: Mapping[str, Doubles], lacking: Mapping[str, str]) -> str:
+    """The method that ranks. Raises UsageError if it cannot be had."""
+    if by is not None and by not in scores:
+        why = lacking.get(GRADIENT if by == CHEFER else by, "")
+        raise UsageError(f"cannot rank by {by}: {why.partition(': ')[2]}")
+    return by or next(name for name in (GRADIENT, NORM, ATTENTION) if name in scores)
+
+
+def probability(said: Response) -> float:
+    """Of the target, among all outputs; NaN of a vector."""
+    if said.kind == "vector":
+        return np.nan
+    logits = said.outputs[0].astype(np.float64)
+    return float(np.exp(logits[said.target] - logits.max()) / np.exp(logits - logits.max()).sum())
+
+
+def effects(
+    runs: Runs, said: Response, places: Sequence[int], checks: Sequence[Check], seed: int
+) -> dict[Check, Doubles]:
+    """How much each of some tokens moves what is said, by each intervention, (token,); NaN for the others."""
+    made: dict[Check, list[tuple[int, Intervention]]] = {check: [] for check in checks}
+    if "knock-out" in made:
+        made["knock-out"] = [(place, Intervention(cuts=(Edge(None, None, None, None, place),))) for place in places]
+    if "leave-one-out" in made:
+        drawn = substitutes(runs.model, seed)
+        for place in places:
+            others = [number for number in drawn if number != said.tokens[place].id][:SUBSTITUTES]
+            made["leave-one-out"] += [(place, Intervention(tokens=((place, number),))) for number in others]
+    total, done = sum(map(len, made.values())), 0
+    found: dict[Check, Doubles] = {}
+    for check, members in made.items():
+        falls: list[float] = []
+        for batch in batches([one for _, one in members]):  # what a batch says is not kept: vocabularies are wide
+            falls += fall(said, runs.respond(batch)).tolist()
+            done += len(batch)
+            runs.watch(done, total)
+        sums = np.bincount([place for place, _ in members], falls, len(said.tokens))
+        counts = np.bincount([place for place, _ in members], minlength=len(said.tokens))
+        found[check] = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+    return found
+
+
+def substitutes(model: Model, seed: int) -> list[int]:
+    """Tokens of text to be read instead of others, one more than are needed, since one may be the token itself."""
+    found: list[int] = np.random.default_rng(seed).permutation(model.vocabulary.plain)[: SUBSTITUTES + 1].tolist()
+    return found
+
+
+def fall(said: Response, other: Response) -> Doubles:
+    """By how much the target's logit less the mean of all is lower in other runs, (run,); of vectors 1 - cosine."""
+    before, after = said.outputs[0].astype(np.float64), other.outputs.astype(np.float64)
+    if said.kind == "vector":
+        lengths = np.linalg.norm(before) * np.linalg.norm(after, axis=-1)
+        return np.asarray(1 - after @ before / lengths)
+    return np.asarray(before[said.target] - before.mean() - after[:, said.target] + after.mean(-1))
