@@ -1,7 +1,8 @@
 """`attnviz attribute`."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,7 @@ from attnviz.analysis.attribution import BASELINES, SCORINGS, chance
 from attnviz.cli import text as text_input
 from attnviz.cli.answers import Answer, Record, deliver, target_of
 from attnviz.cli.drawing import Options
+from attnviz.cli.interventions import changed, described, intervention_options, is_changed
 from attnviz.cli.options import (
     TOP,
     Sectioned,
@@ -28,8 +30,11 @@ from attnviz.cli.screen import screen
 from attnviz.cli.take import loaded, prompt
 from attnviz.errors import UsageError
 from attnviz.experiments.attribution import CHECKS, Attribution, Check, Watch, attribute
-from attnviz.request import Target
+from attnviz.request import NOTHING, Target
 from attnviz.views.attribution import attribution_pictures, attribution_tables
+
+if TYPE_CHECKING:
+    from attnviz.experiments.intervention import Outcome
 
 MANY = 64  # runs that take a while
 
@@ -52,6 +57,7 @@ attribute_options = together(
 @text_argument
 @attribute_options
 @target_option
+@intervention_options
 @title_option
 @prompt_options
 @model_options
@@ -69,6 +75,7 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
       attnviz attribute @sample:repeat --verify --top 8
       attnviz attribute "To be or not to" --target-token " be" --by norm
       attnviz attribute @sample:pronoun -m bert-base --query it --verify
+      attnviz attribute @sample:repeat --ablate L0H2 --top 5
       attnviz attribute "The cat sat on the mat." --leave-one-out -o ranks.csv
     """
     if options["generate"]:
@@ -76,10 +83,14 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
     on = screen(options["width"], options["color"], full=options["full"])
     to = target_of(options)
     content = text_input.read(text, quiet)
+    model, read = loaded({**options, "predicts": True}, quiet), prompt(content, options)
+    target = Target(options["target_token"], options["query"])
+    outcome, told = changed(model, read, options, target) if is_changed(options) else (None, ())
     found = attribute(
-        loaded({**options, "predicts": True}, quiet),
-        prompt(content, options),
-        Target(options["target_token"], options["query"]),
+        model,
+        read,
+        target,
+        intervention=outcome.changes.intervention if outcome else NOTHING,
         by=options["by"],
         checks=checks(options),
         seed=options["seed"],
@@ -88,10 +99,23 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
     )
     most = options["top"] if "top" in given() else None if to is not None or options["full"] else ROWS
     in_tables = to is not None and to.form == "md"  # where a picture of the text would be one more table
-    pictures = attribution_tables(found, most, alone=True) if in_tables else attribution_pictures(found, most)
-    deliver(Answer(pictures, document(found), records(found)), to, on, options, quiet)
+    found = replace(found, notes=(*found.notes, *told))
+    answer = Answer(
+        attribution_tables(found, most, alone=True) if in_tables else attribution_pictures(found, most),
+        document(found),
+        records(found),
+    )
+    deliver(answer if outcome is None else with_prediction(answer, outcome), to, on, options, quiet)
     if to is None and not found.effects:
         note("how far to trust it on this text: --verify, a run a token", quiet)
+
+
+def with_prediction(answer: Answer, outcome: "Outcome") -> Answer:
+    """The same with what an intervention did to the prediction, whose tokens are ranked as it is under it."""
+    from attnviz.views.prediction import prediction_table
+
+    told = {**answer.document, "intervention": described(outcome)}
+    return answer._replace(pictures=[*answer.pictures, prediction_table(outcome)], document=told)
 
 
 def checks(options: Options) -> Sequence[Check]:

@@ -18,13 +18,14 @@ from attnviz.cli.take import loaded, prompt, tell, weighed, worded
 from attnviz.errors import UsageError
 from attnviz.methods import Source
 from attnviz.record import Capture
-from attnviz.request import Request, Target
+from attnviz.request import Prompt, Request, Target
 from attnviz.selection import ALL, Head, Named, Spot, parse_heads, parse_token, resolve
 from attnviz.views import Picture
 
 if TYPE_CHECKING:
     from attnviz.cli.answers import Answer, Record
     from attnviz.experiments.intervention import Changes, Effect, Outcome, Subject
+    from attnviz.models import Model
     from attnviz.render.terminal import Screen
 
 EDGE = re.compile(r"\s*(\S.*?)\s*->\s*(\S.*?)\s*", re.DOTALL)  # at the first arrow that leaves something before it
@@ -105,7 +106,6 @@ def is_changed(options: Options) -> bool:
 class Run(NamedTuple):
     """A model under an intervention, and without."""
 
-    subject: "Subject"
     outcome: "Outcome"
     before: Source
     after: Source
@@ -114,18 +114,22 @@ class Run(NamedTuple):
 
 def intervened(text: str | None, options: Options, quiet: bool) -> Run:
     """Change what the options name in a run of the model on the text. Raises UsageError, ModelError, InputError."""
+    content = text_input.read(text, quiet)
+    model, read = loaded({**options, "predicts": True}, quiet), prompt(content, options)
+    outcome, told = changed(model, read, options, Target(options["target_token"]))
+    captures = partial(model.capture, read), partial(model.capture, read, intervention=outcome.changes.intervention)
+    before, after = (worded(weighed(capture, options), options) for capture in captures)
+    return Run(outcome, before, partial(noted, after, told))
+
+
+def changed(model: "Model", read: Prompt, options: Options, target: Target) -> tuple["Outcome", Sequence[str]]:
+    """What comes of the changes that the options name, and what these are in words."""
     from attnviz.experiments.intervention import Subject, intervene
     from attnviz.views.prediction import told_changes
 
-    content = text_input.read(text, quiet)
-    model, read = loaded({**options, "predicts": True}, quiet), prompt(content, options)
-    subject = Subject.of(model, read, options["kind"], truncate=options["truncate"])
-    changes = changes_of(subject, options)
-    outcome = intervene(subject, changes, Target(options.get("target_token")))
-    told = told_changes(outcome.changes, subject)
-    captures = partial(model.capture, read), partial(model.capture, read, intervention=outcome.changes.intervention)
-    before, after = (worded(weighed(capture, options), options) for capture in captures)
-    return Run(subject, outcome, before, partial(noted, after, told))
+    subject = Subject.of(model, read, options.get("kind"), truncate=options["truncate"])
+    outcome = intervene(subject, changes_of(subject, options), target)
+    return outcome, told_changes(outcome.changes, subject)
 
 
 def noted(source: Source, lines: Sequence[str], request: Request) -> Capture:
@@ -181,16 +185,16 @@ def answer(run: Run, before: Capture | None, after: Capture, form: str | None, o
     """What is told in a format. before: where one map is drawn, to compare it with."""
     from attnviz.cli.answers import Answer
     from attnviz.storage import to_json
-    from attnviz.views.prediction import changed, prediction_lines, prediction_table
+    from attnviz.views.prediction import compared, prediction_lines, prediction_table
 
     table, page, document = prediction_table(run.outcome), None, {}
     drawn: list[Picture] = []
     if form == "json":
-        document = {**json.loads(to_json(after)), "intervention": described(run)}
+        document = {**json.loads(to_json(after)), "intervention": described(run.outcome)}
     elif form == "html":
         page = views.page(replace(after, notes=(*after.notes, *prediction_lines(run.outcome))), look(options))
     elif before is not None:
-        drawn = [changed(before, after, look(options))]
+        drawn = [compared(before, after, look(options))]
     else:
         drawn = [*pictures(after, options, apart=form == "md")]
     return Answer([*drawn, table], document, [], page)
@@ -201,11 +205,11 @@ def is_one(capture: Capture) -> bool:
     return sum(len(part.layers) * len(part.heads) for part in capture.maps) == 1
 
 
-def described(run: Run) -> "Record":
+def described(outcome: "Outcome") -> "Record":
     """What was changed and what came of it, for JSON."""
     from attnviz.views.prediction import elsewhere
 
-    changes, outcome = run.outcome.changes, run.outcome
+    changes = outcome.changes
     where = {"heads": names(changes.heads)} if changes.heads else {"layers": changes.layers}
     cut = {"knock_out": [{"query": query, "key": key} for query, key in changes.pairs], "in": where}
     ablated = {"ablate": names(changes.ablated), "with": changes.how}

@@ -74,13 +74,15 @@ def softmax(scores: Array) -> Array:
 def hide(scores: Array, mask: Array | None, causal: bool) -> Array:
     """Scores (..., n, m) with -inf, or a float mask added, where queries may not attend."""
     xp = namespace(scores)
+    visible = causal_mask(*scores.shape[-2:], like=scores) if causal else None
     if mask is not None:
         mask = as_array(mask)
         require_mask(mask, scores)
-        scores = scores + widen(mask) if is_floating(mask) else xp.where(cast(mask, xp.bool), scores, -math.inf)
-    if causal:
-        scores = xp.where(causal_mask(*scores.shape[-2:], like=scores), scores, -math.inf)
-    return scores
+        if is_floating(mask):
+            scores = scores + widen(mask)
+        else:
+            visible = cast(mask, xp.bool) if visible is None else visible & cast(mask, xp.bool)
+    return scores if visible is None else xp.where(visible, scores, -math.inf)
 
 
 def causal_mask(n: int, m: int, *, like: Array) -> Array:

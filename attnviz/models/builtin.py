@@ -75,13 +75,14 @@ class Builtin:
         rectangles = resolve(request.layers, request.heads, there)
         ids, tokens, text, note = self.read(prompt, request.truncate)
         last = max(max(layers) for layers, _ in rectangles)
-        run = partial(self.run, changed_ids(ids, [intervention]), [intervention])
+        read = changed_ids(ids, [intervention])
+        run = partial(self.run, read, [intervention])
         told = None
         if request.method == GRADIENT:
             weights, told = self.gradients(ids, tokens, intervention, request.target)
         else:
             weights = self.weights(run, last, request.method)
-        vectors = self.vectors(run, ids, last) if request.method == NORM else None
+        vectors = self.vectors(run, read, last) if request.method == NORM else None
         if not np.isfinite(weights).all():
             raise ModelError(f"the weights of {self.name} are damaged: its attention is not a number")
         visible = self.visible(intervention, len(ids))
@@ -275,11 +276,11 @@ class Builtin:
         scores = self.stacked(lambda: [block.attended.scores[0] for block in run(last + 1)])
         return np.where(np.isneginf(scores), np.float32(0), scores)
 
-    def vectors(self, run: Callable[[int], list[Block]], ids: list[int], last: int) -> Floats:
+    def vectors(self, run: Callable[[int], list[Block]], ids: Ids, last: int) -> Floats:
         """What the heads of the layers up to ``last`` move of each token, (layer, head, key, dim)."""
 
         def make() -> list[Any]:
-            before = [self.parameters["embedding"][self.place(np.array(ids))]]
+            before = [self.parameters["embedding"][self.place(ids[0])]]
             before += [block.hidden[0] for block in run(last)]
             return [head_vectors(self.parameters, part, layer, self.config.heads) for layer, part in enumerate(before)]
 

@@ -149,9 +149,11 @@ class HuggingFace:
         encoded = self.encoded(prompt, truncate, *interventions)
         self.reading.survey(self.placed(encoded.inputs))
         asked = ask(self.model, self.tokenizer, encoded, target)
+        endless = getattr(self.model.config, "pad_token_id", None) is None
+        alone = self.reading.tapped or (endless and asked.kind == "class")  # told at the last token before padding
         outputs = [
             asked.read(self.reading.run(self.inputs(encoded, batch), Changed(self.edits(encoded, batch)), asked.run)[0])
-            for batch in batches(interventions, 1 if self.reading.tapped else ABREAST)
+            for batch in batches(interventions, 1 if alone else ABREAST)
         ]
         return asked.response(torch.cat(outputs).float().cpu().numpy())
 

@@ -44,7 +44,7 @@ class Asked:
         found = logits if self.kind == "class" else logits[:, self.place]
         if self.target < 0:
             self.target = int(found[0].argmax())
-        return found
+        return found.clone()  # of all logits, memory need not hold more
 
     def logit(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
         """The target's logit less the mean of all, in torch's graph: what a softmax sees of it."""

@@ -63,7 +63,7 @@ def edge_name(pair: Pair, subject: Subject) -> str:
     return " -> ".join(every if at is None else f"{at} {name(tokens[at])}" for at, tokens, every in sides)
 
 
-def changed(before: Capture, after: Capture, look: Look = PLAIN) -> Series:
+def compared(before: Capture, after: Capture, look: Look = PLAIN) -> Series:
     """The one map of two captures, and after - before, on one scale; empty where a query sees nothing in one."""
 
     def both(look: Look) -> list[Heatmap]:
