@@ -1,8 +1,9 @@
-"""Make the pictures of the README anew, all of them: docs/*.svg, docs/*.png.
+"""Make the pictures of the README and of docs/ anew, all of them: docs/*.svg, docs/*.png.
 
-    python scripts/pictures.py MINILM_FOLDER
+    python scripts/pictures.py MINILM_FOLDER [RUN]
 
-Needs no network, but a folder with all-MiniLM-L6-v2, and Chromium for the picture of the page.
+Needs no network, but a folder with all-MiniLM-L6-v2, and Chromium for the picture of the page. RUN is a folder that
+`attnviz train` wrote, of which the learning curves are drawn; docs/attention.md has its command, which takes long.
 """
 
 import io
@@ -29,6 +30,7 @@ from attnviz.selection import ALL, Spot, parse, parse_heads
 from attnviz.views import Picture, grids, heatmaps, rows, strips
 
 DOCS = Path(__file__).parent.parent / "docs"
+BROKEN_OFF = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy"
 SENTENCE = "The cat sat on the mat because it was tired."
 # Rich's own format without its links to fonts on the network: every monospaced font of the reader's will do.
 FORMAT = """\
@@ -54,17 +56,28 @@ def terminal(name: str, command: str, picture: Picture, width: int) -> None:
 
 
 def session(name: str, command: str, minilm: str, width: int) -> None:
-    """A picture of a terminal in which a command was run, with MiniLM in the local cache."""
+    """A picture of a terminal in which a command was run."""
+    told = {"COLORTERM": "truecolor", "COLUMNS": str(width - 1)}
+    shown = ran([*shlex.split(command), "--color", "always", "-q"], minilm, told)
+    export(name, Text.from_ansi(f"$ {command}\n{shown}"), width)
+
+
+def figure(name: str, command: str, minilm: str) -> None:
+    """A figure that a command writes."""
+    ran([*shlex.split(command), "-o", str(DOCS / f"{name}.svg"), "--force", "-q"], minilm, {})
+
+
+def ran(words: list[str], minilm: str, environment: dict[str, str]) -> str:
+    """What a command prints, with MiniLM in the local cache."""
     with tempfile.TemporaryDirectory() as folder:
         cached = Path(folder) / f"models--{ALIASES['minilm'].replace('/', '--')}"
         (cached / "refs").mkdir(parents=True)
         (cached / "refs" / "main").write_text("0" * 40)
         (cached / "snapshots").mkdir()
         (cached / "snapshots" / ("0" * 40)).symlink_to(Path(minilm).absolute())
-        told = {"COLORTERM": "truecolor", "COLUMNS": str(width - 1), "HF_HUB_CACHE": folder, "HF_HUB_OFFLINE": "1"}
-        args = [sys.executable, "-m", *shlex.split(command), "--color", "always", "-q"]
-        done = subprocess.run(args, env={**os.environ, **told}, check=True, capture_output=True, text=True)
-    export(name, Text.from_ansi(f"$ {command}\n{done.stdout}"), width)
+        told = {**os.environ, **environment, "HF_HUB_CACHE": folder, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([sys.executable, "-m", *words], env=told, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
 
 
 def export(name: str, what: Segments | Text, width: int) -> None:
@@ -114,4 +127,12 @@ if __name__ == "__main__":
     session("inspect", "attnviz inspect -m minilm @sample:pronoun", minilm, 80)
     session("heads", "attnviz heads", minilm, 80)
     session("compare", "attnviz compare --model minilm", minilm, 150)
+    session("explain", "attnviz explain @sample:repeat -H L1H3 --query 13 --top 5", minilm, 100)
     page("page", every, "layer=2&head=0", "1300,1000")
+    token = f'attnviz show -m minilm -H L3H5 --view tokens --token it "{SENTENCE}"'
+    session("weights", token, minilm, 100)
+    session("norms", f"{token} --weights norm", minilm, 100)
+    figure("ablate", f'attnviz show "{BROKEN_OFF}" -H L1H3 --ablate L0H2', minilm)
+    figure("attribute", "attnviz attribute -m minilm @sample:pronoun --leave-one-out", minilm)
+    if len(sys.argv) > 2:
+        figure("training", f"attnviz train --curves {shlex.quote(sys.argv[2])}", minilm)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from attnviz.models.names import ALIASES
 from tests.conftest import ROOT, Run
 from tests.test_curves import plant_run
 from tests.test_models import plant
 
-README = (ROOT / "README.md").read_text("utf-8")
-FENCES = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+README, PAGE = ((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/attention.md"))
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCES = FENCE.findall(README)
 
 
 def test_the_first_two_fences_set_up() -> None:
@@ -34,13 +36,15 @@ def test_the_drawn_sample_is_there() -> None:
     assert (ROOT / path).is_file()
 
 
-CONSOLE = [line[2:] for kind, text in FENCES if kind == "console" for line in text.splitlines()]
+EVERY = [*FENCES, *FENCE.findall(PAGE)]
+CONSOLE = [line[2:] for kind, text in EVERY if kind == "console" for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("line", CONSOLE)
 def test_console_lines_run(line: str, run: Run, minilm: Path, tmp_path: Path) -> None:
-    """Each command line of the README works, with small stand-ins for downloads and corpora."""
-    plant(tmp_path / "cache", "google-bert/bert-base-uncased", minilm)
+    """Each command line of the README and of the page works, with small stand-ins for downloads and corpora."""
+    for repository in ("google-bert/bert-base-uncased", ALIASES["minilm"]):
+        plant(tmp_path / "cache", repository, minilm)
     (tmp_path / "prompt.txt").write_text("a prompt")
     (tmp_path / "notes.txt").write_text("\n\n".join(["some words to learn, one after the other"] * 60))
     command = shlex.split(line.rsplit("attnviz ", 1)[1], comments=True)
@@ -63,11 +67,14 @@ def test_python_fences_run(tmp_path: Path) -> None:
 
 
 def test_pictures_and_links_are_there() -> None:
-    """Every picture and every link to a file leads somewhere, and pictures load nothing from elsewhere."""
-    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
-    assert len(targets) >= 5
-    for target in targets:
-        assert (ROOT / target).exists(), target
+    """Every picture and every link to a file or a heading leads somewhere; pictures load nothing from elsewhere."""
+    for text, folder in ((README, ROOT), (PAGE, ROOT / "docs")):
+        titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+        headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+        targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("http")]
+        assert len(targets) >= 5
+        for target in targets:
+            assert target[1:] in headings if target.startswith("#") else (folder / target).exists(), target
     for picture in (ROOT / "docs").glob("*.svg"):
         urls = set(re.findall(r"https?://[^\s\"')]+", picture.read_text("utf-8")))
         assert urls <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # the names of the format

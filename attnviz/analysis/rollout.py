@@ -18,8 +18,8 @@ from attnviz.record import CHEFER, ROLLOUT, AttentionMap, Capture, Floats, Visib
 
 SOURCE = METHODS[ROLLOUT].line
 CAUSAL = (
-    "rollout of a causal model runs to the first token, layer after layer and whatever the text says: here that has "
-    "{:.3f} of the last token; do not take it for importance"
+    "rollout of a causal model goes to the first token, the more the more layers there are and whatever the text says "
+    "(here {:.3f} of the last token's, after {} layers): do not take it for importance"
 )
 
 
@@ -63,8 +63,8 @@ def rolled_out(capture: Capture) -> Capture:
     """
     maps = by_kind(capture, ROLLOUT)
     causal = [part for part in maps if is_causal(part.visible)]
-    shares = [float(part.weights[-1, 0, -1, 0]) for part in causal if part.weights is not None]
-    warnings = (CAUSAL.format(share) for share in shares[:1])
+    firsts = [(part.weights[-1, 0, -1, 0], len(part.layers)) for part in causal if part.weights is not None]
+    warnings = (CAUSAL.format(*first) for first in firsts[:1])
     return replace(capture, maps=maps, notes=(*capture.notes, SOURCE, *warnings))
 
 

@@ -39,7 +39,7 @@ def told_changes(changes: Changes, subject: Subject) -> tuple[str, ...]:
         lines.append(f"cut before the softmax: {edges}, in {where_told(changes, subject)}")
     if changes.ablated:
         lines.append(f"ablated: {heads_told(changes.ablated)}, the output replaced by {REPLACED[changes.how]}")
-        lines.append("the weights of an ablated head are drawn, but not used")
+        lines.append("the weights of an ablated head are shown, but not used")
     return tuple(lines)
 
 
