@@ -274,7 +274,6 @@ def test_scores_need_no_model(call: Call, name: str) -> None:
         (["--generate", "3"], 2, "--generate"),
         (["--score", "dot", "-l", "1"], 2, "leave it out"),
         (["--score", "dot", "--map", "cross"], 2, "--map"),
-        (["-o", "x.html"], 2, "html"),
         (["-o", "x.npz"], 2, "npz"),
     ],
 )

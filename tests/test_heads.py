@@ -410,7 +410,7 @@ def test_a_corpus_of_the_users_own(call: Run, tiny: Tiny, tmp_path: Path) -> Non
         (["--sequences", "0"], 2, "--sequences"),
         (["-H", "L9H1"], 2, "layer 9 does not exist"),
         (["-H", "L1H1", "-l", "0"], 2, "leave --layers out"),
-        (["-o", "heads.html"], 2, "not .html"),
+        (["-o", "heads.npz"], 2, "not .npz"),
         (["--corpus", "nowhere.txt"], 4, "nowhere.txt"),
         (["--model", "no/such-model", "--offline"], 3, "no/such-model"),
     ],

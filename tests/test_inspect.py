@@ -471,7 +471,6 @@ def test_maps_of_an_encoder_decoder(call: Run, tiny: Tiny) -> None:
         (["x", "y", "--segments", "auto"], 2, "--segments is about one text"),
         (["x", "-l", "7"], 2, "layer 7 does not exist"),
         (["x", "-l", "0", "-H", "L0H0"], 2, "leave --layers out"),
-        (["x", "-o", "x.html"], 2, "not .html"),
         (["x", "-o", "x.npz"], 2, "not .npz"),
         (["x", "--json", "-o", "x.json"], 2, "leave -o and --format out"),
         (["x", "--from", "y.attn"], 2, "leave TEXT out"),

@@ -11,7 +11,17 @@ import numpy as np
 
 from attnviz.cli.drawing import Options
 from attnviz.cli.options import FIGURES
-from attnviz.cli.output import Made, Target, figure_of, markdown_of, page_of, put, require_form, target
+from attnviz.cli.output import (
+    Made,
+    Target,
+    document_of,
+    figure_of,
+    markdown_of,
+    page_of,
+    put,
+    require_form,
+    target,
+)
 from attnviz.cli.screen import show
 from attnviz.render.terminal import Screen, draw
 from attnviz.stored import SCHEMA
@@ -19,7 +29,7 @@ from attnviz.table import text
 from attnviz.views import Page, Picture
 
 Record: TypeAlias = Mapping[str, Any]
-FORMS = (*FIGURES, "json", "csv", "md")
+FORMS = (*FIGURES, "html", "json", "csv", "md")
 
 
 class Answer(NamedTuple):
@@ -31,7 +41,7 @@ class Answer(NamedTuple):
     records: Sequence[Record]
     """For CSV, all with the same names; what is undefined is empty."""
     page: Page | None = None
-    """For HTML, if there is such a thing."""
+    """For HTML, if there is more to look through than the pictures."""
 
 
 def target_of(options: Options, forms: Sequence[str] = FORMS) -> Target | None:
@@ -61,8 +71,8 @@ def made(answer: Answer, form: str, options: Options) -> Made:
         return Made(as_csv(answer.records))
     if form == "md":
         return markdown_of(answer.pictures)
-    if answer.page is not None and form == "html":
-        return page_of(answer.page, options, ())
+    if form == "html":
+        return document_of(answer.pictures, options) if answer.page is None else page_of(answer.page, options, ())
     first, *others = answer.pictures
     return figure_of(first, form, {"cmap": "viridis", **options}, others)
 

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from attnviz.analysis.comparison import Comparison, Distances, Name
-from attnviz.cli.answers import FORMS as MEASURED
 from attnviz.cli.answers import Answer, deliver, target_of
 from attnviz.cli.drawing import look
 from attnviz.cli.findings import document, records
@@ -47,7 +46,6 @@ from attnviz.views.comparison import (
 
 DRAWN = 4  # heads that are drawn one by one; of more, the mean over those of a layer
 ROWS = 10  # heads that are listed unless --top says more
-FORMS = (*MEASURED, "html")
 
 
 view_options = together(
@@ -92,7 +90,7 @@ def command(texts: tuple[str, ...], quiet: bool, **options: Any) -> None:
       attnviz compare "The cat sat." --with "The dog sat." --weights norm
     """
     on = screen(options["width"], options["color"], options["cmap"], options["full"])
-    to = target_of(options, FORMS)
+    to = target_of(options)
     found = comparisons(texts, Models(options, quiet))
     first = next(found)
     distances = Distances.over(chain([first], found))

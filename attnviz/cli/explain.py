@@ -69,7 +69,7 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
     Examples:
       attnviz explain "The cat sat because it was tired." --query it
       attnviz explain @sample:repeat -l 1 -H 3 --top 5
-      attnviz explain "The cat sat." -H L0H4 -o steps.md
+      attnviz explain "The cat sat." -H L0H4 -o steps.html
       attnviz explain "Hello, world" -m bert-base -l 2 -H 1 --query world
       attnviz explain "The cat saw the dog." --score additive --query cat
     """

@@ -157,6 +157,15 @@ def page_of(page: "Page", options: Options, notes: Sequence[str]) -> Made:
     return Made(html(page, exact=options["exact"], colours=options["cmap"]), notes)
 
 
+def document_of(found: "Sequence[Picture]", options: Options) -> Made:
+    """Pictures as an HTML document. Raises UsageError for an option that would have no effect."""
+    from attnviz.render.document import document
+
+    if options.get("exact"):
+        raise UsageError("--exact is for a page of all heads: this one shows numbers as they are, leave it out")
+    return Made(document(found[0].title, found, options.get("cmap", "viridis")))
+
+
 def make_table(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
     """Markdown tables of every head."""
     return markdown_of(pictures(capture, options, apart=True))
