@@ -15,9 +15,10 @@ from attnviz.render.matrices import level_steps
 from attnviz.views.drawable import MASKED, Picture, Table
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-STYLE = """
+BASE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }"""
+STYLE = """
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -32,18 +33,23 @@ img { width: 60rem; max-width: 100%; background: white; }
 
 def document(title: str, pictures: Sequence[Picture], colour_map: str = "viridis") -> bytes:
     """An HTML file that shows pictures: the same bytes for the same pictures. colour_map: the name of one."""
-    parts = "\n".join(section(picture, colour_map) for picture in pictures)
+    return framed(title, "\n".join(section(picture, colour_map) for picture in pictures), STYLE, POLICY)
+
+
+def framed(title: str, body: str, style: str, policy: str, digest: str | None = None) -> bytes:
+    """A whole HTML file without a script; ``digest`` tells of which capture it is."""
+    of = "" if digest is None else f'<meta name="attnviz" content="{digest}">\n'
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
+{of}<title>{escape(title)}</title>
+<style>{BASE}{style}</style>
 </head>
 <body>
-{parts}
+{body}
 </body>
 </html>
 """.encode()

@@ -6,11 +6,10 @@ from itertools import chain
 from typing import NamedTuple
 from urllib.parse import quote
 
+from attnviz.render.document import framed
 from attnviz.render.markdown import lines, literal
 
 STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 2rem; }
 figure { margin: 0; }
 img { max-width: 100%; background: white; }
@@ -39,24 +38,8 @@ class Entry(NamedTuple):
 def gallery_html(title: str, digest: str, entries: Sequence[Entry]) -> bytes:
     """A page that shows the pictures beside it; ``digest`` tells of which capture."""
     figures = "\n".join(map(figure, entries))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width">
-<meta name="attnviz" content="{digest}">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-<main>
-{figures}
-</main>
-</body>
-</html>
-""".encode()
+    body = f"<h1>{escape(title)}</h1>\n<main>\n{figures}\n</main>"
+    return framed(title, body, STYLE, POLICY, digest)
 
 
 def figure(entry: Entry) -> str:
