@@ -186,12 +186,18 @@ class Request:
 
 
 def gradient_line(what: str, at: Token | None, place: int, named: str) -> str:
-    """What gradients are of: the next token, a masked one or the class, said at a token."""
-    where = "" if at is None else f" after token {place} {label(at.text)}"
-    return f"gradient of the logit of {what}{where}, {escape(named)!r}, less the mean of all logits"
+    """What gradients are of: the next token after another, the one that stands at a place, or the class of a text."""
+    where = "" if at is None else f" token {place} {label(at.text)}"
+    return f"gradient of the logit of {what}{where}, '{escape(named)}', less the mean of all logits"
 
 
 def pieces_line(name: str, pieces: Sequence[str]) -> str:
     """Why a target is not one token."""
-    told = f"is {len(pieces)} tokens: {listed([repr(piece) for piece in pieces])}; choose one of them"
-    return f"--target-token {escape(name)!r} {told if pieces else 'is no token'}"
+    said = listed([f"'{escape(piece)}'" for piece in pieces])
+    told = f"is {len(pieces)} tokens: {said}; choose one of them" if pieces else "is no token"
+    return f"--target-token '{escape(name)}' {told}"
+
+
+def spaced(name: str) -> str:
+    """A token as it is written where a space is shown by its sign."""
+    return name.replace("␣", " ", 1) if name.startswith("␣") else name

@@ -25,11 +25,12 @@ from transformers import (
 from attnviz.analysis.attribution import chance, ranks, spearman
 from attnviz.analysis.rollout import chefer, rollout
 from attnviz.errors import InputError, UsageError
+from attnviz.experiments.ablation import without
 from attnviz.experiments.attribution import CHECKS, SUBSTITUTES, Attribution, attribute, substitutes
 from attnviz.models import Model, load
 from attnviz.models.huggingface import HuggingFace
 from attnviz.request import NOTHING, Edge, Intervention, Prompt, Request, Target
-from attnviz.selection import Spot
+from attnviz.selection import Spot, parse_heads
 from tests.conftest import SENTENCE, Tiny
 from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer
@@ -268,7 +269,7 @@ def test_what_is_changed_in_all_runs_is_changed(builtin: Model) -> None:
     ids = (0, 500, 501, 502, 503, 501)
     found = attribute(builtin, Prompt("", ids=ids), checks=EVERY, intervention=Intervention(tokens=((2, 777),)))
     other = attribute(builtin, Prompt("", ids=(0, 500, 777, 502, 503, 501)), checks=EVERY)
-    for name in ("gradient", "chefer", "attention", "rollout"):
+    for name in ("gradient", "chefer", "norm", "attention", "rollout"):
         assert np.allclose(found.scores[name], other.scores[name], rtol=1e-5, atol=1e-6), name
     for check in EVERY:
         assert np.allclose(found.effects[check], other.effects[check], rtol=0, atol=1e-5, equal_nan=True), check
@@ -368,7 +369,7 @@ def test_few_tokens_are_not_trusted(call: Call) -> None:
 def test_mistakes_are_one_line(call: Call, minilm: Path, tiny: Tiny) -> None:
     """What cannot be attributed says what can be."""
     fails(call("attribute", "a"), 4, "none to rank")
-    fails(call("attribute", SENTENCE, "--generate", "3"), 2, "--generate has no effect")
+    fails(call("attribute", SENTENCE, "--generate", "3"), 2, "No such option")
     fails(call("attribute", SENTENCE, "--target-token", "zebrafinches"), 2, "tokens")
     fails(call("attribute", SENTENCE, "-m", minilm, "--by", "gradient"), 2, "rank by norm")
     fails(call("attribute", SENTENCE, "-m", minilm, "--target-token", "x"), 2, "predicts no tokens")
@@ -382,3 +383,18 @@ def test_hostile_tokens_are_shown(call: Call) -> None:
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert "\u202e" not in done.stdout
+
+
+def test_ablated_heads_do_not_count(builtin: Model) -> None:
+    """In weights, norms and rollout: they are those of the other heads, as the model has them under the ablation."""
+    head = (1, 3)
+    change = Intervention(change=without([head], "zero", {}))
+    found = attribute(builtin, Prompt(TWICE), intervention=change, without=[head])
+    weights = builtin.capture(Prompt(TWICE), Request(), change).maps[0].weights.astype(np.float64)
+    means = np.stack([np.delete(layer, 3, 0).mean(0) if i == 1 else layer.mean(0) for i, layer in enumerate(weights)])
+    np.testing.assert_allclose(found.scores["attention"], means[:, -1].mean(0), atol=1e-6)
+    np.testing.assert_allclose(found.scores["rollout"], rollout(means[:, None])[-1, -1], atol=1e-6)
+    others = ",".join(f"L{i}H{j}" for i in range(3) for j in range(6) if (i, j) != head)
+    request = Request(heads=parse_heads(others), method="norm", summed=True)
+    norms = np.concatenate([part.weights[:, 0] for part in builtin.capture(Prompt(TWICE), request, change).maps])
+    np.testing.assert_allclose(found.scores["norm"], norms[:, -1].mean(0), rtol=1e-5)

@@ -304,12 +304,16 @@ def test_a_full_disk_leaves_nothing() -> None:
             assert done.stderr.lower().count(b"no space left") == done.stderr.count(b"\n") == 1
 
 
-def test_a_closed_pipe_is_silent() -> None:
-    """Attnviz show ... | head -1 ends without a word."""
-    command = f"{shlex.quote(sys.executable)} -m attnviz show -q @sample:article --json | head -c 10"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, cwd=ROOT, check=False, stdin=subprocess.DEVNULL)
+def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
+    """Attnviz show ... | head -1 ends without a word, and with a code of its own: 1 is for checks that fail."""
+    attnviz = f"{shlex.quote(sys.executable)} -m attnviz show -q -l all -H all @sample:article --json"
+    command = f"({attnviz}; echo $? >&3) 3>code | head -c 10"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, cwd=tmp_path, check=False, stdin=subprocess.DEVNULL
+    )
     assert done.stdout.startswith(b'{"schema"')
     assert done.stderr == b""
+    assert (tmp_path / "code").read_text() == "141\n"
 
 
 def test_unexpected_errors_are_faults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

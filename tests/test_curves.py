@@ -319,7 +319,7 @@ def test_what_cannot_be_drawn_again(call: Run, tmp_path: Path) -> None:
     for args, code, told in (
         (["--curves", "none"], 4, "name the folder of a run"),
         (["--curves", "empty"], 4, "nothing was measured yet"),
-        (["--curves", "my-model", "-o", "x.html"], 2, ".png, .svg, .pdf, .json, .csv, .md"),
+        (["--curves", "my-model", "-o", "x.npz"], 2, ".png, .svg, .pdf, .html, .json, .csv, .md"),
         (["--curves", "my-model", "--steps", "3"], 2, "--steps has no effect with --curves"),
         (["some.txt", "--curves", "my-model"], 2, "a corpus has no effect with --curves"),
         (["some.txt", "-o", "x", "--style", "paper"], 2, "--style is for figures of --curves"),

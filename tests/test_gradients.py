@@ -130,7 +130,7 @@ def test_the_gradient_is_of_the_next_token(llama: HuggingFace) -> None:
         np.testing.assert_allclose(found.maps[0].weights, expected, rtol=0, atol=1e-5)
         assert found.maps[0].method == "gradient"
         assert repr(llama.tokenizer.decode([target])) in found.notes[0]
-        assert f"after token {place}" in found.notes[0]
+        assert f"the next token after token {place}" in found.notes[0]
 
 
 def test_the_gradient_of_a_class() -> None:
@@ -163,7 +163,7 @@ def test_the_gradient_of_a_masked_token() -> None:
         torch.stack(eager(model.model, inputs, prediction(target, 1))),
         atol=1e-5,
     )
-    with pytest.raises(UsageError, match="predicts nothing"):
+    with pytest.raises(UsageError, match=r"no \[MASK\] in the text.*--weights norm"):
         model.capture(Prompt(TEXT), GRADIENT)
     with pytest.raises(UsageError, match=r"no \[MASK\]"):
         model.respond(Prompt(TEXT), [NOTHING], Target("cat"))
@@ -215,6 +215,15 @@ def test_models_without_a_gradient_are_refused(minilm: Path) -> None:
     model.is_quantized = True
     with pytest.raises(UsageError, match="floating point"):
         HuggingFace("llama", model, tokenizer()).capture(Prompt(TEXT), GRADIENT)
+
+
+@pytest.mark.parametrize("name", ["builtin", "llama"])
+def test_a_target_is_written_as_it_is_shown(name: str, llama: HuggingFace) -> None:
+    """With a sign in the place of a space, or as a special token by name."""
+    model = load() if name == "builtin" else llama
+    targets = [model.respond(Prompt(TEXT), [NOTHING], Target(token)).target for token in (" and", "␣and", "<bos>")]
+    assert targets[0] == targets[1]
+    assert targets[2] == 0
 
 
 @pytest.mark.parametrize("name", ["builtin", "llama"])

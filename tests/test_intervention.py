@@ -223,6 +223,25 @@ def test_others_are_as_many_of_the_same_group(chosen: dict[int, set[int]], seed:
         assert len(draws) == 5
 
 
+def test_both_at_once_are_drawn_at_random() -> None:
+    """Each other head with each other key that is seen, of which some are taken, the seed says which."""
+    model, changes = load(), Changes(pairs=((9, 3),), layers=(0, 1, 2), ablated=((1, 2),))
+    first, other = (intervene(Subject.of(model, Prompt(SENTENCE)), changes, seed=seed).drawn for seed in (0, 1))
+    assert len(first) == DRAWS
+    assert first != other
+    pairs = {(one.ablated[0][1], one.pairs[0][1]) for one in first}
+    assert len(pairs) == DRAWS
+    assert all(head != 2 and key != 3 for head, key in pairs)
+    assert len({key for _, key in pairs}) > 3
+
+
+def test_what_is_permuted_is_permuted_by_the_seed() -> None:
+    """Another seed puts weights into another order."""
+    subject, changes = Subject.of(load(), Prompt(SENTENCE)), Changes(ablated=((1, 2),), how="permute")
+    first, again, other = (intervene(subject, changes, seed=seed).effect.kl for seed in (0, 0, 1))
+    assert first == again != other
+
+
 def test_other_keys_are_those_that_the_query_sees() -> None:
     """Of a query with six keys, of which one is cut and one its own, there are four others; of one with two, none."""
     model = load()
@@ -324,7 +343,9 @@ def test_json_holds_the_changed_map_and_the_prediction(call: Run) -> None:
     np.testing.assert_allclose([row[0], row[1]], part.weights[1, 3, 8, :2], rtol=1e-6)
     found = data["intervention"]
     assert (found["knock_out"], found["in"]) == ([{"query": 8, "key": 2}], {"heads": ["L1H3"]})
-    assert found["comparison"]["draws"] == 5
+    draws = found["comparison"]["draws"]
+    assert [draw["in"]["heads"] for draw in draws] == [[f"L1H{head}"] for head in (0, 1, 2, 4, 5)]
+    assert found["comparison"]["median"]["kl"] == pytest.approx(np.median([draw["kl"] for draw in draws]))
     prediction = found["prediction"]
     assert (prediction["kind"], prediction["place"], prediction["token"]) == ("next", 11, ".")
     assert prediction["target"] == {name: prediction["before"][0][name] for name in ("token", "id")}
@@ -358,13 +379,13 @@ def test_other_numbers_are_shown_too(call: Run, tiny: Tiny, how: str, method: st
 def test_an_encoder_decoder_says_whose_edges_are_cut(call: Run, tiny: Tiny) -> None:
     """Cross-attention from a token of the target to one of the text; --map must be said."""
     args = "show", "a cat sat", "--target", "the dog ran", "-m", tiny("t5"), "--knock-out", "dog->cat", "--json", "-q"
-    fails(call(*args), 2, "say with --map encoder, decoder, cross")
+    fails(call(*args), 2, "encoder, decoder, cross: show --map says which")
     data = json.loads(call(*args, "--map", "cross").stdout)
     queries, keys = ([token["text"] for token in data["maps"][0][side]] for side in ("queries", "keys"))
     (cut,) = data["intervention"]["knock_out"]
     assert (queries[cut["query"]], keys[cut["key"]]) == ("dog", "cat")
     assert data["maps"][0]["weights"][0][0][cut["query"]][cut["key"]] is None
-    fails(call("show", "a cat", "-m", tiny("t5"), "--ablate", "L0H0"), 2, "say with --map")
+    fails(call("show", "a cat", "-m", tiny("t5"), "--ablate", "L0H0"), 2, "--map says which")
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])

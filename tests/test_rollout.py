@@ -85,7 +85,7 @@ def test_the_causal_product_runs_to_the_first_token() -> None:
     deep = rolled_out(captured(attention(2, 60, 2, 8, causal=True), np.tri(8, dtype=bool)))
     assert deep.maps[0].weights[-1, 0, -1, 0] > 0.99
     assert deep.notes[0] == SOURCE
-    assert f"{deep.maps[0].weights[-1, 0, -1, 0]:.3f} of the last token" in deep.notes[1]
+    assert f"the first has {deep.maps[0].weights[-1, 0, -1, 0]:.3f} of the last, after" in deep.notes[1]
 
 
 def test_the_builtin_model_rolls_out() -> None:

@@ -218,6 +218,14 @@ def test_a_new_run_takes_the_checkpoints_of_the_old_away(call: Run, corpus: Path
     assert [path.name for path in (tmp_path / "model" / "step-1").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-1"])
+def test_minutes_are_a_number(minutes: str, call: Run, corpus: Path) -> None:
+    """One above 0 that ends; others are refused before anything is read."""
+    done = call("train", corpus, "-o", "model", *ONE, "--minutes", minutes)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--minutes" in done.stderr
+
+
 def test_minutes_end_a_run_that_can_go_on(call: Run, corpus: Path, tmp_path: Path) -> None:
     """After its minutes a run stops with what it has, and that is no error."""
     done = call("train", corpus, "-o", "model", *ONE, "--minutes", "1e-9")

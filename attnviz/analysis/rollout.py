@@ -18,8 +18,8 @@ from attnviz.record import CHEFER, ROLLOUT, AttentionMap, Capture, Floats, Visib
 
 SOURCE = METHODS[ROLLOUT].line
 CAUSAL = (
-    "rollout of a causal model goes to the first token, the more the more layers there are and whatever the text says "
-    "(here {:.3f} of the last token's, after {} layers): do not take it for importance"
+    "rollout of a causal model goes to the first tokens, the more the more layers there are, whatever the text says "
+    "(here the first has {:.3f} of the last, after {} layers): do not take it for importance"
 )
 
 

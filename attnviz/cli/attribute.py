@@ -18,24 +18,25 @@ from attnviz.cli.options import (
     SelectionType,
     model_options,
     note,
-    prompt_options,
     result_options,
     target_option,
     text_argument,
+    text_options,
     title_option,
     together,
 )
 from attnviz.cli.questions import ROWS, given, placed
 from attnviz.cli.screen import screen
 from attnviz.cli.take import loaded, prompt
-from attnviz.errors import UsageError
 from attnviz.experiments.attribution import CHECKS, Attribution, Check, Watch, attribute
 from attnviz.request import NOTHING, Target
 from attnviz.views.attribution import attribution_pictures, attribution_tables
+from attnviz.views.prediction import SHOWN, prediction_table
 
 if TYPE_CHECKING:
     from attnviz.experiments.intervention import Outcome
 
+UNDER = "what is ranked is what the model says under this intervention; heads that are ablated do not count"
 MANY = 64  # runs that take a while
 
 attribute_options = together(
@@ -59,7 +60,7 @@ attribute_options = together(
 @target_option
 @intervention_options
 @title_option
-@prompt_options
+@text_options
 @model_options
 @result_options
 def command(text: str | None, quiet: bool, **options: Any) -> None:
@@ -78,8 +79,6 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
       attnviz attribute @sample:repeat --ablate L0H2 --top 5
       attnviz attribute "The cat sat on the mat." --leave-one-out -o ranks.csv
     """
-    if options["generate"]:
-        raise UsageError("--generate has no effect with attribute: it asks of a text that is there")
     on = screen(options["width"], options["color"], full=options["full"])
     to = target_of(options)
     content = text_input.read(text, quiet)
@@ -91,6 +90,7 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
         read,
         target,
         intervention=outcome.changes.intervention if outcome else NOTHING,
+        without=outcome.changes.ablated if outcome else (),
         by=options["by"],
         checks=checks(options),
         seed=options["seed"],
@@ -99,7 +99,8 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
     )
     most = options["top"] if "top" in given() else None if to is not None or options["full"] else ROWS
     in_tables = to is not None and to.form == "md"  # where a picture of the text would be one more table
-    found = replace(found, notes=(*found.notes, *told))
+    if outcome:
+        found = replace(found, notes=(*found.notes, *(line for line in told if line != SHOWN), UNDER))
     answer = Answer(
         attribution_tables(found, most, alone=True) if in_tables else attribution_pictures(found, most),
         document(found),
@@ -112,8 +113,6 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
 
 def with_prediction(answer: Answer, outcome: "Outcome") -> Answer:
     """The same with what an intervention did to the prediction, whose tokens are ranked as it is under it."""
-    from attnviz.views.prediction import prediction_table
-
     told = {**answer.document, "intervention": described(outcome)}
     return answer._replace(pictures=[*answer.pictures, prediction_table(outcome)], document=told)
 

@@ -123,7 +123,9 @@ def drop_special(capture: Capture, how: Special) -> Capture:
         found = [without_special(part, how) for part in capture.maps]
     except ValueError as error:
         raise InputError(f"--special {how}: {error}") from error
-    again = ", rows sum to 1 again" if how == "renormalise" else ""
+    again = ", rows that hold anything sum to 1" if how == "renormalise" else ""
+    if methods_of(capture.maps) == (ATTENTION,):
+        again = again and ", rows sum to 1 again"
     notes = dict.fromkeys(
         f"without {', '.join(rest.names)}"
         + f", which had {rest.share:.0%} of the {noun(rest.part.method)}{again}" * (not scored)

@@ -15,12 +15,13 @@ from attnviz.cli.options import (
     TOP,
     Sectioned,
     SelectionType,
+    decoder_option,
     map_option,
     model_options,
-    prompt_options,
     result_options,
     selection_options,
     text_argument,
+    text_options,
     title_option,
     together,
 )
@@ -55,7 +56,8 @@ explain_options = together(
 @map_option
 @explain_options
 @title_option
-@prompt_options
+@text_options
+@decoder_option
 @model_options
 @result_options
 def command(text: str | None, quiet: bool, **options: Any) -> None:
@@ -91,8 +93,6 @@ def check(options: Options) -> None:
         raise UsageError("--heads L5H3 names its layer: leave --layers out")
     if not (layers.is_one and heads.is_one):
         raise UsageError("explain follows one head: choose it with -l 1 -H 3, or -H L1H3")
-    if options["generate"]:
-        raise UsageError("--generate has no effect with explain: it follows a text that is there")
     without = {"layers", "heads", "kind", "model", "revision", "pair", "target", "chat"} if options["score"] else set()
     for name in sorted(without & given()):
         raise UsageError(f"--{'map' if name == 'kind' else name} has no effect with --score: leave it out")

@@ -128,7 +128,7 @@ def changed(model: "Model", read: Prompt, options: Options, target: Target) -> t
     from attnviz.views.prediction import told_changes
 
     subject = Subject.of(model, read, options.get("kind"), truncate=options["truncate"])
-    outcome = intervene(subject, changes_of(subject, options), target)
+    outcome = intervene(subject, changes_of(subject, options), target, options.get("seed", 0))
     return outcome, told_changes(outcome.changes, subject)
 
 
@@ -185,17 +185,19 @@ def answer(run: Run, before: Capture | None, after: Capture, form: str | None, o
     """What is told in a format. before: where one map is drawn, to compare it with."""
     from attnviz.cli.answers import Answer
     from attnviz.storage import to_json
-    from attnviz.views.prediction import compared, prediction_lines, prediction_table
+    from attnviz.views.prediction import AFTER, compared, likeliest_line, prediction_lines, prediction_table
 
     table, page, document = prediction_table(run.outcome), None, {}
     drawn: list[Picture] = []
     if form == "json":
         document = {**json.loads(to_json(after)), "intervention": described(run.outcome)}
-    elif form == "html":
-        page = views.page(replace(after, notes=(*after.notes, *prediction_lines(run.outcome))), look(options))
     elif before is not None:
         drawn = [compared(before, after, look(options))]
+    elif form == "html":
+        told = AFTER, *prediction_lines(run.outcome), likeliest_line(run.outcome)
+        page = views.page(replace(after, notes=(*after.notes, *told)), look(options))
     else:
+        after = replace(after, notes=(*after.notes, AFTER))
         drawn = [*pictures(after, options, apart=form == "md")]
     return Answer([*drawn, table], document, [], page)
 
@@ -210,16 +212,24 @@ def described(outcome: "Outcome") -> "Record":
     from attnviz.views.prediction import elsewhere
 
     changes = outcome.changes
-    where = {"heads": names(changes.heads)} if changes.heads else {"layers": changes.layers}
-    cut = {"knock_out": [{"query": query, "key": key} for query, key in changes.pairs], "in": where}
-    ablated = {"ablate": names(changes.ablated), "with": changes.how}
-    others = {"of": elsewhere(changes), "draws": len(outcome.others), "median": effect(outcome.scale)}
+    others = {
+        "of": elsewhere(changes),
+        "draws": [{**done(drawn), **effect(found)} for drawn, found in zip(outcome.drawn, outcome.others, strict=True)],
+        "median": effect(outcome.scale),
+    }
     return {
-        **(cut if changes.pairs else {}),
-        **(ablated if changes.ablated else {}),
+        **done(changes),
         "prediction": {**predicted(outcome), **effect(outcome.effect)},
         "comparison": others,
     }
+
+
+def done(changes: "Changes") -> "Record":
+    """What is changed, for JSON."""
+    where = {"heads": names(changes.heads)} if changes.heads else {"layers": changes.layers}
+    cut = {"knock_out": [{"query": query, "key": key} for query, key in changes.pairs], "in": where}
+    ablated = {"ablate": names(changes.ablated), "with": changes.how}
+    return {**(cut if changes.pairs else {}), **(ablated if changes.ablated else {})}
 
 
 def names(heads: Sequence[Head]) -> list[str]:

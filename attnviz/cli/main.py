@@ -55,6 +55,14 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. A reader that went away is told from a check that failed, of which click makes one code."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            abandon_stdout(error)
+            return BROKEN_PIPE
+
     def main(self, *args: Any, **options: Any) -> Any:
         """Run, and exit with a code; an error is one line on stderr."""
         sys.exit(run(lambda: super(Commands, self).main(*args, **{**options, "standalone_mode": False})))

@@ -132,13 +132,25 @@ def models_options(command: Any) -> Any:
     return named(run_options(command))
 
 
-prompt_options = together(
+text_options = together(
     "What it reads",
     click.option("--pair", help="A second text, for models of pairs."),
-    click.option("--target", help="What the decoder of an encoder-decoder reads. Default: what it writes itself."),
     click.option("--chat", is_flag=True, help="TEXT is a message, or JSON messages, for the model's chat template."),
-    click.option("--generate", type=click.IntRange(1), metavar="N", help="Let a causal model write N tokens more."),
 )
+decoder_option = together(
+    "What it reads",
+    click.option("--target", help="What the decoder of an encoder-decoder reads. Default: what it writes itself."),
+)
+
+
+def prompt_options(command: Any) -> Any:
+    """The options of a command on all that a model can read and write."""
+    written = together(
+        "What it reads",
+        click.option("--generate", type=click.IntRange(1), metavar="N", help="Let a causal model write N tokens more."),
+    )
+    return text_options(decoder_option(written(command)))
+
 
 selection_options = together(
     "Layers and heads",

@@ -105,9 +105,11 @@ def put(made: "Made", to: Target, quiet: bool) -> None:
 
 
 def write_out(data: bytes) -> None:
-    """Bytes to stdout."""
+    """Bytes to stdout. Raises BrokenPipeError if nobody reads them all."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(data)
+    left = memoryview(data)
+    while left:  # where stdout has no buffer, a part may be written
+        left = left[sys.stdout.buffer.write(left) :]
     sys.stdout.buffer.flush()
 
 

@@ -57,10 +57,18 @@ def forced(color: str) -> bool:
     )
 
 
+class Pipe(Console):
+    """A console that says when its reader has gone, where rich would end the program with the code of a check."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError."""
+        raise BrokenPipeError
+
+
 def show(lines: Iterable[Line], on: Screen) -> None:
     """Print lines of segments."""
     segments = [segment for line in lines for segment in (*line, Segment.line())]
-    console = Console(
+    console = Pipe(
         width=on.width,
         color_system=SYSTEMS.get(on.paint.depth),  # type: ignore[arg-type]
         force_terminal=on.paint.depth in SYSTEMS,

@@ -110,7 +110,7 @@ def require_method(options: Mapping[str, Any]) -> None:
 
 def prompt(content: str, options: Mapping[str, Any]) -> Prompt:
     """A text as the options have it read."""
-    return Prompt(content, options["pair"], options["target"], options["chat"], options["generate"] or 0)
+    return Prompt(content, options["pair"], options.get("target"), options["chat"], options.get("generate") or 0)
 
 
 def take(text: str | None, request: Request, options: Mapping[str, Any], quiet: bool) -> Capture:
@@ -124,16 +124,17 @@ def loaded(options: Mapping[str, Any], quiet: bool) -> "Model":
 
     require_method(options)
     for name in ("pair", "target"):
-        if options[name] is not None and not options[name].strip():
+        given = options.get(name)
+        if given is not None and not given.strip():
             raise InputError(f"the text of --{name} is empty")
-        text_input.require_unicode(options[name] or "", f"the text of --{name}")
+        text_input.require_unicode(given or "", f"the text of --{name}")
     return load(
         options["model"],
         revision=options["revision"],
         placement=Placement(options["device"], options["dtype"]),
         offline=options["offline"],
         quiet=quiet or not sys.stderr.isatty(),
-        writes=bool(options["generate"]),
+        writes=bool(options.get("generate")),
         predicts=options.get("predicts", False) or options.get("method") in OF_A_PREDICTION,
     )
 

@@ -1,5 +1,6 @@
 """`attnviz train`."""
 
+import math
 import signal
 import sys
 import time
@@ -30,13 +31,25 @@ OF_CURVES = {"curves", "output", "force", "style", "quiet"}  # options that --cu
 SCORES = "scaled_dot", "dot", "cosine", "gaussian"  # of attnviz.layer.scores, which would load NumPy for a help
 
 
+def numeric(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:  # noqa: ARG001
+    """A number, which "nan" is not. Raises a usage error."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("a number is needed")
+    return value
+
+
 @click.command()
 @click.argument("corpus", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the new model; or file of --curves.")
 @click.option("--force", is_flag=True, help="Replace a model, or a file, that is there.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run in the folder stopped.")
 @click.option("--steps", type=click.IntRange(1), default=4800, show_default=True, help="Batches of 2,048 tokens.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so many; --resume goes on.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    callback=numeric,
+    help="Stop after so many; --resume goes on.",
+)
 @click.option("--every", type=click.IntRange(1), metavar="N", help="Steps between checkpoints. Default: ten in a run.")
 @click.option("--watch", "live", is_flag=True, help="Show the heads and the attention of a sentence as they form.")
 @click.option("--curves", metavar="RUN", type=click.Path(path_type=Path), help="Draw what a run measured, and end.")

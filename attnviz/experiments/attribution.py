@@ -17,9 +17,9 @@ from attnviz.analysis.rollout import is_causal
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.models import Model
 from attnviz.models.interventions import batches
-from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, Doubles, Token, Visible
+from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Doubles, Token, Visible
 from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target
-from attnviz.selection import Spot
+from attnviz.selection import ALL, Head, Named, Selection, Spot
 
 Check: TypeAlias = Literal["knock-out", "leave-one-out"]
 CHECKS: dict[Check, str] = {
@@ -102,11 +102,14 @@ class Runs:
     truncate: bool = False
     intervention: Intervention = NOTHING
     """What all runs have in common."""
+    without: tuple[Head, ...] = ()
+    """Heads that the intervention replaces: what they attend to, and move, is not used."""
     watch: Watch = field(default=unwatched)
 
-    def maps(self, method: str, query: int | None = None) -> Parts:
+    def maps(self, method: str, query: int | None = None, heads: Selection | Named = ALL) -> Parts:
         """What it shows of its attention, of all queries or one, as weights, norms or gradients."""
         request = Request(
+            heads=heads,
             truncate=self.truncate,
             method=method,  # type: ignore[arg-type]
             summed=method == NORM,
@@ -114,6 +117,17 @@ class Runs:
             query=None if query is None else Spot(query),
         )
         return self.model.capture(self.prompt, request, self.intervention).maps
+
+    def left(self, parts: Parts) -> tuple[AttentionMap, ...]:
+        """Weights of all heads as means over those of each layer that are not replaced, 0 where none is left."""
+        if not self.without:
+            return tuple(parts)
+        return tuple(mean_without(part, i, self.without) for part in parts for i in range(len(part.layers)))
+
+    def heads(self, parts: Parts) -> Selection | Named:
+        """The heads that are not replaced."""
+        every = [(layer, int(head)) for part in parts for layer in part.layers for head in part.heads]
+        return Named(tuple(head for head in every if head not in self.without)) if self.without else ALL
 
     def respond(self, others: Sequence[Intervention]) -> Response:
         """What it says under further interventions, each for itself."""
@@ -132,17 +146,19 @@ def attribute(
     seed: int = 0,
     truncate: bool = False,
     intervention: Intervention = NOTHING,
+    without: Sequence[Head] = (),
     watch: Watch = unwatched,
 ) -> Attribution:
     """The score of each token for what a model says at one place of a text, by all methods that there are.
 
     by: the method that ranks; without it gradient where something is predicted, else norm. checks: interventions that
     are run for comparison, on each token that the query has something of: a run a token, or four. seed: of the random
-    baseline, and of the tokens that are read instead. intervention: what the model computes otherwise in all runs.
-    watch hears how many of how many runs are done. Raises UsageError of an encoder-decoder, of a method that cannot be
+    baseline, and of the tokens that are read instead. intervention: what the model computes otherwise in all runs;
+    without: the heads that it replaces, which do not count in weights and norms. watch hears how many of how many runs
+    are done. Raises UsageError of an encoder-decoder, of a method that cannot be
     had and as ``Model.respond`` does, InputError for a text without a token that could be ranked.
     """
-    runs = Runs(model, prompt, target, truncate, intervention, watch)
+    runs = Runs(model, prompt, target, truncate, intervention, tuple(without), watch)
     capture = model.capture(prompt, Request(truncate=truncate), intervention)
     if any(part.kind != "self" for part in capture.maps):
         raise UsageError(f"{model.name} reads one text and writes another: attribute is for models of one text")
@@ -175,6 +191,13 @@ def attribute(
     )
 
 
+def mean_without(part: AttentionMap, layer: int, without: Sequence[Head]) -> AttentionMap:
+    """The mean over the heads of a layer, by its place in a map of weights, but for some."""
+    kept = [i for i, head in enumerate(part.heads) if (part.layers[layer], head) not in without]
+    mean = part.part([layer], kept or [0]).reduced("mean")
+    return mean if kept or mean.weights is None else replace(mean, weights=np.zeros_like(mean.weights))
+
+
 def place_of(said: Response, parts: Parts, target: Target) -> int:
     """The token whose row tells what was read. A class is told by the first, of a causal model by the last.
 
@@ -189,10 +212,11 @@ def place_of(said: Response, parts: Parts, target: Target) -> int:
 
 def every_map(runs: Runs, weights: Parts, said: Response, query: int) -> tuple[dict[str, Parts], dict[str, str]]:
     """The maps that methods are made of, and why some are lacking, both by name."""
-    asked: dict[str, Callable[[], Parts]] = {NORM: partial(runs.maps, NORM, query)}
+    asked: dict[str, Callable[[], Parts]] = {NORM: partial(runs.maps, NORM, query, runs.heads(weights))}
     if said.kind != "vector":
         asked[GRADIENT] = partial(runs.maps, GRADIENT)
-    found, lacking = {ATTENTION: weights}, {}
+    found: dict[str, Parts] = {ATTENTION: runs.left(weights)}
+    lacking: dict[str, str] = {}
     for method, take in asked.items():
         try:
             found[method] = take()

@@ -50,7 +50,7 @@ class Subject(NamedTuple):
         kinds = (kind,) if kind else ()
         corner = model.capture(prompt, Request(truncate=truncate, kinds=kinds, rows=slice(1), columns=slice(1)))
         if len(there := dict.fromkeys(part.kind for part in corner.maps)) > 1:
-            raise UsageError(f"{model.name} has attention of several kinds: say with --map {', '.join(there)} which")
+            raise UsageError(f"{model.name} has attention of several kinds, {', '.join(there)}: show --map says which")
         heads = {layer: tuple(map(int, part.heads)) for part in corner.maps for layer in part.layers}
         first = Named(((next(iter(heads)), 0),))
         whole = model.capture(prompt, Request(ALL, first, truncate, tuple(there), keep="statistics")).maps[0]
@@ -79,13 +79,15 @@ class Changes:
     how: How = "zero"
     means: Mapping[int, Array] = field(default_factory=dict)
     """Of each layer what its heads put out in the mean, (head, d_v); for ``how="mean"``."""
+    seed: int = 0
+    """Of the order of weights, for ``how="permute"``."""
 
     @property
     def intervention(self) -> Intervention:
         """The same for a model; what is permuted, is permuted in one order."""
         places: list[tuple[int, int | None]] = [*self.heads] or [(layer, None) for layer in self.layers]
         cuts = tuple(Edge(self.kind, *place, *pair) for place in places for pair in self.pairs)
-        change = without(self.ablated, self.how, self.means) if self.ablated else None
+        change = without(self.ablated, self.how, self.means, self.seed) if self.ablated else None
         return Intervention(cuts, change, self.kind if change else None)
 
 
@@ -108,7 +110,10 @@ class Outcome:
     response: Response
     """Run 0 is before, run 1 after."""
     effect: Effect
+    drawn: tuple[Changes, ...]
+    """The others."""
     others: tuple[Effect, ...]
+    """What they do."""
 
     @property
     def scale(self) -> Effect:
@@ -140,14 +145,13 @@ def intervene(subject: Subject, changes: Changes, target: Target = LIKELIEST, se
     Raises UsageError for an edge that no chosen head sees, and for a query that would be left without a key.
     """
     seen = {pair: sight(subject, changes, pair) for pair in changes.pairs}
-    if changes.how == "mean":
-        changes = replace(changes, means=means(subject))
+    changes = replace(changes, seed=seed, means=means(subject) if changes.how == "mean" else {})
     elsewhere = redrawn(changes, subject.heads, seen, np.random.default_rng(seed))
     runs = [NOTHING, *(each.intervention for each in (changes, *elsewhere))]
     response = subject.model.respond(subject.prompt, runs, target, truncate=subject.truncate)
     before, *after = response.outputs.astype(np.float64)
     own, *found = (effect(before, each, response) for each in after)
-    return Outcome(changes, response, own, tuple(found))
+    return Outcome(changes, response, own, tuple(elsewhere), tuple(found))
 
 
 def sight(subject: Subject, changes: Changes, pair: Pair) -> tuple[int, ...]:
@@ -200,7 +204,10 @@ def redrawn(
     elif changes.pairs:
         keys = {query: found for (query, _), found in seen.items()}
         ways.append([{"pairs": drawn} for drawn in others(changes.pairs, keys, rng)])
-    return [replace(changes, **{name: way[name] for way in each for name in way}) for each in zip(*ways, strict=False)]
+    every = list(product(*ways))  # of both at once, each with each
+    if len(every) > DRAWS:
+        every = [every[i] for i in sorted(rng.permutation(len(every))[:DRAWS].tolist())]
+    return [replace(changes, **{name: way[name] for way in each for name in way}) for each in every]
 
 
 def others(

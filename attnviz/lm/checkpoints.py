@@ -181,7 +181,9 @@ def read(folder: Path, identity: dict[str, Any]) -> Kept:
         numbers = {**state["training"], "step": int(state["training"]["step"])}
         kept = Kept(state["stage"], Frozen(untrusted.tensors(folder / STATE), numbers), history)
     except (OSError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"the state of the run in {folder} cannot be read: begin again with --force") from error
+        raise InputError(
+            f"the run in {folder} cannot be gone on with, its {STATE} or {HISTORY} is damaged: begin again with --force"
+        ) from error
     require_same(folder, there, identity)
     return kept
 
@@ -224,7 +226,9 @@ def require_measured(history: list[dict[str, Any]], block: int) -> None:
 def require_state(folder: Path) -> None:
     """Raise UsageError unless a run was interrupted here."""
     if not (folder / STATE).is_file():
-        raise UsageError(f"there is no interrupted run in {folder}: leave --resume out to begin one")
+        raise UsageError(
+            f"there is no interrupted run in {folder}: leave --resume out, or put --force in its place, to begin one"
+        )
 
 
 def require_same(folder: Path, there: dict[str, Any], identity: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ from attnviz.request import (
     Vocabulary,
     gradient_line,
     pieces_line,
+    spaced,
 )
 from attnviz.selection import require_kinds, require_sides, resolve, window_notes
 
@@ -138,7 +139,9 @@ class Builtin:
         """The token that is asked about, -1 for the likeliest. Raises UsageError unless it is one."""
         if target.token is None:
             return -1
-        found = self.tokenizer.encode(target.token, add_special_tokens=False).ids
+        if target.token == self.tokenizer.id_to_token(BOS_ID):
+            return BOS_ID
+        found = self.tokenizer.encode(spaced(target.token), add_special_tokens=False).ids
         if len(found) != 1:
             raise UsageError(pieces_line(target.token, [self.spelt(number) for number in found]))
         return int(found[0])
@@ -157,7 +160,7 @@ class Builtin:
         masks = self.masks([intervention], len(ids))
         how = self.config, masks, intervention.change
         found, chosen = gradients(self.parameters, changed_ids(ids, [intervention]), place, self.asked(target), *how)
-        return found, gradient_line("the next token", tokens[place], place, self.spelt(chosen))
+        return found, gradient_line("the next token after", tokens[place], place, self.spelt(chosen))
 
     def operands(self, prompt: Prompt, request: Request) -> Operands:
         """See ``Model.operands``."""

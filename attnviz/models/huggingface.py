@@ -130,7 +130,7 @@ class HuggingFace:
         if request.method != GRADIENT:
             return self.reading.read(inputs, heads, request, edits)
         asked = ask(self.model, self.tokenizer, encoded, request.target)
-        require_gradient(self.model, asked)
+        require_gradient(self.model, self.tokenizer, asked)
         graded = Graded(edits)
         slopes, _ = self.reading.run(inputs, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs)))
         if len(graded.calls) != len(self.reading.sites):

@@ -12,7 +12,7 @@ from attnviz.escape import label
 from attnviz.models.huggingface_reading import forward, quiet_library
 from attnviz.models.huggingface_text import Encoded
 from attnviz.record import Floats, Token
-from attnviz.request import Response, Target, gradient_line, pieces_line
+from attnviz.request import Response, Target, gradient_line, pieces_line, spaced
 from attnviz.selection import Spot, listed
 
 Said = Literal["next", "masked", "class", "vector"]
@@ -55,7 +55,7 @@ class Asked:
     @property
     def told(self) -> str:
         """What it is, once it was run."""
-        what = {"next": "the next token", "masked": "the token", "class": "the class"}[self.kind]
+        what = {"next": "the next token after", "masked": "what stands at", "class": "the class"}[self.kind]
         where = None if self.kind == "class" else self.tokens[self.place]
         return gradient_line(what, where, self.place, self.name(self.target))
 
@@ -83,7 +83,7 @@ def kind_of(model: Any, tokenizer: Any, tokens: tuple[Token, ...], target: Targe
     if kind == "masked" and target.query is None and not masks(tokenizer, tokens):
         kind = "vector"
         if target.token is not None:
-            raise UsageError(f"there is no {tokenizer.mask_token} in the text: put one where the token is to be told")
+            raise UsageError(unmasked(tokenizer))
     if kind == "vector" and target.token is not None:
         raise UsageError("--target-token: this model predicts no tokens and no classes, leave it out")
     return kind
@@ -111,6 +111,9 @@ def token_of(name: str | None, tokenizer: Any) -> int:
     """The token that says this; -1 for none. Raises UsageError unless it is one."""
     if name is None:
         return -1
+    if name in tokenizer.all_special_tokens:
+        return int(tokenizer.convert_tokens_to_ids(name))
+    name = spaced(name)
     with quiet_library():
         ids = tokenizer(name, add_special_tokens=False)["input_ids"]
     if len(ids) == 1 and (ids[0] != tokenizer.unk_token_id or name == tokenizer.unk_token):
@@ -146,8 +149,15 @@ def last_vectors(outputs: Any) -> Tensor:
     return vectors
 
 
-def require_gradient(model: Any, asked: Asked) -> None:
+def unmasked(tokenizer: Any) -> str:
+    """What a masked model needs, to predict something."""
+    return f"there is no {tokenizer.mask_token} in the text: put one where the token is to be told"
+
+
+def require_gradient(model: Any, tokenizer: Any, asked: Asked) -> None:
     """Raise UsageError of a model, or of a question, that there is no gradient of."""
+    if asked.kind == "vector" and type(model).__name__.endswith("ForMaskedLM"):
+        raise UsageError(f"{unmasked(tokenizer)}, or use --weights norm")
     if asked.kind == "vector":
         raise UsageError(UNPREDICTED)
     if getattr(model, "is_quantized", False) or not all(part.is_floating_point() for part in model.parameters()):

@@ -92,9 +92,12 @@ def wrap(text: str, width: int) -> Iterator[str]:
         yield line
 
 
+IN_ASCII = str.maketrans({"·": "-", "…": "...", "√": "sqrt ", "Σ": "sum ", "␣": "_", "₁": "1", "₂": "2"})
+
+
 def ascii_of(text: str) -> str:
     """A text with what is not ASCII written as an escape sequence."""
-    return text.replace("·", "-").replace("…", "...").encode("ascii", "backslashreplace").decode()
+    return text.translate(IN_ASCII).encode("ascii", "backslashreplace").decode()
 
 
 def cut(label: str) -> str:

@@ -154,7 +154,13 @@ def told(comparison: Comparison) -> tuple[str, ...]:
         lines.append(f"left out, where the other may not attend: {shares}")
     if len(a.rows) < len(a.queries):
         lines.append(f"numbers are of {len(a.rows)} of the {len(a.queries)} queries, evenly spread")
-    return (*lines, *dict.fromkeys(escape(note) for side in (a, b) for note in side.capture.notes))
+    return (*lines, *both_notes(a.capture.notes, b.capture.notes))
+
+
+def both_notes(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...]:
+    """The notes of both; what only one says, under its letter."""
+    apart = (("A: " * (note not in b) or "B: " * (note not in a), note) for note in dict.fromkeys((*a, *b)))
+    return tuple(letter + escape(note) for letter, note in apart)
 
 
 def count(words: int) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from attnviz.escape import label
 from attnviz.experiments.intervention import Changes, Outcome, Pair, Subject
-from attnviz.record import Capture
+from attnviz.record import SCORES, Capture
 from attnviz.selection import Head
 from attnviz.views.axes import head_name, name, short
 from attnviz.views.comparison import difference
@@ -25,9 +25,11 @@ SAYS = {
     "next": "the next token after token {} {}",
     "masked": "token {} {}",
     "class": "the class of the text",
-    "vector": "the last vector of token {} {}: this model predicts nothing",
+    "vector": "the last vector of token {} {}: nothing is predicted here",
 }
 SIGNS = "positive: more after, negative: less"
+AFTER = "drawn is what is there after the change"
+SHOWN = "the weights of an ablated head are shown, but not used"
 TITLE = "The prediction, before and after"
 
 
@@ -39,7 +41,7 @@ def told_changes(changes: Changes, subject: Subject) -> tuple[str, ...]:
         lines.append(f"cut before the softmax: {edges}, in {where_told(changes, subject)}")
     if changes.ablated:
         lines.append(f"ablated: {heads_told(changes.ablated)}, the output replaced by {REPLACED[changes.how]}")
-        lines.append("the weights of an ablated head are shown, but not used")
+        lines.append(SHOWN)
     return tuple(lines)
 
 
@@ -59,12 +61,13 @@ def heads_told(heads: Sequence[Head]) -> str:
 
 def edge_name(pair: Pair, subject: Subject) -> str:
     """An edge by the numbers and names of its tokens."""
-    sides = zip(pair, (subject.queries, subject.keys), ("every query", "every key"), strict=True)
+    other = "" if subject.kind == "cross" else "other "
+    sides = zip(pair, (subject.queries, subject.keys), (f"every {other}query", f"every {other}key"), strict=True)
     return " -> ".join(every if at is None else f"{at} {name(tokens[at])}" for at, tokens, every in sides)
 
 
 def compared(before: Capture, after: Capture, look: Look = PLAIN) -> Series:
-    """The one map of two captures, and after - before, on one scale; empty where a query sees nothing in one."""
+    """The one map of two captures, and after - before, on one scale."""
 
     def both(look: Look) -> list[Heatmap]:
         return [heatmap(replace(each, notes=()), each.maps[0], 0, 0, look) for each in (before, after)]
@@ -77,7 +80,9 @@ def compared(before: Capture, after: Capture, look: Look = PLAIN) -> Series:
     first, second = (
         replace(each, title=title, scale=shared) for each, title in zip(drawn, ("before", "after"), strict=True)
     )
-    seen = first.panel.visible & second.panel.visible
+    seen = first.panel.visible  # a weight that was cut is 0 after, which is the change
+    if after.maps[0].method == SCORES:
+        seen = seen & second.panel.visible
     panel = Panel(np.where(seen, second.panel.values - first.panel.values, 0).astype(np.float32), seen)
     method = after.maps[0].method
     apart = difference("after - before", panel, first.rows, first.columns, look, method)
@@ -118,9 +123,18 @@ def prediction_lines(outcome: Outcome) -> tuple[str, ...]:
     where = SAYS[response.kind].format(response.place, name(response.tokens[response.place]))
     moved = f"1 - cos of it before and after: {number(effect.cosine)}"
     if response.kind != "vector":
-        target = f"logit of {output_name(outcome, response.target)!r}, less the mean of all"
+        target = f"logit of '{output_name(outcome, response.target)}', less the mean of all"
         moved = f"KL(before || after) {number(effect.kl)} nats; {target}, {effect.logit:+.3f}"
     return told((where, moved, scale_line(outcome)))
+
+
+def likeliest_line(outcome: Outcome) -> str:
+    """The likeliest outputs with their probabilities before and after, in a line; nothing of vectors."""
+    if outcome.response.kind == "vector":
+        return ""
+    before, after = outcome.probabilities
+    each = (f"{output_name(outcome, one)} {before[one]:.4f} to {after[one]:.4f}" for one in outcome.likeliest)
+    return f"probabilities before and after: {', '.join(each)}"
 
 
 def scale_line(outcome: Outcome) -> str:
@@ -137,7 +151,9 @@ def scale_line(outcome: Outcome) -> str:
 def elsewhere(changes: Changes) -> list[str]:
     """What makes other changes of the same size as these."""
     heads = ["other heads of the same layers"] * bool(changes.ablated or changes.heads)
-    return heads + ["other keys of the same queries"] * bool(changes.pairs and not changes.heads)
+    every = any(query is None for query, _ in changes.pairs)
+    keys = "other keys, each of all queries that see it" if every else "other keys of the same queries"
+    return heads + [keys] * bool(changes.pairs and not changes.heads)
 
 
 def number(value: float) -> str:
