@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import BigBirdConfig, BigBirdModel
 
 from attnviz.analysis.statistics import describe, tile
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
@@ -427,3 +428,16 @@ def test_edges_that_are_not_there(name: str, edge: tuple[int, int, int, int], lo
         loaded(name).capture(Prompt(SENTENCE), Request(), Intervention((Edge("cross", 0, 0, 0, 0),)))
     with pytest.raises(UsageError, match="--generate"):
         loaded(name).capture(Prompt(SENTENCE, generate=2), Request(), Intervention((Edge("self", 0, 0, 0, 0),)))
+
+
+def test_sparse_attention_is_read_and_not_changed() -> None:
+    """A model whose attention is read from what the library returns is read with a note; cuts of it are refused."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 4096, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = BigBirdConfig(**sizes, intermediate_size=64, attention_type="block_sparse", block_size=4)
+    config.num_random_blocks = 1
+    model = HuggingFace("sparse", BigBirdModel(config).eval(), plain_tokenizer())
+    text = " ".join([SENTENCE] * 8)
+    assert "sparse" in model.capture(Prompt(text), Request()).notes[0]
+    with pytest.raises(ModelError, match="sparse"):
+        model.capture(Prompt(text), Request(), Intervention((Edge(None, 0, None, 9, 3),)))

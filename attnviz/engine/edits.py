@@ -35,6 +35,11 @@ class Edits(NamedTuple):
     check: Check = unchecked
     """Is shown what a call makes visible, and what is to be cut of it."""
 
+    @property
+    def none(self) -> bool:
+        """Whether nothing is changed."""
+        return not self.hidden and self.change is None
+
     def of_call(self, number: int, call: Call) -> Call:
         """The call, without the edges that are cut."""
         if number not in self.hidden:

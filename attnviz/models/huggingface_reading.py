@@ -156,7 +156,7 @@ class Reading:
         self.run(inputs, probe)
         if len(probe.found) == len(heads) and (not self.tapped or probe.calls == len(self.sites)):
             return probe.found, None
-        if edits is not NO_EDITS:
+        if not edits.none:
             raise ModelError("this model cannot be changed as it runs: its attention is sparse")
         return self.read_eager(inputs, heads, request)
 
