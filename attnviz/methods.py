@@ -107,7 +107,9 @@ def methods_of(maps: Iterable[AttentionMap]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.method for part in maps))
 
 
-def taken(source: Source, request: Request, method: str, token: str | None = None, *, summed: bool = False) -> Capture:
+def taken(
+    source: Source, request: Request, method: str, token: str | int | None = None, *, summed: bool = False
+) -> Capture:
     """What a source has for a request, as numbers of a method, cell by cell; the notes say what they are.
 
     token: the prediction that gradients are of. summed: of norms that of the sum over the chosen heads of a layer.

@@ -61,7 +61,7 @@ NOTHING = Intervention()
 class Target:
     """A prediction that is asked about."""
 
-    token: str | None = None
+    token: str | int | None = None
     """One token of the vocabulary, or a class of a classifier, by name or number; None: the likeliest."""
     query: Spot | None = None
     """The token at which it is made; None: the last of a causal model, the mask of a masked one, else the first."""

@@ -398,3 +398,13 @@ def test_ablated_heads_do_not_count(builtin: Model) -> None:
     request = Request(heads=parse_heads(others), method="norm", summed=True)
     norms = np.concatenate([part.weights[:, 0] for part in builtin.capture(Prompt(TWICE), request, change).maps])
     np.testing.assert_allclose(found.scores["norm"], norms[:, -1].mean(0), rtol=1e-5)
+
+
+def test_all_heads_may_be_ablated(builtin: Model) -> None:
+    """There are no norms then, and a note says why."""
+    every = [(layer, head) for layer in range(3) for head in range(6)]
+    change = Intervention(change=without(every, "zero", {}))
+    found = attribute(builtin, Prompt(TWICE), intervention=change, without=every)
+    assert "norm" not in found.scores
+    assert "without norm: all heads are ablated" in found.notes
+    assert not found.scores["attention"].any()

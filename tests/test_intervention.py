@@ -444,3 +444,27 @@ def test_a_saved_capture_cannot_be_changed(call: Run) -> None:
     """There is no model in it."""
     fails(call("show", "--from", "run.attn", "--ablate", "L0H2"), 2, "needs a model to run")
     fails(call("show", "The the cat", "--knock-out", "cat->THE"), 2, "occurs 2 times")
+
+
+@pytest.mark.parametrize("how", ["uniform", "permute"])
+@pytest.mark.parametrize("name", ["builtin", "gpt2"])
+def test_texts_that_are_run_at_once_are_changed_alike(name: str, how: str, tiny: Tiny) -> None:
+    """The same change of several texts at once is that of each alone: weights are permuted in one order."""
+    model = load(name if name == "builtin" else str(tiny(name)), predicts=True)
+    one = Changes(ablated=((0, 2),), how=how).intervention
+    outputs = model.respond(Prompt(SENTENCE), [one] * 3).outputs
+    np.testing.assert_allclose(outputs, outputs[:1].repeat(3, 0), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(outputs[:1], model.respond(Prompt(SENTENCE), [one]).outputs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["zero", "mean", "uniform", "permute"])
+def test_heads_are_ablated_in_bfloat16(how: str, call: Run) -> None:
+    """Which NumPy does not have."""
+    done = call("show", SENTENCE, "--ablate", "L0H1", "--with", how, "--dtype", "bfloat16", "--json", "-q")
+    assert done.returncode == 0, done.stderr
+
+
+def test_gradients_before_and_after_are_of_one_prediction(call: Run) -> None:
+    """That of the table: the likeliest before."""
+    done = call("show", "The cat sat on the mat. The cat sat on the", "--weights", "gradient", "--ablate", "L0H0")
+    assert done.stdout.count("gradient of the logit of") == 1

@@ -118,7 +118,8 @@ def intervened(text: str | None, options: Options, quiet: bool) -> Run:
     model, read = loaded({**options, "predicts": True}, quiet), prompt(content, options)
     outcome, told = changed(model, read, options, Target(options["target_token"]))
     captures = partial(model.capture, read), partial(model.capture, read, intervention=outcome.changes.intervention)
-    before, after = (worded(weighed(capture, options), options) for capture in captures)
+    same = {} if outcome.response.kind == "vector" else {"target_token": outcome.response.target}  # of both
+    before, after = (worded(weighed(capture, {**options, **same}), options) for capture in captures)
     return Run(outcome, before, partial(noted, after, told))
 
 

@@ -182,7 +182,8 @@ def reweighed(made: Weighed, how: How, rng: np.random.Generator) -> Array:
 def permuted(weights: Doubles, visible: Visible, rng: np.random.Generator) -> Doubles:
     """Weights with each row in another order among the keys that are visible (Jain & Wallace 2019): (..., key)."""
     places = np.argsort(~visible, axis=-1, kind="stable")  # the visible keys first, in their order
-    shuffled = np.argsort(np.where(visible, rng.random(weights.shape), np.inf), axis=-1)
+    drawn = rng.random(weights.shape[1:])  # one order for all texts of a batch
+    shuffled = np.argsort(np.where(visible, drawn, np.inf), axis=-1)
     found = np.zeros_like(weights)
     np.put_along_axis(found, places, np.take_along_axis(weights, shuffled, -1), -1)
     return found
@@ -190,7 +191,9 @@ def permuted(weights: Doubles, visible: Visible, rng: np.random.Generator) -> Do
 
 def as_numpy(array: Array) -> Array:
     """An array of NumPy, or a tensor outside of its graph, as NumPy's; numbers in float64."""
-    array = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
+    if not isinstance(array, np.ndarray):  # NumPy has no bfloat16
+        array = array.detach().cpu()
+        array = (array.double() if array.is_floating_point() else array).numpy()
     return array if array.dtype == bool else array.astype(np.float64)
 
 

@@ -212,11 +212,15 @@ def place_of(said: Response, parts: Parts, target: Target) -> int:
 
 def every_map(runs: Runs, weights: Parts, said: Response, query: int) -> tuple[dict[str, Parts], dict[str, str]]:
     """The maps that methods are made of, and why some are lacking, both by name."""
-    asked: dict[str, Callable[[], Parts]] = {NORM: partial(runs.maps, NORM, query, runs.heads(weights))}
+    heads = runs.heads(weights)
+    asked: dict[str, Callable[[], Parts]] = {NORM: partial(runs.maps, NORM, query, heads)}
     if said.kind != "vector":
         asked[GRADIENT] = partial(runs.maps, GRADIENT)
     found: dict[str, Parts] = {ATTENTION: runs.left(weights)}
     lacking: dict[str, str] = {}
+    if heads == Named(()):
+        del asked[NORM]
+        lacking[NORM] = "without norm: all heads are ablated"
     for method, take in asked.items():
         try:
             found[method] = take()

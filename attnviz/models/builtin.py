@@ -137,8 +137,8 @@ class Builtin:
 
     def asked(self, target: Target) -> int:
         """The token that is asked about, -1 for the likeliest. Raises UsageError unless it is one."""
-        if target.token is None:
-            return -1
+        if target.token is None or isinstance(target.token, int):
+            return -1 if target.token is None else target.token
         if target.token == self.tokenizer.id_to_token(BOS_ID):
             return BOS_ID
         found = self.tokenizer.encode(spaced(target.token), add_special_tokens=False).ids

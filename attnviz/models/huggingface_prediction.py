@@ -107,10 +107,10 @@ def place_of(kind: Said, tokenizer: Any, tokens: tuple[Token, ...], query: Spot 
     return 0 if kind == "vector" and framed else len(tokens) - 1
 
 
-def token_of(name: str | None, tokenizer: Any) -> int:
+def token_of(name: str | int | None, tokenizer: Any) -> int:
     """The token that says this; -1 for none. Raises UsageError unless it is one."""
-    if name is None:
-        return -1
+    if name is None or isinstance(name, int):
+        return -1 if name is None else name
     if name in tokenizer.all_special_tokens:
         return int(tokenizer.convert_tokens_to_ids(name))
     name = spaced(name)
@@ -129,10 +129,10 @@ def spelt(tokenizer: Any, number: int) -> str:
     return said or str(tokenizer.convert_ids_to_tokens([number])[0])
 
 
-def class_of(name: str | None, labels: Mapping[int, str]) -> int:
+def class_of(name: str | int | None, labels: Mapping[int, str]) -> int:
     """The class of that name or number; -1 for none. Raises UsageError."""
-    if name is None:
-        return -1
+    if name is None or isinstance(name, int):
+        return -1 if name is None else name
     for number, called in labels.items():
         if name.strip().casefold() in (called.casefold(), str(number)):
             return number
