@@ -15,6 +15,7 @@ import numpy as np
 from attnviz.analysis.attribution import Parts, attributed, baselines, rankable, ranks, sources, spearman
 from attnviz.analysis.rollout import is_causal
 from attnviz.errors import InputError, ModelError, UsageError
+from attnviz.experiments.intervention import log_softmax, turn
 from attnviz.models import Model
 from attnviz.models.interventions import batches
 from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Doubles, Token, Visible
@@ -27,6 +28,7 @@ CHECKS: dict[Check, str] = {
     "leave-one-out": "the mean over 4 tokens, drawn from the vocabulary, that are read in its place",
 }
 SUBSTITUTES = 4
+UNRANKED = "of {} tokens there is none to rank but the first, special ones and the query"
 UNGRADED = "{} predicts nothing here, so there is no gradient of a prediction: rank by norm, attention or rollout"
 Watch: TypeAlias = Callable[[int, int], None]
 
@@ -155,8 +157,8 @@ def attribute(
     are run for comparison, on each token that the query has something of: a run a token, or four. seed: of the random
     baseline, and of the tokens that are read instead. intervention: what the model computes otherwise in all runs;
     without: the heads that it replaces, which do not count in weights and norms. watch hears how many of how many runs
-    are done. Raises UsageError of an encoder-decoder, of a method that cannot be
-    had and as ``Model.respond`` does, InputError for a text without a token that could be ranked.
+    are done. Raises UsageError of an encoder-decoder, of a method that cannot be had and as ``Model.respond`` does,
+    InputError for a text without a token that could be ranked.
     """
     runs = Runs(model, prompt, target, truncate, intervention, tuple(without), watch)
     capture = model.capture(prompt, Request(truncate=truncate), intervention)
@@ -168,9 +170,7 @@ def attribute(
     query = place_of(said, capture.maps, target)
     read, ranked = sources(capture.maps, query), rankable(capture.maps, query)
     if not ranked.any():
-        raise InputError(
-            f"of {len(said.tokens)} tokens there is none to rank but the first, special ones and the query"
-        )
+        raise InputError(UNRANKED.format(len(said.tokens)))
     maps, notes = every_map(runs, capture.maps, said, query)
     seen = read | (np.arange(len(read)) == query)
     scores = {name: np.where(seen, values, np.nan) for name, values in attributed(maps, query).items()}
@@ -241,8 +241,7 @@ def probability(said: Response) -> float:
     """Of the target, among all outputs; NaN of a vector."""
     if said.kind == "vector":
         return np.nan
-    logits = said.outputs[0].astype(np.float64)
-    return float(np.exp(logits[said.target] - logits.max()) / np.exp(logits - logits.max()).sum())
+    return float(np.exp(log_softmax(said.outputs[0])[said.target]))
 
 
 def effects(
@@ -281,6 +280,5 @@ def fall(said: Response, other: Response) -> Doubles:
     """By how much the target's logit less the mean of all is lower in other runs, (run,); of vectors 1 - cosine."""
     before, after = said.outputs[0].astype(np.float64), other.outputs.astype(np.float64)
     if said.kind == "vector":
-        lengths = np.linalg.norm(before) * np.linalg.norm(after, axis=-1)
-        return np.asarray(1 - after @ before / lengths)
+        return turn(before, after)
     return np.asarray(before[said.target] - before.mean() - after[:, said.target] + after.mean(-1))

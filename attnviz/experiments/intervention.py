@@ -233,11 +233,17 @@ def others(
 def effect(before: Doubles, after: Doubles, response: Response) -> Effect:
     """How far outputs (number,) moved; what rounding puts below 0 is 0."""
     if response.kind == "vector":
-        lengths = np.linalg.norm(before) * np.linalg.norm(after)
-        return Effect(np.nan, np.nan, max(float(1 - before @ after / lengths), 0.0) if lengths else np.nan)
+        return Effect(np.nan, np.nan, float(turn(before, after)))
     p, q = log_softmax(before), log_softmax(after)
     rise = (after - after.mean() - before + before.mean())[response.target]
     return Effect(max(float(np.exp(p) @ (p - q)), 0.0), float(rise), np.nan)
+
+
+def turn(before: Doubles, after: Doubles) -> Doubles:
+    """1 - cos of a vector (dim,) and others (..., dim): (...); what rounding puts below 0 is 0, NaN where one is 0."""
+    lengths = np.linalg.norm(before) * np.linalg.norm(after, axis=-1)
+    alike = np.divide(after @ before, lengths, out=np.full(lengths.shape, np.nan), where=lengths > 0)
+    return np.asarray(np.maximum(1 - alike, 0))
 
 
 def log_softmax(logits: Array) -> Doubles:
