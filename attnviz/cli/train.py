@@ -18,6 +18,7 @@ from attnviz.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from attnviz.lm.checkpoints import Log
+    from attnviz.lm.run import Trained
     from attnviz.lm.store import Stored
     from attnviz.lm.train import Progress
     from attnviz.record import Capture
@@ -102,7 +103,7 @@ def command(
         raise UsageError("name texts to learn from and -o, a folder for the model; or --curves RUN to draw a run")
     check_output(output, force, resume)
     check_sizes(chosen["dim"], chosen["heads"])
-    from attnviz.lm import checkpoints, run, store
+    from attnviz.lm import checkpoints, run
     from attnviz.lm import corpus as texts
     from attnviz.models.checks import torch_device
 
@@ -116,14 +117,21 @@ def command(
         if kept:
             log.history, log.fresh = kept.history, False
         done = run.run(documents, vocabulary_text, setting, lambda now: stop(watch(now)), log, kept)
-    store.write(output, done.stored)
+    finish(done, log, stop, quiet)
+
+
+def finish(done: "Trained", log: "Log", stop: "Stop", quiet: bool) -> None:
+    """Write what was learnt, and tell of it. Raises KeyboardInterrupt if the user ended it before its steps."""
+    from attnviz.lm import run, store
+
+    store.write(log.folder, done.stored)
     draw_learning(log, quiet)
     note(run.describe(done), quiet)
-    note(f"wrote {output}; see it with: attnviz show --model {output} ...", quiet)
-    if done.steps == steps:
+    note(f"wrote {log.folder}; see it with: attnviz show --model {log.folder} ...", quiet)
+    if done.steps == log.steps:
         log.done()
         return
-    note(f"stopped after {done.steps} of {steps} steps; the same command with --resume goes on", quiet)
+    note(f"stopped after {done.steps} of {log.steps} steps; the same command with --resume goes on", quiet)
     if not stop.over():
         raise KeyboardInterrupt
 
