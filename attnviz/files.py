@@ -1,12 +1,26 @@
 """Reading and writing files: text that must be UTF-8, and outputs that are written whole or not at all."""
 
 import os
+import secrets
+import stat
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from attnviz.errors import InputError, OutputError
+
+DEFAULT_MODE = 0o666  # less what the umask takes away
+PRIVATE_MODE = 0o600  # until the permissions of the replaced file are known to be kept
+SPECIAL_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def read_text(path: Path, most: int | None = None) -> str:
@@ -39,30 +53,99 @@ def decode(data: bytes, name: str) -> str:
 
 
 def require_new(path: Path, force: bool) -> None:
-    """Raise OutputError if the path exists and may not be replaced, or lies in no folder that can be written to."""
+    """Refuse an output file before anything is computed for it.
+
+    Raise OutputError if the path leads to a folder, a device, a pipe or a socket, if it exists and ``force`` is not
+    set, or if its folder is not there or cannot be written to. Symbolic links are followed.
+    """
     if path.is_dir():
         raise OutputError(f"{path} is a folder: name a file in it")
-    if path.exists() and not force:
+    exists = regular_status(path) is not None
+    if exists and not force:
         raise OutputError(f"{path} exists; choose another name or add --force")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
-    require_writable(path.parent)
+    folder = resolve_links(path).parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: the folder {folder if path.is_symlink() else path.parent} does not exist")
+    require_writable(folder)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all. Raises OutputError."""
+    """Write a file so that it is there whole or not at all.
+
+    A regular file that is there is replaced; its permissions and, where the system allows it, its owner are kept. A
+    symbolic link is kept, and what it leads to is replaced. Raise OutputError if the path leads to anything else, or
+    the file cannot be written.
+    """
+    before = regular_status(path)
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(temporary).chmod(0o666 & ~current_umask())  # mkstemp's own mode is for its owner alone
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink()
-            raise
+        replace_file(resolve_links(path), data, before)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {reason(error)}") from error
+
+
+def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> None:
+    """Write data beside a file and move it there in one step.
+
+    ``before`` is the status of the file that is replaced, or None for a new file, which gets the default permissions.
+    Nothing is left behind when it fails.
+    """
+    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
+    first_mode = DEFAULT_MODE if before is None else PRIVATE_MODE
+    try:
+        with open(temporary, "xb", opener=partial(os.open, mode=first_mode)) as file:
+            file.write(data)
+        if before is not None:
+            keep_owner_and_mode(temporary, before)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def keep_owner_and_mode(path: Path, before: os.stat_result) -> None:
+    """Give a file the owner, as far as the system allows it, and the permissions of the one that it replaces."""
+    if hasattr(os, "chown"):
+        with suppress(PermissionError):
+            os.chown(path, before.st_uid, before.st_gid)
+    path.chmod(stat.S_IMODE(before.st_mode))
+
+
+def remove_file(path: Path) -> None:
+    """Delete a regular file or a symbolic link, if there is one.
+
+    Raise OutputError for a device, a pipe or a socket, which is never deleted.
+    """
+    if not path.is_symlink():
+        require_regular(path)
+    path.unlink(missing_ok=True)
+
+
+def require_regular(path: Path) -> None:
+    """Raise OutputError unless a path leads to a regular file or to nothing."""
+    regular_status(path)
+
+
+def regular_status(path: Path) -> os.stat_result | None:
+    """Return the status of the regular file that a path leads to, or None if nothing is there.
+
+    Symbolic links are followed. Raise OutputError for a folder, a device, a pipe or a socket, and if the system does
+    not say what is there.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {reason(error)}") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), "no regular file")
+        raise OutputError(f"cannot write {path}: it is {kind}, and only regular files are written or replaced")
+    return status
+
+
+def resolve_links(path: Path) -> Path:
+    """Return the path to which symbolic links lead, which need not exist."""
+    return Path(os.path.realpath(path))
 
 
 def require_writable(folder: Path) -> None:
@@ -83,13 +166,6 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         raise OutputError(f"cannot write {folder}: {reason(error)}") from error
     for name, data in contents.items():
         write_whole(folder / name, data)
-
-
-def current_umask() -> int:
-    """The process's umask; it can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def reason(error: OSError) -> str:

@@ -36,13 +36,13 @@ from attnviz.cli.report import Part, Report, split
 from attnviz.cli.take import reader, running, worded
 from attnviz.errors import OutputError, UsageError
 from attnviz.escape import escape
-from attnviz.files import decode, require_writable, write_folder, write_whole
+from attnviz.files import decode, require_regular, require_writable, write_folder, write_whole
 from attnviz.methods import SUM
 from attnviz.render.gallery import Entry, gallery_html, gallery_md
 from attnviz.selection import Named
 
 File: TypeAlias = tuple[Part, str, Path]  # with its format and where it goes
-INDEX, KEPT = "index.html", "text.txt"
+FRONT = INDEX, TABLE, KEPT = "index.html", "index.md", "text.txt"
 OF_THE_REPORT = {"output", "force", "quiet", "debug"}  # which no content depends on
 OF_PARTS = {"forms", "layers", "heads"}  # which each part says for itself
 OF_PAGES = ("exact",)
@@ -106,8 +106,10 @@ def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool,
     require_same(output, digest, force)
     files = [(part, form, output / name) for part in parts for form, name in zip(part.forms, part.files, strict=True)]
     missing = [file for file in files if force or not file[2].exists()]
+    for name in (*(path.name for _, _, path in missing), *FRONT):
+        require_regular(output / name)
     made = tried(report, missing)
-    front = {INDEX: gallery_html(report.title, digest, entries), "index.md": gallery_md(report.title, entries)}
+    front = {INDEX: gallery_html(report.title, digest, entries), TABLE: gallery_md(report.title, entries)}
     write_folder(output, front | ({KEPT: f"{said.kept}\n".encode()} if said.kept is not None else {}))
     write_parts(report, missing, made, quiet=quiet)
     there = f", {len(files) - len(missing)} were there" if len(missing) < len(files) else ""

@@ -207,13 +207,13 @@ def draw_again(source: Path, output: Path | None, force: bool, style: str, quiet
 
 def check_output(folder: Path, force: bool, resume: bool) -> None:
     """Refuse a folder that could not be written, before anything is computed. Raises OutputError, or UsageError."""
-    from attnviz.files import require_writable
+    from attnviz.files import require_regular, require_writable
     from attnviz.lm import checkpoints, store
 
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; a folder is needed")
-    if any((folder / name).is_dir() for name in (store.CONFIG, store.WEIGHTS, store.TOKENIZER)):
-        raise OutputError(f"{folder} has folders where the files of a model belong")
+    for name in (*store.FILES, *checkpoints.FILES):
+        require_regular(folder / name)
     if resume:
         checkpoints.require_state(folder)
     elif folder.is_dir() and any(folder.iterdir()) and not force:

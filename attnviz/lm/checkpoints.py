@@ -18,12 +18,12 @@ from safetensors.numpy import save
 
 from attnviz import untrusted
 from attnviz.errors import InputError, UsageError
-from attnviz.files import reason, write_whole
+from attnviz.files import reason, remove_file, write_whole
 from attnviz.layer.arrays import Array
 from attnviz.lm import evaluate, store
 
 SCHEMA = "attnviz/1"
-STATE, HISTORY, FIGURE = "state.safetensors", "history.json", "training.svg"
+FILES = STATE, HISTORY, FIGURE = "state.safetensors", "history.json", "training.svg"
 MEASURED = 100  # times in a run, about, that the heads are
 SEQUENCES = 16  # each time: a quarter of those for a finished model, at a quarter of the cost
 CHECKPOINTS = 10
@@ -130,7 +130,7 @@ class Log:
 
     def done(self) -> None:
         """The model is written: there is nothing to go on with."""
-        (self.folder / STATE).unlink(missing_ok=True)
+        remove_file(self.folder / STATE)
 
 
 def entry(now: Moment, model: store.Stored) -> dict[str, Any]:
@@ -243,8 +243,8 @@ def require_same(folder: Path, there: dict[str, Any], identity: dict[str, Any]) 
 
 def clear(folder: Path) -> None:
     """Take away what an earlier run left beside its model, so that no checkpoint is of another run."""
-    for name in (STATE, HISTORY, FIGURE):
-        (folder / name).unlink(missing_ok=True)
+    for name in FILES:
+        remove_file(folder / name)
     for old in folder.glob("step-*"):
         if store.is_ours(old):
             discard(old)
@@ -252,7 +252,7 @@ def clear(folder: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Delete the files of a model, and its folder if nothing else is in it."""
-    for name in (store.CONFIG, store.WEIGHTS, store.TOKENIZER):
-        (folder / name).unlink(missing_ok=True)
+    for name in store.FILES:
+        remove_file(folder / name)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

@@ -18,7 +18,7 @@ from attnviz.lm.model import Config, shapes
 MODEL_TYPE = "attnviz"
 BUILTIN = Path(__file__).with_name("builtin")
 SIZES = [field.name for field in fields(Config) if field.name != "score"]
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+FILES = CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
 @dataclass(frozen=True)
