@@ -63,10 +63,10 @@ def require_new(path: Path, force: bool) -> None:
     exists = regular_status(path) is not None
     if exists and not force:
         raise OutputError(f"{path} exists; choose another name or add --force")
-    folder = resolve_links(path).parent
-    if not folder.is_dir():
-        raise OutputError(f"cannot write {path}: the folder {folder if path.is_symlink() else path.parent} does not exist")
-    require_writable(folder)
+    target = resolve_links(path) if path.is_symlink() else path
+    if not target.parent.is_dir():
+        raise OutputError(f"cannot write {path}: the folder {target.parent} does not exist")
+    require_writable(target.parent)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -1,7 +1,6 @@
 """Modules of one's own and models that are loaded already: their attention is found, and they are left as they were."""
 
 import copy
-import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +9,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules import module as registry
-from torch.overrides import _get_current_function_mode_stack
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import attnviz
@@ -22,10 +18,10 @@ from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import Attention, MultiHeadAttention
 from attnviz.models import Prompt, Request
 from attnviz.models.huggingface import HuggingFace
-from attnviz.models.huggingface_reading import _observer
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny
 from tests.test_capture import near, require_slices
+from tests.untouched import state, world
 
 DIM, HEADS = 16, 4
 
@@ -408,39 +404,6 @@ def test_memory_is_estimated_first(llama: Any, tokenizer: Any, monkeypatch: pyte
 
 
 # Left as found
-
-
-def state(net: nn.Module) -> list[Any]:
-    """What a module and its parts hold, by identity where it is no plain value, and numbers as they are."""
-    parts = [part for module in net.modules() for part in (module, getattr(module, "config", None)) if part is not None]
-    held = [{name: told(value) for name, value in vars(part).items()} for part in parts]
-    numbers = [(part.requires_grad, part.grad, part.tolist()) for part in (*net.parameters(), *net.buffers())]
-    return [held, numbers]
-
-
-def told(value: Any) -> Any:
-    """A value that a later change of the same object does not change."""
-    if isinstance(value, dict):
-        return [(key, told(inner)) for key, inner in value.items()]
-    if isinstance(value, (list, tuple)):
-        return [told(inner) for inner in value]
-    return value if isinstance(value, (str, int, float, type(None))) else id(value)
-
-
-def world() -> list[Any]:
-    """What is common to all modules."""
-    return [
-        torch.backends.mha.get_fastpath_enabled(),
-        functional.scaled_dot_product_attention,
-        functional.multi_head_attention_forward,
-        torch.is_grad_enabled(),
-        _get_current_function_mode_stack(),
-        list(registry._global_forward_hooks) + list(registry._global_forward_pre_hooks),
-        _observer.get(),
-        transformers.logging.get_verbosity(),
-        transformers.logging.is_progress_bar_enabled(),
-        list(warnings.filters),
-    ]
 
 
 class FaultError(Exception):

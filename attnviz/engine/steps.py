@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -97,12 +98,15 @@ def doubles(array: Tensor) -> Doubles:
 def inputs_of_running(model: nn.Module) -> Iterator[Sequence[Tensor | None]]:
     """The first tensor that each module that runs now was given, the innermost last: attention is made of that."""
     running: list[Tensor | None] = []
+    this_thread = get_ident()  # another one may run the model meanwhile
 
     def enter(_: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        running.append(next((part for part in (*args, *named.values()) if isinstance(part, Tensor)), None))
+        if get_ident() == this_thread:
+            running.append(next((part for part in (*args, *named.values()) if isinstance(part, Tensor)), None))
 
     def leave(_: nn.Module, args: tuple[Any, ...], result: Any) -> None:  # noqa: ARG001
-        running.pop()
+        if get_ident() == this_thread:
+            running.pop()
 
     hooks = [
         hook

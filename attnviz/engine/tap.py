@@ -8,6 +8,7 @@ be attention: by its shape where the lengths of the text are known, else by the 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -116,8 +117,8 @@ class Tap(TorchFunctionMode):
         """``multi_head_attention_forward``, led through scaled_dot_product_attention; weights as the caller asked."""
         query, key = args[:2]
         self.source = self.source._replace(cross=query is not key)
-        with torch_sdpa(self.sdpa):
-            output, _ = func(*args, **{**kwargs, "need_weights": False})
+        observed = with_global(func, "scaled_dot_product_attention", self.sdpa)
+        output, _ = observed(*args, **{**kwargs, "need_weights": False})
         self.source = self.source._replace(cross=False)
         return func(*args, **kwargs) if kwargs.get("need_weights", True) else (output, None)
 
@@ -236,15 +237,15 @@ def is_form(result: Tensor, forms: list[Tensor]) -> bool:
     return result.is_floating_point() and result.shape == forms[0].shape and not lies
 
 
-@contextmanager
-def torch_sdpa(replacement: Any) -> Iterator[None]:
-    """Lead multi_head_attention_forward, which looks the function up in its own module, through a replacement."""
-    original = functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = replacement
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = original
+def with_global(function: Any, name: str, value: Any) -> Any:
+    """Return a copy of a Python function that finds another value under one global name.
+
+    The function itself and its module stay as they are, so that other threads notice nothing.
+    """
+    names = {**function.__globals__, name: value}
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 
 @contextmanager

@@ -46,6 +46,7 @@ from attnviz.models.maps import (
     wanted_heads,
     window_places,
 )
+from attnviz.models.restore import in_turn
 from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
     LIKELIEST,
@@ -73,6 +74,7 @@ class HuggingFace:
         self.reading = Reading(model)
 
     @classmethod
+    @in_turn
     def load(
         cls, name: str, folder: Path, placement: Placement, *, writes: bool = False, predicts: bool = False
     ) -> "HuggingFace":
@@ -88,6 +90,7 @@ class HuggingFace:
         limits = position_limit(self.model), self.tokenizer.model_max_length
         return min((limit for limit in limits if limit and 0 < limit < 1 << 31), default=None)
 
+    @in_turn
     def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
         """See ``Model.capture``."""
         encoded = self.encoded(prompt, request.truncate, intervention)
@@ -107,6 +110,7 @@ class HuggingFace:
         notes = tuple(line for line in (*encoded.notes, *where, note, warning) if line)
         return Capture(self.name, encoded.text, maps, notes, prompt.pair, encoded.target, measured, encoded.segments)
 
+    @in_turn
     def operands(self, prompt: Prompt, request: Request) -> Operands:
         """See ``Model.operands``."""
         encoded = self.encoded(prompt, request.truncate)
@@ -137,6 +141,7 @@ class HuggingFace:
             raise ModelError(UNREACHED)
         return {at: graded.found(at, slopes, heads[at], request) for at in heads}, asked.told
 
+    @in_turn
     def respond(
         self,
         prompt: Prompt,
@@ -193,6 +198,7 @@ class HuggingFace:
         if ids and self.model.config.is_encoder_decoder:
             raise UsageError(f"{self.name} reads a text and a target: random tokens are for models that read one text")
 
+    @in_turn
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
         """See ``Model.losses``."""
         if self.model.config.is_encoder_decoder or not self.model.can_generate():
@@ -235,6 +241,7 @@ class HuggingFace:
         device = self.model.device
         return {name: part.to(device) if isinstance(part, Tensor) else part for name, part in inputs.items()}
 
+    @in_turn
     def capture_inputs(self, inputs: Any, request: Request) -> Capture:
         """The same for inputs that are encoded already; tokens are named by the tokenizer, if there is one."""
         inputs = self.placed(named_inputs(self.model, inputs))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from attnviz.engine.probe import Observer, Probe, Seen, Site, Source, Survey
 from attnviz.engine.tap import Tap, slow_path
 from attnviz.errors import ModelError
 from attnviz.models.maps import Choice, assemble, choose, fidelity, number_layers, places, require_room, wanted_heads
-from attnviz.models.restore import as_found
+from attnviz.models.restore import as_found, in_turn
 from attnviz.record import Capture, Kind
 from attnviz.request import Request
 
 
+@in_turn
 def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
     """Run a module on inputs (a tensor, a sequence of arguments, or a mapping of named ones) and keep its attention.
 
@@ -71,14 +73,17 @@ def followed(net: nn.Module, tap: Tap) -> Iterator[None]:
     """Tell a tap which module of the net is running."""
     names = {module: name for name, module in net.named_modules()}
     running: list[str] = []
+    this_thread = get_ident()  # torch calls the hooks in every thread
 
     def enter(module: nn.Module, _: Any) -> None:
-        running.append(names.get(module, ""))
-        tap.source = Source(where=running[-1])
+        if get_ident() == this_thread:
+            running.append(names.get(module, ""))
+            tap.source = Source(where=running[-1])
 
     def leave(*_: Any) -> None:
-        running.pop()
-        tap.source = Source(where=running[-1] if running else "")
+        if get_ident() == this_thread:
+            running.pop()
+            tap.source = Source(where=running[-1] if running else "")
 
     hooks = registry.register_module_forward_pre_hook(enter), registry.register_module_forward_hook(leave)
     try:

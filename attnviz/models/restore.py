@@ -1,12 +1,33 @@
-"""A model is left as it was found: modes, hooks, attention implementation, and what else a run sets on its parts."""
+"""A model is left as it was found: modes, hooks, attention implementation, and what else a run sets on its parts.
 
-from collections.abc import Iterator, Sequence
+While a model runs it is changed, and so are settings of torch and of transformers that belong to the whole process.
+Therefore runs wait for each other: a thread that captures keeps all others from capturing until everything is restored.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from threading import RLock
+from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+RUNNING = RLock()  # one for all models: they may share parts and tokenizers, and they share the process
 REGISTRIES = "_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks"  # what modules hold in dicts
+
+
+def in_turn(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Make calls of a function wait until no other thread runs a model; calls from within a run do not wait."""
+
+    @wraps(function)
+    def wait_and_call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+        with RUNNING:
+            return function(*args, **options)
+
+    return wait_and_call
 
 
 @contextmanager
@@ -16,18 +37,19 @@ def as_found(model: nn.Module) -> Iterator[None]:
     Parts that change themselves as they run are so undone too: library models that once returned their attention keep
     hooks, and sparse ones turn to full attention for good when they read a short text.
     """
-    modules = list(model.modules())
-    dicts = [vars(part) for part in (*modules, *configs(modules))]
-    dicts += [attributes[name] for attributes in dicts for name in REGISTRIES if name in attributes]
-    before = [(attributes, attributes.copy()) for attributes in dicts]
-    for module in modules:
-        vars(module)["training"] = False
-    try:
-        yield
-    finally:
-        for attributes, kept in before:
-            attributes.clear()
-            attributes.update(kept)
+    with RUNNING:
+        modules = list(model.modules())
+        dicts = [vars(part) for part in (*modules, *configs(modules))]
+        dicts += [attributes[name] for attributes in dicts for name in REGISTRIES if name in attributes]
+        before = [(attributes, attributes.copy()) for attributes in dicts]
+        for module in modules:
+            vars(module)["training"] = False
+        try:
+            yield
+        finally:
+            for attributes, kept in before:
+                attributes.clear()
+                attributes.update(kept)
 
 
 def configs(modules: Sequence[nn.Module]) -> list[Any]:
