@@ -1,0 +1,276 @@
+"""Every path that handles a device, on a pretend accelerator that raises where tensors of two devices meet.
+
+| path | what runs on it | models |
+|---|---|---|
+| capture of a transformers model | all heads, chosen heads, windows, tiles, statistics, edges | 140 architectures |
+| other numbers | norms, scores, gradients, Chefer's relevance, rollout | Llama, BART, GPT-2 |
+| interventions | knock-outs, ablation by zeros and by means, replaced tokens | Llama, BART, GPT-2, GPT-Neo |
+| generation | steps with cached keys, an encoder-decoder that writes its target | Llama, GPT-2, GPT-Neo, BART |
+| experiments | roles of heads, losses, attribution, explanation, comparison | Llama |
+| modules | nn.MultiheadAttention, nn.Transformer, the layer of attnviz, a softmax | five modules |
+| the built-in model | all of these, on torch tensors in place of NumPy arrays | builtin |
+| training | both optimizers | a small model |
+
+The numbers equal those of the CPU. What it cannot tell: whether a kernel of a real device is right, fast or precise.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import attnviz
+from attnviz.engine.reducers import Sight
+from attnviz.layer import MultiHeadAttention
+from attnviz.lm.train import Recipe, train
+from attnviz.models.huggingface_reading import Reading
+from attnviz.request import Request
+from tests.architectures import ARCHITECTURES, Architecture
+from tests.conftest import SENTENCE, Run, Tiny
+from tests.pretend_device import DeviceMixError, pretend_device
+from tests.test_lm import TINY
+
+THERE = {each.name: each for each in ARCHITECTURES if hasattr(transformers, each.model)}
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make ``--device pretend`` work."""
+    for module in ("builtin", "huggingface_loading"):
+        monkeypatch.setattr(f"attnviz.models.{module}.torch_device", lambda name: name)
+    with pretend_device():
+        yield
+
+
+def test_mixed_devices_raise() -> None:
+    """The pretend device notices what a GPU would: an operand, an index or a mask on the CPU, and a way to NumPy."""
+    with pretend_device():
+        x = torch.ones(2, 3, device="pretend")
+        assert (x.device.type, (x @ x.mT).device.type, x.cpu().device.type) == ("pretend", "pretend", "cpu")
+        assert (x * 2.0 + torch.tensor(1.0)).tolist() == [[3.0] * 3] * 2
+        for mix in (
+            lambda: x @ torch.ones(3, 2),
+            lambda: x + torch.ones(3),
+            lambda: x.where(torch.ones(3, dtype=torch.bool), 0),
+            lambda: x.gather(1, torch.zeros(2, 1, dtype=torch.long)),
+            lambda: torch.cat([x, torch.ones(1, 3)]),
+        ):
+            with pytest.raises(DeviceMixError, match="on the CPU"):
+                mix()
+        with pytest.raises(TypeError, match="numpy"):
+            np.asarray(x)
+
+
+def test_a_planted_mistake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of the engine that forgets the device fails here, as it would on a GPU."""
+    causal = Sight.causal
+    monkeypatch.setattr(Sight, "causal", lambda n, m, device: causal(n, m, torch.device("cpu")))
+    with pretend_device():
+        x = torch.randn(1, 7, 16).to("pretend")
+        with pytest.raises(DeviceMixError):
+            attnviz.capture(model=Fused(), inputs=x, keep="statistics")
+
+
+# Models of the library
+
+
+def weights_of(model: nn.Module, inputs: dict[str, Tensor]) -> dict[int, Tensor]:
+    """The weights of all heads, by the number of the call."""
+    reading = Reading(model)
+    heads = {number: tuple(range(site.heads)) for number, site in enumerate(reading.survey(inputs))}
+    found, _ = reading.read(inputs, heads, Request())
+    return {number: one.weights for number, one in found.items()}
+
+
+@pytest.mark.parametrize("architecture", THERE.values(), ids=THERE)
+def test_captures_of_all_architectures(architecture: Architecture) -> None:
+    """Weights of every head of every architecture, with padding where it has any, equal those of the CPU."""
+    model = architecture.build()
+    inputs = architecture.inputs(architecture.pads[0] if architecture.pads else None)
+    expected = weights_of(model, inputs)
+    with pretend_device():
+        model.to("pretend")
+        found = weights_of(model, {name: part.to("pretend") for name, part in inputs.items()})
+    assert found.keys() == expected.keys()
+    for number, weights in found.items():
+        torch.testing.assert_close(weights, expected[number], rtol=1e-4, atol=1e-5)
+
+
+ALL = ["-l", "all", "-H", "all"]
+CUT, ABLATED = ["--knock-out", "sat->cat"], ["--ablate", "L0H1"]
+TARGET = ["--target", "ein Text"]
+FEW = ["--sequences", "2", "--block", "5", "--corpus", "corpus.txt"]
+QUESTIONS: dict[str, list[list[str]]] = {
+    "llama": [
+        ["show", SENTENCE, *ALL],
+        ["show", SENTENCE, "-H", "L1H2"],
+        ["show", SENTENCE, "--rows", "2:5", "--cols", "1:4"],
+        *[["show", SENTENCE, "--weights", kind] for kind in ("norm", "scores", "gradient", "chefer", "rollout")],
+        ["show", SENTENCE, "--weights", "norm", "--reduce", "sum"],
+        ["show", SENTENCE, "--generate", "3"],
+        ["show", SENTENCE, *CUT],
+        ["show", SENTENCE, *ABLATED],
+        ["inspect", SENTENCE],
+        ["explain", SENTENCE, "-H", "L1H2", "--query", "4"],
+        ["attribute", SENTENCE, "--verify", "--leave-one-out"],
+        ["heads", "--ablate", "-H", "L1H2", *FEW],
+        ["compare", SENTENCE, "--with", "The dog sat on the mat."],
+    ],
+    "bart": [
+        *[["show", SENTENCE, "--map", kind, *TARGET] for kind in ("encoder", "decoder", "cross")],
+        ["show", SENTENCE],
+        *[["show", SENTENCE, "--weights", kind, *TARGET] for kind in ("norm", "gradient")],
+        ["show", SENTENCE, "--map", "encoder", *CUT, *TARGET],
+        ["show", SENTENCE, "--map", "encoder", *ABLATED, *TARGET],
+    ],
+    "gpt2": [
+        ["show", SENTENCE, *ALL],
+        *[["show", SENTENCE, "--weights", kind] for kind in ("norm", "gradient")],
+        ["show", SENTENCE, "--generate", "2"],
+        ["show", SENTENCE, *ABLATED],
+    ],
+    "gpt_neo": [["show", SENTENCE, *ALL], ["show", SENTENCE, "--generate", "2"], ["show", SENTENCE, *CUT]],
+    "builtin": [
+        ["show", SENTENCE, *ALL],
+        *[["show", SENTENCE, "--weights", kind] for kind in ("norm", "scores", "gradient", "rollout")],
+        ["show", SENTENCE, "--generate", "3"],
+        ["show", SENTENCE, *CUT],
+        ["show", SENTENCE, *ABLATED],
+        ["explain", SENTENCE, "-H", "L1H2", "--query", "4"],
+        ["attribute", SENTENCE, "--verify"],
+        ["heads", "--ablate", "-H", "L1H3", *FEW],
+    ],
+}
+CASES = [(name, question) for name, questions in QUESTIONS.items() for question in questions]
+
+
+@pytest.mark.usefixtures("pretend")
+@pytest.mark.parametrize(("name", "question"), CASES, ids=[" ".join([name, *words]) for name, words in CASES])
+def test_commands_equal_the_cpu(name: str, question: list[str], call: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """The documents that commands print for a model on the pretend device and on the CPU hold the same."""
+    (tmp_path / "corpus.txt").write_text("\n\n".join([SENTENCE, "The old woman opened the window."]))
+    model = "builtin" if name == "builtin" else tiny(name)
+    documents = []
+    for device in ("cpu", "pretend"):
+        done = call(*question, "-m", model, "--device", device, "--json")
+        assert done.returncode == 0, done.stderr
+        documents.append(json.loads(done.stdout))
+    require_close(documents[1], documents[0])
+
+
+MEASURED = "fidelity", "largest_difference"  # how large the rounding was, which differs
+
+
+def require_close(found: Any, expected: Any, where: str = "") -> None:
+    """The same document, but for the rounding of numbers."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for name in expected:
+            if name not in MEASURED:
+                require_close(found[name], expected[name], f"{where}.{name}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for place, (one, other) in enumerate(zip(found, expected, strict=True)):
+            require_close(one, other, f"{where}[{place}]")
+    elif isinstance(expected, float) and isinstance(found, float):
+        assert math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-4), f"{where}: {found} {expected}"
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize("keep", ["tiles", "statistics", "edges"])
+@pytest.mark.usefixtures("pretend")
+def test_what_else_is_kept(keep: str, call: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """Tiles, statistics and edges are saved from the pretend device as from the CPU."""
+    found = []
+    for device in ("cpu", "pretend"):
+        path = tmp_path / f"{device}.json"
+        done = call("capture", SENTENCE, "-m", tiny("llama"), "--device", device, "--keep", keep, "-o", path)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(path.read_text()))
+    require_close(found[1], found[0])
+
+
+# Modules
+
+
+class Causal(nn.Module):
+    """Our layer, causal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(16, 4, causal=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, time, dim) to the same."""
+        return self.attention(x)
+
+
+class MultiHead(nn.Module):
+    """torch's own layer between two lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, time, dim) to the same."""
+        return self.attention(x, x[:, :3], x[:, :3])[0]
+
+
+class Fused(nn.Module):
+    """scaled_dot_product_attention, called by hand."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, time, dim) to the same."""
+        heads = x.unflatten(-1, (4, 4)).transpose(1, 2)
+        mixed = nn.functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class Softmax(nn.Module):
+    """A softmax written by hand."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, time, dim) to the same."""
+        return (x @ x.mT / 4).softmax(-1) @ x
+
+
+def encoder() -> nn.Module:
+    """Two layers of nn.TransformerEncoder."""
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2)
+
+
+@pytest.mark.parametrize("make", [Causal, MultiHead, Fused, Softmax, encoder])
+@pytest.mark.parametrize("keep", ["weights", "statistics"])
+def test_modules(make: Any, keep: Any) -> None:
+    """Modules of one's own give the same on the pretend device."""
+    torch.manual_seed(0)
+    net = make().eval()
+    x = torch.randn(1, 7, 16)
+    expected = attnviz.capture(model=net, inputs=x, keep=keep)
+    with pretend_device():
+        found = attnviz.capture(model=net.to("pretend"), inputs=x.to("pretend"), keep=keep)
+    for one, other in zip(found.maps, expected.maps, strict=True):
+        if keep == "weights":
+            np.testing.assert_allclose(one.weights, other.weights, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one.statistics.entropy, other.statistics.entropy, rtol=1e-4, atol=1e-5)
+
+
+def test_training() -> None:
+    """The same steps lead to the same parameters."""
+    ids = np.tile(np.arange(1, 40), 10)
+    recipe = Recipe(steps=4, tokens=96, length=24, rate=0.02, warm_up=2)
+    expected = train(ids, TINY, recipe, watch=lambda _: None)
+    with pretend_device():
+        found = train(ids, TINY, recipe, device="pretend", watch=lambda _: None)
+    assert found.keys() == expected.keys()
+    for name, parameter in expected.items():
+        torch.testing.assert_close(found[name].cpu(), parameter, rtol=1e-2, atol=1e-3)
