@@ -2,8 +2,9 @@
 
     python scripts/pictures.py MINILM_FOLDER [RUN]
 
-Needs no network, but a folder with all-MiniLM-L6-v2, and Chromium for the picture of the page. RUN is a folder that
-`attnviz train` wrote, of which the learning curves are drawn; docs/attention.md has its command, which takes long.
+Needs no network, but a folder with all-MiniLM-L6-v2, and for the picture of the page Chromium and the extra `browser`.
+RUN is a folder that `attnviz train` wrote, of which the learning curves are drawn; docs/attention.md has its command,
+which takes long.
 """
 
 import io
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.terminal_theme import DIMMED_MONOKAI
@@ -94,15 +96,17 @@ def capture(model: str, text: str, request: Request, name: str) -> Capture:
     return Capture(name, found.text, found.maps, found.notes)
 
 
-def page(name: str, shown: Capture, fragment: str, size: str) -> None:
-    """A picture of a page in a browser."""
-    with tempfile.TemporaryDirectory() as folder:
+def page(name: str, shown: Capture, fragment: str, width: int, height: int) -> None:
+    """Save a picture of a page as a browser shows it, once the page has decoded its data and drawn them."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "page.html"
         show(shown).save(file)
-        chromium = shutil.which("chromium") or "chromium"
-        profile = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile"]
-        shot = ["--hide-scrollbars", f"--window-size={size}", f"--screenshot={DOCS / name}.png"]
-        subprocess.run([chromium, *profile, *shot, f"file://{file}#{fragment}"], check=True, capture_output=True)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": height})
+        tab.goto(f"{file.as_uri()}#{fragment}")
+        tab.wait_for_selector("html[data-ready=true]", state="attached")
+        tab.screenshot(path=DOCS / f"{name}.png")
+        browser.close()
 
 
 if __name__ == "__main__":
@@ -128,7 +132,7 @@ if __name__ == "__main__":
     session("heads", "attnviz heads", minilm, 80)
     session("compare", "attnviz compare --model minilm", minilm, 150)
     session("explain", "attnviz explain @sample:repeat -H L1H3 --query 13 --top 5", minilm, 100)
-    page("page", every, "layer=2&head=0", "1300,1000")
+    page("page", every, "layer=2&head=0", 1300, 1000)
     token = f'attnviz show -m minilm -H L3H5 --view tokens --token it "{SENTENCE}"'
     session("weights", token, minilm, 100)
     session("norms", f"{token} --weights norm", minilm, 100)

@@ -1,13 +1,17 @@
 """The README keeps its word: its fences, its examples, its pictures."""
 
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from attnviz.models.names import ALIASES
 from tests.conftest import ROOT, Run
@@ -78,6 +82,48 @@ def test_pictures_and_links_are_there() -> None:
     for picture in (ROOT / "docs").glob("*.svg"):
         urls = set(re.findall(r"https?://[^\s\"')]+", picture.read_text("utf-8")))
         assert urls <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # the names of the format
+
+
+PICTURES = sorted(path for path in (ROOT / "docs").iterdir() if path.suffix in (".png", ".svg"))
+
+
+def require_drawn(image: Image.Image) -> None:
+    """See that the middle of a picture is in colour, and in more than one; text and lines are grey."""
+    width, height = image.size
+    middle = image.convert("RGB").crop((width // 6, height // 6, width * 5 // 6, height * 5 // 6))
+    pixels = np.asarray(middle).reshape(-1, 3).astype(int)
+    in_colour = pixels[np.ptp(pixels, axis=1) > 40]
+    colours = {tuple(colour) for colour in in_colour // 32}
+    assert len(in_colour) > 0.001 * len(pixels)
+    assert len(colours) > 1
+
+
+def test_a_blank_picture_is_noticed() -> None:
+    """White, one colour alone, and grey text on white are no drawing."""
+    grey_text = Image.new("RGB", (60, 60), "white")
+    grey_text.paste((90, 100, 110), (10, 25, 50, 35))
+    for blank in (Image.new("RGB", (60, 60), "white"), Image.new("RGB", (60, 60), "purple"), grey_text):
+        with pytest.raises(AssertionError):
+            require_drawn(blank)
+
+
+@pytest.mark.parametrize("path", [path for path in PICTURES if path.suffix == ".png"], ids=lambda path: path.name)
+def test_screenshots_are_drawn(path: Path) -> None:
+    """Where the drawing should be there is one: the page had decoded its data when its picture was taken."""
+    with Image.open(path) as image:
+        require_drawn(image)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_pictures_are_drawn(path: Path, chromium: Any) -> None:
+    """Every picture of the README and of docs/ shows something in colour when a browser opens it."""
+    tab = chromium.new_page()
+    try:
+        tab.goto(path.as_uri())
+        require_drawn(Image.open(io.BytesIO(tab.screenshot())))
+    finally:
+        tab.close()
 
 
 def test_no_machine_is_named() -> None:

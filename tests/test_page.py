@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -262,16 +261,6 @@ class Reader(NamedTuple):
         """What the address says, once it is written."""
         self.page.wait_for_timeout(400)
         return self.page.evaluate("location.hash")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
