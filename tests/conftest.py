@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from attnviz.analysis.statistics import describe
+from attnviz.models.names import ALIASES
 from attnviz.record import AttentionMap, Capture, Token
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -64,6 +65,31 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+def plant_model(cache: Path, repository: str, source: Path) -> None:
+    """Put a model into a Hugging Face cache folder as if it had been downloaded."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(source, folder / "snapshots" / ("0" * 40))
+
+
+@pytest.fixture(scope="session")
+def planted_cache(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
+    """A Hugging Face cache with stand-ins for two models of the hub."""
+    cache = tmp_path_factory.mktemp("hub")
+    for repository in ("google-bert/bert-base-uncased", ALIASES["minilm"]):
+        plant_model(cache, repository, minilm)
+    return cache
+
+
+@pytest.fixture
+def hub_cache(planted_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same cache, which this process and those that it starts use."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(planted_cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(planted_cache))
+    return planted_cache
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 
 import attnviz
 from tests.conftest import Run, Tiny
-from tests.test_models import plant
 
 HARD = "Unbelievably, the naïve tokenizer's subwords misbehave — 3.14159 😀 ok."
 
@@ -52,10 +51,10 @@ def test_stacked_where_there_is_no_room(call: Run) -> None:
     assert len(narrow.splitlines()) > len(wide.splitlines())
 
 
-def test_bert_base_from_the_cache(run: Run, minilm: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hub_cache")
+def test_bert_base_from_the_cache(call: Run) -> None:
     """`attnviz compare --model bert-base` draws as it stands when that model is in the local cache."""
-    plant(tmp_path / "cache", "google-bert/bert-base-uncased", minilm)
-    done = run("compare", "--model", "bert-base", HF_HUB_CACHE=str(tmp_path / "cache"))
+    done = call("compare", "--model", "bert-base")
     assert done.returncode == 0, done.stderr
     assert "A bert-base · B builtin" in done.stdout
     assert "no text given; using a sample" in done.stderr

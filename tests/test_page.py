@@ -186,6 +186,10 @@ LOCATE = """(picture, [x, y]) => {
 }"""
 
 
+# The page writes its address 250 ms after a choice; a timer of the same length that is set later ends later.
+ADDRESS_IS_WRITTEN = "new Promise((done) => setTimeout(done, 250))"
+
+
 class Reader(NamedTuple):
     """Someone who opens pages, and looks at one of them."""
 
@@ -259,8 +263,7 @@ class Reader(NamedTuple):
 
     def fragment(self) -> str:
         """What the address says, once it is written."""
-        self.page.wait_for_timeout(400)
-        return self.page.evaluate("location.hash")
+        return self.page.evaluate(f"{ADDRESS_IS_WRITTEN}.then(() => location.hash)")
 
 
 @pytest.fixture
@@ -866,7 +869,7 @@ def test_a_notebook_can_frame_it(reader: Callable[..., Reader]) -> None:
     inside.locator("#rows [data-cell='3']").click()
     on.press("ArrowDown", "Escape", "]")
     inside.get_by_role("button", name="layer 1, head 1").click()
-    on.page.wait_for_timeout(400)
+    inside.locator("html").evaluate(f"() => {ADDRESS_IS_WRITTEN}")
     assert inside.locator("#head-title").inner_text() == "Layer 1, head 1"
     assert inside.locator("[aria-pressed=true]").inner_text() == "The"
 
