@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from attnviz.analysis.statistics import describe
 from attnviz.models.names import ALIASES
@@ -19,6 +20,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models and many processes: threads only wait for each other
 for variable in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLORTERM", "COLUMNS"):
     os.environ.pop(variable, None)
+
+# No example is too slow on a slow machine; in CI they are the same each time, elsewhere they go on searching.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("any machine")
 
 ROOT = Path(__file__).parent.parent
 SENTENCE = "The cat sat on the mat because it was tired."

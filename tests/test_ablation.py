@@ -34,6 +34,8 @@ from tests.conftest import Run, Tiny
 from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer
 
+pytestmark = pytest.mark.numeric
+
 IDS = np.array([[0, 5, 900, 77, 5, 900, 77, 12], [0, 8, 8, 8, 60, 61, 62, 63]])
 
 

@@ -13,6 +13,8 @@ from attnviz.analysis.words import in_words
 from tests.conftest import Run
 from tests.test_compare import fails
 
+pytestmark = pytest.mark.numeric
+
 TEXT = "The cat sat on the mat because it was tired."
 
 

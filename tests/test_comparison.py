@@ -16,8 +16,13 @@ from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.views import Look
 from attnviz.views.comparison import counterpart, last_layers, series, told
+from tests.tolerance import close, rounding
+
+pytestmark = pytest.mark.numeric
 
 HARD = "Unbelievably, the naïve tokenizer's subwords misbehave — 3.14159 😀 ok."
+EXACT = close(64, dtype=np.float64)
+ZERO = pytest.approx(0, abs=EXACT["atol"])  # of a divergence, a sum over at most 64 keys in float64
 WHOLE = np.ones((1, 1, 1), bool)
 
 
@@ -47,7 +52,7 @@ def made(text: str, weights: np.ndarray, visible: np.ndarray | None = None, spec
 def test_closed_forms() -> None:
     """Equal rows are 0 apart, exactly; rows that share no key ln 2; half of the way what the formula says."""
     one, other = np.eye(4, dtype=np.float32)[None], np.eye(4, dtype=np.float32)[None, ::-1]
-    assert divergences(one, one, WHOLE, WHOLE) == 0
+    assert divergences(one, one, WHOLE, WHOLE) == ZERO
     assert divergences(one, other, WHOLE, WHOLE) == pytest.approx(np.log(2), abs=1e-15)
     half = np.full((1, 2, 2), 0.5, np.float32)
     sure = np.array([[[1, 0], [1, 0]]], np.float32)
@@ -70,10 +75,10 @@ def test_agrees_with_scipy(causal: str) -> None:
     first, keys = (0, lambda query: 9) if causal == "neither" else (1, lambda query: query + 1)
     for i, j in np.ndindex(3, 2):
         expected = [jensenshannon(a[i, q, : keys(q)], b[j, q, : keys(q)]) ** 2 for q in range(first, 9)]
-        assert found[i, j] == pytest.approx(np.mean(expected), abs=1e-7)
+        assert found[i, j] == pytest.approx(np.mean(expected), abs=rounding(9))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     arrays(np.float32, (3, 4, 5), elements=st.floats(0, 1, width=32)),
     arrays(np.float32, (2, 4, 5), elements=st.floats(0, 1, width=32)),
@@ -86,8 +91,8 @@ def test_invariants(a: np.ndarray, b: np.ndarray, seen: np.ndarray) -> None:
     measured = found[~np.isnan(found)]
     assert ((measured >= 0) & (measured <= np.log(2) + 1e-12)).all()
     np.testing.assert_allclose(found, divergences(b, a, seen, seen).T, atol=1e-12)
-    np.testing.assert_array_equal(found[::-1], divergences(a[::-1], b, seen, seen))
-    assert np.nan_to_num(np.diag(divergences(a, a, seen, seen))).max() == 0
+    np.testing.assert_allclose(found[::-1], divergences(a[::-1], b, seen, seen), **EXACT)
+    assert np.nan_to_num(np.diag(divergences(a, a, seen, seen))).max() == ZERO
     wider = (
         np.pad(a, ((0, 0), (0, 0), (0, 3))),
         np.pad(b, ((0, 0), (0, 0), (0, 3))),
@@ -175,10 +180,10 @@ def test_itself_is_nowhere_apart(minilm) -> None:
     for one in (take(HARD, model=str(minilm)), take(HARD)):
         found = compare(one, one)
         distances = Distances.over([found])
-        assert (np.diag(found.divergence) == 0).all()
+        assert np.diag(found.divergence).max() == ZERO
         assert distances.nearest(0) == distances.nearest(1) == list(range(len(found.a.names)))
-        assert (distances.overall == 0).all()
-        assert (distances.moved == 0).all()
+        assert distances.overall.max() == ZERO
+        assert distances.moved.max() == ZERO
         assert found.a.outside == 0
         assert any(token.special for token in found.a.keys)
 
@@ -189,7 +194,7 @@ def test_permuted_heads_are_matched_back() -> None:
     distances = Distances.over([compare(made("a b c d e", weights), made("a b c d e", weights[order]))])
     assert distances.nearest(1) == order
     assert [order.index(i) for i in range(6)] == distances.nearest(0)
-    assert (distances.overall == 0).all()
+    assert distances.overall.max() == ZERO
     assert distances.moved.max() > 0.01
 
 

@@ -22,7 +22,10 @@ from attnviz.models.huggingface_reading import Reading, forward, undisturbed
 from attnviz.request import Placement
 from attnviz.selection import Spot, parse, parse_heads
 from tests.architectures import ARCHITECTURES, set_eager
-from tests.tiny import MODELS, SIZES, ending_tokenizer
+from tests.tiny import MODELS, SIZES, VOCABULARY, ending_tokenizer
+from tests.tolerance import close
+
+pytestmark = pytest.mark.numeric
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 HOWS = "zero", "uniform", "permute"
@@ -78,7 +81,7 @@ def test_gradients_equal_autograd_through_eager_weights(name: str) -> None:
     scale = max(float(part.max()) for part in expected)
     assert scale > 1e-3
     for at, part in zip(order, expected, strict=True):
-        torch.testing.assert_close(found[at], part, rtol=0, atol=1e-5 * max(1.0, scale))
+        torch.testing.assert_close(found[at], part, **close(64, max(1.0, scale)))
 
 
 @pytest.mark.parametrize("name", HIDDEN)
@@ -127,7 +130,7 @@ def test_the_gradient_is_of_the_next_token(llama: HuggingFace) -> None:
         (300, llama.capture(Prompt(TEXT), Request(method="gradient", target=Target(llama.tokenizer.decode([300]))))),
     ):
         expected = torch.stack(eager(llama.model, inputs, prediction(target, place)))
-        np.testing.assert_allclose(found.maps[0].weights, expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found.maps[0].weights, expected, **close(VOCABULARY, float(expected.max())))
         assert found.maps[0].method == "gradient"
         assert repr(llama.tokenizer.decode([target])) in found.notes[0]
         assert f"the next token after token {place}" in found.notes[0]
@@ -140,7 +143,9 @@ def test_the_gradient_of_a_class() -> None:
     inputs = {"input_ids": torch.tensor([ids])}
     for token, target in (("bad", 1), ("2", 2), (None, int(model.model(**inputs).logits[0].argmax()))):
         found = model.capture(Prompt(TEXT), Request(method="gradient", target=Target(token))).maps[0].weights
-        np.testing.assert_allclose(found, torch.stack(eager(model.model, inputs, prediction(target, None))), atol=1e-5)
+        np.testing.assert_allclose(
+            found, torch.stack(eager(model.model, inputs, prediction(target, None))), **close(64)
+        )
     with pytest.raises(UsageError, match="no class of this model: 0 good, 1 bad, 2 ugly"):
         model.capture(Prompt(TEXT), Request(method="gradient", target=Target("pretty")))
 
@@ -154,14 +159,14 @@ def test_the_gradient_of_a_masked_token() -> None:
     place = [token.text for token in part.keys].index("[MASK]")
     target = int(model.model(**inputs).logits[0, place].argmax())
     np.testing.assert_allclose(
-        part.weights, torch.stack(eager(model.model, inputs, prediction(target, place))), atol=1e-5
+        part.weights, torch.stack(eager(model.model, inputs, prediction(target, place))), **close(VOCABULARY)
     )
     named = Request(method="gradient", target=Target(None, Spot(1)))
     target = int(model.model(**inputs).logits[0, 1].argmax())
     np.testing.assert_allclose(
         model.capture(Prompt(text), named).maps[0].weights,
         torch.stack(eager(model.model, inputs, prediction(target, 1))),
-        atol=1e-5,
+        **close(VOCABULARY),
     )
     with pytest.raises(UsageError, match=r"no \[MASK\] in the text.*--weights norm"):
         model.capture(Prompt(TEXT), GRADIENT)

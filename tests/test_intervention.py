@@ -26,8 +26,12 @@ from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.test_gradients import bert
 from tests.test_startup import loaded
+from tests.tolerance import close
+
+pytestmark = pytest.mark.numeric
 
 PROMPT = Prompt(SENTENCE)
+TERMS = 4096  # a logit is a sum over the width, and a softmax over this vocabulary
 LOWEST = torch.finfo(torch.float32).min
 HEADS, WIDTH = 4, 8  # of the tiny GPT-2
 BREAKS_OFF = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy"
@@ -71,11 +75,11 @@ def test_a_knock_out_is_a_mask_of_four_axes(gpt2: Model, tiny: Tiny) -> None:
     with torch.inference_mode():
         expected = eager(tiny("gpt2"))(ids(gpt2), attention_mask=mask, output_attentions=True)
     part = captured(gpt2, changes.intervention)
-    np.testing.assert_allclose(part.weights, torch.cat(expected.attentions), atol=1e-5)
+    np.testing.assert_allclose(part.weights, torch.cat(expected.attentions), **close(TERMS))
     assert not part.visible[..., 8, 2].any()
     assert not part.weights[..., 8, 2].any()
     found = outcome(gpt2, changes)
-    np.testing.assert_allclose(found.response.outputs[1], expected.logits[0, -1], atol=1e-5)
+    np.testing.assert_allclose(found.response.outputs[1], expected.logits[0, -1], **close(TERMS))
     assert found.effect.kl > 1e-4
 
 
@@ -141,7 +145,7 @@ def test_an_ablated_head_puts_out_what_a_hook_puts_there(gpt2: Model, tiny: Tiny
     """Zeros; the mean of its output over the queries; the running mean of the values that a causal head sees."""
     found = outcome(gpt2, Changes(ablated=((1, 2),), how=how))
     expected = hooked(tiny("gpt2"), ids(gpt2), 1, 2, FILLS[how])
-    np.testing.assert_allclose(found.response.outputs[1], expected, atol=1e-5)
+    np.testing.assert_allclose(found.response.outputs[1], expected, **close(TERMS))
     assert found.effect.kl > 1e-4
 
 
@@ -153,7 +157,7 @@ def test_zeros_are_zeros_in_the_projection(gpt2: Model, tiny: Tiny) -> None:
             model.transformer.h[layer].attn.c_proj.weight[head * WIDTH : (head + 1) * WIDTH] = 0
         expected = model(ids(gpt2)).logits[0, -1]
     found = outcome(gpt2, Changes(ablated=heads))
-    np.testing.assert_allclose(found.response.outputs[1], expected, atol=1e-5)
+    np.testing.assert_allclose(found.response.outputs[1], expected, **close(TERMS))
 
 
 def test_kl_and_logits_are_those_of_the_probabilities(gpt2: Model) -> None:

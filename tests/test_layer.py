@@ -23,6 +23,9 @@ from attnviz.layer import (
     pairwise,
     scaled_dot,
 )
+from tests.tolerance import close
+
+pytestmark = pytest.mark.numeric
 
 VECTORS = arrays(np.float32, st.tuples(st.integers(1, 6), st.just(4)), elements=st.floats(-50, 50, width=32))
 
@@ -111,7 +114,7 @@ def test_gaussian_survives_a_common_offset() -> None:
 
 
 @given(VECTORS, st.sampled_from(["dot", "scaled_dot", "cosine", "gaussian"]), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_sum_to_one(x: np.ndarray, score: str, causal: bool) -> None:
     """Whatever the vectors, each row of weights is a distribution and the output lies within the values."""
     found = attend(x, x, x, score=score, causal=causal)
@@ -122,7 +125,7 @@ def test_rows_sum_to_one(x: np.ndarray, score: str, causal: bool) -> None:
 
 
 @given(VECTORS, st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_order_of_keys_does_not_matter(x: np.ndarray, random: object) -> None:
     """Permuting keys with their values permutes the weights and leaves the output."""
     order = np.array(random.sample(range(len(x)), len(x)))
@@ -203,9 +206,9 @@ def test_numpy_and_torch_agree_with_sdpa(causal: bool) -> None:
     ours = attend(q, k, v, causal=causal)
     theirs = attend(*map(torch.from_numpy, (q, k, v)), causal=causal)
     sdpa = torch.nn.functional.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v)), is_causal=causal)
-    np.testing.assert_allclose(ours.weights, theirs.weights.numpy(), atol=1e-6)
-    np.testing.assert_allclose(ours.output, sdpa.numpy(), atol=1e-6)
-    np.testing.assert_allclose(theirs.output.numpy(), sdpa.numpy(), atol=1e-6)
+    np.testing.assert_allclose(ours.weights, theirs.weights.numpy(), **close(8))
+    np.testing.assert_allclose(ours.output, sdpa.numpy(), **close(8))
+    np.testing.assert_allclose(theirs.output.numpy(), sdpa.numpy(), **close(8))
 
 
 def test_gradients_equal_those_of_sdpa() -> None:
@@ -293,8 +296,8 @@ def test_multi_head_equals_torch(cross: bool, bias: bool) -> None:
     mask[..., 0] = True
     expected, weights = theirs(query, key, value, attn_mask=~mask.repeat_interleave(3, 0), average_attn_weights=False)
     found, found_weights = ours(query, key, value, mask=mask, return_weights=True)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found_weights, weights, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, expected, **close(32))
+    torch.testing.assert_close(found_weights, weights, **close(32))
 
 
 def test_grouped_heads_share_keys_and_values() -> None:

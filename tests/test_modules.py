@@ -21,7 +21,10 @@ from attnviz.models.huggingface import HuggingFace
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny
 from tests.test_capture import near, require_slices
+from tests.tolerance import rounding
 from tests.untouched import state, world
+
+pytestmark = pytest.mark.numeric
 
 DIM, HEADS = 16, 4
 
@@ -148,18 +151,18 @@ def test_weights_of_ones_own_modules(make: Callable[[], nn.Module]) -> None:
     found = attnviz.capture(model=net, inputs=X)
     part = found.maps[0]
     expected = net.weights(X).detach()
-    near(part.weights[0], expected.reshape(-1, 7, 7), 1e-6)
+    near(part.weights[0], expected.reshape(-1, 7, 7))
     assert (found.model, part.kind, len(found.maps)) == (make.__name__, "self", 1)
     assert part.visible.all() or make is Functional
     assert [token.text for token in part.keys] == list("0123456")
-    assert found.fidelity is None or found.fidelity < 1e-6
+    assert found.fidelity is None or found.fidelity < rounding(32)
 
 
 @pytest.mark.parametrize("inputs", [(X, X, X), [X, X, X], {"query": X, "key": X, "value": X, "need_weights": False}])
 def test_inputs_by_place_and_by_name(inputs: Any) -> None:
     """A module is called with a tuple or a list of arguments, or with a mapping of named ones."""
     net = seeded(multihead)
-    near(attnviz.capture(model=net, inputs=inputs).maps[0].weights[0], attention_of(net, X, X), 1e-6)
+    near(attnviz.capture(model=net, inputs=inputs).maps[0].weights[0], attention_of(net, X, X))
 
 
 def test_keys_of_another_text() -> None:
@@ -167,7 +170,7 @@ def test_keys_of_another_text() -> None:
     net = seeded(multihead)
     found = attnviz.capture(model=net, inputs=(X, Y, Y)).maps[0]
     assert (found.kind, len(found.queries), len(found.keys)) == ("cross", 7, 5)
-    near(found.weights[0], attention_of(net, X, Y), 1e-6)
+    near(found.weights[0], attention_of(net, X, Y))
     other = vectors(1, 7, DIM, seed=2)
     assert attnviz.capture(model=net, inputs=(X, other, other)).maps[0].kind == "cross"
     ours = attnviz.capture(model=MultiHeadAttention(DIM, HEADS, kv_heads=2), inputs=(X, Y)).maps[0]
@@ -185,13 +188,13 @@ def test_transformers_have_three_maps(target: Tensor) -> None:
         ("decoder", (0, 1, 2), (n, n)),
         ("cross", (0, 1, 2), (n, 7)),
     ]
-    near(found.maps[0].weights[0], attention_of(net.encoder.layers[0].self_attn, X, X), 1e-6)
-    near(found.maps[1].weights[0], attention_of(net.decoder.layers[0].self_attn, target, target), 1e-6)
+    near(found.maps[0].weights[0], attention_of(net.encoder.layers[0].self_attn, X, X))
+    near(found.maps[1].weights[0], attention_of(net.decoder.layers[0].self_attn, target, target))
     assert "cross L2 decoder.layers.2.multihead_attn" in found.notes[0]
     assert [part.statistics.distance is None for part in found.maps] == [False, False, True]  # between texts is none
     last = attnviz.capture(model=net, inputs=(X, target), layers=-1, heads="1").maps
     assert [(part.layers, part.heads) for part in last] == [((1,), (1,)), ((2,), (1,)), ((2,), (1,))]
-    near(last[2].weights, found.maps[2].weights[2:, 1:2], 1e-6)
+    near(last[2].weights, found.maps[2].weights[2:, 1:2])
 
 
 def test_padding_of_an_encoder_is_masked() -> None:
@@ -200,7 +203,7 @@ def test_padding_of_an_encoder_is_masked() -> None:
     padded = torch.tensor([[False] * 5 + [True] * 2])
     part = attnviz.capture(model=net, inputs={"src": X, "src_key_padding_mask": padded}).maps[0]
     assert part.visible[0, 0].tolist() == [[True] * 5 + [False] * 2] * 7
-    near(part.weights[0], attention_of(net.layers[0].self_attn, X, X, key_padding_mask=padded), 1e-6)
+    near(part.weights[0], attention_of(net.layers[0].self_attn, X, X, key_padding_mask=padded))
 
 
 def test_a_sequence_may_come_first() -> None:
@@ -208,7 +211,7 @@ def test_a_sequence_may_come_first() -> None:
     net = seeded(lambda: nn.MultiheadAttention(DIM, HEADS))
     expected = attention_of(net, X.transpose(0, 1), X.transpose(0, 1))
     for x in (X.transpose(0, 1), X[0]):
-        near(attnviz.capture(model=net, inputs=(x, x, x)).maps[0].weights[0], expected, 1e-6)
+        near(attnviz.capture(model=net, inputs=(x, x, x)).maps[0].weights[0], expected)
 
 
 @pytest.mark.parametrize(

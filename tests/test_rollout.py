@@ -15,6 +15,8 @@ from attnviz.record import AttentionMap, Capture, Token
 from attnviz.table import to_csv
 from tests.conftest import SENTENCE, Tiny
 
+pytestmark = pytest.mark.numeric
+
 
 def attention(seed: int, layers: int, heads: int, n: int, causal: bool) -> np.ndarray:
     """Random rows that sum to 1."""

@@ -17,6 +17,8 @@ from attnviz.models.huggingface_text import message_segments
 from attnviz.record import AttentionMap, Segment, Token
 from tests.conftest import Tiny
 
+pytestmark = pytest.mark.numeric
+
 TWO = (Segment("a", 0, 4), Segment("b b", 5, 9))
 
 
@@ -157,7 +159,7 @@ def brute(weights: np.ndarray, visible: np.ndarray, where: list[int], parked: li
     return [float(np.mean(values)) if values else np.nan for values in sums.values()]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     where=st.lists(st.integers(-1, 2), min_size=2, max_size=9),
     special=st.integers(0, 8),

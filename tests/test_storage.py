@@ -26,7 +26,7 @@ from attnviz.record import AttentionMap, Capture, Edges, Segment, Statistics, Ti
 
 TEXTS = st.text(st.characters(), max_size=6)  # surrogates and control characters too
 NUMBERS = st.integers(0, 2**31)
-FIXTURES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FIXTURES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @st.composite
@@ -459,7 +459,7 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [*([path] if path else []), *(place for key, value in inner for place in places(value, (*path, key)))]
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(capture=captures(), junk=JUNK, data=st.data())
 def test_json_with_junk_is_no_traceback(capture: Capture, junk: Any, data: st.DataObject, tmp_path: Path) -> None:
     """A document with any value replaced by any other is read or refused in a line; so is one of other makers."""

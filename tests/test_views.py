@@ -18,6 +18,8 @@ from attnviz.selection import Spot, parse_token
 from attnviz.views import Look, grids, heatmaps, page, rows, strips
 from attnviz.views.drawable import MASKED, Scale
 
+pytestmark = pytest.mark.numeric
+
 FULL, LINEAR = Look(whole=True), Look(linear=True)
 
 

@@ -28,6 +28,9 @@ from attnviz.request import Prompt, Request
 from attnviz.views import grids, heatmaps, page
 from tests.conftest import SENTENCE, Tiny
 from tests.tiny import VOCABULARY, plain_tokenizer, save
+from tests.tolerance import close
+
+pytestmark = pytest.mark.numeric
 
 Call = Callable[..., CompletedProcess[str]]
 OTHERS = "norm", "gradient", "chefer", "rollout", "scores"
@@ -125,7 +128,7 @@ def test_python_and_the_models_agree() -> None:
     for method in ("norm", "gradient", "scores"):
         mine = attnviz.capture(TEXT, method=method, layers="1", heads="2,3").maps[0]
         whole = model.capture(Prompt(TEXT), Request(method=method)).maps[0]
-        np.testing.assert_array_equal(mine.weights, whole.weights[1:2, 2:4])
+        np.testing.assert_allclose(mine.weights, whole.weights[1:2, 2:4], **close(384))
     gradients = model.capture(Prompt(TEXT), Request(method="gradient")).maps[0].weights
     last = attnviz.capture(TEXT, method="chefer", layers="-1").maps[0]
     np.testing.assert_allclose(last.weights[0, 0], positive(gradients)[-1], rtol=1e-5, atol=1e-6)
@@ -246,7 +249,8 @@ def test_words_and_windows_are_of_the_numbers(call: Call) -> None:
     part = document(call("show", text, "--weights", "rollout", "--words", "-l", "2", "--rows", "3:5", "--json"))[
         "maps"
     ][0]
-    np.testing.assert_array_equal(part["weights"][0][0], whole["weights"][2][0][3:5])
+    window, same = (np.array(rows, np.float64) for rows in (part["weights"][0][0], whole["weights"][2][0][3:5]))
+    np.testing.assert_allclose(window, same, **close(384))
 
 
 def test_a_file_of_attention_rolls_out(call: Call) -> None:

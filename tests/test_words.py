@@ -23,6 +23,9 @@ from attnviz.analysis.words import NOTE, Grouping, Span, coarsened, grouped, in_
 from attnviz.record import AttentionMap, Capture, Token, Weights
 from attnviz.storage import load
 from tests.conftest import Tiny
+from tests.tolerance import close
+
+pytestmark = pytest.mark.numeric
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 SENTENCE = "Unbelievably, the naïve tokenizer's subwords misbehave — 3.14159 😀 ok."
@@ -216,7 +219,7 @@ def test_rows_of_words_sum_to_one(case: tuple[AttentionMap, Grouping]) -> None:
     """Nothing is lost or made: what rows sum to stays 1, and so does what the statistics say of it."""
     part, words = case
     found = merged(part, words, words)
-    np.testing.assert_allclose(found.weights.sum(-1, dtype=np.float64), 1, atol=1e-6)
+    np.testing.assert_allclose(found.weights.sum(-1, dtype=np.float64), 1, **close(64))
     expected = describe(found.weights, found.visible, True)
     for name in ("entropy", "received", "sink", "distance", "diagonal", "previous"):
         np.testing.assert_array_equal(getattr(found.statistics, name), getattr(expected, name))
@@ -253,8 +256,8 @@ def test_pieces_need_not_be_neighbours() -> None:
     part = made(weights, tuple(Token(name, i, i, i + 1, False) for i, name in enumerate("abcd")))
     words = Grouping(part.queries[:2], ((0, 2, 3), (1,)))
     found = merged(part, words, words).weights[0]
-    np.testing.assert_allclose(found[:, 1, 0], weights[:, 1, [0, 2, 3]].sum(-1), atol=1e-7)
-    np.testing.assert_allclose(found[:, 0, 1], weights[:, [0, 2, 3], 1].mean(-1), atol=1e-7)
+    np.testing.assert_allclose(found[:, 1, 0], weights[:, 1, [0, 2, 3]].sum(-1), **close(4))
+    np.testing.assert_allclose(found[:, 0, 1], weights[:, [0, 2, 3], 1].mean(-1), **close(4))
 
 
 def test_a_cell_is_visible_where_a_piece_is() -> None:
@@ -304,7 +307,7 @@ def require_words(capture: Capture, words: Sequence[str] = WORDS) -> AttentionMa
     assert found.notes == (*capture.notes, NOTE)
     for part in found.maps:
         assert part.unit == "word"
-        np.testing.assert_allclose(part.weights.sum(-1, dtype=np.float64), 1, atol=1e-6)
+        np.testing.assert_allclose(part.weights.sum(-1, dtype=np.float64), 1, **close(64))
         assert [token.text for token in part.queries if token.text in words] == list(words)
     return found.maps[0]
 
@@ -355,7 +358,7 @@ def test_text_and_target_are_in_words(tiny: Tiny) -> None:
     for kind, queries, keys in (("encoder", text, text), ("decoder", target, target), ("cross", target, text)):
         assert [token.text for token in found[kind].queries] == queries
         assert [token.text for token in found[kind].keys] == keys
-        np.testing.assert_allclose(found[kind].weights.sum(-1, dtype=np.float64), 1, atol=1e-6)
+        np.testing.assert_allclose(found[kind].weights.sum(-1, dtype=np.float64), 1, **close(64))
     assert found["cross"].statistics.distance is None
 
 

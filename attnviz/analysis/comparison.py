@@ -97,7 +97,7 @@ class Side:
         for part in self.maps:
             if name[0] in part.layers and name[1] in part.heads:
                 one = part.part([part.layers.index(name[0])], [part.heads.index(name[1])])
-                found, _ = between(one, self.shared, range(len(self.queries)))
+                found = between(one, self.shared, range(len(self.queries))).common
                 return require(found.weights)[0, 0], found.visible[0, 0]
         raise KeyError(name)
 
@@ -208,24 +208,37 @@ def side(capture: Capture, maps: Sequence[AttentionMap], shared: tuple[Shared, S
     """One side of a comparison. Raises ValueError if a map has no weights."""
     layers = (part.part([i], range(len(part.heads))) for part in maps for i in range(len(part.layers)))
     found = [between(layer, shared, rows) for layer in layers]
-    weights = np.concatenate([require(part.weights)[0] for part, _ in found])
-    visible = np.concatenate([part.visible[0] for part, _ in found])
-    total = sum(given for _, given in found)
-    outside = 1 - float(weights.sum(dtype=np.float64)) / total if total else 0.0
+    weights = np.concatenate([require(each.common.weights)[0] for each in found])
+    visible = np.concatenate([each.common.visible[0] for each in found])
+    total = sum(each.total for each in found)
+    outside = sum(each.outside for each in found) / total if total else 0.0
     return Side(capture, maps, shared, rows, weights, visible, outside)
 
 
-def between(part: AttentionMap, shared: tuple[Shared, Shared], rows: Sequence[int]) -> tuple[AttentionMap, float]:
-    """A map between some of the common queries and all common keys, and the weight of these queries on any key."""
+class Between(NamedTuple):
+    """The attention between some of the common queries and all common keys."""
+
+    common: AttentionMap
+    total: float
+    """The sum of the weights of these queries on any key, common or not."""
+    outside: float
+    """The sum of their weights on keys that are not common: exactly 0 if there are none."""
+
+
+def between(part: AttentionMap, shared: tuple[Shared, Shared], rows: Sequence[int]) -> Between:
+    """Merge a map to words and take some of the common queries and all common keys of it."""
     queries, keys = shared
     members = [queries.grouping.members[queries.places[row]] for row in rows]
     tokens = sorted(token for word in members for token in word)
     place = {token: i for i, token in enumerate(tokens)}
     words = tuple(queries.words[row] for row in rows)
     grouping = Grouping(words, tuple(tuple(place[token] for token in word) for word in members))
-    found = merged(part.window(tokens, range(len(part.keys))), grouping, keys.grouping)
-    given = float(require(found.weights).sum(dtype=np.float64))
-    return found.window(range(len(rows)), keys.places), given
+    words_of_all_keys = merged(part.window(tokens, range(len(part.keys))), grouping, keys.grouping)
+    weights = require(words_of_all_keys.weights)
+    other_keys = np.delete(np.arange(weights.shape[-1]), keys.places)
+    total = float(weights.sum(dtype=np.float64))
+    outside = float(weights[..., other_keys].sum(dtype=np.float64))
+    return Between(words_of_all_keys.window(range(len(rows)), keys.places), total, outside)
 
 
 def require(weights: Weights | None) -> Weights:
