@@ -39,6 +39,26 @@ def pytest_configure() -> None:
         pytest.exit("install the test extra first: pip install -e '.[test]'", returncode=2)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs CUDA where there is none."""
+    if item.get_closest_marker("cuda") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs CUDA")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Register the pretend device before any test computes a gradient, for torch counts its devices when it first does.
+
+    Without a test of that device nothing is registered.
+    """
+    if any(item.path.name == "test_devices.py" for item in session.items):
+        from tests.pretend_device import register_backend
+
+        register_backend()
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """all-MiniLM-L6-v2, a BERT of 6 layers and 12 heads with its real weights."""

@@ -26,8 +26,8 @@ def test_the_first_two_fences_set_up() -> None:
     assert [kind for kind, _ in FENCES[:2]] == ["sh", "sh"]
     draw, test = (text.splitlines() for _, text in FENCES[:2])
     assert len(draw) == len(test) == 1
-    assert "pip install -e . && .venv/bin/attnviz show" in draw[0]
-    assert test[0].endswith("pip install -e '.[test]' && .venv/bin/python -m pytest -q")
+    assert "pip install -c constraints.txt -e . && .venv/bin/attnviz show" in draw[0]
+    assert test[0].endswith("pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -q")
     assert "fence 1" in (ROOT / ".ci" / "run").read_text()
     assert "fence 2" in (ROOT / ".ci" / "run").read_text()
 

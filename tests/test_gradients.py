@@ -311,7 +311,7 @@ def test_what_an_encoder_says_is_a_vector(minilm: Path) -> None:
         np.testing.assert_allclose(response.outputs[0], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", ["builtin", "gpt2", "llama"])
 def test_cuda_equals_cpu(name: str, tiny: Callable[[str], Path]) -> None:
     """Gradients, and what is said without edges, heads and tokens, to 1e-4."""

@@ -361,7 +361,7 @@ def test_importing_the_layer_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_cuda_equals_cpu() -> None:
     """The layer gives the same on a GPU."""
     x = torch.from_numpy(vectors(2, 5, 8))

@@ -345,7 +345,7 @@ def test_initial_gains_are_one() -> None:
     assert torch.equal(parameters["embedding"], initial(TINY, 0)["embedding"])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_training_on_cuda_learns() -> None:
     """The same training runs on a GPU."""
     ids = np.tile(np.arange(1, 40), 30)

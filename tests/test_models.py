@@ -392,7 +392,7 @@ def test_a_device_that_is_not_there() -> None:
         load(placement=Placement("cuda:99"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", ["builtin", "minilm"])
 def test_cuda_equals_cpu(name: str, minilm: Path) -> None:
     """The built-in model and MiniLM give the same on a GPU, to 1e-4."""

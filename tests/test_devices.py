@@ -1,4 +1,4 @@
-"""Every path that handles a device, on a pretend accelerator that raises where tensors of two devices meet.
+"""Every path that handles a device: on a pretend one, which raises where tensors of two devices meet, and on CUDA.
 
 | path | what runs on it | models |
 |---|---|---|
@@ -11,11 +11,15 @@
 | the built-in model | all of these, on torch tensors in place of NumPy arrays | builtin |
 | training | both optimizers | a small model |
 
-The numbers equal those of the CPU. What it cannot tell: whether a kernel of a real device is right, fast or precise.
+The numbers equal those of the CPU. The pretend device cannot tell whether a kernel of a real one is right, fast or
+precise. Where there is a GPU, the same tests run on it too.
 """
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,20 +37,26 @@ from attnviz.lm.train import Recipe, train
 from attnviz.models.huggingface_reading import Reading
 from attnviz.request import Request
 from tests.architectures import ARCHITECTURES, Architecture
-from tests.conftest import SENTENCE, Run, Tiny
-from tests.pretend_device import DeviceMixError, pretend_device
+from tests.conftest import ROOT, SENTENCE, Run, Tiny
+from tests.pretend_device import NAME, DeviceMixError, pretend_device
 from tests.test_lm import TINY
 
 THERE = {each.name: each for each in ARCHITECTURES if hasattr(transformers, each.model)}
 
 
-@pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make ``--device pretend`` work."""
+DEVICES = [NAME, *[pytest.param("cuda", marks=pytest.mark.cuda)] * torch.cuda.is_available()]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A device, which ``--device`` takes."""
+    if request.param != NAME:
+        yield request.param
+        return
     for module in ("builtin", "huggingface_loading"):
         monkeypatch.setattr(f"attnviz.models.{module}.torch_device", lambda name: name)
     with pretend_device():
-        yield
+        yield NAME
 
 
 def test_mixed_devices_raise() -> None:
@@ -90,14 +100,13 @@ def weights_of(model: nn.Module, inputs: dict[str, Tensor]) -> dict[int, Tensor]
 
 
 @pytest.mark.parametrize("architecture", THERE.values(), ids=THERE)
-def test_captures_of_all_architectures(architecture: Architecture) -> None:
+def test_captures_of_all_architectures(architecture: Architecture, device: str) -> None:
     """Weights of every head of every architecture, with padding where it has any, equal those of the CPU."""
     model = architecture.build()
     inputs = architecture.inputs(architecture.pads[0] if architecture.pads else None)
     expected = weights_of(model, inputs)
-    with pretend_device():
-        model.to("pretend")
-        found = weights_of(model, {name: part.to("pretend") for name, part in inputs.items()})
+    model.to(device)
+    found = weights_of(model, {name: part.to(device) for name, part in inputs.items()})
     assert found.keys() == expected.keys()
     for number, weights in found.items():
         torch.testing.assert_close(weights, expected[number], rtol=1e-4, atol=1e-5)
@@ -151,15 +160,16 @@ QUESTIONS: dict[str, list[list[str]]] = {
 CASES = [(name, question) for name, questions in QUESTIONS.items() for question in questions]
 
 
-@pytest.mark.usefixtures("pretend")
 @pytest.mark.parametrize(("name", "question"), CASES, ids=[" ".join([name, *words]) for name, words in CASES])
-def test_commands_equal_the_cpu(name: str, question: list[str], call: Run, tiny: Tiny, tmp_path: Path) -> None:
-    """The documents that commands print for a model on the pretend device and on the CPU hold the same."""
+def test_commands_equal_the_cpu(
+    name: str, question: list[str], device: str, call: Run, tiny: Tiny, tmp_path: Path
+) -> None:
+    """The documents that commands print for a model on a device and on the CPU hold the same."""
     (tmp_path / "corpus.txt").write_text("\n\n".join([SENTENCE, "The old woman opened the window."]))
     model = "builtin" if name == "builtin" else tiny(name)
     documents = []
-    for device in ("cpu", "pretend"):
-        done = call(*question, "-m", model, "--device", device, "--json")
+    for place in ("cpu", device):
+        done = call(*question, "-m", model, "--device", place, "--json")
         assert done.returncode == 0, done.stderr
         documents.append(json.loads(done.stdout))
     require_close(documents[1], documents[0])
@@ -186,13 +196,12 @@ def require_close(found: Any, expected: Any, where: str = "") -> None:
 
 
 @pytest.mark.parametrize("keep", ["tiles", "statistics", "edges"])
-@pytest.mark.usefixtures("pretend")
-def test_what_else_is_kept(keep: str, call: Run, tiny: Tiny, tmp_path: Path) -> None:
-    """Tiles, statistics and edges are saved from the pretend device as from the CPU."""
+def test_what_else_is_kept(keep: str, device: str, call: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """Tiles, statistics and edges are saved from a device as from the CPU."""
     found = []
-    for device in ("cpu", "pretend"):
-        path = tmp_path / f"{device}.json"
-        done = call("capture", SENTENCE, "-m", tiny("llama"), "--device", device, "--keep", keep, "-o", path)
+    for place in ("cpu", device):
+        path = tmp_path / f"{place}.json"
+        done = call("capture", SENTENCE, "-m", tiny("llama"), "--device", place, "--keep", keep, "-o", path)
         assert done.returncode == 0, done.stderr
         found.append(json.loads(path.read_text()))
     require_close(found[1], found[0])
@@ -250,27 +259,39 @@ def encoder() -> nn.Module:
 
 @pytest.mark.parametrize("make", [Causal, MultiHead, Fused, Softmax, encoder])
 @pytest.mark.parametrize("keep", ["weights", "statistics"])
-def test_modules(make: Any, keep: Any) -> None:
-    """Modules of one's own give the same on the pretend device."""
+def test_modules(make: Any, keep: Any, device: str) -> None:
+    """Modules of one's own give the same on a device."""
     torch.manual_seed(0)
     net = make().eval()
     x = torch.randn(1, 7, 16)
     expected = attnviz.capture(model=net, inputs=x, keep=keep)
-    with pretend_device():
-        found = attnviz.capture(model=net.to("pretend"), inputs=x.to("pretend"), keep=keep)
+    found = attnviz.capture(model=net.to(device), inputs=x.to(device), keep=keep)
     for one, other in zip(found.maps, expected.maps, strict=True):
         if keep == "weights":
             np.testing.assert_allclose(one.weights, other.weights, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(one.statistics.entropy, other.statistics.entropy, rtol=1e-4, atol=1e-5)
 
 
-def test_training() -> None:
+def test_training(device: str) -> None:
     """The same steps lead to the same parameters."""
     ids = np.tile(np.arange(1, 40), 10)
     recipe = Recipe(steps=4, tokens=96, length=24, rate=0.02, warm_up=2)
     expected = train(ids, TINY, recipe, watch=lambda _: None)
-    with pretend_device():
-        found = train(ids, TINY, recipe, device="pretend", watch=lambda _: None)
+    found = train(ids, TINY, recipe, device=device, watch=lambda _: None)
     assert found.keys() == expected.keys()
     for name, parameter in expected.items():
         torch.testing.assert_close(found[name].cpu(), parameter, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which the check would take")
+def test_the_check_on_a_gpu_says_that_there_is_none() -> None:
+    """scripts/check_cuda.sh ends with one line and the exit code of a device that is not there."""
+    done = subprocess.run(
+        ["bash", "scripts/check_cuda.sh"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "no CUDA device is here: nothing was checked\n")
