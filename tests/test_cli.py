@@ -11,6 +11,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -600,6 +602,24 @@ def test_a_window_is_at_full_resolution(call: Run, tiny: Tiny, long_text: str) -
 # Runs that are cut short
 
 
+@contextmanager
+def started(command: list[Any], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that can be interrupted, also where these tests run in the background, and that ends with the test."""
+    process = subprocess.Popen(
+        [*map(str, command)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_an_interrupted_capture_leaves_nothing(tmp_path: Path, tiny: Tiny) -> None:
     """Ctrl-C while a model runs: one line, exit code 130, no file."""
     waiting = (
@@ -608,10 +628,10 @@ def test_an_interrupted_capture_leaves_nothing(tmp_path: Path, tiny: Tiny) -> No
         "Probe.look = look; main()"
     )
     command = [sys.executable, "-c", waiting, "capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "running\n"
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    with started(command, tmp_path) as process:
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
     assert (process.returncode, told.strip()) == (130, "error: interrupted")  # click breaks the line of ^C first
     assert list(tmp_path.iterdir()) == []
 
@@ -771,13 +791,13 @@ def test_a_trained_model_is_shown(run: Run, call: Run, corpus: Path, tmp_path: P
 
 def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
     """Ctrl-C saves what there is, says how far it got, and exits with 130."""
-    command = [sys.executable, "-m", "attnviz", "train", str(corpus), "-o", "model", "--steps", "1000", *TRAIN]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ)
-    assert process.stderr.readline().startswith("step 100:")
-    process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=60)[1]
+    command = [sys.executable, "-m", "attnviz", "train", str(corpus), "-o", "model", "--steps", "500", *TRAIN]
+    with started(command, tmp_path) as process:
+        assert process.stderr.readline().startswith("step 50:")
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert re.search(r"stopped after \d+ of 1000 steps", told)
+    assert re.search(r"stopped after \d+ of 500 steps", told)
     assert "Traceback" not in told
     assert store.read(tmp_path / "model").about["steps"] > 0
 

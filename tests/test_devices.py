@@ -129,7 +129,7 @@ QUESTIONS: dict[str, list[list[str]]] = {
         ["inspect", SENTENCE],
         ["explain", SENTENCE, "-H", "L1H2", "--query", "4"],
         ["attribute", SENTENCE, "--verify", "--leave-one-out"],
-        ["heads", "--ablate", "-H", "L1H2", *FEW],
+        ["heads", *FEW],
         ["compare", SENTENCE, "--with", "The dog sat on the mat."],
     ],
     "bart": [
