@@ -13,9 +13,9 @@ from typing import BinaryIO
 from attnviz.errors import InputError, OutputError
 
 DEFAULT_MODE = 0o666  # less what the umask takes away
-PRIVATE_MODE = 0o600  # until the permissions of the replaced file are known to be kept
+PRIVATE_MODE = 0o600  # of a file that is to replace another, until it has the permissions of that one
+PERMISSIONS = 0o777  # of a mode; not the bits that let a program run as the owner of its file
 SPECIAL_FILES = {
-    stat.S_IFDIR: "a folder",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFIFO: "a pipe",
@@ -58,8 +58,6 @@ def require_new(path: Path, force: bool) -> None:
     Raise OutputError if the path leads to a folder, a device, a pipe or a socket, if it exists and ``force`` is not
     set, or if its folder is not there or cannot be written to. Symbolic links are followed.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: name a file in it")
     exists = regular_status(path) is not None
     if exists and not force:
         raise OutputError(f"{path} exists; choose another name or add --force")
@@ -107,7 +105,7 @@ def keep_owner_and_mode(path: Path, before: os.stat_result) -> None:
     if hasattr(os, "chown"):
         with suppress(PermissionError):
             os.chown(path, before.st_uid, before.st_gid)
-    path.chmod(stat.S_IMODE(before.st_mode))
+    path.chmod(before.st_mode & PERMISSIONS)
 
 
 def remove_file(path: Path) -> None:
@@ -137,6 +135,8 @@ def regular_status(path: Path) -> os.stat_result | None:
         return None
     except OSError as error:
         raise OutputError(f"cannot write {path}: {reason(error)}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise OutputError(f"{path} is a folder: name a file in it")
     if not stat.S_ISREG(status.st_mode):
         kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), "no regular file")
         raise OutputError(f"cannot write {path}: it is {kind}, and only regular files are written or replaced")

@@ -164,12 +164,12 @@ def test_paths_and_repositories(name: str, is_path: bool) -> None:
 
 
 @pytest.mark.usefixtures("hub_cache")
-def test_an_alias_is_found_in_the_cache(call: Run) -> None:
+def test_an_alias_is_found_in_the_cache(call: Run, run: Run) -> None:
     """bert-base draws when google-bert/bert-base-uncased is in the local cache, without a network."""
     done = call("show", SENTENCE, "-m", "bert-base", "--width", "80")
     assert done.returncode == 0, done.stderr
     assert "bert-base · layer 5 · mean over heads" in done.stdout
-    listed = call("models").stdout
+    listed = run("models").stdout
     assert " * bert-base " in listed
     assert "   gpt2 " in listed
 

@@ -106,8 +106,8 @@ def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool,
     require_same(output, digest, force)
     files = [(part, form, output / name) for part in parts for form, name in zip(part.forms, part.files, strict=True)]
     missing = [file for file in files if force or not file[2].exists()]
-    for name in (*(path.name for _, _, path in missing), *FRONT):
-        require_regular(output / name)
+    for path in (*(path for _, _, path in missing), *(output / name for name in FRONT)):
+        require_regular(path)
     made = tried(report, missing)
     front = {INDEX: gallery_html(report.title, digest, entries), TABLE: gallery_md(report.title, entries)}
     write_folder(output, front | ({KEPT: f"{said.kept}\n".encode()} if said.kept is not None else {}))

@@ -212,8 +212,11 @@ def check_output(folder: Path, force: bool, resume: bool) -> None:
 
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; a folder is needed")
-    for name in (*store.FILES, *checkpoints.FILES):
-        require_regular(folder / name)
+    files = [folder / name for name in (*store.FILES, *checkpoints.FILES)]
+    if any(file.is_dir() for file in files):
+        raise OutputError(f"{folder} has folders where the files of a model belong")
+    for file in files:
+        require_regular(file)
     if resume:
         checkpoints.require_state(folder)
     elif folder.is_dir() and any(folder.iterdir()) and not force:
