@@ -355,12 +355,12 @@ def folder(tmp_path: Path) -> Path:
         ["--rows", "-4:", "--json"],
     ],
 )
-def test_a_saved_capture_is_drawn_like_the_model(run: Run, args: list[str]) -> None:
+def test_a_saved_capture_is_drawn_like_the_model(call: Run, args: list[str]) -> None:
     """What was captured to a file once is shown from it, to the letter, as the model would be."""
-    assert run("capture", SENTENCE, "-o", "run.attn").returncode == 0
-    shown = run("show", "--from", "run.attn", *args)
+    assert call("capture", SENTENCE, "-o", "run.attn").returncode == 0
+    shown = call("show", "--from", "run.attn", *args)
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout == run("show", SENTENCE, *args).stdout
+    assert shown.stdout == call("show", SENTENCE, *args).stdout
 
 
 def test_capture_writes_what_is_asked_for(call: Run, tmp_path: Path) -> None:

@@ -99,7 +99,21 @@ def weights_of(model: nn.Module, inputs: dict[str, Tensor]) -> dict[int, Tensor]
     return {number: one.weights for number, one in found.items()}
 
 
-@pytest.mark.parametrize("architecture", THERE.values(), ids=THERE)
+MECHANISMS = (  # one architecture for each way in which attention is computed or found
+    "BERT", "GPT-2", "Llama", "Gemma 2", "GPT-OSS", "MPNet", "DeBERTa", "XLNet", "Longformer", "BigBird (sparse)",
+    "Falcon (ALiBi)", "DeepSeek-V3.2", "Llama 4", "T5", "BART", "NLLB-MoE", "Whisper",
+)  # fmt: skip
+IN_ALL_RUNS = [
+    pytest.param(each, id=name, marks=() if name in MECHANISMS else pytest.mark.sweep) for name, each in THERE.items()
+]
+
+
+def test_the_mechanisms_are_architectures() -> None:
+    """Each that is to be in all runs is there, by its name."""
+    assert set(MECHANISMS) <= {each.name for each in ARCHITECTURES}
+
+
+@pytest.mark.parametrize("architecture", IN_ALL_RUNS)
 def test_captures_of_all_architectures(architecture: Architecture, device: str) -> None:
     """Weights of every head of every architecture, with padding where it has any, equal those of the CPU."""
     model = architecture.build()

@@ -459,7 +459,7 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [*([path] if path else []), *(place for key, value in inner for place in places(value, (*path, key)))]
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(capture=captures(), junk=JUNK, data=st.data())
 def test_json_with_junk_is_no_traceback(capture: Capture, junk: Any, data: st.DataObject, tmp_path: Path) -> None:
     """A document with any value replaced by any other is read or refused in a line; so is one of other makers."""
