@@ -278,6 +278,8 @@ class Capture:
     layer's largest output; None where it was not measured."""
     segments: tuple[Segment, ...] = ()
     """The messages of a chat, where the text is one."""
+    fidelity_reference: str | None = None
+    """What the fidelity was measured against; None where nothing was compared."""
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write an ``.attn`` file, or ``.json`` or ``.npz`` by the suffix. Raises UsageError or OutputError."""

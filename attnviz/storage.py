@@ -133,6 +133,7 @@ def capture_header(capture: Capture) -> dict[str, Any]:
         **{name: text for name, text in texts.items() if text is not None},
         "notes": capture.notes,
         "fidelity": capture.fidelity,
+        "fidelity_reference": capture.fidelity_reference,
         **({"segments": [part._asdict() for part in capture.segments]} if capture.segments else {}),
     }
 

@@ -40,6 +40,7 @@ def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None =
         field(document, "target", str, NoneType),
         fidelity,
         tuple(map(read_segment, dicts(document, "segments") if "segments" in document else [])),
+        field(document, "fidelity_reference", str, NoneType),
     )
 
 

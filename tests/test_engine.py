@@ -18,6 +18,7 @@ from attnviz.analysis.statistics import describe, tile
 from attnviz.engine.call import Call
 from attnviz.engine.edits import Edits
 from attnviz.engine.probe import Finished, Found, Probe, Source, Survey
+from attnviz.engine.running import Running
 from attnviz.errors import InputError
 from attnviz.request import Keep, Request
 from tests.calls import LOWEST, SQUARE, VARIANTS, make, reference, sinks
@@ -498,9 +499,11 @@ def test_several_texts_are_refused() -> None:
 
 def test_a_survey_tells_calls_and_their_output() -> None:
     """It writes down heads, lengths and where each call comes from, and changes nothing."""
-    survey = Survey()
+    running = Running()
+    survey = Survey(running)
+    running.stack.append(("decoder.layer", 7))
     for call in (make(9, 5), make(7, softcap=1.5), make(6, **sinks(make(6)))):
-        output = survey.attend(call, Source(3, "decoder.layer", cross=True))
+        output = survey.attend(call, Source(3, cross=True))
         torch.testing.assert_close(output[0], reference(call)[1].float(), **close(20))
     survey.given(torch.ones(1, 3, 4, 4) / 4, torch.ones(1, 1, 4, 4).bool(), Source())
     assert [(seen.heads, seen.queries, seen.keys) for seen in survey.seen] == [
@@ -509,4 +512,5 @@ def test_a_survey_tells_calls_and_their_output() -> None:
         (4, 6, 6),
         (3, 4, 4),
     ]
-    assert (survey.seen[0].layer, survey.seen[0].where, survey.seen[0].cross) == (3, "decoder.layer", True)
+    first = survey.seen[0]
+    assert (first.layer, first.where, first.entry, first.cross) == (3, "decoder.layer", 7, True)

@@ -199,6 +199,9 @@ def tell(capture: Capture, quiet: bool, verbose: bool) -> None:
     if not verbose:
         return
     if capture.fidelity is None:
-        note("fidelity: not measured", quiet)
+        line = "fidelity: not measured"
     else:
-        note(f"fidelity: weights times values are the model's own output to {capture.fidelity:.1e} of its size", quiet)
+        line = f"fidelity: weights times values are the model's own output to {capture.fidelity:.1e} of its size"
+    note(line, quiet)
+    if capture.fidelity_reference is not None:
+        note(f"compared with: {capture.fidelity_reference}", quiet)

@@ -1,5 +1,6 @@
 """A run that nothing is kept of but what the model says: it is only changed."""
 
+import torch
 from torch import Tensor
 
 from attnviz.engine.blocks import Plan, Shape, attend
@@ -30,7 +31,7 @@ class Changed:
         self.edits.require_none(number, cut=number in self.cut)
         return number
 
-    def measured(self, number: int, difference: float | None) -> None:
+    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """See ``Observer.measured``."""
 
     def before(self, scores: Tensor) -> Tensor:

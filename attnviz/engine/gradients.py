@@ -46,7 +46,7 @@ class Graded:
         """See ``Observer.given``. Raises ModelError: there is no output to go by."""
         raise ModelError(UNREACHED)
 
-    def measured(self, number: int, difference: float | None) -> None:
+    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """See ``Observer.measured``."""
 
     def before(self, scores: Tensor) -> Tensor:

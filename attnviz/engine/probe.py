@@ -17,6 +17,7 @@ from attnviz.engine.blocks import Plan, Reducer, Shape, attend, replay
 from attnviz.engine.call import Call
 from attnviz.engine.edits import Edits
 from attnviz.engine.reducers import Matrix, Sight, Strongest, Summary
+from attnviz.engine.running import Running
 from attnviz.engine.values import (
     UNPROJECTED,
     VALUELESS,
@@ -42,6 +43,10 @@ class Site(NamedTuple):
     heads: int
     size: tuple[int, int]
     """Queries and keys when it was surveyed."""
+    part: str = ""
+    """Which part of the model, or of its input, the layer belongs to, where there are several of one kind."""
+    repeated: bool = False
+    """Whether the call has the queries and keys of the one before, with other values: a second call of one layer."""
 
 
 class Seen(NamedTuple):
@@ -56,6 +61,10 @@ class Seen(NamedTuple):
     """The name of the module that called, if it is known."""
     cross: bool
     """Whether the keys are surely not those of the queries' own text."""
+    entry: int = 0
+    """The number of the run of the module that called, if it is known: see ``Running``."""
+    repeated: bool = False
+    """Whether its queries and keys are those of the call before: only the values are others."""
 
 
 @dataclass(eq=False)
@@ -70,6 +79,8 @@ class Found:
     edges: tuple[Tensor, Tensor] | None = None
     difference: float | None = None
     """Of weights times values from the output that the model went on with, as a share of its largest."""
+    dtype: torch.dtype = torch.float32
+    """The coarsest type of what was compared."""
 
     def pick(self, heads: tuple[int, ...]) -> "Found":
         """Some of the heads."""
@@ -77,7 +88,8 @@ class Found:
         visible = self.visible if len(self.visible) == 1 else self.visible[at]
         summary = {name: array[at] for name, array in self.summary.items()}
         edges = None if self.edges is None else (self.edges[0][at], self.edges[1][at])
-        return Found(visible, None if self.weights is None else self.weights[at], summary, self.tile, edges)
+        weights = None if self.weights is None else self.weights[at]
+        return Found(visible, weights, summary, self.tile, edges, self.difference, self.dtype)
 
 
 class Finished(BaseException):
@@ -95,8 +107,11 @@ class Observer(Protocol):
         """See weights (B, H, N, M) that a model made itself, visible broadcasts to them; the number of the call."""
         ...
 
-    def measured(self, number: int, difference: float | None) -> None:
-        """Hear how far the weights of a call, times values, are from what the model went on with."""
+    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
+        """Hear how far the weights of a call, times values, are from what the model went on with.
+
+        dtype: the coarsest type of what was compared.
+        """
         ...
 
     def before(self, scores: Tensor) -> Tensor:
@@ -108,7 +123,6 @@ class Source(NamedTuple):
     """Where a call comes from."""
 
     layer: int | None = None
-    where: str = ""
     cross: bool = False
     plain: Callable[[], Tensor] | None = None
     """The output (B, N, H, d_v) as the model would compute it; default: torch's own function."""
@@ -125,29 +139,56 @@ def plain_output(call: Call, source: Source) -> Tensor:
 
 
 class Survey:
-    """Writes down what calls there are."""
+    """Write down what calls there are.
 
-    def __init__(self) -> None:
+    The model goes on with outputs that are made of weights by our own blocks: what it says in the end tells whether
+    the calls were understood.
+    """
+
+    def __init__(self, running: Running | None = None) -> None:
+        self.running = running or Running()
         self.seen: list[Seen] = []
+        self.last: Call | None = None
 
     def attend(self, call: Call, source: Source) -> Tensor:
         """See ``Observer.attend``."""
         (_, heads, n, _), m = call.query.shape, call.key.shape[2]
-        self.seen.append(Seen(source.layer, heads, n, m, source.where, source.cross))
-        return plain_output(call, source) if call.plain else attend(call, Plan(Shape.of(call, 64)), ())
+        repeated = self.last is not None and share_weights(self.last, call)
+        self.last = call
+        self.write_down(source, (heads, n, m), repeated=repeated)
+        return attend(call, Plan(Shape.of(call, 64)), ())
 
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
         """See ``Observer.given``."""
         _, heads, n, m = weights.shape
-        self.seen.append(Seen(source.layer, heads, n, m, source.where, source.cross))
+        self.write_down(source, (heads, n, m), repeated=False)
         return len(self.seen) - 1
 
-    def measured(self, number: int, difference: float | None) -> None:
+    def write_down(self, source: Source, size: tuple[int, int, int], *, repeated: bool) -> None:
+        """Add a call of a size (heads, queries, keys) to the list."""
+        running = self.running
+        self.seen.append(Seen(source.layer, *size, running.name, source.cross, running.entry, repeated))
+
+    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """See ``Observer.measured``."""
 
     def before(self, scores: Tensor) -> Tensor:
         """See ``Observer.before``."""
         return scores
+
+
+def share_weights(one: Call, other: Call) -> bool:
+    """Return whether two calls have the same weights, because they have the very same queries, keys and masks."""
+    parts = ((one.query, other.query), (one.key, other.key), (one.mask, other.mask), (one.bias, other.bias))
+    same_scores = (one.scale, one.causal, one.softcap) == (other.scale, other.causal, other.softcap)
+    return same_scores and all(are_one(first, second) for first, second in parts)
+
+
+def are_one(first: Tensor | None, second: Tensor | None) -> bool:
+    """Return whether two tensors are the same numbers in memory, or both are missing."""
+    if first is None or second is None:
+        return first is second
+    return first.data_ptr() == second.data_ptr() and (first.shape, first.stride()) == (second.shape, second.stride())
 
 
 class Probe:
@@ -209,10 +250,11 @@ class Probe:
             self.keep(number, self.summarise(weights[:, pick].float(), visible[:, pick]))
         return number
 
-    def measured(self, number: int, difference: float | None) -> None:
+    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """See ``Observer.measured``."""
         if number in self.found:
             self.found[number].difference = difference
+            self.found[number].dtype = dtype
 
     def before(self, scores: Tensor) -> Tensor:
         """See ``Observer.before``."""
@@ -252,10 +294,13 @@ class Probe:
             again, found = self.run(part)
             of_heads = torch.tensor(heads, device=output.device)
             found.difference = agreement(again, output[:, self.request.rows][:, :, of_heads])
+            found.dtype = coarsest(call.query, call.value, output)
             if self.request.method == SCORES:
                 found.weights = scores(call, heads, self.request.rows, self.request.columns)
         if everything or not call.plain:  # the output is ours: another function should say the same
-            found.difference = larger(found.difference, check(call, source, output))
+            difference, dtype = check(call, source, output)
+            found.difference = larger(found.difference, difference)
+            found.dtype = dtype
         return output, found
 
     def run(self, call: Call) -> tuple[Tensor, Found]:
@@ -350,18 +395,26 @@ def causal_tiles(plan: Plan) -> Tensor:
     return (torch.arange(columns) * width <= last[:, None])[None]
 
 
-def check(call: Call, source: Source, output: Tensor) -> float | None:
-    """How far the output of a few queries is from what another function makes of them; None if there is none."""
+def check(call: Call, source: Source, output: Tensor) -> tuple[float | None, torch.dtype]:
+    """How far the output of a few queries is from what another function makes of them; None if there is none.
+
+    Also the coarsest type of what was compared.
+    """
     count = call.query.shape[2]
     rows = torch.arange(0, count, -(-count // SAMPLE), device=call.query.device)
     if call.plain:
         expected = call.rows(rows).sdpa().transpose(1, 2)
     else:
-        found = source.reference(rows) if source.reference else None
-        if found is None:
-            return None
-        expected = found
-    return agreement(output[:, rows], expected)
+        by_reference = source.reference(rows) if source.reference else None
+        if by_reference is None:
+            return None, output.dtype
+        expected = by_reference
+    return agreement(output[:, rows], expected), coarsest(call.query, call.value, output, expected)
+
+
+def coarsest(*parts: Tensor) -> torch.dtype:
+    """Return the type of the largest rounding among tensors."""
+    return max((part.dtype for part in parts), key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def agreement(ours: Tensor, theirs: Tensor) -> float | None:

@@ -44,7 +44,7 @@ class Followed:
             raise ModelError(HIDDEN_STEPS)
         return self.calls - 1
 
-    def measured(self, number: int, difference: float | None) -> None:
+    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """See ``Observer.measured``."""
 
     def before(self, scores: Tensor) -> Tensor:

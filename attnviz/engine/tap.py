@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from attnviz.engine.call import Call, default_scale
-from attnviz.engine.probe import NOWHERE, SAMPLE, Observer, Source, difference
+from attnviz.engine.probe import NOWHERE, SAMPLE, Observer, Source, coarsest, difference
 from attnviz.layer.arrays import widen
 from attnviz.layer.attention import attend
 
@@ -45,8 +45,9 @@ class Pending:
 class Tap(TorchFunctionMode):
     """Shows attention in torch's functions to an observer.
 
-    fit: makes (B, H, N, M) of the result of a softmax, or None if that is not attention, or cannot be told yet: then a
-    product with values must follow. batch: texts in the input.
+    fit: makes (B, H, N, M) of the result of a softmax that is attention by its lengths, else None. Whatever else has
+    heads, and everything where there is no ``fit``, is attention if a product with values follows. batch: texts in the
+    input.
     """
 
     def __init__(self, observer: Observer, fit: Fit | None = None, *, batch: int = 1) -> None:
@@ -128,7 +129,9 @@ class Tap(TorchFunctionMode):
         visible = attended.scores > -torch.inf
         number = self.given(self.four(attended.weights), self.four(visible))
         if not kwargs.get("residual"):
-            self.observer.measured(number, difference(attended.weights @ widen(args[2]), attended.output))
+            product = attended.weights @ widen(args[2])
+            dtype = coarsest(attended.output, args[2])
+            self.observer.measured(number, difference(product, attended.output), dtype)
         return attended
 
     def softmax(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -163,6 +166,8 @@ class Tap(TorchFunctionMode):
             if cut is not None and cut.shape == weights.shape:
                 visible |= cut > FAR
             self.wait(result, visible, self.given(weights, visible))
+        elif result.ndim == 4 or (result.ndim == 3 and len(result) > self.batch):  # has heads, so it may be attention
+            self.wait(result, (scores > FAR) | (result > 0), None)
         return result
 
     def wait(self, weights: Tensor, visible: Tensor, number: int | None) -> None:
@@ -186,11 +191,14 @@ class Tap(TorchFunctionMode):
         self.pending.remove(pending)
         weights = pending.forms[0]
         number = pending.number
+        if number is None and self.fit is not None and min(part.ndim for part in operands) < 3:
+            return  # heads have values of their own, or share them: a matrix for all is another use of a softmax
         if number is None:
             number = self.given(self.four(weights), self.four(pending.visible))
         plain = at == 0 and func is not torch.einsum and len(operands) == 2 and operands[1].ndim > 1
         if plain and operands[0].shape[-2:] == weights.shape[-2:] and operands[0].is_contiguous():
-            self.observer.measured(number, compare(pending.rows, operands[0], operands[1], result))
+            apart = compare(pending.rows, operands[0], operands[1], result)
+            self.observer.measured(number, apart, coarsest(operands[0], operands[1], result))
 
     def four(self, part: Tensor) -> Tensor:
         """An array of 2 to 4 axes as (B, H, ...): a first axis of three is the batch if it is as long, else heads."""

@@ -33,9 +33,9 @@ class Steps:
         """See ``Observer.given``."""
         return self.probe().given(weights, visible, source)
 
-    def measured(self, number: int, difference: float | None) -> None:
+    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """See ``Observer.measured``."""
-        self.probes[-1].measured(number, difference)
+        self.probes[-1].measured(number, difference, dtype)
 
     def before(self, scores: Tensor) -> Tensor:
         """See ``Observer.before``."""
@@ -53,6 +53,7 @@ class Steps:
             steps = [probe.found[number] for probe in self.probes]
             together.given(*joined(steps), Source())
             together.found[number].difference = max((step.difference or 0.0 for step in steps), default=None)
+            together.found[number].dtype = steps[0].dtype
         return together.found
 
 

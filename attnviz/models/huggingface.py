@@ -39,6 +39,8 @@ from attnviz.models.maps import (
     Choice,
     assemble,
     choose,
+    describe_parts,
+    describe_sizes,
     edits,
     fidelity,
     places,
@@ -63,6 +65,7 @@ from attnviz.request import (
 from attnviz.selection import Sides
 
 SPELT = "input_ids", "decoder_input_ids"
+REPEATED = "attention of this model cannot be followed: its weights are used twice, with different values"
 BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
 
 
@@ -101,14 +104,26 @@ class HuggingFace:
             encoded, found = self.continued(encoded, prompt.generate, chosen, request)
             request = request.placed(encoded.sides_of(chosen[0]))
         else:
-            request = request.placed(encoded.sides_of(chosen[0]))
-            require_room(chosen, encoded.sides_of, request)
+            request = request.placed(self.sides_of(encoded)(chosen[0]))
+            require_room(chosen, self.sides_of(encoded), request)
             found, note = self.found(encoded, wanted_heads(chosen, sites), request, intervention)
-        measured, warning = fidelity(found, self.model.dtype)
-        where = window_places(chosen, encoded.sides_of, request)
-        maps = assemble(chosen, sites, found, encoded.sides_of, request)
-        notes = tuple(line for line in (*encoded.notes, *where, note, warning) if line)
-        return Capture(self.name, encoded.text, maps, notes, prompt.pair, encoded.target, measured, encoded.segments)
+        sides = self.sides_of(encoded)
+        measured, warning = fidelity(found)
+        where = window_places(chosen, sides, request)
+        maps = assemble(chosen, sites, found, sides, request)
+        structure = describe_sizes(sites, len(encoded.tokens)) if self.reading.pooled else describe_parts(sites)
+        notes = tuple(line for line in (*encoded.notes, *where, structure, note, warning) if line)
+        return Capture(
+            self.name,
+            encoded.text,
+            maps,
+            notes,
+            prompt.pair,
+            encoded.target,
+            measured,
+            encoded.segments,
+            self.reading.describe_reference(measured),
+        )
 
     @in_turn
     def operands(self, prompt: Prompt, request: Request) -> Operands:
@@ -118,7 +133,9 @@ class HuggingFace:
         sites = self.reading.survey(inputs)
         choice = choose(sites, request)[0]
         number, heads = next(iter(wanted_heads((choice,), sites).items()))
-        query = request.placed(encoded.sides_of(choice)).rows.start
+        if number + 1 < len(sites) and sites[number + 1].repeated:
+            raise ModelError(REPEATED)
+        query = request.placed(self.sides_of(encoded)(choice)).rows.start
         with inputs_of_running(self.model) as running:
             followed = Followed(number, heads[0], query, running)
             self.reading.run(inputs, followed)
@@ -137,7 +154,7 @@ class HuggingFace:
         require_gradient(self.model, self.tokenizer, asked)
         graded = Graded(edits)
         slopes, _ = self.reading.run(inputs, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs)))
-        if len(graded.calls) != len(self.reading.sites):
+        if len(graded.calls) != len(self.reading.sites) or any(site.repeated for site in self.reading.sites):
             raise ModelError(UNREACHED)
         return {at: graded.found(at, slopes, heads[at], request) for at in heads}, asked.told
 
@@ -170,7 +187,22 @@ class HuggingFace:
 
     def edits(self, encoded: Encoded, batch: Sequence[Intervention]) -> Edits:
         """What a batch changes in the calls of a run; the model has been surveyed. Raises UsageError."""
-        return edits(batch, self.reading.sites, encoded.sides)
+        return edits(batch, self.reading.sites, encoded.sides, pooled=self.reading.pooled)
+
+    def sides_of(self, encoded: Encoded) -> Callable[[Choice], Sides]:
+        """Return what gives the queries and keys of each map: tokens, or places where layers shorten the text."""
+        if not self.reading.pooled:
+            return encoded.sides_of
+        sizes = {(site.kind, site.layer): site.size for site in self.reading.sites}
+
+        def pick_sides(choice: Choice) -> Sides:
+            counts, sides = sizes[choice.kind, choice.layers[0]], encoded.sides_of(choice)
+            queries, keys = (
+                tokens if len(tokens) == count else places(count) for tokens, count in zip(sides, counts, strict=True)
+            )
+            return queries, keys
+
+        return pick_sides
 
     def encoded(self, prompt: Prompt, truncate: bool, *interventions: Intervention) -> Encoded:
         """A prompt as the model reads it. Raises UsageError for what it cannot do, InputError if it does not fit."""
@@ -251,10 +283,21 @@ class HuggingFace:
         sides = self.sides(inputs, tokens, target_tokens)
         require_room(chosen, sides, request)
         found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request)
-        measured, warning = fidelity(found, self.model.dtype)
+        measured, warning = fidelity(found)
         maps = assemble(chosen, sites, found, sides, request)
-        notes = tuple(line for line in (note, warning) if line)
-        return Capture(self.name, text, maps, notes, target=target or None, fidelity=measured)
+        structure = (
+            describe_sizes(sites, sizes_of(sites[0], inputs)[0]) if self.reading.pooled else describe_parts(sites)
+        )
+        notes = tuple(line for line in (structure, note, warning) if line)
+        return Capture(
+            self.name,
+            text,
+            maps,
+            notes,
+            target=target or None,
+            fidelity=measured,
+            fidelity_reference=self.reading.describe_reference(measured),
+        )
 
     def spelt(self, inputs: Mapping[str, Any], name: str) -> tuple[str, tuple[Token, ...]]:
         """The text and the tokens of the input of that name, as far as there is one and a tokenizer for it."""
@@ -269,7 +312,8 @@ class HuggingFace:
         sites = {(site.kind, site.layer): site for site in self.reading.sites}
 
         def of(choice: Choice) -> Sides:
-            n, m = sizes_of(sites[choice.kind, choice.layers[0]], inputs)
+            site = sites[choice.kind, choice.layers[0]]
+            n, m = site.size if self.reading.pooled else sizes_of(site, inputs)
             queries = target if choice.kind in ("decoder", "cross") else text
             keys = target if choice.kind == "decoder" else text
             return queries if len(queries) == n else places(n), keys if len(keys) == m else places(m)

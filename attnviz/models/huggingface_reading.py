@@ -4,14 +4,16 @@ A short run surveys where its attention is:
 - behind the function that models of today look up by the name of their attention implementation;
 - else in torch's own functions, of which a softmax is known by its shape: these models are read through a tap;
 - else, where it is sparse and of no common shape, in what the library returns for output_attentions.
+
+What the model says in that run must be what it says untouched: the calls were understood, or the model is refused.
 """
 
 import logging
-import sys
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from inspect import signature
 from typing import Any, TypeAlias
@@ -19,23 +21,34 @@ from typing import Any, TypeAlias
 import torch
 import transformers
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
-from attnviz.engine.call import Call, additive, default_scale
 from attnviz.engine.edits import Edits
 from attnviz.engine.probe import NO_EDITS, Finished, Found, Observer, Probe, Seen, Site, Source, Survey
+from attnviz.engine.running import follow
 from attnviz.engine.tap import Tap
 from attnviz.errors import AttnvizError, ModelError
+from attnviz.models.huggingface_interface import (
+    find_foreign_attention,
+    observe,
+    register,
+    set_attention,
+    use_observed_attention,
+)
 from attnviz.models.maps import number_layers
 from attnviz.models.restore import as_found
+from attnviz.models.untouched import (
+    LAYERWISE,
+    allowed_change,
+    coarsest_type,
+    describe_reference,
+    explain_change,
+    measure_change,
+    same_randomness,
+)
 from attnviz.record import ROW_TOLERANCE, Kind
 from attnviz.request import Request
 
 Inputs: TypeAlias = Mapping[str, Tensor]
-INTERFACE = "attnviz"
-ADDED = "attnviz_added"  # the same, for models that use their masks otherwise too, as numbers that are added
 SHORT = 5, 3  # tokens of a survey: of the text, and of the decoder's, so that lengths tell what attends to what
 TEXT = {"input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask"}
 KINDS: dict[Kind, str] = {
@@ -45,108 +58,113 @@ KINDS: dict[Kind, str] = {
     "cross": "cross_attentions",
 }
 FAILURES = RuntimeError, ValueError, IndexError  # of a model that cannot run on its inputs
+FUNCTIONS = (
+    "torch's scaled_dot_product_attention, or the library's eager attention where that cannot compute it, "
+    "on up to 16 queries of each layer"
+)
 SPARSE = "the attention of this model is sparse: it is read through the library's eager output_attentions"
-
-_observer: ContextVar[Observer | Tap | None] = ContextVar("observer", default=None)
-
-
-def attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """The function that models call: their call is shown to the observer, who gives the output."""
-    plain = partial(sdpa_attention_forward, module, query, key, value, attention_mask, **options)
-    observer = _observer.get()
-    if observer is None:
-        return plain()[0], None
-    call = read_call(module, query, key, value, attention_mask, options)
-    source = Source(
-        getattr(module, "layer_idx", None),
-        plain=(lambda: plain()[0]) if options.get("indices") is None else None,
-        reference=partial(eager_rows, module, call, options),
-    )
-    return observer.attend(call, source), None
-
-
-def read_call(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
-) -> Call:
-    """A call of the interface in our words. Raises ModelError if it asks for what is not read."""
-    if options.get("block_indices") is not None:
-        raise ModelError("this model's attention is sparse by blocks that it chooses as it runs, which is not read")
-    scaling, asked = options.get("scaling"), options.get("is_causal")
-    causal = getattr(module, "is_causal", True) if asked is None else asked
-    causal = bool(causal) and mask is None and query.shape[2] > 1
-    scale = default_scale(query) if scaling is None else scaling
-    if options.get("indices") is not None:
-        mask, causal = chosen_keys(Call(query, key, value, scale, mask=mask, causal=causal), options["indices"]), False
-    return Call(
-        query,
-        key,
-        value,
-        scale,
-        mask=mask,
-        causal=causal,
-        bias=options.get("position_bias"),
-        softcap=options.get("softcap"),
-        sinks=options.get("s_aux") if options.get("s_aux") is not None else options.get("sinks"),
-    )
-
-
-def chosen_keys(call: Call, indices: Tensor) -> Tensor:
-    """The mask (B, 1, N, M) where queries see only the keys (B, N, k) that an indexer chose (DeepSeek-V3.2, 2025)."""
-    size = indices.shape[0], 1, indices.shape[1], call.key.shape[2]
-    chosen = torch.zeros(size, dtype=torch.bool, device=indices.device)
-    return chosen.scatter_(-1, indices[:, None].long(), True) & call.visible()
-
-
-def eager_rows(module: Any, call: Call, options: Mapping[str, Any], rows: Tensor) -> Tensor | None:
-    """The output of some queries, (B, row, H, d_v), by the eager attention of the model's own code, if it has one."""
-    function = getattr(sys.modules.get(type(module).__module__), "eager_attention_forward", None)
-    part = call.rows(rows)
-    mask = (
-        None if part.mask is None else additive(part.mask, torch.float32).clamp_min(torch.finfo(call.query.dtype).min)
-    )
-    given = {**options, "position_bias": part.bias, "dropout": 0.0}
-    try:
-        output: Tensor = function(module, part.query, call.key, call.value, mask, **given)[0]  # type: ignore[misc]
-    except Exception:  # an oracle that cannot speak says nothing
-        return None
-    return output
 
 
 class Reading:
     """Surveys and reads one model."""
 
     def __init__(self, model: Any) -> None:
-        for name, mask in ((INTERFACE, sdpa_mask), (ADDED, eager_mask)):
-            AttentionInterface.register(name, attention)
-            AttentionMaskInterface.register(name, mask)
+        register()
         self.model = model
+        self.observed = True
+        """Whether the model is to call our functions in the place of the library's, as far as it takes them."""
         self.tapped = False
         """Whether some attention is found in torch's functions only."""
         self.sites: tuple[Site, ...] = ()
+        self.pooled = False
+        """Whether some layers have other lengths than the text, so that each length needs a survey of its own."""
+        self.surveyed: tuple[int | None, int | None] = (None, None)
+        """The lengths of what was surveyed, where that matters."""
+        self.change: float | None = None
+        """How much what the model says changes when it is watched, as a share of it; see ``measure_change``."""
 
     def survey(self, inputs: Inputs) -> tuple[Site, ...]:
-        """The calls of attention that a run on such inputs makes, found once. Raises ModelError if there are none."""
+        """Return the calls of attention that a run on such inputs makes, looked for once.
+
+        Raises ModelError if there are none, or if the model says something else when it is watched.
+        """
         if not self.sites:
-            short = shortened(inputs)
-            seen, kinds = self.look_around(short)
-            if not seen:
-                given = [(kind, part) for kind, parts in self.eager(short).items() for part in parts]
-                seen = [Seen(None, part.shape[1], part.shape[2], part.shape[3], "", False) for _, part in given]
-                kinds = [kind for kind, _ in given]
-            if not seen:
-                raise ModelError(f"{type(self.model).__name__} has no attention that could be shown")
-            self.sites = number_layers(seen, kinds)
+            self.sites = self.find_sites(inputs)
+        if self.pooled and self.surveyed != lengths(inputs):
+            seen, kinds, _ = self.look_around(inputs)
+            self.sites, self.surveyed = self.number(seen, kinds, inputs), lengths(inputs)
         return self.sites
 
-    def look_around(self, inputs: Inputs) -> tuple[list[Seen], list[Kind]]:
-        """The calls of the interface and of torch's functions, and of which kind each is."""
-        survey = Survey()
+    def find_sites(self, inputs: Inputs) -> tuple[Site, ...]:
+        """Survey a short run, in the first way in which the model says what it says untouched. Raises ModelError."""
+        short = shortened(inputs)
+        foreign = find_foreign_attention(self.model)
+        untouched = self.run_untouched(short)
+        calls, failure = 0, None
+        for observed in (True, False):
+            self.observed = observed
+            try:
+                seen, kinds, outputs = self.look_around(short)
+            except ModelError as error:  # our functions do not know what is asked of them
+                failure = failure or error
+                continue
+            calls = max(calls, len(seen))
+            self.change = measure_change(untouched, outputs)
+            if self.change <= allowed_change(untouched, coarsest_type(self.model)) and not (foreign and observed):
+                break
+        else:
+            raise failure or explain_change(self.model, math.inf if self.change is None else self.change)
+        if failure and not seen:
+            raise failure
+        if foreign and len(seen) < calls:
+            raise ModelError(
+                f"the attention function {foreign!r} of this model is not the library's, and neither a softmax nor "
+                "torch's scaled_dot_product_attention is seen in it: its weights cannot be told"
+            )
+        if not seen:
+            seen, kinds = self.look_at_eager(short, untouched)
+        if not seen:
+            raise ModelError(f"{type(self.model).__name__} has no attention that could be shown")
+        self.pooled = any(not fits(call, lengths(short)) for call in seen) and set(short) <= TEXT and self.tapped
+        return self.number(seen, kinds, short)
+
+    def number(self, seen: Sequence[Seen], kinds: Sequence[Kind], inputs: Inputs) -> tuple[Site, ...]:
+        """Give each call its layer, in the part of the model that it belongs to."""
+        return number_layers(seen, kinds, name_parts(seen, kinds, towers=not set(inputs) <= TEXT))
+
+    def describe_reference(self, measured: float | None) -> str | None:
+        """Return what the fidelity of a capture was measured against; None where nothing was."""
+        return describe_reference(measured, LAYERWISE if self.tapped else FUNCTIONS, self.change, "a few tokens")
+
+    def run_untouched(self, inputs: Inputs) -> Any:
+        """Return what the model says as it was handed over. Raises ModelError if it cannot run."""
+        with undisturbed(self.model), same_randomness(self.model.device):
+            return forward(self.model, inputs)
+
+    def look_around(self, inputs: Inputs) -> tuple[list[Seen], list[Kind], Any]:
+        """Return the calls of the interface and of torch's functions, their kinds, and what the model says."""
         self.tapped = True
-        tap = self.run(inputs, survey)[1]
+        with follow(self.model) as running, same_randomness(self.model.device):
+            survey = Survey(running)
+            outputs, tap = self.run(inputs, survey)
         self.tapped = tap is not None and tap.found > 0
-        return survey.seen, [kind_of(call, lengths(inputs)) for call in survey.seen]
+        crosses = not set(inputs) <= TEXT or hasattr(outputs, "cross_attentions")
+        kinds = [kind_of(call, lengths(inputs), crosses=crosses) for call in survey.seen]
+        return survey.seen, kinds, outputs
+
+    def look_at_eager(self, inputs: Inputs, untouched: Any) -> tuple[list[Seen], list[Kind]]:
+        """Return the layers that the library tells of, and of which kind each is."""
+        weights, outputs = self.eager(inputs)
+        self.require_same(untouched, outputs)
+        pairs = [(kind, part) for kind, parts in weights.items() for part in parts]
+        seen = [Seen(None, part.shape[1], part.shape[2], part.shape[3], "", False) for _, part in pairs]
+        return seen, [kind for kind, _ in pairs]
+
+    def require_same(self, untouched: Any, outputs: Any) -> None:
+        """Raise ModelError unless the model said the same as untouched, but for rounding."""
+        self.change = measure_change(untouched, outputs)
+        if self.change > allowed_change(untouched, coarsest_type(self.model)):
+            raise explain_change(self.model, self.change)
 
     def read(
         self, inputs: Inputs, heads: Mapping[int, tuple[int, ...]], request: Request, edits: Edits = NO_EDITS
@@ -165,11 +183,13 @@ class Reading:
     ) -> tuple[dict[int, Found], str]:
         """The same from what the library returns, and what is to be said of that."""
         probe = Probe(heads, request, stop=False)
-        given = {kind: iter(parts) for kind, parts in self.eager(inputs).items()}
+        layers, outputs = self.eager(inputs)
+        self.require_same(self.run_untouched(inputs), outputs)
+        parts = {kind: iter(weights) for kind, weights in layers.items()}
         least = 1.0
         try:
             for site in self.sites:
-                weights = next(given[site.kind])
+                weights = next(parts[site.kind])
                 least = min(least, float(weights.sum(-1).amin()))
                 probe.given(weights, weights > 0, Source())
         except (KeyError, StopIteration):
@@ -183,27 +203,26 @@ class Reading:
         """Run the model before an observer: its result, or None once the observer has all it wants, and the tap."""
         tap = Tap(observer, partial(fit, lengths=lengths(inputs))) if self.tapped else None
         with undisturbed(self.model):
-            set_attention(self.model, interface_of(self.model))
-            token = _observer.set(observer if tap is None else tap)
-            try:
-                with tap or nullcontext():
+            if self.observed:
+                use_observed_attention(self.model)
+            with observe(observer if tap is None else tap), tap or nullcontext():
+                try:
                     return (how or forward)(self.model, inputs), tap
-            except Finished:
-                return None, tap
-            finally:
-                _observer.reset(token)
+                except Finished:
+                    return None, tap
 
-    def eager(self, inputs: Inputs) -> dict[Kind, list[Tensor]]:
-        """Weights (1, H, N, M) by kind, layer after layer, as the library returns them; no others."""
+    def eager(self, inputs: Inputs) -> tuple[dict[Kind, list[Tensor]], Any]:
+        """Return weights (1, H, N, M) by kind, layer after layer, of the library, and what the model says."""
         with undisturbed(self.model, (Exception,)):  # the library's models refuse the option in many ways
             set_attention(self.model, "eager")
-            outputs = forward(self.model, {**inputs, "output_attentions": True})
-        found: dict[Kind, list[Tensor]] = {}
+            with same_randomness(self.model.device):
+                outputs = forward(self.model, {**inputs, "output_attentions": True})
+        weights: dict[Kind, list[Tensor]] = {}
         for kind, name in KINDS.items():
-            given = [part for part in getattr(outputs, name, None) or () if part is not None]
-            parts = [fit(unpadded(part, lengths(inputs)), lengths(inputs)) for part in given]
-            found[kind] = [part for part in parts if part is not None]
-        return found
+            layers = [part for part in getattr(outputs, name, None) or () if part is not None]
+            parts = [fit(unpadded(part, lengths(inputs)), lengths(inputs)) for part in layers]
+            weights[kind] = [part for part in parts if part is not None]
+        return weights, outputs
 
 
 @contextmanager
@@ -236,17 +255,6 @@ def not_run(error: Exception) -> AttnvizError | MemoryError:
     return ModelError(f"the model cannot run on this text: {first_line(error)}")
 
 
-def interface_of(model: Any) -> str:
-    """The name under which a model finds us."""
-    return INTERFACE if getattr(model, "_supports_sdpa", False) else ADDED
-
-
-def set_attention(model: Any, name: str) -> None:
-    """Set a model's attention implementation, if it takes any but its own."""
-    with suppress(Exception):  # refused, in as many ways as there are models
-        model.set_attn_implementation(name)
-
-
 def shortened(inputs: Inputs) -> Inputs:
     """Inputs of a text cut, or repeated, to a few tokens; of other inputs only what a decoder reads."""
     if set(inputs) <= TEXT and "input_ids" in inputs:
@@ -275,14 +283,53 @@ def sizes_of(site: Site, inputs: Inputs) -> tuple[int, int]:
     return target, target if site.kind == "decoder" else m
 
 
-def kind_of(call: Seen, lengths: tuple[int | None, int | None]) -> Kind:
-    """Which tokens attend to which, by the lengths of the call."""
+def kind_of(call: Seen, lengths: tuple[int | None, int | None], *, crosses: bool) -> Kind:
+    """Return which tokens attend to which, by the lengths of the call.
+
+    crosses: whether other queries than those of the text may attend to it; else a layer of fewer queries has pooled
+    its own.
+    """
     _, target = lengths
     if target is None:
-        return "self" if call.queries == call.keys else "cross"
+        return "cross" if crosses and call.queries != call.keys else "self"
     if call.queries != target:
         return "encoder"
     return "decoder" if call.keys == target else "cross"
+
+
+def fits(call: Seen, lengths: tuple[int | None, int | None]) -> bool:
+    """Return whether the queries and keys of a call are those of the text, or of the target."""
+    text, target = lengths
+    return (call.queries, call.keys) in {(text, text), (target, target), (target, text)}
+
+
+def name_parts(seen: Sequence[Seen], kinds: Sequence[Kind], *, towers: bool) -> list[str]:
+    """Return the part of the model, or of its input, that each call belongs to; empty names where that is no question.
+
+    towers: whether what the parts of the model read are different things, as images and texts are. A module that calls
+    attention several times as it runs once does so for parts of its input, such as the images of a batch.
+    """
+    earlier: Counter[tuple[int, Kind]] = Counter()
+    numbers: list[int] = []
+    for call, kind in zip(seen, kinds, strict=True):
+        entry = call.entry, kind
+        earlier[entry] += bool(call.entry) and not call.repeated
+        numbers.append(max(earlier[entry], 1))
+    names = [name_tower(call.where) for call in seen]
+    most = {name: max(number for number, its in zip(numbers, names, strict=True) if its == name) for name in names}
+    if not towers:
+        names = ["" if most[name] == 1 else name for name in names]
+    return [
+        f"{name} (call {number} of {most[name]})" if most.get(name, 1) > 1 else name
+        for name, number in zip(names, numbers, strict=True)
+    ]
+
+
+def name_tower(where: str) -> str:
+    """Return the stack of layers that a module is in: what comes before the first number in its name."""
+    words = where.split(".")
+    first = next((place for place, word in enumerate(words) if word.isdigit()), len(words))
+    return ".".join(words[:first])
 
 
 def fit(part: Tensor, lengths: tuple[int | None, int | None]) -> Tensor | None:

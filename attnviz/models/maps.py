@@ -19,6 +19,7 @@ from attnviz.request import Intervention, Request
 from attnviz.selection import Sides, require_kinds, require_sides, resolve, window_notes
 
 ACCURATE = 1e-3  # relative difference that is worth a warning
+ROUNDINGS = 2  # of the type that was computed in, that explain a larger one
 
 
 class Choice(NamedTuple):
@@ -29,33 +30,70 @@ class Choice(NamedTuple):
     heads: tuple[int, ...]
 
 
-def number_layers(seen: Sequence[Seen], kinds: Sequence[Kind]) -> tuple[Site, ...]:
-    """Give each call its layer: as the modules say if they are told apart so, else by counting those of its kind."""
-    sites: list[Site] = []
-    said = {kind: [call.layer for call, its in zip(seen, kinds, strict=True) if its == kind] for kind in kinds}
-    for call, kind in zip(seen, kinds, strict=True):
-        counted = sum(site.kind == kind for site in sites)
-        distinct = None not in said[kind] and len(set(said[kind])) == len(said[kind])
-        layer = call.layer if distinct and call.layer is not None else counted
-        sites.append(Site(kind, layer, call.heads, (call.queries, call.keys)))
-    return tuple(sites)
+def number_layers(seen: Sequence[Seen], kinds: Sequence[Kind], parts: Sequence[str] = ()) -> tuple[Site, ...]:
+    """Give each call its layer: as the modules say if they are told apart so, else by counting those of its kind.
+
+    parts: to which part of the model each call belongs; the layers of a part are counted one after the other, before
+    those of the next part. A call that repeats the one before it belongs to the same layer.
+    """
+    parts = parts or [""] * len(seen)
+    layers: dict[int, int] = {}
+    for kind in dict.fromkeys(kinds):
+        numbers = [number for number, call in enumerate(seen) if kinds[number] == kind and not call.repeated]
+        order = list(dict.fromkeys(parts[number] for number in numbers))
+        numbers.sort(key=lambda number, order=order: order.index(parts[number]))  # type: ignore[misc]
+        names = [seen[number].layer for number in numbers]
+        named = None not in names and len(set(names)) == len(names)
+        for count, number in enumerate(numbers):
+            layer = seen[number].layer
+            layers[number] = layer if named and layer is not None else count
+    for number, call in enumerate(seen):
+        if call.repeated:
+            layers[number] = layers[number - 1]
+    return tuple(
+        Site(kinds[number], layers[number], call.heads, (call.queries, call.keys), parts[number], call.repeated)
+        for number, call in enumerate(seen)
+    )
+
+
+def describe_parts(sites: Sequence[Site]) -> str | None:
+    """Return a note that names the part of the model behind each run of layers, where a kind has several parts."""
+    runs: list[str] = []
+    for kind in dict.fromkeys(site.kind for site in sites):
+        of_kind = sorted((site.layer, site.part) for site in sites if site.kind == kind and not site.repeated)
+        if len({part for _, part in of_kind}) < 2:
+            continue
+        for part, members in groupby(of_kind, key=lambda site: site[1]):
+            layers = [layer for layer, _ in members]
+            numbers = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
+            runs.append(f"{'' if kind == 'self' else f'{kind} '}{numbers} {part}")
+    return f"layers: {', '.join(runs)}" if runs else None
+
+
+def describe_sizes(sites: Sequence[Site], tokens: int) -> str:
+    """Return a note that names the layers whose queries or keys are not the tokens of the text."""
+    others = [
+        f"L{site.layer} ({site.size[0]} queries, {site.size[1]} keys)" for site in sites if {*site.size} != {tokens}
+    ]
+    return f"these layers shorten the text, so that rows and columns are numbered: {', '.join(others)}"
 
 
 def choose(sites: Sequence[Site], request: Request) -> tuple[Choice, ...]:
     """The maps that a request names. Raises UsageError if a kind, layer or head is not there."""
     chosen: list[Choice] = []
     for kind in require_kinds(request.kinds, tuple(dict.fromkeys(site.kind for site in sites)), request.preferred):
-        there = {site.layer: site for site in sites if site.kind == kind}
+        of_kind = [site for site in sites if site.kind == kind and not site.repeated]
+        there = {site.layer: site for site in sorted(of_kind, key=lambda site: site.layer)}
         heads_there = {layer: range(site.heads) for layer, site in there.items()}
         for layers, heads in resolve(request.layers, request.heads, heads_there):
-            runs = groupby(layers, key=lambda layer, there=there: there[layer].size)  # type: ignore[misc]
+            runs = groupby(layers, key=lambda layer, there=there: (there[layer].part, there[layer].size))  # type: ignore[misc]
             chosen += [Choice(kind, tuple(run), heads) for _, run in runs]
     return tuple(chosen)
 
 
 def numbers(sites: Sequence[Site]) -> dict[tuple[Kind, int], int]:
     """The number of each layer's call."""
-    return {(site.kind, site.layer): number for number, site in enumerate(sites)}
+    return {(site.kind, site.layer): number for number, site in enumerate(sites) if not site.repeated}
 
 
 def wanted_heads(chosen: Sequence[Choice], sites: Sequence[Site]) -> dict[int, tuple[int, ...]]:
@@ -64,10 +102,13 @@ def wanted_heads(chosen: Sequence[Choice], sites: Sequence[Site]) -> dict[int, t
     return {number[choice.kind, layer]: choice.heads for choice in chosen for layer in choice.layers}
 
 
-def edits(batch: Sequence[Intervention], sites: Sequence[Site], tokens: Callable[[Kind], Sides]) -> Edits:
+def edits(
+    batch: Sequence[Intervention], sites: Sequence[Site], tokens: Callable[[Kind], Sides], *, pooled: bool = False
+) -> Edits:
     """What interventions that are run at once, with one change of heads, mean for the calls of the run.
 
-    Raises UsageError if an edge is not there, while it runs also for edges that leave a query without a key.
+    Raises UsageError if an edge is not there, while it runs also for edges that leave a query without a key, and
+    ModelError if edges are to be cut where layers read a shortened text.
     """
     sizes: dict[tuple[Kind, int], tuple[int, int, int]] = {}
     for site in sites:
@@ -76,8 +117,10 @@ def edits(batch: Sequence[Intervention], sites: Sequence[Site], tokens: Callable
     require_edges(batch, sizes)
     found: dict[int, Tensor] = {}
     made: list[Visible] = []
-    for number, (kind, layer) in enumerate(sizes):
-        cut = hidden(batch, kind, layer, sizes[kind, layer])
+    for number, site in enumerate(sites):
+        cut = hidden(batch, site.kind, site.layer, sizes[site.kind, site.layer])
+        if cut is not None and pooled:
+            raise ModelError("edges of this model cannot be cut: some of its layers read a shortened text")
         if cut is not None:  # layers often lose the same: memory holds that once
             cut = next((other for other in made if np.array_equal(other, cut)), cut)
             made = [*made[-1:], cut]
@@ -212,13 +255,18 @@ def edges(found: list[Found]) -> Edges | None:
     return Edges(*(stack([part[i] for part in kept]) for i in (0, 1))) if kept else None
 
 
-def fidelity(found: Mapping[int, Found], dtype: torch.dtype) -> tuple[float | None, str | None]:
+def fidelity(found: Mapping[int, Found]) -> tuple[float | None, str | None]:
     """The largest difference of the captured layers, and a warning if it is more than rounding can explain."""
-    measured = [part.difference for part in found.values() if part.difference is not None]
-    worst = max(measured, default=None)
-    if worst is None or worst <= max(ACCURATE, torch.finfo(dtype).eps):
+    measured = [part for part in found.values() if part.difference is not None]
+    worst = max((part.difference for part in measured if part.difference is not None), default=None)
+    if worst is None or all((part.difference or 0.0) <= explained(part.dtype) for part in measured):
         return worst, None
     return worst, f"these weights explain the model's own output only to {worst:.1e} of its size: do not rely on them"
+
+
+def explained(dtype: torch.dtype) -> float:
+    """Return the relative difference that the rounding of a type can explain."""
+    return max(ACCURATE, ROUNDINGS * torch.finfo(dtype).eps)
 
 
 def places(count: int) -> tuple[Token, ...]:

@@ -1,19 +1,26 @@
 """Any torch module: its attention is found in the calls of torch's functions while it runs, without an edit to it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from threading import get_ident
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as registry
 
-from attnviz.engine.probe import Observer, Probe, Seen, Site, Source, Survey
+from attnviz.engine.probe import Observer, Probe, Seen, Site, Survey
+from attnviz.engine.running import follow
 from attnviz.engine.tap import Tap, slow_path
 from attnviz.errors import ModelError
 from attnviz.models.maps import Choice, assemble, choose, fidelity, number_layers, places, require_room, wanted_heads
 from attnviz.models.restore import as_found, in_turn
+from attnviz.models.untouched import (
+    LAYERWISE,
+    allowed_change,
+    coarsest_type,
+    describe_reference,
+    explain_change,
+    measure_change,
+    same_randomness,
+)
 from attnviz.record import Capture, Kind
 from attnviz.request import Request
 
@@ -26,8 +33,9 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
     and every softmax whose result is multiplied with values. Layers are numbered in the order in which they run. Raises
     ModelError if there is no attention, or not the same in each run, InputError for several texts at once.
     """
-    survey = Survey()
-    run(net, inputs, survey)
+    with follow(net) as running:
+        survey = Survey(running)
+        watched = run(net, inputs, survey)
     if not survey.seen:
         raise ModelError(
             f"{type(net).__name__} has no attention that could be found: no nn.MultiheadAttention, no "
@@ -47,50 +55,64 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
         raise ModelError(
             f"{type(net).__name__} calls attention {len(sites)} times in one run and {probe.calls} times in the next"
         )
-    measured, warning = fidelity(probe.found, torch.float32)
+    change = require_same(net, inputs, watched)
+    measured, warning = fidelity(probe.found)
     maps = assemble(chosen, sites, probe.found, sides, request)
-    notes = names_note(survey.seen, sites), warning
-    return Capture(type(net).__name__, "", maps, tuple(line for line in notes if line), fidelity=measured)
+    notes = tuple(line for line in (names_note(survey.seen, sites), warning) if line)
+    reference = describe_reference(measured, LAYERWISE, change, "the given inputs")
+    return Capture(type(net).__name__, "", maps, notes, fidelity=measured, fidelity_reference=reference)
 
 
-def run(net: nn.Module, inputs: Any, observer: Observer) -> None:
-    """Run a module before an observer, and leave it as it was."""
-    arguments: Sequence[Any] = inputs if isinstance(inputs, (tuple, list)) else () if named(inputs) else (inputs,)
-    options: Mapping[str, Any] = inputs if named(inputs) else {}
-    tensors = [part for part in (*arguments, *options.values()) if isinstance(part, Tensor)]
+def run(net: nn.Module, inputs: Any, observer: Observer) -> Any:
+    """Run a module before an observer, and leave it as it was. Return what it puts out."""
+    tensors = [part for part in (*arguments_of(inputs), *options_of(inputs).values()) if isinstance(part, Tensor)]
     tap = Tap(observer, batch=tensors[0].shape[0] if tensors and tensors[0].ndim else 1)
-    with as_found(net), torch.no_grad(), slow_path(), followed(net, tap), tap:
-        net(*arguments, **options)
+    with as_found(net), torch.no_grad(), slow_path(), same_randomness(device_of(net)), tap:
+        return net(*arguments_of(inputs), **options_of(inputs))
+
+
+def require_same(net: nn.Module, inputs: Any, watched: Any) -> float:
+    """Return how much what a module puts out changes when it is watched, as a share of it.
+
+    Raises ModelError if rounding does not explain it.
+    """
+    untouched = run_untouched(net, inputs)
+    change, allowed = measure_change(untouched, watched), allowed_change(untouched, coarsest_type(net))
+    if change <= allowed:
+        return change
+    name = type(net).__name__
+    if measure_change(untouched, run_untouched(net, inputs)) > allowed:
+        raise ModelError(f"{name} puts out something else each time it runs: what one run shows holds for no other")
+    raise explain_change(net, change)
+
+
+def run_untouched(net: nn.Module, inputs: Any) -> Any:
+    """Return what a module puts out in evaluation, with nobody watching."""
+    with as_found(net), torch.no_grad(), same_randomness(device_of(net)):
+        return net(*arguments_of(inputs), **options_of(inputs))
+
+
+def arguments_of(inputs: Any) -> Sequence[Any]:
+    """Return the arguments of a call that come without a name."""
+    if isinstance(inputs, (tuple, list)):
+        return inputs
+    return () if named(inputs) else (inputs,)
+
+
+def options_of(inputs: Any) -> Mapping[str, Any]:
+    """Return the arguments of a call that come by name."""
+    return inputs if named(inputs) else {}
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Return the device of a module's first parameter; the CPU if it has none."""
+    parameter = next(net.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def named(inputs: Any) -> bool:
     """Whether inputs come by name."""
     return isinstance(inputs, Mapping)
-
-
-@contextmanager
-def followed(net: nn.Module, tap: Tap) -> Iterator[None]:
-    """Tell a tap which module of the net is running."""
-    names = {module: name for name, module in net.named_modules()}
-    running: list[str] = []
-    this_thread = get_ident()  # torch calls the hooks in every thread
-
-    def enter(module: nn.Module, _: Any) -> None:
-        if get_ident() == this_thread:
-            running.append(names.get(module, ""))
-            tap.source = Source(where=running[-1])
-
-    def leave(*_: Any) -> None:
-        if get_ident() == this_thread:
-            running.pop()
-            tap.source = Source(where=running[-1] if running else "")
-
-    hooks = registry.register_module_forward_pre_hook(enter), registry.register_module_forward_hook(leave)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def kinds_of(seen: Sequence[Seen]) -> list[Kind]:

@@ -1,0 +1,51 @@
+"""Which module of a net is running, while it runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as registry
+
+
+class Running:
+    """The module that runs now, by its name in the net, and the number of its run."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[str, int]] = []
+        self.entries = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the innermost module that runs; empty for the net itself and outside of it."""
+        return self.stack[-1][0] if self.stack else ""
+
+    @property
+    def entry(self) -> int:
+        """The number of this run of that module: a module that runs again has another one. 0 outside."""
+        return self.stack[-1][1] if self.stack else 0
+
+
+@contextmanager
+def follow(net: nn.Module) -> Iterator[Running]:
+    """Know which module of a net runs, in this thread, without a hook on any of its modules."""
+    names = {module: name for name, module in net.named_modules()}
+    running = Running()
+    this_thread = get_ident()  # torch calls the hooks in every thread
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if get_ident() == this_thread:
+            running.entries += 1
+            running.stack.append((names.get(module, ""), running.entries))
+
+    def leave(*_: Any) -> None:
+        if get_ident() == this_thread:
+            running.stack.pop()
+
+    hooks = registry.register_module_forward_pre_hook(enter), registry.register_module_forward_hook(leave)
+    try:
+        yield running
+    finally:
+        for hook in hooks:
+            hook.remove()
