@@ -279,7 +279,9 @@ class Capture:
     segments: tuple[Segment, ...] = ()
     """The messages of a chat, where the text is one."""
     fidelity_reference: str | None = None
-    """What the fidelity was measured against; None where nothing was compared."""
+    """What the fidelity was measured against; None where it was not measured."""
+    output_change: float | None = None
+    """How much the output of the model changes while its attention is read, as a share of it; None if not measured."""
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write an ``.attn`` file, or ``.json`` or ``.npz`` by the suffix. Raises UsageError or OutputError."""

@@ -134,6 +134,7 @@ def capture_header(capture: Capture) -> dict[str, Any]:
         "notes": capture.notes,
         "fidelity": capture.fidelity,
         "fidelity_reference": capture.fidelity_reference,
+        "output_change": capture.output_change,
         **({"segments": [part._asdict() for part in capture.segments]} if capture.segments else {}),
     }
 

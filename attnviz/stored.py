@@ -25,9 +25,6 @@ def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None =
     """A capture from a JSON document or, with tensors, from the header of a safetensors file."""
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ValueError(f"its schema is not {SCHEMA}: it was not written by this version of attnviz")
-    fidelity = field(document, "fidelity", float, int, NoneType)
-    if fidelity is not None and not 0 <= fidelity <= sys.float_info.max:
-        raise ValueError("'fidelity' must be a finite number from 0")
     maps = read_documents(document) if tensors is None else read_tensors(document, tensors)
     if not maps:
         raise ValueError("it holds no attention map")
@@ -38,10 +35,19 @@ def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None =
         texts(field(document, "notes", list, NoneType) or [], "notes"),
         field(document, "pair", str, NoneType),
         field(document, "target", str, NoneType),
-        fidelity,
+        read_share(document, "fidelity"),
         tuple(map(read_segment, dicts(document, "segments") if "segments" in document else [])),
         field(document, "fidelity_reference", str, NoneType),
+        read_share(document, "output_change"),
     )
+
+
+def read_share(document: dict[str, Any], name: str) -> float | None:
+    """Return a difference as a share, by its name, or None. Raises ValueError unless it is a finite number from 0."""
+    share: float | None = field(document, name, float, int, NoneType)
+    if share is not None and not 0 <= share <= sys.float_info.max:
+        raise ValueError(f"'{name}' must be a finite number from 0")
+    return share
 
 
 def read_documents(document: dict[str, Any]) -> tuple[AttentionMap, ...]:

@@ -189,7 +189,7 @@ def test_commands_equal_the_cpu(
     require_close(documents[1], documents[0])
 
 
-MEASURED = "fidelity", "largest_difference"  # how large the rounding was, which differs
+MEASURED = "fidelity", "output_change", "largest_difference"  # how large the rounding was, which differs
 
 
 def require_close(found: Any, expected: Any, where: str = "") -> None:

@@ -199,9 +199,10 @@ def tell(capture: Capture, quiet: bool, verbose: bool) -> None:
     if not verbose:
         return
     if capture.fidelity is None:
-        line = "fidelity: not measured"
+        note("fidelity: not measured", quiet)
     else:
-        line = f"fidelity: weights times values are the model's own output to {capture.fidelity:.1e} of its size"
-    note(line, quiet)
-    if capture.fidelity_reference is not None:
-        note(f"compared with: {capture.fidelity_reference}", quiet)
+        share = f"{capture.fidelity:.1e} of its size"
+        note(f"fidelity: weights times values are the model's own output to {share}", quiet)
+        note(f"measured against: {capture.fidelity_reference}", quiet)
+    if capture.output_change is not None:
+        note(f"the model's output differs by {capture.output_change:.1e} of its size from that without attnviz", quiet)

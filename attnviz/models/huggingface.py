@@ -123,6 +123,7 @@ class HuggingFace:
             measured,
             encoded.segments,
             self.reading.describe_reference(measured),
+            self.reading.change,
         )
 
     @in_turn
@@ -297,6 +298,7 @@ class HuggingFace:
             target=target or None,
             fidelity=measured,
             fidelity_reference=self.reading.describe_reference(measured),
+            output_change=self.reading.change,
         )
 
     def spelt(self, inputs: Mapping[str, Any], name: str) -> tuple[str, tuple[Token, ...]]:

@@ -40,7 +40,6 @@ from attnviz.models.untouched import (
     LAYERWISE,
     allowed_change,
     coarsest_type,
-    describe_reference,
     explain_change,
     measure_change,
     same_randomness,
@@ -57,6 +56,7 @@ KINDS: dict[Kind, str] = {
     "decoder": "decoder_attentions",
     "cross": "cross_attentions",
 }
+WAYS = (True, False), (True, True), (False, False), (False, True)  # in which a model is read: observed, cached
 FAILURES = RuntimeError, ValueError, IndexError  # of a model that cannot run on its inputs
 FUNCTIONS = (
     "torch's scaled_dot_product_attention, or the library's eager attention where that cannot compute it, "
@@ -73,6 +73,8 @@ class Reading:
         self.model = model
         self.observed = True
         """Whether the model is to call our functions in the place of the library's, as far as it takes them."""
+        self.cached = False
+        """Whether the model computes something else without its cache of keys and values, so that it must keep one."""
         self.tapped = False
         """Whether some attention is found in torch's functions only."""
         self.sites: tuple[Site, ...] = ()
@@ -101,8 +103,9 @@ class Reading:
         foreign = find_foreign_attention(self.model)
         untouched = self.run_untouched(short)
         calls, failure = 0, None
-        for observed in (True, False):
-            self.observed = observed
+        for self.observed, self.cached in WAYS:
+            if self.cached and not takes_cache(self.model.__class__):
+                continue
             try:
                 seen, kinds, outputs = self.look_around(short)
             except ModelError as error:  # our functions do not know what is asked of them
@@ -110,7 +113,8 @@ class Reading:
                 continue
             calls = max(calls, len(seen))
             self.change = measure_change(untouched, outputs)
-            if self.change <= allowed_change(untouched, coarsest_type(self.model)) and not (foreign and observed):
+            same = self.change <= allowed_change(untouched, coarsest_type(self.model))
+            if same and not (foreign and self.observed):
                 break
         else:
             raise failure or explain_change(self.model, math.inf if self.change is None else self.change)
@@ -125,7 +129,7 @@ class Reading:
             seen, kinds = self.look_at_eager(short, untouched)
         if not seen:
             raise ModelError(f"{type(self.model).__name__} has no attention that could be shown")
-        self.pooled = any(not fits(call, lengths(short)) for call in seen) and set(short) <= TEXT and self.tapped
+        self.pooled = any(not fits(call, lengths(short)) for call in seen) and set(short) <= TEXT
         return self.number(seen, kinds, short)
 
     def number(self, seen: Sequence[Seen], kinds: Sequence[Kind], inputs: Inputs) -> tuple[Site, ...]:
@@ -133,13 +137,15 @@ class Reading:
         return number_layers(seen, kinds, name_parts(seen, kinds, towers=not set(inputs) <= TEXT))
 
     def describe_reference(self, measured: float | None) -> str | None:
-        """Return what the fidelity of a capture was measured against; None where nothing was."""
-        return describe_reference(measured, LAYERWISE if self.tapped else FUNCTIONS, self.change, "a few tokens")
+        """Return what the fidelity of a capture was measured against; None where it was not measured."""
+        if measured is None:
+            return None
+        return LAYERWISE if self.tapped else FUNCTIONS
 
     def run_untouched(self, inputs: Inputs) -> Any:
         """Return what the model says as it was handed over. Raises ModelError if it cannot run."""
         with undisturbed(self.model), same_randomness(self.model.device):
-            return forward(self.model, inputs)
+            return self.model(**inputs)
 
     def look_around(self, inputs: Inputs) -> tuple[list[Seen], list[Kind], Any]:
         """Return the calls of the interface and of torch's functions, their kinds, and what the model says."""
@@ -202,6 +208,8 @@ class Reading:
     ) -> tuple[Any, Tap | None]:
         """Run the model before an observer: its result, or None once the observer has all it wants, and the tap."""
         tap = Tap(observer, partial(fit, lengths=lengths(inputs))) if self.tapped else None
+        if self.cached:
+            inputs = {**inputs, "use_cache": True}  # type: ignore[dict-item]
         with undisturbed(self.model):
             if self.observed:
                 use_observed_attention(self.model)
@@ -238,8 +246,9 @@ def undisturbed(model: Any, failures: tuple[type[Exception], ...] = FAILURES) ->
 
 
 def forward(model: Any, inputs: Mapping[str, Any]) -> Any:
-    """Call the model, without the cache of keys and values that only generation needs."""
-    return model(**{**inputs, **({"use_cache": False} if takes_cache(model.__class__) else {})})
+    """Call the model, without the cache of keys and values that only generation needs, unless the inputs ask for it."""
+    options = {"use_cache": False} if takes_cache(model.__class__) else {}
+    return model(**{**options, **inputs})
 
 
 @cache

@@ -75,7 +75,7 @@ def describe_sizes(sites: Sequence[Site], tokens: int) -> str:
     others = [
         f"L{site.layer} ({site.size[0]} queries, {site.size[1]} keys)" for site in sites if {*site.size} != {tokens}
     ]
-    return f"these layers shorten the text, so that rows and columns are numbered: {', '.join(others)}"
+    return f"these layers have other lengths than the text, so that rows and columns are numbered: {', '.join(others)}"
 
 
 def choose(sites: Sequence[Site], request: Request) -> tuple[Choice, ...]:

@@ -16,7 +16,6 @@ from attnviz.models.untouched import (
     LAYERWISE,
     allowed_change,
     coarsest_type,
-    describe_reference,
     explain_change,
     measure_change,
     same_randomness,
@@ -59,8 +58,15 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
     measured, warning = fidelity(probe.found)
     maps = assemble(chosen, sites, probe.found, sides, request)
     notes = tuple(line for line in (names_note(survey.seen, sites), warning) if line)
-    reference = describe_reference(measured, LAYERWISE, change, "the given inputs")
-    return Capture(type(net).__name__, "", maps, notes, fidelity=measured, fidelity_reference=reference)
+    return Capture(
+        type(net).__name__,
+        "",
+        maps,
+        notes,
+        fidelity=measured,
+        fidelity_reference=None if measured is None else LAYERWISE,
+        output_change=change,
+    )
 
 
 def run(net: nn.Module, inputs: Any, observer: Observer) -> Any:

@@ -82,15 +82,3 @@ def explain_change(net: nn.Module, change: float) -> ModelError:
         f"what {name} computes changes {how} when its attention is read: "
         "its code does something that attnviz does not understand, so nothing is shown"
     )
-
-
-def describe_reference(measured: float | None, reference: str, change: float | None, inputs: str) -> str | None:
-    """Return what the fidelity of a capture was measured against.
-
-    measured: the fidelity. reference: what each layer was compared with. change: of the model's output when it is
-    watched. inputs: what it read then.
-    """
-    lines = [] if measured is None else [reference]
-    if change is not None:
-        lines.append(f"the output of the untouched model on {inputs}, which differs by {change:.1e}")
-    return "; ".join(lines) or None
