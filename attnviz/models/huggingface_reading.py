@@ -29,7 +29,7 @@ from attnviz.engine.probe import NO_EDITS, Finished, Found, Observer, Probe, See
 from attnviz.engine.tap import Tap
 from attnviz.errors import AttnvizError, ModelError
 from attnviz.models.maps import number_layers
-from attnviz.models.restore import as_found
+from attnviz.models.restore import as_found, describe_failure
 from attnviz.record import ROW_TOLERANCE, Kind
 from attnviz.request import Request
 
@@ -44,7 +44,7 @@ KINDS: dict[Kind, str] = {
     "decoder": "decoder_attentions",
     "cross": "cross_attentions",
 }
-FAILURES = RuntimeError, ValueError, IndexError  # of a model that cannot run on its inputs
+FAILURES = (Exception,)  # a model's own code may raise anything
 SPARSE = "the attention of this model is sparse: it is read through the library's eager output_attentions"
 
 _observer: ContextVar[Observer | Tap | None] = ContextVar("observer", default=None)
@@ -215,7 +215,7 @@ def undisturbed(model: Any, failures: tuple[type[Exception], ...] = FAILURES) ->
         except AttnvizError:
             raise
         except failures as error:
-            raise not_run(error) from error
+            raise describe_failure(model, error) from error
 
 
 def forward(model: Any, inputs: Mapping[str, Any]) -> Any:
@@ -227,13 +227,6 @@ def forward(model: Any, inputs: Mapping[str, Any]) -> Any:
 def takes_cache(kind: type) -> bool:
     """Whether models of a class can be told to keep no cache."""
     return "use_cache" in signature(kind.forward).parameters  # type: ignore[attr-defined]
-
-
-def not_run(error: Exception) -> AttnvizError | MemoryError:
-    """What a model's own failure means to the user."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        return MemoryError()
-    return ModelError(f"the model cannot run on this text: {first_line(error)}")
 
 
 def interface_of(model: Any) -> str:
