@@ -1,19 +1,21 @@
 """Any torch module: its attention is found in the calls of torch's functions while it runs, without an edit to it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
 
 from attnviz.engine.probe import Observer, Probe, Seen, Site, Source, Survey
 from attnviz.engine.tap import Tap, slow_path
-from attnviz.errors import ModelError
+from attnviz.errors import AttnvizError, ModelError
+from attnviz.models.inputs import Arguments, find_float_type, is_array, list_readings, require_arguments
 from attnviz.models.maps import Choice, assemble, choose, fidelity, number_layers, places, require_room, wanted_heads
-from attnviz.models.restore import as_found, in_turn
+from attnviz.models.restore import as_found, in_turn, translate_failures
 from attnviz.record import Capture, Kind
 from attnviz.request import Request
 
@@ -23,11 +25,12 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
     """Run a module on inputs (a tensor, a sequence of arguments, or a mapping of named ones) and keep its attention.
 
     Found are nn.MultiheadAttention, the nn.Transformer layers, calls of scaled_dot_product_attention, our own layer,
-    and every softmax whose result is multiplied with values. Layers are numbered in the order in which they run. Raises
-    ModelError if there is no attention, or not the same in each run, InputError for several texts at once.
+    and every softmax whose result is multiplied with values. Layers are numbered in the order in which they run. The
+    module gets NumPy arrays and lists of numbers as tensors, unless it takes them as they are. Raises ModelError if
+    there is no attention, or not the same in each run, or if the module fails; InputError for several texts at once,
+    and for inputs that the module does not take.
     """
-    survey = Survey()
-    run(net, inputs, survey)
+    arguments, survey = survey_inputs(net, inputs)
     if not survey.seen:
         raise ModelError(
             f"{type(net).__name__} has no attention that could be found: no nn.MultiheadAttention, no "
@@ -42,7 +45,7 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
 
     require_room(chosen, sides, request)
     probe = Probe(wanted_heads(chosen, sites), request, stop=False)
-    run(net, inputs, probe)
+    run(net, arguments, probe)
     if probe.calls != len(sites):
         raise ModelError(
             f"{type(net).__name__} calls attention {len(sites)} times in one run and {probe.calls} times in the next"
@@ -53,19 +56,44 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
     return Capture(type(net).__name__, "", maps, tuple(line for line in notes if line), fidelity=measured)
 
 
-def run(net: nn.Module, inputs: Any, observer: Observer) -> None:
-    """Run a module before an observer, and leave it as it was."""
-    arguments: Sequence[Any] = inputs if isinstance(inputs, (tuple, list)) else () if named(inputs) else (inputs,)
-    options: Mapping[str, Any] = inputs if named(inputs) else {}
-    tensors = [part for part in (*arguments, *options.values()) if isinstance(part, Tensor)]
-    tap = Tap(observer, batch=tensors[0].shape[0] if tensors and tensors[0].ndim else 1)
-    with as_found(net), torch.no_grad(), slow_path(), followed(net, tap), tap:
-        net(*arguments, **options)
+def survey_inputs(net: nn.Module, inputs: Any) -> tuple[Arguments, Survey]:
+    """Find the first reading of the inputs with which the module runs and attends, and the calls that it makes then.
+
+    If it attends with none, the survey is empty. Raises the error of the last reading if it runs with none.
+    """
+    failure: AttnvizError | None = None
+    idle: Arguments | None = None
+    for reading in list_readings(inputs, find_float_type(net)):
+        survey = Survey()
+        try:
+            require_arguments(net, reading)
+            run(net, reading, survey)
+        except AttnvizError as error:
+            failure = error
+            continue
+        if survey.seen:
+            return reading, survey
+        idle = reading
+    if idle is None and failure is not None:
+        raise failure
+    return idle or Arguments.of(inputs), Survey()
 
 
-def named(inputs: Any) -> bool:
-    """Whether inputs come by name."""
-    return isinstance(inputs, Mapping)
+def run(net: nn.Module, arguments: Arguments, observer: Observer) -> None:
+    """Run a module before an observer, and leave it and the caller's inputs as they were.
+
+    Raises ModelError if it fails, InputError for several texts.
+    """
+    copies = arguments.copy()
+    tap = Tap(observer, batch=count_texts(arguments))
+    with as_found(net), torch.no_grad(), slow_path(), followed(net, tap), translate_failures(net), tap:
+        net(*copies.places, **copies.names)
+
+
+def count_texts(arguments: Arguments) -> int:
+    """Count the texts that arguments hold: the first axis of the first tensor or array; 1 where there is none."""
+    shapes = (tuple(np.shape(value)) for value in arguments.values if isinstance(value, Tensor) or is_array(value))
+    return next((shape[0] for shape in shapes if shape), 1)
 
 
 @contextmanager
