@@ -371,6 +371,10 @@ def test_modules_that_take_arrays_get_them() -> None:
         ({"input_ids": np.ones((2, 5), int)}, "hold 2 texts"),
         ({"input_ids": []}, "holds no tokens"),
         ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, "holds no tokens"),
+        (torch.tensor(3), "input_ids has 0 axes, not 2"),
+        (np.ones((1, 2, 3), int), r"input_ids has 3 axes, not 2: its shape is \(1, 2, 3\)"),
+        ({"inputs_embeds": np.ones(3)}, "inputs_embeds has 1 axes, not 3"),
+        ({"input_ids": 3, "attention_mask": [1]}, "input_ids is of type int"),
         ("a text", "inputs= is of type str"),
         (5, "inputs= is of type int"),
         ({5}, "inputs= is of type set"),
@@ -911,6 +915,15 @@ def test_what_is_no_fault_of_a_model(error: BaseException, llama: Any, tokenizer
 def test_names_that_a_module_does_not_know(inputs: Any, told: str) -> None:
     """What it takes is said."""
     refused(InputError, told, partial_capture(Around(seeded(multihead)), inputs=inputs))
+
+
+def test_nested_tensors() -> None:
+    """A batch of texts of different lengths, or of one."""
+    for texts in ([X[0]], [X[0], X[0, :3]]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            nested = torch.nested.nested_tensor(texts)
+        refused(InputError, "nested tensor", partial_capture(Around(seeded(multihead)), inputs=nested))
 
 
 def test_inputs_that_do_not_fit(llama: Any) -> None:

@@ -66,7 +66,7 @@ from attnviz.request import (
 from attnviz.selection import Sides
 
 SPELT = "input_ids", "decoder_input_ids"
-COUNTED = "input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds"
+AXES = {"input_ids": 2, "inputs_embeds": 3, "decoder_input_ids": 2, "decoder_inputs_embeds": 3}  # of a batch of texts
 RETURNED = "labels", "return_dict", "use_cache", "output_attentions", "output_hidden_states"  # no attention is of these
 EXTRAS = frozenset({*TransformersKwargs.__annotations__, *RETURNED, "token_type_ids"})
 """Names that models may be given though their forward does not name them: those of the library, and of tokenizers."""
@@ -329,10 +329,19 @@ def named_inputs(model: Any, inputs: Any) -> dict[str, Any]:
     tensors = {name: read_input(name, value, model.dtype) for name, value in values.items()}
     if not any(isinstance(value, Tensor) for value in tensors.values()):
         raise InputError("inputs= holds no tensor: give input_ids, a mapping of names, or a sequence of arguments")
-    for name, value in tensors.items():
-        if name in COUNTED and isinstance(value, Tensor) and not value.numel():
-            raise InputError(f"inputs= holds no tokens: {name} has the shape {tuple(value.shape)}")
+    for name in tensors.keys() & AXES.keys():
+        require_tokens(name, tensors[name])
     return add_decoder_inputs(model, tensors, by_name.get("labels"))
+
+
+def require_tokens(name: str, value: Any) -> None:
+    """Raise InputError unless an input holds tokens, with as many axes as it has of a batch of texts."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is of type {type(value).__name__}: give a tensor, an array or a list")
+    if value.ndim != AXES[name]:
+        raise InputError(f"{name} has {value.ndim} axes, not {AXES[name]}: its shape is {tuple(value.shape)}")
+    if not value.numel():
+        raise InputError(f"inputs= holds no tokens: {name} has the shape {tuple(value.shape)}")
 
 
 def name_inputs(model: Any, inputs: Any) -> dict[str, Any]:

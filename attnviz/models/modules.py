@@ -12,7 +12,7 @@ from torch.nn.modules import module as registry
 
 from attnviz.engine.probe import Observer, Probe, Seen, Site, Source, Survey
 from attnviz.engine.tap import Tap, slow_path
-from attnviz.errors import AttnvizError, ModelError
+from attnviz.errors import AttnvizError, InputError, ModelError
 from attnviz.models.inputs import Arguments, find_float_type, is_array, list_readings, require_arguments
 from attnviz.models.maps import Choice, assemble, choose, fidelity, number_layers, places, require_room, wanted_heads
 from attnviz.models.restore import as_found, in_turn, translate_failures
@@ -91,8 +91,14 @@ def run(net: nn.Module, arguments: Arguments, observer: Observer) -> None:
 
 
 def count_texts(arguments: Arguments) -> int:
-    """Count the texts that arguments hold: the first axis of the first tensor or array; 1 where there is none."""
-    shapes = (tuple(np.shape(value)) for value in arguments.values if isinstance(value, Tensor) or is_array(value))
+    """Count the texts that arguments hold: the first axis of the first tensor or array; 1 where there is none.
+
+    Raises InputError for nested tensors.
+    """
+    arrays = [value for value in arguments.values if isinstance(value, Tensor) or is_array(value)]
+    if any(getattr(array, "is_nested", False) for array in arrays):
+        raise InputError("inputs= holds a nested tensor: give one text, as a tensor of its own")
+    shapes = (tuple(np.shape(array)) for array in arrays)
     return next((shape[0] for shape in shapes if shape), 1)
 
 
