@@ -2,6 +2,8 @@
 
 import unicodedata
 
+from attnviz.errors import InputError
+
 # Control, format (bidi, zero-width), surrogate, private, unassigned; line and paragraph separators.
 HOSTILE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 NAMED = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
@@ -28,3 +30,13 @@ def label(text: str) -> str:
     if inner.isascii() and inner.isprintable() and " " not in inner:
         return inner or "∅"
     return escape("".join(NAMED.get(char, char) for char in inner)) if inner else "∅"
+
+
+def require_unicode(text: str, name: str) -> None:
+    """Raise InputError if a text holds lone surrogates: bytes that are no UTF-8 come as such from the command line."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} is not UTF-8 (character {error.start}): it holds half of a surrogate pair, which no model can read"
+        ) from error

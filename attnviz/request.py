@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from attnviz.escape import escape, label
+from attnviz.escape import escape, label, require_unicode
 from attnviz.record import ATTENTION, NORM, Floats, Kind, Method, Token
 from attnviz.selection import ALL, Named, Selection, Sides, Spot, listed
 
@@ -66,6 +66,10 @@ class Target:
     query: Spot | None = None
     """The token at which it is made; None: the last of a causal model, the mask of a masked one, else the first."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.token, str):
+            require_unicode(self.token, "the target token")
+
 
 LIKELIEST = Target()
 
@@ -112,9 +116,14 @@ class Prompt:
     generate: int = 0
     """Tokens by which a causal model is to continue the text, greedily."""
     ids: tuple[int, ...] | None = None
-    """Token ids to read, as they are, instead of a text."""
+    """Token ids to read, as they are, instead of a text.
+
+    Raises InputError for a text that is no Unicode.
+    """
 
     def __post_init__(self) -> None:
+        for name in ("text", "pair", "target"):
+            require_unicode(getattr(self, name) or "", f"the {name}")
         if self.ids is None:
             return
         if self.text or self.pair is not None or self.chat or self.generate:

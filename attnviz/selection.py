@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from attnviz.errors import UsageError
-from attnviz.escape import label
+from attnviz.escape import label, require_unicode
 from attnviz.record import AttentionMap, Capture, Kind, Token
 
 RANGE = re.compile(r"(-?\d{1,9})(?:-(-?\d{1,9}))?")
@@ -142,7 +142,8 @@ def parse_window(text: str) -> slice:
 
 
 def parse_token(text: str) -> "Spot":
-    """Parse a token: its number, or what it says. Raises ValueError if that is nothing."""
+    """Parse a token: its number, or what it says. Raises ValueError if that is nothing, InputError if no Unicode."""
+    require_unicode(text, "the name of a token")
     if not text.strip():
         raise ValueError("a token is named by its number or by what it says")
     return Spot(int(text) if PLACE.fullmatch(text.strip()) else text.strip())
@@ -154,10 +155,14 @@ class Spot(NamedTuple):
     name: int | str
 
     def resolve(self, tokens: Sequence[Token]) -> slice:
-        """Its place among tokens, as a window. Raises UsageError if it is not there, or more than once."""
+        """Its place among tokens, as a window.
+
+        Raises UsageError if it is not there, or more than once; InputError for a name that is no Unicode.
+        """
         if isinstance(self.name, int):
             found = place(self.name, range(len(tokens)), "token")
             return slice(found, found + 1)
+        require_unicode(self.name, "the name of a token")
         places = spelling(self.name, tokens) or spelling(self.name.casefold(), tokens, str.casefold)
         if len(places) == 1:
             return slice(places[0], places[0] + 1)

@@ -60,7 +60,7 @@ def graded(model: torch.nn.Module, inputs: Any) -> list[Tensor]:
 def eager(model: torch.nn.Module, inputs: Any, of: Callable[[Any], Tensor] = last) -> list[Tensor]:
     """The same by autograd through the weights that the library returns, kind after kind."""
     kinds = "attentions", "encoder_attentions", "decoder_attentions", "cross_attentions"
-    with undisturbed(model, (Exception,)), torch.enable_grad():
+    with undisturbed(model), torch.enable_grad():
         set_eager(model)
         outputs = forward(model, {**inputs, "output_attentions": True})
         weights = [part for kind in kinds for part in getattr(outputs, kind, None) or ()]
@@ -271,7 +271,7 @@ def masked(model: LlamaForCausalLM, ids: Tensor, hidden: Tensor) -> Tensor:
     count = ids.shape[1]
     hidden = hidden | torch.ones(count, count, dtype=torch.bool).triu(1)
     mask = torch.zeros(1, 1, count, count).masked_fill(hidden, torch.finfo(torch.float32).min)
-    with undisturbed(model, (Exception,)):
+    with undisturbed(model):
         set_eager(model)
         return model(ids, attention_mask=mask).logits
 

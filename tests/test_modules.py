@@ -453,7 +453,7 @@ def test_modules_that_fail_are_left_as_found(
     net = prepared(seeded(make), place, error, after)
     before = state(net), world()
     assert torch.backends.mha.get_fastpath_enabled()
-    with pytest.raises(type(error)):
+    with pytest.raises(ModelError if isinstance(error, Exception) else type(error)):
         attnviz.capture(model=net, inputs=inputs)
     assert (state(net), world()) == before
 
@@ -485,7 +485,7 @@ def test_models_that_fail_are_left_as_found(
     model = prepared(kind.from_pretrained(tiny(name)), place, error, after)
     loaded = HuggingFace(name, model, AutoTokenizer.from_pretrained(tiny(name)))
     before = state(model), world()
-    with pytest.raises(ModelError if isinstance(error, RuntimeError) else type(error)):
+    with pytest.raises(ModelError if isinstance(error, Exception) else type(error)):
         loaded.capture(Prompt(SENTENCE, generate=0 if name == "t5" else generate), Request())
     assert (state(model), world()) == before
     assert model.config._attn_implementation == ("eager" if name == "gpt_neo" else "sdpa")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.measures import Matrix, Sides, exact, ratio
-from attnviz.escape import escape
+from attnviz.escape import escape, require_unicode
 from attnviz.record import AttentionMap, Doubles, Segment, Token, Visible
 
 LINE = re.compile(r"(\d{1,9}):(\d{1,9})\s+(\S.*)", re.ASCII)
@@ -20,10 +20,15 @@ FORMS = 'write [{"name": "system", "start": 0, "end": 40}, ...], or lines such a
 
 
 def parse(content: str) -> tuple[Segment, ...]:
-    """Segments as JSON, or a line each: START:END NAME, in characters. Raises ValueError saying what is allowed."""
+    """Segments as JSON, or a line each: START:END NAME, in characters.
+
+    Raises ValueError saying what is allowed, InputError for a name that is no Unicode.
+    """
     found = parse_json(content) if content.lstrip().startswith(("[", "{")) else parse_lines(content)
     if not found:
         raise ValueError(f"no segments: {FORMS}")
+    for one in found:
+        require_unicode(one.name, "the name of a segment")
     return found
 
 

@@ -16,6 +16,7 @@ from attnviz.analysis.words import in_words
 from attnviz.cli import text as text_input
 from attnviz.cli.options import note
 from attnviz.errors import InputError, UsageError
+from attnviz.escape import require_unicode
 from attnviz.methods import (
     MADE_OF,
     METHODS,
@@ -127,7 +128,7 @@ def loaded(options: Mapping[str, Any], quiet: bool) -> "Model":
         given = options.get(name)
         if given is not None and not given.strip():
             raise InputError(f"the text of --{name} is empty")
-        text_input.require_unicode(given or "", f"the text of --{name}")
+        require_unicode(given or "", f"the text of --{name}")
     return load(
         options["model"],
         revision=options["revision"],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attnviz.cli.options import note
 from attnviz.errors import InputError
+from attnviz.escape import require_unicode
 from attnviz.files import decode, read_some, read_text
 
 SENTENCE = "The cat sat on the mat because it was tired."
@@ -37,14 +38,6 @@ def read_all(texts: Sequence[str], lines: bool, quiet: bool = False) -> list[str
     """
     found = [read(text, quiet) for text in texts or (None,)]
     return [line for text in found for line in text.splitlines() if line.strip()] if lines else found
-
-
-def require_unicode(text: str, name: str) -> None:
-    """Raise InputError unless an argument was UTF-8: bytes that are none come as surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{name} is not UTF-8 (character {error.start})") from error
 
 
 def resolve(text: str) -> str:

@@ -25,7 +25,8 @@ def gradients(
 ) -> tuple[Floats, int]:
     """max(A * dL/dA, 0), (layer, head, query, key), and the token of whose logit, less the mean of all, L is.
 
-    ids (1, n). place: of the token after which that is predicted. target: the token, -1 for the likeliest.
+    Inference mode is left for the while. ids (1, n). place: of the token after which that is predicted. target: the
+    token, -1 for the likeliest.
     """
     outputs: list[Tensor] = []
     made: list[Weighed] = []
@@ -37,16 +38,22 @@ def gradients(
         made.append(weigh(range(config.heads)))
         return change(layer, output, weigh) if change else output
 
-    tensors = {name: torch.as_tensor(array) for name, array in parameters.items()}
-    device = tensors["embedding"].device
-    placed = {layer: torch.as_tensor(mask) for layer, mask in masks.items()}
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        tensors = {name: make_normal_tensor(array) for name, array in parameters.items()}
+        device = tensors["embedding"].device
+        placed = {layer: make_normal_tensor(mask) for layer, mask in masks.items()}
         *_, last = blocks(tensors, torch.as_tensor(ids, device=device), config, placed, keep)
         said = logits(tensors, last.hidden[0, place]).float()
         target = int(said.argmax()) if target < 0 else target
         slopes = torch.autograd.grad(said[target] - said.mean(), outputs, allow_unused=True, materialize_grads=True)
-    pairs = zip(made, slopes, strict=True)
-    return np.stack([positive(part, slope).detach().cpu().numpy() for part, slope in pairs]), target
+        pairs = zip(made, slopes, strict=True)
+        return np.stack([positive(part, slope).detach().cpu().numpy() for part, slope in pairs]), target
+
+
+def make_normal_tensor(array: Array) -> Tensor:
+    """Make a tensor of an array that a graph may hold: a copy of one that was made in inference mode."""
+    tensor = torch.as_tensor(array)
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def positive(part: Weighed, slope: Tensor) -> Tensor:

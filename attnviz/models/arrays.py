@@ -6,6 +6,7 @@ that broadcast to the weights. In safetensors the lists stand in the metadata, a
 a ValueError of one line.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -21,6 +22,7 @@ from attnviz.untrusted import Array, cells, numbers, parse_json, read_npz, tenso
 LABELS = "tokens", "queries", "keys", "layers", "heads"
 ARRAYS = "weights", "visible"
 UNKNOWN_ID = -1
+HINT = "give outputs.attentions of a model that was loaded with attn_implementation='eager' and output_attentions=True"
 CAUSAL_NOTE = "no weight is above the diagonal: taken for a causal mask"
 
 
@@ -65,6 +67,66 @@ def from_json(name: str, document: dict[str, Any]) -> Capture:
         masked if masked.any() else None,
     )
     return build(name, given)
+
+
+def read_array(value: Any, name: str) -> Array:
+    """Read numbers in memory as an array of NumPy: those of any library, nested lists, or a sequence of layers.
+
+    What transformers returns, a sequence of (1, head, query, key), becomes (layer, head, query, key). Raises ValueError
+    for several texts, for layers of different shapes, and for what is no array.
+    """
+    if value is None:
+        raise ValueError(f"{name}= is None: {HINT}")
+    if isinstance(value, Mapping):
+        raise ValueError(f"{name}= is a mapping of {', '.join(map(str, value))}: give one of these, such as attentions")
+    array = stack_layers(value, name) if isinstance(value, (tuple, list)) else to_numpy(value)
+    if array.ndim == 5:
+        if array.shape[1] != 1:
+            raise ValueError(f"{name}= holds {array.shape[1]} texts: give one, such as [part[:1] for part in {name}]")
+        return array[:, 0]
+    return array
+
+
+def stack_layers(parts: Sequence[Any], name: str) -> Array:
+    """Stack the layers of a sequence as one array. Raises ValueError if one is missing, or they differ in shape."""
+    if not parts:
+        raise ValueError(f"{name}= holds no layers: {HINT}")
+    missing = [number for number, part in enumerate(parts) if part is None]
+    if missing:
+        raise ValueError(f"layer {missing[0]} of {name}= is None: {HINT}")
+    if any(isinstance(part, (tuple, list)) and count_axes(part) > 3 for part in parts):
+        raise ValueError(f"{name}= is a sequence of steps, each of layers: give the layers of one step, {name}[0]")
+    if not any(map(count_axes, parts)):
+        return to_numpy(parts)
+    arrays = [stack_layers(part, name) if isinstance(part, (tuple, list)) else to_numpy(part) for part in parts]
+    for number, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            shapes = f"{arrays[0].shape} and {array.shape}"
+            raise ValueError(f"layers 0 and {number} of {name}= have the shapes {shapes}: give those of one shape")
+    return np.stack(arrays)
+
+
+def count_axes(value: Any) -> int:
+    """Count the axes of an array of any library, or of the first in nested lists; 0 of numbers."""
+    while isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    return int(getattr(value, "ndim", 0)) if hasattr(value, "__array__") else 0
+
+
+def to_numpy(value: Any) -> Array:
+    """Make an array of NumPy of one of any library, or of nested lists. Raises ValueError for what is no array."""
+    try:
+        return np.asarray(read_tensor(value) if hasattr(value, "detach") else value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"these are no array: {' '.join(str(error).split())}") from error
+
+
+def read_tensor(tensor: Any) -> Any:
+    """Read a tensor of torch, on any device, with a graph or without, in a type and layout that NumPy knows."""
+    tensor = tensor.detach().cpu()
+    if str(tensor.layout) != "torch.strided":
+        tensor = tensor.to_dense()
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def require_given(found: dict[str, Any]) -> None:

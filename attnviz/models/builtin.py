@@ -22,7 +22,7 @@ from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import Block, blocks, head_vectors, logits, losses, normalise, within
 from attnviz.lm.tokenizer import BOS_ID
-from attnviz.models.checks import require_length, require_none, torch_device
+from attnviz.models.checks import require_length, require_no_run, require_none, torch_device
 from attnviz.models.interventions import batches, changed_ids, hidden, require_edges, require_keys
 from attnviz.record import ATTENTION, GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token, Visible
 from attnviz.request import (
@@ -194,6 +194,7 @@ class Builtin:
 
     def read(self, prompt: Prompt, truncate: bool) -> tuple[list[int], tuple[Token, ...], str, str | None]:
         """Ids and tokens of a prompt, its text with what the model wrote after it, and a note if it was cut."""
+        require_no_run()
         if prompt.ids is not None:
             return self.read_ids(list(prompt.ids))
         encoding, positions = self.tokenizer.encode(prompt.text), self.config.positions
@@ -239,6 +240,7 @@ class Builtin:
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
         """See ``Model.losses``."""
         found: Floats
+        require_no_run()
         if self.torch_device is None:
             found = losses(self.parameters, ids, self.config, change)
         else:

@@ -1,11 +1,25 @@
 """Checks that backends share: the device, the length of the text, the memory that the result takes."""
 
 from collections.abc import Mapping
+from threading import get_ident
 
 import psutil
 
 from attnviz.errors import InputError, UsageError
 from attnviz.request import Edge
+
+RUNS: dict[int, str] = {}
+"""The class of the torch model that runs now, by the thread; at most one, since runs wait for each other."""
+
+
+def require_no_run() -> None:
+    """Raise UsageError within the run of a captured model: each of two captures would see the calls of the other."""
+    name = RUNS.get(get_ident())
+    if name is not None:
+        raise UsageError(
+            f"attnviz was called while it runs {name}, from the code of the model or from a hook: capture one model "
+            "after the other"
+        )
 
 
 def torch_device(name: str) -> str:

@@ -1,6 +1,6 @@
 """Any transformers model: one from a folder, or one that is loaded already."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers.utils.generic import TransformersKwargs
 
 from attnviz.analysis.explain import Operands
 from attnviz.engine.change import Changed
@@ -20,8 +21,9 @@ from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.generation import Steps
+from attnviz.models.huggingface_cache import copying_caches, read_past
 from attnviz.models.huggingface_loading import load_parts, position_limit
-from attnviz.models.huggingface_prediction import ask, require_gradient
+from attnviz.models.huggingface_prediction import Asked, ask, require_gradient
 from attnviz.models.huggingface_reading import Reading, sizes_of, undisturbed
 from attnviz.models.huggingface_text import (
     Encoded,
@@ -34,6 +36,7 @@ from attnviz.models.huggingface_text import (
     with_target,
     write,
 )
+from attnviz.models.inputs import AMBIGUOUS, Arguments, is_array, is_list_of_numbers, make_tensor, require_names
 from attnviz.models.interventions import ABREAST, batches, changed_ids
 from attnviz.models.maps import (
     Choice,
@@ -48,7 +51,7 @@ from attnviz.models.maps import (
     wanted_heads,
     window_places,
 )
-from attnviz.models.restore import in_turn
+from attnviz.models.restore import in_turn, translate_failures
 from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
     LIKELIEST,
@@ -66,6 +69,10 @@ from attnviz.selection import Sides
 
 SPELT = "input_ids", "decoder_input_ids"
 REPEATED = "attention of this model cannot be followed: its weights are used twice, with different values"
+AXES = {"input_ids": 2, "inputs_embeds": 3, "decoder_input_ids": 2, "decoder_inputs_embeds": 3}  # of a batch of texts
+RETURNED = "labels", "return_dict", "use_cache", "output_attentions", "output_hidden_states"  # no attention is of these
+EXTRAS = frozenset({*TransformersKwargs.__annotations__, *RETURNED, "token_type_ids"})
+"""Names that models may be given though their forward does not name them: those of the library, and of tokenizers."""
 BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
 
 
@@ -78,6 +85,7 @@ class HuggingFace:
 
     @classmethod
     @in_turn
+    @torch.inference_mode(False)  # parameters that were made in inference mode would have no gradients
     def load(
         cls, name: str, folder: Path, placement: Placement, *, writes: bool = False, predicts: bool = False
     ) -> "HuggingFace":
@@ -153,11 +161,24 @@ class HuggingFace:
             return self.reading.read(inputs, heads, request, edits)
         asked = ask(self.model, self.tokenizer, encoded, request.target)
         require_gradient(self.model, self.tokenizer, asked)
-        graded = Graded(edits)
-        slopes, _ = self.reading.run(inputs, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs)))
+        require_no_inference(self.model)
+        with torch.inference_mode(False):
+            return self.weigh_gradients(inputs, heads, request, Graded(edits), asked), asked.told
+
+    def weigh_gradients(
+        self,
+        inputs: Mapping[str, Tensor],
+        heads: Mapping[int, tuple[int, ...]],
+        request: Request,
+        graded: Graded,
+        asked: Asked,
+    ) -> dict[int, Found]:
+        """Weigh gradients of what is asked by the weights of some heads of the calls."""
+        copies = {name: part.clone() for name, part in inputs.items()}  # a graph keeps no tensor of inference mode
+        slopes, _ = self.reading.run(copies, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs)))
         if len(graded.calls) != len(self.reading.sites) or any(site.repeated for site in self.reading.sites):
             raise ModelError(UNREACHED)
-        return {at: graded.found(at, slopes, heads[at], request) for at in heads}, asked.told
+        return {at: graded.found(at, slopes, heads[at], request) for at in heads}
 
     @in_turn
     def respond(
@@ -272,23 +293,32 @@ class HuggingFace:
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs on the model's device."""
         device = self.model.device
-        return {name: part.to(device) if isinstance(part, Tensor) else part for name, part in inputs.items()}
+        with translate_failures(self.model):
+            return {name: part.to(device) if isinstance(part, Tensor) else part for name, part in inputs.items()}
 
     @in_turn
     def capture_inputs(self, inputs: Any, request: Request) -> Capture:
-        """The same for inputs that are encoded already; tokens are named by the tokenizer, if there is one."""
+        """The same for inputs that are encoded already; tokens are named by the tokenizer, if there is one.
+
+        Of a text that continues what a cache of keys and values holds, queries are the tokens of the text alone.
+        """
         inputs = self.placed(named_inputs(self.model, inputs))
-        sites = self.reading.survey(inputs)
-        chosen = choose(sites, request)
-        (text, tokens), (target, target_tokens) = (self.spelt(inputs, name) for name in SPELT)
-        sides = self.sides(inputs, tokens, target_tokens)
-        require_room(chosen, sides, request)
-        found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request)
+        past = read_past(self.model, inputs, request)
+        with copying_caches(self.model):
+            sites = self.reading.survey(inputs)
+            chosen = choose(sites, request)
+            (text, tokens), (target, target_tokens) = (self.spelt(inputs, name) for name in SPELT)
+            sides = self.sides(inputs, tokens, target_tokens)
+            require_room(chosen, sides, request)
+            found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request)
         measured, warning = fidelity(found)
         maps = assemble(chosen, sites, found, sides, request)
-        structure = (
-            describe_sizes(sites, sizes_of(sites[0], inputs)[0]) if self.reading.pooled else describe_parts(sites)
-        )
+        if past is not None:
+            maps = tuple(past.place_map(part, tokens) for part in maps)
+            note = past.note if note is None else f"{note}; {past.note}"
+        structure = describe_parts(sites)
+        if self.reading.pooled:
+            structure = describe_sizes(sites, sizes_of(sites[0], inputs)[0])
         notes = tuple(line for line in (structure, note, warning) if line)
         return Capture(
             self.name,
@@ -323,19 +353,86 @@ class HuggingFace:
         return of
 
 
-def named_inputs(model: Any, inputs: Any) -> dict[str, Any]:
-    """What a model is called with, by name: lists of numbers as tensors, a text alone as a batch of one.
+def require_no_inference(model: Any) -> None:
+    """Raise UsageError of a model that was made in inference mode, which has no gradients."""
+    names = [name for name, part in (*model.named_parameters(), *model.named_buffers()) if part.is_inference()]
+    if names:
+        raise UsageError(
+            f"this model was made under torch.inference_mode ({names[0]}), so that it has no gradients: make it "
+            "outside of inference mode, or use method='attention'"
+        )
 
-    Raises InputError if there are no tensors, or lists that make none.
+
+def named_inputs(model: Any, inputs: Any) -> dict[str, Any]:
+    """What a model is called with, by name: arrays and lists of numbers as tensors, a text alone as a batch of one.
+
+    What changes only what a model returns is left out. Raises InputError if there are no tensors, lists that make
+    none, or names that the model does not know.
     """
-    if isinstance(inputs, Tensor):
-        inputs = (inputs,)
-    if not isinstance(inputs, Mapping):
-        inputs = dict(zip(signature(model.forward).parameters, inputs, strict=False))
-    try:
-        made = {name: torch.tensor(part) if isinstance(part, list) else part for name, part in inputs.items()}
-    except ValueError as error:
-        raise InputError(f"inputs= holds lists that make no tensor: {error}") from error
-    if not any(isinstance(part, Tensor) for part in made.values()):
+    by_name = name_inputs(model, inputs)
+    require_names(model, tuple(by_name), EXTRAS | list_passing_names(model, by_name))
+    values = {name: value for name, value in by_name.items() if name not in RETURNED and value is not None}
+    tensors = {name: read_input(name, value, model.dtype) for name, value in values.items()}
+    if not any(isinstance(value, Tensor) for value in tensors.values()):
         raise InputError("inputs= holds no tensor: give input_ids, a mapping of names, or a sequence of arguments")
-    return {name: part[None] if isinstance(part, Tensor) and part.ndim == 1 else part for name, part in made.items()}
+    for name in tensors.keys() & AXES.keys():
+        require_tokens(name, tensors[name])
+    return add_decoder_inputs(model, tensors, by_name.get("labels"))
+
+
+def require_tokens(name: str, value: Any) -> None:
+    """Raise InputError unless an input holds tokens, with as many axes as it has of a batch of texts."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is of type {type(value).__name__}: give a tensor, an array or a list")
+    if value.ndim != AXES[name]:
+        raise InputError(f"{name} has {value.ndim} axes, not {AXES[name]}: its shape is {tuple(value.shape)}")
+    if not value.numel():
+        raise InputError(f"inputs= holds no tokens: {name} has the shape {tuple(value.shape)}")
+
+
+def name_inputs(model: Any, inputs: Any) -> dict[str, Any]:
+    """Name inputs, those by place under the names of the model. Raises InputError."""
+    if isinstance(inputs, list) and len(inputs) > 1 and all(is_list_of_numbers(part) for part in inputs):
+        raise InputError(AMBIGUOUS)
+    if not (isinstance(inputs, (Mapping, tuple, list, Tensor)) or is_array(inputs)):
+        raise InputError(
+            f"inputs= is of type {type(inputs).__name__}: give a tensor, an array, a mapping or a sequence"
+        )
+    arguments = Arguments.of(inputs)
+    names = list(signature(model.forward).parameters)
+    if len(arguments.places) > len(names):
+        raise InputError(f"inputs= holds {len(arguments.places)} arguments, more than {type(model).__name__} takes")
+    return {**dict(zip(names, arguments.places, strict=False)), **arguments.names}
+
+
+def list_passing_names(model: Any, names: Iterable[str]) -> frozenset[str]:
+    """List the names that an encoder-decoder made of two models hands to one of these, which it does not list."""
+    if not model.config.is_encoder_decoder:
+        return frozenset()
+    return frozenset(name for name in names if name.startswith(("encoder_", "decoder_")))
+
+
+def read_input(name: str, value: Any, dtype: torch.dtype) -> Any:
+    """Make a tensor of an array or a list of numbers, with the axis of the batch; leave other values as they are."""
+    if is_array(value) or isinstance(value, list):
+        value = make_tensor(value, dtype)
+    if not isinstance(value, Tensor):
+        return value
+    alone = 2 if name.endswith("inputs_embeds") else 1  # axes of a text without a batch
+    return value[None] if value.ndim == alone else value
+
+
+def add_decoder_inputs(model: Any, inputs: dict[str, Any], labels: Any) -> dict[str, Any]:
+    """Add what the decoder of an encoder-decoder reads, which labels tell too.
+
+    Raises InputError if there is neither: most models would read anything, and the maps could not be told apart.
+    """
+    takes = "decoder_input_ids" in signature(model.forward).parameters
+    there = inputs.keys() & {"decoder_input_ids", "decoder_inputs_embeds"}
+    if not (model.config.is_encoder_decoder and takes) or there:
+        return inputs
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if labels is None or shift is None:
+        raise InputError(f"{type(model).__name__} reads a text and a target: inputs= holds no decoder_input_ids")
+    target = read_input("labels", labels, model.dtype)
+    return {**inputs, "decoder_input_ids": shift(labels=target)}

@@ -26,7 +26,7 @@ from attnviz.engine.edits import Edits
 from attnviz.engine.probe import NO_EDITS, Finished, Found, Observer, Probe, Seen, Site, Source, Survey
 from attnviz.engine.running import follow
 from attnviz.engine.tap import Tap
-from attnviz.errors import AttnvizError, ModelError
+from attnviz.errors import ModelError
 from attnviz.models.huggingface_interface import (
     find_foreign_attention,
     observe,
@@ -35,7 +35,7 @@ from attnviz.models.huggingface_interface import (
     use_observed_attention,
 )
 from attnviz.models.maps import number_layers
-from attnviz.models.restore import as_found
+from attnviz.models.restore import as_found, translate_failures
 from attnviz.models.untouched import (
     LAYERWISE,
     allowed_change,
@@ -57,7 +57,6 @@ KINDS: dict[Kind, str] = {
     "cross": "cross_attentions",
 }
 WAYS = (True, False), (True, True), (False, False), (False, True)  # in which a model is read: observed, cached
-FAILURES = RuntimeError, ValueError, IndexError  # of a model that cannot run on its inputs
 FUNCTIONS = (
     "torch's scaled_dot_product_attention, or the library's eager attention where that cannot compute it, "
     "on up to 16 queries of each layer"
@@ -221,7 +220,7 @@ class Reading:
 
     def eager(self, inputs: Inputs) -> tuple[dict[Kind, list[Tensor]], Any]:
         """Return weights (1, H, N, M) by kind, layer after layer, of the library, and what the model says."""
-        with undisturbed(self.model, (Exception,)):  # the library's models refuse the option in many ways
+        with undisturbed(self.model):
             set_attention(self.model, "eager")
             with same_randomness(self.model.device):
                 outputs = forward(self.model, {**inputs, "output_attentions": True})
@@ -234,15 +233,10 @@ class Reading:
 
 
 @contextmanager
-def undisturbed(model: Any, failures: tuple[type[Exception], ...] = FAILURES) -> Iterator[None]:
-    """A model while it runs: in evaluation, without gradients and talk. Its failures are told as ModelError."""
-    with as_found(model), quiet_library(), torch.no_grad():
-        try:
-            yield
-        except AttnvizError:
-            raise
-        except failures as error:
-            raise not_run(error) from error
+def undisturbed(model: Any) -> Iterator[None]:
+    """Let a model run in evaluation, without gradients and talk. Raises ModelError for whatever it raises itself."""
+    with as_found(model), quiet_library(), torch.no_grad(), translate_failures(model):
+        yield
 
 
 def forward(model: Any, inputs: Mapping[str, Any]) -> Any:
@@ -255,13 +249,6 @@ def forward(model: Any, inputs: Mapping[str, Any]) -> Any:
 def takes_cache(kind: type) -> bool:
     """Whether models of a class can be told to keep no cache."""
     return "use_cache" in signature(kind.forward).parameters  # type: ignore[attr-defined]
-
-
-def not_run(error: Exception) -> AttnvizError | MemoryError:
-    """What a model's own failure means to the user."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        return MemoryError()
-    return ModelError(f"the model cannot run on this text: {first_line(error)}")
 
 
 def shortened(inputs: Inputs) -> Inputs:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attnviz.errors import InputError, ModelError, UsageError
+from attnviz.escape import require_unicode
 from attnviz.models.checks import require_length, require_none
 from attnviz.models.huggingface_reading import first_line, quiet_library, undisturbed
 from attnviz.models.maps import Choice
@@ -21,6 +22,7 @@ from attnviz.selection import Sides
 
 WRITTEN = 64  # tokens that an encoder-decoder writes at most when no target is given
 UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")  # entries of a vocabulary that no text makes
+TEXT_PARTS = "text", "input_text", "output_text"  # how interfaces name a part of a message that is a text
 BROKEN = "\ufffd"  # what a tokenizer decodes the first bytes of a sign to
 
 
@@ -52,7 +54,7 @@ class Encoded:
 def encode(tokenizer: Any, prompt: Prompt, positions: int | None, truncate: bool, name: str) -> Encoded:
     """The text of a prompt, and its pair. Raises InputError for a text that does not fit."""
     require_none({"--pair": prompt.chat and prompt.pair}, "--chat reads all from one text")
-    text, segments = chat(tokenizer, prompt.text, name) if prompt.chat else (prompt.text, ())
+    text, segments, joining = chat(tokenizer, prompt.text, name) if prompt.chat else (prompt.text, (), None)
     texts = [text] if prompt.pair is None else [text, prompt.pair]
     options: dict[str, Any] = {"add_special_tokens": not prompt.chat, "return_special_tokens_mask": True}
     options["return_offsets_mapping"] = tokenizer.is_fast
@@ -68,7 +70,7 @@ def encode(tokenizer: Any, prompt: Prompt, positions: int | None, truncate: bool
     if prompt.pair is not None and "token_type_ids" in found:
         inputs["token_type_ids"] = torch.tensor([found["token_type_ids"]])
     tokens, spelling = read_tokens(tokenizer, found, texts)
-    return Encoded(inputs, tokens, text, tuple(line for line in (note, spelling) if line), segments=segments)
+    return Encoded(inputs, tokens, text, tuple(line for line in (note, joining, spelling) if line), segments=segments)
 
 
 def encode_ids(tokenizer: Any, ids: Sequence[int], positions: int | None, name: str) -> Encoded:
@@ -90,10 +92,11 @@ def vocabulary(tokenizer: Any, known: int, positions: int | None) -> Vocabulary:
     return Vocabulary(tuple(sorted(plain - none)), tuple(ids[:first]), tuple(ids[last + 1 :]), positions)
 
 
-def chat(tokenizer: Any, text: str, name: str) -> tuple[str, tuple[Segment, ...]]:
-    """A message, or JSON messages, as the tokenizer's chat template writes them, and where each of them stands.
+def chat(tokenizer: Any, text: str, name: str) -> tuple[str, tuple[Segment, ...], str | None]:
+    """A message, or JSON messages, as the tokenizer's chat template writes them, where each stands, and a note.
 
-    Raises UsageError, InputError.
+    Contents may be lists of text parts, which are joined where the template takes strings only. Raises UsageError,
+    InputError.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(f"--chat: {name} has no chat template")
@@ -103,11 +106,77 @@ def chat(tokenizer: Any, text: str, name: str) -> tuple[str, tuple[Segment, ...]
             messages = json.loads(text)
     if not messages or not all(isinstance(part, dict) and {"role", "content"} <= set(part) for part in messages):
         raise InputError('--chat: messages are written [{"role": "user", "content": "..."}, ...]')
+    messages = [read_message(message, number) for number, message in enumerate(messages)]
+    messages, note = fit_contents(tokenizer, messages, name)
     try:
         written = template(tokenizer, messages, prompted=True)
     except Exception as error:  # a template is a program of the model's, in the library's sandbox
         raise InputError(f"--chat: the template of {name} refuses this: {first_line(error)}") from error
-    return written, message_segments(tokenizer, messages, written)
+    require_unicode(written, "--chat: what the template writes")
+    return written, message_segments(tokenizer, messages, written), note
+
+
+def read_message(message: dict[str, Any], number: int) -> dict[str, Any]:
+    """Read a message whose content is a text, None, or a list of text parts. Raises InputError for anything else."""
+    content = message["content"]
+    if isinstance(content, list):
+        return {**message, "content": [read_part(part, number) for part in content]}
+    if content is not None and not isinstance(content, str):
+        kind = type(content).__name__
+        raise InputError(f"--chat: the content of message {number} is of type {kind}: write a text or a list of parts")
+    return message
+
+
+def read_part(part: Any, number: int) -> dict[str, Any]:
+    """Read a part of a message as templates know it. Raises InputError unless it is a text."""
+    if isinstance(part, str):
+        return {"type": TEXT_PARTS[0], "text": part}
+    if isinstance(part, dict) and part.get("type", TEXT_PARTS[0]) in TEXT_PARTS and isinstance(part.get("text"), str):
+        return {**part, "type": TEXT_PARTS[0]}
+    kind = repr(part.get("type")) if isinstance(part, dict) else type(part).__name__
+    raise InputError(
+        f"--chat: message {number} has a part of type {kind}: only texts are read, "
+        'written {"type": "text", "text": "..."}'
+    )
+
+
+def fit_contents(
+    tokenizer: Any, messages: Sequence[dict[str, Any]], name: str
+) -> tuple[Sequence[dict[str, Any]], str | None]:
+    """Make messages whose contents the template takes: lists of parts if it reads them, else their texts, joined.
+
+    The note says so where there is more to join than one text.
+    """
+    lists = [message["content"] for message in messages if isinstance(message["content"], list)]
+    if not lists or reads_parts(tokenizer, messages):
+        return messages, None
+    lines = [{**message, "content": join_parts(message["content"])} for message in messages]
+    several = any(len(parts) > 1 for parts in lists)
+    return lines, f"the chat template of {name} takes no lists of parts: lines join them" if several else None
+
+
+def reads_parts(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether the template writes the text of each part, in their order, and not the list itself."""
+    try:
+        written = template(tokenizer, messages, prompted=True)
+    except Exception:  # it takes strings only
+        return False
+    start = 0
+    for message in messages:
+        parts = message["content"] if isinstance(message["content"], list) else []
+        for part in parts:
+            if repr(part) in written or json.dumps(part, ensure_ascii=False) in written or json.dumps(part) in written:
+                return False
+            at = written.find(part["text"].strip(), start)
+            if at < 0:
+                return False
+            start = at + len(part["text"].strip())
+    return True
+
+
+def join_parts(content: Any) -> Any:
+    """Join the texts of a list of parts as the lines of one text; another content as it is."""
+    return "\n".join(part["text"] for part in content) if isinstance(content, list) else content
 
 
 def template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, prompted: bool) -> str:
@@ -127,14 +196,27 @@ def message_segments(tokenizer: Any, messages: Sequence[Mapping[str, Any]], writ
         times[role] += 1
         name = role if times[role] == 1 else f"{role} {times[role]}"
         start, end = stop, chat_end(tokenizer, messages[:count], written)
-        said = content.strip() if isinstance(content, str) else ""
-        at = written.find(said, start, end) if said else -1
-        if at >= 0:
-            found.append(Segment(name, at, at + len(said)))
+        span = find_content(content, written, start, end)
+        if span:
+            found.append(Segment(name, *span))
         elif end is not None and end > start:
             found.append(Segment(name, start, end))
         stop = max(stop, end or 0, found[-1].end if found else 0)
     return tuple(found)
+
+
+def find_content(content: Any, written: str, start: int, end: int | None) -> tuple[int, int] | None:
+    """Find where a content stands in a part of a chat, from its first text to its last; None if it does not."""
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    spans: list[tuple[int, int]] = []
+    for text in texts:
+        inner = text.strip() if isinstance(text, str) else ""
+        at = written.find(inner, start, end) if inner else -1
+        if at >= 0:
+            start = at + len(inner)
+            spans.append((at, start))
+    return (spans[0][0], spans[-1][1]) if spans else None
 
 
 def chat_end(tokenizer: Any, messages: Sequence[Mapping[str, Any]], written: str) -> int | None:

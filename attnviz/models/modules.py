@@ -1,17 +1,20 @@
 """Any torch module: its attention is found in the calls of torch's functions while it runs, without an edit to it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from attnviz.engine.probe import Observer, Probe, Seen, Site, Survey
 from attnviz.engine.running import follow
 from attnviz.engine.tap import Tap, slow_path
-from attnviz.errors import ModelError
+from attnviz.errors import AttnvizError, InputError, ModelError
+from attnviz.models.inputs import Arguments, find_float_type, is_array, list_readings, require_arguments
 from attnviz.models.maps import Choice, assemble, choose, fidelity, number_layers, places, require_room, wanted_heads
-from attnviz.models.restore import as_found, in_turn
+from attnviz.models.restore import as_found, in_turn, translate_failures
 from attnviz.models.untouched import (
     LAYERWISE,
     allowed_change,
@@ -29,12 +32,12 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
     """Run a module on inputs (a tensor, a sequence of arguments, or a mapping of named ones) and keep its attention.
 
     Found are nn.MultiheadAttention, the nn.Transformer layers, calls of scaled_dot_product_attention, our own layer,
-    and every softmax whose result is multiplied with values. Layers are numbered in the order in which they run. Raises
-    ModelError if there is no attention, or not the same in each run, InputError for several texts at once.
+    and every softmax whose result is multiplied with values. Layers are numbered in the order in which they run. The
+    module gets NumPy arrays and lists of numbers as tensors, unless it takes them as they are. Raises ModelError if
+    there is no attention, or not the same in each run, or if the module fails; InputError for several texts at once,
+    and for inputs that the module does not take.
     """
-    with follow(net) as running:
-        survey = Survey(running)
-        watched = run(net, inputs, survey)
+    arguments, survey, watched = survey_inputs(net, inputs)
     if not survey.seen:
         raise ModelError(
             f"{type(net).__name__} has no attention that could be found: no nn.MultiheadAttention, no "
@@ -49,12 +52,12 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
 
     require_room(chosen, sides, request)
     probe = Probe(wanted_heads(chosen, sites), request, stop=False)
-    run(net, inputs, probe)
+    run(net, arguments, probe)
     if probe.calls != len(sites):
         raise ModelError(
             f"{type(net).__name__} calls attention {len(sites)} times in one run and {probe.calls} times in the next"
         )
-    change = require_same(net, inputs, watched)
+    change = require_same(net, arguments, watched)
     measured, warning = fidelity(probe.found)
     maps = assemble(chosen, sites, probe.found, sides, request)
     notes = tuple(line for line in (names_note(survey.seen, sites), warning) if line)
@@ -69,45 +72,73 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
     )
 
 
-def run(net: nn.Module, inputs: Any, observer: Observer) -> Any:
-    """Run a module before an observer, and leave it as it was. Return what it puts out."""
-    tensors = [part for part in (*arguments_of(inputs), *options_of(inputs).values()) if isinstance(part, Tensor)]
-    tap = Tap(observer, batch=tensors[0].shape[0] if tensors and tensors[0].ndim else 1)
-    with as_found(net), torch.no_grad(), slow_path(), same_randomness(device_of(net)), tap:
-        return net(*arguments_of(inputs), **options_of(inputs))
+def survey_inputs(net: nn.Module, inputs: Any) -> tuple[Arguments, Survey, Any]:
+    """Find the first reading of the inputs with which the module runs and attends.
+
+    Returns that reading, the calls that the module makes then, and what it puts out.
+
+    If it attends with none, the survey is empty. Raises the error of the last reading if it runs with none.
+    """
+    failure: AttnvizError | None = None
+    idle: Arguments | None = None
+    for reading in list_readings(inputs, find_float_type(net)):
+        try:
+            require_arguments(net, reading)
+            with follow(net) as running:
+                survey = Survey(running)
+                outputs = run(net, reading, survey)
+        except AttnvizError as error:
+            failure = error
+            continue
+        if survey.seen:
+            return reading, survey, outputs
+        idle = reading
+    if idle is None and failure is not None:
+        raise failure
+    return idle or Arguments.of(inputs), Survey(), None
 
 
-def require_same(net: nn.Module, inputs: Any, watched: Any) -> float:
+def run(net: nn.Module, arguments: Arguments, observer: Observer) -> Any:
+    """Run a module before an observer, and leave it and the caller's inputs as they were. Return what it puts out.
+
+    Raises ModelError if it fails, InputError for several texts.
+    """
+    tap = Tap(observer, batch=count_texts(arguments))
+    with slow_path(), running_alike(net), tap:
+        return call(net, arguments.copy())
+
+
+def run_untouched(net: nn.Module, arguments: Arguments) -> Any:
+    """Return what a module puts out in evaluation, with nobody watching. Raises ModelError if it fails."""
+    with running_alike(net):
+        return call(net, arguments.copy())
+
+
+def call(net: nn.Module, arguments: Arguments) -> Any:
+    """Call a module."""
+    return net(*arguments.places, **arguments.names)
+
+
+@contextmanager
+def running_alike(net: nn.Module) -> Iterator[None]:
+    """Let a module run in evaluation, with the same random numbers each time, and leave it as it was."""
+    with as_found(net), torch.no_grad(), same_randomness(device_of(net)), translate_failures(net):
+        yield
+
+
+def require_same(net: nn.Module, arguments: Arguments, watched: Any) -> float:
     """Return how much what a module puts out changes when it is watched, as a share of it.
 
     Raises ModelError if rounding does not explain it.
     """
-    untouched = run_untouched(net, inputs)
+    untouched = run_untouched(net, arguments)
     change, allowed = measure_change(untouched, watched), allowed_change(untouched, coarsest_type(net))
     if change <= allowed:
         return change
-    name = type(net).__name__
-    if measure_change(untouched, run_untouched(net, inputs)) > allowed:
+    if measure_change(untouched, run_untouched(net, arguments)) > allowed:
+        name = type(net).__name__
         raise ModelError(f"{name} puts out something else each time it runs: what one run shows holds for no other")
     raise explain_change(net, change)
-
-
-def run_untouched(net: nn.Module, inputs: Any) -> Any:
-    """Return what a module puts out in evaluation, with nobody watching."""
-    with as_found(net), torch.no_grad(), same_randomness(device_of(net)):
-        return net(*arguments_of(inputs), **options_of(inputs))
-
-
-def arguments_of(inputs: Any) -> Sequence[Any]:
-    """Return the arguments of a call that come without a name."""
-    if isinstance(inputs, (tuple, list)):
-        return inputs
-    return () if named(inputs) else (inputs,)
-
-
-def options_of(inputs: Any) -> Mapping[str, Any]:
-    """Return the arguments of a call that come by name."""
-    return inputs if named(inputs) else {}
 
 
 def device_of(net: nn.Module) -> torch.device:
@@ -116,9 +147,16 @@ def device_of(net: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def named(inputs: Any) -> bool:
-    """Whether inputs come by name."""
-    return isinstance(inputs, Mapping)
+def count_texts(arguments: Arguments) -> int:
+    """Count the texts that arguments hold: the first axis of the first tensor or array; 1 where there is none.
+
+    Raises InputError for nested tensors.
+    """
+    arrays = [value for value in arguments.values if isinstance(value, Tensor) or is_array(value)]
+    if any(getattr(array, "is_nested", False) for array in arrays):
+        raise InputError("inputs= holds a nested tensor: give one text, as a tensor of its own")
+    shapes = (tuple(np.shape(array)) for array in arrays)
+    return next((shape[0] for shape in shapes if shape), 1)
 
 
 def kinds_of(seen: Sequence[Seen]) -> list[Kind]:
