@@ -264,7 +264,10 @@ class Probe:
     def count(self, array: Tensor) -> int:
         """The number of this call. Raises InputError for several texts at once."""
         if array.shape[0] != 1:
-            raise InputError(f"the inputs hold {array.shape[0]} texts; attention is captured of one at a time")
+            raise InputError(
+                f"the inputs hold {array.shape[0]} texts, images or parts of them that are read at once; "
+                "attention is captured of one at a time"
+            )
         self.calls += 1
         return self.calls - 1
 
