@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
-from attnviz.errors import UsageError
+from attnviz.errors import InputError, UsageError
 from attnviz.escape import label, require_unicode
 from attnviz.record import AttentionMap, Capture, Kind, Token
 
@@ -238,6 +238,13 @@ def window_notes(rows: slice, columns: slice, maps: Iterable[Sides]) -> tuple[st
         return ", ".join(filter(None, parts))
 
     return tuple(filter(None, dict.fromkeys(map(line, maps))))
+
+
+def require_same_tokens(maps: Sequence[AttentionMap], advice: str) -> None:
+    """Raise InputError, with advice, unless all maps have the same queries and the same keys."""
+    first = maps[0]
+    if any((part.queries, part.keys) != (first.queries, first.keys) for part in maps):
+        raise InputError(f"the maps of this capture are not of the same tokens: {advice}")
 
 
 def select(capture: Capture, layers: Selection, heads: Selection | Named, kinds: Sequence[Kind] = ()) -> Capture:

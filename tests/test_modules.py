@@ -272,7 +272,7 @@ def test_modules_that_change_from_run_to_run() -> None:
 
 def test_several_texts_are_refused(tiny: Tiny) -> None:
     """One at a time, of a module and of a model of the library."""
-    with pytest.raises(InputError, match="hold 3 texts, images or parts .*; attention is captured of one at a time"):
+    with pytest.raises(InputError, match="hold 3 texts, images or parts of them that are read at once"):
         attnviz.capture(model=seeded(encoder), inputs=vectors(3, 7, DIM))
     model = AutoModelForCausalLM.from_pretrained(tiny("llama"))
     with pytest.raises(InputError, match="hold 2 texts"):

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -454,3 +455,38 @@ def test_the_reference_is_told(call: Any, minilm: Any) -> None:
     assert 0 < json.loads(shown.stdout)["output_change"] < 1e-5
     assert "measured against: torch's scaled_dot_product_attention" in shown.stderr
     assert "of its size from that without attnviz" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["inspect", "The cat sat"], "the maps of this capture are not of the same tokens: choose some with --layers"),
+        (["heads"], "the maps of this capture are not of the same tokens: heads are scored where all layers read"),
+        (["attribute", "The cat sat"], "attribute is for models whose layers all read the whole text"),
+        (["show", "The cat sat", "--knock-out", "sat->cat"], "edges are cut, only where all layers read its tokens"),
+    ],
+)
+def test_questions_to_a_model_that_shortens_its_text(words: list[str], line: str, call: Any, funnel: Path) -> None:
+    """What needs the same tokens in all layers says so in a line."""
+    asked = call(*words, "-m", funnel)
+    assert asked.returncode == 4
+    assert line in asked.stderr
+    assert asked.stdout == ""
+
+
+@pytest.mark.parametrize("words", [["show"], ["show", "--view", "grid"], ["show", "-l", "1"], ["inspect", "-l", "2"]])
+def test_a_model_that_shortens_its_text_is_drawn(words: list[str], call: Any, funnel: Path) -> None:
+    """A layer of another length is drawn, with numbers for its tokens."""
+    drawn = call(*words, "The cat sat on the mat", "-m", funnel)
+    assert drawn.returncode == 0, drawn.stderr
+    assert "L1 (4 queries, 8 keys)" in " ".join((drawn.stdout + drawn.stderr).split())
+
+
+@pytest.fixture(scope="module")
+def funnel(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
+    """Return the folder of a small Funnel model with the tokenizer of MiniLM."""
+    folder = tmp_path_factory.mktemp("funnel")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    tokenizer.save_pretrained(folder)
+    build("FunnelModel", FUNNEL | {"vocab_size": len(tokenizer), "block_sizes": [1, 2]}).save_pretrained(folder)
+    return folder

@@ -22,7 +22,7 @@ from attnviz.methods import is_other, methods_of
 from attnviz.record import ATTENTION, SCORES, Capture, Doubles, Segment, Token, Unit
 from attnviz.render.terminal import Screen
 from attnviz.request import Request
-from attnviz.selection import ALL
+from attnviz.selection import ALL, require_same_tokens
 from attnviz.storage import decimals, token_list
 from attnviz.views.axes import sides, tokens_title
 from attnviz.views.drawable import Table
@@ -78,9 +78,7 @@ class Asked(NamedTuple):
             options["layers"] or ALL, options["heads"] or ALL, options["truncate"], kinds, ("self", "cross"), **kept
         )
         capture = source(request)
-        first = capture.maps[0]
-        if any((part.queries, part.keys) != (first.queries, first.keys) for part in capture.maps):
-            raise InputError("the maps of this capture are not of the same tokens: choose some with --layers")
+        require_same_tokens(capture.maps, "choose some with --layers")
         tell(capture, self.quiet, self.verbose)
         return capture
 

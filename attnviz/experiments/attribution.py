@@ -20,7 +20,7 @@ from attnviz.models import Model
 from attnviz.models.interventions import batches
 from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Doubles, Token, Visible
 from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target
-from attnviz.selection import ALL, Head, Named, Selection, Spot
+from attnviz.selection import ALL, Head, Named, Selection, Spot, require_same_tokens
 
 Check: TypeAlias = Literal["knock-out", "leave-one-out"]
 CHECKS: dict[Check, str] = {
@@ -164,6 +164,7 @@ def attribute(
     capture = model.capture(prompt, Request(truncate=truncate), intervention)
     if any(part.kind != "self" for part in capture.maps):
         raise UsageError(f"{model.name} reads one text and writes another: attribute is for models of one text")
+    require_same_tokens(capture.maps, "attribute is for models whose layers all read the whole text")
     said = runs.respond([NOTHING])
     if by in (GRADIENT, CHEFER) and said.kind == "vector":
         raise UsageError(UNGRADED.format(model.name))

@@ -13,7 +13,7 @@ from attnviz.experiments.sequences import Setting, repeated
 from attnviz.models import Model
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import Prompt, Request
-from attnviz.selection import Head
+from attnviz.selection import Head, require_same_tokens
 
 ALL_HEADS = Request(truncate=True, kinds=("self",))
 
@@ -101,6 +101,7 @@ def sampled(captures: Iterable[Capture], data: Data, block: int = 0, first: int 
     """What each capture says of each head and role."""
     found: Samples = defaultdict(lambda: defaultdict(list))
     for capture in captures:
+        require_same_tokens(capture.maps, "heads are scored where all layers read the whole text")
         for part in capture.maps:
             assert part.weights is not None
             layout = Layout(one_mask(part), block, first, separators(part.keys))

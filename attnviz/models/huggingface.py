@@ -15,7 +15,7 @@ from attnviz.analysis.explain import Operands
 from attnviz.engine.change import Changed
 from attnviz.engine.edits import Edits
 from attnviz.engine.gradients import UNREACHED, Graded
-from attnviz.engine.probe import Found
+from attnviz.engine.probe import Found, Site
 from attnviz.engine.steps import HIDDEN_STEPS, Followed, inputs_of_running
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
@@ -112,6 +112,8 @@ class HuggingFace:
             encoded, found = self.continued(encoded, prompt.generate, chosen, request)
             request = request.placed(encoded.sides_of(chosen[0]))
         else:
+            if self.reading.pooled and request.windowed:
+                require_whole(sites, chosen, len(encoded.tokens))
             request = request.placed(self.sides_of(encoded)(chosen[0]))
             require_room(chosen, self.sides_of(encoded), request)
             found, note = self.found(encoded, wanted_heads(chosen, sites), request, intervention)
@@ -243,9 +245,13 @@ class HuggingFace:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """See ``Model.vocabulary``. Raises UsageError of an encoder-decoder."""
+        """See ``Model.vocabulary``. Raises UsageError of an encoder-decoder, ModelError of a model without a table."""
         self.require_one_text(True)
-        return vocabulary(self.tokenizer, self.model.get_input_embeddings().num_embeddings, self.positions)
+        try:
+            known = self.model.get_input_embeddings().num_embeddings
+        except (NotImplementedError, AttributeError):
+            raise ModelError(f"{self.name} has no table of tokens, of which a text could be made up") from None
+        return vocabulary(self.tokenizer, known, self.positions)
 
     def require_one_text(self, ids: bool) -> None:
         """Raise UsageError if a sequence of ids is to be read by a model that reads two texts."""
@@ -351,6 +357,16 @@ class HuggingFace:
             return queries if len(queries) == n else places(n), keys if len(keys) == m else places(m)
 
         return of
+
+
+def require_whole(sites: Sequence[Site], chosen: Sequence[Choice], tokens: int) -> None:
+    """Raise InputError if a window of a text is asked of layers that do not read all of its tokens."""
+    sizes = {(site.kind, site.layer): site.size for site in sites}
+    if any({*sizes[choice.kind, layer]} != {tokens} for choice in chosen for layer in choice.layers):
+        raise InputError(
+            "a part of a text is shown, and edges are cut, only where all layers read its tokens: "
+            "some of these layers have other lengths"
+        )
 
 
 def require_no_inference(model: Any) -> None:

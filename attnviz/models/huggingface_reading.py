@@ -26,6 +26,7 @@ from attnviz.engine.edits import Edits
 from attnviz.engine.probe import NO_EDITS, Finished, Found, Observer, Probe, Seen, Site, Source, Survey
 from attnviz.engine.running import follow
 from attnviz.engine.tap import Tap
+from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
 from attnviz.models.huggingface_interface import (
     find_foreign_attention,
@@ -44,7 +45,7 @@ from attnviz.models.untouched import (
     measure_change,
     same_randomness,
 )
-from attnviz.record import ROW_TOLERANCE, Kind
+from attnviz.record import NORM, ROW_TOLERANCE, Kind
 from attnviz.request import Request
 
 Inputs: TypeAlias = Mapping[str, Tensor]
@@ -179,6 +180,8 @@ class Reading:
         self.run(inputs, probe)
         if len(probe.found) == len(heads) and (not self.tapped or probe.calls == len(self.sites)):
             return probe.found, None
+        if request.method == NORM and probe.calls == len(self.sites):
+            raise ModelError(UNPROJECTED)
         if not edits.none:
             raise ModelError("this model cannot be changed as it runs: its attention is sparse")
         return self.read_eager(inputs, heads, request)
@@ -194,6 +197,9 @@ class Reading:
         least = 1.0
         try:
             for site in self.sites:
+                if site.repeated:  # the library tells of its weights once
+                    probe.calls += 1
+                    continue
                 weights = next(parts[site.kind])
                 least = min(least, float(weights.sum(-1).amin()))
                 probe.given(weights, weights > 0, Source())
