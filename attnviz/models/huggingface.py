@@ -20,7 +20,7 @@ from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.generation import Steps
-from attnviz.models.huggingface_loading import load_parts, position_limit
+from attnviz.models.huggingface_loading import load_parts, position_limit, reads_target
 from attnviz.models.huggingface_prediction import ask, require_gradient
 from attnviz.models.huggingface_reading import Reading, sizes_of, undisturbed
 from attnviz.models.huggingface_text import (
@@ -69,8 +69,8 @@ BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabular
 class HuggingFace:
     """A transformers model with its tokenizer."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any = None) -> None:
-        self.name, self.model, self.tokenizer = name, model, tokenizer
+    def __init__(self, name: str, model: Any, tokenizer: Any = None, notes: tuple[str, ...] = ()) -> None:
+        self.name, self.model, self.tokenizer, self.notes = name, model, tokenizer, notes
         self.reading = Reading(model)
 
     @classmethod
@@ -107,7 +107,7 @@ class HuggingFace:
         measured, warning = fidelity(found, self.model.dtype)
         where = window_places(chosen, encoded.sides_of, request)
         maps = assemble(chosen, sites, found, encoded.sides_of, request)
-        notes = tuple(line for line in (*encoded.notes, *where, note, warning) if line)
+        notes = tuple(line for line in (*self.notes, *encoded.notes, *where, note, warning) if line)
         return Capture(self.name, encoded.text, maps, notes, prompt.pair, encoded.target, measured, encoded.segments)
 
     @in_turn
@@ -175,7 +175,7 @@ class HuggingFace:
     def encoded(self, prompt: Prompt, truncate: bool, *interventions: Intervention) -> Encoded:
         """A prompt as the model reads it. Raises UsageError for what it cannot do, InputError if it does not fit."""
         changed = any(one != NOTHING for one in interventions)
-        both_sides = self.model.config.is_encoder_decoder
+        both_sides = reads_target(self.model)
         require_none({"--target": prompt.target and not both_sides}, f"{self.name} has no decoder that would read it")
         require_none({"--generate": prompt.generate and both_sides}, f"{self.name} writes its target by itself")
         require_none({"--generate": prompt.generate and changed}, "what is changed is a text that is there")
@@ -195,13 +195,13 @@ class HuggingFace:
 
     def require_one_text(self, ids: bool) -> None:
         """Raise UsageError if a sequence of ids is to be read by a model that reads two texts."""
-        if ids and self.model.config.is_encoder_decoder:
+        if ids and reads_target(self.model):
             raise UsageError(f"{self.name} reads a text and a target: random tokens are for models that read one text")
 
     @in_turn
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
         """See ``Model.losses``."""
-        if self.model.config.is_encoder_decoder or not self.model.can_generate():
+        if reads_target(self.model) or not self.model.can_generate():
             raise UsageError(f"{self.name} predicts no next tokens, of which a loss could be measured")
         parts = np.array_split(ids, -(-len(ids) // BATCH))
         return np.concatenate([self.next_losses(torch.from_numpy(part), change) for part in parts])

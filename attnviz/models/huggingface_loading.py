@@ -1,26 +1,33 @@
 """A transformers model and its tokenizer from a local folder: safetensors only, sizes checked, no code from it run."""
 
+from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
 )
 
 from attnviz.errors import ModelError
 from attnviz.models.checks import torch_device
 from attnviz.models.huggingface_checks import require_safe
-from attnviz.models.huggingface_reading import first_line, quiet_library
+from attnviz.models.huggingface_reading import first_line, forward, quiet_library, undisturbed
 from attnviz.request import Placement
 
 WRITERS = "ForCausalLM", "LMHeadModel"  # how the classes of models that continue a text end
+CONDITIONAL = "ForConditionalGeneration"  # of encoder-decoders, and of writers that may also be given images or sound
+TRIAL = 5  # tokens of a text on which a model of images or sound is tried
 
 PREDICTORS = {
     **dict.fromkeys(WRITERS, AutoModelForCausalLM),
@@ -29,8 +36,16 @@ PREDICTORS = {
 }
 
 
-def load_parts(folder: Path, placement: Placement, *, writes: bool, predicts: bool) -> tuple[Any, Any]:
-    """The model, in evaluation, and its tokenizer.
+class ModelParts(NamedTuple):
+    """What a folder gives: a model in evaluation, its tokenizer, and notes for the user."""
+
+    model: Any
+    tokenizer: Any
+    notes: tuple[str, ...]
+
+
+def load_parts(folder: Path, placement: Placement, *, writes: bool, predicts: bool) -> ModelParts:
+    """Load the model of a folder and its tokenizer.
 
     writes: with the head that continues a text; predicts: with the one that the folder was saved with, if any. An
     encoder-decoder always comes with its head, since it writes its own target. Raises ModelError, UsageError.
@@ -39,19 +54,49 @@ def load_parts(folder: Path, placement: Placement, *, writes: bool, predicts: bo
     device = torch_device(placement.device)
     with quiet_library():
         config = load_config(folder)
-        require_size(config, available, folder)
-        kind = predictor(config) if predicts else AutoModelForCausalLM if writes else AutoModel
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else kind
         if writes and not config.is_encoder_decoder:
             require_writer(config, folder)
-        model = load_model(kind, folder, dtype_of(placement, device)).to(device).eval()
-        return model, load_tokenizer(folder, config)
+        classes = list_classes(config, writes=writes, predicts=predicts)
+        model = load_first(classes, folder, config, available, dtype_of(placement, device)).to(device).eval()
+        count_decoder_layers(model.config)
+        model, note = keep_text_part(model, folder)
+        return ModelParts(model, load_tokenizer(folder, model.config), (note,) if note else ())
 
 
-def predictor(config: Any) -> Any:
-    """The class of a model with the head that its folder was saved with, if that predicts tokens or classes."""
-    named = (config.architectures or ("",))[0]
-    return next((kind for end, kind in PREDICTORS.items() if named.endswith(end)), AutoModel)
+def list_classes(config: Any, *, writes: bool, predicts: bool) -> list[Any]:
+    """List the classes that may hold the model of a folder, the best first: a part of it may be all that was saved."""
+    named = named_class(config)
+    if config.is_encoder_decoder:
+        classes = [AutoModelForSeq2SeqLM, named]
+    elif writes or predicts:
+        classes = [*predictors(config), named]
+    else:
+        classes = [AutoModel, named]
+    return [kind for kind in classes if kind is not None]
+
+
+def architecture(config: Any) -> str:
+    """Return the name of the class that a folder was saved from; nothing if its config does not tell."""
+    names = config.architectures or [""]
+    return str(names[0])
+
+
+def named_class(config: Any) -> Any:
+    """Return the class of the library that a config names as its model's; None if the library has no such class."""
+    name = architecture(config)
+    if name not in dir(transformers):
+        return None
+    kind = getattr(transformers, name)
+    is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+    return kind if is_model and isinstance(config, kind.config_class or ()) else None
+
+
+def predictors(config: Any) -> list[Any]:
+    """List the classes with the head that a folder was saved with, if that predicts tokens or classes."""
+    name = architecture(config)
+    if name.endswith(CONDITIONAL):
+        return [named_class(config), AutoModelForImageTextToText, AutoModelForCausalLM]
+    return [kind for end, kind in PREDICTORS.items() if name.endswith(end)] or [AutoModel]
 
 
 def dtype_of(placement: Placement, device: str) -> Any:
@@ -69,26 +114,49 @@ def load_config(folder: Path) -> Any:
         raise ModelError(f"{folder / 'config.json'} cannot be used: {first_line(error)}") from error
 
 
-def require_size(config: Any, available: int, folder: Path) -> None:
-    """Raise ModelError if the config describes far more parameters than the weights hold.
+def require_writer(config: Any, folder: Path) -> None:
+    """Raise ModelError unless the config says that the model was trained to continue texts, or nothing at all."""
+    name = architecture(config)
+    if name and not name.endswith((*WRITERS, CONDITIONAL)):
+        raise ModelError(f"{folder} is a {name}, which does not continue texts: leave --generate out")
 
-    The model is laid out on the meta device, which takes no memory.
+
+def load_first(classes: list[Any], folder: Path, config: Any, available: int, dtype: Any) -> Any:
+    """Load a folder with the first of some classes that finds all of its weights there.
+
+    available: how many numbers the weights hold. Raises ModelError: the reason of the last class that failed, whose
+    name the config gives.
     """
+    failure: ModelError | None = None
+    refused: set[type] = set()
+    for kind in classes:
+        try:
+            outline = lay_out(kind, config, available, folder)
+            require_text_input(outline, folder)
+            if type(outline) in refused:
+                continue
+            refused.add(type(outline))
+            return load_model(kind, folder, dtype)
+        except ModelError as error:
+            failure = error
+    raise failure or ModelError(f"{folder / 'config.json'} names no class of model")
+
+
+def lay_out(kind: Any, config: Any, available: int, folder: Path) -> Any:
+    """Lay a model out on the meta device, which takes no memory.
+
+    Raises ModelError if the config describes far more parameters than the weights hold.
+    """
+    make = getattr(kind, "from_config", None) or kind._from_config
     try:
         with torch.device("meta"):
-            outline = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+            outline = make(config)
         described = sum(parameter.numel() for parameter in outline.parameters())
     except Exception as error:
         raise ModelError(f"{folder / 'config.json'} cannot be built: {first_line(error)}") from error
     if described > 2 * available + 1_000_000:
         raise ModelError(f"{folder / 'config.json'} describes {described:,} parameters; its weights hold {available:,}")
-
-
-def require_writer(config: Any, folder: Path) -> None:
-    """Raise ModelError unless the config says that the model was trained to continue texts, or nothing at all."""
-    named = config.architectures or ()
-    if named and not any(name.endswith(WRITERS) for name in named):
-        raise ModelError(f"{folder} is a {named[0]}, which does not continue texts: leave --generate out")
+    return outline
 
 
 def load_model(kind: Any, folder: Path, dtype: Any) -> Any:
@@ -110,6 +178,91 @@ def load_model(kind: Any, folder: Path, dtype: Any) -> Any:
     return model
 
 
+def count_decoder_layers(config: Any) -> None:
+    """Correct the config of a decoder half, whose layers the library counts as those of the encoder that is not there.
+
+    It makes room for the keys and values of as many layers as it counts, when the model continues a text.
+    """
+    is_half = getattr(config, "is_decoder", False) and not config.is_encoder_decoder
+    if is_half and hasattr(config, "encoder_layers") and hasattr(config, "decoder_layers"):
+        config.encoder_layers = config.decoder_layers
+
+
+def reads_ids(model: Any) -> bool:
+    """Tell whether a model can be called with the token ids of a text."""
+    return "input_ids" in signature(model.forward).parameters
+
+
+def require_text_input(model: Any, folder: Path) -> None:
+    """Raise ModelError if a model, or its outline, reads no token ids at all."""
+    if not reads_ids(model):
+        raise ModelError(not_of_text(model, folder))
+
+
+def not_of_text(model: Any, folder: Path) -> str:
+    """Say that a model reads something other than a text, and what to do."""
+    return (
+        f"{folder} is a {type(model).__name__}, which does not read a text alone: load it with transformers, and give "
+        "what it reads in Python, attnviz.capture(model=..., inputs=...)"
+    )
+
+
+def keep_text_part(model: Any, folder: Path) -> tuple[Any, str | None]:
+    """Return a model that reads a text alone, and a note if it is only a part of the one that was loaded.
+
+    Models of images or sound are tried on a few tokens. Where they refuse, their text model is read instead.
+    Raises ModelError if there is none.
+    """
+    if reads_text_only(model) or runs_on_ids(model):
+        return model, None
+    for part in text_parts(model):
+        if runs_on_ids(part):
+            whole = type(model).__name__
+            return part, f"{whole} needs more than a text: only its text model, {type(part).__name__}, is run"
+    raise ModelError(not_of_text(model, folder))
+
+
+def reads_text_only(model: Any) -> bool:
+    """Tell whether a model's class is of text, and not of images or sound as well."""
+    modalities = getattr(model, "input_modalities", "text")
+    return modalities == "text" or set(modalities) == {"text"}
+
+
+def text_parts(model: Any) -> Iterator[Any]:
+    """Go through the models inside a model that its text config describes and that read token ids, the whole first."""
+    for part in model.modules():
+        inside = part is not model and isinstance(part, PreTrainedModel)
+        if inside and type(part.config) in text_configs(model.config) and reads_ids(part):
+            yield part
+
+
+def text_configs(config: Any) -> set[type]:
+    """Return the classes of the configs of text that a config is made of."""
+    parts = [getattr(config, name, None) for name in ("text_config", "text_encoder", "decoder", "generator")]
+    return {type(part) for part in parts if part is not None}
+
+
+def runs_on_ids(model: Any) -> bool:
+    """Tell whether a model runs on the ids of a few tokens and nothing else, and gives vectors or logits of them."""
+    reserved = {number for name, number in vars(model.config).items() if "token" in name and isinstance(number, int)}
+    plain = next(number for number in range(len(reserved) + 1) if number not in reserved)
+    ids = torch.full((1, TRIAL), plain, device=model.device)
+    inputs = {"input_ids": ids}
+    if reads_target(model):
+        inputs["decoder_input_ids"] = ids
+    try:
+        with undisturbed(model, (Exception,)):
+            outputs = forward(model, inputs)
+    except ModelError:
+        return False
+    return any(hasattr(outputs, name) for name in ("last_hidden_state", "logits"))
+
+
+def reads_target(model: Any) -> bool:
+    """Tell whether a model has a decoder that reads a text of its own: half of an encoder-decoder has none."""
+    return bool(model.config.is_encoder_decoder) and "decoder_input_ids" in signature(model.forward).parameters
+
+
 def load_tokenizer(folder: Path, config: Any) -> Any:
     """The model's tokenizer. Raises ModelError."""
     try:
@@ -125,7 +278,7 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
 
 def position_limit(model: Any) -> int | None:
     """How many tokens a model has places for; tables with a padding row, as RoBERTa's, begin to count after it."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding) and module.num_embeddings == limit and module.padding_idx is not None:
             return int(limit) - module.padding_idx - 1

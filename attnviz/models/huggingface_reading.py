@@ -67,6 +67,13 @@ def attention(
     return observer.attend(call, source), None
 
 
+def added_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """The same for models without SDPA: their own attention hides nothing but what their mask hides."""
+    return attention(module, query, key, value, attention_mask, **{**options, "is_causal": False})
+
+
 def read_call(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
 ) -> Call:
@@ -118,9 +125,10 @@ class Reading:
     """Surveys and reads one model."""
 
     def __init__(self, model: Any) -> None:
-        for name, mask in ((INTERFACE, sdpa_mask), (ADDED, eager_mask)):
-            AttentionInterface.register(name, attention)
-            AttentionMaskInterface.register(name, mask)
+        AttentionInterface.register(INTERFACE, attention)
+        AttentionMaskInterface.register(INTERFACE, sdpa_mask)
+        AttentionInterface.register(ADDED, added_attention)
+        AttentionMaskInterface.register(ADDED, eager_mask)
         self.model = model
         self.tapped = False
         """Whether some attention is found in torch's functions only."""

@@ -1,0 +1,428 @@
+"""Folders of every kind that a user may hand to --model: each is read rightly, or refused in one line."""
+
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from attnviz.models import NOTHING, Prompt, Request, load
+from attnviz.record import Capture
+from tests.conftest import SENTENCE, Run
+from tests.tiny import SIZES, VOCABULARY, chat_tokenizer, ending_tokenizer, plain_tokenizer, save
+from tests.tolerance import close
+
+WIDTH = 64  # the longest sums are over so many terms
+FULL = VOCABULARY + 3
+ENCODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.3,
+}
+T5 = {
+    "vocab_size": FULL,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "initializer_factor": 1.5,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": VOCABULARY,
+}
+BART = {
+    "vocab_size": FULL,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 40,
+    "init_std": 0.3,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": VOCABULARY,
+    "forced_eos_token_id": None,
+}
+WHISPER = {
+    "vocab_size": FULL,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "num_mel_bins": 8,
+    "max_source_positions": 10,
+    "max_target_positions": 40,
+    "init_std": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": VOCABULARY,
+    "decoder_start_token_id": 0,
+}
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 16,
+    "patch_size": 8,
+}
+TOWER = {  # of CLIP and its kind
+    "vocab_size": FULL,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+    "bos_token_id": 0,
+    "eos_token_id": VOCABULARY,
+    "pad_token_id": 0,
+}
+IMAGE = VOCABULARY + 2  # the token that stands for an image, or for sound
+Build = Callable[[], Any]
+Door = Callable[[str], Path]
+
+
+def made(name: str, **options: Any) -> Any:
+    """A model of the library by the name of its class, of a config with these options."""
+    kind = getattr(transformers, name)
+    return kind(kind.config_class(**options))
+
+
+def pair(kind: str, encoder: Any, decoder: Any) -> Any:
+    """An encoder and a decoder of two classes, put together."""
+    whole = getattr(transformers, kind)
+    config = whole.config_class.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 0, 0, VOCABULARY
+    return whole(config=config)
+
+
+def bert_config() -> Any:
+    return transformers.BertConfig(vocab_size=FULL, **ENCODER)
+
+
+def gpt2_config() -> Any:
+    return transformers.GPT2Config(
+        vocab_size=FULL, n_embd=32, n_layer=3, n_head=2, n_positions=40, initializer_range=0.3, eos_token_id=VOCABULARY
+    )
+
+
+def vit_config() -> Any:
+    return transformers.ViTConfig(**VISION)
+
+
+def clap() -> Any:
+    audio = {
+        "patch_embeds_hidden_size": 16,
+        "hidden_size": 64,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "num_hidden_layers": 2,
+        "num_mel_bins": 64,
+        "spec_size": 64,
+        "patch_size": 4,
+        "window_size": 4,
+    }
+    return made("ClapModel", text_config={"vocab_size": FULL, **ENCODER}, audio_config=audio)
+
+
+def group_vit() -> Any:
+    vision = {
+        **VISION,
+        "depths": [1, 1, 1],
+        "num_hidden_layers": 3,
+        "num_group_tokens": [8, 4, 0],
+        "num_output_groups": [8, 4, 4],
+    }
+    return made("GroupViTModel", text_config=TOWER, vision_config=vision)
+
+
+def blip2() -> Any:
+    language = {
+        "model_type": "opt",
+        "vocab_size": FULL,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 64,
+        "max_position_embeddings": 40,
+        "word_embed_proj_dim": 32,
+        "init_std": 0.3,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": None,
+    }
+    former = {"vocab_size": FULL, "encoder_hidden_size": 32, **ENCODER}
+    options = {"text_config": language, "vision_config": VISION, "qformer_config": former}
+    return made("Blip2ForConditionalGeneration", **options, num_query_tokens=2, image_token_index=IMAGE)
+
+
+def wav2vec2() -> Any:
+    convolutions = {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2}
+    places = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    return made("Wav2Vec2ForCTC", vocab_size=32, **convolutions, **places, **ENCODER)
+
+
+def lxmert() -> Any:
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    return made("LxmertModel", vocab_size=FULL, **sizes, l_layers=1, x_layers=1, r_layers=1)
+
+
+def time_series() -> Any:
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
+    heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    return made("TimeSeriesTransformerModel", prediction_length=4, context_length=8, d_model=16, **sizes, **heads)
+
+
+def gemma3() -> Any:
+    text = {**SIZES, "head_dim": 8, "sliding_window": 6}
+    marks = {"image_token_id": IMAGE, "boi_token_index": IMAGE - 1, "eoi_token_index": IMAGE - 2}
+    return made(
+        "Gemma3ForConditionalGeneration", text_config=text, vision_config=VISION, mm_tokens_per_image=4, **marks
+    )
+
+
+def llava() -> Any:
+    text, vision = {**SIZES, "model_type": "llama"}, {**VISION, "model_type": "clip_vision_model"}
+    return made("LlavaForConditionalGeneration", text_config=text, vision_config=vision, image_token_index=IMAGE)
+
+
+def qwen2_vl() -> Any:
+    rope = {"type": "mrope", "rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    vision = {"depth": 1, "embed_dim": 32, "hidden_size": 48, "num_heads": 4, "patch_size": 8}
+    marks = {"image_token_id": IMAGE, "video_token_id": IMAGE - 1}
+    marks |= {"vision_start_token_id": IMAGE - 2, "vision_end_token_id": IMAGE - 2}
+    text = {**SIZES, "rope_parameters": rope}
+    return made("Qwen2VLForConditionalGeneration", text_config=text, vision_config=vision, **marks)
+
+
+def idefics3() -> Any:
+    text = {**SIZES, "model_type": "llama", "pad_token_id": 0}
+    sizes = {"image_token_id": IMAGE, "scale_factor": 1}
+    return made("Idefics3ForConditionalGeneration", text_config=text, vision_config=VISION, **sizes)
+
+
+def qwen2_audio() -> Any:
+    sizes = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
+    audio = {**sizes, "num_mel_bins": 8, "max_source_positions": 10}
+    text = {**SIZES, "model_type": "qwen2"}
+    return made("Qwen2AudioForConditionalGeneration", text_config=text, audio_config=audio, audio_token_index=IMAGE)
+
+
+HALVES: dict[str, Build] = {
+    "t5 encoder": partial(made, "T5EncoderModel", **T5),
+    "mt5 encoder": partial(made, "MT5EncoderModel", **T5),
+    "umt5 encoder": partial(made, "UMT5EncoderModel", **T5),
+    "bart decoder": partial(made, "BartForCausalLM", **BART),
+    "marian decoder": partial(made, "MarianForCausalLM", **BART),
+    "whisper decoder": partial(made, "WhisperForCausalLM", **WHISPER),
+    "dpr of contexts": partial(made, "DPRContextEncoder", vocab_size=FULL, **ENCODER),
+}
+PAIRS: dict[str, Build] = {
+    "bert and bert": lambda: pair("EncoderDecoderModel", bert_config(), bert_config()),
+    "bert and gpt2": lambda: pair("EncoderDecoderModel", bert_config(), gpt2_config()),
+    "t5 without its head": partial(made, "T5Model", **T5),
+}
+TOWERS: dict[str, Build] = {
+    "clip": partial(made, "CLIPModel", text_config=TOWER, vision_config=VISION),
+    "siglip": partial(made, "SiglipModel", text_config=TOWER, vision_config=VISION),
+    "clap": clap,
+    "altclip": partial(
+        made, "AltCLIPModel", text_config={"vocab_size": FULL, "project_dim": 32, **ENCODER}, vision_config=VISION
+    ),
+    "group vit": group_vit,
+    "blip2": blip2,
+}
+NOT_OF_TEXT: dict[str, Build] = {
+    "vit": partial(made, "ViTForImageClassification", **VISION),
+    "wav2vec2": wav2vec2,
+    "whisper": partial(made, "WhisperForConditionalGeneration", **WHISPER),
+    "vit and gpt2": lambda: pair("VisionEncoderDecoderModel", vit_config(), gpt2_config()),
+    "lxmert": lxmert,
+    "time series": time_series,
+}
+WRITERS: dict[str, Build] = {
+    "gemma3": gemma3,
+    "llava": llava,
+    "qwen2-vl": qwen2_vl,
+    "idefics3": idefics3,
+    "qwen2-audio": qwen2_audio,
+}
+MODELS: dict[str, tuple[Build, Callable[[], Any]]] = {
+    **{name: (build, ending_tokenizer) for name, build in (HALVES | PAIRS | TOWERS).items()},
+    **{name: (build, chat_tokenizer) for name, build in WRITERS.items()},
+    "llama": (partial(made, "LlamaForCausalLM", **SIZES), chat_tokenizer),
+}
+
+
+@pytest.fixture(scope="session")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
+    """The folder of a small random model with its tokenizer, by its name in ``MODELS``."""
+    folders: dict[str, Path] = {}
+
+    def door(name: str) -> Path:
+        if name not in folders:
+            build, tokenizer = MODELS[name]
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(0)
+                folders[name] = save(build(), tmp_path_factory.mktemp("doors") / name.replace(" ", "-"), tokenizer)
+        return folders[name]
+
+    return door
+
+
+def loaded(folder: Path, attention: str | None = "eager") -> Any:
+    """A model as the library loads it by the class that its config names."""
+    (name,) = transformers.AutoConfig.from_pretrained(folder).architectures
+    return getattr(transformers, name).from_pretrained(folder, attn_implementation=attention).eval()
+
+
+def ids_of(folder: Path, text: str = SENTENCE) -> torch.Tensor:
+    return AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
+
+
+def stacked(attentions: Any) -> np.ndarray:
+    """(layer, head, query, key) of the first text."""
+    return torch.stack(list(attentions))[:, 0].detach().numpy()
+
+
+def captured(folder: Path, **prompt: Any) -> Capture:
+    return load(str(folder)).capture(Prompt(SENTENCE, **prompt), Request())
+
+
+def require_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """One line on stderr, with these words, and nothing else."""
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+# Parts of models, which the config names by their class
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("name", HALVES)
+def test_halves_are_read_by_the_class_that_the_config_names(name: str, door: Door) -> None:
+    """An encoder or a decoder that was saved alone has the weights of its own class, and one kind of map."""
+    (found,) = captured(door(name)).maps
+    uncached = {"use_cache": False} if "decoder" in name else {}
+    with torch.no_grad():
+        outputs = loaded(door(name))(input_ids=ids_of(door(name)), output_attentions=True, **uncached)
+    assert found.kind == "self"
+    np.testing.assert_allclose(found.weights, stacked(outputs.attentions), **close(WIDTH))
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("name", PAIRS)
+def test_encoders_and_decoders_of_two_kinds_are_read(name: str, door: Door) -> None:
+    """The three maps of an encoder-decoder that no class of the library is for, and of one without its head."""
+    capture = captured(door(name), target="The dog")
+    ids = torch.tensor([[token.id for token in capture.maps[1].queries]])
+    with torch.no_grad():
+        outputs = loaded(door(name))(
+            input_ids=ids_of(door(name)), decoder_input_ids=ids, output_attentions=True, use_cache=False
+        )
+    assert [part.kind for part in capture.maps] == ["encoder", "decoder", "cross"]
+    for part in capture.maps:
+        name = {"encoder": "encoder_attentions", "decoder": "decoder_attentions", "cross": "cross_attentions"}[
+            part.kind
+        ]
+        np.testing.assert_allclose(part.weights, stacked(outputs[name]), **close(WIDTH))
+
+
+def test_a_decoder_half_continues_a_text(door: Door) -> None:
+    """Its own layers are counted, where it has more than the encoder that is not there."""
+    folder = door("bart decoder")
+    model = loaded(folder)
+    model.config.encoder_layers = model.config.decoder_layers
+    expected = model.generate(ids_of(folder), max_new_tokens=3, do_sample=False, eos_token_id=None)[0].tolist()
+    found = load(str(folder), writes=True).capture(Prompt(SENTENCE, generate=3), Request()).maps[0]
+    assert [token.id for token in found.queries] == expected
+
+
+# Models of images and sound
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("name", TOWERS)
+def test_the_text_model_of_a_model_of_images_or_sound_is_read(name: str, door: Door) -> None:
+    """What reads the text has the weights that it has in the whole model, and a note says what was run."""
+    capture = captured(door(name))
+    whole = loaded(door(name))
+    tower = whole.language_model if name == "blip2" else whole.text_model
+    with torch.no_grad():
+        outputs = tower(input_ids=ids_of(door(name)), output_attentions=True, output_hidden_states=True)
+    (found,) = capture.maps
+    attentions = outputs.attentions
+    if name == "altclip":  # its wrapper returns none
+        attentions = tower.roberta(input_ids=ids_of(door(name)), output_attentions=True).attentions
+    np.testing.assert_allclose(found.weights, stacked(attentions), **close(WIDTH))
+    assert any("only its text model" in note for note in capture.notes)
+
+
+@pytest.mark.parametrize("name", NOT_OF_TEXT)
+def test_models_that_read_no_text_are_told(call: Run, tmp_path: Path, name: str) -> None:
+    """One line says what to do with a model of images, sound or numbers, which mostly has no tokenizer beside it."""
+    model = NOT_OF_TEXT[name]()
+    model.save_pretrained(tmp_path / "model")
+    if name in ("vit", "lxmert"):
+        plain_tokenizer().save_pretrained(tmp_path / "model")
+    require_line(call("show", SENTENCE, "-m", tmp_path / "model"), 3, "does not read a text alone", "inputs=")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_models_of_images_and_text_continue_a_text(name: str, door: Door) -> None:
+    """What is written is what the library writes, one token after the other."""
+    folder = door(name)
+    ids = ids_of(folder)
+    whole = torch.ones_like(ids)  # else the library takes a token that also pads for padding
+    expected = loaded(folder, None).generate(input_ids=ids, attention_mask=whole, max_new_tokens=3, do_sample=False)
+    found = load(str(folder), writes=True).capture(Prompt(SENTENCE, generate=3), Request()).maps[0]
+    assert [token.id for token in found.queries] == expected[0].tolist()
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("name", WRITERS)
+def test_models_of_images_and_text_predict(name: str, door: Door) -> None:
+    """What is said after a text are the logits of the library."""
+    folder = door(name)
+    response = load(str(folder), predicts=True).respond(Prompt(SENTENCE), [NOTHING])
+    with torch.no_grad():
+        logits = loaded(folder, None)(input_ids=ids_of(folder)).logits[0, -1].numpy()
+    assert response.kind == "next"
+    np.testing.assert_allclose(response.outputs[0], logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", SENTENCE, "--generate", "3"),
+        ("show", SENTENCE, "--weights", "gradient"),
+        ("attribute", SENTENCE),
+        ("heads", "--ablate", "-H", "L0H1", "--sequences", "1", "--block", "4"),
+    ],
+    ids=lambda command: " ".join(command),
+)
+def test_commands_of_predictions_take_models_of_images_and_text(
+    call: Run, command: tuple[str, ...], door: Door
+) -> None:
+    """Each command does with LLaVA what it does with a model of text."""
+    done = call(*command, "-m", door("llava"), "--width", "80")
+    assert done.returncode == 0, done.stderr
+    assert "vector" not in done.stdout
