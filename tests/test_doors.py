@@ -1,6 +1,9 @@
 """Folders of every kind that a user may hand to --model: each is read rightly, or refused in one line."""
 
+import json
+import shutil
 import subprocess
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from attnviz.models import NOTHING, Prompt, Request, load
@@ -93,6 +97,7 @@ TOWER = {  # of CLIP and its kind
     "eos_token_id": VOCABULARY,
     "pad_token_id": 0,
 }
+WEIGHTS = "adapter_model.safetensors"
 IMAGE = VOCABULARY + 2  # the token that stands for an image, or for sound
 Build = Callable[[], Any]
 Door = Callable[[str], Path]
@@ -426,3 +431,175 @@ def test_commands_of_predictions_take_models_of_images_and_text(
     done = call(*command, "-m", door("llava"), "--width", "80")
     assert done.returncode == 0, done.stderr
     assert "vector" not in done.stdout
+
+
+# Adapters
+
+
+TARGETS = {  # an adapter for a model of each kind: its task, the parts that it changes, its class in PEFT
+    "llama": ("CAUSAL_LM", ["q_proj", "o_proj"], "LoraConfig"),
+    "bert": ("FEATURE_EXTRACTION", ["query", "key"], "LoraConfig"),
+    "gpt2": ("CAUSAL_LM", ["c_attn"], "LoraConfig"),
+    "t5": ("SEQ_2_SEQ_LM", ["q"], "LoraConfig"),
+    "bert classes": ("SEQ_CLS", ["query"], "LoraConfig"),
+    "llama scaled": (None, ["k_proj"], "IA3Config"),
+}
+BASES: dict[str, Build] = {
+    "llama": partial(made, "LlamaForCausalLM", **SIZES),
+    "bert": partial(made, "BertModel", vocab_size=FULL, **ENCODER),
+    "gpt2": lambda: transformers.GPT2LMHeadModel(gpt2_config()),
+    "t5": partial(made, "T5ForConditionalGeneration", **T5),
+    "bert classes": partial(made, "BertModel", vocab_size=FULL, **ENCODER),
+    "llama scaled": partial(made, "LlamaForCausalLM", **SIZES),
+}
+
+
+def adapted(name: str, folder: Path) -> tuple[Path, Path]:
+    """The folders of a base model and of an adapter for it, whose weights are random."""
+    import peft
+
+    task, targets, kind = TARGETS[name]
+    base, adapter = folder / "base", folder / "adapter"
+    with torch.random.fork_rng(devices=()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT uses what the library will remove
+        torch.manual_seed(0)
+        save(BASES[name](), base, ending_tokenizer)
+        options = {"feedforward_modules": []} if kind == "IA3Config" else {"r": 3, "lora_alpha": 6}
+        model = BASES[name]()
+        if task == "SEQ_CLS":
+            model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=5)
+        else:
+            model = type(model).from_pretrained(base)
+        wrapped = peft.get_peft_model(model, getattr(peft, kind)(task_type=task, target_modules=targets, **options))
+        for part, parameter in wrapped.named_parameters():
+            if "lora_" in part or "ia3_" in part:
+                parameter.data.normal_(std=0.5)
+        wrapped.save_pretrained(adapter)
+    return base, adapter
+
+
+def merged(base: Path, adapter: Path, target: Path) -> Path:
+    """The base model with its weights changed by hand, in a folder of its own: W + 2 B A, or W scaled by row."""
+    tensors = load_file(base / "model.safetensors")
+    changes = {name.removeprefix("base_model.model."): part for name, part in load_file(adapter / WEIGHTS).items()}
+    done = set()
+    for name, change in changes.items():
+        part, _, how = name.partition(".lora_A.")
+        if how:
+            delta = 2 * changes[f"{part}.lora_B.weight"] @ change
+        elif name.endswith(".ia3_l"):
+            part = name.removesuffix(".ia3_l")
+        else:
+            continue
+        (key,) = [key for key in tensors if f"{part}.weight".endswith(key)]
+        if how:
+            tensors[key] += delta.T if "c_attn" in part else delta
+        else:
+            tensors[key] *= change.reshape(-1, 1)
+        done.add(key)
+    assert done
+    shutil.copytree(base, target)
+    save_file(tensors, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("name", TARGETS)
+def test_adapters_are_applied(name: str, tmp_path: Path) -> None:
+    """The folder of an adapter reads as its base model does with its weights changed by hand, and not as without."""
+    base, adapter = adapted(name, tmp_path)
+    target = {"target": "The dog"} if name == "t5" else {}
+    plain, expected = captured(base, **target), captured(merged(base, adapter, tmp_path / "merged"), **target)
+    found = captured(adapter, **target)
+    for ours, theirs in zip(found.maps, expected.maps, strict=True):
+        np.testing.assert_allclose(ours.weights, theirs.weights, rtol=1e-4, atol=1e-5)
+    assert np.abs(found.maps[0].weights - plain.maps[0].weights).max() > 1e-3
+    assert any("adapter" in note for note in found.notes)
+
+
+def test_adapters_beside_and_apart_from_their_base(tmp_path: Path, call: Run) -> None:
+    """The same picture from an adapter, from --adapter with and without --model, and from one folder with both."""
+    base, adapter = adapted("llama", tmp_path)
+    both = tmp_path / "both"
+    shutil.copytree(base, both)
+    for file in ("adapter_config.json", WEIGHTS):
+        shutil.copy(adapter / file, both)
+    ways = [("-m", adapter), ("-m", base, "--adapter", adapter), ("--adapter", adapter), ("-m", both)]
+    documents = [json.loads(call("show", SENTENCE, *way, "--json").stdout)["maps"] for way in ways]
+    assert documents[1:] == documents[:1] * 3
+    assert json.loads(call("show", SENTENCE, "-m", base, "--json").stdout)["maps"] != documents[0]
+    done = call("compare", SENTENCE, "-m", base, "-m", adapter)
+    assert done.returncode == 0, done.stderr
+    twice = call("compare", SENTENCE, "-m", base, "-m", base, "--adapter", adapter, "--json")
+    assert json.loads(twice.stdout)
+
+
+def test_a_classifier_of_an_adapter_is_read(tmp_path: Path, call: Run) -> None:
+    """The classes that an adapter brings are those that it predicts."""
+    _, adapter = adapted("bert classes", tmp_path)
+    response = load(str(adapter), predicts=True).respond(Prompt(SENTENCE), [NOTHING])
+    assert response.kind == "class"
+    assert response.outputs.shape == (1, 5)
+    assert "LABEL_" in call("attribute", SENTENCE, "-m", adapter).stdout
+
+
+def test_adapters_without_peft_are_told(tmp_path: Path, call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says what the folder is and what to install, wherever the adapter lies; without it nothing is drawn."""
+    base, adapter = adapted("llama", tmp_path)
+    monkeypatch.setattr("attnviz.models.folders.find_spec", lambda _: None)
+    both = tmp_path / "both"
+    shutil.copytree(base, both)
+    for file in ("adapter_config.json", WEIGHTS):
+        shutil.copy(adapter / file, both)
+    for way in (("-m", adapter), ("-m", both)):
+        require_line(call("show", SENTENCE, *way), 3, "PEFT adapter", "pip install peft")
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON file; None takes one away."""
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base_model_name_or_path": None}, "does not name its base model"),
+        ({"base_model_name_or_path": "/no/such/folder"}, "which is not there"),
+        ({"base_model_name_or_path": "some/model-of-a-hub"}, "not in the local cache"),
+        ({"r": 10**9}, "rank of 1,000,000,000"),
+        ({"peft_type": "NO_SUCH_TYPE"}, "does not fit"),
+        ({"target_modules": ["no_such_part"]}, "does not fit"),
+        ({"target_modules": ["q_proj"]}, "has no place for"),
+        ({"target_modules": ["q_proj", "o_proj", "k_proj"]}, "lacks 6 of its weights"),
+    ],
+)
+def test_adapters_that_cannot_be_applied_are_told(
+    tmp_path: Path, call: Run, changes: dict[str, Any], words: str
+) -> None:
+    """One line says what is the matter with an adapter."""
+    _, adapter = adapted("llama", tmp_path)
+    edit_json(adapter / "adapter_config.json", **changes)
+    require_line(call("show", SENTENCE, "-m", adapter), 3, words)
+
+
+def test_adapters_of_another_base_are_told(tmp_path: Path, call: Run, door: Door) -> None:
+    """One line for a base of other sizes, of another kind, with fewer layers, and for what is no adapter."""
+    _, adapter = adapted("llama", tmp_path)
+    wide = save(made("LlamaForCausalLM", **{**SIZES, "hidden_size": 96}), tmp_path / "wide")
+    short = save(made("LlamaForCausalLM", **{**SIZES, "num_hidden_layers": 1}), tmp_path / "short")
+    require_line(call("show", SENTENCE, "-m", wide, "--adapter", adapter), 3, "does not fit its base model")
+    require_line(call("show", SENTENCE, "-m", short, "--adapter", adapter), 3, "no adapter of", "layers.1")
+    require_line(call("show", SENTENCE, "-m", door("t5 encoder"), "--adapter", adapter), 3, "no adapter of")
+    require_line(call("show", SENTENCE, "-m", wide, "--adapter", short), 3, "is no adapter")
+    require_line(call("show", SENTENCE, "-m", wide, "--adapter", tmp_path / "none"), 3, "no adapter folder")
+
+
+def test_an_adapter_that_is_a_pickle_is_refused(tmp_path: Path, call: Run) -> None:
+    """Only safetensors are read, beside the base too, where the library would read either."""
+    base, adapter = adapted("llama", tmp_path)
+    (adapter / WEIGHTS).rename(adapter / "adapter_model.bin")
+    require_line(call("show", SENTENCE, "-m", base, "--adapter", adapter), 3, "safetensors only")
+    for file in ("adapter_config.json", "adapter_model.bin"):
+        shutil.copy(adapter / file, base)
+    require_line(call("show", SENTENCE, "-m", base), 3, "safetensors only")

@@ -19,6 +19,7 @@ from attnviz.engine.steps import HIDDEN_STEPS, Followed, inputs_of_running
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
 from attnviz.models.checks import require_memory, require_none
+from attnviz.models.folders import Folders
 from attnviz.models.generation import Steps
 from attnviz.models.huggingface_loading import load_parts, position_limit, reads_target
 from attnviz.models.huggingface_prediction import ask, require_gradient
@@ -76,13 +77,14 @@ class HuggingFace:
     @classmethod
     @in_turn
     def load(
-        cls, name: str, folder: Path, placement: Placement, *, writes: bool = False, predicts: bool = False
+        cls, name: str, folders: Folders | Path, placement: Placement, *, writes: bool = False, predicts: bool = False
     ) -> "HuggingFace":
-        """From a local folder: safetensors only, no code from it.
+        """From local folders, or one: safetensors only, no code from it.
 
         writes: with the head that continues a text; predicts: with the one that the folder was saved with.
         """
-        return cls(name, *load_parts(folder, placement, writes=writes, predicts=predicts))
+        folders = Folders(folders) if isinstance(folders, Path) else folders
+        return cls(name, *load_parts(folders, placement, writes=writes, predicts=predicts))
 
     @property
     def positions(self) -> int | None:

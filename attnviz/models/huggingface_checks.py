@@ -2,6 +2,7 @@
 
 import json
 import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,13 @@ def numbers(config: Any) -> list[tuple[str, int]]:
 
 def elements(file: Path) -> int:
     """How many numbers a safetensors file holds, by its header. Raises ModelError if it is damaged."""
+    return sum(prod(shape) for shape in read_shapes(file).values())
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of the tensors in a safetensors file, by its header. Raises ModelError if it is damaged."""
     try:
         with safe_open(file, framework="np") as tensors:
-            total = 0
-            for name in tensors.keys():  # noqa: SIM118 - not a dict
-                size = 1
-                for side in tensors.get_slice(name).get_shape():
-                    size *= side
-                total += size
-            return total
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged: {error}") from error

@@ -1,6 +1,7 @@
 """A transformers model and its tokenizer from a local folder: safetensors only, sizes checked, no code from it run."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,15 @@ from transformers import (
 
 from attnviz.errors import ModelError
 from attnviz.models.checks import torch_device
+from attnviz.models.folders import Folders
+from attnviz.models.huggingface_adapter import (
+    Adapter,
+    apply_adapter,
+    read_adapter,
+    require_fit,
+    set_labels,
+    task_classes,
+)
 from attnviz.models.huggingface_checks import require_safe
 from attnviz.models.huggingface_reading import first_line, forward, quiet_library, undisturbed
 from attnviz.request import Placement
@@ -36,6 +46,16 @@ PREDICTORS = {
 }
 
 
+class Source(NamedTuple):
+    """What a model is loaded from."""
+
+    folder: Path
+    config: Any
+    available: int
+    """How many numbers the weights hold."""
+    adapter: Adapter | None
+
+
 class ModelParts(NamedTuple):
     """What a folder gives: a model in evaluation, its tokenizer, and notes for the user."""
 
@@ -44,23 +64,34 @@ class ModelParts(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load_parts(folder: Path, placement: Placement, *, writes: bool, predicts: bool) -> ModelParts:
+def load_parts(folders: Folders, placement: Placement, *, writes: bool, predicts: bool) -> ModelParts:
     """Load the model of a folder and its tokenizer.
 
     writes: with the head that continues a text; predicts: with the one that the folder was saved with, if any. An
     encoder-decoder always comes with its head, since it writes its own target. Raises ModelError, UsageError.
     """
+    folder = folders.model
     available = require_safe(folder)
     device = torch_device(placement.device)
     with quiet_library():
+        adapter = None if folders.adapter is None else read_adapter(folders.adapter)
         config = load_config(folder)
         if writes and not config.is_encoder_decoder:
             require_writer(config, folder)
         classes = list_classes(config, writes=writes, predicts=predicts)
-        model = load_first(classes, folder, config, available, dtype_of(placement, device)).to(device).eval()
+        if adapter is not None:
+            set_labels(config, adapter)
+            classes = [*task_classes(adapter), *classes]
+        source = Source(folder, config, available, adapter)
+        model = load_first(classes, source, dtype_of(placement, device))
+        if adapter is not None:
+            model = apply_adapter(model, adapter)
+        model = model.to(device).eval()
         count_decoder_layers(model.config)
         model, note = keep_text_part(model, folder)
-        return ModelParts(model, load_tokenizer(folder, model.config), (note,) if note else ())
+        tokenizer = load_tokenizer(folders.tokenizer or folder, model.config)
+        applied = adapter and f"the adapter in {adapter.folder} is merged into the weights of {folder}"
+        return ModelParts(model, tokenizer, tuple(line for line in (note, applied) if line))
 
 
 def list_classes(config: Any, *, writes: bool, predicts: bool) -> list[Any]:
@@ -121,58 +152,69 @@ def require_writer(config: Any, folder: Path) -> None:
         raise ModelError(f"{folder} is a {name}, which does not continue texts: leave --generate out")
 
 
-def load_first(classes: list[Any], folder: Path, config: Any, available: int, dtype: Any) -> Any:
+def load_first(classes: list[Any], source: Source, dtype: Any) -> Any:
     """Load a folder with the first of some classes that finds all of its weights there.
 
-    available: how many numbers the weights hold. Raises ModelError: the reason of the last class that failed, whose
-    name the config gives.
+    Raises ModelError: the reason of the class that came furthest, which is most likely the right one.
     """
-    failure: ModelError | None = None
+    failure = ModelError(f"{source.folder / 'config.json'} names no class of model")
+    furthest = 0
     refused: set[type] = set()
     for kind in classes:
+        stage = 0
         try:
-            outline = lay_out(kind, config, available, folder)
-            require_text_input(outline, folder)
+            outline = lay_out(kind, source)
+            stage = 1
+            require_text_input(outline, source.folder)
             if type(outline) in refused:
                 continue
             refused.add(type(outline))
-            return load_model(kind, folder, dtype)
+            stage = 2
+            require_fit(outline, source.adapter, source.folder)
+            stage = 3
+            return load_model(kind, source, dtype)
         except ModelError as error:
-            failure = error
-    raise failure or ModelError(f"{folder / 'config.json'} names no class of model")
+            if stage > furthest or not furthest:
+                failure, furthest = error, stage
+    raise failure
 
 
-def lay_out(kind: Any, config: Any, available: int, folder: Path) -> Any:
+def lay_out(kind: Any, source: Source) -> Any:
     """Lay a model out on the meta device, which takes no memory.
 
     Raises ModelError if the config describes far more parameters than the weights hold.
     """
+    path, available = source.folder / "config.json", source.available
     make = getattr(kind, "from_config", None) or kind._from_config
     try:
         with torch.device("meta"):
-            outline = make(config)
+            outline = make(deepcopy(source.config))  # which the library changes as it builds
         described = sum(parameter.numel() for parameter in outline.parameters())
     except Exception as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be built: {first_line(error)}") from error
+        raise ModelError(f"{path} cannot be built: {first_line(error)}") from error
     if described > 2 * available + 1_000_000:
-        raise ModelError(f"{folder / 'config.json'} describes {described:,} parameters; its weights hold {available:,}")
+        raise ModelError(f"{path} describes {described:,} parameters; its weights hold {available:,}")
     return outline
 
 
-def load_model(kind: Any, folder: Path, dtype: Any) -> Any:
-    """The model, every weight of it from the folder. Raises ModelError."""
+def load_model(kind: Any, source: Source, dtype: Any) -> Any:
+    """The model, every weight of it from the folder or from its adapter. Raises ModelError."""
+    folder, config, _, adapter = source
     options: dict[str, Any] = {
         "local_files_only": True,
         "use_safetensors": True,
         "trust_remote_code": False,
         "output_loading_info": True,
         "dtype": dtype,
+        "config": config,
+        "adapter_kwargs": {"subfolder": "none"},  # else the library applies an adapter that is there, as it likes
     }
     try:
         model, info = kind.from_pretrained(folder, **options)
     except Exception as error:  # as above
         raise ModelError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    given = () if adapter is None else adapter.shapes
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler.") and name not in given)
     if missing:  # the library would fill them with random numbers
         raise ModelError(f"the weights in {folder} lack {len(missing)} parameters of the model, such as {missing[0]}")
     return model
