@@ -6,6 +6,7 @@ import subprocess
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,12 @@ def require_line(done: subprocess.CompletedProcess[str], code: int, *words: str)
         assert word in done.stderr
 
 
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON file; None takes one away."""
+    values = {**(json.loads(path.read_text()) if path.exists() else {}), **changes}
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+
+
 # Parts of models, which the config names by their class
 
 
@@ -431,6 +438,164 @@ def test_commands_of_predictions_take_models_of_images_and_text(
     done = call(*command, "-m", door("llava"), "--width", "80")
     assert done.returncode == 0, done.stderr
     assert "vector" not in done.stdout
+
+
+# What a config says of how it is run
+
+
+FLAGS = {
+    "return_dict": False,
+    "use_return_dict": False,
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "torchscript": True,
+    "use_cache": False,
+}
+
+
+@pytest.mark.parametrize("name", ["llama", "marian decoder", "bert and gpt2", "llava"])
+def test_flags_of_a_config_change_nothing(name: str, tmp_path: Path, door: Door, call: Run) -> None:
+    """Tuples, attentions, hidden states and no cache, asked for by config.json and by the configs inside it."""
+    folder = shutil.copytree(door(name), tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    for part in ("text_config", "encoder", "decoder"):
+        if part in values:
+            values[part] |= FLAGS
+    edit_json(folder / "config.json", **values | FLAGS)
+    writing = {"return_dict_in_generate": True, "num_beams": 2, "num_return_sequences": 2, "stop_strings": "a"}
+    edit_json(folder / "generation_config.json", **writing, cache_implementation="quantized")
+    written = () if name == "bert and gpt2" else ("--generate", "3")
+    for options in ((), written, ("--weights", "gradient")):
+        plain, found = (call("show", SENTENCE, *options, "-m", path, "--json") for path in (door(name), folder))
+        assert found.returncode == 0, found.stderr
+        assert json.loads(found.stdout)["maps"] == json.loads(plain.stdout)["maps"]
+
+
+@pytest.mark.parametrize("name", ["llama", "t5 encoder", "llava"])
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn3"])
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_a_config_that_asks_for_other_attention(
+    name: str, attention: str, key: str, tmp_path: Path, door: Door
+) -> None:
+    """The model is run with SDPA, whose weights are the same, and a note says so; inside a nested config too."""
+    folder = shutil.copytree(door(name), tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    if "text_config" in values:
+        changes = {"text_config": {**values["text_config"], key: attention}}
+    else:
+        changes = {key: attention}
+    edit_json(folder / "config.json", **changes)
+    capture = captured(folder)
+    np.testing.assert_array_equal(capture.maps[0].weights, captured(door(name)).maps[0].weights)
+    assert any(attention in note and "SDPA" in note for note in capture.notes)
+
+
+# Folders of another layout, or that lack something
+
+
+@pytest.mark.parametrize("path", ["0_Transformer", "parts/encoder", "1_Dense"])
+def test_the_transformer_of_an_older_sentence_model_is_read(path: str, tmp_path: Path, minilm: Path) -> None:
+    """Sentence-transformers lists its parts in modules.json; the transformer may be in any folder inside."""
+    shutil.copytree(minilm, tmp_path / "model" / path)
+    modules = [
+        {"idx": 0, "name": "0", "path": path, "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
+    expected, found = captured(minilm).maps[0], captured(tmp_path / "model").maps[0]
+    np.testing.assert_array_equal(found.weights, expected.weights)
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "/", "no/such"])
+def test_a_list_of_parts_that_leads_elsewhere_is_refused(path: str, tmp_path: Path, minilm: Path, call: Run) -> None:
+    """Nothing outside of a model's folder is opened."""
+    shutil.copytree(minilm, tmp_path / "elsewhere")
+    (tmp_path / "model").mkdir()
+    modules = [{"path": path, "type": "sentence_transformers.models.Transformer"}]
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
+    require_line(call("show", SENTENCE, "-m", tmp_path / "model"), 3, "modules.json names the folder")
+
+
+def without_tokenizer(source: Path, target: Path) -> Path:
+    return shutil.copytree(source, target, ignore=shutil.ignore_patterns("*token*"))
+
+
+@pytest.mark.parametrize("name", ["llama", "bart decoder", "clip"])
+def test_a_tokenizer_of_another_folder(name: str, tmp_path: Path, door: Door, call: Run) -> None:
+    """A checkpoint without a tokenizer is told so, and reads with one from elsewhere as with its own."""
+    folder = without_tokenizer(door(name), tmp_path / "model")
+    require_line(call("show", SENTENCE, "-m", folder), 3, "has no tokenizer", "--tokenizer FOLDER")
+    plain = call("show", SENTENCE, "-m", door(name), "--json")
+    found = call("show", SENTENCE, "-m", folder, "--tokenizer", door(name), "--json")
+    assert json.loads(found.stdout)["maps"] == json.loads(plain.stdout)["maps"]
+
+
+def test_tokenizers_that_are_of_no_use(tmp_path: Path, door: Door, call: Run) -> None:
+    """One line for one with more tokens than the model, for none there, and where no model takes one."""
+    small = tmp_path / "small"
+    made("LlamaForCausalLM", **{**SIZES, "vocab_size": 200}).save_pretrained(small)
+    done = call("show", SENTENCE, "-m", small, "--tokenizer", door("llama"))
+    require_line(done, 3, "knows 4099 tokens", "embeddings for 200")
+    require_line(call("show", SENTENCE, "-m", door("llama"), "--tokenizer", small), 3, "has no tokenizer")
+    require_line(call("show", SENTENCE, "--tokenizer", door("llama")), 3, "builtin takes no adapter")
+    call("capture", SENTENCE, "-o", "a.attn")
+    require_line(call("show", "--from", "a.attn", "--tokenizer", small), 2, "--tokenizer")
+    require_line(call("explain", "--score", "dot", "--adapter", small), 2, "--adapter")
+
+
+@pytest.mark.parametrize("name", ["llama", "bart", "bert"])
+def test_tokens_without_an_embedding_are_told(name: str, tmp_path: Path, call: Run) -> None:
+    """A folder whose own tokenizer makes tokens that its model does not know, in the text or in the target."""
+    build = {
+        "llama": partial(made, "LlamaForCausalLM", **{**SIZES, "vocab_size": 2048}),
+        "bart": partial(made, "BartForConditionalGeneration", **{**BART, "vocab_size": 2048, "eos_token_id": 1}),
+        "bert": partial(made, "BertModel", vocab_size=2048, **ENCODER),
+    }
+    folder = save(build[name](), tmp_path / "model")
+    words = ("has embeddings for the tokens 0 to 2047", "--tokenizer FOLDER")
+    long = "The unbelievable circumnavigation of a melancholy archipelago"
+    require_line(call("show", long, "-m", folder), 3, *words)
+    if name == "bart":
+        require_line(call("show", "the", "--target", long, "-m", folder), 3, *words)
+    assert call("show", "the", "-m", folder, *(["--target", "the"] if name == "bart" else [])).returncode == 0
+
+
+def test_gguf_and_single_files_are_told(tmp_path: Path, door: Door, call: Run) -> None:
+    """One line for a .gguf, for a folder of them with a config or without, and for a file of weights."""
+    (tmp_path / "only").mkdir()
+    folder = shutil.copytree(door("llama"), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    for place in (folder, tmp_path / "only"):
+        (place / "model-q4.gguf").write_bytes(b"GGUF")
+        require_line(call("show", SENTENCE, "-m", place), 3, "GGUF", "only safetensors are read")
+    require_line(call("show", SENTENCE, "-m", folder / "model-q4.gguf"), 3, "GGUF", "only safetensors are read")
+    require_line(call("show", SENTENCE, "-m", door("llama") / "model.safetensors"), 3, "is a file")
+
+
+PACKAGES = {  # a tokenizer's class, a vocabulary of its kind, and the package that reads it
+    "T5Tokenizer": ("spiece.model", b"\n\x07\n\x01a", "sentencepiece"),
+    "LlamaTokenizer": ("tokenizer.model", b"\n\x07\n\x01a", "sentencepiece"),
+    "MarianTokenizer": ("source.spm", b"\n\x07\n\x01a", "sentencepiece"),
+    "PreTrainedTokenizerFast": ("tokenizer.model", b"IQ== 0\nIg== 1\n", "tiktoken"),
+    "XLMTokenizer": ("vocab.json", b'{"a": 0}', "sacremoses"),
+}
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_packages_that_a_tokenizer_needs_are_told(kind: str, tmp_path: Path, door: Door, call: Run) -> None:
+    """One line names the package that reads a vocabulary, where it is not installed."""
+    file, data, package = PACKAGES[kind]
+    if find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    folder = without_tokenizer(door("llama"), tmp_path / "model")
+    (folder / file).write_bytes(data)
+    (folder / "merges.txt").write_text("#version\n")
+    (folder / "target.spm").write_bytes(data)
+    (folder / "vocab.json").write_text('{"a": 0}')
+    if kind == "PreTrainedTokenizerFast":
+        for other in ("merges.txt", "target.spm", "vocab.json"):
+            (folder / other).unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    require_line(call("show", SENTENCE, "-m", folder), 3, f"pip install {package}'")
 
 
 # Adapters
@@ -553,12 +718,6 @@ def test_adapters_without_peft_are_told(tmp_path: Path, call: Run, monkeypatch: 
         shutil.copy(adapter / file, both)
     for way in (("-m", adapter), ("-m", both)):
         require_line(call("show", SENTENCE, *way), 3, "PEFT adapter", "pip install peft")
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON file; None takes one away."""
-    values = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
 
 
 @pytest.mark.parametrize(

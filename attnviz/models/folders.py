@@ -33,9 +33,9 @@ def gather_folders(name: str, revision: str | None, companions: Companions, loca
     Raises ModelError.
     """
     adapter = None if companions.adapter is None else locate(companions.adapter, None)
-    tokenizer = None if companions.tokenizer is None else locate(companions.tokenizer, None)
+    tokenizer = None if companions.tokenizer is None else transformer_folder(locate(companions.tokenizer, None))
     is_default = name == BUILTIN  # what --model says when nobody says anything
-    model = adapter if adapter is not None and is_default else locate(name, revision)
+    model = adapter if adapter is not None and is_default else transformer_folder(locate(name, revision))
     if adapter != model and holds_adapter(model):
         if adapter is not None:
             raise ModelError(f"{model} holds an adapter of its own: leave --adapter out, or name its base with --model")
@@ -75,17 +75,49 @@ def require_adapter(folder: Path) -> None:
         raise ModelError(f"{folder} is a PEFT adapter, which needs the package peft: run 'pip install peft'")
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Read what an adapter says of itself. Raises ModelError if that cannot be read."""
-    path = folder / ADAPTER_CONFIG
+def read_config(path: Path) -> Any:
+    """Read a small file of JSON. Raises ModelError."""
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
             raise ModelError(f"{path} is no file of the size of a config")
-        config = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise ModelError(f"{path}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Find where a folder keeps its transformer: sentence-transformers lists its parts, each in a folder inside.
+
+    Raises ModelError for a list that cannot be read, or that names a folder elsewhere.
+    """
+    path = folder / "modules.json"
+    if not path.exists():
+        return folder
+    modules = read_config(path)
+    for module in modules if isinstance(modules, list) else []:
+        entry = module if isinstance(module, dict) else {}
+        kind, inside = entry.get("type"), entry.get("path")
+        if isinstance(kind, str) and kind.endswith(".Transformer") and isinstance(inside, str) and inside:
+            return require_inside(folder, inside)
+    return folder
+
+
+def require_inside(folder: Path, inside: str) -> Path:
+    """Return a folder inside another by its path there. Raises ModelError if the path leads out of it."""
+    target = folder / inside
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"{folder / 'modules.json'} names the folder {inside!r}, which is outside of {folder}")
+    if not target.is_dir():
+        raise ModelError(f"{folder / 'modules.json'} names the folder {inside!r}, which is not there")
+    return target
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Read what an adapter says of itself. Raises ModelError if that cannot be read."""
+    path = folder / ADAPTER_CONFIG
+    config = read_config(path)
     if not isinstance(config, dict):
         raise ModelError(f"{path} is no config of an adapter")
     return config
@@ -102,6 +134,7 @@ def locate_base(adapter: Path, locate: Locate) -> Path:
         folder = locate(base, revision if isinstance(revision, str) else None)
     except ModelError as error:
         raise ModelError(f"{adapter} is an adapter of {base!r}: {error}; or {advice}") from error
+    folder = transformer_folder(folder)
     if not folder.is_dir():
         raise ModelError(f"{adapter} is an adapter of {base!r}, which is not there; {advice}")
     if holds_adapter(folder):

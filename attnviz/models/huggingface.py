@@ -29,6 +29,7 @@ from attnviz.models.huggingface_text import (
     continuation,
     encode,
     encode_ids,
+    require_embeddings,
     spell,
     unended,
     vocabulary,
@@ -185,8 +186,10 @@ class HuggingFace:
         if prompt.ids is not None:
             return encode_ids(self.tokenizer, prompt.ids, self.positions, self.name)
         encoded = encode(self.tokenizer, prompt, self.positions, truncate, self.name)
+        require_embeddings(encoded, self.model, self.tokenizer, self.name)
         if both_sides:
             encoded = with_target(encoded, self.model, self.tokenizer, prompt, self.positions)
+            require_embeddings(encoded, self.model, self.tokenizer, self.name)
         return encoded
 
     @property

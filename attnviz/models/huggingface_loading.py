@@ -1,9 +1,13 @@
 """A transformers model and its tokenizer from a local folder: safetensors only, sizes checked, no code from it run."""
 
+import json
+import re
 from collections.abc import Iterator
 from copy import deepcopy
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -33,10 +37,39 @@ from attnviz.models.huggingface_adapter import (
 )
 from attnviz.models.huggingface_checks import require_safe
 from attnviz.models.huggingface_reading import first_line, forward, quiet_library, undisturbed
+from attnviz.models.huggingface_text import count_embeddings
 from attnviz.request import Placement
 
 WRITERS = "ForCausalLM", "LMHeadModel"  # how the classes of models that continue a text end
 CONDITIONAL = "ForConditionalGeneration"  # of encoder-decoders, and of writers that may also be given images or sound
+IMPLEMENTATIONS = "attn_implementation", "_attn_implementation"
+SETTINGS = {  # of a config: what a model gives back and how it computes, which is ours to say
+    *IMPLEMENTATIONS,
+    "return_dict",
+    "use_return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "torchscript",
+    "use_cache",
+}
+WRITING = (  # of a generation config: what would make of greedy writing something else
+    "return_dict_in_generate",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "output_logits",
+    "num_return_sequences",
+    "cache_implementation",
+    "prompt_lookup_num_tokens",
+    "guidance_scale",
+    "penalty_alpha",
+    "dola_layers",
+    "stop_strings",
+    "max_time",
+)
+VOCABULARIES = "*token*", "vocab*", "*.model", "*.spm", "merges.txt", "*.vocab"
+ELSEWHERE = "give the folder of one with --tokenizer FOLDER"
+NEEDED = re.compile(r"pip install ([\w-]+)|install ([\w-]+) to use|requires the ([\w-]+) library|([\w-]+) is required")
 TRIAL = 5  # tokens of a text on which a model of images or sound is tried
 
 PREDICTORS = {
@@ -75,7 +108,7 @@ def load_parts(folders: Folders, placement: Placement, *, writes: bool, predicts
     device = torch_device(placement.device)
     with quiet_library():
         adapter = None if folders.adapter is None else read_adapter(folders.adapter)
-        config = load_config(folder)
+        config, attention = load_config(folder)
         if writes and not config.is_encoder_decoder:
             require_writer(config, folder)
         classes = list_classes(config, writes=writes, predicts=predicts)
@@ -88,10 +121,13 @@ def load_parts(folders: Folders, placement: Placement, *, writes: bool, predicts
             model = apply_adapter(model, adapter)
         model = model.to(device).eval()
         count_decoder_layers(model.config)
+        write_plainly(model)
         model, note = keep_text_part(model, folder)
-        tokenizer = load_tokenizer(folders.tokenizer or folder, model.config)
+        tokenizer = load_tokenizer(folders.tokenizer or folder, model, config)
+        if folders.tokenizer not in (None, folders.adapter):
+            require_vocabulary(tokenizer, model, folders)
         applied = adapter and f"the adapter in {adapter.folder} is merged into the weights of {folder}"
-        return ModelParts(model, tokenizer, tuple(line for line in (note, applied) if line))
+        return ModelParts(model, tokenizer, tuple(line for line in (attention, note, applied) if line))
 
 
 def list_classes(config: Any, *, writes: bool, predicts: bool) -> list[Any]:
@@ -137,12 +173,41 @@ def dtype_of(placement: Placement, device: str) -> Any:
     return getattr(torch, placement.dtype)
 
 
-def load_config(folder: Path) -> Any:
-    """The model's config. Raises ModelError if it is of a kind that we cannot read."""
+def load_config(folder: Path) -> tuple[Any, str | None]:
+    """Load a model's config, and a note if it asks for an attention that is not used.
+
+    Raises ModelError if it is of a kind that we cannot read.
+    """
+    path = folder / "config.json"
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        values = json.loads(path.read_bytes())
+        attention = named_attention(values)
+        with TemporaryDirectory() as scratch:
+            Path(scratch, "config.json").write_text(json.dumps(without_settings(values)))
+            config = AutoConfig.from_pretrained(scratch, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises ValueError, OSError, KeyError, TypeError ... for one bad file
-        raise ModelError(f"{folder / 'config.json'} cannot be used: {first_line(error)}") from error
+        raise ModelError(f"{path} cannot be used: {first_line(error)}") from error
+    config.name_or_path = str(folder)
+    return config, attention and f"config.json asks for {attention}; SDPA is used, which computes the same"
+
+
+def without_settings(values: Any) -> Any:
+    """Return the values of a config without those that say how it is run, in the configs inside it too."""
+    if not isinstance(values, dict):
+        return values
+    return {name: without_settings(value) for name, value in values.items() if name not in SETTINGS}
+
+
+def named_attention(values: Any) -> str | None:
+    """Return the first implementation of attention that a config, or one inside it, names beside the library's own."""
+    inside = list(values.items()) if isinstance(values, dict) else []
+    for name, value in inside:
+        if name in IMPLEMENTATIONS and isinstance(value, str) and value not in ("eager", "sdpa"):
+            return value
+        deeper = named_attention(value)
+        if deeper is not None:
+            return deeper
+    return None
 
 
 def require_writer(config: Any, folder: Path) -> None:
@@ -174,7 +239,8 @@ def load_first(classes: list[Any], source: Source, dtype: Any) -> Any:
             stage = 3
             return load_model(kind, source, dtype)
         except ModelError as error:
-            if stage > furthest or not furthest:
+            is_named = stage == furthest and source.adapter is None  # the class that the config names is tried last
+            if stage > furthest or is_named:
                 failure, furthest = error, stage
     raise failure
 
@@ -228,6 +294,14 @@ def count_decoder_layers(config: Any) -> None:
     is_half = getattr(config, "is_decoder", False) and not config.is_encoder_decoder
     if is_half and hasattr(config, "encoder_layers") and hasattr(config, "decoder_layers"):
         config.encoder_layers = config.decoder_layers
+
+
+def write_plainly(model: Any) -> None:
+    """Let a model write as it is asked to: one text, greedily, and nothing but its tokens."""
+    settings = getattr(model, "generation_config", None)
+    for name in WRITING:
+        if hasattr(settings, name):
+            setattr(settings, name, None)
 
 
 def reads_ids(model: Any) -> bool:
@@ -305,17 +379,69 @@ def reads_target(model: Any) -> bool:
     return bool(model.config.is_encoder_decoder) and "decoder_input_ids" in signature(model.forward).parameters
 
 
-def load_tokenizer(folder: Path, config: Any) -> Any:
-    """The model's tokenizer. Raises ModelError."""
+def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
+    """The model's tokenizer. Raises ModelError if there is none, or one of another model.
+
+    config: the model's, as far as the tokenizer does not say by itself of which kind it is.
+    """
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if config.name_or_path == str(folder) or not (folder / "config.json").exists():
+        options["config"] = config
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # as above
-        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
+        raise ModelError(no_tokenizer(folder, error)) from error
     tokenizer.truncation_side = "right"
-    known, expected = len(tokenizer), getattr(config.get_text_config(), "vocab_size", 0)  # 0: characters are hashed
+    known, expected = len(tokenizer), getattr(model.config.get_text_config(), "vocab_size", 0)  # 0: letters are hashed
+    if 2 * known < expected and not holds_vocabulary(folder):
+        raise ModelError(f"{folder} has no tokenizer; {ELSEWHERE}")
     if 2 * known < expected:  # the library makes an empty one if its files are not there
-        raise ModelError(f"the tokenizer in {folder} knows {known} tokens, its model {expected}: files are missing")
+        raise ModelError(
+            f"the tokenizer in {folder} knows {known} tokens, its model {expected}: files are missing; {ELSEWHERE}"
+        )
     return tokenizer
+
+
+def require_vocabulary(tokenizer: Any, model: Any, folders: Folders) -> None:
+    """Raise ModelError if a tokenizer of another folder knows tokens that a model has no embeddings for."""
+    known, rows = len(tokenizer), count_embeddings(model)
+    if rows is not None and known > rows:
+        raise ModelError(
+            f"the tokenizer in {folders.tokenizer} knows {known} tokens, and the model in {folders.model} has "
+            f"embeddings for {rows}: give the tokenizer that it was trained with"
+        )
+
+
+def holds_vocabulary(folder: Path) -> bool:
+    """Tell whether a folder holds any file of a tokenizer."""
+    return any(file for pattern in VOCABULARIES for file in folder.glob(pattern))
+
+
+def no_tokenizer(folder: Path, error: Exception) -> str:
+    """Say why a folder's tokenizer cannot be loaded, and what to do."""
+    if not holds_vocabulary(folder):
+        return f"{folder} has no tokenizer; {ELSEWHERE}"
+    package = missing_package(folder, error)
+    if package is not None:
+        return f"the tokenizer in {folder} needs the package {package}: run 'pip install {package}'"
+    return f"the tokenizer in {folder} cannot be loaded: {first_line(error)}; {ELSEWHERE}"
+
+
+def missing_package(folder: Path, error: Exception) -> str | None:
+    """Return the package that a tokenizer needs and that is not installed, as far as the library's message tells."""
+    match = NEEDED.search(str(error))
+    if match is None:
+        return None
+    package = next(name for name in match.groups() if name).lower()
+    if package == "tiktoken" and any(is_sentencepiece(file) for file in folder.glob("*.model")):
+        package = "sentencepiece"  # the library takes every vocabulary that it cannot read for one of tiktoken
+    return package if find_spec(package.replace("-", "_")) is None else None
+
+
+def is_sentencepiece(file: Path) -> bool:
+    """Tell whether a vocabulary is one of SentencePiece, which begins with its first piece, rather than lines."""
+    with file.open("rb") as stream:
+        return stream.read(1) == b"\n"
 
 
 def position_limit(model: Any) -> int | None:

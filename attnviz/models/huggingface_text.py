@@ -78,6 +78,29 @@ def encode_ids(tokenizer: Any, ids: Sequence[int], positions: int | None, name: 
     return Encoded({"input_ids": torch.tensor([list(ids)])}, tokens, text)
 
 
+def require_embeddings(encoded: Encoded, model: Any, tokenizer: Any, name: str) -> None:
+    """Raise ModelError for a token that a model has no embedding for: its tokenizer is then of another model."""
+    decoder = model.get_decoder() if "decoder_input_ids" in encoded.inputs else model
+    for side, part in (("input_ids", model), ("decoder_input_ids", decoder)):
+        rows, ids = count_embeddings(part), encoded.inputs.get(side)
+        if rows is None or ids is None or int(ids.max()) < rows:
+            continue
+        number = int(ids.max())
+        said = tokenizer.convert_ids_to_tokens([number])[0]
+        raise ModelError(
+            f"the tokenizer makes token {number} {said!r} of this text, and {name} has embeddings for the tokens 0 to "
+            f"{rows - 1}: give the tokenizer that it was trained with, --tokenizer FOLDER"
+        )
+
+
+def count_embeddings(model: Any) -> int | None:
+    """Count the tokens that a model has embeddings for; None if it makes them another way."""
+    with suppress(NotImplementedError, AttributeError):
+        rows: int | None = getattr(model.get_input_embeddings(), "num_embeddings", None)
+        return rows
+    return None
+
+
 def vocabulary(tokenizer: Any, known: int, positions: int | None) -> Vocabulary:
     """What sequences are made of, for a model that knows so many tokens."""
     none = special_ids(tokenizer) | {*tokenizer.added_tokens_decoder, tokenizer.unk_token_id}
