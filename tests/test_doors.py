@@ -15,9 +15,11 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from attnviz.models import NOTHING, Prompt, Request, load
+from attnviz.models.huggingface_text import read_tokens
 from attnviz.record import Capture
 from tests.conftest import SENTENCE, Run
 from tests.tiny import SIZES, VOCABULARY, chat_tokenizer, ending_tokenizer, plain_tokenizer, save
@@ -596,6 +598,61 @@ def test_packages_that_a_tokenizer_needs_are_told(kind: str, tmp_path: Path, doo
             (folder / other).unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
     require_line(call("show", SENTENCE, "-m", folder), 3, f"pip install {package}'")
+
+
+# Signs for a space
+
+
+PIECES = ["<unk>", "S", "T", "h", "e", "c", "a", "t", "Th"]  # S: the sign for a space
+
+
+def spaced_tokenizer(kind: str) -> Any:
+    """A tokenizer of single letters whose sign for a space may stand alone."""
+    sign = "Ġ" if kind.startswith("byte") else "▁"
+    pieces = [piece.replace("S", sign) for piece in PIECES]
+    numbers = {piece: number for number, piece in enumerate(pieces)}
+    if kind.startswith("unigram"):
+        scores = [(piece, -2.0 - len(piece)) for piece in pieces]
+        tokenizer = Tokenizer(models.Unigram(scores, 0, False))
+    else:
+        tokenizer = Tokenizer(models.BPE(numbers, [("T", "h")], unk_token="<unk>"))
+    if sign == "Ġ":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=kind == "byte-level, trimmed")
+    elif kind == "bpe, normalised":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if "first" in kind else "always")
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+KINDS = [
+    "unigram, first",
+    "unigram, always",
+    "bpe",
+    "bpe, normalised",
+    "byte-level, trimmed",
+    "byte-level",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["That cat", "a  cat", "cat ", "c t\u2581 t"])
+def test_a_sign_for_a_space_is_not_the_next_letter(kind: str, text: str) -> None:
+    """A sign that stands alone is the space, or nothing where the text has none; each letter is shown once."""
+    tokenizer = spaced_tokenizer(kind)
+    if kind.startswith("byte"):
+        text = text.replace("\u2581", "")  # it would be three bytes, each unknown
+    encoded = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    tokens, _ = read_tokens(tokenizer, encoded, [text])
+    letters = "".join(token.text for token in tokens if token.text.strip())
+    assert letters == text.replace(" ", "")
+    places = [place for token in tokens for place in range(token.start, token.end)]
+    assert places == sorted(set(places))
+    signs = [token for token in tokens if tokenizer.convert_ids_to_tokens(token.id) in ("▁", "Ġ")]
+    assert signs
+    assert all(token.text in (" ", "", "▁") for token in signs)
+    assert sum(token.text == " " for token in signs) == text.count(" ")
 
 
 # Adapters

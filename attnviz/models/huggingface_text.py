@@ -21,6 +21,7 @@ from attnviz.selection import Sides
 
 WRITTEN = 64  # tokens that an encoder-decoder writes at most when no target is given
 UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")  # entries of a vocabulary that no text makes
+SPACES = "\u2581\u0120"  # what SentencePiece and byte-level tokenizers write for a space
 BROKEN = "\ufffd"  # what a tokenizer decodes the first bytes of a sign to
 
 
@@ -179,10 +180,34 @@ def read_tokens(tokenizer: Any, found: Any, texts: Sequence[str]) -> tuple[tuple
         segments = [part or 0 for part in found.sequence_ids(0)] if len(texts) > 1 else [0] * len(ids)
     else:
         spans, segments, note = guess_spans(tokenizer, ids, special, texts)
+    spans = place_marks(names, spans, segments, texts)
     return tuple(
         Token.of(name, number, span, mark, texts[segment], segment)
         for name, number, span, mark, segment in zip(names, ids, spans, special, segments, strict=True)
     ), note
+
+
+def place_marks(
+    names: Sequence[str], spans: Sequence[tuple[int, int]], segments: Sequence[int], texts: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Return spans in which tokens that are nothing but a sign for a space stand at that space.
+
+    Tokenizers put such a sign before a text that begins without a space, and say that it covers the first letter, which
+    is that of the next token: it stands for nothing. Others leave out the space that it does stand for.
+    """
+    settled = list(spans)
+    for place, (name, span, segment) in enumerate(zip(names, spans, segments, strict=True)):
+        text, (start, end) = texts[segment], span
+        if name.strip(SPACES) or text[start:end] == name:  # a letter or a sign that was typed
+            continue
+        following = spans[place + 1] if place + 1 < len(spans) and segments[place + 1] == segment else (end, end)
+        earlier = settled[place - 1][1] if place and segments[place - 1] == segment else 0
+        gap = start - len(name)
+        if following[0] < end:
+            settled[place] = start, start
+        elif start == end and gap >= earlier and text[gap:start].isspace():
+            settled[place] = gap, start
+    return settled
 
 
 def special_ids(tokenizer: Any) -> set[int]:
