@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -234,9 +234,9 @@ def qwen2_audio() -> Any:
 
 HALVES: dict[str, Build] = {
     "t5 encoder": partial(made, "T5EncoderModel", **T5),
+    "bart decoder": partial(made, "BartForCausalLM", **BART),
     "mt5 encoder": partial(made, "MT5EncoderModel", **T5),
     "umt5 encoder": partial(made, "UMT5EncoderModel", **T5),
-    "bart decoder": partial(made, "BartForCausalLM", **BART),
     "marian decoder": partial(made, "MarianForCausalLM", **BART),
     "whisper decoder": partial(made, "WhisperForCausalLM", **WHISPER),
     "dpr of contexts": partial(made, "DPRContextEncoder", vocab_size=FULL, **ENCODER),
@@ -276,6 +276,11 @@ MODELS: dict[str, tuple[Build, Callable[[], Any]]] = {
     **{name: (build, chat_tokenizer) for name, build in WRITERS.items()},
     "llama": (partial(made, "LlamaForCausalLM", **SIZES), chat_tokenizer),
 }
+
+
+def sampled(names: Iterable[Any], count: int) -> list[Any]:
+    """Parameters of a test, of which the default run takes the first few, and the sweep the rest."""
+    return [pytest.param(name, marks=[pytest.mark.sweep] * (place >= count)) for place, name in enumerate(names)]
 
 
 @pytest.fixture(scope="session")
@@ -331,7 +336,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("name", sampled(HALVES, 2))
 def test_halves_are_read_by_the_class_that_the_config_names(name: str, door: Door) -> None:
     """An encoder or a decoder that was saved alone has the weights of its own class, and one kind of map."""
     (found,) = captured(door(name)).maps
@@ -343,7 +348,7 @@ def test_halves_are_read_by_the_class_that_the_config_names(name: str, door: Doo
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", sampled(PAIRS, 1))
 def test_encoders_and_decoders_of_two_kinds_are_read(name: str, door: Door) -> None:
     """The three maps of an encoder-decoder that no class of the library is for, and of one without its head."""
     capture = captured(door(name), target="The dog")
@@ -374,7 +379,7 @@ def test_a_decoder_half_continues_a_text(door: Door) -> None:
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", sampled(TOWERS, 3))
 def test_the_text_model_of_a_model_of_images_or_sound_is_read(name: str, door: Door) -> None:
     """What reads the text has the weights that it has in the whole model, and a note says what was run."""
     capture = captured(door(name))
@@ -390,7 +395,7 @@ def test_the_text_model_of_a_model_of_images_or_sound_is_read(name: str, door: D
     assert any("only its text model" in note for note in capture.notes)
 
 
-@pytest.mark.parametrize("name", NOT_OF_TEXT)
+@pytest.mark.parametrize("name", sampled(NOT_OF_TEXT, 3))
 def test_models_that_read_no_text_are_told(call: Run, tmp_path: Path, name: str) -> None:
     """One line says what to do with a model of images, sound or numbers, which mostly has no tokenizer beside it."""
     model = NOT_OF_TEXT[name]()
@@ -400,7 +405,7 @@ def test_models_that_read_no_text_are_told(call: Run, tmp_path: Path, name: str)
     require_line(call("show", SENTENCE, "-m", tmp_path / "model"), 3, "does not read a text alone", "inputs=")
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", sampled(WRITERS, 2))
 def test_models_of_images_and_text_continue_a_text(name: str, door: Door) -> None:
     """What is written is what the library writes, one token after the other."""
     folder = door(name)
@@ -412,7 +417,7 @@ def test_models_of_images_and_text_continue_a_text(name: str, door: Door) -> Non
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", sampled(WRITERS, 2))
 def test_models_of_images_and_text_predict(name: str, door: Door) -> None:
     """What is said after a text are the logits of the library."""
     folder = door(name)
@@ -455,7 +460,7 @@ FLAGS = {
 }
 
 
-@pytest.mark.parametrize("name", ["llama", "marian decoder", "bert and gpt2", "llava"])
+@pytest.mark.parametrize("name", sampled(["llama", "llava", "marian decoder", "bert and gpt2"], 1))
 def test_flags_of_a_config_change_nothing(name: str, tmp_path: Path, door: Door, call: Run) -> None:
     """Tuples, attentions, hidden states and no cache, asked for by config.json and by the configs inside it."""
     folder = shutil.copytree(door(name), tmp_path / "model")
@@ -473,9 +478,15 @@ def test_flags_of_a_config_change_nothing(name: str, tmp_path: Path, door: Door,
         assert json.loads(found.stdout)["maps"] == json.loads(plain.stdout)["maps"]
 
 
-@pytest.mark.parametrize("name", ["llama", "t5 encoder", "llava"])
-@pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn3"])
-@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize(
+    ("name", "attention", "key"),
+    [
+        ("llama", "flash_attention_2", "attn_implementation"),
+        ("llama", "kernels-community/flash-attn3", "_attn_implementation"),
+        ("t5 encoder", "flash_attention_3", "_attn_implementation"),
+        ("llava", "flash_attention_2", "_attn_implementation"),
+    ],
+)
 def test_a_config_that_asks_for_other_attention(
     name: str, attention: str, key: str, tmp_path: Path, door: Door
 ) -> None:
@@ -495,7 +506,7 @@ def test_a_config_that_asks_for_other_attention(
 # Folders of another layout, or that lack something
 
 
-@pytest.mark.parametrize("path", ["0_Transformer", "parts/encoder", "1_Dense"])
+@pytest.mark.parametrize("path", sampled(["0_Transformer", "parts/encoder", "1_Dense"], 1))
 def test_the_transformer_of_an_older_sentence_model_is_read(path: str, tmp_path: Path, minilm: Path) -> None:
     """Sentence-transformers lists its parts in modules.json; the transformer may be in any folder inside."""
     shutil.copytree(minilm, tmp_path / "model" / path)
@@ -522,7 +533,7 @@ def without_tokenizer(source: Path, target: Path) -> Path:
     return shutil.copytree(source, target, ignore=shutil.ignore_patterns("*token*"))
 
 
-@pytest.mark.parametrize("name", ["llama", "bart decoder", "clip"])
+@pytest.mark.parametrize("name", sampled(["llama", "bart decoder", "clip"], 1))
 def test_a_tokenizer_of_another_folder(name: str, tmp_path: Path, door: Door, call: Run) -> None:
     """A checkpoint without a tokenizer is told so, and reads with one from elsewhere as with its own."""
     folder = without_tokenizer(door(name), tmp_path / "model")
@@ -582,7 +593,7 @@ PACKAGES = {  # a tokenizer's class, a vocabulary of its kind, and the package t
 }
 
 
-@pytest.mark.parametrize("kind", PACKAGES)
+@pytest.mark.parametrize("kind", sampled(PACKAGES, 5))
 def test_packages_that_a_tokenizer_needs_are_told(kind: str, tmp_path: Path, door: Door, call: Run) -> None:
     """One line names the package that reads a vocabulary, where it is not installed."""
     file, data, package = PACKAGES[kind]
@@ -726,7 +737,7 @@ def merged(base: Path, adapter: Path, target: Path) -> Path:
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", sampled(TARGETS, 2))
 def test_adapters_are_applied(name: str, tmp_path: Path) -> None:
     """The folder of an adapter reads as its base model does with its weights changed by hand, and not as without."""
     base, adapter = adapted(name, tmp_path)
