@@ -106,7 +106,7 @@ Build = Callable[[], Any]
 Door = Callable[[str], Path]
 
 
-def made(name: str, **options: Any) -> Any:
+def make_model(name: str, **options: Any) -> Any:
     """A model of the library by the name of its class, of a config with these options."""
     kind = getattr(transformers, name)
     return kind(kind.config_class(**options))
@@ -146,7 +146,7 @@ def clap() -> Any:
         "patch_size": 4,
         "window_size": 4,
     }
-    return made("ClapModel", text_config={"vocab_size": FULL, **ENCODER}, audio_config=audio)
+    return make_model("ClapModel", text_config={"vocab_size": FULL, **ENCODER}, audio_config=audio)
 
 
 def group_vit() -> Any:
@@ -157,7 +157,7 @@ def group_vit() -> Any:
         "num_group_tokens": [8, 4, 0],
         "num_output_groups": [8, 4, 4],
     }
-    return made("GroupViTModel", text_config=TOWER, vision_config=vision)
+    return make_model("GroupViTModel", text_config=TOWER, vision_config=vision)
 
 
 def blip2() -> Any:
@@ -177,37 +177,37 @@ def blip2() -> Any:
     }
     former = {"vocab_size": FULL, "encoder_hidden_size": 32, **ENCODER}
     options = {"text_config": language, "vision_config": VISION, "qformer_config": former}
-    return made("Blip2ForConditionalGeneration", **options, num_query_tokens=2, image_token_index=IMAGE)
+    return make_model("Blip2ForConditionalGeneration", **options, num_query_tokens=2, image_token_index=IMAGE)
 
 
 def wav2vec2() -> Any:
     convolutions = {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2}
     places = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
-    return made("Wav2Vec2ForCTC", vocab_size=32, **convolutions, **places, **ENCODER)
+    return make_model("Wav2Vec2ForCTC", vocab_size=32, **convolutions, **places, **ENCODER)
 
 
 def lxmert() -> Any:
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
-    return made("LxmertModel", vocab_size=FULL, **sizes, l_layers=1, x_layers=1, r_layers=1)
+    return make_model("LxmertModel", vocab_size=FULL, **sizes, l_layers=1, x_layers=1, r_layers=1)
 
 
 def time_series() -> Any:
     sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
     heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
-    return made("TimeSeriesTransformerModel", prediction_length=4, context_length=8, d_model=16, **sizes, **heads)
+    return make_model("TimeSeriesTransformerModel", prediction_length=4, context_length=8, d_model=16, **sizes, **heads)
 
 
 def gemma3() -> Any:
     text = {**SIZES, "head_dim": 8, "sliding_window": 6}
     marks = {"image_token_id": IMAGE, "boi_token_index": IMAGE - 1, "eoi_token_index": IMAGE - 2}
-    return made(
+    return make_model(
         "Gemma3ForConditionalGeneration", text_config=text, vision_config=VISION, mm_tokens_per_image=4, **marks
     )
 
 
 def llava() -> Any:
     text, vision = {**SIZES, "model_type": "llama"}, {**VISION, "model_type": "clip_vision_model"}
-    return made("LlavaForConditionalGeneration", text_config=text, vision_config=vision, image_token_index=IMAGE)
+    return make_model("LlavaForConditionalGeneration", text_config=text, vision_config=vision, image_token_index=IMAGE)
 
 
 def qwen2_vl() -> Any:
@@ -216,50 +216,52 @@ def qwen2_vl() -> Any:
     marks = {"image_token_id": IMAGE, "video_token_id": IMAGE - 1}
     marks |= {"vision_start_token_id": IMAGE - 2, "vision_end_token_id": IMAGE - 2}
     text = {**SIZES, "rope_parameters": rope}
-    return made("Qwen2VLForConditionalGeneration", text_config=text, vision_config=vision, **marks)
+    return make_model("Qwen2VLForConditionalGeneration", text_config=text, vision_config=vision, **marks)
 
 
 def idefics3() -> Any:
     text = {**SIZES, "model_type": "llama", "pad_token_id": 0}
     sizes = {"image_token_id": IMAGE, "scale_factor": 1}
-    return made("Idefics3ForConditionalGeneration", text_config=text, vision_config=VISION, **sizes)
+    return make_model("Idefics3ForConditionalGeneration", text_config=text, vision_config=VISION, **sizes)
 
 
 def qwen2_audio() -> Any:
     sizes = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
     audio = {**sizes, "num_mel_bins": 8, "max_source_positions": 10}
     text = {**SIZES, "model_type": "qwen2"}
-    return made("Qwen2AudioForConditionalGeneration", text_config=text, audio_config=audio, audio_token_index=IMAGE)
+    return make_model(
+        "Qwen2AudioForConditionalGeneration", text_config=text, audio_config=audio, audio_token_index=IMAGE
+    )
 
 
 HALVES: dict[str, Build] = {
-    "t5 encoder": partial(made, "T5EncoderModel", **T5),
-    "bart decoder": partial(made, "BartForCausalLM", **BART),
-    "mt5 encoder": partial(made, "MT5EncoderModel", **T5),
-    "umt5 encoder": partial(made, "UMT5EncoderModel", **T5),
-    "marian decoder": partial(made, "MarianForCausalLM", **BART),
-    "whisper decoder": partial(made, "WhisperForCausalLM", **WHISPER),
-    "dpr of contexts": partial(made, "DPRContextEncoder", vocab_size=FULL, **ENCODER),
+    "t5 encoder": partial(make_model, "T5EncoderModel", **T5),
+    "bart decoder": partial(make_model, "BartForCausalLM", **BART),
+    "mt5 encoder": partial(make_model, "MT5EncoderModel", **T5),
+    "umt5 encoder": partial(make_model, "UMT5EncoderModel", **T5),
+    "marian decoder": partial(make_model, "MarianForCausalLM", **BART),
+    "whisper decoder": partial(make_model, "WhisperForCausalLM", **WHISPER),
+    "dpr of contexts": partial(make_model, "DPRContextEncoder", vocab_size=FULL, **ENCODER),
 }
 PAIRS: dict[str, Build] = {
     "bert and bert": lambda: pair("EncoderDecoderModel", bert_config(), bert_config()),
     "bert and gpt2": lambda: pair("EncoderDecoderModel", bert_config(), gpt2_config()),
-    "t5 without its head": partial(made, "T5Model", **T5),
+    "t5 without its head": partial(make_model, "T5Model", **T5),
 }
 TOWERS: dict[str, Build] = {
-    "clip": partial(made, "CLIPModel", text_config=TOWER, vision_config=VISION),
-    "siglip": partial(made, "SiglipModel", text_config=TOWER, vision_config=VISION),
+    "clip": partial(make_model, "CLIPModel", text_config=TOWER, vision_config=VISION),
+    "siglip": partial(make_model, "SiglipModel", text_config=TOWER, vision_config=VISION),
     "clap": clap,
     "altclip": partial(
-        made, "AltCLIPModel", text_config={"vocab_size": FULL, "project_dim": 32, **ENCODER}, vision_config=VISION
+        make_model, "AltCLIPModel", text_config={"vocab_size": FULL, "project_dim": 32, **ENCODER}, vision_config=VISION
     ),
     "group vit": group_vit,
     "blip2": blip2,
 }
 NOT_OF_TEXT: dict[str, Build] = {
-    "vit": partial(made, "ViTForImageClassification", **VISION),
+    "vit": partial(make_model, "ViTForImageClassification", **VISION),
     "wav2vec2": wav2vec2,
-    "whisper": partial(made, "WhisperForConditionalGeneration", **WHISPER),
+    "whisper": partial(make_model, "WhisperForConditionalGeneration", **WHISPER),
     "vit and gpt2": lambda: pair("VisionEncoderDecoderModel", vit_config(), gpt2_config()),
     "lxmert": lxmert,
     "time series": time_series,
@@ -274,11 +276,11 @@ WRITERS: dict[str, Build] = {
 MODELS: dict[str, tuple[Build, Callable[[], Any]]] = {
     **{name: (build, ending_tokenizer) for name, build in (HALVES | PAIRS | TOWERS).items()},
     **{name: (build, chat_tokenizer) for name, build in WRITERS.items()},
-    "llama": (partial(made, "LlamaForCausalLM", **SIZES), chat_tokenizer),
+    "llama": (partial(make_model, "LlamaForCausalLM", **SIZES), chat_tokenizer),
 }
 
 
-def sampled(names: Iterable[Any], count: int) -> list[Any]:
+def sample(names: Iterable[Any], count: int) -> list[Any]:
     """Parameters of a test, of which the default run takes the first few, and the sweep the rest."""
     return [pytest.param(name, marks=[pytest.mark.sweep] * (place >= count)) for place, name in enumerate(names)]
 
@@ -299,7 +301,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
     return door
 
 
-def loaded(folder: Path, attention: str | None = "eager") -> Any:
+def load_reference(folder: Path, attention: str | None = "eager") -> Any:
     """A model as the library loads it by the class that its config names."""
     (name,) = transformers.AutoConfig.from_pretrained(folder).architectures
     return getattr(transformers, name).from_pretrained(folder, attn_implementation=attention).eval()
@@ -309,12 +311,12 @@ def ids_of(folder: Path, text: str = SENTENCE) -> torch.Tensor:
     return AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
 
 
-def stacked(attentions: Any) -> np.ndarray:
+def stack(attentions: Any) -> np.ndarray:
     """(layer, head, query, key) of the first text."""
     return torch.stack(list(attentions))[:, 0].detach().numpy()
 
 
-def captured(folder: Path, **prompt: Any) -> Capture:
+def capture_folder(folder: Path, **prompt: Any) -> Capture:
     return load(str(folder)).capture(Prompt(SENTENCE, **prompt), Request())
 
 
@@ -336,25 +338,25 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", sampled(HALVES, 2))
+@pytest.mark.parametrize("name", sample(HALVES, 2))
 def test_halves_are_read_by_the_class_that_the_config_names(name: str, door: Door) -> None:
     """An encoder or a decoder that was saved alone has the weights of its own class, and one kind of map."""
-    (found,) = captured(door(name)).maps
+    (found,) = capture_folder(door(name)).maps
     uncached = {"use_cache": False} if "decoder" in name else {}
     with torch.no_grad():
-        outputs = loaded(door(name))(input_ids=ids_of(door(name)), output_attentions=True, **uncached)
+        outputs = load_reference(door(name))(input_ids=ids_of(door(name)), output_attentions=True, **uncached)
     assert found.kind == "self"
-    np.testing.assert_allclose(found.weights, stacked(outputs.attentions), **close(WIDTH))
+    np.testing.assert_allclose(found.weights, stack(outputs.attentions), **close(WIDTH))
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", sampled(PAIRS, 1))
+@pytest.mark.parametrize("name", sample(PAIRS, 1))
 def test_encoders_and_decoders_of_two_kinds_are_read(name: str, door: Door) -> None:
     """The three maps of an encoder-decoder that no class of the library is for, and of one without its head."""
-    capture = captured(door(name), target="The dog")
+    capture = capture_folder(door(name), target="The dog")
     ids = torch.tensor([[token.id for token in capture.maps[1].queries]])
     with torch.no_grad():
-        outputs = loaded(door(name))(
+        outputs = load_reference(door(name))(
             input_ids=ids_of(door(name)), decoder_input_ids=ids, output_attentions=True, use_cache=False
         )
     assert [part.kind for part in capture.maps] == ["encoder", "decoder", "cross"]
@@ -362,13 +364,13 @@ def test_encoders_and_decoders_of_two_kinds_are_read(name: str, door: Door) -> N
         name = {"encoder": "encoder_attentions", "decoder": "decoder_attentions", "cross": "cross_attentions"}[
             part.kind
         ]
-        np.testing.assert_allclose(part.weights, stacked(outputs[name]), **close(WIDTH))
+        np.testing.assert_allclose(part.weights, stack(outputs[name]), **close(WIDTH))
 
 
 def test_a_decoder_half_continues_a_text(door: Door) -> None:
     """Its own layers are counted, where it has more than the encoder that is not there."""
     folder = door("bart decoder")
-    model = loaded(folder)
+    model = load_reference(folder)
     model.config.encoder_layers = model.config.decoder_layers
     expected = model.generate(ids_of(folder), max_new_tokens=3, do_sample=False, eos_token_id=None)[0].tolist()
     found = load(str(folder), writes=True).capture(Prompt(SENTENCE, generate=3), Request()).maps[0]
@@ -379,11 +381,11 @@ def test_a_decoder_half_continues_a_text(door: Door) -> None:
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", sampled(TOWERS, 3))
+@pytest.mark.parametrize("name", sample(TOWERS, 3))
 def test_the_text_model_of_a_model_of_images_or_sound_is_read(name: str, door: Door) -> None:
     """What reads the text has the weights that it has in the whole model, and a note says what was run."""
-    capture = captured(door(name))
-    whole = loaded(door(name))
+    capture = capture_folder(door(name))
+    whole = load_reference(door(name))
     tower = whole.language_model if name == "blip2" else whole.text_model
     with torch.no_grad():
         outputs = tower(input_ids=ids_of(door(name)), output_attentions=True, output_hidden_states=True)
@@ -391,11 +393,11 @@ def test_the_text_model_of_a_model_of_images_or_sound_is_read(name: str, door: D
     attentions = outputs.attentions
     if name == "altclip":  # its wrapper returns none
         attentions = tower.roberta(input_ids=ids_of(door(name)), output_attentions=True).attentions
-    np.testing.assert_allclose(found.weights, stacked(attentions), **close(WIDTH))
+    np.testing.assert_allclose(found.weights, stack(attentions), **close(WIDTH))
     assert any("only its text model" in note for note in capture.notes)
 
 
-@pytest.mark.parametrize("name", sampled(NOT_OF_TEXT, 3))
+@pytest.mark.parametrize("name", sample(NOT_OF_TEXT, 3))
 def test_models_that_read_no_text_are_told(call: Run, tmp_path: Path, name: str) -> None:
     """One line says what to do with a model of images, sound or numbers, which mostly has no tokenizer beside it."""
     model = NOT_OF_TEXT[name]()
@@ -405,25 +407,27 @@ def test_models_that_read_no_text_are_told(call: Run, tmp_path: Path, name: str)
     require_line(call("show", SENTENCE, "-m", tmp_path / "model"), 3, "does not read a text alone", "inputs=")
 
 
-@pytest.mark.parametrize("name", sampled(WRITERS, 2))
+@pytest.mark.parametrize("name", sample(WRITERS, 2))
 def test_models_of_images_and_text_continue_a_text(name: str, door: Door) -> None:
     """What is written is what the library writes, one token after the other."""
     folder = door(name)
     ids = ids_of(folder)
     whole = torch.ones_like(ids)  # else the library takes a token that also pads for padding
-    expected = loaded(folder, None).generate(input_ids=ids, attention_mask=whole, max_new_tokens=3, do_sample=False)
+    expected = load_reference(folder, None).generate(
+        input_ids=ids, attention_mask=whole, max_new_tokens=3, do_sample=False
+    )
     found = load(str(folder), writes=True).capture(Prompt(SENTENCE, generate=3), Request()).maps[0]
     assert [token.id for token in found.queries] == expected[0].tolist()
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", sampled(WRITERS, 2))
+@pytest.mark.parametrize("name", sample(WRITERS, 2))
 def test_models_of_images_and_text_predict(name: str, door: Door) -> None:
     """What is said after a text are the logits of the library."""
     folder = door(name)
     response = load(str(folder), predicts=True).respond(Prompt(SENTENCE), [NOTHING])
     with torch.no_grad():
-        logits = loaded(folder, None)(input_ids=ids_of(folder)).logits[0, -1].numpy()
+        logits = load_reference(folder, None)(input_ids=ids_of(folder)).logits[0, -1].numpy()
     assert response.kind == "next"
     np.testing.assert_allclose(response.outputs[0], logits, rtol=1e-3, atol=1e-3)
 
@@ -460,7 +464,7 @@ FLAGS = {
 }
 
 
-@pytest.mark.parametrize("name", sampled(["llama", "llava", "marian decoder", "bert and gpt2"], 1))
+@pytest.mark.parametrize("name", sample(["llama", "llava", "marian decoder", "bert and gpt2"], 1))
 def test_flags_of_a_config_change_nothing(name: str, tmp_path: Path, door: Door, call: Run) -> None:
     """Tuples, attentions, hidden states and no cache, asked for by config.json and by the configs inside it."""
     folder = shutil.copytree(door(name), tmp_path / "model")
@@ -498,15 +502,15 @@ def test_a_config_that_asks_for_other_attention(
     else:
         changes = {key: attention}
     edit_json(folder / "config.json", **changes)
-    capture = captured(folder)
-    np.testing.assert_array_equal(capture.maps[0].weights, captured(door(name)).maps[0].weights)
+    capture = capture_folder(folder)
+    np.testing.assert_array_equal(capture.maps[0].weights, capture_folder(door(name)).maps[0].weights)
     assert any(attention in note and "SDPA" in note for note in capture.notes)
 
 
 # Folders of another layout, or that lack something
 
 
-@pytest.mark.parametrize("path", sampled(["0_Transformer", "parts/encoder", "1_Dense"], 1))
+@pytest.mark.parametrize("path", sample(["0_Transformer", "parts/encoder", "1_Dense"], 1))
 def test_the_transformer_of_an_older_sentence_model_is_read(path: str, tmp_path: Path, minilm: Path) -> None:
     """Sentence-transformers lists its parts in modules.json; the transformer may be in any folder inside."""
     shutil.copytree(minilm, tmp_path / "model" / path)
@@ -515,7 +519,7 @@ def test_the_transformer_of_an_older_sentence_model_is_read(path: str, tmp_path:
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     ]
     (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
-    expected, found = captured(minilm).maps[0], captured(tmp_path / "model").maps[0]
+    expected, found = capture_folder(minilm).maps[0], capture_folder(tmp_path / "model").maps[0]
     np.testing.assert_array_equal(found.weights, expected.weights)
 
 
@@ -533,7 +537,7 @@ def without_tokenizer(source: Path, target: Path) -> Path:
     return shutil.copytree(source, target, ignore=shutil.ignore_patterns("*token*"))
 
 
-@pytest.mark.parametrize("name", sampled(["llama", "bart decoder", "clip"], 1))
+@pytest.mark.parametrize("name", sample(["llama", "bart decoder", "clip"], 1))
 def test_a_tokenizer_of_another_folder(name: str, tmp_path: Path, door: Door, call: Run) -> None:
     """A checkpoint without a tokenizer is told so, and reads with one from elsewhere as with its own."""
     folder = without_tokenizer(door(name), tmp_path / "model")
@@ -546,7 +550,7 @@ def test_a_tokenizer_of_another_folder(name: str, tmp_path: Path, door: Door, ca
 def test_tokenizers_that_are_of_no_use(tmp_path: Path, door: Door, call: Run) -> None:
     """One line for one with more tokens than the model, for none there, and where no model takes one."""
     small = tmp_path / "small"
-    made("LlamaForCausalLM", **{**SIZES, "vocab_size": 200}).save_pretrained(small)
+    make_model("LlamaForCausalLM", **{**SIZES, "vocab_size": 200}).save_pretrained(small)
     done = call("show", SENTENCE, "-m", small, "--tokenizer", door("llama"))
     require_line(done, 3, "knows 4099 tokens", "embeddings for 200")
     require_line(call("show", SENTENCE, "-m", door("llama"), "--tokenizer", small), 3, "has no tokenizer")
@@ -560,9 +564,9 @@ def test_tokenizers_that_are_of_no_use(tmp_path: Path, door: Door, call: Run) ->
 def test_tokens_without_an_embedding_are_told(name: str, tmp_path: Path, call: Run) -> None:
     """A folder whose own tokenizer makes tokens that its model does not know, in the text or in the target."""
     build = {
-        "llama": partial(made, "LlamaForCausalLM", **{**SIZES, "vocab_size": 2048}),
-        "bart": partial(made, "BartForConditionalGeneration", **{**BART, "vocab_size": 2048, "eos_token_id": 1}),
-        "bert": partial(made, "BertModel", vocab_size=2048, **ENCODER),
+        "llama": partial(make_model, "LlamaForCausalLM", **{**SIZES, "vocab_size": 2048}),
+        "bart": partial(make_model, "BartForConditionalGeneration", **{**BART, "vocab_size": 2048, "eos_token_id": 1}),
+        "bert": partial(make_model, "BertModel", vocab_size=2048, **ENCODER),
     }
     folder = save(build[name](), tmp_path / "model")
     words = ("has embeddings for the tokens 0 to 2047", "--tokenizer FOLDER")
@@ -593,7 +597,7 @@ PACKAGES = {  # a tokenizer's class, a vocabulary of its kind, and the package t
 }
 
 
-@pytest.mark.parametrize("kind", sampled(PACKAGES, 5))
+@pytest.mark.parametrize("kind", sample(PACKAGES, 5))
 def test_packages_that_a_tokenizer_needs_are_told(kind: str, tmp_path: Path, door: Door, call: Run) -> None:
     """One line names the package that reads a vocabulary, where it is not installed."""
     file, data, package = PACKAGES[kind]
@@ -666,6 +670,17 @@ def test_a_sign_for_a_space_is_not_the_next_letter(kind: str, text: str) -> None
     assert sum(token.text == " " for token in signs) == text.count(" ")
 
 
+def test_a_sign_before_a_special_token_is_a_space() -> None:
+    """A special token stands nowhere: the space at the end of a text before one is still a space."""
+    tokenizer = spaced_tokenizer("bpe")
+    tokenizer.add_special_tokens({"eos_token": "</s>"})
+    ending = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", tokenizer.eos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = ending
+    encoded = tokenizer("a t ", return_offsets_mapping=True, return_special_tokens_mask=True)
+    tokens, _ = read_tokens(tokenizer, encoded, ["a t "])
+    assert [token.text for token in tokens] == ["", "a", " ", "t", " ", "</s>"]
+
+
 # Adapters
 
 
@@ -678,16 +693,16 @@ TARGETS = {  # an adapter for a model of each kind: its task, the parts that it 
     "llama scaled": (None, ["k_proj"], "IA3Config"),
 }
 BASES: dict[str, Build] = {
-    "llama": partial(made, "LlamaForCausalLM", **SIZES),
-    "bert": partial(made, "BertModel", vocab_size=FULL, **ENCODER),
+    "llama": partial(make_model, "LlamaForCausalLM", **SIZES),
+    "bert": partial(make_model, "BertModel", vocab_size=FULL, **ENCODER),
     "gpt2": lambda: transformers.GPT2LMHeadModel(gpt2_config()),
-    "t5": partial(made, "T5ForConditionalGeneration", **T5),
-    "bert classes": partial(made, "BertModel", vocab_size=FULL, **ENCODER),
-    "llama scaled": partial(made, "LlamaForCausalLM", **SIZES),
+    "t5": partial(make_model, "T5ForConditionalGeneration", **T5),
+    "bert classes": partial(make_model, "BertModel", vocab_size=FULL, **ENCODER),
+    "llama scaled": partial(make_model, "LlamaForCausalLM", **SIZES),
 }
 
 
-def adapted(name: str, folder: Path) -> tuple[Path, Path]:
+def make_adapter(name: str, folder: Path) -> tuple[Path, Path]:
     """The folders of a base model and of an adapter for it, whose weights are random."""
     import peft
 
@@ -711,7 +726,7 @@ def adapted(name: str, folder: Path) -> tuple[Path, Path]:
     return base, adapter
 
 
-def merged(base: Path, adapter: Path, target: Path) -> Path:
+def merge_by_hand(base: Path, adapter: Path, target: Path) -> Path:
     """The base model with its weights changed by hand, in a folder of its own: W + 2 B A, or W scaled by row."""
     tensors = load_file(base / "model.safetensors")
     changes = {name.removeprefix("base_model.model."): part for name, part in load_file(adapter / WEIGHTS).items()}
@@ -737,13 +752,16 @@ def merged(base: Path, adapter: Path, target: Path) -> Path:
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("name", sampled(TARGETS, 2))
+@pytest.mark.parametrize("name", sample(TARGETS, 2))
 def test_adapters_are_applied(name: str, tmp_path: Path) -> None:
     """The folder of an adapter reads as its base model does with its weights changed by hand, and not as without."""
-    base, adapter = adapted(name, tmp_path)
+    base, adapter = make_adapter(name, tmp_path)
     target = {"target": "The dog"} if name == "t5" else {}
-    plain, expected = captured(base, **target), captured(merged(base, adapter, tmp_path / "merged"), **target)
-    found = captured(adapter, **target)
+    plain, expected = (
+        capture_folder(base, **target),
+        capture_folder(merge_by_hand(base, adapter, tmp_path / "merged"), **target),
+    )
+    found = capture_folder(adapter, **target)
     for ours, theirs in zip(found.maps, expected.maps, strict=True):
         np.testing.assert_allclose(ours.weights, theirs.weights, rtol=1e-4, atol=1e-5)
     assert np.abs(found.maps[0].weights - plain.maps[0].weights).max() > 1e-3
@@ -752,7 +770,7 @@ def test_adapters_are_applied(name: str, tmp_path: Path) -> None:
 
 def test_adapters_beside_and_apart_from_their_base(tmp_path: Path, call: Run) -> None:
     """The same picture from an adapter, from --adapter with and without --model, and from one folder with both."""
-    base, adapter = adapted("llama", tmp_path)
+    base, adapter = make_adapter("llama", tmp_path)
     both = tmp_path / "both"
     shutil.copytree(base, both)
     for file in ("adapter_config.json", WEIGHTS):
@@ -769,7 +787,7 @@ def test_adapters_beside_and_apart_from_their_base(tmp_path: Path, call: Run) ->
 
 def test_a_classifier_of_an_adapter_is_read(tmp_path: Path, call: Run) -> None:
     """The classes that an adapter brings are those that it predicts."""
-    _, adapter = adapted("bert classes", tmp_path)
+    _, adapter = make_adapter("bert classes", tmp_path)
     response = load(str(adapter), predicts=True).respond(Prompt(SENTENCE), [NOTHING])
     assert response.kind == "class"
     assert response.outputs.shape == (1, 5)
@@ -778,7 +796,7 @@ def test_a_classifier_of_an_adapter_is_read(tmp_path: Path, call: Run) -> None:
 
 def test_adapters_without_peft_are_told(tmp_path: Path, call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says what the folder is and what to install, wherever the adapter lies; without it nothing is drawn."""
-    base, adapter = adapted("llama", tmp_path)
+    base, adapter = make_adapter("llama", tmp_path)
     monkeypatch.setattr("attnviz.models.folders.find_spec", lambda _: None)
     both = tmp_path / "both"
     shutil.copytree(base, both)
@@ -805,16 +823,16 @@ def test_adapters_that_cannot_be_applied_are_told(
     tmp_path: Path, call: Run, changes: dict[str, Any], words: str
 ) -> None:
     """One line says what is the matter with an adapter."""
-    _, adapter = adapted("llama", tmp_path)
+    _, adapter = make_adapter("llama", tmp_path)
     edit_json(adapter / "adapter_config.json", **changes)
     require_line(call("show", SENTENCE, "-m", adapter), 3, words)
 
 
 def test_adapters_of_another_base_are_told(tmp_path: Path, call: Run, door: Door) -> None:
     """One line for a base of other sizes, of another kind, with fewer layers, and for what is no adapter."""
-    _, adapter = adapted("llama", tmp_path)
-    wide = save(made("LlamaForCausalLM", **{**SIZES, "hidden_size": 96}), tmp_path / "wide")
-    short = save(made("LlamaForCausalLM", **{**SIZES, "num_hidden_layers": 1}), tmp_path / "short")
+    _, adapter = make_adapter("llama", tmp_path)
+    wide = save(make_model("LlamaForCausalLM", **{**SIZES, "hidden_size": 96}), tmp_path / "wide")
+    short = save(make_model("LlamaForCausalLM", **{**SIZES, "num_hidden_layers": 1}), tmp_path / "short")
     require_line(call("show", SENTENCE, "-m", wide, "--adapter", adapter), 3, "does not fit its base model")
     require_line(call("show", SENTENCE, "-m", short, "--adapter", adapter), 3, "no adapter of", "layers.1")
     require_line(call("show", SENTENCE, "-m", door("t5 encoder"), "--adapter", adapter), 3, "no adapter of")
@@ -824,7 +842,7 @@ def test_adapters_of_another_base_are_told(tmp_path: Path, call: Run, door: Door
 
 def test_an_adapter_that_is_a_pickle_is_refused(tmp_path: Path, call: Run) -> None:
     """Only safetensors are read, beside the base too, where the library would read either."""
-    base, adapter = adapted("llama", tmp_path)
+    base, adapter = make_adapter("llama", tmp_path)
     (adapter / WEIGHTS).rename(adapter / "adapter_model.bin")
     require_line(call("show", SENTENCE, "-m", base, "--adapter", adapter), 3, "safetensors only")
     for file in ("adapter_config.json", "adapter_model.bin"):

@@ -63,7 +63,7 @@ def require_sane_ranks(config: Mapping[str, Any], shapes: Mapping[str, tuple[int
             raise ModelError(f"{folder} asks for a rank of {rank:,}; its weights have at most {largest:,} on a side")
 
 
-def task_classes(adapter: Adapter) -> list[Any]:
+def list_task_classes(adapter: Adapter) -> list[Any]:
     """List the class of model that an adapter says it was trained for, if it says so."""
     task = adapter.config.get("task_type")
     return [TASKS[task]] if isinstance(task, str) and task in TASKS else []
@@ -108,7 +108,7 @@ def apply_adapter(model: Any, adapter: Adapter) -> Any:
     except ModelError:
         raise
     except Exception as error:  # the library raises ValueError, RuntimeError, KeyError, AttributeError ...
-        raise ModelError(f"{adapter.folder} does not fit its base model: {last_line(error)}") from error
+        raise ModelError(f"{adapter.folder} does not fit its base model: {read_last_line(error)}") from error
 
 
 def resize_embeddings(model: Any, adapter: Adapter) -> None:
@@ -135,7 +135,7 @@ def is_of_adapter(name: str) -> bool:
     return ".default" in name
 
 
-def last_line(error: Exception) -> str:
+def read_last_line(error: Exception) -> str:
     """Return the last line of a library's message: sizes that differ are listed under a heading."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else first_line(error)

@@ -30,10 +30,10 @@ from attnviz.models.folders import Folders
 from attnviz.models.huggingface_adapter import (
     Adapter,
     apply_adapter,
+    list_task_classes,
     read_adapter,
     require_fit,
     set_labels,
-    task_classes,
 )
 from attnviz.models.huggingface_checks import require_safe
 from attnviz.models.huggingface_reading import first_line, forward, quiet_library, undisturbed
@@ -114,7 +114,7 @@ def load_parts(folders: Folders, placement: Placement, *, writes: bool, predicts
         classes = list_classes(config, writes=writes, predicts=predicts)
         if adapter is not None:
             set_labels(config, adapter)
-            classes = [*task_classes(adapter), *classes]
+            classes = [*list_task_classes(adapter), *classes]
         source = Source(folder, config, available, adapter)
         model = load_first(classes, source, dtype_of(placement, device))
         if adapter is not None:
@@ -132,25 +132,25 @@ def load_parts(folders: Folders, placement: Placement, *, writes: bool, predicts
 
 def list_classes(config: Any, *, writes: bool, predicts: bool) -> list[Any]:
     """List the classes that may hold the model of a folder, the best first: a part of it may be all that was saved."""
-    named = named_class(config)
+    named = find_class(config)
     if config.is_encoder_decoder:
         classes = [AutoModelForSeq2SeqLM, named]
     elif writes or predicts:
-        classes = [*predictors(config), named]
+        classes = [*list_predictors(config), named]
     else:
         classes = [AutoModel, named]
     return [kind for kind in classes if kind is not None]
 
 
-def architecture(config: Any) -> str:
+def read_architecture(config: Any) -> str:
     """Return the name of the class that a folder was saved from; nothing if its config does not tell."""
     names = config.architectures or [""]
     return str(names[0])
 
 
-def named_class(config: Any) -> Any:
+def find_class(config: Any) -> Any:
     """Return the class of the library that a config names as its model's; None if the library has no such class."""
-    name = architecture(config)
+    name = read_architecture(config)
     if name not in dir(transformers):
         return None
     kind = getattr(transformers, name)
@@ -158,11 +158,11 @@ def named_class(config: Any) -> Any:
     return kind if is_model and isinstance(config, kind.config_class or ()) else None
 
 
-def predictors(config: Any) -> list[Any]:
+def list_predictors(config: Any) -> list[Any]:
     """List the classes with the head that a folder was saved with, if that predicts tokens or classes."""
-    name = architecture(config)
+    name = read_architecture(config)
     if name.endswith(CONDITIONAL):
-        return [named_class(config), AutoModelForImageTextToText, AutoModelForCausalLM]
+        return [find_class(config), AutoModelForImageTextToText, AutoModelForCausalLM]
     return [kind for end, kind in PREDICTORS.items() if name.endswith(end)] or [AutoModel]
 
 
@@ -181,9 +181,9 @@ def load_config(folder: Path) -> tuple[Any, str | None]:
     path = folder / "config.json"
     try:
         values = json.loads(path.read_bytes())
-        attention = named_attention(values)
+        attention = find_attention(values)
         with TemporaryDirectory() as scratch:
-            Path(scratch, "config.json").write_text(json.dumps(without_settings(values)))
+            Path(scratch, "config.json").write_text(json.dumps(drop_settings(values)))
             config = AutoConfig.from_pretrained(scratch, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises ValueError, OSError, KeyError, TypeError ... for one bad file
         raise ModelError(f"{path} cannot be used: {first_line(error)}") from error
@@ -191,20 +191,20 @@ def load_config(folder: Path) -> tuple[Any, str | None]:
     return config, attention and f"config.json asks for {attention}; SDPA is used, which computes the same"
 
 
-def without_settings(values: Any) -> Any:
+def drop_settings(values: Any) -> Any:
     """Return the values of a config without those that say how it is run, in the configs inside it too."""
     if not isinstance(values, dict):
         return values
-    return {name: without_settings(value) for name, value in values.items() if name not in SETTINGS}
+    return {name: drop_settings(value) for name, value in values.items() if name not in SETTINGS}
 
 
-def named_attention(values: Any) -> str | None:
+def find_attention(values: Any) -> str | None:
     """Return the first implementation of attention that a config, or one inside it, names beside the library's own."""
     inside = list(values.items()) if isinstance(values, dict) else []
     for name, value in inside:
         if name in IMPLEMENTATIONS and isinstance(value, str) and value not in ("eager", "sdpa"):
             return value
-        deeper = named_attention(value)
+        deeper = find_attention(value)
         if deeper is not None:
             return deeper
     return None
@@ -212,7 +212,7 @@ def named_attention(values: Any) -> str | None:
 
 def require_writer(config: Any, folder: Path) -> None:
     """Raise ModelError unless the config says that the model was trained to continue texts, or nothing at all."""
-    name = architecture(config)
+    name = read_architecture(config)
     if name and not name.endswith((*WRITERS, CONDITIONAL)):
         raise ModelError(f"{folder} is a {name}, which does not continue texts: leave --generate out")
 
@@ -224,16 +224,16 @@ def load_first(classes: list[Any], source: Source, dtype: Any) -> Any:
     """
     failure = ModelError(f"{source.folder / 'config.json'} names no class of model")
     furthest = 0
-    refused: set[type] = set()
+    attempts: set[type] = set()
     for kind in classes:
         stage = 0
         try:
             outline = lay_out(kind, source)
             stage = 1
             require_text_input(outline, source.folder)
-            if type(outline) in refused:
+            if type(outline) in attempts:
                 continue
-            refused.add(type(outline))
+            attempts.add(type(outline))
             stage = 2
             require_fit(outline, source.adapter, source.folder)
             stage = 3
@@ -312,10 +312,10 @@ def reads_ids(model: Any) -> bool:
 def require_text_input(model: Any, folder: Path) -> None:
     """Raise ModelError if a model, or its outline, reads no token ids at all."""
     if not reads_ids(model):
-        raise ModelError(not_of_text(model, folder))
+        raise ModelError(explain_refusal(model, folder))
 
 
-def not_of_text(model: Any, folder: Path) -> str:
+def explain_refusal(model: Any, folder: Path) -> str:
     """Say that a model reads something other than a text, and what to do."""
     return (
         f"{folder} is a {type(model).__name__}, which does not read a text alone: load it with transformers, and give "
@@ -331,11 +331,11 @@ def keep_text_part(model: Any, folder: Path) -> tuple[Any, str | None]:
     """
     if reads_text_only(model) or runs_on_ids(model):
         return model, None
-    for part in text_parts(model):
+    for part in list_text_parts(model):
         if runs_on_ids(part):
             whole = type(model).__name__
             return part, f"{whole} needs more than a text: only its text model, {type(part).__name__}, is run"
-    raise ModelError(not_of_text(model, folder))
+    raise ModelError(explain_refusal(model, folder))
 
 
 def reads_text_only(model: Any) -> bool:
@@ -344,15 +344,15 @@ def reads_text_only(model: Any) -> bool:
     return modalities == "text" or set(modalities) == {"text"}
 
 
-def text_parts(model: Any) -> Iterator[Any]:
+def list_text_parts(model: Any) -> Iterator[Any]:
     """Go through the models inside a model that its text config describes and that read token ids, the whole first."""
     for part in model.modules():
         inside = part is not model and isinstance(part, PreTrainedModel)
-        if inside and type(part.config) in text_configs(model.config) and reads_ids(part):
+        if inside and type(part.config) in list_text_configs(model.config) and reads_ids(part):
             yield part
 
 
-def text_configs(config: Any) -> set[type]:
+def list_text_configs(config: Any) -> set[type]:
     """Return the classes of the configs of text that a config is made of."""
     parts = [getattr(config, name, None) for name in ("text_config", "text_encoder", "decoder", "generator")]
     return {type(part) for part in parts if part is not None}
@@ -360,8 +360,8 @@ def text_configs(config: Any) -> set[type]:
 
 def runs_on_ids(model: Any) -> bool:
     """Tell whether a model runs on the ids of a few tokens and nothing else, and gives vectors or logits of them."""
-    reserved = {number for name, number in vars(model.config).items() if "token" in name and isinstance(number, int)}
-    plain = next(number for number in range(len(reserved) + 1) if number not in reserved)
+    marks = {number for name, number in vars(model.config).items() if "token" in name and isinstance(number, int)}
+    plain = next(number for number in range(len(marks) + 1) if number not in marks)
     ids = torch.full((1, TRIAL), plain, device=model.device)
     inputs = {"input_ids": ids}
     if reads_target(model):
@@ -390,7 +390,7 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # as above
-        raise ModelError(no_tokenizer(folder, error)) from error
+        raise ModelError(explain_failure(folder, error)) from error
     tokenizer.truncation_side = "right"
     known, expected = len(tokenizer), getattr(model.config.get_text_config(), "vocab_size", 0)  # 0: letters are hashed
     if 2 * known < expected and not holds_vocabulary(folder):
@@ -417,17 +417,17 @@ def holds_vocabulary(folder: Path) -> bool:
     return any(file for pattern in VOCABULARIES for file in folder.glob(pattern))
 
 
-def no_tokenizer(folder: Path, error: Exception) -> str:
+def explain_failure(folder: Path, error: Exception) -> str:
     """Say why a folder's tokenizer cannot be loaded, and what to do."""
     if not holds_vocabulary(folder):
         return f"{folder} has no tokenizer; {ELSEWHERE}"
-    package = missing_package(folder, error)
+    package = find_package(folder, error)
     if package is not None:
         return f"the tokenizer in {folder} needs the package {package}: run 'pip install {package}'"
     return f"the tokenizer in {folder} cannot be loaded: {first_line(error)}; {ELSEWHERE}"
 
 
-def missing_package(folder: Path, error: Exception) -> str | None:
+def find_package(folder: Path, error: Exception) -> str | None:
     """Return the package that a tokenizer needs and that is not installed, as far as the library's message tells."""
     match = NEEDED.search(str(error))
     if match is None:

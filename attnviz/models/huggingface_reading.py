@@ -67,7 +67,7 @@ def attention(
     return observer.attend(call, source), None
 
 
-def added_attention(
+def attend_by_mask(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """The same for models without SDPA: their own attention hides nothing but what their mask hides."""
@@ -127,7 +127,7 @@ class Reading:
     def __init__(self, model: Any) -> None:
         AttentionInterface.register(INTERFACE, attention)
         AttentionMaskInterface.register(INTERFACE, sdpa_mask)
-        AttentionInterface.register(ADDED, added_attention)
+        AttentionInterface.register(ADDED, attend_by_mask)
         AttentionMaskInterface.register(ADDED, eager_mask)
         self.model = model
         self.tapped = False

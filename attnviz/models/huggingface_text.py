@@ -195,19 +195,20 @@ def place_marks(
     Tokenizers put such a sign before a text that begins without a space, and say that it covers the first letter, which
     is that of the next token: it stands for nothing. Others leave out the space that it does stand for.
     """
-    settled = list(spans)
+    places = list(spans)
     for place, (name, span, segment) in enumerate(zip(names, spans, segments, strict=True)):
         text, (start, end) = texts[segment], span
         if name.strip(SPACES) or text[start:end] == name:  # a letter or a sign that was typed
             continue
-        following = spans[place + 1] if place + 1 < len(spans) and segments[place + 1] == segment else (end, end)
-        earlier = settled[place - 1][1] if place and segments[place - 1] == segment else 0
+        has_next = place + 1 < len(spans) and segments[place + 1] == segment
+        next_start, next_end = spans[place + 1] if has_next else (end, end)
+        earlier = places[place - 1][1] if place and segments[place - 1] == segment else 0
         gap = start - len(name)
-        if following[0] < end:
-            settled[place] = start, start
+        if next_start < end and next_end > start:  # a letter of the next token's
+            places[place] = start, start
         elif start == end and gap >= earlier and text[gap:start].isspace():
-            settled[place] = gap, start
-    return settled
+            places[place] = gap, start
+    return places
 
 
 def special_ids(tokenizer: Any) -> set[int]:
