@@ -103,6 +103,19 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Companions:
+    """What a model is read with that is not in its own folder; each by name, as a model itself."""
+
+    tokenizer: str | None = None
+    """The folder of a tokenizer, instead of the model's."""
+    adapter: str | None = None
+    """The folder of a PEFT adapter, which is applied to the model's weights."""
+
+
+NO_COMPANIONS = Companions()
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What a model reads. Models that cannot read a part of it raise UsageError."""
 

@@ -80,13 +80,26 @@ def test_examples_are_found() -> None:
     assert len(examples()) >= 2 * len(COMMANDS)
 
 
+def plant_adapter(folder: Path, base: Path) -> None:
+    """Write a PEFT adapter for a BERT of 384 dimensions, which changes nothing."""
+    config = {"peft_type": "LORA", "r": 1, "target_modules": ["query"], "base_model_name_or_path": str(base)}
+    part = "base_model.model.encoder.layer.{}.attention.self.query.lora_{}.weight"
+    shapes = {"A": (1, 384), "B": (384, 1)}
+    weights = {part.format(n, side): np.zeros(shapes[side], np.float32) for n in range(6) for side in shapes}
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
 @pytest.mark.parametrize("example", examples())
 def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: Path) -> None:
     """Every example of every help works as it stands, with small stand-ins for downloads, corpora and captures."""
     (tmp_path / "books").mkdir()
     for name in ("notes.txt", "more.txt", "books/one.txt"):
         (tmp_path / name).write_text("\n\n".join(["some words to learn, one after the other"] * 60))
-    (tmp_path / "my-bert").symlink_to(minilm)
+    for name in ("my-bert", "my-tokenizer"):
+        (tmp_path / name).symlink_to(minilm)
+    plant_adapter(tmp_path / "my-adapter", minilm)
     for name in ("read", "before", "after"):
         attnviz.capture("words that were read before").save(tmp_path / f"{name}.attn")
     example = re.sub("(-m|--model) bert-base", rf"\1 {minilm}", example.replace("--from run.attn", "--from read.attn"))

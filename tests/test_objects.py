@@ -933,3 +933,19 @@ def test_inputs_that_do_not_fit(llama: Any) -> None:
         refused(ModelError, "Around cannot run on this input: ", partial_capture(net, inputs=wrong))
     for wrong in (torch.full((1, 5), 10**6), torch.ones(1, 5), torch.ones(1, 5, dtype=torch.long, device="meta")):
         refused(ModelError, "LlamaForCausalLM cannot run on this input: ", partial_capture(llama, inputs=wrong))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"return_dict": False}, {"return_dict": False, "use_cache": False}, {"output_hidden_states": True}],
+)
+def test_what_a_config_asks_to_be_returned_changes_nothing(settings: dict[str, bool], llama: Any) -> None:
+    """A loaded model whose config asks for tuples, or for more outputs, is read as any other, and keeps its config."""
+    ids = {"input_ids": torch.arange(3, 12)[None]}
+    model = copy.deepcopy(llama)
+    plain = attnviz.capture(model=model, inputs=ids)
+    for name, value in settings.items():
+        setattr(model.config, name, value)
+    again = attnviz.capture(model=model, inputs=ids)
+    assert np.array_equal(again.maps[0].weights, plain.maps[0].weights)
+    assert all(getattr(model.config, name) == value for name, value in settings.items())

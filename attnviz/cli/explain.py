@@ -93,7 +93,8 @@ def check(options: Options) -> None:
         raise UsageError("--heads L5H3 names its layer: leave --layers out")
     if not (layers.is_one and heads.is_one):
         raise UsageError("explain follows one head: choose it with -l 1 -H 3, or -H L1H3")
-    without = {"layers", "heads", "kind", "model", "revision", "pair", "target", "chat"} if options["score"] else set()
+    of_a_model = {"model", "revision", "tokenizer", "adapter", "pair", "target", "chat"}
+    without = {"layers", "heads", "kind", *of_a_model} if options["score"] else set()
     for name in sorted(without & given()):
         raise UsageError(f"--{'map' if name == 'kind' else name} has no effect with --score: leave it out")
 

@@ -112,6 +112,10 @@ def model_options(command: Any) -> Any:
         "Model",
         click.option("-m", "--model", default="builtin", show_default=True, help="builtin, a folder, alias or hub id."),
         click.option("--revision", help="Revision of a hub model: a branch, tag or commit."),
+        click.option("--tokenizer", metavar="FOLDER", help="A tokenizer, in place of that beside the model."),
+        click.option(
+            "--adapter", metavar="FOLDER", help="A PEFT adapter to apply. Default model: what it was made for."
+        ),
     )
     return named(run_options(command))
 
@@ -128,6 +132,8 @@ def models_options(command: Any) -> Any:
             help="A model: builtin, a folder, alias or hub id. Given twice, both; once, it and builtin.",
         ),
         click.option("--revision", "revisions", multiple=True, help="Revision of a hub model; given twice, of each."),
+        click.option("--tokenizer", "tokenizers", metavar="FOLDER", multiple=True, help="A tokenizer, likewise."),
+        click.option("--adapter", "adapters", metavar="FOLDER", multiple=True, help="A PEFT adapter, likewise."),
     )
     return named(run_options(command))
 

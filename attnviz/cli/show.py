@@ -68,6 +68,8 @@ def command(text: str | None, verbose: bool, quiet: bool, **options: Any) -> Non
       attnviz show --ablate L0H2 -H L1H3 @sample:repeat
       attnviz show --knock-out "it->cat" "The cat sat because it was tired."
       attnviz show "Hello, world" --model bert-base -o page.html
+      attnviz show "Hello, world" -m my-bert --tokenizer my-tokenizer
+      attnviz show "Hello, world" -m my-bert --adapter my-adapter
       attnviz show "Hello, world" -H L0H3 --style paper -o figure.pdf
       attnviz show -l all -H all "Where does it look?" -o - --format csv
       attnviz show --from run.attn -l 0 --special drop

@@ -49,16 +49,20 @@ class Models:
     def __init__(self, options: Options, quiet: bool) -> None:
         self.options, self.quiet = options, quiet
         self.names = (*options["models"], BUILTIN)
-        self.loaded: dict[tuple[str, str | None], Model] = {}
+        self.loaded: dict[tuple[str | None, ...], Model] = {}
 
     def __getitem__(self, at: int) -> "Model":
-        """The model at a place; --revision is of the first, or given twice of each. Raises ModelError."""
-        revisions = self.options["revisions"]
-        name, revision = self.names[at], revisions[at] if at < len(revisions) else None
-        if (name, revision) not in self.loaded:
-            told = {**self.options, "model": name, "revision": revision}
-            self.loaded[name, revision] = loaded(told, self.quiet)
-        return self.loaded[name, revision]
+        """The model at a place; --revision and its like are of the first, or given twice of each. Raises ModelError."""
+        named = {name: self.option(f"{name}s", at) for name in ("revision", "tokenizer", "adapter")}
+        key = self.names[at], *named.values()
+        if key not in self.loaded:
+            self.loaded[key] = loaded({**self.options, "model": self.names[at], **named}, self.quiet)
+        return self.loaded[key]
+
+    def option(self, name: str, at: int) -> str | None:
+        """Return the value of an option for the model at a place, if it was given so often."""
+        values: Sequence[str] = self.options[name]
+        return values[at] if at < len(values) else None
 
     def source(self, at: int, content: str) -> Source:
         """One of them on a text."""

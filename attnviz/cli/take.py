@@ -28,13 +28,26 @@ from attnviz.methods import (
 )
 from attnviz.methods import Source as Source
 from attnviz.record import ATTENTION, GIVEN, NORM, ROLLOUT, SCORES, AttentionMap, Capture
-from attnviz.request import Placement, Prompt, Request
+from attnviz.request import Companions, Placement, Prompt, Request
 from attnviz.selection import ALL, require_kinds, require_sides, select, window_notes
 
 if TYPE_CHECKING:
     from attnviz.models import Model
 
-OF_A_RUN = "model", "revision", "device", "dtype", "truncate", "pair", "target", "chat", "generate", "target_token"
+OF_A_RUN = (
+    "model",
+    "revision",
+    "tokenizer",
+    "adapter",
+    "device",
+    "dtype",
+    "truncate",
+    "pair",
+    "target",
+    "chat",
+    "generate",
+    "target_token",
+)
 
 
 def opened(text: str | None, options: Mapping[str, Any], quiet: bool) -> Source:
@@ -133,6 +146,7 @@ def loaded(options: Mapping[str, Any], quiet: bool) -> "Model":
         options["model"],
         revision=options["revision"],
         placement=Placement(options["device"], options["dtype"]),
+        companions=Companions(options.get("tokenizer"), options.get("adapter")),
         offline=options["offline"],
         quiet=quiet or not sys.stderr.isatty(),
         writes=bool(options.get("generate")),

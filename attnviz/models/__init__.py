@@ -1,13 +1,17 @@
 """A prompt and a request -> Capture. One backend a file; ``load`` picks it by what the model's folder holds."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from attnviz.errors import ModelError
 from attnviz.record import Capture, Floats
 from attnviz.request import (
     LIKELIEST,
+    NO_COMPANIONS,
     NOTHING,
     Change,
+    Companions,
     Edge,
     Intervention,
     Placement,
@@ -25,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = [
     "LIKELIEST",
     "NOTHING",
+    "NO_COMPANIONS",
     "Change",
+    "Companions",
     "Edge",
     "Intervention",
     "Model",
@@ -95,6 +101,7 @@ def load(
     *,
     revision: str | None = None,
     placement: Placement = Placement(),  # noqa: B008 - frozen
+    companions: Companions = NO_COMPANIONS,
     offline: bool = False,
     quiet: bool = True,
     writes: bool = False,
@@ -102,18 +109,26 @@ def load(
 ) -> Model:
     """Load a model: ``builtin``, a folder, an alias or a hub id; the local cache first, then a download.
 
+    companions: a tokenizer and an adapter from other folders. The folder of an adapter stands for the model that it
+    was made for, with the adapter.
     writes: with the part that continues a text, for ``Prompt.generate``; predicts: with whatever part it has that
     predicts, for ``Model.respond`` and gradients.
     Raises ModelError if it cannot be had or is refused, UsageError if the device is not there.
     """
     from attnviz.lm import store
     from attnviz.models import names
+    from attnviz.models.folders import gather_folders
 
-    folder = names.locate(name, revision=revision, offline=offline, quiet=quiet)
-    if store.is_ours(folder):
+    def locate(name: str, revision: str | None) -> Path:
+        return names.locate(name, revision=revision, offline=offline, quiet=quiet)
+
+    folders = gather_folders(name, revision, companions, locate)
+    if store.is_ours(folders.model):
+        if folders.adapter or folders.tokenizer:
+            raise ModelError(f"{name} takes no adapter and no other tokenizer: name another model with --model")
         from attnviz.models.builtin import Builtin
 
-        return Builtin(name, folder, placement)
+        return Builtin(name, folders.model, placement)
     from attnviz.models.huggingface import HuggingFace
 
-    return HuggingFace.load(name, folder, placement, writes=writes, predicts=predicts)
+    return HuggingFace.load(name, folders, placement, writes=writes, predicts=predicts)

@@ -20,9 +20,10 @@ from attnviz.engine.steps import HIDDEN_STEPS, Followed, inputs_of_running
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
 from attnviz.models.checks import require_memory, require_none
+from attnviz.models.folders import Folders
 from attnviz.models.generation import Steps
 from attnviz.models.huggingface_cache import copying_caches, read_past
-from attnviz.models.huggingface_loading import load_parts, position_limit
+from attnviz.models.huggingface_loading import load_parts, position_limit, reads_target
 from attnviz.models.huggingface_prediction import Asked, ask, require_gradient
 from attnviz.models.huggingface_reading import Reading, sizes_of, undisturbed
 from attnviz.models.huggingface_text import (
@@ -30,6 +31,7 @@ from attnviz.models.huggingface_text import (
     continuation,
     encode,
     encode_ids,
+    require_embeddings,
     spell,
     unended,
     vocabulary,
@@ -79,21 +81,22 @@ BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabular
 class HuggingFace:
     """A transformers model with its tokenizer."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any = None) -> None:
-        self.name, self.model, self.tokenizer = name, model, tokenizer
+    def __init__(self, name: str, model: Any, tokenizer: Any = None, notes: tuple[str, ...] = ()) -> None:
+        self.name, self.model, self.tokenizer, self.notes = name, model, tokenizer, notes
         self.reading = Reading(model)
 
     @classmethod
     @in_turn
     @torch.inference_mode(False)  # parameters that were made in inference mode would have no gradients
     def load(
-        cls, name: str, folder: Path, placement: Placement, *, writes: bool = False, predicts: bool = False
+        cls, name: str, folders: Folders | Path, placement: Placement, *, writes: bool = False, predicts: bool = False
     ) -> "HuggingFace":
-        """From a local folder: safetensors only, no code from it.
+        """From local folders, or one: safetensors only, no code from it.
 
         writes: with the head that continues a text; predicts: with the one that the folder was saved with.
         """
-        return cls(name, *load_parts(folder, placement, writes=writes, predicts=predicts))
+        folders = Folders(folders) if isinstance(folders, Path) else folders
+        return cls(name, *load_parts(folders, placement, writes=writes, predicts=predicts))
 
     @property
     def positions(self) -> int | None:
@@ -122,12 +125,12 @@ class HuggingFace:
         where = window_places(chosen, sides, request)
         maps = assemble(chosen, sites, found, sides, request)
         structure = describe_sizes(sites, len(encoded.tokens)) if self.reading.pooled else describe_parts(sites)
-        notes = tuple(line for line in (*encoded.notes, *where, structure, note, warning) if line)
+        lines = (*self.notes, *encoded.notes, *where, structure, note, warning)
         return Capture(
             self.name,
             encoded.text,
             maps,
-            notes,
+            tuple(line for line in lines if line),
             prompt.pair,
             encoded.target,
             measured,
@@ -231,7 +234,7 @@ class HuggingFace:
     def encoded(self, prompt: Prompt, truncate: bool, *interventions: Intervention) -> Encoded:
         """A prompt as the model reads it. Raises UsageError for what it cannot do, InputError if it does not fit."""
         changed = any(one != NOTHING for one in interventions)
-        both_sides = self.model.config.is_encoder_decoder
+        both_sides = reads_target(self.model)
         require_none({"--target": prompt.target and not both_sides}, f"{self.name} has no decoder that would read it")
         require_none({"--generate": prompt.generate and both_sides}, f"{self.name} writes its target by itself")
         require_none({"--generate": prompt.generate and changed}, "what is changed is a text that is there")
@@ -239,8 +242,10 @@ class HuggingFace:
         if prompt.ids is not None:
             return encode_ids(self.tokenizer, prompt.ids, self.positions, self.name)
         encoded = encode(self.tokenizer, prompt, self.positions, truncate, self.name)
+        require_embeddings(encoded, self.model, self.tokenizer, self.name)
         if both_sides:
             encoded = with_target(encoded, self.model, self.tokenizer, prompt, self.positions)
+            require_embeddings(encoded, self.model, self.tokenizer, self.name)
         return encoded
 
     @property
@@ -255,13 +260,13 @@ class HuggingFace:
 
     def require_one_text(self, ids: bool) -> None:
         """Raise UsageError if a sequence of ids is to be read by a model that reads two texts."""
-        if ids and self.model.config.is_encoder_decoder:
+        if ids and reads_target(self.model):
             raise UsageError(f"{self.name} reads a text and a target: random tokens are for models that read one text")
 
     @in_turn
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
         """See ``Model.losses``."""
-        if self.model.config.is_encoder_decoder or not self.model.can_generate():
+        if reads_target(self.model) or not self.model.can_generate():
             raise UsageError(f"{self.name} predicts no next tokens, of which a loss could be measured")
         parts = np.array_split(ids, -(-len(ids) // BATCH))
         return np.concatenate([self.next_losses(torch.from_numpy(part), change) for part in parts])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from attnviz.files import reason
 LARGEST_CONFIG = 1 << 20  # bytes; real ones are a few thousand
 MOST_LAYERS = 1024
 COUNT = re.compile(r"layers?$|depths?$|groups?(_num)?$|num_.*blocks$")  # of parts that are built one by one
+ORIGINAL = "only safetensors are read, so use the folder of the model that it was made from"
 PICKLES = "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"
 
 
@@ -21,10 +23,16 @@ def require_safe(folder: Path) -> int:
 
     Returns the number of elements in the weights. Raises ModelError.
     """
+    if folder.is_file() and folder.suffix == ".gguf":
+        raise ModelError(f"{folder} is a GGUF file: {ORIGINAL}")
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file, and a model is a folder: config.json, safetensors and a tokenizer")
     if not folder.is_dir():
         raise ModelError(f"there is no model folder {folder}")
-    require_sane_config(folder)
     files = sorted(folder.glob("*.safetensors"))
+    if not files and any(folder.glob("*.gguf")):
+        raise ModelError(f"{folder} has its weights as GGUF: {ORIGINAL}")
+    require_sane_config(folder)
     if not files and any(file for pattern in PICKLES for file in folder.glob(pattern)):
         raise ModelError(f"{folder} has its weights as a pickle, which can run code: only safetensors are read")
     if not files:
@@ -62,14 +70,13 @@ def numbers(config: Any) -> list[tuple[str, int]]:
 
 def elements(file: Path) -> int:
     """How many numbers a safetensors file holds, by its header. Raises ModelError if it is damaged."""
+    return sum(prod(shape) for shape in read_shapes(file).values())
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of the tensors in a safetensors file, by its header. Raises ModelError if it is damaged."""
     try:
         with safe_open(file, framework="np") as tensors:
-            total = 0
-            for name in tensors.keys():  # noqa: SIM118 - not a dict
-                size = 1
-                for side in tensors.get_slice(name).get_shape():
-                    size *= side
-                total += size
-            return total
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged: {error}") from error

@@ -36,7 +36,7 @@ from attnviz.models.huggingface_interface import (
     use_observed_attention,
 )
 from attnviz.models.maps import number_layers
-from attnviz.models.restore import as_found, translate_failures
+from attnviz.models.restore import as_found, configs, translate_failures
 from attnviz.models.untouched import (
     LAYERWISE,
     allowed_change,
@@ -242,6 +242,8 @@ class Reading:
 def undisturbed(model: Any) -> Iterator[None]:
     """Let a model run in evaluation, without gradients and talk. Raises ModelError for whatever it raises itself."""
     with as_found(model), quiet_library(), torch.no_grad(), translate_failures(model):
+        for config in configs(list(model.modules())):
+            config.return_dict = True  # outputs are found by name, whatever the model's config asks for
         yield
 
 

@@ -23,6 +23,7 @@ from attnviz.selection import Sides
 WRITTEN = 64  # tokens that an encoder-decoder writes at most when no target is given
 UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")  # entries of a vocabulary that no text makes
 TEXT_PARTS = "text", "input_text", "output_text"  # how interfaces name a part of a message that is a text
+SPACES = "\u2581\u0120"  # what SentencePiece and byte-level tokenizers write for a space
 BROKEN = "\ufffd"  # what a tokenizer decodes the first bytes of a sign to
 
 
@@ -78,6 +79,29 @@ def encode_ids(tokenizer: Any, ids: Sequence[int], positions: int | None, name: 
     require_length(len(ids), positions, False, name, what="the sequence of ids")
     text, tokens = spell(tokenizer, ids, 0, "")
     return Encoded({"input_ids": torch.tensor([list(ids)])}, tokens, text)
+
+
+def require_embeddings(encoded: Encoded, model: Any, tokenizer: Any, name: str) -> None:
+    """Raise ModelError for a token that a model has no embedding for: its tokenizer is then of another model."""
+    decoder = model.get_decoder() if "decoder_input_ids" in encoded.inputs else model
+    for side, part in (("input_ids", model), ("decoder_input_ids", decoder)):
+        rows, ids = count_embeddings(part), encoded.inputs.get(side)
+        if rows is None or ids is None or int(ids.max()) < rows:
+            continue
+        number = int(ids.max())
+        said = tokenizer.convert_ids_to_tokens([number])[0]
+        raise ModelError(
+            f"the tokenizer makes token {number} {said!r} of this text, and {name} has embeddings for the tokens 0 to "
+            f"{rows - 1}: give the tokenizer that it was trained with, --tokenizer FOLDER"
+        )
+
+
+def count_embeddings(model: Any) -> int | None:
+    """Count the tokens that a model has embeddings for; None if it makes them another way."""
+    with suppress(NotImplementedError, AttributeError):
+        rows: int | None = getattr(model.get_input_embeddings(), "num_embeddings", None)
+        return rows
+    return None
 
 
 def vocabulary(tokenizer: Any, known: int, positions: int | None) -> Vocabulary:
@@ -238,10 +262,35 @@ def read_tokens(tokenizer: Any, found: Any, texts: Sequence[str]) -> tuple[tuple
         segments = [part or 0 for part in found.sequence_ids(0)] if len(texts) > 1 else [0] * len(ids)
     else:
         spans, segments, note = guess_spans(tokenizer, ids, special, texts)
+    spans = place_marks(names, spans, segments, texts)
     return tuple(
         Token.of(name, number, span, mark, texts[segment], segment)
         for name, number, span, mark, segment in zip(names, ids, spans, special, segments, strict=True)
     ), note
+
+
+def place_marks(
+    names: Sequence[str], spans: Sequence[tuple[int, int]], segments: Sequence[int], texts: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Return spans in which tokens that are nothing but a sign for a space stand at that space.
+
+    Tokenizers put such a sign before a text that begins without a space, and say that it covers the first letter, which
+    is that of the next token: it stands for nothing. Others leave out the space that it does stand for.
+    """
+    places = list(spans)
+    for place, (name, span, segment) in enumerate(zip(names, spans, segments, strict=True)):
+        text, (start, end) = texts[segment], span
+        if name.strip(SPACES) or text[start:end] == name:  # a letter or a sign that was typed
+            continue
+        has_next = place + 1 < len(spans) and segments[place + 1] == segment
+        next_start, next_end = spans[place + 1] if has_next else (end, end)
+        earlier = places[place - 1][1] if place and segments[place - 1] == segment else 0
+        gap = start - len(name)
+        if next_start < end and next_end > start:  # a letter of the next token's
+            places[place] = start, start
+        elif start == end and gap >= earlier and text[gap:start].isspace():
+            places[place] = gap, start
+    return places
 
 
 def special_ids(tokenizer: Any) -> set[int]:

@@ -66,7 +66,12 @@ def cached(repository: str, revision: str | None) -> Path | None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a cached folder has all that a model needs: config, tokenizer, and every part of its weights."""
+    """Whether a cached folder has all that a model needs: config, tokenizer, and every part of its weights.
+
+    An adapter needs no more than its own config and weights.
+    """
+    if all((folder / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")):
+        return True
     tokenizer = any(file for pattern in ("tokenizer.json", "vocab.*", "*.model") for file in folder.glob(pattern))
     try:
         parts = set(json.loads((folder / "model.safetensors.index.json").read_bytes())["weight_map"].values())

@@ -1,0 +1,142 @@
+"""The folders that a model is made of: its own, its tokenizer's, and that of an adapter of its weights."""
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attnviz.errors import ModelError
+from attnviz.files import reason
+from attnviz.models.names import BUILTIN
+from attnviz.request import Companions
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LARGEST_CONFIG = 1 << 20  # bytes; real ones are a few thousand
+TOKENIZERS = "tokenizer.json", "tokenizer_config.json"
+
+Locate = Callable[[str, str | None], Path]
+"""Return the local folder of a model, by its name and revision."""
+
+
+class Folders(NamedTuple):
+    """The folders of a model. Without one of its own, its tokenizer is beside its weights."""
+
+    model: Path
+    tokenizer: Path | None = None
+    adapter: Path | None = None
+
+
+def gather_folders(name: str, revision: str | None, companions: Companions, locate: Locate) -> Folders:
+    """Find the folders of a model by its name; that of an adapter stands for its base model with the adapter.
+
+    Raises ModelError.
+    """
+    adapter = None if companions.adapter is None else locate(companions.adapter, None)
+    tokenizer = None if companions.tokenizer is None else transformer_folder(locate(companions.tokenizer, None))
+    is_default = name == BUILTIN  # what --model says when nobody says anything
+    model = adapter if adapter is not None and is_default else transformer_folder(locate(name, revision))
+    if adapter != model and holds_adapter(model):
+        if adapter is not None:
+            raise ModelError(f"{model} holds an adapter of its own: leave --adapter out, or name its base with --model")
+        adapter = model
+    if adapter is not None:
+        require_adapter(adapter)
+    if holds_adapter(model) and not holds_weights(model):
+        model = locate_base(model, locate)
+    if tokenizer is None and adapter is not None and holds_tokenizer(adapter):
+        tokenizer = adapter
+    return Folders(model, tokenizer, adapter)
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Tell whether a folder holds a PEFT adapter, alone or beside the weights of its base model."""
+    return (folder / ADAPTER_CONFIG).exists()
+
+
+def holds_weights(folder: Path) -> bool:
+    """Tell whether a folder holds a model's own weights, and not only those of an adapter."""
+    own = [file for file in folder.glob("*.safetensors") if file.name != ADAPTER_WEIGHTS]
+    return bool(own) and (folder / "config.json").exists()
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Tell whether a folder holds a tokenizer."""
+    return any((folder / name).exists() for name in TOKENIZERS)
+
+
+def require_adapter(folder: Path) -> None:
+    """Raise ModelError unless a folder holds a PEFT adapter, and what applies it is installed."""
+    if not folder.is_dir():
+        raise ModelError(f"there is no adapter folder {folder}")
+    if not holds_adapter(folder):
+        raise ModelError(f"{folder} is no adapter: it has no {ADAPTER_CONFIG}")
+    if find_spec("peft") is None:
+        raise ModelError(f"{folder} is a PEFT adapter, which needs the package peft: run 'pip install peft'")
+
+
+def read_config(path: Path) -> Any:
+    """Read a small file of JSON. Raises ModelError."""
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
+            raise ModelError(f"{path} is no file of the size of a config")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{path}: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Find where a folder keeps its transformer: sentence-transformers lists its parts, each in a folder inside.
+
+    Raises ModelError for a list that cannot be read, or that names a folder elsewhere.
+    """
+    path = folder / "modules.json"
+    if not path.exists():
+        return folder
+    modules = read_config(path)
+    for module in modules if isinstance(modules, list) else []:
+        entry = module if isinstance(module, dict) else {}
+        kind, inside = entry.get("type"), entry.get("path")
+        if isinstance(kind, str) and kind.endswith(".Transformer") and isinstance(inside, str) and inside:
+            return require_inside(folder, inside)
+    return folder
+
+
+def require_inside(folder: Path, inside: str) -> Path:
+    """Return a folder inside another by its path there. Raises ModelError if the path leads out of it."""
+    target = folder / inside
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"{folder / 'modules.json'} names the folder {inside!r}, which is outside of {folder}")
+    if not target.is_dir():
+        raise ModelError(f"{folder / 'modules.json'} names the folder {inside!r}, which is not there")
+    return target
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Read what an adapter says of itself. Raises ModelError if that cannot be read."""
+    path = folder / ADAPTER_CONFIG
+    config = read_config(path)
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is no config of an adapter")
+    return config
+
+
+def locate_base(adapter: Path, locate: Locate) -> Path:
+    """Find the folder of the model that an adapter says it was made for. Raises ModelError."""
+    config = read_adapter_config(adapter)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    advice = f"give its base model: --model BASE --adapter {adapter}"
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{adapter} is an adapter that does not name its base model; {advice}")
+    try:
+        folder = locate(base, revision if isinstance(revision, str) else None)
+    except ModelError as error:
+        raise ModelError(f"{adapter} is an adapter of {base!r}: {error}; or {advice}") from error
+    folder = transformer_folder(folder)
+    if not folder.is_dir():
+        raise ModelError(f"{adapter} is an adapter of {base!r}, which is not there; {advice}")
+    if holds_adapter(folder):
+        raise ModelError(f"{adapter} is an adapter of {base!r}, which is an adapter too; {advice}")
+    return folder
