@@ -46,10 +46,18 @@ class Maker:
 
     def ids(self, count: int) -> Tensor:
         """Return token ids of one text, no special ones."""
-        text = self.model.config.get_text_config()
+        text = self.text_config
         size = getattr(text, "vocab_size", None)
         high = min(size if isinstance(size, int) else VOCABULARY, FIRST_SPECIAL)
         return torch.randint(min(3, high - 1), high, (1, count), generator=self.generator)
+
+    @property
+    def text_config(self) -> Any:
+        """The config of the part that reads text, where there is one."""
+        try:
+            return self.model.config.get_text_config(decoder=True)
+        except ValueError:  # there are several
+            return self.model.config
 
     def value(self, *names: str) -> Any:
         """Return the first of some values that the model's config, or a part of it, has."""
@@ -81,8 +89,8 @@ class Maker:
         sides = tuple(size)[-2:] if isinstance(size, (list, tuple)) else (size, size)
         for each in dict.fromkeys((sides, (64, 64), (224, 224))):
             yield {name: self.normal(1, channels, *each)}
-        frames = self.value("num_frames", "frames_per_clip") or 2
-        yield {name: self.normal(1, frames, channels, *sides)}
+        for frames in dict.fromkeys((1, self.value("num_frames", "frames_per_clip") or 2)):
+            yield {name: self.normal(1, frames, channels, *sides)}
 
     def patches(self, name: str, channels: int, patch: int) -> Iterator[Inputs]:
         """Yield a picture of 4 x 4 patches, with the grid in which they stand."""
@@ -93,17 +101,19 @@ class Maker:
         shape = torch.tensor([[1, 4, 4]])
         if grid in ("image_grid_hws", "spatial_shapes"):
             shape = shape[:, 1:]
-        for width in dict.fromkeys((channels * depth * patch**2, channels * patch**2)):
+        for width in dict.fromkeys((channels * depth * patch**2, channels * patch**2, 2 * channels * patch**2)):
             yield {name: self.normal(16, width), grid: shape}
             yield {name: self.normal(1, 16, width), grid: shape}
         yield {name: self.normal(16, channels, patch, patch), grid: shape}
+        yield {name: self.normal(1, 16, channels, patch, patch), grid: shape}
 
     def sounds(self) -> Iterator[Inputs]:
         """Yield sounds: as spectrograms, and as waves."""
         bands = self.value("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim") or 80
         steps = 2 * side_of(self.value("max_source_positions"), 32)
         if "input_features" in self.takes:
-            for shape in dict.fromkeys(((1, bands, steps), (1, steps, bands), (1, bands, 128), (1, 128, bands))):
+            shapes = (1, bands, steps), (1, steps, bands), (1, bands, 200), (1, 200, bands), (1, 1, 1001, 64)
+            for shape in dict.fromkeys(shapes):
                 yield from self.masked({"input_features": self.normal(*shape)}, max(shape[1:]))
         if "input_values" in self.takes:
             for shape in ((1, 2000), (1, 1, 2000), (1, 64, bands), (1, 128, bands), (1, bands, 64), (1, 1024, 128)):
@@ -156,13 +166,32 @@ class Maker:
         if name == "encoder_hidden_states":
             own = self.value("encoder_hidden_size", "cross_attention_hidden_size")
             return self.normal(1, TARGETS + 2, own or width)
+        if name in ("visual_feats", "visual_pos"):
+            return self.normal(1, 5, 4 if name == "visual_pos" else self.value("visual_feat_dim"))
+        if name == "flattened_patches":
+            places = torch.cartesian_prod(torch.arange(1, 5), torch.arange(1, 5)).float()
+            return torch.cat([places[None], self.normal(1, 16, self.value("patch_embed_hidden_size"))], -1)
+        if name == "hidden_states" and self.value("input_dim"):
+            return self.normal(1, TOKENS, self.value("input_dim"))
         if name in ("query_embeds", "hidden_states", "inputs_embeds", "embeddings", "queries"):
             return self.normal(1, TOKENS, width)
         if name in ("inputs", "input_embeds"):
             return self.normal(1, TOKENS, self.value("d_model") or width)
+        if name in SERIES:
+            return self.series(name)
         if name in ("attention_mask", "pixel_attention_mask"):
             return torch.ones(1, TOKENS, dtype=torch.long)
         return None
+
+    def series(self, name: str) -> Tensor:
+        """Return a part of a time series: values, features of their times, or which were seen."""
+        config: Any = self.model.config
+        length = config.context_length + max(getattr(config, "lags_sequence", None) or [0])
+        if name.startswith("future"):
+            length = config.prediction_length
+        if name.endswith("features"):
+            return self.normal(1, length, config.num_time_features)
+        return torch.ones(1, length) if name.endswith("mask") else self.normal(1, length)
 
     def with_places(self, inputs: Inputs) -> Inputs | None:
         """Return inputs with as many places in the text as the model makes features of a picture and of a sound."""
@@ -199,7 +228,8 @@ class Maker:
         return rows_of(features)
 
 
-ALWAYS = ("bbox",)  # optional by its default, but not in truth
+SERIES = "past_values", "past_time_features", "past_observed_mask", "future_values", "future_time_features"
+ALWAYS = ("bbox", "visual_feats", "visual_pos", "flattened_patches", *SERIES)  # optional by its default, but not in truth
 
 
 def parts_of(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:

@@ -37,9 +37,10 @@ DEPTH = each(
 COUNTS = {
     **each(VOCABULARY, "vocab_size vocab_size_per_layer_input src_vocab_size tgt_vocab_size"),
     **each(4, "num_experts num_local_experts n_routed_experts moe_num_experts num_zero_experts zero_expert_num"),
-    **each(2, "num_experts_per_tok moe_k moe_topk moe_top_k n_group num_experts_per_token"),
+    **each(2, "num_experts_per_tok moe_k moe_topk moe_top_k n_group num_experts_per_token num_expert_group"),
     **each(1, "n_shared_experts num_shared_experts topk_group first_k_dense_replace moe_layer_start_index"),
-    **each(9, "entity_vocab_size"),
+    **each(1, "num_expert_topk_group num_limited_groups"),
+    **each(9, "entity_vocab_size encoder_hash_byte_group_vocab"),
 }
 WIDTHS = {
     **each(
@@ -75,7 +76,7 @@ WIDTHS = {
 LENGTHS = {
     **each(64, "max_position_embeddings n_positions max_seq_len max_target_positions max_source_positions"),
     **each(4, "sliding_window attention_chunk_size attention_window_size window_size_attention"),
-    **each(8, "local_attention"),
+    **each(8, "local_attention context_size"),
 }
 PERIODS = {
     **each(2, "attn_layer_period expert_layer_period full_attention_interval encoder_sparse_step decoder_sparse_step"),
@@ -85,7 +86,7 @@ PERIODS = {
 }
 OFTEN_UNSET = {  # by default, though the model needs them
     *("vocab_size", "n_routed_experts", "num_experts", "n_shared_experts", "num_experts_per_tok", "head_dim"),
-    *("n_group", "topk_group", "moe_intermediate_size"),
+    *("n_group", "topk_group", "moe_intermediate_size", "num_key_value_heads", "shared_expert_intermediate_size"),
 }
 SHALLOW = DEPTH | COUNTS | PERIODS
 SCHEMES: tuple[Mapping[str, Any], ...] = (
@@ -96,16 +97,51 @@ SCHEMES: tuple[Mapping[str, Any], ...] = (
     SHALLOW,
 )
 AS_THEY_ARE = "transformers_version", "architectures", "id2label", "label2id", "dtype", "torch_dtype"
+DERIVED = "ignore_keys_at_rope_validation", "stage_names"
+
+REMOVED = object()
+SERIES = {
+    **{"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1},
+    "feature_size": REMOVED,
+}
+DORY = {
+    **{"num_hidden_layers": 4, "n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
+    **{"layer_types": ["full_attention", "sliding_attention"] * 2},
+}
+LLAMA_4_PROJECTOR = "projector_input_dim projector_output_dim vision_output_dim"
+PERCEIVER = {
+    **each(32, "d_model d_latents"),
+    **each(4, "num_self_attention_heads num_cross_attention_heads"),
+    **{"num_latents": 8, "num_blocks": 1, "num_self_attends_per_block": 2},
+}
+SAM = {"image_size": 64, "image_embedding_size": 4}
+FLORENCE = {"embed_dim": [16, 16, 32, 32], "num_heads": [2, 2, 4, 4], "num_groups": [2, 2, 4, 4], "projection_dim": 32}
 
 # What single types need besides, by model type. None takes a value out, so that the config derives it.
 SPECIAL: dict[str, dict[str, Any]] = {
+    "align_vision_model": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 80},
+    "autoformer": SERIES,
     "bamba": {"attn_layer_indices": [1]},
+    "chameleon": {"vocabulary_map": {"<image>": 90, "IMGIMGA": 91}},
     "dbrx": {"attn_config": DBRX_HEADS, "ffn_config": DBRX_EXPERTS},
-    "esm": {"mask_token_id": 3, "pad_token_id": 0},
-    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "diffusion_gemma_text": {"top_k_experts": 2},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "diffusion_gemma_text": {"top_k_experts": 2},
+    "dory": DORY,
+    "emu3": {"vocabulary_map": {"<image>": 90, "IMGIMGA": 91}},
+    "ernie4_5_vl_moe_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}},
+    "esm": {"mask_token_id": 3, "pad_token_id": 0},
+    "florence_vision": FLORENCE,
+    "glm5_next_text": {"index_kpool": 2, "qk_rope_head_dim": 0, "index_topk": 4},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "informer": SERIES,
+    "llama4_vision_model": {"intermediate_size": 128, **each(32, LLAMA_4_PROJECTOR)},
+    "mimi": {"upsample_groups": 32},
+    "perceiver": PERCEIVER,
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
+    "sam_prompt_encoder": SAM,
+    "sam_hq_prompt_encoder": SAM,
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "time_series_transformer": SERIES,
 }
 
 
@@ -168,25 +204,23 @@ def shrink_config(config: PreTrainedConfig, scheme: Mapping[str, Any]) -> PreTra
     if config.model_type in ("timm_backbone", "timm_wrapper"):
         return small_resnet(config)
     values = copy.deepcopy(vars(config))
-    kept = layers_of_each_kind(values)
+    kept = [] if "depths" in values else layers_of_each_kind(values)
     if "depths" in values:  # the widths of a pyramid's stages hang together
         scheme = {name: value for name, value in scheme.items() if name not in WIDTHS}
     small: dict[str, Any] = {}
     for name, value in values.items():
-        if name.startswith("_") or name in AS_THEY_ARE:
+        if name.startswith("_") or name in (*AS_THEY_ARE, *DERIVED):
             continue
         small[name] = shrink_value(name, value, scheme, kept)
     for name in DEPTH:
         if kept and name in small:
             small[name] = len(kept)
+    fit_stages(small, values)
     fit_latent_heads(small)
     fit_rotary_sections(small, config)
     fit_picture(small)
     small |= SPECIAL.get(config.model_type, {})
     return type(config)(**{name: value for name, value in small.items() if value is not REMOVED})
-
-
-REMOVED = object()
 
 
 def layers_of_each_kind(values: Mapping[str, Any]) -> list[int]:
@@ -235,7 +269,25 @@ def fit_rotary_sections(small: dict[str, Any], config: PreTrainedConfig) -> None
         return
     head = small.get("head_dim") or small["hidden_size"] // small["num_attention_heads"]
     pairs = int(head * rope.get("partial_rotary_factor", small.get("partial_rotary_factor") or 1.0)) // 2
-    small["rope_parameters"] = {**rope, "mrope_section": [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]}
+    section = {"mrope_section": [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]}
+    if all(isinstance(part, dict) for part in rope.values()):  # one for each kind of layer
+        small["rope_parameters"] = {kind: part | section for kind, part in rope.items()}
+    else:
+        small["rope_parameters"] = rope | section
+
+
+def fit_stages(small: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Let a backbone hand out as many stages as it did, of as many layers."""
+    stages = values.get("_out_indices") or ()
+    if len(stages) < 2:
+        return
+    if "depths" in small or "stage_out_channels" in small:
+        small["out_indices"] = list(stages)
+        return
+    for name in DEPTH:
+        if name in small:
+            small[name] = len(stages)
+    small["out_indices"] = list(range(1, len(stages) + 1))
 
 
 def fit_latent_heads(small: dict[str, Any]) -> None:

@@ -1,0 +1,40 @@
+"""Every model type of the installed transformers, in numbers that may only get better: see ``tests.sweep``."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from scripts.architectures import SWEEP_BEGIN, SWEEP_END, PAGE, read_refused, sweep_section
+from tests.conftest import ROOT
+from tests.sweep import CRASHED, EXACT, NOT_BUILDABLE, REFUSED, WRONG, Row
+from tests.sweep_models import model_types
+
+LEAST_EXACT = 0
+MOST_REFUSED = 0
+MOST_NOT_BUILDABLE = 0
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    """Run the sweep as its command does, in a process of its own, which forks."""
+    command = [sys.executable, "-m", "tests.sweep", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [Row(*row) for row in json.loads(done.stdout)]
+
+
+@pytest.mark.sweep
+def test_every_model_type_is_exact_or_refused(rows: list[Row]) -> None:
+    """No capture is wrong and none crashes; no fewer are exact, and no more refused or left out, than before."""
+    assert [row.model_type for row in sorted(rows)] == sorted(model_types())
+    by_outcome = {
+        outcome: {row.model_type: row.line for row in rows if row.outcome == outcome}
+        for outcome in (WRONG, CRASHED, REFUSED, NOT_BUILDABLE, EXACT)
+    }
+    assert by_outcome[WRONG] == {}
+    assert by_outcome[CRASHED] == {}
+    assert by_outcome[REFUSED].items() <= read_refused().items()
+    assert len(by_outcome[REFUSED]) <= MOST_REFUSED
+    assert len(by_outcome[NOT_BUILDABLE]) <= MOST_NOT_BUILDABLE
+    assert len(by_outcome[EXACT]) >= LEAST_EXACT
