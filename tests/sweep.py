@@ -108,21 +108,22 @@ class Search:
         if self.is_over() or count_parameters(model_class, config) > MOST_PARAMETERS:
             self.failures.append(f"{model_class.__name__}: too large, or too long a search")
             return None
-        first: Subject | None = None
+        best: tuple[float, Subject] | None = None
         for noise in NOISES:
             try:
                 model = build(model_class, config, noise)
             except Exception as error:
                 self.failures.append(f"{model_class.__name__}: {first_line(error)}")
                 break
-            known = candidate_inputs(model) if first is None else [first.inputs]
+            known = candidate_inputs(model) if best is None else [best[1].inputs]
             subject, softmaxes = self.try_inputs(model, known)
             if subject is None:
                 break
-            first = first or subject
             if softmaxes.largest < LARGEST_SCORE and softmaxes.spread > LEAST_SPREAD:
                 return subject
-        return first
+            if best is None or softmaxes.largest < best[0]:
+                best = softmaxes.largest, subject
+        return None if best is None else best[1]
 
     def try_inputs(self, model: Any, known: Iterable[Inputs]) -> tuple[Subject | None, Softmaxes]:
         """Return a model with the first inputs that it reads, or None, and the softmaxes of that run."""

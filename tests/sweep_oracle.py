@@ -38,6 +38,13 @@ class Named(NamedTuple):
     weights: Tensor
 
 
+class Called(NamedTuple):
+    """Weights (head, query, key) that an eager function of the library returns, and those that it multiplies with."""
+
+    returned: Tensor
+    used: Tensor
+
+
 class Shown(NamedTuple):
     """A layer of a capture."""
 
@@ -116,9 +123,7 @@ def ask_library(model: Any, inputs: Mapping[str, Any]) -> Oracle:
     eager, returned, calls = run_eager(model, inputs)
     permitted = [part for whole in (*eager.results, *own.results) for part in split_texts(whole)]
     if returned is not None and same_numbers(outputs_of(returned), outputs):
-        layers = named_layers(returned, model)
-        known = [layer.weights for layer in layers]
-        layers += [Named(None, part) for part in calls if not any(nearly_equal(part, other) for other in known)]
+        layers = merge_layers(named_layers(returned, model), calls)
         if layers and all(sums_to_one(layer.weights) for layer in layers):
             return Oracle(layers, permitted, "eager weights")
     layers = [Named(None, part) for whole in own.results if is_attention(whole) for part in split_texts(whole)]
@@ -127,7 +132,7 @@ def ask_library(model: Any, inputs: Mapping[str, Any]) -> Oracle:
     return Oracle(layers, permitted, "softmax of the scores")
 
 
-def run_eager(model: Any, inputs: Mapping[str, Any]) -> tuple[Softmaxes, Any, list[Tensor]]:
+def run_eager(model: Any, inputs: Mapping[str, Any]) -> tuple[Softmaxes, Any, list[Called]]:
     """Run an eager copy: its softmaxes, what it returned (None if it cannot run), and what its functions returned."""
     for options in ({"output_attentions": True, "return_dict": True}, {"output_attentions": True}, {}):
         softmaxes, calls = Softmaxes(), []
@@ -142,7 +147,7 @@ def run_eager(model: Any, inputs: Mapping[str, Any]) -> tuple[Softmaxes, Any, li
 
 
 @contextmanager
-def recorded_calls(calls: list[Tensor]) -> Iterator[None]:
+def recorded_calls(calls: list[Called]) -> Iterator[None]:
     """Keep the weights that the library's eager functions return."""
     name = "eager_attention_forward"
     modules = [module for path, module in sys.modules.items() if path.startswith("transformers.models.")]
@@ -156,16 +161,34 @@ def recorded_calls(calls: list[Tensor]) -> Iterator[None]:
             setattr(module, name, function)
 
 
-def keeping(function: Callable[..., Any], calls: list[Tensor]) -> Callable[..., Any]:
+def keeping(function: Callable[..., Any], calls: list[Called]) -> Callable[..., Any]:
     """Return an attention function that also keeps the weights (text, head, query, key) it returns."""
 
-    def attend(*args: Any, **options: Any) -> Any:
-        output, weights = function(*args, **options)
+    def attend(module: Any, query: Tensor, key: Tensor, *args: Any, **options: Any) -> Any:
+        output, weights = function(module, query, key, *args, **options)
         if weights is not None:
-            calls.extend(split_texts(weights.detach().double()))
+            returned = weights.detach().double().nan_to_num(0.0)
+            mask = args[1] if len(args) > 1 else options.get("attention_mask")
+            used = returned * sink_share(module, query, key, mask, options.get("scaling"))
+            calls.extend(map(Called, split_texts(returned), split_texts(used)))
         return output, weights
 
     return attend
+
+
+def sink_share(module: Any, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Return what a sink leaves of the rows of weights, where the library lets it take its share of the output only.
+
+    So do GraniteSWA and GraniteMoeSWA: (text, head, query, 1); 1 for all other models.
+    """
+    if not type(module).__name__.endswith("SWAAttention"):
+        return torch.ones((), dtype=torch.double)
+    keys = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    scores = query.double() @ keys.double().mT * scale
+    if mask is not None:
+        scores = scores + mask
+    total = scores.logsumexp(-1, keepdim=True)
+    return (total - module.sinks.detach().double().view(1, -1, 1, 1)).sigmoid()
 
 
 def named_layers(returned: Any, model: Any) -> list[Named]:
@@ -175,10 +198,20 @@ def named_layers(returned: Any, model: Any) -> list[Named]:
     for name, kind in KINDS.items():
         given = returned.get(name) if isinstance(returned, Mapping) else None
         for weights in flatten(given):
-            whole = weights.detach().double()
+            whole = weights.detach().double().nan_to_num(0.0)
             whole = dense(whole) if banded and kind in ("self", "encoder") else whole
             layers += [Named(kind, part) for part in split_texts(whole)]
     return layers
+
+
+def merge_layers(named: Sequence[Named], calls: Sequence[Called]) -> list[Named]:
+    """Return the layers that the library names, with the weights that are used in them, and those without a name."""
+    layers: list[Named] = []
+    left = list(calls)
+    for layer in named:
+        at = next((at for at, call in enumerate(left) if nearly_equal(call.returned, layer.weights)), None)
+        layers.append(layer if at is None else Named(layer.kind, left.pop(at).used))
+    return layers + [Named(None, call.used) for call in left]
 
 
 def flatten(value: Any) -> list[Tensor]:
@@ -213,7 +246,7 @@ def nearly_equal(one: Tensor, other: Tensor) -> bool:
 def same_numbers(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     """Tell whether two runs of a model put out the same numbers. A run with options may put out more."""
     for first, second in zip(one, other, strict=False):
-        if first.shape != second.shape:
+        if first.shape != second.shape or not torch.equal(first.isnan(), second.isnan()):
             return False
         scale = float(second.nan_to_num().abs().max()) if second.numel() else 0.0
         if scale and float((first - second).nan_to_num().abs().max()) > SAME_OUTPUT * scale:
