@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.architectures import ARCHITECTURES, Architecture
-from tests.sweep import EXACT, NOT_BUILDABLE, REFUSED, Row, sweep_all
+from tests.sweep import CRASHED, EXACT, NOT_BUILDABLE, REFUSED, WRONG, Row, sweep_all
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architectures.md"
@@ -87,12 +87,14 @@ def refused_section() -> str:
 def counts_section(rows: Sequence[Row]) -> str:
     """Return how many model types have each outcome, as the page has it."""
     counts = Counter(row.outcome for row in rows)
-    told = {
+    meanings = {
         EXACT: "every weight of every layer and head is within 1e-5 of the library's",
         REFUSED: "nothing is shown, and one line says why: see below",
         NOT_BUILDABLE: "no small model of the type runs, or it computes no attention",
+        WRONG: "what is shown differs, or a layer is missing",
+        CRASHED: "attnviz ends with an error that is not its own",
     }
-    lines = [f"| {outcome} | {counts[outcome]} | {meaning} |" for outcome, meaning in told.items()]
+    lines = [f"| {outcome} | {counts[outcome]} | {meaning} |" for outcome, meaning in meanings.items()]
     return "\n\n" + "\n".join(["| outcome | model types | meaning |", "|---|---|---|", *lines]) + "\n\n"
 
 

@@ -45,7 +45,8 @@ LARGEST_SCORE = 15.0
 LEAST_SPREAD = 0.1
 MOST_PARAMETERS = 40_000_000
 MOST_CLASSES = 3
-SEARCH_SECONDS = 5.0  # of the processor, for a small model that runs
+MOST_TRIES = 40  # runs of small models that may fail before a type counts as not buildable
+SEARCH_SECONDS = 20.0  # of the processor, for the same
 SECONDS = 60.0  # of the clock, for all
 MEMORY = 12 << 30
 LONGEST_LINE = 200
@@ -82,6 +83,7 @@ class Search:
     def __init__(self, model_type: str) -> None:
         self.model_type = model_type
         self.failures: list[str] = []
+        self.tries = 0
         self.start = time.process_time()
 
     def find(self) -> Subject:
@@ -129,6 +131,7 @@ class Search:
         """Return a model with the first inputs that it reads, or None, and the softmaxes of that run."""
         twin = copy.deepcopy(model)  # some change as they run
         for inputs in known:
+            self.tries += 1
             softmaxes = Softmaxes()
             subject = Subject(model, inputs)
             try:
@@ -144,7 +147,7 @@ class Search:
 
     def is_over(self) -> bool:
         """Tell whether the search takes too long."""
-        return time.process_time() - self.start > SEARCH_SECONDS
+        return self.tries >= MOST_TRIES or time.process_time() - self.start > SEARCH_SECONDS
 
 
 def sweep_type(model_type: str, tell: Callable[[str], None]) -> Row:

@@ -14,6 +14,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from tests.sweep_models import FIRST_SPECIAL, VOCABULARY
 
 TOKENS, TARGETS = 12, 7
+GRIDS = "image_grid_thw", "grid_thw", "image_grid_hws", "spatial_shapes"
+SERIES = "past_values", "past_time_features", "past_observed_mask", "future_values", "future_time_features"
+ALWAYS = "bbox", "visual_feats", "visual_pos", "flattened_patches", *SERIES  # optional by default, but not in truth
 Inputs = dict[str, Any]
 
 
@@ -94,7 +97,9 @@ class Maker:
 
     def patches(self, name: str, channels: int, patch: int) -> Iterator[Inputs]:
         """Yield a picture of 4 x 4 patches, with the grid in which they stand."""
-        grid = next((n for n in ("image_grid_thw", "grid_thw", "image_grid_hws", "spatial_shapes") if n in self.takes), None)
+        grid = next(
+            (n for n in ("image_grid_thw", "grid_thw", "image_grid_hws", "spatial_shapes") if n in self.takes), None
+        )
         if grid is None:
             return
         depth = side_of(self.value("temporal_patch_size"), 1)
@@ -226,10 +231,6 @@ class Maker:
         except Exception:  # another shape may do
             return 0
         return rows_of(features)
-
-
-SERIES = "past_values", "past_time_features", "past_observed_mask", "future_values", "future_time_features"
-ALWAYS = ("bbox", "visual_feats", "visual_pos", "flattened_patches", *SERIES)  # optional by its default, but not in truth
 
 
 def parts_of(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:

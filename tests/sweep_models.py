@@ -101,23 +101,32 @@ DERIVED = "ignore_keys_at_rope_validation", "stage_names"
 
 REMOVED = object()
 SERIES = {
-    **{"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1},
+    "prediction_length": 4,
+    "context_length": 8,
+    "lags_sequence": [1, 2],
+    "num_time_features": 1,
     "feature_size": REMOVED,
 }
 DORY = {
-    **{"num_hidden_layers": 4, "n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
-    **{"layer_types": ["full_attention", "sliding_attention"] * 2},
+    "num_hidden_layers": 4,
+    "n_input_layers": 1,
+    "n_recurrent_layers": 2,
+    "n_output_layers": 1,
+    "layer_types": ["full_attention", "sliding_attention"] * 2,
 }
 LLAMA_4_PROJECTOR = "projector_input_dim projector_output_dim vision_output_dim"
 PERCEIVER = {
     **each(32, "d_model d_latents"),
     **each(4, "num_self_attention_heads num_cross_attention_heads"),
-    **{"num_latents": 8, "num_blocks": 1, "num_self_attends_per_block": 2},
+    "num_latents": 8,
+    "num_blocks": 1,
+    "num_self_attends_per_block": 2,
 }
+ERNIE_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 SAM = {"image_size": 64, "image_embedding_size": 4}
 FLORENCE = {"embed_dim": [16, 16, 32, 32], "num_heads": [2, 2, 4, 4], "num_groups": [2, 2, 4, 4], "projection_dim": 32}
 
-# What single types need besides, by model type. None takes a value out, so that the config derives it.
+# What single types need besides, by model type. REMOVED takes a value out, so that the config derives it.
 SPECIAL: dict[str, dict[str, Any]] = {
     "align_vision_model": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 80},
     "autoformer": SERIES,
@@ -128,7 +137,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "diffusion_gemma_text": {"top_k_experts": 2},
     "dory": DORY,
     "emu3": {"vocabulary_map": {"<image>": 90, "IMGIMGA": 91}},
-    "ernie4_5_vl_moe_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}},
+    "ernie4_5_vl_moe_text": {"rope_parameters": ERNIE_ROPE},
     "esm": {"mask_token_id": 3, "pad_token_id": 0},
     "florence_vision": FLORENCE,
     "glm5_next_text": {"index_kpool": 2, "qk_rope_head_dim": 0, "index_topk": 4},

@@ -76,7 +76,7 @@ class Softmaxes(TorchDispatchMode):
         self.largest = 0.0
         """Of the scores that are not hidden."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let torch compute, and look at the scores if it is a softmax."""
         if str(func) in SOFTMAXES and args[0].ndim in (3, 4):
             scores = args[0].detach().double()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scripts.architectures import SWEEP_BEGIN, SWEEP_END, PAGE, read_refused, sweep_section
+from scripts.architectures import PAGE, REFUSED_BEGIN, REFUSED_END, read_refused, refused_section
 from tests.conftest import ROOT
 from tests.sweep import CRASHED, EXACT, NOT_BUILDABLE, REFUSED, WRONG, Row
 from tests.sweep_models import model_types
@@ -38,3 +38,9 @@ def test_every_model_type_is_exact_or_refused(rows: list[Row]) -> None:
     assert len(by_outcome[REFUSED]) <= MOST_REFUSED
     assert len(by_outcome[NOT_BUILDABLE]) <= MOST_NOT_BUILDABLE
     assert len(by_outcome[EXACT]) >= LEAST_EXACT
+
+
+def test_the_page_lists_the_refused() -> None:
+    """The model types that docs/architectures.md calls refused are those of the table, with the same lines."""
+    page = PAGE.read_text("utf-8")
+    assert page.split(REFUSED_BEGIN)[1].split(REFUSED_END)[0] == refused_section()
