@@ -16,7 +16,14 @@ from tests.sweep_models import FIRST_SPECIAL, VOCABULARY
 TOKENS, TARGETS = 12, 7
 GRIDS = "image_grid_thw", "grid_thw", "image_grid_hws", "spatial_shapes"
 SERIES = "past_values", "past_time_features", "past_observed_mask", "future_values", "future_time_features"
-ALWAYS = "bbox", "visual_feats", "visual_pos", "flattened_patches", *SERIES  # optional by default, but not in truth
+ALWAYS = (
+    "bbox",
+    "visual_feats",
+    "visual_pos",
+    "flattened_patches",
+    "noise",
+    *SERIES,
+)  # optional by default, but not in truth
 Inputs = dict[str, Any]
 
 
@@ -114,7 +121,8 @@ class Maker:
 
     def sounds(self) -> Iterator[Inputs]:
         """Yield sounds: as spectrograms, and as waves."""
-        bands = self.value("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim") or 80
+        names = "feature_projection_input_dim", "num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels"
+        bands = self.value(*names, "input_dim") or 80
         steps = 2 * side_of(self.value("max_source_positions"), 32)
         if "input_features" in self.takes:
             shapes = (1, bands, steps), (1, steps, bands), (1, bands, 200), (1, 200, bands), (1, 1, 1001, 64)
@@ -163,30 +171,38 @@ class Maker:
 
     def make(self, name: str) -> Any:
         """Return an input that is known by its name alone, or None."""
-        width = self.value("hidden_size", "d_model", "hidden_dim", "embed_dim") or 32
-        width = side_of(width, 32)
+        if name in SERIES:
+            return self.series(name)
+        if name in STATES:
+            return self.states(name)
         if name == "bbox":
             low = torch.randint(0, 8, (1, TOKENS, 2), generator=self.generator)
             return torch.cat([low, low + torch.randint(1, 8, (1, TOKENS, 2), generator=self.generator)], -1)
-        if name == "encoder_hidden_states":
-            own = self.value("encoder_hidden_size", "cross_attention_hidden_size")
-            return self.normal(1, TARGETS + 2, own or width)
-        if name in ("visual_feats", "visual_pos"):
-            return self.normal(1, 5, 4 if name == "visual_pos" else self.value("visual_feat_dim"))
         if name == "flattened_patches":
             places = torch.cartesian_prod(torch.arange(1, 5), torch.arange(1, 5)).float()
             return torch.cat([places[None], self.normal(1, 16, self.value("patch_embed_hidden_size"))], -1)
-        if name == "hidden_states" and self.value("input_dim"):
-            return self.normal(1, TOKENS, self.value("input_dim"))
-        if name in ("query_embeds", "hidden_states", "inputs_embeds", "embeddings", "queries"):
-            return self.normal(1, TOKENS, width)
-        if name in ("inputs", "input_embeds"):
-            return self.normal(1, TOKENS, self.value("d_model") or width)
-        if name in SERIES:
-            return self.series(name)
+        if name == "noise":  # which patches a masked autoencoder hides
+            return self.normal(1, 16)
         if name in ("attention_mask", "pixel_attention_mask"):
             return torch.ones(1, TOKENS, dtype=torch.long)
         return None
+
+    def states(self, name: str) -> Tensor:
+        """Return vectors, as many of each kind and as wide as the model takes."""
+        width = side_of(self.value("hidden_size", "d_model", "hidden_dim", "embed_dim"), 32)
+        if name == "encoder_hidden_states":
+            return self.normal(
+                1, TARGETS + 2, self.value("encoder_hidden_size", "cross_attention_hidden_size") or width
+            )
+        if name == "visual_pos":
+            return self.normal(1, 5, 4)
+        if name == "visual_feats":
+            return self.normal(1, 5, self.value("visual_feat_dim"))
+        if name == "hidden_states":
+            return self.normal(1, TOKENS, self.value("input_dim") or width)
+        if name == "inputs":
+            return self.normal(1, TOKENS, self.value("d_model") or width)
+        return self.normal(1, TOKENS, width)
 
     def series(self, name: str) -> Tensor:
         """Return a part of a time series: values, features of their times, or which were seen."""

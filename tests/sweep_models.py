@@ -151,6 +151,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "sam_hq_prompt_encoder": SAM,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "time_series_transformer": SERIES,
+    "xlnet": {"d_head": 8},
+    "xmod": {"default_language": "en_XX"},
 }
 
 

@@ -114,8 +114,8 @@ def ask_library(model: Any, inputs: Mapping[str, Any]) -> Oracle:
 
     Its layers are those that the library returns for ``output_attentions`` from a copy with eager attention, and those
     that its eager functions return in that run. Where that copy computes something else than the model itself does, or
-    returns no weights (SqueezeBERT returns scores), they are the softmaxes of the model's own run, computed a second
-    time in double precision, of all scores that have the shape of attention.
+    returns no weights of each head (SqueezeBERT returns scores, WavLM a mean), they are the softmaxes of the model's
+    own run, computed a second time in double precision, of all scores that have the shape of attention.
     """
     own = Softmaxes()
     with own:
@@ -124,7 +124,7 @@ def ask_library(model: Any, inputs: Mapping[str, Any]) -> Oracle:
     permitted = [part for whole in (*eager.results, *own.results) for part in split_texts(whole)]
     if returned is not None and same_numbers(outputs_of(returned), outputs):
         layers = merge_layers(named_layers(returned, model), calls)
-        if layers and all(sums_to_one(layer.weights) for layer in layers):
+        if layers and all(are_of_heads(layer.weights) for layer in layers):
             return Oracle(layers, permitted, "eager weights")
     layers = [Named(None, part) for whole in own.results if is_attention(whole) for part in split_texts(whole)]
     if not layers:
@@ -230,12 +230,15 @@ def split_texts(weights: Tensor) -> list[Tensor]:
 
 def is_attention(weights: Tensor) -> bool:
     """Tell whether the result of a softmax has the shape of attention, not that of a choice between experts."""
-    return weights.ndim == 4 and min(weights.shape[2:]) > 1
+    several = weights.ndim == 4 or weights.shape[0] > 1  # heads may be counted as texts
+    return several and min(weights.shape[-2:]) > 1
 
 
-def sums_to_one(weights: Tensor) -> bool:
-    """Tell whether rows are shares of a whole, or of less where there is a sink or nothing is seen."""
-    return bool(weights.min() >= 0) and bool(weights.sum(-1).max() < 1 + SAME_OUTPUT)
+def are_of_heads(weights: Tensor) -> bool:
+    """Tell whether weights are those of each head, not scores, and not the mean over heads once for each (WavLM)."""
+    shares = bool(weights.min() >= 0) and bool(weights.sum(-1).max() < 1 + SAME_OUTPUT)
+    mean = len(weights) > 1 and bool((weights == weights[:1]).all())
+    return shares and not mean
 
 
 def nearly_equal(one: Tensor, other: Tensor) -> bool:
