@@ -16,6 +16,10 @@ from tests.sweep_models import FIRST_SPECIAL, VOCABULARY
 TOKENS, TARGETS = 12, 7
 GRIDS = "image_grid_thw", "grid_thw", "image_grid_hws", "spatial_shapes"
 SERIES = "past_values", "past_time_features", "past_observed_mask", "future_values", "future_time_features"
+STATES = (
+    *("query_embeds", "hidden_states", "inputs_embeds", "embeddings", "queries", "inputs", "encoder_hidden_states"),
+    *("visual_feats", "visual_pos"),
+)
 ALWAYS = (
     "bbox",
     "visual_feats",

@@ -11,9 +11,9 @@ from tests.conftest import ROOT
 from tests.sweep import CRASHED, EXACT, NOT_BUILDABLE, REFUSED, WRONG, Row
 from tests.sweep_models import model_types
 
-LEAST_EXACT = 0
-MOST_REFUSED = 0
-MOST_NOT_BUILDABLE = 0
+LEAST_EXACT = 480
+MOST_REFUSED = 50
+MOST_NOT_BUILDABLE = 270
 
 
 @pytest.fixture(scope="module")
