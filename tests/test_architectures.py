@@ -17,9 +17,8 @@ from attnviz.errors import ModelError
 from attnviz.experiments.ablation import without
 from attnviz.models.huggingface_reading import Reading
 from attnviz.request import Request
-from scripts.architectures import BEGIN, END, table
+from scripts.architectures import BEGIN, END, PAGE, table
 from tests.architectures import ARCHITECTURES, Architecture, eager, set_eager
-from tests.conftest import ROOT
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -246,7 +245,7 @@ def test_the_list_is_long() -> None:
     assert {known.family for known in THERE.values()} == {"encoder", "decoder", "encoder-decoder"}
 
 
-def test_the_readme_lists_them() -> None:
-    """The README's list is the one that ``python -m scripts.architectures`` writes."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert readme.split(BEGIN)[1].split(END)[0] == table()
+def test_the_page_lists_them() -> None:
+    """The list of docs/architectures.md is the one that ``python -m scripts.architectures`` writes."""
+    page = PAGE.read_text("utf-8")
+    assert page.split(BEGIN)[1].split(END)[0] == table()
