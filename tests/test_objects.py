@@ -135,7 +135,7 @@ def test_what_was_compiled_in_a_model_runs_as_it_was_written(llama: Any, tokeniz
 
 def adapted(model: nn.Module, config: Any) -> Any:
     """A model with an adapter that changes its attention."""
-    peft = pytest.importorskip("peft")
+    import peft
     with torch.random.fork_rng(devices=()), torch.no_grad():
         torch.manual_seed(0)
         wrapped = peft.get_peft_model(model, config(peft))
