@@ -1,6 +1,7 @@
 """What a Python user hands over, whatever it is: read rightly, or refused in one line."""
 
 import copy
+import importlib
 import json
 import subprocess
 import warnings
@@ -136,6 +137,7 @@ def test_what_was_compiled_in_a_model_runs_as_it_was_written(llama: Any, tokeniz
 def adapted(model: nn.Module, config: Any) -> Any:
     """A model with an adapter that changes its attention."""
     import peft
+
     with torch.random.fork_rng(devices=()), torch.no_grad():
         torch.manual_seed(0)
         wrapped = peft.get_peft_model(model, config(peft))
@@ -194,7 +196,7 @@ def test_adapters_outside_of_the_layers_are_refused(config: Any, llama: Any, tok
 @QUIET
 def test_sentence_encoders(minilm: Path) -> None:
     """The model in a SentenceTransformer, with its tokenizer unless another is given; in a CrossEncoder; compiled."""
-    library = pytest.importorskip("sentence_transformers")
+    library = importlib.import_module("sentence_transformers")
     expected = attnviz.capture(SENTENCE, str(minilm)).maps[0]
     encoder = library.SentenceTransformer(str(minilm), device="cpu")
     module = encoder[0]

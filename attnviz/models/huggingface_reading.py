@@ -57,6 +57,7 @@ KINDS: dict[Kind, str] = {
     "decoder": "decoder_attentions",
     "cross": "cross_attentions",
 }
+CROSSING = "encoder_attn", "cross_attn", "encoder_decoder_attention"  # how modules of cross-attention are called
 WAYS = (True, False), (True, True), (False, False), (False, True)  # in which a model is read: observed, cached
 FUNCTIONS = (
     "torch's scaled_dot_product_attention, or the library's eager attention where that cannot compute it, "
@@ -144,18 +145,17 @@ class Reading:
 
     def run_untouched(self, inputs: Inputs) -> Any:
         """Return what the model says as it was handed over. Raises ModelError if it cannot run."""
-        with undisturbed(self.model), same_randomness(self.model.device):
+        with undisturbed(self.model):
             return self.model(**inputs)
 
     def look_around(self, inputs: Inputs) -> tuple[list[Seen], list[Kind], Any]:
         """Return the calls of the interface and of torch's functions, their kinds, and what the model says."""
         self.tapped = True
-        with follow(self.model) as running, same_randomness(self.model.device):
+        with follow(self.model) as running:
             survey = Survey(running)
             outputs, tap = self.run(inputs, survey)
         self.tapped = tap is not None and tap.found > 0
-        crosses = not set(inputs) <= TEXT or hasattr(outputs, "cross_attentions")
-        kinds = [kind_of(call, lengths(inputs), crosses=crosses) for call in survey.seen]
+        kinds = [kind_of(call, lengths(inputs), outputs) for call in survey.seen]
         return survey.seen, kinds, outputs
 
     def look_at_eager(self, inputs: Inputs, untouched: Any) -> tuple[list[Seen], list[Kind]]:
@@ -228,11 +228,10 @@ class Reading:
         """Return weights (1, H, N, M) by kind, layer after layer, of the library, and what the model says."""
         with undisturbed(self.model):
             set_attention(self.model, "eager")
-            with same_randomness(self.model.device):
-                outputs = forward(self.model, {**inputs, "output_attentions": True})
+            outputs = forward(self.model, {**inputs, "output_attentions": True})
         weights: dict[Kind, list[Tensor]] = {}
         for kind, name in KINDS.items():
-            layers = [part for part in getattr(outputs, name, None) or () if part is not None]
+            layers = [part for part in getattr(outputs, name, None) or () if isinstance(part, Tensor)]
             parts = [fit(unpadded(part, lengths(inputs)), lengths(inputs)) for part in layers]
             weights[kind] = [part for part in parts if part is not None]
         return weights, outputs
@@ -241,7 +240,7 @@ class Reading:
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
     """Let a model run in evaluation, without gradients and talk. Raises ModelError for whatever it raises itself."""
-    with as_found(model), quiet_library(), torch.no_grad(), translate_failures(model):
+    with as_found(model), quiet_library(), torch.no_grad(), same_randomness(model.device), translate_failures(model):
         for config in configs(list(model.modules())):
             config.return_dict = True  # outputs are found by name, whatever the model's config asks for
         yield
@@ -287,18 +286,24 @@ def sizes_of(site: Site, inputs: Inputs) -> tuple[int, int]:
     return target, target if site.kind == "decoder" else m
 
 
-def kind_of(call: Seen, lengths: tuple[int | None, int | None], *, crosses: bool) -> Kind:
+def kind_of(call: Seen, lengths: tuple[int | None, int | None], outputs: Any) -> Kind:
     """Return which tokens attend to which, by the lengths of the call.
 
-    crosses: whether other queries than those of the text may attend to it; else a layer of fewer queries has pooled
-    its own.
+    Where no lengths tell, the library's names do: those of the model's outputs, and of the module that calls.
     """
     _, target = lengths
-    if target is None:
-        return "cross" if crosses and call.queries != call.keys else "self"
-    if call.queries != target:
-        return "encoder"
-    return "decoder" if call.keys == target else "cross"
+    where = call.where.lower()
+    square = call.queries == call.keys
+    if target is not None:
+        if call.queries != target:
+            return "encoder"
+        return "decoder" if call.keys == target else "cross"
+    if hasattr(outputs, "encoder_attentions") and hasattr(outputs, "decoder_attentions"):
+        if "decoder" not in where.partition("encoder")[0]:
+            return "encoder"
+        return "decoder" if square and not where.endswith(CROSSING) else "cross"
+    crosses = hasattr(outputs, "cross_attentions") or not hasattr(outputs, "attentions")
+    return "cross" if not square and (crosses or "cross" in where) else "self"
 
 
 def fits(call: Seen, lengths: tuple[int | None, int | None]) -> bool:
