@@ -36,7 +36,9 @@ def candidate_inputs(model: PreTrainedModel) -> Iterator[Inputs]:
     maker = Maker(model)
     pictures, sounds = list(maker.pictures()), list(maker.sounds())
     for words in (maker.words(), maker.targets(), {}):
-        for picture, sound in product((*pictures, {}), (*sounds, {})):
+        both = product(pictures[:3], sounds[:3])
+        alone = [*((picture, {}) for picture in pictures), *(({}, sound) for sound in sounds), ({}, {})]
+        for picture, sound in (*both, *alone):
             if words or picture or sound:
                 yield from maker.complete({**words, **picture, **sound})
     yield from maker.complete({})
