@@ -261,14 +261,14 @@ def compare_capture(capture: Capture, oracle: Oracle) -> tuple[bool, str]:
     """Tell whether a capture shows all that it must and nothing that it may not, and a line about it."""
     shown = layers_of(capture)
     sizes = f"{len(shown)} shown, {len(oracle.required)} in the oracle ({oracle.source})"
-    for number, layer in enumerate(oracle.required):
+    for number, layer in enumerate(join_merged(oracle.required, shown)):
         nearest = find_nearest(layer.weights, shown)
         if nearest is None:
             return False, f"no layer is shown for number {number}, {describe(layer)}; {sizes}"
         difference, at = nearest
         if difference > TOLERANCE:
             return False, f"number {number}, {describe(layer)}, is {difference:.1e} from what is shown; {sizes}"
-        if shown[at].kind not in ALIKE.get(layer.kind, (layer.kind,)):
+        if shown[at].kind not in kinds_alike(layer):
             return False, f"number {number}, {describe(layer)}, is shown as {shown[at].kind}; {sizes}"
         del shown[at]
     for layer in shown:
@@ -276,6 +276,34 @@ def compare_capture(capture: Capture, oracle: Oracle) -> tuple[bool, str]:
         if nearest > TOLERANCE:
             return False, f"{layer.kind} L{layer.layer} is shown and is {nearest:.1e} from any softmax; {sizes}"
     return True, sizes
+
+
+def kinds_alike(layer: Named) -> tuple[str | None, ...]:
+    """Return the kinds that a capture may call a layer of the library by."""
+    kinds = ALIKE.get(layer.kind, (layer.kind,))
+    reduced = layer.weights.shape[-2] != layer.weights.shape[-1]  # the library calls it self-attention nevertheless
+    return (*kinds, "cross") if layer.kind == "self" and reduced else kinds
+
+
+def join_merged(required: Sequence[Named], shown: Sequence[Shown]) -> list[Named]:
+    """Join the layers that the library splits where one softmax goes over the decoder's keys and the encoder's.
+
+    A model does so if its capture has layers of so many keys, and none of the decoder's alone (T5Gemma 2).
+    """
+    decoders = [layer for layer in required if layer.kind == "decoder"]
+    crosses = [layer for layer in required if layer.kind == "cross"]
+    joined = [
+        Named("cross", torch.cat([decoder.weights, cross.weights], -1))
+        for decoder, cross in zip(decoders, crosses, strict=False)
+    ]
+    shapes = {tuple(layer.weights.shape) for layer in shown}
+    if not joined or any(tuple(layer.weights.shape) in shapes for layer in decoders):
+        return list(required)
+    if not all(tuple(layer.weights.shape) in shapes for layer in joined):
+        return list(required)
+    others = [layer for layer in required if layer.kind not in ("decoder", "cross")]
+    known = [layer.weights for layer in others]
+    return [*others, *(layer for layer in joined if not any(nearly_equal(layer.weights, part) for part in known))]
 
 
 def layers_of(capture: Capture) -> list[Shown]:

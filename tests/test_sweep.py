@@ -1,6 +1,7 @@
 """Every model type of the installed transformers, in numbers that may only get better: see ``tests.sweep``."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -34,10 +35,16 @@ def test_every_model_type_is_exact_or_refused(rows: list[Row]) -> None:
     }
     assert by_outcome[WRONG] == {}
     assert by_outcome[CRASHED] == {}
-    assert by_outcome[REFUSED].items() <= read_refused().items()
+    refused = {name: without_numbers(line) for name, line in by_outcome[REFUSED].items()}
+    assert refused.items() <= {name: without_numbers(line) for name, line in read_refused().items()}.items()
     assert len(by_outcome[REFUSED]) <= MOST_REFUSED
     assert len(by_outcome[NOT_BUILDABLE]) <= MOST_NOT_BUILDABLE
     assert len(by_outcome[EXACT]) >= LEAST_EXACT
+
+
+def without_numbers(line: str) -> str:
+    """Return a line with a sign for each number, of which rounding may change some."""
+    return re.sub(r"\d[\d.e+-]*", "#", line)
 
 
 def test_the_page_lists_the_refused() -> None:

@@ -94,10 +94,12 @@ def read_call(
     causal = getattr(module, "is_causal", True) if asked is None else asked
     causal = bool(causal) and mask is None and query.shape[2] > 1
     scale = default_scale(query) if scaling is None else scaling
+    batch = max(query.shape[0], key.shape[0])
+    query, key, value = (part.expand(batch, -1, -1, -1) for part in (query, key, value))
     if options.get("indices") is not None:
         unchosen = Call(query, key, value, scale, mask=mask, causal=causal)
         mask, causal = mask_unchosen_keys(unchosen, options["indices"]), False
-    return Call(
+    call = Call(
         query,
         key,
         value,
@@ -108,6 +110,19 @@ def read_call(
         softcap=options.get("softcap"),
         sinks=options.get("s_aux") if options.get("s_aux") is not None else options.get("sinks"),
     )
+    require_masks(call)
+    return call
+
+
+def require_masks(call: Call) -> None:
+    """Raise ModelError unless the masks and biases of a call broadcast to its scores, (B, H, N, M)."""
+    (batch, heads, queries, _), keys = call.query.shape, call.key.shape[2]
+    for mask in call.masks:
+        sides = zip(mask.shape, (batch, heads, queries, keys), strict=False)
+        if mask.ndim != 4 or any(side not in (1, size) for side, size in sides):
+            raise ModelError(
+                f"this model masks its attention by {tuple(mask.shape)} where there are {queries} x {keys}"
+            )
 
 
 def mask_unchosen_keys(call: Call, indices: Tensor) -> Tensor:
