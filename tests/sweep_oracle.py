@@ -260,8 +260,9 @@ def same_numbers(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 def compare_capture(capture: Capture, oracle: Oracle) -> tuple[bool, str]:
     """Tell whether a capture shows all that it must and nothing that it may not, and a line about it."""
     shown = layers_of(capture)
+    required = join_merged(drop_repeated(oracle.required), shown)
     sizes = f"{len(shown)} shown, {len(oracle.required)} in the oracle ({oracle.source})"
-    for number, layer in enumerate(join_merged(oracle.required, shown)):
+    for number, layer in enumerate(required):
         nearest = find_nearest(layer.weights, shown)
         if nearest is None:
             return False, f"no layer is shown for number {number}, {describe(layer)}; {sizes}"
@@ -283,6 +284,16 @@ def kinds_alike(layer: Named) -> tuple[str | None, ...]:
     kinds = ALIKE.get(layer.kind, (layer.kind,))
     reduced = layer.weights.shape[-2] != layer.weights.shape[-1]  # the library calls it self-attention nevertheless
     return (*kinds, "cross") if layer.kind == "self" and reduced else kinds
+
+
+def drop_repeated(required: Sequence[Named]) -> list[Named]:
+    """Leave out calls of a function whose weights are those of another layer: they are used twice (DiffLlama)."""
+    kept: list[Named] = []
+    for layer in required:
+        is_known = any(nearly_equal(layer.weights, other.weights) for other in kept)
+        if layer.kind is not None or not is_known:
+            kept.append(layer)
+    return kept
 
 
 def join_merged(required: Sequence[Named], shown: Sequence[Shown]) -> list[Named]:
@@ -319,7 +330,19 @@ def layers_of(capture: Capture) -> list[Shown]:
 def find_nearest(weights: Tensor, shown: Sequence[Shown]) -> tuple[float, int] | None:
     """Return how far the nearest layer shown is from some weights, and which it is; None if none has their shape."""
     same = [at for at, layer in enumerate(shown) if layer.weights.shape == weights.shape]
+    if not same:  # the library may leave out what it put before the text (CPM-Ant's prompt)
+        ends = [crop_to_end(layer, weights.shape) for layer in shown]
+        return min(((distance(layer, weights), at) for at, layer in enumerate(ends) if layer is not None), default=None)
     return min(((distance(shown[at], weights), at) for at in same), default=None)
+
+
+def crop_to_end(layer: Shown, shape: Sequence[int]) -> Shown | None:
+    """Return the last queries and keys of a layer, so many as a shape has; None if it has fewer, or other heads."""
+    heads, queries, keys = shape
+    if layer.weights.shape[0] != heads or layer.weights.shape[1] <= queries or layer.weights.shape[2] <= keys:
+        return None
+    window = (slice(None), slice(-queries, None), slice(-keys, None))
+    return layer._replace(weights=layer.weights[window], visible=layer.visible[window])
 
 
 def candidates(layer: Shown, permitted: Sequence[Tensor]) -> Iterator[Tensor]:

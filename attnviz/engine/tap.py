@@ -108,6 +108,8 @@ class Tap(TorchFunctionMode):
         k, v = (part.expand(q.shape[0], *part.shape[1:]) for part in (k, v))
         if k.shape[1] == 1 != heads:
             k, v = k.expand(-1, heads, -1, -1), v.expand(-1, heads, -1, -1)
+        if k.shape[1] != v.shape[1]:
+            k, v = (part.repeat_interleave(heads // part.shape[1], 1) for part in (k, v))
         mask = None if attn_mask is None else self.four(attn_mask)
         call = Call(q, k, v, default_scale(q) if scale is None else scale, mask=mask, causal=is_causal)
         self.found += 1

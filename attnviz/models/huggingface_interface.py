@@ -96,6 +96,8 @@ def read_call(
     scale = default_scale(query) if scaling is None else scaling
     batch = max(query.shape[0], key.shape[0])
     query, key, value = (part.expand(batch, -1, -1, -1) for part in (query, key, value))
+    if key.shape[1] != value.shape[1]:  # fewer heads of one than of the other: each query head gets its own of both
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
     if options.get("indices") is not None:
         unchosen = Call(query, key, value, scale, mask=mask, causal=causal)
         mask, causal = mask_unchosen_keys(unchosen, options["indices"]), False
