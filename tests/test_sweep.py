@@ -12,9 +12,10 @@ from tests.conftest import ROOT
 from tests.sweep import CRASHED, EXACT, NOT_BUILDABLE, REFUSED, WRONG, Row
 from tests.sweep_models import model_types
 
-LEAST_EXACT = 480
-MOST_REFUSED = 50
-MOST_NOT_BUILDABLE = 270
+LEAST_EXACT = 538  # a few may not be built in time on a slow machine
+MOST_REFUSED = 30
+MOST_NOT_BUILDABLE = 255
+MOST_UNNAMED = 3  # models that choose the largest of random scores may choose others on another processor
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,11 @@ def test_every_model_type_is_exact_or_refused(rows: list[Row]) -> None:
     }
     assert by_outcome[WRONG] == {}
     assert by_outcome[CRASHED] == {}
+    known = {name: without_numbers(line) for name, line in read_refused().items()}
     refused = {name: without_numbers(line) for name, line in by_outcome[REFUSED].items()}
-    assert refused.items() <= {name: without_numbers(line) for name, line in read_refused().items()}.items()
+    unnamed = [line for name, line in refused.items() if line != known.get(name)]
+    assert len(unnamed) <= MOST_UNNAMED
+    assert all("computes changes by" in line for line in unnamed)
     assert len(by_outcome[REFUSED]) <= MOST_REFUSED
     assert len(by_outcome[NOT_BUILDABLE]) <= MOST_NOT_BUILDABLE
     assert len(by_outcome[EXACT]) >= LEAST_EXACT
