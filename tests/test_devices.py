@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 import attnviz
 from attnviz.engine.reducers import Sight
+from attnviz.errors import ModelError
 from attnviz.layer import MultiHeadAttention
 from attnviz.lm.train import Recipe, train
 from attnviz.models.huggingface_reading import Reading
@@ -84,7 +85,7 @@ def test_a_planted_mistake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sight, "causal", lambda n, m, device: causal(n, m, torch.device("cpu")))
     with pretend_device():
         x = torch.randn(1, 7, 16).to("pretend")
-        with pytest.raises(DeviceMixError):
+        with pytest.raises(ModelError, match="DeviceMixError"):
             attnviz.capture(model=Fused(), inputs=x, keep="statistics")
 
 

@@ -84,6 +84,7 @@ def survey_inputs(net: nn.Module, inputs: Any) -> tuple[Arguments, Survey, Any]:
     for reading in list_readings(inputs, find_float_type(net)):
         try:
             require_arguments(net, reading)
+            reading = move_arguments(net, reading)
             with follow(net) as running:
                 survey = Survey(running)
                 outputs = run(net, reading, survey)
@@ -145,6 +146,23 @@ def device_of(net: nn.Module) -> torch.device:
     """Return the device of a module's first parameter; the CPU if it has none."""
     parameter = next(net.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def move_arguments(net: nn.Module, arguments: Arguments) -> Arguments:
+    """Return arguments with their tensors on the device of a module, as nn.DataParallel would move them.
+
+    Of a module without parameters, or on several devices, or on none, they stay where they are.
+    """
+    devices = {part.device for part in net.parameters()}
+    if len(devices) != 1 or torch.device("meta") in devices:
+        return arguments
+    device = devices.pop()
+
+    def move(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    names = {name: move(value) for name, value in arguments.names.items()}
+    return Arguments(tuple(map(move, arguments.places)), names)
 
 
 def count_texts(arguments: Arguments) -> int:
