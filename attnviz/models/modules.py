@@ -149,7 +149,7 @@ def device_of(net: nn.Module) -> torch.device:
 
 
 def move_arguments(net: nn.Module, arguments: Arguments) -> Arguments:
-    """Return arguments with their tensors on the device of a module, as nn.DataParallel would move them.
+    """Return arguments with their CPU tensors on the device of a module, as nn.DataParallel would move them.
 
     Of a module without parameters, or on several devices, or on none, they stay where they are.
     """
@@ -159,7 +159,7 @@ def move_arguments(net: nn.Module, arguments: Arguments) -> Arguments:
     device = devices.pop()
 
     def move(value: Any) -> Any:
-        return value.to(device) if isinstance(value, Tensor) else value
+        return value.to(device) if isinstance(value, Tensor) and value.device.type == "cpu" else value
 
     names = {name: move(value) for name, value in arguments.names.items()}
     return Arguments(tuple(map(move, arguments.places)), names)
