@@ -15,6 +15,8 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 import attnviz
 from attnviz.engine.change import Changed
@@ -356,6 +358,68 @@ def test_differential_attention_is_one_layer(layers: int, attention: str) -> Non
     model = build("DiffLlamaModel", GROUPED | {"num_hidden_layers": layers}, attn_implementation=attention)
     capture = require_weights(model, run_eager(model))
     assert capture.maps[0].layers == tuple(range(layers))
+
+
+class Twice(nn.Module):
+    """A Llama attention that uses its weights for two kinds of values, in two calls of the library's interface."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, hidden_states: Tensor, position_embeddings: Any, attention_mask: Any, **_: Any) -> Any:
+        """Attend twice, and mix."""
+        inner = self.inner
+        query, key, value = (
+            project(hidden_states).unflatten(-1, (-1, inner.head_dim)).transpose(1, 2)
+            for project in (inner.q_proj, inner.k_proj, inner.v_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(inner.config._attn_implementation, eager_attention_forward)
+        values = value, value.flip(-1)
+        first, second = (attend(inner, query, key, part, attention_mask, scaling=inner.scaling)[0] for part in values)
+        return inner.o_proj((first - second / 2).flatten(2)), None
+
+
+def test_a_layer_of_the_users_that_uses_its_weights_twice_is_one_layer() -> None:
+    """Two calls of the interface in one run of a module, with the same queries and keys, are one layer."""
+    model = build("LlamaModel", GROUPED)
+    first = run_eager(model)[0]  # what comes before it is the same
+    for layer in model.layers:
+        layer.self_attn = Twice(layer.self_attn)
+    (part,) = attnviz.capture(model=model, inputs=IDS).maps
+    assert part.layers == (0, 1)
+    torch.testing.assert_close(torch.tensor(part.weights[0]), first, **close(WIDTH))
+
+
+def attend_fused_twice(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> Any:
+    """Attend with torch's function for two kinds of values."""
+    allowed = window_scores(query, key) > -1e8
+    made.append(divide_exponentials(window_scores(query, key)))
+    outputs = [
+        functional.scaled_dot_product_attention(query, key, part, attn_mask=allowed, scale=0.3)
+        for part in (value, value.flip(-1))
+    ]
+    return (outputs[0] - outputs[1] / 2).transpose(1, 2).contiguous(), None
+
+
+def test_a_function_of_the_users_that_uses_its_weights_twice_is_one_layer(registry: Any) -> None:
+    """So are two calls of torch's function in one attention function."""
+    registry("mine", attend_fused_twice)
+    model = build("BertModel", BASE, attn_implementation="mine")
+    made.clear()
+    with torch.no_grad():
+        model(**IDS)
+    require_weights(model, torch.cat(made))
+
+
+def test_canine_shows_the_layers_of_its_shortened_text() -> None:
+    """CANINE's deep layers read every other place, its first and last ones all: each has a map of its size."""
+    sizes = {"downsampling_rate": 2, "local_transformer_stride": 16}
+    model = build("CanineModel", BASE | sizes)
+    capture = attnviz.capture(model=model, inputs=IDS)
+    assert [(part.layers, len(part.queries)) for part in capture.maps] == [((0,), 12), ((1, 2), 6), ((3,), 12)]
+    assert "L1 (6 queries, 6 keys)" in capture.notes[0]
 
 
 def test_an_edge_of_a_layer_that_is_used_twice_is_cut_in_both_uses() -> None:
