@@ -151,9 +151,10 @@ def read_architecture(config: Any) -> str:
 def find_class(config: Any) -> Any:
     """Return the class of the library that a config names as its model's; None if the library has no such class."""
     name = read_architecture(config)
-    if name not in dir(transformers):
+    try:
+        kind: Any = getattr(transformers, name, None)  # to list all names first would take longer than to load a model
+    except Exception:  # a class whose own packages are not installed
         return None
-    kind = getattr(transformers, name)
     is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
     return kind if is_model and isinstance(config, kind.config_class or ()) else None
 
