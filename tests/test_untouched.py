@@ -466,7 +466,9 @@ def test_images_have_maps_of_their_own(name: str, vision: dict[str, Any]) -> Non
     assert [(part.layers, len(part.queries)) for part in capture.maps] == [((0, 1), 16), ((2, 3), 16), ((4, 5), 15)]
     tower = "model.visual.blocks"
     text = "model.language_model.layers"
-    assert capture.notes == (f"layers: 0-1 {tower} (call 1 of 2), 2-3 {tower} (call 2 of 2), 4-5 {text}",)
+    assert capture.notes == (
+        f"layers: 0-1 {tower} (part 1 of 2 of its input), 2-3 {tower} (part 2 of 2 of its input), 4-5 {text}",
+    )
     one = inputs | {"input_ids": torch.cat([ids[:, :8], ids[:, 14:]], 1), "pixel_values": pixels[:16]}
     one |= {"image_grid_thw": torch.tensor([[1, 4, 4]])}
     one["mm_token_type_ids"] = (one["input_ids"] == 90).long()

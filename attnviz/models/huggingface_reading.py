@@ -329,7 +329,7 @@ def name_parts(seen: Sequence[Seen], kinds: Sequence[Kind], *, towers: bool) -> 
     if not towers:
         names = ["" if most[name] == 1 else name for name in names]
     return [
-        f"{name} (call {number} of {most[name]})" if most.get(name, 1) > 1 else name
+        f"{name} (part {number} of {most[name]} of its input)" if most.get(name, 1) > 1 else name
         for name, number in zip(names, numbers, strict=True)
     ]
 
