@@ -101,37 +101,47 @@ class Reading:
     def find_sites(self, inputs: Inputs) -> tuple[Site, ...]:
         """Survey a short run, in the first way in which the model says what it says untouched. Raises ModelError."""
         short = shortened(inputs)
-        foreign = find_foreign_attention(self.model)
         untouched = self.run_untouched(short)
-        calls, failure = 0, None
-        for self.observed, self.cached in WAYS:
-            if self.cached and not takes_cache(self.model.__class__):
-                continue
-            try:
-                seen, kinds, outputs = self.look_around(short)
-            except ModelError as error:  # our functions do not know what is asked of them
-                failure = failure or error
-                continue
-            calls = max(calls, len(seen))
-            self.change = measure_change(untouched, outputs)
-            same = self.change <= allowed_change(untouched, coarsest_type(self.model))
-            if same and not (foreign and self.observed):
-                break
-        else:
-            raise failure or explain_change(self.model, math.inf if self.change is None else self.change)
-        if failure and not seen:
-            raise failure
-        if foreign and len(seen) < calls:
-            raise ModelError(
-                f"the attention function {foreign!r} of this model is not the library's, and neither a softmax nor "
-                "torch's scaled_dot_product_attention is seen in it: its weights cannot be told"
-            )
+        seen, kinds = self.find_way(short, untouched)
         if not seen:
             seen, kinds = self.look_at_eager(short, untouched)
         if not seen:
             raise ModelError(f"{type(self.model).__name__} has no attention that could be shown")
         self.pooled = any(not fits(call, lengths(short)) for call in seen) and set(short) <= TEXT
         return self.number(seen, kinds, short)
+
+    def find_way(self, short: Inputs, untouched: Any) -> tuple[list[Seen], list[Kind]]:
+        """Take the first way in which the model says what it says untouched, and return the calls seen in it.
+
+        Raises ModelError if there is no such way, or if a function of the user's hides what it computes.
+        """
+        foreign = find_foreign_attention(self.model)
+        allowed = allowed_change(untouched, coarsest_type(self.model))
+        most_calls, failure = 0, None
+        for observed, cached in WAYS:
+            if cached and not takes_cache(self.model.__class__):
+                continue
+            self.observed, self.cached = observed, cached
+            try:
+                seen, kinds, outputs = self.look_around(short)
+            except ModelError as error:  # our functions do not know what is asked of them
+                failure = failure or error
+                continue
+            most_calls = max(most_calls, len(seen))
+            self.change = measure_change(untouched, outputs)
+            is_own_code = not (foreign and observed)
+            if self.change <= allowed and is_own_code:
+                break
+        else:
+            raise failure or explain_change(self.model, math.inf if self.change is None else self.change)
+        if failure and not seen:
+            raise failure
+        if foreign and len(seen) < most_calls:
+            raise ModelError(
+                f"the attention function {foreign!r} of this model is not the library's, and neither a softmax nor "
+                "torch's scaled_dot_product_attention is seen in it: its weights cannot be told"
+            )
+        return seen, kinds
 
     def number(self, seen: Sequence[Seen], kinds: Sequence[Kind], inputs: Inputs) -> tuple[Site, ...]:
         """Give each call its layer, in the part of the model that it belongs to."""
