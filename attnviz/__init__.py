@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnviz.api import capture, from_arrays
-    from attnviz.display import show
-    from attnviz.storage import load
+    from attnviz.io.formats import load
+    from attnviz.notebook import show
 
 __all__ = ["capture", "from_arrays", "load", "show"]
-HOMES = {"capture": "api", "from_arrays": "api", "load": "storage", "show": "display"}
+HOMES = {"capture": "api", "from_arrays": "api", "load": "io.formats", "show": "notebook"}
 
 
 def __getattr__(name: str) -> Any:

@@ -93,7 +93,7 @@ def of_loaded(
         if inputs is None:
             raise UsageError(describe_module(parts.model))
         return capture_module(parts.model, inputs, request)
-    from attnviz.models.huggingface import HuggingFace
+    from attnviz.models.huggingface.model import HuggingFace
 
     own = parts.tokenizer if tokenizer is None else tokenizer
     reader = HuggingFace(type(parts.model).__name__, parts.model, read_tokenizer(own))
@@ -145,7 +145,7 @@ def from_arrays(
     that broadcast to them. tokens, or queries and keys: what they say. layers, heads: their numbers. Where nothing is
     above the diagonal, it is taken for a causal mask, as the capture's notes say. Raises InputError.
     """
-    from attnviz.models.arrays import Given, build, read_array
+    from attnviz.io.foreign_arrays import Given, build, read_array
 
     sides = {"tokens": tokens, "queries": queries, "keys": keys, "layers": layers, "heads": heads}
     try:

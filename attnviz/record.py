@@ -285,6 +285,6 @@ class Capture:
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write an ``.attn`` file, or ``.json`` or ``.npz`` by the suffix. Raises UsageError or OutputError."""
-        from attnviz import storage  # the record itself knows no file
+        from attnviz.io import formats  # the record itself knows no file
 
-        storage.save(self, Path(path), force=force)
+        formats.save(self, Path(path), force=force)

@@ -23,11 +23,11 @@ from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
 from attnviz.cli.text import read_sample
-from attnviz.display import show
 from attnviz.models import Prompt, Request, load
 from attnviz.models.names import ALIASES
+from attnviz.notebook import show
 from attnviz.record import Capture
-from attnviz.render.terminal import Screen, draw
+from attnviz.render.terminal.draw import Screen, draw
 from attnviz.selection import ALL, Spot, parse, parse_heads
 from attnviz.views import Picture, grids, heatmaps, rows, strips
 

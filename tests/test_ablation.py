@@ -29,7 +29,7 @@ from attnviz.experiments.heads import HeadRole, measure_heads
 from attnviz.experiments.sequences import Setting
 from attnviz.lm import evaluate, store
 from attnviz.models import Model, load
-from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface.model import HuggingFace
 from tests.conftest import Run, Tiny
 from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer

@@ -15,7 +15,7 @@ from attnviz.engine.probe import NO_EDITS, Found, Site, Source
 from attnviz.engine.values import Watched
 from attnviz.errors import ModelError
 from attnviz.experiments.ablation import without
-from attnviz.models.huggingface_reading import Reading
+from attnviz.models.huggingface.attention import Reading
 from attnviz.request import Request
 from scripts.architectures import BEGIN, END, PAGE, table
 from tests.architectures import ARCHITECTURES, Architecture, eager, set_eager

@@ -28,7 +28,7 @@ from attnviz.errors import InputError, UsageError
 from attnviz.experiments.ablation import without
 from attnviz.experiments.attribution import CHECKS, SUBSTITUTES, Attribution, attribute, substitutes
 from attnviz.models import Model, load
-from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import NOTHING, Edge, Intervention, Prompt, Request, Target
 from attnviz.selection import Spot, parse_heads
 from tests.conftest import SENTENCE, Tiny

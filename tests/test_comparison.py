@@ -14,8 +14,8 @@ from attnviz.analysis.comparison import Comparison, Distances, compare
 from attnviz.analysis.divergence import divergences, restricted
 from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.record import AttentionMap, Capture, Token
+from attnviz.results.comparison import counterpart, last_layers, series, told
 from attnviz.views import Look
-from attnviz.views.comparison import counterpart, last_layers, series, told
 from tests.tolerance import close, rounding
 
 pytestmark = pytest.mark.numeric

@@ -12,16 +12,16 @@ from matplotlib.collections import LineCollection
 from rich.cells import cell_len
 
 from attnviz.analysis.roles import alike, induction
+from attnviz.drawable import Curve, Curves, Mark, Plot
 from attnviz.lm import checkpoints
-from attnviz.render.cells import Depth
-from attnviz.render.chart import ASCII_SIGNS, SIGNS, round_places
-from attnviz.render.figure import FORMATS, STYLES, Style, composed, figure
-from attnviz.render.figure_curves import CURVES
-from attnviz.render.figure_layout import spread
+from attnviz.render.figure.curves import CURVES
+from attnviz.render.figure.figure import FORMATS, STYLES, Style, composed, figure
+from attnviz.render.figure.layout import spread
 from attnviz.render.markdown import markdown
-from attnviz.render.terminal import Screen
-from attnviz.views.drawable import Curve, Curves, Mark, Plot
-from attnviz.views.training import learning_curves
+from attnviz.render.terminal.cells import Depth
+from attnviz.render.terminal.chart import ASCII_SIGNS, SIGNS, round_places
+from attnviz.render.terminal.draw import Screen
+from attnviz.results.training import learning_curves
 from tests.conftest import Run
 from tests.test_figure import extents, overlaps
 from tests.test_render import GOLDEN, on, painted, text_of

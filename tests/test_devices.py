@@ -35,7 +35,7 @@ from attnviz.engine.reducers import Sight
 from attnviz.errors import ModelError
 from attnviz.layer import MultiHeadAttention
 from attnviz.lm.train import Recipe, train
-from attnviz.models.huggingface_reading import Reading
+from attnviz.models.huggingface.attention import Reading
 from attnviz.request import Request
 from tests.architectures import ARCHITECTURES, Architecture
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
@@ -54,7 +54,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     if request.param != NAME:
         yield request.param
         return
-    for module in ("builtin", "huggingface_loading"):
+    for module in ("builtin", "huggingface.loading"):
         monkeypatch.setattr(f"attnviz.models.{module}.torch_device", lambda name: name)
     with pretend_device():
         yield NAME

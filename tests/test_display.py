@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 import attnviz
 from attnviz.errors import OutputError, UsageError
 from attnviz.record import Capture
-from attnviz.render.html import html
+from attnviz.render.html.page import html
 from attnviz.views import page
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnviz.render.document import document
-from attnviz.views.drawable import Table
+from attnviz.drawable import Table
+from attnviz.render.html.document import document
 
 Call = Callable[..., object]
 HOSTILE = "<script>alert(1)</script>\"'&"

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer
 
 from attnviz.models import NOTHING, Prompt, Request, load
-from attnviz.models.huggingface_text import read_tokens
+from attnviz.models.huggingface.encoding import read_tokens
 from attnviz.record import Capture
 from tests.conftest import SENTENCE, Run
 from tests.tiny import SIZES, VOCABULARY, chat_tokenizer, ending_tokenizer, plain_tokenizer, save

@@ -19,7 +19,7 @@ from attnviz.errors import ModelError
 from attnviz.lm.model import normalise
 from attnviz.models import load
 from attnviz.models.builtin import Builtin
-from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Prompt, Request
 from attnviz.selection import Selection, Spot
 from tests.architectures import ARCHITECTURES

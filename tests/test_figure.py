@@ -25,15 +25,15 @@ from matplotlib.colors import to_rgba_array
 from matplotlib.text import Text
 from PIL import Image
 
+from attnviz.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Scale, Strip
 from attnviz.errors import UsageError
 from attnviz.escape import label
-from attnviz.render import fonts as installed
 from attnviz.render.colour import MAPS, is_light, palette
-from attnviz.render.figure import FORMATS, STYLES, Style, composed, figure
-from attnviz.render.figure_layout import LEAST, cut, ticks, wrap
-from attnviz.render.figure_sheet import COLOURS, Sheet
-from attnviz.render.truetype import truetype
-from attnviz.views.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Scale, Strip
+from attnviz.render.figure import fonts as installed
+from attnviz.render.figure.figure import FORMATS, STYLES, Style, composed, figure
+from attnviz.render.figure.layout import LEAST, cut, ticks, wrap
+from attnviz.render.figure.sheet import COLOURS, Sheet
+from attnviz.render.figure.truetype import truetype
 
 ROOT = Path(__file__).parent.parent
 WORDS = (
@@ -673,7 +673,7 @@ def test_copies_have_the_outlines_and_widths(postscript: str) -> None:
 def test_fonts_that_cannot_be_copied_do_not_break_a_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a PDF has fonts of Type 3, and a note; its text is text. Other formats need no copy."""
     monkeypatch.setattr(installed, "has_truetype_outlines", lambda path: False)
-    monkeypatch.setattr("attnviz.render.truetype.truetype", lambda *font: b"no font")
+    monkeypatch.setattr("attnviz.render.figure.truetype.truetype", lambda *font: b"no font")
     drawn = figure(heatmap(), "pdf")
     assert b"/Type3" in drawn.data
     assert b"/Type0" not in drawn.data

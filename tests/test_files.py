@@ -11,7 +11,7 @@ import pytest
 
 import attnviz
 from attnviz.errors import OutputError
-from attnviz.files import remove_file, require_new, write_folder, write_whole
+from attnviz.io.files import remove_file, require_new, write_folder, write_whole
 from tests.conftest import SENTENCE, Run
 
 DATA = b"new"

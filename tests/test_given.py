@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save as save_tensors
 
 import attnviz
-from attnviz import storage, untrusted
 from attnviz.analysis.statistics import describe, sink
 from attnviz.errors import InputError
+from attnviz.io import formats, untrusted
 from attnviz.record import AttentionMap, Capture
 from tests.tolerance import close
 
@@ -42,13 +42,13 @@ def write(path: Path, weights: np.ndarray, **others: Any) -> Path:
 
 
 def read(path: Path, weights: np.ndarray, **others: Any) -> Capture:
-    return storage.load(write(path, weights, **others))
+    return formats.load(write(path, weights, **others))
 
 
 def refusal(path: Path) -> str:
     """The one line that is said of a file."""
     with pytest.raises(InputError) as told:
-        storage.load(path)
+        formats.load(path)
     assert "\n" not in str(told.value)
     assert str(path) in str(told.value)
     return str(told.value)
@@ -121,7 +121,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     ).encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(6) + halves)
-    np.testing.assert_array_equal(storage.load(path).maps[0].weights[0, 0], weights)
+    np.testing.assert_array_equal(formats.load(path).maps[0].weights[0, 0], weights)
 
 
 def test_a_type_of_eight_bits_is_refused(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_null_is_masked(tmp_path: Path) -> None:
     """In JSON, null is a masked cell, beside a mask that hides more."""
     path = tmp_path / "x.json"
     path.write_text('{"weights": [[1, null, 0], [0.5, 0.5, 0]], "visible": [[true, true, false]]}')
-    part = storage.load(path).maps[0]
+    part = formats.load(path).maps[0]
     np.testing.assert_array_equal(part.visible[0, 0], [[True, False, False], [True, True, False]])
     np.testing.assert_array_equal(part.weights[0, 0], [[1, 0, 0], [0.5, 0.5, 0]])
 
@@ -323,7 +323,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """What unpacks to too much is refused by the size that it declares; one that declares too little is cut off."""
     path = npz(tmp_path / "x.npz", {"weights": npy(np.zeros((1, 1, 1000, 1000), np.float32))})
     assert path.stat().st_size < 20_000
-    assert storage.load(path)
+    assert formats.load(path)
     with monkeypatch.context() as patch:
         patch.setattr(untrusted, "LARGEST_NPZ", 1 << 20)
         assert "unpacks to" in refusal(path)
@@ -414,7 +414,7 @@ def test_given_weights_come_back(weights: np.ndarray, tmp_path: Path) -> None:
     """Weights that were given, saved by us and read again, are the same bits."""
     capture = read(tmp_path / "x.npz", weights)
     capture.save(tmp_path / "x.attn", force=True)
-    found: AttentionMap = storage.load(tmp_path / "x.attn").maps[0]
+    found: AttentionMap = formats.load(tmp_path / "x.attn").maps[0]
     assert found.weights.tobytes() == weights.tobytes()
     assert found.method == "given"
 

@@ -17,8 +17,8 @@ from attnviz.experiments.ablation import without
 from attnviz.lm.model import blocks, logits
 from attnviz.models import NOTHING, Edge, Intervention, Prompt, Request, Target, load
 from attnviz.models.builtin import Builtin
-from attnviz.models.huggingface import HuggingFace
-from attnviz.models.huggingface_reading import Reading, forward, undisturbed
+from attnviz.models.huggingface.attention import Reading, forward, undisturbed
+from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Placement
 from attnviz.selection import Spot, parse, parse_heads
 from tests.architectures import ARCHITECTURES, set_eager

@@ -32,11 +32,11 @@ from attnviz.experiments.heads import HeadRole, Roles, Score, measure_heads, sep
 from attnviz.experiments.sequences import CHARACTERS, DOCUMENTS, Setting, excerpts, repeated
 from attnviz.lm import evaluate, store
 from attnviz.models import Prompt, Request, load
-from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface.model import HuggingFace
 from attnviz.record import Token
-from attnviz.render.terminal import Screen, draw
+from attnviz.render.terminal.draw import Screen, draw
 from attnviz.request import Vocabulary
-from attnviz.views.roles import names_map, roles_table, score_map
+from attnviz.results.head_roles import names_map, roles_table, score_map
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.test_startup import loaded

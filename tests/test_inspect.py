@@ -14,9 +14,9 @@ from PIL import Image
 import attnviz
 from attnviz.analysis.measures import COLUMNS, measure
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.render.cells import Paint
-from attnviz.render.terminal import Screen
-from attnviz.views.tables import Heads, digits, heads_table
+from attnviz.render.terminal.cells import Paint
+from attnviz.render.terminal.draw import Screen
+from attnviz.results.inspection import Heads, digits, heads_table
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.tolerance import close

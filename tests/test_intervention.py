@@ -20,8 +20,8 @@ from attnviz.experiments.intervention import DRAWS, Changes, Outcome, Subject, i
 from attnviz.models import Model, load
 from attnviz.record import AttentionMap
 from attnviz.request import NOTHING, Intervention, Prompt, Request
+from attnviz.results.intervention import prediction_table
 from attnviz.selection import Named, Spot
-from attnviz.views.prediction import prediction_table
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.test_gradients import bert

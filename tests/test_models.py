@@ -16,7 +16,8 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm import store
-from attnviz.models import Placement, Prompt, Request, huggingface_loading, load, names
+from attnviz.models import Placement, Prompt, Request, load, names
+from attnviz.models.huggingface import loading
 from attnviz.selection import parse, parse_heads
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.tiny import save
@@ -334,7 +335,7 @@ def test_absurd_configs_are_refused(
     tmp_path: Path, minilm: Path, changes: dict[str, object], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sizes that the weights cannot fill are refused before anything is built from them."""
-    monkeypatch.setattr(huggingface_loading, "load_model", lambda *_: pytest.fail("the model is built"))
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("the model is built"))
     refuse(edit(copy(minilm, tmp_path / "a"), **changes), told)
 
 

@@ -17,7 +17,7 @@ import attnviz
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import Attention, MultiHeadAttention
 from attnviz.models import Prompt, Request
-from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface.model import HuggingFace
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny
 from tests.test_capture import near, require_slices

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from attnviz import storage
 from attnviz.engine import values
 from attnviz.errors import ModelError
+from attnviz.io import formats
+from attnviz.io.csv_table import to_csv
 from attnviz.layer.norms import lengths, moved, products, summed
 from attnviz.models import load
 from attnviz.models.builtin import Builtin
-from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface.model import HuggingFace
 from attnviz.models.modules import capture_module
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import NOTHING, Placement, Prompt, Request
 from attnviz.selection import Selection
-from attnviz.table import to_csv
 from tests.architectures import ARCHITECTURES
 from tests.conftest import SENTENCE, Tiny
 from tests.tolerance import rounding
@@ -298,7 +298,7 @@ def test_files_keep_the_method(request_: Request, tmp_path: Path) -> None:
     capture = load().capture(Prompt("the cat sat"), request_)
     for suffix in (".attn", ".json"):
         capture.save(tmp_path / f"file{suffix}")
-        back = storage.load(tmp_path / f"file{suffix}").maps[0]
+        back = formats.load(tmp_path / f"file{suffix}").maps[0]
         assert (back.method, back.heads) == (request_.method, capture.maps[0].heads)
         np.testing.assert_array_equal(back.weights, weights(capture))
     unit = {"norm": "length of vector", "scores": "score"}[request_.method]

@@ -32,7 +32,7 @@ import attnviz
 from attnviz.analysis import segments
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.models import Intervention, Prompt, Request, Target, load
-from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface.model import HuggingFace
 from attnviz.selection import Spot
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny

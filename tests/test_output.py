@@ -22,11 +22,11 @@ from markdown_it import MarkdownIt
 
 import attnviz
 from attnviz.errors import UsageError
+from attnviz.io.csv_table import COLUMNS, to_csv
+from attnviz.io.formats import to_json
 from attnviz.record import GIVEN, AttentionMap, Capture, Token
-from attnviz.render.gallery import Entry, gallery_html, gallery_md
+from attnviz.render.html.gallery import Entry, gallery_html, gallery_md
 from attnviz.render.markdown import markdown
-from attnviz.storage import to_json
-from attnviz.table import COLUMNS, to_csv
 from attnviz.views import heatmaps, rows, strips
 from tests.conftest import ROOT, SENTENCE, Run
 from tests.test_cli import fails

@@ -24,11 +24,11 @@ from PIL import Image
 import attnviz
 from attnviz.analysis.statistics import describe
 from attnviz.analysis.words import in_words
+from attnviz.drawable import Axis, Grid, Heatmap, Page, Scale, Section
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.render.colour import MAPS, palette
-from attnviz.render.html import SHADES, Code, html
+from attnviz.render.html.page import SHADES, Code, html
 from attnviz.views import Look, Panel, page
-from attnviz.views.drawable import Axis, Grid, Heatmap, Page, Scale, Section
 from tests.conftest import ROOT, SENTENCE, Tiny
 
 HOSTILE = (

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from attnviz.analysis.statistics import describe
+from attnviz.drawable import pool
 from attnviz.models import Prompt, Request, load
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.render.cells import Depth, Paint
 from attnviz.render.colour import MAPS, colours
-from attnviz.render.signs import fit, stack, steady, wrap
-from attnviz.render.terminal import Screen, draw
+from attnviz.render.terminal.cells import Depth, Paint
+from attnviz.render.terminal.draw import Screen, draw
+from attnviz.render.terminal.text_width import fit, stack, steady, wrap
 from attnviz.views import Look, Scale, grids, heatmaps, rows, strips
-from attnviz.views.drawable import pool
 from tests.conftest import SENTENCE
 
 GOLDEN = Path(__file__).parent / "golden"

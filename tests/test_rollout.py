@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnviz import capture, storage
+from attnviz import capture
 from attnviz.analysis.rollout import SOURCE, reached, rolled_out, rollout
 from attnviz.analysis.words import in_words
+from attnviz.io import formats
+from attnviz.io.csv_table import to_csv
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.table import to_csv
 from tests.conftest import SENTENCE, Tiny
 
 pytestmark = pytest.mark.numeric
@@ -113,7 +114,7 @@ def test_words_roll_out_and_files_keep_them(tmp_path: Path) -> None:
     after = rolled_out(in_words(capture("unbelievably, the cat sat")))
     assert after.maps[0].unit == "word"
     after.save(tmp_path / "file.attn")
-    back = storage.load(tmp_path / "file.attn")
+    back = formats.load(tmp_path / "file.attn")
     np.testing.assert_array_equal(back.maps[0].weights, after.maps[0].weights)
     assert (back.maps[0].method, back.notes) == ("rollout", after.notes)
     assert {line.split(",")[-1] for line in to_csv(after).decode().splitlines()[1:]} == {"share of rollout"}

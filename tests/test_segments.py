@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import attnviz
 from attnviz.analysis.segments import belonging, paragraphs, parse, require_fit, shares
 from attnviz.models import Prompt, Request, load
-from attnviz.models.huggingface_text import message_segments
+from attnviz.models.huggingface.encoding import message_segments
 from attnviz.record import AttentionMap, Segment, Token
 from tests.conftest import Tiny
 

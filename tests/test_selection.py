@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 
 from attnviz.errors import UsageError
 from attnviz.escape import escape, label
+from attnviz.io.formats import to_json
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.selection import ALL, parse, parse_heads, resolve
-from attnviz.storage import to_json
 
 
 @pytest.mark.parametrize(

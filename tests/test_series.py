@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
 
+from attnviz.drawable import Axis, Grid, Heatmap, Panel, Scale, Series, Strip
 from attnviz.escape import label
-from attnviz.render.cells import SIGNED_SHADES, Depth, signed_number
 from attnviz.render.colour import SIGNED, colours, palette
-from attnviz.render.figure import Style, composed, figure
-from attnviz.render.figure_layout import ticks
-from attnviz.render.figure_sheet import COLOURS
+from attnviz.render.figure.figure import Style, composed, figure
+from attnviz.render.figure.layout import ticks
+from attnviz.render.figure.sheet import COLOURS
 from attnviz.render.markdown import markdown
-from attnviz.render.terminal import Screen, draw
-from attnviz.views.drawable import Axis, Grid, Heatmap, Panel, Scale, Series, Strip
+from attnviz.render.terminal.cells import SIGNED_SHADES, Depth, signed_number
+from attnviz.render.terminal.draw import Screen, draw
 from tests.test_figure import HOSTILE
 from tests.test_render import CONES, GOLDEN, lab, on, painted, text_of
 

@@ -19,9 +19,9 @@ from safetensors import safe_open
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from attnviz import files, storage
 from attnviz.analysis.statistics import describe
 from attnviz.errors import InputError, OutputError, UsageError
+from attnviz.io import files, formats
 from attnviz.record import AttentionMap, Capture, Edges, Segment, Statistics, Tiles, Token
 
 TEXTS = st.text(st.characters(), max_size=6)  # surrogates and control characters too
@@ -126,7 +126,7 @@ def assert_same_part(found: Any, expected: Any) -> None:
 def through(capture: Capture, folder: Path, suffix: str) -> Capture:
     """A capture saved and read again."""
     capture.save(folder / f"x{suffix}", force=True)
-    return storage.load(folder / f"x{suffix}")
+    return formats.load(folder / f"x{suffix}")
 
 
 # Our own formats
@@ -151,7 +151,7 @@ def test_json_gives_everything_back(capture: Capture, tmp_path: Path) -> None:
 @given(capture=captures())
 def test_json_is_ascii_without_nan(capture: Capture) -> None:
     """The document is ASCII, and strict parsers read it."""
-    text = storage.to_json(capture)
+    text = formats.to_json(capture)
     assert text.isascii()
     json.loads(text, parse_constant=lambda name: pytest.fail(name))
 
@@ -172,7 +172,7 @@ def test_json_tells_what_was_kept(capture: Capture) -> None:
     edges = Edges(np.zeros((2, 2, 4, 1), np.int32), part.weights[..., :1])
     whole = replace(part, statistics=found, edges=edges)
     pooled = replace(part, weights=None, visible=visible, tiles=tiles, statistics=found)
-    document = json.loads(storage.to_json(replace(capture, maps=(whole, pooled), pair="b", target="c", fidelity=0.5)))
+    document = json.loads(formats.to_json(replace(capture, maps=(whole, pooled), pair="b", target="c", fidelity=0.5)))
     assert (document["pair"], document["target"], document["fidelity"]) == ("b", "c", 0.5)
     kept = [part.keys() & {"weights", "visible", "tiles", "statistics", "edges"} for part in document["maps"]]
     assert kept == [{"weights", "edges"}, {"tiles", "statistics"}]
@@ -181,7 +181,7 @@ def test_json_tells_what_was_kept(capture: Capture) -> None:
     }
     assert document["maps"][1]["statistics"]["distance"] is None
     assert document["maps"][1]["tiles"].keys() == {"height", "width", "mean", "max"}
-    bare = json.loads(storage.to_json(capture))
+    bare = json.loads(formats.to_json(capture))
     assert bare["fidelity"] is None
     assert not {"pair", "target"} & bare.keys()
 
@@ -211,12 +211,12 @@ def test_npz_is_for_one_map(capture: Capture, tmp_path: Path) -> None:
 
 def test_attn_stores_nothing_twice(capture: Capture) -> None:
     """A mask that repeats itself is stored once, and so are the tokens of all maps."""
-    data = storage.to_attn(replace(capture, maps=(*capture.maps, capture.maps[0].reduced("mean"))))
+    data = formats.to_attn(replace(capture, maps=(*capture.maps, capture.maps[0].reduced("mean"))))
     assert load_tensors(data)["maps.0.visible"].shape == (1, 1, 4, 4)
     assert data.count(b"cat") == 2  # in the text and in the list
 
 
-@pytest.mark.parametrize("suffix", storage.WRITERS)
+@pytest.mark.parametrize("suffix", formats.WRITERS)
 def test_files_are_reproducible(capture: Capture, tmp_path: Path, suffix: str) -> None:
     """The same capture gives the same bytes under any name: no date, no path inside."""
     for name in ("a", "b"):
@@ -239,11 +239,11 @@ def test_saving_copies_weights_once(tmp_path: Path) -> None:
 
 def test_nothing_here_loads_torch(capture: Capture, tmp_path: Path) -> None:
     """Captures are saved and read without torch, and without transformers or matplotlib."""
-    for suffix in storage.WRITERS:
+    for suffix in formats.WRITERS:
         capture.save(tmp_path / f"x{suffix}")
     (tmp_path / "x.safetensors").write_bytes(save_tensors({"weights": np.eye(2, dtype=np.float32)}))
     code = (
-        "import sys; from attnviz.storage import READERS, load\n"
+        "import sys; from attnviz.io.formats import READERS, load\n"
         f"for suffix in READERS: load({str(tmp_path / 'x')!r} + suffix).save({str(tmp_path)!r} + suffix + '.attn')\n"
         "print(*sys.modules)"
     )
@@ -263,14 +263,14 @@ def test_saving_keeps_what_is_there(capture: Capture, tmp_path: Path) -> None:
         capture.save(path)
     assert path.read_text() == "mine"
     capture.save(str(path), force=True)
-    assert_same(storage.load(str(path)), capture)
+    assert_same(formats.load(str(path)), capture)
     with pytest.raises(UsageError, match=r"\.attn, \.json, \.npz"):
         capture.save(tmp_path / "x.pt")
     with pytest.raises(OutputError, match="does not exist"):
         capture.save(tmp_path / "no" / "x.attn")
 
 
-@pytest.mark.parametrize("suffix", storage.WRITERS)
+@pytest.mark.parametrize("suffix", formats.WRITERS)
 def test_a_failed_write_leaves_nothing(
     capture: Capture, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +291,7 @@ def test_a_full_disk_leaves_nothing(capture: Capture, tmp_path: Path) -> None:
     """If the system refuses to write on halfway, it is an OutputError, and nothing is left of the file."""
     capture.save(tmp_path / "x.attn")
     code = (
-        "import resource; from attnviz.errors import OutputError; from attnviz.storage import load\n"
+        "import resource; from attnviz.errors import OutputError; from attnviz.io.formats import load\n"
         f"capture = load({str(tmp_path / 'x.attn')!r})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
         f"try: capture.save({str(tmp_path / 'y.attn')!r})\n"
@@ -309,7 +309,7 @@ def refusal(path: Path, data: bytes) -> str:
     """The one line that is said of a file."""
     path.write_bytes(data)
     with pytest.raises(InputError) as told:
-        storage.load(path)
+        formats.load(path)
     assert "\n" not in str(told.value)
     assert str(path) in str(told.value)
     return str(told.value)
@@ -319,13 +319,13 @@ def usable(path: Path, data: bytes) -> bool:
     """Whether a file can be read; if not, that is an InputError."""
     path.write_bytes(data)
     try:
-        storage.load(path)
+        formats.load(path)
     except InputError:
         return False
     return True
 
 
-@pytest.mark.parametrize("suffix", storage.WRITERS)
+@pytest.mark.parametrize("suffix", formats.WRITERS)
 def test_a_cut_file_is_refused(capture: Capture, tmp_path: Path, suffix: str) -> None:
     """A file that was cut short anywhere is refused in a line."""
     capture.save(tmp_path / f"whole{suffix}")
@@ -334,7 +334,7 @@ def test_a_cut_file_is_refused(capture: Capture, tmp_path: Path, suffix: str) ->
         refusal(tmp_path / f"cut{suffix}", data[:length])
 
 
-@pytest.mark.parametrize("suffix", storage.WRITERS)
+@pytest.mark.parametrize("suffix", formats.WRITERS)
 def test_a_flipped_byte_is_no_traceback(capture: Capture, tmp_path: Path, suffix: str) -> None:
     """Whatever byte is damaged, the file is read or refused in a line."""
     capture.save(tmp_path / f"whole{suffix}")
@@ -353,11 +353,11 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "folder.attn").mkdir()
     for name, told in {"x.attn": "no such file", "folder.attn": "no file", "pipe.attn": "no file"}.items():
         with pytest.raises(InputError, match=told):
-            storage.load(tmp_path / name)
+            formats.load(tmp_path / name)
     with pytest.raises(InputError):
-        storage.load("a\0b.json")
+        formats.load("a\0b.json")
     with pytest.raises(UsageError, match=r"\.attn, \.json, \.npz, \.safetensors"):
-        storage.load(tmp_path / "x.pt")
+        formats.load(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ def test_tiles_must_fit(size: Any, capture: Capture, tmp_path: Path) -> None:
     part = capture.maps[0]
     tiles, visible = tiled(part.weights, 2, 2)
     document = json.loads(
-        storage.to_json(replace(capture, maps=(replace(part, weights=None, visible=visible, tiles=tiles),)))
+        formats.to_json(replace(capture, maps=(replace(part, weights=None, visible=visible, tiles=tiles),)))
     )
     document["maps"][0]["tiles"]["width"] = size
     refusal(tmp_path / "x.json", json.dumps(document).encode())
@@ -463,7 +463,7 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @given(capture=captures(), junk=JUNK, data=st.data())
 def test_json_with_junk_is_no_traceback(capture: Capture, junk: Any, data: st.DataObject, tmp_path: Path) -> None:
     """A document with any value replaced by any other is read or refused in a line; so is one of other makers."""
-    document = json.loads(storage.to_json(capture))
+    document = json.loads(formats.to_json(capture))
     if data.draw(st.booleans()):
         document = {"weights": [[1, 0.0], [0.5, None]], "tokens": ["a", "b"], "heads": [1], "visible": [[True, False]]}
     *before, last = data.draw(st.sampled_from(places(document)))
@@ -476,9 +476,9 @@ def test_json_with_junk_is_no_traceback(capture: Capture, junk: Any, data: st.Da
 
 def test_memory_is_checked_first(capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that would take more than half of the free memory is refused, whatever its format."""
-    for suffix in storage.WRITERS:
+    for suffix in formats.WRITERS:
         capture.save(tmp_path / f"x{suffix}")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    for suffix in storage.WRITERS:
+    for suffix in formats.WRITERS:
         with pytest.raises(InputError, match="half of the"):
-            storage.load(tmp_path / f"x{suffix}")
+            formats.load(tmp_path / f"x{suffix}")

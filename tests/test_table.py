@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.cells import cell_len
 
+from attnviz.drawable import Table
 from attnviz.escape import label
-from attnviz.render.cells import Depth
 from attnviz.render.colour import STEPS, is_light, palette
-from attnviz.render.figure import FORMATS, Style, composed, figure
-from attnviz.render.figure_layout import LEAST
-from attnviz.render.figure_sheet import COLOURS
+from attnviz.render.figure.figure import FORMATS, Style, composed, figure
+from attnviz.render.figure.layout import LEAST
+from attnviz.render.figure.sheet import COLOURS
 from attnviz.render.markdown import markdown
 from attnviz.render.matrices import blocks
-from attnviz.render.terminal import Screen, draw
-from attnviz.views.drawable import Table
+from attnviz.render.terminal.cells import Depth
+from attnviz.render.terminal.draw import Screen, draw
 from tests.test_figure import HOSTILE
 from tests.test_render import GOLDEN, WIDE, on, painted, text_of
 

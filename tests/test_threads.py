@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM,
 
 import attnviz
 from attnviz.models import NOTHING, Edge, Intervention, Placement, Prompt, Request
-from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface.model import HuggingFace
 from attnviz.record import Capture
 from tests.conftest import SENTENCE, Tiny
 from tests.untouched import state, world

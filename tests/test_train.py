@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import attnviz
-from attnviz import files
+from attnviz.io import files
 from attnviz.layer.scores import SCORES
 from attnviz.lm import checkpoints, evaluate, run, store
 from attnviz.lm.model import Config, blocks, forward, shapes
 from attnviz.lm.train import Progress
-from attnviz.views.training import CURVE, curve, curves, line
+from attnviz.results.training import CURVE, curve, curves, line
 from tests.conftest import Run
 from tests.test_cli import on_terminal
 

@@ -21,7 +21,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager
 import attnviz
 from attnviz.engine.change import Changed
 from attnviz.errors import ModelError
-from attnviz.models.huggingface_reading import Reading
+from attnviz.models.huggingface.attention import Reading
 from attnviz.models.maps import edits
 from attnviz.models.untouched import measure_change
 from attnviz.record import Capture

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 import attnviz
 from attnviz.analysis.special import without_special
 from attnviz.analysis.statistics import describe, tile, tiled
+from attnviz.drawable import MASKED, Scale
 from attnviz.errors import InputError, UsageError
 from attnviz.record import GIVEN, AttentionMap, Capture, Kind, Tiles, Token, Visible, Weights
 from attnviz.render.colour import STEPS
 from attnviz.selection import Spot, parse_token
 from attnviz.views import Look, grids, heatmaps, page, rows, strips
-from attnviz.views.drawable import MASKED, Scale
 
 pytestmark = pytest.mark.numeric
 

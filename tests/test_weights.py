@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
 import attnviz
-from attnviz import methods, storage
+from attnviz import methods
 from attnviz.analysis.rollout import chefer, relevance
 from attnviz.cli.main import main
 from attnviz.errors import AttnvizError, UsageError
+from attnviz.io import formats
 from attnviz.models import load
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import Prompt, Request
@@ -324,7 +325,7 @@ def test_numbers_of_any_size_are_told(call: Call) -> None:
     strongest = call("show", SENTENCE, "--weights", "gradient", "--view", "tokens", "--token", "-1").stdout
     assert "strongest, sinks included: " in strongest
     section = page(attnviz.capture(SENTENCE, method="gradient")).sections[0]
-    from attnviz.render.html import full
+    from attnviz.render.html.page import full
 
     assert full(section) == max(head.scale.largest for row in section.heatmaps for head in row)
 
@@ -416,7 +417,7 @@ def test_every_method_says_what_it_is() -> None:
     for method, numbers in methods.METHODS.items():
         assert all(numbers[:3])
         assert bool(numbers.line) == (method != "attention")
-    assert storage.units(made(np.ones((2, 2), np.float32), "given").maps[0]) == "as given"
+    assert formats.units(made(np.ones((2, 2), np.float32), "given").maps[0]) == "as given"
 
 
 def test_a_report_names_what_was_made_of_heads(call: Call, tmp_path: Path) -> None:

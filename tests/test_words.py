@@ -20,8 +20,8 @@ from uniseg.wordbreak import words as parts_by_uniseg
 import attnviz
 from attnviz.analysis.statistics import describe
 from attnviz.analysis.words import NOTE, Grouping, Span, coarsened, grouped, in_words, merged, word_spans
+from attnviz.io.formats import load
 from attnviz.record import AttentionMap, Capture, Token, Weights
-from attnviz.storage import load
 from tests.conftest import Tiny
 from tests.tolerance import close
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.modules import module as registry
 from torch.overrides import _get_current_function_mode_stack
 
-from attnviz.models.huggingface_interface import _observer
+from attnviz.models.huggingface.attention_functions import _observer
 
 
 def state(net: nn.Module) -> list[Any]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.cli.drawing import Options
 from attnviz.cli.options import FIGURES
 from attnviz.cli.output import (
     Made,
@@ -22,10 +21,11 @@ from attnviz.cli.output import (
     require_form,
     target,
 )
+from attnviz.cli.picture import Options
 from attnviz.cli.screen import show
-from attnviz.render.terminal import Screen, draw
-from attnviz.stored import SCHEMA
-from attnviz.table import text
+from attnviz.io.csv_table import text
+from attnviz.io.validation import SCHEMA
+from attnviz.render.terminal.draw import Screen, draw
 from attnviz.views import Page, Picture
 
 Record: TypeAlias = Mapping[str, Any]

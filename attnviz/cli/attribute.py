@@ -10,7 +10,6 @@ from attnviz import selection
 from attnviz.analysis.attribution import BASELINES, SCORINGS, chance
 from attnviz.cli import text as text_input
 from attnviz.cli.answers import Answer, Record, deliver, target_of
-from attnviz.cli.drawing import Options
 from attnviz.cli.interventions import changed, described, intervention_options, is_changed
 from attnviz.cli.options import (
     TOP,
@@ -25,13 +24,14 @@ from attnviz.cli.options import (
     title_option,
     together,
 )
+from attnviz.cli.picture import Options
 from attnviz.cli.questions import ROWS, given, placed
 from attnviz.cli.screen import screen
-from attnviz.cli.take import loaded, prompt
+from attnviz.cli.sources import loaded, prompt
 from attnviz.experiments.attribution import CHECKS, Attribution, Check, Watch, attribute
 from attnviz.request import NOTHING, Target
-from attnviz.views.attribution import attribution_pictures, attribution_tables
-from attnviz.views.prediction import SHOWN, prediction_table
+from attnviz.results.attribution import attribution_pictures, attribution_tables
+from attnviz.results.intervention import SHOWN, prediction_table
 
 if TYPE_CHECKING:
     from attnviz.experiments.intervention import Outcome

@@ -19,13 +19,13 @@ from attnviz.cli.options import (
     weights_option,
     words_option,
 )
-from attnviz.cli.take import take, tell
+from attnviz.cli.sources import take, tell
 from attnviz.errors import UsageError
-from attnviz.files import require_new
+from attnviz.io.files import require_new
+from attnviz.io.formats import WRITERS, save
 from attnviz.record import ATTENTION, Kind
 from attnviz.request import Keep, Request
 from attnviz.selection import ALL, Named, Selection
-from attnviz.storage import WRITERS, save
 
 TILES = 64
 

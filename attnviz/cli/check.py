@@ -15,6 +15,7 @@ from attnviz.analysis.measures import COLUMNS, Spread, spread
 from attnviz.analysis.roles import ROLES
 from attnviz.analysis.segments import shares
 from attnviz.analysis.statistics import mean_of
+from attnviz.cli.comparison_sources import Models, captures, comparisons, sides_options
 from attnviz.cli.options import (
     Sectioned,
     SelectionType,
@@ -29,13 +30,12 @@ from attnviz.cli.options import (
     words_option,
 )
 from attnviz.cli.questions import every_head, segments_of
-from attnviz.cli.sides import Models, captures, comparisons, sides_options
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape
+from attnviz.io.validation import SCHEMA
 from attnviz.record import Capture, Segment
+from attnviz.results.comparison import coverage
 from attnviz.selection import HEAD, parse_token, place
-from attnviz.stored import SCHEMA
-from attnviz.views.comparison import coverage
 
 OF_PAIRS = "js", "moved"
 CHECKED = re.compile(r"(?:(L-?\d+H-?\d+)\.)?(\w+)", re.IGNORECASE)

@@ -9,7 +9,7 @@ import click
 
 from attnviz.analysis.comparison import Comparison, Distances, Name
 from attnviz.cli.answers import Answer, deliver, target_of
-from attnviz.cli.drawing import look
+from attnviz.cli.comparison_sources import Models, comparisons, sides_options
 from attnviz.cli.findings import document, records
 from attnviz.cli.options import (
     TOP,
@@ -27,12 +27,10 @@ from attnviz.cli.options import (
     together,
     weights_option,
 )
+from attnviz.cli.picture import look
 from attnviz.cli.screen import screen
-from attnviz.cli.sides import Models, comparisons, sides_options
 from attnviz.errors import InputError, UsageError
-from attnviz.selection import ALL, Named, resolve
-from attnviz.views import Page, Picture
-from attnviz.views.comparison import (
+from attnviz.results.comparison import (
     Chosen,
     counterpart,
     head_map,
@@ -43,6 +41,8 @@ from attnviz.views.comparison import (
     series_title,
     table,
 )
+from attnviz.selection import ALL, Named, resolve
+from attnviz.views import Page, Picture
 
 DRAWN = 4  # heads that are drawn one by one; of more, the mean over those of a layer
 ROWS = 10  # heads that are listed unless --top says more

@@ -10,7 +10,6 @@ from attnviz import selection
 from attnviz.analysis.explain import RAW, Difference, Steps, difference, explain, explain_raw
 from attnviz.cli import text as text_input
 from attnviz.cli.answers import Answer, deliver, target_of
-from attnviz.cli.drawing import Options
 from attnviz.cli.options import (
     TOP,
     Sectioned,
@@ -25,14 +24,15 @@ from attnviz.cli.options import (
     title_option,
     together,
 )
+from attnviz.cli.picture import Options
 from attnviz.cli.questions import ROWS, given, placed, told_of
 from attnviz.cli.screen import screen
-from attnviz.cli.take import loaded, prompt
+from attnviz.cli.sources import loaded, prompt
 from attnviz.errors import InputError, UsageError
 from attnviz.record import Capture
 from attnviz.request import Request
+from attnviz.results.explanation import explain_tables
 from attnviz.selection import Named, Selection, Spot
-from attnviz.views.explain import explain_tables
 
 LAST, FIRST = Selection(((-1, -1),)), Selection(((0, 0),))
 Explained = tuple[Capture, Steps, Difference]

@@ -33,12 +33,12 @@ from attnviz.cli.options import (
 )
 from attnviz.cli.output import OF_FIGURES, Made
 from attnviz.cli.report import Part, Report, split
-from attnviz.cli.take import reader, running, worded
+from attnviz.cli.sources import reader, running, worded
 from attnviz.errors import OutputError, UsageError
 from attnviz.escape import escape
-from attnviz.files import decode, require_regular, require_writable, write_folder, write_whole
+from attnviz.io.files import decode, require_regular, require_writable, write_folder, write_whole
 from attnviz.methods import SUM
-from attnviz.render.gallery import Entry, gallery_html, gallery_md
+from attnviz.render.html.gallery import Entry, gallery_html, gallery_md
 from attnviz.selection import Named
 
 File: TypeAlias = tuple[Part, str, Path]  # with its format and where it goes

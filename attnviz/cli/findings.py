@@ -8,9 +8,9 @@ import numpy as np
 
 from attnviz.analysis.comparison import Comparison, Distances, Name, Side
 from attnviz.analysis.statistics import deviation_of, mean_of
+from attnviz.io.formats import decimals, token_list
 from attnviz.record import Doubles, Visible, Weights
-from attnviz.storage import decimals, token_list
-from attnviz.views.comparison import Chosen
+from attnviz.results.comparison import Chosen
 
 DIVERGENCE = {"name": "Jensen-Shannon", "units": "nats", "largest": math.log(2), "of": "mean over queries"}
 

@@ -11,7 +11,6 @@ import click
 from attnviz import selection
 from attnviz.analysis.roles import ROLES
 from attnviz.cli.answers import Answer, Record, as_json, deliver, target_of
-from attnviz.cli.drawing import Options
 from attnviz.cli.options import (
     Sectioned,
     model_options,
@@ -21,15 +20,16 @@ from attnviz.cli.options import (
     title_option,
     together,
 )
+from attnviz.cli.picture import Options
 from attnviz.cli.screen import screen
-from attnviz.cli.take import loaded
+from attnviz.cli.sources import loaded
 from attnviz.cli.text import read_sample
 from attnviz.errors import ModelError, UsageError
 from attnviz.experiments import ablation, heads, sequences
 from attnviz.lm import corpus
+from attnviz.results.head_roles import ablation_table, heads_table, names_map, roles_table, score_map
 from attnviz.selection import ALL, Named
 from attnviz.views import Picture
-from attnviz.views.roles import ablation_table, heads_table, names_map, roles_table, score_map
 
 if TYPE_CHECKING:
     from attnviz.models import Model

@@ -10,7 +10,6 @@ from attnviz import selection
 from attnviz.analysis.measures import COLUMNS
 from attnviz.cli import text as text_input
 from attnviz.cli.answers import as_json, deliver, target_of
-from attnviz.cli.drawing import Options
 from attnviz.cli.options import (
     TOP,
     Sectioned,
@@ -31,13 +30,14 @@ from attnviz.cli.options import (
     weights_option,
     words_option,
 )
+from attnviz.cli.picture import Options
 from attnviz.cli.questions import MODES, NO_SHARES, Asked, columns, given, measured
 from attnviz.cli.screen import screen
-from attnviz.cli.take import Source, loaded, prompt, reader, weighed, worded
+from attnviz.cli.sources import Source, loaded, prompt, reader, weighed, worded
 from attnviz.errors import UsageError
 from attnviz.record import SCORES
+from attnviz.results.inspection import BY_PLACE
 from attnviz.selection import Named
-from attnviz.views.tables import BY_PLACE
 
 inspect_options = together(
     "View",

@@ -12,9 +12,9 @@ import click
 from attnviz import views
 from attnviz.cli import output
 from attnviz.cli import text as text_input
-from attnviz.cli.drawing import Options, is_single, is_wide, look, pictures, prepared, request
 from attnviz.cli.options import SelectionType, together
-from attnviz.cli.take import loaded, prompt, tell, weighed, worded
+from attnviz.cli.picture import Options, is_single, is_wide, look, pictures, prepared, request
+from attnviz.cli.sources import loaded, prompt, tell, weighed, worded
 from attnviz.errors import UsageError
 from attnviz.methods import Source
 from attnviz.record import Capture
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from attnviz.cli.answers import Answer, Record
     from attnviz.experiments.intervention import Changes, Effect, Outcome, Subject
     from attnviz.models import Model
-    from attnviz.render.terminal import Screen
+    from attnviz.render.terminal.draw import Screen
 
 EDGE = re.compile(r"\s*(\S.*?)\s*->\s*(\S.*?)\s*", re.DOTALL)  # at the first arrow that leaves something before it
 EVERY = "*"
@@ -126,7 +126,7 @@ def intervened(text: str | None, options: Options, quiet: bool) -> Run:
 def changed(model: "Model", read: Prompt, options: Options, target: Target) -> tuple["Outcome", Sequence[str]]:
     """What comes of the changes that the options name, and what these are in words."""
     from attnviz.experiments.intervention import Subject, intervene
-    from attnviz.views.prediction import told_changes
+    from attnviz.results.intervention import told_changes
 
     subject = Subject.of(model, read, options.get("kind"), truncate=options["truncate"])
     outcome = intervene(subject, changes_of(subject, options), target, options.get("seed", 0))
@@ -185,8 +185,8 @@ def deliver(run: Run, to: output.Target | None, on: "Screen", options: Options, 
 def answer(run: Run, before: Capture | None, after: Capture, form: str | None, options: Options) -> "Answer":
     """What is told in a format. before: where one map is drawn, to compare it with."""
     from attnviz.cli.answers import Answer
-    from attnviz.storage import to_json
-    from attnviz.views.prediction import AFTER, compared, likeliest_line, prediction_lines, prediction_table
+    from attnviz.io.formats import to_json
+    from attnviz.results.intervention import AFTER, compared, likeliest_line, prediction_lines, prediction_table
 
     table, page, document = prediction_table(run.outcome), None, {}
     drawn: list[Picture] = []
@@ -210,7 +210,7 @@ def is_one(capture: Capture) -> bool:
 
 def described(outcome: "Outcome") -> "Record":
     """What was changed and what came of it, for JSON."""
-    from attnviz.views.prediction import elsewhere
+    from attnviz.results.intervention import elsewhere
 
     changes = outcome.changes
     others = {

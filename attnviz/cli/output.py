@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 from click.core import ParameterSource
 
-from attnviz.cli.drawing import Options, look, pictures, require_cells
 from attnviz.cli.options import BINARY, FIGURES, FORMATS, note
+from attnviz.cli.picture import Options, look, pictures, require_cells
 from attnviz.errors import OutputError, UsageError
-from attnviz.files import require_new, write_whole
+from attnviz.io.files import require_new, write_whole
 from attnviz.record import Capture
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def make_figure(capture: Capture, form: str, options: Options) -> Made:
 
 def figure_of(picture: "Picture", form: str, options: Options, below: "Sequence[Picture]" = ()) -> Made:
     """A figure of a picture, and of others below it."""
-    from attnviz.render.figure import Style, figure
+    from attnviz.render.figure.figure import Style, figure
 
     style = Style(
         options["style"],
@@ -152,7 +152,7 @@ def make_page(capture: Capture, form: str, options: Options) -> Made:  # noqa: A
 
 def page_of(page: "Page", options: Options, notes: Sequence[str]) -> Made:
     """A page, under the title of the user if there is one."""
-    from attnviz.render.html import html
+    from attnviz.render.html.page import html
 
     if options["title"] is not None:
         page = replace(page, title=options["title"])
@@ -161,7 +161,7 @@ def page_of(page: "Page", options: Options, notes: Sequence[str]) -> Made:
 
 def document_of(found: "Sequence[Picture]", options: Options) -> Made:
     """Pictures as an HTML document. Raises UsageError for an option that would have no effect."""
-    from attnviz.render.document import document
+    from attnviz.render.html.document import document
 
     if options.get("exact"):
         raise UsageError("--exact is for a page of all heads: this one shows numbers as they are, leave it out")
@@ -182,14 +182,14 @@ def markdown_of(found: "Sequence[Picture]") -> Made:
 
 def make_data(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
     """The numbers."""
-    from attnviz.storage import WRITERS
+    from attnviz.io.formats import WRITERS
 
     return Made(WRITERS[f".{form}"](capture), capture.notes)
 
 
 def make_csv(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
     """The numbers as a table in long form."""
-    from attnviz.table import to_csv
+    from attnviz.io.csv_table import to_csv
 
     return Made(to_csv(capture), capture.notes)
 

@@ -12,21 +12,19 @@ from click.core import ParameterSource
 from attnviz.analysis.measures import COLUMNS, Measures, Spread, measure, spread
 from attnviz.analysis.segments import Shares, paragraphs, parse, require_fit, shares
 from attnviz.cli.answers import Answer
-from attnviz.cli.drawing import Options
 from attnviz.cli.options import note
-from attnviz.cli.take import Source, tell
+from attnviz.cli.picture import Options
+from attnviz.cli.sources import Source, tell
 from attnviz.cli.text import MOST
+from attnviz.drawable import Table
 from attnviz.errors import InputError, UsageError
-from attnviz.files import read_text
+from attnviz.io.files import read_text
+from attnviz.io.formats import decimals, token_list
 from attnviz.methods import is_other, methods_of
 from attnviz.record import ATTENTION, SCORES, Capture, Doubles, Segment, Token, Unit
-from attnviz.render.terminal import Screen
+from attnviz.render.terminal.draw import Screen
 from attnviz.request import Request
-from attnviz.selection import ALL, require_same_tokens
-from attnviz.storage import decimals, token_list
-from attnviz.views.axes import sides, tokens_title
-from attnviz.views.drawable import Table
-from attnviz.views.tables import (
+from attnviz.results.inspection import (
     GETS,
     GIVES,
     Heads,
@@ -38,7 +36,9 @@ from attnviz.views.tables import (
     side,
     token_table,
 )
-from attnviz.views.views import panel, places
+from attnviz.selection import ALL, require_same_tokens
+from attnviz.views.heatmaps import panel, places
+from attnviz.views.labels import sides, tokens_title
 
 WHOLE = 512  # tokens of a text whose weights are all kept; of a longer one there are statistics
 ROWS = 16  # of a table, where no screen says how many fit

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from attnviz.cli.drawing import Options, keep, pictures, prepared, request, tiles
 from attnviz.cli.options import DATA, FIGURES
 from attnviz.cli.output import MAKERS, Made
-from attnviz.cli.take import Source, chosen
+from attnviz.cli.picture import Options, keep, pictures, prepared, request, tiles
+from attnviz.cli.sources import Source, chosen
 from attnviz.escape import escape
+from attnviz.io.formats import parts as arrays
 from attnviz.methods import METHODS, methods_of
 from attnviz.record import ATTENTION, AttentionMap, Capture, Kind
 from attnviz.request import Keep
 from attnviz.selection import ALL, Named, Selection
-from attnviz.storage import parts as arrays
-from attnviz.views.axes import KINDS, model_title
+from attnviz.views.labels import KINDS, model_title
 
 EVERYTHING = "attention"  # the name of files that hold all heads
 SPELT = {"view": "--view", "layers": "-l", "heads": "-H", "kind": "--map"}  # the options in which parts differ

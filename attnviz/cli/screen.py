@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.segment import Segment, Segments
 
-from attnviz.render.cells import Depth, Line, Paint
-from attnviz.render.terminal import Screen
+from attnviz.render.terminal.cells import Depth, Line, Paint
+from attnviz.render.terminal.draw import Screen
 
 PIPED_WIDTH, NARROWEST = 100, 40
 SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard"}  # in rich's words

@@ -5,7 +5,6 @@ from typing import Any
 import click
 
 from attnviz.cli import interventions
-from attnviz.cli.drawing import check, pictures, prepared, request, settled
 from attnviz.cli.options import (
     Sectioned,
     look_options,
@@ -26,9 +25,10 @@ from attnviz.cli.options import (
     words_option,
 )
 from attnviz.cli.output import deliver, target
+from attnviz.cli.picture import check, pictures, prepared, request, settled
 from attnviz.cli.screen import screen, show
-from attnviz.cli.take import opened, tell
-from attnviz.render.terminal import draw
+from attnviz.cli.sources import opened, tell
+from attnviz.render.terminal.draw import draw
 
 
 @click.command(cls=Sectioned)

@@ -9,7 +9,7 @@ from pathlib import Path
 from attnviz.cli.options import note
 from attnviz.errors import InputError
 from attnviz.escape import require_unicode
-from attnviz.files import decode, read_some, read_text
+from attnviz.io.files import decode, read_some, read_text
 
 SENTENCE = "The cat sat on the mat because it was tired."
 SAMPLE = "sample:"

@@ -150,11 +150,11 @@ def check_curves(curves: Path | None, output: Path | None) -> None:
 
 def draw_learning(log: "Log", quiet: bool) -> None:
     """Write the figure of a run into its folder, and draw it on a terminal; nothing before the first measurement."""
-    from attnviz.files import write_whole
+    from attnviz.io.files import write_whole
     from attnviz.lm.checkpoints import FIGURE
     from attnviz.lm.evaluate import BLOCK
-    from attnviz.render.figure import figure
-    from attnviz.views.training import learning_curves
+    from attnviz.render.figure.figure import figure
+    from attnviz.results.training import learning_curves
 
     if not log.history:
         return
@@ -171,7 +171,7 @@ def show_beside(picture: "Picture") -> None:
     from rich.segment import Segment, Segments
 
     from attnviz.cli.screen import screen
-    from attnviz.render.terminal import draw
+    from attnviz.render.terminal.draw import draw
 
     console = Console(stderr=True)
     lines = draw(picture, replace(screen(None, "auto"), width=console.width, height=console.height))
@@ -183,9 +183,9 @@ def draw_again(source: Path, output: Path | None, force: bool, style: str, quiet
     from attnviz.cli.answers import FORMS, Answer, deliver
     from attnviz.cli.output import Target, require_form
     from attnviz.cli.screen import screen
-    from attnviz.files import require_new
+    from attnviz.io.files import require_new
     from attnviz.lm.checkpoints import read_history
-    from attnviz.views.training import learning_curves
+    from attnviz.results.training import learning_curves
 
     to = None
     if output is not None:
@@ -207,7 +207,7 @@ def draw_again(source: Path, output: Path | None, force: bool, style: str, quiet
 
 def check_output(folder: Path, force: bool, resume: bool) -> None:
     """Refuse a folder that could not be written, before anything is computed. Raises OutputError, or UsageError."""
-    from attnviz.files import require_regular, require_writable
+    from attnviz.io.files import require_regular, require_writable
     from attnviz.lm import checkpoints, store
 
     if folder.exists() and not folder.is_dir():
@@ -280,7 +280,7 @@ def told(steps: int) -> Look:
     """A line every tenth of the steps with the loss and the best heads."""
 
     def look(_: "Stored", history: Sequence[dict[str, Any]]) -> None:
-        from attnviz.views.training import line
+        from attnviz.results.training import line
 
         if history[-1]["step"] % max(1, steps // 10) == 0:
             note(line(history), quiet=False)
@@ -296,9 +296,9 @@ def living(steps: int) -> Iterator[tuple[Watch, Look]]:
     from rich.segment import Segment, Segments
 
     from attnviz.cli.screen import screen
-    from attnviz.render.terminal import draw
-    from attnviz.views.training import curves
-    from attnviz.views.views import heatmaps
+    from attnviz.render.terminal.draw import draw
+    from attnviz.results.training import curves
+    from attnviz.views.heatmaps import heatmaps
 
     on, drawn = screen(None, "auto"), Segments([])
     with Live(console=Console(stderr=True)) as view:
@@ -324,7 +324,7 @@ def sentence(model: "Stored", history: Sequence[dict[str, Any]]) -> "Capture":
     from attnviz.lm.evaluate import weights
     from attnviz.models.builtin import read_tokens
     from attnviz.record import AttentionMap, Capture
-    from attnviz.views.training import best
+    from attnviz.results.training import best
 
     encoding = Tokenizer.from_str(model.tokenizer).encode(WATCHED)
     tokens, chosen = read_tokens(encoding, WATCHED), next(best(history))

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
-from attnviz import untrusted
 from attnviz.errors import InputError, UsageError
-from attnviz.files import reason, remove_file, write_whole
+from attnviz.io import untrusted
+from attnviz.io.files import reason, remove_file, write_whole
 from attnviz.layer.arrays import Array
 from attnviz.lm import evaluate, store
 

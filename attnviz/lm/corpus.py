@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from attnviz.errors import InputError
-from attnviz.files import read_text
+from attnviz.io.files import read_text
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 HELD_OUT = 50  # one document of so many

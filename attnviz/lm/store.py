@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from attnviz.errors import ModelError
-from attnviz.files import reason, write_folder
+from attnviz.io.files import reason, write_folder
 from attnviz.layer.arrays import Array
 from attnviz.layer.scores import SCORES
 from attnviz.lm.model import Config, shapes

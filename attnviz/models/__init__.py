@@ -129,6 +129,6 @@ def load(
         from attnviz.models.builtin import Builtin
 
         return Builtin(name, folders.model, placement)
-    from attnviz.models.huggingface import HuggingFace
+    from attnviz.models.huggingface.model import HuggingFace
 
     return HuggingFace.load(name, folders, placement, writes=writes, predicts=predicts)

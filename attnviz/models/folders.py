@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnviz.errors import ModelError
-from attnviz.files import reason
+from attnviz.io.files import reason
 from attnviz.models.names import BUILTIN
 from attnviz.request import Companions
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from math import isnan
 
+from attnviz.drawable import Axis, Curves, Heatmap, Picture, Scale, Series, Strip, Table
 from attnviz.render.matrices import TOKENS, of_heads
-from attnviz.views.drawable import Axis, Curves, Heatmap, Picture, Scale, Series, Strip, Table
 
 MARKS = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#!|~$@"} | {"&": "&amp;"})
 LINKS = re.compile(r"(?<=:)/(?=/)|(?<=www)\.")  # of which readers of Markdown make links by themselves

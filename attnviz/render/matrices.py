@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from attnviz.views.drawable import MASKED, Grid, Heatmap, Panel, Steps, Strip, Table
+from attnviz.drawable import MASKED, Grid, Heatmap, Panel, Steps, Strip, Table
 
 Matrices: TypeAlias = Heatmap | Grid | Strip  # drawables on one colour scale
 TOKENS = "queries", "keys"  # the axes of which labels may be as long as a word

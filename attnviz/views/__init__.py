@@ -1,6 +1,6 @@
 """Capture -> drawable: pure data, of no medium. A renderer draws drawables and knows no capture."""
 
-from attnviz.views.drawable import (
+from attnviz.drawable import (
     Axis,
     Drawable,
     Grid,
@@ -14,8 +14,8 @@ from attnviz.views.drawable import (
     Strip,
     Table,
 )
-from attnviz.views.sinks import Look
-from attnviz.views.views import PAGE, grids, heatmaps, page, rows, strips
+from attnviz.views.colour_scale import Look
+from attnviz.views.heatmaps import PAGE, grids, heatmaps, page, rows, strips
 
 __all__ = [
     "PAGE",

@@ -28,8 +28,8 @@ import psutil
 import torch
 from transformers import AutoModel, LlamaConfig, LlamaModel
 
-from attnviz.models.huggingface import HuggingFace
-from attnviz.models.huggingface_reading import Reading
+from attnviz.models.huggingface.attention import Reading
+from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Request
 from attnviz.selection import parse
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from capture import build
 
-from attnviz.models.huggingface import HuggingFace
+from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Request
 from attnviz.selection import parse
 

@@ -25,7 +25,7 @@ from playwright.sync_api import sync_playwright
 
 from attnviz.models import Model, Prompt, Request, load
 from attnviz.record import Capture
-from attnviz.render.html import html
+from attnviz.render.html.page import html
 from attnviz.views import page
 
 ROOT = Path(__file__).parent.parent.parent

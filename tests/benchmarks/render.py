@@ -19,11 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.render.cells import Paint
 from attnviz.render.colour import colours
-from attnviz.render.figure import Style as FigureStyle
-from attnviz.render.figure import figure
-from attnviz.render.terminal import Screen, draw
+from attnviz.render.figure.figure import Style as FigureStyle
+from attnviz.render.figure.figure import figure
+from attnviz.render.terminal.cells import Paint
+from attnviz.render.terminal.draw import Screen, draw
 from attnviz.views import Heatmap, grids, heatmaps
 
 

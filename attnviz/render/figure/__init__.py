@@ -1,0 +1,1 @@
+"""Drawables as figures: PNG, SVG and PDF, by matplotlib."""

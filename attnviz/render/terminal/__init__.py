@@ -1,0 +1,1 @@
+"""Drawables as lines of text for a terminal."""

@@ -1,0 +1,163 @@
+"""What is drawn of an intervention: a map before, after, and the difference; the prediction before and after."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from attnviz.drawable import Heatmap, Panel, Series, Table
+from attnviz.escape import label
+from attnviz.experiments.intervention import Changes, Outcome, Pair, Subject
+from attnviz.record import SCORES, Capture
+from attnviz.results.comparison import difference
+from attnviz.selection import Head
+from attnviz.views.colour_scale import Look
+from attnviz.views.heatmaps import PLAIN, heatmap, told
+from attnviz.views.labels import head_name, name, short
+
+REPLACED = {
+    "zero": "zeros",
+    "mean": "its mean over the queries of this text",
+    "uniform": "the mean of the values that it sees",
+    "permute": "its values with the weights of each row in another order (Jain & Wallace 2019)",
+}
+SAYS = {
+    "next": "the next token after token {} {}",
+    "masked": "token {} {}",
+    "class": "the class of the text",
+    "vector": "the last vector of token {} {}: nothing is predicted here",
+}
+SIGNS = "positive: more after, negative: less"
+AFTER = "drawn is what is there after the change"
+SHOWN = "the weights of an ablated head are shown, but not used"
+TITLE = "The prediction, before and after"
+
+
+def told_changes(changes: Changes, subject: Subject) -> tuple[str, ...]:
+    """What was changed, and where: a line for edges, two for heads."""
+    lines = []
+    if changes.pairs:
+        edges = ", ".join(edge_name(pair, subject) for pair in changes.pairs)
+        lines.append(f"cut before the softmax: {edges}, in {where_told(changes, subject)}")
+    if changes.ablated:
+        lines.append(f"ablated: {heads_told(changes.ablated)}, the output replaced by {REPLACED[changes.how]}")
+        lines.append(SHOWN)
+    return tuple(lines)
+
+
+def where_told(changes: Changes, subject: Subject) -> str:
+    """The heads in which edges are cut."""
+    if changes.heads:
+        return heads_told(changes.heads)
+    if len(changes.layers) == len(subject.heads):
+        return "all heads"
+    return f"all heads of layer{'s' * (len(changes.layers) > 1)} {', '.join(map(str, changes.layers))}"
+
+
+def heads_told(heads: Sequence[Head]) -> str:
+    """Heads by name."""
+    return ", ".join(head_name(*head) for head in heads)
+
+
+def edge_name(pair: Pair, subject: Subject) -> str:
+    """An edge by the numbers and names of its tokens."""
+    other = "" if subject.kind == "cross" else "other "
+    sides = zip(pair, (subject.queries, subject.keys), (f"every {other}query", f"every {other}key"), strict=True)
+    return " -> ".join(every if at is None else f"{at} {name(tokens[at])}" for at, tokens, every in sides)
+
+
+def compared(before: Capture, after: Capture, look: Look = PLAIN) -> Series:
+    """The one map of two captures, and after - before, on one scale."""
+
+    def both(look: Look) -> list[Heatmap]:
+        return [heatmap(replace(each, notes=()), each.maps[0], 0, 0, look) for each in (before, after)]
+
+    drawn = both(look)
+    if not all(each.scale.has_beyond for each in drawn):  # nothing is beyond colours that both share
+        drawn = both(look._replace(whole=True))
+    tops, largest = ([getattr(each.scale, part) for each in drawn] for part in ("top", "largest"))
+    shared = drawn[0].scale._replace(top=max(tops), largest=max(largest))
+    first, second = (
+        replace(each, title=title, scale=shared) for each, title in zip(drawn, ("before", "after"), strict=True)
+    )
+    seen = first.panel.visible  # a weight that was cut is 0 after, which is the change
+    if after.maps[0].method == SCORES:
+        seen = seen & second.panel.visible
+    panel = Panel(np.where(seen, second.panel.values - first.panel.values, 0).astype(np.float32), seen)
+    method = after.maps[0].method
+    apart = difference("after - before", panel, first.rows, first.columns, look, method)
+    apart = replace(apart, caption=(SIGNS if apart.scale.largest else "no difference",))
+    notes = dict.fromkeys((*before.notes, *after.notes))
+    return Series(drawn[1].title, (first, second, apart), told(tuple(notes)))
+
+
+def prediction_table(outcome: Outcome) -> Table:
+    """The likeliest outputs with their probabilities before and after; of vectors, how far they turned."""
+    if outcome.response.kind == "vector":
+        cells = ((number(outcome.effect.cosine), number(outcome.scale.cosine)),)
+        blank = np.full((1, 2), np.nan, np.float32)
+        return Table(TITLE, "", ("here", "for scale"), ("1 - cos",), cells, blank, prediction_lines(outcome))
+    values = np.stack(outcome.probabilities, axis=-1)[list(outcome.likeliest)]  # (output, 2)
+    levels = np.full((len(values), 3), np.nan, np.float32)
+    levels[:, :2] = np.sqrt(values)
+    return Table(
+        TITLE,
+        "class" if outcome.response.kind == "class" else "token",
+        ("before", "after", "change"),
+        tuple(output_name(outcome, each) for each in outcome.likeliest),
+        tuple((f"{p:.4f}", f"{q:.4f}", f"{round(q - p, 4) + 0.0:+.4f}") for p, q in values.tolist()),
+        levels,
+        prediction_lines(outcome),
+    )
+
+
+def output_name(outcome: Outcome, output: int) -> str:
+    """What an output says, with the space before it, which tells tokens apart."""
+    said = outcome.response.name(output)
+    return short(f"{'␣' * (said != said.lstrip(' ') and bool(said.strip()))}{label(said)}")
+
+
+def prediction_lines(outcome: Outcome) -> tuple[str, ...]:
+    """What is predicted, how far it moved, and for scale how far other changes of the same size move it."""
+    response, effect = outcome.response, outcome.effect
+    where = SAYS[response.kind].format(response.place, name(response.tokens[response.place]))
+    moved = f"1 - cos of it before and after: {number(effect.cosine)}"
+    if response.kind != "vector":
+        target = f"logit of '{output_name(outcome, response.target)}', less the mean of all"
+        moved = f"KL(before || after) {number(effect.kl)} nats; {target}, {effect.logit:+.3f}"
+    return told((where, moved, scale_line(outcome)))
+
+
+def likeliest_line(outcome: Outcome) -> str:
+    """The likeliest outputs with their probabilities before and after, in a line; nothing of vectors."""
+    if outcome.response.kind == "vector":
+        return ""
+    before, after = outcome.probabilities
+    each = (f"{output_name(outcome, one)} {before[one]:.4f} to {after[one]:.4f}" for one in outcome.likeliest)
+    return f"probabilities before and after: {', '.join(each)}"
+
+
+def scale_line(outcome: Outcome) -> str:
+    """The median of the others, and what these are."""
+    what, count, scale = " and ".join(elsewhere(outcome.changes)), len(outcome.others), outcome.scale
+    if not count:
+        return f"nothing to compare it with: there are not as many {what}"
+    median = f"1 - cos {number(scale.cosine)}"
+    if outcome.response.kind != "vector":
+        median = f"KL {number(scale.kl)} nats, logit ±{scale.logit:.3f}"
+    return f"for scale, as many {what}: {median}, median of {count} draw{'s' * (count != 1)}"
+
+
+def elsewhere(changes: Changes) -> list[str]:
+    """What makes other changes of the same size as these."""
+    heads = ["other heads of the same layers"] * bool(changes.ablated or changes.heads)
+    every = any(query is None for query, _ in changes.pairs)
+    keys = "other keys, each of all queries that see it" if every else "other keys of the same queries"
+    return heads + [keys] * bool(changes.pairs and not changes.heads)
+
+
+def number(value: float) -> str:
+    """A number to three digits, also a small one; nothing if there is none."""
+    if np.isnan(value):
+        return ""
+    return f"{value:.3f}" if value >= 0.0995 or value == 0 else f"{value:.2g}"
