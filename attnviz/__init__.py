@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnviz.api import capture, from_arrays
-    from attnviz.io.formats import load
+    from attnviz.io.formats import load, save
     from attnviz.notebook import show
 
-__all__ = ["capture", "from_arrays", "load", "show"]
-HOMES = {"capture": "api", "from_arrays": "api", "load": "io.formats", "show": "notebook"}
+__all__ = ["capture", "from_arrays", "load", "save", "show"]
+HOMES = {"capture": "api", "from_arrays": "api", "load": "io.formats", "save": "io.formats", "show": "notebook"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
+from attnviz.derived import Source, taken
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape, require_unicode
-from attnviz.methods import MADE_OF, OF_A_PREDICTION, Shown, Source, taken
+from attnviz.methods import MADE_OF, OF_A_PREDICTION, Shown
 from attnviz.record import ATTENTION, Capture
 from attnviz.request import DType, Keep, Placement, Prompt, Request
 from attnviz.selection import Named, Selection, parse, parse_heads, select

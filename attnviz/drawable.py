@@ -6,8 +6,8 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.record import Floats, Visible, Weights
-
+Floats: TypeAlias = npt.NDArray[np.float32]
+Visible: TypeAlias = npt.NDArray[np.bool_]
 Cell = TypeVar("Cell", bound=np.generic)
 Steps: TypeAlias = npt.NDArray[np.int64]
 
@@ -17,7 +17,7 @@ MASKED = -1  # the step of a cell where a query may not attend: blank, which no 
 class Panel(NamedTuple):
     """One matrix of weights."""
 
-    values: Weights
+    values: Floats
     """(row, column), 0 where not visible."""
     visible: Visible
     """(row, column)."""

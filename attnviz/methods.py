@@ -1,10 +1,9 @@
 """What is shown of attention: its weights, or numbers that say more. What they are, who says so, what they need."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal, NamedTuple, TypeAlias
 
-from attnviz.errors import InputError, UsageError
 from attnviz.record import (
     ATTENTION,
     CHEFER,
@@ -15,10 +14,8 @@ from attnviz.record import (
     AttentionMap,
     Capture,
 )
-from attnviz.request import Request, Target
 
 Shown: TypeAlias = Literal["attention", "norm", "gradient", "chefer", "rollout", "scores"]
-Source: TypeAlias = Callable[[Request], Capture]
 SUM = "sum"  # the head that stands for the heads of a layer, where their vectors are added before they are measured
 
 
@@ -105,38 +102,3 @@ def explained(capture: Capture) -> Capture:
 def methods_of(maps: Iterable[AttentionMap]) -> tuple[str, ...]:
     """The methods of maps, each once."""
     return tuple(dict.fromkeys(part.method for part in maps))
-
-
-def taken(
-    source: Source, request: Request, method: str, token: str | int | None = None, *, summed: bool = False
-) -> Capture:
-    """What a source has for a request, as numbers of a method, cell by cell; the notes say what they are.
-
-    token: the prediction that gradients are of. summed: of norms that of the sum over the chosen heads of a layer.
-    rollout and chefer are of all layers, whichever the request names. Raises UsageError for a map between two texts,
-    InputError where it cannot be made, and as the source does.
-    """
-    target = Target(token)
-    if method not in MADE_OF:
-        named = replace(request, keep="weights", method=method, summed=summed, target=target)  # type: ignore[arg-type]
-        return explained(source(named))
-    if "cross" in request.kinds:
-        raise UsageError(
-            f"--weights {method} goes through the layers of one text, and cross-attention looks from one to another: "
-            "use --map encoder or --map decoder"
-        )
-    of: Literal["attention", "gradient"] = "attention" if method == ROLLOUT else "gradient"
-    whole = source(Request(truncate=request.truncate, kinds=request.kinds, method=of, target=target))
-    return through_layers(whole, method)
-
-
-def through_layers(capture: Capture, method: str) -> Capture:
-    """The rollout or relevance of the maps of a capture that are of one text. Raises InputError."""
-    from attnviz.analysis.rollout import relevance, rolled_out
-
-    maps = tuple(part for part in capture.maps if part.kind != "cross") or capture.maps
-    make = rolled_out if method == ROLLOUT else relevance
-    try:
-        return make(replace(capture, maps=maps))
-    except ValueError as error:
-        raise InputError(f"--weights {method}: {error}") from error

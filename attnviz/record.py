@@ -1,5 +1,6 @@
 """The record of a capture: tokens and attention maps. Frozen, NumPy, self-checking; it knows no model and no screen."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -284,7 +285,12 @@ class Capture:
     """How much the output of the model changes while its attention is read, as a share of it; None if not measured."""
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write an ``.attn`` file, or ``.json`` or ``.npz`` by the suffix. Raises UsageError or OutputError."""
-        from attnviz.io import formats  # the record itself knows no file
+        """Write a file as ``attnviz.save`` does, which is to be used in its place: this goes with the next version."""
+        from attnviz.io import formats  # the one import of ours here, for as long as this stays
 
-        formats.save(self, Path(path), force=force)
+        warnings.warn(
+            "Capture.save goes with the next version: write attnviz.save(capture, path)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        formats.save(self, path, force=force)

@@ -9,9 +9,10 @@ import transformers
 from torch import Tensor
 
 from attnviz.engine.call import Call
-from attnviz.engine.change import Changed
 from attnviz.engine.edits import Edits
-from attnviz.engine.probe import NO_EDITS, Found, Site, Source
+from attnviz.engine.observers.base import Found, Site, Source
+from attnviz.engine.observers.capture import NO_EDITS
+from attnviz.engine.observers.change import Changed
 from attnviz.engine.values import Watched
 from attnviz.errors import ModelError
 from attnviz.experiments.ablation import without

@@ -84,7 +84,7 @@ def test_shares_of_segments(call: Run, tmp_path: Path) -> None:
 
 def test_captures_can_be_checked(call: Run, tmp_path: Path) -> None:
     """A capture is checked without a model; two are compared; roles need a model."""
-    attnviz.capture(TEXT).save(tmp_path / "x.attn")
+    attnviz.save(attnviz.capture(TEXT), tmp_path / "x.attn")
     assert checked(call, "--from", "x.attn", "--min", "sink=0.01")[0] == 0
     assert checked(call, "--from", "x.attn", "--from", "x.attn", "--max-js", "0")[0] == 0
     fails(call("check", "--from", "x.attn", "--min", "induction=0"), 2, "leave --from out")
@@ -147,6 +147,6 @@ def test_coverage_is_told(call: Run) -> None:
 
 def test_what_a_capture_lacks_is_said(call: Run, tmp_path: Path) -> None:
     """A column that needs weights is no failed check where a capture has none."""
-    attnviz.capture(TEXT, keep="statistics").save(tmp_path / "s.attn")
+    attnviz.save(attnviz.capture(TEXT, keep="statistics"), tmp_path / "s.attn")
     fails(call("check", "--from", "s.attn", "--max", "gini=3"), 4, "needs all weights")
     assert call("check", "--from", "s.attn", "--max", "entropy=3").returncode == 0

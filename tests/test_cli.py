@@ -29,7 +29,7 @@ import attnviz
 from attnviz.cli import main as entry
 from attnviz.cli import show as show_command
 from attnviz.cli.text import samples
-from attnviz.engine.probe import Probe
+from attnviz.engine.observers.capture import Probe
 from attnviz.lm import store
 from attnviz.record import Capture
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
@@ -101,7 +101,7 @@ def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: P
         (tmp_path / name).symlink_to(minilm)
     plant_adapter(tmp_path / "my-adapter", minilm)
     for name in ("read", "before", "after"):
-        attnviz.capture("words that were read before").save(tmp_path / f"{name}.attn")
+        attnviz.save(attnviz.capture("words that were read before"), tmp_path / f"{name}.attn")
     example = re.sub("(-m|--model) bert-base", rf"\1 {minilm}", example.replace("--from run.attn", "--from read.attn"))
     if "--curves" in example:
         plant_run(tmp_path / "my-model")
@@ -351,7 +351,7 @@ def test_unexpected_errors_are_faults(monkeypatch: pytest.MonkeyPatch, capsys: p
 def folder(tmp_path: Path) -> Path:
     """A folder with captures of the sample sentence by the built-in model."""
     for keep in ("weights", "tiles", "statistics", "edges"):
-        attnviz.capture(SENTENCE, keep=keep, tiles=4).save(tmp_path / f"{keep}.attn")
+        attnviz.save(attnviz.capture(SENTENCE, keep=keep, tiles=4), tmp_path / f"{keep}.attn")
     return tmp_path
 
 
@@ -555,7 +555,7 @@ def test_how_exact_it_is(call: Run, tiny: Tiny) -> None:
 def test_a_difference_is_a_warning(call: Run, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that do not explain the model's output are shown with a warning, without being asked."""
     monkeypatch.setattr(Probe, "keep", lambda self, number, found: self.found.update({number: found}))
-    monkeypatch.setattr("attnviz.engine.probe.difference", lambda *_: 0.25)
+    monkeypatch.setattr("attnviz.engine.agreement.difference", lambda *_: 0.25)
     told = "explain the model's own output only to 2.5e-01 of its size: do not rely on them"
     assert told in call("show", SENTENCE, "-m", tiny("llama"), "--width", "200").stdout
     assert told in call("show", SENTENCE, "-m", tiny("llama"), "--json").stderr
@@ -636,7 +636,7 @@ def started(command: list[Any], folder: Path) -> Iterator[subprocess.Popen[str]]
 def test_an_interrupted_capture_leaves_nothing(tmp_path: Path, tiny: Tiny) -> None:
     """Ctrl-C while a model runs: one line, exit code 130, no file."""
     waiting = (
-        "import threading; from attnviz.engine.probe import Probe; from attnviz.cli.main import main\n"
+        "import threading; from attnviz.engine.observers.capture import Probe; from attnviz.cli.main import main\n"
         "def look(*args): print('running', flush=True); threading.Event().wait()\n"
         "Probe.look = look; main()"
     )

@@ -33,7 +33,7 @@ def fails(done: object, code: int, *parts: str) -> None:
 def files(tmp_path: Path) -> tuple[Path, Path]:
     """Captures of two texts."""
     for name, text in (("a", "The cat sat."), ("b", "The dog sat down.")):
-        attnviz.capture(text).save(tmp_path / f"{name}.attn")
+        attnviz.save(attnviz.capture(text), tmp_path / f"{name}.attn")
     return tmp_path / "a.attn", tmp_path / "b.attn"
 
 
@@ -229,7 +229,7 @@ def test_nan_in_a_capture(call: Run, tmp_path: Path) -> None:
 
 def test_a_capture_without_weights(call: Run, tmp_path: Path) -> None:
     """Statistics alone cannot be compared."""
-    attnviz.capture("the cat", keep="statistics").save(tmp_path / "s.attn")
+    attnviz.save(attnviz.capture("the cat", keep="statistics"), tmp_path / "s.attn")
     fails(call("compare", "--from", "s.attn", "--from", "s.attn"), 4, "weights")
 
 
@@ -260,7 +260,7 @@ def test_a_page_holds_so_many_words(call: Run, tmp_path: Path) -> None:
     """A page of a text that is too long for it is refused; the other formats take it."""
     text = "a " * 600
     weights = np.full((1, 600, 600), 1 / 600, np.float32)
-    attnviz.from_arrays(weights, tokens=text.split()).save(tmp_path / "x.attn")
+    attnviz.save(attnviz.from_arrays(weights, tokens=text.split()), tmp_path / "x.attn")
     fails(call("compare", "--from", "x.attn", "--from", "x.attn", "-o", "x.html"), 4, "512 words")
     done = call("compare", "--from", "x.attn", "--from", "x.attn", "--json")
     assert json.loads(done.stdout)["js"]["mean"] == ZERO

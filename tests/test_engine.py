@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_leaves
 from attnviz.analysis.statistics import describe, tile
 from attnviz.engine.call import Call
 from attnviz.engine.edits import Edits
-from attnviz.engine.probe import Finished, Found, Probe, Source, Survey
+from attnviz.engine.observers.base import Finished, Found, Source
+from attnviz.engine.observers.capture import Probe
+from attnviz.engine.observers.survey import Survey
 from attnviz.engine.running import Running
 from attnviz.errors import InputError
 from attnviz.request import Keep, Request

@@ -163,10 +163,10 @@ def test_options_of_one_format_are_not_given_to_others(report: Run) -> None:
 def test_a_report_of_a_file(report: Run, tmp_path: Path) -> None:
     """Of all of it, of a part, and of heads that were merged before."""
     capture = attnviz.capture(SENTENCE)
-    capture.save(tmp_path / "run.attn")
+    attnviz.save(capture, tmp_path / "run.attn")
     assert len(report("--from", "run.attn", "-l", "0,2", "-H", "1", "--formats", "svg,json")) == 4
     (tmp_path / "report").rename(tmp_path / "before")
-    replace(capture, maps=(capture.maps[0].reduced("max"),)).save(tmp_path / "merged.attn")
+    attnviz.save(replace(capture, maps=(capture.maps[0].reduced("max"),)), tmp_path / "merged.attn")
     found = report("--from", "merged.attn", "-l", "1", "--reduce", "mean", "--formats", "md,svg", "--special", "drop")
     assert found == {"grid.svg", "L1-max.svg", "attention.md"}
 
@@ -333,8 +333,8 @@ def test_a_folder_of_something_else_is_refused(call: Run, tmp_path: Path) -> Non
 def test_what_cannot_be_is_refused_in_time(call: Run, tmp_path: Path, args: list[str], code: int, told: str) -> None:
     """One line, its exit code, and nothing is written: half a report would look like a whole one."""
     (tmp_path / "mine").write_text("mine")
-    attnviz.capture("a cat", keep="tiles", tiles=2).save(tmp_path / "tiles.attn")
-    attnviz.capture("a cat", keep="statistics").save(tmp_path / "numbers.attn")
+    attnviz.save(attnviz.capture("a cat", keep="tiles", tiles=2), tmp_path / "tiles.attn")
+    attnviz.save(attnviz.capture("a cat", keep="statistics"), tmp_path / "numbers.attn")
     before = files_of(tmp_path)
     fails(call("export", "-o", "report", *args), code, told)
     assert files_of(tmp_path) == before
@@ -387,7 +387,7 @@ def test_names_from_a_file_stay_in_the_folder(call: Run, tmp_path: Path) -> None
     capture = attnviz.capture("a cat", layers="0")
     tokens = tuple(Token(evil, i, 0, 0, False) for i in range(3))
     part = replace(capture.maps[0].reduced("mean"), heads=(evil,), queries=tokens, keys=tokens)
-    Capture(evil, evil, (part,), (evil,)).save(tmp_path / "run.attn")
+    attnviz.save(Capture(evil, evil, (part,), (evil,)), tmp_path / "run.attn")
     done = call("export", "--from", "run.attn", "--formats", "svg,html,md,csv,json", "-o", "a/report")
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stderr

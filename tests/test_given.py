@@ -413,7 +413,7 @@ def test_the_sink_is_a_candidate() -> None:
 def test_given_weights_come_back(weights: np.ndarray, tmp_path: Path) -> None:
     """Weights that were given, saved by us and read again, are the same bits."""
     capture = read(tmp_path / "x.npz", weights)
-    capture.save(tmp_path / "x.attn", force=True)
+    attnviz.save(capture, tmp_path / "x.attn", force=True)
     found: AttentionMap = formats.load(tmp_path / "x.attn").maps[0]
     assert found.weights.tobytes() == weights.tobytes()
     assert found.method == "given"

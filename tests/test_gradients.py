@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, LlamaForCausalLM
 
 from attnviz.engine.edits import Edits
-from attnviz.engine.gradients import Graded
+from attnviz.engine.observers.gradient import Graded
 from attnviz.errors import ModelError, UsageError
 from attnviz.experiments.ablation import without
 from attnviz.lm.model import blocks, logits

@@ -413,7 +413,7 @@ def test_words_count_as_tokens(call: Run) -> None:
 
 def test_a_saved_capture_is_measured_like_the_model(call: Run, tmp_path: Path, minilm: Path) -> None:
     """Without loading the model."""
-    attnviz.capture(SENTENCE, model=str(minilm)).save(tmp_path / "run.attn")
+    attnviz.save(attnviz.capture(SENTENCE, model=str(minilm)), tmp_path / "run.attn")
     found = call("inspect", "--from", "run.attn").stdout
     assert found == call("inspect", SENTENCE, "-m", minilm).stdout
     assert call("inspect", "--from", "run.attn", "--token", "cat").returncode == 0
@@ -498,7 +498,7 @@ def test_what_is_refused(call: Run, tmp_path: Path, args: list[str], code: int, 
     (tmp_path / "outside.txt").write_text("0:99 all")
     (tmp_path / "overlap.txt").write_text("0:4 a\n3:8 b")
     (tmp_path / "nan.json").write_text('{"weights": [[NaN, 1], [0, 1]]}')
-    attnviz.capture("a text").save(tmp_path / "y.attn")
+    attnviz.save(attnviz.capture("a text"), tmp_path / "y.attn")
     only_edges = attnviz.capture("a text", keep="edges").maps[0]
     bare = AttentionMap(
         "self",
@@ -510,13 +510,13 @@ def test_what_is_refused(call: Run, tmp_path: Path, args: list[str], code: int, 
         np.array(True),
         edges=only_edges.part([0], [0]).edges,
     )
-    Capture("x", "a text", (bare,)).save(tmp_path / "edges.attn")
+    attnviz.save(Capture("x", "a text", (bare,)), tmp_path / "edges.attn")
     side = (Token("a", 0, 0, 1, False), Token("b", 1, 1, 2, False))
     maps = (
         AttentionMap("self", (0,), (0,), side, side, np.full((1, 1, 2, 2), 0.5, np.float32), np.array(True)),
         AttentionMap("self", (1,), (0,), side[:1], side[:1], np.ones((1, 1, 1, 1), np.float32), np.array(True)),
     )
-    Capture("x", "ab", maps).save(tmp_path / "two.attn")
+    attnviz.save(Capture("x", "ab", maps), tmp_path / "two.attn")
     fails(call("inspect", *args), code, told)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+import attnviz
 from attnviz.engine import values
 from attnviz.errors import ModelError
 from attnviz.io import formats
@@ -297,7 +298,7 @@ def test_files_keep_the_method(request_: Request, tmp_path: Path) -> None:
     """The formats that say what numbers are give back what was written; CSV says of what unit each number is."""
     capture = load().capture(Prompt("the cat sat"), request_)
     for suffix in (".attn", ".json"):
-        capture.save(tmp_path / f"file{suffix}")
+        attnviz.save(capture, tmp_path / f"file{suffix}")
         back = formats.load(tmp_path / f"file{suffix}").maps[0]
         assert (back.method, back.heads) == (request_.method, capture.maps[0].heads)
         np.testing.assert_array_equal(back.weights, weights(capture))

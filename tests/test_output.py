@@ -303,7 +303,7 @@ def test_json_of_hostile_tokens_comes_back(tmp_path: Path) -> None:
     capture = capture_of(named(HOSTILE))
     assert to_json(capture).isascii()
     for suffix in (".json", ".attn"):
-        capture.save(tmp_path / f"x{suffix}")
+        attnviz.save(capture, tmp_path / f"x{suffix}")
         found = attnviz.load(tmp_path / f"x{suffix}").maps[0]
         assert found.keys == capture.maps[0].keys
         np.testing.assert_array_equal(found.weights, capture.maps[0].weights)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import attnviz
 from attnviz import capture
 from attnviz.analysis.rollout import SOURCE, reached, rolled_out, rollout
 from attnviz.analysis.words import in_words
@@ -113,7 +114,7 @@ def test_words_roll_out_and_files_keep_them(tmp_path: Path) -> None:
     """Of words as of tokens; saved and read again it is the same, and CSV names the unit."""
     after = rolled_out(in_words(capture("unbelievably, the cat sat")))
     assert after.maps[0].unit == "word"
-    after.save(tmp_path / "file.attn")
+    attnviz.save(after, tmp_path / "file.attn")
     back = formats.load(tmp_path / "file.attn")
     np.testing.assert_array_equal(back.maps[0].weights, after.maps[0].weights)
     assert (back.maps[0].method, back.notes) == ("rollout", after.notes)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import attnviz
 from attnviz.record import Capture
 from tests.conftest import SENTENCE
 
@@ -42,7 +43,7 @@ def test_the_builtin_model_needs_no_torch(args: list[str]) -> None:
 @pytest.mark.parametrize("args", [[], ["--view", "grid"], ["--json"], ["--rows", "1:3"]])
 def test_a_saved_capture_needs_no_torch(args: list[str], capture: Capture, tmp_path: Path) -> None:
     """Show on a file loads neither torch nor transformers nor the libraries of models."""
-    capture.save(tmp_path / "run.attn")
+    attnviz.save(capture, tmp_path / "run.attn")
     heavy = {"torch", "transformers", "matplotlib", "huggingface_hub", "tokenizers"}
     assert not loaded("show", "--from", str(tmp_path / "run.attn"), *args) & heavy
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+import attnviz
 from attnviz.analysis.statistics import describe
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import files, formats
@@ -125,7 +126,7 @@ def assert_same_part(found: Any, expected: Any) -> None:
 
 def through(capture: Capture, folder: Path, suffix: str) -> Capture:
     """A capture saved and read again."""
-    capture.save(folder / f"x{suffix}", force=True)
+    attnviz.save(capture, folder / f"x{suffix}", force=True)
     return formats.load(folder / f"x{suffix}")
 
 
@@ -205,7 +206,7 @@ def test_npz_is_for_one_map(capture: Capture, tmp_path: Path) -> None:
     part = capture.maps[0]
     for maps in ((part, part), (replace(part, weights=None),)):
         with pytest.raises(UsageError, match=r"one map.*\.attn"):
-            replace(capture, maps=maps).save(tmp_path / "x.npz")
+            attnviz.save(replace(capture, maps=maps), tmp_path / "x.npz")
     assert not list(tmp_path.iterdir())
 
 
@@ -220,7 +221,7 @@ def test_attn_stores_nothing_twice(capture: Capture) -> None:
 def test_files_are_reproducible(capture: Capture, tmp_path: Path, suffix: str) -> None:
     """The same capture gives the same bytes under any name: no date, no path inside."""
     for name in ("a", "b"):
-        capture.save(tmp_path / f"{name}{suffix}")
+        attnviz.save(capture, tmp_path / f"{name}{suffix}")
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
@@ -231,7 +232,7 @@ def test_saving_copies_weights_once(tmp_path: Path) -> None:
         "self", (0,), tuple(range(16)), tokens, tokens, np.zeros((1, 16, 256, 256), np.float32), np.True_
     )
     tracemalloc.start()
-    Capture("m", "x", (part,)).save(tmp_path / "x.attn")
+    attnviz.save(Capture("m", "x", (part,)), tmp_path / "x.attn")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.2 * part.weights.nbytes
@@ -240,11 +241,11 @@ def test_saving_copies_weights_once(tmp_path: Path) -> None:
 def test_nothing_here_loads_torch(capture: Capture, tmp_path: Path) -> None:
     """Captures are saved and read without torch, and without transformers or matplotlib."""
     for suffix in formats.WRITERS:
-        capture.save(tmp_path / f"x{suffix}")
+        attnviz.save(capture, tmp_path / f"x{suffix}")
     (tmp_path / "x.safetensors").write_bytes(save_tensors({"weights": np.eye(2, dtype=np.float32)}))
     code = (
-        "import sys; from attnviz.io.formats import READERS, load\n"
-        f"for suffix in READERS: load({str(tmp_path / 'x')!r} + suffix).save({str(tmp_path)!r} + suffix + '.attn')\n"
+        "import sys; from attnviz.io.formats import READERS, load, save\n"
+        f"for suffix in READERS: save(load({str(tmp_path / 'x')!r} + suffix), {str(tmp_path)!r} + suffix + '.attn')\n"
         "print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -260,14 +261,14 @@ def test_saving_keeps_what_is_there(capture: Capture, tmp_path: Path) -> None:
     path = tmp_path / "x.attn"
     path.write_text("mine")
     with pytest.raises(OutputError, match="exists"):
-        capture.save(path)
+        attnviz.save(capture, path)
     assert path.read_text() == "mine"
-    capture.save(str(path), force=True)
+    attnviz.save(capture, str(path), force=True)
     assert_same(formats.load(str(path)), capture)
     with pytest.raises(UsageError, match=r"\.attn, \.json, \.npz"):
-        capture.save(tmp_path / "x.pt")
+        attnviz.save(capture, tmp_path / "x.pt")
     with pytest.raises(OutputError, match="does not exist"):
-        capture.save(tmp_path / "no" / "x.attn")
+        attnviz.save(capture, tmp_path / "no" / "x.attn")
 
 
 @pytest.mark.parametrize("suffix", formats.WRITERS)
@@ -283,18 +284,18 @@ def test_a_failed_write_leaves_nothing(
 
     monkeypatch.setattr(files.Path, "replace", fail)
     with pytest.raises(OutputError, match="no space left"):
-        capture.save(path, force=True)
+        attnviz.save(capture, path, force=True)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_full_disk_leaves_nothing(capture: Capture, tmp_path: Path) -> None:
     """If the system refuses to write on halfway, it is an OutputError, and nothing is left of the file."""
-    capture.save(tmp_path / "x.attn")
+    attnviz.save(capture, tmp_path / "x.attn")
     code = (
         "import resource; from attnviz.errors import OutputError; from attnviz.io.formats import load\n"
         f"capture = load({str(tmp_path / 'x.attn')!r})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
-        f"try: capture.save({str(tmp_path / 'y.attn')!r})\n"
+        f"try: attnviz.save(capture, {str(tmp_path / 'y.attn')!r})\n"
         "except OutputError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -328,7 +329,7 @@ def usable(path: Path, data: bytes) -> bool:
 @pytest.mark.parametrize("suffix", formats.WRITERS)
 def test_a_cut_file_is_refused(capture: Capture, tmp_path: Path, suffix: str) -> None:
     """A file that was cut short anywhere is refused in a line."""
-    capture.save(tmp_path / f"whole{suffix}")
+    attnviz.save(capture, tmp_path / f"whole{suffix}")
     data = (tmp_path / f"whole{suffix}").read_bytes().rstrip(b"\n")
     for length in {*range(20), *range(20, len(data), 61), len(data) - 1}:
         refusal(tmp_path / f"cut{suffix}", data[:length])
@@ -337,7 +338,7 @@ def test_a_cut_file_is_refused(capture: Capture, tmp_path: Path, suffix: str) ->
 @pytest.mark.parametrize("suffix", formats.WRITERS)
 def test_a_flipped_byte_is_no_traceback(capture: Capture, tmp_path: Path, suffix: str) -> None:
     """Whatever byte is damaged, the file is read or refused in a line."""
-    capture.save(tmp_path / f"whole{suffix}")
+    attnviz.save(capture, tmp_path / f"whole{suffix}")
     data = (tmp_path / f"whole{suffix}").read_bytes()
     readable = 0
     for place in range(0, len(data), 3):
@@ -426,7 +427,7 @@ def test_a_wrong_header_is_refused(told: str, capture: Capture, tmp_path: Path) 
     part = capture.maps[0]
     edges = Edges(np.zeros((2, 2, 4, 1), np.int32), part.weights[..., :1])
     part = replace(part, edges=edges, statistics=describe(part.weights, part.visible, square=True))
-    replace(capture, maps=(part,)).save(tmp_path / "x.attn")
+    attnviz.save(replace(capture, maps=(part,)), tmp_path / "x.attn")
     with safe_open(tmp_path / "x.attn", framework="np") as file:
         header = json.loads(file.metadata()["attnviz"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -477,7 +478,7 @@ def test_json_with_junk_is_no_traceback(capture: Capture, junk: Any, data: st.Da
 def test_memory_is_checked_first(capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that would take more than half of the free memory is refused, whatever its format."""
     for suffix in formats.WRITERS:
-        capture.save(tmp_path / f"x{suffix}")
+        attnviz.save(capture, tmp_path / f"x{suffix}")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     for suffix in formats.WRITERS:
         with pytest.raises(InputError, match="half of the"):

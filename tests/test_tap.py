@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attnviz.engine.edits import Edits
-from attnviz.engine.probe import Found, Probe, Source, Survey
+from attnviz.engine.observers.base import Found, Source
+from attnviz.engine.observers.capture import Probe
+from attnviz.engine.observers.survey import Survey
 from attnviz.engine.tap import Tap, slow_path
 from attnviz.layer import Attention, MultiHeadAttention
 from attnviz.request import Keep, Request

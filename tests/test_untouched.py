@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 import attnviz
-from attnviz.engine.change import Changed
+from attnviz.engine.observers.change import Changed
 from attnviz.errors import ModelError
 from attnviz.models.huggingface.attention import Reading
 from attnviz.models.maps import edits

@@ -532,7 +532,7 @@ def test_a_token_that_is_not_one(name: str, told: str) -> None:
 def test_places_survive_a_file(capture: Capture, tmp_path: Path, suffix: str) -> None:
     """A window, also one with holes, is the same window when it is read again."""
     part = capture.maps[0].window([1, 3], range(1, 4))
-    replace(capture, maps=(part,)).save(tmp_path / f"x{suffix}")
+    attnviz.save(replace(capture, maps=(part,)), tmp_path / f"x{suffix}")
     found = attnviz.load(tmp_path / f"x{suffix}").maps[0]
     assert (found.query_places, found.key_places) == ((1, 3), (1, 2, 3))
     np.testing.assert_array_equal(found.weights, part.weights)
@@ -544,7 +544,7 @@ def test_places_that_cannot_be(capture: Capture, tmp_path: Path, places: str) ->
     """Falling, too few, twice, below 0, no whole numbers: one line."""
     part = capture.maps[0].window([1, 3], range(1, 4))
     path = tmp_path / "x.json"
-    replace(capture, maps=(part,)).save(path)
+    attnviz.save(replace(capture, maps=(part,)), path)
     path.write_text(path.read_text().replace('"query_places": [1, 3]', f'"query_places": {places}'))
     with pytest.raises(InputError, match=r"^cannot use [^\n]*(places|rising)[^\n]*$"):
         attnviz.load(path)

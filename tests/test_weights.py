@@ -161,7 +161,7 @@ def test_a_saved_capture_keeps_its_method(method: str, tmp_path: Path) -> None:
     capture = attnviz.capture(TEXT, method=method, layers="1,2")
     (part,) = capture.maps
     for suffix in ("attn", "json", "npz"):
-        capture.save(tmp_path / f"it.{suffix}")
+        attnviz.save(capture, tmp_path / f"it.{suffix}")
         read = attnviz.load(tmp_path / f"it.{suffix}")
         (back,) = read.maps
         np.testing.assert_array_equal(back.weights, part.weights)
@@ -173,7 +173,7 @@ def test_a_saved_capture_keeps_its_method(method: str, tmp_path: Path) -> None:
 def test_attention_in_npz_is_attention(tmp_path: Path) -> None:
     """Its method, places and sinks are there again; a .npz that lies is refused in words."""
     capture = attnviz.capture(TEXT, layers="0")
-    capture.save(tmp_path / "it.npz")
+    attnviz.save(capture, tmp_path / "it.npz")
     (back,) = attnviz.load(tmp_path / "it.npz").maps
     assert (back.method, back.statistics is not None) == ("attention", True)
     arrays = dict(np.load(tmp_path / "it.npz"))

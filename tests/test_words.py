@@ -431,7 +431,7 @@ def test_a_word_that_is_looked_at(call: Call) -> None:
 
 def test_words_of_a_file(call: Call, tmp_path: Path) -> None:
     """A capture of tokens from a file is shown in words as it would be from the model."""
-    attnviz.capture(SENTENCE).save(tmp_path / "run.attn")
+    attnviz.save(attnviz.capture(SENTENCE), tmp_path / "run.attn")
     from_file = shown(call, "--from", "run.attn", "-l", "-1", "--rows", "2:4")
     assert from_file == shown(call, SENTENCE, "--rows", "2:4")
 
@@ -504,12 +504,12 @@ def test_a_report_in_words(call: Call, tmp_path: Path) -> None:
 
 def test_what_has_no_words_is_told(call: Call, tmp_path: Path) -> None:
     """Files without weights, of maxima or of numbers are refused in one line, as are words that are not there."""
-    attnviz.capture(SENTENCE, keep="edges").save(tmp_path / "edges.attn")
+    attnviz.save(attnviz.capture(SENTENCE, keep="edges"), tmp_path / "edges.attn")
     fails(call("show", "--from", "edges.attn", "--words"), 4, "--words: this capture holds no weights")
     whole = attnviz.capture(SENTENCE)
-    replace(whole, maps=(whole.maps[0].reduced("max"),)).save(tmp_path / "max.attn")
+    attnviz.save(replace(whole, maps=(whole.maps[0].reduced("max"),)), tmp_path / "max.attn")
     fails(call("show", "--from", "max.attn", "--words"), 4, "--words: maxima over heads")
-    replace(whole, text="").save(tmp_path / "numbers.attn")
+    attnviz.save(replace(whole, text=""), tmp_path / "numbers.attn")
     fails(call("export", "--from", "numbers.attn", "--words", "-o", "x"), 4, "--words: these tokens are numbers")
     fails(call("show", SENTENCE, "--words", "--view", "rows", "--token", "able"), 2, "'able' does not occur")
     fails(call("show", SENTENCE, "--words", "--rows", "15:"), 2, "there are 15 (0-14)")
@@ -519,7 +519,7 @@ def test_places_outside_the_text_are_no_words(call: Call, tmp_path: Path) -> Non
     """A file whose tokens lie about their places is shown all the same."""
     part = attnviz.capture("a b", layers=0, heads=0).maps[0]
     keys = tuple(token._replace(start=10**9, end=10**12, segment=7 * i) for i, token in enumerate(part.keys))
-    Capture("toy", "a b", (replace(part, queries=keys, keys=keys),)).save(tmp_path / "lies.attn")
+    attnviz.save(Capture("toy", "a b", (replace(part, queries=keys, keys=keys),)), tmp_path / "lies.attn")
     assert len(shown(call, "--from", "lies.attn")["keys"]) == len(keys)
 
 

@@ -15,8 +15,8 @@ from attnviz.cli import text as text_input
 from attnviz.cli.options import SelectionType, together
 from attnviz.cli.picture import Options, is_single, is_wide, look, pictures, prepared, request
 from attnviz.cli.sources import loaded, prompt, tell, weighed, worded
+from attnviz.derived import Source
 from attnviz.errors import UsageError
-from attnviz.methods import Source
 from attnviz.record import Capture
 from attnviz.request import Prompt, Request, Target
 from attnviz.selection import ALL, Head, Named, Spot, parse_heads, parse_token, resolve

@@ -15,18 +15,11 @@ from attnviz.analysis.statistics import describe, strongest, tiled
 from attnviz.analysis.words import in_words
 from attnviz.cli import text as text_input
 from attnviz.cli.options import note
+from attnviz.derived import Source as Source
+from attnviz.derived import taken
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import require_unicode
-from attnviz.methods import (
-    MADE_OF,
-    METHODS,
-    OF_A_PREDICTION,
-    SUM,
-    explained,
-    methods_of,
-    taken,
-)
-from attnviz.methods import Source as Source
+from attnviz.methods import MADE_OF, METHODS, OF_A_PREDICTION, SUM, explained, methods_of
 from attnviz.record import ATTENTION, GIVEN, NORM, ROLLOUT, SCORES, AttentionMap, Capture
 from attnviz.request import Companions, Placement, Prompt, Request
 from attnviz.selection import ALL, require_kinds, require_sides, select, window_notes

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from attnviz.engine.agreement import SAMPLE, coarsest, difference
 from attnviz.engine.call import Call, default_scale
-from attnviz.engine.probe import NOWHERE, SAMPLE, Observer, Source, coarsest, difference
+from attnviz.engine.observers.base import NOWHERE, Observer, Source
 from attnviz.layer.arrays import widen
 from attnviz.layer.attention import attend
 

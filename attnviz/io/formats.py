@@ -36,11 +36,13 @@ NPZ = "weights", "visible", "queries", "keys", "layers", "heads", "query_places"
 HEADER = "attnviz"  # the header's name in the metadata of a safetensors file
 
 
-def save(capture: Capture, path: Path, *, force: bool = False) -> None:
-    """Write a capture whole or not at all, as its suffix says.
+def save(capture: Capture, path: str | Path, *, force: bool = False) -> None:
+    """Write a capture into a file, whole or not at all: ``.attn``, or ``.json`` or ``.npz`` by the suffix.
 
-    Raises UsageError for a suffix that is not there, OutputError if the file exists or cannot be written.
+    force: replace a file that exists. Raises UsageError for another suffix, OutputError if the file exists or cannot be
+    written.
     """
+    path = Path(path)
     write = WRITERS.get(path.suffix.lower())
     if write is None:
         raise UsageError(f"cannot tell the format of {path}: a capture is saved as one of {', '.join(WRITERS)}")

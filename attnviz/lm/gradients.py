@@ -1,4 +1,4 @@
-"""Gradients of a prediction of our language model by its attention weights: see ``attnviz.engine.gradients``."""
+"""Gradients of a prediction of our language model by its weights: see ``attnviz.engine.observers.gradient``."""
 
 from collections.abc import Mapping
 from typing import Any

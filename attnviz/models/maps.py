@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.edits import Edits
-from attnviz.engine.probe import Found, Seen, Site
+from attnviz.engine.observers.base import Found, Seen, Site
 from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
 from attnviz.models.checks import require_memory

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attnviz.engine.probe import Observer, Probe, Seen, Site, Survey
+from attnviz.engine.observers.base import Observer, Seen, Site
+from attnviz.engine.observers.capture import Probe
+from attnviz.engine.observers.survey import Survey
 from attnviz.engine.running import follow
 from attnviz.engine.tap import Tap, slow_path
 from attnviz.errors import AttnvizError, InputError, ModelError

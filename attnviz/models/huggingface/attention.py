@@ -23,7 +23,9 @@ import transformers
 from torch import Tensor
 
 from attnviz.engine.edits import Edits
-from attnviz.engine.probe import NO_EDITS, Finished, Found, Observer, Probe, Seen, Site, Source, Survey
+from attnviz.engine.observers.base import Finished, Found, Observer, Seen, Site, Source
+from attnviz.engine.observers.capture import NO_EDITS, Probe
+from attnviz.engine.observers.survey import Survey
 from attnviz.engine.running import follow
 from attnviz.engine.tap import Tap
 from attnviz.engine.values import UNPROJECTED

@@ -27,7 +27,7 @@ from transformers.masking_utils import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from attnviz.engine.call import Call, additive, default_scale
-from attnviz.engine.probe import Observer, Source
+from attnviz.engine.observers.base import Observer, Source
 from attnviz.engine.tap import Tap
 from attnviz.errors import ModelError
 from attnviz.models.restore import configs

@@ -12,16 +12,16 @@ from torch.nn.functional import cross_entropy
 from transformers.utils.generic import TransformersKwargs
 
 from attnviz.analysis.explain import Operands
-from attnviz.engine.change import Changed
 from attnviz.engine.edits import Edits
-from attnviz.engine.gradients import UNREACHED, Graded
-from attnviz.engine.probe import Found, Site
-from attnviz.engine.steps import HIDDEN_STEPS, Followed, inputs_of_running
+from attnviz.engine.observers.base import Found, Site
+from attnviz.engine.observers.change import Changed
+from attnviz.engine.observers.generation import Steps
+from attnviz.engine.observers.gradient import UNREACHED, Graded
+from attnviz.engine.observers.trace import HIDDEN_STEPS, Followed, inputs_of_running
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.folders import Folders
-from attnviz.models.generation import Steps
 from attnviz.models.huggingface.attention import Reading, sizes_of, undisturbed
 from attnviz.models.huggingface.encoding import (
     Encoded,

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from attnviz.analysis.explain import Operands
 from attnviz.engine.blocks import Plan, Shape, attend
 from attnviz.engine.call import Call
-from attnviz.engine.probe import Finished, Source, plain_output
+from attnviz.engine.observers.base import Finished, Observer, Source, plain_output
 from attnviz.errors import ModelError
 from attnviz.record import Doubles
 
 HIDDEN_STEPS = "attention of this model cannot be followed: it shows its weights, not what they are made of"
 
 
-class Followed:
+class Followed(Observer):
     """An observer that keeps one query of one head of one call, by its number."""
 
     def __init__(self, number: int, head: int, query: int, running: Sequence[Tensor | None]) -> None:
@@ -43,13 +43,6 @@ class Followed:
         if self.calls - 1 == self.number:
             raise ModelError(HIDDEN_STEPS)
         return self.calls - 1
-
-    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
-        """See ``Observer.measured``."""
-
-    def before(self, scores: Tensor) -> Tensor:
-        """See ``Observer.before``."""
-        return scores
 
     def operands(self, call: Call, source: Source, output: Tensor) -> Operands:
         """What the head has for the query, of the one text."""

@@ -1,23 +1,23 @@
-"""Which calls of a model are looked at, and what was found there.
+"""The run that a capture is made of: chosen calls are looked at, and what is wanted of chosen heads is kept.
 
 A model is run once to survey its calls of attention and once to look at some of them. The calls of both runs come in
 one order, so that a call is known by its number alone, whatever its module is called.
 """
 
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from attnviz.engine.agreement import agreement, check, coarsest, larger
 from attnviz.engine.blocks import Plan, Reducer, Shape, attend, replay
 from attnviz.engine.call import Call
 from attnviz.engine.edits import Edits
+from attnviz.engine.observers.base import NOWHERE, Finished, Found, Observer, Source, plain_output
 from attnviz.engine.reducers import Matrix, Sight, Strongest, Summary
-from attnviz.engine.running import Running
 from attnviz.engine.values import (
     UNPROJECTED,
     VALUELESS,
@@ -28,170 +28,13 @@ from attnviz.engine.values import (
     summed_lengths,
 )
 from attnviz.errors import InputError, ModelError
-from attnviz.record import ATTENTION, NORM, SCORES, Kind
+from attnviz.record import ATTENTION, NORM, SCORES
 from attnviz.request import Request
 
 NO_EDITS = Edits()
-SAMPLE = 16  # queries of a layer whose output is computed a second time, by another function
 
 
-class Site(NamedTuple):
-    """A call of attention in the run of a model."""
-
-    kind: Kind
-    layer: int
-    heads: int
-    size: tuple[int, int]
-    """Queries and keys when it was surveyed."""
-    part: str = ""
-    """Which part of the model, or of its input, the layer belongs to, where there are several of one kind."""
-    repeated: bool = False
-    """Whether the call has the queries and keys of the one before, with other values: a second call of one layer."""
-
-
-class Seen(NamedTuple):
-    """What a survey tells of a call."""
-
-    layer: int | None
-    """As the calling module says, if it does."""
-    heads: int
-    queries: int
-    keys: int
-    where: str
-    """The name of the module that called, if it is known."""
-    cross: bool
-    """Whether the keys are surely not those of the queries' own text."""
-    entry: int = 0
-    """The number of the run of the module that called, if it is known: see ``Running``."""
-    repeated: bool = False
-    """Whether its queries and keys are those of the call before: only the values are others."""
-
-
-@dataclass(eq=False)
-class Found:
-    """What was found at a call, on the CPU; arrays begin with (head, ...)."""
-
-    visible: Tensor
-    """(1 or head, query, key), or of tiles."""
-    weights: Tensor | None = None
-    summary: dict[str, Tensor] = field(default_factory=dict)
-    tile: tuple[int, int] = (1, 1)
-    edges: tuple[Tensor, Tensor] | None = None
-    difference: float | None = None
-    """Of weights times values from the output that the model went on with, as a share of its largest."""
-    dtype: torch.dtype = torch.float32
-    """The coarsest type of what was compared."""
-
-    def pick(self, heads: tuple[int, ...]) -> "Found":
-        """Some of the heads."""
-        at = torch.tensor(heads)
-        visible = self.visible if len(self.visible) == 1 else self.visible[at]
-        summary = {name: array[at] for name, array in self.summary.items()}
-        edges = None if self.edges is None else (self.edges[0][at], self.edges[1][at])
-        weights = None if self.weights is None else self.weights[at]
-        return Found(visible, weights, summary, self.tile, edges, self.difference, self.dtype)
-
-
-class Finished(BaseException):
-    """All that was wanted is there: the rest of the model need not run. No error, so no library may swallow it."""
-
-
-class Observer(Protocol):
-    """Sees the calls of a running model."""
-
-    def attend(self, call: Call, source: "Source") -> Tensor:
-        """See a call, and give its output (B, N, H, d_v)."""
-        ...
-
-    def given(self, weights: Tensor, visible: Tensor, source: "Source") -> int:
-        """See weights (B, H, N, M) that a model made itself, visible broadcasts to them; the number of the call."""
-        ...
-
-    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
-        """Hear how far the weights of a call, times values, are from what the model went on with.
-
-        dtype: the coarsest type of what was compared.
-        """
-        ...
-
-    def before(self, scores: Tensor) -> Tensor:
-        """Scores (B, H, N, M) that a model is about to give to a softmax, with the edges hidden that are to be cut."""
-        ...
-
-
-class Source(NamedTuple):
-    """Where a call comes from."""
-
-    layer: int | None = None
-    cross: bool = False
-    plain: Callable[[], Tensor] | None = None
-    """The output (B, N, H, d_v) as the model would compute it; default: torch's own function."""
-    reference: Callable[[Tensor], Tensor | None] | None = None
-    """The output of some queries, (B, row, H, d_v), by a function that is not ours; None if there is none."""
-
-
-NOWHERE = Source()
-
-
-def plain_output(call: Call, source: Source) -> Tensor:
-    """The output of a call that torch's function can compute."""
-    return source.plain() if source.plain else call.sdpa().transpose(1, 2)
-
-
-class Survey:
-    """Write down what calls there are.
-
-    The model goes on with outputs that are made of weights by our own blocks: what it says in the end tells whether
-    the calls were understood.
-    """
-
-    def __init__(self, running: Running | None = None) -> None:
-        self.running = running or Running()
-        self.seen: list[Seen] = []
-        self.last: Call | None = None
-
-    def attend(self, call: Call, source: Source) -> Tensor:
-        """See ``Observer.attend``."""
-        (_, heads, n, _), m = call.query.shape, call.key.shape[2]
-        repeated = self.last is not None and share_weights(self.last, call)
-        self.last = call
-        self.write_down(source, (heads, n, m), repeated=repeated)
-        return attend(call, Plan(Shape.of(call, 64)), ())
-
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
-        """See ``Observer.given``."""
-        _, heads, n, m = weights.shape
-        self.write_down(source, (heads, n, m), repeated=False)
-        return len(self.seen) - 1
-
-    def write_down(self, source: Source, size: tuple[int, int, int], *, repeated: bool) -> None:
-        """Add a call of a size (heads, queries, keys) to the list."""
-        running = self.running
-        self.seen.append(Seen(source.layer, *size, running.name, source.cross, running.entry, repeated))
-
-    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
-        """See ``Observer.measured``."""
-
-    def before(self, scores: Tensor) -> Tensor:
-        """See ``Observer.before``."""
-        return scores
-
-
-def share_weights(one: Call, other: Call) -> bool:
-    """Return whether two calls have the same weights, because they have the very same queries, keys and masks."""
-    parts = ((one.query, other.query), (one.key, other.key), (one.mask, other.mask), (one.bias, other.bias))
-    same_scores = (one.scale, one.causal, one.softcap) == (other.scale, other.causal, other.softcap)
-    return same_scores and all(are_one(first, second) for first, second in parts)
-
-
-def are_one(first: Tensor | None, second: Tensor | None) -> bool:
-    """Return whether two tensors are the same numbers in memory, or both are missing."""
-    if first is None or second is None:
-        return first is second
-    return first.data_ptr() == second.data_ptr() and (first.shape, first.stride()) == (second.shape, second.stride())
-
-
-class Probe:
+class Probe(Observer):
     """Looks at chosen calls, by their numbers, and keeps what is wanted of chosen heads."""
 
     def __init__(
@@ -396,44 +239,3 @@ def causal_tiles(plan: Plan) -> Tensor:
     (rows, columns), (height, width) = plan.tiles, plan.tile
     last = (torch.arange(rows) + 1) * height - 1
     return (torch.arange(columns) * width <= last[:, None])[None]
-
-
-def check(call: Call, source: Source, output: Tensor) -> tuple[float | None, torch.dtype]:
-    """How far the output of a few queries is from what another function makes of them; None if there is none.
-
-    Also the coarsest type of what was compared.
-    """
-    count = call.query.shape[2]
-    rows = torch.arange(0, count, -(-count // SAMPLE), device=call.query.device)
-    if call.plain:
-        expected = call.rows(rows).sdpa().transpose(1, 2)
-    else:
-        by_reference = source.reference(rows) if source.reference else None
-        if by_reference is None:
-            return None, output.dtype
-        expected = by_reference
-    return agreement(output[:, rows], expected), coarsest(call.query, call.value, output, expected)
-
-
-def coarsest(*parts: Tensor) -> torch.dtype:
-    """Return the type of the largest rounding among tensors."""
-    return max((part.dtype for part in parts), key=lambda dtype: torch.finfo(dtype).eps)
-
-
-def agreement(ours: Tensor, theirs: Tensor) -> float | None:
-    """Their difference, (1, N, H, d_v), over the queries that see a key: functions differ in what the others get."""
-    seeing = ours.abs().amax(-1, keepdim=True) > 0
-    return difference(ours, theirs.where(seeing, 0))
-
-
-def difference(ours: Tensor, theirs: Tensor) -> float | None:
-    """The largest difference as a share of the largest value."""
-    if not theirs.numel():
-        return None
-    apart, largest = (ours.float() - theirs).abs().max(), theirs.float().abs().max()
-    return float(apart / largest.clamp_min(1e-30))
-
-
-def larger(one: float | None, other: float | None) -> float | None:
-    """The larger of two numbers that may be missing."""
-    return max((part for part in (one, other) if part is not None), default=None)

@@ -1,15 +1,14 @@
 """A run that nothing is kept of but what the model says: it is only changed."""
 
-import torch
 from torch import Tensor
 
 from attnviz.engine.blocks import Plan, Shape, attend
 from attnviz.engine.call import Call
 from attnviz.engine.edits import Edits
-from attnviz.engine.probe import Source, plain_output
+from attnviz.engine.observers.base import Observer, Source, plain_output
 
 
-class Changed:
+class Changed(Observer):
     """An observer that changes calls, and what they put out; any number of texts at once."""
 
     def __init__(self, edits: Edits) -> None:
@@ -30,9 +29,6 @@ class Changed:
         number, self.calls = self.calls, self.calls + 1
         self.edits.require_none(number, cut=number in self.cut)
         return number
-
-    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
-        """See ``Observer.measured``."""
 
     def before(self, scores: Tensor) -> Tensor:
         """See ``Observer.before``."""

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.call import Call
-from attnviz.engine.probe import Found, Probe, Source
+from attnviz.engine.observers.base import Found, Observer, Source
+from attnviz.engine.observers.capture import Probe
 from attnviz.request import Request
 
 WHOLE = Request()
 
 
-class Steps:
+class Steps(Observer):
     """An observer of generation: the first step reads the prompt, each later one a token, from cached keys."""
 
     def __init__(self, calls: int, heads: Mapping[int, tuple[int, ...]]) -> None:
@@ -36,10 +37,6 @@ class Steps:
     def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """See ``Observer.measured``."""
         self.probes[-1].measured(number, difference, dtype)
-
-    def before(self, scores: Tensor) -> Tensor:
-        """See ``Observer.before``."""
-        return scores
 
     def found(self, request: Request) -> dict[int, Found]:
         """What a request keeps of the rectangles that the steps make together."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from attnviz.engine.blocks import Plan, Shape, attend
 from attnviz.engine.call import HIDDEN, Call, spread
 from attnviz.engine.edits import Edits
-from attnviz.engine.probe import Found, Source, plain_output
+from attnviz.engine.observers.base import Found, Observer, Source, plain_output
 from attnviz.engine.reducers import Matrix
 from attnviz.engine.values import block_scores, blocks_of
 from attnviz.errors import ModelError
@@ -23,7 +23,7 @@ from attnviz.request import Request
 UNREACHED = "gradients of this model's attention cannot be told: it shows its weights, not what they are made of"
 
 
-class Graded:
+class Graded(Observer):
     """An observer that keeps each call and its output, from which the graph of torch goes on. For one text."""
 
     def __init__(self, edits: Edits) -> None:
@@ -45,13 +45,6 @@ class Graded:
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
         """See ``Observer.given``. Raises ModelError: there is no output to go by."""
         raise ModelError(UNREACHED)
-
-    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
-        """See ``Observer.measured``."""
-
-    def before(self, scores: Tensor) -> Tensor:
-        """See ``Observer.before``."""
-        return scores
 
     def slopes(self, prediction: Tensor) -> Sequence[Tensor]:
         """The gradient of a number by the output of each call, (1, N, H, d_v); zeros where it does not depend on it.
