@@ -1,109 +1,59 @@
-"""Interventions: the options that cut edges and replace heads, and what is shown of the model under them."""
+"""A model under an intervention: what `attnviz intervene` shows, and what `attribute` ranks under one."""
 
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
-
-import click
+from typing import TYPE_CHECKING
 
 from attnviz import views
-from attnviz.cli import output
 from attnviz.cli import text as text_input
-from attnviz.cli.options import SelectionType, together
-from attnviz.cli.picture import Options, is_single, is_wide, look, pictures, prepared, request
-from attnviz.cli.sources import loaded, prompt, tell, weighed, worded
+from attnviz.cli.options import (
+    WITHOUT_EFFECT,
+    CaptureOptions,
+    EdgeNames,
+    InterventionOptions,
+    ResultOptions,
+)
+from attnviz.cli.output import Answer, Target, answer_of_capture, answer_of_result, deliver
+from attnviz.cli.picture import (
+    PictureOptions,
+    draw_pictures,
+    make_look,
+    make_request,
+    prepare_capture,
+)
+from attnviz.cli.sources import load_model_for, with_method, with_words
 from attnviz.derived import Source
+from attnviz.drawable import Picture
 from attnviz.errors import UsageError
-from attnviz.record import Capture
-from attnviz.request import Prompt, Request, Target
-from attnviz.selection import ALL, Head, Named, Spot, parse_heads, parse_token, resolve
-from attnviz.views import Picture
+from attnviz.record import Capture, Kind
+from attnviz.request import Prompt, Request
+from attnviz.request import Target as Prediction
+from attnviz.selection import ALL, Head, Named, resolve
 
 if TYPE_CHECKING:
-    from attnviz.cli.answers import Answer, Record
     from attnviz.models import Model
     from attnviz.render.terminal.draw import Screen
-    from attnviz.results.intervention import Changes, Effect, Outcome, Scope
-
-EDGE = re.compile(r"\s*(\S.*?)\s*->\s*(\S.*?)\s*", re.DOTALL)  # at the first arrow that leaves something before it
-EVERY = "*"
-Spots: TypeAlias = tuple[Spot | None, Spot | None]
-UNUSED = {"norm": "their norms mean", "rollout": "a rollout through them means"}  # of heads whose output is replaced
+    from attnviz.results.intervention import Changes, Outcome, Scope
 
 
-def parse_edge(text: str) -> Spots:
-    """Parse Q->K, each a number, what a token says, or * for all. Raises ValueError saying what is allowed."""
-    match = EDGE.fullmatch(text)
-    if not match:
-        raise ValueError(f"{text!r} is no edge: write query->key, such as 'it->cat', '8->2' or '*->cat'")
-    query, key = (None if side == EVERY else parse_token(side) for side in match.groups())
-    return query, key
-
-
-def parse_named(text: str) -> Named:
-    """Parse heads by name. Raises ValueError saying what is allowed."""
-    try:
-        found = parse_heads(text)
-    except ValueError:
-        found = ALL
-    if not isinstance(found, Named):
-        raise ValueError(f"{text!r} names no head: write L5H3 or L5H3,L2H1")
-    return found
-
-
-intervention_options = together(
-    "Interventions",
-    click.option(
-        "--knock-out",
-        "cuts",
-        multiple=True,
-        type=SelectionType("Q->K", parse_edge),
-        help="Cut an edge before the softmax: a query and a key, each a number, a word or * for all. Repeatable.",
-    ),
-    click.option(
-        "--in",
-        "inside",
-        type=SelectionType("layers or heads", parse_heads),
-        help="Where edges are cut: 3, 2-5, all, or L5H3,L2H1. Default: everywhere.",
-    ),
-    click.option(
-        "--ablate", "ablated", type=SelectionType("heads", parse_named), help="Replace the output of heads: L5H3,L2H1."
-    ),
-    click.option(
-        "--with",
-        "replacement",
-        type=click.Choice(["zero", "mean", "uniform", "permute"]),
-        help="By zeros (default), its mean over queries, the mean of the values it sees, its weights in another order.",
-    ),
-)
-
-
-def is_changed(options: Options) -> bool:
-    """Whether the options ask for an intervention. Raises UsageError if they contradict each other."""
-    cuts, ablated = options["cuts"], options["ablated"]
-    if options["inside"] is not None and not cuts:
-        raise UsageError("--in says where edges are cut: name them with --knock-out")
-    if options["replacement"] is not None and ablated is None:
-        raise UsageError("--with says what replaces the output of heads: name them with --ablate")
-    if not cuts and ablated is None:
-        return False
-    name = "--knock-out" if cuts else "--ablate"
-    if options.get("source") is not None:
-        raise UsageError(f"{name} needs a model to run, and --from reads a capture: leave one of them out")
-    if options.get("generate"):
-        raise UsageError(f"{name} changes what is made of a text that is there: leave --generate out")
-    if cuts and options.get("words"):
+def require_changeable(intervention: InterventionOptions, captures: CaptureOptions) -> None:
+    """Raise UsageError for an intervention that the other options leave without meaning."""
+    flag, method = intervention.flag, captures.numbers.method
+    if captures.source.path is not None:
+        raise UsageError(f"{flag} needs a model to run, and --from reads a capture: leave one of them out")
+    if captures.reading.generate:
+        raise UsageError(f"{flag} changes what is made of a text that is there: leave --generate out")
+    if intervention.knocked_out and captures.source.words:
         raise UsageError("--knock-out cuts edges between tokens: leave --words out")
-    if ablated is not None and options.get("method") in UNUSED:
-        why = UNUSED[options["method"]]
-        raise UsageError(f"--ablate replaces the output of heads, so {why} nothing: use another --weights")
-    return True
+    if intervention.ablated is not None and method in WITHOUT_EFFECT:
+        raise UsageError(
+            f"--ablate replaces the output of heads, so {WITHOUT_EFFECT[method]} nothing: use another --weights"
+        )
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class ChangedRun:
     """A model under an intervention, and without."""
 
     outcome: "Outcome"
@@ -112,150 +62,150 @@ class Run(NamedTuple):
     """Its captures say in their notes what was changed."""
 
 
-def intervened(text: str | None, options: Options, quiet: bool) -> Run:
-    """Change what the options name in a run of the model on the text. Raises UsageError, ModelError, InputError."""
+def run_changed(
+    text: str | None,
+    intervention: InterventionOptions,
+    captures: CaptureOptions,
+    result: ResultOptions,
+) -> ChangedRun:
+    """Run a model on the text with and without an intervention. Raises UsageError, ModelError, InputError."""
     from attnviz.experiments.intervention import intervention_of
 
-    content = text_input.read(text, quiet)
-    model, read = loaded({**options, "predicts": True}, quiet), prompt(content, options)
-    outcome, told = changed(model, read, options, Target(options["target_token"]))
-    intervention = intervention_of(outcome.changes)
-    captures = partial(model.capture, read), partial(model.capture, read, intervention=intervention)
-    same = {} if outcome.response.kind == "vector" else {"target_token": outcome.response.target}  # of both
-    before, after = (worded(weighed(capture, {**options, **same}), options) for capture in captures)
-    return Run(outcome, before, partial(noted, after, told))
+    content = text_input.read(text, result.talk.quiet)
+    model = load_model_for(captures, result.talk, predicts=True)
+    prompt = captures.reading.prompt(content)
+    outcome, notes = try_changes(
+        model,
+        prompt,
+        intervention,
+        Prediction(captures.numbers.target_token),
+        kind=captures.selection.kind,
+        truncate=captures.model.truncate,
+    )
+    target = None if outcome.response.kind == "vector" else outcome.response.target
+
+    def source(run: Source) -> Source:  # before and after are about one prediction
+        numbers = with_method(run, captures.numbers, target)
+        return with_words(numbers, captures.source.words)
+
+    changed = partial(model.capture, prompt, intervention=intervention_of(outcome.changes))
+    after = partial(capture_with_notes, source(changed), notes)
+    return ChangedRun(outcome, source(partial(model.capture, prompt)), after)
 
 
-def changed(model: "Model", read: Prompt, options: Options, target: Target) -> tuple["Outcome", Sequence[str]]:
-    """What comes of the changes that the options name, and what these are in words."""
+def try_changes(
+    model: "Model",
+    prompt: Prompt,
+    options: InterventionOptions,
+    target: Prediction,
+    *,
+    kind: Kind | None = None,
+    truncate: bool = False,
+    seed: int = 0,
+) -> tuple["Outcome", Sequence[str]]:
+    """Run a model with the changes that the options name, and return what comes of it, and lines on them."""
     from attnviz.experiments.intervention import Subject, intervene
     from attnviz.results.intervention import told_changes
 
-    subject = Subject.of(model, read, options.get("kind"), truncate=options["truncate"])
-    outcome = intervene(subject, changes_of(subject.scope, options), target, options.get("seed", 0))
+    subject = Subject.of(model, prompt, kind, truncate=truncate)
+    outcome = intervene(subject, find_changes(options, subject.scope), target, seed)
     return outcome, told_changes(outcome.changes, outcome.scope)
 
 
-def noted(source: Source, lines: Sequence[str], request: Request) -> Capture:
-    """What a source has, with further notes."""
-    found = source(request)
-    return replace(found, notes=(*found.notes, *lines))
-
-
-def changes_of(scope: "Scope", options: Options) -> "Changes":
-    """What the options name, of a model and its text. Raises UsageError for what is not there."""
+def find_changes(options: InterventionOptions, scope: "Scope") -> "Changes":
+    """Return what the options name of a model and its text. Raises UsageError for what is not there."""
     from attnviz.results.intervention import Changes
 
-    inside = options["inside"] or ALL
-    heads = named(inside, scope) if isinstance(inside, Named) else ()
-    layers = () if isinstance(inside, Named) else inside.resolve(tuple(scope.heads), "layer")
-    pairs = tuple(dict.fromkeys(placed(edge, scope) for edge in options["cuts"]))
-    ablated = named(options["ablated"], scope) if options["ablated"] else ()
-    return Changes(scope.kind, pairs, layers, heads, ablated, options["replacement"] or "zero")
-
-
-def named(heads: Named, scope: "Scope") -> tuple[Head, ...]:
-    """Named heads, counted from 0. Raises UsageError for one that is not there."""
-    found = resolve(ALL, heads, scope.heads)
-    return tuple((layer, head) for layers, of_each in found for layer in layers for head in of_each)
-
-
-def placed(edge: Spots, scope: "Scope") -> tuple[int | None, int | None]:
-    """The places of an edge's tokens. Raises UsageError for a token that is not there, or there more than once."""
-    query, key = edge
-    return (
-        None if query is None else int(query.resolve(scope.queries).start),
-        None if key is None else int(key.resolve(scope.keys).start),
-    )
-
-
-def deliver(run: Run, to: output.Target | None, on: "Screen", options: Options, *, quiet: bool, verbose: bool) -> None:
-    """Show or write what a model does under an intervention: the changed maps, and the prediction before and after."""
-    from attnviz.cli import answers
-
-    form = to.form if to else None
-    wanted, single = request(options, form, on), is_single(options) and not is_wide(options, form)
-    wanted = replace(wanted, keep="weights") if single else wanted  # tiles have no difference
-    after = prepared(run.after(wanted), options, form)
-    tell(after, quiet, verbose)
-    if to and form in ("csv", "npz"):
-        output.deliver(after, to, options, quiet)
-        return
-    before = prepared(run.before(wanted), options, form) if single and is_one(after) else None
-    answers.deliver(answer(run, before, after, form, options), to, on, options, quiet)
-
-
-def answer(run: Run, before: Capture | None, after: Capture, form: str | None, options: Options) -> "Answer":
-    """What is told in a format. before: where one map is drawn, to compare it with."""
-    from attnviz.cli.answers import Answer
-    from attnviz.io.formats import to_json
-    from attnviz.results.intervention import AFTER, compared, likeliest_line, prediction_lines, prediction_table
-
-    table, page, document = prediction_table(run.outcome), None, {}
-    drawn: list[Picture] = []
-    if form == "json":
-        document = {**json.loads(to_json(after)), "intervention": described(run.outcome)}
-    elif before is not None:
-        drawn = [compared(before, after, look(options))]
-    elif form == "html":
-        told = AFTER, *prediction_lines(run.outcome), likeliest_line(run.outcome)
-        page = views.page(replace(after, notes=(*after.notes, *told)), look(options))
+    inside = options.inside or ALL
+    heads: tuple[Head, ...] = ()
+    layers: tuple[int, ...] = ()
+    if isinstance(inside, Named):
+        heads = find_heads(inside, scope)
     else:
-        after = replace(after, notes=(*after.notes, AFTER))
-        drawn = [*pictures(after, options, apart=form == "md")]
-    return Answer([*drawn, table], document, [], page)
+        layers = inside.resolve(tuple(scope.heads), "layer")
+    pairs = tuple(dict.fromkeys(find_edge(edge, scope) for edge in options.knocked_out))
+    ablated = find_heads(options.ablated, scope) if options.ablated else ()
+    replacement = options.replacement or "zero"
+    return Changes(scope.kind, pairs, layers, heads, ablated, replacement)
 
 
-def is_one(capture: Capture) -> bool:
-    """Whether there is one matrix."""
-    return sum(len(part.layers) * len(part.heads) for part in capture.maps) == 1
+def find_heads(heads: Named, scope: "Scope") -> tuple[Head, ...]:
+    """Return named heads, counted from 0. Raises UsageError for one that is not there."""
+    blocks = resolve(ALL, heads, scope.heads)
+    return tuple((layer, head) for layers, of_each in blocks for layer in layers for head in of_each)
 
 
-def described(outcome: "Outcome") -> "Record":
-    """What was changed and what came of it, for JSON."""
-    from attnviz.results.intervention import elsewhere
+def find_edge(edge: EdgeNames, scope: "Scope") -> tuple[int | None, int | None]:
+    """Return the positions of an edge's tokens; None for all.
 
-    changes = outcome.changes
-    others = {
-        "of": elsewhere(changes),
-        "draws": [{**done(drawn), **effect(found)} for drawn, found in zip(outcome.drawn, outcome.others, strict=True)],
-        "median": effect(outcome.scale),
-    }
-    return {
-        **done(changes),
-        "prediction": {**predicted(outcome), **effect(outcome.effect)},
-        "comparison": others,
-    }
+    Raises UsageError for a token that is not there, or there more than once.
+    """
+    query, key = edge
+    query_position = None if query is None else int(query.resolve(scope.queries).start)
+    key_position = None if key is None else int(key.resolve(scope.keys).start)
+    return query_position, key_position
 
 
-def done(changes: "Changes") -> "Record":
-    """What is changed, for JSON."""
-    where = {"heads": names(changes.heads)} if changes.heads else {"layers": changes.layers}
-    cut = {"knock_out": [{"query": query, "key": key} for query, key in changes.pairs], "in": where}
-    ablated = {"ablate": names(changes.ablated), "with": changes.how}
-    return {**(cut if changes.pairs else {}), **(ablated if changes.ablated else {})}
+def capture_with_notes(source: Source, notes: Sequence[str], request: Request) -> Capture:
+    """Capture from a source, and add notes."""
+    capture = source(request)
+    return replace(capture, notes=(*capture.notes, *notes))
 
 
-def names(heads: Sequence[Head]) -> list[str]:
-    """Heads by their short names."""
-    return [f"L{layer}H{head}" for layer, head in heads]
+def deliver_changed(
+    run: ChangedRun,
+    target: Target | None,
+    screen: "Screen",
+    options: PictureOptions,
+    result: ResultOptions,
+) -> None:
+    """Show or write what a model does under an intervention: its maps, and the prediction."""
+    from attnviz.results.intervention import count_matrices
+
+    form = target.form if target else None
+    request = make_request(options, form, screen)
+    compares = options.shows_one_picture() and not options.shows_everything(form)
+    if compares:  # tiles have no difference
+        request = replace(request, keep="weights")
+    after = prepare_capture(run.after(request), options, form)
+    result.talk.tell_fidelity(after)
+    before = None
+    if compares and count_matrices(after) == 1:
+        before = prepare_capture(run.before(request), options, form)
+    answer = answer_changed(run, before, after, form, options)
+    deliver(answer, target, screen, result, options.look.cmap)
 
 
-def effect(found: "Effect") -> "Record":
-    """How far a prediction moved, for JSON."""
-    return {"kl": found.kl, "logit_change": found.logit, "cosine_change": found.cosine}
-
-
-def predicted(outcome: "Outcome") -> "Record":
-    """What is predicted, where, and the likeliest outputs before and after; of vectors there are none."""
-    response, likely = outcome.response, outcome.likeliest
-    at = None if response.kind == "class" else response.place
-    told = {"kind": response.kind, "place": at, "token": None if at is None else response.tokens[at].text}
-    if response.kind == "vector":
-        return told
-    target = {"token": response.name(response.target), "id": response.target}
-    before, after = (
-        [{"token": response.name(one), "id": one, "probability": float(values[one])} for one in likely]
-        for values in outcome.probabilities
+def answer_changed(
+    run: ChangedRun,
+    before: Capture | None,
+    after: Capture,
+    form: str | None,
+    options: PictureOptions,
+) -> Answer:
+    """Return what is delivered in a format. before: where one map is drawn, to compare it with."""
+    from attnviz.results.intervention import (
+        AFTER,
+        InterventionResult,
+        compared,
+        likeliest_line,
+        prediction_lines,
+        prediction_table,
     )
-    return {**told, "target": target, "before": before, "after": after}
+
+    if form in ("csv", "npz"):
+        return answer_of_capture(after, options, form)
+    result = InterventionResult(run.outcome, before or after, after)
+    drawn: list[Picture] = []
+    page = None
+    if before is not None:
+        drawn = [compared(before, after, make_look(options.look))]
+    elif form == "html":
+        notes = AFTER, *prediction_lines(run.outcome), likeliest_line(run.outcome)
+        told = replace(after, notes=(*after.notes, *notes))
+        page = views.page(told, make_look(options.look))
+    elif form != "json":
+        told = replace(after, notes=(*after.notes, AFTER))
+        drawn = list(draw_pictures(told, options, thumbnails=form != "md"))
+    pictures = [*drawn, prediction_table(run.outcome)]
+    return answer_of_result(result, options.title, pictures=pictures, page=page)

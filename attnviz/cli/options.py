@@ -1,98 +1,378 @@
-"""Options that several commands share, and the types of their values."""
+"""The options that commands share: one frozen dataclass a group, made from what stands on the command line.
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+A command names the groups that it takes as decorators and gets each as one object. What contradicts itself within a
+group is refused where the group is made.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import click
 
-from attnviz import selection
+from attnviz.cli.parameters import (
+    OTHER_SECTION,
+    Decorator,
+    ParsedType,
+    escape_value,
+    option_group,
+    option_section,
+    require_token,
+)
+from attnviz.cli.talk import Talk
+from attnviz.errors import InputError, UsageError
+from attnviz.escape import require_unicode
+from attnviz.methods import MADE_OF, METHODS, OF_A_PREDICTION, SUM, Shown
+from attnviz.record import ATTENTION, NORM, ROLLOUT, Kind
+from attnviz.request import Companions, DType, Placement, Prompt, Replacement
+from attnviz.selection import (
+    ALL,
+    Named,
+    Selection,
+    Spot,
+    parse,
+    parse_heads,
+    parse_token,
+    parse_window,
+)
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-Decorator = Callable[[Command], Command]
-OTHER = "Other options"  # last in a help
 FIGURES = "png", "svg", "pdf"
 DATA = "json", "csv", "npz", "md"
 FORMATS = (*FIGURES, "html", *DATA)
 BINARY = "png", "pdf", "npz"
+NOTHING_GIVEN: frozenset[str] = frozenset()
 
+View: TypeAlias = Literal["heatmap", "grid", "tokens", "rows"]
+HeadReduction: TypeAlias = Literal["mean", "max", "sum"]
+SpecialTokens: TypeAlias = Literal["keep", "drop", "renormalise"]
 
-class SelectionType(click.ParamType[Any]):
-    """Layers or heads; which of them exist is known when the model is."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name, self.parse = name, parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse, and turn what is wrong into a usage error."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return self.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def parse_top(text: str) -> int | None:
-    """Parse how many rows of a table; None for all. Raises ValueError."""
-    if text.strip().lower() == "all":
-        return None
-    if not (text.strip().isdecimal() and 0 < int(text) < 10**9):
-        raise ValueError(f"{text!r} is no number of rows: write 20, or all")
-    return int(text)
-
-
-TOP = SelectionType("N or all", parse_top)
-
-
-class Sectioned(click.Command):
-    """A command whose help shows its options in sections."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections in the order of their first options, those of none at last."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for option in self.get_params(ctx):
-            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
-            if record:
-                sections.setdefault(getattr(option, "section", OTHER), []).append(record)
-        for title in sorted(sections, key=lambda title: title == OTHER):
-            with formatter.section(title):
-                formatter.write_dl(sections[title])
-
-
-def together(section: str, *options: Decorator[Any]) -> Decorator[Any]:
-    """Options as one decorator, shown in help in this order, in a section of that name."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-            command.__click_params__[-1].section = section
-        return command
-
-    return decorate
-
-
-def shown_safely(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
-    """Text of the user's own, with what could steer a terminal written out."""
-    from attnviz.escape import escape
-
-    return value and escape(value)
-
-
-def exactly(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
-    """A token as it was written, spaces too, which there must be. Raises a usage error."""
-    if value == "":
-        raise click.BadParameter("a token is needed")
-    return value
-
+SELECTION = "Layers and heads"
+NUMBERS = "Numbers"
+READING = "What it reads"
+MODEL = "Model"
+LOOK = "Look"
+OUTPUT = "Output"
+VIEW = "View"
 
 text_argument = click.argument("text", required=False)
 texts_argument = click.argument("texts", nargs=-1, metavar="[TEXT]...")
-lines_option = together(
-    "What it reads", click.option("--lines", is_flag=True, help="Each line of a text is a text of its own.")
+lines_option = option_section(
+    READING,
+    click.option("--lines", is_flag=True, help="Each line of a text is a text of its own."),
 )
 
-run_options = together(
-    "Model",
+
+# Layers and heads
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Which layers, heads and kind of map are meant."""
+
+    layers: Selection | None = None
+    heads: Selection | Named | None = None
+    kind: Kind | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse layers beside heads that name theirs. Raises UsageError."""
+        if isinstance(self.heads, Named) and self.layers is not None:
+            raise UsageError("--heads L5H3 names its layer: leave --layers out")
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kind of map as a request has it; empty where none was chosen."""
+        return (self.kind,) if self.kind else ()
+
+    @property
+    def all_layers(self) -> Selection:
+        """The chosen layers; all where none were chosen."""
+        return self.layers or ALL
+
+    @property
+    def all_heads(self) -> Selection | Named:
+        """The chosen heads; all where none were chosen."""
+        return self.heads or ALL
+
+
+layers_option = click.option(
+    "-l",
+    "--layers",
+    type=ParsedType("layers", parse),
+    help="Layers: 3, -1, 0,3,7, 2-5 or all.",
+)
+heads_option = click.option(
+    "-H",
+    "--heads",
+    type=ParsedType("heads", parse_heads),
+    help="Heads, likewise, or L5H3,L2H1.",
+)
+map_option = option_section(
+    SELECTION,
+    click.option(
+        "--map",
+        "kind",
+        type=click.Choice(["encoder", "decoder", "cross"]),
+        help="Which map of an encoder-decoder.",
+    ),
+)
+heads_options = option_group("selection", SelectionOptions, option_section(SELECTION, layers_option, heads_option))
+selection_options = option_group(
+    "selection", SelectionOptions, option_section(SELECTION, layers_option, heads_option), map_option
+)
+
+
+# Numbers
+
+
+@dataclass(frozen=True)
+class NumbersOptions:
+    """What the numbers of a map are, and how those of several heads become one."""
+
+    method: Shown = "attention"
+    target_token: str | None = None
+    reduction: HeadReduction | None = None
+    given: frozenset[str] = NOTHING_GIVEN
+
+    def __post_init__(self) -> None:
+        """Refuse options that the method makes no sense of. Raises UsageError."""
+        if self.target_token is not None and self.method not in OF_A_PREDICTION:
+            methods = " or ".join(OF_A_PREDICTION)
+            raise UsageError(f"--target-token has no effect without --weights {methods}: leave it out")
+        if self.reduction == SUM and self.method != NORM:
+            raise UsageError("--reduce sum adds what heads move before it is measured: it needs --weights norm")
+
+    @property
+    def is_named(self) -> bool:
+        """Whether --weights stands on the command line."""
+        return "method" in self.given
+
+    @property
+    def of_a_prediction(self) -> bool:
+        """Whether the numbers are about what the model predicts."""
+        return self.method in OF_A_PREDICTION
+
+
+reduce_option = option_section(
+    SELECTION,
+    click.option(
+        "--reduce",
+        "reduction",
+        type=click.Choice(["mean", "max", "sum"]),
+        help="Merge the chosen heads of a layer into one; sum, of norms: what they move together.",
+    ),
+)
+target_token_option = option_section(
+    NUMBERS,
+    click.option(
+        "--target-token",
+        metavar="TOKEN",
+        callback=require_token,
+        help="The prediction asked about: one token, or a class. Default: the likeliest.",
+    ),
+)
+weights_option = option_section(
+    NUMBERS,
+    click.option(
+        "--weights",
+        "method",
+        type=click.Choice([*METHODS]),
+        default="attention",
+        show_default=True,
+        help="What is shown: attention weights; how long the vectors are that they move; what they "
+        "add to a prediction, by head or through the layers; attention through the layers; scores "
+        "before the softmax.",
+    ),
+)
+numbers_options = option_group("numbers", NumbersOptions, weights_option, target_token_option)
+reduced_numbers_options = option_group("numbers", NumbersOptions, reduce_option, weights_option, target_token_option)
+
+
+# What is read
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How a text is read, and what beside it."""
+
+    pair: str | None = None
+    chat: bool = False
+    target: str | None = None
+    generate: int | None = None
+    given: frozenset[str] = NOTHING_GIVEN
+
+    def __post_init__(self) -> None:
+        """Refuse an empty text. Raises InputError."""
+        for name, text in (("pair", self.pair), ("target", self.target)):
+            if text is not None and not text.strip():
+                raise InputError(f"the text of --{name} is empty")
+            require_unicode(text or "", f"the text of --{name}")
+
+    def prompt(self, text: str) -> Prompt:
+        """Return a text as a model is to read it."""
+        return Prompt(text, self.pair, self.target, self.chat, self.generate or 0)
+
+
+text_options = option_section(
+    READING,
+    click.option("--pair", help="A second text, for models of pairs."),
+    click.option(
+        "--chat",
+        is_flag=True,
+        help="TEXT is a message, or JSON messages, for the model's chat template.",
+    ),
+)
+decoder_option = option_section(
+    READING,
+    click.option(
+        "--target",
+        help="What the decoder of an encoder-decoder reads. Default: what it writes itself.",
+    ),
+)
+generate_option = option_section(
+    READING,
+    click.option(
+        "--generate",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Let a causal model write N tokens more.",
+    ),
+)
+plain_reading_options = option_group("reading", ReadingOptions, text_options)
+decoder_reading_options = option_group("reading", ReadingOptions, text_options, decoder_option)
+reading_options = option_group("reading", ReadingOptions, text_options, decoder_option, generate_option)
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Whether a saved capture is read in place of a model, and whether words are shown."""
+
+    path: str | None = None
+    words: bool = False
+
+
+from_option = option_section(
+    READING,
+    click.option(
+        "--from",
+        "path",
+        metavar="FILE",
+        help="A capture or arrays: .attn, .npz, .safetensors or .json.",
+    ),
+)
+words_option = option_section(
+    READING,
+    click.option(
+        "--words",
+        is_flag=True,
+        help="Merge the pieces of words: keys summed, queries averaged.",
+    ),
+)
+source_options = option_group("source", SourceOptions, from_option, words_option)
+model_source_options = option_group("source", SourceOptions, words_option)
+
+
+# Models
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model runs, where, and in which type."""
+
+    model: str = "builtin"
+    revision: str | None = None
+    tokenizer: str | None = None
+    adapter: str | None = None
+    offline: bool = False
+    device: str = "auto"
+    dtype: DType = "auto"
+    truncate: bool = False
+    given: frozenset[str] = NOTHING_GIVEN
+
+    @property
+    def placement(self) -> Placement:
+        """Where and in which type the model computes."""
+        return Placement(self.device, self.dtype)
+
+    @property
+    def companions(self) -> Companions:
+        """What the model is read with that is not in its own folder."""
+        return Companions(self.tokenizer, self.adapter)
+
+
+@dataclass(frozen=True)
+class ModelsOptions:
+    """Which one or two models run; what is given once is of the first, twice of each."""
+
+    models: tuple[str, ...] = ()
+    revisions: tuple[str, ...] = ()
+    tokenizers: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    offline: bool = False
+    device: str = "auto"
+    dtype: DType = "auto"
+    truncate: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that were named, and the built-in one after them."""
+        return (*self.models, "builtin")
+
+    def of(self, index: int) -> ModelOptions:
+        """Return the options of one of the models, by its place in ``names``."""
+
+        def pick(values: Sequence[str]) -> str | None:
+            return values[index] if index < len(values) else None
+
+        return ModelOptions(
+            model=self.names[index],
+            revision=pick(self.revisions),
+            tokenizer=pick(self.tokenizers),
+            adapter=pick(self.adapters),
+            offline=self.offline,
+            device=self.device,
+            dtype=self.dtype,
+            truncate=self.truncate,
+        )
+
+
+one_model_options = option_section(
+    MODEL,
+    click.option(
+        "-m",
+        "--model",
+        default="builtin",
+        show_default=True,
+        help="builtin, a folder, alias or hub id.",
+    ),
+    click.option("--revision", help="Revision of a hub model: a branch, tag or commit."),
+    click.option("--tokenizer", metavar="FOLDER", help="A tokenizer, in place of that beside the model."),
+    click.option(
+        "--adapter",
+        metavar="FOLDER",
+        help="A PEFT adapter to apply. Default model: what it was made for.",
+    ),
+)
+two_models_options = option_section(
+    MODEL,
+    click.option(
+        "-m",
+        "--model",
+        "models",
+        multiple=True,
+        help="A model: builtin, a folder, alias or hub id. Given twice, both; once, it and builtin.",
+    ),
+    click.option(
+        "--revision",
+        "revisions",
+        multiple=True,
+        help="Revision of a hub model; given twice, of each.",
+    ),
+    click.option("--tokenizer", "tokenizers", metavar="FOLDER", multiple=True, help="A tokenizer, likewise."),
+    click.option("--adapter", "adapters", metavar="FOLDER", multiple=True, help="A PEFT adapter, likewise."),
+)
+placement_options = option_section(
+    MODEL,
     click.option("--offline", is_flag=True, help="Never download a model."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
     click.option(
@@ -102,218 +382,403 @@ run_options = together(
         show_default=True,
         help="Type to compute in; auto is float32 on a CPU.",
     ),
+)
+truncate_option = option_section(
+    MODEL,
     click.option("--truncate", is_flag=True, help="Cut a text that is longer than the model reads."),
 )
+model_options = option_group("model", ModelOptions, one_model_options, placement_options, truncate_option)
+untruncated_model_options = option_group("model", ModelOptions, one_model_options, placement_options)
+models_options = option_group("models", ModelsOptions, two_models_options, placement_options, truncate_option)
 
 
-def model_options(command: Any) -> Any:
-    """The options of a command that runs one model."""
-    named = together(
-        "Model",
-        click.option("-m", "--model", default="builtin", show_default=True, help="builtin, a folder, alias or hub id."),
-        click.option("--revision", help="Revision of a hub model: a branch, tag or commit."),
-        click.option("--tokenizer", metavar="FOLDER", help="A tokenizer, in place of that beside the model."),
+# Views and looks
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Which picture is drawn of a capture, and of which part of it."""
+
+    view: View | None = None
+    token: Spot | None = None
+    incoming: bool = False
+    rows: slice | None = None
+    columns: slice | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other. Raises UsageError."""
+        of_one_token = self.view in ("tokens", "rows")
+        if of_one_token and self.token is None:
+            raise UsageError(f"--view {self.view} needs --token: a number or a word")
+        if not of_one_token and self.token is not None:
+            raise UsageError("--token needs --view tokens or --view rows")
+        if self.incoming and self.view != "tokens":
+            raise UsageError("--incoming is for --view tokens")
+        if self.token is not None and self.is_window:
+            raise UsageError("--token shows one row: leave --rows and --cols out")
+
+    @property
+    def is_window(self) -> bool:
+        """Whether only some queries or keys are shown."""
+        return self.rows is not None or self.columns is not None
+
+
+view_options = option_group(
+    "view",
+    ViewOptions,
+    option_section(
+        VIEW,
         click.option(
-            "--adapter", metavar="FOLDER", help="A PEFT adapter to apply. Default model: what it was made for."
+            "--view",
+            type=click.Choice(["heatmap", "grid", "tokens", "rows"]),
+            help="A picture a head; all heads as thumbnails; the text coloured by one --token; that "
+            "token in all heads.",
+        ),
+        click.option(
+            "--token",
+            type=ParsedType("N or WORD", parse_token),
+            help="The token of --view tokens and rows.",
+        ),
+        click.option(
+            "--incoming",
+            is_flag=True,
+            help="With --view tokens: what attends to the token, not what it does.",
+        ),
+        click.option("--rows", type=ParsedType("A:B", parse_window), help="Only these queries, in full."),
+        click.option("--cols", "columns", type=ParsedType("A:B", parse_window), help="Only these keys."),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class LookOptions:
+    """How numbers become colours, and what is left out."""
+
+    special: SpecialTokens = "keep"
+    color_range: Literal["auto", "full"] = "auto"
+    color_scale: Literal["sqrt", "linear"] = "sqrt"
+    cmap: str = "viridis"
+
+
+look_options = option_group(
+    "look",
+    LookOptions,
+    option_section(
+        LOOK,
+        click.option(
+            "--special",
+            type=click.Choice(["keep", "drop", "renormalise"]),
+            default="keep",
+            show_default=True,
+            help="Leave special tokens out; renormalise: rows sum to 1 again.",
+        ),
+        click.option(
+            "--range",
+            "color_range",
+            type=click.Choice(["auto", "full"]),
+            default="auto",
+            show_default=True,
+            help="Where colours end: before the sinks, or at the largest weight.",
+        ),
+        click.option(
+            "--scale",
+            "color_scale",
+            type=click.Choice(["sqrt", "linear"]),
+            default="sqrt",
+            show_default=True,
+            help="Of the colours.",
+        ),
+        click.option(
+            "--cmap",
+            type=click.Choice(["viridis", "cividis", "magma", "gray"]),
+            default="viridis",
+            show_default=True,
+            help="The colours.",
+        ),
+    ),
+)
+title_option = option_section(LOOK, click.option("--title", callback=escape_value, help="A title of your own."))
+
+
+# Interventions
+
+EVERY_TOKEN = "*"
+ARROW = re.compile(r"\s*(\S.*?)\s*->\s*(\S.*?)\s*", re.DOTALL)
+"""At the first arrow that leaves something before it."""
+EdgeNames: TypeAlias = tuple[Spot | None, Spot | None]
+"""The query and the key of an edge; None for all."""
+WITHOUT_EFFECT = {"norm": "their norms mean", "rollout": "a rollout through them means"}
+"""Methods that show nothing of heads whose output is replaced, and what then means nothing."""
+
+
+def parse_edge(text: str) -> EdgeNames:
+    """Parse Q->K, each a number, a word, or * for all. Raises ValueError saying what is allowed."""
+    match = ARROW.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is no edge: write query->key, such as 'it->cat', '8->2' or '*->cat'")
+    query, key = (None if side == EVERY_TOKEN else parse_token(side) for side in match.groups())
+    return query, key
+
+
+def parse_head_names(text: str) -> Named:
+    """Parse heads by name. Raises ValueError saying what is allowed."""
+    try:
+        heads = parse_heads(text)
+    except ValueError:
+        heads = ALL
+    if not isinstance(heads, Named):
+        raise ValueError(f"{text!r} names no head: write L5H3 or L5H3,L2H1")
+    return heads
+
+
+@dataclass(frozen=True)
+class InterventionOptions:
+    """What is changed in a run of the model."""
+
+    knocked_out: tuple[EdgeNames, ...] = ()
+    inside: Selection | Named | None = None
+    ablated: Named | None = None
+    replacement: Replacement | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that say how of what is not done. Raises UsageError."""
+        if self.inside is not None and not self.knocked_out:
+            raise UsageError("--in says where edges are cut: name them with --knock-out")
+        if self.replacement is not None and self.ablated is None:
+            raise UsageError("--with says what replaces the output of heads: name them with --ablate")
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether anything is to be changed."""
+        return bool(self.knocked_out) or self.ablated is not None
+
+    @property
+    def flag(self) -> str:
+        """The first option that asks for a change."""
+        return "--knock-out" if self.knocked_out else "--ablate"
+
+
+def make_intervention_options(*, hidden: bool = False) -> Decorator:
+    """Make the options of interventions. hidden: leave them out of the help."""
+    return option_group(
+        "intervention",
+        InterventionOptions,
+        option_section(
+            "Interventions",
+            click.option(
+                "--knock-out",
+                "knocked_out",
+                multiple=True,
+                hidden=hidden,
+                type=ParsedType("Q->K", parse_edge),
+                help="Cut an edge before the softmax: a query and a key, each a number, a word or * "
+                "for all. Repeatable.",
+            ),
+            click.option(
+                "--in",
+                "inside",
+                hidden=hidden,
+                type=ParsedType("layers or heads", parse_heads),
+                help="Where edges are cut: 3, 2-5, all, or L5H3,L2H1. Default: everywhere.",
+            ),
+            click.option(
+                "--ablate",
+                "ablated",
+                hidden=hidden,
+                type=ParsedType("heads", parse_head_names),
+                help="Replace the output of heads: L5H3,L2H1.",
+            ),
+            click.option(
+                "--with",
+                "replacement",
+                hidden=hidden,
+                type=click.Choice(["zero", "mean", "uniform", "permute"]),
+                help="By zeros (default), its mean over queries, the mean of the values it sees, its "
+                "weights in another order.",
+            ),
         ),
     )
-    return named(run_options(command))
 
 
-def models_options(command: Any) -> Any:
-    """The options of a command that runs one model or two."""
-    named = together(
-        "Model",
+# Output
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Where a result is written, and in which format."""
+
+    output: str | None = None
+    format: str | None = None
+    force: bool = False
+    as_json: bool = False
+
+
+file_options = option_group(
+    "file",
+    FileOptions,
+    option_section(
+        OUTPUT,
         click.option(
-            "-m",
-            "--model",
-            "models",
-            multiple=True,
-            help="A model: builtin, a folder, alias or hub id. Given twice, both; once, it and builtin.",
+            "-o",
+            "--output",
+            type=click.Path(),
+            help="Write a file, by its suffix; - for stdout.",
         ),
-        click.option("--revision", "revisions", multiple=True, help="Revision of a hub model; given twice, of each."),
-        click.option("--tokenizer", "tokenizers", metavar="FOLDER", multiple=True, help="A tokenizer, likewise."),
-        click.option("--adapter", "adapters", metavar="FOLDER", multiple=True, help="A PEFT adapter, likewise."),
-    )
-    return named(run_options(command))
-
-
-text_options = together(
-    "What it reads",
-    click.option("--pair", help="A second text, for models of pairs."),
-    click.option("--chat", is_flag=True, help="TEXT is a message, or JSON messages, for the model's chat template."),
-)
-decoder_option = together(
-    "What it reads",
-    click.option("--target", help="What the decoder of an encoder-decoder reads. Default: what it writes itself."),
-)
-
-
-def prompt_options(command: Any) -> Any:
-    """The options of a command on all that a model can read and write."""
-    written = together(
-        "What it reads",
-        click.option("--generate", type=click.IntRange(1), metavar="N", help="Let a causal model write N tokens more."),
-    )
-    return text_options(decoder_option(written(command)))
-
-
-selection_options = together(
-    "Layers and heads",
-    click.option(
-        "-l", "--layers", type=SelectionType("layers", selection.parse), help="Layers: 3, -1, 0,3,7, 2-5 or all."
-    ),
-    click.option(
-        "-H", "--heads", type=SelectionType("heads", selection.parse_heads), help="Heads, likewise, or L5H3,L2H1."
+        click.option(
+            "--format",
+            type=click.Choice(FORMATS),
+            help="The format, where no suffix says it, as with -o -.",
+        ),
+        click.option("--force", is_flag=True, help="Replace an existing file."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
     ),
 )
 
-reduce_option = together(
-    "Layers and heads",
-    click.option(
-        "--reduce",
-        "how",
-        type=click.Choice(["mean", "max", "sum"]),
-        help="Merge the chosen heads of a layer into one; sum, of norms: what they move together.",
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """How figures and pages are made."""
+
+    style: str = "screen"
+    inches: float | None = None
+    dpi: int | None = None
+    transparent: bool = False
+    exact: bool = False
+    given: frozenset[str] = NOTHING_GIVEN
+
+
+figure_options = option_group(
+    "figure",
+    FigureOptions,
+    option_section(
+        "Figures and pages",
+        click.option(
+            "--style",
+            default="screen",
+            show_default=True,
+            help="paper, slide, screen or a .mplstyle file.",
+        ),
+        click.option(
+            "--inches",
+            type=click.FloatRange(1, 50),
+            help="Width of a figure: 3.25 a column, 6.75 a page.",
+        ),
+        click.option("--dpi", type=click.IntRange(30, 1200), help="Dots per inch of a .png."),
+        click.option("--transparent", is_flag=True, help="No background in figures."),
+        click.option(
+            "--exact",
+            is_flag=True,
+            help="A .html with weights to 0.0005, not 0.004; it is larger.",
+        ),
     ),
 )
 
-map_option = together(
-    "Layers and heads",
-    click.option(
-        "--map", "kind", type=click.Choice(["encoder", "decoder", "cross"]), help="Which map of an encoder-decoder."
-    ),
-)
 
-target_option = together(
-    "Numbers",
-    click.option(
-        "--target-token",
-        metavar="TOKEN",
-        callback=exactly,
-        help="The prediction asked about: one token, or a class. Default: the likeliest.",
-    ),
-)
+@dataclass(frozen=True)
+class ScreenOptions:
+    """How the terminal is drawn on."""
 
-weights_option = together(
-    "Numbers",
-    click.option(
-        "--weights",
-        "method",
-        type=click.Choice(["attention", "norm", "gradient", "chefer", "rollout", "scores"]),
-        default="attention",
-        show_default=True,
-        help="What is shown: attention weights; how long the vectors are that they move; what they add to a "
-        "prediction, by head or through the layers; attention through the layers; scores before the softmax.",
-    ),
-)
+    width: int | None = None
+    full: bool = False
+    color: Literal["auto", "always", "never"] = "auto"
 
-source_option = together(
-    "What it reads",
-    click.option("--from", "source", metavar="FILE", help="A capture or arrays: .attn, .npz, .safetensors or .json."),
-)
 
-words_option = together(
-    "What it reads",
-    click.option("--words", is_flag=True, help="Merge the pieces of words: keys summed, queries averaged."),
-)
-
-view_options = together(
-    "View",
-    click.option(
-        "--view",
-        type=click.Choice(["heatmap", "grid", "tokens", "rows"]),
-        help="A picture a head; all heads as thumbnails; the text coloured by one --token; that token in all heads.",
-    ),
-    click.option(
-        "--token", type=SelectionType("N or WORD", selection.parse_token), help="The token of --view tokens and rows."
-    ),
-    click.option("--incoming", is_flag=True, help="With --view tokens: what attends to the token, not what it does."),
-    click.option("--rows", type=SelectionType("A:B", selection.parse_window), help="Only these queries, in full."),
-    click.option("--cols", "columns", type=SelectionType("A:B", selection.parse_window), help="Only these keys."),
-)
-
-look_options = together(
-    "Look",
-    click.option(
-        "--special",
-        type=click.Choice(["keep", "drop", "renormalise"]),
-        default="keep",
-        show_default=True,
-        help="Leave special tokens out; renormalise: rows sum to 1 again.",
-    ),
-    click.option(
-        "--range",
-        type=click.Choice(["auto", "full"]),
-        default="auto",
-        show_default=True,
-        help="Where colours end: before the sinks, or at the largest weight.",
-    ),
-    click.option(
-        "--scale",
-        type=click.Choice(["sqrt", "linear"]),
-        default="sqrt",
-        show_default=True,
-        help="Of the colours.",
-    ),
-    click.option(
-        "--cmap",
-        type=click.Choice(["viridis", "cividis", "magma", "gray"]),
-        default="viridis",
-        show_default=True,
-        help="The colours.",
-    ),
-)
-
-title_option = together("Look", click.option("--title", callback=shown_safely, help="A title of your own."))
-
-figure_options = together(
-    "Figures and pages",
-    click.option("--style", default="screen", show_default=True, help="paper, slide, screen or a .mplstyle file."),
-    click.option("--inches", type=click.FloatRange(1, 50), help="Width of a figure: 3.25 a column, 6.75 a page."),
-    click.option("--dpi", type=click.IntRange(30, 1200), help="Dots per inch of a .png."),
-    click.option("--transparent", is_flag=True, help="No background in figures."),
-    click.option("--exact", is_flag=True, help="A .html with weights to 0.0005, not 0.004; it is larger."),
-)
-
-output_options = together(
-    "Output",
-    click.option("-o", "--output", type=click.Path(), help="Write a file, by its suffix; - for stdout."),
-    click.option(
-        "--format", "form", type=click.Choice(FORMATS), help="The format, where no suffix says it, as with -o -."
-    ),
-    click.option("--force", is_flag=True, help="Replace an existing file."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
-)
-
-screen_options = together(
-    "Screen",
-    click.option("--width", type=click.IntRange(40, 4000), help="Columns to draw on. Default: the terminal's."),
-    click.option("--full", is_flag=True, help="A cell for every token, however wide; try: | less -RS"),
-    click.option(
-        "--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Use colour."
+screen_options = option_group(
+    "screen",
+    ScreenOptions,
+    option_section(
+        "Screen",
+        click.option(
+            "--width",
+            type=click.IntRange(40, 4000),
+            help="Columns to draw on. Default: the terminal's.",
+        ),
+        click.option("--full", is_flag=True, help="A cell for every token, however wide; try: | less -RS"),
+        click.option(
+            "--color",
+            type=click.Choice(["auto", "always", "never"]),
+            default="auto",
+            show_default=True,
+            help="Use colour.",
+        ),
     ),
 )
 
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Tell on stderr how exact the weights are.")
-
-talk_options = together(
-    OTHER,
+quiet_options = option_section(
+    OTHER_SECTION,
     click.option("-q", "--quiet", is_flag=True, help="No notes or progress on stderr."),
     click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
 )
+talk_options = option_group("talk", Talk, quiet_options)
+verbose_talk_options = option_group("talk", Talk, verbose_option, quiet_options)
 
 
-def result_options(command: Any) -> Any:
-    """The options of a command whose results are pictures and data, on the screen or in files."""
-    for options in (talk_options, screen_options, figure_options, output_options):
-        command = options(command)
-    return command
+@dataclass(frozen=True)
+class ResultOptions:
+    """Where a result goes, and how it is drawn there."""
+
+    file: FileOptions
+    figure: FigureOptions
+    screen: ScreenOptions
+    talk: Talk
+    title: str | None = None
 
 
-def note(message: str, quiet: bool) -> None:
-    """Talk to the user: on stderr, unless silenced."""
-    if not quiet:
-        from attnviz.escape import escape
+result_options = option_group("result", ResultOptions, file_options, figure_options, screen_options, talk_options)
+verbose_result_options = option_group(
+    "result", ResultOptions, file_options, figure_options, screen_options, verbose_talk_options
+)
 
-        click.echo(escape(message), err=True)
+
+# Captures
+
+OF_A_RUN = (
+    "model",
+    "revision",
+    "tokenizer",
+    "adapter",
+    "device",
+    "dtype",
+    "truncate",
+    "pair",
+    "target",
+    "chat",
+    "generate",
+    "target_token",
+)
+"""Options that mean nothing where a saved capture is read, in the order in which they are refused."""
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """What captures are taken from, and what their numbers are."""
+
+    selection: SelectionOptions
+    numbers: NumbersOptions
+    source: SourceOptions
+    reading: ReadingOptions
+    model: ModelOptions
+
+    def __post_init__(self) -> None:
+        """Refuse groups that contradict each other. Raises UsageError."""
+        method = self.numbers.method
+        chooses_heads = self.selection.heads not in (None, ALL)
+        if method in MADE_OF and (chooses_heads or self.numbers.reduction is not None):
+            raise UsageError(f"--weights {method} has one head a layer, made of all: leave --heads and --reduce out")
+        if self.reading.generate and method not in (ATTENTION, ROLLOUT):
+            raise UsageError(
+                f"--weights {method} is of a text that is there: leave --generate out, or give the "
+                "text that was written"
+            )
+
+    @property
+    def given_of_a_run(self) -> tuple[str, ...]:
+        """The flags on the command line that a saved capture has no use for."""
+        given = self.model.given | self.reading.given | self.numbers.given
+        names = [name for name in OF_A_RUN if name in given]
+        return tuple(f"--{name.replace('_', '-')}" for name in names)
+
+
+capture_options = option_group("captures", CaptureOptions)
+"""Makes one object of five groups; it stands below them, next to the command."""

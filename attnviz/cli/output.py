@@ -1,24 +1,25 @@
-"""Results into a file or to stdout, in the format that is asked for."""
+"""Where a result goes, and how it gets there: onto the screen, into a file or to stdout, whole or not at all."""
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-import click
-from click.core import ParameterSource
-
-from attnviz.cli.options import BINARY, FIGURES, FORMATS, note
-from attnviz.cli.picture import Options, look, pictures, require_cells
+from attnviz.cli.options import BINARY, FIGURES, FORMATS, FigureOptions, FileOptions, ResultOptions
+from attnviz.cli.picture import PictureOptions, draw_pictures, make_look, require_cells
+from attnviz.cli.screen import print_pictures
+from attnviz.cli.talk import Talk
+from attnviz.drawable import Page, Picture
 from attnviz.errors import OutputError, UsageError
+from attnviz.io.documents import document_json, rows_csv
 from attnviz.io.files import require_new, write_whole
 from attnviz.record import Capture
+from attnviz.render.terminal.draw import Screen
+from attnviz.results.result import Result
 
-if TYPE_CHECKING:
-    from attnviz.views import Page, Picture
-
-OF_FIGURES = "style", "inches", "dpi", "transparent"
+FIGURE_FLAGS = "style", "inches", "dpi", "transparent"
+RESULT_FORMATS = (*FIGURES, "html", "json", "csv", "md")
 
 
 class Target(NamedTuple):
@@ -29,31 +30,74 @@ class Target(NamedTuple):
     """None for stdout."""
 
 
-def target(options: Options) -> Target | None:
-    """Where the result goes; None for the screen. What could not be written is refused before anything is computed.
+class Content(NamedTuple):
+    """The content of a file, and what is to be told beside it."""
 
-    Raises UsageError or OutputError.
+    data: bytes
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A result in the forms in which it can be delivered, each made when it is asked for."""
+
+    pictures: Sequence[Picture]
+    """For the screen, figures, and where there is no page, an HTML document."""
+    data: Callable[[str], Content]
+    """Makes JSON, CSV or NPZ, by the name of the format."""
+    markdown: Sequence[Picture] | None = None
+    """For Markdown, where it is not the pictures."""
+    page: Page | None = None
+    """For HTML, if there is more to look through than the pictures."""
+    notes: Sequence[str] = ()
+    """What is told beside a page."""
+    one_picture: bool = False
+    """Whether a figure holds one picture, so that several are refused; else all are drawn below each other."""
+
+
+# Where it goes
+
+
+def choose_target(file: FileOptions, figure: FigureOptions) -> Target | None:
+    """Return where the result goes; None for the screen.
+
+    What could not be written is refused before anything is computed. Raises UsageError, OutputError.
     """
-    output, form = options["output"], options["form"]
-    found = None
-    if output not in (None, "-"):
-        path = Path(output)
-        if output.endswith("/"):
-            raise OutputError(f"{output} is a folder: name a file in it")
-        require_new(path, options["force"])
-        found = Target(form or suffix(path), path)
-        if path.suffix.lower().removeprefix(".") in {*FORMATS} - {found.form}:
-            raise UsageError(f"--format {form} contradicts the suffix of {path}: leave one of them out")
-    elif form or output or options["as_json"]:
-        found = Target(form or ("json" if options["as_json"] else ""), None)
-    if found:
-        require_deliverable(found, options)
-    require_for_figures(found, options)
-    return found
+    target = None
+    if file.output not in (None, "-"):
+        target = file_target(str(file.output), file)
+    elif file.format or file.output or file.as_json:
+        target = Target(file.format or ("json" if file.as_json else ""), None)
+    if target:
+        require_deliverable(target, file)
+    require_effect(target, figure)
+    return target
 
 
-def suffix(path: Path) -> str:
-    """The format that the suffix of a file names. Raises UsageError."""
+def choose_result_target(
+    options: ResultOptions, forms: Sequence[str] = RESULT_FORMATS, what: str = "what is measured"
+) -> Target | None:
+    """Return where a result goes that is written in some formats only. Raises UsageError, OutputError."""
+    target = choose_target(options.file, options.figure)
+    require_form(target, forms, what)
+    return target
+
+
+def file_target(output: str, file: FileOptions) -> Target:
+    """Return the file that -o names, with its format. Raises UsageError, OutputError."""
+    path = Path(output)
+    if output.endswith("/"):
+        raise OutputError(f"{output} is a folder: name a file in it")
+    require_new(path, file.force)
+    form = file.format or read_suffix(path)
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix in FORMATS and suffix != form:
+        raise UsageError(f"--format {form} contradicts the suffix of {path}: leave one of them out")
+    return Target(form, path)
+
+
+def read_suffix(path: Path) -> str:
+    """Return the format that the suffix of a file names. Raises UsageError."""
     form = path.suffix.lower().removeprefix(".")
     if form not in FORMATS:
         known = ", ".join(f".{form}" for form in FORMATS)
@@ -61,144 +105,174 @@ def suffix(path: Path) -> str:
     return form
 
 
-def require_deliverable(found: Target, options: Options) -> None:
-    """Raise UsageError for two results at once, for stdout without a format, or for binary data on a terminal."""
-    if options["as_json"] and (found.path is not None or found.form != "json"):
+def require_deliverable(target: Target, file: FileOptions) -> None:
+    """Raise UsageError for two results at once, stdout without a format, or binary data on a terminal."""
+    if file.as_json and (target.path is not None or target.form != "json"):
         raise UsageError("--json prints a document: leave -o and --format out, or write -o FILE.json")
-    if not found.form:
+    if not target.form:
         raise UsageError(f"-o - needs --format, one of {', '.join(FORMATS)}")
-    if found.path is None and found.form in BINARY and sys.stdout.isatty():
-        raise UsageError(f"a {found.form} is nothing for a terminal: name a file with -o, or redirect stdout")
+    if target.path is None and target.form in BINARY and sys.stdout.isatty():
+        raise UsageError(f"a {target.form} is nothing for a terminal: name a file with -o, or redirect stdout")
 
 
-def require_form(found: Target | None, forms: Sequence[str], what: str) -> None:
-    """Raise UsageError unless what a command writes has this format."""
-    if found and found.form not in forms:
-        raise UsageError(f"{what} is written as {', '.join(f'.{form}' for form in forms)}, not .{found.form}")
+def require_form(target: Target | None, forms: Sequence[str], what: str) -> None:
+    """Raise UsageError unless what a command writes has one of these formats."""
+    if target and target.form not in forms:
+        known = ", ".join(f".{form}" for form in forms)
+        raise UsageError(f"{what} is written as {known}, not .{target.form}")
 
 
-def require_for_figures(found: Target | None, options: Options) -> None:
-    """Raise UsageError for options that would have no effect."""
-    given = click.get_current_context().get_parameter_source
-    told = [name for name in OF_FIGURES if name in options and given(name) is not ParameterSource.DEFAULT]
-    if told and (found is None or found.form not in FIGURES):
-        raise UsageError(f"--{told[0]} is for figures: -o FILE.png, .svg or .pdf")
-    if options["exact"] and (found is None or found.form != "html"):
+def require_effect(target: Target | None, figure: FigureOptions) -> None:
+    """Raise UsageError for options of figures and pages that would have no effect."""
+    form = target.form if target else None
+    for name in FIGURE_FLAGS:
+        if name in figure.given and form not in FIGURES:
+            raise UsageError(f"--{name} is for figures: -o FILE.png, .svg or .pdf")
+    if figure.exact and form != "html":
         raise UsageError("--exact is for pages: -o FILE.html; data are exact as they are")
 
 
-def deliver(capture: Capture, to: Target, options: Options, quiet: bool) -> None:
-    """Write a capture in the format of its target, and tell on stderr what a file does not show."""
-    put(MAKERS[to.form](capture, to.form, options), to, quiet)
+# What is delivered
 
 
-def put(made: "Made", to: Target, quiet: bool) -> None:
-    """Write what was made where it goes, and tell on stderr what is beside it."""
-    if to.path is None:
-        write_out(made.data)
+def answer_of_capture(capture: Capture, options: PictureOptions, form: str | None) -> Answer:
+    """Return a capture as it is delivered in a format, or on the screen for None.
+
+    Raises InputError if there is nothing to draw.
+    """
+
+    def write_data(form: str) -> Content:
+        return Content(capture_data(capture, form), capture.notes)
+
+    if form in ("json", "csv", "npz"):
+        return Answer([], write_data)
+    if form == "html":
+        return Answer([], write_data, page=make_page(capture, options), notes=capture.notes)
+    pictures = draw_pictures(capture, options, thumbnails=form != "md")
+    return Answer(pictures, write_data, one_picture=True)
+
+
+def make_page(capture: Capture, options: PictureOptions) -> Page:
+    """Return the page of a capture, under the title of the user if there is one."""
+    from attnviz.views import page
+
+    require_cells(capture)
+    whole = page(capture, make_look(options.look))
+    return whole if options.title is None else replace(whole, title=options.title)
+
+
+def capture_data(capture: Capture, form: str) -> bytes:
+    """Write a capture as JSON, CSV or NPZ. Raises UsageError for what a format cannot hold."""
+    if form == "csv":
+        from attnviz.io.csv_table import to_csv
+
+        return to_csv(capture)
+    from attnviz.io.formats import WRITERS
+
+    return WRITERS[f".{form}"](capture)
+
+
+def answer_of_result(
+    result: Result,
+    title: str | None = None,
+    *,
+    pictures: Sequence[Picture] | None = None,
+    markdown: Sequence[Picture] | None = None,
+    page: Page | None = None,
+) -> Answer:
+    """Return a result as it is delivered.
+
+    title: of the user's own, for the first picture and the page. pictures: in place of the result's
+    own tables; markdown: in place of the pictures, in Markdown.
+    """
+
+    def write_data(form: str) -> Content:
+        return Content(document_json(result.to_dict()) if form == "json" else rows_csv(result.rows()))
+
+    drawn = list(result.tables() if pictures is None else pictures)
+    if title is not None:
+        drawn[0] = replace(drawn[0], title=title)
+        if markdown:
+            markdown = [replace(markdown[0], title=title), *markdown[1:]]
+        page = page and replace(page, title=title)
+    return Answer(drawn, write_data, markdown, page)
+
+
+# How it gets there
+
+
+def deliver(
+    answer: Answer, target: Target | None, screen: Screen, options: ResultOptions, cmap: str = "viridis"
+) -> None:
+    """Draw an answer on the screen, or write it in the format of its target. Raises AttnvizError."""
+    if target is None:
+        print_pictures(answer.pictures, screen)
+        return
+    content = make_content(answer, target.form, options.figure, cmap)
+    write_content(content, target, options.talk)
+
+
+def make_content(answer: Answer, form: str, figure: FigureOptions, cmap: str = "viridis") -> Content:
+    """Make the content of a file of an answer. Raises UsageError for what a format cannot hold."""
+    if form in FIGURES:
+        return make_figure(answer, form, figure, cmap)
+    if form == "html":
+        return make_html(answer, figure, cmap)
+    if form == "md":
+        from attnviz.render.markdown import markdown
+
+        pictures = answer.pictures if answer.markdown is None else answer.markdown
+        return Content(markdown(pictures).encode())
+    return answer.data(form)
+
+
+def make_figure(answer: Answer, form: str, options: FigureOptions, cmap: str) -> Content:
+    """Make a figure of the pictures of an answer. Raises UsageError if it may hold one only."""
+    from attnviz.render.figure.figure import Style, figure
+
+    first, *others = answer.pictures
+    if others and answer.one_picture:
+        count = len(answer.pictures)
+        raise UsageError(f"a .{form} holds one picture, not {count}: choose one head, --map, or --view grid")
+    style = Style(
+        options.style,
+        inches=options.inches,
+        colours=cmap,
+        dpi=options.dpi,
+        transparent=options.transparent,
+    )
+    return Content(*figure(first, form, style, others))
+
+
+def make_html(answer: Answer, options: FigureOptions, cmap: str) -> Content:
+    """Make a page of all heads, or a document of the pictures. Raises UsageError for --exact there."""
+    if answer.page is not None:
+        from attnviz.render.html.page import html
+
+        return Content(html(answer.page, exact=options.exact, colours=cmap), answer.notes)
+    from attnviz.render.html.document import document
+
+    if options.exact:
+        raise UsageError("--exact is for a page of all heads: this one shows numbers as they are, leave it out")
+    return Content(document(answer.pictures[0].title, answer.pictures, cmap))
+
+
+def write_content(content: Content, target: Target, talk: Talk) -> None:
+    """Write content where it goes, and tell on stderr what is beside it. Raises OutputError."""
+    if target.path is None:
+        write_stdout(content.data)
     else:
-        write_whole(to.path, made.data)
-    for line in made.notes:
-        note(line, quiet)
-    if to.path is not None:
-        note(f"wrote {to.path}", quiet)
+        write_whole(target.path, content.data)
+    for line in content.notes:
+        talk.note(line)
+    if target.path is not None:
+        talk.note(f"wrote {target.path}")
 
 
-def write_out(data: bytes) -> None:
-    """Bytes to stdout. Raises BrokenPipeError if nobody reads them all."""
+def write_stdout(data: bytes) -> None:
+    """Write bytes to stdout. Raises BrokenPipeError if nobody reads them all."""
     sys.stdout.flush()
     left = memoryview(data)
     while left:  # where stdout has no buffer, a part may be written
         left = left[sys.stdout.buffer.write(left) :]
     sys.stdout.buffer.flush()
-
-
-class Made(NamedTuple):
-    """The content of a file, and what is to be told beside it."""
-
-    data: bytes
-    notes: Sequence[str] = ()
-
-
-def make_figure(capture: Capture, form: str, options: Options) -> Made:
-    """A figure of one picture. Raises UsageError if there are several."""
-    found = pictures(capture, options)
-    if len(found) > 1:
-        raise UsageError(f"a .{form} holds one picture, not {len(found)}: choose one head, --map, or --view grid")
-    return figure_of(found[0], form, options)
-
-
-def figure_of(picture: "Picture", form: str, options: Options, below: "Sequence[Picture]" = ()) -> Made:
-    """A figure of a picture, and of others below it."""
-    from attnviz.render.figure.figure import Style, figure
-
-    style = Style(
-        options["style"],
-        inches=options["inches"],
-        colours=options["cmap"],
-        dpi=options["dpi"],
-        transparent=options["transparent"],
-    )
-    return Made(*figure(picture, form, style, below))
-
-
-def make_page(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001 - there is one format of it
-    """A page of everything."""
-    from attnviz.views import page
-
-    require_cells(capture)
-    return page_of(page(capture, look(options)), options, capture.notes)
-
-
-def page_of(page: "Page", options: Options, notes: Sequence[str]) -> Made:
-    """A page, under the title of the user if there is one."""
-    from attnviz.render.html.page import html
-
-    if options["title"] is not None:
-        page = replace(page, title=options["title"])
-    return Made(html(page, exact=options["exact"], colours=options["cmap"]), notes)
-
-
-def document_of(found: "Sequence[Picture]", options: Options) -> Made:
-    """Pictures as an HTML document. Raises UsageError for an option that would have no effect."""
-    from attnviz.render.html.document import document
-
-    if options.get("exact"):
-        raise UsageError("--exact is for a page of all heads: this one shows numbers as they are, leave it out")
-    return Made(document(found[0].title, found, options.get("cmap", "viridis")))
-
-
-def make_table(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
-    """Markdown tables of every head."""
-    return markdown_of(pictures(capture, options, apart=True))
-
-
-def markdown_of(found: "Sequence[Picture]") -> Made:
-    """Pictures as Markdown."""
-    from attnviz.render.markdown import markdown
-
-    return Made(markdown(found).encode())
-
-
-def make_data(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
-    """The numbers."""
-    from attnviz.io.formats import WRITERS
-
-    return Made(WRITERS[f".{form}"](capture), capture.notes)
-
-
-def make_csv(capture: Capture, form: str, options: Options) -> Made:  # noqa: ARG001
-    """The numbers as a table in long form."""
-    from attnviz.io.csv_table import to_csv
-
-    return Made(to_csv(capture), capture.notes)
-
-
-Maker = Callable[[Capture, str, Options], Made]
-MAKERS: dict[str, Maker] = {
-    **dict.fromkeys(FIGURES, make_figure),
-    "html": make_page,
-    "md": make_table,
-    "csv": make_csv,
-    **dict.fromkeys(("json", "npz"), make_data),
-}

@@ -4,25 +4,32 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.segment import Segment, Segments
 
+from attnviz.cli.options import ScreenOptions
+from attnviz.drawable import Picture
 from attnviz.render.terminal.cells import Depth, Line, Paint
-from attnviz.render.terminal.draw import Screen
+from attnviz.render.terminal.draw import Screen, draw
 
 PIPED_WIDTH, NARROWEST = 100, 40
 SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard"}  # in rich's words
 
 
-def screen(width: int | None, color: str, colours: str = "viridis", full: bool = False) -> Screen:
-    """The screen that stdout is. What its encoding lacks will be printed as an escape sequence."""
+def open_screen(options: ScreenOptions, colours: str = "viridis") -> Screen:
+    """Return the screen that stdout is. What its encoding lacks will be printed as an escape sequence."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     size = shutil.get_terminal_size((PIPED_WIDTH, 0))
-    height = size.lines if sys.stdout.isatty() and size.lines and not full else None
-    return Screen(width or max(NARROWEST, size.columns), height, Paint(depth(color), colours), full)
+    height = size.lines if sys.stdout.isatty() and size.lines and not options.full else None
+    return Screen(
+        options.width or max(NARROWEST, size.columns),
+        height,
+        Paint(depth(options.color), colours),
+        options.full,
+    )
 
 
 def depth(color: str) -> Depth:
@@ -65,7 +72,14 @@ class Pipe(Console):
         raise BrokenPipeError
 
 
-def show(lines: Iterable[Line], on: Screen) -> None:
+def print_pictures(pictures: Sequence[Picture], screen: Screen) -> None:
+    """Print pictures below each other, an empty line between two."""
+    for i, picture in enumerate(pictures):
+        lines = draw(picture, screen)
+        print_lines([[], *lines] if i else lines, screen)
+
+
+def print_lines(lines: Iterable[Line], on: Screen) -> None:
     """Print lines of segments."""
     segments = [segment for line in lines for segment in (*line, Segment.line())]
     console = Pipe(

@@ -1,54 +1,57 @@
 """`attnviz show`."""
 
-from typing import Any
-
 import click
 
-from attnviz.cli import interventions
+from attnviz.cli.interventions import deliver_changed, require_changeable, run_changed
 from attnviz.cli.options import (
-    Sectioned,
+    CaptureOptions,
+    InterventionOptions,
+    LookOptions,
+    ResultOptions,
+    ViewOptions,
+    capture_options,
     look_options,
-    map_option,
+    make_intervention_options,
     model_options,
-    note,
-    prompt_options,
-    reduce_option,
-    result_options,
+    reading_options,
+    reduced_numbers_options,
     selection_options,
-    source_option,
-    target_option,
+    source_options,
     text_argument,
     title_option,
-    verbose_option,
+    verbose_result_options,
     view_options,
-    weights_option,
-    words_option,
 )
-from attnviz.cli.output import deliver, target
-from attnviz.cli.picture import check, pictures, prepared, request, settled
-from attnviz.cli.screen import screen, show
-from attnviz.cli.sources import opened, tell
-from attnviz.render.terminal.draw import draw
+from attnviz.cli.output import answer_of_capture, choose_target, deliver
+from attnviz.cli.parameters import SectionedCommand
+from attnviz.cli.picture import PictureOptions, make_request, prepare_capture
+from attnviz.cli.screen import open_screen
+from attnviz.cli.sources import open_source
+
+MOVED = "interventions have a command of their own: attnviz intervene; with show they go in the next version"
 
 
-@click.command(cls=Sectioned)
+@click.command(cls=SectionedCommand)
 @text_argument
 @selection_options
-@reduce_option
-@map_option
-@weights_option
-@target_option
-@interventions.intervention_options
+@reduced_numbers_options
+@make_intervention_options(hidden=True)
 @view_options
 @look_options
 @title_option
-@source_option
-@words_option
-@prompt_options
+@source_options
+@reading_options
 @model_options
-@verbose_option
-@result_options
-def command(text: str | None, verbose: bool, quiet: bool, **options: Any) -> None:
+@verbose_result_options
+@capture_options
+def command(
+    text: str | None,
+    captures: CaptureOptions,
+    intervention: InterventionOptions,
+    view: ViewOptions,
+    look: LookOptions,
+    result: ResultOptions,
+) -> None:
     """Draw the attention of a model on a text: rows are queries, columns the keys that they attend to.
 
     TEXT may be - for stdin, @FILE or @sample:NAME. Without --layers and --heads it is the mean over the heads of the
@@ -65,8 +68,6 @@ def command(text: str | None, verbose: bool, quiet: bool, **options: Any) -> Non
       attnviz show --words "Unbelievably, subwords misbehave."
       attnviz show --weights norm "The cat sat on the mat."
       attnviz show --weights scores -H L1H3 @sample:repeat
-      attnviz show --ablate L0H2 -H L1H3 @sample:repeat
-      attnviz show --knock-out "it->cat" "The cat sat because it was tired."
       attnviz show "Hello, world" --model bert-base -o page.html
       attnviz show "Hello, world" -m my-bert --tokenizer my-tokenizer
       attnviz show "Hello, world" -m my-bert --adapter my-adapter
@@ -74,21 +75,24 @@ def command(text: str | None, verbose: bool, quiet: bool, **options: Any) -> Non
       attnviz show -l all -H all "Where does it look?" -o - --format csv
       attnviz show --from run.attn -l 0 --special drop
     """
-    check(options)
-    on = screen(options["width"], options["color"], options["cmap"], options["full"])
-    to = target(options)
-    form = to and to.form
-    options = dict(settled(options, form))
-    if interventions.is_changed(options):
-        run = interventions.intervened(text, options, quiet)
-        interventions.deliver(run, to, on, options, quiet=quiet, verbose=verbose)
+    screen = open_screen(result.screen, look.cmap)
+    target = choose_target(result.file, result.figure)
+    form = target.form if target else None
+    options = PictureOptions(captures, view, look, result.title, result.screen.full)
+    options = options.with_default_reduction(form)
+    if intervention.is_asked_for:
+        require_changeable(intervention, options.captures)
+        result.talk.note(MOVED)
+        run = run_changed(text, intervention, options.captures, result)
+        deliver_changed(run, target, screen, options, result)
         return
-    capture = prepared(opened(text, options, quiet)(request(options, form, on)), options, form)
-    tell(capture, quiet, verbose)
-    if to:
-        deliver(capture, to, options, quiet)
-        return
-    for i, picture in enumerate(pictures(capture, options)):
-        show([[], *draw(picture, on)] if i else draw(picture, on), on)
-    if all(options[name] is None for name in ("layers", "heads", "view", "source")):
-        note("see more: --view grid draws every head; -l and -H choose layers and heads", quiet)
+    source = open_source(text, options.captures, result.talk)
+    captured = source(make_request(options, form, screen))
+    capture = prepare_capture(captured, options, form)
+    result.talk.tell_fidelity(capture)
+    answer = answer_of_capture(capture, options, form)
+    deliver(answer, target, screen, result, look.cmap)
+    selection = captures.selection
+    chooses = selection.layers is not None or selection.heads is not None or view.view is not None
+    if target is None and not chooses and captures.source.path is None:
+        result.talk.note("see more: --view grid draws every head; -l and -H choose layers and heads")

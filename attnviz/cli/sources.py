@@ -1,216 +1,191 @@
-"""What a command works on: a model run on a text, or a capture from a file."""
+"""What a command works on: a model that is run on a text, or a capture from a file."""
 
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
 import numpy as np
-from click.core import ParameterSource
 
 from attnviz.analysis.statistics import describe, strongest, tiled
 from attnviz.analysis.words import in_words
 from attnviz.cli import text as text_input
-from attnviz.cli.options import note
-from attnviz.derived import Source as Source
-from attnviz.derived import taken
+from attnviz.cli.options import CaptureOptions, ModelOptions, NumbersOptions
+from attnviz.cli.talk import Talk
+from attnviz.derived import Source, taken
 from attnviz.errors import InputError, UsageError
-from attnviz.escape import require_unicode
-from attnviz.methods import MADE_OF, METHODS, OF_A_PREDICTION, SUM, explained, methods_of
-from attnviz.record import ATTENTION, GIVEN, NORM, ROLLOUT, SCORES, AttentionMap, Capture
-from attnviz.request import Companions, Placement, Prompt, Request
-from attnviz.selection import ALL, require_kinds, require_sides, select, window_notes
+from attnviz.methods import MADE_OF, METHODS, SUM, explained, methods_of
+from attnviz.record import ATTENTION, GIVEN, SCORES, AttentionMap, Capture
+from attnviz.request import Request
+from attnviz.selection import require_kinds, require_sides, select, window_notes
 
 if TYPE_CHECKING:
     from attnviz.models import Model
 
-OF_A_RUN = (
-    "model",
-    "revision",
-    "tokenizer",
-    "adapter",
-    "device",
-    "dtype",
-    "truncate",
-    "pair",
-    "target",
-    "chat",
-    "generate",
-    "target_token",
-)
 
+def open_source(text: str | None, options: CaptureOptions, talk: Talk) -> Source:
+    """Return what captures are taken from: the file that --from names, else a model on the text.
 
-def opened(text: str | None, options: Mapping[str, Any], quiet: bool) -> Source:
-    """What captures are taken from: the file that --from names, else the model of the options, loaded once.
-
-    They are of the numbers that --weights names, and with --words in words.
+    The captures hold the numbers that --weights names, between words with --words. Raises
+    AttnvizError.
     """
-    if options["source"] is not None:
-        return worded(reader(text, options), options)
-    return worded(running(text_input.read(text, quiet), options, quiet), options)
+    if options.source.path is not None:
+        return open_file(text, options)
+    content = text_input.read(text, talk.quiet)
+    return open_model(content, options, talk)
 
 
-def worded(source: Source, options: Mapping[str, Any]) -> Source:
-    """The same source, of captures in words if the options ask for that; windows and tokens are counted in words."""
-    return partial(merged, source) if options.get("words") else source
+def open_model(content: str, options: CaptureOptions, talk: Talk) -> Source:
+    """Load the model, and return what it captures of a text. Raises AttnvizError."""
+    model = load_model_for(options, talk)
+    return model_source(model, content, options)
 
 
-def merged(source: Source, request: Request) -> Capture:
-    """What a request asks of a source, in words, made of all weights. Raises UsageError, InputError."""
-    all_of_it = slice(None)
-    found = source(replace(request, keep="weights", rows=all_of_it, columns=all_of_it, query=None, key=None))
-    if SCORES in methods_of(found.maps):
-        raise UsageError("--words adds up what the pieces of a word have, and scores do not add up: leave --words out")
-    try:
-        found = in_words(found)
-    except ValueError as error:
-        raise InputError(f"--words: {error}") from error
-    found = windowed(found, request)
-    return replace(found, maps=tuple(kept(part, request) for part in found.maps))
+def model_source(model: "Model", content: str, options: CaptureOptions) -> Source:
+    """Return what a loaded model captures of a text, in the numbers and units of the options."""
+    prompt = options.reading.prompt(content)
+    weights = partial(model.capture, prompt)
+    return with_words(with_method(weights, options.numbers), options.source.words)
 
 
-def kept(part: AttentionMap, request: Request) -> AttentionMap:
-    """What a request keeps of a map of weights."""
-    if part.weights is None or request.keep == "weights":
-        return part
-    if request.keep == "tiles":
-        return tiled(part, request.tiles)
-    found = part.statistics or describe(part.weights, part.visible, part.kind != "cross" and part.queries == part.keys)
-    edges = strongest(part.weights, request.strongest) if request.keep == "edges" else None
-    return replace(part, weights=None, visible=np.array(True), statistics=found, edges=edges)
+def load_model_for(options: CaptureOptions, talk: Talk, *, predicts: bool = False) -> "Model":
+    """Load a model with the parts that the options need of it. Raises ModelError."""
+    return load_model(
+        options.model,
+        talk,
+        writes=bool(options.reading.generate),
+        predicts=predicts or options.numbers.of_a_prediction,
+    )
 
 
-def running(content: str, options: Mapping[str, Any], quiet: bool) -> Source:
-    """The model of the options, on a text."""
-    return weighed(partial(loaded(options, quiet).capture, prompt(content, options)), options)
+def load_model(options: ModelOptions, talk: Talk, *, writes: bool = False, predicts: bool = False) -> "Model":
+    """Load the model that the options name.
 
-
-def weighed(source: Source, options: Mapping[str, Any]) -> Source:
-    """The same source, of captures of the numbers that --weights names."""
-    return source if options.get("method", ATTENTION) == ATTENTION else partial(numbered, source, options)
-
-
-def numbered(source: Source, options: Mapping[str, Any], request: Request) -> Capture:
-    """What a request asks of a source, in numbers of another method. Raises UsageError, InputError."""
-    method = options["method"]
-    found = taken(source, request, method, options["target_token"], summed=options.get("how") == SUM)
-    return chosen(found, request) if method in MADE_OF else found
-
-
-def require_method(options: Mapping[str, Any]) -> None:
-    """Raise UsageError for options that --weights makes no sense of."""
-    method, how = options.get("method", ATTENTION), options.get("how")
-    if options.get("target_token") is not None and method not in OF_A_PREDICTION and not options.get("predicts"):
-        raise UsageError(f"--target-token has no effect without --weights {' or '.join(OF_A_PREDICTION)}: leave it out")
-    if how == SUM and method != NORM:
-        raise UsageError("--reduce sum adds what heads move before it is measured: it needs --weights norm")
-    if method in MADE_OF and (how is not None or options.get("heads") not in (None, ALL)):
-        raise UsageError(f"--weights {method} has one head a layer, made of all: leave --heads and --reduce out")
-    if options.get("generate") and method not in (ATTENTION, ROLLOUT):
-        raise UsageError(
-            f"--weights {method} is of a text that is there: leave --generate out, or give the text that was written"
-        )
-
-
-def prompt(content: str, options: Mapping[str, Any]) -> Prompt:
-    """A text as the options have it read."""
-    return Prompt(content, options["pair"], options.get("target"), options["chat"], options.get("generate") or 0)
-
-
-def take(text: str | None, request: Request, options: Mapping[str, Any], quiet: bool) -> Capture:
-    """Load the model that the options name, and run it on the text."""
-    return opened(text, {**options, "source": None}, quiet)(request)
-
-
-def loaded(options: Mapping[str, Any], quiet: bool) -> "Model":
-    """The model that the options name. Raises InputError for an empty second text, before anything is loaded."""
+    writes: with the part that continues a text; predicts: with the part that predicts. Raises ModelError.
+    """
     from attnviz.models import load
 
-    require_method(options)
-    for name in ("pair", "target"):
-        given = options.get(name)
-        if given is not None and not given.strip():
-            raise InputError(f"the text of --{name} is empty")
-        require_unicode(given or "", f"the text of --{name}")
     return load(
-        options["model"],
-        revision=options["revision"],
-        placement=Placement(options["device"], options["dtype"]),
-        companions=Companions(options.get("tokenizer"), options.get("adapter")),
-        offline=options["offline"],
-        quiet=quiet or not sys.stderr.isatty(),
-        writes=bool(options.get("generate")),
-        predicts=options.get("predicts", False) or options.get("method") in OF_A_PREDICTION,
+        options.model,
+        revision=options.revision,
+        placement=options.placement,
+        companions=options.companions,
+        offline=options.offline,
+        quiet=not talk.shows_progress,
+        writes=writes,
+        predicts=predicts,
     )
 
 
-def reader(text: str | None, options: Mapping[str, Any]) -> Source:
-    """The capture of the file that --from names, as far as a request names it.
+def open_file(text: str | None, options: CaptureOptions) -> Source:
+    """Return the capture of the file that --from names.
 
-    Raises UsageError for options that need a model, InputError for numbers that cannot be made of the file.
+    Raises UsageError for a text or options that need a model, InputError for numbers that cannot be
+    made of the file.
     """
-    given = click.get_current_context().get_parameter_source
-    told = [name for name in OF_A_RUN if given(name) not in (None, ParameterSource.DEFAULT)]
-    if text is not None or told:
-        what = "TEXT" if text is not None else f"--{told[0].replace('_', '-')}"
+    unused = options.given_of_a_run
+    if text is not None or unused:
+        what = "TEXT" if text is not None else unused[0]
         raise UsageError(f"--from reads a capture that was made before: leave {what} out")
-    return of_file(options["source"], options)
+    assert options.source.path is not None
+    source = file_source(options.source.path, options.numbers)
+    return with_words(source, options.source.words)
 
 
-def of_file(path: str, options: Mapping[str, Any]) -> Source:
-    """A saved capture of what --weights names, or without it of what it holds. Raises UsageError, InputError."""
+def file_source(path: str, numbers: NumbersOptions) -> Source:
+    """Return a saved capture in the numbers that --weights names, or without it in its own.
+
+    Raises InputError if the file cannot be read, or those numbers cannot be made of it.
+    """
     from attnviz.io.formats import load
 
-    require_method(options)
     capture = load(Path(path))
-    source = partial(chosen, explained(capture))
-    named = click.get_current_context().get_parameter_source("method") not in (None, ParameterSource.DEFAULT)
-    there, method = methods_of(capture.maps), options.get("method", ATTENTION)
-    if not named or there == (method,) or (method, there) == (ATTENTION, (GIVEN,)):
+    source = partial(select_requested, explained(capture))
+    held, method = methods_of(capture.maps), numbers.method
+    is_given = (method, held) == (ATTENTION, (GIVEN,))
+    if not numbers.is_named or held == (method,) or is_given:
         return source
-    if there == (MADE_OF.get(method),):
-        return weighed(source, options)
+    if held == (MADE_OF.get(method),):
+        return with_method(source, numbers)
     raise InputError(
-        f"--weights {method} is made of {METHODS[method].needs}, and {path} holds {', '.join(there)} alone: "
-        "run the model with -m in place of --from"
+        f"--weights {method} is made of {METHODS[method].needs}, and {path} holds "
+        f"{', '.join(held)} alone: run the model with -m in place of --from"
     )
 
 
-def chosen(capture: Capture, request: Request) -> Capture:
-    """The layers, heads, kinds of map and window of a capture that a request names."""
-    there = tuple(dict.fromkeys(part.kind for part in capture.maps))
+def with_method(source: Source, numbers: NumbersOptions, target: int | None = None) -> Source:
+    """Return a source of the same captures in the numbers that --weights names.
+
+    target: the number of the output that gradients are of, in place of --target-token.
+    """
+    if numbers.method == ATTENTION:
+        return source
+    return partial(capture_numbers, source, numbers, target)
+
+
+def capture_numbers(source: Source, numbers: NumbersOptions, target: int | None, request: Request) -> Capture:
+    """Capture in numbers of another method. Raises UsageError, InputError."""
+    summed = numbers.reduction == SUM
+    prediction = numbers.target_token if target is None else target
+    capture = taken(source, request, numbers.method, prediction, summed=summed)
+    if numbers.method in MADE_OF:  # of all layers and heads, whichever are asked for
+        return select_requested(capture, request)
+    return capture
+
+
+def with_words(source: Source, words: bool) -> Source:
+    """Return a source of the same captures between words; windows and tokens are counted in words."""
+    return partial(capture_words, source) if words else source
+
+
+def capture_words(source: Source, request: Request) -> Capture:
+    """Capture between words, of all weights between tokens. Raises UsageError, InputError."""
+    everything = slice(None)
+    of_tokens = replace(request, keep="weights", rows=everything, columns=everything, query=None, key=None)
+    capture = source(of_tokens)
+    if SCORES in methods_of(capture.maps):
+        raise UsageError("--words adds up what the pieces of a word have, and scores do not add up: leave --words out")
+    try:
+        capture = in_words(capture)
+    except ValueError as error:
+        raise InputError(f"--words: {error}") from error
+    window = crop_to_window(capture, request)
+    return replace(window, maps=tuple(keep_requested(each, request) for each in window.maps))
+
+
+def keep_requested(attention_map: AttentionMap, request: Request) -> AttentionMap:
+    """Return of a map of weights what a request keeps: weights, tiles, statistics or edges."""
+    weights = attention_map.weights
+    if weights is None or request.keep == "weights":
+        return attention_map
+    if request.keep == "tiles":
+        return tiled(attention_map, request.tiles)
+    is_of_one_text = attention_map.kind != "cross" and attention_map.queries == attention_map.keys
+    statistics = attention_map.statistics or describe(weights, attention_map.visible, is_of_one_text)
+    edges = strongest(weights, request.strongest) if request.keep == "edges" else None
+    return replace(attention_map, weights=None, visible=np.array(True), statistics=statistics, edges=edges)
+
+
+def select_requested(capture: Capture, request: Request) -> Capture:
+    """Return the layers, heads, kinds of map and window of a capture that a request names."""
+    there = tuple(dict.fromkeys(each.kind for each in capture.maps))
     kinds = require_kinds(request.kinds, there, request.preferred)
-    return windowed(select(capture, request.layers, request.heads, kinds), request)
+    chosen = select(capture, request.layers, request.heads, kinds)
+    return crop_to_window(chosen, request)
 
 
-def windowed(capture: Capture, request: Request) -> Capture:
-    """The window of a capture that the request asks for. Raises UsageError, InputError."""
+def crop_to_window(capture: Capture, request: Request) -> Capture:
+    """Return the window of a capture that a request asks for. Raises UsageError, InputError."""
     if not request.windowed:
         return capture
+    sides = [(each.queries, each.keys) for each in capture.maps]
     try:
-        request = request.placed((capture.maps[0].queries, capture.maps[0].keys))
+        placed = request.placed(sides[0])
         maps = tuple(
-            part.window(*require_sides(request.rows, request.columns, (part.queries, part.keys)))
-            for part in capture.maps
+            each.window(*require_sides(placed.rows, placed.columns, side))
+            for each, side in zip(capture.maps, sides, strict=True)
         )
     except ValueError as error:
         raise InputError(str(error)) from error
-    where = window_notes(request.rows, request.columns, ((part.queries, part.keys) for part in capture.maps))
-    return replace(capture, maps=maps, notes=(*capture.notes, *where))
-
-
-def tell(capture: Capture, quiet: bool, verbose: bool) -> None:
-    """Say on stderr how exact the weights are, if that is asked for."""
-    if not verbose:
-        return
-    if capture.fidelity is None:
-        note("fidelity: not measured", quiet)
-    else:
-        share = f"{capture.fidelity:.1e} of its size"
-        note(f"fidelity: weights times values are the model's own output to {share}", quiet)
-        note(f"measured against: {capture.fidelity_reference}", quiet)
-    if capture.output_change is not None:
-        note(f"the model's output differs by {capture.output_change:.1e} of its size from that without attnviz", quiet)
+    notes = window_notes(placed.rows, placed.columns, sides)
+    return replace(capture, maps=maps, notes=(*capture.notes, *notes))

@@ -169,6 +169,12 @@ def to_json(capture: Capture) -> str:
     return f'{head[:-1]}, "maps": [{", ".join(map(map_json, capture.maps))}]}}'
 
 
+def capture_document(capture: Capture) -> dict[str, Any]:
+    """Return a capture as the document that ``to_json`` writes, in plain lists and numbers."""
+    document: dict[str, Any] = json.loads(to_json(capture))
+    return document
+
+
 def map_json(part: AttentionMap) -> str:
     """One attention map; weights[layer][head][query][key]."""
     header = map_header(part, token_list(part.queries), token_list(part.keys))

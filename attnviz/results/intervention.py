@@ -7,11 +7,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from attnviz.analysis.statistics import log_softmax
-from attnviz.drawable import Heatmap, Panel, Series, Table
+from attnviz.drawable import Heatmap, Panel, Picture, Series, Table
 from attnviz.escape import label
+from attnviz.io.formats import capture_document
 from attnviz.record import SCORES, Capture, Doubles, Kind, Token
 from attnviz.request import Replacement, Response
 from attnviz.results.comparison import difference
+from attnviz.results.result import Result
 from attnviz.selection import Head
 from attnviz.views.colour_scale import Look
 from attnviz.views.heatmaps import PLAIN, heatmap, told
@@ -112,6 +114,115 @@ class Outcome:
         """The LIKELY likeliest outputs before, and those that are among them only after."""
         orders = (np.argsort(-part, kind="stable")[:LIKELY].tolist() for part in self.probabilities)
         return tuple(dict.fromkeys(number for order in orders for number in order))
+
+
+@dataclass(frozen=True)
+class InterventionResult(Result):
+    """What a model says and attends to before and after changes."""
+
+    outcome: Outcome
+    before: Capture
+    after: Capture
+    """Its notes say what was changed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the changed capture as a document, and what came of the changes under ``intervention``."""
+        return {**capture_document(self.after), "intervention": describe_outcome(self.outcome)}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the likeliest outputs, a row each, with their probabilities; of vectors there are none."""
+        return list_likeliest(self.outcome)
+
+    def tables(self) -> list[Picture]:
+        """Return the map before, after and the difference, where there is one, and the prediction."""
+        pictures: list[Picture] = []
+        if count_matrices(self.after) == 1:
+            pictures.append(compared(self.before, self.after))
+        return [*pictures, prediction_table(self.outcome)]
+
+
+def describe_outcome(outcome: Outcome) -> dict[str, Any]:
+    """Describe what was changed and what came of it, for JSON."""
+    draws = [
+        {**describe_changes(changes), **describe_effect(effect)}
+        for changes, effect in zip(outcome.drawn, outcome.others, strict=True)
+    ]
+    return {
+        **describe_changes(outcome.changes),
+        "prediction": {**describe_prediction(outcome), **describe_effect(outcome.effect)},
+        "comparison": {
+            "of": elsewhere(outcome.changes),
+            "draws": draws,
+            "median": describe_effect(outcome.scale),
+        },
+    }
+
+
+def describe_changes(changes: Changes) -> dict[str, Any]:
+    """Describe which edges were cut, and which heads ablated, for JSON."""
+    described: dict[str, Any] = {}
+    if changes.pairs:
+        edges = [{"query": query, "key": key} for query, key in changes.pairs]
+        names_heads = {"heads": head_names(changes.heads)}
+        where = names_heads if changes.heads else {"layers": changes.layers}
+        described |= {"knock_out": edges, "in": where}
+    if changes.ablated:
+        described |= {"ablate": head_names(changes.ablated), "with": changes.how}
+    return described
+
+
+def head_names(heads: Sequence[Head]) -> list[str]:
+    """Return heads by their short names."""
+    return [head_name(*head) for head in heads]
+
+
+def describe_effect(effect: Effect) -> dict[str, float]:
+    """Describe how far a prediction moved, for JSON."""
+    return {
+        "kl": effect.kl,
+        "logit_change": effect.logit,
+        "cosine_change": effect.cosine,
+    }
+
+
+def describe_prediction(outcome: Outcome) -> dict[str, Any]:
+    """Describe what is predicted, where, and the likeliest outputs; of vectors there are none."""
+    response = outcome.response
+    place = None if response.kind == "class" else response.place
+    token = None if place is None else response.tokens[place].text
+    described: dict[str, Any] = {"kind": response.kind, "place": place, "token": token}
+    if response.kind == "vector":
+        return described
+    target = {"token": response.name(response.target), "id": response.target}
+    before, after = (
+        [
+            {"token": response.name(output), "id": output, "probability": float(each[output])}
+            for output in outcome.likeliest
+        ]
+        for each in outcome.probabilities
+    )
+    return {**described, "target": target, "before": before, "after": after}
+
+
+def list_likeliest(outcome: Outcome) -> list[dict[str, Any]]:
+    """List the likeliest outputs with their probabilities before and after."""
+    if outcome.response.kind == "vector":
+        return []
+    before, after = outcome.probabilities
+    return [
+        {
+            "token": outcome.response.name(output),
+            "id": output,
+            "before": float(before[output]),
+            "after": float(after[output]),
+        }
+        for output in outcome.likeliest
+    ]
+
+
+def count_matrices(capture: Capture) -> int:
+    """Return how many matrices a capture holds: one a layer and head."""
+    return sum(len(each.layers) * len(each.heads) for each in capture.maps)
 
 
 def told_changes(changes: Changes, scope: Scope) -> tuple[str, ...]:

@@ -1,0 +1,45 @@
+"""What a command says on stderr besides its result."""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from attnviz.record import Capture
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Talk to the user on stderr, unless silenced."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress is drawn: on a terminal, unless silenced."""
+        return not self.quiet and sys.stderr.isatty()
+
+    def note(self, message: str) -> None:
+        """Print a line, with what could steer a terminal written out."""
+        if self.quiet:
+            return
+        from attnviz.escape import escape
+
+        click.echo(escape(message), err=True)
+
+    def tell_fidelity(self, capture: "Capture") -> None:
+        """Print how exact the weights of a capture are, if that is asked for."""
+        if not self.verbose:
+            return
+        if capture.fidelity is None:
+            self.note("fidelity: not measured")
+        else:
+            share = f"{capture.fidelity:.1e} of its size"
+            self.note(f"fidelity: weights times values are the model's own output to {share}")
+            self.note(f"measured against: {capture.fidelity_reference}")
+        if capture.output_change is not None:
+            change = f"{capture.output_change:.1e} of its size"
+            self.note(f"the model's output differs by {change} from that without attnviz")

@@ -1,0 +1,47 @@
+"""Results in files: a document as JSON, rows as CSV."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+import numpy as np
+
+from attnviz.io.csv_table import text
+from attnviz.io.validation import SCHEMA
+
+
+def document_json(document: Mapping[str, Any]) -> bytes:
+    """Write a document as one line of JSON of schema attnviz/1. A number that is undefined becomes null."""
+    content = {"schema": SCHEMA, **plain_values(document)}
+    return f"{json.dumps(content, allow_nan=False)}\n".encode()
+
+
+def rows_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Write rows that have the same names as CSV, below a line of the names.
+
+    A number that is undefined is left empty; control characters are written out, and a text that a
+    spreadsheet would take for a formula begins with an apostrophe.
+    """
+    file = StringIO()
+    lines = csv.writer(file, lineterminator="\n")
+    lines.writerow(rows[0])
+    for row in rows:
+        values = [plain_values(value) for value in row.values()]
+        lines.writerow([text(value) if isinstance(value, str) else value for value in values])
+    return file.getvalue().encode()
+
+
+def plain_values(value: Any) -> Any:
+    """Return a value with plain numbers and lists for those of NumPy, and None for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {name: plain_values(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(each) for each in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain_values(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
