@@ -71,7 +71,7 @@ def run_changed(
     """Run a model on the text with and without an intervention. Raises UsageError, ModelError, InputError."""
     from attnviz.experiments.intervention import intervention_of
 
-    content = text_input.read(text, result.talk.quiet)
+    content = text_input.read(text, result.talk)
     model = load_model_for(captures, result.talk, predicts=True)
     prompt = captures.reading.prompt(content)
     outcome, notes = try_changes(

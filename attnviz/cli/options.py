@@ -41,6 +41,7 @@ FIGURES = "png", "svg", "pdf"
 DATA = "json", "csv", "npz", "md"
 FORMATS = (*FIGURES, "html", *DATA)
 BINARY = "png", "pdf", "npz"
+DEFAULT_ROWS = 16  # of a table, where no screen says how many fit
 NOTHING_GIVEN: frozenset[str] = frozenset()
 
 View: TypeAlias = Literal["heatmap", "grid", "tokens", "rows"]

@@ -31,7 +31,7 @@ def open_source(text: str | None, options: CaptureOptions, talk: Talk) -> Source
     """
     if options.source.path is not None:
         return open_file(text, options)
-    content = text_input.read(text, talk.quiet)
+    content = text_input.read(text, talk)
     return open_model(content, options, talk)
 
 

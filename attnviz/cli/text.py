@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnviz.cli.options import note
+from attnviz.cli.talk import Talk
 from attnviz.errors import InputError
 from attnviz.escape import require_unicode
 from attnviz.io.files import decode, read_some, read_text
@@ -16,13 +16,13 @@ SAMPLE = "sample:"
 MOST = 4 * 2**20  # bytes of a text: a million words, which would take a tokenizer seconds and gigabytes
 
 
-def read(text: str | None, quiet: bool = False) -> str:
+def read(text: str | None, talk: Talk) -> str:
     """The text that a command is to use; without an argument stdin, else a sample sentence. Raises InputError."""
     if text is None:
         piped = read_stdin() if stdin_is_given() else ""
         if piped.strip():
             return piped
-        note(f"no text given; using a sample: {SENTENCE}", quiet)
+        talk.note(f"no text given; using a sample: {SENTENCE}")
         return SENTENCE
     found = resolve(text)
     require_unicode(found, "the text")
@@ -31,12 +31,12 @@ def read(text: str | None, quiet: bool = False) -> str:
     return found
 
 
-def read_all(texts: Sequence[str], lines: bool, quiet: bool = False) -> list[str]:
+def read_all(texts: Sequence[str], lines: bool, talk: Talk) -> list[str]:
     """The texts that a command is to use, each as ``read`` does; with ``lines`` each line of them that says something.
 
     Raises InputError.
     """
-    found = [read(text, quiet) for text in texts or (None,)]
+    found = [read(text, talk) for text in texts or (None,)]
     return [line for text in found for line in text.splitlines() if line.strip()] if lines else found
 
 

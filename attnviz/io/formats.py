@@ -4,7 +4,7 @@ None of them needs torch, and none can run code.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
@@ -158,6 +158,24 @@ def units(part: AttentionMap) -> str:
 def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:
     """Tokens as JSON; the segment is told of the second text of a pair."""
     return [{name: value for name, value in token._asdict().items() if name != "segment" or value} for token in tokens]
+
+
+def describe_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> list[dict[str, Any]]:
+    """Describe tokens for JSON, each with its position in the whole text under ``place``."""
+    described = token_list(tokens)
+    return [{"place": place, **token} for place, token in zip(positions, described, strict=True)]
+
+
+def describe_capture(capture: Capture) -> dict[str, Any]:
+    """Describe what the numbers of a capture are of, for the document of a result; not the numbers."""
+    first = capture.maps[0]
+    return {
+        "model": capture.model,
+        "text": capture.text,
+        "unit": first.unit,
+        "method": first.method,
+        "notes": list(capture.notes),
+    }
 
 
 def to_json(capture: Capture) -> str:
