@@ -2,11 +2,10 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import click
 from click.core import ParameterSource
@@ -14,26 +13,27 @@ from click.core import ParameterSource
 from attnviz.cli import text as text_input
 from attnviz.cli.options import (
     FIGURES,
-    Sectioned,
-    SelectionType,
+    CaptureOptions,
+    FigureOptions,
+    LookOptions,
+    ViewOptions,
+    capture_options,
     figure_options,
     look_options,
-    map_option,
     model_options,
-    note,
-    prompt_options,
-    reduce_option,
+    reading_options,
+    reduced_numbers_options,
     selection_options,
-    source_option,
+    source_options,
     talk_options,
-    target_option,
     text_argument,
-    weights_option,
-    words_option,
 )
-from attnviz.cli.output import OF_FIGURES, Made
-from attnviz.cli.report import Part, Report, split
-from attnviz.cli.sources import reader, running, worded
+from attnviz.cli.output import FIGURE_FLAGS, Content
+from attnviz.cli.parameters import ParsedType, SectionedCommand
+from attnviz.cli.picture import PictureOptions
+from attnviz.cli.report import Part, Report, parse_formats
+from attnviz.cli.sources import open_file, open_model
+from attnviz.cli.talk import Talk
 from attnviz.errors import OutputError, UsageError
 from attnviz.escape import escape
 from attnviz.io.files import decode, require_regular, require_writable, write_folder, write_whole
@@ -41,40 +41,47 @@ from attnviz.methods import SUM
 from attnviz.render.html.gallery import Entry, gallery_html, gallery_md
 from attnviz.selection import Named
 
-File: TypeAlias = tuple[Part, str, Path]  # with its format and where it goes
-FRONT = INDEX, TABLE, KEPT = "index.html", "index.md", "text.txt"
+File: TypeAlias = tuple[Part, str, Path]
+"""A part, one of its formats, and where it goes."""
+INDEX, TABLE, KEPT_TEXT = "index.html", "index.md", "text.txt"
+FRONT_FILES = INDEX, TABLE, KEPT_TEXT
 OF_THE_REPORT = {"output", "force", "quiet", "debug"}  # which no content depends on
 OF_PARTS = {"forms", "layers", "heads"}  # which each part says for itself
-OF_PAGES = ("exact",)
-SHORT = 300  # characters of a text that stands in a command
-UNUSED = {"view": None, "token": None, "incoming": False, "rows": None, "columns": None, "full": False, "title": None}
+PAGE_FLAGS = ("exact",)
+LONGEST_ARGUMENT = 300  # characters of a text that stands in a command
 
 
-@click.command(cls=Sectioned)
+@click.command(cls=SectionedCommand)
 @text_argument
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder.")
 @click.option(
     "--formats",
     "forms",
-    type=SelectionType("A,B", split),
+    type=ParsedType("A,B", parse_formats),
     default="png,html",
     show_default=True,
     help="Of png, svg, pdf, html, json, csv, npz, md.",
 )
 @click.option("--force", is_flag=True, help="Write anew what is there.")
 @selection_options
-@reduce_option
-@map_option
-@weights_option
-@target_option
+@reduced_numbers_options
 @look_options
-@source_option
-@words_option
-@prompt_options
+@source_options
+@reading_options
 @model_options
 @figure_options
 @talk_options
-def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool, quiet: bool, **options: Any) -> None:
+@capture_options
+def command(
+    text: str | None,
+    output: Path,
+    forms: tuple[str, ...],
+    force: bool,
+    captures: CaptureOptions,
+    look: LookOptions,
+    figure: FigureOptions,
+    talk: Talk,
+) -> None:
     """Write a report: a figure of every layer and head, a page, data, and a gallery of them.
 
     TEXT may be - for stdin, @FILE or @sample:NAME. index.html shows the pictures, index.md the command that makes each
@@ -86,34 +93,48 @@ def command(text: str | None, output: Path, forms: tuple[str, ...], force: bool,
       attnviz export @sample:repeat -H L1H3 --formats pdf --style paper -o fig
       attnviz export --from run.attn --formats png,html,json -l -1 -o last
     """
-    if isinstance(options["heads"], Named) and options["layers"] is not None:
-        raise UsageError("--heads L5H3 names its layer: leave --layers out")
-    if isinstance(options["heads"], Named) and options["how"] == SUM:
+    reduction = captures.numbers.reduction
+    if isinstance(captures.selection.heads, Named) and reduction == SUM:
         raise UsageError("--reduce sum adds heads of every layer: choose them by number, as -H 0,3")
-    given = dict(repeated())
-    require_effect(given, forms)
+    words = dict(words_to_repeat())
+    require_effect(words, forms)
     require_folder(output)
-    if options["source"] is None:
-        content = text_input.read(text, quiet)
-        source, said = running(content, options, quiet), Said.of(text, content)
+    if captures.source.path is None:
+        content = text_input.read(text, talk)
+        source, said = open_model(content, captures, talk), Said.of(text, content)
     else:
-        source, said = reader(text, options), Said((), None)
-    report = Report(worded(source, options), {**options, **UNUSED}, forms)
-    parts = list(report.parts())
-    base = {name: words for name, words in given.items() if name not in OF_PARTS}
-    entries = [Entry(*report.told(part), part.files, commands(part, base, said, output)) for part in parts]
-    digest = report.digest(shlex.join((*chain(*given.values()), *said.argument)))
+        source, said = open_file(text, captures), Said((), None)
+    report = Report(source, PictureOptions(captures, ViewOptions(), look), figure, forms)
+    parts = list(report.list_parts())
+    shared_words = {name: each for name, each in words.items() if name not in OF_PARTS}
+    entries = [
+        Entry(*report.describe(part), part.files, write_commands(part, shared_words, said, output)) for part in parts
+    ]
+    digest = report.digest(shlex.join((*chain(*words.values()), *said.argument)))
     require_same(output, digest, force)
     files = [(part, form, output / name) for part in parts for form, name in zip(part.forms, part.files, strict=True)]
     missing = [file for file in files if force or not file[2].exists()]
-    for path in (*(path for _, _, path in missing), *(output / name for name in FRONT)):
+    front_paths = [output / name for name in FRONT_FILES]
+    for path in (*(path for _, _, path in missing), *front_paths):
         require_regular(path)
-    made = tried(report, missing)
-    front = {INDEX: gallery_html(report.title, digest, entries), TABLE: gallery_md(report.title, entries)}
-    write_folder(output, front | ({KEPT: f"{said.kept}\n".encode()} if said.kept is not None else {}))
-    write_parts(report, missing, made, quiet=quiet)
-    there = f", {len(files) - len(missing)} were there" if len(missing) < len(files) else ""
-    note(f"wrote {len(missing)} file{'s' * (len(missing) != 1)}{there}; look at {output / INDEX}", quiet)
+    contents = make_one_of_each_format(report, missing)
+    front = {
+        INDEX: gallery_html(report.title, digest, entries),
+        TABLE: gallery_md(report.title, entries),
+    }
+    if said.kept is not None:
+        front[KEPT_TEXT] = f"{said.kept}\n".encode()
+    write_folder(output, front)
+    write_parts(report, missing, contents, talk)
+    talk.note(describe_written(len(missing), len(files), output))
+
+
+def describe_written(written: int, files: int, folder: Path) -> str:
+    """Say how many files were written, and where to look."""
+    plural = "" if written == 1 else "s"
+    kept = files - written
+    there = f", {kept} were there" if kept else ""
+    return f"wrote {written} file{plural}{there}; look at {folder / INDEX}"
 
 
 class Said(NamedTuple):
@@ -125,28 +146,29 @@ class Said(NamedTuple):
 
     @classmethod
     def of(cls, text: str | None, content: str) -> "Said":
-        """The name of a file or sample as it was; any other text in its place, if it is short and of one line."""
+        """Return the name of a file or sample as it was; any other text itself, if it is short and of one line."""
         if text is not None and text.startswith("@") and not text.startswith("@@"):
             return cls((text,), None)
-        plain = len(content) <= SHORT and escape(content) == content and content != "-"
-        if plain or decode(f"{content}\n".encode(), KEPT) != content:
+        plain = len(content) <= LONGEST_ARGUMENT and escape(content) == content and content != "-"
+        if plain or decode(f"{content}\n".encode(), KEPT_TEXT) != content:
             return cls((f"@{content}" if content.startswith("@") else content,), None)
         return cls(("-",), content)
 
 
-def repeated() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The options that say what the files hold, by name, each as it is written."""
+def words_to_repeat() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the options that say what the files hold, by name, each as it is written."""
     context = click.get_current_context()
     for option in context.command.params:
         name, flag = option.name or "", option.opts[-1]
-        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        if isinstance(option, click.Option) and given and name not in OF_THE_REPORT:
-            yield name, (flag,) if option.is_flag else (flag, str(context.params[name]))
+        is_given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if not isinstance(option, click.Option) or not is_given or name in OF_THE_REPORT:
+            continue
+        yield name, (flag,) if option.is_flag else (flag, str(context.params[name]))
 
 
 def require_effect(given: Container[str], forms: Sequence[str]) -> None:
     """Raise UsageError for options that would have no effect on any of the formats."""
-    for names, wanted in ((OF_FIGURES, FIGURES), (OF_PAGES, ("html",))):
+    for names, wanted in ((FIGURE_FLAGS, FIGURES), (PAGE_FLAGS, ("html",))):
         for name in names:
             if name in given and not set(wanted) & set(forms):
                 raise UsageError(f"--{name} has no effect without {' or '.join(wanted)} in --formats")
@@ -168,51 +190,62 @@ def require_same(folder: Path, digest: str, force: bool) -> None:
         raise OutputError(f"{folder} holds something else than this report; choose another folder or add --force")
 
 
-def commands(part: Part, base: Mapping[str, tuple[str, ...]], said: Said, folder: Path) -> tuple[str, ...]:
-    """The commands that write the files of a part, without what has no effect on one."""
-    dashes = ("--",) if any(text.startswith("-") and text != "-" for text in said.argument) else ()
-    stdin = f" < {quoted(str(folder / KEPT))}" if said.kept is not None else ""
-    found = []
+def write_commands(part: Part, words: Mapping[str, tuple[str, ...]], said: Said, folder: Path) -> tuple[str, ...]:
+    """Write the commands that make the files of a part, without what has no effect on one."""
+    needs_dashes = any(text.startswith("-") and text != "-" for text in said.argument)
+    dashes = ("--",) if needs_dashes else ()
+    stdin = "" if said.kept is None else f" < {quote_word(str(folder / KEPT_TEXT))}"
+    commands = []
     for form, name in zip(part.forms, part.files, strict=True):
-        useless = (() if form in FIGURES else OF_FIGURES) + (() if form == "html" else OF_PAGES)
-        options = chain(*(words for option, words in base.items() if option not in useless), part.arguments)
-        words = "attnviz", "show", *options, "-o", name, *dashes, *said.argument
-        found.append(" ".join(map(quoted, words)) + stdin)
-    return tuple(found)
+        useless = set() if form in FIGURES else set(FIGURE_FLAGS)
+        if form != "html":
+            useless |= set(PAGE_FLAGS)
+        options = [each for option, each in words.items() if option not in useless]
+        command = ["attnviz", "show", *chain(*options), *part.arguments, "-o", name]
+        command += [*dashes, *said.argument]
+        commands.append(" ".join(map(quote_word, command)) + stdin)
+    return tuple(commands)
 
 
-def quoted(word: str) -> str:
-    """A word for a shell; if it could steer a terminal, as an escape sequence, which bash and zsh read."""
+def quote_word(word: str) -> str:
+    """Quote a word for a shell.
+
+    A word that could steer a terminal becomes an escape sequence, which bash and zsh read.
+    """
     if escape(word) == word:
         return shlex.quote(word)
-    return "$'" + "".join(char if escape(char) == char and char not in "\\'" else octal(char) for char in word) + "'"
+    characters = []
+    for character in word:
+        is_plain = escape(character) == character and character not in "\\'"
+        characters.append(character if is_plain else octal_bytes(character))
+    return f"$'{''.join(characters)}'"
 
 
-def octal(char: str) -> str:
-    """The bytes of a character as escape sequences of a shell."""
-    return "".join(f"\\{byte:03o}" for byte in os.fsencode(char))
+def octal_bytes(character: str) -> str:
+    """Return the bytes of a character as escape sequences of a shell."""
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 
 
-def tried(report: Report, missing: Sequence[File]) -> dict[Path, Made]:
-    """The first file of each format, made before anything is written: what cannot be is refused in time."""
+def make_one_of_each_format(report: Report, missing: Sequence[File]) -> dict[Path, Content]:
+    """Make the first file of each format before anything is written: what cannot be is refused in time."""
     first = {form: (part, path) for part, form, path in reversed(missing)}
     return {path: report.make(part, form) for form, (part, path) in first.items()}
 
 
-def write_parts(report: Report, missing: Sequence[File], made: dict[Path, Made], *, quiet: bool) -> None:
+def write_parts(report: Report, missing: Sequence[File], contents: dict[Path, Content], talk: Talk) -> None:
     """Write files, some of which are made already, with a progress bar on a terminal, and tell their notes."""
-    told: dict[str, None] = {}
-    for part, form, path in progress(missing, quiet):
-        done = made.pop(path, None) or report.make(part, form)
-        write_whole(path, done.data)
-        told |= dict.fromkeys(done.notes)
-    for line in told:
-        note(line, quiet)
+    notes: dict[str, None] = {}
+    for part, form, path in show_progress(missing, talk):
+        content = contents.pop(path, None) or report.make(part, form)
+        write_whole(path, content.data)
+        notes |= dict.fromkeys(content.notes)
+    for line in notes:
+        talk.note(line)
 
 
-def progress(files: Sequence[File], quiet: bool) -> Iterable[File]:
-    """The same, with a progress bar on a terminal."""
-    if quiet or not sys.stderr.isatty():
+def show_progress(files: Sequence[File], talk: Talk) -> Iterable[File]:
+    """Yield the files, with a progress bar on a terminal."""
+    if not talk.shows_progress:
         return files
     from rich.console import Console
     from rich.progress import track

@@ -4,14 +4,22 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TypeAlias
 
-from attnviz.cli.options import DATA, FIGURES
-from attnviz.cli.output import MAKERS, Made
-from attnviz.cli.picture import Options, keep, pictures, prepared, request, tiles
-from attnviz.cli.sources import Source, chosen
+from attnviz.cli.options import DATA, FIGURES, FORMATS, FigureOptions, SelectionOptions, View
+from attnviz.cli.output import Content, answer_of_capture, make_content
+from attnviz.cli.picture import (
+    PictureOptions,
+    choose_keep,
+    count_tiles,
+    draw_pictures,
+    make_request,
+    prepare_capture,
+)
+from attnviz.cli.sources import select_requested
+from attnviz.derived import Source
 from attnviz.escape import escape
-from attnviz.io.formats import parts as arrays
+from attnviz.io.formats import parts as arrays_of
 from attnviz.methods import METHODS, methods_of
 from attnviz.record import ATTENTION, AttentionMap, Capture, Kind
 from attnviz.request import Keep
@@ -19,17 +27,20 @@ from attnviz.selection import ALL, Named, Selection
 from attnviz.views.labels import KINDS, model_title
 
 EVERYTHING = "attention"  # the name of files that hold all heads
-SPELT = {"view": "--view", "layers": "-l", "heads": "-H", "kind": "--map"}  # the options in which parts differ
 NOT_IN_NAMES = re.compile(r"[^\w-]")
+Kept: TypeAlias = tuple[Kind | None, Keep, int]
+"""What a capture holds: the kind of map, what is kept of it, and tiles on a side."""
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """A picture, or all there is, in several formats."""
 
     name: str
     forms: tuple[str, ...]
-    options: Options
-    """Those of `attnviz show` that it needs besides those of the report."""
+    view: View | None
+    selection: SelectionOptions
+    """The options of `attnviz show` that choose it."""
     layers: Selection = ALL
     """What it shows of the capture."""
     heads: Selection | Named = ALL
@@ -42,8 +53,15 @@ class Part(NamedTuple):
     @property
     def arguments(self) -> tuple[str, ...]:
         """Its options as they are written on the command line."""
-        given = ((flag, self.options.get(name)) for name, flag in SPELT.items())
-        return tuple(text for flag, value in given if value is not None for text in (flag, str(value)))
+        selection = self.selection
+        values = {
+            "--view": self.view,
+            "-l": selection.layers,
+            "-H": selection.heads,
+            "--map": selection.kind,
+        }
+        given = [(flag, str(value)) for flag, value in values.items() if value is not None]
+        return tuple(word for flag_and_value in given for word in flag_and_value)
 
 
 @dataclass
@@ -51,114 +69,161 @@ class Report:
     """What is to be written of a source."""
 
     source: Source
-    options: Options
+    options: PictureOptions
+    figure: FigureOptions
     forms: Sequence[str]
-    taken: dict[tuple[Kind | None, Keep, int], Capture] = field(default_factory=dict)
+    captures: dict[Kept, Capture] = field(default_factory=dict)
+    """Those that were taken so far."""
 
     @property
-    def first(self) -> Capture:
+    def first_capture(self) -> Capture:
         """The capture that was taken first, of everything."""
-        return next(iter(self.taken.values()))
+        return next(iter(self.captures.values()))
 
     @property
     def title(self) -> str:
         """What it is of."""
-        named = (method if method in METHODS else ATTENTION for method in methods_of(self.first.maps))
-        return f"{model_title(self.first)}: {', '.join(dict.fromkeys(named))}"
-
-    def parts(self) -> Iterator[Part]:
-        """Parts of each kind of map, and a page of all of them."""
-        figures, data = (tuple(form for form in self.forms if form in names) for names in (FIGURES, DATA))
-        maps = self.take({**self.options, **self.every, "view": "heatmap"}, self.forms[0]).maps
-        kinds = tuple(dict.fromkeys(part.kind for part in maps))
-        for kind in kinds:
-            only, prefix = ({"kind": kind}, f"{kind}-") if len(kinds) > 1 else ({}, "")
-            if figures:
-                asked = {name: self.options[name] for name in ("layers", "heads")}
-                drawn = [part for part in maps if part.kind == kind]
-                for part in (Part("grid", figures, {"view": "grid", **asked}), *self.heads(drawn, figures)):
-                    yield part._replace(name=prefix + part.name, options={**part.options, **only})
-            if data:
-                yield Part(prefix + EVERYTHING, data, {**self.every, **only})
-        if "html" in self.forms:
-            yield Part(EVERYTHING, ("html",), self.every)
+        methods = methods_of(self.first_capture.maps)
+        names = [method if method in METHODS else ATTENTION for method in methods]
+        return f"{model_title(self.first_capture)}: {', '.join(dict.fromkeys(names))}"
 
     @property
-    def every(self) -> Options:
-        """The options that choose all that the report is to show."""
-        heads = self.options["heads"] or ALL
-        return {"layers": None if isinstance(heads, Named) else self.options["layers"] or ALL, "heads": heads}
+    def selection(self) -> SelectionOptions:
+        """The options of the report that choose layers, heads and the kind of map."""
+        return self.options.captures.selection
 
-    def heads(self, maps: Sequence[AttentionMap], forms: tuple[str, ...]) -> Iterator[Part]:
-        """A part for each head, or for the heads of each layer that are made one."""
-        how, view = self.options["how"], {"view": "heatmap"}
-        for part, layer in ((each, layer) for each in maps for layer in each.layers):
+    @property
+    def everything(self) -> SelectionOptions:
+        """The options that choose all that the report is to show, of any kind of map."""
+        heads = self.selection.all_heads
+        layers = None if isinstance(heads, Named) else self.selection.all_layers
+        return SelectionOptions(layers, heads)
+
+    def list_parts(self) -> Iterator[Part]:
+        """List parts of each kind of map, and a page of all of them."""
+        figures = tuple(form for form in self.forms if form in FIGURES)
+        data = tuple(form for form in self.forms if form in DATA)
+        whole = self.with_part("heatmap", self.everything)
+        maps = self.take(whole, self.forms[0], self.selection.kind).maps
+        kinds = tuple(dict.fromkeys(each.kind for each in maps))
+        for kind in kinds:
+            only = kind if len(kinds) > 1 else None
+            prefix = f"{kind}-" if len(kinds) > 1 else ""
+            if figures:
+                drawn = [each for each in maps if each.kind == kind]
+                yield from self.list_figures(drawn, figures, prefix, only)
+            if data:
+                chosen = replace(self.everything, kind=only)
+                yield Part(f"{prefix}{EVERYTHING}", data, None, chosen)
+        if "html" in self.forms:
+            yield Part(EVERYTHING, ("html",), None, self.everything)
+
+    def list_figures(
+        self, maps: Sequence[AttentionMap], forms: tuple[str, ...], prefix: str, kind: Kind | None
+    ) -> Iterator[Part]:
+        """List the figures of one kind of map: a grid of all heads, then each head."""
+        grid = replace(self.selection, kind=kind)
+        yield Part(f"{prefix}grid", forms, "grid", grid)
+        for part in self.list_heads(maps, forms):
+            selection = replace(part.selection, kind=kind)
+            yield replace(part, name=f"{prefix}{part.name}", selection=selection)
+
+    def list_heads(self, maps: Sequence[AttentionMap], forms: tuple[str, ...]) -> Iterator[Part]:
+        """List a part for each head, or for the heads of each layer that are made one."""
+        for each in maps:
+            for layer in each.layers:
+                yield from self.list_heads_of_layer(each, layer, forms)
+
+    def list_heads_of_layer(self, attention_map: AttentionMap, layer: int, forms: tuple[str, ...]) -> Iterator[Part]:
+        """List a part for each head of a layer, or one for those that are made one."""
+        reduction = self.options.captures.numbers.reduction
+        heads = [head for head in attention_map.heads if isinstance(head, int)]
+        if reduction and heads and isinstance(self.selection.heads, Named):
+            named = Named(tuple((layer, head) for head in heads))
+            yield named_part(f"L{layer}-{reduction}", forms, named)
+        elif reduction or not heads:  # a file may hold a reduction already
+            reduced = reduction if reduction and heads else str(attention_map.heads[0])
+            name = NOT_IN_NAMES.sub("_", reduced)
             here = Selection(((layer, layer),))
-            numbers = [head for head in part.heads if isinstance(head, int)]  # a file may hold a reduction already
-            if how and numbers and isinstance(self.options["heads"], Named):
-                heads = Named(tuple((layer, head) for head in numbers))
-                yield Part(f"L{layer}-{how}", forms, {**view, "heads": heads}, heads=heads)
-            elif how or not numbers:
-                name = NOT_IN_NAMES.sub("_", how if numbers else str(part.heads[0]))
-                yield Part(f"L{layer}-{name}", forms, {**view, "layers": here, "heads": self.every["heads"]}, here)
-            else:
-                for head in numbers:
-                    heads = Named(((layer, head),))
-                    yield Part(f"L{layer}H{head}", forms, {**view, "heads": heads}, heads=heads)
+            chosen = SelectionOptions(here, self.everything.heads)
+            yield Part(f"L{layer}-{name}", forms, "heatmap", chosen, layers=here)
+        else:
+            for head in heads:
+                yield named_part(f"L{layer}H{head}", forms, Named(((layer, head),)))
 
-    def take(self, options: Options, form: str) -> Capture:
-        """A capture of everything, as finely as `attnviz show` with these options would take it."""
-        kind = options["kind"] if form in DATA else self.options["kind"]  # data tell how exact they are
-        how, most = keep(options, form), tiles(options, form, None) if self.options["method"] == ATTENTION else 1
-        for key, found in self.taken.items():
-            if key == (kind, how, most) or (key[0] == kind and how == "tiles" and is_exact(found, most)):
-                return found
-        wanted = request({**options, **self.every, "kind": kind}, form, None)
-        found = self.source(replace(wanted, preferred=(), keep=how, tiles=most))
-        return self.taken.setdefault((kind, how, most), found)
+    def with_part(self, view: View | None, selection: SelectionOptions) -> PictureOptions:
+        """Return the options of the report with a view and a selection."""
+        captures = replace(self.options.captures, selection=selection)
+        return replace(self.options, captures=captures, view=replace(self.options.view, view=view))
 
-    def capture(self, part: Part, form: str) -> tuple[Capture, Options]:
-        """What `attnviz show` would draw for a file, and its options."""
-        options = {**self.options, "layers": None, **part.options}
-        wanted = replace(request(options, form, None), layers=part.layers, heads=part.heads)
-        found = chosen(self.take(options, form), wanted)
-        return prepared(found, options, form), options
+    def take(self, options: PictureOptions, form: str, kind: Kind | None) -> Capture:
+        """Capture everything of a kind, as finely as `attnviz show` with these options would."""
+        keep, tiles = choose_keep(options, form), 1
+        if options.captures.numbers.method == ATTENTION:
+            tiles = count_tiles(options, form, None)
+        for kept, capture in self.captures.items():
+            is_same = kept == (kind, keep, tiles)
+            if is_same or (kept[0] == kind and keep == "tiles" and is_exact(capture, tiles)):
+                return capture
+        everything = self.with_part(options.view.view, replace(self.everything, kind=kind))
+        request = replace(make_request(everything, form, None), preferred=(), keep=keep, tiles=tiles)
+        capture = self.source(request)
+        self.captures[kind, keep, tiles] = capture
+        return capture
 
-    def make(self, part: Part, form: str) -> Made:
-        """The content of a file."""
+    def capture(self, part: Part, form: str) -> tuple[Capture, PictureOptions]:
+        """Return what `attnviz show` would draw for a file, and its options."""
+        options = self.with_part(part.view, part.selection)
+        shown = replace(make_request(options, form, None), layers=part.layers, heads=part.heads)
+        # data tell how exact they are, of the kind that they are of
+        kind = part.selection.kind if form in DATA else self.selection.kind
+        capture = select_requested(self.take(options, form, kind), shown)
+        return prepare_capture(capture, options, form), options
+
+    def make(self, part: Part, form: str) -> Content:
+        """Make the content of a file."""
         capture, options = self.capture(part, form)
-        return MAKERS[form](capture, form, options)
+        answer = answer_of_capture(capture, options, form)
+        return make_content(answer, form, self.figure, options.look.cmap)
 
-    def told(self, part: Part) -> tuple[str, tuple[str, ...]]:
-        """Title and caption of a part."""
-        capture, options = self.capture(part, part.forms[0])
-        if part.forms[0] in FIGURES:
-            (picture, *_) = pictures(capture, options)
+    def describe(self, part: Part) -> tuple[str, tuple[str, ...]]:
+        """Return the title and the caption of a part."""
+        form = part.forms[0]
+        capture, options = self.capture(part, form)
+        if form in FIGURES:
+            (picture, *_) = draw_pictures(capture, options)
             return picture.title, picture.caption
-        kinds = [KINDS[kind] for kind in dict.fromkeys(part.kind for part in capture.maps)]
+        kinds = [KINDS[kind] for kind in dict.fromkeys(each.kind for each in capture.maps)]
         return f"everything: {', '.join(kinds)}", tuple(map(escape, capture.notes))
 
     def digest(self, arguments: str) -> str:
-        """What the report is of: the same for the same numbers drawn by the same command."""
-        capture = self.first
-        found = hashlib.sha256(repr((arguments, capture.model, capture.text, capture.notes)).encode())
-        for part in capture.maps:
-            found.update(repr((part.kind, part.layers, part.heads, part.queries, part.keys)).encode())
-            for array in arrays(part).values():
-                found.update(array)  # without a copy: tiles of all heads are large
-        return found.hexdigest()
+        """Return what the report is of: the same for the same numbers drawn by the same command."""
+        capture = self.first_capture
+        about = (arguments, capture.model, capture.text, capture.notes)
+        digest = hashlib.sha256(repr(about).encode())
+        for each in capture.maps:
+            axes = (each.kind, each.layers, each.heads, each.queries, each.keys)
+            digest.update(repr(axes).encode())
+            for array in arrays_of(each).values():
+                digest.update(array)  # without a copy: tiles of all heads are large
+        return digest.hexdigest()
 
 
-def is_exact(capture: Capture, most: int) -> bool:
-    """Whether a capture holds weights, of no more tokens than there may be tiles on a side."""
-    return all(part.weights is not None and max(len(part.queries), len(part.keys)) <= most for part in capture.maps)
+def named_part(name: str, forms: tuple[str, ...], heads: Named) -> Part:
+    """Return the heatmap of heads that are named with their layers."""
+    return Part(name, forms, "heatmap", SelectionOptions(heads=heads), heads=heads)
 
 
-def split(forms: str) -> tuple[str, ...]:
-    """Formats by name, parted by commas. Raises ValueError naming those that there are."""
-    known = *FIGURES, "html", *DATA
-    found = tuple(dict.fromkeys(form.strip().lower().removeprefix(".") for form in forms.split(",")))
-    for form in found:
-        if form not in known:
-            raise ValueError(f"{form!r} is no format: one of {', '.join(known)}")
-    return found
+def is_exact(capture: Capture, tiles: int) -> bool:
+    """Return whether a capture holds weights, of no more tokens than there may be tiles on a side."""
+    return all(each.weights is not None and max(len(each.queries), len(each.keys)) <= tiles for each in capture.maps)
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """Parse names of formats, parted by commas. Raises ValueError naming those that there are."""
+    names = [name.strip().lower().removeprefix(".") for name in text.split(",")]
+    forms = tuple(dict.fromkeys(names))
+    for form in forms:
+        if form not in FORMATS:
+            raise ValueError(f"{form!r} is no format: one of {', '.join(FORMATS)}")
+    return forms
