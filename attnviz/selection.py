@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import label, require_unicode
@@ -282,3 +282,30 @@ def require_kinds(wanted: Sequence[Kind], there: Sequence[Kind], preferred: Sequ
         if kind not in there:
             raise UsageError(f"there is no {kind} map here: only {', '.join(there)}")
     return wanted or [kind for kind in preferred if kind in there][:1] or there
+
+
+EVERY_TOKEN = "*"
+ARROW = re.compile(r"\s*(\S.*?)\s*->\s*(\S.*?)\s*", re.DOTALL)
+"""At the first arrow that leaves something before it."""
+EdgeNames: TypeAlias = tuple[Spot | None, Spot | None]
+"""The query and the key of an edge; None for all."""
+
+
+def parse_edge(text: str) -> EdgeNames:
+    """Parse Q->K, each a number, a word, or * for all. Raises ValueError saying what is allowed."""
+    match = ARROW.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is no edge: write query->key, such as 'it->cat', '8->2' or '*->cat'")
+    query, key = (None if side == EVERY_TOKEN else parse_token(side) for side in match.groups())
+    return query, key
+
+
+def parse_head_names(text: str) -> Named:
+    """Parse heads by name. Raises ValueError saying what is allowed."""
+    try:
+        heads = parse_heads(text)
+    except ValueError:
+        heads = ALL
+    if not isinstance(heads, Named):
+        raise ValueError(f"{text!r} names no head: write L5H3 or L5H3,L2H1")
+    return heads

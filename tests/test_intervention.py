@@ -14,14 +14,13 @@ from scipy.spatial.distance import cosine
 from scipy.stats import entropy
 from transformers import AutoModel, AutoModelForCausalLM, BertForMaskedLM, BertForSequenceClassification
 
-from attnviz.cli.interventions import parse_edge
 from attnviz.experiments.ablation import permuted
 from attnviz.experiments.intervention import DRAWS, Subject, intervene, intervention_of, others
 from attnviz.models import Model, load
 from attnviz.record import AttentionMap
 from attnviz.request import NOTHING, Intervention, Prompt, Request
 from attnviz.results.intervention import Changes, Outcome, prediction_table
-from attnviz.selection import Named, Spot
+from attnviz.selection import Named, Spot, parse_edge
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.test_gradients import bert

@@ -10,7 +10,6 @@ from attnviz.cli import text as text_input
 from attnviz.cli.options import (
     WITHOUT_EFFECT,
     CaptureOptions,
-    EdgeNames,
     InterventionOptions,
     ResultOptions,
 )
@@ -29,12 +28,11 @@ from attnviz.errors import UsageError
 from attnviz.record import Capture, Kind
 from attnviz.request import Prompt, Request
 from attnviz.request import Target as Prediction
-from attnviz.selection import ALL, Head, Named, resolve
 
 if TYPE_CHECKING:
     from attnviz.models import Model
     from attnviz.render.terminal.draw import Screen
-    from attnviz.results.intervention import Changes, Outcome, Scope
+    from attnviz.results.intervention import Outcome
 
 
 def require_changeable(intervention: InterventionOptions, captures: CaptureOptions) -> None:
@@ -104,46 +102,13 @@ def try_changes(
     seed: int = 0,
 ) -> tuple["Outcome", Sequence[str]]:
     """Run a model with the changes that the options name, and return what comes of it, and lines on them."""
-    from attnviz.experiments.intervention import Subject, intervene
+    from attnviz.experiments.intervention import Subject, find_changes, intervene
     from attnviz.results.intervention import told_changes
 
     subject = Subject.of(model, prompt, kind, truncate=truncate)
-    outcome = intervene(subject, find_changes(options, subject.scope), target, seed)
+    changes = find_changes(subject.scope, options.knocked_out, options.inside, options.ablated, options.replacement)
+    outcome = intervene(subject, changes, target, seed)
     return outcome, told_changes(outcome.changes, outcome.scope)
-
-
-def find_changes(options: InterventionOptions, scope: "Scope") -> "Changes":
-    """Return what the options name of a model and its text. Raises UsageError for what is not there."""
-    from attnviz.results.intervention import Changes
-
-    inside = options.inside or ALL
-    heads: tuple[Head, ...] = ()
-    layers: tuple[int, ...] = ()
-    if isinstance(inside, Named):
-        heads = find_heads(inside, scope)
-    else:
-        layers = inside.resolve(tuple(scope.heads), "layer")
-    pairs = tuple(dict.fromkeys(find_edge(edge, scope) for edge in options.knocked_out))
-    ablated = find_heads(options.ablated, scope) if options.ablated else ()
-    replacement = options.replacement or "zero"
-    return Changes(scope.kind, pairs, layers, heads, ablated, replacement)
-
-
-def find_heads(heads: Named, scope: "Scope") -> tuple[Head, ...]:
-    """Return named heads, counted from 0. Raises UsageError for one that is not there."""
-    blocks = resolve(ALL, heads, scope.heads)
-    return tuple((layer, head) for layers, of_each in blocks for layer in layers for head in of_each)
-
-
-def find_edge(edge: EdgeNames, scope: "Scope") -> tuple[int | None, int | None]:
-    """Return the positions of an edge's tokens; None for all.
-
-    Raises UsageError for a token that is not there, or there more than once.
-    """
-    query, key = edge
-    query_position = None if query is None else int(query.resolve(scope.queries).start)
-    key_position = None if key is None else int(key.resolve(scope.keys).start)
-    return query_position, key_position
 
 
 def capture_with_notes(source: Source, notes: Sequence[str], request: Request) -> Capture:

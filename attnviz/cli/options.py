@@ -4,7 +4,6 @@ A command names the groups that it takes as decorators and gets each as one obje
 group is refused where the group is made.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -28,10 +27,13 @@ from attnviz.record import ATTENTION, NORM, ROLLOUT, Kind
 from attnviz.request import Companions, DType, Placement, Prompt, Replacement
 from attnviz.selection import (
     ALL,
+    EdgeNames,
     Named,
     Selection,
     Spot,
     parse,
+    parse_edge,
+    parse_head_names,
     parse_heads,
     parse_token,
     parse_window,
@@ -503,33 +505,8 @@ title_option = option_section(LOOK, click.option("--title", callback=escape_valu
 
 # Interventions
 
-EVERY_TOKEN = "*"
-ARROW = re.compile(r"\s*(\S.*?)\s*->\s*(\S.*?)\s*", re.DOTALL)
-"""At the first arrow that leaves something before it."""
-EdgeNames: TypeAlias = tuple[Spot | None, Spot | None]
-"""The query and the key of an edge; None for all."""
 WITHOUT_EFFECT = {"norm": "their norms mean", "rollout": "a rollout through them means"}
 """Methods that show nothing of heads whose output is replaced, and what then means nothing."""
-
-
-def parse_edge(text: str) -> EdgeNames:
-    """Parse Q->K, each a number, a word, or * for all. Raises ValueError saying what is allowed."""
-    match = ARROW.fullmatch(text)
-    if not match:
-        raise ValueError(f"{text!r} is no edge: write query->key, such as 'it->cat', '8->2' or '*->cat'")
-    query, key = (None if side == EVERY_TOKEN else parse_token(side) for side in match.groups())
-    return query, key
-
-
-def parse_head_names(text: str) -> Named:
-    """Parse heads by name. Raises ValueError saying what is allowed."""
-    try:
-        heads = parse_heads(text)
-    except ValueError:
-        heads = ALL
-    if not isinstance(heads, Named):
-        raise ValueError(f"{text!r} names no head: write L5H3 or L5H3,L2H1")
-    return heads
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,20 @@ from attnviz.experiments.ablation import without
 from attnviz.layer.arrays import Array, widen
 from attnviz.models import Model
 from attnviz.record import Doubles, Kind, Visible
-from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target, Weigh
+from attnviz.request import (
+    LIKELIEST,
+    NOTHING,
+    Edge,
+    Intervention,
+    Prompt,
+    Replacement,
+    Request,
+    Response,
+    Target,
+    Weigh,
+)
 from attnviz.results.intervention import Changes, Effect, Outcome, Pair, Scope
-from attnviz.selection import ALL, Named, Selection
+from attnviz.selection import ALL, EdgeNames, Head, Named, Selection, resolve
 
 DRAWS = 10  # other heads, keys, or sets of them, that are changed for comparison, at most
 Group = TypeVar("Group", int, int | None)
@@ -56,6 +67,47 @@ class Subject(NamedTuple):
         request = Request(layers, heads, self.truncate, (self.scope.kind,), rows=rows)
         parts = self.model.capture(self.prompt, request).maps
         return np.logical_or.reduce([part.visible.any((0, 1)) for part in parts])  # type: ignore[no-any-return]
+
+
+def find_changes(
+    scope: Scope,
+    knocked_out: Sequence[EdgeNames] = (),
+    inside: Selection | Named | None = None,
+    ablated: Named | None = None,
+    replacement: Replacement | None = None,
+) -> Changes:
+    """Find what is named of a model and its text.
+
+    knocked_out: edges to cut, in the layers or heads of ``inside``, by default in all. ablated:
+    heads whose output is replaced, by default by zeros. Raises UsageError for what is not there.
+    """
+    inside = inside or ALL
+    heads: tuple[Head, ...] = ()
+    layers: tuple[int, ...] = ()
+    if isinstance(inside, Named):
+        heads = find_heads(inside, scope)
+    else:
+        layers = inside.resolve(tuple(scope.heads), "layer")
+    pairs = tuple(dict.fromkeys(find_edge(edge, scope) for edge in knocked_out))
+    replaced = find_heads(ablated, scope) if ablated else ()
+    return Changes(scope.kind, pairs, layers, heads, replaced, replacement or "zero")
+
+
+def find_heads(heads: Named, scope: Scope) -> tuple[Head, ...]:
+    """Return named heads, counted from 0. Raises UsageError for one that is not there."""
+    blocks = resolve(ALL, heads, scope.heads)
+    return tuple((layer, head) for layers, of_each in blocks for layer in layers for head in of_each)
+
+
+def find_edge(edge: EdgeNames, scope: Scope) -> tuple[int | None, int | None]:
+    """Return the positions of an edge's tokens; None for all.
+
+    Raises UsageError for a token that is not there, or there more than once.
+    """
+    query, key = edge
+    query_position = None if query is None else int(query.resolve(scope.queries).start)
+    key_position = None if key is None else int(key.resolve(scope.keys).start)
+    return query_position, key_position
 
 
 def intervention_of(changes: Changes) -> Intervention:
