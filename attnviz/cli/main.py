@@ -26,6 +26,7 @@ COMMANDS = {
     "check": "Check that attention is as it should be: a line for each bound, exit code 1 if one does not hold.",
     "models": "List the models that --model takes.",
     "train": "Train a small language model made of our own attention layer.",
+    "help": "Explain options that many commands share: figures, models.",
 }
 FAULT, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 

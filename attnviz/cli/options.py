@@ -339,7 +339,7 @@ class ModelsOptions:
         )
 
 
-one_model_options = option_section(
+one_model_option = option_section(
     MODEL,
     click.option(
         "-m",
@@ -348,6 +348,9 @@ one_model_options = option_section(
         show_default=True,
         help="builtin, a folder, alias or hub id.",
     ),
+)
+one_model_details = option_section(
+    MODEL,
     click.option("--revision", help="Revision of a hub model: a branch, tag or commit."),
     click.option("--tokenizer", metavar="FOLDER", help="A tokenizer, in place of that beside the model."),
     click.option(
@@ -355,8 +358,9 @@ one_model_options = option_section(
         metavar="FOLDER",
         help="A PEFT adapter to apply. Default model: what it was made for.",
     ),
+    topic="models",
 )
-two_models_options = option_section(
+two_models_option = option_section(
     MODEL,
     click.option(
         "-m",
@@ -365,6 +369,9 @@ two_models_options = option_section(
         multiple=True,
         help="A model: builtin, a folder, alias or hub id. Given twice, both; once, it and builtin.",
     ),
+)
+two_models_details = option_section(
+    MODEL,
     click.option(
         "--revision",
         "revisions",
@@ -385,14 +392,29 @@ placement_options = option_section(
         show_default=True,
         help="Type to compute in; auto is float32 on a CPU.",
     ),
+    topic="models",
 )
 truncate_option = option_section(
     MODEL,
     click.option("--truncate", is_flag=True, help="Cut a text that is longer than the model reads."),
 )
-model_options = option_group("model", ModelOptions, one_model_options, placement_options, truncate_option)
-untruncated_model_options = option_group("model", ModelOptions, one_model_options, placement_options)
-models_options = option_group("models", ModelsOptions, two_models_options, placement_options, truncate_option)
+model_options = option_group(
+    "model",
+    ModelOptions,
+    one_model_option,
+    one_model_details,
+    placement_options,
+    truncate_option,
+)
+untruncated_model_options = option_group("model", ModelOptions, one_model_option, one_model_details, placement_options)
+models_options = option_group(
+    "models",
+    ModelsOptions,
+    two_models_option,
+    two_models_details,
+    placement_options,
+    truncate_option,
+)
 
 
 # Views and looks
@@ -648,6 +670,7 @@ figure_options = option_group(
             is_flag=True,
             help="A .html with weights to 0.0005, not 0.004; it is larger.",
         ),
+        topic="figures",
     ),
 )
 
@@ -760,3 +783,19 @@ class CaptureOptions:
 
 capture_options = option_group("captures", CaptureOptions)
 """Makes one object of five groups; it stands below them, next to the command."""
+
+
+# Topics of `attnviz help`
+
+TOPICS: dict[str, tuple[str, Decorator]] = {
+    "figures": (
+        "How figures and pages are made, by each command that writes them with -o FILE.",
+        figure_options,
+    ),
+    "models": (
+        "Which model runs, and where. A command that takes --model twice takes --revision, "
+        "--tokenizer and --adapter twice too, one of each model.",
+        model_options,
+    ),
+}
+"""What each topic is about, and the options that it explains."""

@@ -1,6 +1,6 @@
 """How options are declared: types of values, sections of the help, and groups that become one frozen dataclass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from typing import Any, Generic, TypeVar
@@ -44,28 +44,48 @@ ROW_COUNT = ParsedType("N or all", parse_row_count)
 
 
 class SectionedCommand(click.Command):
-    """A command whose help shows its options in sections."""
+    """A command whose help shows its options in sections, and those of a topic by name only."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections in the order of their first options, those without a section last."""
-        sections: dict[str, list[tuple[str, str]]] = {}
+        sections: dict[str, list[click.Option]] = {}
         for option in self.get_params(ctx):
-            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
-            if record:
+            if isinstance(option, click.Option) and option.get_help_record(ctx):
                 section = getattr(option, "section", OTHER_SECTION)
-                sections.setdefault(section, []).append(record)
+                sections.setdefault(section, []).append(option)
         for title in sorted(sections, key=lambda title: title == OTHER_SECTION):
             with formatter.section(title):
-                formatter.write_dl(sections[title])
+                write_options(sections[title], ctx, formatter)
 
 
-def option_section(title: str, *options: Decorator) -> Decorator:
-    """Make one decorator of options that the help shows in this order, in a section of that title."""
+def write_options(options: Sequence[click.Option], ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """Write options with their help, then the names of those that a topic of `attnviz help` explains."""
+    topics: dict[str, list[str]] = {}
+    records: list[tuple[str, str]] = []
+    for option in options:
+        topic = getattr(option, "topic", None)
+        record = option.get_help_record(ctx)
+        if topic is not None:
+            topics.setdefault(topic, []).append(max(option.opts, key=len))
+        elif record is not None:
+            records.append(record)
+    if records:
+        formatter.write_dl(records)
+    for topic, flags in topics.items():
+        formatter.write_text(f"{', '.join(flags)}: see attnviz help {topic}")
+
+
+def option_section(title: str, *options: Decorator, topic: str | None = None) -> Decorator:
+    """Make one decorator of options that the help shows in this order, in a section of that title.
+
+    topic: of `attnviz help`, which explains them in place of the help of each command.
+    """
 
     def decorate(function: Function) -> Function:
         for option in reversed(options):
             function = option(function)
-            function.__click_params__[-1].section = title  # type: ignore[attr-defined]
+            parameter = function.__click_params__[-1]  # type: ignore[attr-defined]
+            parameter.section, parameter.topic = title, topic
         return function
 
     return decorate
