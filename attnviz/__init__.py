@@ -1,25 +1,40 @@
 """See and question attention: in a terminal, in figures, in numbers.
 
 >>> import attnviz
->>> found = attnviz.capture("The cat sat on the mat.")
->>> found.maps[0].weights.shape  # (layer, head, query, key)
+>>> capture = attnviz.capture("The cat sat on the mat.")
+>>> capture.maps[0].weights.shape  # (layer, head, query, key)
 (3, 6, 9, 9)
 """
 
-from importlib import import_module
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attnviz.api import capture, from_arrays
+    from attnviz.api import capture, from_arrays, intervene
     from attnviz.io.formats import load, save
     from attnviz.notebook import show
 
-__all__ = ["capture", "from_arrays", "load", "save", "show"]
-HOMES = {"capture": "api", "from_arrays": "api", "load": "io.formats", "save": "io.formats", "show": "notebook"}
+__all__ = ["capture", "from_arrays", "intervene", "load", "save", "show"]
+
+_MODULES = {
+    "capture": "api",
+    "from_arrays": "api",
+    "intervene": "api",
+    "load": "io.formats",
+    "save": "io.formats",
+    "show": "notebook",
+}
+"""Where each public name is defined."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, so that the command line starts without it."""
-    if name in HOMES:
-        return getattr(import_module(f"attnviz.{HOMES[name]}"), name)
-    raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
+    """Import a public name when it is asked for, so that the command line starts without it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
+    _import_module("attnviz.notebook")  # by which captures and results show themselves
+    return getattr(_import_module(f"attnviz.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -1,27 +1,43 @@
-"""The Python interface: one function that captures, from a name or from a module that is loaded already."""
+"""The Python interface: functions that capture, save and question attention.
+
+Each takes a model by name, a transformers model that is loaded already, or any ``torch.nn.Module``.
+"""
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
 from attnviz.derived import Source, taken
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape, require_unicode
 from attnviz.methods import MADE_OF, OF_A_PREDICTION, Shown
 from attnviz.record import ATTENTION, Capture
-from attnviz.request import DType, Keep, Placement, Prompt, Request
-from attnviz.selection import Named, Selection, parse, parse_heads, select
+from attnviz.request import DType, Keep, Placement, Prompt, Replacement, Request, Target
+from attnviz.selection import (
+    parse,
+    parse_edge,
+    parse_head_names,
+    parse_heads,
+    require_choice,
+    select,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from attnviz.models import Model
+    from attnviz.results.intervention import InterventionResult
+
+Parsed = TypeVar("Parsed")
+AnyModel: TypeAlias = "str | os.PathLike[str] | nn.Module"
+
 
 def capture(
     text: str | None = None,
-    model: "str | os.PathLike[str] | nn.Module" = "builtin",
+    model: AnyModel = "builtin",
     *,
     tokenizer: Any = None,
     inputs: Any = None,
@@ -58,75 +74,82 @@ def capture(
 
     Raises AttnvizError: UsageError, ModelError or InputError.
     """
-    require_texts({"text": text, "pair": pair, "target": target, "target_token": target_token})
+    texts = Texts(text, pair, target)
+    require_texts(texts, target_token)
     require_one_of(keep, Keep, "keep")
     require_one_of(method, Shown, "method")
     require_numbers(method, target_token, keep, heads, from_text=inputs is None)
     require_one_of(dtype, DType, "dtype")
     if tiles < 1:
         raise UsageError(f"tiles={tiles}: there is at least one on a side")
-    if inputs is not None and (text, pair, target) != (None, None, None):
+    if inputs is not None and texts != Texts(None, None, None):
         raise UsageError("a model reads a text, or inputs=, not both")
-    request = Request(chosen(layers, parse), chosen(heads, parse_heads), keep=keep, tiles=tiles)
-    if isinstance(model, (str, os.PathLike)):
-        from attnviz.models import load
-
-        read, prompt = (
-            load(os.fspath(model), placement=Placement(device, dtype), predicts=method in OF_A_PREDICTION),
-            given(text),
-        )
-        return asked(partial(read.capture, Prompt(prompt, pair, target)), request, method, target_token)
-    return asked(partial(of_loaded, model, tokenizer, inputs, (text, pair, target)), request, method, target_token)
-
-
-def of_loaded(
-    model: "nn.Module", tokenizer: Any, inputs: Any, texts: tuple[str | None, str | None, str | None], request: Request
-) -> Capture:
-    """What a request asks of a model that is loaded already. texts: what it reads, its pair and its target."""
-    if "torch" not in sys.modules:
-        raise UsageError(f"model= is of type {type(model).__name__}: give a name, a folder or a loaded model")
-    from attnviz.models.wrappers import describe_module, is_transformers_model, read_tokenizer, unwrap_model
-
-    parts = unwrap_model(model)
-    if not is_transformers_model(parts.model):
-        from attnviz.models.modules import capture_module
-
-        if inputs is None:
-            raise UsageError(describe_module(parts.model))
-        return capture_module(parts.model, inputs, request)
-    from attnviz.models.huggingface.model import HuggingFace
-
-    own = parts.tokenizer if tokenizer is None else tokenizer
-    reader = HuggingFace(type(parts.model).__name__, parts.model, read_tokenizer(own))
-    if inputs is not None:
-        return reader.capture_inputs(inputs, request)
-    if reader.tokenizer is None:
-        raise UsageError("a loaded model needs its tokenizer= to read a text, or inputs=")
-    capture = reader.capture(Prompt(given(texts[0]), *texts[1:]), request)
-    if not parts.prompt:
-        return capture
-    note = f"{type(model).__name__} puts the prompt {parts.prompt!r} before each text, which is left out here"
-    return replace(capture, notes=(*capture.notes, escape(note)))
+    chosen_layers = require_choice(layers, parse)
+    chosen_heads = require_choice(heads, parse_heads)
+    request = Request(chosen_layers, chosen_heads, keep=keep, tiles=tiles)
+    if inputs is not None and not is_named(model):
+        return capture_as(partial(capture_inputs, model, tokenizer, inputs), request, method, target_token)
+    predicts = method in OF_A_PREDICTION
+    reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
+    source = partial(reader.model.capture, texts.prompt())
+    whole = capture_as(source, request, method, target_token)
+    return replace(whole, notes=(*whole.notes, *reader.notes)) if reader.notes else whole
 
 
-def asked(source: Source, request: Request, method: Shown, token: str | None) -> Capture:
-    """What a source has for a request, as numbers of a method."""
-    if method == ATTENTION:
-        return source(request)
-    found = taken(source, request, method, token)
-    return select(found, request.layers, request.heads) if method in MADE_OF else found
+def intervene(
+    text: str,
+    model: AnyModel = "builtin",
+    *,
+    knock_out: str | Sequence[str] = (),
+    inside: str | int = "all",
+    ablate: str | None = None,
+    replacement: Replacement = "zero",
+    target_token: str | None = None,
+    tokenizer: Any = None,
+    pair: str | None = None,
+    target: str | None = None,
+    layers: str | int = "all",
+    heads: str | int = "all",
+    device: str = "auto",
+    dtype: DType = "auto",
+    seed: int = 0,
+) -> "InterventionResult":
+    """Change attention in a run of a model, and return what it attends to and predicts before and after.
 
+    knock_out: edges to cut before the softmax, each ``"query->key"``, a number, a word or ``*`` for all, in the layers
+    or heads of ``inside`` (Geva et al. 2023). ablate: heads, such as ``"L0H2,L1H3"``, whose output is replaced by
+    ``zero``, its ``mean`` over the queries, the mean of the values it sees (``uniform``), or its values with the
+    weights of each row in another order (``permute``). target_token: the prediction asked about, by default the
+    likeliest. layers, heads: those of the captures. The result has, for scale, what as many other edges or heads do.
 
-def require_numbers(method: Shown, token: str | None, keep: Keep, heads: str | int, *, from_text: bool) -> None:
-    """Raise UsageError for what a method makes no sense of."""
-    if token is not None and method not in OF_A_PREDICTION:
-        raise UsageError(f"target_token= has no effect without method= {' or '.join(OF_A_PREDICTION)}: leave it out")
-    if method != ATTENTION and keep != "weights":
-        raise UsageError(f"method={method!r} is kept cell by cell: leave keep= out")
-    if method in MADE_OF and heads != "all":
-        raise UsageError(f"method={method!r} has one head a layer, made of all: leave heads= out")
-    if method in OF_A_PREDICTION and not from_text:
-        raise UsageError(f"method={method!r} is of what a model says of a text: give text=, not inputs=")
+    Raises AttnvizError: UsageError for what is not there or would change nothing, ModelError, InputError.
+    """
+    from attnviz.experiments.intervention import Subject, find_changes, intervention_of
+    from attnviz.experiments.intervention import intervene as run_changes
+    from attnviz.results.intervention import InterventionResult, told_changes
+
+    texts = Texts(text, pair, target)
+    require_texts(texts, target_token)
+    require_one_of(replacement, Replacement, "replacement")
+    edges = [knock_out] if isinstance(knock_out, str) else knock_out
+    if not edges and ablate is None:
+        raise UsageError("nothing to change: give knock_out= or ablate=")
+    reader = read_model(model, tokenizer, Placement(device, dtype), predicts=True)
+    prompt = texts.prompt()
+    subject = Subject.of(reader.model, prompt)
+    changes = find_changes(
+        subject.scope,
+        [require_parsed(edge, parse_edge) for edge in edges],
+        require_choice(inside, parse_heads),
+        None if ablate is None else require_parsed(ablate, parse_head_names),
+        replacement,
+    )
+    outcome = run_changes(subject, changes, Target(target_token), seed)
+    request = Request(require_choice(layers, parse), require_choice(heads, parse_heads))
+    before = reader.model.capture(prompt, request)
+    after = reader.model.capture(prompt, request, intervention_of(outcome.changes))
+    notes = told_changes(outcome.changes, outcome.scope)
+    return InterventionResult(outcome, before, replace(after, notes=(*after.notes, *notes)))
 
 
 def from_arrays(
@@ -157,6 +180,148 @@ def from_arrays(
         raise InputError(f"from_arrays: {error}") from error
 
 
+# What is read
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a model reads: a text, its pair, and the text of a decoder."""
+
+    text: str | None
+    pair: str | None = None
+    target: str | None = None
+
+    def prompt(self) -> Prompt:
+        """Return the texts as a prompt. Raises UsageError where there is no text."""
+        if not self.text:
+            raise UsageError("there is no text to read")
+        return Prompt(self.text, self.pair, self.target)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model that reads texts, and what the reader of a capture should know of it."""
+
+    model: "Model"
+    notes: tuple[str, ...] = ()
+
+
+def is_named(model: object) -> bool:
+    """Return whether a model is given by its name or folder, not as an object."""
+    return isinstance(model, (str, os.PathLike))
+
+
+def read_model(model: AnyModel, tokenizer: Any, placement: Placement, *, predicts: bool = False) -> Reader:
+    """Load a model by name, or find the one in an object that is loaded already.
+
+    predicts: with the part that predicts. Raises UsageError for an object that is no model or reads no text,
+    ModelError for a name that cannot be had.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        from attnviz.models import load
+
+        return Reader(load(os.fspath(model), placement=placement, predicts=predicts))
+    require_torch(model)
+    from attnviz.models.huggingface.model import HuggingFace
+    from attnviz.models.wrappers import (
+        describe_module,
+        is_transformers_model,
+        read_tokenizer,
+        unwrap_model,
+    )
+
+    parts = unwrap_model(model)
+    if not is_transformers_model(parts.model):
+        raise UsageError(describe_module(parts.model))
+    own = parts.tokenizer if tokenizer is None else tokenizer
+    reader = HuggingFace(type(parts.model).__name__, parts.model, read_tokenizer(own))
+    if reader.tokenizer is None:
+        raise UsageError("a loaded model needs its tokenizer= to read a text, or inputs=")
+    if not parts.prompt:
+        return Reader(reader)
+    name = type(model).__name__
+    note = f"{name} puts the prompt {parts.prompt!r} before each text, which is left out here"
+    return Reader(reader, (escape(note),))
+
+
+def capture_inputs(model: "nn.Module", tokenizer: Any, inputs: Any, request: Request) -> Capture:
+    """Capture what a loaded model makes of inputs, not of a text. Raises AttnvizError."""
+    require_torch(model)
+    from attnviz.models.wrappers import is_transformers_model, read_tokenizer, unwrap_model
+
+    parts = unwrap_model(model)
+    if not is_transformers_model(parts.model):
+        from attnviz.models.modules import capture_module
+
+        return capture_module(parts.model, inputs, request)
+    from attnviz.models.huggingface.model import HuggingFace
+
+    own = parts.tokenizer if tokenizer is None else tokenizer
+    reader = HuggingFace(type(parts.model).__name__, parts.model, read_tokenizer(own))
+    return reader.capture_inputs(inputs, request)
+
+
+def capture_as(source: Source, request: Request, method: Shown, token: str | None) -> Capture:
+    """Capture from a source in the numbers of a method."""
+    if method == ATTENTION:
+        return source(request)
+    whole = taken(source, request, method, token)
+    return select(whole, request.layers, request.heads) if method in MADE_OF else whole
+
+
+# What is refused
+
+
+def require_torch(model: object) -> None:
+    """Raise UsageError for an object that cannot be a model, since torch was never imported."""
+    if "torch" not in sys.modules:
+        raise UsageError(f"model= is of type {type(model).__name__}: give a name, a folder or a loaded model")
+
+
+def require_numbers(method: Shown, token: str | None, keep: Keep, heads: str | int, *, from_text: bool) -> None:
+    """Raise UsageError for arguments that a method makes no sense of."""
+    if token is not None and method not in OF_A_PREDICTION:
+        methods = " or ".join(OF_A_PREDICTION)
+        raise UsageError(f"target_token= has no effect without method= {methods}: leave it out")
+    if method != ATTENTION and keep != "weights":
+        raise UsageError(f"method={method!r} is kept cell by cell: leave keep= out")
+    if method in MADE_OF and heads != "all":
+        raise UsageError(f"method={method!r} has one head a layer, made of all: leave heads= out")
+    if method in OF_A_PREDICTION and not from_text:
+        raise UsageError(f"method={method!r} is of what a model says of a text: give text=, not inputs=")
+
+
+def require_texts(texts: Texts, target_token: object = None) -> None:
+    """Raise UsageError for a text that is no str, InputError for one that is no Unicode."""
+    values = {
+        "text": texts.text,
+        "pair": texts.pair,
+        "target": texts.target,
+        "target_token": target_token,
+    }
+    for name, text in values.items():
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise UsageError(f"{name}= is of type {type(text).__name__}: give one str")
+        require_unicode(text, f"{name}=")
+
+
+def require_one_of(value: object, allowed: Any, name: str) -> None:
+    """Raise UsageError unless a value is one of a literal type."""
+    if value not in get_args(allowed):
+        known = ", ".join(get_args(allowed))
+        raise UsageError(f"{name}={value!r}: must be one of {known}")
+
+
+def require_parsed(text: str, parser: Callable[[str], Parsed]) -> Parsed:
+    """Return a text as it is parsed on the command line. Raises UsageError."""
+    try:
+        return parser(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def read_labels(name: str, values: Any) -> list[Any]:
     """Read the names of tokens, or the numbers of layers or heads. Raises ValueError, or InputError for no Unicode."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
@@ -168,34 +333,3 @@ def read_labels(name: str, values: Any) -> list[Any]:
         if isinstance(label, str):
             require_unicode(label, f"from_arrays: {name}[{number}]")
     return labels
-
-
-def require_texts(texts: dict[str, Any]) -> None:
-    """Raise UsageError for a text, by its name, that is no str, InputError for one that is no Unicode."""
-    for name, text in texts.items():
-        if text is not None and not isinstance(text, str):
-            raise UsageError(f"{name}= is of type {type(text).__name__}: give one str")
-        require_unicode(text or "", f"{name}=")
-
-
-def require_one_of(value: str, allowed: Any, name: str) -> None:
-    """Raise UsageError unless a value is one of a literal type."""
-    if value not in get_args(allowed):
-        raise UsageError(f"{name}={value!r}: must be one of {', '.join(get_args(allowed))}")
-
-
-def given(text: str | None) -> str:
-    """The text, which there must be. Raises UsageError."""
-    if not text:
-        raise UsageError("there is no text to read")
-    return text
-
-
-def chosen(selection: str | int, parser: Any) -> Any:
-    """A selection as on the command line. Raises UsageError."""
-    if isinstance(selection, (Selection, Named)):
-        return selection
-    try:
-        return parser(str(selection))
-    except ValueError as error:
-        raise UsageError(str(error)) from error

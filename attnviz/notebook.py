@@ -1,4 +1,4 @@
-"""A capture that shows itself: as a page in a notebook, as text where there is none, as a figure in a file."""
+"""Captures and results that show themselves: pages in a notebook, text where there is none, figures in files."""
 
 from collections.abc import Container
 from dataclasses import dataclass, replace
@@ -6,15 +6,18 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnviz.api import chosen
 from attnviz.errors import UsageError
+from attnviz.io.csv_table import list_cells
 from attnviz.io.files import require_new, write_whole
+from attnviz.io.formats import capture_document
 from attnviz.record import Capture, Reduction
-from attnviz.selection import parse, parse_heads, select
+from attnviz.results.result import Result
+from attnviz.selection import parse, parse_heads, require_choice, select
 
 if TYPE_CHECKING:
-    from attnviz.views import Picture
+    from attnviz.drawable import Picture
 
+HEIGHT = 760  # pixels of a page in a notebook
 WIDTH = 100  # columns of the text
 
 
@@ -24,13 +27,13 @@ def show(
     layers: str | int = "all",
     heads: str | int = "all",
     reduce: Reduction | None = None,
-    height: int = 760,
+    height: int = HEIGHT,
 ) -> "Shown":
     """What a notebook shows of a capture: the page of ``attnviz show -o page.html``, so many pixels high.
 
     layers, heads: as for ``capture``. reduce: ``mean`` or ``max`` over the heads of each layer. Raises UsageError.
     """
-    found = select(capture, chosen(layers, parse), chosen(heads, parse_heads))
+    found = select(capture, require_choice(layers, parse), require_choice(heads, parse_heads))
     if reduce is not None:
         found = replace(found, maps=tuple(part.reduced(reduce) for part in found.maps))
     return Shown(found, height)
@@ -104,3 +107,30 @@ class Shown:
         if others:
             raise UsageError(f"a .{form} holds one picture, not {len(others) + 1}")
         return figure(picture, form, Style(**style)).data
+
+
+def frame_capture(capture: Capture) -> str:
+    """Return the page of a capture in a frame, for a notebook."""
+    return Shown(capture, HEIGHT).framed()
+
+
+def frame_result(result: Result) -> str:
+    """Return the tables of a result as a document in a frame that runs nothing, for a notebook."""
+    from attnviz.render.html.document import document
+
+    tables = result.tables()
+    page = escape(document(tables[0].title, tables).decode())
+    style = f"width: 100%; height: {HEIGHT}px; border: 0"
+    return f'<iframe srcdoc="{page}" sandbox title="attnviz" style="{style}"></iframe>'
+
+
+def write_document(capture: Capture) -> dict[str, Any]:
+    """Return a capture as the document that ``attnviz show --json`` prints, but for its schema."""
+    document = capture_document(capture)
+    return {name: value for name, value in document.items() if name != "schema"}
+
+
+Capture.write_html = staticmethod(frame_capture)
+Capture.write_document = staticmethod(write_document)
+Capture.list_rows = staticmethod(list_cells)
+Result.write_html = staticmethod(frame_result)

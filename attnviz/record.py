@@ -1,11 +1,11 @@
 """The record of a capture: tokens and attention maps. Frozen, NumPy, self-checking; it knows no model and no screen."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +153,23 @@ class AttentionMap:
         ):
             raise ValueError("attention weights must be 0 where masked")
 
+    def __repr__(self) -> str:
+        """Say in one line what the map is of."""
+        return f"<AttentionMap: {self.describe()}>"
+
+    def describe(self) -> str:
+        """Return the kind of map, its size and what is kept of it, in words."""
+        units = f"{self.unit}s"
+        size = f"{len(self.keys)} {units}"
+        if self.queries != self.keys:
+            size = f"{len(self.queries)} x {size}"
+        layers = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
+        heads = "1 head" if len(self.heads) == 1 else f"{len(self.heads)} heads"
+        kept = "weights" if self.method == ATTENTION else self.method
+        if self.weights is None:
+            kept = "tiles" if self.tiles else "statistics"
+        return f"{self.kind}-attention, {size}, {layers} x {heads}, {kept}"
+
     def part(self, layers: Sequence[int], heads: Sequence[int]) -> "AttentionMap":
         """Some layers and heads, by their places here."""
         at = np.ix_(layers, heads)
@@ -261,8 +278,36 @@ def require_tiles(tiles: Tiles, shape: tuple[int, ...]) -> tuple[int, ...]:
     return expected
 
 
+class Presentable:
+    """Something that a notebook shows and pandas holds: a capture, or a result."""
+
+    write_html: ClassVar[Callable[[Any], str] | None] = None
+    """Makes what a notebook shows. ``attnviz.notebook`` sets it: a record knows no medium."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as a document for JSON."""
+        raise NotImplementedError
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the lines of a table, all with the same names."""
+        raise NotImplementedError
+
+    def to_frame(self) -> Any:
+        """Return the rows as a pandas.DataFrame. Raises ImportError where pandas is not installed."""
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("to_frame needs pandas: pip install pandas") from error
+        return pd.DataFrame(self.rows())
+
+    def _repr_html_(self) -> str | None:
+        """Return what a notebook shows, if ``attnviz`` was imported as a whole; else its text is."""
+        write = type(self).write_html
+        return None if write is None else write(self)
+
+
 @dataclass(frozen=True, eq=False)
-class Capture:
+class Capture(Presentable):
     """What a model did with a text."""
 
     model: str
@@ -283,6 +328,26 @@ class Capture:
     """What the fidelity was measured against; None where it was not measured."""
     output_change: float | None = None
     """How much the output of the model changes while its attention is read, as a share of it; None if not measured."""
+
+    write_document: ClassVar[Callable[["Capture"], dict[str, Any]] | None] = None
+    list_rows: ClassVar[Callable[["Capture"], list[dict[str, Any]]] | None] = None
+    """Make the document and the rows. ``attnviz.notebook`` sets them: a record knows no format."""
+
+    def __repr__(self) -> str:
+        """Say in one line what the capture is of."""
+        return f"<Capture of {self.model}: {'; '.join(each.describe() for each in self.maps)}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document that ``attnviz show --json`` prints, but for its schema."""
+        write = type(self).write_document
+        assert write is not None, "import attnviz, not attnviz.record alone"
+        return write(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a line for each weight that is not masked, as ``attnviz show -o FILE.csv`` writes them."""
+        list_rows = type(self).list_rows
+        assert list_rows is not None, "import attnviz, not attnviz.record alone"
+        return list_rows(self)
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write a file as ``attnviz.save`` does, which is to be used in its place: this goes with the next version."""

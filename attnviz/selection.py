@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import label, require_unicode
@@ -309,3 +309,19 @@ def parse_head_names(text: str) -> Named:
     if not isinstance(heads, Named):
         raise ValueError(f"{text!r} names no head: write L5H3 or L5H3,L2H1")
     return heads
+
+
+Choice = TypeVar("Choice", Selection, Selection | Named)
+
+
+def require_choice(choice: object, parser: Callable[[str], Choice]) -> Choice:
+    """Return layers or heads that were chosen as on the command line, by a number or as an object.
+
+    Raises UsageError.
+    """
+    if isinstance(choice, (Selection, Named)):
+        return choice  # type: ignore[return-value]
+    try:
+        return parser(str(choice))
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from io import StringIO
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,32 @@ def rows(part: AttentionMap) -> Iterator[tuple[object, ...]]:
                 values[query, key],
                 units(part),
             )
+
+
+def list_cells(capture: Capture) -> list[dict[str, Any]]:
+    """Return a row for each weight that is not masked: the columns above, tokens as they are.
+
+    Raises UsageError if there are no weights.
+    """
+    cells = []
+    for each in capture.maps:
+        if each.weights is None:
+            raise UsageError("rows hold weights, and this capture has none: see to_dict()")
+        for index in np.argwhere(np.broadcast_to(each.visible, each.weights.shape)):
+            layer, head, query, key = index.tolist()
+            values = (
+                each.kind,
+                each.layers[layer],
+                each.heads[head],
+                each.query_places[query],
+                each.queries[query].text,
+                each.key_places[key],
+                each.keys[key].text,
+                float(each.weights[layer, head, query, key]),
+                units(each),
+            )
+            cells.append(dict(zip(COLUMNS, values, strict=True)))
+    return cells
 
 
 def text(said: str) -> str:
