@@ -1,7 +1,8 @@
 """What can be drawn: pure data, of no medium. Colours come from ``Scale.steps``, the same in every medium."""
 
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -266,3 +267,44 @@ def starting(length: int, parts: int) -> npt.NDArray[np.int64]:
     """Where each of at most so many parts of a row begins."""
     parts = min(parts, length)
     return np.arange(parts) * length // parts
+
+
+Content = TypeVar("Content")
+
+
+def map_texts(
+    content: Content, change: Callable[[str], str], change_label: Callable[[str], str] | None = None
+) -> Content:
+    """Return a drawable, or a part of one, with each of its texts changed, however deep it stands.
+
+    change_label: for the labels of axes, in place of ``change``.
+    """
+
+    def map_part(part: Any) -> Any:
+        return map_texts(part, change, change_label)
+
+    if isinstance(content, str):
+        return change(content)  # type: ignore[return-value]
+    if isinstance(content, Axis):
+        labels = tuple(map(change_label or change, content.labels))
+        return replace(content, labels=labels)
+    if is_dataclass(content) and not isinstance(content, type):
+        parts = {each.name: map_part(getattr(content, each.name)) for each in fields(content)}
+        return replace(content, **parts)
+    if isinstance(content, tuple):
+        changed = [map_part(part) for part in content]
+        is_named = hasattr(content, "_make")
+        return content._make(changed) if is_named else tuple(changed)  # type: ignore[attr-defined, return-value]
+    return content
+
+
+def list_texts(drawable: Picture) -> list[str]:
+    """Return every text of a drawable: titles, labels, captions, cells of tables."""
+    texts: list[str] = []
+
+    def keep(text: str) -> str:
+        texts.append(text)
+        return text
+
+    map_texts(drawable, keep)
+    return texts

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
-from attnviz.drawable import Curves, Grid, Picture, Series, Strip, Table
+from attnviz.drawable import Grid, Picture, Series, Table, list_texts
 from attnviz.errors import UsageError
 from attnviz.escape import escape
 from attnviz.render.figure.draw import draw
@@ -89,6 +89,7 @@ class Drawn(NamedTuple):
 
 
 PLAIN = Style()
+OWN_SIGNS = "…√"  # that figures hold besides the texts of what they show
 
 
 def figure(drawable: Picture, form: str, style: Style = PLAIN, below: Sequence[Picture] = ()) -> Drawn:
@@ -138,7 +139,7 @@ def composed(drawable: Picture, style: Style, below: Sequence[Picture] = ()) -> 
     with warnings.catch_warnings(), mpl.rc_context():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the notes tell of it
         dress(style.name)
-        RC["font.family"] = [*RC["font.family"], *fonts(chain(*map(texts, every))).families]
+        RC["font.family"] = [*RC["font.family"], *fonts([OWN_SIGNS, *chain(*map(list_texts, every))]).families]
         sheet = Sheet(max(width(each, style) for each in every), dots(style), style.colours)
         for i, each in enumerate(every):
             sheet.y += sheet.em(TITLE) * (i > 0)
@@ -201,28 +202,3 @@ def dots(style: Style) -> float:
     """Dots an inch."""
     usual = RC["savefig.dpi"]
     return float(style.dpi or (RC["figure.dpi"] if usual == "figure" else usual))
-
-
-def texts(drawable: Picture) -> list[str]:
-    """All text of a drawable, and of ours."""
-    if isinstance(drawable, Series):
-        return [drawable.title, *drawable.caption, *(text for one in drawable.heatmaps for text in texts(one))]
-    if isinstance(drawable, Curves):
-        names = (curve.name for plot in drawable.plots for curve in plot.curves)
-        marks = (mark.name for mark in drawable.marks)
-        return [
-            drawable.title,
-            *drawable.caption,
-            drawable.name,
-            *(plot.name for plot in drawable.plots),
-            *names,
-            *marks,
-            "…",
-        ]
-    found = [drawable.title, *drawable.caption, "…" if isinstance(drawable, Table) else f"{drawable.scale.name}…"]
-    if isinstance(drawable, Table):
-        return [*found, drawable.corner, *drawable.columns, *drawable.rows, *chain(*drawable.cells)]
-    if isinstance(drawable, Grid):
-        return [*found, *drawable.rows, *drawable.columns]
-    sides = [drawable.tokens] if isinstance(drawable, Strip) else [drawable.rows, drawable.columns]
-    return [*found, *(label for side in sides for label in side.labels)]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 from rich.cells import cell_len
@@ -16,7 +15,6 @@ from rich.style import Style
 
 from attnviz.drawable import (
     MASKED,
-    Axis,
     Curves,
     Grid,
     Heatmap,
@@ -26,6 +24,7 @@ from attnviz.drawable import (
     Series,
     Strip,
     Table,
+    map_texts,
     starting,
 )
 from attnviz.render.colour import STEPS
@@ -97,27 +96,13 @@ def draw(drawable: Picture, screen: Screen) -> Iterator[Line]:
     yield from body(drawable, screen)
 
 
-TEXTS = {
-    Heatmap: ("title", "rows", "columns", "caption"),
-    Grid: ("title", "rows", "columns", "caption"),
-    Strip: ("title", "tokens", "caption"),
-    Series: ("title", "heatmaps", "caption"),
-    Table: ("title", "corner", "columns", "rows", "cells", "caption"),
-    Curves: ("title", "caption"),
-}  # what holds the text of each
-
-
 def in_ascii(drawable: Picture) -> Picture:
-    """The same with all its text in ASCII, so that what is measured is what is shown."""
+    """Return a drawable with all its text in ASCII, so that what is measured is what is shown."""
 
-    def plain(part: Any) -> Any:
-        if isinstance(part, str):
-            return ascii_of(part)
-        if isinstance(part, Axis):
-            return replace(part, labels=tuple(cut(ascii_of(label)) for label in part.labels))
-        return in_ascii(part) if isinstance(part, Heatmap) else tuple(map(plain, part))
+    def short_ascii(label: str) -> str:
+        return cut(ascii_of(label))
 
-    return replace(drawable, **{name: plain(getattr(drawable, name)) for name in TEXTS[type(drawable)]})
+    return map_texts(drawable, ascii_of, short_ascii)
 
 
 @singledispatch
