@@ -136,7 +136,7 @@ if __name__ == "__main__":
     token = f'attnviz show -m minilm -H L3H5 --view tokens --token it "{SENTENCE}"'
     session("weights", token, minilm, 100)
     session("norms", f"{token} --weights norm", minilm, 100)
-    figure("ablate", f'attnviz show "{BROKEN_OFF}" -H L1H3 --ablate L0H2', minilm)
+    figure("ablate", f'attnviz intervene "{BROKEN_OFF}" -H L1H3 --ablate L0H2', minilm)
     figure("attribute", "attnviz attribute -m minilm @sample:pronoun --leave-one-out", minilm)
     if len(sys.argv) > 2:
         figure("training", f"attnviz train --curves {shlex.quote(sys.argv[2])}", minilm)

@@ -114,6 +114,17 @@ COMMANDS = {
         show {CAT} --with mean
         show {CAT} --ablate 3
         show --from FILES/cat.attn --ablate L0H2
+        intervene {CAT} --ablate L0H2
+        intervene {CAT} --ablate L0H2,L1H3 --with uniform
+        intervene {CAT} --knock-out "*->cat" --in 0
+        intervene {CAT} --knock-out "sat->cat" --json
+        intervene {CAT} --knock-out "sat->cat" -o cut.html
+        intervene {CAT} --knock-out "sat->cat" -o cut.md
+        intervene {CAT} --ablate L0H2 --view grid
+        intervene {CAT} --ablate L0H2 --weights norm
+        intervene {CAT} --ablate 3
+        intervene {CAT} --in 0
+        intervene {CAT}
     """,
     "inspect": f"""
         inspect {CAT}

@@ -317,7 +317,7 @@ def test_edges_are_parted_at_the_first_arrow_that_has_two_sides(text: str, sides
 
 def test_the_screen_shows_before_after_and_the_difference(call: Run) -> None:
     """One map three times, what was done, then the prediction with KL and its scale; the same bytes each time."""
-    args = "show", BREAKS_OFF, "--ablate", "L0H2", "-H", "L1H3", "--width", "120", "--color", "never"
+    args = "intervene", BREAKS_OFF, "--ablate", "L0H2", "-H", "L1H3", "--width", "120", "--color", "never"
     done = call(*args)
     assert done.returncode == 0, done.stderr
     for told in ("before  ", "after  ", "after - before", "ablated: L0H2, the output replaced by zeros", "␣dog"):
@@ -330,7 +330,7 @@ def test_the_screen_shows_before_after_and_the_difference(call: Run) -> None:
 
 def test_several_maps_are_shown_changed(call: Run) -> None:
     """A grid shows what the model does under the intervention, and says so."""
-    done = call("show", SENTENCE, "--knock-out", "it->cat", "--in", "1-2", "--view", "grid", "--color", "never")
+    done = call("intervene", SENTENCE, "--knock-out", "it->cat", "--in", "1-2", "--view", "grid", "--color", "never")
     assert "cut before the softmax: 8 it -> 2 cat, in all heads of layers 1, 2" in done.stdout
     assert "after - before" not in done.stdout
     assert "other keys of the same queries" in done.stdout
@@ -338,7 +338,7 @@ def test_several_maps_are_shown_changed(call: Run) -> None:
 
 def test_json_holds_the_changed_map_and_the_prediction(call: Run) -> None:
     """The usual document, and beside it what was changed, the probabilities in both runs, and the comparison."""
-    done = call("show", SENTENCE, "-H", "L1H3", "--knock-out", "it->cat", "--in", "L1H3", "--json", "-q")
+    done = call("intervene", SENTENCE, "-H", "L1H3", "--knock-out", "it->cat", "--in", "L1H3", "--json", "-q")
     data = json.loads(done.stdout, parse_constant=pytest.fail)
     part = captured(load(), intervention_of(Changes(pairs=((8, 2),), heads=((1, 3),))))
     row = data["maps"][0]["weights"][0][0][8]
@@ -360,7 +360,7 @@ def test_json_holds_the_changed_map_and_the_prediction(call: Run) -> None:
 @pytest.mark.parametrize("name", ["x.png", "x.md", "x.html", "x.csv", "x.npz"])
 def test_every_format_is_written(call: Run, tmp_path: Path, name: str) -> None:
     """Figures with the table below, Markdown, a page and data; text says what was done."""
-    done = call("show", SENTENCE, "--ablate", "L0H2", "--with", "uniform", "-o", name)
+    done = call("intervene", SENTENCE, "--ablate", "L0H2", "--with", "uniform", "-o", name)
     assert done.returncode == 0, done.stderr
     data = (tmp_path / name).read_bytes()
     assert data
@@ -381,14 +381,25 @@ def test_other_numbers_are_shown_too(call: Run, tiny: Tiny, how: str, method: st
 
 def test_an_encoder_decoder_says_whose_edges_are_cut(call: Run, tiny: Tiny) -> None:
     """Cross-attention from a token of the target to one of the text; --map must be said."""
-    args = "show", "a cat sat", "--target", "the dog ran", "-m", tiny("t5"), "--knock-out", "dog->cat", "--json", "-q"
+    args = (
+        "intervene",
+        "a cat sat",
+        "--target",
+        "the dog ran",
+        "-m",
+        tiny("t5"),
+        "--knock-out",
+        "dog->cat",
+        "--json",
+        "-q",
+    )
     fails(call(*args), 2, "encoder, decoder, cross: show --map says which")
     data = json.loads(call(*args, "--map", "cross").stdout)
     queries, keys = ([token["text"] for token in data["maps"][0][side]] for side in ("queries", "keys"))
     (cut,) = data["intervention"]["knock_out"]
     assert (queries[cut["query"]], keys[cut["key"]]) == ("dog", "cat")
     assert data["maps"][0]["weights"][0][0][cut["query"]][cut["key"]] is None
-    fails(call("show", "a cat", "-m", tiny("t5"), "--ablate", "L0H0"), 2, "--map says which")
+    fails(call("intervene", "a cat", "-m", tiny("t5"), "--ablate", "L0H0"), 2, "--map says which")
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
@@ -412,7 +423,7 @@ def test_heads_of_an_encoder_decoder_are_those_of_one_map(kind: str, tiny: Tiny)
 
 def test_the_builtin_model_is_changed_without_torch() -> None:
     """NumPy alone, for cuts, means and permutations."""
-    args = "show", SENTENCE, "--knock-out", "it->cat", "--ablate", "L0H2,L1H1", "--with"
+    args = "intervene", SENTENCE, "--knock-out", "it->cat", "--ablate", "L0H2,L1H1", "--with"
     assert not loaded(*args, "mean") & {"torch", "transformers", "matplotlib"}
 
 
@@ -446,7 +457,7 @@ def test_mistakes_get_one_line(call: Run, args: tuple[str, ...], told: str) -> N
 def test_a_saved_capture_cannot_be_changed(call: Run) -> None:
     """There is no model in it."""
     fails(call("show", "--from", "run.attn", "--ablate", "L0H2"), 2, "needs a model to run")
-    fails(call("show", "The the cat", "--knock-out", "cat->THE"), 2, "occurs 2 times")
+    fails(call("intervene", "The the cat", "--knock-out", "cat->THE"), 2, "occurs 2 times")
 
 
 @pytest.mark.parametrize("how", ["uniform", "permute"])
@@ -463,11 +474,27 @@ def test_texts_that_are_run_at_once_are_changed_alike(name: str, how: str, tiny:
 @pytest.mark.parametrize("how", ["zero", "mean", "uniform", "permute"])
 def test_heads_are_ablated_in_bfloat16(how: str, call: Run) -> None:
     """Which NumPy does not have."""
-    done = call("show", SENTENCE, "--ablate", "L0H1", "--with", how, "--dtype", "bfloat16", "--json", "-q")
+    done = call("intervene", SENTENCE, "--ablate", "L0H1", "--with", how, "--dtype", "bfloat16", "--json", "-q")
     assert done.returncode == 0, done.stderr
 
 
 def test_gradients_before_and_after_are_of_one_prediction(call: Run) -> None:
     """That of the table: the likeliest before."""
-    done = call("show", "The cat sat on the mat. The cat sat on the", "--weights", "gradient", "--ablate", "L0H0")
+    done = call("intervene", "The cat sat on the mat. The cat sat on the", "--weights", "gradient", "--ablate", "L0H0")
     assert done.stdout.count("gradient of the logit of") == 1
+
+
+def test_show_still_intervenes_and_says_where_that_went(call: Run) -> None:
+    """For one version `show` takes the options of `intervene`, out of its help, with a note."""
+    args = "The cat sat.", "--ablate", "L0H2"
+    shown, intervened = call("show", *args), call("intervene", *args)
+    assert shown.stdout == intervened.stdout
+    assert shown.stderr == f"{MOVED}\n{intervened.stderr}"
+    help_text = call("show", "--help").stdout
+    assert "--ablate" not in help_text
+    assert "--knock-out" not in help_text
+
+
+def test_an_intervention_changes_something(call: Run) -> None:
+    """Without an edge or a head there is nothing to do."""
+    fails(call("intervene", "The cat sat."), 2, "nothing to change: name edges with --knock-out, or heads with")
