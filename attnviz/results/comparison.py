@@ -7,18 +7,47 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnviz.analysis.comparison import Comparison, Distances, Name, Side
+from attnviz.analysis.comparison import Comparison, Distances, Name, Side, compare
 from attnviz.analysis.divergence import restricted
 from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Series, Table
+from attnviz.errors import InputError
 from attnviz.escape import escape
-from attnviz.methods import is_other, method_line, noun
-from attnviz.record import ATTENTION, AttentionMap, Capture, Doubles, Visible, Weights
+from attnviz.methods import is_other, method_line, methods_of, noun
+from attnviz.record import ATTENTION, GIVEN, SCORES, AttentionMap, Capture, Doubles, Visible, Weights
 from attnviz.views.colour_scale import Look
 from attnviz.views.heatmaps import PAGE, PLAIN, grid, heatmap, places
 from attnviz.views.labels import column_name, head_name, model_title, short, sides
 
 SIGNS = "positive: A attends more, negative: B"
+
+
+NO_SHARES = (
+    "rows are compared as shares that sum to 1, and scores are none: softmaxed they are the weights: use --weights "
+    "attention"
+)
+
+
+def compare_captures(a: Capture, b: Capture) -> Comparison:
+    """Compare two captures on the words that both have.
+
+    Raises InputError if they hold other numbers, or there is nothing that could be compared.
+    """
+    require_same_method(a, b)
+    try:
+        return compare(a, b)
+    except ValueError as error:
+        raise InputError(f"A and B cannot be compared: {error}") from error
+
+
+def require_same_method(a: Capture, b: Capture) -> None:
+    """Raise InputError unless both hold numbers of one method, of which rows can be made to sum to 1."""
+    methods = {*methods_of(a.maps), *methods_of(b.maps)} - {GIVEN}
+    if SCORES in methods:
+        raise InputError(NO_SHARES)
+    if len(methods) > 1:
+        names = " and ".join(sorted(methods))
+        raise InputError(f"A and B are of {names}, which cannot be compared: make both with the same --weights")
 
 
 class Chosen(NamedTuple):
@@ -118,7 +147,7 @@ def series_title(comparison: Comparison) -> str:
     return f"A {a} · B {b}"
 
 
-def coverage(comparison: Comparison) -> str:
+def describe_coverage(comparison: Comparison) -> str:
     """On how much of both they are compared."""
     a, b = comparison.a, comparison.b
     every = a.words == b.words == a.common
@@ -142,7 +171,7 @@ def told(comparison: Comparison) -> tuple[str, ...]:
     lines = []
     if a.capture.text != b.capture.text:
         lines = [f"{letter}: {short(escape(side.capture.text))}" for letter, side in (("A", a), ("B", b))]
-    lines.append(coverage(comparison))
+    lines.append(describe_coverage(comparison))
     outside = [(letter, side.outside) for letter, side in (("A", a), ("B", b)) if side.outside >= 0.0005]
     if outside:
         of = noun(method_of(a))
