@@ -14,7 +14,7 @@ from attnviz.analysis.comparison import Comparison, Distances, compare
 from attnviz.analysis.divergence import divergences, restricted
 from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.results.comparison import counterpart, last_layers, series, told
+from attnviz.results.comparison import list_coverage, make_series, pair_head, pair_last_layers
 from attnviz.views import Look
 from tests.tolerance import close, rounding
 
@@ -206,7 +206,7 @@ def test_special_tokens_of_one_name_are_common() -> None:
     apart = compare(made("a b c", weights, special="[CLS]"), made("a b c", weights, special="<bos>"))
     assert [token.text for token in apart.a.keys] == ["a", "b", "c"]
     assert apart.a.outside == pytest.approx(weights[:, 1:, 0].sum() / weights[:, 1:].sum(), abs=1e-6)
-    assert any("left out, on tokens that the other does not have" in line for line in told(apart))
+    assert any("left out, on tokens that the other does not have" in line for line in list_coverage(apart))
 
 
 def test_two_texts_share_their_words_in_order() -> None:
@@ -255,7 +255,7 @@ def test_long_texts_compare_a_sample_of_rows() -> None:
     assert (a.shape, found.a.weights.shape) == ((300, 300), (1, 128, 300))
     np.testing.assert_array_equal(found.a.weights[0], a[found.a.rows])
     assert found.divergence != all_of_them
-    assert any("128 of the 300 queries" in line for line in told(found))
+    assert any("128 of the 300 queries" in line for line in list_coverage(found))
     assert found.divergence == pytest.approx(all_of_them, rel=0.02)
 
 
@@ -281,7 +281,7 @@ def test_the_difference_is_of_what_is_shown() -> None:
     """The third picture is the first less the second, on one scale; equal architectures stand head by head."""
     one, other = take("The cat sat."), take("The dog sat.")
     found = compare(one, other)
-    drawn = series(found, last_layers(found), Look(linear=True))
+    drawn = make_series(found, pair_last_layers(found), Look(linear=True))
     a, b, apart = drawn.heatmaps
     np.testing.assert_allclose(apart.panel.values, a.panel.values - b.panel.values, atol=1e-7)
     assert a.scale == b.scale
@@ -289,11 +289,11 @@ def test_the_difference_is_of_what_is_shown() -> None:
         assert any("beyond" in line for line in each.caption) == each.scale.has_beyond
     assert (apart.scale.signed, apart.scale.top) == (True, np.abs(apart.panel.values).max())
     distances = Distances.over([found])
-    assert counterpart(found, distances, (1, 3)) == (((1, 3),), ((1, 3),))
+    assert pair_head(found, distances, (1, 3)) == (((1, 3),), ((1, 3),))
 
 
 def test_the_counterpart_of_another_architecture_is_the_nearest() -> None:
     """Where heads have no namesakes, one is drawn beside the head that is nearest to it."""
     weights = rows(3, 4, 4, sharp=3)
     found: Comparison = compare(made("a b c d", weights[:2]), made("a b c d", weights[[2, 1, 0]]))
-    assert counterpart(found, Distances.over([found]), (0, 0)) == (((0, 0),), ((0, 2),))
+    assert pair_head(found, Distances.over([found]), (0, 0)) == (((0, 0),), ((0, 2),))

@@ -1,4 +1,4 @@
-"""The two sides of a comparison: two models on a text, a model on two texts, captures from files."""
+"""The two sides of a comparison: two models on a text, a model on two texts, saved captures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,9 +37,9 @@ Sides: TypeAlias = tuple[Source, Source]
 """What captures of A and of B are taken from."""
 FIRST_MODEL, SECOND_MODEL = 0, 1
 PREFERRED_KINDS: tuple[Kind, ...] = ("self", "encoder")  # of models that have several kinds of map
-TWO_SIDES = (
-    "two are compared: --model twice, or once with builtin; --from twice; or one model with TEXT and --with TEXT2"
-)
+TEXTS_OF_ONE_MODEL = "one model with TEXT and --with TEXT2"
+MODELS_OR_FILES = "--model twice, or once with builtin; --from twice"
+TWO_SIDES = f"two are compared: {MODELS_OR_FILES}; or {TEXTS_OF_ONE_MODEL}"
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class ComparisonOptions:
     look: LookOptions = field(default_factory=LookOptions)
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be compared, and groups that contradict each other. Raises UsageError."""
+        """Refuse what cannot be compared, and what contradicts itself. Raises UsageError."""
         if self.numbers.method == SCORES:
             raise UsageError(NO_SHARES)
         self.captures_of(FIRST_MODEL)
 
     def captures_of(self, index: int) -> CaptureOptions:
-        """Return what is captured of one of the models, and how. Raises UsageError for a contradiction."""
+        """Return what is captured of one of the models. Raises UsageError for a contradiction."""
         return CaptureOptions(
             self.selection,
             self.numbers,
@@ -127,7 +127,7 @@ comparison_options = option_group("comparison", ComparisonOptions)
 
 
 class ComparedModels:
-    """The models of --model, and the built-in one after them, each loaded once, when it is needed."""
+    """Load the models of --model, and the built-in one after them, each once, when it is needed."""
 
     def __init__(self, options: ComparisonOptions, talk: Talk) -> None:
         self.options = options
@@ -135,7 +135,7 @@ class ComparedModels:
         self.loaded_models: dict[ModelOptions, Model] = {}
 
     def load(self, index: int) -> "Model":
-        """Load one of the models, by its place on the command line, or return it. Raises ModelError."""
+        """Return one of the models by its place on the command line. Raises ModelError."""
         options = self.options.captures_of(index)
         if options.model not in self.loaded_models:
             self.loaded_models[options.model] = load_model_for(options, self.talk)
@@ -156,7 +156,7 @@ def compare_texts(texts: Sequence[str], models: ComparedModels) -> Iterator[Comp
 
 
 def capture_first_side(texts: Sequence[str], models: ComparedModels) -> list[Capture]:
-    """Capture A alone on each of the texts, or read the file that --from names. Raises AttnvizError."""
+    """Capture A alone on each of the texts, or read its file. Raises AttnvizError."""
     if models.options.sides.paths:
         sources = [open_files(texts, models)[0]]
     else:
