@@ -13,8 +13,19 @@ from attnviz import capture as take
 from attnviz.analysis.comparison import Comparison, Distances, compare
 from attnviz.analysis.divergence import divergences, restricted
 from attnviz.analysis.statistics import deviation_of, mean_of
+from attnviz.drawable import Series, Table
+from attnviz.errors import InputError, UsageError
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.results.comparison import list_coverage, make_series, pair_head, pair_last_layers
+from attnviz.results.comparison import (
+    compare_captures,
+    list_coverage,
+    make_series,
+    measure_comparisons,
+    pair_head,
+    pair_last_layers,
+)
+from attnviz.results.comparison_page import make_comparison_page
+from attnviz.selection import ALL, Named
 from attnviz.views import Look
 from tests.tolerance import close, rounding
 
@@ -297,3 +308,36 @@ def test_the_counterpart_of_another_architecture_is_the_nearest() -> None:
     weights = rows(3, 4, 4, sharp=3)
     found: Comparison = compare(made("a b c d", weights[:2]), made("a b c d", weights[[2, 1, 0]]))
     assert pair_head(found, Distances.over([found]), (0, 0)) == (((0, 0),), ((0, 2),))
+
+
+def test_a_result_is_made_of_captures_alone() -> None:
+    """Without a command, captures give the document, the rows and the pictures of all heads or of chosen ones."""
+    pairs = [(take(text), take(f"{text} Yes.")) for text in ("The cat sat.", "A dog ran home.")]
+    result = measure_comparisons(compare_captures(a, b) for a, b in pairs)
+    document = result.to_dict()
+    assert document["texts"] == document["js"]["n"] == 2
+    assert (
+        [entry["side"] for entry in document["heads"]]
+        == [row["side"] for row in result.rows()]
+        == ["a"] * 18 + ["b"] * 18
+    )
+    series_drawn, table = result.tables()
+    assert (type(series_drawn), type(table), len(table.rows)) == (Series, Table, 18)
+    assert [section.name[0] for section in make_comparison_page(result).sections] == ["A", "B", "A"]
+    one = measure_comparisons([compare_captures(*pairs[0])], heads=Named(((1, 3),)))
+    assert one.heads == ((1, 3),)
+    assert one.groups == ((((1, 3),), ((1, 3),)),)
+    assert len(measure_comparisons([compare_captures(*pairs[0])], heads=ALL).groups) == 1
+
+
+def test_a_result_refuses_what_cannot_be_measured() -> None:
+    """No text, heads that differ from text to text, and a head that is not there are told."""
+    one, other = made("a b", rows(2, 2, 2)), made("a b", rows(3, 2, 2))
+    with pytest.raises(InputError, match="there is no text"):
+        measure_comparisons([])
+    with pytest.raises(InputError, match="not the same in each text"):
+        measure_comparisons([compare_captures(one, one), compare_captures(one, other)])
+    with pytest.raises(InputError, match="no word in common"):
+        compare_captures(one, made("c d", rows(2, 2, 2)))
+    with pytest.raises(UsageError, match="head 9"):
+        measure_comparisons([compare_captures(one, one)], heads=Named(((0, 9),)))
