@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Sides: TypeAlias = tuple[Source, Source]
 """What captures of A and of B are taken from."""
 FIRST_MODEL, SECOND_MODEL = 0, 1
-PREFERRED_KINDS: tuple[Kind, ...] = ("self", "encoder")  # of models that have several kinds of map
+COMPARED_KINDS: tuple[Kind, ...] = ("self", "encoder")  # of models that have several kinds of map
 TEXTS_OF_ONE_MODEL = "one model with TEXT and --with TEXT2"
 MODELS_OR_FILES = "--model twice, or once with builtin; --from twice"
 TWO_SIDES = f"two are compared: {MODELS_OR_FILES}; or {TEXTS_OF_ONE_MODEL}"
@@ -160,7 +160,7 @@ def capture_first_side(texts: Sequence[str], models: ComparedModels) -> list[Cap
     if models.options.sides.paths:
         sources = [open_files(texts, models)[0]]
     else:
-        contents = read_texts(texts, models)
+        contents = read_contents(texts, models)
         sources = [models.source(FIRST_MODEL, content) for content in contents]
     return [capture_side(source, models.options) for source in sources]
 
@@ -170,7 +170,7 @@ def capture_side(source: Source, options: ComparisonOptions) -> Capture:
     request = Request(
         truncate=options.models.truncate,
         kinds=options.selection.kinds,
-        preferred=PREFERRED_KINDS,
+        preferred=COMPARED_KINDS,
     )
     capture = source(request)
     if options.look.special == "keep":
@@ -184,7 +184,7 @@ def open_sides(texts: Sequence[str], models: ComparedModels) -> list[Sides]:
     options.require_two_sides()
     if options.sides.paths:
         return [open_files(texts, models)]
-    contents = read_texts(texts, models)
+    contents = read_contents(texts, models)
     if options.sides.other_text is None:
         return [open_both_models(content, models) for content in contents]
     if len(contents) > 1:
@@ -202,7 +202,7 @@ def open_both_models(content: str, models: ComparedModels) -> Sides:
     return a, b
 
 
-def read_texts(texts: Sequence[str], models: ComparedModels) -> list[str]:
+def read_contents(texts: Sequence[str], models: ComparedModels) -> list[str]:
     """Read the texts of the command line, or the lines of them. Raises InputError."""
     return text_input.read_all(texts, models.options.lines, models.talk)
 

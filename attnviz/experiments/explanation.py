@@ -14,7 +14,7 @@ from attnviz.selection import Named, Selection, Spot
 
 FIRST, LAST = Selection(((0, 0),)), Selection(((-1, -1),))
 LAST_TOKEN = Spot(-1)
-PREFERRED_KINDS: tuple[Kind, ...] = ("self", "cross")  # of models that have several kinds of map
+EXPLAINED_KINDS: tuple[Kind, ...] = ("self", "cross")  # of models that have several kinds of map
 
 
 def explain_head(
@@ -36,7 +36,7 @@ def explain_head(
     key, ModelError for a model that cannot be followed.
     """
     kinds = (kind,) if kind else ()
-    request = Request(layer, head, truncate, kinds, PREFERRED_KINDS, query=query)
+    request = Request(layer, head, truncate, kinds, EXPLAINED_KINDS, query=query)
     capture = model.capture(prompt, request)
     weights = capture.maps[0].weights
     try:

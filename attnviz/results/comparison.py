@@ -35,15 +35,15 @@ ComparisonView: TypeAlias = Literal["maps", "heads", "table"]
 
 MOST_DRAWN = 4  # heads that are drawn one by one; of more, the mean over those of a layer
 LEAST_SHARE = 0.0005  # of weight that is left out, and said to be
-SEVERAL = "± sd"
+DEVIATION_COLUMN = "± sd"
 DIVERGENCE = {
     "name": "Jensen-Shannon",
     "units": "nats",
     "largest": math.log(2),
     "of": "mean over queries",
 }
-LIMITS = "0 for the same rows, 0.693 (ln 2) at most"
-DIVERGENCE_LINE = f"Jensen-Shannon divergence, mean over queries: {LIMITS}"
+DIVERGENCE_LIMITS = "0 for the same rows, 0.693 (ln 2) at most"
+DIVERGENCE_LINE = f"Jensen-Shannon divergence, mean over queries: {DIVERGENCE_LIMITS}"
 NO_SHARES = (
     "rows are compared as shares that sum to 1, and scores are none: softmaxed they are the "
     "weights: use --weights attention"
@@ -526,7 +526,7 @@ def make_heads_table(
     rows = [spread_each(measures.values(), index) for index in shown]
     columns = ["nearest"]
     for name in measures:
-        columns += [name, SEVERAL] if has_several_texts(distances) else [name]
+        columns += [name, DEVIATION_COLUMN] if has_several_texts(distances) else [name]
     nearest = distances.nearest(0)
     cells = []
     for index, values in zip(shown, rows, strict=True):
