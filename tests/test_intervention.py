@@ -14,6 +14,7 @@ from scipy.spatial.distance import cosine
 from scipy.stats import entropy
 from transformers import AutoModel, AutoModelForCausalLM, BertForMaskedLM, BertForSequenceClassification
 
+from attnviz.cli.show import MOVED
 from attnviz.experiments.ablation import permuted
 from attnviz.experiments.intervention import DRAWS, Subject, intervene, intervention_of, others
 from attnviz.models import Model, load
