@@ -21,6 +21,7 @@ from attnviz.selection import (
     parse_edge,
     parse_head_names,
     parse_heads,
+    parse_token,
     require_choice,
     select,
 )
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attnviz.models import Model
+    from attnviz.results.comparison import ComparisonResult
+    from attnviz.results.explanation import ExplanationResult
     from attnviz.results.intervention import InterventionResult
 
 Parsed = TypeVar("Parsed")
@@ -150,6 +153,64 @@ def intervene(
     after = reader.model.capture(prompt, request, intervention_of(outcome.changes))
     notes = told_changes(outcome.changes, outcome.scope)
     return InterventionResult(outcome, before, replace(after, notes=(*after.notes, *notes)))
+
+
+def compare(
+    a: Capture,
+    b: Capture,
+    *,
+    layers: str | int = "all",
+    heads: str | int = "all",
+) -> "ComparisonResult":
+    """Compare two captures, word by word and head by head.
+
+    Pieces of tokens are merged to words, so that tokenizers do not matter, and heads are compared where both may
+    attend, by the Jensen-Shannon divergence of their rows in nats (0 to ln 2). layers, heads: those of A that are
+    listed.
+
+    Raises UsageError for a head that is not there, InputError for captures without a word in common, without weights,
+    or of numbers that cannot be compared.
+    """
+    from attnviz.results.comparison import compare_captures, measure_comparisons
+
+    chosen_layers = require_choice(layers, parse)
+    chosen_heads = require_choice(heads, parse_heads)
+    return measure_comparisons([compare_captures(a, b)], chosen_layers, chosen_heads)
+
+
+def explain(
+    text: str,
+    model: AnyModel = "builtin",
+    *,
+    layer: int = -1,
+    head: int = 0,
+    query: int | str = -1,
+    tokenizer: Any = None,
+    pair: str | None = None,
+    target: str | None = None,
+    device: str = "auto",
+    dtype: DType = "auto",
+) -> "ExplanationResult":
+    """Compute the attention of one query of one head step by step, in real numbers.
+
+    From the vectors over q·k, scale, mask and softmax to the sum of values (Vaswani et al. 2017, eq. 1), and how far
+    that is from the model's own numbers. query: the token that is followed, by its number or by what it says.
+
+    Raises AttnvizError: UsageError for a head or a token that is not there, ModelError for a model that cannot be
+    followed, InputError for a query that sees no key.
+    """
+    from attnviz.experiments.explanation import explain_head
+
+    texts = Texts(text, pair, target)
+    require_texts(texts)
+    reader = read_model(model, tokenizer, Placement(device, dtype))
+    return explain_head(
+        reader.model,
+        texts.prompt(),
+        require_choice(layer, parse),
+        require_choice(head, parse),
+        require_parsed(str(query), parse_token),
+    )
 
 
 def from_arrays(
