@@ -13,8 +13,19 @@ from attnviz import capture as take
 from attnviz.analysis.comparison import Comparison, Distances, compare
 from attnviz.analysis.divergence import divergences, restricted
 from attnviz.analysis.statistics import deviation_of, mean_of
+from attnviz.drawable import Series, Table
+from attnviz.errors import InputError, UsageError
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.results.comparison import counterpart, last_layers, series, told
+from attnviz.results.comparison import (
+    compare_captures,
+    list_coverage,
+    make_series,
+    measure_comparisons,
+    pair_head,
+    pair_last_layers,
+)
+from attnviz.results.comparison_page import make_comparison_page
+from attnviz.selection import ALL, Named
 from attnviz.views import Look
 from tests.tolerance import close, rounding
 
@@ -206,7 +217,7 @@ def test_special_tokens_of_one_name_are_common() -> None:
     apart = compare(made("a b c", weights, special="[CLS]"), made("a b c", weights, special="<bos>"))
     assert [token.text for token in apart.a.keys] == ["a", "b", "c"]
     assert apart.a.outside == pytest.approx(weights[:, 1:, 0].sum() / weights[:, 1:].sum(), abs=1e-6)
-    assert any("left out, on tokens that the other does not have" in line for line in told(apart))
+    assert any("left out, on tokens that the other does not have" in line for line in list_coverage(apart))
 
 
 def test_two_texts_share_their_words_in_order() -> None:
@@ -255,7 +266,7 @@ def test_long_texts_compare_a_sample_of_rows() -> None:
     assert (a.shape, found.a.weights.shape) == ((300, 300), (1, 128, 300))
     np.testing.assert_array_equal(found.a.weights[0], a[found.a.rows])
     assert found.divergence != all_of_them
-    assert any("128 of the 300 queries" in line for line in told(found))
+    assert any("128 of the 300 queries" in line for line in list_coverage(found))
     assert found.divergence == pytest.approx(all_of_them, rel=0.02)
 
 
@@ -281,7 +292,7 @@ def test_the_difference_is_of_what_is_shown() -> None:
     """The third picture is the first less the second, on one scale; equal architectures stand head by head."""
     one, other = take("The cat sat."), take("The dog sat.")
     found = compare(one, other)
-    drawn = series(found, last_layers(found), Look(linear=True))
+    drawn = make_series(found, pair_last_layers(found), Look(linear=True))
     a, b, apart = drawn.heatmaps
     np.testing.assert_allclose(apart.panel.values, a.panel.values - b.panel.values, atol=1e-7)
     assert a.scale == b.scale
@@ -289,11 +300,44 @@ def test_the_difference_is_of_what_is_shown() -> None:
         assert any("beyond" in line for line in each.caption) == each.scale.has_beyond
     assert (apart.scale.signed, apart.scale.top) == (True, np.abs(apart.panel.values).max())
     distances = Distances.over([found])
-    assert counterpart(found, distances, (1, 3)) == (((1, 3),), ((1, 3),))
+    assert pair_head(found, distances, (1, 3)) == (((1, 3),), ((1, 3),))
 
 
 def test_the_counterpart_of_another_architecture_is_the_nearest() -> None:
     """Where heads have no namesakes, one is drawn beside the head that is nearest to it."""
     weights = rows(3, 4, 4, sharp=3)
     found: Comparison = compare(made("a b c d", weights[:2]), made("a b c d", weights[[2, 1, 0]]))
-    assert counterpart(found, Distances.over([found]), (0, 0)) == (((0, 0),), ((0, 2),))
+    assert pair_head(found, Distances.over([found]), (0, 0)) == (((0, 0),), ((0, 2),))
+
+
+def test_a_result_is_made_of_captures_alone() -> None:
+    """Without a command, captures give the document, the rows and the pictures of all heads or of chosen ones."""
+    pairs = [(take(text), take(f"{text} Yes.")) for text in ("The cat sat.", "A dog ran home.")]
+    result = measure_comparisons(compare_captures(a, b) for a, b in pairs)
+    document = result.to_dict()
+    assert document["texts"] == document["js"]["n"] == 2
+    assert (
+        [entry["side"] for entry in document["heads"]]
+        == [row["side"] for row in result.rows()]
+        == ["a"] * 18 + ["b"] * 18
+    )
+    series_drawn, table = result.tables()
+    assert (type(series_drawn), type(table), len(table.rows)) == (Series, Table, 18)
+    assert [section.name[0] for section in make_comparison_page(result).sections] == ["A", "B", "A"]
+    one = measure_comparisons([compare_captures(*pairs[0])], heads=Named(((1, 3),)))
+    assert one.heads == ((1, 3),)
+    assert one.groups == ((((1, 3),), ((1, 3),)),)
+    assert len(measure_comparisons([compare_captures(*pairs[0])], heads=ALL).groups) == 1
+
+
+def test_a_result_refuses_what_cannot_be_measured() -> None:
+    """No text, heads that differ from text to text, and a head that is not there are told."""
+    one, other = made("a b", rows(2, 2, 2)), made("a b", rows(3, 2, 2))
+    with pytest.raises(InputError, match="there is no text"):
+        measure_comparisons([])
+    with pytest.raises(InputError, match="not the same in each text"):
+        measure_comparisons([compare_captures(one, one), compare_captures(one, other)])
+    with pytest.raises(InputError, match="no word in common"):
+        compare_captures(one, made("c d", rows(2, 2, 2)))
+    with pytest.raises(UsageError, match="head 9"):
+        measure_comparisons([compare_captures(one, one)], heads=Named(((0, 9),)))

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 import attnviz
 from attnviz.analysis.explain import RAW, Operands, explain, explain_raw
 from attnviz.errors import ModelError
+from attnviz.experiments.explanation import explain_head, explain_score
 from attnviz.lm.model import normalise
 from attnviz.models import load
 from attnviz.models.builtin import Builtin
@@ -211,6 +212,22 @@ def test_models_that_show_weights_alone(tiny: Tiny) -> None:
     """A model whose attention is found as the result of a softmax cannot be followed, in one line."""
     with pytest.raises(ModelError, match="cannot be followed"):
         operands(load(str(tiny("gpt_neo"))), 0, 0, 3)
+
+
+@pytest.mark.parametrize("score", [None, "additive"])
+def test_a_result_is_made_of_a_model_and_a_prompt(score: str | None) -> None:
+    """Without a command, an explanation gives the document, a row for each key, and three tables with all keys."""
+    model, prompt = load("builtin"), Prompt(SENTENCE)
+    result = explain_score(score, model, prompt) if score else explain_head(model, prompt)
+    document = result.to_dict()
+    assert document["query"]["place"] == 11
+    assert {"layer": 2, "head": 0}.items() <= document.items() if score is None else document["score"] == score
+    assert len(result.rows()) == len(document["keys"]) == 12
+    assert sum(row["weight"] for row in result.rows()) == pytest.approx(1)
+    vectors, keys, output = result.tables()
+    assert (vectors.corner, keys.corner, output.corner) == ("vector", "key", "vector")
+    assert keys.rows[-1] == "sum"
+    assert len(keys.rows) == 13
 
 
 # The command

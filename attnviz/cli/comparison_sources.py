@@ -1,148 +1,236 @@
-"""The two sides of a comparison: two models on a text, a model on two texts, captures from files."""
+"""The two sides of a comparison: two models on a text, a model on two texts, saved captures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from attnviz.analysis.comparison import Comparison, compare
+from attnviz.analysis.comparison import Comparison
 from attnviz.cli import text as text_input
-from attnviz.cli.options import together
-from attnviz.cli.picture import drop_special
-from attnviz.cli.sources import Source, loaded, of_file, prompt, weighed, worded
+from attnviz.cli.options import (
+    READING,
+    CaptureOptions,
+    LookOptions,
+    ModelOptions,
+    ModelsOptions,
+    NumbersOptions,
+    ReadingOptions,
+    SelectionOptions,
+    SourceOptions,
+)
+from attnviz.cli.parameters import option_group, option_section
+from attnviz.cli.picture import drop_special_tokens
+from attnviz.cli.sources import file_source, load_model_for, model_source, with_method, with_words
+from attnviz.cli.talk import Talk
+from attnviz.derived import Source
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import methods_of
-from attnviz.record import GIVEN, SCORES, Capture, Kind
+from attnviz.record import SCORES, Capture, Kind
 from attnviz.request import Prompt, Request
+from attnviz.results.comparison import NO_SHARES, compare_captures
 
 if TYPE_CHECKING:
     from attnviz.models import Model
 
-Options: TypeAlias = Mapping[str, Any]
 Sides: TypeAlias = tuple[Source, Source]
-BUILTIN = "builtin"
-PREFERRED: tuple[Kind, ...] = ("self", "encoder")  # of models that have several kinds of map
-TWO = "two are compared: --model twice, or once with builtin; --from twice; or one model with TEXT and --with TEXT2"
+"""What captures of A and of B are taken from."""
+FIRST_MODEL, SECOND_MODEL = 0, 1
+PREFERRED_KINDS: tuple[Kind, ...] = ("self", "encoder")  # of models that have several kinds of map
+TEXTS_OF_ONE_MODEL = "one model with TEXT and --with TEXT2"
+MODELS_OR_FILES = "--model twice, or once with builtin; --from twice"
+TWO_SIDES = f"two are compared: {MODELS_OR_FILES}; or {TEXTS_OF_ONE_MODEL}"
 
-NO_SHARES = (
-    "rows are compared as shares that sum to 1, and scores are none: softmaxed they are the weights: use --weights "
-    "attention"
-)
 
-sides_options = together(
-    "What it reads",
-    click.option("--with", "other", metavar="TEXT", help="Compare TEXT with this one, on one model."),
-    click.option(
-        "--from",
-        "sources",
-        metavar="FILE",
-        multiple=True,
-        help="A capture: A. Given twice, A and B; once, B reads its text.",
+@dataclass(frozen=True)
+class SidesOptions:
+    """What is compared besides models: another text, or captures in files."""
+
+    other_text: str | None = None
+    paths: tuple[str, ...] = ()
+
+
+sides_options = option_group(
+    "sides",
+    SidesOptions,
+    option_section(
+        READING,
+        click.option(
+            "--with",
+            "other_text",
+            metavar="TEXT",
+            help="Compare TEXT with this one, on one model.",
+        ),
+        click.option(
+            "--from",
+            "paths",
+            metavar="FILE",
+            multiple=True,
+            help="A capture: A. Given twice, A and B; once, B reads its text.",
+        ),
     ),
 )
 
 
-class Models:
-    """The models of --model, and builtin after them, each loaded once and when it is needed."""
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """What A and B are, and what their numbers are.
 
-    def __init__(self, options: Options, quiet: bool) -> None:
-        self.options, self.quiet = options, quiet
-        self.names = (*options["models"], BUILTIN)
-        self.loaded: dict[tuple[str | None, ...], Model] = {}
+    Groups that a command does not take keep their defaults.
+    """
 
-    def __getitem__(self, at: int) -> "Model":
-        """The model at a place; --revision and its like are of the first, or given twice of each. Raises ModelError."""
-        named = {name: self.option(f"{name}s", at) for name in ("revision", "tokenizer", "adapter")}
-        key = self.names[at], *named.values()
-        if key not in self.loaded:
-            self.loaded[key] = loaded({**self.options, "model": self.names[at], **named}, self.quiet)
-        return self.loaded[key]
+    sides: SidesOptions
+    models: ModelsOptions
+    reading: ReadingOptions
+    lines: bool = False
+    """Whether each line of a text is a text of its own."""
+    selection: SelectionOptions = field(default_factory=SelectionOptions)
+    numbers: NumbersOptions = field(default_factory=NumbersOptions)
+    source: SourceOptions = field(default_factory=SourceOptions)
+    look: LookOptions = field(default_factory=LookOptions)
 
-    def option(self, name: str, at: int) -> str | None:
-        """Return the value of an option for the model at a place, if it was given so often."""
-        values: Sequence[str] = self.options[name]
-        return values[at] if at < len(values) else None
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared, and what contradicts itself. Raises UsageError."""
+        if self.numbers.method == SCORES:
+            raise UsageError(NO_SHARES)
+        self.captures_of(FIRST_MODEL)
 
-    def source(self, at: int, content: str) -> Source:
-        """One of them on a text."""
-        return weighed(partial(self[at].capture, prompt(content, self.options)), self.options)
+    def captures_of(self, index: int) -> CaptureOptions:
+        """Return what is captured of one of the models. Raises UsageError for a contradiction."""
+        return CaptureOptions(
+            self.selection,
+            self.numbers,
+            self.source,
+            self.reading,
+            self.models.of(index),
+        )
 
+    @property
+    def has_second_side(self) -> bool:
+        """Whether a B is named: a second model or capture, or another text."""
+        is_given_twice = len(self.models.models) + len(self.sides.paths) > 1
+        return is_given_twice or self.sides.other_text is not None
 
-def comparisons(texts: Sequence[str], models: Models) -> Iterator[Comparison]:
-    """A against B, on each of the texts, one after the other. Raises UsageError, ModelError, InputError."""
-    return (compared(sides, models.options) for sides in all_sides(texts, models))
-
-
-def captures(texts: Sequence[str], models: Models) -> list[Capture]:
-    """What A makes of each of the texts, or the capture that --from names."""
-    if models.options["sources"]:
-        (first, *_) = of_files(texts, models)
-        return [taken(first, models.options)]
-    contents = text_input.read_all(texts, models.options["lines"], models.quiet)
-    return [taken(models.source(0, content), models.options) for content in contents]
-
-
-def taken(source: Source, options: Options) -> Capture:
-    """All heads of one kind, with their weights."""
-    kinds = (options["kind"],) if options["kind"] else ()
-    found = worded(source, options)(Request(truncate=options["truncate"], kinds=kinds, preferred=PREFERRED))
-    return found if options["special"] == "keep" else drop_special(found, options["special"])
-
-
-def compared(sides: Sides, options: Options) -> Comparison:
-    """One comparison. Raises InputError if there is nothing that could be compared."""
-    a, b = (taken(source, options) for source in sides)
-    require_same_method(a, b)
-    try:
-        return compare(a, b)
-    except ValueError as error:
-        raise InputError(f"A and B cannot be compared: {error}") from error
+    def require_two_sides(self) -> None:
+        """Raise UsageError unless what is given makes an A and a B."""
+        models, paths, other_text = self.models.models, self.sides.paths, self.sides.other_text
+        if len(models) + len(paths) > 2:
+            raise UsageError(TWO_SIDES)
+        if other_text is not None and (paths or len(models) > 1):
+            raise UsageError(TWO_SIDES)
+        if not models and not paths and other_text is None:
+            raise UsageError(f"nothing to compare with: {TWO_SIDES}")
 
 
-def require_same_method(a: Capture, b: Capture) -> None:
-    """Raise InputError unless both hold numbers of one method, of which rows can be made to sum to 1."""
-    mine, yours = ({*methods_of(capture.maps)} - {GIVEN} for capture in (a, b))
-    if SCORES in mine | yours:
-        raise InputError(NO_SHARES)
-    if len(mine | yours) > 1:
-        held = " and ".join(sorted(mine | yours))
-        raise InputError(f"A and B are of {held}, which cannot be compared: make both with the same --weights")
+comparison_options = option_group("comparison", ComparisonOptions)
+"""Makes one object of the groups of a comparison; it stands below them, next to the command."""
 
 
-def all_sides(texts: Sequence[str], models: Models) -> list[Sides]:
-    """Where A and B are taken from, for each of the texts."""
+class ComparedModels:
+    """Load the models of --model, and the built-in one after them, each once, when it is needed."""
+
+    def __init__(self, options: ComparisonOptions, talk: Talk) -> None:
+        self.options = options
+        self.talk = talk
+        self.loaded_models: dict[ModelOptions, Model] = {}
+
+    def load(self, index: int) -> "Model":
+        """Return one of the models by its place on the command line. Raises ModelError."""
+        options = self.options.captures_of(index)
+        if options.model not in self.loaded_models:
+            self.loaded_models[options.model] = load_model_for(options, self.talk)
+        return self.loaded_models[options.model]
+
+    def source(self, index: int, content: str) -> Source:
+        """Return what one of the models captures of a text. Raises ModelError."""
+        return model_source(self.load(index), content, self.options.captures_of(index))
+
+
+def compare_texts(texts: Sequence[str], models: ComparedModels) -> Iterator[Comparison]:
+    """Compare A with B on each of the texts, one after the other. Raises AttnvizError."""
+    for a, b in open_sides(texts, models):
+        yield compare_captures(
+            capture_side(a, models.options),
+            capture_side(b, models.options),
+        )
+
+
+def capture_first_side(texts: Sequence[str], models: ComparedModels) -> list[Capture]:
+    """Capture A alone on each of the texts, or read its file. Raises AttnvizError."""
+    if models.options.sides.paths:
+        sources = [open_files(texts, models)[0]]
+    else:
+        contents = read_texts(texts, models)
+        sources = [models.source(FIRST_MODEL, content) for content in contents]
+    return [capture_side(source, models.options) for source in sources]
+
+
+def capture_side(source: Source, options: ComparisonOptions) -> Capture:
+    """Capture all heads of one kind, with their weights. Raises AttnvizError."""
+    request = Request(
+        truncate=options.models.truncate,
+        kinds=options.selection.kinds,
+        preferred=PREFERRED_KINDS,
+    )
+    capture = source(request)
+    if options.look.special == "keep":
+        return capture
+    return drop_special_tokens(capture, options.look.special)
+
+
+def open_sides(texts: Sequence[str], models: ComparedModels) -> list[Sides]:
+    """Return what A and B are taken from, for each of the texts. Raises AttnvizError."""
     options = models.options
-    if options.get("method") == SCORES:
-        raise UsageError(NO_SHARES)
-    files, names, other = options["sources"], options["models"], options["other"]
-    if len(files) + len(names) > 2 or (other is not None and (files or len(names) > 1)):
-        raise UsageError(TWO)
-    if not files and not names and other is None:
-        raise UsageError(f"nothing to compare with: {TWO}")
-    if files:
-        return [of_files(texts, models)]
-    contents = text_input.read_all(texts, options["lines"], models.quiet)
-    if other is None:
-        return [(models.source(0, content), models.source(1, content)) for content in contents]
+    options.require_two_sides()
+    if options.sides.paths:
+        return [open_files(texts, models)]
+    contents = read_texts(texts, models)
+    if options.sides.other_text is None:
+        return [open_both_models(content, models) for content in contents]
     if len(contents) > 1:
         raise UsageError(f"--with compares one text with another: {len(contents)} texts are given")
-    return [(models.source(0, contents[0]), models.source(0, text_input.read(other, models.quiet)))]
+    other_content = text_input.read(options.sides.other_text, models.talk)
+    a = models.source(FIRST_MODEL, contents[0])
+    b = models.source(FIRST_MODEL, other_content)
+    return [(a, b)]
 
 
-def of_files(texts: Sequence[str], models: Models) -> Sides:
-    """Two captures, or one and what a model makes of the text that it is of."""
+def open_both_models(content: str, models: ComparedModels) -> Sides:
+    """Return what both models capture of a text. Raises ModelError."""
+    a = models.source(FIRST_MODEL, content)
+    b = models.source(SECOND_MODEL, content)
+    return a, b
+
+
+def read_texts(texts: Sequence[str], models: ComparedModels) -> list[str]:
+    """Read the texts of the command line, or the lines of them. Raises InputError."""
+    return text_input.read_all(texts, models.options.lines, models.talk)
+
+
+def open_files(texts: Sequence[str], models: ComparedModels) -> Sides:
+    """Return two captures, or one capture and what the first model makes of its text.
+
+    Raises UsageError for a text beside them, InputError for a file that cannot be used.
+    """
     if texts:
         raise UsageError("--from reads a capture that was made before: leave TEXT out")
-    paths = models.options["sources"]
-    first, *others = (of_file(path, models.options) for path in paths)
-    if others:
-        return first, others[0]
+    options = models.options
+    files = [file_source(path, options.numbers) for path in options.sides.paths]
+    if len(files) == 1:
+        weights = partial(capture_text_of_file, files[0], models)
+        files.append(with_method(weights, options.numbers))
+    a, b = (with_words(source, options.source.words) for source in files)
+    return a, b
 
-    def read(request: Request) -> Capture:
-        held = first(Request())
-        if not held.text:
-            raise InputError(f"{paths[0]} holds no text that a model could read: give a second --from")
-        return models[0].capture(Prompt(held.text, held.pair, held.target), request)
 
-    return first, weighed(read, models.options)
+def capture_text_of_file(file: Source, models: ComparedModels, request: Request) -> Capture:
+    """Capture what the first model makes of the text of a saved capture.
+
+    Raises InputError if the file holds no text, ModelError.
+    """
+    saved = file(Request())
+    if not saved.text:
+        path = models.options.sides.paths[0]
+        raise InputError(f"{path} holds no text that a model could read: give a second --from")
+    prompt = Prompt(saved.text, saved.pair, saved.target)
+    return models.load(FIRST_MODEL).capture(prompt, request)

@@ -1,160 +1,372 @@
-"""Attention step by step as three tables: the vectors of one query, each key's way to its weight, what comes out."""
+"""Attention step by step: the vectors of one query, the weight of each key, what comes out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.explain import Difference, Operands, Steps
-from attnviz.drawable import Table
-from attnviz.record import Capture, Doubles
+from attnviz.drawable import Picture, Table
+from attnviz.io.formats import describe_capture, describe_tokens
+from attnviz.record import AttentionMap, Capture, Doubles
+from attnviz.results.result import Result
 from attnviz.views.heatmaps import title, token_title, told
 from attnviz.views.labels import head_titles, kind_title, short, sides
 
-FIRST = 3  # numbers of a vector that are shown
-HEADINGS = "what it is", "shape", "length", "first values"
+SHOWN_NUMBERS = 3  # of a vector, at its beginning
+VECTOR_COLUMNS = "what it is", "shape", "length", "first values"
+KEY_COLUMNS = "e^", "weight", "|v|", "weight|v|"
+"""The columns of each key after the steps to its score."""
+WEIGHT_COLUMN = KEY_COLUMNS.index("weight") - len(KEY_COLUMNS)  # counted from the end
+EXPLAIN_EXPONENTIAL = "e^({score} - the largest), which changes no weight and keeps numbers small"
+EXPLAIN_SINK = "one more score that stands for no key; what it gets goes nowhere"
+EXPLAIN_WEIGHT = "e^ / the sum of e^; this is the softmax"
+EXPLAIN_LENGTHS = "how long the value is; weight|v|: how much of it moves to the query"
+RANDOM_MATRICES = {"general": "W is", "additive": "W, U and a are"}
+NOTHING_ELSE = "nothing is projected, nothing masked"
+PLAIN_VECTORS = f"queries, keys and values are the same vectors: {NOTHING_ELSE}"
+ADDED_TO_VECTORS = "with biases and rotary positions, if the model has them"
+VECTORS_OF_A_HEAD = f"q and k are as they are compared: {ADDED_TO_VECTORS}"
+UNKNOWN_INPUT = "what the layer reads is not known of this model"
 
 
-def explain_tables(
-    capture: Capture, steps: Steps, apart: Difference, most: int | None, score: str | None = None
-) -> list[Table]:
-    """The tables of one query, of a capture of its weights alone; so many keys at most.
+class NamedVectors(NamedTuple):
+    """A vector, or one a key, with its name and its meaning."""
 
-    score: the name of a score function of raw vectors; None of a head of a model.
-    """
-    part = capture.maps[0]
-    queries, keys = sides(part)
-    whose = (*kind_title(part), f"{score} of raw vectors") if score else head_titles(part, 0, 0)
-    heading = title(capture, *whose, token_title(queries).replace("token", "query", 1), f"{len(keys)} keys")
-    names = [f"{place} {short(label)}" for place, label in zip(keys.numbers, keys.labels, strict=True)]
-    vectors = raw_vectors(steps.given) if score else model_vectors(steps.given)
-    chosen, best = f"{queries.labels[0]} (token {part.queries[0].id} of the vocabulary)", int(steps.weights.argmax())
-    lines = (
-        f"query: {chosen}; of k and v, {names[best]} is shown, which gets most",
-        *vectors_lines(steps.given, raw=score is not None),
-        *capture.notes,
-    )
+    name: str
+    meaning: str
+    values: Doubles
+    """(d,), or (m, d)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExplanationResult(Result):
+    """The attention of one query step by step, of a head or of a score function."""
+
+    capture: Capture
+    """Of that query and head alone."""
+    steps: Steps
+    apart: Difference
+    """How far the steps are from what the model computed."""
+    score: str | None = None
+    """The score function of raw vectors; None for a head of a model."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every number of every step. Numbers of keys that are hidden are NaN."""
+        query_map = self.capture.maps[0]
+        queries = describe_tokens(query_map.queries, query_map.query_places)
+        return {
+            **describe_capture(self.capture),
+            "kind": query_map.kind,
+            **self.describe_head(),
+            "query": queries[0],
+            "keys": describe_tokens(query_map.keys, query_map.key_places),
+            **describe_operands(self.steps.given),
+            **describe_steps(self.steps),
+            "largest_difference": self.apart._asdict(),
+        }
+
+    def describe_head(self) -> dict[str, Any]:
+        """Describe which head is followed, or which score function."""
+        if self.score is not None:
+            return {"score": self.score}
+        query_map = self.capture.maps[0]
+        return {"layer": query_map.layers[0], "head": query_map.heads[0]}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each key, with the numbers of each step."""
+        return list(self.list_keys())
+
+    def list_keys(self) -> Iterator[dict[str, Any]]:
+        """Describe the keys in their order."""
+        steps, query_map = self.steps, self.capture.maps[0]
+        visible = steps.given.visible
+        exponentials = keep_visible(steps.exponentials, visible)
+        weights = keep_visible(steps.weights, visible)
+        for index, token in enumerate(query_map.keys):
+            yield {
+                "key": query_map.key_places[index],
+                "key_token": token.text,
+                **{step.name: step.values[index] for step in steps.scores},
+                "exponential": exponentials[index],
+                "weight": weights[index],
+                "value_norm": np.linalg.norm(steps.given.value[index]),
+            }
+
+    def tables(self) -> list[Picture]:
+        """Return the tables of the vectors, of all keys, and of the output."""
+        return self.draw()
+
+    def draw(self, most: int | None = None) -> list[Picture]:
+        """Return the tables of the vectors, of the keys, and of the output.
+
+        most: keys that are shown, the strongest; None for all.
+        """
+        query_map = self.capture.maps[0]
+        keys = name_keys(query_map)
+        owner = "the model's" if self.score is None else "our layer's"
+        return [
+            self.vectors_table(keys),
+            keys_table(self.steps, keys, most),
+            output_table(self.steps, self.apart, owner),
+        ]
+
+    def vectors_table(self, keys: Sequence[str]) -> Table:
+        """Return the table of what goes in: the vectors of the query, and of its strongest key."""
+        query_map, operands = self.capture.maps[0], self.steps.given
+        queries, _ = sides(query_map)
+        strongest = int(self.steps.weights.argmax())
+        number = query_map.queries[0].id
+        query = f"{queries.labels[0]} (token {number} of the vocabulary)"
+        shown_key = f"of k and v, {keys[strongest]} is shown, which gets most"
+        if self.score is None:
+            vectors = vectors_of_head(operands)
+            lines = explain_vectors_of_head(operands)
+        else:
+            vectors = raw_vectors(operands)
+            lines = explain_raw_vectors(operands)
+        caption = f"query: {query}; {shown_key}", *lines, *self.capture.notes
+        return vector_table(self.heading(), vectors, strongest, caption)
+
+    def heading(self) -> str:
+        """Return what is followed: the model, the head or score function, and the query."""
+        query_map = self.capture.maps[0]
+        queries, keys = sides(query_map)
+        if self.score is None:
+            head = head_titles(query_map, 0, 0)
+        else:
+            head = *kind_title(query_map), f"{self.score} of raw vectors"
+        query = token_title(queries).replace("token", "query", 1)
+        return title(self.capture, *head, query, f"{len(keys)} keys")
+
+
+def describe_operands(operands: Operands) -> dict[str, Any]:
+    """Describe what the attention of a query is computed of, for JSON."""
+    return {
+        "vectors": {
+            "x": operands.hidden,
+            "q": operands.query,
+            "k": operands.key,
+            "v": operands.value,
+        },
+        "scale": operands.scale,
+        "softcap": operands.softcap,
+        "sink": operands.sink,
+        "visible": operands.visible,
+    }
+
+
+def describe_steps(steps: Steps) -> dict[str, Any]:
+    """Describe what is computed, step by step, for JSON."""
+    visible, has_sink = steps.given.visible, steps.given.sink is not None
+    return {
+        "scores": [step._asdict() for step in steps.scores],
+        "exponentials": keep_visible(steps.exponentials, visible),
+        "weights": keep_visible(steps.weights, visible),
+        "sink_weight": steps.weight_of_sink if has_sink else None,
+        "output": steps.output,
+        "own_output": steps.given.output,
+    }
+
+
+def keep_visible(values: Doubles, visible: npt.NDArray[np.bool_]) -> Doubles:
+    """Return numbers of keys (m,), NaN where a key is hidden."""
+    return np.where(visible, values, np.nan)
+
+
+def name_keys(query_map: AttentionMap) -> list[str]:
+    """Return a name for each key: its number and its text."""
+    _, keys = sides(query_map)
+    labels = [short(label) for label in keys.labels]
+    return [f"{number} {label}" for number, label in zip(keys.numbers, labels, strict=True)]
+
+
+# Vectors
+
+
+def raw_vectors(operands: Operands) -> list[NamedVectors]:
+    """Return raw vectors with what they are."""
     return [
-        vector_table(heading, vectors, best, lines),
-        weights_table(steps, names, most),
-        output_table(steps, apart, "our layer's" if score else "the model's"),
+        NamedVectors("q", "the query's embedding", operands.query),
+        NamedVectors("k", "the embedding of each key", operands.key),
+        NamedVectors("v", "the same", operands.value),
     ]
 
 
-def raw_vectors(given: Operands) -> dict[str, tuple[str, Doubles]]:
-    """What raw vectors are, with their numbers, by name."""
-    return {
-        "q": ("the query's embedding", given.query),
-        "k": ("the embedding of each key", given.key),
-        "v": ("the same", given.value),
-    }
+def vectors_of_head(operands: Operands) -> list[NamedVectors]:
+    """Return the vectors of a head with what they are."""
+    vectors = [
+        NamedVectors("q = W_Q x", "what the query seeks", operands.query),
+        NamedVectors("k = W_K x", "what each key answers", operands.key),
+        NamedVectors("v = W_V x", "what each key gives", operands.value),
+    ]
+    if operands.hidden is None:
+        return vectors
+    return [NamedVectors("x", "what the layer reads", operands.hidden), *vectors]
 
 
-def model_vectors(given: Operands) -> dict[str, tuple[str, Doubles]]:
-    """What the vectors of a head are, with their numbers, by name."""
-    entered = {} if given.hidden is None else {"x": ("what the layer reads", given.hidden)}
-    return {
-        **entered,
-        "q = W_Q x": ("what the query seeks", given.query),
-        "k = W_K x": ("what each key answers", given.key),
-        "v = W_V x": ("what each key gives", given.value),
-    }
+def explain_raw_vectors(operands: Operands) -> list[str]:
+    """Explain in a line how raw vectors come about, and matrices if there are any."""
+    matrices = RANDOM_MATRICES.get(operands.score)
+    if matrices is None:
+        return [PLAIN_VECTORS]
+    return [f"{PLAIN_VECTORS}; {matrices} random, as before any training"]
 
 
-def vectors_lines(given: Operands, *, raw: bool) -> tuple[str, ...]:
-    """How the vectors come about."""
-    if raw:
-        which = {"general": "; W is", "additive": "; W, U and a are"}.get(given.score)
-        random = f"{which} random, as before any training" if which else ""
-        return (f"queries, keys and values are the same vectors: nothing is projected, nothing masked{random}",)
-    unknown = "what the layer reads is not known of this model" if given.hidden is None else ""
-    return "q and k are as they are compared: with biases and rotary positions, if the model has them", unknown
+def explain_vectors_of_head(operands: Operands) -> list[str]:
+    """Explain in lines how the vectors of a head come about."""
+    if operands.hidden is None:
+        return [VECTORS_OF_A_HEAD, UNKNOWN_INPUT]
+    return [VECTORS_OF_A_HEAD]
 
 
-def vector_table(heading: str, vectors: Mapping[str, tuple[str, Doubles]], row: int, caption: Sequence[str]) -> Table:
-    """A row a vector, or that row of several."""
-    cells = tuple((meaning, *vector_cells(vector, row)) for meaning, vector in vectors.values())
-    blank = np.full((len(cells), len(HEADINGS)), np.nan, np.float32)
-    return Table(heading, "vector", HEADINGS, tuple(vectors), cells, blank, told(caption), frozenset({0, 3}))
-
-
-def vector_cells(vectors: Doubles, row: int) -> tuple[str, str, str]:
-    """The shape of a vector (d,) or several (m, d), the length of it or of that row, and the first numbers."""
-    vector = vectors if vectors.ndim == 1 else vectors[row]
-    more = " …" if len(vector) > FIRST else ""
-    first = " ".join(f"{value:.4f}" for value in vector[:FIRST])
-    return " x ".join(map(str, vectors.shape)), f"{np.linalg.norm(vector):.4f}", first + more
-
-
-def weights_table(steps: Steps, keys: Sequence[str], most: int | None) -> Table:
-    """A row a key in the order of the text, the strongest if there are more; then the rest, a sink, and the sum."""
-    scores = np.stack([step.values for step in steps.scores], axis=-1)  # (key, step)
-    lengths = np.linalg.norm(steps.given.value, axis=-1)
-    numbers = np.stack([steps.exponentials, steps.weights, lengths, steps.weights * lengths], axis=-1)
-    hidden = ~steps.given.visible[:, None] & np.array([True, True, False, True])
-    numbers = np.concatenate([scores, np.where(hidden, np.nan, numbers)], axis=-1)
-    shown = np.sort(np.argsort(-steps.weights, kind="stable")[:most])
-    rows = {keys[i]: cells(numbers[i]) for i in shown.tolist()}
-    for name, exponential, weight in closing_rows(steps, shown):
-        rows[name] = cells(np.array([np.nan] * scores.shape[1] + [exponential, weight, np.nan, np.nan]))
-    levels = np.full((len(rows), numbers.shape[1]), np.nan, np.float32)
-    levels[: len(shown), -3] = numbers[shown, -3]
-    columns = (*(step.name for step in steps.scores), "e^", "weight", "|v|", "weight|v|")
-    caption = told(weights_lines(steps, keys))
+def vector_table(
+    heading: str,
+    vectors: Sequence[NamedVectors],
+    row: int,
+    caption: Sequence[str],
+) -> Table:
+    """Make a table of a row a vector; of several vectors, one is shown, by its row."""
+    cells = [(vector.meaning, *describe_vector(vector.values, row)) for vector in vectors]
+    names = tuple(vector.name for vector in vectors)
+    blank = np.full((len(cells), len(VECTOR_COLUMNS)), np.nan, np.float32)
+    text_columns = frozenset({0, 3})
     return Table(
-        "From scores to weights: the softmax", "key", columns, tuple(rows), tuple(rows.values()), levels, caption
+        heading,
+        "vector",
+        VECTOR_COLUMNS,
+        names,
+        tuple(cells),
+        blank,
+        told(caption),
+        text_columns,
     )
 
 
-def closing_rows(steps: Steps, shown: npt.NDArray[np.int64]) -> list[tuple[str, float, float]]:
-    """What the keys that are not shown have together, the sink if there is one, and all: exponentials and weights."""
-    rest = np.setdiff1d(np.arange(len(steps.weights)), shown)
-    rows = [(f"{len(rest)} others", steps.exponentials[rest].sum(), steps.weights[rest].sum())] * bool(len(rest))
+def describe_vector(values: Doubles, row: int) -> tuple[str, str, str]:
+    """Return the shape of vectors (d,) or (m, d), and length and first numbers of that in a row."""
+    vector = values if values.ndim == 1 else values[row]
+    shape = " x ".join(str(size) for size in values.shape)
+    length = f"{np.linalg.norm(vector):.4f}"
+    first_numbers = " ".join(f"{value:.4f}" for value in vector[:SHOWN_NUMBERS])
+    if len(vector) > SHOWN_NUMBERS:
+        first_numbers = f"{first_numbers} …"
+    return shape, length, first_numbers
+
+
+# From scores to weights
+
+
+def keys_table(steps: Steps, keys: Sequence[str], most: int | None) -> Table:
+    """Make a table of a row a key in the order of the text, then of what closes the sum.
+
+    most: keys that are shown, the strongest; None for all.
+    """
+    numbers = numbers_of_keys(steps)
+    shown = np.sort(np.argsort(-steps.weights, kind="stable")[:most])
+    names = [keys[index] for index in shown]
+    rows = [format_numbers(numbers[index]) for index in shown]
+    for name, exponential, weight in closing_rows(steps, shown):
+        names.append(name)
+        rows.append(format_closing_row(len(steps.scores), exponential, weight))
+    levels = np.full((len(rows), numbers.shape[1]), np.nan, np.float32)
+    levels[: len(shown), WEIGHT_COLUMN] = numbers[shown, WEIGHT_COLUMN]
+    step_names = [step.name for step in steps.scores]
+    return Table(
+        "From scores to weights: the softmax",
+        "key",
+        (*step_names, *KEY_COLUMNS),
+        tuple(names),
+        tuple(rows),
+        levels,
+        told(explain_columns(steps, keys)),
+    )
+
+
+def numbers_of_keys(steps: Steps) -> Doubles:
+    """Return the numbers (key, column) of each step and of KEY_COLUMNS, NaN where there is none."""
+    visible = steps.given.visible
+    lengths = np.linalg.norm(steps.given.value, axis=-1)
+    scores = [step.values for step in steps.scores]
+    exponentials = keep_visible(steps.exponentials, visible)
+    weights = keep_visible(steps.weights, visible)
+    columns = [*scores, exponentials, weights, lengths, weights * lengths]
+    return np.stack(columns, axis=-1)
+
+
+def closing_rows(steps: Steps, shown: npt.NDArray[np.int64]) -> Iterator[tuple[str, float, float]]:
+    """Yield exponentials and weights by name: of all other keys, of a sink, and their sum."""
+    others = np.setdiff1d(np.arange(len(steps.weights)), shown)
+    if len(others):
+        exponentials, weights = steps.exponentials[others], steps.weights[others]
+        yield f"{len(others)} others", exponentials.sum(), weights.sum()
     if steps.given.sink is not None:
-        rows.append(("sink", steps.sink, steps.weight_of_sink))
-    return [*rows, ("sum", steps.total, steps.weights.sum() + steps.weight_of_sink)]
+        yield "sink", steps.sink, steps.weight_of_sink
+    yield "sum", steps.total, steps.weights.sum() + steps.weight_of_sink
 
 
-def cells(numbers: Doubles) -> tuple[str, ...]:
-    """Numbers to four digits after the point; nothing where undefined."""
-    return tuple(f"{value:.4f}" if np.isfinite(value) else "" for value in numbers.round(4) + 0.0)  # no -0.0000
+def format_closing_row(step_count: int, exponential: float, weight: float) -> tuple[str, ...]:
+    """Return an exponential and a weight as a row whose other columns are empty."""
+    steps = [np.nan] * step_count
+    return format_numbers(np.array([*steps, exponential, weight, np.nan, np.nan]))
 
 
-def weights_lines(steps: Steps, keys: Sequence[str]) -> list[str]:
-    """What each column is, what is hidden, and the way of the strongest key."""
-    hidden, count = int((~steps.given.visible).sum()), len(keys)
-    best, last = int(steps.weights.argmax()), steps.scores[-1]
-    first, *others = (f"{step.values[best]:.4f}" for step in steps.scores)
-    way = [f"{product(steps.given, best)}{first}", *others]
-    told_way = "; ".join(f"{step.name} = {number}" for step, number in zip(steps.scores, way, strict=True))
-    return [
-        f"each column is a number for each of {count} keys",
-        *(f"{step.name}: {step.formula}" for step in steps.scores),
-        f"mask: {hidden} of {count} keys are hidden from this query, and get no weight" if hidden else "",
-        f"e^: e^({last.name} - the largest), which changes no weight and keeps numbers small",
-        "sink: one more score that stands for no key; what it gets goes nowhere"
-        if steps.given.sink is not None
-        else "",
-        "weight: e^ / the sum of e^; this is the softmax",
-        "|v|: how long the value is; weight|v|: how much of it moves to the query",
-        f"for {keys[best]}: {told_way}; e^ = {steps.exponentials[best]:.4f}; "
-        f"weight = {steps.exponentials[best]:.4f} / {steps.total:.4f} = {steps.weights[best]:.4f}",
-    ]
+def format_numbers(numbers: Doubles) -> tuple[str, ...]:
+    """Return numbers to four digits after the point; an empty text where one is undefined."""
+    rounded = numbers.round(4) + 0.0  # no -0.0000
+    return tuple(f"{value:.4f}" if np.isfinite(value) else "" for value in rounded)
 
 
-def product(given: Operands, key: int) -> str:
-    """How the product of query and key begins, if it is one."""
-    if given.score != "dot":
+def explain_columns(steps: Steps, keys: Sequence[str]) -> list[str]:
+    """Explain in lines each column, what is hidden, and the way of the strongest key."""
+    count, last_step = len(keys), steps.scores[-1]
+    hidden = int((~steps.given.visible).sum())
+    lines = [f"each column is a number for each of {count} keys"]
+    lines += [f"{step.name}: {step.formula}" for step in steps.scores]
+    if hidden:
+        share = f"{hidden} of {count} keys"
+        lines.append(f"mask: {share} are hidden from this query, and get no weight")
+    lines.append(f"e^: {EXPLAIN_EXPONENTIAL.format(score=last_step.name)}")
+    if steps.given.sink is not None:
+        lines.append(f"sink: {EXPLAIN_SINK}")
+    lines += [f"weight: {EXPLAIN_WEIGHT}", f"|v|: {EXPLAIN_LENGTHS}"]
+    return [*lines, explain_strongest(steps, keys)]
+
+
+def explain_strongest(steps: Steps, keys: Sequence[str]) -> str:
+    """Explain in a line, with its numbers, how the strongest key comes to its weight."""
+    best = int(steps.weights.argmax())
+    numbers = [f"{step.values[best]:.4f}" for step in steps.scores]
+    numbers[0] = f"{begin_product(steps.given, best)}{numbers[0]}"
+    names = [step.name for step in steps.scores]
+    way = "; ".join(f"{name} = {number}" for name, number in zip(names, numbers, strict=True))
+    exponential, weight = f"{steps.exponentials[best]:.4f}", f"{steps.weights[best]:.4f}"
+    division = f"{exponential} / {steps.total:.4f}"
+    return f"for {keys[best]}: {way}; e^ = {exponential}; weight = {division} = {weight}"
+
+
+def begin_product(operands: Operands, key: int) -> str:
+    """Return the first terms of the product of query and key; an empty text for other scores."""
+    if operands.score != "dot":
         return ""
-    pairs = zip(given.query[:2], given.key[key, :2], strict=True)
-    return " + ".join(f"({q:.4f})({k:.4f})" for q, k in pairs) + " + … = "
+    pairs = zip(operands.query[:2], operands.key[key, :2], strict=True)
+    terms = " + ".join(f"({q:.4f})({k:.4f})" for q, k in pairs)
+    return f"{terms} + … = "
 
 
-def output_table(steps: Steps, apart: Difference, whose: str) -> Table:
-    """What the head puts out, beside what the model made, and how far they are from each other."""
-    vectors = {"Σ w·v": ("weights times values", steps.output)}
+# What comes out
+
+
+def output_table(steps: Steps, apart: Difference, owner: str) -> Table:
+    """Make the table of the output, beside that of its owner, with how far they are apart."""
+    vectors = [NamedVectors("Σ w·v", "weights times values", steps.output)]
     if steps.given.output is not None:
-        vectors["own"] = (f"{whose} own output", steps.given.output)
-    output = f"output {apart.output:.1e}" if np.isfinite(apart.output) else "output not told by this model"
-    check = f"check: largest difference from {whose} own: weights {apart.weights:.1e}, {output}"
+        vectors.append(NamedVectors("own", f"{owner} own output", steps.given.output))
+    output = "output not told by this model"
+    if np.isfinite(apart.output):
+        output = f"output {apart.output:.1e}"
+    largest = f"largest difference from {owner} own"
+    check = f"check: {largest}: weights {apart.weights:.1e}, {output}"
     return vector_table("What comes out: Σ w·v", vectors, 0, (check,))

@@ -1,0 +1,69 @@
+"""The attention of one query step by step: of a head of a model, or of a score function."""
+
+import numpy as np
+import numpy.typing as npt
+
+from attnviz.analysis.explain import difference, explain, explain_raw
+from attnviz.errors import InputError
+from attnviz.lm import store
+from attnviz.models import Model
+from attnviz.record import Kind
+from attnviz.request import Prompt, Request
+from attnviz.results.explanation import ExplanationResult
+from attnviz.selection import Named, Selection, Spot
+
+FIRST, LAST = Selection(((0, 0),)), Selection(((-1, -1),))
+LAST_TOKEN = Spot(-1)
+PREFERRED_KINDS: tuple[Kind, ...] = ("self", "cross")  # of models that have several kinds of map
+
+
+def explain_head(
+    model: Model,
+    prompt: Prompt,
+    layer: Selection = LAST,
+    head: Selection | Named = FIRST,
+    query: Spot = LAST_TOKEN,
+    *,
+    kind: Kind | None = None,
+    truncate: bool = False,
+) -> ExplanationResult:
+    """Follow one query of one head of a model, step by step.
+
+    By default it is the last token, in head 0 of the last layer. kind: the map that is meant, of a
+    model that has several. truncate: cut a text that is longer than the model reads.
+
+    Raises UsageError for a head or a token that is not there, InputError for a query that sees no
+    key, ModelError for a model that cannot be followed.
+    """
+    kinds = (kind,) if kind else ()
+    request = Request(layer, head, truncate, kinds, PREFERRED_KINDS, query=query)
+    capture = model.capture(prompt, request)
+    weights = capture.maps[0].weights
+    try:
+        steps = explain(model.operands(prompt, request))
+    except ValueError as error:
+        raise InputError(f"{error}: its output is 0; choose another --query") from error
+    own_weights: npt.ArrayLike = np.nan if weights is None else weights[0, 0, 0]
+    return ExplanationResult(capture, steps, difference(steps, own_weights))
+
+
+def explain_score(
+    score: str,
+    builtin: Model,
+    prompt: Prompt,
+    query: Spot = LAST_TOKEN,
+    *,
+    truncate: bool = False,
+) -> ExplanationResult:
+    """Follow one query of self-attention by a score function, on raw vectors.
+
+    The vectors are the embeddings of the built-in model, which reads the prompt. score: one of
+    ``attnviz.analysis.explain.RAW``. Raises UsageError for a token that is not there.
+    """
+    request = Request(FIRST, FIRST, truncate, query=query)
+    capture = builtin.capture(prompt, request)
+    query_map = capture.maps[0]
+    embeddings = store.read(store.BUILTIN).parameters["embedding"]
+    vectors = embeddings[[token.id for token in query_map.keys]]
+    steps, own_weights = explain_raw(score, vectors, query_map.query_places[0])
+    return ExplanationResult(capture, steps, difference(steps, own_weights), score)
