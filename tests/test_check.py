@@ -8,7 +8,7 @@ import pytest
 
 import attnviz
 from attnviz.analysis.comparison import Distances, compare
-from attnviz.analysis.measures import measure
+from attnviz.analysis.measures import measure_map
 from attnviz.analysis.words import in_words
 from tests.conftest import Run
 from tests.test_compare import fails
@@ -42,7 +42,7 @@ def test_columns_are_those_of_inspect(call: Run) -> None:
     code, (one, every, two) = checked(
         call, TEXT, other, "--min", "L1H3.sink=0", "--min", "gini=0", "--min", "L-1H-1.span=0"
     )
-    found = [measure(attnviz.capture(text).maps[0]) for text in (TEXT, other)]
+    found = [measure_map(attnviz.capture(text).maps[0]) for text in (TEXT, other)]
     assert code == 0
     assert one["measured"] == pytest.approx(np.mean([each["sink"][1, 3] for each in found]))
     assert every["measured"] == pytest.approx(np.mean([each["gini"] for each in found]))
@@ -133,7 +133,7 @@ def test_words_can_be_measured(call: Run) -> None:
     """--words measures columns between words."""
     text = "unbelievable tokenizers"
     (tokens,), (words,) = (checked(call, text, "--min", "entropy=0", *more)[1] for more in ([], ["--words"]))
-    expected = measure(in_words(attnviz.capture(text)).maps[0])["entropy"].mean()
+    expected = measure_map(in_words(attnviz.capture(text)).maps[0])["entropy"].mean()
     assert words["measured"] == pytest.approx(expected)
     assert words["measured"] != tokens["measured"]
 

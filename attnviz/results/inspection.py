@@ -65,7 +65,7 @@ class MapHead(NamedTuple):
         return head_name(self.layer, self.head)
 
 
-def list_heads(maps: Sequence[AttentionMap]) -> list[MapHead]:
+def list_map_heads(maps: Sequence[AttentionMap]) -> list[MapHead]:
     """List the heads of maps."""
     return [MapHead(each.kind, each.layers[i], each.heads[j]) for each, i, j in places(maps)]
 
@@ -77,7 +77,7 @@ def list_panels(maps: Sequence[AttentionMap]) -> list[Panel]:
 
 def name_heads(maps: Sequence[AttentionMap]) -> tuple[str, ...]:
     """Return the short name of each head of maps."""
-    return tuple(head.name for head in list_heads(maps))
+    return tuple(head.name for head in list_map_heads(maps))
 
 
 def capture_heads(source: Source, request: Request) -> Capture:
@@ -174,7 +174,7 @@ class HeadMeasures(Result):
     @property
     def heads(self) -> list[MapHead]:
         """The heads that are measured."""
-        return list_heads(self.captures[0].maps)
+        return list_map_heads(self.captures[0].maps)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -304,7 +304,7 @@ def title_heads(captures: Sequence[Capture]) -> str:
     """Return the model, what attends to what, and how much text there is; captures are of the same heads."""
     first = captures[0]
     first_map = first.maps[0]
-    heads = panels_title(len(list_heads(first.maps)), first_map.heads)
+    heads = panels_title(len(list_map_heads(first.maps)), first_map.heads)
     length = tokens_title(first.maps)
     if len(captures) > 1:
         lengths = [len(capture.maps[0].queries) for capture in captures]

@@ -22,7 +22,7 @@ from attnviz.results.inspection import (
     find_largest,
     format_measure,
     format_share,
-    list_heads,
+    list_map_heads,
     name_heads,
     note_shared_rows,
 )
@@ -80,7 +80,7 @@ class SegmentShares(Result):
                 "rest_lift": shares.rest_lift[i, j],
                 "share_per_token": shares.per_token[i, j],
             }
-            for i, head in enumerate(list_heads(self.capture.maps))
+            for i, head in enumerate(list_map_heads(self.capture.maps))
             for j, segment in enumerate(self.segments)
         ]
 

@@ -20,7 +20,7 @@ from attnviz.results.inspection import (
     capture_heads,
     find_largest,
     format_share,
-    list_heads,
+    list_map_heads,
     list_panels,
     name_heads,
 )
@@ -39,7 +39,7 @@ def describe_window(capture: Capture) -> dict[str, Any]:
     """Describe the tokens of a window, and its weights by head; a masked one is undefined."""
     first = capture.maps[0]
     weights = [decimals(np.where(each.visible, each.values, np.float32(np.nan))) for each in list_panels(capture.maps)]
-    heads = list_heads(capture.maps)
+    heads = list_map_heads(capture.maps)
     return {
         "queries": describe_tokens(first.queries, first.query_places),
         "keys": describe_tokens(first.keys, first.key_places),
@@ -279,7 +279,7 @@ def draw_cell(capture: Capture) -> Heatmap:
     """Draw one cell through all layers and heads, a row a layer."""
     first = capture.maps[0]
     query, key = sides(first)
-    all_heads = list_heads(capture.maps)
+    all_heads = list_map_heads(capture.maps)
     panels = list_panels(capture.maps)
     layers = tuple(dict.fromkeys(head.layer for head in all_heads))
     heads = tuple(dict.fromkeys(head.head for head in all_heads))
