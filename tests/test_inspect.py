@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,19 @@ from PIL import Image
 
 import attnviz
 from attnviz.analysis.measures import COLUMNS, measure_map
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.analysis.segments import choose_segments
+from attnviz.derived import Source
+from attnviz.drawable import Heatmap, Table
+from attnviz.io.documents import document_json, rows_csv
+from attnviz.models import Prompt, load
+from attnviz.record import AttentionMap, Capture, Segment, Token
 from attnviz.render.terminal.cells import Paint
 from attnviz.render.terminal.draw import Screen
-from attnviz.results.inspection import HeadNumbers, HeadOrder, draw_heads_table, format_measure
+from attnviz.results.inspection import HeadNumbers, HeadOrder, draw_heads_table, format_measure, inspect_heads
+from attnviz.results.result import Result
+from attnviz.results.segment_shares import inspect_segments
+from attnviz.results.token_rows import inspect_cell, inspect_token
+from attnviz.selection import Spot
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.tolerance import close
@@ -576,3 +586,46 @@ def test_an_empty_segment_says_why(call: Run) -> None:
     """The last part of a text of a causal model is seen by no query outside it, which the caption says."""
     shown = call("inspect", "one two\nthree four", "--segments", "auto", "--width", "120").stdout
     assert "empty: no query outside it sees it" in shown
+
+
+# From Python
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return partial(load("builtin").capture, Prompt(SENTENCE))
+
+
+def same_as(result: Result, call: Run, *args: str) -> bool:
+    """Whether a result makes the document and the lines that a command writes."""
+    done = call("inspect", SENTENCE, *args, "--json")
+    lines = call("inspect", SENTENCE, *args, "-o", "-", "--format", "csv")
+    document = document_json(result.to_dict()).decode()
+    return (document, rows_csv(result.rows()).decode()) == (done.stdout, lines.stdout)
+
+
+def test_results_are_made_without_a_command(call: Run, tmp_path: Path, source: Source) -> None:
+    """Each question is a function of a source, and its result makes what the command writes."""
+    (tmp_path / "parts.txt").write_text("0:11 who\n12:27 where\n")
+    segments = [Segment("who", 0, 11), Segment("where", 12, 27)]
+    heads = inspect_heads([source])
+    token = inspect_token(source, Spot("it"))
+    cell = inspect_cell(source, Spot("it"), Spot("cat"))
+    shares = inspect_segments(source, segments)
+    assert same_as(heads, call)
+    assert same_as(token, call, "--token", "it")
+    assert same_as(cell, call, "--query", "it", "--key", "cat")
+    assert same_as(shares, call, "--segments", "parts.txt")
+    assert [type(each) for result in (heads, token, shares) for each in result.tables()] == [Table] * 3
+    assert [type(each) for each in cell.tables()] == [Heatmap]
+    assert len(heads.draw_table(HeadOrder("sink"), 3).rows) == 4
+    assert len(token.draw_tables(5)[0].rows) == 5
+
+
+def test_segments_of_a_text_that_has_none() -> None:
+    """Segments that are given are taken; without them a text of one line has none."""
+    capture = attnviz.capture(SENTENCE)
+    segments = (Segment("who", 0, 11),)
+    assert choose_segments(capture, segments) == segments
+    with pytest.raises(ValueError, match="one paragraph of one line"):
+        choose_segments(capture, None)

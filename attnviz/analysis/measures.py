@@ -1,7 +1,8 @@
 """What a head does with its weights, in numbers that can be compared: one for each head of a map.
 
-Every number is a mean over queries that have a choice: a query that sees one key gives it everything by force, and
-says nothing. Where no query is left, the number is undefined, NaN. Masked cells count for nothing, not even as zeros.
+Every number is a mean over queries that have a choice: a query that sees one key gives it
+everything by force, and says nothing. Where no query is left, the number is undefined, NaN. Masked
+cells count for nothing, not even as zeros.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,13 +33,13 @@ class Positions:
     """Where the queries and keys of a map stand."""
 
     steps: Integers | None
-    """(query, key): the position of the key less that of the query. None where they are of two texts."""
+    """(query, key): the position of the key less that of the query; None between two texts."""
     parked: Visible
     """(key,): whether it is one that heads rest on."""
     bands: Mapping[int, Band]
-    """The queries that have a key so many steps on, and those keys; each but the first two tokens for the one before.
+    """By steps, the queries that have a key so many tokens on, and those keys.
 
-    The token before the second is the first, where sinks are.
+    For one token before, the second token is left out: before it is the first, where sinks are.
     """
 
 
@@ -64,7 +65,7 @@ def find_band(steps: Integers, step: int) -> Band:
 
 
 def is_one_text(attention_map: AttentionMap) -> bool:
-    """Tell whether the queries of a map stand among its keys, so that positions of both mean the same."""
+    """Tell whether the queries of a map stand among its keys, as positions in one text."""
     if attention_map.kind == "cross":
         return False
     queries = set(zip(attention_map.query_places, attention_map.queries, strict=True))
@@ -89,12 +90,12 @@ class HeadWeights:
 
     @cached_property
     def seen(self) -> Integers:
-        """How many keys each query sees, (query,)."""
+        """The number of keys that each query sees, (query,)."""
         return np.asarray(self.visible.sum(-1))
 
     @cached_property
     def choosing(self) -> Visible:
-        """Which queries have a choice, (query,)."""
+        """True for the queries that have a choice, (query,)."""
         return (self.seen > 1) & self.weights.any(-1)
 
     @cached_property
@@ -153,7 +154,7 @@ def measure_span(head: HeadWeights) -> float:
 
 
 def measure_normalised(head: HeadWeights) -> float:
-    """Measure entropy by its largest value, as queries that see few keys have less to spread over."""
+    """Measure entropy by its largest value: queries that see few keys have less to spread over."""
     largest_entropies = np.log(np.maximum(head.seen, 2))
     return mean_where(head.entropies / largest_entropies, head.choosing)
 
@@ -167,7 +168,7 @@ def measure_distance(head: HeadWeights) -> float:
 
 
 def measure_distance_rest(head: HeadWeights) -> float:
-    """Measure distance without the keys that heads rest on: a sink is as far away as the text is long."""
+    """Measure distance without the keys that heads rest on, which may be far away."""
     return measure_distance(head.rest)
 
 
@@ -180,7 +181,7 @@ def measure_sink(head: HeadWeights) -> float:
 
 
 def measure_band(head: HeadWeights, step: int) -> float:
-    """Measure the mean weight on the key so many steps on, over the queries that see it and another."""
+    """Measure the mean weight on the key so many steps on, over queries that see it and another."""
     queries, keys = head.positions.bands.get(step, NO_BAND)
     counted = head.visible[queries, keys] & head.choosing[queries]
     return mean_where(head.weights[queries, keys], counted)
@@ -208,7 +209,7 @@ def measure_gini(head: HeadWeights) -> float:
 
 
 def measure_strongest(head: HeadWeights) -> float:
-    """Measure the weight of the strongest keys; of a query that sees no others it would be 1 by force."""
+    """Measure the weight of the strongest keys; of a query that sees no others it is 1 by force."""
     covered = head.rising[:, -MOST:].sum(-1)
     return mean_where(covered, head.choosing & (head.seen > MOST))
 
@@ -313,9 +314,9 @@ COLUMNS: dict[str, Column] = {column.name: column for column in COLUMN_LIST}
 def measure_map(attention_map: AttentionMap) -> Measures:
     """Measure the columns of a map by name, each (layer, head) in float64; NaN where undefined.
 
-    Distances and neighbours are of maps of one text only; words count as tokens where the map is of words. Rows of
-    numbers from elsewhere, or of maxima, are made to sum to 1 first. Of a map without weights, there is what its
-    statistics tell exactly.
+    Distances and neighbours are of maps of one text only; words count as tokens where the map is
+    of words. Rows of numbers from elsewhere, or of maxima, are made to sum to 1 first. Of a map
+    without weights, there is what its statistics tell exactly.
     """
     shape = len(attention_map.layers), len(attention_map.heads)
     measures = {name: np.full(shape, np.nan) for name in COLUMNS}
@@ -342,9 +343,9 @@ def exact_shares(attention_map: AttentionMap, weights: Weights) -> Doubles:
 def read_statistics(attention_map: AttentionMap, statistics: Statistics) -> Measures:
     """Read the columns that statistics tell, by the definitions of ``COLUMNS``.
 
-    They do not tell what a query sees, but where a head spreads its weight there is a choice. If any other than the
-    first seems to have none, only the sink is known. Distance and diagonal are of all queries: the first, if it has no
-    choice, sees itself, and is taken out.
+    They do not tell what a query sees, but where a head spreads its weight there is a choice. If
+    any other than the first seems to have none, only the sink is known. Distance and diagonal are
+    of all queries: the first, if it has no choice, sees itself, and is taken out.
     """
     if not statistics.received.any() or "max" in attention_map.heads:
         return {}
@@ -380,13 +381,14 @@ class MeasureSummary(NamedTuple):
 
 
 def summarise_measures(texts: Sequence[Mapping[str, Doubles]]) -> MeasureSummary:
-    """Return mean and deviation of each column over the texts for which it is defined; NaN of none."""
-    stacked = {name: np.stack([text[name] for text in texts]) for name in texts[0]}  # (text, head)
-    return MeasureSummary(
-        {name: mean_of(values, 0) for name, values in stacked.items()},
-        {name: deviation_of(values, 0) for name, values in stacked.items()},
-        {name: np.isfinite(values).sum(0).astype(np.float64) for name, values in stacked.items()},
-    )
+    """Return the mean and deviation of each column over the texts for which it is defined."""
+    summary = MeasureSummary({}, {}, {})
+    for name in texts[0]:
+        values = np.stack([text[name] for text in texts])  # (text, head)
+        summary.mean[name] = mean_of(values, 0)
+        summary.sd[name] = deviation_of(values, 0)
+        summary.n[name] = np.isfinite(values).sum(0).astype(np.float64)
+    return summary
 
 
 def divide_where(above: Doubles, below: Doubles) -> Doubles:

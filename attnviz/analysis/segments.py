@@ -1,8 +1,11 @@
-"""Parts of a text that have names, and the share of attention that each gets, to see which document was looked at."""
+"""Parts of a text that have names, and the share of attention that each gets.
+
+They show which document of several was looked at.
+"""
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,7 +21,8 @@ BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 LINE_BREAK = re.compile(r"\n\s*")
 BEGINNING = 8  # characters of a paragraph in its name
 NAME_SHOWN = 40  # characters of a name in an error
-HOW_TO_WRITE = 'write [{"name": "system", "start": 0, "end": 40}, ...], or lines such as 0:40 system'
+JSON_EXAMPLE = '[{"name": "system", "start": 0, "end": 40}, ...]'
+HOW_TO_WRITE = f"write {JSON_EXAMPLE}, or lines such as 0:40 system"
 
 
 # How segments are written
@@ -57,7 +61,8 @@ def read_segment(entry: Any, number: int) -> Segment:
     has_ends = type(segment.start) is int and type(segment.end) is int
     has_name = isinstance(segment.name, str) and bool(segment.name.strip())
     if not (has_ends and has_name):
-        raise ValueError(f"segment {number} needs a name, and start and end as numbers of characters: {HOW_TO_WRITE}")
+        needs = "a name, and start and end as numbers of characters"
+        raise ValueError(f"segment {number} needs {needs}: {HOW_TO_WRITE}")
     return segment
 
 
@@ -82,8 +87,8 @@ def parse_segment_lines(content: str) -> tuple[Segment, ...]:
 def choose_segments(capture: Capture, segments: Sequence[Segment] | None) -> tuple[Segment, ...]:
     """Return the segments of the text of a capture: those given, else the text's own.
 
-    Its own are the messages of a chat, or else its paragraphs or lines. Raises ValueError for segments that do not fit
-    the text, and for a text that has none of its own.
+    Its own are the messages of a chat, or else its paragraphs or lines. Raises ValueError for
+    segments that do not fit the text, and for a text that has none of its own.
     """
     if segments is None:
         segments = capture.segments or find_paragraphs(capture.text)
@@ -99,7 +104,8 @@ def require_fit(segments: Sequence[Segment], text: str) -> None:
         if segment.start >= segment.end:
             raise ValueError(f"segment {name} is empty: its end must be more than its start")
         if segment.start < 0 or segment.end > length:
-            raise ValueError(f"segment {name} lies outside the text, which has {length} characters (0:{length})")
+            size = f"{length} characters (0:{length})"
+            raise ValueError(f"segment {name} lies outside the text, which has {size}")
     in_order = sorted(segments, key=lambda segment: segment.start)
     for before, after in pairwise(in_order):
         if after.start < before.end:
@@ -113,20 +119,27 @@ def describe_segment(segment: Segment) -> str:
 
 
 def find_paragraphs(text: str) -> tuple[Segment, ...]:
-    """Find the parts of a text between blank lines, or else its lines. Raises ValueError if there is but one."""
+    """Find the parts of a text between blank lines, or else its lines.
+
+    Raises ValueError if there is but one.
+    """
     for separator, noun in ((BLANK_LINE, "paragraph"), (LINE_BREAK, "line")):
         spans = list(split_spans(text, separator))
         if len(spans) > 1:
             numbered = enumerate(spans, 1)
-            return tuple(
-                Segment(f"{noun} {number} {shorten_beginning(text[start:end])}", start, end)
-                for number, (start, end) in numbered
-            )
+            return tuple(name_span(text, noun, number, span) for number, span in numbered)
     raise ValueError("the text is one paragraph of one line: name its segments in a file")
 
 
+def name_span(text: str, noun: str, number: int, span: tuple[int, int]) -> Segment:
+    """Return a part of a text as a segment named by its number and its beginning."""
+    start, end = span
+    beginning = shorten_beginning(text[start:end])
+    return Segment(f"{noun} {number} {beginning}", start, end)
+
+
 def split_spans(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    """Yield where the parts of a text between separators lie, without those of white space alone."""
+    """Yield where the parts of a text between separators lie, but none of white space alone."""
     separators = [match.span() for match in separator.finditer(text)]
     borders = [(0, 0), *separators, (len(text), len(text))]
     for (_, start), (end, _) in pairwise(borders):
@@ -161,14 +174,17 @@ def find_segment(name: str, segments: Sequence[Segment]) -> int:
 
 
 class Shares(NamedTuple):
-    """What segments get: arrays (layer, head, segment), or (head, segment) of several maps; NaN where undefined."""
+    """What segments get: arrays (layer, head, segment), or (head, segment) of several maps.
+
+    NaN where undefined.
+    """
 
     share: Doubles
     """Of the attention of the queries that are counted, in [0, 1]."""
     baseline: Doubles
     """The share if each query spread its attention evenly over the keys that it sees."""
     rest_share: Doubles
-    """Without special and first tokens, on which heads rest, the weights of each query made to sum to 1 again."""
+    """Without special and first tokens, on which heads rest, the rest made to sum to 1 again."""
     rest_baseline: Doubles
     tokens: npt.NDArray[np.int64]
     """How many keys a segment has, (segment,)."""
@@ -180,7 +196,7 @@ class Shares(NamedTuple):
 
     @property
     def lift(self) -> Doubles:
-        """How many times the even share a segment gets."""
+        """The share by the even share."""
         return divide_where(self.share, self.baseline)
 
     @property
@@ -192,25 +208,30 @@ class Shares(NamedTuple):
 def join_shares(maps: Sequence[Shares]) -> Shares:
     """Return the shares of several maps as of one list of heads: arrays (head, segment)."""
     return Shares(
-        join_heads(shares.share for shares in maps),
-        join_heads(shares.baseline for shares in maps),
-        join_heads(shares.rest_share for shares in maps),
-        join_heads(shares.rest_baseline for shares in maps),
-        maps[0].tokens,
+        share=join_heads([shares.share for shares in maps]),
+        baseline=join_heads([shares.baseline for shares in maps]),
+        rest_share=join_heads([shares.rest_share for shares in maps]),
+        rest_baseline=join_heads([shares.rest_baseline for shares in maps]),
+        tokens=maps[0].tokens,
     )
 
 
-def join_heads(arrays: Iterable[Doubles]) -> Doubles:
+def join_heads(arrays: Sequence[Doubles]) -> Doubles:
     """Return arrays (layer, head, segment) of several maps as one (head, segment)."""
     return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
 
 
-def measure_shares(attention_map: AttentionMap, segments: Sequence[Segment], query: int | None = None) -> Shares:
+def measure_shares(
+    attention_map: AttentionMap,
+    segments: Sequence[Segment],
+    query: int | None = None,
+) -> Shares:
     """Measure the share of attention that each segment gets, beside what an even spread would give.
 
-    Means over the queries that have a choice, see a token of the segment, and stand outside it: what a text looks at in
-    itself says little of who else does, and a query of a causal model cannot see what comes after it. query: the one at
-    that position of the map, wherever it stands. Raises ValueError if the map has no weights, or keys of a target.
+    Means over the queries that have a choice, see a token of the segment, and stand outside it:
+    what a text looks at in itself says little of who else does, and a query of a causal model
+    cannot see what comes after it. query: the one at that position of the map, wherever it stands.
+    Raises ValueError if the map has no weights, or keys of a target.
     """
     if attention_map.weights is None:
         raise ValueError("shares of segments need weights, and this map has none")
@@ -231,7 +252,11 @@ def measure_shares(attention_map: AttentionMap, segments: Sequence[Segment], que
     return Shares(share, baseline, rest_share, rest_baseline, members.sum(0))
 
 
-def count_queries(attention_map: AttentionMap, segments: Sequence[Segment], query: int | None) -> Visible:
+def count_queries(
+    attention_map: AttentionMap,
+    segments: Sequence[Segment],
+    query: int | None,
+) -> Visible:
     """Tell which queries count for which segment, (query, segment).
 
     That is the query at one position of the map, or without one, all outside the segment.
@@ -243,7 +268,8 @@ def count_queries(attention_map: AttentionMap, segments: Sequence[Segment], quer
         return np.broadcast_to(is_asked[:, None], shape)
     if attention_map.kind == "cross":  # queries of another text
         return np.ones(shape, bool)
-    members: Visible = assign_tokens(attention_map.queries, segments)[:, None] == np.arange(len(segments))
+    own_segments = assign_tokens(attention_map.queries, segments)
+    members: Visible = own_segments[:, None] == np.arange(len(segments))
     return ~members
 
 

@@ -78,12 +78,14 @@ class CheckOptions:
     query: Spot | None = None
 
     def __post_init__(self) -> None:
-        """Refuse no bounds, such as nothing is known of, and segments without a bound. Raises UsageError."""
+        """Refuse no bounds, unknown measures, and segments without a bound. Raises UsageError."""
         if not self.bounds:
-            raise UsageError("nothing to check: give --max-js, --min, --max, --min-share or --max-share")
+            flags = "--max-js, --min, --max, --min-share or --max-share"
+            raise UsageError(f"nothing to check: give {flags}")
         names_segments = self.segments is not None or self.query is not None
         if len(self.measures) == len(self.bounds) and names_segments:
-            raise UsageError("--segments and --query have no effect without --min-share or --max-share: leave them out")
+            what, needed = "--segments and --query", "--min-share or --max-share"
+            raise UsageError(f"{what} have no effect without {needed}: leave them out")
 
     @property
     def bounds(self) -> list[Bound]:
@@ -97,7 +99,7 @@ class CheckOptions:
 
     @property
     def measures(self) -> list[Measure]:
-        """What the bounds are on that are not on segments. Raises UsageError for what nothing is known of."""
+        """The measures that bounds are on, if not on segments. Raises UsageError for unknown ones."""
         measures = [bound.measure for bound in self.bounds]
         return [measure for measure in measures if measure is not None]
 
@@ -181,8 +183,9 @@ def command(
 ) -> int:
     """Check that attention is as it should be: a line for each bound, exit code 1 if one does not hold.
 
-    Bounds are on the columns of inspect, the roles of heads, and what compare finds (js, moved). Without a head before
-    it, a column is the mean over all heads, a role that of the best head. Several texts are averaged.
+    Bounds are on the columns of inspect, the roles of heads, and what compare finds (js, moved).
+    Without a head before it, a column is the mean over all heads, a role that of the best head.
+    Several texts are averaged.
 
     \b
     Examples:
@@ -192,9 +195,8 @@ def command(
       attnviz check @sample:question --min-share "line 1=0.01" --query -1
     """
     require_effect(check, comparison)
-    notes: list[str] = []
-    evidence = collect_evidence(texts, check, ComparedModels(comparison, talk), notes)
-    result = check_bounds(check.bounds, evidence, notes)
+    evidence = collect_evidence(texts, check, ComparedModels(comparison, talk))
+    result = check_bounds(check.bounds, evidence)
     if as_json:
         click.echo(document_json(result.to_dict()).decode(), nl=False)
     else:
@@ -205,7 +207,8 @@ def command(
 def require_effect(check: CheckOptions, comparison: ComparisonOptions) -> None:
     """Raise UsageError for a second side that no bound is on, and for lines of a file."""
     if comparison.has_second_side and not check.needs_pair:
-        raise UsageError("a second model, text or capture has no effect without a bound on js or moved: leave it out")
+        what = "a second model, text or capture"
+        raise UsageError(f"{what} has no effect without a bound on js or moved: leave it out")
     if comparison.lines and comparison.sides.paths:
         raise UsageError("--from reads a capture that was made before: leave --lines out")
 
@@ -214,25 +217,29 @@ def collect_evidence(
     texts: Sequence[str],
     check: CheckOptions,
     models: ComparedModels,
-    notes: list[str],
 ) -> Evidence:
-    """Measure what the bounds need, and nothing else. notes: gets a line for each comparison.
-
-    Raises AttnvizError.
-    """
+    """Measure what the bounds need, and nothing else. Raises AttnvizError."""
+    notes: list[str] = []
     distances, roles = None, None
     if check.needs_pair:
-        comparisons = note_coverage(compare_texts(texts, models), notes, models.talk)
-        distances = measure_comparisons(comparisons).distances
+        comparisons = compare_texts(texts, models)
+        distances = measure_comparisons(tell_coverage(comparisons, notes, models.talk)).distances
     captures = capture_first_side(texts, models) if check.needs_captures else []
     if check.needs_roles:
         roles = measure_roles(models)
     segments = None if check.segments is None else read_segments(check.segments)
-    return Evidence(captures, distances, roles, segments, check.query)
+    return Evidence(captures, distances, roles, segments, check.query, tuple(notes))
 
 
-def note_coverage(comparisons: Iterable[Comparison], notes: list[str], talk: Talk) -> Iterator[Comparison]:
-    """Yield comparisons, and tell of each how much of both texts it is of. notes: gets these lines."""
+def tell_coverage(
+    comparisons: Iterable[Comparison],
+    notes: list[str],
+    talk: Talk,
+) -> Iterator[Comparison]:
+    """Yield comparisons, and say of each how much of both texts it is of.
+
+    notes: the list to which these lines are added.
+    """
     for comparison in comparisons:
         coverage = describe_coverage(comparison)
         notes.append(coverage)

@@ -180,9 +180,10 @@ def command(
 ) -> None:
     """Measure what each head does with a text: how widely, how far, and where to it attends.
 
-    TEXT may be - for stdin, @FILE or @sample:NAME; of several, means and standard deviations are shown. A row is a
-    head; --explain-columns says what the columns are. --token shows what one token gives and gets in all heads, --query
-    with --key one cell, --segments the parts of a text. Everything is in --json and -o FILE.csv.
+    TEXT may be - for stdin, @FILE or @sample:NAME; of several, means and standard deviations are
+    shown. A row is a head; --explain-columns says what the columns are. --token shows what one
+    token gives and gets in all heads, --query with --key one cell, --segments the parts of a text.
+    Everything is in --json and -o FILE.csv.
 
     \b
     Examples:
@@ -224,12 +225,18 @@ def require_method(question: QuestionOptions, numbers: NumbersOptions) -> None:
 def require_one_text(sources: Sequence[Source], question: QuestionOptions) -> Source:
     """Return the source of the one text. Raises UsageError if there are several."""
     if len(sources) > 1:
-        raise UsageError(f"--{question.questions[0]} is about one text, and here are {len(sources)}")
+        (name,) = question.questions
+        raise UsageError(f"--{name} is about one text, and here are {len(sources)}")
     return sources[0]
 
 
-def open_sources(texts: Sequence[str], options: CaptureOptions, lines: bool, talk: Talk) -> list[Source]:
-    """Return what captures are taken from: the file that --from names, or each text, with a model loaded once.
+def open_sources(
+    texts: Sequence[str],
+    options: CaptureOptions,
+    lines: bool,
+    talk: Talk,
+) -> list[Source]:
+    """Return what captures are taken from: the file that --from names, or a model on each text.
 
     Raises AttnvizError.
     """
@@ -307,11 +314,9 @@ def answer_about_heads(sources: Sequence[Source], inspection: Inspection) -> Ans
     runs_model = captures.source.path is None
     if not whole and runs_model and measures.longest > MOST_WHOLE:
         result.talk.note(KEEP_ALL)
-    table = measures.draw_table(
-        inspection.question.order,
-        inspection.count_rows(len(measures.notes)),
-        deviations=inspection.target is not None or inspection.screen.width >= WIDE,
-    )
+    most = inspection.count_rows(len(measures.notes))
+    has_room = inspection.target is not None or inspection.screen.width >= WIDE
+    table = measures.draw_table(inspection.question.order, most, deviations=has_room)
     return answer_of_result(measures, result.title, pictures=[table])
 
 
@@ -345,5 +350,6 @@ def print_columns(*, as_json: bool) -> None:
 def explain_column(column: Column) -> Iterator[str]:
     """Yield lines on a column: its heading and name, what it is, and who says so."""
     unit = "" if column.unit == "share" else f" ({column.unit})"
-    line = f"{column.heading:4}  {column.name}{unit}: {column.definition} [{column.source}]"
+    name = f"{column.heading:4}  {column.name}{unit}"
+    line = f"{name}: {column.definition} [{column.source}]"
     yield from wrap(line, HELP_WIDTH, subsequent_indent=" " * 6)

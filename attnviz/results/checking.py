@@ -31,7 +31,7 @@ NAME_SHOWN = 40  # characters of a name in an error
 
 
 class Measure(NamedTuple):
-    """What a bound is on: a column of ``inspect``, a role of ``heads``, or a divergence of ``compare``."""
+    """A number that a bound is on: a column of heads, a role, or a divergence of A from B."""
 
     head: Name | None
     """None: of all heads together."""
@@ -39,17 +39,17 @@ class Measure(NamedTuple):
 
     @property
     def is_of_pair(self) -> bool:
-        """Whether it is measured of A and B."""
+        """True if it is measured of A and B."""
         return self.name in OF_PAIRS
 
     @property
     def is_column(self) -> bool:
-        """Whether it is measured of captures of A."""
+        """True if it is measured of captures of A."""
         return self.name in COLUMNS
 
     @property
     def is_role(self) -> bool:
-        """Whether it is measured by running a model on sequences and texts of its own."""
+        """True if it is measured by running a model on sequences and texts of its own."""
         return not (self.is_of_pair or self.is_column)
 
 
@@ -68,7 +68,7 @@ def parse_measure(text: str) -> Measure:
 
 
 class Bound(NamedTuple):
-    """What a number must be at least, or at most."""
+    """A limit that a number must not fall below, or not exceed."""
 
     name: str
     """What the bound is on: a measure, of a head if it begins with one; or a segment."""
@@ -101,12 +101,12 @@ class CheckedBound(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the bound holds."""
+        """True if the bound holds."""
         return bool(self.bound.holds(self.value))
 
     @property
     def verdict(self) -> str:
-        """Whether the bound holds, as a word."""
+        """A word that says if the bound holds."""
         return "ok" if self.passed else "FAIL"
 
     def format_value(self) -> str:
@@ -140,7 +140,7 @@ class CheckResult(Result):
 
     @property
     def passed(self) -> bool:
-        """Whether all bounds hold."""
+        """True if all bounds hold."""
         return all(check.passed for check in self.checks)
 
     def lines(self) -> list[str]:
@@ -187,6 +187,8 @@ class Evidence:
     """Without them, the own segments of each text."""
     query: Spot | None = None
     """The token whose attention segments share; None: of all outside a segment."""
+    notes: tuple[str, ...] = ()
+    """On what this was measured."""
 
     @cached_property
     def columns(self) -> MeasureSummary:
@@ -194,17 +196,20 @@ class Evidence:
         return summarise_measures([measure_heads_of(capture) for capture in self.captures])
 
 
-def check_bounds(bounds: Iterable[Bound], evidence: Evidence, notes: Iterable[str] = ()) -> CheckResult:
+def check_bounds(bounds: Iterable[Bound], evidence: Evidence) -> CheckResult:
     """Check bounds against what was measured.
 
     Raises UsageError for a head that is not there, InputError for what cannot be measured.
     """
     checks = tuple(CheckedBound(bound, measure_bound(bound, evidence)) for bound in bounds)
-    return CheckResult(checks, tuple(dict.fromkeys(notes)))
+    return CheckResult(checks, tuple(dict.fromkeys(evidence.notes)))
 
 
 def measure_bound(bound: Bound, evidence: Evidence) -> float:
-    """Return the number that a bound is on; NaN where it is undefined. Raises UsageError, InputError."""
+    """Return the number that a bound is on; NaN where it is undefined.
+
+    Raises UsageError, InputError.
+    """
     measure = bound.measure
     if measure is None:
         return average_share(bound.name, evidence)
@@ -226,7 +231,8 @@ def measure_divergence(measure: Measure, distances: Distances) -> float:
         by_head, by_text = distances.to_nearest(0), distances.overall  # (text, head), (text,)
     else:
         if distances.moved is None:
-            raise UsageError("moved compares heads of the same number, and A and B have other heads: use js")
+            reason = "A and B have other heads"
+            raise UsageError(f"moved compares heads of the same number, and {reason}: use js")
         by_head, by_text = distances.moved, mean_of(distances.moved, 1)
     if measure.head is None:
         return float(mean_of(by_text, 0))
@@ -244,12 +250,13 @@ def measure_column(measure: Measure, evidence: Evidence) -> float:
         heads = [(head.layer, head.head) for head in list_map_heads(maps)]
         value = float(values[find_head(measure.head, heads)])
     if math.isnan(value) and any(each.weights is None for each in maps):
-        raise InputError(f"{measure.name} needs all weights, which this capture does not hold: capture --keep weights")
+        lacking = "which this capture does not hold"
+        raise InputError(f"{measure.name} needs all weights, {lacking}: capture --keep weights")
     return value
 
 
 def measure_role(measure: Measure, roles: Roles) -> float:
-    """Return how strongly a head plays a role, or the head that plays it best. Raises UsageError."""
+    """Return how strongly a head, or the best of all, plays a role. Raises UsageError."""
     scores = score_heads(measure.name, roles)
     if measure.head is not None:
         heads = list(scores)
@@ -289,7 +296,10 @@ def measure_share(capture: Capture, name: str, evidence: Evidence) -> float:
 
 
 def find_head(head: Name, names: Sequence[Name]) -> int:
-    """Return where a head, counted from the end if negative, stands in a list of heads. Raises UsageError."""
+    """Return where a head stands in a list of heads. Negative numbers count from the end.
+
+    Raises UsageError.
+    """
     layers = list(dict.fromkeys(layer for layer, _ in names))
     layer = place(head[0], layers, "layer")
     numbers = [number for each, number in names if each == layer and isinstance(number, int)]

@@ -38,12 +38,13 @@ from attnviz.views.labels import (
     tokens_title,
 )
 
-MOST_WHOLE = 512  # tokens of a text whose weights are all kept; of a longer one there are statistics
+MOST_WHOLE = 512  # tokens of a text of which all weights are kept; of a longer one, statistics
 EVERY_HEAD = Request(preferred=("self", "cross"), keep="tiles", tiles=MOST_WHOLE)
 """What is asked of a source where nothing else is chosen."""
 NO_SCORES = (
-    "the numbers of heads and segments are of shares that sum to 1, and scores are none: softmaxed they are the "
-    "weights: use --weights attention; --token, and --query with --key, show scores"
+    "the numbers of heads and segments are of shares that sum to 1, and scores are none: "
+    "softmaxed they are the weights: use --weights attention; --token, and --query with --key, "
+    "show scores"
 )
 SHARED_OUT = "these numbers are of rows that were made to sum to 1"
 
@@ -81,16 +82,19 @@ def name_heads(maps: Sequence[AttentionMap]) -> tuple[str, ...]:
 
 
 def capture_heads(source: Source, request: Request) -> Capture:
-    """Capture the heads that a request names. Raises InputError if their maps are not of the same tokens."""
+    """Capture the heads that a request names.
+
+    Raises InputError if their maps are not of the same tokens.
+    """
     capture = source(request)
     require_same_tokens(capture.maps, "choose some with --layers")
     return capture
 
 
 def note_shared_rows(capture: Capture) -> Capture:
-    """Return a capture with a note if its rows do not sum to 1, as those do of which numbers are made.
+    """Return a capture with a note if its rows do not sum to 1, as rows do that are measured.
 
-    Raises UsageError for scores, of which none can be made.
+    Raises UsageError for scores, which cannot be measured.
     """
     methods = methods_of(capture.maps)
     if SCORES in methods:
@@ -133,7 +137,7 @@ class HeadOrder(NamedTuple):
 
     @property
     def is_rising(self) -> bool:
-        """Whether the smallest number comes first."""
+        """True if the smallest number comes first."""
         return (self.column in RISING) != self.reverse
 
     def describe(self) -> str:
@@ -144,7 +148,7 @@ class HeadOrder(NamedTuple):
         return f"{first} {self.column} first"
 
     def arrange(self, numbers: HeadNumbers) -> list[int]:
-        """Return the heads in this order, by number, those that the column says nothing of at last."""
+        """Return the numbers of the heads in this order, last those with an undefined column."""
         if self.column == BY_POSITION:
             order = list(range(len(numbers.names)))
             return order[::-1] if self.reverse else order
@@ -159,7 +163,7 @@ SHARPEST_FIRST = HeadOrder()
 
 @dataclass(frozen=True, eq=False)
 class HeadMeasures(Result):
-    """What every head does with one text, or in the mean over several."""
+    """The measures of every head on one text, or in the mean over several."""
 
     captures: tuple[Capture, ...]
     """Of each text, of the same heads, without their numbers."""
@@ -168,7 +172,7 @@ class HeadMeasures(Result):
 
     @property
     def unit(self) -> Unit:
-        """What is counted: tokens, or words."""
+        """The unit that is counted: tokens, or words."""
         return self.captures[0].maps[0].unit
 
     @property
@@ -183,19 +187,22 @@ class HeadMeasures(Result):
 
     @property
     def longest(self) -> int:
-        """How many tokens the longest text has."""
+        """The number of tokens of the longest text."""
         return max(len(capture.maps[0].keys) for capture in self.captures)
 
     @property
     def numbers(self) -> HeadNumbers:
         """The columns as a table shows them."""
-        maps = self.captures[0].maps
         heading = title_heads(self.captures)
-        return HeadNumbers(heading, name_heads(maps), self.summary.mean, self.summary.sd, self.notes)
+        names = name_heads(self.captures[0].maps)
+        return HeadNumbers(heading, names, self.summary.mean, self.summary.sd, self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the columns of every head, and what they are."""
         first = self.captures[0]
+        heads = []
+        for i, head in enumerate(self.heads):
+            heads.append({**head._asdict(), "measures": self.describe_measures(i)})
         return {
             "model": first.model,
             "texts": [capture.text for capture in self.captures],
@@ -203,13 +210,17 @@ class HeadMeasures(Result):
             "method": first.maps[0].method,
             "notes": list(self.notes),
             "columns": describe_columns(self.unit),
-            "heads": [{**head._asdict(), "measures": self.describe_measures(i)} for i, head in enumerate(self.heads)],
+            "heads": heads,
         }
 
     def describe_measures(self, head: int) -> dict[str, Any]:
         """Describe the columns of one head, by number."""
         mean, sd, n = self.summary
-        return {name: {"mean": mean[name][head], "sd": sd[name][head], "n": int(n[name][head])} for name in COLUMNS}
+        described: dict[str, Any] = {}
+        for name in COLUMNS:
+            count = int(n[name][head])
+            described[name] = {"mean": mean[name][head], "sd": sd[name][head], "n": count}
+        return described
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a line for each head; of several texts with standard deviations."""
@@ -229,15 +240,18 @@ class HeadMeasures(Result):
     def draw_table(
         self, order: HeadOrder = SHARPEST_FIRST, most: int | None = None, *, deviations: bool = True
     ) -> Table:
-        """Draw the table of heads. most: rows that are shown; deviations: beside all means, not of one column."""
+        """Draw the table of heads.
+
+        most: rows that are shown. deviations: standard deviations stand beside all means.
+        """
         return draw_heads_table(self.numbers, order, most, deviations=deviations)
 
 
 def inspect_heads(sources: Sequence[Source], request: Request = EVERY_HEAD) -> HeadMeasures:
     """Measure what every head does with each of some texts.
 
-    sources: one a text, of the same heads. request: the layers, heads and kinds of map; with keep="weights" all
-    columns are measured of a long text too.
+    sources: one a text, of the same heads. request: the layers, heads and kinds of map; with
+    keep="weights" all columns are measured of a long text too.
 
     Raises UsageError for scores, InputError if there is nothing to measure, and as the sources do.
     """
@@ -256,7 +270,8 @@ def measure_heads_of(capture: Capture) -> Measures:
     Raises InputError if there is nothing to measure.
     """
     if not all(each.weights is not None or each.statistics for each in capture.maps):
-        raise InputError("this capture holds neither weights nor statistics: there is nothing to measure")
+        missing = "this capture holds neither weights nor statistics"
+        raise InputError(f"{missing}: there is nothing to measure")
     maps = [measure_map(each) for each in capture.maps]
     return {name: np.concatenate([each[name].ravel() for each in maps]) for name in COLUMNS}
 
@@ -269,8 +284,8 @@ def drop_numbers(capture: Capture) -> Capture:
     notes = capture.notes
     if any(each.weights is None for each in capture.maps):
         length = tokens_title(capture.maps)
-        missing = f"of {length} only statistics were kept: columns that need all weights are left out"
-        notes = *notes, missing
+        kept = f"of {length} only statistics were kept"
+        notes = *notes, f"{kept}: columns that need all weights are left out"
     return replace(capture, maps=tuple(map(drop_numbers_of_map, capture.maps)), notes=notes)
 
 
@@ -301,14 +316,18 @@ def describe_columns(unit: Unit = "token") -> list[dict[str, str]]:
 
 
 def title_heads(captures: Sequence[Capture]) -> str:
-    """Return the model, what attends to what, and how much text there is; captures are of the same heads."""
+    """Return the model, what attends to what, and how much text there is.
+
+    captures: of the same heads.
+    """
     first = captures[0]
     first_map = first.maps[0]
     heads = panels_title(len(list_map_heads(first.maps)), first_map.heads)
     length = tokens_title(first.maps)
     if len(captures) > 1:
         lengths = [len(capture.maps[0].queries) for capture in captures]
-        length = f"{len(captures)} texts of {min(lengths)}-{max(lengths)} {first_map.unit}s"
+        shortest, longest = min(lengths), max(lengths)
+        length = f"{len(captures)} texts of {shortest}-{longest} {first_map.unit}s"
     return title(first, *kind_title(first_map), heads, length)
 
 
@@ -319,32 +338,26 @@ def draw_heads_table(
     *,
     deviations: bool = True,
 ) -> Table:
-    """Draw a table with a row for each head, so many at most; the last row is the mean of all.
+    """Draw a table with a row for each head, ``most`` at most; the last row is the mean of all.
 
-    deviations: standard deviations stand beside all means, else beside those of the column alone that gives the order.
+    deviations: standard deviations stand beside all means, else beside those of the column alone
+    that gives the order.
     """
     shown = order.arrange(numbers)[:most]
     columns = numbers.defined_columns
     with_deviation = columns if deviations else [order.column]
-    cells = [
-        tuple(format_column(numbers, name, head, deviation=name in with_deviation) for name in columns)
-        for head in shown
-    ]
+    cells = [format_head(numbers, head, columns, with_deviation) for head in shown]
     levels = np.full((len(shown) + 1, len(columns)), np.nan, np.float32)
     for i, name in enumerate(columns):
         levels[:-1, i] = place_on_colours(name, numbers.mean[name])[shown]
     caption = caption_heads(numbers, order, len(shown))
     if any(not cell for row in cells for cell in row):
         caption += "; empty: undefined"
-    return Table(
-        numbers.title,
-        "head",
-        tuple(COLUMNS[name].heading for name in columns),
-        (*(numbers.names[head] for head in shown), "mean"),
-        (*cells, average_columns(numbers, columns)),
-        levels,
-        told((caption, *numbers.notes)),
-    )
+    headings = tuple(COLUMNS[name].heading for name in columns)
+    names = [numbers.names[head] for head in shown]
+    all_cells = (*cells, average_columns(numbers, columns))
+    lines = told((caption, *numbers.notes))
+    return Table(numbers.title, "head", headings, (*names, "mean"), all_cells, levels, lines)
 
 
 def caption_heads(numbers: HeadNumbers, order: HeadOrder, shown: int) -> str:
@@ -359,6 +372,18 @@ def average_columns(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, 
     """Return the mean of each column over all heads, as it is shown."""
     means = {name: float(mean_of(numbers.mean[name], 0)) for name in columns}
     return tuple(format_measure(mean, COLUMNS[name].unit) for name, mean in means.items())
+
+
+def format_head(
+    numbers: HeadNumbers,
+    head: int,
+    columns: Sequence[str],
+    with_deviation: Sequence[str],
+) -> tuple[str, ...]:
+    """Format the row of a head. with_deviation: the columns beside which deviations stand."""
+    deviations = {name: name in with_deviation for name in columns}
+    cells = [format_column(numbers, name, head, deviation=deviation) for name, deviation in deviations.items()]
+    return tuple(cells)
 
 
 def format_column(numbers: HeadNumbers, name: str, head: int, *, deviation: bool) -> str:
@@ -390,7 +415,10 @@ def format_share(value: float) -> str:
 
 
 def place_on_colours(name: str, values: Doubles) -> Doubles:
-    """Return the places of a column on the colours: shares from 0 to 1, others from 0 to the largest."""
+    """Return the places of a column on the colours.
+
+    Shares lie from 0 to 1, others from 0 to the largest.
+    """
     top = 1.0 if COLUMNS[name].unit == "share" else find_largest(values) or 1.0
     levels: Doubles = np.clip(values / top, 0, 1)
     return levels

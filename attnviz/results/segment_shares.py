@@ -67,22 +67,22 @@ class SegmentShares(Result):
     def rows(self) -> list[dict[str, Any]]:
         """Return a line for each head and segment."""
         shares = self.shares
-        return [
-            {
-                **head._asdict(),
-                "segment": segment.name,
-                "tokens": int(shares.tokens[j]),
-                "share": shares.share[i, j],
-                "baseline": shares.baseline[i, j],
-                "lift": shares.lift[i, j],
-                "rest_share": shares.rest_share[i, j],
-                "rest_baseline": shares.rest_baseline[i, j],
-                "rest_lift": shares.rest_lift[i, j],
-                "share_per_token": shares.per_token[i, j],
-            }
-            for i, head in enumerate(list_map_heads(self.capture.maps))
-            for j, segment in enumerate(self.segments)
-        ]
+        numbers = {
+            "share": shares.share,
+            "baseline": shares.baseline,
+            "lift": shares.lift,
+            "rest_share": shares.rest_share,
+            "rest_baseline": shares.rest_baseline,
+            "rest_lift": shares.rest_lift,
+            "share_per_token": shares.per_token,
+        }  # (head, segment) each
+        rows = []
+        for i, head in enumerate(list_map_heads(self.capture.maps)):
+            for j, segment in enumerate(self.segments):
+                names = {"segment": segment.name, "tokens": int(shares.tokens[j])}
+                values = {name: array[i, j] for name, array in numbers.items()}
+                rows.append({**head._asdict(), **names, **values})
+        return rows
 
     def tables(self) -> list[Picture]:
         """Return the table of segments."""
@@ -97,10 +97,11 @@ def inspect_segments(
 ) -> SegmentShares:
     """Measure the share of attention that each segment of the text gets.
 
-    segments: without them, the text's own: the messages of a chat, or else its paragraphs. query: the one token that
-    gives; without it, means over the queries outside a segment.
+    segments: without them, the text's own: the messages of a chat, or else its paragraphs.
+    query: the one token that gives; without it, means over the queries outside a segment.
 
-    Raises InputError for segments that do not fit the text, UsageError for scores, and as the source does.
+    Raises InputError for segments that do not fit the text, UsageError for scores, and as the
+    source does.
     """
     captured = capture_heads(source, replace(request, keep="weights", query=query))
     capture = note_shared_rows(captured)
@@ -130,7 +131,7 @@ class SegmentMeans(NamedTuple):
 
     @property
     def lift(self) -> Doubles:
-        """How many times the even share a segment gets."""
+        """The share by the even share."""
         return divide_where(self.share, self.baseline)
 
     @property
@@ -151,7 +152,7 @@ def average_shares(shares: Shares) -> SegmentMeans:
 
 
 def draw_segments_table(result: SegmentShares) -> Table:
-    """Draw a row for each segment: means over the heads, with and without the tokens on which heads rest."""
+    """Draw a row for each segment: means over the heads, with and without resting tokens."""
     capture, shares = result.capture, result.shares
     first = capture.maps[0]
     names = name_heads(capture.maps)
@@ -159,19 +160,17 @@ def draw_segments_table(result: SegmentShares) -> Table:
     columns = format_segments(means)
     columns["most by"] = [name_most_lift(lifts, names) for lifts in shares.rest_lift.T]
     headings = tuple(columns)
+    cells = tuple(zip(*columns.values(), strict=True))
     query = () if result.query is None else (token_title(result.query),)
     count = f"{len(result.segments)} segments"
     heads = panels_title(len(names), first.heads)
-    return Table(
-        title(capture, *kind_title(first), count, *query, heads),
-        "segment",
-        headings,
-        tuple(escape(segment.name) for segment in result.segments),
-        tuple(zip(*columns.values(), strict=True)),
-        colour_segments(means, headings),
-        told((*caption_segments(shares, of_one_query=result.of_one_query), *capture.notes)),
-        frozenset({headings.index("most by")}),
-    )
+    heading = title(capture, *kind_title(first), count, *query, heads)
+    segment_names = tuple(escape(segment.name) for segment in result.segments)
+    levels = colour_segments(means, headings)
+    caption = caption_segments(shares, of_one_query=result.of_one_query)
+    lines = told((*caption, *capture.notes))
+    texts = frozenset({headings.index("most by")})
+    return Table(heading, "segment", headings, segment_names, cells, levels, lines, texts)
 
 
 def format_segments(means: SegmentMeans) -> dict[str, list[str]]:
@@ -188,7 +187,10 @@ def format_segments(means: SegmentMeans) -> dict[str, list[str]]:
 
 
 def colour_segments(means: SegmentMeans, headings: Sequence[str]) -> Floats:
-    """Return the places on the colours of the columns of segments, (segment, column); NaN for no colour."""
+    """Return the places on the colours of the columns of segments.
+
+    They are (segment, column), NaN for no colour.
+    """
     lift, rest_lift = means.lift, means.rest_lift
     top = max(find_largest(lift), find_largest(rest_lift), 1)
     coloured = {
@@ -211,8 +213,9 @@ def caption_segments(shares: Shares, *, of_one_query: bool) -> tuple[str, ...]:
         whose = "this query"
         why_empty = "this query sees nothing of it"
     columns = (
-        f"share: of the attention of {whose}; even: if spread evenly over the keys; lift: share / even; "
-        "rest, lift*: without special and first tokens; each: share of a token; most by: the head of the largest lift*"
+        f"share: of the attention of {whose}; even: if spread evenly over the keys; "
+        "lift: share / even; rest, lift*: without special and first tokens; "
+        "each: share of a token; most by: the head of the largest lift*"
     )
     is_seen = np.isfinite(shares.share).any(0)
     return (columns,) if is_seen.all() else (columns, f"empty: {why_empty}")

@@ -1,4 +1,4 @@
-"""What one token gives to others and gets from them, and what one query gives to one key, in all heads."""
+"""One token in all heads, what it gives and gets; and one cell, its weight in all heads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,12 +38,15 @@ GETS = "gets"
 def describe_window(capture: Capture) -> dict[str, Any]:
     """Describe the tokens of a window, and its weights by head; a masked one is undefined."""
     first = capture.maps[0]
-    weights = [decimals(np.where(each.visible, each.values, np.float32(np.nan))) for each in list_panels(capture.maps)]
+    described = []
     heads = list_map_heads(capture.maps)
+    for head, shown in zip(heads, list_panels(capture.maps), strict=True):
+        weights = np.where(shown.visible, shown.values, np.float32(np.nan))
+        described.append({**head._asdict(), "weights": decimals(weights)})
     return {
         "queries": describe_tokens(first.queries, first.query_places),
         "keys": describe_tokens(first.keys, first.key_places),
-        "heads": [{**head._asdict(), "weights": matrix} for head, matrix in zip(heads, weights, strict=True)],
+        "heads": described,
     }
 
 
@@ -66,7 +69,10 @@ def list_cells(capture: Capture) -> Iterator[dict[str, Any]]:
 
 
 def format_weight(value: float, method: str) -> str:
-    """Format a number of a map: a weight to two digits, a score with its sign, others to two digits of their own."""
+    """Format a number of a map.
+
+    A weight has two digits, a score its sign, others two digits of their own.
+    """
     if method == SCORES and np.isfinite(value):
         return f"{value:+.2f}"
     if is_other(method) and 0 < value < 0.1:
@@ -82,14 +88,18 @@ class TokenRows(Result):
     """What one token gives to each of the others, and gets from each, in all heads."""
 
     windows: Mapping[str, Capture]
-    """Under ``gives`` the row of the token, under ``gets`` its column; one of them alone in cross-attention, where a
-    token may stand in one text only."""
+    """Under ``gives`` the row of the token, under ``gets`` its column.
+
+    In cross-attention, where a token may stand in one text only, one of them alone.
+    """
 
     def to_dict(self) -> dict[str, Any]:
         """Return both windows, every head by itself."""
         first = next(iter(self.windows.values()))
-        windows = {direction: describe_window(capture) for direction, capture in self.windows.items()}
-        return {**describe_capture(first), **windows}
+        described = describe_capture(first)
+        for direction, capture in self.windows.items():
+            described[direction] = describe_window(capture)
+        return described
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a line for each cell of both windows."""
@@ -100,11 +110,12 @@ class TokenRows(Result):
         return [*self.draw_tables()]
 
     def draw_tables(self, most: int | None = None) -> list[Table]:
-        """Draw one table of what the token gives and gets, or two where the others are of two texts.
+        """Draw one table of both directions, or two where the others are of two texts.
 
         most: how many tokens are shown, those of the largest means.
         """
-        directions = [read_direction(capture, direction) for direction, capture in self.windows.items()]
+        windows = self.windows.items()
+        directions = [read_direction(capture, name) for name, capture in windows]
         if directions[0].capture.maps[0].kind == "cross":
             return [draw_token_table([direction], most) for direction in directions]
         return [draw_token_table(directions, most)]
@@ -147,7 +158,7 @@ class Direction:
 
     @property
     def method(self) -> str:
-        """What the numbers are."""
+        """The method that the numbers are of."""
         return self.capture.maps[0].method
 
     @property
@@ -158,7 +169,7 @@ class Direction:
 
 
 def read_direction(capture: Capture, name: str) -> Direction:
-    """Read the weights between a token and the others from the capture of one query, or of one key."""
+    """Read the weights between a token and the others from the capture of its row or column."""
     queries, keys = sides(capture.maps[0])
     token, others = (queries, keys) if name == GIVES else (keys, queries)
     panels = list_panels(capture.maps)
@@ -168,8 +179,9 @@ def read_direction(capture: Capture, name: str) -> Direction:
 
 
 def draw_token_table(directions: Sequence[Direction], most: int | None = None) -> Table:
-    """Draw what one token gives to others and gets from them, as means over the heads, in the order of the text.
+    """Draw what one token gives to others and gets from them, as means over the heads.
 
+    Rows stand in the order of the text.
     most: how many tokens are shown, those of the largest means.
     """
     first = directions[0]
@@ -179,24 +191,27 @@ def draw_token_table(directions: Sequence[Direction], most: int | None = None) -
     shown = choose_strongest(means, most)
     levels = np.full((len(shown), 2 * len(directions)), np.nan)
     if first.method != SCORES:  # which would need colours with two ends
-        levels[:, ::2] = np.sqrt(means[shown] / (find_largest(means) or 1))  # as other weights are coloured
-    columns = [heading for direction in directions for heading in (direction.name, "most by")]
-    others = first.others
+        top = find_largest(means) or 1
+        levels[:, ::2] = np.sqrt(means[shown] / top)  # as other weights are coloured
+    columns: list[str] = []
+    for direction in directions:
+        columns += [direction.name, "most by"]
     heads = panels_title(len(names), maps[0].heads)
+    others = first.others
     return Table(
         title(first.capture, *kind_title(maps[0]), token_title(first.token), heads),
         "token",
         tuple(columns),
-        tuple(f"{others.numbers[i]} {others.labels[i]}" for i in shown),
-        tuple(format_token(directions, i, names) for i in shown),
-        levels.astype(np.float32),
-        told((caption_token(first, means, shown), *first.capture.notes)),
-        frozenset(range(1, len(columns), 2)),
+        rows=tuple(f"{others.numbers[i]} {others.labels[i]}" for i in shown),
+        cells=tuple(format_token(directions, i, names) for i in shown),
+        levels=levels.astype(np.float32),
+        caption=told((caption_token(first, means, shown), *first.capture.notes)),
+        texts=frozenset(range(1, len(columns), 2)),
     )
 
 
 def choose_strongest(means: Doubles, most: int | None) -> list[int]:
-    """Choose the tokens of the largest means (token, direction), so many at most, in the order of the text."""
+    """Choose the tokens of the largest means (token, direction), in the order of the text."""
     largest = np.where(np.isfinite(means), means, -np.inf).max(-1)
     strongest = np.argsort(-largest, kind="stable")[:most]
     in_order: list[int] = np.sort(strongest).tolist()
@@ -217,7 +232,11 @@ def caption_token(direction: Direction, means: Doubles, shown: Sequence[int]) ->
     return f"{strongest}; {caption}"
 
 
-def format_token(directions: Sequence[Direction], token: int, names: Sequence[str]) -> tuple[str, ...]:
+def format_token(
+    directions: Sequence[Direction],
+    token: int,
+    names: Sequence[str],
+) -> tuple[str, ...]:
     """Format a row of a token: of each direction the mean, and the head with the most."""
     cells: list[str] = []
     for direction in directions:
@@ -291,14 +310,14 @@ def draw_cell(capture: Capture) -> Heatmap:
         visible[at] = cell.visible[0, 0]
     shown = Panel(values, visible)
     hidden = np.zeros(len(heads), bool)
-    return Heatmap(
-        title(capture, *kind_title(first), f"{token_title(query)} to {token_title(key)}"),
-        shown,
-        Axis("layers", tuple(f"L{layer}" for layer in layers), layers),
-        Axis("heads", tuple(map(column_name, heads)), tuple(range(len(heads)))),
-        scale([(shown, hidden)], Look(), first.method),
-        told((caption_masked(panels), *capture.notes)),
-    )
+    colours = scale([(shown, hidden)], Look(), first.method)
+    heading = title(capture, *kind_title(first), f"{token_title(query)} to {token_title(key)}")
+    layer_names = tuple(f"L{layer}" for layer in layers)
+    head_names = tuple(map(column_name, heads))
+    rows = Axis("layers", layer_names, layers)
+    columns = Axis("heads", head_names, tuple(range(len(heads))))
+    caption = told((caption_masked(panels), *capture.notes))
+    return Heatmap(heading, shown, rows, columns, colours, caption)
 
 
 def caption_masked(cells: Sequence[Panel]) -> str:
