@@ -158,7 +158,7 @@ def test_what_a_capture_lacks_is_said(call: Run, tmp_path: Path) -> None:
 
 def test_bounds_are_checked_without_a_command(call: Run) -> None:
     """A result of captures has what the command prints, and a table."""
-    bounds = [Bound("entropy", 0.1, is_least=True), Bound("L0H0.next", 0, is_least=True)]
+    bounds = [Bound("entropy", 0.1, is_least=True), Bound("L0H0.next", 0.0, is_least=True)]
     result = check_bounds(bounds, Evidence([attnviz.capture(TEXT)]))
     done = call("check", TEXT, "--min", "entropy=0.1", "--min", "L0H0.next=0", "--json")
     assert document_json(result.to_dict()).decode() == done.stdout
