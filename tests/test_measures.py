@@ -13,7 +13,7 @@ from scipy.stats import entropy as scipy_entropy
 from transformers import AutoModel, AutoTokenizer
 
 import attnviz
-from attnviz.analysis.measures import COLUMNS, measure_map, summarise_measures
+from attnviz.analysis.measures import COLUMNS, measure, measure_map, summarise_measures
 from attnviz.analysis.statistics import describe, tiled
 from attnviz.record import AttentionMap, Token
 from tests.conftest import SENTENCE
@@ -326,3 +326,11 @@ def test_every_column_says_what_it_is() -> None:
         assert "\n" not in column.definition
         assert column.source == "descriptive" or column.source[-4:].isdecimal()
         assert column.unit in ("nats", "tokens", "share")
+
+
+def test_the_former_name_warns() -> None:
+    """What was called measure works for one version more, and names what to write."""
+    part = attnviz.capture(SENTENCE).maps[0]
+    with pytest.warns(DeprecationWarning, match="measure_map"):
+        found = measure(part)
+    np.testing.assert_array_equal(found["entropy"], measure_map(part)["entropy"])

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnviz
-from attnviz.analysis.segments import assign_tokens, find_paragraphs, measure_shares, parse_segments, require_fit
+from attnviz.analysis.segments import (
+    assign_tokens,
+    find_paragraphs,
+    measure_shares,
+    paragraphs,
+    parse_segments,
+    require_fit,
+    shares,
+)
 from attnviz.models import Prompt, Request, load
 from attnviz.models.huggingface.encoding import message_segments
 from attnviz.record import AttentionMap, Segment, Token
@@ -294,3 +302,14 @@ def test_messages_that_are_not_found() -> None:
 
     found = message_segments(SimpleNamespace(apply_chat_template=changing), messages, "<LOUD>")
     assert found == (Segment("user", 0, 6),)
+
+
+def test_former_names_warn() -> None:
+    """What was called paragraphs and shares works for one version more, and names what to write."""
+    capture = attnviz.capture("one\n\ntwo")
+    with pytest.warns(DeprecationWarning, match="find_paragraphs"):
+        found = paragraphs(capture.text)
+    assert found == find_paragraphs(capture.text)
+    with pytest.warns(DeprecationWarning, match="measure_shares"):
+        lifts = shares(capture.maps[0], found).lift
+    np.testing.assert_array_equal(lifts, measure_shares(capture.maps[0], found).lift)

@@ -5,6 +5,7 @@ everything by force, and says nothing. Where no query is left, the number is und
 cells count for nothing, not even as zeros.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -331,6 +332,13 @@ def measure_map(attention_map: AttentionMap) -> Measures:
         for name, column in COLUMNS.items():
             measures[name][at] = column.measure(head)
     return measures
+
+
+def measure(attention_map: AttentionMap) -> Measures:
+    """Measure a map as ``measure_map`` does, which is the new name; this goes with the next version."""
+    message = "measure goes with the next version: write measure_map(attention_map)"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return measure_map(attention_map)
 
 
 def exact_shares(attention_map: AttentionMap, weights: Weights) -> Doubles:

@@ -5,6 +5,7 @@ They show which document of several was looked at.
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -301,3 +302,24 @@ def assign_tokens(tokens: Sequence[Token], segments: Sequence[Segment]) -> npt.N
         if is_of_text and common.max() > 0:
             numbers[i] = common.argmax()
     return numbers
+
+
+# Names that go with the next version
+
+
+def paragraphs(text: str) -> tuple[Segment, ...]:
+    """Find paragraphs as ``find_paragraphs`` does, which is the new name."""
+    message = "paragraphs goes with the next version: write find_paragraphs(text)"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return find_paragraphs(text)
+
+
+def shares(
+    attention_map: AttentionMap,
+    segments: Sequence[Segment],
+    query: int | None = None,
+) -> Shares:
+    """Measure shares as ``measure_shares`` does, which is the new name."""
+    message = "shares goes with the next version: write measure_shares(attention_map, segments)"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return measure_shares(attention_map, segments, query)
