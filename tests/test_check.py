@@ -8,8 +8,12 @@ import pytest
 
 import attnviz
 from attnviz.analysis.comparison import Distances, compare
-from attnviz.analysis.measures import measure
+from attnviz.analysis.measures import measure_map
+from attnviz.analysis.segments import find_segment
 from attnviz.analysis.words import in_words
+from attnviz.io.documents import document_json
+from attnviz.record import Segment
+from attnviz.results.checking import Bound, Evidence, check_bounds
 from tests.conftest import Run
 from tests.test_compare import fails
 
@@ -42,7 +46,7 @@ def test_columns_are_those_of_inspect(call: Run) -> None:
     code, (one, every, two) = checked(
         call, TEXT, other, "--min", "L1H3.sink=0", "--min", "gini=0", "--min", "L-1H-1.span=0"
     )
-    found = [measure(attnviz.capture(text).maps[0]) for text in (TEXT, other)]
+    found = [measure_map(attnviz.capture(text).maps[0]) for text in (TEXT, other)]
     assert code == 0
     assert one["measured"] == pytest.approx(np.mean([each["sink"][1, 3] for each in found]))
     assert every["measured"] == pytest.approx(np.mean([each["gini"] for each in found]))
@@ -133,7 +137,7 @@ def test_words_can_be_measured(call: Run) -> None:
     """--words measures columns between words."""
     text = "unbelievable tokenizers"
     (tokens,), (words,) = (checked(call, text, "--min", "entropy=0", *more)[1] for more in ([], ["--words"]))
-    expected = measure(in_words(attnviz.capture(text)).maps[0])["entropy"].mean()
+    expected = measure_map(in_words(attnviz.capture(text)).maps[0])["entropy"].mean()
     assert words["measured"] == pytest.approx(expected)
     assert words["measured"] != tokens["measured"]
 
@@ -150,3 +154,25 @@ def test_what_a_capture_lacks_is_said(call: Run, tmp_path: Path) -> None:
     attnviz.save(attnviz.capture(TEXT, keep="statistics"), tmp_path / "s.attn")
     fails(call("check", "--from", "s.attn", "--max", "gini=3"), 4, "needs all weights")
     assert call("check", "--from", "s.attn", "--max", "entropy=3").returncode == 0
+
+
+def test_bounds_are_checked_without_a_command(call: Run) -> None:
+    """A result of captures has what the command prints, and a table."""
+    bounds = [Bound("entropy", 0.1, is_least=True), Bound("L0H0.next", 0.0, is_least=True)]
+    result = check_bounds(bounds, Evidence([attnviz.capture(TEXT)]))
+    done = call("check", TEXT, "--min", "entropy=0.1", "--min", "L0H0.next=0", "--json")
+    assert document_json(result.to_dict()).decode() == done.stdout
+    assert not result.passed
+    assert [row["passed"] for row in result.rows()] == [True, False]
+    assert "undefined" in result.lines()[1]
+    (table,) = result.tables()
+    assert table.cells[1] == ("undefined", "FAIL")
+
+
+def test_a_segment_is_found_by_its_name() -> None:
+    """By the whole name, or by the words that it begins with, if they are of one segment only."""
+    segments = [Segment("line 1 one", 0, 3), Segment("line 10 ten", 4, 7), Segment("line", 8, 9)]
+    assert find_segment("line 1", segments) == 0
+    assert find_segment("line", segments) == 2
+    with pytest.raises(ValueError, match="2 segments are named 'line'"):
+        find_segment("line", segments[:2])

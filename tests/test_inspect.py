@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,20 @@ import pytest
 from PIL import Image
 
 import attnviz
-from attnviz.analysis.measures import COLUMNS, measure
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.analysis.measures import COLUMNS, measure_map
+from attnviz.analysis.segments import choose_segments
+from attnviz.derived import Source
+from attnviz.drawable import Heatmap, Table
+from attnviz.io.documents import document_json, rows_csv
+from attnviz.models import Prompt, load
+from attnviz.record import AttentionMap, Capture, Segment, Token
 from attnviz.render.terminal.cells import Paint
 from attnviz.render.terminal.draw import Screen
-from attnviz.results.inspection import Heads, digits, heads_table
+from attnviz.results.inspection import HeadNumbers, HeadOrder, draw_heads_table, format_measure, inspect_heads
+from attnviz.results.result import Result
+from attnviz.results.segment_shares import inspect_segments
+from attnviz.results.token_rows import inspect_cell, inspect_token
+from attnviz.selection import Spot
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.tolerance import close
@@ -52,7 +62,7 @@ def test_a_table_of_heads(call: Run) -> None:
     assert shown[1].split() == ["head", *(column.heading for column in COLUMNS.values() if column.name != "next")]
     entropies = [float(line.split()[1]) for line in shown[2:18]]
     assert entropies == sorted(entropies)
-    found = measure(attnviz.capture(SENTENCE).maps[0])
+    found = measure_map(attnviz.capture(SENTENCE).maps[0])
     assert entropies[0] == pytest.approx(found["entropy"].min(), abs=0.005)
     assert shown[18].split()[:2] == ["mean", f"{found['entropy'].mean():.2f}"]
     assert shown[19] == "16 of 18 heads, smallest entropy first; mean: of all 18"
@@ -65,7 +75,7 @@ def test_many_heads_fit_a_screen() -> None:
     generator = np.random.default_rng(0)
     means = {name: generator.random(270) * (1 if column.unit == "share" else 999) for name, column in COLUMNS.items()}
     undefined = {name: np.full(270, np.nan) for name in COLUMNS}
-    table = heads_table(Heads("x", names, means, undefined, ()), "entropy", reverse=False, most=16, spread=True)
+    table = draw_heads_table(HeadNumbers("x", names, means, undefined, ()), HeadOrder("entropy"), most=16)
     widths = [
         max(len(text) for text in (heading, *column))
         for heading, column in zip(table.columns, zip(*table.cells, strict=True), strict=True)
@@ -80,7 +90,7 @@ def test_a_screen_is_filled(call: Run, minilm: Path, monkeypatch: pytest.MonkeyP
     from attnviz.cli import inspect
 
     paint = Paint("shades", "viridis")
-    monkeypatch.setattr(inspect, "screen", lambda *_, **__: Screen(80, height, paint))
+    monkeypatch.setattr(inspect, "open_screen", lambda *_, **__: Screen(80, height, paint))
     done = call("inspect", SENTENCE, "-m", minilm)
     taken = len(done.stdout.splitlines()) + len(done.stderr.splitlines()) + 1
     assert height - 2 <= taken <= height
@@ -97,7 +107,7 @@ def test_a_screen_is_filled(call: Run, minilm: Path, monkeypatch: pytest.MonkeyP
 )
 def test_the_order_of_heads(call: Run, args: list[str], name: str, sign: int) -> None:
     """As a column has it, largest shares and smallest entropies first, or the other way round."""
-    found = measure(attnviz.capture(SENTENCE).maps[0])[name].ravel()
+    found = measure_map(attnviz.capture(SENTENCE).maps[0])[name].ravel()
     names = [f"L{i // 6}H{i % 6}" for i in np.argsort(sign * found, kind="stable")]
     shown = lines(call, SENTENCE, *args, "--top", "all")
     assert [line.split()[0] for line in shown[2 : 2 + HEADS]] == names
@@ -121,9 +131,9 @@ def test_undefined_numbers_are_empty(call: Run) -> None:
     rows = list(csv.DictReader(StringIO(call("inspect", "x", "-o", "-", "--format", "csv").stdout)))
     assert {row["next"] for row in rows} == {""}
     means = {name: np.array([np.nan, 1.0, np.nan, 3.0]) for name in COLUMNS}
-    heads = Heads("x", ("a", "b", "c", "d"), means, means, ())
+    heads = HeadNumbers("x", ("a", "b", "c", "d"), means, means, ())
     for reverse, order in ((False, "dbac"), (True, "bdac")):
-        table = heads_table(heads, "sink", reverse=reverse, most=None, spread=False)
+        table = draw_heads_table(heads, HeadOrder("sink", reverse), deviations=False)
         assert "".join(table.rows[:4]) == order
         assert np.isnan(table.levels[2:]).all()
         assert set(table.cells[2] + table.cells[3]) == {""}
@@ -146,7 +156,7 @@ def test_undefined_numbers_are_empty(call: Run) -> None:
 )
 def test_numbers_take_four_columns(value: float, unit: str, text: str) -> None:
     """Three digits, of shares two; nothing where undefined."""
-    assert digits(value, unit) == text
+    assert format_measure(value, unit) == text
 
 
 def test_explained_columns(call: Run) -> None:
@@ -163,7 +173,7 @@ def test_explained_columns(call: Run) -> None:
 def test_everything_is_in_files(call: Run, tmp_path: Path) -> None:
     """JSON, CSV, Markdown and figures hold every head, not only those of a screen, and the same bytes each time."""
     found = document(call, SENTENCE)
-    expected = measure(attnviz.capture(SENTENCE).maps[0])
+    expected = measure_map(attnviz.capture(SENTENCE).maps[0])
     assert [column["name"] for column in found["columns"]] == [*COLUMNS]
     assert {"definition", "source", "unit"} < found["columns"][0].keys()
     assert len(found["heads"]) == HEADS
@@ -199,7 +209,7 @@ def test_several_texts(call: Run, tmp_path: Path) -> None:
     (tmp_path / "bc.txt").write_text("\n\n".join(texts[1:]) + "\n")
     found = document(call, *texts)
     assert found["texts"] == [*texts]
-    stacked = np.stack([measure(attnviz.capture(text).maps[0])["entropy"].ravel() for text in texts])
+    stacked = np.stack([measure_map(attnviz.capture(text).maps[0])["entropy"].ravel() for text in texts])
     entropies = [head["measures"]["entropy"] for head in found["heads"]]
     assert [one["mean"] for one in entropies] == pytest.approx(stacked.mean(0))
     assert [one["sd"] for one in entropies] == pytest.approx(stacked.std(0, ddof=1))
@@ -287,8 +297,14 @@ def test_one_token_gives_and_gets(call: Run) -> None:
     row, column = weights[:, 3], weights[:, :, 3]
     best = int(row[:, 1].argmax())
     name = f"L{best // 6}H{best % 6}"
-    assert shown[3].split() == ["1", "The", digits(row[:, 1].mean(), "share"), name, digits(row[:, 1].max(), "share")]
-    assert shown[2 + 5].split()[2] == digits(column[:, 5].mean(), "share")
+    assert shown[3].split() == [
+        "1",
+        "The",
+        format_measure(row[:, 1].mean(), "share"),
+        name,
+        format_measure(row[:, 1].max(), "share"),
+    ]
+    assert shown[2 + 5].split()[2] == format_measure(column[:, 5].mean(), "share")
     assert "empty: masked" in shown[-2]
     found = document(call, SENTENCE, "--token", "sat")
     given = np.array([head["weights"][0] for head in found["gives"]["heads"]], float)
@@ -361,7 +377,13 @@ def test_segments_of_a_file(call: Run, tmp_path: Path) -> None:
     weights = attnviz.capture(SENTENCE).maps[0].weights.astype(np.float64).reshape(HEADS, 12, 12)
     share = weights[:, 4:, 1:4].sum(-1).mean()
     even = np.mean([3 / (q + 1) for q in range(4, 12)])
-    assert shown[2].split()[:5] == ["who", "3", f"{share / 3:.4f}"[1:], digits(share, "share"), digits(even, "share")]
+    assert shown[2].split()[:5] == [
+        "who",
+        "3",
+        f"{share / 3:.4f}"[1:],
+        format_measure(share, "share"),
+        format_measure(even, "share"),
+    ]
     assert shown[2].split()[5] == f"{share / even:.2f}"
     found = document(call, SENTENCE, "--segments", "parts.txt")
     assert found["segments"][1] == {"name": "where", "start": 12, "end": 27, "tokens": 4}
@@ -564,3 +586,46 @@ def test_an_empty_segment_says_why(call: Run) -> None:
     """The last part of a text of a causal model is seen by no query outside it, which the caption says."""
     shown = call("inspect", "one two\nthree four", "--segments", "auto", "--width", "120").stdout
     assert "empty: no query outside it sees it" in shown
+
+
+# From Python
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return partial(load("builtin").capture, Prompt(SENTENCE))
+
+
+def same_as(result: Result, call: Run, *args: str) -> bool:
+    """Whether a result makes the document and the lines that a command writes."""
+    done = call("inspect", SENTENCE, *args, "--json")
+    lines = call("inspect", SENTENCE, *args, "-o", "-", "--format", "csv")
+    document = document_json(result.to_dict()).decode()
+    return (document, rows_csv(result.rows()).decode()) == (done.stdout, lines.stdout)
+
+
+def test_results_are_made_without_a_command(call: Run, tmp_path: Path, source: Source) -> None:
+    """Each question is a function of a source, and its result makes what the command writes."""
+    (tmp_path / "parts.txt").write_text("0:11 who\n12:27 where\n")
+    segments = [Segment("who", 0, 11), Segment("where", 12, 27)]
+    heads = inspect_heads([source])
+    token = inspect_token(source, Spot("it"))
+    cell = inspect_cell(source, Spot("it"), Spot("cat"))
+    shares = inspect_segments(source, segments)
+    assert same_as(heads, call)
+    assert same_as(token, call, "--token", "it")
+    assert same_as(cell, call, "--query", "it", "--key", "cat")
+    assert same_as(shares, call, "--segments", "parts.txt")
+    assert [type(each) for result in (heads, token, shares) for each in result.tables()] == [Table] * 3
+    assert [type(each) for each in cell.tables()] == [Heatmap]
+    assert len(heads.draw_table(HeadOrder("sink"), 3).rows) == 4
+    assert len(token.draw_tables(5)[0].rows) == 5
+
+
+def test_segments_of_a_text_that_has_none() -> None:
+    """Segments that are given are taken; without them a text of one line has none."""
+    capture = attnviz.capture(SENTENCE)
+    segments = (Segment("who", 0, 11),)
+    assert choose_segments(capture, segments) == segments
+    with pytest.raises(ValueError, match="one paragraph of one line"):
+        choose_segments(capture, None)

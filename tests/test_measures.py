@@ -13,7 +13,7 @@ from scipy.stats import entropy as scipy_entropy
 from transformers import AutoModel, AutoTokenizer
 
 import attnviz
-from attnviz.analysis.measures import COLUMNS, measure, spread
+from attnviz.analysis.measures import COLUMNS, measure, measure_map, summarise_measures
 from attnviz.analysis.statistics import describe, tiled
 from attnviz.record import AttentionMap, Token
 from tests.conftest import SENTENCE
@@ -46,7 +46,7 @@ def random(layers: int, heads: int, count: int, *, causal: bool, seed: int = 0) 
 
 def only(part: AttentionMap) -> dict[str, float]:
     """The numbers of a map of one head."""
-    return {name: values.item() for name, values in measure(part).items()}
+    return {name: values.item() for name, values in measure_map(part).items()}
 
 
 # Closed forms
@@ -126,7 +126,7 @@ def test_queries_that_see_nothing_are_not_counted() -> None:
 def test_two_texts_have_no_places() -> None:
     """Distances and neighbours are of one text; the rest is as it was."""
     part = random(1, 2, 6, causal=False)
-    found, same = measure(replace(part, kind="cross")), measure(part)
+    found, same = measure_map(replace(part, kind="cross")), measure_map(part)
     for name in COLUMNS:
         if name in PLACES:
             assert np.isnan(found[name]).all()
@@ -137,7 +137,7 @@ def test_two_texts_have_no_places() -> None:
 def test_places_are_those_of_the_whole_text() -> None:
     """A part of the queries has the distances and neighbours that these have in the whole."""
     part = random(2, 2, 9, causal=True)
-    rows = measure(part.window(range(4, 8), range(9)))
+    rows = measure_map(part.window(range(4, 8), range(9)))
     apart = np.abs(np.subtract.outer(np.arange(4, 8), np.arange(9)))
     np.testing.assert_allclose(rows["distance"], (part.weights[:, :, 4:8] * apart).sum(-1).mean(-1), rtol=1e-6)
     near = part.weights[:, :, np.arange(4, 8), np.arange(3, 7)].mean(-1)
@@ -185,7 +185,7 @@ def plain(weights: np.ndarray, visible: np.ndarray) -> dict[str, float]:
 def test_measures_are_those_of_plain_loops(count: int, causal: bool, seed: int) -> None:
     """SciPy's entropy, the pairwise Gini and loops over queries give the same."""
     part = random(1, 2, count, causal=causal, seed=seed)
-    found = measure(part)
+    found = measure_map(part)
     for head in range(2):
         expected = plain(part.weights[0, head], np.broadcast_to(part.visible, part.weights.shape)[0, head])
         for name, value in expected.items():
@@ -198,7 +198,7 @@ def test_minilm_as_eager_transformers_computes_it(minilm: Path) -> None:
     with torch.no_grad():
         inputs = AutoTokenizer.from_pretrained(minilm)(SENTENCE, return_tensors="pt")
         eager = torch.stack(model(**inputs, output_attentions=True).attentions)[:, 0].double().numpy()
-    found = measure(attnviz.capture(SENTENCE, model=str(minilm)).maps[0])
+    found = measure_map(attnviz.capture(SENTENCE, model=str(minilm)).maps[0])
     n = eager.shape[-1]
     everything = np.ones((n, n), bool)
     expected = [[plain(head, everything) for head in layer] for layer in eager]
@@ -222,7 +222,7 @@ def test_minilm_as_eager_transformers_computes_it(minilm: Path) -> None:
 def test_permuted_heads_permute_the_numbers(seed: int, order: list[int], causal: bool) -> None:
     """A number of a head depends on this head alone."""
     part = random(2, 5, 6, causal=causal, seed=seed)
-    found, moved = measure(part), measure(part.part(range(2), order))
+    found, moved = measure_map(part), measure_map(part.part(range(2), order))
     for name in COLUMNS:
         np.testing.assert_allclose(moved[name], found[name][:, order], **close(64))
 
@@ -242,7 +242,7 @@ def test_masked_keys_change_nothing(seed: int, more: int, causal: bool) -> None:
         np.pad(part.weights, wide),
         np.pad(np.broadcast_to(part.visible, part.weights.shape), wide),
     )
-    found, same = measure(masked), measure(part)
+    found, same = measure_map(masked), measure_map(part)
     for name in COLUMNS:
         np.testing.assert_allclose(found[name], same[name], atol=1e-12, err_msg=name)
 
@@ -252,7 +252,7 @@ def test_masked_keys_change_nothing(seed: int, more: int, causal: bool) -> None:
 def test_shares_lie_between_0_and_1(seed: int, count: int, causal: bool) -> None:
     """Or are undefined; a span lies between 1 and the number of keys."""
     part = random(1, 2, count, causal=causal, seed=seed)
-    for name, values in measure(part).items():
+    for name, values in measure_map(part).items():
         defined = values[np.isfinite(values)]
         top = 1 if COLUMNS[name].unit == "share" else count
         assert ((defined >= -1e-9) & (defined <= top + 1e-6)).all(), name
@@ -261,11 +261,11 @@ def test_shares_lie_between_0_and_1(seed: int, count: int, causal: bool) -> None
 def test_other_rows_are_made_to_sum_to_1() -> None:
     """Numbers from elsewhere, ten times as large, and rows of maxima say the same."""
     part = random(1, 2, 6, causal=True)
-    found = measure(part)
-    larger = measure(replace(part, weights=10 * part.weights, method="given"))
+    found = measure_map(part)
+    larger = measure_map(replace(part, weights=10 * part.weights, method="given"))
     for name in COLUMNS:
         np.testing.assert_allclose(larger[name], found[name], rtol=1e-5, err_msg=name)
-    assert (measure(part.reduced("max"))["normalised"] <= 1).all()
+    assert (measure_map(part.reduced("max"))["normalised"] <= 1).all()
 
 
 # Statistics, several texts
@@ -276,8 +276,8 @@ def test_statistics_tell_some_of_it(causal: bool) -> None:
     """The same to rounding where they do; the rest is undefined, not another number."""
     part = random(2, 3, 20, causal=causal)
     part = replace(part, statistics=describe(part.weights, part.visible, True))
-    kept = measure(tiled(part, 5))
-    for name, values in measure(part).items():
+    kept = measure_map(tiled(part, 5))
+    for name, values in measure_map(part).items():
         if name in STATISTICS:
             np.testing.assert_allclose(kept[name], values, rtol=1e-5, err_msg=name)
         else:
@@ -288,11 +288,11 @@ def test_the_mean_of_entropies_is_not_that_of_a_mean() -> None:
     """Of heads that were merged to statistics, there is what is linear in the weights; of maxima nothing."""
     part = random(1, 3, 12, causal=True)
     small = tiled(replace(part, statistics=describe(part.weights, part.visible, True)), 4)
-    found, whole = measure(small.reduced("mean")), measure(part.reduced("mean"))
+    found, whole = measure_map(small.reduced("mean")), measure_map(part.reduced("mean"))
     for name in ("distance", "sink", "self"):
         np.testing.assert_allclose(found[name], whole[name], rtol=1e-5)
     assert np.isnan(found["entropy"]).all()
-    assert np.isnan(list(measure(small.reduced("max")).values())).all()
+    assert np.isnan(list(measure_map(small.reduced("max")).values())).all()
 
 
 def test_statistics_of_a_strange_mask_tell_less() -> None:
@@ -309,12 +309,12 @@ def test_statistics_of_a_strange_mask_tell_less() -> None:
 def test_spread_over_texts() -> None:
     """Mean and sample deviation over the texts that define a number."""
     texts = [{"a": np.array([1.0, np.nan, np.nan])}, {"a": np.array([3.0, 4.0, np.nan])}]
-    found = spread(texts)
+    found = summarise_measures(texts)
     np.testing.assert_allclose(found.mean["a"], [2, 4, np.nan])
     np.testing.assert_allclose(found.sd["a"], [np.std([1, 3], ddof=1), np.nan, np.nan])
-    np.testing.assert_array_equal(found.texts["a"], [2, 1, 0])
-    np.testing.assert_array_equal(spread(texts[:1]).mean["a"], texts[0]["a"])
-    assert np.isnan(spread(texts[:1]).sd["a"]).all()
+    np.testing.assert_array_equal(found.n["a"], [2, 1, 0])
+    np.testing.assert_array_equal(summarise_measures(texts[:1]).mean["a"], texts[0]["a"])
+    assert np.isnan(summarise_measures(texts[:1]).sd["a"]).all()
 
 
 def test_every_column_says_what_it_is() -> None:
@@ -326,3 +326,11 @@ def test_every_column_says_what_it_is() -> None:
         assert "\n" not in column.definition
         assert column.source == "descriptive" or column.source[-4:].isdecimal()
         assert column.unit in ("nats", "tokens", "share")
+
+
+def test_the_former_name_warns() -> None:
+    """What was called measure works for one version more, and names what to write."""
+    part = attnviz.capture(SENTENCE).maps[0]
+    with pytest.warns(DeprecationWarning, match="measure_map"):
+        found = measure(part)
+    np.testing.assert_array_equal(found["entropy"], measure_map(part)["entropy"])

@@ -630,8 +630,8 @@ SURROGATE = "a \ud800 b"
         lambda path: load(path).capture(Prompt(SURROGATE), Request()),
         lambda path: load().respond(Prompt("a"), [Intervention()], Target("\udcff")),
         lambda path: load().capture(Prompt("a"), Request(query=Spot("\udcff"))),
-        lambda path: segments.parse('[{"name": "\\ud800", "start": 0, "end": 1}]'),
-        lambda path: segments.parse("0:1 \udcff"),
+        lambda path: segments.parse_segments('[{"name": "\\ud800", "start": 0, "end": 1}]'),
+        lambda path: segments.parse_segments("0:1 \udcff"),
         lambda path: load(path).capture(Prompt('[{"role": "user", "content": "\\ud800"}]', chat=True), Request()),
     ],
 )

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnviz
-from attnviz.analysis.segments import belonging, paragraphs, parse, require_fit, shares
+from attnviz.analysis.segments import (
+    assign_tokens,
+    find_paragraphs,
+    measure_shares,
+    paragraphs,
+    parse_segments,
+    require_fit,
+    shares,
+)
 from attnviz.models import Prompt, Request, load
 from attnviz.models.huggingface.encoding import message_segments
 from attnviz.record import AttentionMap, Segment, Token
@@ -35,7 +43,7 @@ TWO = (Segment("a", 0, 4), Segment("b b", 5, 9))
 )
 def test_segments_are_json_or_lines(content: str) -> None:
     """Both say the same; white space around them says nothing."""
-    assert parse(content) == TWO
+    assert parse_segments(content) == TWO
 
 
 @pytest.mark.parametrize(
@@ -63,7 +71,7 @@ def test_segments_are_json_or_lines(content: str) -> None:
 def test_what_is_no_segments(content: str, told: str) -> None:
     """One line that says what is allowed."""
     with pytest.raises(ValueError, match=re.escape(told)) as raised:
-        parse(content)
+        parse_segments(content)
     assert "\n" not in str(raised.value)
     assert "0:40 system" in str(raised.value)
 
@@ -97,7 +105,7 @@ def test_segments_that_fit() -> None:
 def test_paragraphs() -> None:
     """Blank lines part them, also such of white space; their names begin as they do."""
     text = "\nThe first one,\nof two lines.\n \t\n\n  second\n\n\n"
-    found = paragraphs(text)
+    found = find_paragraphs(text)
     assert [text[start:end] for _, start, end in found] == ["\nThe first one,\nof two lines.", "second\n\n\n"[:6]]
     assert [name for name, _, _ in found] == ["paragraph 1 The fir…", "paragraph 2 second"]
 
@@ -105,12 +113,12 @@ def test_paragraphs() -> None:
 def test_lines_of_one_paragraph() -> None:
     """Are taken where there are no blank lines."""
     text = "one\r\n  two\nthree\n"
-    found = paragraphs(text)
+    found = find_paragraphs(text)
     assert [name for name, _, _ in found] == ["line 1 one", "line 2 two", "line 3 three"]
     assert [text[start:end].strip() for _, start, end in found] == ["one", "two", "three"]
     for nothing in ("one line", "one line\n\n", ""):
         with pytest.raises(ValueError, match="one paragraph of one line"):
-            paragraphs(nothing)
+            find_paragraphs(nothing)
 
 
 @settings(max_examples=50)
@@ -118,7 +126,7 @@ def test_lines_of_one_paragraph() -> None:
 def test_paragraphs_fit_their_text(text: str) -> None:
     """They never overlap, and leave out nothing but white space."""
     try:
-        found = paragraphs(text)
+        found = find_paragraphs(text)
     except ValueError:
         return
     require_fit(found, text)
@@ -138,9 +146,9 @@ def test_a_token_belongs_where_most_of_it_lies() -> None:
     spans = [(0, 0), (0, 3), (3, 6), (3, 7), (4, 6), (9, 11), (0, 3), (2, 2)]
     side = tokens(spans, special=(6,))
     side = (*side, Token("x", 0, 0, 3, False, segment=1))
-    found = belonging(side, [Segment("a", 0, 5), Segment("b", 5, 9)])
+    found = assign_tokens(side, [Segment("a", 0, 5), Segment("b", 5, 9)])
     assert found.tolist() == [-1, 0, 0, 0, 0, -1, -1, -1, -1]
-    assert belonging(tokens([(3, 7), (4, 8)]), [Segment("b", 5, 9), Segment("a", 0, 5)]).tolist() == [0, 0]
+    assert assign_tokens(tokens([(3, 7), (4, 8)]), [Segment("b", 5, 9), Segment("a", 0, 5)]).tolist() == [0, 0]
 
 
 def brute(weights: np.ndarray, visible: np.ndarray, where: list[int], parked: list[bool], wanted: int) -> list[float]:
@@ -177,7 +185,7 @@ def test_shares_are_those_of_brute_force(where: list[int], special: int, causal:
     where = [-1 if token.special else segment for token, segment in zip(side, where, strict=True)]
     part = AttentionMap("self", (0,), (0, 1), side, side, weights, visible)
     segments = [Segment(name, 10 * i, 10 * i + 5) for i, name in enumerate("abc")]
-    found = shares(part, segments)
+    found = measure_shares(part, segments)
     parked = [i in (0, special) for i in range(n)]
     for head in range(2):
         for i in range(3):
@@ -195,7 +203,7 @@ def test_even_attention_has_a_lift_of_one() -> None:
     visible = np.tri(n, dtype=bool)
     weights = (visible / visible.sum(-1, keepdims=True)).astype(np.float32)[None, None]
     part = AttentionMap("self", (0,), (0,), tokens(spans), tokens(spans), weights, visible)
-    found = shares(part, [Segment("a", 0, 2), Segment("b", 3, 5), Segment("c", 6, 8)])
+    found = measure_shares(part, [Segment("a", 0, 2), Segment("b", 3, 5), Segment("c", 6, 8)])
     np.testing.assert_allclose(found.lift[0, 0], [1, 1, np.nan], rtol=1e-6)
     np.testing.assert_allclose(found.rest_lift[0, 0], [1, 1, np.nan], rtol=1e-6)  # nothing comes after the last
     assert found.per_token[0, 0, 0] == pytest.approx(found.share[0, 0, 0] / 2)
@@ -205,7 +213,7 @@ def test_one_query_counts_wherever_it_stands() -> None:
     """Its own segment too, and the shares of segments that cover the text sum to 1."""
     capture = attnviz.capture("The cat sat. It was tired.")
     part = capture.maps[0]
-    found = shares(part, [Segment("one", 0, 12), Segment("two", 12, 26)], query=len(part.queries) - 1)
+    found = measure_shares(part, [Segment("one", 0, 12), Segment("two", 12, 26)], query=len(part.queries) - 1)
     np.testing.assert_allclose(found.rest_share.sum(-1) + 0, 1, atol=1e-6)  # <bos> stands outside both
     last = part.weights[:, :, -1].astype(np.float64)
     inside = [token.end <= 12 and not token.special for token in part.keys]
@@ -217,7 +225,7 @@ def test_a_part_of_the_queries_will_do() -> None:
     part = attnviz.capture("The cat sat. It was tired.").maps[0]
     segments = [Segment("one", 0, 12), Segment("two", 12, 26)]
     row = part.window(range(6, 7), range(len(part.keys)))
-    for found, expected in zip(shares(row, segments, 0), shares(part, segments, 6), strict=True):
+    for found, expected in zip(measure_shares(row, segments, 0), measure_shares(part, segments, 6), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -225,18 +233,18 @@ def test_shares_need_weights_of_the_text() -> None:
     """Not statistics, nor the keys of a target."""
     capture = attnviz.capture("The cat sat.", keep="statistics")
     with pytest.raises(ValueError, match="need weights"):
-        shares(capture.maps[0], TWO)
+        measure_shares(capture.maps[0], TWO)
     part = attnviz.capture("The cat sat.").maps[0]
     decoder = AttentionMap("decoder", part.layers, part.heads, part.queries, part.keys, part.weights, part.visible)
     with pytest.raises(ValueError, match="of its target"):
-        shares(decoder, TWO)
+        measure_shares(decoder, TWO)
 
 
 def test_queries_of_a_target_stand_outside(tiny: Tiny) -> None:
     """In cross-attention, where the characters of a target are not those of the text."""
     capture = attnviz.capture("the cat sat on the mat", model=str(tiny("t5")), target="a dog ran on the rug")
     part = next(part for part in capture.maps if part.kind == "cross")
-    found = shares(part, [Segment("all", 0, 22)])
+    found = measure_shares(part, [Segment("all", 0, 22)])
     inside = [not token.special for token in part.keys]
     np.testing.assert_allclose(found.share[..., 0], part.weights[..., inside].sum(-1).mean(-1), rtol=1e-5)
 
@@ -258,7 +266,7 @@ def test_messages_of_a_chat_are_segments(tiny: Tiny) -> None:
     assert names == ("user", "assistant", "user 2")
     assert [capture.text[start:end] for _, start, end in capture.segments] == ["Who was it?", "the cat", "Who was it?"]
     assert list(starts) == sorted(starts)
-    assert (shares(capture.maps[0], capture.segments).tokens > 0).all()
+    assert (measure_shares(capture.maps[0], capture.segments).tokens > 0).all()
     assert load(str(tiny("chat"))).capture(Prompt("plain"), Request()).segments == ()
 
 
@@ -294,3 +302,14 @@ def test_messages_that_are_not_found() -> None:
 
     found = message_segments(SimpleNamespace(apply_chat_template=changing), messages, "<LOUD>")
     assert found == (Segment("user", 0, 6),)
+
+
+def test_former_names_warn() -> None:
+    """What was called paragraphs and shares works for one version more, and names what to write."""
+    capture = attnviz.capture("one\n\ntwo")
+    with pytest.warns(DeprecationWarning, match="find_paragraphs"):
+        found = paragraphs(capture.text)
+    assert found == find_paragraphs(capture.text)
+    with pytest.warns(DeprecationWarning, match="measure_shares"):
+        lifts = shares(capture.maps[0], found).lift
+    np.testing.assert_array_equal(lifts, measure_shares(capture.maps[0], found).lift)

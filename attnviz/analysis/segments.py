@@ -1,7 +1,11 @@
-"""Parts of a text that have names, and the share of attention that each gets, to see which document was looked at."""
+"""Parts of a text that have names, and the share of attention that each gets.
+
+They show which document of several was looked at.
+"""
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -9,176 +13,313 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.measures import Matrix, Sides, exact, ratio
+from attnviz.analysis.measures import HeadWeights, divide_where, exact_shares, find_positions
 from attnviz.escape import escape, require_unicode
-from attnviz.record import AttentionMap, Doubles, Segment, Token, Visible
+from attnviz.record import AttentionMap, Capture, Doubles, Segment, Token, Visible
 
-LINE = re.compile(r"(\d{1,9}):(\d{1,9})\s+(\S.*)", re.ASCII)
-BLANK = re.compile(r"\n[^\S\n]*\n\s*")
+SEGMENT_LINE = re.compile(r"(\d{1,9}):(\d{1,9})\s+(\S.*)", re.ASCII)
+BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
+LINE_BREAK = re.compile(r"\n\s*")
 BEGINNING = 8  # characters of a paragraph in its name
-FORMS = 'write [{"name": "system", "start": 0, "end": 40}, ...], or lines such as 0:40 system'
+NAME_SHOWN = 40  # characters of a name in an error
+JSON_EXAMPLE = '[{"name": "system", "start": 0, "end": 40}, ...]'
+HOW_TO_WRITE = f"write {JSON_EXAMPLE}, or lines such as 0:40 system"
 
 
-def parse(content: str) -> tuple[Segment, ...]:
-    """Segments as JSON, or a line each: START:END NAME, in characters.
+# How segments are written
+
+
+def parse_segments(content: str) -> tuple[Segment, ...]:
+    """Parse segments written as JSON, or a line each: START:END NAME, in characters.
 
     Raises ValueError saying what is allowed, InputError for a name that is no Unicode.
     """
-    found = parse_json(content) if content.lstrip().startswith(("[", "{")) else parse_lines(content)
-    if not found:
-        raise ValueError(f"no segments: {FORMS}")
-    for one in found:
-        require_unicode(one.name, "the name of a segment")
-    return found
+    is_json = content.lstrip().startswith(("[", "{"))
+    segments = parse_segment_list(content) if is_json else parse_segment_lines(content)
+    if not segments:
+        raise ValueError(f"no segments: {HOW_TO_WRITE}")
+    for segment in segments:
+        require_unicode(segment.name, "the name of a segment")
+    return segments
 
 
-def parse_json(content: str) -> tuple[Segment, ...]:
-    """Segments of a list of objects. Raises ValueError."""
+def parse_segment_list(content: str) -> tuple[Segment, ...]:
+    """Parse segments written as a JSON list of objects. Raises ValueError."""
     try:
-        listed = json.loads(content)
+        entries = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"segments are no JSON: {FORMS}") from error
-    if not isinstance(listed, list):
-        raise ValueError(f"segments are no list: {FORMS}")
-    return tuple(segment(part, i) for i, part in enumerate(listed))
+        raise ValueError(f"segments are no JSON: {HOW_TO_WRITE}") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"segments are no list: {HOW_TO_WRITE}")
+    return tuple(read_segment(entry, number) for number, entry in enumerate(entries))
 
 
-def segment(part: Any, number: int) -> Segment:
-    """One of them. Raises ValueError."""
-    if not isinstance(part, dict) or part.keys() != {*Segment._fields}:
-        raise ValueError(f"segment {number} needs name, start and end: {FORMS}")
-    found = Segment(**part)
-    numbers = all(type(at) is int for at in (found.start, found.end))
-    if not (numbers and isinstance(found.name, str) and found.name.strip()):
-        raise ValueError(f"segment {number} needs a name, and start and end as numbers of characters: {FORMS}")
-    return found
+def read_segment(entry: Any, number: int) -> Segment:
+    """Read the segment of one entry of a JSON list. Raises ValueError."""
+    if not isinstance(entry, dict) or set(entry) != set(Segment._fields):
+        raise ValueError(f"segment {number} needs name, start and end: {HOW_TO_WRITE}")
+    segment = Segment(**entry)
+    has_ends = type(segment.start) is int and type(segment.end) is int
+    has_name = isinstance(segment.name, str) and bool(segment.name.strip())
+    if not (has_ends and has_name):
+        needs = "a name, and start and end as numbers of characters"
+        raise ValueError(f"segment {number} needs {needs}: {HOW_TO_WRITE}")
+    return segment
 
 
-def parse_lines(content: str) -> tuple[Segment, ...]:
-    """Segments of lines, empty ones left out. Raises ValueError."""
-    lines = [line.strip() for line in content.splitlines()]
-    matches = [(line, LINE.fullmatch(line)) for line in lines if line]
-    for line, match in matches:
+def parse_segment_lines(content: str) -> tuple[Segment, ...]:
+    """Parse segments written as lines, empty ones left out. Raises ValueError."""
+    segments = []
+    for line in content.splitlines():
+        if not line.strip():
+            continue
+        match = SEGMENT_LINE.fullmatch(line.strip())
         if not match:
-            raise ValueError(f"'{escape(line[:40])}' is no segment: {FORMS}")
-    return tuple(Segment(match[3], int(match[1]), int(match[2])) for _, match in matches if match)
+            beginning = escape(line.strip()[:NAME_SHOWN])
+            raise ValueError(f"'{beginning}' is no segment: {HOW_TO_WRITE}")
+        start, end, name = match.groups()
+        segments.append(Segment(name, int(start), int(end)))
+    return tuple(segments)
+
+
+# Where segments lie
+
+
+def choose_segments(capture: Capture, segments: Sequence[Segment] | None) -> tuple[Segment, ...]:
+    """Return the segments of the text of a capture: those given, else the text's own.
+
+    Its own are the messages of a chat, or else its paragraphs or lines. Raises ValueError for
+    segments that do not fit the text, and for a text that has none of its own.
+    """
+    if segments is None:
+        segments = capture.segments or find_paragraphs(capture.text)
+    require_fit(segments, capture.text)
+    return tuple(segments)
 
 
 def require_fit(segments: Sequence[Segment], text: str) -> None:
     """Raise ValueError if segments are empty, lie outside the text, or overlap."""
-    for one in segments:
-        name = shown(one)
-        if one.start >= one.end:
+    length = len(text)
+    for segment in segments:
+        name = describe_segment(segment)
+        if segment.start >= segment.end:
             raise ValueError(f"segment {name} is empty: its end must be more than its start")
-        if one.start < 0 or one.end > len(text):
-            raise ValueError(f"segment {name} lies outside the text, which has {len(text)} characters (0:{len(text)})")
-    for before, after in pairwise(sorted(segments, key=lambda one: one.start)):
+        if segment.start < 0 or segment.end > length:
+            size = f"{length} characters (0:{length})"
+            raise ValueError(f"segment {name} lies outside the text, which has {size}")
+    in_order = sorted(segments, key=lambda segment: segment.start)
+    for before, after in pairwise(in_order):
         if after.start < before.end:
-            raise ValueError(f"segments {shown(before)} and {shown(after)} overlap: each character belongs to one")
+            names = f"{describe_segment(before)} and {describe_segment(after)}"
+            raise ValueError(f"segments {names} overlap: each character belongs to one")
 
 
-def shown(one: Segment) -> str:
-    """A segment in an error."""
-    return f"{one.start}:{one.end} {escape(one.name)[:40]}"
+def describe_segment(segment: Segment) -> str:
+    """Describe a segment in an error."""
+    return f"{segment.start}:{segment.end} {escape(segment.name)[:NAME_SHOWN]}"
 
 
-def paragraphs(text: str) -> tuple[Segment, ...]:
-    """The parts of a text between blank lines, or else its lines. Raises ValueError if there is but one."""
-    for parting, noun in ((BLANK, "paragraph"), (re.compile(r"\n\s*"), "line")):
-        found = tuple(
-            Segment(f"{noun} {i} {beginning(text[start:end])}", start, end)
-            for i, (start, end) in enumerate(parted(text, parting), 1)
-        )
-        if len(found) > 1:
-            return found
+def find_paragraphs(text: str) -> tuple[Segment, ...]:
+    """Find the parts of a text between blank lines, or else its lines.
+
+    Raises ValueError if there is but one.
+    """
+    for separator, noun in ((BLANK_LINE, "paragraph"), (LINE_BREAK, "line")):
+        spans = list(split_spans(text, separator))
+        if len(spans) > 1:
+            numbered = enumerate(spans, 1)
+            return tuple(name_span(text, noun, number, span) for number, span in numbered)
     raise ValueError("the text is one paragraph of one line: name its segments in a file")
 
 
-def parted(text: str, parting: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    """Where the parts of a text lie, those of white space alone left out."""
-    ends = [(0, 0), *(match.span() for match in parting.finditer(text)), (len(text), len(text))]
-    return ((start, end) for (_, start), (end, _) in pairwise(ends) if text[start:end].strip())
+def name_span(text: str, noun: str, number: int, span: tuple[int, int]) -> Segment:
+    """Return a part of a text as a segment named by its number and its beginning."""
+    start, end = span
+    beginning = shorten_beginning(text[start:end])
+    return Segment(f"{noun} {number} {beginning}", start, end)
 
 
-def beginning(text: str) -> str:
-    """The first characters of a part, on one line."""
-    said = " ".join(text.split())
-    return said if len(said) <= BEGINNING else f"{said[: BEGINNING - 1].rstrip()}…"
+def split_spans(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """Yield where the parts of a text between separators lie, but none of white space alone."""
+    separators = [match.span() for match in separator.finditer(text)]
+    borders = [(0, 0), *separators, (len(text), len(text))]
+    for (_, start), (end, _) in pairwise(borders):
+        if text[start:end].strip():
+            yield start, end
+
+
+def shorten_beginning(text: str) -> str:
+    """Return the first characters of a text, on one line."""
+    line = " ".join(text.split())
+    if len(line) <= BEGINNING:
+        return line
+    return f"{line[: BEGINNING - 1].rstrip()}…"
+
+
+def find_segment(name: str, segments: Sequence[Segment]) -> int:
+    """Find the number of the segment of that name, or whose name begins with it.
+
+    Raises ValueError unless there is one.
+    """
+    same = [i for i, segment in enumerate(segments) if segment.name == name]
+    longer = [i for i, segment in enumerate(segments) if segment.name.startswith(f"{name} ")]
+    matches = same or longer
+    if len(matches) != 1:
+        count = len(matches) or "no"
+        names = ", ".join(escape(segment.name) for segment in segments)
+        raise ValueError(f"{count} segments are named {escape(name)!r}: there are {names}"[:300])
+    return matches[0]
+
+
+# What they get
 
 
 class Shares(NamedTuple):
-    """What segments get: arrays (layer, head, segment), NaN where undefined."""
+    """What segments get: arrays (layer, head, segment), or (head, segment) of several maps.
+
+    NaN where undefined.
+    """
 
     share: Doubles
     """Of the attention of the queries that are counted, in [0, 1]."""
     baseline: Doubles
-    """The same if each query spread its attention evenly over the keys that it sees."""
+    """The share if each query spread its attention evenly over the keys that it sees."""
     rest_share: Doubles
-    """Without special and first tokens, on which heads rest, the weights of each query made to sum to 1 again."""
+    """Without special and first tokens, on which heads rest, the rest made to sum to 1 again."""
     rest_baseline: Doubles
     tokens: npt.NDArray[np.int64]
     """How many keys a segment has, (segment,)."""
 
     @property
     def per_token(self) -> Doubles:
-        """The share that each of its tokens gets, on average."""
-        return ratio(self.share, np.broadcast_to(self.tokens, self.share.shape))
+        """The share that each token of a segment gets, on average."""
+        return divide_where(self.share, np.broadcast_to(self.tokens, self.share.shape))
 
     @property
     def lift(self) -> Doubles:
-        """How many times the even share a segment gets."""
-        return ratio(self.share, self.baseline)
+        """The share by the even share."""
+        return divide_where(self.share, self.baseline)
 
     @property
     def rest_lift(self) -> Doubles:
-        """The same without the tokens on which heads rest."""
-        return ratio(self.rest_share, self.rest_baseline)
+        """The lift without the tokens on which heads rest."""
+        return divide_where(self.rest_share, self.rest_baseline)
 
 
-def shares(part: AttentionMap, segments: Sequence[Segment], query: int | None = None) -> Shares:
-    """The share of attention that each segment of the text gets, in a map, beside what an even spread would give.
+def join_shares(maps: Sequence[Shares]) -> Shares:
+    """Return the shares of several maps as of one list of heads: arrays (head, segment)."""
+    return Shares(
+        share=join_heads([shares.share for shares in maps]),
+        baseline=join_heads([shares.baseline for shares in maps]),
+        rest_share=join_heads([shares.rest_share for shares in maps]),
+        rest_baseline=join_heads([shares.rest_baseline for shares in maps]),
+        tokens=maps[0].tokens,
+    )
 
-    Means over the queries that have a choice, see a token of the segment, and stand outside it: what a text looks at in
-    itself says little of who else does, and a query of a causal model cannot see what comes after it. ``query``: the
-    one at that place of the map, wherever it stands. Raises ValueError if the map has no weights, or keys of a target.
+
+def join_heads(arrays: Sequence[Doubles]) -> Doubles:
+    """Return arrays (layer, head, segment) of several maps as one (head, segment)."""
+    return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
+
+
+def measure_shares(
+    attention_map: AttentionMap,
+    segments: Sequence[Segment],
+    query: int | None = None,
+) -> Shares:
+    """Measure the share of attention that each segment gets, beside what an even spread would give.
+
+    Means over the queries that have a choice, see a token of the segment, and stand outside it:
+    what a text looks at in itself says little of who else does, and a query of a causal model
+    cannot see what comes after it. query: the one at that position of the map, wherever it stands.
+    Raises ValueError if the map has no weights, or keys of a target.
     """
-    if part.weights is None:
+    if attention_map.weights is None:
         raise ValueError("shares of segments need weights, and this map has none")
-    if part.kind == "decoder":
+    if attention_map.kind == "decoder":
         raise ValueError("segments are of the text, and the keys of a decoder are of its target")
-    keys = belonging(part.keys, segments)
-    queries = np.full(len(part.queries), -1) if part.kind == "cross" else belonging(part.queries, segments)
-    members = keys[:, None] == np.arange(len(segments))  # (key, segment)
-    counted = queries[:, None] != np.arange(len(segments))  # (query, segment)
-    if query is not None:
-        counted = np.broadcast_to(np.arange(len(queries))[:, None] == query, counted.shape)
-    sides = Sides.of(part)
-    found = np.full((4, len(part.layers), len(part.heads), len(segments)), np.nan)
-    for at in np.ndindex(found.shape[1:3]):
-        head = Matrix(exact(part, part.weights[at]), part.visible[at], sides)
-        found[(slice(0, 2), *at)] = shares_of(head, members, counted)
-        found[(slice(2, 4), *at)] = shares_of(head.rest, members[~sides.parked], counted)
-    return Shares(found[0], found[1], found[2], found[3], members.sum(0))
+    numbers = np.arange(len(segments))
+    members = assign_tokens(attention_map.keys, segments)[:, None] == numbers  # (key, segment)
+    counted = count_queries(attention_map, segments, query)
+    positions = find_positions(attention_map)
+    shape = len(attention_map.layers), len(attention_map.heads)
+    found = np.full((4, *shape, len(segments)), np.nan)
+    for layer, head in np.ndindex(shape):
+        weights = exact_shares(attention_map, attention_map.weights[layer, head])
+        whole = HeadWeights(weights, attention_map.visible[layer, head], positions)
+        found[:2, layer, head] = share_of_head(whole, members, counted)
+        found[2:, layer, head] = share_of_head(whole.rest, members[~positions.parked], counted)
+    share, baseline, rest_share, rest_baseline = found
+    return Shares(share, baseline, rest_share, rest_baseline, members.sum(0))
 
 
-def shares_of(head: Matrix, members: Visible, counted: Visible) -> Doubles:
-    """Shares and even shares of one head, (2, segment)."""
-    inside = head.visible @ members.astype(np.float64)  # (query, segment): keys of it that are seen
-    counted = counted & head.choosing[:, None] & (inside > 0)
-    even = inside / np.maximum(head.seen, 1)[:, None]
-    sums = np.stack([np.where(counted, values, 0).sum(0) for values in (head.weights @ members, even)])
-    return ratio(sums, np.broadcast_to(counted.sum(0), sums.shape))
+def count_queries(
+    attention_map: AttentionMap,
+    segments: Sequence[Segment],
+    query: int | None,
+) -> Visible:
+    """Tell which queries count for which segment, (query, segment).
 
-
-def belonging(tokens: Sequence[Token], segments: Sequence[Segment]) -> npt.NDArray[np.int64]:
-    """The segment that most of each token lies in, the first of equal ones; -1 for none, as for special tokens.
-
-    Segments are of the first text of a pair.
+    That is the query at one position of the map, or without one, all outside the segment.
     """
-    starts, ends = (np.array([one[i] for one in segments]) for i in (1, 2))
-    found = np.full(len(tokens), -1)
+    count = len(attention_map.queries)
+    shape = count, len(segments)
+    if query is not None:
+        is_asked = np.arange(count) == query
+        return np.broadcast_to(is_asked[:, None], shape)
+    if attention_map.kind == "cross":  # queries of another text
+        return np.ones(shape, bool)
+    own_segments = assign_tokens(attention_map.queries, segments)
+    members: Visible = own_segments[:, None] == np.arange(len(segments))
+    return ~members
+
+
+def share_of_head(head: HeadWeights, members: Visible, counted: Visible) -> Doubles:
+    """Return shares and even shares of one head, (2, segment).
+
+    members: (key, segment). counted: (query, segment).
+    """
+    keys_inside = head.visible @ members.astype(np.float64)  # (query, segment): seen keys of it
+    counted = counted & head.choosing[:, None] & (keys_inside > 0)
+    shares = head.weights @ members
+    even_shares = keys_inside / np.maximum(head.seen, 1)[:, None]
+    sums = np.stack([np.where(counted, values, 0).sum(0) for values in (shares, even_shares)])
+    counts = np.broadcast_to(counted.sum(0), sums.shape)
+    return divide_where(sums, counts)
+
+
+def assign_tokens(tokens: Sequence[Token], segments: Sequence[Segment]) -> npt.NDArray[np.int64]:
+    """Return the number of the segment that most of each token lies in, the first of equal ones.
+
+    It is -1 for none, as for special tokens. Segments are of the first text of a pair.
+    """
+    starts = np.array([segment.start for segment in segments])
+    ends = np.array([segment.end for segment in segments])
+    numbers = np.full(len(tokens), -1)
     for i, token in enumerate(tokens):
         common = np.minimum(ends, token.end) - np.maximum(starts, token.start)  # (segment,)
-        if not token.special and token.segment == 0 and common.max() > 0:
-            found[i] = common.argmax()
-    return found
+        is_of_text = not token.special and token.segment == 0
+        if is_of_text and common.max() > 0:
+            numbers[i] = common.argmax()
+    return numbers
+
+
+# Names that go with the next version
+
+
+def paragraphs(text: str) -> tuple[Segment, ...]:
+    """Find paragraphs as ``find_paragraphs`` does, which is the new name."""
+    message = "paragraphs goes with the next version: write find_paragraphs(text)"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return find_paragraphs(text)
+
+
+def shares(
+    attention_map: AttentionMap,
+    segments: Sequence[Segment],
+    query: int | None = None,
+) -> Shares:
+    """Measure shares as ``measure_shares`` does, which is the new name."""
+    message = "shares goes with the next version: write measure_shares(attention_map, segments)"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return measure_shares(attention_map, segments, query)

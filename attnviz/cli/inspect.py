@@ -1,93 +1,189 @@
 """`attnviz inspect`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from textwrap import wrap
-from typing import Any
 
 import click
 
-from attnviz import selection
-from attnviz.analysis.measures import COLUMNS
+from attnviz.analysis.measures import COLUMNS, Column
+from attnviz.analysis.segments import parse_segments
 from attnviz.cli import text as text_input
-from attnviz.cli.answers import as_json, deliver, target_of
 from attnviz.cli.options import (
-    TOP,
-    Sectioned,
-    SelectionType,
+    DEFAULT_ROWS,
+    NOTHING_GIVEN,
+    VIEW,
+    CaptureOptions,
+    NumbersOptions,
+    ResultOptions,
+    capture_options,
     lines_option,
-    map_option,
     model_options,
-    note,
-    prompt_options,
-    result_options,
+    numbers_options,
+    reading_options,
     selection_options,
-    source_option,
-    target_option,
+    source_options,
     texts_argument,
     title_option,
-    together,
-    verbose_option,
-    weights_option,
-    words_option,
+    verbose_result_options,
 )
-from attnviz.cli.picture import Options
-from attnviz.cli.questions import MODES, NO_SHARES, Asked, columns, given, measured
-from attnviz.cli.screen import screen
-from attnviz.cli.sources import Source, loaded, prompt, reader, weighed, worded
-from attnviz.errors import UsageError
-from attnviz.record import SCORES
-from attnviz.results.inspection import BY_PLACE
-from attnviz.selection import Named
+from attnviz.cli.output import Answer, Target, answer_of_result, choose_result_target, deliver
+from attnviz.cli.parameters import (
+    ROW_COUNT,
+    ParsedType,
+    SectionedCommand,
+    option_group,
+    option_section,
+)
+from attnviz.cli.screen import open_screen
+from attnviz.cli.sources import load_model_for, model_source, open_file
+from attnviz.cli.talk import Talk
+from attnviz.derived import Source
+from attnviz.errors import InputError, UsageError
+from attnviz.io.documents import document_json
+from attnviz.io.files import read_text
+from attnviz.record import ATTENTION, SCORES, Capture, Segment
+from attnviz.render.terminal.draw import Screen
+from attnviz.request import Request
+from attnviz.results.inspection import (
+    BY_POSITION,
+    EVERY_HEAD,
+    MOST_WHOLE,
+    NO_SCORES,
+    HeadOrder,
+    describe_columns,
+    inspect_heads,
+)
+from attnviz.results.segment_shares import inspect_segments
+from attnviz.results.token_rows import inspect_cell, inspect_token
+from attnviz.selection import Spot, parse_token
 
-inspect_options = together(
-    "View",
-    click.option(
-        "--sort",
-        type=click.Choice([*COLUMNS, BY_PLACE]),
-        default="entropy",
-        show_default=True,
-        metavar="COLUMN",
-        help="Order of the heads; see --explain-columns. head: by layer and head.",
-    ),
-    click.option("--reverse", is_flag=True, help="The other way round."),
-    click.option("--top", type=TOP, help="Rows. Default: as many as the screen has."),
-    click.option(
-        "--token", type=SelectionType("N or WORD", selection.parse_token), help="What it gives to others, and gets."
-    ),
-    click.option(
-        "--query", type=SelectionType("N or WORD", selection.parse_token), help="With --key: one cell in all heads."
-    ),
-    click.option("--key", type=SelectionType("N or WORD", selection.parse_token), help="The key of that cell."),
-    click.option(
-        "--segments", metavar="FILE", help="What parts of the text get: START:END NAME a line, JSON, or auto."
-    ),
-    click.option(
-        "--explain-columns", "explain", is_flag=True, help="Say what the columns are, and where they are from."
+OWN_SEGMENTS = "auto"
+LINES_AROUND = 6  # of a screen: title, heading, mean, caption, a note, the prompt
+FEWEST_ROWS = 4
+WIDE = 130  # columns of a screen on which a standard deviation fits beside every mean
+HELP_WIDTH = 80
+TOKEN = ParsedType("N or WORD", parse_token)
+SEE_MORE = "see more: --explain-columns, --sort, --token; all heads: --top all, -o FILE.csv"
+KEEP_ALL = "--full keeps all weights of a long text, for all columns; -l and -H choose fewer heads"
+
+
+@dataclass(frozen=True)
+class QuestionOptions:
+    """What is asked of heads: their measures, or one token, one cell, or segments."""
+
+    sort: str = HeadOrder().column
+    reverse: bool = False
+    top: int | None = None
+    """Rows of a table; None for all, if it is given."""
+    token: Spot | None = None
+    query: Spot | None = None
+    key: Spot | None = None
+    segments: str | None = None
+    explain: bool = False
+    given: frozenset[str] = NOTHING_GIVEN
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other. Raises UsageError."""
+        if self.explain:
+            return
+        questions = self.questions
+        if len(questions) > 1:
+            first, second, *_ = questions
+            raise UsageError(f"--{first} and --{second} are two questions: ask one at a time")
+        if self.query is not None and self.key is None and self.segments is None:
+            raise UsageError("--query needs --key, or --segments: each is a number or a word")
+        if self.key is not None and self.query is None:
+            raise UsageError("--key needs --query: a number or a word")
+        unused = self.given & self.without_effect
+        if unused:
+            raise UsageError(f"--{min(unused)} has no effect with --{questions[0]}: leave it out")
+
+    @property
+    def questions(self) -> list[str]:
+        """The names of the options that ask about something else than all heads."""
+        asked = {"token": self.token, "key": self.key, "segments": self.segments}
+        return [name for name, value in asked.items() if value is not None]
+
+    @property
+    def without_effect(self) -> set[str]:
+        """The names of the options that say nothing to this question."""
+        if not self.questions:
+            return set()
+        of_all_heads = {"sort", "reverse"}
+        return of_all_heads if self.token is not None else of_all_heads | {"top"}
+
+    @property
+    def shows_scores(self) -> bool:
+        """Whether the question is about cells, which may be scores, and not about shares."""
+        return self.token is not None or self.key is not None
+
+    @property
+    def order(self) -> HeadOrder:
+        """The order of the heads in their table."""
+        return HeadOrder(self.sort, self.reverse)
+
+
+question_options = option_group(
+    "question",
+    QuestionOptions,
+    option_section(
+        VIEW,
+        click.option(
+            "--sort",
+            type=click.Choice([*COLUMNS, BY_POSITION]),
+            default=HeadOrder().column,
+            show_default=True,
+            metavar="COLUMN",
+            help="Order of the heads; see --explain-columns. head: by layer and head.",
+        ),
+        click.option("--reverse", is_flag=True, help="The other way round."),
+        click.option("--top", type=ROW_COUNT, help="Rows. Default: as many as the screen has."),
+        click.option("--token", type=TOKEN, help="What it gives to others, and gets."),
+        click.option("--query", type=TOKEN, help="With --key: one cell in all heads."),
+        click.option("--key", type=TOKEN, help="The key of that cell."),
+        click.option(
+            "--segments",
+            metavar="FILE",
+            help="What parts of the text get: START:END NAME a line, JSON, or auto.",
+        ),
+        click.option(
+            "--explain-columns",
+            "explain",
+            is_flag=True,
+            help="Say what the columns are, and where they are from.",
+        ),
     ),
 )
 
 
-@click.command(cls=Sectioned)
+@click.command(cls=SectionedCommand)
 @texts_argument
 @selection_options
-@map_option
-@weights_option
-@target_option
-@inspect_options
+@numbers_options
+@question_options
 @title_option
-@source_option
-@words_option
+@source_options
 @lines_option
-@prompt_options
+@reading_options
 @model_options
-@verbose_option
-@result_options
-def command(texts: tuple[str, ...], verbose: bool, quiet: bool, explain: bool, **options: Any) -> None:
+@verbose_result_options
+@capture_options
+def command(
+    texts: tuple[str, ...],
+    lines: bool,
+    captures: CaptureOptions,
+    question: QuestionOptions,
+    result: ResultOptions,
+) -> None:
     """Measure what each head does with a text: how widely, how far, and where to it attends.
 
-    TEXT may be - for stdin, @FILE or @sample:NAME; of several, means and standard deviations are shown. A row is a
-    head; --explain-columns says what the columns are. --token shows what one token gives and gets in all heads, --query
-    with --key one cell, --segments the parts of a text. Everything is in --json and -o FILE.csv.
+    TEXT may be - for stdin, @FILE or @sample:NAME; of several, means and standard deviations are
+    shown. A row is a head; --explain-columns says what the columns are. --token shows what one
+    token gives and gets in all heads, --query with --key one cell, --segments the parts of a text.
+    Everything is in --json and -o FILE.csv.
 
     \b
     Examples:
@@ -100,66 +196,160 @@ def command(texts: tuple[str, ...], verbose: bool, quiet: bool, explain: bool, *
       attnviz inspect @sample:pronoun @sample:repeat -l 1,2 -o heads.csv
       attnviz inspect --explain-columns
     """
-    if explain:
-        told = as_json({"columns": columns()}).decode() if options["as_json"] else "\n".join((*explained(), ""))
-        click.echo(told, nl=False)
+    if question.explain:
+        print_columns(as_json=result.file.as_json)
         return
-    check(options)
-    on = screen(options["width"], options["color"], full=options["full"])
-    to = target_of(options)
-    found = opened(texts, options, quiet)
-    mode = next((name for name in MODES if options[name] is not None), None)
-    if mode is not None and len(found) > 1:
-        raise UsageError(f"--{mode} is about one text, and here are {len(found)}")
-    asked = Asked(options, on, to is not None, verbose, quiet)
-    deliver(MODES[mode](found[0], asked) if mode else measured(found, asked), to, on, options, quiet)
-    if to is None and mode is None:
-        note("see more: --explain-columns, --sort, --token; all heads: --top all, -o FILE.csv", quiet)
+    require_method(question, captures.numbers)
+    screen = open_screen(result.screen)
+    target = choose_result_target(result)
+    sources = open_sources(texts, captures, lines, result.talk)
+    inspection = Inspection(captures, question, result, screen, target)
+    if question.questions:
+        source = require_one_text(sources, question)
+        deliver(answer_about_text(source, inspection), target, screen, result)
+        return
+    deliver(answer_about_heads(sources, inspection), target, screen, result)
+    if target is None:
+        result.talk.note(SEE_MORE)
 
 
-def check(options: Options) -> None:
-    """Refuse options that contradict each other. Raises UsageError."""
-    told = [f"--{name}" for name in ("token", "key", "segments") if options[name] is not None]
-    if len(told) > 1:
-        raise UsageError(f"{told[0]} and {told[1]} are two questions: ask one at a time")
-    if options["query"] is not None and options["key"] is None and options["segments"] is None:
-        raise UsageError("--query needs --key, or --segments: each is a number or a word")
-    if options["key"] is not None and options["query"] is None:
-        raise UsageError("--key needs --query: a number or a word")
-    unused = {"sort", "reverse"} if told else set()
-    unused |= {"top"} if options["key"] is not None or options["segments"] is not None else set()
-    for name in sorted(unused & given()):
-        raise UsageError(f"--{name} has no effect with {told[0]}: leave it out")
-    if options["method"] == SCORES and options["token"] is None and options["key"] is None:
-        raise UsageError(NO_SHARES)
-    if isinstance(options["heads"], Named) and options["layers"] is not None:
-        raise UsageError("--heads L5H3 names its layer: leave --layers out")
+# What is read
 
 
-def opened(texts: Sequence[str], options: Options, quiet: bool) -> list[Source]:
-    """What captures are taken from: the file that --from names, or each text, with a model that is loaded once."""
-    if options["source"] is not None:
-        if options["lines"]:
+def require_method(question: QuestionOptions, numbers: NumbersOptions) -> None:
+    """Raise UsageError for scores where shares are asked for."""
+    if numbers.method == SCORES and not question.shows_scores:
+        raise UsageError(NO_SCORES)
+
+
+def require_one_text(sources: Sequence[Source], question: QuestionOptions) -> Source:
+    """Return the source of the one text. Raises UsageError if there are several."""
+    if len(sources) > 1:
+        (name,) = question.questions
+        raise UsageError(f"--{name} is about one text, and here are {len(sources)}")
+    return sources[0]
+
+
+def open_sources(
+    texts: Sequence[str],
+    options: CaptureOptions,
+    lines: bool,
+    talk: Talk,
+) -> list[Source]:
+    """Return what captures are taken from: the file that --from names, or a model on each text.
+
+    Raises AttnvizError.
+    """
+    if options.source.path is not None:
+        if lines:
             raise UsageError("--from reads a capture that was made before: leave --lines out")
-        return [worded(reader(texts[0] if texts else None, options), options)]
-    contents = text_input.read_all(texts, options["lines"], quiet)
-    model = loaded(options, quiet)
-
-    def source(content: str) -> Source:
-        return weighed(lambda request: model.capture(prompt(content, options), request), options)
-
-    return [worded(source(content), options) for content in contents]
+        sources = [open_file(texts[0] if texts else None, options)]
+    else:
+        contents = text_input.read_all(texts, lines, talk)
+        model = load_model_for(options, talk)
+        sources = [model_source(model, content, options) for content in contents]
+    return [partial(capture_and_tell, source, talk) for source in sources]
 
 
-def explained() -> list[str]:
-    """Lines on each column: its heading and name, what it is, and who says so."""
-    return [
-        line
-        for column in COLUMNS.values()
-        for line in wrap(
-            f"{column.heading:4}  {column.name}{'' if column.unit == 'share' else f' ({column.unit})'}: "
-            f"{column.definition} [{column.source}]",
-            80,
-            subsequent_indent=" " * 6,
+def capture_and_tell(source: Source, talk: Talk, request: Request) -> Capture:
+    """Capture from a source, and say how exact that is, if it is asked for."""
+    capture = source(request)
+    talk.tell_fidelity(capture)
+    return capture
+
+
+def read_segments(name: str) -> tuple[Segment, ...] | None:
+    """Read the segments of a file; None for those of the text. Raises InputError."""
+    if name == OWN_SEGMENTS:
+        return None
+    content = read_text(Path(name), text_input.MOST)
+    try:
+        return parse_segments(content)
+    except ValueError as error:
+        raise InputError(f"--segments: {error}") from error
+
+
+# What is answered
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is asked for, and where the answer will be seen."""
+
+    captures: CaptureOptions
+    question: QuestionOptions
+    result: ResultOptions
+    screen: Screen
+    target: Target | None
+
+    def make_request(self, *, whole: bool) -> Request:
+        """Return what to capture. whole: all weights, also of a long text."""
+        selection = self.captures.selection
+        return Request(
+            selection.all_layers,
+            selection.all_heads,
+            self.captures.model.truncate,
+            selection.kinds,
+            EVERY_HEAD.preferred,
+            keep="weights" if whole else EVERY_HEAD.keep,
+            tiles=EVERY_HEAD.tiles,
         )
-    ]
+
+    def count_rows(self, notes: int = 0) -> int | None:
+        """Return how many rows a table shows above so many notes; None for all."""
+        if "top" in self.question.given:
+            return self.question.top
+        if self.target is not None:
+            return None
+        if self.screen.height is None:
+            return DEFAULT_ROWS
+        return max(self.screen.height - LINES_AROUND - notes, FEWEST_ROWS)
+
+
+def answer_about_heads(sources: Sequence[Source], inspection: Inspection) -> Answer:
+    """Measure all heads over all texts. Raises AttnvizError."""
+    captures, result = inspection.captures, inspection.result
+    whole = result.screen.full or captures.numbers.method != ATTENTION
+    measures = inspect_heads(sources, inspection.make_request(whole=whole))
+    runs_model = captures.source.path is None
+    if not whole and runs_model and measures.longest > MOST_WHOLE:
+        result.talk.note(KEEP_ALL)
+    most = inspection.count_rows(len(measures.notes))
+    has_room = inspection.target is not None or inspection.screen.width >= WIDE
+    table = measures.draw_table(inspection.question.order, most, deviations=has_room)
+    return answer_of_result(measures, result.title, pictures=[table])
+
+
+def answer_about_text(source: Source, inspection: Inspection) -> Answer:
+    """Answer a question about one text: a token, a cell, or segments. Raises AttnvizError."""
+    question, title = inspection.question, inspection.result.title
+    request = inspection.make_request(whole=True)
+    if question.token is not None:
+        rows = inspect_token(source, question.token, request)
+        return answer_of_result(rows, title, pictures=rows.draw_tables(inspection.count_rows()))
+    if question.query is not None and question.key is not None:
+        return answer_of_result(inspect_cell(source, question.query, question.key, request), title)
+    assert question.segments is not None
+    segments = read_segments(question.segments)
+    return answer_of_result(inspect_segments(source, segments, question.query, request), title)
+
+
+# What the columns are
+
+
+def print_columns(*, as_json: bool) -> None:
+    """Print what the columns are, and where they are from."""
+    if as_json:
+        click.echo(document_json({"columns": describe_columns()}).decode(), nl=False)
+        return
+    for column in COLUMNS.values():
+        for line in explain_column(column):
+            click.echo(line)
+
+
+def explain_column(column: Column) -> Iterator[str]:
+    """Yield lines on a column: its heading and name, what it is, and who says so."""
+    unit = "" if column.unit == "share" else f" ({column.unit})"
+    name = f"{column.heading:4}  {column.name}{unit}"
+    line = f"{name}: {column.definition} [{column.source}]"
+    yield from wrap(line, HELP_WIDTH, subsequent_indent=" " * 6)

@@ -1,288 +1,429 @@
-"""Tables: what heads do in numbers, what one token gives and gets, what segments of a text get."""
+"""What heads do in numbers: the measures of all heads of a text, or in the mean over several."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnviz.analysis.measures import COLUMNS, Measures, ratio
-from attnviz.analysis.segments import Shares
+from attnviz.analysis.measures import (
+    COLUMNS,
+    Measures,
+    MeasureSummary,
+    measure_map,
+    summarise_measures,
+)
 from attnviz.analysis.statistics import mean_of
-from attnviz.drawable import Axis, Heatmap, Panel, Table
-from attnviz.escape import escape
-from attnviz.methods import is_other
-from attnviz.record import ATTENTION, SCORES, AttentionMap, Capture, Doubles, Floats, Segment, Visible
-from attnviz.views.colour_scale import Look, scale
-from attnviz.views.heatmaps import panel, places, title, token_title, told
-from attnviz.views.labels import column_name, head_name, kind_title, panels_title, sides, tokens_title
+from attnviz.derived import Source
+from attnviz.drawable import Panel, Picture, Table
+from attnviz.errors import InputError, UsageError
+from attnviz.methods import is_other, methods_of
+from attnviz.record import (
+    ATTENTION,
+    SCORES,
+    AttentionMap,
+    Capture,
+    Doubles,
+    Kind,
+    Unit,
+)
+from attnviz.request import Request
+from attnviz.results.result import Result
+from attnviz.selection import require_same_tokens
+from attnviz.views.heatmaps import panel, places, title, told
+from attnviz.views.labels import (
+    head_name,
+    kind_title,
+    panels_title,
+    tokens_title,
+)
 
-RISING = {"entropy", "span", "normalised"}  # of which the smallest come first: heads that know where to look
-BY_PLACE = "head"  # the order of layers and heads, in place of that of a column
-FAINT = 5e-4  # a weight that two digits show as nothing
+MOST_WHOLE = 512  # tokens of a text of which all weights are kept; of a longer one, statistics
+EVERY_HEAD = Request(preferred=("self", "cross"), keep="tiles", tiles=MOST_WHOLE)
+"""What is asked of a source where nothing else is chosen."""
+NO_SCORES = (
+    "the numbers of heads and segments are of shares that sum to 1, and scores are none: "
+    "softmaxed they are the weights: use --weights attention; --token, and --query with --key, "
+    "show scores"
+)
+SHARED_OUT = "these numbers are of rows that were made to sum to 1"
+
+RISING = frozenset({"entropy", "span", "normalised"})
+"""Columns of which the smallest come first: heads that know where to look."""
+BY_POSITION = "head"  # the order of layers and heads, in place of that of a column
 
 
-class Heads(NamedTuple):
-    """What was measured of the heads of captures, the texts of which may differ."""
+class MapHead(NamedTuple):
+    """A head of a capture."""
+
+    kind: Kind
+    layer: int
+    head: int | str
+
+    @property
+    def name(self) -> str:
+        """The short name of the head: L5H3, or L5 mean."""
+        return head_name(self.layer, self.head)
+
+
+def list_map_heads(maps: Sequence[AttentionMap]) -> list[MapHead]:
+    """List the heads of maps."""
+    return [MapHead(each.kind, each.layers[i], each.heads[j]) for each, i, j in places(maps)]
+
+
+def list_panels(maps: Sequence[AttentionMap]) -> list[Panel]:
+    """List the numbers of the heads of maps."""
+    return [panel(*place) for place in places(maps)]
+
+
+def name_heads(maps: Sequence[AttentionMap]) -> tuple[str, ...]:
+    """Return the short name of each head of maps."""
+    return tuple(head.name for head in list_map_heads(maps))
+
+
+def capture_heads(source: Source, request: Request) -> Capture:
+    """Capture the heads that a request names.
+
+    Raises InputError if their maps are not of the same tokens.
+    """
+    capture = source(request)
+    require_same_tokens(capture.maps, "choose some with --layers")
+    return capture
+
+
+def note_shared_rows(capture: Capture) -> Capture:
+    """Return a capture with a note if its rows do not sum to 1, as rows do that are measured.
+
+    Raises UsageError for scores, which cannot be measured.
+    """
+    methods = methods_of(capture.maps)
+    if SCORES in methods:
+        raise UsageError(NO_SCORES)
+    if all(each.method == ATTENTION and "max" not in each.heads for each in capture.maps):
+        return capture
+    has_sinks = any(is_other(method) for method in methods)
+    note = f"{SHARED_OUT}, sinks included" if has_sinks else SHARED_OUT
+    return replace(capture, notes=(*capture.notes, note))
+
+
+# The measures of all heads
+
+
+@dataclass(frozen=True, eq=False)
+class HeadNumbers:
+    """The columns of heads as a table shows them."""
 
     title: str
     names: tuple[str, ...]
-    means: Measures
+    mean: Measures
     """(head,) by column: the number of one text, or the mean of several."""
-    sds: Measures
-    """The same of standard deviations; NaN of one text."""
+    sd: Measures
+    """(head,) by column: the standard deviation over texts; NaN of one text."""
     notes: tuple[str, ...]
 
-
-def heads_title(captures: Sequence[Capture]) -> str:
-    """The model, what attends to what, and how much text there was; captures are of the same heads."""
-    first = captures[0]
-    count = sum(1 for _ in places(first.maps))
-    lengths = [len(part.queries) for capture in captures for part in capture.maps[:1]]
-    many = f"{len(captures)} texts of {min(lengths)}-{max(lengths)} {first.maps[0].unit}s"
-    length = many if len(captures) > 1 else tokens_title(first.maps)
-    return title(first, *kind_title(first.maps[0]), panels_title(count, first.maps[0].heads), length)
+    @property
+    def defined_columns(self) -> list[str]:
+        """The columns that say something of any head; all if none does."""
+        defined = [name for name, values in self.mean.items() if np.isfinite(values).any()]
+        return defined or list(self.mean)
 
 
-def head_names(parts: Sequence[AttentionMap]) -> tuple[str, ...]:
-    """The short name of each head of maps."""
-    return tuple(head_name(part.layers[i], part.heads[j]) for part, i, j in places(parts))
+class HeadOrder(NamedTuple):
+    """The order in which a table lists heads."""
+
+    column: str = "entropy"
+    """A column, or ``head`` for the order of layers and heads."""
+    reverse: bool = False
+
+    @property
+    def is_rising(self) -> bool:
+        """True if the smallest number comes first."""
+        return (self.column in RISING) != self.reverse
+
+    def describe(self) -> str:
+        """Describe the order in a caption."""
+        if self.column == BY_POSITION:
+            return "the last first" if self.reverse else "by layer and head"
+        first = "smallest" if self.is_rising else "largest"
+        return f"{first} {self.column} first"
+
+    def arrange(self, numbers: HeadNumbers) -> list[int]:
+        """Return the numbers of the heads in this order, last those with an undefined column."""
+        if self.column == BY_POSITION:
+            order = list(range(len(numbers.names)))
+            return order[::-1] if self.reverse else order
+        values = numbers.mean[self.column]
+        keys = values if self.is_rising else -values
+        arranged: list[int] = np.argsort(keys, kind="stable").tolist()
+        return arranged
 
 
-def heads_table(found: Heads, sort: str, *, reverse: bool, most: int | None, spread: bool) -> Table:
-    """A row a head, so many at most, in the order of a column; the last row is the mean of all.
+SHARPEST_FIRST = HeadOrder()
 
-    spread: standard deviations stand beside all means, else beside those of the column alone that gives the order.
+
+@dataclass(frozen=True, eq=False)
+class HeadMeasures(Result):
+    """The measures of every head on one text, or in the mean over several."""
+
+    captures: tuple[Capture, ...]
+    """Of each text, of the same heads, without their numbers."""
+    summary: MeasureSummary
+    """The columns of the heads, (head,) each, over the texts."""
+
+    @property
+    def unit(self) -> Unit:
+        """The unit that is counted: tokens, or words."""
+        return self.captures[0].maps[0].unit
+
+    @property
+    def heads(self) -> list[MapHead]:
+        """The heads that are measured."""
+        return list_map_heads(self.captures[0].maps)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of all texts, each once."""
+        return tuple(dict.fromkeys(note for capture in self.captures for note in capture.notes))
+
+    @property
+    def longest(self) -> int:
+        """The number of tokens of the longest text."""
+        return max(len(capture.maps[0].keys) for capture in self.captures)
+
+    @property
+    def numbers(self) -> HeadNumbers:
+        """The columns as a table shows them."""
+        heading = title_heads(self.captures)
+        names = name_heads(self.captures[0].maps)
+        return HeadNumbers(heading, names, self.summary.mean, self.summary.sd, self.notes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the columns of every head, and what they are."""
+        first = self.captures[0]
+        heads = []
+        for i, head in enumerate(self.heads):
+            heads.append({**head._asdict(), "measures": self.describe_measures(i)})
+        return {
+            "model": first.model,
+            "texts": [capture.text for capture in self.captures],
+            "unit": self.unit,
+            "method": first.maps[0].method,
+            "notes": list(self.notes),
+            "columns": describe_columns(self.unit),
+            "heads": heads,
+        }
+
+    def describe_measures(self, head: int) -> dict[str, Any]:
+        """Describe the columns of one head, by number."""
+        mean, sd, n = self.summary
+        described: dict[str, Any] = {}
+        for name in COLUMNS:
+            count = int(n[name][head])
+            described[name] = {"mean": mean[name][head], "sd": sd[name][head], "n": count}
+        return described
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a line for each head; of several texts with standard deviations."""
+        return [{**head._asdict(), **self.list_numbers(i)} for i, head in enumerate(self.heads)]
+
+    def list_numbers(self, head: int) -> dict[str, float]:
+        """List the columns of one head, by number."""
+        numbers = {name: values[head] for name, values in self.summary.mean.items()}
+        if len(self.captures) > 1:
+            numbers |= {f"{name}_sd": values[head] for name, values in self.summary.sd.items()}
+        return numbers
+
+    def tables(self) -> list[Picture]:
+        """Return the table of all heads, the sharpest first."""
+        return [self.draw_table()]
+
+    def draw_table(
+        self, order: HeadOrder = SHARPEST_FIRST, most: int | None = None, *, deviations: bool = True
+    ) -> Table:
+        """Draw the table of heads.
+
+        most: rows that are shown. deviations: standard deviations stand beside all means.
+        """
+        return draw_heads_table(self.numbers, order, most, deviations=deviations)
+
+
+def inspect_heads(sources: Sequence[Source], request: Request = EVERY_HEAD) -> HeadMeasures:
+    """Measure what every head does with each of some texts.
+
+    sources: one a text, of the same heads. request: the layers, heads and kinds of map; with
+    keep="weights" all columns are measured of a long text too.
+
+    Raises UsageError for scores, InputError if there is nothing to measure, and as the sources do.
     """
-    order = ordered(found, sort, reverse)[:most]
-    defined = [name for name, values in found.means.items() if np.isfinite(values).any()]
-    columns = defined or [*found.means]
-    means = {name: float(mean_of(found.means[name], 0)) for name in columns}
-    cells = [
-        tuple(told_with(found, name, i, spread=spread or name == sort) for name in columns) for i in order.tolist()
-    ]
-    levels = np.stack([level(name, found.means[name])[order] for name in columns], axis=-1)
-    gaps = any(not text for row in cells for text in row)
-    blank = np.full((1, len(columns)), np.nan)
-    return Table(
-        found.title,
-        "head",
-        tuple(COLUMNS[name].heading for name in columns),
-        (*(found.names[i] for i in order), "mean"),
-        (*cells, tuple(digits(means[name], COLUMNS[name].unit) for name in columns)),
-        np.concatenate([levels, blank]).astype(np.float32),
-        told((order_line(found, sort, reverse, len(order)) + "; empty: undefined" * gaps, *found.notes)),
+    measures: list[Measures] = []
+    captures: list[Capture] = []
+    for source in sources:
+        capture = note_shared_rows(capture_heads(source, request))
+        measures.append(measure_heads_of(capture))
+        captures.append(drop_numbers(capture))
+    return HeadMeasures(tuple(captures), summarise_measures(measures))
+
+
+def measure_heads_of(capture: Capture) -> Measures:
+    """Measure the columns of all heads of a capture, (head,) each.
+
+    Raises InputError if there is nothing to measure.
+    """
+    if not all(each.weights is not None or each.statistics for each in capture.maps):
+        missing = "this capture holds neither weights nor statistics"
+        raise InputError(f"{missing}: there is nothing to measure")
+    maps = [measure_map(each) for each in capture.maps]
+    return {name: np.concatenate([each[name].ravel() for each in maps]) for name in COLUMNS}
+
+
+def drop_numbers(capture: Capture) -> Capture:
+    """Return a capture without its numbers, which would fill memory with those of many texts.
+
+    A note says of which text statistics alone were there.
+    """
+    notes = capture.notes
+    if any(each.weights is None for each in capture.maps):
+        length = tokens_title(capture.maps)
+        kept = f"of {length} only statistics were kept"
+        notes = *notes, f"{kept}: columns that need all weights are left out"
+    return replace(capture, maps=tuple(map(drop_numbers_of_map, capture.maps)), notes=notes)
+
+
+def drop_numbers_of_map(attention_map: AttentionMap) -> AttentionMap:
+    """Return a map without its numbers."""
+    return replace(
+        attention_map,
+        weights=None,
+        tiles=None,
+        statistics=None,
+        edges=None,
+        visible=np.array(True),
     )
 
 
-def ordered(found: Heads, sort: str, reverse: bool) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The places of heads in the order of a column, those that it says nothing of at last."""
-    if sort == BY_PLACE:
-        order = np.arange(len(found.names))
-        return order[::-1] if reverse else order
-    sign = 1 if (sort in RISING) != reverse else -1
-    return np.argsort(sign * found.means[sort], kind="stable")
+def describe_columns(unit: Unit = "token") -> list[dict[str, str]]:
+    """Describe what the columns are, of maps between tokens or words."""
+    units = {"tokens": f"{unit}s"}
+    return [
+        {
+            "name": column.name,
+            "definition": column.definition,
+            "source": column.source,
+            "unit": units.get(column.unit, column.unit),
+        }
+        for column in COLUMNS.values()
+    ]
 
 
-def order_line(found: Heads, sort: str, reverse: bool, shown: int) -> str:
-    """Which heads are shown, and in which order."""
-    count = len(found.names)
-    many = f"{count} head{'s' * (count != 1)}" if shown == count else f"{shown} of {count} heads"
-    order = f"{'smallest' if (sort in RISING) != reverse else 'largest'} {sort} first"
-    if sort == BY_PLACE:
-        order = "the last first" if reverse else "by layer and head"
-    return f"{many}, {order}; mean: of all {count}"
+def title_heads(captures: Sequence[Capture]) -> str:
+    """Return the model, what attends to what, and how much text there is.
+
+    captures: of the same heads.
+    """
+    first = captures[0]
+    first_map = first.maps[0]
+    heads = panels_title(len(list_map_heads(first.maps)), first_map.heads)
+    length = tokens_title(first.maps)
+    if len(captures) > 1:
+        lengths = [len(capture.maps[0].queries) for capture in captures]
+        shortest, longest = min(lengths), max(lengths)
+        length = f"{len(captures)} texts of {shortest}-{longest} {first_map.unit}s"
+    return title(first, *kind_title(first_map), heads, length)
 
 
-def told_with(found: Heads, name: str, head: int, *, spread: bool) -> str:
-    """A mean, and its standard deviation if there is one to be told."""
-    unit, sd = COLUMNS[name].unit, found.sds[name][head]
-    beside = f"±{digits(sd, unit)}" if spread and np.isfinite(sd) else ""
-    return digits(found.means[name][head], unit) + beside
+def draw_heads_table(
+    numbers: HeadNumbers,
+    order: HeadOrder = SHARPEST_FIRST,
+    most: int | None = None,
+    *,
+    deviations: bool = True,
+) -> Table:
+    """Draw a table with a row for each head, ``most`` at most; the last row is the mean of all.
+
+    deviations: standard deviations stand beside all means, else beside those of the column alone
+    that gives the order.
+    """
+    shown = order.arrange(numbers)[:most]
+    columns = numbers.defined_columns
+    with_deviation = columns if deviations else [order.column]
+    cells = [format_head(numbers, head, columns, with_deviation) for head in shown]
+    levels = np.full((len(shown) + 1, len(columns)), np.nan, np.float32)
+    for i, name in enumerate(columns):
+        levels[:-1, i] = place_on_colours(name, numbers.mean[name])[shown]
+    caption = caption_heads(numbers, order, len(shown))
+    if any(not cell for row in cells for cell in row):
+        caption += "; empty: undefined"
+    headings = tuple(COLUMNS[name].heading for name in columns)
+    names = [numbers.names[head] for head in shown]
+    all_cells = (*cells, average_columns(numbers, columns))
+    lines = told((caption, *numbers.notes))
+    return Table(numbers.title, "head", headings, (*names, "mean"), all_cells, levels, lines)
 
 
-def digits(value: float, unit: str = "") -> str:
-    """A number to three digits, a share to two; nothing if undefined."""
+def caption_heads(numbers: HeadNumbers, order: HeadOrder, shown: int) -> str:
+    """Say which heads a table shows, and in which order."""
+    count = len(numbers.names)
+    noun = "head" if count == 1 else "heads"
+    which = f"{count} {noun}" if shown == count else f"{shown} of {count} heads"
+    return f"{which}, {order.describe()}; mean: of all {count}"
+
+
+def average_columns(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the mean of each column over all heads, as it is shown."""
+    means = {name: float(mean_of(numbers.mean[name], 0)) for name in columns}
+    return tuple(format_measure(mean, COLUMNS[name].unit) for name, mean in means.items())
+
+
+def format_head(
+    numbers: HeadNumbers,
+    head: int,
+    columns: Sequence[str],
+    with_deviation: Sequence[str],
+) -> tuple[str, ...]:
+    """Format the row of a head. with_deviation: the columns beside which deviations stand."""
+    deviations = {name: name in with_deviation for name in columns}
+    cells = [format_column(numbers, name, head, deviation=deviation) for name, deviation in deviations.items()]
+    return tuple(cells)
+
+
+def format_column(numbers: HeadNumbers, name: str, head: int, *, deviation: bool) -> str:
+    """Format a column of one head, with its standard deviation if there is one to be shown."""
+    unit = COLUMNS[name].unit
+    mean = format_measure(numbers.mean[name][head], unit)
+    sd = numbers.sd[name][head]
+    if not (deviation and np.isfinite(sd)):
+        return mean
+    return f"{mean}±{format_measure(sd, unit)}"
+
+
+def format_measure(value: float, unit: str = "") -> str:
+    """Format a number to three digits, a share to two; nothing if undefined."""
     if not np.isfinite(value):
         return ""
     if unit == "share":
-        return f"{abs(value):.2f}".removeprefix("0")
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+        return format_share(value)
+    if value < 9.995:
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
-def level(name: str, values: Doubles) -> Doubles:
-    """The place of numbers on the colours: shares from 0 to 1, others from 0 to the largest."""
-    top = 1.0 if COLUMNS[name].unit == "share" else largest(values) or 1.0
-    found: Doubles = np.clip(values / top, 0, 1)
-    return found
-
-
-def largest(values: Doubles) -> float:
-    """The largest of those that are defined; 0 if none is."""
-    return float(np.nan_to_num(values).max())
-
-
-class Side(NamedTuple):
-    """The weights between one token and each of an axis, by head."""
-
-    heading: str
-    values: Doubles
-    """(head, token), 0 where masked."""
-    visible: Visible
-    """(head, token)."""
-    method: str = ATTENTION
-    """What the numbers are."""
-
-
-def side(capture: Capture, heading: str) -> tuple[Side, Axis, Axis]:
-    """What a capture of one query, or of one key, holds; the axis of that token, and that of the others."""
-    rows, columns = sides(capture.maps[0])
-    panels = [panel(*place) for place in places(capture.maps)]
-    values, visible = (np.stack([np.ravel(array) for array in arrays]) for arrays in zip(*panels, strict=True))
-    one, others = (rows, columns) if heading == GIVES else (columns, rows)
-    return Side(heading, values.astype(np.float64), visible, capture.maps[0].method), one, others
-
-
-GIVES, GETS = "gives", "gets"
-
-
-def token_table(capture: Capture, one: Axis, others: Axis, found: Sequence[Side], most: int | None) -> Table:
-    """What one token gives to others and gets from them, as means over the heads that see them, in their order.
-
-    Of many tokens, those of the largest means.
-    """
-    names = head_names(capture.maps)
-    means = np.stack([ratio((of.values * of.visible).sum(0), of.visible.sum(0).astype(float)) for of in found], -1)
-    order = np.argsort(-np.where(np.isfinite(means), means, -np.inf).max(-1), kind="stable")
-    shown = np.sort(order[:most]).tolist()
-    levels = np.full((len(shown), 2 * len(found)), np.nan)
-    if found[0].method != SCORES:  # which would need colours with two ends
-        levels[:, ::2] = np.sqrt(means[shown] / (largest(means) or 1))  # as other weights are coloured
-    masked = "" if np.isfinite(means[shown]).all() else "; empty: masked"
-    with_sinks = ", sinks included" * is_other(found[0].method)
-    left = "" if len(shown) == len(others) else f"the {len(shown)} strongest of {len(others)} tokens{with_sinks}; "
-    return Table(
-        title(capture, *kind_title(capture.maps[0]), token_title(one), panels_title(len(names), capture.maps[0].heads)),
-        "token",
-        tuple(heading for of in found for heading in (of.heading, "most by")),
-        tuple(f"{others.numbers[i]} {others.labels[i]}" for i in shown),
-        tuple(tuple(text for of in found for text in (mean_cell(of, i), most_cell(of, i, names))) for i in shown),
-        levels.astype(np.float32),
-        told((f"{left}means over the heads{masked}", *capture.notes)),
-        frozenset(range(1, 2 * len(found), 2)),
-    )
-
-
-def mean_cell(of: Side, token: int) -> str:
-    """The mean weight between the one token and this; empty if no head sees it."""
-    return cell(float(mean_of(of.values[:, token][of.visible[:, token]], 0)), of.method)
-
-
-def most_cell(of: Side, token: int, names: Sequence[str]) -> str:
-    """The head with the largest weight between them, and that weight."""
-    values = np.where(of.visible[:, token], of.values[:, token], -np.inf)
-    best = int(values.argmax())
-    least = np.finfo(np.float64).min if of.method == SCORES else 0.0 if is_other(of.method) else FAINT
-    return f"{names[best]} {cell(values[best], of.method)}" if values[best] >= least else ""
-
-
-def cell(value: float, method: str) -> str:
-    """A number of a map: a weight to two digits, a score with its sign, others to two digits of their own."""
-    if method == SCORES and np.isfinite(value):
-        return f"{value:+.2f}"
-    if is_other(method) and 0 < value < 0.1:
-        return f"{value:.2g}"
-    return digits(value, "share")
-
-
-def cell_heatmap(capture: Capture) -> Heatmap:
-    """One cell through all layers and heads: a row a layer. The capture shows that query and that key alone."""
-    parts = capture.maps
-    (query, key), found = sides(parts[0]), list(places(parts))
-    layers = tuple(dict.fromkeys(part.layers[i] for part, i, _ in found))
-    heads = tuple(dict.fromkeys(part.heads[j] for part, _, j in found))
-    values = np.zeros((len(layers), len(heads)), np.float32)
-    visible = np.zeros(values.shape, bool)
-    for part, i, j in found:
-        at, one = (layers.index(part.layers[i]), heads.index(part.heads[j])), panel(part, i, j)
-        values[at], visible[at] = one.values[0, 0], one.visible[0, 0]
-    masked = sum(not panel(*place).visible.any() for place in found)
-    shown = Panel(values, visible)
-    line = f"masked in {'all' if masked == len(found) else masked} of the {len(found)} heads" if masked else ""
-    return Heatmap(
-        title(capture, *kind_title(parts[0]), f"{token_title(query)} to {token_title(key)}"),
-        shown,
-        Axis("layers", tuple(f"L{layer}" for layer in layers), layers),
-        Axis("heads", tuple(map(column_name, heads)), tuple(range(len(heads)))),
-        scale([(shown, np.zeros(len(heads), bool))], Look(), parts[0].method),
-        told((line, *capture.notes)),
-    )
-
-
-def segments_table(
-    capture: Capture, segments: Sequence[Segment], found: Shares, names: Sequence[str], query: Axis | None
-) -> Table:
-    """A row a segment: means over the heads of what it gets, with and without the tokens on which heads rest.
-
-    found: of all heads, (head, segment). query: the one that was asked about, if there was one.
-    """
-    columns, levels = segment_columns(found)
-    asked = (token_title(query),) if query else ()
-    many = panels_title(len(names), capture.maps[0].heads)
-    cells = [
-        [*column, most_lift(found.rest_lift[:, i], names)]
-        for i, column in enumerate(zip(*columns.values(), strict=True))
-    ]
-    return Table(
-        title(capture, *kind_title(capture.maps[0]), f"{len(segments)} segments", *asked, many),
-        "segment",
-        (*columns, "most by"),
-        tuple(escape(one.name) for one in segments),
-        tuple(map(tuple, cells)),
-        np.stack([levels.get(name, np.full(len(segments), np.nan)) for name in (*columns, "most by")], -1),
-        told((*segment_lines(found, asked=query is not None), *capture.notes)),
-        frozenset({len(columns)}),
-    )
-
-
-def segment_columns(found: Shares) -> tuple[dict[str, list[str]], dict[str, Floats]]:
-    """The columns of segments by heading, and the places on the colours of those that are coloured, (segment,)."""
-    share, even, rest, rest_even = (mean_of(values, 0) for values in found[:4])  # (segment,)
-    lift, rest_lift = ratio(share, even), ratio(rest, rest_even)
-    each = ratio(share, found.tokens.astype(float))
-    top = max(largest(lift), largest(rest_lift), 1)
-    columns = {
-        "tokens": [str(count) for count in found.tokens.tolist()],
-        "each": [small(value) for value in each],
-        "share": [digits(value, "share") for value in share],
-        "even": [digits(value, "share") for value in even],
-        "lift": [digits(value) for value in lift],
-        "rest": [digits(value, "share") for value in rest],
-        "lift*": [digits(value) for value in rest_lift],
-    }
-    coloured = {"share": share, "lift": lift / top, "rest": rest, "lift*": rest_lift / top}
-    return columns, {name: values.astype(np.float32) for name, values in coloured.items()}
-
-
-def segment_lines(found: Shares, *, asked: bool) -> tuple[str, ...]:
-    """What the columns of segments are, and why some are empty."""
-    unseen = not np.isfinite(found.share).any(0).all()
-    why = "this query sees nothing of it" if asked else "no query outside it sees it: --query -1 asks the last token"
-    whose = "this query" if asked else "the queries outside a segment that see it"
-    return (
-        f"share: of the attention of {whose}; even: if spread evenly over the keys; lift: share / even; "
-        "rest, lift*: without special and first tokens; each: share of a token; most by: the head of the largest lift*",
-        f"empty: {why}" if unseen else "",
-    )
-
-
-def small(value: float) -> str:
-    """A number to four digits after the point; nothing if undefined."""
-    return f"{value:.4f}".removeprefix("0") if np.isfinite(value) else ""
-
-
-def most_lift(values: Doubles, names: Sequence[str]) -> str:
-    """The head of the largest lift, and that."""
-    if not np.isfinite(values).any():
+def format_share(value: float) -> str:
+    """Format a share to two digits after the point; nothing if undefined."""
+    if not np.isfinite(value):
         return ""
-    best = int(np.nanargmax(values))
-    return f"{names[best]} {digits(values[best])}"
+    return f"{abs(value):.2f}".removeprefix("0")
+
+
+def place_on_colours(name: str, values: Doubles) -> Doubles:
+    """Return the places of a column on the colours.
+
+    Shares lie from 0 to 1, others from 0 to the largest.
+    """
+    top = 1.0 if COLUMNS[name].unit == "share" else find_largest(values) or 1.0
+    levels: Doubles = np.clip(values / top, 0, 1)
+    return levels
+
+
+def find_largest(values: Doubles) -> float:
+    """Return the largest of the values that are defined; 0 if none is."""
+    return float(np.nan_to_num(values).max())

@@ -1,0 +1,307 @@
+"""Bounds on what is measured of attention, and whether they hold."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from attnviz.analysis.comparison import Distances, Name
+from attnviz.analysis.measures import COLUMNS, MeasureSummary, summarise_measures
+from attnviz.analysis.roles import ROLES
+from attnviz.analysis.segments import choose_segments, find_segment, measure_shares
+from attnviz.analysis.statistics import mean_of
+from attnviz.drawable import Picture, Table
+from attnviz.errors import InputError, UsageError
+from attnviz.escape import escape
+from attnviz.record import Capture, Segment
+from attnviz.results.head_roles import Roles
+from attnviz.results.inspection import list_map_heads, measure_heads_of
+from attnviz.results.result import Result
+from attnviz.selection import HEAD, Spot, place
+
+JS = "js"
+MOVED = "moved"
+OF_PAIRS = JS, MOVED
+MEASURE_NAME = re.compile(r"(?:(L-?\d+H-?\d+)\.)?(\w+)", re.IGNORECASE)
+NAME_SHOWN = 40  # characters of a name in an error
+
+
+class Measure(NamedTuple):
+    """A number that a bound is on: a column of heads, a role, or a divergence of A from B."""
+
+    head: Name | None
+    """None: of all heads together."""
+    name: str
+
+    @property
+    def is_of_pair(self) -> bool:
+        """True if it is measured of A and B."""
+        return self.name in OF_PAIRS
+
+    @property
+    def is_column(self) -> bool:
+        """True if it is measured of captures of A."""
+        return self.name in COLUMNS
+
+    @property
+    def is_role(self) -> bool:
+        """True if it is measured by running a model on sequences and texts of its own."""
+        return not (self.is_of_pair or self.is_column)
+
+
+def parse_measure(text: str) -> Measure:
+    """Parse what a bound is on: a measure, or that of a head as L5H3.entropy. Raises UsageError."""
+    match = MEASURE_NAME.fullmatch(text)
+    name = match[2] if match else ""
+    if not match or name not in (*OF_PAIRS, *COLUMNS, *ROLES):
+        known = "; ".join(", ".join(names) for names in (OF_PAIRS, COLUMNS, ROLES))
+        shown = escape(text)[:NAME_SHOWN]
+        raise UsageError(f"{shown!r} is nothing that is measured: [L5H3.] and one of {known}")
+    head = HEAD.fullmatch(match[1]) if match[1] else None
+    if head is None:
+        return Measure(None, name)
+    return Measure((int(head[1]), int(head[2])), name)
+
+
+class Bound(NamedTuple):
+    """A limit that a number must not fall below, or not exceed."""
+
+    name: str
+    """What the bound is on: a measure, of a head if it begins with one; or a segment."""
+    limit: float
+    is_least: bool
+    of_segment: bool = False
+
+    @property
+    def measure(self) -> Measure | None:
+        """The measure that it is on; None for the share of a segment. Raises UsageError."""
+        return None if self.of_segment else parse_measure(self.name)
+
+    def describe(self) -> str:
+        """Describe the bound as one would say it."""
+        what = f"share of {escape(self.name)!r}" if self.of_segment else self.name
+        sign = ">=" if self.is_least else "<="
+        return f"{what} {sign} {self.limit:g}"
+
+    def holds(self, value: float) -> bool:
+        """Tell whether a number is within the bound; what is undefined is not."""
+        return value >= self.limit if self.is_least else value <= self.limit
+
+
+class CheckedBound(NamedTuple):
+    """A bound, and the number that it is on."""
+
+    bound: Bound
+    value: float
+    """NaN if it is undefined."""
+
+    @property
+    def passed(self) -> bool:
+        """True if the bound holds."""
+        return bool(self.bound.holds(self.value))
+
+    @property
+    def verdict(self) -> str:
+        """A word that says if the bound holds."""
+        return "ok" if self.passed else "FAIL"
+
+    def format_value(self) -> str:
+        """Format the number that was measured."""
+        return "undefined" if math.isnan(self.value) else f"{self.value:.4f}"
+
+    def describe(self) -> str:
+        """Describe the bound in a line, with what was measured."""
+        line = f"{self.verdict:4}  {self.format_value():>9}  {self.bound.describe()}"
+        if math.isnan(self.value):
+            return f"{line}: there is nothing to measure it on"
+        return line
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the bound and what was measured as an entry of a document."""
+        return {
+            "check": self.bound.describe(),
+            "name": self.bound.name,
+            "measured": self.value,
+            "min" if self.bound.is_least else "max": self.bound.limit,
+            "passed": self.passed,
+        }
+
+
+@dataclass(frozen=True)
+class CheckResult(Result):
+    """Bounds, what was measured for each, and whether they hold."""
+
+    checks: tuple[CheckedBound, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True if all bounds hold."""
+        return all(check.passed for check in self.checks)
+
+    def lines(self) -> list[str]:
+        """Return a line for each bound."""
+        return [check.describe() for check in self.checks]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every bound with what was measured, and whether all hold."""
+        checks = [check.to_dict() for check in self.checks]
+        return {"passed": self.passed, "checks": checks, "notes": list(self.notes)}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each bound."""
+        ends: dict[str, Any] = {"min": None, "max": None}
+        return [{**ends, **check.to_dict()} for check in self.checks]
+
+    def tables(self) -> list[Picture]:
+        """Return a table of the bounds."""
+        cells = tuple((check.format_value(), check.verdict) for check in self.checks)
+        table = Table(
+            "Checks",
+            "bound",
+            ("measured", "holds"),
+            tuple(check.bound.describe() for check in self.checks),
+            cells,
+            np.full((len(cells), 2), np.nan, np.float32),
+            tuple(escape(note) for note in self.notes),
+            frozenset({1}),
+        )
+        return [table]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What bounds are checked against; what none of them needs may be left out."""
+
+    captures: Sequence[Capture] = ()
+    """What A makes of each text."""
+    distances: Distances | None = None
+    """How far A and B are from each other."""
+    roles: Roles | None = None
+    """The roles of the heads of A."""
+    segments: Sequence[Segment] | None = None
+    """Without them, the own segments of each text."""
+    query: Spot | None = None
+    """The token whose attention segments share; None: of all outside a segment."""
+    notes: tuple[str, ...] = ()
+    """On what this was measured."""
+
+    @cached_property
+    def columns(self) -> MeasureSummary:
+        """The columns of all heads of A, over the texts. Raises InputError."""
+        return summarise_measures([measure_heads_of(capture) for capture in self.captures])
+
+
+def check_bounds(bounds: Iterable[Bound], evidence: Evidence) -> CheckResult:
+    """Check bounds against what was measured.
+
+    Raises UsageError for a head that is not there, InputError for what cannot be measured.
+    """
+    checks = tuple(CheckedBound(bound, measure_bound(bound, evidence)) for bound in bounds)
+    return CheckResult(checks, tuple(dict.fromkeys(evidence.notes)))
+
+
+def measure_bound(bound: Bound, evidence: Evidence) -> float:
+    """Return the number that a bound is on; NaN where it is undefined.
+
+    Raises UsageError, InputError.
+    """
+    measure = bound.measure
+    if measure is None:
+        return average_share(bound.name, evidence)
+    if measure.is_of_pair:
+        assert evidence.distances is not None
+        return measure_divergence(measure, evidence.distances)
+    if measure.is_column:
+        return measure_column(measure, evidence)
+    assert evidence.roles is not None
+    return measure_role(measure, evidence.roles)
+
+
+def measure_divergence(measure: Measure, distances: Distances) -> float:
+    """Return how far A is from B, or one of its heads from the nearest, or from that of its number.
+
+    Raises UsageError.
+    """
+    if measure.name == JS:
+        by_head, by_text = distances.to_nearest(0), distances.overall  # (text, head), (text,)
+    else:
+        if distances.moved is None:
+            reason = "A and B have other heads"
+            raise UsageError(f"moved compares heads of the same number, and {reason}: use js")
+        by_head, by_text = distances.moved, mean_of(distances.moved, 1)
+    if measure.head is None:
+        return float(mean_of(by_text, 0))
+    index = find_head(measure.head, distances.names[0])
+    return float(mean_of(by_head[:, index], 0))
+
+
+def measure_column(measure: Measure, evidence: Evidence) -> float:
+    """Return a column of a head, or its mean over all. Raises UsageError, InputError."""
+    maps = evidence.captures[0].maps
+    values = evidence.columns.mean[measure.name]
+    if measure.head is None:
+        value = float(mean_of(values, 0))
+    else:
+        heads = [(head.layer, head.head) for head in list_map_heads(maps)]
+        value = float(values[find_head(measure.head, heads)])
+    if math.isnan(value) and any(each.weights is None for each in maps):
+        lacking = "which this capture does not hold"
+        raise InputError(f"{measure.name} needs all weights, {lacking}: capture --keep weights")
+    return value
+
+
+def measure_role(measure: Measure, roles: Roles) -> float:
+    """Return how strongly a head, or the best of all, plays a role. Raises UsageError."""
+    scores = score_heads(measure.name, roles)
+    if measure.head is not None:
+        heads = list(scores)
+        return scores[heads[find_head(measure.head, heads)]]
+    defined = [score for score in scores.values() if not math.isnan(score)]
+    return max(defined, default=math.nan)
+
+
+def score_heads(role: str, roles: Roles) -> Mapping[Name, float]:
+    """Return the score of each head in a role; NaN where it is undefined."""
+    scores: dict[Name, float] = {}
+    for head in roles.heads:
+        best = head.best(role)
+        scores[head.place] = math.nan if best is None else best.mean
+    return scores
+
+
+def average_share(name: str, evidence: Evidence) -> float:
+    """Return what a segment gets, mean over heads and texts. Raises InputError."""
+    shares = [measure_share(capture, name, evidence) for capture in evidence.captures]
+    return float(mean_of(np.array(shares), 0))
+
+
+def measure_share(capture: Capture, name: str, evidence: Evidence) -> float:
+    """Return what a segment of a text gets, mean over heads, sinks left out. Raises InputError."""
+    try:
+        segments = choose_segments(capture, evidence.segments)
+        number = find_segment(name, segments)
+        query = None
+        if evidence.query is not None:
+            query = evidence.query.resolve(capture.maps[0].queries).start
+        shares = [measure_shares(each, segments, query).rest_share for each in capture.maps]
+    except ValueError as error:
+        raise InputError(f"segments: {error}") from error
+    of_segment = [each[..., number].ravel() for each in shares]
+    return float(mean_of(np.concatenate(of_segment), 0))
+
+
+def find_head(head: Name, names: Sequence[Name]) -> int:
+    """Return where a head stands in a list of heads. Negative numbers count from the end.
+
+    Raises UsageError.
+    """
+    layers = list(dict.fromkeys(layer for layer, _ in names))
+    layer = place(head[0], layers, "layer")
+    numbers = [number for each, number in names if each == layer and isinstance(number, int)]
+    number = place(int(head[1]), numbers, "head")
+    return list(names).index((layer, number))

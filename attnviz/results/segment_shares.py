@@ -1,0 +1,236 @@
+"""What segments of a text get: the share of attention of each, in all heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from attnviz.analysis.measures import divide_where
+from attnviz.analysis.segments import Shares, choose_segments, join_shares, measure_shares
+from attnviz.analysis.statistics import mean_of
+from attnviz.derived import Source
+from attnviz.drawable import Axis, Picture, Table
+from attnviz.errors import InputError
+from attnviz.escape import escape
+from attnviz.io.formats import describe_capture, describe_tokens
+from attnviz.record import Capture, Doubles, Floats, Segment
+from attnviz.request import Request
+from attnviz.results.inspection import (
+    EVERY_HEAD,
+    capture_heads,
+    find_largest,
+    format_measure,
+    format_share,
+    list_map_heads,
+    name_heads,
+    note_shared_rows,
+)
+from attnviz.results.result import Result
+from attnviz.selection import Spot
+from attnviz.views.heatmaps import title, token_title, told
+from attnviz.views.labels import kind_title, panels_title, sides
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentShares(Result):
+    """The share of attention that each segment of a text gets, in all heads."""
+
+    capture: Capture
+    segments: tuple[Segment, ...]
+    shares: Shares
+    """Arrays (head, segment)."""
+    of_one_query: bool = False
+    """Whether the capture is of one query, and the shares of what that gives."""
+
+    @property
+    def query(self) -> Axis | None:
+        """The one query, if one was asked about."""
+        if not self.of_one_query:
+            return None
+        queries, _ = sides(self.capture.maps[0])
+        return queries
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the segments, and what each gets in every head."""
+        first = self.capture.maps[0]
+        query = None
+        if self.of_one_query:
+            (query,) = describe_tokens(first.queries, first.query_places)
+        segments = [
+            {**segment._asdict(), "tokens": int(count)}
+            for segment, count in zip(self.segments, self.shares.tokens, strict=True)
+        ]
+        described = describe_capture(self.capture)
+        return {**described, "query": query, "segments": segments, "shares": self.rows()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a line for each head and segment."""
+        shares = self.shares
+        numbers = {
+            "share": shares.share,
+            "baseline": shares.baseline,
+            "lift": shares.lift,
+            "rest_share": shares.rest_share,
+            "rest_baseline": shares.rest_baseline,
+            "rest_lift": shares.rest_lift,
+            "share_per_token": shares.per_token,
+        }  # (head, segment) each
+        rows = []
+        for i, head in enumerate(list_map_heads(self.capture.maps)):
+            for j, segment in enumerate(self.segments):
+                names = {"segment": segment.name, "tokens": int(shares.tokens[j])}
+                values = {name: array[i, j] for name, array in numbers.items()}
+                rows.append({**head._asdict(), **names, **values})
+        return rows
+
+    def tables(self) -> list[Picture]:
+        """Return the table of segments."""
+        return [draw_segments_table(self)]
+
+
+def inspect_segments(
+    source: Source,
+    segments: Sequence[Segment] | None = None,
+    query: Spot | None = None,
+    request: Request = EVERY_HEAD,
+) -> SegmentShares:
+    """Measure the share of attention that each segment of the text gets.
+
+    segments: without them, the text's own: the messages of a chat, or else its paragraphs.
+    query: the one token that gives; without it, means over the queries outside a segment.
+
+    Raises InputError for segments that do not fit the text, UsageError for scores, and as the
+    source does.
+    """
+    captured = capture_heads(source, replace(request, keep="weights", query=query))
+    capture = note_shared_rows(captured)
+    of_one_query = query is not None
+    position = 0 if of_one_query else None
+    try:
+        chosen = choose_segments(capture, segments)
+        shares = [measure_shares(each, chosen, position) for each in capture.maps]
+    except ValueError as error:
+        raise InputError(f"--segments: {error}") from error
+    return SegmentShares(capture, chosen, join_shares(shares), of_one_query)
+
+
+class SegmentMeans(NamedTuple):
+    """What segments get, as means over the heads: arrays (segment,), NaN where undefined."""
+
+    tokens: Doubles
+    share: Doubles
+    baseline: Doubles
+    rest_share: Doubles
+    rest_baseline: Doubles
+
+    @property
+    def per_token(self) -> Doubles:
+        """The share that each token of a segment gets, on average."""
+        return divide_where(self.share, self.tokens)
+
+    @property
+    def lift(self) -> Doubles:
+        """The share by the even share."""
+        return divide_where(self.share, self.baseline)
+
+    @property
+    def rest_lift(self) -> Doubles:
+        """The lift without the tokens on which heads rest."""
+        return divide_where(self.rest_share, self.rest_baseline)
+
+
+def average_shares(shares: Shares) -> SegmentMeans:
+    """Return the means of shares (head, segment) over the heads."""
+    return SegmentMeans(
+        shares.tokens.astype(np.float64),
+        mean_of(shares.share, 0),
+        mean_of(shares.baseline, 0),
+        mean_of(shares.rest_share, 0),
+        mean_of(shares.rest_baseline, 0),
+    )
+
+
+def draw_segments_table(result: SegmentShares) -> Table:
+    """Draw a row for each segment: means over the heads, with and without resting tokens."""
+    capture, shares = result.capture, result.shares
+    first = capture.maps[0]
+    names = name_heads(capture.maps)
+    means = average_shares(shares)
+    columns = format_segments(means)
+    columns["most by"] = [name_most_lift(lifts, names) for lifts in shares.rest_lift.T]
+    headings = tuple(columns)
+    cells = tuple(zip(*columns.values(), strict=True))
+    query = () if result.query is None else (token_title(result.query),)
+    count = f"{len(result.segments)} segments"
+    heads = panels_title(len(names), first.heads)
+    heading = title(capture, *kind_title(first), count, *query, heads)
+    segment_names = tuple(escape(segment.name) for segment in result.segments)
+    levels = colour_segments(means, headings)
+    caption = caption_segments(shares, of_one_query=result.of_one_query)
+    lines = told((*caption, *capture.notes))
+    texts = frozenset({headings.index("most by")})
+    return Table(heading, "segment", headings, segment_names, cells, levels, lines, texts)
+
+
+def format_segments(means: SegmentMeans) -> dict[str, list[str]]:
+    """Format the columns of segments, by heading."""
+    return {
+        "tokens": [f"{count:.0f}" for count in means.tokens],
+        "each": [format_small_share(value) for value in means.per_token],
+        "share": [format_share(value) for value in means.share],
+        "even": [format_share(value) for value in means.baseline],
+        "lift": [format_measure(value) for value in means.lift],
+        "rest": [format_share(value) for value in means.rest_share],
+        "lift*": [format_measure(value) for value in means.rest_lift],
+    }
+
+
+def colour_segments(means: SegmentMeans, headings: Sequence[str]) -> Floats:
+    """Return the places on the colours of the columns of segments.
+
+    They are (segment, column), NaN for no colour.
+    """
+    lift, rest_lift = means.lift, means.rest_lift
+    top = max(find_largest(lift), find_largest(rest_lift), 1)
+    coloured = {
+        "share": means.share,
+        "lift": lift / top,
+        "rest": means.rest_share,
+        "lift*": rest_lift / top,
+    }
+    levels = np.full((len(means.share), len(headings)), np.nan, np.float32)
+    for heading, values in coloured.items():
+        levels[:, headings.index(heading)] = values
+    return levels
+
+
+def caption_segments(shares: Shares, *, of_one_query: bool) -> tuple[str, ...]:
+    """Say what the columns of segments are, and why some are empty."""
+    whose = "the queries outside a segment that see it"
+    why_empty = "no query outside it sees it: --query -1 asks the last token"
+    if of_one_query:
+        whose = "this query"
+        why_empty = "this query sees nothing of it"
+    columns = (
+        f"share: of the attention of {whose}; even: if spread evenly over the keys; "
+        "lift: share / even; rest, lift*: without special and first tokens; "
+        "each: share of a token; most by: the head of the largest lift*"
+    )
+    is_seen = np.isfinite(shares.share).any(0)
+    return (columns,) if is_seen.all() else (columns, f"empty: {why_empty}")
+
+
+def format_small_share(value: float) -> str:
+    """Format a share to four digits after the point; nothing if undefined."""
+    if not np.isfinite(value):
+        return ""
+    return f"{value:.4f}".removeprefix("0")
+
+
+def name_most_lift(lifts: Doubles, names: Sequence[str]) -> str:
+    """Name the head of the largest lift, with that; lifts: (head,)."""
+    if not np.isfinite(lifts).any():
+        return ""
+    best = int(np.nanargmax(lifts))
+    return f"{names[best]} {format_measure(lifts[best])}"
