@@ -1,6 +1,5 @@
 """`attnviz heads`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from attnviz.cli.text import read_sample
 from attnviz.errors import ModelError
 from attnviz.experiments import sequences
 from attnviz.experiments.heads import find_head_roles
+from attnviz.experiments.progress import Watch
 from attnviz.io.documents import document_json
 from attnviz.lm import corpus
 from attnviz.results.head_roles import Setting, describe_definitions, explain_roles
@@ -199,7 +199,7 @@ def load_measurable_model(options: ModelOptions, talk: Talk, *, ablates: bool) -
         raise ModelError(message) from error
 
 
-def make_watch(talk: Talk) -> Callable[[int, int], None]:
+def make_watch(talk: Talk) -> Watch:
     """Make what tells of an ablation how far it is, four times or so."""
 
     def watch(done: int, total: int) -> None:
