@@ -18,7 +18,7 @@ from attnviz.experiments.heads import measure_heads
 from attnviz.lm import evaluate, store
 from attnviz.models import Model, load
 from attnviz.models.huggingface.model import HuggingFace
-from attnviz.results.head_roles import HOWS, HeadRole, Setting, Spread
+from attnviz.results.head_roles import HOWS, HeadRole, LossSpread, Setting
 from tests.conftest import Run, Tiny
 from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer
@@ -169,7 +169,7 @@ def test_the_induction_heads_of_the_builtin_model_matter() -> None:
     watched: list[tuple[int, int]] = []
     found = ablate(model, roles, named, texts, lambda *done: watched.append(done))
     assert watched == [(i, len(watched)) for i in range(1, len(watched) + 1)]
-    assert found.whole["repeated"].mean < 0.5
+    assert found.loss["repeated"].mean < 0.5
     together_ = {part.role: part for part in found.ablated if part.role == "previous_token" or len(part.heads) > 1}
     for how in HOWS:
         induction, previous = (together_[role].rises for role in ("induction", "previous_token"))
@@ -223,7 +223,7 @@ def test_the_second_copy_counts_without_its_first_token() -> None:
 
 def test_a_spread_of_little_is_undefined() -> None:
     """No mean of nothing, no deviation of one."""
-    nothing, one, two = (Spread.of(values) for values in ([], [1.5], [1.0, 3.0]))
+    nothing, one, two = (LossSpread.of(values) for values in ([], [1.5], [1.0, 3.0]))
     assert (nothing.n, np.isnan(nothing.mean), np.isnan(nothing.sd)) == (0, True, True)
     assert (one.n, one.mean, np.isnan(one.sd)) == (1, 1.5, True)
     assert two == (2.0, np.sqrt(2), 2)

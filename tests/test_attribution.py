@@ -129,7 +129,7 @@ def test_sinks_and_the_query_are_scored_but_not_ranked(builtin: Model, bert: Mod
         plain[query] = False
         assert found.ranked.tolist() == plain
         assert (found.scores[found.by] > 0).all()
-        assert sorted(found.ranks(found.scores[found.by])[found.ranked]) == list(range(1, sum(plain) + 1))
+        assert sorted(found.rank_tokens(found.scores[found.by])[found.ranked]) == list(range(1, sum(plain) + 1))
 
 
 def test_a_query_in_the_middle_has_nothing_of_what_follows(builtin: Model) -> None:

@@ -21,7 +21,7 @@ from attnviz.render.markdown import markdown
 from attnviz.render.terminal.cells import Depth
 from attnviz.render.terminal.chart import ASCII_SIGNS, SIGNS, round_places
 from attnviz.render.terminal.draw import Screen
-from attnviz.results.training import learning_curves
+from attnviz.results.training import make_learning_curves
 from tests.conftest import Run
 from tests.test_figure import extents, overlaps
 from tests.test_render import GOLDEN, on, painted, text_of
@@ -74,7 +74,7 @@ def cells(drawable: Curves, width: int = 60, depth: Depth = "shades") -> list[st
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
 def test_golden_screens(width: int, depth: Depth, request: pytest.FixtureRequest) -> None:
     """The picture of a training looks as it did, at every width, in every number of colours."""
-    drawable = learning_curves(history(widened=15), BLOCK)
+    drawable = make_learning_curves(history(widened=15), BLOCK)
     found = (text_of if depth in ("shades", "ascii") else painted)(drawable, on(width, depth))
     golden = GOLDEN / f"curves-{width}-{depth}.txt"
     if request.config.getoption("--update-golden"):
@@ -116,7 +116,7 @@ def test_each_curve_has_a_sign_besides_its_colour(depth: Depth, signs: str) -> N
 @pytest.mark.parametrize("n", [1, 2, 20, 500])
 def test_charts_fit_the_screen(n: int, depth: Depth) -> None:
     """No line is wider than the screen, and with a prompt below it the chart is no higher, whatever the run."""
-    drawable = learning_curves(history((RISE * 25)[:n], widened=n // 2), BLOCK)
+    drawable = make_learning_curves(history((RISE * 25)[:n], widened=n // 2), BLOCK)
     for width in (40, 57, 80, 200):
         assert max(map(cell_len, text_of(drawable, on(width, depth)).splitlines())) <= width
         for height in (24 if width >= 80 else 32, 50):
@@ -185,10 +185,10 @@ def test_curves_differ_in_dashes_besides_their_colours() -> None:
 def test_every_text_has_its_room(kind: str, style: str) -> None:
     """No text is cut off, and none overlaps another, also where curves end in one place or nothing was measured."""
     drawable = {
-        "a run": learning_curves(history(widened=15), BLOCK),
-        "one step": learning_curves(history([0.9]), BLOCK),
+        "a run": make_learning_curves(history(widened=15), BLOCK),
+        "one step": make_learning_curves(history([0.9]), BLOCK),
         "equal ends": chart(*[[0.0, 1.0]] * 6, marks=(Mark(1, "first"), Mark(2, "last"))),
-        "no numbers": learning_curves([measured(1, None, None)], BLOCK),
+        "no numbers": make_learning_curves([measured(1, None, None)], BLOCK),
     }[kind]
     with composed(drawable, Style(style, dpi=100)) as sheet:
         texts, page = extents(sheet), sheet.figure.bbox
@@ -211,7 +211,7 @@ def test_names_are_spread_in_order(places: list[float]) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_files_are_the_same_each_time(form: str) -> None:
     """The same bytes for the same history; in an SVG all text is text."""
-    drawable = learning_curves(history(), BLOCK)
+    drawable = make_learning_curves(history(), BLOCK)
     data = figure(drawable, form).data
     assert data == figure(drawable, form).data
     if form == "svg":
@@ -236,7 +236,7 @@ def test_a_table_has_all_numbers() -> None:
 
 def test_the_phase_change_is_told() -> None:
     """The first step at which the best induction head has half of its last score, and how long the rise takes."""
-    drawable = learning_curves(history(), BLOCK)
+    drawable = make_learning_curves(history(), BLOCK)
     assert drawable.marks == (Mark(1200, "induction L1H1 at half"),)
     assert drawable.caption == (
         "induction: L1H1 is at half of its last score, 0.85, by step 1,200; from a tenth of it (step 1,100) "
@@ -250,27 +250,27 @@ def test_the_phase_change_is_told() -> None:
 @pytest.mark.parametrize("score", [0.02, 0.3, None])
 def test_no_phase_change_is_made_up(score: float | None) -> None:
     """A head below the threshold of ``attnviz heads`` is none, however much it rose, nor is one without a score."""
-    drawable = learning_curves(history([0.001] * 5 + [score]), BLOCK)
+    drawable = make_learning_curves(history([0.001] * 5 + [score]), BLOCK)
     assert drawable.marks == ()
     assert drawable.caption[0].startswith("no induction head so far: the best, L")
     assert "0.32 would name one" in drawable.caption[0]
-    assert learning_curves(history([0.001] * 5 + [0.33]), BLOCK).marks == (Mark(600, "induction L1H1 at half"),)
+    assert make_learning_curves(history([0.001] * 5 + [0.33]), BLOCK).marks == (Mark(600, "induction L1H1 at half"),)
 
 
 @pytest.mark.parametrize("block", [3, 25])
 def test_chance_is_that_of_a_head_that_sees_all_alike(block: int) -> None:
     """The caption's chance is the role's own score of even causal weights."""
     even = float(induction(alike(np.tri(2 * block + 1, dtype=bool)), block))
-    assert f"chance is {even:.2f}" in learning_curves(history(), block).caption[0]
+    assert f"chance is {even:.2f}" in make_learning_curves(history(), block).caption[0]
 
 
 def test_the_second_stage_is_marked() -> None:
     """Where the vocabulary was widened, if the history tells it: those of before had no stages."""
-    drawable = learning_curves(history(widened=15), BLOCK)
+    drawable = make_learning_curves(history(widened=15), BLOCK)
     assert drawable.marks[1] == Mark(1600, "whole vocabulary")
     assert "the whole vocabulary by step 1,600" in drawable.caption[1]
     old = [{name: value for name, value in one.items() if name != "stage"} for one in history()]
-    assert learning_curves(old, BLOCK).marks == learning_curves(history(), BLOCK).marks
+    assert make_learning_curves(old, BLOCK).marks == make_learning_curves(history(), BLOCK).marks
 
 
 def test_a_run_is_drawn_again(call: Run, tmp_path: Path) -> None:

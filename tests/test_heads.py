@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from attnviz.analysis.roles import ROLES, Layout, beyond, local, measure, uniform
-from attnviz.cli.heads import PROSE, explained, read_texts
+from attnviz.cli.heads import PROSE, read_texts
 from attnviz.cli.text import samples
 from attnviz.errors import InputError, UsageError
 from attnviz.experiments.heads import measure_heads, separators
@@ -36,7 +36,16 @@ from attnviz.models.huggingface.model import HuggingFace
 from attnviz.record import Token
 from attnviz.render.terminal.draw import Screen, draw
 from attnviz.request import Vocabulary
-from attnviz.results.head_roles import HeadRole, Roles, Score, Setting, names_map, roles_table, score_map
+from attnviz.results.head_roles import (
+    HeadRole,
+    Roles,
+    RoleScore,
+    Setting,
+    explain_roles,
+    make_names_table,
+    make_roles_table,
+    make_scores_table,
+)
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.test_startup import loaded
@@ -249,7 +258,7 @@ def test_the_previous_token_head_of_minilm_is_found_on_text(minilm: Path) -> Non
         with torch.inference_mode():
             weights = model(**tokenizer(text, return_tensors="pt"), output_attentions=True).attentions[0][0, 2].numpy()
         scores.append(np.mean([weights[q, q - 1] for q in range(2, len(weights))]))
-    expected = Score(
+    expected = RoleScore(
         float(np.mean(scores)), float(np.std(scores, ddof=1)), found.on_text["previous_token"].chance, len(scores)
     )
     assert found.on_text["previous_token"] == pytest.approx(expected, abs=1e-5)
@@ -301,7 +310,7 @@ def test_a_random_builtin_has_no_names(tmp_path: Path) -> None:
     store.write(tmp_path / "noise", store.Stored(stored.config, noise, stored.tokenizer))
     found = measure_heads(load(str(tmp_path / "noise")), Setting(), read_texts(None))
     assert not [head for head in found.heads if head.role]
-    assert "no head plays a role" in names_map(found).caption[0]
+    assert "no head plays a role" in make_names_table(found).caption[0]
 
 
 def test_one_sequence_has_no_deviation() -> None:
@@ -386,8 +395,8 @@ def test_roles_are_explained_without_a_model(call: Run) -> None:
     """Every role with its data, threshold, definition and source, in 80 columns."""
     done = call("heads", "--explain-roles", "--model", "not-there", "--offline")
     assert done.returncode == 0
-    assert done.stdout.splitlines() == explained()
-    assert max(map(len, explained())) <= 80
+    assert done.stdout.splitlines() == explain_roles()
+    assert max(map(len, explain_roles())) <= 80
     assert all(name in done.stdout for name in ROLES)
     assert done.stdout.count("threshold") == sum(role.threshold is not None for role in ROLES.values())
 
@@ -434,18 +443,18 @@ def test_models_of_two_texts_are_refused(call: Run, tiny: Tiny, name: str) -> No
 @pytest.mark.parametrize(("layers", "heads"), [(6, 12), (30, 9)])
 def test_large_maps_fit_a_screen(layers: int, heads: int) -> None:
     """72 and 270 heads, with and without names, are a line a layer in 80 columns."""
-    score = Score(0.88, 0.02, 0.03, 16)
+    score = RoleScore(0.88, 0.02, 0.03, 16)
     found = tuple(
         HeadRole(i, j, "induction" if j % 2 else None, {"induction": score}, {})
         for i in range(layers)
         for j in range(heads)
     )
     roles = Roles("a-model", found, Setting(), 51, 6)
-    for table in (names_map(roles), score_map(roles, "induction")):
+    for table in (make_names_table(roles), make_scores_table(roles, "induction")):
         lines = ["".join(part.text for part in line) for line in draw(table, Screen(width=80))]
         assert max(map(len, lines)) <= 80
         assert len([line for line in lines if line.startswith("L") and line[1].isdigit()]) == layers
-    assert len(roles_table(roles).rows) == 1
+    assert len(make_roles_table(roles).rows) == 1
 
 
 def test_the_builtin_model_needs_no_torch() -> None:

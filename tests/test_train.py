@@ -21,7 +21,12 @@ from attnviz.layer.scores import SCORES
 from attnviz.lm import checkpoints, evaluate, run, store
 from attnviz.lm.model import Config, blocks, forward, shapes
 from attnviz.lm.train import Progress
-from attnviz.results.training import CURVE, curve, curves, line
+from attnviz.results.training import (
+    SPARKLINE_WIDTH,
+    draw_sparkline,
+    make_progress_table,
+    summarise_measurement,
+)
 from tests.conftest import Run
 from tests.test_cli import on_terminal
 
@@ -268,21 +273,21 @@ def measured(step: int, loss: float | None, induction: float) -> dict[str, objec
 def test_the_curves_are_of_the_best_heads() -> None:
     """The loss and the two best heads of each role, the best first, each to its last value; no number is a blank."""
     history = [measured(1, 8.0, 0.0), measured(2, None, 0.5), measured(3, 4.0, 1.0)]
-    table = curves(history)
+    table = make_progress_table(history)
     assert table.columns == ("steps 1 to 3", "now")
     assert table.rows == ("loss", "induction L0H1", "induction L0H0", "previous-token L0H0", "previous-token L0H1")
     assert table.cells[0] == ("█ ▅", "4.00")
     assert table.cells[1] == ("▁▅█", "1.00")
-    assert line(history) == "step 3: loss 4.000, induction L0H1 1.00, previous-token L0H0 0.90"
+    assert summarise_measurement(history) == "step 3: loss 4.000, induction L0H1 1.00, previous-token L0H0 0.90"
 
 
 @given(arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 1, width=32)))
 def test_a_curve_is_never_wider_than_its_place(values: np.ndarray) -> None:
     """As many signs as numbers, up to a limit, the first and the last among them."""
-    drawn = curve(values)
-    assert len(drawn) == min(len(values), CURVE)
-    assert drawn[0] == curve(values[:1])
-    assert drawn[-1] == curve(values[-1:])
+    drawn = draw_sparkline(values)
+    assert len(drawn) == min(len(values), SPARKLINE_WIDTH)
+    assert drawn[0] == draw_sparkline(values[:1])
+    assert drawn[-1] == draw_sparkline(values[-1:])
 
 
 def test_watching_without_a_terminal_is_lines(call: Run, corpus: Path) -> None:

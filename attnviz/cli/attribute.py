@@ -1,70 +1,141 @@
 """`attnviz attribute`."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import click
 
-from attnviz import selection
-from attnviz.analysis.attribution import BASELINES, SCORINGS, chance
+from attnviz.analysis.attribution import SCORINGS
 from attnviz.cli import text as text_input
-from attnviz.cli.answers import Answer, Record, deliver, target_of
-from attnviz.cli.interventions import changed, described, intervention_options, is_changed
+from attnviz.cli.interventions import try_changes
 from attnviz.cli.options import (
-    TOP,
-    Sectioned,
-    SelectionType,
+    DEFAULT_ROWS,
+    NOTHING_GIVEN,
+    VIEW,
+    InterventionOptions,
+    ModelOptions,
+    ReadingOptions,
+    ResultOptions,
+    make_intervention_options,
     model_options,
-    note,
+    plain_reading_options,
     result_options,
-    target_option,
+    target_token_option,
     text_argument,
-    text_options,
     title_option,
-    together,
 )
-from attnviz.cli.picture import Options
-from attnviz.cli.questions import ROWS, given, placed
-from attnviz.cli.screen import screen
-from attnviz.cli.sources import loaded, prompt
-from attnviz.experiments.attribution import Watch, attribute
-from attnviz.experiments.intervention import intervention_of
-from attnviz.request import NOTHING, Target
-from attnviz.results.attribution import CHECKS, Attribution, Check, attribution_pictures, attribution_tables
-from attnviz.results.intervention import SHOWN, prediction_table
+from attnviz.cli.output import Target as OutputTarget
+from attnviz.cli.output import answer_of_result, choose_result_target, deliver
+from attnviz.cli.parameters import (
+    ROW_COUNT,
+    ParsedType,
+    SectionedCommand,
+    option_group,
+    option_section,
+)
+from attnviz.cli.screen import open_screen
+from attnviz.cli.sources import load_model
+from attnviz.cli.talk import Talk
+from attnviz.experiments.attribution import attribute
+from attnviz.experiments.progress import Watch
+from attnviz.request import Target
+from attnviz.results.attribution import Check
+from attnviz.selection import Spot, parse_token
 
-if TYPE_CHECKING:
-    from attnviz.results.intervention import Outcome
+MANY_RUNS = 64  # take a while
 
-UNDER = "what is ranked is what the model says under this intervention; heads that are ablated do not count"
-MANY = 64  # runs that take a while
 
-attribute_options = together(
-    "View",
-    click.option(
-        "--query",
-        type=SelectionType("N or WORD", selection.parse_token),
-        help="The token that is asked. Default: the last of a causal model, the mask, else the first.",
+@dataclass(frozen=True)
+class AttributeOptions:
+    """Which tokens are ranked, by what, and how that is checked."""
+
+    query: Spot | None = None
+    by: str | None = None
+    verify: bool = False
+    replaced: bool = False
+    seed: int = 0
+    top: int | None = None
+    target_token: str | None = None
+    given: frozenset[str] = NOTHING_GIVEN
+
+    @property
+    def target(self) -> Target:
+        """The prediction that is asked about."""
+        return Target(self.target_token, self.query)
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The interventions that are run for comparison; a token is cut before others replace it."""
+        if self.replaced:
+            return "knock-out", "leave-one-out"
+        return ("knock-out",) if self.verify else ()
+
+    def count_rows(self, target: OutputTarget | None, result: ResultOptions) -> int | None:
+        """Return how many ranked tokens are shown in a file, or on the screen; None for all."""
+        if "top" in self.given:
+            return self.top
+        shows_all = target is not None or result.screen.full
+        return None if shows_all else DEFAULT_ROWS
+
+
+attribute_options = option_group(
+    "options",
+    AttributeOptions,
+    option_section(
+        VIEW,
+        click.option(
+            "--query",
+            type=ParsedType("N or WORD", parse_token),
+            help="The token that is asked. Default: the last of a causal model, the mask, else the first.",
+        ),
+        click.option(
+            "--by",
+            type=click.Choice([*SCORINGS]),
+            help="What ranks. Default: gradient, without a target norm.",
+        ),
+        click.option(
+            "--verify",
+            is_flag=True,
+            help="Cut each token off, and tell how far the ranks agree with that.",
+        ),
+        click.option(
+            "--leave-one-out",
+            "replaced",
+            is_flag=True,
+            help="Also read other tokens in its place.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Of all that is random.",
+        ),
+        click.option(
+            "--top",
+            type=ROW_COUNT,
+            help=f"Ranked tokens shown. Default on a screen: {DEFAULT_ROWS}.",
+        ),
     ),
-    click.option("--by", type=click.Choice([*SCORINGS]), help="What ranks. Default: gradient, without a target norm."),
-    click.option("--verify", is_flag=True, help="Cut each token off, and tell how far the ranks agree with that."),
-    click.option("--leave-one-out", "replaced", is_flag=True, help="Also read other tokens in its place."),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."),
-    click.option("--top", type=TOP, help=f"Ranked tokens shown. Default on a screen: {ROWS}."),
+    target_token_option,
 )
 
 
-@click.command(cls=Sectioned)
+@click.command(cls=SectionedCommand)
 @text_argument
 @attribute_options
-@target_option
-@intervention_options
+@make_intervention_options()
 @title_option
-@text_options
+@plain_reading_options
 @model_options
 @result_options
-def command(text: str | None, quiet: bool, **options: Any) -> None:
+def command(
+    text: str | None,
+    options: AttributeOptions,
+    intervention: InterventionOptions,
+    reading: ReadingOptions,
+    model: ModelOptions,
+    result: ResultOptions,
+) -> None:
     """Rank tokens by how much they matter for a prediction, and check that against the model.
 
     Weights are no importance: all methods stand beside each other, and with --verify each with its rank correlation to
@@ -80,117 +151,52 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
       attnviz attribute @sample:repeat --ablate L0H2 --top 5
       attnviz attribute "The cat sat on the mat." --leave-one-out -o ranks.csv
     """
-    on = screen(options["width"], options["color"], full=options["full"])
-    to = target_of(options)
-    content = text_input.read(text, quiet)
-    model, read = loaded({**options, "predicts": True}, quiet), prompt(content, options)
-    target = Target(options["target_token"], options["query"])
-    outcome, told = changed(model, read, options, target) if is_changed(options) else (None, ())
-    found = attribute(
-        model,
-        read,
-        target,
-        intervention=intervention_of(outcome.changes) if outcome else NOTHING,
-        without=outcome.changes.ablated if outcome else (),
-        by=options["by"],
-        checks=checks(options),
-        seed=options["seed"],
-        truncate=options["truncate"],
-        watch=watching(quiet),
+    screen = open_screen(result.screen)
+    target = choose_result_target(result)
+    prompt = reading.prompt(text_input.read(text, result.talk))
+    predictor = load_model(model, result.talk, predicts=True)
+    outcome = None
+    if intervention.is_asked_for:
+        outcome, _ = try_changes(
+            predictor,
+            prompt,
+            intervention,
+            options.target,
+            truncate=model.truncate,
+            seed=options.seed,
+        )
+    attribution = attribute(
+        predictor,
+        prompt,
+        options.target,
+        by=options.by,
+        checks=options.checks,
+        seed=options.seed,
+        truncate=model.truncate,
+        outcome=outcome,
+        watch=make_watch(result.talk),
     )
-    most = options["top"] if "top" in given() else None if to is not None or options["full"] else ROWS
-    in_tables = to is not None and to.form == "md"  # where a picture of the text would be one more table
-    if outcome:
-        found = replace(found, notes=(*found.notes, *(line for line in told if line != SHOWN), UNDER))
-    answer = Answer(
-        attribution_tables(found, most, alone=True) if in_tables else attribution_pictures(found, most),
-        document(found),
-        records(found),
+    most = options.count_rows(target, result)
+    answer = answer_of_result(
+        attribution,
+        result.title,
+        pictures=attribution.tables(most),
+        markdown=attribution.tables_alone(most),  # a picture of the text would be one more table
     )
-    deliver(answer if outcome is None else with_prediction(answer, outcome), to, on, options, quiet)
-    if to is None and not found.effects:
-        note("how far to trust it on this text: --verify, a run a token", quiet)
+    deliver(answer, target, screen, result)
+    if target is None and not attribution.effects:
+        result.talk.note("how far to trust it on this text: --verify, a run a token")
 
 
-def with_prediction(answer: Answer, outcome: "Outcome") -> Answer:
-    """The same with what an intervention did to the prediction, whose tokens are ranked as it is under it."""
-    told = {**answer.document, "intervention": described(outcome)}
-    return answer._replace(pictures=[*answer.pictures, prediction_table(outcome)], document=told)
-
-
-def checks(options: Options) -> Sequence[Check]:
-    """The interventions that are asked for."""
-    return [*CHECKS][: 2 if options["replaced"] else int(options["verify"])]
-
-
-def watching(quiet: bool) -> Watch:
-    """Tell of many runs how far they are, four times."""
-    told = 0
+def make_watch(talk: Talk) -> Watch:
+    """Make what tells of many runs how far they are, four times."""
+    told_quarters = 0
 
     def watch(done: int, total: int) -> None:
-        nonlocal told
-        if total >= MANY and 4 * done // total > told:
-            told = 4 * done // total
-            note(f"checked in {done} of {total} runs", quiet)
+        nonlocal told_quarters
+        quarters = 4 * done // total
+        if total >= MANY_RUNS and quarters > told_quarters:
+            told_quarters = quarters
+            talk.note(f"checked in {done} of {total} runs")
 
     return watch
-
-
-def document(found: Attribution) -> Record:
-    """Everything, for JSON."""
-    ranked = int(found.ranked.sum())
-    return {
-        "model": found.model,
-        "text": found.text,
-        "notes": list(found.notes),
-        "kind": found.kind,
-        "query": placed([found.tokens[found.query]], [found.query])[0],
-        "target": found.target,
-        "probability": found.probability,
-        "by": found.by,
-        "sinks_ranked": False,
-        "methods": {
-            name: {"definition": SCORINGS[name].definition, "source": SCORINGS[name].source} for name in found.scores
-        },
-        "tokens": [
-            {**token, "ranked": bool(found.ranked[place]), **numbers(found, place)}
-            for place, token in enumerate(placed(found.tokens, range(len(found.tokens))))
-        ],
-        **({"verified": verified(found, ranked)} if found.effects else {}),
-    }
-
-
-def numbers(found: Attribution, place: int) -> Record:
-    """The scores, ranks and effects of a token."""
-    return {
-        "scores": {name: values[place] for name, values in found.scores.items()},
-        "ranks": {name: found.ranks(values)[place] for name, values in found.scores.items()},
-        "effects": {name: values[place] for name, values in found.effects.items()},
-    }
-
-
-def verified(found: Attribution, ranked: int) -> Record:
-    """How far methods and baselines agree with interventions, for JSON."""
-    return {
-        "tokens": ranked,
-        "chance": chance(ranked),
-        "interventions": {check: CHECKS[check] for check in found.effects},
-        "baselines": BASELINES,
-        "spearman": found.agreement,
-    }
-
-
-def records(found: Attribution) -> list[Record]:
-    """A line a token, for CSV."""
-    ranks = {name: found.ranks(values) for name, values in found.scores.items()}
-    return [
-        {
-            "place": place,
-            "token": token.text,
-            "ranked": bool(found.ranked[place]),
-            **{name: values[place] for name, values in found.scores.items()},
-            **{f"{name}_rank": values[place] for name, values in ranks.items()},
-            **{name: values[place] for name, values in found.effects.items()},
-        }
-        for place, token in enumerate(found.tokens)
-    ]

@@ -1,14 +1,16 @@
 """`attnviz models`."""
 
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 
 from attnviz.cli.options import talk_options
+from attnviz.cli.talk import Talk
 from attnviz.escape import escape
+from attnviz.io.documents import document_json
 from attnviz.lm import store
 from attnviz.lm.model import shapes
 from attnviz.models import names
@@ -19,7 +21,7 @@ LICENCE = "MIT; corpus: King James Bible (public domain), WordNet 3.0 (Princeton
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @talk_options
-def command(as_json: bool, quiet: bool) -> None:  # noqa: ARG001 - there is nothing to silence
+def command(as_json: bool, talk: Talk) -> None:  # noqa: ARG001 - there is nothing to silence
     """List the models that --model takes: the built-in one, aliases, and what the local cache holds.
 
     \b
@@ -27,30 +29,38 @@ def command(as_json: bool, quiet: bool) -> None:  # noqa: ARG001 - there is noth
       attnviz models
       attnviz models --json
     """
-    builtin, cached = describe_builtin(), cached_repositories()
+    builtin, cached = describe_builtin(), list_cached_models()
     if as_json:
-        document = {"schema": "attnviz/1", "builtin": builtin, "aliases": names.ALIASES, "cached": cached}
-        click.echo(json.dumps(document))
+        document = {"builtin": builtin, "aliases": names.ALIASES, "cached": cached}
+        click.echo(document_json(document).decode(), nl=False)
         return
-    click.echo("builtin")
-    for name, value in builtin.items():
-        click.echo(f"  {name.replace('_', ' '):<20} {told(value)}")
-    click.echo("\naliases (* in the local cache)")
+    for line in list_models(builtin, cached):
+        click.echo(line)
+
+
+def list_models(builtin: dict[str, Any], cached: Sequence[str]) -> list[str]:
+    """List what --model takes, in lines for a reader."""
+    lines = ["builtin"]
+    lines += [f"  {name.replace('_', ' '):<20} {format_value(value)}" for name, value in builtin.items()]
+    lines += ["", "aliases (* in the local cache)"]
     for alias, repository in names.ALIASES.items():
-        click.echo(f"{'*' if repository in cached else ' ':>2} {alias:<23} {repository}")
-    click.echo("\nalso in the local cache")
-    for repository in sorted(set(cached) - set(names.ALIASES.values())) or ["(nothing)"]:
-        click.echo(f"   {escape(repository)}")
-    click.echo("\nor any hub id, or a folder with config.json, safetensors and a tokenizer")
+        mark = "*" if repository in cached else " "
+        lines.append(f"{mark:>2} {alias:<23} {repository}")
+    lines += ["", "also in the local cache"]
+    others = sorted(set(cached) - set(names.ALIASES.values()))
+    lines += [f"   {escape(repository)}" for repository in others or ["(nothing)"]]
+    return [*lines, "", "or any hub id, or a folder with config.json, safetensors and a tokenizer"]
 
 
 def describe_builtin() -> dict[str, Any]:
-    """Size, training, licence and scores of the built-in model."""
+    """Describe size, training, licence and scores of the built-in model."""
     config, about = store.read_config(store.BUILTIN)
+    parameters = sum(math.prod(shape) for shape in shapes(config).values())
+    size = (store.BUILTIN / store.WEIGHTS).stat().st_size
     return {
         **asdict(config),
-        "parameters": sum(math.prod(shape) for shape in shapes(config).values()),
-        "megabytes": round((store.BUILTIN / store.WEIGHTS).stat().st_size / 1e6, 1),
+        "parameters": parameters,
+        "megabytes": round(size / 1e6, 1),
         "corpus": f"{about['corpus_tokens']:,} tokens of the King James Bible and WordNet 3.0 glosses",
         "licence": LICENCE,
         "bits_per_character": about["bits_per_character"],
@@ -58,20 +68,22 @@ def describe_builtin() -> dict[str, Any]:
     }
 
 
-def told(value: Any) -> str:
-    """A value for the eye."""
+def format_value(value: Any) -> str:
+    """Format a number, a text, or the score of a head, for the eye."""
     if isinstance(value, dict):
-        return "{head} {mean:.2f} ± {sd:.2f}, over {n} sequences of repeated random tokens".format(**value)
+        score = "{head} {mean:.2f} ± {sd:.2f}, over {n} sequences of repeated random tokens"
+        return score.format(**value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def cached_repositories() -> list[str]:
-    """The model repositories of the local Hugging Face cache, by name."""
+def list_cached_models() -> list[str]:
+    """List the model repositories of the local Hugging Face cache, by name."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        found = scan_cache_dir()
+        cache = scan_cache_dir()
     except (CacheNotFound, ValueError):  # ValueError where the cache is no folder
         return []
-    return sorted(repository.repo_id for repository in found.repos if repository.repo_type == "model")
+    models = [repository for repository in cache.repos if repository.repo_type == "model"]
+    return sorted(repository.repo_id for repository in models)

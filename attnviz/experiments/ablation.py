@@ -6,7 +6,7 @@ beside how much it rises without other heads of its layer (Michel et al. 2019; m
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.roles import Data
+from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.experiments.sequences import repeated
 from attnviz.layer.arrays import Array, namespace, widen
 from attnviz.models import Model
 from attnviz.record import Doubles, Visible
 from attnviz.request import Change, Prompt, Replacement, Request, Weigh, Weighed
-from attnviz.results.head_roles import HOWS, Ablated, Ablation, HeadRole, Rise, Roles, Spread
+from attnviz.results.head_roles import HOWS, AblatedHeads, Ablation, HeadRole, LossRise, LossSpread, Roles
 from attnviz.selection import Head, Selection
 
 OTHERS = 5  # other heads, or sets of heads, that are ablated for comparison, at most
@@ -42,7 +43,11 @@ class Passages:
 
 
 def ablate(
-    model: Model, roles: Roles, chosen: Sequence[HeadRole], texts: Sequence[str], watch: Callable[[int, int], None]
+    model: Model,
+    roles: Roles,
+    chosen: Sequence[HeadRole],
+    texts: Sequence[str],
+    watch: Watch = ignore_progress,
 ) -> Ablation:
     """The loss without each of the chosen heads, and without all those of one role, on the data of the roles.
 
@@ -59,12 +64,12 @@ def ablate(
         part.losses[how, heads] = losses(model, part, without(heads, how, part.means))
         watch(done, len(jobs))
     ablated = tuple(
-        Ablated(
+        AblatedHeads(
             own, role, {(name, how): rise(data[name], whole[name], how, own, others) for name in data for how in HOWS}
         )
         for own, role, others in sets
     )
-    return Ablation({name: Spread.of(found) for name, found in whole.items()}, ablated)
+    return Ablation({name: LossSpread.of(found) for name, found in whole.items()}, ablated)
 
 
 def passages(model: Model, roles: Roles, texts: Sequence[str]) -> dict[Data, Passages]:
@@ -182,7 +187,7 @@ def drawn(
 
 def rise(
     part: Passages, whole: Losses, how: Replacement, own: Sequence[Head], others: Sequence[Sequence[Head]]
-) -> Rise:
+) -> LossRise:
     """The rise of the loss without some heads, and without others."""
     rises = [part.losses[how, frozenset(heads)] - whole for heads in (own, *others)]
-    return Rise(Spread.of(rises[0]), Spread.of([float(found.mean()) for found in rises[1:]]))
+    return LossRise(LossSpread.of(rises[0]), LossSpread.of([float(found.mean()) for found in rises[1:]]))

@@ -6,9 +6,8 @@ changes that the model was not trained on, and two of them agree only so far.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 
@@ -16,22 +15,19 @@ from attnviz.analysis.attribution import Parts, attributed, baselines, rankable,
 from attnviz.analysis.rollout import is_causal
 from attnviz.analysis.statistics import log_softmax
 from attnviz.errors import InputError, ModelError, UsageError
-from attnviz.experiments.intervention import turn
+from attnviz.experiments.intervention import intervention_of, turn
+from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.models import Model
 from attnviz.models.interventions import batches
-from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Doubles
+from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Capture, Doubles
 from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target
 from attnviz.results.attribution import Attribution, Check
+from attnviz.results.intervention import Outcome
 from attnviz.selection import ALL, Head, Named, Selection, Spot, require_same_tokens
 
 SUBSTITUTES = 4
 UNRANKED = "of {} tokens there is none to rank but the first, special ones and the query"
 UNGRADED = "{} predicts nothing here, so there is no gradient of a prediction: rank by norm, attention or rollout"
-Watch: TypeAlias = Callable[[int, int], None]
-
-
-def unwatched(done: int, total: int) -> None:
-    """Nobody hears how many runs are done."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,20 @@ class Runs:
     """What all runs have in common."""
     without: tuple[Head, ...] = ()
     """Heads that the intervention replaces: what they attend to, and move, is not used."""
-    watch: Watch = field(default=unwatched)
+    watch: Watch = ignore_progress
+
+    def capture(self) -> Capture:
+        """Capture the weights of all layers and heads.
+
+        Raises UsageError for an encoder-decoder, and where layers read different parts of the text.
+        """
+        capture = self.model.capture(self.prompt, Request(truncate=self.truncate), self.intervention)
+        if any(attention_map.kind != "self" for attention_map in capture.maps):
+            raise UsageError(
+                f"{self.model.name} reads one text and writes another: attribute is for models of one text"
+            )
+        require_same_tokens(capture.maps, "attribute is for models whose layers all read the whole text")
+        return capture
 
     def maps(self, method: str, query: int | None = None, heads: Selection | Named = ALL) -> Parts:
         """What it shows of its attention, of all queries or one, as weights, norms or gradients."""
@@ -89,46 +98,60 @@ def attribute(
     truncate: bool = False,
     intervention: Intervention = NOTHING,
     without: Sequence[Head] = (),
-    watch: Watch = unwatched,
+    outcome: Outcome | None = None,
+    watch: Watch = ignore_progress,
 ) -> Attribution:
-    """The score of each token for what a model says at one place of a text, by all methods that there are.
+    """Score each token for what a model says at one place of a text, by all methods that there are.
 
-    by: the method that ranks; without it gradient where something is predicted, else norm. checks: interventions that
-    are run for comparison, on each token that the query has something of: a run a token, or four. seed: of the random
-    baseline, and of the tokens that are read instead. intervention: what the model computes otherwise in all runs;
-    without: the heads that it replaces, which do not count in weights and norms. watch hears how many of how many runs
-    are done. Raises UsageError of an encoder-decoder, of a method that cannot be had and as ``Model.respond`` does,
-    InputError for a text without a token that could be ranked.
+    by: the method that ranks; without it gradient where something is predicted, else norm. checks:
+    interventions that are run for comparison, on each token that the query has something of: a run
+    a token, or four. seed: of the random baseline, and of the tokens that are read instead.
+    intervention: what the model computes otherwise in all runs; without: the heads that it
+    replaces, which do not count in weights and norms; outcome: in place of these two, what
+    ``intervene`` returned of changes, which the result then tells of. watch: is called with how
+    many of how many runs are done.
+
+    Raises UsageError for an encoder-decoder, for a method that cannot be had and as
+    ``Model.respond`` does, InputError for a text without a token that could be ranked.
     """
+    if outcome is not None:
+        intervention, without = intervention_of(outcome.changes), outcome.changes.ablated
     runs = Runs(model, prompt, target, truncate, intervention, tuple(without), watch)
-    capture = model.capture(prompt, Request(truncate=truncate), intervention)
-    if any(part.kind != "self" for part in capture.maps):
-        raise UsageError(f"{model.name} reads one text and writes another: attribute is for models of one text")
-    require_same_tokens(capture.maps, "attribute is for models whose layers all read the whole text")
-    said = runs.respond([NOTHING])
-    if by in (GRADIENT, CHEFER) and said.kind == "vector":
-        raise UsageError(UNGRADED.format(model.name))
-    query = place_of(said, capture.maps, target)
-    read, ranked = sources(capture.maps, query), rankable(capture.maps, query)
+    attribution = attribute_runs(runs, by, checks, seed)
+    return attribution if outcome is None else attribution.under(outcome)
+
+
+def attribute_runs(runs: Runs, by: str | None, checks: Sequence[Check], seed: int) -> Attribution:
+    """Score each token for what a model says in runs that have an intervention in common."""
+    capture = runs.capture()
+    response = runs.respond([NOTHING])
+    if by in (GRADIENT, CHEFER) and response.kind == "vector":
+        raise UsageError(UNGRADED.format(runs.model.name))
+    query = place_of(response, capture.maps, runs.target)
+    ranked = rankable(capture.maps, query)
     if not ranked.any():
-        raise InputError(UNRANKED.format(len(said.tokens)))
-    maps, notes = every_map(runs, capture.maps, said, query)
-    seen = read | (np.arange(len(read)) == query)
+        raise InputError(UNRANKED.format(len(response.tokens)))
+    maps, lacking = every_map(runs, capture.maps, response, query)
+    read = sources(capture.maps, query)
+    seen = read.copy()
+    seen[query] = True
     scores = {name: np.where(seen, values, np.nan) for name, values in attributed(maps, query).items()}
+    method = ranking(by, scores, lacking)
+    read_places = np.flatnonzero(read).tolist()
     return Attribution(
-        model.name,
-        capture.text,
-        said.tokens,
-        query,
-        said.kind,
-        None if said.kind == "vector" else said.name(said.target),
-        probability(said),
-        ranking(by, scores, notes),
-        ranked,
-        scores,
-        baselines(len(said.tokens), query, seed),
-        effects(runs, said, np.flatnonzero(read).tolist(), checks, seed),
-        (*capture.notes, *notes.values()),
+        model=runs.model.name,
+        text=capture.text,
+        tokens=response.tokens,
+        query=query,
+        kind=response.kind,
+        target=None if response.kind == "vector" else response.name(response.target),
+        probability=probability(response),
+        by=method,
+        ranked=ranked,
+        scores=scores,
+        baselines=baselines(len(response.tokens), query, seed),
+        effects=effects(runs, response, read_places, checks, seed),
+        notes=(*capture.notes, *lacking.values()),
     )
 
 

@@ -3,94 +3,173 @@
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from attnviz.analysis.roles import ROLES, Data, Layout, beyond, measure
+from attnviz.errors import UsageError
+from attnviz.experiments.ablation import ablate
+from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.experiments.sequences import repeated
 from attnviz.models import Model
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.record import AttentionMap, Capture, Token, Visible
 from attnviz.request import Prompt, Request
-from attnviz.results.head_roles import HeadRole, Roles, Score, Scores, Setting
-from attnviz.selection import Head, require_same_tokens
+from attnviz.results.head_roles import HeadRole, HeadsResult, Roles, RoleScore, RoleScores, Setting
+from attnviz.selection import ALL, Head, Named, Selection, require_same_tokens, resolve
 
 ALL_HEADS = Request(truncate=True, kinds=("self",))
-
+DEFAULT_SETTING = Setting()
 
 Sample = tuple[float, float]  # score and chance
 Samples = dict[Head, dict[str, list[Sample]]]  # of each head and role, one a sequence
 
 
-def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles:
-    """The roles of all heads of a model, on sequences of repeated random tokens and on texts.
+def find_head_roles(
+    model: Model,
+    texts: Sequence[str],
+    setting: Setting = DEFAULT_SETTING,
+    *,
+    layers: Selection | None = None,
+    heads: Selection | Named | None = None,
+    role: str | None = None,
+    ablates: bool = False,
+    watch: Watch = ignore_progress,
+) -> HeadsResult:
+    """Find the roles of the heads of a model, and with ``ablates`` what it loses without them.
 
-    Raises UsageError for a model of two texts or a block too long for it, InputError for texts that it cannot read.
+    layers, heads: those that are listed; None for all. role: the one that is drawn. Without the
+    chosen heads the loss is measured, and where none are chosen, without those that have a name, or
+    play ``role``. watch: is called with how many of how many runs of the ablation are done.
+
+    Raises UsageError for a head that is not there, for a model of two texts or a block too long for
+    it, and where there is nothing to ablate; InputError for texts that the model cannot read.
+    """
+    every_role = measure_heads(model, setting, texts)
+    roles = choose_heads(every_role, layers or ALL, heads or ALL)
+    if not ablates:
+        return HeadsResult(roles, role=role)
+    chosen = roles.heads
+    if layers is None and heads is None:
+        chosen = heads_with_name(roles, role)
+    if not chosen:
+        lacking = f"plays the role {role}" if role else "has a name"
+        raise UsageError(f"--ablate: no head of {model.name} {lacking}: choose heads with -l and -H")
+    ablation = ablate(model, every_role, chosen, texts, watch)
+    return HeadsResult(roles, ablation, role)
+
+
+def choose_heads(roles: Roles, layers: Selection, heads: Selection | Named) -> Roles:
+    """Return the roles of some heads only. Raises UsageError for one that is not there."""
+    there: dict[int, list[int]] = {}
+    for head in roles.heads:
+        there.setdefault(head.layer, []).append(head.head)
+    places: set[Head] = set()
+    for block_layers, block_heads in resolve(layers, heads, there):
+        places.update((layer, head) for layer in block_layers for head in block_heads)
+    return replace(roles, heads=tuple(head for head in roles.heads if head.place in places))
+
+
+def heads_with_name(roles: Roles, role: str | None) -> tuple[HeadRole, ...]:
+    """Return the heads that have the name of a role; without a role, those that have any."""
+    if role is not None:
+        return roles.named(role)
+    return tuple(head for head in roles.heads if head.role)
+
+
+def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles:
+    """Measure the roles of all heads, on sequences of repeated random tokens and on texts.
+
+    Raises UsageError for a model of two texts or a block too long for it, InputError for texts that
+    it cannot read.
     """
     vocabulary = model.vocabulary
     sequences = repeated(vocabulary, setting, model.name)
-    blocks = (model.capture(Prompt("", ids=ids), ALL_HEADS) for ids in sequences)
-    found: dict[Data, Samples] = {
-        "repeated": sampled(blocks, "repeated", setting.block, len(vocabulary.prefix)),
-        "text": sampled((model.capture(Prompt(text), ALL_HEADS) for text in texts), "text"),
-    }
+    block_captures = (model.capture(Prompt("", ids=ids), ALL_HEADS) for ids in sequences)
+    on_blocks = collect_samples(block_captures, "repeated", setting.block, len(vocabulary.prefix))
+    text_captures = (model.capture(Prompt(text), ALL_HEADS) for text in texts)
+    on_texts = collect_samples(text_captures, "text")
     heads = tuple(
-        head_role(place, *({role: score(samples) for role, samples in part[place].items()} for part in found.values()))
-        for place in found["repeated"]
+        name_head(place, summarise_samples(on_blocks[place]), summarise_samples(on_texts[place])) for place in on_blocks
     )
     return Roles(model.name, heads, setting, len(sequences[0]), len(texts))
 
 
-def sampled(captures: Iterable[Capture], data: Data, block: int = 0, first: int = 1) -> Samples:
-    """What each capture says of each head and role."""
-    found: Samples = defaultdict(lambda: defaultdict(list))
+def collect_samples(captures: Iterable[Capture], data: Data, block: int = 0, first: int = 1) -> Samples:
+    """Collect the scores of every head by role, one a capture.
+
+    block, first: the length of a repeated block, and the place of its first token.
+    """
+    samples: Samples = defaultdict(lambda: defaultdict(list))
     for capture in captures:
         require_same_tokens(capture.maps, "heads are scored where all layers read the whole text")
-        for part in capture.maps:
-            assert part.weights is not None
-            layout = Layout(one_mask(part), block, first, separators(part.keys))
-            for role, (scores, chances) in measure(part.weights, layout, data).items():
-                for (i, j), sample in np.ndenumerate(scores):
-                    found[part.layers[i], int(part.heads[j])][role].append((float(sample), float(chances[i, j])))
-    return found
+        for attention_map in capture.maps:
+            add_samples(samples, attention_map, data, block, first)
+    return samples
 
 
-def one_mask(part: AttentionMap) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """What is visible, once where it is the same in all layers or heads: (layer or 1, head or 1, n, n)."""
-    layers, heads = (slice(0, 1) if stride == 0 else slice(None) for stride in part.visible.strides[:2])
-    return part.visible[layers, heads]
+def add_samples(samples: Samples, attention_map: AttentionMap, data: Data, block: int, first: int) -> None:
+    """Add the scores and chances of the heads of a map to samples."""
+    assert attention_map.weights is not None
+    visible = without_repeated_masks(attention_map)
+    layout = Layout(visible, block, first, separators(attention_map.keys))
+    for role, (scores, chances) in measure(attention_map.weights, layout, data).items():
+        for (i, j), score in np.ndenumerate(scores):
+            place = attention_map.layers[i], int(attention_map.heads[j])
+            samples[place][role].append((float(score), float(chances[i, j])))
+
+
+def without_repeated_masks(attention_map: AttentionMap) -> Visible:
+    """Return a mask once where it is the same in all layers or heads: (layer or 1, head or 1, n, n)."""
+    layer_stride, head_stride, *_ = attention_map.visible.strides
+    layers = slice(0, 1) if layer_stride == 0 else slice(None)
+    heads = slice(0, 1) if head_stride == 0 else slice(None)
+    return attention_map.visible[layers, heads]
 
 
 def separators(tokens: Sequence[Token]) -> tuple[int, ...]:
-    """The places of special tokens but the first, and of tokens of nothing but punctuation."""
+    """Return the places of special tokens but the first, and of tokens that are punctuation."""
     return tuple(i for i, token in enumerate(tokens) if i and (token.special or is_punctuation(token.text)))
 
 
 def is_punctuation(text: str) -> bool:
-    """Whether there is nothing but punctuation in a text, and some."""
-    return bool(text.strip()) and all(unicodedata.category(char).startswith("P") for char in text.strip())
+    """Return whether there is nothing but punctuation in a text, and some."""
+    signs = text.strip()
+    return bool(signs) and all(unicodedata.category(sign).startswith("P") for sign in signs)
 
 
-def score(samples: Sequence[Sample]) -> Score | None:
-    """Mean and deviation of the samples that are defined; None if there are none."""
+def summarise_samples(samples: Mapping[str, Sequence[Sample]]) -> dict[str, RoleScore]:
+    """Summarise the samples of a head by role; a role without a defined score is left out."""
+    scores = {role: summarise_role(of_role) for role, of_role in samples.items()}
+    return {role: score for role, score in scores.items() if score is not None}
+
+
+def summarise_role(samples: Sequence[Sample]) -> RoleScore | None:
+    """Return mean and deviation of the samples that are defined; None if there are none."""
     defined = np.array([sample for sample in samples if not np.isnan(sample[0])])
     if not len(defined):
         return None
-    sd = float(defined[:, 0].std(ddof=1)) if len(defined) > 1 else np.nan
-    return Score(float(defined[:, 0].mean()), sd, float(defined[:, 1].mean()), len(defined))
+    scores, chances = defined.T
+    sd = float(scores.std(ddof=1)) if len(scores) > 1 else np.nan
+    return RoleScore(float(scores.mean()), sd, float(chances.mean()), len(scores))
 
 
-def head_role(place: Head, repeated: Mapping[str, Score | None], text: Mapping[str, Score | None]) -> HeadRole:
-    """A head with its name, from its scores on repeated tokens and on text."""
-    scores, on_text = ({name: score for name, score in part.items() if score} for part in (repeated, text))
-    margins = {name: margin(name, {"repeated": scores, "text": on_text}) for name in ROLES}
+def name_head(place: Head, scores: RoleScores, on_text: RoleScores) -> HeadRole:
+    """Make a head with its name, from its scores on repeated tokens and on text."""
+    by_data: dict[Data, RoleScores] = {"repeated": scores, "text": on_text}
+    margins = {role: margin_above_threshold(role, by_data) for role in ROLES}
     best = max(margins, key=margins.__getitem__)
-    return HeadRole(*place, best if margins[best] >= 0 else None, scores, on_text)
+    name = best if margins[best] >= 0 else None
+    return HeadRole(*place, name, scores, on_text)
 
 
-def margin(name: str, scores: Mapping[Data, Scores]) -> float:
-    """How far above its threshold a role is, on the data where it is least; below 0 where it names nothing."""
+def margin_above_threshold(name: str, scores: Mapping[Data, RoleScores]) -> float:
+    """Return how far above its threshold a role is, on the data where it is least.
+
+    Below 0 it names nothing.
+    """
     role = ROLES[name]
-    found = [scores[data][name] for data in role.data if name in scores[data]]
-    if role.threshold is None or not found:
+    defined = [scores[data][name] for data in role.data if name in scores[data]]
+    if role.threshold is None or not defined:
         return -1.0
-    return min(beyond(part.mean, part.chance) for part in found) - role.threshold
+    return min(beyond(score.mean, score.chance) for score in defined) - role.threshold

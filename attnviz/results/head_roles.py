@@ -1,28 +1,34 @@
-"""Tables of what heads are: their names by layer and head, one score of all, what removing them does."""
+"""What each head of a model is, and how much worse the model predicts without it."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.roles import ROLES, Data
-from attnviz.drawable import Table
-from attnviz.record import Capture, Doubles
+from attnviz.analysis.roles import ROLES, Data, Role
+from attnviz.drawable import Picture, Table
+from attnviz.record import Capture, Doubles, Floats
 from attnviz.request import Replacement
+from attnviz.results.result import Result
 from attnviz.selection import Head
 from attnviz.views.labels import column_name, head_name, model_title
 
-HOWS: tuple[Replacement, ...] = "zero", "mean"  # of which the losses are measured
-Scores: TypeAlias = Mapping[str, "Score"]
-WIDE = 9  # heads a layer of which names and scores fit beside each other on 80 columns
-FEW = 100  # tokens of blocks, below which names are not to be relied on
-MOST = 10  # heads that are listed
+HOWS: tuple[Replacement, ...] = "zero", "mean"  # replacements of which the losses are measured
 DATA: dict[Data, str] = {"repeated": "repeats", "text": "text"}
+NUMBER_COLUMNS = "repeats", "chance", "text", "chance"
+MOST_BESIDE_SCORES = 9  # heads a layer whose names and scores fit beside each other on 80 columns
+FEW_TOKENS = 100  # of blocks, below which names are not to be relied on
+MOST_LISTED = 10  # heads in a ranking
+WIDTH = 80  # of the lines that explain roles
+INDENT = "     "
+
+RoleScores: TypeAlias = Mapping[str, "RoleScore"]
 
 
 class Setting(NamedTuple):
-    """How sequences are made. The same setting and model: the same sequences."""
+    """How sequences are made. The same setting and model give the same sequences."""
 
     sequences: int = 16
     block: int = 25
@@ -30,14 +36,14 @@ class Setting(NamedTuple):
     seed: int = 0
 
 
-class Score(NamedTuple):
+class RoleScore(NamedTuple):
     """How strongly a head plays a role, over sequences or texts."""
 
     mean: float
     sd: float
     """Of a sample, n - 1 in the divisor; NaN over one."""
     chance: float
-    """The mean that a head would have which attends to all it sees alike."""
+    """The mean of a head that attends to all it sees alike."""
     n: int
     """Sequences or texts where the score is defined."""
 
@@ -49,22 +55,23 @@ class HeadRole:
     layer: int
     head: int
     role: str | None
-    scores: Scores
+    scores: RoleScores
     """On repeated random tokens."""
-    on_text: Scores
+    on_text: RoleScores
 
     @property
     def place(self) -> Head:
         """Layer and head."""
         return self.layer, self.head
 
-    def on(self, data: Data) -> Scores:
-        """The scores on such data."""
+    def on(self, data: Data) -> RoleScores:
+        """Return the scores on such data."""
         return self.scores if data == "repeated" else self.on_text
 
-    def best(self, role: str) -> Score | None:
-        """The first score of a role, on the data that it is measured on first; None if it is undefined there."""
-        return self.on(ROLES[role].data[0]).get(role)
+    def best(self, role: str) -> RoleScore | None:
+        """Return the score of a role on the data that it is measured on first; None if undefined."""
+        first_data = ROLES[role].data[0]
+        return self.on(first_data).get(role)
 
 
 @dataclass(frozen=True)
@@ -79,218 +86,432 @@ class Roles:
     texts: int
 
     def named(self, role: str) -> tuple[HeadRole, ...]:
-        """The heads of that name."""
+        """Return the heads of that name."""
         return tuple(head for head in self.heads if head.role == role)
 
+    def ranked(self, role: str) -> list[HeadRole]:
+        """Return the heads whose score of a role is defined, the highest first."""
+        scores = {head.place: head.best(role) for head in self.heads}
+        means = {place: score.mean for place, score in scores.items() if score is not None}
+        heads = [head for head in self.heads if head.place in means]
+        return sorted(heads, key=lambda head: -means[head.place])
 
-class Spread(NamedTuple):
-    """A mean in nats per token, with the deviation of a sample: NaN of none, and the deviation of one."""
+
+class LossSpread(NamedTuple):
+    """A mean loss in nats per token, with the deviation of a sample; NaN where they are undefined."""
 
     mean: float
     sd: float
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float] | Doubles) -> "Spread":
-        """Of some numbers."""
-        if not len(values):
+    def of(cls, losses: Sequence[float] | Doubles) -> "LossSpread":
+        """Make the spread of some losses: no mean of none, no deviation of one."""
+        if not len(losses):
             return cls(np.nan, np.nan, 0)
-        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan, len(values))
+        sd = float(np.std(losses, ddof=1)) if len(losses) > 1 else np.nan
+        return cls(float(np.mean(losses)), sd, len(losses))
 
 
-class Rise(NamedTuple):
+class LossRise(NamedTuple):
     """How much the loss rises without some heads."""
 
-    own: Spread
+    own: LossSpread
     """Over sequences or texts."""
-    others: Spread
+    others: LossSpread
     """Over other heads, or sets of as many, of the mean rise without these."""
 
 
 @dataclass(frozen=True)
-class Ablated:
+class AblatedHeads:
     """What was measured without one head, or all of a role."""
 
     heads: tuple[Head, ...]
     role: str | None
-    rises: Mapping[tuple[Data, Replacement], Rise]
+    rises: Mapping[tuple[Data, Replacement], LossRise]
 
 
 @dataclass(frozen=True)
 class Ablation:
     """The loss of a whole model, and without heads."""
 
-    whole: Mapping[Data, Spread]
-    ablated: tuple[Ablated, ...]
+    loss: Mapping[Data, LossSpread]
+    """Of the whole model."""
+    ablated: tuple[AblatedHeads, ...]
 
 
-def names_map(roles: Roles) -> Table:
-    """The name of each head, and how strongly it plays the role: a row a layer, a column a head."""
-    short = len({head.head for head in roles.heads}) > WIDE
+@dataclass(frozen=True)
+class HeadsResult(Result):
+    """What the heads of a model are, and what the model loses without them if that was measured."""
 
-    def cell(head: HeadRole) -> tuple[str, float]:
-        found = head.best(head.role) if head.role else None
-        if head.role is None or found is None:
-            return "-", np.nan
-        return ROLES[head.role].short + ("" if short else two_digits(found.mean)), found.mean
+    roles: Roles
+    ablation: Ablation | None = None
+    role: str | None = None
+    """The role whose scores are drawn; None: the names."""
 
-    named = {ROLES[head.role].short: head.role for head in roles.heads if head.role}
-    legend = ", ".join(f"{role.short} {name}" for name, role in ROLES.items() if role.short in named)
-    lines = f"{legend}; -: no role named" if legend else "no head plays a role far above chance", *told_of(roles)
-    return by_place(roles, f"what {len(roles.heads)} heads are", cell, lines)
+    def to_dict(self) -> dict[str, Any]:
+        """Return all scores as a document, and the losses under ``ablation``."""
+        document = describe_roles(self.roles)
+        if self.ablation is not None:
+            document["ablation"] = describe_ablation(self.ablation)
+        return document
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each rise of a loss, or where none was measured, for each score."""
+        if self.ablation is not None:
+            return list_rises(self.ablation)
+        return list_scores(self.roles)
+
+    def tables(self) -> list[Picture]:
+        """Return a map of all heads and a table of some, and the losses if they were measured."""
+        tables: list[Picture]
+        if self.role is None:
+            tables = [make_names_table(self.roles), make_roles_table(self.roles)]
+        else:
+            tables = [
+                make_scores_table(self.roles, self.role),
+                make_ranking_table(self.roles, self.role),
+            ]
+        if self.ablation is not None:
+            tables.append(make_ablation_table(self.ablation))
+        return tables
 
 
-def score_map(roles: Roles, role: str) -> Table:
-    """One score of each head, on the data that its role is measured on first."""
-
-    def cell(head: HeadRole) -> tuple[str, float]:
-        found = head.best(role)
-        return (two_digits(found.mean), found.mean) if found else ("", np.nan)
-
-    where = DATA[ROLES[role].data[0]]
-    lines = f"{role}: {ROLES[role].definition} ({ROLES[role].source})", *told_of(roles)
-    return by_place(roles, f"{role} on {where}", cell, lines)
+# For JSON and CSV
 
 
-def by_place(roles: Roles, title: str, cell: Callable[[HeadRole], tuple[str, float]], caption: Sequence[str]) -> Table:
-    """A cell for each head, with its text and its place on the colours."""
-    found = {head.place: cell(head) for head in roles.heads}
-    layers, heads = (sorted({place[axis] for place in found}) for axis in (0, 1))
-    cells = [[found.get((layer, head), ("", np.nan)) for head in heads] for layer in layers]
+def describe_roles(roles: Roles) -> dict[str, Any]:
+    """Describe all heads, what was measured on, and what the roles are, for JSON."""
+    return {
+        "model": roles.model,
+        **roles.setting._asdict(),
+        "texts": roles.texts,
+        "definitions": describe_definitions(),
+        "heads": [describe_head(head) for head in roles.heads],
+    }
+
+
+def describe_definitions() -> dict[str, Any]:
+    """Describe what the roles are, for JSON."""
+    return {
+        name: {
+            "definition": role.definition,
+            "source": role.source,
+            "data": role.data,
+            "threshold": role.threshold,
+        }
+        for name, role in ROLES.items()
+    }
+
+
+def describe_head(head: HeadRole) -> dict[str, Any]:
+    """Describe a head with its scores, for JSON."""
+    return {
+        "layer": head.layer,
+        "head": head.head,
+        "role": head.role,
+        "scores": {name: score._asdict() for name, score in head.scores.items()},
+        "on_text": {name: score._asdict() for name, score in head.on_text.items()},
+    }
+
+
+def describe_ablation(ablation: Ablation) -> dict[str, Any]:
+    """Describe the losses of the whole model and without heads, for JSON."""
+    return {
+        "loss": {data: loss._asdict() for data, loss in ablation.loss.items()},
+        "without": [describe_ablated(ablated) for ablated in ablation.ablated],
+    }
+
+
+def describe_ablated(ablated: AblatedHeads) -> dict[str, Any]:
+    """Describe how much the loss rises without some heads, by data and replacement, for JSON."""
+    rises: dict[str, dict[str, Any]] = {}
+    for (data, replacement), rise in ablated.rises.items():
+        described = {**rise.own._asdict(), "others": rise.others._asdict()}
+        rises.setdefault(data, {})[replacement] = described
+    return {"heads": ablated.heads, "role": ablated.role, "rise": rises}
+
+
+def list_scores(roles: Roles) -> list[dict[str, Any]]:
+    """List every score of every head on both data."""
+    return [row for head in roles.heads for row in list_head_scores(head)]
+
+
+def list_head_scores(head: HeadRole) -> list[dict[str, Any]]:
+    """List the scores of a head on both data."""
+    named = {"layer": head.layer, "head": head.head, "role": head.role}
+    return [
+        {**named, "data": data, "score": name, **score._asdict()}
+        for data in DATA
+        for name, score in head.on(data).items()
+    ]
+
+
+def list_rises(ablation: Ablation) -> list[dict[str, Any]]:
+    """List how much the loss rises without heads, and without others."""
+    return [row for ablated in ablation.ablated for row in list_ablated_rises(ablated)]
+
+
+def list_ablated_rises(ablated: AblatedHeads) -> list[dict[str, Any]]:
+    """List how much the loss rises without some heads, by data and replacement."""
+    heads = " ".join(head_name(*head) for head in ablated.heads)
+    rows = []
+    for (data, replacement), rise in ablated.rises.items():
+        others = {f"others_{name}": value for name, value in rise.others._asdict().items()}
+        row = {"heads": heads, "role": ablated.role, "data": data, "replaced_by": replacement}
+        rows.append({**row, **rise.own._asdict(), **others})
+    return rows
+
+
+# Of all heads: a row a layer, a column a head
+
+
+class HeadCell(NamedTuple):
+    """What stands for a head in a map of all."""
+
+    text: str
+    level: float
+    """On the colours, 0 to 1; NaN for none."""
+
+
+NO_CELL = HeadCell("", np.nan)
+
+
+def make_names_table(roles: Roles) -> Table:
+    """Make a map of the names of all heads, with how strongly each plays the role."""
+    heads_a_layer = len({head.head for head in roles.heads})
+    shows_scores = heads_a_layer <= MOST_BESIDE_SCORES
+
+    def make_cell(head: HeadRole) -> HeadCell:
+        score = head.best(head.role) if head.role else None
+        if head.role is None or score is None:
+            return HeadCell("-", np.nan)
+        name = ROLES[head.role].short
+        return HeadCell(name + format_share(score.mean) if shows_scores else name, score.mean)
+
+    caption = name_legend(roles), *data_lines(roles)
+    return make_map(roles, f"what {len(roles.heads)} heads are", make_cell, caption)
+
+
+def name_legend(roles: Roles) -> str:
+    """Say what the short names of the roles that heads play stand for."""
+    played = {head.role for head in roles.heads}
+    names = [f"{role.short} {name}" for name, role in ROLES.items() if name in played]
+    if not names:
+        return "no head plays a role far above chance"
+    return f"{', '.join(names)}; -: no role named"
+
+
+def make_scores_table(roles: Roles, role: str) -> Table:
+    """Make a map of one score of all heads, on the data that its role is measured on first."""
+
+    def make_cell(head: HeadRole) -> HeadCell:
+        score = head.best(role)
+        return NO_CELL if score is None else HeadCell(format_share(score.mean), score.mean)
+
+    definition = ROLES[role]
+    title = f"{role} on {DATA[definition.data[0]]}"
+    caption = f"{role}: {definition.definition} ({definition.source})", *data_lines(roles)
+    return make_map(roles, title, make_cell, caption)
+
+
+def make_map(roles: Roles, title: str, make_cell: Callable[[HeadRole], HeadCell], caption: Sequence[str]) -> Table:
+    """Make a table with a row a layer, a column a head, and a cell for each head."""
+    cells = {head.place: make_cell(head) for head in roles.heads}
+    layers = sorted({layer for layer, _ in cells})
+    heads = sorted({head for _, head in cells})
+    rows = [[cells.get((layer, head), NO_CELL) for head in heads] for layer in layers]
+    levels = np.array([[cell.level for cell in row] for row in rows], np.float32)
+    model = model_title(Capture(roles.model, "", ()))
     return Table(
-        f"{model_title(Capture(roles.model, '', ()))} · {title}",
+        f"{model} · {title}",
         "",
-        tuple(map(column_name, heads)),
+        tuple(column_name(head) for head in heads),
         tuple(f"L{layer}" for layer in layers),
-        tuple(tuple(text for text, _ in row) for row in cells),
-        np.array([[level for _, level in row] for row in cells], np.float32).clip(0, 1),
+        tuple(tuple(cell.text for cell in row) for row in rows),
+        levels.clip(0, 1),
         tuple(caption),
         even=True,
     )
 
 
-def roles_table(roles: Roles) -> Table:
-    """Each role with the head that plays it most, whether that is named or not."""
-    found = {}
-    for role in ROLES:
-        first = ranked(roles, role)[:1]
-        if first:
-            found[role] = first[0], (str(len(roles.named(role))), head_name(*first[0].place), *numbers(first[0], role))
+# Of some heads: a row each
+
+
+def make_roles_table(roles: Roles) -> Table:
+    """Make a table of all roles, each with the head that plays it most, named or not."""
+    rankings = {role: roles.ranked(role) for role in ROLES}
+    strongest = {role: ranking[0] for role, ranking in rankings.items() if ranking}
+    cells = []
+    for role, head in strongest.items():
+        count = str(len(roles.named(role)))
+        cells.append((count, head_name(*head.place), *score_cells(head, role), format_threshold(role)))
+    columns = "named", "head", *NUMBER_COLUMNS, "threshold"
     return Table(
         "the head that plays each role most",
         "role",
-        ("named", "head", *NUMBERS, "threshold"),
-        tuple(found),
-        tuple((*cells, threshold(role)) for role, (_, cells) in found.items()),
-        np.full((len(found), len(NUMBERS) + 3), np.nan, np.float32),
-        told_of_names(),
+        columns,
+        tuple(strongest),
+        tuple(cells),
+        make_no_levels(len(cells), len(columns)),
+        name_lines(),
     )
 
 
-def heads_table(roles: Roles, role: str) -> Table:
-    """The heads that play a role most, in falling order."""
-    found = ranked(roles, role)[:MOST]
-    more = f", {len(found)} of {len(roles.heads)} heads" if len(found) < len(roles.heads) else ""
+def make_ranking_table(roles: Roles, role: str) -> Table:
+    """Make a table of the heads that play a role most, in falling order."""
+    heads = roles.ranked(role)[:MOST_LISTED]
+    title = f"{role}, threshold {format_threshold(role) or 'none'}"
+    if len(heads) < len(roles.heads):
+        title += f", {len(heads)} of {len(roles.heads)} heads"
+    role_column = len(NUMBER_COLUMNS)
     return Table(
-        f"{role}, threshold {threshold(role) or 'none'}{more}",
+        title,
         "head",
-        (*NUMBERS, "role"),
-        tuple(head_name(*head.place) for head in found),
-        tuple((*numbers(head, role), head.role or "") for head in found),
-        np.full((len(found), len(NUMBERS) + 1), np.nan, np.float32),
-        told_of_names(),
-        frozenset({len(NUMBERS)}),
+        (*NUMBER_COLUMNS, "role"),
+        tuple(head_name(*head.place) for head in heads),
+        tuple((*score_cells(head, role), head.role or "") for head in heads),
+        make_no_levels(len(heads), role_column + 1),
+        name_lines(),
+        frozenset({role_column}),
     )
 
 
-NUMBERS = "repeats", "chance", "text", "chance"
+def score_cells(head: HeadRole, role: str) -> tuple[str, ...]:
+    """Return a score with its deviation and chance, on both data; empty texts where undefined."""
+    cells: list[str] = []
+    for data in DATA:
+        score = head.on(data).get(role)
+        cells += ("", "") if score is None else (format_score(score), format_share(score.chance))
+    return tuple(cells)
 
 
-def ranked(roles: Roles, role: str) -> list[HeadRole]:
-    """The heads in the order of a score, the highest first; those of which it is undefined are left out."""
-    found = [(score.mean, head) for head in roles.heads if (score := head.best(role))]
-    return [head for _, head in sorted(found, key=lambda pair: -pair[0])]
+def make_no_levels(rows: int, columns: int) -> Floats:
+    """Make the levels of a table without colours."""
+    return np.full((rows, columns), np.nan, np.float32)
 
 
-def numbers(head: HeadRole, role: str) -> tuple[str, ...]:
-    """A score with its deviation and chance, on both data; empty where it is undefined."""
-    found = (head.on(data).get(role) for data in DATA)
-    return tuple(text for score in found for text in (spread(score), two_digits(score.chance) if score else ""))
-
-
-def spread(score: Score | None) -> str:
-    """A score with its deviation."""
-    if score is None:
-        return ""
-    return two_digits(score.mean) + (f" ± {two_digits(score.sd)}" if np.isfinite(score.sd) else "")
-
-
-def two_digits(value: float) -> str:
-    """A share without its 0: .89."""
-    told = f"{value:.2f}"
-    return told.removeprefix("0") if told.startswith("0.") else told
-
-
-def threshold(role: str) -> str:
-    """From where a role names a head, beyond chance."""
-    found = ROLES[role].threshold
-    return "" if found is None else two_digits(found)
-
-
-def told_of(roles: Roles) -> tuple[str, ...]:
-    """What was measured on."""
+def data_lines(roles: Roles) -> tuple[str, ...]:
+    """Say what was measured on, and whether that was too little."""
     setting = roles.setting
-    return (
-        f"{setting.sequences} sequences of {roles.tokens} tokens, a block of {setting.block} distinct random tokens "
-        f"twice (seed {setting.seed}), and {roles.texts} texts",
-        *(("so few sequences name heads by chance: take more",) * (setting.sequences * setting.block < FEW)),
+    measured = (
+        f"{setting.sequences} sequences of {roles.tokens} tokens, a block of {setting.block} "
+        f"distinct random tokens twice (seed {setting.seed}), and {roles.texts} texts"
     )
+    if setting.sequences * setting.block < FEW_TOKENS:
+        return measured, "so few sequences name heads by chance: take more"
+    return (measured,)
 
 
-def told_of_names() -> tuple[str, ...]:
-    """What names and numbers mean."""
+def name_lines() -> tuple[str, ...]:
+    """Say what names and numbers mean."""
     return (
         "mean ± deviation over sequences, and over texts; chance is attending to all that is visible alike",
-        "named where (score - chance) / (1 - chance) reaches the threshold on all data that a role is measured on, "
-        "which no head of a random model did; of several roles by the one furthest above",
+        "named where (score - chance) / (1 - chance) reaches the threshold on all data that a role "
+        "is measured on, which no head of a random model did; of several roles by the one furthest "
+        "above",
         "induction is the row-exact mean over the second copy: other definitions give other numbers",
     )
 
 
-def ablation_table(ablation: Ablation) -> Table:
-    """How much the loss rises without heads, and without others."""
-    kinds = [(data, how) for data in DATA if data in ablation.whole for how in HOWS]
-    rises = [[part for kind in kinds for part in found.rises[kind]] for found in ablation.ablated]
-    means = np.array([[part.mean for part in row] for row in rises]).reshape(len(rises), -1)
+def format_score(score: RoleScore) -> str:
+    """Format a score with its deviation, if it has one."""
+    mean = format_share(score.mean)
+    return f"{mean} ± {format_share(score.sd)}" if np.isfinite(score.sd) else mean
+
+
+def format_share(share: float) -> str:
+    """Format a share with two digits, without its 0: .89."""
+    text = f"{share:.2f}"
+    return text.removeprefix("0") if text.startswith("0.") else text
+
+
+def format_threshold(role: str) -> str:
+    """Format from where a role names a head, beyond chance; empty if it names none."""
+    threshold = ROLES[role].threshold
+    return "" if threshold is None else format_share(threshold)
+
+
+# Without heads
+
+
+def make_ablation_table(ablation: Ablation) -> Table:
+    """Make a table of how much the loss rises without heads, and without others."""
+    measured = [(data, how) for data in DATA if data in ablation.loss for how in HOWS]
+    columns: list[str] = []
+    for data, how in measured:
+        columns += (f"{DATA[data]}, {how}", "others")
+    spreads = [list_spreads(ablated, measured) for ablated in ablation.ablated]
+    means = np.array([[spread.mean for spread in row] for row in spreads])
+    means = means.reshape(len(spreads), -1)
     largest = np.nanmax(means, initial=1e-9)
-    whole = ", ".join(f"{spread_of(found)} on {DATA[data]}" for data, found in ablation.whole.items())
     return Table(
         "the loss without heads: rise in nats per token",
         "without",
-        tuple(name for data, how in kinds for name in (f"{DATA[data]}, {how}", "others")),
-        tuple(ablated_name(found.heads, found.role) for found in ablation.ablated),
-        tuple(tuple(spread_of(part, sign="+") for part in row) for row in rises),
+        tuple(columns),
+        tuple(name_ablated(ablated) for ablated in ablation.ablated),
+        tuple(tuple(format_loss(spread, "+") for spread in row) for row in spreads),
         np.sqrt(means.clip(0) / largest).astype(np.float32),
-        (
-            f"loss of the whole model {whole}: nats per token, mean ± deviation; on repeats that of the second copy, "
-            "its first token left out",
-            "zero, mean: what a head puts out is replaced by zeros, or by its mean over all queries of the data",
-            "others: without as many heads of the same layers that do not play the role, of all layers if these are "
-            "too few; mean ± deviation over up to 5 draws",
-        ),
+        ablation_lines(ablation),
         group=2,
     )
 
 
-def ablated_name(heads: Sequence[tuple[int, int]], role: str | None) -> str:
-    """One head by its name, several by their role."""
-    if len(heads) > 1:
-        return f"all {len(heads)} {ROLES[role].short if role else ''}".rstrip()
-    return head_name(*heads[0]) + (f" {ROLES[role].short}" if role else "")
+def list_spreads(ablated: AblatedHeads, measured: Sequence[tuple[Data, Replacement]]) -> list[LossSpread]:
+    """List the rise without some heads and that without others, for each data and replacement."""
+    spreads: list[LossSpread] = []
+    for data, replacement in measured:
+        rise = ablated.rises[data, replacement]
+        spreads += (rise.own, rise.others)
+    return spreads
 
 
-def spread_of(found: Spread, sign: str = "") -> str:
-    """A mean in nats with its deviation, empty of nothing."""
-    if not found.n:
+def ablation_lines(ablation: Ablation) -> tuple[str, ...]:
+    """Say what the losses are, and what stands in place of heads."""
+    losses = [f"{format_loss(loss)} on {DATA[data]}" for data, loss in ablation.loss.items()]
+    return (
+        f"loss of the whole model {', '.join(losses)}: nats per token, mean ± deviation; on repeats "
+        "that of the second copy, its first token left out",
+        "zero, mean: what a head puts out is replaced by zeros, or by its mean over all queries of the data",
+        "others: without as many heads of the same layers that do not play the role, of all layers "
+        "if these are too few; mean ± deviation over up to 5 draws",
+    )
+
+
+def name_ablated(ablated: AblatedHeads) -> str:
+    """Name one head by its name, several by their number, and add the role."""
+    count = len(ablated.heads)
+    name = head_name(*ablated.heads[0]) if count == 1 else f"all {count}"
+    return name if ablated.role is None else f"{name} {ROLES[ablated.role].short}"
+
+
+def format_loss(spread: LossSpread, sign: str = "") -> str:
+    """Format a mean in nats with its deviation; empty if there is none. sign: "+" shows it always."""
+    if not spread.n:
         return ""
-    return f"{found.mean:{sign}.2f}" + (f" ± {found.sd:.2f}" if np.isfinite(found.sd) else "")
+    mean = f"{spread.mean:{sign}.2f}"
+    return f"{mean} ± {spread.sd:.2f}" if np.isfinite(spread.sd) else mean
+
+
+# What roles are
+
+
+def explain_roles() -> list[str]:
+    """Explain what each role is, in lines that fit a screen."""
+    lines = []
+    for name, role in ROLES.items():
+        lines.append(f"{role.short}  {name} · on {name_data(role)} · {name_threshold(role)}")
+        definition = f"{role.definition} ({role.source})"
+        lines += textwrap.wrap(definition, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    return lines
+
+
+def name_data(role: Role) -> str:
+    """Name the data that a role is measured on."""
+    names: dict[Data, str] = {"repeated": "repeated random tokens", "text": "text"}
+    return " and ".join(names[data] for data in role.data)
+
+
+def name_threshold(role: Role) -> str:
+    """Say from where a role names a head, beyond chance."""
+    return "names no head" if role.threshold is None else f"threshold {role.threshold}"

@@ -1,0 +1,15 @@
+"""What a training has measured of its model, read again from what it left."""
+
+from pathlib import Path
+
+from attnviz.lm.checkpoints import read_history
+from attnviz.results.training import TrainingResult
+
+
+def read_training(run: Path) -> TrainingResult:
+    """Read what was measured in a run of ``attnviz train``: its folder, or its history.json.
+
+    Raises InputError if there is no history, or it is damaged or empty.
+    """
+    history, block = read_history(run)
+    return TrainingResult(history, block)
