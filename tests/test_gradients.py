@@ -15,11 +15,11 @@ from attnviz.engine.observers.gradient import Graded
 from attnviz.errors import ModelError, UsageError
 from attnviz.experiments.ablation import without
 from attnviz.lm.model import blocks, logits
-from attnviz.models import NOTHING, Edge, Intervention, Prompt, Request, Target, load
+from attnviz.models import load
 from attnviz.models.builtin import Builtin
 from attnviz.models.huggingface.attention import Reading, forward, undisturbed
 from attnviz.models.huggingface.model import HuggingFace
-from attnviz.request import Placement
+from attnviz.request import NOTHING, Edge, Intervention, Placement, Prompt, Request, Target
 from attnviz.selection import Spot, parse, parse_heads
 from tests.architectures import ARCHITECTURES, set_eager
 from tests.tiny import MODELS, SIZES, VOCABULARY, ending_tokenizer

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz.analysis.segments import belonging, paragraphs, parse, require_fit, shares
-from attnviz.models import Prompt, Request, load
+from attnviz.models import load
 from attnviz.models.huggingface.encoding import message_segments
 from attnviz.record import AttentionMap, Segment, Token
+from attnviz.request import Prompt, Request
 from tests.conftest import Tiny
 
 pytestmark = pytest.mark.numeric

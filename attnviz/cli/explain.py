@@ -29,6 +29,7 @@ from attnviz.cli.questions import ROWS, given, placed, told_of
 from attnviz.cli.screen import screen
 from attnviz.cli.sources import loaded, prompt
 from attnviz.errors import InputError, UsageError
+from attnviz.models.base import require_operands
 from attnviz.record import Capture
 from attnviz.request import Request
 from attnviz.results.explanation import explain_tables
@@ -107,7 +108,7 @@ def of_model(content: str, options: Options, quiet: bool) -> Explained:
     kinds = (options["kind"],) if options["kind"] else ()
     layers, heads, query = options["layers"] or LAST, options["heads"] or FIRST, options["query"]
     request = Request(layers, heads, options["truncate"], kinds, ("self", "cross"), query=query)
-    model, read = loaded(options, quiet), prompt(content, options)
+    model, read = require_operands(loaded(options, quiet)), prompt(content, options)
     capture = model.capture(read, request)
     weights = capture.maps[0].weights
     try:

@@ -27,6 +27,7 @@ from attnviz.cli.text import read_sample
 from attnviz.errors import ModelError, UsageError
 from attnviz.experiments import ablation, heads, sequences
 from attnviz.lm import corpus
+from attnviz.models.base import require_losses
 from attnviz.results.head_roles import ablation_table, heads_table, names_map, roles_table, score_map
 from attnviz.selection import ALL, Named
 from attnviz.views import Picture
@@ -108,9 +109,10 @@ def read_texts(path: str | None) -> list[str]:
 def load(options: Options, quiet: bool) -> "Model":
     """The model, with the part that predicts next tokens if a loss is to be measured. Raises ModelError."""
     try:
-        return loaded({**options, **NOT_GIVEN, "generate": options["ablate"]}, quiet)
+        model = loaded({**options, **NOT_GIVEN, "generate": options["ablate"]}, quiet)
     except ModelError as error:
         raise ModelError(str(error).replace("leave --generate out", "leave --ablate out")) from error
+    return require_losses(model) if options["ablate"] else model
 
 
 def chosen(roles: heads.Roles, options: Options) -> heads.Roles:

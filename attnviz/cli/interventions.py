@@ -114,8 +114,10 @@ class Run(NamedTuple):
 
 def intervened(text: str | None, options: Options, quiet: bool) -> Run:
     """Change what the options name in a run of the model on the text. Raises UsageError, ModelError, InputError."""
+    from attnviz.models.base import require_predictions
+
     content = text_input.read(text, quiet)
-    model, read = loaded({**options, "predicts": True}, quiet), prompt(content, options)
+    model, read = require_predictions(loaded({**options, "predicts": True}, quiet)), prompt(content, options)
     outcome, told = changed(model, read, options, Target(options["target_token"]))
     captures = partial(model.capture, read), partial(model.capture, read, intervention=outcome.changes.intervention)
     same = {} if outcome.response.kind == "vector" else {"target_token": outcome.response.target}  # of both

@@ -16,7 +16,7 @@ from attnviz.analysis.attribution import Parts, attributed, baselines, rankable,
 from attnviz.analysis.rollout import is_causal
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.experiments.intervention import log_softmax, turn
-from attnviz.models import Model
+from attnviz.models.base import Model, SupportsPredictions, require_predictions, require_sequences
 from attnviz.models.interventions import batches
 from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Doubles, Token, Visible
 from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target
@@ -98,7 +98,7 @@ class Attribution:
 class Runs:
     """A model on a prompt, changed or not, that is run many times."""
 
-    model: Model
+    model: SupportsPredictions
     prompt: Prompt
     target: Target
     truncate: bool = False
@@ -157,11 +157,12 @@ def attribute(
     are run for comparison, on each token that the query has something of: a run a token, or four. seed: of the random
     baseline, and of the tokens that are read instead. intervention: what the model computes otherwise in all runs;
     without: the heads that it replaces, which do not count in weights and norms. watch hears how many of how many runs
-    are done. Raises UsageError of an encoder-decoder, of a method that cannot be had and as ``Model.respond`` does,
-    InputError for a text without a token that could be ranked.
+    are done. Raises UsageError of an encoder-decoder, of a method that cannot be had and as ``respond`` does,
+    ModelError of a model without predictions, InputError for a text without a token that could be ranked.
     """
-    runs = Runs(model, prompt, target, truncate, intervention, tuple(without), watch)
-    capture = model.capture(prompt, Request(truncate=truncate), intervention)
+    predictor = require_predictions(model)
+    runs = Runs(predictor, prompt, target, truncate, intervention, tuple(without), watch)
+    capture = predictor.capture(prompt, Request(truncate=truncate), intervention)
     if any(part.kind != "self" for part in capture.maps):
         raise UsageError(f"{model.name} reads one text and writes another: attribute is for models of one text")
     require_same_tokens(capture.maps, "attribute is for models whose layers all read the whole text")
@@ -272,8 +273,12 @@ def effects(
 
 
 def substitutes(model: Model, seed: int) -> list[int]:
-    """Tokens of text to be read instead of others, one more than are needed, since one may be the token itself."""
-    found: list[int] = np.random.default_rng(seed).permutation(model.vocabulary.plain)[: SUBSTITUTES + 1].tolist()
+    """Tokens of text to be read instead of others, one more than are needed, since one may be the token itself.
+
+    Raises ModelError of a model that reads no token ids.
+    """
+    plain = require_sequences(model).read_vocabulary().plain
+    found: list[int] = np.random.default_rng(seed).permutation(plain)[: SUBSTITUTES + 1].tolist()
     return found
 
 

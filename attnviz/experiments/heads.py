@@ -10,7 +10,7 @@ import numpy as np
 
 from attnviz.analysis.roles import ROLES, Data, Layout, beyond, measure
 from attnviz.experiments.sequences import Setting, repeated
-from attnviz.models import Model
+from attnviz.models.base import Model, require_sequences
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import Prompt, Request
 from attnviz.selection import Head, require_same_tokens
@@ -81,9 +81,10 @@ Samples = dict[Head, dict[str, list[Sample]]]  # of each head and role, one a se
 def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles:
     """The roles of all heads of a model, on sequences of repeated random tokens and on texts.
 
-    Raises UsageError for a model of two texts or a block too long for it, InputError for texts that it cannot read.
+    Raises UsageError for a model of two texts or a block too long for it, ModelError for one that reads no token ids,
+    InputError for texts that it cannot read.
     """
-    vocabulary = model.vocabulary
+    vocabulary = require_sequences(model).read_vocabulary()
     sequences = repeated(vocabulary, setting, model.name)
     blocks = (model.capture(Prompt("", ids=ids), ALL_HEADS) for ids in sequences)
     found: dict[Data, Samples] = {

@@ -16,7 +16,7 @@ import numpy as np
 from attnviz.errors import UsageError
 from attnviz.experiments.ablation import How, without
 from attnviz.layer.arrays import Array, widen
-from attnviz.models import Model
+from attnviz.models.base import Model, SupportsPredictions, require_predictions
 from attnviz.record import Doubles, Kind, Token, Visible
 from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target, Weigh
 from attnviz.selection import ALL, Head, Named, Selection
@@ -32,7 +32,7 @@ Member = TypeVar("Member", int, int | None)
 class Subject(NamedTuple):
     """A model that reads a prompt, and what of it can be changed."""
 
-    model: Model
+    model: SupportsPredictions
     prompt: Prompt
     truncate: bool
     kind: Kind
@@ -45,8 +45,9 @@ class Subject(NamedTuple):
     def of(cls, model: Model, prompt: Prompt, kind: Kind | None = None, *, truncate: bool = False) -> "Subject":
         """Run a model once or twice to see. kind: the map that is meant, of a model that has several.
 
-        Raises UsageError if that is not there, or has to be said.
+        Raises UsageError if that is not there, or has to be said, ModelError of a model without predictions.
         """
+        predictor = require_predictions(model)
         kinds = (kind,) if kind else ()
         corner = model.capture(prompt, Request(truncate=truncate, kinds=kinds, rows=slice(1), columns=slice(1)))
         if len(there := dict.fromkeys(part.kind for part in corner.maps)) > 1:
@@ -54,7 +55,7 @@ class Subject(NamedTuple):
         heads = {layer: tuple(map(int, part.heads)) for part in corner.maps for layer in part.layers}
         first = Named(((next(iter(heads)), 0),))
         whole = model.capture(prompt, Request(ALL, first, truncate, tuple(there), keep="statistics")).maps[0]
-        return cls(model, prompt, truncate, whole.kind, heads, whole.queries, whole.keys)
+        return cls(predictor, prompt, truncate, whole.kind, heads, whole.queries, whole.keys)
 
     def window(self, layers: Selection, heads: Selection | Named, rows: slice) -> Visible:
         """What any of some heads sees, (query, key); the queries of a window."""

@@ -22,7 +22,9 @@ from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import Block, blocks, head_vectors, logits, losses, normalise, within
 from attnviz.lm.tokenizer import BOS_ID
+from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
 from attnviz.models.checks import require_length, require_no_run, require_none, torch_device
+from attnviz.models.folders import Folders
 from attnviz.models.interventions import batches, changed_ids, hidden, require_edges, require_keys
 from attnviz.record import ATTENTION, GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token, Visible
 from attnviz.request import (
@@ -43,7 +45,7 @@ from attnviz.request import (
 from attnviz.selection import require_kinds, require_sides, resolve, window_notes
 
 
-class Builtin:
+class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     """A language model made of our own attention layer."""
 
     def __init__(self, name: str, folder: Path, placement: Placement) -> None:
@@ -59,6 +61,14 @@ class Builtin:
         dtype = "float32" if placement.dtype == "auto" else placement.dtype
         self.parameters = {name: self.place(array, dtype) for name, array in stored.parameters.items()}
 
+    @classmethod
+    def load(cls, name: str, folders: Folders, placement: Placement) -> "Builtin":
+        """Read a model from its folders. Raises ModelError, also for an adapter or another tokenizer."""
+        if folders.adapter or folders.tokenizer:
+            advice = "name another model with --model"
+            raise ModelError(f"{name} takes no adapter and no other tokenizer: {advice}")
+        return cls(name, folders.model, placement)
+
     def place(self, array: Any, dtype: str | None = None) -> Any:
         """An array as a NumPy array or on the torch device."""
         if self.torch_device is None:
@@ -69,7 +79,7 @@ class Builtin:
         return placed.to(getattr(torch, dtype)) if dtype else placed
 
     def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
-        """See ``Model.capture``."""
+        """See ``SupportsPredictions.capture``."""
         self.require_readable(prompt, changed=intervention != NOTHING)
         require_kinds(request.kinds, ("self",))
         there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
@@ -116,7 +126,7 @@ class Builtin:
         *,
         truncate: bool = False,
     ) -> Response:
-        """See ``Model.respond``."""
+        """See ``SupportsPredictions.respond``."""
         self.require_readable(prompt, changed=True)
         ids, tokens, _, _ = self.read(prompt, truncate)
         place = target.query.resolve(tokens).start if target.query else len(tokens) - 1
@@ -163,7 +173,7 @@ class Builtin:
         return found, gradient_line("the next token after", tokens[place], place, self.spelt(chosen))
 
     def operands(self, prompt: Prompt, request: Request) -> Operands:
-        """See ``Model.operands``."""
+        """See ``SupportsOperands.operands``."""
         there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
         (layer, *_), (head, *_) = resolve(request.layers, request.heads, there)[0]
         ids, tokens, _, _ = self.read(prompt, request.truncate)
@@ -232,13 +242,12 @@ class Builtin:
         masks = self.masks(batch, ids.shape[1])
         return list(islice(blocks(self.parameters, self.place(ids), self.config, masks, batch[0].change), layers))
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """See ``Model.vocabulary``."""
+    def read_vocabulary(self) -> Vocabulary:
+        """See ``SupportsSequences.read_vocabulary``."""
         return Vocabulary(tuple(range(BOS_ID + 1, self.config.vocabulary)), (BOS_ID,), (), self.config.positions)
 
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
-        """See ``Model.losses``."""
+        """See ``SupportsLosses.losses``."""
         found: Floats
         require_no_run()
         if self.torch_device is None:

@@ -20,6 +20,7 @@ from attnviz.engine.observers.gradient import UNREACHED, Graded
 from attnviz.engine.observers.trace import HIDDEN_STEPS, Followed, inputs_of_running
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
+from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.attention import Reading, sizes_of, undisturbed
@@ -78,7 +79,7 @@ EXTRAS = frozenset({*TransformersKwargs.__annotations__, *RETURNED, "token_type_
 BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
 
 
-class HuggingFace:
+class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     """A transformers model with its tokenizer."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any = None, notes: tuple[str, ...] = ()) -> None:
@@ -106,7 +107,7 @@ class HuggingFace:
 
     @in_turn
     def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
-        """See ``Model.capture``."""
+        """See ``SupportsPredictions.capture``."""
         encoded = self.encoded(prompt, request.truncate, intervention)
         sites = self.reading.survey(self.placed(encoded.inputs))
         chosen = choose(sites, request)
@@ -141,7 +142,7 @@ class HuggingFace:
 
     @in_turn
     def operands(self, prompt: Prompt, request: Request) -> Operands:
-        """See ``Model.operands``."""
+        """See ``SupportsOperands.operands``."""
         encoded = self.encoded(prompt, request.truncate)
         inputs = self.placed(encoded.inputs)
         sites = self.reading.survey(inputs)
@@ -194,7 +195,7 @@ class HuggingFace:
         *,
         truncate: bool = False,
     ) -> Response:
-        """See ``Model.respond``."""
+        """See ``SupportsPredictions.respond``."""
         encoded = self.encoded(prompt, truncate, *interventions)
         self.reading.survey(self.placed(encoded.inputs))
         asked = ask(self.model, self.tokenizer, encoded, target)
@@ -248,9 +249,11 @@ class HuggingFace:
             require_embeddings(encoded, self.model, self.tokenizer, self.name)
         return encoded
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """See ``Model.vocabulary``. Raises UsageError of an encoder-decoder, ModelError of a model without a table."""
+    def read_vocabulary(self) -> Vocabulary:
+        """See ``SupportsSequences.read_vocabulary``.
+
+        Raises UsageError for an encoder-decoder, ModelError for a model without a table of tokens.
+        """
         self.require_one_text(True)
         try:
             known = self.model.get_input_embeddings().num_embeddings
@@ -265,7 +268,7 @@ class HuggingFace:
 
     @in_turn
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
-        """See ``Model.losses``."""
+        """See ``SupportsLosses.losses``."""
         if reads_target(self.model) or not self.model.can_generate():
             raise UsageError(f"{self.name} predicts no next tokens, of which a loss could be measured")
         parts = np.array_split(ids, -(-len(ids) // BATCH))
