@@ -14,7 +14,6 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from attnviz.analysis.explain import Operands, plainly
-from attnviz.analysis.statistics import describe, strongest, tile
 from attnviz.errors import ModelError, UsageError
 from attnviz.layer.multihead import linear, rotate, split_heads
 from attnviz.layer.norms import lengths, products, summed
@@ -26,7 +25,8 @@ from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredic
 from attnviz.models.checks import require_length, require_no_run, require_none, torch_device
 from attnviz.models.folders import Folders
 from attnviz.models.interventions import batches, changed_ids, hidden, require_edges, require_keys
-from attnviz.record import ATTENTION, GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token, Visible
+from attnviz.models.whole_weights import make_map
+from attnviz.record import GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token, Visible
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
@@ -42,7 +42,7 @@ from attnviz.request import (
     pieces_line,
     spaced,
 )
-from attnviz.selection import require_kinds, require_sides, resolve, window_notes
+from attnviz.selection import require_kinds, resolve, window_notes
 
 
 class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
@@ -309,29 +309,6 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         with torch.inference_mode():
             kept: Floats = torch.stack(make()).float().cpu().numpy()
         return kept
-
-
-def make_map(
-    layers: tuple[int, ...],
-    heads: tuple[int | str, ...],
-    tokens: tuple[Token, ...],
-    weights: Floats,
-    visible: Visible,
-    request: Request,
-) -> AttentionMap:
-    """What is kept of weights (layer, head, query, key), or of scores or norms."""
-    if request.windowed or request.method != ATTENTION:
-        shown = require_sides(request.rows, request.columns, (tokens, tokens))
-        return AttentionMap("self", layers, heads, tokens, tokens, weights, visible, request.method).window(*shown)
-    make = partial(AttentionMap, "self", layers, heads, tokens, tokens, statistics=describe(weights, visible, True))
-    if request.keep == "weights":
-        return make(weights, visible)
-    if request.keep == "tiles":
-        tiles, seen = tile(weights, request.tiles), tile(visible, request.tiles)
-        whole = weights if (tiles.height, tiles.width) == (1, 1) else None
-        return make(whole, seen.max.astype(bool), tiles=tiles)
-    edges = strongest(weights, request.strongest) if request.keep == "edges" else None
-    return make(None, np.array(True), edges=edges)
 
 
 def make_norms(
