@@ -47,14 +47,15 @@ def last(outputs: Any) -> Tensor:
 def graded(model: torch.nn.Module, inputs: Any) -> list[Tensor]:
     """What is kept at each call, (head, query, key)."""
     reading, seen = Reading(model), Graded(Edits())
-    reading.survey(inputs)
+    sites = reading.survey(inputs).sites
 
     def slopes(model: Any, inputs: Any) -> Any:
         with torch.enable_grad():
             return seen.slopes(last(forward(model, inputs)))
 
     found, _ = reading.run(inputs, seen, slopes)
-    return [seen.found(at, found, tuple(range(site.heads)), Request()).weights for at, site in enumerate(reading.sites)]
+    heads = [tuple(range(site.heads)) for site in sites]
+    return [seen.found(at, found, every, Request()).weights for at, every in enumerate(heads)]
 
 
 def eager(model: torch.nn.Module, inputs: Any, of: Callable[[Any], Tensor] = last) -> list[Tensor]:
@@ -74,7 +75,7 @@ def test_gradients_equal_autograd_through_eager_weights(name: str) -> None:
     model, inputs = KNOWN[name].build(), KNOWN[name].inputs(None)
     found, expected = graded(model, inputs), eager(model, inputs)
     reading = Reading(model)
-    sites = reading.survey(inputs)
+    sites = reading.survey(inputs).sites
     order = [
         at for kind in ("self", "encoder", "decoder", "cross") for at, site in enumerate(sites) if site.kind == kind
     ]
