@@ -12,6 +12,10 @@ DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
 Keep: TypeAlias = Literal["weights", "tiles", "statistics", "edges"]
 
 
+Replacement: TypeAlias = Literal["zero", "mean", "uniform", "permute"]
+"""What stands in place of the output of an ablated head."""
+
+
 class Weighed(NamedTuple):
     """What some heads make their output of."""
 

@@ -13,23 +13,12 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
 from attnviz.cli.heads import read_texts
 from attnviz.errors import ModelError, UsageError
-from attnviz.experiments.ablation import (
-    HOWS,
-    Passages,
-    Spread,
-    ablate,
-    baseline,
-    drawn,
-    losses,
-    passages,
-    together,
-    without,
-)
-from attnviz.experiments.heads import HeadRole, measure_heads
-from attnviz.experiments.sequences import Setting
+from attnviz.experiments.ablation import Passages, ablate, baseline, drawn, losses, passages, together, without
+from attnviz.experiments.heads import measure_heads
 from attnviz.lm import evaluate, store
 from attnviz.models import Model, load
 from attnviz.models.huggingface.model import HuggingFace
+from attnviz.results.head_roles import HOWS, HeadRole, Setting, Spread
 from tests.conftest import Run, Tiny
 from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer

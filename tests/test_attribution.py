@@ -26,10 +26,11 @@ from attnviz.analysis.attribution import chance, ranks, spearman
 from attnviz.analysis.rollout import chefer, rollout
 from attnviz.errors import InputError, UsageError
 from attnviz.experiments.ablation import without
-from attnviz.experiments.attribution import CHECKS, SUBSTITUTES, Attribution, attribute, substitutes
+from attnviz.experiments.attribution import SUBSTITUTES, attribute, substitutes
 from attnviz.models import Model, load
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import NOTHING, Edge, Intervention, Prompt, Request, Target
+from attnviz.results.attribution import CHECKS, Attribution
 from attnviz.selection import Spot, parse_heads
 from tests.conftest import SENTENCE, Tiny
 from tests.test_cli import fails

@@ -13,9 +13,8 @@ import attnviz
 from attnviz.errors import AttnvizError, ModelError
 from attnviz.experiments.ablation import ablate
 from attnviz.experiments.attribution import attribute
-from attnviz.experiments.heads import Roles, measure_heads
+from attnviz.experiments.heads import measure_heads
 from attnviz.experiments.intervention import Subject
-from attnviz.experiments.sequences import Setting
 from attnviz.models import load, registry
 from attnviz.models.base import (
     LoadOptions,
@@ -36,6 +35,7 @@ from attnviz.models.huggingface.model import HuggingFace
 from attnviz.models.whole_weights import make_map
 from attnviz.record import ATTENTION, Capture, Token
 from attnviz.request import Placement, Prompt, Request
+from attnviz.results.head_roles import Roles, Setting
 from attnviz.selection import require_kinds, resolve, window_notes
 from tests.conftest import SENTENCE, Tiny
 

@@ -28,15 +28,15 @@ from attnviz.analysis.roles import ROLES, Layout, beyond, local, measure, unifor
 from attnviz.cli.heads import PROSE, explained, read_texts
 from attnviz.cli.text import samples
 from attnviz.errors import InputError, UsageError
-from attnviz.experiments.heads import HeadRole, Roles, Score, measure_heads, separators
-from attnviz.experiments.sequences import CHARACTERS, DOCUMENTS, Setting, excerpts, repeated
+from attnviz.experiments.heads import measure_heads, separators
+from attnviz.experiments.sequences import CHARACTERS, DOCUMENTS, excerpts, repeated
 from attnviz.lm import evaluate, store
 from attnviz.models import load
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.record import Token
 from attnviz.render.terminal.draw import Screen, draw
 from attnviz.request import Prompt, Request, Vocabulary
-from attnviz.results.head_roles import names_map, roles_table, score_map
+from attnviz.results.head_roles import HeadRole, Roles, Score, Setting, names_map, roles_table, score_map
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.test_startup import loaded

@@ -16,11 +16,11 @@ from transformers import AutoModel, AutoModelForCausalLM, BertForMaskedLM, BertF
 
 from attnviz.cli.interventions import parse_edge
 from attnviz.experiments.ablation import permuted
-from attnviz.experiments.intervention import DRAWS, Changes, Outcome, Subject, intervene, others
+from attnviz.experiments.intervention import DRAWS, Subject, intervene, intervention_of, others
 from attnviz.models import Model, load
 from attnviz.record import AttentionMap
 from attnviz.request import NOTHING, Intervention, Prompt, Request
-from attnviz.results.intervention import prediction_table
+from attnviz.results.intervention import Changes, Outcome, prediction_table
 from attnviz.selection import Named, Spot
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.test_cli import fails
@@ -55,7 +55,7 @@ def outcome(model: Model, changes: Changes, prompt: Prompt = PROMPT) -> Outcome:
 
 def ids(model: Model) -> torch.Tensor:
     """The tokens of the sentence, (1, n)."""
-    return torch.tensor([[token.id for token in Subject.of(model, PROMPT).queries]])
+    return torch.tensor([[token.id for token in Subject.of(model, PROMPT).scope.queries]])
 
 
 def captured(model: Model, intervention: Intervention = NOTHING) -> AttentionMap:
@@ -74,7 +74,7 @@ def test_a_knock_out_is_a_mask_of_four_axes(gpt2: Model, tiny: Tiny) -> None:
     mask[..., 8, 2] = mask[..., 4:, 3] = LOWEST
     with torch.inference_mode():
         expected = eager(tiny("gpt2"))(ids(gpt2), attention_mask=mask, output_attentions=True)
-    part = captured(gpt2, changes.intervention)
+    part = captured(gpt2, intervention_of(changes))
     np.testing.assert_allclose(part.weights, torch.cat(expected.attentions), **close(TERMS))
     assert not part.visible[..., 8, 2].any()
     assert not part.weights[..., 8, 2].any()
@@ -85,7 +85,7 @@ def test_a_knock_out_is_a_mask_of_four_axes(gpt2: Model, tiny: Tiny) -> None:
 
 def test_other_rows_of_the_layer_stay(gpt2: Model) -> None:
     """A cut in one head changes its query's row, which sums to 1 again, and nothing else before the next layer."""
-    before, after = captured(gpt2), captured(gpt2, Changes(pairs=((8, 2),), heads=((1, 3),)).intervention)
+    before, after = captured(gpt2), captured(gpt2, intervention_of(Changes(pairs=((8, 2),), heads=((1, 3),))))
     same = np.ones(before.weights[:2].shape, dtype=bool)
     same[1, 3, 8] = False
     np.testing.assert_array_equal(before.visible[:2][same], after.visible[:2][same])
@@ -197,7 +197,7 @@ def test_masked_tokens_and_classes_are_predictions(kind: Any, text: str, said: s
     model = bert(kind)
     subject = Subject.of(model, Prompt(text))
     found = intervene(subject, Changes(pairs=((3, 1),), layers=(0, 1), ablated=((0, 1),), how="mean"))
-    tokens = torch.tensor([[token.id for token in subject.queries]])
+    tokens = torch.tensor([[token.id for token in subject.scope.queries]])
     with torch.inference_mode():
         logits = model.model(input_ids=tokens).logits[0]
     expected = (logits if logits.ndim == 1 else logits[3]).softmax(-1)
@@ -281,7 +281,7 @@ def induction(model: Model, head: tuple[int, int], changes: Intervention) -> flo
 def test_without_the_previous_token_head_there_is_no_induction(head: tuple[int, int], before: float) -> None:
     """L0H2 ablated, the induction heads lose their pattern; no other head of its layer does that."""
     model = load()
-    without = [induction(model, head, Changes(ablated=((0, other),)).intervention) for other in range(6)]
+    without = [induction(model, head, intervention_of(Changes(ablated=((0, other),)))) for other in range(6)]
     assert induction(model, head, NOTHING) > before
     assert without[2] < 0.08
     assert min(without[:2] + without[3:]) > 0.2
@@ -341,7 +341,7 @@ def test_json_holds_the_changed_map_and_the_prediction(call: Run) -> None:
     """The usual document, and beside it what was changed, the probabilities in both runs, and the comparison."""
     done = call("show", SENTENCE, "-H", "L1H3", "--knock-out", "it->cat", "--in", "L1H3", "--json", "-q")
     data = json.loads(done.stdout, parse_constant=pytest.fail)
-    part = captured(load(), Changes(pairs=((8, 2),), heads=((1, 3),)).intervention)
+    part = captured(load(), intervention_of(Changes(pairs=((8, 2),), heads=((1, 3),))))
     row = data["maps"][0]["weights"][0][0][8]
     assert row[2] is None
     np.testing.assert_allclose([row[0], row[1]], part.weights[1, 3, 8, :2], rtol=1e-6)
@@ -455,7 +455,7 @@ def test_a_saved_capture_cannot_be_changed(call: Run) -> None:
 def test_texts_that_are_run_at_once_are_changed_alike(name: str, how: str, tiny: Tiny) -> None:
     """The same change of several texts at once is that of each alone: weights are permuted in one order."""
     model = load(name if name == "builtin" else str(tiny(name)), predicts=True)
-    one = Changes(ablated=((0, 2),), how=how).intervention
+    one = intervention_of(Changes(ablated=((0, 2),), how=how))
     outputs = model.respond(Prompt(SENTENCE), [one] * 3).outputs
     np.testing.assert_allclose(outputs, outputs[:1].repeat(3, 0), rtol=0, atol=1e-4)
     np.testing.assert_allclose(outputs[:1], model.respond(Prompt(SENTENCE), [one]).outputs, rtol=0, atol=1e-4)

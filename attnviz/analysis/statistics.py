@@ -106,3 +106,10 @@ def deviation_of(values: Doubles, axis: int) -> Doubles:
     mean_square = np.divide((apart**2).sum(axis), count - 1, out=np.full(count.shape, np.nan), where=count > 1)
     found: Doubles = np.sqrt(mean_square)
     return found
+
+
+def log_softmax(logits: Floats | Doubles) -> Doubles:
+    """Return the logarithms of the probabilities that logits (..., number) stand for, over the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    found: Doubles = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return found

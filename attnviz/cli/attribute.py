@@ -28,13 +28,14 @@ from attnviz.cli.picture import Options
 from attnviz.cli.questions import ROWS, given, placed
 from attnviz.cli.screen import screen
 from attnviz.cli.sources import loaded, prompt
-from attnviz.experiments.attribution import CHECKS, Attribution, Check, Watch, attribute
+from attnviz.experiments.attribution import Watch, attribute
+from attnviz.experiments.intervention import intervention_of
 from attnviz.request import NOTHING, Target
-from attnviz.results.attribution import attribution_pictures, attribution_tables
+from attnviz.results.attribution import CHECKS, Attribution, Check, attribution_pictures, attribution_tables
 from attnviz.results.intervention import SHOWN, prediction_table
 
 if TYPE_CHECKING:
-    from attnviz.experiments.intervention import Outcome
+    from attnviz.results.intervention import Outcome
 
 UNDER = "what is ranked is what the model says under this intervention; heads that are ablated do not count"
 MANY = 64  # runs that take a while
@@ -89,7 +90,7 @@ def command(text: str | None, quiet: bool, **options: Any) -> None:
         model,
         read,
         target,
-        intervention=outcome.changes.intervention if outcome else NOTHING,
+        intervention=intervention_of(outcome.changes) if outcome else NOTHING,
         without=outcome.changes.ablated if outcome else (),
         by=options["by"],
         checks=checks(options),

@@ -34,6 +34,7 @@ from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape
 from attnviz.io.validation import SCHEMA
 from attnviz.record import Capture, Segment
+from attnviz.results import head_roles
 from attnviz.results.comparison import coverage
 from attnviz.selection import HEAD, parse_token, place
 
@@ -214,7 +215,7 @@ class Measured:
         if self.models.options["sources"]:
             raise UsageError("roles are measured by running a model: leave --from out")
         texts = sequences.excerpts(list(map(read_sample, PROSE)))
-        found = heads.measure_heads(self.models[0], sequences.Setting(), texts)
+        found = heads.measure_heads(self.models[0], head_roles.Setting(), texts)
         bests = ((head.place, {role: head.best(role) for role in ROLES}) for head in found.heads)
         return {place: {role: best.mean for role, best in each.items() if best} for place, each in bests}
 

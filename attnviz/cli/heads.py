@@ -28,6 +28,7 @@ from attnviz.errors import ModelError, UsageError
 from attnviz.experiments import ablation, heads, sequences
 from attnviz.lm import corpus
 from attnviz.models.base import require_losses
+from attnviz.results import head_roles
 from attnviz.results.head_roles import ablation_table, heads_table, names_map, roles_table, score_map
 from attnviz.selection import ALL, Named
 from attnviz.views import Picture
@@ -88,7 +89,7 @@ def command(quiet: bool, explain: bool, **options: Any) -> None:
     to = target_of(options)
     texts = read_texts(options["corpus"])
     model = load(options, quiet)
-    setting = sequences.Setting(options["sequences"], options["block"], options["seed"])
+    setting = head_roles.Setting(options["sequences"], options["block"], options["seed"])
     every = heads.measure_heads(model, setting, texts)
     found = chosen(every, options)
     ablated = ablate(model, every, found, texts, options, quiet) if options["ablate"] else None
@@ -115,7 +116,7 @@ def load(options: Options, quiet: bool) -> "Model":
     return require_losses(model) if options["ablate"] else model
 
 
-def chosen(roles: heads.Roles, options: Options) -> heads.Roles:
+def chosen(roles: head_roles.Roles, options: Options) -> head_roles.Roles:
     """The heads that the options name. Raises UsageError for one that is not there."""
     there: dict[int, list[int]] = {}
     for head in roles.heads:
@@ -126,8 +127,13 @@ def chosen(roles: heads.Roles, options: Options) -> heads.Roles:
 
 
 def ablate(
-    model: "Model", every: heads.Roles, found: heads.Roles, texts: Sequence[str], options: Options, quiet: bool
-) -> ablation.Ablation:
+    model: "Model",
+    every: head_roles.Roles,
+    found: head_roles.Roles,
+    texts: Sequence[str],
+    options: Options,
+    quiet: bool,
+) -> head_roles.Ablation:
     """The loss without the heads that -l and -H choose, else without those that have a name, that of --role if given.
 
     Raises UsageError if there are none.
@@ -145,7 +151,7 @@ def ablate(
     return ablation.ablate(model, every, wanted, texts, watch)
 
 
-def pictures(roles: heads.Roles, ablated: ablation.Ablation | None, role: str | None) -> list[Picture]:
+def pictures(roles: head_roles.Roles, ablated: head_roles.Ablation | None, role: str | None) -> list[Picture]:
     """What is drawn."""
     drawn: list[Picture] = [names_map(roles), roles_table(roles)]
     if role is not None:
@@ -153,7 +159,7 @@ def pictures(roles: heads.Roles, ablated: ablation.Ablation | None, role: str | 
     return [*drawn, ablation_table(ablated)] if ablated else drawn
 
 
-def document(roles: heads.Roles, ablated: ablation.Ablation | None) -> Record:
+def document(roles: head_roles.Roles, ablated: head_roles.Ablation | None) -> Record:
     """Everything, for JSON."""
     return {
         "model": roles.model,
@@ -182,7 +188,7 @@ def definitions() -> Record:
     }
 
 
-def ablation_document(ablated: ablation.Ablation) -> Record:
+def ablation_document(ablated: head_roles.Ablation) -> Record:
     """The losses, for JSON."""
     without = []
     for part in ablated.ablated:
@@ -193,7 +199,7 @@ def ablation_document(ablated: ablation.Ablation) -> Record:
     return {"loss": {data: whole._asdict() for data, whole in ablated.whole.items()}, "without": without}
 
 
-def records(roles: heads.Roles, ablated: ablation.Ablation | None) -> list[Record]:
+def records(roles: head_roles.Roles, ablated: head_roles.Ablation | None) -> list[Record]:
     """The numbers for CSV: of the ablation if there is one, else the scores."""
     if ablated:
         return [

@@ -24,9 +24,9 @@ from attnviz.views import Picture
 
 if TYPE_CHECKING:
     from attnviz.cli.answers import Answer, Record
-    from attnviz.experiments.intervention import Changes, Effect, Outcome, Subject
     from attnviz.models import Model
     from attnviz.render.terminal.draw import Screen
+    from attnviz.results.intervention import Changes, Effect, Outcome, Scope
 
 EDGE = re.compile(r"\s*(\S.*?)\s*->\s*(\S.*?)\s*", re.DOTALL)  # at the first arrow that leaves something before it
 EVERY = "*"
@@ -114,12 +114,14 @@ class Run(NamedTuple):
 
 def intervened(text: str | None, options: Options, quiet: bool) -> Run:
     """Change what the options name in a run of the model on the text. Raises UsageError, ModelError, InputError."""
+    from attnviz.experiments.intervention import intervention_of
     from attnviz.models.base import require_predictions
 
     content = text_input.read(text, quiet)
     model, read = require_predictions(loaded({**options, "predicts": True}, quiet)), prompt(content, options)
     outcome, told = changed(model, read, options, Target(options["target_token"]))
-    captures = partial(model.capture, read), partial(model.capture, read, intervention=outcome.changes.intervention)
+    intervention = intervention_of(outcome.changes)
+    captures = partial(model.capture, read), partial(model.capture, read, intervention=intervention)
     same = {} if outcome.response.kind == "vector" else {"target_token": outcome.response.target}  # of both
     before, after = (worded(weighed(capture, {**options, **same}), options) for capture in captures)
     return Run(outcome, before, partial(noted, after, told))
@@ -131,8 +133,8 @@ def changed(model: "Model", read: Prompt, options: Options, target: Target) -> t
     from attnviz.results.intervention import told_changes
 
     subject = Subject.of(model, read, options.get("kind"), truncate=options["truncate"])
-    outcome = intervene(subject, changes_of(subject, options), target, options.get("seed", 0))
-    return outcome, told_changes(outcome.changes, subject)
+    outcome = intervene(subject, changes_of(subject.scope, options), target, options.get("seed", 0))
+    return outcome, told_changes(outcome.changes, outcome.scope)
 
 
 def noted(source: Source, lines: Sequence[str], request: Request) -> Capture:
@@ -141,30 +143,30 @@ def noted(source: Source, lines: Sequence[str], request: Request) -> Capture:
     return replace(found, notes=(*found.notes, *lines))
 
 
-def changes_of(subject: "Subject", options: Options) -> "Changes":
+def changes_of(scope: "Scope", options: Options) -> "Changes":
     """What the options name, of a model and its text. Raises UsageError for what is not there."""
-    from attnviz.experiments.intervention import Changes
+    from attnviz.results.intervention import Changes
 
     inside = options["inside"] or ALL
-    heads = named(inside, subject) if isinstance(inside, Named) else ()
-    layers = () if isinstance(inside, Named) else inside.resolve(tuple(subject.heads), "layer")
-    pairs = tuple(dict.fromkeys(placed(edge, subject) for edge in options["cuts"]))
-    ablated = named(options["ablated"], subject) if options["ablated"] else ()
-    return Changes(subject.kind, pairs, layers, heads, ablated, options["replacement"] or "zero")
+    heads = named(inside, scope) if isinstance(inside, Named) else ()
+    layers = () if isinstance(inside, Named) else inside.resolve(tuple(scope.heads), "layer")
+    pairs = tuple(dict.fromkeys(placed(edge, scope) for edge in options["cuts"]))
+    ablated = named(options["ablated"], scope) if options["ablated"] else ()
+    return Changes(scope.kind, pairs, layers, heads, ablated, options["replacement"] or "zero")
 
 
-def named(heads: Named, subject: "Subject") -> tuple[Head, ...]:
+def named(heads: Named, scope: "Scope") -> tuple[Head, ...]:
     """Named heads, counted from 0. Raises UsageError for one that is not there."""
-    found = resolve(ALL, heads, subject.heads)
+    found = resolve(ALL, heads, scope.heads)
     return tuple((layer, head) for layers, of_each in found for layer in layers for head in of_each)
 
 
-def placed(edge: Spots, subject: "Subject") -> tuple[int | None, int | None]:
+def placed(edge: Spots, scope: "Scope") -> tuple[int | None, int | None]:
     """The places of an edge's tokens. Raises UsageError for a token that is not there, or there more than once."""
     query, key = edge
     return (
-        None if query is None else int(query.resolve(subject.queries).start),
-        None if key is None else int(key.resolve(subject.keys).start),
+        None if query is None else int(query.resolve(scope.queries).start),
+        None if key is None else int(key.resolve(scope.keys).start),
     )
 
 

@@ -9,66 +9,22 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.roles import Data
-from attnviz.experiments.heads import HeadRole, Roles
 from attnviz.experiments.sequences import repeated
 from attnviz.layer.arrays import Array, namespace, widen
 from attnviz.models.base import Model, SupportsLosses, require_losses
 from attnviz.record import Doubles, Visible
-from attnviz.request import Change, Prompt, Request, Weigh, Weighed
+from attnviz.request import Change, Prompt, Replacement, Request, Weigh, Weighed
+from attnviz.results.head_roles import HOWS, Ablated, Ablation, HeadRole, Rise, Roles, Spread
 from attnviz.selection import Head, Selection
 
-How: TypeAlias = Literal["zero", "mean", "uniform", "permute"]
-HOWS: tuple[How, ...] = "zero", "mean"  # of which the losses are measured
 OTHERS = 5  # other heads, or sets of heads, that are ablated for comparison, at most
 TOKENS = Request(layers=Selection(((0, 0),)), truncate=True, kinds=("self",), keep="statistics")
 Losses = npt.NDArray[np.float64]
-
-
-class Spread(NamedTuple):
-    """A mean in nats per token, with the deviation of a sample: NaN of none, and the deviation of one."""
-
-    mean: float
-    sd: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float] | Losses) -> "Spread":
-        """Of some numbers."""
-        if not len(values):
-            return cls(np.nan, np.nan, 0)
-        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan, len(values))
-
-
-class Rise(NamedTuple):
-    """How much the loss rises without some heads."""
-
-    own: Spread
-    """Over sequences or texts."""
-    others: Spread
-    """Over other heads, or sets of as many, of the mean rise without these."""
-
-
-@dataclass(frozen=True)
-class Ablated:
-    """What was measured without one head, or all of a role."""
-
-    heads: tuple[Head, ...]
-    role: str | None
-    rises: Mapping[tuple[Data, How], Rise]
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """The loss of a whole model, and without heads."""
-
-    whole: Mapping[Data, Spread]
-    ablated: tuple[Ablated, ...]
 
 
 @dataclass
@@ -81,7 +37,7 @@ class Passages:
     """Places of the loss, of which the first is that of the second token."""
     means: dict[int, Array] = field(default_factory=dict)
     """Of each layer, the mean of what each head puts out (head, d_v)."""
-    losses: dict[tuple[How, frozenset[Head]], Losses] = field(default_factory=dict)
+    losses: dict[tuple[Replacement, frozenset[Head]], Losses] = field(default_factory=dict)
     """Of each sequence, without some heads."""
 
 
@@ -147,7 +103,7 @@ def losses(model: SupportsLosses, part: Passages, change: Change) -> Losses:
     return np.concatenate([model.losses(ids, change)[:, part.counted].mean(1, dtype=np.float64) for ids in part.ids])
 
 
-def without(heads: Iterable[Head], how: How, means: Mapping[int, Array], seed: int = 0) -> Change:
+def without(heads: Iterable[Head], how: Replacement, means: Mapping[int, Array], seed: int = 0) -> Change:
     """The change that ablates heads. means: of each layer (head, d_v), for the mean; seed: of what is permuted.
 
     What is put there is a constant: no gradient goes through it.
@@ -172,7 +128,7 @@ def without(heads: Iterable[Head], how: How, means: Mapping[int, Array], seed: i
     return change
 
 
-def reweighed(made: Weighed, how: How, rng: np.random.Generator) -> Array:
+def reweighed(made: Weighed, how: Replacement, rng: np.random.Generator) -> Array:
     """What heads put out with other weights: (batch, query, head, d_v)."""
     weights, value = as_numpy(made.weights), as_numpy(made.value)
     visible = np.broadcast_to(as_numpy(made.visible), weights.shape)
@@ -227,7 +183,9 @@ def drawn(
     return list(dict.fromkeys(sets))
 
 
-def rise(part: Passages, whole: Losses, how: How, own: Sequence[Head], others: Sequence[Sequence[Head]]) -> Rise:
+def rise(
+    part: Passages, whole: Losses, how: Replacement, own: Sequence[Head], others: Sequence[Sequence[Head]]
+) -> Rise:
     """The rise of the loss without some heads, and without others."""
     rises = [part.losses[how, frozenset(heads)] - whole for heads in (own, *others)]
     return Rise(Spread.of(rises[0]), Spread.of([float(found.mean()) for found in rises[1:]]))

@@ -8,25 +8,22 @@ changes that the model was not trained on, and two of them agree only so far.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.attribution import Parts, attributed, baselines, rankable, ranks, sources, spearman
+from attnviz.analysis.attribution import Parts, attributed, baselines, rankable, sources
 from attnviz.analysis.rollout import is_causal
+from attnviz.analysis.statistics import log_softmax
 from attnviz.errors import InputError, ModelError, UsageError
-from attnviz.experiments.intervention import log_softmax, turn
+from attnviz.experiments.intervention import turn
 from attnviz.models.base import Model, SupportsPredictions, require_predictions, require_sequences
 from attnviz.models.interventions import batches
-from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Doubles, Token, Visible
+from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Doubles
 from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target
+from attnviz.results.attribution import Attribution, Check
 from attnviz.selection import ALL, Head, Named, Selection, Spot, require_same_tokens
 
-Check: TypeAlias = Literal["knock-out", "leave-one-out"]
-CHECKS: dict[Check, str] = {
-    "knock-out": "the token's column is cut in all layers and heads: no other token reads it",
-    "leave-one-out": "the mean over 4 tokens, drawn from the vocabulary, that are read in its place",
-}
 SUBSTITUTES = 4
 UNRANKED = "of {} tokens there is none to rank but the first, special ones and the query"
 UNGRADED = "{} predicts nothing here, so there is no gradient of a prediction: rank by norm, attention or rollout"
@@ -35,63 +32,6 @@ Watch: TypeAlias = Callable[[int, int], None]
 
 def unwatched(done: int, total: int) -> None:
     """Nobody hears how many runs are done."""
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """The tokens of a text, what each is to what the model says at one of them, and what says how."""
-
-    model: str
-    text: str
-    tokens: tuple[Token, ...]
-    query: int
-    """The place of the token whose row of attention is read."""
-    kind: Literal["next", "masked", "class", "vector"]
-    """What is said there: see ``Response``."""
-    target: str | None
-    """The token or class that is asked about; None of a vector."""
-    probability: float
-    """Of the target; NaN of a vector."""
-    by: str
-    """The method that ranks."""
-    ranked: Visible
-    """(token,): not special, nor the first, nor the query, nor what it has nothing of."""
-    scores: Mapping[str, Doubles]
-    """(token,) by method, of which some models do not have all; NaN for what the query has nothing of."""
-    baselines: Mapping[str, Doubles]
-    """(token,)."""
-    effects: Mapping[Check, Doubles]
-    """(token,) by intervention: by how much the logit of the target, less the mean of all logits, falls; of a vector
-    1 - cosine. NaN for the query, and for what it has nothing of."""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def order(self) -> list[int]:
-        """The places of the ranked tokens, the highest score first."""
-        places = np.flatnonzero(self.ranked)
-        found: list[int] = places[np.argsort(-self.scores[self.by][places], kind="stable")].tolist()
-        return found
-
-    def ranks(self, values: Doubles) -> Doubles:
-        """The rank of each ranked token by scores or effects, 1 for the highest, (token,); NaN for the others."""
-        found = np.full(len(self.tokens), np.nan)
-        found[self.ranked] = ranks(-values[self.ranked])
-        return found
-
-    @property
-    def agreement(self) -> dict[str, dict[Check, float]]:
-        """The rank correlation of each method, and baseline, with each intervention, over the ranked tokens.
-
-        Two interventions agree only so far, which is as much as can be asked of a method; NaN of one with itself.
-        """
-        checked: dict[str, Doubles] = {**self.effects} if len(self.effects) > 1 else {}  # type: ignore[dict-item]
-        return {
-            name: {
-                check: np.nan if name == check else spearman(values[self.ranked], effect[self.ranked])
-                for check, effect in self.effects.items()
-            }
-            for name, values in {**self.scores, **self.baselines, **checked}.items()
-        }
 
 
 @dataclass(frozen=True)

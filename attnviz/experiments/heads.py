@@ -3,75 +3,18 @@
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from attnviz.analysis.roles import ROLES, Data, Layout, beyond, measure
-from attnviz.experiments.sequences import Setting, repeated
+from attnviz.experiments.sequences import repeated
 from attnviz.models.base import Model, require_sequences
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import Prompt, Request
+from attnviz.results.head_roles import HeadRole, Roles, Score, Scores, Setting
 from attnviz.selection import Head, require_same_tokens
 
 ALL_HEADS = Request(truncate=True, kinds=("self",))
-
-
-class Score(NamedTuple):
-    """How strongly a head plays a role, over sequences or texts."""
-
-    mean: float
-    sd: float
-    """Of a sample, n - 1 in the divisor; NaN over one."""
-    chance: float
-    """The mean that a head would have which attends to all it sees alike."""
-    n: int
-    """Sequences or texts where the score is defined."""
-
-
-Scores = Mapping[str, Score]
-
-
-@dataclass(frozen=True)
-class HeadRole:
-    """A head, and what it does. Scores are by role; those that are undefined are left out."""
-
-    layer: int
-    head: int
-    role: str | None
-    scores: Scores
-    """On repeated random tokens."""
-    on_text: Scores
-
-    @property
-    def place(self) -> Head:
-        """Layer and head."""
-        return self.layer, self.head
-
-    def on(self, data: Data) -> Scores:
-        """The scores on such data."""
-        return self.scores if data == "repeated" else self.on_text
-
-    def best(self, role: str) -> Score | None:
-        """The first score of a role, on the data that it is measured on first; None if it is undefined there."""
-        return self.on(ROLES[role].data[0]).get(role)
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The heads of a model."""
-
-    model: str
-    heads: tuple[HeadRole, ...]
-    setting: Setting
-    tokens: int
-    """In each of the sequences."""
-    texts: int
-
-    def named(self, role: str) -> tuple[HeadRole, ...]:
-        """The heads of that name."""
-        return tuple(head for head in self.heads if head.role == role)
 
 
 Sample = tuple[float, float]  # score and chance

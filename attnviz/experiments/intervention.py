@@ -6,25 +6,24 @@ other heads, or other keys, do in their place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import combinations, product
 from math import comb, prod
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from attnviz.analysis.statistics import log_softmax
 from attnviz.errors import UsageError
-from attnviz.experiments.ablation import How, without
+from attnviz.experiments.ablation import without
 from attnviz.layer.arrays import Array, widen
 from attnviz.models.base import Model, SupportsPredictions, require_predictions
-from attnviz.record import Doubles, Kind, Token, Visible
+from attnviz.record import Doubles, Kind, Visible
 from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target, Weigh
-from attnviz.selection import ALL, Head, Named, Selection
+from attnviz.results.intervention import Changes, Effect, Outcome, Pair, Scope
+from attnviz.selection import ALL, Named, Selection
 
 DRAWS = 10  # other heads, keys, or sets of them, that are changed for comparison, at most
-LIKELY = 5  # outputs that are named, of before and of after
-Pair: TypeAlias = tuple[int | None, int | None]
-"""The places of a query and of a key; None for all."""
 Group = TypeVar("Group", int, int | None)
 Member = TypeVar("Member", int, int | None)
 
@@ -35,11 +34,7 @@ class Subject(NamedTuple):
     model: SupportsPredictions
     prompt: Prompt
     truncate: bool
-    kind: Kind
-    heads: Mapping[int, tuple[int, ...]]
-    """Of each layer."""
-    queries: tuple[Token, ...]
-    keys: tuple[Token, ...]
+    scope: Scope
 
     @classmethod
     def of(cls, model: Model, prompt: Prompt, kind: Kind | None = None, *, truncate: bool = False) -> "Subject":
@@ -55,84 +50,23 @@ class Subject(NamedTuple):
         heads = {layer: tuple(map(int, part.heads)) for part in corner.maps for layer in part.layers}
         first = Named(((next(iter(heads)), 0),))
         whole = model.capture(prompt, Request(ALL, first, truncate, tuple(there), keep="statistics")).maps[0]
-        return cls(predictor, prompt, truncate, whole.kind, heads, whole.queries, whole.keys)
+        return cls(predictor, prompt, truncate, Scope(whole.kind, heads, whole.queries, whole.keys))
 
     def window(self, layers: Selection, heads: Selection | Named, rows: slice) -> Visible:
         """What any of some heads sees, (query, key); the queries of a window."""
-        request = Request(layers, heads, self.truncate, (self.kind,), rows=rows)
+        request = Request(layers, heads, self.truncate, (self.scope.kind,), rows=rows)
         parts = self.model.capture(self.prompt, request).maps
         return np.logical_or.reduce([part.visible.any((0, 1)) for part in parts])  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What is changed in a run. All layers, heads and places are there."""
-
-    kind: Kind = "self"
-    """Of the map of which edges are cut and heads replaced."""
-    pairs: tuple[Pair, ...] = ()
-    """The edges that are cut."""
-    layers: tuple[int, ...] = ()
-    """Where they are cut: in all heads of these."""
-    heads: tuple[Head, ...] = ()
-    """Or in these heads alone."""
-    ablated: tuple[Head, ...] = ()
-    how: How = "zero"
-    means: Mapping[int, Array] = field(default_factory=dict)
-    """Of each layer what its heads put out in the mean, (head, d_v); for ``how="mean"``."""
-    seed: int = 0
-    """Of the order of weights, for ``how="permute"``."""
-
-    @property
-    def intervention(self) -> Intervention:
-        """The same for a model; what is permuted, is permuted in one order."""
-        places: list[tuple[int, int | None]] = [*self.heads] or [(layer, None) for layer in self.layers]
-        cuts = tuple(Edge(self.kind, *place, *pair) for place in places for pair in self.pairs)
-        change = without(self.ablated, self.how, self.means, self.seed) if self.ablated else None
-        return Intervention(cuts, change, self.kind if change else None)
-
-
-class Effect(NamedTuple):
-    """How far a prediction moved; NaN for what there is not, of vectors or of predictions."""
-
-    kl: float
-    """KL(before || after) in nats."""
-    logit: float
-    """Change of the target's logit, less the mean of all."""
-    cosine: float
-    """1 - cos of the vectors before and after: 0 where they point the same way."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a model says before and after, and how far other changes of the same size move it."""
-
-    changes: Changes
-    response: Response
-    """Run 0 is before, run 1 after."""
-    effect: Effect
-    drawn: tuple[Changes, ...]
-    """The others."""
-    others: tuple[Effect, ...]
-    """What they do."""
-
-    @property
-    def scale(self) -> Effect:
-        """The median size of the others; NaN if there are none."""
-        medians = np.median(np.abs(self.others), axis=0) if self.others else np.full(3, np.nan)
-        return Effect(*medians.tolist())
-
-    @property
-    def probabilities(self) -> tuple[Doubles, Doubles]:
-        """Of each output before and after; of a vector they mean nothing."""
-        before, after = np.exp(log_softmax(self.response.outputs[:2]))
-        return before, after
-
-    @property
-    def likeliest(self) -> tuple[int, ...]:
-        """The LIKELY likeliest outputs before, and those that are among them only after."""
-        orders = (np.argsort(-part, kind="stable")[:LIKELY].tolist() for part in self.probabilities)
-        return tuple(dict.fromkeys(number for order in orders for number in order))
+def intervention_of(changes: Changes) -> Intervention:
+    """Return changes as an intervention in a model. Weights that are permuted are so in one order in all queries."""
+    places: list[tuple[int, int | None]] = [*changes.heads] or [(layer, None) for layer in changes.layers]
+    cuts = tuple(Edge(changes.kind, *place, *pair) for place in places for pair in changes.pairs)
+    if not changes.ablated:
+        return Intervention(cuts)
+    change = without(changes.ablated, changes.how, changes.means, changes.seed)
+    return Intervention(cuts, change, changes.kind)
 
 
 def intervene(subject: Subject, changes: Changes, target: Target = LIKELIEST, seed: int = 0) -> Outcome:
@@ -147,12 +81,12 @@ def intervene(subject: Subject, changes: Changes, target: Target = LIKELIEST, se
     """
     seen = {pair: sight(subject, changes, pair) for pair in changes.pairs}
     changes = replace(changes, seed=seed, means=means(subject) if changes.how == "mean" else {})
-    elsewhere = redrawn(changes, subject.heads, seen, np.random.default_rng(seed))
-    runs = [NOTHING, *(each.intervention for each in (changes, *elsewhere))]
+    elsewhere = redrawn(changes, subject.scope.heads, seen, np.random.default_rng(seed))
+    runs = [NOTHING, *(intervention_of(each) for each in (changes, *elsewhere))]
     response = subject.model.respond(subject.prompt, runs, target, truncate=subject.truncate)
     before, *after = response.outputs.astype(np.float64)
     own, *found = (effect(before, each, response) for each in after)
-    return Outcome(changes, response, own, tuple(elsewhere), tuple(found))
+    return Outcome(changes, subject.scope, response, own, tuple(elsewhere), tuple(found))
 
 
 def sight(subject: Subject, changes: Changes, pair: Pair) -> tuple[int, ...]:
@@ -167,7 +101,7 @@ def sight(subject: Subject, changes: Changes, pair: Pair) -> tuple[int, ...]:
     if query is None:  # one head tells what any query sees, and takes little memory
         heads = Named(changes.heads[:1] or ((changes.layers[0], 0),))
     visible = subject.window(layers, heads, rows)
-    own = np.eye(len(subject.queries), len(subject.keys), dtype=bool)[rows]
+    own = np.eye(len(subject.scope.queries), len(subject.scope.keys), dtype=bool)[rows]
     seen: Visible = np.logical_or.reduce(visible if changes.kind == "cross" else visible & ~own)
     if not (seen.any() if key is None else seen[key] or (query == key and visible[0, key])):
         told = " -> ".join("*" if at is None else str(at) for at in pair)
@@ -183,7 +117,7 @@ def means(subject: Subject) -> dict[int, Array]:
         found[layer] = widen(output).mean((0, 1))
         return output
 
-    recorded = Intervention(change=keep, kind=subject.kind)
+    recorded = Intervention(change=keep, kind=subject.scope.kind)
     subject.model.respond(subject.prompt, [recorded], truncate=subject.truncate)
     return found
 
@@ -245,10 +179,3 @@ def turn(before: Doubles, after: Doubles) -> Doubles:
     lengths = np.linalg.norm(before) * np.linalg.norm(after, axis=-1)
     alike = np.divide(after @ before, lengths, out=np.full(lengths.shape, np.nan), where=lengths > 0)
     return np.asarray(np.maximum(1 - alike, 0))
-
-
-def log_softmax(logits: Array) -> Doubles:
-    """Logarithms of probabilities over the last axis."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    found: Doubles = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return found

@@ -1,24 +1,15 @@
 """What a model reads in an experiment: repeated blocks of random tokens, and texts."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from attnviz.errors import UsageError
 from attnviz.request import Vocabulary
+from attnviz.results.head_roles import Setting
 
 DOCUMENTS, CHARACTERS = 64, 1000  # of a corpus: so many documents at most, and of each its beginning
 Ids = tuple[int, ...]
-
-
-class Setting(NamedTuple):
-    """How sequences are made. The same setting and model: the same sequences."""
-
-    sequences: int = 16
-    block: int = 25
-    """Tokens that are repeated."""
-    seed: int = 0
 
 
 def repeated(vocabulary: Vocabulary, setting: Setting, model: str) -> list[Ids]:

@@ -1,17 +1,23 @@
 """Which tokens mattered: the text coloured by one method, all methods beside each other, and how far to trust them."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.attribution import BASELINES, FEW, SCORINGS, chance
+from attnviz.analysis.attribution import BASELINES, FEW, SCORINGS, chance, ranks, spearman
 from attnviz.drawable import Axis, Panel, Picture, Scale, Strip, Table
 from attnviz.escape import escape, label
-from attnviz.experiments.attribution import CHECKS, Attribution, Check
-from attnviz.record import Capture, Doubles
+from attnviz.record import Capture, Doubles, Token, Visible
 from attnviz.views.heatmaps import title, told
 from attnviz.views.labels import labels, name, short, spaced
 
+Check: TypeAlias = Literal["knock-out", "leave-one-out"]
+CHECKS: dict[Check, str] = {
+    "knock-out": "the token's column is cut in all layers and heads: no other token reads it",
+    "leave-one-out": "the mean over 4 tokens, drawn from the vocabulary, that are read in its place",
+}
 SAID = {
     "next": "the next token {said}{sure}, after token {place} {token}",
     "masked": "{said}{sure} as token {place} {token}",
@@ -19,6 +25,63 @@ SAID = {
     "vector": "the last vector of token {place} {token}",
 }
 SHARE = 3  # digits of the largest score of a column
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The tokens of a text, what each is to what the model says at one of them, and what says how."""
+
+    model: str
+    text: str
+    tokens: tuple[Token, ...]
+    query: int
+    """The place of the token whose row of attention is read."""
+    kind: Literal["next", "masked", "class", "vector"]
+    """What is said there: see ``Response``."""
+    target: str | None
+    """The token or class that is asked about; None of a vector."""
+    probability: float
+    """Of the target; NaN of a vector."""
+    by: str
+    """The method that ranks."""
+    ranked: Visible
+    """(token,): not special, nor the first, nor the query, nor what it has nothing of."""
+    scores: Mapping[str, Doubles]
+    """(token,) by method, of which some models do not have all; NaN for what the query has nothing of."""
+    baselines: Mapping[str, Doubles]
+    """(token,)."""
+    effects: Mapping[Check, Doubles]
+    """(token,) by intervention: by how much the logit of the target, less the mean of all logits, falls; of a vector
+    1 - cosine. NaN for the query, and for what it has nothing of."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> list[int]:
+        """The places of the ranked tokens, the highest score first."""
+        places = np.flatnonzero(self.ranked)
+        found: list[int] = places[np.argsort(-self.scores[self.by][places], kind="stable")].tolist()
+        return found
+
+    def ranks(self, values: Doubles) -> Doubles:
+        """The rank of each ranked token by scores or effects, 1 for the highest, (token,); NaN for the others."""
+        found = np.full(len(self.tokens), np.nan)
+        found[self.ranked] = ranks(-values[self.ranked])
+        return found
+
+    @property
+    def agreement(self) -> dict[str, dict[Check, float]]:
+        """The rank correlation of each method, and baseline, with each intervention, over the ranked tokens.
+
+        Two interventions agree only so far, which is as much as can be asked of a method; NaN of one with itself.
+        """
+        checked: dict[str, Doubles] = {**self.effects} if len(self.effects) > 1 else {}  # type: ignore[dict-item]
+        return {
+            name: {
+                check: np.nan if name == check else spearman(values[self.ranked], effect[self.ranked])
+                for check, effect in self.effects.items()
+            }
+            for name, values in {**self.scores, **self.baselines, **checked}.items()
+        }
 
 
 def attribution_pictures(found: Attribution, most: int | None) -> list[Picture]:

@@ -1,20 +1,127 @@
 """Tables of what heads are: their names by layer and head, one score of all, what removing them does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from attnviz.analysis.roles import ROLES, Data
 from attnviz.drawable import Table
-from attnviz.experiments.ablation import HOWS, Ablation, Spread
-from attnviz.experiments.heads import HeadRole, Roles, Score
-from attnviz.record import Capture
+from attnviz.record import Capture, Doubles
+from attnviz.request import Replacement
+from attnviz.selection import Head
 from attnviz.views.labels import column_name, head_name, model_title
 
+HOWS: tuple[Replacement, ...] = "zero", "mean"  # of which the losses are measured
+Scores: TypeAlias = Mapping[str, "Score"]
 WIDE = 9  # heads a layer of which names and scores fit beside each other on 80 columns
 FEW = 100  # tokens of blocks, below which names are not to be relied on
 MOST = 10  # heads that are listed
 DATA: dict[Data, str] = {"repeated": "repeats", "text": "text"}
+
+
+class Setting(NamedTuple):
+    """How sequences are made. The same setting and model: the same sequences."""
+
+    sequences: int = 16
+    block: int = 25
+    """Tokens that are repeated."""
+    seed: int = 0
+
+
+class Score(NamedTuple):
+    """How strongly a head plays a role, over sequences or texts."""
+
+    mean: float
+    sd: float
+    """Of a sample, n - 1 in the divisor; NaN over one."""
+    chance: float
+    """The mean that a head would have which attends to all it sees alike."""
+    n: int
+    """Sequences or texts where the score is defined."""
+
+
+@dataclass(frozen=True)
+class HeadRole:
+    """A head, and what it does. Scores are by role; those that are undefined are left out."""
+
+    layer: int
+    head: int
+    role: str | None
+    scores: Scores
+    """On repeated random tokens."""
+    on_text: Scores
+
+    @property
+    def place(self) -> Head:
+        """Layer and head."""
+        return self.layer, self.head
+
+    def on(self, data: Data) -> Scores:
+        """The scores on such data."""
+        return self.scores if data == "repeated" else self.on_text
+
+    def best(self, role: str) -> Score | None:
+        """The first score of a role, on the data that it is measured on first; None if it is undefined there."""
+        return self.on(ROLES[role].data[0]).get(role)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The heads of a model."""
+
+    model: str
+    heads: tuple[HeadRole, ...]
+    setting: Setting
+    tokens: int
+    """In each of the sequences."""
+    texts: int
+
+    def named(self, role: str) -> tuple[HeadRole, ...]:
+        """The heads of that name."""
+        return tuple(head for head in self.heads if head.role == role)
+
+
+class Spread(NamedTuple):
+    """A mean in nats per token, with the deviation of a sample: NaN of none, and the deviation of one."""
+
+    mean: float
+    sd: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float] | Doubles) -> "Spread":
+        """Of some numbers."""
+        if not len(values):
+            return cls(np.nan, np.nan, 0)
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan, len(values))
+
+
+class Rise(NamedTuple):
+    """How much the loss rises without some heads."""
+
+    own: Spread
+    """Over sequences or texts."""
+    others: Spread
+    """Over other heads, or sets of as many, of the mean rise without these."""
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """What was measured without one head, or all of a role."""
+
+    heads: tuple[Head, ...]
+    role: str | None
+    rises: Mapping[tuple[Data, Replacement], Rise]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The loss of a whole model, and without heads."""
+
+    whole: Mapping[Data, Spread]
+    ablated: tuple[Ablated, ...]
 
 
 def names_map(roles: Roles) -> Table:

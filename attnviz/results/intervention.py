@@ -1,20 +1,26 @@
 """What is drawn of an intervention: a map before, after, and the difference; the prediction before and after."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from attnviz.analysis.statistics import log_softmax
 from attnviz.drawable import Heatmap, Panel, Series, Table
 from attnviz.escape import label
-from attnviz.experiments.intervention import Changes, Outcome, Pair, Subject
-from attnviz.record import SCORES, Capture
+from attnviz.record import SCORES, Capture, Doubles, Kind, Token
+from attnviz.request import Replacement, Response
 from attnviz.results.comparison import difference
 from attnviz.selection import Head
 from attnviz.views.colour_scale import Look
 from attnviz.views.heatmaps import PLAIN, heatmap, told
 from attnviz.views.labels import head_name, name, short
 
+Pair: TypeAlias = tuple[int | None, int | None]
+"""The places of a query and of a key; None for all."""
+
+LIKELY = 5  # outputs that are named, of before and of after
 REPLACED = {
     "zero": "zeros",
     "mean": "its mean over the queries of this text",
@@ -33,23 +39,98 @@ SHOWN = "the weights of an ablated head are shown, but not used"
 TITLE = "The prediction, before and after"
 
 
-def told_changes(changes: Changes, subject: Subject) -> tuple[str, ...]:
+class Scope(NamedTuple):
+    """What of a model and its text can be changed."""
+
+    kind: Kind
+    heads: Mapping[int, tuple[int, ...]]
+    """Of each layer."""
+    queries: tuple[Token, ...]
+    keys: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is changed in a run. All layers, heads and places are there."""
+
+    kind: Kind = "self"
+    """Of the map of which edges are cut and heads replaced."""
+    pairs: tuple[Pair, ...] = ()
+    """The edges that are cut."""
+    layers: tuple[int, ...] = ()
+    """Where they are cut: in all heads of these."""
+    heads: tuple[Head, ...] = ()
+    """Or in these heads alone."""
+    ablated: tuple[Head, ...] = ()
+    how: Replacement = "zero"
+    means: Mapping[int, Any] = field(default_factory=dict)
+    """Of each layer what its heads put out in the mean, (head, d_v); for ``how="mean"``."""
+    seed: int = 0
+    """Of the order of weights, for ``how="permute"``."""
+
+
+class Effect(NamedTuple):
+    """How far a prediction moved; NaN for what there is not, of vectors or of predictions."""
+
+    kl: float
+    """KL(before || after) in nats."""
+    logit: float
+    """Change of the target's logit, less the mean of all."""
+    cosine: float
+    """1 - cos of the vectors before and after: 0 where they point the same way."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model says before and after, and how far other changes of the same size move it."""
+
+    changes: Changes
+    scope: Scope
+    """Of what these were chosen."""
+    response: Response
+    """Run 0 is before, run 1 after."""
+    effect: Effect
+    drawn: tuple[Changes, ...]
+    """The others."""
+    others: tuple[Effect, ...]
+    """What they do."""
+
+    @property
+    def scale(self) -> Effect:
+        """The median size of the others; NaN if there are none."""
+        medians = np.median(np.abs(self.others), axis=0) if self.others else np.full(3, np.nan)
+        return Effect(*medians.tolist())
+
+    @property
+    def probabilities(self) -> tuple[Doubles, Doubles]:
+        """Of each output before and after; of a vector they mean nothing."""
+        before, after = np.exp(log_softmax(self.response.outputs[:2]))
+        return before, after
+
+    @property
+    def likeliest(self) -> tuple[int, ...]:
+        """The LIKELY likeliest outputs before, and those that are among them only after."""
+        orders = (np.argsort(-part, kind="stable")[:LIKELY].tolist() for part in self.probabilities)
+        return tuple(dict.fromkeys(number for order in orders for number in order))
+
+
+def told_changes(changes: Changes, scope: Scope) -> tuple[str, ...]:
     """What was changed, and where: a line for edges, two for heads."""
     lines = []
     if changes.pairs:
-        edges = ", ".join(edge_name(pair, subject) for pair in changes.pairs)
-        lines.append(f"cut before the softmax: {edges}, in {where_told(changes, subject)}")
+        edges = ", ".join(edge_name(pair, scope) for pair in changes.pairs)
+        lines.append(f"cut before the softmax: {edges}, in {where_told(changes, scope)}")
     if changes.ablated:
         lines.append(f"ablated: {heads_told(changes.ablated)}, the output replaced by {REPLACED[changes.how]}")
         lines.append(SHOWN)
     return tuple(lines)
 
 
-def where_told(changes: Changes, subject: Subject) -> str:
+def where_told(changes: Changes, scope: Scope) -> str:
     """The heads in which edges are cut."""
     if changes.heads:
         return heads_told(changes.heads)
-    if len(changes.layers) == len(subject.heads):
+    if len(changes.layers) == len(scope.heads):
         return "all heads"
     return f"all heads of layer{'s' * (len(changes.layers) > 1)} {', '.join(map(str, changes.layers))}"
 
@@ -59,10 +140,10 @@ def heads_told(heads: Sequence[Head]) -> str:
     return ", ".join(head_name(*head) for head in heads)
 
 
-def edge_name(pair: Pair, subject: Subject) -> str:
+def edge_name(pair: Pair, scope: Scope) -> str:
     """An edge by the numbers and names of its tokens."""
-    other = "" if subject.kind == "cross" else "other "
-    sides = zip(pair, (subject.queries, subject.keys), (f"every {other}query", f"every {other}key"), strict=True)
+    other = "" if scope.kind == "cross" else "other "
+    sides = zip(pair, (scope.queries, scope.keys), (f"every {other}query", f"every {other}key"), strict=True)
     return " -> ".join(every if at is None else f"{at} {name(tokens[at])}" for at, tokens, every in sides)
 
 

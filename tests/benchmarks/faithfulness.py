@@ -22,13 +22,15 @@ import numpy as np
 import torch
 
 from attnviz.cli.text import read_sample
-from attnviz.experiments.attribution import CHECKS, Attribution, Check, attribute
-from attnviz.experiments.sequences import Setting, repeated
+from attnviz.experiments.attribution import attribute
+from attnviz.experiments.sequences import repeated
 from attnviz.lm.model import blocks, logits
 from attnviz.models import Model, load
 from attnviz.models.builtin import Builtin
 from attnviz.models.interventions import ABREAST
 from attnviz.request import LIKELIEST, NOTHING, Prompt, Target
+from attnviz.results.attribution import CHECKS, Attribution, Check
+from attnviz.results.head_roles import Setting
 
 SEQUENCES = Setting(sequences=20, block=10, seed=0)
 SAMPLES = "agreement", "article", "pronoun", "question", "review"
