@@ -90,7 +90,7 @@ def capture(
     chosen_layers = require_choice(layers, parse)
     chosen_heads = require_choice(heads, parse_heads)
     request = Request(chosen_layers, chosen_heads, keep=keep, tiles=tiles)
-    if inputs is not None and not is_named(model):
+    if inputs is not None and not isinstance(model, (str, os.PathLike)):
         return capture_as(partial(capture_inputs, model, tokenizer, inputs), request, method, target_token)
     predicts = method in OF_A_PREDICTION
     reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
@@ -129,6 +129,7 @@ def intervene(
     """
     from attnviz.experiments.intervention import Subject, find_changes, intervention_of
     from attnviz.experiments.intervention import intervene as run_changes
+    from attnviz.models.base import require_predictions
     from attnviz.results.intervention import InterventionResult, told_changes
 
     texts = Texts(text, pair, target)
@@ -138,8 +139,9 @@ def intervene(
     if not edges and ablate is None:
         raise UsageError("nothing to change: give knock_out= or ablate=")
     reader = read_model(model, tokenizer, Placement(device, dtype), predicts=True)
+    model_that_predicts = require_predictions(reader.model)
     prompt = texts.prompt()
-    subject = Subject.of(reader.model, prompt)
+    subject = Subject.of(model_that_predicts, prompt)
     changes = find_changes(
         subject.scope,
         [require_parsed(edge, parse_edge) for edge in edges],
@@ -149,8 +151,8 @@ def intervene(
     )
     outcome = run_changes(subject, changes, Target(target_token), seed)
     request = Request(require_choice(layers, parse), require_choice(heads, parse_heads))
-    before = reader.model.capture(prompt, request)
-    after = reader.model.capture(prompt, request, intervention_of(outcome.changes))
+    before = model_that_predicts.capture(prompt, request)
+    after = model_that_predicts.capture(prompt, request, intervention_of(outcome.changes))
     notes = told_changes(outcome.changes, outcome.scope)
     return InterventionResult(outcome, before, replace(after, notes=(*after.notes, *notes)))
 
@@ -265,11 +267,6 @@ class Reader:
 
     model: "Model"
     notes: tuple[str, ...] = ()
-
-
-def is_named(model: object) -> bool:
-    """Return whether a model is given by its name or folder, not as an object."""
-    return isinstance(model, (str, os.PathLike))
 
 
 def read_model(model: AnyModel, tokenizer: Any, placement: Placement, *, predicts: bool = False) -> Reader:

@@ -23,11 +23,12 @@ from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
 from attnviz.cli.text import read_sample
-from attnviz.models import Prompt, Request, load
+from attnviz.models import load
 from attnviz.models.names import ALIASES
 from attnviz.notebook import show
 from attnviz.record import Capture
 from attnviz.render.terminal.draw import Screen, draw
+from attnviz.request import Prompt, Request
 from attnviz.selection import ALL, Spot, parse, parse_heads
 from attnviz.views import Picture, grids, heatmaps, rows, strips
 

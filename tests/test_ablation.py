@@ -150,8 +150,8 @@ def test_zeros_in_the_builtin_model(tmp_path: Path) -> None:
 
 def test_the_builtin_model_in_torch_has_the_same_losses() -> None:
     """The same functions on tensors, with and without heads, to 1e-4."""
-    from attnviz.models import Placement
     from attnviz.models.builtin import Builtin
+    from attnviz.request import Placement
 
     ids = evaluate.repeated(store.read(store.BUILTIN).config, sequences=2, block=6)
     ours, other = load(), Builtin("builtin", store.BUILTIN, Placement(dtype="bfloat16"))

@@ -72,9 +72,9 @@ def read(
     reading: Reading, inputs: Mapping[str, Tensor], edits: Edits = NO_EDITS
 ) -> tuple[tuple[Site, ...], dict[int, Found]]:
     """The calls of attention, and all that can be found at all of their heads."""
-    sites = reading.survey(inputs)
-    heads = {number: tuple(range(site.heads)) for number, site in enumerate(sites)}
-    return sites, reading.read(inputs, heads, Request(), edits)[0]
+    surveyed = reading.survey(inputs)
+    heads = {number: tuple(range(site.heads)) for number, site in enumerate(surveyed.sites)}
+    return surveyed.sites, reading.read(surveyed, inputs, heads, Request(), edits)[0]
 
 
 def by_kind(sites: tuple[Site, ...]) -> dict[str, list[int]]:
@@ -174,7 +174,7 @@ def test_a_head_is_ablated(name: str) -> None:
     """Zeros in place of its output do what zeros in its columns of W_O do, to 1e-5 of what the model puts out."""
     model, inputs = THERE[name].build(), THERE[name].inputs(None)
     reading = Reading(model)
-    sites = reading.survey(inputs)
+    sites = reading.survey(inputs).sites
     projected = Projected()
     reading.run(inputs, projected)
     at, head = len(sites) - 1, sites[-1].heads - 1

@@ -16,10 +16,11 @@ from transformers import BigBirdConfig, BigBirdModel
 from attnviz.analysis.statistics import describe, tile
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import attention
-from attnviz.models import Edge, Intervention, Model, Prompt, Request, load
+from attnviz.models import Model, load
 from attnviz.models.huggingface.encoding import guess_spans
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.record import Token
+from attnviz.request import Edge, Intervention, Prompt, Request
 from attnviz.selection import parse, parse_heads
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny

@@ -95,8 +95,9 @@ def test_a_planted_mistake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def weights_of(model: nn.Module, inputs: dict[str, Tensor]) -> dict[int, Tensor]:
     """The weights of all heads, by the number of the call."""
     reading = Reading(model)
-    heads = {number: tuple(range(site.heads)) for number, site in enumerate(reading.survey(inputs))}
-    found, _ = reading.read(inputs, heads, Request())
+    surveyed = reading.survey(inputs)
+    heads = {number: tuple(range(site.heads)) for number, site in enumerate(surveyed.sites)}
+    found, _ = reading.read(surveyed, inputs, heads, Request())
     return {number: one.weights for number, one in found.items()}
 
 

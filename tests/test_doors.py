@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from attnviz.models import NOTHING, Prompt, Request, load
+from attnviz.models import load
 from attnviz.models.huggingface.encoding import read_tokens
 from attnviz.record import Capture
+from attnviz.request import NOTHING, Prompt, Request
 from tests.conftest import SENTENCE, Run
 from tests.tiny import SIZES, VOCABULARY, chat_tokenizer, ending_tokenizer, plain_tokenizer, save
 from tests.tolerance import close

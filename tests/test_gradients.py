@@ -15,11 +15,11 @@ from attnviz.engine.observers.gradient import Graded
 from attnviz.errors import ModelError, UsageError
 from attnviz.experiments.ablation import without
 from attnviz.lm.model import blocks, logits
-from attnviz.models import NOTHING, Edge, Intervention, Prompt, Request, Target, load
+from attnviz.models import load
 from attnviz.models.builtin import Builtin
 from attnviz.models.huggingface.attention import Reading, forward, undisturbed
 from attnviz.models.huggingface.model import HuggingFace
-from attnviz.request import Placement
+from attnviz.request import NOTHING, Edge, Intervention, Placement, Prompt, Request, Target
 from attnviz.selection import Spot, parse, parse_heads
 from tests.architectures import ARCHITECTURES, set_eager
 from tests.tiny import MODELS, SIZES, VOCABULARY, ending_tokenizer
@@ -47,14 +47,15 @@ def last(outputs: Any) -> Tensor:
 def graded(model: torch.nn.Module, inputs: Any) -> list[Tensor]:
     """What is kept at each call, (head, query, key)."""
     reading, seen = Reading(model), Graded(Edits())
-    reading.survey(inputs)
+    sites = reading.survey(inputs).sites
 
     def slopes(model: Any, inputs: Any) -> Any:
         with torch.enable_grad():
             return seen.slopes(last(forward(model, inputs)))
 
     found, _ = reading.run(inputs, seen, slopes)
-    return [seen.found(at, found, tuple(range(site.heads)), Request()).weights for at, site in enumerate(reading.sites)]
+    heads = [tuple(range(site.heads)) for site in sites]
+    return [seen.found(at, found, every, Request()).weights for at, every in enumerate(heads)]
 
 
 def eager(model: torch.nn.Module, inputs: Any, of: Callable[[Any], Tensor] = last) -> list[Tensor]:
@@ -74,7 +75,7 @@ def test_gradients_equal_autograd_through_eager_weights(name: str) -> None:
     model, inputs = KNOWN[name].build(), KNOWN[name].inputs(None)
     found, expected = graded(model, inputs), eager(model, inputs)
     reading = Reading(model)
-    sites = reading.survey(inputs)
+    sites = reading.survey(inputs).sites
     order = [
         at for kind in ("self", "encoder", "decoder", "cross") for at, site in enumerate(sites) if site.kind == kind
     ]

@@ -31,11 +31,11 @@ from attnviz.errors import InputError, UsageError
 from attnviz.experiments.heads import measure_heads, separators
 from attnviz.experiments.sequences import CHARACTERS, DOCUMENTS, excerpts, repeated
 from attnviz.lm import evaluate, store
-from attnviz.models import Prompt, Request, load
+from attnviz.models import load
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.record import Token
 from attnviz.render.terminal.draw import Screen, draw
-from attnviz.request import Vocabulary
+from attnviz.request import Prompt, Request, Vocabulary
 from attnviz.results.head_roles import (
     HeadRole,
     Roles,
@@ -213,11 +213,14 @@ def test_ids_stand_alone(minilm: Path) -> None:
 def test_vocabularies_tell_plain_tokens_from_others(minilm: Path, tiny: Tiny) -> None:
     """What stands around a text is known, and nothing special, added or never used is plain."""
     bert = load(str(minilm))
-    names = AutoTokenizer.from_pretrained(minilm).convert_ids_to_tokens(list(bert.vocabulary.plain))
-    assert (bert.vocabulary.prefix, bert.vocabulary.suffix, bert.vocabulary.positions) == ((101,), (102,), 512)
+    vocabulary = bert.read_vocabulary()
+    names = AutoTokenizer.from_pretrained(minilm).convert_ids_to_tokens(list(vocabulary.plain))
+    around = vocabulary.prefix, vocabulary.suffix, vocabulary.positions
+    assert around == ((101,), (102,), 512)
     assert len(names) > 29_000
     assert not {"[CLS]", "[SEP]", "[PAD]", "[UNK]", "[unused7]"} & {*names}
-    builtin, llama, chat = (load(name).vocabulary for name in ("builtin", str(tiny("llama")), str(tiny("chat"))))
+    models = "builtin", str(tiny("llama")), str(tiny("chat"))
+    builtin, llama, chat = (load(name).read_vocabulary() for name in models)
     assert (builtin.prefix, builtin.suffix, len(builtin.plain)) == ((0,), (), VOCABULARY - 1)
     assert llama.plain == chat.plain == builtin.plain
     assert (llama.prefix, llama.suffix) == ((0,), ())

@@ -16,8 +16,9 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm import store
-from attnviz.models import Placement, Prompt, Request, load, names
+from attnviz.models import load, names
 from attnviz.models.huggingface import loading
+from attnviz.request import Placement, Prompt, Request
 from attnviz.selection import parse, parse_heads
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.tiny import save

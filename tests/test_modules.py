@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 import attnviz
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import Attention, MultiHeadAttention
-from attnviz.models import Prompt, Request
 from attnviz.models.huggingface.model import HuggingFace
+from attnviz.request import Prompt, Request
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny
 from tests.test_capture import near, require_slices

@@ -31,8 +31,9 @@ from transformers import (
 import attnviz
 from attnviz.analysis import segments
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
-from attnviz.models import Intervention, Prompt, Request, Target, load
+from attnviz.models import load
 from attnviz.models.huggingface.model import HuggingFace
+from attnviz.request import Intervention, Prompt, Request, Target
 from attnviz.selection import Spot
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny

@@ -12,12 +12,13 @@ from rich.cells import cell_len
 
 from attnviz.analysis.statistics import describe
 from attnviz.drawable import pool
-from attnviz.models import Prompt, Request, load
+from attnviz.models import load
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.render.colour import MAPS, colours
 from attnviz.render.terminal.cells import Depth, Paint
 from attnviz.render.terminal.draw import Screen, draw
 from attnviz.render.terminal.text_width import fit, stack, steady, wrap
+from attnviz.request import Prompt, Request
 from attnviz.views import Look, Scale, grids, heatmaps, rows, strips
 from tests.conftest import SENTENCE
 

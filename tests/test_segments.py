@@ -20,9 +20,10 @@ from attnviz.analysis.segments import (
     require_fit,
     shares,
 )
-from attnviz.models import Prompt, Request, load
+from attnviz.models import load
 from attnviz.models.huggingface.encoding import message_segments
 from attnviz.record import AttentionMap, Segment, Token
+from attnviz.request import Prompt, Request
 from tests.conftest import Tiny
 
 pytestmark = pytest.mark.numeric

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import attnviz
-from attnviz.models import NOTHING, Edge, Intervention, Placement, Prompt, Request
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.record import Capture
+from attnviz.request import NOTHING, Edge, Intervention, Placement, Prompt, Request
 from tests.conftest import SENTENCE, Tiny
 from tests.untouched import state, world
 

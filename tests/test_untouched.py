@@ -277,9 +277,10 @@ def test_what_changes_when_it_is_watched_is_read_untouched(name: str, config: An
     model.set_input_embeddings(nn.Sequential(embedding, noise))
     inputs = IDS | ({"decoder_input_ids": IDS["input_ids"]} if name == "T5Model" else {})
     reading = Reading(model)
-    sites = reading.survey(inputs)
+    surveyed = reading.survey(inputs)
     assert not reading.observed
-    found, _ = reading.read(inputs, {0: tuple(range(sites[0].heads))}, Request())
+    heads = {0: tuple(range(surveyed.sites[0].heads))}
+    found, _ = reading.read(surveyed, inputs, heads, Request())
     model.set_input_embeddings(embedding)
     plain = attnviz.capture(model=model, inputs=inputs).maps[0]
     torch.testing.assert_close(found[0].weights, torch.tensor(plain.weights[0]), **close(WIDTH))
@@ -426,7 +427,7 @@ def test_an_edge_of_a_layer_that_is_used_twice_is_cut_in_both_uses() -> None:
     """What comes after is the same as with the key hidden by a mask."""
     model = build("DiffLlamaModel", GROUPED)
     reading = Reading(model)
-    sites = reading.survey(IDS)
+    sites = reading.survey(IDS).sites
     assert [site.layer for site in sites] == [0, 0, 1, 1]
     tokens = (tuple(range(12)),) * 2
     cut = edits([Intervention(cuts=(Edge(None, None, None, 11, 3),))], sites, lambda _: tokens)

@@ -30,6 +30,7 @@ from attnviz.experiments.heads import find_head_roles
 from attnviz.experiments.progress import Watch
 from attnviz.io.documents import document_json
 from attnviz.lm import corpus
+from attnviz.models.base import require_losses
 from attnviz.results.head_roles import Setting, describe_definitions, explain_roles
 
 if TYPE_CHECKING:
@@ -193,10 +194,11 @@ def load_measurable_model(options: ModelOptions, talk: Talk, *, ablates: bool) -
     Raises ModelError.
     """
     try:
-        return load_model(options, talk, writes=ablates)
+        model = load_model(options, talk, writes=ablates)
     except ModelError as error:
         message = str(error).replace("leave --generate out", "leave --ablate out")
         raise ModelError(message) from error
+    return require_losses(model) if ablates else model
 
 
 def make_watch(talk: Talk) -> Watch:

@@ -68,9 +68,10 @@ def run_changed(
 ) -> ChangedRun:
     """Run a model on the text with and without an intervention. Raises UsageError, ModelError, InputError."""
     from attnviz.experiments.intervention import intervention_of
+    from attnviz.models.base import require_predictions
 
     content = text_input.read(text, result.talk)
-    model = load_model_for(captures, result.talk, predicts=True)
+    model = require_predictions(load_model_for(captures, result.talk, predicts=True))
     prompt = captures.reading.prompt(content)
     outcome, notes = try_changes(
         model,

@@ -121,7 +121,7 @@ def prepare_capture(capture: Capture, options: PictureOptions, form: str | None)
         capture = drop_special_tokens(capture, options.look.special)
     reduction = options.with_default_reduction(form).captures.numbers.reduction
     heads = options.captures.selection.heads
-    if reduction == SUM:
+    if reduction == "sum":
         return require_sums(capture, heads)
     if reduction is None:
         return capture

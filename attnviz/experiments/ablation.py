@@ -17,7 +17,7 @@ from attnviz.analysis.roles import Data
 from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.experiments.sequences import repeated
 from attnviz.layer.arrays import Array, namespace, widen
-from attnviz.models import Model
+from attnviz.models.base import Model, SupportsLosses, require_losses
 from attnviz.record import Doubles, Visible
 from attnviz.request import Change, Prompt, Replacement, Request, Weigh, Weighed
 from attnviz.results.head_roles import HOWS, AblatedHeads, Ablation, HeadRole, LossRise, LossSpread, Roles
@@ -52,16 +52,18 @@ def ablate(
     """The loss without each of the chosen heads, and without all those of one role, on the data of the roles.
 
     Others are heads of the same layers that do not play the same role, else such heads of any layer; drawn anew from
-    the seed. ``watch`` hears how many of how many runs are done. Raises UsageError of a model without next tokens.
+    the seed. ``watch`` hears how many of how many runs are done. Raises UsageError of a model without next tokens,
+    ModelError of one that tells no losses.
     """
-    data = passages(model, roles, texts)
-    whole = {name: baseline(model, part) for name, part in data.items()}
+    predictor = require_losses(model)
+    data = passages(predictor, roles, texts)
+    whole = {name: baseline(predictor, part) for name, part in data.items()}
     rng = np.random.default_rng(roles.setting.seed)
     sets = [(heads, role, drawn(heads, role, roles.heads, rng)) for heads, role in together(chosen)]
     every = list(dict.fromkeys(frozenset(heads) for own, _, others in sets for heads in (own, *others)))
     jobs = [(part, how, heads) for part in data.values() for how in HOWS for heads in every]
     for done, (part, how, heads) in enumerate(jobs, 1):
-        part.losses[how, heads] = losses(model, part, without(heads, how, part.means))
+        part.losses[how, heads] = losses(predictor, part, without(heads, how, part.means))
         watch(done, len(jobs))
     ablated = tuple(
         AblatedHeads(
@@ -72,13 +74,14 @@ def ablate(
     return Ablation({name: LossSpread.of(found) for name, found in whole.items()}, ablated)
 
 
-def passages(model: Model, roles: Roles, texts: Sequence[str]) -> dict[Data, Passages]:
+def passages(model: SupportsLosses, roles: Roles, texts: Sequence[str]) -> dict[Data, Passages]:
     """The sequences and texts of the roles. Of a repeated block counts the second copy but its first token.
 
     That one nothing foretells. Texts of one token foretell nothing either, and are left out.
     """
-    setting, first = roles.setting, len(model.vocabulary.prefix)
-    sequences = np.array(repeated(model.vocabulary, setting, model.name))
+    vocabulary = model.read_vocabulary()
+    setting, first = roles.setting, len(vocabulary.prefix)
+    sequences = np.array(repeated(vocabulary, setting, model.name))
     read = [model.capture(Prompt(text), TOKENS).maps[0].queries for text in texts]
     ids = [np.array([[token.id for token in tokens]]) for tokens in read if len(tokens) > 1]
     second = slice(first + setting.block, first + 2 * setting.block - 1)
@@ -86,7 +89,7 @@ def passages(model: Model, roles: Roles, texts: Sequence[str]) -> dict[Data, Pas
     return {**found, "text": Passages(ids, slice(None))} if ids else found
 
 
-def baseline(model: Model, part: Passages) -> Losses:
+def baseline(model: SupportsLosses, part: Passages) -> Losses:
     """The loss of the whole model on each sequence; the means of its heads' outputs are kept meanwhile."""
     sums: dict[int, Array] = defaultdict(float)
 
@@ -100,7 +103,7 @@ def baseline(model: Model, part: Passages) -> Losses:
     return found
 
 
-def losses(model: Model, part: Passages, change: Change) -> Losses:
+def losses(model: SupportsLosses, part: Passages, change: Change) -> Losses:
     """The mean loss on each sequence."""
     return np.concatenate([model.losses(ids, change)[:, part.counted].mean(1, dtype=np.float64) for ids in part.ids])
 

@@ -17,7 +17,7 @@ from attnviz.analysis.statistics import log_softmax
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.experiments.intervention import intervention_of, turn
 from attnviz.experiments.progress import Watch, ignore_progress
-from attnviz.models import Model
+from attnviz.models.base import Model, SupportsPredictions, require_predictions, require_sequences
 from attnviz.models.interventions import batches
 from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Capture, Doubles
 from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target
@@ -34,7 +34,7 @@ UNGRADED = "{} predicts nothing here, so there is no gradient of a prediction: r
 class Runs:
     """A model on a prompt, changed or not, that is run many times."""
 
-    model: Model
+    model: SupportsPredictions
     prompt: Prompt
     target: Target
     truncate: bool = False
@@ -112,11 +112,13 @@ def attribute(
     many of how many runs are done.
 
     Raises UsageError for an encoder-decoder, for a method that cannot be had and as
-    ``Model.respond`` does, InputError for a text without a token that could be ranked.
+    ``Model.respond`` does, ModelError for a model without predictions, InputError for a text without
+    a token that could be ranked.
     """
     if outcome is not None:
         intervention, without = intervention_of(outcome.changes), outcome.changes.ablated
-    runs = Runs(model, prompt, target, truncate, intervention, tuple(without), watch)
+    predictor = require_predictions(model)
+    runs = Runs(predictor, prompt, target, truncate, intervention, tuple(without), watch)
     attribution = attribute_runs(runs, by, checks, seed)
     return attribution if outcome is None else attribution.under(outcome)
 
@@ -235,8 +237,12 @@ def effects(
 
 
 def substitutes(model: Model, seed: int) -> list[int]:
-    """Tokens of text to be read instead of others, one more than are needed, since one may be the token itself."""
-    found: list[int] = np.random.default_rng(seed).permutation(model.vocabulary.plain)[: SUBSTITUTES + 1].tolist()
+    """Tokens of text to be read instead of others, one more than are needed, since one may be the token itself.
+
+    Raises ModelError of a model that reads no token ids.
+    """
+    plain = require_sequences(model).read_vocabulary().plain
+    found: list[int] = np.random.default_rng(seed).permutation(plain)[: SUBSTITUTES + 1].tolist()
     return found
 
 

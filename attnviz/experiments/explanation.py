@@ -7,6 +7,7 @@ from attnviz.analysis.explain import difference, explain, explain_raw
 from attnviz.errors import InputError
 from attnviz.lm import store
 from attnviz.models import Model
+from attnviz.models.base import require_operands
 from attnviz.record import Kind
 from attnviz.request import Prompt, Request
 from attnviz.results.explanation import ExplanationResult
@@ -36,11 +37,12 @@ def explain_head(
     key, ModelError for a model that cannot be followed.
     """
     kinds = (kind,) if kind else ()
+    follower = require_operands(model)
     request = Request(layer, head, truncate, kinds, EXPLAINED_KINDS, query=query)
     capture = model.capture(prompt, request)
     weights = capture.maps[0].weights
     try:
-        steps = explain(model.operands(prompt, request))
+        steps = explain(follower.operands(prompt, request))
     except ValueError as error:
         raise InputError(f"{error}: its output is 0; choose another --query") from error
     own_weights: npt.ArrayLike = np.nan if weights is None else weights[0, 0, 0]

@@ -12,7 +12,7 @@ from attnviz.errors import UsageError
 from attnviz.experiments.ablation import ablate
 from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.experiments.sequences import repeated
-from attnviz.models import Model
+from attnviz.models.base import Model, require_sequences
 from attnviz.record import AttentionMap, Capture, Token, Visible
 from attnviz.request import Prompt, Request
 from attnviz.results.head_roles import HeadRole, HeadsResult, Roles, RoleScore, RoleScores, Setting
@@ -83,7 +83,7 @@ def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles
     Raises UsageError for a model of two texts or a block too long for it, InputError for texts that
     it cannot read.
     """
-    vocabulary = model.vocabulary
+    vocabulary = require_sequences(model).read_vocabulary()
     sequences = repeated(vocabulary, setting, model.name)
     block_captures = (model.capture(Prompt("", ids=ids), ALL_HEADS) for ids in sequences)
     on_blocks = collect_samples(block_captures, "repeated", setting.block, len(vocabulary.prefix))

@@ -17,7 +17,7 @@ from attnviz.analysis.statistics import log_softmax
 from attnviz.errors import UsageError
 from attnviz.experiments.ablation import without
 from attnviz.layer.arrays import Array, widen
-from attnviz.models import Model
+from attnviz.models.base import Model, SupportsPredictions, require_predictions
 from attnviz.record import Doubles, Kind, Visible
 from attnviz.request import (
     LIKELIEST,
@@ -42,7 +42,7 @@ Member = TypeVar("Member", int, int | None)
 class Subject(NamedTuple):
     """A model that reads a prompt, and what of it can be changed."""
 
-    model: Model
+    model: SupportsPredictions
     prompt: Prompt
     truncate: bool
     scope: Scope
@@ -51,8 +51,9 @@ class Subject(NamedTuple):
     def of(cls, model: Model, prompt: Prompt, kind: Kind | None = None, *, truncate: bool = False) -> "Subject":
         """Run a model once or twice to see. kind: the map that is meant, of a model that has several.
 
-        Raises UsageError if that is not there, or has to be said.
+        Raises UsageError if that is not there, or has to be said, ModelError of a model without predictions.
         """
+        predictor = require_predictions(model)
         kinds = (kind,) if kind else ()
         corner = model.capture(prompt, Request(truncate=truncate, kinds=kinds, rows=slice(1), columns=slice(1)))
         if len(there := dict.fromkeys(part.kind for part in corner.maps)) > 1:
@@ -60,7 +61,7 @@ class Subject(NamedTuple):
         heads = {layer: tuple(map(int, part.heads)) for part in corner.maps for layer in part.layers}
         first = Named(((next(iter(heads)), 0),))
         whole = model.capture(prompt, Request(ALL, first, truncate, tuple(there), keep="statistics")).maps[0]
-        return cls(model, prompt, truncate, Scope(whole.kind, heads, whole.queries, whole.keys))
+        return cls(predictor, prompt, truncate, Scope(whole.kind, heads, whole.queries, whole.keys))
 
     def window(self, layers: Selection, heads: Selection | Named, rows: slice) -> Visible:
         """What any of some heads sees, (query, key); the queries of a window."""

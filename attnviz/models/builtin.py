@@ -14,7 +14,6 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from attnviz.analysis.explain import Operands, plainly
-from attnviz.analysis.statistics import describe, strongest, tile
 from attnviz.errors import ModelError, UsageError
 from attnviz.layer.multihead import linear, rotate, split_heads
 from attnviz.layer.norms import lengths, products, summed
@@ -22,9 +21,12 @@ from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import Block, blocks, head_vectors, logits, losses, normalise, within
 from attnviz.lm.tokenizer import BOS_ID
+from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
 from attnviz.models.checks import require_length, require_no_run, require_none, torch_device
+from attnviz.models.folders import Folders
 from attnviz.models.interventions import batches, changed_ids, hidden, require_edges, require_keys
-from attnviz.record import ATTENTION, GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token, Visible
+from attnviz.models.whole_weights import make_map
+from attnviz.record import GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token, Visible
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
@@ -40,10 +42,10 @@ from attnviz.request import (
     pieces_line,
     spaced,
 )
-from attnviz.selection import require_kinds, require_sides, resolve, window_notes
+from attnviz.selection import require_kinds, resolve, window_notes
 
 
-class Builtin:
+class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     """A language model made of our own attention layer."""
 
     def __init__(self, name: str, folder: Path, placement: Placement) -> None:
@@ -59,6 +61,14 @@ class Builtin:
         dtype = "float32" if placement.dtype == "auto" else placement.dtype
         self.parameters = {name: self.place(array, dtype) for name, array in stored.parameters.items()}
 
+    @classmethod
+    def load(cls, name: str, folders: Folders, placement: Placement) -> "Builtin":
+        """Read a model from its folders. Raises ModelError, also for an adapter or another tokenizer."""
+        if folders.adapter or folders.tokenizer:
+            advice = "name another model with --model"
+            raise ModelError(f"{name} takes no adapter and no other tokenizer: {advice}")
+        return cls(name, folders.model, placement)
+
     def place(self, array: Any, dtype: str | None = None) -> Any:
         """An array as a NumPy array or on the torch device."""
         if self.torch_device is None:
@@ -69,7 +79,7 @@ class Builtin:
         return placed.to(getattr(torch, dtype)) if dtype else placed
 
     def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
-        """See ``Model.capture``."""
+        """See ``SupportsPredictions.capture``."""
         self.require_readable(prompt, changed=intervention != NOTHING)
         require_kinds(request.kinds, ("self",))
         there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
@@ -116,7 +126,7 @@ class Builtin:
         *,
         truncate: bool = False,
     ) -> Response:
-        """See ``Model.respond``."""
+        """See ``SupportsPredictions.respond``."""
         self.require_readable(prompt, changed=True)
         ids, tokens, _, _ = self.read(prompt, truncate)
         place = target.query.resolve(tokens).start if target.query else len(tokens) - 1
@@ -163,7 +173,7 @@ class Builtin:
         return found, gradient_line("the next token after", tokens[place], place, self.spelt(chosen))
 
     def operands(self, prompt: Prompt, request: Request) -> Operands:
-        """See ``Model.operands``."""
+        """See ``SupportsOperands.operands``."""
         there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
         (layer, *_), (head, *_) = resolve(request.layers, request.heads, there)[0]
         ids, tokens, _, _ = self.read(prompt, request.truncate)
@@ -232,13 +242,12 @@ class Builtin:
         masks = self.masks(batch, ids.shape[1])
         return list(islice(blocks(self.parameters, self.place(ids), self.config, masks, batch[0].change), layers))
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """See ``Model.vocabulary``."""
+    def read_vocabulary(self) -> Vocabulary:
+        """See ``SupportsSequences.read_vocabulary``."""
         return Vocabulary(tuple(range(BOS_ID + 1, self.config.vocabulary)), (BOS_ID,), (), self.config.positions)
 
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
-        """See ``Model.losses``."""
+        """See ``SupportsLosses.losses``."""
         found: Floats
         require_no_run()
         if self.torch_device is None:
@@ -300,29 +309,6 @@ class Builtin:
         with torch.inference_mode():
             kept: Floats = torch.stack(make()).float().cpu().numpy()
         return kept
-
-
-def make_map(
-    layers: tuple[int, ...],
-    heads: tuple[int | str, ...],
-    tokens: tuple[Token, ...],
-    weights: Floats,
-    visible: Visible,
-    request: Request,
-) -> AttentionMap:
-    """What is kept of weights (layer, head, query, key), or of scores or norms."""
-    if request.windowed or request.method != ATTENTION:
-        shown = require_sides(request.rows, request.columns, (tokens, tokens))
-        return AttentionMap("self", layers, heads, tokens, tokens, weights, visible, request.method).window(*shown)
-    make = partial(AttentionMap, "self", layers, heads, tokens, tokens, statistics=describe(weights, visible, True))
-    if request.keep == "weights":
-        return make(weights, visible)
-    if request.keep == "tiles":
-        tiles, seen = tile(weights, request.tiles), tile(visible, request.tiles)
-        whole = weights if (tiles.height, tiles.width) == (1, 1) else None
-        return make(whole, seen.max.astype(bool), tiles=tiles)
-    edges = strongest(weights, request.strongest) if request.keep == "edges" else None
-    return make(None, np.array(True), edges=edges)
 
 
 def make_norms(

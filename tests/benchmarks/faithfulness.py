@@ -62,7 +62,7 @@ def questions(model: Model, name: str) -> Iterator[Question]:
     """What a model is asked."""
     if name == "builtin":
         rng = np.random.default_rng(SEQUENCES.seed)
-        for ids in repeated(model.vocabulary, SEQUENCES, name):
+        for ids in repeated(model.read_vocabulary(), SEQUENCES, name):
             cut = 1 + SEQUENCES.block + int(rng.integers(3, SEQUENCES.block - 1))  # of BOS, a copy and some of another
             yield Question(Prompt("", ids=ids[:cut]), Target(said(model, ids[cut])))
         return
@@ -101,7 +101,7 @@ def best(one: Attribution, values: np.ndarray) -> int:
 
 def cost(model: Model) -> None:
     """Print what attributing and verifying 64 tokens takes, against as many plain runs in batches of the same size."""
-    ids = repeated(model.vocabulary, Setting(1, TOKENS, 1), "a model")[0][:TOKENS]
+    ids = repeated(model.read_vocabulary(), Setting(1, TOKENS, 1), "a model")[0][:TOKENS]
     prompt = Prompt("", ids=ids)
     found = attribute(model, prompt, checks=("knock-out",))
     count = 1 + int(np.isfinite(found.effects["knock-out"]).sum())  # one of the whole, one for each token cut off

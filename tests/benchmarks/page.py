@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from attnviz.models import Model, Prompt, Request, load
+from attnviz.models import Model, load
 from attnviz.record import Capture
 from attnviz.render.html.page import html
+from attnviz.request import Prompt, Request
 from attnviz.views import page
 
 ROOT = Path(__file__).parent.parent.parent

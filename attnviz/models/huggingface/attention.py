@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from inspect import signature
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import transformers
@@ -68,6 +68,15 @@ FUNCTIONS = (
 SPARSE = "the attention of this model is sparse: it is read through the library's eager output_attentions"
 
 
+class Surveyed(NamedTuple):
+    """What a survey of a model tells: what can be read, and changed, in a run on such inputs."""
+
+    sites: tuple[Site, ...]
+    """The calls of attention, in their order."""
+    pooled: bool
+    """Whether some layers have other lengths than the text, so that each length needs a survey."""
+
+
 class Reading:
     """Surveys and reads one model."""
 
@@ -80,27 +89,27 @@ class Reading:
         """Whether the model computes something else without its cache of keys and values, so that it must keep one."""
         self.tapped = False
         """Whether some attention is found in torch's functions only."""
-        self.sites: tuple[Site, ...] = ()
-        self.pooled = False
-        """Whether some layers have other lengths than the text, so that each length needs a survey of its own."""
-        self.surveyed: tuple[int | None, int | None] = (None, None)
-        """The lengths of what was surveyed, where that matters."""
+        self.surveyed: Surveyed | None = None
+        """The last survey; None before the first."""
+        self.lengths: tuple[int | None, int | None] = (None, None)
+        """The lengths of what was surveyed last, where that matters."""
         self.change: float | None = None
         """How much what the model says changes when it is watched, as a share of it; see ``measure_change``."""
 
-    def survey(self, inputs: Inputs) -> tuple[Site, ...]:
+    def survey(self, inputs: Inputs) -> Surveyed:
         """Return the calls of attention that a run on such inputs makes, looked for once.
 
         Raises ModelError if there are none, or if the model says something else when it is watched.
         """
-        if not self.sites:
-            self.sites = self.find_sites(inputs)
-        if self.pooled and self.surveyed != lengths(inputs):
+        if self.surveyed is None:
+            self.surveyed = self.find_sites(inputs)
+        if self.surveyed.pooled and self.lengths != lengths(inputs):
             seen, kinds, _ = self.look_around(inputs)
-            self.sites, self.surveyed = self.number(seen, kinds, inputs), lengths(inputs)
-        return self.sites
+            sites = self.number(seen, kinds, inputs)
+            self.surveyed, self.lengths = Surveyed(sites, pooled=True), lengths(inputs)
+        return self.surveyed
 
-    def find_sites(self, inputs: Inputs) -> tuple[Site, ...]:
+    def find_sites(self, inputs: Inputs) -> Surveyed:
         """Survey a short run, in the first way in which the model says what it says untouched. Raises ModelError."""
         short = shortened(inputs)
         untouched = self.run_untouched(short)
@@ -109,8 +118,8 @@ class Reading:
             seen, kinds = self.look_at_eager(short, untouched)
         if not seen:
             raise ModelError(f"{type(self.model).__name__} has no attention that could be shown")
-        self.pooled = any(not fits(call, lengths(short)) for call in seen) and set(short) <= TEXT
-        return self.number(seen, kinds, short)
+        pooled = any(not fits(call, lengths(short)) for call in seen) and set(short) <= TEXT
+        return Surveyed(self.number(seen, kinds, short), pooled)
 
     def find_way(self, short: Inputs, untouched: Any) -> tuple[list[Seen], list[Kind]]:
         """Take the first way in which the model says what it says untouched, and return the calls seen in it.
@@ -185,21 +194,34 @@ class Reading:
             raise explain_change(self.model, self.change)
 
     def read(
-        self, inputs: Inputs, heads: Mapping[int, tuple[int, ...]], request: Request, edits: Edits = NO_EDITS
+        self,
+        surveyed: Surveyed,
+        inputs: Inputs,
+        heads: Mapping[int, tuple[int, ...]],
+        request: Request,
+        edits: Edits = NO_EDITS,
     ) -> tuple[dict[int, Found], str | None]:
-        """Run the model; what was found at the numbers of the calls, and a note if it was read another way."""
+        """Run the model, and return what was found at the numbers of the calls.
+
+        The note says how the model was read if that is not how it was surveyed, and is None otherwise.
+        """
+        count = len(surveyed.sites)
         probe = Probe(heads, request, edits, stop=not self.tapped)
         self.run(inputs, probe)
-        if len(probe.found) == len(heads) and (not self.tapped or probe.calls == len(self.sites)):
+        if len(probe.found) == len(heads) and (not self.tapped or probe.calls == count):
             return probe.found, None
-        if request.method == NORM and probe.calls == len(self.sites):
+        if request.method == NORM and probe.calls == count:
             raise ModelError(UNPROJECTED)
         if not edits.none:
             raise ModelError("this model cannot be changed as it runs: its attention is sparse")
-        return self.read_eager(inputs, heads, request)
+        return self.read_eager(surveyed, inputs, heads, request)
 
     def read_eager(
-        self, inputs: Inputs, heads: Mapping[int, tuple[int, ...]], request: Request
+        self,
+        surveyed: Surveyed,
+        inputs: Inputs,
+        heads: Mapping[int, tuple[int, ...]],
+        request: Request,
     ) -> tuple[dict[int, Found], str]:
         """The same from what the library returns, and what is to be said of that."""
         probe = Probe(heads, request, stop=False)
@@ -208,7 +230,7 @@ class Reading:
         parts = {kind: iter(weights) for kind, weights in layers.items()}
         least = 1.0
         try:
-            for site in self.sites:
+            for site in surveyed.sites:
                 if site.repeated:  # the library tells of its weights once
                     probe.calls += 1
                     continue

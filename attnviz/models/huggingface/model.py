@@ -20,9 +20,10 @@ from attnviz.engine.observers.gradient import UNREACHED, Graded
 from attnviz.engine.observers.trace import HIDDEN_STEPS, Followed, inputs_of_running
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
+from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.folders import Folders
-from attnviz.models.huggingface.attention import Reading, sizes_of, undisturbed
+from attnviz.models.huggingface.attention import Reading, Surveyed, sizes_of, undisturbed
 from attnviz.models.huggingface.encoding import (
     Encoded,
     continuation,
@@ -78,7 +79,7 @@ EXTRAS = frozenset({*TransformersKwargs.__annotations__, *RETURNED, "token_type_
 BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
 
 
-class HuggingFace:
+class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     """A transformers model with its tokenizer."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any = None, notes: tuple[str, ...] = ()) -> None:
@@ -106,25 +107,30 @@ class HuggingFace:
 
     @in_turn
     def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
-        """See ``Model.capture``."""
+        """See ``SupportsPredictions.capture``."""
         encoded = self.encoded(prompt, request.truncate, intervention)
-        sites = self.reading.survey(self.placed(encoded.inputs))
+        surveyed = self.reading.survey(self.placed(encoded.inputs))
+        sites = surveyed.sites
         chosen = choose(sites, request)
         note = None
         if prompt.generate:
-            encoded, found = self.continued(encoded, prompt.generate, chosen, request)
+            encoded, found = self.continued(encoded, surveyed, prompt.generate, chosen, request)
             request = request.placed(encoded.sides_of(chosen[0]))
         else:
-            if self.reading.pooled and request.windowed:
+            if surveyed.pooled and request.windowed:
                 require_whole(sites, chosen, len(encoded.tokens))
-            request = request.placed(self.sides_of(encoded)(chosen[0]))
-            require_room(chosen, self.sides_of(encoded), request)
-            found, note = self.found(encoded, wanted_heads(chosen, sites), request, intervention)
-        sides = self.sides_of(encoded)
+            sides = self.sides_of(encoded, surveyed)
+            request = request.placed(sides(chosen[0]))
+            require_room(chosen, sides, request)
+            heads = wanted_heads(chosen, sites)
+            found, note = self.found(encoded, surveyed, heads, request, intervention)
+        sides = self.sides_of(encoded, surveyed)
         measured, warning = fidelity(found)
         where = window_places(chosen, sides, request)
         maps = assemble(chosen, sites, found, sides, request)
-        structure = describe_sizes(sites, len(encoded.tokens)) if self.reading.pooled else describe_parts(sites)
+        structure = describe_parts(sites)
+        if surveyed.pooled:
+            structure = describe_sizes(sites, len(encoded.tokens))
         lines = (*self.notes, *encoded.notes, *where, structure, note, warning)
         return Capture(
             self.name,
@@ -141,15 +147,16 @@ class HuggingFace:
 
     @in_turn
     def operands(self, prompt: Prompt, request: Request) -> Operands:
-        """See ``Model.operands``."""
+        """See ``SupportsOperands.operands``."""
         encoded = self.encoded(prompt, request.truncate)
         inputs = self.placed(encoded.inputs)
-        sites = self.reading.survey(inputs)
+        surveyed = self.reading.survey(inputs)
+        sites = surveyed.sites
         choice = choose(sites, request)[0]
         number, heads = next(iter(wanted_heads((choice,), sites).items()))
         if number + 1 < len(sites) and sites[number + 1].repeated:
             raise ModelError(REPEATED)
-        query = request.placed(self.sides_of(encoded)(choice)).rows.start
+        query = request.placed(self.sides_of(encoded, surveyed)(choice)).rows.start
         with inputs_of_running(self.model) as running:
             followed = Followed(number, heads[0], query, running)
             self.reading.run(inputs, followed)
@@ -158,30 +165,40 @@ class HuggingFace:
         return followed.found
 
     def found(
-        self, encoded: Encoded, heads: Mapping[int, tuple[int, ...]], request: Request, intervention: Intervention
+        self,
+        encoded: Encoded,
+        surveyed: Surveyed,
+        heads: Mapping[int, tuple[int, ...]],
+        request: Request,
+        intervention: Intervention,
     ) -> tuple[dict[int, Found], str | None]:
         """What is found at the calls of a run, and a note of what is to be said of it."""
-        inputs, edits = self.inputs(encoded, [intervention]), self.edits(encoded, [intervention])
+        inputs = self.inputs(encoded, [intervention])
+        edits = self.edits(encoded, surveyed, [intervention])
         if request.method != GRADIENT:
-            return self.reading.read(inputs, heads, request, edits)
+            return self.reading.read(surveyed, inputs, heads, request, edits)
         asked = ask(self.model, self.tokenizer, encoded, request.target)
         require_gradient(self.model, self.tokenizer, asked)
         require_no_inference(self.model)
         with torch.inference_mode(False):
-            return self.weigh_gradients(inputs, heads, request, Graded(edits), asked), asked.told
+            found = self.weigh_gradients(inputs, surveyed, heads, request, edits, asked)
+        return found, asked.told
 
     def weigh_gradients(
         self,
         inputs: Mapping[str, Tensor],
+        surveyed: Surveyed,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
-        graded: Graded,
+        edits: Edits,
         asked: Asked,
     ) -> dict[int, Found]:
         """Weigh gradients of what is asked by the weights of some heads of the calls."""
+        graded = Graded(edits)
         copies = {name: part.clone() for name, part in inputs.items()}  # a graph keeps no tensor of inference mode
         slopes, _ = self.reading.run(copies, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs)))
-        if len(graded.calls) != len(self.reading.sites) or any(site.repeated for site in self.reading.sites):
+        is_repeated = any(site.repeated for site in surveyed.sites)
+        if len(graded.calls) != len(surveyed.sites) or is_repeated:
             raise ModelError(UNREACHED)
         return {at: graded.found(at, slopes, heads[at], request) for at in heads}
 
@@ -194,16 +211,18 @@ class HuggingFace:
         *,
         truncate: bool = False,
     ) -> Response:
-        """See ``Model.respond``."""
+        """See ``SupportsPredictions.respond``."""
         encoded = self.encoded(prompt, truncate, *interventions)
-        self.reading.survey(self.placed(encoded.inputs))
+        surveyed = self.reading.survey(self.placed(encoded.inputs))
         asked = ask(self.model, self.tokenizer, encoded, target)
         endless = getattr(self.model.config, "pad_token_id", None) is None
         alone = self.reading.tapped or (endless and asked.kind == "class")  # told at the last token before padding
-        outputs = [
-            asked.read(self.reading.run(self.inputs(encoded, batch), Changed(self.edits(encoded, batch)), asked.run)[0])
-            for batch in batches(interventions, 1 if alone else ABREAST)
-        ]
+        outputs = []
+        for batch in batches(interventions, 1 if alone else ABREAST):
+            inputs = self.inputs(encoded, batch)
+            changed = Changed(self.edits(encoded, surveyed, batch))
+            said, _ = self.reading.run(inputs, changed, asked.run)
+            outputs.append(asked.read(said))
         return asked.response(torch.cat(outputs).float().cpu().numpy())
 
     def inputs(self, encoded: Encoded, batch: Sequence[Intervention]) -> dict[str, Tensor]:
@@ -212,15 +231,15 @@ class HuggingFace:
         others = {name: part.expand(len(batch), *part.shape[1:]) for name, part in encoded.inputs.items()}
         return self.placed({**others, "input_ids": changed})
 
-    def edits(self, encoded: Encoded, batch: Sequence[Intervention]) -> Edits:
-        """What a batch changes in the calls of a run; the model has been surveyed. Raises UsageError."""
-        return edits(batch, self.reading.sites, encoded.sides, pooled=self.reading.pooled)
+    def edits(self, encoded: Encoded, surveyed: Surveyed, batch: Sequence[Intervention]) -> Edits:
+        """Return what a batch changes in the calls of a run. Raises UsageError."""
+        return edits(batch, surveyed.sites, encoded.sides, pooled=surveyed.pooled)
 
-    def sides_of(self, encoded: Encoded) -> Callable[[Choice], Sides]:
+    def sides_of(self, encoded: Encoded, surveyed: Surveyed) -> Callable[[Choice], Sides]:
         """Return what gives the queries and keys of each map: tokens, or places where layers shorten the text."""
-        if not self.reading.pooled:
+        if not surveyed.pooled:
             return encoded.sides_of
-        sizes = {(site.kind, site.layer): site.size for site in self.reading.sites}
+        sizes = {(site.kind, site.layer): site.size for site in surveyed.sites}
 
         def pick_sides(choice: Choice) -> Sides:
             counts, sides = sizes[choice.kind, choice.layers[0]], encoded.sides_of(choice)
@@ -248,9 +267,11 @@ class HuggingFace:
             require_embeddings(encoded, self.model, self.tokenizer, self.name)
         return encoded
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """See ``Model.vocabulary``. Raises UsageError of an encoder-decoder, ModelError of a model without a table."""
+    def read_vocabulary(self) -> Vocabulary:
+        """See ``SupportsSequences.read_vocabulary``.
+
+        Raises UsageError for an encoder-decoder, ModelError for a model without a table of tokens.
+        """
         self.require_one_text(True)
         try:
             known = self.model.get_input_embeddings().num_embeddings
@@ -265,7 +286,7 @@ class HuggingFace:
 
     @in_turn
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
-        """See ``Model.losses``."""
+        """See ``SupportsLosses.losses``."""
         if reads_target(self.model) or not self.model.can_generate():
             raise UsageError(f"{self.name} predicts no next tokens, of which a loss could be measured")
         parts = np.array_split(ids, -(-len(ids) // BATCH))
@@ -274,19 +295,24 @@ class HuggingFace:
     def next_losses(self, ids: Tensor, change: Change | None) -> Floats:
         """The same of a few sequences at once."""
         inputs = self.placed({"input_ids": ids})
-        layers = [site.layer for site in self.reading.survey(inputs)]
+        layers = [site.layer for site in self.reading.survey(inputs).sites]
         outputs, _ = self.reading.run(inputs, Changed(Edits(layers, change=change)))
         predicted, expected = outputs.logits[:, :-1].float(), inputs["input_ids"][:, 1:]
         found: Floats = cross_entropy(predicted.mT, expected, reduction="none").cpu().numpy()
         return found
 
     def continued(
-        self, encoded: Encoded, count: int, chosen: Sequence[Choice], request: Request
+        self,
+        encoded: Encoded,
+        surveyed: Surveyed,
+        count: int,
+        chosen: Sequence[Choice],
+        request: Request,
     ) -> tuple[Encoded, dict[int, Found]]:
         """A text continued by so many tokens, and what was found meanwhile."""
         if not self.model.can_generate():
             raise UsageError(f"{self.name} was loaded without the part that writes")
-        heads = wanted_heads(chosen, self.reading.sites)
+        heads = wanted_heads(chosen, surveyed.sites)
         inputs, size = self.placed(encoded.inputs), len(encoded.tokens) + count
         require_memory({(size, size): sum(map(len, heads.values()))})
         if self.reading.tapped:  # these are read by the lengths of their calls, which grow as they write
@@ -294,8 +320,9 @@ class HuggingFace:
                 ids = unended(self.model, write(self.model, inputs, count))
             encoded = continuation(encoded, self.tokenizer, ids)
             request = request.placed(encoded.sides_of(chosen[0]))
-            return encoded, self.reading.read(self.placed(encoded.inputs), heads, request)[0]
-        steps = Steps(len(self.reading.sites), heads)
+            inputs = self.placed(encoded.inputs)
+            return encoded, self.reading.read(surveyed, inputs, heads, request)[0]
+        steps = Steps(len(surveyed.sites), heads)
         # One more than asked for: what was written last is never read, and has no row. Nor has what ends a text.
         ids = self.reading.run(inputs, steps, lambda model, inputs: write(model, inputs, count + 1))[0]
         encoded = continuation(encoded, self.tokenizer, ids[:-1])
@@ -316,19 +343,20 @@ class HuggingFace:
         inputs = self.placed(named_inputs(self.model, inputs))
         past = read_past(self.model, inputs, request)
         with copying_caches(self.model):
-            sites = self.reading.survey(inputs)
+            surveyed = self.reading.survey(inputs)
+            sites = surveyed.sites
             chosen = choose(sites, request)
             (text, tokens), (target, target_tokens) = (self.spelt(inputs, name) for name in SPELT)
-            sides = self.sides(inputs, tokens, target_tokens)
+            sides = self.sides(inputs, surveyed, tokens, target_tokens)
             require_room(chosen, sides, request)
-            found, note = self.reading.read(inputs, wanted_heads(chosen, sites), request)
+            found, note = self.reading.read(surveyed, inputs, wanted_heads(chosen, sites), request)
         measured, warning = fidelity(found)
         maps = assemble(chosen, sites, found, sides, request)
         if past is not None:
             maps = tuple(past.place_map(part, tokens) for part in maps)
             note = past.note if note is None else f"{note}; {past.note}"
         structure = describe_parts(sites)
-        if self.reading.pooled:
+        if surveyed.pooled:
             structure = describe_sizes(sites, sizes_of(sites[0], inputs)[0])
         notes = tuple(line for line in (structure, note, warning) if line)
         return Capture(
@@ -349,14 +377,18 @@ class HuggingFace:
         return spell(self.tokenizer, inputs[name][0].tolist(), 0, "")
 
     def sides(
-        self, inputs: Mapping[str, Tensor], text: tuple[Token, ...], target: tuple[Token, ...]
+        self,
+        inputs: Mapping[str, Tensor],
+        surveyed: Surveyed,
+        text: tuple[Token, ...],
+        target: tuple[Token, ...],
     ) -> Callable[[Choice], Sides]:
         """The tokens of each map of such inputs: by name where they are tokens, else by place."""
-        sites = {(site.kind, site.layer): site for site in self.reading.sites}
+        sites = {(site.kind, site.layer): site for site in surveyed.sites}
 
         def of(choice: Choice) -> Sides:
             site = sites[choice.kind, choice.layers[0]]
-            n, m = site.size if self.reading.pooled else sizes_of(site, inputs)
+            n, m = site.size if surveyed.pooled else sizes_of(site, inputs)
             queries = target if choice.kind in ("decoder", "cross") else text
             keys = target if choice.kind == "decoder" else text
             return queries if len(queries) == n else places(n), keys if len(keys) == m else places(m)

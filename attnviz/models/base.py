@@ -1,0 +1,170 @@
+"""What every model has, and what only some models have.
+
+Every model has a name and ``capture``: the protocol ``Model``. The other protocols say what a model
+may have besides. A caller that needs one of them asks for it by type, with a function of this file,
+and a model without it is refused in one line.
+
+Norms, scores, gradients, pairs of texts, chats and continuations have no protocol. They are values
+of a ``Request`` or a ``Prompt``, and ``capture`` raises for those that it cannot do. A gradient is
+that of a prediction, so it is asked only of a model that was loaded with ``predicts``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from attnviz.errors import ModelError
+from attnviz.record import Capture, Floats
+from attnviz.request import (
+    LIKELIEST,
+    NOTHING,
+    Change,
+    Intervention,
+    Placement,
+    Prompt,
+    Request,
+    Response,
+    Target,
+    Vocabulary,
+)
+
+if TYPE_CHECKING:
+    from attnviz.analysis.explain import Operands
+    from attnviz.lm.corpus import Ids
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Where a model is to compute, and what it is loaded for."""
+
+    placement: Placement
+    writes: bool = False
+    """Whether ``Prompt.generate`` will ask it to continue a text."""
+    predicts: bool = False
+    """Whether it will be asked for predictions, or for gradients of them."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A loaded model, whose attention can be captured."""
+
+    name: str
+    """What pictures and messages call it."""
+
+    def capture(self, prompt: Prompt, request: Request) -> Capture:
+        """Run the model and keep what the request names, one map a rectangle of layers and heads.
+
+        Raises UsageError for a layer or head that is not there, and for a part of the prompt that
+        the model cannot read; ModelError for a method that it cannot compute; InputError for a text
+        that does not fit, or a result that would not fit into memory.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsPredictions(Model, Protocol):
+    """A model that says something of a text, and that can be changed as it runs."""
+
+    def capture(
+        self,
+        prompt: Prompt,
+        request: Request,
+        intervention: Intervention = NOTHING,
+    ) -> Capture:
+        """Run the model under an intervention and keep what the request names.
+
+        intervention: what the model computes otherwise from there on. Raises what ``Model.capture``
+        raises, and UsageError for an edge or a target that is not there, and for a query that would
+        be left without a key.
+        """
+        ...
+
+    def respond(
+        self,
+        prompt: Prompt,
+        interventions: Sequence[Intervention],
+        target: Target = LIKELIEST,
+        *,
+        truncate: bool = False,
+    ) -> Response:
+        """Run the model under each of several interventions, and return what it says at one place.
+
+        The likeliest output is that under the first. The model is to be loaded with ``predicts``.
+        Raises UsageError as ``capture`` does, and for a target that is not one token.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsOperands(Model, Protocol):
+    """A model that gives the vectors of which a head computes its weights and its output."""
+
+    def operands(self, prompt: Prompt, request: Request) -> "Operands":
+        """Run the model, and return what one head has for one query, with its keys and values.
+
+        The head is the first that the request names. Raises what ``capture`` raises, and ModelError
+        for a model that shows nothing but weights.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsSequences(Model, Protocol):
+    """A model that reads token ids in place of a text, as ``Prompt.ids``."""
+
+    def read_vocabulary(self) -> Vocabulary:
+        """Return what sequences of token ids are made of.
+
+        Raises UsageError for a model of two texts, ModelError for one without a table of tokens.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsLosses(SupportsSequences, Protocol):
+    """A model of which the loss of each next token can be measured."""
+
+    def losses(self, ids: "Ids", change: Change | None = None) -> Floats:
+        """Measure the loss in nats of each token from the second on: (batch, n) -> (batch, n - 1).
+
+        change: see ``Intervention.change``. Raises UsageError for a model that predicts no next
+        tokens, ModelError for one whose heads are hidden.
+        """
+        ...
+
+
+def require_predictions(model: Model) -> SupportsPredictions:
+    """Return a model that makes predictions. Raises ModelError for any other."""
+    if isinstance(model, SupportsPredictions):
+        return model
+    raise explain_lack(model, "makes no predictions")
+
+
+def require_operands(model: Model) -> SupportsOperands:
+    """Return a model that gives the queries, keys and values of a head.
+
+    Raises ModelError for any other.
+    """
+    if isinstance(model, SupportsOperands):
+        return model
+    raise explain_lack(model, "does not give the queries, keys and values of its heads")
+
+
+def require_sequences(model: Model) -> SupportsSequences:
+    """Return a model that reads sequences of token ids. Raises ModelError for any other."""
+    if isinstance(model, SupportsSequences):
+        return model
+    raise explain_lack(model, "reads no token ids, of which random sequences are made")
+
+
+def require_losses(model: Model) -> SupportsLosses:
+    """Return a model of which the loss can be measured. Raises ModelError for any other."""
+    if isinstance(model, SupportsLosses):
+        return model
+    raise explain_lack(model, "tells no loss of its next tokens")
+
+
+def explain_lack(model: Model, lack: str) -> ModelError:
+    """Return the error for a model that lacks what is asked of it. lack: a verb and its object."""
+    remaining = "its attention can still be shown, inspected, saved and compared"
+    return ModelError(f"{model.name} {lack}: choose another --model; {remaining}")

@@ -1,0 +1,112 @@
+"""The table of backends: which of them reads the model in a folder, and how it is loaded.
+
+A backend is a file or folder of its own beside this one, and a row of ``BACKENDS``. The two
+functions of a row import what they need when they are called: a model loads no library but its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from attnviz.errors import ModelError
+from attnviz.models.base import LoadOptions, Model, require_predictions
+from attnviz.request import NO_COMPANIONS, Companions, Placement
+
+if TYPE_CHECKING:
+    from attnviz.models.folders import Folders
+
+Recognise: TypeAlias = Callable[[Path], bool]
+"""Tell whether a backend reads the model in a folder. It must import no heavy library."""
+LoadFolders: TypeAlias = Callable[[str, "Folders", LoadOptions], Model]
+"""Load a model from its folders under a name. Raises ModelError, UsageError."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run models, by the folders that they are read from."""
+
+    name: str
+    recognise: Recognise
+    load: LoadFolders
+
+
+def recognise_own_model(folder: Path) -> bool:
+    """Tell whether a folder holds a model that ``attnviz train`` wrote."""
+    from attnviz.lm import store
+
+    return store.is_ours(folder)
+
+
+def load_own_model(name: str, folders: "Folders", options: LoadOptions) -> Model:
+    """Load a model that ``attnviz train`` wrote. Raises ModelError, UsageError."""
+    from attnviz.models.builtin import Builtin
+
+    return Builtin.load(name, folders, options.placement)
+
+
+def recognise_any_folder(folder: Path) -> bool:  # noqa: ARG001 - a row has this signature
+    """Return True: the transformers backend takes any folder, and says what is wrong with it."""
+    return True
+
+
+def load_transformers_model(name: str, folders: "Folders", options: LoadOptions) -> Model:
+    """Load a model of the transformers library. Raises ModelError, UsageError."""
+    from attnviz.models.huggingface.model import HuggingFace
+
+    return HuggingFace.load(
+        name,
+        folders,
+        options.placement,
+        writes=options.writes,
+        predicts=options.predicts,
+    )
+
+
+BACKENDS: tuple[Backend, ...] = (
+    Backend("numpy", recognise_own_model, load_own_model),
+    Backend("transformers", recognise_any_folder, load_transformers_model),
+)
+"""The backends in the order in which they are asked. The last one takes any folder."""
+
+
+def find_backend(folder: Path) -> Backend:
+    """Return the first backend that reads the model in a folder. Raises ModelError if none does."""
+    for backend in BACKENDS:
+        if backend.recognise(folder):
+            return backend
+    raise ModelError(f"no backend of attnviz reads the model in {folder}")
+
+
+def load(
+    name: str = "builtin",
+    *,
+    revision: str | None = None,
+    placement: Placement = Placement(),  # noqa: B008 - frozen
+    companions: Companions = NO_COMPANIONS,
+    offline: bool = False,
+    quiet: bool = True,
+    writes: bool = False,
+    predicts: bool = False,
+) -> Model:
+    """Load a model by its name: ``builtin``, a folder, an alias or a hub id.
+
+    A hub id is looked up in the local cache first, and then downloaded.
+    companions: a tokenizer and an adapter from other folders. The folder of an adapter stands for
+    the model that it was made for, with the adapter.
+    writes: with the part that continues a text, for ``Prompt.generate``. predicts: with whatever
+    part it has that predicts, for ``respond`` and gradients; the model supports predictions then.
+    Raises ModelError if it cannot be had or is refused, UsageError if the device is not there.
+    """
+    from attnviz.models import names
+    from attnviz.models.folders import gather_folders
+
+    def locate(name: str, revision: str | None) -> Path:
+        return names.locate(name, revision=revision, offline=offline, quiet=quiet)
+
+    folders = gather_folders(name, revision, companions, locate)
+    backend = find_backend(folders.model)
+    model = backend.load(name, folders, LoadOptions(placement, writes, predicts))
+    if predicts:
+        require_predictions(model)
+    return model

@@ -1,0 +1,40 @@
+"""Maps of models whose weights fit into memory: what a request keeps is made of all, in NumPy."""
+
+from functools import partial
+
+import numpy as np
+
+from attnviz.analysis.statistics import describe, strongest, tile
+from attnviz.record import ATTENTION, AttentionMap, Floats, Token, Visible
+from attnviz.request import Request
+from attnviz.selection import require_sides
+
+
+def make_map(
+    layers: tuple[int, ...],
+    heads: tuple[int | str, ...],
+    tokens: tuple[Token, ...],
+    weights: Floats,
+    visible: Visible,
+    request: Request,
+) -> AttentionMap:
+    """Make the map that a request keeps of self-attention, of weights or of scores or norms.
+
+    weights: (layer, head, query, key). visible: (layer or 1, head or 1, query, key).
+    request: one with its window as ``rows`` and ``columns``, as ``Request.placed`` returns it.
+    Raises UsageError for a window without tokens.
+    """
+    make = partial(AttentionMap, "self", layers, heads, tokens, tokens)
+    if request.windowed or request.method != ATTENTION:
+        rows, columns = require_sides(request.rows, request.columns, (tokens, tokens))
+        return make(weights, visible, request.method).window(rows, columns)
+    statistics = describe(weights, visible, True)
+    if request.keep == "weights":
+        return make(weights, visible, statistics=statistics)
+    if request.keep == "tiles":
+        tiles, visible_tiles = tile(weights, request.tiles), tile(visible, request.tiles)
+        is_whole = (tiles.height, tiles.width) == (1, 1)
+        kept = weights if is_whole else None
+        return make(kept, visible_tiles.max.astype(bool), tiles=tiles, statistics=statistics)
+    edges = strongest(weights, request.strongest) if request.keep == "edges" else None
+    return make(None, np.array(True), edges=edges, statistics=statistics)
