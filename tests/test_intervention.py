@@ -490,7 +490,7 @@ def test_show_still_intervenes_and_says_where_that_went(call: Run) -> None:
     args = "The cat sat.", "--ablate", "L0H2"
     shown, intervened = call("show", *args), call("intervene", *args)
     assert shown.stdout == intervened.stdout
-    assert shown.stderr == f"{MOVED}\n{intervened.stderr}"
+    assert shown.stderr == f"{intervened.stderr}{MOVED}\n"
     help_text = call("show", "--help").stdout
     assert "--ablate" not in help_text
     assert "--knock-out" not in help_text

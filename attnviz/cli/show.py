@@ -82,9 +82,9 @@ def command(
     options = options.with_default_reduction(form)
     if intervention.is_asked_for:
         require_changeable(intervention, options.captures)
-        result.talk.note(MOVED)
         run = run_changed(text, intervention, options.captures, result)
         deliver_changed(run, target, screen, options, result)
+        result.talk.note(MOVED)
         return
     source = open_source(text, options.captures, result.talk)
     captured = source(make_request(options, form, screen))
