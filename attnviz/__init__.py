@@ -10,16 +10,35 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attnviz.api import capture, from_arrays, intervene
+    from attnviz.api import (
+        attribute,
+        capture,
+        compare,
+        explain,
+        from_arrays,
+        heads,
+        inspect,
+        intervene,
+    )
     from attnviz.io.formats import load, save
     from attnviz.notebook import show
 
-__all__ = ["capture", "from_arrays", "intervene", "load", "save", "show"]
+__all__ = [
+    "attribute",
+    "capture",
+    "compare",
+    "explain",
+    "from_arrays",
+    "heads",
+    "inspect",
+    "intervene",
+    "load",
+    "save",
+    "show",
+]
 
 _MODULES = {
-    "capture": "api",
-    "from_arrays": "api",
-    "intervene": "api",
+    **dict.fromkeys(__all__, "api"),
     "load": "io.formats",
     "save": "io.formats",
     "show": "notebook",

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attnviz.models import Model
+    from attnviz.results.attribution import Attribution
     from attnviz.results.comparison import ComparisonResult
     from attnviz.results.explanation import ExplanationResult
+    from attnviz.results.head_roles import HeadsResult
+    from attnviz.results.inspection import HeadMeasures
     from attnviz.results.intervention import InterventionResult
 
 Parsed = TypeVar("Parsed")
@@ -157,6 +160,143 @@ def intervene(
     return InterventionResult(outcome, before, replace(after, notes=(*after.notes, *notes)))
 
 
+def inspect(
+    source: "Capture | str | Sequence[Capture | str]",
+    model: AnyModel = "builtin",
+    *,
+    layers: str | int = "all",
+    heads: str | int = "all",
+    method: Shown = "attention",
+    target_token: str | None = None,
+    tokenizer: Any = None,
+    device: str = "auto",
+    dtype: DType = "auto",
+) -> "HeadMeasures":
+    """Measure what each head does with a text: how widely, how far, and where to it attends.
+
+    source: a text that the model reads, or a capture, or several; of several texts the result has means and standard
+    deviations. ``attnviz inspect --explain-columns`` says what the columns are and who defined them. method,
+    target_token: as for ``capture``; captures have their own.
+
+    Raises AttnvizError: UsageError for a head that is not there or for scores, ModelError, InputError.
+    """
+    from attnviz.results.inspection import EVERY_HEAD, inspect_heads
+
+    several = [source] if isinstance(source, (str, Capture)) else list(source)
+    if not several:
+        raise UsageError("there is nothing to measure: give a text or a capture")
+    require_one_of(method, Shown, "method")
+    request = replace(
+        EVERY_HEAD,
+        layers=require_choice(layers, parse),
+        heads=require_choice(heads, parse_heads),
+        keep="weights",
+    )
+    texts = [each for each in several if not isinstance(each, Capture)]
+    for text in texts:
+        require_texts(Texts(text), target_token)
+    predicts = method in OF_A_PREDICTION
+    reader = None
+    if texts:
+        reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
+
+    def open_one(each: Capture | str) -> Source:
+        if isinstance(each, Capture):
+            return partial(select_heads, each)
+        assert reader is not None
+        text = partial(reader.model.capture, Texts(each).prompt())
+        return partial(capture_method, text, method, target_token)
+
+    return inspect_heads([open_one(each) for each in several], request)
+
+
+def heads(
+    model: AnyModel = "builtin",
+    texts: Sequence[str] | None = None,
+    *,
+    ablate: bool = False,
+    layers: str | int | None = None,
+    heads: str | int | None = None,
+    role: str | None = None,
+    sequences: int = 16,
+    block: int = 25,
+    seed: int = 0,
+    tokenizer: Any = None,
+    device: str = "auto",
+    dtype: DType = "auto",
+) -> "HeadsResult":
+    """Find what each head is: induction, previous token, sink and others, and what the model loses without it.
+
+    Scores are measured on so many ``sequences`` of a ``block`` of random tokens that repeats, and on ``texts``, by
+    default the samples in plain English. A head is named where a score is far above chance. ablate: also measure the
+    loss, in nats per token, without the heads that have a name, or are chosen by ``layers`` and ``heads``, or play
+    ``role``.
+
+    Raises AttnvizError: UsageError for a head or a role that is not there, ModelError for a model that reads no token
+    ids, InputError for texts that it cannot read.
+    """
+    from attnviz.analysis.roles import ROLES
+    from attnviz.experiments.heads import find_head_roles
+    from attnviz.experiments.sequences import excerpts
+    from attnviz.io.samples import PLAIN_ENGLISH, read_sample
+    from attnviz.results.head_roles import Setting
+
+    if role is not None and role not in ROLES:
+        raise UsageError(f"role={role!r}: must be one of {', '.join(ROLES)}")
+    documents = [read_sample(name) for name in PLAIN_ENGLISH] if texts is None else list(texts)
+    reader = read_model(model, tokenizer, Placement(device, dtype), writes=ablate)
+    return find_head_roles(
+        reader.model,
+        excerpts(documents),
+        Setting(sequences, block, seed),
+        layers=None if layers is None else require_choice(layers, parse),
+        heads=None if heads is None else require_choice(heads, parse_heads),
+        role=role,
+        ablates=ablate,
+    )
+
+
+def attribute(
+    text: str,
+    model: AnyModel = "builtin",
+    *,
+    target_token: str | None = None,
+    query: int | str | None = None,
+    by: str | None = None,
+    verify: bool = False,
+    leave_one_out: bool = False,
+    seed: int = 0,
+    tokenizer: Any = None,
+    pair: str | None = None,
+    device: str = "auto",
+    dtype: DType = "auto",
+) -> "Attribution":
+    """Rank tokens by how much they matter for a prediction, by all methods that there are.
+
+    target_token: the prediction, one token or a class, by default the likeliest. query: the token at which it is
+    made. by: the method that ranks. verify: cut each token off in all layers, a run a token (knock-out, Geva et al.
+    2023), and tell how far each method agrees with that. leave_one_out: also read other tokens in its place.
+
+    Raises AttnvizError: UsageError for a token or a method that is not there, ModelError for a model without
+    predictions, InputError for a text without a token that could be ranked.
+    """
+    from attnviz.analysis.attribution import SCORINGS
+    from attnviz.experiments.attribution import attribute as attribute_tokens
+    from attnviz.results.attribution import Check
+
+    texts = Texts(text, pair)
+    require_texts(texts, target_token)
+    if by is not None and by not in SCORINGS:
+        raise UsageError(f"by={by!r}: must be one of {', '.join(SCORINGS)}")
+    checks: list[Check] = ["knock-out"] if verify or leave_one_out else []
+    if leave_one_out:
+        checks.append("leave-one-out")
+    position = None if query is None else require_parsed(str(query), parse_token)
+    reader = read_model(model, tokenizer, Placement(device, dtype), predicts=True)
+    target = Target(target_token, position)
+    return attribute_tokens(reader.model, texts.prompt(), target, by=by, checks=checks, seed=seed)
+
+
 def compare(
     a: Capture,
     b: Capture,
@@ -269,16 +409,19 @@ class Reader:
     notes: tuple[str, ...] = ()
 
 
-def read_model(model: AnyModel, tokenizer: Any, placement: Placement, *, predicts: bool = False) -> Reader:
+def read_model(
+    model: AnyModel, tokenizer: Any, placement: Placement, *, writes: bool = False, predicts: bool = False
+) -> Reader:
     """Load a model by name, or find the one in an object that is loaded already.
 
-    predicts: with the part that predicts. Raises UsageError for an object that is no model or reads no text,
+    writes, predicts: with the part that continues a text, or that predicts. Raises UsageError for an object that is no
+    model or reads no text,
     ModelError for a name that cannot be had.
     """
     if isinstance(model, (str, os.PathLike)):
         from attnviz.models import load
 
-        return Reader(load(os.fspath(model), placement=placement, predicts=predicts))
+        return Reader(load(os.fspath(model), placement=placement, writes=writes, predicts=predicts))
     require_torch(model)
     from attnviz.models.huggingface.model import HuggingFace
     from attnviz.models.wrappers import (
@@ -317,6 +460,16 @@ def capture_inputs(model: "nn.Module", tokenizer: Any, inputs: Any, request: Req
     own = parts.tokenizer if tokenizer is None else tokenizer
     reader = HuggingFace(type(parts.model).__name__, parts.model, read_tokenizer(own))
     return reader.capture_inputs(inputs, request)
+
+
+def select_heads(capture: Capture, request: Request) -> Capture:
+    """Return the layers and heads of a capture that a request names. Raises UsageError."""
+    return select(capture, request.layers, request.heads)
+
+
+def capture_method(source: Source, method: Shown, token: str | None, request: Request) -> Capture:
+    """Capture from a source in the numbers of a method, as a source does."""
+    return capture_as(source, request, method, token)
 
 
 def capture_as(source: Source, request: Request, method: Shown, token: str | None) -> Capture:

@@ -22,7 +22,7 @@ from rich.segment import Segment, Segments
 from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
-from attnviz.cli.text import read_sample
+from attnviz.io.samples import read_sample
 from attnviz.models import load
 from attnviz.models.names import ALIASES
 from attnviz.notebook import show

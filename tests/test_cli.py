@@ -28,8 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import attnviz
 from attnviz.cli import main as entry
 from attnviz.cli import show as show_command
-from attnviz.cli.text import samples
 from attnviz.engine.observers.capture import Probe
+from attnviz.io.samples import find_samples
 from attnviz.lm import store
 from attnviz.record import Capture
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
@@ -157,16 +157,16 @@ def test_without_text_there_is_a_sample(run: Run) -> None:
 def test_samples_are_at_hand(call: Run) -> None:
     """@sample:NAME reads a sample text from anywhere; there are ten to twelve, all in the table of their README."""
     assert "fox" in call("show", "@sample:repeat").stdout
-    assert 10 <= len(samples()) <= 12
+    assert 10 <= len(find_samples()) <= 12
     table = (ROOT / "sample_texts" / "README.md").read_text()
-    assert all(f"`{name}`" in table for name in samples())
+    assert all(f"`{name}`" in table for name in find_samples())
     fails(call("show", "@sample:nonsense"), 4, "nonsense", "repeat")
 
 
-@pytest.mark.parametrize("name", sorted(samples()))
+@pytest.mark.parametrize("name", sorted(find_samples()))
 def test_every_sample_is_drawn(call: Run, name: str) -> None:
     """Each sample text fits the built-in model and a narrow screen."""
-    done = call("show", f"@{samples()[name]}", "--width", "40")
+    done = call("show", f"@{find_samples()[name]}", "--width", "40")
     assert done.returncode == 0, done.stderr
     assert "rows: queries" in done.stdout
 

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "experiments": CAPTURES | {"analysis", "io", "layer", "lm", "models", "results"},
     "render": DRAWING,
     "api": CAPTURES | {"analysis", "experiments", "io", "models", "results"},
-    "notebook": CAPTURES | DRAWING | {"api", "io", "render", "views"},
+    "notebook": CAPTURES | DRAWING | {"io", "render", "results", "views"},
     "": {"api", "io", "notebook"},
     "__main__": {"cli"},
     "cli": CAPTURES

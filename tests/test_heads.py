@@ -25,11 +25,11 @@ from transformers import (
 )
 
 from attnviz.analysis.roles import ROLES, Layout, beyond, local, measure, uniform
-from attnviz.cli.heads import PROSE, read_texts
-from attnviz.cli.text import samples
+from attnviz.cli.heads import read_texts
 from attnviz.errors import InputError, UsageError
 from attnviz.experiments.heads import measure_heads, separators
 from attnviz.experiments.sequences import CHARACTERS, DOCUMENTS, excerpts, repeated
+from attnviz.io.samples import PLAIN_ENGLISH, find_samples
 from attnviz.lm import evaluate, store
 from attnviz.models import load
 from attnviz.models.huggingface.model import HuggingFace
@@ -185,8 +185,8 @@ def test_a_corpus_is_read_in_part() -> None:
 
 def test_the_samples_are_prose() -> None:
     """The texts that heads are measured on are among the samples."""
-    assert {*PROSE} <= {*samples()}
-    assert len(read_texts(None)) == len(PROSE)
+    assert {*PLAIN_ENGLISH} <= {*find_samples()}
+    assert len(read_texts(None)) == len(PLAIN_ENGLISH)
 
 
 @pytest.mark.parametrize("name", ["builtin", "minilm", "gpt2"])
@@ -345,7 +345,7 @@ def test_json_is_as_it_is_documented(call: Run) -> None:
     assert head["role"] == "previous_token"
     assert {*head["scores"]["induction"]} == {"mean", "sd", "chance", "n"}
     assert head["scores"]["induction"]["sd"] is None
-    assert head["on_text"]["previous_token"]["n"] == len(PROSE)
+    assert head["on_text"]["previous_token"]["n"] == len(PLAIN_ENGLISH)
     assert "induction" not in head["on_text"]
     assert "next_token" not in head["scores"]
 

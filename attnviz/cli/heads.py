@@ -23,20 +23,18 @@ from attnviz.cli.parameters import SectionedCommand, option_group, option_sectio
 from attnviz.cli.screen import open_screen
 from attnviz.cli.sources import load_model
 from attnviz.cli.talk import Talk
-from attnviz.cli.text import read_sample
 from attnviz.errors import ModelError
 from attnviz.experiments import sequences
 from attnviz.experiments.heads import find_head_roles
 from attnviz.experiments.progress import Watch
 from attnviz.io.documents import document_json
+from attnviz.io.samples import PLAIN_ENGLISH, read_sample
 from attnviz.lm import corpus
 from attnviz.models.base import require_losses
 from attnviz.results.head_roles import Setting, describe_definitions, explain_roles
 
 if TYPE_CHECKING:
     from attnviz.models import Model
-
-PROSE = "agreement", "article", "paragraph", "pronoun", "question", "review"  # samples that are plain English
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def print_roles(*, as_json: bool) -> None:
 
 def read_texts(path: str | None) -> list[str]:
     """Return the beginnings of the texts of a corpus, or of the samples. Raises InputError."""
-    documents = [read_sample(name) for name in PROSE] if path is None else corpus.read([Path(path)])
+    documents = [read_sample(name) for name in PLAIN_ENGLISH] if path is None else corpus.read([Path(path)])
     return sequences.excerpts(documents)
 
 

@@ -10,6 +10,7 @@ from attnviz.cli.talk import Talk
 from attnviz.errors import InputError
 from attnviz.escape import require_unicode
 from attnviz.io.files import decode, read_some, read_text
+from attnviz.io.samples import read_sample
 
 SENTENCE = "The cat sat on the mat because it was tired."
 SAMPLE = "sample:"
@@ -65,18 +66,3 @@ def stdin_is_given() -> bool:
     except (OSError, ValueError, AttributeError):  # closed, or replaced by an object without a descriptor
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
-
-
-def samples() -> dict[str, Path]:
-    """The sample texts by name: in the installed package, or at the top of a checkout."""
-    package = Path(__file__).parent.parent
-    folders = package / "sample_texts", package.parent / "sample_texts"
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.txt"))}
-
-
-def read_sample(name: str) -> str:
-    """A sample text. Raises InputError naming those that there are."""
-    found = samples()
-    if name not in found:
-        raise InputError(f"there is no sample {name!r}: one of {', '.join(found)}")
-    return read_text(found[name])

@@ -38,7 +38,7 @@ LARGEST_DIGITS = 3  # of the largest score of a column
 MOST_DECIMALS = 9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Attribution(Result):
     """What each token of a text is to what the model says at one of them, by several methods."""
 

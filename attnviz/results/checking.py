@@ -131,7 +131,7 @@ class CheckedBound(NamedTuple):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckResult(Result):
     """Bounds, what was measured for each, and whether they hold."""
 

@@ -60,7 +60,7 @@ class HeadGroups(NamedTuple):
     b: tuple[Name, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ComparisonResult(Result):
     """How far the heads of A and B are from each other, over one text or several."""
 

@@ -41,7 +41,7 @@ class NamedVectors(NamedTuple):
     """(d,), or (m, d)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ExplanationResult(Result):
     """The attention of one query step by step, of a head or of a score function."""
 

@@ -140,7 +140,7 @@ class Ablation:
     ablated: tuple[AblatedHeads, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeadsResult(Result):
     """What the heads of a model are, and what the model loses without them if that was measured."""
 

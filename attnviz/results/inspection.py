@@ -161,7 +161,7 @@ class HeadOrder(NamedTuple):
 SHARPEST_FIRST = HeadOrder()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadMeasures(Result):
     """The measures of every head on one text, or in the mean over several."""
 

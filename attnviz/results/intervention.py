@@ -116,7 +116,7 @@ class Outcome:
         return tuple(dict.fromkeys(number for order in orders for number in order))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InterventionResult(Result):
     """What a model says and attends to before and after changes."""
 

@@ -13,3 +13,7 @@ class Result(Presentable):
     def tables(self) -> list[Picture]:
         """Return the pictures and tables that show it, of no medium."""
         raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """Say in one line what the result is of: the title of its first picture."""
+        return f"<{type(self).__name__}: {self.tables()[0].title}>"

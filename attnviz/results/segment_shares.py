@@ -32,7 +32,7 @@ from attnviz.views.heatmaps import title, token_title, told
 from attnviz.views.labels import kind_title, panels_title, sides
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SegmentShares(Result):
     """The share of attention that each segment of a text gets, in all heads."""
 

@@ -83,7 +83,7 @@ def format_weight(value: float, method: str) -> str:
 # One token
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenRows(Result):
     """What one token gives to each of the others, and gets from each, in all heads."""
 
@@ -265,7 +265,7 @@ def find_least_shown(method: str) -> float:
 # One cell
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OneCell(Result):
     """The weight that one query gives to one key, in all heads."""
 

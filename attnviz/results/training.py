@@ -21,7 +21,7 @@ Measurement: TypeAlias = Mapping[str, Any]
 """An entry of history.json: step, stage, loss, tokens, and scores by role, [layer][head]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingResult(Result):
     """What was measured of a model while it was trained."""
 

@@ -21,9 +21,9 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALL
 import numpy as np
 import torch
 
-from attnviz.cli.text import read_sample
 from attnviz.experiments.attribution import attribute
 from attnviz.experiments.sequences import repeated
+from attnviz.io.samples import read_sample
 from attnviz.lm.model import blocks, logits
 from attnviz.models import Model, load
 from attnviz.models.builtin import Builtin
