@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 def command(options: TrainOptions, talk: Talk) -> None:
     """Train a small language model made of our own attention layer.
 
-    CORPUS is text files, or folders of .txt files. An empty line parts two documents; one in fifty is held out. The
-    folder works as --model, and so do the checkpoints in it, step-N; its history.json has the loss and the scores of
-    all heads over steps, training.svg is drawn of it, and --curves draws it again. Interrupted, what has been learnt so
-    far is saved, and the same command with --resume goes on. The same seed on the same machine with the same number of
-    threads gives the same model, interrupted or not.
+    CORPUS is text files, or folders of .txt files. An empty line parts two documents; one in fifty
+    is held out. The folder works as --model, and so do the checkpoints in it, step-N; its
+    history.json has the loss and the scores of all heads over steps, training.svg is drawn of it,
+    and --curves draws it again. Interrupted, what has been learnt so far is saved, and the same
+    command with --resume goes on. The same seed on the same machine with the same number of threads
+    gives the same model, interrupted or not.
 
     \b
     Examples:

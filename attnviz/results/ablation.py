@@ -18,7 +18,7 @@ DATA: dict[Data, str] = {"repeated": "repeats", "text": "text"}
 
 
 class LossSpread(NamedTuple):
-    """A mean loss in nats per token, with the deviation of a sample; NaN where they are undefined."""
+    """A mean loss in nats per token, with the deviation of a sample; NaN where undefined."""
 
     mean: float
     sd: float
@@ -150,7 +150,10 @@ def name_ablated(ablated: AblatedHeads) -> str:
 
 
 def format_loss(spread: LossSpread, sign: str = "") -> str:
-    """Format a mean in nats with its deviation; empty if there is none. sign: "+" shows it always."""
+    """Format a mean in nats with its deviation; empty if there is none.
+
+    sign: "+" shows it always.
+    """
     if not spread.n:
         return ""
     mean = f"{spread.mean:{sign}.2f}"

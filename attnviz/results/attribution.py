@@ -58,12 +58,17 @@ class Attribution(Result):
     ranked: Visible
     """(token,): not special, nor the first, nor the query, nor what it has nothing of."""
     scores: Mapping[str, Doubles]
-    """(token,) by method, of which some models do not have all; NaN for what the query has nothing of."""
+    """(token,) by method, of which some models do not have all.
+
+    NaN for what the query has nothing of.
+    """
     baselines: Mapping[str, Doubles]
     """(token,)."""
     effects: Mapping[Check, Doubles]
-    """(token,) by intervention: by how much the logit of the target, less the mean of all logits, falls; of a vector
-    1 - cosine. NaN for the query, and for what it has nothing of."""
+    """(token,) by intervention: by how much the logit of the target, less the mean of all, falls.
+
+    Of a vector 1 - cosine. NaN for the query, and for what it has nothing of.
+    """
     notes: tuple[str, ...] = ()
     outcome: Outcome | None = None
     """What changes that hold in all runs do to the prediction, if there are any."""
@@ -82,7 +87,10 @@ class Attribution(Result):
         return int(self.ranked.sum())
 
     def rank_tokens(self, values: Doubles) -> Doubles:
-        """Rank the tokens by scores or effects, 1 for the highest: (token,), NaN for the unranked."""
+        """Rank the tokens by scores or effects, 1 for the highest: (token,).
+
+        NaN for those that are not ranked.
+        """
         token_ranks = np.full(len(self.tokens), np.nan)
         token_ranks[self.ranked] = ranks(-values[self.ranked])
         return token_ranks
@@ -257,8 +265,8 @@ def make_text_strip(attribution: Attribution) -> Strip:
     axis = Axis("keys", labels(attribution.tokens), places, spaced=spaced(attribution.tokens))
     lines = (
         "the highest is set to 1",
-        "masked are those that are not ranked: special tokens and the first, on which heads rest; the token that is "
-        "asked itself; what it has nothing of",
+        "masked are those that are not ranked: special tokens and the first, on which heads rest; "
+        "the token that is asked itself; what it has nothing of",
     )
     return Strip(
         make_heading(attribution),

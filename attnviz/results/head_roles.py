@@ -73,7 +73,7 @@ class HeadRole:
         return self.scores if data == "repeated" else self.on_text
 
     def best(self, role: str) -> RoleScore | None:
-        """Return the score of a role on the data that it is measured on first; None if undefined."""
+        """Return the score of a role where it is measured first; None if it is undefined."""
         first_data = ROLES[role].data[0]
         return self.on(first_data).get(role)
 
