@@ -18,7 +18,8 @@ from attnviz.experiments.heads import measure_heads
 from attnviz.lm import evaluate, store
 from attnviz.models import Model, load
 from attnviz.models.huggingface.model import HuggingFace
-from attnviz.results.head_roles import HOWS, HeadRole, LossSpread, Setting
+from attnviz.results.ablation import HOWS, LossSpread
+from attnviz.results.head_roles import HeadRole, Setting
 from tests.conftest import Run, Tiny
 from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer

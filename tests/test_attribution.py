@@ -27,10 +27,12 @@ from attnviz.analysis.rollout import chefer, rollout
 from attnviz.errors import InputError, UsageError
 from attnviz.experiments.ablation import without
 from attnviz.experiments.attribution import SUBSTITUTES, attribute, substitutes
+from attnviz.experiments.intervention import Subject, intervene
 from attnviz.models import Model, load
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import NOTHING, Edge, Intervention, Prompt, Request, Target
 from attnviz.results.attribution import CHECKS, Attribution
+from attnviz.results.intervention import Changes
 from attnviz.selection import Spot, parse_heads
 from tests.conftest import SENTENCE, Tiny
 from tests.test_cli import fails
@@ -412,3 +414,18 @@ def test_all_heads_may_be_ablated(builtin: Model) -> None:
     assert "norm" not in found.scores
     assert "without norm: all heads are ablated" in found.notes
     assert not found.scores["attention"].any()
+
+
+def test_what_changes_do_is_part_of_the_result(builtin: Model) -> None:
+    """Of an outcome the result has the document, the notes and the table, and what is ranked is under it."""
+    prompt = Prompt(TWICE)
+    subject = Subject.of(builtin, prompt)
+    outcome = intervene(subject, Changes(ablated=((1, 3),)))
+    found = attribute(builtin, prompt, outcome=outcome)
+    change = Intervention(change=without([(1, 3)], "zero", {}))
+    same = attribute(builtin, prompt, intervention=change, without=[(1, 3)])
+    np.testing.assert_allclose(found.scores["attention"], same.scores["attention"], atol=1e-6)
+    assert found.to_dict()["intervention"]["ablate"] == ["L1H3"]
+    assert any(line.startswith("ablated: L1H3") for line in found.notes)
+    assert len(found.tables()) == len(same.tables()) + 1
+    assert len(found.rows()) == len(found.tokens)

@@ -13,6 +13,7 @@ from rich.cells import cell_len
 
 from attnviz.analysis.roles import alike, induction
 from attnviz.drawable import Curve, Curves, Mark, Plot
+from attnviz.experiments.training import read_training
 from attnviz.lm import checkpoints
 from attnviz.render.figure.curves import CURVES
 from attnviz.render.figure.figure import FORMATS, STYLES, Style, composed, figure
@@ -339,3 +340,15 @@ def test_drawing_again_needs_no_torch(tmp_path: Path) -> None:
     """A run is drawn from its history alone, on a screen without matplotlib too."""
     plant_run(tmp_path / "run")
     assert not loaded("train", "--curves", str(tmp_path / "run")) & {"torch", "transformers", "matplotlib"}
+
+
+def test_a_run_is_read_in_python(tmp_path: Path) -> None:
+    """The result has all measurements, a row a score, and the curves."""
+    plant_run(tmp_path / "run")
+    result = read_training(tmp_path / "run")
+    assert result.to_dict() == {"block": BLOCK, "history": history()}
+    assert result.rows()[0] == {"step": 100, "loss": 7.0, "role": "induction", "layer": 0, "head": 0, "score": 0.02}
+    assert len(result.rows()) == 20 * 8
+    (curves,) = result.tables()
+    assert isinstance(curves, Curves)
+    assert len(curves.steps) == 20

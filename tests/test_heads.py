@@ -27,7 +27,7 @@ from transformers import (
 from attnviz.analysis.roles import ROLES, Layout, beyond, local, measure, uniform
 from attnviz.cli.heads import read_texts
 from attnviz.errors import InputError, UsageError
-from attnviz.experiments.heads import measure_heads, separators
+from attnviz.experiments.heads import find_head_roles, measure_heads, separators
 from attnviz.experiments.sequences import CHARACTERS, DOCUMENTS, excerpts, repeated
 from attnviz.io.samples import PLAIN_ENGLISH, find_samples
 from attnviz.lm import evaluate, store
@@ -46,6 +46,7 @@ from attnviz.results.head_roles import (
     make_roles_table,
     make_scores_table,
 )
+from attnviz.selection import parse_heads
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.test_startup import loaded
@@ -463,3 +464,22 @@ def test_large_maps_fit_a_screen(layers: int, heads: int) -> None:
 def test_the_builtin_model_needs_no_torch() -> None:
     """Heads of the built-in model are measured in NumPy."""
     assert not loaded("heads", "--sequences", "1") & {"torch", "transformers", "matplotlib", "huggingface_hub"}
+
+
+def test_roles_are_found_in_python() -> None:
+    """A result of the heads that are chosen, in all its forms, with the losses if these are asked for."""
+    texts = read_texts(None)[:2]
+    chosen = parse_heads("L0H2,L1H3")
+    plain = find_head_roles(load(), texts, Setting(2, 8), heads=chosen, role="induction")
+    assert plain.ablation is None
+    assert [head["role"] for head in plain.to_dict()["heads"]] == ["previous_token", "induction"]
+    assert {row["score"] for row in plain.rows()} <= {*ROLES}
+    assert plain.tables()[0].title.endswith("induction on repeats")
+    runs: list[tuple[int, int]] = []
+    ablated = find_head_roles(
+        load(), texts, Setting(2, 8), heads=chosen, ablates=True, watch=lambda *done: runs.append(done)
+    )
+    assert runs[-1] == (len(runs), len(runs))
+    assert [heads["heads"] for heads in ablated.to_dict()["ablation"]["without"]] == [((0, 2),), ((1, 3),)]
+    assert {row["replaced_by"] for row in ablated.rows()} == {"zero", "mean"}
+    assert len(ablated.tables()) == 3

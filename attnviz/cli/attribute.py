@@ -64,7 +64,7 @@ class AttributeOptions:
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """The interventions that are run for comparison; a token is cut before others replace it."""
+        """The interventions that are run for comparison, by name."""
         if self.replaced:
             return "knock-out", "leave-one-out"
         return ("knock-out",) if self.verify else ()
@@ -138,9 +138,10 @@ def command(
 ) -> None:
     """Rank tokens by how much they matter for a prediction, and check that against the model.
 
-    Weights are no importance: all methods stand beside each other, and with --verify each with its rank correlation to
-    what happens when a token's column is cut in all layers, a run a token. A model that predicts nothing is asked for
-    the last vector of a token. First and special tokens, on which heads rest, are shown but not ranked.
+    Weights are no importance: all methods stand beside each other, and with --verify each with its
+    rank correlation to what happens when a token's column is cut in all layers, a run a token. A
+    model that predicts nothing is asked for the last vector of a token. First and special tokens,
+    on which heads rest, are shown but not ranked.
 
     \b
     Examples:

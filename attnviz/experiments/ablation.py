@@ -20,7 +20,8 @@ from attnviz.layer.arrays import Array, namespace, widen
 from attnviz.models.base import Model, SupportsLosses, require_losses
 from attnviz.record import Doubles, Visible
 from attnviz.request import Change, Prompt, Replacement, Request, Weigh, Weighed
-from attnviz.results.head_roles import HOWS, AblatedHeads, Ablation, HeadRole, LossRise, LossSpread, Roles
+from attnviz.results.ablation import HOWS, AblatedHeads, Ablation, LossRise, LossSpread
+from attnviz.results.head_roles import HeadRole, Roles
 from attnviz.selection import Head, Selection
 
 OTHERS = 5  # other heads, or sets of heads, that are ablated for comparison, at most

@@ -120,7 +120,10 @@ def add_samples(samples: Samples, attention_map: AttentionMap, data: Data, block
 
 
 def without_repeated_masks(attention_map: AttentionMap) -> Visible:
-    """Return a mask once where it is the same in all layers or heads: (layer or 1, head or 1, n, n)."""
+    """Return a mask once where it is the same in all layers or heads.
+
+    (layer, head, n, n) -> (layer or 1, head or 1, n, n).
+    """
     layer_stride, head_stride, *_ = attention_map.visible.strides
     layers = slice(0, 1) if layer_stride == 0 else slice(None)
     heads = slice(0, 1) if head_stride == 0 else slice(None)

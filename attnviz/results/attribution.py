@@ -8,7 +8,7 @@ import numpy as np
 
 from attnviz.analysis.attribution import BASELINES, FEW, SCORINGS, chance, ranks, spearman
 from attnviz.drawable import Axis, Panel, Picture, Scale, Strip, Table
-from attnviz.escape import escape, label
+from attnviz.escape import escape
 from attnviz.io.formats import describe_tokens
 from attnviz.record import Capture, Doubles, Token, Visible
 from attnviz.results.intervention import (
@@ -58,12 +58,17 @@ class Attribution(Result):
     ranked: Visible
     """(token,): not special, nor the first, nor the query, nor what it has nothing of."""
     scores: Mapping[str, Doubles]
-    """(token,) by method, of which some models do not have all; NaN for what the query has nothing of."""
+    """(token,) by method, of which some models do not have all.
+
+    NaN for what the query has nothing of.
+    """
     baselines: Mapping[str, Doubles]
     """(token,)."""
     effects: Mapping[Check, Doubles]
-    """(token,) by intervention: by how much the logit of the target, less the mean of all logits, falls; of a vector
-    1 - cosine. NaN for the query, and for what it has nothing of."""
+    """(token,) by intervention: by how much the logit of the target, less the mean of all, falls.
+
+    Of a vector 1 - cosine. NaN for the query, and for what it has nothing of.
+    """
     notes: tuple[str, ...] = ()
     outcome: Outcome | None = None
     """What changes that hold in all runs do to the prediction, if there are any."""
@@ -82,7 +87,10 @@ class Attribution(Result):
         return int(self.ranked.sum())
 
     def rank_tokens(self, values: Doubles) -> Doubles:
-        """Rank the tokens by scores or effects, 1 for the highest: (token,), NaN for the unranked."""
+        """Rank the tokens by scores or effects, 1 for the highest: (token,).
+
+        NaN for those that are not ranked.
+        """
         token_ranks = np.full(len(self.tokens), np.nan)
         token_ranks[self.ranked] = ranks(-values[self.ranked])
         return token_ranks
@@ -257,8 +265,8 @@ def make_text_strip(attribution: Attribution) -> Strip:
     axis = Axis("keys", labels(attribution.tokens), places, spaced=spaced(attribution.tokens))
     lines = (
         "the highest is set to 1",
-        "masked are those that are not ranked: special tokens and the first, on which heads rest; the token that is "
-        "asked itself; what it has nothing of",
+        "masked are those that are not ranked: special tokens and the first, on which heads rest; "
+        "the token that is asked itself; what it has nothing of",
     )
     return Strip(
         make_heading(attribution),
@@ -288,22 +296,22 @@ def make_tokens_table(attribution: Attribution, most: int | None) -> Table:
     """
     places = [*attribution.order[:most], *list_unranked(attribution)[:most]]
     columns = collect_columns(attribution)
-    column_ranks = {method: attribution.rank_tokens(values) for method, values in columns.items()}
-    rows: list[tuple[str, ...]] = [() for _ in places]
+    headings: list[str] = []
+    cells: list[list[str]] = []
     levels = np.full((len(places), 2 * len(columns)), np.nan, np.float32)
-    for i, (method, values) in enumerate(columns.items()):
-        scores = format_column(values, column_ranks[method])
-        rows = [
-            (*row, scores[place], format_rank(column_ranks[method][place]))
-            for row, place in zip(rows, places, strict=True)
-        ]
+    for i, (heading, values) in enumerate(columns.items()):
+        headings += (heading, "#")
+        token_ranks = attribution.rank_tokens(values)
+        scores = format_column(values, token_ranks)
+        cells.append([scores[place] for place in places])
+        cells.append([format_rank(token_ranks[place]) for place in places])
         levels[:, 2 * i] = column_levels(values, attribution.ranked)[places]
     return Table(
         f"Tokens by {attribution.by}",
         "token",
-        tuple(heading for method in columns for heading in (method, "#")),
-        tuple(f"{place} {short(label(attribution.tokens[place].text))}" for place in places),
-        tuple(rows),
+        tuple(headings),
+        tuple(f"{place} {name(attribution.tokens[place])}" for place in places),
+        tuple(zip(*cells, strict=True)),
         levels,
         told((rank_line(attribution, most), effect_line(attribution))),
         group=2,
@@ -335,9 +343,9 @@ def column_levels(values: Doubles, ranked: Visible) -> Doubles:
     return levels
 
 
-def format_column(values: Doubles, column_ranks: Doubles) -> list[str]:
+def format_column(values: Doubles, token_ranks: Doubles) -> list[str]:
     """Format scores so that the largest that has a rank has three digits; empty where undefined."""
-    largest = np.abs(values[np.isfinite(column_ranks)]).max()
+    largest = np.abs(values[np.isfinite(token_ranks)]).max()
     decimals = 0
     if largest > 0:
         exponent = int(np.floor(np.log10(largest)))

@@ -1,4 +1,4 @@
-"""How a model came to be what it is: its loss and its best heads, over the steps of its training."""
+"""How a model came to be what it is: its loss and its best heads over the steps of training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -199,7 +199,7 @@ def make_scores_plot(heads: Sequence[HeadHistory], block: int) -> Plot:
 
 
 def list_events(history: Sequence[Measurement], heads: Sequence[HeadHistory], block: int) -> list[Event]:
-    """List when induction appeared, and when the vocabulary was widened, of what there is to tell."""
+    """List when induction appeared, and when the vocabulary was widened, if they did."""
     steps = [measurement["step"] for measurement in history]
     best = next((head for head in heads if head.role == "induction"), None)
     threshold = ROLES["induction"].threshold

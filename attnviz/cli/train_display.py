@@ -1,0 +1,182 @@
+"""What `attnviz train` shows on stderr while a model is trained, and of what was learnt."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from attnviz.cli.options import ScreenOptions
+from attnviz.cli.talk import Talk
+
+if TYPE_CHECKING:
+    from rich.segment import Segments
+
+    from attnviz.drawable import Picture
+    from attnviz.lm.store import Stored
+    from attnviz.lm.train import Progress
+    from attnviz.record import Capture
+    from attnviz.render.terminal.cells import Line
+    from attnviz.results.training import Measurement
+
+WATCHED = "The quick brown fox jumps. The quick brown fox jumps."  # where it repeats, induction is seen
+LINES_AROUND = 14  # of the live view that are not of its picture
+
+
+def watch_nothing(progress: "Progress") -> None:
+    """Show nothing after a step."""
+
+
+def look_at_nothing(model: "Stored", history: "Sequence[Measurement]") -> None:
+    """Show nothing when the heads were measured."""
+
+
+@dataclass(frozen=True)
+class Display:
+    """What is shown on stderr while a model is trained."""
+
+    watch_step: Callable[["Progress"], None] = watch_nothing
+    look_at_heads: Callable[["Stored", "Sequence[Measurement]"], None] = look_at_nothing
+
+
+@contextmanager
+def show_steps(steps: int, talk: Talk, *, live: bool) -> Iterator[Display]:
+    """Show after each step, or when the heads were measured, how far a run is.
+
+    live: the heads as they form, in place of a bar.
+    """
+    if talk.quiet:
+        yield Display()
+    elif live and talk.shows_progress:
+        with show_heads(steps) as display:
+            yield display
+    elif live:
+        yield Display(look_at_heads=make_head_notes(steps, talk))
+    elif talk.shows_progress:
+        with show_bar(steps) as display:
+            yield display
+    else:
+        yield Display(watch_step=make_loss_notes(steps, talk))
+
+
+def make_loss_notes(steps: int, talk: Talk) -> Callable[["Progress"], None]:
+    """Make what notes the loss every tenth of the steps."""
+    tenth = max(1, steps // 10)
+
+    def watch_step(progress: "Progress") -> None:
+        if progress.step % tenth == 0:
+            talk.note(f"step {progress.step}: loss {progress.loss:.3f}")
+
+    return watch_step
+
+
+def make_head_notes(steps: int, talk: Talk) -> Callable[["Stored", "Sequence[Measurement]"], None]:
+    """Make what notes the loss and the best heads every tenth of the steps."""
+    from attnviz.results.training import summarise_measurement
+
+    tenth = max(1, steps // 10)
+
+    def look_at_heads(model: "Stored", history: "Sequence[Measurement]") -> None:  # noqa: ARG001
+        if history[-1]["step"] % tenth == 0:
+            talk.note(summarise_measurement(history))
+
+    return look_at_heads
+
+
+@contextmanager
+def show_bar(steps: int) -> Iterator[Display]:
+    """Show a progress bar with loss and speed on the terminal that stderr is."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TextColumn("{task.fields[state]}"),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("training", total=steps, state="")
+
+        def watch_step(progress: "Progress") -> None:
+            seconds = bar.tasks[task].elapsed or 1
+            speed = progress.tokens / seconds
+            state = f"loss {progress.loss:.3f} nats  {speed:,.0f} tokens/s"
+            bar.update(task, completed=progress.step, state=state)
+
+        yield Display(watch_step)
+
+
+@contextmanager
+def show_heads(steps: int) -> Iterator[Display]:
+    """Show curves and the best induction head on a sentence, on the terminal that stderr is."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.segment import Segments
+
+    from attnviz.cli.screen import open_screen
+    from attnviz.render.terminal.draw import draw
+    from attnviz.results.training import make_progress_table
+    from attnviz.views.heatmaps import heatmaps
+
+    screen = open_screen(ScreenOptions())
+    picture = Segments([])
+    with Live(console=Console(stderr=True)) as view:
+
+        def watch_step(progress: "Progress") -> None:
+            line = f"step {progress.step} of {steps}: loss {progress.loss:.3f} nats"
+            view.update(Group(line, picture))
+
+        def look_at_heads(model: "Stored", history: "Sequence[Measurement]") -> None:
+            nonlocal picture
+            (heatmap,) = heatmaps(capture_best_head(model, history))
+            height = max(1, view.console.height - LINES_AROUND)
+            lines = [
+                *draw(make_progress_table(history), screen),
+                [],
+                *draw(heatmap, replace(screen, height=height)),
+            ]
+            picture = join_lines(lines, ends=False)
+
+        yield Display(watch_step, look_at_heads)
+
+
+def join_lines(lines: "Iterable[Line]", *, ends: bool) -> "Segments":
+    """Join lines of segments for a console. ends: with an end of line after the last, too."""
+    from rich.segment import Segment, Segments
+
+    segments: list[Segment] = []
+    for line in lines:
+        segments += [*line, Segment.line()]
+    return Segments(segments if ends else segments[:-1])
+
+
+def capture_best_head(model: "Stored", history: "Sequence[Measurement]") -> "Capture":
+    """Capture the attention of the best induction head on a sentence that repeats."""
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    from attnviz.lm.evaluate import weights
+    from attnviz.models.builtin import read_tokens
+    from attnviz.record import AttentionMap, Capture
+    from attnviz.results.training import find_best_heads
+
+    encoding = Tokenizer.from_str(model.tokenizer).encode(WATCHED)
+    tokens = read_tokens(encoding, WATCHED)
+    best = next(find_best_heads(history))
+    every_head = weights(model.parameters, np.array([encoding.ids]), model.config)
+    of_best = every_head[:, best.layer, best.head]  # (1, query, key)
+    visible = np.tri(len(tokens), dtype=bool)
+    attention_map = AttentionMap("self", (best.layer,), (best.head,), tokens, tokens, of_best[None], visible)
+    return Capture("the model so far", WATCHED, (attention_map,))
+
+
+def print_beside(picture: "Picture") -> None:
+    """Print a picture that is talk, not a result, on the terminal that stderr is."""
+    from rich.console import Console
+
+    from attnviz.cli.screen import open_screen
+    from attnviz.render.terminal.draw import draw
+
+    console = Console(stderr=True)
+    screen = replace(open_screen(ScreenOptions()), width=console.width, height=console.height)
+    console.print(join_lines(draw(picture, screen), ends=True), end="", crop=False)
