@@ -243,6 +243,7 @@ def test_a_spread_of_little_is_undefined() -> None:
 # What is refused
 
 
+@pytest.mark.exact
 def test_models_without_next_tokens_are_refused(minilm: Path, tiny: Tiny) -> None:
     """Encoders, encoder-decoders, and causal models loaded without their head."""
     for folder in (minilm, tiny("t5"), tiny("gpt2")):
@@ -250,6 +251,7 @@ def test_models_without_next_tokens_are_refused(minilm: Path, tiny: Tiny) -> Non
             load(str(folder)).losses(IDS)
 
 
+@pytest.mark.exact
 def test_models_that_hide_their_outputs_are_refused(tiny: Tiny) -> None:
     """GPT-Neo shows a softmax only: one line, and the model stays usable."""
     model = load(str(tiny("gpt_neo")), writes=True)
@@ -322,6 +324,7 @@ def test_any_causal_model_can_be_ablated(call: Run, tiny: Tiny, corpus: str, nam
     fails(call("heads", "--ablate", *options), 2, "choose heads with -l and -H")
 
 
+@pytest.mark.exact
 def test_encoders_are_refused_in_one_line(call: Run, minilm: Path, tiny: Tiny) -> None:
     """What they lack, and which option to leave out."""
     fails(call("heads", "--ablate", "-m", minilm, "--sequences", "1"), 3, "leave --ablate out")

@@ -190,6 +190,7 @@ def test_a_head_is_ablated(name: str) -> None:
     assert float((found - whole).abs().max()) > 1e-4 * scale
 
 
+@pytest.mark.exact
 def test_the_model_is_left_as_found(architecture: Architecture) -> None:
     """Hooks, modes, attention implementations, attributes and numbers of a model are the same after it was read."""
     model, inputs = architecture.build(), architecture.inputs(None)
@@ -217,6 +218,7 @@ def told(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, type(None))) else id(value)
 
 
+@pytest.mark.exact
 def test_a_run_that_fails_leaves_the_model_as_found() -> None:
     """So it is when the model fails in the middle of its run."""
     model, inputs = THERE["GPT-2"].build(), THERE["GPT-2"].inputs(None)
@@ -239,6 +241,7 @@ def test_half_precision(name: str) -> None:
         torch.testing.assert_close(part.weights, exact[number].weights, rtol=0, atol=0.1)
 
 
+@pytest.mark.exact
 def test_the_list_is_long() -> None:
     """At least 45 architectures of all families are compared, each under a name of its own."""
     assert len(THERE) >= 45
@@ -246,6 +249,7 @@ def test_the_list_is_long() -> None:
     assert {known.family for known in THERE.values()} == {"encoder", "decoder", "encoder-decoder"}
 
 
+@pytest.mark.exact
 def test_the_page_lists_them() -> None:
     """The list of docs/architectures.md is the one that ``python -m scripts.architectures`` writes."""
     page = PAGE.read_text("utf-8")
