@@ -224,20 +224,24 @@ def hub(minilm: Path) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.exact
 def test_a_hub_model_is_downloaded_once(
-    run: Run, call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first use downloads config, tokenizer and safetensors only; the second asks the network for nothing."""
     address, asked = hub
-    environment = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-    first = run("show", SENTENCE, "-m", "some/model", **environment)
+    constants = {
+        "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+    }
+    for name, value in constants.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    first = call("show", SENTENCE, "-m", "some/model")
     assert first.returncode == 0, first.stderr
     fetched = {path.rsplit("/", 1)[-1] for path in asked if "/resolve/" in path}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= fetched
     assert not any(path.endswith((".bin", ".py")) or "onnx" in path for path in asked)
     asked.clear()
-    constants = {"HF_HUB_CACHE": str(tmp_path / "home" / "hub"), "ENDPOINT": address, "HF_HUB_OFFLINE": False}
-    for name, value in constants.items():
-        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     second = call("show", SENTENCE, "-m", "some/model")
     assert second.stdout == first.stdout
     assert asked == []
