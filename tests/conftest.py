@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import subprocess
@@ -53,6 +54,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     Without a test of that device nothing is registered.
     """
+    gc.freeze()  # the modules that are loaded by now need not be looked through for garbage again and again
     if any(item.path.name == "test_devices.py" for item in session.items):
         from tests.pretend_device import register_backend
 

@@ -1,6 +1,7 @@
 """Every architecture of ``tests.architectures``, small and random: the library's own eager attention as the oracle."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ UNMEASURED = {"XLNet", "Longformer", "LED", "BigBird (sparse)"}  # their product
 QUERIES = {"self": "", "encoder": "", "decoder": "decoder_", "cross": "decoder_"}  # whose the queries are
 
 
-@pytest.fixture(params=THERE.values(), ids=THERE)
+@pytest.fixture(scope="module", params=THERE.values(), ids=THERE)
 def architecture(request: pytest.FixtureRequest) -> Architecture:
     """One of those that the installed transformers has."""
     return request.param
@@ -75,6 +76,22 @@ def read(
     sites = reading.survey(inputs)
     heads = {number: tuple(range(site.heads)) for number, site in enumerate(sites)}
     return sites, reading.read(inputs, heads, Request(), edits)[0]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A model, and what was read of it."""
+
+    model: torch.nn.Module
+    sites: tuple[Site, ...]
+    found: dict[int, Found]
+
+
+@pytest.fixture(scope="module")
+def whole(architecture: Architecture) -> Read:
+    """All that can be found of an architecture without padding, for the tests that change nothing of it."""
+    model = architecture.build()
+    return Read(model, *read(Reading(model), architecture.inputs(None)))
 
 
 def by_kind(sites: tuple[Site, ...]) -> dict[str, list[int]]:
@@ -123,20 +140,18 @@ def compare(found: Found, expected: Tensor, told: Tensor, where: str) -> None:
     torch.testing.assert_close(found.weights[rows], expected[rows], **close(WIDTH), msg=lambda m: f"{where}: {m}")
 
 
-def test_weights_explain_the_output(architecture: Architecture) -> None:
+def test_weights_explain_the_output(architecture: Architecture, whole: Read) -> None:
     """Weights times values are what each layer went on with, to 1e-5; in four models this is not looked at."""
-    sites, found = read(Reading(architecture.build()), architecture.inputs(None))
-    measured = [part.difference for part in found.values() if part.difference is not None]
-    assert len(measured) == len(sites) or architecture.name in UNMEASURED
+    measured = [part.difference for part in whole.found.values() if part.difference is not None]
+    assert len(measured) == len(whole.sites) or architecture.name in UNMEASURED
     assert max(measured, default=0) <= 1e-5
 
 
-def test_an_edge_is_cut(architecture: Architecture) -> None:
+def test_an_edge_is_cut(architecture: Architecture, whole: Read) -> None:
     """Its weight is 0, what it had goes to the rest of its row in proportion (and to a sink); other rows stay."""
-    model, inputs = architecture.build(), architecture.inputs(None)
-    sites, whole = read(Reading(model), inputs)
-    at, site = next((n, site) for n, site in enumerate(sites) if whole[n].visible[-1, -1].sum() > 1)
-    before = whole[at].weights.double()
+    model, inputs, sites, found = whole.model, architecture.inputs(None), whole.sites, whole.found
+    at, site = next((n, site) for n, site in enumerate(sites) if found[n].visible[-1, -1].sum() > 1)
+    before = found[at].weights.double()
     head, query = site.heads - 1, before.shape[1] - 1
     key = int((before[head, query] - 0.3).abs().argmin())  # one that there is much to share of, and not all
     cut = torch.zeros(1, *before.shape, dtype=torch.bool)
@@ -150,9 +165,9 @@ def test_an_edge_is_cut(architecture: Architecture) -> None:
     expected = before / torch.where(cut[0].any(-1, keepdim=True), 1 - before[head, query, key], 1)
     torch.testing.assert_close(after[at].weights.double(), expected.masked_fill(cut[0], 0), rtol=0, atol=1e-5)
     for number in range(at):
-        torch.testing.assert_close(after[number].weights, whole[number].weights, **close(WIDTH))
+        torch.testing.assert_close(after[number].weights, found[number].weights, **close(WIDTH))
     later = [number for number in range(at + 1, len(sites)) if site.kind == sites[number].kind]
-    assert all(not torch.equal(after[number].weights, whole[number].weights) for number in later[:1])
+    assert all(not torch.equal(after[number].weights, found[number].weights) for number in later[:1])
 
 
 class Projected(Changed):
