@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,15 @@ def run(tmp_path: Path) -> Run:
         return done
 
     return run
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process take a quarter of the tokens in a step, and measure their loss on few rows."""
+    from attnviz.lm import evaluate, run
+
+    monkeypatch.setattr(run, "Recipe", partial(run.Recipe, tokens=512))
+    monkeypatch.setattr(evaluate, "ROWS", 16)
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def test_the_builtin_model_in_torch_has_the_same_losses() -> None:
 def test_the_induction_heads_of_the_builtin_model_matter() -> None:
     """Without all of them repeats cost far more than without others, text no more; likewise the head they rest on."""
     model, texts = load(), read_texts(None)
-    roles = measure_heads(model, Setting(8), texts)
+    roles = measure_heads(model, Setting(4), texts)
     named = [head for head in roles.heads if head.role in ("induction", "previous_token")]
     watched: list[tuple[int, int]] = []
     found = ablate(model, roles, named, texts, lambda *done: watched.append(done))
@@ -186,7 +186,7 @@ def test_the_induction_heads_of_the_builtin_model_matter() -> None:
         induction, previous = (together_[role].rises for role in ("induction", "previous_token"))
         for rises in (induction, previous):
             rise = rises["repeated", how]
-            assert rise.own.n == 8
+            assert rise.own.n == 4
             assert rise.own.mean > 5 > 5 * abs(rise.others.mean)
         assert abs(induction["text", how].own.mean) < 0.5
     for part in found.ablated:

@@ -93,6 +93,7 @@ def plant_adapter(folder: Path, base: Path) -> None:
 
 
 @pytest.mark.parametrize("example", examples())
+@pytest.mark.usefixtures("small_steps")
 def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: Path) -> None:
     """Every example of every help works as it stands, with small stand-ins for downloads, corpora and captures."""
     (tmp_path / "books").mkdir()
@@ -804,13 +805,13 @@ def test_a_trained_model_is_shown(run: Run, call: Run, corpus: Path, tmp_path: P
 
 def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
     """Ctrl-C saves what there is, says how far it got, and exits with 130."""
-    command = [sys.executable, "-m", "attnviz", "train", str(corpus), "-o", "model", "--steps", "500", *TRAIN]
+    command = [sys.executable, "-m", "attnviz", "train", str(corpus), "-o", "model", "--steps", "200", *TRAIN]
     with started(command, tmp_path) as process:
-        assert process.stderr.readline().startswith("step 50:")
+        assert process.stderr.readline().startswith("step 20:")
         process.send_signal(signal.SIGINT)
         told = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert re.search(r"stopped after \d+ of 500 steps", told)
+    assert re.search(r"stopped after \d+ of 200 steps", told)
     assert "Traceback" not in told
     assert store.read(tmp_path / "model").about["steps"] > 0
 
