@@ -25,7 +25,20 @@ from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
 
-THERE = {known.name: known for known in ARCHITECTURES if hasattr(transformers, known.model)}
+OF_LIBRARY = {*dir(transformers)}  # without loading them
+THERE = {known.name: known for known in ARCHITECTURES if known.model in OF_LIBRARY}
+MECHANISMS = (  # one architecture for each way in which attention is computed or found
+    "BERT", "GPT-2", "Llama", "Gemma 2", "GPT-OSS", "MPNet", "DeBERTa", "XLNet", "Longformer", "BigBird (sparse)",
+    "Falcon (ALiBi)", "DeepSeek-V3.2", "Llama 4", "T5", "BART", "NLLB-MoE", "Whisper",
+)  # fmt: skip
+
+
+def marks(name: str) -> Any:
+    """The marker of an architecture that is not in all runs."""
+    return () if name in MECHANISMS else pytest.mark.sweep
+
+
+SWEPT = [pytest.param(known, id=name, marks=marks(name)) for name, known in THERE.items()]
 WIDTH = 64  # of the longest sum of a layer
 HALF = "BERT", "Llama", "T5", "Gemma 2", "DeBERTa"
 UNCUT = {"BigBird (sparse)", "Longformer", "LED"}
@@ -63,9 +76,9 @@ UNMEASURED = {"XLNet", "Longformer", "LED", "BigBird (sparse)"}  # their product
 QUERIES = {"self": "", "encoder": "", "decoder": "decoder_", "cross": "decoder_"}  # whose the queries are
 
 
-@pytest.fixture(scope="module", params=THERE.values(), ids=THERE)
+@pytest.fixture(scope="module", params=SWEPT)
 def architecture(request: pytest.FixtureRequest) -> Architecture:
-    """One of those that the installed transformers has."""
+    """One of those that the installed transformers has; the default run has one for each way to compute attention."""
     return request.param
 
 
@@ -111,6 +124,7 @@ def readable(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Reading:
     return reading
 
 
+@pytest.mark.parametrize("architecture", THERE.values(), ids=THERE)
 def test_weights_equal_eager(architecture: Architecture) -> None:
     """Every weight of every layer and head of every kind, without padding and with it; what is hidden is 0."""
     model = architecture.build()
@@ -184,7 +198,7 @@ class Projected(Changed):
         return Watched.of(output, lambda _, matrix: self.matrices.setdefault(number, (matrix.detach(), width)))
 
 
-@pytest.mark.parametrize("name", [name for name in THERE if name not in UNPROJECTED])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in THERE if name not in UNPROJECTED])
 def test_a_head_is_ablated(name: str) -> None:
     """Zeros in place of its output do what zeros in its columns of W_O do, to 1e-5 of what the model puts out."""
     model, inputs = THERE[name].build(), THERE[name].inputs(None)
@@ -254,6 +268,12 @@ def test_half_precision(name: str) -> None:
         assert part.weights.dtype == torch.float32
         torch.testing.assert_close(part.weights.sum(-1), torch.ones(part.weights.shape[:2]), rtol=0, atol=1e-2)
         torch.testing.assert_close(part.weights, exact[number].weights, rtol=0, atol=0.1)
+
+
+@pytest.mark.exact
+def test_the_mechanisms_are_architectures() -> None:
+    """Each that is to be in all runs is there, by its name."""
+    assert set(MECHANISMS) <= {known.name for known in ARCHITECTURES}
 
 
 @pytest.mark.exact

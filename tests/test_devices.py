@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 
 import attnviz
@@ -37,13 +36,11 @@ from attnviz.layer import MultiHeadAttention
 from attnviz.lm.train import Recipe, train
 from attnviz.models.huggingface.attention import Reading
 from attnviz.request import Request
-from tests.architectures import ARCHITECTURES, Architecture
+from tests.architectures import Architecture
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.pretend_device import NAME, DeviceMixError, pretend_device
+from tests.test_architectures import SWEPT
 from tests.test_lm import TINY
-
-THERE = {each.name: each for each in ARCHITECTURES if hasattr(transformers, each.model)}
-
 
 DEVICES = [NAME, *[pytest.param("cuda", marks=pytest.mark.cuda)] * torch.cuda.is_available()]
 
@@ -100,21 +97,7 @@ def weights_of(model: nn.Module, inputs: dict[str, Tensor]) -> dict[int, Tensor]
     return {number: one.weights for number, one in found.items()}
 
 
-MECHANISMS = (  # one architecture for each way in which attention is computed or found
-    "BERT", "GPT-2", "Llama", "Gemma 2", "GPT-OSS", "MPNet", "DeBERTa", "XLNet", "Longformer", "BigBird (sparse)",
-    "Falcon (ALiBi)", "DeepSeek-V3.2", "Llama 4", "T5", "BART", "NLLB-MoE", "Whisper",
-)  # fmt: skip
-IN_ALL_RUNS = [
-    pytest.param(each, id=name, marks=() if name in MECHANISMS else pytest.mark.sweep) for name, each in THERE.items()
-]
-
-
-def test_the_mechanisms_are_architectures() -> None:
-    """Each that is to be in all runs is there, by its name."""
-    assert set(MECHANISMS) <= {each.name for each in ARCHITECTURES}
-
-
-@pytest.mark.parametrize("architecture", IN_ALL_RUNS)
+@pytest.mark.parametrize("architecture", SWEPT)
 def test_captures_of_all_architectures(architecture: Architecture, device: str) -> None:
     """Weights of every head of every architecture, with padding where it has any, equal those of the CPU."""
     model = architecture.build()
