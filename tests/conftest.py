@@ -1,8 +1,10 @@
+import gc
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     Without a test of that device nothing is registered.
     """
+    gc.freeze()  # the modules that are loaded by now need not be looked through for garbage again and again
     if any(item.path.name == "test_devices.py" for item in session.items):
         from tests.pretend_device import register_backend
 
@@ -156,6 +159,15 @@ def run(tmp_path: Path) -> Run:
         return done
 
     return run
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process take a quarter of the tokens in a step, and measure their loss on few rows."""
+    from attnviz.lm import evaluate, run
+
+    monkeypatch.setattr(run, "Recipe", partial(run.Recipe, tokens=512))
+    monkeypatch.setattr(evaluate, "ROWS", 16)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Every architecture of ``tests.architectures``, small and random: the library's own eager attention as the oracle."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -24,7 +25,20 @@ from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
 
-THERE = {known.name: known for known in ARCHITECTURES if hasattr(transformers, known.model)}
+OF_LIBRARY = {*dir(transformers)}  # without loading them
+THERE = {known.name: known for known in ARCHITECTURES if known.model in OF_LIBRARY}
+MECHANISMS = (  # one architecture for each way in which attention is computed or found
+    "BERT", "GPT-2", "Llama", "Gemma 2", "GPT-OSS", "MPNet", "DeBERTa", "XLNet", "Longformer", "BigBird (sparse)",
+    "Falcon (ALiBi)", "DeepSeek-V3.2", "Llama 4", "T5", "BART", "NLLB-MoE", "Whisper",
+)  # fmt: skip
+
+
+def marks(name: str) -> Any:
+    """The marker of an architecture that is not in all runs."""
+    return () if name in MECHANISMS else pytest.mark.sweep
+
+
+SWEPT = [pytest.param(known, id=name, marks=marks(name)) for name, known in THERE.items()]
 WIDTH = 64  # of the longest sum of a layer
 HALF = "BERT", "Llama", "T5", "Gemma 2", "DeBERTa"
 UNCUT = {"BigBird (sparse)", "Longformer", "LED"}
@@ -62,9 +76,9 @@ UNMEASURED = {"XLNet", "Longformer", "LED", "BigBird (sparse)"}  # their product
 QUERIES = {"self": "", "encoder": "", "decoder": "decoder_", "cross": "decoder_"}  # whose the queries are
 
 
-@pytest.fixture(params=THERE.values(), ids=THERE)
+@pytest.fixture(scope="module", params=SWEPT)
 def architecture(request: pytest.FixtureRequest) -> Architecture:
-    """One of those that the installed transformers has."""
+    """One of those that the installed transformers has; the default run has one for each way to compute attention."""
     return request.param
 
 
@@ -75,6 +89,22 @@ def read(
     surveyed = reading.survey(inputs)
     heads = {number: tuple(range(site.heads)) for number, site in enumerate(surveyed.sites)}
     return surveyed.sites, reading.read(surveyed, inputs, heads, Request(), edits)[0]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A model, and what was read of it."""
+
+    model: torch.nn.Module
+    sites: tuple[Site, ...]
+    found: dict[int, Found]
+
+
+@pytest.fixture(scope="module")
+def whole(architecture: Architecture) -> Read:
+    """All that can be found of an architecture without padding, for the tests that change nothing of it."""
+    model = architecture.build()
+    return Read(model, *read(Reading(model), architecture.inputs(None)))
 
 
 def by_kind(sites: tuple[Site, ...]) -> dict[str, list[int]]:
@@ -94,6 +124,7 @@ def readable(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Reading:
     return reading
 
 
+@pytest.mark.parametrize("architecture", THERE.values(), ids=THERE)
 def test_weights_equal_eager(architecture: Architecture) -> None:
     """Every weight of every layer and head of every kind, without padding and with it; what is hidden is 0."""
     model = architecture.build()
@@ -123,20 +154,18 @@ def compare(found: Found, expected: Tensor, told: Tensor, where: str) -> None:
     torch.testing.assert_close(found.weights[rows], expected[rows], **close(WIDTH), msg=lambda m: f"{where}: {m}")
 
 
-def test_weights_explain_the_output(architecture: Architecture) -> None:
+def test_weights_explain_the_output(architecture: Architecture, whole: Read) -> None:
     """Weights times values are what each layer went on with, to 1e-5; in four models this is not looked at."""
-    sites, found = read(Reading(architecture.build()), architecture.inputs(None))
-    measured = [part.difference for part in found.values() if part.difference is not None]
-    assert len(measured) == len(sites) or architecture.name in UNMEASURED
+    measured = [part.difference for part in whole.found.values() if part.difference is not None]
+    assert len(measured) == len(whole.sites) or architecture.name in UNMEASURED
     assert max(measured, default=0) <= 1e-5
 
 
-def test_an_edge_is_cut(architecture: Architecture) -> None:
+def test_an_edge_is_cut(architecture: Architecture, whole: Read) -> None:
     """Its weight is 0, what it had goes to the rest of its row in proportion (and to a sink); other rows stay."""
-    model, inputs = architecture.build(), architecture.inputs(None)
-    sites, whole = read(Reading(model), inputs)
-    at, site = next((n, site) for n, site in enumerate(sites) if whole[n].visible[-1, -1].sum() > 1)
-    before = whole[at].weights.double()
+    model, inputs, sites, found = whole.model, architecture.inputs(None), whole.sites, whole.found
+    at, site = next((n, site) for n, site in enumerate(sites) if found[n].visible[-1, -1].sum() > 1)
+    before = found[at].weights.double()
     head, query = site.heads - 1, before.shape[1] - 1
     key = int((before[head, query] - 0.3).abs().argmin())  # one that there is much to share of, and not all
     cut = torch.zeros(1, *before.shape, dtype=torch.bool)
@@ -150,9 +179,9 @@ def test_an_edge_is_cut(architecture: Architecture) -> None:
     expected = before / torch.where(cut[0].any(-1, keepdim=True), 1 - before[head, query, key], 1)
     torch.testing.assert_close(after[at].weights.double(), expected.masked_fill(cut[0], 0), rtol=0, atol=1e-5)
     for number in range(at):
-        torch.testing.assert_close(after[number].weights, whole[number].weights, **close(WIDTH))
+        torch.testing.assert_close(after[number].weights, found[number].weights, **close(WIDTH))
     later = [number for number in range(at + 1, len(sites)) if site.kind == sites[number].kind]
-    assert all(not torch.equal(after[number].weights, whole[number].weights) for number in later[:1])
+    assert all(not torch.equal(after[number].weights, found[number].weights) for number in later[:1])
 
 
 class Projected(Changed):
@@ -169,7 +198,7 @@ class Projected(Changed):
         return Watched.of(output, lambda _, matrix: self.matrices.setdefault(number, (matrix.detach(), width)))
 
 
-@pytest.mark.parametrize("name", [name for name in THERE if name not in UNPROJECTED])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in THERE if name not in UNPROJECTED])
 def test_a_head_is_ablated(name: str) -> None:
     """Zeros in place of its output do what zeros in its columns of W_O do, to 1e-5 of what the model puts out."""
     model, inputs = THERE[name].build(), THERE[name].inputs(None)
@@ -190,6 +219,7 @@ def test_a_head_is_ablated(name: str) -> None:
     assert float((found - whole).abs().max()) > 1e-4 * scale
 
 
+@pytest.mark.exact
 def test_the_model_is_left_as_found(architecture: Architecture) -> None:
     """Hooks, modes, attention implementations, attributes and numbers of a model are the same after it was read."""
     model, inputs = architecture.build(), architecture.inputs(None)
@@ -217,6 +247,7 @@ def told(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, type(None))) else id(value)
 
 
+@pytest.mark.exact
 def test_a_run_that_fails_leaves_the_model_as_found() -> None:
     """So it is when the model fails in the middle of its run."""
     model, inputs = THERE["GPT-2"].build(), THERE["GPT-2"].inputs(None)
@@ -239,6 +270,13 @@ def test_half_precision(name: str) -> None:
         torch.testing.assert_close(part.weights, exact[number].weights, rtol=0, atol=0.1)
 
 
+@pytest.mark.exact
+def test_the_mechanisms_are_architectures() -> None:
+    """Each that is to be in all runs is there, by its name."""
+    assert set(MECHANISMS) <= {known.name for known in ARCHITECTURES}
+
+
+@pytest.mark.exact
 def test_the_list_is_long() -> None:
     """At least 45 architectures of all families are compared, each under a name of its own."""
     assert len(THERE) >= 45
@@ -246,6 +284,7 @@ def test_the_list_is_long() -> None:
     assert {known.family for known in THERE.values()} == {"encoder", "decoder", "encoder-decoder"}
 
 
+@pytest.mark.exact
 def test_the_page_lists_them() -> None:
     """The list of docs/architectures.md is the one that ``python -m scripts.architectures`` writes."""
     page = PAGE.read_text("utf-8")

@@ -134,6 +134,7 @@ def test_kinds_are_chosen(loaded: Loaded) -> None:
     assert [(part.kind, part.layers) for part in last] == [("encoder", (1,)), ("decoder", (2,)), ("cross", (2,))]
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("name", "prompt", "request_", "error", "told"),
     [
@@ -221,6 +222,7 @@ def test_chats_that_cannot_be(name: str, prompt: Prompt, error: type[AttnvizErro
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.exact
 def test_tokenizers_in_python_only_are_read(loaded: Loaded) -> None:
     """Without offsets, tokens are looked for in the text, and a note says so; bytes of one sign share its place."""
     found = loaded("bytes").capture(Prompt("naïve 😀 cat"), Request())

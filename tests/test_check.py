@@ -100,6 +100,7 @@ def test_what_is_undefined_does_not_hold(call: Run) -> None:
     assert (code, found["measured"], found["passed"]) == (1, None, False)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [

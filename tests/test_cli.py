@@ -51,9 +51,10 @@ def fails(done: subprocess.CompletedProcess, code: int, *told: str) -> None:
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], *[[name, "--help"] for name in COMMANDS]])
-def test_help_fits_and_has_examples(run: Run, args: list[str]) -> None:
+def test_help_fits_and_has_examples(call: Run, monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
     """Each help exits with 0, fits 80 columns, and shows examples."""
-    done = run(*args, COLUMNS="80")
+    monkeypatch.setenv("COLUMNS", "80")
+    done = call(*args)
     assert done.returncode == 0
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert len(re.findall("^ +attnviz .+", done.stdout, re.MULTILINE)) >= 2
@@ -92,6 +93,7 @@ def plant_adapter(folder: Path, base: Path) -> None:
 
 
 @pytest.mark.parametrize("example", examples())
+@pytest.mark.usefixtures("small_steps")
 def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: Path) -> None:
     """Every example of every help works as it stands, with small stand-ins for downloads, corpora and captures."""
     (tmp_path / "books").mkdir()
@@ -99,14 +101,17 @@ def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: P
         (tmp_path / name).write_text("\n\n".join(["some words to learn, one after the other"] * 60))
     for name in ("my-bert", "my-tokenizer"):
         (tmp_path / name).symlink_to(minilm)
-    plant_adapter(tmp_path / "my-adapter", minilm)
-    for name in ("read", "before", "after"):
-        attnviz.save(attnviz.capture("words that were read before"), tmp_path / f"{name}.attn")
+    if "my-adapter" in example:
+        plant_adapter(tmp_path / "my-adapter", minilm)
+    if ".attn" in example:
+        for name in ("read", "before", "after"):
+            attnviz.save(attnviz.capture("words that were read before"), tmp_path / f"{name}.attn")
     example = re.sub("(-m|--model) bert-base", rf"\1 {minilm}", example.replace("--from run.attn", "--from read.attn"))
     if "--curves" in example:
         plant_run(tmp_path / "my-model")
-    steps = ["--steps", "2"] if " train " in example and "--curves" not in example else []
-    done = call(*shlex.split(example)[1:], *steps)
+    less = ["--steps", "1"] if " train " in example and "--curves" not in example else []
+    less += ["--sequences", "2"] if "--ablate -H" in example else []
+    done = call(*shlex.split(example)[1:], *less)
     assert done.returncode == 0, done.stderr
 
 
@@ -185,11 +190,13 @@ def test_every_sample_is_drawn(call: Run, name: str) -> None:
         (["show", "word " * 600], None, "--truncate"),
     ],
 )
-def test_texts_that_cannot_be_used(run: Run, tmp_path: Path, args: list[str], stdin: str | bytes, told: str) -> None:
+def test_texts_that_cannot_be_used(
+    run: Run, call: Run, tmp_path: Path, args: list[str], stdin: str | bytes, told: str
+) -> None:
     """Empty, missing, not UTF-8, too long: exit code 4."""
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    fails(run(*args, stdin=stdin), 4, told)
+    fails(call(*args) if stdin is None else run(*args, stdin=stdin), 4, told)
 
 
 def test_truncate_cuts_and_says_so(call: Run) -> None:
@@ -633,19 +640,13 @@ def started(command: list[Any], folder: Path) -> Iterator[subprocess.Popen[str]]
             process.kill()
 
 
-def test_an_interrupted_capture_leaves_nothing(tmp_path: Path, tiny: Tiny) -> None:
+def test_an_interrupted_capture_leaves_nothing(
+    call: Run, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C while a model runs: one line, exit code 130, no file."""
-    waiting = (
-        "import threading; from attnviz.engine.observers.capture import Probe; from attnviz.cli.main import main\n"
-        "def look(*args): print('running', flush=True); threading.Event().wait()\n"
-        "Probe.look = look; main()"
-    )
-    command = [sys.executable, "-c", waiting, "capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn"]
-    with started(command, tmp_path) as process:
-        assert process.stdout.readline() == "running\n"
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
-    assert (process.returncode, told.strip()) == (130, "error: interrupted")  # click breaks the line of ^C first
+    monkeypatch.setattr(Probe, "look", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
+    assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")  # click breaks the line of ^C first
     assert list(tmp_path.iterdir()) == []
 
 
@@ -804,13 +805,13 @@ def test_a_trained_model_is_shown(run: Run, call: Run, corpus: Path, tmp_path: P
 
 def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
     """Ctrl-C saves what there is, says how far it got, and exits with 130."""
-    command = [sys.executable, "-m", "attnviz", "train", str(corpus), "-o", "model", "--steps", "500", *TRAIN]
+    command = [sys.executable, "-m", "attnviz", "train", str(corpus), "-o", "model", "--steps", "200", *TRAIN]
     with started(command, tmp_path) as process:
-        assert process.stderr.readline().startswith("step 50:")
+        assert process.stderr.readline().startswith("step 20:")
         process.send_signal(signal.SIGINT)
         told = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert re.search(r"stopped after \d+ of 500 steps", told)
+    assert re.search(r"stopped after \d+ of 200 steps", told)
     assert "Traceback" not in told
     assert store.read(tmp_path / "model").about["steps"] > 0
 

@@ -81,7 +81,7 @@ IN_PROCESSES = (
 )
 
 
-@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.usefixtures("hub_cache", "small_steps")
 @pytest.mark.parametrize("line", CONSOLE)
 def test_console_lines_run(line: str, call: Run, run: Run, tmp_path: Path) -> None:
     """Each command line of the README and of the page works, with small stand-ins for downloads and corpora.
@@ -96,7 +96,9 @@ def test_console_lines_run(line: str, call: Run, run: Run, tmp_path: Path) -> No
     if "--curves" in command:
         plant_run(tmp_path / "my-model")
     if command[0] == "train" and "--curves" not in command:
-        command += ["--steps", "2"]
+        command += ["--steps", "1"]
+    if "--ablate" in command and command[0] == "heads":
+        command += ["--sequences", "2"]
     if shlex.join(["attnviz", *command]).replace("'", "") in IN_PROCESSES:
         done = run(*command, stdin="a prompt" if line.startswith("cat ") else None)
     else:

@@ -412,6 +412,7 @@ def peak(length: int, variant: str, **request: Any) -> int:
     return counted.bytes
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("variant", ["causal", *((name) for name in ("none", "sinks"))])
 @pytest.mark.parametrize("keep", ["tiles", "statistics", "edges"])
 def test_memory_grows_with_the_length(keep: Keep, variant: str) -> None:

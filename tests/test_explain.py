@@ -282,6 +282,7 @@ def test_scores_need_no_model(call: Call, name: str) -> None:
     assert max(found["largest_difference"].values()) < 1e-12
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [
@@ -307,6 +308,7 @@ def test_what_cannot_be_explained(call: Call, args: list[str], code: int, told: 
     assert told in done.stderr
 
 
+@pytest.mark.exact
 def test_what_cannot_be_followed(call: Call, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that shows its weights alone, and a query that sees no key, are told in one line."""
     done = call("explain", SENTENCE, "-m", tiny("gpt_neo"))
@@ -319,6 +321,7 @@ def test_what_cannot_be_followed(call: Call, tiny: Tiny, monkeypatch: pytest.Mon
     assert "choose another --query" in done.stderr
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("args", [["-H", "L1H3"], ["--score", "additive"]])
 def test_no_torch_is_needed(args: list[str]) -> None:
     """The built-in model is explained in NumPy."""

@@ -546,7 +546,7 @@ def test_formulas_are_not_set() -> None:
 
 def digests() -> str:
     """One line for what is written of each drawable in each format."""
-    drawables = heatmap(labels=HOSTILE), grid(), strip()
+    drawables = heatmap(labels=HOSTILE), grid(4, layers=2, heads=2), strip()
     return " ".join(
         hashlib.sha256(figure(drawable, form, Style("paper")).data).hexdigest()
         for drawable in drawables

@@ -212,6 +212,7 @@ def test_a_window_of_gradients(name: str, llama: HuggingFace) -> None:
     assert part.visible.shape == part.weights.shape
 
 
+@pytest.mark.exact
 def test_models_without_a_gradient_are_refused(minilm: Path) -> None:
     """One that predicts nothing, and one in integers; the line says what to use."""
     with pytest.raises(UsageError, match="--weights norm"):

@@ -383,7 +383,7 @@ def test_csv_has_a_line_for_each_score(call: Run, tmp_path: Path) -> None:
     assert len({tuple(line.split(",")[i] for i in (0, 1, 3, 4)) for line in lines}) == len(lines) == 18 * (7 + 6)
 
 
-@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+@pytest.mark.parametrize("form", ["svg", *(pytest.param(form, marks=pytest.mark.exact) for form in ("png", "pdf"))])
 def test_figures_show_the_map(call: Run, tmp_path: Path, form: str) -> None:
     """A figure is of the map, the same bytes each time."""
     made = []
@@ -417,6 +417,7 @@ def test_a_corpus_of_the_users_own(call: Run, tiny: Tiny, tmp_path: Path) -> Non
         assert data["heads"][0]["on_text"]["local"]["n"] == 1
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [
@@ -438,6 +439,7 @@ def test_mistakes_get_one_line(call: Run, args: list[str], code: int, told: str)
     )
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("name", ["t5", "bart"])
 def test_models_of_two_texts_are_refused(call: Run, tiny: Tiny, name: str) -> None:
     """Encoder-decoders read a text and a target, and no sequence of ids."""
@@ -461,6 +463,7 @@ def test_large_maps_fit_a_screen(layers: int, heads: int) -> None:
     assert len(make_roles_table(roles).rows) == 1
 
 
+@pytest.mark.exact
 def test_the_builtin_model_needs_no_torch() -> None:
     """Heads of the built-in model are measured in NumPy."""
     assert not loaded("heads", "--sequences", "1") & {"torch", "transformers", "matplotlib", "huggingface_hub"}

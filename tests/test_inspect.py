@@ -354,6 +354,7 @@ def test_a_masked_cell_is_said_to_be(call: Run) -> None:
     ]
 
 
+@pytest.mark.exact
 def test_a_token_of_two_texts(call: Run, tiny: Tiny) -> None:
     """In cross-attention a token gives if it is of the target, and gets if it is of the text; both if it is of both."""
     args = "a b c", "-m", tiny("t5"), "--target", "c d", "--map", "cross"
@@ -476,6 +477,7 @@ def test_maps_of_an_encoder_decoder(call: Run, tiny: Tiny) -> None:
 # What is refused
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [

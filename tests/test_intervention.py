@@ -358,6 +358,7 @@ def test_json_holds_the_changed_map_and_the_prediction(call: Run) -> None:
     assert prediction["kl"] > 0
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("name", ["x.png", "x.md", "x.html", "x.csv", "x.npz"])
 def test_every_format_is_written(call: Run, tmp_path: Path, name: str) -> None:
     """Figures with the table below, Markdown, a page and data; text says what was done."""
@@ -370,6 +371,7 @@ def test_every_format_is_written(call: Run, tmp_path: Path, name: str) -> None:
         assert "other heads of the same layers" in data.decode()
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("how", ["mean", "uniform", "permute"])
 @pytest.mark.parametrize("method", ["gradient", "scores"])
 def test_other_numbers_are_shown_too(call: Run, tiny: Tiny, how: str, method: str) -> None:
@@ -380,6 +382,7 @@ def test_other_numbers_are_shown_too(call: Run, tiny: Tiny, how: str, method: st
     assert "as many other heads of the same layers and other keys of the same queries" in done.stdout
 
 
+@pytest.mark.exact
 def test_an_encoder_decoder_says_whose_edges_are_cut(call: Run, tiny: Tiny) -> None:
     """Cross-attention from a token of the target to one of the text; --map must be said."""
     args = (
@@ -422,12 +425,14 @@ def test_heads_of_an_encoder_decoder_are_those_of_one_map(kind: str, tiny: Tiny)
     assert np.abs(outputs[1] - outputs[0]).max() > 1e-3
 
 
+@pytest.mark.exact
 def test_the_builtin_model_is_changed_without_torch() -> None:
     """NumPy alone, for cuts, means and permutations."""
     args = "intervene", SENTENCE, "--knock-out", "it->cat", "--ablate", "L0H2,L1H1", "--with"
     assert not loaded(*args, "mean") & {"torch", "transformers", "matplotlib"}
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("args", "told"),
     [

@@ -89,6 +89,7 @@ def test_chosen_layers_and_heads_are_those(minilm: Path) -> None:
         model.capture(Prompt(SENTENCE), Request(parse("6")))
 
 
+@pytest.mark.exact
 def test_capture_goes_through_sdpa_not_eager(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's own eager attention is never called, and no attentions are asked of it."""
     from transformers.models.bert import modeling_bert
@@ -100,6 +101,7 @@ def test_capture_goes_through_sdpa_not_eager(minilm: Path, monkeypatch: pytest.M
     assert load(str(minilm)).capture(Prompt(SENTENCE), Request()).maps[0].weights.shape == (6, 12, 13, 13)
 
 
+@pytest.mark.exact
 def test_tokens_are_slices_of_the_text(minilm: Path, gpt2: Path) -> None:
     """For every backend each token's text is text[start:end] without space around it, special ones by name."""
     for name in (str(minilm), str(gpt2), "builtin"):
@@ -127,6 +129,7 @@ def test_builtin_types_agree() -> None:
     np.testing.assert_allclose(rough, exact, atol=0.1)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("name", ["builtin", "minilm"])
 def test_long_texts_are_refused_or_cut(name: str, minilm: Path) -> None:
     """Both numbers are told; --truncate takes the first ones, and the capture notes it."""
@@ -165,6 +168,7 @@ def test_paths_and_repositories(name: str, is_path: bool) -> None:
     assert names.looks_like_path(name) is is_path
 
 
+@pytest.mark.exact
 @pytest.mark.usefixtures("hub_cache")
 def test_an_alias_is_found_in_the_cache(call: Run, run: Run) -> None:
     """bert-base draws when google-bert/bert-base-uncased is in the local cache, without a network."""
@@ -219,21 +223,26 @@ def hub(minilm: Path) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
+@pytest.mark.exact
 def test_a_hub_model_is_downloaded_once(
-    run: Run, call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first use downloads config, tokenizer and safetensors only; the second asks the network for nothing."""
     address, asked = hub
-    environment = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-    first = run("show", SENTENCE, "-m", "some/model", **environment)
+    constants = {
+        "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+    }
+    for name, value in constants.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    first = call("show", SENTENCE, "-m", "some/model")
     assert first.returncode == 0, first.stderr
     fetched = {path.rsplit("/", 1)[-1] for path in asked if "/resolve/" in path}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= fetched
     assert not any(path.endswith((".bin", ".py")) or "onnx" in path for path in asked)
     asked.clear()
-    constants = {"HF_HUB_CACHE": str(tmp_path / "home" / "hub"), "ENDPOINT": address, "HF_HUB_OFFLINE": False}
-    for name, value in constants.items():
-        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     second = call("show", SENTENCE, "-m", "some/model")
     assert second.stdout == first.stdout
     assert asked == []
@@ -246,6 +255,7 @@ def test_what_is_downloaded() -> None:
     assert [*filter_repo_objects([*files, *other], **names.PARTS)] == files
 
 
+@pytest.mark.exact
 def test_a_repository_that_is_not_there(run: Run, hub: tuple[str, list[str]], tmp_path: Path) -> None:
     """A hub that knows no such model gives one line and exit code 3."""
     environment = {"HF_ENDPOINT": hub[0], "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
@@ -255,6 +265,7 @@ def test_a_repository_that_is_not_there(run: Run, hub: tuple[str, list[str]], tm
     assert "not on the hub" in done.stderr
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_an_unreachable_model_is_told_at_once(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
     """Offline or refused: one line that says what to do, before anything of a model is loaded."""
@@ -290,6 +301,7 @@ def refuse(folder: Path, told: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.exact
 def test_incomplete_folders_are_refused(tmp_path: Path, minilm: Path) -> None:
     """No folder, no config, no weights, no tokenizer: each has its line."""
     refuse(tmp_path / "nothing", "no model folder")
@@ -300,6 +312,7 @@ def test_incomplete_folders_are_refused(tmp_path: Path, minilm: Path) -> None:
     refuse(folder, "tokenizer")
 
 
+@pytest.mark.exact
 def test_pickles_are_refused(tmp_path: Path, minilm: Path) -> None:
     """A .bin, which is a pickle and can run code, is not read, however it is named."""
     folder = copy(minilm, tmp_path / "a", without="*.safetensors")
@@ -309,6 +322,7 @@ def test_pickles_are_refused(tmp_path: Path, minilm: Path) -> None:
     refuse(folder, "damaged")
 
 
+@pytest.mark.exact
 def test_custom_code_is_refused_and_not_run(tmp_path: Path, minilm: Path) -> None:
     """A model that brings its own code is refused without a question, and the code is not run."""
     folder = copy(minilm, tmp_path / "a")
@@ -319,6 +333,7 @@ def test_custom_code_is_refused_and_not_run(tmp_path: Path, minilm: Path) -> Non
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -340,6 +355,7 @@ def test_absurd_configs_are_refused(
     refuse(edit(copy(minilm, tmp_path / "a"), **changes), told)
 
 
+@pytest.mark.exact
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, minilm: Path) -> None:
     """Parameters that the file lacks are never filled with random numbers, and broken JSON is told."""
     folder = copy(minilm, tmp_path / "a")
@@ -349,6 +365,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, minilm: Path) -> No
     refuse(folder, "not JSON")
 
 
+@pytest.mark.exact
 def test_roberta_counts_its_positions_after_the_padding_row(tmp_path: Path) -> None:
     """A table of 20 places with padding at 1 holds 18 tokens: that many run, one more is refused, --truncate cuts."""
     from transformers import RobertaConfig, RobertaModel
@@ -364,6 +381,7 @@ def test_roberta_counts_its_positions_after_the_padding_row(tmp_path: Path) -> N
     assert len(model.capture(Prompt("the" + " the" * 30), Request(truncate=True)).maps[0].keys) == 18
 
 
+@pytest.mark.exact
 def test_weights_that_are_not_numbers_are_told(tmp_path: Path, minilm: Path) -> None:
     """NaN in the weights is the model's fault, not ours."""
     from safetensors.torch import load_file
@@ -376,6 +394,7 @@ def test_weights_that_are_not_numbers_are_told(tmp_path: Path, minilm: Path) -> 
         load(str(folder)).capture(Prompt(SENTENCE), Request())
 
 
+@pytest.mark.exact
 def test_a_partial_cache_is_not_taken_as_whole(tmp_path: Path, minilm: Path) -> None:
     """Without its tokenizer or a part of its weights a cached folder is fetched anew."""
     assert names.is_whole(minilm)

@@ -443,6 +443,7 @@ OWN = [
 ]
 
 
+@pytest.mark.exact
 @ERRORS
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize(("make", "place", "inputs"), OWN[1:])
@@ -458,6 +459,7 @@ def test_modules_that_fail_are_left_as_found(
     assert (state(net), world()) == before
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(("make", "place", "inputs"), OWN)
 def test_modules_that_succeed_are_left_as_found(make: Callable[[], nn.Module], place: str, inputs: Any) -> None:
     """So they are where nothing fails."""
@@ -474,6 +476,7 @@ LIBRARY = [
 ]
 
 
+@pytest.mark.exact
 @ERRORS
 @pytest.mark.parametrize(("name", "place"), LIBRARY)
 @pytest.mark.parametrize(("generate", "after"), [(0, 0), (0, 1), (4, 1), (4, 3)])
@@ -491,6 +494,7 @@ def test_models_that_fail_are_left_as_found(
     assert model.config._attn_implementation == ("eager" if name == "gpt_neo" else "sdpa")
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(("name", "place"), LIBRARY)
 @pytest.mark.parametrize("generate", [0, 3])
 def test_models_that_succeed_are_left_as_found(name: str, place: str, generate: int, tiny: Tiny) -> None:

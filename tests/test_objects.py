@@ -178,6 +178,7 @@ def test_adapters_in_the_layers_are_applied(name: str, llama: Any, tokenizer: An
     assert attnviz.capture(SENTENCE, model, tokenizer=tokenizer, method="gradient").maps[0].weights.any()
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     "config",
     [
@@ -363,6 +364,7 @@ def test_modules_that_take_arrays_get_them() -> None:
     refused(InputError, "3 texts", partial_capture(FromNumPy(), inputs=(several, [5])))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("inputs", "told"),
     [
@@ -490,6 +492,7 @@ def test_an_empty_cache_is_not_filled(llama: Any, ids: Tensor) -> None:
     assert found.maps[0].statistics is not None
 
 
+@pytest.mark.exact
 def test_caches_that_are_not_read(llama: Any, ids: Tensor, tiny: Tiny) -> None:
     """Tuples, statistics of a part, a cache of an encoder-decoder, a cache without a text, rollout."""
     cache = llama(input_ids=ids[:, :5], use_cache=True).past_key_values
@@ -641,6 +644,7 @@ def test_lone_surrogates_are_no_text(run: Callable[[str], object], tiny: Tiny) -
     refused(InputError, "is not UTF-8", lambda: run(str(tiny("chat"))))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     "options",
     [
@@ -698,6 +702,7 @@ def made(part: str, folder: Path) -> Any:
     return model
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("part", ["all", "parameter", "buffer"])
 @pytest.mark.parametrize("method", ["gradient", "chefer"])
 def test_models_made_in_inference_mode(part: str, method: Any, tiny: Tiny, tokenizer: Any) -> None:
@@ -726,6 +731,7 @@ class Nested(nn.Module):
         return functional.scaled_dot_product_attention(x, x, x)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("inner", ["builtin", "module", "library", "itself", "losses"])
 def test_captures_in_captures(inner: str, llama: Any, ids: Tensor) -> None:
     """A module whose code captures is refused in a line, and everything is left as it was; outside it goes on."""
@@ -826,6 +832,7 @@ def test_contents_of_parts(template: str | None, content: list[Any], tiny: Tiny)
     )
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("content", "told"),
     [

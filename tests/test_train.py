@@ -30,6 +30,8 @@ from attnviz.results.training import (
 from tests.conftest import Run
 from tests.test_cli import on_terminal
 
+pytestmark = pytest.mark.usefixtures("small_steps")
+
 SIZES = ["--layers", "1", "--heads", "2", "--dim", "16", "--device", "cpu"]
 ONE = [*SIZES, "--vocabulary", "300", "--steps", "6"]
 TWO = [*SIZES, "--vocabulary", "1100", "--steps", "8"]  # stages: of 6 steps and of 2
@@ -183,7 +185,7 @@ def test_a_figure_that_cannot_be_written_loses_nothing(
 
 def test_a_terminal_shows_the_curves(corpus: Path, tmp_path: Path) -> None:
     """At the end of a run they are drawn where the talk is; stdout, where results are, has nothing."""
-    shown = on_terminal(["train", str(corpus), "-o", str(tmp_path / "model"), *ONE], TERM="dumb")
+    shown = on_terminal(["train", str(corpus), "-o", str(tmp_path / "model"), *ONE, "--steps", "2"], TERM="dumb")
     assert "scores of the best heads" in shown
     assert "* induction L0H" in shown or "● induction L0H" in shown
     assert shown.index("training steps") < shown.index("wrote ")

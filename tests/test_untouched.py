@@ -524,6 +524,7 @@ def test_the_reference_is_told(call: Any, minilm: Any) -> None:
     assert "of its size from that without attnviz" in shown.stderr
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -541,6 +542,7 @@ def test_questions_to_a_model_that_shortens_its_text(words: list[str], line: str
     assert asked.stdout == ""
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("words", [["show"], ["show", "--view", "grid"], ["show", "-l", "1"], ["inspect", "-l", "2"]])
 def test_a_model_that_shortens_its_text_is_drawn(words: list[str], call: Any, funnel: Path) -> None:
     """A layer of another length is drawn, with numbers for its tokens."""

@@ -190,6 +190,7 @@ def test_attention_in_npz_is_attention(tmp_path: Path) -> None:
 # Commands
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("method", OTHERS)
 def test_every_command_shows_every_method(method: str, call: Call, tmp_path: Path) -> None:
     """show, inspect, export, compare and capture: JSON names the method, and a line among the notes its source."""
@@ -266,6 +267,7 @@ def test_a_file_of_attention_rolls_out(call: Call) -> None:
     fails(call("show", "--from", "part.attn", "--weights", "rollout"), 4, "all layers from 0 up: here are 1")
 
 
+@pytest.mark.exact
 def test_encoder_decoders_roll_out_by_themselves(call: Call, tiny: Tiny) -> None:
     """Encoder and decoder, each through its own layers; from one to the other nothing can be."""
     run = ["show", TEXT, "--target", "a dog", "-m", tiny("t5"), "--weights", "rollout", "-l", "all"]
@@ -344,6 +346,7 @@ def test_scores_are_told_with_their_signs(call: Call) -> None:
 # What is refused
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -368,11 +371,13 @@ def test_contradictions_are_refused_in_one_line(call: Call, arguments: list[str]
     fails(call(*arguments), code, *said)
 
 
+@pytest.mark.exact
 def test_an_encoder_that_predicts_nothing_says_so(call: Call, minilm: Path) -> None:
     """And names what works."""
     fails(call("show", TEXT, "-m", minilm, "--weights", "gradient"), 2, "predicts nothing", "--weights norm")
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("method", ["norm", "gradient", "chefer", "scores"])
 def test_a_file_of_attention_has_no_more_than_that(call: Call, method: str) -> None:
     """What is needed, and that the model has it; a target has no place beside a file."""

@@ -312,6 +312,7 @@ def require_words(capture: Capture, words: Sequence[str] = WORDS) -> AttentionMa
     return found.maps[0]
 
 
+@pytest.mark.exact
 def test_minilm_in_words(minilm: Path) -> None:
     """Fifteen words of a tokenizer of word pieces: the hard sentence, and two special tokens."""
     part = require_words(attnviz.capture(SENTENCE, model=str(minilm)))
@@ -387,6 +388,7 @@ def texts(tokens: Sequence[dict]) -> list[str]:
     return [token["text"] for token in tokens]
 
 
+@pytest.mark.exact
 def test_show_words(call: Call, minilm: Path) -> None:
     """The picture has words on its sides, its title counts them, and the note says how they came about."""
     grid = call("show", SENTENCE, "--words", "--view", "grid", "-m", minilm, "--width", "200")
@@ -461,6 +463,7 @@ def test_less_is_kept_of_words(call: Call, tmp_path: Path, keep: str) -> None:
         np.testing.assert_array_equal(part.edges.weights[..., 0], whole.weights.max(-1))
 
 
+@pytest.mark.exact
 def test_a_long_text_in_words_is_tiled(call: Call, tiny: Tiny) -> None:
     """Words are merged before tiles are made, so that a narrow screen shows all of a long text."""
     done = call("show", " ".join([SENTENCE] * 40), "--words", "-m", tiny("gpt2-4096"), "--width", "40")
@@ -523,6 +526,7 @@ def test_places_outside_the_text_are_no_words(call: Call, tmp_path: Path) -> Non
     assert len(shown(call, "--from", "lies.attn")["keys"]) == len(keys)
 
 
+@pytest.mark.exact
 def test_words_are_looked_for_when_they_are_wanted() -> None:
     """A picture of tokens waits for no tables of Unicode."""
     code = "import sys; from attnviz.cli.main import main\ntry: main()\nfinally: print('regex' in sys.modules)"
