@@ -292,10 +292,10 @@ def test_a_full_disk_leaves_nothing(capture: Capture, tmp_path: Path) -> None:
     """If the system refuses to write on halfway, it is an OutputError, and nothing is left of the file."""
     attnviz.save(capture, tmp_path / "x.attn")
     code = (
-        "import resource; from attnviz.errors import OutputError; from attnviz.io.formats import load\n"
+        "import resource; from attnviz.errors import OutputError; from attnviz.io.formats import load, save\n"
         f"capture = load({str(tmp_path / 'x.attn')!r})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
-        f"try: attnviz.save(capture, {str(tmp_path / 'y.attn')!r})\n"
+        f"try: save(capture, {str(tmp_path / 'y.attn')!r})\n"
         "except OutputError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
