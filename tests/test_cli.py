@@ -580,13 +580,13 @@ def long_text() -> str:
 def test_a_long_text_is_drawn_in_tiles(call: Run, tiny: Tiny, long_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without being asked; nothing is kept that grows with the square of the text, and it is said what a cell is."""
     taken: list[Capture] = []
-    opened = show_command.opened
+    open_source = show_command.open_source
 
     def spy(*args: Any) -> Any:
-        source = opened(*args)
+        source = open_source(*args)
         return lambda request: taken.append(source(request)) or taken[-1]
 
-    monkeypatch.setattr(show_command, "opened", spy)
+    monkeypatch.setattr(show_command, "open_source", spy)
     shown = call("show", long_text, "-m", tiny("gpt2-4096"), "--width", "60")
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"2001 tokens on 5\d cells: each is the largest weight", re.sub(r"\s+", " ", shown.stdout))

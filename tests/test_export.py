@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 
 import attnviz
 from attnviz.cli import export
-from attnviz.cli.export import quoted
+from attnviz.cli.export import quote_word
 from attnviz.record import Capture, Token
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
@@ -212,9 +212,9 @@ def test_commands_run_as_they_stand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["a b", "it's", "\x1b[2J", "\t'\\", "\udcff", "\u202e7", "\n", ""])
 def test_a_shell_reads_what_was_quoted(word: str) -> None:
     """Anything, without a raw control character."""
-    done = subprocess.run(["bash", "-c", f"printf %s {quoted(word)}"], capture_output=True, check=True)
+    done = subprocess.run(["bash", "-c", f"printf %s {quote_word(word)}"], capture_output=True, check=True)
     assert done.stdout == os.fsencode(word)
-    assert quoted(word).isprintable()
+    assert quote_word(word).isprintable()
 
 
 # What is there already

@@ -18,10 +18,11 @@ from attnviz.analysis.segments import choose_segments
 from attnviz.derived import Source
 from attnviz.drawable import Heatmap, Table
 from attnviz.io.documents import document_json, rows_csv
-from attnviz.models import Prompt, load
+from attnviz.models import load
 from attnviz.record import AttentionMap, Capture, Segment, Token
 from attnviz.render.terminal.cells import Paint
 from attnviz.render.terminal.draw import Screen
+from attnviz.request import Prompt
 from attnviz.results.inspection import HeadNumbers, HeadOrder, draw_heads_table, format_measure, inspect_heads
 from attnviz.results.result import Result
 from attnviz.results.segment_shares import inspect_segments

@@ -119,3 +119,134 @@ def test_interventions_that_cannot_be(arguments: dict, told: str) -> None:
     """What is not there, or would change nothing, is refused."""
     with pytest.raises(UsageError, match=told):
         attnviz.intervene(SENTENCE, **arguments)
+
+
+def test_old_names_of_the_readme_still_work() -> None:
+    """What the README imported from deep inside before works for one version, with a warning where it moved."""
+    with pytest.warns(DeprecationWarning, match=r"attnviz\.request"):
+        from attnviz.models import Prompt, load
+    from attnviz.analysis.comparison import Distances, compare
+    from attnviz.analysis.measures import measure
+    from attnviz.analysis.segments import paragraphs, shares
+    from attnviz.analysis.words import in_words
+    from attnviz.experiments.attribution import attribute
+
+    capture = attnviz.capture("The cat sat.")
+    assert in_words(capture).maps[0].weights is not None
+    assert Distances.over([compare(capture, capture)]).mean.shape == (18, 18)
+    assert attribute(load(), Prompt("one two three. one two"), checks=["knock-out"]).effects["knock-out"].size
+    with pytest.warns(DeprecationWarning, match="measure_map"):
+        measures = measure(capture.maps[0])
+    assert measures["entropy"].shape == (3, 6)
+    with pytest.warns(DeprecationWarning, match="find_paragraphs"):
+        found = paragraphs("one\n\ntwo")
+    with pytest.warns(DeprecationWarning, match="measure_shares"):
+        assert shares(attnviz.capture("one\n\ntwo").maps[0], found).lift.shape == (3, 6, 2)
+
+
+def test_inspect_is_that_of_the_command(call, capture: Capture) -> None:
+    """`inspect` finds the numbers of `attnviz inspect --json`, of a text or a capture; of several their mean."""
+    found = attnviz.inspect(SENTENCE)
+    printed = json.loads(call("inspect", SENTENCE, "--full", "--json").stdout)
+    rows, heads = found.rows(), printed["heads"]
+    assert [(row["layer"], row["head"]) for row in rows] == [(head["layer"], head["head"]) for head in heads]
+    for row, head in zip(rows, heads, strict=True):
+        assert row["entropy"] == pytest.approx(head["measures"]["entropy"]["mean"], rel=1e-5)
+    assert attnviz.inspect(attnviz.capture(SENTENCE)).to_frame().equals(found.to_frame())
+    assert attnviz.inspect([capture, capture]).rows()[0]["entropy_sd"] == 0
+    assert attnviz.inspect(capture, layers=0, heads=1).rows()[0]["head"] == 1
+    with pytest.raises(UsageError, match="nothing to measure"):
+        attnviz.inspect([])
+
+
+def test_compare_is_that_of_the_command(call) -> None:
+    """`compare` finds the divergence of `attnviz compare --json`."""
+    other = "The dog ran because it was tired."
+    found = attnviz.compare(attnviz.capture(SENTENCE), attnviz.capture(other))
+    printed = json.loads(call("compare", SENTENCE, "--with", other, "--json").stdout)
+    assert found.to_dict()["js"]["mean"] == pytest.approx(printed["js"]["mean"], rel=1e-5)
+    assert len(found.to_frame()) == 36
+    with pytest.raises(UsageError, match="layer 9"):
+        attnviz.compare(attnviz.capture("a"), attnviz.capture("a"), layers=9)
+
+
+def test_heads_are_those_of_the_command(call) -> None:
+    """`heads` finds the names of `attnviz heads --json`, and with `ablate` the losses."""
+    found = attnviz.heads(sequences=4, block=10)
+    printed = json.loads(call("heads", "--sequences", "4", "--block", "10", "--json").stdout)
+    assert [head["role"] for head in found.to_dict()["heads"]] == [head["role"] for head in printed["heads"]]
+    lost = attnviz.heads(texts=["The cat sat."], ablate=True, heads="L1H3", sequences=2, block=8)
+    assert lost.ablation is not None
+    with pytest.raises(UsageError, match="must be one of induction"):
+        attnviz.heads(role="nothing")
+
+
+def test_attribution_is_that_of_the_command(call) -> None:
+    """`attribute` finds the scores and effects of `attnviz attribute --verify --json`."""
+    found = attnviz.attribute(SENTENCE, verify=True)
+    printed = json.loads(call("attribute", SENTENCE, "--verify", "--json").stdout)
+    gradients = [token["scores"]["gradient"] for token in printed["tokens"]]
+    ours = [None if np.isnan(value) else value for value in found.scores["gradient"].tolist()]
+    assert ours == pytest.approx(gradients, rel=1e-5)
+    assert set(found.effects) == {"knock-out"}
+    with pytest.raises(UsageError, match="must be one of"):
+        attnviz.attribute(SENTENCE, by="nothing")
+
+
+def test_an_explanation_is_that_of_the_command(call) -> None:
+    """`explain` finds the weights of `attnviz explain --json`."""
+    found = attnviz.explain(SENTENCE, layer=1, head=3, query="it")
+    printed = json.loads(call("explain", SENTENCE, "-l", "1", "-H", "3", "--query", "it", "--json").stdout)
+    weights = [weight for weight in printed["weights"] if weight is not None]
+    assert found.steps.weights[: len(weights)].tolist() == pytest.approx(weights, rel=1e-6)
+    with pytest.raises(UsageError, match="token 'zebra' does not occur"):
+        attnviz.explain(SENTENCE, query="zebra")
+
+
+def every_result() -> list:
+    """Return a result of each question."""
+    capture = attnviz.capture("The cat sat.")
+    return [
+        attnviz.inspect(capture),
+        attnviz.compare(capture, capture),
+        attnviz.heads(sequences=2, block=8),
+        attnviz.attribute("The cat sat."),
+        attnviz.explain("The cat sat."),
+        attnviz.intervene("The cat sat.", ablate="L0H2"),
+    ]
+
+
+def test_every_result_shows_itself() -> None:
+    """A line in a terminal, tables in a notebook that run nothing, a document, a frame."""
+    for result in every_result():
+        assert repr(result).startswith(f"<{type(result).__name__}: ")
+        assert "\n" not in repr(result)
+        assert len(repr(result)) < 200
+        shown = result._repr_html_()
+        assert shown.startswith("<iframe srcdoc=")
+        assert "sandbox title" in shown
+        assert isinstance(result.to_dict(), dict)
+        assert len(result.to_frame()) == len(result.rows()) > 0
+
+
+def test_a_notebook_shows_captures_and_results(tmp_path) -> None:
+    """Run by a kernel of its own: a capture is the page, a comparison and heads are tables."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.v4.new_notebook()
+    cells = [
+        "import attnviz\ncapture = attnviz.capture('The cat sat.')\ncapture",
+        "attnviz.compare(capture, attnviz.capture('The dog sat.'))",
+        "attnviz.heads(sequences=2, block=8)",
+    ]
+    book.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    resources = {"metadata": {"path": tmp_path}}
+    NotebookClient(book, timeout=120, kernel_name="python3", resources=resources).execute()
+    shown = [cell.outputs[-1].data for cell in book.cells]
+    assert all(data["text/html"].startswith("<iframe srcdoc=") for data in shown)
+    assert "script" in shown[0]["text/html"]
+    assert shown[0]["text/plain"].startswith("<Capture of builtin: ")
+    assert shown[1]["text/plain"].startswith("<ComparisonResult: ")
+    assert "divergence" in shown[1]["text/html"]
+    assert "induction" in shown[2]["text/html"]

@@ -18,7 +18,7 @@ COMMANDS = {
     "inspect": "Measure what each head does with a text: how widely, how far, and where to it attends.",
     "explain": "Compute the attention of one query of one head step by step, in real numbers.",
     "attribute": "Rank tokens by how much they matter for a prediction, and check that against the model.",
-    "intervene": "Cut edges or replace heads in a run of a model, and show what that changes.",
+    "intervene": "Change attention in a run of a model, and show what it attends to and predicts before and after.",
     "heads": "Find what each head is: induction, previous token, sink and others.",
     "capture": "Run a model once and keep its attention in a file, to be drawn and questioned without the model.",
     "export": "Write a report: a figure of every layer and head, a page, data, and a gallery of them.",
@@ -26,7 +26,7 @@ COMMANDS = {
     "check": "Check that attention is as it should be: a line for each bound, exit code 1 if one does not hold.",
     "models": "List the models that --model takes.",
     "train": "Train a small language model made of our own attention layer.",
-    "help": "Explain options that many commands share: figures, models.",
+    "help": "Explain the options that many commands share: figures, models; or a command.",
 }
 FAULT, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 

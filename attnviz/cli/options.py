@@ -138,12 +138,15 @@ class NumbersOptions:
     given: frozenset[str] = NOTHING_GIVEN
 
     def __post_init__(self) -> None:
-        """Refuse options that the method makes no sense of. Raises UsageError."""
-        if self.target_token is not None and self.method not in OF_A_PREDICTION:
-            methods = " or ".join(OF_A_PREDICTION)
-            raise UsageError(f"--target-token has no effect without --weights {methods}: leave it out")
+        """Refuse a reduction that the method makes no sense of. Raises UsageError."""
         if self.reduction == SUM and self.method != NORM:
             raise UsageError("--reduce sum adds what heads move before it is measured: it needs --weights norm")
+
+    def require_target_effect(self) -> None:
+        """Raise UsageError for a target token where nothing that is shown is about a prediction."""
+        if self.target_token is not None and not self.of_a_prediction:
+            methods = " or ".join(OF_A_PREDICTION)
+            raise UsageError(f"--target-token has no effect without --weights {methods}: leave it out")
 
     @property
     def is_named(self) -> bool:

@@ -49,7 +49,12 @@ def model_source(model: "Model", content: str, options: CaptureOptions) -> Sourc
 
 
 def load_model_for(options: CaptureOptions, talk: Talk, *, predicts: bool = False) -> "Model":
-    """Load a model with the parts that the options need of it. Raises ModelError."""
+    """Load a model with the parts that the options need of it. Raises UsageError, ModelError.
+
+    predicts: a prediction is asked about, whatever the numbers are.
+    """
+    if not predicts:
+        options.numbers.require_target_effect()
     return load_model(
         options.model,
         talk,
@@ -99,6 +104,7 @@ def file_source(path: str, numbers: NumbersOptions) -> Source:
     """
     from attnviz.io.formats import load
 
+    numbers.require_target_effect()
     capture = load(Path(path))
     source = partial(select_requested, explained(capture))
     held, method = methods_of(capture.maps), numbers.method
