@@ -5,8 +5,9 @@ Nothing heavy is imported here: `attnviz --help` and completion must answer at o
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import NoReturn
 
 import click
 
@@ -45,8 +46,10 @@ class Commands(click.Group):
         command: click.Command = import_module(f"attnviz.cli.{cmd_name}").command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """As click does, but its suggestions look at commands that are imported already."""
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command by its name, and suggest one of the table for a name that is not there."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             raise click.exceptions.NoSuchCommand(name, possibilities=list(COMMANDS), ctx=ctx)
@@ -57,20 +60,24 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command. A reader that went away is told from a check that failed, of which click makes one code."""
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command, and return a code of its own where the reader of stdout went away."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             abandon_stdout(error)
             return BROKEN_PIPE
 
-    def main(self, *args: Any, **options: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: object) -> NoReturn:  # type: ignore[override]
         """Run, and exit with a code; an error is one line on stderr."""
-        sys.exit(run(lambda: super(Commands, self).main(*args, **{**options, "standalone_mode": False})))
+
+        def call() -> object:
+            return super(Commands, self).main(args, prog_name, standalone_mode=False)
+
+        sys.exit(run(call))
 
 
-def run(command: Any) -> int:
+def run(command: Callable[[], object]) -> int:
     """Run a command and return its exit code."""
     try:
         if sys.stdout is None:

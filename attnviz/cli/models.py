@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -38,7 +37,7 @@ def command(as_json: bool, talk: Talk) -> None:  # noqa: ARG001 - there is nothi
         click.echo(line)
 
 
-def list_models(builtin: dict[str, Any], cached: Sequence[str]) -> list[str]:
+def list_models(builtin: dict[str, object], cached: Sequence[str]) -> list[str]:
     """List what --model takes, in lines for a reader."""
     lines = ["builtin"]
     lines += [f"  {name.replace('_', ' '):<20} {format_value(value)}" for name, value in builtin.items()]
@@ -52,7 +51,7 @@ def list_models(builtin: dict[str, Any], cached: Sequence[str]) -> list[str]:
     return [*lines, "", "or any hub id, or a folder with config.json, safetensors and a tokenizer"]
 
 
-def describe_builtin() -> dict[str, Any]:
+def describe_builtin() -> dict[str, object]:
     """Describe size, training, licence and scores of the built-in model."""
     config, about = store.read_config(store.BUILTIN)
     parameters = sum(math.prod(shape) for shape in shapes(config).values())
@@ -68,7 +67,7 @@ def describe_builtin() -> dict[str, Any]:
     }
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """Format a number, a text, or the score of a head, for the eye."""
     if isinstance(value, dict):
         score = "{head} {mean:.2f} ± {sd:.2f}, over {n} sequences of repeated random tokens"

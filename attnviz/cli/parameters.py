@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Function = Callable[..., object]
 Decorator = Callable[[Function], Function]
@@ -91,7 +94,7 @@ def option_section(title: str, *options: Decorator, topic: str | None = None) ->
     return decorate
 
 
-def option_group(name: str, group: type[Any], *decorators: Decorator) -> Decorator:
+def option_group(name: str, group: "type[DataclassInstance]", *decorators: Decorator) -> Decorator:
     """Make one decorator of options, or of other groups, whose values a command gets as one object.
 
     name: the parameter of the command. group: the frozen dataclass of the values, whose fields have the names of the
