@@ -94,7 +94,9 @@ def capture(
     chosen_heads = require_choice(heads, parse_heads)
     request = Request(chosen_layers, chosen_heads, keep=keep, tiles=tiles)
     if inputs is not None and not isinstance(model, (str, os.PathLike)):
-        return capture_as(partial(capture_inputs, model, tokenizer, inputs), request, method, target_token)
+        return capture_as(
+            partial(capture_inputs, model, tokenizer, inputs), request, method, target_token
+        )
     predicts = method in OF_A_PREDICTION
     reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
     source = partial(reader.model.capture, texts.prompt())
@@ -376,7 +378,9 @@ def from_arrays(
 
     sides = {"tokens": tokens, "queries": queries, "keys": keys, "layers": layers, "heads": heads}
     try:
-        labels = {name: read_labels(name, values) for name, values in sides.items() if values is not None}
+        labels = {
+            name: read_labels(name, values) for name, values in sides.items() if values is not None
+        }
         mask = None if visible is None else read_array(visible, "visible")
         return build("arrays", Given(read_array(weights, "weights"), mask, labels))
     except ValueError as error:
@@ -410,7 +414,12 @@ class Reader:
 
 
 def read_model(
-    model: AnyModel, tokenizer: Any, placement: Placement, *, writes: bool = False, predicts: bool = False
+    model: AnyModel,
+    tokenizer: Any,
+    placement: Placement,
+    *,
+    writes: bool = False,
+    predicts: bool = False,
 ) -> Reader:
     """Load a model by name, or find the one in an object that is loaded already.
 
@@ -486,10 +495,14 @@ def capture_as(source: Source, request: Request, method: Shown, token: str | Non
 def require_torch(model: object) -> None:
     """Raise UsageError for an object that cannot be a model, since torch was never imported."""
     if "torch" not in sys.modules:
-        raise UsageError(f"model= is of type {type(model).__name__}: give a name, a folder or a loaded model")
+        raise UsageError(
+            f"model= is of type {type(model).__name__}: give a name, a folder or a loaded model"
+        )
 
 
-def require_numbers(method: Shown, token: str | None, keep: Keep, heads: str | int, *, from_text: bool) -> None:
+def require_numbers(
+    method: Shown, token: str | None, keep: Keep, heads: str | int, *, from_text: bool
+) -> None:
     """Raise UsageError for arguments that a method makes no sense of."""
     if token is not None and method not in OF_A_PREDICTION:
         methods = " or ".join(OF_A_PREDICTION)
@@ -499,7 +512,9 @@ def require_numbers(method: Shown, token: str | None, keep: Keep, heads: str | i
     if method in MADE_OF and heads != "all":
         raise UsageError(f"method={method!r} has one head a layer, made of all: leave heads= out")
     if method in OF_A_PREDICTION and not from_text:
-        raise UsageError(f"method={method!r} is of what a model says of a text: give text=, not inputs=")
+        raise UsageError(
+            f"method={method!r} is of what a model says of a text: give text=, not inputs="
+        )
 
 
 def require_texts(texts: Texts, target_token: object = None) -> None:

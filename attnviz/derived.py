@@ -13,7 +13,12 @@ Source: TypeAlias = Callable[[Request], Capture]
 
 
 def taken(
-    source: Source, request: Request, method: str, token: str | int | None = None, *, summed: bool = False
+    source: Source,
+    request: Request,
+    method: str,
+    token: str | int | None = None,
+    *,
+    summed: bool = False,
 ) -> Capture:
     """What a source has for a request, as numbers of a method, cell by cell; the notes say what they are.
 
@@ -31,7 +36,9 @@ def taken(
             "use --map encoder or --map decoder"
         )
     of: Literal["attention", "gradient"] = "attention" if method == ROLLOUT else "gradient"
-    whole = source(Request(truncate=request.truncate, kinds=request.kinds, method=of, target=target))
+    whole = source(
+        Request(truncate=request.truncate, kinds=request.kinds, method=of, target=target)
+    )
     return through_layers(whole, method)
 
 

@@ -13,7 +13,9 @@ def escape(text: str) -> str:
     r"""Text that is safe to print: each hostile character as \xNN, \uNNNN or \UNNNNNNNN."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(written_out(char) if unicodedata.category(char) in HOSTILE else char for char in text)
+    return "".join(
+        written_out(char) if unicodedata.category(char) in HOSTILE else char for char in text
+    )
 
 
 def written_out(char: str) -> str:

@@ -51,7 +51,11 @@ class Shown:
     ) -> dict[str, str]:
         """The page in a frame of its own for a browser, text for others."""
         made = {"text/plain": self.__repr__, "text/html": self.framed}
-        wanted = [name for name in made if (not include or name in include) and not (exclude and name in exclude)]
+        wanted = [
+            name
+            for name in made
+            if (not include or name in include) and not (exclude and name in exclude)
+        ]
         return {name: made[name]() for name in wanted}
 
     def __repr__(self) -> str:
@@ -85,7 +89,9 @@ class Shown:
         several = sum(len(part.layers) * len(part.heads) for part in self.capture.maps) > 1
         return [*grids(self.capture)] if several else [*heatmaps(self.capture)]
 
-    def save(self, path: str | Path, *, force: bool = False, exact: bool = False, **style: Any) -> None:
+    def save(
+        self, path: str | Path, *, force: bool = False, exact: bool = False, **style: Any
+    ) -> None:
         """Write a ``.html``, or a figure as ``.png``, ``.svg`` or ``.pdf``.
 
         style: see ``attnviz.render.figure.figure.Style``.
@@ -95,7 +101,9 @@ class Shown:
         path = Path(path)
         form = path.suffix.lower().removeprefix(".")
         if form not in ("html", "png", "svg", "pdf"):
-            raise UsageError(f"cannot tell the format of {path}: the suffix must be one of .html, .png, .svg, .pdf")
+            raise UsageError(
+                f"cannot tell the format of {path}: the suffix must be one of .html, .png, .svg, .pdf"
+            )
         require_new(path, force)
         write_whole(path, self.page(exact=exact) if form == "html" else self.figure(form, style))
 

@@ -39,7 +39,15 @@ class Token(NamedTuple):
     """0 for a token of the text, 1 for one of the second text of a pair."""
 
     @classmethod
-    def of(cls, name: str, number: int, span: tuple[int, int], special: bool, text: str, segment: int = 0) -> "Token":
+    def of(
+        cls,
+        name: str,
+        number: int,
+        span: tuple[int, int],
+        special: bool,
+        text: str,
+        segment: int = 0,
+    ) -> "Token":
         """A token as tokenizers tell of it. White space at its ends is left out, unless it is nothing else.
 
         Byte-level tokens carry the space before a word, others do not: without it, models can be compared.
@@ -175,7 +183,9 @@ class AttentionMap:
         at = np.ix_(layers, heads)
 
         def pick(kept: Any) -> Any:
-            return kept and replace(kept, **{name: array[at] for name, array in named_arrays(kept).items()})
+            return kept and replace(
+                kept, **{name: array[at] for name, array in named_arrays(kept).items()}
+            )
 
         return replace(
             self,
@@ -227,7 +237,10 @@ class AttentionMap:
             np.any(self.visible, axis=1, keepdims=True),
             self.method,
             tiles and Tiles(merge(tiles.mean), merge(tiles.max), tiles.height, tiles.width),
-            found and Statistics(**{name: merge(array, "mean") for name, array in named_arrays(found).items()}),
+            found
+            and Statistics(
+                **{name: merge(array, "mean") for name, array in named_arrays(found).items()}
+            ),
             query_places=self.query_places,
             key_places=self.key_places,
             unit=self.unit,
@@ -243,7 +256,9 @@ def named_arrays(part: Tiles | Statistics | Edges) -> dict[str, npt.NDArray[Any]
 def require_weights(weights: Weights, shape: tuple[int, ...], method: str, *, sums: bool) -> None:
     """Raise ValueError unless weights are those of attention; ``sums`` if their rows are to sum to 1."""
     if weights.shape != shape:
-        raise ValueError(f"weights have shape {weights.shape}, not (layer, head, query, key) = {shape}")
+        raise ValueError(
+            f"weights have shape {weights.shape}, not (layer, head, query, key) = {shape}"
+        )
     if 0 in shape:
         return
     least, highest = weights.min(), weights.max()
@@ -266,7 +281,9 @@ def require_leading(part: Statistics | Edges | None, shape: tuple[int, ...]) -> 
     """Raise ValueError unless the arrays begin with (layer, head)."""
     for array in named_arrays(part).values() if part else ():
         if array.shape[:2] != shape:
-            raise ValueError(f"statistics or edges have shape {array.shape}, not (layer, head, ...) = {shape}")
+            raise ValueError(
+                f"statistics or edges have shape {array.shape}, not (layer, head, ...) = {shape}"
+            )
 
 
 def require_tiles(tiles: Tiles, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -274,7 +291,9 @@ def require_tiles(tiles: Tiles, shape: tuple[int, ...]) -> tuple[int, ...]:
     *lead, n, m = shape
     expected = (*lead, -(-n // tiles.height), -(-m // tiles.width))
     if tiles.mean.shape != expected or tiles.max.shape != expected:
-        raise ValueError(f"tiles have shapes {tiles.mean.shape} and {tiles.max.shape}, not {expected}")
+        raise ValueError(
+            f"tiles have shapes {tiles.mean.shape} and {tiles.max.shape}, not {expected}"
+        )
     return expected
 
 

@@ -202,7 +202,12 @@ class Request:
     @property
     def windowed(self) -> bool:
         """Whether less than the whole is kept."""
-        return (self.rows, self.columns, self.query, self.key) != (slice(None), slice(None), None, None)
+        return (self.rows, self.columns, self.query, self.key) != (
+            slice(None),
+            slice(None),
+            None,
+            None,
+        )
 
     def placed(self, sides: Sides) -> "Request":
         """The same with the query or key that it names as its window. Raises UsageError if it is not there."""

@@ -34,12 +34,16 @@ class Selection:
         """As it is written on the command line."""
         if self.parts is None:
             return "all"
-        return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in self.parts)
+        return ",".join(
+            str(first) if first == last else f"{first}-{last}" for first, last in self.parts
+        )
 
     @property
     def is_one(self) -> bool:
         """Whether it names one number."""
-        return self.parts is not None and len(self.parts) == 1 and self.parts[0][0] == self.parts[0][1]
+        return (
+            self.parts is not None and len(self.parts) == 1 and self.parts[0][0] == self.parts[0][1]
+        )
 
     def resolve(self, numbers: Sequence[int], noun: str) -> tuple[int, ...]:
         """The chosen of these numbers, in the order given, each once. Raises UsageError if one is not there."""
@@ -81,7 +85,9 @@ def parse(text: str) -> Selection:
     for part in text.split(","):
         match = RANGE.fullmatch(part.strip())
         if not match:
-            raise ValueError(f"{part.strip()!r} is no number or range: write 3, -1, 0,3,7, 2-5 or all")
+            raise ValueError(
+                f"{part.strip()!r} is no number or range: write 3, -1, 0,3,7, 2-5 or all"
+            )
         first, last = match.groups()
         parts.append((int(first), int(last if last is not None else first)))
     return Selection(tuple(parts))
@@ -97,7 +103,9 @@ def parse_heads(text: str) -> Selection | Named:
     return Named(tuple((int(match[1]), int(match[2])) for match in matches if match))
 
 
-def resolve(layers: Selection, heads: Selection | Named, there: Mapping[int, Sequence[int]]) -> tuple[Rectangle, ...]:
+def resolve(
+    layers: Selection, heads: Selection | Named, there: Mapping[int, Sequence[int]]
+) -> tuple[Rectangle, ...]:
     """Rectangles of layers and heads that cover the choice among the heads of each layer that are there.
 
     One, or for named heads one a layer, or one for each run of layers that have the same heads. Raises UsageError.
@@ -128,8 +136,12 @@ def place(number: int, numbers: Sequence[int], noun: str) -> int:
         return number
     if -count <= number < 0:
         return numbers[number]
-    there = f"0-{count - 1}" if tuple(numbers) == tuple(range(count)) else ", ".join(map(str, numbers))
-    raise UsageError(f"{noun} {number} does not exist: here are {count} {noun}s ({there}, or -{count}--1)")
+    there = (
+        f"0-{count - 1}" if tuple(numbers) == tuple(range(count)) else ", ".join(map(str, numbers))
+    )
+    raise UsageError(
+        f"{noun} {number} does not exist: here are {count} {noun}s ({there}, or -{count}--1)"
+    )
 
 
 def parse_window(text: str) -> slice:
@@ -167,12 +179,18 @@ class Spot(NamedTuple):
         if len(places) == 1:
             return slice(places[0], places[0] + 1)
         name = label(self.name)[:LONGEST]
-        raise UsageError(f"token {name!r} {why_not_one(self.name, places, tokens)}; choose one by its number")
+        raise UsageError(
+            f"token {name!r} {why_not_one(self.name, places, tokens)}; choose one by its number"
+        )
 
 
 def spelling(name: str, tokens: Sequence[Token], fold: Callable[[str], str] = str) -> list[int]:
     """The places of the tokens that say this."""
-    return [i for i, token in enumerate(tokens) if fold(token.text) == name or fold(label(token.text)) == name]
+    return [
+        i
+        for i, token in enumerate(tokens)
+        if fold(token.text) == name or fold(label(token.text)) == name
+    ]
 
 
 def why_not_one(name: str, places: Sequence[int], tokens: Sequence[Token]) -> str:
@@ -230,11 +248,18 @@ def window_notes(rows: slice, columns: slice, maps: Iterable[Sides]) -> tuple[st
     def told(places: range, count: int, one: str, many: str) -> str:
         if len(places) == count:
             return ""
-        return f"{one} {places[0]} of {count}" if len(places) == 1 else f"{many} {places[0]}-{places[-1]} of {count}"
+        return (
+            f"{one} {places[0]} of {count}"
+            if len(places) == 1
+            else f"{many} {places[0]}-{places[-1]} of {count}"
+        )
 
     def line(sides: Sides) -> str:
         queries, keys = require_sides(rows, columns, sides)
-        parts = told(queries, len(sides[0]), "query", "queries"), told(keys, len(sides[1]), "key", "keys")
+        parts = (
+            told(queries, len(sides[0]), "query", "queries"),
+            told(keys, len(sides[1]), "key", "keys"),
+        )
         return ", ".join(filter(None, parts))
 
     return tuple(filter(None, dict.fromkeys(map(line, maps))))
@@ -247,18 +272,27 @@ def require_same_tokens(maps: Sequence[AttentionMap], advice: str) -> None:
         raise InputError(f"the maps of this capture are not of the same tokens: {advice}")
 
 
-def select(capture: Capture, layers: Selection, heads: Selection | Named, kinds: Sequence[Kind] = ()) -> Capture:
+def select(
+    capture: Capture, layers: Selection, heads: Selection | Named, kinds: Sequence[Kind] = ()
+) -> Capture:
     """Some layers and heads, of maps of some kinds (default: all that are there). Raises UsageError."""
     maps: list[AttentionMap] = []
     for kind in require_kinds(kinds, tuple(dict.fromkeys(part.kind for part in capture.maps))):
         of_kind = [part for part in capture.maps if part.kind == kind]
-        if any(isinstance(part.heads[0], str) for part in of_kind):  # a reduction: nothing to choose among its heads
+        if any(
+            isinstance(part.heads[0], str) for part in of_kind
+        ):  # a reduction: nothing to choose among its heads
             maps += [of_layers(part, layers) for part in of_kind]
             continue
         owner = {layer: part for part in of_kind for layer in part.layers}
-        for chosen, of_each in resolve(layers, heads, {layer: part.heads for layer, part in owner.items()}):  # type: ignore[misc]
+        for chosen, of_each in resolve(
+            layers, heads, {layer: part.heads for layer, part in owner.items()}
+        ):  # type: ignore[misc]
             maps += [
-                part.part([part.layers.index(layer) for layer in run], [part.heads.index(head) for head in of_each])
+                part.part(
+                    [part.layers.index(layer) for layer in run],
+                    [part.heads.index(head) for head in of_each],
+                )
                 for part, run in runs_of(chosen, owner)
             ]
     return replace(capture, maps=tuple(maps))
@@ -270,13 +304,17 @@ def of_layers(part: AttentionMap, layers: Selection) -> AttentionMap:
     return part.part([part.layers.index(layer) for layer in chosen], range(len(part.heads)))
 
 
-def runs_of(layers: Sequence[int], owner: Mapping[int, AttentionMap]) -> list[tuple[AttentionMap, list[int]]]:
+def runs_of(
+    layers: Sequence[int], owner: Mapping[int, AttentionMap]
+) -> list[tuple[AttentionMap, list[int]]]:
     """Neighbouring layers that stand in one map, with that map."""
     runs = groupby(layers, key=lambda layer: id(owner[layer]))
     return [(owner[run[0]], run) for run in (list(members) for _, members in runs)]
 
 
-def require_kinds(wanted: Sequence[Kind], there: Sequence[Kind], preferred: Sequence[Kind] = ()) -> Sequence[Kind]:
+def require_kinds(
+    wanted: Sequence[Kind], there: Sequence[Kind], preferred: Sequence[Kind] = ()
+) -> Sequence[Kind]:
     """The wanted kinds of map, else the first preferred that is there, else all. Raises UsageError if one is not."""
     for kind in wanted:
         if kind not in there:
@@ -295,7 +333,9 @@ def parse_edge(text: str) -> EdgeNames:
     """Parse Q->K, each a number, a word, or * for all. Raises ValueError saying what is allowed."""
     match = ARROW.fullmatch(text)
     if not match:
-        raise ValueError(f"{text!r} is no edge: write query->key, such as 'it->cat', '8->2' or '*->cat'")
+        raise ValueError(
+            f"{text!r} is no edge: write query->key, such as 'it->cat', '8->2' or '*->cat'"
+        )
     query, key = (None if side == EVERY_TOKEN else parse_token(side) for side in match.groups())
     return query, key
 

@@ -24,7 +24,9 @@ COUNTS_BEGIN, COUNTS_END = "<!-- counts -->", "<!-- /counts -->"
 REFUSED_BEGIN, REFUSED_END = "<!-- refused -->", "<!-- /refused -->"
 WIDTH = 120
 FAMILIES = {"encoder": "Encoders", "decoder": "Decoders", "encoder-decoder": "Encoder-decoders"}
-SPECIAL: dict[str, tuple[str, ...]] = {  # what is special in attention, and how notes on architectures speak of it
+SPECIAL: dict[
+    str, tuple[str, ...]
+] = {  # what is special in attention, and how notes on architectures speak of it
     "Soft-capped scores": ("soft-capped",),
     "Learned sinks": ("learned sinks",),
     "ALiBi": ("ALiBi",),
@@ -32,7 +34,11 @@ SPECIAL: dict[str, tuple[str, ...]] = {  # what is special in attention, and how
     "Sliding windows and chunks": ("sliding window", "chunks", "band", "blocks"),
     "Latent (MLA) heads": ("latent",),
     "Keys chosen as it runs": ("chosen",),
-    "Hybrids with Mamba, linear attention, recurrence or convolution": ("hybrid", "Mamba", "convolve"),
+    "Hybrids with Mamba, linear attention, recurrence or convolution": (
+        "hybrid",
+        "Mamba",
+        "convolve",
+    ),
     "Layers that share their weights": ("shared layers",),
 }
 
@@ -41,18 +47,28 @@ def table() -> str:
     """What stands between the markers: names by family, then names by what is special."""
     rows = [item(f"{title} ({len(names)})", names) for title, names in families().items()]
     return (
-        "\n\n" + "\n".join(rows) + "\n\nAmong them:\n\n" + "\n".join(item(*row) for row in special().items()) + "\n\n"
+        "\n\n"
+        + "\n".join(rows)
+        + "\n\nAmong them:\n\n"
+        + "\n".join(item(*row) for row in special().items())
+        + "\n\n"
     )
 
 
 def families() -> dict[str, list[str]]:
     """Names by family."""
-    return {title: [known.name for known in ARCHITECTURES if known.family == name] for name, title in FAMILIES.items()}
+    return {
+        title: [known.name for known in ARCHITECTURES if known.family == name]
+        for name, title in FAMILIES.items()
+    }
 
 
 def special() -> dict[str, list[str]]:
     """Names by what is special in their attention."""
-    return {title: [known.name for known in ARCHITECTURES if speaks(known, words)] for title, words in SPECIAL.items()}
+    return {
+        title: [known.name for known in ARCHITECTURES if speaks(known, words)]
+        for title, words in SPECIAL.items()
+    }
 
 
 def speaks(known: Architecture, words: tuple[str, ...]) -> bool:
@@ -63,7 +79,9 @@ def speaks(known: Architecture, words: tuple[str, ...]) -> bool:
 def item(title: str, names: list[str]) -> str:
     """An item of a Markdown list, in lines of at most WIDTH columns."""
     whole = f"- **{title}**: {', '.join(names)}"
-    return textwrap.fill(whole, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        whole, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def read_refused() -> dict[str, str]:
@@ -80,7 +98,10 @@ def write_refused(rows: Sequence[Row]) -> None:
 
 def refused_section() -> str:
     """Return the refused model types with their lines, as the page has them."""
-    rows = [f"| `{model_type}` | {line.replace('|', chr(92) + '|')} |" for model_type, line in read_refused().items()]
+    rows = [
+        f"| `{model_type}` | {line.replace('|', chr(92) + '|')} |"
+        for model_type, line in read_refused().items()
+    ]
     return "\n\n" + "\n".join(["| model type | what attnviz says |", "|---|---|", *rows]) + "\n\n"
 
 
@@ -94,8 +115,14 @@ def counts_section(rows: Sequence[Row]) -> str:
         WRONG: "what is shown differs, or a layer is missing",
         CRASHED: "attnviz ends with an error that is not its own",
     }
-    lines = [f"| {outcome} | {counts[outcome]} | {meaning} |" for outcome, meaning in meanings.items()]
-    return "\n\n" + "\n".join(["| outcome | model types | meaning |", "|---|---|---|", *lines]) + "\n\n"
+    lines = [
+        f"| {outcome} | {counts[outcome]} | {meaning} |" for outcome, meaning in meanings.items()
+    ]
+    return (
+        "\n\n"
+        + "\n".join(["| outcome | model types | meaning |", "|---|---|---|", *lines])
+        + "\n\n"
+    )
 
 
 def replace_between(text: str, begin: str, end: str, new: str) -> str:

@@ -23,7 +23,10 @@ EVERYDAY_COUNT = 100  # a pair this frequent is merged well before 4,096 tokens 
 def bible() -> list[str]:
     """The verses in order, without their numbers."""
     whole = subprocess.run(
-        ["bible", "-l", "100000", "Gen1:1-Rev22:21"], capture_output=True, check=True, stdin=subprocess.DEVNULL
+        ["bible", "-l", "100000", "Gen1:1-Rev22:21"],
+        capture_output=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
     ).stdout.decode("latin-1")
     return [verse.strip() for verse in re.findall(r"^ +\d+ (.+)$", whole, re.MULTILINE)]
 
@@ -44,7 +47,9 @@ def wordnet() -> list[str]:
 
 def documents(lines: list[str]) -> list[str]:
     """Neighbouring lines as one paragraph."""
-    return [" ".join(lines[i : i + LINES_A_DOCUMENT]) for i in range(0, len(lines), LINES_A_DOCUMENT)]
+    return [
+        " ".join(lines[i : i + LINES_A_DOCUMENT]) for i in range(0, len(lines), LINES_A_DOCUMENT)
+    ]
 
 
 def vocabulary(verses: list[str], glosses: list[str]) -> list[str]:

@@ -55,7 +55,11 @@ line-height: {line_height}px; font-variant-east-asian: full-width; }}
 def terminal(name: str, command: str, picture: Picture, width: int) -> None:
     """A picture of a terminal: the command line, and what it draws."""
     lines = [[Segment(f"$ {command}")], *draw(picture, Screen(width - 1))]
-    export(name, Segments([segment for line in (*lines, []) for segment in (*line, Segment.line())]), width)
+    export(
+        name,
+        Segments([segment for line in (*lines, []) for segment in (*line, Segment.line())]),
+        width,
+    )
 
 
 def session(name: str, command: str, minilm: str, width: int) -> None:
@@ -79,15 +83,21 @@ def ran(words: list[str], minilm: str, environment: dict[str, str]) -> str:
         (cached / "snapshots").mkdir()
         (cached / "snapshots" / ("0" * 40)).symlink_to(Path(minilm).absolute())
         told = {**os.environ, **environment, "HF_HUB_CACHE": folder, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run([sys.executable, "-m", *words], env=told, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", *words], env=told, check=True, stdout=subprocess.PIPE, text=True
+        )
     return done.stdout
 
 
 def export(name: str, what: Segments | Text, width: int) -> None:
     """Save what a terminal shows."""
-    console = Console(width=width, record=True, file=io.StringIO(), color_system="truecolor", force_terminal=True)
+    console = Console(
+        width=width, record=True, file=io.StringIO(), color_system="truecolor", force_terminal=True
+    )
     console.print(what)
-    svg = console.export_svg(title="attnviz", code_format=FORMAT, theme=DIMMED_MONOKAI, unique_id=name)
+    svg = console.export_svg(
+        title="attnviz", code_format=FORMAT, theme=DIMMED_MONOKAI, unique_id=name
+    )
     (DOCS / f"{name}.svg").write_text(svg, "utf-8")
 
 
@@ -102,7 +112,9 @@ def page(name: str, shown: Capture, fragment: str, width: int, height: int) -> N
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "page.html"
         show(shown).save(file)
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         tab = browser.new_page(viewport={"width": width, "height": height})
         tab.goto(f"{file.as_uri()}#{fragment}")
         tab.wait_for_selector("html[data-ready=true]", state="attached")
@@ -127,7 +139,12 @@ if __name__ == "__main__":
     told = f'attnviz show --view tokens --token it -H L1H0 "{SENTENCE}"'
     terminal("tokens", told, strips(capture("builtin", SENTENCE, token, "builtin"))[0], 100)
     told = f'attnviz show --view rows --token it "{SENTENCE}"'
-    terminal("rows", told, rows(capture("builtin", SENTENCE, Request(query=Spot("it")), "builtin"))[0], 100)
+    terminal(
+        "rows",
+        told,
+        rows(capture("builtin", SENTENCE, Request(query=Spot("it")), "builtin"))[0],
+        100,
+    )
     show(one).save(DOCS / "figure.svg", name="paper", force=True)
     session("inspect", "attnviz inspect -m minilm @sample:pronoun", minilm, 80)
     session("heads", "attnviz heads", minilm, 80)

@@ -30,7 +30,14 @@ if __name__ == "__main__":
     command = [sys.executable, "-m", "attnviz", "train", source / "corpus", "--device", "cpu"]
     for seed in range(int(sys.argv[3]) if len(sys.argv) > 3 else 0, 10):
         with tempfile.TemporaryDirectory() as folder:
-            options = ["--tokenizer-text", source / "vocabulary.txt", "--seed", str(seed), "-o", folder]
+            options = [
+                "--tokenizer-text",
+                source / "vocabulary.txt",
+                "--seed",
+                str(seed),
+                "-o",
+                folder,
+            ]
             subprocess.run([*command, *options], check=True)
             if good(Path(folder) / "config.json"):
                 left = shutil.ignore_patterns("step-*", "history.json")

@@ -22,12 +22,17 @@ def chance(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make(queries: int, keys: int | None = None, heads: int = 4, key_heads: int = 2, **options: Any) -> Call:
+def make(
+    queries: int, keys: int | None = None, heads: int = 4, key_heads: int = 2, **options: Any
+) -> Call:
     """A call of random vectors; size stretches the scores. Other options are those of Call."""
     size, width, value_width = (options.pop(name, 8) for name in ("size", "width", "value_width"))
     keys = queries if keys is None else keys
     query = vectors(1, heads, queries, width) * size / 8
-    key, value = vectors(1, key_heads, keys, width, seed=1), vectors(1, key_heads, keys, value_width, seed=2)
+    key, value = (
+        vectors(1, key_heads, keys, width, seed=1),
+        vectors(1, key_heads, keys, value_width, seed=2),
+    )
     return Call(query, key, value, width**-0.5, **options)
 
 
@@ -52,13 +57,21 @@ def added(call: Call) -> dict[str, Any]:
     """A mask of numbers for each head that hides a fifth of the cells, but no query's first key."""
     _, key = places(call)
     size = 1, call.query.shape[1], call.query.shape[2], call.key.shape[2]
-    return {"mask": vectors(*size, seed=3).masked_fill((chance(*size, seed=4) < 0.2) & (key > 0), LOWEST)}
+    return {
+        "mask": vectors(*size, seed=3).masked_fill(
+            (chance(*size, seed=4) < 0.2) & (key > 0), LOWEST
+        )
+    }
 
 
 def slope(call: Call) -> dict[str, Any]:
     """ALiBi: (1, H, 1, M)."""
     _, key = places(call)
-    return {"bias": (key * torch.tensor([0.05, 0.02, 0.01, 0.005])[: call.query.shape[1], None])[None, :, None]}
+    return {
+        "bias": (key * torch.tensor([0.05, 0.02, 0.01, 0.005])[: call.query.shape[1], None])[
+            None, :, None
+        ]
+    }
 
 
 def cut(call: Call) -> Tensor:

@@ -19,13 +19,18 @@ from attnviz.record import AttentionMap, Capture, Token
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models and many processes: threads only wait for each other
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # small models and many processes: threads only wait for each other
 for variable in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLORTERM", "COLUMNS"):
     os.environ.pop(variable, None)
 
 # No example is too slow on a slow machine; in CI they are the same each time, elsewhere they go on searching.
 settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+    "any machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
 )
 settings.load_profile("any machine")
 
@@ -92,7 +97,9 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         yield browser
         browser.close()
 
@@ -143,7 +150,9 @@ def call(
 def run(tmp_path: Path) -> Run:
     """Run attnviz as a process of its own, in an empty folder, with nothing on stdin unless given."""
 
-    def run(*args: str | Path, stdin: str | bytes | None = None, **environment: str) -> subprocess.CompletedProcess:
+    def run(
+        *args: str | Path, stdin: str | bytes | None = None, **environment: str
+    ) -> subprocess.CompletedProcess:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         source = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
         done = subprocess.run(
@@ -155,7 +164,10 @@ def run(tmp_path: Path) -> Run:
             check=False,
             **source,
         )
-        done.stdout, done.stderr = done.stdout.decode(errors="surrogateescape"), done.stderr.decode()
+        done.stdout, done.stderr = (
+            done.stdout.decode(errors="surrogateescape"),
+            done.stderr.decode(),
+        )
         return done
 
     return run

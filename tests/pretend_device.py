@@ -30,8 +30,16 @@ except ImportError:  # as in torch 2.9
 NAME = "pretend"
 aten = torch.ops.aten
 COPIES = {aten._to_copy.default, aten.copy_.default}  # these take tensors of two devices
-SCALARS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default}  # these give a Python value
-INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}  # CUDA too takes indices of the CPU
+SCALARS = {
+    aten._local_scalar_dense.default,
+    aten.equal.default,
+    aten.is_nonzero.default,
+}  # these give a Python value
+INDEXING = {
+    aten.index.Tensor,
+    aten.index_put_.default,
+    aten.index_put.default,
+}  # CUDA too takes indices of the CPU
 
 
 class DeviceMixError(RuntimeError):
@@ -91,7 +99,11 @@ class PretendTensor(Tensor):
 @cache
 def subclass_of_both(cls: type[Tensor]) -> Any:
     """Return a class of pretend tensors that is also another subclass of tensors."""
-    return cls if issubclass(cls, PretendTensor) else type(f"Pretend{cls.__name__}", (cls, PretendTensor), {})
+    return (
+        cls
+        if issubclass(cls, PretendTensor)
+        else type(f"Pretend{cls.__name__}", (cls, PretendTensor), {})
+    )
 
 
 def run_operation(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -141,7 +153,9 @@ def require_one_device(func: Any, tensors: list[Tensor], pretend: list[Tensor]) 
 
     A CPU tensor of no axes is a number, which every device takes.
     """
-    others = [tensor for tensor in tensors if not isinstance(tensor, PretendTensor) and tensor.ndim > 0]
+    others = [
+        tensor for tensor in tensors if not isinstance(tensor, PretendTensor) and tensor.ndim > 0
+    ]
     if pretend and others and func not in INDEXING:
         shapes = [tuple(tensor.shape) for tensor in others]
         raise DeviceMixError(f"{func} was given tensors on {NAME}:0 and on the CPU: {shapes}")

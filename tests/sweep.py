@@ -36,12 +36,30 @@ import transformers
 import attnviz
 from attnviz.errors import AttnvizError
 from tests.sweep_inputs import Inputs, candidate_inputs
-from tests.sweep_models import build, config_class, count_parameters, model_classes, model_types, small_configs
+from tests.sweep_models import (
+    build,
+    config_class,
+    count_parameters,
+    model_classes,
+    model_types,
+    small_configs,
+)
 from tests.sweep_oracle import NoOracleError, Softmaxes, ask_library, compare_capture, run_model
 
-EXACT, REFUSED, NOT_BUILDABLE, WRONG, CRASHED = "exact", "refused", "not buildable here", "wrong", "crashed"
+EXACT, REFUSED, NOT_BUILDABLE, WRONG, CRASHED = (
+    "exact",
+    "refused",
+    "not buildable here",
+    "wrong",
+    "crashed",
+)
 OUTCOMES = WRONG, CRASHED, REFUSED, NOT_BUILDABLE, EXACT
-NOISES = 0.17, 0.5, 0.05, 0.02  # the first that makes attention neither uniform nor too steep for float32
+NOISES = (
+    0.17,
+    0.5,
+    0.05,
+    0.02,
+)  # the first that makes attention neither uniform nor too steep for float32
 LARGEST_SCORE = 15.0
 LEAST_SPREAD = 0.1
 MOST_PARAMETERS = 40_000_000
@@ -257,7 +275,11 @@ def run_child(model_type: str, pipe: int) -> None:
     try:
         tell(*sweep_type(model_type, begin))
     except BaseException as error:  # of the sweep itself, or of a library that exits
-        tell(model_type, CRASHED if doing[-1] != "build" else NOT_BUILDABLE, f"{doing[-1]}: {first_line(error)}")
+        tell(
+            model_type,
+            CRASHED if doing[-1] != "build" else NOT_BUILDABLE,
+            f"{doing[-1]}: {first_line(error)}",
+        )
 
 
 def end_child(pipe: int, running: dict[int, Child]) -> Row:
@@ -286,7 +308,9 @@ def count_outcomes(rows: Iterable[Row]) -> str:
 
 def main() -> None:
     """Print the outcomes."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sweep", description="Sweep through transformers.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.sweep", description="Sweep through transformers."
+    )
     parser.add_argument("types", nargs="*", metavar="TYPE", help="a model type; default: all")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args()
@@ -294,7 +318,9 @@ def main() -> None:
     if options.json:
         sys.stdout.write(json.dumps(rows))
         return
-    sys.stdout.write(f"{count_outcomes(rows)} of {len(rows)} types of transformers {transformers.__version__}\n\n")
+    sys.stdout.write(
+        f"{count_outcomes(rows)} of {len(rows)} types of transformers {transformers.__version__}\n\n"
+    )
     for row in rows:
         sys.stdout.write(f"{row.model_type:36} {row.outcome:19} {row.line}\n")
 

@@ -15,9 +15,23 @@ from tests.sweep_models import FIRST_SPECIAL, VOCABULARY
 
 TOKENS, TARGETS = 12, 7
 GRIDS = "image_grid_thw", "grid_thw", "image_grid_hws", "spatial_shapes"
-SERIES = "past_values", "past_time_features", "past_observed_mask", "future_values", "future_time_features"
+SERIES = (
+    "past_values",
+    "past_time_features",
+    "past_observed_mask",
+    "future_values",
+    "future_time_features",
+)
 STATES = (
-    *("query_embeds", "hidden_states", "inputs_embeds", "embeddings", "queries", "inputs", "encoder_hidden_states"),
+    *(
+        "query_embeds",
+        "hidden_states",
+        "inputs_embeds",
+        "embeddings",
+        "queries",
+        "inputs",
+        "encoder_hidden_states",
+    ),
     *("visual_feats", "visual_pos"),
 )
 ALWAYS = (
@@ -37,7 +51,11 @@ def candidate_inputs(model: PreTrainedModel) -> Iterator[Inputs]:
     pictures, sounds = list(maker.pictures()), list(maker.sounds())
     for words in (maker.words(), maker.targets(), {}):
         both = product(pictures[:3], sounds[:3])
-        alone = [*((picture, {}) for picture in pictures), *(({}, sound) for sound in sounds), ({}, {})]
+        alone = [
+            *((picture, {}) for picture in pictures),
+            *(({}, sound) for sound in sounds),
+            ({}, {}),
+        ]
         for picture, sound in (*both, *alone):
             if words or picture or sound:
                 yield from maker.complete({**words, **picture, **sound})
@@ -111,7 +129,12 @@ class Maker:
     def patches(self, name: str, channels: int, patch: int) -> Iterator[Inputs]:
         """Yield a picture of 4 x 4 patches, with the grid in which they stand."""
         grid = next(
-            (n for n in ("image_grid_thw", "grid_thw", "image_grid_hws", "spatial_shapes") if n in self.takes), None
+            (
+                n
+                for n in ("image_grid_thw", "grid_thw", "image_grid_hws", "spatial_shapes")
+                if n in self.takes
+            ),
+            None,
         )
         if grid is None:
             return
@@ -119,7 +142,9 @@ class Maker:
         shape = torch.tensor([[1, 4, 4]])
         if grid in ("image_grid_hws", "spatial_shapes"):
             shape = shape[:, 1:]
-        for width in dict.fromkeys((channels * depth * patch**2, channels * patch**2, 2 * channels * patch**2)):
+        for width in dict.fromkeys(
+            (channels * depth * patch**2, channels * patch**2, 2 * channels * patch**2)
+        ):
             yield {name: self.normal(16, width), grid: shape}
             yield {name: self.normal(1, 16, width), grid: shape}
         yield {name: self.normal(16, channels, patch, patch), grid: shape}
@@ -127,15 +152,34 @@ class Maker:
 
     def sounds(self) -> Iterator[Inputs]:
         """Yield sounds: as spectrograms, and as waves."""
-        names = "feature_projection_input_dim", "num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels"
+        names = (
+            "feature_projection_input_dim",
+            "num_mel_bins",
+            "feature_size",
+            "input_feat_per_channel",
+            "n_mels",
+        )
         bands = self.value(*names, "input_dim") or 80
         steps = 2 * side_of(self.value("max_source_positions"), 32)
         if "input_features" in self.takes:
-            shapes = (1, bands, steps), (1, steps, bands), (1, bands, 200), (1, 200, bands), (1, 1, 1001, 64)
+            shapes = (
+                (1, bands, steps),
+                (1, steps, bands),
+                (1, bands, 200),
+                (1, 200, bands),
+                (1, 1, 1001, 64),
+            )
             for shape in dict.fromkeys(shapes):
                 yield from self.masked({"input_features": self.normal(*shape)}, max(shape[1:]))
         if "input_values" in self.takes:
-            for shape in ((1, 2000), (1, 1, 2000), (1, 64, bands), (1, 128, bands), (1, bands, 64), (1, 1024, 128)):
+            for shape in (
+                (1, 2000),
+                (1, 1, 2000),
+                (1, 64, bands),
+                (1, 128, bands),
+                (1, bands, 64),
+                (1, 1024, 128),
+            ):
                 yield from self.masked({"input_values": self.normal(*shape)}, max(shape[1:]))
 
     def masked(self, sound: Inputs, length: int) -> Iterator[Inputs]:
@@ -163,7 +207,10 @@ class Maker:
         made: Inputs = {}
         for name, parameter in self.takes.items():
             optional = parameter.default is not inspect.Parameter.empty
-            several = parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+            several = parameter.kind in (
+                inspect.Parameter.VAR_KEYWORD,
+                inspect.Parameter.VAR_POSITIONAL,
+            )
             if name in inputs or several or (optional and name not in ALWAYS):
                 continue
             value = self.make(name)
@@ -171,7 +218,9 @@ class Maker:
                 return None
             made[name] = value
         if not inputs and not made:
-            states = next((name for name in ("inputs_embeds", "hidden_states") if name in self.takes), None)
+            states = next(
+                (name for name in ("inputs_embeds", "hidden_states") if name in self.takes), None
+            )
             return {} if states is None else {states: self.make(states)}
         return made
 
@@ -183,10 +232,14 @@ class Maker:
             return self.states(name)
         if name == "bbox":
             low = torch.randint(0, 8, (1, TOKENS, 2), generator=self.generator)
-            return torch.cat([low, low + torch.randint(1, 8, (1, TOKENS, 2), generator=self.generator)], -1)
+            return torch.cat(
+                [low, low + torch.randint(1, 8, (1, TOKENS, 2), generator=self.generator)], -1
+            )
         if name == "flattened_patches":
             places = torch.cartesian_prod(torch.arange(1, 5), torch.arange(1, 5)).float()
-            return torch.cat([places[None], self.normal(1, 16, self.value("patch_embed_hidden_size"))], -1)
+            return torch.cat(
+                [places[None], self.normal(1, 16, self.value("patch_embed_hidden_size"))], -1
+            )
         if name == "noise":  # which patches a masked autoencoder hides
             return self.normal(1, 16)
         if name in ("attention_mask", "pixel_attention_mask"):
@@ -198,7 +251,9 @@ class Maker:
         width = side_of(self.value("hidden_size", "d_model", "hidden_dim", "embed_dim"), 32)
         if name == "encoder_hidden_states":
             return self.normal(
-                1, TARGETS + 2, self.value("encoder_hidden_size", "cross_attention_hidden_size") or width
+                1,
+                TARGETS + 2,
+                self.value("encoder_hidden_size", "cross_attention_hidden_size") or width,
             )
         if name == "visual_pos":
             return self.normal(1, 5, 4)
@@ -246,7 +301,11 @@ class Maker:
         if function is None:
             return 0
         parameters = inspect.signature(function).parameters
-        given = {name: part for name, part in inputs.items() if name in parameters and name != "input_ids"}
+        given = {
+            name: part
+            for name, part in inputs.items()
+            if name in parameters and name != "input_ids"
+        }
         try:
             with torch.no_grad():
                 features = function(**given)
@@ -260,7 +319,12 @@ def parts_of(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
     level = [config]
     while level:
         yield from level
-        level = [inner for part in level for inner in vars(part).values() if isinstance(inner, PreTrainedConfig)]
+        level = [
+            inner
+            for part in level
+            for inner in vars(part).values()
+            if isinstance(inner, PreTrainedConfig)
+        ]
 
 
 def side_of(value: Any, default: int) -> int:

@@ -36,9 +36,18 @@ DEPTH = each(
 )
 COUNTS = {
     **each(VOCABULARY, "vocab_size vocab_size_per_layer_input src_vocab_size tgt_vocab_size"),
-    **each(4, "num_experts num_local_experts n_routed_experts moe_num_experts num_zero_experts zero_expert_num"),
-    **each(2, "num_experts_per_tok moe_k moe_topk moe_top_k n_group num_experts_per_token num_expert_group"),
-    **each(1, "n_shared_experts num_shared_experts topk_group first_k_dense_replace moe_layer_start_index"),
+    **each(
+        4,
+        "num_experts num_local_experts n_routed_experts moe_num_experts num_zero_experts zero_expert_num",
+    ),
+    **each(
+        2,
+        "num_experts_per_tok moe_k moe_topk moe_top_k n_group num_experts_per_token num_expert_group",
+    ),
+    **each(
+        1,
+        "n_shared_experts num_shared_experts topk_group first_k_dense_replace moe_layer_start_index",
+    ),
     **each(1, "num_expert_topk_group num_limited_groups"),
     **each(9, "entity_vocab_size encoder_hash_byte_group_vocab"),
 }
@@ -60,7 +69,10 @@ WIDTHS = {
         "encoder_num_attention_heads decoder_num_attention_heads index_n_heads",
     ),
     **each(32, "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size"),
-    **each(8, "d_kv head_dim kv_channels qk_rope_head_dim qk_nope_head_dim hidden_size_per_layer_input laurel_rank"),
+    **each(
+        8,
+        "d_kv head_dim kv_channels qk_rope_head_dim qk_nope_head_dim hidden_size_per_layer_input laurel_rank",
+    ),
     **each(16, "q_lora_rank kv_lora_rank qk_head_dim index_head_dim"),
     **each(4, "linear_num_key_heads linear_num_value_heads linear_num_heads"),
     **each(8, "linear_key_head_dim linear_value_head_dim linear_head_dim"),
@@ -74,19 +86,38 @@ WIDTHS = {
     "rotary_dim": 4,
 }
 LENGTHS = {
-    **each(64, "max_position_embeddings n_positions max_seq_len max_target_positions max_source_positions"),
+    **each(
+        64,
+        "max_position_embeddings n_positions max_seq_len max_target_positions max_source_positions",
+    ),
     **each(4, "sliding_window attention_chunk_size attention_window_size window_size_attention"),
     **each(8, "local_attention context_size"),
 }
 PERIODS = {
-    **each(2, "attn_layer_period expert_layer_period full_attention_interval encoder_sparse_step decoder_sparse_step"),
+    **each(
+        2,
+        "attn_layer_period expert_layer_period full_attention_interval encoder_sparse_step decoder_sparse_step",
+    ),
     **each(1, "attn_layer_offset expert_layer_offset cross_attention_frequency"),
     **each(0, "num_kv_shared_layers"),
     **each(0.0, "mask_time_prob layerdrop encoder_layerdrop decoder_layerdrop"),
 }
 OFTEN_UNSET = {  # by default, though the model needs them
-    *("vocab_size", "n_routed_experts", "num_experts", "n_shared_experts", "num_experts_per_tok", "head_dim"),
-    *("n_group", "topk_group", "moe_intermediate_size", "num_key_value_heads", "shared_expert_intermediate_size"),
+    *(
+        "vocab_size",
+        "n_routed_experts",
+        "num_experts",
+        "n_shared_experts",
+        "num_experts_per_tok",
+        "head_dim",
+    ),
+    *(
+        "n_group",
+        "topk_group",
+        "moe_intermediate_size",
+        "num_key_value_heads",
+        "shared_expert_intermediate_size",
+    ),
 }
 SHALLOW = DEPTH | COUNTS | PERIODS
 SCHEMES: tuple[Mapping[str, Any], ...] = (
@@ -96,7 +127,14 @@ SCHEMES: tuple[Mapping[str, Any], ...] = (
     SHALLOW | LENGTHS,
     SHALLOW,
 )
-AS_THEY_ARE = "transformers_version", "architectures", "id2label", "label2id", "dtype", "torch_dtype"
+AS_THEY_ARE = (
+    "transformers_version",
+    "architectures",
+    "id2label",
+    "label2id",
+    "dtype",
+    "torch_dtype",
+)
 DERIVED = "ignore_keys_at_rope_validation", "stage_names"
 
 REMOVED = object()
@@ -124,7 +162,12 @@ PERCEIVER = {
 }
 ERNIE_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 SAM = {"image_size": 64, "image_embedding_size": 4}
-FLORENCE = {"embed_dim": [16, 16, 32, 32], "num_heads": [2, 2, 4, 4], "num_groups": [2, 2, 4, 4], "projection_dim": 32}
+FLORENCE = {
+    "embed_dim": [16, 16, 32, 32],
+    "num_heads": [2, 2, 4, 4],
+    "num_groups": [2, 2, 4, 4],
+    "projection_dim": 32,
+}
 
 # What single types need besides, by model type. REMOVED takes a value out, so that the config derives it.
 SPECIAL: dict[str, dict[str, Any]] = {
@@ -197,7 +240,9 @@ def is_model(value: Any, file: str) -> bool:
     """Tell whether a value is a model class that a module itself defines and that can run."""
     if not inspect.isclass(value) or not issubclass(value, PreTrainedModel):
         return False
-    abstract = value.__name__.endswith("PreTrainedModel") or value.forward is PreTrainedModel.forward
+    abstract = (
+        value.__name__.endswith("PreTrainedModel") or value.forward is PreTrainedModel.forward
+    )
     return value.__module__ == file and not abstract
 
 
@@ -237,7 +282,11 @@ def shrink_config(config: PreTrainedConfig, scheme: Mapping[str, Any]) -> PreTra
 def layers_of_each_kind(values: Mapping[str, Any]) -> list[int]:
     """Return the numbers of a few layers, each of another kind, if a config lists the kinds of its layers."""
     count = next((values[name] for name in DEPTH if isinstance(values.get(name), int)), 0)
-    lists = [value for value in values.values() if isinstance(value, (list, tuple)) and len(value) == count]
+    lists = [
+        value
+        for value in values.values()
+        if isinstance(value, (list, tuple)) and len(value) == count
+    ]
     if count <= 2 or not lists:
         return []
     first: dict[str, int] = {}
@@ -276,10 +325,15 @@ def shrink_list(name: str, value: Sequence[Any], kept: Sequence[int]) -> Sequenc
 def fit_rotary_sections(small: dict[str, Any], config: PreTrainedConfig) -> None:
     """Divide the pairs of a head's rotary part between time, height and width, where a model does so."""
     rope = small.get("rope_parameters")
-    if not isinstance(rope, dict) or "mrope_section" not in getattr(config, "ignore_keys_at_rope_validation", ()):
+    if not isinstance(rope, dict) or "mrope_section" not in getattr(
+        config, "ignore_keys_at_rope_validation", ()
+    ):
         return
     head = small.get("head_dim") or small["hidden_size"] // small["num_attention_heads"]
-    pairs = int(head * rope.get("partial_rotary_factor", small.get("partial_rotary_factor") or 1.0)) // 2
+    pairs = (
+        int(head * rope.get("partial_rotary_factor", small.get("partial_rotary_factor") or 1.0))
+        // 2
+    )
     section = {"mrope_section": [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]}
     if all(isinstance(part, dict) for part in rope.values()):  # one for each kind of layer
         small["rope_parameters"] = {kind: part | section for kind, part in rope.items()}
@@ -322,10 +376,14 @@ def small_resnet(config: PreTrainedConfig) -> PreTrainedConfig:
     wanted = getattr(config, "out_indices", None) or [4]
     stages = [f"stage{max(1, min(4, index))}" for index in wanted if index != 0]
     names = sorted(set(stages)) or ["stage4"]
-    return ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], out_features=names)
+    return ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], out_features=names
+    )
 
 
-def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, noise: float) -> PreTrainedModel:
+def build(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, noise: float
+) -> PreTrainedModel:
     """Return a model in evaluation mode, always the same, with attention that is far from uniform.
 
     noise: what is added to each first weight, as a share of a normal number.

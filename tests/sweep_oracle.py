@@ -23,7 +23,10 @@ KINDS = {
     "decoder_attentions": "decoder",
     "cross_attentions": "cross",
 }
-ALIKE = {None: ("self", "encoder", "decoder", "cross"), "self": ("self", "encoder", "decoder")}  # of no side
+ALIKE = {
+    None: ("self", "encoder", "decoder", "cross"),
+    "self": ("self", "encoder", "decoder"),
+}  # of no side
 SOFTMAXES = "aten._softmax.default", "aten._safe_softmax.default"
 
 
@@ -88,7 +91,10 @@ class Softmaxes(TorchDispatchMode):
     @property
     def spread(self) -> float:
         """How far the weights are from uniform: the largest above its mean."""
-        return max((float(part.max() - part.mean()) for part in self.results if part.shape[-1] > 1), default=1.0)
+        return max(
+            (float(part.max() - part.mean()) for part in self.results if part.shape[-1] > 1),
+            default=1.0,
+        )
 
 
 def run_model(model: Any, inputs: Mapping[str, Any], **options: Any) -> Any:
@@ -103,7 +109,12 @@ def outputs_of(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() else []
     if isinstance(value, Mapping):
-        return [part for name, inner in value.items() if "attentions" not in name for part in outputs_of(inner)]
+        return [
+            part
+            for name, inner in value.items()
+            if "attentions" not in name
+            for part in outputs_of(inner)
+        ]
     if isinstance(value, (list, tuple)):
         return [part for inner in value for part in outputs_of(inner)]
     return []
@@ -126,7 +137,12 @@ def ask_library(model: Any, inputs: Mapping[str, Any]) -> Oracle:
         layers = merge_layers(named_layers(returned, model), calls)
         if layers and all(are_of_heads(layer.weights) for layer in layers):
             return Oracle(layers, permitted, "eager weights")
-    layers = [Named(None, part) for whole in own.results if is_attention(whole) for part in split_texts(whole)]
+    layers = [
+        Named(None, part)
+        for whole in own.results
+        if is_attention(whole)
+        for part in split_texts(whole)
+    ]
     if not layers:
         raise NoOracleError("the library computes no attention")
     return Oracle(layers, permitted, "softmax of the scores")
@@ -134,7 +150,11 @@ def ask_library(model: Any, inputs: Mapping[str, Any]) -> Oracle:
 
 def run_eager(model: Any, inputs: Mapping[str, Any]) -> tuple[Softmaxes, Any, list[Called]]:
     """Run an eager copy: its softmaxes, what it returned (None if it cannot run), and what its functions returned."""
-    for options in ({"output_attentions": True, "return_dict": True}, {"output_attentions": True}, {}):
+    for options in (
+        {"output_attentions": True, "return_dict": True},
+        {"output_attentions": True},
+        {},
+    ):
         softmaxes, calls = Softmaxes(), []
         twin = copy.deepcopy(model)
         set_eager(twin)
@@ -150,7 +170,9 @@ def run_eager(model: Any, inputs: Mapping[str, Any]) -> tuple[Softmaxes, Any, li
 def recorded_calls(calls: list[Called]) -> Iterator[None]:
     """Keep the weights that the library's eager functions return."""
     name = "eager_attention_forward"
-    modules = [module for path, module in sys.modules.items() if path.startswith("transformers.models.")]
+    modules = [
+        module for path, module in sys.modules.items() if path.startswith("transformers.models.")
+    ]
     before = [(module, getattr(module, name)) for module in modules if hasattr(module, name)]
     for module, function in before:
         setattr(module, name, keeping(function, calls))
@@ -176,7 +198,9 @@ def keeping(function: Callable[..., Any], calls: list[Called]) -> Callable[..., 
     return attend
 
 
-def sink_share(module: Any, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+def sink_share(
+    module: Any, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None
+) -> Tensor:
     """Return what a sink leaves of the rows of weights, where the library lets it take its share of the output only.
 
     So do GraniteSWA and GraniteMoeSWA: (text, head, query, 1); 1 for all other models.
@@ -209,7 +233,9 @@ def merge_layers(named: Sequence[Named], calls: Sequence[Called]) -> list[Named]
     layers: list[Named] = []
     left = list(calls)
     for layer in named:
-        at = next((at for at, call in enumerate(left) if nearly_equal(call.returned, layer.weights)), None)
+        at = next(
+            (at for at, call in enumerate(left) if nearly_equal(call.returned, layer.weights)), None
+        )
         layers.append(layer if at is None else Named(layer.kind, left.pop(at).used))
     return layers + [Named(None, call.used) for call in left]
 
@@ -268,21 +294,35 @@ def compare_capture(capture: Capture, oracle: Oracle) -> tuple[bool, str]:
             return False, f"no layer is shown for number {number}, {describe(layer)}; {sizes}"
         difference, at = nearest
         if difference > TOLERANCE:
-            return False, f"number {number}, {describe(layer)}, is {difference:.1e} from what is shown; {sizes}"
+            return (
+                False,
+                f"number {number}, {describe(layer)}, is {difference:.1e} from what is shown; {sizes}",
+            )
         if shown[at].kind not in kinds_alike(layer):
-            return False, f"number {number}, {describe(layer)}, is shown as {shown[at].kind}; {sizes}"
+            return (
+                False,
+                f"number {number}, {describe(layer)}, is shown as {shown[at].kind}; {sizes}",
+            )
         del shown[at]
     for layer in shown:
-        nearest = min((distance(layer, part) for part in candidates(layer, oracle.permitted)), default=float("inf"))
+        nearest = min(
+            (distance(layer, part) for part in candidates(layer, oracle.permitted)),
+            default=float("inf"),
+        )
         if nearest > TOLERANCE:
-            return False, f"{layer.kind} L{layer.layer} is shown and is {nearest:.1e} from any softmax; {sizes}"
+            return (
+                False,
+                f"{layer.kind} L{layer.layer} is shown and is {nearest:.1e} from any softmax; {sizes}",
+            )
     return True, sizes
 
 
 def kinds_alike(layer: Named) -> tuple[str | None, ...]:
     """Return the kinds that a capture may call a layer of the library by."""
     kinds = ALIKE.get(layer.kind, (layer.kind,))
-    reduced = layer.weights.shape[-2] != layer.weights.shape[-1]  # the library calls it self-attention nevertheless
+    reduced = (
+        layer.weights.shape[-2] != layer.weights.shape[-1]
+    )  # the library calls it self-attention nevertheless
     return (*kinds, "cross") if layer.kind == "self" and reduced else kinds
 
 
@@ -314,7 +354,14 @@ def join_merged(required: Sequence[Named], shown: Sequence[Shown]) -> list[Named
         return list(required)
     others = [layer for layer in required if layer.kind not in ("decoder", "cross")]
     known = [layer.weights for layer in others]
-    return [*others, *(layer for layer in joined if not any(nearly_equal(layer.weights, part) for part in known))]
+    return [
+        *others,
+        *(
+            layer
+            for layer in joined
+            if not any(nearly_equal(layer.weights, part) for part in known)
+        ),
+    ]
 
 
 def layers_of(capture: Capture) -> list[Shown]:
@@ -323,7 +370,9 @@ def layers_of(capture: Capture) -> list[Shown]:
     for part in capture.maps:
         for number, layer in enumerate(part.layers):
             weights = torch.from_numpy(part.weights[number]).double()
-            layers.append(Shown(part.kind, layer, weights, torch.from_numpy(part.visible[number].copy())))
+            layers.append(
+                Shown(part.kind, layer, weights, torch.from_numpy(part.visible[number].copy()))
+            )
     return layers
 
 
@@ -332,14 +381,21 @@ def find_nearest(weights: Tensor, shown: Sequence[Shown]) -> tuple[float, int] |
     same = [at for at, layer in enumerate(shown) if layer.weights.shape == weights.shape]
     if not same:  # the library may leave out what it put before the text (CPM-Ant's prompt)
         ends = [crop_to_end(layer, weights.shape) for layer in shown]
-        return min(((distance(layer, weights), at) for at, layer in enumerate(ends) if layer is not None), default=None)
+        return min(
+            ((distance(layer, weights), at) for at, layer in enumerate(ends) if layer is not None),
+            default=None,
+        )
     return min(((distance(shown[at], weights), at) for at in same), default=None)
 
 
 def crop_to_end(layer: Shown, shape: Sequence[int]) -> Shown | None:
     """Return the last queries and keys of a layer, so many as a shape has; None if it has fewer, or other heads."""
     heads, queries, keys = shape
-    if layer.weights.shape[0] != heads or layer.weights.shape[1] <= queries or layer.weights.shape[2] <= keys:
+    if (
+        layer.weights.shape[0] != heads
+        or layer.weights.shape[1] <= queries
+        or layer.weights.shape[2] <= keys
+    ):
         return None
     window = (slice(None), slice(-queries, None), slice(-keys, None))
     return layer._replace(weights=layer.weights[window], visible=layer.visible[window])
@@ -364,4 +420,6 @@ def distance(layer: Shown, expected: Tensor) -> float:
 
 def describe(layer: Named) -> str:
     """Return a layer's kind, if the library names it, and its shape."""
-    return " ".join([*([layer.kind] if layer.kind else []), "x".join(map(str, layer.weights.shape))])
+    return " ".join(
+        [*([layer.kind] if layer.kind else []), "x".join(map(str, layer.weights.shape))]
+    )

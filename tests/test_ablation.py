@@ -13,7 +13,16 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
 from attnviz.cli.heads import read_texts
 from attnviz.errors import ModelError, UsageError
-from attnviz.experiments.ablation import Passages, ablate, baseline, drawn, losses, passages, together, without
+from attnviz.experiments.ablation import (
+    Passages,
+    ablate,
+    baseline,
+    drawn,
+    losses,
+    passages,
+    together,
+    without,
+)
 from attnviz.experiments.heads import measure_heads
 from attnviz.lm import evaluate, store
 from attnviz.models import Model, load
@@ -31,10 +40,17 @@ IDS = np.array([[0, 5, 900, 77, 5, 900, 77, 12], [0, 8, 8, 8, 60, 61, 62, 63]])
 
 def bert_lm() -> torch.nn.Module:
     """A BERT that reads from left to right and predicts next tokens."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        return BertLMHeadModel(BertConfig(vocab_size=VOCABULARY, is_decoder=True, initializer_range=0.3, **sizes))
+        return BertLMHeadModel(
+            BertConfig(vocab_size=VOCABULARY, is_decoder=True, initializer_range=0.3, **sizes)
+        )
 
 
 @pytest.fixture
@@ -85,7 +101,9 @@ def test_losses_are_those_of_the_library(writer: Callable[[str], HuggingFace], n
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
-def test_zeros_do_what_zeros_in_the_projection_do(writer: Callable[[str], HuggingFace], name: str) -> None:
+def test_zeros_do_what_zeros_in_the_projection_do(
+    writer: Callable[[str], HuggingFace], name: str
+) -> None:
     """Two heads of one layer and one of another, in GPT-2 (Conv1D), grouped heads and BERT; the model is as before."""
     model = writer(name)
     heads = [(0, 1), (1, 0), (1, 3)]
@@ -102,7 +120,9 @@ def test_zeros_do_what_zeros_in_the_projection_do(writer: Callable[[str], Huggin
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_means_are_those_of_the_input_of_the_projection(writer: Callable[[str], HuggingFace], name: str) -> None:
+def test_means_are_those_of_the_input_of_the_projection(
+    writer: Callable[[str], HuggingFace], name: str
+) -> None:
     """Mean ablation equals a hook on the projection that puts the mean over queries and sequences there."""
     model = writer(name)
     layers = model.model.transformer.h if name == "gpt2" else model.model.model.layers
@@ -142,7 +162,9 @@ def test_zeros_in_the_builtin_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.losses(ids, lambda _, output, weigh: output), plain, atol=1e-6)
     found = model.losses(ids, without([(0, 2), (1, 3)], "zero", {}))
     for layer, head in ((0, 2), (1, 3)):
-        stored.parameters[f"layers.{layer}.attention.output.weight"][:, 32 * head : 32 * (head + 1)] = 0
+        stored.parameters[f"layers.{layer}.attention.output.weight"][
+            :, 32 * head : 32 * (head + 1)
+        ] = 0
     store.write(tmp_path / "cut", stored)
     np.testing.assert_allclose(found, load(str(tmp_path / "cut")).losses(ids), atol=1e-4)
     assert found[:, 11:].mean() > plain[:, 11:].mean() + 5
@@ -171,7 +193,11 @@ def test_the_induction_heads_of_the_builtin_model_matter() -> None:
     found = ablate(model, roles, named, texts, lambda *done: watched.append(done))
     assert watched == [(i, len(watched)) for i in range(1, len(watched) + 1)]
     assert found.loss["repeated"].mean < 0.5
-    together_ = {part.role: part for part in found.ablated if part.role == "previous_token" or len(part.heads) > 1}
+    together_ = {
+        part.role: part
+        for part in found.ablated
+        if part.role == "previous_token" or len(part.heads) > 1
+    }
     for how in HOWS:
         induction, previous = (together_[role].rises for role in ("induction", "previous_token"))
         for rises in (induction, previous):
@@ -191,7 +217,9 @@ def heads_of(roles: dict[tuple[int, int], str | None]) -> list[HeadRole]:
 
 def test_others_are_of_the_same_layers_and_another_role() -> None:
     """Never the heads themselves, nor any of their role; five draws at most, the same for a seed."""
-    heads = heads_of({(i, j): "induction" if i == 1 and j < 3 else None for i in range(3) for j in range(9)})
+    heads = heads_of(
+        {(i, j): "induction" if i == 1 and j < 3 else None for i in range(3) for j in range(9)}
+    )
     for own in ([(1, 0)], [(1, 0), (1, 1), (1, 2)]):
         found = drawn(own, "induction", heads, np.random.default_rng(0))
         assert len(found) == 5
@@ -200,13 +228,17 @@ def test_others_are_of_the_same_layers_and_another_role() -> None:
         assert drawn(own, "induction", heads, np.random.default_rng(0)) == found
     narrow = heads_of({(0, 0): "induction", (0, 1): "induction", (1, 0): None, (1, 1): None})
     assert drawn([(0, 0)], "induction", narrow, np.random.default_rng(0)) != []
-    assert drawn([(0, 0), (0, 1)], "induction", narrow, np.random.default_rng(0)) == [((1, 0), (1, 1))]
+    assert drawn([(0, 0), (0, 1)], "induction", narrow, np.random.default_rng(0)) == [
+        ((1, 0), (1, 1))
+    ]
     assert drawn([(0, 0), (0, 1)], "induction", narrow[:3], np.random.default_rng(0)) == []
 
 
 def test_heads_of_a_role_are_ablated_together_too() -> None:
     """Each by itself, then all of a role where they are several; heads without a role never together."""
-    heads = heads_of({(0, 0): None, (0, 1): None, (1, 0): "local", (1, 2): "local", (2, 0): "induction"})
+    heads = heads_of(
+        {(0, 0): None, (0, 1): None, (1, 0): "local", (1, 2): "local", (2, 0): "induction"}
+    )
     assert [own for own, _ in together(heads)] == [
         *[((0, 0),), ((0, 1),)],
         *[((1, 0),), ((1, 2),), ((1, 0), (1, 2))],
@@ -219,7 +251,9 @@ def test_the_second_copy_counts_without_its_first_token() -> None:
     model = load()
     part = measured(model, Setting(2, 10), [])
     whole = model.losses(part.ids[0])
-    np.testing.assert_allclose(losses(model, part, lambda _, output, weigh: output), whole[:, 11:20].mean(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses(model, part, lambda _, output, weigh: output), whole[:, 11:20].mean(1), rtol=1e-5
+    )
 
 
 def test_a_spread_of_little_is_undefined() -> None:
@@ -255,7 +289,9 @@ def test_models_that_hide_their_outputs_are_refused(tiny: Tiny) -> None:
 @pytest.fixture
 def corpus(tmp_path: Path) -> str:
     """Two short texts."""
-    (tmp_path / "corpus.txt").write_text("the cat sat on the mat.\n\nin the beginning was the word.")
+    (tmp_path / "corpus.txt").write_text(
+        "the cat sat on the mat.\n\nin the beginning was the word."
+    )
     return "corpus.txt"
 
 
@@ -278,7 +314,14 @@ def test_the_command_tells_what_removing_heads_does(call: Run, corpus: str) -> N
     done = call(*args)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
-    for told in ("L1H3 ind", "L0H2 prv", "repeats, zero", "text, mean", "others", "loss of the whole model"):
+    for told in (
+        "L1H3 ind",
+        "L0H2 prv",
+        "repeats, zero",
+        "text, mean",
+        "others",
+        "loss of the whole model",
+    ):
         assert told in done.stdout
     assert "ablation: " in done.stderr
     quiet = call(*args, "-q")
@@ -287,7 +330,17 @@ def test_the_command_tells_what_removing_heads_does(call: Run, corpus: str) -> N
 
 def test_json_and_csv_hold_the_ablation(call: Run, corpus: str, tmp_path: Path) -> None:
     """Heads, role and rises by data and way; what is undefined is null or empty."""
-    args = "heads", "--ablate", "--role", "previous_token", "--sequences", "1", "--corpus", corpus, "-q"
+    args = (
+        "heads",
+        "--ablate",
+        "--role",
+        "previous_token",
+        "--sequences",
+        "1",
+        "--corpus",
+        corpus,
+        "-q",
+    )
     data = json.loads(call(*args, "--json").stdout, parse_constant=pytest.fail)
     assert data["ablation"]["loss"]["text"]["n"] == 2
     (found,) = data["ablation"]["without"]
@@ -310,7 +363,9 @@ def test_any_causal_model_can_be_ablated(call: Run, tiny: Tiny, corpus: str, nam
     """With heads that are chosen; a random model has none with a name, which is told in one line."""
     options = "-m", str(tiny(name)), "--sequences", "2", "--block", "8", "--corpus", corpus, "-q"
     data = json.loads(call("heads", "--ablate", "-l", "1", "--json", *options).stdout)
-    assert [part["heads"] for part in data["ablation"]["without"]] == [[[1, head["head"]]] for head in data["heads"]]
+    assert [part["heads"] for part in data["ablation"]["without"]] == [
+        [[1, head["head"]]] for head in data["heads"]
+    ]
     fails(call("heads", "--ablate", *options), 2, "choose heads with -l and -H")
 
 
@@ -318,6 +373,10 @@ def test_any_causal_model_can_be_ablated(call: Run, tiny: Tiny, corpus: str, nam
 def test_encoders_are_refused_in_one_line(call: Run, minilm: Path, tiny: Tiny) -> None:
     """What they lack, and which option to leave out."""
     fails(call("heads", "--ablate", "-m", minilm, "--sequences", "1"), 3, "leave --ablate out")
-    fails(call("heads", "--ablate", "-m", tiny("t5"), "--sequences", "1"), 2, "reads a text and a target")
+    fails(
+        call("heads", "--ablate", "-m", tiny("t5"), "--sequences", "1"),
+        2,
+        "reads a text and a target",
+    )
     args = "--sequences", "1", "--block", "8", "-l", "0", "-q"
     fails(call("heads", "--ablate", "-m", tiny("gpt_neo"), *args), 3, "cannot be ablated")

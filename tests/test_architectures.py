@@ -72,8 +72,18 @@ UNPROJECTED = {
     "XLM",
     "XLNet",
 }
-UNMEASURED = {"XLNet", "Longformer", "LED", "BigBird (sparse)"}  # their products with values are of other shapes
-QUERIES = {"self": "", "encoder": "", "decoder": "decoder_", "cross": "decoder_"}  # whose the queries are
+UNMEASURED = {
+    "XLNet",
+    "Longformer",
+    "LED",
+    "BigBird (sparse)",
+}  # their products with values are of other shapes
+QUERIES = {
+    "self": "",
+    "encoder": "",
+    "decoder": "decoder_",
+    "cross": "decoder_",
+}  # whose the queries are
 
 
 @pytest.fixture(scope="module", params=SWEPT)
@@ -109,7 +119,10 @@ def whole(architecture: Architecture) -> Read:
 
 def by_kind(sites: tuple[Site, ...]) -> dict[str, list[int]]:
     """The numbers of the calls of each kind."""
-    return {kind: [n for n, site in enumerate(sites) if site.kind == kind] for kind in {site.kind for site in sites}}
+    return {
+        kind: [n for n, site in enumerate(sites) if site.kind == kind]
+        for kind in {site.kind for site in sites}
+    }
 
 
 def readable(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Reading:
@@ -134,7 +147,9 @@ def test_weights_equal_eager(architecture: Architecture) -> None:
         expected = eager(model, inputs)
         sites, found = read(reading, inputs)
         numbers = by_kind(sites)
-        assert {kind: len(of_kind) for kind, of_kind in numbers.items()} == {k: len(e) for k, e in expected.items()}
+        assert {kind: len(of_kind) for kind, of_kind in numbers.items()} == {
+            k: len(e) for k, e in expected.items()
+        }
         for kind, of_kind in numbers.items():
             layers = [sites[number].layer for number in of_kind]
             assert layers == sorted(set(layers))
@@ -151,7 +166,9 @@ def compare(found: Found, expected: Tensor, told: Tensor, where: str) -> None:
     rows = visible.any(-1) & told
     assert rows.any(), where
     assert found.weights[~visible].count_nonzero() == 0, where
-    torch.testing.assert_close(found.weights[rows], expected[rows], **close(WIDTH), msg=lambda m: f"{where}: {m}")
+    torch.testing.assert_close(
+        found.weights[rows], expected[rows], **close(WIDTH), msg=lambda m: f"{where}: {m}"
+    )
 
 
 def test_weights_explain_the_output(architecture: Architecture, whole: Read) -> None:
@@ -167,7 +184,9 @@ def test_an_edge_is_cut(architecture: Architecture, whole: Read) -> None:
     at, site = next((n, site) for n, site in enumerate(sites) if found[n].visible[-1, -1].sum() > 1)
     before = found[at].weights.double()
     head, query = site.heads - 1, before.shape[1] - 1
-    key = int((before[head, query] - 0.3).abs().argmin())  # one that there is much to share of, and not all
+    key = int(
+        (before[head, query] - 0.3).abs().argmin()
+    )  # one that there is much to share of, and not all
     cut = torch.zeros(1, *before.shape, dtype=torch.bool)
     cut[0, head, query, key] = True
     edits = Edits([part.layer for part in sites], {at: cut})
@@ -177,11 +196,15 @@ def test_an_edge_is_cut(architecture: Architecture, whole: Read) -> None:
         return
     after = read(Reading(model), inputs, edits)[1]
     expected = before / torch.where(cut[0].any(-1, keepdim=True), 1 - before[head, query, key], 1)
-    torch.testing.assert_close(after[at].weights.double(), expected.masked_fill(cut[0], 0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        after[at].weights.double(), expected.masked_fill(cut[0], 0), rtol=0, atol=1e-5
+    )
     for number in range(at):
         torch.testing.assert_close(after[number].weights, found[number].weights, **close(WIDTH))
     later = [number for number in range(at + 1, len(sites)) if site.kind == sites[number].kind]
-    assert all(not torch.equal(after[number].weights, found[number].weights) for number in later[:1])
+    assert all(
+        not torch.equal(after[number].weights, found[number].weights) for number in later[:1]
+    )
 
 
 class Projected(Changed):
@@ -195,10 +218,14 @@ class Projected(Changed):
         """See ``Observer.attend``."""
         number, output = self.calls, super().attend(call, source)
         width = output.shape[-1]
-        return Watched.of(output, lambda _, matrix: self.matrices.setdefault(number, (matrix.detach(), width)))
+        return Watched.of(
+            output, lambda _, matrix: self.matrices.setdefault(number, (matrix.detach(), width))
+        )
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in THERE if name not in UNPROJECTED])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks(name)) for name in THERE if name not in UNPROJECTED]
+)
 def test_a_head_is_ablated(name: str) -> None:
     """Zeros in place of its output do what zeros in its columns of W_O do, to 1e-5 of what the model puts out."""
     model, inputs = THERE[name].build(), THERE[name].inputs(None)
@@ -226,7 +253,10 @@ def test_the_model_is_left_as_found(architecture: Architecture) -> None:
     for number, module in enumerate(model.modules()):
         module.training = number % 2 == 0
     model.register_forward_hook(lambda *_: None)
-    before, numbers = state(model), {name: part.clone() for name, part in model.state_dict().items()}
+    before, numbers = (
+        state(model),
+        {name: part.clone() for name, part in model.state_dict().items()},
+    )
     read(Reading(model), inputs)
     assert state(model) == before
     assert all(torch.equal(part, numbers[name]) for name, part in model.state_dict().items())
@@ -234,7 +264,12 @@ def test_the_model_is_left_as_found(architecture: Architecture) -> None:
 
 def state(model: torch.nn.Module) -> list[Any]:
     """What the modules of a model and their configs hold: names, plain values, and other things by identity."""
-    parts = [part for module in model.modules() for part in (module, getattr(module, "config", None)) if part]
+    parts = [
+        part
+        for module in model.modules()
+        for part in (module, getattr(module, "config", None))
+        if part
+    ]
     return [{name: told(value) for name, value in vars(part).items()} for part in parts]
 
 
@@ -266,7 +301,9 @@ def test_half_precision(name: str) -> None:
     _, found = read(Reading(model.bfloat16()), inputs)
     for number, part in found.items():
         assert part.weights.dtype == torch.float32
-        torch.testing.assert_close(part.weights.sum(-1), torch.ones(part.weights.shape[:2]), rtol=0, atol=1e-2)
+        torch.testing.assert_close(
+            part.weights.sum(-1), torch.ones(part.weights.shape[:2]), rtol=0, atol=1e-2
+        )
         torch.testing.assert_close(part.weights, exact[number].weights, rtol=0, atol=0.1)
 
 

@@ -80,7 +80,9 @@ def test_rank_correlation_is_that_of_scipy(pairs: list[tuple[int, int]]) -> None
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         assert np.isnan(spearman(first, second))
     else:
-        assert spearman(first, second) == pytest.approx(spearmanr(first, second).statistic, abs=1e-12)
+        assert spearman(first, second) == pytest.approx(
+            spearmanr(first, second).statistic, abs=1e-12
+        )
 
 
 def test_what_is_undefined_has_no_correlation() -> None:
@@ -107,7 +109,9 @@ def test_scores_are_rows_of_captures(name: str, request: pytest.FixtureRequest) 
     model = request.getfixturevalue(name)
     found = attribute(model, Prompt(SENTENCE))
     weights, norms, gradients = (
-        model.capture(Prompt(SENTENCE), Request(method=method, summed=method == "norm")).maps[0].weights
+        model.capture(Prompt(SENTENCE), Request(method=method, summed=method == "norm"))
+        .maps[0]
+        .weights
         for method in ("attention", "norm", "gradient")
     )
     expected = {
@@ -131,7 +135,9 @@ def test_sinks_and_the_query_are_scored_but_not_ranked(builtin: Model, bert: Mod
         plain[query] = False
         assert found.ranked.tolist() == plain
         assert (found.scores[found.by] > 0).all()
-        assert sorted(found.rank_tokens(found.scores[found.by])[found.ranked]) == list(range(1, sum(plain) + 1))
+        assert sorted(found.rank_tokens(found.scores[found.by])[found.ranked]) == list(
+            range(1, sum(plain) + 1)
+        )
 
 
 def test_a_query_in_the_middle_has_nothing_of_what_follows(builtin: Model) -> None:
@@ -160,9 +166,16 @@ def classifier(*, causal: bool) -> HuggingFace:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         if causal:
-            model = GPT2ForSequenceClassification(GPT2Config(n_embd=32, n_layer=2, n_head=4, **sizes))
+            model = GPT2ForSequenceClassification(
+                GPT2Config(n_embd=32, n_layer=2, n_head=4, **sizes)
+            )
         else:
-            widths = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+            widths = {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 64,
+            }
             model = BertForSequenceClassification(BertConfig(**widths, **sizes))
     return HuggingFace("classifier", model.eval(), plain_tokenizer())
 
@@ -227,7 +240,9 @@ def test_leave_one_out_is_other_ids(gpt2: HuggingFace, tiny: Tiny) -> None:
             for number in others:
                 changed = ids.clone()
                 changed[0, place] = number
-                falls.append(centred(logits, target) - centred(plain(changed).logits[0, -1], target))
+                falls.append(
+                    centred(logits, target) - centred(plain(changed).logits[0, -1], target)
+                )
             assert found.effects["leave-one-out"][place] == pytest.approx(np.mean(falls), abs=1e-5)
 
 
@@ -250,7 +265,11 @@ def test_a_vector_is_compared_by_its_angle(bert: Model, minilm: Path) -> None:
     with torch.inference_mode():
         whole = eager(ids).last_hidden_state[0, found.query].double()
         for key in {*range(n)} - {found.query}:
-            other = eager(ids, attention_mask=masked(n, key, causal=False)).last_hidden_state[0, found.query].double()
+            other = (
+                eager(ids, attention_mask=masked(n, key, causal=False))
+                .last_hidden_state[0, found.query]
+                .double()
+            )
             turned = 1 - torch.cosine_similarity(whole, other, dim=0).item()
             assert found.effects["knock-out"][key] == pytest.approx(turned, abs=1e-6)
 
@@ -259,26 +278,36 @@ def test_a_vector_is_compared_by_its_angle(bert: Model, minilm: Path) -> None:
 def test_batches_are_runs_one_by_one(name: str, request: pytest.FixtureRequest) -> None:
     """More tokens than fit into a batch have the effects that each has alone; the last batch is reported as done."""
     model, reports = request.getfixturevalue(name), []
-    found = attribute(model, Prompt(TWICE), checks=["knock-out"], watch=lambda *done: reports.append(done))
+    found = attribute(
+        model, Prompt(TWICE), checks=["knock-out"], watch=lambda *done: reports.append(done)
+    )
     n = len(found.tokens)
     assert n > 17
     assert reports[-1] == (n - 1, n - 1)
     whole = model.respond(Prompt(TWICE), [NOTHING])
     for place in range(n - 1):
-        alone = model.respond(Prompt(TWICE), [Intervention(cuts=(Edge(None, None, None, None, place),))])
-        fall = np.diff([part.outputs[0, whole.target] - part.outputs[0].mean() for part in (alone, whole)])
+        alone = model.respond(
+            Prompt(TWICE), [Intervention(cuts=(Edge(None, None, None, None, place),))]
+        )
+        fall = np.diff(
+            [part.outputs[0, whole.target] - part.outputs[0].mean() for part in (alone, whole)]
+        )
         assert found.effects["knock-out"][place] == pytest.approx(fall[0], abs=1e-4)
 
 
 def test_what_is_changed_in_all_runs_is_changed(builtin: Model) -> None:
     """With another token read, scores and effects are those of the text that has it."""
     ids = (0, 500, 501, 502, 503, 501)
-    found = attribute(builtin, Prompt("", ids=ids), checks=EVERY, intervention=Intervention(tokens=((2, 777),)))
+    found = attribute(
+        builtin, Prompt("", ids=ids), checks=EVERY, intervention=Intervention(tokens=((2, 777),))
+    )
     other = attribute(builtin, Prompt("", ids=(0, 500, 777, 502, 503, 501)), checks=EVERY)
     for name in ("gradient", "chefer", "norm", "attention", "rollout"):
         assert np.allclose(found.scores[name], other.scores[name], rtol=1e-5, atol=1e-6), name
     for check in EVERY:
-        assert np.allclose(found.effects[check], other.effects[check], rtol=0, atol=1e-5, equal_nan=True), check
+        assert np.allclose(
+            found.effects[check], other.effects[check], rtol=0, atol=1e-5, equal_nan=True
+        ), check
 
 
 def test_the_copied_token_matters_most(builtin: Model) -> None:
@@ -301,7 +330,9 @@ def test_the_seed_gives_the_numbers(builtin: Model) -> None:
     first, again, other = effect(1), effect(1), effect(2)
     assert first.agreement == again.agreement
     assert not np.array_equal(first.baselines["random"], other.baselines["random"])
-    assert not np.allclose(first.effects["leave-one-out"][1:-1], other.effects["leave-one-out"][1:-1])
+    assert not np.allclose(
+        first.effects["leave-one-out"][1:-1], other.effects["leave-one-out"][1:-1]
+    )
 
 
 @pytest.mark.exact
@@ -326,17 +357,33 @@ def test_the_screen_shows_text_tokens_and_trust(call: Call) -> None:
     names = [line.split()[1] for line in lines[table + 1 : table + 6]]
     assert (names[0], names[3:]) == ("dog", ["<bos>", "lazy"])
     assert "on this input gradient agrees with knock-out at" in done.stdout
-    assert [line.split()[0] for line in lines if line.startswith(("position", "random"))][:2] == ["position", "random"]
+    assert [line.split()[0] for line in lines if line.startswith(("position", "random"))][:2] == [
+        "position",
+        "random",
+    ]
     assert max(map(len, lines)) <= 110
 
 
 def test_json_has_everything(call: Call, minilm: Path) -> None:
     """Methods with their sources, ranks that leave sinks out, effects, and the correlations SciPy finds in them."""
-    found = json.loads(call("attribute", SENTENCE, "-m", minilm, "--query", "mat", "--leave-one-out", "--json").stdout)
-    assert (found["kind"], found["by"], found["target"], found["sinks_ranked"]) == ("vector", "norm", None, False)
+    found = json.loads(
+        call(
+            "attribute", SENTENCE, "-m", minilm, "--query", "mat", "--leave-one-out", "--json"
+        ).stdout
+    )
+    assert (found["kind"], found["by"], found["target"], found["sinks_ranked"]) == (
+        "vector",
+        "norm",
+        None,
+        False,
+    )
     assert found["methods"]["norm"]["source"] == "Kobayashi et al. 2020"
     assert found["query"]["text"] == "mat"
-    assert [token["text"] for token in found["tokens"] if not token["ranked"]] == ["[CLS]", "mat", "[SEP]"]
+    assert [token["text"] for token in found["tokens"] if not token["ranked"]] == [
+        "[CLS]",
+        "mat",
+        "[SEP]",
+    ]
     ranked = [token for token in found["tokens"] if token["ranked"]]
     assert found["verified"]["tokens"] == len(ranked)
     correlations = found["verified"]["spearman"]
@@ -355,7 +402,9 @@ def test_csv_has_a_line_a_token(call: Call, tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO((tmp_path / "x.csv").read_text("utf-8"))))
     assert [row["token"] for row in rows][:3] == ["<bos>", "The", "quick"]
     assert rows[0]["gradient_rank"] == rows[-1]["knock-out"] == ""
-    assert sorted(float(row["gradient_rank"]) for row in rows[1:-1]) == list(range(1, len(rows) - 1))
+    assert sorted(float(row["gradient_rank"]) for row in rows[1:-1]) == list(
+        range(1, len(rows) - 1)
+    )
 
 
 @pytest.mark.parametrize("form", [pytest.param("png", marks=pytest.mark.exact), "svg", "md"])
@@ -387,7 +436,9 @@ def test_mistakes_are_one_line(call: Call, minilm: Path, tiny: Tiny) -> None:
 
 def test_hostile_tokens_are_shown(call: Call) -> None:
     """Escape sequences in a text are written out, in the picture and in both tables."""
-    done = call("attribute", "red \x1b[31m and \u202e back again, and so on", "--verify", "--color", "never")
+    done = call(
+        "attribute", "red \x1b[31m and \u202e back again, and so on", "--verify", "--color", "never"
+    )
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert "\u202e" not in done.stdout
@@ -399,12 +450,19 @@ def test_ablated_heads_do_not_count(builtin: Model) -> None:
     change = Intervention(change=without([head], "zero", {}))
     found = attribute(builtin, Prompt(TWICE), intervention=change, without=[head])
     weights = builtin.capture(Prompt(TWICE), Request(), change).maps[0].weights.astype(np.float64)
-    means = np.stack([np.delete(layer, 3, 0).mean(0) if i == 1 else layer.mean(0) for i, layer in enumerate(weights)])
+    means = np.stack(
+        [
+            np.delete(layer, 3, 0).mean(0) if i == 1 else layer.mean(0)
+            for i, layer in enumerate(weights)
+        ]
+    )
     np.testing.assert_allclose(found.scores["attention"], means[:, -1].mean(0), atol=1e-6)
     np.testing.assert_allclose(found.scores["rollout"], rollout(means[:, None])[-1, -1], atol=1e-6)
     others = ",".join(f"L{i}H{j}" for i in range(3) for j in range(6) if (i, j) != head)
     request = Request(heads=parse_heads(others), method="norm", summed=True)
-    norms = np.concatenate([part.weights[:, 0] for part in builtin.capture(Prompt(TWICE), request, change).maps])
+    norms = np.concatenate(
+        [part.weights[:, 0] for part in builtin.capture(Prompt(TWICE), request, change).maps]
+    )
     np.testing.assert_allclose(found.scores["norm"], norms[:, -1].mean(0), rtol=1e-5)
 
 

@@ -81,7 +81,12 @@ def test_encoder_decoders_have_three_maps(name: str, loaded: Loaded) -> None:
     encoder, decoder, cross = found.maps
     assert [part.kind for part in found.maps] == ["encoder", "decoder", "cross"]
     text, target = encoder.keys, decoder.keys
-    assert (encoder.queries, decoder.queries, cross.queries, cross.keys) == (text, target, target, text)
+    assert (encoder.queries, decoder.queries, cross.queries, cross.keys) == (
+        text,
+        target,
+        target,
+        text,
+    )
     require_slices(text, SENTENCE)
     require_slices(target, TARGET)
     assert [token.text for token in text if token.special] == [END]
@@ -102,14 +107,18 @@ def test_without_a_target_the_model_writes_it(name: str, loaded: Loaded) -> None
     require_slices(tokens, found.target)
     assert len(tokens) > 10
     assert "--target" in found.notes[0]
-    written = model.model.generate(ids(found.maps[0].keys), num_beams=1, max_new_tokens=70 if name == "t5" else 39)
+    written = model.model.generate(
+        ids(found.maps[0].keys), num_beams=1, max_new_tokens=70 if name == "t5" else 39
+    )
     read = ids(tokens)[0]
     torch.testing.assert_close(read, written[0, : len(read)])
     again = model.capture(Prompt(SENTENCE, target=found.target), Request()).maps
     assert [part.kind for part in again] == ["encoder", "decoder", "cross"]
 
 
-def test_a_target_ends_where_the_model_ends_it(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_ends_where_the_model_ends_it(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The token that ends a target is not read by the decoder, so that it is no query."""
     model = loaded("t5")
     ends = model.capture(Prompt(SENTENCE), Request()).maps[1].keys[3].id
@@ -122,16 +131,27 @@ def test_a_target_without_an_end_is_read_to_its_last_token(loaded: Loaded) -> No
     model = HuggingFace("t5", loaded("t5").model, plain_tokenizer())
     tokens = model.capture(Prompt("a cat", target=TARGET), Request(kinds=("decoder",))).maps[0].keys
     require_slices(tokens, TARGET)
-    assert [token.text for token in tokens if token.special] == ["<bos>", "<bos>"]  # of the decoder, of the tokenizer
+    assert [token.text for token in tokens if token.special] == [
+        "<bos>",
+        "<bos>",
+    ]  # of the decoder, of the tokenizer
 
 
 def test_kinds_are_chosen(loaded: Loaded) -> None:
     """One kind that is asked for, or the first that is preferred and there."""
     prompt, model = Prompt(SENTENCE, target=TARGET), loaded("bart")
-    assert [part.kind for part in model.capture(prompt, Request(kinds=("decoder",))).maps] == ["decoder"]
-    assert [part.kind for part in model.capture(prompt, Request(preferred=("self", "cross"))).maps] == ["cross"]
+    assert [part.kind for part in model.capture(prompt, Request(kinds=("decoder",))).maps] == [
+        "decoder"
+    ]
+    assert [
+        part.kind for part in model.capture(prompt, Request(preferred=("self", "cross"))).maps
+    ] == ["cross"]
     last = model.capture(prompt, Request(layers=parse("-1"), heads=parse_heads("1"))).maps
-    assert [(part.kind, part.layers) for part in last] == [("encoder", (1,)), ("decoder", (2,)), ("cross", (2,))]
+    assert [(part.kind, part.layers) for part in last] == [
+        ("encoder", (1,)),
+        ("decoder", (2,)),
+        ("cross", (2,)),
+    ]
 
 
 @pytest.mark.exact
@@ -139,23 +159,76 @@ def test_kinds_are_chosen(loaded: Loaded) -> None:
     ("name", "prompt", "request_", "error", "told"),
     [
         ("llama", Prompt("x", target="y"), Request(), UsageError, "--target: .* has no decoder"),
-        ("builtin", Prompt("x", target="y"), Request(), UsageError, "--target: builtin reads one plain text"),
-        ("builtin", Prompt("x", pair="y"), Request(), UsageError, "--pair: builtin reads one plain text"),
-        ("builtin", Prompt("x", chat=True), Request(), UsageError, "--chat: builtin reads one plain text"),
-        ("minilm", Prompt("x"), Request(kinds=("cross",)), UsageError, "no cross map here: only self"),
-        ("t5", Prompt("x", target="y"), Request(kinds=("self",)), UsageError, "encoder, decoder, cross"),
-        ("t5", Prompt("x", generate=3), Request(), UsageError, "--generate: .* writes its target by itself"),
+        (
+            "builtin",
+            Prompt("x", target="y"),
+            Request(),
+            UsageError,
+            "--target: builtin reads one plain text",
+        ),
+        (
+            "builtin",
+            Prompt("x", pair="y"),
+            Request(),
+            UsageError,
+            "--pair: builtin reads one plain text",
+        ),
+        (
+            "builtin",
+            Prompt("x", chat=True),
+            Request(),
+            UsageError,
+            "--chat: builtin reads one plain text",
+        ),
+        (
+            "minilm",
+            Prompt("x"),
+            Request(kinds=("cross",)),
+            UsageError,
+            "no cross map here: only self",
+        ),
+        (
+            "t5",
+            Prompt("x", target="y"),
+            Request(kinds=("self",)),
+            UsageError,
+            "encoder, decoder, cross",
+        ),
+        (
+            "t5",
+            Prompt("x", generate=3),
+            Request(),
+            UsageError,
+            "--generate: .* writes its target by itself",
+        ),
         ("minilm", Prompt("x", generate=3), Request(), UsageError, "without the part that writes"),
-        ("bart", Prompt("x", target="y " * 60), Request(), InputError, r"the target has 6\d tokens .* reads 40"),
+        (
+            "bart",
+            Prompt("x", target="y " * 60),
+            Request(),
+            InputError,
+            r"the target has 6\d tokens .* reads 40",
+        ),
         ("t5-deep", Prompt("x"), Request(), ModelError, "give one with --target"),
-        ("gpt2", Prompt("x " * 40, generate=40), Request(), InputError, r"reads 64, 40 of them its own.*first 24"),
+        (
+            "gpt2",
+            Prompt("x " * 40, generate=40),
+            Request(),
+            InputError,
+            r"reads 64, 40 of them its own.*first 24",
+        ),
         ("gpt2", Prompt("x", generate=64), Request(), InputError, "cannot write 64"),
         ("builtin", Prompt("x", generate=512), Request(), InputError, "cannot write 512"),
         ("mamba", Prompt("x"), Request(), ModelError, "no attention"),
     ],
 )
 def test_what_a_model_cannot_do(
-    name: str, prompt: Prompt, request_: Request, error: type[AttnvizError], told: str, loaded: Loaded
+    name: str,
+    prompt: Prompt,
+    request_: Request,
+    error: type[AttnvizError],
+    told: str,
+    loaded: Loaded,
 ) -> None:
     """Each is one line that says what is wrong."""
     with pytest.raises(error, match=told) as raised:
@@ -199,7 +272,9 @@ def test_chats_go_through_the_template(text: str, expected: str, loaded: Loaded)
     found = loaded("chat").capture(Prompt(text, chat=True), Request())
     tokens = found.maps[0].keys
     assert found.text == expected
-    assert [token.text for token in tokens if token.special] == re.findall(r"<bos>|<\|\w+\|>", expected)
+    assert [token.text for token in tokens if token.special] == re.findall(
+        r"<bos>|<\|\w+\|>", expected
+    )
     for token in tokens:
         assert token.text == expected[token.start : token.end]
 
@@ -210,12 +285,19 @@ def test_chats_go_through_the_template(text: str, expected: str, loaded: Loaded)
         ("chat", Prompt('[{"role": "user"}]', chat=True), InputError, "messages are written"),
         ("chat", Prompt("[1, 2]", chat=True), InputError, "messages are written"),
         ("chat", Prompt("[]", chat=True), InputError, "messages"),
-        ("chat", Prompt('[{"role": "judge", "content": "no"}]', chat=True), InputError, "user and assistant only"),
+        (
+            "chat",
+            Prompt('[{"role": "judge", "content": "no"}]', chat=True),
+            InputError,
+            "user and assistant only",
+        ),
         ("chat", Prompt("a", pair="b", chat=True), UsageError, "--pair"),
         ("llama", Prompt("hello", chat=True), UsageError, "no chat template"),
     ],
 )
-def test_chats_that_cannot_be(name: str, prompt: Prompt, error: type[AttnvizError], told: str, loaded: Loaded) -> None:
+def test_chats_that_cannot_be(
+    name: str, prompt: Prompt, error: type[AttnvizError], told: str, loaded: Loaded
+) -> None:
     """JSON that is no messages, a role that the template refuses, no template: one line each."""
     with pytest.raises(error, match=told) as raised:
         loaded(name).capture(prompt, Request())
@@ -279,7 +361,9 @@ def test_generation_equals_one_forward(name: str, loaded: Loaded) -> None:
     found = model.capture(Prompt(SENTENCE, generate=5), Request())
     part = found.maps[0]
     assert part.queries == part.keys
-    assert len(part.keys) == len(model.capture(Prompt(SENTENCE), Request(parse("0"))).maps[0].keys) + 5
+    assert (
+        len(part.keys) == len(model.capture(Prompt(SENTENCE), Request(parse("0"))).maps[0].keys) + 5
+    )
     assert found.text.startswith(SENTENCE)
     require_slices(part.keys, found.text)
     if name == "builtin":
@@ -305,7 +389,9 @@ def test_generation_ends_with_the_text(
     whole = model.capture(Prompt(SENTENCE, generate=5), Request()).maps[0]
     start = len(whole.keys) - 5
     ends = whole.keys[start + written].id
-    before = [token.id for token in whole.keys[start:]].index(ends)  # random models repeat themselves
+    before = [token.id for token in whole.keys[start:]].index(
+        ends
+    )  # random models repeat themselves
     monkeypatch.setattr(model.model.generation_config, "eos_token_id", ends)
     part = model.capture(Prompt(SENTENCE, generate=5), Request()).maps[0]
     assert part.keys == whole.keys[: start + before]
@@ -347,7 +433,9 @@ def cut_in_interface(patcher: pytest.MonkeyPatch, edge: Edge, module: Any) -> No
     """In the eager attention of a model behind the library's interface."""
     plain = module.eager_attention_forward
 
-    def cut(layer: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
+    def cut(
+        layer: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    ) -> Any:
         if layer.layer_idx == edge.layer:
             zeros = torch.zeros(1, query.shape[1], query.shape[2], key.shape[2])
             mask = hide(zeros if mask is None else zeros + mask, edge)
@@ -362,7 +450,9 @@ def cut_in_gpt_neo(patcher: pytest.MonkeyPatch, edge: Edge) -> None:
 
     plain = GPTNeoSelfAttention._attn
 
-    def cut(self: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Any:
+    def cut(
+        self: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Any:
         if self.layer_id == edge.layer:
             zeros = torch.zeros(1, query.shape[1], query.shape[2], key.shape[2])
             mask = hide(zeros if mask is None else zeros + mask, edge)
@@ -415,10 +505,15 @@ def test_a_query_keeps_a_key(name: str, loaded: Loaded) -> None:
     model = loaded(name)
     count = len(model.capture(Prompt("the cat"), Request()).maps[0].keys)
     every = tuple(Edge("self", 0, 1, 0, key) for key in range(count))
-    for cuts in (every, (Edge("self", None, None, count - 1, None), Edge("self", None, None, count - 1, count - 1))):
+    for cuts in (
+        every,
+        (Edge("self", None, None, count - 1, None), Edge("self", None, None, count - 1, count - 1)),
+    ):
         with pytest.raises(UsageError, match="without a key"):
             model.capture(Prompt("the cat"), Request(), Intervention(cuts))
-    weights = model.capture(Prompt("the cat"), Request(), Intervention((Edge(None, 1, None, count - 1, None),))).maps[0]
+    weights = model.capture(
+        Prompt("the cat"), Request(), Intervention((Edge(None, 1, None, count - 1, None),))
+    ).maps[0]
     near(weights.weights[1, :, -1, -1], 1)
     assert not weights.visible[1, :, -1, :-1].any()
 
@@ -427,21 +522,34 @@ def test_a_query_keeps_a_key(name: str, loaded: Loaded) -> None:
 @pytest.mark.parametrize(
     "edge", [(9, 0, 0, 0), (0, 9, 0, 0), (0, -1, 0, 0), (0, 0, 99, 0), (0, 0, 0, 99), (0, 0, -1, 0)]
 )
-def test_edges_that_are_not_there(name: str, edge: tuple[int, int, int, int], loaded: Loaded) -> None:
+def test_edges_that_are_not_there(
+    name: str, edge: tuple[int, int, int, int], loaded: Loaded
+) -> None:
     """A layer, head, query, key or kind that does not exist cannot be cut, nor can what is yet to be written."""
     with pytest.raises(UsageError, match="to cut"):
         loaded(name).capture(Prompt(SENTENCE), Request(), Intervention((Edge("self", *edge),)))
     with pytest.raises(UsageError, match="cross"):
-        loaded(name).capture(Prompt(SENTENCE), Request(), Intervention((Edge("cross", 0, 0, 0, 0),)))
+        loaded(name).capture(
+            Prompt(SENTENCE), Request(), Intervention((Edge("cross", 0, 0, 0, 0),))
+        )
     with pytest.raises(UsageError, match="--generate"):
-        loaded(name).capture(Prompt(SENTENCE, generate=2), Request(), Intervention((Edge("self", 0, 0, 0, 0),)))
+        loaded(name).capture(
+            Prompt(SENTENCE, generate=2), Request(), Intervention((Edge("self", 0, 0, 0, 0),))
+        )
 
 
 def test_sparse_attention_is_read_and_not_changed() -> None:
     """A model whose attention is read from what the library returns is read with a note; cuts of it are refused."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": 4096, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = BigBirdConfig(**sizes, intermediate_size=64, attention_type="block_sparse", block_size=4)
+    sizes = {
+        "vocab_size": 4096,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    config = BigBirdConfig(
+        **sizes, intermediate_size=64, attention_type="block_sparse", block_size=4
+    )
     config.num_random_blocks = 1
     model = HuggingFace("sparse", BigBirdModel(config).eval(), plain_tokenizer())
     text = " ".join([SENTENCE] * 8)

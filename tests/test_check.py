@@ -55,7 +55,9 @@ def test_columns_are_those_of_inspect(call: Run) -> None:
 
 def test_roles_are_those_of_heads(call: Run) -> None:
     """The built-in model's heads are what its training made them; without a head it is the one that is best."""
-    code, (head, best) = checked(call, "--min", "L1H3.induction=0.75", "--min", "previous_token=0.8")
+    code, (head, best) = checked(
+        call, "--min", "L1H3.induction=0.75", "--min", "previous_token=0.8"
+    )
     assert code == 0
     assert head["measured"] > 0.8
     assert best["measured"] > 0.9
@@ -64,9 +66,21 @@ def test_roles_are_those_of_heads(call: Run) -> None:
 
 def test_divergence_is_that_of_compare(call: Run) -> None:
     """--max-js is on the one number, L1H3.js on a head's way to its nearest, L1H3.moved to its own."""
-    args = TEXT, "--with", "The dog sat on the rug.", "--max-js", "0.5", "--max", "L1H3.js=1", "--max", "L1H3.moved=1"
+    args = (
+        TEXT,
+        "--with",
+        "The dog sat on the rug.",
+        "--max-js",
+        "0.5",
+        "--max",
+        "L1H3.js=1",
+        "--max",
+        "L1H3.moved=1",
+    )
     code, (number, nearest, moved) = checked(call, *args)
-    distances = Distances.over([compare(attnviz.capture(TEXT), attnviz.capture("The dog sat on the rug."))])
+    distances = Distances.over(
+        [compare(attnviz.capture(TEXT), attnviz.capture("The dog sat on the rug."))]
+    )
     assert code == 0
     assert number["measured"] == pytest.approx(distances.overall[0])
     assert nearest["measured"] == pytest.approx(distances.to_nearest(0)[0, 9])
@@ -78,7 +92,16 @@ def test_shares_of_segments(call: Run, tmp_path: Path) -> None:
     """What a segment gets, sinks left out: of a file, or of the text's own parts by name or number."""
     (tmp_path / "parts.txt").write_text("0:11 beginning\n12:44 end\n")
     code, (begins, ends) = checked(
-        call, TEXT, "--segments", "parts.txt", "--min-share", "beginning=0", "--max-share", "end=1", "--query", "-1"
+        call,
+        TEXT,
+        "--segments",
+        "parts.txt",
+        "--min-share",
+        "beginning=0",
+        "--max-share",
+        "end=1",
+        "--query",
+        "-1",
     )
     assert code == 0
     assert begins["measured"] + ends["measured"] == pytest.approx(1, abs=1e-5)
@@ -129,7 +152,11 @@ def test_bad_input(call: Run, args: list[str], code: int, told: str) -> None:
 
 def test_segments_that_overlap_or_lie_outside(call: Run, tmp_path: Path) -> None:
     """Segments must be parts of the text, each character in one of them at most."""
-    for content, told in (("0:5 a\n3:9 b", "overlap"), ("0:500 a", "outside"), ("nonsense", "no segment")):
+    for content, told in (
+        ("0:5 a\n3:9 b", "overlap"),
+        ("0:500 a", "outside"),
+        ("nonsense", "no segment"),
+    ):
         (tmp_path / "parts.txt").write_text(content)
         fails(call("check", "-q", TEXT, "--segments", "parts.txt", "--min-share", "a=0"), 4, told)
 
@@ -137,7 +164,9 @@ def test_segments_that_overlap_or_lie_outside(call: Run, tmp_path: Path) -> None
 def test_words_can_be_measured(call: Run) -> None:
     """--words measures columns between words."""
     text = "unbelievable tokenizers"
-    (tokens,), (words,) = (checked(call, text, "--min", "entropy=0", *more)[1] for more in ([], ["--words"]))
+    (tokens,), (words,) = (
+        checked(call, text, "--min", "entropy=0", *more)[1] for more in ([], ["--words"])
+    )
     expected = measure_map(in_words(attnviz.capture(text)).maps[0])["entropy"].mean()
     assert words["measured"] == pytest.approx(expected)
     assert words["measured"] != tokens["measured"]
@@ -147,7 +176,9 @@ def test_coverage_is_told(call: Run) -> None:
     """On how little two texts are compared stands beside the result."""
     args = TEXT, "--with", "A dog.", "--max-js", "0.5"
     assert "compared on 1 word of 11 in A and 3 in B" in call("check", *args).stderr
-    assert json.loads(call("check", *args, "--json").stdout)["notes"][0].startswith("compared on 1 word of 11")
+    assert json.loads(call("check", *args, "--json").stdout)["notes"][0].startswith(
+        "compared on 1 word of 11"
+    )
 
 
 def test_what_a_capture_lacks_is_said(call: Run, tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def fails(done: subprocess.CompletedProcess, code: int, *told: str) -> None:
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], *[[name, "--help"] for name in COMMANDS]])
-def test_help_fits_and_has_examples(call: Run, monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
+def test_help_fits_and_has_examples(
+    call: Run, monkeypatch: pytest.MonkeyPatch, args: list[str]
+) -> None:
     """Each help exits with 0, fits 80 columns, and shows examples."""
     monkeypatch.setenv("COLUMNS", "80")
     done = call(*args)
@@ -83,10 +85,19 @@ def test_examples_are_found() -> None:
 
 def plant_adapter(folder: Path, base: Path) -> None:
     """Write a PEFT adapter for a BERT of 384 dimensions, which changes nothing."""
-    config = {"peft_type": "LORA", "r": 1, "target_modules": ["query"], "base_model_name_or_path": str(base)}
+    config = {
+        "peft_type": "LORA",
+        "r": 1,
+        "target_modules": ["query"],
+        "base_model_name_or_path": str(base),
+    }
     part = "base_model.model.encoder.layer.{}.attention.self.query.lora_{}.weight"
     shapes = {"A": (1, 384), "B": (384, 1)}
-    weights = {part.format(n, side): np.zeros(shapes[side], np.float32) for n in range(6) for side in shapes}
+    weights = {
+        part.format(n, side): np.zeros(shapes[side], np.float32)
+        for n in range(6)
+        for side in shapes
+    }
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(weights, folder / "adapter_model.safetensors")
@@ -106,7 +117,11 @@ def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: P
     if ".attn" in example:
         for name in ("read", "before", "after"):
             attnviz.save(attnviz.capture("words that were read before"), tmp_path / f"{name}.attn")
-    example = re.sub("(-m|--model) bert-base", rf"\1 {minilm}", example.replace("--from run.attn", "--from read.attn"))
+    example = re.sub(
+        "(-m|--model) bert-base",
+        rf"\1 {minilm}",
+        example.replace("--from run.attn", "--from read.attn"),
+    )
     if "--curves" in example:
         plant_run(tmp_path / "my-model")
     less = ["--steps", "1"] if " train " in example and "--curves" not in example else []
@@ -117,7 +132,9 @@ def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: P
 
 def test_version_and_bare_call(call: Run) -> None:
     """--version names the version of pyproject.toml; without a command there is help and exit code 2."""
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[
+        1
+    ]
     assert call("--version").stdout == f"attnviz {version}\n"
     bare = call()
     assert bare.returncode == 2
@@ -147,7 +164,9 @@ def test_closed_streams_are_told() -> None:
     """No stdin to read from, no stdout to write to: one line, no traceback."""
     command = f"{shlex.quote(sys.executable)} -m attnviz show"
     for call, code in ((f"{command} - <&-", 4), (f"{command} hi >&-", 5)):
-        done = subprocess.run(["sh", "-c", call], capture_output=True, cwd=ROOT, text=True, check=False)
+        done = subprocess.run(
+            ["sh", "-c", call], capture_output=True, cwd=ROOT, text=True, check=False
+        )
         assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
 
 
@@ -204,7 +223,9 @@ def test_truncate_cuts_and_says_so(call: Run) -> None:
     done = call("show", "word " * 600, "--truncate")
     assert done.returncode == 0
     assert "only the first 512 are shown" in re.sub(r"\s+", " ", done.stdout)
-    assert "only the first 512 are shown" in call("show", "word " * 600, "--truncate", "--json").stderr
+    assert (
+        "only the first 512 are shown" in call("show", "word " * 600, "--truncate", "--json").stderr
+    )
 
 
 # Choices
@@ -288,7 +309,10 @@ def test_figures_are_written_whole(call: Run, tmp_path: Path) -> None:
     """-o FILE.png writes a picture, the same bytes each time, for a heatmap and a grid; no temporary file is left."""
     for view in ("heatmap", "grid"):
         for name in ("a.png", "b.png"):
-            assert call("show", "@sample:emoji_code", "--view", view, "-o", name, "--force").returncode == 0
+            assert (
+                call("show", "@sample:emoji_code", "--view", view, "-o", name, "--force").returncode
+                == 0
+            )
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
         with Image.open(tmp_path / "a.png") as picture:
             assert min(picture.size) > 400
@@ -318,9 +342,17 @@ def test_a_full_disk_leaves_nothing() -> None:
     """A stdout that takes no more is one line and exit code 5."""
     with Path("/dev/full").open("wb") as full:
         command = [sys.executable, "-m", "attnviz", "show", SENTENCE]
-        for environment in (None, {"PATH": os.environ["PATH"]}):  # with no language set, more is left for the exit
+        for environment in (
+            None,
+            {"PATH": os.environ["PATH"]},
+        ):  # with no language set, more is left for the exit
             done = subprocess.run(
-                command, stdout=full, stderr=subprocess.PIPE, check=False, stdin=subprocess.DEVNULL, env=environment
+                command,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                env=environment,
             )
             assert done.returncode == 5
             assert done.stderr.lower().count(b"no space left") == done.stderr.count(b"\n") == 1
@@ -328,24 +360,35 @@ def test_a_full_disk_leaves_nothing() -> None:
 
 def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
     """Attnviz show ... | head -1 ends without a word, and with a code of its own: 1 is for checks that fail."""
-    attnviz = f"{shlex.quote(sys.executable)} -m attnviz show -q -l all -H all @sample:article --json"
+    attnviz = (
+        f"{shlex.quote(sys.executable)} -m attnviz show -q -l all -H all @sample:article --json"
+    )
     command = f"({attnviz}; echo $? >&3) 3>code | head -c 10"
     done = subprocess.run(
-        ["sh", "-c", command], capture_output=True, cwd=tmp_path, check=False, stdin=subprocess.DEVNULL
+        ["sh", "-c", command],
+        capture_output=True,
+        cwd=tmp_path,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     assert done.stdout.startswith(b'{"schema"')
     assert done.stderr == b""
     assert (tmp_path / "code").read_text() == "141\n"
 
 
-def test_unexpected_errors_are_faults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unexpected_errors_are_faults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A fault of ours is exit code 70 and one line; --debug shows the traceback."""
 
     def broken() -> None:
         raise RuntimeError("two\nlines")
 
     assert entry.run(broken) == 70
-    assert capsys.readouterr().err == "error: a fault of attnviz: RuntimeError: two lines (see it with --debug)\n"
+    assert (
+        capsys.readouterr().err
+        == "error: a fault of attnviz: RuntimeError: two lines (see it with --debug)\n"
+    )
     monkeypatch.setattr(sys, "argv", ["attnviz", "--debug"])
     with pytest.raises(RuntimeError):
         entry.run(broken)
@@ -410,7 +453,9 @@ def test_capture_writes_what_is_asked_for(call: Run, tmp_path: Path) -> None:
         ([], 2, "--output"),
     ],
 )
-def test_captures_that_are_not_written(call: Run, tmp_path: Path, args: list[str], code: int, told: str) -> None:
+def test_captures_that_are_not_written(
+    call: Run, tmp_path: Path, args: list[str], code: int, told: str
+) -> None:
     """Wrong suffixes and choices, files in the way: one line, and no file."""
     (tmp_path / "mine.attn").write_text("mine")
     fails(call("capture", SENTENCE, *args), code, told)
@@ -425,7 +470,9 @@ def test_tiles_are_drawn_from_a_file(call: Run, folder: Path) -> None:
     assert "18 heads · 12 tokens" in call("show", "--from", "tiles.attn", "--view", "grid").stdout
     assert call("show", "--from", "tiles.attn", "-o", "x.png").returncode == 0
     assert (folder / "x.png").exists()
-    fails(call("show", "--from", "tiles.attn", "--rows", "0:2"), 4, "a part of a text shows weights")
+    fails(
+        call("show", "--from", "tiles.attn", "--rows", "0:2"), 4, "a part of a text shows weights"
+    )
 
 
 @pytest.mark.parametrize("keep", ["statistics", "edges"])
@@ -434,7 +481,9 @@ def test_numbers_are_not_drawn(call: Run, folder: Path, keep: str) -> None:
     for args in ([], ["--view", "grid"], ["-o", "x.png"]):
         fails(call("show", "--from", f"{keep}.attn", *args), 4, "there is nothing to draw")
     assert not (folder / "x.png").exists()
-    assert json.loads(call("show", "--from", f"{keep}.attn", "-H", "all", "--json").stdout)["maps"][0][keep]
+    assert json.loads(call("show", "--from", f"{keep}.attn", "-H", "all", "--json").stdout)["maps"][
+        0
+    ][keep]
 
 
 @pytest.mark.parametrize(
@@ -455,7 +504,9 @@ def test_numbers_are_not_drawn(call: Run, folder: Path, keep: str) -> None:
         (["--from", "text.txt"], 2, ".attn, .json, .npz, .safetensors"),
     ],
 )
-def test_what_a_file_cannot_do(call: Run, folder: Path, args: list[str], code: int, told: str) -> None:
+def test_what_a_file_cannot_do(
+    call: Run, folder: Path, args: list[str], code: int, told: str
+) -> None:
     """Options that need a model are refused, and what the capture does not hold."""
     assert folder.exists()
     fails(call("show", "--from", "weights.attn", *args), code, told)
@@ -479,7 +530,9 @@ def test_attention_from_elsewhere_is_drawn(call: Run, tmp_path: Path, suffix: st
     assert "three 2 " in shown.stdout
     assert "rows sum to between 0.50 and 0.50, not 1" in shown.stdout
     document = call("show", "--from", path.name, "-l", "all", "-H", "all", "--json")
-    np.testing.assert_allclose(json.loads(document.stdout)["maps"][0]["weights"], weights, rtol=1e-6)
+    np.testing.assert_allclose(
+        json.loads(document.stdout)["maps"][0]["weights"], weights, rtol=1e-6
+    )
     assert "rows sum to" in document.stderr
     assert call("show", "--from", path.name, "-o", "x.png").returncode == 0
 
@@ -500,14 +553,25 @@ def test_cross_attention_is_shown_first(call: Run, tiny: Tiny, name: str) -> Non
     assert [token["text"] for token in document["maps"][0]["queries"]][1:] == ["a", "cat", "sat"]
     assert show("--view", "grid").stdout.count(" tokens\n") == 3
     fails(show("--view", "grid", "-o", "x.png"), 2, "one picture, not 3", "--map")
-    assert call("capture", SENTENCE, "-m", tiny(name), "--target", "a cat sat", "-o", "run.attn").returncode == 0
+    assert (
+        call(
+            "capture", SENTENCE, "-m", tiny(name), "--target", "a cat sat", "-o", "run.attn"
+        ).returncode
+        == 0
+    )
     assert call("show", "--from", "run.attn").stdout == show().stdout
-    assert call("show", "--from", "run.attn", "--map", "encoder").stdout == show("--map", "encoder").stdout
+    assert (
+        call("show", "--from", "run.attn", "--map", "encoder").stdout
+        == show("--map", "encoder").stdout
+    )
 
 
 def test_a_written_target_is_shown(call: Run, tiny: Tiny) -> None:
     """Without --target the model writes one, and the picture says so."""
-    assert "the target is what the model wrote" in call("show", "a cat", "-m", tiny("bart"), "--width", "200").stdout
+    assert (
+        "the target is what the model wrote"
+        in call("show", "a cat", "-m", tiny("bart"), "--width", "200").stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -529,17 +593,24 @@ def test_models_that_cannot(
     call: Run, tiny: Tiny, minilm: Path, name: str, args: list[str], code: int, told: str
 ) -> None:
     """What a kind of model has no use for is one line, exit code 2 or 3."""
-    fails(call("show", SENTENCE, "-m", minilm if name == "minilm" else tiny(name), *args), code, told)
+    fails(
+        call("show", SENTENCE, "-m", minilm if name == "minilm" else tiny(name), *args), code, told
+    )
 
 
 def test_pairs_chats_and_continuations(call: Run, tiny: Tiny, minilm: Path) -> None:
     """--pair, --chat and --generate reach the model, and JSON tells what was read."""
     pair = json.loads(call("show", "a cat", "-m", minilm, "--pair", "a dog", "--json").stdout)
     assert pair["pair"] == "a dog"
-    assert [token["text"] for token in pair["maps"][0]["keys"] if token.get("segment")] == ["a", "dog"]
+    assert [token["text"] for token in pair["maps"][0]["keys"] if token.get("segment")] == [
+        "a",
+        "dog",
+    ]
     chat = json.loads(call("show", "hi", "-m", tiny("chat"), "--chat", "--json").stdout)
     assert chat["text"] == "<bos><|user|>hi\n<|assistant|>"
-    longer = json.loads(call("show", "a cat", "-m", tiny("gpt2"), "--generate", "4", "--json").stdout)
+    longer = json.loads(
+        call("show", "a cat", "-m", tiny("gpt2"), "--generate", "4", "--json").stdout
+    )
     assert longer["text"].startswith("a cat")
     assert len(longer["maps"][0]["queries"]) == 3 + 4
     assert "9 tokens" in call("show", "a cat", "--generate", "6", "--view", "grid").stdout
@@ -550,18 +621,24 @@ def test_how_exact_it_is(call: Run, tiny: Tiny) -> None:
     told = call("show", SENTENCE, "-m", tiny("llama"), "-v", "--json")
     assert 0 < json.loads(told.stdout)["fidelity"] < 1e-5
     assert re.search(
-        r"fidelity: weights times values are the model's own output to \d\.\de-0\d of its size", told.stderr
+        r"fidelity: weights times values are the model's own output to \d\.\de-0\d of its size",
+        told.stderr,
     )
     assert "fidelity" not in call("show", SENTENCE, "-m", tiny("llama")).stderr
     assert call("show", SENTENCE, "-m", tiny("llama"), "-v", "-q").stderr == ""
     assert "fidelity: not measured" in call("show", SENTENCE, "-v").stderr
-    assert "fidelity: weights" in call("capture", SENTENCE, "-m", tiny("llama"), "-v", "-o", "x.attn").stderr
+    assert (
+        "fidelity: weights"
+        in call("capture", SENTENCE, "-m", tiny("llama"), "-v", "-o", "x.attn").stderr
+    )
     assert "fidelity: weights" in call("show", "--from", "x.attn", "-v").stderr
 
 
 def test_a_difference_is_a_warning(call: Run, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that do not explain the model's output are shown with a warning, without being asked."""
-    monkeypatch.setattr(Probe, "keep", lambda self, number, found: self.found.update({number: found}))
+    monkeypatch.setattr(
+        Probe, "keep", lambda self, number, found: self.found.update({number: found})
+    )
     monkeypatch.setattr("attnviz.engine.agreement.difference", lambda *_: 0.25)
     told = "explain the model's own output only to 2.5e-01 of its size: do not rely on them"
     assert told in call("show", SENTENCE, "-m", tiny("llama"), "--width", "200").stdout
@@ -573,11 +650,15 @@ def test_a_difference_is_a_warning(call: Run, tiny: Tiny, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="module")
 def long_text() -> str:
-    words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat", "and", "then"], 2000)
+    words = np.random.default_rng(0).choice(
+        ["the", "cat", "sat", "on", "a", "mat", "and", "then"], 2000
+    )
     return " ".join(words)
 
 
-def test_a_long_text_is_drawn_in_tiles(call: Run, tiny: Tiny, long_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_is_drawn_in_tiles(
+    call: Run, tiny: Tiny, long_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without being asked; nothing is kept that grows with the square of the text, and it is said what a cell is."""
     taken: list[Capture] = []
     open_source = show_command.open_source
@@ -589,13 +670,20 @@ def test_a_long_text_is_drawn_in_tiles(call: Run, tiny: Tiny, long_text: str, mo
     monkeypatch.setattr(show_command, "open_source", spy)
     shown = call("show", long_text, "-m", tiny("gpt2-4096"), "--width", "60")
     assert shown.returncode == 0, shown.stderr
-    assert re.search(r"2001 tokens on 5\d cells: each is the largest weight", re.sub(r"\s+", " ", shown.stdout))
+    assert re.search(
+        r"2001 tokens on 5\d cells: each is the largest weight", re.sub(r"\s+", " ", shown.stdout)
+    )
     assert max(map(len, shown.stdout.splitlines())) <= 60
-    assert "2001 tokens on 16 cells" in call("show", long_text, "-m", tiny("gpt2-4096"), "--view", "grid").stdout
+    assert (
+        "2001 tokens on 16 cells"
+        in call("show", long_text, "-m", tiny("gpt2-4096"), "--view", "grid").stdout
+    )
     assert call("show", long_text, "-m", tiny("gpt2-4096"), "-o", "x.png").returncode == 0
     for found in taken:
         part = found.maps[0]
-        sizes = [array.size for array in (part.tiles.mean, part.tiles.max, part.statistics.received)]
+        sizes = [
+            array.size for array in (part.tiles.mean, part.tiles.max, part.statistics.received)
+        ]
         assert part.weights is None
         assert len(part.keys) == 2001
         assert max(sizes) <= 4 * 1200**2
@@ -605,16 +693,33 @@ def test_a_long_text_is_drawn_in_tiles(call: Run, tiny: Tiny, long_text: str, mo
 def test_a_window_is_at_full_resolution(call: Run, tiny: Tiny, long_text: str) -> None:
     """--rows and --cols open it: weights of eager to 1e-5, and the picture says where it lies."""
     folder = tiny("gpt2-4096")
-    window = "show", long_text, "-m", folder, "-l", "all", "-H", "all", "--rows", "100:140", "--cols", "90:140"
+    window = (
+        "show",
+        long_text,
+        "-m",
+        folder,
+        "-l",
+        "all",
+        "-H",
+        "all",
+        "--rows",
+        "100:140",
+        "--cols",
+        "90:140",
+    )
     found = json.loads(call(*window, "--json").stdout)["maps"][0]
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     with torch.no_grad():
         inputs = AutoTokenizer.from_pretrained(folder)(
             long_text[:1500], return_tensors="pt"
         )  # causal: the rest is later
-        expected = torch.cat(model(input_ids=inputs["input_ids"], output_attentions=True).attentions)
+        expected = torch.cat(
+            model(input_ids=inputs["input_ids"], output_attentions=True).attentions
+        )
     weights = np.array(found["weights"], np.float32)  # null, where masked, becomes NaN
-    np.testing.assert_allclose(np.nan_to_num(weights), expected[..., 100:140, 90:140], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        np.nan_to_num(weights), expected[..., 100:140, 90:140], rtol=0, atol=1e-5
+    )
     assert [token["id"] for token in found["keys"]] == inputs["input_ids"][0, 90:140].tolist()
     assert "queries 100-139 of 2001, keys 90-139 of 2001" in call(*window).stdout
 
@@ -646,7 +751,10 @@ def test_an_interrupted_capture_leaves_nothing(
     """Ctrl-C while a model runs: one line, exit code 130, no file."""
     monkeypatch.setattr(Probe, "look", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
-    assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")  # click breaks the line of ^C first
+    assert (done.returncode, done.stderr.strip()) == (
+        130,
+        "error: interrupted",
+    )  # click breaks the line of ^C first
     assert list(tmp_path.iterdir()) == []
 
 
@@ -668,7 +776,9 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        RuntimeError("[enforce fail at alloc_cpu.cpp:131] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:131] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         MemoryError(),
     ],
@@ -694,7 +804,13 @@ def test_out_of_memory_is_one_line(
 def test_hostile_text_is_shown_not_obeyed(call: Run) -> None:
     """Escape sequences, bidi and C1 controls in a text or a file name never reach the terminal or JSON raw."""
     text = "a \x1b]0;title\x07 \x1b[2J \u202eevil \x9b31m [link=x]y[/] $x^2$ </script>"
-    for args in (["--color", "always"], ["--color", "never"], ["--json"], ["--view", "grid"], ["--width", "40"]):
+    for args in (
+        ["--color", "always"],
+        ["--color", "never"],
+        ["--json"],
+        ["--view", "grid"],
+        ["--width", "40"],
+    ):
         done = call("show", text, *args)
         assert done.returncode == 0, done.stderr
         shown = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
@@ -723,7 +839,9 @@ def test_hostile_text_is_shown_not_obeyed(call: Run) -> None:
         ({"FORCE_COLOR": "1"}, ["--color", "never"], False),
     ],
 )
-def test_colour_through_a_pipe(run: Run, environment: dict[str, str], args: list[str], coloured: bool) -> None:
+def test_colour_through_a_pipe(
+    run: Run, environment: dict[str, str], args: list[str], coloured: bool
+) -> None:
     """--color beats NO_COLOR, which beats FORCE_COLOR and CLICOLOR_FORCE; a pipe has none by itself."""
     assert ("\x1b[" in run("show", SENTENCE, *args, **environment).stdout) is coloured
 
@@ -733,7 +851,12 @@ def on_terminal(args: list[str], **environment: str) -> str:
     parent, child = pty.openpty()
     settings = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", **environment}
     process = subprocess.Popen(
-        [sys.executable, "-m", "attnviz", *args], stdin=child, stdout=child, stderr=child, env=settings, cwd=ROOT
+        [sys.executable, "-m", "attnviz", *args],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env=settings,
+        cwd=ROOT,
     )
     os.close(child)
     data = b""
@@ -773,7 +896,15 @@ def test_a_stream_that_is_not_utf8_gets_ascii(run: Run) -> None:
 def test_models_lists_what_can_be_had(call: Run) -> None:
     """The built-in model with size, corpus, licence and scores; aliases; JSON on request."""
     done = call("models")
-    for words in ("parameters", "King James Bible", "WordNet", "MIT", "induction", "previous token", "bert-base"):
+    for words in (
+        "parameters",
+        "King James Bible",
+        "WordNet",
+        "MIT",
+        "induction",
+        "previous token",
+        "bert-base",
+    ):
         assert words in done.stdout
     document = json.loads(call("models", "--json").stdout)
     assert document["aliases"]["bert-base"] == "google-bert/bert-base-uncased"
@@ -783,7 +914,9 @@ def test_models_lists_what_can_be_had(call: Run) -> None:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    (tmp_path / "corpus.txt").write_text("\n\n".join(["the cat sat on the mat and the dog sat too"] * 100))
+    (tmp_path / "corpus.txt").write_text(
+        "\n\n".join(["the cat sat on the mat and the dog sat too"] * 100)
+    )
     return tmp_path / "corpus.txt"
 
 
@@ -805,7 +938,18 @@ def test_a_trained_model_is_shown(run: Run, call: Run, corpus: Path, tmp_path: P
 
 def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
     """Ctrl-C saves what there is, says how far it got, and exits with 130."""
-    command = [sys.executable, "-m", "attnviz", "train", str(corpus), "-o", "model", "--steps", "200", *TRAIN]
+    command = [
+        sys.executable,
+        "-m",
+        "attnviz",
+        "train",
+        str(corpus),
+        "-o",
+        "model",
+        "--steps",
+        "200",
+        *TRAIN,
+    ]
     with started(command, tmp_path) as process:
         assert process.stderr.readline().startswith("step 20:")
         process.send_signal(signal.SIGINT)

@@ -16,7 +16,9 @@ from tests.tolerance import rounding
 
 pytestmark = pytest.mark.numeric
 
-ZERO = pytest.approx(0, abs=rounding(600, dtype=np.float64))  # of a divergence, a sum over keys in float64
+ZERO = pytest.approx(
+    0, abs=rounding(600, dtype=np.float64)
+)  # of a divergence, a sum over keys in float64
 HARD = "Unbelievably, the naïve tokenizer's subwords misbehave — 3.14159 😀 ok."
 
 
@@ -41,14 +43,22 @@ def test_minilm_beside_builtin(call: Run, minilm: Path) -> None:
     """One model named is A, B is builtin: three pictures in words, the heads of A with their nearest, one number."""
     done = call("compare", "--model", minilm, HARD, "--width", "160")
     assert done.returncode == 0, done.stderr
-    for part in ("B builtin", "A - B", "compared on all 12 words", "head of A", "62 more", "A and B: 0."):
+    for part in (
+        "B builtin",
+        "A - B",
+        "compared on all 12 words",
+        "head of A",
+        "62 more",
+        "A and B: 0.",
+    ):
         assert part in done.stdout
 
 
 def test_stacked_where_there_is_no_room(call: Run) -> None:
     """At 160 columns the pictures stand beside each other, at 80 below."""
     wide, narrow = (
-        call("compare", "-m", "builtin", "The cat sat on it.", "--width", width).stdout for width in (160, 60)
+        call("compare", "-m", "builtin", "The cat sat on it.", "--width", width).stdout
+        for width in (160, 60)
     )
     assert any(line.count("A builtin") == 1 and "A - B" in line for line in wide.splitlines()[1:])
     assert not any("B  builtin" in line and "A - B" in line for line in narrow.splitlines())
@@ -86,9 +96,13 @@ def test_permuted_heads_are_matched_back(call: Run, minilm: Path, tmp_path: Path
     weights = load_file(file)
     for name, array in weights.items():
         if ".attention.self." in name:  # (head * d, ...)
-            weights[name] = np.ascontiguousarray(array.reshape(12, 32, -1)[order].reshape(array.shape))
+            weights[name] = np.ascontiguousarray(
+                array.reshape(12, 32, -1)[order].reshape(array.shape)
+            )
         elif name.endswith("attention.output.dense.weight"):  # (dim, head * d)
-            weights[name] = np.ascontiguousarray(array.reshape(-1, 12, 32)[:, order].reshape(array.shape))
+            weights[name] = np.ascontiguousarray(
+                array.reshape(-1, 12, 32)[:, order].reshape(array.shape)
+            )
     save_file(weights, file, {"format": "pt"})
     found = json.loads(call("compare", "-m", copy, "-m", minilm, HARD, "--json").stdout)
     for head in found["heads"][:72]:
@@ -129,7 +143,9 @@ def test_captures_need_no_torch(run: Run, files: tuple[Path, Path]) -> None:
 def test_several_texts_give_a_spread(call: Run, tmp_path: Path) -> None:
     """Of several texts, or of the lines of one, the number has a deviation, and each head one."""
     (tmp_path / "lines.txt").write_text("The cat sat.\n\nA dog runs home.\nBirds fly.\n")
-    done = call("compare", "-m", "builtin", "-m", "builtin", "--lines", f"@{tmp_path}/lines.txt", "--json")
+    done = call(
+        "compare", "-m", "builtin", "-m", "builtin", "--lines", f"@{tmp_path}/lines.txt", "--json"
+    )
     found = json.loads(done.stdout)
     assert (found["texts"], found["js"]["n"]) == (3, 3)
     shown = call("compare", "-m", "builtin", "The cat sat.", "A dog runs home.", "--with", "x")
@@ -142,7 +158,10 @@ def test_several_texts_give_a_spread(call: Run, tmp_path: Path) -> None:
 def test_one_head_and_its_counterpart(call: Run, minilm: Path) -> None:
     """-H draws one head of A beside its own of B, or of another architecture the nearest; -l lists those of a layer."""
     same = call("compare", "-m", "builtin", "-H", "L1H3", "The cat sat.", "--json")
-    assert json.loads(same.stdout)["maps"]["heads"] == {"a": [{"layer": 1, "head": 3}], "b": [{"layer": 1, "head": 3}]}
+    assert json.loads(same.stdout)["maps"]["heads"] == {
+        "a": [{"layer": 1, "head": 3}],
+        "b": [{"layer": 1, "head": 3}],
+    }
     other = json.loads(call("compare", "-m", minilm, "-H", "L0H2", HARD, "--json").stdout)
     (mine,) = [head for head in other["heads"] if head["side"] == "a"]
     assert other["maps"]["heads"]["b"] == [mine["nearest"]]
@@ -151,7 +170,9 @@ def test_one_head_and_its_counterpart(call: Run, minilm: Path) -> None:
     fails(call("compare", "-m", "builtin", "-H", "L9H9"), 2, "layer 9 does not exist")
 
 
-DRAWN = [pytest.param(form, marks=pytest.mark.exact) for form in ("png", "pdf")]  # the numbers are those of svg
+DRAWN = [
+    pytest.param(form, marks=pytest.mark.exact) for form in ("png", "pdf")
+]  # the numbers are those of svg
 
 
 @pytest.mark.parametrize("form", [*DRAWN, "svg", "html", "json", "csv", "md"])
@@ -170,7 +191,9 @@ def test_every_format(call: Run, tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize("form", ["svg", "md"])
 def test_every_view_as_figure(call: Run, view: str, form: str) -> None:
     """Each view can be had alone, as a figure and as Markdown."""
-    done = call("compare", "-m", "builtin", "The cat sat.", "--view", view, "-o", "-", "--format", form)
+    done = call(
+        "compare", "-m", "builtin", "The cat sat.", "--view", view, "-o", "-", "--format", form
+    )
     assert done.returncode == 0, done.stderr
     assert ("A - B" in done.stdout) == (view == "maps")
 
@@ -193,7 +216,17 @@ def test_kinds_of_model(call: Run, tiny: Tiny, minilm: Path) -> None:
     decoder = call("compare", "-m", minilm, "-m", tiny("gpt2"), "the cat sat on the mat")
     assert "left out, where the other may not attend" in decoder.stdout
     cross = call(
-        "compare", "-m", tiny("bart"), "-m", tiny("bart"), "--map", "cross", "a cat", "--target", "a dog", "--json"
+        "compare",
+        "-m",
+        tiny("bart"),
+        "-m",
+        tiny("bart"),
+        "--map",
+        "cross",
+        "a cat",
+        "--target",
+        "a dog",
+        "--json",
     )
     assert json.loads(cross.stdout)["js"]["mean"] == ZERO
     fails(call("compare", "-m", minilm, "--map", "cross", "a cat"), 2, "no cross map")
@@ -201,7 +234,9 @@ def test_kinds_of_model(call: Run, tiny: Tiny, minilm: Path) -> None:
 
 def test_special_tokens_can_be_left_out(call: Run) -> None:
     """--special drop leaves them out of the comparison."""
-    found = json.loads(call("compare", "-m", "builtin", "The cat sat.", "--special", "drop", "--json").stdout)
+    found = json.loads(
+        call("compare", "-m", "builtin", "The cat sat.", "--special", "drop", "--json").stdout
+    )
     assert [key["text"] for key in found["maps"]["keys"]] == ["The", "cat", "sat", "."]
 
 
@@ -251,9 +286,13 @@ def test_arrays_from_elsewhere(call: Run, tmp_path: Path) -> None:
 
 def test_chosen_heads_are_drawn_one_by_one(call: Run) -> None:
     """A few heads each stand beside their counterpart; of many the mean of a layer, which says of which."""
-    few = call("compare", "-m", "builtin", "The cat sat.", "-H", "L1H3,L2H0", "--view", "maps").stdout
+    few = call(
+        "compare", "-m", "builtin", "The cat sat.", "-H", "L1H3,L2H0", "--view", "maps"
+    ).stdout
     assert [few.count(f"layer {layer} · head {head}") for layer, head in ((1, 3), (2, 0))] == [2, 2]
-    many = call("compare", "-m", "builtin", "The cat sat.", "-H", "0-4", "--view", "maps", "--width", "160").stdout
+    many = call(
+        "compare", "-m", "builtin", "The cat sat.", "-H", "0-4", "--view", "maps", "--width", "160"
+    ).stdout
     assert many.count("layer 2 · mean over heads") == 2
     assert "mean over heads 0, 1, 2, 3, 4" in many
 

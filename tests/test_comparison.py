@@ -44,7 +44,9 @@ def rows(*shape: int, seed: int = 0, sharp: float = 1.0) -> np.ndarray:
     return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def made(text: str, weights: np.ndarray, visible: np.ndarray | None = None, special: str = "") -> Capture:
+def made(
+    text: str, weights: np.ndarray, visible: np.ndarray | None = None, special: str = ""
+) -> Capture:
     """A capture of one layer over the words of a text, with a special token before them if one is named."""
     starts = np.cumsum([0, *(len(word) + 1 for word in text.split())])
     tokens = tuple(
@@ -53,7 +55,9 @@ def made(text: str, weights: np.ndarray, visible: np.ndarray | None = None, spec
     )
     tokens = ((Token(special, 99, 0, 0, True),) if special else ()) + tokens
     visible = np.ones(weights.shape[1:], bool) if visible is None else visible
-    part = AttentionMap("self", (0,), tuple(range(len(weights))), tokens, tokens, weights[None], visible)
+    part = AttentionMap(
+        "self", (0,), tuple(range(len(weights))), tokens, tokens, weights[None], visible
+    )
     return Capture("toy", text, (part,))
 
 
@@ -80,12 +84,17 @@ def test_agrees_with_scipy(causal: str) -> None:
         b = restricted(b, lower)
     if causal == "both":
         a = restricted(a, lower)
-    seen_a, seen_b = (lower if causal == "both" else WHOLE), (WHOLE if causal == "neither" else lower)
+    seen_a, seen_b = (
+        (lower if causal == "both" else WHOLE),
+        (WHOLE if causal == "neither" else lower),
+    )
     found = divergences(a, b, seen_a, seen_b)
     assert found.shape == (3, 2)
     first, keys = (0, lambda query: 9) if causal == "neither" else (1, lambda query: query + 1)
     for i, j in np.ndindex(3, 2):
-        expected = [jensenshannon(a[i, q, : keys(q)], b[j, q, : keys(q)]) ** 2 for q in range(first, 9)]
+        expected = [
+            jensenshannon(a[i, q, : keys(q)], b[j, q, : keys(q)]) ** 2 for q in range(first, 9)
+        ]
         assert found[i, j] == pytest.approx(np.mean(expected), abs=rounding(9))
 
 
@@ -109,7 +118,9 @@ def test_invariants(a: np.ndarray, b: np.ndarray, seen: np.ndarray) -> None:
         np.pad(b, ((0, 0), (0, 0), (0, 3))),
         np.pad(seen, ((0, 0),) * 2 + ((0, 3),)),
     )
-    np.testing.assert_allclose(found, divergences(wider[0], wider[1], wider[2], wider[2]), atol=1e-12)
+    np.testing.assert_allclose(
+        found, divergences(wider[0], wider[1], wider[2], wider[2]), atol=1e-12
+    )
 
 
 def test_heads_with_masks_of_their_own() -> None:
@@ -173,7 +184,10 @@ def test_against_plain_numpy(minilm) -> None:
 
     def by_hand(capture: Capture, layer: int, head: int) -> np.ndarray:
         tokens = capture.maps[0].queries
-        of = [[i for i, t in enumerate(tokens) if t.start < t.end and s <= t.start and t.end <= e] for s, e in spans]
+        of = [
+            [i for i, t in enumerate(tokens) if t.start < t.end and s <= t.start and t.end <= e]
+            for s, e in spans
+        ]
         weights = capture.maps[0].weights[layer, head].astype(np.float64)
         words = np.array([[weights[np.ix_(q, k)].sum(1).mean() for k in of] for q in of])
         words = np.tril(words)
@@ -202,7 +216,9 @@ def test_itself_is_nowhere_apart(minilm) -> None:
 def test_permuted_heads_are_matched_back() -> None:
     """A copy whose heads stand in another order: each finds itself, at no distance."""
     weights, order = rows(6, 5, 5, sharp=3), [3, 1, 5, 0, 4, 2]
-    distances = Distances.over([compare(made("a b c d e", weights), made("a b c d e", weights[order]))])
+    distances = Distances.over(
+        [compare(made("a b c d e", weights), made("a b c d e", weights[order]))]
+    )
     assert distances.nearest(1) == order
     assert [order.index(i) for i in range(6)] == distances.nearest(0)
     assert distances.overall.max() == ZERO
@@ -214,15 +230,24 @@ def test_special_tokens_of_one_name_are_common() -> None:
     weights = rows(2, 4, 4)
     same = compare(made("a b c", weights, special="[CLS]"), made("a b c", weights, special="[CLS]"))
     assert [token.text for token in same.a.keys] == ["[CLS]", "a", "b", "c"]
-    apart = compare(made("a b c", weights, special="[CLS]"), made("a b c", weights, special="<bos>"))
+    apart = compare(
+        made("a b c", weights, special="[CLS]"), made("a b c", weights, special="<bos>")
+    )
     assert [token.text for token in apart.a.keys] == ["a", "b", "c"]
-    assert apart.a.outside == pytest.approx(weights[:, 1:, 0].sum() / weights[:, 1:].sum(), abs=1e-6)
-    assert any("left out, on tokens that the other does not have" in line for line in list_coverage(apart))
+    assert apart.a.outside == pytest.approx(
+        weights[:, 1:, 0].sum() / weights[:, 1:].sum(), abs=1e-6
+    )
+    assert any(
+        "left out, on tokens that the other does not have" in line for line in list_coverage(apart)
+    )
 
 
 def test_two_texts_share_their_words_in_order() -> None:
     """Of two texts the words that are in both, in the order of both, are compared; with none there is nothing to do."""
-    one, other = made("the cat sat down here", rows(1, 5, 5)), made("here the dog sat", rows(1, 4, 4))
+    one, other = (
+        made("the cat sat down here", rows(1, 5, 5)),
+        made("here the dog sat", rows(1, 4, 4)),
+    )
     found = compare(one, other)
     assert [token.text for token in found.a.keys] == ["the", "sat"]
     assert [token.start for token in found.b.keys] == [5, 13]
@@ -275,12 +300,18 @@ def test_long_texts_compare_a_sample_of_rows() -> None:
 
 def test_over_several_texts() -> None:
     """Mean and deviation are over the texts; the nearest head is that of the mean."""
-    first = [compare(made("a b c", rows(2, 3, 3, seed=i)), made("a b c", rows(3, 3, 3, seed=9 + i))) for i in range(4)]
+    first = [
+        compare(made("a b c", rows(2, 3, 3, seed=i)), made("a b c", rows(3, 3, 3, seed=9 + i)))
+        for i in range(4)
+    ]
     distances = Distances.over(first)
     every = np.stack([each.divergence for each in first])
     np.testing.assert_allclose(distances.mean, every.mean(0))
     assert distances.nearest(0) == every.mean(0).argmin(1).tolist()
-    near = every[:, range(2), distances.nearest(0)].mean(1), every[:, distances.nearest(1), range(3)].mean(1)
+    near = (
+        every[:, range(2), distances.nearest(0)].mean(1),
+        every[:, distances.nearest(1), range(3)].mean(1),
+    )
     np.testing.assert_allclose(distances.overall, (near[0] + near[1]) / 2)
     np.testing.assert_allclose(deviation_of(every, 0), every.std(0, ddof=1))
     assert distances.moved is None

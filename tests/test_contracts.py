@@ -64,7 +64,11 @@ def read_package(root: Path) -> dict[str, str]:
 
 def type_checking_nodes(tree: ast.Module) -> set[ast.AST]:
     """Return all nodes that only a type checker reads."""
-    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    blocks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
     return {node for block in blocks for node in ast.walk(block)}
 
 
@@ -102,7 +106,9 @@ def forbidden_imports(modules: Modules) -> list[str]:
     for module, targets in own_imports(modules).items():
         room = room_of(module)
         others = {room_of(target): target for target in targets if room_of(target) != room}
-        found += [f"{module} imports {others[other]}" for other in others if other not in ALLOWED[room]]
+        found += [
+            f"{module} imports {others[other]}" for other in others if other not in ALLOWED[room]
+        ]
     return found
 
 
@@ -130,7 +136,11 @@ def misplaced_libraries(modules: Modules) -> list[str]:
     found = []
     for module, source in modules.items():
         used = {name.split(".")[0] for name in imported_names(source)}
-        found += [f"{module} imports {name}" for name in used & set(HEAVY) if room_of(module) not in HEAVY[name]]
+        found += [
+            f"{module} imports {name}"
+            for name in used & set(HEAVY)
+            if room_of(module) not in HEAVY[name]
+        ]
     return found
 
 
@@ -163,7 +173,10 @@ def test_every_room_has_a_rule(modules: dict[str, str]) -> None:
 def test_exceptions_are_needed(modules: dict[str, str]) -> None:
     """An exception that is no import any more goes."""
     for module, target in EXCEPTIONS:
-        assert any(name.startswith(target) for name in imported_names(modules[module])), (module, target)
+        assert any(name.startswith(target) for name in imported_names(modules[module])), (
+            module,
+            target,
+        )
 
 
 @pytest.mark.parametrize(
@@ -187,7 +200,11 @@ def test_a_planted_circle_is_found() -> None:
     one = "def run():\n    from attnviz.views.planted_b import value\n"
     other = "def run():\n    from attnviz.views import planted_a\n"
     planted = {"attnviz.views.planted_a": one, "attnviz.views.planted_b": other}
-    assert cycle(planted) == ["attnviz.views.planted_a", "attnviz.views.planted_b", "attnviz.views.planted_a"]
+    assert cycle(planted) == [
+        "attnviz.views.planted_a",
+        "attnviz.views.planted_b",
+        "attnviz.views.planted_a",
+    ]
 
 
 @pytest.mark.parametrize("name", HEAVY)
@@ -198,5 +215,7 @@ def test_a_planted_library_is_found(name: str) -> None:
 
 def test_what_only_a_type_checker_reads_is_no_import() -> None:
     """A block for the type checker makes no circle."""
-    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from attnviz.cli import main\n"
+    source = (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from attnviz.cli import main\n"
+    )
     assert list(imported_names(source)) == ["typing.TYPE_CHECKING"]

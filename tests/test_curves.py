@@ -29,11 +29,18 @@ from tests.test_render import GOLDEN, on, painted, text_of
 from tests.test_startup import loaded
 
 BLOCK = 25
-RISE = [0.03] * 10 + [0.1, 0.45, 0.8] + [0.85] * 7  # a score: 20 measurements, of which the eleventh is at step 1,100
+RISE = (
+    [0.03] * 10 + [0.1, 0.45, 0.8] + [0.85] * 7
+)  # a score: 20 measurements, of which the eleventh is at step 1,100
 
 
-def measured(step: int, loss: float | None, score: float | None, stage: int = 0) -> dict[str, object]:
-    scores = {"induction": [[0.02, 0.02], [0.02, score]], "previous_token": [[0.9, 0.2], [0.1, 0.05]]}
+def measured(
+    step: int, loss: float | None, score: float | None, stage: int = 0
+) -> dict[str, object]:
+    scores = {
+        "induction": [[0.02, 0.02], [0.02, score]],
+        "previous_token": [[0.9, 0.2], [0.1, 0.05]],
+    }
     return {"step": step, "stage": stage, "loss": loss, "tokens": step * 2048, "scores": scores}
 
 
@@ -53,18 +60,27 @@ def plant_run(folder: Path, **changed: object) -> None:
     (folder / checkpoints.HISTORY).write_text(json.dumps(document))
 
 
-def chart(*curves: list[float], steps: tuple[int, ...] = (), marks: tuple[Mark, ...] = ()) -> Curves:
+def chart(
+    *curves: list[float], steps: tuple[int, ...] = (), marks: tuple[Mark, ...] = ()
+) -> Curves:
     """One plot from 0 to 1."""
-    named = tuple(Curve(f"curve {i}", np.array(values, np.float32)) for i, values in enumerate(curves))
+    named = tuple(
+        Curve(f"curve {i}", np.array(values, np.float32)) for i, values in enumerate(curves)
+    )
     steps = steps or tuple(range(1, len(curves[0]) + 1))
-    return Curves("a chart", "steps", steps, (Plot("shares", 0.0, 1.0, named),), ("what it is",), marks)
+    return Curves(
+        "a chart", "steps", steps, (Plot("shares", 0.0, 1.0, named),), ("what it is",), marks
+    )
 
 
 def cells(drawable: Curves, width: int = 60, depth: Depth = "shades") -> list[str]:
     """The lines of the first plot, from its axis on."""
     lines = text_of(drawable, on(width, depth)).splitlines()
     return [
-        line[line.index(sign) + 1 :] for line in lines for sign in "│┤|+" if line[:6].strip(" .0125").startswith(sign)
+        line[line.index(sign) + 1 :]
+        for line in lines
+        for sign in "│┤|+"
+        if line[:6].strip(" .0125").startswith(sign)
     ]
 
 
@@ -99,10 +115,14 @@ def test_a_gap_is_a_gap() -> None:
     """Where there is no number nothing is drawn, and a number between two gaps is one cell."""
     lines = cells(chart([0.0, np.nan, 0.0, np.nan, 0.0]))
     assert "".join(lines).count(SIGNS[0]) == 3
-    assert text_of(chart([np.nan, np.nan]), on(60, "shades")).count(SIGNS[0]) == 1  # that of its name
+    assert (
+        text_of(chart([np.nan, np.nan]), on(60, "shades")).count(SIGNS[0]) == 1
+    )  # that of its name
 
 
-@pytest.mark.parametrize(("depth", "signs"), [("shades", SIGNS), ("truecolor", SIGNS), ("ascii", ASCII_SIGNS)])
+@pytest.mark.parametrize(
+    ("depth", "signs"), [("shades", SIGNS), ("truecolor", SIGNS), ("ascii", ASCII_SIGNS)]
+)
 def test_each_curve_has_a_sign_besides_its_colour(depth: Depth, signs: str) -> None:
     """The sign before its name is that of its cells; of curves in one place the first is seen."""
     drawable = chart(*([i / 5] * 4 for i in range(6)), [0.2] * 4)
@@ -121,7 +141,10 @@ def test_charts_fit_the_screen(n: int, depth: Depth) -> None:
     for width in (40, 57, 80, 200):
         assert max(map(cell_len, text_of(drawable, on(width, depth)).splitlines())) <= width
         for height in (24 if width >= 80 else 32, 50):
-            assert len(text_of(drawable, Screen(width, height, on(width, depth).paint)).splitlines()) < height
+            assert (
+                len(text_of(drawable, Screen(width, height, on(width, depth).paint)).splitlines())
+                < height
+            )
 
 
 def test_a_mark_stands_at_its_step() -> None:
@@ -152,7 +175,11 @@ def test_round_numbers_are_round_and_even(start: float, span: float, most: int) 
 def curve_parts(drawable: Curves, style: Style = Style()) -> list[LineCollection]:  # noqa: B008 - it never changes
     """The curves of a figure, the last of a plot first."""
     with composed(drawable, style) as sheet:
-        return [one for one in sheet.axes.collections if isinstance(one, LineCollection) and one.get_zorder() == CURVES]
+        return [
+            one
+            for one in sheet.axes.collections
+            if isinstance(one, LineCollection) and one.get_zorder() == CURVES
+        ]
 
 
 def test_figures_have_their_points_in_place() -> None:
@@ -255,7 +282,9 @@ def test_no_phase_change_is_made_up(score: float | None) -> None:
     assert drawable.marks == ()
     assert drawable.caption[0].startswith("no induction head so far: the best, L")
     assert "0.32 would name one" in drawable.caption[0]
-    assert make_learning_curves(history([0.001] * 5 + [0.33]), BLOCK).marks == (Mark(600, "induction L1H1 at half"),)
+    assert make_learning_curves(history([0.001] * 5 + [0.33]), BLOCK).marks == (
+        Mark(600, "induction L1H1 at half"),
+    )
 
 
 @pytest.mark.parametrize("block", [3, 25])
@@ -324,7 +353,11 @@ def test_what_cannot_be_drawn_again(call: Run, tmp_path: Path) -> None:
         (["--curves", "my-model", "--steps", "3"], 2, "--steps has no effect with --curves"),
         (["some.txt", "--curves", "my-model"], 2, "a corpus has no effect with --curves"),
         (["some.txt", "-o", "x", "--style", "paper"], 2, "--style is for figures of --curves"),
-        (["--curves", "my-model", "-o", "x.md", "--style", "paper"], 2, "--style is for figures of --curves"),
+        (
+            ["--curves", "my-model", "-o", "x.md", "--style", "paper"],
+            2,
+            "--style is for figures of --curves",
+        ),
         ([], 2, "--curves RUN"),
     ):
         done = call("train", *args)
@@ -339,7 +372,11 @@ def test_what_cannot_be_drawn_again(call: Run, tmp_path: Path) -> None:
 def test_drawing_again_needs_no_torch(tmp_path: Path) -> None:
     """A run is drawn from its history alone, on a screen without matplotlib too."""
     plant_run(tmp_path / "run")
-    assert not loaded("train", "--curves", str(tmp_path / "run")) & {"torch", "transformers", "matplotlib"}
+    assert not loaded("train", "--curves", str(tmp_path / "run")) & {
+        "torch",
+        "transformers",
+        "matplotlib",
+    }
 
 
 def test_a_run_is_read_in_python(tmp_path: Path) -> None:
@@ -347,7 +384,14 @@ def test_a_run_is_read_in_python(tmp_path: Path) -> None:
     plant_run(tmp_path / "run")
     result = read_training(tmp_path / "run")
     assert result.to_dict() == {"block": BLOCK, "history": history()}
-    assert result.rows()[0] == {"step": 100, "loss": 7.0, "role": "induction", "layer": 0, "head": 0, "score": 0.02}
+    assert result.rows()[0] == {
+        "step": 100,
+        "loss": 7.0,
+        "role": "induction",
+        "layer": 0,
+        "head": 0,
+        "score": 0.02,
+    }
     assert len(result.rows()) == 20 * 8
     (curves,) = result.tables()
     assert isinstance(curves, Curves)

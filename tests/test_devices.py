@@ -61,7 +61,11 @@ def test_mixed_devices_raise() -> None:
     """The pretend device notices what a GPU would: an operand, an index or a mask on the CPU, and a way to NumPy."""
     with pretend_device():
         x = torch.ones(2, 3, device="pretend")
-        assert (x.device.type, (x @ x.mT).device.type, x.cpu().device.type) == ("pretend", "pretend", "cpu")
+        assert (x.device.type, (x @ x.mT).device.type, x.cpu().device.type) == (
+            "pretend",
+            "pretend",
+            "cpu",
+        )
         assert (x * 2.0 + torch.tensor(1.0)).tolist() == [[3.0] * 3] * 2
         for mix in (
             lambda: x @ torch.ones(3, 2),
@@ -120,7 +124,10 @@ QUESTIONS: dict[str, list[list[str]]] = {
         ["show", SENTENCE, *ALL],
         ["show", SENTENCE, "-H", "L1H2"],
         ["show", SENTENCE, "--rows", "2:5", "--cols", "1:4"],
-        *[["show", SENTENCE, "--weights", kind] for kind in ("norm", "scores", "gradient", "chefer", "rollout")],
+        *[
+            ["show", SENTENCE, "--weights", kind]
+            for kind in ("norm", "scores", "gradient", "chefer", "rollout")
+        ],
         ["show", SENTENCE, "--weights", "norm", "--reduce", "sum"],
         ["show", SENTENCE, "--generate", "3"],
         ["show", SENTENCE, *CUT],
@@ -140,7 +147,10 @@ QUESTIONS: dict[str, list[list[str]]] = {
     "gpt_neo": [["show", SENTENCE, "--generate", "2"], ["show", SENTENCE, *CUT]],
     "builtin": [
         ["show", SENTENCE, *ALL],
-        *[["show", SENTENCE, "--weights", kind] for kind in ("norm", "scores", "gradient", "rollout")],
+        *[
+            ["show", SENTENCE, "--weights", kind]
+            for kind in ("norm", "scores", "gradient", "rollout")
+        ],
         ["show", SENTENCE, "--generate", "3"],
         ["show", SENTENCE, *CUT],
         ["show", SENTENCE, *ABLATED],
@@ -155,7 +165,10 @@ AGAIN: dict[str, list[list[str]]] = {  # what another model is asked in all runs
         *[["show", SENTENCE, "--weights", kind, *TARGET] for kind in ("norm", "gradient")],
         ["show", SENTENCE, "--map", "encoder", *ABLATED, *TARGET],
     ],
-    "gpt2": [["show", SENTENCE, *ALL], *[["show", SENTENCE, "--weights", kind] for kind in ("norm", "gradient")]],
+    "gpt2": [
+        ["show", SENTENCE, *ALL],
+        *[["show", SENTENCE, "--weights", kind] for kind in ("norm", "gradient")],
+    ],
     "gpt_neo": [["show", SENTENCE, *ALL]],
 }
 CASES = [
@@ -171,7 +184,9 @@ def test_commands_equal_the_cpu(
     name: str, question: list[str], device: str, call: Run, tiny: Tiny, tmp_path: Path
 ) -> None:
     """The documents that commands print for a model on a device and on the CPU hold the same."""
-    (tmp_path / "corpus.txt").write_text("\n\n".join([SENTENCE, "The old woman opened the window."]))
+    (tmp_path / "corpus.txt").write_text(
+        "\n\n".join([SENTENCE, "The old woman opened the window."])
+    )
     model = "builtin" if name == "builtin" else tiny(name)
     documents = []
     for place in ("cpu", device):
@@ -181,7 +196,11 @@ def test_commands_equal_the_cpu(
     require_close(documents[1], documents[0])
 
 
-MEASURED = "fidelity", "output_change", "largest_difference"  # how large the rounding was, which differs
+MEASURED = (
+    "fidelity",
+    "output_change",
+    "largest_difference",
+)  # how large the rounding was, which differs
 
 
 def require_close(found: Any, expected: Any, where: str = "") -> None:
@@ -196,7 +215,9 @@ def require_close(found: Any, expected: Any, where: str = "") -> None:
         for place, (one, other) in enumerate(zip(found, expected, strict=True)):
             require_close(one, other, f"{where}[{place}]")
     elif isinstance(expected, float) and isinstance(found, float):
-        assert math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-4), f"{where}: {found} {expected}"
+        assert math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-4), (
+            f"{where}: {found} {expected}"
+        )
     else:
         assert found == expected, where
 
@@ -207,7 +228,9 @@ def test_what_else_is_kept(keep: str, device: str, call: Run, tiny: Tiny, tmp_pa
     found = []
     for place in ("cpu", device):
         path = tmp_path / f"{place}.json"
-        done = call("capture", SENTENCE, "-m", tiny("llama"), "--device", place, "--keep", keep, "-o", path)
+        done = call(
+            "capture", SENTENCE, "-m", tiny("llama"), "--device", place, "--keep", keep, "-o", path
+        )
         assert done.returncode == 0, done.stderr
         found.append(json.loads(path.read_text()))
     require_close(found[1], found[0])
@@ -275,7 +298,9 @@ def test_modules(make: Any, keep: Any, device: str) -> None:
     for one, other in zip(found.maps, expected.maps, strict=True):
         if keep == "weights":
             np.testing.assert_allclose(one.weights, other.weights, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(one.statistics.entropy, other.statistics.entropy, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            one.statistics.entropy, other.statistics.entropy, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_training(device: str) -> None:
@@ -300,4 +325,8 @@ def test_the_check_on_a_gpu_says_that_there_is_none() -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "no CUDA device is here: nothing was checked\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        "no CUDA device is here: nothing was checked\n",
+    )

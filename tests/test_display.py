@@ -17,8 +17,14 @@ from attnviz.views import page
 def test_a_notebook_shows_the_page_and_text(tmp_path: Path) -> None:
     """Run by a kernel of its own, a cell's value is the page in a frame, and the picture as text."""
     book = nbformat.v4.new_notebook()
-    book.cells = [nbformat.v4.new_code_cell('import attnviz\nattnviz.show(attnviz.capture("The cat sat."), layers=1)')]
-    NotebookClient(book, timeout=60, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    book.cells = [
+        nbformat.v4.new_code_cell(
+            'import attnviz\nattnviz.show(attnviz.capture("The cat sat."), layers=1)'
+        )
+    ]
+    NotebookClient(
+        book, timeout=60, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
     (output,) = book.cells[0].outputs
     assert output.output_type == "execute_result"
     assert output.data["text/html"].startswith('<iframe srcdoc="&lt;!')

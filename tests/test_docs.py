@@ -31,7 +31,9 @@ def test_the_first_two_fences_set_up() -> None:
     draw, test = (text.splitlines() for _, text in FENCES[:2])
     assert len(draw) == len(test) == 1
     assert "pip install -c constraints.txt -e . && .venv/bin/attnviz show" in draw[0]
-    assert test[0].endswith("pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -q")
+    assert test[0].endswith(
+        "pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -q"
+    )
     assert "fence 1" in (ROOT / ".ci" / "run").read_text()
     assert "fence 2" in (ROOT / ".ci" / "run").read_text()
 
@@ -42,17 +44,30 @@ def test_every_install_takes_tested_versions() -> None:
         installs = re.findall(r"pip\"? install .*", (ROOT / name).read_text("utf-8"))
         assert installs
         for install in installs:
-            assert "-c constraints.txt" in install or '-c "$work/floors.txt"' in install, (name, install)
-    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE))
+            assert "-c constraints.txt" in install or '-c "$work/floors.txt"' in install, (
+                name,
+                install,
+            )
+    pins = dict(
+        re.findall(
+            r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE
+        )
+    )
     pinned = {canonicalize_name(package): version for package, version in pins.items()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    for requirement in map(Requirement, chain(project["dependencies"], *project["optional-dependencies"].values())):
-        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+    for requirement in map(
+        Requirement, chain(project["dependencies"], *project["optional-dependencies"].values())
+    ):
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), (
+            requirement
+        )
 
 
 def test_the_oldest_versions_are_those_of_the_project() -> None:
     """scripts/floors.py puts the lowest allowed version of each dependency in place of the tested one, but of torch."""
-    done = subprocess.run([sys.executable, ROOT / "scripts" / "floors.py"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "floors.py"], capture_output=True, text=True, check=True
+    )
     oldest = dict(line.split("==") for line in done.stdout.splitlines())
     tested = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -89,7 +104,9 @@ def test_console_lines_run(line: str, call: Run, run: Run, tmp_path: Path) -> No
     A few are processes of their own, as they are for a reader; the others run here, where the libraries are loaded.
     """
     (tmp_path / "prompt.txt").write_text("a prompt")
-    (tmp_path / "notes.txt").write_text("\n\n".join(["some words to learn, one after the other"] * 60))
+    (tmp_path / "notes.txt").write_text(
+        "\n\n".join(["some words to learn, one after the other"] * 60)
+    )
     command = shlex.split(line.rsplit("attnviz ", 1)[1], comments=True)
     if "--from" in command:
         call("capture", "some text", "-o", "run.attn")
@@ -117,7 +134,9 @@ def test_some_console_lines_are_processes() -> None:
 def test_python_fences_run(tmp_path: Path) -> None:
     """The Python examples run one after the other."""
     code = "\n".join(text for kind, text in FENCES if kind == "python")
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=os.environ, cwd=tmp_path)
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], check=True, env=os.environ, cwd=tmp_path
+    )
 
 
 def test_pictures_and_links_are_there() -> None:
@@ -125,13 +144,20 @@ def test_pictures_and_links_are_there() -> None:
     for text, folder in ((README, ROOT), (PAGE, ROOT / "docs")):
         titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
         headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
-        targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("http")]
+        targets = [
+            target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("http")
+        ]
         assert len(targets) >= 5
         for target in targets:
-            assert target[1:] in headings if target.startswith("#") else (folder / target).exists(), target
+            assert (
+                target[1:] in headings if target.startswith("#") else (folder / target).exists()
+            ), target
     for picture in (ROOT / "docs").glob("*.svg"):
         urls = set(re.findall(r"https?://[^\s\"')]+", picture.read_text("utf-8")))
-        assert urls <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # the names of the format
+        assert urls <= {
+            "http://www.w3.org/2000/svg",
+            "http://www.w3.org/1999/xlink",
+        }  # the names of the format
 
 
 PICTURES = sorted(path for path in (ROOT / "docs").iterdir() if path.suffix in (".png", ".svg"))
@@ -152,12 +178,18 @@ def test_a_blank_picture_is_noticed() -> None:
     """White, one colour alone, and grey text on white are no drawing."""
     grey_text = Image.new("RGB", (60, 60), "white")
     grey_text.paste((90, 100, 110), (10, 25, 50, 35))
-    for blank in (Image.new("RGB", (60, 60), "white"), Image.new("RGB", (60, 60), "purple"), grey_text):
+    for blank in (
+        Image.new("RGB", (60, 60), "white"),
+        Image.new("RGB", (60, 60), "purple"),
+        grey_text,
+    ):
         with pytest.raises(AssertionError):
             require_drawn(blank)
 
 
-@pytest.mark.parametrize("path", [path for path in PICTURES if path.suffix == ".png"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in PICTURES if path.suffix == ".png"], ids=lambda path: path.name
+)
 def test_screenshots_are_drawn(path: Path) -> None:
     """Where the drawing should be there is one: the page had decoded its data when its picture was taken."""
     with Image.open(path) as image:
@@ -178,6 +210,10 @@ def test_pictures_are_drawn(path: Path, chromium: Any) -> None:
 
 def test_no_machine_is_named() -> None:
     """Nothing that is shipped names a folder of the machine it was made on."""
-    for path in [*(ROOT / "docs").iterdir(), ROOT / "README.md", *(ROOT / "attnviz" / "lm" / "builtin").iterdir()]:
+    for path in [
+        *(ROOT / "docs").iterdir(),
+        ROOT / "README.md",
+        *(ROOT / "attnviz" / "lm" / "builtin").iterdir(),
+    ]:
         if path.suffix in (".svg", ".md", ".json"):
             assert not re.search(r"/(tmp|root|home|work)/", path.read_text("utf-8")), path

@@ -43,7 +43,15 @@ def table(*texts: str) -> Table:
     """A table of one column, the first cell on no colour, the others on rising ones."""
     levels = np.linspace(0, 1, len(texts), dtype=np.float32)[:, None]
     levels[0] = np.nan
-    return Table(texts[0], "corner", ("column",), texts, tuple((text,) for text in texts), levels, (texts[-1],))
+    return Table(
+        texts[0],
+        "corner",
+        ("column",),
+        texts,
+        tuple((text,) for text in texts),
+        levels,
+        (texts[-1],),
+    )
 
 
 def test_tables_are_tables() -> None:

@@ -127,7 +127,13 @@ def bert_config() -> Any:
 
 def gpt2_config() -> Any:
     return transformers.GPT2Config(
-        vocab_size=FULL, n_embd=32, n_layer=3, n_head=2, n_positions=40, initializer_range=0.3, eos_token_id=VOCABULARY
+        vocab_size=FULL,
+        n_embd=32,
+        n_layer=3,
+        n_head=2,
+        n_positions=40,
+        initializer_range=0.3,
+        eos_token_id=VOCABULARY,
     )
 
 
@@ -178,11 +184,18 @@ def blip2() -> Any:
     }
     former = {"vocab_size": FULL, "encoder_hidden_size": 32, **ENCODER}
     options = {"text_config": language, "vision_config": VISION, "qformer_config": former}
-    return make_model("Blip2ForConditionalGeneration", **options, num_query_tokens=2, image_token_index=IMAGE)
+    return make_model(
+        "Blip2ForConditionalGeneration", **options, num_query_tokens=2, image_token_index=IMAGE
+    )
 
 
 def wav2vec2() -> Any:
-    convolutions = {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2}
+    convolutions = {
+        "conv_dim": [16, 16],
+        "conv_kernel": [10, 3],
+        "conv_stride": [5, 2],
+        "num_feat_extract_layers": 2,
+    }
     places = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
     return make_model("Wav2Vec2ForCTC", vocab_size=32, **convolutions, **places, **ENCODER)
 
@@ -195,43 +208,76 @@ def lxmert() -> Any:
 def time_series() -> Any:
     sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
     heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
-    return make_model("TimeSeriesTransformerModel", prediction_length=4, context_length=8, d_model=16, **sizes, **heads)
+    return make_model(
+        "TimeSeriesTransformerModel",
+        prediction_length=4,
+        context_length=8,
+        d_model=16,
+        **sizes,
+        **heads,
+    )
 
 
 def gemma3() -> Any:
     text = {**SIZES, "head_dim": 8, "sliding_window": 6}
     marks = {"image_token_id": IMAGE, "boi_token_index": IMAGE - 1, "eoi_token_index": IMAGE - 2}
     return make_model(
-        "Gemma3ForConditionalGeneration", text_config=text, vision_config=VISION, mm_tokens_per_image=4, **marks
+        "Gemma3ForConditionalGeneration",
+        text_config=text,
+        vision_config=VISION,
+        mm_tokens_per_image=4,
+        **marks,
     )
 
 
 def llava() -> Any:
     text, vision = {**SIZES, "model_type": "llama"}, {**VISION, "model_type": "clip_vision_model"}
-    return make_model("LlavaForConditionalGeneration", text_config=text, vision_config=vision, image_token_index=IMAGE)
+    return make_model(
+        "LlavaForConditionalGeneration",
+        text_config=text,
+        vision_config=vision,
+        image_token_index=IMAGE,
+    )
 
 
 def qwen2_vl() -> Any:
-    rope = {"type": "mrope", "rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    rope = {
+        "type": "mrope",
+        "rope_type": "default",
+        "mrope_section": [1, 1, 2],
+        "rope_theta": 10000.0,
+    }
     vision = {"depth": 1, "embed_dim": 32, "hidden_size": 48, "num_heads": 4, "patch_size": 8}
     marks = {"image_token_id": IMAGE, "video_token_id": IMAGE - 1}
     marks |= {"vision_start_token_id": IMAGE - 2, "vision_end_token_id": IMAGE - 2}
     text = {**SIZES, "rope_parameters": rope}
-    return make_model("Qwen2VLForConditionalGeneration", text_config=text, vision_config=vision, **marks)
+    return make_model(
+        "Qwen2VLForConditionalGeneration", text_config=text, vision_config=vision, **marks
+    )
 
 
 def idefics3() -> Any:
     text = {**SIZES, "model_type": "llama", "pad_token_id": 0}
     sizes = {"image_token_id": IMAGE, "scale_factor": 1}
-    return make_model("Idefics3ForConditionalGeneration", text_config=text, vision_config=VISION, **sizes)
+    return make_model(
+        "Idefics3ForConditionalGeneration", text_config=text, vision_config=VISION, **sizes
+    )
 
 
 def qwen2_audio() -> Any:
-    sizes = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
+    sizes = {
+        "d_model": 32,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+    }
     audio = {**sizes, "num_mel_bins": 8, "max_source_positions": 10}
     text = {**SIZES, "model_type": "qwen2"}
     return make_model(
-        "Qwen2AudioForConditionalGeneration", text_config=text, audio_config=audio, audio_token_index=IMAGE
+        "Qwen2AudioForConditionalGeneration",
+        text_config=text,
+        audio_config=audio,
+        audio_token_index=IMAGE,
     )
 
 
@@ -254,7 +300,10 @@ TOWERS: dict[str, Build] = {
     "siglip": partial(make_model, "SiglipModel", text_config=TOWER, vision_config=VISION),
     "clap": clap,
     "altclip": partial(
-        make_model, "AltCLIPModel", text_config={"vocab_size": FULL, "project_dim": 32, **ENCODER}, vision_config=VISION
+        make_model,
+        "AltCLIPModel",
+        text_config={"vocab_size": FULL, "project_dim": 32, **ENCODER},
+        vision_config=VISION,
     ),
     "group vit": group_vit,
     "blip2": blip2,
@@ -283,7 +332,10 @@ MODELS: dict[str, tuple[Build, Callable[[], Any]]] = {
 
 def sample(names: Iterable[Any], count: int) -> list[Any]:
     """Parameters of a test, of which the default run takes the first few, and the sweep the rest."""
-    return [pytest.param(name, marks=[pytest.mark.sweep] * (place >= count)) for place, name in enumerate(names)]
+    return [
+        pytest.param(name, marks=[pytest.mark.sweep] * (place >= count))
+        for place, name in enumerate(names)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -296,7 +348,9 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
             build, tokenizer = MODELS[name]
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(0)
-                folders[name] = save(build(), tmp_path_factory.mktemp("doors") / name.replace(" ", "-"), tokenizer)
+                folders[name] = save(
+                    build(), tmp_path_factory.mktemp("doors") / name.replace(" ", "-"), tokenizer
+                )
         return folders[name]
 
     return door
@@ -332,7 +386,9 @@ def require_line(done: subprocess.CompletedProcess[str], code: int, *words: str)
 def edit_json(path: Path, **changes: Any) -> None:
     """Change entries of a JSON file; None takes one away."""
     values = {**(json.loads(path.read_text()) if path.exists() else {}), **changes}
-    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+    path.write_text(
+        json.dumps({name: value for name, value in values.items() if value is not None})
+    )
 
 
 # Parts of models, which the config names by their class
@@ -345,7 +401,9 @@ def test_halves_are_read_by_the_class_that_the_config_names(name: str, door: Doo
     (found,) = capture_folder(door(name)).maps
     uncached = {"use_cache": False} if "decoder" in name else {}
     with torch.no_grad():
-        outputs = load_reference(door(name))(input_ids=ids_of(door(name)), output_attentions=True, **uncached)
+        outputs = load_reference(door(name))(
+            input_ids=ids_of(door(name)), output_attentions=True, **uncached
+        )
     assert found.kind == "self"
     np.testing.assert_allclose(found.weights, stack(outputs.attentions), **close(WIDTH))
 
@@ -358,13 +416,18 @@ def test_encoders_and_decoders_of_two_kinds_are_read(name: str, door: Door) -> N
     ids = torch.tensor([[token.id for token in capture.maps[1].queries]])
     with torch.no_grad():
         outputs = load_reference(door(name))(
-            input_ids=ids_of(door(name)), decoder_input_ids=ids, output_attentions=True, use_cache=False
+            input_ids=ids_of(door(name)),
+            decoder_input_ids=ids,
+            output_attentions=True,
+            use_cache=False,
         )
     assert [part.kind for part in capture.maps] == ["encoder", "decoder", "cross"]
     for part in capture.maps:
-        name = {"encoder": "encoder_attentions", "decoder": "decoder_attentions", "cross": "cross_attentions"}[
-            part.kind
-        ]
+        name = {
+            "encoder": "encoder_attentions",
+            "decoder": "decoder_attentions",
+            "cross": "cross_attentions",
+        }[part.kind]
         np.testing.assert_allclose(part.weights, stack(outputs[name]), **close(WIDTH))
 
 
@@ -373,7 +436,9 @@ def test_a_decoder_half_continues_a_text(door: Door) -> None:
     folder = door("bart decoder")
     model = load_reference(folder)
     model.config.encoder_layers = model.config.decoder_layers
-    expected = model.generate(ids_of(folder), max_new_tokens=3, do_sample=False, eos_token_id=None)[0].tolist()
+    expected = model.generate(ids_of(folder), max_new_tokens=3, do_sample=False, eos_token_id=None)[
+        0
+    ].tolist()
     found = load(str(folder), writes=True).capture(Prompt(SENTENCE, generate=3), Request()).maps[0]
     assert [token.id for token in found.queries] == expected
 
@@ -389,7 +454,9 @@ def test_the_text_model_of_a_model_of_images_or_sound_is_read(name: str, door: D
     whole = load_reference(door(name))
     tower = whole.language_model if name == "blip2" else whole.text_model
     with torch.no_grad():
-        outputs = tower(input_ids=ids_of(door(name)), output_attentions=True, output_hidden_states=True)
+        outputs = tower(
+            input_ids=ids_of(door(name)), output_attentions=True, output_hidden_states=True
+        )
     (found,) = capture.maps
     attentions = outputs.attentions
     if name == "altclip":  # its wrapper returns none
@@ -405,7 +472,9 @@ def test_models_that_read_no_text_are_told(call: Run, tmp_path: Path, name: str)
     model.save_pretrained(tmp_path / "model")
     if name in ("vit", "lxmert"):
         plain_tokenizer().save_pretrained(tmp_path / "model")
-    require_line(call("show", SENTENCE, "-m", tmp_path / "model"), 3, "does not read a text alone", "inputs=")
+    require_line(
+        call("show", SENTENCE, "-m", tmp_path / "model"), 3, "does not read a text alone", "inputs="
+    )
 
 
 @pytest.mark.parametrize("name", sample(WRITERS, 2))
@@ -474,11 +543,18 @@ def test_flags_of_a_config_change_nothing(name: str, tmp_path: Path, door: Door,
         if part in values:
             values[part] |= FLAGS
     edit_json(folder / "config.json", **values | FLAGS)
-    writing = {"return_dict_in_generate": True, "num_beams": 2, "num_return_sequences": 2, "stop_strings": "a"}
+    writing = {
+        "return_dict_in_generate": True,
+        "num_beams": 2,
+        "num_return_sequences": 2,
+        "stop_strings": "a",
+    }
     edit_json(folder / "generation_config.json", **writing, cache_implementation="quantized")
     written = () if name == "bert and gpt2" else ("--generate", "3")
     for options in ((), written, ("--weights", "gradient")):
-        plain, found = (call("show", SENTENCE, *options, "-m", path, "--json") for path in (door(name), folder))
+        plain, found = (
+            call("show", SENTENCE, *options, "-m", path, "--json") for path in (door(name), folder)
+        )
         assert found.returncode == 0, found.stderr
         assert json.loads(found.stdout)["maps"] == json.loads(plain.stdout)["maps"]
 
@@ -504,7 +580,9 @@ def test_a_config_that_asks_for_other_attention(
         changes = {key: attention}
     edit_json(folder / "config.json", **changes)
     capture = capture_folder(folder)
-    np.testing.assert_array_equal(capture.maps[0].weights, capture_folder(door(name)).maps[0].weights)
+    np.testing.assert_array_equal(
+        capture.maps[0].weights, capture_folder(door(name)).maps[0].weights
+    )
     assert any(attention in note and "SDPA" in note for note in capture.notes)
 
 
@@ -512,12 +590,19 @@ def test_a_config_that_asks_for_other_attention(
 
 
 @pytest.mark.parametrize("path", sample(["0_Transformer", "parts/encoder", "1_Dense"], 1))
-def test_the_transformer_of_an_older_sentence_model_is_read(path: str, tmp_path: Path, minilm: Path) -> None:
+def test_the_transformer_of_an_older_sentence_model_is_read(
+    path: str, tmp_path: Path, minilm: Path
+) -> None:
     """Sentence-transformers lists its parts in modules.json; the transformer may be in any folder inside."""
     shutil.copytree(minilm, tmp_path / "model" / path)
     modules = [
         {"idx": 0, "name": "0", "path": path, "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_Pooling",
+            "type": "sentence_transformers.models.Pooling",
+        },
     ]
     (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
     expected, found = capture_folder(minilm).maps[0], capture_folder(tmp_path / "model").maps[0]
@@ -525,13 +610,17 @@ def test_the_transformer_of_an_older_sentence_model_is_read(path: str, tmp_path:
 
 
 @pytest.mark.parametrize("path", ["../elsewhere", "/", "no/such"])
-def test_a_list_of_parts_that_leads_elsewhere_is_refused(path: str, tmp_path: Path, minilm: Path, call: Run) -> None:
+def test_a_list_of_parts_that_leads_elsewhere_is_refused(
+    path: str, tmp_path: Path, minilm: Path, call: Run
+) -> None:
     """Nothing outside of a model's folder is opened."""
     shutil.copytree(minilm, tmp_path / "elsewhere")
     (tmp_path / "model").mkdir()
     modules = [{"path": path, "type": "sentence_transformers.models.Transformer"}]
     (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
-    require_line(call("show", SENTENCE, "-m", tmp_path / "model"), 3, "modules.json names the folder")
+    require_line(
+        call("show", SENTENCE, "-m", tmp_path / "model"), 3, "modules.json names the folder"
+    )
 
 
 def without_tokenizer(source: Path, target: Path) -> Path:
@@ -554,8 +643,12 @@ def test_tokenizers_that_are_of_no_use(tmp_path: Path, door: Door, call: Run) ->
     make_model("LlamaForCausalLM", **{**SIZES, "vocab_size": 200}).save_pretrained(small)
     done = call("show", SENTENCE, "-m", small, "--tokenizer", door("llama"))
     require_line(done, 3, "knows 4099 tokens", "embeddings for 200")
-    require_line(call("show", SENTENCE, "-m", door("llama"), "--tokenizer", small), 3, "has no tokenizer")
-    require_line(call("show", SENTENCE, "--tokenizer", door("llama")), 3, "builtin takes no adapter")
+    require_line(
+        call("show", SENTENCE, "-m", door("llama"), "--tokenizer", small), 3, "has no tokenizer"
+    )
+    require_line(
+        call("show", SENTENCE, "--tokenizer", door("llama")), 3, "builtin takes no adapter"
+    )
     call("capture", SENTENCE, "-o", "a.attn")
     require_line(call("show", "--from", "a.attn", "--tokenizer", small), 2, "--tokenizer")
     require_line(call("explain", "--score", "dot", "--adapter", small), 2, "--adapter")
@@ -566,7 +659,11 @@ def test_tokens_without_an_embedding_are_told(name: str, tmp_path: Path, call: R
     """A folder whose own tokenizer makes tokens that its model does not know, in the text or in the target."""
     build = {
         "llama": partial(make_model, "LlamaForCausalLM", **{**SIZES, "vocab_size": 2048}),
-        "bart": partial(make_model, "BartForConditionalGeneration", **{**BART, "vocab_size": 2048, "eos_token_id": 1}),
+        "bart": partial(
+            make_model,
+            "BartForConditionalGeneration",
+            **{**BART, "vocab_size": 2048, "eos_token_id": 1},
+        ),
         "bert": partial(make_model, "BertModel", vocab_size=2048, **ENCODER),
     }
     folder = save(build[name](), tmp_path / "model")
@@ -575,17 +672,29 @@ def test_tokens_without_an_embedding_are_told(name: str, tmp_path: Path, call: R
     require_line(call("show", long, "-m", folder), 3, *words)
     if name == "bart":
         require_line(call("show", "the", "--target", long, "-m", folder), 3, *words)
-    assert call("show", "the", "-m", folder, *(["--target", "the"] if name == "bart" else [])).returncode == 0
+    assert (
+        call(
+            "show", "the", "-m", folder, *(["--target", "the"] if name == "bart" else [])
+        ).returncode
+        == 0
+    )
 
 
 def test_gguf_and_single_files_are_told(tmp_path: Path, door: Door, call: Run) -> None:
     """One line for a .gguf, for a folder of them with a config or without, and for a file of weights."""
     (tmp_path / "only").mkdir()
-    folder = shutil.copytree(door("llama"), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    folder = shutil.copytree(
+        door("llama"), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")
+    )
     for place in (folder, tmp_path / "only"):
         (place / "model-q4.gguf").write_bytes(b"GGUF")
         require_line(call("show", SENTENCE, "-m", place), 3, "GGUF", "only safetensors are read")
-    require_line(call("show", SENTENCE, "-m", folder / "model-q4.gguf"), 3, "GGUF", "only safetensors are read")
+    require_line(
+        call("show", SENTENCE, "-m", folder / "model-q4.gguf"),
+        3,
+        "GGUF",
+        "only safetensors are read",
+    )
     require_line(call("show", SENTENCE, "-m", door("llama") / "model.safetensors"), 3, "is a file")
 
 
@@ -599,7 +708,9 @@ PACKAGES = {  # a tokenizer's class, a vocabulary of its kind, and the package t
 
 
 @pytest.mark.parametrize("kind", sample(PACKAGES, 5))
-def test_packages_that_a_tokenizer_needs_are_told(kind: str, tmp_path: Path, door: Door, call: Run) -> None:
+def test_packages_that_a_tokenizer_needs_are_told(
+    kind: str, tmp_path: Path, door: Door, call: Run
+) -> None:
     """One line names the package that reads a vocabulary, where it is not installed."""
     file, data, package = PACKAGES[kind]
     if find_spec(package) is not None:
@@ -636,9 +747,13 @@ def spaced_tokenizer(kind: str) -> Any:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=kind == "byte-level, trimmed")
     elif kind == "bpe, normalised":
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
     else:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if "first" in kind else "always")
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+            prepend_scheme="first" if "first" in kind else "always"
+        )
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
@@ -675,7 +790,9 @@ def test_a_sign_before_a_special_token_is_a_space() -> None:
     """A special token stands nowhere: the space at the end of a text before one is still a space."""
     tokenizer = spaced_tokenizer("bpe")
     tokenizer.add_special_tokens({"eos_token": "</s>"})
-    ending = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", tokenizer.eos_token_id)])
+    ending = processors.TemplateProcessing(
+        "$A </s>", special_tokens=[("</s>", tokenizer.eos_token_id)]
+    )
     tokenizer.backend_tokenizer.post_processor = ending
     encoded = tokenizer("a t ", return_offsets_mapping=True, return_special_tokens_mask=True)
     tokens, _ = read_tokens(tokenizer, encoded, ["a t "])
@@ -716,10 +833,14 @@ def make_adapter(name: str, folder: Path) -> tuple[Path, Path]:
         options = {"feedforward_modules": []} if kind == "IA3Config" else {"r": 3, "lora_alpha": 6}
         model = BASES[name]()
         if task == "SEQ_CLS":
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=5)
+            model = transformers.AutoModelForSequenceClassification.from_pretrained(
+                base, num_labels=5
+            )
         else:
             model = type(model).from_pretrained(base)
-        wrapped = peft.get_peft_model(model, getattr(peft, kind)(task_type=task, target_modules=targets, **options))
+        wrapped = peft.get_peft_model(
+            model, getattr(peft, kind)(task_type=task, target_modules=targets, **options)
+        )
         for part, parameter in wrapped.named_parameters():
             if "lora_" in part or "ia3_" in part:
                 parameter.data.normal_(std=0.5)
@@ -730,7 +851,10 @@ def make_adapter(name: str, folder: Path) -> tuple[Path, Path]:
 def merge_by_hand(base: Path, adapter: Path, target: Path) -> Path:
     """The base model with its weights changed by hand, in a folder of its own: W + 2 B A, or W scaled by row."""
     tensors = load_file(base / "model.safetensors")
-    changes = {name.removeprefix("base_model.model."): part for name, part in load_file(adapter / WEIGHTS).items()}
+    changes = {
+        name.removeprefix("base_model.model."): part
+        for name, part in load_file(adapter / WEIGHTS).items()
+    }
     done = set()
     for name, change in changes.items():
         part, _, how = name.partition(".lora_A.")
@@ -776,7 +900,12 @@ def test_adapters_beside_and_apart_from_their_base(tmp_path: Path, call: Run) ->
     shutil.copytree(base, both)
     for file in ("adapter_config.json", WEIGHTS):
         shutil.copy(adapter / file, both)
-    ways = [("-m", adapter), ("-m", base, "--adapter", adapter), ("--adapter", adapter), ("-m", both)]
+    ways = [
+        ("-m", adapter),
+        ("-m", base, "--adapter", adapter),
+        ("--adapter", adapter),
+        ("-m", both),
+    ]
     documents = [json.loads(call("show", SENTENCE, *way, "--json").stdout)["maps"] for way in ways]
     assert documents[1:] == documents[:1] * 3
     assert json.loads(call("show", SENTENCE, "-m", base, "--json").stdout)["maps"] != documents[0]
@@ -795,7 +924,9 @@ def test_a_classifier_of_an_adapter_is_read(tmp_path: Path, call: Run) -> None:
     assert "LABEL_" in call("attribute", SENTENCE, "-m", adapter).stdout
 
 
-def test_adapters_without_peft_are_told(tmp_path: Path, call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_without_peft_are_told(
+    tmp_path: Path, call: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One line says what the folder is and what to install, wherever the adapter lies; without it nothing is drawn."""
     base, adapter = make_adapter("llama", tmp_path)
     monkeypatch.setattr("attnviz.models.folders.find_spec", lambda _: None)
@@ -833,12 +964,22 @@ def test_adapters_of_another_base_are_told(tmp_path: Path, call: Run, door: Door
     """One line for a base of other sizes, of another kind, with fewer layers, and for what is no adapter."""
     _, adapter = make_adapter("llama", tmp_path)
     wide = save(make_model("LlamaForCausalLM", **{**SIZES, "hidden_size": 96}), tmp_path / "wide")
-    short = save(make_model("LlamaForCausalLM", **{**SIZES, "num_hidden_layers": 1}), tmp_path / "short")
-    require_line(call("show", SENTENCE, "-m", wide, "--adapter", adapter), 3, "does not fit its base model")
-    require_line(call("show", SENTENCE, "-m", short, "--adapter", adapter), 3, "no adapter of", "layers.1")
-    require_line(call("show", SENTENCE, "-m", door("t5 encoder"), "--adapter", adapter), 3, "no adapter of")
+    short = save(
+        make_model("LlamaForCausalLM", **{**SIZES, "num_hidden_layers": 1}), tmp_path / "short"
+    )
+    require_line(
+        call("show", SENTENCE, "-m", wide, "--adapter", adapter), 3, "does not fit its base model"
+    )
+    require_line(
+        call("show", SENTENCE, "-m", short, "--adapter", adapter), 3, "no adapter of", "layers.1"
+    )
+    require_line(
+        call("show", SENTENCE, "-m", door("t5 encoder"), "--adapter", adapter), 3, "no adapter of"
+    )
     require_line(call("show", SENTENCE, "-m", wide, "--adapter", short), 3, "is no adapter")
-    require_line(call("show", SENTENCE, "-m", wide, "--adapter", tmp_path / "none"), 3, "no adapter folder")
+    require_line(
+        call("show", SENTENCE, "-m", wide, "--adapter", tmp_path / "none"), 3, "no adapter folder"
+    )
 
 
 def test_an_adapter_that_is_a_pickle_is_refused(tmp_path: Path, call: Run) -> None:

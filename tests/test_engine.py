@@ -44,7 +44,9 @@ def look(call: Call, heads: tuple[int, ...] | None = None, **request: Any) -> tu
     return output[0], probe.found[0]
 
 
-def check(call: Call, heads: tuple[int, ...] | None = None, accuracy: float = 2e-6, **request: Any) -> Found:
+def check(
+    call: Call, heads: tuple[int, ...] | None = None, accuracy: float = 2e-6, **request: Any
+) -> Found:
     """Compare all that a request keeps of a call with the reference."""
     weights, _, visible = reference(call)
     at = list(range(len(weights)) if heads is None else heads)
@@ -72,14 +74,22 @@ def check(call: Call, heads: tuple[int, ...] | None = None, accuracy: float = 2e
     return found
 
 
-def check_statistics(summary: dict[str, Tensor], weights: Tensor, visible: Tensor, accuracy: float) -> None:
+def check_statistics(
+    summary: dict[str, Tensor], weights: Tensor, visible: Tensor, accuracy: float
+) -> None:
     """Compare with ``analysis.statistics.describe``, which goes by the definitions."""
-    seeing = visible & weights.any(-1, keepdim=True)  # a query all of whose edges are cut sees nothing
-    expected = describe(weights[None].numpy(), seeing[None].numpy(), weights.shape[1] == weights.shape[2])
+    seeing = visible & weights.any(
+        -1, keepdim=True
+    )  # a query all of whose edges are cut sees nothing
+    expected = describe(
+        weights[None].numpy(), seeing[None].numpy(), weights.shape[1] == weights.shape[2]
+    )
     for name in STATISTICS:
         value = getattr(expected, name)
         assert (value is None) == (name not in summary)
-        if value is not None:  # an entropy sums up many errors, a distance is as large as the text is long
+        if (
+            value is not None
+        ):  # an entropy sums up many errors, a distance is as large as the text is long
             scale = {"entropy": 5, "distance": weights.shape[-1]}.get(name, 1)
             near(summary[name], torch.from_numpy(value[0]), accuracy * scale, name)
 
@@ -217,7 +227,9 @@ def test_chosen_heads(heads: tuple[int, ...], variant: str) -> None:
 def test_tiles_of_any_size(queries: int, keys: int, tiles: int) -> None:
     """Tiles higher than blocks, blocks higher than tiles, one tile, a tile a weight."""
     call = make(queries, keys, heads=2, key_heads=1)
-    for variant in ("none", "hidden keys") + (("causal", "left padding") if queries == keys else ()):
+    for variant in ("none", "hidden keys") + (
+        ("causal", "left padding") if queries == keys else ()
+    ):
         check(replace(call, **SQUARE[variant](call)), keep="tiles", tiles=tiles)
 
 
@@ -226,7 +238,11 @@ def test_windows(variant: str) -> None:
     """Of a window only its weights are kept, those of the whole text, not of the window alone."""
     call = make(150)
     call = replace(call, **SQUARE[variant](call))
-    for rows, columns in [(slice(20, 90), slice(None)), (slice(None), slice(100, 140)), (slice(149, 150), slice(0, 1))]:
+    for rows, columns in [
+        (slice(20, 90), slice(None)),
+        (slice(None), slice(100, 140)),
+        (slice(149, 150), slice(0, 1)),
+    ]:
         assert check(call, rows=rows, columns=columns).summary == {}
         check(call, (3, 1), rows=rows, columns=columns)
 
@@ -237,7 +253,9 @@ def test_large_scores(variant: str, size: int) -> None:
     """Scores whose exponentials float32 cannot hold, up to one-hot rows; float32's own rounding grows with them."""
     call = make(100, size=size, heads=2, key_heads=1)
     call = replace(call, **SQUARE[variant](call))
-    call = replace(call, query=call.query.bfloat16().float(), key=call.key.bfloat16().float(), scale=0.25)
+    call = replace(
+        call, query=call.query.bfloat16().float(), key=call.key.bfloat16().float(), scale=0.25
+    )
     for keep in KEEPS:
         probe = Probe({0: (0, 1)}, Request(keep=keep), stop=False)
         probe.attend(call, Source())
@@ -307,7 +325,10 @@ def test_statistics_agree_with_each_other(call: Call, tiles: int) -> None:
     _, found = look(call, keep="tiles", tiles=tiles)
     (n, m), (height, width) = weights.shape[1:], found.tile
     areas = torch.outer(
-        *(torch.tensor([min(t, c - at) for at in range(0, c, t)]) for c, t in ((n, height), (m, width)))
+        *(
+            torch.tensor([min(t, c - at) for at in range(0, c, t)])
+            for c, t in ((n, height), (m, width))
+        )
     )
     near((found.summary["mean"] * areas).sum((1, 2)), weights.sum((1, 2)), 1e-5 * n, "sums")
     near(found.summary["max"].amax((1, 2)), weights.amax((1, 2)), 1e-6, "peaks")
@@ -339,7 +360,9 @@ def test_weights_made_by_a_model(variant: str, keep: Keep) -> None:
 
 def test_calls_do_not_disturb_each_other() -> None:
     """Layers of equal and other shapes and masks share buffers; what was found of one stays as it was."""
-    made = [make(length, size=2 + place) for place, length in enumerate((300, 90, 300, 300, 90, 300))]
+    made = [
+        make(length, size=2 + place) for place, length in enumerate((300, 90, 300, 300, 90, 300))
+    ]
     names = "causal", "hidden keys", "sinks", "causal", "none", "left padding"
     layers = [replace(call, **SQUARE[name](call)) for call, name in zip(made, names, strict=True)]
     for keep, tiles in [*((keep, 64) for keep in KEEPS), ("tiles", 1)]:
@@ -371,12 +394,16 @@ def test_a_mask_and_causality_are_told_apart() -> None:
 def test_other_types(dtype: torch.dtype, keep: Keep) -> None:
     """Half and double precision: computed in float32 at least, kept in float32; the output is in the model's type."""
     call = make(70, causal=True)
-    given = replace(call, **{name: getattr(call, name).to(dtype) for name in ("query", "key", "value")})
+    given = replace(
+        call, **{name: getattr(call, name).to(dtype) for name in ("query", "key", "value")}
+    )
     probe = Probe({0: (0, 1, 2, 3)}, Request(keep=keep), stop=False)
     output = probe.attend(given, Source())
     assert output.dtype == dtype
     found = probe.found[0]
-    exact = replace(given, **{name: getattr(given, name).float() for name in ("query", "key", "value")})
+    exact = replace(
+        given, **{name: getattr(given, name).float() for name in ("query", "key", "value")}
+    )
     weights, _, visible = reference(exact)
     if keep == "weights":
         near(found.weights, weights, 2e-6, "weights")
@@ -398,7 +425,9 @@ class Peak(TorchDispatchMode):
             if isinstance(part, Tensor):
                 storage = part.untyped_storage()
                 self.live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.live = {key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()}
+        self.live = {
+            key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()
+        }
         self.bytes = max(self.bytes, sum(size for _, size in self.live.values()))
         return result
 
@@ -493,11 +522,16 @@ def test_the_run_ends_with_the_last_call_that_is_wanted() -> None:
 def test_several_texts_are_refused() -> None:
     """A batch has no one map."""
     call = make(6)
-    several = replace(call, **{name: getattr(call, name).expand(2, -1, -1, -1) for name in ("query", "key", "value")})
+    several = replace(
+        call,
+        **{name: getattr(call, name).expand(2, -1, -1, -1) for name in ("query", "key", "value")},
+    )
     with pytest.raises(InputError, match="2 texts"):
         Probe({0: (0,)}, Request()).attend(several, Source())
     with pytest.raises(InputError, match="3 texts"):
-        Probe({0: (0,)}, Request()).given(torch.ones(3, 1, 2, 2) / 2, torch.ones(1, 1, 2, 2).bool(), Source())
+        Probe({0: (0,)}, Request()).given(
+            torch.ones(3, 1, 2, 2) / 2, torch.ones(1, 1, 2, 2).bool(), Source()
+        )
 
 
 def test_a_survey_tells_calls_and_their_output() -> None:

@@ -42,7 +42,9 @@ def agree(ours: np.ndarray, theirs: np.ndarray) -> bool:
 
 
 def operands(model: object, layer: int, head: int, query: int, text: str = SENTENCE) -> Operands:
-    one = Request(Selection(((layer, layer),)), Selection(((head, head),)), kinds=(), query=Spot(query))
+    one = Request(
+        Selection(((layer, layer),)), Selection(((head, head),)), kinds=(), query=Spot(query)
+    )
     return model.operands(Prompt(text), one)
 
 
@@ -55,13 +57,17 @@ def row(model: object, layer: int, head: int, query: int) -> np.ndarray:
 
 
 vectors = st.integers(1, 5).flatmap(
-    lambda m: st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=m + 1, max_size=m + 1)
+    lambda m: st.lists(
+        st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=m + 1, max_size=m + 1
+    )
 )
 
 
 @settings(max_examples=40)
 @given(vectors, st.integers(0), st.sampled_from([None, 2.0]), st.sampled_from([None, 0.5]))
-def test_every_step_is_its_formula(x: list, mask: int, cap: float | None, sink: float | None) -> None:
+def test_every_step_is_its_formula(
+    x: list, mask: int, cap: float | None, sink: float | None
+) -> None:
     """Products, scale, soft cap, bias, mask, sink and sum, one loop over keys, give the same numbers."""
     query, key = np.array(x[0]), np.array(x[1:])
     visible = np.array([i == 0 or mask >> i & 1 == 0 for i in range(len(key))])
@@ -76,7 +82,9 @@ def test_every_step_is_its_formula(x: list, mask: int, cap: float | None, sink: 
     weights = [np.exp(s) / total if seen else 0 for s, seen in zip(scores, visible, strict=True)]
     assert np.allclose(steps.scores[-1].values, scores, **CLOSE)
     assert np.allclose(steps.weights, weights, **CLOSE)
-    assert np.allclose(steps.output, sum(w * (k + 1) for w, k in zip(weights, key, strict=True)), **CLOSE)
+    assert np.allclose(
+        steps.output, sum(w * (k + 1) for w, k in zip(weights, key, strict=True)), **CLOSE
+    )
     assert steps.weights.sum() + steps.weight_of_sink == pytest.approx(1)
 
 
@@ -86,7 +94,9 @@ def test_steps_that_are_not_taken_are_not_shown() -> None:
     plain = explain(Operands(x[0], x, x, np.ones(4, bool), 0.5))
     assert [step.name for step in plain.scores] == ["q·k", "scaled"]
     assert "√4" in plain.scores[1].formula
-    assert [step.name for step in explain(Operands(x[0], x, x, np.ones(4, bool), 1.0)).scores] == ["q·k"]
+    assert [step.name for step in explain(Operands(x[0], x, x, np.ones(4, bool), 1.0)).scores] == [
+        "q·k"
+    ]
     assert "* 0.3" in explain(Operands(x[0], x, x, np.ones(4, bool), 0.3)).scores[1].formula
 
 
@@ -127,8 +137,12 @@ def test_the_builtin_model(layer: int, head: int, query: int) -> None:
     part, of_head = model.parameters, slice(32 * head, 32 * head + 32)
     prefix = f"layers.{layer}.attention"
     q = part[f"{prefix}.query.weight"][of_head] @ found.hidden
-    assert np.linalg.norm(q) == pytest.approx(np.linalg.norm(found.query), rel=1e-5)  # rotation keeps lengths
-    assert np.allclose(part[f"{prefix}.value.weight"][of_head] @ found.hidden, found.value[query], atol=1e-5)
+    assert np.linalg.norm(q) == pytest.approx(
+        np.linalg.norm(found.query), rel=1e-5
+    )  # rotation keeps lengths
+    assert np.allclose(
+        part[f"{prefix}.value.weight"][of_head] @ found.hidden, found.value[query], atol=1e-5
+    )
     if layer == 0:
         ids = model.read(Prompt(SENTENCE), False)[0]
         x = normalise(part["embedding"][ids], part["layers.0.attention_norm"])
@@ -169,12 +183,18 @@ def test_vectors_of_bert_and_gpt2(tiny: Tiny, minilm: Path) -> None:
     bert = load(str(minilm))
     found, mine = operands(bert, 2, 5, 4), bert.model.encoder.layer[2].attention.self
     of_head = slice(5 * 32, 6 * 32)
-    for linear, vector in ((mine.query, found.query), (mine.key, found.key[4]), (mine.value, found.value[4])):
+    for linear, vector in (
+        (mine.query, found.query),
+        (mine.key, found.key[4]),
+        (mine.value, found.value[4]),
+    ):
         weight, bias = (part.detach().double().numpy() for part in (linear.weight, linear.bias))
         assert np.allclose(weight[of_head] @ found.hidden + bias[of_head], vector, atol=1e-5)
     gpt2 = load(str(tiny("gpt2")))
     found, mine = operands(gpt2, 1, 2, 4), gpt2.model.h[1].attn.c_attn
-    whole = found.hidden @ mine.weight.detach().double().numpy() + mine.bias.detach().double().numpy()
+    whole = (
+        found.hidden @ mine.weight.detach().double().numpy() + mine.bias.detach().double().numpy()
+    )
     q, k, v = whole.reshape(3, 4, 8)[:, 2]
     for ours, theirs in ((found.query, q), (found.key[4], k), (found.value[4], v)):
         assert np.allclose(ours, theirs, atol=1e-5)
@@ -191,7 +211,10 @@ def test_soft_caps_and_sinks(name: str) -> None:
     steps = explain(found)
     assert np.allclose(steps.weights, model.capture(ids, one).maps[0].weights[0, 0, 0], **CLOSE)
     assert agree(steps.output, found.output)
-    assert (found.softcap is not None, found.sink is not None) == (name == "Gemma 2", name == "GPT-OSS")
+    assert (found.softcap is not None, found.sink is not None) == (
+        name == "Gemma 2",
+        name == "GPT-OSS",
+    )
     assert ("capped" in [step.name for step in steps.scores]) == (name == "Gemma 2")
     assert (steps.weight_of_sink > 0) == (name == "GPT-OSS")
 
@@ -221,7 +244,11 @@ def test_a_result_is_made_of_a_model_and_a_prompt(score: str | None) -> None:
     result = explain_score(score, model, prompt) if score else explain_head(model, prompt)
     document = result.to_dict()
     assert document["query"]["place"] == 11
-    assert {"layer": 2, "head": 0}.items() <= document.items() if score is None else document["score"] == score
+    assert (
+        {"layer": 2, "head": 0}.items() <= document.items()
+        if score is None
+        else document["score"] == score
+    )
     assert len(result.rows()) == len(document["keys"]) == 12
     assert sum(row["weight"] for row in result.rows()) == pytest.approx(1)
     vectors, keys, output = result.tables()
@@ -237,7 +264,14 @@ def test_the_page_is_read_from_top_to_bottom(call: Call) -> None:
     """Vectors, each key's way to its weight, the output, and a check, with formulas and real numbers."""
     done = call("explain", SENTENCE, "--query", "it", "-l", "1", "-H", "3")
     assert done.returncode == 0, done.stderr
-    for told in ("layer 1 · head 3 · query 8 it", "W_Q x", "q·k / √32", "3 of 12 keys are hidden", "Σ w·v", "check:"):
+    for told in (
+        "layer 1 · head 3 · query 8 it",
+        "W_Q x",
+        "q·k / √32",
+        "3 of 12 keys are hidden",
+        "Σ w·v",
+        "check:",
+    ):
         assert told in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert done.stdout == call("explain", SENTENCE, "--query", "8", "-H", "L1H3").stdout
@@ -262,7 +296,9 @@ def test_long_texts_are_cut_to_the_strongest(call: Call) -> None:
     assert others[1] == "others"
     assert total[0] == "sum"
     assert total[-1] == "1.0000"
-    assert sum(float(line.split()[-3]) for line in rows[:2]) + float(others[-1]) == pytest.approx(1, abs=2e-4)
+    assert sum(float(line.split()[-3]) for line in rows[:2]) + float(others[-1]) == pytest.approx(
+        1, abs=2e-4
+    )
 
 
 @pytest.mark.parametrize("suffix", ["md", "csv", "json", "svg"])
@@ -276,7 +312,9 @@ def test_files(call: Call, tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("name", RAW)
 def test_scores_need_no_model(call: Call, name: str) -> None:
     """Each score function is drawn, and agrees with our layer."""
-    found = json.loads(call("explain", SENTENCE, "--score", name, "--query", "cat", "--json").stdout)
+    found = json.loads(
+        call("explain", SENTENCE, "--score", name, "--query", "cat", "--json").stdout
+    )
     assert found["score"] == name
     assert sum(found["weights"]) == pytest.approx(1)
     assert max(found["largest_difference"].values()) < 1e-12

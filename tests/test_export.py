@@ -37,13 +37,21 @@ class Told(NamedTuple):
 
 def commands(index: Path, folder: Path) -> list[Told]:
     """The commands in the fences of an index, read by a shell in a folder."""
-    fences = [token.content for token in MarkdownIt().parse(index.read_text()) if token.type == "fence"]
+    fences = [
+        token.content for token in MarkdownIt().parse(index.read_text()) if token.type == "fence"
+    ]
     assert fences
-    said = "attnviz() { printf '%s\\0' \"$@\"; printf '\\1\\0'; [ -t 0 ] || cat; printf '\\0\\2\\0'; }\n" + "".join(
-        fences
+    said = (
+        "attnviz() { printf '%s\\0' \"$@\"; printf '\\1\\0'; [ -t 0 ] || cat; printf '\\0\\2\\0'; }\n"
+        + "".join(fences)
     )
     done = subprocess.run(
-        ["bash", "-c", said], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=True, text=False
+        ["bash", "-c", said],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        text=False,
     )
     assert done.stderr == b""
     found = []
@@ -53,7 +61,9 @@ def commands(index: Path, folder: Path) -> list[Told]:
     return found
 
 
-def assert_made_again(call: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "report") -> set[str]:
+def assert_made_again(
+    call: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "report"
+) -> set[str]:
     """Each command, run where the report was made, writes the very bytes of the report. The names of the files."""
     report = folder / name
     told = commands(report / "index.md", folder)
@@ -112,13 +122,18 @@ def report(call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_any_text_is_given_again(report: Run, tmp_path: Path, text: str) -> None:
     """As an argument, from a file or a sample, with all that a shell or a terminal would obey."""
     (tmp_path / "text.txt").write_text("the cat sat\n")
-    assert report(text, "-l", "0", "-H", "0", "--formats", "json,md") == {"attention.json", "attention.md"}
+    assert report(text, "-l", "0", "-H", "0", "--formats", "json,md") == {
+        "attention.json",
+        "attention.md",
+    }
     index = (tmp_path / "report" / "index.md").read_text()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", index)
     assert len(index) < 1500
 
 
-@pytest.mark.parametrize("text", ["short", "- x", "-", "@home", "two\nlines", "\x1b[2J", "x " * 200, "a\0b"])
+@pytest.mark.parametrize(
+    "text", ["short", "- x", "-", "@home", "two\nlines", "\x1b[2J", "x " * 200, "a\0b"]
+)
 def test_a_text_that_was_piped_is_given_again(report: Run, tmp_path: Path, text: str) -> None:
     """A short one in the command; a long one, or one of several lines, is kept beside the pictures."""
     assert report("-l", "0", "-H", "0", "--formats", "json", stdin=text) == {"attention.json"}
@@ -141,23 +156,41 @@ CHOICES = [
     (["--reduce", "mean", "-l", "0-1"], {"grid", "L0-mean", "L1-mean"}),
     (["-l", "1", "-H", "4,0", "--reduce", "max"], {"grid", "L1-max"}),
     (["-H", "L-1H0,L0H5,L2H-1", "--reduce", "mean"], {"grid", "L2-mean", "L0-mean"}),
-    (["-l", "0", "-H", "0", "--special", "drop", "--range", "full", "--scale", "linear"], {"grid", "L0H0"}),
-    (["-H", "L2H4", "--style", "paper", "--inches", "3.25", "--cmap", "magma", "--transparent"], {"grid", "L2H4"}),
+    (
+        ["-l", "0", "-H", "0", "--special", "drop", "--range", "full", "--scale", "linear"],
+        {"grid", "L0H0"},
+    ),
+    (
+        ["-H", "L2H4", "--style", "paper", "--inches", "3.25", "--cmap", "magma", "--transparent"],
+        {"grid", "L2H4"},
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("args", "names"), CHOICES, ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value)
+    ("args", "names"),
+    CHOICES,
+    ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value),
 )
 def test_every_choice_is_made_again(report: Run, args: list[str], names: set[str]) -> None:
     """Each layer and head has a figure of its own with a name that tells which, and its command makes just that."""
     found = report(SENTENCE, *args, "--formats", "svg,html,csv,md")
-    assert found == {*(f"{name}.svg" for name in names), *(f"attention.{form}" for form in ("html", "csv", "md"))}
+    assert found == {
+        *(f"{name}.svg" for name in names),
+        *(f"attention.{form}" for form in ("html", "csv", "md")),
+    }
 
 
 def test_options_of_one_format_are_not_given_to_others(report: Run) -> None:
     """--dpi is no option of data, nor --exact of figures; an option's value may look like an option."""
-    assert len(report(SENTENCE, "-H", "L0H0", "--dpi", "50", "--exact", "--formats", "png,html,npz,json")) == 5
+    assert (
+        len(
+            report(
+                SENTENCE, "-H", "L0H0", "--dpi", "50", "--exact", "--formats", "png,html,npz,json"
+            )
+        )
+        == 5
+    )
 
 
 def test_a_report_of_a_file(report: Run, tmp_path: Path) -> None:
@@ -167,7 +200,18 @@ def test_a_report_of_a_file(report: Run, tmp_path: Path) -> None:
     assert len(report("--from", "run.attn", "-l", "0,2", "-H", "1", "--formats", "svg,json")) == 4
     (tmp_path / "report").rename(tmp_path / "before")
     attnviz.save(replace(capture, maps=(capture.maps[0].reduced("max"),)), tmp_path / "merged.attn")
-    found = report("--from", "merged.attn", "-l", "1", "--reduce", "mean", "--formats", "md,svg", "--special", "drop")
+    found = report(
+        "--from",
+        "merged.attn",
+        "-l",
+        "1",
+        "--reduce",
+        "mean",
+        "--formats",
+        "md,svg",
+        "--special",
+        "drop",
+    )
     assert found == {"grid.svg", "L1-max.svg", "attention.md"}
 
 
@@ -176,7 +220,9 @@ def test_a_report_of_an_encoder_decoder(report: Run, tiny: Tiny, tmp_path: Path)
     args = "a cat", "-m", tiny("bart"), "--target", "--exact", "-l", "0", "-H", "0"
     found = report(*args, "--formats", "svg,json,html")
     kinds = "encoder", "decoder", "cross"
-    names = {f"{kind}-{name}" for kind in kinds for name in ("grid.svg", "L0H0.svg", "attention.json")}
+    names = {
+        f"{kind}-{name}" for kind in kinds for name in ("grid.svg", "L0H0.svg", "attention.json")
+    }
     assert found == {*names, "attention.html"}
     (tmp_path / "report").rename(tmp_path / "before")
     assert report(*args, "--map", "cross", "--formats", "svg") == {"grid.svg", "L0H0.svg"}
@@ -185,7 +231,9 @@ def test_a_report_of_an_encoder_decoder(report: Run, tiny: Tiny, tmp_path: Path)
 def test_a_report_of_a_pair(report: Run, minilm: Path) -> None:
     """The second text is given again, also where it looks like an option or holds what a terminal would obey."""
     for pair in ("--style", "tab\there's \x1b[2J"):
-        assert report("a cat", "-m", minilm, "--pair", pair, "-H", "L5H3", "--formats", "md", "--force")
+        assert report(
+            "a cat", "-m", minilm, "--pair", pair, "-H", "L5H3", "--formats", "md", "--force"
+        )
 
 
 def test_a_report_of_a_long_text(report: Run, tiny: Tiny, tmp_path: Path) -> None:
@@ -199,10 +247,18 @@ def test_commands_run_as_they_stand(tmp_path: Path) -> None:
     """Copied into a shell."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     run = ["-m", "attnviz", "export", "-l", "0", "-H", "0", "--formats", "json", "-o", "my report"]
-    subprocess.run([sys.executable, *run], input=b"two\nlines", cwd=tmp_path, check=True, capture_output=True)
-    (fence,) = re.findall("```sh\n(.*?)```", (tmp_path / "my report" / "index.md").read_text(), re.DOTALL)
     subprocess.run(
-        ["bash", "-c", fence], cwd=tmp_path, check=True, env={**os.environ, "PATH": path}, capture_output=True
+        [sys.executable, *run], input=b"two\nlines", cwd=tmp_path, check=True, capture_output=True
+    )
+    (fence,) = re.findall(
+        "```sh\n(.*?)```", (tmp_path / "my report" / "index.md").read_text(), re.DOTALL
+    )
+    subprocess.run(
+        ["bash", "-c", fence],
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
     )
     made = (tmp_path / "attention.json").read_bytes()
     assert made == (tmp_path / "my report" / "attention.json").read_bytes()
@@ -212,7 +268,9 @@ def test_commands_run_as_they_stand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["a b", "it's", "\x1b[2J", "\t'\\", "\udcff", "\u202e7", "\n", ""])
 def test_a_shell_reads_what_was_quoted(word: str) -> None:
     """Anything, without a raw control character."""
-    done = subprocess.run(["bash", "-c", f"printf %s {quote_word(word)}"], capture_output=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s {quote_word(word)}"], capture_output=True, check=True
+    )
     assert done.stdout == os.fsencode(word)
     assert quote_word(word).isprintable()
 
@@ -239,13 +297,17 @@ def test_what_is_there_is_kept(call: Run, tmp_path: Path) -> None:
     whole = files_of(tmp_path / "report")
     (tmp_path / "report" / "L0H1.svg").unlink()
     (tmp_path / "report" / "L0H0.svg").write_text("mine")
-    assert call("export", *SMALL).stderr == "wrote 1 file, 3 were there; look at report/index.html\n"
+    assert (
+        call("export", *SMALL).stderr == "wrote 1 file, 3 were there; look at report/index.html\n"
+    )
     assert files_of(tmp_path / "report") == {**whole, "L0H0.svg": b"mine"}
     assert call("export", *SMALL, "--force").stderr == "wrote 4 files; look at report/index.html\n"
     assert files_of(tmp_path / "report") == whole
 
 
-def test_an_interrupted_report_goes_on(call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_report_goes_on(
+    call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C halfway: exit code 130, whole files only; again, and it is the report that it would have been."""
     call("export", *SMALL, "-o", "whole")
     write, written = export.write_whole, []
@@ -261,7 +323,9 @@ def test_an_interrupted_report_goes_on(call: Run, tmp_path: Path, monkeypatch: p
         done = call("export", *SMALL)
     assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")
     assert len(files_of(tmp_path / "report")) == 2 + 2
-    assert call("export", *SMALL).stderr == "wrote 2 files, 2 were there; look at report/index.html\n"
+    assert (
+        call("export", *SMALL).stderr == "wrote 2 files, 2 were there; look at report/index.html\n"
+    )
     assert files_of(tmp_path / "report") == files_of(tmp_path / "whole")
 
 
@@ -284,7 +348,11 @@ def test_another_report_is_not_mixed_in(call: Run, tmp_path: Path, other: list[s
     call(*small, SENTENCE)
     before = files_of(tmp_path / "report")
     args = *small, *other
-    fails(call(*args), 5, "report holds something else than this report; choose another folder or add --force")
+    fails(
+        call(*args),
+        5,
+        "report holds something else than this report; choose another folder or add --force",
+    )
     assert files_of(tmp_path / "report") == before
     assert call(*args, "--force").returncode == 0
     assert files_of(tmp_path / "report") != before
@@ -307,17 +375,29 @@ def test_a_folder_of_something_else_is_refused(call: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [
-        ([SENTENCE, "--formats", "png,bmp"], 2, "'bmp' is no format: one of png, svg, pdf, html, json, csv, npz, md"),
+        (
+            [SENTENCE, "--formats", "png,bmp"],
+            2,
+            "'bmp' is no format: one of png, svg, pdf, html, json, csv, npz, md",
+        ),
         ([SENTENCE, "--formats", ""], 2, "'' is no format"),
         ([SENTENCE, "-l", "3"], 2, "3 layers (0-2"),
         ([SENTENCE, "-l", "0", "-H", "L1H1"], 2, "leave --layers out"),
         ([SENTENCE, "--map", "cross"], 2, "no cross map here"),
         ([SENTENCE, "--style", "nowhere.mplstyle"], 2, "nowhere.mplstyle"),
         ([SENTENCE, "--style", "loud"], 2, "loud"),
-        ([SENTENCE, "--formats", "json", "--dpi", "90"], 2, "--dpi has no effect without png or svg or pdf"),
+        (
+            [SENTENCE, "--formats", "json", "--dpi", "90"],
+            2,
+            "--dpi has no effect without png or svg or pdf",
+        ),
         ([SENTENCE, "--formats", "png", "--exact"], 2, "--exact has no effect without html"),
         ([SENTENCE, "-H", "L0H0,L1H1", "--formats", "json,npz"], 2, "one map"),
-        (["--from", "tiles.attn", "--formats", "md,csv"], 2, ".csv holds weights, and this capture has none"),
+        (
+            ["--from", "tiles.attn", "--formats", "md,csv"],
+            2,
+            ".csv holds weights, and this capture has none",
+        ),
         (["--from", "numbers.attn"], 4, "there is nothing to draw"),
         (["--from", "numbers.attn", "--formats", "json,html"], 4, "there is nothing to draw"),
         (["--from", "numbers.attn", "--formats", "json,npz"], 2, "npz"),
@@ -330,7 +410,9 @@ def test_a_folder_of_something_else_is_refused(call: Run, tmp_path: Path) -> Non
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_cannot_be_is_refused_in_time(call: Run, tmp_path: Path, args: list[str], code: int, told: str) -> None:
+def test_what_cannot_be_is_refused_in_time(
+    call: Run, tmp_path: Path, args: list[str], code: int, told: str
+) -> None:
     """One line, its exit code, and nothing is written: half a report would look like a whole one."""
     (tmp_path / "mine").write_text("mine")
     attnviz.save(attnviz.capture("a cat", keep="tiles", tiles=2), tmp_path / "tiles.attn")
@@ -354,7 +436,9 @@ def test_a_full_disk_leaves_whole_files_only(tmp_path: Path) -> None:
     )
     fails(done, 5, "cannot write report/attention.csv: file too large")
     assert {*files_of(tmp_path / "report")} == {"index.html", "index.md"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+    )
     assert done.stderr == "wrote 2 files; look at report/index.html\n"
 
 
@@ -363,7 +447,11 @@ def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
     parent, child = pty.openpty()
     args = "export", SENTENCE, "-H", "L0H0,L0H1", "--formats", "svg", "-o", "report"
     process = subprocess.Popen(
-        [sys.executable, "-m", "attnviz", *args], stdin=child, stdout=child, stderr=child, cwd=tmp_path
+        [sys.executable, "-m", "attnviz", *args],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        cwd=tmp_path,
     )
     os.close(child)
     data = b""
@@ -388,7 +476,9 @@ def test_names_from_a_file_stay_in_the_folder(call: Run, tmp_path: Path) -> None
     tokens = tuple(Token(evil, i, 0, 0, False) for i in range(3))
     part = replace(capture.maps[0].reduced("mean"), heads=(evil,), queries=tokens, keys=tokens)
     attnviz.save(Capture(evil, evil, (part,), (evil,)), tmp_path / "run.attn")
-    done = call("export", "--from", "run.attn", "--formats", "svg,html,md,csv,json", "-o", "a/report")
+    done = call(
+        "export", "--from", "run.attn", "--formats", "svg,html,md,csv,json", "-o", "a/report"
+    )
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"a", "run.attn"}
@@ -402,7 +492,12 @@ def test_names_from_a_file_stay_in_the_folder(call: Run, tmp_path: Path) -> None
     index = MarkdownIt("commonmark", {"html": True}).parse(found["index.md"].decode())
     kinds = {child.type for token in index for child in token.children or ()}
     assert not any(kind.startswith("html") for kind in kinds)
-    shown = [child.attrs["src"] for token in index for child in token.children or () if child.type == "image"]
+    shown = [
+        child.attrs["src"]
+        for token in index
+        for child in token.children or ()
+        if child.type == "image"
+    ]
     assert {*shown} <= {*found}
 
 

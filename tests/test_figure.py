@@ -68,8 +68,14 @@ HOSTILE = (
 
 def panel(rows: int, columns: int, *, causal: bool = False) -> Panel:
     """Weights of rows that sum to 1, with a sink, all cells visible or the lower triangle."""
-    visible = np.tri(rows, columns, columns - rows, dtype=bool) if causal else np.ones((rows, columns), bool)
-    weights = np.where(visible, np.random.default_rng(rows).random((rows, columns), np.float32) ** 4, 0)
+    visible = (
+        np.tri(rows, columns, columns - rows, dtype=bool)
+        if causal
+        else np.ones((rows, columns), bool)
+    )
+    weights = np.where(
+        visible, np.random.default_rng(rows).random((rows, columns), np.float32) ** 4, 0
+    )
     weights[:, 0] += weights.sum(1)
     return Panel((weights / weights.sum(1, keepdims=True)).astype(np.float32), visible)
 
@@ -82,11 +88,19 @@ def words(n: int) -> tuple[str, ...]:
     return tuple(WORDS[i % len(WORDS)] for i in range(n))
 
 
-def heatmap(n: int = 12, *, labels: tuple[str, ...] | None = None, scale: Scale = SINK, causal: bool = True) -> Heatmap:
+def heatmap(
+    n: int = 12, *, labels: tuple[str, ...] | None = None, scale: Scale = SINK, causal: bool = True
+) -> Heatmap:
     labels = tuple(map(label, labels)) if labels else words(n)
     n = len(labels)
     sides = axis("queries", labels), axis("keys", labels)
-    return Heatmap("toy · layer 0 · head 1", panel(n, n, causal=causal), *sides, scale, ("50% on the sink [CLS]",))
+    return Heatmap(
+        "toy · layer 0 · head 1",
+        panel(n, n, causal=causal),
+        *sides,
+        scale,
+        ("50% on the sink [CLS]",),
+    )
 
 
 def rows(n: int) -> Heatmap:
@@ -105,7 +119,9 @@ def strip(n: int = 12, labels: tuple[str, ...] | None = None) -> Strip:
     labels = tuple(map(label, labels)) if labels else words(n)
     shown = panel(4, len(labels), causal=len(labels) > 4)
     one = Panel(shown.values[1:2], shown.visible[1:2])
-    return Strip("toy · what token 3 attends to", axis("keys", labels), one, 0, SINK, ("strongest: a",))
+    return Strip(
+        "toy · what token 3 attends to", axis("keys", labels), one, 0, SINK, ("strongest: a",)
+    )
 
 
 MAKERS = {"heatmap": heatmap, "rows": rows, "grid": grid, "strip": strip}
@@ -148,7 +164,9 @@ def test_every_cell_has_its_colour(n: int, colours: str) -> None:
     assert (drawable.scale.steps(drawable.panel, COLOURS) == COLOURS).any()
 
 
-@pytest.mark.parametrize("look", [Scale(0.4, 0.9, linear=True), Scale(1, 1), Scale(0, 0), Scale(0.003, 0.9)])
+@pytest.mark.parametrize(
+    "look", [Scale(0.4, 0.9, linear=True), Scale(1, 1), Scale(0, 0), Scale(0.003, 0.9)]
+)
 def test_every_scale_has_its_colours(look: Scale) -> None:
     """Linear and √, tiny and empty: cells as the scale says."""
     drawable = heatmap(5, scale=look)
@@ -171,7 +189,9 @@ def test_nothing_is_painted_where_masked_or_transparent() -> None:
 def test_every_thumbnail_has_its_cells() -> None:
     """Each panel of a grid stands at its layer and head, and there is nothing where there is no head."""
     drawable = grid(7, layers=2, heads=3)
-    panels = tuple(tuple(panel(7, 7, causal=True) if i != j else None for j in range(3)) for i in range(2))
+    panels = tuple(
+        tuple(panel(7, 7, causal=True) if i != j else None for j in range(3)) for i in range(2)
+    )
     panels = tuple(
         tuple(p and Panel(np.roll(p.values, 3 * i + j, 1), p.visible) for j, p in enumerate(row))
         for i, row in enumerate(panels)
@@ -206,7 +226,9 @@ def test_pooled_cells_are_the_largest(n: int) -> None:
     each = -(-n // len(drawn))
     assert each == (2 if n == 700 else 4)
     pooled = drawable.panel.pooled(len(drawn), len(drawn))
-    np.testing.assert_array_equal(drawn, palette(steps=COLOURS)[drawable.scale.steps(pooled, COLOURS)])
+    np.testing.assert_array_equal(
+        drawn, palette(steps=COLOURS)[drawable.scale.steps(pooled, COLOURS)]
+    )
     assert f"each cell is the largest weight of up to {each} x {each} tokens" in told
 
 
@@ -222,9 +244,14 @@ def test_strips_colour_each_token() -> None:
     assert [text.get_text() for text in written] == list(drawable.tokens.labels)
     assert len(boxes.get_paths()) == visible.sum()
     picture = dots(drawable)
-    for path, step, text in zip(boxes.get_paths(), steps[visible], np.array(written, object)[visible], strict=True):
+    for path, step, text in zip(
+        boxes.get_paths(), steps[visible], np.array(written, object)[visible], strict=True
+    ):
         box = path.get_extents()
-        x, y = int((box.x0 + 0.014) * sheet.dpi), int((box.y0 + box.y1) / 2 * sheet.dpi)  # beside the text
+        x, y = (
+            int((box.x0 + 0.014) * sheet.dpi),
+            int((box.y0 + box.y1) / 2 * sheet.dpi),
+        )  # beside the text
         red, green, blue, _ = palette(steps=COLOURS)[step]
         np.testing.assert_array_equal(picture[y, x], (red, green, blue, 255))
         assert text.get_color() == ("black" if is_light(red, green, blue) else "white")
@@ -258,7 +285,9 @@ def test_the_width_is_exact(drawable: Picture, style: Style, inches: float, form
     elif form == "svg":
         assert float(re.search(rb'width="([\d.]+)pt"', data)[1]) == pytest.approx(inches * 72)
     else:
-        assert float(re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", data)[1]) == pytest.approx(inches * 72)
+        assert float(re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", data)[1]) == pytest.approx(
+            inches * 72
+        )
 
 
 def extents(sheet: Sheet) -> np.ndarray:
@@ -281,7 +310,10 @@ def overlaps(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", MAKERS)
 def test_every_text_has_its_room(kind: str, n: int, style: str) -> None:
     """No text is cut off, none overlaps another, and none stands on cells, in running text aside."""
-    drawable = replace(MAKERS[kind](n), title="a model with a name · layer 10 · head 11 · of what there is to see " * 2)
+    drawable = replace(
+        MAKERS[kind](n),
+        title="a model with a name · layer 10 · head 11 · of what there is to see " * 2,
+    )
     drawable = replace(drawable, scale=Scale(0.9, 0.9)) if n == 12 else drawable
     with composed(drawable, Style(style, dpi=100)) as sheet:
         texts = extents(sheet)
@@ -300,12 +332,17 @@ def test_labels_name_their_cells() -> None:
     """Each label stands at its row and its column; of many every so many, with the number of its token."""
     part = heatmap(labels=tuple(f"w{i}" for i in range(90)))
     numbered = replace(
-        part, rows=axis("queries", part.rows.labels, 100), columns=axis("keys", part.columns.labels, 100)
+        part,
+        rows=axis("queries", part.rows.labels, 100),
+        columns=axis("keys", part.columns.labels, 100),
     )
     for drawable, every in ((heatmap(12), 1), (numbered, 5)):
         with composed(drawable, Style("paper")) as sheet:
             y, x = middles(sheet)
-            found = {(text.get_text(), text.get_rotation()): text.get_position() for text in sheet.axes.texts}
+            found = {
+                (text.get_text(), text.get_rotation()): text.get_position()
+                for text in sheet.axes.texts
+            }
         for i in range(0, len(drawable.rows), every):
             name, number = drawable.rows.labels[i], drawable.rows.numbers[i]
             left, above = (f"{name} {number}", f"{number} {name}") if every > 1 else (name, name)
@@ -315,17 +352,23 @@ def test_labels_name_their_cells() -> None:
 
 def test_tiles_are_labelled_by_their_first_token() -> None:
     """Where a cell stands for a tile of tokens, labels have numbers and stand at the tiles that begin there."""
-    sides = (Axis(name, words(50), tuple(range(50)), 8, (True,) * 50) for name in ("queries", "keys"))
+    sides = (
+        Axis(name, words(50), tuple(range(50)), 8, (True,) * 50) for name in ("queries", "keys")
+    )
     drawable = Heatmap("", panel(7, 7), *sides, Scale(1, 1), ())
     with composed(drawable, Style()) as sheet:
         y, _ = middles(sheet)
         found = {text.get_text(): text.get_position() for text in sheet.axes.texts}
-    assert [found[f"{WORDS[i % len(WORDS)]} {i}"][1] * sheet.dpi for i in range(0, 50, 8)] == pytest.approx(y, abs=1.5)
+    assert [
+        found[f"{WORDS[i % len(WORDS)]} {i}"][1] * sheet.dpi for i in range(0, 50, 8)
+    ] == pytest.approx(y, abs=1.5)
     assert "each cell is the largest weight of up to 8 x 8 tokens" in found
 
 
 @pytest.mark.parametrize("drawable", [heatmap(), strip()], ids=["upright", "lying"])
-@pytest.mark.parametrize("scale", [Scale(0.4, 0.9), Scale(0.87, 0.87), Scale(0.5, 0.9, linear=True)])
+@pytest.mark.parametrize(
+    "scale", [Scale(0.4, 0.9), Scale(0.87, 0.87), Scale(0.5, 0.9, linear=True)]
+)
 def test_the_colour_bar_tells_the_truth(drawable: Picture, scale: Scale) -> None:
     """Beside each weight that the bar names is the colour of that weight; what is beyond it has a swatch."""
     drawable = replace(drawable, scale=scale)
@@ -341,7 +384,10 @@ def test_the_colour_bar_tells_the_truth(drawable: Picture, scale: Scale) -> None
     for weight in named:
         x, y = written[f"{weight:.2g}"]
         x, y = (x, (top + bottom) / 2) if lying else ((left + right) / 2, y)
-        x, y = np.clip(x, left + 0.02, right - 0.02), np.clip(y, top + 0.02, bottom - 0.02)  # within the frame
+        x, y = (
+            np.clip(x, left + 0.02, right - 0.02),
+            np.clip(y, top + 0.02, bottom - 0.02),
+        )  # within the frame
         shade = int(np.clip(scale.levels(weight) * COLOURS, 0, COLOURS - 1))
         near = sheet.palette()[max(shade - 5, 0) : min(shade + 6, COLOURS)].astype(int)
         assert np.abs(near - picture[int(y * sheet.dpi), int(x * sheet.dpi)]).sum(1).min() < 8
@@ -390,7 +436,9 @@ def test_a_style_file_is_honoured(tmp_path: Path) -> None:
     with composed(heatmap(5), Style(str(path))) as sheet:
         assert {text.get_fontfamily()[0] for text in sheet.axes.texts} == {"DejaVu Serif"}
         assert (colours_of(sheet.axes.texts) == (1, 0, 0, 1)).all()
-        assert {text.get_fontsize() for text in sheet.axes.texts if text.get_text() == "[CLS]"} == {5}
+        assert {text.get_fontsize() for text in sheet.axes.texts if text.get_text() == "[CLS]"} == {
+            5
+        }
         assert not any(text.get_usetex() for text in sheet.axes.texts)
     picture = dots(heatmap(5), Style(str(path)))
     assert picture.shape[1] == 4 * 70
@@ -412,7 +460,10 @@ def test_own_settings_of_matplotlib_are_honoured_and_kept() -> None:
     "content", [None, b"", b"once upon a time\nthere was: a style\n", b"\x89PNG\xff\xfe", "folder"]
 )
 def test_no_style_is_refused_in_a_line(
-    content: bytes | str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    content: bytes | str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A style file that is not there, or is something else, is the user's mistake, told once."""
     path = tmp_path / "some.mplstyle"
@@ -454,7 +505,10 @@ def test_titles(title: str | None, shown: str | None) -> None:
 
 
 def svg_texts(data: bytes) -> list[str]:
-    return [element.text or "" for element in ET.fromstring(data).iter("{http://www.w3.org/2000/svg}text")]
+    return [
+        element.text or ""
+        for element in ET.fromstring(data).iter("{http://www.w3.org/2000/svg}text")
+    ]
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -467,8 +521,12 @@ def test_svg_is_well_formed_and_text_is_text(name: str) -> None:
     images = list(ET.fromstring(data).iter("{http://www.w3.org/2000/svg}image"))
     assert images
     assert all("pixelated" in image.get("style") for image in images)
-    scales = [float(n) for image in images for n in re.findall(r"[-\d.]+", image.get("transform"))[:4]]
-    assert max(scales) <= 72 / sheet.dpi  # as many dots as a screen shows, for viewers that blur all the same
+    scales = [
+        float(n) for image in images for n in re.findall(r"[-\d.]+", image.get("transform"))[:4]
+    ]
+    assert (
+        max(scales) <= 72 / sheet.dpi
+    )  # as many dots as a screen shows, for viewers that blur all the same
     assert set(re.findall(rb"\w+://[^\"' <]*", data)) == {
         b"http://www.w3.org/1999/xlink",
         b"http://www.w3.org/2000/svg",
@@ -478,7 +536,8 @@ def test_svg_is_well_formed_and_text_is_text(name: str) -> None:
 def streams(pdf: bytes) -> list[bytes]:
     """What the streams of a PDF hold."""
     return [
-        zlib.decompress(found) for found in re.findall(rb"/FlateDecode[^>]*>>\s*stream\r?\n(.*?)\nendstream", pdf, re.S)
+        zlib.decompress(found)
+        for found in re.findall(rb"/FlateDecode[^>]*>>\s*stream\r?\n(.*?)\nendstream", pdf, re.S)
     ]
 
 
@@ -560,7 +619,9 @@ def test_the_same_bytes_in_every_process() -> None:
     assert digests() == found
     code = "from tests.test_figure import digests; print(digests())"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=environment, check=True
+    )
     assert done.stdout.decode().strip() == found
     svg, pdf, png = (figure(heatmap(), form).data for form in ("svg", "pdf", "png"))
     assert not re.search(rb"CreationDate|ModDate|/Producer|/Creator", pdf)
@@ -576,7 +637,11 @@ def test_the_same_bytes_in_every_process() -> None:
 @pytest.fixture
 def bundled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine with those fonts alone that come with matplotlib."""
-    own = [font for font in font_manager.fontManager.ttflist if font.fname.startswith(mpl.get_data_path())]
+    own = [
+        font
+        for font in font_manager.fontManager.ttflist
+        if font.fname.startswith(mpl.get_data_path())
+    ]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
 
 
@@ -622,7 +687,10 @@ def postscript(tmp_path: Path) -> Iterator[str]:
     made.setupGlyphOrder([".notdef", "sign"])
     made.setupCharacterMap({ord(SIGN): "sign"})
     made.setupCFF(
-        "Curves", {}, {".notdef": T2CharStringPen(500, None).getCharString(), "sign": pen.getCharString()}, {}
+        "Curves",
+        {},
+        {".notdef": T2CharStringPen(500, None).getCharString(), "sign": pen.getCharString()},
+        {},
     )
     made.setupHorizontalMetrics({".notdef": (500, 0), "sign": (500, 0)})
     made.setupHorizontalHeader(ascent=800, descent=-200)
@@ -658,7 +726,11 @@ def test_fonts_without_truetype_outlines_are_embedded_as_truetype(postscript: st
 def test_copies_have_the_outlines_and_widths(postscript: str) -> None:
     """Curves to a thousandth of the em, and the same advance."""
     path = font_manager.FontPath(font_manager.findfont(postscript), 0)
-    with io.BytesIO(truetype(path, {SIGN}, "Copy")) as file, TTFont(file) as copy, TTFont(path) as original:
+    with (
+        io.BytesIO(truetype(path, {SIGN}, "Copy")) as file,
+        TTFont(file) as copy,
+        TTFont(path) as original,
+    ):
         assert "glyf" in copy
         assert copy["name"].getDebugName(6) == "Copy"
         pens = AreaPen(), AreaPen()
@@ -686,7 +758,12 @@ def test_fonts_that_cannot_be_copied_do_not_break_a_pdf(monkeypatch: pytest.Monk
 def test_outlines_are_told_by_the_head_of_a_font(tmp_path: Path) -> None:
     """OTTO is PostScript, 0x00010000 or true is TrueType, and a collection has several."""
     heads = {"a.otf": b"OTTO", "a.ttf": b"\0\1\0\0", "b.ttf": b"true"}
-    heads["a.ttc"] = b"ttcf\0\1\0\0\0\0\0\2" + (20).to_bytes(4, "big") + (24).to_bytes(4, "big") + b"OTTO\0\1\0\0"
+    heads["a.ttc"] = (
+        b"ttcf\0\1\0\0\0\0\0\2"
+        + (20).to_bytes(4, "big")
+        + (24).to_bytes(4, "big")
+        + b"OTTO\0\1\0\0"
+    )
     for name, head in heads.items():
         (tmp_path / name).write_bytes(head + bytes(8))
     found = [

@@ -70,7 +70,9 @@ def test_special_files_are_never_replaced(kind: str, special: Callable[[str], Pa
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_a_link_to_a_special_file_leaves_both(kind: str, special: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_link_to_a_special_file_leaves_both(
+    kind: str, special: Callable[[str], Path], tmp_path: Path
+) -> None:
     """A link is followed before its target is judged, as /dev/stdout must be."""
     path = special(kind)
     link = tmp_path / "link.png"
@@ -82,7 +84,9 @@ def test_a_link_to_a_special_file_leaves_both(kind: str, special: Callable[[str]
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-@pytest.mark.parametrize("command", ["show", "capture", "inspect", "compare", "heads", "attribute", "explain"])
+@pytest.mark.parametrize(
+    "command", ["show", "capture", "inspect", "compare", "heads", "attribute", "explain"]
+)
 def test_every_command_refuses_special_files(
     call: Run, command: str, kind: str, special: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -104,13 +108,22 @@ def test_every_command_refuses_special_files(
 def test_a_report_and_a_training_refuse_special_files(call: Run, tmp_path: Path) -> None:
     """A pipe where a file of the folder belongs is found before anything is computed."""
     report, model = tmp_path / "report", tmp_path / "model"
-    for folder, name in ((report, "index.html"), (report, "L0H0.png"), (model, "history.json"), (model, "config.json")):
+    for folder, name in (
+        (report, "index.html"),
+        (report, "L0H0.png"),
+        (model, "history.json"),
+        (model, "config.json"),
+    ):
         folder.mkdir(exist_ok=True)
         os.mkfifo(folder / name)
         if folder is report:
-            done = call("export", SENTENCE, "-H", "L0H0", "--formats", "png", "-o", folder, "--force")
+            done = call(
+                "export", SENTENCE, "-H", "L0H0", "--formats", "png", "-o", folder, "--force"
+            )
         else:
-            (tmp_path / "corpus.txt").write_text("\n\n".join(["some words to learn, one after the other"] * 60))
+            (tmp_path / "corpus.txt").write_text(
+                "\n\n".join(["some words to learn, one after the other"] * 60)
+            )
             done = call("train", tmp_path / "corpus.txt", "-o", folder, "--steps", "1", "--force")
         assert done.returncode == 5, done.stderr
         assert f"{name}: it is a pipe" in done.stderr
@@ -121,12 +134,16 @@ def test_a_report_and_a_training_refuse_special_files(call: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize("save", ["show", "save"])
-def test_python_refuses_special_files(save: str, special: Callable[[str], Path], tmp_path: Path) -> None:
+def test_python_refuses_special_files(
+    save: str, special: Callable[[str], Path], tmp_path: Path
+) -> None:
     """The functions of Python refuse the same as the command line."""
     path = special("pipe")
     found = attnviz.capture("The cat sat.")
     if save == "show":
-        refused(lambda: attnviz.show(found, layers=0, heads=0).save(path, force=True), "it is a pipe")
+        refused(
+            lambda: attnviz.show(found, layers=0, heads=0).save(path, force=True), "it is a pipe"
+        )
     else:
         path = path.rename(tmp_path / "pipe.attn")
         refused(lambda: attnviz.save(found, path, force=True), "it is a pipe")
@@ -169,7 +186,11 @@ def test_a_new_file_obeys_the_umask(tmp_path: Path) -> None:
 def test_links_are_kept_and_their_targets_replaced(target: str, tmp_path: Path) -> None:
     """A link, also one through a second link into another folder, stays; the file at its end is replaced."""
     (tmp_path / "other").mkdir()
-    path, middle, link = tmp_path / target, tmp_path / "other" / "middle.json", tmp_path / "link.json"
+    path, middle, link = (
+        tmp_path / target,
+        tmp_path / "other" / "middle.json",
+        tmp_path / "link.json",
+    )
     path.write_bytes(b"old")
     path.chmod(0o600)
     middle.symlink_to(path)
@@ -195,10 +216,14 @@ def test_links_to_nothing(tmp_path: Path) -> None:
     refused(lambda: write_whole(circle, DATA), "circle.json")
     lost = tmp_path / "lost.json"
     lost.symlink_to(tmp_path / "nowhere" / "x.json")
-    refused(lambda: require_new(lost, force=True), f"the folder {tmp_path / 'nowhere'} does not exist")
+    refused(
+        lambda: require_new(lost, force=True), f"the folder {tmp_path / 'nowhere'} does not exist"
+    )
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever fails, the old file stays as it was, and no other is left."""
     path = tmp_path / "mine.json"
     path.write_bytes(b"old")

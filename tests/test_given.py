@@ -31,7 +31,12 @@ def write(path: Path, weights: np.ndarray, **others: Any) -> Path:
     lists = {name: value for name, value in others.items() if isinstance(value, list)}
     more = {name: value for name, value in others.items() if name not in lists}
     if path.suffix == ".npz":
-        np.savez(path, weights=weights, **{name: np.array(value) for name, value in lists.items()}, **more)
+        np.savez(
+            path,
+            weights=weights,
+            **{name: np.array(value) for name, value in lists.items()},
+            **more,
+        )
     elif path.suffix == ".safetensors":
         metadata = {name: json.dumps(value) for name, value in lists.items()}
         path.write_bytes(save_tensors({"weights": np.ascontiguousarray(weights), **more}, metadata))
@@ -58,13 +63,23 @@ def refusal(path: Path) -> str:
 def test_keras_scores_are_read(suffix: str, tmp_path: Path) -> None:
     """What Keras' MultiHeadAttention returns, (batch 1, heads, T, S), is one layer; queries and keys have names."""
     weights = np.random.default_rng(0).dirichlet(np.ones(5), (1, 2, 3)).astype(np.float32)
-    capture = read(tmp_path / f"keras{suffix}", weights, queries=["le", "chat", "dort"], keys=list("abcde"))
+    capture = read(
+        tmp_path / f"keras{suffix}", weights, queries=["le", "chat", "dort"], keys=list("abcde")
+    )
     (part,) = capture.maps
     assert (part.kind, part.method, part.layers, part.heads) == ("cross", "given", (0,), (0, 1))
     np.testing.assert_array_equal(part.weights, weights)
     assert part.visible.all()
-    assert (capture.model, capture.text, capture.target) == (f"keras{suffix}", "a b c d e", "le chat dort")
-    assert [capture.target[token.start : token.end] for token in part.queries] == ["le", "chat", "dort"]
+    assert (capture.model, capture.text, capture.target) == (
+        f"keras{suffix}",
+        "a b c d e",
+        "le chat dort",
+    )
+    assert [capture.target[token.start : token.end] for token in part.queries] == [
+        "le",
+        "chat",
+        "dort",
+    ]
     assert not capture.notes
     assert part.statistics.distance is None
 
@@ -93,7 +108,9 @@ def test_tokens_stand_in_the_text(suffix: str, tmp_path: Path) -> None:
     (part,) = capture.maps
     assert capture.text == " ".join(names)
     assert (
-        [capture.text[token.start : token.end] for token in part.keys] == [token.text for token in part.keys] == names
+        [capture.text[token.start : token.end] for token in part.keys]
+        == [token.text for token in part.keys]
+        == names
     )
     assert part.queries == part.keys
     assert (part.layers, part.heads) == ((5, 7), (0, 2, 9))
@@ -155,10 +172,14 @@ def test_what_is_not_causal(tmp_path: Path) -> None:
 def test_sums_are_told(tmp_path: Path) -> None:
     """Rows that do not sum to 1 are kept as they are, and a note says between what they lie; a masked row has none."""
     weights = np.array([[0.31, 0.0], [0.4, 2.0]], np.float32)
-    capture = read(tmp_path / "x.npz", weights[[0, 1, 1]], visible=np.array([[True], [True], [True]]))
+    capture = read(
+        tmp_path / "x.npz", weights[[0, 1, 1]], visible=np.array([[True], [True], [True]])
+    )
     assert capture.notes == ("rows sum to between 0.31 and 2.40, not 1: shown as they are",)
     np.testing.assert_array_equal(capture.maps[0].weights[0, 0], weights[[0, 1, 1]])
-    nothing_seen = read(tmp_path / "x.npz", np.array([[0, 0], [0.5, 0.5]]), visible=np.array([[False], [True]]))
+    nothing_seen = read(
+        tmp_path / "x.npz", np.array([[0, 0], [0.5, 0.5]]), visible=np.array([[False], [True]])
+    )
     assert not nothing_seen.notes
     assert not read(tmp_path / "x.npz", np.array([[0.5, 0.505], [0.5, 0.495]])).notes
 
@@ -186,7 +207,11 @@ def test_null_is_masked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "weights", "others"),
     [
-        ("go down to -3: are these scores? apply the softmax first", np.array([[-3.0, 1], [0, 1]]), {}),
+        (
+            "go down to -3: are these scores? apply the softmax first",
+            np.array([[-3.0, 1], [0, 1]]),
+            {},
+        ),
         ("up to 1e+13: that is no attention", np.full((2, 2), 1e13), {}),
         ("4 queries, but 3 are named", EVEN, {"tokens": list("abc")}),
         ("4 queries, but 5 are named", EVEN, {"tokens": list("abcde")}),
@@ -214,7 +239,9 @@ def test_what_cannot_be_used(
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_what_is_no_number(suffix: str, value: float, tmp_path: Path) -> None:
     """NaN, infinity and what float32 cannot hold are refused."""
-    assert "NaN or infinity" in refusal(write(tmp_path / f"x{suffix}", np.array([[value, 1], [0.5, 0.5]])))
+    assert "NaN or infinity" in refusal(
+        write(tmp_path / f"x{suffix}", np.array([[value, 1], [0.5, 0.5]]))
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,7 +327,9 @@ def npy_saying(header: str, data: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     "member",
     [
-        npy_saying("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 4)}", bytes(16)),
+        npy_saying(
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 4)}", bytes(16)
+        ),
         npy_saying("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4)}", bytes(16)),
         npy_saying("{'descr': '<U0', 'fortran_order': False, 'shape': (1099511627776,)}"),
         npy_saying("{'descr': 'evil', 'fortran_order': False, 'shape': (2, 2)}", bytes(16)),
@@ -363,26 +392,37 @@ def test_statistics_agree_with_their_definitions(weights: np.ndarray) -> None:
     for head in range(2):
         w = weights[0, head].astype(float)
         entropy = [-sum(x * np.log(x) for x in row if x > 0) for row in w]
-        received = [sum(w[q, k] for q in (1, 2, 3)) / 3 for k in range(4)]  # query 0 sees one key only
+        received = [
+            sum(w[q, k] for q in (1, 2, 3)) / 3 for k in range(4)
+        ]  # query 0 sees one key only
         distance = sum(abs(q - k) * w[q, k] for q in range(4) for k in range(4)) / 4
         np.testing.assert_allclose(found.entropy[0, head], entropy, atol=1e-6)
         np.testing.assert_allclose(found.received[0, head], received, atol=1e-6)
         np.testing.assert_allclose(found.sink[0, head], received[0], atol=1e-6)
         np.testing.assert_allclose(found.distance[0, head], distance, atol=1e-6)
-        np.testing.assert_allclose(found.diagonal[0, head], sum(w[q, q] for q in range(4)) / 4, atol=1e-6)
-        np.testing.assert_allclose(found.previous[0, head], sum(w[q, q - 1] for q in (1, 2, 3)) / 3, atol=1e-6)
+        np.testing.assert_allclose(
+            found.diagonal[0, head], sum(w[q, q] for q in range(4)) / 4, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            found.previous[0, head], sum(w[q, q - 1] for q in (1, 2, 3)) / 3, atol=1e-6
+        )
 
 
 def test_statistics_of_even_attention() -> None:
     """Spread over n keys, entropy is log n and every key receives 1/n; queries that see nothing do not count."""
     visible = np.array([[True] * 4, [True] * 4, [False] * 4, [True] * 4])
     found = describe(np.where(visible, EVEN, 0), visible, square=True)
-    np.testing.assert_allclose(found.entropy, np.broadcast_to(np.log(4) * visible[:, 0], (2, 3, 4)), **close(4))
+    np.testing.assert_allclose(
+        found.entropy, np.broadcast_to(np.log(4) * visible[:, 0], (2, 3, 4)), **close(4)
+    )
     np.testing.assert_allclose(found.received, 0.25, **close(4))
     np.testing.assert_allclose(found.diagonal, 0.25, **close(4))
     np.testing.assert_allclose(found.previous, 0.25, **close(4))
     np.testing.assert_allclose(found.distance, (6 + 4 + 6) / 4 / 3, **close(4))
-    assert all(getattr(found, name).dtype == np.float32 for name in ("entropy", "received", "sink", "distance"))
+    assert all(
+        getattr(found, name).dtype == np.float32
+        for name in ("entropy", "received", "sink", "distance")
+    )
 
 
 def test_statistics_between_two_texts() -> None:
@@ -408,7 +448,10 @@ def test_the_sink_is_a_candidate() -> None:
     assert sink(received, [2, 0]) == (2, pytest.approx(0.2))
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(weights=rows(3, 2, 5))
 def test_given_weights_come_back(weights: np.ndarray, tmp_path: Path) -> None:
     """Weights that were given, saved by us and read again, are the same bits."""

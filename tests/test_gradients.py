@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    LlamaForCausalLM,
+)
 
 from attnviz.engine.edits import Edits
 from attnviz.engine.observers.gradient import Graded
@@ -65,8 +70,12 @@ def eager(model: torch.nn.Module, inputs: Any, of: Callable[[Any], Tensor] = las
         set_eager(model)
         outputs = forward(model, {**inputs, "output_attentions": True})
         weights = [part for kind in kinds for part in getattr(outputs, kind, None) or ()]
-        slopes = torch.autograd.grad(of(outputs), weights, allow_unused=True, materialize_grads=True)
-    return [(part * slope)[0].clamp_min(0).detach() for part, slope in zip(weights, slopes, strict=True)]
+        slopes = torch.autograd.grad(
+            of(outputs), weights, allow_unused=True, materialize_grads=True
+        )
+    return [
+        (part * slope)[0].clamp_min(0).detach() for part, slope in zip(weights, slopes, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", READ)
@@ -77,7 +86,10 @@ def test_gradients_equal_autograd_through_eager_weights(name: str) -> None:
     reading = Reading(model)
     sites = reading.survey(inputs).sites
     order = [
-        at for kind in ("self", "encoder", "decoder", "cross") for at, site in enumerate(sites) if site.kind == kind
+        at
+        for kind in ("self", "encoder", "decoder", "cross")
+        for at, site in enumerate(sites)
+        if site.kind == kind
     ]
     scale = max(float(part.max()) for part in expected)
     assert scale > 1e-3
@@ -128,10 +140,18 @@ def test_the_gradient_is_of_the_next_token(llama: HuggingFace) -> None:
     place = len(part.keys) - 1
     for target, found in (
         (int(said.argmax()), whole),
-        (300, llama.capture(Prompt(TEXT), Request(method="gradient", target=Target(llama.tokenizer.decode([300]))))),
+        (
+            300,
+            llama.capture(
+                Prompt(TEXT),
+                Request(method="gradient", target=Target(llama.tokenizer.decode([300]))),
+            ),
+        ),
     ):
         expected = torch.stack(eager(llama.model, inputs, prediction(target, place)))
-        np.testing.assert_allclose(found.maps[0].weights, expected, **close(VOCABULARY, float(expected.max())))
+        np.testing.assert_allclose(
+            found.maps[0].weights, expected, **close(VOCABULARY, float(expected.max()))
+        )
         assert found.maps[0].method == "gradient"
         assert repr(llama.tokenizer.decode([target])) in found.notes[0]
         assert f"the next token after token {place}" in found.notes[0]
@@ -139,11 +159,21 @@ def test_the_gradient_is_of_the_next_token(llama: HuggingFace) -> None:
 
 def test_the_gradient_of_a_class() -> None:
     """By name, by number, or the likeliest; others are refused with those that there are."""
-    model = bert(BertForSequenceClassification, num_labels=3, id2label={0: "good", 1: "bad", 2: "ugly"})
+    model = bert(
+        BertForSequenceClassification, num_labels=3, id2label={0: "good", 1: "bad", 2: "ugly"}
+    )
     ids = [token.id for token in model.capture(Prompt(TEXT), Request()).maps[0].keys]
     inputs = {"input_ids": torch.tensor([ids])}
-    for token, target in (("bad", 1), ("2", 2), (None, int(model.model(**inputs).logits[0].argmax()))):
-        found = model.capture(Prompt(TEXT), Request(method="gradient", target=Target(token))).maps[0].weights
+    for token, target in (
+        ("bad", 1),
+        ("2", 2),
+        (None, int(model.model(**inputs).logits[0].argmax())),
+    ):
+        found = (
+            model.capture(Prompt(TEXT), Request(method="gradient", target=Target(token)))
+            .maps[0]
+            .weights
+        )
         np.testing.assert_allclose(
             found, torch.stack(eager(model.model, inputs, prediction(target, None))), **close(64)
         )
@@ -160,7 +190,9 @@ def test_the_gradient_of_a_masked_token() -> None:
     place = [token.text for token in part.keys].index("[MASK]")
     target = int(model.model(**inputs).logits[0, place].argmax())
     np.testing.assert_allclose(
-        part.weights, torch.stack(eager(model.model, inputs, prediction(target, place))), **close(VOCABULARY)
+        part.weights,
+        torch.stack(eager(model.model, inputs, prediction(target, place))),
+        **close(VOCABULARY),
     )
     named = Request(method="gradient", target=Target(None, Spot(1)))
     target = int(model.model(**inputs).logits[0, 1].argmax())
@@ -177,12 +209,16 @@ def test_the_gradient_of_a_masked_token() -> None:
 
 def builtin_gradients(model: Builtin, ids: list[int], place: int, target: int) -> np.ndarray:
     """By autograd through the weights of our own model."""
-    tensors = {name: torch.from_numpy(array).requires_grad_() for name, array in model.parameters.items()}
+    tensors = {
+        name: torch.from_numpy(array).requires_grad_() for name, array in model.parameters.items()
+    }
     run = list(blocks(tensors, torch.tensor(ids), model.config))
     said = logits(tensors, run[-1].hidden[place])
     weights = [block.attended.weights for block in run]
     slopes = torch.autograd.grad(said[target] - said.mean(), weights)
-    return np.stack([(part * slope).clamp_min(0).detach() for part, slope in zip(weights, slopes, strict=True)])
+    return np.stack(
+        [(part * slope).clamp_min(0).detach() for part, slope in zip(weights, slopes, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("query", [None, 4])
@@ -206,7 +242,13 @@ def test_a_window_of_gradients(name: str, llama: HuggingFace) -> None:
     """Some layers, heads, queries and keys are those of the whole."""
     model = load() if name == "builtin" else llama
     whole = model.capture(Prompt(TEXT), GRADIENT).maps[0].weights
-    request = Request(parse("1-2"), parse_heads("0,3"), method="gradient", rows=slice(3, None), columns=slice(0, 4))
+    request = Request(
+        parse("1-2"),
+        parse_heads("0,3"),
+        method="gradient",
+        rows=slice(3, None),
+        columns=slice(0, 4),
+    )
     part = model.capture(Prompt(TEXT), request).maps[0]
     np.testing.assert_allclose(part.weights, whole[1:3, [0, 3], 3:, :4], rtol=0, atol=1e-6)
     assert part.visible.shape == part.weights.shape
@@ -228,7 +270,10 @@ def test_models_without_a_gradient_are_refused(minilm: Path) -> None:
 def test_a_target_is_written_as_it_is_shown(name: str, llama: HuggingFace) -> None:
     """With a sign in the place of a space, or as a special token by name."""
     model = load() if name == "builtin" else llama
-    targets = [model.respond(Prompt(TEXT), [NOTHING], Target(token)).target for token in (" and", "␣and", "<bos>")]
+    targets = [
+        model.respond(Prompt(TEXT), [NOTHING], Target(token)).target
+        for token in (" and", "␣and", "<bos>")
+    ]
     assert targets[0] == targets[1]
     assert targets[2] == 0
 
@@ -256,11 +301,20 @@ OTHER = Intervention(tokens=((3, 77), (5, 99)))
 
 
 @pytest.mark.parametrize("name", ["builtin", "llama", "minilm", "gpt_neo", "bart"])
-def test_several_interventions_at_once(name: str, minilm: Path, tiny: Callable[[str], Path]) -> None:
+def test_several_interventions_at_once(
+    name: str, minilm: Path, tiny: Callable[[str], Path]
+) -> None:
     """What a model says under each is what it says under that one alone; the first changes nothing."""
-    model = load("builtin" if name == "builtin" else str(minilm if name == "minilm" else tiny(name)), predicts=True)
+    model = load(
+        "builtin" if name == "builtin" else str(minilm if name == "minilm" else tiny(name)),
+        predicts=True,
+    )
     prompt = Prompt(TEXT, target="a b c d e f g h") if name == "bart" else Prompt(TEXT)
-    several = [NOTHING, COLUMN, OTHER, NOTHING] if name == "bart" else [NOTHING, COLUMN, HEAD, OTHER, NOTHING]
+    several = (
+        [NOTHING, COLUMN, OTHER, NOTHING]
+        if name == "bart"
+        else [NOTHING, COLUMN, HEAD, OTHER, NOTHING]
+    )
     together = model.respond(prompt, several)
     for row, one in zip(together.outputs, several, strict=True):
         np.testing.assert_allclose(row, model.respond(prompt, [one]).outputs[0], rtol=0, atol=1e-4)
@@ -287,7 +341,9 @@ def test_a_knocked_out_token_is_one_that_a_mask_hides(llama: HuggingFace) -> Non
     hidden[:, 3] = True
     hidden[3, 3] = False
     expected = masked(llama.model, ids, hidden)[0, -1]
-    np.testing.assert_allclose(response.outputs[1], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    np.testing.assert_allclose(
+        response.outputs[1], expected, rtol=0, atol=1e-5 * float(expected.abs().max())
+    )
     captured = llama.capture(Prompt(TEXT), Request(), COLUMN).maps[0]
     assert not captured.weights[:, :, 4:, 3].any()
     assert not captured.visible[:, :, 4:, 3].any()
@@ -297,7 +353,9 @@ def test_what_is_said_after_another_token(llama: HuggingFace) -> None:
     """A query may be named."""
     whole = llama.respond(Prompt(TEXT), [NOTHING], Target(query=Spot(4)))
     ids = torch.tensor([[token.id for token in whole.tokens]])
-    np.testing.assert_allclose(whole.outputs[0], llama.model(ids).logits[0, 4].detach(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        whole.outputs[0], llama.model(ids).logits[0, 4].detach(), rtol=0, atol=1e-5
+    )
     assert whole.place == 4
     assert whole.target == int(whole.outputs[0].argmax())
 
@@ -318,10 +376,20 @@ def test_what_an_encoder_says_is_a_vector(minilm: Path) -> None:
 def test_cuda_equals_cpu(name: str, tiny: Callable[[str], Path]) -> None:
     """Gradients, and what is said without edges, heads and tokens, to 1e-4."""
     folder = name if name == "builtin" else str(tiny(name))
-    interventions = [NOTHING, COLUMN, HEAD, OTHER, *(Intervention(change=without([(0, 2)], how, {})) for how in HOWS)]
-    cpu, cuda = (load(folder, placement=Placement(device), predicts=True) for device in ("cpu", "cuda"))
+    interventions = [
+        NOTHING,
+        COLUMN,
+        HEAD,
+        OTHER,
+        *(Intervention(change=without([(0, 2)], how, {})) for how in HOWS),
+    ]
+    cpu, cuda = (
+        load(folder, placement=Placement(device), predicts=True) for device in ("cpu", "cuda")
+    )
     for request in (GRADIENT, Request(method="norm"), Request(method="scores")):
-        expected, found = (model.capture(Prompt(TEXT), request).maps[0].weights for model in (cpu, cuda))
+        expected, found = (
+            model.capture(Prompt(TEXT), request).maps[0].weights for model in (cpu, cuda)
+        )
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     expected, found = (model.respond(Prompt(TEXT), interventions).outputs for model in (cpu, cuda))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

@@ -69,13 +69,23 @@ def pointing(back: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("role", "back"),
-    [("induction", 4), ("duplicate_token", 5), ("previous_token", 1), ("self_token", 0), ("next_token", -1)],
+    [
+        ("induction", 4),
+        ("duplicate_token", 5),
+        ("previous_token", 1),
+        ("self_token", 0),
+        ("next_token", -1),
+    ],
 )
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_perfect_heads_score_one(role: str, back: int, first: int) -> None:
     """A head that does exactly the one thing scores 1 there and nowhere else, wherever the first copy begins."""
     found = measure(pointing(back), Layout(EVERY, BLOCK, first), "repeated")
-    scores = {name: float(found[name].score) for name in found if name not in ("first_token", "local", "uniform")}
+    scores = {
+        name: float(found[name].score)
+        for name in found
+        if name not in ("first_token", "local", "uniform")
+    }
     assert scores.pop(role) == 1
     assert {*scores.values()} == {0}
 
@@ -112,7 +122,9 @@ def test_uniform_is_the_entropy_of_scipy(seed: int) -> None:
 def test_scores_are_shares_and_know_no_order_of_heads(seed: int, causal: bool) -> None:
     """Every score lies in [0, 1]; heads in another order have their scores in that order."""
     visible = CAUSAL if causal else EVERY
-    weights = np.where(visible, np.random.default_rng(seed).random((2, 3, N, N)), 0).astype(np.float32)
+    weights = np.where(visible, np.random.default_rng(seed).random((2, 3, N, N)), 0).astype(
+        np.float32
+    )
     weights /= weights.sum(-1, keepdims=True)
     layout = Layout(visible[None, None], BLOCK, 1, (4,))
     for data in ("repeated", "text"):
@@ -168,7 +180,11 @@ def test_sequences_are_what_they_are_said_to_be() -> None:
         assert ids[1:21] == ids[21:41]
         assert len({*ids[1:21]} & {*vocabulary.plain}) == 20
     assert len({*found}) == 5
-    assert repeated(vocabulary, Setting(5, 20, 7), "toy") == found != repeated(vocabulary, Setting(5, 20, 8), "toy")
+    assert (
+        repeated(vocabulary, Setting(5, 20, 7), "toy")
+        == found
+        != repeated(vocabulary, Setting(5, 20, 8), "toy")
+    )
     assert repeated(vocabulary, Setting(1, 30), "toy")
     with pytest.raises(UsageError, match=r"block of 31 .* toy: at most 30"):
         repeated(vocabulary, Setting(1, 31), "toy")
@@ -195,9 +211,13 @@ def test_ids_are_read_as_their_text_is(name: str, minilm: Path, tiny: Tiny) -> N
     """A prompt of ids gives the attention of the text with these tokens."""
     model = load({"builtin": "builtin", "minilm": str(minilm), "gpt2": str(tiny("gpt2"))}[name])
     by_text = model.capture(Prompt(SENTENCE), Request()).maps[0]
-    by_ids = model.capture(Prompt("", ids=tuple(token.id for token in by_text.keys)), Request()).maps[0]
+    by_ids = model.capture(
+        Prompt("", ids=tuple(token.id for token in by_text.keys)), Request()
+    ).maps[0]
     np.testing.assert_allclose(by_ids.weights, by_text.weights, atol=1e-6)
-    assert [(token.id, token.special) for token in by_ids.keys] == [(token.id, token.special) for token in by_text.keys]
+    assert [(token.id, token.special) for token in by_ids.keys] == [
+        (token.id, token.special) for token in by_text.keys
+    ]
     assert sum(token.text.lower() == "mat" for token in by_ids.keys) == 1
 
 
@@ -231,7 +251,10 @@ def test_vocabularies_tell_plain_tokens_from_others(minilm: Path, tiny: Tiny) ->
 
 
 def found_heads(model: object, sequences: int = 16) -> dict[tuple[int, int], HeadRole]:
-    return {head.place: head for head in measure_heads(model, Setting(sequences), read_texts(None)).heads}
+    return {
+        head.place: head
+        for head in measure_heads(model, Setting(sequences), read_texts(None)).heads
+    }
 
 
 def test_the_builtin_model_has_the_heads_it_was_trained_for() -> None:
@@ -247,7 +270,9 @@ def test_the_builtin_model_has_the_heads_it_was_trained_for() -> None:
         head = max(named[role], key=lambda head: head.scores[role].mean)
         assert f"L{head.layer}H{head.head}" == best[role].head
         assert head.scores[role].mean == pytest.approx(best[role].mean, abs=1e-5)
-        assert head.scores[role].sd == pytest.approx(best[role].sd * np.sqrt(16 / 15), abs=1e-5)  # of a sample
+        assert head.scores[role].sd == pytest.approx(
+            best[role].sd * np.sqrt(16 / 15), abs=1e-5
+        )  # of a sample
 
 
 def test_the_previous_token_head_of_minilm_is_found_on_text(minilm: Path) -> None:
@@ -260,10 +285,17 @@ def test_the_previous_token_head_of_minilm_is_found_on_text(minilm: Path) -> Non
     scores = []
     for text in read_texts(None):
         with torch.inference_mode():
-            weights = model(**tokenizer(text, return_tensors="pt"), output_attentions=True).attentions[0][0, 2].numpy()
+            weights = (
+                model(**tokenizer(text, return_tensors="pt"), output_attentions=True)
+                .attentions[0][0, 2]
+                .numpy()
+            )
         scores.append(np.mean([weights[q, q - 1] for q in range(2, len(weights))]))
     expected = RoleScore(
-        float(np.mean(scores)), float(np.std(scores, ddof=1)), found.on_text["previous_token"].chance, len(scores)
+        float(np.mean(scores)),
+        float(np.std(scores, ddof=1)),
+        found.on_text["previous_token"].chance,
+        len(scores),
     )
     assert found.on_text["previous_token"] == pytest.approx(expected, abs=1e-5)
 
@@ -272,19 +304,31 @@ def ended_tokenizer() -> PreTrainedTokenizerFast:
     """A text has a beginning and an end, as an encoder's."""
     tokenizer = Tokenizer.from_str(store.read(store.BUILTIN).tokenizer)
     tokenizer.add_special_tokens([END])
-    tokenizer.post_processor = TemplateProcessing(f"<bos> $A {END}", None, [("<bos>", 0), (END, VOCABULARY)])
+    tokenizer.post_processor = TemplateProcessing(
+        f"<bos> $A {END}", None, [("<bos>", 0), (END, VOCABULARY)]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", sep_token=END)
 
 
 def random_model(kind: str, deviation: float, layers: int) -> HuggingFace:
     sizes = {"vocab_size": VOCABULARY + 3, "initializer_range": deviation}
     if kind == "llama":
-        config = LlamaConfig(**{**SIZES, **sizes, "num_hidden_layers": layers, "max_position_embeddings": 256})
+        config = LlamaConfig(
+            **{**SIZES, **sizes, "num_hidden_layers": layers, "max_position_embeddings": 256}
+        )
         return HuggingFace("random", LlamaForCausalLM(config).eval(), plain_tokenizer())
     if kind == "gpt2":
-        config = GPT2Config(**sizes, n_embd=48, n_layer=layers, n_head=6, n_positions=256, bos_token_id=0)
+        config = GPT2Config(
+            **sizes, n_embd=48, n_layer=layers, n_head=6, n_positions=256, bos_token_id=0
+        )
         return HuggingFace("random", GPT2LMHeadModel(config).eval(), plain_tokenizer())
-    config = BertConfig(**sizes, hidden_size=48, num_hidden_layers=layers, num_attention_heads=6, intermediate_size=96)
+    config = BertConfig(
+        **sizes,
+        hidden_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=6,
+        intermediate_size=96,
+    )
     return HuggingFace("random", BertModel(config).eval(), ended_tokenizer())
 
 
@@ -302,7 +346,10 @@ def test_no_head_of_a_random_model_has_a_name(kind: str, deviation: float) -> No
             for head in found.heads:
                 scores = [head.on(data)[name] for data in role.data if name in head.on(data)]
                 if role.threshold and scores:
-                    assert min(beyond(part.mean, part.chance) for part in scores) < 0.8 * role.threshold, name
+                    assert (
+                        min(beyond(part.mean, part.chance) for part in scores)
+                        < 0.8 * role.threshold
+                    ), name
 
 
 def test_a_random_builtin_has_no_names(tmp_path: Path) -> None:
@@ -320,7 +367,11 @@ def test_a_random_builtin_has_no_names(tmp_path: Path) -> None:
 def test_one_sequence_has_no_deviation() -> None:
     """Over one sequence and one text the deviation is undefined."""
     found = measure_heads(load(), Setting(1, 10), ["One text."])
-    assert all(math.isnan(part.sd) for head in found.heads for part in (*head.scores.values(), *head.on_text.values()))
+    assert all(
+        math.isnan(part.sd)
+        for head in found.heads
+        for part in (*head.scores.values(), *head.on_text.values())
+    )
 
 
 # The command
@@ -341,7 +392,9 @@ def test_json_is_as_it_is_documented(call: Run) -> None:
         3,
     ]
     assert {*data["definitions"]} == {*ROLES}
-    assert [(head["layer"], head["head"]) for head in data["heads"]] == [(i, j) for i in range(3) for j in range(6)]
+    assert [(head["layer"], head["head"]) for head in data["heads"]] == [
+        (i, j) for i in range(3) for j in range(6)
+    ]
     head = data["heads"][2]
     assert head["role"] == "previous_token"
     assert {*head["scores"]["induction"]} == {"mean", "sd", "chance", "n"}
@@ -356,21 +409,33 @@ def test_the_screen_names_heads_and_says_how(call: Run) -> None:
     done = call("heads", "--width", "80", "--color", "never")
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
-    for told in ("ind.89", "prv.97", ".89 ± .04", "threshold", "16 sequences of 51 tokens", "row-exact mean"):
+    for told in (
+        "ind.89",
+        "prv.97",
+        ".89 ± .04",
+        "threshold",
+        "16 sequences of 51 tokens",
+        "row-exact mean",
+    ):
         assert told in done.stdout
     assert "heads --role" not in call("heads", "-q", "--sequences", "1").stderr
 
 
 def test_heads_are_chosen(call: Run) -> None:
     """-l and -H choose what is listed, of all heads that were measured alike."""
-    for args, expected in ((["-H", "L0H2,L1H-1"], [(0, 2), (1, 5)]), (["-l", "-1", "-H", "0,3"], [(2, 0), (2, 3)])):
+    for args, expected in (
+        (["-H", "L0H2,L1H-1"], [(0, 2), (1, 5)]),
+        (["-l", "-1", "-H", "0,3"], [(2, 0), (2, 3)]),
+    ):
         data = json.loads(call("heads", "--sequences", "1", "--json", *args).stdout)
         assert [(head["layer"], head["head"]) for head in data["heads"]] == expected
 
 
 def test_one_role_of_all_heads(call: Run) -> None:
     """--role shows that score of every head, and the heads in its order."""
-    done = call("heads", "--role", "induction", "--sequences", "2", "--width", "80", "--color", "never")
+    done = call(
+        "heads", "--role", "induction", "--sequences", "2", "--width", "80", "--color", "never"
+    )
     assert "builtin · induction on repeats" in done.stdout
     assert done.stdout.index("L1H3  .") < done.stdout.index("L1H2  .")
 
@@ -380,10 +445,16 @@ def test_csv_has_a_line_for_each_score(call: Run, tmp_path: Path) -> None:
     call("heads", "--sequences", "2", "-o", "heads.csv")
     first, *lines = (tmp_path / "heads.csv").read_text().splitlines()
     assert first == "layer,head,role,data,score,mean,sd,chance,n"
-    assert len({tuple(line.split(",")[i] for i in (0, 1, 3, 4)) for line in lines}) == len(lines) == 18 * (7 + 6)
+    assert (
+        len({tuple(line.split(",")[i] for i in (0, 1, 3, 4)) for line in lines})
+        == len(lines)
+        == 18 * (7 + 6)
+    )
 
 
-@pytest.mark.parametrize("form", ["svg", *(pytest.param(form, marks=pytest.mark.exact) for form in ("png", "pdf"))])
+@pytest.mark.parametrize(
+    "form", ["svg", *(pytest.param(form, marks=pytest.mark.exact) for form in ("png", "pdf"))]
+)
 def test_figures_show_the_map(call: Run, tmp_path: Path, form: str) -> None:
     """A figure is of the map, the same bytes each time."""
     made = []
@@ -402,14 +473,27 @@ def test_roles_are_explained_without_a_model(call: Run) -> None:
     assert done.stdout.splitlines() == explain_roles()
     assert max(map(len, explain_roles())) <= 80
     assert all(name in done.stdout for name in ROLES)
-    assert done.stdout.count("threshold") == sum(role.threshold is not None for role in ROLES.values())
+    assert done.stdout.count("threshold") == sum(
+        role.threshold is not None for role in ROLES.values()
+    )
 
 
 def test_a_corpus_of_the_users_own(call: Run, tiny: Tiny, tmp_path: Path) -> None:
     """Texts are parted by empty lines, and cut to what the model reads; those of one token say nothing."""
     (tmp_path / "mine.txt").write_text("the cat sat\n\n" + "all the day long " * 200 + "\n\na\n\n")
     for model in ("builtin", tiny("gpt2")):
-        done = call("heads", "--corpus", "mine.txt", "--json", "--block", "8", "--sequences", "1", "-m", model)
+        done = call(
+            "heads",
+            "--corpus",
+            "mine.txt",
+            "--json",
+            "--block",
+            "8",
+            "--sequences",
+            "1",
+            "-m",
+            model,
+        )
         assert done.returncode == 0, done.stderr
         data = json.loads(done.stdout)
         assert data["texts"] == 3
@@ -435,7 +519,11 @@ def test_a_corpus_of_the_users_own(call: Run, tiny: Tiny, tmp_path: Path) -> Non
 def test_mistakes_get_one_line(call: Run, args: list[str], code: int, told: str) -> None:
     """What is wrong, what is allowed, and the right exit code."""
     fails(
-        call("heads", "--sequences", "1", "-q", *args) if args[0] != "--sequences" else call("heads", *args), code, told
+        call("heads", "--sequences", "1", "-q", *args)
+        if args[0] != "--sequences"
+        else call("heads", *args),
+        code,
+        told,
     )
 
 
@@ -466,7 +554,12 @@ def test_large_maps_fit_a_screen(layers: int, heads: int) -> None:
 @pytest.mark.exact
 def test_the_builtin_model_needs_no_torch() -> None:
     """Heads of the built-in model are measured in NumPy."""
-    assert not loaded("heads", "--sequences", "1") & {"torch", "transformers", "matplotlib", "huggingface_hub"}
+    assert not loaded("heads", "--sequences", "1") & {
+        "torch",
+        "transformers",
+        "matplotlib",
+        "huggingface_hub",
+    }
 
 
 def test_roles_are_found_in_python() -> None:
@@ -480,9 +573,17 @@ def test_roles_are_found_in_python() -> None:
     assert plain.tables()[0].title.endswith("induction on repeats")
     runs: list[tuple[int, int]] = []
     ablated = find_head_roles(
-        load(), texts, Setting(2, 8), heads=chosen, ablates=True, watch=lambda *done: runs.append(done)
+        load(),
+        texts,
+        Setting(2, 8),
+        heads=chosen,
+        ablates=True,
+        watch=lambda *done: runs.append(done),
     )
     assert runs[-1] == (len(runs), len(runs))
-    assert [heads["heads"] for heads in ablated.to_dict()["ablation"]["without"]] == [((0, 2),), ((1, 3),)]
+    assert [heads["heads"] for heads in ablated.to_dict()["ablation"]["without"]] == [
+        ((0, 2),),
+        ((1, 3),),
+    ]
     assert {row["replaced_by"] for row in ablated.rows()} == {"zero", "mean"}
     assert len(ablated.tables()) == 3

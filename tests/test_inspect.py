@@ -23,7 +23,13 @@ from attnviz.record import AttentionMap, Capture, Segment, Token
 from attnviz.render.terminal.cells import Paint
 from attnviz.render.terminal.draw import Screen
 from attnviz.request import Prompt
-from attnviz.results.inspection import HeadNumbers, HeadOrder, draw_heads_table, format_measure, inspect_heads
+from attnviz.results.inspection import (
+    HeadNumbers,
+    HeadOrder,
+    draw_heads_table,
+    format_measure,
+    inspect_heads,
+)
 from attnviz.results.result import Result
 from attnviz.results.segment_shares import inspect_segments
 from attnviz.results.token_rows import inspect_cell, inspect_token
@@ -60,7 +66,10 @@ def test_a_table_of_heads(call: Run) -> None:
     """A row a head, as many as a screen has, the smallest entropy first; how many there are, and the mean of all."""
     shown = lines(call, SENTENCE)
     assert shown[0] == "builtin · 18 heads · 12 tokens"
-    assert shown[1].split() == ["head", *(column.heading for column in COLUMNS.values() if column.name != "next")]
+    assert shown[1].split() == [
+        "head",
+        *(column.heading for column in COLUMNS.values() if column.name != "next"),
+    ]
     entropies = [float(line.split()[1]) for line in shown[2:18]]
     assert entropies == sorted(entropies)
     found = measure_map(attnviz.capture(SENTENCE).maps[0])
@@ -74,9 +83,14 @@ def test_many_heads_fit_a_screen() -> None:
     """270 heads, of 30 layers, on 80 columns: names and numbers of up to a thousand tokens."""
     names = tuple(f"L{layer}H{head}" for layer in range(30) for head in range(9))
     generator = np.random.default_rng(0)
-    means = {name: generator.random(270) * (1 if column.unit == "share" else 999) for name, column in COLUMNS.items()}
+    means = {
+        name: generator.random(270) * (1 if column.unit == "share" else 999)
+        for name, column in COLUMNS.items()
+    }
     undefined = {name: np.full(270, np.nan) for name in COLUMNS}
-    table = draw_heads_table(HeadNumbers("x", names, means, undefined, ()), HeadOrder("entropy"), most=16)
+    table = draw_heads_table(
+        HeadNumbers("x", names, means, undefined, ()), HeadOrder("entropy"), most=16
+    )
     widths = [
         max(len(text) for text in (heading, *column))
         for heading, column in zip(table.columns, zip(*table.cells, strict=True), strict=True)
@@ -86,7 +100,9 @@ def test_many_heads_fit_a_screen() -> None:
 
 
 @pytest.mark.parametrize("height", [10, 24, 50])
-def test_a_screen_is_filled(call: Run, minilm: Path, monkeypatch: pytest.MonkeyPatch, height: int) -> None:
+def test_a_screen_is_filled(
+    call: Run, minilm: Path, monkeypatch: pytest.MonkeyPatch, height: int
+) -> None:
     """With as many heads as it has lines for, a note and the next prompt among them."""
     from attnviz.cli import inspect
 
@@ -195,7 +211,9 @@ def test_everything_is_in_files(call: Run, tmp_path: Path) -> None:
     assert [float(row["entropy"]) for row in rows] == pytest.approx(expected["entropy"].ravel())
     for suffix in ("md", "svg"):
         assert (tmp_path / f"x.{suffix}").read_text().count("L2H5") >= 1
-    assert call("inspect", SENTENCE, "-o", "x.png", "--title", "mine", "--dpi", "60").returncode == 0
+    assert (
+        call("inspect", SENTENCE, "-o", "x.png", "--title", "mine", "--dpi", "60").returncode == 0
+    )
     with Image.open(tmp_path / "x.png") as image:
         assert image.width > 100
 
@@ -210,7 +228,9 @@ def test_several_texts(call: Run, tmp_path: Path) -> None:
     (tmp_path / "bc.txt").write_text("\n\n".join(texts[1:]) + "\n")
     found = document(call, *texts)
     assert found["texts"] == [*texts]
-    stacked = np.stack([measure_map(attnviz.capture(text).maps[0])["entropy"].ravel() for text in texts])
+    stacked = np.stack(
+        [measure_map(attnviz.capture(text).maps[0])["entropy"].ravel() for text in texts]
+    )
     entropies = [head["measures"]["entropy"] for head in found["heads"]]
     assert [one["mean"] for one in entropies] == pytest.approx(stacked.mean(0))
     assert [one["sd"] for one in entropies] == pytest.approx(stacked.std(0, ddof=1))
@@ -225,8 +245,13 @@ def test_several_texts(call: Run, tmp_path: Path) -> None:
     assert told in narrow.splitlines()[2]
     assert narrow.splitlines()[2].count("±") == 1
     assert wide.splitlines()[2].count("±") == 11
-    assert "entropy_sd" in call("inspect", *texts, "-o", "-", "--format", "csv").stdout.splitlines()[0]
-    assert "entropy_sd" not in call("inspect", texts[0], "-o", "-", "--format", "csv").stdout.splitlines()[0]
+    assert (
+        "entropy_sd" in call("inspect", *texts, "-o", "-", "--format", "csv").stdout.splitlines()[0]
+    )
+    assert (
+        "entropy_sd"
+        not in call("inspect", texts[0], "-o", "-", "--format", "csv").stdout.splitlines()[0]
+    )
 
 
 def test_the_model_is_loaded_once(call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +275,9 @@ def test_the_model_is_loaded_once(call: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="module")
 def long_text() -> str:
-    words = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat", "and", "then"], 600)
+    words = np.random.default_rng(0).choice(
+        ["the", "cat", "sat", "on", "a", "mat", "and", "then"], 600
+    )
     return " ".join(words)
 
 
@@ -320,7 +347,9 @@ def test_one_token_gives_and_gets(call: Run) -> None:
         "special": False,
     }
     rows = list(
-        csv.DictReader(StringIO(call("inspect", SENTENCE, "--token", "3", "-o", "-", "--format", "csv").stdout))
+        csv.DictReader(
+            StringIO(call("inspect", SENTENCE, "--token", "3", "-o", "-", "--format", "csv").stdout)
+        )
     )
     assert len(rows) == HEADS * 2 * 12
     assert [row["weight"] == "" for row in rows[:12]] == [False] * 4 + [True] * 8
@@ -339,13 +368,17 @@ def test_one_cell_in_all_heads(call: Run, minilm: Path, tmp_path: Path) -> None:
     assert shown[0].endswith("token 8 it to token 2 cat")
     assert shown[1].split() == [f"H{head}" for head in range(12)]
     assert [line.split()[0] for line in shown[2:8]] == [f"L{layer}" for layer in range(6)]
-    assert call("inspect", SENTENCE, "--query", "it", "--key", "cat", "-o", "cell.pdf").returncode == 0
+    assert (
+        call("inspect", SENTENCE, "--query", "it", "--key", "cat", "-o", "cell.pdf").returncode == 0
+    )
     assert (tmp_path / "cell.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_masked_cell_is_said_to_be(call: Run) -> None:
     """It is null, not zero."""
-    assert "masked in all of the 18 heads" in " ".join(lines(call, SENTENCE, "--query", "cat", "--key", "it"))
+    assert "masked in all of the 18 heads" in " ".join(
+        lines(call, SENTENCE, "--query", "cat", "--key", "it")
+    )
     heads = document(call, SENTENCE, "--query", "cat", "--key", "it")["heads"]
     assert {head["weights"][0][0] for head in heads} == {None}
     done = call("inspect", SENTENCE, "--query", "cat", "--key", "it", "-o", "-", "--format", "csv")
@@ -375,7 +408,18 @@ def test_segments_of_a_file(call: Run, tmp_path: Path) -> None:
     (tmp_path / "parts.txt").write_text("0:11 who\n12:27 where\n")
     shown = lines(call, SENTENCE, "--segments", "parts.txt")
     assert shown[0] == "builtin · 2 segments · 18 heads"
-    assert shown[1].split() == ["segment", "tokens", "each", "share", "even", "lift", "rest", "lift*", "most", "by"]
+    assert shown[1].split() == [
+        "segment",
+        "tokens",
+        "each",
+        "share",
+        "even",
+        "lift",
+        "rest",
+        "lift*",
+        "most",
+        "by",
+    ]
     weights = attnviz.capture(SENTENCE).maps[0].weights.astype(np.float64).reshape(HEADS, 12, 12)
     share = weights[:, 4:, 1:4].sum(-1).mean()
     even = np.mean([3 / (q + 1) for q in range(4, 12)])
@@ -390,10 +434,16 @@ def test_segments_of_a_file(call: Run, tmp_path: Path) -> None:
     found = document(call, SENTENCE, "--segments", "parts.txt")
     assert found["segments"][1] == {"name": "where", "start": 12, "end": 27, "tokens": 4}
     assert len(found["shares"]) == 2 * HEADS
-    assert np.mean([one["share"] for one in found["shares"] if one["segment"] == "who"]) == pytest.approx(share)
+    assert np.mean(
+        [one["share"] for one in found["shares"] if one["segment"] == "who"]
+    ) == pytest.approx(share)
     rows = list(
         csv.DictReader(
-            StringIO(call("inspect", SENTENCE, "--segments", "parts.txt", "-o", "-", "--format", "csv").stdout)
+            StringIO(
+                call(
+                    "inspect", SENTENCE, "--segments", "parts.txt", "-o", "-", "--format", "csv"
+                ).stdout
+            )
         )
     )
     assert [row["segment"] for row in rows[:2]] == ["who", "where"]
@@ -407,7 +457,9 @@ def test_segments_of_one_query(call: Run, tmp_path: Path) -> None:
     )
     found = document(call, SENTENCE, "--segments", "parts.json", "--query", "-1", "-H", "L1H3")
     weights = attnviz.capture(SENTENCE).maps[0].weights[1, 3, -1].astype(np.float64)
-    assert [one["share"] for one in found["shares"]] == pytest.approx([weights[1:4].sum(), weights[4:].sum()])
+    assert [one["share"] for one in found["shares"]] == pytest.approx(
+        [weights[1:4].sum(), weights[4:].sum()]
+    )
     assert sum(one["rest_share"] for one in found["shares"]) == pytest.approx(1)
     assert (found["query"]["place"], found["query"]["text"]) == (11, ".")
     assert "token 11 ." in lines(call, SENTENCE, "--segments", "parts.json", "--query", "-1")[0]
@@ -415,7 +467,9 @@ def test_segments_of_one_query(call: Run, tmp_path: Path) -> None:
 
 def test_segments_by_themselves(call: Run, tiny: Tiny) -> None:
     """The messages of a chat, or else the paragraphs of a text; hostile names are shown, never obeyed."""
-    chat = json.dumps([{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "and you"}])
+    chat = json.dumps(
+        [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "and you"}]
+    )
     shown = lines(call, chat, "-m", tiny("chat"), "--chat", "--segments", "auto", "--query", "-1")
     assert [line.split()[0] for line in shown[2:4]] == ["user", "assistant"]
     shown = lines(call, "one \x1b[31m two\n\nthe", "--segments", "auto")
@@ -435,7 +489,9 @@ def test_words_count_as_tokens(call: Run) -> None:
     assert "Unbelievably" in lines(call, text, "--words", "--token", "Unbelievably")[0]
 
 
-def test_a_saved_capture_is_measured_like_the_model(call: Run, tmp_path: Path, minilm: Path) -> None:
+def test_a_saved_capture_is_measured_like_the_model(
+    call: Run, tmp_path: Path, minilm: Path
+) -> None:
     """Without loading the model."""
     attnviz.save(attnviz.capture(SENTENCE, model=str(minilm)), tmp_path / "run.attn")
     found = call("inspect", "--from", "run.attn").stdout
@@ -455,7 +511,9 @@ def test_nothing_is_defined(call: Run, tmp_path: Path) -> None:
     """Of one query with one key, and of a segment that no other query sees: empty, null, and no fault."""
     np.savez(tmp_path / "one.npz", weights=np.ones((1, 1)))
     (tmp_path / "all.txt").write_text("0:9 all")
-    assert "1 head, smallest entropy first; mean: of all 1; empty: undefined" in lines(call, "--from", "one.npz")
+    assert "1 head, smallest entropy first; mean: of all 1; empty: undefined" in lines(
+        call, "--from", "one.npz"
+    )
     found = document(call, "--from", "one.npz")["heads"][0]["measures"]
     assert {one["mean"] for one in found.values()} == {None}
     assert lines(call, "some text", "--segments", "all.txt")[2].split() == ["all", "3"]
@@ -511,7 +569,11 @@ def test_maps_of_an_encoder_decoder(call: Run, tiny: Tiny) -> None:
         (["x", "--segments", "none.txt"], 4, "none.txt"),
         (["x", "--segments", "auto"], 4, "--segments: the text is one paragraph"),
         (["x", "--segments", "bad.txt"], 4, "--segments: 'nonsense' is no segment"),
-        (["some text", "--segments", "outside.txt"], 4, "lies outside the text, which has 9 characters"),
+        (
+            ["some text", "--segments", "outside.txt"],
+            4,
+            "lies outside the text, which has 9 characters",
+        ),
         (["some text", "--segments", "overlap.txt"], 4, "overlap"),
         (["--from", "two.attn"], 4, "not of the same tokens"),
     ],
@@ -538,8 +600,18 @@ def test_what_is_refused(call: Run, tmp_path: Path, args: list[str], code: int, 
     attnviz.save(Capture("x", "a text", (bare,)), tmp_path / "edges.attn")
     side = (Token("a", 0, 0, 1, False), Token("b", 1, 1, 2, False))
     maps = (
-        AttentionMap("self", (0,), (0,), side, side, np.full((1, 1, 2, 2), 0.5, np.float32), np.array(True)),
-        AttentionMap("self", (1,), (0,), side[:1], side[:1], np.ones((1, 1, 1, 1), np.float32), np.array(True)),
+        AttentionMap(
+            "self", (0,), (0,), side, side, np.full((1, 1, 2, 2), 0.5, np.float32), np.array(True)
+        ),
+        AttentionMap(
+            "self",
+            (1,),
+            (0,),
+            side[:1],
+            side[:1],
+            np.ones((1, 1, 1, 1), np.float32),
+            np.array(True),
+        ),
     )
     attnviz.save(Capture("x", "ab", maps), tmp_path / "two.attn")
     fails(call("inspect", *args), code, told)
@@ -551,7 +623,9 @@ def test_a_text_of_no_tokens(call: Run, tiny: Tiny, tmp_path: Path) -> None:
     shutil.copytree(tiny("gpt2"), folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     everything = {"type": "Replace", "pattern": {"Regex": ".+"}, "content": ""}
-    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "normalizer": everything, "post_processor": None}))
+    (folder / "tokenizer.json").write_text(
+        json.dumps({**tokenizer, "normalizer": everything, "post_processor": None})
+    )
     fails(call("inspect", "a text", "-m", folder), 4, "makes no tokens of this text")
 
 
@@ -619,7 +693,9 @@ def test_results_are_made_without_a_command(call: Run, tmp_path: Path, source: S
     assert same_as(token, call, "--token", "it")
     assert same_as(cell, call, "--query", "it", "--key", "cat")
     assert same_as(shares, call, "--segments", "parts.txt")
-    assert [type(each) for result in (heads, token, shares) for each in result.tables()] == [Table] * 3
+    assert [type(each) for result in (heads, token, shares) for each in result.tables()] == [
+        Table
+    ] * 3
     assert [type(each) for each in cell.tables()] == [Heatmap]
     assert len(heads.draw_table(HeadOrder("sink"), 3).rows) == 4
     assert len(token.draw_tables(5)[0].rows) == 5

@@ -12,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cosine
 from scipy.stats import entropy
-from transformers import AutoModel, AutoModelForCausalLM, BertForMaskedLM, BertForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+)
 
 from attnviz.cli.show import MOVED
 from attnviz.experiments.ablation import permuted
@@ -85,13 +90,18 @@ def test_a_knock_out_is_a_mask_of_four_axes(gpt2: Model, tiny: Tiny) -> None:
 
 def test_other_rows_of_the_layer_stay(gpt2: Model) -> None:
     """A cut in one head changes its query's row, which sums to 1 again, and nothing else before the next layer."""
-    before, after = captured(gpt2), captured(gpt2, intervention_of(Changes(pairs=((8, 2),), heads=((1, 3),))))
+    before, after = (
+        captured(gpt2),
+        captured(gpt2, intervention_of(Changes(pairs=((8, 2),), heads=((1, 3),)))),
+    )
     same = np.ones(before.weights[:2].shape, dtype=bool)
     same[1, 3, 8] = False
     np.testing.assert_array_equal(before.visible[:2][same], after.visible[:2][same])
     np.testing.assert_allclose(before.weights[:2][same], after.weights[:2][same], atol=1e-6)
     expected = np.delete(before.weights[1, 3, 8], 2)
-    np.testing.assert_allclose(np.delete(after.weights[1, 3, 8], 2), expected / expected.sum(), atol=1e-6)
+    np.testing.assert_allclose(
+        np.delete(after.weights[1, 3, 8], 2), expected / expected.sum(), atol=1e-6
+    )
     assert np.abs(before.weights[2] - after.weights[2]).max() > 1e-5
 
 
@@ -104,7 +114,10 @@ def test_a_knock_out_in_an_encoder_turns_its_vector(minilm: Path) -> None:
     mask[..., 3] = LOWEST
     mask[..., 3, 3] = 0
     with torch.inference_mode():
-        before, after = (library(ids(model), attention_mask=part)[0][0, 0] for part in (torch.zeros_like(mask), mask))
+        before, after = (
+            library(ids(model), attention_mask=part)[0][0, 0]
+            for part in (torch.zeros_like(mask), mask)
+        )
     assert found.response.kind == "vector"
     np.testing.assert_allclose(found.response.outputs[1], after, atol=1e-5)
     assert found.effect.cosine == pytest.approx(cosine(before.double(), after.double()), abs=1e-6)
@@ -113,7 +126,9 @@ def test_a_knock_out_in_an_encoder_turns_its_vector(minilm: Path) -> None:
     assert len(found.others) == DRAWS
 
 
-Fill = Callable[[torch.Tensor], torch.Tensor]  # values of a head (n, d_v) -> what it is to put out (n, d_v)
+Fill = Callable[
+    [torch.Tensor], torch.Tensor
+]  # values of a head (n, d_v) -> what it is to put out (n, d_v)
 
 
 def hooked(folder: Path, tokens: torch.Tensor, layer: int, head: int, fill: Fill) -> torch.Tensor:
@@ -121,7 +136,9 @@ def hooked(folder: Path, tokens: torch.Tensor, layer: int, head: int, fill: Fill
     model = eager(folder)
     attention, values = model.transformer.h[layer].attn, []
     part = slice(head * WIDTH, (head + 1) * WIDTH)
-    attention.c_attn.register_forward_hook(lambda module, args, out: values.append(out[0, :, 2 * HEADS * WIDTH :]))
+    attention.c_attn.register_forward_hook(
+        lambda module, args, out: values.append(out[0, :, 2 * HEADS * WIDTH :])
+    )
 
     def put(module: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:  # noqa: ARG001
         changed = args[0].clone()
@@ -196,7 +213,9 @@ def test_masked_tokens_and_classes_are_predictions(kind: Any, text: str, said: s
     """The table names what is predicted and where, and its likeliest outputs with the library's probabilities."""
     model = bert(kind)
     subject = Subject.of(model, Prompt(text))
-    found = intervene(subject, Changes(pairs=((3, 1),), layers=(0, 1), ablated=((0, 1),), how="mean"))
+    found = intervene(
+        subject, Changes(pairs=((3, 1),), layers=(0, 1), ablated=((0, 1),), how="mean")
+    )
     tokens = torch.tensor([[token.id for token in subject.scope.queries]])
     with torch.inference_mode():
         logits = model.model(input_ids=tokens).logits[0]
@@ -212,7 +231,10 @@ def test_masked_tokens_and_classes_are_predictions(kind: Any, text: str, said: s
 
 
 @given(
-    st.dictionaries(st.integers(0, 3), st.sets(st.integers(0, 5), min_size=1, max_size=3), min_size=1), st.integers()
+    st.dictionaries(
+        st.integers(0, 3), st.sets(st.integers(0, 5), min_size=1, max_size=3), min_size=1
+    ),
+    st.integers(),
 )
 def test_others_are_as_many_of_the_same_group(chosen: dict[int, set[int]], seed: int) -> None:
     """Each draw has as many members of each group, none of its own; all draws differ, DRAWS or all that there are."""
@@ -230,7 +252,9 @@ def test_others_are_as_many_of_the_same_group(chosen: dict[int, set[int]], seed:
 def test_both_at_once_are_drawn_at_random() -> None:
     """Each other head with each other key that is seen, of which some are taken, the seed says which."""
     model, changes = load(), Changes(pairs=((9, 3),), layers=(0, 1, 2), ablated=((1, 2),))
-    first, other = (intervene(Subject.of(model, Prompt(SENTENCE)), changes, seed=seed).drawn for seed in (0, 1))
+    first, other = (
+        intervene(Subject.of(model, Prompt(SENTENCE)), changes, seed=seed).drawn for seed in (0, 1)
+    )
     assert len(first) == DRAWS
     assert first != other
     pairs = {(one.ablated[0][1], one.pairs[0][1]) for one in first}
@@ -241,7 +265,10 @@ def test_both_at_once_are_drawn_at_random() -> None:
 
 def test_what_is_permuted_is_permuted_by_the_seed() -> None:
     """Another seed puts weights into another order."""
-    subject, changes = Subject.of(load(), Prompt(SENTENCE)), Changes(ablated=((1, 2),), how="permute")
+    subject, changes = (
+        Subject.of(load(), Prompt(SENTENCE)),
+        Changes(ablated=((1, 2),), how="permute"),
+    )
     first, again, other = (intervene(subject, changes, seed=seed).effect.kl for seed in (0, 0, 1))
     assert first == again != other
 
@@ -262,7 +289,9 @@ def test_the_scale_is_the_median_of_the_others() -> None:
     """Each other head of the layer is ablated in its turn; the sizes of their effects have this median."""
     model = load()
     found = outcome(model, Changes(ablated=((1, 3),), how="mean"))
-    alone = [outcome(model, Changes(ablated=((1, head),), how="mean")).effect for head in (0, 1, 2, 4, 5)]
+    alone = [
+        outcome(model, Changes(ablated=((1, head),), how="mean")).effect for head in (0, 1, 2, 4, 5)
+    ]
     np.testing.assert_allclose(found.others, alone, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(found.scale[:2], np.median(np.abs(alone), axis=0)[:2], rtol=1e-3)
 
@@ -278,10 +307,15 @@ def induction(model: Model, head: tuple[int, int], changes: Intervention) -> flo
 
 
 @pytest.mark.parametrize(("head", "before"), [((1, 1), 0.64), ((1, 3), 0.42)])
-def test_without_the_previous_token_head_there_is_no_induction(head: tuple[int, int], before: float) -> None:
+def test_without_the_previous_token_head_there_is_no_induction(
+    head: tuple[int, int], before: float
+) -> None:
     """L0H2 ablated, the induction heads lose their pattern; no other head of its layer does that."""
     model = load()
-    without = [induction(model, head, intervention_of(Changes(ablated=((0, other),)))) for other in range(6)]
+    without = [
+        induction(model, head, intervention_of(Changes(ablated=((0, other),))))
+        for other in range(6)
+    ]
     assert induction(model, head, NOTHING) > before
     assert without[2] < 0.08
     assert min(without[:2] + without[3:]) > 0.2
@@ -311,17 +345,36 @@ def test_without_the_previous_token_head_a_repeat_is_not_told() -> None:
         ("a->b->c", ("a", "b->c")),
     ],
 )
-def test_edges_are_parted_at_the_first_arrow_that_has_two_sides(text: str, sides: tuple[Any, Any]) -> None:
+def test_edges_are_parted_at_the_first_arrow_that_has_two_sides(
+    text: str, sides: tuple[Any, Any]
+) -> None:
     """A number, a word or * on either side; an arrow may be a token."""
     assert parse_edge(text) == tuple(None if side is None else Spot(side) for side in sides)
 
 
 def test_the_screen_shows_before_after_and_the_difference(call: Run) -> None:
     """One map three times, what was done, then the prediction with KL and its scale; the same bytes each time."""
-    args = "intervene", BREAKS_OFF, "--ablate", "L0H2", "-H", "L1H3", "--width", "120", "--color", "never"
+    args = (
+        "intervene",
+        BREAKS_OFF,
+        "--ablate",
+        "L0H2",
+        "-H",
+        "L1H3",
+        "--width",
+        "120",
+        "--color",
+        "never",
+    )
     done = call(*args)
     assert done.returncode == 0, done.stderr
-    for told in ("before  ", "after  ", "after - before", "ablated: L0H2, the output replaced by zeros", "␣dog"):
+    for told in (
+        "before  ",
+        "after  ",
+        "after - before",
+        "ablated: L0H2, the output replaced by zeros",
+        "␣dog",
+    ):
         assert told in done.stdout
     assert "KL(before || after) 2.015 nats" in done.stdout
     assert "median of 5 draws" in done.stdout
@@ -331,7 +384,18 @@ def test_the_screen_shows_before_after_and_the_difference(call: Run) -> None:
 
 def test_several_maps_are_shown_changed(call: Run) -> None:
     """A grid shows what the model does under the intervention, and says so."""
-    done = call("intervene", SENTENCE, "--knock-out", "it->cat", "--in", "1-2", "--view", "grid", "--color", "never")
+    done = call(
+        "intervene",
+        SENTENCE,
+        "--knock-out",
+        "it->cat",
+        "--in",
+        "1-2",
+        "--view",
+        "grid",
+        "--color",
+        "never",
+    )
     assert "cut before the softmax: 8 it -> 2 cat, in all heads of layers 1, 2" in done.stdout
     assert "after - before" not in done.stdout
     assert "other keys of the same queries" in done.stdout
@@ -339,7 +403,18 @@ def test_several_maps_are_shown_changed(call: Run) -> None:
 
 def test_json_holds_the_changed_map_and_the_prediction(call: Run) -> None:
     """The usual document, and beside it what was changed, the probabilities in both runs, and the comparison."""
-    done = call("intervene", SENTENCE, "-H", "L1H3", "--knock-out", "it->cat", "--in", "L1H3", "--json", "-q")
+    done = call(
+        "intervene",
+        SENTENCE,
+        "-H",
+        "L1H3",
+        "--knock-out",
+        "it->cat",
+        "--in",
+        "L1H3",
+        "--json",
+        "-q",
+    )
     data = json.loads(done.stdout, parse_constant=pytest.fail)
     part = captured(load(), intervention_of(Changes(pairs=((8, 2),), heads=((1, 3),))))
     row = data["maps"][0]["weights"][0][0][8]
@@ -349,7 +424,9 @@ def test_json_holds_the_changed_map_and_the_prediction(call: Run) -> None:
     assert (found["knock_out"], found["in"]) == ([{"query": 8, "key": 2}], {"heads": ["L1H3"]})
     draws = found["comparison"]["draws"]
     assert [draw["in"]["heads"] for draw in draws] == [[f"L1H{head}"] for head in (0, 1, 2, 4, 5)]
-    assert found["comparison"]["median"]["kl"] == pytest.approx(np.median([draw["kl"] for draw in draws]))
+    assert found["comparison"]["median"]["kl"] == pytest.approx(
+        np.median([draw["kl"] for draw in draws])
+    )
     prediction = found["prediction"]
     assert (prediction["kind"], prediction["place"], prediction["token"]) == ("next", 11, ".")
     assert prediction["target"] == {name: prediction["before"][0][name] for name in ("token", "id")}
@@ -367,7 +444,10 @@ def test_every_format_is_written(call: Run, tmp_path: Path, name: str) -> None:
     data = (tmp_path / name).read_bytes()
     assert data
     if name.endswith((".md", ".html")):
-        assert "ablated: L0H2, the output replaced by the mean of the values that it sees" in data.decode()
+        assert (
+            "ablated: L0H2, the output replaced by the mean of the values that it sees"
+            in data.decode()
+        )
         assert "other heads of the same layers" in data.decode()
 
 
@@ -377,9 +457,21 @@ def test_every_format_is_written(call: Run, tmp_path: Path, name: str) -> None:
 def test_other_numbers_are_shown_too(call: Run, tiny: Tiny, how: str, method: str) -> None:
     """Gradients and scores of a model whose heads are ablated and edges cut."""
     changes = "--ablate", "L0H1", "--with", how, "--knock-out", "4->1"
-    done = call("show", "a cat sat on", "-m", tiny("llama"), "--weights", method, *changes, "--color", "never")
+    done = call(
+        "show",
+        "a cat sat on",
+        "-m",
+        tiny("llama"),
+        "--weights",
+        method,
+        *changes,
+        "--color",
+        "never",
+    )
     assert done.returncode == 0, done.stderr
-    assert "as many other heads of the same layers and other keys of the same queries" in done.stdout
+    assert (
+        "as many other heads of the same layers and other keys of the same queries" in done.stdout
+    )
 
 
 @pytest.mark.exact
@@ -399,7 +491,9 @@ def test_an_encoder_decoder_says_whose_edges_are_cut(call: Run, tiny: Tiny) -> N
     )
     fails(call(*args), 2, "encoder, decoder, cross: show --map says which")
     data = json.loads(call(*args, "--map", "cross").stdout)
-    queries, keys = ([token["text"] for token in data["maps"][0][side]] for side in ("queries", "keys"))
+    queries, keys = (
+        [token["text"] for token in data["maps"][0][side]] for side in ("queries", "keys")
+    )
     (cut,) = data["intervention"]["knock_out"]
     assert (queries[cut["query"]], keys[cut["key"]]) == ("dog", "cat")
     assert data["maps"][0]["weights"][0][0][cut["query"]][cut["key"]] is None
@@ -474,19 +568,39 @@ def test_texts_that_are_run_at_once_are_changed_alike(name: str, how: str, tiny:
     one = intervention_of(Changes(ablated=((0, 2),), how=how))
     outputs = model.respond(Prompt(SENTENCE), [one] * 3).outputs
     np.testing.assert_allclose(outputs, outputs[:1].repeat(3, 0), rtol=0, atol=1e-4)
-    np.testing.assert_allclose(outputs[:1], model.respond(Prompt(SENTENCE), [one]).outputs, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        outputs[:1], model.respond(Prompt(SENTENCE), [one]).outputs, rtol=0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("how", ["zero", "mean", "uniform", "permute"])
 def test_heads_are_ablated_in_bfloat16(how: str, call: Run) -> None:
     """Which NumPy does not have."""
-    done = call("intervene", SENTENCE, "--ablate", "L0H1", "--with", how, "--dtype", "bfloat16", "--json", "-q")
+    done = call(
+        "intervene",
+        SENTENCE,
+        "--ablate",
+        "L0H1",
+        "--with",
+        how,
+        "--dtype",
+        "bfloat16",
+        "--json",
+        "-q",
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_gradients_before_and_after_are_of_one_prediction(call: Run) -> None:
     """That of the table: the likeliest before."""
-    done = call("intervene", "The cat sat on the mat. The cat sat on the", "--weights", "gradient", "--ablate", "L0H0")
+    done = call(
+        "intervene",
+        "The cat sat on the mat. The cat sat on the",
+        "--weights",
+        "gradient",
+        "--ablate",
+        "L0H0",
+    )
     assert done.stdout.count("gradient of the logit of") == 1
 
 
@@ -503,4 +617,8 @@ def test_show_still_intervenes_and_says_where_that_went(call: Run) -> None:
 
 def test_an_intervention_changes_something(call: Run) -> None:
     """Without an edge or a head there is nothing to do."""
-    fails(call("intervene", "The cat sat."), 2, "nothing to change: name edges with --knock-out, or heads with")
+    fails(
+        call("intervene", "The cat sat."),
+        2,
+        "nothing to change: name edges with --knock-out, or heads with",
+    )

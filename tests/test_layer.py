@@ -27,7 +27,9 @@ from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
 
-VECTORS = arrays(np.float32, st.tuples(st.integers(1, 6), st.just(4)), elements=st.floats(-50, 50, width=32))
+VECTORS = arrays(
+    np.float32, st.tuples(st.integers(1, 6), st.just(4)), elements=st.floats(-50, 50, width=32)
+)
 
 
 def vectors(*shape: int, seed: int = 0) -> np.ndarray:
@@ -78,7 +80,9 @@ def test_every_score_equals_its_formula() -> None:
     }
     for score, formula in formulas.items():
         expected = [[formula(a, b) for b in k] for a in q]
-        np.testing.assert_allclose(attend(q, k, k, score=score).scores, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            attend(q, k, k, score=score).scores, expected, rtol=1e-4, atol=1e-5
+        )
         batched = attend(np.stack([q, q]), k, k, score=score).scores
         np.testing.assert_allclose(batched[1], expected, rtol=1e-4, atol=1e-5)
 
@@ -86,7 +90,12 @@ def test_every_score_equals_its_formula() -> None:
 def test_names_stand_for_the_functions() -> None:
     """A score by name is the function of that name."""
     x = vectors(4, 4)
-    for name, score in {"dot": dot, "scaled_dot": scaled_dot, "cosine": cosine, "gaussian": gaussian()}.items():
+    for name, score in {
+        "dot": dot,
+        "scaled_dot": scaled_dot,
+        "cosine": cosine,
+        "gaussian": gaussian(),
+    }.items():
         np.testing.assert_array_equal(attend(x, x, x, score=name).scores, score(x, x))
 
 
@@ -109,7 +118,9 @@ def test_gradients_of_cosine_are_finite_at_zero() -> None:
 def test_gaussian_survives_a_common_offset() -> None:
     """Distances between vectors far from the origin do not cancel away."""
     x = vectors(4, 4)
-    near, far = (attend(x + offset, x + offset, x, score="gaussian").weights for offset in (0, 1000))
+    near, far = (
+        attend(x + offset, x + offset, x, score="gaussian").weights for offset in (0, 1000)
+    )
     np.testing.assert_allclose(far, near, atol=2e-3)
 
 
@@ -142,16 +153,22 @@ def test_boolean_mask_is_true_where_a_query_may_attend() -> None:
     assert (found.weights[~mask] == 0).all()
     assert np.isneginf(found.scores[~mask]).all()
     for i, row in enumerate(mask):
-        np.testing.assert_allclose(found.weights[i, row], attend(x[i : i + 1], x[row], x[row]).weights[0], rtol=1e-5)
+        np.testing.assert_allclose(
+            found.weights[i, row], attend(x[i : i + 1], x[row], x[row]).weights[0], rtol=1e-5
+        )
 
 
 def test_float_mask_is_added_to_the_scores() -> None:
     """A float mask of 0 and -inf masks; other values shift the scores."""
     x, bias = vectors(4, 3), vectors(4, 4, seed=9)
-    np.testing.assert_allclose(attend(x, x, x, mask=bias).scores, attend(x, x, x).scores + bias, rtol=1e-5)
+    np.testing.assert_allclose(
+        attend(x, x, x, mask=bias).scores, attend(x, x, x).scores + bias, rtol=1e-5
+    )
     allowed = np.tri(4, dtype=bool)
     additive_mask = np.where(allowed, 0, -np.inf).astype(np.float32)
-    np.testing.assert_array_equal(attend(x, x, x, mask=additive_mask).weights, attend(x, x, x, mask=allowed).weights)
+    np.testing.assert_array_equal(
+        attend(x, x, x, mask=additive_mask).weights, attend(x, x, x, mask=allowed).weights
+    )
 
 
 @pytest.mark.parametrize(("n", "m"), [(3, 3), (2, 5), (5, 2)])
@@ -205,7 +222,9 @@ def test_numpy_and_torch_agree_with_sdpa(causal: bool) -> None:
     q, k, v = (vectors(2, 3, 7, 8, seed=i) for i in range(3))
     ours = attend(q, k, v, causal=causal)
     theirs = attend(*map(torch.from_numpy, (q, k, v)), causal=causal)
-    sdpa = torch.nn.functional.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v)), is_causal=causal)
+    sdpa = torch.nn.functional.scaled_dot_product_attention(
+        *map(torch.from_numpy, (q, k, v)), is_causal=causal
+    )
     np.testing.assert_allclose(ours.weights, theirs.weights.numpy(), **close(8))
     np.testing.assert_allclose(ours.output, sdpa.numpy(), **close(8))
     np.testing.assert_allclose(theirs.output.numpy(), sdpa.numpy(), **close(8))
@@ -226,7 +245,10 @@ def test_gradients_equal_those_of_sdpa() -> None:
     [
         ((np.zeros((2, 3)), np.zeros((4, 5)), np.zeros((4, 5))), ["(2, 3)", "(4, 5)"]),
         ((np.zeros((2, 3)), np.zeros((4, 3)), np.zeros((5, 3))), ["(4, 3)", "(5, 3)"]),
-        ((np.zeros((2, 2, 3)), np.zeros((3, 4, 3)), np.zeros((3, 4, 3))), ["(2, 2, 3)", "(3, 4, 3)"]),
+        (
+            (np.zeros((2, 2, 3)), np.zeros((3, 4, 3)), np.zeros((3, 4, 3))),
+            ["(2, 2, 3)", "(3, 4, 3)"],
+        ),
         ((np.zeros((0, 3)), np.zeros((4, 3)), np.zeros((4, 3))), ["(0, 3)"]),
         ((np.zeros((2, 3)), np.zeros((0, 3)), np.zeros((0, 3))), ["(0, 3)"]),
         ((np.zeros(3), np.zeros((4, 3)), np.zeros((4, 3))), ["(3,)"]),
@@ -274,8 +296,14 @@ def test_multi_head_equals_torch(cross: bool, bias: bool) -> None:
     torch.manual_seed(0)
     dims = {"kdim": 10, "vdim": 14} if cross else {}
     theirs = torch.nn.MultiheadAttention(12, 3, bias=bias, batch_first=True, **dims)
-    ours = MultiHeadAttention(12, 3, bias=bias, key_dim=dims.get("kdim"), value_dim=dims.get("vdim"))
-    query, key, value = torch.randn(2, 5, 12), torch.randn(2, 7, dims.get("kdim", 12)), torch.randn(2, 7, 14)
+    ours = MultiHeadAttention(
+        12, 3, bias=bias, key_dim=dims.get("kdim"), value_dim=dims.get("vdim")
+    )
+    query, key, value = (
+        torch.randn(2, 5, 12),
+        torch.randn(2, 7, dims.get("kdim", 12)),
+        torch.randn(2, 7, 14),
+    )
     value = value if cross else key
     parts = (
         [theirs.q_proj_weight, theirs.k_proj_weight, theirs.v_proj_weight]
@@ -289,12 +317,16 @@ def test_multi_head_equals_torch(cross: bool, bias: bool) -> None:
         if bias:
             theirs.in_proj_bias.normal_()
             theirs.out_proj.bias.normal_()
-            for mine, part in zip((ours.query, ours.key, ours.value), theirs.in_proj_bias.chunk(3), strict=True):
+            for mine, part in zip(
+                (ours.query, ours.key, ours.value), theirs.in_proj_bias.chunk(3), strict=True
+            ):
                 mine.bias.copy_(part)
             ours.output.bias.copy_(theirs.out_proj.bias)
     mask = torch.rand(2, 5, 7) > 0.3
     mask[..., 0] = True
-    expected, weights = theirs(query, key, value, attn_mask=~mask.repeat_interleave(3, 0), average_attn_weights=False)
+    expected, weights = theirs(
+        query, key, value, attn_mask=~mask.repeat_interleave(3, 0), average_attn_weights=False
+    )
     found, found_weights = ours(query, key, value, mask=mask, return_weights=True)
     torch.testing.assert_close(found, expected, **close(32))
     torch.testing.assert_close(found_weights, weights, **close(32))
@@ -303,13 +335,18 @@ def test_multi_head_equals_torch(cross: bool, bias: bool) -> None:
 def test_grouped_heads_share_keys_and_values() -> None:
     """kv_heads: the same as a full layer whose key and value heads are repeated; weights are per query head."""
     torch.manual_seed(0)
-    grouped, full = MultiHeadAttention(12, 6, kv_heads=2, causal=True), MultiHeadAttention(12, 6, causal=True)
+    grouped, full = (
+        MultiHeadAttention(12, 6, kv_heads=2, causal=True),
+        MultiHeadAttention(12, 6, causal=True),
+    )
     with torch.no_grad():
         for name in ("query", "output"):
             getattr(full, name).load_state_dict(getattr(grouped, name).state_dict())
         for name in ("key", "value"):
             source, target = getattr(grouped, name), getattr(full, name)
-            target.weight.copy_(source.weight.view(2, 2, 12).repeat_interleave(3, 0).reshape(12, 12))
+            target.weight.copy_(
+                source.weight.view(2, 2, 12).repeat_interleave(3, 0).reshape(12, 12)
+            )
             target.bias.copy_(source.bias.view(2, 2).repeat_interleave(3, 0).reshape(12))
     x = torch.randn(2, 5, 12)
     for a, b in zip(grouped(x, return_weights=True), full(x, return_weights=True), strict=True):
@@ -326,7 +363,9 @@ def test_rotary_weights_depend_on_distance_alone() -> None:
     relative = logs - logs.diagonal(dim1=-2, dim2=-1)[..., None]
     for offset in range(-5, 6):
         diagonal = relative.diagonal(offset, dim1=-2, dim2=-1)
-        torch.testing.assert_close(diagonal, diagonal[..., :1].expand_as(diagonal), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            diagonal, diagonal[..., :1].expand_as(diagonal), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_modules_refuse_what_does_not_divide() -> None:
@@ -366,4 +405,6 @@ def test_cuda_equals_cpu() -> None:
     """The layer gives the same on a GPU."""
     x = torch.from_numpy(vectors(2, 5, 8))
     found = attend(x.cuda(), x.cuda(), x.cuda(), causal=True)
-    torch.testing.assert_close(found.weights.cpu(), attend(x, x, x, causal=True).weights, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found.weights.cpu(), attend(x, x, x, causal=True).weights, rtol=0, atol=1e-5
+    )

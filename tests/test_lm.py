@@ -14,7 +14,17 @@ from attnviz.analysis.roles import duplicate_token, induction, previous_token
 from attnviz.errors import InputError, ModelError
 from attnviz.lm import corpus, evaluate, run, store, tokenizer
 from attnviz.lm.model import Config, blocks, forward, shapes
-from attnviz.lm.train import IGNORED, Progress, Recipe, batch, initial, repeated_row, set_rates, train, widen
+from attnviz.lm.train import (
+    IGNORED,
+    Progress,
+    Recipe,
+    batch,
+    initial,
+    repeated_row,
+    set_rates,
+    train,
+    widen,
+)
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -24,7 +34,10 @@ TINY = Config(vocabulary=300, dim=16, layers=2, heads=2, feed_forward=32, positi
 
 def random_parameters(config: Config, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes(config).items()}
+    return {
+        name: torch.randn(shape, generator=generator) * 0.3
+        for name, shape in shapes(config).items()
+    }
 
 
 def as_llama(parameters: dict[str, torch.Tensor], config: Config) -> LlamaForCausalLM:
@@ -42,10 +55,16 @@ def as_llama(parameters: dict[str, torch.Tensor], config: Config) -> LlamaForCau
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         )
     )
-    names = {"model.embed_tokens.weight": "embedding", "lm_head.weight": "embedding", "model.norm.weight": "norm"}
+    names = {
+        "model.embed_tokens.weight": "embedding",
+        "lm_head.weight": "embedding",
+        "model.norm.weight": "norm",
+    }
     for i in range(config.layers):
         for theirs, ours in {"q": "query", "k": "key", "v": "value", "o": "output"}.items():
-            names[f"model.layers.{i}.self_attn.{theirs}_proj.weight"] = f"layers.{i}.attention.{ours}.weight"
+            names[f"model.layers.{i}.self_attn.{theirs}_proj.weight"] = (
+                f"layers.{i}.attention.{ours}.weight"
+            )
         for part in ("gate", "up", "down"):
             names[f"model.layers.{i}.mlp.{part}_proj.weight"] = f"layers.{i}.{part}"
         names[f"model.layers.{i}.input_layernorm.weight"] = f"layers.{i}.attention_norm"
@@ -60,7 +79,9 @@ def test_forward_equals_llama() -> None:
     ids = torch.randint(0, TINY.vocabulary, (2, 20), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = as_llama(parameters, TINY)(ids, output_attentions=True)
-        torch.testing.assert_close(forward(parameters, ids, TINY), expected.logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            forward(parameters, ids, TINY), expected.logits, rtol=1e-4, atol=1e-4
+        )
         for block, weights in zip(blocks(parameters, ids, TINY), expected.attentions, strict=True):
             torch.testing.assert_close(block.attended.weights, weights, rtol=0, atol=1e-5)
 
@@ -73,8 +94,13 @@ def test_numpy_and_torch_agree() -> None:
     theirs = list(blocks(tensors, torch.from_numpy(ids), stored.config))
     for mine, its in zip(blocks(stored.parameters, ids, stored.config), theirs, strict=True):
         np.testing.assert_allclose(mine.attended.weights, its.attended.weights.numpy(), atol=1e-5)
-    logits = forward(stored.parameters, ids, stored.config), forward(tensors, torch.from_numpy(ids), stored.config)
-    np.testing.assert_allclose(logits[0], logits[1].numpy(), **close(512, float(np.abs(logits[0]).max())))
+    logits = (
+        forward(stored.parameters, ids, stored.config),
+        forward(tensors, torch.from_numpy(ids), stored.config),
+    )
+    np.testing.assert_allclose(
+        logits[0], logits[1].numpy(), **close(512, float(np.abs(logits[0]).max()))
+    )
     probabilities = [np.exp(x - x.max(-1, keepdims=True)) for x in (logits[0], logits[1].numpy())]
     normalised = [x / x.sum(-1, keepdims=True) for x in probabilities]
     np.testing.assert_allclose(*normalised, atol=1e-5)
@@ -125,9 +151,7 @@ def test_the_shipped_model_is_small() -> None:
 def test_everyday_words_are_one_token() -> None:
     """Words of everyday sentences are whole, so that a heatmap has words on its axes."""
     found = Tokenizer.from_str(store.read(store.BUILTIN).tokenizer)
-    sentence = (
-        " The children laughed because the lazy dog was too tired to jump over the fox, and mother made breakfast."
-    )
+    sentence = " The children laughed because the lazy dog was too tired to jump over the fox, and mother made breakfast."
     words = sentence.replace(",", " ,").replace(".", " .").split()
     assert len(found.encode(sentence).ids) - 1 == len(words)
 
@@ -163,10 +187,13 @@ def test_training_learns_and_repeats() -> None:
     losses: list[float] = []
     learnt = train(ids, TINY, recipe, watch=lambda now: losses.append(now.loss))
     assert losses[0] == pytest.approx(math.log(TINY.vocabulary), rel=0.1)
-    assert evaluate.natural_loss({name: p.numpy() for name, p in learnt.items()}, ids, TINY, 16) < 1.0
+    assert (
+        evaluate.natural_loss({name: p.numpy() for name, p in learnt.items()}, ids, TINY, 16) < 1.0
+    )
     short = replace(recipe, steps=12)
     first, again, other = (
-        train(ids, TINY, setting, watch=lambda _: None) for setting in (short, short, replace(short, seed=4))
+        train(ids, TINY, setting, watch=lambda _: None)
+        for setting in (short, short, replace(short, seed=4))
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["embedding"], other["embedding"])
@@ -176,9 +203,13 @@ def test_natural_loss_equals_cross_entropy() -> None:
     """The NumPy loss is torch's, on the same rows."""
     parameters = random_parameters(TINY)
     ids = np.random.default_rng(0).integers(1, TINY.vocabulary, 17)
-    found = evaluate.natural_loss({name: p.numpy() for name, p in parameters.items()}, ids, TINY, 16)
+    found = evaluate.natural_loss(
+        {name: p.numpy() for name, p in parameters.items()}, ids, TINY, 16
+    )
     row = torch.from_numpy(np.concatenate([[0], ids[1:]]))[None]
-    expected = torch.nn.functional.cross_entropy(forward(parameters, row[:, :-1], TINY)[0], row[0, 1:])
+    expected = torch.nn.functional.cross_entropy(
+        forward(parameters, row[:, :-1], TINY)[0], row[0, 1:]
+    )
     assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -226,7 +257,9 @@ def test_a_narrowed_tokenizer_is_one_learnt_so() -> None:
     spelt = tokenizer.pieces(wide, found)
     assert spelt[:270] == [[number] for number in range(270)]
     for number in range(270, wide.get_vocab_size()):
-        assert "".join(found.id_to_token(piece) for piece in spelt[number]) == wide.id_to_token(number)
+        assert "".join(found.id_to_token(piece) for piece in spelt[number]) == wide.id_to_token(
+            number
+        )
         assert len(spelt[number]) > 1
 
 
@@ -235,7 +268,9 @@ def test_widening_keeps_the_model_and_adds_means() -> None:
     parameters = initial(TINY, 0)
     wide = widen(parameters, [[number] for number in range(300)] + [[5, 7]])
     torch.testing.assert_close(wide["embedding"][:300], parameters["embedding"], rtol=0, atol=0)
-    torch.testing.assert_close(wide["embedding"][300], (parameters["embedding"][5] + parameters["embedding"][7]) / 2)
+    torch.testing.assert_close(
+        wide["embedding"][300], (parameters["embedding"][5] + parameters["embedding"][7]) / 2
+    )
     assert all(wide[name] is parameters[name] for name in parameters if name != "embedding")
 
 
@@ -310,7 +345,12 @@ def test_a_trained_folder_round_trips(tmp_path: Path) -> None:
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "damaged"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no such file"),
         (lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff"), "damaged"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "attnviz", "dim": 3}'), "config.json"),
+        (
+            lambda folder: (folder / "config.json").write_text(
+                '{"model_type": "attnviz", "dim": 3}'
+            ),
+            "config.json",
+        ),
         (lambda folder: edit(folder, layers=10**7), "impossible"),
         (lambda folder: edit(folder, layers=3), "do not fit"),
         (lambda folder: edit(folder, dim="16"), "impossible"),
@@ -356,4 +396,6 @@ def test_training_on_cuda_learns() -> None:
     ids = np.tile(np.arange(1, 40), 30)
     recipe = Recipe(steps=120, tokens=240, length=24, rate=0.02, warm_up=5)
     found = train(ids, TINY, recipe, device="cuda", watch=lambda _: None)
-    assert evaluate.natural_loss({name: p.numpy() for name, p in found.items()}, ids, TINY, 16) < 1.0
+    assert (
+        evaluate.natural_loss({name: p.numpy() for name, p in found.items()}, ids, TINY, 16) < 1.0
+    )

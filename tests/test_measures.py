@@ -30,12 +30,18 @@ def tokens(count: int, special: tuple[int, ...] = ()) -> tuple[Token, ...]:
     return tuple(Token(f"t{i}", i, 3 * i, 3 * i + 2, i in special) for i in range(count))
 
 
-def of(weights: np.ndarray, visible: np.ndarray | bool = True, special: tuple[int, ...] = ()) -> AttentionMap:
+def of(
+    weights: np.ndarray, visible: np.ndarray | bool = True, special: tuple[int, ...] = ()
+) -> AttentionMap:
     """A map of one layer from (query, key), or of as many as there are."""
-    full = np.asarray(weights, np.float32).reshape((1,) * (4 - np.ndim(weights)) + np.shape(weights))
+    full = np.asarray(weights, np.float32).reshape(
+        (1,) * (4 - np.ndim(weights)) + np.shape(weights)
+    )
     side = tokens(full.shape[-1], special)
     layers, heads = (tuple(range(count)) for count in full.shape[:2])
-    return AttentionMap("self", layers, heads, side[: full.shape[-2]], side, full, np.asarray(visible))
+    return AttentionMap(
+        "self", layers, heads, side[: full.shape[-2]], side, full, np.asarray(visible)
+    )
 
 
 def random(layers: int, heads: int, count: int, *, causal: bool, seed: int = 0) -> AttentionMap:
@@ -59,7 +65,9 @@ def test_uniform_attention() -> None:
     assert found["entropy"] == pytest.approx(math.log(8))
     assert (found["span"], found["normalised"]) == (pytest.approx(8), pytest.approx(1))
     assert found["gini"] == pytest.approx(0, abs=1e-12)
-    assert (found["sink"], found["previous"], found["self"], found["next"]) == pytest.approx((1 / 8,) * 4)
+    assert (found["sink"], found["previous"], found["self"], found["next"]) == pytest.approx(
+        (1 / 8,) * 4
+    )
     assert found["top3"] == pytest.approx(3 / 8)
     assert found["distance"] == pytest.approx(apart.mean())
     assert found["distance_rest"] == pytest.approx(apart[:, 1:].mean())
@@ -75,8 +83,12 @@ def test_causal_uniform_attention() -> None:
     assert found["span"] == pytest.approx(seen.mean())
     assert (found["normalised"], found["gini"]) == (pytest.approx(1), pytest.approx(0, abs=1e-12))
     assert found["sink"] == found["self"] == pytest.approx((1 / seen).mean())
-    assert found["previous"] == pytest.approx((1 / seen[1:]).mean())  # of the second token it is the first
-    assert found["top3"] == pytest.approx((3 / np.array([4, 5, 6])).mean())  # of three keys it would be 1
+    assert found["previous"] == pytest.approx(
+        (1 / seen[1:]).mean()
+    )  # of the second token it is the first
+    assert found["top3"] == pytest.approx(
+        (3 / np.array([4, 5, 6])).mean()
+    )  # of three keys it would be 1
     assert found["locality"] == pytest.approx((3 / np.array([4, 5, 6])).mean())
     assert math.isnan(found["next"])
 
@@ -85,7 +97,9 @@ def test_causal_uniform_attention() -> None:
 def test_attention_to_one_key(step: int, name: str) -> None:
     """Entropy 0, span 1, Gini (n - 1) / n, and 1 in the column of that key."""
     found = only(of(np.eye(9)[np.clip(np.arange(9) + step, 0, 8)]))
-    assert (found["entropy"], found["span"], found["normalised"], found["top3"]) == pytest.approx((0, 1, 0, 1))
+    assert (found["entropy"], found["span"], found["normalised"], found["top3"]) == pytest.approx(
+        (0, 1, 0, 1)
+    )
     assert found["gini"] == pytest.approx(8 / 9)
     assert found[name] == pytest.approx(1)
     assert found["locality"] == pytest.approx(1)
@@ -98,7 +112,9 @@ def test_a_sink() -> None:
     weights[np.arange(1, 5), np.arange(4)] += 0.25
     weights[0, 1] = 0.25
     plain, special = (only(of(weights, special=mark)) for mark in ((), (4,)))
-    assert plain["sink"] == pytest.approx((4 * 0.25 + 0.5) / 5)  # query 1 has the first token before it
+    assert plain["sink"] == pytest.approx(
+        (4 * 0.25 + 0.5) / 5
+    )  # query 1 has the first token before it
     assert special["sink"] == pytest.approx(0.5)
     assert special["distance_rest"] == pytest.approx(1)  # of query 1 nothing is left
 
@@ -116,7 +132,13 @@ def test_queries_that_see_nothing_are_not_counted() -> None:
     visible[7] = False
     side = tokens(8)
     more = AttentionMap(
-        "cross", (0,), (0,), side, side[:7], np.pad(part.weights, ((0, 0), (0, 0), (0, 1), (0, 0))), visible
+        "cross",
+        (0,),
+        (0,),
+        side,
+        side[:7],
+        np.pad(part.weights, ((0, 0), (0, 0), (0, 1), (0, 0))),
+        visible,
     )
     less = replace(part, kind="cross")
     for name in DISTRIBUTION:
@@ -139,7 +161,9 @@ def test_places_are_those_of_the_whole_text() -> None:
     part = random(2, 2, 9, causal=True)
     rows = measure_map(part.window(range(4, 8), range(9)))
     apart = np.abs(np.subtract.outer(np.arange(4, 8), np.arange(9)))
-    np.testing.assert_allclose(rows["distance"], (part.weights[:, :, 4:8] * apart).sum(-1).mean(-1), rtol=1e-6)
+    np.testing.assert_allclose(
+        rows["distance"], (part.weights[:, :, 4:8] * apart).sum(-1).mean(-1), rtol=1e-6
+    )
     near = part.weights[:, :, np.arange(4, 8), np.arange(3, 7)].mean(-1)
     np.testing.assert_allclose(rows["previous"], near, rtol=1e-6)
 
@@ -187,9 +211,13 @@ def test_measures_are_those_of_plain_loops(count: int, causal: bool, seed: int) 
     part = random(1, 2, count, causal=causal, seed=seed)
     found = measure_map(part)
     for head in range(2):
-        expected = plain(part.weights[0, head], np.broadcast_to(part.visible, part.weights.shape)[0, head])
+        expected = plain(
+            part.weights[0, head], np.broadcast_to(part.visible, part.weights.shape)[0, head]
+        )
         for name, value in expected.items():
-            assert found[name][0, head] == pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True), name
+            assert found[name][0, head] == pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True), (
+                name
+            )
 
 
 def test_minilm_as_eager_transformers_computes_it(minilm: Path) -> None:
@@ -197,7 +225,9 @@ def test_minilm_as_eager_transformers_computes_it(minilm: Path) -> None:
     model = AutoModel.from_pretrained(minilm, attn_implementation="eager")
     with torch.no_grad():
         inputs = AutoTokenizer.from_pretrained(minilm)(SENTENCE, return_tensors="pt")
-        eager = torch.stack(model(**inputs, output_attentions=True).attentions)[:, 0].double().numpy()
+        eager = (
+            torch.stack(model(**inputs, output_attentions=True).attentions)[:, 0].double().numpy()
+        )
     found = measure_map(attnviz.capture(SENTENCE, model=str(minilm)).maps[0])
     n = eager.shape[-1]
     everything = np.ones((n, n), bool)
@@ -208,7 +238,9 @@ def test_minilm_as_eager_transformers_computes_it(minilm: Path) -> None:
     np.testing.assert_allclose(found["sink"], eager.mean(2)[..., [0, n - 1]].max(-1), **close(384))
     words = eager[..., 1:-1] / eager[..., 1:-1].sum(-1, keepdims=True)
     apart = np.abs(np.subtract.outer(np.arange(n), np.arange(1, n - 1)))
-    np.testing.assert_allclose(found["distance_rest"], (words * apart).sum(-1).mean(-1), **close(384))
+    np.testing.assert_allclose(
+        found["distance_rest"], (words * apart).sum(-1).mean(-1), **close(384)
+    )
     assert np.unravel_index(found["previous"].argmax(), found["previous"].shape) == (0, 2)
     assert found["previous"][0, 2] > 0.99
     assert found["sink"][2, 7] == pytest.approx(0.897, abs=1e-3)
@@ -299,7 +331,9 @@ def test_statistics_of_a_strange_mask_tell_less() -> None:
     """Where queries other than the first seem to be forced, only the sink is known."""
     visible = np.tri(6, dtype=bool)
     visible[4] = np.eye(6, dtype=bool)[0]
-    weights = np.where(visible, 1 / visible.sum(-1, keepdims=True), 0).astype(np.float32)[None, None]
+    weights = np.where(visible, 1 / visible.sum(-1, keepdims=True), 0).astype(np.float32)[
+        None, None
+    ]
     part = replace(of(weights, visible), statistics=describe(weights, visible, True))
     found = only(replace(part, weights=None))
     assert found["sink"] == pytest.approx(only(part)["sink"])

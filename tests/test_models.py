@@ -49,7 +49,9 @@ def albert(tiny: Tiny) -> Path:
 def eager(folder: Path, text: str) -> np.ndarray:
     """Attention weights (layer, head, query, key) by the library's own eager path."""
     model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt", return_token_type_ids=False)
+    inputs = AutoTokenizer.from_pretrained(folder)(
+        text, return_tensors="pt", return_token_type_ids=False
+    )
     with torch.inference_mode():
         return torch.stack(model(**inputs, output_attentions=True).attentions)[:, 0].numpy()
 
@@ -63,7 +65,9 @@ def test_weights_equal_eager(architecture: str, text: str, request: pytest.Fixtu
     expected = eager(folder, text)
     np.testing.assert_allclose(found.weights, expected, **close(WIDTH))
     causal = architecture in ("gpt2", "llama")
-    np.testing.assert_array_equal(found.visible[0, 0], np.tri(len(found.keys), dtype=bool) | (not causal))
+    np.testing.assert_array_equal(
+        found.visible[0, 0], np.tri(len(found.keys), dtype=bool) | (not causal)
+    )
 
 
 def test_json_of_minilm_equals_eager(call: Run, minilm: Path) -> None:
@@ -71,7 +75,9 @@ def test_json_of_minilm_equals_eager(call: Run, minilm: Path) -> None:
     done = call("show", SENTENCE, "-m", minilm, "--layers", "all", "--heads", "all", "--json")
     document = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(np.array(document["maps"][0]["weights"]), eager(minilm, SENTENCE), **close(WIDTH))
+    np.testing.assert_allclose(
+        np.array(document["maps"][0]["weights"]), eager(minilm, SENTENCE), **close(WIDTH)
+    )
     assert [token["text"] for token in document["maps"][0]["keys"]][:3] == ["[CLS]", "The", "cat"]
 
 
@@ -98,7 +104,12 @@ def test_capture_goes_through_sdpa_not_eager(minilm: Path, monkeypatch: pytest.M
         raise AssertionError("eager attention was called")
 
     monkeypatch.setattr(modeling_bert, "eager_attention_forward", forbidden)
-    assert load(str(minilm)).capture(Prompt(SENTENCE), Request()).maps[0].weights.shape == (6, 12, 13, 13)
+    assert load(str(minilm)).capture(Prompt(SENTENCE), Request()).maps[0].weights.shape == (
+        6,
+        12,
+        13,
+        13,
+    )
 
 
 @pytest.mark.exact
@@ -109,13 +120,19 @@ def test_tokens_are_slices_of_the_text(minilm: Path, gpt2: Path) -> None:
         assert tokens[0].special
         for token in tokens:
             assert token.special or token.text == EMOJI[token.start : token.end]
-        assert "".join(dict.fromkeys(token.text for token in tokens if not token.special)).startswith("Unbelievably,")
+        assert "".join(
+            dict.fromkeys(token.text for token in tokens if not token.special)
+        ).startswith("Unbelievably,")
 
 
 def test_half_precision_models_are_read(llama: Path) -> None:
     """A bfloat16 model gives weights near those in float32, rows summing to 1."""
     exact = load(str(llama)).capture(Prompt(SENTENCE), Request()).maps[0]
-    rough = load(str(llama), placement=Placement(dtype="bfloat16")).capture(Prompt(SENTENCE), Request()).maps[0]
+    rough = (
+        load(str(llama), placement=Placement(dtype="bfloat16"))
+        .capture(Prompt(SENTENCE), Request())
+        .maps[0]
+    )
     np.testing.assert_allclose(rough.weights.sum(-1), 1, atol=1e-5)
     assert np.abs(rough.weights[0] - exact.weights[0]).max() < 0.05
 
@@ -123,8 +140,18 @@ def test_half_precision_models_are_read(llama: Path) -> None:
 def test_builtin_types_agree() -> None:
     """float64 in NumPy and bfloat16 in torch are the float32 result up to their precision."""
     exact = load().capture(Prompt(SENTENCE), Request()).maps[0].weights
-    double = load(placement=Placement(dtype="float64")).capture(Prompt(SENTENCE), Request()).maps[0].weights
-    rough = load(placement=Placement("cpu", "bfloat16")).capture(Prompt(SENTENCE), Request()).maps[0].weights
+    double = (
+        load(placement=Placement(dtype="float64"))
+        .capture(Prompt(SENTENCE), Request())
+        .maps[0]
+        .weights
+    )
+    rough = (
+        load(placement=Placement("cpu", "bfloat16"))
+        .capture(Prompt(SENTENCE), Request())
+        .maps[0]
+        .weights
+    )
     np.testing.assert_allclose(double, exact, atol=1e-5)
     np.testing.assert_allclose(rough, exact, atol=0.1)
 
@@ -193,11 +220,16 @@ def hub(minilm: Path) -> Iterator[tuple[str, list[str]]]:
             if self.path.startswith("/api/models/some/model/tree/"):
                 here = [p.name for p in minilm.iterdir() if p.is_file()]
                 files = [*here, "pytorch_model.bin", "onnx/model.safetensors", "x.py"]
-                data = json.dumps([{"type": "file", "path": name, "size": 1, "oid": name} for name in files]).encode()
+                data = json.dumps(
+                    [{"type": "file", "path": name, "size": 1, "oid": name} for name in files]
+                ).encode()
             elif self.path.startswith("/api/models/some/model"):
                 data = json.dumps({"id": "some/model", "sha": "1" * 40, "siblings": []}).encode()
             elif self.path.startswith("/some/model/resolve/") and file.is_file():
-                data, headers = file.read_bytes(), {"ETag": f'"{file.name}"', "X-Repo-Commit": "1" * 40}
+                data, headers = (
+                    file.read_bytes(),
+                    {"ETag": f'"{file.name}"', "X-Repo-Commit": "1" * 40},
+                )
             else:
                 data, headers = b"{}", {"X-Error-Code": "RepoNotFound"}
             self.send_response(404 if "X-Error-Code" in headers else 200)
@@ -256,7 +288,9 @@ def test_what_is_downloaded() -> None:
 
 
 @pytest.mark.exact
-def test_a_repository_that_is_not_there(run: Run, hub: tuple[str, list[str]], tmp_path: Path) -> None:
+def test_a_repository_that_is_not_there(
+    run: Run, hub: tuple[str, list[str]], tmp_path: Path
+) -> None:
     """A hub that knows no such model gives one line and exit code 3."""
     environment = {"HF_ENDPOINT": hub[0], "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
     done = run("show", SENTENCE, "-m", "no/such", **environment)
@@ -266,8 +300,12 @@ def test_a_repository_that_is_not_there(run: Run, hub: tuple[str, list[str]], tm
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
-def test_an_unreachable_model_is_told_at_once(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}]
+)
+def test_an_unreachable_model_is_told_at_once(
+    run: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
     """Offline or refused: one line that says what to do, before anything of a model is loaded."""
     settings = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), **environment}
     done = run("show", SENTENCE, "-m", "bert-base", PYTHONPROFILEIMPORTTIME="1", **settings)
@@ -316,7 +354,9 @@ def test_incomplete_folders_are_refused(tmp_path: Path, minilm: Path) -> None:
 def test_pickles_are_refused(tmp_path: Path, minilm: Path) -> None:
     """A .bin, which is a pickle and can run code, is not read, however it is named."""
     folder = copy(minilm, tmp_path / "a", without="*.safetensors")
-    torch.save(BertModel(BertConfig(num_hidden_layers=1)).state_dict(), folder / "pytorch_model.bin")
+    torch.save(
+        BertModel(BertConfig(num_hidden_layers=1)).state_dict(), folder / "pytorch_model.bin"
+    )
     refuse(folder, "pickle")
     (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
     refuse(folder, "damaged")
@@ -328,7 +368,11 @@ def test_custom_code_is_refused_and_not_run(tmp_path: Path, minilm: Path) -> Non
     folder = copy(minilm, tmp_path / "a")
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     for kind in ("evil", "bert"):
-        edit(folder, model_type=kind, auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})
+        edit(
+            folder,
+            model_type=kind,
+            auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+        )
         refuse(folder, "code of its own")
     assert not (tmp_path / "ran").exists()
 
@@ -348,7 +392,11 @@ def test_custom_code_is_refused_and_not_run(tmp_path: Path, minilm: Path) -> Non
     ],
 )
 def test_absurd_configs_are_refused(
-    tmp_path: Path, minilm: Path, changes: dict[str, object], told: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    minilm: Path,
+    changes: dict[str, object],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Sizes that the weights cannot fill are refused before anything is built from them."""
     monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("the model is built"))
@@ -378,7 +426,9 @@ def test_roberta_counts_its_positions_after_the_padding_row(tmp_path: Path) -> N
     assert len(model.capture(Prompt("the" + " the" * 16), Request()).maps[0].keys) == 18
     with pytest.raises(InputError, match=r"19 tokens.*reads 18"):
         model.capture(Prompt("the" + " the" * 17), Request())
-    assert len(model.capture(Prompt("the" + " the" * 30), Request(truncate=True)).maps[0].keys) == 18
+    assert (
+        len(model.capture(Prompt("the" + " the" * 30), Request(truncate=True)).maps[0].keys) == 18
+    )
 
 
 @pytest.mark.exact
@@ -400,7 +450,9 @@ def test_a_partial_cache_is_not_taken_as_whole(tmp_path: Path, minilm: Path) -> 
     assert names.is_whole(minilm)
     assert not names.is_whole(copy(minilm, tmp_path / "a", without="*.safetensors"))
     folder = copy(minilm, tmp_path / "b")
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00002-of-00002.safetensors"}}')
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"x": "model-00002-of-00002.safetensors"}}'
+    )
     assert not names.is_whole(folder)
     folder = copy(minilm, tmp_path / "c", without="tokenizer.json")
     (folder / "vocab.txt").unlink()
@@ -419,7 +471,8 @@ def test_cuda_equals_cpu(name: str, minilm: Path) -> None:
     """The built-in model and MiniLM give the same on a GPU, to 1e-4."""
     name = str(minilm) if name == "minilm" else name
     cpu, cuda = (
-        load(name, placement=Placement(device)).capture(Prompt(SENTENCE), Request()) for device in ("cpu", "cuda")
+        load(name, placement=Placement(device)).capture(Prompt(SENTENCE), Request())
+        for device in ("cpu", "cuda")
     )
     np.testing.assert_allclose(cuda.maps[0].weights, cpu.maps[0].weights, rtol=0, atol=1e-4)
 

@@ -138,7 +138,9 @@ def result(net: nn.Module, inputs: Any) -> Tensor:
 def attention_of(net: Any, query: Tensor, key: Tensor, **options: Any) -> Tensor:
     """The weights of nn.MultiheadAttention, (head, query, key), as it returns them itself."""
     with torch.no_grad():
-        return copy.deepcopy(net).eval()(query, key, key, average_attn_weights=False, **options)[1][0]
+        return copy.deepcopy(net).eval()(query, key, key, average_attn_weights=False, **options)[1][
+            0
+        ]
 
 
 # Modules of one's own
@@ -158,7 +160,9 @@ def test_weights_of_ones_own_modules(make: Callable[[], nn.Module]) -> None:
     assert found.fidelity is None or found.fidelity < rounding(32)
 
 
-@pytest.mark.parametrize("inputs", [(X, X, X), [X, X, X], {"query": X, "key": X, "value": X, "need_weights": False}])
+@pytest.mark.parametrize(
+    "inputs", [(X, X, X), [X, X, X], {"query": X, "key": X, "value": X, "need_weights": False}]
+)
 def test_inputs_by_place_and_by_name(inputs: Any) -> None:
     """A module is called with a tuple or a list of arguments, or with a mapping of named ones."""
     net = seeded(multihead)
@@ -191,9 +195,17 @@ def test_transformers_have_three_maps(target: Tensor) -> None:
     near(found.maps[0].weights[0], attention_of(net.encoder.layers[0].self_attn, X, X))
     near(found.maps[1].weights[0], attention_of(net.decoder.layers[0].self_attn, target, target))
     assert "cross L2 decoder.layers.2.multihead_attn" in found.notes[0]
-    assert [part.statistics.distance is None for part in found.maps] == [False, False, True]  # between texts is none
+    assert [part.statistics.distance is None for part in found.maps] == [
+        False,
+        False,
+        True,
+    ]  # between texts is none
     last = attnviz.capture(model=net, inputs=(X, target), layers=-1, heads="1").maps
-    assert [(part.layers, part.heads) for part in last] == [((1,), (1,)), ((2,), (1,)), ((2,), (1,))]
+    assert [(part.layers, part.heads) for part in last] == [
+        ((1,), (1,)),
+        ((2,), (1,)),
+        ((2,), (1,)),
+    ]
     near(last[2].weights, found.maps[2].weights[2:, 1:2])
 
 
@@ -227,7 +239,9 @@ def test_a_sequence_may_come_first() -> None:
     ],
 )
 @pytest.mark.parametrize("keep", ["weights", "tiles", "statistics", "edges"])
-def test_outputs_are_the_same_before_and_after(make: Callable[[], nn.Module], inputs: Any, keep: Any) -> None:
+def test_outputs_are_the_same_before_and_after(
+    make: Callable[[], nn.Module], inputs: Any, keep: Any
+) -> None:
     """A module gives, bit by bit, what it gave before it was captured, and trains on if it was in training."""
     net = seeded(make).train()
     before = result(net, inputs)
@@ -244,10 +258,14 @@ class Pool(nn.Module):
         return (x.mean(-1, keepdim=True).softmax(1) * x).sum(1)
 
 
-@pytest.mark.parametrize("net", [nn.Sequential(nn.Linear(DIM, 4), nn.Softmax(-1)), Pool(), nn.LSTM(DIM, DIM)])
+@pytest.mark.parametrize(
+    "net", [nn.Sequential(nn.Linear(DIM, 4), nn.Softmax(-1)), Pool(), nn.LSTM(DIM, DIM)]
+)
 def test_modules_without_attention(net: nn.Module) -> None:
     """A classifier's softmax is no attention: it is said what was looked for."""
-    with pytest.raises(ModelError, match=f"{type(net).__name__} has no attention that could be found: no nn.Multi"):
+    with pytest.raises(
+        ModelError, match=f"{type(net).__name__} has no attention that could be found: no nn.Multi"
+    ):
         attnviz.capture(model=net, inputs=X)
 
 
@@ -266,13 +284,17 @@ class Changing(nn.Module):
 
 def test_modules_that_change_from_run_to_run() -> None:
     """A module is run twice: what it does the second time must be what was seen the first time."""
-    with pytest.raises(ModelError, match="Changing calls attention 1 times in one run and 2 times in the next"):
+    with pytest.raises(
+        ModelError, match="Changing calls attention 1 times in one run and 2 times in the next"
+    ):
         attnviz.capture(model=Changing(), inputs=X)
 
 
 def test_several_texts_are_refused(tiny: Tiny) -> None:
     """One at a time, of a module and of a model of the library."""
-    with pytest.raises(InputError, match="hold 3 texts, images or parts of them that are read at once"):
+    with pytest.raises(
+        InputError, match="hold 3 texts, images or parts of them that are read at once"
+    ):
         attnviz.capture(model=seeded(encoder), inputs=vectors(3, 7, DIM))
     model = AutoModelForCausalLM.from_pretrained(tiny("llama"))
     with pytest.raises(InputError, match="hold 2 texts"):
@@ -300,7 +322,9 @@ def test_a_loaded_model_reads_a_text(llama: Any, tokenizer: Any) -> None:
     near(found.maps[0].weights, eager(llama, tokenizer(SENTENCE, return_tensors="pt"))["self"])
 
 
-@pytest.mark.parametrize("form", ["encoding", "mapping", "lists", "tensor", "tuple", "options", "embeddings"])
+@pytest.mark.parametrize(
+    "form", ["encoding", "mapping", "lists", "tensor", "tuple", "options", "embeddings"]
+)
 @pytest.mark.parametrize("name", ["llama", "gpt_neo"])
 def test_a_loaded_model_reads_inputs(form: str, name: str, tiny: Tiny, tokenizer: Any) -> None:
     """What a tokenizer returns, numbers by name or by place, options beside them, or embeddings."""
@@ -373,12 +397,18 @@ def test_a_loaded_encoder_decoder(tiny: Tiny) -> None:
         ({"text": "a", "model": "./nowhere"}, ModelError, "no model folder"),
         ({"text": "a", "model": Einsum()}, UsageError, "inputs="),
         ({"text": "a", "model": Einsum(), "inputs": X}, UsageError, "not both"),
-        ({"model": "llama", "inputs": {"input_ids": [[1, 2], [3]]}}, InputError, "lists that make no tensor"),
+        (
+            {"model": "llama", "inputs": {"input_ids": [[1, 2], [3]]}},
+            InputError,
+            "lists that make no tensor",
+        ),
         ({"model": "llama", "inputs": [1, 2]}, InputError, "holds no tensor"),
         ({"text": "a", "model": "llama"}, UsageError, "tokenizer="),
     ],
 )
-def test_captures_that_cannot_be(options: dict[str, Any], error: type[AttnvizError], told: str, llama: Any) -> None:
+def test_captures_that_cannot_be(
+    options: dict[str, Any], error: type[AttnvizError], told: str, llama: Any
+) -> None:
     """Each mistake is an AttnvizError of one line."""
     if options.get("model") == "llama":
         options = {**options, "model": llama}
@@ -387,7 +417,9 @@ def test_captures_that_cannot_be(options: dict[str, Any], error: type[AttnvizErr
     assert "\n" not in str(raised.value)
 
 
-def test_memory_is_estimated_first(llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_estimated_first(
+    llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights that would take more memory than is free are refused, saying what fits; tiles take next to nothing."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2000))
     loaded = HuggingFace("llama", llama, tokenizer)
@@ -402,7 +434,11 @@ def test_memory_is_estimated_first(llama: Any, tokenizer: Any, monkeypatch: pyte
         loaded.capture(Prompt(SENTENCE, generate=2), Request())
     with pytest.raises(InputError, match="32 heads over 7 x 7"):
         attnviz.capture(model=seeded(transformer), inputs=(X, Y))
-    for request in (Request(keep="tiles", tiles=4), Request(keep="statistics"), Request(rows=slice(3, 5))):
+    for request in (
+        Request(keep="tiles", tiles=4),
+        Request(keep="statistics"),
+        Request(rows=slice(3, 5)),
+    ):
         assert loaded.capture(Prompt(SENTENCE), request).maps
 
 
@@ -432,7 +468,9 @@ def prepared(net: nn.Module, place: str, error: BaseException, after: int) -> nn
 
 
 ERRORS = pytest.mark.parametrize(
-    "error", [RuntimeError("no"), FaultError("no"), KeyboardInterrupt()], ids=lambda error: type(error).__name__
+    "error",
+    [RuntimeError("no"), FaultError("no"), KeyboardInterrupt()],
+    ids=lambda error: type(error).__name__,
 )
 OWN = [
     (multihead, "out_proj", {"query": X, "key": X, "value": X}),
@@ -461,7 +499,9 @@ def test_modules_that_fail_are_left_as_found(
 
 @pytest.mark.exact
 @pytest.mark.parametrize(("make", "place", "inputs"), OWN)
-def test_modules_that_succeed_are_left_as_found(make: Callable[[], nn.Module], place: str, inputs: Any) -> None:
+def test_modules_that_succeed_are_left_as_found(
+    make: Callable[[], nn.Module], place: str, inputs: Any
+) -> None:
     """So they are where nothing fails."""
     net = prepared(seeded(make), place, FaultError(), after=99)
     before = state(net), world()
@@ -497,7 +537,9 @@ def test_models_that_fail_are_left_as_found(
 @pytest.mark.exact
 @pytest.mark.parametrize(("name", "place"), LIBRARY)
 @pytest.mark.parametrize("generate", [0, 3])
-def test_models_that_succeed_are_left_as_found(name: str, place: str, generate: int, tiny: Tiny) -> None:
+def test_models_that_succeed_are_left_as_found(
+    name: str, place: str, generate: int, tiny: Tiny
+) -> None:
     """So they are where nothing fails, and can be trained on."""
     kind = AutoModelForSeq2SeqLM if name == "t5" else AutoModelForCausalLM
     model = prepared(kind.from_pretrained(tiny(name)), place, FaultError(), after=999)
@@ -509,11 +551,18 @@ def test_models_that_succeed_are_left_as_found(name: str, place: str, generate: 
     model(input_ids=numbers, labels=numbers).loss.backward()
 
 
-def test_out_of_memory_is_told_as_such(llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_told_as_such(
+    llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Torch's own errors for it, of a CPU and of a GPU, are Python's MemoryError; a model's other failures are its."""
     plain = type(llama.model.layers[1].mlp).forward
     for error, told in (
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), MemoryError),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."
+            ),
+            MemoryError,
+        ),
         (torch.OutOfMemoryError("CUDA out of memory"), MemoryError),
         (MemoryError(), MemoryError),
         (IndexError("index out of range in self"), ModelError),

@@ -33,7 +33,11 @@ from tests.tolerance import rounding
 
 pytestmark = pytest.mark.numeric
 
-NORM, SUM, SCORES = Request(method="norm"), Request(method="norm", summed=True), Request(method="scores")
+NORM, SUM, SCORES = (
+    Request(method="norm"),
+    Request(method="norm", summed=True),
+    Request(method="scores"),
+)
 PROMPT = Prompt(SENTENCE)
 OF_LIBRARY = {*dir(transformers)}  # without loading them
 KNOWN = {known.name: known for known in ARCHITECTURES if known.model in OF_LIBRARY}
@@ -46,14 +50,17 @@ def weights(capture: Capture) -> np.ndarray:
     return part.weights
 
 
-def brute(given: np.ndarray, value: Any, projection: Any, heads: int) -> tuple[np.ndarray, np.ndarray]:
+def brute(
+    given: np.ndarray, value: Any, projection: Any, heads: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Norms by head (H, N, M) and of the sum (N, M): weights (H, N, M), value (M, K * d_v), W_O (H * d_v, dim)."""
     value, projection = (np.asarray(array, np.float64) for array in (value, projection))
     width = projection.shape[0] // heads
     shared = heads * width // value.shape[1]
     vectors = np.stack(
         [
-            value[:, head // shared * width :][:, :width] @ projection[head * width : (head + 1) * width]
+            value[:, head // shared * width :][:, :width]
+            @ projection[head * width : (head + 1) * width]
             for head in range(heads)
         ]
     )  # (H, M, dim)
@@ -79,9 +86,13 @@ def test_norms_equal_brute_force(name: str, tiny: Tiny, minilm: Path) -> None:
     model = load(str(minilm if name == "minilm" else tiny(name)))
     assert isinstance(model, HuggingFace)
     net, made = model.model, dict[int, Tensor]()
-    alike, norms, sums = (weights(model.capture(PROMPT, request)) for request in (Request(), NORM, SUM))
+    alike, norms, sums = (
+        weights(model.capture(PROMPT, request)) for request in (Request(), NORM, SUM)
+    )
     hooks = [
-        parts(net, name, layer)[0].register_forward_hook(lambda _, __, out, at=layer: made.update({at: out[0]}))
+        parts(net, name, layer)[0].register_forward_hook(
+            lambda _, __, out, at=layer: made.update({at: out[0]})
+        )
         for layer in range(len(alike))
     ]
     with torch.no_grad():
@@ -90,22 +101,31 @@ def test_norms_equal_brute_force(name: str, tiny: Tiny, minilm: Path) -> None:
         hook.remove()
     for layer in range(len(alike)):
         _, pick, projection = parts(net, name, layer)
-        expected, total = brute(alike[layer], pick(made[layer]), projection.detach(), alike.shape[1])
+        expected, total = brute(
+            alike[layer], pick(made[layer]), projection.detach(), alike.shape[1]
+        )
         np.testing.assert_allclose(norms[layer], expected, atol=1e-5 * expected.max())
         np.testing.assert_allclose(sums[layer, 0], total, atol=1e-5 * total.max())
 
 
-@pytest.mark.parametrize(("dtype", "accuracy"), [("float32", 1e-5), ("float64", 1e-5), ("float16", 0.02)])
+@pytest.mark.parametrize(
+    ("dtype", "accuracy"), [("float32", 1e-5), ("float64", 1e-5), ("float16", 0.02)]
+)
 def test_norms_of_the_builtin_model_equal_brute_force(dtype: Any, accuracy: float) -> None:
     """In NumPy and, in half precision, in torch."""
     model = load(placement=Placement("auto", dtype))
     assert isinstance(model, Builtin)
-    alike, norms, sums = (weights(model.capture(PROMPT, request)) for request in (Request(), NORM, SUM))
+    alike, norms, sums = (
+        weights(model.capture(PROMPT, request)) for request in (Request(), NORM, SUM)
+    )
     exact = load()
     assert isinstance(exact, Builtin)
     heads, named = exact.config.heads, exact.parameters
     ids = exact.read(PROMPT, False)[0]
-    hidden = [named["embedding"][ids], *(block.hidden[0] for block in exact.run(np.array([ids]), [NOTHING]))]
+    hidden = [
+        named["embedding"][ids],
+        *(block.hidden[0] for block in exact.run(np.array([ids]), [NOTHING])),
+    ]
     for layer in range(len(alike)):
         mine = f"layers.{layer}."
         x = (
@@ -114,7 +134,9 @@ def test_norms_of_the_builtin_model_equal_brute_force(dtype: Any, accuracy: floa
             * named[f"{mine}attention_norm"]
         )
         value = x @ named[f"{mine}attention.value.weight"].T
-        expected, total = brute(alike[layer], value, named[f"{mine}attention.output.weight"].T, heads)
+        expected, total = brute(
+            alike[layer], value, named[f"{mine}attention.output.weight"].T, heads
+        )
         np.testing.assert_allclose(norms[layer], expected, atol=accuracy * expected.max())
         np.testing.assert_allclose(sums[layer, 0], total, atol=accuracy * total.max())
 
@@ -133,7 +155,9 @@ def test_the_first_token_moves_what_the_projection_makes_of_it(name: str) -> Non
         bias = getattr(module, "bias", None)
         made.append(out[0, 0] if bias is None else out[0, 0] - bias)
 
-    ends = tuple(f"{attention}.{last}" for attention in ("attn", "attention", "self_attn") for last in LAST)
+    ends = tuple(
+        f"{attention}.{last}" for attention in ("attn", "attention", "self_attn") for last in LAST
+    )
     for path, module in net.named_modules():
         if path.endswith((*ends, "self_attn.0.o_proj", "self_attn.1.o_proj")):
             module.register_forward_hook(keep)
@@ -146,14 +170,21 @@ def test_the_first_token_moves_what_the_projection_makes_of_it(name: str) -> Non
     np.testing.assert_allclose(found[:, 0, 0, 0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ModernBERT", "T5", "BART", "Whisper", "Mistral", "Gemma 2", "DeepSeek-V3.2"])
+@pytest.mark.parametrize(
+    "name", ["ModernBERT", "T5", "BART", "Whisper", "Mistral", "Gemma 2", "DeepSeek-V3.2"]
+)
 def test_every_kind_of_map_has_norms(name: str) -> None:
     """Encoders, cross-attention, windows, biases, speech: norms where weights are; the sum is at most that of norms."""
     known = KNOWN[name]
     model, inputs = HuggingFace(name, known.build()), known.inputs(None)
     every = [model.capture_inputs(inputs, request).maps for request in (Request(), NORM, SUM)]
     for plain, norm, total in zip(*every, strict=True):
-        assert (norm.kind, norm.layers, norm.heads, norm.method) == (plain.kind, plain.layers, plain.heads, "norm")
+        assert (norm.kind, norm.layers, norm.heads, norm.method) == (
+            plain.kind,
+            plain.layers,
+            plain.heads,
+            "norm",
+        )
         assert (total.heads, total.statistics, norm.statistics) == (("sum",), None, None)
         np.testing.assert_array_equal(norm.weights > 0, plain.weights > 0)
         assert (total.weights[:, 0] <= norm.weights.sum(1) * (1 + 1e-5) + 1e-7).all()
@@ -173,13 +204,17 @@ def test_a_window_is_that_part_of_the_whole(name: str, request_: Request, tiny: 
 
 
 @pytest.mark.parametrize("request_", [NORM, SUM, SCORES], ids=["norm", "sum", "scores"])
-def test_pieces_make_the_whole(request_: Request, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_make_the_whole(
+    request_: Request, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However few queries and keys are held at once, the numbers are the same."""
     model = load(str(tiny("llama")))
     whole = weights(model.capture(PROMPT, request_))
     monkeypatch.setattr(values, "KEYS", 3)
     monkeypatch.setattr(values, "CELLS", 200)
-    np.testing.assert_allclose(weights(model.capture(PROMPT, request_)), whole, atol=2e-6 * np.abs(whole).max())
+    np.testing.assert_allclose(
+        weights(model.capture(PROMPT, request_)), whole, atol=2e-6 * np.abs(whole).max()
+    )
 
 
 def test_some_heads_are_summed(tiny: Tiny) -> None:
@@ -187,7 +222,9 @@ def test_some_heads_are_summed(tiny: Tiny) -> None:
     for model in (load(), load(str(tiny("llama")))):
         norms = weights(model.capture(PROMPT, NORM))
         one = Request(method="norm", summed=True, heads=Selection(((2, 2),)))
-        np.testing.assert_allclose(weights(model.capture(PROMPT, one))[:, 0], norms[:, 2], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            weights(model.capture(PROMPT, one))[:, 0], norms[:, 2], rtol=1e-4, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", ["builtin", "minilm", "gpt2", "llama", "t5", "Gemma 2"])
@@ -197,8 +234,12 @@ def test_softmax_of_scores_gives_the_weights(name: str, tiny: Tiny, minilm: Path
         model, inputs = HuggingFace(name, KNOWN[name].build()), KNOWN[name].inputs(None)
         plain, scored = (model.capture_inputs(inputs, request) for request in (Request(), SCORES))
     else:
-        loaded = load(name if name == "builtin" else str(minilm if name == "minilm" else tiny(name)))
-        plain, scored = (loaded.capture(Prompt(SENTENCE), request) for request in (Request(), SCORES))
+        loaded = load(
+            name if name == "builtin" else str(minilm if name == "minilm" else tiny(name))
+        )
+        plain, scored = (
+            loaded.capture(Prompt(SENTENCE), request) for request in (Request(), SCORES)
+        )
     for expected, found in zip(plain.maps, scored.maps, strict=True):
         raw = np.where(found.visible, found.weights.astype(np.float64), -np.inf)
         made = np.exp(raw - raw.max(-1, keepdims=True))
@@ -227,7 +268,9 @@ def test_norms_of_a_module_of_torch() -> None:
     torch.manual_seed(0)
     net, x = Attentive().eval(), torch.randn(1, 7, 16)
     before = net(x)
-    alike, norms, sums = (weights(capture_module(net, x, request)) for request in (Request(), NORM, SUM))
+    alike, norms, sums = (
+        weights(capture_module(net, x, request)) for request in (Request(), NORM, SUM)
+    )
     value = (x[0] @ net.attention.in_proj_weight[32:].T + net.attention.in_proj_bias[32:]).detach()
     expected, total = brute(alike[0], value, net.attention.out_proj.weight.detach().T, 4)
     np.testing.assert_allclose(norms[0], expected, atol=1e-5)
@@ -286,7 +329,8 @@ def test_norms_of_a_text_that_a_model_writes(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"method": "norm", "keep": "tiles"}, {"method": "scores", "keep": "edges"}, {"summed": True}]
+    "wrong",
+    [{"method": "norm", "keep": "tiles"}, {"method": "scores", "keep": "edges"}, {"summed": True}],
 )
 def test_requests_that_mean_nothing(wrong: dict[str, Any]) -> None:
     """Norms and scores are kept cell by cell; only norms are summed."""
@@ -323,7 +367,10 @@ def test_only_scores_are_negative(method: str, least: float, right: bool) -> Non
     tokens = (Token("a", 0, 0, 1, False),)
     made = np.full((1, 1, 1, 1), least, np.float32)
     if right:
-        assert AttentionMap("self", (0,), (0,), tokens, tokens, made, np.array(True), method).weights is made
+        assert (
+            AttentionMap("self", (0,), (0,), tokens, tokens, made, np.array(True), method).weights
+            is made
+        )
         return
     with pytest.raises(ValueError, match="weights"):
         AttentionMap("self", (0,), (0,), tokens, tokens, made, np.array(True), method)
@@ -339,7 +386,9 @@ def test_sums_and_norms_in_any_dimension(seed: int, heads: int, n: int, m: int) 
     np.testing.assert_allclose(summed(given, products(vectors)), expected, atol=1e-7)
     np.testing.assert_allclose(lengths(vectors), np.linalg.norm(vectors, axis=-1))
     tensors = torch.from_numpy(given), torch.from_numpy(vectors)
-    np.testing.assert_allclose(summed(tensors[0], products(tensors[1])).numpy(), expected, atol=1e-7)
+    np.testing.assert_allclose(
+        summed(tensors[0], products(tensors[1])).numpy(), expected, atol=1e-7
+    )
 
 
 def test_heads_that_cancel_each_other_move_nothing() -> None:

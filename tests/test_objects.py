@@ -77,12 +77,16 @@ def parallel(model: nn.Module) -> nn.Module:
 @pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[None]:
     """A group of this process alone, as DistributedDataParallel wants one."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
+    )
     yield
     torch.distributed.destroy_process_group()
 
 
-QUIET = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # other libraries' own
+QUIET = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # other libraries' own
 
 
 WRAPPERS: list[Callable[[nn.Module], Any]] = [
@@ -94,10 +98,14 @@ WRAPPERS: list[Callable[[nn.Module], Any]] = [
 ]
 
 
-@pytest.mark.parametrize("wrap", WRAPPERS, ids=["compiled", "parallel", "averaged", "distributed", "nested"])
+@pytest.mark.parametrize(
+    "wrap", WRAPPERS, ids=["compiled", "parallel", "averaged", "distributed", "nested"]
+)
 @pytest.mark.usefixtures("process_group")
 @QUIET
-def test_wrappers_that_call_their_model(wrap: Callable[[nn.Module], Any], llama: Any, tokenizer: Any) -> None:
+def test_wrappers_that_call_their_model(
+    wrap: Callable[[nn.Module], Any], llama: Any, tokenizer: Any
+) -> None:
     """The model in a wrapper reads a text or inputs, and so does a module of one's own; nothing is compiled for it."""
     expected = attnviz.capture(SENTENCE, llama, tokenizer=tokenizer)
     for options in ({"text": SENTENCE}, {"inputs": tokenizer(SENTENCE)}):
@@ -130,9 +138,15 @@ def test_what_was_compiled_in_a_model_runs_as_it_was_written(llama: Any, tokeniz
     assert sum(len(part.layers) for part in found.maps) == 2
     expected = attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights
     llama.compile()
-    near(attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights, torch.from_numpy(expected))
+    near(
+        attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights,
+        torch.from_numpy(expected),
+    )
     llama.model.layers[1] = torch.compile(llama.model.layers[1])
-    near(attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights, torch.from_numpy(expected))
+    near(
+        attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights,
+        torch.from_numpy(expected),
+    )
 
 
 def adapted(model: nn.Module, config: Any) -> Any:
@@ -150,7 +164,9 @@ def adapted(model: nn.Module, config: Any) -> Any:
 
 
 ADAPTERS: dict[str, Callable[[Any], Any]] = {
-    "lora": lambda peft: peft.LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    "lora": lambda peft: peft.LoraConfig(
+        target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    ),
     "ia3": lambda peft: peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[]),
     "adalora": lambda peft: peft.AdaLoraConfig(
         target_modules=["q_proj"], total_step=10, task_type="CAUSAL_LM", init_r=4, target_r=2
@@ -161,7 +177,9 @@ ADAPTERS: dict[str, Callable[[Any], Any]] = {
 
 @QUIET
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_adapters_in_the_layers_are_applied(name: str, llama: Any, tokenizer: Any, ids: Tensor) -> None:
+def test_adapters_in_the_layers_are_applied(
+    name: str, llama: Any, tokenizer: Any, ids: Tensor
+) -> None:
     """What is read of a PeftModel is the adapted model, not the one without the adapter; disabled, it is that one."""
     plain = eager(llama, {"input_ids": ids})["self"]
     model = adapted(llama, ADAPTERS[name])
@@ -175,7 +193,11 @@ def test_adapters_in_the_layers_are_applied(name: str, llama: Any, tokenizer: An
     near(attnviz.capture(model=model, inputs={"input_ids": ids}).maps[0].weights, expected)
     with model.disable_adapter():
         near(attnviz.capture(SENTENCE, model, tokenizer=tokenizer).maps[0].weights, plain)
-    assert attnviz.capture(SENTENCE, model, tokenizer=tokenizer, method="gradient").maps[0].weights.any()
+    assert (
+        attnviz.capture(SENTENCE, model, tokenizer=tokenizer, method="gradient")
+        .maps[0]
+        .weights.any()
+    )
 
 
 @pytest.mark.exact
@@ -184,15 +206,23 @@ def test_adapters_in_the_layers_are_applied(name: str, llama: Any, tokenizer: An
     [
         lambda peft: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
         lambda peft: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
-        lambda peft: peft.LoraConfig(target_modules=["q_proj"], alora_invocation_tokens=[5], task_type="CAUSAL_LM"),
+        lambda peft: peft.LoraConfig(
+            target_modules=["q_proj"], alora_invocation_tokens=[5], task_type="CAUSAL_LM"
+        ),
     ],
     ids=["prompt", "prefix", "alora"],
 )
 @QUIET
-def test_adapters_outside_of_the_layers_are_refused(config: Any, llama: Any, tokenizer: Any) -> None:
+def test_adapters_outside_of_the_layers_are_refused(
+    config: Any, llama: Any, tokenizer: Any
+) -> None:
     """Tokens before the text, keys before its keys, or layers that wait for a token: the model in it lacks these."""
     model = adapted(llama, config)
-    refused(ModelError, "outside of the model's layers", lambda: attnviz.capture("a", model, tokenizer=tokenizer))
+    refused(
+        ModelError,
+        "outside of the model's layers",
+        lambda: attnviz.capture("a", model, tokenizer=tokenizer),
+    )
 
 
 @QUIET
@@ -205,15 +235,22 @@ def test_sentence_encoders(minilm: Path) -> None:
     for model in (encoder, torch.compile(encoder), module):
         found = attnviz.capture(SENTENCE, model)
         near(found.maps[0].weights, torch.from_numpy(expected.weights))
-        assert [token.text for token in found.maps[0].keys] == [token.text for token in expected.keys]
+        assert [token.text for token in found.maps[0].keys] == [
+            token.text for token in expected.keys
+        ]
         assert (found.model, found.notes) == ("BertModel", ())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         crossing = library.CrossEncoder(str(minilm), device="cpu")
     pair = attnviz.capture("one", crossing, pair="two").maps[0]
     assert {token.segment for token in pair.keys} == {0, 1}
-    prompted = library.SentenceTransformer(str(minilm), device="cpu", prompts={"q": "query: "}, default_prompt_name="q")
-    assert "puts the prompt 'query: ' before each text" in attnviz.capture(SENTENCE, prompted).notes[-1]
+    prompted = library.SentenceTransformer(
+        str(minilm), device="cpu", prompts={"q": "query: "}, default_prompt_name="q"
+    )
+    assert (
+        "puts the prompt 'query: ' before each text"
+        in attnviz.capture(SENTENCE, prompted).notes[-1]
+    )
     several = library.SentenceTransformer(modules=[module, copy.deepcopy(module)], device="cpu")
     refused(ModelError, "holds 2 transformers models", lambda: attnviz.capture("a", several))
 
@@ -223,7 +260,9 @@ def test_pipelines(tiny: Tiny, llama: Any, tokenizer: Any) -> None:
     made = pipeline("text-generation", model=llama, tokenizer=tokenizer, device="cpu")
     expected = attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights
     near(attnviz.capture(SENTENCE, made).maps[0].weights, torch.from_numpy(expected))
-    near(attnviz.capture(SENTENCE, tiny("llama")).maps[0].weights, torch.from_numpy(expected))  # a Path too
+    near(
+        attnviz.capture(SENTENCE, tiny("llama")).maps[0].weights, torch.from_numpy(expected)
+    )  # a Path too
 
 
 class Classifier(nn.Module):
@@ -242,16 +281,29 @@ def test_objects_that_are_no_models(llama: Any, tokenizer: Any, ids: Tensor) -> 
     """A class, a function, weights, nothing; a text that is none; a tokenizer that is none: what is to be given."""
     for model in (type(llama), torch.relu, llama.state_dict(), None, tokenizer, 3):
         for options in ({"text": "a"}, {"inputs": ids}):
-            refused(UsageError, "model= is (of type|the class) .*: give a name", partial_capture(model, **options))
+            refused(
+                UsageError,
+                "model= is (of type|the class) .*: give a name",
+                partial_capture(model, **options),
+            )
     for name in ("text", "pair", "target", "target_token"):
         for wrong in (["a"], b"a", 3):
             options = {"text": "a", name: wrong}
-            refused(UsageError, f"{name}= is of type {type(wrong).__name__}", partial_capture("builtin", **options))
+            refused(
+                UsageError,
+                f"{name}= is of type {type(wrong).__name__}",
+                partial_capture("builtin", **options),
+            )
     for wrong in ("bert-base", tokenizer.backend_tokenizer, {"a": 1}):
-        refused(UsageError, "tokenizer= is of type", partial_capture(llama, text="a", tokenizer=wrong))
+        refused(
+            UsageError, "tokenizer= is of type", partial_capture(llama, text="a", tokenizer=wrong)
+        )
     module = Classifier(llama)
     refused(UsageError, r"transformers model in it, \.encoder", partial_capture(module, text="a"))
-    near(attnviz.capture(model=module, inputs=ids).maps[0].weights, eager(llama, {"input_ids": ids})["self"])
+    near(
+        attnviz.capture(model=module, inputs=ids).maps[0].weights,
+        eager(llama, {"input_ids": ids})["self"],
+    )
 
 
 def partial_capture(model: Any, **options: Any) -> Callable[[], object]:
@@ -278,9 +330,14 @@ FORMS: dict[str, Callable[[np.ndarray], Any]] = {
     "batchless": lambda array: array[0],
     "lists": lambda array: {"input_ids": array.tolist()},
     "nested": lambda array: array.tolist(),
-    "encoding": lambda array: BatchEncoding({"input_ids": array, "attention_mask": np.ones_like(array)}),
+    "encoding": lambda array: BatchEncoding(
+        {"input_ids": array, "attention_mask": np.ones_like(array)}
+    ),
     "user": lambda array: UserDict(input_ids=array[0].tolist()),
-    "unsigned": lambda array: {"input_ids": array.astype(np.uint16), "attention_mask": np.ones(array.shape, bool)},
+    "unsigned": lambda array: {
+        "input_ids": array.astype(np.uint16),
+        "attention_mask": np.ones(array.shape, bool),
+    },
     "tuple": lambda array: (array[0].tolist(), np.ones_like(array[0])),
     "reversed": lambda array: array[:, ::-1][:, ::-1],
     "foreign": lambda array: Foreign(array),
@@ -303,7 +360,9 @@ def test_embeddings_as_arrays(dtype: Any, llama: Any, ids: Tensor) -> None:
     rounded = vectors.numpy().astype(dtype)
     expected = eager(llama, {"inputs_embeds": torch.from_numpy(rounded).float()})["self"]
     for value in (rounded, rounded[0], rounded.tolist()):
-        near(attnviz.capture(model=llama, inputs={"inputs_embeds": value}).maps[0].weights, expected)
+        near(
+            attnviz.capture(model=llama, inputs={"inputs_embeds": value}).maps[0].weights, expected
+        )
 
 
 @pytest.mark.parametrize(
@@ -326,7 +385,10 @@ def test_arrays_for_modules(value: Any, make: Callable[[], Any]) -> None:
     net = make()
     if value.__class__ is tuple and isinstance(net, Einsum):
         value = (value[0][None],)
-    near(attnviz.capture(model=net, inputs=value).maps[0].weights[0], net.weights(X).detach().reshape(-1, 7, 7))
+    near(
+        attnviz.capture(model=net, inputs=value).maps[0].weights[0],
+        net.weights(X).detach().reshape(-1, 7, 7),
+    )
 
 
 class Around(nn.Module):
@@ -383,8 +445,14 @@ def test_modules_that_take_arrays_get_them() -> None:
         ("a text", "inputs= is of type str"),
         (5, "inputs= is of type int"),
         ({5}, "inputs= is of type set"),
-        ((torch.ones(1, 5, dtype=torch.long),) * 40, "holds 40 arguments, more than LlamaForCausalLM takes"),
-        ({"input_idz": torch.ones(1, 5, dtype=torch.long)}, "no input named 'input_idz'; its inputs are input_ids, "),
+        (
+            (torch.ones(1, 5, dtype=torch.long),) * 40,
+            "holds 40 arguments, more than LlamaForCausalLM takes",
+        ),
+        (
+            {"input_idz": torch.ones(1, 5, dtype=torch.long)},
+            "no input named 'input_idz'; its inputs are input_ids, ",
+        ),
         (
             {"input_ids": torch.ones(1, 5, dtype=torch.long), "attention_masks": torch.ones(1, 5)},
             "no input named 'attention_masks'",
@@ -414,7 +482,10 @@ def test_options_among_inputs(name: str, tiny: Tiny, tokenizer: Any, ids: Tensor
     found = attnviz.capture(model=model, inputs={"input_ids": ids, **options}, tokenizer=tokenizer)
     near(found.maps[0].weights, eager(model, {"input_ids": ids})["self"])
     lists = {"input_ids": ids[0].tolist(), "labels": ids[0].tolist(), "return_dict": False}
-    near(attnviz.capture(model=model, inputs=lists).maps[0].weights, eager(model, {"input_ids": ids})["self"])
+    near(
+        attnviz.capture(model=model, inputs=lists).maps[0].weights,
+        eager(model, {"input_ids": ids})["self"],
+    )
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
@@ -424,10 +495,15 @@ def test_encoder_decoders_need_both_texts(name: str, tiny: Tiny) -> None:
     text, labels = torch.arange(5, 11)[None], torch.arange(20, 27)[None]
     decoder = model.prepare_decoder_input_ids_from_labels(labels=labels)
     expected = eager(model, {"input_ids": text, "decoder_input_ids": decoder})
-    for inputs in ({"input_ids": text, "labels": labels}, {"input_ids": text.numpy(), "labels": labels[0].tolist()}):
+    for inputs in (
+        {"input_ids": text, "labels": labels},
+        {"input_ids": text.numpy(), "labels": labels[0].tolist()},
+    ):
         for part in attnviz.capture(model=model, inputs=inputs).maps:
             near(part.weights, expected[part.kind])
-    refused(InputError, "holds no decoder_input_ids", partial_capture(model, inputs={"input_ids": text}))
+    refused(
+        InputError, "holds no decoder_input_ids", partial_capture(model, inputs={"input_ids": text})
+    )
     refused(InputError, "holds no decoder_input_ids", partial_capture(model, inputs=text))
 
 
@@ -438,12 +514,16 @@ PAST = "cache" if "cache" in signature(LlamaForCausalLM.forward).parameters else
 
 
 def snapshot(cache: Any) -> list[Any]:
-    return [(layer.keys.clone(), layer.values.clone(), cache.get_seq_length()) for layer in cache.layers]
+    return [
+        (layer.keys.clone(), layer.values.clone(), cache.get_seq_length()) for layer in cache.layers
+    ]
 
 
 def kept(cache: Any, before: list[Any]) -> bool:
     return all(
-        torch.equal(layer.keys, keys) and torch.equal(layer.values, values) and cache.get_seq_length() == length
+        torch.equal(layer.keys, keys)
+        and torch.equal(layer.values, values)
+        and cache.get_seq_length() == length
         for layer, (keys, values, length) in zip(cache.layers, before, strict=True)
     )
 
@@ -459,7 +539,9 @@ def test_a_text_after_what_a_cache_holds(
     whole = eager(model, {"input_ids": ids})["self"]
     cut, total = 7, ids.shape[1]
     cache = (
-        StaticCache(config=model.config, max_cache_len=20) if kind == "static" else DynamicCache(config=model.config)
+        StaticCache(config=model.config, max_cache_len=20)
+        if kind == "static"
+        else DynamicCache(config=model.config)
     )
     with torch.set_grad_enabled(kind == "graph"):
         model(input_ids=ids[:, :cut], **{PAST: cache}, use_cache=True)
@@ -475,7 +557,9 @@ def test_a_text_after_what_a_cache_holds(
             assert [token.text for token in part.queries] == list(map(str, range(cut, total)))
             assert [token.text for token in part.keys] == list(map(str, part.key_places))
             near(part.weights, whole[list(part.layers)][:, :, cut:, part.key_places[0] :])
-        assert any(f"queries {cut}-{total - 1} follow the {cut} tokens" in note for note in found.notes)
+        assert any(
+            f"queries {cut}-{total - 1} follow the {cut} tokens" in note for note in found.notes
+        )
     spelt = attnviz.capture(model=model, inputs=inputs, tokenizer=tokenizer).maps[0]
     named = attnviz.capture(SENTENCE, model, tokenizer=tokenizer).maps[0].queries[cut:]
     assert [token.text for token in spelt.queries] == [token.text for token in named]
@@ -486,7 +570,9 @@ def test_a_text_after_what_a_cache_holds(
 def test_an_empty_cache_is_not_filled(llama: Any, ids: Tensor) -> None:
     """It is as if there were none, and it stays empty."""
     cache = DynamicCache(config=llama.config)
-    found = attnviz.capture(model=llama, inputs={"input_ids": ids, "past_key_values": cache, "use_cache": True})
+    found = attnviz.capture(
+        model=llama, inputs={"input_ids": ids, "past_key_values": cache, "use_cache": True}
+    )
     near(found.maps[0].weights, eager(llama, {"input_ids": ids})["self"])
     assert cache.get_seq_length() == 0
     assert found.maps[0].statistics is not None
@@ -507,7 +593,11 @@ def test_caches_that_are_not_read(llama: Any, ids: Tensor, tiny: Tiny) -> None:
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny("t5"))
     both = {"input_ids": ids, "decoder_input_ids": ids[:, :3]}
     held = model(**both, use_cache=True).past_key_values
-    refused(InputError, "of an encoder-decoder", partial_capture(model, inputs={**both, "past_key_values": held}))
+    refused(
+        InputError,
+        "of an encoder-decoder",
+        partial_capture(model, inputs={**both, "past_key_values": held}),
+    )
 
 
 class Memory:
@@ -522,7 +612,13 @@ class Growing(nn.Module):
 
     def forward(self, x: Tensor, memory: Any) -> Tensor:
         """Sequence to sequence."""
-        rows = memory.rows if isinstance(memory, Memory) else memory["rows"] if isinstance(memory, dict) else memory
+        rows = (
+            memory.rows
+            if isinstance(memory, Memory)
+            else memory["rows"]
+            if isinstance(memory, dict)
+            else memory
+        )
         rows.append(x)
         x += 1  # the caller's own tensor
         keys = torch.cat(list(rows), 1)
@@ -533,7 +629,13 @@ class Growing(nn.Module):
 def test_modules_do_not_change_what_they_are_given(make: Callable[[], Any]) -> None:
     """Lists, mappings, objects, and tensors that are written to in place: each run reads what was handed over."""
     x, memory = X.clone(), make()
-    rows = memory.rows if isinstance(memory, Memory) else memory["rows"] if isinstance(memory, dict) else memory
+    rows = (
+        memory.rows
+        if isinstance(memory, Memory)
+        else memory["rows"]
+        if isinstance(memory, dict)
+        else memory
+    )
     rows.append(X.clone())
     attended = Growing()
     part = attnviz.capture(model=attended, inputs=(x, memory)).maps[0]
@@ -551,13 +653,22 @@ def outputs(model: Any, ids: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_attentions_as_the_library_returns_them(dtype: torch.dtype, llama: Any, ids: Tensor, tokenizer: Any) -> None:
+def test_attentions_as_the_library_returns_them(
+    dtype: torch.dtype, llama: Any, ids: Tensor, tokenizer: Any
+) -> None:
     """A tuple of tensors of the layers, (1, head, query, key), with a graph, in any type; arrays; a list."""
     attentions = tuple(part.to(dtype) for part in outputs(llama, ids).attentions)
     assert attentions[0].requires_grad
     expected = torch.cat(attentions).detach().float()
     arrays = [part.detach().double().numpy() for part in attentions]
-    for weights in (attentions, list(attentions), arrays, tuple(arrays), torch.stack(attentions), np.stack(arrays)):
+    for weights in (
+        attentions,
+        list(attentions),
+        arrays,
+        tuple(arrays),
+        torch.stack(attentions),
+        np.stack(arrays),
+    ):
         part = attnviz.from_arrays(weights, tokens=tokenizer.convert_ids_to_tokens(ids[0])).maps[0]
         np.testing.assert_array_equal(part.weights, expected.numpy())
         assert part.layers == (0, 1, 2)
@@ -565,7 +676,9 @@ def test_attentions_as_the_library_returns_them(dtype: torch.dtype, llama: Any, 
     np.testing.assert_array_equal(heads.weights, expected.numpy())
     one = attnviz.from_arrays(attentions[1]).maps[0]
     np.testing.assert_array_equal(one.weights[0], expected[1].numpy())
-    masked = attnviz.from_arrays(attentions, visible=torch.ones(ids.shape[1], ids.shape[1]).tril().bool()).maps[0]
+    masked = attnviz.from_arrays(
+        attentions, visible=torch.ones(ids.shape[1], ids.shape[1]).tril().bool()
+    ).maps[0]
     assert not masked.visible[0, 0, 0, 1]
     with torch.inference_mode():
         assert attnviz.from_arrays(attentions).maps
@@ -575,13 +688,24 @@ def test_other_forms_of_arrays(tiny: Tiny) -> None:
     """Cross-attention, sparse tensors, arrays of other libraries, layers by number, nested lists of arrays."""
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny("t5"))
     model.set_attn_implementation("eager")
-    given = model(input_ids=torch.arange(5)[None], decoder_input_ids=torch.arange(3)[None], output_attentions=True)
+    given = model(
+        input_ids=torch.arange(5)[None],
+        decoder_input_ids=torch.arange(3)[None],
+        output_attentions=True,
+    )
     part = attnviz.from_arrays(given.cross_attentions).maps[0]
     assert (part.kind, part.weights.shape[2:]) == ("cross", (3, 5))
     even = torch.full((2, 4, 4), 0.25)
-    for form in (even.to_sparse(), Foreign(even.numpy()), [list(part.numpy()) for part in even], even.tolist()):
+    for form in (
+        even.to_sparse(),
+        Foreign(even.numpy()),
+        [list(part.numpy()) for part in even],
+        even.tolist(),
+    ):
         np.testing.assert_array_equal(attnviz.from_arrays(form).maps[0].weights[0], even.numpy())
-    numbered = attnviz.from_arrays(even, heads=np.arange(3, 5), layers=torch.tensor([7]), tokens=np.array(list("abcd")))
+    numbered = attnviz.from_arrays(
+        even, heads=np.arange(3, 5), layers=torch.tensor([7]), tokens=np.array(list("abcd"))
+    )
     assert (numbered.maps[0].layers, numbered.maps[0].heads) == ((7,), (3, 4))
 
 
@@ -596,7 +720,11 @@ EVEN = torch.full((1, 2, 4, 4), 0.25)
         ((EVEN, None), {}, "layer 1 of weights= is None: give outputs.attentions"),
         ((), {}, "holds no layers"),
         (None, {}, "weights= is None: give outputs.attentions"),
-        ((EVEN, EVEN[:, :1]), {}, r"layers 0 and 1 of weights= have the shapes \(1, 2, 4, 4\) and \(1, 1, 4, 4\)"),
+        (
+            (EVEN, EVEN[:, :1]),
+            {},
+            r"layers 0 and 1 of weights= have the shapes \(1, 2, 4, 4\) and \(1, 1, 4, 4\)",
+        ),
         (((EVEN, EVEN), (EVEN, EVEN)), {}, r"a sequence of steps, .* weights\[0\]"),
         ({"attentions": (EVEN,)}, {}, "a mapping of attentions"),
         (EVEN.to("meta"), {}, "these are no array"),
@@ -630,13 +758,17 @@ SURROGATE = "a \ud800 b"
         lambda path: attnviz.capture("a", method="gradient", target_token=SURROGATE),
         lambda path: attnviz.capture(SURROGATE, path),
         lambda path: attnviz.from_arrays(EVEN, tokens=["a", "\udc00", "c", "d"]),
-        lambda path: attnviz.from_arrays(EVEN, queries=list("abcd"), keys=["a", "b", "c", "d\ud9ff"]),
+        lambda path: attnviz.from_arrays(
+            EVEN, queries=list("abcd"), keys=["a", "b", "c", "d\ud9ff"]
+        ),
         lambda path: load(path).capture(Prompt(SURROGATE), Request()),
         lambda path: load().respond(Prompt("a"), [Intervention()], Target("\udcff")),
         lambda path: load().capture(Prompt("a"), Request(query=Spot("\udcff"))),
         lambda path: segments.parse_segments('[{"name": "\\ud800", "start": 0, "end": 1}]'),
         lambda path: segments.parse_segments("0:1 \udcff"),
-        lambda path: load(path).capture(Prompt('[{"role": "user", "content": "\\ud800"}]', chat=True), Request()),
+        lambda path: load(path).capture(
+            Prompt('[{"role": "user", "content": "\\ud800"}]', chat=True), Request()
+        ),
     ],
 )
 def test_lone_surrogates_are_no_text(run: Callable[[str], object], tiny: Tiny) -> None:
@@ -678,16 +810,23 @@ def test_gradients_where_torch_keeps_none(method: Any, name: str, tiny: Tiny) ->
     expected = torch.from_numpy(attnviz.capture(SENTENCE, model, **options).maps[0].weights)
     loaded, tokenizer = model, None
     if name != "builtin":
-        loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+        loaded, tokenizer = (
+            AutoModelForCausalLM.from_pretrained(model),
+            AutoTokenizer.from_pretrained(model),
+        )
     for context in (torch.inference_mode, torch.no_grad):
         with context():
             near(attnviz.capture(SENTENCE, model, **options).maps[0].weights, expected)
-            near(attnviz.capture(SENTENCE, loaded, tokenizer=tokenizer, **options).maps[0].weights, expected)
+            near(
+                attnviz.capture(SENTENCE, loaded, tokenizer=tokenizer, **options).maps[0].weights,
+                expected,
+            )
             assert torch.is_inference_mode_enabled() == (context is torch.inference_mode)
     with torch.inference_mode():
-        near(attnviz.capture(SENTENCE, "builtin", dtype="float64", **options).maps[0].weights, expected) if (
-            name == "builtin"
-        ) else None
+        near(
+            attnviz.capture(SENTENCE, "builtin", dtype="float64", **options).maps[0].weights,
+            expected,
+        ) if (name == "builtin") else None
 
 
 def made(part: str, folder: Path) -> Any:
@@ -711,7 +850,11 @@ def test_models_made_in_inference_mode(part: str, method: Any, tiny: Tiny, token
     for mode in (True, False):
         with torch.inference_mode(mode):
             told = "made under torch.inference_mode"
-            refused(UsageError, told, partial_capture(model, text="a b", tokenizer=tokenizer, method=method))
+            refused(
+                UsageError,
+                told,
+                partial_capture(model, text="a b", tokenizer=tokenizer, method=method),
+            )
             assert attnviz.capture("a b", model, tokenizer=tokenizer).maps
 
 
@@ -782,7 +925,9 @@ def test_hooks_that_capture(caught: bool, llama: Any, tokenizer: Any, ids: Tenso
 
 STRINGS = "{% for part in messages %}<{{ part['role'] }}>{{ part['content'] + '\\n' }}{% endfor %}"
 TRIMMED = "{% for part in messages %}<{{ part['role'] }}>{{ part['content'] | trim }}\n{% endfor %}"
-DUMPED = "{% for part in messages %}<{{ part['role'] }}>{{ part['content'] | tojson }}\n{% endfor %}"
+DUMPED = (
+    "{% for part in messages %}<{{ part['role'] }}>{{ part['content'] | tojson }}\n{% endfor %}"
+)
 SILENT = (
     "{% for part in messages %}<{{ part['role'] }}>"
     "{% if part['content'] is string %}{{ part['content'] }}{% endif %}\n{% endfor %}"
@@ -804,14 +949,26 @@ def text_part(text: str, kind: str = "text") -> dict[str, str]:
 
 @pytest.mark.parametrize("template", [None, STRINGS, TRIMMED, DUMPED, SILENT, PARTS, ONLY_PARTS])
 @pytest.mark.parametrize(
-    "content", [[text_part("Hi")], [text_part("Hi"), text_part("you there")], ["Hi", text_part("you", "input_text")]]
+    "content",
+    [
+        [text_part("Hi")],
+        [text_part("Hi"), text_part("you there")],
+        ["Hi", text_part("you", "input_text")],
+    ],
 )
 def test_contents_of_parts(template: str | None, content: list[Any], tiny: Tiny) -> None:
     """A template that takes parts gets them, one that takes strings gets lines; each message is a segment."""
-    model, tokenizer = (kind.from_pretrained(tiny("chat")) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    model, tokenizer = (
+        kind.from_pretrained(tiny("chat")) for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
     tokenizer.chat_template = template or tokenizer.chat_template
-    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": [text_part("Well")]}]
-    found = HuggingFace("toy", model, tokenizer).capture(Prompt(json.dumps(messages), chat=True), Request())
+    messages = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [text_part("Well")]},
+    ]
+    found = HuggingFace("toy", model, tokenizer).capture(
+        Prompt(json.dumps(messages), chat=True), Request()
+    )
     takes = template in (PARTS, ONLY_PARTS)
     texts = [part if isinstance(part, str) else part["text"] for part in content]
     said = "][".join(texts) if takes else "\n".join(texts)
@@ -837,7 +994,10 @@ def test_contents_of_parts(template: str | None, content: list[Any], tiny: Tiny)
     ("content", "told"),
     [
         ([{"type": "image", "url": "x"}], "message 0 has a part of type 'image'"),
-        ([text_part("a"), {"type": "input_audio", "input_audio": {}}], "part of type 'input_audio'"),
+        (
+            [text_part("a"), {"type": "input_audio", "input_audio": {}}],
+            "part of type 'input_audio'",
+        ),
         ([{"type": "text"}], "part of type 'text'"),
         ([{"text": 3}], "part of type None"),
         ([3], "part of type int"),
@@ -850,7 +1010,9 @@ def test_parts_that_are_no_text(content: Any, told: str, tiny: Tiny) -> None:
     """Pictures, sounds, numbers: one line."""
     messages = [{"role": "user", "content": content}]
     model = load(str(tiny("chat")))
-    refused(InputError, told, lambda: model.capture(Prompt(json.dumps(messages), chat=True), Request()))
+    refused(
+        InputError, told, lambda: model.capture(Prompt(json.dumps(messages), chat=True), Request())
+    )
 
 
 # Failures
@@ -933,23 +1095,47 @@ def test_nested_tensors() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             nested = torch.nested.nested_tensor(texts)
-        refused(InputError, "nested tensor", partial_capture(Around(seeded(multihead)), inputs=nested))
+        refused(
+            InputError, "nested tensor", partial_capture(Around(seeded(multihead)), inputs=nested)
+        )
 
 
 def test_inputs_that_do_not_fit(llama: Any) -> None:
     """Numbers of another type or width, on no device, ids that are not there: torch's error in one line."""
     net = Around(seeded(multihead))
-    for wrong in (X.double(), X[..., :3], X.to("meta"), torch.ones(2), 3, "text", np.ones((1, 2, 3))):
+    for wrong in (
+        X.double(),
+        X[..., :3],
+        X.to("meta"),
+        torch.ones(2),
+        3,
+        "text",
+        np.ones((1, 2, 3)),
+    ):
         refused(ModelError, "Around cannot run on this input: ", partial_capture(net, inputs=wrong))
-    for wrong in (torch.full((1, 5), 10**6), torch.ones(1, 5), torch.ones(1, 5, dtype=torch.long, device="meta")):
-        refused(ModelError, "LlamaForCausalLM cannot run on this input: ", partial_capture(llama, inputs=wrong))
+    for wrong in (
+        torch.full((1, 5), 10**6),
+        torch.ones(1, 5),
+        torch.ones(1, 5, dtype=torch.long, device="meta"),
+    ):
+        refused(
+            ModelError,
+            "LlamaForCausalLM cannot run on this input: ",
+            partial_capture(llama, inputs=wrong),
+        )
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"return_dict": False}, {"return_dict": False, "use_cache": False}, {"output_hidden_states": True}],
+    [
+        {"return_dict": False},
+        {"return_dict": False, "use_cache": False},
+        {"output_hidden_states": True},
+    ],
 )
-def test_what_a_config_asks_to_be_returned_changes_nothing(settings: dict[str, bool], llama: Any) -> None:
+def test_what_a_config_asks_to_be_returned_changes_nothing(
+    settings: dict[str, bool], llama: Any
+) -> None:
     """A loaded model whose config asks for tuples, or for more outputs, is read as any other, and keeps its config."""
     ids = {"input_ids": torch.arange(3, 12)[None]}
     model = copy.deepcopy(llama)

@@ -90,7 +90,10 @@ def capture_of(tokens: tuple[Token, ...], seed: int = 0) -> Capture:
     """Two layers of two heads with small, large and zero weights, some cells masked."""
     n, random = len(tokens), np.random.default_rng(seed)
     visible = random.random((2, 2, n, n)) < 0.8
-    weights = np.where(visible, random.random((2, 2, n, n)) ** random.choice([1, 9, 99], (2, 2, n, n)), 0) / n
+    weights = (
+        np.where(visible, random.random((2, 2, n, n)) ** random.choice([1, 9, 99], (2, 2, n, n)), 0)
+        / n
+    )
     weights[0, 0, 0, 0] = visible[0, 0, 0, 0] * np.float32(1e-45)
     part = AttentionMap("self", (3, 1), (2, 0), tokens, tokens, weights.astype(np.float32), visible)
     return Capture("toy", "", (part,))
@@ -107,11 +110,15 @@ def read_csv(data: bytes) -> list[dict[str, str]]:
 def assert_same_weights(found: list[dict[str, str]], part: AttentionMap) -> None:
     """Each visible cell has its line, with exactly its weight, and no other cell has one."""
     cells = {
-        (int(line["layer"]), int(line["head"]), int(line["query"]), int(line["key"])): np.float32(line["weight"])
+        (int(line["layer"]), int(line["head"]), int(line["query"]), int(line["key"])): np.float32(
+            line["weight"]
+        )
         for line in found
     }
     expected = {
-        (part.layers[i], part.heads[j], part.query_places[q], part.key_places[k]): part.weights[i, j, q, k]
+        (part.layers[i], part.heads[j], part.query_places[q], part.key_places[k]): part.weights[
+            i, j, q, k
+        ]
         for i, j, q, k in np.argwhere(part.visible).tolist()
     }
     assert len(cells) == len(found)
@@ -128,7 +135,9 @@ def test_csv_is_exact_and_harmless() -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", data.decode())
     assert_same_weights(found, part)
     for line in found:
-        assert not any(str(cell).startswith(("=", "+", "-", "@", "＝", "\t", "\r")) for cell in line.values())  # noqa: RUF001
+        assert not any(
+            str(cell).startswith(("=", "+", "-", "@", "＝", "\t", "\r")) for cell in line.values()
+        )
     said = {int(line["key"]): line["key_token"] for line in found}
     assert [said[i] for i in (0, 2, 5, 6, 7)] == ['\'=HYPERLINK("x")', "'-1", '"', "a,b", r"a\x0ab"]
     assert [said[i] for i in (10, 12)] == [r"\x00", r"\ud800"]
@@ -136,7 +145,10 @@ def test_csv_is_exact_and_harmless() -> None:
     assert {(line["kind"], line["units"]) for line in found} == {("self", "share of attention")}
 
 
-@given(st.lists(st.text(st.characters(codec=None), max_size=6), min_size=1, max_size=4), st.integers(0, 2**32))
+@given(
+    st.lists(st.text(st.characters(codec=None), max_size=6), min_size=1, max_size=4),
+    st.integers(0, 2**32),
+)
 def test_csv_of_any_tokens(texts: list[str], seed: int) -> None:
     """Any text at all, lone surrogates too, and any weights."""
     capture = capture_of(named(tuple(texts)), seed)
@@ -166,10 +178,19 @@ def document(text: str) -> list[tuple[str, str]]:
         if token.nesting == 1:
             inside = token.tag
         assert token.type not in ("html_block", "code_block", "fence", "hr"), token
-        assert token.tag in ("h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", ""), token
+        assert token.tag in ("h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", ""), (
+            token
+        )
         if token.type == "inline":
-            assert {child.type for child in token.children} <= {"text", "text_special", "hardbreak", "softbreak"}, token
-            parts = "".join("\n" if child.type.endswith("break") else child.content for child in token.children)
+            assert {child.type for child in token.children} <= {
+                "text",
+                "text_special",
+                "hardbreak",
+                "softbreak",
+            }, token
+            parts = "".join(
+                "\n" if child.type.endswith("break") else child.content for child in token.children
+            )
             found += [(inside, line) for line in parts.split("\n")]
     return found
 
@@ -195,20 +216,27 @@ def test_markdown_is_read_as_it_was_written() -> None:
     expected = np.where(part.visible[0, 1], np.vectorize("{:.4f}".format)(part.weights[0, 1]), "")
     np.testing.assert_array_equal(body[:, 1:], expected)
     assert cells(text, "h2") == [drawn.title]
-    assert cells(text, "p") == ["Numbers are attention weights; nothing where masked.", *drawn.caption]
+    assert cells(text, "p") == [
+        "Numbers are attention weights; nothing where masked.",
+        *drawn.caption,
+    ]
 
 
 @given(st.lists(st.text(st.characters(codec=None), max_size=12), min_size=1, max_size=3), st.data())
 def test_markdown_of_any_text(texts: list[str], data: st.DataObject) -> None:
     """Titles, tokens and notes of any signs come out as they went in."""
-    note = data.draw(st.text(st.sampled_from("-+=.1 \\`*_#>|~[](){}<&a\n\t!$:/w@"), min_size=1, max_size=12))
+    note = data.draw(
+        st.text(st.sampled_from("-+=.1 \\`*_#>|~[](){}<&a\n\t!$:/w@"), min_size=1, max_size=12)
+    )
     capture = replace(capture_of(named(tuple(texts))), notes=(note,), model=texts[0] or "m")
     drawn = heatmaps(capture)[0]
     text = markdown([drawn])
     names = [f"{i} {label}" for i, label in enumerate(drawn.columns.labels)]
     assert cells(text, "th")[1:] == [*map(as_shown, names)]
     assert cells(text, "h2") == [as_shown(drawn.title)]
-    assert [line.strip() for line in cells(text, "p")[1:]] == [line.strip() for line in drawn.caption if line.strip()]
+    assert [line.strip() for line in cells(text, "p")[1:]] == [
+        line.strip() for line in drawn.caption if line.strip()
+    ]
 
 
 def test_markdown_of_one_token(capture: Capture) -> None:
@@ -222,7 +250,11 @@ def test_markdown_of_one_token(capture: Capture) -> None:
     assert cells(text, "th") == ["heads \\ keys", "0 <bos>", "1 the", "2 cat", "3 sat"]
     assert cells(text, "td")[:5] == ["L0H0", *row, ""]
     tiles = attnviz.capture("the cat sat on", keep="tiles", tiles=2)
-    assert cells(markdown(heatmaps(tiles)[:1]), "th") == ["queries \\ keys", "0 <bos> to 2", "3 sat to 4"]
+    assert cells(markdown(heatmaps(tiles)[:1]), "th") == [
+        "queries \\ keys",
+        "0 <bos> to 2",
+        "3 sat to 4",
+    ]
 
 
 # The pages of a report
@@ -231,7 +263,10 @@ def test_markdown_of_one_token(capture: Capture) -> None:
 def evil_entry() -> Entry:
     commands = tuple(f"attnviz show {text}" for text in ("'a b'", "'`'", "'```` x'", "'</code>'"))
     return Entry(
-        "</title><script>alert(1)</script> - ![x](y)", ("- </figure>", '" onerror="'), ("a b#?.png",), commands
+        "</title><script>alert(1)</script> - ![x](y)",
+        ("- </figure>", '" onerror="'),
+        ("a b#?.png",),
+        commands,
     )
 
 
@@ -262,11 +297,17 @@ def test_galleries_show_text_as_text() -> None:
     shown = unescape(re.sub("<[^>]*>", "", page))
     assert all(text in shown for text in (entry.title, *entry.caption))
     found = [
-        (token.type, token.content) for token in READER.parse(gallery_md("# t", [entry]).decode()) if token.content
+        (token.type, token.content)
+        for token in READER.parse(gallery_md("# t", [entry]).decode())
+        if token.content
     ]
     assert found[-1] == ("fence", "".join(f"{command}\n" for command in entry.commands))
     assert [kind for kind, _ in found] == ["inline"] * 5 + ["fence"]
-    inline = [token for token in READER.parse(gallery_md("# t", [entry]).decode()) if token.type == "inline"]
+    inline = [
+        token
+        for token in READER.parse(gallery_md("# t", [entry]).decode())
+        if token.type == "inline"
+    ]
     assert {child.type for child in inline[2].children} <= {"text", "text_special"}
     assert "".join(child.content for child in inline[2].children) == entry.title
     (image,) = [child for child in inline[3].children if child.type == "image"]
@@ -283,7 +324,12 @@ def test_json_and_npz_say_what_they_hold(call: Run, tmp_path: Path) -> None:
     for form in ("json", "npz", "csv"):
         assert call(*args, "-o", f"x.{form}").returncode == 0
     part = json.loads((tmp_path / "x.json").read_text())["maps"][0]
-    assert (part["kind"], part["units"], part["layers"], part["heads"]) == ("self", "share of attention", [1], [0, 2])
+    assert (part["kind"], part["units"], part["layers"], part["heads"]) == (
+        "self",
+        "share of attention",
+        [1],
+        [0, 2],
+    )
     assert [token["text"] for token in part["queries"]] == ["sat", "on", "the"]
     assert part["query_places"] == [3, 4, 5]
     with np.load(tmp_path / "x.npz") as arrays:
@@ -291,8 +337,12 @@ def test_json_and_npz_say_what_they_hold(call: Run, tmp_path: Path) -> None:
         assert arrays["query_places"].tolist() == [3, 4, 5]
         assert arrays["queries"].tolist() == ["sat", "on", "the"]
         assert (arrays["layers"].tolist(), arrays["heads"].tolist()) == ([1], [0, 2])
-        assert_same_weights(read_csv((tmp_path / "x.csv").read_bytes()), attnviz.load(tmp_path / "x.json").maps[0])
-        np.testing.assert_array_equal(arrays["weights"], attnviz.load(tmp_path / "x.json").maps[0].weights)
+        assert_same_weights(
+            read_csv((tmp_path / "x.csv").read_bytes()), attnviz.load(tmp_path / "x.json").maps[0]
+        )
+        np.testing.assert_array_equal(
+            arrays["weights"], attnviz.load(tmp_path / "x.json").maps[0].weights
+        )
     assert heatmaps(attnviz.load(tmp_path / "x.json"))[0].rows.numbers == (3, 4, 5)
     assert "queries 3-5 of 12" in call("show", "--from", "x.json").stdout
     assert attnviz.load(tmp_path / "x.npz").maps[0].heads == (0, 2)
@@ -317,7 +367,12 @@ def out(*args: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProces
     """Run attnviz with its stdout as bytes."""
     command = [sys.executable, "-m", "attnviz", *args]
     return subprocess.run(
-        command, stdout=stdout, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=ROOT, check=False
+        command,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        cwd=ROOT,
+        check=False,
     )
 
 
@@ -342,7 +397,9 @@ def test_a_terminal_gets_no_binary_data() -> None:
             assert done.stderr.decode() == (
                 f"error: a {form} is nothing for a terminal: name a file with -o, or redirect stdout\n"
             )
-        assert out("show", "hi", "-l", "0", "-H", "0", "--format", "csv", stdout=child).returncode == 0
+        assert (
+            out("show", "hi", "-l", "0", "-H", "0", "--format", "csv", stdout=child).returncode == 0
+        )
         assert os.read(parent, 1000).startswith(b"kind,layer,head,query")
     finally:
         os.close(parent)
@@ -381,10 +438,26 @@ def test_a_terminal_gets_no_binary_data() -> None:
         (["--view", "rows", "--incoming", "--token", "1"], 2, "--incoming is for --view tokens"),
         (["--view", "rows", "--token", "1", "--cols", "2:"], 2, "leave --rows and --cols out"),
         (["--view", "rows", "--token", " "], 2, "its number or by what it says"),
-        (["--view", "rows", "--token", "the"], 2, "occurs 2 times, at 1, 5; choose one by its number"),
-        (["--view", "tokens", "--token", "zebra"], 2, "does not occur: here are 0 <bos>, 1 the, 2 cat"),
-        (["--view", "tokens", "--incoming", "--token", "7"], 2, "here are 7 tokens (0-6, or -7--1)"),
-        (["--special", "drop", "--view", "rows", "--token", "0"], 4, "there are only special tokens"),
+        (
+            ["--view", "rows", "--token", "the"],
+            2,
+            "occurs 2 times, at 1, 5; choose one by its number",
+        ),
+        (
+            ["--view", "tokens", "--token", "zebra"],
+            2,
+            "does not occur: here are 0 <bos>, 1 the, 2 cat",
+        ),
+        (
+            ["--view", "tokens", "--incoming", "--token", "7"],
+            2,
+            "here are 7 tokens (0-6, or -7--1)",
+        ),
+        (
+            ["--special", "drop", "--view", "rows", "--token", "0"],
+            4,
+            "there are only special tokens",
+        ),
         (["--special", "all"], 2, "'renormalise'"),
         (["--rows", "9:"], 2, "--rows 9: holds no tokens: there are 7 (0-6)"),
         (["--range", "half"], 2, "'full'"),

@@ -46,7 +46,13 @@ WORDS = ("The", "old", "woman", "opened", "window", "and", "looked", "at", "sea"
 
 
 def made(
-    words: Sequence[str], layers: int = 2, heads: int = 2, *, causal: bool = True, sink: bool = False, seed: int = 0
+    words: Sequence[str],
+    layers: int = 2,
+    heads: int = 2,
+    *,
+    causal: bool = True,
+    sink: bool = False,
+    seed: int = 0,
 ) -> Capture:
     """A capture of words with random weights, a sink or none."""
     n, random = len(words), np.random.default_rng(seed)
@@ -61,7 +67,14 @@ def made(
     )
     found = describe(weights, visible, True)
     part = AttentionMap(
-        "self", tuple(range(layers)), tuple(range(heads)), tokens, tokens, weights, visible, statistics=found
+        "self",
+        tuple(range(layers)),
+        tuple(range(heads)),
+        tokens,
+        tokens,
+        weights,
+        visible,
+        statistics=found,
     )
     return Capture("toy", " ".join(words), (part,))
 
@@ -102,7 +115,9 @@ class Elements(HTMLParser):
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1), st.floats(1, 1e6, width=32), st.booleans())
-def test_codes_are_near_the_weights_and_in_their_order(shares: list[float], full: float, exact: bool) -> None:
+def test_codes_are_near_the_weights_and_in_their_order(
+    shares: list[float], full: float, exact: bool
+) -> None:
     """Within 0.004 of the largest weight, 0.0005 with exact, and never in another order."""
     weights, code = np.sort(np.float32(shares)) * np.float32(full), Code(full, exact)
     codes = code.of(weights)
@@ -114,7 +129,9 @@ def test_codes_are_near_the_weights_and_in_their_order(shares: list[float], full
 def test_masked_cells_have_a_code_of_their_own() -> None:
     """A weight of 0 is code 1, a masked cell 0."""
     panel = Panel(np.float32([[0, 0]]), np.array([[True, False]]))
-    assert Code(1.0).panel(panel).tolist() == Code(1.0, exact=True).panel(panel).tolist() == [[1, 0]]
+    assert (
+        Code(1.0).panel(panel).tolist() == Code(1.0, exact=True).panel(panel).tolist() == [[1, 0]]
+    )
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -128,14 +145,17 @@ def test_a_page_names_nothing_outside() -> None:
     text = html(page(made(WORDS))).decode()
     assert text.count("http") == text.count('http-equiv="Content-Security-Policy"') == 1
     assert not re.search(
-        r"""["'(=]//|url\(|@import|\b(src|srcset|href|action|data)=|<(link|base|object|embed|iframe|form)\b""", text
+        r"""["'(=]//|url\(|@import|\b(src|srcset|href|action|data)=|<(link|base|object|embed|iframe|form)\b""",
+        text,
     )
 
 
 def test_the_policy_allows_our_script_and_nothing_else() -> None:
     """Its hashes are those of the one script and the one style."""
     elements = Elements(html(page(made(WORDS))).decode()).found
-    (policy,) = (attrs["content"] for tag, attrs, _ in elements if tag == "meta" and "http-equiv" in attrs)
+    (policy,) = (
+        attrs["content"] for tag, attrs, _ in elements if tag == "meta" and "http-equiv" in attrs
+    )
     allowed = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert allowed["default-src"] == "'none'"
     for kind, rule in (("script", "script-src"), ("style", "style-src")):
@@ -146,10 +166,17 @@ def test_the_policy_allows_our_script_and_nothing_else() -> None:
 
 def test_hostile_tokens_stay_text() -> None:
     """No token ends or begins an element; the page holds all of them, as long as they are."""
-    plain, hostile = (html(page(made(words))).decode() for words in (WORDS[: len(HOSTILE)], HOSTILE))
-    names = [[(tag, sorted(attrs)) for tag, attrs, _ in Elements(text).found] for text in (plain, hostile)]
+    plain, hostile = (
+        html(page(made(words))).decode() for words in (WORDS[: len(HOSTILE)], HOSTILE)
+    )
+    names = [
+        [(tag, sorted(attrs)) for tag, attrs, _ in Elements(text).found]
+        for text in (plain, hostile)
+    ]
     assert names[0] == names[1]
-    (metadata,) = (text for _, attrs, text in Elements(hostile).found if attrs.get("id") == "metadata")
+    (metadata,) = (
+        text for _, attrs, text in Elements(hostile).found if attrs.get("id") == "metadata"
+    )
     labels = json.loads(metadata)["axes"][0]["labels"]
     assert labels[0] == HOSTILE[0].replace(" ", "␣")
     assert labels[3:6] == ["\\u202ebidi", "\\x1b[31mred", "a\\x00b"]
@@ -215,7 +242,9 @@ class Reader(NamedTuple):
     def pixels(self, name: str) -> np.ndarray:
         """The pixels of a canvas (row, column, 4)."""
         data = self.page.locator(name).evaluate("(canvas) => canvas.toDataURL('image/png')")
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGBA"))
+        return np.asarray(
+            Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGBA")
+        )
 
     def token(self, place: int, side: str = "rows") -> Any:
         """A token of the text."""
@@ -272,19 +301,30 @@ def reader(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Reader]]:
     contexts, complaints, files = [], [], []
 
     def open_(
-        shown: Capture | bytes, fragment: str = "", size: tuple[int, int] = (1300, 1000), **options: Any
+        shown: Capture | bytes,
+        fragment: str = "",
+        size: tuple[int, int] = (1300, 1000),
+        **options: Any,
     ) -> Reader:
         data = shown if isinstance(shown, bytes) else html(page(shown))
         files.append(tmp_path / f"{len(files)}.html")
         files[-1].write_bytes(data)
-        contexts.append(chromium.new_context(viewport={"width": size[0], "height": size[1]}, **options))
+        contexts.append(
+            chromium.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        )
         tab = contexts[-1].new_page()
         tab.on(
-            "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+            "console",
+            lambda message: (
+                complaints.append(message.text) if message.type in ("error", "warning") else None
+            ),
         )
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("dialog", lambda dialog: complaints.append(dialog.message))
-        tab.on("request", lambda request: complaints.append(request.url) if not is_ours(request.url) else None)
+        tab.on(
+            "request",
+            lambda request: complaints.append(request.url) if not is_ours(request.url) else None,
+        )
         tab.goto(files[-1].as_uri() + fragment)
         tab.wait_for_selector("html[data-ready=true]", state="attached")
         found = Reader(open_, tab)
@@ -395,7 +435,9 @@ def capture_panel(capture: Capture, layer: int, head: int) -> Panel:
 
 
 @pytest.mark.browser
-def test_what_is_beyond_the_scale_has_its_colour_until_the_range_is_full(reader: Callable[..., Reader]) -> None:
+def test_what_is_beyond_the_scale_has_its_colour_until_the_range_is_full(
+    reader: Callable[..., Reader],
+) -> None:
     """A sink is beyond the colours, in the picture and at the bar; with the full range it is the end of the scale."""
     on = reader(made(WORDS, sink=True))
     assert (on.pixels("#cells")[..., :3] == MAPS["viridis"].beyond).all(-1).any()
@@ -420,7 +462,10 @@ def test_scale_and_theme_change_what_is_painted(reader: Callable[..., Reader]) -
     on.page.get_by_text("light", exact=True).click()
     on.settle()
     light = on.page.evaluate(ground)
-    assert [max(map(int, re.findall(r"\d+", colour))) > 128 for colour in (dark, light)] == [False, True]
+    assert [max(map(int, re.findall(r"\d+", colour))) > 128 for colour in (dark, light)] == [
+        False,
+        True,
+    ]
     on.page.emulate_media(color_scheme="light")
     on.page.get_by_text("dark", exact=True).click()
     assert on.page.evaluate(ground) == dark
@@ -451,7 +496,11 @@ def test_a_token_shows_what_it_attends_to(reader: Callable[..., Reader]) -> None
     shades = palette("viridis", SHADES)[steps(capture, 1, 0, capture_panel(capture, 1, 0))][5]
     for colour, shade, weight in zip(on.backgrounds(), shades, weights[5], strict=True):
         plain = np.isnan(weight) or weight < 0.009 * np.nanmax(weights)
-        assert (colour == ()) if plain else np.abs(np.subtract(colour, shade[:3].astype(int))).max() <= 6
+        assert (
+            (colour == ())
+            if plain
+            else np.abs(np.subtract(colour, shade[:3].astype(int))).max() <= 6
+        )
     faint = on.page.locator("#rows .masked").all_inner_texts()
     assert faint == list(WORDS[6:])
     on.page.mouse.move(2, 2)
@@ -481,7 +530,11 @@ def test_a_click_locks_a_token(reader: Callable[..., Reader]) -> None:
     on.settle()
     assert on.locked() == ["looked"]
     assert on.text("#told").startswith("looked (6) attends to")
-    assert on.page.locator("#status").text_content().startswith("layer 0, head 0. looked (6) attends to")
+    assert (
+        on.page.locator("#status")
+        .text_content()
+        .startswith("layer 0, head 0. looked (6) attends to")
+    )
     on.token(2).hover()
     found = re.match(r"looked \(6\) attends to woman \(2\): ([\d.e-]+); most to ", on.text("#told"))
     assert found
@@ -495,7 +548,9 @@ def test_a_click_locks_a_token(reader: Callable[..., Reader]) -> None:
 
 
 @pytest.mark.browser
-def test_a_click_in_the_picture_locks_the_row_or_what_a_label_names(reader: Callable[..., Reader]) -> None:
+def test_a_click_in_the_picture_locks_the_row_or_what_a_label_names(
+    reader: Callable[..., Reader],
+) -> None:
     """A cell its query, the label of a column its key."""
     on = reader(made(WORDS))
     on.page.mouse.click(*on.place(4, 1))
@@ -536,7 +591,12 @@ def test_a_token_is_found_by_its_text_or_number(reader: Callable[..., Reader]) -
     """Enter locks the next match, again and again; Escape leaves the box, and then unlocks."""
     on = reader(made(("the", "cat", "and", "The", "dog", "7", "x")))
     on.press("/")
-    for typed, expected in (("THE", ["the", "The", "the"]), ("5", ["7"]), ("d", ["and", "dog"]), ("7", ["7"])):
+    for typed, expected in (
+        ("THE", ["the", "The", "the"]),
+        ("5", ["7"]),
+        ("d", ["and", "dog"]),
+        ("7", ["7"]),
+    ):
         on.page.keyboard.type(typed)
         for token in expected:
             on.press("Enter")
@@ -570,7 +630,9 @@ def test_the_text_is_read_and_locked_by_keys(reader: Callable[..., Reader]) -> N
 def test_white_space_stands_where_it_stood(reader: Callable[..., Reader]) -> None:
     """Tokens without white space between them run together, as in the text."""
     capture = made(("un", "believ", "able"))
-    tokens = tuple(token._replace(start=3 * i, end=3 * i + 3) for i, token in enumerate(capture.maps[0].keys))
+    tokens = tuple(
+        token._replace(start=3 * i, end=3 * i + 3) for i, token in enumerate(capture.maps[0].keys)
+    )
     on = reader(replace(capture, maps=(replace(capture.maps[0], queries=tokens, keys=tokens),)))
     assert on.text("#rows") == "unbelievable"
 
@@ -598,7 +660,9 @@ def test_lines_of_several_heads_are_told_apart(reader: Callable[..., Reader]) ->
 
 
 def legend_colours(on: Reader) -> list[tuple[int, ...]]:
-    found = on.page.locator("#legend i").evaluate_all("(all) => all.map((one) => one.style.backgroundColor)")
+    found = on.page.locator("#legend i").evaluate_all(
+        "(all) => all.map((one) => one.style.backgroundColor)"
+    )
     return [tuple(map(int, re.findall(r"\d+", colour))) for colour in found]
 
 
@@ -633,7 +697,9 @@ def test_lines_of_a_long_text_are_drawn_where_one_looks(reader: Callable[..., Re
     assert (on.pixels("#scroll canvas") != above).any()
     on.page.locator("#find").fill("w7")
     on.press("Enter")
-    seen = on.page.locator("#scroll").evaluate("(box) => [box.scrollTop, box.scrollTop + box.clientHeight]")
+    seen = on.page.locator("#scroll").evaluate(
+        "(box) => [box.scrollTop, box.scrollTop + box.clientHeight]"
+    )
     assert seen[0] <= 7 * 20 < seen[1]
 
 
@@ -725,12 +791,18 @@ def test_cross_attention_has_two_texts(tiny: Tiny, reader: Callable[..., Reader]
     """A map of its own to choose; tokens of one text colour the other."""
     capture = attnviz.capture("The cat sat.", model=str(tiny("bart")), target="A dog ran home.")
     on, cross = reader(capture), capture.maps[2]
-    assert on.page.locator("#map option").all_inner_texts() == ["encoder", "decoder", "cross-attention"]
+    assert on.page.locator("#map option").all_inner_texts() == [
+        "encoder",
+        "decoder",
+        "cross-attention",
+    ]
     assert on.page.locator("#columns").is_hidden()
     on.page.locator("#map").select_option("cross-attention")
     on.settle()
     queries, keys = ([token.text for token in tokens] for tokens in (cross.queries, cross.keys))
-    assert [on.page.locator(f"#{side} [data-cell]").all_inner_texts() for side in ("rows", "columns")] == [
+    assert [
+        on.page.locator(f"#{side} [data-cell]").all_inner_texts() for side in ("rows", "columns")
+    ] == [
         queries,
         keys,
     ]
@@ -827,7 +899,9 @@ def test_a_reduction_over_heads_has_its_name(reader: Callable[..., Reader]) -> N
 def test_given_weights_may_be_above_one(exact: bool, reader: Callable[..., Reader]) -> None:
     """They are told as they are, and the page says how near."""
     capture = made(WORDS)
-    given_ = replace(capture.maps[0], weights=capture.maps[0].weights * 50, method="given", statistics=None)
+    given_ = replace(
+        capture.maps[0], weights=capture.maps[0].weights * 50, method="given", statistics=None
+    )
     on = reader(html(page(replace(capture, maps=(given_,))), exact=exact))
     found = np.float64([row["weight"] for row in on.table()])
     weights = given_.weights[0, 0][np.tri(len(WORDS), dtype=bool)]
@@ -845,7 +919,10 @@ def test_hostile_tokens_are_shown_and_not_obeyed(reader: Callable[..., Reader]) 
     assert on.locked() == ["x" * 10_000]
     on.point(7, 0)
     assert on.text("#tip").startswith("query xxxxxxxxxxxxxxxx…xxxxxxxxxxxxxxxx (7)")
-    assert on.page.evaluate("[typeof hacked, document.querySelectorAll('img').length]") == ["undefined", 0]
+    assert on.page.evaluate("[typeof hacked, document.querySelectorAll('img').length]") == [
+        "undefined",
+        0,
+    ]
     for name in ("html", "#rows", "#caption", "#told"):
         assert on.page.locator(name).evaluate("(box) => box.scrollWidth <= box.clientWidth"), name
     assert on.table()[0]["query_token"] == HOSTILE[0].replace(" ", "␣")
@@ -859,9 +936,7 @@ def test_hostile_tokens_are_shown_and_not_obeyed(reader: Callable[..., Reader]) 
 def test_a_notebook_can_frame_it(reader: Callable[..., Reader]) -> None:
     """In a sandboxed frame without an address of its own it works as elsewhere."""
     source = escaped(html(page(made(WORDS))).decode())
-    frame = (
-        f'<!doctype html><iframe srcdoc="{source}" sandbox="allow-scripts allow-downloads" height="760" width="900">'
-    )
+    frame = f'<!doctype html><iframe srcdoc="{source}" sandbox="allow-scripts allow-downloads" height="760" width="900">'
     ready = '</iframe><script>document.documentElement.dataset.ready = "true"</script>'
     on = reader((frame + ready).encode())
     inside = on.page.frame_locator("iframe")
@@ -935,7 +1010,9 @@ def test_it_says_what_it_is_to_those_who_do_not_see_it(reader: Callable[..., Rea
     ):
         assert part in tree
     on.press("ArrowDown", "j")
-    assert on.page.locator("#status").text_content().startswith("layer 1, head 0. The (0) attends to")
+    assert (
+        on.page.locator("#status").text_content().startswith("layer 1, head 0. The (0) attends to")
+    )
 
 
 @pytest.mark.browser
@@ -963,7 +1040,9 @@ def test_it_fits_the_screen(width: int, minilm: Path, reader: Callable[..., Read
 
 
 @pytest.mark.browser
-def test_a_page_is_of_use_before_all_of_it_is_there(reader: Callable[..., Reader], chromium: Any) -> None:
+def test_a_page_is_of_use_before_all_of_it_is_there(
+    reader: Callable[..., Reader], chromium: Any
+) -> None:
     """What comes first shows the first head; one that is still on its way is waited for, unless another is chosen."""
     data, more = html(page(made(WORDS, 3, 3))), threading.Event()
     cut = data.index(b'id="weights-0-2-1"') + 40  # in the midst of its codes
@@ -1025,9 +1104,14 @@ def differing(seed: int = 0) -> Page:
     def differ(panel: Panel, layer: int, head: int) -> Panel:
         return panel._replace(values=values[layer, head])
 
-    panels = tuple(tuple(differ(p, i, j) for j, p in enumerate(row)) for i, row in enumerate(section.grid.panels))
+    panels = tuple(
+        tuple(differ(p, i, j) for j, p in enumerate(row))
+        for i, row in enumerate(section.grid.panels)
+    )
     heatmaps = tuple(
-        tuple(replace(one, panel=panels[i][j], scale=scale, caption=()) for j, one in enumerate(row))
+        tuple(
+            replace(one, panel=panels[i][j], scale=scale, caption=()) for j, one in enumerate(row)
+        )
         for i, row in enumerate(section.heatmaps)
     )
     grid = replace(section.grid, panels=panels, scale=scale, caption=())
@@ -1040,7 +1124,11 @@ def differences(shown: Page, layer: int, head: int) -> np.ndarray:
     return np.where(panel.visible, panel.values, np.nan)
 
 
-@given(st.lists(st.floats(-1, 1, width=32), min_size=1), st.floats(0.015625, 100, width=32), st.booleans())
+@given(
+    st.lists(st.floats(-1, 1, width=32), min_size=1),
+    st.floats(0.015625, 100, width=32),
+    st.booleans(),
+)
 def test_signed_codes_are_near_the_differences_and_in_their_order(
     shares: list[float], full: float, exact: bool
 ) -> None:
@@ -1049,7 +1137,10 @@ def test_signed_codes_are_near_the_differences_and_in_their_order(
     codes = code.of(np.clip(values, -full, full)).astype(int)
     far = codes - code.zero
     size = np.abs(far).astype(np.uint16).view(np.float16) if exact else (np.abs(far) / 127) ** 2
-    assert np.abs(np.sign(far) * size.astype(float) * full - values).max() <= (0.0005 if exact else 0.008) * full
+    assert (
+        np.abs(np.sign(far) * size.astype(float) * full - values).max()
+        <= (0.0005 if exact else 0.008) * full
+    )
     assert (np.diff(codes) >= 0).all()
     assert codes.min() >= 1
     assert int(code.of(0)) == code.zero
@@ -1058,13 +1149,17 @@ def test_signed_codes_are_near_the_differences_and_in_their_order(
 
 @pytest.mark.browser
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_signed_cell_tells_its_difference_and_has_its_colour(reader: Callable[..., Reader], exact: bool) -> None:
+def test_a_signed_cell_tells_its_difference_and_has_its_colour(
+    reader: Callable[..., Reader], exact: bool
+) -> None:
     """Under the pointer with its sign; blue below zero and red above it, as in every medium; masked is not painted."""
     shown = differing()
     on, values = reader(html(shown, exact=exact), "#layer=1&head=2"), differences(shown, 1, 2)
     heatmap = shown.sections[0].heatmaps[1][2]
     colours = palette("viridis", SHADES, signed=True)[heatmap.scale.steps(heatmap.panel, SHADES)]
-    low, high = (np.unravel_index(find(values), values.shape) for find in (np.nanargmin, np.nanargmax))
+    low, high = (
+        np.unravel_index(find(values), values.shape) for find in (np.nanargmin, np.nanargmax)
+    )
     for row, column in (low, high, (8, 2)):
         on.point(row, column)
         told = on.text("#tip").split("\n")[2]
@@ -1083,12 +1178,16 @@ def test_the_signed_table_holds_the_differences(reader: Callable[..., Reader]) -
     shown = differing()
     on, values = reader(html(shown, exact=True), "#layer=0&head=1"), differences(shown, 0, 1)
     found = {(int(row["query"]), int(row["key"])): float(row["difference"]) for row in on.table()}
-    wanted = {place: values[place] for place in np.ndindex(values.shape) if not np.isnan(values[place])}
+    wanted = {
+        place: values[place] for place in np.ndindex(values.shape) if not np.isnan(values[place])
+    }
     assert found == pytest.approx(wanted, abs=0.0005)
 
 
 @pytest.mark.browser
-def test_a_signed_token_names_the_largest_differences_of_both_signs(reader: Callable[..., Reader]) -> None:
+def test_a_signed_token_names_the_largest_differences_of_both_signs(
+    reader: Callable[..., Reader],
+) -> None:
     """By their size, the text in the colours of their signs; negative lines are dashed, and that is said."""
     shown = differing()
     on, row = reader(html(shown)), differences(shown, 0, 0)[7]
@@ -1096,10 +1195,15 @@ def test_a_signed_token_names_the_largest_differences_of_both_signs(reader: Call
     on.settle()
     text = on.text("#told")
     assert text.startswith("at (7) differs at ")
-    told = [(int(number), float(value)) for number, value in re.findall(r"\((\d+)\) ([+-][\d.e-]+)", text)]
+    told = [
+        (int(number), float(value))
+        for number, value in re.findall(r"\((\d+)\) ([+-][\d.e-]+)", text)
+    ]
     order = np.argsort(-np.abs(np.nan_to_num(row)), kind="stable")[:5]
     assert [abs(value) for _, value in told] == pytest.approx(np.abs(row[order]), abs=0.008)
-    assert [value for _, value in told] == pytest.approx([row[number] for number, _ in told], abs=0.008)
+    assert [value for _, value in told] == pytest.approx(
+        [row[number] for number, _ in told], abs=0.008
+    )
     assert {np.sign(value) for _, value in told} == {-1, 1}
     backgrounds = on.backgrounds()
     for number, value in told[:3]:
@@ -1110,7 +1214,9 @@ def test_a_signed_token_names_the_largest_differences_of_both_signs(reader: Call
 
 
 @pytest.mark.browser
-def test_signed_pictures_keep_the_largest_size_where_they_are_pooled(reader: Callable[..., Reader]) -> None:
+def test_signed_pictures_keep_the_largest_size_where_they_are_pooled(
+    reader: Callable[..., Reader],
+) -> None:
     """A single negative cell among thousands of small positive ones is seen, in the picture and in the thumbnail."""
     n = 700
     axis = Axis("queries", tuple(f"w{i}" for i in range(n)), tuple(range(n)), 1, (True,) * n)
@@ -1119,7 +1225,9 @@ def test_signed_pictures_keep_the_largest_size_where_they_are_pooled(reader: Cal
     panel, scale = Panel(values, np.ones((n, n), bool)), Scale(1.0, 1.0, signed=True)
     large = Heatmap("one", panel, axis, replace(axis, name="keys"), scale, ())
     small = Grid("all", ("L0",), ("H0",), ((panel,),), scale, (), n)
-    on = reader(html(Page("toy", (Section("difference", small, ((large,),)),), ())), size=(800, 700))
+    on = reader(
+        html(Page("toy", (Section("difference", small, ((large,),)),), ())), size=(800, 700)
+    )
     blue = palette("viridis", SHADES, signed=True)[0, :3].astype(int)
     for name in ("#cells", "#heads canvas"):
         assert (np.abs(on.pixels(name)[..., :3].astype(int) - blue).max(-1) <= 6).any()

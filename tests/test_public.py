@@ -42,7 +42,9 @@ def test_each_is_typed_and_documented(name: str) -> None:
     function = getattr(attnviz, name)
     signature = inspect.signature(function)
     assert signature.return_annotation is not inspect.Signature.empty
-    assert all(each.annotation is not inspect.Parameter.empty for each in signature.parameters.values())
+    assert all(
+        each.annotation is not inspect.Parameter.empty for each in signature.parameters.values()
+    )
     assert "Raises" in function.__doc__
 
 
@@ -54,8 +56,13 @@ def test_importing_is_light() -> None:
 
 def test_a_capture_is_a_line(capture: Capture) -> None:
     """What a prompt shows of a capture is one line that says what it is of."""
-    assert repr(capture) == "<Capture of toy: self-attention, 4 tokens, 2 layers x 2 heads, weights>"
-    assert repr(capture.maps[0]) == "<AttentionMap: self-attention, 4 tokens, 2 layers x 2 heads, weights>"
+    assert (
+        repr(capture) == "<Capture of toy: self-attention, 4 tokens, 2 layers x 2 heads, weights>"
+    )
+    assert (
+        repr(capture.maps[0])
+        == "<AttentionMap: self-attention, 4 tokens, 2 layers x 2 heads, weights>"
+    )
     assert "\n" not in repr(attnviz.capture(SENTENCE))
 
 
@@ -73,7 +80,12 @@ def test_a_capture_is_a_frame(capture: Capture) -> None:
     frame = capture.to_frame()
     assert len(frame) == 2 * 2 * (4 * 5 // 2)
     last = frame.iloc[-1]
-    assert (last["layer"], last["head"], last["query_token"], last["key_token"]) == (1, 1, "sat", "sat")
+    assert (last["layer"], last["head"], last["query_token"], last["key_token"]) == (
+        1,
+        1,
+        "sat",
+        "sat",
+    )
     assert last["weight"] == capture.maps[0].weights[1, 1, 3, 3]
 
 
@@ -95,11 +107,15 @@ def test_the_old_save_still_works(capture: Capture, tmp_path) -> None:
 def test_an_intervention_is_that_of_the_command(call) -> None:
     """`intervene` finds the numbers that `attnviz intervene --json` prints."""
     found = attnviz.intervene(SENTENCE, knock_out="it->cat", ablate="L0H2", layers=-1)
-    done = call("intervene", SENTENCE, "--knock-out", "it->cat", "--ablate", "L0H2", "--json", "-H", "all")
+    done = call(
+        "intervene", SENTENCE, "--knock-out", "it->cat", "--ablate", "L0H2", "--json", "-H", "all"
+    )
     printed = json.loads(done.stdout)
     document = json.loads(json.dumps(found.to_dict()["intervention"]))
     assert document["knock_out"] == printed["intervention"]["knock_out"]
-    assert document["prediction"]["kl"] == pytest.approx(printed["intervention"]["prediction"]["kl"], rel=1e-6)
+    assert document["prediction"]["kl"] == pytest.approx(
+        printed["intervention"]["prediction"]["kl"], rel=1e-6
+    )
     weights = np.array(printed["maps"][0]["weights"][0][0][5][3], float)
     np.testing.assert_allclose(found.after.maps[0].weights[0, 0, 5, 3], weights, atol=1e-6)
     assert found.rows()[0]["before"] > found.rows()[1]["before"]
@@ -134,7 +150,11 @@ def test_old_names_of_the_readme_still_work() -> None:
     capture = attnviz.capture("The cat sat.")
     assert in_words(capture).maps[0].weights is not None
     assert Distances.over([compare(capture, capture)]).mean.shape == (18, 18)
-    assert attribute(load(), Prompt("one two three. one two"), checks=["knock-out"]).effects["knock-out"].size
+    assert (
+        attribute(load(), Prompt("one two three. one two"), checks=["knock-out"])
+        .effects["knock-out"]
+        .size
+    )
     with pytest.warns(DeprecationWarning, match="measure_map"):
         measures = measure(capture.maps[0])
     assert measures["entropy"].shape == (3, 6)
@@ -149,7 +169,9 @@ def test_inspect_is_that_of_the_command(call, capture: Capture) -> None:
     found = attnviz.inspect(SENTENCE)
     printed = json.loads(call("inspect", SENTENCE, "--full", "--json").stdout)
     rows, heads = found.rows(), printed["heads"]
-    assert [(row["layer"], row["head"]) for row in rows] == [(head["layer"], head["head"]) for head in heads]
+    assert [(row["layer"], row["head"]) for row in rows] == [
+        (head["layer"], head["head"]) for head in heads
+    ]
     for row, head in zip(rows, heads, strict=True):
         assert row["entropy"] == pytest.approx(head["measures"]["entropy"]["mean"], rel=1e-5)
     assert attnviz.inspect(attnviz.capture(SENTENCE)).to_frame().equals(found.to_frame())
@@ -174,7 +196,9 @@ def test_heads_are_those_of_the_command(call) -> None:
     """`heads` finds the names of `attnviz heads --json`, and with `ablate` the losses."""
     found = attnviz.heads(sequences=4, block=10)
     printed = json.loads(call("heads", "--sequences", "4", "--block", "10", "--json").stdout)
-    assert [head["role"] for head in found.to_dict()["heads"]] == [head["role"] for head in printed["heads"]]
+    assert [head["role"] for head in found.to_dict()["heads"]] == [
+        head["role"] for head in printed["heads"]
+    ]
     lost = attnviz.heads(texts=["The cat sat."], ablate=True, heads="L1H3", sequences=2, block=8)
     assert lost.ablation is not None
     with pytest.raises(UsageError, match="must be one of induction"):
@@ -196,7 +220,9 @@ def test_attribution_is_that_of_the_command(call) -> None:
 def test_an_explanation_is_that_of_the_command(call) -> None:
     """`explain` finds the weights of `attnviz explain --json`."""
     found = attnviz.explain(SENTENCE, layer=1, head=3, query="it")
-    printed = json.loads(call("explain", SENTENCE, "-l", "1", "-H", "3", "--query", "it", "--json").stdout)
+    printed = json.loads(
+        call("explain", SENTENCE, "-l", "1", "-H", "3", "--query", "it", "--json").stdout
+    )
     weights = [weight for weight in printed["weights"] if weight is not None]
     assert found.steps.weights[: len(weights)].tolist() == pytest.approx(weights, rel=1e-6)
     with pytest.raises(UsageError, match="token 'zebra' does not occur"):

@@ -70,7 +70,9 @@ def describe_svg(text: str) -> str:
     tags = Counter(re.findall(r"<([a-zA-Z]\w*)", text))
     counts = " ".join(f"{tag}:{count}" for tag, count in sorted(tags.items()))
     embedded = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", text)
-    pictures = [describe_picture(Image.open(BytesIO(base64.b64decode(data)))) for data in embedded[:4]]
+    pictures = [
+        describe_picture(Image.open(BytesIO(base64.b64decode(data)))) for data in embedded[:4]
+    ]
     return "\n".join([f"viewBox {size[1]}", counts, *pictures])
 
 
@@ -85,7 +87,9 @@ def describe_html(text: str) -> str:
     """Describe a page by what is in it besides the compressed weights."""
     without_data = re.sub(r"[A-Za-z0-9+/=]{200,}", "DATA", text)
     body = re.sub(r"<(script|style)\b.*?</\1>", "", without_data, flags=re.DOTALL)
-    scripts = "".join(found[0] for found in re.finditer(r"<(script|style)\b.*?</\1>", without_data, re.DOTALL))
+    scripts = "".join(
+        found[0] for found in re.finditer(r"<(script|style)\b.*?</\1>", without_data, re.DOTALL)
+    )
     blocks = len(re.findall(r"[A-Za-z0-9+/=]{200,}", text))
     return f"{body.strip()}\n{blocks} blocks of data; {len(NUMBER.sub('0', scripts))} characters of script and style"
 
@@ -107,7 +111,11 @@ def describe_capture(data: bytes) -> str:
     """Describe a saved capture by the size of its header and the layout of its arrays."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    arrays = {name: (entry["dtype"], entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    arrays = {
+        name: (entry["dtype"], entry["shape"])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
     told = json.dumps(header.get("__metadata__", {}), sort_keys=True)
     return "\n".join([told, *(f"{name} {entry}" for name, entry in sorted(arrays.items()))])
 
@@ -156,10 +164,14 @@ def agree(one: str, other: str) -> bool:
 
 def difference(found: str, recorded: str) -> str | None:
     """Return where two records differ by more than rounding, or None."""
-    for line, (now, then) in enumerate(zip(found.splitlines(), recorded.splitlines(), strict=False), 1):
+    for line, (now, then) in enumerate(
+        zip(found.splitlines(), recorded.splitlines(), strict=False), 1
+    ):
         shade_lines = [re.fullmatch(rf"[0-9a-f]{{{2 * SIDE}}}", text) for text in (now, then)]
         if all(shade_lines):
-            shades = [np.frombuffer(bytes.fromhex(text), np.uint8).astype(int) for text in (now, then)]
+            shades = [
+                np.frombuffer(bytes.fromhex(text), np.uint8).astype(int) for text in (now, then)
+            ]
             if np.abs(shades[0] - shades[1]).max() <= SHADES:
                 continue
         elif NUMBER.split(now) == NUMBER.split(then):
@@ -167,7 +179,9 @@ def difference(found: str, recorded: str) -> str | None:
             if all(agree(*pair) for pair in pairs):
                 continue
         return f"line {line}:\n now  {now[:2000]}\n then {then[:2000]}"
-    return None if found.count("\n") == recorded.count("\n") else "one has more lines than the other"
+    return (
+        None if found.count("\n") == recorded.count("\n") else "one has more lines than the other"
+    )
 
 
 def record_name(group: str, command: str) -> str:
@@ -177,7 +191,9 @@ def record_name(group: str, command: str) -> str:
     return f"{group}.{words[:70]}.{digest}.txt"
 
 
-@pytest.mark.parametrize(("group", "command"), every_command(), ids=[line for _, line in every_command()])
+@pytest.mark.parametrize(
+    ("group", "command"), every_command(), ids=[line for _, line in every_command()]
+)
 def test_nothing_changed(
     group: str, command: str, call: Call, files: Path, minilm: Path, tiny: Tiny, tmp_path: Path,
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
@@ -199,7 +215,9 @@ def test_nothing_changed(
 
 def test_every_record_is_of_a_command() -> None:
     """No record is left of a command that is not run any more."""
-    assert {path.name for path in RECORDED.iterdir()} == {record_name(*entry) for entry in every_command()}
+    assert {path.name for path in RECORDED.iterdir()} == {
+        record_name(*entry) for entry in every_command()
+    }
 
 
 def test_a_change_is_found() -> None:

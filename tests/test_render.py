@@ -31,13 +31,21 @@ def on(width: int, depth: Depth) -> Screen:
 
 
 def text_of(drawable: object, screen: Screen) -> str:
-    return "\n".join("".join(segment.text for segment in line).rstrip() for line in draw(drawable, screen)) + "\n"
+    return (
+        "\n".join(
+            "".join(segment.text for segment in line).rstrip() for line in draw(drawable, screen)
+        )
+        + "\n"
+    )
 
 
 def painted(drawable: object, screen: Screen) -> str:
     """Lines with the style of each segment: golden text for colours."""
     return "\n".join(
-        "".join(f"<{segment.style}>{segment.text}" if segment.style else segment.text for segment in line)
+        "".join(
+            f"<{segment.style}>{segment.text}" if segment.style else segment.text
+            for segment in line
+        )
         for line in draw(drawable, screen)
     )
 
@@ -51,7 +59,9 @@ def long_capture(n: int, heads: int = 1) -> Capture:
     weights /= weights.sum(-1, keepdims=True)
     visible = np.tri(n, dtype=bool)
     found = describe(weights, visible, True)
-    part = AttentionMap("self", (0,), tuple(range(heads)), tokens, tokens, weights, visible, statistics=found)
+    part = AttentionMap(
+        "self", (0,), tuple(range(heads)), tokens, tokens, weights, visible, statistics=found
+    )
     return Capture("toy", "", (part,))
 
 
@@ -70,7 +80,9 @@ def every_view(capture: Capture) -> dict[str, object]:
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
 @pytest.mark.parametrize("view", ["heatmap", "grid", "tokens", "rows"])
-def test_golden_screens(width: int, depth: Depth, view: str, request: pytest.FixtureRequest) -> None:
+def test_golden_screens(
+    width: int, depth: Depth, view: str, request: pytest.FixtureRequest
+) -> None:
     """A picture of 24 tokens with a sink looks as it did, at every width, in every number of colours."""
     drawable = every_view(long_capture(24, heads=3))[view]
     found = (text_of if depth in ("shades", "ascii") else painted)(drawable, on(width, depth))
@@ -137,7 +149,9 @@ def test_sinks_are_beyond_the_colours() -> None:
     weights = np.full((1, 1, 30, 30), 0.1 / 29, np.float32)
     weights[..., 0] = 0.9
     tokens = tuple(Token(f"w{i}", i, i, i + 1, False) for i in range(30))
-    capture = Capture("toy", "", (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.array(True)),))
+    capture = Capture(
+        "toy", "", (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.array(True)),)
+    )
     shown = text_of(heatmaps(capture)[0], on(100, "shades"))
     assert shown.count("▲▲" + "██" * 29) == 30
     assert "0.0034  ▲▲ beyond  √ scale" in shown
@@ -150,7 +164,9 @@ def test_sinks_are_beyond_the_colours() -> None:
 
 def test_a_linear_scale_is_named() -> None:
     """The colour bar says which scale it is."""
-    assert "linear scale" in text_of(heatmaps(long_capture(30), Look(linear=True))[0], on(80, "shades"))
+    assert "linear scale" in text_of(
+        heatmaps(long_capture(30), Look(linear=True))[0], on(80, "shades")
+    )
 
 
 @pytest.mark.parametrize("depth", ["truecolor", "shades", "ascii"])
@@ -163,7 +179,9 @@ def test_texts_are_wrapped_with_every_token_in_order(width: int, depth: Depth) -
     body = " ".join(lines).split("what token 9 w9 attends to ")[1]
     assert re.findall(r"\bw\d+\b", body)[:24] == [f"w{i}" for i in range(24)]
     if depth == "truecolor":
-        styles = {part.text: str(part.style) for line in draw(drawable, on(width, depth)) for part in line}
+        styles = {
+            part.text: str(part.style) for line in draw(drawable, on(width, depth)) for part in line
+        }
         assert styles["w9"].startswith("bold underline")
         assert styles["w10"] == "dim"
     else:
@@ -176,15 +194,21 @@ def test_maps_between_two_texts_show_numbers() -> None:
     """Where rows and columns are different tokens, columns have their labels above their numbers."""
     sides = tuple(tuple(Token(f"{name}{i}", i, 0, 0, False) for i in range(4)) for name in "qk")
     weights = np.full((1, 1, 4, 4), 0.25, np.float32)
-    capture = Capture("toy", "", (AttentionMap("cross", (0,), (0,), *sides, weights, np.array(True)),))
-    assert "    k   k   k   k\n    0   1   2   3\nq0 .25 .25" in text_of(heatmaps(capture)[0], on(80, "shades"))
+    capture = Capture(
+        "toy", "", (AttentionMap("cross", (0,), (0,), *sides, weights, np.array(True)),)
+    )
+    assert "    k   k   k   k\n    0   1   2   3\nq0 .25 .25" in text_of(
+        heatmaps(capture)[0], on(80, "shades")
+    )
 
 
 def test_numbers_are_those_of_the_whole_text() -> None:
     """A window is numbered by where it stands."""
     capture = long_capture(40)
     window = replace(capture, maps=(capture.maps[0].window(range(30, 36), range(30, 36)),))
-    assert "        30  31  32  33  34  35\nw30 30 .57" in text_of(heatmaps(window)[0], on(80, "shades"))
+    assert "        30  31  32  33  34  35\nw30 30 .57" in text_of(
+        heatmaps(window)[0], on(80, "shades")
+    )
 
 
 def test_right_to_left_labels_do_not_turn_what_follows() -> None:
@@ -212,7 +236,9 @@ def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
 
 def test_layout_goes_by_what_fits() -> None:
     """Numbers for few tokens, stacked labels for more, half blocks with ticks for many, pooled beyond the width."""
-    few, more, many, most = (text_of(heatmaps(long_capture(n))[0], on(100, "truecolor")) for n in (18, 40, 80, 300))
+    few, more, many, most = (
+        text_of(heatmaps(long_capture(n))[0], on(100, "truecolor")) for n in (18, 40, 80, 300)
+    )
     assert " .3" in few
     assert "w\n" not in few
     assert "w w w" in more
@@ -237,7 +263,11 @@ def test_masked_is_not_zero() -> None:
     tokens = tuple(Token(f"w{i}", i, i, i + 1, False) for i in range(30))
     weights = np.zeros((1, 1, 30, 30), np.float32)
     weights[..., 0] = 1
-    capture = Capture("toy", "", (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.tri(30, dtype=bool)),))
+    capture = Capture(
+        "toy",
+        "",
+        (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.tri(30, dtype=bool)),),
+    )
     for depth, zero in (("shades", "·"), ("ascii", ".")):
         line = text_of(heatmaps(capture)[0], on(100, depth)).splitlines()[1 + 3 + 4]
         assert line.endswith(zero * 8)
@@ -265,7 +295,10 @@ def test_ragged_heads_have_gaps() -> None:
 
     drawable = grids(load().capture(Prompt(SENTENCE), Request(ALL, parse_heads("L0H1,L2H0"))))[0]
     assert (drawable.rows, drawable.columns) == (("L0", "L2"), ("H1", "H0"))
-    assert [[panel is not None for panel in row] for row in drawable.panels] == [[True, False], [False, True]]
+    assert [[panel is not None for panel in row] for row in drawable.panels] == [
+        [True, False],
+        [False, True],
+    ]
 
 
 @pytest.mark.parametrize("width", [40, 100])
@@ -274,7 +307,13 @@ def test_wide_and_hostile_labels_keep_columns_aligned(width: int) -> None:
     tokens = tuple(Token(word, i, 0, 0, False) for i, word in enumerate(WIDE * 3))
     n = len(tokens)
     part = AttentionMap(
-        "self", (0,), (0,), tokens, tokens, np.full((1, 1, n, n), 1 / n, np.float32), np.ones((n, n), bool)
+        "self",
+        (0,),
+        (0,),
+        tokens,
+        tokens,
+        np.full((1, 1, n, n), 1 / n, np.float32),
+        np.ones((n, n), bool),
     )
     drawable = heatmaps(Capture("toy", "", (part,)))[0]
     lines = list(draw(drawable, on(width, "truecolor")))
@@ -311,7 +350,9 @@ def test_pooling_keeps_the_maximum(height: int, width: int, rows: int, columns: 
 def test_levels_are_square_roots() -> None:
     """Colours go by the square root of the weight's share of the top, or by that share itself."""
     np.testing.assert_allclose(Scale(0.08, 0.08).levels([0, 0.02, 0.08, 1]), [0, 0.5, 1, 1])
-    np.testing.assert_allclose(Scale(0.08, 0.08, linear=True).levels([0, 0.02, 0.08, 1]), [0, 0.25, 1, 1])
+    np.testing.assert_allclose(
+        Scale(0.08, 0.08, linear=True).levels([0, 0.02, 0.08, 1]), [0, 0.25, 1, 1]
+    )
     assert Scale(0.0, 0.0).levels(np.zeros(2)).tolist() == [0, 0]
 
 
@@ -330,7 +371,9 @@ def test_colours_are_the_published_maps_and_rise(name: str) -> None:
     assert np.abs(colours(name, 64) - theirs).max() <= 8
     cube = [0, 95, 135, 175, 215, 255]
     ramp = [
-        (8 + 10 * (i - 232),) * 3 if i >= 232 else (cube[(i - 16) // 36], cube[(i - 16) // 6 % 6], cube[(i - 16) % 6])
+        (8 + 10 * (i - 232),) * 3
+        if i >= 232
+        else (cube[(i - 16) // 36], cube[(i - 16) // 6 % 6], cube[(i - 16) % 6])
         for i in MAPS[name].ramp_256
     ]
     for shown in (colours(name, 64), ramp):
@@ -339,17 +382,35 @@ def test_colours_are_the_published_maps_and_rise(name: str) -> None:
 
 CONES = {  # what a reader without one kind of cones sees, in linear RGB (Machado, Oliveira & Fernandes 2009)
     "all": np.eye(3),
-    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "no red": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no green": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "no blue": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
 
 
 def lab(rgb: object) -> np.ndarray:
     """Linear RGB (..., 3) in CIELAB."""
-    xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
     x, y, z = np.moveaxis(np.clip(rgb, 0, 1) @ np.array(xyz).T / [0.95047, 1, 1.08883], -1, 0)
-    fx, fy, fz = (np.where(part > 0.008856, np.cbrt(part), 7.787 * part + 16 / 116) for part in (x, y, z))
+    fx, fy, fz = (
+        np.where(part > 0.008856, np.cbrt(part), 7.787 * part + 16 / 116) for part in (x, y, z)
+    )
     return np.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], -1)
 
 
@@ -359,7 +420,8 @@ def test_what_is_beyond_the_scale_is_told_from_it_by_every_eye(name: str, cones:
     """The colour of sinks is far (a difference of 30 in CIELAB) from the map and from white, whatever cones one has."""
     matrix = np.array(CONES[cones]).T
     scale, beyond, white = (
-        lab((np.asarray(rgb, float) / 255) ** 2.2 @ matrix) for rgb in (colours(name, 64), MAPS[name].beyond, [255] * 3)
+        lab((np.asarray(rgb, float) / 255) ** 2.2 @ matrix)
+        for rgb in (colours(name, 64), MAPS[name].beyond, [255] * 3)
     )
     assert np.linalg.norm(scale - beyond, axis=-1).min() > 30
     assert np.linalg.norm(white - beyond) > 30

@@ -63,8 +63,16 @@ def test_uniform_attention_has_a_closed_form() -> None:
         np.testing.assert_allclose(found[layer], own * np.eye(5) + (1 - own) / 5, atol=1e-7)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3), st.integers(1, 7), st.booleans())
-def test_rows_are_shares_and_causal_stays_causal(seed: int, layers: int, heads: int, n: int, causal: bool) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 7),
+    st.booleans(),
+)
+def test_rows_are_shares_and_causal_stays_causal(
+    seed: int, layers: int, heads: int, n: int, causal: bool
+) -> None:
     """Rows sum to 1, nothing is negative, the future stays hidden, and the product is that of the matrices."""
     weights = attention(seed, layers, heads, n, causal)
     found = rollout(weights)
@@ -74,7 +82,9 @@ def test_rows_are_shares_and_causal_stays_causal(seed: int, layers: int, heads: 
     if causal:
         assert not np.triu(found, 1).any()
     mixed = [(part.mean(0) + np.eye(n)) / 2 for part in weights]
-    np.testing.assert_allclose(found[-1], np.linalg.multi_dot([*mixed[::-1], np.eye(n), np.eye(n)]), atol=1e-6)
+    np.testing.assert_allclose(
+        found[-1], np.linalg.multi_dot([*mixed[::-1], np.eye(n), np.eye(n)]), atol=1e-6
+    )
 
 
 def test_rows_that_sum_to_less_are_made_whole() -> None:
@@ -89,7 +99,10 @@ def test_the_causal_product_runs_to_the_first_token() -> None:
     deep = rolled_out(captured(attention(2, 60, 2, 8, causal=True), np.tri(8, dtype=bool)))
     assert deep.maps[0].weights[-1, 0, -1, 0] > 0.99
     assert deep.notes[0] == SOURCE
-    assert f"the first has {deep.maps[0].weights[-1, 0, -1, 0]:.3f} of the last, after" in deep.notes[1]
+    assert (
+        f"the first has {deep.maps[0].weights[-1, 0, -1, 0]:.3f} of the last, after"
+        in deep.notes[1]
+    )
 
 
 def test_the_builtin_model_rolls_out() -> None:
@@ -118,7 +131,9 @@ def test_words_roll_out_and_files_keep_them(tmp_path: Path) -> None:
     back = formats.load(tmp_path / "file.attn")
     np.testing.assert_array_equal(back.maps[0].weights, after.maps[0].weights)
     assert (back.maps[0].method, back.notes) == ("rollout", after.notes)
-    assert {line.split(",")[-1] for line in to_csv(after).decode().splitlines()[1:]} == {"share of rollout"}
+    assert {line.split(",")[-1] for line in to_csv(after).decode().splitlines()[1:]} == {
+        "share of rollout"
+    }
 
 
 def test_what_windows_reach_grows_with_the_layers() -> None:
@@ -155,4 +170,6 @@ def test_the_mean_of_heads_is_enough() -> None:
     """Heads are averaged first: a capture of their mean rolls out to the same."""
     whole = capture("the cat sat")
     mean = replace(whole, maps=(whole.maps[0].reduced("mean"),))
-    np.testing.assert_allclose(rolled_out(mean).maps[0].weights, rolled_out(whole).maps[0].weights, atol=1e-6)
+    np.testing.assert_allclose(
+        rolled_out(mean).maps[0].weights, rolled_out(whole).maps[0].weights, atol=1e-6
+    )

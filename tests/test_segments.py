@@ -107,7 +107,10 @@ def test_paragraphs() -> None:
     """Blank lines part them, also such of white space; their names begin as they do."""
     text = "\nThe first one,\nof two lines.\n \t\n\n  second\n\n\n"
     found = find_paragraphs(text)
-    assert [text[start:end] for _, start, end in found] == ["\nThe first one,\nof two lines.", "second\n\n\n"[:6]]
+    assert [text[start:end] for _, start, end in found] == [
+        "\nThe first one,\nof two lines.",
+        "second\n\n\n"[:6],
+    ]
     assert [name for name, _, _ in found] == ["paragraph 1 The fir…", "paragraph 2 second"]
 
 
@@ -149,10 +152,14 @@ def test_a_token_belongs_where_most_of_it_lies() -> None:
     side = (*side, Token("x", 0, 0, 3, False, segment=1))
     found = assign_tokens(side, [Segment("a", 0, 5), Segment("b", 5, 9)])
     assert found.tolist() == [-1, 0, 0, 0, 0, -1, -1, -1, -1]
-    assert assign_tokens(tokens([(3, 7), (4, 8)]), [Segment("b", 5, 9), Segment("a", 0, 5)]).tolist() == [0, 0]
+    assert assign_tokens(
+        tokens([(3, 7), (4, 8)]), [Segment("b", 5, 9), Segment("a", 0, 5)]
+    ).tolist() == [0, 0]
 
 
-def brute(weights: np.ndarray, visible: np.ndarray, where: list[int], parked: list[bool], wanted: int) -> list[float]:
+def brute(
+    weights: np.ndarray, visible: np.ndarray, where: list[int], parked: list[bool], wanted: int
+) -> list[float]:
     """Share, even share, and both without parked keys, of one segment, cell by cell."""
     sums: dict[str, list[float]] = {name: [] for name in ("share", "even", "rest", "rest_even")}
     for q, row in enumerate(weights.tolist()):
@@ -175,7 +182,9 @@ def brute(weights: np.ndarray, visible: np.ndarray, where: list[int], parked: li
     causal=st.booleans(),
     seed=st.integers(0, 10**6),
 )
-def test_shares_are_those_of_brute_force(where: list[int], special: int, causal: bool, seed: int) -> None:
+def test_shares_are_those_of_brute_force(
+    where: list[int], special: int, causal: bool, seed: int
+) -> None:
     """Of the queries outside a segment that see it, with and without special and first tokens."""
     n = len(where)
     visible = np.tri(n, dtype=bool) if causal else np.ones((n, n), bool)
@@ -195,7 +204,9 @@ def test_shares_are_those_of_brute_force(where: list[int], special: int, causal:
             np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-7)
     assert found.tokens.tolist() == [where.count(i) for i in range(3)]
     np.testing.assert_allclose(found.lift, found.share / found.baseline, equal_nan=True)
-    np.testing.assert_allclose(found.rest_lift, found.rest_share / found.rest_baseline, equal_nan=True)
+    np.testing.assert_allclose(
+        found.rest_lift, found.rest_share / found.rest_baseline, equal_nan=True
+    )
 
 
 def test_even_attention_has_a_lift_of_one() -> None:
@@ -206,7 +217,9 @@ def test_even_attention_has_a_lift_of_one() -> None:
     part = AttentionMap("self", (0,), (0,), tokens(spans), tokens(spans), weights, visible)
     found = measure_shares(part, [Segment("a", 0, 2), Segment("b", 3, 5), Segment("c", 6, 8)])
     np.testing.assert_allclose(found.lift[0, 0], [1, 1, np.nan], rtol=1e-6)
-    np.testing.assert_allclose(found.rest_lift[0, 0], [1, 1, np.nan], rtol=1e-6)  # nothing comes after the last
+    np.testing.assert_allclose(
+        found.rest_lift[0, 0], [1, 1, np.nan], rtol=1e-6
+    )  # nothing comes after the last
     assert found.per_token[0, 0, 0] == pytest.approx(found.share[0, 0, 0] / 2)
 
 
@@ -214,8 +227,12 @@ def test_one_query_counts_wherever_it_stands() -> None:
     """Its own segment too, and the shares of segments that cover the text sum to 1."""
     capture = attnviz.capture("The cat sat. It was tired.")
     part = capture.maps[0]
-    found = measure_shares(part, [Segment("one", 0, 12), Segment("two", 12, 26)], query=len(part.queries) - 1)
-    np.testing.assert_allclose(found.rest_share.sum(-1) + 0, 1, atol=1e-6)  # <bos> stands outside both
+    found = measure_shares(
+        part, [Segment("one", 0, 12), Segment("two", 12, 26)], query=len(part.queries) - 1
+    )
+    np.testing.assert_allclose(
+        found.rest_share.sum(-1) + 0, 1, atol=1e-6
+    )  # <bos> stands outside both
     last = part.weights[:, :, -1].astype(np.float64)
     inside = [token.end <= 12 and not token.special for token in part.keys]
     np.testing.assert_allclose(found.share[..., 0], last[..., inside].sum(-1), atol=1e-7)
@@ -226,7 +243,9 @@ def test_a_part_of_the_queries_will_do() -> None:
     part = attnviz.capture("The cat sat. It was tired.").maps[0]
     segments = [Segment("one", 0, 12), Segment("two", 12, 26)]
     row = part.window(range(6, 7), range(len(part.keys)))
-    for found, expected in zip(measure_shares(row, segments, 0), measure_shares(part, segments, 6), strict=True):
+    for found, expected in zip(
+        measure_shares(row, segments, 0), measure_shares(part, segments, 6), strict=True
+    ):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -236,18 +255,24 @@ def test_shares_need_weights_of_the_text() -> None:
     with pytest.raises(ValueError, match="need weights"):
         measure_shares(capture.maps[0], TWO)
     part = attnviz.capture("The cat sat.").maps[0]
-    decoder = AttentionMap("decoder", part.layers, part.heads, part.queries, part.keys, part.weights, part.visible)
+    decoder = AttentionMap(
+        "decoder", part.layers, part.heads, part.queries, part.keys, part.weights, part.visible
+    )
     with pytest.raises(ValueError, match="of its target"):
         measure_shares(decoder, TWO)
 
 
 def test_queries_of_a_target_stand_outside(tiny: Tiny) -> None:
     """In cross-attention, where the characters of a target are not those of the text."""
-    capture = attnviz.capture("the cat sat on the mat", model=str(tiny("t5")), target="a dog ran on the rug")
+    capture = attnviz.capture(
+        "the cat sat on the mat", model=str(tiny("t5")), target="a dog ran on the rug"
+    )
     part = next(part for part in capture.maps if part.kind == "cross")
     found = measure_shares(part, [Segment("all", 0, 22)])
     inside = [not token.special for token in part.keys]
-    np.testing.assert_allclose(found.share[..., 0], part.weights[..., inside].sum(-1).mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        found.share[..., 0], part.weights[..., inside].sum(-1).mean(-1), rtol=1e-5
+    )
 
 
 # Chats
@@ -265,7 +290,11 @@ def test_messages_of_a_chat_are_segments(tiny: Tiny) -> None:
     capture = load(str(tiny("chat"))).capture(Prompt(json.dumps(CHAT), chat=True), Request())
     names, starts, _ = zip(*capture.segments, strict=True)
     assert names == ("user", "assistant", "user 2")
-    assert [capture.text[start:end] for _, start, end in capture.segments] == ["Who was it?", "the cat", "Who was it?"]
+    assert [capture.text[start:end] for _, start, end in capture.segments] == [
+        "Who was it?",
+        "the cat",
+        "Who was it?",
+    ]
     assert list(starts) == sorted(starts)
     assert (measure_shares(capture.maps[0], capture.segments).tokens > 0).all()
     assert load(str(tiny("chat"))).capture(Prompt("plain"), Request()).segments == ()
@@ -290,13 +319,21 @@ def test_a_template_that_tells_no_beginning() -> None:
         text = template(CHAT)
         found = message_segments(SimpleNamespace(apply_chat_template=template), CHAT, text)
         assert [name for name, _, _ in found] == ["user", "assistant", "user 2"]
-        assert [text[start:end] for _, start, end in found] == ["Who was it?", "the cat", "Who was it?"]
+        assert [text[start:end] for _, start, end in found] == [
+            "Who was it?",
+            "the cat",
+            "Who was it?",
+        ]
         require_fit(found, text)
 
 
 def test_messages_that_are_not_found() -> None:
     """What a template changes is its whole part of the chat; what it leaves out has no segment."""
-    messages = [{"role": "user", "content": "loud"}, {"role": "tool", "content": [1]}, {"role": "user", "content": ""}]
+    messages = [
+        {"role": "user", "content": "loud"},
+        {"role": "tool", "content": [1]},
+        {"role": "user", "content": ""},
+    ]
 
     def changing(messages: list[dict[str, Any]], **_: Any) -> str:
         return "".join("<LOUD>" if part["content"] == "loud" else "" for part in messages)

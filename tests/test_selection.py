@@ -40,7 +40,9 @@ def test_what_is_no_selection(text: str) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize(("text", "told"), [("6", "0-5"), ("-7", "-6--1"), ("2-9", "0-5"), ("4-2", "write 2-4")])
+@pytest.mark.parametrize(
+    ("text", "told"), [("6", "0-5"), ("-7", "-6--1"), ("2-9", "0-5"), ("4-2", "write 2-4")]
+)
 def test_what_does_not_exist_names_the_range(text: str, told: str) -> None:
     """A layer that is not there is an error that says which are."""
     with pytest.raises(UsageError, match=told):
@@ -65,14 +67,24 @@ def test_named_heads_become_one_rectangle_a_layer() -> None:
 def test_escaped_text_is_printable(text: str) -> None:
     """Nothing that steers a terminal or reorders a line is left, and plain text stays as it is."""
     for shown in (escape(text), label(text)):
-        assert not any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u202e\u2066\u200b\u2028" for char in shown)
+        assert not any(
+            ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u202e\u2066\u200b\u2028"
+            for char in shown
+        )
     assert escape("naïve 猫 🎉 مرحبا") == "naïve 猫 🎉 مرحبا"
     assert escape("\x1b]0;x\x07\u202e") == r"\x1b]0;x\x07\u202e"
 
 
 def test_labels_of_white_space() -> None:
     """A token of nothing but white space is named; space around a word is not."""
-    assert [label(text) for text in (" cat", "\n", "  ", "\t", "", "a b")] == ["cat", "⏎", "␣␣", "⇥", "∅", "a␣b"]
+    assert [label(text) for text in (" cat", "\n", "  ", "\t", "", "a b")] == [
+        "cat",
+        "⏎",
+        "␣␣",
+        "⇥",
+        "∅",
+        "a␣b",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +96,9 @@ def test_labels_of_white_space() -> None:
         ("x\n", (1, 2), ("\n", 1, 2)),
     ],
 )
-def test_token_text_is_the_slice_without_space(text: str, span: tuple[int, int], found: tuple[str, int, int]) -> None:
+def test_token_text_is_the_slice_without_space(
+    text: str, span: tuple[int, int], found: tuple[str, int, int]
+) -> None:
     """Start and end always cut the token's text out of the user's text."""
     token = Token.of("name", 1, span, False, text)
     assert (token.text, token.start, token.end) == found
@@ -96,7 +110,9 @@ def test_a_record_checks_itself(capture: Capture) -> None:
     part = capture.maps[0]
     for weights in (part.weights[:1], -part.weights, part.weights * 2, part.weights * np.nan):
         with pytest.raises(ValueError, match="weights"):
-            AttentionMap("self", part.layers, part.heads, part.queries, part.keys, weights, part.visible)
+            AttentionMap(
+                "self", part.layers, part.heads, part.queries, part.keys, weights, part.visible
+            )
 
 
 def test_reductions(capture: Capture) -> None:
@@ -116,7 +132,16 @@ def test_json_has_the_schema(capture: Capture) -> None:
     assert text.isascii()
     assert document["schema"] == "attnviz/1"
     found = document["maps"][0]
-    assert set(found) == {"kind", "layers", "heads", "method", "units", "queries", "keys", "weights"}
+    assert set(found) == {
+        "kind",
+        "layers",
+        "heads",
+        "method",
+        "units",
+        "queries",
+        "keys",
+        "weights",
+    }
     assert found["keys"][0] == {"text": "<bos>", "id": 0, "start": 0, "end": 0, "special": True}
     part = capture.maps[0]
     for layer, head, query, key in np.ndindex(part.weights.shape):
@@ -129,6 +154,8 @@ def test_json_has_the_schema(capture: Capture) -> None:
 def test_weights_round_trip_through_json(row: np.ndarray) -> None:
     """Every float32 comes back from its shortest decimal."""
     token = Token("x", 0, 0, 1, False)
-    part = AttentionMap("self", (0,), (0,), (token,), (token,) * 5, row.reshape(1, 1, 1, 5), np.ones(5, bool))
+    part = AttentionMap(
+        "self", (0,), (0,), (token,), (token,) * 5, row.reshape(1, 1, 1, 5), np.ones(5, bool)
+    )
     back = json.loads(to_json(Capture("toy", "", (part,))))["maps"][0]["weights"]
     np.testing.assert_array_equal(np.array(back, np.float32), part.weights)

@@ -35,7 +35,10 @@ def axis(name: str, labels: tuple[str, ...]) -> Axis:
 
 def weights(n: int, seed: int) -> np.ndarray:
     """Causal rows that sum to 1."""
-    found = np.random.default_rng(seed).random((n, n), np.float32) ** 4 * np.tri(n, dtype=np.float32) + np.eye(n) * 1e-3
+    found = (
+        np.random.default_rng(seed).random((n, n), np.float32) ** 4 * np.tri(n, dtype=np.float32)
+        + np.eye(n) * 1e-3
+    )
     return (found / found.sum(1, keepdims=True)).astype(np.float32)
 
 
@@ -50,7 +53,10 @@ def signed(n: int, labels: tuple[str, ...] = ()) -> Heatmap:
 
 
 def series(n: int, labels: tuple[str, ...] = ()) -> Series:
-    shown = (heatmap("A: one", weights(n, 1), WEIGHTS, labels), heatmap("B: other", weights(n, 2), WEIGHTS, labels))
+    shown = (
+        heatmap("A: one", weights(n, 1), WEIGHTS, labels),
+        heatmap("B: other", weights(n, 2), WEIGHTS, labels),
+    )
     return Series("one and other", (*shown, signed(n, labels)), ("divergence 0.12 nats",))
 
 
@@ -74,7 +80,9 @@ def written(drawable: Heatmap | Series, style: Style = PLAIN) -> list[str]:
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
 @pytest.mark.parametrize("view", ["signed", "series"])
-def test_golden_screens(width: int, depth: Depth, view: str, request: pytest.FixtureRequest) -> None:
+def test_golden_screens(
+    width: int, depth: Depth, view: str, request: pytest.FixtureRequest
+) -> None:
     """Differences of 24 tokens, and three matrices of 8, look as they did, at every width and number of colours."""
     found = (text_of if depth in ("shades", "ascii") else painted)(
         {"signed": signed(24), "series": series(8)}[view], on(width, depth)
@@ -166,9 +174,13 @@ def test_the_bar_goes_from_minus_to_plus_over_zero() -> None:
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 12), st.integers(1, 12))
-def test_pooled_differences_are_the_largest_in_size(height: int, width: int, rows: int, columns: int) -> None:
+def test_pooled_differences_are_the_largest_in_size(
+    height: int, width: int, rows: int, columns: int
+) -> None:
     """Of either sign: no cell of a block is larger in size than what stands for it, which is one of them."""
-    values = np.random.default_rng(height * 31 + width).normal(size=(height, width)).astype(np.float32)
+    values = (
+        np.random.default_rng(height * 31 + width).normal(size=(height, width)).astype(np.float32)
+    )
     found = Panel(values, np.ones(values.shape, bool)).pooled(rows, columns)
     sizes = Panel(np.abs(values), found.visible).pooled(rows, columns)
     np.testing.assert_array_equal(np.abs(found.values), sizes.values)
@@ -183,15 +195,21 @@ def test_a_negative_difference_survives_a_small_screen(form: Depth) -> None:
     one = heatmap("x", values, DIFFERENCES)
     grid = Grid("x", ("L0",), ("H0",), ((one.panel,),), DIFFERENCES, (), 200)
     for drawable in (one, grid):
-        cells = painted(drawable, on(60, form)).rsplit("\n-0.42" if drawable is grid else "-0.42", 1)[0]
+        cells = painted(drawable, on(60, form)).rsplit(
+            "\n-0.42" if drawable is grid else "-0.42", 1
+        )[0]
         assert ("#004884" in cells) if form == "truecolor" else ("≡" in cells)
-        assert "each is the largest difference" in re.sub(r"\s+", " ", text_of(drawable, on(60, form)))
+        assert "each is the largest difference" in re.sub(
+            r"\s+", " ", text_of(drawable, on(60, form))
+        )
 
 
 def test_texts_of_differences_have_their_signs() -> None:
     """A strip without colours gives each number with its sign, with colours red and blue."""
     tokens = axis("keys", ("cat", "sat"))
-    strip = Strip("x", tokens, Panel(np.float32([[-0.2, 0.2]]), np.ones((1, 2), bool)), None, DIFFERENCES, ())
+    strip = Strip(
+        "x", tokens, Panel(np.float32([[-0.2, 0.2]]), np.ones((1, 2), bool)), None, DIFFERENCES, ()
+    )
     assert "cat(-.20) sat(+.20)" in text_of(strip, on(80, "shades"))
     (below, above) = [
         part.style.bgcolor.triplet
@@ -218,7 +236,8 @@ def test_a_difference_of_nothing_is_drawn() -> None:
     assert "··" in text_of(nothing, on(80, "shades"))
     with composed(nothing, Style()) as sheet:
         np.testing.assert_array_equal(
-            sheet.axes.images[0].get_array()[5, 2], palette(steps=COLOURS, signed=True)[COLOURS // 2]
+            sheet.axes.images[0].get_array()[5, 2],
+            palette(steps=COLOURS, signed=True)[COLOURS // 2],
         )
 
 
@@ -229,7 +248,9 @@ def test_a_difference_of_nothing_is_drawn() -> None:
 def test_matrices_stand_beside_each_other_where_labels_fit(width: int, beside: bool) -> None:
     """Twelve tokens three times on 160 columns, on 80 below each other; all titles, bars and the caption are there."""
     lines = text_of(series(12), on(width, "shades")).splitlines()
-    assert any("A: one" in line and "B: other" in line and "B - A" in line for line in lines) == beside
+    assert (
+        any("A: one" in line and "B: other" in line and "B - A" in line for line in lines) == beside
+    )
     assert max(map(cell_len, lines)) <= width
     assert "".join(lines).count("rows: queries, columns: keys") == 3
     assert lines[0] == "one and other"
@@ -246,10 +267,15 @@ def test_series_fit_the_screen(n: int, width: int, depth: Depth) -> None:
         assert max(map(cell_len, lines)) <= width
 
 
-@pytest.mark.parametrize(("width", "height", "n"), [(160, 24, 12), (160, 40, 12), (100, 70, 60), (100, 90, 20)])
+@pytest.mark.parametrize(
+    ("width", "height", "n"), [(160, 24, 12), (160, 40, 12), (100, 70, 60), (100, 90, 20)]
+)
 def test_series_share_the_height_of_the_screen(width: int, height: int, n: int) -> None:
     """Beside each other each has all of it; below each other a third, unless that is too low to be read."""
-    assert len(text_of(series(n), Screen(width, height, on(80, "truecolor").paint)).splitlines()) <= height
+    assert (
+        len(text_of(series(n), Screen(width, height, on(80, "truecolor").paint)).splitlines())
+        <= height
+    )
 
 
 def test_figures_of_series_stand_side_by_side_if_there_is_room() -> None:
@@ -257,7 +283,11 @@ def test_figures_of_series_stand_side_by_side_if_there_is_room() -> None:
     boxes = {}
     for inches in (6.75, 3.25):
         with composed(series(12), Style("paper", inches=inches)) as sheet:
-            images = [image.get_extent() for image in sheet.axes.images if image.get_array().shape[:2] == (12, 12)]
+            images = [
+                image.get_extent()
+                for image in sheet.axes.images
+                if image.get_array().shape[:2] == (12, 12)
+            ]
             boxes[inches] = images
             assert len(images) == 3
             assert sheet.figure.get_figwidth() == inches
@@ -274,17 +304,31 @@ def test_a_long_title_leaves_cells_at_one_height() -> None:
     shown = replace(shown, heatmaps=(replace(first, title="a title of many words " * 5), *others))
     for height in (None, 24):
         lines = text_of(shown, Screen(140, height, on(140, "shades").paint)).splitlines()
-        assert [line.count(" w5 5 ") + line.startswith("w5 5 ") for line in lines if "w5" in line] == [3]
+        assert [
+            line.count(" w5 5 ") + line.startswith("w5 5 ") for line in lines if "w5" in line
+        ] == [3]
         assert height is None or len(lines) < height
     with composed(shown, Style("paper")) as sheet:
-        tops = {image.get_extent()[3] for image in sheet.axes.images if image.get_array().shape[:2] == (8, 8)}
+        tops = {
+            image.get_extent()[3]
+            for image in sheet.axes.images
+            if image.get_array().shape[:2] == (8, 8)
+        }
     assert len(tops) == 1
 
 
 def test_figures_of_series_say_all_there_is_to_say() -> None:
     """The titles, the two kinds of scale, the caption."""
     told = written(series(6))
-    assert {"one and other", "A: one", "B: other", "B - A", "divergence 0.12 nats", "-0.42", "1"} <= set(told)
+    assert {
+        "one and other",
+        "A: one",
+        "B: other",
+        "B - A",
+        "divergence 0.12 nats",
+        "-0.42",
+        "1",
+    } <= set(told)
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
@@ -370,7 +414,9 @@ def test_a_figure_of_heads_has_its_numbers_where_they_fit() -> None:
         level = [text for text in sheet.axes.texts if text.get_text() == "H3"]
         assert [text.get_rotation() for text in level] == [0]
     small = written(heads(32, 32), Style("paper"))
-    assert not [text for text in small if re.fullmatch(r"0\.\d\d", text) and text not in ("0.02", "0.05")]
+    assert not [
+        text for text in small if re.fullmatch(r"0\.\d\d", text) and text not in ("0.02", "0.05")
+    ]
     assert "+0." in "".join(written(heads(2, 3, DIFFERENCES), Style("paper")))
 
 
@@ -386,7 +432,9 @@ def test_markdown_names_layers_and_heads_as_they_are() -> None:
 def test_a_picture_in_png_is_not_blank() -> None:
     """Red, blue and grey are in the file of a series."""
     picture = (
-        np.asarray(Image.open(io.BytesIO(figure(series(6), "png").data)).convert("RGB")).reshape(-1, 3).astype(int)
+        np.asarray(Image.open(io.BytesIO(figure(series(6), "png").data)).convert("RGB"))
+        .reshape(-1, 3)
+        .astype(int)
     )
     assert ((picture[:, 0] - picture[:, 2]) > 100).any()
     assert ((picture[:, 2] - picture[:, 0]) > 100).any()

@@ -10,7 +10,16 @@ import attnviz
 from attnviz.record import Capture
 from tests.conftest import SENTENCE
 
-HEAVY = {"numpy", "rich", "torch", "transformers", "matplotlib", "tokenizers", "safetensors", "huggingface_hub"}
+HEAVY = {
+    "numpy",
+    "rich",
+    "torch",
+    "transformers",
+    "matplotlib",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+}
 
 
 def loaded(*args: str) -> set[str]:
@@ -22,7 +31,11 @@ def loaded(*args: str) -> set[str]:
         "print('\\nLOADED', *sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+        [sys.executable, "-c", code, *args],
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
     )
     return HEAVY & set(done.stdout.rsplit("LOADED", 1)[1].split())
 
@@ -34,7 +47,9 @@ def test_help_imports_nothing_heavy() -> None:
     assert loaded("shwo") == set()
 
 
-@pytest.mark.parametrize("args", [["show", SENTENCE], ["show", "--view", "grid"], ["show", SENTENCE, "--json"]])
+@pytest.mark.parametrize(
+    "args", [["show", SENTENCE], ["show", "--view", "grid"], ["show", SENTENCE, "--json"]]
+)
 def test_the_builtin_model_needs_no_torch(args: list[str]) -> None:
     """Show on the built-in model runs in NumPy."""
     assert not loaded(*args) & {"torch", "transformers", "matplotlib", "huggingface_hub"}

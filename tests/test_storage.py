@@ -27,7 +27,10 @@ from attnviz.record import AttentionMap, Capture, Edges, Segment, Statistics, Ti
 
 TEXTS = st.text(st.characters(), max_size=6)  # surrogates and control characters too
 NUMBERS = st.integers(0, 2**31)
-FIXTURES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+FIXTURES = settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @st.composite
@@ -54,8 +57,14 @@ def maps_of(draw: st.DrawFn) -> AttentionMap:
     keys = queries if square else draw(tokens_of(m))
     rng = np.random.default_rng(draw(NUMBERS))
     shape = n_layers, n_heads, n, len(keys)
-    heads = draw(st.sampled_from([tuple(range(n_heads)), ("mean",)])) if n_heads == 1 else tuple(range(n_heads))
-    visible = draw(st.sampled_from([np.True_, np.tri(n, len(keys), dtype=bool), rng.random(shape) < 0.7]))
+    heads = (
+        draw(st.sampled_from([tuple(range(n_heads)), ("mean",)]))
+        if n_heads == 1
+        else tuple(range(n_heads))
+    )
+    visible = draw(
+        st.sampled_from([np.True_, np.tri(n, len(keys), dtype=bool), rng.random(shape) < 0.7])
+    )
     weights = np.where(visible, rng.random(shape, np.float32), np.float32(0))
     weights /= weights.sum(-1, keepdims=True) + np.float32(1e-3)
     kept: dict[str, Any] = {}
@@ -67,12 +76,22 @@ def maps_of(draw: st.DrawFn) -> AttentionMap:
     form = draw(st.sampled_from(["weights", "tiles", "both", "neither"]))
     if form in ("tiles", "both"):
         most = 3 if form == "tiles" else 1
-        kept["tiles"], visible = tiled(weights, draw(st.integers(1, most)), draw(st.integers(1, most)))
+        kept["tiles"], visible = tiled(
+            weights, draw(st.integers(1, most)), draw(st.integers(1, most))
+        )
     method = draw(st.sampled_from(["attention", "given"]))
     kind = draw(st.sampled_from(["self", "encoder", "decoder"])) if square else "cross"
     layers = tuple(range(3, 3 + n_layers))
     return AttentionMap(
-        kind, layers, heads, queries, keys, weights if form in ("weights", "both") else None, visible, method, **kept
+        kind,
+        layers,
+        heads,
+        queries,
+        keys,
+        weights if form in ("weights", "both") else None,
+        visible,
+        method,
+        **kept,
     )
 
 
@@ -96,7 +115,11 @@ def tiled(weights: np.ndarray, height: int, width: int) -> tuple[Tiles, np.ndarr
     rows, columns = range(0, weights.shape[2], height), range(0, weights.shape[3], width)
     parts = [[weights[:, :, i : i + height, j : j + width] for j in columns] for i in rows]
     mean, largest = (
-        np.moveaxis(np.array([[getattr(part, how)((2, 3)) for part in row] for row in parts]), (0, 1), (2, 3))
+        np.moveaxis(
+            np.array([[getattr(part, how)((2, 3)) for part in row] for row in parts]),
+            (0, 1),
+            (2, 3),
+        )
         for how in ("mean", "max")
     )
     return Tiles(mean, largest, height, width), mean > 0
@@ -144,7 +167,9 @@ def test_attn_gives_everything_back(capture: Capture, tmp_path: Path) -> None:
 @given(capture=captures())
 def test_json_gives_everything_back(capture: Capture, tmp_path: Path) -> None:
     """So it does from .json, but for statistics beside the weights from which they can be computed."""
-    maps = (part if part.weights is None else replace(part, statistics=None) for part in capture.maps)
+    maps = (
+        part if part.weights is None else replace(part, statistics=None) for part in capture.maps
+    )
     assert_same(through(capture, tmp_path, ".json"), replace(capture, maps=tuple(maps)))
 
 
@@ -173,9 +198,14 @@ def test_json_tells_what_was_kept(capture: Capture) -> None:
     edges = Edges(np.zeros((2, 2, 4, 1), np.int32), part.weights[..., :1])
     whole = replace(part, statistics=found, edges=edges)
     pooled = replace(part, weights=None, visible=visible, tiles=tiles, statistics=found)
-    document = json.loads(formats.to_json(replace(capture, maps=(whole, pooled), pair="b", target="c", fidelity=0.5)))
+    document = json.loads(
+        formats.to_json(replace(capture, maps=(whole, pooled), pair="b", target="c", fidelity=0.5))
+    )
     assert (document["pair"], document["target"], document["fidelity"]) == ("b", "c", 0.5)
-    kept = [part.keys() & {"weights", "visible", "tiles", "statistics", "edges"} for part in document["maps"]]
+    kept = [
+        part.keys() & {"weights", "visible", "tiles", "statistics", "edges"}
+        for part in document["maps"]
+    ]
     assert kept == [{"weights", "edges"}, {"tiles", "statistics"}]
     assert document["maps"][0]["keys"][1] == {
         name: v for name, v in part.keys[1]._asdict().items() if name != "segment"
@@ -229,7 +259,13 @@ def test_saving_copies_weights_once(tmp_path: Path) -> None:
     """Writing .attn takes the memory of the file, and no second copy."""
     tokens = tuple(Token("x", 0, 0, 1, False) for _ in range(256))
     part = AttentionMap(
-        "self", (0,), tuple(range(16)), tokens, tokens, np.zeros((1, 16, 256, 256), np.float32), np.True_
+        "self",
+        (0,),
+        tuple(range(16)),
+        tokens,
+        tokens,
+        np.zeros((1, 16, 256, 256), np.float32),
+        np.True_,
     )
     tracemalloc.start()
     attnviz.save(Capture("m", "x", (part,)), tmp_path / "x.attn")
@@ -250,7 +286,9 @@ def test_nothing_here_loads_torch(capture: Capture, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "safetensors" in done.stdout.split()
-    assert not {"torch", "transformers", "matplotlib", "tokenizers", "rich"} & set(done.stdout.split())
+    assert not {"torch", "transformers", "matplotlib", "tokenizers", "rich"} & set(
+        done.stdout.split()
+    )
 
 
 # Writing
@@ -352,7 +390,11 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
     """A file that is not there, a folder and a pipe are InputErrors; a suffix that is not there is wrong usage."""
     os.mkfifo(tmp_path / "pipe.attn")
     (tmp_path / "folder.attn").mkdir()
-    for name, told in {"x.attn": "no such file", "folder.attn": "no file", "pipe.attn": "no file"}.items():
+    for name, told in {
+        "x.attn": "no such file",
+        "folder.attn": "no file",
+        "pipe.attn": "no file",
+    }.items():
         with pytest.raises(InputError, match=told):
             formats.load(tmp_path / name)
     with pytest.raises(InputError):
@@ -369,7 +411,10 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
         (struct.pack("<Q", 2) + b"[]", "damaged"),
         (struct.pack("<Q", 2) + b"{}", "no header of attnviz"),
         (b'{"w":{"dtype":"F32","shape":[4611686018427387904,2],"data_offsets":[0,8]}}', "damaged"),
-        (b'{"w":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}', "damaged"),
+        (
+            b'{"w":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}',
+            "damaged",
+        ),
         (b'{"__metadata__":{"attnviz":"{"}}', "JSON"),
         (b'{"__metadata__":{"attnviz":"[]"}}', "schema"),
         (b'{"__metadata__":{"attnviz":"' + b"[" * 9999 + b'"}}', "nested"),
@@ -404,20 +449,34 @@ CHANGES: dict[str, Change] = {
     "'special' must be of type bool": lambda head, _: head["tokens"][0][1].update(special=0),
     "no visible": lambda _, arrays: arrays.pop("maps.0.visible"),
     "type float64": lambda _, arrays: arrays.update({"maps.0.weights": np.zeros((2, 2, 4, 4))}),
-    "type uint8": lambda _, arrays: arrays.update({"maps.0.visible": np.ones((1, 1, 4, 4), np.uint8)}),
+    "type uint8": lambda _, arrays: arrays.update(
+        {"maps.0.visible": np.ones((1, 1, 4, 4), np.uint8)}
+    ),
     "unit of a map": lambda head, _: head["maps"][0].update(unit="syllable"),
-    "segment has no place": lambda head, _: head.update(segments=[{"name": "a", "start": 3, "end": 1}]),
+    "segment has no place": lambda head, _: head.update(
+        segments=[{"name": "a", "start": 3, "end": 1}]
+    ),
     "'name' must be of type str": lambda head, _: head.update(segments=[{"start": 0, "end": 1}]),
-    "visible has the shape": lambda _, arrays: arrays.update({"maps.0.visible": np.ones((4, 4), bool)}),
-    "0 where masked": lambda _, arrays: arrays.update({"maps.0.visible": np.eye(4, dtype=bool)[None, None]}),
+    "visible has the shape": lambda _, arrays: arrays.update(
+        {"maps.0.visible": np.ones((4, 4), bool)}
+    ),
+    "0 where masked": lambda _, arrays: arrays.update(
+        {"maps.0.visible": np.eye(4, dtype=bool)[None, None]}
+    ),
     "apply the softmax": lambda _, arrays: arrays["maps.0.weights"].__setitem__((0, 0, 0, 0), -2),
-    "weights are not all finite": lambda _, arrays: arrays["maps.0.weights"].__setitem__((0, 0, 0, 0), np.nan),
+    "weights are not all finite": lambda _, arrays: arrays["maps.0.weights"].__setitem__(
+        (0, 0, 0, 0), np.nan
+    ),
     "at most 1, not 3": lambda _, arrays: arrays["maps.0.weights"].__setitem__((0, 0, 0, 0), 3),
     "no statistics.sink": lambda _, arrays: arrays.pop("maps.0.statistics.sink"),
-    "received has the shape": lambda _, arrays: arrays.update({"maps.0.statistics.received": np.zeros(2, np.float32)}),
+    "received has the shape": lambda _, arrays: arrays.update(
+        {"maps.0.statistics.received": np.zeros(2, np.float32)}
+    ),
     "entropy holds NaN": lambda _, arrays: arrays["maps.0.statistics.entropy"].fill(np.inf),
     "keys 0 to 4 of 4": lambda _, arrays: arrays["maps.0.edges.keys"].fill(4),
-    "edges.weights has the shape": lambda _, arrays: arrays.update({"maps.0.edges.weights": np.zeros(2, np.float32)}),
+    "edges.weights has the shape": lambda _, arrays: arrays.update(
+        {"maps.0.edges.weights": np.zeros(2, np.float32)}
+    ),
 }
 
 
@@ -432,7 +491,9 @@ def test_a_wrong_header_is_refused(told: str, capture: Capture, tmp_path: Path) 
         header = json.loads(file.metadata()["attnviz"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     CHANGES[told](header, arrays)
-    assert told in refusal(tmp_path / "x.attn", save_tensors(arrays, {"attnviz": json.dumps(header)}))
+    assert told in refusal(
+        tmp_path / "x.attn", save_tensors(arrays, {"attnviz": json.dumps(header)})
+    )
 
 
 @pytest.mark.parametrize("size", [0, -1, 3.5, None, 10**400])
@@ -441,7 +502,9 @@ def test_tiles_must_fit(size: Any, capture: Capture, tmp_path: Path) -> None:
     part = capture.maps[0]
     tiles, visible = tiled(part.weights, 2, 2)
     document = json.loads(
-        formats.to_json(replace(capture, maps=(replace(part, weights=None, visible=visible, tiles=tiles),)))
+        formats.to_json(
+            replace(capture, maps=(replace(part, weights=None, visible=visible, tiles=tiles),))
+        )
     )
     document["maps"][0]["tiles"]["width"] = size
     refusal(tmp_path / "x.json", json.dumps(document).encode())
@@ -456,17 +519,36 @@ JUNK = st.recursive(
 
 def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where the values of a JSON document stand."""
-    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    return [*([path] if path else []), *(place for key, value in inner for place in places(value, (*path, key)))]
+    inner = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
+    return [
+        *([path] if path else []),
+        *(place for key, value in inner for place in places(value, (*path, key))),
+    ]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(capture=captures(), junk=JUNK, data=st.data())
-def test_json_with_junk_is_no_traceback(capture: Capture, junk: Any, data: st.DataObject, tmp_path: Path) -> None:
+def test_json_with_junk_is_no_traceback(
+    capture: Capture, junk: Any, data: st.DataObject, tmp_path: Path
+) -> None:
     """A document with any value replaced by any other is read or refused in a line; so is one of other makers."""
     document = json.loads(formats.to_json(capture))
     if data.draw(st.booleans()):
-        document = {"weights": [[1, 0.0], [0.5, None]], "tokens": ["a", "b"], "heads": [1], "visible": [[True, False]]}
+        document = {
+            "weights": [[1, 0.0], [0.5, None]],
+            "tokens": ["a", "b"],
+            "heads": [1],
+            "visible": [[True, False]],
+        }
     *before, last = data.draw(st.sampled_from(places(document)))
     node = document
     for step in before:
@@ -475,7 +557,9 @@ def test_json_with_junk_is_no_traceback(capture: Capture, junk: Any, data: st.Da
     usable(tmp_path / "x.json", json.dumps(document).encode())
 
 
-def test_memory_is_checked_first(capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_checked_first(
+    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that would take more than half of the free memory is refused, whatever its format."""
     for suffix in formats.WRITERS:
         attnviz.save(capture, tmp_path / f"x{suffix}")

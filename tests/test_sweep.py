@@ -15,7 +15,9 @@ from tests.sweep_models import model_types
 LEAST_EXACT = 535  # a few may not be built in time on a slow machine
 MOST_REFUSED = 30
 MOST_NOT_BUILDABLE = 255
-MOST_UNNAMED = 3  # models that choose the largest of random scores may choose others on another processor
+MOST_UNNAMED = (
+    3  # models that choose the largest of random scores may choose others on another processor
+)
 
 
 @pytest.fixture(scope="module")

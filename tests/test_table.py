@@ -24,13 +24,31 @@ from attnviz.render.terminal.draw import Screen, draw
 from tests.test_figure import HOSTILE
 from tests.test_render import GOLDEN, WIDE, on, painted, text_of
 
-NAMES = ("entropy", "span", "distance", "role", "sink", "previous", "self", "next", "gini", "local", "top-5", "share")
+NAMES = (
+    "entropy",
+    "span",
+    "distance",
+    "role",
+    "sink",
+    "previous",
+    "self",
+    "next",
+    "gini",
+    "local",
+    "top-5",
+    "share",
+)
 ROLES = ("", "induction", "previous-token", "前のトークン")
 
 
 def table(rows: int = 5, columns: int = 6, names: tuple[str, ...] = ()) -> Table:
     """Numbers a row a head, column 3 with names, column 1 without colours, some cells with nothing."""
-    levels = np.random.default_rng(0).permutation(rows * columns).reshape(rows, columns).astype(np.float32)
+    levels = (
+        np.random.default_rng(0)
+        .permutation(rows * columns)
+        .reshape(rows, columns)
+        .astype(np.float32)
+    )
     levels /= rows * columns
     cells = [[f"{level:.3f}" for level in row] for row in levels]
     for i, row in enumerate(cells):
@@ -39,7 +57,14 @@ def table(rows: int = 5, columns: int = 6, names: tuple[str, ...] = ()) -> Table
     rows_named = names or tuple(f"L{i // 12}H{i % 12}" for i in range(rows))
     headings = tuple(NAMES[j % len(NAMES)] for j in range(columns))
     return Table(
-        "the heads", "head", headings, rows_named, tuple(map(tuple, cells)), levels, ("what each is",), frozenset({3})
+        "the heads",
+        "head",
+        headings,
+        rows_named,
+        tuple(map(tuple, cells)),
+        levels,
+        ("what each is",),
+        frozenset({3}),
     )
 
 
@@ -62,9 +87,17 @@ def test_golden_screens(width: int, depth: Depth, request: pytest.FixtureRequest
 def test_columns_are_aligned() -> None:
     """Numbers end where their heading ends, names begin where theirs begins; rows are named on the left."""
     heading, *lines = (
-        "".join(sign.ljust(cell_len(sign), "\0") for sign in line) for line in body(table(), on(80, "shades"))
+        "".join(sign.ljust(cell_len(sign), "\0") for sign in line)
+        for line in body(table(), on(80, "shades"))
     )
-    assert [line.split()[0] for line in (heading, *lines)] == ["head", "L0H0", "L0H1", "L0H2", "L0H3", "L0H4"]
+    assert [line.split()[0] for line in (heading, *lines)] == [
+        "head",
+        "L0H0",
+        "L0H1",
+        "L0H2",
+        "L0H3",
+        "L0H4",
+    ]
     for j, name in enumerate(NAMES[:6]):
         start, end = heading.index(name), heading.index(name) + len(name)
         for line, cells in zip(lines, table().cells, strict=True):
@@ -82,7 +115,9 @@ def test_cells_stand_on_the_colours_of_their_levels(depth: Depth) -> None:
     for line, cells, levels in zip(lines, drawable.cells, drawable.levels, strict=True):
         coloured = [part for part in line if part.style and part.style.bgcolor]
         known = ~np.isnan(levels)
-        assert [part.text.strip() for part in coloured] == [cell for cell, one in zip(cells, known, strict=True) if one]
+        assert [part.text.strip() for part in coloured] == [
+            cell for cell, one in zip(cells, known, strict=True) if one
+        ]
         for part, level in zip(coloured, levels[known], strict=True):
             rgb = tuple(map(int, palette()[min(int(level * STEPS), STEPS - 1), :3]))
             if depth == "truecolor":
@@ -140,7 +175,10 @@ def test_wide_and_hostile_names_keep_columns_aligned(depth: Depth) -> None:
     """CJK, emoji, right-to-left, control characters, nothing: numbers still end below each other."""
     names = tuple(map(label, WIDE))
     drawable = table(len(names), 4, names=names)
-    drawable = replace(drawable, cells=tuple((*row[:3], name) for row, name in zip(drawable.cells, names, strict=True)))
+    drawable = replace(
+        drawable,
+        cells=tuple((*row[:3], name) for row, name in zip(drawable.cells, names, strict=True)),
+    )
     lines = list(draw(drawable, on(120, depth)))[2:-1]
     ends = set()
     for line, cells in zip(lines, drawable.cells, strict=True):
@@ -157,7 +195,16 @@ def test_wide_and_hostile_names_keep_columns_aligned(depth: Depth) -> None:
 def test_no_text_breaks_a_line(texts: list[str], width: int) -> None:
     """Whatever is in the cells, a line is a line, and no wider than the screen."""
     cells = tuple(map(label, texts))
-    drawable = Table("t", "c", cells, cells, (cells,) * len(cells), np.full((len(cells),) * 2, 0.5), (), frozenset({0}))
+    drawable = Table(
+        "t",
+        "c",
+        cells,
+        cells,
+        (cells,) * len(cells),
+        np.full((len(cells),) * 2, 0.5),
+        (),
+        frozenset({0}),
+    )
     lines = ["".join(part.text for part in line) for line in draw(drawable, on(width, "truecolor"))]
     assert max(map(cell_len, lines)) <= width
     assert not any(set(line) & set("\n\r\x1b\x9b\u202e") for line in lines)
@@ -202,7 +249,11 @@ def test_figures_of_tables_fit_the_width(columns: int, style: str) -> None:
     with composed(table(3, columns), Style(style)) as sheet:
         renderer = FigureCanvasAgg(sheet.figure).get_renderer()
         ends = [text.get_window_extent(renderer).x1 for text in sheet.axes.texts]
-        sizes = {text.get_fontsize() for text in sheet.axes.texts if text.get_text().startswith(("L0H", "head"))}
+        sizes = {
+            text.get_fontsize()
+            for text in sheet.axes.texts
+            if text.get_text().startswith(("L0H", "head"))
+        }
         heads = sum(text.get_text() == "head" for text in sheet.axes.texts)
     assert max(ends) <= sheet.width * sheet.dpi
     assert len(sizes) == 1
@@ -230,7 +281,9 @@ def test_hostile_texts_stay_text_in_files() -> None:
     """No element comes of a name, a heading or a cell."""
     names = tuple(map(label, HOSTILE))
     cells = (names[:4],) * len(names)
-    drawable = Table("</svg>", "<b>", names[:4], names, cells, np.full((len(names), 4), np.nan), ("<i>",))
+    drawable = Table(
+        "</svg>", "<b>", names[:4], names, cells, np.full((len(names), 4), np.nan), ("<i>",)
+    )
     tree = ET.fromstring(figure(drawable, "svg").data)
     kinds = {element.tag.split("}")[-1] for element in tree.iter()}
     assert not kinds & {"img", "script", "b", "i"}
@@ -251,7 +304,10 @@ def test_markdown_tables_have_the_cells_as_they_are() -> None:
         "",
         "| head | entropy | span | distance | role |",
         "| --- | ---: | ---: | ---: | --- |",
-        *(f"| {name} | {' | '.join(cells)} |" for name, cells in zip(drawable.rows, drawable.cells, strict=True)),
+        *(
+            f"| {name} | {' | '.join(cells)} |"
+            for name, cells in zip(drawable.rows, drawable.cells, strict=True)
+        ),
         "",
         "what each is  ",
     ]
@@ -263,8 +319,19 @@ def test_markdown_tables_have_the_cells_as_they_are() -> None:
 def test_even_columns_are_as_wide_as_the_widest() -> None:
     """Columns that stand for things of one kind are of one width, on a terminal and in a figure."""
     cells = (("ind.89", "-", "-"),)
-    table = Table("map", "", ("H0", "H1", "H2"), ("L0",), cells, np.full((1, 3), np.nan, np.float32), (), even=True)
-    heading, row = ("".join(part.text for part in line) for line in list(draw(table, Screen(40)))[1:3])
+    table = Table(
+        "map",
+        "",
+        ("H0", "H1", "H2"),
+        ("L0",),
+        cells,
+        np.full((1, 3), np.nan, np.float32),
+        (),
+        even=True,
+    )
+    heading, row = (
+        "".join(part.text for part in line) for line in list(draw(table, Screen(40)))[1:3]
+    )
     assert [heading.index(name) + 2 for name in table.columns] == [10, 18, 26]
     assert row == "L0  ind.89       -       -"
 
@@ -273,7 +340,9 @@ def test_groups_of_columns_are_not_parted() -> None:
     """A value and its comparison stand in one block, however narrow the screen."""
     columns = tuple(f"{name}{i}" for i in range(4) for name in ("value", "other"))
     cells = (tuple(columns),)
-    table = Table("t", "", columns, ("row",), cells, np.full((1, 8), np.nan, np.float32), (), group=2)
+    table = Table(
+        "t", "", columns, ("row",), cells, np.full((1, 8), np.nan, np.float32), (), group=2
+    )
     for width in (40, 50, 60, 80):
         lines = ["".join(part.text for part in line) for line in draw(table, Screen(width))]
         for line in lines:

@@ -25,13 +25,17 @@ BATCH, HEADS, LENGTH, WIDTH = 1, 4, 20, 8
 Fit = Callable[[Tensor], Tensor | None]
 
 
-def watch(run: Callable[[], Any], *, fit: Fit | None = None, cut: Tensor | None = None, **request: Any) -> list[Found]:
+def watch(
+    run: Callable[[], Any], *, fit: Fit | None = None, cut: Tensor | None = None, **request: Any
+) -> list[Found]:
     """What is found, of all heads, at each call of attention in a run."""
     survey = Survey()
     with torch.no_grad(), slow_path(), Tap(survey, fit):
         run()
     heads = {number: tuple(range(seen.heads)) for number, seen in enumerate(survey.seen)}
-    probe = Probe(heads, Request(**request), Edits(hidden={} if cut is None else {0: cut}), stop=False)
+    probe = Probe(
+        heads, Request(**request), Edits(hidden={} if cut is None else {0: cut}), stop=False
+    )
     with torch.no_grad(), slow_path(), Tap(probe, fit):
         run()
     assert probe.calls == len(survey.seen)
@@ -59,7 +63,9 @@ def values(*shape: int) -> Tensor:
 SOFTMAX: dict[str, Callable[[Tensor], Tensor]] = {
     "torch.softmax": lambda given: torch.softmax(given, -1),
     "functional.softmax": lambda given: functional.softmax(given, dim=-1),
-    "functional.softmax in float32": lambda given: functional.softmax(given, dim=-1, dtype=torch.float32),
+    "functional.softmax in float32": lambda given: functional.softmax(
+        given, dim=-1, dtype=torch.float32
+    ),
     "Tensor.softmax": lambda given: given.softmax(-1),
     "nn.Softmax": nn.Softmax(-1),
     "by name": lambda given: torch.softmax(input=given, dim=-1),
@@ -76,7 +82,11 @@ PRODUCTS: dict[str, Callable[[Tensor], Tensor]] = {
     "nn.Dropout": lambda weights: nn.Dropout(0.1).eval()(weights) @ values(),
     "a change of type": lambda weights: weights.double() @ values().double(),
     "one head of values for all": lambda weights: weights @ values(BATCH, 1, LENGTH, WIDTH),
-    "a detached copy aside": lambda weights: (weights.detach(), weights.mean(1), weights @ values())[-1],
+    "a detached copy aside": lambda weights: (
+        weights.detach(),
+        weights.mean(1),
+        weights @ values(),
+    )[-1],
 }
 
 
@@ -108,7 +118,9 @@ OTHERS: dict[str, Callable[[Tensor], Any]] = {
     "Tensor.mm": lambda weights: weights[0, 0].mm(values()[0, 0]),
     "by name": lambda weights: torch.matmul(input=weights, other=values()),
     "values that are numbers": lambda weights: weights @ values(LENGTH),
-    "heads laid after each other": lambda weights: weights.reshape(-1, LENGTH) @ values(LENGTH, WIDTH),
+    "heads laid after each other": lambda weights: (
+        weights.reshape(-1, LENGTH) @ values(LENGTH, WIDTH)
+    ),
 }
 
 
@@ -116,7 +128,11 @@ OTHERS: dict[str, Callable[[Tensor], Any]] = {
 def test_other_ways_to_the_values(product: str) -> None:
     """Products that are written otherwise, and looks at the weights that are not on the way to the values."""
     expected = scores().softmax(-1)[0]
-    (found,) = watch(lambda: OTHERS[product](scores()[:, :1].softmax(-1) if "mm" in product else scores().softmax(-1)))
+    (found,) = watch(
+        lambda: OTHERS[product](
+            scores()[:, :1].softmax(-1) if "mm" in product else scores().softmax(-1)
+        )
+    )
     assert torch.equal(found.weights, expected[: len(found.weights)])
     assert found.difference is None or found.difference <= rounding(32)
 
@@ -137,7 +153,13 @@ def test_two_softmaxes_before_their_products() -> None:
 def test_two_softmaxes_one_after_the_other() -> None:
     """Each is followed to its own product; one that is never multiplied is not taken for another."""
     first, second = scores(), scores().flip(1)
-    found = watch(lambda: (first.softmax(-1) @ values(), first.tanh().softmax(-1), second.softmax(-1) @ values()))
+    found = watch(
+        lambda: (
+            first.softmax(-1) @ values(),
+            first.tanh().softmax(-1),
+            second.softmax(-1) @ values(),
+        )
+    )
     assert len(found) == 2
     assert torch.equal(found[0].weights, first.softmax(-1)[0])
     assert torch.equal(found[1].weights, second.softmax(-1)[0])
@@ -152,7 +174,9 @@ def test_a_softmax_over_queries_has_no_rows() -> None:
 def test_the_only_edge_of_a_query_is_cut(lowest: float) -> None:
     """Such a query gives nothing to any key, as in a layer that is computed again."""
     given = scores().clamp_min(lowest)
-    (found,) = watch(lambda: given.softmax(-1) @ values(), fit=lambda part: part, cut=edges(scores(), (0, 0, 0)))
+    (found,) = watch(
+        lambda: given.softmax(-1) @ values(), fit=lambda part: part, cut=edges(scores(), (0, 0, 0))
+    )
     assert found.weights[0, 0].count_nonzero() == 0
 
 
@@ -190,14 +214,19 @@ def test_weights_that_are_changed_are_told() -> None:
 def test_all_that_can_be_kept(keep: Keep) -> None:
     """Of a model's own weights the same is kept as of a call that is computed again."""
     options = {"is_causal": True}
-    query, key = vectors(BATCH, HEADS, LENGTH, WIDTH, seed=2), vectors(BATCH, HEADS, LENGTH, WIDTH, seed=3)
+    query, key = (
+        vectors(BATCH, HEADS, LENGTH, WIDTH, seed=2),
+        vectors(BATCH, HEADS, LENGTH, WIDTH, seed=3),
+    )
     hidden = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
 
     def by_hand() -> Tensor:
         return (query @ key.mT / WIDTH**0.5).masked_fill(hidden, -torch.inf).softmax(-1) @ values()
 
     (one,) = watch(by_hand, keep=keep)
-    (other,) = watch(lambda: functional.scaled_dot_product_attention(query, key, values(), **options), keep=keep)
+    (other,) = watch(
+        lambda: functional.scaled_dot_product_attention(query, key, values(), **options), keep=keep
+    )
     assert one.summary.keys() == other.summary.keys()
     for name, part in one.summary.items():
         torch.testing.assert_close(part, other.summary[name], rtol=0, atol=1e-5)
@@ -221,7 +250,10 @@ def test_a_softmax_is_known_by_its_shape() -> None:
     def fit(part: Tensor) -> Tensor | None:
         return part if part.shape[-2:] == (LENGTH, LENGTH) else None
 
-    (found,) = watch(lambda: (vectors(1, 4, LENGTH, 5).softmax(-1) @ vectors(5, 3), scores().softmax(-1)), fit=fit)
+    (found,) = watch(
+        lambda: (vectors(1, 4, LENGTH, 5).softmax(-1) @ vectors(5, 3), scores().softmax(-1)),
+        fit=fit,
+    )
     assert torch.equal(found.weights, scores().softmax(-1)[0])
     assert found.difference is None
 
@@ -232,7 +264,9 @@ def test_an_edge_is_cut_before_the_softmax() -> None:
     cut = scores()
     cut[0, 1, 9, 4] = cut[0, 3, 5, 5] = -torch.inf
     outputs = []
-    (found,) = watch(lambda: outputs.append(scores().softmax(-1) @ values()), fit=lambda part: part, cut=hidden)
+    (found,) = watch(
+        lambda: outputs.append(scores().softmax(-1) @ values()), fit=lambda part: part, cut=hidden
+    )
     assert torch.equal(found.weights, cut.softmax(-1)[0])
     assert torch.equal(outputs[-1], cut.softmax(-1) @ values())
     assert found.difference <= rounding(LENGTH)
@@ -246,8 +280,16 @@ SDPA: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "one key head": ((1, 4, 20, 8), (1, 1, 20, 8), {}),
     "heads without a batch": ((4, 20, 8), (4, 30, 8), {}),
     "one head": ((20, 8), (30, 8), {}),
-    "boolean mask": ((1, 4, 20, 8), (1, 4, 20, 8), {"attn_mask": torch.ones(20, 20).tril(3).bool()}),
-    "mask of keys": ((1, 4, 20, 8), (1, 4, 20, 8), {"attn_mask": torch.arange(20)[None, None, None] < 15}),
+    "boolean mask": (
+        (1, 4, 20, 8),
+        (1, 4, 20, 8),
+        {"attn_mask": torch.ones(20, 20).tril(3).bool()},
+    ),
+    "mask of keys": (
+        (1, 4, 20, 8),
+        (1, 4, 20, 8),
+        {"attn_mask": torch.arange(20)[None, None, None] < 15},
+    ),
     "mask of numbers": ((1, 4, 20, 8), (1, 4, 30, 8), {"attn_mask": vectors(1, 4, 20, 30, seed=4)}),
     "mask of heads": ((4, 20, 8), (4, 20, 8), {"attn_mask": vectors(4, 20, 20, seed=4)}),
 }
@@ -291,7 +333,9 @@ MASKS: dict[str, dict[str, Tensor]] = {
 @pytest.mark.parametrize(
     "options", [{}, {"batch_first": True}, {"add_bias_kv": True}, {"add_zero_attn": True}], ids=str
 )
-@pytest.mark.parametrize("weights", [{}, {"need_weights": False}, {"average_attn_weights": False}], ids=str)
+@pytest.mark.parametrize(
+    "weights", [{}, {"need_weights": False}, {"average_attn_weights": False}], ids=str
+)
 @pytest.mark.parametrize("mask", MASKS)
 def test_multihead_attention(mask: str, weights: dict[str, bool], options: dict[str, bool]) -> None:
     """nn.MultiheadAttention gives what it gives without us, and its heads are the ones that it shows itself."""
@@ -320,7 +364,10 @@ def test_multihead_attention_of_two_texts() -> None:
     with torch.no_grad(), slow_path(), Tap(survey):
         module(vectors(1, 7, 32), vectors(1, 7, 6), vectors(1, 7, 5))
         module(vectors(7, 32), vectors(9, 6), vectors(9, 5))  # no batch
-    assert [(seen.queries, seen.keys, seen.cross) for seen in survey.seen] == [(7, 7, True), (7, 9, True)]
+    assert [(seen.queries, seen.keys, seen.cross) for seen in survey.seen] == [
+        (7, 7, True),
+        (7, 9, True),
+    ]
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -328,7 +375,9 @@ def test_transformer_layers(norm_first: bool) -> None:
     """nn.Transformer runs off its fused kernels while we look, and is allowed them again afterwards."""
     torch.manual_seed(0)
     options = {"batch_first": True, "norm_first": norm_first, "dropout": 0.3}
-    net = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, HEADS, **options), 3, enable_nested_tensor=False).eval()
+    net = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(32, HEADS, **options), 3, enable_nested_tensor=False
+    ).eval()
     given = vectors(1, LENGTH, 32)
     expected, outputs = net(given), []
     assert torch.backends.mha.get_fastpath_enabled()
@@ -346,7 +395,9 @@ def test_our_own_layer() -> None:
     for module in (Attention(32), MultiHeadAttention(32, HEADS, kv_heads=2, causal=True)):
         _, weights = module(given, return_weights=True)
         (found,) = watch(lambda module=module: module(given))
-        torch.testing.assert_close(found.weights, weights.detach().view(found.weights.shape), **close(32))
+        torch.testing.assert_close(
+            found.weights, weights.detach().view(found.weights.shape), **close(32)
+        )
         assert torch.equal(found.visible.expand(found.weights.shape), found.weights > 0)
         assert found.difference <= rounding(32)
 

@@ -41,7 +41,9 @@ def captures_of_texts(model: Any, tokenizer: Any, **options: Any) -> Callable[[i
     """A function that captures one of a few texts, by the number of the capture."""
 
     def run(number: int) -> Capture:
-        return attnviz.capture(TEXTS[number % DISTINCT], model=model, tokenizer=tokenizer, **options)
+        return attnviz.capture(
+            TEXTS[number % DISTINCT], model=model, tokenizer=tokenizer, **options
+        )
 
     return run
 
@@ -50,7 +52,9 @@ def captures_of_vectors(model: nn.Module) -> Callable[[int], Capture]:
     """A function that captures a module on a few sets of vectors, by the number of the capture."""
 
     def run(number: int) -> Capture:
-        x = torch.randn(1, 5 + number % DISTINCT, 16, generator=torch.Generator().manual_seed(number % DISTINCT))
+        x = torch.randn(
+            1, 5 + number % DISTINCT, 16, generator=torch.Generator().manual_seed(number % DISTINCT)
+        )
         return attnviz.capture(model=model, inputs=x)
 
     return run
@@ -114,7 +118,10 @@ def test_captures_of_one_model_at_once(name: str, tiny: Tiny) -> None:
 def test_captures_of_models_that_share_parts(tiny: Tiny) -> None:
     """Threads that capture a model and its own encoder change the same modules, one after the other."""
     folder = tiny("bart")
-    tokenizer, whole = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
+    tokenizer, whole = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForSeq2SeqLM.from_pretrained(folder),
+    )
     ids = tokenizer(SENTENCE, return_tensors="pt")["input_ids"]
 
     def run(number: int) -> Capture:
@@ -143,14 +150,20 @@ def test_a_loaded_model_answers_all_threads(tiny: Tiny) -> None:
     ]
     expected = [ask() for ask in questions]
     before = state(model.model), world()
-    for number, found in enumerate(at_once(lambda number: questions[number % len(questions)](), 40)):
+    for number, found in enumerate(
+        at_once(lambda number: questions[number % len(questions)](), 40)
+    ):
         np.testing.assert_allclose(found, expected[number % len(questions)], rtol=1e-5, atol=1e-6)
     assert (state(model.model), world()) == before
 
 
 def test_a_plain_run_in_another_thread_is_not_captured() -> None:
     """While one thread is inside a captured module, another runs a module of its own: neither notices the other."""
-    captured_inside, other_inside, capture_done = threading.Event(), threading.Event(), threading.Event()
+    captured_inside, other_inside, capture_done = (
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+    )
 
     class WaitingAttention(nn.MultiheadAttention):
         def forward(self, *args: Any, **options: Any) -> Any:

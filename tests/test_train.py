@@ -65,12 +65,21 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All files in a folder and below, by their names."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize(("options", "steps"), [(ONE, {3: 3, 4: 4}), (TWO, {2: 2, 6: 7})])
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
-    call: Run, corpus: Path, tmp_path: Path, stop: Callable[[int], None], options: list[str], steps: dict[int, int]
+    call: Run,
+    corpus: Path,
+    tmp_path: Path,
+    stop: Callable[[int], None],
+    options: list[str],
+    steps: dict[int, int],
 ) -> None:
     """Stopped within a stage, or at its end, when the next one begins first: every file is the same, bit for bit."""
     assert call("train", corpus, "-o", "whole", *options).returncode == 0
@@ -101,7 +110,11 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     with monkeypatch.context() as patched:
         patched.setattr(run, "follow", die)
         assert call("train", corpus, "-o", "cut", *TWO, "--every", "2").returncode == 4
-    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"step-2", checkpoints.STATE, checkpoints.HISTORY}
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {
+        "step-2",
+        checkpoints.STATE,
+        checkpoints.HISTORY,
+    }
     assert call("train", corpus, "-o", "cut", *TWO, "--every", "2", "--resume").returncode == 0
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
@@ -111,13 +124,17 @@ def test_checkpoints_are_models_to_compare(call: Run, corpus: Path, tmp_path: Pa
     assert call("train", corpus, "-o", "model", *ONE, "--every", "4").returncode == 0
     folders = sorted((tmp_path / "model").glob("step-*"))
     assert [folder.name for folder in folders] == ["step-4", "step-6"]
-    assert (folders[1] / store.WEIGHTS).read_bytes() == (tmp_path / "model" / store.WEIGHTS).read_bytes()
+    assert (folders[1] / store.WEIGHTS).read_bytes() == (
+        tmp_path / "model" / store.WEIGHTS
+    ).read_bytes()
     done = call("compare", "abc def", "--model", "model/step-4", "--model", "model/step-6")
     assert done.returncode == 0, done.stderr
     assert "step-4" in done.stdout
 
 
-def test_the_history_has_the_scores_of_the_finished_model(call: Run, corpus: Path, tmp_path: Path) -> None:
+def test_the_history_has_the_scores_of_the_finished_model(
+    call: Run, corpus: Path, tmp_path: Path
+) -> None:
     """A measurement for each step of a short run; the last is what the model that was written gives."""
     assert call("train", corpus, "-o", "model", *ONE).returncode == 0
     document = json.loads((tmp_path / "model" / checkpoints.HISTORY).read_text())
@@ -126,10 +143,14 @@ def test_the_history_has_the_scores_of_the_finished_model(call: Run, corpus: Pat
     stored = store.read(tmp_path / "model")
     ids = evaluate.repeated(stored.config, document["sequences"], document["block"])
     for role, scores in evaluate.role_scores(stored.parameters, stored.config, ids).items():
-        np.testing.assert_allclose(document["history"][-1]["scores"][role], scores.mean(0), atol=1e-3)
+        np.testing.assert_allclose(
+            document["history"][-1]["scores"][role], scores.mean(0), atol=1e-3
+        )
 
 
-def test_a_full_disk_loses_nothing(call: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_nothing(
+    call: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A checkpoint that cannot be written is one line; those before it are whole, and the run can go on."""
     assert call("train", corpus, "-o", "whole", *ONE, "--every", "2").returncode == 0
     replace_file, full = Path.replace, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -144,19 +165,27 @@ def test_a_full_disk_loses_nothing(call: Run, corpus: Path, tmp_path: Path, monk
         done = call("train", corpus, "-o", "cut", *ONE, "--every", "2", "-q")
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "no space left on device" in done.stderr
-    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"step-2", checkpoints.STATE, checkpoints.HISTORY}
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {
+        "step-2",
+        checkpoints.STATE,
+        checkpoints.HISTORY,
+    }
     assert call("train", corpus, "-o", "cut", *ONE, "--every", "2", "--resume").returncode == 0
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
-def test_a_run_leaves_its_figure(call: Run, corpus: Path, tmp_path: Path, stop: Callable[[int], None]) -> None:
+def test_a_run_leaves_its_figure(
+    call: Run, corpus: Path, tmp_path: Path, stop: Callable[[int], None]
+) -> None:
     """At its end and where it was interrupted, told on stderr, the bytes that --curves writes; gone with --force."""
     stop(3)
     for options in ([], ["--resume"]):
         done = call("train", corpus, "-o", "model", *ONE, *options)
         assert f"wrote {Path('model') / checkpoints.FIGURE}\n" in done.stderr
         assert call("train", "--curves", "model", "-o", "again.svg", "--force").returncode == 0
-        assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "model" / checkpoints.FIGURE).read_bytes()
+        assert (tmp_path / "again.svg").read_bytes() == (
+            tmp_path / "model" / checkpoints.FIGURE
+        ).read_bytes()
         stop(0)
     checkpoints.clear(tmp_path / "model")
     assert not (tmp_path / "model" / checkpoints.FIGURE).exists()
@@ -185,13 +214,17 @@ def test_a_figure_that_cannot_be_written_loses_nothing(
 
 def test_a_terminal_shows_the_curves(corpus: Path, tmp_path: Path) -> None:
     """At the end of a run they are drawn where the talk is; stdout, where results are, has nothing."""
-    shown = on_terminal(["train", str(corpus), "-o", str(tmp_path / "model"), *ONE, "--steps", "2"], TERM="dumb")
+    shown = on_terminal(
+        ["train", str(corpus), "-o", str(tmp_path / "model"), *ONE, "--steps", "2"], TERM="dumb"
+    )
     assert "scores of the best heads" in shown
     assert "* induction L0H" in shown or "● induction L0H" in shown
     assert shown.index("training steps") < shown.index("wrote ")
 
 
-def test_resuming_what_cannot_be(call: Run, corpus: Path, tmp_path: Path, stop: Callable[[int], None]) -> None:
+def test_resuming_what_cannot_be(
+    call: Run, corpus: Path, tmp_path: Path, stop: Callable[[int], None]
+) -> None:
     """No run, a finished run, another setting, other texts, a damaged state: one line each, and what to do."""
     stop(2)
     call("train", corpus, "-o", "cut", *ONE)
@@ -207,7 +240,13 @@ def test_resuming_what_cannot_be(call: Run, corpus: Path, tmp_path: Path, stop: 
         assert (done.returncode, done.stderr.count("\n")) == (code, 1)
         assert told in done.stderr
     data = state.read_bytes()
-    parts = b'\\"bit_generator\\"', b'\\"step\\"', b'\\"setting\\"', b'optimizers/0/0/exp_avg"', b"parameters/norm"
+    parts = (
+        b'\\"bit_generator\\"',
+        b'\\"step\\"',
+        b'\\"setting\\"',
+        b'optimizers/0/0/exp_avg"',
+        b"parameters/norm",
+    )
     for damaged in (b"", data[:-100], *(data.replace(part, part.swapcase()) for part in parts)):
         state.write_bytes(damaged)
         done = call("train", corpus, "-o", "cut", *ONE, "--resume", "-q")
@@ -215,13 +254,19 @@ def test_resuming_what_cannot_be(call: Run, corpus: Path, tmp_path: Path, stop: 
         assert "--force" in done.stderr
 
 
-def test_a_new_run_takes_the_checkpoints_of_the_old_away(call: Run, corpus: Path, tmp_path: Path) -> None:
+def test_a_new_run_takes_the_checkpoints_of_the_old_away(
+    call: Run, corpus: Path, tmp_path: Path
+) -> None:
     """With --force no checkpoint of another run stays, and nothing else in the folder goes."""
     call("train", corpus, "-o", "model", *ONE, "--every", "1")
     (tmp_path / "model" / "step-1" / "notes.txt").write_text("mine")
     (tmp_path / "model" / "step-x").mkdir()
     assert call("train", corpus, "-o", "model", *ONE, "--every", "6", "--force").returncode == 0
-    assert sorted(path.name for path in (tmp_path / "model").glob("step-*")) == ["step-1", "step-6", "step-x"]
+    assert sorted(path.name for path in (tmp_path / "model").glob("step-*")) == [
+        "step-1",
+        "step-6",
+        "step-x",
+    ]
     assert [path.name for path in (tmp_path / "model" / "step-1").iterdir()] == ["notes.txt"]
 
 
@@ -243,9 +288,23 @@ def test_minutes_end_a_run_that_can_go_on(call: Run, corpus: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_another_score_is_trained_kept_and_read(call: Run, corpus: Path, tmp_path: Path, score: str) -> None:
+def test_another_score_is_trained_kept_and_read(
+    call: Run, corpus: Path, tmp_path: Path, score: str
+) -> None:
     """config.json names it, and what the model then shows is that score's attention, not another's."""
-    done = call("train", corpus, "-o", "model", *SIZES, "--vocabulary", "300", "--steps", "2", "--score", score)
+    done = call(
+        "train",
+        corpus,
+        "-o",
+        "model",
+        *SIZES,
+        "--vocabulary",
+        "300",
+        "--steps",
+        "2",
+        "--score",
+        score,
+    )
     assert done.returncode == 0, done.stderr
     stored = store.read(tmp_path / "model")
     assert stored.config.score == score
@@ -261,9 +320,14 @@ def test_numpy_and_torch_agree_on_every_score(score: str) -> None:
     """The language model's logits are the same in NumPy and in torch, whatever scores its keys."""
     config = Config(vocabulary=50, dim=16, layers=2, heads=2, feed_forward=32, score=score)
     generator = torch.Generator().manual_seed(0)
-    tensors = {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes(config).items()}
+    tensors = {
+        name: torch.randn(shape, generator=generator) * 0.3
+        for name, shape in shapes(config).items()
+    }
     ids = torch.arange(20)[None]
-    theirs = forward({name: tensor.numpy() for name, tensor in tensors.items()}, ids.numpy(), config)
+    theirs = forward(
+        {name: tensor.numpy() for name, tensor in tensors.items()}, ids.numpy(), config
+    )
     np.testing.assert_allclose(forward(tensors, ids, config).numpy(), theirs, atol=1e-4)
 
 
@@ -277,10 +341,19 @@ def test_the_curves_are_of_the_best_heads() -> None:
     history = [measured(1, 8.0, 0.0), measured(2, None, 0.5), measured(3, 4.0, 1.0)]
     table = make_progress_table(history)
     assert table.columns == ("steps 1 to 3", "now")
-    assert table.rows == ("loss", "induction L0H1", "induction L0H0", "previous-token L0H0", "previous-token L0H1")
+    assert table.rows == (
+        "loss",
+        "induction L0H1",
+        "induction L0H0",
+        "previous-token L0H0",
+        "previous-token L0H1",
+    )
     assert table.cells[0] == ("█ ▅", "4.00")
     assert table.cells[1] == ("▁▅█", "1.00")
-    assert summarise_measurement(history) == "step 3: loss 4.000, induction L0H1 1.00, previous-token L0H0 0.90"
+    assert (
+        summarise_measurement(history)
+        == "step 3: loss 4.000, induction L0H1 1.00, previous-token L0H0 0.90"
+    )
 
 
 @given(arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 1, width=32)))

@@ -41,7 +41,9 @@ def build(name: str, config: Mapping[str, Any], **options: Any) -> Any:
     kind = getattr(transformers, name)
     with torch.random.fork_rng(devices=()), torch.no_grad():
         torch.manual_seed(0)
-        model = kind._from_config(kind.config_class(**copy.deepcopy(dict(config))), **options).eval()
+        model = kind._from_config(
+            kind.config_class(**copy.deepcopy(dict(config))), **options
+        ).eval()
         for parameter in model.parameters():
             parameter += 0.17 * torch.randn_like(parameter)
     return model
@@ -74,9 +76,13 @@ def test_models_without_sdpa_are_not_made_causal(name: str) -> None:
 def test_a_model_handed_over_with_eager_attention_is_read_as_such() -> None:
     """Falcon's eager code adds ALiBi twice, its SDPA once: each is what that model computes."""
     config = BASE | {"alibi": True}
-    (twice,) = attnviz.capture(model=build("FalconModel", config, attn_implementation="eager"), inputs=IDS).maps
+    (twice,) = attnviz.capture(
+        model=build("FalconModel", config, attn_implementation="eager"), inputs=IDS
+    ).maps
     (once,) = attnviz.capture(model=build("FalconModel", config), inputs=IDS).maps
-    torch.testing.assert_close(torch.tensor(twice.weights), run_eager(build("FalconModel", config)), **close(WIDTH))
+    torch.testing.assert_close(
+        torch.tensor(twice.weights), run_eager(build("FalconModel", config)), **close(WIDTH)
+    )
     assert abs(twice.weights - once.weights).max() > 1e-3
 
 
@@ -100,7 +106,9 @@ def divide_exponentials(scores: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
-def attend_in_window(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> Any:
+def attend_in_window(
+    _: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any
+) -> Any:
     """Attend with a softmax, whatever the mask."""
     weights = window_scores(query, key).softmax(-1)
     made.append(weights)
@@ -114,7 +122,9 @@ def attend_fused(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **
     made.append(divide_exponentials(scores))
     shared = query.shape[1] // key.shape[1]
     keys, values = (part.repeat_interleave(shared, 1) for part in (key, value))
-    output = functional.scaled_dot_product_attention(query, keys, values, attn_mask=scores > -1e8, scale=0.3)
+    output = functional.scaled_dot_product_attention(
+        query, keys, values, attn_mask=scores > -1e8, scale=0.3
+    )
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -131,7 +141,9 @@ def attend_unseen(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, *
     return (weights @ value.repeat_interleave(shared, 1)).transpose(1, 2).contiguous(), weights
 
 
-def hide_second_key(batch_size: int, q_length: int, kv_length: int, *args: Any, **options: Any) -> Tensor:
+def hide_second_key(
+    batch_size: int, q_length: int, kv_length: int, *args: Any, **options: Any
+) -> Tensor:
     """Make the library's mask, with the second key hidden from all queries but its own."""
     options["allow_is_causal_skip"] = False
     options["allow_is_bidirectional_skip"] = False
@@ -168,7 +180,9 @@ def registry() -> Iterator[Callable[..., None]]:
 @pytest.mark.parametrize("function", [attend_in_window, attend_fused])
 @pytest.mark.parametrize("name", ["mine", "sdpa", "eager"])
 @pytest.mark.parametrize(("kind", "config"), [("LlamaModel", GROUPED), ("BertModel", BASE)])
-def test_functions_of_the_user_are_called(name: str, function: Any, kind: str, config: Any, registry: Any) -> None:
+def test_functions_of_the_user_are_called(
+    name: str, function: Any, kind: str, config: Any, registry: Any
+) -> None:
     """A function that a user registered, or put in the place of the library's, is what the model computes."""
     registry(name, function)
     model = build(kind, config, attn_implementation=name)
@@ -191,12 +205,18 @@ def test_a_wrapped_function_of_the_library_is_the_users(registry: Any) -> None:
     require_weights(model, run_eager(halved))
 
 
-@pytest.mark.parametrize(("mask", "query", "key"), [(hide_second_key, 5, 1), (hide_third_key, 6, 2)])
+@pytest.mark.parametrize(
+    ("mask", "query", "key"), [(hide_second_key, 5, 1), (hide_third_key, 6, 2)]
+)
 @pytest.mark.parametrize("name", ["mine", "sdpa"])
-def test_mask_functions_of_the_user_are_called(name: str, mask: Any, query: int, key: int, registry: Any) -> None:
+def test_mask_functions_of_the_user_are_called(
+    name: str, mask: Any, query: int, key: int, registry: Any
+) -> None:
     """What a registered mask hides is hidden, under a name of its own and in the place of the library's."""
     registry(name, sdpa_attention_forward, mask)
-    (part,) = attnviz.capture(model=build("LlamaModel", GROUPED, attn_implementation=name), inputs=IDS).maps
+    (part,) = attnviz.capture(
+        model=build("LlamaModel", GROUPED, attn_implementation=name), inputs=IDS
+    ).maps
     assert not part.weights[..., query, key].any()
     assert not part.visible[..., query, key].any()
 
@@ -215,13 +235,17 @@ def test_functions_that_show_nothing_are_refused(name: str, registry: Any) -> No
     """Where neither a softmax nor torch's function is seen, nothing can be told, and nothing is drawn."""
     registry(name, attend_unseen)
     model = build("LlamaModel", GROUPED, attn_implementation=name)
-    with pytest.raises(ModelError, match=rf"the attention function '{name}' of this model is not the library's"):
+    with pytest.raises(
+        ModelError, match=rf"the attention function '{name}' of this model is not the library's"
+    ):
         attnviz.capture(model=model, inputs=IDS)
 
 
 def test_replaced_code_of_a_model_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The eager function of a model's own file, replaced by hand, is what an eager model computes."""
-    monkeypatch.setattr("transformers.models.llama.modeling_llama.eager_attention_forward", attend_in_window)
+    monkeypatch.setattr(
+        "transformers.models.llama.modeling_llama.eager_attention_forward", attend_in_window
+    )
     model = build("LlamaModel", GROUPED, attn_implementation="eager")
     made.clear()
     with torch.no_grad():
@@ -240,7 +264,8 @@ class Bare(nn.Module):
     def forward(self, states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Attend within the window."""
         query, key, value = (
-            part(states).unflatten(-1, (4, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(states).unflatten(-1, (4, -1)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
         )
         weights = window_scores(query, key).softmax(-1)
         made.append(weights)
@@ -267,7 +292,9 @@ class Noisy(nn.Module):
         return states if self.config._attn_implementation in ("sdpa", "eager") else states.flip(-1)
 
 
-@pytest.mark.parametrize(("name", "config"), [("BertModel", BASE), ("GPT2Model", GPT), ("T5Model", T5)])
+@pytest.mark.parametrize(
+    ("name", "config"), [("BertModel", BASE), ("GPT2Model", GPT), ("T5Model", T5)]
+)
 def test_what_changes_when_it_is_watched_is_read_untouched(name: str, config: Any) -> None:
     """A model that computes something else with our function in it is read with its own."""
     model = build(name, config)
@@ -297,25 +324,38 @@ class Fickle(nn.Module):
         return states * (1 + type(self).runs)
 
 
-@pytest.mark.parametrize(("name", "config"), [("BertModel", BASE), ("GPT2Model", GPT), ("LlamaModel", GROUPED)])
+@pytest.mark.parametrize(
+    ("name", "config"), [("BertModel", BASE), ("GPT2Model", GPT), ("LlamaModel", GROUPED)]
+)
 def test_what_cannot_be_read_is_refused(name: str, config: Any) -> None:
     """A model that says something else each time is refused in a line."""
     model = build(name, config)
     model.set_input_embeddings(nn.Sequential(model.get_input_embeddings(), Fickle()))
-    with pytest.raises(ModelError, match=f"what {name} computes changes by .* when its attention is read"):
+    with pytest.raises(
+        ModelError, match=f"what {name} computes changes by .* when its attention is read"
+    ):
         attnviz.capture(model=model, inputs=IDS)
 
 
 def test_a_change_is_measured() -> None:
     """It is relative, the largest of all outputs, infinite for other shapes, and none where there was no number."""
-    one = {"logits": torch.tensor([3.0, 4.0]), "past_key_values": torch.zeros(1), "states": (torch.ones(4),)}
+    one = {
+        "logits": torch.tensor([3.0, 4.0]),
+        "past_key_values": torch.zeros(1),
+        "states": (torch.ones(4),),
+    }
     assert measure_change(one, one) == 0
     assert measure_change(one, one | {"past_key_values": torch.ones(1)}) == 0
     assert measure_change(one, one | {"logits": torch.tensor([3.0, 4.5])}) == pytest.approx(0.1)
     assert measure_change(one, one | {"states": (torch.zeros(4),)}) == 1
     assert measure_change(one, one | {"states": (torch.zeros(5),)}) == float("inf")
     assert measure_change(one, one | {"logits": torch.tensor([3.0, float("nan")])}) == float("inf")
-    assert measure_change({"logits": torch.tensor([3.0, float("nan")])}, {"logits": torch.tensor([3.0, 1.0])}) == 0
+    assert (
+        measure_change(
+            {"logits": torch.tensor([3.0, float("nan")])}, {"logits": torch.tensor([3.0, 1.0])}
+        )
+        == 0
+    )
 
 
 # Layers that vanish or change number
@@ -330,7 +370,9 @@ def test_layers_that_shorten_the_text_are_shown(blocks: list[int]) -> None:
     expected = collect_softmax(model)
     assert len(expected) == sum(blocks) + 1
     capture = attnviz.capture(model=model, inputs=IDS)
-    layers = {layer: part.weights[i] for part in capture.maps for i, layer in enumerate(part.layers)}
+    layers = {
+        layer: part.weights[i] for part in capture.maps for i, layer in enumerate(part.layers)
+    }
     assert [*layers] == [*range(len(expected))]
     for layer, weights in enumerate(expected):
         torch.testing.assert_close(torch.tensor(layers[layer]), weights, **close(WIDTH))
@@ -356,7 +398,9 @@ def collect_softmax(model: Any) -> list[Tensor]:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_differential_attention_is_one_layer(layers: int, attention: str) -> None:
     """DiffLlama uses the weights of a layer twice, with other values: they are shown once."""
-    model = build("DiffLlamaModel", GROUPED | {"num_hidden_layers": layers}, attn_implementation=attention)
+    model = build(
+        "DiffLlamaModel", GROUPED | {"num_hidden_layers": layers}, attn_implementation=attention
+    )
     capture = require_weights(model, run_eager(model))
     assert capture.maps[0].layers == tuple(range(layers))
 
@@ -368,7 +412,9 @@ class Twice(nn.Module):
         super().__init__()
         self.inner = inner
 
-    def forward(self, hidden_states: Tensor, position_embeddings: Any, attention_mask: Any, **_: Any) -> Any:
+    def forward(
+        self, hidden_states: Tensor, position_embeddings: Any, attention_mask: Any, **_: Any
+    ) -> Any:
         """Attend twice, and mix."""
         inner = self.inner
         query, key, value = (
@@ -376,9 +422,14 @@ class Twice(nn.Module):
             for project in (inner.q_proj, inner.k_proj, inner.v_proj)
         )
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(inner.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            inner.config._attn_implementation, eager_attention_forward
+        )
         values = value, value.flip(-1)
-        first, second = (attend(inner, query, key, part, attention_mask, scaling=inner.scaling)[0] for part in values)
+        first, second = (
+            attend(inner, query, key, part, attention_mask, scaling=inner.scaling)[0]
+            for part in values
+        )
         return inner.o_proj((first - second / 2).flatten(2)), None
 
 
@@ -393,7 +444,9 @@ def test_a_layer_of_the_users_that_uses_its_weights_twice_is_one_layer() -> None
     torch.testing.assert_close(torch.tensor(part.weights[0]), first, **close(WIDTH))
 
 
-def attend_fused_twice(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> Any:
+def attend_fused_twice(
+    _: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any
+) -> Any:
     """Attend with torch's function for two kinds of values."""
     allowed = window_scores(query, key) > -1e8
     made.append(divide_exponentials(window_scores(query, key)))
@@ -419,7 +472,11 @@ def test_canine_shows_the_layers_of_its_shortened_text() -> None:
     sizes = {"downsampling_rate": 2, "local_transformer_stride": 16}
     model = build("CanineModel", BASE | sizes)
     capture = attnviz.capture(model=model, inputs=IDS)
-    assert [(part.layers, len(part.queries)) for part in capture.maps] == [((0,), 12), ((1, 2), 6), ((3,), 12)]
+    assert [(part.layers, len(part.queries)) for part in capture.maps] == [
+        ((0,), 12),
+        ((1, 2), 6),
+        ((3,), 12),
+    ]
     assert "L1 (6 queries, 6 keys)" in capture.notes[0]
 
 
@@ -439,11 +496,34 @@ def test_an_edge_of_a_layer_that_is_used_twice_is_cut_in_both_uses() -> None:
     torch.testing.assert_close(changed, expected, **close(WIDTH))
 
 
-VISION = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "depth": 2, "num_heads": 4}
+VISION = {
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "depth": 2,
+    "num_heads": 4,
+}
 QWEN = {**VISION, "embed_dim": 32, "mlp_ratio": 2, "hidden_size": 32}
-QWEN_2_5 = {**VISION, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32, "fullatt_block_indexes": [1]}
-GLM = {**VISION, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32, "image_size": 16}
-IMAGES = {"image_token_id": 90, "video_token_id": 91, "vision_start_token_id": 92, "vision_end_token_id": 93}
+QWEN_2_5 = {
+    **VISION,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "out_hidden_size": 32,
+    "fullatt_block_indexes": [1],
+}
+GLM = {
+    **VISION,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "out_hidden_size": 32,
+    "image_size": 16,
+}
+IMAGES = {
+    "image_token_id": 90,
+    "video_token_id": 91,
+    "vision_start_token_id": 92,
+    "vision_end_token_id": 93,
+}
 IMAGES |= {"image_start_token_id": 92, "image_end_token_id": 93}
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
 
@@ -458,23 +538,35 @@ ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.
 )
 def test_images_have_maps_of_their_own(name: str, vision: dict[str, Any]) -> None:
     """Two images of one size: the layers of each follow each other, not interleaved, and the notes name them."""
-    model = build(name, {"text_config": GROUPED | {"rope_parameters": ROPE}, "vision_config": vision, **IMAGES})
+    model = build(
+        name,
+        {"text_config": GROUPED | {"rope_parameters": ROPE}, "vision_config": vision, **IMAGES},
+    )
     ids = torch.tensor([[5, 92, 90, 90, 90, 90, 93, 7, 92, 90, 90, 90, 90, 93, 8]])
     pixels = torch.randn(32, 3 * 2 * 16, generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "pixel_values": pixels, "mm_token_type_ids": (ids == 90).long()}
     inputs["image_grid_thw"] = torch.tensor([[1, 4, 4], [1, 4, 4]])
     capture = attnviz.capture(model=model, inputs=inputs)
-    assert [(part.layers, len(part.queries)) for part in capture.maps] == [((0, 1), 16), ((2, 3), 16), ((4, 5), 15)]
+    assert [(part.layers, len(part.queries)) for part in capture.maps] == [
+        ((0, 1), 16),
+        ((2, 3), 16),
+        ((4, 5), 15),
+    ]
     tower = "model.visual.blocks"
     text = "model.language_model.layers"
     assert capture.notes == (
         f"layers: 0-1 {tower} (part 1 of 2 of its input), 2-3 {tower} (part 2 of 2 of its input), 4-5 {text}",
     )
-    one = inputs | {"input_ids": torch.cat([ids[:, :8], ids[:, 14:]], 1), "pixel_values": pixels[:16]}
+    one = inputs | {
+        "input_ids": torch.cat([ids[:, :8], ids[:, 14:]], 1),
+        "pixel_values": pixels[:16],
+    }
     one |= {"image_grid_thw": torch.tensor([[1, 4, 4]])}
     one["mm_token_type_ids"] = (one["input_ids"] == 90).long()
     alone = attnviz.capture(model=model, inputs=one).maps[0]
-    torch.testing.assert_close(torch.tensor(capture.maps[0].weights), torch.tensor(alone.weights), **close(WIDTH))
+    torch.testing.assert_close(
+        torch.tensor(capture.maps[0].weights), torch.tensor(alone.weights), **close(WIDTH)
+    )
 
 
 # What the fidelity is measured against
@@ -486,7 +578,9 @@ class Half(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """(1, time, 32) to the same."""
         heads = states.unflatten(-1, (4, 8)).transpose(1, 2)
-        return functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
+        return (
+            functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
+        )
 
 
 class Softmax(nn.Module):
@@ -497,7 +591,9 @@ class Softmax(nn.Module):
         return (states @ states.mT / 6).softmax(-1) @ states
 
 
-@pytest.mark.parametrize("net", [Half(), Softmax(), nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)])
+@pytest.mark.parametrize(
+    "net", [Half(), Softmax(), nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_is_no_alarm(net: nn.Module, dtype: torch.dtype) -> None:
     """A module in a half type differs by its own rounding, which is no reason to warn."""
@@ -506,7 +602,9 @@ def test_rounding_is_no_alarm(net: nn.Module, dtype: torch.dtype) -> None:
     assert not [line for line in capture.notes if "do not rely" in line]
 
 
-@pytest.mark.parametrize("net", [Half(), Softmax(), nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)])
+@pytest.mark.parametrize(
+    "net", [Half(), Softmax(), nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)]
+)
 def test_autocast_is_no_alarm(net: nn.Module) -> None:
     """Nor is one that torch runs in a half type by itself."""
     states = torch.randn(1, 200, 32, generator=torch.Generator().manual_seed(0))
@@ -528,13 +626,27 @@ def test_the_reference_is_told(call: Any, minilm: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["inspect", "The cat sat"], "the maps of this capture are not of the same tokens: choose some with --layers"),
-        (["heads"], "the maps of this capture are not of the same tokens: heads are scored where all layers read"),
-        (["attribute", "The cat sat"], "attribute is for models whose layers all read the whole text"),
-        (["show", "The cat sat", "--knock-out", "sat->cat"], "edges are cut, only where all layers read its tokens"),
+        (
+            ["inspect", "The cat sat"],
+            "the maps of this capture are not of the same tokens: choose some with --layers",
+        ),
+        (
+            ["heads"],
+            "the maps of this capture are not of the same tokens: heads are scored where all layers read",
+        ),
+        (
+            ["attribute", "The cat sat"],
+            "attribute is for models whose layers all read the whole text",
+        ),
+        (
+            ["show", "The cat sat", "--knock-out", "sat->cat"],
+            "edges are cut, only where all layers read its tokens",
+        ),
     ],
 )
-def test_questions_to_a_model_that_shortens_its_text(words: list[str], line: str, call: Any, funnel: Path) -> None:
+def test_questions_to_a_model_that_shortens_its_text(
+    words: list[str], line: str, call: Any, funnel: Path
+) -> None:
     """What needs the same tokens in all layers says so in a line."""
     asked = call(*words, "-m", funnel)
     assert asked.returncode == 4
@@ -543,7 +655,9 @@ def test_questions_to_a_model_that_shortens_its_text(words: list[str], line: str
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("words", [["show"], ["show", "--view", "grid"], ["show", "-l", "1"], ["inspect", "-l", "2"]])
+@pytest.mark.parametrize(
+    "words", [["show"], ["show", "--view", "grid"], ["show", "-l", "1"], ["inspect", "-l", "2"]]
+)
 def test_a_model_that_shortens_its_text_is_drawn(words: list[str], call: Any, funnel: Path) -> None:
     """A layer of another length is drawn, with numbers for its tokens."""
     drawn = call(*words, "The cat sat on the mat", "-m", funnel)
@@ -557,5 +671,7 @@ def funnel(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
     folder = tmp_path_factory.mktemp("funnel")
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     tokenizer.save_pretrained(folder)
-    build("FunnelModel", FUNNEL | {"vocab_size": len(tokenizer), "block_sizes": [1, 2]}).save_pretrained(folder)
+    build(
+        "FunnelModel", FUNNEL | {"vocab_size": len(tokenizer), "block_sizes": [1, 2]}
+    ).save_pretrained(folder)
     return folder

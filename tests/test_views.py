@@ -25,7 +25,10 @@ FULL, LINEAR = Look(whole=True), Look(linear=True)
 
 def tokens(words: str, special: str = "<bos> [CLS] [SEP]") -> tuple[Token, ...]:
     """Words as tokens, some of them special."""
-    return tuple(Token(word, i, 3 * i, 3 * i + 2, word in special.split()) for i, word in enumerate(words.split()))
+    return tuple(
+        Token(word, i, 3 * i, 3 * i + 2, word in special.split())
+        for i, word in enumerate(words.split())
+    )
 
 
 def words(count: int) -> str:
@@ -33,14 +36,22 @@ def words(count: int) -> str:
 
 
 def made(
-    weights: Weights, keys: tuple[Token, ...], visible: Visible | bool = True, kind: Kind = "self", **other: object
+    weights: Weights,
+    keys: tuple[Token, ...],
+    visible: Visible | bool = True,
+    kind: Kind = "self",
+    **other: object,
 ) -> Capture:
     """A capture of one map of weights (query, key), with statistics as a model gives them."""
     full = np.asarray(weights, np.float32)[None, None]
     queries = keys if kind != "cross" else tokens(words(full.shape[2]), "")
     seen = np.broadcast_to(visible, full.shape)
     found = describe(full, seen, square=kind != "cross")
-    return Capture("toy", "", (AttentionMap(kind, (0,), (0,), queries, keys, full, seen, statistics=found, **other),))
+    return Capture(
+        "toy",
+        "",
+        (AttentionMap(kind, (0,), (0,), queries, keys, full, seen, statistics=found, **other),),
+    )
 
 
 def sunk(count: int, share: float, at: int = 0) -> Weights:
@@ -57,11 +68,15 @@ def bare(capture: Capture) -> Capture:
 
 def row_of(capture: Capture, query: int) -> Capture:
     """One query of each map, as --token has it."""
-    return replace(capture, maps=tuple(part.window([query], range(len(part.keys))) for part in capture.maps))
+    return replace(
+        capture, maps=tuple(part.window([query], range(len(part.keys))) for part in capture.maps)
+    )
 
 
 def column_of(capture: Capture, key: int) -> Capture:
-    return replace(capture, maps=tuple(part.window(range(len(part.queries)), [key]) for part in capture.maps))
+    return replace(
+        capture, maps=tuple(part.window(range(len(part.queries)), [key]) for part in capture.maps)
+    )
 
 
 # Sinks
@@ -96,7 +111,10 @@ def test_the_whole_range_is_there_on_request() -> None:
     assert not drawn.scale.has_beyond
     assert drawn.caption == ("60% of the weight is on the sink <bos>",)
     assert heatmaps(capture, LINEAR)[0].scale.top == np.float32(0.05)
-    assert (drawn.scale.name, heatmaps(capture, LINEAR)[0].scale.name) == ("√ scale", "linear scale")
+    assert (drawn.scale.name, heatmaps(capture, LINEAR)[0].scale.name) == (
+        "√ scale",
+        "linear scale",
+    )
 
 
 @pytest.mark.parametrize("share", [0.31, 0.49, 0.51])
@@ -118,7 +136,10 @@ def test_several_sinks_are_all_named() -> None:
     weights[:, [0, 7]] = 0.31, 0.39
     drawn = heatmaps(made(weights, tokens("[CLS] a b c d e f [SEP]")))[0]
     assert drawn.scale.top == np.float32(0.05)
-    assert drawn.caption[0] == "31% of the weight is on the sink [CLS], 39% on [SEP]: beyond the colours"
+    assert (
+        drawn.caption[0]
+        == "31% of the weight is on the sink [CLS], 39% on [SEP]: beyond the colours"
+    )
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -152,8 +173,13 @@ def test_one_query_may_look_at_what_it_is_about() -> None:
     assert not strips(row_of(capture, 2))[0].scale.has_beyond
     assert not rows(row_of(capture, 2))[0].scale.has_beyond
     parked = made(sunk(8, 0.9, 4), tokens("w0 w1 w2 w3 [SEP] w5 w6 w7"))
-    assert strips(row_of(parked, 2))[0].caption[1] == "90% of the weight is on the sink [SEP]: beyond the colours"
-    assert rows(row_of(parked, 2))[0].caption == ("90% of the weight is on the sink [SEP]: beyond the colours",)
+    assert (
+        strips(row_of(parked, 2))[0].caption[1]
+        == "90% of the weight is on the sink [SEP]: beyond the colours"
+    )
+    assert rows(row_of(parked, 2))[0].caption == (
+        "90% of the weight is on the sink [SEP]: beyond the colours",
+    )
 
 
 def test_a_query_without_a_choice_says_nothing_of_sinks() -> None:
@@ -161,7 +187,11 @@ def test_a_query_without_a_choice_says_nothing_of_sinks() -> None:
     visible = np.tri(8, dtype=bool)
     capture = made(np.eye(8), tokens("<bos> " + words(7)), visible)
     assert heatmaps(capture)[0].caption == ("0% of the weight is on the sink <bos>",)
-    for drawn in (strips(row_of(capture, 0))[0], rows(row_of(capture, 0))[0], heatmaps(row_of(capture, 0))[0]):
+    for drawn in (
+        strips(row_of(capture, 0))[0],
+        rows(row_of(capture, 0))[0],
+        heatmaps(row_of(capture, 0))[0],
+    ):
         assert not drawn.scale.has_beyond
         assert not any("sink" in line for line in drawn.caption)
 
@@ -176,11 +206,15 @@ def captures(draw: st.DrawFn) -> Capture:
     weights = random.random((n, m)) ** draw(st.sampled_from([1, 8, 60]))
     weights[:, random.integers(m)] += draw(st.sampled_from([0, 5, 1e6]))
     visible = random.random((n, m)) < draw(st.sampled_from([0.2, 0.8, 1.1]))
-    weights = np.where(visible & (random.random((n, m)) < draw(st.sampled_from([0.5, 1.1]))), weights, 0)
+    weights = np.where(
+        visible & (random.random((n, m)) < draw(st.sampled_from([0.5, 1.1]))), weights, 0
+    )
     foreign = draw(st.booleans())
     if not foreign:
         weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
-    keys = tuple(Token(f"k{i}", i, i, i, special) for i, special in enumerate(random.random(m) < 0.3))
+    keys = tuple(
+        Token(f"k{i}", i, i, i, special) for i, special in enumerate(random.random(m) < 0.3)
+    )
     capture = made(weights, keys, visible, kind, **({"method": GIVEN} if foreign else {}))
     return capture if draw(st.booleans()) else bare(capture)
 
@@ -199,16 +233,27 @@ def test_scales_of_anything(capture: Capture, whole: bool) -> None:
         assert (scale.top > 0) == weights.any()
         assert (steps[visible] <= (STEPS if scale.has_beyond else STEPS - 1)).all()
         beyond = (weights > scale.top).any(0)
-        assert beyond.any() == scale.has_beyond == any("beyond the colours" in line for line in drawn.caption)
+        assert (
+            beyond.any()
+            == scale.has_beyond
+            == any("beyond the colours" in line for line in drawn.caption)
+        )
         assert not (whole and scale.has_beyond)
         left = weights[:, ~beyond]
-        assert not scale.has_beyond or left.max() == scale.top or (weights[:, beyond] == scale.top).any()
+        assert (
+            not scale.has_beyond
+            or left.max() == scale.top
+            or (weights[:, beyond] == scale.top).any()
+        )
     choosing = weights[visible.sum(-1) > 1].sum(0, dtype=np.float64)
     shares = choosing / (choosing.sum() or 1)
     drawn = heatmaps(capture, Look(whole=whole))[0]
     assert (shares[(weights > drawn.scale.top).any(0)] >= 0.3 - 1e-6).all()
     for key in np.flatnonzero((weights > drawn.scale.top).any(0)):
-        assert any(abs(shares[key] - said / 100) < 0.0051 for said in percentages(drawn.caption[0], f"k{key}"))
+        assert any(
+            abs(shares[key] - said / 100) < 0.0051
+            for said in percentages(drawn.caption[0], f"k{key}")
+        )
 
 
 def percentages(line: str, token: str) -> list[int]:
@@ -222,9 +267,14 @@ def test_shares_are_of_the_weight_that_there_is() -> None:
     weights = 20 * sunk(9, 0.6)
     weights[3] = 0
     capture = made(weights, tokens("<bos> " + words(8)), method=GIVEN)
-    assert heatmaps(capture)[0].caption == ("60% of the weight is on the sink <bos>: beyond the colours",)
+    assert heatmaps(capture)[0].caption == (
+        "60% of the weight is on the sink <bos>: beyond the colours",
+    )
     assert heatmaps(capture, FULL)[0].caption == ("60% of the weight is on the sink <bos>",)
-    assert grids(capture)[0].caption[0] == "60% of the weight is on the sink <bos>, over all heads shown"
+    assert (
+        grids(capture)[0].caption[0]
+        == "60% of the weight is on the sink <bos>, over all heads shown"
+    )
     nothing = made(np.zeros((4, 4)), tokens(words(4)), method=GIVEN)
     assert (heatmaps(nothing)[0].scale, heatmaps(nothing)[0].caption) == (Scale(0, 0), ())
     assert (heatmaps(nothing)[0].scale.steps(heatmaps(nothing)[0].panel, STEPS) == 0).all()
@@ -235,9 +285,15 @@ def test_texts_of_one_token_and_of_special_tokens_alone() -> None:
     one = made(np.ones((1, 1)), tokens("[CLS]"))
     alone = made(sunk(3, 0.8), tokens("[CLS] [SEP] [SEP]"))
     assert heatmaps(one)[0].caption == ()
-    assert heatmaps(alone)[0].caption == ("80% of the weight is on the sink [CLS]: beyond the colours",)
+    assert heatmaps(alone)[0].caption == (
+        "80% of the weight is on the sink [CLS]: beyond the colours",
+    )
     for capture in (one, alone):
-        for drawn in (*grids(capture), *rows(row_of(capture, 0)), *strips(column_of(capture, 0), incoming=True)):
+        for drawn in (
+            *grids(capture),
+            *rows(row_of(capture, 0)),
+            *strips(column_of(capture, 0), incoming=True),
+        ):
             assert drawn.scale.largest == capture.maps[0].weights.max()
         with pytest.raises(ValueError, match="only special tokens"):
             without_special(capture.maps[0], "drop")
@@ -283,10 +339,16 @@ def test_sinks_of_tiles_are_those_of_the_tokens(at: int) -> None:
     shown = heatmaps(replace(capture, maps=(part,)))[0]
     assert (part.weights, part.tiles.width, shown.panel.values.shape) == (None, 5, (61, 61))
     assert shown.caption == drawn.caption
-    assert shown.scale.has_beyond == (at == 0)  # a sink in the middle leaves the queries before it their diagonal
+    assert shown.scale.has_beyond == (
+        at == 0
+    )  # a sink in the middle leaves the queries before it their diagonal
     others = np.delete(part.tiles.max[0, 0], at // 5, axis=1)
     assert (shown.scale.top, shown.scale.largest) == (others.max(), drawn.scale.largest)
-    assert (shown.columns.step, shown.rows.cells, shown.columns.tile(60)) == (5, 61, range(300, 301))
+    assert (shown.columns.step, shown.rows.cells, shown.columns.tile(60)) == (
+        5,
+        61,
+        range(300, 301),
+    )
     assert grids(replace(capture, maps=(part,)))[0].tokens == 301
 
 
@@ -297,7 +359,13 @@ def test_tiles_are_maxima_of_what_is_visible(n: int, m: int, most: int, spread: 
     visible = np.tri(n, m, dtype=bool) if spread else random.random((2, 3, n, m)) < 0.5
     weights = np.where(visible, random.random((2, 3, n, m), np.float32) / m, 0)
     part = AttentionMap(
-        "cross", (0, 1), (0, 1, 2), tokens(words(n), ""), tokens(words(m), ""), weights, np.asarray(visible)
+        "cross",
+        (0, 1),
+        (0, 1, 2),
+        tokens(words(n), ""),
+        tokens(words(m), ""),
+        weights,
+        np.asarray(visible),
     )
     found = tiled(part, most)
     if max(n, m) <= most:
@@ -306,9 +374,17 @@ def test_tiles_are_maxima_of_what_is_visible(n: int, m: int, most: int, spread: 
     height, width = found.tiles.height, found.tiles.width
     assert max(found.tiles.max.shape[2:]) <= most
     for row, column in np.ndindex(found.tiles.max.shape[2:]):
-        cells = ..., slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
-        np.testing.assert_array_equal(found.tiles.max[:, :, row, column], part.weights[cells].max((-1, -2)))
-        np.testing.assert_array_equal(found.visible[:, :, row, column], part.visible[cells].any((-1, -2)))
+        cells = (
+            ...,
+            slice(row * height, (row + 1) * height),
+            slice(column * width, (column + 1) * width),
+        )
+        np.testing.assert_array_equal(
+            found.tiles.max[:, :, row, column], part.weights[cells].max((-1, -2))
+        )
+        np.testing.assert_array_equal(
+            found.visible[:, :, row, column], part.visible[cells].any((-1, -2))
+        )
     np.testing.assert_array_equal(
         found.statistics.received, describe(part.weights, part.visible, square=False).received
     )
@@ -318,9 +394,13 @@ def test_tiles_of_any_width_leave_out_the_right_columns() -> None:
     """A file may hold tiles four keys wide of nine: the sink, key 3, is in the first column, not in the second."""
     capture = made(sunk(9, 0.6, 3), tokens("a b c [SEP] e f g h i"))
     part = capture.maps[0]
-    peaks = np.array([[part.weights[0, 0, i : i + 4, j : j + 4].max() for j in (0, 4, 8)] for i in (0, 4, 8)])
+    peaks = np.array(
+        [[part.weights[0, 0, i : i + 4, j : j + 4].max() for j in (0, 4, 8)] for i in (0, 4, 8)]
+    )
     tiles = Tiles(peaks[None, None], peaks[None, None], 4, 4)
-    drawn = heatmaps(replace(capture, maps=(replace(part, weights=None, visible=np.array(True), tiles=tiles),)))[0]
+    drawn = heatmaps(
+        replace(capture, maps=(replace(part, weights=None, visible=np.array(True), tiles=tiles),))
+    )[0]
     assert (drawn.scale.top, drawn.scale.largest) == (np.float32(0.05), np.float32(0.6))
     assert drawn.scale.steps(drawn.panel, STEPS)[0].tolist() == [STEPS, STEPS - 1, STEPS - 1]
 
@@ -331,7 +411,9 @@ def test_a_mean_of_tiles_says_what_it_is() -> None:
     part = replace(tiled(capture.maps[0], 10)).reduced("mean")
     line = "a cell is the mean over the heads of the largest weight that each has in it"
     assert line in heatmaps(replace(capture, maps=(part,)))[0].caption
-    assert line not in heatmaps(replace(capture, maps=(capture.maps[0].reduced("mean"),)))[0].caption
+    assert (
+        line not in heatmaps(replace(capture, maps=(capture.maps[0].reduced("mean"),)))[0].caption
+    )
 
 
 def test_a_page_of_a_long_text_is_in_tiles() -> None:
@@ -339,7 +421,11 @@ def test_a_page_of_a_long_text_is_in_tiles() -> None:
     capture = long(130, 0.9, 0)
     for most, cells in ((64, 44), (512, 130)):
         section = page(capture, most=most).sections[0]
-        assert section.heatmaps[0][0].panel.values.shape == section.grid.panels[0][0].values.shape == (cells, cells)
+        assert (
+            section.heatmaps[0][0].panel.values.shape
+            == section.grid.panels[0][0].values.shape
+            == (cells, cells)
+        )
         assert "on the sink w0" in section.heatmaps[0][0].caption[0]
 
 
@@ -350,13 +436,17 @@ def test_windows_keep_the_places_of_the_whole_text() -> None:
     """Numbers beside rows and columns count from the whole text's beginning; so does the first token, to be a sink."""
     capture = made(sunk(12, 0.45), tokens(words(12)))
     part = capture.maps[0]
-    window = replace(capture, maps=(part.window(range(6, 9), range(2, 12)).window([0, 2], range(3, 8)),))
+    window = replace(
+        capture, maps=(part.window(range(6, 9), range(2, 12)).window([0, 2], range(3, 8)),)
+    )
     drawn = heatmaps(window)[0]
     assert (drawn.rows.numbers, drawn.columns.numbers) == ((6, 8), (5, 6, 7, 8, 9))
     assert (drawn.rows.labels, drawn.columns.labels[0]) == (("w6", "w8"), "w5")
     np.testing.assert_array_equal(drawn.panel.values, part.weights[0, 0, [6, 8], 5:10])
     later = made(sunk(10, 0.45), tokens(words(10)))
-    shifted = replace(later.maps[0], key_places=tuple(range(5, 15)), query_places=tuple(range(5, 15)))
+    shifted = replace(
+        later.maps[0], key_places=tuple(range(5, 15)), query_places=tuple(range(5, 15))
+    )
     assert heatmaps(later)[0].scale.has_beyond
     assert not heatmaps(replace(later, maps=(shifted,)))[0].scale.has_beyond
     assert heatmaps(replace(later, maps=(shifted,)))[0].caption == ()
@@ -405,7 +495,9 @@ def test_between_two_texts_no_token_is_chosen() -> None:
 def test_one_query_in_every_head(capture: Capture) -> None:
     """A row a head, named, in order; a reduction has a row a layer."""
     drawn = rows(row_of(capture, 3))[0]
-    np.testing.assert_array_equal(drawn.panel.values, capture.maps[0].weights[:, :, 3].reshape(4, 4))
+    np.testing.assert_array_equal(
+        drawn.panel.values, capture.maps[0].weights[:, :, 3].reshape(4, 4)
+    )
     assert drawn.rows.labels == ("L0H0", "L0H1", "L1H0", "L1H1")
     assert drawn.title == "toy · token 3 sat · in 4 heads"
     merged = replace(capture, maps=(capture.maps[0].reduced("mean"),))
@@ -422,7 +514,10 @@ def test_maps_of_one_kind_may_differ_in_size() -> None:
     assert [row[0].values.shape for row in grid.panels] == [(8, 8), (4, 4)]
     assert (grid.tokens, grid.title) == (8, "toy · 2 heads · up to 8 tokens")
     assert [drawn.panel.values.shape for drawn in rows(row_of(both, 2))] == [(1, 8), (1, 4)]
-    assert [row[0].panel.values.shape for row in page(both).sections[0].heatmaps] == [(8, 8), (4, 4)]
+    assert [row[0].panel.values.shape for row in page(both).sections[0].heatmaps] == [
+        (8, 8),
+        (4, 4),
+    ]
     assert [drawn.caption[0][:3] for drawn in heatmaps(both)] == ["50%", "50%"]
 
 
@@ -444,7 +539,12 @@ def test_hostile_texts_stand_in_titles_and_captions_as_text() -> None:
         *strips(column_of(capture, 1), incoming=True),
     )
     said = [text for picture in drawn for text in (picture.title, *picture.caption)]
-    said += [*page(capture).caption, page(capture).title, *grids(capture)[0].columns, *drawn[2].rows.labels]
+    said += [
+        *page(capture).caption,
+        page(capture).title,
+        *grids(capture)[0].columns,
+        *drawn[2].rows.labels,
+    ]
     assert said
     for text in said:
         assert not any(char in text for char in "\x1b\u202e\n")
@@ -458,12 +558,16 @@ def test_hostile_texts_stand_in_titles_and_captions_as_text() -> None:
 def test_dropping_special_tokens_by_hand() -> None:
     """Their rows and columns go; renormalised rows sum to 1 unless nothing is left of them; the share is told."""
     keys = tokens("[CLS] a b [SEP]")
-    weights = np.array([[1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0, 0, 0.5], [0, 0, 0, 1]], np.float32)
+    weights = np.array(
+        [[1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0, 0, 0.5], [0, 0, 0, 1]], np.float32
+    )
     part = made(weights, keys).maps[0]
     rest = without_special(part, "drop")
     np.testing.assert_array_equal(rest.part.weights[0, 0], [[0.25, 0.25], [0, 0]])
     assert (rest.share, rest.names, rest.part.key_places) == (0.75, ("[CLS]", "[SEP]"), (1, 2))
-    np.testing.assert_array_equal(without_special(part, "renormalise").part.weights[0, 0], [[0.5, 0.5], [0, 0]])
+    np.testing.assert_array_equal(
+        without_special(part, "renormalise").part.weights[0, 0], [[0.5, 0.5], [0, 0]]
+    )
     assert rest.part.statistics is None
 
 
@@ -484,11 +588,15 @@ def test_what_special_tokens_had(seed: int, count: int, renormalise: bool) -> No
     rest = without_special(part, "renormalise" if renormalise else "drop")
     left = part.weights[:, :, ~special][..., ~special]
     before = part.weights[:, :, ~special].sum(dtype=np.float64)
-    assert rest.share == pytest.approx(1 - left.sum(dtype=np.float64) / before if before else 0, abs=1e-12)
+    assert rest.share == pytest.approx(
+        1 - left.sum(dtype=np.float64) / before if before else 0, abs=1e-12
+    )
     assert rest.share >= 0
     assert rest.part.key_places == tuple(np.flatnonzero(~special))
     sums = left.sum(-1, keepdims=True)
-    expected = np.divide(left, sums, out=np.zeros_like(left), where=sums > 0) if renormalise else left
+    expected = (
+        np.divide(left, sums, out=np.zeros_like(left), where=sums > 0) if renormalise else left
+    )
     np.testing.assert_array_equal(rest.part.weights, expected)
     np.testing.assert_array_equal(rest.part.visible, part.visible[:, :, ~special][..., ~special])
 
@@ -498,12 +606,24 @@ def test_what_special_tokens_had(seed: int, count: int, renormalise: bool) -> No
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [("3", 3), ("-1", 6), ("<bos>", 0), ("cat", 2), ("CAT", 2), (" cat ", 2), ("⏎", 6), ("12345678901", 5), ("The", 1)],
+    [
+        ("3", 3),
+        ("-1", 6),
+        ("<bos>", 0),
+        ("cat", 2),
+        ("CAT", 2),
+        (" cat ", 2),
+        ("⏎", 6),
+        ("12345678901", 5),
+        ("The", 1),
+    ],
 )
 def test_a_token_is_found_by_number_or_name(name: str, place: int) -> None:
     """As it is written, else in any case, else as its label; a number too long for a place is a word."""
     text = tokens("<bos> The cat the sat 12345678901")
-    assert parse_token(name).resolve((*text, Token("\n", 7, 9, 9, False))) == slice(place, place + 1)
+    assert parse_token(name).resolve((*text, Token("\n", 7, 9, 9, False))) == slice(
+        place, place + 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -539,7 +659,9 @@ def test_places_survive_a_file(capture: Capture, tmp_path: Path, suffix: str) ->
     assert heatmaps(attnviz.load(tmp_path / f"x{suffix}"))[0].rows.numbers == (1, 3)
 
 
-@pytest.mark.parametrize("places", ["[3, 1]", "[1]", "[1, 1]", "[-1, 3]", "[1.5, 3]", '["1", "3"]', "[true, 3]", "7"])
+@pytest.mark.parametrize(
+    "places", ["[3, 1]", "[1]", "[1, 1]", "[-1, 3]", "[1.5, 3]", '["1", "3"]', "[true, 3]", "7"]
+)
 def test_places_that_cannot_be(capture: Capture, tmp_path: Path, places: str) -> None:
     """Falling, too few, twice, below 0, no whole numbers: one line."""
     part = capture.maps[0].window([1, 3], range(1, 4))

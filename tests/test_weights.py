@@ -49,10 +49,19 @@ TEXT = "the cat sat on the mat"
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT that tells two classes apart."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
     labels = {0: "dull", 1: "bright"}
-    config = BertConfig(vocab_size=VOCABULARY, initializer_range=0.5, id2label=labels, label2id={"dull": 0}, **sizes)
-    return save(BertForSequenceClassification(config), tmp_path_factory.mktemp("classes"), plain_tokenizer)
+    config = BertConfig(
+        vocab_size=VOCABULARY, initializer_range=0.5, id2label=labels, label2id={"dull": 0}, **sizes
+    )
+    return save(
+        BertForSequenceClassification(config), tmp_path_factory.mktemp("classes"), plain_tokenizer
+    )
 
 
 def document(done: CompletedProcess[str]) -> dict[str, Any]:
@@ -82,7 +91,9 @@ def positive(weights: np.ndarray) -> np.ndarray:
 
 def test_without_gradients_relevance_is_of_oneself() -> None:
     """R stays the identity."""
-    np.testing.assert_array_equal(chefer(np.zeros((3, 2, 4, 4))), np.broadcast_to(np.eye(4), (3, 4, 4)))
+    np.testing.assert_array_equal(
+        chefer(np.zeros((3, 2, 4, 4))), np.broadcast_to(np.eye(4), (3, 4, 4))
+    )
 
 
 def test_relevance_of_equal_gradients_has_a_closed_form() -> None:
@@ -90,7 +101,9 @@ def test_relevance_of_equal_gradients_has_a_closed_form() -> None:
     n, c = 5, 0.3
     found = chefer(np.full((4, 2, n, n), c))
     for layer in range(4):
-        np.testing.assert_allclose(found[layer], np.eye(n) + ((1 + n * c) ** (layer + 1) - 1) / n, rtol=1e-5)
+        np.testing.assert_allclose(
+            found[layer], np.eye(n) + ((1 + n * c) ** (layer + 1) - 1) / n, rtol=1e-5
+        )
 
 
 def test_a_later_layer_of_relevance_stands_on_the_left() -> None:
@@ -138,7 +151,9 @@ def test_python_and_the_models_agree() -> None:
 
 def test_scores_softmaxed_are_the_weights() -> None:
     """Which is why the numbers of heads are refused for scores."""
-    scores, weights = (attnviz.capture(TEXT, method=method).maps[0] for method in ("scores", "attention"))
+    scores, weights = (
+        attnviz.capture(TEXT, method=method).maps[0] for method in ("scores", "attention")
+    )
     shown = np.where(scores.visible, scores.weights.astype(np.float64), -np.inf)
     shares = np.exp(shown - shown.max(-1, keepdims=True))
     np.testing.assert_allclose(shares / shares.sum(-1, keepdims=True), weights.weights, atol=1e-6)
@@ -150,7 +165,10 @@ def test_a_named_target_changes_the_gradient(classifier: Path) -> None:
         name: attnviz.capture(TEXT, str(classifier), method="gradient", target_token=name)
         for name in (None, "dull", "bright")
     }
-    equal = [np.array_equal(found[None].maps[0].weights, found[name].maps[0].weights) for name in ("dull", "bright")]
+    equal = [
+        np.array_equal(found[None].maps[0].weights, found[name].maps[0].weights)
+        for name in ("dull", "bright")
+    ]
     assert sorted(equal) == [False, True]
     assert "logit of the class, 'bright'" in found["bright"].notes[0]
 
@@ -166,7 +184,12 @@ def test_a_saved_capture_keeps_its_method(method: str, tmp_path: Path) -> None:
         (back,) = read.maps
         np.testing.assert_array_equal(back.weights, part.weights)
         np.testing.assert_array_equal(back.visible, part.visible)
-        assert (back.method, back.layers, back.heads, back.kind) == (method, (1, 2), part.heads, "self")
+        assert (back.method, back.layers, back.heads, back.kind) == (
+            method,
+            (1, 2),
+            part.heads,
+            "self",
+        )
         assert sum(SAYS[method] in note for note in read.notes) == 1
 
 
@@ -177,7 +200,12 @@ def test_attention_in_npz_is_attention(tmp_path: Path) -> None:
     (back,) = attnviz.load(tmp_path / "it.npz").maps
     assert (back.method, back.statistics is not None) == ("attention", True)
     arrays = dict(np.load(tmp_path / "it.npz"))
-    lies = {"kind": np.array("other"), "queries": np.array(3.0), "layers": np.array([0.5]), "method": np.array("norm")}
+    lies = {
+        "kind": np.array("other"),
+        "queries": np.array(3.0),
+        "layers": np.array([0.5]),
+        "method": np.array("norm"),
+    }
     for name, lie in {**lies, "weights": -arrays["weights"]}.items():
         np.savez(tmp_path / "lie.npz", **{**arrays, name: lie})
         if name == "method":
@@ -197,19 +225,37 @@ def test_every_command_shows_every_method(method: str, call: Call, tmp_path: Pat
     shown = document(call("show", TEXT, "--weights", method, "--json"))
     assert {part["method"] for part in shown["maps"]} == {method}
     assert [note for note in shown["notes"] if SAYS[method] in note]
-    assert SAYS[method] in " ".join(call("show", TEXT, "--weights", method, "--width", "200").stdout.split())
+    assert SAYS[method] in " ".join(
+        call("show", TEXT, "--weights", method, "--width", "200").stdout.split()
+    )
     question = ["--token", "cat"] if method == "scores" else []
     asked = document(call("inspect", TEXT, "--weights", method, *question, "--json"))
     assert asked["method"] == method
     assert [note for note in asked["notes"] if SAYS[method] in note]
     if method != "scores":
-        compared = document(call("compare", TEXT, "--with", "the cat ran", "--weights", method, "--json"))
+        compared = document(
+            call("compare", TEXT, "--with", "the cat ran", "--weights", method, "--json")
+        )
         assert (compared["a"]["method"], compared["b"]["method"]) == (method, method)
-        assert "sinks included" in call("compare", TEXT, "--with", "the cat ran", "--weights", method).stdout
+        assert (
+            "sinks included"
+            in call("compare", TEXT, "--with", "the cat ran", "--weights", method).stdout
+        )
     assert call("capture", TEXT, "--weights", method, "-o", "it.attn").returncode == 0
     again = document(call("show", "--from", "it.attn", "-l", "-1", "--json"))
     assert again["maps"][0]["method"] == method
-    done = call("export", TEXT, "--weights", method, "-l", "-1", "--formats", "html,json,csv,md", "-o", "report")
+    done = call(
+        "export",
+        TEXT,
+        "--weights",
+        method,
+        "-l",
+        "-1",
+        "--formats",
+        "html,json,csv,md",
+        "-o",
+        "report",
+    )
     assert done.returncode == 0, done.stderr
     assert f"--weights {method}" in (tmp_path / "report" / "index.md").read_text()
     lines = csv.DictReader(StringIO((tmp_path / "report" / "attention.csv").read_text()))
@@ -217,41 +263,56 @@ def test_every_command_shows_every_method(method: str, call: Call, tmp_path: Pat
     assert "attention weights" not in (tmp_path / "report" / "attention.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "method"), [("gpt2", method) for method in OTHERS] + [("bert", "gradient")])
-def test_models_of_the_library_have_them_too(name: str, method: str, call: Call, tiny: Tiny, classifier: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "method"), [("gpt2", method) for method in OTHERS] + [("bert", "gradient")]
+)
+def test_models_of_the_library_have_them_too(
+    name: str, method: str, call: Call, tiny: Tiny, classifier: Path
+) -> None:
     """A causal model and a classifier: numbers of the kind that was asked for, 0 where masked."""
     folder = classifier if name == "bert" else tiny(name)
-    (part,) = document(call("show", TEXT, "-m", folder, "--weights", method, "-l", "all", "-H", "all", "--json"))[
-        "maps"
-    ]
+    (part,) = document(
+        call("show", TEXT, "-m", folder, "--weights", method, "-l", "all", "-H", "all", "--json")
+    )["maps"]
     values = np.array(part["weights"], dtype=float)  # null becomes NaN
     assert np.isnan(values).any() == (name == "gpt2")
     assert (np.nanmin(values) < 0) == (method == "scores")
     assert (
-        document(call("inspect", TEXT, "-m", folder, "--weights", method, "--token", "0", "--json"))["method"] == method
+        document(
+            call("inspect", TEXT, "-m", folder, "--weights", method, "--token", "0", "--json")
+        )["method"]
+        == method
     )
 
 
 def test_norms_are_added_before_they_are_measured(call: Call, minilm: Path) -> None:
     """Show without -H shows the norm of the sum, which is at most the sum of the norms; --reduce mean the mean."""
     run = ["show", TEXT, "-m", minilm, "--weights", "norm", "--json"]
-    summed, mean, each = (document(call(*run, *more))["maps"][0] for more in ([], ["--reduce", "mean"], ["-H", "all"]))
+    summed, mean, each = (
+        document(call(*run, *more))["maps"][0] for more in ([], ["--reduce", "mean"], ["-H", "all"])
+    )
     assert (summed["heads"], mean["heads"]) == (["sum"], ["mean"])
     norms = np.array(each["weights"])
     np.testing.assert_allclose(np.array(mean["weights"]), norms.mean(1, keepdims=True), rtol=1e-5)
     assert (np.array(summed["weights"]) <= norms.sum(1, keepdims=True) * (1 + 1e-5)).all()
-    told = call("show", TEXT, "-m", minilm, "--weights", "norm", "-H", "0,3", "--reduce", "sum").stdout
+    told = call(
+        "show", TEXT, "-m", minilm, "--weights", "norm", "-H", "0,3", "--reduce", "sum"
+    ).stdout
     assert "sum over heads 0,3" in told
 
 
 def test_words_and_windows_are_of_the_numbers(call: Call) -> None:
     """Rollout is made of tokens, then merged to words, then a window is cut out."""
     text = "unbelievably, the cat sat"
-    whole = document(call("show", text, "--weights", "rollout", "--words", "-l", "all", "--json"))["maps"][0]
-    part = document(call("show", text, "--weights", "rollout", "--words", "-l", "2", "--rows", "3:5", "--json"))[
+    whole = document(call("show", text, "--weights", "rollout", "--words", "-l", "all", "--json"))[
         "maps"
     ][0]
-    window, same = (np.array(rows, np.float64) for rows in (part["weights"][0][0], whole["weights"][2][0][3:5]))
+    part = document(
+        call("show", text, "--weights", "rollout", "--words", "-l", "2", "--rows", "3:5", "--json")
+    )["maps"][0]
+    window, same = (
+        np.array(rows, np.float64) for rows in (part["weights"][0][0], whole["weights"][2][0][3:5])
+    )
     np.testing.assert_allclose(window, same, **close(384))
 
 
@@ -264,14 +325,21 @@ def test_a_file_of_attention_rolls_out(call: Call) -> None:
         for source in (["--from", "whole.attn"], [TEXT])
     )
     assert mine == own
-    fails(call("show", "--from", "part.attn", "--weights", "rollout"), 4, "all layers from 0 up: here are 1")
+    fails(
+        call("show", "--from", "part.attn", "--weights", "rollout"),
+        4,
+        "all layers from 0 up: here are 1",
+    )
 
 
 @pytest.mark.exact
 def test_encoder_decoders_roll_out_by_themselves(call: Call, tiny: Tiny) -> None:
     """Encoder and decoder, each through its own layers; from one to the other nothing can be."""
     run = ["show", TEXT, "--target", "a dog", "-m", tiny("t5"), "--weights", "rollout", "-l", "all"]
-    assert [part["kind"] for part in document(call(*run, "--json"))["maps"]] == ["encoder", "decoder"]
+    assert [part["kind"] for part in document(call(*run, "--json"))["maps"]] == [
+        "encoder",
+        "decoder",
+    ]
     fails(call(*run, "--map", "cross"), 2, "--map encoder or --map decoder")
 
 
@@ -283,7 +351,16 @@ def made(weights: np.ndarray, method: str) -> Capture:
     n = weights.shape[-1]
     tokens = tuple(Token(f"w{i}", i, 3 * i, 3 * i + 2, False) for i in range(n))
     visible = np.tri(n, dtype=bool)
-    part = AttentionMap("self", (0,), (0,), tokens, tokens, np.where(visible, weights, 0)[None, None], visible, method)
+    part = AttentionMap(
+        "self",
+        (0,),
+        (0,),
+        tokens,
+        tokens,
+        np.where(visible, weights, 0)[None, None],
+        visible,
+        method,
+    )
     return methods.explained(Capture("toy", " ".join(token.text for token in tokens), (part,)))
 
 
@@ -321,10 +398,17 @@ def test_gradients_have_no_sinks() -> None:
 
 def test_numbers_of_any_size_are_told(call: Call) -> None:
     """Small gradients keep two digits, in lists and on pages, where weights would be rounded to nothing."""
-    told = call("inspect", SENTENCE, "--weights", "gradient", "--token", "-1", "--top", "all").stdout
+    told = call(
+        "inspect", SENTENCE, "--weights", "gradient", "--token", "-1", "--top", "all"
+    ).stdout
     assert "0.00" in told
-    assert "sinks included" in call("inspect", SENTENCE, "--weights", "gradient", "--token", "-1", "--top", "4").stdout
-    strongest = call("show", SENTENCE, "--weights", "gradient", "--view", "tokens", "--token", "-1").stdout
+    assert (
+        "sinks included"
+        in call("inspect", SENTENCE, "--weights", "gradient", "--token", "-1", "--top", "4").stdout
+    )
+    strongest = call(
+        "show", SENTENCE, "--weights", "gradient", "--view", "tokens", "--token", "-1"
+    ).stdout
     assert "strongest, sinks included: " in strongest
     section = page(attnviz.capture(SENTENCE, method="gradient")).sections[0]
     from attnviz.render.html.page import full
@@ -334,7 +418,9 @@ def test_numbers_of_any_size_are_told(call: Call) -> None:
 
 def test_scores_are_told_with_their_signs(call: Call) -> None:
     """Of one token in all heads, and of one cell."""
-    cell = document(call("inspect", SENTENCE, "--weights", "scores", "--query", "it", "--key", "cat", "--json"))
+    cell = document(
+        call("inspect", SENTENCE, "--weights", "scores", "--query", "it", "--key", "cat", "--json")
+    )
     values = [head["weights"][0][0] for head in cell["heads"]]
     table = call("inspect", SENTENCE, "--weights", "scores", "--token", "it").stdout
     row = next(line for line in table.splitlines() if line.startswith("2 cat"))
@@ -352,21 +438,43 @@ def test_scores_are_told_with_their_signs(call: Call) -> None:
     [
         (["show", TEXT, "--target-token", "a"], 2, ["no effect", "gradient or chefer"]),
         (["show", TEXT, "--weights", "norm", "--target-token", "a"], 2, ["no effect"]),
-        (["show", TEXT, "--weights", "gradient", "--target-token", "unbelievably"], 2, ["is 6 tokens", "'un'"]),
+        (
+            ["show", TEXT, "--weights", "gradient", "--target-token", "unbelievably"],
+            2,
+            ["is 6 tokens", "'un'"],
+        ),
         (["show", TEXT, "--reduce", "sum"], 2, ["--weights norm"]),
         (["show", TEXT, "--weights", "rollout", "-H", "L1H3"], 2, ["one head a layer", "--heads"]),
-        (["show", TEXT, "--weights", "chefer", "--reduce", "max"], 2, ["one head a layer", "--reduce"]),
+        (
+            ["show", TEXT, "--weights", "chefer", "--reduce", "max"],
+            2,
+            ["one head a layer", "--reduce"],
+        ),
         (["show", TEXT, "--weights", "norm", "--generate", "3"], 2, ["--generate"]),
         (["show", TEXT, "--weights", "scores", "--words"], 2, ["do not add up"]),
         (["show", TEXT, "--weights", "scores", "--special", "renormalise"], 2, ["--special drop"]),
         (["inspect", TEXT, "--weights", "scores"], 2, ["--weights attention", "--token"]),
-        (["inspect", TEXT, "--weights", "scores", "--segments", "auto"], 2, ["--weights attention"]),
+        (
+            ["inspect", TEXT, "--weights", "scores", "--segments", "auto"],
+            2,
+            ["--weights attention"],
+        ),
         (["compare", TEXT, "--with", "the cat", "--weights", "scores"], 2, ["--weights attention"]),
-        (["capture", TEXT, "--weights", "norm", "--keep", "tiles", "-o", "x.attn"], 2, ["leave --keep"]),
-        (["export", TEXT, "--weights", "norm", "--reduce", "sum", "-H", "L0H1", "-o", "x"], 2, ["by number"]),
+        (
+            ["capture", TEXT, "--weights", "norm", "--keep", "tiles", "-o", "x.attn"],
+            2,
+            ["leave --keep"],
+        ),
+        (
+            ["export", TEXT, "--weights", "norm", "--reduce", "sum", "-H", "L0H1", "-o", "x"],
+            2,
+            ["by number"],
+        ),
     ],
 )
-def test_contradictions_are_refused_in_one_line(call: Call, arguments: list[str], code: int, said: list[str]) -> None:
+def test_contradictions_are_refused_in_one_line(
+    call: Call, arguments: list[str], code: int, said: list[str]
+) -> None:
     """Each says what is wrong and what to do."""
     fails(call(*arguments), code, *said)
 
@@ -374,7 +482,12 @@ def test_contradictions_are_refused_in_one_line(call: Call, arguments: list[str]
 @pytest.mark.exact
 def test_an_encoder_that_predicts_nothing_says_so(call: Call, minilm: Path) -> None:
     """And names what works."""
-    fails(call("show", TEXT, "-m", minilm, "--weights", "gradient"), 2, "predicts nothing", "--weights norm")
+    fails(
+        call("show", TEXT, "-m", minilm, "--weights", "gradient"),
+        2,
+        "predicts nothing",
+        "--weights norm",
+    )
 
 
 @pytest.mark.exact
@@ -386,18 +499,29 @@ def test_a_file_of_attention_has_no_more_than_that(call: Call, method: str) -> N
         done = call(*command, "--from", "it.attn", "--weights", method)
         fails(done, 4, methods.METHODS[method].needs, "it.attn holds attention alone", "-m")
     if method == "gradient":
-        fails(call("show", "--from", "it.attn", "--weights", method, "--target-token", "a"), 2, "leave --target-token")
+        fails(
+            call("show", "--from", "it.attn", "--weights", method, "--target-token", "a"),
+            2,
+            "leave --target-token",
+        )
 
 
 def test_a_file_of_norms_is_no_attention(call: Call) -> None:
     """Asked for weights, or for the norm of a sum, it says what it holds; not asked, it shows it."""
     call("capture", TEXT, "--weights", "norm", "-o", "norms.attn")
     fails(call("show", "--from", "norms.attn", "--weights", "attention"), 4, "holds norm alone")
-    fails(call("show", "--from", "norms.attn", "--weights", "norm", "--reduce", "sum"), 2, "adds vectors")
+    fails(
+        call("show", "--from", "norms.attn", "--weights", "norm", "--reduce", "sum"),
+        2,
+        "adds vectors",
+    )
     assert document(call("show", "--from", "norms.attn", "--json"))["maps"][0]["heads"] == ["mean"]
     call("capture", TEXT, "-o", "weights.attn")
     fails(
-        call("compare", "--from", "norms.attn", "--from", "weights.attn"), 4, "attention and norm", "the same --weights"
+        call("compare", "--from", "norms.attn", "--from", "weights.attn"),
+        4,
+        "attention and norm",
+        "the same --weights",
     )
 
 
@@ -427,14 +551,21 @@ def test_every_method_says_what_it_is() -> None:
 
 def test_a_report_names_what_was_made_of_heads(call: Call, tmp_path: Path) -> None:
     """A picture a layer of rollout, and of sums; the command beside each makes the same picture again."""
-    for name, options in {"rollout": ["--weights", "rollout"], "sum": ["--weights", "norm", "--reduce", "sum"]}.items():
+    for name, options in {
+        "rollout": ["--weights", "rollout"],
+        "sum": ["--weights", "norm", "--reduce", "sum"],
+    }.items():
         done = call("export", TEXT, *options, "-l", "1,2", "--formats", "svg", "-o", name)
         assert done.returncode == 0, done.stderr
         made = {path.name for path in (tmp_path / name).iterdir()}
         assert made >= {f"L1-{name}.svg", f"L2-{name}.svg", "grid.svg"}
-        again = call("show", TEXT, *options, "--view", "heatmap", "-l", "2", "-H", "all", "-o", f"{name}.svg")
+        again = call(
+            "show", TEXT, *options, "--view", "heatmap", "-l", "2", "-H", "all", "-o", f"{name}.svg"
+        )
         assert again.returncode == 0, again.stderr
-        assert (tmp_path / f"{name}.svg").read_bytes() == (tmp_path / name / f"L2-{name}.svg").read_bytes()
+        assert (tmp_path / f"{name}.svg").read_bytes() == (
+            tmp_path / name / f"L2-{name}.svg"
+        ).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["show", "inspect", "export", "compare", "capture"])

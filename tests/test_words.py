@@ -19,7 +19,16 @@ from uniseg.wordbreak import words as parts_by_uniseg
 
 import attnviz
 from attnviz.analysis.statistics import describe
-from attnviz.analysis.words import NOTE, Grouping, Span, coarsened, grouped, in_words, merged, word_spans
+from attnviz.analysis.words import (
+    NOTE,
+    Grouping,
+    Span,
+    coarsened,
+    grouped,
+    in_words,
+    merged,
+    word_spans,
+)
 from attnviz.io.formats import load
 from attnviz.record import AttentionMap, Capture, Token, Weights
 from tests.conftest import Tiny
@@ -29,7 +38,20 @@ pytestmark = pytest.mark.numeric
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 SENTENCE = "Unbelievably, the naïve tokenizer's subwords misbehave — 3.14159 😀 ok."
-WORDS = ["Unbelievably", ",", "the", "naïve", "tokenizer's", "subwords", "misbehave", "—", "3.14159", "😀", "ok", "."]
+WORDS = [
+    "Unbelievably",
+    ",",
+    "the",
+    "naïve",
+    "tokenizer's",
+    "subwords",
+    "misbehave",
+    "—",
+    "3.14159",
+    "😀",
+    "ok",
+    ".",
+]
 SCRIPTS = (
     "aZñß19.,:;'’\"_-—$#€·٠۱ابאב׳״եացカーｶひ漢한각ᄒ가กไนমमि्ाΩжªⅷ²①Ⓜ \t\r\n\x85\u2028\u3000"  # noqa: RUF001
     "\u0301\u200b\u200c\u200d\u00ad\u2060\u202e\u0600\ufe0f😀👩🏽❤🇦🇧🇩\U000e0041"
@@ -62,7 +84,10 @@ def fails(done: subprocess.CompletedProcess[str], code: int, *told: str) -> None
     ("text", "words"),
     [
         (SENTENCE, WORDS),
-        ("Don't can\u2019t rock'n'roll 'quoted'", ["Don't", "can\u2019t", "rock'n'roll", "'", "quoted", "'"]),
+        (
+            "Don't can\u2019t rock'n'roll 'quoted'",
+            ["Don't", "can\u2019t", "rock'n'roll", "'", "quoted", "'"],
+        ),
         ("3.14159 1,000.50 12:30 x86", ["3.14159", "1,000.50", "12", ":", "30", "x86"]),
         ("U.S.A. snake_case e-mail", ["U.S.A", ".", "snake_case", "e", "-", "mail"]),
         ("so—dashes \u2013 here…", ["so", "—", "dashes", "\u2013", "here", "…"]),
@@ -123,20 +148,38 @@ TEXTS = st.text(st.sampled_from("ab '.—1漢😀🏽\u200d"), min_size=1, max_s
 
 
 @given(TEXTS.flatmap(lambda text: st.tuples(st.just(text), cut(text), cut(text))))
-def test_two_tokenizers_have_the_same_words(case: tuple[str, tuple[Token, ...], tuple[Token, ...]]) -> None:
+def test_two_tokenizers_have_the_same_words(
+    case: tuple[str, tuple[Token, ...], tuple[Token, ...]],
+) -> None:
     """Words made coarser for two tokenizers in turn hold each token of both whole, in whatever turn."""
     text, one, other = case
     spans = coarsened(coarsened(word_spans(text), one), other)
     assert spans == coarsened(coarsened(word_spans(text), other), one)
     for token in (*one, *other):
-        assert sum(start < token.end and token.start < end for start, end in spans if token.start < token.end) <= 1
+        assert (
+            sum(
+                start < token.end and token.start < end
+                for start, end in spans
+                if token.start < token.end
+            )
+            <= 1
+        )
 
 
 def test_a_token_across_words_makes_them_one() -> None:
     """A piece over a space or over two signs of Han joins the words that it crosses, and no others."""
     text = "in New York 北京市"
-    tokens = Token("New York", 1, 3, 11, False), Token("北京", 2, 12, 14, False), Token("in New", 3, 0, 6, True)
-    assert [text[start:end] for start, end in coarsened(word_spans(text), tokens)] == ["in", "New York", "北京", "市"]
+    tokens = (
+        Token("New York", 1, 3, 11, False),
+        Token("北京", 2, 12, 14, False),
+        Token("in New", 3, 0, 6, True),
+    )
+    assert [text[start:end] for start, end in coarsened(word_spans(text), tokens)] == [
+        "in",
+        "New York",
+        "北京",
+        "市",
+    ]
 
 
 def test_groups_follow_the_text() -> None:
@@ -159,7 +202,9 @@ def test_groups_follow_the_text() -> None:
     assert found.members == ((0,), (1, 3), (2,), (4,), (5,), (6, 7), (8,), (9,), (10,))
     assert found.words[1] == Token("un", -1, 0, 2, False)
     assert found.words[5] == Token("😀", -1, 6, 7, False)
-    assert [found.words[i] for i in (0, 2, 3, 4, 6, 7, 8)] == [tokens[i] for i in (0, 2, 4, 5, 8, 9, 10)]
+    assert [found.words[i] for i in (0, 2, 3, 4, 6, 7, 8)] == [
+        tokens[i] for i in (0, 2, 4, 5, 8, 9, 10)
+    ]
 
 
 def test_groups_take_the_words_that_are_given() -> None:
@@ -178,7 +223,9 @@ def made(weights: Weights, tokens: tuple[Token, ...], **other: object) -> Attent
     seen = np.ones(weights.shape[-2:], bool)
     found = describe(weights[None], seen, True)
     heads = tuple(range(len(weights)))
-    return AttentionMap("self", (0,), heads, tokens, tokens, weights[None], seen, statistics=found, **other)
+    return AttentionMap(
+        "self", (0,), heads, tokens, tokens, weights[None], seen, statistics=found, **other
+    )
 
 
 @st.composite
@@ -211,7 +258,9 @@ def test_merging_is_that_of_clark(case: tuple[AttentionMap, Grouping]) -> None:
     part, words = case
     found = merged(part, words, words)
     for i, weights in enumerate(part.weights[0]):
-        np.testing.assert_allclose(found.weights[0, i], merged_by_clark(weights, words.members), atol=1e-7)
+        np.testing.assert_allclose(
+            found.weights[0, i], merged_by_clark(weights, words.members), atol=1e-7
+        )
 
 
 @given(maps())
@@ -230,7 +279,10 @@ def test_heads_are_merged_alone(case: tuple[AttentionMap, Grouping]) -> None:
     """To turn the heads round and then merge is to merge and then turn them round."""
     part, words = case
     turned = range(len(part.heads) - 1, -1, -1)
-    one, other = merged(part.part([0], turned), words, words), merged(part, words, words).part([0], turned)
+    one, other = (
+        merged(part.part([0], turned), words, words),
+        merged(part, words, words).part([0], turned),
+    )
     np.testing.assert_array_equal(one.weights, other.weights)
     assert one.heads == other.heads
 
@@ -266,10 +318,14 @@ def test_a_cell_is_visible_where_a_piece_is() -> None:
     visible = np.tri(4, dtype=bool)
     visible[0] = False
     weights = (visible / np.maximum(visible.sum(-1, keepdims=True), 1)).astype(np.float32)
-    part = AttentionMap("self", (0, 1), (0,), tokens, tokens, np.stack([weights[None]] * 2), visible)
+    part = AttentionMap(
+        "self", (0, 1), (0,), tokens, tokens, np.stack([weights[None]] * 2), visible
+    )
     words = grouped(tokens, ("abc d",))
     found = merged(part, words, words)
-    np.testing.assert_array_equal(found.visible, np.broadcast_to(np.tri(2, dtype=bool), (2, 1, 2, 2)))
+    np.testing.assert_array_equal(
+        found.visible, np.broadcast_to(np.tri(2, dtype=bool), (2, 1, 2, 2))
+    )
     np.testing.assert_allclose(found.weights[0, 0], [[1, 0], [0.75, 0.25]], atol=1e-7)
     assert found.statistics is None
 
@@ -277,7 +333,9 @@ def test_a_cell_is_visible_where_a_piece_is() -> None:
 def test_a_window_merges_what_is_there() -> None:
     """Of a part of a text, words are made of the pieces in it, and stand where the first of these does."""
     weights = np.full((1, 5, 5), 0.2, np.float32)
-    part = made(weights, pieces("ab cd e", (0, 1), (1, 2), (3, 4), (4, 5), (6, 7))).window(range(1, 4), range(5))
+    part = made(weights, pieces("ab cd e", (0, 1), (1, 2), (3, 4), (4, 5), (6, 7))).window(
+        range(1, 4), range(5)
+    )
     capture = in_words(Capture("toy", "ab cd e", (part,)))
     (found,) = capture.maps
     assert [word.text for word in found.queries] == ["ab", "cd"]
@@ -342,7 +400,9 @@ def test_tokens_of_bytes_in_words(tiny: Tiny, name: str) -> None:
 
 def test_both_texts_of_a_pair_are_in_words(minilm: Path) -> None:
     """Words of the second text are its own, though they stand in the same places."""
-    part = in_words(attnviz.capture("unbelievably so", model=str(minilm), pair="misbehaves not")).maps[0]
+    part = in_words(
+        attnviz.capture("unbelievably so", model=str(minilm), pair="misbehaves not")
+    ).maps[0]
     assert [(token.text, token.segment) for token in part.keys if not token.special] == [
         ("unbelievably", 0),
         ("so", 0),
@@ -353,10 +413,16 @@ def test_both_texts_of_a_pair_are_in_words(minilm: Path) -> None:
 
 def test_text_and_target_are_in_words(tiny: Tiny) -> None:
     """Between two texts, queries are words of the target and keys words of the text."""
-    capture = attnviz.capture("Unbelievably naïve.", model=str(tiny("t5")), target="Misbehaving subwords!")
+    capture = attnviz.capture(
+        "Unbelievably naïve.", model=str(tiny("t5")), target="Misbehaving subwords!"
+    )
     found = {part.kind: part for part in in_words(capture).maps}
     text, target = ["Unbelievably", "naïve", ".", "</s>"], ["<bos>", "Misbehaving", "subwords", "!"]
-    for kind, queries, keys in (("encoder", text, text), ("decoder", target, target), ("cross", target, text)):
+    for kind, queries, keys in (
+        ("encoder", text, text),
+        ("decoder", target, target),
+        ("cross", target, text),
+    ):
         assert [token.text for token in found[kind].queries] == queries
         assert [token.text for token in found[kind].keys] == keys
         np.testing.assert_allclose(found[kind].weights.sum(-1, dtype=np.float64), 1, **close(64))
@@ -452,13 +518,20 @@ def test_words_are_kept_in_files(call: Call, tmp_path: Path, suffix: str) -> Non
 @pytest.mark.parametrize("keep", ["tiles", "statistics", "edges"])
 def test_less_is_kept_of_words(call: Call, tmp_path: Path, keep: str) -> None:
     """Tiles, statistics and edges are those of the merged weights."""
-    assert call("capture", SENTENCE, "--words", "--keep", keep, "--tiles", "4", "-o", "run.attn").returncode == 0
+    assert (
+        call(
+            "capture", SENTENCE, "--words", "--keep", keep, "--tiles", "4", "-o", "run.attn"
+        ).returncode
+        == 0
+    )
     (part,) = load(tmp_path / "run.attn").maps
     (whole,) = in_words(attnviz.capture(SENTENCE)).maps
     assert part.weights is None
     np.testing.assert_array_equal(part.statistics.entropy, whole.statistics.entropy)
     if keep == "tiles":
-        np.testing.assert_array_equal(part.tiles.max[..., 0, 0], whole.weights[..., :4, :4].max((-2, -1)))
+        np.testing.assert_array_equal(
+            part.tiles.max[..., 0, 0], whole.weights[..., :4, :4].max((-2, -1))
+        )
     if keep == "edges":
         np.testing.assert_array_equal(part.edges.weights[..., 0], whole.weights.max(-1))
 
@@ -466,7 +539,9 @@ def test_less_is_kept_of_words(call: Call, tmp_path: Path, keep: str) -> None:
 @pytest.mark.exact
 def test_a_long_text_in_words_is_tiled(call: Call, tiny: Tiny) -> None:
     """Words are merged before tiles are made, so that a narrow screen shows all of a long text."""
-    done = call("show", " ".join([SENTENCE] * 40), "--words", "-m", tiny("gpt2-4096"), "--width", "40")
+    done = call(
+        "show", " ".join([SENTENCE] * 40), "--words", "-m", tiny("gpt2-4096"), "--width", "40"
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"\b(5[0-9]{2}|6[0-9]{2}) \w+ on ", done.stdout)
 
@@ -488,7 +563,9 @@ def test_columns_of_a_table_are_named_for_words(call: Call) -> None:
         ("bytes", ["--special", "drop"], WORDS),
     ],
 )
-def test_words_go_with_other_options(call: Call, tiny: Tiny, model: str, options: list[str], words: list[str]) -> None:
+def test_words_go_with_other_options(
+    call: Call, tiny: Tiny, model: str, options: list[str], words: list[str]
+) -> None:
     """What is written, put through a template, reduced or dropped is in words too."""
     found = iter(texts(shown(call, SENTENCE, "-m", tiny(model), *options)["keys"]))
     assert all(word in found for word in words)  # in this order
@@ -497,9 +574,16 @@ def test_words_go_with_other_options(call: Call, tiny: Tiny, model: str, options
 def test_a_report_in_words(call: Call, tmp_path: Path) -> None:
     """Each file of a report is what its command writes, in words."""
     options = ["--words", "-l", "0", "-H", "0-1"]
-    assert call("export", SENTENCE, *options, "--formats", "svg,json", "-o", "report").returncode == 0
+    assert (
+        call("export", SENTENCE, *options, "--formats", "svg,json", "-o", "report").returncode == 0
+    )
     assert "attnviz show --words " in (tmp_path / "report" / "index.md").read_text("utf-8")
-    assert call("show", SENTENCE, "--words", "--view", "heatmap", "-H", "L0H1", "-o", "again.svg").returncode == 0
+    assert (
+        call(
+            "show", SENTENCE, "--words", "--view", "heatmap", "-H", "L0H1", "-o", "again.svg"
+        ).returncode
+        == 0
+    )
     assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "report" / "L0H1.svg").read_bytes()
     document = json.loads((tmp_path / "report" / "attention.json").read_text("utf-8"))
     assert {part["unit"] for part in document["maps"]} == {"word"}
@@ -508,21 +592,35 @@ def test_a_report_in_words(call: Call, tmp_path: Path) -> None:
 def test_what_has_no_words_is_told(call: Call, tmp_path: Path) -> None:
     """Files without weights, of maxima or of numbers are refused in one line, as are words that are not there."""
     attnviz.save(attnviz.capture(SENTENCE, keep="edges"), tmp_path / "edges.attn")
-    fails(call("show", "--from", "edges.attn", "--words"), 4, "--words: this capture holds no weights")
+    fails(
+        call("show", "--from", "edges.attn", "--words"), 4, "--words: this capture holds no weights"
+    )
     whole = attnviz.capture(SENTENCE)
     attnviz.save(replace(whole, maps=(whole.maps[0].reduced("max"),)), tmp_path / "max.attn")
     fails(call("show", "--from", "max.attn", "--words"), 4, "--words: maxima over heads")
     attnviz.save(replace(whole, text=""), tmp_path / "numbers.attn")
-    fails(call("export", "--from", "numbers.attn", "--words", "-o", "x"), 4, "--words: these tokens are numbers")
-    fails(call("show", SENTENCE, "--words", "--view", "rows", "--token", "able"), 2, "'able' does not occur")
+    fails(
+        call("export", "--from", "numbers.attn", "--words", "-o", "x"),
+        4,
+        "--words: these tokens are numbers",
+    )
+    fails(
+        call("show", SENTENCE, "--words", "--view", "rows", "--token", "able"),
+        2,
+        "'able' does not occur",
+    )
     fails(call("show", SENTENCE, "--words", "--rows", "15:"), 2, "there are 15 (0-14)")
 
 
 def test_places_outside_the_text_are_no_words(call: Call, tmp_path: Path) -> None:
     """A file whose tokens lie about their places is shown all the same."""
     part = attnviz.capture("a b", layers=0, heads=0).maps[0]
-    keys = tuple(token._replace(start=10**9, end=10**12, segment=7 * i) for i, token in enumerate(part.keys))
-    attnviz.save(Capture("toy", "a b", (replace(part, queries=keys, keys=keys),)), tmp_path / "lies.attn")
+    keys = tuple(
+        token._replace(start=10**9, end=10**12, segment=7 * i) for i, token in enumerate(part.keys)
+    )
+    attnviz.save(
+        Capture("toy", "a b", (replace(part, queries=keys, keys=keys),)), tmp_path / "lies.attn"
+    )
     assert len(shown(call, "--from", "lies.attn")["keys"]) == len(keys)
 
 

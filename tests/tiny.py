@@ -53,7 +53,9 @@ def ending_tokenizer() -> PreTrainedTokenizerFast:
     """The same, but a text has no beginning, and ends with </s>."""
     tokenizer = Tokenizer.from_str(store.read(store.BUILTIN).tokenizer)
     tokenizer.add_special_tokens([END])
-    tokenizer.post_processor = TemplateProcessing(f"$A {END}", f"$A {END} $B:1 {END}:1", [(END, VOCABULARY)])
+    tokenizer.post_processor = TemplateProcessing(
+        f"$A {END}", f"$A {END} $B:1 {END}:1", [(END, VOCABULARY)]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token="<bos>")
 
 
@@ -136,7 +138,9 @@ def gpt_neo() -> torch.nn.Module:
     )
 
 
-def t5(vocabulary: int = VOCABULARY + 3, end: int = VOCABULARY, decoder_layers: int = 2) -> torch.nn.Module:
+def t5(
+    vocabulary: int = VOCABULARY + 3, end: int = VOCABULARY, decoder_layers: int = 2
+) -> torch.nn.Module:
     return T5ForConditionalGeneration(
         T5Config(
             vocab_size=vocabulary,
@@ -178,7 +182,9 @@ def bart() -> torch.nn.Module:
 
 
 def mamba() -> torch.nn.Module:
-    return MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4))
+    return MambaForCausalLM(
+        MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
+    )
 
 
 def bert(vocabulary: int) -> torch.nn.Module:
@@ -212,7 +218,9 @@ MODELS: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[], object]]] = 
 }
 
 
-def save(model: torch.nn.Module, folder: Path, tokenizer: Callable[[], object] = plain_tokenizer) -> Path:
+def save(
+    model: torch.nn.Module, folder: Path, tokenizer: Callable[[], object] = plain_tokenizer
+) -> Path:
     """Write a model with its tokenizer to a folder."""
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)

@@ -15,9 +15,17 @@ from attnviz.models.huggingface.attention_functions import _observer
 
 def state(net: nn.Module) -> list[Any]:
     """What a module and its parts hold, by identity where it is no plain value, and numbers as they are."""
-    parts = [part for module in net.modules() for part in (module, getattr(module, "config", None)) if part is not None]
+    parts = [
+        part
+        for module in net.modules()
+        for part in (module, getattr(module, "config", None))
+        if part is not None
+    ]
     held = [{name: told(value) for name, value in vars(part).items()} for part in parts]
-    numbers = [(part.requires_grad, part.grad, part.tolist()) for part in (*net.parameters(), *net.buffers())]
+    numbers = [
+        (part.requires_grad, part.grad, part.tolist())
+        for part in (*net.parameters(), *net.buffers())
+    ]
     return [held, numbers]
 
 

@@ -12,7 +12,17 @@ import numpy.typing as npt
 
 from attnviz.analysis.measures import parked
 from attnviz.analysis.rollout import chefer, reached, rollout
-from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, ROLLOUT, AttentionMap, Doubles, Floats, Visible
+from attnviz.record import (
+    ATTENTION,
+    CHEFER,
+    GRADIENT,
+    NORM,
+    ROLLOUT,
+    AttentionMap,
+    Doubles,
+    Floats,
+    Visible,
+)
 
 Parts: TypeAlias = Sequence[AttentionMap]
 FEW = 5  # tokens, of which a rank correlation says nothing
@@ -67,7 +77,9 @@ def chefer_row(parts: Parts, query: int) -> Doubles:
 
 def means(parts: Parts) -> Floats:
     """The mean over the heads of each layer, which may have different ones: (layer, 1, query, key)."""
-    return np.concatenate([part.weights.mean(1, keepdims=True) for part in parts if part.weights is not None])
+    return np.concatenate(
+        [part.weights.mean(1, keepdims=True) for part in parts if part.weights is not None]
+    )
 
 
 SCORINGS: dict[str, Scoring] = {
@@ -89,7 +101,9 @@ SCORINGS: dict[str, Scoring] = {
         NORM,
         mean_row,
     ),
-    ATTENTION: Scoring("mean over layers and heads of the weight", "descriptive", ATTENTION, mean_row),
+    ATTENTION: Scoring(
+        "mean over layers and heads of the weight", "descriptive", ATTENTION, mean_row
+    ),
     ROLLOUT: Scoring(
         "weights averaged over heads, half residual stream, taken through the layers",
         "Abnar & Zuidema 2020",
@@ -109,18 +123,25 @@ def attributed(maps: dict[str, Parts], query: int) -> dict[str, Doubles]:
     maps: those of all layers by method: weights, gradients, and norms summed over the heads of a layer. Methods whose
     maps are not there are left out.
     """
-    return {name: how.score(maps[how.maps], query) for name, how in SCORINGS.items() if how.maps in maps}
+    return {
+        name: how.score(maps[how.maps], query) for name, how in SCORINGS.items() if how.maps in maps
+    }
 
 
 def baselines(count: int, query: int, seed: int) -> dict[str, Doubles]:
     """Scores of so many tokens that know nothing of the model, (token,)."""
     distance = np.abs(np.arange(count) - query)
-    return {"position": 1 / np.maximum(distance, 0.5), "random": np.random.default_rng(seed).random(count)}
+    return {
+        "position": 1 / np.maximum(distance, 0.5),
+        "random": np.random.default_rng(seed).random(count),
+    }
 
 
 def sources(parts: Parts, query: int) -> Visible:
     """Which other tokens the last vector of a query can have anything of, (token,). Parts are of all layers."""
-    found: Visible = reached(np.concatenate([part.visible.any(1) for part in parts]))[-1, query].copy()
+    found: Visible = reached(np.concatenate([part.visible.any(1) for part in parts]))[
+        -1, query
+    ].copy()
     found[query] = False
     return found
 

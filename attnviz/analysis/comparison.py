@@ -14,7 +14,10 @@ from attnviz.analysis.statistics import mean_of
 from attnviz.analysis.words import Grouping, Span, coarsened, grouped, merged, texts_of, word_spans
 from attnviz.record import AttentionMap, Capture, Doubles, Token, Visible, Weights
 
-MOST_QUERIES, FEWEST_QUERIES = 128, 16  # whose rows are compared; of a longer text so many, evenly spread
+MOST_QUERIES, FEWEST_QUERIES = (
+    128,
+    16,
+)  # whose rows are compared; of a longer text so many, evenly spread
 MOST_CELLS = 1 << 31  # of all pairs of heads, which take half a minute
 Name: TypeAlias = tuple[int, int | str]  # a head, by its layer and number
 
@@ -142,7 +145,9 @@ def compare(a: Capture, b: Capture) -> Comparison:
     keys = together(mine[0].keys, yours[0].keys, keys_a, keys_b)
     pairs = len(heads(mine)) * len(heads(yours)) * len(keys[0].places)
     rows = sample(len(queries[0].places), pairs)
-    found = Comparison(side(a, mine, (queries[0], keys[0]), rows), side(b, yours, (queries[1], keys[1]), rows))
+    found = Comparison(
+        side(a, mine, (queries[0], keys[0]), rows), side(b, yours, (queries[1], keys[1]), rows)
+    )
     if not (found.a.seen & found.b.seen).any():
         raise ValueError("no query of one sees a key that the same query of the other sees")
     return found
@@ -163,7 +168,11 @@ def heads(maps: Sequence[AttentionMap]) -> tuple[Name, ...]:
 def alike(maps: Sequence[AttentionMap]) -> list[AttentionMap]:
     """The first map, and those of the same kind that show the same tokens."""
     first = maps[0]
-    return [part for part in maps if (part.kind, part.queries, part.keys) == (first.kind, first.queries, first.keys)]
+    return [
+        part
+        for part in maps
+        if (part.kind, part.queries, part.keys) == (first.kind, first.queries, first.keys)
+    ]
 
 
 def together(
@@ -184,7 +193,8 @@ def together(
 def words(texts: Sequence[str], tokens: Sequence[Token]) -> list[tuple[Span, ...]]:
     """The words of each text, coarse enough for these tokens."""
     return [
-        coarsened(word_spans(text), [token for token in tokens if token.segment == i]) for i, text in enumerate(texts)
+        coarsened(word_spans(text), [token for token in tokens if token.segment == i])
+        for i, text in enumerate(texts)
     ]
 
 
@@ -204,9 +214,16 @@ def identities(words: Sequence[Token], by_place: bool) -> Iterator[tuple[object,
             yield (word.segment, word.start, word.end) if by_place else (word.text.casefold(),)
 
 
-def side(capture: Capture, maps: Sequence[AttentionMap], shared: tuple[Shared, Shared], rows: Sequence[int]) -> Side:
+def side(
+    capture: Capture,
+    maps: Sequence[AttentionMap],
+    shared: tuple[Shared, Shared],
+    rows: Sequence[int],
+) -> Side:
     """One side of a comparison. Raises ValueError if a map has no weights."""
-    layers = (part.part([i], range(len(part.heads))) for part in maps for i in range(len(part.layers)))
+    layers = (
+        part.part([i], range(len(part.heads))) for part in maps for i in range(len(part.layers))
+    )
     found = [between(layer, shared, rows) for layer in layers]
     weights = np.concatenate([require(each.common.weights)[0] for each in found])
     visible = np.concatenate([each.common.visible[0] for each in found])
@@ -278,7 +295,10 @@ class Distances:
         """(text, head): the divergence of each head of A, or of B, from that one."""
         distances = self.divergence if which == 0 else self.divergence.swapaxes(1, 2)
         found = self.nearest(which)
-        columns = [np.full(len(distances), np.nan) if at is None else distances[:, i, at] for i, at in enumerate(found)]
+        columns = [
+            np.full(len(distances), np.nan) if at is None else distances[:, i, at]
+            for i, at in enumerate(found)
+        ]
         return np.stack(columns, axis=1)
 
     @property

@@ -56,7 +56,9 @@ def compared(a: Weights, b: Weights, seen: Visible) -> Doubles:
     starts = np.unique(np.nonzero(seen)[0], return_index=True)[1]
     mine, yours = common(a, seen, starts), common(b, seen, starts)
     own, other = (entropies(part.cells, starts) for part in (mine, yours))  # (head, row)
-    rows = [row_divergences(mine.cells[i], own[i], yours.cells, other, starts) for i in range(len(a))]
+    rows = [
+        row_divergences(mine.cells[i], own[i], yours.cells, other, starts) for i in range(len(a))
+    ]
     counted: Visible = mine.sound[:, None] & yours.sound  # (A, B, row)
     total, count = np.where(counted, rows, 0).sum(-1), counted.sum(-1)
     found: Doubles = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
@@ -80,11 +82,17 @@ def entropies(cells: Doubles, starts: npt.NDArray[Any]) -> Doubles:
     return found
 
 
-def row_divergences(mine: Doubles, own: Doubles, cells: Doubles, other: Doubles, starts: npt.NDArray[Any]) -> Doubles:
+def row_divergences(
+    mine: Doubles, own: Doubles, cells: Doubles, other: Doubles, starts: npt.NDArray[Any]
+) -> Doubles:
     """The divergence of each row of one head (cell) from that of others (head, cell): (head, row)."""
     step = max(1, AT_ONCE // cells.shape[1])
-    parts = [entropies((mine + cells[i : i + step]) / 2, starts) for i in range(0, len(cells), step)]
-    found: Doubles = np.maximum(np.concatenate(parts) - own / 2 - other / 2, 0)  # rounding goes below
+    parts = [
+        entropies((mine + cells[i : i + step]) / 2, starts) for i in range(0, len(cells), step)
+    ]
+    found: Doubles = np.maximum(
+        np.concatenate(parts) - own / 2 - other / 2, 0
+    )  # rounding goes below
     return found
 
 

@@ -107,7 +107,9 @@ def scored(given: Operands) -> Iterator[Step]:
         values = step.values
     if given.scale != 1:
         name, values = scale_name(given.scale, len(given.query)), values * given.scale
-        yield Step("scaled", f"q·k {name}: without it, wide vectors would make large scores", values)
+        yield Step(
+            "scaled", f"q·k {name}: without it, wide vectors would make large scores", values
+        )
     if given.softcap is not None:
         cap, values = f"{given.softcap:g}", given.softcap * np.tanh(values / given.softcap)
         yield Step("capped", f"{cap} tanh(score / {cap}): no score is beyond ±{cap}", values)
@@ -118,12 +120,18 @@ def scored(given: Operands) -> Iterator[Step]:
 
 def scale_name(scale: float, width: int) -> str:
     """How products are scaled: by the root of their width, or by a number of the model's own."""
-    return f"/ √{width}" if math.isclose(scale * math.sqrt(width), 1, rel_tol=1e-6) else f"* {scale:.4g}"
+    return (
+        f"/ √{width}"
+        if math.isclose(scale * math.sqrt(width), 1, rel_tol=1e-6)
+        else f"* {scale:.4g}"
+    )
 
 
 def dot_steps(given: Operands) -> Iterator[Step]:
     """The steps of ``dot``, with which scaled scores begin too."""
-    yield Step("q·k", "q₁k₁ + q₂k₂ + …: how well the key answers the query", given.key @ given.query)
+    yield Step(
+        "q·k", "q₁k₁ + q₂k₂ + …: how well the key answers the query", given.key @ given.query
+    )
 
 
 def cosine_steps(given: Operands) -> Iterator[Step]:
@@ -154,7 +162,11 @@ def additive_steps(given: Operands) -> Iterator[Step]:
     first, second, last = given.matrices
     joint = np.tanh(first @ given.query + given.key @ second.T)  # (m, h)
     yield Step("|tanh|", "the length of tanh(W q + U k)", np.linalg.norm(joint, axis=1))
-    yield Step("score", "a·tanh(W q + U k): how far that points along a (Bahdanau et al. 2015)", joint @ last)
+    yield Step(
+        "score",
+        "a·tanh(W q + U k): how far that points along a (Bahdanau et al. 2015)",
+        joint @ last,
+    )
 
 
 SCORED: dict[str, Callable[[Operands], Iterator[Step]]] = {
@@ -180,8 +192,12 @@ def finished(given: Operands, scores: tuple[Step, ...]) -> Steps:
 
 def difference(steps: Steps, weights: npt.ArrayLike) -> Difference:
     """How far the steps are from weights (m,) of the same query, and from the output that the model made."""
-    output = np.nan if steps.given.output is None else np.abs(steps.output - steps.given.output).max()
-    return Difference(float(np.abs(steps.weights - np.asarray(weights, np.float64)).max()), float(output))
+    output = (
+        np.nan if steps.given.output is None else np.abs(steps.output - steps.given.output).max()
+    )
+    return Difference(
+        float(np.abs(steps.weights - np.asarray(weights, np.float64)).max()), float(output)
+    )
 
 
 def explain_raw(name: str, vectors: npt.ArrayLike, query: int) -> tuple[Steps, Doubles]:
@@ -194,13 +210,21 @@ def explain_raw(name: str, vectors: npt.ArrayLike, query: int) -> tuple[Steps, D
         raise ValueError(f"unknown score function {name!r}: one of {', '.join(RAW)}")
     x = np.asarray(vectors, np.float64)
     width, rng = x.shape[1], np.random.default_rng(0)
-    first, second, last = (rng.standard_normal(shape) for shape in ((width, width), (width, width), width))
+    first, second, last = (
+        rng.standard_normal(shape) for shape in ((width, width), (width, width), width)
+    )
     last /= math.sqrt(width)  # so that scores are about 1, whatever the width
-    made: dict[str, Score] = {**SCORES, "general": general(first), "additive": additive(first, second, last)}
+    made: dict[str, Score] = {
+        **SCORES,
+        "general": general(first),
+        "additive": additive(first, second, last),
+    }
     layer = attend(x, x, x, score=made[name])
     score, scale = plainly(name, width)
     visible, matrices = np.ones(len(x), dtype=bool), (first, second, last)
-    given = Operands(x[query], x, x, visible, scale, score, matrices=matrices, output=layer.output[query])
+    given = Operands(
+        x[query], x, x, visible, scale, score, matrices=matrices, output=layer.output[query]
+    )
     weights: Doubles = layer.weights[query]
     return explain(given), weights
 

@@ -76,7 +76,9 @@ def separator(weights: Weights, places: tuple[int, ...]) -> Weights:
 
 def local(weights: Weights) -> Weights:
     """Mean weight within NEAR tokens on both sides, less the largest share that one distance has of it."""
-    queries = range(NEAR + 1, weights.shape[-2] - NEAR)  # those that see a key beyond on both sides, if they look there
+    queries = range(
+        NEAR + 1, weights.shape[-2] - NEAR
+    )  # those that see a key beyond on both sides, if they look there
     bands = np.stack([band(weights, queries, back) for back in range(-NEAR, NEAR + 1)])
     found: Weights = bands.sum(0) - bands.max(0)
     return found
@@ -88,7 +90,9 @@ def uniform(weights: Weights, visible: Visible) -> Weights:
     logs = np.log(exact, out=np.zeros_like(exact), where=exact > 0)  # 0 log 0 = 0
     seen = np.broadcast_to(visible, weights.shape).sum(-1)  # (..., query)
     share = -np.einsum("...qk,...qk->...q", exact, logs) / np.log(np.maximum(seen, 2))
-    found: Weights = (share * (seen > 1)).sum(-1) / np.where((seen > 1).any(-1), (seen > 1).sum(-1), np.nan)
+    found: Weights = (share * (seen > 1)).sum(-1) / np.where(
+        (seen > 1).any(-1), (seen > 1).sum(-1), np.nan
+    )
     return found
 
 
@@ -214,7 +218,9 @@ def measure(weights: Weights, layout: Layout, data: Data) -> dict[str, Measured]
     for name, role in ROLES.items():
         if data in role.data:
             score, chance = role.score(weights, layout), role.score(even, layout)
-            found[name] = Measured(np.where(chance > 0, score, np.nan), np.broadcast_to(chance, score.shape))
+            found[name] = Measured(
+                np.where(chance > 0, score, np.nan), np.broadcast_to(chance, score.shape)
+            )
     return found
 
 

@@ -63,7 +63,11 @@ def rolled_out(capture: Capture) -> Capture:
     """
     maps = by_kind(capture, ROLLOUT)
     causal = [part for part in maps if is_causal(part.visible)]
-    firsts = [(part.weights[-1, 0, -1, 0], len(part.layers)) for part in causal if part.weights is not None]
+    firsts = [
+        (part.weights[-1, 0, -1, 0], len(part.layers))
+        for part in causal
+        if part.weights is not None
+    ]
     warnings = (CAUSAL.format(*first) for first in firsts[:1])
     return replace(capture, maps=maps, notes=(*capture.notes, SOURCE, *warnings))
 
@@ -73,13 +77,17 @@ def relevance(capture: Capture) -> Capture:
 
     Raises ValueError as ``rolled_out`` does, and for numbers that are no gradients.
     """
-    return replace(capture, maps=by_kind(capture, CHEFER), notes=(*capture.notes, METHODS[CHEFER].line))
+    return replace(
+        capture, maps=by_kind(capture, CHEFER), notes=(*capture.notes, METHODS[CHEFER].line)
+    )
 
 
 def by_kind(capture: Capture, method: str) -> tuple[AttentionMap, ...]:
     """The maps of each kind through the layers, one a kind. Raises ValueError."""
     kinds = dict.fromkeys(part.kind for part in capture.maps)
-    return tuple(of_layers([part for part in capture.maps if part.kind == kind], method) for kind in kinds)
+    return tuple(
+        of_layers([part for part in capture.maps if part.kind == kind], method) for kind in kinds
+    )
 
 
 def of_layers(parts: list[AttentionMap], method: str) -> AttentionMap:
@@ -87,23 +95,31 @@ def of_layers(parts: list[AttentionMap], method: str) -> AttentionMap:
     means = [require_whole(part, method).mean(1, keepdims=True, dtype=np.float64) for part in parts]
     layers = tuple(layer for part in parts for layer in part.layers)
     if layers != tuple(range(len(layers))):
-        raise ValueError(f"{method} multiplies all layers from 0 up: here are {', '.join(map(str, layers))}")
+        raise ValueError(
+            f"{method} multiplies all layers from 0 up: here are {', '.join(map(str, layers))}"
+        )
     if any(part.queries != parts[0].queries for part in parts):
         raise ValueError(f"{method} goes through layers that see the same tokens: here they do not")
     make = rollout if method == ROLLOUT else chefer
     found = make(np.concatenate(means))[:, None]  # (layer, 1, n, n)
     seen = reached(np.concatenate([part.visible.any(1) for part in parts]))[:, None]
     tokens = parts[0].queries
-    return AttentionMap(parts[0].kind, layers, (method,), tokens, tokens, found, seen, method, unit=parts[0].unit)
+    return AttentionMap(
+        parts[0].kind, layers, (method,), tokens, tokens, found, seen, method, unit=parts[0].unit
+    )
 
 
 def require_whole(part: AttentionMap, method: str) -> Floats:
     """The numbers of some layers. Raises ValueError if they are not those of all heads and tokens of one text."""
     if part.kind == "cross":
-        raise ValueError(f"{method} goes through the layers of one text: cross-attention looks from one to another")
+        raise ValueError(
+            f"{method} goes through the layers of one text: cross-attention looks from one to another"
+        )
     if part.weights is None or part.method != MADE_OF[method] or "max" in part.heads:
         named = "weights" if method == ROLLOUT else "gradients"
-        raise ValueError(f"{method} is made of {named}: not of tiles, statistics, edges, maxima or other numbers")
+        raise ValueError(
+            f"{method} is made of {named}: not of tiles, statistics, edges, maxima or other numbers"
+        )
     if part.heads not in (("mean",), tuple(range(len(part.heads)))):
         raise ValueError(f"{method} averages all heads: here are some of them")
     places = tuple(range(len(part.queries)))

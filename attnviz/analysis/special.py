@@ -36,6 +36,9 @@ def without_special(part: AttentionMap, how: Special) -> Rest:
     after = float(left.weights.sum(dtype=np.float64))
     if how == "renormalise":
         sums = left.weights.sum(-1, keepdims=True)
-        left = replace(left, weights=np.divide(left.weights, sums, out=np.zeros_like(left.weights), where=sums > 0))
+        left = replace(
+            left,
+            weights=np.divide(left.weights, sums, out=np.zeros_like(left.weights), where=sums > 0),
+        )
     names = (token.text for token in (*part.queries, *part.keys) if token.special)
     return Rest(left, max(0.0, 1 - after / before) if before else 0.0, tuple(dict.fromkeys(names)))

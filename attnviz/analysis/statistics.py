@@ -6,7 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnviz.record import ATTENTION, AttentionMap, Doubles, Edges, Floats, Statistics, Tiles, Visible, Weights
+from attnviz.record import (
+    ATTENTION,
+    AttentionMap,
+    Doubles,
+    Edges,
+    Floats,
+    Statistics,
+    Tiles,
+    Visible,
+    Weights,
+)
 
 
 class Sink(NamedTuple):
@@ -34,7 +44,9 @@ def describe_head(weights: Weights, visible: Visible, square: bool) -> tuple[Any
     """The fields of ``Statistics``, in order, of one head (query, key), in float64."""
     exact = weights.astype(np.float64)
     logs = np.log(exact, out=np.zeros_like(exact), where=exact > 0)  # 0 log 0 = 0
-    entropy = 0 - np.einsum("qk,qk->q", exact, logs)  # 0 - x, as -x would be -0.0 for a query with one key
+    entropy = 0 - np.einsum(
+        "qk,qk->q", exact, logs
+    )  # 0 - x, as -x would be -0.0 for a query with one key
     seen = visible.sum(-1)  # (query,)
     received = (seen > 1) @ exact / max(np.count_nonzero(seen > 1), 1)  # (key,)
     if not square:
@@ -43,7 +55,14 @@ def describe_head(weights: Weights, visible: Visible, square: bool) -> tuple[Any
     places = np.arange(len(exact))
     apart = np.abs(places[:, None] - places)  # (query, key)
     distance = np.vdot(exact, apart) / seeing
-    return entropy, received, received[0], distance, np.trace(exact) / seeing, np.trace(exact, -1) / later
+    return (
+        entropy,
+        received,
+        received[0],
+        distance,
+        np.trace(exact) / seeing,
+        np.trace(exact, -1) / later,
+    )
 
 
 def sink(received: Floats, candidates: Sequence[int]) -> Sink | None:
@@ -63,7 +82,9 @@ def tile(weights: Weights | Visible, most: int) -> Tiles:
     n, m = weights.shape[2:]
     height, width = -(-n // most), -(-m // most)
     rows, columns = np.arange(0, n, height), np.arange(0, m, width)
-    sums = np.add.reduceat(np.add.reduceat(weights, rows, axis=2, dtype=np.float32), columns, axis=3)
+    sums = np.add.reduceat(
+        np.add.reduceat(weights, rows, axis=2, dtype=np.float32), columns, axis=3
+    )
     areas = np.outer(np.diff(rows, append=n), np.diff(columns, append=m))
     peaks = np.maximum.reduceat(np.maximum.reduceat(weights, rows, axis=2), columns, axis=3)
     return Tiles((sums / areas).astype(np.float32), peaks.astype(np.float32), height, width)
@@ -75,7 +96,9 @@ def tiled(part: AttentionMap, most: int) -> AttentionMap:
     if part.weights is None or max(n, m) <= most:
         return part
     tiles = tile(part.weights, most)
-    seen = part.visible[tuple(slice(None, 1) if stride == 0 else slice(None) for stride in part.visible.strides[:2])]
+    seen = part.visible[
+        tuple(slice(None, 1) if stride == 0 else slice(None) for stride in part.visible.strides[:2])
+    ]
     for axis, step in ((2, tiles.height), (3, tiles.width)):
         seen = np.logical_or.reduceat(seen, np.arange(0, seen.shape[axis], step), axis=axis)
     found = part.statistics
@@ -103,7 +126,9 @@ def deviation_of(values: Doubles, axis: int) -> Doubles:
     """Their standard deviation as of a sample, n - 1 in the divisor; NaN of fewer than two."""
     count = np.isfinite(values).sum(axis)
     apart = np.where(np.isfinite(values), values - np.expand_dims(mean_of(values, axis), axis), 0)
-    mean_square = np.divide((apart**2).sum(axis), count - 1, out=np.full(count.shape, np.nan), where=count > 1)
+    mean_square = np.divide(
+        (apart**2).sum(axis), count - 1, out=np.full(count.shape, np.nan), where=count > 1
+    )
     found: Doubles = np.sqrt(mean_square)
     return found
 

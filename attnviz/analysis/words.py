@@ -59,7 +59,11 @@ def word_spans(text: str) -> tuple[Span, ...]:
     ["Don't", '—', '3.14']
     """
     parts, seen = patterns()
-    return tuple(trimmed(text, *match.span()) for match in parts.finditer(text) if seen.search(text, *match.span()))
+    return tuple(
+        trimmed(text, *match.span())
+        for match in parts.finditer(text)
+        if seen.search(text, *match.span())
+    )
 
 
 def trimmed(text: str, start: int, end: int) -> Span:
@@ -78,8 +82,14 @@ def patterns() -> tuple[Any, Any]:
     import regex  # of use here only, and felt when a command starts
 
     line = r"[\p{WB=CR}\p{WB=LF}\p{WB=Newline}]"
-    letter, hebrew, digit = signs("ALetter", "Hebrew_Letter"), signs("Hebrew_Letter"), signs("Numeric")
-    in_letters, in_digits = (signs(name, "MidNumLet", "Single_Quote") for name in ("MidLetter", "MidNum"))
+    letter, hebrew, digit = (
+        signs("ALetter", "Hebrew_Letter"),
+        signs("Hebrew_Letter"),
+        signs("Numeric"),
+    )
+    in_letters, in_digits = (
+        signs(name, "MidNumLet", "Single_Quote") for name in ("MidLetter", "MidNum")
+    )
     katakana, joining, flag = signs("Katakana"), signs("ExtendNumLet"), signs("Regional_Indicator")
     single, double = signs("Single_Quote"), signs("Double_Quote")
     letters = f"(?:{hebrew}{double}(?={hebrew})|{letter}(?:{in_letters}(?={letter}))?)++"  # WB5 to WB7, WB7b and c
@@ -90,7 +100,9 @@ def patterns() -> tuple[Any, Any]:
     space = rf"\p{{WB=WSegSpace}}++{EXTENDING}*+"  # WB3d
     other = f"(?!{line}).{EXTENDING}*+"  # WB4
     part = f"(?:{joined}{quoted}|{space}|{flag}(?:{flag})?+|{other})"  # WB15, WB16
-    return regex.compile(rf"(?s)\r\n|{line}|{part}(?:(?<=\u200d)(?=\p{{ExtPict}}){part})*+"), regex.compile(SEEN)
+    return regex.compile(
+        rf"(?s)\r\n|{line}|{part}(?:(?<=\u200d)(?=\p{{ExtPict}}){part})*+"
+    ), regex.compile(SEEN)
 
 
 def signs(*classes: str) -> str:
@@ -123,20 +135,27 @@ def crossed(token: Token, spans: Sequence[Span]) -> range:
     return range(first, bisect_left(spans, token.end, key=lambda span: span.start))
 
 
-def grouped(tokens: Sequence[Token], texts: Sequence[str], spans: Sequence[Sequence[Span]] | None = None) -> Grouping:
+def grouped(
+    tokens: Sequence[Token], texts: Sequence[str], spans: Sequence[Sequence[Span]] | None = None
+) -> Grouping:
     """The words of tokens. texts: one a segment. spans: the words to use instead of the texts' own, likewise.
 
     Words that a token crosses are one. A token of no word (a special one, white space, one that stands for no text) is
     a unit of its own. A word has the id of its only token, or -1.
     """
     found = [word_spans(text) for text in texts] if spans is None else spans
-    words = [coarsened(of, [token for token in tokens if token.segment == i]) for i, of in enumerate(found)]
+    words = [
+        coarsened(of, [token for token in tokens if token.segment == i])
+        for i, of in enumerate(found)
+    ]
     members: dict[tuple[int, int], list[int]] = {}  # by segment and word
     for place, token in enumerate(tokens):
         inside = crossed(token, words[token.segment]) if token.segment in range(len(words)) else ()
         members.setdefault((token.segment, inside[0]) if inside else (OWN, place), []).append(place)
     units = (
-        tokens[number] if segment == OWN else word(texts[segment], words[segment][number], [tokens[i] for i in places])
+        tokens[number]
+        if segment == OWN
+        else word(texts[segment], words[segment][number], [tokens[i] for i in places])
         for (segment, number), places in members.items()
     )
     return Grouping(tuple(units), tuple(map(tuple, members.values())))
@@ -186,10 +205,14 @@ def merged(part: AttentionMap, queries: Grouping, keys: Grouping) -> AttentionMa
     )
 
 
-def merged_head(weights: Floats, visible: Visible, rows: Order, columns: Order) -> npt.NDArray[np.float64]:
+def merged_head(
+    weights: Floats, visible: Visible, rows: Order, columns: Order
+) -> npt.NDArray[np.float64]:
     """The weights of one head (query, key) between words, (word, word), in float64."""
     sums = together(np.add, together(np.add, weights, columns, 1, np.float64), rows, 0)
-    seeing = together(np.add, visible.any(-1), rows, 0, np.float64)  # (word,): its tokens that see a key
+    seeing = together(
+        np.add, visible.any(-1), rows, 0, np.float64
+    )  # (word,): its tokens that see a key
     mean: npt.NDArray[np.float64] = sums / np.maximum(seeing, 1)[:, None]
     return mean
 
@@ -200,7 +223,9 @@ def order(grouping: Grouping) -> Order:
     return Order(np.concatenate(grouping.members), np.fromiter(starts, np.int64))
 
 
-def together(how: np.ufunc, array: npt.ArrayLike, by: Order, axis: int, dtype: Any = None) -> npt.NDArray[Any]:
+def together(
+    how: np.ufunc, array: npt.ArrayLike, by: Order, axis: int, dtype: Any = None
+) -> npt.NDArray[Any]:
     """The tokens along an axis of an array made words."""
     found: npt.NDArray[Any] = how.reduceat(np.take(array, by.places, axis), by.starts, axis, dtype)
     return found
@@ -217,7 +242,10 @@ def texts_of(capture: Capture, part: AttentionMap) -> tuple[Texts, Texts]:
     """The texts in which the queries of a map stand, and its keys."""
     text: Texts = (capture.text,) if capture.pair is None else (capture.text, capture.pair)
     target: Texts = (capture.target or "",)
-    return target if part.kind in ("decoder", "cross") else text, target if part.kind == "decoder" else text
+    return target if part.kind in (
+        "decoder",
+        "cross",
+    ) else text, target if part.kind == "decoder" else text
 
 
 def in_words(capture: Capture) -> Capture:
@@ -233,6 +261,10 @@ def in_words(capture: Capture) -> Capture:
 
     def merge(part: AttentionMap) -> AttentionMap:
         queries, keys = texts_of(capture, part)
-        return part if part.unit == "word" else merged(part, side(part.queries, queries), side(part.keys, keys))
+        return (
+            part
+            if part.unit == "word"
+            else merged(part, side(part.queries, queries), side(part.keys, keys))
+        )
 
     return replace(capture, maps=tuple(map(merge, capture.maps)), notes=(*capture.notes, NOTE))

@@ -108,11 +108,16 @@ def command(
     parts = list(report.list_parts())
     shared_words = {name: each for name, each in words.items() if name not in OF_PARTS}
     entries = [
-        Entry(*report.describe(part), part.files, write_commands(part, shared_words, said, output)) for part in parts
+        Entry(*report.describe(part), part.files, write_commands(part, shared_words, said, output))
+        for part in parts
     ]
     digest = report.digest(shlex.join((*chain(*words.values()), *said.argument)))
     require_same(output, digest, force)
-    files = [(part, form, output / name) for part in parts for form, name in zip(part.forms, part.files, strict=True)]
+    files = [
+        (part, form, output / name)
+        for part in parts
+        for form, name in zip(part.forms, part.files, strict=True)
+    ]
     missing = [file for file in files if force or not file[2].exists()]
     front_paths = [output / name for name in FRONT_FILES]
     for path in (*(path for _, _, path in missing), *front_paths):
@@ -171,7 +176,9 @@ def require_effect(given: Container[str], forms: Sequence[str]) -> None:
     for names, wanted in ((FIGURE_FLAGS, FIGURES), (PAGE_FLAGS, ("html",))):
         for name in names:
             if name in given and not set(wanted) & set(forms):
-                raise UsageError(f"--{name} has no effect without {' or '.join(wanted)} in --formats")
+                raise UsageError(
+                    f"--{name} has no effect without {' or '.join(wanted)} in --formats"
+                )
 
 
 def require_folder(folder: Path) -> None:
@@ -187,10 +194,14 @@ def require_same(folder: Path, digest: str, force: bool) -> None:
     if force or not folder.is_dir() or not any(folder.iterdir()):
         return
     if not index.is_file() or digest.encode() not in index.read_bytes():
-        raise OutputError(f"{folder} holds something else than this report; choose another folder or add --force")
+        raise OutputError(
+            f"{folder} holds something else than this report; choose another folder or add --force"
+        )
 
 
-def write_commands(part: Part, words: Mapping[str, tuple[str, ...]], said: Said, folder: Path) -> tuple[str, ...]:
+def write_commands(
+    part: Part, words: Mapping[str, tuple[str, ...]], said: Said, folder: Path
+) -> tuple[str, ...]:
     """Write the commands that make the files of a part, without what has no effect on one."""
     needs_dashes = any(text.startswith("-") and text != "-" for text in said.argument)
     dashes = ("--",) if needs_dashes else ()
@@ -232,7 +243,9 @@ def make_one_of_each_format(report: Report, missing: Sequence[File]) -> dict[Pat
     return {path: report.make(part, form) for form, (part, path) in first.items()}
 
 
-def write_parts(report: Report, missing: Sequence[File], contents: dict[Path, Content], talk: Talk) -> None:
+def write_parts(
+    report: Report, missing: Sequence[File], contents: dict[Path, Content], talk: Talk
+) -> None:
     """Write files, some of which are made already, with a progress bar on a terminal, and tell their notes."""
     notes: dict[str, None] = {}
     for part, form, path in show_progress(missing, talk):

@@ -169,7 +169,9 @@ def command(
     )
     deliver(answer_of_result(roles, result.title), target, screen, result)
     if target is None and not view.ablate:
-        result.talk.note("see more: --role, --explain-roles; --ablate: the loss without them; -o FILE.csv")
+        result.talk.note(
+            "see more: --role, --explain-roles; --ablate: the loss without them; -o FILE.csv"
+        )
 
 
 def print_roles(*, as_json: bool) -> None:
@@ -183,7 +185,9 @@ def print_roles(*, as_json: bool) -> None:
 
 def read_texts(path: str | None) -> list[str]:
     """Return the beginnings of the texts of a corpus, or of the samples. Raises InputError."""
-    documents = [read_sample(name) for name in PLAIN_ENGLISH] if path is None else corpus.read([Path(path)])
+    documents = (
+        [read_sample(name) for name in PLAIN_ENGLISH] if path is None else corpus.read([Path(path)])
+    )
     return sequences.excerpts(documents)
 
 

@@ -39,9 +39,13 @@ def require_changeable(intervention: InterventionOptions, captures: CaptureOptio
     """Raise UsageError for an intervention that the other options leave without meaning."""
     flag, method = intervention.flag, captures.numbers.method
     if captures.source.path is not None:
-        raise UsageError(f"{flag} needs a model to run, and --from reads a capture: leave one of them out")
+        raise UsageError(
+            f"{flag} needs a model to run, and --from reads a capture: leave one of them out"
+        )
     if captures.reading.generate:
-        raise UsageError(f"{flag} changes what is made of a text that is there: leave --generate out")
+        raise UsageError(
+            f"{flag} changes what is made of a text that is there: leave --generate out"
+        )
     if intervention.knocked_out and captures.source.words:
         raise UsageError("--knock-out cuts edges between tokens: leave --words out")
     if intervention.ablated is not None and method in WITHOUT_EFFECT:
@@ -107,7 +111,9 @@ def try_changes(
     from attnviz.results.intervention import told_changes
 
     subject = Subject.of(model, prompt, kind, truncate=truncate)
-    changes = find_changes(subject.scope, options.knocked_out, options.inside, options.ablated, options.replacement)
+    changes = find_changes(
+        subject.scope, options.knocked_out, options.inside, options.ablated, options.replacement
+    )
     outcome = intervene(subject, changes, target, seed)
     return outcome, told_changes(outcome.changes, outcome.scope)
 

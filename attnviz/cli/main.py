@@ -68,7 +68,9 @@ class Commands(click.Group):
             abandon_stdout(error)
             return BROKEN_PIPE
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: object) -> NoReturn:  # type: ignore[override]
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: object
+    ) -> NoReturn:  # type: ignore[override]
         """Run, and exit with a code; an error is one line on stderr."""
 
         def call() -> object:
@@ -98,12 +100,22 @@ def run(command: Callable[[], object]) -> int:
         abandon_stdout(error)
         return BROKEN_PIPE
     except MemoryError as error:
-        return complain(error, "out of memory: choose fewer layers or heads, or a shorter text", InputError.exit_code)
+        return complain(
+            error,
+            "out of memory: choose fewer layers or heads, or a shorter text",
+            InputError.exit_code,
+        )
     except OSError as error:
         abandon_stdout(error)
-        return complain(error, f"{error.filename or 'output'}: {error.strerror or error}", OutputError.exit_code)
+        return complain(
+            error, f"{error.filename or 'output'}: {error.strerror or error}", OutputError.exit_code
+        )
     except Exception as error:
-        return complain(error, f"a fault of attnviz: {type(error).__name__}: {error} (see it with --debug)", FAULT)
+        return complain(
+            error,
+            f"a fault of attnviz: {type(error).__name__}: {error} (see it with --debug)",
+            FAULT,
+        )
 
 
 def abandon_stdout(error: OSError) -> None:
@@ -120,7 +132,9 @@ def complain(error: BaseException, message: str, code: int) -> int:
     return code
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="attnviz", message="%(package)s %(version)s")
 def main() -> None:
     """See where a transformer attends.

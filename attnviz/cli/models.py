@@ -40,7 +40,9 @@ def command(as_json: bool, talk: Talk) -> None:  # noqa: ARG001 - there is nothi
 def list_models(builtin: dict[str, object], cached: Sequence[str]) -> list[str]:
     """List what --model takes, in lines for a reader."""
     lines = ["builtin"]
-    lines += [f"  {name.replace('_', ' '):<20} {format_value(value)}" for name, value in builtin.items()]
+    lines += [
+        f"  {name.replace('_', ' '):<20} {format_value(value)}" for name, value in builtin.items()
+    ]
     lines += ["", "aliases (* in the local cache)"]
     for alias, repository in names.ALIASES.items():
         mark = "*" if repository in cached else " "

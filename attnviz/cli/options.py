@@ -119,9 +119,14 @@ map_option = option_section(
         help="Which map of an encoder-decoder.",
     ),
 )
-heads_options = option_group("selection", SelectionOptions, option_section(SELECTION, layers_option, heads_option))
+heads_options = option_group(
+    "selection", SelectionOptions, option_section(SELECTION, layers_option, heads_option)
+)
 selection_options = option_group(
-    "selection", SelectionOptions, option_section(SELECTION, layers_option, heads_option), map_option
+    "selection",
+    SelectionOptions,
+    option_section(SELECTION, layers_option, heads_option),
+    map_option,
 )
 
 
@@ -140,13 +145,17 @@ class NumbersOptions:
     def __post_init__(self) -> None:
         """Refuse a reduction that the method makes no sense of. Raises UsageError."""
         if self.reduction == SUM and self.method != NORM:
-            raise UsageError("--reduce sum adds what heads move before it is measured: it needs --weights norm")
+            raise UsageError(
+                "--reduce sum adds what heads move before it is measured: it needs --weights norm"
+            )
 
     def require_target_effect(self) -> None:
         """Raise UsageError for a target token where nothing that is shown is about a prediction."""
         if self.target_token is not None and not self.of_a_prediction:
             methods = " or ".join(OF_A_PREDICTION)
-            raise UsageError(f"--target-token has no effect without --weights {methods}: leave it out")
+            raise UsageError(
+                f"--target-token has no effect without --weights {methods}: leave it out"
+            )
 
     @property
     def is_named(self) -> bool:
@@ -191,7 +200,9 @@ weights_option = option_section(
     ),
 )
 numbers_options = option_group("numbers", NumbersOptions, weights_option, target_token_option)
-reduced_numbers_options = option_group("numbers", NumbersOptions, reduce_option, weights_option, target_token_option)
+reduced_numbers_options = option_group(
+    "numbers", NumbersOptions, reduce_option, weights_option, target_token_option
+)
 
 
 # What is read
@@ -246,7 +257,9 @@ generate_option = option_section(
 )
 plain_reading_options = option_group("reading", ReadingOptions, text_options)
 decoder_reading_options = option_group("reading", ReadingOptions, text_options, decoder_option)
-reading_options = option_group("reading", ReadingOptions, text_options, decoder_option, generate_option)
+reading_options = option_group(
+    "reading", ReadingOptions, text_options, decoder_option, generate_option
+)
 
 
 @dataclass(frozen=True)
@@ -355,7 +368,9 @@ one_model_option = option_section(
 one_model_details = option_section(
     MODEL,
     click.option("--revision", help="Revision of a hub model: a branch, tag or commit."),
-    click.option("--tokenizer", metavar="FOLDER", help="A tokenizer, in place of that beside the model."),
+    click.option(
+        "--tokenizer", metavar="FOLDER", help="A tokenizer, in place of that beside the model."
+    ),
     click.option(
         "--adapter",
         metavar="FOLDER",
@@ -381,13 +396,19 @@ two_models_details = option_section(
         multiple=True,
         help="Revision of a hub model; given twice, of each.",
     ),
-    click.option("--tokenizer", "tokenizers", metavar="FOLDER", multiple=True, help="A tokenizer, likewise."),
-    click.option("--adapter", "adapters", metavar="FOLDER", multiple=True, help="A PEFT adapter, likewise."),
+    click.option(
+        "--tokenizer", "tokenizers", metavar="FOLDER", multiple=True, help="A tokenizer, likewise."
+    ),
+    click.option(
+        "--adapter", "adapters", metavar="FOLDER", multiple=True, help="A PEFT adapter, likewise."
+    ),
 )
 placement_options = option_section(
     MODEL,
     click.option("--offline", is_flag=True, help="Never download a model."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    click.option(
+        "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+    ),
     click.option(
         "--dtype",
         type=click.Choice(["auto", "float32", "float16", "bfloat16", "float64"]),
@@ -399,7 +420,9 @@ placement_options = option_section(
 )
 truncate_option = option_section(
     MODEL,
-    click.option("--truncate", is_flag=True, help="Cut a text that is longer than the model reads."),
+    click.option(
+        "--truncate", is_flag=True, help="Cut a text that is longer than the model reads."
+    ),
 )
 model_options = option_group(
     "model",
@@ -409,7 +432,9 @@ model_options = option_group(
     placement_options,
     truncate_option,
 )
-untruncated_model_options = option_group("model", ModelOptions, one_model_option, one_model_details, placement_options)
+untruncated_model_options = option_group(
+    "model", ModelOptions, one_model_option, one_model_details, placement_options
+)
 models_options = option_group(
     "models",
     ModelsOptions,
@@ -472,8 +497,12 @@ view_options = option_group(
             is_flag=True,
             help="With --view tokens: what attends to the token, not what it does.",
         ),
-        click.option("--rows", type=ParsedType("A:B", parse_window), help="Only these queries, in full."),
-        click.option("--cols", "columns", type=ParsedType("A:B", parse_window), help="Only these keys."),
+        click.option(
+            "--rows", type=ParsedType("A:B", parse_window), help="Only these queries, in full."
+        ),
+        click.option(
+            "--cols", "columns", type=ParsedType("A:B", parse_window), help="Only these keys."
+        ),
     ),
 )
 
@@ -525,7 +554,9 @@ look_options = option_group(
         ),
     ),
 )
-title_option = option_section(LOOK, click.option("--title", callback=escape_value, help="A title of your own."))
+title_option = option_section(
+    LOOK, click.option("--title", callback=escape_value, help="A title of your own.")
+)
 
 
 # Interventions
@@ -548,7 +579,9 @@ class InterventionOptions:
         if self.inside is not None and not self.knocked_out:
             raise UsageError("--in says where edges are cut: name them with --knock-out")
         if self.replacement is not None and self.ablated is None:
-            raise UsageError("--with says what replaces the output of heads: name them with --ablate")
+            raise UsageError(
+                "--with says what replaces the output of heads: name them with --ablate"
+            )
 
     @property
     def is_asked_for(self) -> bool:
@@ -633,7 +666,9 @@ file_options = option_group(
             help="The format, where no suffix says it, as with -o -.",
         ),
         click.option("--force", is_flag=True, help="Replace an existing file."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
+        ),
     ),
 )
 
@@ -697,7 +732,9 @@ screen_options = option_group(
             type=click.IntRange(40, 4000),
             help="Columns to draw on. Default: the terminal's.",
         ),
-        click.option("--full", is_flag=True, help="A cell for every token, however wide; try: | less -RS"),
+        click.option(
+            "--full", is_flag=True, help="A cell for every token, however wide; try: | less -RS"
+        ),
         click.option(
             "--color",
             type=click.Choice(["auto", "always", "never"]),
@@ -708,11 +745,15 @@ screen_options = option_group(
     ),
 )
 
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Tell on stderr how exact the weights are.")
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Tell on stderr how exact the weights are."
+)
 quiet_options = option_section(
     OTHER_SECTION,
     click.option("-q", "--quiet", is_flag=True, help="No notes or progress on stderr."),
-    click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+    click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+    ),
 )
 talk_options = option_group("talk", Talk, quiet_options)
 verbose_talk_options = option_group("talk", Talk, verbose_option, quiet_options)
@@ -729,7 +770,9 @@ class ResultOptions:
     title: str | None = None
 
 
-result_options = option_group("result", ResultOptions, file_options, figure_options, screen_options, talk_options)
+result_options = option_group(
+    "result", ResultOptions, file_options, figure_options, screen_options, talk_options
+)
 verbose_result_options = option_group(
     "result", ResultOptions, file_options, figure_options, screen_options, verbose_talk_options
 )
@@ -769,7 +812,9 @@ class CaptureOptions:
         method = self.numbers.method
         chooses_heads = self.selection.heads not in (None, ALL)
         if method in MADE_OF and (chooses_heads or self.numbers.reduction is not None):
-            raise UsageError(f"--weights {method} has one head a layer, made of all: leave --heads and --reduce out")
+            raise UsageError(
+                f"--weights {method} has one head a layer, made of all: leave --heads and --reduce out"
+            )
         if self.reading.generate and method not in (ATTENTION, ROLLOUT):
             raise UsageError(
                 f"--weights {method} is of a text that is there: leave --generate out, or give the "

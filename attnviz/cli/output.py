@@ -101,18 +101,24 @@ def read_suffix(path: Path) -> str:
     form = path.suffix.lower().removeprefix(".")
     if form not in FORMATS:
         known = ", ".join(f".{form}" for form in FORMATS)
-        raise UsageError(f"cannot tell the format of {path}: the suffix must be one of {known}, or say --format")
+        raise UsageError(
+            f"cannot tell the format of {path}: the suffix must be one of {known}, or say --format"
+        )
     return form
 
 
 def require_deliverable(target: Target, file: FileOptions) -> None:
     """Raise UsageError for two results at once, stdout without a format, or binary data on a terminal."""
     if file.as_json and (target.path is not None or target.form != "json"):
-        raise UsageError("--json prints a document: leave -o and --format out, or write -o FILE.json")
+        raise UsageError(
+            "--json prints a document: leave -o and --format out, or write -o FILE.json"
+        )
     if not target.form:
         raise UsageError(f"-o - needs --format, one of {', '.join(FORMATS)}")
     if target.path is None and target.form in BINARY and sys.stdout.isatty():
-        raise UsageError(f"a {target.form} is nothing for a terminal: name a file with -o, or redirect stdout")
+        raise UsageError(
+            f"a {target.form} is nothing for a terminal: name a file with -o, or redirect stdout"
+        )
 
 
 def require_form(target: Target | None, forms: Sequence[str], what: str) -> None:
@@ -187,7 +193,9 @@ def answer_of_result(
     """
 
     def write_data(form: str) -> Content:
-        return Content(document_json(result.to_dict()) if form == "json" else rows_csv(result.rows()))
+        return Content(
+            document_json(result.to_dict()) if form == "json" else rows_csv(result.rows())
+        )
 
     drawn = list(result.tables() if pictures is None else pictures)
     if title is not None:
@@ -202,7 +210,11 @@ def answer_of_result(
 
 
 def deliver(
-    answer: Answer, target: Target | None, screen: Screen, options: ResultOptions, cmap: str = "viridis"
+    answer: Answer,
+    target: Target | None,
+    screen: Screen,
+    options: ResultOptions,
+    cmap: str = "viridis",
 ) -> None:
     """Draw an answer on the screen, or write it in the format of its target. Raises AttnvizError."""
     if target is None:
@@ -212,7 +224,9 @@ def deliver(
     write_content(content, target, options.talk)
 
 
-def make_content(answer: Answer, form: str, figure: FigureOptions, cmap: str = "viridis") -> Content:
+def make_content(
+    answer: Answer, form: str, figure: FigureOptions, cmap: str = "viridis"
+) -> Content:
     """Make the content of a file of an answer. Raises UsageError for what a format cannot hold."""
     if form in FIGURES:
         return make_figure(answer, form, figure, cmap)
@@ -233,7 +247,9 @@ def make_figure(answer: Answer, form: str, options: FigureOptions, cmap: str) ->
     first, *others = answer.pictures
     if others and answer.one_picture:
         count = len(answer.pictures)
-        raise UsageError(f"a .{form} holds one picture, not {count}: choose one head, --map, or --view grid")
+        raise UsageError(
+            f"a .{form} holds one picture, not {count}: choose one head, --map, or --view grid"
+        )
     style = Style(
         options.style,
         inches=options.inches,
@@ -253,7 +269,9 @@ def make_html(answer: Answer, options: FigureOptions, cmap: str) -> Content:
     from attnviz.render.html.document import document
 
     if options.exact:
-        raise UsageError("--exact is for a page of all heads: this one shows numbers as they are, leave it out")
+        raise UsageError(
+            "--exact is for a page of all heads: this one shows numbers as they are, leave it out"
+        )
     return Content(document(answer.pictures[0].title, answer.pictures, cmap))
 
 

@@ -15,7 +15,9 @@ Function = Callable[..., object]
 Decorator = Callable[[Function], Function]
 Value = TypeVar("Value")
 OTHER_SECTION = "Other options"  # last in a help
-GIVEN = "given"  # the field of a group that names those of its options that stand on the command line
+GIVEN = (
+    "given"  # the field of a group that names those of its options that stand on the command line
+)
 
 
 class ParsedType(click.ParamType[Value], Generic[Value]):
@@ -24,7 +26,9 @@ class ParsedType(click.ParamType[Value], Generic[Value]):
     def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
         self.name, self.parse = name, parse
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Value:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Value:
         """Parse a text, and turn what is wrong with it into a usage error."""
         if not isinstance(value, str):
             return value  # type: ignore[return-value]  # click hands over a default that is parsed
@@ -61,7 +65,9 @@ class SectionedCommand(click.Command):
                 write_options(sections[title], ctx, formatter)
 
 
-def write_options(options: Sequence[click.Option], ctx: click.Context, formatter: click.HelpFormatter) -> None:
+def write_options(
+    options: Sequence[click.Option], ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
     """Write options with their help, then the names of those that a topic of `attnviz help` explains."""
     topics: dict[str, list[str]] = {}
     records: list[tuple[str, str]] = []
@@ -124,7 +130,9 @@ def names_on_command_line() -> frozenset[str]:
     """Return the names of the options and arguments of the running command that were given."""
     context = click.get_current_context()
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    return frozenset(name for name, source in sources.items() if source not in (None, ParameterSource.DEFAULT))
+    return frozenset(
+        name for name, source in sources.items() if source not in (None, ParameterSource.DEFAULT)
+    )
 
 
 def option_flag(name: str) -> str:

@@ -134,7 +134,9 @@ def require_sums(capture: Capture, heads: Selection | Named | None) -> Capture:
     Raises UsageError for a capture of what each of them moves alone.
     """
     if any(each.heads != (SUM,) for each in capture.maps):
-        raise UsageError("--reduce sum adds vectors, which a capture does not hold: run the model with -m, not --from")
+        raise UsageError(
+            "--reduce sum adds vectors, which a capture does not hold: run the model with -m, not --from"
+        )
     if heads is None:
         return capture
     return replace(capture, notes=(*capture.notes, f"sum over heads {heads}"))
@@ -148,7 +150,9 @@ def drop_special_tokens(capture: Capture, how: Special) -> Capture:
     methods = methods_of(capture.maps)
     are_scores = SCORES in methods
     if are_scores and how == "renormalise":
-        raise UsageError("--special renormalise makes rows sum to 1, which scores do not: use --special drop")
+        raise UsageError(
+            "--special renormalise makes rows sum to 1, which scores do not: use --special drop"
+        )
     try:
         rests = [without_special(each, how) for each in capture.maps]
     except ValueError as error:
@@ -189,7 +193,9 @@ def make_look(options: LookOptions) -> Look:
     return Look(whole=options.color_range == "full", linear=options.color_scale == "linear")
 
 
-def draw_pictures(capture: Capture, options: PictureOptions, *, thumbnails: bool = True) -> Sequence[Picture]:
+def draw_pictures(
+    capture: Capture, options: PictureOptions, *, thumbnails: bool = True
+) -> Sequence[Picture]:
     """Return the pictures of a capture: one heatmap, or grids of several heads, unless --view says so.
 
     thumbnails: where they cannot be, each of several heads has a heatmap. Raises InputError if there

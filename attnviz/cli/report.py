@@ -134,7 +134,9 @@ class Report:
             for layer in each.layers:
                 yield from self.list_heads_of_layer(each, layer, forms)
 
-    def list_heads_of_layer(self, attention_map: AttentionMap, layer: int, forms: tuple[str, ...]) -> Iterator[Part]:
+    def list_heads_of_layer(
+        self, attention_map: AttentionMap, layer: int, forms: tuple[str, ...]
+    ) -> Iterator[Part]:
         """List a part for each head of a layer, or one for those that are made one."""
         reduction = self.options.captures.numbers.reduction
         heads = [head for head in attention_map.heads if isinstance(head, int)]
@@ -166,7 +168,9 @@ class Report:
             if is_same or (kept[0] == kind and keep == "tiles" and is_exact(capture, tiles)):
                 return capture
         everything = self.with_part(options.view.view, replace(self.everything, kind=kind))
-        request = replace(make_request(everything, form, None), preferred=(), keep=keep, tiles=tiles)
+        request = replace(
+            make_request(everything, form, None), preferred=(), keep=keep, tiles=tiles
+        )
         capture = self.source(request)
         self.captures[kind, keep, tiles] = capture
         return capture
@@ -216,7 +220,10 @@ def named_part(name: str, forms: tuple[str, ...], heads: Named) -> Part:
 
 def is_exact(capture: Capture, tiles: int) -> bool:
     """Return whether a capture holds weights, of no more tokens than there may be tiles on a side."""
-    return all(each.weights is not None and max(len(each.queries), len(each.keys)) <= tiles for each in capture.maps)
+    return all(
+        each.weights is not None and max(len(each.queries), len(each.keys)) <= tiles
+        for each in capture.maps
+    )
 
 
 def parse_formats(text: str) -> tuple[str, ...]:

@@ -52,7 +52,11 @@ def wants_colour(color: str, terminal: bool) -> bool:
         return False
     if forced(color):
         return True
-    if environment("FORCE_COLOR") == "0" or environment("CLICOLOR") == "0" or environment("TERM") == "dumb":
+    if (
+        environment("FORCE_COLOR") == "0"
+        or environment("CLICOLOR") == "0"
+        or environment("TERM") == "dumb"
+    ):
         return False
     return terminal
 

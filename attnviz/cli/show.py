@@ -95,4 +95,6 @@ def command(
     selection = captures.selection
     chooses = selection.layers is not None or selection.heads is not None or view.view is not None
     if target is None and not chooses and captures.source.path is None:
-        result.talk.note("see more: --view grid draws every head; -l and -H choose layers and heads")
+        result.talk.note(
+            "see more: --view grid draws every head; -l and -H choose layers and heads"
+        )

@@ -63,7 +63,9 @@ def load_model_for(options: CaptureOptions, talk: Talk, *, predicts: bool = Fals
     )
 
 
-def load_model(options: ModelOptions, talk: Talk, *, writes: bool = False, predicts: bool = False) -> "Model":
+def load_model(
+    options: ModelOptions, talk: Talk, *, writes: bool = False, predicts: bool = False
+) -> "Model":
     """Load the model that the options name.
 
     writes: with the part that continues a text; predicts: with the part that predicts. Raises ModelError.
@@ -129,7 +131,9 @@ def with_method(source: Source, numbers: NumbersOptions, target: int | None = No
     return partial(capture_numbers, source, numbers, target)
 
 
-def capture_numbers(source: Source, numbers: NumbersOptions, target: int | None, request: Request) -> Capture:
+def capture_numbers(
+    source: Source, numbers: NumbersOptions, target: int | None, request: Request
+) -> Capture:
     """Capture in numbers of another method. Raises UsageError, InputError."""
     summed = numbers.reduction == SUM
     prediction = numbers.target_token if target is None else target
@@ -147,10 +151,14 @@ def with_words(source: Source, words: bool) -> Source:
 def capture_words(source: Source, request: Request) -> Capture:
     """Capture between words, of all weights between tokens. Raises UsageError, InputError."""
     everything = slice(None)
-    of_tokens = replace(request, keep="weights", rows=everything, columns=everything, query=None, key=None)
+    of_tokens = replace(
+        request, keep="weights", rows=everything, columns=everything, query=None, key=None
+    )
     capture = source(of_tokens)
     if SCORES in methods_of(capture.maps):
-        raise UsageError("--words adds up what the pieces of a word have, and scores do not add up: leave --words out")
+        raise UsageError(
+            "--words adds up what the pieces of a word have, and scores do not add up: leave --words out"
+        )
     try:
         capture = in_words(capture)
     except ValueError as error:
@@ -167,9 +175,13 @@ def keep_requested(attention_map: AttentionMap, request: Request) -> AttentionMa
     if request.keep == "tiles":
         return tiled(attention_map, request.tiles)
     is_of_one_text = attention_map.kind != "cross" and attention_map.queries == attention_map.keys
-    statistics = attention_map.statistics or describe(weights, attention_map.visible, is_of_one_text)
+    statistics = attention_map.statistics or describe(
+        weights, attention_map.visible, is_of_one_text
+    )
     edges = strongest(weights, request.strongest) if request.keep == "edges" else None
-    return replace(attention_map, weights=None, visible=np.array(True), statistics=statistics, edges=edges)
+    return replace(
+        attention_map, weights=None, visible=np.array(True), statistics=statistics, edges=edges
+    )
 
 
 def select_requested(capture: Capture, request: Request) -> Capture:

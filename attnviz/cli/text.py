@@ -14,7 +14,9 @@ from attnviz.io.samples import read_sample
 
 SENTENCE = "The cat sat on the mat because it was tired."
 SAMPLE = "sample:"
-MOST = 4 * 2**20  # bytes of a text: a million words, which would take a tokenizer seconds and gigabytes
+MOST = (
+    4 * 2**20
+)  # bytes of a text: a million words, which would take a tokenizer seconds and gigabytes
 
 
 def read(text: str | None, talk: Talk) -> str:
@@ -38,7 +40,9 @@ def read_all(texts: Sequence[str], lines: bool, talk: Talk) -> list[str]:
     Raises InputError.
     """
     found = [read(text, talk) for text in texts or (None,)]
-    return [line for text in found for line in text.splitlines() if line.strip()] if lines else found
+    return (
+        [line for text in found for line in text.splitlines() if line.strip()] if lines else found
+    )
 
 
 def resolve(text: str) -> str:
@@ -63,6 +67,10 @@ def stdin_is_given() -> bool:
     """Whether stdin is a pipe or a file, not a terminal or nothing."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):  # closed, or replaced by an object without a descriptor
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+    ):  # closed, or replaced by an object without a descriptor
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)

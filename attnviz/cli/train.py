@@ -53,7 +53,9 @@ def command(options: TrainOptions, talk: Talk) -> None:
         draw_run(options.curves, options, talk)
         return
     if not options.course.corpus or options.output is None:
-        raise UsageError("name texts to learn from and -o, a folder for the model; or --curves RUN to draw a run")
+        raise UsageError(
+            "name texts to learn from and -o, a folder for the model; or --curves RUN to draw a run"
+        )
     require_output(options.output, force=options.force, resume=options.course.resume)
     options.setting.require_sizes()
     train_model(options, options.output, talk)
@@ -80,7 +82,10 @@ def train_model(options: TrainOptions, folder: Path, talk: Talk) -> None:
     identity = checkpoints.identify(chosen.to_dict(), documents, vocabulary_text)
     kept = checkpoints.read(folder, identity) if course.resume else None
     every = course.every or math.ceil(chosen.steps / checkpoints.CHECKPOINTS)
-    with wait_for_steps(course.minutes) as stop, show_steps(chosen.steps, talk, live=course.live) as display:
+    with (
+        wait_for_steps(course.minutes) as stop,
+        show_steps(chosen.steps, talk, live=course.live) as display,
+    ):
         log = checkpoints.Log(folder, identity, chosen.steps, every, display.look_at_heads)
         if kept is not None:
             log.history, log.fresh = kept.history, False
@@ -107,7 +112,9 @@ def finish_run(trained: "Trained", log: "Log", stop: "Stop", talk: Talk) -> None
     if trained.steps == log.steps:
         log.done()
         return
-    talk.note(f"stopped after {trained.steps} of {log.steps} steps; the same command with --resume goes on")
+    talk.note(
+        f"stopped after {trained.steps} of {log.steps} steps; the same command with --resume goes on"
+    )
     if not stop.is_over():
         raise KeyboardInterrupt
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from attnviz.render.terminal.cells import Line
     from attnviz.results.training import Measurement
 
-WATCHED = "The quick brown fox jumps. The quick brown fox jumps."  # where it repeats, induction is seen
+WATCHED = (
+    "The quick brown fox jumps. The quick brown fox jumps."  # where it repeats, induction is seen
+)
 LINES_AROUND = 14  # of the live view that are not of its picture
 
 
@@ -166,7 +168,9 @@ def capture_best_head(model: "Stored", history: "Sequence[Measurement]") -> "Cap
     every_head = weights(model.parameters, np.array([encoding.ids]), model.config)
     of_best = every_head[:, best.layer, best.head]  # (1, query, key)
     visible = np.tri(len(tokens), dtype=bool)
-    attention_map = AttentionMap("self", (best.layer,), (best.head,), tokens, tokens, of_best[None], visible)
+    attention_map = AttentionMap(
+        "self", (best.layer,), (best.head,), tokens, tokens, of_best[None], visible
+    )
     return Capture("the model so far", WATCHED, (attention_map,))
 
 

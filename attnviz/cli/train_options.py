@@ -11,7 +11,12 @@ from attnviz.cli.parameters import GIVEN, option_flag, option_group
 from attnviz.errors import UsageError
 
 OF_CURVES = {"curves", "output", "force", "style"}  # options that --curves obeys
-SCORES = "scaled_dot", "dot", "cosine", "gaussian"  # of attnviz.layer.scores, which would load NumPy for a help
+SCORES = (
+    "scaled_dot",
+    "dot",
+    "cosine",
+    "gaussian",
+)  # of attnviz.layer.scores, which would load NumPy for a help
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,11 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Refuse options that have no effect, with --curves or without. Raises UsageError."""
-        draws_figure = self.curves is not None and self.output is not None and read_form(self.output) in FIGURES
+        draws_figure = (
+            self.curves is not None
+            and self.output is not None
+            and read_form(self.output) in FIGURES
+        )
         if "style" in self.given and not draws_figure:
             raise UsageError("--style is for figures of --curves: -o FILE.png, .svg or .pdf")
         if self.curves is None:
@@ -106,7 +115,9 @@ train_options = option_group(
         help="Folder of the new model; or file of --curves.",
     ),
     click.option("--force", is_flag=True, help="Replace a model, or a file, that is there."),
-    click.option("--resume", is_flag=True, help="Go on where an interrupted run in the folder stopped."),
+    click.option(
+        "--resume", is_flag=True, help="Go on where an interrupted run in the folder stopped."
+    ),
     click.option(
         "--steps",
         type=click.IntRange(1),
@@ -190,7 +201,9 @@ train_options = option_group(
         type=click.Path(path_type=Path),
         help="Learn tokens from this text, not the corpus.",
     ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    click.option(
+        "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+    ),
     option_group("setting", SettingOptions),
     option_group("course", CourseOptions),
 )

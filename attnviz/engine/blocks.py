@@ -22,7 +22,10 @@ CHUNK = 512  # keys of a block whose scores are held at once, in texts of LONG k
 LONG = 2048
 CACHED = 1 << 18  # scores a block on a CPU: with the weights 2 MB, about a second-level cache
 RESIDENT = 1 << 25  # on a GPU, where a block is a kernel call
-ROWS, FEWEST = 128, 32  # queries a block: more waste work above the diagonal, fewer make thin products
+ROWS, FEWEST = (
+    128,
+    32,
+)  # queries a block: more waste work above the diagonal, fewer make thin products
 SAFE = 80.0  # scores within +-SAFE need no row maximum: their exponentials and sums stay inside float32
 LARGEST = math.log(torch.finfo(torch.float32).max)
 TINY = 1e-37  # total of a row that sees no key: its weights stay 0
@@ -73,7 +76,9 @@ class Plan:
         self.tile = math.ceil(n / shape.tiles), math.ceil(m / shape.tiles)
         self.tiles = math.ceil(n / self.tile[0]), math.ceil(m / self.tile[1])
         on_cpu = shape.device.type == "cpu"
-        self.block, self.most = (CACHED, ROWS) if on_cpu else (RESIDENT, n)  # scores, and queries, at most
+        self.block, self.most = (
+            (CACHED, ROWS) if on_cpu else (RESIDENT, n)
+        )  # scores, and queries, at most
         self.chunk = CHUNK if on_cpu and m >= LONG else m
         self.spans = tuple(self.cut())
         largest = self.shared * max((span.stop - span.first) * span.keys for span in self.spans)
@@ -81,10 +86,14 @@ class Plan:
         self.query, self.key = self.empty(b, k, n, self.shared, d), self.empty(b, k, m, d)
         self.output = self.empty(self.groups, n * self.shared, dv)
         self.total, self.mass, self.expected = self.empty(3, self.groups, n, self.shared)
-        self.scores, self.weights = self.empty(2, LINE + math.ceil(self.abreast * largest / LINE) * LINE).zero_()
+        self.scores, self.weights = self.empty(
+            2, LINE + math.ceil(self.abreast * largest / LINE) * LINE
+        ).zero_()
         tallest = max(span.stop - span.first for span in self.spans)
         ones = torch.ones(tallest, tallest, dtype=torch.bool, device=shape.device).tril_()
-        self.corner = ones[:, None, :]  # (r, 1, r): what a causal query sees of the keys of its own block
+        self.corner = ones[
+            :, None, :
+        ]  # (r, 1, r): what a causal query sees of the keys of its own block
         self.lower = self.corner.to(shape.dtype)
 
     def empty(self, *size: int) -> Tensor:
@@ -96,7 +105,9 @@ class Plan:
         first = 0
         while first < self.shape.queries:
             stop = first + self.step(first)
-            yield Span(first, stop, min(stop, self.shape.keys) if self.shape.causal else self.shape.keys)
+            yield Span(
+                first, stop, min(stop, self.shape.keys) if self.shape.causal else self.shape.keys
+            )
             first = stop
 
     def step(self, first: int) -> int:
@@ -189,10 +200,19 @@ def attend(call: Call, plan: Plan, reducers: tuple[Reducer, ...]) -> Tensor:
     return output.to(call.query.dtype)
 
 
-def share(chunks: list[Tensor], laid: Laid, span: Span, at: slice, plan: Plan, reducers: tuple[Reducer, ...]) -> None:
+def share(
+    chunks: list[Tensor],
+    laid: Laid,
+    span: Span,
+    at: slice,
+    plan: Plan,
+    reducers: tuple[Reducer, ...],
+) -> None:
     """Make weights of exponentials; into the output and to the reducers with them, while they are in the cache."""
     inverse = plan.total[at, span.first : span.stop].reciprocal().unsqueeze(-1)
-    output = plan.output[at].narrow(1, span.first * plan.shared, (span.stop - span.first) * plan.shared)
+    output = plan.output[at].narrow(
+        1, span.first * plan.shared, (span.stop - span.first) * plan.shared
+    )
     first = 0
     for weights in chunks:
         weights *= inverse
@@ -222,10 +242,14 @@ def lay_out(call: Call, plan: Plan) -> Laid:
     bound = (longest(q) * longest(k)).sqrt()
     if call.softcap is not None:
         bound.clamp_max_(abs(call.softcap))
-    safe = min(SAFE, LARGEST - math.log(SAFE * shape.keys))  # so many exponentials times scores can be summed, too
+    safe = min(
+        SAFE, LARGEST - math.log(SAFE * shape.keys)
+    )  # so many exponentials times scores can be summed, too
     bounded = (bound <= safe).tolist() if is_linear(call) else [False] * plan.groups
     sinks = None if call.sinks is None else spread(call.sinks).to(shape.dtype)
-    return Laid(q, k.transpose(1, 2), call.value.to(shape.dtype).flatten(0, 1), bounded, sinks, call.masks)
+    return Laid(
+        q, k.transpose(1, 2), call.value.to(shape.dtype).flatten(0, 1), bounded, sinks, call.masks
+    )
 
 
 def longest(vectors: Tensor) -> Tensor:
@@ -245,7 +269,9 @@ def weigh(call: Call, laid: Laid, groups: range, span: Span, plan: Plan) -> list
     without a bound, or with some hidden, come in one chunk: their row maximum must be known first.
     """
     at, rows = slice(groups.start, groups.stop), slice(span.first, span.stop)
-    query = laid.query[at].narrow(1, span.first * plan.shared, (span.stop - span.first) * plan.shared)
+    query = laid.query[at].narrow(
+        1, span.first * plan.shared, (span.stop - span.first) * plan.shared
+    )
     total, expected = plan.total[at, rows], plan.expected[at, rows]
     whole = bool(laid.hide) or not all(laid.bounded[group] for group in groups)
     shift, chunks = None, []
@@ -259,7 +285,9 @@ def weigh(call: Call, laid: Laid, groups: range, span: Span, plan: Plan) -> list
         weights = torch.exp(scores, out=plan.room(plan.weights, len(groups), span, first, stop))
         if call.causal and stop > span.first:
             own = max(first, span.first)
-            weights[..., own - first :] *= plan.lower[: len(total[0]), :, own - span.first : stop - span.first]
+            weights[..., own - first :] *= plan.lower[
+                : len(total[0]), :, own - span.first : stop - span.first
+            ]
         accumulate(weights, total, first)
         accumulate(scores.mul_(weights), expected, first)
         chunks.append(weights)
@@ -279,7 +307,9 @@ def accumulate(part: Tensor, total: Tensor, first: int) -> None:
         torch.sum(part, -1, out=total)
 
 
-def settle(scores: Tensor, call: Call, laid: Laid, groups: range, span: Span, plan: Plan) -> Tensor | None:
+def settle(
+    scores: Tensor, call: Call, laid: Laid, groups: range, span: Span, plan: Plan
+) -> Tensor | None:
     """Hide what is masked, and take the maximum off each row if it may be large: (m, r, g, 1) that was taken off."""
     for mask in laid.hide:
         add(scores, mask, groups, span, plan)
@@ -300,14 +330,19 @@ def add(scores: Tensor, mask: Tensor, groups: range, span: Span, plan: Plan) -> 
     rows = slice(span.first, span.stop) if mask.shape[2] > 1 else slice(0, 1)
     for i, group in enumerate(groups):
         b, heads = heads_of(group, plan)
-        part = mask[b % mask.shape[0], heads if mask.shape[1] > 1 else slice(0, 1), rows, : span.keys]  # (g, r, n)
+        part = mask[
+            b % mask.shape[0], heads if mask.shape[1] > 1 else slice(0, 1), rows, : span.keys
+        ]  # (g, r, n)
         scores[i] += additive(part, scores.dtype).transpose(0, 1)
 
 
 def sinks_of(sinks: Tensor, groups: range, span: Span, plan: Plan) -> Tensor:
     """The sinks of a block, (m, r or 1, g, 1)."""
     rows = slice(span.first, span.stop) if sinks.shape[2] > 1 else slice(0, 1)
-    found = [sinks[b % sinks.shape[0], heads, rows] for b, heads in (heads_of(group, plan) for group in groups)]
+    found = [
+        sinks[b % sinks.shape[0], heads, rows]
+        for b, heads in (heads_of(group, plan) for group in groups)
+    ]
     return torch.stack(found).transpose(1, 2)
 
 

@@ -63,15 +63,23 @@ class Call:
         """The same for some of its queries, by their numbers."""
         hidden = None
         if self.causal:
-            hidden = torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None]  # (row, M)
+            hidden = (
+                torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None]
+            )  # (row, M)
         bias, mask = (pick_rows(part, rows) for part in (self.bias, self.mask))
         sinks = None if self.sinks is None else pick_rows(spread(self.sinks), rows)
-        mask = mask if hidden is None else hidden[None, None]  # causality and a mask never come together
-        return replace(self, query=self.query[:, :, rows], mask=mask, bias=bias, sinks=sinks, causal=False)
+        mask = (
+            mask if hidden is None else hidden[None, None]
+        )  # causality and a mask never come together
+        return replace(
+            self, query=self.query[:, :, rows], mask=mask, bias=bias, sinks=sinks, causal=False
+        )
 
     def detached(self) -> "Call":
         """The same outside of torch's graph."""
-        parts: Any = {name: part.detach() for name, part in vars(self).items() if isinstance(part, Tensor)}
+        parts: Any = {
+            name: part.detach() for name, part in vars(self).items() if isinstance(part, Tensor)
+        }
         return replace(self, **parts)
 
     def sdpa(self) -> Tensor:
@@ -81,7 +89,12 @@ class Call:
             mask, causal = (self.visible() if causal else mask), False
             mask = self.bias if mask is None else self.bias + additive(mask, self.bias.dtype)
         grouped = self.query.shape[1] != self.key.shape[1]
-        given: Any = {"attn_mask": mask, "is_causal": causal, "scale": self.scale, "enable_gqa": grouped}
+        given: Any = {
+            "attn_mask": mask,
+            "is_causal": causal,
+            "scale": self.scale,
+            "enable_gqa": grouped,
+        }
         return scaled_dot_product_attention(self.query, self.key, self.value, **given)
 
     def hiding(self, cut: Tensor) -> "Call":

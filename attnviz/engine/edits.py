@@ -70,9 +70,13 @@ class Edits(NamedTuple):
         cut: its edges were, before its softmax.
         """
         if number in self.hidden and not cut:
-            raise ModelError("edges of this attention cannot be cut: it is no matrix of queries and keys")
+            raise ModelError(
+                "edges of this attention cannot be cut: it is no matrix of queries and keys"
+            )
         if self.change is not None and self.layers[number] is not None:
-            raise ModelError("heads of this model cannot be ablated: it shows their weights, not what they put out")
+            raise ModelError(
+                "heads of this model cannot be ablated: it shows their weights, not what they put out"
+            )
 
 
 def weighed(call: Call, heads: Sequence[int]) -> Weighed:

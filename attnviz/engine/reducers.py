@@ -21,7 +21,10 @@ class Matrix:
         start, stop, _ = self.columns.indices(self.plan.shape.keys)
         first, last = max(block.first, start), min(block.stop, stop)
         if first < last:
-            rows, found = slice(block.span.first, block.span.stop), block.weights[..., first - block.first :]
+            rows, found = (
+                slice(block.span.first, block.span.stop),
+                block.weights[..., first - block.first :],
+            )
             found = found[..., : last - first].transpose(1, 2).to("cpu", torch.float32)
             self.weights[block.at, :, rows, first - start : last - start] = found
 
@@ -44,14 +47,20 @@ class Strongest:
     def see(self, block: Block) -> None:
         """Take the largest of each row, of those found in its earlier keys and the new ones."""
         found = block.weights.topk(min(self.count, block.weights.shape[-1]), -1)
-        values, keys = found.values.transpose(1, 2).float(), (found.indices + block.first).transpose(1, 2).int()
+        values, keys = (
+            found.values.transpose(1, 2).float(),
+            (found.indices + block.first).transpose(1, 2).int(),
+        )
         at = block.at, slice(None), slice(block.span.first, block.span.stop)
         if block.first:
             values = torch.cat([self.weights[at].to(values.device), values], -1)
             keys = torch.cat([self.keys[at].to(keys.device), keys], -1)
             values, order = values.topk(self.count, -1)
             keys = keys.gather(-1, order)
-        self.weights[at][..., : values.shape[-1]], self.keys[at][..., : keys.shape[-1]] = values.cpu(), keys.cpu()
+        self.weights[at][..., : values.shape[-1]], self.keys[at][..., : keys.shape[-1]] = (
+            values.cpu(),
+            keys.cpu(),
+        )
 
     def close(self, at: slice) -> None:
         """Nothing is pending."""
@@ -97,11 +106,17 @@ class Summary:
         if square and not plan.shape.causal:
             self.near, self.before = plan.empty(2, groups, plan.shape.queries, shared)
             self.columns = plan.empty(groups, shared)
-            tallest = places(max(span.stop - span.first + span.first % plan.tile[0] for span in plan.spans), plan)
-            self.back = (tallest[:, None] - tallest).clamp_min_(0)[:, None]  # (r, 1, r): how far a key lies behind
+            tallest = places(
+                max(span.stop - span.first + span.first % plan.tile[0] for span in plan.spans), plan
+            )
+            self.back = (tallest[:, None] - tallest).clamp_min_(0)[
+                :, None
+            ]  # (r, 1, r): how far a key lies behind
             self.edges = self.keys_before_edges(wide * width)
         self.diagonals = plan.empty(groups, plan.shape.queries, shared, 2).zero_()
-        self.areas = sizes(plan.shape.queries, height, plan)[:, None, None] * sizes(keys, width, plan)
+        self.areas = sizes(plan.shape.queries, height, plan)[:, None, None] * sizes(
+            keys, width, plan
+        )
         self.sums, self.peaks = plan.empty(2, plan.abreast, high, shared, wide * width).zero_()
 
     def see(self, block: Block) -> None:
@@ -121,9 +136,14 @@ class Summary:
         top, inside = divmod(span.first, self.plan.tile[0])
         count = max(1, r // self.plan.tile[0])
         rows = block.weights.view(m, count, r // count, g, n)
-        sums, peaks = (strips[:m, top : top + count, :, block.first : block.stop] for strips in (self.sums, self.peaks))
+        sums, peaks = (
+            strips[:m, top : top + count, :, block.first : block.stop]
+            for strips in (self.sums, self.peaks)
+        )
         if inside:
-            fresh = max(0, span.first - block.first) if self.plan.shape.causal else n  # keys new to this row of tiles
+            fresh = (
+                max(0, span.first - block.first) if self.plan.shape.causal else n
+            )  # keys new to this row of tiles
             sums[..., fresh:], peaks[..., fresh:] = 0, 0
             sums += rows.sum(2)
             torch.maximum(peaks, rows.amax(2), out=peaks)
@@ -140,7 +160,13 @@ class Summary:
         (m, _, g, n), span, kept = block.weights.shape, block.span, self.diagonals[block.at]
         first, stop = max(span.first, block.first + 1), min(span.stop, block.stop)
         if first < stop:
-            start = block.weights.storage_offset() + (first - span.first) * g * n + first - 1 - block.first
+            start = (
+                block.weights.storage_offset()
+                + (first - span.first) * g * n
+                + first
+                - 1
+                - block.first
+            )
             size, strides = (m, stop - first, g, 2), (block.weights.stride(0), g * n + 1, n, 1)
             kept[:, first:stop] = block.weights.as_strided(size, strides, start)
         for query, key, place in ((block.first, 0, 1), (block.stop, -1, 0)):
@@ -155,12 +181,20 @@ class Summary:
         """
         span, start = block.span, block.first
         edge = span.first - span.first % self.plan.tile[0]
-        here, split, stop = slice(span.first, span.stop), max(start, edge), min(block.stop, span.stop)
+        here, split, stop = (
+            slice(span.first, span.stop),
+            max(start, edge),
+            min(block.stop, span.stop),
+        )
         before = block.weights[..., : max(0, min(edge, block.stop) - start)]
         accumulate(before, self.before[block.at, here], start)
         near = block.weights[..., split - start : max(split, stop) - start]
-        back = self.back[span.first - edge : span.stop - edge, :, split - edge : max(split, stop) - edge]
-        spare = self.plan.room(self.plan.scores, len(near), span, 0, near.shape[-1])  # the scores have had their day
+        back = self.back[
+            span.first - edge : span.stop - edge, :, split - edge : max(split, stop) - edge
+        ]
+        spare = self.plan.room(
+            self.plan.scores, len(near), span, 0, near.shape[-1]
+        )  # the scores have had their day
         accumulate(torch.mul(near, back, out=spare), self.near[block.at, here], start)
 
     def keys_before_edges(self, width: int) -> Tensor:
@@ -200,7 +234,11 @@ class Summary:
             alive = (plan.mass > 0).to(plan.shape.dtype)  # (G, N, g)
             previous, diagonal = self.diagonals.sum(1).unbind(-1)  # (G, g)
             seeing, later = alive.sum(1).clamp_min(1), alive[:, 1:].sum(1).clamp_min(1)
-            means = {"diagonal": diagonal / seeing, "previous": previous / later, "distance": self.distance() / seeing}
+            means = {
+                "diagonal": diagonal / seeing,
+                "previous": previous / later,
+                "distance": self.distance() / seeing,
+            }
             named |= {name: plan.by_head(array) for name, array in means.items()}
         return {name: array.to("cpu", torch.float32, copy=True) for name, array in named.items()}
 
@@ -216,11 +254,18 @@ class Summary:
 
     def distance(self) -> Tensor:
         """Sum of weight * |i - j|, (G, g): weight * (j - i), known from row and column sums, + 2 * behind."""
-        keys, queries = self.keys.double(), self.queries.double()  # large numbers that nearly cancel
-        onward: Tensor = self.received.double() @ keys - self.plan.mass.transpose(1, 2).double() @ queries
+        keys, queries = (
+            self.keys.double(),
+            self.queries.double(),
+        )  # large numbers that nearly cancel
+        onward: Tensor = (
+            self.received.double() @ keys - self.plan.mass.transpose(1, 2).double() @ queries
+        )
         if self.plan.shape.causal:
             return -onward
-        behind: Tensor = self.near.sum(1) + self.before.transpose(1, 2).double() @ queries - self.columns
+        behind: Tensor = (
+            self.near.sum(1) + self.before.transpose(1, 2).double() @ queries - self.columns
+        )
         return onward + 2 * behind
 
 
@@ -232,4 +277,6 @@ def places(count: int, plan: Plan) -> Tensor:
 def sizes(length: int, tile: int, plan: Plan) -> Tensor:
     """How many tokens each tile of a side holds."""
     starts = range(0, length, tile)
-    return torch.tensor([min(tile, length - at) for at in starts], dtype=plan.shape.dtype, device=plan.shape.device)
+    return torch.tensor(
+        [min(tile, length - at) for at in starts], dtype=plan.shape.dtype, device=plan.shape.device
+    )

@@ -43,7 +43,10 @@ def follow(net: nn.Module) -> Iterator[Running]:
         if get_ident() == this_thread:
             running.stack.pop()
 
-    hooks = registry.register_module_forward_pre_hook(enter), registry.register_module_forward_hook(leave)
+    hooks = (
+        registry.register_module_forward_pre_hook(enter),
+        registry.register_module_forward_hook(leave),
+    )
     try:
         yield running
     finally:

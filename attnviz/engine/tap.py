@@ -23,7 +23,16 @@ from attnviz.layer.arrays import widen
 from attnviz.layer.attention import attend
 
 SOFTMAX = {torch.softmax, functional.softmax, Tensor.softmax}
-PRODUCTS = {torch.matmul, torch.mm, torch.bmm, torch.einsum, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__}
+PRODUCTS = {
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.einsum,
+    Tensor.matmul,
+    Tensor.mm,
+    Tensor.bmm,
+    Tensor.__matmul__,
+}
 MOST = 8  # softmaxes that wait for their values at once, and forms of one
 FAR = -9e3  # no score of attention lies below; models that mask by adding use -1e4 or less
 
@@ -75,7 +84,11 @@ class Tap(TorchFunctionMode):
             return self.softmax(func, args, kwargs)
         result = func(*args, **kwargs)
         if self.pending:
-            self.follow(func, [part for part in flat((*args, *kwargs.values())) if isinstance(part, Tensor)], result)
+            self.follow(
+                func,
+                [part for part in flat((*args, *kwargs.values())) if isinstance(part, Tensor)],
+                result,
+            )
         return result
 
     def attend(self, call: Call, source: Source) -> Tensor:
@@ -112,7 +125,9 @@ class Tap(TorchFunctionMode):
         if k.shape[1] != v.shape[1]:
             k, v = (part.repeat_interleave(heads // part.shape[1], 1) for part in (k, v))
         mask = None if attn_mask is None else self.four(attn_mask)
-        call = Call(q, k, v, default_scale(q) if scale is None else scale, mask=mask, causal=is_causal)
+        call = Call(
+            q, k, v, default_scale(q) if scale is None else scale, mask=mask, causal=is_causal
+        )
         self.found += 1
         output = self.observer.attend(call, self.source)
         return output.transpose(1, 2).reshape(*query.shape[:-1], value.shape[-1])
@@ -169,7 +184,9 @@ class Tap(TorchFunctionMode):
             if cut is not None and cut.shape == weights.shape:
                 visible |= cut > FAR
             self.wait(result, visible, self.given(weights, visible))
-        elif result.ndim == 4 or (result.ndim == 3 and len(result) > self.batch):  # has heads, so it may be attention
+        elif result.ndim == 4 or (
+            result.ndim == 3 and len(result) > self.batch
+        ):  # has heads, so it may be attention
             self.wait(result, (scores > FAR) | (result > 0), None)
         return result
 
@@ -189,7 +206,9 @@ class Tap(TorchFunctionMode):
                         pending.forms = [pending.forms[0], *pending.forms[1:][1 - MOST :], result]
                     return
 
-    def arrive(self, pending: Pending, func: Any, at: int, operands: list[Tensor], result: Tensor) -> None:
+    def arrive(
+        self, pending: Pending, func: Any, at: int, operands: list[Tensor], result: Tensor
+    ) -> None:
         """Pending weights meet their values: they are attention, and its output is there to compare with."""
         self.pending.remove(pending)
         weights = pending.forms[0]
@@ -254,7 +273,9 @@ def with_global(function: Any, name: str, value: Any) -> Any:
     The function itself and its module stay as they are, so that other threads notice nothing.
     """
     names = {**function.__globals__, name: value}
-    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copy = FunctionType(
+        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+    )
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
 

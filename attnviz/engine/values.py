@@ -58,7 +58,11 @@ class Watched(Tensor):
                 watched.arrive(*factors)
                 return func(*args, **kwargs)
             result = func(*args, **kwargs)
-            if not isinstance(result, Tensor) or result.numel() != watched.numel() or not result.is_floating_point():
+            if (
+                not isinstance(result, Tensor)
+                or result.numel() != watched.numel()
+                or not result.is_floating_point()
+            ):
                 return result
             return cls.of(result, watched.arrive)
 
@@ -77,7 +81,12 @@ def require_projection(output: Tensor, merged: Tensor, matrix: Tensor) -> Tensor
     """W_O (H * d_v, dim), if what it is multiplied with is the output (1, N, H, d_v). Raises ModelError."""
     heads = output[0].flatten(1).to(merged.dtype)  # (N, H * d_v)
     same = merged.numel() == heads.numel() and torch.equal(merged.reshape(heads.shape), heads)
-    if not same or matrix.ndim != 2 or len(matrix) != heads.shape[1] or not matrix.is_floating_point():
+    if (
+        not same
+        or matrix.ndim != 2
+        or len(matrix) != heads.shape[1]
+        or not matrix.is_floating_point()
+    ):
         raise ModelError(UNPROJECTED)
     return matrix.detach()
 
@@ -88,12 +97,16 @@ def head_lengths(call: Call, projection: Tensor, heads: tuple[int, ...]) -> Tens
     return torch.cat(parts, 1).float().cpu()
 
 
-def summed_lengths(call: Call, projection: Tensor, heads: tuple[int, ...], rows: slice, columns: slice) -> Tensor:
+def summed_lengths(
+    call: Call, projection: Tensor, heads: tuple[int, ...], rows: slice, columns: slice
+) -> Tensor:
     """How long the sum is of what some heads move, (1, query, key) of a window, on the CPU.
 
     The weights of all heads are there for a few queries at once; what is held beside is linear in the length.
     """
-    inner = torch.cat([products(vectors.cpu()) for vectors in vectors_of(call, projection, heads)])[columns]
+    inner = torch.cat([products(vectors.cpu()) for vectors in vectors_of(call, projection, heads)])[
+        columns
+    ]
     found = []
     for block in blocks_of(call, heads, rows):
         plan = Plan(Shape.of(block, 64))
@@ -105,7 +118,10 @@ def summed_lengths(call: Call, projection: Tensor, heads: tuple[int, ...], rows:
 
 def vectors_of(call: Call, projection: Tensor, heads: tuple[int, ...]) -> Iterator[Tensor]:
     """The vectors that some heads move, (head, key, dim), of a few keys at once."""
-    every, (value,) = projection.view(call.query.shape[1], -1, projection.shape[1]), call.heads(heads).value
+    every, (value,) = (
+        projection.view(call.query.shape[1], -1, projection.shape[1]),
+        call.heads(heads).value,
+    )
     matrix = widen(every[list(heads)].flatten(0, 1))  # (head * d_v, dim)
     for some in torch.split(value, KEYS, 1):
         yield moved(some, matrix)
@@ -113,7 +129,9 @@ def vectors_of(call: Call, projection: Tensor, heads: tuple[int, ...]) -> Iterat
 
 def scores(call: Call, heads: tuple[int, ...], rows: slice, columns: slice) -> Tensor:
     """What the softmax of some heads is given, (head, query, key) of a window, 0 where masked."""
-    return torch.cat([block_scores(block)[0, ..., columns].cpu() for block in blocks_of(call, heads, rows)], 1)
+    return torch.cat(
+        [block_scores(block)[0, ..., columns].cpu() for block in blocks_of(call, heads, rows)], 1
+    )
 
 
 def block_scores(call: Call) -> Tensor:
@@ -128,6 +146,9 @@ def block_scores(call: Call) -> Tensor:
 
 def blocks_of(call: Call, heads: tuple[int, ...], rows: slice) -> Iterator[Call]:
     """A call of some heads, a few queries of a window at once."""
-    part, queries = call.heads(heads), torch.arange(call.query.shape[2], device=call.query.device)[rows]
+    part, queries = (
+        call.heads(heads),
+        torch.arange(call.query.shape[2], device=call.query.device)[rows],
+    )
     for some in torch.split(queries, max(1, CELLS // (part.key.shape[2] * len(heads)))):
         yield part.rows(some)

@@ -61,14 +61,22 @@ def ablate(
     whole = {name: baseline(predictor, part) for name, part in data.items()}
     rng = np.random.default_rng(roles.setting.seed)
     sets = [(heads, role, drawn(heads, role, roles.heads, rng)) for heads, role in together(chosen)]
-    every = list(dict.fromkeys(frozenset(heads) for own, _, others in sets for heads in (own, *others)))
+    every = list(
+        dict.fromkeys(frozenset(heads) for own, _, others in sets for heads in (own, *others))
+    )
     jobs = [(part, how, heads) for part in data.values() for how in HOWS for heads in every]
     for done, (part, how, heads) in enumerate(jobs, 1):
         part.losses[how, heads] = losses(predictor, part, without(heads, how, part.means))
         watch(done, len(jobs))
     ablated = tuple(
         AblatedHeads(
-            own, role, {(name, how): rise(data[name], whole[name], how, own, others) for name in data for how in HOWS}
+            own,
+            role,
+            {
+                (name, how): rise(data[name], whole[name], how, own, others)
+                for name in data
+                for how in HOWS
+            },
         )
         for own, role, others in sets
     )
@@ -106,10 +114,14 @@ def baseline(model: SupportsLosses, part: Passages) -> Losses:
 
 def losses(model: SupportsLosses, part: Passages, change: Change) -> Losses:
     """The mean loss on each sequence."""
-    return np.concatenate([model.losses(ids, change)[:, part.counted].mean(1, dtype=np.float64) for ids in part.ids])
+    return np.concatenate(
+        [model.losses(ids, change)[:, part.counted].mean(1, dtype=np.float64) for ids in part.ids]
+    )
 
 
-def without(heads: Iterable[Head], how: Replacement, means: Mapping[int, Array], seed: int = 0) -> Change:
+def without(
+    heads: Iterable[Head], how: Replacement, means: Mapping[int, Array], seed: int = 0
+) -> Change:
     """The change that ablates heads. means: of each layer (head, d_v), for the mean; seed: of what is permuted.
 
     What is put there is a constant: no gradient goes through it.
@@ -178,20 +190,33 @@ def drawn(
 ) -> list[tuple[Head, ...]]:
     """Sets of as many other heads: of the same layers if there are enough, else of all."""
     layers = {layer for layer, _ in own}
-    other = [head.place for head in heads if head.place not in own and (role is None or head.role != role)]
+    other = [
+        head.place
+        for head in heads
+        if head.place not in own and (role is None or head.role != role)
+    ]
     near = [place for place in other if place[0] in layers]
     pool = near if len(near) >= len(own) else other
     if len(own) == 1:
         return [(pool[i],) for i in rng.permutation(len(pool))[:OTHERS]]
     if len(pool) < len(own):
         return []
-    sets = (tuple(sorted(pool[i] for i in rng.permutation(len(pool))[: len(own)])) for _ in range(OTHERS))
+    sets = (
+        tuple(sorted(pool[i] for i in rng.permutation(len(pool))[: len(own)]))
+        for _ in range(OTHERS)
+    )
     return list(dict.fromkeys(sets))
 
 
 def rise(
-    part: Passages, whole: Losses, how: Replacement, own: Sequence[Head], others: Sequence[Sequence[Head]]
+    part: Passages,
+    whole: Losses,
+    how: Replacement,
+    own: Sequence[Head],
+    others: Sequence[Sequence[Head]],
 ) -> LossRise:
     """The rise of the loss without some heads, and without others."""
     rises = [part.losses[how, frozenset(heads)] - whole for heads in (own, *others)]
-    return LossRise(LossSpread.of(rises[0]), LossSpread.of([float(found.mean()) for found in rises[1:]]))
+    return LossRise(
+        LossSpread.of(rises[0]), LossSpread.of([float(found.mean()) for found in rises[1:]])
+    )

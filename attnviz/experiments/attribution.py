@@ -20,7 +20,16 @@ from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.models.base import Model, SupportsPredictions, require_predictions, require_sequences
 from attnviz.models.interventions import batches
 from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Capture, Doubles
-from attnviz.request import LIKELIEST, NOTHING, Edge, Intervention, Prompt, Request, Response, Target
+from attnviz.request import (
+    LIKELIEST,
+    NOTHING,
+    Edge,
+    Intervention,
+    Prompt,
+    Request,
+    Response,
+    Target,
+)
 from attnviz.results.attribution import Attribution, Check
 from attnviz.results.intervention import Outcome
 from attnviz.selection import ALL, Head, Named, Selection, Spot, require_same_tokens
@@ -49,12 +58,16 @@ class Runs:
 
         Raises UsageError for an encoder-decoder, and where layers read different parts of the text.
         """
-        capture = self.model.capture(self.prompt, Request(truncate=self.truncate), self.intervention)
+        capture = self.model.capture(
+            self.prompt, Request(truncate=self.truncate), self.intervention
+        )
         if any(attention_map.kind != "self" for attention_map in capture.maps):
             raise UsageError(
                 f"{self.model.name} reads one text and writes another: attribute is for models of one text"
             )
-        require_same_tokens(capture.maps, "attribute is for models whose layers all read the whole text")
+        require_same_tokens(
+            capture.maps, "attribute is for models whose layers all read the whole text"
+        )
         return capture
 
     def maps(self, method: str, query: int | None = None, heads: Selection | Named = ALL) -> Parts:
@@ -73,17 +86,27 @@ class Runs:
         """Weights of all heads as means over those of each layer that are not replaced, 0 where none is left."""
         if not self.without:
             return tuple(parts)
-        return tuple(mean_without(part, i, self.without) for part in parts for i in range(len(part.layers)))
+        return tuple(
+            mean_without(part, i, self.without) for part in parts for i in range(len(part.layers))
+        )
 
     def heads(self, parts: Parts) -> Selection | Named:
         """The heads that are not replaced."""
-        every = [(layer, int(head)) for part in parts for layer in part.layers for head in part.heads]
-        return Named(tuple(head for head in every if head not in self.without)) if self.without else ALL
+        every = [
+            (layer, int(head)) for part in parts for layer in part.layers for head in part.heads
+        ]
+        return (
+            Named(tuple(head for head in every if head not in self.without))
+            if self.without
+            else ALL
+        )
 
     def respond(self, others: Sequence[Intervention]) -> Response:
         """What it says under further interventions, each for itself."""
         own = self.intervention
-        every = [replace(own, cuts=own.cuts + one.cuts, tokens=own.tokens + one.tokens) for one in others]
+        every = [
+            replace(own, cuts=own.cuts + one.cuts, tokens=own.tokens + one.tokens) for one in others
+        ]
         return self.model.respond(self.prompt, every, self.target, truncate=self.truncate)
 
 
@@ -137,7 +160,9 @@ def attribute_runs(runs: Runs, by: str | None, checks: Sequence[Check], seed: in
     read = sources(capture.maps, query)
     seen = read.copy()
     seen[query] = True
-    scores = {name: np.where(seen, values, np.nan) for name, values in attributed(maps, query).items()}
+    scores = {
+        name: np.where(seen, values, np.nan) for name, values in attributed(maps, query).items()
+    }
     method = ranking(by, scores, lacking)
     read_places = np.flatnonzero(read).tolist()
     return Attribution(
@@ -161,7 +186,9 @@ def mean_without(part: AttentionMap, layer: int, without: Sequence[Head]) -> Att
     """The mean over the heads of a layer, by its place in a map of weights, but for some."""
     kept = [i for i, head in enumerate(part.heads) if (part.layers[layer], head) not in without]
     mean = part.part([layer], kept or [0]).reduced("mean")
-    return mean if kept or mean.weights is None else replace(mean, weights=np.zeros_like(mean.weights))
+    return (
+        mean if kept or mean.weights is None else replace(mean, weights=np.zeros_like(mean.weights))
+    )
 
 
 def place_of(said: Response, parts: Parts, target: Target) -> int:
@@ -176,7 +203,9 @@ def place_of(said: Response, parts: Parts, target: Target) -> int:
     return len(said.tokens) - 1 if is_causal(parts[0].visible[0, 0]) else said.place
 
 
-def every_map(runs: Runs, weights: Parts, said: Response, query: int) -> tuple[dict[str, Parts], dict[str, str]]:
+def every_map(
+    runs: Runs, weights: Parts, said: Response, query: int
+) -> tuple[dict[str, Parts], dict[str, str]]:
     """The maps that methods are made of, and why some are lacking, both by name."""
     heads = runs.heads(weights)
     asked: dict[str, Callable[[], Parts]] = {NORM: partial(runs.maps, NORM, query, heads)}
@@ -190,7 +219,10 @@ def every_map(runs: Runs, weights: Parts, said: Response, query: int) -> tuple[d
     for method, take in asked.items():
         try:
             found[method] = take()
-        except (UsageError, ModelError) as error:  # of a model that hides its values, or has integer weights
+        except (
+            UsageError,
+            ModelError,
+        ) as error:  # of a model that hides its values, or has integer weights
             lacking[method] = f"without {method}: {error}"
     return found, lacking
 
@@ -216,17 +248,23 @@ def effects(
     """How much each of some tokens moves what is said, by each intervention, (token,); NaN for the others."""
     made: dict[Check, list[tuple[int, Intervention]]] = {check: [] for check in checks}
     if "knock-out" in made:
-        made["knock-out"] = [(place, Intervention(cuts=(Edge(None, None, None, None, place),))) for place in places]
+        made["knock-out"] = [
+            (place, Intervention(cuts=(Edge(None, None, None, None, place),))) for place in places
+        ]
     if "leave-one-out" in made:
         drawn = substitutes(runs.model, seed)
         for place in places:
             others = [number for number in drawn if number != said.tokens[place].id][:SUBSTITUTES]
-            made["leave-one-out"] += [(place, Intervention(tokens=((place, number),))) for number in others]
+            made["leave-one-out"] += [
+                (place, Intervention(tokens=((place, number),))) for number in others
+            ]
     total, done = sum(map(len, made.values())), 0
     found: dict[Check, Doubles] = {}
     for check, members in made.items():
         falls: list[float] = []
-        for batch in batches([one for _, one in members]):  # what a batch says is not kept: vocabularies are wide
+        for batch in batches(
+            [one for _, one in members]
+        ):  # what a batch says is not kept: vocabularies are wide
             falls += fall(said, runs.respond(batch)).tolist()
             done += len(batch)
             runs.watch(done, total)

@@ -54,7 +54,9 @@ def find_head_roles(
         chosen = heads_with_name(roles, role)
     if not chosen:
         lacking = f"plays the role {role}" if role else "has a name"
-        raise UsageError(f"--ablate: no head of {model.name} {lacking}: choose heads with -l and -H")
+        raise UsageError(
+            f"--ablate: no head of {model.name} {lacking}: choose heads with -l and -H"
+        )
     ablation = ablate(model, every_role, chosen, texts, watch)
     return HeadsResult(roles, ablation, role)
 
@@ -90,12 +92,15 @@ def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles
     text_captures = (model.capture(Prompt(text), ALL_HEADS) for text in texts)
     on_texts = collect_samples(text_captures, "text")
     heads = tuple(
-        name_head(place, summarise_samples(on_blocks[place]), summarise_samples(on_texts[place])) for place in on_blocks
+        name_head(place, summarise_samples(on_blocks[place]), summarise_samples(on_texts[place]))
+        for place in on_blocks
     )
     return Roles(model.name, heads, setting, len(sequences[0]), len(texts))
 
 
-def collect_samples(captures: Iterable[Capture], data: Data, block: int = 0, first: int = 1) -> Samples:
+def collect_samples(
+    captures: Iterable[Capture], data: Data, block: int = 0, first: int = 1
+) -> Samples:
     """Collect the scores of every head by role, one a capture.
 
     block, first: the length of a repeated block, and the place of its first token.
@@ -108,7 +113,9 @@ def collect_samples(captures: Iterable[Capture], data: Data, block: int = 0, fir
     return samples
 
 
-def add_samples(samples: Samples, attention_map: AttentionMap, data: Data, block: int, first: int) -> None:
+def add_samples(
+    samples: Samples, attention_map: AttentionMap, data: Data, block: int, first: int
+) -> None:
     """Add the scores and chances of the heads of a map to samples."""
     assert attention_map.weights is not None
     visible = without_repeated_masks(attention_map)
@@ -132,7 +139,9 @@ def without_repeated_masks(attention_map: AttentionMap) -> Visible:
 
 def separators(tokens: Sequence[Token]) -> tuple[int, ...]:
     """Return the places of special tokens but the first, and of tokens that are punctuation."""
-    return tuple(i for i, token in enumerate(tokens) if i and (token.special or is_punctuation(token.text)))
+    return tuple(
+        i for i, token in enumerate(tokens) if i and (token.special or is_punctuation(token.text))
+    )
 
 
 def is_punctuation(text: str) -> bool:

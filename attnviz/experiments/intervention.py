@@ -48,19 +48,29 @@ class Subject(NamedTuple):
     scope: Scope
 
     @classmethod
-    def of(cls, model: Model, prompt: Prompt, kind: Kind | None = None, *, truncate: bool = False) -> "Subject":
+    def of(
+        cls, model: Model, prompt: Prompt, kind: Kind | None = None, *, truncate: bool = False
+    ) -> "Subject":
         """Run a model once or twice to see. kind: the map that is meant, of a model that has several.
 
         Raises UsageError if that is not there, or has to be said, ModelError of a model without predictions.
         """
         predictor = require_predictions(model)
         kinds = (kind,) if kind else ()
-        corner = model.capture(prompt, Request(truncate=truncate, kinds=kinds, rows=slice(1), columns=slice(1)))
+        corner = model.capture(
+            prompt, Request(truncate=truncate, kinds=kinds, rows=slice(1), columns=slice(1))
+        )
         if len(there := dict.fromkeys(part.kind for part in corner.maps)) > 1:
-            raise UsageError(f"{model.name} has attention of several kinds, {', '.join(there)}: show --map says which")
-        heads = {layer: tuple(map(int, part.heads)) for part in corner.maps for layer in part.layers}
+            raise UsageError(
+                f"{model.name} has attention of several kinds, {', '.join(there)}: show --map says which"
+            )
+        heads = {
+            layer: tuple(map(int, part.heads)) for part in corner.maps for layer in part.layers
+        }
         first = Named(((next(iter(heads)), 0),))
-        whole = model.capture(prompt, Request(ALL, first, truncate, tuple(there), keep="statistics")).maps[0]
+        whole = model.capture(
+            prompt, Request(ALL, first, truncate, tuple(there), keep="statistics")
+        ).maps[0]
         return cls(predictor, prompt, truncate, Scope(whole.kind, heads, whole.queries, whole.keys))
 
     def window(self, layers: Selection, heads: Selection | Named, rows: slice) -> Visible:
@@ -97,7 +107,9 @@ def find_changes(
 def find_heads(heads: Named, scope: Scope) -> tuple[Head, ...]:
     """Return named heads, counted from 0. Raises UsageError for one that is not there."""
     blocks = resolve(ALL, heads, scope.heads)
-    return tuple((layer, head) for layers, of_each in blocks for layer in layers for head in of_each)
+    return tuple(
+        (layer, head) for layers, of_each in blocks for layer in layers for head in of_each
+    )
 
 
 def find_edge(edge: EdgeNames, scope: Scope) -> tuple[int | None, int | None]:
@@ -113,7 +125,9 @@ def find_edge(edge: EdgeNames, scope: Scope) -> tuple[int | None, int | None]:
 
 def intervention_of(changes: Changes) -> Intervention:
     """Return changes as an intervention in a model. Weights that are permuted are so in one order in all queries."""
-    places: list[tuple[int, int | None]] = [*changes.heads] or [(layer, None) for layer in changes.layers]
+    places: list[tuple[int, int | None]] = [*changes.heads] or [
+        (layer, None) for layer in changes.layers
+    ]
     cuts = tuple(Edge(changes.kind, *place, *pair) for place in places for pair in changes.pairs)
     if not changes.ablated:
         return Intervention(cuts)
@@ -121,7 +135,9 @@ def intervention_of(changes: Changes) -> Intervention:
     return Intervention(cuts, change, changes.kind)
 
 
-def intervene(subject: Subject, changes: Changes, target: Target = LIKELIEST, seed: int = 0) -> Outcome:
+def intervene(
+    subject: Subject, changes: Changes, target: Target = LIKELIEST, seed: int = 0
+) -> Outcome:
     """What the model says before and after changes, and in place of these, after others of the same size.
 
     Heads that are ablated, or in which edges are cut, make place for as many others of the same layers. Edges that are
@@ -198,7 +214,9 @@ def redrawn(
 
 
 def others(
-    own: Sequence[tuple[Group, Member]], there: Mapping[Group, Sequence[Member]], rng: np.random.Generator
+    own: Sequence[tuple[Group, Member]],
+    there: Mapping[Group, Sequence[Member]],
+    rng: np.random.Generator,
 ) -> list[tuple[tuple[Group, Member], ...]]:
     """As many other members of each group: all ways if there are DRAWS or fewer, else so many at random."""
     members = {group: [one for at, one in own if at == group] for group, _ in own}
@@ -207,13 +225,20 @@ def others(
 
     def named(way: Iterable[Sequence[int]]) -> tuple[tuple[Group, Member], ...]:
         """The members at these places of their pools, with their groups."""
-        return tuple((group, pools[group][i]) for group, at in zip(members, way, strict=True) for i in at)
+        return tuple(
+            (group, pools[group][i]) for group, at in zip(members, way, strict=True) for i in at
+        )
 
     if prod(comb(*size) for size in sizes) <= DRAWS:
-        return [named(way) for way in product(*(combinations(range(many), size) for many, size in sizes))]
+        return [
+            named(way)
+            for way in product(*(combinations(range(many), size) for many, size in sizes))
+        ]
     found: set[tuple[tuple[int, ...], ...]] = set()
     while len(found) < DRAWS:
-        found.add(tuple(tuple(sorted(rng.permutation(many)[:size].tolist())) for many, size in sizes))
+        found.add(
+            tuple(tuple(sorted(rng.permutation(many)[:size].tolist())) for many, size in sizes)
+        )
     return [named(way) for way in sorted(found)]
 
 
@@ -229,5 +254,7 @@ def effect(before: Doubles, after: Doubles, response: Response) -> Effect:
 def turn(before: Doubles, after: Doubles) -> Doubles:
     """1 - cos of a vector (dim,) and others (..., dim): (...); what rounding puts below 0 is 0, NaN where one is 0."""
     lengths = np.linalg.norm(before) * np.linalg.norm(after, axis=-1)
-    alike = np.divide(after @ before, lengths, out=np.full(lengths.shape, np.nan), where=lengths > 0)
+    alike = np.divide(
+        after @ before, lengths, out=np.full(lengths.shape, np.nan), where=lengths > 0
+    )
     return np.asarray(np.maximum(1 - alike, 0))

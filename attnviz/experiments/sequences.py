@@ -8,7 +8,10 @@ from attnviz.errors import UsageError
 from attnviz.request import Vocabulary
 from attnviz.results.head_roles import Setting
 
-DOCUMENTS, CHARACTERS = 64, 1000  # of a corpus: so many documents at most, and of each its beginning
+DOCUMENTS, CHARACTERS = (
+    64,
+    1000,
+)  # of a corpus: so many documents at most, and of each its beginning
 Ids = tuple[int, ...]
 
 
@@ -20,9 +23,14 @@ def repeated(vocabulary: Vocabulary, setting: Setting, model: str) -> list[Ids]:
     around = len(vocabulary.prefix) + len(vocabulary.suffix)
     most = min(len(vocabulary.plain), ((vocabulary.positions or 1 << 30) - around) // 2)
     if setting.block > most:
-        raise UsageError(f"a block of {setting.block} tokens, repeated, is too long for {model}: at most {most}")
+        raise UsageError(
+            f"a block of {setting.block} tokens, repeated, is too long for {model}: at most {most}"
+        )
     rng = np.random.default_rng(setting.seed)
-    blocks = [rng.permutation(vocabulary.plain)[: setting.block].tolist() for _ in range(setting.sequences)]
+    blocks = [
+        rng.permutation(vocabulary.plain)[: setting.block].tolist()
+        for _ in range(setting.sequences)
+    ]
     return [(*vocabulary.prefix, *block, *block, *vocabulary.suffix) for block in blocks]
 
 

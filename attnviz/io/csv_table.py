@@ -36,8 +36,12 @@ def rows(part: AttentionMap) -> Iterator[tuple[object, ...]]:
     if part.weights is None:
         raise UsageError("a .csv holds weights, and this capture has none: use .json")
     queries, keys = ([text(token.text) for token in tokens] for tokens in (part.queries, part.keys))
-    for (i, layer), (j, head) in ((a, b) for a in enumerate(part.layers) for b in enumerate(part.heads)):
-        values = part.weights[i, j].astype(str)  # the shortest decimals that give the same float32 back
+    for (i, layer), (j, head) in (
+        (a, b) for a in enumerate(part.layers) for b in enumerate(part.heads)
+    ):
+        values = part.weights[i, j].astype(
+            str
+        )  # the shortest decimals that give the same float32 back
         for query, key in np.argwhere(part.visible[i, j]).tolist():
             yield (
                 part.kind,

@@ -13,7 +13,9 @@ from typing import BinaryIO
 from attnviz.errors import InputError, OutputError
 
 DEFAULT_MODE = 0o666  # less what the umask takes away
-PRIVATE_MODE = 0o600  # of a file that is to replace another, until it has the permissions of that one
+PRIVATE_MODE = (
+    0o600  # of a file that is to replace another, until it has the permissions of that one
+)
 PERMISSIONS = 0o777  # of a mode; not the bits that let a program run as the owner of its file
 SPECIAL_FILES = {
     stat.S_IFCHR: "a device",
@@ -139,7 +141,9 @@ def regular_status(path: Path) -> os.stat_result | None:
         raise OutputError(f"{path} is a folder: name a file in it")
     if not stat.S_ISREG(status.st_mode):
         kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise OutputError(f"cannot write {path}: it is {kind}, and only regular files are written or replaced")
+        raise OutputError(
+            f"cannot write {path}: it is {kind}, and only regular files are written or replaced"
+        )
     return status
 
 

@@ -17,7 +17,16 @@ import numpy as np
 from attnviz.analysis.statistics import describe
 from attnviz.io.untrusted import Array, cells, numbers, parse_json, read_npz, tensors
 from attnviz.io.validation import counts, head_names, require_sides, require_weights, texts
-from attnviz.record import GIVEN, ROW_TOLERANCE, AttentionMap, Capture, Kind, Token, Visible, Weights
+from attnviz.record import (
+    GIVEN,
+    ROW_TOLERANCE,
+    AttentionMap,
+    Capture,
+    Kind,
+    Token,
+    Visible,
+    Weights,
+)
 
 LABELS = "tokens", "queries", "keys", "layers", "heads"
 ARRAYS = "weights", "visible"
@@ -78,11 +87,15 @@ def read_array(value: Any, name: str) -> Array:
     if value is None:
         raise ValueError(f"{name}= is None: {HINT}")
     if isinstance(value, Mapping):
-        raise ValueError(f"{name}= is a mapping of {', '.join(map(str, value))}: give one of these, such as attentions")
+        raise ValueError(
+            f"{name}= is a mapping of {', '.join(map(str, value))}: give one of these, such as attentions"
+        )
     array = stack_layers(value, name) if isinstance(value, (tuple, list)) else to_numpy(value)
     if array.ndim == 5:
         if array.shape[1] != 1:
-            raise ValueError(f"{name}= holds {array.shape[1]} texts: give one, such as [part[:1] for part in {name}]")
+            raise ValueError(
+                f"{name}= holds {array.shape[1]} texts: give one, such as [part[:1] for part in {name}]"
+            )
         return array[:, 0]
     return array
 
@@ -95,14 +108,21 @@ def stack_layers(parts: Sequence[Any], name: str) -> Array:
     if missing:
         raise ValueError(f"layer {missing[0]} of {name}= is None: {HINT}")
     if any(isinstance(part, (tuple, list)) and count_axes(part) > 3 for part in parts):
-        raise ValueError(f"{name}= is a sequence of steps, each of layers: give the layers of one step, {name}[0]")
+        raise ValueError(
+            f"{name}= is a sequence of steps, each of layers: give the layers of one step, {name}[0]"
+        )
     if not any(map(count_axes, parts)):
         return to_numpy(parts)
-    arrays = [stack_layers(part, name) if isinstance(part, (tuple, list)) else to_numpy(part) for part in parts]
+    arrays = [
+        stack_layers(part, name) if isinstance(part, (tuple, list)) else to_numpy(part)
+        for part in parts
+    ]
     for number, array in enumerate(arrays):
         if array.shape != arrays[0].shape:
             shapes = f"{arrays[0].shape} and {array.shape}"
-            raise ValueError(f"layers 0 and {number} of {name}= have the shapes {shapes}: give those of one shape")
+            raise ValueError(
+                f"layers 0 and {number} of {name}= have the shapes {shapes}: give those of one shape"
+            )
     return np.stack(arrays)
 
 
@@ -132,7 +152,9 @@ def read_tensor(tensor: Any) -> Any:
 def require_given(found: dict[str, Any]) -> None:
     """Raise ValueError if there are no weights."""
     if "weights" not in found:
-        raise ValueError("it holds no 'weights': (query, key), (head, query, key) or (layer, head, query, key)")
+        raise ValueError(
+            "it holds no 'weights': (query, key), (head, query, key) or (layer, head, query, key)"
+        )
 
 
 def build(name: str, given: Given) -> Capture:
@@ -148,7 +170,9 @@ def build(name: str, given: Given) -> Capture:
     part = AttentionMap(kind, layers, heads, tokens(queries), tokens(keys), weights, visible, GIVEN)
     part = replace(part, statistics=describe(weights, visible, kind == "self"))
     notes = (CAUSAL_NOTE,) * causal + sums_note(weights, visible)
-    return Capture(name, " ".join(keys), (part,), notes, target=None if kind == "self" else " ".join(queries))
+    return Capture(
+        name, " ".join(keys), (part,), notes, target=None if kind == "self" else " ".join(queries)
+    )
 
 
 def read_weights(array: Array) -> Weights:
@@ -173,16 +197,31 @@ def read_labels(
     """Layers, heads, queries and keys as named, or else by their places; nothing is made before lengths are checked."""
     named = labels.keys() & {"tokens", "queries", "keys"}
     if named not in (set(), {"tokens"}, {"queries", "keys"}):
-        raise ValueError(f"it names {' and '.join(sorted(named))}: give tokens, or queries and keys")
-    names = ("layers", "heads", *(("tokens", "tokens") if "tokens" in named else ("queries", "keys")))
-    sizes = (size(labels[name], name) if name in labels else side for name, side in zip(names, shape, strict=True))
+        raise ValueError(
+            f"it names {' and '.join(sorted(named))}: give tokens, or queries and keys"
+        )
+    names = (
+        "layers",
+        "heads",
+        *(("tokens", "tokens") if "tokens" in named else ("queries", "keys")),
+    )
+    sizes = (
+        size(labels[name], name) if name in labels else side
+        for name, side in zip(names, shape, strict=True)
+    )
     require_sides(shape, tuple(sizes))
     layers, heads, queries, keys = (
-        listed(labels[name]) if name in labels else list(range(side)) for name, side in zip(names, shape, strict=True)
+        listed(labels[name]) if name in labels else list(range(side))
+        for name, side in zip(names, shape, strict=True)
     )
     if not named:
         queries, keys = list(map(str, queries)), list(map(str, keys))
-    return counts(layers, "layers"), head_names(heads), texts(queries, names[2]), texts(keys, names[3])
+    return (
+        counts(layers, "layers"),
+        head_names(heads),
+        texts(queries, names[2]),
+        texts(keys, names[3]),
+    )
 
 
 def size(values: Any, name: str) -> int:
@@ -205,10 +244,14 @@ def read_visible(given: Given, shape: tuple[int, ...]) -> Visible | None:
     if array is None:
         return unmasked
     if array.dtype != np.bool_ or not 2 <= array.ndim <= 4:
-        raise ValueError(f"its visible must be booleans of 2 to 4 dimensions, not {array.dtype} of {array.ndim}")
+        raise ValueError(
+            f"its visible must be booleans of 2 to 4 dimensions, not {array.dtype} of {array.ndim}"
+        )
     sides = (1,) * (4 - array.ndim) + array.shape
     if any(side not in (1, count) for side, count in zip(sides, shape, strict=True)):
-        raise ValueError(f"its visible has the shape {array.shape}, which does not fit weights of {shape}")
+        raise ValueError(
+            f"its visible has the shape {array.shape}, which does not fit weights of {shape}"
+        )
     visible = np.broadcast_to(array, shape)
     return visible if unmasked is None else visible & unmasked
 
@@ -231,5 +274,6 @@ def tokens(names: tuple[str, ...]) -> tuple[Token, ...]:
     """Tokens as they stand in the text that joins them by spaces."""
     starts = accumulate((len(name) + 1 for name in names[:-1]), initial=0)
     return tuple(
-        Token(name, UNKNOWN_ID, start, start + len(name), False) for name, start in zip(names, starts, strict=True)
+        Token(name, UNKNOWN_ID, start, start + len(name), False)
+        for name, start in zip(names, starts, strict=True)
     )

@@ -32,7 +32,19 @@ from attnviz.record import (
     Weights,
 )
 
-NPZ = "weights", "visible", "queries", "keys", "layers", "heads", "query_places", "key_places", "kind", "method", "unit"
+NPZ = (
+    "weights",
+    "visible",
+    "queries",
+    "keys",
+    "layers",
+    "heads",
+    "query_places",
+    "key_places",
+    "kind",
+    "method",
+    "unit",
+)
 HEADER = "attnviz"  # the header's name in the metadata of a safetensors file
 
 
@@ -45,7 +57,9 @@ def save(capture: Capture, path: str | Path, *, force: bool = False) -> None:
     path = Path(path)
     write = WRITERS.get(path.suffix.lower())
     if write is None:
-        raise UsageError(f"cannot tell the format of {path}: a capture is saved as one of {', '.join(WRITERS)}")
+        raise UsageError(
+            f"cannot tell the format of {path}: a capture is saved as one of {', '.join(WRITERS)}"
+        )
     require_new(path, force)
     write_whole(path, write(capture))
 
@@ -58,7 +72,9 @@ def load(path: str | Path) -> Capture:
     path = Path(path)
     read = READERS.get(path.suffix.lower())
     if read is None:
-        raise UsageError(f"cannot tell the format of {path}: a capture is read from one of {', '.join(READERS)}")
+        raise UsageError(
+            f"cannot tell the format of {path}: a capture is read from one of {', '.join(READERS)}"
+        )
     try:
         if not S_ISREG(path.stat().st_mode):
             raise ValueError("it is no file")
@@ -78,7 +94,9 @@ def read_tensors(path: Path) -> Capture:
     if HEADER in metadata:
         return read_capture(untrusted.parse_json(metadata[HEADER]), untrusted.tensors(path))
     if path.suffix.lower() == ".attn":
-        raise ValueError("it has no header of attnviz; attention from elsewhere is read as .safetensors")
+        raise ValueError(
+            "it has no header of attnviz; attention from elsewhere is read as .safetensors"
+        )
     return foreign_arrays.from_safetensors(path, metadata)
 
 
@@ -87,18 +105,28 @@ def read_document(path: Path) -> Capture:
     document = untrusted.read_json(path)
     if not isinstance(document, dict):
         raise ValueError(f"it must be an object with weights, not a {type(document).__name__}")
-    return read_capture(document) if "schema" in document else foreign_arrays.from_json(path.name, document)
+    return (
+        read_capture(document)
+        if "schema" in document
+        else foreign_arrays.from_json(path.name, document)
+    )
 
 
 def to_attn(capture: Capture) -> bytes:
     """Safetensors: tensors ``maps.0.weights`` and so on, and a header that holds the rest, tokens only once."""
     table: dict[tuple[Token, ...], int] = {}
     heads = [
-        map_header(part, *(table.setdefault(side, len(table)) for side in (part.queries, part.keys)))
+        map_header(
+            part, *(table.setdefault(side, len(table)) for side in (part.queries, part.keys))
+        )
         for part in capture.maps
     ]
     header = {**capture_header(capture), "tokens": list(map(token_list, table)), "maps": heads}
-    tensors = {f"maps.{i}.{name}": array for i, part in enumerate(capture.maps) for name, array in parts(part).items()}
+    tensors = {
+        f"maps.{i}.{name}": array
+        for i, part in enumerate(capture.maps)
+        for name, array in parts(part).items()
+    }
     try:
         return safetensors.save(tensors, {HEADER: json.dumps(header, allow_nan=False)})
     except SafetensorError as error:
@@ -113,8 +141,15 @@ def parts(part: AttentionMap) -> dict[str, Any]:
     for group in ("tiles", "statistics", "edges"):
         kept = getattr(part, group)
         named = {item.name: getattr(kept, item.name) for item in fields(kept)} if kept else {}
-        found |= {f"{group}.{name}": array for name, array in named.items() if isinstance(array, np.ndarray)}
-    return {name: np.ascontiguousarray(array, STORED_TYPES[array.dtype.kind]) for name, array in found.items()}
+        found |= {
+            f"{group}.{name}": array
+            for name, array in named.items()
+            if isinstance(array, np.ndarray)
+        }
+    return {
+        name: np.ascontiguousarray(array, STORED_TYPES[array.dtype.kind])
+        for name, array in found.items()
+    }
 
 
 STORED_TYPES = {"b": np.bool_, "i": np.int32, "f": np.float32}
@@ -122,7 +157,9 @@ STORED_TYPES = {"b": np.bool_, "i": np.int32, "f": np.float32}
 
 def collapsed(visible: Visible) -> Visible:
     """The axes along which a mask only repeats itself, as broadcasting leaves them, made 1 long."""
-    return visible[tuple(slice(None, 1) if stride == 0 else slice(None) for stride in visible.strides)]
+    return visible[
+        tuple(slice(None, 1) if stride == 0 else slice(None) for stride in visible.strides)
+    ]
 
 
 def capture_header(capture: Capture) -> dict[str, Any]:
@@ -142,8 +179,16 @@ def capture_header(capture: Capture) -> dict[str, Any]:
 
 def map_header(part: AttentionMap, queries: Any, keys: Any) -> dict[str, Any]:
     """What is told of a map besides its arrays."""
-    head = {"kind": part.kind, "layers": part.layers, "heads": part.heads, "method": part.method, "units": units(part)}
-    tiles = {"tiles": {"height": part.tiles.height, "width": part.tiles.width}} if part.tiles else {}
+    head = {
+        "kind": part.kind,
+        "layers": part.layers,
+        "heads": part.heads,
+        "method": part.method,
+        "units": units(part),
+    }
+    tiles = (
+        {"tiles": {"height": part.tiles.height, "width": part.tiles.width}} if part.tiles else {}
+    )
     sides = {"query_places": part.query_places, "key_places": part.key_places}
     shown = {name: places for name, places in sides.items() if places != tuple(range(len(places)))}
     merged = {"unit": part.unit} if part.unit != "token" else {}
@@ -157,7 +202,10 @@ def units(part: AttentionMap) -> str:
 
 def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:
     """Tokens as JSON; the segment is told of the second text of a pair."""
-    return [{name: value for name, value in token._asdict().items() if name != "segment" or value} for token in tokens]
+    return [
+        {name: value for name, value in token._asdict().items() if name != "segment" or value}
+        for token in tokens
+    ]
 
 
 def describe_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> list[dict[str, Any]]:
@@ -220,14 +268,18 @@ def tiles_json(tiles: Tiles, visible: Visible) -> str:
 def arrays_json(kept: Statistics | Edges) -> str:
     """Arrays by the names of their fields; null for one that was not made."""
     named = {item.name: getattr(kept, item.name) for item in fields(kept)}
-    return json.dumps({name: None if array is None else decimals(array) for name, array in named.items()})
+    return json.dumps(
+        {name: None if array is None else decimals(array) for name, array in named.items()}
+    )
 
 
 def decimals(array: Any) -> Any:
     """Nested lists of the shortest decimals that give the same float32 back: 0.1, not 0.10000000149011612."""
     if array.ndim > 2:
         return [decimals(part) for part in array]  # as text, a number takes 128 bytes
-    return array.tolist() if array.dtype.kind == "i" else array.astype(str).astype(np.float64).tolist()
+    return (
+        array.tolist() if array.dtype.kind == "i" else array.astype(str).astype(np.float64).tolist()
+    )
 
 
 def matrices_json(array: Weights, visible: Visible) -> str:
@@ -239,7 +291,9 @@ def matrices_json(array: Weights, visible: Visible) -> str:
 def matrix_json(weights: Weights, visible: Visible) -> str:
     """One matrix, null where masked."""
     shortest = weights.astype(str).astype(np.float64)
-    return json.dumps(np.where(visible, shortest.astype(object), np.array(None)).tolist(), allow_nan=False)
+    return json.dumps(
+        np.where(visible, shortest.astype(object), np.array(None)).tolist(), allow_nan=False
+    )
 
 
 def read_matrices(path: Path) -> Capture:
@@ -249,14 +303,24 @@ def read_matrices(path: Path) -> Capture:
         return foreign_arrays.from_npz(path)
     found = untrusted.read_npz(path, NPZ)
     if set(found) != set(NPZ):
-        raise ValueError(f"it holds no {', '.join(sorted(set(NPZ) - set(found)))}, which a .npz of attnviz has")
-    head: dict[str, Any] = {name: found[name].tolist() for name in NPZ if name not in ("weights", "visible")}
+        raise ValueError(
+            f"it holds no {', '.join(sorted(set(NPZ) - set(found)))}, which a .npz of attnviz has"
+        )
+    head: dict[str, Any] = {
+        name: found[name].tolist() for name in NPZ if name not in ("weights", "visible")
+    }
     queries, keys = (
-        foreign_arrays.tokens(texts(untrusted.field(head, name, list), name)) for name in ("queries", "keys")
+        foreign_arrays.tokens(texts(untrusted.field(head, name, list), name))
+        for name in ("queries", "keys")
     )
     part = read_map(head, queries, keys, {name: found[name] for name in ("weights", "visible")})
     if part.weights is not None and not is_other(part.method):
-        part = replace(part, statistics=describe(part.weights, part.visible, part.kind != "cross" and queries == keys))
+        part = replace(
+            part,
+            statistics=describe(
+                part.weights, part.visible, part.kind != "cross" and queries == keys
+            ),
+        )
     return explained(Capture(path.name, " ".join(head["keys"]), (part,)))
 
 
@@ -264,7 +328,9 @@ def to_npz(capture: Capture) -> bytes:
     """One map with its weights for NumPy. Raises UsageError unless the capture holds just that."""
     weights = capture.maps[0].weights if len(capture.maps) == 1 else None
     if weights is None:
-        raise UsageError("a .npz holds the weights of one map, which this capture is not: save it as .attn or .json")
+        raise UsageError(
+            "a .npz holds the weights of one map, which this capture is not: save it as .attn or .json"
+        )
     part, file = capture.maps[0], BytesIO()
     np.savez(
         file,

@@ -31,7 +31,9 @@ def require_room(size: int) -> None:
 
     free = psutil.virtual_memory().available
     if size > free // 2:
-        raise ValueError(f"it needs {size / 1e9:.3g} GB of memory, more than half of the {free / 1e9:.3g} GB free")
+        raise ValueError(
+            f"it needs {size / 1e9:.3g} GB of memory, more than half of the {free / 1e9:.3g} GB free"
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -69,7 +71,9 @@ def cells(nested: Any, name: str, dtype: type[Any], *kinds: type) -> Array:
     """Nested lists whose items are exactly of these types, as an array; NaN for null. Raises ValueError."""
     array = np.array(nested, dtype=object)
     if not array.ndim or not set(map(type, array.ravel())) <= set(kinds):
-        raise ValueError(f"{name!r} must be nested lists of {kinds[0].__name__}, equally long at each level")
+        raise ValueError(
+            f"{name!r} must be nested lists of {kinds[0].__name__}, equally long at each level"
+        )
     try:
         return array.astype(dtype)
     except OverflowError as error:
@@ -101,7 +105,9 @@ def tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Array
     """The tensors of a safetensors file, or those of them that are named; bfloat16 becomes float32."""
     require_room(path.stat().st_size)
     with opened(path) as file:
-        return {name: tensor(path, file, name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
+        return {
+            name: tensor(path, file, name) for name in file.keys() if names is None or name in names
+        }
 
 
 def tensor(path: Path, file: Any, name: str) -> Array:
@@ -130,12 +136,16 @@ def read_npz(path: Path, names: Collection[str]) -> dict[str, Array]:
     """The named arrays of a .npz, as far as it has them. Raises ValueError; a pickle in it is never opened."""
     try:
         with warnings.catch_warnings(), ZipFile(path) as archive:
-            warnings.simplefilter("ignore")  # a hostile header makes NumPy and the parser under it talk
+            warnings.simplefilter(
+                "ignore"
+            )  # a hostile header makes NumPy and the parser under it talk
             members = set(archive.namelist())
             wanted = {name: f"{name}.npy" for name in names if f"{name}.npy" in members}
             size = sum(archive.getinfo(member).file_size for member in wanted.values())
             if size > LARGEST_NPZ:
-                raise ValueError(f"it unpacks to {size / 1e9:.3g} GB; at most {LARGEST_NPZ / 1e9:.3g} are read")
+                raise ValueError(
+                    f"it unpacks to {size / 1e9:.3g} GB; at most {LARGEST_NPZ / 1e9:.3g} are read"
+                )
             require_room(size)
             return {name: read_member(archive, member) for name, member in wanted.items()}
     except (OSError, ValueError, MemoryError):
@@ -150,8 +160,14 @@ def read_member(archive: ZipFile, name: str) -> Array:
     with archive.open(info) as file:
         shape, dtype, start = npy_header(file.read(NPY_HEADER))
     if dtype.hasobject:
-        raise ValueError(f"{name} is a pickle, which can run code: save texts as np.array([...], dtype=str)")
-    if min(shape, default=0) < 0 or not dtype.itemsize or start + math.prod(shape) * dtype.itemsize != info.file_size:
+        raise ValueError(
+            f"{name} is a pickle, which can run code: save texts as np.array([...], dtype=str)"
+        )
+    if (
+        min(shape, default=0) < 0
+        or not dtype.itemsize
+        or start + math.prod(shape) * dtype.itemsize != info.file_size
+    ):
         raise ValueError(f"{name} says that its shape is {shape}, and does not hold as much")
     with archive.open(info) as file:
         array: Array = np.lib.format.read_array(file, allow_pickle=False)
@@ -162,8 +178,13 @@ def npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Shape, type and size in bytes of the header that begins an array's file. Raises ValueError."""
     file = BytesIO(data)
     version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     if version not in readers:
-        raise ValueError(f"it holds an array of format {version}, and not of plain numbers or texts")
+        raise ValueError(
+            f"it holds an array of format {version}, and not of plain numbers or texts"
+        )
     shape, _, dtype = readers[version](file)
     return shape, dtype, file.tell()

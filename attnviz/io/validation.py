@@ -13,7 +13,19 @@ from typing import Any, get_args
 import numpy as np
 
 from attnviz.io.untrusted import Array, cells, field, numbers
-from attnviz.record import KINDS, SCORES, AttentionMap, Capture, Edges, Floats, Segment, Statistics, Tiles, Token, Unit
+from attnviz.record import (
+    KINDS,
+    SCORES,
+    AttentionMap,
+    Capture,
+    Edges,
+    Floats,
+    Segment,
+    Statistics,
+    Tiles,
+    Token,
+    Unit,
+)
 
 SCHEMA = "attnviz/1"
 LARGEST_WEIGHT = 1e12  # beyond it, sums over a row could leave float32
@@ -24,7 +36,9 @@ Arrays = dict[str, Array]
 def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None = None) -> Capture:
     """A capture from a JSON document or, with tensors, from the header of a safetensors file."""
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise ValueError(f"its schema is not {SCHEMA}: it was not written by this version of attnviz")
+        raise ValueError(
+            f"its schema is not {SCHEMA}: it was not written by this version of attnviz"
+        )
     maps = read_documents(document) if tensors is None else read_tensors(document, tensors)
     if not maps:
         raise ValueError("it holds no attention map")
@@ -58,7 +72,9 @@ def read_documents(document: dict[str, Any]) -> tuple[AttentionMap, ...]:
     )
 
 
-def read_tensors(document: dict[str, Any], tensors: Mapping[str, Array]) -> tuple[AttentionMap, ...]:
+def read_tensors(
+    document: dict[str, Any], tensors: Mapping[str, Array]
+) -> tuple[AttentionMap, ...]:
     """The maps of a safetensors file: tokens stand in a table of their own, arrays among the tensors."""
     lists: list[Any] = field(document, "tokens", list)
     table = [read_tokens({"tokens": tokens}, "tokens") for tokens in lists]
@@ -95,12 +111,16 @@ def read_tokens(document: dict[str, Any], name: str) -> tuple[Token, ...]:
 def read_token(entry: dict[str, Any]) -> Token:
     """A token; its place in a text must be one."""
     entry = {"segment": 0, **entry}
-    number, start, end, segment = (field(entry, name, int) for name in ("id", "start", "end", "segment"))
+    number, start, end, segment = (
+        field(entry, name, int) for name in ("id", "start", "end", "segment")
+    )
     if max(map(abs, (number, end, segment))) > LARGEST_NUMBER:
         raise ValueError("a token has a number that is too large")
     if not 0 <= start <= end:
         raise ValueError(f"a token has no place in the text: {start} to {end}")
-    return Token(field(entry, "text", str), number, start, end, field(entry, "special", bool), segment)
+    return Token(
+        field(entry, "text", str), number, start, end, field(entry, "special", bool), segment
+    )
 
 
 def read_segment(entry: dict[str, Any]) -> Segment:
@@ -127,7 +147,11 @@ def counts(values: list[Any], name: str) -> tuple[int, ...]:
 
 def head_names(values: list[Any]) -> tuple[int | str, ...]:
     """The heads: numbers, or the one name of a reduction."""
-    return texts(values, "heads") if len(values) == 1 and isinstance(values[0], str) else counts(values, "heads")
+    return (
+        texts(values, "heads")
+        if len(values) == 1 and isinstance(values[0], str)
+        else counts(values, "heads")
+    )
 
 
 def nested_arrays(head: dict[str, Any]) -> Arrays:
@@ -139,10 +163,16 @@ def nested_arrays(head: dict[str, Any]) -> Arrays:
         found["weights"], found["visible"] = unmasked(head["weights"], "weights")
     if "tiles" in head:  # where both are kept, visible is of the tiles
         for name in ("mean", "max"):
-            found[f"tiles.{name}"], found["visible"] = unmasked(field(head, "tiles", dict).get(name), name)
+            found[f"tiles.{name}"], found["visible"] = unmasked(
+                field(head, "tiles", dict).get(name), name
+            )
     for group in ("statistics", "edges"):
         nested = field(head, group, dict) if group in head else {}
-        found |= {f"{group}.{name}": plain(value, name) for name, value in nested.items() if value is not None}
+        found |= {
+            f"{group}.{name}": plain(value, name)
+            for name, value in nested.items()
+            if value is not None
+        }
     return found
 
 
@@ -155,12 +185,21 @@ def unmasked(nested: Any, name: str) -> tuple[Floats, Array]:
 
 def plain(nested: Any, name: str) -> Array:
     """Numbers as they are stored: keys as integers."""
-    return cells(nested, name, np.int32, int) if name == "keys" else numbers(nested, name).astype(np.float32)
+    return (
+        cells(nested, name, np.int32, int)
+        if name == "keys"
+        else numbers(nested, name).astype(np.float32)
+    )
 
 
-def read_map(head: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token, ...], arrays: Arrays) -> AttentionMap:
+def read_map(
+    head: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token, ...], arrays: Arrays
+) -> AttentionMap:
     """A map from its header and its arrays."""
-    layers, heads = counts(field(head, "layers", list), "layers"), head_names(field(head, "heads", list))
+    layers, heads = (
+        counts(field(head, "layers", list), "layers"),
+        head_names(field(head, "heads", list)),
+    )
     if head.get("kind") not in KINDS:
         raise ValueError(f"the kind of a map must be one of {', '.join(KINDS)}")
     shape = len(layers), len(heads), len(queries), len(keys)
@@ -214,7 +253,9 @@ def require_weights(weights: Array, name: str = "weights") -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"its {name} are not all finite numbers (NaN or infinity)")
     if low < 0:
-        raise ValueError(f"its {name} go down to {low:.3g}: are these scores? apply the softmax first")
+        raise ValueError(
+            f"its {name} go down to {low:.3g}: are these scores? apply the softmax first"
+        )
     if high > LARGEST_WEIGHT:
         raise ValueError(f"its {name} go up to {high:.3g}: that is no attention")
 
@@ -255,7 +296,9 @@ def typed(name: str, arrays: Arrays, dtype: type[Any]) -> Array:
 def read_visible(arrays: Arrays, shape: tuple[int, ...]) -> Array:
     """What is visible; repeated along the axes that have one entry."""
     visible = typed("visible", arrays, np.bool_)
-    if len(visible.shape) != 4 or any(side not in (1, count) for side, count in zip(visible.shape, shape, strict=True)):
+    if len(visible.shape) != 4 or any(
+        side not in (1, count) for side, count in zip(visible.shape, shape, strict=True)
+    ):
         raise ValueError(f"its visible has the shape {visible.shape}, which does not fit {shape}")
     return np.broadcast_to(visible, shape)
 

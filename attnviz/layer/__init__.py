@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from attnviz.layer.attention import Attended, attend, softmax
 from attnviz.layer.multihead import multi_head_attend
-from attnviz.layer.scores import SCORES, additive, cosine, dot, gaussian, general, pairwise, scaled_dot
+from attnviz.layer.scores import (
+    SCORES,
+    additive,
+    cosine,
+    dot,
+    gaussian,
+    general,
+    pairwise,
+    scaled_dot,
+)
 
 if TYPE_CHECKING:
     from attnviz.layer.modules import Attention, MultiHeadAttention

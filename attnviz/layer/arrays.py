@@ -40,7 +40,11 @@ def cast(array: Array, dtype: Any) -> Array:
 
 def is_floating(array: Array) -> bool:
     """Whether the array holds real numbers, not booleans or integers."""
-    return bool(array.dtype.is_floating_point) if namespace(array) is not np else array.dtype.kind == "f"
+    return (
+        bool(array.dtype.is_floating_point)
+        if namespace(array) is not np
+        else array.dtype.kind == "f"
+    )
 
 
 def override(*arrays: Array) -> Any:

@@ -96,7 +96,9 @@ def require_sequences(query: Array, key: Array, value: Array) -> None:
     """Raise ValueError unless these are non-empty sequences of vectors, a value for each key."""
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim < 2 or 0 in array.shape:
-            raise ValueError(f"{name} has shape {tuple(array.shape)}; a non-empty (..., sequence, dim) is needed")
+            raise ValueError(
+                f"{name} has shape {tuple(array.shape)}; a non-empty (..., sequence, dim) is needed"
+            )
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} differ in length")
     leading = [tuple(array.shape[:-2]) for array in (query, key, value)]
@@ -104,12 +106,18 @@ def require_sequences(query: Array, key: Array, value: Array) -> None:
         np.broadcast_shapes(*leading)
     except ValueError:
         shapes = ", ".join(str(tuple(array.shape)) for array in (query, key, value))
-        raise ValueError(f"the leading axes of query, key and value do not broadcast: {shapes}") from None
+        raise ValueError(
+            f"the leading axes of query, key and value do not broadcast: {shapes}"
+        ) from None
 
 
 def require_scores(scores: Array, query: Array, key: Array) -> None:
     """Raise ValueError unless a score function returned one score for each query and key."""
-    expected = (*np.broadcast_shapes(tuple(query.shape[:-2]), tuple(key.shape[:-2])), query.shape[-2], key.shape[-2])
+    expected = (
+        *np.broadcast_shapes(tuple(query.shape[:-2]), tuple(key.shape[:-2])),
+        query.shape[-2],
+        key.shape[-2],
+    )
     if tuple(scores.shape) != expected:
         raise ValueError(
             f"the score function returned {tuple(scores.shape)} for query {tuple(query.shape)} and key "
@@ -124,10 +132,14 @@ def require_mask(mask: Array, scores: Array) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to the scores {tuple(scores.shape)}")
+        raise ValueError(
+            f"mask {tuple(mask.shape)} does not broadcast to the scores {tuple(scores.shape)}"
+        )
 
 
 def require_residual(query: Array, output: Array) -> None:
     """Raise ValueError unless query and context can be added."""
     if query.shape[-1] != output.shape[-1]:
-        raise ValueError(f"residual: query {tuple(query.shape)} and context {tuple(output.shape)} differ in width")
+        raise ValueError(
+            f"residual: query {tuple(query.shape)} and context {tuple(output.shape)} differ in width"
+        )

@@ -53,7 +53,12 @@ class MultiHeadAttention(nn.Module):
         rotary: bool = False,
     ) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.causal, self.rotary = heads, kv_heads or heads, causal, rotary
+        self.heads, self.kv_heads, self.causal, self.rotary = (
+            heads,
+            kv_heads or heads,
+            causal,
+            rotary,
+        )
         require_divisible(dim, heads, self.kv_heads, head_dim, rotary)
         head_dim = head_dim or dim // heads
         self.query = nn.Linear(dim, heads * head_dim, bias)
@@ -79,9 +84,15 @@ class MultiHeadAttention(nn.Module):
         key = query if key is None else key
         value = key if value is None else value
         require_sequences(query, key, value)
-        for x, projection, name in ((query, self.query, "query"), (key, self.key, "key"), (value, self.value, "value")):
+        for x, projection, name in (
+            (query, self.query, "query"),
+            (key, self.key, "key"),
+            (value, self.value, "value"),
+        ):
             if x.shape[-1] != projection.in_features:
-                raise ValueError(f"{name} {tuple(x.shape)} does not fit a projection of width {projection.in_features}")
+                raise ValueError(
+                    f"{name} {tuple(x.shape)} does not fit a projection of width {projection.in_features}"
+                )
         merged, weights, _ = attend_heads(
             self.query(query),
             self.key(key),
@@ -96,7 +107,9 @@ class MultiHeadAttention(nn.Module):
         return (output, weights) if return_weights else output
 
 
-def require_divisible(dim: int, heads: int, kv_heads: int, head_dim: int | None, rotary: bool) -> None:
+def require_divisible(
+    dim: int, heads: int, kv_heads: int, head_dim: int | None, rotary: bool
+) -> None:
     """Raise ValueError unless the widths and numbers of heads divide as multi-head attention needs."""
     if heads % kv_heads:
         raise ValueError(f"{heads} heads cannot share {kv_heads} key and value heads evenly")

@@ -33,9 +33,20 @@ def multi_head_attend(
     key at one place. score: of the heads, as in ``attend``.
     """
     require_sequences(query, key, value)
-    q, k, v = (linear(parameters, name, x) for name, x in (("query", query), ("key", key), ("value", value)))
+    q, k, v = (
+        linear(parameters, name, x)
+        for name, x in (("query", query), ("key", key), ("value", value))
+    )
     attended = attend_heads(
-        q, k, v, heads=heads, kv_heads=kv_heads, mask=mask, causal=causal, rotary=rotary, score=score
+        q,
+        k,
+        v,
+        heads=heads,
+        kv_heads=kv_heads,
+        mask=mask,
+        causal=causal,
+        rotary=rotary,
+        score=score,
     )
     return attended._replace(output=linear(parameters, "output", attended.output))
 
@@ -90,7 +101,9 @@ def share_heads(x: Array, heads: int) -> Array:
     *lead, kv_heads, m, d = x.shape
     if kv_heads == heads:
         return x
-    grouped = namespace(x).broadcast_to(x[..., :, None, :, :], (*lead, kv_heads, heads // kv_heads, m, d))
+    grouped = namespace(x).broadcast_to(
+        x[..., :, None, :, :], (*lead, kv_heads, heads // kv_heads, m, d)
+    )
     return grouped.reshape(*lead, heads, m, d)
 
 

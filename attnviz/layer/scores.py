@@ -38,9 +38,13 @@ def gaussian(width: float = 1.0) -> Score:
 
     def score(query: Array, key: Array) -> Array:
         require_same_width(query, key)
-        centre = key.mean(-2)[..., None, :]  # distances do not change, and large common offsets do not cancel digits
+        centre = key.mean(-2)[
+            ..., None, :
+        ]  # distances do not change, and large common offsets do not cancel digits
         query, key = query - centre, key - centre
-        squares = (query**2).sum(-1)[..., :, None] + (key**2).sum(-1)[..., None, :] - 2 * dot(query, key)
+        squares = (
+            (query**2).sum(-1)[..., :, None] + (key**2).sum(-1)[..., None, :] - 2 * dot(query, key)
+        )
         return squares.clip(0) / (-2 * width**2)  # (..., n, m)
 
     return score
@@ -59,14 +63,19 @@ def general(W: Array) -> Score:  # noqa: N803 - the paper's letter
 def additive(W: Array, U: Array, v: Array) -> Score:  # noqa: N803 - the paper's letters
     """s_ij = v^T tanh(W q_i + U k_j) with W (h, d_q), U (h, d_k), v (h,) (Bahdanau et al. 2015, appendix A.1.2)."""
     if not len(W) == len(U) == len(v):
-        raise ValueError(f"W {tuple(W.shape)}, U {tuple(U.shape)} and v {tuple(v.shape)} differ in their first axis")
+        raise ValueError(
+            f"W {tuple(W.shape)}, U {tuple(U.shape)} and v {tuple(v.shape)} differ in their first axis"
+        )
 
     def score(query: Array, key: Array) -> Array:
         require_fit(query, W, query.shape[-1], W.shape[-1])
         require_fit(key, U, key.shape[-1], U.shape[-1])
         xp = namespace(query)
         w, u, last = (cast(array, query.dtype) for array in (W, U, v))
-        q, k = xp.matmul(query, w.swapaxes(0, 1)), xp.matmul(key, u.swapaxes(0, 1))  # (..., n, h), (..., m, h)
+        q, k = (
+            xp.matmul(query, w.swapaxes(0, 1)),
+            xp.matmul(key, u.swapaxes(0, 1)),
+        )  # (..., n, h), (..., m, h)
         return xp.matmul(xp.tanh(q[..., :, None, :] + k[..., None, :, :]), last)  # (..., n, m)
 
     return score
@@ -80,7 +89,12 @@ def pairwise(formula: Callable[[Array, Array], Array]) -> Score:
     return lambda query, key: formula(query[..., :, None, :], key[..., None, :, :])
 
 
-SCORES: dict[str, Score] = {"dot": dot, "scaled_dot": scaled_dot, "cosine": cosine, "gaussian": gaussian()}
+SCORES: dict[str, Score] = {
+    "dot": dot,
+    "scaled_dot": scaled_dot,
+    "cosine": cosine,
+    "gaussian": gaussian(),
+}
 
 
 def score_function(score: str | Score) -> Score:
@@ -88,7 +102,9 @@ def score_function(score: str | Score) -> Score:
     if callable(score):
         return score
     if score not in SCORES:
-        raise ValueError(f"unknown score function {score!r}: one of {', '.join(SCORES)}, or a function")
+        raise ValueError(
+            f"unknown score function {score!r}: one of {', '.join(SCORES)}, or a function"
+        )
     return SCORES[score]
 
 
@@ -101,10 +117,14 @@ def unit(vectors: Array) -> Array:
 def require_same_width(query: Array, key: Array) -> None:
     """Raise ValueError unless queries and keys have vectors of one width."""
     if query.shape[-1] != key.shape[-1]:
-        raise ValueError(f"query {tuple(query.shape)} and key {tuple(key.shape)} differ in their last axis")
+        raise ValueError(
+            f"query {tuple(query.shape)} and key {tuple(key.shape)} differ in their last axis"
+        )
 
 
 def require_fit(vectors: Array, matrix: Array, width: int, expected: int) -> None:
     """Raise ValueError unless a matrix of a score function can be applied to these vectors."""
     if width != expected:
-        raise ValueError(f"vectors {tuple(vectors.shape)} do not fit the score's matrix {tuple(matrix.shape)}")
+        raise ValueError(
+            f"vectors {tuple(vectors.shape)} do not fit the score's matrix {tuple(matrix.shape)}"
+        )

@@ -106,7 +106,9 @@ class Log:
         self.begin()
         model, folder = now.model(), self.folder / f"step-{now.step}"
         best = {role: evaluate.best(scores) for role, scores in measure(model).items()}
-        model.about["scores"] = {role: {**found._asdict(), "n": SEQUENCES} for role, found in best.items()}
+        model.about["scores"] = {
+            role: {**found._asdict(), "n": SEQUENCES} for role, found in best.items()
+        }
         if folder.exists():  # this run has been here before, or may replace what has
             store.write(folder, model)
             return
@@ -120,13 +122,26 @@ class Log:
     def keep(self, now: Moment) -> None:
         """Write the history, and then the state that belongs to it."""
         self.begin()
-        document = {"schema": SCHEMA, **self.identity, "sequences": SEQUENCES, "block": evaluate.BLOCK}
+        document = {
+            "schema": SCHEMA,
+            **self.identity,
+            "sequences": SEQUENCES,
+            "block": evaluate.BLOCK,
+        }
         document["history"] = self.history
         write_whole(self.folder / HISTORY, (json.dumps(document, allow_nan=False) + "\n").encode())
         frozen = now.freeze()
-        state = {"schema": SCHEMA, **self.identity, "stage": now.stage, "step": now.step, "training": frozen.numbers}
+        state = {
+            "schema": SCHEMA,
+            **self.identity,
+            "stage": now.stage,
+            "step": now.step,
+            "training": frozen.numbers,
+        }
         arrays = dict(sorted(frozen.arrays.items()))
-        write_whole(self.folder / STATE, save(arrays, {"state": json.dumps(state, allow_nan=False)}))
+        write_whole(
+            self.folder / STATE, save(arrays, {"state": json.dumps(state, allow_nan=False)})
+        )
 
     def done(self) -> None:
         """The model is written: there is nothing to go on with."""
@@ -141,7 +156,9 @@ def entry(now: Moment, model: store.Stored) -> dict[str, Any]:
         "stage": now.stage,
         "loss": round(now.loss, 4) if math.isfinite(now.loss) else None,
         "tokens": now.tokens,
-        "scores": {role: [[number(cell) for cell in row] for row in rows] for role, rows in means.items()},
+        "scores": {
+            role: [[number(cell) for cell in row] for row in rows] for role, rows in means.items()
+        },
     }
 
 
@@ -200,11 +217,15 @@ def read_history(run: Path) -> tuple[list[dict[str, Any]], int]:
         if history:
             require_measured(history, block)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason(error)}: name the folder of a run of attnviz train") from error
+        raise InputError(
+            f"cannot read {path}: {reason(error)}: name the folder of a run of attnviz train"
+        ) from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is no history of a run of attnviz train, or damaged") from error
     if not history:
-        raise InputError(f"nothing was measured yet in the run of {path}: go on with attnviz train --resume")
+        raise InputError(
+            f"nothing was measured yet in the run of {path}: go on with attnviz train --resume"
+        )
     return history, block
 
 
@@ -213,9 +234,12 @@ def require_measured(history: list[dict[str, Any]], block: int) -> None:
     steps = [measured["step"] for measured in history]
     losses = untrusted.numbers([measured["loss"] for measured in history], "loss")
     scores = [
-        untrusted.numbers([measured["scores"][role] for measured in history], role) for role in history[-1]["scores"]
+        untrusted.numbers([measured["scores"][role] for measured in history], role)
+        for role in history[-1]["scores"]
     ]
-    if not all(type(number) is int and 0 < number <= MOST for number in (block, *steps)) or steps != sorted({*steps}):
+    if not all(
+        type(number) is int and 0 < number <= MOST for number in (block, *steps)
+    ) or steps != sorted({*steps}):
         raise ValueError
     if not scores or any(found.ndim != 3 or not found.size for found in scores):
         raise ValueError
@@ -236,9 +260,13 @@ def require_same(folder: Path, there: dict[str, Any], identity: dict[str, Any]) 
     for name, value in identity["setting"].items():
         was = there["setting"].get(name)
         if was != value:
-            raise UsageError(f"the run in {folder} began with --{name} {was}, not {value}: give the same to go on")
+            raise UsageError(
+                f"the run in {folder} began with --{name} {was}, not {value}: give the same to go on"
+            )
     if there != identity:
-        raise InputError(f"the run in {folder} learns from other texts than these: give the same to go on")
+        raise InputError(
+            f"the run in {folder} learns from other texts than these: give the same to go on"
+        )
 
 
 def clear(folder: Path) -> None:

@@ -20,8 +20,14 @@ def read(paths: Iterable[Path]) -> list[str]:
 
     Raises InputError if a file cannot be read or there is no text in any.
     """
-    files = [file for path in paths for file in (sorted(path.rglob("*.txt")) if path.is_dir() else [path])]
-    documents = [part.strip() for file in files for part in read_text(file).split("\n\n") if part.strip()]
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*.txt")) if path.is_dir() else [path])
+    ]
+    documents = [
+        part.strip() for file in files for part in read_text(file).split("\n\n") if part.strip()
+    ]
     if not documents:
         raise InputError(
             "there is no text in the corpus: give text files, or folders with .txt files, of some 500 words or more"
@@ -40,4 +46,6 @@ def split(documents: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def encode(tokenizer: Tokenizer, documents: Sequence[str]) -> Ids:
     """Token ids (n,) of all documents in a row, each begun by BOS."""
-    return np.array([token for found in tokenizer.encode_batch(documents) for token in found.ids], np.int64)
+    return np.array(
+        [token for found in tokenizer.encode_batch(documents) for token in found.ids], np.int64
+    )

@@ -37,10 +37,15 @@ def weights(parameters: Mapping[str, Array], ids: Ids, config: Config) -> npt.ND
     return np.stack([block.attended.weights for block in blocks(parameters, ids, config)], axis=1)
 
 
-def role_scores(parameters: Mapping[str, Array], config: Config, ids: Ids) -> dict[str, npt.NDArray[np.float32]]:
+def role_scores(
+    parameters: Mapping[str, Array], config: Config, ids: Ids
+) -> dict[str, npt.NDArray[np.float32]]:
     """The scores of all heads on each sequence BOS + B + B of ids (batch, 2 block + 1): (batch, layer, head)."""
     found = weights(parameters, ids, config)
-    return {"induction": induction(found, ids.shape[1] // 2), "previous_token": previous_token(found)}
+    return {
+        "induction": induction(found, ids.shape[1] // 2),
+        "previous_token": previous_token(found),
+    }
 
 
 def best_heads(parameters: Mapping[str, Array], config: Config, ids: Ids) -> dict[str, Best]:
@@ -55,7 +60,9 @@ def best(scores: npt.NDArray[np.float32]) -> Best:
     return Best(f"L{layer}H{head}", float(means[layer, head]), float(scores[:, layer, head].std()))
 
 
-def natural_loss(parameters: Mapping[str, Array], ids: Ids, config: Config, length: int = LENGTH) -> float:
+def natural_loss(
+    parameters: Mapping[str, Array], ids: Ids, config: Config, length: int = LENGTH
+) -> float:
     """Next-token loss in nats per token on held-out ids (n,), over evenly spaced runs of so many tokens."""
     length = min(length, len(ids) - 1)
     starts = np.linspace(0, len(ids) - length - 1, ROWS).astype(int)

@@ -45,9 +45,13 @@ def gradients(
         *_, last = blocks(tensors, torch.as_tensor(ids, device=device), config, placed, keep)
         said = logits(tensors, last.hidden[0, place]).float()
         target = int(said.argmax()) if target < 0 else target
-        slopes = torch.autograd.grad(said[target] - said.mean(), outputs, allow_unused=True, materialize_grads=True)
+        slopes = torch.autograd.grad(
+            said[target] - said.mean(), outputs, allow_unused=True, materialize_grads=True
+        )
         pairs = zip(made, slopes, strict=True)
-        return np.stack([positive(part, slope).detach().cpu().numpy() for part, slope in pairs]), target
+        return np.stack(
+            [positive(part, slope).detach().cpu().numpy() for part, slope in pairs]
+        ), target
 
 
 def make_normal_tensor(array: Array) -> Tensor:

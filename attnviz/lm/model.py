@@ -79,7 +79,11 @@ def blocks(
 
 
 def attend_changed(
-    parameters: Mapping[str, Array], x: Array, mask: Array | None, change: Callable[[Array, Weigh], Array], how: How
+    parameters: Mapping[str, Array],
+    x: Array,
+    mask: Array | None,
+    change: Callable[[Array, Weigh], Array],
+    how: How,
 ) -> Attended:
     """Self-attention whose heads' outputs are changed before they are projected: (..., n, dim) -> (..., n, dim)."""
     q, k, v = (linear(parameters, name, x) for name in ("query", "key", "value"))
@@ -87,9 +91,15 @@ def attend_changed(
 
     def weigh(heads: Sequence[int]) -> Weighed:
         value = split_heads(v, how["heads"])[..., list(heads), :, :]
-        return Weighed(attended.weights[..., list(heads), :, :], attended.scores[..., list(heads), :, :] > -inf, value)
+        return Weighed(
+            attended.weights[..., list(heads), :, :],
+            attended.scores[..., list(heads), :, :] > -inf,
+            value,
+        )
 
-    outputs = change(attended.output.reshape(*x.shape[:-1], how["heads"], -1), weigh)  # (..., n, heads, head_dim)
+    outputs = change(
+        attended.output.reshape(*x.shape[:-1], how["heads"], -1), weigh
+    )  # (..., n, heads, head_dim)
     return attended._replace(output=linear(parameters, "output", outputs.reshape(x.shape)))
 
 
@@ -100,7 +110,9 @@ def head_vectors(parameters: Mapping[str, Array], hidden: Array, layer: int, hea
     """
     mine = within(parameters, f"layers.{layer}.")
     attention, x = within(mine, "attention."), normalise(hidden, mine["attention_norm"])
-    return moved(split_heads(linear(attention, "value", x), heads), attention["output.weight"].swapaxes(0, 1))
+    return moved(
+        split_heads(linear(attention, "value", x), heads), attention["output.weight"].swapaxes(0, 1)
+    )
 
 
 def logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
@@ -115,7 +127,9 @@ def forward(parameters: Mapping[str, Array], ids: Array, config: Config) -> Arra
     return logits(parameters, last.hidden)
 
 
-def losses(parameters: Mapping[str, Array], ids: Array, config: Config, change: Change | None = None) -> Array:
+def losses(
+    parameters: Mapping[str, Array], ids: Array, config: Config, change: Change | None = None
+) -> Array:
     """Loss in nats of each token from the second on, given those before it: (batch, n) -> (batch, n - 1)."""
     *_, last = blocks(parameters, ids, config, change=change)
     predicted = widen(logits(parameters, last.hidden[:, :-1]))
@@ -135,14 +149,18 @@ def feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
     """SwiGLU (Shazeer 2020, eq. 6): (..., dim) -> (..., dim)."""
     xp = namespace(x)
     gate = xp.matmul(x, parameters["gate"].swapaxes(0, 1))  # (..., feed_forward)
-    swish = gate * (0.5 + 0.5 * xp.tanh(0.5 * gate))  # x * sigmoid(x), without an exponential that overflows
+    swish = gate * (
+        0.5 + 0.5 * xp.tanh(0.5 * gate)
+    )  # x * sigmoid(x), without an exponential that overflows
     up = xp.matmul(x, parameters["up"].swapaxes(0, 1))
     return xp.matmul(swish * up, parameters["down"].swapaxes(0, 1))
 
 
 def within(parameters: Mapping[str, Array], prefix: str) -> dict[str, Array]:
     """The parameters under a prefix, by the rest of their names."""
-    return {name[len(prefix) :]: array for name, array in parameters.items() if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: array for name, array in parameters.items() if name.startswith(prefix)
+    }
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -85,7 +85,13 @@ def stages(setting: Setting, vocabulary: int) -> tuple[Recipe, Recipe | None]:
     if vocabulary <= NARROW:
         return Recipe(steps=setting.steps, seed=setting.seed), None
     first = round(setting.steps * NARROW_SHARE)
-    second = Recipe(steps=setting.steps - first, seed=setting.seed, repeated=(0.25, 0.25), muon_rate=0.01, lengthen=0.2)
+    second = Recipe(
+        steps=setting.steps - first,
+        seed=setting.seed,
+        repeated=(0.25, 0.25),
+        muon_rate=0.01,
+        lengthen=0.2,
+    )
     return Recipe(steps=first, seed=setting.seed), second
 
 
@@ -101,7 +107,10 @@ def stage(
 ) -> Trained:
     """Train with one tokenizer, round to float16, measure."""
     learnt_from, held_out = corpus.split(documents)
-    ids, held_out_ids = corpus.encode(part.tokens, learnt_from), corpus.encode(part.tokens, held_out)
+    ids, held_out_ids = (
+        corpus.encode(part.tokens, learnt_from),
+        corpus.encode(part.tokens, held_out),
+    )
     config = shape(setting, part.tokens.get_vocab_size())
     require_enough(ids, held_out_ids, config)
     done = part.before + (frozen.numbers["step"] if frozen else 0)
@@ -114,10 +123,14 @@ def stage(
     def count(progress: Progress) -> None:
         nonlocal done
         done = part.before + progress.step
-        now = progress._replace(step=done, tokens=part.before * part.recipe.tokens + progress.tokens)
+        now = progress._replace(
+            step=done, tokens=part.before * part.recipe.tokens + progress.tokens
+        )
         follow(now, part, watch, log, lambda: stored(arrays(progress.training.parameters)))
 
-    found = train(ids, config, part.recipe, start=start, frozen=frozen, device=setting.device, watch=count)
+    found = train(
+        ids, config, part.recipe, start=start, frozen=frozen, device=setting.device, watch=count
+    )
     trained = stored({name: parameter.half().float().numpy() for name, parameter in found.items()})
     trained.about.update(measure(trained.parameters, config, held_out_ids, sum(map(len, held_out))))
     return Trained(trained, done)
@@ -136,7 +149,15 @@ def follow(
         return
     training = progress.training
     ends = training.step == part.recipe.steps
-    now = Moment(part.number, progress.step, progress.loss, progress.tokens, ends, lambda: freeze(training), model)
+    now = Moment(
+        part.number,
+        progress.step,
+        progress.loss,
+        progress.tokens,
+        ends,
+        lambda: freeze(training),
+        model,
+    )
     log.after(now)
     try:
         watch(progress)
@@ -147,7 +168,9 @@ def follow(
 
 def shape(setting: Setting, vocabulary: int) -> Config:
     """The sizes of a model with so many tokens."""
-    return Config(vocabulary, setting.dim, setting.layers, setting.heads, 2 * setting.dim, score=setting.score)
+    return Config(
+        vocabulary, setting.dim, setting.layers, setting.heads, 2 * setting.dim, score=setting.score
+    )
 
 
 def require_enough(ids: corpus.Ids, held_out: corpus.Ids, config: Config) -> None:
@@ -159,14 +182,18 @@ def require_enough(ids: corpus.Ids, held_out: corpus.Ids, config: Config) -> Non
         )
 
 
-def measure(parameters: dict[str, Any], config: Config, held_out: corpus.Ids, characters: int) -> dict[str, Any]:
+def measure(
+    parameters: dict[str, Any], config: Config, held_out: corpus.Ids, characters: int
+) -> dict[str, Any]:
     """The loss on held-out text and the best heads, as config.json keeps them."""
     loss = evaluate.natural_loss(parameters, held_out, config)
     heads = evaluate.best_heads(parameters, config, evaluate.repeated(config))
     return {
         "nats_per_token": round(loss, 4),
         "bits_per_character": round(loss / math.log(2) * len(held_out) / characters, 4),
-        "scores": {role: {**best._asdict(), "n": evaluate.SEQUENCES} for role, best in heads.items()},
+        "scores": {
+            role: {**best._asdict(), "n": evaluate.SEQUENCES} for role, best in heads.items()
+        },
     }
 
 
@@ -177,4 +204,6 @@ def describe(trained: Trained) -> str:
         f"best {role.replace('_', '-')} head {score['head']} {score['mean']:.2f}"
         for role, score in about["scores"].items()
     )
-    return ", ".join([f"held-out text {about['bits_per_character']:.2f} bits per character", *heads])
+    return ", ".join(
+        [f"held-out text {about['bits_per_character']:.2f} bits per character", *heads]
+    )

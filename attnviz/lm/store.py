@@ -35,7 +35,9 @@ class Stored:
 def write(folder: Path, stored: Stored) -> None:
     """Write a model folder. Raises OutputError."""
     config = {"model_type": MODEL_TYPE, **asdict(stored.config), "about": stored.about}
-    halves = {name: np.asarray(array, np.float16) for name, array in sorted(stored.parameters.items())}
+    halves = {
+        name: np.asarray(array, np.float16) for name, array in sorted(stored.parameters.items())
+    }
     contents = {
         TOKENIZER: stored.tokenizer.encode(),
         WEIGHTS: save(halves, {"format": "np"}),
@@ -61,14 +63,21 @@ def read(folder: Path) -> Stored:
         tokenizer = (folder / TOKENIZER).read_text("utf-8")
         parameters = load(weights)
     except OSError as error:
-        raise ModelError(f"cannot read the model in {folder}: {Path(error.filename).name}: {reason(error)}") from error
+        raise ModelError(
+            f"cannot read the model in {folder}: {Path(error.filename).name}: {reason(error)}"
+        ) from error
     except (SafetensorError, UnicodeDecodeError) as error:
         raise ModelError(f"the model in {folder} is damaged: {error}") from error
     found = {name: array.shape for name, array in parameters.items()}
     if found != shapes(config):
         wrong = sorted(set(found.items()) ^ set(shapes(config).items()))[0]
         raise ModelError(f"the weights in {folder} do not fit its {CONFIG}: {wrong[0]} {wrong[1]}")
-    return Stored(config, {name: array.astype(np.float32) for name, array in parameters.items()}, tokenizer, about)
+    return Stored(
+        config,
+        {name: array.astype(np.float32) for name, array in parameters.items()},
+        tokenizer,
+        about,
+    )
 
 
 def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
@@ -81,10 +90,15 @@ def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot read {folder / CONFIG}: {error}") from error
     sizes = {name: getattr(config, name) for name in SIZES}
-    if not all(type(size) is int and 0 < size <= 1 << 20 for size in sizes.values()) or config.layers > 1024:
+    if (
+        not all(type(size) is int and 0 < size <= 1 << 20 for size in sizes.values())
+        or config.layers > 1024
+    ):
         raise ModelError(f"{folder / CONFIG} asks for impossible sizes: {sizes}")
     if config.dim % (2 * config.heads):
-        raise ModelError(f"{folder / CONFIG}: dim {config.dim} is not an even multiple of {config.heads} heads")
+        raise ModelError(
+            f"{folder / CONFIG}: dim {config.dim} is not an even multiple of {config.heads} heads"
+        )
     if score not in tuple(SCORES):  # which may be of any type
         raise ModelError(f"{folder / CONFIG}: score {score!r} is none of {', '.join(SCORES)}")
     return config, about

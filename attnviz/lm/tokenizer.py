@@ -22,7 +22,9 @@ def learn(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, BOS_ID)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, BOS_ID)]
+    )
     return tokenizer
 
 
@@ -30,7 +32,9 @@ def narrowed(tokenizer: Tokenizer, vocabulary: int) -> Tokenizer:
     """The same tokenizer with its first so many tokens only: pairs are merged in the order they were learnt."""
     description = json.loads(tokenizer.to_str())
     model = description["model"]
-    model["vocab"] = {token: number for token, number in model["vocab"].items() if number < vocabulary}
+    model["vocab"] = {
+        token: number for token, number in model["vocab"].items() if number < vocabulary
+    }
     model["merges"] = model["merges"][: vocabulary - BYTES]
     return Tokenizer.from_str(json.dumps(description))
 
@@ -38,4 +42,7 @@ def narrowed(tokenizer: Tokenizer, vocabulary: int) -> Tokenizer:
 def pieces(tokenizer: Tokenizer, narrow: Tokenizer) -> list[list[int]]:
     """For each token, by id, the ids of a narrower tokenizer that spell it."""
     tokens = [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())]
-    return [[BOS_ID] if token == BOS else [piece.id for piece in narrow.model.tokenize(token)] for token in tokens]
+    return [
+        [BOS_ID] if token == BOS else [piece.id for piece in narrow.model.tokenize(token)]
+        for token in tokens
+    ]

@@ -99,7 +99,9 @@ def train(
         for step in range(now.step, recipe.steps):
             set_rates(now.optimizers, recipe, step)
             inputs, labels = batch(ids, config, recipe, step, now.rng)
-            loss = descend(now.parameters, now.optimizers, config, inputs.to(device), labels.to(device))
+            loss = descend(
+                now.parameters, now.optimizers, config, inputs.to(device), labels.to(device)
+            )
             now.loss = loss if math.isnan(now.loss) else 0.98 * now.loss + 0.02 * loss
             now.step, now.tokens = step + 1, now.tokens + inputs.numel()
             watch(Progress(now.step, now.loss, now.tokens, now))
@@ -111,8 +113,13 @@ def train(
 def begin(config: Config, recipe: Recipe, start: Parameters | None, device: str) -> Training:
     """A training before its first step, from ``start`` or from noise."""
     start = initial(config, recipe.seed) if start is None else start
-    parameters = {name: parameter.detach().clone().to(device).requires_grad_() for name, parameter in start.items()}
-    return Training(parameters, make_optimizers(parameters, recipe), np.random.default_rng(recipe.seed))
+    parameters = {
+        name: parameter.detach().clone().to(device).requires_grad_()
+        for name, parameter in start.items()
+    }
+    return Training(
+        parameters, make_optimizers(parameters, recipe), np.random.default_rng(recipe.seed)
+    )
 
 
 def freeze(training: Training) -> Frozen:
@@ -132,24 +139,38 @@ def thaw(training: Training, frozen: Frozen) -> None:
     try:
         with torch.no_grad():
             for name, parameter in training.parameters.items():
-                parameter.copy_(torch.from_numpy(frozen.arrays[f"parameters/{name}"]).reshape(parameter.shape))
+                parameter.copy_(
+                    torch.from_numpy(frozen.arrays[f"parameters/{name}"]).reshape(parameter.shape)
+                )
         for i, optimizer in enumerate(training.optimizers):
             known = known_of(frozen.arrays, f"optimizers/{i}/")
             require_known(known, optimizer)
-            optimizer.load_state_dict({"state": known, "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.load_state_dict(
+                {"state": known, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
         training.rng.bit_generator.state = numbers["random"]
         training.step, training.tokens = int(numbers["step"]), int(numbers["tokens"])
         training.loss = math.nan if numbers["loss"] is None else float(numbers["loss"])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError("the state of the training is damaged: begin again with --force") from error
+        raise InputError(
+            "the state of the training is damaged: begin again with --force"
+        ) from error
 
 
 def require_known(known: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError unless this is what an optimizer of that kind knows of each of its parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = {"momentum_buffer"} if isinstance(optimizer, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
+    names = (
+        {"momentum_buffer"}
+        if isinstance(optimizer, torch.optim.Muon)
+        else {"step", "exp_avg", "exp_avg_sq"}
+    )
     for p, parameter in enumerate(parameters):
-        found = {name for name, tensor in known[p].items() if name == "step" or tensor.shape == parameter.shape}
+        found = {
+            name
+            for name, tensor in known[p].items()
+            if name == "step" or tensor.shape == parameter.shape
+        }
         if found != names:
             raise ValueError(f"the optimizer knows {found} of parameter {p}, not {names}")
 
@@ -172,14 +193,18 @@ def arrays(tensors: dict[str, Tensor]) -> dict[str, Array]:
 def require_muon() -> None:
     """Raise ModelError unless torch has the optimizer that training needs."""
     if not hasattr(torch.optim, "Muon"):
-        raise ModelError(f"training needs torch 2.9 or later (torch.optim.Muon); this is {torch.__version__}")
+        raise ModelError(
+            f"training needs torch 2.9 or later (torch.optim.Muon); this is {torch.__version__}"
+        )
 
 
 def initial(config: Config, seed: int) -> Parameters:
     """Matrices from a normal distribution of deviation 0.02, gains at 1."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * 0.02
+        name: torch.ones(shape)
+        if len(shape) == 1
+        else torch.randn(shape, generator=generator) * 0.02
         for name, shape in shapes(config).items()
     }
 
@@ -190,14 +215,20 @@ def widen(parameters: Parameters, pieces: Sequence[Sequence[int]]) -> Parameters
     pieces: for each token of the new vocabulary the ids of the old that spell it; those of the old spell themselves.
     """
     embedding = parameters["embedding"]
-    return {**parameters, "embedding": torch.stack([embedding[list(spelling)].mean(0) for spelling in pieces])}
+    return {
+        **parameters,
+        "embedding": torch.stack([embedding[list(spelling)].mean(0) for spelling in pieces]),
+    }
 
 
 def make_optimizers(parameters: Parameters, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding (decayed) and the gains (not)."""
     matrices = [p for name, p in parameters.items() if p.ndim == 2 and name != "embedding"]
     gains = [p for p in parameters.values() if p.ndim == 1]
-    groups = [{"params": [parameters["embedding"]], "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
+    groups = [
+        {"params": [parameters["embedding"]], "weight_decay": 0.1},
+        {"params": gains, "weight_decay": 0.0},
+    ]
     return [
         torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95)),
         torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.1, momentum=0.95),
@@ -214,11 +245,17 @@ def set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int
 
 
 def descend(
-    parameters: Parameters, optimizers: list[torch.optim.Optimizer], config: Config, inputs: Tensor, labels: Tensor
+    parameters: Parameters,
+    optimizers: list[torch.optim.Optimizer],
+    config: Config,
+    inputs: Tensor,
+    labels: Tensor,
 ) -> float:
     """One step down the gradient of the next-token loss, clipped to norm 1; returns the loss in nats per token."""
     *_, last = blocks(parameters, inputs, config)
-    counted = labels != IGNORED  # the vocabulary is wide: half of a step's work, saved where no label counts
+    counted = (
+        labels != IGNORED
+    )  # the vocabulary is wide: half of a step's work, saved where no label counts
     loss = cross_entropy(logits(parameters, last.hidden[counted]), labels[counted])
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -229,13 +266,17 @@ def descend(
     return loss.item()
 
 
-def batch(ids: Ids, config: Config, recipe: Recipe, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def batch(
+    ids: Ids, config: Config, recipe: Recipe, step: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
     """Inputs and labels (rows, length), the labels one token ahead."""
     done = step / recipe.steps
     length = config.positions if done >= 1 - recipe.lengthen else recipe.length
     repeated = recipe.repeated[0 if done < 0.4 else 1]
     rows = [
-        repeated_row(length, config.vocabulary, rng) if rng.random() < repeated else text_row(ids, length, rng)
+        repeated_row(length, config.vocabulary, rng)
+        if rng.random() < repeated
+        else text_row(ids, length, rng)
         for _ in range(max(1, recipe.tokens // length))
     ]
     inputs, labels = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))

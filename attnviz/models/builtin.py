@@ -26,7 +26,17 @@ from attnviz.models.checks import require_length, require_no_run, require_none, 
 from attnviz.models.folders import Folders
 from attnviz.models.interventions import batches, changed_ids, hidden, require_edges, require_keys
 from attnviz.models.whole_weights import make_map
-from attnviz.record import GRADIENT, NORM, SCORES, AttentionMap, Capture, Floats, Method, Token, Visible
+from attnviz.record import (
+    GRADIENT,
+    NORM,
+    SCORES,
+    AttentionMap,
+    Capture,
+    Floats,
+    Method,
+    Token,
+    Visible,
+)
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
@@ -59,7 +69,9 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         self.tokenizer.encode_special_tokens = True  # "<bos>" in a text is text
         self.torch_device = None if runs_in_numpy(placement) else torch_device(placement.device)
         dtype = "float32" if placement.dtype == "auto" else placement.dtype
-        self.parameters = {name: self.place(array, dtype) for name, array in stored.parameters.items()}
+        self.parameters = {
+            name: self.place(array, dtype) for name, array in stored.parameters.items()
+        }
 
     @classmethod
     def load(cls, name: str, folders: Folders, placement: Placement) -> "Builtin":
@@ -78,7 +90,9 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         placed = torch.from_numpy(array).to(self.torch_device)
         return placed.to(getattr(torch, dtype)) if dtype else placed
 
-    def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
+    def capture(
+        self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING
+    ) -> Capture:
         """See ``SupportsPredictions.capture``."""
         self.require_readable(prompt, changed=intervention != NOTHING)
         require_kinds(request.kinds, ("self",))
@@ -95,7 +109,9 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             weights = self.weights(run, last, request.method)
         vectors = self.vectors(run, read, last) if request.method == NORM else None
         if not np.isfinite(weights).all():
-            raise ModelError(f"the weights of {self.name} are damaged: its attention is not a number")
+            raise ModelError(
+                f"the weights of {self.name} are damaged: its attention is not a number"
+            )
         visible = self.visible(intervention, len(ids))
 
         def seen(at: Any) -> Visible:
@@ -109,14 +125,20 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             for layers, heads in rectangles
             for at in [np.ix_(layers, heads)]
         )
-        where = window_notes(request.rows, request.columns, [(tokens, tokens)]) if request.windowed else ()
+        where = (
+            window_notes(request.rows, request.columns, [(tokens, tokens)])
+            if request.windowed
+            else ()
+        )
         return Capture(self.name, text, maps, (*filter(None, (note, told)), *where))
 
     def require_readable(self, prompt: Prompt, *, changed: bool) -> None:
         """Raise UsageError for what a prompt asks that is not to be had."""
         other = {"--pair": prompt.pair, "--target": prompt.target, "--chat": prompt.chat}
         require_none(other, f"{self.name} reads one plain text")
-        require_none({"--generate": prompt.generate and changed}, "what is changed is a text that is there")
+        require_none(
+            {"--generate": prompt.generate and changed}, "what is changed is a text that is there"
+        )
 
     def respond(
         self,
@@ -131,7 +153,9 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         ids, tokens, _, _ = self.read(prompt, truncate)
         place = target.query.resolve(tokens).start if target.query else len(tokens) - 1
         asked = self.asked(target)
-        found = np.concatenate([self.predicted(ids, place, batch) for batch in batches(interventions)])
+        found = np.concatenate(
+            [self.predicted(ids, place, batch) for batch in batches(interventions)]
+        )
         chosen = int(found[0].argmax()) if asked < 0 else asked
         return Response("next", tokens, place, found, chosen, self.spelt)
 
@@ -169,8 +193,12 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         place = target.query.resolve(tokens).start if target.query else len(tokens) - 1
         masks = self.masks([intervention], len(ids))
         how = self.config, masks, intervention.change
-        found, chosen = gradients(self.parameters, changed_ids(ids, [intervention]), place, self.asked(target), *how)
-        return found, gradient_line("the next token after", tokens[place], place, self.spelt(chosen))
+        found, chosen = gradients(
+            self.parameters, changed_ids(ids, [intervention]), place, self.asked(target), *how
+        )
+        return found, gradient_line(
+            "the next token after", tokens[place], place, self.spelt(chosen)
+        )
 
     def operands(self, prompt: Prompt, request: Request) -> Operands:
         """See ``SupportsOperands.operands``."""
@@ -189,42 +217,61 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         """The same for token ids; its queries and keys are made anew out of what the layer reads."""
         made: dict[int, Any] = {}
         placed = self.place(np.array(ids))
-        steps = blocks(self.parameters, placed, self.config, change=lambda at, put, _: made.setdefault(at, put))
+        steps = blocks(
+            self.parameters, placed, self.config, change=lambda at, put, _: made.setdefault(at, put)
+        )
         run = list(islice(steps, layer + 1))
         mine = within(self.parameters, f"layers.{layer}.")
         hidden = run[layer - 1].hidden if layer else self.parameters["embedding"][placed]
         x = normalise(hidden, mine["attention_norm"])  # (n, dim)
         attention = within(mine, "attention.")
-        q, k, v = (split_heads(linear(attention, name, x), self.config.heads) for name in ("query", "key", "value"))
+        q, k, v = (
+            split_heads(linear(attention, name, x), self.config.heads)
+            for name in ("query", "key", "value")
+        )
         q, k, v = rotate(q)[head, query], rotate(k)[head], v[head]
-        query_row, keys, values, entered, output = map(doubles, (q, k, v, x[query], made[layer][query, head]))
+        query_row, keys, values, entered, output = map(
+            doubles, (q, k, v, x[query], made[layer][query, head])
+        )
         score, scale = plainly(self.config.score, keys.shape[-1])
         visible = np.arange(len(ids)) <= query
-        return Operands(query_row, keys, values, visible, scale, score, hidden=entered, output=output)
+        return Operands(
+            query_row, keys, values, visible, scale, score, hidden=entered, output=output
+        )
 
-    def read(self, prompt: Prompt, truncate: bool) -> tuple[list[int], tuple[Token, ...], str, str | None]:
+    def read(
+        self, prompt: Prompt, truncate: bool
+    ) -> tuple[list[int], tuple[Token, ...], str, str | None]:
         """Ids and tokens of a prompt, its text with what the model wrote after it, and a note if it was cut."""
         require_no_run()
         if prompt.ids is not None:
             return self.read_ids(list(prompt.ids))
         encoding, positions = self.tokenizer.encode(prompt.text), self.config.positions
-        note = require_length(len(encoding.ids), positions, truncate, self.name, writes=prompt.generate)
+        note = require_length(
+            len(encoding.ids), positions, truncate, self.name, writes=prompt.generate
+        )
         if note:
             encoding.truncate(positions - prompt.generate)
         ids, tokens, text = list(encoding.ids), read_tokens(encoding, prompt.text), prompt.text
         for _ in range(prompt.generate):
             ids.append(self.next_token(ids))
-            piece = self.tokenizer.decode(ids[len(tokens) :])  # what is new since the last whole sign
+            piece = self.tokenizer.decode(
+                ids[len(tokens) :]
+            )  # what is new since the last whole sign
             if piece.endswith("\ufffd") and len(ids) - len(encoding.ids) < prompt.generate:
                 continue
             span = len(text), len(text) + len(piece)
             text += piece
-            tokens += tuple(Token.of("", number, span, False, text) for number in ids[len(tokens) :])
+            tokens += tuple(
+                Token.of("", number, span, False, text) for number in ids[len(tokens) :]
+            )
         return ids, tokens, text, note
 
     def read_ids(self, ids: list[int]) -> tuple[list[int], tuple[Token, ...], str, None]:
         """The same for token ids. Raises InputError for too many."""
-        require_length(len(ids), self.config.positions, False, self.name, what="the sequence of ids")
+        require_length(
+            len(ids), self.config.positions, False, self.name, what="the sequence of ids"
+        )
         tokens, text = list[Token](), ""
         for number in ids:
             piece, start = self.tokenizer.decode([number]), len(text)
@@ -237,14 +284,23 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         """The likeliest next token."""
         return int(self.predicted(ids, -1, [NOTHING])[0].argmax())
 
-    def run(self, ids: Ids, batch: Sequence[Intervention], layers: int | None = None) -> list[Block]:
+    def run(
+        self, ids: Ids, batch: Sequence[Intervention], layers: int | None = None
+    ) -> list[Block]:
         """The first so many layers, or all, on ids (intervention, token); those after them are not computed."""
         masks = self.masks(batch, ids.shape[1])
-        return list(islice(blocks(self.parameters, self.place(ids), self.config, masks, batch[0].change), layers))
+        return list(
+            islice(
+                blocks(self.parameters, self.place(ids), self.config, masks, batch[0].change),
+                layers,
+            )
+        )
 
     def read_vocabulary(self) -> Vocabulary:
         """See ``SupportsSequences.read_vocabulary``."""
-        return Vocabulary(tuple(range(BOS_ID + 1, self.config.vocabulary)), (BOS_ID,), (), self.config.positions)
+        return Vocabulary(
+            tuple(range(BOS_ID + 1, self.config.vocabulary)), (BOS_ID,), (), self.config.positions
+        )
 
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
         """See ``SupportsLosses.losses``."""
@@ -281,7 +337,12 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             return causal
         size = self.config.heads, length, length
         cuts = [hidden([intervention], "self", layer, size) for layer in range(self.config.layers)]
-        return np.stack([np.broadcast_to(causal[0] if cut is None else causal[0] & ~cut[0], size) for cut in cuts])
+        return np.stack(
+            [
+                np.broadcast_to(causal[0] if cut is None else causal[0] & ~cut[0], size)
+                for cut in cuts
+            ]
+        )
 
     def weights(self, run: Callable[[int], list[Block]], last: int, method: Method) -> Floats:
         """Weights (layer, head, query, key) of the layers up to ``last``, or their scores, 0 where masked."""
@@ -296,7 +357,10 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         def make() -> list[Any]:
             before = [self.parameters["embedding"][self.place(ids[0])]]
             before += [block.hidden[0] for block in run(last)]
-            return [head_vectors(self.parameters, part, layer, self.config.heads) for layer, part in enumerate(before)]
+            return [
+                head_vectors(self.parameters, part, layer, self.config.heads)
+                for layer, part in enumerate(before)
+            ]
 
         return self.stacked(make)
 
@@ -322,7 +386,9 @@ def make_norms(
 ) -> AttentionMap:
     """What is kept of weights (layer, head, query, key) and of what they move, (layer, head, key, dim)."""
     if not request.summed:
-        return make_map(layers, heads, tokens, weights * lengths(vectors)[:, :, None], visible, request)
+        return make_map(
+            layers, heads, tokens, weights * lengths(vectors)[:, :, None], visible, request
+        )
     norms = np.stack([summed(*pair) for pair in zip(weights, map(products, vectors), strict=True)])
     seen = np.asarray(visible.any(1, keepdims=True))
     return make_map(layers, ("sum",), tokens, norms[:, None].astype(np.float32), seen, request)
@@ -330,7 +396,9 @@ def make_norms(
 
 def doubles(array: Any) -> Any:
     """An array of NumPy, or a tensor of any type and device, as NumPy's float64."""
-    return array.astype(np.float64) if isinstance(array, np.ndarray) else array.double().cpu().numpy()
+    return (
+        array.astype(np.float64) if isinstance(array, np.ndarray) else array.double().cpu().numpy()
+    )
 
 
 def runs_in_numpy(placement: Placement) -> bool:
@@ -340,5 +408,10 @@ def runs_in_numpy(placement: Placement) -> bool:
 
 def read_tokens(encoding: Encoding, text: str) -> tuple[Token, ...]:
     """The tokens of an encoding: slices of the text, special tokens by name."""
-    columns = encoding.tokens, encoding.ids, encoding.offsets, map(bool, encoding.special_tokens_mask)
+    columns = (
+        encoding.tokens,
+        encoding.ids,
+        encoding.offsets,
+        map(bool, encoding.special_tokens_mask),
+    )
     return tuple(Token.of(*column, text) for column in zip(*columns, strict=True))

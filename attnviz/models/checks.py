@@ -36,7 +36,13 @@ def torch_device(name: str) -> str:
 
 
 def require_length(
-    length: int, positions: int | None, truncate: bool, model: str, *, what: str = "the text", writes: int = 0
+    length: int,
+    positions: int | None,
+    truncate: bool,
+    model: str,
+    *,
+    what: str = "the text",
+    writes: int = 0,
 ) -> str | None:
     """Check a text's length in tokens against the model's positions; None if it fits, a note if it is to be cut.
 
@@ -78,6 +84,10 @@ def require_edge(cut: Edge, heads: int, queries: int, keys: int) -> None:
     """Raise UsageError unless there is such an edge to cut, in a layer of so many heads."""
     if not 0 <= (cut.head or 0) < heads:
         where = f"layer {cut.layer}" if cut.head is None else f"head L{cut.layer}H{cut.head}"
-        raise UsageError(f"there is no {f'{cut.kind} ' if cut.kind else ''}{where} to cut an edge of")
+        raise UsageError(
+            f"there is no {f'{cut.kind} ' if cut.kind else ''}{where} to cut an edge of"
+        )
     if not (0 <= (cut.query or 0) < queries and 0 <= (cut.key or 0) < keys):
-        raise UsageError(f"there is no edge {cut.query} -> {cut.key} to cut: {queries} queries, {keys} keys")
+        raise UsageError(
+            f"there is no edge {cut.query} -> {cut.key} to cut: {queries} queries, {keys} keys"
+        )

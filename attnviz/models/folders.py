@@ -27,18 +27,30 @@ class Folders(NamedTuple):
     adapter: Path | None = None
 
 
-def gather_folders(name: str, revision: str | None, companions: Companions, locate: Locate) -> Folders:
+def gather_folders(
+    name: str, revision: str | None, companions: Companions, locate: Locate
+) -> Folders:
     """Find the folders of a model by its name; that of an adapter stands for its base model with the adapter.
 
     Raises ModelError.
     """
     adapter = None if companions.adapter is None else locate(companions.adapter, None)
-    tokenizer = None if companions.tokenizer is None else transformer_folder(locate(companions.tokenizer, None))
+    tokenizer = (
+        None
+        if companions.tokenizer is None
+        else transformer_folder(locate(companions.tokenizer, None))
+    )
     is_default = name == BUILTIN  # what --model says when nobody says anything
-    model = adapter if adapter is not None and is_default else transformer_folder(locate(name, revision))
+    model = (
+        adapter
+        if adapter is not None and is_default
+        else transformer_folder(locate(name, revision))
+    )
     if adapter != model and holds_adapter(model):
         if adapter is not None:
-            raise ModelError(f"{model} holds an adapter of its own: leave --adapter out, or name its base with --model")
+            raise ModelError(
+                f"{model} holds an adapter of its own: leave --adapter out, or name its base with --model"
+            )
         adapter = model
     if adapter is not None:
         require_adapter(adapter)
@@ -72,7 +84,9 @@ def require_adapter(folder: Path) -> None:
     if not holds_adapter(folder):
         raise ModelError(f"{folder} is no adapter: it has no {ADAPTER_CONFIG}")
     if find_spec("peft") is None:
-        raise ModelError(f"{folder} is a PEFT adapter, which needs the package peft: run 'pip install peft'")
+        raise ModelError(
+            f"{folder} is a PEFT adapter, which needs the package peft: run 'pip install peft'"
+        )
 
 
 def read_config(path: Path) -> Any:
@@ -99,7 +113,12 @@ def transformer_folder(folder: Path) -> Path:
     for module in modules if isinstance(modules, list) else []:
         entry = module if isinstance(module, dict) else {}
         kind, inside = entry.get("type"), entry.get("path")
-        if isinstance(kind, str) and kind.endswith(".Transformer") and isinstance(inside, str) and inside:
+        if (
+            isinstance(kind, str)
+            and kind.endswith(".Transformer")
+            and isinstance(inside, str)
+            and inside
+        ):
             return require_inside(folder, inside)
     return folder
 
@@ -108,9 +127,13 @@ def require_inside(folder: Path, inside: str) -> Path:
     """Return a folder inside another by its path there. Raises ModelError if the path leads out of it."""
     target = folder / inside
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise ModelError(f"{folder / 'modules.json'} names the folder {inside!r}, which is outside of {folder}")
+        raise ModelError(
+            f"{folder / 'modules.json'} names the folder {inside!r}, which is outside of {folder}"
+        )
     if not target.is_dir():
-        raise ModelError(f"{folder / 'modules.json'} names the folder {inside!r}, which is not there")
+        raise ModelError(
+            f"{folder / 'modules.json'} names the folder {inside!r}, which is not there"
+        )
     return target
 
 

@@ -43,7 +43,9 @@ class Arguments(NamedTuple):
     def convert(self, dtype: torch.dtype) -> "Arguments":
         """Make tensors of the arrays and of the lists of numbers. Raises InputError."""
         places = tuple(convert_array(value, dtype) for value in self.places)
-        return Arguments(places, {name: convert_array(value, dtype) for name, value in self.names.items()})
+        return Arguments(
+            places, {name: convert_array(value, dtype) for name, value in self.names.items()}
+        )
 
     def copy(self) -> "Arguments":
         """Copy what a run could change in place; an object that stands at two places is one object again."""
@@ -56,7 +58,11 @@ def list_readings(inputs: Any, dtype: torch.dtype) -> Iterator[Arguments]:
     Raises InputError for lists of lists that can mean one array as well as several arguments.
     """
     arguments = Arguments.of(inputs)
-    is_table = isinstance(inputs, list) and bool(inputs) and all(is_list_of_numbers(part) for part in inputs)
+    is_table = (
+        isinstance(inputs, list)
+        and bool(inputs)
+        and all(is_list_of_numbers(part) for part in inputs)
+    )
     if is_table and len(inputs) > 1:
         raise InputError(AMBIGUOUS)
     yield arguments
@@ -68,7 +74,9 @@ def list_readings(inputs: Any, dtype: torch.dtype) -> Iterator[Arguments]:
 
 def find_float_type(net: nn.Module) -> torch.dtype:
     """Find the type that a module computes in: that of its first floating parameter, else torch's own."""
-    numbers = (part.dtype for part in (*net.parameters(), *net.buffers()) if part.is_floating_point())
+    numbers = (
+        part.dtype for part in (*net.parameters(), *net.buffers()) if part.is_floating_point()
+    )
     return next(numbers, torch.get_default_dtype())
 
 
@@ -108,7 +116,9 @@ def make_tensor(value: Any, dtype: torch.dtype) -> Tensor:
         reason = " ".join(str(error).split())
         raise InputError(f"inputs= holds lists that make no tensor: {reason}") from error
     if array.dtype.kind not in "biuf":
-        raise InputError(f"inputs= holds values of type {array.dtype}, which make no tensor: give numbers")
+        raise InputError(
+            f"inputs= holds values of type {array.dtype}, which make no tensor: give numbers"
+        )
     if array.dtype.kind == "f":
         return torch.tensor(array.astype(np.float64), dtype=dtype)
     if array.dtype.kind == "b":
@@ -125,7 +135,9 @@ def require_arguments(net: nn.Module, arguments: Arguments) -> None:
         takes.bind(*arguments.places, **arguments.names)
     except TypeError as error:
         name = type(net).__name__
-        raise InputError(f"{name} cannot be called with inputs=: {error}; {list_inputs(takes)}") from error
+        raise InputError(
+            f"{name} cannot be called with inputs=: {error}; {list_inputs(takes)}"
+        ) from error
 
 
 def require_names(net: nn.Module, names: Sequence[str], also: frozenset[str]) -> None:
@@ -140,7 +152,9 @@ def require_names(net: nn.Module, names: Sequence[str], also: frozenset[str]) ->
     unknown = [name for name in names if name not in known]
     if unknown:
         names_line = ", ".join(repr(name) for name in unknown)
-        raise InputError(f"{type(net).__name__} takes no input named {names_line}; {list_inputs(takes)}")
+        raise InputError(
+            f"{type(net).__name__} takes no input named {names_line}; {list_inputs(takes)}"
+        )
 
 
 def find_earlier_names(function: Any) -> frozenset[str]:

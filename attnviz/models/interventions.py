@@ -15,7 +15,9 @@ ABREAST = 16  # texts that are run at once, at most
 NO_KEY = "cutting these edges leaves query {} without a key: cut fewer, or other queries"
 
 
-def batches(interventions: Sequence[Intervention], most: int = ABREAST) -> Iterator[Sequence[Intervention]]:
+def batches(
+    interventions: Sequence[Intervention], most: int = ABREAST
+) -> Iterator[Sequence[Intervention]]:
     """Interventions that can be run at once: neighbours with the same change of heads."""
     for _, run in groupby(interventions, key=lambda one: (id(one.change), one.kind)):
         members = list(run)
@@ -31,7 +33,9 @@ def changed_ids(ids: Sequence[int], batch: Sequence[Intervention]) -> Ids:
     return found
 
 
-def hidden(batch: Sequence[Intervention], kind: Kind, layer: int, size: tuple[int, int, int]) -> Visible | None:
+def hidden(
+    batch: Sequence[Intervention], kind: Kind, layer: int, size: tuple[int, int, int]
+) -> Visible | None:
     """Which edges of a layer of (heads, queries, keys) are cut: (intervention, head or 1, query, key); None if none is.
 
     The heads have one matrix together where all lose the same.
@@ -51,7 +55,9 @@ def hidden(batch: Sequence[Intervention], kind: Kind, layer: int, size: tuple[in
 def cells(edge: Edge, size: tuple[int, ...], *, across: bool) -> Visible:
     """The edges of (head, query, key) that one names. ``across``: queries and keys are of two texts."""
     found = np.zeros(size, dtype=bool)
-    found[tuple(slice(None) if at is None else at for at in (edge.head, edge.query, edge.key))] = True
+    found[tuple(slice(None) if at is None else at for at in (edge.head, edge.query, edge.key))] = (
+        True
+    )
     if not across and (edge.query is None or edge.key is None):
         found &= np.arange(size[1])[:, None] != np.arange(size[2])
     return found
@@ -62,7 +68,9 @@ def of_layer(edge: Edge, kind: Kind, layer: int) -> bool:
     return edge.kind in (None, kind) and edge.layer in (None, layer)
 
 
-def require_edges(batch: Sequence[Intervention], there: Mapping[tuple[Kind, int], tuple[int, int, int]]) -> None:
+def require_edges(
+    batch: Sequence[Intervention], there: Mapping[tuple[Kind, int], tuple[int, int, int]]
+) -> None:
     """Raise UsageError unless each edge is in one of the layers, of (heads, queries, keys), at least."""
     for cut in dict.fromkeys(cut for one in batch for cut in one.cuts):
         sizes = [size for (kind, layer), size in there.items() if of_layer(cut, kind, layer)]

@@ -30,7 +30,9 @@ class Choice(NamedTuple):
     heads: tuple[int, ...]
 
 
-def number_layers(seen: Sequence[Seen], kinds: Sequence[Kind], parts: Sequence[str] = ()) -> tuple[Site, ...]:
+def number_layers(
+    seen: Sequence[Seen], kinds: Sequence[Kind], parts: Sequence[str] = ()
+) -> tuple[Site, ...]:
     """Give each call its layer: as the modules say if they are told apart so, else by counting those of its kind.
 
     parts: to which part of the model each call belongs; the layers of a part are counted one after the other, before
@@ -39,7 +41,11 @@ def number_layers(seen: Sequence[Seen], kinds: Sequence[Kind], parts: Sequence[s
     parts = parts or [""] * len(seen)
     layers: dict[int, int] = {}
     for kind in dict.fromkeys(kinds):
-        numbers = [number for number, call in enumerate(seen) if kinds[number] == kind and not call.repeated]
+        numbers = [
+            number
+            for number, call in enumerate(seen)
+            if kinds[number] == kind and not call.repeated
+        ]
         order = list(dict.fromkeys(parts[number] for number in numbers))
         numbers.sort(key=lambda number, order=order: order.index(parts[number]))  # type: ignore[misc]
         names = [seen[number].layer for number in numbers]
@@ -51,7 +57,14 @@ def number_layers(seen: Sequence[Seen], kinds: Sequence[Kind], parts: Sequence[s
         if call.repeated:
             layers[number] = layers[number - 1]
     return tuple(
-        Site(kinds[number], layers[number], call.heads, (call.queries, call.keys), parts[number], call.repeated)
+        Site(
+            kinds[number],
+            layers[number],
+            call.heads,
+            (call.queries, call.keys),
+            parts[number],
+            call.repeated,
+        )
         for number, call in enumerate(seen)
     )
 
@@ -60,7 +73,9 @@ def describe_parts(sites: Sequence[Site]) -> str | None:
     """Return a note that names the part of the model behind each run of layers, where a kind has several parts."""
     runs: list[str] = []
     for kind in dict.fromkeys(site.kind for site in sites):
-        of_kind = sorted((site.layer, site.part) for site in sites if site.kind == kind and not site.repeated)
+        of_kind = sorted(
+            (site.layer, site.part) for site in sites if site.kind == kind and not site.repeated
+        )
         if len({part for _, part in of_kind}) < 2:
             continue
         for part, members in groupby(of_kind, key=lambda site: site[1]):
@@ -73,7 +88,9 @@ def describe_parts(sites: Sequence[Site]) -> str | None:
 def describe_sizes(sites: Sequence[Site], tokens: int) -> str:
     """Return a note that names the layers whose queries or keys are not the tokens of the text."""
     others = [
-        f"L{site.layer} ({site.size[0]} queries, {site.size[1]} keys)" for site in sites if {*site.size} != {tokens}
+        f"L{site.layer} ({site.size[0]} queries, {site.size[1]} keys)"
+        for site in sites
+        if {*site.size} != {tokens}
     ]
     return f"these layers have other lengths than the text, so that rows and columns are numbered: {', '.join(others)}"
 
@@ -81,29 +98,41 @@ def describe_sizes(sites: Sequence[Site], tokens: int) -> str:
 def choose(sites: Sequence[Site], request: Request) -> tuple[Choice, ...]:
     """The maps that a request names. Raises UsageError if a kind, layer or head is not there."""
     chosen: list[Choice] = []
-    for kind in require_kinds(request.kinds, tuple(dict.fromkeys(site.kind for site in sites)), request.preferred):
+    for kind in require_kinds(
+        request.kinds, tuple(dict.fromkeys(site.kind for site in sites)), request.preferred
+    ):
         of_kind = [site for site in sites if site.kind == kind and not site.repeated]
         there = {site.layer: site for site in sorted(of_kind, key=lambda site: site.layer)}
         heads_there = {layer: range(site.heads) for layer, site in there.items()}
         for layers, heads in resolve(request.layers, request.heads, heads_there):
-            runs = groupby(layers, key=lambda layer, there=there: (there[layer].part, there[layer].size))  # type: ignore[misc]
+            runs = groupby(
+                layers, key=lambda layer, there=there: (there[layer].part, there[layer].size)
+            )  # type: ignore[misc]
             chosen += [Choice(kind, tuple(run), heads) for _, run in runs]
     return tuple(chosen)
 
 
 def numbers(sites: Sequence[Site]) -> dict[tuple[Kind, int], int]:
     """The number of each layer's call."""
-    return {(site.kind, site.layer): number for number, site in enumerate(sites) if not site.repeated}
+    return {
+        (site.kind, site.layer): number for number, site in enumerate(sites) if not site.repeated
+    }
 
 
 def wanted_heads(chosen: Sequence[Choice], sites: Sequence[Site]) -> dict[int, tuple[int, ...]]:
     """The heads to look at, by the number of the call."""
     number = numbers(sites)
-    return {number[choice.kind, layer]: choice.heads for choice in chosen for layer in choice.layers}
+    return {
+        number[choice.kind, layer]: choice.heads for choice in chosen for layer in choice.layers
+    }
 
 
 def edits(
-    batch: Sequence[Intervention], sites: Sequence[Site], tokens: Callable[[Kind], Sides], *, pooled: bool = False
+    batch: Sequence[Intervention],
+    sites: Sequence[Site],
+    tokens: Callable[[Kind], Sides],
+    *,
+    pooled: bool = False,
 ) -> Edits:
     """What interventions that are run at once, with one change of heads, mean for the calls of the run.
 
@@ -120,7 +149,9 @@ def edits(
     for number, site in enumerate(sites):
         cut = hidden(batch, site.kind, site.layer, sizes[site.kind, site.layer])
         if cut is not None and pooled:
-            raise ModelError("edges of this model cannot be cut: some of its layers read a shortened text")
+            raise ModelError(
+                "edges of this model cannot be cut: some of its layers read a shortened text"
+            )
         if cut is not None:  # layers often lose the same: memory holds that once
             cut = next((other for other in made if np.array_equal(other, cut)), cut)
             made = [*made[-1:], cut]
@@ -141,14 +172,18 @@ def window(sides: Sides, request: Request) -> Sides:
     return sides[0][rows.start : rows.stop], sides[1][columns.start : columns.stop]
 
 
-def window_places(chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request) -> tuple[str, ...]:
+def window_places(
+    chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request
+) -> tuple[str, ...]:
     """Where the window lies in each map, if there is one."""
     if not request.windowed:
         return ()
     return window_notes(request.rows, request.columns, map(tokens, chosen))
 
 
-def require_room(chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request) -> None:
+def require_room(
+    chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request
+) -> None:
     """Raise InputError if what is asked for would not fit into memory, UsageError for an empty window."""
     sizes: dict[tuple[int, int], int] = {}
     for choice in chosen:
@@ -175,14 +210,21 @@ def assemble(
         raise ModelError(UNPROJECTED)
     try:
         return tuple(
-            make_map(choice, [found[number[choice.kind, layer]] for layer in choice.layers], tokens, request)
+            make_map(
+                choice,
+                [found[number[choice.kind, layer]] for layer in choice.layers],
+                tokens,
+                request,
+            )
             for choice in chosen
         )
     except ValueError as error:
         raise ModelError(f"this model's attention cannot be used: {error}") from error
 
 
-def make_map(choice: Choice, found: list[Found], tokens: Callable[[Choice], Sides], request: Request) -> AttentionMap:
+def make_map(
+    choice: Choice, found: list[Found], tokens: Callable[[Choice], Sides], request: Request
+) -> AttentionMap:
     """One map."""
     rows, columns = require_sides(request.rows, request.columns, tokens(choice))
     queries, keys = window(tokens(choice), request)
@@ -199,7 +241,9 @@ def make_map(choice: Choice, found: list[Found], tokens: Callable[[Choice], Side
         queries,
         keys,
         kept,
-        stack_visible([part.visible for part in found]) if request.keep in ("weights", "tiles") else np.array(True),
+        stack_visible([part.visible for part in found])
+        if request.keep in ("weights", "tiles")
+        else np.array(True),
         request.method,
         tiles,
         statistics(summary, choice.kind) if summary else None,
@@ -236,9 +280,14 @@ def stack(parts: list[Any]) -> Any:
 def stack_visible(parts: list[Tensor]) -> Any:
     """What is visible in each layer; once, if it is the same in all."""
     first = parts[0]
-    if all(part is first or (part.shape == first.shape and bool((part == first).all())) for part in parts):
+    if all(
+        part is first or (part.shape == first.shape and bool((part == first).all()))
+        for part in parts
+    ):
         return first.numpy()[None]
-    shape = np.broadcast_shapes(*(tuple(part.shape) for part in parts))  # a layer without a mask has one row for all
+    shape = np.broadcast_shapes(
+        *(tuple(part.shape) for part in parts)
+    )  # a layer without a mask has one row for all
     return np.stack([np.broadcast_to(part.numpy(), shape) for part in parts])
 
 
@@ -246,7 +295,9 @@ def statistics(summary: Mapping[str, Any], kind: Kind) -> Statistics:
     """Statistics by name; places are compared only where queries and keys are the same tokens."""
     places = ("distance", "diagonal", "previous") if kind != "cross" else ()
     compared = {name: summary[name] for name in places if name in summary}
-    return Statistics(summary["entropy"], summary["received"], summary["received"][..., 0], **compared)
+    return Statistics(
+        summary["entropy"], summary["received"], summary["received"][..., 0], **compared
+    )
 
 
 def edges(found: list[Found]) -> Edges | None:
@@ -261,7 +312,10 @@ def fidelity(found: Mapping[int, Found]) -> tuple[float | None, str | None]:
     worst = max((part.difference for part in measured if part.difference is not None), default=None)
     if worst is None or all((part.difference or 0.0) <= explained(part.dtype) for part in measured):
         return worst, None
-    return worst, f"these weights explain the model's own output only to {worst:.1e} of its size: do not rely on them"
+    return (
+        worst,
+        f"these weights explain the model's own output only to {worst:.1e} of its size: do not rely on them",
+    )
 
 
 def explained(dtype: torch.dtype) -> float:

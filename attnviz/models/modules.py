@@ -14,8 +14,23 @@ from attnviz.engine.observers.survey import Survey
 from attnviz.engine.running import follow
 from attnviz.engine.tap import Tap, slow_path
 from attnviz.errors import AttnvizError, InputError, ModelError
-from attnviz.models.inputs import Arguments, find_float_type, is_array, list_readings, require_arguments
-from attnviz.models.maps import Choice, assemble, choose, fidelity, number_layers, places, require_room, wanted_heads
+from attnviz.models.inputs import (
+    Arguments,
+    find_float_type,
+    is_array,
+    list_readings,
+    require_arguments,
+)
+from attnviz.models.maps import (
+    Choice,
+    assemble,
+    choose,
+    fidelity,
+    number_layers,
+    places,
+    require_room,
+    wanted_heads,
+)
 from attnviz.models.restore import as_found, in_turn, translate_failures
 from attnviz.models.untouched import (
     LAYERWISE,
@@ -135,12 +150,17 @@ def require_same(net: nn.Module, arguments: Arguments, watched: Any) -> float:
     Raises ModelError if rounding does not explain it.
     """
     untouched = run_untouched(net, arguments)
-    change, allowed = measure_change(untouched, watched), allowed_change(untouched, coarsest_type(net))
+    change, allowed = (
+        measure_change(untouched, watched),
+        allowed_change(untouched, coarsest_type(net)),
+    )
     if change <= allowed:
         return change
     if measure_change(untouched, run_untouched(net, arguments)) > allowed:
         name = type(net).__name__
-        raise ModelError(f"{name} puts out something else each time it runs: what one run shows holds for no other")
+        raise ModelError(
+            f"{name} puts out something else each time it runs: what one run shows holds for no other"
+        )
     raise explain_change(net, change)
 
 
@@ -161,7 +181,9 @@ def move_arguments(net: nn.Module, arguments: Arguments) -> Arguments:
     device = devices.pop()
 
     def move(value: Any) -> Any:
-        return value.to(device) if isinstance(value, Tensor) and value.device.type == "cpu" else value
+        return (
+            value.to(device) if isinstance(value, Tensor) and value.device.type == "cpu" else value
+        )
 
     names = {name: move(value) for name, value in arguments.names.items()}
     return Arguments(tuple(map(move, arguments.places)), names)
@@ -203,7 +225,11 @@ def side_of(call: Seen, crossing: Sequence[Seen]) -> Kind:
     names: Callable[[str], bool] = call.where.lower().__contains__
     if names("decoder") != names("encoder"):
         return "decoder" if names("decoder") else "encoder"
-    return "decoder" if any(call.queries == other.queries != other.keys for other in crossing) else "encoder"
+    return (
+        "decoder"
+        if any(call.queries == other.queries != other.keys for other in crossing)
+        else "encoder"
+    )
 
 
 def names_note(seen: Sequence[Seen], sites: Sequence[Site]) -> str:

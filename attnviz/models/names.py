@@ -29,21 +29,30 @@ PARTS: dict[str, Any] = {
 }
 
 
-def locate(name: str, *, revision: str | None = None, offline: bool = False, quiet: bool = True) -> Path:
+def locate(
+    name: str, *, revision: str | None = None, offline: bool = False, quiet: bool = True
+) -> Path:
     """The local folder of a model; a hub id is looked up in the cache, then downloaded. Raises ModelError."""
     if name == BUILTIN:
         return store.BUILTIN
     if looks_like_path(name):
         return Path(name).expanduser()
     repository = ALIASES.get(name, name)
-    return cached(repository, revision) or download(name, repository, revision, offline=offline, quiet=quiet)
+    return cached(repository, revision) or download(
+        name, repository, revision, offline=offline, quiet=quiet
+    )
 
 
 def looks_like_path(name: str) -> bool:
     """Whether a name means a folder rather than a repository: it exists, or it could not be a repository's name."""
     if name in ALIASES:
         return False
-    if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name:
+    if (
+        name.startswith((".", "/", "~"))
+        or name.endswith("/")
+        or name.count("/") > 1
+        or "\\" in name
+    ):
         return True
     try:
         return Path(name).exists()
@@ -57,7 +66,9 @@ def cached(repository: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **PARTS))
+        folder = Path(
+            snapshot_download(repository, revision=revision, local_files_only=True, **PARTS)
+        )
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
@@ -70,17 +81,34 @@ def is_whole(folder: Path) -> bool:
 
     An adapter needs no more than its own config and weights.
     """
-    if all((folder / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")):
+    if all(
+        (folder / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")
+    ):
         return True
-    tokenizer = any(file for pattern in ("tokenizer.json", "vocab.*", "*.model") for file in folder.glob(pattern))
+    tokenizer = any(
+        file
+        for pattern in ("tokenizer.json", "vocab.*", "*.model")
+        for file in folder.glob(pattern)
+    )
     try:
-        parts = set(json.loads((folder / "model.safetensors.index.json").read_bytes())["weight_map"].values())
+        parts = set(
+            json.loads((folder / "model.safetensors.index.json").read_bytes())[
+                "weight_map"
+            ].values()
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         parts = {file.name for file in folder.glob("*.safetensors")}
-    return tokenizer and (folder / "config.json").exists() and bool(parts) and all((folder / p).exists() for p in parts)
+    return (
+        tokenizer
+        and (folder / "config.json").exists()
+        and bool(parts)
+        and all((folder / p).exists() for p in parts)
+    )
 
 
-def download(name: str, repository: str, revision: str | None, *, offline: bool, quiet: bool) -> Path:
+def download(
+    name: str, repository: str, revision: str | None, *, offline: bool, quiet: bool
+) -> Path:
     """Fetch a repository into the cache, with progress on stderr unless quiet. Raises ModelError."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -95,7 +123,9 @@ def download(name: str, repository: str, revision: str | None, *, offline: bool,
         return Path(snapshot_download(repository, revision=revision, **PARTS))
     except KeyboardInterrupt:
         raise
-    except Exception as error:  # the hub library's own errors, and those of the network library below it
+    except (
+        Exception
+    ) as error:  # the hub library's own errors, and those of the network library below it
         raise refusal(error, name, repository, revision) from error
 
 
@@ -109,10 +139,16 @@ def refusal(error: Exception, name: str, repository: str, revision: str | None) 
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelError(f"{model} has no revision {revision!r}")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelError(f"{model} is not on the hub, or is private; 'attnviz models' lists names that work")
+        return ModelError(
+            f"{model} is not on the hub, or is private; 'attnviz models' lists names that work"
+        )
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return ModelError(f"{model} is not in the local cache and the hub cannot be reached; {advice(repository)}")
-    return ModelError(f"{model} cannot be downloaded: {type(error).__name__}: {str(error).splitlines()[0]}")
+        return ModelError(
+            f"{model} is not in the local cache and the hub cannot be reached; {advice(repository)}"
+        )
+    return ModelError(
+        f"{model} cannot be downloaded: {type(error).__name__}: {str(error).splitlines()[0]}"
+    )
 
 
 def described(name: str, repository: str) -> str:

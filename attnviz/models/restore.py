@@ -22,9 +22,17 @@ from attnviz.models.checks import RUNS, require_no_run
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-RUNNING = RLock()  # one for all models: they may share parts and tokenizers, and they share the process
+RUNNING = (
+    RLock()
+)  # one for all models: they may share parts and tokenizers, and they share the process
 LONGEST = 300  # characters of another library's message in ours
-REGISTRIES = "_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks"  # what modules hold in dicts
+REGISTRIES = (
+    "_modules",
+    "_parameters",
+    "_buffers",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+)  # what modules hold in dicts
 
 
 def in_turn(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -49,7 +57,9 @@ def as_found(model: nn.Module) -> Iterator[None]:
         require_no_run()
         modules = list(model.modules())
         dicts = [vars(part) for part in (*modules, *configs(modules))]
-        dicts += [attributes[name] for attributes in dicts for name in REGISTRIES if name in attributes]
+        dicts += [
+            attributes[name] for attributes in dicts for name in REGISTRIES if name in attributes
+        ]
         before = [(attributes, attributes.copy()) for attributes in dicts]
         for module in modules:
             vars(module)["training"] = False
@@ -66,7 +76,11 @@ def as_found(model: nn.Module) -> Iterator[None]:
 def configs(modules: Sequence[nn.Module]) -> list[Any]:
     """The configs of transformers models and of the models in them, each once; none of other modules."""
     found: dict[int, Any] = {}
-    pending = [config for config in (vars(module).get("config") for module in modules) if config is not None]
+    pending = [
+        config
+        for config in (vars(module).get("config") for module in modules)
+        if config is not None
+    ]
     while pending:
         config = pending.pop()
         if id(config) not in found and hasattr(config, "_attn_implementation_internal"):
@@ -90,7 +104,9 @@ def describe_failure(model: nn.Module, error: Exception) -> AttnvizError | Memor
     """Make the error that a user gets of what a model raised while it ran: one line with its class and the reason."""
     if isinstance(error, AttnvizError):
         return error
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(
+        error
+    ):
         return MemoryError()
     reason = " ".join(str(error).split())[:LONGEST]
     kind = type(error).__name__

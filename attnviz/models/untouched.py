@@ -13,7 +13,11 @@ from attnviz.errors import ModelError
 EXACT = 1e-3  # change of float32 outputs that no rounding explains: deep models reach 1e-5
 ROUNDINGS = 16  # of the coarsest type, that the layers of a model may add up to: 0.12 in bfloat16
 LAYERWISE = "the output that each layer went on with"
-SKIPPED = "attentions", "past_key_values", "cache"  # outputs that depend on how attention is computed
+SKIPPED = (
+    "attentions",
+    "past_key_values",
+    "cache",
+)  # outputs that depend on how attention is computed
 
 
 @contextmanager
@@ -55,7 +59,9 @@ def measure_tensor_change(before: Tensor, after: Tensor) -> float:
     if not after.isfinite().all():
         return math.inf
     apart, size = float((after - before).norm()), float(before.norm())
-    rounding = torch.finfo(torch.float32).eps * math.sqrt(before.numel())  # numbers that cancel out are all rounding
+    rounding = torch.finfo(torch.float32).eps * math.sqrt(
+        before.numel()
+    )  # numbers that cancel out are all rounding
     return apart / max(size, rounding) if apart else 0.0
 
 
@@ -75,7 +81,9 @@ def coarsest_type(net: nn.Module) -> torch.dtype:
 def explain_change(net: nn.Module, change: float) -> ModelError:
     """Return the error for a model that says something else when it is watched."""
     name = type(net).__name__
-    if not all(bool(part.isfinite().all()) for part in net.parameters() if part.is_floating_point()):
+    if not all(
+        bool(part.isfinite().all()) for part in net.parameters() if part.is_floating_point()
+    ):
         return ModelError(f"{name} cannot be used: some of its weights are not finite numbers")
     how = f"by {change:.1e} of its size" if math.isfinite(change) else "altogether"
     return ModelError(

@@ -54,7 +54,11 @@ def unwrap_model(value: Any) -> ModelParts:
 
 def describe_object(value: Any) -> str:
     """Say what an object is."""
-    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+    return (
+        f"the class {value.__name__}"
+        if isinstance(value, type)
+        else f"of type {type(value).__name__}"
+    )
 
 
 def look_into(model: Any) -> ModelParts | None:
@@ -70,7 +74,9 @@ def look_into(model: Any) -> ModelParts | None:
         return ModelParts(find_adapted_model(model))
     serves = any(kind.__module__.split(".")[0] == SERVING for kind in type(model).__mro__)
     if serves and list_outermost_models(model):
-        return ModelParts(find_only_model(model), getattr(model, "tokenizer", None), read_prompt(model))
+        return ModelParts(
+            find_only_model(model), getattr(model, "tokenizer", None), read_prompt(model)
+        )
     return None
 
 
@@ -92,10 +98,16 @@ def find_adapted_model(model: Any) -> nn.Module:
     """
     tuner = model.base_model
     configs = model.peft_config.values()
-    kinds = ", ".join(str(getattr(config.peft_type, "value", config.peft_type)) for config in configs)
+    kinds = ", ".join(
+        str(getattr(config.peft_type, "value", config.peft_type)) for config in configs
+    )
     adds_tokens = any(config.is_prompt_learning for config in configs)
     waits_for_tokens = any(getattr(config, "alora_invocation_tokens", None) for config in configs)
-    if adds_tokens or waits_for_tokens or (overrides_forward(tuner) and type(tuner).__name__ != PASSING):
+    if (
+        adds_tokens
+        or waits_for_tokens
+        or (overrides_forward(tuner) and type(tuner).__name__ != PASSING)
+    ):
         raise ModelError(
             f"{type(model).__name__} applies its adapter ({escape(kinds)}) outside of the model's layers, where it "
             "cannot be read: adapters in the layers, such as LoRA, can be"
@@ -139,7 +151,11 @@ def describe_module(model: nn.Module) -> str:
     """Say what a module that is no transformers model needs, to be captured."""
     need = "a module needs inputs=: what it is called with"
     paths = [name for name, part in model.named_modules() if is_transformers_model(part)]
-    return f"{need}; to read a text, hand over the transformers model in it, .{paths[0]}" if paths else need
+    return (
+        f"{need}; to read a text, hand over the transformers model in it, .{paths[0]}"
+        if paths
+        else need
+    )
 
 
 def read_tokenizer(value: Any) -> Any:

@@ -49,7 +49,12 @@ MAPS = {
         (16, 233, 53, 54, 90, 126, 168, 203, 209, 216, 222, 229),
         33,
     ),
-    "gray": ColourMap("000000 e6e6e6", (255, 119, 17), (16, 233, 236, 238, 59, 243, 245, 247, 250, 252, 253, 254), 208),
+    "gray": ColourMap(
+        "000000 e6e6e6",
+        (255, 119, 17),
+        (16, 233, 236, 238, 59, 243, 245, 247, 250, 252, 253, 254),
+        208,
+    ),
 }
 SIGNED = ColourMap(  # a lightness (CIELAB) of 30 at both ends, 87 in the middle
     "004884 015394 0060a4 016cb4 0879c3 0586d4 1e93e1 4b9fe4 6babe4 89b7e3 a4c3e1 bfcfde dadada "
@@ -66,9 +71,13 @@ def colour_map(name: str = "viridis", *, signed: bool = False) -> ColourMap:
 
 
 @cache
-def colours(name: str = "viridis", steps: int = STEPS, *, signed: bool = False) -> npt.NDArray[np.uint8]:
+def colours(
+    name: str = "viridis", steps: int = STEPS, *, signed: bool = False
+) -> npt.NDArray[np.uint8]:
     """A map from low to high as (steps, 3) of red, green and blue."""
-    anchors = np.frombuffer(bytes.fromhex(colour_map(name, signed=signed).anchors), np.uint8).reshape(-1, 3)
+    anchors = np.frombuffer(
+        bytes.fromhex(colour_map(name, signed=signed).anchors), np.uint8
+    ).reshape(-1, 3)
     places = np.linspace(0, len(anchors) - 1, steps)
     channels = [np.interp(places, range(len(anchors)), anchors[:, channel]) for channel in range(3)]
     found: npt.NDArray[np.uint8] = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
@@ -77,7 +86,9 @@ def colours(name: str = "viridis", steps: int = STEPS, *, signed: bool = False) 
 
 
 @cache
-def palette(name: str = "viridis", steps: int = STEPS, *, signed: bool = False) -> npt.NDArray[np.uint8]:
+def palette(
+    name: str = "viridis", steps: int = STEPS, *, signed: bool = False
+) -> npt.NDArray[np.uint8]:
     """Red, green, blue, alpha by step: those of ``colours``, then beyond the scale, and last (-1) nothing, masked."""
     inside = np.insert(colours(name, steps, signed=signed), 3, 255, axis=1)
     beyond = colour_map(name, signed=signed).beyond

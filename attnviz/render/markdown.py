@@ -9,7 +9,9 @@ from attnviz.drawable import Axis, Curves, Heatmap, Picture, Scale, Series, Stri
 from attnviz.render.matrices import TOKENS, of_heads
 
 MARKS = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#!|~$@"} | {"&": "&amp;"})
-LINKS = re.compile(r"(?<=:)/(?=/)|(?<=www)\.")  # of which readers of Markdown make links by themselves
+LINKS = re.compile(
+    r"(?<=:)/(?=/)|(?<=www)\."
+)  # of which readers of Markdown make links by themselves
 STARTS = re.compile(r"^\d*(?=[-+=.])")  # what makes a list, a rule or a heading of a line
 
 
@@ -70,7 +72,9 @@ def strip_table(picture: Strip) -> Iterator[str]:
 def text_table(picture: Table) -> Iterator[str]:
     """The cells as they are; names begin at the left, numbers end at the right."""
     yield line(*map(literal, (picture.corner, *picture.columns)))
-    yield line("---", *("---" if j in picture.texts else "---:" for j in range(len(picture.columns))))
+    yield line(
+        "---", *("---" if j in picture.texts else "---:" for j in range(len(picture.columns)))
+    )
     for name, cells in zip(picture.rows, picture.cells, strict=True):
         yield line(*map(literal, (name, *cells)))
 
@@ -81,7 +85,10 @@ def curves_table(picture: Curves) -> Iterator[str]:
     found = [curve for plot in picture.plots for curve in plot.curves]
     yield from heading(picture.name, *(curve.name for curve in found))
     for i, step in enumerate(picture.steps):
-        yield line(f"{step}", *("" if isnan(curve.values[i]) else f"{curve.values[i]:.4f}" for curve in found))
+        yield line(
+            f"{step}",
+            *("" if isnan(curve.values[i]) else f"{curve.values[i]:.4f}" for curve in found),
+        )
 
 
 def heading(*cells: str) -> Iterator[str]:
@@ -101,7 +108,8 @@ def names(axis: Axis) -> list[str]:
         return list(axis.labels)
     tiles = (axis.tile(cell) for cell in range(axis.cells))
     return [
-        f"{axis.numbers[tile[0]]} {axis.labels[tile[0]]}" + (f" to {axis.numbers[tile[-1]]}" if len(tile) > 1 else "")
+        f"{axis.numbers[tile[0]]} {axis.labels[tile[0]]}"
+        + (f" to {axis.numbers[tile[-1]]}" if len(tile) > 1 else "")
         for tile in tiles
     ]
 

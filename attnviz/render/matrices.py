@@ -38,7 +38,9 @@ def panels(drawable: Matrices) -> list[Panel]:
 
 def of_heads(drawable: Matrices) -> bool:
     """Whether a cell is a number of a head, rather than what one token gives to another."""
-    return isinstance(drawable, Heatmap) and not {drawable.rows.name, drawable.columns.name} & set(TOKENS)
+    return isinstance(drawable, Heatmap) and not {drawable.rows.name, drawable.columns.name} & set(
+        TOKENS
+    )
 
 
 def axes_line(drawable: Matrices, *, masked: bool) -> str:
@@ -46,7 +48,9 @@ def axes_line(drawable: Matrices, *, masked: bool) -> str:
     if isinstance(drawable, Strip):
         return "dim: masked" if masked else ""
     rows, columns = (
-        (drawable.rows.name, drawable.columns.name) if isinstance(drawable, Heatmap) else ("queries", "keys")
+        (drawable.rows.name, drawable.columns.name)
+        if isinstance(drawable, Heatmap)
+        else ("queries", "keys")
     )
     blank = "no value" if of_heads(drawable) else "masked"
     return f"rows: {rows}, columns: {columns}{f', blank: {blank}' if masked else ''}"
@@ -61,5 +65,9 @@ def counted(drawable: Matrices) -> str:
     """What its rows or columns are, the more of them if they differ."""
     if isinstance(drawable, Grid):
         return drawable.unit
-    longest = drawable.tokens if isinstance(drawable, Strip) else max(drawable.rows, drawable.columns, key=len)
+    longest = (
+        drawable.tokens
+        if isinstance(drawable, Strip)
+        else max(drawable.rows, drawable.columns, key=len)
+    )
     return longest.unit if longest.name in TOKENS else longest.name

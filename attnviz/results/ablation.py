@@ -121,7 +121,9 @@ def make_ablation_table(ablation: Ablation) -> Table:
     )
 
 
-def list_spreads(ablated: AblatedHeads, measured: Sequence[tuple[Data, Replacement]]) -> list[LossSpread]:
+def list_spreads(
+    ablated: AblatedHeads, measured: Sequence[tuple[Data, Replacement]]
+) -> list[LossSpread]:
     """List the rise without some heads and that without others, for each data and replacement."""
     spreads: list[LossSpread] = []
     for data, replacement in measured:

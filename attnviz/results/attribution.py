@@ -186,7 +186,8 @@ def describe_attribution(attribution: Attribution) -> dict[str, Any]:
 def describe_methods(methods: Iterable[str]) -> dict[str, Any]:
     """Describe what methods are and where they are from, for JSON."""
     return {
-        method: {"definition": SCORINGS[method].definition, "source": SCORINGS[method].source} for method in methods
+        method: {"definition": SCORINGS[method].definition, "source": SCORINGS[method].source}
+        for method in methods
     }
 
 
@@ -204,10 +205,14 @@ def describe_scored_tokens(attribution: Attribution) -> list[dict[str, Any]]:
 
 def rank_scores(attribution: Attribution) -> dict[str, Doubles]:
     """Rank the tokens by each method: (token,) by method."""
-    return {method: attribution.rank_tokens(scores) for method, scores in attribution.scores.items()}
+    return {
+        method: attribution.rank_tokens(scores) for method, scores in attribution.scores.items()
+    }
 
 
-def pick_token(columns: Mapping[str, Doubles] | Mapping[Check, Doubles], place: int) -> dict[str, float]:
+def pick_token(
+    columns: Mapping[str, Doubles] | Mapping[Check, Doubles], place: int
+) -> dict[str, float]:
     """Return the numbers of one token by the names of their columns."""
     return {name: values[place] for name, values in columns.items()}
 
@@ -385,8 +390,12 @@ def effect_line(attribution: Attribution) -> str:
 def make_agreement_table(attribution: Attribution) -> Table:
     """Make a table of how far methods and baselines rank tokens as interventions do."""
     agreement = attribution.agreement
-    correlations = np.array([[*row.values()] for row in agreement.values()])  # (method, intervention)
-    cells = tuple(tuple(format_correlation(value) for value in row) for row in correlations.tolist())
+    correlations = np.array(
+        [[*row.values()] for row in agreement.values()]
+    )  # (method, intervention)
+    cells = tuple(
+        tuple(format_correlation(value) for value in row) for row in correlations.tolist()
+    )
     return Table(
         "How far to trust it: scores and what the model says without a token",
         "method",

@@ -243,7 +243,9 @@ def make_scores_table(roles: Roles, role: str) -> Table:
     return make_map(roles, title, make_cell, caption)
 
 
-def make_map(roles: Roles, title: str, make_cell: Callable[[HeadRole], HeadCell], caption: Sequence[str]) -> Table:
+def make_map(
+    roles: Roles, title: str, make_cell: Callable[[HeadRole], HeadCell], caption: Sequence[str]
+) -> Table:
     """Make a table with a row a layer, a column a head, and a cell for each head."""
     cells = {head.place: make_cell(head) for head in roles.heads}
     layers = sorted({layer for layer, _ in cells})
@@ -273,7 +275,9 @@ def make_roles_table(roles: Roles) -> Table:
     cells = []
     for role, head in strongest.items():
         count = str(len(roles.named(role)))
-        cells.append((count, head_name(*head.place), *score_cells(head, role), format_threshold(role)))
+        cells.append(
+            (count, head_name(*head.place), *score_cells(head, role), format_threshold(role))
+        )
     columns = "named", "head", *NUMBER_COLUMNS, "threshold"
     return Table(
         "the head that plays each role most",

@@ -382,7 +382,10 @@ def format_head(
 ) -> tuple[str, ...]:
     """Format the row of a head. with_deviation: the columns beside which deviations stand."""
     deviations = {name: name in with_deviation for name in columns}
-    cells = [format_column(numbers, name, head, deviation=deviation) for name, deviation in deviations.items()]
+    cells = [
+        format_column(numbers, name, head, deviation=deviation)
+        for name, deviation in deviations.items()
+    ]
     return tuple(cells)
 
 

@@ -232,7 +232,9 @@ def told_changes(changes: Changes, scope: Scope) -> tuple[str, ...]:
         edges = ", ".join(edge_name(pair, scope) for pair in changes.pairs)
         lines.append(f"cut before the softmax: {edges}, in {where_told(changes, scope)}")
     if changes.ablated:
-        lines.append(f"ablated: {heads_told(changes.ablated)}, the output replaced by {REPLACED[changes.how]}")
+        lines.append(
+            f"ablated: {heads_told(changes.ablated)}, the output replaced by {REPLACED[changes.how]}"
+        )
         lines.append(SHOWN)
     return tuple(lines)
 
@@ -243,7 +245,9 @@ def where_told(changes: Changes, scope: Scope) -> str:
         return heads_told(changes.heads)
     if len(changes.layers) == len(scope.heads):
         return "all heads"
-    return f"all heads of layer{'s' * (len(changes.layers) > 1)} {', '.join(map(str, changes.layers))}"
+    return (
+        f"all heads of layer{'s' * (len(changes.layers) > 1)} {', '.join(map(str, changes.layers))}"
+    )
 
 
 def heads_told(heads: Sequence[Head]) -> str:
@@ -254,28 +258,39 @@ def heads_told(heads: Sequence[Head]) -> str:
 def edge_name(pair: Pair, scope: Scope) -> str:
     """An edge by the numbers and names of its tokens."""
     other = "" if scope.kind == "cross" else "other "
-    sides = zip(pair, (scope.queries, scope.keys), (f"every {other}query", f"every {other}key"), strict=True)
-    return " -> ".join(every if at is None else f"{at} {name(tokens[at])}" for at, tokens, every in sides)
+    sides = zip(
+        pair, (scope.queries, scope.keys), (f"every {other}query", f"every {other}key"), strict=True
+    )
+    return " -> ".join(
+        every if at is None else f"{at} {name(tokens[at])}" for at, tokens, every in sides
+    )
 
 
 def compared(before: Capture, after: Capture, look: Look = PLAIN) -> Series:
     """The one map of two captures, and after - before, on one scale."""
 
     def both(look: Look) -> list[Heatmap]:
-        return [heatmap(replace(each, notes=()), each.maps[0], 0, 0, look) for each in (before, after)]
+        return [
+            heatmap(replace(each, notes=()), each.maps[0], 0, 0, look) for each in (before, after)
+        ]
 
     drawn = both(look)
-    if not all(each.scale.has_beyond for each in drawn):  # nothing is beyond colours that both share
+    if not all(
+        each.scale.has_beyond for each in drawn
+    ):  # nothing is beyond colours that both share
         drawn = both(look._replace(whole=True))
     tops, largest = ([getattr(each.scale, part) for each in drawn] for part in ("top", "largest"))
     shared = drawn[0].scale._replace(top=max(tops), largest=max(largest))
     first, second = (
-        replace(each, title=title, scale=shared) for each, title in zip(drawn, ("before", "after"), strict=True)
+        replace(each, title=title, scale=shared)
+        for each, title in zip(drawn, ("before", "after"), strict=True)
     )
     seen = first.panel.visible  # a weight that was cut is 0 after, which is the change
     if after.maps[0].method == SCORES:
         seen = seen & second.panel.visible
-    panel = Panel(np.where(seen, second.panel.values - first.panel.values, 0).astype(np.float32), seen)
+    panel = Panel(
+        np.where(seen, second.panel.values - first.panel.values, 0).astype(np.float32), seen
+    )
     method = after.maps[0].method
     apart = difference("after - before", panel, first.rows, first.columns, look, method)
     apart = replace(apart, caption=(SIGNS if apart.scale.largest else "no difference",))
@@ -288,7 +303,9 @@ def prediction_table(outcome: Outcome) -> Table:
     if outcome.response.kind == "vector":
         cells = ((number(outcome.effect.cosine), number(outcome.scale.cosine)),)
         blank = np.full((1, 2), np.nan, np.float32)
-        return Table(TITLE, "", ("here", "for scale"), ("1 - cos",), cells, blank, prediction_lines(outcome))
+        return Table(
+            TITLE, "", ("here", "for scale"), ("1 - cos",), cells, blank, prediction_lines(outcome)
+        )
     values = np.stack(outcome.probabilities, axis=-1)[list(outcome.likeliest)]  # (output, 2)
     levels = np.full((len(values), 3), np.nan, np.float32)
     levels[:, :2] = np.sqrt(values)
@@ -297,7 +314,9 @@ def prediction_table(outcome: Outcome) -> Table:
         "class" if outcome.response.kind == "class" else "token",
         ("before", "after", "change"),
         tuple(output_name(outcome, each) for each in outcome.likeliest),
-        tuple((f"{p:.4f}", f"{q:.4f}", f"{round(q - p, 4) + 0.0:+.4f}") for p, q in values.tolist()),
+        tuple(
+            (f"{p:.4f}", f"{q:.4f}", f"{round(q - p, 4) + 0.0:+.4f}") for p, q in values.tolist()
+        ),
         levels,
         prediction_lines(outcome),
     )
@@ -325,13 +344,20 @@ def likeliest_line(outcome: Outcome) -> str:
     if outcome.response.kind == "vector":
         return ""
     before, after = outcome.probabilities
-    each = (f"{output_name(outcome, one)} {before[one]:.4f} to {after[one]:.4f}" for one in outcome.likeliest)
+    each = (
+        f"{output_name(outcome, one)} {before[one]:.4f} to {after[one]:.4f}"
+        for one in outcome.likeliest
+    )
     return f"probabilities before and after: {', '.join(each)}"
 
 
 def scale_line(outcome: Outcome) -> str:
     """The median of the others, and what these are."""
-    what, count, scale = " and ".join(elsewhere(outcome.changes)), len(outcome.others), outcome.scale
+    what, count, scale = (
+        " and ".join(elsewhere(outcome.changes)),
+        len(outcome.others),
+        outcome.scale,
+    )
     if not count:
         return f"nothing to compare it with: there are not as many {what}"
     median = f"1 - cos {number(scale.cosine)}"
@@ -344,7 +370,9 @@ def elsewhere(changes: Changes) -> list[str]:
     """What makes other changes of the same size as these."""
     heads = ["other heads of the same layers"] * bool(changes.ablated or changes.heads)
     every = any(query is None for query, _ in changes.pairs)
-    keys = "other keys, each of all queries that see it" if every else "other keys of the same queries"
+    keys = (
+        "other keys, each of all queries that see it" if every else "other keys of the same queries"
+    )
     return heads + [keys] * bool(changes.pairs and not changes.heads)
 
 

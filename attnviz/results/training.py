@@ -37,7 +37,12 @@ class TrainingResult(Result):
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each score of each head at each step, with the loss there."""
         roles = self.history[-1]["scores"]
-        return [row for measurement in self.history for role in roles for row in list_scores(measurement, role)]
+        return [
+            row
+            for measurement in self.history
+            for role in roles
+            for row in list_scores(measurement, role)
+        ]
 
     def tables(self) -> list[Picture]:
         """Return the loss and the scores of the best heads over the steps."""
@@ -113,7 +118,9 @@ def make_progress_table(history: Sequence[Measurement]) -> Table:
         ("loss", *(f"{head.role} {head.name}" for head in heads)),
         tuple(cells),
         np.full((len(cells), 2), np.nan, np.float32),
-        ("loss in nats per token, its curve from 0; scores from 0 to 1, of a repeated random block",),
+        (
+            "loss in nats per token, its curve from 0; scores from 0 to 1, of a repeated random block",
+        ),
         frozenset({0}),
     )
 
@@ -130,7 +137,10 @@ def draw_sparkline(values: Floats) -> str:
         places = np.linspace(0, len(values) - 1, SPARKLINE_WIDTH).round().astype(int)
         values = values[places]
     heights = np.clip(np.nan_to_num(values) * len(BLOCKS), 0, len(BLOCKS) - 1).astype(int)
-    return "".join(" " if np.isnan(value) else BLOCKS[height] for value, height in zip(values, heights, strict=True))
+    return "".join(
+        " " if np.isnan(value) else BLOCKS[height]
+        for value, height in zip(values, heights, strict=True)
+    )
 
 
 def format_number(value: float) -> str:
@@ -145,7 +155,9 @@ def summarise_measurement(history: Sequence[Measurement]) -> str:
     for head in find_best_heads(history):
         best.setdefault(head.role, head)
     pieces = [f"step {step}: loss" if loss is None else f"step {step}: loss {loss:.3f}"]
-    pieces += [f"{role} {head.name} {format_number(head.scores[-1])}" for role, head in best.items()]
+    pieces += [
+        f"{role} {head.name} {format_number(head.scores[-1])}" for role, head in best.items()
+    ]
     return ", ".join(pieces)
 
 
@@ -198,7 +210,9 @@ def make_scores_plot(heads: Sequence[HeadHistory], block: int) -> Plot:
     return Plot(measure, 0.0, 1.0, curves)
 
 
-def list_events(history: Sequence[Measurement], heads: Sequence[HeadHistory], block: int) -> list[Event]:
+def list_events(
+    history: Sequence[Measurement], heads: Sequence[HeadHistory], block: int
+) -> list[Event]:
     """List when induction appeared, and when the vocabulary was widened, if they did."""
     steps = [measurement["step"] for measurement in history]
     best = next((head for head in heads if head.role == "induction"), None)
@@ -224,7 +238,9 @@ def find_appearance(steps: Sequence[int], best: HeadHistory, block: int, thresho
             f"no induction head so far: the best, {best.name}, has {format_number(final) or 'no score'}; "
             f"chance is {chance:.2f}, and {least:.2f} would name one"
         )
-    tenth, half, most = (first_step(steps, best.scores >= share * final) for share in (0.1, 0.5, 0.9))
+    tenth, half, most = (
+        first_step(steps, best.scores >= share * final) for share in (0.1, 0.5, 0.9)
+    )
     line = (
         f"induction: {best.name} is at half of its last score, {final:.2f}, by step {half:,}; "
         f"from a tenth of it (step {tenth:,}) to nine tenths (step {most:,}) it takes {most - tenth:,} steps; "

@@ -12,7 +12,9 @@ from attnviz.methods import SINKLESS, is_other, noun
 from attnviz.record import ATTENTION, SCORES, AttentionMap, Floats, Visible
 from attnviz.views.labels import name
 
-TAKING = 0.3  # the share of the weight from which a special or first token is a sink (Gu et al. 2024)
+TAKING = (
+    0.3  # the share of the weight from which a special or first token is a sink (Gu et al. 2024)
+)
 MOST = 0.5  # and any token
 NEARLY = 0.9  # of the largest weight: colours that reach so far show nearly as much
 ROUNDING = 1e-6  # of float32, in a row that sums to 1
@@ -102,12 +104,20 @@ def sink_line(parts: Sequence[AttentionMap], places: list[tuple[int, int]] | Non
     or of maps with keys of their own.
     """
     first, kept = parts[0], [part.statistics.received for part in parts if part.statistics]
-    if len(kept) < len(parts) or any("max" in part.heads or part.keys != first.keys for part in parts):
+    if len(kept) < len(parts) or any(
+        "max" in part.heads or part.keys != first.keys for part in parts
+    ):
         return ""
     received = np.concatenate([array.reshape(-1, len(first.keys)) for array in kept])
     if places is not None:
         received = received[[layer * len(first.heads) + head for layer, head in places]]
     candidates = np.flatnonzero(parked(first))
     found = sink(received, candidates.tolist()) if len(candidates) else None
-    total = received.sum(dtype=np.float64) / len(received)  # 1, unless rows are given ones or see nothing
-    return f"{found.share / total:.0%} of the weight is on the sink {name(first.keys[found.key])}" if found else ""
+    total = received.sum(dtype=np.float64) / len(
+        received
+    )  # 1, unless rows are given ones or see nothing
+    return (
+        f"{found.share / total:.0%} of the weight is on the sink {name(first.keys[found.key])}"
+        if found
+        else ""
+    )

@@ -24,7 +24,9 @@ from attnviz.views.labels import (
     tokens_title,
 )
 
-Place: TypeAlias = tuple[AttentionMap, int, int]  # a head of a capture: its map, and its place there
+Place: TypeAlias = tuple[
+    AttentionMap, int, int
+]  # a head of a capture: its map, and its place there
 PLAIN = Look()
 PAGE = 512  # cells on a side: what a browser loads at once, and an eye can tell apart
 NAMED = 5  # tokens that are named as the strongest
@@ -38,10 +40,17 @@ def heatmaps(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
 
 def places(parts: Sequence[AttentionMap]) -> Iterator[Place]:
     """Every layer and head of maps."""
-    return ((part, i, j) for part in parts for i in range(len(part.layers)) for j in range(len(part.heads)))
+    return (
+        (part, i, j)
+        for part in parts
+        for i in range(len(part.layers))
+        for j in range(len(part.heads))
+    )
 
 
-def heatmap(capture: Capture, part: AttentionMap, layer: int, head: int, look: Look = PLAIN) -> Heatmap:
+def heatmap(
+    capture: Capture, part: AttentionMap, layer: int, head: int, look: Look = PLAIN
+) -> Heatmap:
     """One matrix of a map, by the places of its layer and head."""
     shown, taken, hidden = seen(part, layer, head)
     colours = scale([(shown, covered(part, hidden))], look, part.method)
@@ -50,7 +59,9 @@ def heatmap(capture: Capture, part: AttentionMap, layer: int, head: int, look: L
         pooled_line(part),
         *capture.notes,
     )
-    return Heatmap(title(capture, *head_titles(part, layer, head)), shown, *sides(part), colours, told(caption))
+    return Heatmap(
+        title(capture, *head_titles(part, layer, head)), shown, *sides(part), colours, told(caption)
+    )
 
 
 def grids(capture: Capture, look: Look = PLAIN) -> list[Grid]:
@@ -66,11 +77,15 @@ def by_kind(capture: Capture) -> list[list[AttentionMap]]:
 
 def grid(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) -> Grid:
     """The layers and heads of maps of one kind, on one colour scale."""
-    found = {(part.layers[i], part.heads[j]): (part, *seen(part, i, j)) for part, i, j in places(parts)}
+    found = {
+        (part.layers[i], part.heads[j]): (part, *seen(part, i, j)) for part, i, j in places(parts)
+    }
     layers = tuple(dict.fromkeys(layer for layer, _ in found))
     heads = tuple(dict.fromkeys(head for _, head in found))
     colours = scale(
-        ((shown, covered(part, hidden)) for part, shown, _, hidden in found.values()), look, parts[0].method
+        ((shown, covered(part, hidden)) for part, shown, _, hidden in found.values()),
+        look,
+        parts[0].method,
     )
     sunk = sink_line(parts)
     caption = (
@@ -81,7 +96,9 @@ def grid(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) ->
     )
     panels = {place: shown for place, (_, shown, _, _) in found.items()}
     return Grid(
-        title(capture, *kind_title(parts[0]), panels_title(len(panels), heads), tokens_title(parts)),
+        title(
+            capture, *kind_title(parts[0]), panels_title(len(panels), heads), tokens_title(parts)
+        ),
         tuple(f"L{layer}" for layer in layers),
         tuple(map(column_name, heads)),
         tuple(tuple(panels.get((layer, head)) for head in heads) for layer in layers),
@@ -100,19 +117,37 @@ def strips(capture: Capture, look: Look = PLAIN, *, incoming: bool = False) -> l
     return [strip(capture, *place, look, incoming=incoming) for place in places(capture.maps)]
 
 
-def strip(capture: Capture, part: AttentionMap, layer: int, head: int, look: Look, *, incoming: bool) -> Strip:
+def strip(
+    capture: Capture, part: AttentionMap, layer: int, head: int, look: Look, *, incoming: bool
+) -> Strip:
     """One of them."""
     shown, taken, hidden = seen(part, layer, head)
     one, tokens = sides(part)
     if incoming:
-        one, tokens, shown, hidden = tokens, one, Panel(shown.values.T, shown.visible.T), np.zeros(len(one), bool)
+        one, tokens, shown, hidden = (
+            tokens,
+            one,
+            Panel(shown.values.T, shown.visible.T),
+            np.zeros(len(one), bool),
+        )
     colours = scale([(shown, hidden)], look, part.method)
     token = token_title(one, part.unit)
     named = f"what attends to {token}" if incoming else f"what {token} attends to"
-    chosen = tokens.numbers.index(one.numbers[0]) if part.kind != "cross" and one.numbers[0] in tokens.numbers else None
+    chosen = (
+        tokens.numbers.index(one.numbers[0])
+        if part.kind != "cross" and one.numbers[0] in tokens.numbers
+        else None
+    )
     strongest = strongest_line(tokens, shown, colours)
     caption = strongest, beyond_line(part, taken, hidden, colours), *capture.notes
-    return Strip(title(capture, *head_titles(part, layer, head), named), tokens, shown, chosen, colours, told(caption))
+    return Strip(
+        title(capture, *head_titles(part, layer, head), named),
+        tokens,
+        shown,
+        chosen,
+        colours,
+        told(caption),
+    )
 
 
 def rows(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
@@ -130,14 +165,22 @@ def query_rows(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLA
     """The one query of maps of one kind, with the same keys."""
     first, found = parts[0], list(places(parts))
     panels = [panel(*place) for place in found]
-    together = Panel(np.vstack([shown.values for shown in panels]), np.vstack([shown.visible for shown in panels]))
+    together = Panel(
+        np.vstack([shown.values for shown in panels]),
+        np.vstack([shown.visible for shown in panels]),
+    )
     taken = together.values.sum(0) / (together.values.sum() or 1) * (first.method != SCORES)
     hidden = sinks(first, taken)
     colours = scale([(together, hidden)], look, first.method)
     one, keys = sides(first)
     names = tuple(head_name(part.layers[i], part.heads[j]) for part, i, j in found)
     return Heatmap(
-        title(capture, *kind_title(first), token_title(one, first.unit), f"in {panels_title(len(found), first.heads)}"),
+        title(
+            capture,
+            *kind_title(first),
+            token_title(one, first.unit),
+            f"in {panels_title(len(found), first.heads)}",
+        ),
         together,
         Axis("heads", names, tuple(range(len(names)))),
         keys,
@@ -165,11 +208,16 @@ def in_tiles(part: AttentionMap, most: int) -> AttentionMap:
 def section(capture: Capture, parts: Sequence[AttentionMap], look: Look) -> Section:
     """The maps of one kind."""
     small = grid(capture, parts, look)
-    large = {(part.layers[i], part.heads[j]): heatmap(capture, part, i, j, look) for part, i, j in places(parts)}
+    large = {
+        (part.layers[i], part.heads[j]): heatmap(capture, part, i, j, look)
+        for part, i, j in places(parts)
+    }
     layers = tuple(dict.fromkeys(layer for layer, _ in large))
     heads = tuple(dict.fromkeys(head for _, head in large))
     return Section(
-        KINDS[parts[0].kind], small, tuple(tuple(large.get((layer, head)) for head in heads) for layer in layers)
+        KINDS[parts[0].kind],
+        small,
+        tuple(tuple(large.get((layer, head)) for head in heads) for layer in layers),
     )
 
 
@@ -206,15 +254,26 @@ def told(lines: Sequence[str]) -> tuple[str, ...]:
 def pooled_line(part: AttentionMap) -> str:
     """What a mean over heads of tiles is, which is not a mean of weights; empty where there is no such thing."""
     averaged = part.weights is None and part.tiles is not None and "mean" in part.heads
-    return "a cell is the mean over the heads of the largest weight that each has in it" if averaged else ""
+    return (
+        "a cell is the mean over the heads of the largest weight that each has in it"
+        if averaged
+        else ""
+    )
 
 
 def strongest_line(tokens: Axis, shown: Panel, colours: Scale) -> str:
     """The tokens with the largest weights of a row, by name and number; of other numbers, that sinks are among them."""
     values = np.where(shown.visible[0], shown.values[0], -np.inf)
-    least = -np.inf if colours.signed else 0.005 * (min(colours.largest, 1.0) if colours.of else 1.0)
-    order = [i for i in np.argsort(-values, kind="stable")[:NAMED] if values[i] >= max(least, FINITE)]
-    named = ", ".join(f"{short(tokens.labels[i])} ({tokens.numbers[i]}) {told_of(values[i], colours)}" for i in order)
+    least = (
+        -np.inf if colours.signed else 0.005 * (min(colours.largest, 1.0) if colours.of else 1.0)
+    )
+    order = [
+        i for i in np.argsort(-values, kind="stable")[:NAMED] if values[i] >= max(least, FINITE)
+    ]
+    named = ", ".join(
+        f"{short(tokens.labels[i])} ({tokens.numbers[i]}) {told_of(values[i], colours)}"
+        for i in order
+    )
     return f"strongest{', sinks included' * bool(colours.of)}: {named}" if named else ""
 
 

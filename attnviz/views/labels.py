@@ -21,7 +21,14 @@ def sides(part: AttentionMap) -> tuple[Axis, Axis]:
     """The queries and the keys of a map, in tiles if it is."""
     height, width = (part.tiles.height, part.tiles.width) if part.tiles else (1, 1)
     return (
-        Axis("queries", labels(part.queries), part.query_places, height, spaced(part.queries), f"{part.unit}s"),
+        Axis(
+            "queries",
+            labels(part.queries),
+            part.query_places,
+            height,
+            spaced(part.queries),
+            f"{part.unit}s",
+        ),
         Axis("keys", labels(part.keys), part.key_places, width, spaced(part.keys), f"{part.unit}s"),
     )
 
@@ -78,7 +85,9 @@ def head_title(head: int | str) -> str:
 
 def head_name(layer: int, head: int | str) -> str:
     """A head by its short name: L5H3, or L5 mean."""
-    return f"L{layer}{column_name(head)}" if isinstance(head, int) else f"L{layer} {column_name(head)}"
+    return (
+        f"L{layer}{column_name(head)}" if isinstance(head, int) else f"L{layer} {column_name(head)}"
+    )
 
 
 def column_name(head: int | str) -> str:
@@ -105,5 +114,7 @@ def tokens_title(parts: Sequence[AttentionMap]) -> str:
 
 def panels_title(count: int, heads: Sequence[int | str]) -> str:
     """How many heads there are, or of how many layers a reduction."""
-    noun, title = ("head", "") if isinstance(heads[0], int) else ("layer", f"{head_title(heads[0])} of ")
+    noun, title = (
+        ("head", "") if isinstance(heads[0], int) else ("layer", f"{head_title(heads[0])} of ")
+    )
     return f"{title}{count} {noun}{'s' * (count != 1)}"

@@ -33,7 +33,14 @@ from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Request
 from attnviz.selection import parse
 
-RUNS = ("minilm", 128), ("minilm", 512), ("llama", 512), ("llama", 2048), ("llama", 4096), ("llama", 8192)
+RUNS = (
+    ("minilm", 128),
+    ("minilm", 512),
+    ("llama", 512),
+    ("llama", 2048),
+    ("llama", 4096),
+    ("llama", 8192),
+)
 
 
 def build(name: str) -> torch.nn.Module:
@@ -62,9 +69,15 @@ def modes(model: torch.nn.Module, length: int) -> dict[str, Callable[[], float |
 
     def capture(layers: str) -> float | None:
         model.set_attn_implementation("sdpa")
-        return capturing.capture_inputs({"input_ids": ids}, Request(parse(layers), keep="tiles")).fidelity
+        return capturing.capture_inputs(
+            {"input_ids": ids}, Request(parse(layers), keep="tiles")
+        ).fidelity
 
-    found = {"plain": lambda: run("sdpa"), "one": lambda: capture("-1"), "all": lambda: capture("all")}
+    found = {
+        "plain": lambda: run("sdpa"),
+        "one": lambda: capture("-1"),
+        "all": lambda: capture("all"),
+    }
     config = model.config
     weights = 4 * config.num_hidden_layers * config.num_attention_heads * length**2
     if weights < psutil.virtual_memory().total / 3:
@@ -75,7 +88,9 @@ def modes(model: torch.nn.Module, length: int) -> dict[str, Callable[[], float |
 def peak(run: Callable[[], float | None]) -> int:
     """Bytes that a run takes at most, above what is taken before it. Linux and its C library alone tell."""
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs gave back must not serve this one unseen
+    ctypes.CDLL("libc.so.6").malloc_trim(
+        0
+    )  # what earlier runs gave back must not serve this one unseen
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     run()
@@ -113,9 +128,14 @@ def compare(name: str, length: int, rounds: int) -> None:
             least[mode] = min(least[mode], time.process_time() - start)
     times = "  ".join(f"{mode} {least[mode] / least['plain']:.2f} x" for mode in runs)
     sizes = "  ".join(f"{mode} {memory[mode] / memory['plain']:.2f} x" for mode in runs)
-    print(f"{name} {length}: plain {least['plain']:.3f} s CPU, {memory['plain'] / 1e6:.0f} MB; fidelity {fidelity:.0e}")
+    print(
+        f"{name} {length}: plain {least['plain']:.3f} s CPU, {memory['plain'] / 1e6:.0f} MB; fidelity {fidelity:.0e}"
+    )
     print(f"  once a loaded model, before its first capture: {measure_check(model):.3f} s CPU")
-    print(f"  time   {times}\n  memory {sizes} ({(memory['all'] - memory['plain']) / 1e6:+.0f} MB)", flush=True)
+    print(
+        f"  time   {times}\n  memory {sizes} ({(memory['all'] - memory['plain']) / 1e6:+.0f} MB)",
+        flush=True,
+    )
 
 
 def main() -> None:

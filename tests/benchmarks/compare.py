@@ -16,7 +16,9 @@ ALONE = "import sys, attnviz; [attnviz.capture(sys.argv[2], model=name) for name
 def cpu(*args: str) -> float:
     """Seconds of CPU of a process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *args], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, *args], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -28,7 +30,9 @@ def main(folder: str) -> None:
     times = [(cpu("-c", ALONE, folder, TEXT), cpu(*compare)) for _ in range(ROUNDS)]
     alone, both = map(min, zip(*times, strict=True))
     print(f"load and run MiniLM and builtin  {alone:6.2f} s CPU")
-    print(f"attnviz compare                  {both:6.2f} s CPU   ratio {both / alone:.2f} (bar 1.15)")
+    print(
+        f"attnviz compare                  {both:6.2f} s CPU   ratio {both / alone:.2f} (bar 1.15)"
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def modes(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, Callable[[], f
             model(ids, use_cache=False)
 
     def capture(layers: str) -> float | None:
-        return capturing.capture_inputs({"input_ids": ids}, Request(parse(layers), keep="tiles")).fidelity
+        return capturing.capture_inputs(
+            {"input_ids": ids}, Request(parse(layers), keep="tiles")
+        ).fidelity
 
     return {"plain": run_plain, "one": lambda: capture("-1"), "all": lambda: capture("all")}
 
@@ -52,7 +54,9 @@ def measure(run: Callable[[], float | None], device: str) -> tuple[float, int, f
 
 def compare(model: torch.nn.Module, length: int, device: str, rounds: int) -> None:
     """Print a row for each mode at one length."""
-    ids = torch.randint(1000, 20000, (1, length), generator=torch.Generator().manual_seed(0)).to(device)
+    ids = torch.randint(1000, 20000, (1, length), generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     runs = modes(model, ids)
     for run in runs.values():
         run()  # warms up
@@ -68,7 +72,15 @@ def compare(model: torch.nn.Module, length: int, device: str, rounds: int) -> No
         memory_ratio = f"{peaks[name] / peaks['plain']:.2f} x" if peaks["plain"] else "-"
         fidelity = "-" if fidelities[name] is None else f"{fidelities[name]:.0e}"
         memory = f"{peaks[name] / 1e6:.0f} MB"
-        row = f"{length:,}", name, f"{seconds[name]:.3f} s", time_ratio, memory, memory_ratio, fidelity
+        row = (
+            f"{length:,}",
+            name,
+            f"{seconds[name]:.3f} s",
+            time_ratio,
+            memory,
+            memory_ratio,
+            fidelity,
+        )
         print(ROW.format(*row), flush=True)
 
 

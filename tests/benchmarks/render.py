@@ -40,19 +40,33 @@ def capture(layers: int, heads: int, n: int) -> Capture:
     return Capture(
         "model",
         "",
-        (AttentionMap("self", tuple(range(layers)), tuple(range(heads)), tokens, tokens, weights, visible),),
+        (
+            AttentionMap(
+                "self", tuple(range(layers)), tuple(range(heads)), tokens, tokens, weights, visible
+            ),
+        ),
     )
 
 
 def on_terminal(picture: Any) -> None:
     """Our picture, written as show writes it."""
-    segments = [part for line in draw(picture, Screen(100, paint=Paint())) for part in (*line, Segment.line())]
+    segments = [
+        part
+        for line in draw(picture, Screen(100, paint=Paint()))
+        for part in (*line, Segment.line())
+    ]
     console().print(Segments(segments), end="", crop=False)
 
 
 def console() -> Console:
     """A terminal of 24-bit colours."""
-    return Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=200, legacy_windows=False)
+    return Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        width=200,
+        legacy_windows=False,
+    )
 
 
 def rich_table(picture: Heatmap) -> None:
@@ -60,7 +74,10 @@ def rich_table(picture: Heatmap) -> None:
     table = Table(show_header=False, box=None, padding=0)
     shades = colours()
     for row in picture.scale.steps(picture.panel, 64):
-        styles = (Style(bgcolor="rgb({},{},{})".format(*shades[min(at, 63)])) if at >= 0 else Style() for at in row)
+        styles = (
+            Style(bgcolor="rgb({},{},{})".format(*shades[min(at, 63)])) if at >= 0 else Style()
+            for at in row
+        )
         table.add_row(*(Text("  ", style=style) for style in styles))
     console().print(table)
 
@@ -98,7 +115,9 @@ def least(work: Callable[[], None], rounds: int) -> float:
     return min(times) * 1000
 
 
-def compare(name: str, ours: Callable[[], None], theirs: Callable[[], None], rounds: int, bar: float) -> None:
+def compare(
+    name: str, ours: Callable[[], None], theirs: Callable[[], None], rounds: int, bar: float
+) -> None:
     """How many times faster ours is."""
     mine, its = least(ours, rounds), least(theirs, rounds)
     print(f"{name:<66} {its:8.1f} ms / {mine:7.1f} ms = {its / mine:6.1f} (bar {bar})")
@@ -112,7 +131,12 @@ def limit(name: str, ours: Callable[[], None], rounds: int, bar: float) -> None:
 
 if __name__ == "__main__":
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    long, short, small, large = capture(1, 1, 512), capture(1, 1, 64), capture(12, 12, 32), capture(6, 12, 512)
+    long, short, small, large = (
+        capture(1, 1, 512),
+        capture(1, 1, 64),
+        capture(12, 12, 32),
+        capture(6, 12, 512),
+    )
     one = heatmaps(short)[0]
     limit("terminal, heatmap of 512 tokens", lambda: on_terminal(heatmaps(long)[0]), rounds, 10)
     compare(

@@ -19,23 +19,33 @@ PAIRS = {
     "attnviz --help / import click": (("-m", "attnviz", "--help"), CLICK, 2.0),
     "attnviz show, builtin / import torch": (SHOW, TORCH, 0.35),
     "attnviz show --view grid, builtin / import torch": ((*SHOW, "--view", "grid"), TORCH, 0.35),
-    "attnviz show --from a capture / import torch": (("-m", "attnviz", "show", "--from", str(SAVED)), TORCH, 0.35),
+    "attnviz show --from a capture / import torch": (
+        ("-m", "attnviz", "show", "--from", str(SAVED)),
+        TORCH,
+        0.35,
+    ),
 }
 
 
 def cpu_seconds(args: tuple[str, ...]) -> float:
     """User and system time of one process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *args], check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, *args], check=True, capture_output=True, stdin=subprocess.DEVNULL
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":
     os.chdir(Path(__file__).parent.parent.parent)
-    subprocess.run([sys.executable, "-m", "attnviz", "capture", SHOW[-1], "-qo", SAVED, "--force"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "attnviz", "capture", SHOW[-1], "-qo", SAVED, "--force"], check=True
+    )
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     for name, (ours, theirs, bar) in PAIRS.items():
         times = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(rounds)]
         mine, its = (min(column) for column in zip(*times, strict=True))
-        print(f"{name:<50} {mine * 1000:6.0f} ms / {its * 1000:6.0f} ms = {mine / its:.2f} (bar {bar})")
+        print(
+            f"{name:<50} {mine * 1000:6.0f} ms / {its * 1000:6.0f} ms = {mine / its:.2f} (bar {bar})"
+        )

@@ -46,13 +46,17 @@ class Probe(Observer):
         stop: bool = True,
     ) -> None:
         self.heads, self.request, self.edits = heads, request, edits
-        self.stop = stop and request.method != NORM  # what follows tells whether an output was projected once
+        self.stop = (
+            stop and request.method != NORM
+        )  # what follows tells whether an output was projected once
         self.calls = 0
         self.cut: set[int] = set()
         """The calls whose scores were seen before the softmax."""
         self.found: dict[int, Found] = {}
         self.plans: dict[Shape, tuple[Plan, Summary]] = {}
-        self.views: list[tuple[tuple[Tensor, ...], bool, tuple[int, int], tuple[Tensor, Sight]]] = []
+        self.views: list[
+            tuple[tuple[Tensor, ...], bool, tuple[int, int], tuple[Tensor, Sight]]
+        ] = []
 
     def attend(self, call: Call, source: Source) -> Tensor:
         """See ``Observer.attend``. Raises Finished."""
@@ -68,7 +72,9 @@ class Probe(Observer):
         self.keep(number, found)
         return output
 
-    def project(self, number: int, call: Call, output: Tensor, found: Found, merged: Tensor, matrix: Tensor) -> None:
+    def project(
+        self, number: int, call: Call, output: Tensor, found: Found, merged: Tensor, matrix: Tensor
+    ) -> None:
         """The weights of a call become norms once its output meets a matrix. Raises ModelError if it meets two."""
         if number in self.found:
             raise ModelError(UNPROJECTED)
@@ -136,7 +142,9 @@ class Probe(Observer):
             output = self.output(call, source)
             part = call.heads(heads)
             if self.request.rows != slice(None):
-                part = part.rows(torch.arange(call.query.shape[2], device=call.query.device)[self.request.rows])
+                part = part.rows(
+                    torch.arange(call.query.shape[2], device=call.query.device)[self.request.rows]
+                )
             again, found = self.run(part)
             of_heads = torch.tensor(heads, device=output.device)
             found.difference = agreement(again, output[:, self.request.rows][:, :, of_heads])
@@ -180,7 +188,11 @@ class Probe(Observer):
     def reducers(self, plan: Plan, summary: Summary) -> dict[str, Any]:
         """What sees the blocks. A window tells nothing of the statistics of the whole, nor do norms or scores."""
         kept: dict[str, Reducer] = {}
-        if self.request.keep == "weights" and self.request.method != SCORES and not self.request.summed:
+        if (
+            self.request.keep == "weights"
+            and self.request.method != SCORES
+            and not self.request.summed
+        ):
             kept["weights"] = Matrix(plan, self.request.columns)
         if self.request.keep == "edges":
             kept["edges"] = Strongest(plan, self.request.strongest)
@@ -196,7 +208,9 @@ class Probe(Observer):
             keys, weights = kept["edges"].result()
             found.edges = keys[0], weights[0]
         if "summary" in kept:
-            found.summary = {name: array[0] for name, array in kept["summary"].result(sight).items()}
+            found.summary = {
+                name: array[0] for name, array in kept["summary"].result(sight).items()
+            }
             found.tile = kept["summary"].plan.tile
         return found
 
@@ -209,7 +223,10 @@ class Probe(Observer):
                 return view
         if call.causal:
             sight = Sight.causal(n, m, call.query.device)
-            view = (self.causal(n, m) if self.request.keep == "weights" else causal_tiles(plan)), sight
+            view = (
+                (self.causal(n, m) if self.request.keep == "weights" else causal_tiles(plan)),
+                sight,
+            )
         else:
             visible = call.visible()
             view = self.shown(visible, plan), Sight.of(visible)

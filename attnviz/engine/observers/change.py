@@ -21,7 +21,11 @@ class Changed(Observer):
         number, self.calls = self.calls, self.calls + 1
         edited = self.edits.of_call(number, call)
         source = source if edited is call else Source()
-        output = plain_output(edited, source) if call.plain else attend(edited, Plan(Shape.of(call, 64)), ())
+        output = (
+            plain_output(edited, source)
+            if call.plain
+            else attend(edited, Plan(Shape.of(call, 64)), ())
+        )
         return self.edits.of_output(number, edited, output)
 
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:

@@ -41,7 +41,9 @@ class Steps(Observer):
     def found(self, request: Request) -> dict[int, Found]:
         """What a request keeps of the rectangles that the steps make together."""
         together = Probe(
-            {number: tuple(range(len(heads))) for number, heads in self.heads.items()}, request, stop=False
+            {number: tuple(range(len(heads))) for number, heads in self.heads.items()},
+            request,
+            stop=False,
         )
         for number in range(self.calls):
             if number not in self.heads:
@@ -49,7 +51,9 @@ class Steps(Observer):
                 continue
             steps = [probe.found[number] for probe in self.probes]
             together.given(*joined(steps), Source())
-            together.found[number].difference = max((step.difference or 0.0 for step in steps), default=None)
+            together.found[number].difference = max(
+                (step.difference or 0.0 for step in steps), default=None
+            )
             together.found[number].dtype = steps[0].dtype
         return together.found
 

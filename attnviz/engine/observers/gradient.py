@@ -35,7 +35,11 @@ class Graded(Observer):
         """See ``Observer.attend``."""
         number = len(self.calls)
         edited = self.edits.of_call(number, call)
-        plain = plain_output(edited, source if edited is call else Source()) if call.plain else eager_output(edited)
+        plain = (
+            plain_output(edited, source if edited is call else Source())
+            if call.plain
+            else eager_output(edited)
+        )
         if not plain.requires_grad:  # nothing before it is of interest: the graph begins here
             plain = plain.detach().requires_grad_()
         self.calls.append(edited)
@@ -53,10 +57,14 @@ class Graded(Observer):
         """
         if not self.outputs:
             raise ModelError(UNREACHED)
-        given = torch.autograd.grad(prediction, self.outputs, allow_unused=True, materialize_grads=True)
+        given = torch.autograd.grad(
+            prediction, self.outputs, allow_unused=True, materialize_grads=True
+        )
         return [slope.detach() for slope in given]
 
-    def found(self, number: int, slopes: Sequence[Tensor], heads: tuple[int, ...], request: Request) -> Found:
+    def found(
+        self, number: int, slopes: Sequence[Tensor], heads: tuple[int, ...], request: Request
+    ) -> Found:
         """The weights of some heads of a call times their gradients, 0 where these are negative."""
         call, rows = self.calls[number].detached(), request.rows
         visible = call.visible()[0]
@@ -67,7 +75,9 @@ class Graded(Observer):
         return Found(visible[..., request.columns].cpu(), weights)
 
 
-def positive(call: Call, slope: Tensor, heads: tuple[int, ...], rows: slice, columns: slice) -> Tensor:
+def positive(
+    call: Call, slope: Tensor, heads: tuple[int, ...], rows: slice, columns: slice
+) -> Tensor:
     """max(A * dL/dA, 0) of a window, (head, query, key), on the CPU. slope: dL/dO, (1, N, H, d_v)."""
     of_heads = slope[0, rows].float()[:, list(heads)].transpose(0, 1)  # (head, query, d_v)
     found, first = [], 0

@@ -37,12 +37,19 @@ class Survey(Observer):
     def write_down(self, source: Source, size: tuple[int, int, int], *, repeated: bool) -> None:
         """Add a call of a size (heads, queries, keys) to the list."""
         running = self.running
-        self.seen.append(Seen(source.layer, *size, running.name, source.cross, running.entry, repeated))
+        self.seen.append(
+            Seen(source.layer, *size, running.name, source.cross, running.entry, repeated)
+        )
 
 
 def share_weights(one: Call, other: Call) -> bool:
     """Return whether two calls have the same weights, because they have the very same queries, keys and masks."""
-    parts = ((one.query, other.query), (one.key, other.key), (one.mask, other.mask), (one.bias, other.bias))
+    parts = (
+        (one.query, other.query),
+        (one.key, other.key),
+        (one.mask, other.mask),
+        (one.bias, other.bias),
+    )
     same_scores = (one.scale, one.causal, one.softcap) == (other.scale, other.causal, other.softcap)
     return same_scores and all(are_one(first, second) for first, second in parts)
 
@@ -51,4 +58,7 @@ def are_one(first: Tensor | None, second: Tensor | None) -> bool:
     """Return whether two tensors are the same numbers in memory, or both are missing."""
     if first is None or second is None:
         return first is second
-    return first.data_ptr() == second.data_ptr() and (first.shape, first.stride()) == (second.shape, second.stride())
+    return first.data_ptr() == second.data_ptr() and (first.shape, first.stride()) == (
+        second.shape,
+        second.stride(),
+    )

@@ -16,13 +16,17 @@ from attnviz.engine.observers.base import Finished, Observer, Source, plain_outp
 from attnviz.errors import ModelError
 from attnviz.record import Doubles
 
-HIDDEN_STEPS = "attention of this model cannot be followed: it shows its weights, not what they are made of"
+HIDDEN_STEPS = (
+    "attention of this model cannot be followed: it shows its weights, not what they are made of"
+)
 
 
 class Followed(Observer):
     """An observer that keeps one query of one head of one call, by its number."""
 
-    def __init__(self, number: int, head: int, query: int, running: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self, number: int, head: int, query: int, running: Sequence[Tensor | None]
+    ) -> None:
         self.number, self.head, self.query, self.running = number, head, query, running
         """running: see ``inputs_of_running``."""
         self.calls = 0
@@ -30,7 +34,9 @@ class Followed(Observer):
 
     def attend(self, call: Call, source: Source) -> Tensor:
         """See ``Observer.attend``. Raises Finished once the call was seen."""
-        output = plain_output(call, source) if call.plain else attend(call, Plan(Shape.of(call, 64)), ())
+        output = (
+            plain_output(call, source) if call.plain else attend(call, Plan(Shape.of(call, 64)), ())
+        )
         self.calls += 1
         if self.calls - 1 == self.number:
             self.found = self.operands(call, source, output)
@@ -95,7 +101,9 @@ def inputs_of_running(model: nn.Module) -> Iterator[Sequence[Tensor | None]]:
 
     def enter(_: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         if get_ident() == this_thread:
-            running.append(next((part for part in (*args, *named.values()) if isinstance(part, Tensor)), None))
+            running.append(
+                next((part for part in (*args, *named.values()) if isinstance(part, Tensor)), None)
+            )
 
     def leave(_: nn.Module, args: tuple[Any, ...], result: Any) -> None:  # noqa: ARG001
         if get_ident() == this_thread:
@@ -104,7 +112,10 @@ def inputs_of_running(model: nn.Module) -> Iterator[Sequence[Tensor | None]]:
     hooks = [
         hook
         for module in model.modules()
-        for hook in (module.register_forward_pre_hook(enter, with_kwargs=True), module.register_forward_hook(leave))
+        for hook in (
+            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_hook(leave),
+        )
     ]
     try:
         yield running

@@ -44,23 +44,31 @@ def read_adapter(folder: Path) -> Adapter:
     """Read what an adapter is, without its weights. Raises ModelError if it is none that can be applied."""
     path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
-        raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS}: an adapter is read from safetensors only, never a pickle")
+        raise ModelError(
+            f"{folder} has no {ADAPTER_WEIGHTS}: an adapter is read from safetensors only, never a pickle"
+        )
     config = read_adapter_config(folder)
     shapes = {name.removeprefix(PREFIX): shape for name, shape in read_shapes(path).items()}
     require_sane_ranks(config, shapes, folder)
     if config.get("alora_invocation_tokens"):
-        raise ModelError(f"{folder} acts on the tokens after a certain one only, which is not supported")
+        raise ModelError(
+            f"{folder} acts on the tokens after a certain one only, which is not supported"
+        )
     return Adapter(folder, config, shapes)
 
 
-def require_sane_ranks(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def require_sane_ranks(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], folder: Path
+) -> None:
     """Raise ModelError if an adapter's config asks for ranks that are larger than any side of its weights."""
     largest = max((side for shape in shapes.values() for side in shape), default=0)
     pattern = config.get("rank_pattern") or {}
     ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
     for rank in ranks:
         if isinstance(rank, int) and rank > largest:
-            raise ModelError(f"{folder} asks for a rank of {rank:,}; its weights have at most {largest:,} on a side")
+            raise ModelError(
+                f"{folder} asks for a rank of {rank:,}; its weights have at most {largest:,} on a side"
+            )
 
 
 def list_task_classes(adapter: Adapter) -> list[Any]:
@@ -85,7 +93,9 @@ def require_fit(outline: Any, adapter: Adapter | None, folder: Path) -> None:
         parts = name.split(".")
         owners = [".".join(parts[:-count]) for count in (1, 2, 3)]
         if not any(owner in modules for owner in owners if owner):
-            raise ModelError(f"{adapter.folder} is no adapter of {folder}, which has no {owners[1] or name}")
+            raise ModelError(
+                f"{adapter.folder} is no adapter of {folder}, which has no {owners[1] or name}"
+            )
 
 
 def apply_adapter(model: Any, adapter: Adapter) -> Any:
@@ -107,8 +117,12 @@ def apply_adapter(model: Any, adapter: Adapter) -> Any:
         return wrapped.merge_and_unload(safe_merge=True).eval()
     except ModelError:
         raise
-    except Exception as error:  # the library raises ValueError, RuntimeError, KeyError, AttributeError ...
-        raise ModelError(f"{adapter.folder} does not fit its base model: {read_last_line(error)}") from error
+    except (
+        Exception
+    ) as error:  # the library raises ValueError, RuntimeError, KeyError, AttributeError ...
+        raise ModelError(
+            f"{adapter.folder} does not fit its base model: {read_last_line(error)}"
+        ) from error
 
 
 def resize_embeddings(model: Any, adapter: Adapter) -> None:
@@ -125,9 +139,13 @@ def require_complete(result: Any, adapter: Adapter) -> None:
     missing = sorted(name for name in result.missing_keys if is_of_adapter(name))
     strange = sorted(result.unexpected_keys)
     if missing:
-        raise ModelError(f"{adapter.folder} lacks {len(missing)} of its weights, such as {missing[0]}")
+        raise ModelError(
+            f"{adapter.folder} lacks {len(missing)} of its weights, such as {missing[0]}"
+        )
     if strange:
-        raise ModelError(f"{adapter.folder} does not fit its base model, which has no place for {strange[0]}")
+        raise ModelError(
+            f"{adapter.folder} does not fit its base model, which has no place for {strange[0]}"
+        )
 
 
 def is_of_adapter(name: str) -> bool:

@@ -51,16 +51,34 @@ from attnviz.record import NORM, ROW_TOLERANCE, Kind
 from attnviz.request import Request
 
 Inputs: TypeAlias = Mapping[str, Tensor]
-SHORT = 5, 3  # tokens of a survey: of the text, and of the decoder's, so that lengths tell what attends to what
-TEXT = {"input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask"}
+SHORT = (
+    5,
+    3,
+)  # tokens of a survey: of the text, and of the decoder's, so that lengths tell what attends to what
+TEXT = {
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "decoder_input_ids",
+    "decoder_attention_mask",
+}
 KINDS: dict[Kind, str] = {
     "self": "attentions",
     "encoder": "encoder_attentions",
     "decoder": "decoder_attentions",
     "cross": "cross_attentions",
 }
-CROSSING = "encoder_attn", "cross_attn", "encoder_decoder_attention"  # how modules of cross-attention are called
-WAYS = (True, False), (True, True), (False, False), (False, True)  # in which a model is read: observed, cached
+CROSSING = (
+    "encoder_attn",
+    "cross_attn",
+    "encoder_decoder_attention",
+)  # how modules of cross-attention are called
+WAYS = (
+    (True, False),
+    (True, True),
+    (False, False),
+    (False, True),
+)  # in which a model is read: observed, cached
 FUNCTIONS = (
     "torch's scaled_dot_product_attention, or the library's eager attention where that cannot compute it, "
     "on up to 16 queries of each layer"
@@ -144,7 +162,9 @@ class Reading:
             if self.change <= allowed and is_own_code:
                 break
         else:
-            raise failure or explain_change(self.model, math.inf if self.change is None else self.change)
+            raise failure or explain_change(
+                self.model, math.inf if self.change is None else self.change
+            )
         if failure and not seen:
             raise failure
         if foreign and len(seen) < most_calls:
@@ -154,7 +174,9 @@ class Reading:
             )
         return seen, kinds
 
-    def number(self, seen: Sequence[Seen], kinds: Sequence[Kind], inputs: Inputs) -> tuple[Site, ...]:
+    def number(
+        self, seen: Sequence[Seen], kinds: Sequence[Kind], inputs: Inputs
+    ) -> tuple[Site, ...]:
         """Give each call its layer, in the part of the model that it belongs to."""
         return number_layers(seen, kinds, name_parts(seen, kinds, towers=not set(inputs) <= TEXT))
 
@@ -184,7 +206,9 @@ class Reading:
         weights, outputs = self.eager(inputs)
         self.require_same(untouched, outputs)
         pairs = [(kind, part) for kind, parts in weights.items() for part in parts]
-        seen = [Seen(None, part.shape[1], part.shape[2], part.shape[3], "", False) for _, part in pairs]
+        seen = [
+            Seen(None, part.shape[1], part.shape[2], part.shape[3], "", False) for _, part in pairs
+        ]
         return seen, [kind for kind, _ in pairs]
 
     def require_same(self, untouched: Any, outputs: Any) -> None:
@@ -238,8 +262,14 @@ class Reading:
                 least = min(least, float(weights.sum(-1).amin()))
                 probe.given(weights, weights > 0, Source())
         except (KeyError, StopIteration):
-            raise ModelError("this model's attention changes with the length of the text and cannot be read") from None
-        lacking = f", which leaves some out: rows sum to as little as {least:.2f}" if least < 1 - ROW_TOLERANCE else ""
+            raise ModelError(
+                "this model's attention changes with the length of the text and cannot be read"
+            ) from None
+        lacking = (
+            f", which leaves some out: rows sum to as little as {least:.2f}"
+            if least < 1 - ROW_TOLERANCE
+            else ""
+        )
         return probe.found, SPARSE + lacking
 
     def run(
@@ -265,7 +295,9 @@ class Reading:
             outputs = forward(self.model, {**inputs, "output_attentions": True})
         weights: dict[Kind, list[Tensor]] = {}
         for kind, name in KINDS.items():
-            layers = [part for part in getattr(outputs, name, None) or () if isinstance(part, Tensor)]
+            layers = [
+                part for part in getattr(outputs, name, None) or () if isinstance(part, Tensor)
+            ]
             parts = [fit(unpadded(part, lengths(inputs)), lengths(inputs)) for part in layers]
             weights[kind] = [part for part in parts if part is not None]
         return weights, outputs
@@ -274,9 +306,17 @@ class Reading:
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
     """Let a model run in evaluation, without gradients and talk. Raises ModelError for whatever it raises itself."""
-    with as_found(model), quiet_library(), torch.no_grad(), same_randomness(model.device), translate_failures(model):
+    with (
+        as_found(model),
+        quiet_library(),
+        torch.no_grad(),
+        same_randomness(model.device),
+        translate_failures(model),
+    ):
         for config in configs(list(model.modules())):
-            config.return_dict = True  # outputs are found by name, whatever the model's config asks for
+            config.return_dict = (
+                True  # outputs are found by name, whatever the model's config asks for
+            )
         yield
 
 
@@ -307,7 +347,9 @@ def shortened(inputs: Inputs) -> Inputs:
 def lengths(inputs: Inputs) -> tuple[int | None, int | None]:
     """Tokens of the text, and of the decoder's, as far as the inputs tell."""
     sides = (("input_ids", "inputs_embeds"), ("decoder_input_ids", "decoder_inputs_embeds"))
-    text, target = (next((inputs[name].shape[1] for name in names if name in inputs), None) for names in sides)
+    text, target = (
+        next((inputs[name].shape[1] for name in names if name in inputs), None) for names in sides
+    )
     return text, target
 
 
@@ -359,7 +401,10 @@ def name_parts(seen: Sequence[Seen], kinds: Sequence[Kind], *, towers: bool) -> 
         earlier[entry] += bool(call.entry) and not call.repeated
         numbers.append(max(earlier[entry], 1))
     names = [name_tower(call.where) for call in seen]
-    most = {name: max(number for number, its in zip(numbers, names, strict=True) if its == name) for name in names}
+    most = {
+        name: max(number for number, its in zip(numbers, names, strict=True) if its == name)
+        for name in names
+    }
     if not towers:
         names = ["" if most[name] == 1 else name for name in names]
     return [
@@ -410,7 +455,9 @@ def from_band(band: Tensor, length: int) -> Tensor | None:
 def quiet_library() -> Iterator[None]:
     """Keep the library's warnings and progress bars off stderr, and leave its settings as they were."""
     bars = transformers.logging.is_progress_bar_enabled()
-    handlers = logging.getLogger("transformers").handlers  # to set its level would clear the caches of all loggers
+    handlers = logging.getLogger(
+        "transformers"
+    ).handlers  # to set its level would clear the caches of all loggers
     for handler in handlers:
         handler.addFilter(is_error)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

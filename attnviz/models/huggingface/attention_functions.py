@@ -53,7 +53,12 @@ def observe(observer: Observer | Tap) -> Iterator[None]:
 
 
 def attend_as_sdpa(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention as the library's "sdpa" does, before the observer, who gives the output."""
     observer = _observer.get()
@@ -70,10 +75,17 @@ def attend_as_sdpa(
 
 
 def attend_as_eager(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention as a model's own "eager" function does: without a mask every query sees every key."""
-    return attend_as_sdpa(module, query, key, value, attention_mask, **{**options, "is_causal": False})
+    return attend_as_sdpa(
+        module, query, key, value, attention_mask, **{**options, "is_causal": False}
+    )
 
 
 def register() -> None:
@@ -85,19 +97,30 @@ def register() -> None:
 
 
 def read_call(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    options: Mapping[str, Any],
 ) -> Call:
     """Return a call of the interface in our words. Raises ModelError if it asks for what is not read."""
     if options.get("block_indices") is not None:
-        raise ModelError("this model's attention is sparse by blocks that it chooses as it runs, which is not read")
+        raise ModelError(
+            "this model's attention is sparse by blocks that it chooses as it runs, which is not read"
+        )
     scaling, asked = options.get("scaling"), options.get("is_causal")
     causal = getattr(module, "is_causal", True) if asked is None else asked
     causal = bool(causal) and mask is None and query.shape[2] > 1
     scale = default_scale(query) if scaling is None else scaling
     batch = max(query.shape[0], key.shape[0])
     query, key, value = (part.expand(batch, -1, -1, -1) for part in (query, key, value))
-    if key.shape[1] != value.shape[1]:  # fewer heads of one than of the other: each query head gets its own of both
-        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
+    if (
+        key.shape[1] != value.shape[1]
+    ):  # fewer heads of one than of the other: each query head gets its own of both
+        key, value = (
+            part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value)
+        )
     if options.get("indices") is not None:
         unchosen = Call(query, key, value, scale, mask=mask, causal=causal)
         mask, causal = mask_unchosen_keys(unchosen, options["indices"]), False
@@ -137,7 +160,9 @@ def mask_unchosen_keys(call: Call, indices: Tensor) -> Tensor:
     return chosen.scatter_(-1, indices[:, None].long(), True) & call.visible()
 
 
-def compute_eager_rows(module: Any, call: Call, options: Mapping[str, Any], rows: Tensor) -> Tensor | None:
+def compute_eager_rows(
+    module: Any, call: Call, options: Mapping[str, Any], rows: Tensor
+) -> Tensor | None:
     """Return the output of some queries, (B, row, H, d_v), by the eager attention of the model's own code.
 
     None if it has none, or if that does not take the call.
@@ -158,8 +183,12 @@ def compute_eager_rows(module: Any, call: Call, options: Mapping[str, Any], rows
 def use_observed_attention(model: Any) -> None:
     """Let a model, and the models in it, call our functions, each in the place of the one that it calls now."""
     models = list(model.modules())
-    eager = {id(config) for config in configs(models) if config._attn_implementation_internal == "eager"}
-    set_attention(model, OBSERVED_SDPA if getattr(model, "_supports_sdpa", False) else OBSERVED_EAGER)
+    eager = {
+        id(config) for config in configs(models) if config._attn_implementation_internal == "eager"
+    }
+    set_attention(
+        model, OBSERVED_SDPA if getattr(model, "_supports_sdpa", False) else OBSERVED_EAGER
+    )
     for config in configs(models):
         if id(config) in eager and config._attn_implementation_internal == OBSERVED_SDPA:
             config._attn_implementation_internal = OBSERVED_EAGER

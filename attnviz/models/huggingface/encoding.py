@@ -22,7 +22,11 @@ from attnviz.selection import Sides
 
 WRITTEN = 64  # tokens that an encoder-decoder writes at most when no target is given
 UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")  # entries of a vocabulary that no text makes
-TEXT_PARTS = "text", "input_text", "output_text"  # how interfaces name a part of a message that is a text
+TEXT_PARTS = (
+    "text",
+    "input_text",
+    "output_text",
+)  # how interfaces name a part of a message that is a text
 SPACES = "\u2581\u0120"  # what SentencePiece and byte-level tokenizers write for a space
 BROKEN = "\ufffd"  # what a tokenizer decodes the first bytes of a sign to
 
@@ -52,18 +56,29 @@ class Encoded:
         return self.sides(choice.kind)
 
 
-def encode(tokenizer: Any, prompt: Prompt, positions: int | None, truncate: bool, name: str) -> Encoded:
+def encode(
+    tokenizer: Any, prompt: Prompt, positions: int | None, truncate: bool, name: str
+) -> Encoded:
     """The text of a prompt, and its pair. Raises InputError for a text that does not fit."""
     require_none({"--pair": prompt.chat and prompt.pair}, "--chat reads all from one text")
-    text, segments, joining = chat(tokenizer, prompt.text, name) if prompt.chat else (prompt.text, (), None)
+    text, segments, joining = (
+        chat(tokenizer, prompt.text, name) if prompt.chat else (prompt.text, (), None)
+    )
     texts = [text] if prompt.pair is None else [text, prompt.pair]
-    options: dict[str, Any] = {"add_special_tokens": not prompt.chat, "return_special_tokens_mask": True}
+    options: dict[str, Any] = {
+        "add_special_tokens": not prompt.chat,
+        "return_special_tokens_mask": True,
+    }
     options["return_offsets_mapping"] = tokenizer.is_fast
     with quiet_library():
         found = tokenizer(*texts, **options)
-        note = require_length(len(found["input_ids"]), positions, truncate, name, writes=prompt.generate)
+        note = require_length(
+            len(found["input_ids"]), positions, truncate, name, writes=prompt.generate
+        )
         if note and positions:
-            found = tokenizer(*texts, truncation=True, max_length=positions - prompt.generate, **options)
+            found = tokenizer(
+                *texts, truncation=True, max_length=positions - prompt.generate, **options
+            )
     ids = found["input_ids"]
     if not ids:
         raise InputError(f"{name} makes no tokens of this text")
@@ -71,7 +86,13 @@ def encode(tokenizer: Any, prompt: Prompt, positions: int | None, truncate: bool
     if prompt.pair is not None and "token_type_ids" in found:
         inputs["token_type_ids"] = torch.tensor([found["token_type_ids"]])
     tokens, spelling = read_tokens(tokenizer, found, texts)
-    return Encoded(inputs, tokens, text, tuple(line for line in (note, joining, spelling) if line), segments=segments)
+    return Encoded(
+        inputs,
+        tokens,
+        text,
+        tuple(line for line in (note, joining, spelling) if line),
+        segments=segments,
+    )
 
 
 def encode_ids(tokenizer: Any, ids: Sequence[int], positions: int | None, name: str) -> Encoded:
@@ -107,13 +128,19 @@ def count_embeddings(model: Any) -> int | None:
 def vocabulary(tokenizer: Any, known: int, positions: int | None) -> Vocabulary:
     """What sequences are made of, for a model that knows so many tokens."""
     none = special_ids(tokenizer) | {*tokenizer.added_tokens_decoder, tokenizer.unk_token_id}
-    plain = {number for name, number in tokenizer.get_vocab().items() if number < known and not UNUSED.fullmatch(name)}
+    plain = {
+        number
+        for name, number in tokenizer.get_vocab().items()
+        if number < known and not UNUSED.fullmatch(name)
+    }
     with quiet_library():
         found = tokenizer("a", return_special_tokens_mask=True)
     text = [place for place, mark in enumerate(found["special_tokens_mask"]) if not mark]
     first, last = (text[0], text[-1]) if text else (0, -1)
     ids = found["input_ids"]
-    return Vocabulary(tuple(sorted(plain - none)), tuple(ids[:first]), tuple(ids[last + 1 :]), positions)
+    return Vocabulary(
+        tuple(sorted(plain - none)), tuple(ids[:first]), tuple(ids[last + 1 :]), positions
+    )
 
 
 def chat(tokenizer: Any, text: str, name: str) -> tuple[str, tuple[Segment, ...], str | None]:
@@ -128,14 +155,18 @@ def chat(tokenizer: Any, text: str, name: str) -> tuple[str, tuple[Segment, ...]
     if text.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):  # a message may begin with a bracket
             messages = json.loads(text)
-    if not messages or not all(isinstance(part, dict) and {"role", "content"} <= set(part) for part in messages):
+    if not messages or not all(
+        isinstance(part, dict) and {"role", "content"} <= set(part) for part in messages
+    ):
         raise InputError('--chat: messages are written [{"role": "user", "content": "..."}, ...]')
     messages = [read_message(message, number) for number, message in enumerate(messages)]
     messages, note = fit_contents(tokenizer, messages, name)
     try:
         written = template(tokenizer, messages, prompted=True)
     except Exception as error:  # a template is a program of the model's, in the library's sandbox
-        raise InputError(f"--chat: the template of {name} refuses this: {first_line(error)}") from error
+        raise InputError(
+            f"--chat: the template of {name} refuses this: {first_line(error)}"
+        ) from error
     require_unicode(written, "--chat: what the template writes")
     return written, message_segments(tokenizer, messages, written), note
 
@@ -147,7 +178,9 @@ def read_message(message: dict[str, Any], number: int) -> dict[str, Any]:
         return {**message, "content": [read_part(part, number) for part in content]}
     if content is not None and not isinstance(content, str):
         kind = type(content).__name__
-        raise InputError(f"--chat: the content of message {number} is of type {kind}: write a text or a list of parts")
+        raise InputError(
+            f"--chat: the content of message {number} is of type {kind}: write a text or a list of parts"
+        )
     return message
 
 
@@ -155,7 +188,11 @@ def read_part(part: Any, number: int) -> dict[str, Any]:
     """Read a part of a message as templates know it. Raises InputError unless it is a text."""
     if isinstance(part, str):
         return {"type": TEXT_PARTS[0], "text": part}
-    if isinstance(part, dict) and part.get("type", TEXT_PARTS[0]) in TEXT_PARTS and isinstance(part.get("text"), str):
+    if (
+        isinstance(part, dict)
+        and part.get("type", TEXT_PARTS[0]) in TEXT_PARTS
+        and isinstance(part.get("text"), str)
+    ):
         return {**part, "type": TEXT_PARTS[0]}
     kind = repr(part.get("type")) if isinstance(part, dict) else type(part).__name__
     raise InputError(
@@ -176,7 +213,12 @@ def fit_contents(
         return messages, None
     lines = [{**message, "content": join_parts(message["content"])} for message in messages]
     several = any(len(parts) > 1 for parts in lists)
-    return lines, f"the chat template of {name} takes no lists of parts: lines join them" if several else None
+    return (
+        lines,
+        f"the chat template of {name} takes no lists of parts: lines join them"
+        if several
+        else None,
+    )
 
 
 def reads_parts(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> bool:
@@ -189,7 +231,11 @@ def reads_parts(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> bool:
     for message in messages:
         parts = message["content"] if isinstance(message["content"], list) else []
         for part in parts:
-            if repr(part) in written or json.dumps(part, ensure_ascii=False) in written or json.dumps(part) in written:
+            if (
+                repr(part) in written
+                or json.dumps(part, ensure_ascii=False) in written
+                or json.dumps(part) in written
+            ):
                 return False
             at = written.find(part["text"].strip(), start)
             if at < 0:
@@ -205,10 +251,14 @@ def join_parts(content: Any) -> Any:
 
 def template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, prompted: bool) -> str:
     """Messages as the template writes them, with what an answer begins with if they are to be answered."""
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted))
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted)
+    )
 
 
-def message_segments(tokenizer: Any, messages: Sequence[Mapping[str, Any]], written: str) -> tuple[Segment, ...]:
+def message_segments(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], written: str
+) -> tuple[Segment, ...]:
     """Where the content of each message stands in a chat, named by role; those that are not found are left out.
 
     It is looked for between the ends of the chat before the message and after it, where the template tells these.
@@ -252,25 +302,37 @@ def chat_end(tokenizer: Any, messages: Sequence[Mapping[str, Any]], written: str
     return len(alone) if written.startswith(alone) else None
 
 
-def read_tokens(tokenizer: Any, found: Any, texts: Sequence[str]) -> tuple[tuple[Token, ...], str | None]:
+def read_tokens(
+    tokenizer: Any, found: Any, texts: Sequence[str]
+) -> tuple[tuple[Token, ...], str | None]:
     """The tokens of an encoding, and a note if their places had to be guessed."""
     ids, specials = found["input_ids"], special_ids(tokenizer)
     names = tokenizer.convert_ids_to_tokens(ids)
-    special = [bool(mask) or number in specials for number, mask in zip(ids, found["special_tokens_mask"], strict=True)]
+    special = [
+        bool(mask) or number in specials
+        for number, mask in zip(ids, found["special_tokens_mask"], strict=True)
+    ]
     if tokenizer.is_fast:
         spans, note = found["offset_mapping"], None
-        segments = [part or 0 for part in found.sequence_ids(0)] if len(texts) > 1 else [0] * len(ids)
+        segments = (
+            [part or 0 for part in found.sequence_ids(0)] if len(texts) > 1 else [0] * len(ids)
+        )
     else:
         spans, segments, note = guess_spans(tokenizer, ids, special, texts)
     spans = place_marks(names, spans, segments, texts)
     return tuple(
         Token.of(name, number, span, mark, texts[segment], segment)
-        for name, number, span, mark, segment in zip(names, ids, spans, special, segments, strict=True)
+        for name, number, span, mark, segment in zip(
+            names, ids, spans, special, segments, strict=True
+        )
     ), note
 
 
 def place_marks(
-    names: Sequence[str], spans: Sequence[tuple[int, int]], segments: Sequence[int], texts: Sequence[str]
+    names: Sequence[str],
+    spans: Sequence[tuple[int, int]],
+    segments: Sequence[int],
+    texts: Sequence[str],
 ) -> list[tuple[int, int]]:
     """Return spans in which tokens that are nothing but a sign for a space stand at that space.
 
@@ -296,7 +358,10 @@ def place_marks(
 def special_ids(tokenizer: Any) -> set[int]:
     """Tokens that are no text: those of a role and of chat templates, but none that stands for an unknown word only."""
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    roles = {getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "sep", "cls", "pad", "mask")}
+    roles = {
+        getattr(tokenizer, f"{role}_token_id")
+        for role in ("bos", "eos", "sep", "cls", "pad", "mask")
+    }
     return {*tokenizer.all_special_ids, *added} - ({tokenizer.unk_token_id} - roles)
 
 
@@ -348,7 +413,9 @@ def fill(
     return spans
 
 
-def with_target(encoded: Encoded, model: Any, tokenizer: Any, prompt: Prompt, positions: int | None) -> Encoded:
+def with_target(
+    encoded: Encoded, model: Any, tokenizer: Any, prompt: Prompt, positions: int | None
+) -> Encoded:
     """The same with what the decoder of an encoder-decoder reads: the target, or what the model writes itself.
 
     Raises InputError for a target that does not fit, ModelError for a model that cannot write.
@@ -377,21 +444,29 @@ def write_target(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[i
 
 def read_target(model: Any, tokenizer: Any, target: str) -> tuple[list[int], tuple[Token, ...]]:
     """A target as a decoder reads it: after the token that it starts with, without the one that ends it."""
-    options: dict[str, Any] = {"return_offsets_mapping": tokenizer.is_fast, "return_special_tokens_mask": True}
+    options: dict[str, Any] = {
+        "return_offsets_mapping": tokenizer.is_fast,
+        "return_special_tokens_mask": True,
+    }
     with quiet_library():
         found = tokenizer(text_target=target, **options)
     labels = found["input_ids"]
     if not labels:
         raise InputError("the target makes no tokens")
     if labels[-1] not in special_ids(tokenizer):
-        labels = [*labels, labels[-1]]  # in the place of the token that ends a text, which a decoder never reads
+        labels = [
+            *labels,
+            labels[-1],
+        ]  # in the place of the token that ends a text, which a decoder never reads
     shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shifted is not None:
         ids = shifted(labels=torch.tensor([labels]))[0].tolist()
     else:
         ids = [start_token(model), *labels[:-1]]
     tokens, _ = read_tokens(tokenizer, found, [target])
-    first = Token.of(str(tokenizer.convert_ids_to_tokens([ids[0]])[0]), ids[0], (0, 0), True, target)
+    first = Token.of(
+        str(tokenizer.convert_ids_to_tokens([ids[0]])[0]), ids[0], (0, 0), True, target
+    )
     return ids, (first, *tokens[: len(ids) - 1])
 
 
@@ -407,7 +482,12 @@ def start_token(model: Any) -> int:
 
 def write(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[int]:
     """Greedy generation: of an encoder-decoder what it writes, of a causal model text and continuation."""
-    options: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "num_beams": 1, "use_cache": True}
+    options: dict[str, Any] = {
+        "max_new_tokens": count,
+        "do_sample": False,
+        "num_beams": 1,
+        "use_cache": True,
+    }
     pad = model.generation_config.pad_token_id
     if pad is None:
         options["pad_token_id"] = 0  # one text is never padded; without it the library warns
@@ -432,7 +512,9 @@ def continuation(encoded: Encoded, tokenizer: Any, ids: Sequence[int]) -> Encode
     return replace(encoded, inputs=inputs, text=text, tokens=(*encoded.tokens, *new))
 
 
-def spell(tokenizer: Any, ids: Sequence[int], known: int, text: str) -> tuple[str, tuple[Token, ...]]:
+def spell(
+    tokenizer: Any, ids: Sequence[int], known: int, text: str
+) -> tuple[str, tuple[Token, ...]]:
     """The text that grows with each token after the first ``known``, and these tokens as slices of it."""
     special = special_ids(tokenizer) | {tokenizer.unk_token_id}
     names = tokenizer.convert_ids_to_tokens(list(ids))
@@ -444,12 +526,18 @@ def spell(tokenizer: Any, ids: Sequence[int], known: int, text: str) -> tuple[st
         if now.endswith(BROKEN) and count + 1 < len(ids):
             continue
         piece, before = now[len(before) :], now
-        spans += [(len(text), len(text) + len(piece))] * waiting  # the bytes of one sign share its place
+        spans += [
+            (len(text), len(text) + len(piece))
+        ] * waiting  # the bytes of one sign share its place
         text, waiting = text + piece, 0
     new = zip(names[known:], ids[known:], spans, strict=True)
-    return text, tuple(Token.of(name, number, span, number in special, text) for name, number, span in new)
+    return text, tuple(
+        Token.of(name, number, span, number in special, text) for name, number, span in new
+    )
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of tokens, special ones left out."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return str(
+        tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )

@@ -34,7 +34,9 @@ class Past:
     def note(self) -> str:
         """What the reader should know."""
         last = self.count + self.queries - 1
-        queries = f"query {last} follows" if self.queries == 1 else f"queries {self.count}-{last} follow"
+        queries = (
+            f"query {last} follows" if self.queries == 1 else f"queries {self.count}-{last} follow"
+        )
         return f"{queries} the {self.count} tokens of {self.name}, which are named by their places"
 
     def place_map(self, part: AttentionMap, tokens: Sequence[Token]) -> AttentionMap:
@@ -87,24 +89,40 @@ def read_past(model: Any, inputs: Mapping[str, Any], request: Request) -> Past |
     if not count:
         return None
     if model.config.is_encoder_decoder:
-        raise InputError(f"{name} of an encoder-decoder is not read: leave it out, and give the whole target")
+        raise InputError(
+            f"{name} of an encoder-decoder is not read: leave it out, and give the whole target"
+        )
     if request.keep != "weights":
-        raise UsageError(f"keep={request.keep!r} is of a whole text: leave {name} out, and give the whole text")
+        raise UsageError(
+            f"keep={request.keep!r} is of a whole text: leave {name} out, and give the whole text"
+        )
     texts = (inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs)
     text = next(texts, None)
     if text is None:
-        raise InputError(f"{name} needs input_ids or inputs_embeds beside it: the tokens that follow")
+        raise InputError(
+            f"{name} needs input_ids or inputs_embeds beside it: the tokens that follow"
+        )
     queries = int(text.shape[1])
     keys = {number: cache.get_mask_sizes(queries, number) for number in range(len(cache.layers))}
-    return Past(name, count, queries, {number: (int(size), int(first)) for number, (size, first) in keys.items()})
+    return Past(
+        name,
+        count,
+        queries,
+        {number: (int(size), int(first)) for number, (size, first) in keys.items()},
+    )
 
 
 @contextmanager
 def copying_caches(model: nn.Module) -> Iterator[None]:
     """Hand a model a copy of each cache in each of its runs: it would write into the caller's."""
 
-    def copy_caches(_: nn.Module, places: tuple[Any, ...], names: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return places, {name: copy_changeable(value) if is_cache(value) else value for name, value in names.items()}
+    def copy_caches(
+        _: nn.Module, places: tuple[Any, ...], names: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        return places, {
+            name: copy_changeable(value) if is_cache(value) else value
+            for name, value in names.items()
+        }
 
     hook = model.register_forward_pre_hook(copy_caches, with_kwargs=True)
     try:
@@ -115,4 +133,6 @@ def copying_caches(model: nn.Module) -> Iterator[None]:
 
 def is_cache(value: Any) -> bool:
     """Tell whether a value is an object that a run may write to, of the library's caches and of others."""
-    return isinstance(value, Cache) or (type(value).__module__.startswith("transformers.") and hasattr(value, "update"))
+    return isinstance(value, Cache) or (
+        type(value).__module__.startswith("transformers.") and hasattr(value, "update")
+    )

@@ -69,7 +69,9 @@ WRITING = (  # of a generation config: what would make of greedy writing somethi
 )
 VOCABULARIES = "*token*", "vocab*", "*.model", "*.spm", "merges.txt", "*.vocab"
 ELSEWHERE = "give the folder of one with --tokenizer FOLDER"
-NEEDED = re.compile(r"pip install ([\w-]+)|install ([\w-]+) to use|requires the ([\w-]+) library|([\w-]+) is required")
+NEEDED = re.compile(
+    r"pip install ([\w-]+)|install ([\w-]+) to use|requires the ([\w-]+) library|([\w-]+) is required"
+)
 TRIAL = 5  # tokens of a text on which a model of images or sound is tried
 
 PREDICTORS = {
@@ -97,7 +99,9 @@ class ModelParts(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load_parts(folders: Folders, placement: Placement, *, writes: bool, predicts: bool) -> ModelParts:
+def load_parts(
+    folders: Folders, placement: Placement, *, writes: bool, predicts: bool
+) -> ModelParts:
     """Load the model of a folder and its tokenizer.
 
     writes: with the head that continues a text; predicts: with the one that the folder was saved with, if any. An
@@ -126,8 +130,12 @@ def load_parts(folders: Folders, placement: Placement, *, writes: bool, predicts
         tokenizer = load_tokenizer(folders.tokenizer or folder, model, config)
         if folders.tokenizer not in (None, folders.adapter):
             require_vocabulary(tokenizer, model, folders)
-        applied = adapter and f"the adapter in {adapter.folder} is merged into the weights of {folder}"
-        return ModelParts(model, tokenizer, tuple(line for line in (attention, note, applied) if line))
+        applied = (
+            adapter and f"the adapter in {adapter.folder} is merged into the weights of {folder}"
+        )
+        return ModelParts(
+            model, tokenizer, tuple(line for line in (attention, note, applied) if line)
+        )
 
 
 def list_classes(config: Any, *, writes: bool, predicts: bool) -> list[Any]:
@@ -152,7 +160,9 @@ def find_class(config: Any) -> Any:
     """Return the class of the library that a config names as its model's; None if the library has no such class."""
     name = read_architecture(config)
     try:
-        kind: Any = getattr(transformers, name, None)  # to list all names first would take longer than to load a model
+        kind: Any = getattr(
+            transformers, name, None
+        )  # to list all names first would take longer than to load a model
     except Exception:  # a class whose own packages are not installed
         return None
     is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
@@ -185,11 +195,18 @@ def load_config(folder: Path) -> tuple[Any, str | None]:
         attention = find_attention(values)
         with TemporaryDirectory() as scratch:
             Path(scratch, "config.json").write_text(json.dumps(drop_settings(values)))
-            config = AutoConfig.from_pretrained(scratch, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises ValueError, OSError, KeyError, TypeError ... for one bad file
+            config = AutoConfig.from_pretrained(
+                scratch, local_files_only=True, trust_remote_code=False
+            )
+    except (
+        Exception
+    ) as error:  # the library raises ValueError, OSError, KeyError, TypeError ... for one bad file
         raise ModelError(f"{path} cannot be used: {first_line(error)}") from error
     config.name_or_path = str(folder)
-    return config, attention and f"config.json asks for {attention}; SDPA is used, which computes the same"
+    return (
+        config,
+        attention and f"config.json asks for {attention}; SDPA is used, which computes the same",
+    )
 
 
 def drop_settings(values: Any) -> Any:
@@ -215,7 +232,9 @@ def require_writer(config: Any, folder: Path) -> None:
     """Raise ModelError unless the config says that the model was trained to continue texts, or nothing at all."""
     name = read_architecture(config)
     if name and not name.endswith((*WRITERS, CONDITIONAL)):
-        raise ModelError(f"{folder} is a {name}, which does not continue texts: leave --generate out")
+        raise ModelError(
+            f"{folder} is a {name}, which does not continue texts: leave --generate out"
+        )
 
 
 def load_first(classes: list[Any], source: Source, dtype: Any) -> Any:
@@ -240,7 +259,9 @@ def load_first(classes: list[Any], source: Source, dtype: Any) -> Any:
             stage = 3
             return load_model(kind, source, dtype)
         except ModelError as error:
-            is_named = stage == furthest and source.adapter is None  # the class that the config names is tried last
+            is_named = (
+                stage == furthest and source.adapter is None
+            )  # the class that the config names is tried last
             if stage > furthest or is_named:
                 failure, furthest = error, stage
     raise failure
@@ -260,7 +281,9 @@ def lay_out(kind: Any, source: Source) -> Any:
     except Exception as error:
         raise ModelError(f"{path} cannot be built: {first_line(error)}") from error
     if described > 2 * available + 1_000_000:
-        raise ModelError(f"{path} describes {described:,} parameters; its weights hold {available:,}")
+        raise ModelError(
+            f"{path} describes {described:,} parameters; its weights hold {available:,}"
+        )
     return outline
 
 
@@ -274,16 +297,24 @@ def load_model(kind: Any, source: Source, dtype: Any) -> Any:
         "output_loading_info": True,
         "dtype": dtype,
         "config": config,
-        "adapter_kwargs": {"subfolder": "none"},  # else the library applies an adapter that is there, as it likes
+        "adapter_kwargs": {
+            "subfolder": "none"
+        },  # else the library applies an adapter that is there, as it likes
     }
     try:
         model, info = kind.from_pretrained(folder, **options)
     except Exception as error:  # as above
         raise ModelError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
     given = () if adapter is None else adapter.shapes
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler.") and name not in given)
+    missing = sorted(
+        name
+        for name in info["missing_keys"]
+        if not name.startswith("pooler.") and name not in given
+    )
     if missing:  # the library would fill them with random numbers
-        raise ModelError(f"the weights in {folder} lack {len(missing)} parameters of the model, such as {missing[0]}")
+        raise ModelError(
+            f"the weights in {folder} lack {len(missing)} parameters of the model, such as {missing[0]}"
+        )
     return model
 
 
@@ -335,7 +366,10 @@ def keep_text_part(model: Any, folder: Path) -> tuple[Any, str | None]:
     for part in list_text_parts(model):
         if runs_on_ids(part):
             whole = type(model).__name__
-            return part, f"{whole} needs more than a text: only its text model, {type(part).__name__}, is run"
+            return (
+                part,
+                f"{whole} needs more than a text: only its text model, {type(part).__name__}, is run",
+            )
     raise ModelError(explain_refusal(model, folder))
 
 
@@ -355,13 +389,20 @@ def list_text_parts(model: Any) -> Iterator[Any]:
 
 def list_text_configs(config: Any) -> set[type]:
     """Return the classes of the configs of text that a config is made of."""
-    parts = [getattr(config, name, None) for name in ("text_config", "text_encoder", "decoder", "generator")]
+    parts = [
+        getattr(config, name, None)
+        for name in ("text_config", "text_encoder", "decoder", "generator")
+    ]
     return {type(part) for part in parts if part is not None}
 
 
 def runs_on_ids(model: Any) -> bool:
     """Tell whether a model runs on the ids of a few tokens and nothing else, and gives vectors or logits of them."""
-    marks = {number for name, number in vars(model.config).items() if "token" in name and isinstance(number, int)}
+    marks = {
+        number
+        for name, number in vars(model.config).items()
+        if "token" in name and isinstance(number, int)
+    }
     plain = next(number for number in range(len(marks) + 1) if number not in marks)
     ids = torch.full((1, TRIAL), plain, device=model.device)
     inputs = {"input_ids": ids}
@@ -377,7 +418,10 @@ def runs_on_ids(model: Any) -> bool:
 
 def reads_target(model: Any) -> bool:
     """Tell whether a model has a decoder that reads a text of its own: half of an encoder-decoder has none."""
-    return bool(model.config.is_encoder_decoder) and "decoder_input_ids" in signature(model.forward).parameters
+    return (
+        bool(model.config.is_encoder_decoder)
+        and "decoder_input_ids" in signature(model.forward).parameters
+    )
 
 
 def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
@@ -393,7 +437,10 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
     except Exception as error:  # as above
         raise ModelError(explain_failure(folder, error)) from error
     tokenizer.truncation_side = "right"
-    known, expected = len(tokenizer), getattr(model.config.get_text_config(), "vocab_size", 0)  # 0: letters are hashed
+    known, expected = (
+        len(tokenizer),
+        getattr(model.config.get_text_config(), "vocab_size", 0),
+    )  # 0: letters are hashed
     if 2 * known < expected and not holds_vocabulary(folder):
         raise ModelError(f"{folder} has no tokenizer; {ELSEWHERE}")
     if 2 * known < expected:  # the library makes an empty one if its files are not there
@@ -449,6 +496,10 @@ def position_limit(model: Any) -> int | None:
     """How many tokens a model has places for; tables with a padding row, as RoBERTa's, begin to count after it."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for module in model.modules():
-        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == limit and module.padding_idx is not None:
+        if (
+            isinstance(module, torch.nn.Embedding)
+            and module.num_embeddings == limit
+            and module.padding_idx is not None
+        ):
             return int(limit) - module.padding_idx - 1
     return limit

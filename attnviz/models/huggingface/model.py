@@ -39,7 +39,14 @@ from attnviz.models.huggingface.encoding import (
 from attnviz.models.huggingface.key_value_cache import copying_caches, read_past
 from attnviz.models.huggingface.loading import load_parts, position_limit, reads_target
 from attnviz.models.huggingface.prediction import Asked, ask, require_gradient
-from attnviz.models.inputs import AMBIGUOUS, Arguments, is_array, is_list_of_numbers, make_tensor, require_names
+from attnviz.models.inputs import (
+    AMBIGUOUS,
+    Arguments,
+    is_array,
+    is_list_of_numbers,
+    make_tensor,
+    require_names,
+)
 from attnviz.models.interventions import ABREAST, batches, changed_ids
 from attnviz.models.maps import (
     Choice,
@@ -71,9 +78,22 @@ from attnviz.request import (
 from attnviz.selection import Sides
 
 SPELT = "input_ids", "decoder_input_ids"
-REPEATED = "attention of this model cannot be followed: its weights are used twice, with different values"
-AXES = {"input_ids": 2, "inputs_embeds": 3, "decoder_input_ids": 2, "decoder_inputs_embeds": 3}  # of a batch of texts
-RETURNED = "labels", "return_dict", "use_cache", "output_attentions", "output_hidden_states"  # no attention is of these
+REPEATED = (
+    "attention of this model cannot be followed: its weights are used twice, with different values"
+)
+AXES = {
+    "input_ids": 2,
+    "inputs_embeds": 3,
+    "decoder_input_ids": 2,
+    "decoder_inputs_embeds": 3,
+}  # of a batch of texts
+RETURNED = (
+    "labels",
+    "return_dict",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+)  # no attention is of these
 EXTRAS = frozenset({*TransformersKwargs.__annotations__, *RETURNED, "token_type_ids"})
 """Names that models may be given though their forward does not name them: those of the library, and of tokenizers."""
 BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
@@ -82,15 +102,25 @@ BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabular
 class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     """A transformers model with its tokenizer."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any = None, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any = None, notes: tuple[str, ...] = ()
+    ) -> None:
         self.name, self.model, self.tokenizer, self.notes = name, model, tokenizer, notes
         self.reading = Reading(model)
 
     @classmethod
     @in_turn
-    @torch.inference_mode(False)  # parameters that were made in inference mode would have no gradients
+    @torch.inference_mode(
+        False
+    )  # parameters that were made in inference mode would have no gradients
     def load(
-        cls, name: str, folders: Folders | Path, placement: Placement, *, writes: bool = False, predicts: bool = False
+        cls,
+        name: str,
+        folders: Folders | Path,
+        placement: Placement,
+        *,
+        writes: bool = False,
+        predicts: bool = False,
     ) -> "HuggingFace":
         """From local folders, or one: safetensors only, no code from it.
 
@@ -106,7 +136,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         return min((limit for limit in limits if limit and 0 < limit < 1 << 31), default=None)
 
     @in_turn
-    def capture(self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING) -> Capture:
+    def capture(
+        self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING
+    ) -> Capture:
         """See ``SupportsPredictions.capture``."""
         encoded = self.encoded(prompt, request.truncate, intervention)
         surveyed = self.reading.survey(self.placed(encoded.inputs))
@@ -195,8 +227,12 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     ) -> dict[int, Found]:
         """Weigh gradients of what is asked by the weights of some heads of the calls."""
         graded = Graded(edits)
-        copies = {name: part.clone() for name, part in inputs.items()}  # a graph keeps no tensor of inference mode
-        slopes, _ = self.reading.run(copies, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs)))
+        copies = {
+            name: part.clone() for name, part in inputs.items()
+        }  # a graph keeps no tensor of inference mode
+        slopes, _ = self.reading.run(
+            copies, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs))
+        )
         is_repeated = any(site.repeated for site in surveyed.sites)
         if len(graded.calls) != len(surveyed.sites) or is_repeated:
             raise ModelError(UNREACHED)
@@ -216,7 +252,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         surveyed = self.reading.survey(self.placed(encoded.inputs))
         asked = ask(self.model, self.tokenizer, encoded, target)
         endless = getattr(self.model.config, "pad_token_id", None) is None
-        alone = self.reading.tapped or (endless and asked.kind == "class")  # told at the last token before padding
+        alone = self.reading.tapped or (
+            endless and asked.kind == "class"
+        )  # told at the last token before padding
         outputs = []
         for batch in batches(interventions, 1 if alone else ABREAST):
             inputs = self.inputs(encoded, batch)
@@ -228,7 +266,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     def inputs(self, encoded: Encoded, batch: Sequence[Intervention]) -> dict[str, Tensor]:
         """What is read under each intervention of a batch, on the model's device."""
         changed = torch.from_numpy(changed_ids(encoded.inputs["input_ids"][0].tolist(), batch))
-        others = {name: part.expand(len(batch), *part.shape[1:]) for name, part in encoded.inputs.items()}
+        others = {
+            name: part.expand(len(batch), *part.shape[1:]) for name, part in encoded.inputs.items()
+        }
         return self.placed({**others, "input_ids": changed})
 
     def edits(self, encoded: Encoded, surveyed: Surveyed, batch: Sequence[Intervention]) -> Edits:
@@ -244,7 +284,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         def pick_sides(choice: Choice) -> Sides:
             counts, sides = sizes[choice.kind, choice.layers[0]], encoded.sides_of(choice)
             queries, keys = (
-                tokens if len(tokens) == count else places(count) for tokens, count in zip(sides, counts, strict=True)
+                tokens if len(tokens) == count else places(count)
+                for tokens, count in zip(sides, counts, strict=True)
             )
             return queries, keys
 
@@ -254,9 +295,17 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         """A prompt as the model reads it. Raises UsageError for what it cannot do, InputError if it does not fit."""
         changed = any(one != NOTHING for one in interventions)
         both_sides = reads_target(self.model)
-        require_none({"--target": prompt.target and not both_sides}, f"{self.name} has no decoder that would read it")
-        require_none({"--generate": prompt.generate and both_sides}, f"{self.name} writes its target by itself")
-        require_none({"--generate": prompt.generate and changed}, "what is changed is a text that is there")
+        require_none(
+            {"--target": prompt.target and not both_sides},
+            f"{self.name} has no decoder that would read it",
+        )
+        require_none(
+            {"--generate": prompt.generate and both_sides},
+            f"{self.name} writes its target by itself",
+        )
+        require_none(
+            {"--generate": prompt.generate and changed}, "what is changed is a text that is there"
+        )
         self.require_one_text(prompt.ids is not None)
         if prompt.ids is not None:
             return encode_ids(self.tokenizer, prompt.ids, self.positions, self.name)
@@ -276,19 +325,25 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         try:
             known = self.model.get_input_embeddings().num_embeddings
         except (NotImplementedError, AttributeError):
-            raise ModelError(f"{self.name} has no table of tokens, of which a text could be made up") from None
+            raise ModelError(
+                f"{self.name} has no table of tokens, of which a text could be made up"
+            ) from None
         return vocabulary(self.tokenizer, known, self.positions)
 
     def require_one_text(self, ids: bool) -> None:
         """Raise UsageError if a sequence of ids is to be read by a model that reads two texts."""
         if ids and reads_target(self.model):
-            raise UsageError(f"{self.name} reads a text and a target: random tokens are for models that read one text")
+            raise UsageError(
+                f"{self.name} reads a text and a target: random tokens are for models that read one text"
+            )
 
     @in_turn
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
         """See ``SupportsLosses.losses``."""
         if reads_target(self.model) or not self.model.can_generate():
-            raise UsageError(f"{self.name} predicts no next tokens, of which a loss could be measured")
+            raise UsageError(
+                f"{self.name} predicts no next tokens, of which a loss could be measured"
+            )
         parts = np.array_split(ids, -(-len(ids) // BATCH))
         return np.concatenate([self.next_losses(torch.from_numpy(part), change) for part in parts])
 
@@ -315,7 +370,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         heads = wanted_heads(chosen, surveyed.sites)
         inputs, size = self.placed(encoded.inputs), len(encoded.tokens) + count
         require_memory({(size, size): sum(map(len, heads.values()))})
-        if self.reading.tapped:  # these are read by the lengths of their calls, which grow as they write
+        if (
+            self.reading.tapped
+        ):  # these are read by the lengths of their calls, which grow as they write
             with undisturbed(self.model):
                 ids = unended(self.model, write(self.model, inputs, count))
             encoded = continuation(encoded, self.tokenizer, ids)
@@ -324,7 +381,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             return encoded, self.reading.read(surveyed, inputs, heads, request)[0]
         steps = Steps(len(surveyed.sites), heads)
         # One more than asked for: what was written last is never read, and has no row. Nor has what ends a text.
-        ids = self.reading.run(inputs, steps, lambda model, inputs: write(model, inputs, count + 1))[0]
+        ids = self.reading.run(
+            inputs, steps, lambda model, inputs: write(model, inputs, count + 1)
+        )[0]
         encoded = continuation(encoded, self.tokenizer, ids[:-1])
         return encoded, steps.found(request.placed(encoded.sides_of(chosen[0])))
 
@@ -332,7 +391,10 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         """Inputs on the model's device."""
         device = self.model.device
         with translate_failures(self.model):
-            return {name: part.to(device) if isinstance(part, Tensor) else part for name, part in inputs.items()}
+            return {
+                name: part.to(device) if isinstance(part, Tensor) else part
+                for name, part in inputs.items()
+            }
 
     @in_turn
     def capture_inputs(self, inputs: Any, request: Request) -> Capture:
@@ -391,7 +453,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             n, m = site.size if surveyed.pooled else sizes_of(site, inputs)
             queries = target if choice.kind in ("decoder", "cross") else text
             keys = target if choice.kind == "decoder" else text
-            return queries if len(queries) == n else places(n), keys if len(keys) == m else places(m)
+            return queries if len(queries) == n else places(n), keys if len(keys) == m else places(
+                m
+            )
 
         return of
 
@@ -399,7 +463,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
 def require_whole(sites: Sequence[Site], chosen: Sequence[Choice], tokens: int) -> None:
     """Raise InputError if a window of a text is asked of layers that do not read all of its tokens."""
     sizes = {(site.kind, site.layer): site.size for site in sites}
-    if any({*sizes[choice.kind, layer]} != {tokens} for choice in chosen for layer in choice.layers):
+    if any(
+        {*sizes[choice.kind, layer]} != {tokens} for choice in chosen for layer in choice.layers
+    ):
         raise InputError(
             "a part of a text is shown, and edges are cut, only where all layers read its tokens: "
             "some of these layers have other lengths"
@@ -408,7 +474,11 @@ def require_whole(sites: Sequence[Site], chosen: Sequence[Choice], tokens: int) 
 
 def require_no_inference(model: Any) -> None:
     """Raise UsageError of a model that was made in inference mode, which has no gradients."""
-    names = [name for name, part in (*model.named_parameters(), *model.named_buffers()) if part.is_inference()]
+    names = [
+        name
+        for name, part in (*model.named_parameters(), *model.named_buffers())
+        if part.is_inference()
+    ]
     if names:
         raise UsageError(
             f"this model was made under torch.inference_mode ({names[0]}), so that it has no gradients: make it "
@@ -424,10 +494,14 @@ def named_inputs(model: Any, inputs: Any) -> dict[str, Any]:
     """
     by_name = name_inputs(model, inputs)
     require_names(model, tuple(by_name), EXTRAS | list_passing_names(model, by_name))
-    values = {name: value for name, value in by_name.items() if name not in RETURNED and value is not None}
+    values = {
+        name: value for name, value in by_name.items() if name not in RETURNED and value is not None
+    }
     tensors = {name: read_input(name, value, model.dtype) for name, value in values.items()}
     if not any(isinstance(value, Tensor) for value in tensors.values()):
-        raise InputError("inputs= holds no tensor: give input_ids, a mapping of names, or a sequence of arguments")
+        raise InputError(
+            "inputs= holds no tensor: give input_ids, a mapping of names, or a sequence of arguments"
+        )
     for name in tensors.keys() & AXES.keys():
         require_tokens(name, tensors[name])
     return add_decoder_inputs(model, tensors, by_name.get("labels"))
@@ -436,16 +510,24 @@ def named_inputs(model: Any, inputs: Any) -> dict[str, Any]:
 def require_tokens(name: str, value: Any) -> None:
     """Raise InputError unless an input holds tokens, with as many axes as it has of a batch of texts."""
     if not isinstance(value, Tensor):
-        raise InputError(f"{name} is of type {type(value).__name__}: give a tensor, an array or a list")
+        raise InputError(
+            f"{name} is of type {type(value).__name__}: give a tensor, an array or a list"
+        )
     if value.ndim != AXES[name]:
-        raise InputError(f"{name} has {value.ndim} axes, not {AXES[name]}: its shape is {tuple(value.shape)}")
+        raise InputError(
+            f"{name} has {value.ndim} axes, not {AXES[name]}: its shape is {tuple(value.shape)}"
+        )
     if not value.numel():
         raise InputError(f"inputs= holds no tokens: {name} has the shape {tuple(value.shape)}")
 
 
 def name_inputs(model: Any, inputs: Any) -> dict[str, Any]:
     """Name inputs, those by place under the names of the model. Raises InputError."""
-    if isinstance(inputs, list) and len(inputs) > 1 and all(is_list_of_numbers(part) for part in inputs):
+    if (
+        isinstance(inputs, list)
+        and len(inputs) > 1
+        and all(is_list_of_numbers(part) for part in inputs)
+    ):
         raise InputError(AMBIGUOUS)
     if not (isinstance(inputs, (Mapping, tuple, list, Tensor)) or is_array(inputs)):
         raise InputError(
@@ -454,7 +536,9 @@ def name_inputs(model: Any, inputs: Any) -> dict[str, Any]:
     arguments = Arguments.of(inputs)
     names = list(signature(model.forward).parameters)
     if len(arguments.places) > len(names):
-        raise InputError(f"inputs= holds {len(arguments.places)} arguments, more than {type(model).__name__} takes")
+        raise InputError(
+            f"inputs= holds {len(arguments.places)} arguments, more than {type(model).__name__} takes"
+        )
     return {**dict(zip(names, arguments.places, strict=False)), **arguments.names}
 
 
@@ -486,6 +570,8 @@ def add_decoder_inputs(model: Any, inputs: dict[str, Any], labels: Any) -> dict[
         return inputs
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if labels is None or shift is None:
-        raise InputError(f"{type(model).__name__} reads a text and a target: inputs= holds no decoder_input_ids")
+        raise InputError(
+            f"{type(model).__name__} reads a text and a target: inputs= holds no decoder_input_ids"
+        )
     target = read_input("labels", labels, model.dtype)
     return {**inputs, "decoder_input_ids": shift(labels=target)}

@@ -17,7 +17,9 @@ from attnviz.selection import Spot, listed
 
 Said = Literal["next", "masked", "class", "vector"]
 HEADS: dict[str, Said] = {"ForMaskedLM": "masked", "ForSequenceClassification": "class"}
-UNPREDICTED = "this model predicts nothing, so there is no gradient of a prediction: use --weights norm"
+UNPREDICTED = (
+    "this model predicts nothing, so there is no gradient of a prediction: use --weights norm"
+)
 
 
 @dataclass
@@ -33,7 +35,9 @@ class Asked:
 
     def run(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """Call the model."""
-        return forward(model, {**inputs, **({"output_hidden_states": True} if self.kind == "vector" else {})})
+        return forward(
+            model, {**inputs, **({"output_hidden_states": True} if self.kind == "vector" else {})}
+        )
 
     def read(self, outputs: Any) -> Tensor:
         """What it said, (run, number)."""
@@ -55,7 +59,9 @@ class Asked:
     @property
     def told(self) -> str:
         """What it is, once it was run."""
-        what = {"next": "the next token after", "masked": "what stands at", "class": "the class"}[self.kind]
+        what = {"next": "the next token after", "masked": "what stands at", "class": "the class"}[
+            self.kind
+        ]
         where = None if self.kind == "class" else self.tokens[self.place]
         return gradient_line(what, where, self.place, self.name(self.target))
 
@@ -70,9 +76,21 @@ def ask(model: Any, tokenizer: Any, encoded: Encoded, target: Target) -> Asked:
     kind = kind_of(model, tokenizer, tokens, target)
     if kind == "class":
         labels = {int(number): str(label) for number, label in model.config.id2label.items()}
-        return Asked(kind, tokens, 0, lambda number: labels.get(number, str(number)), class_of(target.token, labels))
+        return Asked(
+            kind,
+            tokens,
+            0,
+            lambda number: labels.get(number, str(number)),
+            class_of(target.token, labels),
+        )
     place = place_of(kind, tokenizer, tokens, target.query)
-    return Asked(kind, tokens, place, lambda number: spelt(tokenizer, number), token_of(target.token, tokenizer))
+    return Asked(
+        kind,
+        tokens,
+        place,
+        lambda number: spelt(tokenizer, number),
+        token_of(target.token, tokenizer),
+    )
 
 
 def kind_of(model: Any, tokenizer: Any, tokens: tuple[Token, ...], target: Target) -> Said:
@@ -85,7 +103,9 @@ def kind_of(model: Any, tokenizer: Any, tokens: tuple[Token, ...], target: Targe
         if target.token is not None:
             raise UsageError(unmasked(tokenizer))
     if kind == "vector" and target.token is not None:
-        raise UsageError("--target-token: this model predicts no tokens and no classes, leave it out")
+        raise UsageError(
+            "--target-token: this model predicts no tokens and no classes, leave it out"
+        )
     return kind
 
 
@@ -160,5 +180,9 @@ def require_gradient(model: Any, tokenizer: Any, asked: Asked) -> None:
         raise UsageError(f"{unmasked(tokenizer)}, or use --weights norm")
     if asked.kind == "vector":
         raise UsageError(UNPREDICTED)
-    if getattr(model, "is_quantized", False) or not all(part.is_floating_point() for part in model.parameters()):
-        raise UsageError("gradients need weights in floating point, which this model has not: use --weights attention")
+    if getattr(model, "is_quantized", False) or not all(
+        part.is_floating_point() for part in model.parameters()
+    ):
+        raise UsageError(
+            "gradients need weights in floating point, which this model has not: use --weights attention"
+        )

@@ -13,7 +13,9 @@ from attnviz.io.files import reason
 
 LARGEST_CONFIG = 1 << 20  # bytes; real ones are a few thousand
 MOST_LAYERS = 1024
-COUNT = re.compile(r"layers?$|depths?$|groups?(_num)?$|num_.*blocks$")  # of parts that are built one by one
+COUNT = re.compile(
+    r"layers?$|depths?$|groups?(_num)?$|num_.*blocks$"
+)  # of parts that are built one by one
 ORIGINAL = "only safetensors are read, so use the folder of the model that it was made from"
 PICKLES = "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"
 
@@ -26,7 +28,9 @@ def require_safe(folder: Path) -> int:
     if folder.is_file() and folder.suffix == ".gguf":
         raise ModelError(f"{folder} is a GGUF file: {ORIGINAL}")
     if folder.is_file():
-        raise ModelError(f"{folder} is a file, and a model is a folder: config.json, safetensors and a tokenizer")
+        raise ModelError(
+            f"{folder} is a file, and a model is a folder: config.json, safetensors and a tokenizer"
+        )
     if not folder.is_dir():
         raise ModelError(f"there is no model folder {folder}")
     files = sorted(folder.glob("*.safetensors"))
@@ -34,7 +38,9 @@ def require_safe(folder: Path) -> int:
         raise ModelError(f"{folder} has its weights as GGUF: {ORIGINAL}")
     require_sane_config(folder)
     if not files and any(file for pattern in PICKLES for file in folder.glob(pattern)):
-        raise ModelError(f"{folder} has its weights as a pickle, which can run code: only safetensors are read")
+        raise ModelError(
+            f"{folder} has its weights as a pickle, which can run code: only safetensors are read"
+        )
     if not files:
         raise ModelError(f"{folder} has no weights (*.safetensors)")
     return sum(elements(file) for file in files)
@@ -52,7 +58,9 @@ def require_sane_config(folder: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if isinstance(config, dict) and config.get("auto_map"):
-        raise ModelError(f"{folder} brings code of its own (auto_map in config.json), which is refused and never run")
+        raise ModelError(
+            f"{folder} brings code of its own (auto_map in config.json), which is refused and never run"
+        )
     for name, number in numbers(config):
         if COUNT.search(name) and number > MOST_LAYERS:
             raise ModelError(f"{path} asks for {name} = {number}; at most {MOST_LAYERS} are built")
@@ -64,7 +72,11 @@ def numbers(config: Any) -> list[tuple[str, int]]:
     for name, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
             found += numbers(value)
-        found += [(name, item) for item in (value if isinstance(value, list) else [value]) if isinstance(item, int)]
+        found += [
+            (name, item)
+            for item in (value if isinstance(value, list) else [value])
+            if isinstance(item, int)
+        ]
     return found
 
 

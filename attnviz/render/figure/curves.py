@@ -12,7 +12,10 @@ from attnviz.render.figure.layout import LINE, PAD, cut, spread
 from attnviz.render.figure.sheet import LABEL, SMALL, Box, Sheet
 from attnviz.render.terminal.chart import LINES, round_places, round_steps
 
-DASHES: tuple[Any, ...] = "solid", *((0, dashes) for dashes in ((4, 1.5), (1, 1), (4, 1, 1, 1), (7, 1.5), (2, 2)))
+DASHES: tuple[Any, ...] = (
+    "solid",
+    *((0, dashes) for dashes in ((4, 1.5), (1, 1), (4, 1, 1, 1), (7, 1.5), (2, 2))),
+)
 FLAT = 0.42  # heights of a plot by its width
 NAMES = 0.4  # of the width for the names of curves, at most
 LEADER = 1.2  # ems from where a curve ends to its name
@@ -26,7 +29,9 @@ CURVES = 3  # above what else is drawn
 def draw_curves(drawable: Curves, sheet: Sheet) -> None:
     """Plots below each other, their curves named on the right, the steps below the last."""
     em = sheet.em(LABEL)
-    ticks = [f"{tick:g}" for plot in drawable.plots for tick in round_places(plot.low, plot.high, 9)]
+    ticks = [
+        f"{tick:g}" for plot in drawable.plots for tick in round_places(plot.low, plot.high, 9)
+    ]
     left = (max(map(sheet.ems, ticks)) + PAD + TICK) * em
     named = max(sheet.ems(curve.name) for plot in drawable.plots for curve in plot.curves)
     right = min((named + LEADER) * em, NAMES * sheet.room)
@@ -57,15 +62,25 @@ def draw_plot(steps: Sequence[int], plot: Plot, box: Box, right: float, sheet: S
         sheet.write(x - (TICK + PAD / 2) * em, at, f"{tick:g}", LABEL, va="center", ha="right")
     ends = [end(places(steps, curve, plot, box), box) for curve in plot.curves]
     spots = spread([at - y for _, at in ends], LINE * em, height)
-    for i, (curve, last, spot) in reversed([*enumerate(zip(plot.curves, ends, spots, strict=True))]):
+    for i, (curve, last, spot) in reversed(
+        [*enumerate(zip(plot.curves, ends, spots, strict=True))]
+    ):
         parts = [*unbroken(places(steps, curve, plot, box), STROKE * em)]
         stroke(sheet, parts, i, STROKE * em, linestyles=[DASHES[i % len(DASHES)]], zorder=CURVES)
-        stroke(sheet, [np.array([last, (x + width + LEADER * em * 0.8, y + spot)])], i, STROKE * em / 2, alpha=0.5)
+        stroke(
+            sheet,
+            [np.array([last, (x + width + LEADER * em * 0.8, y + spot)])],
+            i,
+            STROKE * em / 2,
+            alpha=0.5,
+        )
         name = cut(curve.name, right / em - LEADER, sheet.ems)
         sheet.write(x + width + LEADER * em, y + spot, name, LABEL, va="center")
 
 
-def stroke(sheet: Sheet, parts: Sequence[npt.NDArray[np.float64]], place: int, wide: float, **look: Any) -> None:
+def stroke(
+    sheet: Sheet, parts: Sequence[npt.NDArray[np.float64]], place: int, wide: float, **look: Any
+) -> None:
     """Lines of so many inches across in the colour of a curve."""
     colour = [part / 255 for part in LINES[place % len(LINES)]]
     drawn = LineCollection(parts, colors=[colour], linewidths=wide * 72, clip_on=False, **look)
@@ -76,7 +91,9 @@ def places(steps: Sequence[int], curve: Curve, plot: Plot, box: Box) -> npt.NDAr
     """Where the numbers of a curve stand, (step, 2) in inches from the left and the top; NaN for none."""
     x, y, width, height = box
     across = (np.array(steps, np.float64) - steps[0]) / max(steps[-1] - steps[0], 1)
-    down = np.clip((plot.high - np.asarray(curve.values, np.float64)) / (plot.high - plot.low), 0, 1)
+    down = np.clip(
+        (plot.high - np.asarray(curve.values, np.float64)) / (plot.high - plot.low), 0, 1
+    )
     return np.stack([x + across * width, y + down * height], axis=1)
 
 
@@ -91,7 +108,11 @@ def unbroken(found: npt.NDArray[np.float64], dot: float) -> Iterator[npt.NDArray
 def end(found: npt.NDArray[np.float64], box: Box) -> tuple[float, float]:
     """Where a curve ends: its last number, or where there is none the lower right corner of its box."""
     known = found[np.isfinite(found[:, 1])]
-    return (float(known[-1, 0]), float(known[-1, 1])) if len(known) else (box[0] + box[2], box[1] + box[3])
+    return (
+        (float(known[-1, 0]), float(known[-1, 1]))
+        if len(known)
+        else (box[0] + box[2], box[1] + box[3])
+    )
 
 
 def write_steps(drawable: Curves, box: Box, sheet: Sheet) -> None:
@@ -117,7 +138,10 @@ def write_marks(drawable: Curves, boxes: Sequence[Box], sheet: Sheet) -> None:
         line = top - (PAD + LINE * (i + 0.5)) * em
         fits = at - sheet.ems(mark.name) * em >= sheet.x
         dashed = LineCollection(
-            [[(at, line + 0.6 * em), (at, top)], *([(at, y), (at, y + high)] for _, y, _, high in boxes)],
+            [
+                [(at, line + 0.6 * em), (at, top)],
+                *([(at, y), (at, y + high)] for _, y, _, high in boxes),
+            ],
             colors=[sheet.dim()],
             linewidths=em * 72 / 12,
             linestyles=[(0, (3, 3))],

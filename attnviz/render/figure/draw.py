@@ -28,9 +28,16 @@ from attnviz.render.matrices import Matrices, axes_line, counted, of_heads, what
 STEEP = 4  # layers by heads, less one, at most, in a row a layer
 ABREAST = 6  # thumbnails in a row where layers stand beside each other
 TICK = 0.3  # ems of a mark beside a label, where not every token has one
-SIDE, SPACE, TOUCH = 0.2, 0.35, 0.06  # ems in running text: beside a token in its box, between words, within them
+SIDE, SPACE, TOUCH = (
+    0.2,
+    0.35,
+    0.06,
+)  # ems in running text: beside a token in its box, between words, within them
 BOX, PITCH = 1.45, 1.75  # ems that the box of a token is high, and from one line to the next
-BETWEEN, ROOM = 1.5, 15  # ems between matrices beside each other, and of each with its labels, at least
+BETWEEN, ROOM = (
+    1.5,
+    15,
+)  # ems between matrices beside each other, and of each with its labels, at least
 Planned = TypeVar("Planned", Plan, Lattice)
 
 
@@ -57,7 +64,9 @@ def draw_heatmap(drawable: Heatmap, sheet: Sheet) -> None:
     close(sheet, drawable, [panel], (len(drawable.rows), len(drawable.columns)))
 
 
-def planned(sheet: Sheet, drawable: Matrices, make: Callable[[float], Planned]) -> tuple[Planned, bool]:
+def planned(
+    sheet: Sheet, drawable: Matrices, make: Callable[[float], Planned]
+) -> tuple[Planned, bool]:
     """A plan that leaves room on the right for a colour bar, if it is high enough for one, and whether it does."""
     found = make(sheet.room - max(upright_room(sheet, drawable.scale), sheet.aside))
     if found.height >= STANDING * sheet.em(SMALL):
@@ -68,7 +77,9 @@ def planned(sheet: Sheet, drawable: Matrices, make: Callable[[float], Planned]) 
 def fitted(panel: Panel, sheet: Sheet, box: Box) -> Panel:
     """A panel pooled by whole numbers, so that each cell has a dot at least."""
     dots = [max(1, int(side * sheet.dpi)) for side in (box[3], box[2])]
-    rows, columns = (-(-n // -(-n // most)) for n, most in zip(panel.values.shape, dots, strict=True))
+    rows, columns = (
+        -(-n // -(-n // most)) for n, most in zip(panel.values.shape, dots, strict=True)
+    )
     return panel if (rows, columns) == panel.values.shape else panel.pooled(rows, columns)
 
 
@@ -86,7 +97,9 @@ def write_numbers(sheet: Sheet, drawable: Heatmap, box: Box) -> None:
     for i, j in np.argwhere(drawable.panel.visible):
         place = x + (j + 0.5) * width / columns, y + (i + 0.5) * height / rows
         ink = ink_on(colours[steps[i, j]])
-        sheet.write(*place, found[i][j], LABEL, va="center", ha="center", fontsize=points, color=ink)
+        sheet.write(
+            *place, found[i][j], LABEL, va="center", ha="center", fontsize=points, color=ink
+        )
 
 
 def write_labels(sheet: Sheet, found: Plan, box: Box) -> None:
@@ -95,7 +108,9 @@ def write_labels(sheet: Sheet, found: Plan, box: Box) -> None:
     em, points = found.points / 72, found.points
     for label, place in zip(found.rows.labels, found.rows.places, strict=True):
         text = cut(label, found.left / em - PAD, sheet.ems)
-        sheet.write(x - PAD * em, y + place * height, text, LABEL, va="center", ha="right", fontsize=points)
+        sheet.write(
+            x - PAD * em, y + place * height, text, LABEL, va="center", ha="right", fontsize=points
+        )
     look = {"va": "center", "rotation": 90, "rotation_mode": "anchor", "fontsize": points}
     if found.level:
         look = {"va": "bottom", "ha": "center", "fontsize": points}
@@ -103,9 +118,13 @@ def write_labels(sheet: Sheet, found: Plan, box: Box) -> None:
         text = cut(label, found.above / em - PAD, sheet.ems) if not found.level else label
         sheet.write(x + place * width, y - PAD * em, text, LABEL, **look)
     if found.rows.sparse:
-        sheet.strokes([((x - TICK * em, y + at * height), (x, y + at * height)) for at in found.rows.places])
+        sheet.strokes(
+            [((x - TICK * em, y + at * height), (x, y + at * height)) for at in found.rows.places]
+        )
     if found.columns.sparse:
-        sheet.strokes([((x + at * width, y - TICK * em), (x + at * width, y)) for at in found.columns.places])
+        sheet.strokes(
+            [((x + at * width, y - TICK * em), (x + at * width, y)) for at in found.columns.places]
+        )
 
 
 def put_bar(sheet: Sheet, drawable: Matrices, box: Box, *, upright: bool) -> None:
@@ -127,9 +146,13 @@ def draw_grid(drawable: Grid, sheet: Sheet) -> None:
     left = wide(rows, sheet.em(LABEL) * 72, sheet.ems) if rows else 0.0
     between = 0.0 if rows else LINE * sheet.em(LABEL)
     shape = len(table), max(map(len, table))
-    found, upright = planned(sheet, drawable, lambda room: lattice(shape, room - left, high / long, between))
+    found, upright = planned(
+        sheet, drawable, lambda room: lattice(shape, room - left, high / long, between)
+    )
     x, y = sheet.x + left, sheet.y + max(LINE * sheet.em(LABEL), 2 * sheet.em(SMALL) * upright)
-    boxes = [found.box(x, y, i, j) for i, row in enumerate(table) for j, panel in enumerate(row) if panel]
+    boxes = [
+        found.box(x, y, i, j) for i, row in enumerate(table) for j, panel in enumerate(row) if panel
+    ]
     drawn = [fitted(panel, sheet, box) for panel, box in zip(panels, boxes, strict=True)]
     for panel, box in zip(drawn, boxes, strict=True):
         sheet.paint(drawable.scale.steps(panel, COLOURS), drawable.scale, box)
@@ -140,7 +163,9 @@ def draw_grid(drawable: Grid, sheet: Sheet) -> None:
     close(sheet, drawable, drawn, (high * tile, long * tile))
 
 
-def arranged(grid: Grid) -> tuple[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[Panel | None]]]:
+def arranged(
+    grid: Grid,
+) -> tuple[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[Panel | None]]]:
     """Names on the left, names above each row or the first, and panels; what would be a tower goes on beside itself."""
     if len(grid.rows) == 1 or len(grid.rows) <= STEEP * (len(grid.columns) - 1):
         return grid.rows, [grid.columns], grid.panels
@@ -151,11 +176,19 @@ def arranged(grid: Grid) -> tuple[Sequence[str], Sequence[Sequence[str]], Sequen
         if panel
     ]
     rows = [named[i : i + ABREAST] for i in range(0, len(named), ABREAST)]
-    return (), [[name for name, _ in row] for row in rows], [[panel for _, panel in row] for row in rows]
+    return (
+        (),
+        [[name for name, _ in row] for row in rows],
+        [[panel for _, panel in row] for row in rows],
+    )
 
 
 def write_names(
-    sheet: Sheet, found: Lattice, corner: tuple[float, float], rows: Sequence[str], columns: Sequence[Sequence[str]]
+    sheet: Sheet,
+    found: Lattice,
+    corner: tuple[float, float],
+    rows: Sequence[str],
+    columns: Sequence[Sequence[str]],
 ) -> None:
     """What the rows and the columns of thumbnails are, as large as there is room, or every so many of them."""
     usual = sheet.em(LABEL) * 72
@@ -166,7 +199,9 @@ def write_names(
     for i, name in enumerate(rows):
         if i % every[1] == 0:
             _, y, _, high = found.box(*corner, i, 0)
-            sheet.write(corner[0] - PAD * points / 72, y + high / 2, name, LABEL, ha="right", **look)
+            sheet.write(
+                corner[0] - PAD * points / 72, y + high / 2, name, LABEL, ha="right", **look
+            )
     for i, names in enumerate(columns):
         for j, name in enumerate(names):
             if j % every[0] == 0:
@@ -226,10 +261,14 @@ def draw_series(drawable: Series, sheet: Sheet) -> None:
         sheet.lines(line, SMALL)
 
 
-def draw_abreast(heatmaps: Sequence[Heatmap], columns: Sequence[tuple[float, float]], sheet: Sheet) -> None:
+def draw_abreast(
+    heatmaps: Sequence[Heatmap], columns: Sequence[tuple[float, float]], sheet: Sheet
+) -> None:
     """Matrices with their titles, each from an x on so many inches, the cells of all of them at one height."""
     whole, top, ends = (sheet.x, sheet.room), sheet.y, []
-    sheet.aside = max(upright_room(sheet, one.scale) for one in heatmaps)  # so that all are of one size
+    sheet.aside = max(
+        upright_room(sheet, one.scale) for one in heatmaps
+    )  # so that all are of one size
     for one, column in zip(heatmaps, columns, strict=True):
         (sheet.x, sheet.room), sheet.y = column, top
         sheet.lines(one.title, LABEL)
@@ -246,12 +285,18 @@ draw.register(draw_table)
 draw.register(draw_curves)
 
 
-def close(sheet: Sheet, drawable: Matrices, drawn: Sequence[Panel], tokens: tuple[int, ...]) -> None:
+def close(
+    sheet: Sheet, drawable: Matrices, drawn: Sequence[Panel], tokens: tuple[int, ...]
+) -> None:
     """The caption: what rows and columns are, what was pooled of so many tokens a side, what else there is to say."""
     cells = (max(panel.values.shape[side] for panel in drawn) for side in (0, 1))
     each = [-(-n // m) for n, m in zip(tokens, cells, strict=True)]
     masked = not all(panel.visible.all() for panel in drawn)
-    for line in (axes_line(drawable, masked=masked), pooling_line(drawable, each), *drawable.caption):
+    for line in (
+        axes_line(drawable, masked=masked),
+        pooling_line(drawable, each),
+        *drawable.caption,
+    ):
         sheet.lines(line, SMALL)
 
 

@@ -43,12 +43,23 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "paper": Preset(3.25, 6.75, {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 6, "savefig.dpi": 300}),
-    "slide": Preset(10, 10, {"font.size": 16, "axes.titlesize": 18, "axes.labelsize": 14, "savefig.dpi": 150}),
-    "screen": Preset(6.75, 9, {"font.size": 8.5, "axes.titlesize": 10, "axes.labelsize": 8, "savefig.dpi": 200}),
+    "paper": Preset(
+        3.25, 6.75, {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 6, "savefig.dpi": 300}
+    ),
+    "slide": Preset(
+        10, 10, {"font.size": 16, "axes.titlesize": 18, "axes.labelsize": 14, "savefig.dpi": 150}
+    ),
+    "screen": Preset(
+        6.75, 9, {"font.size": 8.5, "axes.titlesize": 10, "axes.labelsize": 8, "savefig.dpi": 200}
+    ),
 }
 STYLES = tuple(PRESETS)
-OURS = {"xtick.labelsize": "medium", "axes.labelcolor": "0.3", "axes.edgecolor": "0.4", "axes.linewidth": 0.5}
+OURS = {
+    "xtick.labelsize": "medium",
+    "axes.labelcolor": "0.3",
+    "axes.edgecolor": "0.4",
+    "axes.linewidth": 0.5,
+}
 FIXED = {
     "text.parse_math": False,  # tokens may hold dollar signs
     "text.usetex": False,  # and are no program
@@ -92,7 +103,9 @@ PLAIN = Style()
 OWN_SIGNS = "…√"  # that figures hold besides the texts of what they show
 
 
-def figure(drawable: Picture, form: str, style: Style = PLAIN, below: Sequence[Picture] = ()) -> Drawn:
+def figure(
+    drawable: Picture, form: str, style: Style = PLAIN, below: Sequence[Picture] = ()
+) -> Drawn:
     """A file in one of FORMATS: the same bytes for the same drawables, style and fonts. ``below``: what else is in it.
 
     Raises UsageError if the style is not there or is none, or if the figure would be too small or too large.
@@ -115,18 +128,29 @@ def saved(sheet: Sheet, form: str, style: Style) -> bytes:
     """The file of a sheet. Raises UsageError if it is too large."""
     wide, high = sheet.figure.get_size_inches() * sheet.dpi
     if wide * high > MOST_DOTS:
-        raise UsageError(f"a figure of {wide:.0f} x {high:.0f} dots is too large: lower --dpi, or choose fewer tokens")
+        raise UsageError(
+            f"a figure of {wide:.0f} x {high:.0f} dots is too large: lower --dpi, or choose fewer tokens"
+        )
     file = io.BytesIO()
-    options: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}}  # twice as fast as 6, and a tenth larger
+    options: dict[str, Any] = {
+        "pil_kwargs": {"compress_level": 3}
+    }  # twice as fast as 6, and a tenth larger
     if form != "png":
         sheet.sharpen()
         options = {}
-    options |= {"dpi": sheet.dpi, "transparent": style.transparent or None, "metadata": METADATA[form]}
+    options |= {
+        "dpi": sheet.dpi,
+        "transparent": style.transparent or None,
+        "metadata": METADATA[form],
+    }
     sheet.figure.savefig(file, format=form, **options)
     data = file.getvalue()
     if form != "svg":
         return data
-    start, end = data.index(b"<!DOCTYPE"), data.index(b"<svg")  # an address, of no use to any program
+    start, end = (
+        data.index(b"<!DOCTYPE"),
+        data.index(b"<svg"),
+    )  # an address, of no use to any program
     return data[:start] + data[end:]
 
 
@@ -139,7 +163,10 @@ def composed(drawable: Picture, style: Style, below: Sequence[Picture] = ()) -> 
     with warnings.catch_warnings(), mpl.rc_context():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the notes tell of it
         dress(style.name)
-        RC["font.family"] = [*RC["font.family"], *fonts([OWN_SIGNS, *chain(*map(list_texts, every))]).families]
+        RC["font.family"] = [
+            *RC["font.family"],
+            *fonts([OWN_SIGNS, *chain(*map(list_texts, every))]).families,
+        ]
         sheet = Sheet(max(width(each, style) for each in every), dots(style), style.colours)
         for i, each in enumerate(every):
             sheet.y += sheet.em(TITLE) * (i > 0)
@@ -164,7 +191,9 @@ def style_file(name: str) -> Path:
     """The path of a style file. Raises UsageError if it is not there, or sets nothing."""
     path = Path(name).absolute()  # which is not taken for an address
     if not path.is_file():
-        raise UsageError(f"no style {name}: it must be {', '.join(STYLES)} or the path of a matplotlib style file")
+        raise UsageError(
+            f"no style {name}: it must be {', '.join(STYLES)} or the path of a matplotlib style file"
+        )
     log = logging.getLogger("matplotlib")
     log.disabled = True  # it would tell of every line of what is no style
     try:
@@ -182,7 +211,9 @@ def width(drawable: Picture, style: Style) -> float:
     """Inches of a figure. Raises UsageError if nothing can be drawn on so many."""
     if style.inches is not None:
         if not LEAST_WIDTH <= style.inches <= MOST_WIDTH:
-            raise UsageError(f"a figure is {LEAST_WIDTH:g} to {MOST_WIDTH:g} inches wide, not {style.inches:g}")
+            raise UsageError(
+                f"a figure is {LEAST_WIDTH:g} to {MOST_WIDTH:g} inches wide, not {style.inches:g}"
+            )
         return style.inches
     if style.name not in PRESETS:
         return float(RC["figure.figsize"][0])
@@ -194,8 +225,12 @@ def is_wide(drawable: Picture, narrow: float) -> bool:
     """Whether a drawable needs more than so many inches."""
     if isinstance(drawable, Table):
         names, widths = natural(drawable, cache(ems))
-        return (names + sum(widths) + 1) * em(LABEL) > narrow  # with half an em of margin on either side
-    return isinstance(drawable, Series) or (isinstance(drawable, Grid) and len(drawable.columns) > NARROW)
+        return (names + sum(widths) + 1) * em(
+            LABEL
+        ) > narrow  # with half an em of margin on either side
+    return isinstance(drawable, Series) or (
+        isinstance(drawable, Grid) and len(drawable.columns) > NARROW
+    )
 
 
 def dots(style: Style) -> float:

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from matplotlib.font_manager import FontPath
 
 BUNDLED = "DejaVu Sans"  # comes with matplotlib
-HAN, KANA = "Noto Sans CJK SC", "Noto Sans CJK JP"  # the same signs as readers of Chinese, and of Japanese, draw them
+HAN, KANA = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+)  # the same signs as readers of Chinese, and of Japanese, draw them
 NAMED = 5  # signs that are named as missing
 
 
@@ -30,15 +33,22 @@ def fonts(texts: Iterable[str]) -> Fonts:
 
     families = FontProperties().get_family()
     usual, missing = taken(
-        ((family, findfont(FontProperties(family=[family]))) for family in families), set().union(*texts)
+        ((family, findfont(FontProperties(family=[family]))) for family in families),
+        set().union(*texts),
     )
     kana = any("\u3041" <= sign <= "\u30ff" for sign in missing)
     fallback, missing = taken(others(kana=kana), missing) if missing else ({}, missing)
-    cubic = [(family, path) for family, path in (usual | fallback).items() if not has_truetype_outlines(path)]
+    cubic = [
+        (family, path)
+        for family, path in (usual | fallback).items()
+        if not has_truetype_outlines(path)
+    ]
     return Fonts(tuple(fallback), frozenset(missing), tuple(cubic))
 
 
-def taken(fonts: Iterable[tuple[str, "FontPath"]], signs: set[str]) -> tuple[dict[str, "FontPath"], set[str]]:
+def taken(
+    fonts: Iterable[tuple[str, "FontPath"]], signs: set[str]
+) -> tuple[dict[str, "FontPath"], set[str]]:
     """Those fonts that have signs which the ones before them lack, and the signs that are left."""
     found = {}
     for family, path in fonts:
@@ -67,7 +77,9 @@ def others(*, kana: bool) -> Iterator[tuple[str, "FontPath"]]:
             entry.fname,
         ),
     ):
-        if entry.name not in seen and "last resort" not in entry.name.lower():  # which draws a box for every sign
+        if (
+            entry.name not in seen and "last resort" not in entry.name.lower()
+        ):  # which draws a box for every sign
             seen.add(entry.name)
             yield entry.name, FontPath(entry.fname, entry.index)
 

@@ -65,7 +65,10 @@ def plan(rows: Axis, columns: Axis, room: float, points: float, ems: Ems) -> Pla
     for _ in range(ROUNDS):
         left, width = needed, room - needed
         height = high(rows.cells, columns.cells, width, points / 72)
-        down, along = marks(rows, height, points, last=True), marks(columns, width, points, last=False)
+        down, along = (
+            marks(rows, height, points, last=True),
+            marks(columns, width, points, last=False),
+        )
         size = min(down.points, along.points)
         needed = min(wide(down.labels, size, ems), room * MARGIN)
     if needed > left:
@@ -95,12 +98,18 @@ def marks(axis: Axis, length: float, points: float, *, last: bool) -> Marks:
     """
     each = length * 72 / (axis.cells * axis.step)  # points that a token has
     least = max(LEAST, points * FAINTEST) * CLOSE
-    every = next(k for k in steps(axis.step) if k * each >= (least if k == 1 else 1.3 * least) or k >= len(axis))
+    every = next(
+        k
+        for k in steps(axis.step)
+        if k * each >= (least if k == 1 else 1.3 * least) or k >= len(axis)
+    )
     shown = range(0, len(axis), every)
     labels = tuple(short(axis.labels[i]) for i in shown)
     if every > 1 and axis.name in TOKENS:
         numbered = zip(labels, (axis.numbers[i] for i in shown), strict=True)
-        labels = tuple(f"{label} {number}" if last else f"{number} {label}" for label, number in numbered)
+        labels = tuple(
+            f"{label} {number}" if last else f"{number} {label}" for label, number in numbered
+        )
     places = tuple((i + min(axis.step, len(axis)) / 2) / (axis.cells * axis.step) for i in shown)
     return Marks(min(points, max(every * each, least) / CLOSE), labels, places, every > 1)
 
@@ -121,7 +130,9 @@ def short(label: str) -> str:
 def start(text: str, room: float, ems: Ems) -> str:
     """As much of the beginning of a text as fits in so many ems, at least a sign."""
     near = text[: max(1, int(room * 10))]  # hardly a sign is narrower than a tenth of an em
-    return near[: max(1, bisect_right(range(1, len(near) + 1), room, key=lambda length: ems(near[:length])))]
+    return near[
+        : max(1, bisect_right(range(1, len(near) + 1), room, key=lambda length: ems(near[:length])))
+    ]
 
 
 def cut(text: str, room: float, ems: Ems) -> str:
@@ -145,7 +156,11 @@ def wrap(text: str, room: float, ems: Ems, most: int) -> list[str]:
             while words and ems(f"{line} {words[-1]}") <= room:
                 line = f"{line} {words.pop()}"
         lines.append(line)
-    return lines if len(lines) <= most else [*lines[: most - 1], cut(lines[most - 1] + " …", room, ems)]
+    return (
+        lines
+        if len(lines) <= most
+        else [*lines[: most - 1], cut(lines[most - 1] + " …", room, ems)]
+    )
 
 
 def spread(places: Sequence[float], least: float, length: float) -> list[float]:

@@ -99,7 +99,9 @@ class Sheet:
     def paint(self, steps: Steps, scale: Scale, box: Box) -> None:
         """Cells by their steps (row, column) of a scale."""
         x, y, width, height = box
-        image = AxesImage(self.axes, interpolation="none", origin="upper", extent=(x, x + width, y + height, y))
+        image = AxesImage(
+            self.axes, interpolation="none", origin="upper", extent=(x, x + width, y + height, y)
+        )
         image.set_data(self.palette(scale)[steps])
         self.axes.add_image(image)
 
@@ -109,7 +111,8 @@ class Sheet:
             left, right, bottom, top = image.get_extent()
             pixels = np.asarray(image.get_array())
             rows, columns = (
-                ceil(side * self.dpi / n) for side, n in zip((bottom - top, right - left), pixels.shape, strict=False)
+                ceil(side * self.dpi / n)
+                for side, n in zip((bottom - top, right - left), pixels.shape, strict=False)
             )
             image.set_data(pixels.repeat(rows, axis=0).repeat(columns, axis=1))
 
@@ -136,7 +139,9 @@ def em(role: Role) -> float:
 
 def ems(text: str, weight: str | int | None = None) -> float:
     """The width of a text in ems, of the usual weight if none is given."""
-    found: float = text_to_path.get_text_width_height_descent(text, FontProperties(size=1, weight=weight), False)[0]
+    found: float = text_to_path.get_text_width_height_descent(
+        text, FontProperties(size=1, weight=weight), False
+    )[0]
     return found
 
 
@@ -152,7 +157,9 @@ def beyond_label(scale: Scale) -> str:
 
 def upright_room(sheet: Sheet, scale: Scale) -> float:
     """Inches that a colour bar takes on the right of cells."""
-    labels = [f"{weight:.2g}" for weight in ticks(scale, 1, 0.1)] + [beyond_label(scale)] * scale.has_beyond
+    labels = [f"{weight:.2g}" for weight in ticks(scale, 1, 0.1)] + [
+        beyond_label(scale)
+    ] * scale.has_beyond
     widest = max(map(sheet.ems, labels)) + BAR + PAD
     return (max(widest, sheet.ems(scale.name)) + ASIDE) * sheet.em(SMALL)
 

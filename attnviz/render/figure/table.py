@@ -63,11 +63,16 @@ def draw_block(table: Table, found: Columns, block: range, sheet: Sheet) -> None
     em, top = found.points / 72, sheet.y
     starts = found.names + np.cumsum([0.0, *(found.widths[j] for j in block)])
     steps, colours = level_steps(table, COLOURS), sheet.palette()
-    filled = [(i, k) for i in range(len(table.rows)) for k, j in enumerate(block) if steps[i, j] != MASKED]
-    boxes = [
-        (sheet.x + starts[k] * em, top + (i + 1) * ROW * em, found.widths[block[k]] * em, ROW * em) for i, k in filled
+    filled = [
+        (i, k) for i in range(len(table.rows)) for k, j in enumerate(block) if steps[i, j] != MASKED
     ]
-    sheet.fill(boxes, facecolors=[colours[steps[i, block[k]]] / 255 for i, k in filled], linewidths=0)
+    boxes = [
+        (sheet.x + starts[k] * em, top + (i + 1) * ROW * em, found.widths[block[k]] * em, ROW * em)
+        for i, k in filled
+    ]
+    sheet.fill(
+        boxes, facecolors=[colours[steps[i, block[k]]] / 255 for i, k in filled], linewidths=0
+    )
     lines = [(table.corner, table.columns), *zip(table.rows, table.cells, strict=True)]
     for i, (name, cells) in enumerate(lines):
         y, usual = top + (i + 0.5) * ROW * em, {} if i else {"color": sheet.dim()}
@@ -81,7 +86,15 @@ def draw_block(table: Table, found: Columns, block: range, sheet: Sheet) -> None
 
 
 def write(
-    sheet: Sheet, found: Columns, text: str, start: float, width: float, y: float, *, left: bool, **look: Any
+    sheet: Sheet,
+    found: Columns,
+    text: str,
+    start: float,
+    width: float,
+    y: float,
+    *,
+    left: bool,
+    **look: Any,
 ) -> None:
     """A text in its column: it begins at the left, or ends at the right, of which it is never outside."""
     if not text:

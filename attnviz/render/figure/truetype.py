@@ -25,7 +25,9 @@ LIMITS = (
 
 
 @contextmanager
-def in_truetype(texts: Sequence[Any], fonts: Iterable[tuple[str, "FontPath"]]) -> Iterator[tuple[str, ...]]:
+def in_truetype(
+    texts: Sequence[Any], fonts: Iterable[tuple[str, "FontPath"]]
+) -> Iterator[tuple[str, ...]]:
     """While this lasts, texts are set in copies of such fonts. Yields the families that could not be copied."""
     from matplotlib.font_manager import fontManager
 
@@ -72,7 +74,9 @@ def quadratic(font: Any) -> dict[str, Any]:
     outlines, found = font.getGlyphSet(), {}
     for name in font.getGlyphOrder():
         pen = TTGlyphPen(None)
-        outlines[name].draw(Cu2QuPen(pen, TOLERANCE * font["head"].unitsPerEm, reverse_direction=True))
+        outlines[name].draw(
+            Cu2QuPen(pen, TOLERANCE * font["head"].unitsPerEm, reverse_direction=True)
+        )
         found[name] = pen.glyph()
     return found
 

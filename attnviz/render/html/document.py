@@ -33,7 +33,9 @@ img { width: 60rem; max-width: 100%; background: white; }
 
 def document(title: str, pictures: Sequence[Picture], colour_map: str = "viridis") -> bytes:
     """An HTML file that shows pictures: the same bytes for the same pictures. colour_map: the name of one."""
-    return framed(title, "\n".join(section(picture, colour_map) for picture in pictures), STYLE, POLICY)
+    return framed(
+        title, "\n".join(section(picture, colour_map) for picture in pictures), STYLE, POLICY
+    )
 
 
 def framed(title: str, body: str, style: str, policy: str, digest: str | None = None) -> bytes:
@@ -93,7 +95,11 @@ def table(picture: Table, colour_map: str) -> str:
 
 
 def cell(
-    tag: str, text: str, name: bool = False, shades: npt.NDArray[np.uint8] | None = None, step: int = MASKED
+    tag: str,
+    text: str,
+    name: bool = False,
+    shades: npt.NDArray[np.uint8] | None = None,
+    step: int = MASKED,
 ) -> str:
     """A cell, on its colour if it has one; names begin at the left."""
     look = ' class="name"' if name else ""

@@ -32,7 +32,9 @@ class Entry(NamedTuple):
     @property
     def picture(self) -> str | None:
         """The file that a page shows."""
-        return next((name for suffix in SHOWN for name in self.files if name.endswith(suffix)), None)
+        return next(
+            (name for suffix in SHOWN for name in self.files if name.endswith(suffix)), None
+        )
 
 
 def gallery_html(title: str, digest: str, entries: Sequence[Entry]) -> bytes:
@@ -47,7 +49,9 @@ def figure(entry: Entry) -> str:
     links = " · ".join(f'<a href="{quote(name)}">{escape(name)}</a>' for name in entry.files)
     picture, title = entry.picture, escape(entry.title)
     image = (
-        f'<a href="{quote(picture)}"><img src="{quote(picture)}" alt="{title}" loading="lazy"></a>' if picture else ""
+        f'<a href="{quote(picture)}"><img src="{quote(picture)}" alt="{title}" loading="lazy"></a>'
+        if picture
+        else ""
     )
     told = "".join(f"<br>{escape(line)}" for line in entry.caption)
     return f"<figure>{image}<figcaption><b>{title}</b>{told}<br>{links}</figcaption></figure>"

@@ -58,7 +58,9 @@ class Code(NamedTuple):
         else:
             places = np.rint(np.sqrt(size) * (BYTE_STEPS // (1 + self.signed))).astype(np.uint8)
         zero = places.dtype.type(self.zero)
-        found: Codes = np.where(share < 0, zero - places, zero + places) if self.signed else zero + places
+        found: Codes = (
+            np.where(share < 0, zero - places, zero + places) if self.signed else zero + places
+        )
         return found
 
     def panel(self, panel: Panel) -> Codes:
@@ -97,7 +99,10 @@ def read(name: str) -> str:
 
 def policy(script: str, style: str) -> str:
     """The Content-Security-Policy under which nothing is loaded, and nothing runs but our own script."""
-    ours, look = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style))
+    ours, look = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in (script, style)
+    )
     nothing = "default-src 'none'; base-uri 'none'; form-action 'none'"
     return f"{nothing}; script-src 'sha256-{ours}'; style-src 'sha256-{look}'"
 
@@ -105,7 +110,10 @@ def policy(script: str, style: str) -> str:
 def full(section: Section) -> float:
     """The weight that the largest code of a section stands for."""
     if section.grid.scale.signed:
-        sizes = (max(heatmap.scale.top, float(np.abs(heatmap.panel.values).max())) for _, _, heatmap in places(section))
+        sizes = (
+            max(heatmap.scale.top, float(np.abs(heatmap.panel.values).max()))
+            for _, _, heatmap in places(section)
+        )
         return max(section.grid.scale.top, *sizes) or 1.0
     largest = max(heatmap.scale.largest for _, _, heatmap in places(section))
     return (largest or 1.0) if section.grid.scale.of else max(1.0, largest)
@@ -123,7 +131,10 @@ def thumbnails(sections: Sequence[Section], codes: Sequence[Code]) -> Iterator[s
     """All heads of each section, small, one after the other; always in bytes."""
     for i, (section, code) in enumerate(zip(sections, codes, strict=True)):
         small = code._replace(exact=False)
-        heads = (small.panel(heatmap.panel.pooled(THUMBNAIL, THUMBNAIL)) for _, _, heatmap in places(section))
+        heads = (
+            small.panel(heatmap.panel.pooled(THUMBNAIL, THUMBNAIL))
+            for _, _, heatmap in places(section)
+        )
         yield block(f"thumbnails-{i}", b"".join(head.tobytes() for head in heads))
 
 
@@ -155,13 +166,19 @@ def as_json(value: Any) -> str:
 def metadata(page: Page, codes: Sequence[Code], colours: str) -> dict[str, Any]:
     """All that the page says and is no weight. Each axis is there once, however many heads share it."""
     axes: dict[Axis, int] = {}
-    sections = [section_data(page, section, code, axes) for section, code in zip(page.sections, codes, strict=True)]
+    sections = [
+        section_data(page, section, code, axes)
+        for section, code in zip(page.sections, codes, strict=True)
+    ]
     return {
         "title": page.title,
         "caption": page.caption,
         "exact": codes[0].exact,
         "linear": any(section.grid.scale.linear for section in page.sections),
-        "colours": [palette(colours, SHADES, signed=signed)[:-1, :3].tobytes().hex() for signed in (False, True)],
+        "colours": [
+            palette(colours, SHADES, signed=signed)[:-1, :3].tobytes().hex()
+            for signed in (False, True)
+        ],
         "sections": sections,
         "axes": [axis_data(axis) for axis in axes],
     }
@@ -192,7 +209,9 @@ def section_data(page: Page, section: Section, code: Code, axes: dict[Axis, int]
         "heads": [name.removeprefix("H") for name in section.grid.columns],
         "top": int(small.of(section.grid.scale.top)),
         "largest": int(small.of(section.grid.scale.largest)),
-        "heatmaps": [[heatmap and head(heatmap) for heatmap in layer] for layer in section.heatmaps],
+        "heatmaps": [
+            [heatmap and head(heatmap) for heatmap in layer] for layer in section.heatmaps
+        ],
     }
 
 

@@ -19,7 +19,14 @@ Depth: TypeAlias = Literal["truecolor", "256", "16", "shades", "ascii"]
 BEYOND = STEPS
 VALUE_WIDTH = 4  # columns of a cell that shows its number
 SHADES = {"16": "·░▒▓█▲", "shades": "·░▒▓█▲", "ascii": ".:-=+*#%@^"}  # the last is beyond the scale
-HUES = "bright_black", "blue", "cyan", "green", "yellow", "magenta"  # of the shades, where there are 16 colours
+HUES = (
+    "bright_black",
+    "blue",
+    "cyan",
+    "green",
+    "yellow",
+    "magenta",
+)  # of the shades, where there are 16 colours
 # Differences: strokes where they are negative, areas where they are positive, more of them the larger they are.
 SIGNED_SHADES = {"16": "≡═─╌·░▒▓█", "shades": "≡═─╌·░▒▓█", "ascii": "=~-.+*#"}
 SIGNED_HUES = *("bright_blue",) * 4, "bright_black", *("bright_red",) * 4
@@ -114,7 +121,9 @@ def half_style(front: int, back: int | None, paint: Paint) -> Style:
 @cache
 def on_colour(at: int, paint: Paint) -> Style:
     """Black or white text, whichever reads better, on the colour of a step."""
-    return Style(bgcolor=colour(at, paint), color=Color.from_ansi(16 if is_light(*rgb(at, paint)) else 231))
+    return Style(
+        bgcolor=colour(at, paint), color=Color.from_ansi(16 if is_light(*rgb(at, paint)) else 231)
+    )
 
 
 @cache

@@ -19,7 +19,14 @@ from attnviz.render.terminal.cells import Line, Paint, runs
 from attnviz.render.terminal.table import fitted
 from attnviz.render.terminal.text_width import ascii_of, columns_of, steady, wrap
 
-LINES: tuple[RGB, ...] = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0)
+LINES: tuple[RGB, ...] = (
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (230, 159, 0),
+)
 HUES = "blue", "red", "green", "magenta", "cyan", "yellow"  # where there are 16 colours
 SIGNS, ASCII_SIGNS = "●○▲△■□", "*o+x#@"
 NOTHING, MARKED = -1, -2
@@ -58,7 +65,8 @@ def chart_lines(drawable: Curves, width: int, room: int | None, paint: Paint) ->
         room -= sum(map(len, legends)) + 2 + len(drawable.marks)
         height = min(max(room // len(legends), HEIGHT.start), height)
     named = [
-        {tick: f"{tick:g}" for tick in round_places(plot.low, plot.high, height // ROWS)} for plot in drawable.plots
+        {tick: f"{tick:g}" for tick in round_places(plot.low, plot.high, height // ROWS)}
+        for plot in drawable.plots
     ]
     gutter = max((len(name) for names in named for name in names.values()), default=0) + 1
     for plot, legend, names in zip(drawable.plots, legends, named, strict=True):
@@ -67,7 +75,9 @@ def chart_lines(drawable: Curves, width: int, room: int | None, paint: Paint) ->
     yield step_line(drawable, gutter, width - gutter - 1, paint)
     yield [Segment(fitted(told(drawable.name, paint), width, paint, left=False), DIM)]
     for mark in drawable.marks:
-        for text in wrap(f"{mark_sign(paint)} {told(mark.name, paint)}: step {mark.step:,}", width - gutter):
+        for text in wrap(
+            f"{mark_sign(paint)} {told(mark.name, paint)}: step {mark.step:,}", width - gutter
+        ):
             yield [Segment(" " * gutter + text, DIM)]
 
 
@@ -103,7 +113,13 @@ def plot_lines(
     bar, notch = "|+" if paint.depth == "ascii" else "│┤"
     for row, line in enumerate(cells):
         axis = Segment(f"{ticks.get(row, ''):>{gutter - 1}} {notch if row in ticks else bar}", DIM)
-        yield [axis, *(Segment(sign_of(line[i], paint) * (j - i), style_of(line[i], paint)) for i, j in runs(line))]
+        yield [
+            axis,
+            *(
+                Segment(sign_of(line[i], paint) * (j - i), style_of(line[i], paint))
+                for i, j in runs(line)
+            ),
+        ]
 
 
 def points(
@@ -118,7 +134,9 @@ def points(
         count = int(max(abs(x[i + 1] - x[i]), abs(y[i + 1] - y[i]))) + 1
         across.append(np.linspace(x[i], x[i + 1], count))
         down.append(np.linspace(y[i], y[i + 1], count))
-    return np.rint(np.concatenate(down)).astype(np.int64), np.rint(np.concatenate(across)).astype(np.int64)
+    return np.rint(np.concatenate(down)).astype(np.int64), np.rint(np.concatenate(across)).astype(
+        np.int64
+    )
 
 
 def column_of(steps: Sequence[int], step: npt.ArrayLike, wide: int) -> npt.NDArray[np.float64]:

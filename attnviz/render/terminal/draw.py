@@ -61,7 +61,10 @@ LABEL_WIDTH = 12
 THUMBNAIL = range(5, 17)  # sides of a thumbnail, in cells
 BAR = 24  # columns of the colour bar
 LEAST = 6  # lines of cells, on a screen however low
-APART, BESIDE = 3, 32  # columns between matrices beside each other, and of each with its colour bar, at least
+APART, BESIDE = (
+    3,
+    32,
+)  # columns between matrices beside each other, and of each with its colour bar, at least
 LOW = 20  # lines of a matrix among others below each other: on a screen that has fewer for each, they scroll
 VIRIDIS = Paint()
 DIM, BOLD, CHOSEN = Style(dim=True), Style(bold=True), Style(bold=True, underline=True)
@@ -122,7 +125,9 @@ def draw_heatmap(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
     single = (drawable.rows.step, drawable.columns.step) == (1, 1)
     if single and fits and gutter + numbered + VALUE_WIDTH * len(drawable.columns) <= screen.width:
         yield from value_lines(drawable, screen, gutter, numbered)
-    elif single and (screen.full or (fits and gutter + STACKED_WIDTH * len(drawable.columns) <= screen.width)):
+    elif single and (
+        screen.full or (fits and gutter + STACKED_WIDTH * len(drawable.columns) <= screen.width)
+    ):
         yield from stacked_lines(drawable, screen, gutter)
     else:
         sides = len(drawable.rows), len(drawable.columns)
@@ -151,7 +156,9 @@ def lines_left(drawable: Matrices, screen: Screen, gutter: int) -> int:
     """Lines for the cells and what stands above them, where title and closing lines and a prompt take theirs."""
     if screen.height is None:
         return 1 << 30
-    around = sum(1 for _ in (*wrap(drawable.title, screen.width), *closing_lines(drawable, screen, gutter)))
+    around = sum(
+        1 for _ in (*wrap(drawable.title, screen.width), *closing_lines(drawable, screen, gutter))
+    )
     return screen.height - around - 1
 
 
@@ -160,23 +167,36 @@ def value_lines(drawable: Heatmap, screen: Screen, gutter: int, numbered: int) -
     if numbered:
         header = "".join(f"{i:>{VALUE_WIDTH - 1}} " for i in drawable.columns.numbers)
         yield [Segment(" " * (gutter + numbered) + header.rstrip(), DIM)]
-    elif drawable.columns.name not in TOKENS and max(map(columns_of, drawable.columns.labels)) < VALUE_WIDTH:
+    elif (
+        drawable.columns.name not in TOKENS
+        and max(map(columns_of, drawable.columns.labels)) < VALUE_WIDTH
+    ):
         header = "".join(f"{name:>{VALUE_WIDTH - 1}} " for name in drawable.columns.labels)
         yield [Segment(" " * gutter + header.rstrip(), DIM)]
     else:
         for line in stack(drawable.columns.labels, VALUE_WIDTH):
             yield [Segment(f"{' ' * gutter} {line}")]
     cells, rows = steps_of(drawable.panel, drawable.scale), drawable.rows
-    for label, at, values, row in zip(rows.labels, rows.numbers, drawable.panel.values, cells, strict=True):
-        start = [Segment(fit(label, gutter - 1) + " "), Segment(f"{at:>{numbered - 1}} " if numbered else "", DIM)]
-        yield start + [value_cell(value, int(step), screen.paint) for value, step in zip(values, row, strict=True)]
+    for label, at, values, row in zip(
+        rows.labels, rows.numbers, drawable.panel.values, cells, strict=True
+    ):
+        start = [
+            Segment(fit(label, gutter - 1) + " "),
+            Segment(f"{at:>{numbered - 1}} " if numbered else "", DIM),
+        ]
+        yield start + [
+            value_cell(value, int(step), screen.paint)
+            for value, step in zip(values, row, strict=True)
+        ]
 
 
 def stacked_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[Line]:
     """Two columns a cell, the label of each column written downwards above it."""
     for line in stack(drawable.columns.labels):
         yield [Segment(" " * gutter + line)]
-    for label, row in zip(drawable.rows.labels, steps_of(drawable.panel, drawable.scale), strict=True):
+    for label, row in zip(
+        drawable.rows.labels, steps_of(drawable.panel, drawable.scale), strict=True
+    ):
         yield [Segment(fit(label, gutter - 1) + " "), *full_cells(row, screen.paint, STACKED_WIDTH)]
 
 
@@ -214,7 +234,13 @@ def draw_grid(drawable: Grid, screen: Screen) -> Iterator[Line]:
     abreast = max(1, (screen.width - gutter) // wide)
     for first in range(0, len(drawable.columns), abreast):
         heads = slice(first, first + abreast)
-        yield [Segment(" " * gutter + "".join(fit(name, wide, left=True) for name in drawable.columns[heads]), DIM)]
+        yield [
+            Segment(
+                " " * gutter
+                + "".join(fit(name, wide, left=True) for name in drawable.columns[heads]),
+                DIM,
+            )
+        ]
         for label, row in zip(drawable.rows, drawable.panels, strict=True):
             yield from thumbnail_lines(label, row[heads], drawable, screen, gutter, side, wide)
     yield from pooling_lines(drawable, (drawable.tokens,), (side,), screen, gutter)
@@ -233,11 +259,19 @@ def thumbnail_side(drawable: Grid, screen: Screen, gutter: int, room: int) -> in
 
 
 def thumbnail_lines(
-    label: str, row: Sequence[Panel | None], drawable: Grid, screen: Screen, gutter: int, side: int, wide: int
+    label: str,
+    row: Sequence[Panel | None],
+    drawable: Grid,
+    screen: Screen,
+    gutter: int,
+    side: int,
+    wide: int,
 ) -> Iterator[Line]:
     """One row of thumbnails, and the empty line below it."""
     columns = [
-        list(cell_lines(steps_of(panel.pooled(side, side), drawable.scale), screen.paint)) if panel else []
+        list(cell_lines(steps_of(panel.pooled(side, side), drawable.scale), screen.paint))
+        if panel
+        else []
         for panel in row
     ]
     for i in range(max(map(len, columns))):
@@ -272,7 +306,9 @@ def strip_tokens(drawable: Strip, screen: Screen) -> Iterator[Segment]:
     """The tokens of a text on their colours."""
     cells = steps_of(drawable.panel, drawable.scale)[0]
     widest = screen.width - VALUE_WIDTH - 4
-    for i, (label, value, at) in enumerate(zip(drawable.tokens.labels, drawable.panel.values[0], cells, strict=True)):
+    for i, (label, value, at) in enumerate(
+        zip(drawable.tokens.labels, drawable.panel.values[0], cells, strict=True)
+    ):
         text = steady(label)
         text = fit(text, widest) if cell_len(text) > widest else text
         style = DIM if at == MASKED else text_style(int(at), screen.paint)
@@ -293,7 +329,10 @@ def draw_series(drawable: Series, screen: Screen) -> Iterator[Line]:
     around = len(caption) + len(list(wrap(drawable.title, screen.width))) + 2
     left = screen.height and screen.height - around
     yield [Segment("")]
-    if all(max(BESIDE, gutter_of(one) + STACKED_WIDTH * one.columns.cells) <= share for one in drawable.heatmaps):
+    if all(
+        max(BESIDE, gutter_of(one) + STACKED_WIDTH * one.columns.cells) <= share
+        for one in drawable.heatmaps
+    ):
         yield from beside(drawable.heatmaps, replace(screen, width=share, height=left))
         yield [Segment("")] * bool(caption)
     else:
@@ -312,11 +351,15 @@ def beside(heatmaps: Sequence[Heatmap], screen: Screen) -> Iterator[Line]:
     for one, title in zip(heatmaps, titles, strict=True):
         spare = deepest - len(title)
         low = replace(screen, height=screen.height and screen.height - spare)
-        pictures.append([*([Segment(line, BOLD)] for line in title), *[[]] * spare, *body(one, low)])
+        pictures.append(
+            [*([Segment(line, BOLD)] for line in title), *[[]] * spare, *body(one, low)]
+        )
     for lines in zip_longest(*pictures, fillvalue=[]):
         *before, last = lines
         apart = (Segment(" " * (screen.width + APART - length(line))) for line in before)
-        yield [part for line, space in zip(before, apart, strict=True) for part in (*line, space)] + last
+        yield [
+            part for line, space in zip(before, apart, strict=True) for part in (*line, space)
+        ] + last
 
 
 def length(line: Line) -> int:
@@ -336,7 +379,9 @@ def draw_curves(drawable: Curves, screen: Screen) -> Iterator[Line]:
     """Plots below each other, as high as the screen allows."""
     caption = list(caption_lines(drawable.caption, screen, 0))
     around = len(caption) + len(list(wrap(drawable.title, screen.width))) + 1
-    yield from chart_lines(drawable, screen.width, screen.height and screen.height - around, screen.paint)
+    yield from chart_lines(
+        drawable, screen.width, screen.height and screen.height - around, screen.paint
+    )
     yield from caption
 
 
@@ -345,7 +390,9 @@ def closing_lines(drawable: Matrices, screen: Screen, gutter: int) -> Iterator[L
     bar = signed_bar if drawable.scale.signed else colour_bar
     yield [Segment(" " * gutter), *bar(drawable.scale, screen, screen.width - gutter)]
     masked = not all(panel.visible.all() for panel in panels(drawable))
-    yield from caption_lines((axes_line(drawable, masked=masked), *drawable.caption), screen, gutter)
+    yield from caption_lines(
+        (axes_line(drawable, masked=masked), *drawable.caption), screen, gutter
+    )
 
 
 def caption_lines(caption: Sequence[str], screen: Screen, gutter: int) -> Iterator[Line]:
@@ -358,11 +405,21 @@ def caption_lines(caption: Sequence[str], screen: Screen, gutter: int) -> Iterat
 def colour_bar(scale: Scale, screen: Screen, room: int) -> Line:
     """From 0 to the top of the scale, what is beyond it, and the name of the scale."""
     paint, name = screen.paint, scale_name(scale, screen)
-    beyond = [Segment("  "), *full_cells(np.array([BEYOND]), paint, 2), Segment(" beyond")] if scale.has_beyond else []
+    beyond = (
+        [Segment("  "), *full_cells(np.array([BEYOND]), paint, 2), Segment(" beyond")]
+        if scale.has_beyond
+        else []
+    )
     told = f" {scale.top:.2g}", f"  {name}"
     taken = cell_len("0 " + "".join(told)) + sum(cell_len(part.text) for part in beyond)
     steps = np.linspace(0, STEPS - 1, max(min(BAR, room - taken), 1)).astype(int)
-    return [Segment("0 "), *full_cells(steps, paint, 1), Segment(told[0]), *beyond, Segment(told[1], DIM)]
+    return [
+        Segment("0 "),
+        *full_cells(steps, paint, 1),
+        Segment(told[0]),
+        *beyond,
+        Segment(told[1], DIM),
+    ]
 
 
 def signed_bar(scale: Scale, screen: Screen, room: int) -> Line:
@@ -383,7 +440,11 @@ def scale_name(scale: Scale, screen: Screen) -> str:
 
 
 def pooling_lines(
-    drawable: Heatmap | Grid, sides: Sequence[int], cells: Sequence[int], screen: Screen, gutter: int
+    drawable: Heatmap | Grid,
+    sides: Sequence[int],
+    cells: Sequence[int],
+    screen: Screen,
+    gutter: int,
 ) -> Iterator[Line]:
     """What was pooled to fit the screen, by the tokens and the cells of each side; nothing if nothing was."""
     if any(count > left for count, left in zip(sides, cells, strict=True)):

@@ -12,7 +12,11 @@ from attnviz.render.matrices import blocks, level_steps
 from attnviz.render.terminal.cells import Line, Paint, text_style
 from attnviz.render.terminal.text_width import columns_of, fit
 
-NAME_WIDTH, LEAST_NAME, TEXT_WIDTH = 32, 8, 48  # columns of a row's name, and of a cell, at most, where room is short
+NAME_WIDTH, LEAST_NAME, TEXT_WIDTH = (
+    32,
+    8,
+    48,
+)  # columns of a row's name, and of a cell, at most, where room is short
 PLAIN, DIM = Style(), Style(dim=True)
 
 
@@ -40,7 +44,9 @@ def block_lines(
     table: Table, block: range, names: int, widths: Sequence[int], steps: Steps, paint: Paint
 ) -> Iterator[Line]:
     """The names of the rows and some of the columns."""
-    heading = "".join(cell_text(table.columns[j], widths[j], j in table.texts, paint) for j in block)
+    heading = "".join(
+        cell_text(table.columns[j], widths[j], j in table.texts, paint) for j in block
+    )
     yield [Segment((named(table.corner, names, paint) + heading).rstrip(), DIM)]
     for name, row, at in zip(table.rows, table.cells, steps.tolist(), strict=True):
         line, plain = [], named(name, names, paint)

@@ -8,7 +8,9 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 LABEL_HEIGHT = 9
 STACKED_WIDTH = 2  # columns of a cell below a stacked label
 TICKS = 10  # columns between two ticks
-LEFT_TO_RIGHT = "\u200e"  # of no width; what follows it is not drawn into a right-to-left word before
+LEFT_TO_RIGHT = (
+    "\u200e"  # of no width; what follows it is not drawn into a right-to-left word before
+)
 # What terminals do not agree on the width of: skin tones, the halves of flags, variation selectors.
 UNSTEADY = range(0x1F3FB, 0x1F400), range(0x1F1E6, 0x1F200), range(0xFE00, 0xFE10)
 
@@ -35,7 +37,9 @@ def steady_sign(char: str) -> str:
 
 def reads_backwards(text: str) -> bool:
     """Whether any of it is written from right to left."""
-    return not text.isascii() and any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in text)
+    return not text.isascii() and any(
+        unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in text
+    )
 
 
 def fit(text: str, width: int, *, left: bool = False) -> str:
@@ -51,10 +55,16 @@ def fit(text: str, width: int, *, left: bool = False) -> str:
 def stack(labels: Sequence[str], width: int = STACKED_WIDTH) -> list[str]:
     """Labels written downwards, ending at the line below, so many columns each."""
     columns = [signs(steady(label)) for label in labels]
-    columns = [column if len(column) <= LABEL_HEIGHT else [*column[: LABEL_HEIGHT - 1], "…"] for column in columns]
+    columns = [
+        column if len(column) <= LABEL_HEIGHT else [*column[: LABEL_HEIGHT - 1], "…"]
+        for column in columns
+    ]
     height = max(map(len, columns))
     padded = [[""] * (height - len(column)) + column for column in columns]
-    return ["".join(fit(sign, width, left=True) for sign in line).rstrip() for line in zip(*padded, strict=True)]
+    return [
+        "".join(fit(sign, width, left=True) for sign in line).rstrip()
+        for line in zip(*padded, strict=True)
+    ]
 
 
 def signs(label: str) -> list[str]:
@@ -92,7 +102,9 @@ def wrap(text: str, width: int) -> Iterator[str]:
         yield line
 
 
-IN_ASCII = str.maketrans({"·": "-", "…": "...", "√": "sqrt ", "Σ": "sum ", "␣": "_", "₁": "1", "₂": "2"})
+IN_ASCII = str.maketrans(
+    {"·": "-", "…": "...", "√": "sqrt ", "Σ": "sum ", "␣": "_", "₁": "1", "₂": "2"}
+)
 
 
 def ascii_of(text: str) -> str:
