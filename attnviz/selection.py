@@ -285,9 +285,8 @@ def select(
             maps += [of_layers(part, layers) for part in of_kind]
             continue
         owner = {layer: part for part in of_kind for layer in part.layers}
-        for chosen, of_each in resolve(
-            layers, heads, {layer: part.heads for layer, part in owner.items()}
-        ):  # type: ignore[misc]
+        numbers = {layer: part.heads for layer, part in owner.items()}
+        for chosen, of_each in resolve(layers, heads, numbers):  # type: ignore[arg-type]
             maps += [
                 part.part(
                     [part.layers.index(layer) for layer in run],

@@ -68,9 +68,9 @@ class Commands(click.Group):
             abandon_stdout(error)
             return BROKEN_PIPE
 
-    def main(
+    def main(  # type: ignore[override]  # click's has more arguments, which nobody gives
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: object
-    ) -> NoReturn:  # type: ignore[override]
+    ) -> NoReturn:
         """Run, and exit with a code; an error is one line on stderr."""
 
         def call() -> object:

@@ -105,9 +105,8 @@ def choose(sites: Sequence[Site], request: Request) -> tuple[Choice, ...]:
         there = {site.layer: site for site in sorted(of_kind, key=lambda site: site.layer)}
         heads_there = {layer: range(site.heads) for layer, site in there.items()}
         for layers, heads in resolve(request.layers, request.heads, heads_there):
-            runs = groupby(
-                layers, key=lambda layer, there=there: (there[layer].part, there[layer].size)
-            )  # type: ignore[misc]
+            alike = {layer: (there[layer].part, there[layer].size) for layer in layers}
+            runs = groupby(layers, key=alike.__getitem__)
             chosen += [Choice(kind, tuple(run), heads) for _, run in runs]
     return tuple(chosen)
 
