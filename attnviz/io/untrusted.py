@@ -105,9 +105,9 @@ def tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Array
     """The tensors of a safetensors file, or those of them that are named; bfloat16 becomes float32."""
     require_room(path.stat().st_size)
     with opened(path) as file:
-        return {
-            name: tensor(path, file, name) for name in file.keys() if names is None or name in names
-        }
+        there = file.keys()  # a file of safetensors is no mapping
+        chosen = [name for name in there if names is None or name in names]
+        return {name: tensor(path, file, name) for name in chosen}
 
 
 def tensor(path: Path, file: Any, name: str) -> Array:
