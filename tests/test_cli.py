@@ -105,6 +105,7 @@ def plant_adapter(folder: Path, base: Path) -> None:
 
 @pytest.mark.parametrize("example", examples())
 @pytest.mark.usefixtures("small_steps")
+@pytest.mark.slow
 def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: Path) -> None:
     """Every example of every help works as it stands, with small stand-ins for downloads, corpora and captures."""
     (tmp_path / "books").mkdir()
@@ -923,6 +924,7 @@ def corpus(tmp_path: Path) -> Path:
 TRAIN = ["--layers", "1", "--heads", "2", "--dim", "16", "--vocabulary", "280"]
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_shown(run: Run, call: Run, corpus: Path, tmp_path: Path) -> None:
     """Train writes a folder that works as --model, is the same for the same seed, and is not overwritten."""
     for name, train in (("a", run), ("b", call)):
@@ -936,6 +938,7 @@ def test_a_trained_model_is_shown(run: Run, call: Run, corpus: Path, tmp_path: P
     fails(call("train", corpus, "-o", "a", "--steps", "3", *TRAIN), 5, "--force")
 
 
+@pytest.mark.slow
 def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
     """Ctrl-C saves what there is, says how far it got, and exits with 130."""
     command = [

@@ -20,7 +20,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ def weights_of(model: nn.Module, inputs: dict[str, Tensor]) -> dict[int, Tensor]
 
 
 @pytest.mark.parametrize("architecture", SWEPT)
+@pytest.mark.slow
 def test_captures_of_all_architectures(architecture: Architecture, device: str) -> None:
     """Weights of every head of every architecture, with padding where it has any, equal those of the CPU."""
     model = architecture.build()
@@ -171,11 +172,20 @@ AGAIN: dict[str, list[list[str]]] = {  # what another model is asked in all runs
     ],
     "gpt_neo": [["show", SENTENCE, *ALL]],
 }
+QUICK = {"builtin": 100, "gpt2": 2, "bart": 1}  # so many questions to each are in every run
+
+
+def case(name: str, number: int, question: list[str], marks: Sequence[Any]) -> Any:
+    """Return a question to a model as a case of a test; all but the first few are slow."""
+    slow = [] if number < QUICK.get(name, 1) else [pytest.mark.slow]
+    return pytest.param(name, question, id=" ".join([name, *question]), marks=[*marks, *slow])
+
+
 CASES = [
-    pytest.param(name, question, id=" ".join([name, *question]), marks=marks)
-    for asked, marks in ((QUESTIONS, ()), (AGAIN, pytest.mark.sweep))
+    case(name, number, question, marks)
+    for asked, marks in ((QUESTIONS, ()), (AGAIN, [pytest.mark.sweep]))
     for name, questions in asked.items()
-    for question in questions
+    for number, question in enumerate(questions)
 ]
 
 
@@ -315,6 +325,7 @@ def test_training(device: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which the check would take")
+@pytest.mark.slow
 def test_the_check_on_a_gpu_says_that_there_is_none() -> None:
     """scripts/check_cuda.sh ends with one line and the exit code of a device that is not there."""
     done = subprocess.run(

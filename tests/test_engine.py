@@ -138,6 +138,7 @@ LONG = [
 
 
 @pytest.mark.parametrize(("variant", "size"), LONG)
+@pytest.mark.slow
 def test_long_texts(variant: str, size: int) -> None:
     """The same of texts so long that not all keys of a query are looked at together, with small and large scores."""
     call = make(2100, heads=1, key_heads=1, width=4, value_width=4, size=size)

@@ -172,6 +172,7 @@ CHOICES = [
     CHOICES,
     ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value),
 )
+@pytest.mark.slow
 def test_every_choice_is_made_again(report: Run, args: list[str], names: set[str]) -> None:
     """Each layer and head has a figure of its own with a name that tells which, and its command makes just that."""
     found = report(SENTENCE, *args, "--formats", "svg,html,csv,md")
@@ -215,6 +216,7 @@ def test_a_report_of_a_file(report: Run, tmp_path: Path) -> None:
     assert found == {"grid.svg", "L1-max.svg", "attention.md"}
 
 
+@pytest.mark.slow
 def test_a_report_of_an_encoder_decoder(report: Run, tiny: Tiny, tmp_path: Path) -> None:
     """Each kind of map has its own files, and the page holds all; --map chooses one."""
     args = "a cat", "-m", tiny("bart"), "--target", "--exact", "-l", "0", "-H", "0"
@@ -236,6 +238,7 @@ def test_a_report_of_a_pair(report: Run, minilm: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_report_of_a_long_text(report: Run, tiny: Tiny, tmp_path: Path) -> None:
     """In tiles as fine as each picture shows: thumbnails, figures and the page are those of `attnviz show`."""
     (tmp_path / "long.txt").write_text(" ".join(WORDS))

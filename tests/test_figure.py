@@ -613,6 +613,7 @@ def digests() -> str:
     )
 
 
+@pytest.mark.slow
 def test_the_same_bytes_in_every_process() -> None:
     """The same drawable gives the same bytes, now, later and in another process; nothing tells when or by whom."""
     found = digests()

@@ -136,7 +136,8 @@ def test_csv_is_exact_and_harmless() -> None:
     assert_same_weights(found, part)
     for line in found:
         assert not any(
-            str(cell).startswith(("=", "+", "-", "@", "＝", "\t", "\r")) for cell in line.values()
+            str(cell).startswith(("=", "+", "-", "@", "＝", "\t", "\r"))  # noqa: RUF001
+            for cell in line.values()
         )
     said = {int(line["key"]): line["key_token"] for line in found}
     assert [said[i] for i in (0, 2, 5, 6, 7)] == ['\'=HYPERLINK("x")', "'-1", '"', "a,b", r"a\x0ab"]

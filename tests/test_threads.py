@@ -103,7 +103,14 @@ def require_equal(found: Capture, expected: Capture) -> None:
         np.testing.assert_array_equal(one.visible, other.visible)
 
 
-@pytest.mark.parametrize("name", ["bert", "bart", "llama", "gpt_neo", "multihead"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("bart", "llama", "gpt_neo")),
+        "multihead",
+    ],
+)
 def test_captures_of_one_model_at_once(name: str, tiny: Tiny) -> None:
     """Eight threads make 32 captures of a model in training: each is right, and everything is as it was."""
     model, run = model_and_captures(name, tiny)
@@ -115,6 +122,7 @@ def test_captures_of_one_model_at_once(name: str, tiny: Tiny) -> None:
     assert (state(model), world()) == before
 
 
+@pytest.mark.slow
 def test_captures_of_models_that_share_parts(tiny: Tiny) -> None:
     """Threads that capture a model and its own encoder change the same modules, one after the other."""
     folder = tiny("bart")

@@ -212,6 +212,7 @@ def test_a_figure_that_cannot_be_written_loses_nothing(
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_the_curves(corpus: Path, tmp_path: Path) -> None:
     """At the end of a run they are drawn where the talk is; stdout, where results are, has nothing."""
     shown = on_terminal(
