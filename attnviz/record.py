@@ -1,5 +1,9 @@
-"""The record of a capture: tokens and attention maps. Frozen, NumPy, self-checking; it knows no model and no screen."""
+"""The record of a capture: tokens and attention maps.
 
+Frozen NumPy arrays that check themselves; a record knows no model, no file and no medium.
+"""
+
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -48,16 +52,18 @@ class Token(NamedTuple):
         text: str,
         segment: int = 0,
     ) -> "Token":
-        """A token as tokenizers tell of it. White space at its ends is left out, unless it is nothing else.
+        """Make a token of what a tokenizer tells of it.
 
-        Byte-level tokens carry the space before a word, others do not: without it, models can be compared.
+        White space at its ends is left out, unless it is nothing else: byte-level tokens carry the
+        space before a word, others do not, and so models can be compared.
         """
         start, end = span
         if special:
             return cls(name, number, start, end, True, segment)
-        inner = text[start:end].strip()
+        written = text[start:end]
+        inner = written.strip()
         if inner:
-            start += text[start:end].index(inner)
+            start += written.index(inner)
             end = start + len(inner)
         return cls(text[start:end], number, start, end, False, segment)
 
@@ -73,7 +79,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Weights pooled over tiles of neighbouring queries and keys. Axes are (layer, head, row, column)."""
+    """Weights pooled over tiles of neighbouring queries and keys: (layer, head, row, column)."""
 
     mean: Floats
     """Sum of the weights in a tile over its cells, masked ones counted."""
@@ -98,7 +104,9 @@ class Statistics:
     sink: Floats
     """(layer, head): what the first key received."""
     distance: Floats | None = None
-    """(layer, head): mean of |query - key| over the weight, in tokens. None between two texts, as the next two."""
+    """(layer, head): mean of |query - key| over the weight, in tokens.
+
+    None between two texts, as the next two."""
     diagonal: Floats | None = None
     """(layer, head): mean weight of a query on itself."""
     previous: Floats | None = None
@@ -115,10 +123,10 @@ class Edges:
 
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
-    """Attention of some layers and heads, as weights or as what was made of them. Rows are queries, columns keys.
+    """Attention of some layers and heads: rows are queries, columns keys.
 
-    Raises ValueError if shapes disagree, a weight is NaN, or negative though no score, or a row of attention sums to
-    more than 1.
+    It holds weights, or what was made of them. Raises ValueError if shapes disagree, if a weight is
+    NaN or negative though it is no score, or if a row of attention sums to more than 1.
     """
 
     kind: Kind
@@ -132,34 +140,35 @@ class AttentionMap:
     visible: Visible
     """Broadcasts to the shape of the weights, or of the tiles; True where a query may attend."""
     method: str = ATTENTION
-    """``attention``, or what the numbers are instead: ``norm``, lengths of the vectors that attention moves;
-    ``gradient``, what weights add to a prediction; ``scores`` before the softmax; ``rollout`` of attention and
-    ``chefer`` of gradients through the layers; ``given`` from elsewhere. Their rows need not sum to 1."""
+    """``attention``, or what the numbers are instead; their rows need not sum to 1.
+
+    ``norm``: lengths of the vectors that attention moves; ``gradient``: what weights add to a
+    prediction; ``scores``: before the softmax; ``rollout`` of attention and ``chefer`` of gradients
+    through the layers; ``given``: from elsewhere."""
     tiles: Tiles | None = None
     statistics: Statistics | None = None
     edges: Edges | None = None
     query_places: tuple[int, ...] = ()
-    """Where the queries stand in the whole text, of which the map may show a part; all of it unless given."""
+    """Positions of the queries in the whole text, of which the map may show a part."""
     key_places: tuple[int, ...] = ()
     unit: Unit = "token"
     """What queries and keys are; of words, the weights of their tokens are merged."""
 
     def __post_init__(self) -> None:
-        for name, tokens in (("query_places", self.queries), ("key_places", self.keys)):
-            object.__setattr__(self, name, require_places(getattr(self, name), len(tokens)))
+        """Complete the positions and the mask, and check all arrays. Raises ValueError."""
+        query_places = require_places(self.query_places, len(self.queries))
+        key_places = require_places(self.key_places, len(self.keys))
+        object.__setattr__(self, "query_places", query_places)
+        object.__setattr__(self, "key_places", key_places)
         shape = len(self.layers), len(self.heads), len(self.queries), len(self.keys)
         if self.weights is not None:
             require_weights(self.weights, shape, self.method, sums="max" not in self.heads)
-        for part in (self.statistics, self.edges):
-            require_leading(part, shape[:2])
+        require_leading(self.statistics, shape[:2])
+        require_leading(self.edges, shape[:2])
         cells = shape if self.tiles is None else require_tiles(self.tiles, shape)
         object.__setattr__(self, "visible", np.broadcast_to(self.visible, cells))
-        if self.weights is not None and any(
-            weights[~visible].any()  # head by head: a copy of all of them may not fit
-            for layer in zip(self.weights, self.visible, strict=True)
-            for weights, visible in zip(*layer, strict=True)
-        ):
-            raise ValueError("attention weights must be 0 where masked")
+        if self.weights is not None:
+            require_masked(self.weights, self.visible)
 
     def __repr__(self) -> str:
         """Say in one line what the map is of."""
@@ -179,41 +188,46 @@ class AttentionMap:
         return f"{self.kind}-attention, {size}, {layers} x {heads}, {kept}"
 
     def part(self, layers: Sequence[int], heads: Sequence[int]) -> "AttentionMap":
-        """Some layers and heads, by their places here."""
-        at = np.ix_(layers, heads)
+        """Return some layers and heads, by their indices here."""
+        index = np.ix_(layers, heads)
 
-        def pick(kept: Any) -> Any:
-            return kept and replace(
-                kept, **{name: array[at] for name, array in named_arrays(kept).items()}
-            )
+        def pick(group: Any) -> Any:
+            if group is None:
+                return None
+            picked = {name: array[index] for name, array in named_arrays(group).items()}
+            return replace(group, **picked)
 
         return replace(
             self,
             layers=tuple(self.layers[i] for i in layers),
             heads=tuple(self.heads[i] for i in heads),
-            weights=None if self.weights is None else self.weights[at],
-            visible=self.visible[at],
+            weights=None if self.weights is None else self.weights[index],
+            visible=self.visible[index],
             tiles=pick(self.tiles),
             statistics=pick(self.statistics),
             edges=pick(self.edges),
         )
 
     def window(self, rows: Sequence[int], columns: Sequence[int]) -> "AttentionMap":
-        """Some queries and keys, by their places here, with the weights alone. Raises ValueError if there are none."""
+        """Return some queries and keys, by their indices here, with the weights alone.
+
+        Raises ValueError if there are no weights.
+        """
         if self.weights is None:
             raise ValueError("a part of a text shows weights, and this map has none")
+        index: Any
         if isinstance(rows, range) and isinstance(columns, range):  # without a copy
-            at: Any = (..., slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+            index = (..., slice(rows.start, rows.stop), slice(columns.start, columns.stop))
         else:
-            at = (..., np.asarray(rows, int)[:, None], np.asarray(columns, int))
+            index = (..., np.asarray(rows, int)[:, None], np.asarray(columns, int))
         return AttentionMap(
             self.kind,
             self.layers,
             self.heads,
             tuple(self.queries[i] for i in rows),
             tuple(self.keys[i] for i in columns),
-            self.weights[at],
-            self.visible[at],
+            self.weights[index],
+            self.visible[index],
             self.method,
             query_places=tuple(self.query_places[i] for i in rows),
             key_places=tuple(self.key_places[i] for i in columns),
@@ -221,12 +235,21 @@ class AttentionMap:
         )
 
     def reduced(self, how: Reduction) -> "AttentionMap":
-        """The mean or the maximum over the heads, as one head of that name; of statistics the mean over the heads."""
+        """Return the mean or the maximum over the heads, as one head of that name.
 
-        def merge(array: Any, how: str = how) -> Any:
-            return getattr(np, how)(array, axis=1, keepdims=True)
+        Of statistics it is the mean over the heads.
+        """
 
-        tiles, found = self.tiles, self.statistics
+        def merge(array: Any, function: str = how) -> Any:
+            return getattr(np, function)(array, axis=1, keepdims=True)
+
+        tiles, statistics = self.tiles, self.statistics
+        if tiles is not None:
+            tiles = replace(tiles, mean=merge(tiles.mean), max=merge(tiles.max))
+        if statistics is not None:
+            arrays = named_arrays(statistics)
+            means = {name: merge(array, "mean") for name, array in arrays.items()}
+            statistics = Statistics(**means)
         return AttentionMap(
             self.kind,
             self.layers,
@@ -236,25 +259,25 @@ class AttentionMap:
             None if self.weights is None else merge(self.weights),
             np.any(self.visible, axis=1, keepdims=True),
             self.method,
-            tiles and Tiles(merge(tiles.mean), merge(tiles.max), tiles.height, tiles.width),
-            found
-            and Statistics(
-                **{name: merge(array, "mean") for name, array in named_arrays(found).items()}
-            ),
+            tiles,
+            statistics,
             query_places=self.query_places,
             key_places=self.key_places,
             unit=self.unit,
         )
 
 
-def named_arrays(part: Tiles | Statistics | Edges) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of one of the records above, by name; those that were not made are left out."""
-    found = {field.name: getattr(part, field.name) for field in fields(part)}
-    return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
+def named_arrays(group: Tiles | Statistics | Edges) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a group by name; those that were not made are left out."""
+    values = {field.name: getattr(group, field.name) for field in fields(group)}
+    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
 def require_weights(weights: Weights, shape: tuple[int, ...], method: str, *, sums: bool) -> None:
-    """Raise ValueError unless weights are those of attention; ``sums`` if their rows are to sum to 1."""
+    """Raise ValueError unless weights of a shape are those of attention, or numbers of a method.
+
+    sums: their rows are to sum to 1, so that no more than that is allowed.
+    """
     if weights.shape != shape:
         raise ValueError(
             f"weights have shape {weights.shape}, not (layer, head, query, key) = {shape}"
@@ -262,24 +285,43 @@ def require_weights(weights: Weights, shape: tuple[int, ...], method: str, *, su
     if 0 in shape:
         return
     least, highest = weights.min(), weights.max()
-    if not (np.isfinite(least) and np.isfinite(highest)) or (least < 0 and method != SCORES):
+    are_finite = np.isfinite(least) and np.isfinite(highest)
+    are_negative = least < 0 and method != SCORES
+    if not are_finite or are_negative:
         raise ValueError("attention weights must be numbers of 0 or more")
-    largest = float((weights.sum(-1) if sums else weights).max())
-    if method == ATTENTION and largest > 1 + ROW_TOLERANCE:
+    if method != ATTENTION:
+        return
+    totals = weights.sum(-1) if sums else weights
+    largest = float(totals.max())
+    if largest > 1 + ROW_TOLERANCE:
         raise ValueError(f"each row of attention weights must sum to at most 1, not {largest:.4g}")
 
 
+def require_masked(weights: Weights, visible: Visible) -> None:
+    """Raise ValueError unless weights (layer, head, query, key) are 0 where they are masked."""
+    for layer in range(len(weights)):
+        for head in range(weights.shape[1]):  # one by one: a copy of all of them may not fit
+            if weights[layer, head][~visible[layer, head]].any():
+                raise ValueError("attention weights must be 0 where masked")
+
+
 def require_places(places: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """The places of so many tokens. Raises ValueError unless there is one for each, in rising order."""
-    found = places or tuple(range(count))
-    if len(found) != count or any(last >= next_ for last, next_ in pairwise(found)):
+    """Return the positions of so many tokens; from none, all of them in order.
+
+    Raises ValueError unless there is one for each token, in rising order.
+    """
+    positions = places or tuple(range(count))
+    rises = all(last < following for last, following in pairwise(positions))
+    if len(positions) != count or not rises:
         raise ValueError(f"{count} tokens need as many places in rising order")
-    return found
+    return positions
 
 
-def require_leading(part: Statistics | Edges | None, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless the arrays begin with (layer, head)."""
-    for array in named_arrays(part).values() if part else ():
+def require_leading(group: Statistics | Edges | None, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the arrays of a group, if there is one, begin with (layer, head)."""
+    if group is None:
+        return
+    for array in named_arrays(group).values():
         if array.shape[:2] != shape:
             raise ValueError(
                 f"statistics or edges have shape {array.shape}, not (layer, head, ...) = {shape}"
@@ -287,9 +329,11 @@ def require_leading(part: Statistics | Edges | None, shape: tuple[int, ...]) -> 
 
 
 def require_tiles(tiles: Tiles, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the tiles of a map. Raises ValueError if they do not fit it."""
-    *lead, n, m = shape
-    expected = (*lead, -(-n // tiles.height), -(-m // tiles.width))
+    """Return the shape of the tiles of a map of a shape. Raises ValueError if they do not fit it."""
+    *lead, queries, keys = shape
+    rows = math.ceil(queries / tiles.height)
+    columns = math.ceil(keys / tiles.width)
+    expected = (*lead, rows, columns)
     if tiles.mean.shape != expected or tiles.max.shape != expected:
         raise ValueError(
             f"tiles have shapes {tiles.mean.shape} and {tiles.max.shape}, not {expected}"
@@ -339,8 +383,9 @@ class Capture(Presentable):
     target: str | None = None
     """The text of the decoder of an encoder-decoder."""
     fidelity: float | None = None
-    """Largest difference between weights times values and the output that the model went on with, as a share of that
-    layer's largest output; None where it was not measured."""
+    """Largest difference between weights times values and the output that the model went on with.
+
+    As a share of that layer's largest output; None where it was not measured."""
     segments: tuple[Segment, ...] = ()
     """The messages of a chat, where the text is one."""
     fidelity_reference: str | None = None

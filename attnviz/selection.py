@@ -1,12 +1,14 @@
-"""Choosing layers and heads: `3`, `-1`, `0,3,7`, `2-5`, `-3--1`, `all`; heads by name too: `L5H3,L2H1`.
+"""How layers, heads, tokens and edges are named, and how they are found in a capture.
 
-A selection is parsed before the model is known, and resolved when its layers and heads can be counted.
+Layers and heads are written `3`, `-1`, `0,3,7`, `2-5`, `-3--1` or `all`, heads also `L5H3,L2H1`. A
+selection is parsed before the model is known, and resolved when its layers and heads can be counted.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from attnviz.errors import InputError, UsageError
@@ -26,27 +28,32 @@ Sides = tuple[tuple[Token, ...], tuple[Token, ...]]  # queries and keys
 
 @dataclass(frozen=True)
 class Selection:
-    """Parts of a numbered row; from None, everything. Each part is first and last, -1 being the last of the row."""
+    """Parts of a numbered row; without parts, all of it.
+
+    Each part is the first and the last number, where -1 is the last of the row.
+    """
 
     parts: tuple[tuple[int, int], ...] | None = None
 
     def __str__(self) -> str:
-        """As it is written on the command line."""
+        """Return the selection as it is written on the command line."""
         if self.parts is None:
             return "all"
-        return ",".join(
-            str(first) if first == last else f"{first}-{last}" for first, last in self.parts
-        )
+        return ",".join(format_range(first, last) for first, last in self.parts)
 
     @property
     def is_one(self) -> bool:
         """Whether it names one number."""
-        return (
-            self.parts is not None and len(self.parts) == 1 and self.parts[0][0] == self.parts[0][1]
-        )
+        if self.parts is None or len(self.parts) != 1:
+            return False
+        first, last = self.parts[0]
+        return first == last
 
     def resolve(self, numbers: Sequence[int], noun: str) -> tuple[int, ...]:
-        """The chosen of these numbers, in the order given, each once. Raises UsageError if one is not there."""
+        """Return the chosen ones of some numbers, in the order given, each once.
+
+        noun: what is counted, for the error. Raises UsageError if a number is not there.
+        """
         if self.parts is None:
             return tuple(numbers)
         chosen: dict[int, None] = {}
@@ -54,8 +61,13 @@ class Selection:
             start, stop = place(first, numbers, noun), place(last, numbers, noun)
             if start > stop:
                 raise UsageError(f"{noun}s {first}-{last} run backwards: write {last}-{first}")
-            chosen.update(dict.fromkeys(number for number in numbers if start <= number <= stop))
+            chosen.update((number, None) for number in numbers if start <= number <= stop)
         return tuple(chosen)
+
+
+def format_range(first: int, last: int) -> str:
+    """Return a range as it is written on the command line."""
+    return str(first) if first == last else f"{first}-{last}"
 
 
 ALL = Selection()
@@ -63,12 +75,12 @@ ALL = Selection()
 
 @dataclass(frozen=True)
 class Named:
-    """Heads named one by one, each as layer and head."""
+    """Heads that are named one by one, each by its layer and its number."""
 
     heads: tuple[Head, ...]
 
     def __str__(self) -> str:
-        """As it is written on the command line."""
+        """Return the heads as they are written on the command line."""
         return ",".join(f"L{layer}H{head}" for layer, head in self.heads)
 
     @property
@@ -82,14 +94,13 @@ def parse(text: str) -> Selection:
     if text.strip().lower() == "all":
         return ALL
     parts = []
-    for part in text.split(","):
-        match = RANGE.fullmatch(part.strip())
+    for written in text.split(","):
+        match = RANGE.fullmatch(written.strip())
         if not match:
-            raise ValueError(
-                f"{part.strip()!r} is no number or range: write 3, -1, 0,3,7, 2-5 or all"
-            )
+            allowed = "3, -1, 0,3,7, 2-5 or all"
+            raise ValueError(f"{written.strip()!r} is no number or range: write {allowed}")
         first, last = match.groups()
-        parts.append((int(first), int(last if last is not None else first)))
+        parts.append((int(first), int(first if last is None else last)))
     return Selection(tuple(parts))
 
 
@@ -106,41 +117,49 @@ def parse_heads(text: str) -> Selection | Named:
 def resolve(
     layers: Selection, heads: Selection | Named, there: Mapping[int, Sequence[int]]
 ) -> tuple[Rectangle, ...]:
-    """Rectangles of layers and heads that cover the choice among the heads of each layer that are there.
+    """Return blocks of layers and heads that cover a choice.
 
-    One, or for named heads one a layer, or one for each run of layers that have the same heads. Raises UsageError.
+    There is one block, or one a layer for named heads, or one for each run of layers that have the
+    same heads. there: the numbers of the heads of each layer. Raises UsageError for a layer or a
+    head that is not there.
     """
     numbers = tuple(there)
     if isinstance(heads, Named):
-        named = [(at, place(head, there[at], "head")) for at, head in named_layers(heads, numbers)]
-        return tuple(((at,), heads_of(at, named)) for at in dict.fromkeys(at for at, _ in named))
-    chosen = [(at, heads.resolve(there[at], "head")) for at in layers.resolve(numbers, "layer")]
-    runs = groupby(chosen, key=lambda pair: pair[1])
-    return tuple((tuple(at for at, _ in run), of_each) for of_each, run in runs)
+        return resolve_names(heads, there)
+    chosen = [
+        (layer, heads.resolve(there[layer], "head")) for layer in layers.resolve(numbers, "layer")
+    ]
+    runs = groupby(chosen, key=itemgetter(1))
+    return tuple((tuple(layer for layer, _ in run), of_each) for of_each, run in runs)
 
 
-def named_layers(heads: Named, numbers: Sequence[int]) -> list[Head]:
-    """Named heads, their layers counted from 0."""
-    return [(place(layer, numbers, "layer"), head) for layer, head in heads.heads]
-
-
-def heads_of(layer: int, named: Sequence[Head]) -> tuple[int, ...]:
-    """The heads named of one layer, each once."""
-    return tuple(dict.fromkeys(head for at, head in named if at == layer))
+def resolve_names(heads: Named, there: Mapping[int, Sequence[int]]) -> tuple[Rectangle, ...]:
+    """Return a block for each layer of named heads. Raises UsageError for one that is not there."""
+    numbers = tuple(there)
+    layers = [place(layer, numbers, "layer") for layer, _ in heads.heads]
+    heads_of_layers: dict[int, list[int]] = {}
+    for layer, (_, number) in zip(layers, heads.heads, strict=True):
+        head = place(number, there[layer], "head")
+        heads_of_layer = heads_of_layers.setdefault(layer, [])
+        if head not in heads_of_layer:
+            heads_of_layer.append(head)
+    return tuple(((layer,), tuple(chosen)) for layer, chosen in heads_of_layers.items())
 
 
 def place(number: int, numbers: Sequence[int], noun: str) -> int:
-    """A number that is there, or counted from the end if negative. Raises UsageError if it is not there."""
+    """Return a number that is there, or is counted from the end because it is negative.
+
+    noun: what is counted, for the error. Raises UsageError if the number is not there.
+    """
     count = len(numbers)
     if number in numbers:
         return number
     if -count <= number < 0:
         return numbers[number]
-    there = (
-        f"0-{count - 1}" if tuple(numbers) == tuple(range(count)) else ", ".join(map(str, numbers))
-    )
+    are_counted_from_0 = tuple(numbers) == tuple(range(count))
+    known = f"0-{count - 1}" if are_counted_from_0 else ", ".join(map(str, numbers))
     raise UsageError(
-        f"{noun} {number} does not exist: here are {count} {noun}s ({there}, or -{count}--1)"
+        f"{noun} {number} does not exist: here are {count} {noun}s ({known}, or -{count}--1)"
     )
 
 
@@ -154,11 +173,15 @@ def parse_window(text: str) -> slice:
 
 
 def parse_token(text: str) -> "Spot":
-    """Parse a token: its number, or what it says. Raises ValueError if that is nothing, InputError if no Unicode."""
+    """Parse a token: its number, or what it says.
+
+    Raises ValueError for nothing, InputError for a text that is no Unicode.
+    """
     require_unicode(text, "the name of a token")
-    if not text.strip():
+    written = text.strip()
+    if not written:
         raise ValueError("a token is named by its number or by what it says")
-    return Spot(int(text) if PLACE.fullmatch(text.strip()) else text.strip())
+    return Spot(int(written) if PLACE.fullmatch(written) else written)
 
 
 class Spot(NamedTuple):
@@ -167,36 +190,38 @@ class Spot(NamedTuple):
     name: int | str
 
     def resolve(self, tokens: Sequence[Token]) -> slice:
-        """Its place among tokens, as a window.
+        """Return the window that holds the token alone.
 
-        Raises UsageError if it is not there, or more than once; InputError for a name that is no Unicode.
+        Raises UsageError if it is not there, or more than once; InputError for a name that is no
+        Unicode.
         """
         if isinstance(self.name, int):
-            found = place(self.name, range(len(tokens)), "token")
-            return slice(found, found + 1)
+            position = place(self.name, range(len(tokens)), "token")
+            return slice(position, position + 1)
         require_unicode(self.name, "the name of a token")
-        places = spelling(self.name, tokens) or spelling(self.name.casefold(), tokens, str.casefold)
-        if len(places) == 1:
-            return slice(places[0], places[0] + 1)
+        positions = spelling(self.name, tokens)
+        if not positions:
+            positions = spelling(self.name.casefold(), tokens, str.casefold)
+        if len(positions) == 1:
+            return slice(positions[0], positions[0] + 1)
         name = label(self.name)[:LONGEST]
-        raise UsageError(
-            f"token {name!r} {why_not_one(self.name, places, tokens)}; choose one by its number"
-        )
+        why = why_not_one(self.name, positions, tokens)
+        raise UsageError(f"token {name!r} {why}; choose one by its number")
 
 
 def spelling(name: str, tokens: Sequence[Token], fold: Callable[[str], str] = str) -> list[int]:
-    """The places of the tokens that say this."""
+    """Return the positions of the tokens that say something. fold: makes their texts comparable."""
     return [
-        i
-        for i, token in enumerate(tokens)
-        if fold(token.text) == name or fold(label(token.text)) == name
+        position
+        for position, token in enumerate(tokens)
+        if name in (fold(token.text), fold(label(token.text)))
     ]
 
 
-def why_not_one(name: str, places: Sequence[int], tokens: Sequence[Token]) -> str:
-    """What there is instead of one token of that name."""
-    if places:
-        return f"occurs {len(places)} times, at {listed(list(map(str, places)))}"
+def why_not_one(name: str, positions: Sequence[int], tokens: Sequence[Token]) -> str:
+    """Say what there is in place of one token of that name."""
+    if positions:
+        return f"occurs {len(positions)} times, at {listed(list(map(str, positions)))}"
     parts = pieces(name, tokens)
     if parts:
         return f"is several tokens: {numbered(tokens, parts)}"
@@ -204,121 +229,166 @@ def why_not_one(name: str, places: Sequence[int], tokens: Sequence[Token]) -> st
 
 
 def pieces(name: str, tokens: Sequence[Token]) -> range:
-    """The places of neighbouring tokens that together say this, white space aside; empty if there are none."""
-    name = "".join(name.split())
+    """Return the positions of neighbouring tokens that together say something, but for white space.
+
+    Empty if there are none.
+    """
+    wanted = "".join(name.split())
     for start in range(len(tokens)):
-        said = ""
+        text = ""
         for stop in range(start, len(tokens)):
-            said += tokens[stop].text
-            if said == name:
+            text += tokens[stop].text
+            if text == wanted:
                 return range(start, stop + 1)
-            if not name.startswith(said):
+            if not wanted.startswith(text):
                 break
     return range(0)
 
 
-def numbered(tokens: Sequence[Token], places: Sequence[int]) -> str:
-    """Tokens with their numbers, as many as one line can hold."""
-    return listed([f"{i} {label(tokens[i].text)[:MOST_NAMED]}" for i in places])
+def numbered(tokens: Sequence[Token], positions: Sequence[int]) -> str:
+    """Return tokens with their numbers, as many as one line can hold."""
+    return listed([f"{i} {label(tokens[i].text)[:MOST_NAMED]}" for i in positions])
 
 
 def listed(names: Sequence[str]) -> str:
-    """As many as one line can hold."""
-    return ", ".join([*names[:MOST_NAMED], "..."] if len(names) > MOST_NAMED else names)
+    """Return names parted by commas, as many as one line can hold."""
+    shown = list(names[:MOST_NAMED])
+    if len(names) > MOST_NAMED:
+        shown.append("...")
+    return ", ".join(shown)
 
 
 def require_window(window: slice, tokens: Sequence[Token], noun: str) -> range:
-    """The places of a window among tokens. Raises UsageError if it holds none."""
+    """Return the positions of a window among tokens. Raises UsageError if it holds none."""
     count = len(tokens)
-    places = range(count)[window]
-    if not places:
-        told = f"{'' if window.start is None else window.start}:{'' if window.stop is None else window.stop}"
-        raise UsageError(f"{noun} {told} holds no tokens: there are {count} (0-{count - 1})")
-    return places
+    positions = range(count)[window]
+    if not positions:
+        start = "" if window.start is None else window.start
+        stop = "" if window.stop is None else window.stop
+        raise UsageError(
+            f"{noun} {start}:{stop} holds no tokens: there are {count} (0-{count - 1})"
+        )
+    return positions
 
 
 def require_sides(rows: slice, columns: slice, sides: Sides) -> tuple[range, range]:
-    """The places of the queries and the keys of a window. Raises UsageError if it holds no tokens."""
-    return require_window(rows, sides[0], "--rows"), require_window(columns, sides[1], "--cols")
+    """Return the positions of the queries and of the keys of a window.
+
+    Raises UsageError if it holds no tokens.
+    """
+    queries, keys = sides
+    return require_window(rows, queries, "--rows"), require_window(columns, keys, "--cols")
 
 
 def window_notes(rows: slice, columns: slice, maps: Iterable[Sides]) -> tuple[str, ...]:
-    """Where a window lies in maps of such queries and keys. Raises UsageError if it holds no tokens."""
+    """Say where a window lies in maps of such queries and keys, each line once.
 
-    def told(places: range, count: int, one: str, many: str) -> str:
-        if len(places) == count:
-            return ""
-        return (
-            f"{one} {places[0]} of {count}"
-            if len(places) == 1
-            else f"{many} {places[0]}-{places[-1]} of {count}"
-        )
+    Raises UsageError if it holds no tokens.
+    """
+    lines: dict[str, None] = {}
+    for queries, keys in maps:
+        query_positions, key_positions = require_sides(rows, columns, (queries, keys))
+        sides = [
+            describe_positions(query_positions, len(queries), "query", "queries"),
+            describe_positions(key_positions, len(keys), "key", "keys"),
+        ]
+        line = ", ".join(side for side in sides if side)
+        if line:
+            lines[line] = None
+    return tuple(lines)
 
-    def line(sides: Sides) -> str:
-        queries, keys = require_sides(rows, columns, sides)
-        parts = (
-            told(queries, len(sides[0]), "query", "queries"),
-            told(keys, len(sides[1]), "key", "keys"),
-        )
-        return ", ".join(filter(None, parts))
 
-    return tuple(filter(None, dict.fromkeys(map(line, maps))))
+def describe_positions(positions: range, count: int, one: str, many: str) -> str:
+    """Say which of so many tokens a window holds; nothing where it holds all. one, many: the noun."""
+    if len(positions) == count:
+        return ""
+    if len(positions) == 1:
+        return f"{one} {positions[0]} of {count}"
+    return f"{many} {positions[0]}-{positions[-1]} of {count}"
 
 
 def require_same_tokens(maps: Sequence[AttentionMap], advice: str) -> None:
     """Raise InputError, with advice, unless all maps have the same queries and the same keys."""
     first = maps[0]
-    if any((part.queries, part.keys) != (first.queries, first.keys) for part in maps):
-        raise InputError(f"the maps of this capture are not of the same tokens: {advice}")
+    for other in maps:
+        if (other.queries, other.keys) != (first.queries, first.keys):
+            raise InputError(f"the maps of this capture are not of the same tokens: {advice}")
 
 
 def select(
     capture: Capture, layers: Selection, heads: Selection | Named, kinds: Sequence[Kind] = ()
 ) -> Capture:
-    """Some layers and heads, of maps of some kinds (default: all that are there). Raises UsageError."""
+    """Return some layers and heads of a capture, of maps of some kinds, by default of all.
+
+    Raises UsageError for what is not there.
+    """
+    there = tuple(dict.fromkeys(each.kind for each in capture.maps))
     maps: list[AttentionMap] = []
-    for kind in require_kinds(kinds, tuple(dict.fromkeys(part.kind for part in capture.maps))):
-        of_kind = [part for part in capture.maps if part.kind == kind]
-        if any(
-            isinstance(part.heads[0], str) for part in of_kind
-        ):  # a reduction: nothing to choose among its heads
-            maps += [of_layers(part, layers) for part in of_kind]
-            continue
-        owner = {layer: part for part in of_kind for layer in part.layers}
-        numbers = {layer: part.heads for layer, part in owner.items()}
-        for chosen, of_each in resolve(layers, heads, numbers):  # type: ignore[arg-type]
-            maps += [
-                part.part(
-                    [part.layers.index(layer) for layer in run],
-                    [part.heads.index(head) for head in of_each],
-                )
-                for part, run in runs_of(chosen, owner)
-            ]
+    for kind in require_kinds(kinds, there):
+        of_kind = [each for each in capture.maps if each.kind == kind]
+        are_reduced = any(isinstance(each.heads[0], str) for each in of_kind)
+        if are_reduced:  # there is nothing to choose among their heads
+            maps += [keep_layers(each, layers) for each in of_kind]
+        else:
+            maps += select_heads_of(of_kind, layers, heads)
     return replace(capture, maps=tuple(maps))
 
 
-def of_layers(part: AttentionMap, layers: Selection) -> AttentionMap:
-    """Some layers of a map."""
-    chosen = layers.resolve(part.layers, "layer")
-    return part.part([part.layers.index(layer) for layer in chosen], range(len(part.heads)))
+def keep_layers(attention_map: AttentionMap, layers: Selection) -> AttentionMap:
+    """Return some layers of a map. Raises UsageError for a layer that is not there."""
+    chosen = layers.resolve(attention_map.layers, "layer")
+    indices = [attention_map.layers.index(layer) for layer in chosen]
+    return attention_map.part(indices, range(len(attention_map.heads)))
 
 
-def runs_of(
-    layers: Sequence[int], owner: Mapping[int, AttentionMap]
+def select_heads_of(
+    maps: Sequence[AttentionMap], layers: Selection, heads: Selection | Named
+) -> list[AttentionMap]:
+    """Return some layers and heads of maps of one kind, none of which holds a layer of another.
+
+    Raises UsageError for what is not there.
+    """
+    map_of_layer = {layer: each for each in maps for layer in each.layers}
+    numbers = {layer: each.heads for layer, each in map_of_layer.items()}
+    chosen = []
+    for block_layers, block_heads in resolve(layers, heads, numbers):  # type: ignore[arg-type]
+        for attention_map, run in group_by_map(block_layers, map_of_layer):
+            layer_indices = [attention_map.layers.index(layer) for layer in run]
+            head_indices = [attention_map.heads.index(head) for head in block_heads]
+            chosen.append(attention_map.part(layer_indices, head_indices))
+    return chosen
+
+
+def group_by_map(
+    layers: Sequence[int], map_of_layer: Mapping[int, AttentionMap]
 ) -> list[tuple[AttentionMap, list[int]]]:
-    """Neighbouring layers that stand in one map, with that map."""
-    runs = groupby(layers, key=lambda layer: id(owner[layer]))
-    return [(owner[run[0]], run) for run in (list(members) for _, members in runs)]
+    """Group neighbouring layers that stand in one map, each group with its map."""
+    groups: list[tuple[AttentionMap, list[int]]] = []
+    for layer in layers:
+        attention_map = map_of_layer[layer]
+        if groups and groups[-1][0] is attention_map:
+            groups[-1][1].append(layer)
+        else:
+            groups.append((attention_map, [layer]))
+    return groups
 
 
 def require_kinds(
     wanted: Sequence[Kind], there: Sequence[Kind], preferred: Sequence[Kind] = ()
 ) -> Sequence[Kind]:
-    """The wanted kinds of map, else the first preferred that is there, else all. Raises UsageError if one is not."""
+    """Return the wanted kinds of map, else the first preferred one that is there, else all.
+
+    Raises UsageError if a wanted kind is not there.
+    """
     for kind in wanted:
         if kind not in there:
             raise UsageError(f"there is no {kind} map here: only {', '.join(there)}")
-    return wanted or [kind for kind in preferred if kind in there][:1] or there
+    if wanted:
+        return wanted
+    for kind in preferred:
+        if kind in there:
+            return [kind]
+    return there
 
 
 EVERY_TOKEN = "*"
