@@ -60,23 +60,25 @@ def capture(
 ) -> Capture:
     """Run a model and keep its attention.
 
-    model: a name (``builtin``, a folder, an alias, a hub id), a transformers model, or any ``torch.nn.Module``, which
-    is left as it was found. The model in a wrapper is looked for: torch.compile, DataParallel, peft,
-    sentence-transformers, a pipeline. text: what it reads; of a loaded transformers model with its ``tokenizer``,
-    unless the wrapper has one. inputs: instead of a text, what a loaded model is called with: a tensor, a NumPy array,
-    a sequence of arguments or a mapping of named ones; one text. They are left as they are, a cache of keys and values
-    too. pair: a second text, for models of pairs. target: the text of the decoder of an encoder-decoder.
+    model: a name (``builtin``, a folder, an alias, a hub id), a transformers model, or any
+    ``torch.nn.Module``, which is left as it was found. The model in a wrapper is looked for:
+    torch.compile, DataParallel, peft, sentence-transformers, a pipeline. text: what it reads; of a
+    loaded transformers model with its ``tokenizer``, unless the wrapper has one. inputs: instead of
+    a text, what a loaded model is called with: a tensor, a NumPy array, a sequence of arguments or
+    a mapping of named ones; one text. They are left as they are, a cache of keys and values too.
+    pair: a second text, for models of pairs. target: the text of the decoder of an encoder-decoder.
 
-    layers, heads: ``"0,3"``, ``"-1"``, ``"2-5"``, ``"all"``, heads also ``"L5H3"``. keep: ``weights`` (layer, head,
-    query, key) in float32; ``tiles``, their means and maxima over at most ``tiles`` x ``tiles`` tiles, and
-    ``statistics``, both linear in the length of the text; ``edges``, the strongest of each query. device and dtype are
-    for models by name.
+    layers, heads: ``"0,3"``, ``"-1"``, ``"2-5"``, ``"all"``, heads also ``"L5H3"``. keep:
+    ``weights`` (layer, head, query, key) in float32; ``tiles``, their means and maxima over at most
+    ``tiles`` x ``tiles`` tiles, and ``statistics``, both linear in the length of the text;
+    ``edges``, the strongest of each query. device and dtype are for models by name.
 
-    method: ``attention``, the weights, or what is kept in their place, cell by cell: ``norm``, how long the vectors are
-    that heads move (Kobayashi et al. 2020); ``gradient``, weights times their gradients where positive, and ``chefer``,
-    these through the layers (Chefer et al. 2021), of the logit of ``target_token``, one token or a class, else of the
-    likeliest; ``rollout``, attention through the layers (Abnar & Zuidema 2020); ``scores`` before the softmax. Notes of
-    the capture say what its numbers are.
+    method: ``attention``, the weights, or what is kept in their place, cell by cell: ``norm``, how
+    long the vectors are that heads move (Kobayashi et al. 2020); ``gradient``, weights times their
+    gradients where positive, and ``chefer``, these through the layers (Chefer et al. 2021), of the
+    logit of ``target_token``, one token or a class, else of the likeliest; ``rollout``, attention
+    through the layers (Abnar & Zuidema 2020); ``scores`` before the softmax. Notes of the capture
+    say what its numbers are.
 
     Raises AttnvizError: UsageError, ModelError or InputError.
     """
@@ -122,15 +124,17 @@ def intervene(
     dtype: DType = "auto",
     seed: int = 0,
 ) -> "InterventionResult":
-    """Change attention in a run of a model, and return what it attends to and predicts before and after.
+    """Change attention in a run of a model, and return maps and predictions before and after.
 
-    knock_out: edges to cut before the softmax, each ``"query->key"``, a number, a word or ``*`` for all, in the layers
-    or heads of ``inside`` (Geva et al. 2023). ablate: heads, such as ``"L0H2,L1H3"``, whose output is replaced by
-    ``zero``, its ``mean`` over the queries, the mean of the values it sees (``uniform``), or its values with the
-    weights of each row in another order (``permute``). target_token: the prediction asked about, by default the
-    likeliest. layers, heads: those of the captures. The result has, for scale, what as many other edges or heads do.
+    knock_out: edges to cut before the softmax, each ``"query->key"``, a number, a word or ``*`` for
+    all, in the layers or heads of ``inside`` (Geva et al. 2023). ablate: heads, such as
+    ``"L0H2,L1H3"``, whose output is replaced by ``zero``, its ``mean`` over the queries, the mean
+    of the values it sees (``uniform``), or its values with the weights of each row in another order
+    (``permute``). target_token: the prediction asked about, by default the likeliest. layers,
+    heads: those of the captures. The result has, for scale, what as many other edges or heads do.
 
-    Raises AttnvizError: UsageError for what is not there or would change nothing, ModelError, InputError.
+    Raises AttnvizError: UsageError for what is not there or would change nothing, ModelError,
+    InputError.
     """
     from attnviz.experiments.intervention import Subject, find_changes, intervention_of
     from attnviz.experiments.intervention import intervene as run_changes
@@ -176,11 +180,12 @@ def inspect(
 ) -> "HeadMeasures":
     """Measure what each head does with a text: how widely, how far, and where to it attends.
 
-    source: a text that the model reads, or a capture, or several; of several texts the result has means and standard
-    deviations. ``attnviz inspect --explain-columns`` says what the columns are and who defined them. method,
-    target_token: as for ``capture``; captures have their own.
+    source: a text that the model reads, or a capture, or several; of several texts the result has
+    means and standard deviations. ``attnviz inspect --explain-columns`` says what the columns are
+    and who defined them. method, target_token: as for ``capture``; captures have their own.
 
-    Raises AttnvizError: UsageError for a head that is not there or for scores, ModelError, InputError.
+    Raises AttnvizError: UsageError for a head that is not there or for scores, ModelError,
+    InputError.
     """
     from attnviz.results.inspection import EVERY_HEAD, inspect_heads
 
@@ -227,15 +232,17 @@ def heads(
     device: str = "auto",
     dtype: DType = "auto",
 ) -> "HeadsResult":
-    """Find what each head is: induction, previous token, sink and others, and what the model loses without it.
+    """Find what each head is: induction, previous token, sink and others.
 
-    Scores are measured on so many ``sequences`` of a ``block`` of random tokens that repeats, and on ``texts``, by
-    default the samples in plain English. A head is named where a score is far above chance. ablate: also measure the
-    loss, in nats per token, without the heads that have a name, or are chosen by ``layers`` and ``heads``, or play
-    ``role``.
+    With ``ablate``, also what the model loses without it.
 
-    Raises AttnvizError: UsageError for a head or a role that is not there, ModelError for a model that reads no token
-    ids, InputError for texts that it cannot read.
+    Scores are measured on so many ``sequences`` of a ``block`` of random tokens that repeats, and
+    on ``texts``, by default the samples in plain English. A head is named where a score is far
+    above chance. ablate: also measure the loss, in nats per token, without the heads that have a
+    name, or are chosen by ``layers`` and ``heads``, or play ``role``.
+
+    Raises AttnvizError: UsageError for a head or a role that is not there, ModelError for a model
+    that reads no token ids, InputError for texts that it cannot read.
     """
     from attnviz.analysis.roles import ROLES
     from attnviz.experiments.heads import find_head_roles
@@ -275,12 +282,13 @@ def attribute(
 ) -> "Attribution":
     """Rank tokens by how much they matter for a prediction, by all methods that there are.
 
-    target_token: the prediction, one token or a class, by default the likeliest. query: the token at which it is
-    made. by: the method that ranks. verify: cut each token off in all layers, a run a token (knock-out, Geva et al.
-    2023), and tell how far each method agrees with that. leave_one_out: also read other tokens in its place.
+    target_token: the prediction, one token or a class, by default the likeliest. query: the token
+    at which it is made. by: the method that ranks. verify: cut each token off in all layers, a run
+    a token (knock-out, Geva et al. 2023), and tell how far each method agrees with that.
+    leave_one_out: also read other tokens in its place.
 
-    Raises AttnvizError: UsageError for a token or a method that is not there, ModelError for a model without
-    predictions, InputError for a text without a token that could be ranked.
+    Raises AttnvizError: UsageError for a token or a method that is not there, ModelError for a
+    model without predictions, InputError for a text without a token that could be ranked.
     """
     from attnviz.analysis.attribution import SCORINGS
     from attnviz.experiments.attribution import attribute as attribute_tokens
@@ -308,12 +316,12 @@ def compare(
 ) -> "ComparisonResult":
     """Compare two captures, word by word and head by head.
 
-    Pieces of tokens are merged to words, so that tokenizers do not matter, and heads are compared where both may
-    attend, by the Jensen-Shannon divergence of their rows in nats (0 to ln 2). layers, heads: those of A that are
-    listed.
+    Pieces of tokens are merged to words, so that tokenizers do not matter, and heads are compared
+    where both may attend, by the Jensen-Shannon divergence of their rows in nats (0 to ln 2).
+    layers, heads: those of A that are listed.
 
-    Raises UsageError for a head that is not there, InputError for captures without a word in common, without weights,
-    or of numbers that cannot be compared.
+    Raises UsageError for a head that is not there, InputError for captures without a word in
+    common, without weights, or of numbers that cannot be compared.
     """
     from attnviz.results.comparison import compare_captures, measure_comparisons
 
@@ -337,11 +345,12 @@ def explain(
 ) -> "ExplanationResult":
     """Compute the attention of one query of one head step by step, in real numbers.
 
-    From the vectors over q·k, scale, mask and softmax to the sum of values (Vaswani et al. 2017, eq. 1), and how far
-    that is from the model's own numbers. query: the token that is followed, by its number or by what it says.
+    From the vectors over q·k, scale, mask and softmax to the sum of values (Vaswani et al. 2017,
+    eq. 1), and how far that is from the model's own numbers. query: the token that is followed, by
+    its number or by what it says.
 
-    Raises AttnvizError: UsageError for a head or a token that is not there, ModelError for a model that cannot be
-    followed, InputError for a query that sees no key.
+    Raises AttnvizError: UsageError for a head or a token that is not there, ModelError for a model
+    that cannot be followed, InputError for a query that sees no key.
     """
     from attnviz.experiments.explanation import explain_head
 
@@ -367,12 +376,13 @@ def from_arrays(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
 ) -> Capture:
-    """A capture of attention from elsewhere, to be drawn and measured as any other.
+    """Make a capture of attention from elsewhere, to be drawn and measured as any other.
 
-    weights: numbers (query, key), (head, query, key) or (layer, head, query, key), as an array or a tensor; or a
-    sequence of such of the layers, as transformers returns them: (1, head, query, key), of one text. visible: booleans
-    that broadcast to them. tokens, or queries and keys: what they say. layers, heads: their numbers. Where nothing is
-    above the diagonal, it is taken for a causal mask, as the capture's notes say. Raises InputError.
+    weights: numbers (query, key), (head, query, key) or (layer, head, query, key), as an array or a
+    tensor; or a sequence of such of the layers, as transformers returns them: (1, head, query,
+    key), of one text. visible: booleans that broadcast to them. tokens, or queries and keys: what
+    they say. layers, heads: their numbers. Where nothing is above the diagonal, it is taken for a
+    causal mask, as the capture's notes say. Raises InputError.
     """
     from attnviz.io.foreign_arrays import Given, build, read_array
 
@@ -423,9 +433,8 @@ def read_model(
 ) -> Reader:
     """Load a model by name, or find the one in an object that is loaded already.
 
-    writes, predicts: with the part that continues a text, or that predicts. Raises UsageError for an object that is no
-    model or reads no text,
-    ModelError for a name that cannot be had.
+    writes, predicts: with the part that continues a text, or that predicts. Raises UsageError for
+    an object that is no model or reads no text, ModelError for a name that cannot be had.
     """
     if isinstance(model, (str, os.PathLike)):
         from attnviz.models import load
@@ -549,7 +558,10 @@ def require_parsed(text: str, parser: Callable[[str], Parsed]) -> Parsed:
 
 
 def read_labels(name: str, values: Any) -> list[Any]:
-    """Read the names of tokens, or the numbers of layers or heads. Raises ValueError, or InputError for no Unicode."""
+    """Read the names of tokens, or the numbers of layers or heads.
+
+    Raises ValueError, or InputError for no Unicode.
+    """
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise ValueError(f"{name}= is of type {type(values).__name__}: give a list")
     labels = values.tolist() if hasattr(values, "tolist") else list(values)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from attnviz.errors import InputError, UsageError
 from attnviz.methods import MADE_OF, explained
@@ -20,35 +20,49 @@ def taken(
     *,
     summed: bool = False,
 ) -> Capture:
-    """What a source has for a request, as numbers of a method, cell by cell; the notes say what they are.
+    """Capture what a request asks for in the numbers of a method; the notes say what they are.
 
-    token: the prediction that gradients are of. summed: of norms that of the sum over the chosen heads of a layer.
-    rollout and chefer are of all layers, whichever the request names. Raises UsageError for a map between two texts,
-    InputError where it cannot be made, and as the source does.
+    token: the prediction that gradients are of. summed: of norms, that of the sum over the chosen
+    heads of a layer. rollout and chefer are of all layers, whichever the request names.
+
+    Raises UsageError for a map between two texts, InputError where the numbers cannot be made, and
+    as the source does.
     """
     target = Target(token)
     if method not in MADE_OF:
-        named = replace(request, keep="weights", method=method, summed=summed, target=target)  # type: ignore[arg-type]
-        return explained(source(named))
+        of_method = replace(
+            request,
+            keep="weights",
+            method=method,  # type: ignore[arg-type]
+            summed=summed,
+            target=target,
+        )
+        return explained(source(of_method))
     if "cross" in request.kinds:
         raise UsageError(
-            f"--weights {method} goes through the layers of one text, and cross-attention looks from one to another: "
-            "use --map encoder or --map decoder"
+            f"--weights {method} goes through the layers of one text, and cross-attention looks "
+            "from one to another: use --map encoder or --map decoder"
         )
-    of: Literal["attention", "gradient"] = "attention" if method == ROLLOUT else "gradient"
-    whole = source(
-        Request(truncate=request.truncate, kinds=request.kinds, method=of, target=target)
+    whole = Request(
+        truncate=request.truncate,
+        kinds=request.kinds,
+        method="attention" if method == ROLLOUT else "gradient",
+        target=target,
     )
-    return through_layers(whole, method)
+    return through_layers(source(whole), method)
 
 
 def through_layers(capture: Capture, method: str) -> Capture:
-    """The rollout or relevance of the maps of a capture that are of one text. Raises InputError."""
+    """Compute the rollout or the relevance of the maps of a capture that are of one text.
+
+    Raises InputError where that cannot be done.
+    """
     from attnviz.analysis.rollout import relevance, rolled_out
 
-    maps = tuple(part for part in capture.maps if part.kind != "cross") or capture.maps
-    make = rolled_out if method == ROLLOUT else relevance
+    of_one_text = tuple(each for each in capture.maps if each.kind != "cross")
+    maps = of_one_text or capture.maps
+    compute = rolled_out if method == ROLLOUT else relevance
     try:
-        return make(replace(capture, maps=maps))
+        return compute(replace(capture, maps=maps))
     except ValueError as error:
         raise InputError(f"--weights {method}: {error}") from error

@@ -1,4 +1,6 @@
-"""Errors that a user can cause, each with its exit code. The message says what is wrong, what is allowed, what to do.
+"""Errors that a user can cause, each with its exit code.
+
+The message says what is wrong, what is allowed, and what to do.
 
 AttnvizError
 ├── UsageError    2   an option, layer, head, suffix or device that is not there

@@ -10,35 +10,49 @@ NAMED = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
 
 
 def escape(text: str) -> str:
-    r"""Text that is safe to print: each hostile character as \xNN, \uNNNN or \UNNNNNNNN."""
+    r"""Return a text that is safe to print, hostile characters as \xNN, \uNNNN or \UNNNNNNNN."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        written_out(char) if unicodedata.category(char) in HOSTILE else char for char in text
-    )
+    characters = []
+    for character in text:
+        is_hostile = unicodedata.category(character) in HOSTILE
+        characters.append(escape_character(character) if is_hostile else character)
+    return "".join(characters)
 
 
-def written_out(char: str) -> str:
-    """A character as its escape sequence in source code."""
-    code = ord(char)
+def escape_character(character: str) -> str:
+    """Return a character as its escape sequence in source code."""
+    code = ord(character)
     if code <= 0xFF:
         return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    if code <= 0xFFFF:
+        return f"\\u{code:04x}"
+    return f"\\U{code:08x}"
 
 
 def label(text: str) -> str:
-    """The text of a token as a label: white space around it is left out, or named where there is nothing else."""
+    """Return the text of a token as a label.
+
+    White space around it is left out, or named where there is nothing else; ∅ stands for no text.
+    """
     inner = text.strip() or text
+    if not inner:
+        return "∅"
     if inner.isascii() and inner.isprintable() and " " not in inner:
-        return inner or "∅"
-    return escape("".join(NAMED.get(char, char) for char in inner)) if inner else "∅"
+        return inner
+    characters = [NAMED.get(character, character) for character in inner]
+    return escape("".join(characters))
 
 
 def require_unicode(text: str, name: str) -> None:
-    """Raise InputError if a text holds lone surrogates: bytes that are no UTF-8 come as such from the command line."""
+    """Raise InputError if a text holds lone surrogates.
+
+    Bytes that are no UTF-8 come as such from the command line. name: of the text, for the error.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{name} is not UTF-8 (character {error.start}): it holds half of a surrogate pair, which no model can read"
+            f"{name} is not UTF-8 (character {error.start}): it holds half of a surrogate pair, "
+            "which no model can read"
         ) from error

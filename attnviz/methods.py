@@ -1,4 +1,4 @@
-"""What is shown of attention: its weights, or numbers that say more. What they are, who says so, what they need."""
+"""The table of what is shown of attention: weights, or numbers that say more."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +16,8 @@ from attnviz.record import (
 )
 
 Shown: TypeAlias = Literal["attention", "norm", "gradient", "chefer", "rollout", "scores"]
-SUM = "sum"  # the head that stands for the heads of a layer, where their vectors are added before they are measured
+SUM = "sum"
+"""The head that stands for all of a layer, where vectors are added before they are measured."""
 
 
 class Numbers(NamedTuple):
@@ -38,27 +39,29 @@ METHODS: dict[str, Numbers] = {
         "norm",
         "length of vector",
         "the values of a model",
-        "norms, no weights: how long the vector is that a head moves from key to query (Kobayashi et al. 2020)",
+        "norms, no weights: how long the vector is that a head moves from key to query (Kobayashi"
+        " et al. 2020)",
     ),
     GRADIENT: Numbers(
         "gradient",
         "weight times gradient",
         "the gradients of a model",
-        "gradients, no weights: weight times the gradient of a prediction by it, where that is above 0 (Chefer et al. "
-        "2021, eq. 5)",
+        "gradients, no weights: weight times the gradient of a prediction by it, where that is"
+        " above 0 (Chefer et al. 2021, eq. 5)",
     ),
     CHEFER: Numbers(
         "relevance",
         "relevance",
         "the gradients of all layers and heads",
-        "chefer (Chefer et al. 2021, eq. 5 and 6): gradients averaged over heads, through all layers up to this one; "
-        "each token begins with 1 of its own",
+        "chefer (Chefer et al. 2021, eq. 5 and 6): gradients averaged over heads, through all"
+        " layers up to this one; each token begins with 1 of its own",
     ),
     ROLLOUT: Numbers(
         "rollout weight",
         "share of rollout",
         "the attention of all layers and heads",
-        "rollout (Abnar & Zuidema 2020): heads averaged, each layer half residual stream, layers multiplied",
+        "rollout (Abnar & Zuidema 2020): heads averaged, each layer half residual stream, layers"
+        " multiplied",
     ),
     SCORES: Numbers(
         "score",
@@ -68,8 +71,8 @@ METHODS: dict[str, Numbers] = {
     ),
 }
 SUMMED = (
-    "norms, no weights: how long the sum of the vectors is that the heads of a layer move from key to query (Kobayashi "
-    "et al. 2020)"
+    "norms, no weights: how long the sum of the vectors is that the heads of a layer move from key"
+    " to query (Kobayashi et al. 2020)"
 )
 MADE_OF = {ROLLOUT: ATTENTION, CHEFER: GRADIENT}  # through all layers, of all heads
 OF_A_PREDICTION = GRADIENT, CHEFER
@@ -77,28 +80,31 @@ SINKLESS = GRADIENT, CHEFER, SCORES  # where what is large is what was looked fo
 
 
 def noun(method: str) -> str:
-    """What a cell of a map holds, in a sentence; of arrays from elsewhere weights."""
+    """Return the name of a cell of a map, for a sentence; a weight if nothing else is known."""
     return METHODS.get(method, METHODS[ATTENTION]).noun
 
 
 def is_other(method: str) -> bool:
-    """Whether a map holds other numbers than weights."""
+    """Return whether a map holds other numbers than weights."""
     return method in METHODS and method != ATTENTION
 
 
 def method_line(part: AttentionMap) -> str:
-    """What the numbers of a map are, and who says so; nothing of weights."""
+    """Return a line on what the numbers of a map are, and who defined them; empty for weights."""
     if part.method == NORM and SUM in part.heads:
         return SUMMED
-    return METHODS[part.method].line if part.method in METHODS else ""
+    if part.method not in METHODS:
+        return ""
+    return METHODS[part.method].line
 
 
 def explained(capture: Capture) -> Capture:
-    """A capture that says in its notes what its numbers are, each of them once."""
-    lines = (line for part in capture.maps if (line := method_line(part)))
-    return replace(capture, notes=tuple(dict.fromkeys((*capture.notes, *lines))))
+    """Return a capture that says in its notes what its numbers are, each line once."""
+    lines = [method_line(attention_map) for attention_map in capture.maps]
+    notes = dict.fromkeys((*capture.notes, *filter(None, lines)))
+    return replace(capture, notes=tuple(notes))
 
 
 def methods_of(maps: Iterable[AttentionMap]) -> tuple[str, ...]:
-    """The methods of maps, each once."""
-    return tuple(dict.fromkeys(part.method for part in maps))
+    """Return the methods of maps, each once."""
+    return tuple(dict.fromkeys(attention_map.method for attention_map in maps))

@@ -1,4 +1,4 @@
-"""Captures and results that show themselves: pages in a notebook, text where there is none, figures in files."""
+"""Captures and results that show themselves: pages in notebooks, text, figures in files."""
 
 from collections.abc import Container
 from dataclasses import dataclass, replace
@@ -29,14 +29,17 @@ def show(
     reduce: Reduction | None = None,
     height: int = HEIGHT,
 ) -> "Shown":
-    """What a notebook shows of a capture: the page of ``attnviz show -o page.html``, so many pixels high.
+    """Show a capture in a notebook: the page of ``attnviz show -o page.html``.
 
-    layers, heads: as for ``capture``. reduce: ``mean`` or ``max`` over the heads of each layer. Raises UsageError.
+    layers, heads: as for ``capture``. reduce: ``mean`` or ``max`` over the heads of each layer.
+    height: in pixels. Raises UsageError for a layer or a head that is not there.
     """
-    found = select(capture, require_choice(layers, parse), require_choice(heads, parse_heads))
+    chosen_heads = require_choice(heads, parse_heads)
+    chosen = select(capture, require_choice(layers, parse), chosen_heads)
     if reduce is not None:
-        found = replace(found, maps=tuple(part.reduced(reduce) for part in found.maps))
-    return Shown(found, height)
+        maps = tuple(attention_map.reduced(reduce) for attention_map in chosen.maps)
+        chosen = replace(chosen, maps=maps)
+    return Shown(chosen, height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,26 +52,24 @@ class Shown:
     def _repr_mimebundle_(
         self, include: Container[str] | None = None, exclude: Container[str] | None = None
     ) -> dict[str, str]:
-        """The page in a frame of its own for a browser, text for others."""
-        made = {"text/plain": self.__repr__, "text/html": self.framed}
-        wanted = [
-            name
-            for name in made
-            if (not include or name in include) and not (exclude and name in exclude)
-        ]
-        return {name: made[name]() for name in wanted}
+        """Return the page in a frame of its own for a browser, and text for others."""
+        forms = {"text/plain": self.__repr__, "text/html": self.framed}
+        wanted = [name for name in forms if not include or name in include]
+        chosen = [name for name in wanted if not exclude or name not in exclude]
+        return {name: forms[name]() for name in chosen}
 
     def __repr__(self) -> str:
-        """The picture in shades."""
+        """Return the picture as text, in shades."""
         from attnviz.render.terminal.cells import Paint
         from attnviz.render.terminal.draw import Screen, draw
 
-        on = Screen(WIDTH, paint=Paint("shades"))
-        lines = (line for picture in self.pictures() for line in draw(picture, on))
-        return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+        screen = Screen(WIDTH, paint=Paint("shades"))
+        lines = [line for picture in self.pictures() for line in draw(picture, screen)]
+        texts = ["".join(segment.text for segment in line) for line in lines]
+        return "\n".join(text.rstrip() for text in texts)
 
     def framed(self) -> str:
-        """The page in a frame that can run its own script and nothing else of the notebook."""
+        """Return the page in a frame that runs its own script and nothing of the notebook."""
         page = escape(self.page(exact=False).decode())
         return (
             f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" title="attention" '
@@ -76,18 +77,19 @@ class Shown:
         )
 
     def page(self, *, exact: bool) -> bytes:
-        """The page as a file."""
+        """Return the page as a file."""
         from attnviz.render.html.page import html
         from attnviz.views import page
 
         return html(page(self.capture), exact=exact)
 
     def pictures(self) -> "list[Picture]":
-        """A heatmap of one head, thumbnails of several."""
+        """Return a heatmap of one head, or thumbnails of several."""
         from attnviz.views import grids, heatmaps
 
-        several = sum(len(part.layers) * len(part.heads) for part in self.capture.maps) > 1
-        return [*grids(self.capture)] if several else [*heatmaps(self.capture)]
+        matrices = sum(len(each.layers) * len(each.heads) for each in self.capture.maps)
+        views = grids if matrices > 1 else heatmaps
+        return list(views(self.capture))
 
     def save(
         self, path: str | Path, *, force: bool = False, exact: bool = False, **style: Any
@@ -96,22 +98,24 @@ class Shown:
 
         style: see ``attnviz.render.figure.figure.Style``.
 
-        Raises UsageError for another suffix or several pictures, OutputError if it exists or cannot be written.
+        Raises UsageError for another suffix or several pictures, OutputError if it exists or cannot
+        be written.
         """
         path = Path(path)
         form = path.suffix.lower().removeprefix(".")
         if form not in ("html", "png", "svg", "pdf"):
             raise UsageError(
-                f"cannot tell the format of {path}: the suffix must be one of .html, .png, .svg, .pdf"
+                f"cannot tell the format of {path}: the suffix must be one of .html, .png, .svg,"
+                " .pdf"
             )
         require_new(path, force)
         write_whole(path, self.page(exact=exact) if form == "html" else self.figure(form, style))
 
     def figure(self, form: str, style: dict[str, Any]) -> bytes:
-        """The one picture as a figure."""
+        """Return the one picture as a figure. Raises UsageError if there are several."""
         from attnviz.render.figure.figure import Style, figure
 
-        (picture, *others) = self.pictures()
+        picture, *others = self.pictures()
         if others:
             raise UsageError(f"a .{form} holds one picture, not {len(others) + 1}")
         return figure(picture, form, Style(**style)).data

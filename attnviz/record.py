@@ -136,7 +136,8 @@ class AttentionMap:
     queries: tuple[Token, ...]
     keys: tuple[Token, ...]
     weights: Weights | None
-    """(layer, head, query, key), 0 where masked; None where only tiles, statistics or edges were kept."""
+    """(layer, head, query, key), 0 where masked; None where only tiles, statistics or edges were
+    kept."""
     visible: Visible
     """Broadcasts to the shape of the weights, or of the tiles; True where a query may attend."""
     method: str = ATTENTION
@@ -329,7 +330,10 @@ def require_leading(group: Statistics | Edges | None, shape: tuple[int, ...]) ->
 
 
 def require_tiles(tiles: Tiles, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the tiles of a map of a shape. Raises ValueError if they do not fit it."""
+    """Return the shape of the tiles of a map of a shape.
+
+    Raises ValueError if they do not fit it.
+    """
     *lead, queries, keys = shape
     rows = math.ceil(queries / tiles.height)
     columns = math.ceil(keys / tiles.width)
@@ -356,7 +360,10 @@ class Presentable:
         raise NotImplementedError
 
     def to_frame(self) -> Any:
-        """Return the rows as a pandas.DataFrame. Raises ImportError where pandas is not installed."""
+        """Return the rows as a pandas.DataFrame.
+
+        Raises ImportError where pandas is not installed.
+        """
         try:
             import pandas as pd
         except ImportError as error:
@@ -364,7 +371,7 @@ class Presentable:
         return pd.DataFrame(self.rows())
 
     def _repr_html_(self) -> str | None:
-        """Return what a notebook shows, if ``attnviz`` was imported as a whole; else its text is."""
+        """Return what a notebook shows; nothing, so that it shows the text, before it is known."""
         write = type(self).write_html
         return None if write is None else write(self)
 
@@ -391,7 +398,8 @@ class Capture(Presentable):
     fidelity_reference: str | None = None
     """What the fidelity was measured against; None where it was not measured."""
     output_change: float | None = None
-    """How much the output of the model changes while its attention is read, as a share of it; None if not measured."""
+    """How much the output of the model changes while its attention is read, as a share of it; None
+    if not measured."""
 
     write_document: ClassVar[Callable[["Capture"], dict[str, Any]] | None] = None
     list_rows: ClassVar[Callable[["Capture"], list[dict[str, Any]]] | None] = None
@@ -408,13 +416,13 @@ class Capture(Presentable):
         return write(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a line for each weight that is not masked, as ``attnviz show -o FILE.csv`` writes them."""
+        """Return a line for each weight that is not masked, as in ``attnviz show -o FILE.csv``."""
         list_rows = type(self).list_rows
         assert list_rows is not None, "import attnviz, not attnviz.record alone"
         return list_rows(self)
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write a file as ``attnviz.save`` does, which is to be used in its place: this goes with the next version."""
+        """Write a file as ``attnviz.save`` does. This goes with the next version."""
         from attnviz.io import formats  # the one import of ours here, for as long as this stays
 
         warnings.warn(

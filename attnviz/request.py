@@ -1,4 +1,4 @@
-"""What is asked of a model: what to read, what to keep of it, where to compute, which edges to cut."""
+"""What is asked of a model: what to read and keep, where to compute, which edges to cut."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,12 +29,15 @@ class Weighed(NamedTuple):
 
 Weigh: TypeAlias = Callable[[Sequence[int]], Weighed]
 Change: TypeAlias = Callable[[int, Any, Weigh], Any]
-"""Of a layer's number, what its heads put out (batch, query, head, d_v) before it is projected, and of a function that
-tells what some of them make it of: what goes on."""
+"""Of a layer's number, what its heads put out (batch, query, head, d_v) before it is projected, and
+of a function that tells what some of them make it of: what goes on."""
 
 
 class Edge(NamedTuple):
-    """Edges to cut before the softmax: a query gives nothing to a key, which the others share. None stands for all."""
+    """Edges to cut before the softmax: a query gives nothing to a key, which the others share.
+
+    None stands for all.
+    """
 
     kind: Kind | None
     layer: int | None
@@ -66,9 +69,11 @@ class Target:
     """A prediction that is asked about."""
 
     token: str | int | None = None
-    """One token of the vocabulary, or a class of a classifier, by name or number; None: the likeliest."""
+    """One token of the vocabulary, or a class of a classifier, by name or number; None: the
+    likeliest."""
     query: Spot | None = None
-    """The token at which it is made; None: the last of a causal model, the mask of a masked one, else the first."""
+    """The token at which it is made; None: the last of a causal model, the mask of a masked one,
+    else the first."""
 
     def __post_init__(self) -> None:
         if isinstance(self.token, str):
@@ -82,7 +87,8 @@ class Response(NamedTuple):
     """What a model says at one place of a text, in several runs."""
 
     kind: Literal["next", "masked", "class", "vector"]
-    """The next token, the masked token, the class of the text, or the last vector of a model that predicts nothing."""
+    """The next token, the masked token, the class of the text, or the last vector of a model that
+    predicts nothing."""
     tokens: tuple[Token, ...]
     """Of the text, or of the decoder's."""
     place: int
@@ -153,7 +159,8 @@ class Vocabulary(NamedTuple):
     """What a model's sequences are made of."""
 
     plain: tuple[int, ...]
-    """Ids of the tokens that are text, in rising order: none that is special or was added, none for the unknown."""
+    """Ids of the tokens that are text, in rising order: none that is special or was added, none for
+    the unknown."""
     prefix: tuple[int, ...]
     """Ids that the tokenizer puts before a text, such as BOS or [CLS]."""
     suffix: tuple[int, ...]
@@ -170,7 +177,7 @@ class Request:
     heads: Selection | Named = ALL
     truncate: bool = False
     kinds: tuple[Kind, ...] = ()
-    """Kinds of map; none means all that the model has, or the first of ``preferred`` that it has."""
+    """Kinds of map; none means all that there are, or the first of ``preferred`` that is."""
     preferred: tuple[Kind, ...] = ()
     keep: Keep = "weights"
     tiles: int = 64
@@ -178,17 +185,19 @@ class Request:
     strongest: int = 8
     """Edges a query, with keep="edges"."""
     method: Method = "attention"
-    """Weights; ``norm``, the lengths of the vectors that attention moves (Kobayashi et al. 2020); ``gradient``, weights
-    times their gradients where both are positive; or ``scores`` before the softmax."""
+    """Weights; ``norm``, the lengths of the vectors that attention moves (Kobayashi et al. 2020);
+    ``gradient``, weights times their gradients where both are positive; or ``scores`` before the
+    softmax."""
     summed: bool = False
-    """Of norms: that of the sum of what the chosen heads of a layer move, as one head named "sum"."""
+    """Of norms: that of the sum over the chosen heads of a layer, as one head named "sum"."""
     target: Target = LIKELIEST
     """Of gradients: what they are of."""
     rows: slice = field(default_factory=lambda: slice(None))
     """The window of queries, and of keys, whose weights are kept."""
     columns: slice = field(default_factory=lambda: slice(None))
     query: Spot | None = None
-    """The one query whose weights are kept, or the one key, by what it says; ``placed`` makes a window of it."""
+    """The one query whose weights are kept, or the one key, by what it says; ``placed`` makes a
+    window of it."""
     key: Spot | None = None
 
     def __post_init__(self) -> None:
@@ -210,25 +219,36 @@ class Request:
         )
 
     def placed(self, sides: Sides) -> "Request":
-        """The same with the query or key that it names as its window. Raises UsageError if it is not there."""
+        """Return the request with the query or key that it names as its window.
+
+        Raises UsageError if it is not there.
+        """
         rows = self.query.resolve(sides[0]) if self.query else self.rows
         columns = self.key.resolve(sides[1]) if self.key else self.columns
         return replace(self, rows=rows, columns=columns, query=None, key=None)
 
 
 def gradient_line(what: str, at: Token | None, place: int, named: str) -> str:
-    """What gradients are of: the next token after another, the one that stands at a place, or the class of a text."""
+    """Return a line on what gradients are of.
+
+    what: the next token after ``at``, the token at ``at``, or the class of the text. place: the
+    position of ``at``. named: the token or the class.
+    """
     where = "" if at is None else f" token {place} {label(at.text)}"
     return f"gradient of the logit of {what}{where}, '{escape(named)}', less the mean of all logits"
 
 
 def pieces_line(name: str, pieces: Sequence[str]) -> str:
-    """Why a target is not one token."""
-    said = listed([f"'{escape(piece)}'" for piece in pieces])
-    told = f"is {len(pieces)} tokens: {said}; choose one of them" if pieces else "is no token"
-    return f"--target-token '{escape(name)}' {told}"
+    """Say why a target is not one token. pieces: the tokens that it is made of."""
+    why = "is no token"
+    if pieces:
+        quoted = listed([f"'{escape(piece)}'" for piece in pieces])
+        why = f"is {len(pieces)} tokens: {quoted}; choose one of them"
+    return f"--target-token '{escape(name)}' {why}"
 
 
 def spaced(name: str) -> str:
-    """A token as it is written where a space is shown by its sign."""
-    return name.replace("␣", " ", 1) if name.startswith("␣") else name
+    """Return a token with a space at its beginning where the sign of one stands."""
+    if not name.startswith("␣"):
+        return name
+    return name.replace("␣", " ", 1)

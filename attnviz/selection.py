@@ -1,7 +1,8 @@
 """How layers, heads, tokens and edges are named, and how they are found in a capture.
 
 Layers and heads are written `3`, `-1`, `0,3,7`, `2-5`, `-3--1` or `all`, heads also `L5H3,L2H1`. A
-selection is parsed before the model is known, and resolved when its layers and heads can be counted.
+selection is parsed before the model is known, and resolved when its layers and heads can be
+counted.
 """
 
 import re
@@ -164,7 +165,10 @@ def place(number: int, numbers: Sequence[int], noun: str) -> int:
 
 
 def parse_window(text: str) -> slice:
-    """Parse A:B, :B or A:, tokens from A up to before B. Raises ValueError saying what is allowed."""
+    """Parse A:B, :B or A:, tokens from A up to before B.
+
+    Raises ValueError saying what is allowed.
+    """
     match = WINDOW.fullmatch(text.strip())
     if not match or text.strip() == ":":
         raise ValueError(f"{text!r} is no window: write 100:200, :50 or -50:")
@@ -299,7 +303,10 @@ def window_notes(rows: slice, columns: slice, maps: Iterable[Sides]) -> tuple[st
 
 
 def describe_positions(positions: range, count: int, one: str, many: str) -> str:
-    """Say which of so many tokens a window holds; nothing where it holds all. one, many: the noun."""
+    """Say which of so many tokens a window holds; nothing where it holds all.
+
+    one, many: the noun.
+    """
     if len(positions) == count:
         return ""
     if len(positions) == 1:

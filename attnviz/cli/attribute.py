@@ -85,7 +85,10 @@ attribute_options = option_group(
         click.option(
             "--query",
             type=ParsedType("N or WORD", parse_token),
-            help="The token that is asked. Default: the last of a causal model, the mask, else the first.",
+            help=(
+                "The token that is asked. Default: the last of a causal model, the mask, else the"
+                " first."
+            ),
         ),
         click.option(
             "--by",

@@ -42,7 +42,10 @@ TILES = 64
     type=click.Choice(["weights", "tiles", "statistics", "edges"]),
     default="weights",
     show_default=True,
-    help="What to keep of each head. All but weights grow with the length of the text, not its square.",
+    help=(
+        "What to keep of each head. All but weights grow with the length of the text, not its"
+        " square."
+    ),
 )
 @click.option(
     "--tiles",
@@ -67,9 +70,10 @@ def command(
     captures: CaptureOptions,
     talk: Talk,
 ) -> None:
-    """Run a model once and keep its attention in a file, to be drawn and questioned without the model.
+    """Run a model once and keep its attention in a file, to be drawn and questioned later.
 
-    TEXT may be - for stdin, @FILE or @sample:NAME. All layers and heads are kept unless -l and -H choose.
+    TEXT may be - for stdin, @FILE or @sample:NAME. All layers and heads are kept unless -l and -H
+    choose.
 
     \b
     Examples:

@@ -99,7 +99,10 @@ class CheckOptions:
 
     @property
     def measures(self) -> list[Measure]:
-        """The measures that bounds are on, if not on segments. Raises UsageError for unknown ones."""
+        """The measures that bounds are on, if not on segments.
+
+        Raises UsageError for unknown ones.
+        """
         measures = [bound.measure for bound in self.bounds]
         return [measure for measure in measures if measure is not None]
 
@@ -181,7 +184,7 @@ def command(
     as_json: bool,
     talk: Talk,
 ) -> int:
-    """Check that attention is as it should be: a line for each bound, exit code 1 if one does not hold.
+    """Check bounds on attention: a line for each, exit code 1 if one does not hold.
 
     Bounds are on the columns of inspect, the roles of heads, and what compare finds (js, moved).
     Without a head before it, a column is the mean over all heads, a role that of the best head.

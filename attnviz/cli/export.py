@@ -1,4 +1,4 @@
-"""`attnviz export`: a folder with every picture of a capture, in several formats, and a page to leaf through them."""
+"""`attnviz export`: a folder with every picture of a capture, and a page to leaf through them."""
 
 import os
 import shlex
@@ -84,8 +84,9 @@ def command(
 ) -> None:
     """Write a report: a figure of every layer and head, a page, data, and a gallery of them.
 
-    TEXT may be - for stdin, @FILE or @sample:NAME. index.html shows the pictures, index.md the command that makes each
-    of them again. What is there already is kept, so that an interrupted report goes on where it was.
+    TEXT may be - for stdin, @FILE or @sample:NAME. index.html shows the pictures, index.md the
+    command that makes each of them again. What is there already is kept, so that an interrupted
+    report goes on where it was.
 
     \b
     Examples:
@@ -151,7 +152,10 @@ class Said(NamedTuple):
 
     @classmethod
     def of(cls, text: str | None, content: str) -> "Said":
-        """Return the name of a file or sample as it was; any other text itself, if it is short and of one line."""
+        """Return the name of a file or sample as it was, and any other text itself.
+
+        A text that is long, or of several lines, is kept in a file and read from stdin.
+        """
         if text is not None and text.startswith("@") and not text.startswith("@@"):
             return cls((text,), None)
         plain = len(content) <= LONGEST_ARGUMENT and escape(content) == content and content != "-"
@@ -182,14 +186,20 @@ def require_effect(given: Container[str], forms: Sequence[str]) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Refuse a folder that could not be written, before anything is computed. Raises OutputError."""
+    """Refuse a folder that could not be written, before anything is computed.
+
+    Raises OutputError.
+    """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; a report needs a folder")
     require_writable(folder)
 
 
 def require_same(folder: Path, digest: str, force: bool) -> None:
-    """Raise OutputError if a folder holds anything but a report of the same, unless that may be replaced."""
+    """Raise OutputError if a folder holds anything but this very report.
+
+    force: what is there may be replaced.
+    """
     index = folder / INDEX
     if force or not folder.is_dir() or not any(folder.iterdir()):
         return
@@ -238,7 +248,7 @@ def octal_bytes(character: str) -> str:
 
 
 def make_one_of_each_format(report: Report, missing: Sequence[File]) -> dict[Path, Content]:
-    """Make the first file of each format before anything is written: what cannot be is refused in time."""
+    """Make the first file of each format, so that what cannot be made is refused in time."""
     first = {form: (part, path) for part, form, path in reversed(missing)}
     return {path: report.make(part, form) for form, (part, path) in first.items()}
 
@@ -246,7 +256,10 @@ def make_one_of_each_format(report: Report, missing: Sequence[File]) -> dict[Pat
 def write_parts(
     report: Report, missing: Sequence[File], contents: dict[Path, Content], talk: Talk
 ) -> None:
-    """Write files, some of which are made already, with a progress bar on a terminal, and tell their notes."""
+    """Write files with a progress bar on a terminal, and tell their notes.
+
+    contents: of those that are made already.
+    """
     notes: dict[str, None] = {}
     for part, form, path in show_progress(missing, talk):
         content = contents.pop(path, None) or report.make(part, form)

@@ -136,11 +136,11 @@ def command(
     model: ModelOptions,
     result: ResultOptions,
 ) -> None:
-    """Find what each head is: induction, previous token, sink and others, and what the model loses without it.
+    """Find what each head is: induction, previous token, sink and others.
 
-    Scores are measured on random tokens that repeat and on texts: the samples in plain English, or
-    those of --corpus, of each the first 1,000 characters, cut to what the model reads. A head is
-    named where a score is far above chance.
+    With --ablate also what the model loses without it. Scores are measured on random tokens that
+    repeat and on texts: the samples in plain English, or those of --corpus, of each the first 1,000
+    characters, cut to what the model reads. A head is named where a score is far above chance.
 
     \b
     Examples:

@@ -50,11 +50,12 @@ def command(
     look: LookOptions,
     result: ResultOptions,
 ) -> None:
-    """Change attention in a run of a model, and show what it attends to and predicts before and after.
+    """Change attention in a run of a model, and show maps and predictions before and after.
 
-    --knock-out cuts edges before the softmax, so that their weight goes to other keys; --ablate replaces the output of
-    heads. Beside the change of the prediction stands, for scale, what as many other edges or heads do. One map is drawn
-    before, after, and as the difference; otherwise what is drawn is what is there after the change.
+    --knock-out cuts edges before the softmax, so that their weight goes to other keys; --ablate
+    replaces the output of heads. Beside the change of the prediction stands, for scale, what as
+    many other edges or heads do. One map is drawn before, after, and as the difference; otherwise
+    what is drawn is what is there after the change.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""A model under an intervention: what `attnviz intervene` shows, and what `attribute` ranks under one."""
+"""A model under an intervention, for `attnviz intervene` and `attnviz attribute`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +50,8 @@ def require_changeable(intervention: InterventionOptions, captures: CaptureOptio
         raise UsageError("--knock-out cuts edges between tokens: leave --words out")
     if intervention.ablated is not None and method in WITHOUT_EFFECT:
         raise UsageError(
-            f"--ablate replaces the output of heads, so {WITHOUT_EFFECT[method]} nothing: use another --weights"
+            f"--ablate replaces the output of heads, so {WITHOUT_EFFECT[method]} nothing: use"
+            " another --weights"
         )
 
 
@@ -70,7 +71,10 @@ def run_changed(
     captures: CaptureOptions,
     result: ResultOptions,
 ) -> ChangedRun:
-    """Run a model on the text with and without an intervention. Raises UsageError, ModelError, InputError."""
+    """Run a model on the text with and without an intervention.
+
+    Raises UsageError, ModelError, InputError.
+    """
     from attnviz.experiments.intervention import intervention_of
     from attnviz.models.base import require_predictions
 
@@ -106,7 +110,10 @@ def try_changes(
     truncate: bool = False,
     seed: int = 0,
 ) -> tuple["Outcome", Sequence[str]]:
-    """Run a model with the changes that the options name, and return what comes of it, and lines on them."""
+    """Run a model with the changes that the options name.
+
+    Return what comes of them, and lines that say what they were.
+    """
     from attnviz.experiments.intervention import Subject, find_changes, intervene
     from attnviz.results.intervention import told_changes
 

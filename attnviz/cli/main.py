@@ -1,4 +1,4 @@
-"""The group of commands: loads the one that is called, and turns errors into one line and an exit code.
+"""The group of commands: loads the one that is called, and turns errors into exit codes.
 
 Nothing heavy is imported here: `attnviz --help` and completion must answer at once.
 """
@@ -16,15 +16,25 @@ from attnviz.escape import escape
 
 COMMANDS = {
     "show": "Draw the attention of a model on a text.",
-    "inspect": "Measure what each head does with a text: how widely, how far, and where to it attends.",
+    "inspect": (
+        "Measure what each head does with a text: how widely, how far, and where to it attends."
+    ),
     "explain": "Compute the attention of one query of one head step by step, in real numbers.",
-    "attribute": "Rank tokens by how much they matter for a prediction, and check that against the model.",
-    "intervene": "Change attention in a run of a model, and show what it attends to and predicts before and after.",
+    "attribute": (
+        "Rank tokens by how much they matter for a prediction, and check that against the model."
+    ),
+    "intervene": (
+        "Change attention in a run of a model, and show maps and predictions before and after."
+    ),
     "heads": "Find what each head is: induction, previous token, sink and others.",
-    "capture": "Run a model once and keep its attention in a file, to be drawn and questioned without the model.",
-    "export": "Write a report: a figure of every layer and head, a page, data, and a gallery of them.",
+    "capture": (
+        "Run a model once and keep its attention in a file, to be drawn and questioned later."
+    ),
+    "export": (
+        "Write a report: a figure of every layer and head, a page, data, and a gallery of them."
+    ),
     "compare": "Compare two models, two texts or two captures, word by word and head by head.",
-    "check": "Check that attention is as it should be: a line for each bound, exit code 1 if one does not hold.",
+    "check": ("Check bounds on attention: a line for each, exit code 1 if one does not hold."),
     "models": "List the models that --model takes.",
     "train": "Train a small language model made of our own attention layer.",
     "help": "Explain the options that many commands share: figures, models; or a command.",
@@ -36,7 +46,7 @@ class Commands(click.Group):
     """A group whose commands are imported when they are called, and listed without."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the table."""
+        """Return the names, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -119,7 +129,7 @@ def run(command: Callable[[], object]) -> int:
 
 
 def abandon_stdout(error: OSError) -> None:
-    """Where it was stdout that failed, let the rest of it go nowhere: the flush at exit must not fail again."""
+    """Let the rest of stdout go nowhere if it failed: the flush at exit must not fail again."""
     if error.filename is None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -14,14 +14,17 @@ from attnviz.lm import store
 from attnviz.lm.model import shapes
 from attnviz.models import names
 
-LICENCE = "MIT; corpus: King James Bible (public domain), WordNet 3.0 (Princeton), see NOTICE.md beside the weights"
+LICENCE = (
+    "MIT; corpus: King James Bible (public domain), WordNet 3.0 (Princeton), see NOTICE.md beside"
+    " the weights"
+)
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @talk_options
 def command(as_json: bool, talk: Talk) -> None:  # noqa: ARG001 - there is nothing to silence
-    """List the models that --model takes: the built-in one, aliases, and what the local cache holds.
+    """List the models that --model takes: the built-in one, aliases, and the local cache.
 
     \b
     Examples:
@@ -62,7 +65,9 @@ def describe_builtin() -> dict[str, object]:
         **asdict(config),
         "parameters": parameters,
         "megabytes": round(size / 1e6, 1),
-        "corpus": f"{about['corpus_tokens']:,} tokens of the King James Bible and WordNet 3.0 glosses",
+        "corpus": (
+            f"{about['corpus_tokens']:,} tokens of the King James Bible and WordNet 3.0 glosses"
+        ),
         "licence": LICENCE,
         "bits_per_character": about["bits_per_character"],
         **about["scores"],

@@ -1,7 +1,7 @@
-"""The options that commands share: one frozen dataclass a group, made from what stands on the command line.
+"""The options that commands share: one frozen dataclass a group, made from the command line.
 
-A command names the groups that it takes as decorators and gets each as one object. What contradicts itself within a
-group is refused where the group is made.
+A command names the groups that it takes as decorators and gets each as one object. What contradicts
+itself within a group is refused where the group is made.
 """
 
 from collections.abc import Sequence
@@ -194,9 +194,11 @@ weights_option = option_section(
         type=click.Choice([*METHODS]),
         default="attention",
         show_default=True,
-        help="What is shown: attention weights; how long the vectors are that they move; what they "
-        "add to a prediction, by head or through the layers; attention through the layers; scores "
-        "before the softmax.",
+        help=(
+            "What is shown: attention weights; how long the vectors are that they move; what they"
+            " add to a prediction, by head or through the layers; attention through the layers;"
+            " scores before the softmax."
+        ),
     ),
 )
 numbers_options = option_group("numbers", NumbersOptions, weights_option, target_token_option)
@@ -385,7 +387,9 @@ two_models_option = option_section(
         "--model",
         "models",
         multiple=True,
-        help="A model: builtin, a folder, alias or hub id. Given twice, both; once, it and builtin.",
+        help=(
+            "A model: builtin, a folder, alias or hub id. Given twice, both; once, it and builtin."
+        ),
     ),
 )
 two_models_details = option_section(
@@ -484,8 +488,10 @@ view_options = option_group(
         click.option(
             "--view",
             type=click.Choice(["heatmap", "grid", "tokens", "rows"]),
-            help="A picture a head; all heads as thumbnails; the text coloured by one --token; that "
-            "token in all heads.",
+            help=(
+                "A picture a head; all heads as thumbnails; the text coloured by one --token; that "
+                "token in all heads."
+            ),
         ),
         click.option(
             "--token",
@@ -607,8 +613,10 @@ def make_intervention_options(*, hidden: bool = False) -> Decorator:
                 multiple=True,
                 hidden=hidden,
                 type=ParsedType("Q->K", parse_edge),
-                help="Cut an edge before the softmax: a query and a key, each a number, a word or * "
-                "for all. Repeatable.",
+                help=(
+                    "Cut an edge before the softmax: a query and a key, each a number, a word or * "
+                    "for all. Repeatable."
+                ),
             ),
             click.option(
                 "--in",
@@ -629,8 +637,10 @@ def make_intervention_options(*, hidden: bool = False) -> Decorator:
                 "replacement",
                 hidden=hidden,
                 type=click.Choice(["zero", "mean", "uniform", "permute"]),
-                help="By zeros (default), its mean over queries, the mean of the values it sees, its "
-                "weights in another order.",
+                help=(
+                    "By zeros (default), its mean over queries, the mean of the values it sees, its"
+                    " weights in another order."
+                ),
             ),
         ),
     )
@@ -794,7 +804,7 @@ OF_A_RUN = (
     "generate",
     "target_token",
 )
-"""Options that mean nothing where a saved capture is read, in the order in which they are refused."""
+"""Options that mean nothing where a saved capture is read, in the order of refusal."""
 
 
 @dataclass(frozen=True)
@@ -813,7 +823,8 @@ class CaptureOptions:
         chooses_heads = self.selection.heads not in (None, ALL)
         if method in MADE_OF and (chooses_heads or self.numbers.reduction is not None):
             raise UsageError(
-                f"--weights {method} has one head a layer, made of all: leave --heads and --reduce out"
+                f"--weights {method} has one head a layer, made of all: leave --heads and"
+                " --reduce out"
             )
         if self.reading.generate and method not in (ATTENTION, ROLLOUT):
             raise UsageError(
@@ -841,8 +852,10 @@ TOPICS: dict[str, tuple[str, Decorator]] = {
         figure_options,
     ),
     "models": (
-        "Which model runs, and where. A command that takes --model twice takes --revision, "
-        "--tokenizer and --adapter twice too, one of each model.",
+        (
+            "Which model runs, and where. A command that takes --model twice takes --revision, "
+            "--tokenizer and --adapter twice too, one of each model."
+        ),
         model_options,
     ),
 }

@@ -1,4 +1,4 @@
-"""Where a result goes, and how it gets there: onto the screen, into a file or to stdout, whole or not at all."""
+"""Where a result goes, and how it gets there: onto the screen, into a file or to stdout."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -52,7 +52,8 @@ class Answer:
     notes: Sequence[str] = ()
     """What is told beside a page."""
     one_picture: bool = False
-    """Whether a figure holds one picture, so that several are refused; else all are drawn below each other."""
+    """Whether a figure holds one picture, so that several are refused; else all are drawn below
+    each other."""
 
 
 # Where it goes
@@ -61,7 +62,8 @@ class Answer:
 def choose_target(file: FileOptions, figure: FigureOptions) -> Target | None:
     """Return where the result goes; None for the screen.
 
-    What could not be written is refused before anything is computed. Raises UsageError, OutputError.
+    What could not be written is refused before anything is computed. Raises UsageError,
+    OutputError.
     """
     target = None
     if file.output not in (None, "-"):
@@ -77,7 +79,10 @@ def choose_target(file: FileOptions, figure: FigureOptions) -> Target | None:
 def choose_result_target(
     options: ResultOptions, forms: Sequence[str] = RESULT_FORMATS, what: str = "what is measured"
 ) -> Target | None:
-    """Return where a result goes that is written in some formats only. Raises UsageError, OutputError."""
+    """Return where a result goes that is written in some formats only.
+
+    Raises UsageError, OutputError.
+    """
     target = choose_target(options.file, options.figure)
     require_form(target, forms, what)
     return target
@@ -108,7 +113,10 @@ def read_suffix(path: Path) -> str:
 
 
 def require_deliverable(target: Target, file: FileOptions) -> None:
-    """Raise UsageError for two results at once, stdout without a format, or binary data on a terminal."""
+    """Raise UsageError for a target that cannot be.
+
+    That is two results at once, stdout without a format, or binary data on a terminal.
+    """
     if file.as_json and (target.path is not None or target.form != "json"):
         raise UsageError(
             "--json prints a document: leave -o and --format out, or write -o FILE.json"
@@ -216,7 +224,10 @@ def deliver(
     options: ResultOptions,
     cmap: str = "viridis",
 ) -> None:
-    """Draw an answer on the screen, or write it in the format of its target. Raises AttnvizError."""
+    """Draw an answer on the screen, or write it in the format of its target.
+
+    Raises AttnvizError.
+    """
     if target is None:
         print_pictures(answer.pictures, screen)
         return
@@ -261,7 +272,10 @@ def make_figure(answer: Answer, form: str, options: FigureOptions, cmap: str) ->
 
 
 def make_html(answer: Answer, options: FigureOptions, cmap: str) -> Content:
-    """Make a page of all heads, or a document of the pictures. Raises UsageError for --exact there."""
+    """Make a page of all heads, or a document of the pictures.
+
+    Raises UsageError for --exact there.
+    """
     if answer.page is not None:
         from attnviz.render.html.page import html
 

@@ -1,4 +1,4 @@
-"""How options are declared: types of values, sections of the help, and groups that become one frozen dataclass."""
+"""How options are declared: types, sections of the help, groups that become a dataclass."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -15,8 +15,8 @@ Function = Callable[..., object]
 Decorator = Callable[[Function], Function]
 Value = TypeVar("Value")
 OTHER_SECTION = "Other options"  # last in a help
-GIVEN = (
-    "given"  # the field of a group that names those of its options that stand on the command line
+GIVEN = (  # the field of a group that names those of its options that stand on the command line
+    "given"
 )
 
 
@@ -68,7 +68,7 @@ class SectionedCommand(click.Command):
 def write_options(
     options: Sequence[click.Option], ctx: click.Context, formatter: click.HelpFormatter
 ) -> None:
-    """Write options with their help, then the names of those that a topic of `attnviz help` explains."""
+    """Write options with their help, and the names of those that `attnviz help` explains."""
     topics: dict[str, list[str]] = {}
     records: list[tuple[str, str]] = []
     for option in options:
@@ -103,9 +103,9 @@ def option_section(title: str, *options: Decorator, topic: str | None = None) ->
 def option_group(name: str, group: "type[DataclassInstance]", *decorators: Decorator) -> Decorator:
     """Make one decorator of options, or of other groups, whose values a command gets as one object.
 
-    name: the parameter of the command. group: the frozen dataclass of the values, whose fields have the names of the
-    options; a field without an option keeps its default. A field ``given`` gets the names of those options of the
-    group that stand on the command line.
+    name: the parameter of the command. group: the frozen dataclass of the values, whose fields have
+    the names of the options; a field without an option keeps its default. A field ``given`` gets
+    the names of those options of the group that stand on the command line.
     """
     names = {field.name for field in fields(group)}
 

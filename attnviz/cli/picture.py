@@ -135,7 +135,8 @@ def require_sums(capture: Capture, heads: Selection | Named | None) -> Capture:
     """
     if any(each.heads != (SUM,) for each in capture.maps):
         raise UsageError(
-            "--reduce sum adds vectors, which a capture does not hold: run the model with -m, not --from"
+            "--reduce sum adds vectors, which a capture does not hold: run the model with -m, not"
+            " --from"
         )
     if heads is None:
         return capture
@@ -196,10 +197,10 @@ def make_look(options: LookOptions) -> Look:
 def draw_pictures(
     capture: Capture, options: PictureOptions, *, thumbnails: bool = True
 ) -> Sequence[Picture]:
-    """Return the pictures of a capture: one heatmap, or grids of several heads, unless --view says so.
+    """Return the pictures of a capture: those of --view, else one heatmap, or grids of several.
 
-    thumbnails: where they cannot be, each of several heads has a heatmap. Raises InputError if there
-    is nothing to draw.
+    thumbnails: where they cannot be, each of several heads has a heatmap. Raises InputError if
+    there is nothing to draw.
     """
     require_cells(capture)
     matrices = sum(len(each.layers) * len(each.heads) for each in capture.maps)

@@ -1,4 +1,7 @@
-"""The files of a report: each is what `attnviz show` writes with some options, of captures that are taken once."""
+"""The files of a report, each of which `attnviz show` writes with some options.
+
+Captures are taken once for all of them.
+"""
 
 import hashlib
 import re
@@ -195,7 +198,7 @@ class Report:
         form = part.forms[0]
         capture, options = self.capture(part, form)
         if form in FIGURES:
-            (picture, *_) = draw_pictures(capture, options)
+            picture, *_ = draw_pictures(capture, options)
             return picture.title, picture.caption
         kinds = [KINDS[kind] for kind in dict.fromkeys(each.kind for each in capture.maps)]
         return f"everything: {', '.join(kinds)}", tuple(map(escape, capture.notes))
@@ -219,7 +222,7 @@ def named_part(name: str, forms: tuple[str, ...], heads: Named) -> Part:
 
 
 def is_exact(capture: Capture, tiles: int) -> bool:
-    """Return whether a capture holds weights, of no more tokens than there may be tiles on a side."""
+    """Return whether a capture holds weights, of no more tokens than tiles on a side."""
     return all(
         each.weights is not None and max(len(each.queries), len(each.keys)) <= tiles
         for each in capture.maps

@@ -1,4 +1,4 @@
-"""What stdout can show: its width and its colours, by option, environment and terminal, in this order."""
+"""What stdout can show: width and colours, by option, environment and terminal."""
 
 import io
 import os
@@ -19,7 +19,10 @@ SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard"}  # in rich'
 
 
 def open_screen(options: ScreenOptions, colours: str = "viridis") -> Screen:
-    """Return the screen that stdout is. What its encoding lacks will be printed as an escape sequence."""
+    """Return the screen that stdout is.
+
+    What its encoding lacks will be printed as an escape sequence.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     size = shutil.get_terminal_size((PIPED_WIDTH, 0))
@@ -44,7 +47,11 @@ def depth(color: str) -> Depth:
 
 
 def wants_colour(color: str, terminal: bool) -> bool:
-    """--color > NO_COLOR > FORCE_COLOR, CLICOLOR_FORCE > CLICOLOR=0, TERM=dumb > whether stdout is a terminal."""
+    """Return whether to use colour.
+
+    What is said first counts: --color, NO_COLOR, FORCE_COLOR or CLICOLOR_FORCE, CLICOLOR=0 or
+    TERM=dumb, whether stdout is a terminal.
+    """
     environment = os.environ.get
     if color != "auto":
         return color == "always"
@@ -69,7 +76,10 @@ def forced(color: str) -> bool:
 
 
 class Pipe(Console):
-    """A console that says when its reader has gone, where rich would end the program with the code of a check."""
+    """A console that says when its reader has gone.
+
+    rich would end the program with the code of a failed check.
+    """
 
     def on_broken_pipe(self) -> None:
         """Raise BrokenPipeError."""

@@ -28,7 +28,10 @@ from attnviz.cli.picture import PictureOptions, make_request, prepare_capture
 from attnviz.cli.screen import open_screen
 from attnviz.cli.sources import open_source
 
-MOVED = "interventions have a command of their own: attnviz intervene; with show they go in the next version"
+MOVED = (
+    "interventions have a command of their own: attnviz intervene; with show they go in the next"
+    " version"
+)
 
 
 @click.command(cls=SectionedCommand)
@@ -52,11 +55,12 @@ def command(
     look: LookOptions,
     result: ResultOptions,
 ) -> None:
-    """Draw the attention of a model on a text: rows are queries, columns the keys that they attend to.
+    """Draw the attention of a model on a text: rows are queries, columns keys.
 
-    TEXT may be - for stdin, @FILE or @sample:NAME. Without --layers and --heads it is the mean over the heads of the
-    last layer; --view grid and -o FILE.html show all of them. A long text is drawn in tiles; --rows and --cols open a
-    window in it. -o writes figures (.png, .svg, .pdf), a page (.html) or data (.json, .csv, .npz, .md).
+    TEXT may be - for stdin, @FILE or @sample:NAME. Without --layers and --heads it is the mean over
+    the heads of the last layer; --view grid and -o FILE.html show all of them. A long text is drawn
+    in tiles; --rows and --cols open a window in it. -o writes figures (.png, .svg, .pdf), a page
+    (.html) or data (.json, .csv, .npz, .md).
 
     \b
     Examples:

@@ -68,7 +68,8 @@ def load_model(
 ) -> "Model":
     """Load the model that the options name.
 
-    writes: with the part that continues a text; predicts: with the part that predicts. Raises ModelError.
+    writes: with the part that continues a text; predicts: with the part that predicts. Raises
+    ModelError.
     """
     from attnviz.models import load
 
@@ -144,7 +145,7 @@ def capture_numbers(
 
 
 def with_words(source: Source, words: bool) -> Source:
-    """Return a source of the same captures between words; windows and tokens are counted in words."""
+    """Return a source of the same captures between words, where windows count words."""
     return partial(capture_words, source) if words else source
 
 
@@ -157,7 +158,8 @@ def capture_words(source: Source, request: Request) -> Capture:
     capture = source(of_tokens)
     if SCORES in methods_of(capture.maps):
         raise UsageError(
-            "--words adds up what the pieces of a word have, and scores do not add up: leave --words out"
+            "--words adds up what the pieces of a word have, and scores do not add up: leave"
+            " --words out"
         )
     try:
         capture = in_words(capture)

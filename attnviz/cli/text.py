@@ -1,4 +1,4 @@
-"""The TEXT of a command: the argument itself, - for stdin, @file, @sample:NAME; @@ begins a text with one @."""
+"""The TEXT of a command: itself, - for stdin, @file or @sample:NAME; @@ begins one with @."""
 
 import os
 import stat
@@ -14,39 +14,44 @@ from attnviz.io.samples import read_sample
 
 SENTENCE = "The cat sat on the mat because it was tired."
 SAMPLE = "sample:"
-MOST = (
-    4 * 2**20
-)  # bytes of a text: a million words, which would take a tokenizer seconds and gigabytes
+MOST = 4 * 2**20  # bytes of a text: a million words would take a tokenizer gigabytes
 
 
 def read(text: str | None, talk: Talk) -> str:
-    """The text that a command is to use; without an argument stdin, else a sample sentence. Raises InputError."""
+    """Return the text that a command is to use.
+
+    Without an argument that is stdin, else a sample sentence.
+
+    Raises InputError.
+    """
     if text is None:
         piped = read_stdin() if stdin_is_given() else ""
         if piped.strip():
             return piped
         talk.note(f"no text given; using a sample: {SENTENCE}")
         return SENTENCE
-    found = resolve(text)
-    require_unicode(found, "the text")
-    if not found.strip():
-        raise InputError("the text is empty" if text == found else f"the text in {text} is empty")
-    return found
+    content = resolve(text)
+    require_unicode(content, "the text")
+    if not content.strip():
+        name = "the text" if text == content else f"the text in {text}"
+        raise InputError(f"{name} is empty")
+    return content
 
 
 def read_all(texts: Sequence[str], lines: bool, talk: Talk) -> list[str]:
-    """The texts that a command is to use, each as ``read`` does; with ``lines`` each line of them that says something.
+    """Return the texts that a command is to use.
 
-    Raises InputError.
+    lines: each line that says something is a text of its own. Raises InputError.
     """
-    found = [read(text, talk) for text in texts or (None,)]
-    return (
-        [line for text in found for line in text.splitlines() if line.strip()] if lines else found
-    )
+    contents = [read(text, talk) for text in texts or (None,)]
+    if not lines:
+        return contents
+    every_line = [line for content in contents for line in content.splitlines()]
+    return [line for line in every_line if line.strip()]
 
 
 def resolve(text: str) -> str:
-    """An argument as the text that it stands for."""
+    """Return the text that an argument stands for."""
     if text == "-":
         return read_stdin()
     if text.startswith("@@"):

@@ -113,7 +113,8 @@ def finish_run(trained: "Trained", log: "Log", stop: "Stop", talk: Talk) -> None
         log.done()
         return
     talk.note(
-        f"stopped after {trained.steps} of {log.steps} steps; the same command with --resume goes on"
+        f"stopped after {trained.steps} of {log.steps} steps; the same command with --resume"
+        " goes on"
     )
     if not stop.is_over():
         raise KeyboardInterrupt

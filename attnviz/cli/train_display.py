@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from attnviz.render.terminal.cells import Line
     from attnviz.results.training import Measurement
 
-WATCHED = (
-    "The quick brown fox jumps. The quick brown fox jumps."  # where it repeats, induction is seen
+WATCHED = (  # where it repeats, induction is seen
+    "The quick brown fox jumps. The quick brown fox jumps."
 )
 LINES_AROUND = 14  # of the live view that are not of its picture
 
