@@ -94,9 +94,7 @@ def command(
       attnviz export @sample:repeat -H L1H3 --formats pdf --style paper -o fig
       attnviz export --from run.attn --formats png,html,json -l -1 -o last
     """
-    reduction = captures.numbers.reduction
-    if isinstance(captures.selection.heads, Named) and reduction == SUM:
-        raise UsageError("--reduce sum adds heads of every layer: choose them by number, as -H 0,3")
+    require_reducible(captures)
     words = dict(words_to_repeat())
     require_effect(words, forms)
     require_folder(output)
@@ -106,21 +104,30 @@ def command(
     else:
         source, said = open_file(text, captures), Said((), None)
     report = Report(source, PictureOptions(captures, ViewOptions(), look), figure, forms)
+    write_report(report, output, words, said, talk, force=force)
+
+
+def write_report(
+    report: Report,
+    folder: Path,
+    words: Mapping[str, tuple[str, ...]],
+    said: "Said",
+    talk: Talk,
+    *,
+    force: bool,
+) -> None:
+    """Write the files of a report that are missing, or all of them with force.
+
+    words: the options that say what the files hold, as they are written. Raises OutputError.
+    """
     parts = list(report.list_parts())
-    shared_words = {name: each for name, each in words.items() if name not in OF_PARTS}
-    entries = [
-        Entry(*report.describe(part), part.files, write_commands(part, shared_words, said, output))
-        for part in parts
-    ]
-    digest = report.digest(shlex.join((*chain(*words.values()), *said.argument)))
-    require_same(output, digest, force)
-    files = [
-        (part, form, output / name)
-        for part in parts
-        for form, name in zip(part.forms, part.files, strict=True)
-    ]
+    arguments = [*chain(*words.values()), *said.argument]
+    digest = report.digest(shlex.join(arguments))
+    entries = list_entries(report, parts, words, said, folder)
+    require_same(folder, digest, force)
+    files = list_files(parts, folder)
     missing = [file for file in files if force or not file[2].exists()]
-    front_paths = [output / name for name in FRONT_FILES]
+    front_paths = [folder / name for name in FRONT_FILES]
     for path in (*(path for _, _, path in missing), *front_paths):
         require_regular(path)
     contents = make_one_of_each_format(report, missing)
@@ -130,9 +137,42 @@ def command(
     }
     if said.kept is not None:
         front[KEPT_TEXT] = f"{said.kept}\n".encode()
-    write_folder(output, front)
+    write_folder(folder, front)
     write_parts(report, missing, contents, talk)
-    talk.note(describe_written(len(missing), len(files), output))
+    talk.note(describe_written(len(missing), len(files), folder))
+
+
+def require_reducible(captures: CaptureOptions) -> None:
+    """Raise UsageError where heads of several layers would be added up."""
+    names_heads = isinstance(captures.selection.heads, Named)
+    if names_heads and captures.numbers.reduction == SUM:
+        raise UsageError("--reduce sum adds heads of every layer: choose them by number, as -H 0,3")
+
+
+def list_entries(
+    report: Report,
+    parts: Sequence[Part],
+    words: Mapping[str, tuple[str, ...]],
+    said: "Said",
+    folder: Path,
+) -> list[Entry]:
+    """List the entries of the gallery: each part with its files and the commands that make them."""
+    shared_words = {name: each for name, each in words.items() if name not in OF_PARTS}
+    entries = []
+    for part in parts:
+        title, caption = report.describe(part)
+        commands = write_commands(part, shared_words, said, folder)
+        entries.append(Entry(title, caption, part.files, commands))
+    return entries
+
+
+def list_files(parts: Sequence[Part], folder: Path) -> list[File]:
+    """List the files of all parts."""
+    files: list[File] = []
+    for part in parts:
+        for form, name in zip(part.forms, part.files, strict=True):
+            files.append((part, form, folder / name))
+    return files
 
 
 def describe_written(written: int, files: int, folder: Path) -> str:
