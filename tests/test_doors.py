@@ -1,12 +1,13 @@
 """Folders of every kind that a user may hand to --model: each is read rightly, or refused in one line."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
+from transformers.utils import import_utils
 
 from attnviz.models import load
 from attnviz.models.huggingface.encoding import read_tokens
@@ -707,14 +709,27 @@ PACKAGES = {  # a tokenizer's class, a vocabulary of its kind, and the package t
 }
 
 
+def hide_package(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the library find no such package, whether it is installed or not."""
+    find = importlib.util.find_spec
+
+    def find_others(name: str, *rest: Any) -> Any:
+        return None if name.split(".")[0] == package else find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_others)
+    monkeypatch.setitem(sys.modules, package, None)
+    for check in vars(import_utils).values():
+        if package in getattr(check, "__name__", "") and hasattr(check, "cache_clear"):
+            check.cache_clear()
+
+
 @pytest.mark.parametrize("kind", sample(PACKAGES, 5))
 def test_packages_that_a_tokenizer_needs_are_told(
-    kind: str, tmp_path: Path, door: Door, call: Run
+    kind: str, tmp_path: Path, door: Door, call: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line names the package that reads a vocabulary, where it is not installed."""
     file, data, package = PACKAGES[kind]
-    if find_spec(package) is not None:
-        pytest.skip(f"{package} is installed")
+    hide_package(package, monkeypatch)
     folder = without_tokenizer(door("llama"), tmp_path / "model")
     (folder / file).write_bytes(data)
     (folder / "merges.txt").write_text("#version\n")
