@@ -210,7 +210,7 @@ class Request:
 
     @property
     def windowed(self) -> bool:
-        """Whether less than the whole is kept."""
+        """True if less than the whole is kept."""
         return (self.rows, self.columns, self.query, self.key) != (
             slice(None),
             slice(None),

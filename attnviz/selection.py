@@ -44,7 +44,7 @@ class Selection:
 
     @property
     def is_one(self) -> bool:
-        """Whether it names one number."""
+        """True if it names one number."""
         if self.parts is None or len(self.parts) != 1:
             return False
         first, last = self.parts[0]
@@ -86,7 +86,7 @@ class Named:
 
     @property
     def is_one(self) -> bool:
-        """Whether it names one head."""
+        """True if it names one head."""
         return len(self.heads) == 1
 
 

@@ -108,17 +108,17 @@ class CheckOptions:
 
     @property
     def needs_pair(self) -> bool:
-        """Whether a bound is on how far A and B are from each other."""
+        """True if a bound is on how far A and B are from each other."""
         return any(measure.is_of_pair for measure in self.measures)
 
     @property
     def needs_roles(self) -> bool:
-        """Whether a bound is on a role of heads."""
+        """True if a bound is on a role of heads."""
         return any(measure.is_role for measure in self.measures)
 
     @property
     def needs_captures(self) -> bool:
-        """Whether a bound is on what A makes of the texts."""
+        """True if a bound is on what A makes of the texts."""
         needs_columns = any(measure.is_column for measure in self.measures)
         return needs_columns or bool(self.least_share or self.most_share)
 

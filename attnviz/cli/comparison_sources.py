@@ -83,7 +83,7 @@ class ComparisonOptions:
     models: ModelsOptions
     reading: ReadingOptions
     lines: bool = False
-    """Whether each line of a text is a text of its own."""
+    """Return whether each line of a text is a text of its own."""
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     numbers: NumbersOptions = field(default_factory=NumbersOptions)
     source: SourceOptions = field(default_factory=SourceOptions)
@@ -107,7 +107,7 @@ class ComparisonOptions:
 
     @property
     def has_second_side(self) -> bool:
-        """Whether a B is named: a second model or capture, or another text."""
+        """True if a B is named: a second model or capture, or another text."""
         is_given_twice = len(self.models.models) + len(self.sides.paths) > 1
         return is_given_twice or self.sides.other_text is not None
 

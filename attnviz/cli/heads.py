@@ -83,7 +83,7 @@ class SequenceOptions:
 
     @property
     def setting(self) -> Setting:
-        """How the random sequences are made."""
+        """The number, the length and the seed of the random sequences."""
         return Setting(self.sequences, self.block, self.seed)
 
 

@@ -117,7 +117,7 @@ class QuestionOptions:
 
     @property
     def shows_scores(self) -> bool:
-        """Whether the question is about cells, which may be scores, and not about shares."""
+        """True if the question is about cells, which may be scores, and not about shares."""
         return self.token is not None or self.key is not None
 
     @property

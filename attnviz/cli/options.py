@@ -159,12 +159,12 @@ class NumbersOptions:
 
     @property
     def is_named(self) -> bool:
-        """Whether --weights stands on the command line."""
+        """True if --weights stands on the command line."""
         return "method" in self.given
 
     @property
     def of_a_prediction(self) -> bool:
-        """Whether the numbers are about what the model predicts."""
+        """True if the numbers are about what the model predicts."""
         return self.method in OF_A_PREDICTION
 
 
@@ -266,7 +266,7 @@ reading_options = option_group(
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Whether a saved capture is read in place of a model, and whether words are shown."""
+    """Return whether a saved capture is read in place of a model, and whether words are shown."""
 
     path: str | None = None
     words: bool = False
@@ -312,12 +312,12 @@ class ModelOptions:
 
     @property
     def placement(self) -> Placement:
-        """Where and in which type the model computes."""
+        """The device and the type in which the model computes."""
         return Placement(self.device, self.dtype)
 
     @property
     def companions(self) -> Companions:
-        """What the model is read with that is not in its own folder."""
+        """The parts that the model is read with and that are not in its own folder."""
         return Companions(self.tokenizer, self.adapter)
 
 
@@ -476,7 +476,7 @@ class ViewOptions:
 
     @property
     def is_window(self) -> bool:
-        """Whether only some queries or keys are shown."""
+        """True if only some queries or keys are shown."""
         return self.rows is not None or self.columns is not None
 
 
@@ -591,7 +591,7 @@ class InterventionOptions:
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether anything is to be changed."""
+        """True if anything is to be changed."""
         return bool(self.knocked_out) or self.ablated is not None
 
     @property

@@ -52,7 +52,7 @@ class Answer:
     notes: Sequence[str] = ()
     """What is told beside a page."""
     one_picture: bool = False
-    """Whether a figure holds one picture, so that several are refused; else all are drawn below
+    """Return whether a figure holds one picture, so that several are refused; else all are drawn below
     each other."""
 
 

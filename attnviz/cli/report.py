@@ -85,7 +85,7 @@ class Report:
 
     @property
     def title(self) -> str:
-        """What it is of."""
+        """The model and the methods that it is of."""
         methods = methods_of(self.first_capture.maps)
         names = [method if method in METHODS else ATTENTION for method in methods]
         return f"{model_title(self.first_capture)}: {', '.join(dict.fromkeys(names))}"

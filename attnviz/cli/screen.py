@@ -36,7 +36,7 @@ def open_screen(options: ScreenOptions, colours: str = "viridis") -> Screen:
 
 
 def depth(color: str) -> Depth:
-    """How many colours cells can have on stdout, or what stands for them."""
+    """Return how many colours cells can have on stdout, or what stands for them."""
     if not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf"):
         return "ascii"
     if not wants_colour(color, sys.stdout.isatty()):
@@ -69,7 +69,7 @@ def wants_colour(color: str, terminal: bool) -> bool:
 
 
 def forced(color: str) -> bool:
-    """Whether colour is asked for whatever stdout is."""
+    """Return whether colour is asked for whatever stdout is."""
     return color == "always" or any(
         os.environ.get(name, "0") not in ("", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")
     )

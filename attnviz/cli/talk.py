@@ -19,7 +19,7 @@ class Talk:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether progress is drawn: on a terminal, unless silenced."""
+        """True if progress is drawn: on a terminal, unless silenced."""
         return not self.quiet and sys.stderr.isatty()
 
     def note(self, message: str) -> None:

@@ -69,7 +69,7 @@ def read_stdin() -> str:
 
 
 def stdin_is_given() -> bool:
-    """Whether stdin is a pipe or a file, not a terminal or nothing."""
+    """Return whether stdin is a pipe or a file, not a terminal or nothing."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (
