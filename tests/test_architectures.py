@@ -137,7 +137,7 @@ def readable(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Reading:
     return reading
 
 
-@pytest.mark.parametrize("architecture", THERE.values(), ids=THERE)
+@pytest.mark.parametrize("architecture", SWEPT)
 def test_weights_equal_eager(architecture: Architecture) -> None:
     """Every weight of every layer and head of every kind, without padding and with it; what is hidden is 0."""
     model = architecture.build()

@@ -408,6 +408,7 @@ def test_csv_has_a_line_a_token(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [pytest.param("png", marks=pytest.mark.exact), "svg", "md"])
+@pytest.mark.slow
 def test_the_same_files_each_time(call: Call, tmp_path: Path, form: str) -> None:
     """Figures and Markdown are the same bytes from the same input."""
     for name in ("a", "b"):

@@ -176,6 +176,7 @@ DRAWN = [
 
 
 @pytest.mark.parametrize("form", [*DRAWN, "svg", "html", "json", "csv", "md"])
+@pytest.mark.slow
 def test_every_format(call: Run, tmp_path: Path, form: str) -> None:
     """Every renderer takes it, and writes the same bytes again."""
     for name in ("one", "two"):

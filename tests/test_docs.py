@@ -84,8 +84,16 @@ def test_the_drawn_sample_is_there() -> None:
     assert (ROOT / path).is_file()
 
 
+def console_lines(fences: list[tuple[str, str]]) -> list[str]:
+    """Return the command lines of fences."""
+    return [line[2:] for kind, text in fences if kind == "console" for line in text.splitlines()]
+
+
 EVERY = [*FENCES, *FENCE.findall(PAGE)]
-CONSOLE = [line[2:] for kind, text in EVERY if kind == "console" for line in text.splitlines()]
+CONSOLE = [
+    *console_lines(FENCES),
+    *(pytest.param(line, marks=pytest.mark.slow) for line in console_lines(FENCE.findall(PAGE))),
+]
 
 
 IN_PROCESSES = (
@@ -127,7 +135,7 @@ def test_console_lines_run(line: str, call: Run, run: Run, tmp_path: Path) -> No
 
 def test_some_console_lines_are_processes() -> None:
     """Each of the lines that are run as processes is there."""
-    lines = {" ".join(shlex.split(line, comments=True)) for line in CONSOLE}
+    lines = {" ".join(shlex.split(line, comments=True)) for line in console_lines(EVERY)}
     assert {*IN_PROCESSES[1:], f"cat prompt.txt | {IN_PROCESSES[0]}"} <= lines
 
 

@@ -180,6 +180,7 @@ def test_uniform_heads_score_the_mean_of_one_over_visible() -> None:
     assert previous_token(weights) == pytest.approx(np.mean([1 / (q + 1) for q in range(2, n)]))
 
 
+@pytest.mark.slow
 def test_training_learns_and_repeats() -> None:
     """The loss falls well below that of chance, and the same seed gives the same parameters bit for bit."""
     ids = np.tile(np.arange(1, 40), 30)

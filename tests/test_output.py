@@ -378,6 +378,7 @@ def out(*args: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("form", ["csv", "npz", "md", "png"])
+@pytest.mark.slow
 def test_stdout_gets_what_a_file_would(form: str, call: Run, tmp_path: Path) -> None:
     """-o - --format X, --format X alone and -o FILE.X give the same bytes, nothing else, and each time the same."""
     assert call("show", SENTENCE, "-H", "L1H3", "-o", f"x.{form}").returncode == 0

@@ -272,6 +272,7 @@ def figure_width(drawable: Table) -> float:
 
 
 @pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.slow
 def test_files_are_the_same_each_time(form: str) -> None:
     """The same bytes for the same table."""
     assert figure(table(), form).data == figure(table(), form).data
