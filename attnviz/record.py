@@ -5,6 +5,7 @@ Frozen NumPy arrays that check themselves; a record knows no model, no file and 
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -345,19 +346,19 @@ def require_tiles(tiles: Tiles, shape: tuple[int, ...]) -> tuple[int, ...]:
     return expected
 
 
-class Presentable:
+class Presentable(ABC):
     """Something that a notebook shows and pandas holds: a capture, or a result."""
 
     write_html: ClassVar[Callable[[Any], str] | None] = None
     """Makes what a notebook shows. ``attnviz.notebook`` sets it: a record knows no medium."""
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return everything as a document for JSON."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self) -> list[dict[str, Any]]:
         """Return the lines of a table, all with the same names."""
-        raise NotImplementedError
 
     def to_frame(self) -> Any:
         """Return the rows as a pandas.DataFrame.

@@ -187,7 +187,7 @@ def test_a_row_of_the_table_is_all_that_a_model_needs(toy: str, call: Call) -> N
 
 
 PREDICTIONS = "makes no predictions"
-LOSSES = "tells no loss of its next tokens"
+LOSSES = "does not tell how well it predicts the next tokens"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ LOSSES = "tells no loss of its next tokens"
         (["show", "--weights", "gradient"], PREDICTIONS),
         (["show", "--weights", "chefer"], PREDICTIONS),
         (["explain"], "does not give the queries, keys and values of its heads"),
-        (["heads"], "reads no token ids, of which random sequences are made"),
+        (["heads"], "does not read token ids, which are needed here"),
         (["heads", "--ablate"], LOSSES),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
@@ -240,11 +240,11 @@ ROLES = Roles("toy", (), Setting(), 50, 1)
     [
         (lambda model: attribute(model, Prompt(SENTENCE)), PREDICTIONS),
         (lambda model: Subject.of(model, Prompt(SENTENCE)), PREDICTIONS),
-        (lambda model: measure_heads(model, Setting(), [SENTENCE]), "reads no token ids"),
+        (lambda model: measure_heads(model, Setting(), [SENTENCE]), "does not read token ids"),
         (lambda model: ablate(model, ROLES, (), [SENTENCE], print), LOSSES),
         (require_predictions, PREDICTIONS),
         (require_operands, "does not give the queries, keys and values"),
-        (require_sequences, "reads no token ids"),
+        (require_sequences, "does not read token ids"),
         (require_losses, LOSSES),
     ],
 )

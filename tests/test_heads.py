@@ -335,7 +335,7 @@ def random_model(kind: str, deviation: float, layers: int) -> HuggingFace:
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
 @pytest.mark.parametrize("deviation", [0.02, 0.3, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_no_head_of_a_random_model_has_a_name(kind: str, deviation: float) -> None:
-    """Whatever the seed, the architecture and the size of the weights; nor is any near a threshold."""
+    """In three architectures and sizes of weights, under four seeds each; nor is any near a threshold."""
     for seed in range(4):
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)

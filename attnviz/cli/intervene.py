@@ -52,10 +52,10 @@ def command(
 ) -> None:
     """Change attention in a run of a model, and show maps and predictions before and after.
 
-    --knock-out cuts edges before the softmax, so that their weight goes to other keys; --ablate
-    replaces the output of heads. Beside the change of the prediction stands, for scale, what as
-    many other edges or heads do. One map is drawn before, after, and as the difference; otherwise
-    what is drawn is what is there after the change.
+    --knock-out cuts edges before the softmax, so that their weight goes to other keys. --ablate
+    replaces the output of heads. Below the change of the prediction stands how far other changes of
+    the same size move it. A single map is drawn before and after the change, with the difference;
+    several maps are drawn after the change only.
 
     \b
     Examples:

@@ -848,14 +848,12 @@ capture_options = option_group("captures", CaptureOptions)
 
 TOPICS: dict[str, tuple[str, Decorator]] = {
     "figures": (
-        "How figures and pages are made, by each command that writes them with -o FILE.",
+        "Options of figures and pages, for every command that writes them with -o FILE.",
         figure_options,
     ),
     "models": (
-        (
-            "Which model runs, and where. A command that takes --model twice takes --revision, "
-            "--tokenizer and --adapter twice too, one of each model."
-        ),
+        "Options that choose the model and where it runs. A command that takes --model twice also "
+        "takes --revision, --tokenizer and --adapter twice, once for each model.",
         model_options,
     ),
 }

@@ -28,10 +28,7 @@ from attnviz.cli.picture import PictureOptions, make_request, prepare_capture
 from attnviz.cli.screen import open_screen
 from attnviz.cli.sources import open_source
 
-MOVED = (
-    "interventions have a command of their own: attnviz intervene; with show they go in the next"
-    " version"
-)
+MOVED = "use attnviz intervene for this: the next version of attnviz show will not change a model"
 
 
 @click.command(cls=SectionedCommand)

@@ -154,14 +154,14 @@ def require_sequences(model: Model) -> SupportsSequences:
     """Return a model that reads sequences of token ids. Raises ModelError for any other."""
     if isinstance(model, SupportsSequences):
         return model
-    raise explain_lack(model, "reads no token ids, of which random sequences are made")
+    raise explain_lack(model, "does not read token ids, which are needed here")
 
 
 def require_losses(model: Model) -> SupportsLosses:
     """Return a model of which the loss can be measured. Raises ModelError for any other."""
     if isinstance(model, SupportsLosses):
         return model
-    raise explain_lack(model, "tells no loss of its next tokens")
+    raise explain_lack(model, "does not tell how well it predicts the next tokens")
 
 
 def explain_lack(model: Model, lack: str) -> ModelError:

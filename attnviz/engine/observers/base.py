@@ -1,5 +1,6 @@
 """What an observer is, and what it is shown: the calls of attention of a running model, in their order."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -86,21 +87,23 @@ class Source(NamedTuple):
 NOWHERE = Source()
 
 
-class Observer:
+class Observer(ABC):
     """Watch the calls of a running model, and give each its output."""
 
+    @abstractmethod
     def attend(self, call: Call, source: Source) -> Tensor:
         """See a call, and give its output (B, N, H, d_v)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
         """See weights (B, H, N, M) that a model made itself, and return the number of the call.
 
         visible broadcasts to the weights.
         """
-        raise NotImplementedError
 
-    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
+    def measured(  # noqa: B027 - an observer that keeps nothing need not hear it
+        self, number: int, difference: float | None, dtype: torch.dtype
+    ) -> None:
         """Hear how far the weights of a call, times values, are from what the model went on with.
 
         Nothing is done with it unless an observer keeps it. dtype: the coarsest type of what was compared.
