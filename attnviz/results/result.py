@@ -1,13 +1,14 @@
-"""What every result can do."""
+"""The forms that every result has: a document, rows, and pictures."""
 
 from attnviz.drawable import Picture
 from attnviz.record import Presentable
 
 
 class Result(Presentable):
-    """What a question has found out, in all its forms.
+    """The answer to a question, in all its forms.
 
-    ``to_dict`` is the document of --json, ``rows`` the lines of the CSV; NaN stands for a number that is undefined.
+    ``to_dict`` is the document of --json, ``rows`` the lines of the CSV; NaN stands for a number
+    that is undefined.
     """
 
     def tables(self) -> list[Picture]:
@@ -16,4 +17,5 @@ class Result(Presentable):
 
     def __repr__(self) -> str:
         """Say in one line what the result is of: the title of its first picture."""
-        return f"<{type(self).__name__}: {self.tables()[0].title}>"
+        first = self.tables()[0]
+        return f"<{type(self).__name__}: {first.title}>"
