@@ -17,8 +17,8 @@ from attnviz.methods import SINKLESS, is_other, noun
 from attnviz.record import ATTENTION, SCORES, AttentionMap, Floats, Visible
 from attnviz.views.labels import name_token
 
-LEAST_SHARE_OF_PARKED = 0.3  # of the weight, on a special or first token (Gu et al. 2024)
-LEAST_SHARE_OF_OTHERS = 0.5  # of the weight, on any other token
+LEAST_SHARE_OF_CANDIDATE = 0.3  # of the weight, on a special or first token (Gu et al. 2024)
+LEAST_SHARE_OF_OTHER = 0.5  # of the weight, on any other token
 NEARLY_LARGEST = 0.9  # of the largest weight: colours that reach so far show nearly as much
 ROUNDING = 1e-6  # of float32, in a row that sums to 1
 
@@ -66,8 +66,8 @@ def count_keys_per_column(attention_map: AttentionMap) -> int:
 def find_sinks(attention_map: AttentionMap, key_shares: Floats) -> Visible:
     """Find which keys are sinks, given the share of the weight that each takes: (key,) -> (key,).
 
-    A special or first token is one from LEAST_SHARE_OF_PARKED on; of few keys it must also take
-    twice its even share. Any other token is one from LEAST_SHARE_OF_OTHERS on, but not where the
+    A special or first token is one from LEAST_SHARE_OF_CANDIDATE on; of few keys it must also take
+    twice its even share. Any other token is one from LEAST_SHARE_OF_OTHER on, but not where the
     map has one query alone, and not in norms and other numbers that say more than weights do: there
     it may well be what the query is about. Gradients and scores have no sinks at all.
     """
@@ -75,12 +75,12 @@ def find_sinks(attention_map: AttentionMap, key_shares: Floats) -> Visible:
         return np.zeros(len(attention_map.keys), bool)
     keys_with_weight = int(np.count_nonzero(key_shares))
     twice_even = 2 / max(keys_with_weight, 1)
-    least_of_parked = np.clip(twice_even, LEAST_SHARE_OF_PARKED, LEAST_SHARE_OF_OTHERS)
+    least_of_candidate = np.clip(twice_even, LEAST_SHARE_OF_CANDIDATE, LEAST_SHARE_OF_OTHER)
     has_several_queries = len(attention_map.queries) > 1
-    least_of_others = np.inf
+    least_of_other = np.inf
     if has_several_queries and not is_other(attention_map.method):
-        least_of_others = LEAST_SHARE_OF_OTHERS
-    least = np.where(parked(attention_map), least_of_parked, least_of_others)
+        least_of_other = LEAST_SHARE_OF_OTHER
+    least = np.where(parked(attention_map), least_of_candidate, least_of_other)
     is_sink: Visible = key_shares >= least
     return is_sink
 
