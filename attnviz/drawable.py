@@ -1,5 +1,9 @@
-"""What can be drawn: pure data, of no medium. Colours come from ``Scale.steps``, the same in every medium."""
+"""The pictures and tables that can be drawn, as pure data of no medium.
 
+Colours come from ``Scale.steps``, so that a picture has the same ones on every medium.
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -13,6 +17,7 @@ Cell = TypeVar("Cell", bound=np.generic)
 Steps: TypeAlias = npt.NDArray[np.int64]
 
 MASKED = -1  # the step of a cell where a query may not attend: blank, which no weight is
+LEAST_OF_TWO_DIGITS = 0.1  # below it, two digits after the point say little
 
 
 class Panel(NamedTuple):
@@ -24,95 +29,120 @@ class Panel(NamedTuple):
     """(row, column)."""
 
     def pooled(self, rows: int, columns: int) -> "Panel":
-        """At most so many rows and columns, each cell the value of the largest size of those that it stands for."""
-        high, seen = pool(self.values, rows, columns), pool(self.visible, rows, columns)
-        if self.values.min(initial=0) >= 0:
-            return Panel(high, seen)
-        low = -pool(-self.values, rows, columns)
-        return Panel(np.where(high >= -low, high, low), seen)
+        """Pool the panel to at most so many rows and columns.
+
+        Each cell has the number of the largest size among the cells that it stands for.
+        """
+        highest = pool(self.values, rows, columns)
+        visible = pool(self.visible, rows, columns)
+        has_no_negatives = self.values.min(initial=0) >= 0
+        if has_no_negatives:
+            return Panel(highest, visible)
+        lowest = -pool(-self.values, rows, columns)
+        largest = np.where(highest >= -lowest, highest, lowest)
+        return Panel(largest, visible)
 
 
 class Scale(NamedTuple):
-    """How weights become places on the colour scale, which starts at 0, or with ``signed`` has 0 in its middle."""
+    """The scale of numbers on the colours: from 0 to top, or with ``signed`` from -top to top."""
 
     top: float
-    """The weight at the end of the colours. Those above it are sinks, drawn as beyond the scale."""
+    """The weight at the end of the colours; those above it are sinks, beyond the scale."""
     largest: float
     """The largest weight that is drawn."""
     linear: bool = False
     """Else the square root, which shows the sink, the diagonal and the faint parts."""
     signed: bool = False
-    """Differences, or scores, from -top to top: none is beyond the scale."""
+    """Differences, or scores, with 0 in the middle of the colours: none is beyond the scale."""
     of: str = ""
-    """What a cell is; of nothing said a weight, or a difference of weights where it is signed."""
+    """The name of a cell; empty for a weight, or a difference of weights where it is signed."""
 
     @property
     def name(self) -> str:
-        """What the colour bar says."""
-        return "linear scale" if self.linear else "√ scale"
+        """The words on the colour bar."""
+        if self.linear:
+            return "linear scale"
+        return "√ scale"
 
     @property
     def cell(self) -> str:
-        """What a cell is, in a sentence."""
-        return self.of or ("difference" if self.signed else "weight")
+        """The name of a cell in a sentence."""
+        if self.of:
+            return self.of
+        return "difference" if self.signed else "weight"
 
     @property
     def small(self) -> bool:
-        """Whether two digits after the point would show nothing of what it is of; weights are shares of 1."""
-        return bool(self.of) and self.largest < 0.1
+        """True if two digits after the point would show nothing; weights are shares of 1."""
+        return bool(self.of) and self.largest < LEAST_OF_TWO_DIGITS
 
     @property
     def has_beyond(self) -> bool:
-        """Whether there are weights beyond the scale."""
+        """True if there are weights beyond the scale."""
         return self.largest > self.top and not self.signed
 
     def levels(self, values: npt.ArrayLike) -> Floats:
-        """Weights as places on the colour scale, 0 to 1.
+        """Return where weights lie on the colours, from 0 to 1.
 
         >>> Scale(1.0, 1.0).levels([0, 0.25, 1])
         array([0. , 0.5, 1. ], dtype=float32)
         >>> Scale(1.0, 1.0, signed=True).levels([-1, 0, 0.25])
         array([0.  , 0.5 , 0.75], dtype=float32)
         """
-        share = np.asarray(values, np.float32) / np.float32(self.top or 1)
-        size = np.clip(np.abs(share) if self.signed else share, 0, 1)
-        found: Floats = size if self.linear else np.sqrt(size)
-        return 0.5 + np.copysign(found, share) / 2 if self.signed else found
+        top = np.float32(self.top or 1)
+        share = np.asarray(values, np.float32) / top
+        size = np.abs(share) if self.signed else share
+        levels: Floats = np.clip(size, 0, 1)
+        if not self.linear:
+            levels = np.sqrt(levels)
+        if self.signed:
+            levels = 0.5 + np.copysign(levels, share) / 2
+        return levels
 
     def steps(self, panel: Panel, count: int) -> Steps:
-        """The colour of each cell: 0 to count - 1, ``count`` beyond the scale, MASKED where not visible."""
-        inside = np.minimum((self.levels(panel.values) * count).astype(np.int64), count - 1)
-        beyond = self.has_beyond and panel.values > self.top
-        return np.where(panel.visible, np.where(beyond, count, inside), MASKED)
+        """Return the colour of each cell of a panel, as a number from 0 to count - 1.
+
+        A cell beyond the scale has the number ``count``, one that is not visible MASKED.
+        """
+        levels = self.levels(panel.values)
+        on_colours = (levels * count).astype(np.int64)
+        inside = np.minimum(on_colours, count - 1)
+        is_beyond = self.has_beyond and panel.values > self.top
+        steps = np.where(is_beyond, count, inside)
+        return np.where(panel.visible, steps, MASKED)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What the rows, or the columns, of a matrix stand for. The tuples are as long as the text that it shows."""
+    """The meaning of the rows, or of the columns, of a matrix.
+
+    The tuples are as long as the text that is shown, in tokens.
+    """
 
     name: str
     """``queries``, ``keys``, ``layers`` or ``heads``."""
     labels: tuple[str, ...]
     numbers: tuple[int, ...]
-    """The place of each token in the whole text, which is not its place here where a part is shown."""
+    """The position of each token in the whole text, of which a part may be shown."""
     step: int = 1
-    """Tokens that a row, or a column, of the panel stands for, the last one perhaps fewer."""
+    """The number of tokens that a row, or a column, of the panel stands for; the last may have fewer."""
     spaced: tuple[bool, ...] = ()
-    """Whether white space stands before each token, for running text."""
+    """True where white space stands before a token, for running text."""
     unit: str = "tokens"
-    """What the labels of queries and keys are."""
+    """The name of what the labels of queries and keys are."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def cells(self) -> int:
-        """Rows, or columns, of the panel."""
-        return -(-len(self) // self.step)
+        """The number of rows, or columns, of the panel."""
+        return math.ceil(len(self) / self.step)
 
     def tile(self, cell: int) -> range:
-        """The places in this axis of the tokens of a row, or a column."""
-        return range(cell * self.step, min((cell + 1) * self.step, len(self)))
+        """Return the indices in this axis of the tokens of a row, or a column."""
+        start = cell * self.step
+        return range(start, min(start + self.step, len(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +158,7 @@ class Heatmap:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the longer side."""
+        """The number of tokens of the longer side."""
         return max(len(self.rows), len(self.columns))
 
 
@@ -143,9 +173,9 @@ class Grid:
     scale: Scale
     caption: tuple[str, ...]
     tokens: int
-    """Tokens of the longer side of a panel."""
+    """The number of tokens of the longer side of a panel."""
     unit: str = "tokens"
-    """What these are."""
+    """The name of what is counted there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +187,7 @@ class Strip:
     panel: Panel
     """One row, a column a token."""
     chosen: int | None
-    """Where that one token stands in this text, if it does."""
+    """The index of that one token in this text; None if it is not there."""
     scale: Scale
     caption: tuple[str, ...]
 
@@ -166,15 +196,15 @@ class Section(NamedTuple):
     """The maps of one kind on a page: all of them small, and each of them large."""
 
     name: str
-    """What attends to what: ``self-attention``, ``encoder``, ``decoder``, ``cross-attention``."""
+    """The kind of attention: ``self-attention``, ``encoder``, ``decoder``, ``cross-attention``."""
     grid: Grid
     heatmaps: tuple[tuple[Heatmap | None, ...], ...]
-    """In the places of the grid's panels; heatmaps of a section may differ in size."""
+    """Arranged as the grid's panels are; heatmaps of a section may differ in size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """All that a reader may want to look through."""
+    """Everything of a capture, for a reader to look through."""
 
     title: str
     sections: tuple[Section, ...]
@@ -196,20 +226,20 @@ class Table:
 
     title: str
     corner: str
-    """What the rows are: the heading of their names."""
+    """The heading of the names of the rows."""
     columns: tuple[str, ...]
     rows: tuple[str, ...]
     cells: tuple[tuple[str, ...], ...]
     """(row, column), empty where there is nothing to say."""
     levels: Floats
-    """(row, column): the place of each cell on the colour scale, 0 to 1; NaN for no colour."""
+    """(row, column): where each cell lies on the colours, 0 to 1; NaN for no colour."""
     caption: tuple[str, ...]
     texts: frozenset[int] = frozenset()
     """Columns that hold names, which begin at the left; numbers end at the right."""
     group: int = 1
-    """Columns come in groups of so many, which are not parted where a table goes on below."""
+    """Columns come in groups of so many, which stay together where a table goes on below."""
     even: bool = False
-    """Columns are all as wide as the widest: they stand for things of one kind, such as the heads of a layer."""
+    """Columns are all as wide as the widest, as those that stand for the heads of a layer."""
 
 
 class Curve(NamedTuple):
@@ -224,7 +254,7 @@ class Plot(NamedTuple):
     """Curves on one scale."""
 
     name: str
-    """What the numbers are, and their unit."""
+    """The meaning of the numbers, and their unit."""
     low: float
     high: float
     curves: tuple[Curve, ...]
@@ -243,7 +273,7 @@ class Curves:
 
     title: str
     name: str
-    """What the steps are."""
+    """The meaning of the steps."""
     steps: tuple[int, ...]
     """Rising."""
     plots: tuple[Plot, ...]
@@ -256,17 +286,27 @@ Drawable: TypeAlias = Picture | Page
 
 
 def pool(values: npt.NDArray[Cell], rows: int, columns: int) -> npt.NDArray[Cell]:
-    """The maximum over blocks of a matrix, as even as they can be: (row, column) -> at most (rows, columns)."""
+    """Return the maximum of each block of a matrix: (row, column) -> at most (rows, columns).
+
+    Blocks are as even as they can be.
+    """
     height, width = values.shape
-    flat: npt.NDArray[Cell] = np.maximum.reduceat(values, starting(height, rows), axis=0)
-    pooled: npt.NDArray[Cell] = np.maximum.reduceat(flat, starting(width, columns), axis=1)
+    row_starts = starting(height, rows)
+    column_starts = starting(width, columns)
+    flat: npt.NDArray[Cell] = np.maximum.reduceat(values, row_starts, axis=0)
+    pooled: npt.NDArray[Cell] = np.maximum.reduceat(flat, column_starts, axis=1)
     return pooled
 
 
+def make_blank_levels(rows: int, columns: int) -> Floats:
+    """Make the levels of a table without colours: (row, column)."""
+    return np.full((rows, columns), np.nan, np.float32)
+
+
 def starting(length: int, parts: int) -> npt.NDArray[np.int64]:
-    """Where each of at most so many parts of a row begins."""
-    parts = min(parts, length)
-    return np.arange(parts) * length // parts
+    """Return where each of at most so many even parts of a row begins."""
+    count = min(parts, length)
+    return np.arange(count) * length // count
 
 
 Content = TypeVar("Content")
@@ -279,22 +319,23 @@ def map_texts(
 
     change_label: for the labels of axes, in place of ``change``.
     """
-
-    def map_part(part: Any) -> Any:
-        return map_texts(part, change, change_label)
-
     if isinstance(content, str):
         return change(content)  # type: ignore[return-value]
     if isinstance(content, Axis):
         labels = tuple(map(change_label or change, content.labels))
         return replace(content, labels=labels)
     if is_dataclass(content) and not isinstance(content, type):
-        parts = {each.name: map_part(getattr(content, each.name)) for each in fields(content)}
-        return replace(content, **parts)
+        changed_fields = {}
+        for field in fields(content):
+            value: Any = getattr(content, field.name)
+            changed_fields[field.name] = map_texts(value, change, change_label)
+        return replace(content, **changed_fields)
     if isinstance(content, tuple):
-        changed = [map_part(part) for part in content]
+        changed = [map_texts(item, change, change_label) for item in content]
         is_named = hasattr(content, "_make")
-        return content._make(changed) if is_named else tuple(changed)  # type: ignore[attr-defined, return-value]
+        if is_named:
+            return content._make(changed)  # type: ignore[attr-defined, no-any-return]
+        return tuple(changed)  # type: ignore[return-value]
     return content
 
 

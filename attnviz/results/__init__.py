@@ -1,1 +1,1 @@
-"""What a command finds out, one file a question: the numbers as tables, a document and rows."""
+"""The results of commands, one file a question: the numbers as tables, a document and rows."""

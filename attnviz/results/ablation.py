@@ -1,20 +1,32 @@
-"""How much worse a model predicts without some of its heads."""
+"""The loss of a model without some of its heads: how much worse it predicts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from attnviz.analysis.roles import ROLES, Data
 from attnviz.drawable import Table
-from attnviz.record import Doubles
+from attnviz.record import Doubles, Floats
 from attnviz.request import Replacement
 from attnviz.selection import Head
-from attnviz.views.labels import head_name
+from attnviz.views.labels import abbreviate_head
 
 HOWS: tuple[Replacement, ...] = "zero", "mean"  # replacements of which the losses are measured
 DATA: dict[Data, str] = {"repeated": "repeats", "text": "text"}
+SMALLEST_RISE = 1e-9  # nats that the colours reach at least, so that nothing is divided by 0
+EXPLAIN_REPLACEMENTS = (
+    "zero, mean: what a head puts out is replaced by zeros, or by its mean over all queries of the "
+    "data"
+)
+EXPLAIN_OTHERS = (
+    "others: without as many heads of the same layers that do not play the role, of all layers if "
+    "these are too few; mean ± deviation over up to 5 draws"
+)
+
+Condition: TypeAlias = tuple[Data, Replacement]
+"""The data that a loss is measured on, and what stands in place of heads."""
 
 
 class LossSpread(NamedTuple):
@@ -27,14 +39,17 @@ class LossSpread(NamedTuple):
     @classmethod
     def of(cls, losses: Sequence[float] | Doubles) -> "LossSpread":
         """Make the spread of some losses: no mean of none, no deviation of one."""
-        if not len(losses):
+        count = len(losses)
+        if count == 0:
             return cls(np.nan, np.nan, 0)
-        sd = float(np.std(losses, ddof=1)) if len(losses) > 1 else np.nan
-        return cls(float(np.mean(losses)), sd, len(losses))
+        sd = np.nan
+        if count > 1:
+            sd = float(np.std(losses, ddof=1))
+        return cls(float(np.mean(losses)), sd, count)
 
 
 class LossRise(NamedTuple):
-    """How much the loss rises without some heads."""
+    """The rise of the loss without some heads, and for scale without others."""
 
     own: LossSpread
     """Over sequences or texts."""
@@ -44,11 +59,11 @@ class LossRise(NamedTuple):
 
 @dataclass(frozen=True)
 class AblatedHeads:
-    """What was measured without one head, or all of a role."""
+    """The rises of the loss without one head, or without all heads of a role."""
 
     heads: tuple[Head, ...]
     role: str | None
-    rises: Mapping[tuple[Data, Replacement], LossRise]
+    rises: Mapping[Condition, LossRise]
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class Ablation:
     """The loss of a whole model, and without heads."""
 
     loss: Mapping[Data, LossSpread]
-    """Of the whole model."""
+    """The loss of the whole model, by data."""
     ablated: tuple[AblatedHeads, ...]
 
 
@@ -65,34 +80,42 @@ class Ablation:
 
 def describe_ablation(ablation: Ablation) -> dict[str, Any]:
     """Describe the losses of the whole model and without heads, for JSON."""
-    return {
-        "loss": {data: loss._asdict() for data, loss in ablation.loss.items()},
-        "without": [describe_ablated(ablated) for ablated in ablation.ablated],
-    }
+    losses = {data: loss._asdict() for data, loss in ablation.loss.items()}
+    without = [describe_ablated(ablated) for ablated in ablation.ablated]
+    return {"loss": losses, "without": without}
 
 
 def describe_ablated(ablated: AblatedHeads) -> dict[str, Any]:
     """Describe how much the loss rises without some heads, by data and replacement, for JSON."""
     rises: dict[str, dict[str, Any]] = {}
     for (data, replacement), rise in ablated.rises.items():
-        described = {**rise.own._asdict(), "others": rise.others._asdict()}
-        rises.setdefault(data, {})[replacement] = described
+        described = rise.own._asdict()
+        described["others"] = rise.others._asdict()
+        rises_on_data = rises.setdefault(data, {})
+        rises_on_data[replacement] = described
     return {"heads": ablated.heads, "role": ablated.role, "rise": rises}
 
 
 def list_rises(ablation: Ablation) -> list[dict[str, Any]]:
     """List how much the loss rises without heads, and without others."""
-    return [row for ablated in ablation.ablated for row in list_ablated_rises(ablated)]
+    rows = []
+    for ablated in ablation.ablated:
+        rows += list_ablated_rises(ablated)
+    return rows
 
 
 def list_ablated_rises(ablated: AblatedHeads) -> list[dict[str, Any]]:
     """List how much the loss rises without some heads, by data and replacement."""
-    heads = " ".join(head_name(*head) for head in ablated.heads)
+    names = [abbreviate_head(*head) for head in ablated.heads]
+    heads = " ".join(names)
     rows = []
     for (data, replacement), rise in ablated.rises.items():
-        others = {f"others_{name}": value for name, value in rise.others._asdict().items()}
-        row = {"heads": heads, "role": ablated.role, "data": data, "replaced_by": replacement}
-        rows.append({**row, **rise.own._asdict(), **others})
+        row = {"heads": heads, "role": ablated.role}
+        row |= {"data": data, "replaced_by": replacement}
+        row |= rise.own._asdict()
+        for name, value in rise.others._asdict().items():
+            row[f"others_{name}"] = value
+        rows.append(row)
     return rows
 
 
@@ -101,54 +124,83 @@ def list_ablated_rises(ablated: AblatedHeads) -> list[dict[str, Any]]:
 
 def make_ablation_table(ablation: Ablation) -> Table:
     """Make a table of how much the loss rises without heads, and without others."""
-    measured = [(data, how) for data in DATA if data in ablation.loss for how in HOWS]
-    columns: list[str] = []
-    for data, how in measured:
-        columns += (f"{DATA[data]}, {how}", "others")
-    spreads = [list_spreads(ablated, measured) for ablated in ablation.ablated]
-    means = np.array([[spread.mean for spread in row] for row in spreads])
-    means = means.reshape(len(spreads), -1)
-    largest = np.nanmax(means, initial=1e-9)
+    conditions = list_conditions(ablation)
+    names, spreads = [], []
+    for ablated in ablation.ablated:
+        names.append(name_ablated(ablated))
+        spreads.append(list_spreads(ablated, conditions))
+    cells = map(format_rises, spreads)
     return Table(
         "the loss without heads: rise in nats per token",
         "without",
-        tuple(columns),
-        tuple(name_ablated(ablated) for ablated in ablation.ablated),
-        tuple(tuple(format_loss(spread, "+") for spread in row) for row in spreads),
-        np.sqrt(means.clip(0) / largest).astype(np.float32),
-        ablation_lines(ablation),
+        name_conditions(conditions),
+        tuple(names),
+        tuple(cells),
+        colour_rises(spreads),
+        explain_losses(ablation),
         group=2,
     )
 
 
-def list_spreads(
-    ablated: AblatedHeads, measured: Sequence[tuple[Data, Replacement]]
-) -> list[LossSpread]:
-    """List the rise without some heads and that without others, for each data and replacement."""
+def list_conditions(ablation: Ablation) -> list[Condition]:
+    """List on which data, and with which replacements, losses were measured."""
+    measured_data = [data for data in DATA if data in ablation.loss]
+    return [(data, replacement) for data in measured_data for replacement in HOWS]
+
+
+def name_conditions(conditions: Sequence[Condition]) -> tuple[str, ...]:
+    """Return two headings for each condition: that of some heads, and that of others."""
+    headings = []
+    for data, replacement in conditions:
+        headings += [f"{DATA[data]}, {replacement}", "others"]
+    return tuple(headings)
+
+
+def list_spreads(ablated: AblatedHeads, conditions: Sequence[Condition]) -> list[LossSpread]:
+    """List for each condition the rise without some heads and that without others."""
     spreads: list[LossSpread] = []
-    for data, replacement in measured:
-        rise = ablated.rises[data, replacement]
+    for condition in conditions:
+        rise = ablated.rises[condition]
         spreads += (rise.own, rise.others)
     return spreads
 
 
-def ablation_lines(ablation: Ablation) -> tuple[str, ...]:
+def format_rises(spreads: Sequence[LossSpread]) -> tuple[str, ...]:
+    """Format rises of the loss with their signs."""
+    return tuple(format_loss(spread, "+") for spread in spreads)
+
+
+def colour_rises(spreads: Sequence[Sequence[LossSpread]]) -> Floats:
+    """Return where rises (row, column) lie on the colours: the root of their share of the largest."""
+    means_of_rows = [[spread.mean for spread in row] for row in spreads]
+    means = np.array(means_of_rows).reshape(len(spreads), -1)
+    largest = np.nanmax(means, initial=SMALLEST_RISE)
+    shares = means.clip(0) / largest
+    levels: Floats = np.sqrt(shares).astype(np.float32)
+    return levels
+
+
+def explain_losses(ablation: Ablation) -> tuple[str, ...]:
     """Say what the losses are, and what stands in place of heads."""
-    losses = [f"{format_loss(loss)} on {DATA[data]}" for data, loss in ablation.loss.items()]
-    return (
+    losses = []
+    for data, loss in ablation.loss.items():
+        losses.append(f"{format_loss(loss)} on {DATA[data]}")
+    whole_model = (
         f"loss of the whole model {', '.join(losses)}: nats per token, mean ± deviation; on repeats "
-        "that of the second copy, its first token left out",
-        "zero, mean: what a head puts out is replaced by zeros, or by its mean over all queries of the data",
-        "others: without as many heads of the same layers that do not play the role, of all layers "
-        "if these are too few; mean ± deviation over up to 5 draws",
+        "that of the second copy, its first token left out"
     )
+    return whole_model, EXPLAIN_REPLACEMENTS, EXPLAIN_OTHERS
 
 
 def name_ablated(ablated: AblatedHeads) -> str:
     """Name one head by its name, several by their number, and add the role."""
     count = len(ablated.heads)
-    name = head_name(*ablated.heads[0]) if count == 1 else f"all {count}"
-    return name if ablated.role is None else f"{name} {ROLES[ablated.role].short}"
+    name = f"all {count}"
+    if count == 1:
+        name = abbreviate_head(*ablated.heads[0])
+    if ablated.role is None:
+        return name
+    return f"{name} {ROLES[ablated.role].short}"
 
 
 def format_loss(spread: LossSpread, sign: str = "") -> str:
@@ -159,4 +211,6 @@ def format_loss(spread: LossSpread, sign: str = "") -> str:
     if not spread.n:
         return ""
     mean = f"{spread.mean:{sign}.2f}"
-    return f"{mean} ± {spread.sd:.2f}" if np.isfinite(spread.sd) else mean
+    if not np.isfinite(spread.sd):
+        return mean
+    return f"{mean} ± {spread.sd:.2f}"

@@ -1,4 +1,8 @@
-"""Which tokens mattered for a prediction by several methods, and how far to trust them."""
+"""The tokens that mattered for a prediction, by several methods, and how far to trust these.
+
+A method gives each token a score. To check it, interventions take a token away and measure how far
+the prediction falls. A method is as good as its ranks agree with those of the interventions.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +14,7 @@ from attnviz.analysis.attribution import BASELINES, FEW, SCORINGS, chance, ranks
 from attnviz.drawable import Axis, Panel, Picture, Scale, Strip, Table
 from attnviz.escape import escape
 from attnviz.io.formats import describe_tokens
-from attnviz.record import Capture, Doubles, Token, Visible
+from attnviz.record import Capture, Doubles, Floats, Token, Visible
 from attnviz.results.intervention import (
     SHOWN,
     Outcome,
@@ -19,8 +23,8 @@ from attnviz.results.intervention import (
     told_changes,
 )
 from attnviz.results.result import Result
-from attnviz.views.heatmaps import title, told
-from attnviz.views.labels import labels, name, short, spaced
+from attnviz.views.heatmaps import join_title, make_caption
+from attnviz.views.labels import find_spaces, label_tokens, name_token, shorten
 
 Check: TypeAlias = Literal["knock-out", "leave-one-out"]
 CHECKS: dict[Check, str] = {
@@ -33,63 +37,79 @@ PREDICTIONS = {
     "class": "the class {target} ({probability:.0%})",
     "vector": "the last vector of token {place} {token}",
 }
-UNDER = "what is ranked is what the model says under this intervention; heads that are ablated do not count"
+UNDER = (
+    "what is ranked is what the model says under this intervention; heads that are ablated do not "
+    "count"
+)
+HIGHEST_IS_ONE = "the highest is set to 1"
+NOT_RANKED = (
+    "masked are those that are not ranked: special tokens and the first, on which heads rest; the "
+    "token that is asked itself; what it has nothing of"
+)
+BELOW_THE_RANKED = (
+    "below them, without a rank: special tokens and the first, on which heads rest, and the token "
+    "that is asked"
+)
 LARGEST_DIGITS = 3  # of the largest score of a column
 MOST_DECIMALS = 9
 
 
 @dataclass(frozen=True, repr=False)
 class Attribution(Result):
-    """What each token of a text is to what the model says at one of them, by several methods."""
+    """The scores of the tokens of a text for what the model predicts at one of them.
+
+    The token at which it predicts is the query. Several methods give scores, and one of them ranks.
+    """
 
     model: str
     text: str
     tokens: tuple[Token, ...]
     query: int
-    """The place of the token whose row of attention is read."""
+    """The position of the token whose row of attention is read."""
     kind: Literal["next", "masked", "class", "vector"]
-    """What is said there: see ``Response``."""
+    """The kind of what is predicted there: see ``Response``."""
     target: str | None
     """The token or class that is asked about; None of a vector."""
     probability: float
-    """Of the target; NaN of a vector."""
+    """The probability of the target; NaN of a vector."""
     by: str
     """The method that ranks."""
     ranked: Visible
-    """(token,): not special, nor the first, nor the query, nor what it has nothing of."""
+    """(token,): False for special tokens, the first, the query, and those it has nothing of."""
     scores: Mapping[str, Doubles]
     """(token,) by method, of which some models do not have all.
 
-    NaN for what the query has nothing of.
+    NaN for tokens that the query has nothing of.
     """
     baselines: Mapping[str, Doubles]
-    """(token,)."""
+    """(token,) by the name of a baseline."""
     effects: Mapping[Check, Doubles]
     """(token,) by intervention: by how much the logit of the target, less the mean of all, falls.
 
-    Of a vector 1 - cosine. NaN for the query, and for what it has nothing of.
+    Of a vector 1 - cosine. NaN for the query, and for tokens that it has nothing of.
     """
     notes: tuple[str, ...] = ()
     outcome: Outcome | None = None
-    """What changes that hold in all runs do to the prediction, if there are any."""
+    """The effect on the prediction of changes that hold in all runs, if there are any."""
 
     @property
     def order(self) -> list[int]:
-        """The places of the ranked tokens, the highest score first."""
-        places = np.flatnonzero(self.ranked)
-        falling = np.argsort(-self.scores[self.by][places], kind="stable")
-        order: list[int] = places[falling].tolist()
+        """The positions of the ranked tokens, the highest score first."""
+        positions = np.flatnonzero(self.ranked)
+        scores = self.scores[self.by][positions]
+        falling = np.argsort(-scores, kind="stable")
+        order: list[int] = positions[falling].tolist()
         return order
 
     @property
     def ranked_count(self) -> int:
-        """How many tokens are ranked."""
+        """The number of tokens that are ranked."""
         return int(self.ranked.sum())
 
     def rank_tokens(self, values: Doubles) -> Doubles:
         """Rank the tokens by scores or effects, 1 for the highest: (token,).
 
-        NaN for those that are not ranked.
+        NaN for tokens that are not ranked.
         """
         token_ranks = np.full(len(self.tokens), np.nan)
         token_ranks[self.ranked] = ranks(-values[self.ranked])
@@ -109,22 +129,23 @@ class Attribution(Result):
 
     def correlate(self, name: str, values: Doubles) -> dict[Check, float]:
         """Return the rank correlation of some numbers with each intervention; NaN with itself."""
+        ranked_values = values[self.ranked]
         correlations: dict[Check, float] = {}
         for check, effect in self.effects.items():
-            correlation = np.nan
-            if name != check:
-                correlation = spearman(values[self.ranked], effect[self.ranked])
-            correlations[check] = correlation
+            if name == check:
+                correlations[check] = np.nan
+            else:
+                correlations[check] = spearman(ranked_values, effect[self.ranked])
         return correlations
 
     def under(self, outcome: Outcome) -> "Attribution":
-        """Return the attribution with what the changes that hold in all its runs are and do."""
+        """Return the attribution with notes on the changes that hold in all its runs."""
         changes = told_changes(outcome.changes, outcome.scope)
         lines = [line for line in changes if line != SHOWN]
         return replace(self, notes=(*self.notes, *lines, UNDER), outcome=outcome)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all tokens with their scores as a document, and what interventions say of them."""
+        """Return all tokens with their scores as a document, and what interventions did."""
         document = describe_attribution(self)
         if self.effects:
             document["verified"] = describe_agreement(self)
@@ -141,7 +162,9 @@ class Attribution(Result):
 
         most: ranked tokens that are listed; None for all.
         """
-        return [make_text_strip(self), make_tokens_table(self, most), *self.further_tables()]
+        text = make_text_strip(self)
+        tokens = make_tokens_table(self, most)
+        return [text, tokens, *self.further_tables()]
 
     def tables_alone(self, most: int | None = None) -> list[Picture]:
         """Return the tables without the picture of the text, whose title and lines the first has.
@@ -149,11 +172,12 @@ class Attribution(Result):
         most: ranked tokens that are listed; None for all.
         """
         tokens = make_tokens_table(self, most)
-        caption = *tokens.caption, *ranking_lines(self)
-        return [replace(tokens, title=make_heading(self), caption=caption), *self.further_tables()]
+        caption = *tokens.caption, *explain_ranking(self)
+        first = replace(tokens, title=make_heading(self), caption=caption)
+        return [first, *self.further_tables()]
 
     def further_tables(self) -> list[Picture]:
-        """Return the tables of what interventions say, of those that ran."""
+        """Return the tables of the interventions that ran."""
         tables: list[Picture] = []
         if self.effects:
             tables.append(make_agreement_table(self))
@@ -167,13 +191,14 @@ class Attribution(Result):
 
 def describe_attribution(attribution: Attribution) -> dict[str, Any]:
     """Describe what is asked, the methods, and all tokens with their scores, for JSON."""
-    query = attribution.tokens[attribution.query]
+    position = attribution.query
+    (query,) = describe_tokens([attribution.tokens[position]], [position])
     return {
         "model": attribution.model,
         "text": attribution.text,
         "notes": list(attribution.notes),
         "kind": attribution.kind,
-        "query": describe_tokens([query], [attribution.query])[0],
+        "query": query,
         "target": attribution.target,
         "probability": attribution.probability,
         "by": attribution.by,
@@ -184,45 +209,48 @@ def describe_attribution(attribution: Attribution) -> dict[str, Any]:
 
 
 def describe_methods(methods: Iterable[str]) -> dict[str, Any]:
-    """Describe what methods are and where they are from, for JSON."""
-    return {
-        method: {"definition": SCORINGS[method].definition, "source": SCORINGS[method].source}
-        for method in methods
-    }
+    """Describe the definitions of methods and where they are from, for JSON."""
+    described: dict[str, Any] = {}
+    for name in methods:
+        method = SCORINGS[name]
+        described[name] = {"definition": method.definition, "source": method.source}
+    return described
 
 
 def describe_scored_tokens(attribution: Attribution) -> list[dict[str, Any]]:
     """Describe all tokens with their scores, ranks and effects, for JSON."""
-    score_ranks = rank_scores(attribution)
-    described = describe_tokens(attribution.tokens, range(len(attribution.tokens)))
-    for place, token in enumerate(described):
-        token["ranked"] = bool(attribution.ranked[place])
-        token["scores"] = pick_token(attribution.scores, place)
-        token["ranks"] = pick_token(score_ranks, place)
-        token["effects"] = pick_token(attribution.effects, place)
+    token_ranks = rank_by_method(attribution)
+    tokens = attribution.tokens
+    described = describe_tokens(tokens, range(len(tokens)))
+    for position, token in enumerate(described):
+        token["ranked"] = bool(attribution.ranked[position])
+        token["scores"] = pick_token(attribution.scores, position)
+        token["ranks"] = pick_token(token_ranks, position)
+        token["effects"] = pick_token(attribution.effects, position)
     return described
 
 
-def rank_scores(attribution: Attribution) -> dict[str, Doubles]:
+def rank_by_method(attribution: Attribution) -> dict[str, Doubles]:
     """Rank the tokens by each method: (token,) by method."""
-    return {
-        method: attribution.rank_tokens(scores) for method, scores in attribution.scores.items()
-    }
+    scores = attribution.scores
+    return {method: attribution.rank_tokens(values) for method, values in scores.items()}
 
 
 def pick_token(
-    columns: Mapping[str, Doubles] | Mapping[Check, Doubles], place: int
+    columns: Mapping[str, Doubles] | Mapping[Check, Doubles], position: int
 ) -> dict[str, float]:
     """Return the numbers of one token by the names of their columns."""
-    return {name: values[place] for name, values in columns.items()}
+    return {name: values[position] for name, values in columns.items()}
 
 
 def describe_agreement(attribution: Attribution) -> dict[str, Any]:
     """Describe how far methods and baselines agree with interventions, for JSON."""
+    count = attribution.ranked_count
+    interventions = {check: CHECKS[check] for check in attribution.effects}
     return {
-        "tokens": attribution.ranked_count,
-        "chance": chance(attribution.ranked_count),
-        "interventions": {check: CHECKS[check] for check in attribution.effects},
+        "tokens": count,
+        "chance": chance(count),
+        "interventions": interventions,
         "baselines": BASELINES,
         "spearman": attribution.agreement,
     }
@@ -230,18 +258,16 @@ def describe_agreement(attribution: Attribution) -> dict[str, Any]:
 
 def list_tokens(attribution: Attribution) -> list[dict[str, Any]]:
     """List all tokens with their scores, ranks and effects."""
-    score_ranks = rank_scores(attribution)
-    named_ranks = {f"{method}_rank": values for method, values in score_ranks.items()}
+    named_ranks: dict[str, Doubles] = {}
+    for method, token_ranks in rank_by_method(attribution).items():
+        named_ranks[f"{method}_rank"] = token_ranks
     rows = []
-    for place, token in enumerate(attribution.tokens):
-        row: dict[str, Any] = {
-            "place": place,
-            "token": token.text,
-            "ranked": bool(attribution.ranked[place]),
-        }
-        row |= pick_token(attribution.scores, place)
-        row |= pick_token(named_ranks, place)
-        row |= pick_token(attribution.effects, place)
+    for position, token in enumerate(attribution.tokens):
+        is_ranked = bool(attribution.ranked[position])
+        row = {"place": position, "token": token.text, "ranked": is_ranked}
+        row |= pick_token(attribution.scores, position)
+        row |= pick_token(named_ranks, position)
+        row |= pick_token(attribution.effects, position)
         rows.append(row)
     return rows
 
@@ -250,44 +276,41 @@ def list_tokens(attribution: Attribution) -> list[dict[str, Any]]:
 
 
 def make_heading(attribution: Attribution) -> str:
-    """Make the title: the model, what it says, and what ranks."""
+    """Make the title: the model, what it predicts, and the method that ranks."""
+    query = attribution.tokens[attribution.query]
+    target = escape(repr(attribution.target))
     prediction = PREDICTIONS[attribution.kind].format(
-        target=short(escape(repr(attribution.target))),
+        target=shorten(target),
         probability=attribution.probability,
         place=attribution.query,
-        token=name(attribution.tokens[attribution.query]),
+        token=name_token(query),
     )
     capture = Capture(attribution.model, attribution.text, ())
-    return title(capture, f"what mattered for {prediction}", f"by {attribution.by}")
+    return join_title(capture, f"what mattered for {prediction}", f"by {attribution.by}")
 
 
 def make_text_strip(attribution: Attribution) -> Strip:
     """Make the text coloured by the scores that rank, the highest being 1."""
-    scores = np.where(attribution.ranked, attribution.scores[attribution.by], 0).astype(np.float32)
-    largest = scores.max() or 1
-    panel = Panel((scores / largest)[None], attribution.ranked[None])
-    places = tuple(range(len(attribution.tokens)))
-    axis = Axis("keys", labels(attribution.tokens), places, spaced=spaced(attribution.tokens))
-    lines = (
-        "the highest is set to 1",
-        "masked are those that are not ranked: special tokens and the first, on which heads rest; "
-        "the token that is asked itself; what it has nothing of",
-    )
-    return Strip(
-        make_heading(attribution),
-        axis,
-        panel,
-        attribution.query,
-        Scale(1.0, 1.0, of=attribution.by),
-        (*told(lines), *ranking_lines(attribution)),
-    )
+    tokens, ranked = attribution.tokens, attribution.ranked
+    scores_of_ranked = np.where(ranked, attribution.scores[attribution.by], 0)
+    scores = scores_of_ranked.astype(np.float32)
+    highest = scores.max() or 1
+    panel = Panel((scores / highest)[None], ranked[None])
+    positions = tuple(range(len(tokens)))
+    axis = Axis("keys", label_tokens(tokens), positions, spaced=find_spaces(tokens))
+    scale = Scale(1.0, 1.0, of=attribution.by)
+    lines = make_caption((HIGHEST_IS_ONE, NOT_RANKED))
+    caption = *lines, *explain_ranking(attribution)
+    heading = make_heading(attribution)
+    return Strip(heading, axis, panel, attribution.query, scale, caption)
 
 
-def ranking_lines(attribution: Attribution) -> tuple[str, ...]:
-    """Say what ranks and where that is from, and add the notes."""
-    method = SCORINGS[attribution.by]
-    line = f"{attribution.by}: {method.definition} ({method.source})"
-    return told((line, *attribution.notes))
+def explain_ranking(attribution: Attribution) -> tuple[str, ...]:
+    """Say which method ranks and where it is from, and add the notes."""
+    name = attribution.by
+    method = SCORINGS[name]
+    line = f"{name}: {method.definition} ({method.source})"
+    return make_caption((line, *attribution.notes))
 
 
 # The tokens
@@ -299,82 +322,115 @@ def make_tokens_table(attribution: Attribution, most: int | None) -> Table:
     It has the scores of all methods, and effects. most: tokens with a rank, and without one, that
     are listed; None for all.
     """
-    places = [*attribution.order[:most], *list_unranked(attribution)[:most]]
-    columns = collect_columns(attribution)
+    ranked, unranked = attribution.order, list_unranked(attribution)
+    positions = ranked[:most] + unranked[:most]
+    names = []
+    for position in positions:
+        token = attribution.tokens[position]
+        names.append(f"{position} {name_token(token)}")
     headings: list[str] = []
-    cells: list[list[str]] = []
-    levels = np.full((len(places), 2 * len(columns)), np.nan, np.float32)
-    for i, (heading, values) in enumerate(columns.items()):
-        headings += (heading, "#")
-        token_ranks = attribution.rank_tokens(values)
-        scores = format_column(values, token_ranks)
-        cells.append([scores[place] for place in places])
-        cells.append([format_rank(token_ranks[place]) for place in places])
-        levels[:, 2 * i] = column_levels(values, attribution.ranked)[places]
+    columns: list[list[str]] = []
+    levels: list[Floats] = []
+    for heading, values in collect_columns(attribution).items():
+        headings += [heading, "#"]
+        columns += format_scores_and_ranks(attribution, values, positions)
+        levels += colour_scores_and_ranks(attribution, values, positions)
+    lines = explain_ranks(attribution, most), explain_effects(attribution)
+    cells = zip(*columns, strict=True)
     return Table(
         f"Tokens by {attribution.by}",
         "token",
         tuple(headings),
-        tuple(f"{place} {name(attribution.tokens[place])}" for place in places),
-        tuple(zip(*cells, strict=True)),
-        levels,
-        told((rank_line(attribution, most), effect_line(attribution))),
+        tuple(names),
+        tuple(cells),
+        np.stack(levels, axis=-1),
+        make_caption(lines),
         group=2,
     )
 
 
+def format_scores_and_ranks(
+    attribution: Attribution, values: Doubles, positions: Sequence[int]
+) -> tuple[list[str], list[str]]:
+    """Format the scores of some tokens, and their ranks: two columns."""
+    token_ranks = attribution.rank_tokens(values)
+    scores = format_scores(values, token_ranks)
+    shown_scores = [scores[position] for position in positions]
+    shown_ranks = [format_rank(token_ranks[position]) for position in positions]
+    return shown_scores, shown_ranks
+
+
+def colour_scores_and_ranks(
+    attribution: Attribution, values: Doubles, positions: Sequence[int]
+) -> tuple[Floats, Floats]:
+    """Return how far up the colours the scores of some tokens are; their ranks have no colours."""
+    levels = colour_scores(values, attribution.ranked)
+    of_scores = levels[positions].astype(np.float32)
+    return of_scores, np.full_like(of_scores, np.nan)
+
+
 def list_unranked(attribution: Attribution) -> list[int]:
-    """List the places of the tokens without a rank that the query has something of, and its own."""
+    """List the positions of the query, and of tokens without a rank that it has something of."""
     scores = list(attribution.scores.values())
-    return [
-        place
-        for place in np.flatnonzero(~attribution.ranked).tolist()
-        if place == attribution.query or any(values[place] > 0 for values in scores)
-    ]
+    unranked = []
+    for position in np.flatnonzero(~attribution.ranked).tolist():
+        has_something = any(values[position] > 0 for values in scores)
+        if has_something or position == attribution.query:
+            unranked.append(position)
+    return unranked
 
 
 def collect_columns(attribution: Attribution) -> dict[str, Doubles]:
     """Collect the columns of the table of tokens: the method that ranks, the others, effects."""
-    first = {attribution.by: attribution.scores[attribution.by]}
-    effects = {str(check): effect for check, effect in attribution.effects.items()}
-    return {**first, **attribution.scores, **effects}
+    columns = {attribution.by: attribution.scores[attribution.by]}
+    columns |= attribution.scores
+    columns |= {str(check): effect for check, effect in attribution.effects.items()}
+    return columns
 
 
-def column_levels(values: Doubles, ranked: Visible) -> Doubles:
+def colour_scores(values: Doubles, ranked: Visible) -> Doubles:
     """Return how far up the colours each score is, (token,): NaN for tokens that are not ranked."""
     largest = values[ranked].max()
-    shares = np.clip(values / largest, 0, 1) if largest > 0 else np.zeros_like(values)
+    shares = np.zeros_like(values)
+    if largest > 0:
+        shares = np.clip(values / largest, 0, 1)
     levels: Doubles = np.sqrt(np.where(ranked, shares, np.nan))
     return levels
 
 
-def format_column(values: Doubles, token_ranks: Doubles) -> list[str]:
+def format_scores(values: Doubles, token_ranks: Doubles) -> list[str]:
     """Format scores so that the largest that has a rank has three digits; empty where undefined."""
-    largest = np.abs(values[np.isfinite(token_ranks)]).max()
+    has_rank = np.isfinite(token_ranks)
+    largest = np.abs(values[has_rank]).max()
     decimals = 0
     if largest > 0:
         exponent = int(np.floor(np.log10(largest)))
-        decimals = min(max(LARGEST_DIGITS - 1 - exponent, 0), MOST_DECIMALS)
+        wanted = max(LARGEST_DIGITS - 1 - exponent, 0)
+        decimals = min(wanted, MOST_DECIMALS)
     rounded = values.round(decimals) + 0.0  # no -0
-    return [f"{value:.{decimals}f}" if np.isfinite(value) else "" for value in rounded]
+    texts = [f"{value:.{decimals}f}" for value in rounded]
+    for position in np.flatnonzero(~np.isfinite(rounded)):
+        texts[position] = ""
+    return texts
 
 
 def format_rank(rank: float) -> str:
     """Format a rank, which is half a number where two are equal; empty where there is none."""
-    return "" if np.isnan(rank) else f"{rank:g}"
+    if np.isnan(rank):
+        return ""
+    return f"{rank:g}"
 
 
-def rank_line(attribution: Attribution, most: int | None) -> str:
+def explain_ranks(attribution: Attribution, most: int | None) -> str:
     """Say what ranks are, and which tokens have none."""
     count = attribution.ranked_count
-    listed = f", of which {most} are shown" if most is not None and most < count else ""
-    return (
-        f"#: rank among {count} tokens{listed}; below them, without a rank: special tokens and the "
-        "first, on which heads rest, and the token that is asked"
-    )
+    ranks_of = f"#: rank among {count} tokens"
+    if most is not None and most < count:
+        ranks_of = f"{ranks_of}, of which {most} are shown"
+    return f"{ranks_of}; {BELOW_THE_RANKED}"
 
 
-def effect_line(attribution: Attribution) -> str:
+def explain_effects(attribution: Attribution) -> str:
     """Say what the numbers of interventions are; empty if none ran."""
     if not attribution.effects:
         return ""
@@ -390,50 +446,52 @@ def effect_line(attribution: Attribution) -> str:
 def make_agreement_table(attribution: Attribution) -> Table:
     """Make a table of how far methods and baselines rank tokens as interventions do."""
     agreement = attribution.agreement
-    correlations = np.array(
-        [[*row.values()] for row in agreement.values()]
-    )  # (method, intervention)
-    cells = tuple(
-        tuple(format_correlation(value) for value in row) for row in correlations.tolist()
-    )
+    rows = [list(correlations.values()) for correlations in agreement.values()]
+    cells = [tuple(map(format_correlation, row)) for row in rows]
+    shares = np.clip(np.array(rows), 0, 1)  # (method, intervention); NaN stays
+    lines = explain_agreement(attribution)
     return Table(
         "How far to trust it: scores and what the model says without a token",
         "method",
         tuple(attribution.effects),
         tuple(agreement),
-        cells,
-        np.clip(correlations, 0, 1).astype(np.float32),  # NaN stays
-        told(agreement_lines(attribution)),
+        tuple(cells),
+        shares.astype(np.float32),
+        make_caption(lines),
     )
 
 
 def format_correlation(value: float) -> str:
     """Format a correlation; empty where it is undefined."""
-    return f"{value:.2f}" if np.isfinite(value) else ""
+    if not np.isfinite(value):
+        return ""
+    return f"{value:.2f}"
 
 
-def agreement_lines(attribution: Attribution) -> Sequence[str]:
+def explain_agreement(attribution: Attribution) -> Sequence[str]:
     """Say what the correlations are of, how far to trust them, and what they are with."""
-    count = attribution.ranked_count
-    return [
-        f"rank correlation (Spearman) over {count} tokens: none special, nor the first, nor the one asked",
-        *(trust_line(attribution, check) for check in attribution.effects),
-        *(f"{check}: {CHECKS[check]}" for check in attribution.effects),
-        *(f"{baseline}: {meaning}" for baseline, meaning in BASELINES.items()),
-    ]
+    over = f"over {attribution.ranked_count} tokens"
+    lines = [f"rank correlation (Spearman) {over}: none special, nor the first, nor the one asked"]
+    checks = attribution.effects
+    lines += [describe_trust(attribution, check) for check in checks]
+    lines += [f"{check}: {CHECKS[check]}" for check in checks]
+    for baseline, meaning in BASELINES.items():
+        lines.append(f"{baseline}: {meaning}")
+    return lines
 
 
-def trust_line(attribution: Attribution, check: Check) -> str:
-    """Say how far the method that ranks agrees with an intervention, and whether beyond chance."""
-    count, by, agreement = attribution.ranked_count, attribution.by, attribution.agreement
+def describe_trust(attribution: Attribution, check: Check) -> str:
+    """Say how far the method that ranks agrees with an intervention, and if that is beyond chance."""
+    count, by = attribution.ranked_count, attribution.by
     if count < FEW:
         return f"{count} tokens are too few: a rank correlation means nothing here"
+    agreement = attribution.agreement
     correlation = agreement[by][check]
     if np.isnan(correlation):
         return f"{by} and {check}: one of them ranks nothing, all its numbers are equal"
     bound = chance(count)
     verdict = "more than chance" if correlation > bound else "no more than chance"
-    return (
-        f"on this input {by} agrees with {check} at {correlation:.2f}: {verdict}, which is within "
-        f"±{bound:.2f}; position alone has {agreement['position'][check]:.2f}"
-    )
+    by_position = agreement["position"][check]
+    agrees = f"on this input {by} agrees with {check} at {correlation:.2f}"
+    reason = f"{verdict}, which is within ±{bound:.2f}"
+    return f"{agrees}: {reason}; position alone has {by_position:.2f}"

@@ -14,7 +14,7 @@ from attnviz.analysis.measures import COLUMNS, MeasureSummary, summarise_measure
 from attnviz.analysis.roles import ROLES
 from attnviz.analysis.segments import choose_segments, find_segment, measure_shares
 from attnviz.analysis.statistics import mean_of
-from attnviz.drawable import Picture, Table
+from attnviz.drawable import Picture, Table, make_blank_levels
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape
 from attnviz.record import Capture, Segment
@@ -58,20 +58,23 @@ def parse_measure(text: str) -> Measure:
     match = MEASURE_NAME.fullmatch(text)
     name = match[2] if match else ""
     if not match or name not in (*OF_PAIRS, *COLUMNS, *ROLES):
-        known = "; ".join(", ".join(names) for names in (OF_PAIRS, COLUMNS, ROLES))
+        groups = [", ".join(names) for names in (OF_PAIRS, COLUMNS, ROLES)]
+        known = "; ".join(groups)
         shown = escape(text)[:NAME_SHOWN]
         raise UsageError(f"{shown!r} is nothing that is measured: [L5H3.] and one of {known}")
     head = HEAD.fullmatch(match[1]) if match[1] else None
     if head is None:
         return Measure(None, name)
-    return Measure((int(head[1]), int(head[2])), name)
+    layer = int(head[1])
+    number = int(head[2])
+    return Measure((layer, number), name)
 
 
 class Bound(NamedTuple):
     """A limit that a number must not fall below, or not exceed."""
 
     name: str
-    """What the bound is on: a measure, of a head if it begins with one; or a segment."""
+    """The measure that the bound is on, of a head if it begins with one; or a segment."""
     limit: float
     is_least: bool
     of_segment: bool = False
@@ -79,17 +82,23 @@ class Bound(NamedTuple):
     @property
     def measure(self) -> Measure | None:
         """The measure that it is on; None for the share of a segment. Raises UsageError."""
-        return None if self.of_segment else parse_measure(self.name)
+        if self.of_segment:
+            return None
+        return parse_measure(self.name)
 
     def describe(self) -> str:
         """Describe the bound as one would say it."""
-        what = f"share of {escape(self.name)!r}" if self.of_segment else self.name
+        subject = self.name
+        if self.of_segment:
+            subject = f"share of {escape(self.name)!r}"
         sign = ">=" if self.is_least else "<="
-        return f"{what} {sign} {self.limit:g}"
+        return f"{subject} {sign} {self.limit:g}"
 
     def holds(self, value: float) -> bool:
-        """Tell whether a number is within the bound; what is undefined is not."""
-        return value >= self.limit if self.is_least else value <= self.limit
+        """Return whether a number is within the bound; an undefined one is not."""
+        if self.is_least:
+            return value >= self.limit
+        return value <= self.limit
 
 
 class CheckedBound(NamedTuple):
@@ -107,26 +116,33 @@ class CheckedBound(NamedTuple):
     @property
     def verdict(self) -> str:
         """A word that says if the bound holds."""
-        return "ok" if self.passed else "FAIL"
+        if self.passed:
+            return "ok"
+        return "FAIL"
 
     def format_value(self) -> str:
         """Format the number that was measured."""
-        return "undefined" if math.isnan(self.value) else f"{self.value:.4f}"
+        if math.isnan(self.value):
+            return "undefined"
+        return f"{self.value:.4f}"
 
     def describe(self) -> str:
         """Describe the bound in a line, with what was measured."""
-        line = f"{self.verdict:4}  {self.format_value():>9}  {self.bound.describe()}"
+        value, bound = self.format_value(), self.bound.describe()
+        line = f"{self.verdict:4}  {value:>9}  {bound}"
         if math.isnan(self.value):
             return f"{line}: there is nothing to measure it on"
         return line
 
     def to_dict(self) -> dict[str, Any]:
         """Return the bound and what was measured as an entry of a document."""
+        bound = self.bound
+        end = "min" if bound.is_least else "max"
         return {
-            "check": self.bound.describe(),
-            "name": self.bound.name,
+            "check": bound.describe(),
+            "name": bound.name,
             "measured": self.value,
-            "min" if self.bound.is_least else "max": self.bound.limit,
+            end: bound.limit,
             "passed": self.passed,
         }
 
@@ -154,20 +170,25 @@ class CheckResult(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each bound."""
-        ends: dict[str, Any] = {"min": None, "max": None}
-        return [{**ends, **check.to_dict()} for check in self.checks]
+        no_ends: dict[str, Any] = {"min": None, "max": None}
+        return [no_ends | check.to_dict() for check in self.checks]
 
     def tables(self) -> list[Picture]:
         """Return a table of the bounds."""
-        cells = tuple((check.format_value(), check.verdict) for check in self.checks)
+        names, cells = [], []
+        for check in self.checks:
+            names.append(check.bound.describe())
+            cells.append((check.format_value(), check.verdict))
+        levels = make_blank_levels(len(cells), 2)
+        notes = tuple(map(escape, self.notes))
         table = Table(
             "Checks",
             "bound",
             ("measured", "holds"),
-            tuple(check.bound.describe() for check in self.checks),
-            cells,
-            np.full((len(cells), 2), np.nan, np.float32),
-            tuple(escape(note) for note in self.notes),
+            tuple(names),
+            tuple(cells),
+            levels,
+            notes,
             frozenset({1}),
         )
         return [table]
@@ -175,12 +196,12 @@ class CheckResult(Result):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What bounds are checked against; what none of them needs may be left out."""
+    """The measurements that bounds are checked against; those that none needs may be left out."""
 
     captures: Sequence[Capture] = ()
-    """What A makes of each text."""
+    """The capture of A on each text."""
     distances: Distances | None = None
-    """How far A and B are from each other."""
+    """The distances between A and B."""
     roles: Roles | None = None
     """The roles of the heads of A."""
     segments: Sequence[Segment] | None = None
@@ -193,7 +214,8 @@ class Evidence:
     @cached_property
     def columns(self) -> MeasureSummary:
         """The columns of all heads of A, over the texts. Raises InputError."""
-        return summarise_measures([measure_heads_of(capture) for capture in self.captures])
+        measures = [measure_heads_of(capture) for capture in self.captures]
+        return summarise_measures(measures)
 
 
 def check_bounds(bounds: Iterable[Bound], evidence: Evidence) -> CheckResult:
@@ -201,8 +223,12 @@ def check_bounds(bounds: Iterable[Bound], evidence: Evidence) -> CheckResult:
 
     Raises UsageError for a head that is not there, InputError for what cannot be measured.
     """
-    checks = tuple(CheckedBound(bound, measure_bound(bound, evidence)) for bound in bounds)
-    return CheckResult(checks, tuple(dict.fromkeys(evidence.notes)))
+    checks = []
+    for bound in bounds:
+        value = measure_bound(bound, evidence)
+        checks.append(CheckedBound(bound, value))
+    notes = dict.fromkeys(evidence.notes)
+    return CheckResult(tuple(checks), tuple(notes))
 
 
 def measure_bound(bound: Bound, evidence: Evidence) -> float:
@@ -223,7 +249,7 @@ def measure_bound(bound: Bound, evidence: Evidence) -> float:
 
 
 def measure_divergence(measure: Measure, distances: Distances) -> float:
-    """Return how far A is from B, or one of its heads from the nearest, or from that of its number.
+    """Return how far A is from B, or a head of A from the nearest, or from that of its number.
 
     Raises UsageError.
     """
@@ -248,7 +274,8 @@ def measure_column(measure: Measure, evidence: Evidence) -> float:
         value = float(mean_of(values, 0))
     else:
         heads = [(head.layer, head.head) for head in list_map_heads(maps)]
-        value = float(values[find_head(measure.head, heads)])
+        index = find_head(measure.head, heads)
+        value = float(values[index])
     if math.isnan(value) and any(each.weights is None for each in maps):
         lacking = "which this capture does not hold"
         raise InputError(f"{measure.name} needs all weights, {lacking}: capture --keep weights")
@@ -260,7 +287,8 @@ def measure_role(measure: Measure, roles: Roles) -> float:
     scores = score_heads(measure.name, roles)
     if measure.head is not None:
         heads = list(scores)
-        return scores[heads[find_head(measure.head, heads)]]
+        index = find_head(measure.head, heads)
+        return scores[heads[index]]
     defined = [score for score in scores.values() if not math.isnan(score)]
     return max(defined, default=math.nan)
 
@@ -288,10 +316,10 @@ def measure_share(capture: Capture, name: str, evidence: Evidence) -> float:
         query = None
         if evidence.query is not None:
             query = evidence.query.resolve(capture.maps[0].queries).start
-        shares = [measure_shares(each, segments, query).rest_share for each in capture.maps]
+        shares = [measure_shares(each, segments, query) for each in capture.maps]
     except ValueError as error:
         raise InputError(f"segments: {error}") from error
-    of_segment = [each[..., number].ravel() for each in shares]
+    of_segment = [each.rest_share[..., number].ravel() for each in shares]
     return float(mean_of(np.concatenate(of_segment), 0))
 
 
@@ -302,6 +330,9 @@ def find_head(head: Name, names: Sequence[Name]) -> int:
     """
     layers = list(dict.fromkeys(layer for layer, _ in names))
     layer = place(head[0], layers, "layer")
-    numbers = [number for each, number in names if each == layer and isinstance(number, int)]
+    numbers = []
+    for layer_of_head, number in names:
+        if layer_of_head == layer and isinstance(number, int):
+            numbers.append(number)
     number = place(int(head[1]), numbers, "head")
     return list(names).index((layer, number))

@@ -1,4 +1,9 @@
-"""How far heads of A and B are from each other, and pictures of A, B and the difference."""
+"""The comparison of A and B: how far their heads are from each other, and pictures of both.
+
+A and B are two captures, of two models or of two texts. They are compared on the words that both
+have, with the Jensen-Shannon divergence between rows of attention. Heads are paired by their number,
+or, where the two models have other heads, each with the nearest of the other.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +15,16 @@ import numpy as np
 
 from attnviz.analysis.comparison import Comparison, Distances, Name, Side, compare
 from attnviz.analysis.statistics import deviation_of, mean_of
-from attnviz.drawable import Axis, Heatmap, Panel, Picture, Scale, Series, Table
+from attnviz.drawable import (
+    Axis,
+    Heatmap,
+    Panel,
+    Picture,
+    Scale,
+    Series,
+    Table,
+    make_blank_levels,
+)
 from attnviz.errors import InputError
 from attnviz.escape import escape
 from attnviz.io.formats import decimals, token_list
@@ -28,11 +42,18 @@ from attnviz.record import (
 from attnviz.results.result import Result
 from attnviz.selection import ALL, Named, Selection, resolve
 from attnviz.views.colour_scale import Look
-from attnviz.views.heatmaps import PLAIN, heatmap
-from attnviz.views.labels import column_name, head_name, model_title, short
+from attnviz.views.heatmaps import PLAIN, arrange_by_layer, make_heatmap
+from attnviz.views.labels import (
+    abbreviate_head,
+    abbreviate_head_column,
+    make_number_axis,
+    model_title,
+    shorten,
+)
 
 ComparisonView: TypeAlias = Literal["maps", "heads", "table"]
 
+A_SIDE, B_SIDE = 0, 1  # in ``Distances``
 MOST_DRAWN = 4  # heads that are drawn one by one; of more, the mean over those of a layer
 LEAST_SHARE = 0.0005  # of weight that is left out, and said to be
 DEVIATION_COLUMN = "± sd"
@@ -62,35 +83,41 @@ class HeadGroups(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ComparisonResult(Result):
-    """How far the heads of A and B are from each other, over one text or several."""
+    """The distances between the heads of A and B, over one text or several."""
 
     first: Comparison
-    """Of the first text, of which maps are drawn."""
+    """The comparison on the first text, of which maps are drawn."""
     distances: Distances
-    """Of all heads, over all texts."""
+    """The distances of all heads, over all texts."""
     heads: tuple[Name, ...]
     """The heads of A that are listed."""
     groups: tuple[HeadGroups, ...]
-    """What of A and B is drawn, a series of maps each."""
+    """The heads of A and B that are drawn, a series of maps for each group."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the overall divergence, that of each head, and the weights of the first series."""
         a, b = self.first.a, self.first.b
-        moved = self.distances.moved
+        distances = self.distances
+        moved = None
+        if distances.moved is not None:
+            moved = describe_spread(mean_of(distances.moved, 1))
+        heads = list_heads(distances, self.heads)
+        maps = describe_maps(self.first, self.groups[0])
         return {
-            "texts": len(self.distances.divergence),
+            "texts": len(distances.divergence),
             "a": describe_side(a, b),
             "b": describe_side(b, a),
             "divergence": DIVERGENCE,
-            "js": describe_spread(self.distances.overall),
-            "moved": None if moved is None else describe_spread(mean_of(moved, 1)),
-            "heads": list(list_heads(self.distances, self.heads)),
-            "maps": describe_maps(self.first, self.groups[0]),
+            "js": describe_spread(distances.overall),
+            "moved": moved,
+            "heads": list(heads),
+            "maps": maps,
         }
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each listed head of A, and for all heads of B."""
-        return [flatten_head(entry) for entry in list_heads(self.distances, self.heads)]
+        entries = list_heads(self.distances, self.heads)
+        return [flatten_head(entry) for entry in entries]
 
     def tables(self) -> list[Picture]:
         """Return the maps of A, B and their difference, and the table of all listed heads."""
@@ -108,14 +135,15 @@ class ComparisonResult(Result):
         """
         title = title_comparison(self.first)
         if view == "heads":
-            return [with_method_lines(make_head_map(title, self.distances), self.first)]
+            head_map = make_head_map(title, self.distances)
+            return [add_method_lines(head_map, self.first)]
         if view == "table":
             table = make_heads_table(title, self.distances, self.heads, most)
-            return [with_method_lines(table, self.first)]
-        maps = [make_series(self.first, group, look) for group in self.groups]
-        if view == "maps":
-            return [*maps]
-        return [*maps, make_heads_table(title, self.distances, self.heads, most)]
+            return [add_method_lines(table, self.first)]
+        pictures: list[Picture] = [make_series(self.first, group, look) for group in self.groups]
+        if view is None:
+            pictures.append(make_heads_table(title, self.distances, self.heads, most))
+        return pictures
 
 
 # Making a comparison
@@ -135,7 +163,8 @@ def compare_captures(a: Capture, b: Capture) -> Comparison:
 
 def require_same_method(a: Capture, b: Capture) -> None:
     """Raise InputError unless both hold numbers of one method, of which rows can sum to 1."""
-    methods = {*methods_of(a.maps), *methods_of(b.maps)} - {GIVEN}
+    methods = {*methods_of(a.maps), *methods_of(b.maps)}
+    methods.discard(GIVEN)
     if SCORES in methods:
         raise InputError(NO_SHARES)
     if len(methods) > 1:
@@ -162,7 +191,7 @@ def measure_comparisons(
         distances = Distances.over(chain([first], remaining))
     except ValueError as error:
         raise InputError(f"A and B cannot be compared: {error}") from error
-    names = choose_heads(first.a, layers or ALL, heads or ALL)
+    names = choose_heads_of_side(first.a, layers or ALL, heads or ALL)
     if heads is not None and len(names) <= MOST_DRAWN:
         groups = [pair_head(first, distances, name) for name in names]
     else:
@@ -170,19 +199,20 @@ def measure_comparisons(
     return ComparisonResult(first, distances, names, tuple(groups))
 
 
-# Which heads
+# The heads that are compared
 
 
-def choose_heads(side: Side, layers: Selection, heads: Selection | Named) -> tuple[Name, ...]:
+def choose_heads_of_side(
+    side: Side, layers: Selection, heads: Selection | Named
+) -> tuple[Name, ...]:
     """Return the chosen heads of a side, in its order. Raises UsageError for one not there."""
     by_layer: dict[int, list[int | str]] = {}
     for layer, head in side.names:
-        by_layer.setdefault(layer, []).append(head)
-    chosen = {
-        (layer, head)
-        for some_layers, some_heads in resolve_heads(by_layer, layers, heads)
-        for layer, head in pair_each(some_layers, some_heads)
-    }
+        heads_of_one_layer = by_layer.setdefault(layer, [])
+        heads_of_one_layer.append(head)
+    chosen: set[Name] = set()
+    for some_layers, some_heads in resolve_heads(by_layer, layers, heads):
+        chosen.update(pair_each(some_layers, some_heads))
     return tuple(name for name in side.names if name in chosen)
 
 
@@ -223,16 +253,19 @@ def pair_last_layers(comparison: Comparison, names: Sequence[Name] = ()) -> Head
     heads = tuple(name for name in chosen if name[0] == last_layer)
     if has_same_heads(comparison):
         return HeadGroups(heads, heads)
-    return HeadGroups(heads, heads_of_layer(b, b.layers[-1]))
+    return HeadGroups(heads, select_layer_heads(b, b.layers[-1]))
 
 
 def pair_head(comparison: Comparison, distances: Distances, head: Name) -> HeadGroups:
     """Return a head of A, and that of B of its name, or the nearest where the two have others."""
-    a, b = comparison.a, comparison.b
-    nearest = distances.nearest(0)[a.names.index(head)]
     if has_same_heads(comparison):
         return HeadGroups((head,), (head,))
-    return HeadGroups((head,), (b.names[0 if nearest is None else nearest],))
+    index = comparison.a.names.index(head)
+    nearest = distances.nearest(A_SIDE)[index]
+    if nearest is None:
+        nearest = 0
+    head_of_b = comparison.b.names[nearest]
+    return HeadGroups((head,), (head_of_b,))
 
 
 def has_same_heads(comparison: Comparison) -> bool:
@@ -240,7 +273,7 @@ def has_same_heads(comparison: Comparison) -> bool:
     return comparison.a.names == comparison.b.names
 
 
-def heads_of_layer(side: Side, layer: int) -> tuple[Name, ...]:
+def select_layer_heads(side: Side, layer: int) -> tuple[Name, ...]:
     """Return the heads of a layer of a side."""
     return tuple(name for name in side.names if name[0] == layer)
 
@@ -254,7 +287,7 @@ def describe_side(side: Side, other: Side) -> dict[str, Any]:
     return {
         "model": capture.model,
         "text": capture.text,
-        "method": method_of_side(side),
+        "method": read_method(side),
         "notes": capture.notes,
         "words": side.words,
         "common_words": side.common,
@@ -265,39 +298,47 @@ def describe_side(side: Side, other: Side) -> dict[str, Any]:
 
 def list_heads(distances: Distances, heads: Sequence[Name]) -> Iterator[dict[str, Any]]:
     """Describe some heads of A, then all heads of B, each with the head that is nearest to it."""
-    moved = distances.moved
-    for which, letter in enumerate("ab"):
-        other_names = distances.names[1 - which]
-        nearest = distances.nearest(which)
-        divergences = distances.to_nearest(which)
-        for index, name in enumerate(distances.names[which]):
-            if letter == "a" and name not in heads:
-                continue
-            other = nearest[index]
-            yield {
-                "side": letter,
-                **describe_name(name),
-                "nearest": None if other is None else describe_name(other_names[other]),
-                "js": describe_spread(divergences[:, index]),
-                "moved": None if moved is None else describe_spread(moved[:, index]),
-            }
+    for entry in list_side_heads(distances, A_SIDE):
+        if (entry["layer"], entry["head"]) in heads:
+            yield entry
+    yield from list_side_heads(distances, B_SIDE)
+
+
+def list_side_heads(distances: Distances, side: int) -> Iterator[dict[str, Any]]:
+    """Describe the heads of A (0) or B (1), each with the head of the other that is nearest."""
+    names = distances.names[side]
+    other_names = distances.names[1 - side]
+    indices_of_nearest = distances.nearest(side)
+    divergences = distances.to_nearest(side)
+    for index, name in enumerate(names):
+        nearest, moved = None, None
+        index_of_nearest = indices_of_nearest[index]
+        if index_of_nearest is not None:
+            nearest = describe_name(other_names[index_of_nearest])
+        if distances.moved is not None:
+            moved = describe_spread(distances.moved[:, index])
+        yield {
+            "side": "ab"[side],
+            **describe_name(name),
+            "nearest": nearest,
+            "js": describe_spread(divergences[:, index]),
+            "moved": moved,
+        }
 
 
 def flatten_head(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description of a head as one row."""
     nearest = entry["nearest"] or {}
+    divergence = entry["js"]
     moved = entry["moved"] or {}
-    return {
-        "side": entry["side"],
-        "layer": entry["layer"],
-        "head": entry["head"],
-        "nearest_layer": nearest.get("layer"),
-        "nearest_head": nearest.get("head"),
-        "js": entry["js"]["mean"],
-        "js_sd": entry["js"]["sd"],
-        "moved": moved.get("mean"),
-        "moved_sd": moved.get("sd"),
-    }
+    row = {name: entry[name] for name in ("side", "layer", "head")}
+    row["nearest_layer"] = nearest.get("layer")
+    row["nearest_head"] = nearest.get("head")
+    row["js"] = divergence["mean"]
+    row["js_sd"] = divergence["sd"]
+    row["moved"] = moved.get("mean")
+    row["moved_sd"] = moved.get("sd")
+    return row
 
 
 def describe_name(name: Name) -> dict[str, Any]:
@@ -318,13 +359,13 @@ def describe_spread(values: Doubles) -> dict[str, Any]:
 def describe_maps(comparison: Comparison, groups: HeadGroups) -> dict[str, Any]:
     """Describe the weights of heads of A and B, and the difference; NaN where they are masked."""
     a, b, visible = comparison.pair(*groups)
+    heads_of_a = [describe_name(name) for name in groups.a]
+    heads_of_b = [describe_name(name) for name in groups.b]
+    side = comparison.a
     return {
-        "heads": {
-            "a": [describe_name(name) for name in groups.a],
-            "b": [describe_name(name) for name in groups.b],
-        },
-        "queries": token_list(comparison.a.queries),
-        "keys": token_list(comparison.a.keys),
+        "heads": {"a": heads_of_a, "b": heads_of_b},
+        "queries": token_list(side.queries),
+        "keys": token_list(side.keys),
         "a": list_visible(a, visible),
         "b": list_visible(b, visible),
         "difference": list_visible(a - b, visible),
@@ -342,23 +383,27 @@ def list_visible(weights: Weights, visible: Visible) -> Any:
 def make_series(comparison: Comparison, groups: HeadGroups, look: Look = PLAIN) -> Series:
     """Draw heads of A, of B, and A - B, on the words that both have and the cells that both see."""
     a, b, visible = comparison.pair(*groups)
+    panel_a = Panel(a, visible)
+    panel_b = Panel(b, visible)
 
-    def draw_both(look: Look) -> list[Heatmap]:
-        return [
-            draw_side("A", comparison.a, groups.a, Panel(a, visible), look),
-            draw_side("B", comparison.b, groups.b, Panel(b, visible), look),
-        ]
+    def draw_both(look: Look) -> tuple[Heatmap, Heatmap]:
+        heatmap_a = draw_side("A", comparison.a, groups.a, panel_a, look)
+        heatmap_b = draw_side("B", comparison.b, groups.b, panel_b, look)
+        return heatmap_a, heatmap_b
 
-    drawn = draw_both(look)
-    if not all(each.scale.has_beyond for each in drawn):  # the shared colours reach the largest
-        drawn = draw_both(look._replace(whole=True))
-    top = max(each.scale.top for each in drawn)
-    largest = max(each.scale.largest for each in drawn)
-    shared_scale = Scale(top, largest, look.linear)
-    drawn = [replace(each, scale=shared_scale) for each in drawn]
-    axes = drawn[0].rows, drawn[0].columns
-    apart = difference("A - B", Panel(a - b, visible), *axes, look, method_of_side(comparison.a))
-    return Series(title_comparison(comparison), (*drawn, apart), list_coverage(comparison))
+    first, second = draw_both(look)
+    if not (first.scale.has_beyond and second.scale.has_beyond):
+        first, second = draw_both(look._replace(whole=True))  # the colours reach the largest
+    top = max(first.scale.top, second.scale.top)
+    largest = max(first.scale.largest, second.scale.largest)
+    shared = Scale(top, largest, look.linear)
+    first = replace(first, scale=shared)
+    second = replace(second, scale=shared)
+    panel = Panel(a - b, visible)
+    method = read_method(comparison.a)
+    difference = draw_difference("A - B", panel, first.rows, first.columns, look, method)
+    heatmaps = first, second, difference
+    return Series(title_comparison(comparison), heatmaps, list_coverage(comparison))
 
 
 def draw_side(letter: str, side: Side, names: Sequence[Name], panel: Panel, look: Look) -> Heatmap:
@@ -367,39 +412,33 @@ def draw_side(letter: str, side: Side, names: Sequence[Name], panel: Panel, look
     is_mean = len(names) > 1
     weights = panel.values[None, None]
     shown_head = "mean" if is_mean else head
-    shown_map = map_of_side(side, layer, (shown_head,), weights, panel.visible)
+    shown_map = make_side_map(side, layer, (shown_head,), weights, panel.visible)
     capture = Capture(side.capture.model, side.capture.text, (shown_map,))
-    drawn = heatmap(capture, shown_map, 0, 0, look)
-    caption = drawn.caption
-    if is_mean and len(names) < len(heads_of_layer(side, layer)):
+    heatmap = make_heatmap(capture, shown_map, 0, 0, look)
+    caption = heatmap.caption
+    heads_in_layer = len(select_layer_heads(side, layer))
+    if is_mean and len(names) < heads_in_layer:
         numbers = ", ".join(str(number) for _, number in names)
         caption = (f"mean over heads {numbers}", *caption)
-    return replace(drawn, title=f"{letter} {drawn.title}", caption=caption)
+    return replace(heatmap, title=f"{letter} {heatmap.title}", caption=caption)
 
 
-def map_of_side(
+def make_side_map(
     side: Side, layer: int, heads: tuple[int | str, ...], weights: Weights, visible: Visible
 ) -> AttentionMap:
     """Return weights (1, head, query, key) between common words of a side as a map."""
-    return AttentionMap(
-        side.capture.maps[0].kind,
-        (layer,),
-        heads,
-        side.queries,
-        side.keys,
-        weights,
-        visible,
-        method_of_side(side),
-        unit="word",
-    )
+    kind = side.capture.maps[0].kind
+    method = read_method(side)
+    queries, keys = side.queries, side.keys
+    return AttentionMap(kind, (layer,), heads, queries, keys, weights, visible, method, unit="word")
 
 
-def method_of_side(side: Side) -> str:
-    """Return what the numbers of a side were before their rows were made to sum to 1."""
+def read_method(side: Side) -> str:
+    """Return the method of a side's numbers before their rows were made to sum to 1."""
     return side.capture.maps[0].method
 
 
-def difference(
+def draw_difference(
     title: str,
     panel: Panel,
     rows: Axis,
@@ -408,7 +447,8 @@ def difference(
     method: str = ATTENTION,
 ) -> Heatmap:
     """Draw differences on a scale with 0 in its middle."""
-    largest = float(np.abs(panel.values[panel.visible]).max(initial=0))
+    sizes = np.abs(panel.values[panel.visible])
+    largest = float(sizes.max(initial=0))
     scale = make_difference_scale(largest or 1.0, largest, look, method)
     caption = explain_signs(method) if largest else "no difference"
     return Heatmap(title, panel, rows, columns, scale, (caption,))
@@ -416,27 +456,30 @@ def difference(
 
 def make_difference_scale(top: float, largest: float, look: Look, method: str) -> Scale:
     """Return the scale of differences between rows that the numbers of a method make."""
-    cell = f"difference of {noun(method)}s" if is_other(method) else ""
+    cell = ""
+    if is_other(method):
+        cell = f"difference of {noun(method)}s"
     return Scale(top, largest, look.linear, signed=True, of=cell)
 
 
 def explain_signs(method: str) -> str:
-    """Explain what the signs of differences mean."""
+    """Explain the signs of differences."""
     if is_other(method):
         return "positive: larger in A, negative: in B"
     return "positive: A attends more, negative: B"
 
 
-# What is said of both
+# Both sides in words
 
 
 def title_comparison(comparison: Comparison) -> str:
-    """Return what is compared, by the names of both models."""
-    a, b = model_title(comparison.a.capture), model_title(comparison.b.capture)
+    """Return the title of a comparison: the names of both models."""
+    a = model_title(comparison.a.capture)
+    b = model_title(comparison.b.capture)
     return f"A {a} · B {b}"
 
 
-def with_method_lines(picture: Heatmap | Table, comparison: Comparison) -> Heatmap | Table:
+def add_method_lines(picture: Heatmap | Table, comparison: Comparison) -> Heatmap | Table:
     """Return a picture whose caption also says what the numbers are, if they are no weights."""
     lines: dict[str, None] = {}
     for side in (comparison.a, comparison.b):
@@ -451,57 +494,66 @@ def list_coverage(comparison: Comparison) -> tuple[str, ...]:
     a, b = comparison.a, comparison.b
     lines = []
     if a.capture.text != b.capture.text:
-        lines += [f"A: {short(escape(a.capture.text))}", f"B: {short(escape(b.capture.text))}"]
+        text_a = escape(a.capture.text)
+        text_b = escape(b.capture.text)
+        lines.append(f"A: {shorten(text_a)}")
+        lines.append(f"B: {shorten(text_b)}")
     lines.append(describe_coverage(comparison))
-    outside = describe_shares(a.outside, b.outside, f"the {noun(method_of_side(a))}")
+    cells = noun(read_method(a))
+    outside = describe_shares(a.outside, b.outside, f"the {cells}")
     if outside:
         lines.append(f"left out, on tokens that the other does not have: {outside}")
     unseen = describe_shares(a.unseen(b), b.unseen(a), "what is left")
     if unseen:
         lines.append(f"left out, where the other may not attend: {unseen}")
-    measured, all_queries = len(a.rows), len(a.queries)
+    measured = len(a.rows)
+    all_queries = len(a.queries)
     if measured < all_queries:
         lines.append(f"numbers are of {measured} of the {all_queries} queries, evenly spread")
-    return (*lines, *merge_notes(a.capture.notes, b.capture.notes))
+    lines += merge_notes(a.capture.notes, b.capture.notes)
+    return tuple(lines)
 
 
 def describe_coverage(comparison: Comparison) -> str:
     """Describe in a line on how many words of both they are compared."""
     a, b = comparison.a, comparison.b
+    common_words = count_words(a.common)
+    words = f"{common_words} of {a.words} in A and {b.words} in B"
     if a.words == b.words == a.common:
-        words = f"all {count_words(a.common)}"
-    else:
-        words = f"{count_words(a.common)} of {a.words} in A and {b.words} in B"
+        words = f"all {common_words}"
     line = f"compared on {words}, where both may attend; rows sum to 1 there"
-    if is_other(method_of_side(a)):
+    if is_other(read_method(a)):
         return f"{line}, sinks included"
     return line
 
 
 def count_words(count: int) -> str:
-    """Return a number of words in words."""
-    return "1 word" if count == 1 else f"{count} words"
+    """Return how many words there are."""
+    if count == 1:
+        return "1 word"
+    return f"{count} words"
 
 
 def describe_shares(a: float, b: float, whole: str) -> str:
     """Describe the shares of A and of B that are large enough to be told; empty if none is."""
-    parts = []
-    for letter, share in (("A", a), ("B", b)):
+    shares = {"A": a, "B": b}
+    pieces = []
+    for letter, share in shares.items():
         if share >= LEAST_SHARE:
-            parts.append(f"{share:.1%} of {whole} of {letter}")
-    return ", ".join(parts)
+            pieces.append(f"{share:.1%} of {whole} of {letter}")
+    return ", ".join(pieces)
 
 
 def merge_notes(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...]:
     """Return the notes of A and of B, those that only one has under its letter."""
     lines = []
     for note in dict.fromkeys((*a, *b)):
+        line = escape(note)
         if note not in b:
-            lines.append(f"A: {escape(note)}")
+            line = f"A: {line}"
         elif note not in a:
-            lines.append(f"B: {escape(note)}")
-        else:
-            lines.append(escape(note))
+            line = f"B: {line}"
+        lines.append(line)
     return tuple(lines)
 
 
@@ -518,35 +570,55 @@ def make_heads_table(
 
     most: rows of the table; None for all.
     """
-    measures = measures_of_first_side(distances)
-    *_, ranked_by = measures.values()
-    indices = [distances.names[0].index(head) for head in heads]
-    order = sort_by_value(mean_of(ranked_by, 0), indices)
+    measures = measure_first_side(distances)
+    order = rank_heads(measures, distances.names[A_SIDE], heads)
     shown = order[:most]
-    rows = [spread_each(measures.values(), index) for index in shown]
-    columns = ["nearest"]
-    for name in measures:
-        columns += [name, DEVIATION_COLUMN] if has_several_texts(distances) else [name]
-    nearest = distances.nearest(0)
-    cells = []
-    for index, values in zip(shown, rows, strict=True):
-        numbers = [format_divergence(value) for value in values]
-        cells.append((name_nearest(distances, nearest[index]), *numbers))
+    nearest = distances.nearest(A_SIDE)
+    names, rows, cells = [], [], []
+    for index in shown:
+        values = spread_each(measures.values(), index)
+        name_of_nearest = name_nearest(distances, nearest[index])
+        names.append(abbreviate_head(*distances.names[A_SIDE][index]))
+        rows.append(values)
+        cells.append((name_of_nearest, *map(format_divergence, values)))
+    columns = name_columns(measures, distances)
+    levels = colour_levels(rows, len(columns), measures.values())
+    not_shown = len(order) - len(shown)
+    caption = *summarise_distances(distances), *mention_rest(not_shown)
     return Table(
         f"{title}: {name_measure(distances)}",
         "head of A",
-        tuple(columns),
-        tuple(head_name(*distances.names[0][index]) for index in shown),
+        columns,
+        tuple(names),
         tuple(cells),
-        colour_levels(rows, len(columns), measures.values()),
-        (*summarise_distances(distances), *mention_rest(len(order) - len(shown))),
+        levels,
+        caption,
         frozenset({0}),
     )
 
 
-def measures_of_first_side(distances: Distances) -> dict[str, Doubles]:
+def rank_heads(
+    measures: Mapping[str, Doubles], names: Sequence[Name], heads: Sequence[Name]
+) -> list[int]:
+    """Return the indices of some heads among all names, by the last measure, the largest first."""
+    *_, ranked_by = measures.values()
+    indices = [names.index(head) for head in heads]
+    return sort_by_value(mean_of(ranked_by, 0), indices)
+
+
+def name_columns(measures: Mapping[str, Doubles], distances: Distances) -> tuple[str, ...]:
+    """Return the headings of the table of heads: the nearest, and each measure."""
+    columns = ["nearest"]
+    for name in measures:
+        columns.append(name)
+        if has_several_texts(distances):
+            columns.append(DEVIATION_COLUMN)
+    return tuple(columns)
+
+
+def measure_first_side(distances: Distances) -> dict[str, Doubles]:
     """Return how far each head of A is (text, head) from the nearest, and from its own if any."""
-    measures = {"JS": distances.to_nearest(0)}
+    measures = {"JS": distances.to_nearest(A_SIDE)}
     if distances.moved is not None:
         measures["moved"] = distances.moved
     return measures
@@ -557,7 +629,9 @@ def sort_by_value(values: Doubles, indices: Sequence[int]) -> list[int]:
 
     def value_or_last(index: int) -> float:
         value = float(values[index])
-        return -math.inf if math.isnan(value) else value
+        if math.isnan(value):
+            return -math.inf
+        return value
 
     return sorted(indices, key=value_or_last, reverse=True)
 
@@ -584,13 +658,17 @@ def spread_each(measures: Iterable[Doubles], index: int) -> list[float]:
 
 
 def name_nearest(distances: Distances, index: int | None) -> str:
-    """Return the name of a head of B by its place, a dash for none."""
-    return "—" if index is None else head_name(*distances.names[1][index])
+    """Return the name of a head of B by its index, a dash for none."""
+    if index is None:
+        return "—"
+    return abbreviate_head(*distances.names[B_SIDE][index])
 
 
 def format_divergence(value: float) -> str:
     """Return a divergence to three digits, an empty text for none."""
-    return "" if math.isnan(value) else f"{value:.3f}"
+    if math.isnan(value):
+        return ""
+    return f"{value:.3f}"
 
 
 def colour_levels(
@@ -602,8 +680,9 @@ def colour_levels(
 
     Colours end at the farthest head of all, listed or not.
     """
-    farthest = max(np.nanmax(each, initial=0) for each in measures) or 1
-    shares = np.full((len(rows), columns), np.nan, np.float32)
+    largest_of_each = [np.nanmax(each, initial=0) for each in measures]
+    farthest = max(largest_of_each) or 1
+    shares = make_blank_levels(len(rows), columns)
     if rows:
         shares[:, 1:] = np.array(rows) / farthest
     levels: Weights = np.sqrt(shares)
@@ -611,7 +690,7 @@ def colour_levels(
 
 
 def name_measure(distances: Distances) -> str:
-    """Return what is told of each head of A."""
+    """Return which heads of A stand in the table, and what they are compared with."""
     if distances.moved is not None:
         return "heads that moved, from A to the same head of B"
     return "each head of A, and the nearest of B"
@@ -631,7 +710,8 @@ def summarise_distances(distances: Distances) -> tuple[str, ...]:
 
 def describe_nats(values: Doubles) -> str:
     """Describe divergences (text,) by their mean, with the deviation if there are several."""
-    numbers = " ± ".join(f"{value:.3f}" for value in spread_over_texts(values))
+    texts = [f"{value:.3f}" for value in spread_over_texts(values)]
+    numbers = " ± ".join(texts)
     if len(values) == 1:
         return f"{numbers} nats"
     return f"{numbers} nats over {len(values)} texts"
@@ -646,27 +726,21 @@ def mention_rest(count: int) -> tuple[str, ...]:
 
 def make_head_map(title: str, distances: Distances) -> Heatmap:
     """Draw the divergence of each head of A from its own or the nearest of B, a row a layer."""
-    names, moved = distances.names[0], distances.moved
-    divergences = mean_of(distances.to_nearest(0) if moved is None else moved, 0)
-    layers = tuple(dict.fromkeys(layer for layer, _ in names))
-    heads = tuple(dict.fromkeys(head for _, head in names))
-    values = np.zeros((len(layers), len(heads)), np.float32)
-    visible = np.zeros((len(layers), len(heads)), bool)
-    for (layer, head), divergence in zip(names, divergences, strict=True):
-        if not math.isnan(divergence):
-            cell = layers.index(layer), heads.index(head)
-            values[cell], visible[cell] = divergence, True
+    *_, divergences_by_text = measure_first_side(distances).values()
+    divergences = mean_of(divergences_by_text, 0).tolist()
+    by_head = dict(zip(distances.names[A_SIDE], divergences, strict=True))
+    layers, heads, rows = arrange_by_layer(by_head)
+    exact = np.array(rows, np.float64)  # None becomes NaN
+    visible = ~np.isnan(exact)
+    values = np.where(visible, exact, 0).astype(np.float32)
     largest = float(values.max())
+    layer_names = [f"L{layer}" for layer in layers]
+    head_names = [abbreviate_head_column(head) for head in heads]
     return Heatmap(
         f"{title}: {name_measure(distances)}",
         Panel(values, visible),
-        number_axis("layers", [f"L{layer}" for layer in layers]),
-        number_axis("heads", [column_name(head) for head in heads]),
+        make_number_axis("layers", layer_names),
+        make_number_axis("heads", head_names),
         Scale(largest, largest),
         summarise_distances(distances),
     )
-
-
-def number_axis(name: str, labels: Sequence[str]) -> Axis:
-    """Return an axis of layers or heads."""
-    return Axis(name, tuple(labels), tuple(range(len(labels))))

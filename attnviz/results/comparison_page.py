@@ -12,21 +12,29 @@ from attnviz.errors import InputError
 from attnviz.record import AttentionMap, Capture, Visible
 from attnviz.results.comparison import (
     ComparisonResult,
-    difference,
+    draw_difference,
     explain_signs,
     has_same_heads,
-    heads_of_layer,
     list_coverage,
     make_difference_scale,
-    map_of_side,
-    method_of_side,
+    make_side_map,
     pair_head,
+    read_method,
+    select_layer_heads,
     summarise_distances,
     title_comparison,
 )
 from attnviz.views.colour_scale import Look
-from attnviz.views.heatmaps import PAGE, PLAIN, grid, heatmap, places
-from attnviz.views.labels import column_name, head_name, model_title, sides
+from attnviz.views.heatmaps import (
+    PAGE,
+    PLAIN,
+    arrange_by_layer,
+    index_matrices,
+    make_grid,
+    make_heatmap,
+    read_head_key,
+)
+from attnviz.views.labels import abbreviate_head, abbreviate_head_column, make_axes, model_title
 
 
 def make_comparison_page(result: ComparisonResult, look: Look = PLAIN) -> Page:
@@ -36,81 +44,101 @@ def make_comparison_page(result: ComparisonResult, look: Look = PLAIN) -> Page:
     """
     comparison = result.first
     a, b = comparison.a, comparison.b
-    if len(a.queries) > PAGE or len(a.keys) > PAGE:
-        raise InputError(
-            f"a page compares texts of {PAGE} words at most, and here are {len(a.keys)}: choose "
-            "another format, or a shorter text"
-        )
-    sections = (
-        make_side_section("A", a, b, look),
-        make_side_section("B", b, a, look),
-        make_difference_section(result, look),
-    )
-    caption = *list_coverage(comparison), *summarise_distances(result.distances)
-    return Page(title_comparison(comparison), sections, caption)
+    require_page_size(a)
+    section_a = make_side_section("A", a, b, look)
+    section_b = make_side_section("B", b, a, look)
+    section_of_difference = make_difference_section(result, look)
+    sections = section_a, section_b, section_of_difference
+    coverage = list_coverage(comparison)
+    summary = summarise_distances(result.distances)
+    return Page(title_comparison(comparison), sections, (*coverage, *summary))
+
+
+def require_page_size(side: Side) -> None:
+    """Raise InputError if a side has more common words than a page holds."""
+    query_count = len(side.queries)
+    key_count = len(side.keys)
+    if query_count > PAGE or key_count > PAGE:
+        limit = f"a page compares texts of {PAGE} words at most"
+        advice = "choose another format, or a shorter text"
+        raise InputError(f"{limit}, and here are {key_count}: {advice}")
 
 
 def make_side_section(letter: str, side: Side, other: Side, look: Look) -> Section:
     """Draw all heads of one side, where the other side may attend too."""
-    visible_to_other = other.mean(other.names)[1]
-    maps = tuple(map_of_layer(side, layer, visible_to_other) for layer in side.layers)
+    _, visible_to_other = other.mean(other.names)
+    maps = tuple(make_layer_map(side, layer, visible_to_other) for layer in side.layers)
     capture = Capture(side.capture.model, side.capture.text, maps)
     heatmaps: dict[Name, Heatmap] = {}
-    for each, layer, head in places(maps):
-        name = each.layers[layer], each.heads[head]
-        heatmaps[name] = heatmap(capture, each, layer, head, look)
-    return arrange_section(f"{letter} {model_title(capture)}", grid(capture, maps, look), heatmaps)
+    for index in index_matrices(maps):
+        heatmaps[read_head_key(*index)] = make_heatmap(capture, *index, look)
+    title = f"{letter} {model_title(capture)}"
+    thumbnails = make_grid(capture, maps, look)
+    return arrange_section(title, thumbnails, heatmaps)
 
 
-def map_of_layer(side: Side, layer: int, visible_to_other: Visible) -> AttentionMap:
+def make_layer_map(side: Side, layer: int, visible_to_other: Visible) -> AttentionMap:
     """Return the heads of a layer between common words, where the other side may attend too."""
-    names = heads_of_layer(side, layer)
-    matrices = [side.head(name) for name in names]
-    visible = np.stack([visible for _, visible in matrices])[None] & visible_to_other
-    weights = restricted(np.stack([weights for weights, _ in matrices])[None], visible)
+    names = select_layer_heads(side, layer)
+    weights_of_heads, visible_of_heads = [], []
+    for name in names:
+        weights_of_head, visible_of_head = side.head(name)
+        weights_of_heads.append(weights_of_head)
+        visible_of_heads.append(visible_of_head)
+    visible = np.stack(visible_of_heads)[None] & visible_to_other
+    weights = restricted(np.stack(weights_of_heads)[None], visible)
     heads = tuple(head for _, head in names)
-    return map_of_side(side, layer, heads, weights, visible)
+    return make_side_map(side, layer, heads, weights, visible)
 
 
 def make_difference_section(result: ComparisonResult, look: Look) -> Section:
     """Draw each head of A less the head of B that stands beside it."""
     comparison = result.first
-    method = method_of_side(comparison.a)
+    heatmaps = draw_differences(result, look)
     queries, keys = label_axes(comparison)
+    method = read_method(comparison.a)
+    largest = max(each.scale.top for each in heatmaps.values())
+    scale = make_difference_scale(largest, largest, look, method)
+    layers, heads, _ = arrange_by_layer(heatmaps)
+    row_names = tuple(f"L{layer}" for layer in layers)
+    column_names = tuple(abbreviate_head_column(head) for head in heads)
+    head_of_b = "the same of B" if has_same_heads(comparison) else "the nearest of B"
+    title = f"A - B: each head of A less {head_of_b}"
+    caption = (explain_signs(method),)
+    longest = max(len(queries), len(keys))
+    thumbnails = Grid(title, row_names, column_names, (), scale, caption, longest, queries.unit)
+    return arrange_section("A - B", thumbnails, heatmaps)
+
+
+def draw_differences(result: ComparisonResult, look: Look) -> dict[Name, Heatmap]:
+    """Draw each head of A less the head of B that stands beside it, by the name of that of A."""
+    comparison = result.first
+    queries, keys = label_axes(comparison)
+    method = read_method(comparison.a)
     heatmaps: dict[Name, Heatmap] = {}
     for name in comparison.a.names:
         groups = pair_head(comparison, result.distances, name)
         a, b, visible = comparison.pair(*groups)
-        title = f"A {head_name(*groups.a[0])} - B {head_name(*groups.b[0])}"
-        heatmaps[name] = difference(title, Panel(a - b, visible), queries, keys, look, method)
-    largest = max(each.scale.top for each in heatmaps.values())
-    other = "the same of B" if has_same_heads(comparison) else "the nearest of B"
-    layers = dict.fromkeys(layer for layer, _ in heatmaps)
-    heads = dict.fromkeys(head for _, head in heatmaps)
-    thumbnails = Grid(
-        f"A - B: each head of A less {other}",
-        tuple(f"L{layer}" for layer in layers),
-        tuple(column_name(head) for head in heads),
-        (),
-        make_difference_scale(largest, largest, look, method),
-        (explain_signs(method),),
-        max(len(queries), len(keys)),
-        queries.unit,
-    )
-    return arrange_section("A - B", thumbnails, heatmaps)
+        name_of_a = abbreviate_head(*groups.a[0])
+        name_of_b = abbreviate_head(*groups.b[0])
+        title = f"A {name_of_a} - B {name_of_b}"
+        panel = Panel(a - b, visible)
+        heatmaps[name] = draw_difference(title, panel, queries, keys, look, method)
+    return heatmaps
 
 
 def label_axes(comparison: Comparison) -> tuple[Axis, Axis]:
     """Return the common queries and keys as axes."""
     a = comparison.a
-    nothing = np.zeros((1, 1, len(a.queries), len(a.keys)), np.float32)
-    return sides(map_of_side(a, 0, (0,), nothing, np.array(True)))
+    shape = 1, 1, len(a.queries), len(a.keys)
+    no_weights = np.zeros(shape, np.float32)
+    empty_map = make_side_map(a, 0, (0,), no_weights, np.array(True))
+    return make_axes(empty_map)
 
 
 def arrange_section(title: str, thumbnails: Grid, heatmaps: Mapping[Name, Heatmap]) -> Section:
     """Return a section of heatmaps by layer and head, large, and small as the panels of a grid."""
-    layers = tuple(dict.fromkeys(layer for layer, _ in heatmaps))
-    heads = tuple(dict.fromkeys(head for _, head in heatmaps))
-    rows = tuple(tuple(heatmaps.get((layer, head)) for head in heads) for layer in layers)
-    panels = tuple(tuple(each.panel if each else None for each in row) for row in rows)
-    return Section(title, replace(thumbnails, panels=panels), rows)
+    _, _, rows_of_heatmaps = arrange_by_layer(heatmaps)
+    panels = {name: heatmap.panel for name, heatmap in heatmaps.items()}
+    _, _, rows_of_panels = arrange_by_layer(panels)
+    return Section(title, replace(thumbnails, panels=rows_of_panels), rows_of_heatmaps)

@@ -8,15 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.explain import Difference, Operands, Steps
-from attnviz.drawable import Picture, Table
+from attnviz.drawable import Picture, Table, make_blank_levels
 from attnviz.io.formats import describe_capture, describe_tokens
 from attnviz.record import AttentionMap, Capture, Doubles
 from attnviz.results.result import Result
-from attnviz.views.heatmaps import title, token_title, told
-from attnviz.views.labels import head_titles, kind_title, short, sides
+from attnviz.views.heatmaps import join_title, make_caption, title_token
+from attnviz.views.labels import make_axes, shorten, title_kind, title_matrix
 
 SHOWN_NUMBERS = 3  # of a vector, at its beginning
 VECTOR_COLUMNS = "what it is", "shape", "length", "first values"
+TEXT_COLUMNS = frozenset({0, 3})  # of VECTOR_COLUMNS
 KEY_COLUMNS = "e^", "weight", "|v|", "weight|v|"
 """The columns of each key after the steps to its score."""
 WEIGHT_COLUMN = KEY_COLUMNS.index("weight") - len(KEY_COLUMNS)  # counted from the end
@@ -46,33 +47,37 @@ class ExplanationResult(Result):
     """The attention of one query step by step, of a head or of a score function."""
 
     capture: Capture
-    """Of that query and head alone."""
+    """The capture of that query and head alone."""
     steps: Steps
     apart: Difference
-    """How far the steps are from what the model computed."""
+    """The difference between the steps and what the model computed."""
     score: str | None = None
     """The score function of raw vectors; None for a head of a model."""
 
+    @property
+    def query_map(self) -> AttentionMap:
+        """The map of the one query."""
+        return self.capture.maps[0]
+
     def to_dict(self) -> dict[str, Any]:
         """Return every number of every step. Numbers of keys that are hidden are NaN."""
-        query_map = self.capture.maps[0]
-        queries = describe_tokens(query_map.queries, query_map.query_places)
-        return {
-            **describe_capture(self.capture),
-            "kind": query_map.kind,
-            **self.describe_head(),
-            "query": queries[0],
-            "keys": describe_tokens(query_map.keys, query_map.key_places),
-            **describe_operands(self.steps.given),
-            **describe_steps(self.steps),
-            "largest_difference": self.apart._asdict(),
-        }
+        query_map = self.query_map
+        (query,) = describe_tokens(query_map.queries, query_map.query_places)
+        document = describe_capture(self.capture)
+        document["kind"] = query_map.kind
+        document |= self.describe_head()
+        document["query"] = query
+        document["keys"] = describe_tokens(query_map.keys, query_map.key_places)
+        document |= describe_operands(self.steps.given)
+        document |= describe_steps(self.steps)
+        document["largest_difference"] = self.apart._asdict()
+        return document
 
     def describe_head(self) -> dict[str, Any]:
         """Describe which head is followed, or which score function."""
         if self.score is not None:
             return {"score": self.score}
-        query_map = self.capture.maps[0]
+        query_map = self.query_map
         return {"layer": query_map.layers[0], "head": query_map.heads[0]}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -81,19 +86,19 @@ class ExplanationResult(Result):
 
     def list_keys(self) -> Iterator[dict[str, Any]]:
         """Describe the keys in their order."""
-        steps, query_map = self.steps, self.capture.maps[0]
+        steps, query_map = self.steps, self.query_map
         visible = steps.given.visible
         exponentials = keep_visible(steps.exponentials, visible)
         weights = keep_visible(steps.weights, visible)
         for index, token in enumerate(query_map.keys):
-            yield {
-                "key": query_map.key_places[index],
-                "key_token": token.text,
-                **{step.name: step.values[index] for step in steps.scores},
-                "exponential": exponentials[index],
-                "weight": weights[index],
-                "value_norm": np.linalg.norm(steps.given.value[index]),
-            }
+            row: dict[str, Any] = {"key": query_map.key_places[index]}
+            row["key_token"] = token.text
+            for step in steps.scores:
+                row[step.name] = step.values[index]
+            row["exponential"] = exponentials[index]
+            row["weight"] = weights[index]
+            row["value_norm"] = np.linalg.norm(steps.given.value[index])
+            yield row
 
     def tables(self) -> list[Picture]:
         """Return the tables of the vectors, of all keys, and of the output."""
@@ -104,53 +109,52 @@ class ExplanationResult(Result):
 
         most: keys that are shown, the strongest; None for all.
         """
-        query_map = self.capture.maps[0]
-        keys = name_keys(query_map)
+        keys = name_keys(self.query_map)
         owner = "the model's" if self.score is None else "our layer's"
-        return [
-            self.vectors_table(keys),
-            keys_table(self.steps, keys, most),
-            output_table(self.steps, self.apart, owner),
-        ]
+        vectors = self.draw_vectors(keys)
+        weights = make_keys_table(self.steps, keys, most)
+        output = make_output_table(self.steps, self.apart, owner)
+        return [vectors, weights, output]
 
-    def vectors_table(self, keys: Sequence[str]) -> Table:
+    def draw_vectors(self, keys: Sequence[str]) -> Table:
         """Return the table of what goes in: the vectors of the query, and of its strongest key."""
-        query_map, operands = self.capture.maps[0], self.steps.given
-        queries, _ = sides(query_map)
+        query_map, operands = self.query_map, self.steps.given
+        queries, _ = make_axes(query_map)
         strongest = int(self.steps.weights.argmax())
         number = query_map.queries[0].id
         query = f"{queries.labels[0]} (token {number} of the vocabulary)"
         shown_key = f"of k and v, {keys[strongest]} is shown, which gets most"
         if self.score is None:
-            vectors = vectors_of_head(operands)
+            vectors = name_head_vectors(operands)
             lines = explain_vectors_of_head(operands)
         else:
-            vectors = raw_vectors(operands)
+            vectors = name_raw_vectors(operands)
             lines = explain_raw_vectors(operands)
         caption = f"query: {query}; {shown_key}", *lines, *self.capture.notes
-        return vector_table(self.heading(), vectors, strongest, caption)
+        return make_vectors_table(self.heading(), vectors, strongest, caption)
 
     def heading(self) -> str:
-        """Return what is followed: the model, the head or score function, and the query."""
-        query_map = self.capture.maps[0]
-        queries, keys = sides(query_map)
+        """Return the model, the head or score function that is followed, and the query."""
+        query_map = self.query_map
+        queries, keys = make_axes(query_map)
         if self.score is None:
-            head = head_titles(query_map, 0, 0)
+            head = title_matrix(query_map, 0, 0)
         else:
-            head = *kind_title(query_map), f"{self.score} of raw vectors"
-        query = token_title(queries).replace("token", "query", 1)
-        return title(self.capture, *head, query, f"{len(keys)} keys")
+            head = *title_kind(query_map), f"{self.score} of raw vectors"
+        query = title_token(queries).replace("token", "query", 1)
+        return join_title(self.capture, *head, query, f"{len(keys)} keys")
 
 
 def describe_operands(operands: Operands) -> dict[str, Any]:
     """Describe what the attention of a query is computed of, for JSON."""
+    vectors = {
+        "x": operands.hidden,
+        "q": operands.query,
+        "k": operands.key,
+        "v": operands.value,
+    }
     return {
-        "vectors": {
-            "x": operands.hidden,
-            "q": operands.query,
-            "k": operands.key,
-            "v": operands.value,
-        },
+        "vectors": vectors,
         "scale": operands.scale,
         "softcap": operands.softcap,
         "sink": operands.sink,
@@ -160,14 +164,19 @@ def describe_operands(operands: Operands) -> dict[str, Any]:
 
 def describe_steps(steps: Steps) -> dict[str, Any]:
     """Describe what is computed, step by step, for JSON."""
-    visible, has_sink = steps.given.visible, steps.given.sink is not None
+    operands = steps.given
+    visible = operands.visible
+    scores = [step._asdict() for step in steps.scores]
+    weight_of_sink = None
+    if operands.sink is not None:
+        weight_of_sink = steps.weight_of_sink
     return {
-        "scores": [step._asdict() for step in steps.scores],
+        "scores": scores,
         "exponentials": keep_visible(steps.exponentials, visible),
         "weights": keep_visible(steps.weights, visible),
-        "sink_weight": steps.weight_of_sink if has_sink else None,
+        "sink_weight": weight_of_sink,
         "output": steps.output,
-        "own_output": steps.given.output,
+        "own_output": operands.output,
     }
 
 
@@ -178,33 +187,33 @@ def keep_visible(values: Doubles, visible: npt.NDArray[np.bool_]) -> Doubles:
 
 def name_keys(query_map: AttentionMap) -> list[str]:
     """Return a name for each key: its number and its text."""
-    _, keys = sides(query_map)
-    labels = [short(label) for label in keys.labels]
-    return [f"{number} {label}" for number, label in zip(keys.numbers, labels, strict=True)]
+    _, keys = make_axes(query_map)
+    names = []
+    for number, label in zip(keys.numbers, keys.labels, strict=True):
+        names.append(f"{number} {shorten(label)}")
+    return names
 
 
 # Vectors
 
 
-def raw_vectors(operands: Operands) -> list[NamedVectors]:
-    """Return raw vectors with what they are."""
-    return [
-        NamedVectors("q", "the query's embedding", operands.query),
-        NamedVectors("k", "the embedding of each key", operands.key),
-        NamedVectors("v", "the same", operands.value),
-    ]
+def name_raw_vectors(operands: Operands) -> list[NamedVectors]:
+    """Name raw vectors, and say what each of them is."""
+    query = NamedVectors("q", "the query's embedding", operands.query)
+    key = NamedVectors("k", "the embedding of each key", operands.key)
+    value = NamedVectors("v", "the same", operands.value)
+    return [query, key, value]
 
 
-def vectors_of_head(operands: Operands) -> list[NamedVectors]:
-    """Return the vectors of a head with what they are."""
-    vectors = [
-        NamedVectors("q = W_Q x", "what the query seeks", operands.query),
-        NamedVectors("k = W_K x", "what each key answers", operands.key),
-        NamedVectors("v = W_V x", "what each key gives", operands.value),
-    ]
+def name_head_vectors(operands: Operands) -> list[NamedVectors]:
+    """Name the vectors of a head, and say what each of them is."""
+    query = NamedVectors("q = W_Q x", "what the query seeks", operands.query)
+    key = NamedVectors("k = W_K x", "what each key answers", operands.key)
+    value = NamedVectors("v = W_V x", "what each key gives", operands.value)
     if operands.hidden is None:
-        return vectors
-    return [NamedVectors("x", "what the layer reads", operands.hidden), *vectors]
+        return [query, key, value]
+    hidden = NamedVectors("x", "what the layer reads", operands.hidden)
+    return [hidden, query, key, value]
 
 
 def explain_raw_vectors(operands: Operands) -> list[str]:
@@ -222,58 +231,62 @@ def explain_vectors_of_head(operands: Operands) -> list[str]:
     return [VECTORS_OF_A_HEAD]
 
 
-def vector_table(
+def make_vectors_table(
     heading: str,
     vectors: Sequence[NamedVectors],
     row: int,
     caption: Sequence[str],
 ) -> Table:
     """Make a table of a row a vector; of several vectors, one is shown, by its row."""
-    cells = [(vector.meaning, *describe_vector(vector.values, row)) for vector in vectors]
-    names = tuple(vector.name for vector in vectors)
-    blank = np.full((len(cells), len(VECTOR_COLUMNS)), np.nan, np.float32)
-    text_columns = frozenset({0, 3})
+    names, cells = [], []
+    for name, meaning, values in vectors:
+        names.append(name)
+        cells.append((meaning, *describe_vector(values, row)))
+    blank = make_blank_levels(len(cells), len(VECTOR_COLUMNS))
     return Table(
         heading,
         "vector",
         VECTOR_COLUMNS,
-        names,
+        tuple(names),
         tuple(cells),
         blank,
-        told(caption),
-        text_columns,
+        make_caption(caption),
+        TEXT_COLUMNS,
     )
 
 
 def describe_vector(values: Doubles, row: int) -> tuple[str, str, str]:
     """Return the shape of vectors (d,) or (m, d), and length and first numbers of that in a row."""
     vector = values if values.ndim == 1 else values[row]
-    shape = " x ".join(str(size) for size in values.shape)
-    length = f"{np.linalg.norm(vector):.4f}"
-    first_numbers = " ".join(f"{value:.4f}" for value in vector[:SHOWN_NUMBERS])
+    shape = " x ".join(map(str, values.shape))
+    length = np.linalg.norm(vector)
+    numbers = [f"{value:.4f}" for value in vector[:SHOWN_NUMBERS]]
     if len(vector) > SHOWN_NUMBERS:
-        first_numbers = f"{first_numbers} …"
-    return shape, length, first_numbers
+        numbers.append("…")
+    return shape, f"{length:.4f}", " ".join(numbers)
 
 
 # From scores to weights
 
 
-def keys_table(steps: Steps, keys: Sequence[str], most: int | None) -> Table:
+def make_keys_table(steps: Steps, keys: Sequence[str], most: int | None) -> Table:
     """Make a table of a row a key in the order of the text, then of what closes the sum.
 
     most: keys that are shown, the strongest; None for all.
     """
-    numbers = numbers_of_keys(steps)
-    shown = np.sort(np.argsort(-steps.weights, kind="stable")[:most])
+    numbers = collect_key_numbers(steps)
+    falling = np.argsort(-steps.weights, kind="stable")
+    shown = np.sort(falling[:most])
     names = [keys[index] for index in shown]
     rows = [format_numbers(numbers[index]) for index in shown]
-    for name, exponential, weight in closing_rows(steps, shown):
+    for name, exponential, weight in list_closing_rows(steps, shown):
         names.append(name)
         rows.append(format_closing_row(len(steps.scores), exponential, weight))
-    levels = np.full((len(rows), numbers.shape[1]), np.nan, np.float32)
-    levels[: len(shown), WEIGHT_COLUMN] = numbers[shown, WEIGHT_COLUMN]
+    levels = make_blank_levels(len(rows), numbers.shape[1])
+    weights = numbers[shown, WEIGHT_COLUMN]
+    levels[: len(shown), WEIGHT_COLUMN] = weights
     step_names = [step.name for step in steps.scores]
+    lines = explain_columns(steps, keys)
     return Table(
         "From scores to weights: the softmax",
         "key",
@@ -281,11 +294,11 @@ def keys_table(steps: Steps, keys: Sequence[str], most: int | None) -> Table:
         tuple(names),
         tuple(rows),
         levels,
-        told(explain_columns(steps, keys)),
+        make_caption(lines),
     )
 
 
-def numbers_of_keys(steps: Steps) -> Doubles:
+def collect_key_numbers(steps: Steps) -> Doubles:
     """Return the numbers (key, column) of each step and of KEY_COLUMNS, NaN where there is none."""
     visible = steps.given.visible
     lengths = np.linalg.norm(steps.given.value, axis=-1)
@@ -296,77 +309,96 @@ def numbers_of_keys(steps: Steps) -> Doubles:
     return np.stack(columns, axis=-1)
 
 
-def closing_rows(steps: Steps, shown: npt.NDArray[np.int64]) -> Iterator[tuple[str, float, float]]:
+def list_closing_rows(
+    steps: Steps, shown: npt.NDArray[np.int64]
+) -> Iterator[tuple[str, float, float]]:
     """Yield exponentials and weights by name: of all other keys, of a sink, and their sum."""
     others = np.setdiff1d(np.arange(len(steps.weights)), shown)
     if len(others):
-        exponentials, weights = steps.exponentials[others], steps.weights[others]
-        yield f"{len(others)} others", exponentials.sum(), weights.sum()
+        exponential = steps.exponentials[others].sum()
+        weight = steps.weights[others].sum()
+        yield f"{len(others)} others", exponential, weight
     if steps.given.sink is not None:
         yield "sink", steps.sink, steps.weight_of_sink
-    yield "sum", steps.total, steps.weights.sum() + steps.weight_of_sink
+    weight_of_all = steps.weights.sum() + steps.weight_of_sink
+    yield "sum", steps.total, weight_of_all
 
 
 def format_closing_row(step_count: int, exponential: float, weight: float) -> tuple[str, ...]:
     """Return an exponential and a weight as a row whose other columns are empty."""
-    steps = [np.nan] * step_count
-    return format_numbers(np.array([*steps, exponential, weight, np.nan, np.nan]))
+    before = [np.nan] * step_count
+    numbers = [*before, exponential, weight, np.nan, np.nan]
+    return format_numbers(np.array(numbers))
 
 
 def format_numbers(numbers: Doubles) -> tuple[str, ...]:
     """Return numbers to four digits after the point; an empty text where one is undefined."""
     rounded = numbers.round(4) + 0.0  # no -0.0000
-    return tuple(f"{value:.4f}" if np.isfinite(value) else "" for value in rounded)
+    texts = [f"{value:.4f}" for value in rounded]
+    for index in np.flatnonzero(~np.isfinite(rounded)):
+        texts[index] = ""
+    return tuple(texts)
 
 
 def explain_columns(steps: Steps, keys: Sequence[str]) -> list[str]:
     """Explain in lines each column, what is hidden, and the way of the strongest key."""
-    count, last_step = len(keys), steps.scores[-1]
-    hidden = int((~steps.given.visible).sum())
+    count = len(keys)
+    hidden = count - np.count_nonzero(steps.given.visible)
     lines = [f"each column is a number for each of {count} keys"]
     lines += [f"{step.name}: {step.formula}" for step in steps.scores]
     if hidden:
         share = f"{hidden} of {count} keys"
         lines.append(f"mask: {share} are hidden from this query, and get no weight")
-    lines.append(f"e^: {EXPLAIN_EXPONENTIAL.format(score=last_step.name)}")
+    last_step = steps.scores[-1]
+    exponential = EXPLAIN_EXPONENTIAL.format(score=last_step.name)
+    lines.append(f"e^: {exponential}")
     if steps.given.sink is not None:
         lines.append(f"sink: {EXPLAIN_SINK}")
     lines += [f"weight: {EXPLAIN_WEIGHT}", f"|v|: {EXPLAIN_LENGTHS}"]
-    return [*lines, explain_strongest(steps, keys)]
+    lines.append(explain_strongest(steps, keys))
+    return lines
 
 
 def explain_strongest(steps: Steps, keys: Sequence[str]) -> str:
     """Explain in a line, with its numbers, how the strongest key comes to its weight."""
     best = int(steps.weights.argmax())
-    numbers = [f"{step.values[best]:.4f}" for step in steps.scores]
-    numbers[0] = f"{begin_product(steps.given, best)}{numbers[0]}"
-    names = [step.name for step in steps.scores]
-    way = "; ".join(f"{name} = {number}" for name, number in zip(names, numbers, strict=True))
-    exponential, weight = f"{steps.exponentials[best]:.4f}", f"{steps.weights[best]:.4f}"
+    terms = begin_product(steps.given, best)
+    equations = []
+    for step in steps.scores:
+        score = f"{step.values[best]:.4f}"
+        equations.append(f"{step.name} = {terms}{score}")
+        terms = ""  # the first step alone is the product
+    exponential = f"{steps.exponentials[best]:.4f}"
+    equations.append(f"e^ = {exponential}")
     division = f"{exponential} / {steps.total:.4f}"
-    return f"for {keys[best]}: {way}; e^ = {exponential}; weight = {division} = {weight}"
+    equations.append(f"weight = {division} = {steps.weights[best]:.4f}")
+    return f"for {keys[best]}: {'; '.join(equations)}"
 
 
 def begin_product(operands: Operands, key: int) -> str:
     """Return the first terms of the product of query and key; an empty text for other scores."""
     if operands.score != "dot":
         return ""
-    pairs = zip(operands.query[:2], operands.key[key, :2], strict=True)
-    terms = " + ".join(f"({q:.4f})({k:.4f})" for q, k in pairs)
-    return f"{terms} + … = "
+    first_of_query = operands.query[:2]
+    first_of_key = operands.key[key, :2]
+    terms = []
+    for q, k in zip(first_of_query, first_of_key, strict=True):
+        terms.append(f"({q:.4f})({k:.4f})")
+    return f"{' + '.join(terms)} + … = "
 
 
 # What comes out
 
 
-def output_table(steps: Steps, apart: Difference, owner: str) -> Table:
+def make_output_table(steps: Steps, apart: Difference, owner: str) -> Table:
     """Make the table of the output, beside that of its owner, with how far they are apart."""
     vectors = [NamedVectors("Σ w·v", "weights times values", steps.output)]
-    if steps.given.output is not None:
-        vectors.append(NamedVectors("own", f"{owner} own output", steps.given.output))
+    own_output = steps.given.output
+    if own_output is not None:
+        vectors.append(NamedVectors("own", f"{owner} own output", own_output))
     output = "output not told by this model"
     if np.isfinite(apart.output):
         output = f"output {apart.output:.1e}"
     largest = f"largest difference from {owner} own"
     check = f"check: {largest}: weights {apart.weights:.1e}, {output}"
-    return vector_table("What comes out: Σ w·v", vectors, 0, (check,))
+    return make_vectors_table("What comes out: Σ w·v", vectors, 0, (check,))

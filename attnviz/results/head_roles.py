@@ -1,4 +1,4 @@
-"""What each head of a model is, and with the losses of an ablation, what it is for."""
+"""The roles of the heads of a model, and with the losses of an ablation, what heads are for."""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from attnviz.analysis.roles import ROLES, Data, Role
-from attnviz.drawable import Picture, Table
-from attnviz.record import Capture, Floats
+from attnviz.drawable import Picture, Table, make_blank_levels
+from attnviz.record import Capture
 from attnviz.results.ablation import (
     DATA,
     Ablation,
@@ -19,7 +19,7 @@ from attnviz.results.ablation import (
 )
 from attnviz.results.result import Result
 from attnviz.selection import Head
-from attnviz.views.labels import column_name, head_name, model_title
+from attnviz.views.labels import abbreviate_head, abbreviate_head_column, model_title
 
 NUMBER_COLUMNS = "repeats", "chance", "text", "chance"
 MOST_BESIDE_SCORES = 9  # heads a layer whose names and scores fit beside each other on 80 columns
@@ -27,12 +27,24 @@ FEW_TOKENS = 100  # of blocks, below which names are not to be relied on
 MOST_LISTED = 10  # heads in a ranking
 WIDTH = 80  # of the lines that explain roles
 INDENT = "     "
+FEW_SEQUENCES = "so few sequences name heads by chance: take more"
+EXPLAIN_NUMBERS = (
+    "mean ± deviation over sequences, and over texts; chance is attending to all that is visible "
+    "alike"
+)
+EXPLAIN_NAMES = (
+    "named where (score - chance) / (1 - chance) reaches the threshold on all data that a role is "
+    "measured on, which no head of a random model did; of several roles by the one furthest above"
+)
+EXPLAIN_INDUCTION = (
+    "induction is the row-exact mean over the second copy: other definitions give other numbers"
+)
 
 RoleScores: TypeAlias = Mapping[str, "RoleScore"]
 
 
 class Setting(NamedTuple):
-    """How sequences are made. The same setting and model give the same sequences."""
+    """The settings of random sequences. Equal settings and one model give the same sequences."""
 
     sequences: int = 16
     block: int = 25
@@ -41,11 +53,11 @@ class Setting(NamedTuple):
 
 
 class RoleScore(NamedTuple):
-    """How strongly a head plays a role, over sequences or texts."""
+    """The score of a head in a role, over sequences or texts."""
 
     mean: float
     sd: float
-    """Of a sample, n - 1 in the divisor; NaN over one."""
+    """The deviation of a sample, n - 1 in the divisor; NaN over one."""
     chance: float
     """The mean of a head that attends to all it sees alike."""
     n: int
@@ -54,56 +66,66 @@ class RoleScore(NamedTuple):
 
 @dataclass(frozen=True)
 class HeadRole:
-    """A head, and what it does. Scores are by role; those that are undefined are left out."""
+    """A head and the role that it plays. Scores are by role, without those that are undefined."""
 
     layer: int
     head: int
     role: str | None
     scores: RoleScores
-    """On repeated random tokens."""
+    """The scores on repeated random tokens."""
     on_text: RoleScores
 
     @property
     def place(self) -> Head:
-        """Layer and head."""
+        """The layer and the number of the head."""
         return self.layer, self.head
 
     def on(self, data: Data) -> RoleScores:
-        """Return the scores on such data."""
-        return self.scores if data == "repeated" else self.on_text
+        """Return the scores by role on one kind of data."""
+        if data == "repeated":
+            return self.scores
+        return self.on_text
 
     def best(self, role: str) -> RoleScore | None:
-        """Return the score of a role where it is measured first; None if it is undefined."""
+        """Return the score in a role on the first data that it is measured on; None if undefined."""
         first_data = ROLES[role].data[0]
         return self.on(first_data).get(role)
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The heads of a model."""
+    """The roles of all heads of a model."""
 
     model: str
     heads: tuple[HeadRole, ...]
     setting: Setting
     tokens: int
-    """In each of the sequences."""
+    """The number of tokens of each sequence."""
     texts: int
 
     def named(self, role: str) -> tuple[HeadRole, ...]:
-        """Return the heads of that name."""
+        """Return the heads that play a role."""
         return tuple(head for head in self.heads if head.role == role)
 
     def ranked(self, role: str) -> list[HeadRole]:
         """Return the heads whose score of a role is defined, the highest first."""
-        scores = {head.place: head.best(role) for head in self.heads}
-        means = {place: score.mean for place, score in scores.items() if score is not None}
-        heads = [head for head in self.heads if head.place in means]
-        return sorted(heads, key=lambda head: -means[head.place])
+        means: dict[Head, float] = {}
+        heads = []
+        for head in self.heads:
+            score = head.best(role)
+            if score is not None:
+                means[head.place] = score.mean
+                heads.append(head)
+
+        def negated_mean(head: HeadRole) -> float:
+            return -means[head.place]
+
+        return sorted(heads, key=negated_mean)
 
 
 @dataclass(frozen=True, repr=False)
 class HeadsResult(Result):
-    """What the heads of a model are, and what the model loses without them if that was measured."""
+    """The roles of a model's heads, and the loss without heads if that was measured."""
 
     roles: Roles
     ablation: Ablation | None = None
@@ -121,18 +143,16 @@ class HeadsResult(Result):
         """Return a row for each rise of a loss, or where none was measured, for each score."""
         if self.ablation is not None:
             return list_rises(self.ablation)
-        return list_scores(self.roles)
+        return list_role_scores(self.roles)
 
     def tables(self) -> list[Picture]:
         """Return a map of all heads and a table of some, and the losses if they were measured."""
+        roles, role = self.roles, self.role
         tables: list[Picture]
-        if self.role is None:
-            tables = [make_names_table(self.roles), make_roles_table(self.roles)]
+        if role is None:
+            tables = [make_names_table(roles), make_roles_table(roles)]
         else:
-            tables = [
-                make_scores_table(self.roles, self.role),
-                make_ranking_table(self.roles, self.role),
-            ]
+            tables = [make_scores_table(roles, role), make_ranking_table(roles, role)]
         if self.ablation is not None:
             tables.append(make_ablation_table(self.ablation))
         return tables
@@ -142,60 +162,70 @@ class HeadsResult(Result):
 
 
 def describe_roles(roles: Roles) -> dict[str, Any]:
-    """Describe all heads, what was measured on, and what the roles are, for JSON."""
+    """Describe all heads, the data they were measured on, and the roles, for JSON."""
+    heads = [describe_role(head) for head in roles.heads]
     return {
         "model": roles.model,
         **roles.setting._asdict(),
         "texts": roles.texts,
         "definitions": describe_definitions(),
-        "heads": [describe_head(head) for head in roles.heads],
+        "heads": heads,
     }
 
 
 def describe_definitions() -> dict[str, Any]:
-    """Describe what the roles are, for JSON."""
-    return {
-        name: {
+    """Describe the definitions of all roles, for JSON."""
+    definitions: dict[str, Any] = {}
+    for name, role in ROLES.items():
+        definitions[name] = {
             "definition": role.definition,
             "source": role.source,
             "data": role.data,
             "threshold": role.threshold,
         }
-        for name, role in ROLES.items()
-    }
+    return definitions
 
 
-def describe_head(head: HeadRole) -> dict[str, Any]:
-    """Describe a head with its scores, for JSON."""
+def describe_role(head: HeadRole) -> dict[str, Any]:
+    """Describe the role of a head with its scores, for JSON."""
     return {
         "layer": head.layer,
         "head": head.head,
         "role": head.role,
-        "scores": {name: score._asdict() for name, score in head.scores.items()},
-        "on_text": {name: score._asdict() for name, score in head.on_text.items()},
+        "scores": describe_scores(head.scores),
+        "on_text": describe_scores(head.on_text),
     }
 
 
-def list_scores(roles: Roles) -> list[dict[str, Any]]:
+def describe_scores(scores: RoleScores) -> dict[str, Any]:
+    """Describe scores by role, for JSON."""
+    return {name: score._asdict() for name, score in scores.items()}
+
+
+def list_role_scores(roles: Roles) -> list[dict[str, Any]]:
     """List every score of every head on both data."""
-    return [row for head in roles.heads for row in list_head_scores(head)]
+    rows = []
+    for head in roles.heads:
+        rows += list_head_scores(head)
+    return rows
 
 
 def list_head_scores(head: HeadRole) -> list[dict[str, Any]]:
     """List the scores of a head on both data."""
-    named = {"layer": head.layer, "head": head.head, "role": head.role}
-    return [
-        {**named, "data": data, "score": name, **score._asdict()}
-        for data in DATA
-        for name, score in head.on(data).items()
-    ]
+    rows = []
+    for data in DATA:
+        for name, score in head.on(data).items():
+            row = {"layer": head.layer, "head": head.head, "role": head.role}
+            row |= {"data": data, "score": name}
+            rows.append(row | score._asdict())
+    return rows
 
 
 # Of all heads: a row a layer, a column a head
 
 
 class HeadCell(NamedTuple):
-    """What stands for a head in a map of all."""
+    """The text and the colour that stand for a head in a map of all heads."""
 
     text: str
     level: float
@@ -203,6 +233,7 @@ class HeadCell(NamedTuple):
 
 
 NO_CELL = HeadCell("", np.nan)
+NO_ROLE = HeadCell("-", np.nan)
 
 
 def make_names_table(roles: Roles) -> Table:
@@ -213,52 +244,68 @@ def make_names_table(roles: Roles) -> Table:
     def make_cell(head: HeadRole) -> HeadCell:
         score = head.best(head.role) if head.role else None
         if head.role is None or score is None:
-            return HeadCell("-", np.nan)
-        name = ROLES[head.role].short
-        return HeadCell(name + format_share(score.mean) if shows_scores else name, score.mean)
+            return NO_ROLE
+        text = ROLES[head.role].short
+        if shows_scores:
+            text += format_role_share(score.mean)
+        return HeadCell(text, score.mean)
 
-    caption = name_legend(roles), *data_lines(roles)
-    return make_map(roles, f"what {len(roles.heads)} heads are", make_cell, caption)
+    title = f"what {len(roles.heads)} heads are"
+    caption = explain_short_names(roles), *describe_data(roles)
+    return make_head_table(roles, title, make_cell, caption)
 
 
-def name_legend(roles: Roles) -> str:
+def explain_short_names(roles: Roles) -> str:
     """Say what the short names of the roles that heads play stand for."""
     played = {head.role for head in roles.heads}
-    names = [f"{role.short} {name}" for name, role in ROLES.items() if name in played]
+    names = []
+    for name, role in ROLES.items():
+        if name in played:
+            names.append(f"{role.short} {name}")
     if not names:
         return "no head plays a role far above chance"
     return f"{', '.join(names)}; -: no role named"
 
 
 def make_scores_table(roles: Roles, role: str) -> Table:
-    """Make a map of one score of all heads, on the data that its role is measured on first."""
+    """Make a map of one score of all heads, on the first data that its role is measured on."""
 
     def make_cell(head: HeadRole) -> HeadCell:
         score = head.best(role)
-        return NO_CELL if score is None else HeadCell(format_share(score.mean), score.mean)
+        if score is None:
+            return NO_CELL
+        return HeadCell(format_role_share(score.mean), score.mean)
 
     definition = ROLES[role]
-    title = f"{role} on {DATA[definition.data[0]]}"
-    caption = f"{role}: {definition.definition} ({definition.source})", *data_lines(roles)
-    return make_map(roles, title, make_cell, caption)
+    first_data = DATA[definition.data[0]]
+    title = f"{role} on {first_data}"
+    explanation = f"{role}: {definition.definition} ({definition.source})"
+    caption = explanation, *describe_data(roles)
+    return make_head_table(roles, title, make_cell, caption)
 
 
-def make_map(
+def make_head_table(
     roles: Roles, title: str, make_cell: Callable[[HeadRole], HeadCell], caption: Sequence[str]
 ) -> Table:
     """Make a table with a row a layer, a column a head, and a cell for each head."""
     cells = {head.place: make_cell(head) for head in roles.heads}
     layers = sorted({layer for layer, _ in cells})
     heads = sorted({head for _, head in cells})
-    rows = [[cells.get((layer, head), NO_CELL) for head in heads] for layer in layers]
-    levels = np.array([[cell.level for cell in row] for row in rows], np.float32)
+    texts, levels_of_rows = [], []
+    for layer in layers:
+        row = [cells.get((layer, head), NO_CELL) for head in heads]
+        texts.append(tuple(cell.text for cell in row))
+        levels_of_rows.append([cell.level for cell in row])
+    levels = np.array(levels_of_rows, np.float32)
     model = model_title(Capture(roles.model, "", ()))
+    columns = tuple(abbreviate_head_column(head) for head in heads)
+    row_names = tuple(f"L{layer}" for layer in layers)
     return Table(
         f"{model} · {title}",
         "",
-        tuple(column_name(head) for head in heads),
-        tuple(f"L{layer}" for layer in layers),
-        tuple(tuple(cell.text for cell in row) for row in rows),
+        columns,
+        row_names,
+        tuple(texts),
         levels.clip(0, 1),
         tuple(caption),
         even=True,
@@ -270,98 +317,109 @@ def make_map(
 
 def make_roles_table(roles: Roles) -> Table:
     """Make a table of all roles, each with the head that plays it most, named or not."""
-    rankings = {role: roles.ranked(role) for role in ROLES}
-    strongest = {role: ranking[0] for role, ranking in rankings.items() if ranking}
-    cells = []
-    for role, head in strongest.items():
+    names, cells = [], []
+    for role in ROLES:
+        ranking = roles.ranked(role)
+        if not ranking:
+            continue
+        strongest = ranking[0]
         count = str(len(roles.named(role)))
-        cells.append(
-            (count, head_name(*head.place), *score_cells(head, role), format_threshold(role))
-        )
+        head = abbreviate_head(*strongest.place)
+        scores = format_score_cells(strongest, role)
+        names.append(role)
+        cells.append((count, head, *scores, format_threshold(role)))
     columns = "named", "head", *NUMBER_COLUMNS, "threshold"
+    levels = make_blank_levels(len(cells), len(columns))
     return Table(
         "the head that plays each role most",
         "role",
         columns,
-        tuple(strongest),
+        tuple(names),
         tuple(cells),
-        make_no_levels(len(cells), len(columns)),
-        name_lines(),
+        levels,
+        explain_numbers(),
     )
 
 
 def make_ranking_table(roles: Roles, role: str) -> Table:
     """Make a table of the heads that play a role most, in falling order."""
     heads = roles.ranked(role)[:MOST_LISTED]
-    title = f"{role}, threshold {format_threshold(role) or 'none'}"
-    if len(heads) < len(roles.heads):
-        title += f", {len(heads)} of {len(roles.heads)} heads"
-    role_column = len(NUMBER_COLUMNS)
+    threshold = format_threshold(role) or "none"
+    title = f"{role}, threshold {threshold}"
+    count, head_count = len(heads), len(roles.heads)
+    if count < head_count:
+        title += f", {count} of {head_count} heads"
+    names, cells = [], []
+    for head in heads:
+        role_of_head = head.role or ""
+        names.append(abbreviate_head(*head.place))
+        cells.append((*format_score_cells(head, role), role_of_head))
+    columns = *NUMBER_COLUMNS, "role"
+    levels = make_blank_levels(count, len(columns))
+    columns_of_names = frozenset({columns.index("role")})
     return Table(
         title,
         "head",
-        (*NUMBER_COLUMNS, "role"),
-        tuple(head_name(*head.place) for head in heads),
-        tuple((*score_cells(head, role), head.role or "") for head in heads),
-        make_no_levels(len(heads), role_column + 1),
-        name_lines(),
-        frozenset({role_column}),
+        columns,
+        tuple(names),
+        tuple(cells),
+        levels,
+        explain_numbers(),
+        columns_of_names,
     )
 
 
-def score_cells(head: HeadRole, role: str) -> tuple[str, ...]:
+def format_score_cells(head: HeadRole, role: str) -> tuple[str, ...]:
     """Return a score with its deviation and chance, on both data; empty texts where undefined."""
     cells: list[str] = []
     for data in DATA:
         score = head.on(data).get(role)
-        cells += ("", "") if score is None else (format_score(score), format_share(score.chance))
+        if score is None:
+            cells += ["", ""]
+        else:
+            cells += [format_role_score(score), format_role_share(score.chance)]
     return tuple(cells)
 
 
-def make_no_levels(rows: int, columns: int) -> Floats:
-    """Make the levels of a table without colours."""
-    return np.full((rows, columns), np.nan, np.float32)
-
-
-def data_lines(roles: Roles) -> tuple[str, ...]:
-    """Say what was measured on, and whether that was too little."""
+def describe_data(roles: Roles) -> tuple[str, ...]:
+    """Say on which data heads were measured, and whether that was too little."""
     setting = roles.setting
-    measured = (
-        f"{setting.sequences} sequences of {roles.tokens} tokens, a block of {setting.block} "
-        f"distinct random tokens twice (seed {setting.seed}), and {roles.texts} texts"
-    )
-    if setting.sequences * setting.block < FEW_TOKENS:
-        return measured, "so few sequences name heads by chance: take more"
+    sequences = f"{setting.sequences} sequences of {roles.tokens} tokens"
+    block = f"a block of {setting.block} distinct random tokens twice (seed {setting.seed})"
+    measured = f"{sequences}, {block}, and {roles.texts} texts"
+    tokens_of_blocks = setting.sequences * setting.block
+    if tokens_of_blocks < FEW_TOKENS:
+        return measured, FEW_SEQUENCES
     return (measured,)
 
 
-def name_lines() -> tuple[str, ...]:
+def explain_numbers() -> tuple[str, ...]:
     """Say what names and numbers mean."""
-    return (
-        "mean ± deviation over sequences, and over texts; chance is attending to all that is visible alike",
-        "named where (score - chance) / (1 - chance) reaches the threshold on all data that a role "
-        "is measured on, which no head of a random model did; of several roles by the one furthest "
-        "above",
-        "induction is the row-exact mean over the second copy: other definitions give other numbers",
-    )
+    return EXPLAIN_NUMBERS, EXPLAIN_NAMES, EXPLAIN_INDUCTION
 
 
-def format_score(score: RoleScore) -> str:
+def format_role_score(score: RoleScore) -> str:
     """Format a score with its deviation, if it has one."""
-    mean = format_share(score.mean)
-    return f"{mean} ± {format_share(score.sd)}" if np.isfinite(score.sd) else mean
+    mean = format_role_share(score.mean)
+    if not np.isfinite(score.sd):
+        return mean
+    return f"{mean} ± {format_role_share(score.sd)}"
 
 
-def format_share(share: float) -> str:
-    """Format a share with two digits, without its 0: .89."""
+def format_role_share(share: float) -> str:
+    """Format a share with two digits, without the 0 before the point: .89."""
     text = f"{share:.2f}"
-    return text.removeprefix("0") if text.startswith("0.") else text
+    if text.startswith("0."):
+        return text.removeprefix("0")
+    return text
 
 
 def format_threshold(role: str) -> str:
     """Format from where a role names a head, beyond chance; empty if it names none."""
     threshold = ROLES[role].threshold
-    return "" if threshold is None else format_share(threshold)
+    if threshold is None:
+        return ""
+    return format_role_share(threshold)
 
 
 # What roles are
@@ -371,8 +429,10 @@ def explain_roles() -> list[str]:
     """Explain what each role is, in lines that fit a screen."""
     lines = []
     for name, role in ROLES.items():
-        lines.append(f"{role.short}  {name} · on {name_data(role)} · {name_threshold(role)}")
+        data, threshold = name_data(role), name_threshold(role)
+        heading = f"{role.short}  {name}"
         definition = f"{role.definition} ({role.source})"
+        lines.append(f"{heading} · on {data} · {threshold}")
         lines += textwrap.wrap(definition, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
     return lines
 
@@ -385,4 +445,6 @@ def name_data(role: Role) -> str:
 
 def name_threshold(role: Role) -> str:
     """Say from where a role names a head, beyond chance."""
-    return "names no head" if role.threshold is None else f"threshold {role.threshold}"
+    if role.threshold is None:
+        return "names no head"
+    return f"threshold {role.threshold}"

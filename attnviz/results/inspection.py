@@ -1,4 +1,4 @@
-"""What heads do in numbers: the measures of all heads of a text, or in the mean over several."""
+"""The measures of all heads: numbers of what each does with a text, or in the mean over several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from attnviz.analysis.measures import (
 )
 from attnviz.analysis.statistics import mean_of
 from attnviz.derived import Source
-from attnviz.drawable import Panel, Picture, Table
+from attnviz.drawable import Panel, Picture, Table, make_blank_levels
 from attnviz.errors import InputError, UsageError
 from attnviz.methods import is_other, methods_of
 from attnviz.record import (
@@ -24,23 +24,25 @@ from attnviz.record import (
     AttentionMap,
     Capture,
     Doubles,
+    Floats,
     Kind,
     Unit,
 )
 from attnviz.request import Request
 from attnviz.results.result import Result
 from attnviz.selection import require_same_tokens
-from attnviz.views.heatmaps import panel, places, title, told
-from attnviz.views.labels import (
-    head_name,
-    kind_title,
-    panels_title,
-    tokens_title,
+from attnviz.views.heatmaps import (
+    index_matrices,
+    join_title,
+    make_caption,
+    read_head_key,
+    read_panel,
 )
+from attnviz.views.labels import abbreviate_head, count_heads, describe_length, title_kind
 
 MOST_WHOLE = 512  # tokens of a text of which all weights are kept; of a longer one, statistics
 EVERY_HEAD = Request(preferred=("self", "cross"), keep="tiles", tiles=MOST_WHOLE)
-"""What is asked of a source where nothing else is chosen."""
+"""The request to a source where nothing else is chosen."""
 NO_SCORES = (
     "the numbers of heads and segments are of shares that sum to 1, and scores are none: "
     "softmaxed they are the weights: use --weights attention; --token, and --query with --key, "
@@ -63,17 +65,21 @@ class MapHead(NamedTuple):
     @property
     def name(self) -> str:
         """The short name of the head: L5H3, or L5 mean."""
-        return head_name(self.layer, self.head)
+        return abbreviate_head(self.layer, self.head)
 
 
 def list_map_heads(maps: Sequence[AttentionMap]) -> list[MapHead]:
     """List the heads of maps."""
-    return [MapHead(each.kind, each.layers[i], each.heads[j]) for each, i, j in places(maps)]
+    heads = []
+    for index in index_matrices(maps):
+        attention_map, _, _ = index
+        heads.append(MapHead(attention_map.kind, *read_head_key(*index)))
+    return heads
 
 
 def list_panels(maps: Sequence[AttentionMap]) -> list[Panel]:
     """List the numbers of the heads of maps."""
-    return [panel(*place) for place in places(maps)]
+    return [read_panel(*index) for index in index_matrices(maps)]
 
 
 def name_heads(maps: Sequence[AttentionMap]) -> tuple[str, ...]:
@@ -99,11 +105,16 @@ def note_shared_rows(capture: Capture) -> Capture:
     methods = methods_of(capture.maps)
     if SCORES in methods:
         raise UsageError(NO_SCORES)
-    if all(each.method == ATTENTION and "max" not in each.heads for each in capture.maps):
+    if all(sums_to_one(attention_map) for attention_map in capture.maps):
         return capture
     has_sinks = any(is_other(method) for method in methods)
     note = f"{SHARED_OUT}, sinks included" if has_sinks else SHARED_OUT
     return replace(capture, notes=(*capture.notes, note))
+
+
+def sums_to_one(attention_map: AttentionMap) -> bool:
+    """Return whether the rows of a map sum to 1: weights do, but not the maxima over heads."""
+    return attention_map.method == ATTENTION and "max" not in attention_map.heads
 
 
 # The measures of all heads
@@ -124,7 +135,10 @@ class HeadNumbers:
     @property
     def defined_columns(self) -> list[str]:
         """The columns that say something of any head; all if none does."""
-        defined = [name for name, values in self.mean.items() if np.isfinite(values).any()]
+        defined = []
+        for name, values in self.mean.items():
+            if np.isfinite(values).any():
+                defined.append(name)
         return defined or list(self.mean)
 
 
@@ -151,7 +165,9 @@ class HeadOrder(NamedTuple):
         """Return the numbers of the heads in this order, last those with an undefined column."""
         if self.column == BY_POSITION:
             order = list(range(len(numbers.names)))
-            return order[::-1] if self.reverse else order
+            if self.reverse:
+                order.reverse()
+            return order
         values = numbers.mean[self.column]
         keys = values if self.is_rising else -values
         arranged: list[int] = np.argsort(keys, kind="stable").tolist()
@@ -166,7 +182,7 @@ class HeadMeasures(Result):
     """The measures of every head on one text, or in the mean over several."""
 
     captures: tuple[Capture, ...]
-    """Of each text, of the same heads, without their numbers."""
+    """The capture of each text, of the same heads, without their numbers."""
     summary: MeasureSummary
     """The columns of the heads, (head,) each, over the texts."""
 
@@ -183,7 +199,10 @@ class HeadMeasures(Result):
     @property
     def notes(self) -> tuple[str, ...]:
         """The notes of all texts, each once."""
-        return tuple(dict.fromkeys(note for capture in self.captures for note in capture.notes))
+        notes: dict[str, None] = {}
+        for capture in self.captures:
+            notes |= dict.fromkeys(capture.notes)
+        return tuple(notes)
 
     @property
     def longest(self) -> int:
@@ -202,10 +221,13 @@ class HeadMeasures(Result):
         first = self.captures[0]
         heads = []
         for i, head in enumerate(self.heads):
-            heads.append({**head._asdict(), "measures": self.describe_measures(i)})
+            described = head._asdict()
+            described["measures"] = self.describe_measures(i)
+            heads.append(described)
+        texts = [capture.text for capture in self.captures]
         return {
             "model": first.model,
-            "texts": [capture.text for capture in self.captures],
+            "texts": texts,
             "unit": self.unit,
             "method": first.maps[0].method,
             "notes": list(self.notes),
@@ -215,22 +237,30 @@ class HeadMeasures(Result):
 
     def describe_measures(self, head: int) -> dict[str, Any]:
         """Describe the columns of one head, by number."""
-        mean, sd, n = self.summary
+        means, deviations, counts = self.summary
         described: dict[str, Any] = {}
         for name in COLUMNS:
-            count = int(n[name][head])
-            described[name] = {"mean": mean[name][head], "sd": sd[name][head], "n": count}
+            mean = means[name][head]
+            sd = deviations[name][head]
+            count = int(counts[name][head])
+            described[name] = {"mean": mean, "sd": sd, "n": count}
         return described
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a line for each head; of several texts with standard deviations."""
-        return [{**head._asdict(), **self.list_numbers(i)} for i, head in enumerate(self.heads)]
+        rows = []
+        for i, head in enumerate(self.heads):
+            row = head._asdict()
+            rows.append(row | self.list_numbers(i))
+        return rows
 
     def list_numbers(self, head: int) -> dict[str, float]:
         """List the columns of one head, by number."""
-        numbers = {name: values[head] for name, values in self.summary.mean.items()}
+        means, deviations = self.summary.mean, self.summary.sd
+        numbers = {name: values[head] for name, values in means.items()}
         if len(self.captures) > 1:
-            numbers |= {f"{name}_sd": values[head] for name, values in self.summary.sd.items()}
+            for name, values in deviations.items():
+                numbers[f"{name}_sd"] = values[head]
         return numbers
 
     def tables(self) -> list[Picture]:
@@ -272,8 +302,12 @@ def measure_heads_of(capture: Capture) -> Measures:
     if not all(each.weights is not None or each.statistics for each in capture.maps):
         missing = "this capture holds neither weights nor statistics"
         raise InputError(f"{missing}: there is nothing to measure")
-    maps = [measure_map(each) for each in capture.maps]
-    return {name: np.concatenate([each[name].ravel() for each in maps]) for name in COLUMNS}
+    measures_of_maps = [measure_map(each) for each in capture.maps]
+    measures: Measures = {}
+    for name in COLUMNS:
+        columns = [each[name].ravel() for each in measures_of_maps]
+        measures[name] = np.concatenate(columns)
+    return measures
 
 
 def drop_numbers(capture: Capture) -> Capture:
@@ -283,10 +317,11 @@ def drop_numbers(capture: Capture) -> Capture:
     """
     notes = capture.notes
     if any(each.weights is None for each in capture.maps):
-        length = tokens_title(capture.maps)
+        length = describe_length(capture.maps)
         kept = f"of {length} only statistics were kept"
         notes = *notes, f"{kept}: columns that need all weights are left out"
-    return replace(capture, maps=tuple(map(drop_numbers_of_map, capture.maps)), notes=notes)
+    maps = tuple(map(drop_numbers_of_map, capture.maps))
+    return replace(capture, maps=maps, notes=notes)
 
 
 def drop_numbers_of_map(attention_map: AttentionMap) -> AttentionMap:
@@ -303,16 +338,19 @@ def drop_numbers_of_map(attention_map: AttentionMap) -> AttentionMap:
 
 def describe_columns(unit: Unit = "token") -> list[dict[str, str]]:
     """Describe what the columns are, of maps between tokens or words."""
-    units = {"tokens": f"{unit}s"}
-    return [
-        {
+    described = []
+    for column in COLUMNS.values():
+        unit_of_column: str = column.unit
+        if unit_of_column == "tokens":
+            unit_of_column = f"{unit}s"
+        description = {
             "name": column.name,
             "definition": column.definition,
             "source": column.source,
-            "unit": units.get(column.unit, column.unit),
+            "unit": unit_of_column,
         }
-        for column in COLUMNS.values()
-    ]
+        described.append(description)
+    return described
 
 
 def title_heads(captures: Sequence[Capture]) -> str:
@@ -322,13 +360,14 @@ def title_heads(captures: Sequence[Capture]) -> str:
     """
     first = captures[0]
     first_map = first.maps[0]
-    heads = panels_title(len(list_map_heads(first.maps)), first_map.heads)
-    length = tokens_title(first.maps)
+    head_count = len(list_map_heads(first.maps))
+    heads = count_heads(head_count, first_map.heads)
+    length = describe_length(first.maps)
     if len(captures) > 1:
         lengths = [len(capture.maps[0].queries) for capture in captures]
-        shortest, longest = min(lengths), max(lengths)
-        length = f"{len(captures)} texts of {shortest}-{longest} {first_map.unit}s"
-    return title(first, *kind_title(first_map), heads, length)
+        span = f"{min(lengths)}-{max(lengths)}"
+        length = f"{len(captures)} texts of {span} {first_map.unit}s"
+    return join_title(first, *title_kind(first_map), heads, length)
 
 
 def draw_heads_table(
@@ -346,32 +385,54 @@ def draw_heads_table(
     shown = order.arrange(numbers)[:most]
     columns = numbers.defined_columns
     with_deviation = columns if deviations else [order.column]
-    cells = [format_head(numbers, head, columns, with_deviation) for head in shown]
-    levels = np.full((len(shown) + 1, len(columns)), np.nan, np.float32)
-    for i, name in enumerate(columns):
-        levels[:-1, i] = place_on_colours(name, numbers.mean[name])[shown]
+    names, cells = [], []
+    for head in shown:
+        names.append(numbers.names[head])
+        cells.append(format_head(numbers, head, columns, with_deviation))
     caption = caption_heads(numbers, order, len(shown))
-    if any(not cell for row in cells for cell in row):
+    if has_empty_cell(cells):
         caption += "; empty: undefined"
+    names.append("mean")
+    cells.append(average_columns(numbers, columns))
     headings = tuple(COLUMNS[name].heading for name in columns)
-    names = [numbers.names[head] for head in shown]
-    all_cells = (*cells, average_columns(numbers, columns))
-    lines = told((caption, *numbers.notes))
-    return Table(numbers.title, "head", headings, (*names, "mean"), all_cells, levels, lines)
+    levels = colour_columns(numbers, columns, shown)
+    lines = make_caption((caption, *numbers.notes))
+    return Table(numbers.title, "head", headings, tuple(names), tuple(cells), levels, lines)
+
+
+def has_empty_cell(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether any cell of some rows is empty."""
+    return any("" in row for row in rows)
+
+
+def colour_columns(numbers: HeadNumbers, columns: Sequence[str], shown: Sequence[int]) -> Floats:
+    """Return where the columns of the shown heads lie on the colours: (row, column).
+
+    The last row is that of the mean, which has no colours.
+    """
+    levels = make_blank_levels(len(shown) + 1, len(columns))
+    for i, name in enumerate(columns):
+        levels_of_heads = place_on_colours(name, numbers.mean[name])
+        levels[:-1, i] = levels_of_heads[shown]
+    return levels
 
 
 def caption_heads(numbers: HeadNumbers, order: HeadOrder, shown: int) -> str:
     """Say which heads a table shows, and in which order."""
     count = len(numbers.names)
-    noun = "head" if count == 1 else "heads"
-    which = f"{count} {noun}" if shown == count else f"{shown} of {count} heads"
-    return f"{which}, {order.describe()}; mean: of all {count}"
+    heads = "1 head" if count == 1 else f"{count} heads"
+    if shown < count:
+        heads = f"{shown} of {count} heads"
+    return f"{heads}, {order.describe()}; mean: of all {count}"
 
 
 def average_columns(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, ...]:
     """Return the mean of each column over all heads, as it is shown."""
-    means = {name: float(mean_of(numbers.mean[name], 0)) for name in columns}
-    return tuple(format_measure(mean, COLUMNS[name].unit) for name, mean in means.items())
+    cells = []
+    for name in columns:
+        mean = float(mean_of(numbers.mean[name], 0))
+        cells.append(format_measure(mean, COLUMNS[name].unit))
+    return tuple(cells)
 
 
 def format_head(
@@ -381,15 +442,14 @@ def format_head(
     with_deviation: Sequence[str],
 ) -> tuple[str, ...]:
     """Format the row of a head. with_deviation: the columns beside which deviations stand."""
-    deviations = {name: name in with_deviation for name in columns}
-    cells = [
-        format_column(numbers, name, head, deviation=deviation)
-        for name, deviation in deviations.items()
-    ]
+    cells = []
+    for name in columns:
+        has_deviation = name in with_deviation
+        cells.append(format_head_column(numbers, name, head, deviation=has_deviation))
     return tuple(cells)
 
 
-def format_column(numbers: HeadNumbers, name: str, head: int, *, deviation: bool) -> str:
+def format_head_column(numbers: HeadNumbers, name: str, head: int, *, deviation: bool) -> str:
     """Format a column of one head, with its standard deviation if there is one to be shown."""
     unit = COLUMNS[name].unit
     mean = format_measure(numbers.mean[name][head], unit)
@@ -407,14 +467,17 @@ def format_measure(value: float, unit: str = "") -> str:
         return format_share(value)
     if value < 9.995:
         return f"{value:.2f}"
-    return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+    if value < 99.95:
+        return f"{value:.1f}"
+    return f"{value:.0f}"
 
 
 def format_share(value: float) -> str:
     """Format a share to two digits after the point; nothing if undefined."""
     if not np.isfinite(value):
         return ""
-    return f"{abs(value):.2f}".removeprefix("0")
+    text = f"{abs(value):.2f}"
+    return text.removeprefix("0")
 
 
 def place_on_colours(name: str, values: Doubles) -> Doubles:
@@ -422,11 +485,14 @@ def place_on_colours(name: str, values: Doubles) -> Doubles:
 
     Shares lie from 0 to 1, others from 0 to the largest.
     """
-    top = 1.0 if COLUMNS[name].unit == "share" else find_largest(values) or 1.0
+    top = 1.0
+    if COLUMNS[name].unit != "share":
+        top = find_largest(values) or 1.0
     levels: Doubles = np.clip(values / top, 0, 1)
     return levels
 
 
 def find_largest(values: Doubles) -> float:
     """Return the largest of the values that are defined; 0 if none is."""
-    return float(np.nan_to_num(values).max())
+    defined = np.nan_to_num(values)
+    return float(defined.max())

@@ -1,4 +1,9 @@
-"""What is drawn of an intervention: a map before, after, and the difference; the prediction before and after."""
+"""The result of an intervention: the attention and the prediction before and after a change.
+
+An intervention cuts edges of the attention or replaces the output of heads while the model runs.
+The map and the prediction are drawn as they were before, as they are after, and the difference. For
+scale there are random draws of other changes of the same size, and how far these move the prediction.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,20 +12,28 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from attnviz.analysis.statistics import log_softmax
-from attnviz.drawable import Heatmap, Panel, Picture, Series, Table
+from attnviz.drawable import (
+    Heatmap,
+    Panel,
+    Picture,
+    Scale,
+    Series,
+    Table,
+    make_blank_levels,
+)
 from attnviz.escape import label
 from attnviz.io.formats import capture_document
 from attnviz.record import SCORES, Capture, Doubles, Kind, Token
 from attnviz.request import Replacement, Response
-from attnviz.results.comparison import difference
+from attnviz.results.comparison import draw_difference
 from attnviz.results.result import Result
 from attnviz.selection import Head
 from attnviz.views.colour_scale import Look
-from attnviz.views.heatmaps import PLAIN, heatmap, told
-from attnviz.views.labels import head_name, name, short
+from attnviz.views.heatmaps import PLAIN, make_caption, make_heatmap
+from attnviz.views.labels import abbreviate_head, name_token, shorten
 
 Pair: TypeAlias = tuple[int | None, int | None]
-"""The places of a query and of a key; None for all."""
+"""The positions of a query and of a key; None for all."""
 
 LIKELY = 5  # outputs that are named, of before and of after
 REPLACED = {
@@ -29,7 +42,7 @@ REPLACED = {
     "uniform": "the mean of the values that it sees",
     "permute": "its values with the weights of each row in another order (Jain & Wallace 2019)",
 }
-SAYS = {
+PREDICTED = {
     "next": "the next token after token {} {}",
     "masked": "token {} {}",
     "class": "the class of the text",
@@ -39,86 +52,99 @@ SIGNS = "positive: more after, negative: less"
 AFTER = "drawn is what is there after the change"
 SHOWN = "the weights of an ablated head are shown, but not used"
 TITLE = "The prediction, before and after"
+OTHER_HEADS = "other heads of the same layers"
+OTHER_KEYS = "other keys of the same queries"
+OTHER_KEYS_OF_ALL = "other keys, each of all queries that see it"
+LEAST_OF_THREE_DIGITS = 0.0995  # a number that three digits after the point show to two digits
 
 
 class Scope(NamedTuple):
-    """What of a model and its text can be changed."""
+    """The layers, heads and tokens of a model and its text that can be changed."""
 
     kind: Kind
     heads: Mapping[int, tuple[int, ...]]
-    """Of each layer."""
+    """By layer."""
     queries: tuple[Token, ...]
     keys: tuple[Token, ...]
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What is changed in a run. All layers, heads and places are there."""
+    """The changes that are made in a run. All layers, heads and positions exist in the model."""
 
     kind: Kind = "self"
-    """Of the map of which edges are cut and heads replaced."""
+    """The kind of the map of which edges are cut and heads replaced."""
     pairs: tuple[Pair, ...] = ()
     """The edges that are cut."""
     layers: tuple[int, ...] = ()
-    """Where they are cut: in all heads of these."""
+    """The layers in all heads of which edges are cut."""
     heads: tuple[Head, ...] = ()
-    """Or in these heads alone."""
+    """The heads in which alone edges are cut, in place of layers."""
     ablated: tuple[Head, ...] = ()
     how: Replacement = "zero"
     means: Mapping[int, Any] = field(default_factory=dict)
-    """Of each layer what its heads put out in the mean, (head, d_v); for ``how="mean"``."""
+    """By layer the mean output of its heads, (head, d_v); for ``how="mean"``."""
     seed: int = 0
-    """Of the order of weights, for ``how="permute"``."""
+    """The seed of the order of weights, for ``how="permute"``."""
 
 
 class Effect(NamedTuple):
-    """How far a prediction moved; NaN for what there is not, of vectors or of predictions."""
+    """The size of the move of a prediction.
+
+    NaN stands for what is undefined: KL and logit of vectors, the cosine of predictions.
+    """
 
     kl: float
     """KL(before || after) in nats."""
     logit: float
-    """Change of the target's logit, less the mean of all."""
+    """The change of the target's logit, less the mean of all."""
     cosine: float
     """1 - cos of the vectors before and after: 0 where they point the same way."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model says before and after, and how far other changes of the same size move it."""
+    """The prediction before and after changes, and the effects of other changes of the same size."""
 
     changes: Changes
     scope: Scope
-    """Of what these were chosen."""
+    """All that could be changed."""
     response: Response
     """Run 0 is before, run 1 after."""
     effect: Effect
     drawn: tuple[Changes, ...]
-    """The others."""
+    """Other changes of the same size, drawn at random."""
     others: tuple[Effect, ...]
-    """What they do."""
+    """The effects of these."""
 
     @property
     def scale(self) -> Effect:
-        """The median size of the others; NaN if there are none."""
-        medians = np.median(np.abs(self.others), axis=0) if self.others else np.full(3, np.nan)
+        """The median size of the other effects; NaN if there are none."""
+        if not self.others:
+            return Effect(np.nan, np.nan, np.nan)
+        medians = np.median(np.abs(self.others), axis=0)
         return Effect(*medians.tolist())
 
     @property
     def probabilities(self) -> tuple[Doubles, Doubles]:
-        """Of each output before and after; of a vector they mean nothing."""
-        before, after = np.exp(log_softmax(self.response.outputs[:2]))
+        """The probability of each output before and after; of a vector they mean nothing."""
+        outputs = self.response.outputs[:2]
+        before, after = np.exp(log_softmax(outputs))
         return before, after
 
     @property
     def likeliest(self) -> tuple[int, ...]:
         """The LIKELY likeliest outputs before, and those that are among them only after."""
-        orders = (np.argsort(-part, kind="stable")[:LIKELY].tolist() for part in self.probabilities)
-        return tuple(dict.fromkeys(number for order in orders for number in order))
+        outputs: dict[int, None] = {}
+        for probabilities in self.probabilities:
+            falling = np.argsort(-probabilities, kind="stable")
+            outputs |= dict.fromkeys(falling[:LIKELY].tolist())
+        return tuple(outputs)
 
 
 @dataclass(frozen=True, repr=False)
 class InterventionResult(Result):
-    """What a model says and attends to before and after changes."""
+    """The attention and the prediction of a model before and after changes."""
 
     outcome: Outcome
     before: Capture
@@ -126,36 +152,39 @@ class InterventionResult(Result):
     """Its notes say what was changed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the changed capture as a document, and what came of the changes under ``intervention``."""
-        return {**capture_document(self.after), "intervention": describe_outcome(self.outcome)}
+        """Return the changed capture as a document, and under ``intervention`` what came of it."""
+        document = capture_document(self.after)
+        return {**document, "intervention": describe_outcome(self.outcome)}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the likeliest outputs, a row each, with their probabilities; of vectors there are none."""
+        """Return a row for each of the likeliest outputs, with its probabilities; none of vectors."""
         return list_likeliest(self.outcome)
 
     def tables(self) -> list[Picture]:
-        """Return the map before, after and the difference, where there is one, and the prediction."""
+        """Return the prediction, and of a single matrix its map before, after and the difference."""
         pictures: list[Picture] = []
         if count_matrices(self.after) == 1:
             pictures.append(compared(self.before, self.after))
         return [*pictures, prediction_table(self.outcome)]
 
 
+# For JSON and CSV
+
+
 def describe_outcome(outcome: Outcome) -> dict[str, Any]:
     """Describe what was changed and what came of it, for JSON."""
-    draws = [
-        {**describe_changes(changes), **describe_effect(effect)}
-        for changes, effect in zip(outcome.drawn, outcome.others, strict=True)
-    ]
-    return {
-        **describe_changes(outcome.changes),
-        "prediction": {**describe_prediction(outcome), **describe_effect(outcome.effect)},
-        "comparison": {
-            "of": elsewhere(outcome.changes),
-            "draws": draws,
-            "median": describe_effect(outcome.scale),
-        },
+    prediction = describe_prediction(outcome)
+    prediction |= describe_effect(outcome.effect)
+    draws = []
+    for changes, effect in zip(outcome.drawn, outcome.others, strict=True):
+        draws.append({**describe_changes(changes), **describe_effect(effect)})
+    comparison = {
+        "of": name_other_changes(outcome.changes),
+        "draws": draws,
+        "median": describe_effect(outcome.scale),
     }
+    described = describe_changes(outcome.changes)
+    return {**described, "prediction": prediction, "comparison": comparison}
 
 
 def describe_changes(changes: Changes) -> dict[str, Any]:
@@ -163,17 +192,20 @@ def describe_changes(changes: Changes) -> dict[str, Any]:
     described: dict[str, Any] = {}
     if changes.pairs:
         edges = [{"query": query, "key": key} for query, key in changes.pairs]
-        names_heads = {"heads": head_names(changes.heads)}
-        where = names_heads if changes.heads else {"layers": changes.layers}
-        described |= {"knock_out": edges, "in": where}
+        described["knock_out"] = edges
+        if changes.heads:
+            described["in"] = {"heads": name_heads_in_order(changes.heads)}
+        else:
+            described["in"] = {"layers": changes.layers}
     if changes.ablated:
-        described |= {"ablate": head_names(changes.ablated), "with": changes.how}
+        described["ablate"] = name_heads_in_order(changes.ablated)
+        described["with"] = changes.how
     return described
 
 
-def head_names(heads: Sequence[Head]) -> list[str]:
-    """Return heads by their short names."""
-    return [head_name(*head) for head in heads]
+def name_heads_in_order(heads: Sequence[Head]) -> list[str]:
+    """Return the short names of heads, in their order."""
+    return [abbreviate_head(*head) for head in heads]
 
 
 def describe_effect(effect: Effect) -> dict[str, float]:
@@ -188,196 +220,266 @@ def describe_effect(effect: Effect) -> dict[str, float]:
 def describe_prediction(outcome: Outcome) -> dict[str, Any]:
     """Describe what is predicted, where, and the likeliest outputs; of vectors there are none."""
     response = outcome.response
-    place = None if response.kind == "class" else response.place
-    token = None if place is None else response.tokens[place].text
-    described: dict[str, Any] = {"kind": response.kind, "place": place, "token": token}
+    position = None if response.kind == "class" else response.place
+    token = None if position is None else response.tokens[position].text
+    described: dict[str, Any] = {"kind": response.kind, "place": position, "token": token}
     if response.kind == "vector":
         return described
-    target = {"token": response.name(response.target), "id": response.target}
-    before, after = (
-        [
-            {"token": response.name(output), "id": output, "probability": float(each[output])}
-            for output in outcome.likeliest
-        ]
-        for each in outcome.probabilities
-    )
-    return {**described, "target": target, "before": before, "after": after}
+    before, after = outcome.probabilities
+    target = response.target
+    described["target"] = {"token": response.name(target), "id": target}
+    described["before"] = describe_likeliest(outcome, before)
+    described["after"] = describe_likeliest(outcome, after)
+    return described
+
+
+def describe_likeliest(outcome: Outcome, probabilities: Doubles) -> list[dict[str, Any]]:
+    """Describe the likeliest outputs with the probabilities of one run, for JSON."""
+    outputs = []
+    for output in outcome.likeliest:
+        text = outcome.response.name(output)
+        probability = float(probabilities[output])
+        outputs.append({"token": text, "id": output, "probability": probability})
+    return outputs
 
 
 def list_likeliest(outcome: Outcome) -> list[dict[str, Any]]:
-    """List the likeliest outputs with their probabilities before and after."""
+    """List the likeliest outputs with their probabilities before and after; none of vectors."""
     if outcome.response.kind == "vector":
         return []
     before, after = outcome.probabilities
-    return [
-        {
-            "token": outcome.response.name(output),
-            "id": output,
-            "before": float(before[output]),
-            "after": float(after[output]),
-        }
-        for output in outcome.likeliest
-    ]
+    rows = []
+    for output in outcome.likeliest:
+        row = {"token": outcome.response.name(output), "id": output}
+        row["before"] = float(before[output])
+        row["after"] = float(after[output])
+        rows.append(row)
+    return rows
+
+
+# In words
 
 
 def count_matrices(capture: Capture) -> int:
     """Return how many matrices a capture holds: one a layer and head."""
-    return sum(len(each.layers) * len(each.heads) for each in capture.maps)
+    count = 0
+    for attention_map in capture.maps:
+        count += len(attention_map.layers) * len(attention_map.heads)
+    return count
 
 
 def told_changes(changes: Changes, scope: Scope) -> tuple[str, ...]:
-    """What was changed, and where: a line for edges, two for heads."""
+    """Describe what was changed, and where: a line for edges, two for heads."""
     lines = []
     if changes.pairs:
-        edges = ", ".join(edge_name(pair, scope) for pair in changes.pairs)
-        lines.append(f"cut before the softmax: {edges}, in {where_told(changes, scope)}")
+        edges = ", ".join(name_edge(pair, scope) for pair in changes.pairs)
+        heads = name_changed_heads(changes, scope)
+        lines.append(f"cut before the softmax: {edges}, in {heads}")
     if changes.ablated:
-        lines.append(
-            f"ablated: {heads_told(changes.ablated)}, the output replaced by {REPLACED[changes.how]}"
-        )
+        heads = ", ".join(name_heads_in_order(changes.ablated))
+        replacement = REPLACED[changes.how]
+        lines.append(f"ablated: {heads}, the output replaced by {replacement}")
         lines.append(SHOWN)
     return tuple(lines)
 
 
-def where_told(changes: Changes, scope: Scope) -> str:
-    """The heads in which edges are cut."""
+def name_changed_heads(changes: Changes, scope: Scope) -> str:
+    """Name the heads in which edges are cut."""
     if changes.heads:
-        return heads_told(changes.heads)
-    if len(changes.layers) == len(scope.heads):
+        return ", ".join(name_heads_in_order(changes.heads))
+    layer_count = len(changes.layers)
+    if layer_count == len(scope.heads):
         return "all heads"
-    return (
-        f"all heads of layer{'s' * (len(changes.layers) > 1)} {', '.join(map(str, changes.layers))}"
-    )
+    noun = "layers" if layer_count > 1 else "layer"
+    layers = ", ".join(map(str, changes.layers))
+    return f"all heads of {noun} {layers}"
 
 
-def heads_told(heads: Sequence[Head]) -> str:
-    """Heads by name."""
-    return ", ".join(head_name(*head) for head in heads)
-
-
-def edge_name(pair: Pair, scope: Scope) -> str:
-    """An edge by the numbers and names of its tokens."""
+def name_edge(pair: Pair, scope: Scope) -> str:
+    """Name an edge by the positions and texts of its tokens."""
+    query, key = pair
     other = "" if scope.kind == "cross" else "other "
-    sides = zip(
-        pair, (scope.queries, scope.keys), (f"every {other}query", f"every {other}key"), strict=True
-    )
-    return " -> ".join(
-        every if at is None else f"{at} {name(tokens[at])}" for at, tokens, every in sides
-    )
+    query_name = f"every {other}query"
+    if query is not None:
+        query_name = f"{query} {name_token(scope.queries[query])}"
+    key_name = f"every {other}key"
+    if key is not None:
+        key_name = f"{key} {name_token(scope.keys[key])}"
+    return f"{query_name} -> {key_name}"
+
+
+# The map before, after, and the difference
 
 
 def compared(before: Capture, after: Capture, look: Look = PLAIN) -> Series:
-    """The one map of two captures, and after - before, on one scale."""
-
-    def both(look: Look) -> list[Heatmap]:
-        return [
-            heatmap(replace(each, notes=()), each.maps[0], 0, 0, look) for each in (before, after)
-        ]
-
-    drawn = both(look)
-    if not all(
-        each.scale.has_beyond for each in drawn
-    ):  # nothing is beyond colours that both share
-        drawn = both(look._replace(whole=True))
-    tops, largest = ([getattr(each.scale, part) for each in drawn] for part in ("top", "largest"))
-    shared = drawn[0].scale._replace(top=max(tops), largest=max(largest))
-    first, second = (
-        replace(each, title=title, scale=shared)
-        for each, title in zip(drawn, ("before", "after"), strict=True)
-    )
-    seen = first.panel.visible  # a weight that was cut is 0 after, which is the change
-    if after.maps[0].method == SCORES:
-        seen = seen & second.panel.visible
-    panel = Panel(
-        np.where(seen, second.panel.values - first.panel.values, 0).astype(np.float32), seen
-    )
-    method = after.maps[0].method
-    apart = difference("after - before", panel, first.rows, first.columns, look, method)
-    apart = replace(apart, caption=(SIGNS if apart.scale.largest else "no difference",))
+    """Draw the one map of two captures, and after - before, on one scale."""
+    first, second = draw_on_one_scale(before, after, look)
+    panel = subtract_before(first.panel, second.panel, after.maps[0].method)
+    difference = draw_change(panel, first, look, after.maps[0].method)
     notes = dict.fromkeys((*before.notes, *after.notes))
-    return Series(drawn[1].title, (first, second, apart), told(tuple(notes)))
+    heatmaps = (
+        replace(first, title="before"),
+        replace(second, title="after"),
+        difference,
+    )
+    return Series(second.title, heatmaps, make_caption(tuple(notes)))
+
+
+def draw_on_one_scale(before: Capture, after: Capture, look: Look) -> tuple[Heatmap, Heatmap]:
+    """Draw the one map of two captures on a scale that both share.
+
+    Sinks are beyond it only if they are in both.
+    """
+    first = draw_first_matrix(before, look)
+    second = draw_first_matrix(after, look)
+    if not (first.scale.has_beyond and second.scale.has_beyond):
+        whole = look._replace(whole=True)
+        first = draw_first_matrix(before, whole)
+        second = draw_first_matrix(after, whole)
+    top = max(first.scale.top, second.scale.top)
+    largest = max(first.scale.largest, second.scale.largest)
+    shared: Scale = first.scale._replace(top=top, largest=largest)
+    return replace(first, scale=shared), replace(second, scale=shared)
+
+
+def draw_first_matrix(capture: Capture, look: Look) -> Heatmap:
+    """Draw the first matrix of a capture, without its notes."""
+    without_notes = replace(capture, notes=())
+    return make_heatmap(without_notes, capture.maps[0], 0, 0, look)
+
+
+def subtract_before(before: Panel, after: Panel, method: str) -> Panel:
+    """Return after - before. A weight that was cut is 0 after, which is the change."""
+    visible = before.visible
+    if method == SCORES:  # a score that was cut is not there after
+        visible = visible & after.visible
+    change = after.values - before.values
+    values = np.where(visible, change, 0).astype(np.float32)
+    return Panel(values, visible)
+
+
+def draw_change(panel: Panel, before: Heatmap, look: Look, method: str) -> Heatmap:
+    """Draw after - before on the axes of the map before, with a line about its signs."""
+    rows, columns = before.rows, before.columns
+    heatmap = draw_difference("after - before", panel, rows, columns, look, method)
+    line = SIGNS if heatmap.scale.largest else "no difference"
+    return replace(heatmap, caption=(line,))
+
+
+# The prediction before and after
 
 
 def prediction_table(outcome: Outcome) -> Table:
-    """The likeliest outputs with their probabilities before and after; of vectors, how far they turned."""
+    """Make a table of the likeliest outputs before and after; of vectors, of how far they turned."""
     if outcome.response.kind == "vector":
-        cells = ((number(outcome.effect.cosine), number(outcome.scale.cosine)),)
-        blank = np.full((1, 2), np.nan, np.float32)
-        return Table(
-            TITLE, "", ("here", "for scale"), ("1 - cos",), cells, blank, prediction_lines(outcome)
-        )
-    values = np.stack(outcome.probabilities, axis=-1)[list(outcome.likeliest)]  # (output, 2)
-    levels = np.full((len(values), 3), np.nan, np.float32)
+        return make_vector_table(outcome)
+    outputs = list(outcome.likeliest)
+    names = [name_output(outcome, output) for output in outputs]
+    values = np.stack(outcome.probabilities, axis=-1)[outputs]  # (output, 2)
+    cells = [format_change(before, after) for before, after in values.tolist()]
+    levels = make_blank_levels(len(outputs), 3)
     levels[:, :2] = np.sqrt(values)
+    heading = "class" if outcome.response.kind == "class" else "token"
     return Table(
         TITLE,
-        "class" if outcome.response.kind == "class" else "token",
+        heading,
         ("before", "after", "change"),
-        tuple(output_name(outcome, each) for each in outcome.likeliest),
-        tuple(
-            (f"{p:.4f}", f"{q:.4f}", f"{round(q - p, 4) + 0.0:+.4f}") for p, q in values.tolist()
-        ),
+        tuple(names),
+        tuple(cells),
         levels,
         prediction_lines(outcome),
     )
 
 
-def output_name(outcome: Outcome, output: int) -> str:
-    """What an output says, with the space before it, which tells tokens apart."""
-    said = outcome.response.name(output)
-    return short(f"{'␣' * (said != said.lstrip(' ') and bool(said.strip()))}{label(said)}")
+def make_vector_table(outcome: Outcome) -> Table:
+    """Make a table of how far a vector turned."""
+    here, for_scale = outcome.effect.cosine, outcome.scale.cosine
+    cells = format_effect(here), format_effect(for_scale)
+    return Table(
+        TITLE,
+        "",
+        ("here", "for scale"),
+        ("1 - cos",),
+        (cells,),
+        make_blank_levels(1, 2),
+        prediction_lines(outcome),
+    )
+
+
+def format_change(before: float, after: float) -> tuple[str, str, str]:
+    """Format a probability before and after, and the change, to four digits after the point."""
+    change = round(after - before, 4) + 0.0  # no -0.0000
+    return f"{before:.4f}", f"{after:.4f}", f"{change:+.4f}"
+
+
+def name_output(outcome: Outcome, output: int) -> str:
+    """Return the text of an output; a sign for the space before it, which tells tokens apart."""
+    text = outcome.response.name(output)
+    begins_with_space = text != text.lstrip(" ")
+    space = ""
+    if begins_with_space and text.strip():
+        space = "␣"
+    return shorten(f"{space}{label(text)}")
 
 
 def prediction_lines(outcome: Outcome) -> tuple[str, ...]:
-    """What is predicted, how far it moved, and for scale how far other changes of the same size move it."""
+    """Say what is predicted and how far it moved, and for scale how far other changes move it."""
     response, effect = outcome.response, outcome.effect
-    where = SAYS[response.kind].format(response.place, name(response.tokens[response.place]))
-    moved = f"1 - cos of it before and after: {number(effect.cosine)}"
-    if response.kind != "vector":
-        target = f"logit of '{output_name(outcome, response.target)}', less the mean of all"
-        moved = f"KL(before || after) {number(effect.kl)} nats; {target}, {effect.logit:+.3f}"
-    return told((where, moved, scale_line(outcome)))
+    token = name_token(response.tokens[response.place])
+    predicted = PREDICTED[response.kind].format(response.place, token)
+    if response.kind == "vector":
+        moved = f"1 - cos of it before and after: {format_effect(effect.cosine)}"
+    else:
+        divergence = f"KL(before || after) {format_effect(effect.kl)} nats"
+        output = name_output(outcome, response.target)
+        logit = f"logit of '{output}', less the mean of all, {effect.logit:+.3f}"
+        moved = f"{divergence}; {logit}"
+    return make_caption((predicted, moved, describe_other_changes(outcome)))
 
 
 def likeliest_line(outcome: Outcome) -> str:
-    """The likeliest outputs with their probabilities before and after, in a line; nothing of vectors."""
+    """Say in a line the probabilities of the likeliest outputs before and after; none of vectors."""
     if outcome.response.kind == "vector":
         return ""
     before, after = outcome.probabilities
-    each = (
-        f"{output_name(outcome, one)} {before[one]:.4f} to {after[one]:.4f}"
-        for one in outcome.likeliest
-    )
-    return f"probabilities before and after: {', '.join(each)}"
+    pieces = []
+    for output in outcome.likeliest:
+        name = name_output(outcome, output)
+        change = f"{before[output]:.4f} to {after[output]:.4f}"
+        pieces.append(f"{name} {change}")
+    return f"probabilities before and after: {', '.join(pieces)}"
 
 
-def scale_line(outcome: Outcome) -> str:
-    """The median of the others, and what these are."""
-    what, count, scale = (
-        " and ".join(elsewhere(outcome.changes)),
-        len(outcome.others),
-        outcome.scale,
-    )
+def describe_other_changes(outcome: Outcome) -> str:
+    """Say for scale what the other changes are, and the median of their effects."""
+    other_changes = " and ".join(name_other_changes(outcome.changes))
+    count = len(outcome.others)
     if not count:
-        return f"nothing to compare it with: there are not as many {what}"
-    median = f"1 - cos {number(scale.cosine)}"
-    if outcome.response.kind != "vector":
-        median = f"KL {number(scale.kl)} nats, logit ±{scale.logit:.3f}"
-    return f"for scale, as many {what}: {median}, median of {count} draw{'s' * (count != 1)}"
+        return f"nothing to compare it with: there are not as many {other_changes}"
+    median = outcome.scale
+    if outcome.response.kind == "vector":
+        effect = f"1 - cos {format_effect(median.cosine)}"
+    else:
+        effect = f"KL {format_effect(median.kl)} nats, logit ±{median.logit:.3f}"
+    draws = "1 draw" if count == 1 else f"{count} draws"
+    return f"for scale, as many {other_changes}: {effect}, median of {draws}"
 
 
-def elsewhere(changes: Changes) -> list[str]:
-    """What makes other changes of the same size as these."""
-    heads = ["other heads of the same layers"] * bool(changes.ablated or changes.heads)
-    every = any(query is None for query, _ in changes.pairs)
-    keys = (
-        "other keys, each of all queries that see it" if every else "other keys of the same queries"
-    )
-    return heads + [keys] * bool(changes.pairs and not changes.heads)
+def name_other_changes(changes: Changes) -> list[str]:
+    """Name the heads and keys of which other changes of the same size are made."""
+    names = []
+    if changes.ablated or changes.heads:
+        names.append(OTHER_HEADS)
+    if changes.pairs and not changes.heads:
+        cuts_all_queries = any(query is None for query, _ in changes.pairs)
+        names.append(OTHER_KEYS_OF_ALL if cuts_all_queries else OTHER_KEYS)
+    return names
 
 
-def number(value: float) -> str:
-    """A number to three digits, also a small one; nothing if there is none."""
+def format_effect(value: float) -> str:
+    """Format a number to three digits, also a small one; empty if there is none."""
     if np.isnan(value):
         return ""
-    return f"{value:.3f}" if value >= 0.0995 or value == 0 else f"{value:.2g}"
+    if value >= LEAST_OF_THREE_DIGITS or value == 0:
+        return f"{value:.3f}"
+    return f"{value:.2g}"

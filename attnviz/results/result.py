@@ -1,4 +1,4 @@
-"""What every result can do."""
+"""The forms that every result has: a document, rows, and pictures."""
 
 from abc import abstractmethod
 
@@ -7,9 +7,10 @@ from attnviz.record import Presentable
 
 
 class Result(Presentable):
-    """What a question has found out, in all its forms.
+    """The answer to a question, in all its forms.
 
-    ``to_dict`` is the document of --json, ``rows`` the lines of the CSV; NaN stands for a number that is undefined.
+    ``to_dict`` is the document of --json, ``rows`` the lines of the CSV; NaN stands for a number
+    that is undefined.
     """
 
     @abstractmethod
@@ -18,4 +19,5 @@ class Result(Presentable):
 
     def __repr__(self) -> str:
         """Say in one line what the result is of: the title of its first picture."""
-        return f"<{type(self).__name__}: {self.tables()[0].title}>"
+        first = self.tables()[0]
+        return f"<{type(self).__name__}: {first.title}>"

@@ -1,4 +1,4 @@
-"""What segments of a text get: the share of attention of each, in all heads."""
+"""The share of attention that each segment of a text gets, in all heads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from attnviz.analysis.measures import divide_where
 from attnviz.analysis.segments import Shares, choose_segments, join_shares, measure_shares
 from attnviz.analysis.statistics import mean_of
 from attnviz.derived import Source
-from attnviz.drawable import Axis, Picture, Table
+from attnviz.drawable import Axis, Picture, Table, make_blank_levels
 from attnviz.errors import InputError
 from attnviz.escape import escape
 from attnviz.io.formats import describe_capture, describe_tokens
@@ -28,8 +28,8 @@ from attnviz.results.inspection import (
 )
 from attnviz.results.result import Result
 from attnviz.selection import Spot
-from attnviz.views.heatmaps import title, token_title, told
-from attnviz.views.labels import kind_title, panels_title, sides
+from attnviz.views.heatmaps import join_title, make_caption, title_token
+from attnviz.views.labels import count_heads, make_axes, title_kind
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,52 +41,60 @@ class SegmentShares(Result):
     shares: Shares
     """Arrays (head, segment)."""
     of_one_query: bool = False
-    """Whether the capture is of one query, and the shares of what that gives."""
+    """True if the capture is of one query, and the shares of what that gives."""
 
     @property
     def query(self) -> Axis | None:
         """The one query, if one was asked about."""
         if not self.of_one_query:
             return None
-        queries, _ = sides(self.capture.maps[0])
+        queries, _ = make_axes(self.capture.maps[0])
         return queries
 
     def to_dict(self) -> dict[str, Any]:
         """Return the segments, and what each gets in every head."""
-        first = self.capture.maps[0]
+        first_map = self.capture.maps[0]
         query = None
         if self.of_one_query:
-            (query,) = describe_tokens(first.queries, first.query_places)
-        segments = [
-            {**segment._asdict(), "tokens": int(count)}
-            for segment, count in zip(self.segments, self.shares.tokens, strict=True)
-        ]
-        described = describe_capture(self.capture)
-        return {**described, "query": query, "segments": segments, "shares": self.rows()}
+            (query,) = describe_tokens(first_map.queries, first_map.query_places)
+        segments = []
+        for segment, count in zip(self.segments, self.shares.tokens, strict=True):
+            described = segment._asdict()
+            described["tokens"] = int(count)
+            segments.append(described)
+        document = describe_capture(self.capture)
+        return {**document, "query": query, "segments": segments, "shares": self.rows()}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a line for each head and segment."""
-        shares = self.shares
-        numbers = {
-            "share": shares.share,
-            "baseline": shares.baseline,
-            "lift": shares.lift,
-            "rest_share": shares.rest_share,
-            "rest_baseline": shares.rest_baseline,
-            "rest_lift": shares.rest_lift,
-            "share_per_token": shares.per_token,
-        }  # (head, segment) each
+        numbers = collect_share_columns(self.shares)
         rows = []
         for i, head in enumerate(list_map_heads(self.capture.maps)):
             for j, segment in enumerate(self.segments):
-                names = {"segment": segment.name, "tokens": int(shares.tokens[j])}
-                values = {name: array[i, j] for name, array in numbers.items()}
-                rows.append({**head._asdict(), **names, **values})
+                row = head._asdict()
+                row["segment"] = segment.name
+                row["tokens"] = int(self.shares.tokens[j])
+                for name, values in numbers.items():
+                    row[name] = values[i, j]
+                rows.append(row)
         return rows
 
     def tables(self) -> list[Picture]:
         """Return the table of segments."""
         return [draw_segments_table(self)]
+
+
+def collect_share_columns(shares: Shares) -> dict[str, Doubles]:
+    """Collect the numbers of segments by the names of their columns: (head, segment) each."""
+    return {
+        "share": shares.share,
+        "baseline": shares.baseline,
+        "lift": shares.lift,
+        "rest_share": shares.rest_share,
+        "rest_baseline": shares.rest_baseline,
+        "rest_lift": shares.rest_lift,
+        "share_per_token": shares.per_token,
+    }
 
 
 def inspect_segments(
@@ -103,8 +111,8 @@ def inspect_segments(
     Raises InputError for segments that do not fit the text, UsageError for scores, and as the
     source does.
     """
-    captured = capture_heads(source, replace(request, keep="weights", query=query))
-    capture = note_shared_rows(captured)
+    request_weights = replace(request, keep="weights", query=query)
+    capture = note_shared_rows(capture_heads(source, request_weights))
     of_one_query = query is not None
     position = 0 if of_one_query else None
     try:
@@ -116,7 +124,7 @@ def inspect_segments(
 
 
 class SegmentMeans(NamedTuple):
-    """What segments get, as means over the heads: arrays (segment,), NaN where undefined."""
+    """The shares of segments as means over the heads: arrays (segment,), NaN where undefined."""
 
     tokens: Doubles
     share: Doubles
@@ -142,48 +150,54 @@ class SegmentMeans(NamedTuple):
 
 def average_shares(shares: Shares) -> SegmentMeans:
     """Return the means of shares (head, segment) over the heads."""
-    return SegmentMeans(
-        shares.tokens.astype(np.float64),
-        mean_of(shares.share, 0),
-        mean_of(shares.baseline, 0),
-        mean_of(shares.rest_share, 0),
-        mean_of(shares.rest_baseline, 0),
-    )
+    tokens = shares.tokens.astype(np.float64)
+    share = mean_of(shares.share, 0)
+    baseline = mean_of(shares.baseline, 0)
+    rest_share = mean_of(shares.rest_share, 0)
+    rest_baseline = mean_of(shares.rest_baseline, 0)
+    return SegmentMeans(tokens, share, baseline, rest_share, rest_baseline)
 
 
 def draw_segments_table(result: SegmentShares) -> Table:
     """Draw a row for each segment: means over the heads, with and without resting tokens."""
     capture, shares = result.capture, result.shares
-    first = capture.maps[0]
-    names = name_heads(capture.maps)
+    first_map = capture.maps[0]
+    head_names = name_heads(capture.maps)
     means = average_shares(shares)
     columns = format_segments(means)
-    columns["most by"] = [name_most_lift(lifts, names) for lifts in shares.rest_lift.T]
+    columns["most by"] = [name_most_lift(lifts, head_names) for lifts in shares.rest_lift.T]
     headings = tuple(columns)
-    cells = tuple(zip(*columns.values(), strict=True))
-    query = () if result.query is None else (token_title(result.query),)
-    count = f"{len(result.segments)} segments"
-    heads = panels_title(len(names), first.heads)
-    heading = title(capture, *kind_title(first), count, *query, heads)
-    segment_names = tuple(escape(segment.name) for segment in result.segments)
-    levels = colour_segments(means, headings)
     caption = caption_segments(shares, of_one_query=result.of_one_query)
-    lines = told((*caption, *capture.notes))
-    texts = frozenset({headings.index("most by")})
-    return Table(heading, "segment", headings, segment_names, cells, levels, lines, texts)
+    titles = [*title_kind(first_map), f"{len(result.segments)} segments"]
+    if result.query is not None:
+        titles.append(title_token(result.query))
+    titles.append(count_heads(len(head_names), first_map.heads))
+    segment_names = [escape(segment.name) for segment in result.segments]
+    cells = zip(*columns.values(), strict=True)
+    column_of_names = headings.index("most by")
+    return Table(
+        join_title(capture, *titles),
+        "segment",
+        headings,
+        tuple(segment_names),
+        tuple(cells),
+        colour_segments(means, headings),
+        make_caption((*caption, *capture.notes)),
+        frozenset({column_of_names}),
+    )
 
 
 def format_segments(means: SegmentMeans) -> dict[str, list[str]]:
     """Format the columns of segments, by heading."""
-    return {
-        "tokens": [f"{count:.0f}" for count in means.tokens],
-        "each": [format_small_share(value) for value in means.per_token],
-        "share": [format_share(value) for value in means.share],
-        "even": [format_share(value) for value in means.baseline],
-        "lift": [format_measure(value) for value in means.lift],
-        "rest": [format_share(value) for value in means.rest_share],
-        "lift*": [format_measure(value) for value in means.rest_lift],
-    }
+    columns: dict[str, list[str]] = {}
+    columns["tokens"] = [f"{count:.0f}" for count in means.tokens]
+    columns["each"] = [format_small_share(value) for value in means.per_token]
+    columns["share"] = [format_share(value) for value in means.share]
+    columns["even"] = [format_share(value) for value in means.baseline]
+    columns["lift"] = [format_measure(value) for value in means.lift]
+    columns["rest"] = [format_share(value) for value in means.rest_share]
+    columns["lift*"] = [format_measure(value) for value in means.rest_lift]
+    return columns
 
 
 def colour_segments(means: SegmentMeans, headings: Sequence[str]) -> Floats:
@@ -192,14 +206,15 @@ def colour_segments(means: SegmentMeans, headings: Sequence[str]) -> Floats:
     They are (segment, column), NaN for no colour.
     """
     lift, rest_lift = means.lift, means.rest_lift
-    top = max(find_largest(lift), find_largest(rest_lift), 1)
+    largest_lifts = find_largest(lift), find_largest(rest_lift)
+    top = max(*largest_lifts, 1)
     coloured = {
         "share": means.share,
         "lift": lift / top,
         "rest": means.rest_share,
         "lift*": rest_lift / top,
     }
-    levels = np.full((len(means.share), len(headings)), np.nan, np.float32)
+    levels = make_blank_levels(len(means.share), len(headings))
     for heading, values in coloured.items():
         levels[:, headings.index(heading)] = values
     return levels
@@ -218,14 +233,17 @@ def caption_segments(shares: Shares, *, of_one_query: bool) -> tuple[str, ...]:
         "each: share of a token; most by: the head of the largest lift*"
     )
     is_seen = np.isfinite(shares.share).any(0)
-    return (columns,) if is_seen.all() else (columns, f"empty: {why_empty}")
+    if is_seen.all():
+        return (columns,)
+    return columns, f"empty: {why_empty}"
 
 
 def format_small_share(value: float) -> str:
     """Format a share to four digits after the point; nothing if undefined."""
     if not np.isfinite(value):
         return ""
-    return f"{value:.4f}".removeprefix("0")
+    text = f"{value:.4f}"
+    return text.removeprefix("0")
 
 
 def name_most_lift(lifts: Doubles, names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""One token in all heads, what it gives and gets; and one cell, its weight in all heads."""
+"""One token in all heads: the weights that it gives and gets; and one cell in all heads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,11 +8,11 @@ import numpy as np
 
 from attnviz.analysis.measures import divide_where
 from attnviz.derived import Source
-from attnviz.drawable import Axis, Heatmap, Panel, Picture, Table
+from attnviz.drawable import Axis, Heatmap, Panel, Picture, Table, make_blank_levels
 from attnviz.errors import UsageError
 from attnviz.io.formats import decimals, describe_capture, describe_tokens
 from attnviz.methods import is_other
-from attnviz.record import SCORES, Capture, Doubles, Visible
+from attnviz.record import SCORES, AttentionMap, Capture, Doubles, Floats, Visible
 from attnviz.request import Request
 from attnviz.results.inspection import (
     EVERY_HEAD,
@@ -26,9 +26,21 @@ from attnviz.results.inspection import (
 )
 from attnviz.results.result import Result
 from attnviz.selection import Spot
-from attnviz.views.colour_scale import Look, scale
-from attnviz.views.heatmaps import panel, places, title, token_title, told
-from attnviz.views.labels import column_name, kind_title, panels_title, sides
+from attnviz.views.colour_scale import Look, make_scale
+from attnviz.views.heatmaps import (
+    index_matrices,
+    join_title,
+    make_caption,
+    read_panel,
+    title_token,
+)
+from attnviz.views.labels import (
+    abbreviate_head_column,
+    count_heads,
+    make_axes,
+    make_number_axis,
+    title_kind,
+)
 
 FAINT = 5e-4  # a weight that two digits show as nothing
 GIVES = "gives"
@@ -43,28 +55,34 @@ def describe_window(capture: Capture) -> dict[str, Any]:
     for head, shown in zip(heads, list_panels(capture.maps), strict=True):
         weights = np.where(shown.visible, shown.values, np.float32(np.nan))
         described.append({**head._asdict(), "weights": decimals(weights)})
-    return {
-        "queries": describe_tokens(first.queries, first.query_places),
-        "keys": describe_tokens(first.keys, first.key_places),
-        "heads": described,
-    }
+    queries = describe_tokens(first.queries, first.query_places)
+    keys = describe_tokens(first.keys, first.key_places)
+    return {"queries": queries, "keys": keys, "heads": described}
 
 
-def list_cells(capture: Capture) -> Iterator[dict[str, Any]]:
+def list_window_cells(capture: Capture) -> Iterator[dict[str, Any]]:
     """List the cells of a window with their heads; without a weight where they are masked."""
-    for attention_map, i, j in places(capture.maps):
-        head = MapHead(attention_map.kind, attention_map.layers[i], attention_map.heads[j])
-        shown = panel(attention_map, i, j)
-        weights = shown.values.astype(str)  # the shortest decimals that give the same float32 back
-        for query, key in np.ndindex(weights.shape):
-            is_visible = shown.visible[query, key]
+    for attention_map, layer, head in index_matrices(capture.maps):
+        layer_number = attention_map.layers[layer]
+        head_number = attention_map.heads[head]
+        map_head = MapHead(attention_map.kind, layer_number, head_number)
+        panel = read_panel(attention_map, layer, head)
+        for cell in list_panel_cells(attention_map, panel):
+            yield map_head._asdict() | cell
+
+
+def list_panel_cells(attention_map: AttentionMap, panel: Panel) -> Iterator[dict[str, Any]]:
+    """List the cells of one matrix of a map, with their tokens and weights."""
+    weights = panel.values.astype(str)  # the shortest decimals that give the same float32 back
+    for query, query_token in enumerate(attention_map.queries):
+        for key, key_token in enumerate(attention_map.keys):
+            weight = str(weights[query, key])
             yield {
-                **head._asdict(),
                 "query": attention_map.query_places[query],
-                "query_token": attention_map.queries[query].text,
+                "query_token": query_token.text,
                 "key": attention_map.key_places[key],
-                "key_token": attention_map.keys[key].text,
-                "weight": str(weights[query, key]) if is_visible else None,
+                "key_token": key_token.text,
+                "weight": weight if panel.visible[query, key] else None,
             }
 
 
@@ -85,7 +103,7 @@ def format_weight(value: float, method: str) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TokenRows(Result):
-    """What one token gives to each of the others, and gets from each, in all heads."""
+    """The weights that one token gives to each of the others, and gets from each, in all heads."""
 
     windows: Mapping[str, Capture]
     """Under ``gives`` the row of the token, under ``gets`` its column.
@@ -103,11 +121,14 @@ class TokenRows(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a line for each cell of both windows."""
-        return [row for capture in self.windows.values() for row in list_cells(capture)]
+        rows: list[dict[str, Any]] = []
+        for capture in self.windows.values():
+            rows += list_window_cells(capture)
+        return rows
 
     def tables(self) -> list[Picture]:
         """Return the tables of the token, with all others."""
-        return [*self.draw_tables()]
+        return list[Picture](self.draw_tables())
 
     def draw_tables(self, most: int | None = None) -> list[Table]:
         """Draw one table of both directions, or two where the others are of two texts.
@@ -164,18 +185,21 @@ class Direction:
     @property
     def means(self) -> Doubles:
         """The mean over the heads that see a token, (token,); NaN if none does."""
-        sums = (self.values * self.visible).sum(0)
-        return divide_where(sums, self.visible.sum(0).astype(np.float64))
+        visible_values = self.values * self.visible
+        counts = self.visible.sum(0).astype(np.float64)
+        return divide_where(visible_values.sum(0), counts)
 
 
 def read_direction(capture: Capture, name: str) -> Direction:
     """Read the weights between a token and the others from the capture of its row or column."""
-    queries, keys = sides(capture.maps[0])
-    token, others = (queries, keys) if name == GIVES else (keys, queries)
+    queries, keys = make_axes(capture.maps[0])
+    token, others = queries, keys
+    if name == GETS:
+        token, others = keys, queries
     panels = list_panels(capture.maps)
-    values = np.stack([each.values.ravel() for each in panels]).astype(np.float64)
-    visible = np.stack([each.visible.ravel() for each in panels])
-    return Direction(name, capture, token, others, values, visible)
+    values = np.stack([panel.values.ravel() for panel in panels])
+    visible = np.stack([panel.visible.ravel() for panel in panels])
+    return Direction(name, capture, token, others, values.astype(np.float64), visible)
 
 
 def draw_token_table(directions: Sequence[Direction], most: int | None = None) -> Table:
@@ -189,32 +213,54 @@ def draw_token_table(directions: Sequence[Direction], most: int | None = None) -
     names = name_heads(maps)
     means = np.stack([direction.means for direction in directions], -1)  # (token, direction)
     shown = choose_strongest(means, most)
-    levels = np.full((len(shown), 2 * len(directions)), np.nan)
-    if first.method != SCORES:  # which would need colours with two ends
-        top = find_largest(means) or 1
-        levels[:, ::2] = np.sqrt(means[shown] / top)  # as other weights are coloured
     columns: list[str] = []
     for direction in directions:
         columns += [direction.name, "most by"]
-    heads = panels_title(len(names), maps[0].heads)
-    others = first.others
+    rows, cells = [], []
+    for i in shown:
+        number = first.others.numbers[i]
+        label = first.others.labels[i]
+        rows.append(f"{number} {label}")
+        cells.append(format_token(directions, i, names))
+    token = title_token(first.token)
+    heads = count_heads(len(names), maps[0].heads)
+    title = join_title(first.capture, *title_kind(maps[0]), token, heads)
+    levels = colour_means(means, shown, first.method)
+    line = caption_token(first, means, shown)
+    caption = make_caption((line, *first.capture.notes))
+    columns_of_names = frozenset(range(1, len(columns), 2))
     return Table(
-        title(first.capture, *kind_title(maps[0]), token_title(first.token), heads),
+        title,
         "token",
         tuple(columns),
-        rows=tuple(f"{others.numbers[i]} {others.labels[i]}" for i in shown),
-        cells=tuple(format_token(directions, i, names) for i in shown),
-        levels=levels.astype(np.float32),
-        caption=told((caption_token(first, means, shown), *first.capture.notes)),
-        texts=frozenset(range(1, len(columns), 2)),
+        tuple(rows),
+        tuple(cells),
+        levels,
+        caption,
+        columns_of_names,
     )
+
+
+def colour_means(means: Doubles, shown: Sequence[int], method: str) -> Floats:
+    """Return where the means (token, direction) of the shown tokens lie on the colours.
+
+    Beside each mean is a column without colours. Scores have none, as they need two ends.
+    """
+    direction_count = means.shape[1]
+    levels = make_blank_levels(len(shown), 2 * direction_count)
+    if method != SCORES:
+        top = find_largest(means) or 1
+        shares = means[shown] / top
+        levels[:, ::2] = np.sqrt(shares)  # as other weights are coloured
+    return levels
 
 
 def choose_strongest(means: Doubles, most: int | None) -> list[int]:
     """Choose the tokens of the largest means (token, direction), in the order of the text."""
-    largest = np.where(np.isfinite(means), means, -np.inf).max(-1)
-    strongest = np.argsort(-largest, kind="stable")[:most]
-    in_order: list[int] = np.sort(strongest).tolist()
+    defined = np.where(np.isfinite(means), means, -np.inf)
+    largest = defined.max(-1)
+    falling = np.argsort(-largest, kind="stable")
+    in_order: list[int] = np.sort(falling[:most]).tolist()
     return in_order
 
 
@@ -241,25 +287,31 @@ def format_token(
     cells: list[str] = []
     for direction in directions:
         mean = float(direction.means[token])
-        cells += [format_weight(mean, direction.method), name_strongest(direction, token, names)]
+        strongest = name_strongest(direction, token, names)
+        cells += [format_weight(mean, direction.method), strongest]
     return tuple(cells)
 
 
 def name_strongest(direction: Direction, token: int, names: Sequence[str]) -> str:
     """Name the head with the largest weight between the one token and another, with that weight."""
     visible = direction.visible[:, token]
-    values = np.where(visible, direction.values[:, token], -np.inf)
+    numbers = direction.values[:, token]
+    values = np.where(visible, numbers, -np.inf)
     best = int(values.argmax())
-    if values[best] < find_least_shown(direction.method):
+    largest = values[best]
+    if largest < find_least_shown(direction.method):
         return ""
-    return f"{names[best]} {format_weight(values[best], direction.method)}"
+    weight = format_weight(largest, direction.method)
+    return f"{names[best]} {weight}"
 
 
 def find_least_shown(method: str) -> float:
     """Return the number below which a head is not named: one that would be shown as nothing."""
     if method == SCORES:
         return float(np.finfo(np.float64).min)
-    return 0.0 if is_other(method) else FAINT
+    if is_other(method):
+        return 0.0
+    return FAINT
 
 
 # One cell
@@ -270,15 +322,16 @@ class OneCell(Result):
     """The weight that one query gives to one key, in all heads."""
 
     capture: Capture
-    """Of that query and that key alone."""
+    """The capture of that query and that key alone."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the weight of every head."""
-        return {**describe_capture(self.capture), **describe_window(self.capture)}
+        described = describe_capture(self.capture)
+        return described | describe_window(self.capture)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a line for each head."""
-        return [*list_cells(self.capture)]
+        return list(list_window_cells(self.capture))
 
     def tables(self) -> list[Picture]:
         """Return the cell through all layers and heads."""
@@ -296,28 +349,36 @@ def inspect_cell(source: Source, query: Spot, key: Spot, request: Request = EVER
 
 def draw_cell(capture: Capture) -> Heatmap:
     """Draw one cell through all layers and heads, a row a layer."""
-    first = capture.maps[0]
-    query, key = sides(first)
-    all_heads = list_map_heads(capture.maps)
-    panels = list_panels(capture.maps)
-    layers = tuple(dict.fromkeys(head.layer for head in all_heads))
-    heads = tuple(dict.fromkeys(head.head for head in all_heads))
+    first_map = capture.maps[0]
+    map_heads = list_map_heads(capture.maps)
+    layers = tuple(dict.fromkeys(head.layer for head in map_heads))
+    heads = tuple(dict.fromkeys(head.head for head in map_heads))
+    cells = collect_cells(capture, layers, heads)
+    has_sink = np.zeros(len(heads), bool)
+    scale = make_scale([(cells, has_sink)], Look(), first_map.method)
+    query, key = make_axes(first_map)
+    question = f"{title_token(query)} to {title_token(key)}"
+    title = join_title(capture, *title_kind(first_map), question)
+    layer_names = tuple(f"L{layer}" for layer in layers)
+    head_names = [abbreviate_head_column(head) for head in heads]
+    rows = Axis("layers", layer_names, layers)
+    columns = make_number_axis("heads", head_names)
+    line = caption_masked(list_panels(capture.maps))
+    caption = make_caption((line, *capture.notes))
+    return Heatmap(title, cells, rows, columns, scale, caption)
+
+
+def collect_cells(capture: Capture, layers: Sequence[int], heads: Sequence[int | str]) -> Panel:
+    """Collect the one cell of each head: (layer, head), not visible where there is no such head."""
     values = np.zeros((len(layers), len(heads)), np.float32)
     visible = np.zeros(values.shape, bool)
-    for head, cell in zip(all_heads, panels, strict=True):
-        at = layers.index(head.layer), heads.index(head.head)
-        values[at] = cell.values[0, 0]
-        visible[at] = cell.visible[0, 0]
-    shown = Panel(values, visible)
-    hidden = np.zeros(len(heads), bool)
-    colours = scale([(shown, hidden)], Look(), first.method)
-    heading = title(capture, *kind_title(first), f"{token_title(query)} to {token_title(key)}")
-    layer_names = tuple(f"L{layer}" for layer in layers)
-    head_names = tuple(map(column_name, heads))
-    rows = Axis("layers", layer_names, layers)
-    columns = Axis("heads", head_names, tuple(range(len(heads))))
-    caption = told((caption_masked(panels), *capture.notes))
-    return Heatmap(heading, shown, rows, columns, colours, caption)
+    map_heads = list_map_heads(capture.maps)
+    panels = list_panels(capture.maps)
+    for head, panel in zip(map_heads, panels, strict=True):
+        index = layers.index(head.layer), heads.index(head.head)
+        values[index] = panel.values[0, 0]
+        visible[index] = panel.visible[0, 0]
+    return Panel(values, visible)
 
 
 def caption_masked(cells: Sequence[Panel]) -> str:
@@ -325,5 +386,6 @@ def caption_masked(cells: Sequence[Panel]) -> str:
     masked = sum(not cell.visible.any() for cell in cells)
     if not masked:
         return ""
-    count = "all" if masked == len(cells) else masked
-    return f"masked in {count} of the {len(cells)} heads"
+    head_count = len(cells)
+    count = "all" if masked == head_count else f"{masked}"
+    return f"masked in {count} of the {head_count} heads"

@@ -1,4 +1,4 @@
-"""How a model came to be what it is: its loss and its best heads over the steps of training."""
+"""The history of a training: the loss and the best heads of a model over the steps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,27 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from attnviz.analysis.roles import ROLES, beyond
-from attnviz.drawable import Curve, Curves, Mark, Picture, Plot, Table
+from attnviz.drawable import (
+    Curve,
+    Curves,
+    Mark,
+    Picture,
+    Plot,
+    Table,
+    make_blank_levels,
+)
 from attnviz.escape import escape
-from attnviz.record import Floats
+from attnviz.record import Floats, Visible
 from attnviz.results.result import Result
-from attnviz.views.labels import head_name
+from attnviz.views.labels import abbreviate_head
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 40  # signs
 BEST_HEADS = 2  # of each role
+EXPLAIN_SPARKLINES = (
+    "loss in nats per token, its curve from 0; scores from 0 to 1, of a repeated random block"
+)
+STARTED, HALF, NEARLY_DONE = 0.1, 0.5, 0.9  # shares of the last score of an induction head
 
 Measurement: TypeAlias = Mapping[str, Any]
 """An entry of history.json: step, stage, loss, tokens, and scores by role, [layer][head]."""
@@ -23,7 +35,7 @@ Measurement: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True, repr=False)
 class TrainingResult(Result):
-    """What was measured of a model while it was trained."""
+    """The measurements of a model while it was trained."""
 
     history: Sequence[Measurement]
     """One at least, by rising steps."""
@@ -37,25 +49,25 @@ class TrainingResult(Result):
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each score of each head at each step, with the loss there."""
         roles = self.history[-1]["scores"]
-        return [
-            row
-            for measurement in self.history
-            for role in roles
-            for row in list_scores(measurement, role)
-        ]
+        rows = []
+        for measurement in self.history:
+            for role in roles:
+                rows += list_measured_scores(measurement, role)
+        return rows
 
     def tables(self) -> list[Picture]:
         """Return the loss and the scores of the best heads over the steps."""
         return [make_learning_curves(self.history, self.block)]
 
 
-def list_scores(measurement: Measurement, role: str) -> list[dict[str, Any]]:
+def list_measured_scores(measurement: Measurement, role: str) -> list[dict[str, Any]]:
     """List the scores of all heads in a measurement, with the loss."""
     rows = []
     for layer, scores in enumerate(measurement["scores"][role]):
         for head, score in enumerate(scores):
-            named = {"step": measurement["step"], "loss": measurement["loss"], "role": role}
-            rows.append({**named, "layer": layer, "head": head, "score": score})
+            row = {"step": measurement["step"], "loss": measurement["loss"], "role": role}
+            row |= {"layer": layer, "head": head, "score": score}
+            rows.append(row)
     return rows
 
 
@@ -73,7 +85,7 @@ class HeadHistory(NamedTuple):
     @property
     def name(self) -> str:
         """The head by its short name."""
-        return head_name(self.layer, self.head)
+        return abbreviate_head(self.layer, self.head)
 
 
 def find_best_heads(history: Sequence[Measurement]) -> Iterator[HeadHistory]:
@@ -82,13 +94,13 @@ def find_best_heads(history: Sequence[Measurement]) -> Iterator[HeadHistory]:
     An undefined score is the least.
     """
     for role in history[-1]["scores"]:
-        of_role = [measurement["scores"][role] for measurement in history]
-        scores = np.array(of_role, np.float32)  # (step, layer, head), None becomes NaN
+        scores_by_step = [measurement["scores"][role] for measurement in history]
+        scores = np.array(scores_by_step, np.float32)  # (step, layer, head), None becomes NaN
         last = np.nan_to_num(scores[-1], nan=-1.0).ravel()
         falling = np.argsort(-last, kind="stable")
-        for place in falling[:BEST_HEADS].tolist():
-            layer, head = divmod(place, scores.shape[-1])
-            name = escape(role.replace("_", "-"))
+        name = escape(role.replace("_", "-"))
+        for index in falling[:BEST_HEADS].tolist():
+            layer, head = divmod(index, scores.shape[-1])
             yield HeadHistory(name, layer, head, scores[:, layer, head])
 
 
@@ -106,23 +118,32 @@ def make_progress_table(history: Sequence[Measurement]) -> Table:
     That of the loss goes from 0 to its highest, those of scores from 0 to 1.
     """
     losses = collect_losses(history)
-    heads = list(find_best_heads(history))
-    highest = np.nanmax(losses) if np.isfinite(losses).any() else 1.0
-    cells = [(draw_sparkline(losses / highest), format_number(losses[-1]))]
-    cells += [(draw_sparkline(head.scores), format_number(head.scores[-1])) for head in heads]
-    steps = f"steps {history[0]['step']} to {history[-1]['step']}"
+    highest = 1.0
+    if np.isfinite(losses).any():
+        highest = float(np.nanmax(losses))
+    names = ["loss"]
+    cells = [draw_progress(losses / highest, losses[-1])]
+    for head in find_best_heads(history):
+        names.append(f"{head.role} {head.name}")
+        cells.append(draw_progress(head.scores, head.scores[-1]))
+    first, last = history[0], history[-1]
+    steps = f"steps {first['step']} to {last['step']}"
+    levels = make_blank_levels(len(cells), 2)
     return Table(
         "loss and best heads",
         "",
         (steps, "now"),
-        ("loss", *(f"{head.role} {head.name}" for head in heads)),
+        tuple(names),
         tuple(cells),
-        np.full((len(cells), 2), np.nan, np.float32),
-        (
-            "loss in nats per token, its curve from 0; scores from 0 to 1, of a repeated random block",
-        ),
+        levels,
+        (EXPLAIN_SPARKLINES,),
         frozenset({0}),
     )
+
+
+def draw_progress(values: Floats, last: float) -> tuple[str, str]:
+    """Draw numbers from 0 to 1 as a sparkline, and format the last number beside it."""
+    return draw_sparkline(values), format_number(last)
 
 
 def draw_sparkline(values: Floats) -> str:
@@ -134,30 +155,38 @@ def draw_sparkline(values: Floats) -> str:
     '▁▅█ '
     """
     if len(values) > SPARKLINE_WIDTH:
-        places = np.linspace(0, len(values) - 1, SPARKLINE_WIDTH).round().astype(int)
-        values = values[places]
-    heights = np.clip(np.nan_to_num(values) * len(BLOCKS), 0, len(BLOCKS) - 1).astype(int)
-    return "".join(
-        " " if np.isnan(value) else BLOCKS[height]
-        for value, height in zip(values, heights, strict=True)
-    )
+        last = len(values) - 1
+        indices = np.linspace(0, last, SPARKLINE_WIDTH).round()
+        values = values[indices.astype(int)]
+    highest = len(BLOCKS) - 1
+    scaled = np.nan_to_num(values) * len(BLOCKS)
+    heights = np.clip(scaled, 0, highest).astype(int)
+    signs = [BLOCKS[height] for height in heights]
+    for index in np.flatnonzero(np.isnan(values)):
+        signs[index] = " "
+    return "".join(signs)
 
 
 def format_number(value: float) -> str:
     """Format a number with two digits after the point; empty if there is none."""
-    return "" if np.isnan(value) else f"{value:.2f}"
+    if np.isnan(value):
+        return ""
+    return f"{value:.2f}"
 
 
 def summarise_measurement(history: Sequence[Measurement]) -> str:
     """Say the last measurement in a line, with the best head of each role."""
-    step, loss = history[-1]["step"], history[-1]["loss"]
+    last = history[-1]
+    step, loss = last["step"], last["loss"]
+    pieces = [f"step {step}: loss"]
+    if loss is not None:
+        pieces = [f"step {step}: loss {loss:.3f}"]
     best: dict[str, HeadHistory] = {}
     for head in find_best_heads(history):
         best.setdefault(head.role, head)
-    pieces = [f"step {step}: loss" if loss is None else f"step {step}: loss {loss:.3f}"]
-    pieces += [
-        f"{role} {head.name} {format_number(head.scores[-1])}" for role, head in best.items()
-    ]
+    for role, head in best.items():
+        score = format_number(head.scores[-1])
+        pieces.append(f"{role} {head.name} {score}")
     return ", ".join(pieces)
 
 
@@ -168,9 +197,9 @@ class Event(NamedTuple):
     """Something that happened in a training."""
 
     line: str
-    """Of the caption."""
+    """The line of the caption about it."""
     mark: Mark | None = None
-    """Where it happened, if it did."""
+    """The step at which it happened, if it did."""
 
 
 def make_learning_curves(history: Sequence[Measurement], block: int) -> Curves:
@@ -181,15 +210,13 @@ def make_learning_curves(history: Sequence[Measurement], block: int) -> Curves:
     """
     steps = tuple(measurement["step"] for measurement in history)
     heads = list(find_best_heads(history))
-    events = list_events(history, heads, block)
-    return Curves(
-        "learning curves",
-        "training steps",
-        steps,
-        (make_loss_plot(history), make_scores_plot(heads, block)),
-        tuple(event.line for event in events),
-        tuple(event.mark for event in events if event.mark is not None),
-    )
+    lines, marks = [], []
+    for event in list_events(history, heads, block):
+        lines.append(event.line)
+        if event.mark is not None:
+            marks.append(event.mark)
+    plots = make_loss_plot(history), make_scores_plot(heads, block)
+    return Curves("learning curves", "training steps", steps, plots, tuple(lines), tuple(marks))
 
 
 def make_loss_plot(history: Sequence[Measurement]) -> Plot:
@@ -198,16 +225,21 @@ def make_loss_plot(history: Sequence[Measurement]) -> Plot:
     known = losses[np.isfinite(losses)]
     low, high = 0.0, 1.0
     if len(known):
-        low, high = float(np.floor(known.min())), float(np.ceil(known.max()))
+        low = float(np.floor(known.min()))
+        high = float(np.ceil(known.max()))
     measure = "loss in nats per token of text and of repeated random blocks, a running mean"
-    return Plot(measure, low, max(high, low + 1), (Curve("loss", losses),))
+    curve = Curve("loss", losses)
+    return Plot(measure, low, max(high, low + 1), (curve,))
 
 
 def make_scores_plot(heads: Sequence[HeadHistory], block: int) -> Plot:
     """Make the plot of the scores of the best heads."""
     measure = f"scores of the best heads, on repeated blocks of {block} random tokens"
-    curves = tuple(Curve(f"{head.role} {head.name}", head.scores) for head in heads)
-    return Plot(measure, 0.0, 1.0, curves)
+    curves = []
+    for head in heads:
+        name = f"{head.role} {head.name}"
+        curves.append(Curve(name, head.scores))
+    return Plot(measure, 0.0, 1.0, tuple(curves))
 
 
 def list_events(
@@ -215,13 +247,16 @@ def list_events(
 ) -> list[Event]:
     """List when induction appeared, and when the vocabulary was widened, if they did."""
     steps = [measurement["step"] for measurement in history]
-    best = next((head for head in heads if head.role == "induction"), None)
+    induction_heads = [head for head in heads if head.role == "induction"]
     threshold = ROLES["induction"].threshold
     events = []
-    if best is not None and threshold is not None:
+    if induction_heads and threshold is not None:
+        best = induction_heads[0]
         events.append(find_appearance(steps, best, block, threshold))
     widening = find_widening(history)
-    return events if widening is None else [*events, widening]
+    if widening is not None:
+        events.append(widening)
+    return events
 
 
 def find_appearance(steps: Sequence[int], best: HeadHistory, block: int, threshold: float) -> Event:
@@ -230,34 +265,35 @@ def find_appearance(steps: Sequence[int], best: HeadHistory, block: int, thresho
     A head that is not beyond chance is none. Chance is the score of a head that attends to all it
     sees alike; threshold: that of ``attnviz heads``.
     """
-    final, chance = float(best.scores[-1]), induction_chance(block)
+    final = float(best.scores[-1])
+    chance = compute_induction_chance(block)
+    chance_line = f"chance is {chance:.2f}"
     is_named = beyond(final, chance) >= threshold  # which NaN is not
     if not is_named:
         least = chance + threshold * (1 - chance)
-        return Event(
-            f"no induction head so far: the best, {best.name}, has {format_number(final) or 'no score'}; "
-            f"chance is {chance:.2f}, and {least:.2f} would name one"
-        )
-    tenth, half, most = (
-        first_step(steps, best.scores >= share * final) for share in (0.1, 0.5, 0.9)
-    )
-    line = (
-        f"induction: {best.name} is at half of its last score, {final:.2f}, by step {half:,}; "
-        f"from a tenth of it (step {tenth:,}) to nine tenths (step {most:,}) it takes {most - tenth:,} steps; "
-        f"chance is {chance:.2f}"
-    )
-    return Event(line, Mark(half, f"induction {best.name} at half"))
+        score = format_number(final) or "no score"
+        nothing_yet = f"no induction head so far: the best, {best.name}, has {score}"
+        return Event(f"{nothing_yet}; {chance_line}, and {least:.2f} would name one")
+    start = find_first_step(steps, best.scores >= STARTED * final)
+    half = find_first_step(steps, best.scores >= HALF * final)
+    end = find_first_step(steps, best.scores >= NEARLY_DONE * final)
+    half_line = f"{best.name} is at half of its last score, {final:.2f}, by step {half:,}"
+    span = f"from a tenth of it (step {start:,}) to nine tenths (step {end:,})"
+    duration = f"it takes {end - start:,} steps"
+    mark = Mark(half, f"induction {best.name} at half")
+    return Event(f"induction: {half_line}; {span} {duration}; {chance_line}", mark)
 
 
-def induction_chance(block: int) -> float:
+def compute_induction_chance(block: int) -> float:
     """Return the induction score of a head that attends to all it sees alike, behind one BOS."""
     visible_keys = np.arange(block + 2, 2 * block + 2)  # of the queries of the second copy
     return float((1 / visible_keys).mean())
 
 
-def first_step(steps: Sequence[int], reached: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
-    """Return the first step at which something was reached."""
-    return steps[int(np.argmax(reached))]
+def find_first_step(steps: Sequence[int], is_reached: Visible) -> int:
+    """Return the first of the steps at which a score is reached, given for each of them."""
+    index = int(np.argmax(is_reached))
+    return steps[index]
 
 
 def find_widening(history: Sequence[Measurement]) -> Event | None:
@@ -265,9 +301,10 @@ def find_widening(history: Sequence[Measurement]) -> Event | None:
 
     Old histories do not say.
     """
-    second_stage = [measurement["step"] for measurement in history if measurement.get("stage") == 1]
-    if not second_stage or second_stage[0] == history[0]["step"]:
+    second_stage = [measurement for measurement in history if measurement.get("stage") == 1]
+    if not second_stage or second_stage[0]["step"] == history[0]["step"]:
         return None
-    step = second_stage[0]
-    line = f"the whole vocabulary by step {step:,}: its tokens are longer, so losses before and after do not compare"
-    return Event(line, Mark(step, "whole vocabulary"))
+    step = second_stage[0]["step"]
+    mark = Mark(step, "whole vocabulary")
+    reason = "its tokens are longer, so losses before and after do not compare"
+    return Event(f"the whole vocabulary by step {step:,}: {reason}", mark)

@@ -1,4 +1,9 @@
-"""Sinks, which would blind a picture: where they are, what is said of them, and a colour scale without them."""
+"""The colour scale of a picture, and the sinks that are left out of it.
+
+A sink is a token that soaks up attention. One such column would take all the colours, and the rest
+of the picture would look empty. So the colours end at the largest weight of all other columns, and
+the sinks are drawn as beyond the scale.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -10,114 +15,164 @@ from attnviz.analysis.statistics import sink
 from attnviz.drawable import Panel, Scale
 from attnviz.methods import SINKLESS, is_other, noun
 from attnviz.record import ATTENTION, SCORES, AttentionMap, Floats, Visible
-from attnviz.views.labels import name
+from attnviz.views.labels import name_token
 
-TAKING = (
-    0.3  # the share of the weight from which a special or first token is a sink (Gu et al. 2024)
-)
-MOST = 0.5  # and any token
-NEARLY = 0.9  # of the largest weight: colours that reach so far show nearly as much
+LEAST_SHARE_OF_CANDIDATE = 0.3  # of the weight, on a special or first token (Gu et al. 2024)
+LEAST_SHARE_OF_OTHER = 0.5  # of the weight, on any other token
+NEARLY_LARGEST = 0.9  # of the largest weight: colours that reach so far show nearly as much
 ROUNDING = 1e-6  # of float32, in a row that sums to 1
 
 
 class Look(NamedTuple):
-    """How weights are to be made colours."""
+    """The options for how weights become colours."""
 
     whole: bool = False
-    """The scale goes up to the largest weight, even if that is a sink's."""
+    """The scale reaches the largest weight, even if that is on a sink."""
     linear: bool = False
+    """Colours follow the weights themselves, else their square roots."""
 
 
-def shares(part: AttentionMap, layer: int, head: int, panel: Panel) -> Floats:
-    """The share of the weight that each key takes, of the queries that see another one too (key); of scores nothing."""
-    if part.method == SCORES:
-        return np.zeros(len(part.keys), np.float32)
-    if part.weights is None and part.statistics is not None:
-        received = part.statistics.received[layer, head]
+def measure_key_shares(attention_map: AttentionMap, layer: int, head: int, panel: Panel) -> Floats:
+    """Measure the share of the weight that each key takes of a head: (key,).
+
+    Only queries that see more than one key count. Scores give no shares: all are 0.
+    layer, head: their indices in the map. panel: the numbers of that head.
+    """
+    key_count = len(attention_map.keys)
+    if attention_map.method == SCORES:
+        return np.zeros(key_count, np.float32)
+    statistics = attention_map.statistics
+    if attention_map.weights is None and statistics is not None:
+        received = statistics.received[layer, head]
     else:
-        columns = panel.values[panel.visible.sum(1) > 1].sum(0)
-        received = np.repeat(columns, tile_width(part))[: len(part.keys)]
+        has_choice = panel.visible.sum(1) > 1
+        columns = panel.values[has_choice].sum(0)
+        repeated = np.repeat(columns, count_keys_per_column(attention_map))
+        received = repeated[:key_count]
     total = received.sum()
-    found: Floats = received / total if total else np.zeros_like(received)
-    return found
+    if not total:
+        return np.zeros_like(received)
+    key_shares: Floats = received / total
+    return key_shares
 
 
-def tile_width(part: AttentionMap) -> int:
-    """Keys that a column of its panels stands for."""
-    return part.tiles.width if part.weights is None and part.tiles else 1
+def count_keys_per_column(attention_map: AttentionMap) -> int:
+    """Return how many keys a column of the map's panels stands for."""
+    if attention_map.weights is None and attention_map.tiles:
+        return attention_map.tiles.width
+    return 1
 
 
-def sinks(part: AttentionMap, taken: Floats) -> Visible:
-    """Which keys are sinks (key), given the share that each takes.
+def find_sinks(attention_map: AttentionMap, key_shares: Floats) -> Visible:
+    """Find which keys are sinks, given the share of the weight that each takes: (key,) -> (key,).
 
-    Of few keys, a special or first token must take twice its part to be one. Of one query alone, only these can be:
-    any other may well be what it is about. So may it be in numbers that say more than weights do; gradients and scores
-    have no sinks at all.
+    A special or first token is one from LEAST_SHARE_OF_CANDIDATE on; of few keys it must also take
+    twice its even share. Any other token is one from LEAST_SHARE_OF_OTHER on, but not where the
+    map has one query alone, and not in norms and other numbers that say more than weights do: there
+    it may well be what the query is about. Gradients and scores have no sinks at all.
     """
-    if part.method in SINKLESS:
-        return np.zeros(len(part.keys), bool)
-    few = 2 / max(int(np.count_nonzero(taken)), 1)
-    others = MOST if len(part.queries) > 1 and not is_other(part.method) else np.inf
-    least = np.where(parked(part), np.clip(few, TAKING, MOST), others)
-    found: Visible = taken >= least
-    return found
+    if attention_map.method in SINKLESS:
+        return np.zeros(len(attention_map.keys), bool)
+    keys_with_weight = int(np.count_nonzero(key_shares))
+    twice_even = 2 / max(keys_with_weight, 1)
+    least_of_candidate = np.clip(twice_even, LEAST_SHARE_OF_CANDIDATE, LEAST_SHARE_OF_OTHER)
+    has_several_queries = len(attention_map.queries) > 1
+    least_of_other = np.inf
+    if has_several_queries and not is_other(attention_map.method):
+        least_of_other = LEAST_SHARE_OF_OTHER
+    least = np.where(parked(attention_map), least_of_candidate, least_of_other)
+    is_sink: Visible = key_shares >= least
+    return is_sink
 
 
-def covered(part: AttentionMap, hidden: Visible) -> Visible:
-    """The columns of its panels that hold a sink (column), given which keys are sinks."""
-    found: Visible = np.logical_or.reduceat(hidden, np.arange(0, len(hidden), tile_width(part)))
-    return found
+def find_sink_columns(attention_map: AttentionMap, is_sink: Visible) -> Visible:
+    """Find which columns of the map's panels hold a sink: (key,) -> (column,)."""
+    width = count_keys_per_column(attention_map)
+    starts = np.arange(0, len(is_sink), width)
+    has_sink: Visible = np.logical_or.reduceat(is_sink, starts)
+    return has_sink
 
 
-def scale(panels: Iterable[tuple[Panel, Visible]], look: Look, method: str = ATTENTION) -> Scale:
-    """One colour scale for panels with columns that it leaves out (column), unless it is to be whole.
+def make_scale(
+    panels: Iterable[tuple[Panel, Visible]], look: Look, method: str = ATTENTION
+) -> Scale:
+    """Make one colour scale for several panels.
 
-    They are not left out where the others hold nothing but what rounding leaves, or weights that are nearly as large.
-    Scores, which may be below 0, are on a scale with two ends.
+    panels: each with its columns that hold a sink, (column,). The scale ends below these, unless
+    the look is to show the whole, or the other columns hold weights that are nearly as large, or
+    nothing but what rounding leaves. Scores, which may be below 0, get a scale with two ends.
     """
-    of = noun(method) if is_other(method) else ""
+    cell_name = noun(method) if is_other(method) else ""
     if method == SCORES:
-        largest = max(float(np.abs(panel.values).max(initial=0)) for panel, _ in panels)
-        return Scale(largest or 1.0, largest, look.linear, signed=True, of=of)
-    largest = top = 0.0
-    for panel, hidden in panels:
-        largest = max(largest, float(panel.values.max()))
-        top = max(top, float(panel.values[:, ~hidden].max(initial=0)))
-    blinded = ROUNDING * largest < top < NEARLY * largest
-    return Scale(top if blinded and not look.whole else largest, largest, look.linear, of=of)
+        sizes = [measure_largest_size(panel) for panel, _ in panels]
+        largest = max(sizes)
+        return Scale(largest or 1.0, largest, look.linear, signed=True, of=cell_name)
+    largest = 0.0
+    largest_elsewhere = 0.0
+    for panel, has_sink in panels:
+        largest_of_panel = float(panel.values.max())
+        others = panel.values[:, ~has_sink]
+        largest_of_others = float(others.max(initial=0))
+        largest = max(largest, largest_of_panel)
+        largest_elsewhere = max(largest_elsewhere, largest_of_others)
+    is_blinded = ROUNDING * largest < largest_elsewhere < NEARLY_LARGEST * largest
+    top = largest
+    if is_blinded and not look.whole:
+        top = largest_elsewhere
+    return Scale(top, largest, look.linear, of=cell_name)
 
 
-def beyond_line(part: AttentionMap, taken: Floats, hidden: Visible, scale: Scale) -> str:
-    """What is beyond the scale and which share it takes; empty if nothing is."""
+def measure_largest_size(panel: Panel) -> float:
+    """Return the largest number of a panel, whatever its sign."""
+    sizes = np.abs(panel.values)
+    return float(sizes.max(initial=0))
+
+
+def describe_beyond(
+    attention_map: AttentionMap, key_shares: Floats, is_sink: Visible, scale: Scale
+) -> str:
+    """Describe which sinks are beyond the scale, with their shares; empty if none is."""
     if not scale.has_beyond:
         return ""
-    (first, *others) = np.flatnonzero(hidden)
-    more = "".join(f", {taken[i]:.0%} on {name(part.keys[i])}" for i in others)
-    of = noun(part.method)
-    return f"{taken[first]:.0%} of the {of} is on the sink {name(part.keys[first])}{more}: beyond the colours"
+    cells = noun(attention_map.method)
+    pieces: list[str] = []
+    for key in np.flatnonzero(is_sink):
+        share = f"{key_shares[key]:.0%}"
+        key_name = name_token(attention_map.keys[key])
+        if pieces:
+            pieces.append(f"{share} on {key_name}")
+        else:
+            pieces.append(f"{share} of the {cells} is on the sink {key_name}")
+    return f"{', '.join(pieces)}: beyond the colours"
 
 
-def sink_line(parts: Sequence[AttentionMap], places: list[tuple[int, int]] | None = None) -> str:
-    """The share of the weight on the sink, as a line, over heads by their places or all.
+def describe_sink(maps: Sequence[AttentionMap], head_index: tuple[int, int] | None = None) -> str:
+    """Describe in a line which share of the weight the sink has, over all heads of maps.
 
-    Empty if no query has a choice, or nothing is known of the whole rows, or of rows of maxima, which sum to anything,
-    or of maps with keys of their own.
+    head_index: the layer and head of the first map that alone count. The line is empty if no query
+    has a choice, and where whole rows are not known: without statistics, for maxima over heads,
+    whose rows sum to anything, and for maps with keys of their own.
     """
-    first, kept = parts[0], [part.statistics.received for part in parts if part.statistics]
-    if len(kept) < len(parts) or any(
-        "max" in part.heads or part.keys != first.keys for part in parts
-    ):
+    first_map = maps[0]
+    keys = first_map.keys
+    received_of_maps = []
+    for attention_map in maps:
+        is_maximum = "max" in attention_map.heads
+        if not attention_map.statistics or is_maximum or attention_map.keys != keys:
+            return ""
+        received = attention_map.statistics.received
+        received_of_maps.append(received.reshape(-1, len(keys)))
+    received = np.concatenate(received_of_maps)
+    if head_index is not None:
+        layer, head = head_index
+        row = layer * len(first_map.heads) + head
+        received = received[[row]]
+    candidates = np.flatnonzero(parked(first_map)).tolist()
+    strongest = sink(received, candidates) if candidates else None
+    if strongest is None:
         return ""
-    received = np.concatenate([array.reshape(-1, len(first.keys)) for array in kept])
-    if places is not None:
-        received = received[[layer * len(first.heads) + head for layer, head in places]]
-    candidates = np.flatnonzero(parked(first))
-    found = sink(received, candidates.tolist()) if len(candidates) else None
-    total = received.sum(dtype=np.float64) / len(
-        received
-    )  # 1, unless rows are given ones or see nothing
-    return (
-        f"{found.share / total:.0%} of the weight is on the sink {name(first.keys[found.key])}"
-        if found
-        else ""
-    )
+    # The mean of a row is 1, unless rows came from elsewhere or see nothing.
+    mean_of_rows = received.sum(dtype=np.float64) / len(received)
+    share = strongest.share / mean_of_rows
+    sink_name = name_token(keys[strongest.key])
+    return f"{share:.0%} of the weight is on the sink {sink_name}"

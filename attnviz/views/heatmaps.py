@@ -1,8 +1,13 @@
-"""The views: which matrices of a capture are drawn, and what is said of them."""
+"""The pictures of a capture: which of its matrices they show, and the lines below them.
 
-from collections.abc import Iterator, Sequence
+A capture holds maps, and each map the matrices of some layers and heads. One matrix is a heatmap,
+many small ones are a grid, one row of a matrix is a strip of text, that row of all heads is again a
+heatmap. A page holds all matrices, small and large.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -10,273 +15,378 @@ from attnviz.analysis.statistics import tile, tiled
 from attnviz.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Strip
 from attnviz.escape import escape
 from attnviz.record import SCORES, AttentionMap, Capture, Floats, Unit, Visible
-from attnviz.views.colour_scale import Look, beyond_line, covered, scale, shares, sink_line, sinks
+from attnviz.views.colour_scale import (
+    Look,
+    describe_beyond,
+    describe_sink,
+    find_sink_columns,
+    find_sinks,
+    make_scale,
+    measure_key_shares,
+)
 from attnviz.views.labels import (
     KINDS,
-    column_name,
-    head_name,
-    head_titles,
-    kind_title,
+    abbreviate_head,
+    abbreviate_head_column,
+    count_heads,
+    describe_length,
+    make_axes,
+    make_number_axis,
     model_title,
-    panels_title,
-    short,
-    sides,
-    tokens_title,
+    shorten,
+    title_kind,
+    title_matrix,
 )
 
-Place: TypeAlias = tuple[
-    AttentionMap, int, int
-]  # a head of a capture: its map, and its place there
+MatrixIndex: TypeAlias = tuple[AttentionMap, int, int]
+"""One matrix of a capture: its map, and the indices of its layer and head there."""
+HeadKey: TypeAlias = tuple[int, int | str]
+"""A layer and a head by their numbers, or by the name of a reduction over heads."""
+Content = TypeVar("Content")
+
 PLAIN = Look()
 PAGE = 512  # cells on a side: what a browser loads at once, and an eye can tell apart
-NAMED = 5  # tokens that are named as the strongest
-FINITE = np.finfo(np.float32).min
+MOST_NAMED = 5  # tokens that are named as the strongest
+LEAST_NAMED = 0.005  # of the whole: a weight that two digits show as more than nothing
+LEAST_FINITE = np.finfo(np.float32).min
+POOLED_MEAN = "a cell is the mean over the heads of the largest weight that each has in it"
 
 
 def heatmaps(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
-    """A heatmap for every layer and head of the capture."""
-    return [heatmap(capture, *place, look) for place in places(capture.maps)]
+    """Make a heatmap for every layer and head of the capture."""
+    return [make_heatmap(capture, *index, look) for index in index_matrices(capture.maps)]
 
 
-def places(parts: Sequence[AttentionMap]) -> Iterator[Place]:
-    """Every layer and head of maps."""
-    return (
-        (part, i, j)
-        for part in parts
-        for i in range(len(part.layers))
-        for j in range(len(part.heads))
-    )
+def index_matrices(maps: Sequence[AttentionMap]) -> Iterator[MatrixIndex]:
+    """Yield an index for every layer and head of maps."""
+    for attention_map in maps:
+        for layer in range(len(attention_map.layers)):
+            for head in range(len(attention_map.heads)):
+                yield attention_map, layer, head
 
 
-def heatmap(
-    capture: Capture, part: AttentionMap, layer: int, head: int, look: Look = PLAIN
+def read_head_key(attention_map: AttentionMap, layer: int, head: int) -> HeadKey:
+    """Return the layer and head of a matrix, by their indices in the map."""
+    return attention_map.layers[layer], attention_map.heads[head]
+
+
+def make_heatmap(
+    capture: Capture, attention_map: AttentionMap, layer: int, head: int, look: Look = PLAIN
 ) -> Heatmap:
-    """One matrix of a map, by the places of its layer and head."""
-    shown, taken, hidden = seen(part, layer, head)
-    colours = scale([(shown, covered(part, hidden))], look, part.method)
-    caption = (
-        beyond_line(part, taken, hidden, colours) or sink_line([part], [(layer, head)]),
-        pooled_line(part),
-        *capture.notes,
-    )
-    return Heatmap(
-        title(capture, *head_titles(part, layer, head)), shown, *sides(part), colours, told(caption)
-    )
+    """Make a heatmap of one matrix of a map, by the indices of its layer and head."""
+    panel, key_shares, is_sink = examine_matrix(attention_map, layer, head)
+    has_sink = find_sink_columns(attention_map, is_sink)
+    scale = make_scale([(panel, has_sink)], look, attention_map.method)
+    sink_line = describe_beyond(attention_map, key_shares, is_sink, scale)
+    if not sink_line:
+        sink_line = describe_sink([attention_map], (layer, head))
+    title = join_title(capture, *title_matrix(attention_map, layer, head))
+    rows, columns = make_axes(attention_map)
+    lines = sink_line, describe_pooling(attention_map), *capture.notes
+    return Heatmap(title, panel, rows, columns, scale, make_caption(lines))
 
 
 def grids(capture: Capture, look: Look = PLAIN) -> list[Grid]:
-    """All layers and heads of the capture as thumbnails, a grid for each kind of map."""
-    return [grid(capture, parts, look) for parts in by_kind(capture)]
+    """Make a grid of all layers and heads as thumbnails for each kind of map of the capture."""
+    return [make_grid(capture, maps, look) for maps in group_maps_by_kind(capture)]
 
 
-def by_kind(capture: Capture) -> list[list[AttentionMap]]:
-    """The maps of each kind."""
-    kinds = dict.fromkeys(part.kind for part in capture.maps)
-    return [[part for part in capture.maps if part.kind == kind] for kind in kinds]
+def group_maps_by_kind(capture: Capture) -> list[list[AttentionMap]]:
+    """Group the maps of a capture by their kind."""
+    groups: dict[str, list[AttentionMap]] = {}
+    for attention_map in capture.maps:
+        group = groups.setdefault(attention_map.kind, [])
+        group.append(attention_map)
+    return list(groups.values())
 
 
-def grid(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) -> Grid:
-    """The layers and heads of maps of one kind, on one colour scale."""
-    found = {
-        (part.layers[i], part.heads[j]): (part, *seen(part, i, j)) for part, i, j in places(parts)
-    }
-    layers = tuple(dict.fromkeys(layer for layer, _ in found))
-    heads = tuple(dict.fromkeys(head for _, head in found))
-    colours = scale(
-        ((shown, covered(part, hidden)) for part, shown, _, hidden in found.values()),
-        look,
-        parts[0].method,
-    )
-    sunk = sink_line(parts)
-    caption = (
-        sunk and f"{sunk}, over all heads shown",
-        "beyond the colours: sinks" if colours.has_beyond else "",
-        pooled_line(parts[0]),
-        *capture.notes,
-    )
-    panels = {place: shown for place, (_, shown, _, _) in found.items()}
-    return Grid(
-        title(
-            capture, *kind_title(parts[0]), panels_title(len(panels), heads), tokens_title(parts)
-        ),
-        tuple(f"L{layer}" for layer in layers),
-        tuple(map(column_name, heads)),
-        tuple(tuple(panels.get((layer, head)) for head in heads) for layer in layers),
-        colours,
-        told(caption),
-        max(len(side) for part in parts for side in (part.queries, part.keys)),
-        f"{parts[0].unit}s",
-    )
+def make_grid(capture: Capture, maps: Sequence[AttentionMap], look: Look = PLAIN) -> Grid:
+    """Make a grid of the layers and heads of maps of one kind, on one colour scale."""
+    first_map = maps[0]
+    panels: dict[HeadKey, Panel] = {}
+    sink_columns: dict[HeadKey, Visible] = {}
+    for index in index_matrices(maps):
+        attention_map, _, _ = index
+        panel, _, is_sink = examine_matrix(*index)
+        key = read_head_key(*index)
+        panels[key] = panel
+        sink_columns[key] = find_sink_columns(attention_map, is_sink)
+    scaled = zip(panels.values(), sink_columns.values(), strict=True)
+    scale = make_scale(scaled, look, first_map.method)
+    layers, heads, rows_of_panels = arrange_by_layer(panels)
+    heads_title = count_heads(len(panels), heads)
+    title = join_title(capture, *title_kind(first_map), heads_title, describe_length(maps))
+    row_names = tuple(f"L{layer}" for layer in layers)
+    column_names = tuple(map(abbreviate_head_column, heads))
+    caption = make_grid_caption(capture, maps, scale)
+    longest = find_longest_side(maps)
+    unit = f"{first_map.unit}s"
+    return Grid(title, row_names, column_names, rows_of_panels, scale, caption, longest, unit)
+
+
+def arrange_by_layer(
+    by_head: Mapping[HeadKey, Content],
+) -> tuple[tuple[int, ...], tuple[int | str, ...], tuple[tuple[Content | None, ...], ...]]:
+    """Arrange what there is of each head in a row a layer, a column a head.
+
+    Returns the layers of the rows, the heads of the columns, and the rows. None stands where a
+    layer lacks a head.
+    """
+    layers = tuple(dict.fromkeys(layer for layer, _ in by_head))
+    heads = tuple(dict.fromkeys(head for _, head in by_head))
+    rows_of_heads = []
+    for layer in layers:
+        row = tuple(by_head.get((layer, head)) for head in heads)
+        rows_of_heads.append(row)
+    return layers, heads, tuple(rows_of_heads)
+
+
+def make_grid_caption(
+    capture: Capture, maps: Sequence[AttentionMap], scale: Scale
+) -> tuple[str, ...]:
+    """Make the caption of a grid: the share of the sink, what is beyond the colours, the notes."""
+    lines = []
+    sink_line = describe_sink(maps)
+    if sink_line:
+        lines.append(f"{sink_line}, over all heads shown")
+    if scale.has_beyond:
+        lines.append("beyond the colours: sinks")
+    lines.append(describe_pooling(maps[0]))
+    return make_caption([*lines, *capture.notes])
+
+
+def find_longest_side(maps: Sequence[AttentionMap]) -> int:
+    """Return how many tokens the longest side of any map has."""
+    longest = 0
+    for attention_map in maps:
+        longest = max(longest, len(attention_map.queries), len(attention_map.keys))
+    return longest
 
 
 def strips(capture: Capture, look: Look = PLAIN, *, incoming: bool = False) -> list[Strip]:
-    """For every layer and head, the text coloured by what one token attends to, or what attends to it.
+    """Make a strip for every layer and head: the text coloured by what one token attends to.
 
-    The capture shows that one query alone, or with ``incoming`` that one key.
+    The capture shows that query alone. incoming: the capture shows one key alone, and the text is
+    coloured by what attends to that.
     """
-    return [strip(capture, *place, look, incoming=incoming) for place in places(capture.maps)]
+    indices = index_matrices(capture.maps)
+    return [make_strip(capture, *index, look, incoming=incoming) for index in indices]
 
 
-def strip(
-    capture: Capture, part: AttentionMap, layer: int, head: int, look: Look, *, incoming: bool
+def make_strip(
+    capture: Capture,
+    attention_map: AttentionMap,
+    layer: int,
+    head: int,
+    look: Look,
+    *,
+    incoming: bool,
 ) -> Strip:
-    """One of them."""
-    shown, taken, hidden = seen(part, layer, head)
-    one, tokens = sides(part)
+    """Make a strip of one head, whose map shows one query, or with ``incoming`` one key.
+
+    layer, head: their indices in the map.
+    """
+    panel, key_shares, is_sink = examine_matrix(attention_map, layer, head)
+    queries, keys = make_axes(attention_map)
+    one, tokens = queries, keys
     if incoming:
-        one, tokens, shown, hidden = (
-            tokens,
-            one,
-            Panel(shown.values.T, shown.visible.T),
-            np.zeros(len(one), bool),
-        )
-    colours = scale([(shown, hidden)], look, part.method)
-    token = token_title(one, part.unit)
-    named = f"what attends to {token}" if incoming else f"what {token} attends to"
-    chosen = (
-        tokens.numbers.index(one.numbers[0])
-        if part.kind != "cross" and one.numbers[0] in tokens.numbers
-        else None
-    )
-    strongest = strongest_line(tokens, shown, colours)
-    caption = strongest, beyond_line(part, taken, hidden, colours), *capture.notes
-    return Strip(
-        title(capture, *head_titles(part, layer, head), named),
-        tokens,
-        shown,
-        chosen,
-        colours,
-        told(caption),
-    )
+        one, tokens = keys, queries
+        panel = Panel(panel.values.T, panel.visible.T)
+        is_sink = np.zeros(len(queries), bool)
+    scale = make_scale([(panel, is_sink)], look, attention_map.method)
+    token = title_token(one, attention_map.unit)
+    question = f"what {token} attends to"
+    if incoming:
+        question = f"what attends to {token}"
+    title = join_title(capture, *title_matrix(attention_map, layer, head), question)
+    strongest_line = describe_strongest(tokens, panel, scale)
+    beyond_line = describe_beyond(attention_map, key_shares, is_sink, scale)
+    caption = make_caption([strongest_line, beyond_line, *capture.notes])
+    chosen = None
+    if attention_map.kind != "cross":
+        chosen = find_in_axis(one.numbers[0], tokens)
+    return Strip(title, tokens, panel, chosen, scale, caption)
+
+
+def find_in_axis(number: int, axis: Axis) -> int | None:
+    """Return the index in an axis of the token with a number in the text; None if it is not there."""
+    if number not in axis.numbers:
+        return None
+    return axis.numbers.index(number)
 
 
 def rows(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
-    """One query over all layers and heads, a row a head: a picture for each kind of map and its keys.
+    """Make a heatmap of one query over all layers and heads, a row a head.
 
-    The capture shows that query alone.
+    The capture shows that query alone. Each kind of map has a heatmap, and in it each set of keys.
     """
-    found: dict[tuple[object, ...], list[AttentionMap]] = {}
-    for part in capture.maps:
-        found.setdefault((part.kind, part.keys), []).append(part)
-    return [query_rows(capture, parts, look) for parts in found.values()]
+    groups: dict[tuple[object, ...], list[AttentionMap]] = {}
+    for attention_map in capture.maps:
+        group = groups.setdefault((attention_map.kind, attention_map.keys), [])
+        group.append(attention_map)
+    return [make_query_heatmap(capture, maps, look) for maps in groups.values()]
 
 
-def query_rows(capture: Capture, parts: Sequence[AttentionMap], look: Look = PLAIN) -> Heatmap:
-    """The one query of maps of one kind, with the same keys."""
-    first, found = parts[0], list(places(parts))
-    panels = [panel(*place) for place in found]
-    together = Panel(
-        np.vstack([shown.values for shown in panels]),
-        np.vstack([shown.visible for shown in panels]),
-    )
-    taken = together.values.sum(0) / (together.values.sum() or 1) * (first.method != SCORES)
-    hidden = sinks(first, taken)
-    colours = scale([(together, hidden)], look, first.method)
-    one, keys = sides(first)
-    names = tuple(head_name(part.layers[i], part.heads[j]) for part, i, j in found)
-    return Heatmap(
-        title(
-            capture,
-            *kind_title(first),
-            token_title(one, first.unit),
-            f"in {panels_title(len(found), first.heads)}",
-        ),
-        together,
-        Axis("heads", names, tuple(range(len(names)))),
-        keys,
-        colours,
-        told((beyond_line(first, taken, hidden, colours), *capture.notes)),
-    )
+def make_query_heatmap(
+    capture: Capture, maps: Sequence[AttentionMap], look: Look = PLAIN
+) -> Heatmap:
+    """Make a heatmap of the one query that maps of one kind show, with the same keys; a row a head."""
+    first_map = maps[0]
+    panels, names = [], []
+    for index in index_matrices(maps):
+        panels.append(read_panel(*index))
+        names.append(abbreviate_head(*read_head_key(*index)))
+    values = np.vstack([panel.values for panel in panels])
+    visible = np.vstack([panel.visible for panel in panels])
+    joined = Panel(values, visible)
+    key_shares = measure_panel_shares(joined, first_map.method)
+    is_sink = find_sinks(first_map, key_shares)
+    scale = make_scale([(joined, is_sink)], look, first_map.method)
+    queries, keys = make_axes(first_map)
+    query = title_token(queries, first_map.unit)
+    heads = count_heads(len(names), first_map.heads)
+    title = join_title(capture, *title_kind(first_map), query, f"in {heads}")
+    head_axis = make_number_axis("heads", names)
+    beyond_line = describe_beyond(first_map, key_shares, is_sink, scale)
+    caption = make_caption([beyond_line, *capture.notes])
+    return Heatmap(title, joined, head_axis, keys, scale, caption)
+
+
+def measure_panel_shares(panel: Panel, method: str) -> Floats:
+    """Return the share of a panel's weight that is on each key: (key,); of scores zeros."""
+    received: Floats = panel.values.sum(0)
+    if method == SCORES:
+        return np.zeros_like(received)
+    total = panel.values.sum() or 1
+    key_shares: Floats = received / total
+    return key_shares
 
 
 def page(capture: Capture, look: Look = PLAIN, most: int = PAGE) -> Page:
-    """Everything that the capture holds, in tiles where a text has more than so many tokens."""
-    capture = replace(capture, maps=tuple(in_tiles(part, most) for part in capture.maps))
-    sections = tuple(section(capture, parts, look) for parts in by_kind(capture))
-    return Page(model_title(capture), sections, told(capture.notes))
+    """Make a page of everything that the capture holds.
+
+    most: tokens on a side of a map; a map of more is shown in tiles.
+    """
+    maps = tuple(convert_to_tiles(each, most) for each in capture.maps)
+    shown = replace(capture, maps=maps)
+    groups = group_maps_by_kind(shown)
+    sections = tuple(make_section(shown, group, look) for group in groups)
+    return Page(model_title(shown), sections, make_caption(shown.notes))
 
 
-def in_tiles(part: AttentionMap, most: int) -> AttentionMap:
-    """A map in tiles, at most so many on a side, which are shown by the number of the largest size in each."""
-    found = tiled(part, most)
-    if part.method != SCORES or part.weights is None or found.tiles is None:
-        return found
-    high, low = found.tiles.max, -tile(-part.weights, most).max
-    return replace(found, tiles=replace(found.tiles, max=np.where(high >= -low, high, low)))
+def convert_to_tiles(attention_map: AttentionMap, most: int) -> AttentionMap:
+    """Return a map in tiles, at most so many on a side.
+
+    Each tile is shown by the number of the largest size in it, which of scores may be below 0.
+    """
+    map_of_tiles = tiled(attention_map, most)
+    weights, tiles = attention_map.weights, map_of_tiles.tiles
+    if attention_map.method != SCORES or weights is None or tiles is None:
+        return map_of_tiles
+    highest = tiles.max
+    lowest = -tile(-weights, most).max
+    largest = np.where(highest >= -lowest, highest, lowest)
+    return replace(map_of_tiles, tiles=replace(tiles, max=largest))
 
 
-def section(capture: Capture, parts: Sequence[AttentionMap], look: Look) -> Section:
-    """The maps of one kind."""
-    small = grid(capture, parts, look)
-    large = {
-        (part.layers[i], part.heads[j]): heatmap(capture, part, i, j, look)
-        for part, i, j in places(parts)
-    }
-    layers = tuple(dict.fromkeys(layer for layer, _ in large))
-    heads = tuple(dict.fromkeys(head for _, head in large))
-    return Section(
-        KINDS[parts[0].kind],
-        small,
-        tuple(tuple(large.get((layer, head)) for head in heads) for layer in layers),
-    )
+def make_section(capture: Capture, maps: Sequence[AttentionMap], look: Look) -> Section:
+    """Make a section of a page of the maps of one kind: all heads small, and each of them large."""
+    thumbnails = make_grid(capture, maps, look)
+    large: dict[HeadKey, Heatmap] = {}
+    for index in index_matrices(maps):
+        large[read_head_key(*index)] = make_heatmap(capture, *index, look)
+    _, _, rows_of_heatmaps = arrange_by_layer(large)
+    return Section(KINDS[maps[0].kind], thumbnails, rows_of_heatmaps)
 
 
-def seen(part: AttentionMap, layer: int, head: int) -> tuple[Panel, Floats, Visible]:
-    """The panel of a head, the share of the weight that each key takes (key), and which are sinks (key)."""
-    shown = panel(part, layer, head)
-    taken = shares(part, layer, head, shown)
-    return shown, taken, sinks(part, taken)
+def examine_matrix(
+    attention_map: AttentionMap, layer: int, head: int
+) -> tuple[Panel, Floats, Visible]:
+    """Return the panel of a matrix, the share of each key in it (key,), and which are sinks (key,).
+
+    layer, head: their indices in the map. Raises ValueError if only statistics were kept.
+    """
+    panel = read_panel(attention_map, layer, head)
+    key_shares = measure_key_shares(attention_map, layer, head, panel)
+    is_sink = find_sinks(attention_map, key_shares)
+    return panel, key_shares, is_sink
 
 
-def panel(part: AttentionMap, layer: int, head: int) -> Panel:
-    """The weights of a head, or the largest of each tile. Raises ValueError if only statistics were kept."""
-    shown = part.tiles.max if part.weights is None and part.tiles else part.weights
-    if shown is None:
+def read_panel(attention_map: AttentionMap, layer: int, head: int) -> Panel:
+    """Return the weights of a head, or the largest of each tile.
+
+    layer, head: their indices in the map. Raises ValueError if only statistics were kept.
+    """
+    values = attention_map.weights
+    if values is None and attention_map.tiles:
+        values = attention_map.tiles.max
+    if values is None:
         raise ValueError("this capture has no weights and no tiles to draw")
-    return Panel(shown[layer, head], part.visible[layer, head])
+    visible = attention_map.visible[layer, head]
+    return Panel(values[layer, head], visible)
 
 
-def title(capture: Capture, *parts: str) -> str:
-    """What is drawn, from the model on."""
-    return " · ".join((model_title(capture), *parts))
+def join_title(capture: Capture, *titles: str) -> str:
+    """Join the name of the model and what is shown of it to one title."""
+    return " · ".join((model_title(capture), *titles))
 
 
-def token_title(axis: Axis, unit: Unit = "token") -> str:
-    """The one token, or word, of an axis."""
-    return f"{unit} {axis.numbers[0]} {short(axis.labels[0])}"
+def title_token(axis: Axis, unit: Unit = "token") -> str:
+    """Return the one token, or word, of an axis, with its number in the text."""
+    number = axis.numbers[0]
+    label = axis.labels[0]
+    return f"{unit} {number} {shorten(label)}"
 
 
-def told(lines: Sequence[str]) -> tuple[str, ...]:
-    """The lines of a caption that say something; notes may come from anyone."""
+def make_caption(lines: Sequence[str]) -> tuple[str, ...]:
+    """Make a caption of lines, without those that are empty; escape them, as notes may be hostile."""
     return tuple(escape(line) for line in lines if line)
 
 
-def pooled_line(part: AttentionMap) -> str:
-    """What a mean over heads of tiles is, which is not a mean of weights; empty where there is no such thing."""
-    averaged = part.weights is None and part.tiles is not None and "mean" in part.heads
-    return (
-        "a cell is the mean over the heads of the largest weight that each has in it"
-        if averaged
-        else ""
-    )
+def describe_pooling(attention_map: AttentionMap) -> str:
+    """Describe what a mean over heads of tiles is, which is no mean of weights; else nothing."""
+    has_tiles = attention_map.weights is None and attention_map.tiles is not None
+    if has_tiles and "mean" in attention_map.heads:
+        return POOLED_MEAN
+    return ""
 
 
-def strongest_line(tokens: Axis, shown: Panel, colours: Scale) -> str:
-    """The tokens with the largest weights of a row, by name and number; of other numbers, that sinks are among them."""
-    values = np.where(shown.visible[0], shown.values[0], -np.inf)
-    least = (
-        -np.inf if colours.signed else 0.005 * (min(colours.largest, 1.0) if colours.of else 1.0)
-    )
-    order = [
-        i for i in np.argsort(-values, kind="stable")[:NAMED] if values[i] >= max(least, FINITE)
-    ]
-    named = ", ".join(
-        f"{short(tokens.labels[i])} ({tokens.numbers[i]}) {told_of(values[i], colours)}"
-        for i in order
-    )
-    return f"strongest{', sinks included' * bool(colours.of)}: {named}" if named else ""
+def describe_strongest(tokens: Axis, panel: Panel, scale: Scale) -> str:
+    """Name the tokens with the largest numbers of a panel of one row; empty if none is large enough.
+
+    Of other numbers than weights the line also says that sinks are among them.
+    """
+    visible = panel.visible[0]
+    values_of_row = panel.values[0]
+    values = np.where(visible, values_of_row, -np.inf)
+    least = find_least_named(scale)
+    falling = np.argsort(-values, kind="stable")
+    names = []
+    for i in falling[:MOST_NAMED]:
+        value = values[i]
+        if value >= least:
+            label = shorten(tokens.labels[i])
+            number = tokens.numbers[i]
+            shown_value = format_on_scale(value, scale)
+            names.append(f"{label} ({number}) {shown_value}")
+    if not names:
+        return ""
+    heading = "strongest"
+    if scale.of:
+        heading = "strongest, sinks included"
+    return f"{heading}: {', '.join(names)}"
 
 
-def told_of(value: float, colours: Scale) -> str:
-    """A number to two digits after the point, or as many in all where numbers may be of any size."""
-    return f"{value:.2g}" if colours.small else f"{value:.2f}"
+def find_least_named(scale: Scale) -> float:
+    """Return the number below which a token is not named among the strongest."""
+    if scale.signed:
+        return float(LEAST_FINITE)
+    whole = min(scale.largest, 1.0) if scale.of else 1.0
+    return LEAST_NAMED * whole
+
+
+def format_on_scale(value: float, scale: Scale) -> str:
+    """Format a number with two digits after the point, or two in all where numbers may be small."""
+    if scale.small:
+        return f"{value:.2g}"
+    return f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""What stands beside a picture: tokens as axes, layers, heads and the model as titles."""
+"""The text beside a picture: tokens along its axes; layers, heads and the model above it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,107 +14,154 @@ KINDS: dict[Kind, str] = {
     "decoder": "decoder",
     "cross": "cross-attention",
 }
-LONGEST = 40  # characters of a token in a sentence
+LONGEST_TOKEN = 40  # characters of a token in a sentence
+CONTINUATION = "+"  # before a token that stands for further bytes of the character before it
 
 
-def sides(part: AttentionMap) -> tuple[Axis, Axis]:
-    """The queries and the keys of a map, in tiles if it is."""
-    height, width = (part.tiles.height, part.tiles.width) if part.tiles else (1, 1)
+def make_axes(attention_map: AttentionMap) -> tuple[Axis, Axis]:
+    """Return the queries and the keys of a map as axes, in tiles if the map has tiles."""
+    height, width = 1, 1
+    if attention_map.tiles:
+        height, width = attention_map.tiles.height, attention_map.tiles.width
+    unit = f"{attention_map.unit}s"
+    queries, keys = attention_map.queries, attention_map.keys
+    query_labels, key_labels = label_tokens(queries), label_tokens(keys)
+    query_spaces, key_spaces = find_spaces(queries), find_spaces(keys)
     return (
-        Axis(
-            "queries",
-            labels(part.queries),
-            part.query_places,
-            height,
-            spaced(part.queries),
-            f"{part.unit}s",
-        ),
-        Axis("keys", labels(part.keys), part.key_places, width, spaced(part.keys), f"{part.unit}s"),
+        Axis("queries", query_labels, attention_map.query_places, height, query_spaces, unit),
+        Axis("keys", key_labels, attention_map.key_places, width, key_spaces, unit),
     )
 
 
-def labels(tokens: Sequence[Token]) -> tuple[str, ...]:
-    """A label for each token; "+" marks one that stands for further bytes of the sign before it."""
-    before = (None, *tokens[:-1])
-    return tuple(
-        ("+" if previous and continues(previous, token) else "") + label(token.text)
-        for previous, token in zip(before, tokens, strict=True)
-    )
+def make_number_axis(name: str, labels: Sequence[str]) -> Axis:
+    """Return an axis of layers or heads, numbered in their order."""
+    numbers = range(len(labels))
+    return Axis(name, tuple(labels), tuple(numbers))
 
 
-def continues(previous: Token, token: Token) -> bool:
-    """Whether a token stands for further bytes of the sign that the one before it stands for."""
-    return token.start < previous.end and token.segment == previous.segment and not token.special
+def label_tokens(tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Return a label for each token.
+
+    A "+" marks a token that stands for further bytes of the character before it.
+    """
+    labels = []
+    previous: Token | None = None
+    for token in tokens:
+        text = label(token.text)
+        if previous is not None and continues_character(previous, token):
+            text = f"{CONTINUATION}{text}"
+        labels.append(text)
+        previous = token
+    return tuple(labels)
 
 
-def spaced(tokens: Sequence[Token]) -> tuple[bool, ...]:
-    """Whether white space stands before each token; tokens that stand for no text are words of their own."""
-    pairs = pairwise(tokens)
-    return (False, *(apart(previous, token) for previous, token in pairs))[: len(tokens)]
+def continues_character(previous: Token, token: Token) -> bool:
+    """Return whether a token stands for further bytes of a character of the token before it."""
+    if token.special or token.segment != previous.segment:
+        return False
+    return token.start < previous.end
 
 
-def apart(previous: Token, token: Token) -> bool:
-    """Whether white space, or no text, stands between two tokens."""
-    if previous.special or token.special or previous.segment != token.segment:
+def find_spaces(tokens: Sequence[Token]) -> tuple[bool, ...]:
+    """Return for each token whether white space stands before it, and False for the first.
+
+    Tokens that stand for no text are words of their own.
+    """
+    if not tokens:
+        return ()
+    between = [are_separate(previous, token) for previous, token in pairwise(tokens)]
+    return (False, *between)
+
+
+def are_separate(previous: Token, token: Token) -> bool:
+    """Return whether white space, or no text at all, stands between two tokens."""
+    has_special = previous.special or token.special
+    if has_special or previous.segment != token.segment:
         return True
-    return token.start > previous.end or token.start == token.end
+    has_no_text = token.start == token.end
+    return has_no_text or token.start > previous.end
 
 
 def model_title(capture: Capture) -> str:
-    """The model's name; of a long path its end."""
-    *before, owner, name = ["", *capture.model.split("/")]
-    return escape(f"…/{owner}/{name}" if any(before) else capture.model)
+    """Return the name of the model, of a long path its end."""
+    folders_and_name = capture.model.split("/")
+    *folders, owner, name = ["", *folders_and_name]
+    is_long_path = any(folders)
+    if is_long_path:
+        return escape(f"…/{owner}/{name}")
+    return escape(capture.model)
 
 
-def kind_title(part: AttentionMap) -> tuple[str, ...]:
-    """What attends to what, where there is more than one possibility."""
-    return () if part.kind == "self" else (KINDS[part.kind],)
+def title_kind(attention_map: AttentionMap) -> tuple[str, ...]:
+    """Return what attends to what in a map, or nothing for self-attention."""
+    if attention_map.kind == "self":
+        return ()
+    return (KINDS[attention_map.kind],)
 
 
-def head_titles(part: AttentionMap, layer: int, head: int) -> tuple[str, ...]:
-    """One matrix of a map, by the places of its layer and head."""
-    return *kind_title(part), f"layer {part.layers[layer]}", head_title(part.heads[head])
+def title_matrix(attention_map: AttentionMap, layer: int, head: int) -> tuple[str, ...]:
+    """Return the titles of one matrix of a map, by the indices of its layer and head."""
+    layer_title = f"layer {attention_map.layers[layer]}"
+    head_title = title_head(attention_map.heads[head])
+    return *title_kind(attention_map), layer_title, head_title
 
 
-def head_title(head: int | str) -> str:
-    """A head by its number, or what was made of several."""
+def title_head(head: int | str) -> str:
+    """Return a head by its number, or the name of what was made of several heads."""
     if head in MADE_OF:
         return str(head)
-    return f"head {head}" if isinstance(head, int) else f"{escape(head)} over heads"
+    if isinstance(head, int):
+        return f"head {head}"
+    return f"{escape(head)} over heads"
 
 
-def head_name(layer: int, head: int | str) -> str:
-    """A head by its short name: L5H3, or L5 mean."""
-    return (
-        f"L{layer}{column_name(head)}" if isinstance(head, int) else f"L{layer} {column_name(head)}"
-    )
+def abbreviate_head(layer: int, head: int | str) -> str:
+    """Return the short name of a head: L5H3, or L5 mean."""
+    separator = "" if isinstance(head, int) else " "
+    return f"L{layer}{separator}{abbreviate_head_column(head)}"
 
 
-def column_name(head: int | str) -> str:
-    """A head of any layer by its short name: H3, or mean."""
-    return f"H{head}" if isinstance(head, int) else escape(head)
+def abbreviate_head_column(head: int | str) -> str:
+    """Return the short name of a head of any layer: H3, or mean."""
+    if isinstance(head, int):
+        return f"H{head}"
+    return escape(head)
 
 
-def name(token: Token) -> str:
-    """A token in a sentence."""
-    return short(label(token.text))
+def name_token(token: Token) -> str:
+    """Return a token as a sentence can hold it."""
+    return shorten(label(token.text))
 
 
-def short(text: str) -> str:
-    """As much of a label as a sentence can hold."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+def shorten(text: str) -> str:
+    """Return as much of a label as a sentence can hold, with an ellipsis for the rest."""
+    if len(text) <= LONGEST_TOKEN:
+        return text
+    beginning = text[: LONGEST_TOKEN - 1]
+    return f"{beginning}…"
 
 
-def tokens_title(parts: Sequence[AttentionMap]) -> str:
-    """How many tokens or words there are, the most in any of the maps."""
-    n, m = max((len(part.queries), len(part.keys)) for part in parts)
-    more = "up to " * (len({(len(part.queries), len(part.keys)) for part in parts}) > 1)
-    return f"{more}{n} {parts[0].unit}s" if n == m else f"{more}{n} x {m} {parts[0].unit}s"
+def describe_length(maps: Sequence[AttentionMap]) -> str:
+    """Return how many tokens or words maps have, the most in any of them."""
+    sizes = {(len(each.queries), len(each.keys)) for each in maps}
+    query_count, key_count = max(sizes)
+    length = f"{query_count}"
+    if query_count != key_count:
+        length = f"{query_count} x {key_count}"
+    if len(sizes) > 1:
+        length = f"up to {length}"
+    return f"{length} {maps[0].unit}s"
 
 
-def panels_title(count: int, heads: Sequence[int | str]) -> str:
-    """How many heads there are, or of how many layers a reduction."""
-    noun, title = (
-        ("head", "") if isinstance(heads[0], int) else ("layer", f"{head_title(heads[0])} of ")
-    )
-    return f"{title}{count} {noun}{'s' * (count != 1)}"
+def count_heads(count: int, heads: Sequence[int | str]) -> str:
+    """Return how many heads there are, or of how many layers a reduction over heads.
+
+    heads: those of a map, of which the first says whether they are a reduction.
+    """
+    noun, reduction = "head", ""
+    first_head = heads[0]
+    if not isinstance(first_head, int):
+        noun, reduction = "layer", f"{title_head(first_head)} of "
+    if count != 1:
+        noun = f"{noun}s"
+    return f"{reduction}{count} {noun}"
