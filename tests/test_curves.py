@@ -15,12 +15,12 @@ from attnviz.analysis.roles import alike, induction
 from attnviz.drawable import Curve, Curves, Mark, Plot
 from attnviz.experiments.training import read_training
 from attnviz.lm import checkpoints
-from attnviz.render.figure.curves import CURVES
-from attnviz.render.figure.figure import FORMATS, STYLES, Style, composed, figure
-from attnviz.render.figure.layout import spread
+from attnviz.render.figure.curves import CURVE_ZORDER
+from attnviz.render.figure.figure import FIGURE_FORMATS, STYLES, Style, compose_sheet, figure
+from attnviz.render.figure.layout import spread_positions
 from attnviz.render.markdown import markdown
 from attnviz.render.terminal.cells import Depth
-from attnviz.render.terminal.chart import ASCII_SIGNS, SIGNS, round_places
+from attnviz.render.terminal.chart import ASCII_CURVE_SIGNS, CURVE_SIGNS, choose_round_numbers
 from attnviz.render.terminal.draw import Screen
 from attnviz.results.training import make_learning_curves
 from tests.conftest import Run
@@ -103,7 +103,7 @@ def test_a_line_from_corner_to_corner() -> None:
     """A curve that rises evenly is a diagonal: its ends in the corners, a cell of it in every line and column."""
     lines = cells(chart([0.0, 0.5, 1.0]))
     assert len(lines) == 12
-    grid = np.array([list(line.ljust(60)) for line in lines]) == SIGNS[0]
+    grid = np.array([list(line.ljust(60)) for line in lines]) == CURVE_SIGNS[0]
     columns = np.flatnonzero(grid.any(0))
     assert grid.any(1).all()
     assert columns.tolist() == list(range(columns[-1] + 1))
@@ -114,14 +114,15 @@ def test_a_line_from_corner_to_corner() -> None:
 def test_a_gap_is_a_gap() -> None:
     """Where there is no number nothing is drawn, and a number between two gaps is one cell."""
     lines = cells(chart([0.0, np.nan, 0.0, np.nan, 0.0]))
-    assert "".join(lines).count(SIGNS[0]) == 3
+    assert "".join(lines).count(CURVE_SIGNS[0]) == 3
     assert (
-        text_of(chart([np.nan, np.nan]), on(60, "shades")).count(SIGNS[0]) == 1
+        text_of(chart([np.nan, np.nan]), on(60, "shades")).count(CURVE_SIGNS[0]) == 1
     )  # that of its name
 
 
 @pytest.mark.parametrize(
-    ("depth", "signs"), [("shades", SIGNS), ("truecolor", SIGNS), ("ascii", ASCII_SIGNS)]
+    ("depth", "signs"),
+    [("shades", CURVE_SIGNS), ("truecolor", CURVE_SIGNS), ("ascii", ASCII_CURVE_SIGNS)],
 )
 def test_each_curve_has_a_sign_besides_its_colour(depth: Depth, signs: str) -> None:
     """The sign before its name is that of its cells; of curves in one place the first is seen."""
@@ -159,7 +160,7 @@ def test_a_mark_stands_at_its_step() -> None:
 def test_round_numbers_are_round_and_even(start: float, span: float, most: int) -> None:
     """Inside the range, at most so many, evenly apart by 1, 2 or 5 times a power of ten."""
     low, high = start * span, start * span + span
-    places = round_places(low, high, most)
+    places = choose_round_numbers(low, high, most)
     assert len(places) <= most
     assert all(low - 1e-6 * span <= place <= high + 1e-6 * span for place in places)
     for apart in np.diff(places):
@@ -174,11 +175,11 @@ def test_round_numbers_are_round_and_even(start: float, span: float, most: int) 
 
 def curve_parts(drawable: Curves, style: Style = Style()) -> list[LineCollection]:  # noqa: B008 - it never changes
     """The curves of a figure, the last of a plot first."""
-    with composed(drawable, style) as sheet:
+    with compose_sheet(drawable, style) as sheet:
         return [
             one
             for one in sheet.axes.collections
-            if isinstance(one, LineCollection) and one.get_zorder() == CURVES
+            if isinstance(one, LineCollection) and one.get_zorder() == CURVE_ZORDER
         ]
 
 
@@ -218,7 +219,7 @@ def test_every_text_has_its_room(kind: str, style: str) -> None:
         "equal ends": chart(*[[0.0, 1.0]] * 6, marks=(Mark(1, "first"), Mark(2, "last"))),
         "no numbers": make_learning_curves([measured(1, None, None)], BLOCK),
     }[kind]
-    with composed(drawable, Style(style, dpi=100)) as sheet:
+    with compose_sheet(drawable, Style(style, dpi=100)) as sheet:
         texts, page = extents(sheet), sheet.figure.bbox
     assert texts[:, :2].min() > 0
     assert (texts[:, 2:].max(0) < (page.width, page.height)).all()
@@ -228,15 +229,15 @@ def test_every_text_has_its_room(kind: str, style: str) -> None:
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=8))
 def test_names_are_spread_in_order(places: list[float]) -> None:
     """Each far enough from the next and inside, in the order they were; those that were so stay where they are."""
-    found = np.array(spread(places, 1.0, 10.0))
+    found = np.array(spread_positions(places, 1.0, 10.0))
     order = np.argsort(places, kind="stable")
     assert np.diff(found[order]).min(initial=1) >= 1 - 1e-9
     assert found.min() >= 0.5 - 1e-9
     assert found.max() <= 9.5 + 1e-9
-    np.testing.assert_allclose(spread(found.tolist(), 1.0, 10.0), found)
+    np.testing.assert_allclose(spread_positions(found.tolist(), 1.0, 10.0), found)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FIGURE_FORMATS)
 def test_files_are_the_same_each_time(form: str) -> None:
     """The same bytes for the same history; in an SVG all text is text."""
     drawable = make_learning_curves(history(), BLOCK)
@@ -308,7 +309,7 @@ def test_a_run_is_drawn_again(call: Run, tmp_path: Path) -> None:
     plant_run(tmp_path / "my-model")
     assert "● induction L1H1 0.85" in call("train", "--curves", "my-model").stdout
     for form in ("png", "svg", "pdf", "json", "csv", "md"):
-        style = ["--style", "paper"] if form in FORMATS else []
+        style = ["--style", "paper"] if form in FIGURE_FORMATS else []
         done = call("train", "--curves", "my-model/history.json", "-o", f"curves.{form}", *style)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", f"wrote curves.{form}\n")
     assert json.loads((tmp_path / "curves.json").read_text())["history"] == history()

@@ -28,12 +28,12 @@ from PIL import Image
 from attnviz.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Scale, Strip
 from attnviz.errors import UsageError
 from attnviz.escape import label
-from attnviz.render.colour import MAPS, is_light, palette
+from attnviz.render.colour import MAPS, is_light, make_palette
 from attnviz.render.figure import fonts as installed
-from attnviz.render.figure.figure import FORMATS, STYLES, Style, composed, figure
-from attnviz.render.figure.layout import LEAST, cut, ticks, wrap
+from attnviz.render.figure.figure import FIGURE_FORMATS, STYLES, Style, compose_sheet, figure
+from attnviz.render.figure.layout import LEAST_POINTS, choose_bar_ticks, cut_text, wrap_text
 from attnviz.render.figure.sheet import COLOURS, Sheet
-from attnviz.render.figure.truetype import truetype
+from attnviz.render.figure.truetype import convert_font
 
 ROOT = Path(__file__).parent.parent
 WORDS = (
@@ -146,7 +146,7 @@ def middles(sheet: Sheet, image: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def expected(shown: Panel, scale: Scale, colours: str = "viridis") -> np.ndarray:
     """The colours of cells on white."""
-    found = palette(colours, COLOURS)[scale.steps(shown, COLOURS)].copy()
+    found = make_palette(colours, COLOURS)[scale.steps(shown, COLOURS)].copy()
     found[~shown.visible] = 255
     return found
 
@@ -156,7 +156,7 @@ def expected(shown: Panel, scale: Scale, colours: str = "viridis") -> np.ndarray
 def test_every_cell_has_its_colour(n: int, colours: str) -> None:
     """The dot in the middle of a cell is the colour of its weight; beyond the scale another, masked the background."""
     drawable, style = heatmap(n), Style("paper", colours=colours)
-    with composed(drawable, style) as sheet:
+    with compose_sheet(drawable, style) as sheet:
         y, x = middles(sheet)
     np.testing.assert_array_equal(
         dots(drawable, style)[np.ix_(y, x)], expected(drawable.panel, drawable.scale, colours)
@@ -170,7 +170,7 @@ def test_every_cell_has_its_colour(n: int, colours: str) -> None:
 def test_every_scale_has_its_colours(look: Scale) -> None:
     """Linear and √, tiny and empty: cells as the scale says."""
     drawable = heatmap(5, scale=look)
-    with composed(drawable, Style()) as sheet:
+    with compose_sheet(drawable, Style()) as sheet:
         y, x = middles(sheet)
     np.testing.assert_array_equal(dots(drawable)[np.ix_(y, x)], expected(drawable.panel, look))
 
@@ -178,7 +178,7 @@ def test_every_scale_has_its_colours(look: Scale) -> None:
 def test_nothing_is_painted_where_masked_or_transparent() -> None:
     """With ``transparent`` the background and masked cells let through what is behind, and cells do not."""
     drawable, style = heatmap(5), Style(transparent=True)
-    with composed(drawable, style) as sheet:
+    with compose_sheet(drawable, style) as sheet:
         y, x = middles(sheet)
     alpha = dots(drawable, style)[..., 3]
     np.testing.assert_array_equal(alpha[np.ix_(y, x)] == 255, drawable.panel.visible)
@@ -198,7 +198,7 @@ def test_every_thumbnail_has_its_cells() -> None:
     )
     drawable = replace(drawable, panels=panels)
     picture = dots(drawable)
-    with composed(drawable, Style()) as sheet:
+    with compose_sheet(drawable, Style()) as sheet:
         places = [middles(sheet, i) for i in range(4)]
         names = {text.get_text(): text.get_position() for text in sheet.axes.texts}
     shown = [(i, j, p) for i, row in enumerate(panels) for j, p in enumerate(row) if p]
@@ -210,7 +210,7 @@ def test_every_thumbnail_has_its_cells() -> None:
 
 def test_one_head_a_layer_is_no_tower() -> None:
     """Layers with one head each stand beside each other, each under its name."""
-    with composed(grid(7, layers=8, heads=1), Style("paper")) as sheet:
+    with compose_sheet(grid(7, layers=8, heads=1), Style("paper")) as sheet:
         assert sheet.figure.get_figheight() < sheet.width
         assert {f"L{i}H0" for i in range(8)} <= {text.get_text() for text in sheet.axes.texts}
 
@@ -220,14 +220,14 @@ def test_pooled_cells_are_the_largest(n: int) -> None:
     """Where there are more cells than dots, a cell is the largest weight of its block, and the caption says so."""
     drawable = heatmap(n)
     style = Style("paper")
-    with composed(drawable, style) as sheet:
+    with compose_sheet(drawable, style) as sheet:
         drawn = sheet.axes.images[0].get_array()
         told = [text.get_text() for text in sheet.axes.texts]
     each = -(-n // len(drawn))
     assert each == (2 if n == 700 else 4)
     pooled = drawable.panel.pooled(len(drawn), len(drawn))
     np.testing.assert_array_equal(
-        drawn, palette(steps=COLOURS)[drawable.scale.steps(pooled, COLOURS)]
+        drawn, make_palette(steps=COLOURS)[drawable.scale.steps(pooled, COLOURS)]
     )
     assert f"each cell is the largest weight of up to {each} x {each} tokens" in told
 
@@ -235,7 +235,7 @@ def test_pooled_cells_are_the_largest(n: int) -> None:
 def test_strips_colour_each_token() -> None:
     """A box a token in the colour of its weight, its text black or white; masked text has none and is dim."""
     drawable = strip(40)
-    with composed(drawable, Style()) as sheet:
+    with compose_sheet(drawable, Style()) as sheet:
         boxes, chosen = sheet.axes.collections[:2]
         written = sheet.axes.texts[1:41]
     visible = drawable.panel.visible[0]
@@ -252,7 +252,7 @@ def test_strips_colour_each_token() -> None:
             int((box.x0 + 0.014) * sheet.dpi),
             int((box.y0 + box.y1) / 2 * sheet.dpi),
         )  # beside the text
-        red, green, blue, _ = palette(steps=COLOURS)[step]
+        red, green, blue, _ = make_palette(steps=COLOURS)[step]
         np.testing.assert_array_equal(picture[y, x], (red, green, blue, 255))
         assert text.get_color() == ("black" if is_light(red, green, blue) else "white")
         assert box.contains(*text.get_position())
@@ -261,7 +261,7 @@ def test_strips_colour_each_token() -> None:
     assert chosen.get_paths()[0].get_extents().contains(*written[0].get_position())
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FIGURE_FORMATS)
 @pytest.mark.parametrize(
     ("drawable", "style", "inches"),
     [
@@ -315,14 +315,14 @@ def test_every_text_has_its_room(kind: str, n: int, style: str) -> None:
         title="a model with a name · layer 10 · head 11 · of what there is to see " * 2,
     )
     drawable = replace(drawable, scale=Scale(0.9, 0.9)) if n == 12 else drawable
-    with composed(drawable, Style(style, dpi=100)) as sheet:
+    with compose_sheet(drawable, Style(style, dpi=100)) as sheet:
         texts = extents(sheet)
         cells = np.array([image.get_window_extent().extents for image in sheet.axes.images])
         page = sheet.figure.bbox
         sizes = [text.get_fontsize() for text in sheet.axes.texts]
     assert texts[:, :2].min() > 0
     assert (texts[:, 2:].max(0) < (page.width, page.height)).all()
-    assert min(sizes) >= LEAST
+    assert min(sizes) >= LEAST_POINTS
     assert not overlaps(texts, cells).any()
     assert not np.triu(overlaps(texts, texts), 1).any()
     assert texts[:, 1].min() < page.height - texts[:, 3].max() + 5
@@ -337,7 +337,7 @@ def test_labels_name_their_cells() -> None:
         columns=axis("keys", part.columns.labels, 100),
     )
     for drawable, every in ((heatmap(12), 1), (numbered, 5)):
-        with composed(drawable, Style("paper")) as sheet:
+        with compose_sheet(drawable, Style("paper")) as sheet:
             y, x = middles(sheet)
             found = {
                 (text.get_text(), text.get_rotation()): text.get_position()
@@ -356,7 +356,7 @@ def test_tiles_are_labelled_by_their_first_token() -> None:
         Axis(name, words(50), tuple(range(50)), 8, (True,) * 50) for name in ("queries", "keys")
     )
     drawable = Heatmap("", panel(7, 7), *sides, Scale(1, 1), ())
-    with composed(drawable, Style()) as sheet:
+    with compose_sheet(drawable, Style()) as sheet:
         y, _ = middles(sheet)
         found = {text.get_text(): text.get_position() for text in sheet.axes.texts}
     assert [
@@ -372,13 +372,13 @@ def test_tiles_are_labelled_by_their_first_token() -> None:
 def test_the_colour_bar_tells_the_truth(drawable: Picture, scale: Scale) -> None:
     """Beside each weight that the bar names is the colour of that weight; what is beyond it has a swatch."""
     drawable = replace(drawable, scale=scale)
-    with composed(drawable, Style()) as sheet:
+    with compose_sheet(drawable, Style()) as sheet:
         written = {text.get_text(): text.get_position() for text in sheet.axes.texts}
         bars = [image for image in sheet.axes.images if image.get_array().size == COLOURS * 4]
         swatches = [image for image in sheet.axes.images if image.get_array().size == 4]
     picture, lying = dots(drawable), isinstance(drawable, Strip)
     left, right, bottom, top = bars[0].get_extent()
-    named = [weight for weight in ticks(scale, 1, 0.01) if f"{weight:.2g}" in written]
+    named = [weight for weight in choose_bar_ticks(scale, 1, 0.01) if f"{weight:.2g}" in written]
     assert len(named) > 3
     assert (named[0], named[-1]) == (0, scale.top)
     for weight in named:
@@ -389,7 +389,7 @@ def test_the_colour_bar_tells_the_truth(drawable: Picture, scale: Scale) -> None
             np.clip(y, top + 0.02, bottom - 0.02),
         )  # within the frame
         shade = int(np.clip(scale.levels(weight) * COLOURS, 0, COLOURS - 1))
-        near = sheet.palette()[max(shade - 5, 0) : min(shade + 6, COLOURS)].astype(int)
+        near = sheet.choose_palette()[max(shade - 5, 0) : min(shade + 6, COLOURS)].astype(int)
         assert np.abs(near - picture[int(y * sheet.dpi), int(x * sheet.dpi)]).sum(1).min() < 8
     assert scale.name in written
     assert (f"> {scale.top:.2g}" in written) == (len(swatches) == 1) == scale.has_beyond
@@ -402,7 +402,7 @@ def test_the_colour_bar_tells_the_truth(drawable: Picture, scale: Scale) -> None
 def test_ticks_do_not_touch(top: float, length: float, linear: bool) -> None:
     """Marks of a colour bar begin at 0, end at the top, and keep their distance."""
     scale = Scale(top, top, linear)
-    found = ticks(scale, length, 0.4)
+    found = choose_bar_ticks(scale, length, 0.4)
     assert found[0] == 0
     assert found[-1] == top
     assert (np.diff(scale.levels(found)) * length >= 0.39).all()
@@ -411,12 +411,12 @@ def test_ticks_do_not_touch(top: float, length: float, linear: bool) -> None:
 @given(st.text(st.characters(codec="utf-8"), max_size=80), st.floats(1, 30))
 def test_wrapped_lines_fit_and_lose_nothing(text: str, room: float) -> None:
     """Lines are no wider than the room, words stay in order, and what is cut ends with an ellipsis."""
-    lines = wrap(text, room, lambda part: 0.6 * len(part), 200)
+    lines = wrap_text(text, room, lambda part: 0.6 * len(part), 200)
     assert all(0.6 * len(line) <= room for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())
-    few = wrap(text, room, lambda part: 0.6 * len(part), 2)
+    few = wrap_text(text, room, lambda part: 0.6 * len(part), 2)
     assert few == lines if len(lines) <= 2 else few[-1].endswith("…")
-    short = cut(text, room, lambda part: 0.6 * len(part))
+    short = cut_text(text, room, lambda part: 0.6 * len(part))
     assert short == text or short.endswith("…")
     assert 0.6 * len(short) <= max(room, 1.2)
 
@@ -433,7 +433,7 @@ def test_a_style_file_is_honoured(tmp_path: Path) -> None:
         "xtick.color: red\nfigure.facecolor: 00ff00\nfigure.figsize: 4, 3\nfigure.dpi: 70\n"
         "text.usetex: True\nsavefig.bbox: tight\ntext.parse_math: True\nbackend: pdf\n"
     )
-    with composed(heatmap(5), Style(str(path))) as sheet:
+    with compose_sheet(heatmap(5), Style(str(path))) as sheet:
         assert {text.get_fontfamily()[0] for text in sheet.axes.texts} == {"DejaVu Serif"}
         assert (colours_of(sheet.axes.texts) == (1, 0, 0, 1)).all()
         assert {text.get_fontsize() for text in sheet.axes.texts if text.get_text() == "[CLS]"} == {
@@ -499,7 +499,7 @@ def test_what_cannot_be_drawn_is_refused(style: Style, told: str) -> None:
 )
 def test_titles(title: str | None, shown: str | None) -> None:
     """The title is the drawable's, or another, escaped and literal, or none."""
-    with composed(heatmap(), Style(title=title)) as sheet:
+    with compose_sheet(heatmap(), Style(title=title)) as sheet:
         first = sheet.axes.texts[0].get_text()
     assert first == (shown or WORDS[0])
 
@@ -516,7 +516,7 @@ def test_svg_is_well_formed_and_text_is_text(name: str) -> None:
     """Labels, title and caption are elements of text, in the order that they are drawn; cells stay sharp."""
     drawable = MAKERS[name](12)
     data = figure(drawable, "svg").data
-    with composed(drawable, Style()) as sheet:
+    with compose_sheet(drawable, Style()) as sheet:
         assert svg_texts(data) == [text.get_text() for text in sheet.axes.texts]
     images = list(ET.fromstring(data).iter("{http://www.w3.org/2000/svg}image"))
     assert images
@@ -560,12 +560,12 @@ def test_pdf_has_truetype_fonts_and_text(name: str) -> None:
     assert b"/Type0" in data
     assert b"/FontFile2" in data
     assert b"/Type3" not in data
-    with composed(drawable, Style()) as sheet:
+    with compose_sheet(drawable, Style()) as sheet:
         drawn = set().union(*(text.get_text() for text in sheet.axes.texts))
     assert drawn <= signs(data)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FIGURE_FORMATS)
 @pytest.mark.parametrize("make", [heatmap, strip])
 def test_hostile_labels_are_shown_and_not_obeyed(make: type, form: str) -> None:
     """Markup, formulas, escape sequences, bidi controls and ten thousand letters are drawn as what they are."""
@@ -596,7 +596,7 @@ def test_hostile_labels_are_shown_and_not_obeyed(make: type, form: str) -> None:
 
 def test_formulas_are_not_set() -> None:
     """A label in dollar signs is as wide as its letters."""
-    with composed(heatmap(labels=(r"$\alpha$", "b")), Style()) as sheet:
+    with compose_sheet(heatmap(labels=(r"$\alpha$", "b")), Style()) as sheet:
         text = next(text for text in sheet.axes.texts if text.get_text() == r"$\alpha$")
         assert text.get_window_extent().width == pytest.approx(
             sheet.ems(r"$\alpha$") * text.get_fontsize() / 72 * sheet.dpi, abs=2
@@ -609,7 +609,7 @@ def digests() -> str:
     return " ".join(
         hashlib.sha256(figure(drawable, form, Style("paper")).data).hexdigest()
         for drawable in drawables
-        for form in FORMATS
+        for form in FIGURE_FORMATS
     )
 
 
@@ -650,13 +650,13 @@ def bundled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_signs_that_the_usual_font_lacks_come_from_others() -> None:
     """Another font is taken where one has the sign, and text that needs none opens none."""
     drawable = heatmap(labels=("⌽", "a"))  # of DejaVu Sans Mono
-    with composed(drawable, Style()) as sheet:
+    with compose_sheet(drawable, Style()) as sheet:
         assert sheet.axes.texts[1].get_fontfamily()[-1] == "DejaVu Sans Mono"
     drawn = figure(drawable, "pdf")
     assert drawn.notes == ()
     assert "⌽" in signs(drawn.data)
     assert b"DejaVuSansMono" in drawn.data
-    assert installed.fonts(["plain, é Ω م √"]) == ((), frozenset(), ())
+    assert installed.choose_fonts(["plain, é Ω م √"]) == ((), frozenset(), ())
 
 
 @pytest.mark.usefixtures("bundled")
@@ -670,7 +670,7 @@ def test_signs_that_no_font_has_are_told() -> None:
     assert told.endswith(" and 2 more: they are drawn as boxes; Noto fonts would have them")
     hidden = heatmap(labels=tuple("猫" if i == 1 else "a" for i in range(90)))
     assert figure(hidden, "png").notes == ()
-    assert installed.fonts(["猫"]) == ((), {"猫"}, ())
+    assert installed.choose_fonts(["猫"]) == ((), {"猫"}, ())
 
 
 @pytest.fixture
@@ -719,7 +719,7 @@ def test_fonts_without_truetype_outlines_are_embedded_as_truetype(postscript: st
     assert {SIGN, "a"} <= signs(drawn.data)
     assert figure(heatmap(labels=(SIGN, "a")), "pdf").data == drawn.data
     assert font_manager.fontManager.ttflist == before
-    with composed(heatmap(labels=(SIGN, "a")), Style()) as sheet:
+    with compose_sheet(heatmap(labels=(SIGN, "a")), Style()) as sheet:
         assert sheet.axes.texts[1].get_fontfamily()[-1] == postscript
 
 
@@ -728,7 +728,7 @@ def test_copies_have_the_outlines_and_widths(postscript: str) -> None:
     """Curves to a thousandth of the em, and the same advance."""
     path = font_manager.FontPath(font_manager.findfont(postscript), 0)
     with (
-        io.BytesIO(truetype(path, {SIGN}, "Copy")) as file,
+        io.BytesIO(convert_font(path, {SIGN}, "Copy")) as file,
         TTFont(file) as copy,
         TTFont(path) as original,
     ):
@@ -746,7 +746,7 @@ def test_copies_have_the_outlines_and_widths(postscript: str) -> None:
 def test_fonts_that_cannot_be_copied_do_not_break_a_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a PDF has fonts of Type 3, and a note; its text is text. Other formats need no copy."""
     monkeypatch.setattr(installed, "has_truetype_outlines", lambda path: False)
-    monkeypatch.setattr("attnviz.render.figure.truetype.truetype", lambda *font: b"no font")
+    monkeypatch.setattr("attnviz.render.figure.truetype.convert_font", lambda *font: b"no font")
     drawn = figure(heatmap(), "pdf")
     assert b"/Type3" in drawn.data
     assert b"/Type0" not in drawn.data

@@ -26,8 +26,8 @@ from attnviz.analysis.statistics import describe
 from attnviz.analysis.words import in_words
 from attnviz.drawable import Axis, Grid, Heatmap, Page, Scale, Section
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.render.colour import MAPS, palette
-from attnviz.render.html.page import SHADES, Code, html
+from attnviz.render.colour import MAPS, make_palette
+from attnviz.render.html.page import PAGE_COLOURS, Code, html
 from attnviz.views import Look, Panel, page
 from tests.conftest import ROOT, SENTENCE, Tiny
 
@@ -120,7 +120,7 @@ def test_codes_are_near_the_weights_and_in_their_order(
 ) -> None:
     """Within 0.004 of the largest weight, 0.0005 with exact, and never in another order."""
     weights, code = np.sort(np.float32(shares)) * np.float32(full), Code(full, exact)
-    codes = code.of(weights)
+    codes = code.encode(weights)
     assert np.abs(decoded(codes, code) - weights).max() <= (0.0005 if exact else 0.004) * full
     assert (np.diff(codes.astype(int)) >= 0).all()
     assert codes.min() >= 1
@@ -130,7 +130,9 @@ def test_masked_cells_have_a_code_of_their_own() -> None:
     """A weight of 0 is code 1, a masked cell 0."""
     panel = Panel(np.float32([[0, 0]]), np.array([[True, False]]))
     assert (
-        Code(1.0).panel(panel).tolist() == Code(1.0, exact=True).panel(panel).tolist() == [[1, 0]]
+        Code(1.0).encode_panel(panel).tolist()
+        == Code(1.0, exact=True).encode_panel(panel).tolist()
+        == [[1, 0]]
     )
 
 
@@ -354,7 +356,7 @@ def require_told(on: Reader, beginning: str, labels: Sequence[str], weights: np.
 
 def steps(capture: Capture, layer: int, head: int, panel: Panel) -> np.ndarray:
     """The colours of weights on the scale of a head."""
-    return page(capture).sections[0].heatmaps[layer][head].scale.steps(panel, SHADES)
+    return page(capture).sections[0].heatmaps[layer][head].scale.steps(panel, PAGE_COLOURS)
 
 
 @pytest.mark.browser
@@ -419,7 +421,9 @@ def test_a_cell_tells_its_weight_and_has_its_colour(reader: Callable[..., Reader
     """Under the pointer, for the very query and key; the colour is that of every medium."""
     capture = made(WORDS, causal=False)
     on, weights = reader(capture, "#layer=1&head=1"), weights_of(capture, 1, 1)
-    colours = palette("viridis", SHADES)[steps(capture, 1, 1, capture_panel(capture, 1, 1))]
+    colours = make_palette("viridis", PAGE_COLOURS)[
+        steps(capture, 1, 1, capture_panel(capture, 1, 1))
+    ]
     for row, column in ((0, 0), (3, 7), (8, 2)):
         on.point(row, column)
         query, key, weight = on.text("#tip").split("\n")
@@ -478,7 +482,9 @@ def test_a_linear_look_and_another_colour_map_are_kept(reader: Callable[..., Rea
     """The page begins on the scale that was asked for, with the colours that were."""
     on = reader(html(page(made(WORDS), Look(linear=True)), colours="magma"))
     assert on.page.locator("[name=scale][value=linear]").is_checked()
-    assert tuple(on.pixel(0, 0)[:3]) == tuple(palette("magma", SHADES)[SHADES - 1, :3])
+    assert tuple(on.pixel(0, 0)[:3]) == tuple(
+        make_palette("magma", PAGE_COLOURS)[PAGE_COLOURS - 1, :3]
+    )
     assert on.fragment() == ""
 
 
@@ -493,7 +499,9 @@ def test_a_token_shows_what_it_attends_to(reader: Callable[..., Reader]) -> None
     assert set(on.backgrounds()) == {()}
     on.token(5).hover()
     require_told(on, "and (5) attends to", WORDS, weights[5])
-    shades = palette("viridis", SHADES)[steps(capture, 1, 0, capture_panel(capture, 1, 0))][5]
+    shades = make_palette("viridis", PAGE_COLOURS)[
+        steps(capture, 1, 0, capture_panel(capture, 1, 0))
+    ][5]
     for colour, shade, weight in zip(on.backgrounds(), shades, weights[5], strict=True):
         plain = np.isnan(weight) or weight < 0.009 * np.nanmax(weights)
         assert (
@@ -778,7 +786,9 @@ def test_the_picture_holds_the_head_and_its_words(reader: Callable[..., Reader])
     assert (picture[..., 3] == 255).all()
     colours = {tuple(colour) for colour in picture[..., :3].reshape(-1, 3)}
     assert MAPS["viridis"].beyond in colours
-    assert len(colours & {tuple(colour[:3]) for colour in palette("viridis", SHADES)}) > 20
+    assert (
+        len(colours & {tuple(colour[:3]) for colour in make_palette("viridis", PAGE_COLOURS)}) > 20
+    )
     assert picture[0, 0, :3].max() < 64
     assert min(picture.shape[:2]) > 600
 
@@ -1134,7 +1144,7 @@ def test_signed_codes_are_near_the_differences_and_in_their_order(
 ) -> None:
     """Within 0.008 of the largest, 0.0005 with exact, never in another order; the code of 0 is in the middle."""
     values, code = np.sort(np.float32(shares)) * np.float32(full), Code(full, exact, signed=True)
-    codes = code.of(np.clip(values, -full, full)).astype(int)
+    codes = code.encode(np.clip(values, -full, full)).astype(int)
     far = codes - code.zero
     size = np.abs(far).astype(np.uint16).view(np.float16) if exact else (np.abs(far) / 127) ** 2
     assert (
@@ -1143,8 +1153,10 @@ def test_signed_codes_are_near_the_differences_and_in_their_order(
     )
     assert (np.diff(codes) >= 0).all()
     assert codes.min() >= 1
-    assert int(code.of(0)) == code.zero
-    assert int(code.of(full)) - code.zero == code.zero - int(code.of(-full)) == code.zero - 1
+    assert int(code.encode(0)) == code.zero
+    assert (
+        int(code.encode(full)) - code.zero == code.zero - int(code.encode(-full)) == code.zero - 1
+    )
 
 
 @pytest.mark.browser
@@ -1156,7 +1168,9 @@ def test_a_signed_cell_tells_its_difference_and_has_its_colour(
     shown = differing()
     on, values = reader(html(shown, exact=exact), "#layer=1&head=2"), differences(shown, 1, 2)
     heatmap = shown.sections[0].heatmaps[1][2]
-    colours = palette("viridis", SHADES, signed=True)[heatmap.scale.steps(heatmap.panel, SHADES)]
+    colours = make_palette("viridis", PAGE_COLOURS, signed=True)[
+        heatmap.scale.steps(heatmap.panel, PAGE_COLOURS)
+    ]
     low, high = (
         np.unravel_index(find(values), values.shape) for find in (np.nanargmin, np.nanargmax)
     )
@@ -1228,7 +1242,7 @@ def test_signed_pictures_keep_the_largest_size_where_they_are_pooled(
     on = reader(
         html(Page("toy", (Section("difference", small, ((large,),)),), ())), size=(800, 700)
     )
-    blue = palette("viridis", SHADES, signed=True)[0, :3].astype(int)
+    blue = make_palette("viridis", PAGE_COLOURS, signed=True)[0, :3].astype(int)
     for name in ("#cells", "#heads canvas"):
         assert (np.abs(on.pixels(name)[..., :3].astype(int) - blue).max(-1) <= 6).any()
 

@@ -14,10 +14,10 @@ from attnviz.analysis.statistics import describe
 from attnviz.drawable import pool
 from attnviz.models import load
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.render.colour import MAPS, colours
+from attnviz.render.colour import MAPS, sample_colours
 from attnviz.render.terminal.cells import Depth, Paint
 from attnviz.render.terminal.draw import Screen, draw
-from attnviz.render.terminal.text_width import fit, stack, steady, wrap
+from attnviz.render.terminal.text_width import fit_columns, fix_width, stack_labels, wrap_columns
 from attnviz.request import Prompt, Request
 from attnviz.views import Look, Scale, grids, heatmaps, rows, strips
 from tests.conftest import SENTENCE
@@ -213,25 +213,25 @@ def test_numbers_are_those_of_the_whole_text() -> None:
 
 def test_right_to_left_labels_do_not_turn_what_follows() -> None:
     """A label from right to left is closed by a mark of no width; others have none."""
-    assert fit("مرحبا", 8) == "   مرحبا\u200e"
-    assert cell_len(fit("مرحبا", 8)) == 8
-    assert fit("cat", 4, left=True) == "cat "
-    assert "\u200e" in stack(("مر", "b"))[0]
+    assert fit_columns("مرحبا", 8) == "   مرحبا\u200e"
+    assert cell_len(fit_columns("مرحبا", 8)) == 8
+    assert fit_columns("cat", 4, left=True) == "cat "
+    assert "\u200e" in stack_labels(("مر", "b"))[0]
 
 
 def test_signs_that_terminals_do_not_agree_on_are_written_out() -> None:
     """Skin tones and flags as escapes, selectors not at all."""
-    assert steady("👍🏽") == "👍\\U0001f3fd"
-    assert steady("🇩🇪") == "\\U0001f1e9\\U0001f1ea"
-    assert steady("❤️") == "❤"
+    assert fix_width("👍🏽") == "👍\\U0001f3fd"
+    assert fix_width("🇩🇪") == "\\U0001f1e9\\U0001f1ea"
+    assert fix_width("❤️") == "❤"
 
 
 @given(st.text(max_size=80), st.integers(4, 40))
 def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
     """Every line fits, and all but white space is there in order."""
-    lines = list(wrap(text, width))
+    lines = list(wrap_columns(text, width))
     assert max(map(cell_len, lines), default=0) <= width
-    assert "".join("".join(lines).split()) == "".join(steady(text).split())
+    assert "".join("".join(lines).split()) == "".join(fix_width(text).split())
 
 
 def test_layout_goes_by_what_fits() -> None:
@@ -327,13 +327,13 @@ def test_fit_gives_exactly_the_width(text: str, width: int) -> None:
     """Whatever the text, what is shown takes exactly its columns."""
     from attnviz.escape import escape
 
-    assert cell_len(fit(escape(text), width)) == width
+    assert cell_len(fit_columns(escape(text), width)) == width
 
 
 def test_stacked_labels_end_at_the_bottom() -> None:
     """Labels are written downwards, two columns each, aligned at their ends, cut with an ellipsis."""
-    assert stack(("ab", "c", "猫x")) == ["a   猫", "b c x"]
-    assert stack(("x" * 20,)) == ["x"] * 8 + ["…"]
+    assert stack_labels(("ab", "c", "猫x")) == ["a   猫", "b c x"]
+    assert stack_labels(("x" * 20,)) == ["x"] * 8 + ["…"]
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 50), st.integers(1, 50))
@@ -368,7 +368,7 @@ def test_colours_are_the_published_maps_and_rise(name: str) -> None:
 
     ends = 0.9 if name == "gray" else 1  # before the white of paper, which is masked
     theirs = np.array(colormaps[name].resampled(256)(np.linspace(0, ends, 64))[:, :3]) * 255
-    assert np.abs(colours(name, 64) - theirs).max() <= 8
+    assert np.abs(sample_colours(name, 64) - theirs).max() <= 8
     cube = [0, 95, 135, 175, 215, 255]
     ramp = [
         (8 + 10 * (i - 232),) * 3
@@ -376,7 +376,7 @@ def test_colours_are_the_published_maps_and_rise(name: str) -> None:
         else (cube[(i - 16) // 36], cube[(i - 16) // 6 % 6], cube[(i - 16) % 6])
         for i in MAPS[name].ramp_256
     ]
-    for shown in (colours(name, 64), ramp):
+    for shown in (sample_colours(name, 64), ramp):
         assert (np.diff(luminance(shown)) > 0).all()
 
 
@@ -421,7 +421,7 @@ def test_what_is_beyond_the_scale_is_told_from_it_by_every_eye(name: str, cones:
     matrix = np.array(CONES[cones]).T
     scale, beyond, white = (
         lab((np.asarray(rgb, float) / 255) ** 2.2 @ matrix)
-        for rgb in (colours(name, 64), MAPS[name].beyond, [255] * 3)
+        for rgb in (sample_colours(name, 64), MAPS[name].beyond, [255] * 3)
     )
     assert np.linalg.norm(scale - beyond, axis=-1).min() > 30
     assert np.linalg.norm(white - beyond) > 30

@@ -14,12 +14,12 @@ from rich.cells import cell_len
 
 from attnviz.drawable import Axis, Grid, Heatmap, Panel, Scale, Series, Strip
 from attnviz.escape import label
-from attnviz.render.colour import SIGNED, colours, palette
-from attnviz.render.figure.figure import Style, composed, figure
-from attnviz.render.figure.layout import ticks
+from attnviz.render.colour import SIGNED, make_palette, sample_colours
+from attnviz.render.figure.figure import Style, compose_sheet, figure
+from attnviz.render.figure.layout import choose_bar_ticks
 from attnviz.render.figure.sheet import COLOURS
 from attnviz.render.markdown import markdown
-from attnviz.render.terminal.cells import SIGNED_SHADES, Depth, signed_number
+from attnviz.render.terminal.cells import SIGNED_SHADES, Depth, format_cell_difference
 from attnviz.render.terminal.draw import Screen, draw
 from tests.test_figure import HOSTILE
 from tests.test_render import CONES, GOLDEN, lab, on, painted, text_of
@@ -73,7 +73,7 @@ def heads(layers: int, columns: int, scale: Scale = WEIGHTS) -> Heatmap:
 
 def written(drawable: Heatmap | Series, style: Style = PLAIN) -> list[str]:
     """The texts of a figure."""
-    with composed(drawable, style) as sheet:
+    with compose_sheet(drawable, style) as sheet:
         return [text.get_text() for text in sheet.axes.texts]
 
 
@@ -98,10 +98,10 @@ def test_golden_screens(
 
 def test_the_two_ends_are_as_dark_as_each_other() -> None:
     """Lightness falls evenly from the middle to both ends, and zero is a grey that is no paper."""
-    lightness = lab((colours(steps=65, signed=True) / 255) ** 2.2)[:, 0]
+    lightness = lab((sample_colours(steps=65, signed=True) / 255) ** 2.2)[:, 0]
     assert (np.diff(lightness[:33]) > 0).all()
     assert np.abs(lightness - lightness[::-1]).max() < 2
-    middle = palette(steps=65, signed=True)[32, :3]
+    middle = make_palette(steps=65, signed=True)[32, :3]
     assert len(set(middle.tolist())) == 1
     assert 5 < 100 - lab((middle / 255) ** 2.2)[0] < 20
 
@@ -109,7 +109,7 @@ def test_the_two_ends_are_as_dark_as_each_other() -> None:
 @pytest.mark.parametrize("cones", CONES)
 def test_every_eye_tells_the_signs_apart(cones: str) -> None:
     """From a quarter of the scale on, a difference is far (20 in CIELAB) from its opposite, whatever cones one has."""
-    seen = lab((colours(steps=65, signed=True) / 255) ** 2.2 @ np.array(CONES[cones]).T)
+    seen = lab((sample_colours(steps=65, signed=True) / 255) ** 2.2 @ np.array(CONES[cones]).T)
     apart = np.linalg.norm(seen - seen[::-1], axis=1)[:24]
     assert apart.min() > 20
 
@@ -156,19 +156,19 @@ def test_numbers_of_differences_have_signs() -> None:
         -12: "-12 ",
         1e6: "+>1k",
     }
-    assert {value: signed_number(value) for value in shown} == shown
+    assert {value: format_cell_difference(value) for value in shown} == shown
 
 
 @given(st.floats(-1e9, 1e9))
 def test_numbers_of_differences_take_four_columns(value: float) -> None:
     """Whatever the difference."""
-    assert len(signed_number(value)) == 4
+    assert len(format_cell_difference(value)) == 4
 
 
 def test_the_bar_goes_from_minus_to_plus_over_zero() -> None:
     """On a terminal and on figures, with the same numbers on both sides."""
     assert re.search(r"-0\.42 ≡.*· 0 ·.*█ 0\.42  √ scale", text_of(signed(8), on(80, "shades")))
-    named = ticks(DIFFERENCES, 2, 0.1)
+    named = choose_bar_ticks(DIFFERENCES, 2, 0.1)
     assert named == [-weight for weight in named[::-1]]
     assert {"-0.42", "0", "0.42"} <= set(written(signed(8)))
 
@@ -224,9 +224,9 @@ def test_texts_of_differences_have_their_signs() -> None:
 def test_figures_of_differences_have_their_own_colours(colour_map: str) -> None:
     """The dot in the middle of each cell is that of the signed map, whichever map is chosen for weights."""
     drawable, style = signed(6), Style("paper", colours=colour_map)
-    with composed(drawable, style) as sheet:
+    with compose_sheet(drawable, style) as sheet:
         cells = sheet.axes.images[0].get_array()
-    expected = palette(steps=COLOURS, signed=True)[DIFFERENCES.steps(drawable.panel, COLOURS)]
+    expected = make_palette(steps=COLOURS, signed=True)[DIFFERENCES.steps(drawable.panel, COLOURS)]
     np.testing.assert_array_equal(cells, expected)
 
 
@@ -234,10 +234,10 @@ def test_a_difference_of_nothing_is_drawn() -> None:
     """All zero, on a scale that ends there: the grey of zero in every cell, and no warning."""
     nothing = heatmap("x", np.zeros((30, 30)), Scale(0.0, 0.0, signed=True))
     assert "··" in text_of(nothing, on(80, "shades"))
-    with composed(nothing, Style()) as sheet:
+    with compose_sheet(nothing, Style()) as sheet:
         np.testing.assert_array_equal(
             sheet.axes.images[0].get_array()[5, 2],
-            palette(steps=COLOURS, signed=True)[COLOURS // 2],
+            make_palette(steps=COLOURS, signed=True)[COLOURS // 2],
         )
 
 
@@ -282,7 +282,7 @@ def test_figures_of_series_stand_side_by_side_if_there_is_room() -> None:
     """On the page of a paper they do, on its column they do not; either way none covers another."""
     boxes = {}
     for inches in (6.75, 3.25):
-        with composed(series(12), Style("paper", inches=inches)) as sheet:
+        with compose_sheet(series(12), Style("paper", inches=inches)) as sheet:
             images = [
                 image.get_extent()
                 for image in sheet.axes.images
@@ -308,7 +308,7 @@ def test_a_long_title_leaves_cells_at_one_height() -> None:
             line.count(" w5 5 ") + line.startswith("w5 5 ") for line in lines if "w5" in line
         ] == [3]
         assert height is None or len(lines) < height
-    with composed(shown, Style("paper")) as sheet:
+    with compose_sheet(shown, Style("paper")) as sheet:
         tops = {
             image.get_extent()[3]
             for image in sheet.axes.images
@@ -401,7 +401,7 @@ def test_a_map_of_heads_fits_narrow_and_low_screens(layers: int, columns: int) -
 def test_a_figure_of_heads_has_its_numbers_where_they_fit() -> None:
     """In the colour that can be read, none where there is none, and none at all where they would be too small."""
     drawable = heads(3, 6)
-    with composed(drawable, Style("paper")) as sheet:
+    with compose_sheet(drawable, Style("paper")) as sheet:
         numbers = [
             text
             for text in sheet.axes.texts
@@ -442,7 +442,7 @@ def test_a_picture_in_png_is_not_blank() -> None:
 
 def test_matrices_beside_each_other_are_of_one_size() -> None:
     """However wide the labels of their colour bars are."""
-    with composed(series(6), Style(inches=9)) as sheet:
+    with compose_sheet(series(6), Style(inches=9)) as sheet:
         extents = [image.get_extent() for image in sheet.axes.images]
     wide = [right - left for left, right, _, _ in extents]
     cells = [round(width, 6) for width in wide if width > 1]

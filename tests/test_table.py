@@ -13,12 +13,12 @@ from rich.cells import cell_len
 
 from attnviz.drawable import Table
 from attnviz.escape import label
-from attnviz.render.colour import STEPS, is_light, palette
-from attnviz.render.figure.figure import FORMATS, Style, composed, figure
-from attnviz.render.figure.layout import LEAST
+from attnviz.render.colour import STEPS, is_light, make_palette
+from attnviz.render.figure.figure import FIGURE_FORMATS, Style, compose_sheet, figure
+from attnviz.render.figure.layout import LEAST_POINTS
 from attnviz.render.figure.sheet import COLOURS
 from attnviz.render.markdown import markdown
-from attnviz.render.matrices import blocks
+from attnviz.render.matrices import split_columns
 from attnviz.render.terminal.cells import Depth
 from attnviz.render.terminal.draw import Screen, draw
 from tests.test_figure import HOSTILE
@@ -119,7 +119,7 @@ def test_cells_stand_on_the_colours_of_their_levels(depth: Depth) -> None:
             cell for cell, one in zip(cells, known, strict=True) if one
         ]
         for part, level in zip(coloured, levels[known], strict=True):
-            rgb = tuple(map(int, palette()[min(int(level * STEPS), STEPS - 1), :3]))
+            rgb = tuple(map(int, make_palette()[min(int(level * STEPS), STEPS - 1), :3]))
             if depth == "truecolor":
                 assert tuple(part.style.bgcolor.triplet) == rgb
             assert part.style.color.number == (16 if is_light(*rgb) else 231)
@@ -150,7 +150,7 @@ def test_tables_fit_the_screen_and_lose_no_column(columns: int, width: int, dept
 @given(st.lists(st.floats(0.1, 50), max_size=30), st.floats(1, 100))
 def test_blocks_hold_every_column_once_in_order(widths: list[float], room: float) -> None:
     """Each as many as fit: no block is wider than the room unless it is of one column, or could hold one more."""
-    found = list(blocks(widths, room))
+    found = list(split_columns(widths, room))
     assert [j for block in found for j in block] == list(range(len(widths)))
     for block, after in zip(found, [*found[1:], None], strict=True):
         assert len(block) <= 1 or sum(widths[j] for j in block) <= room + 1e-6
@@ -227,7 +227,7 @@ def test_empty_tables_have_their_headings() -> None:
 def test_figures_have_every_text_and_colour() -> None:
     """Each cell has a box of its colour behind it, each without a level none, and text that can be read on it."""
     drawable = table()
-    with composed(drawable, Style()) as sheet:
+    with compose_sheet(drawable, Style()) as sheet:
         boxes = sheet.axes.collections[0]
         written = {text.get_text(): text for text in sheet.axes.texts}
         inside = [path.get_extents() for path in boxes.get_paths()]
@@ -235,7 +235,9 @@ def test_figures_have_every_text_and_colour() -> None:
     known = np.argwhere(~np.isnan(drawable.levels))
     assert len(inside) == len(known)
     for box, colour, (i, j) in zip(inside, boxes.get_facecolors(), known, strict=True):
-        rgb = palette(steps=COLOURS)[min(int(drawable.levels[i, j] * COLOURS), COLOURS - 1), :3]
+        rgb = make_palette(steps=COLOURS)[
+            min(int(drawable.levels[i, j] * COLOURS), COLOURS - 1), :3
+        ]
         np.testing.assert_allclose(colour[:3] * 255, rgb, atol=0.01)
         text = written[drawable.cells[i][j]]
         assert box.contains(*text.get_position())
@@ -246,7 +248,7 @@ def test_figures_have_every_text_and_colour() -> None:
 @pytest.mark.parametrize("columns", [4, 12, 60])
 def test_figures_of_tables_fit_the_width(columns: int, style: str) -> None:
     """Columns that do not fit are smaller, but never too small to be read, and then go on below."""
-    with composed(table(3, columns), Style(style)) as sheet:
+    with compose_sheet(table(3, columns), Style(style)) as sheet:
         renderer = FigureCanvasAgg(sheet.figure).get_renderer()
         ends = [text.get_window_extent(renderer).x1 for text in sheet.axes.texts]
         sizes = {
@@ -257,7 +259,7 @@ def test_figures_of_tables_fit_the_width(columns: int, style: str) -> None:
         heads = sum(text.get_text() == "head" for text in sheet.axes.texts)
     assert max(ends) <= sheet.width * sheet.dpi
     assert len(sizes) == 1
-    assert min(sizes) >= LEAST
+    assert min(sizes) >= LEAST_POINTS
     assert (heads > 1) == (columns == 60)
 
 
@@ -267,11 +269,11 @@ def test_small_tables_are_no_wider_than_they_need() -> None:
 
 
 def figure_width(drawable: Table) -> float:
-    with composed(drawable, Style("paper")) as sheet:
+    with compose_sheet(drawable, Style("paper")) as sheet:
         return sheet.figure.get_figwidth()
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FIGURE_FORMATS)
 @pytest.mark.slow
 def test_files_are_the_same_each_time(form: str) -> None:
     """The same bytes for the same table."""

@@ -411,9 +411,11 @@ def test_numbers_of_any_size_are_told(call: Call) -> None:
     ).stdout
     assert "strongest, sinks included: " in strongest
     section = page(attnviz.capture(SENTENCE, method="gradient")).sections[0]
-    from attnviz.render.html.page import full
+    from attnviz.render.html.page import find_full_weight
 
-    assert full(section) == max(head.scale.largest for row in section.heatmaps for head in row)
+    assert find_full_weight(section) == max(
+        head.scale.largest for row in section.heatmaps for head in row
+    )
 
 
 def test_scores_are_told_with_their_signs(call: Call) -> None:

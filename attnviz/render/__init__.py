@@ -1,1 +1,1 @@
-"""Drawable -> terminal, figure, page."""
+"""Drawables in all media: lines of a terminal, figures, HTML pages and Markdown."""

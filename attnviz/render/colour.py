@@ -1,9 +1,11 @@
-"""Colour scales for all media: maps whose lightness rises evenly, so that every eye reads them and so does a copier.
+"""Colour scales of all media: their lightness rises evenly, so that a copier reads them too.
 
-viridis and magma (van der Walt & Smith 2015), cividis (Nuñez, Anderton & Renslow 2018), and a grey that stops before
-the white of paper. Each has a colour of its own for what is beyond the scale, picked to be far from the map for readers
-without red, green or blue cones as well. Differences have a map with two ends, blue and red, as dark as each other and
-evenly lighter towards the grey of no difference, which is darker than paper.
+The maps of weights are viridis and magma (van der Walt & Smith 2015), cividis (Nuñez, Anderton &
+Renslow 2018), and a grey that stops before the white of paper. Each has a colour of its own for
+weights beyond the scale. It is far from the map for readers without red, green or blue cones too.
+
+The map of differences has two ends, blue and red, which are as dark as each other. From either end
+it grows evenly lighter towards the grey of no difference, which is darker than paper.
 """
 
 from functools import cache
@@ -12,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-STEPS = 64
+STEPS = 64  # of a scale on a terminal and in a document
 RGB: TypeAlias = tuple[int, int, int]
 
 
@@ -20,11 +22,19 @@ class ColourMap(NamedTuple):
     """A scale of colours."""
 
     anchors: str
-    """Colours at even places; straight lines between them stay within 8/255 of the map."""
+    """Colours at even distances, each as six hexadecimal digits.
+
+    Straight lines between them stay within 8/255 of the map.
+    """
     beyond: RGB
+    """The colour of what is beyond the scale."""
     ramp_256: tuple[int, ...]
-    """Picked from the 256-colour cube so that lightness rises: those nearest to viridis go from purple over grey."""
+    """Colours from the 256-colour cube, by number, picked so that their lightness rises.
+
+    The ones nearest to viridis would go from purple over grey.
+    """
     beyond_256: int
+    """The colour of what is beyond the scale, by its number in the 256-colour cube."""
 
 
 MAPS = {
@@ -65,43 +75,60 @@ SIGNED = ColourMap(  # a lightness (CIELAB) of 30 at both ends, 87 in the middle
 )
 
 
-def colour_map(name: str = "viridis", *, signed: bool = False) -> ColourMap:
-    """The map of a scale: whichever is chosen for weights, differences have their own."""
+def get_colour_map(name: str = "viridis", *, signed: bool = False) -> ColourMap:
+    """Return the map of weights that has a name, or the one map of differences if ``signed``."""
     return SIGNED if signed else MAPS[name]
 
 
 @cache
-def colours(
+def sample_colours(
     name: str = "viridis", steps: int = STEPS, *, signed: bool = False
 ) -> npt.NDArray[np.uint8]:
-    """A map from low to high as (steps, 3) of red, green and blue."""
-    anchors = np.frombuffer(
-        bytes.fromhex(colour_map(name, signed=signed).anchors), np.uint8
-    ).reshape(-1, 3)
-    places = np.linspace(0, len(anchors) - 1, steps)
-    channels = [np.interp(places, range(len(anchors)), anchors[:, channel]) for channel in range(3)]
-    found: npt.NDArray[np.uint8] = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
-    found.flags.writeable = False
-    return found
+    """Sample a colour map at even steps from low to high: (step, red green blue), read-only."""
+    colour_map = get_colour_map(name, signed=signed)
+    anchor_bytes = bytes.fromhex(colour_map.anchors)
+    anchors = np.frombuffer(anchor_bytes, np.uint8)
+    anchors = anchors.reshape(-1, 3)
+    last = len(anchors) - 1
+    positions = np.linspace(0, last, steps)
+    anchor_positions = range(len(anchors))
+    channels = [np.interp(positions, anchor_positions, channel) for channel in anchors.T]
+    sampled = np.rint(np.stack(channels, axis=1))
+    colours: npt.NDArray[np.uint8] = sampled.astype(np.uint8)
+    colours.flags.writeable = False
+    return colours
 
 
 @cache
-def palette(
+def make_palette(
     name: str = "viridis", steps: int = STEPS, *, signed: bool = False
 ) -> npt.NDArray[np.uint8]:
-    """Red, green, blue, alpha by step: those of ``colours``, then beyond the scale, and last (-1) nothing, masked."""
-    inside = np.insert(colours(name, steps, signed=signed), 3, 255, axis=1)
-    beyond = colour_map(name, signed=signed).beyond
-    found = np.vstack([inside, (*beyond, 255), (0, 0, 0, 0)]).astype(np.uint8)
-    found.flags.writeable = False
-    return found
+    """Make a palette by step of a scale: (step, red green blue alpha), read-only.
+
+    After the steps of the scale come the colour of what is beyond it and, last, so that it is at
+    ``MASKED`` (-1) too, the transparent one of a masked cell.
+    """
+    colours = sample_colours(name, steps, signed=signed)
+    opaque = np.insert(colours, 3, 255, axis=1)
+    beyond = get_colour_map(name, signed=signed).beyond
+    opaque_beyond = (*beyond, 255)
+    transparent = (0, 0, 0, 0)
+    palette = np.vstack([opaque, opaque_beyond, transparent])
+    palette = palette.astype(np.uint8)
+    palette.flags.writeable = False
+    return palette
 
 
 def is_light(red: int, green: int, blue: int) -> bool:
-    """Whether black text reads better than white on a colour (relative luminance, ITU-R BT.709)."""
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 110
+    """Return whether black text reads better than white text on a colour.
+
+    The measure is the relative luminance of ITU-R BT.709.
+    """
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return luminance > 110
 
 
-def hexadecimal(colour: npt.NDArray[np.uint8] | RGB) -> str:
-    """A colour as #rrggbb."""
-    return "#" + bytes(int(part) for part in colour[:3]).hex()
+def format_hexadecimal(colour: npt.NDArray[np.uint8] | RGB) -> str:
+    """Format a colour as #rrggbb."""
+    channels = [int(channel) for channel in colour[:3]]
+    return "#" + bytes(channels).hex()

@@ -5,129 +5,180 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from math import isnan
 
-from attnviz.drawable import Axis, Curves, Heatmap, Picture, Scale, Series, Strip, Table
-from attnviz.render.matrices import TOKENS, of_heads
+from attnviz.drawable import Axis, Curve, Curves, Heatmap, Picture, Scale, Series, Strip, Table
+from attnviz.render.matrices import TOKEN_AXES, shows_heads
 
-MARKS = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#!|~$@"} | {"&": "&amp;"})
-LINKS = re.compile(
-    r"(?<=:)/(?=/)|(?<=www)\."
-)  # of which readers of Markdown make links by themselves
+NAME_RULE = "---"  # the line below the heading of a column that begins at the left
+NUMBER_RULE = "---:"  # of a column that ends at the right
+ESCAPES = {char: f"\\{char}" for char in "\\`*_{}[]<>()#!|~$@"}
+MARKUP = str.maketrans({**ESCAPES, "&": "&amp;"})
+LINKS = re.compile(r"(?<=:)/(?=/)|(?<=www)\.")  # text that readers of Markdown make a link of
 STARTS = re.compile(r"^\d*(?=[-+=.])")  # what makes a list, a rule or a heading of a line
 
 
 def markdown(pictures: Sequence[Picture]) -> str:
-    """A heading, a table and the caption of each."""
-    return "\n".join("\n".join(part(picture)) for picture in pictures)
+    """Write pictures as Markdown: each as a heading, a table and its caption."""
+    sections = ["\n".join(write_picture(picture)) for picture in pictures]
+    return "\n".join(sections)
 
 
-def part(picture: Picture) -> Iterator[str]:
-    """The lines of one; of a series, those of each of its heatmaps."""
-    yield from (f"## {literal(picture.title)}", "")
+def write_picture(picture: Picture) -> Iterator[str]:
+    """Yield the lines of a picture; a series has those of each of its heatmaps."""
+    yield f"## {escape_markdown(picture.title)}"
+    yield ""
     if isinstance(picture, Series):
         for heatmap in picture.heatmaps:
-            yield from part(heatmap)
-        yield from (*lines(picture.caption), "")
+            yield from write_picture(heatmap)
+        yield from write_paragraph(picture.caption)
     else:
-        yield from table(picture)
-        yield from ("", *lines((*units(picture), *picture.caption)), "")
+        yield from write_table(picture)
+        yield ""
+        yield from write_paragraph((*explain_numbers(picture), *picture.caption))
+    yield ""
 
 
-def units(picture: Picture) -> Iterator[str]:
-    """What the numbers are, unless the picture itself says so."""
-    if isinstance(picture, Heatmap | Strip) and not of_heads(picture):
-        yield f"Numbers are {numbers_of(picture.scale)}; nothing where masked."
+def explain_numbers(picture: Picture) -> Iterator[str]:
+    """Say what the numbers are, unless the picture itself says so."""
+    if isinstance(picture, Heatmap | Strip) and not shows_heads(picture):
+        yield f"Numbers are {name_numbers(picture.scale)}; nothing where masked."
 
 
-def numbers_of(scale: Scale) -> str:
-    """What the numbers on a scale are."""
-    if not scale.of:
-        return "differences of attention weights" if scale.signed else "attention weights"
-    one, of, others = scale.of.partition(" of ")
-    return f"{one}s{of}{others}"
+def name_numbers(scale: Scale) -> str:
+    """Name what the numbers on a scale are, in the plural."""
+    if scale.of:
+        one, of, others = scale.of.partition(" of ")
+        return f"{one}s{of}{others}"
+    if scale.signed:
+        return "differences of attention weights"
+    return "attention weights"
 
 
 @singledispatch
-def table(picture: Picture) -> Iterator[str]:
-    """The lines of a table."""
+def write_table(picture: Picture) -> Iterator[str]:
+    """Yield the lines of the table of a picture. Each kind of picture has its own function."""
     raise TypeError(f"no way to write {type(picture).__name__} as a table")
 
 
-@table.register
-def heatmap_table(picture: Heatmap) -> Iterator[str]:
-    """A row a query, a column a key; masked cells are empty."""
-    yield from heading(f"{picture.rows.name} \\ {picture.columns.name}", *names(picture.columns))
-    for i, name in enumerate(names(picture.rows)):
-        yield line(literal(name), *numbers(picture, i))
+@write_table.register
+def write_heatmap_table(picture: Heatmap) -> Iterator[str]:
+    """Yield a row for each query, with a column for each key; masked cells are empty."""
+    corner = f"{picture.rows.name} \\ {picture.columns.name}"
+    yield from write_markdown_heading(corner, *name_cells(picture.columns))
+    for row, name in enumerate(name_cells(picture.rows)):
+        numbers = format_row_values(picture, row)
+        yield write_markdown_row(escape_markdown(name), *numbers)
 
 
-@table.register
-def strip_table(picture: Strip) -> Iterator[str]:
-    """A row a token."""
-    yield from heading("token", picture.scale.cell)
-    for name, weight in zip(names(picture.tokens), numbers(picture, 0), strict=True):
-        yield line(literal(name), weight)
+@write_table.register
+def write_strip_table(picture: Strip) -> Iterator[str]:
+    """Yield a row for each token of a text."""
+    yield from write_markdown_heading("token", picture.scale.cell)
+    names = name_cells(picture.tokens)
+    numbers = format_row_values(picture, 0)
+    for name, number in zip(names, numbers, strict=True):
+        yield write_markdown_row(escape_markdown(name), number)
 
 
-@table.register
-def text_table(picture: Table) -> Iterator[str]:
-    """The cells as they are; names begin at the left, numbers end at the right."""
-    yield line(*map(literal, (picture.corner, *picture.columns)))
-    yield line(
-        "---", *("---" if j in picture.texts else "---:" for j in range(len(picture.columns)))
-    )
+@write_table.register
+def write_text_table(picture: Table) -> Iterator[str]:
+    """Yield a table, its cells as they are: names begin at the left, numbers end at the right."""
+    headings = map(escape_markdown, (picture.corner, *picture.columns))
+    yield write_markdown_row(*headings)
+    columns = range(len(picture.columns))
+    rules = [choose_rule(picture, column) for column in columns]
+    yield write_markdown_row(NAME_RULE, *rules)
     for name, cells in zip(picture.rows, picture.cells, strict=True):
-        yield line(*map(literal, (name, *cells)))
+        texts = map(escape_markdown, (name, *cells))
+        yield write_markdown_row(*texts)
 
 
-@table.register
-def curves_table(picture: Curves) -> Iterator[str]:
-    """A row a step, a column a curve; nothing where there is no number."""
-    found = [curve for plot in picture.plots for curve in plot.curves]
-    yield from heading(picture.name, *(curve.name for curve in found))
+def choose_rule(picture: Table, column: int) -> str:
+    """Return the line below the heading of a column, which says where its cells are aligned."""
+    return NAME_RULE if column in picture.texts else NUMBER_RULE
+
+
+@write_table.register
+def write_curves_table(picture: Curves) -> Iterator[str]:
+    """Yield a row for each step, with a column for each curve; empty where there is no number."""
+    curves = [curve for plot in picture.plots for curve in plot.curves]
+    names = [curve.name for curve in curves]
+    yield from write_markdown_heading(picture.name, *names)
     for i, step in enumerate(picture.steps):
-        yield line(
-            f"{step}",
-            *("" if isnan(curve.values[i]) else f"{curve.values[i]:.4f}" for curve in found),
-        )
+        values = [format_curve_value(curve, i) for curve in curves]
+        yield write_markdown_row(f"{step}", *values)
 
 
-def heading(*cells: str) -> Iterator[str]:
-    """The head of a table: its first column for names, the others for numbers."""
-    yield line(*map(literal, cells))
-    yield line("---", *["---:"] * (len(cells) - 1))
+def format_curve_value(curve: Curve, index: int) -> str:
+    """Format a value of a curve to four digits after the point; nothing if there is none."""
+    value = curve.values[index]
+    return "" if isnan(value) else f"{value:.4f}"
 
 
-def line(*cells: str) -> str:
-    """A row of a table."""
-    return f"| {' | '.join(cells)} |"
+def write_markdown_heading(*cells: str) -> Iterator[str]:
+    """Yield the head of a table whose first column holds names, and the others numbers."""
+    texts = map(escape_markdown, cells)
+    yield write_markdown_row(*texts)
+    number_rules = [NUMBER_RULE] * (len(cells) - 1)
+    yield write_markdown_row(NAME_RULE, *number_rules)
 
 
-def names(axis: Axis) -> list[str]:
-    """Tokens with their numbers, which tell equal ones apart; the ends of tiles; layers and heads as they are."""
-    if axis.name not in TOKENS:
+def write_markdown_row(*cells: str) -> str:
+    """Return a row of a table."""
+    content = " | ".join(cells)
+    return f"| {content} |"
+
+
+def name_cells(axis: Axis) -> list[str]:
+    """Name the rows, or columns, of an axis.
+
+    Tokens have their numbers, which tell equal ones apart. Layers and heads are named as they are.
+    """
+    if axis.name not in TOKEN_AXES:
         return list(axis.labels)
-    tiles = (axis.tile(cell) for cell in range(axis.cells))
-    return [
-        f"{axis.numbers[tile[0]]} {axis.labels[tile[0]]}"
-        + (f" to {axis.numbers[tile[-1]]}" if len(tile) > 1 else "")
-        for tile in tiles
-    ]
+    return [name_tile(axis, cell) for cell in range(axis.cells)]
 
 
-def numbers(picture: Heatmap | Strip, row: int) -> list[str]:
-    """The values of a row to four digits, differences and scores with their signs; nothing where masked."""
-    cells = zip(picture.panel.values[row], picture.panel.visible[row], strict=True)
+def name_tile(axis: Axis, cell: int) -> str:
+    """Name a row, or column, by its first token and, if it stands for several, by its last."""
+    tile = axis.tile(cell)
+    first = tile[0]
+    number = axis.numbers[first]
+    name = f"{number} {axis.labels[first]}"
+    if len(tile) == 1:
+        return name
+    last = tile[-1]
+    return f"{name} to {axis.numbers[last]}"
+
+
+def format_row_values(picture: Heatmap | Strip, row: int) -> list[str]:
+    """Format the values of a row to four digits; nothing where masked.
+
+    Differences and scores have their signs.
+    """
     sign = "+" if picture.scale.signed else ""
-    digits = f"{sign}.4{'g' if picture.scale.small else 'f'}"
-    return [f"{value:{digits}}" if visible else "" for value, visible in cells]
+    kind = "g" if picture.scale.small else "f"
+    digits = f"{sign}.4{kind}"
+    values = picture.panel.values[row]
+    is_visible = picture.panel.visible[row]
+    texts: list[str] = []
+    for value, visible in zip(values, is_visible, strict=True):
+        text = f"{value:{digits}}" if visible else ""
+        texts.append(text)
+    return texts
 
 
-def lines(caption: Sequence[str]) -> list[str]:
-    """A paragraph whose lines stay lines."""
-    told = (STARTS.sub(r"\g<0>\\", literal(line.strip())) for line in caption)
-    return [f"{text}  " for text in told]
+def write_paragraph(caption: Sequence[str]) -> list[str]:
+    """Return a paragraph whose lines stay lines."""
+    return [f"{escape_line(line)}  " for line in caption]
 
 
-def literal(text: str) -> str:
-    """Text of which Markdown and HTML make nothing else."""
-    return LINKS.sub(r"\\\g<0>", text.translate(MARKS))
+def escape_line(line: str) -> str:
+    """Escape a line of text so that Markdown makes no list, rule or heading of it."""
+    text = escape_markdown(line.strip())
+    return STARTS.sub(r"\g<0>\\", text)
+
+
+def escape_markdown(text: str) -> str:
+    """Escape a text so that Markdown and HTML show it as it is."""
+    escaped = text.translate(MARKUP)
+    return LINKS.sub(r"\\\g<0>", escaped)

@@ -1,73 +1,96 @@
-"""What all media do with matrices and tables, and say of them: what fits where there is little room, what sides are."""
+"""Layout, colours and names of matrices and tables that all media share."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-from attnviz.drawable import MASKED, Grid, Heatmap, Panel, Steps, Strip, Table
+from attnviz.drawable import MASKED, Axis, Grid, Heatmap, Panel, Steps, Strip, Table
 
 Matrices: TypeAlias = Heatmap | Grid | Strip  # drawables on one colour scale
-TOKENS = "queries", "keys"  # the axes of which labels may be as long as a word
+TOKEN_AXES = "queries", "keys"  # the axes of which labels may be as long as a word
 
 
-def blocks(widths: Sequence[float], room: float, group: int = 1) -> Iterator[range]:
-    """The columns of a table that stand beside each other: as many groups as fit, and one at least."""
-    first, used = 0, 0.0
+def split_columns(widths: Sequence[float], room: float, group: int = 1) -> Iterator[range]:
+    """Split the columns of a table into blocks, each of as many groups as fit, and one at least.
+
+    widths: of every column, in the unit of the room. group: columns that stay together.
+    """
+    first = 0
+    used = 0.0
     for column in range(0, len(widths), group):
         width = sum(widths[column : column + group])
         if column > first and used + width > room:
             yield range(first, column)
-            first, used = column, 0
+            first = column
+            used = 0.0
         used += width
     yield range(first, len(widths))
 
 
-def level_steps(table: Table, count: int) -> Steps:
-    """The colour of each cell of a table (row, column): 0 to count - 1, MASKED for none."""
-    inside = np.clip(np.nan_to_num(table.levels) * count, 0, count - 1)
-    return np.where(np.isnan(table.levels), MASKED, inside).astype(np.int64)
+def choose_level_steps(table: Table, count: int) -> Steps:
+    """Choose the colour of each cell of a table: (row, column), 0 to count - 1, MASKED for none."""
+    scaled = np.nan_to_num(table.levels) * count
+    inside = np.clip(scaled, 0, count - 1)
+    has_no_colour = np.isnan(table.levels)
+    return np.where(has_no_colour, MASKED, inside).astype(np.int64)
 
 
-def panels(drawable: Matrices) -> list[Panel]:
-    """The matrices of a drawable."""
+def list_drawn_panels(drawable: Matrices) -> list[Panel]:
+    """List the matrices of a drawable."""
     if isinstance(drawable, Grid):
         return [panel for row in drawable.panels for panel in row if panel]
     return [drawable.panel]
 
 
-def of_heads(drawable: Matrices) -> bool:
-    """Whether a cell is a number of a head, rather than what one token gives to another."""
-    return isinstance(drawable, Heatmap) and not {drawable.rows.name, drawable.columns.name} & set(
-        TOKENS
-    )
+def has_masked_cells(panels: Sequence[Panel]) -> bool:
+    """Return whether some cell of some matrices is masked."""
+    return not all(panel.visible.all() for panel in panels)
 
 
-def axes_line(drawable: Matrices, *, masked: bool) -> str:
-    """What rows and columns are, and how what is masked looks; empty if there is nothing to say."""
+def shows_heads(drawable: Matrices) -> bool:
+    """Return whether a cell is a number of a head, not what one token gives to another."""
+    if not isinstance(drawable, Heatmap):
+        return False
+    return drawable.rows.name not in TOKEN_AXES and drawable.columns.name not in TOKEN_AXES
+
+
+def describe_axes(drawable: Matrices, *, masked: bool) -> str:
+    """Say what rows and columns are, and how masked cells look; nothing if there is nothing to say.
+
+    masked: some cells are.
+    """
     if isinstance(drawable, Strip):
         return "dim: masked" if masked else ""
-    rows, columns = (
-        (drawable.rows.name, drawable.columns.name)
-        if isinstance(drawable, Heatmap)
-        else ("queries", "keys")
-    )
-    blank = "no value" if of_heads(drawable) else "masked"
-    return f"rows: {rows}, columns: {columns}{f', blank: {blank}' if masked else ''}"
+    rows, columns = TOKEN_AXES
+    if isinstance(drawable, Heatmap):
+        rows = drawable.rows.name
+        columns = drawable.columns.name
+    axes = f"rows: {rows}, columns: {columns}"
+    if not masked:
+        return axes
+    blank = "no value" if shows_heads(drawable) else "masked"
+    return f"{axes}, blank: {blank}"
 
 
-def what(drawable: Matrices) -> str:
-    """What a pooled cell shows the largest of."""
-    return "value" if of_heads(drawable) and not drawable.scale.signed else drawable.scale.cell
+def name_pooled_value(drawable: Matrices) -> str:
+    """Name the quantity of which a pooled cell shows the largest."""
+    scale = drawable.scale
+    if shows_heads(drawable) and not scale.signed:
+        return "value"
+    return scale.cell
 
 
-def counted(drawable: Matrices) -> str:
-    """What its rows or columns are, the more of them if they differ."""
+def name_pooled_unit(drawable: Matrices) -> str:
+    """Name what is pooled: what the rows or the columns are, the more of them if they differ."""
     if isinstance(drawable, Grid):
         return drawable.unit
-    longest = (
-        drawable.tokens
-        if isinstance(drawable, Strip)
-        else max(drawable.rows, drawable.columns, key=len)
-    )
-    return longest.unit if longest.name in TOKENS else longest.name
+    axis = find_longest_axis(drawable)
+    return axis.unit if axis.name in TOKEN_AXES else axis.name
+
+
+def find_longest_axis(drawable: Heatmap | Strip) -> Axis:
+    """Return the axis of a drawable that has the most labels."""
+    if isinstance(drawable, Strip):
+        return drawable.tokens
+    return max(drawable.rows, drawable.columns, key=len)

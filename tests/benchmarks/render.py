@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.render.colour import colours
+from attnviz.render.colour import sample_colours
 from attnviz.render.figure.figure import Style as FigureStyle
 from attnviz.render.figure.figure import figure
 from attnviz.render.terminal.cells import Paint
@@ -72,7 +72,7 @@ def console() -> Console:
 def rich_table(picture: Heatmap) -> None:
     """The same weights as a table with a text a cell."""
     table = Table(show_header=False, box=None, padding=0)
-    shades = colours()
+    shades = sample_colours()
     for row in picture.scale.steps(picture.panel, 64):
         styles = (
             Style(bgcolor="rgb({},{},{})".format(*shades[min(at, 63)])) if at >= 0 else Style()

@@ -1,4 +1,4 @@
-"""Curves as a figure: plots below each other over the same steps, each curve with its name where it ends."""
+"""Curves as a figure: plots below each other over the same steps, curves named at their ends."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,144 +8,269 @@ import numpy.typing as npt
 from matplotlib.collections import LineCollection
 
 from attnviz.drawable import Curve, Curves, Plot
-from attnviz.render.figure.layout import LINE, PAD, cut, spread
-from attnviz.render.figure.sheet import LABEL, SMALL, Box, Sheet
-from attnviz.render.terminal.chart import LINES, round_places, round_steps
-
-DASHES: tuple[Any, ...] = (
-    "solid",
-    *((0, dashes) for dashes in ((4, 1.5), (1, 1), (4, 1, 1, 1), (7, 1.5), (2, 2))),
+from attnviz.render.figure.layout import LINE_HEIGHT, PAD, POINTS, cut_text, spread_positions
+from attnviz.render.figure.sheet import LABEL, SMALL, Box, Sheet, Stroke
+from attnviz.render.terminal.chart import (
+    CURVE_COLOURS,
+    choose_round_numbers,
+    choose_round_steps,
+    measure_step_range,
 )
-FLAT = 0.42  # heights of a plot by its width
-NAMES = 0.4  # of the width for the names of curves, at most
+
+DASHES: tuple[Any, ...] = (  # of each curve, in widths of its line: drawn, left out, and so on
+    "solid",
+    (0, (4, 1.5)),
+    (0, (1, 1)),
+    (0, (4, 1, 1, 1)),
+    (0, (7, 1.5)),
+    (0, (2, 2)),
+)
+MARK_DASHES = (0, (3, 3))
+HEIGHT_BY_WIDTH = 0.42  # of a plot
+MOST_NAMES_WIDTH = 0.4  # of the sheet's, for the names of curves
 LEADER = 1.2  # ems from where a curve ends to its name
-TICK = 0.3  # ems of a mark beside a number
+NUMBER_TICK = 0.3  # ems of a mark beside a number
 STROKE = 1 / 6  # ems across a curve
-BETWEEN = 0.7  # ems between plots
-ROWS, COLUMNS = 2.5, 5.0  # ems that a number on an axis has at least, above and beside others
-CURVES = 3  # above what else is drawn
+PLOT_GAP = 0.7  # ems between plots
+LEAST_LINE_PITCH, LEAST_COLUMN_PITCH = 2.5, 5.0  # ems from a number on an axis to the next
+MOST_TICKS = 9  # of which the widest decides how far from the left plots begin
+CURVE_ZORDER = 3  # above everything else but text
 
 
-def draw_curves(drawable: Curves, sheet: Sheet) -> None:
-    """Plots below each other, their curves named on the right, the steps below the last."""
-    em = sheet.em(LABEL)
-    ticks = [
-        f"{tick:g}" for plot in drawable.plots for tick in round_places(plot.low, plot.high, 9)
-    ]
-    left = (max(map(sheet.ems, ticks)) + PAD + TICK) * em
-    named = max(sheet.ems(curve.name) for plot in drawable.plots for curve in plot.curves)
-    right = min((named + LEADER) * em, NAMES * sheet.room)
-    x, width = sheet.x + left, sheet.room - left - right
-    boxes = []
-    for i, plot in enumerate(drawable.plots):
-        sheet.lines(plot.name, SMALL)
-        sheet.y += sheet.em(SMALL) * (2 * PAD + LINE * len(drawable.marks) * (i == 0))
-        high = max(FLAT * width, (len(plot.curves) + 1) * LINE * em)
-        boxes.append((x, sheet.y, width, high))
-        sheet.y += high + BETWEEN * em
-    write_steps(drawable, boxes[-1], sheet)
-    write_marks(drawable, boxes, sheet)
+def draw_curves_figure(drawable: Curves, sheet: Sheet) -> None:
+    """Draw plots below each other, their curves named on the right, the steps below the last."""
+    names_width = measure_curve_names(drawable, sheet)
+    boxes = lay_out_plots(drawable, names_width, sheet)
+    write_step_axis(drawable, boxes[-1], sheet)
+    draw_marks(drawable, boxes, sheet)
     for plot, box in zip(drawable.plots, boxes, strict=True):
-        draw_plot(drawable.steps, plot, box, right, sheet)
+        draw_plot(drawable.steps, plot, box, names_width, sheet)
     for line in drawable.caption:
-        sheet.lines(line, SMALL)
+        sheet.write_lines(line, SMALL)
 
 
-def draw_plot(steps: Sequence[int], plot: Plot, box: Box, right: float, sheet: Sheet) -> None:
-    """The curves of a plot in their box, round numbers on its left, names on its right, the first above the others."""
-    x, y, width, height = box
-    em = sheet.em(LABEL)
+def measure_curve_names(drawable: Curves, sheet: Sheet) -> float:
+    """Return the inches for the names of curves, on the right of all plots."""
+    names = [curve.name for plot in drawable.plots for curve in plot.curves]
+    widest = max(map(sheet.ems, names))
+    needed = (widest + LEADER) * sheet.measure_em(LABEL)
+    return min(needed, MOST_NAMES_WIDTH * sheet.room)
+
+
+def measure_tick_names(drawable: Curves, sheet: Sheet) -> float:
+    """Return the inches for the numbers on the axes, and their marks, on the left of all plots."""
+    names: list[str] = []
+    for plot in drawable.plots:
+        ticks = choose_round_numbers(plot.low, plot.high, MOST_TICKS)
+        names += [f"{tick:g}" for tick in ticks]
+    widest = max(map(sheet.ems, names))
+    return (widest + PAD + NUMBER_TICK) * sheet.measure_em(LABEL)
+
+
+def lay_out_plots(drawable: Curves, names_width: float, sheet: Sheet) -> list[Box]:
+    """Write the names of plots below each other, and return the boxes below these names.
+
+    names_width: inches for the names of curves, on the right of the boxes.
+    """
+    em = sheet.measure_em(LABEL)
+    left = measure_tick_names(drawable, sheet)
+    x = sheet.x + left
+    width = sheet.room - left - names_width
+    marks_height = LINE_HEIGHT * len(drawable.marks)  # ems above the first plot
+    boxes: list[Box] = []
+    for plot in drawable.plots:
+        sheet.write_lines(plot.name, SMALL)
+        above = 2 * PAD + marks_height
+        sheet.y += sheet.measure_em(SMALL) * above
+        names_height = (len(plot.curves) + 1) * LINE_HEIGHT * em
+        height = max(HEIGHT_BY_WIDTH * width, names_height)
+        boxes.append((x, sheet.y, width, height))
+        sheet.y += height + PLOT_GAP * em
+        marks_height = 0
+    return boxes
+
+
+def draw_plot(steps: Sequence[int], plot: Plot, box: Box, names_width: float, sheet: Sheet) -> None:
+    """Draw the curves of a plot in their box, the first above the others.
+
+    Round numbers stand on the left of the box, the names of the curves on its right.
+
+    names_width: inches for these names.
+    """
+    _, top, _, height = box
+    em = sheet.measure_em(LABEL)
     sheet.frame([box])
-    for tick in round_places(plot.low, plot.high, int(height / (ROWS * em))):
-        at = y + height * (plot.high - tick) / (plot.high - plot.low)
-        sheet.strokes([((x - TICK * em, at), (x, at))])
-        sheet.write(x - (TICK + PAD / 2) * em, at, f"{tick:g}", LABEL, va="center", ha="right")
-    ends = [end(places(steps, curve, plot, box), box) for curve in plot.curves]
-    spots = spread([at - y for _, at in ends], LINE * em, height)
-    for i, (curve, last, spot) in reversed(
-        [*enumerate(zip(plot.curves, ends, spots, strict=True))]
-    ):
-        parts = [*unbroken(places(steps, curve, plot, box), STROKE * em)]
-        stroke(sheet, parts, i, STROKE * em, linestyles=[DASHES[i % len(DASHES)]], zorder=CURVES)
-        stroke(
-            sheet,
-            [np.array([last, (x + width + LEADER * em * 0.8, y + spot)])],
-            i,
-            STROKE * em / 2,
-            alpha=0.5,
-        )
-        name = cut(curve.name, right / em - LEADER, sheet.ems)
-        sheet.write(x + width + LEADER * em, y + spot, name, LABEL, va="center")
+    write_value_axis(plot, box, sheet)
+    curves = [locate_curve(steps, curve, plot, box) for curve in plot.curves]
+    ends = [find_curve_end(points, box) for points in curves]
+    end_heights = [y - top for _, y in ends]
+    name_heights = spread_positions(end_heights, LINE_HEIGHT * em, height)
+    for i in reversed(range(len(curves))):
+        lines = list(split_at_gaps(curves[i], STROKE * em))
+        dashes = DASHES[i % len(DASHES)]
+        draw_curve_lines(sheet, lines, i, STROKE * em, linestyles=[dashes], zorder=CURVE_ZORDER)
+        name_y = top + name_heights[i]
+        draw_leader(sheet, box, i, ends[i], name_y)
+        write_curve_name(sheet, box, plot.curves[i].name, name_y, names_width)
 
 
-def stroke(
-    sheet: Sheet, parts: Sequence[npt.NDArray[np.float64]], place: int, wide: float, **look: Any
+def write_value_axis(plot: Plot, box: Box, sheet: Sheet) -> None:
+    """Write round numbers on the left of a plot, with a mark at each."""
+    x, y, _, height = box
+    em = sheet.measure_em(LABEL)
+    most = int(height / (LEAST_LINE_PITCH * em))
+    left = x - NUMBER_TICK * em
+    right_of_number = x - (NUMBER_TICK + PAD / 2) * em
+    span = plot.high - plot.low
+    for tick in choose_round_numbers(plot.low, plot.high, most):
+        tick_y = y + height * (plot.high - tick) / span
+        number = f"{tick:g}"
+        sheet.draw_strokes([((left, tick_y), (x, tick_y))])
+        sheet.write(right_of_number, tick_y, number, LABEL, va="center", ha="right")
+
+
+def draw_leader(
+    sheet: Sheet, box: Box, curve_number: int, end: tuple[float, float], name_y: float
 ) -> None:
-    """Lines of so many inches across in the colour of a curve."""
-    colour = [part / 255 for part in LINES[place % len(LINES)]]
-    drawn = LineCollection(parts, colors=[colour], linewidths=wide * 72, clip_on=False, **look)
-    sheet.axes.add_collection(drawn, autolim=False)
+    """Draw a faint line from the end of a curve to its name."""
+    x, _, width, _ = box
+    em = sheet.measure_em(LABEL)
+    near_name = x + width + LEADER * em * 0.8
+    line = np.array([end, (near_name, name_y)])
+    stroke = STROKE * em / 2
+    draw_curve_lines(sheet, [line], curve_number, stroke, alpha=0.5)
 
 
-def places(steps: Sequence[int], curve: Curve, plot: Plot, box: Box) -> npt.NDArray[np.float64]:
-    """Where the numbers of a curve stand, (step, 2) in inches from the left and the top; NaN for none."""
+def write_curve_name(sheet: Sheet, box: Box, name: str, name_y: float, names_width: float) -> None:
+    """Write the name of a curve on the right of its plot."""
+    x, _, width, _ = box
+    em = sheet.measure_em(LABEL)
+    text = cut_text(name, names_width / em - LEADER, sheet.ems)
+    left = x + width + LEADER * em
+    sheet.write(left, name_y, text, LABEL, va="center")
+
+
+def draw_curve_lines(
+    sheet: Sheet,
+    lines: Sequence[npt.NDArray[np.float64]],
+    curve_number: int,
+    stroke: float,
+    **look: Any,
+) -> None:
+    """Draw lines, (point, x y) each, in the colour of a curve.
+
+    stroke: inches across the lines. look: of matplotlib's LineCollection.
+    """
+    channels = CURVE_COLOURS[curve_number % len(CURVE_COLOURS)]
+    colour = [channel / 255 for channel in channels]
+    points = stroke * POINTS
+    collection = LineCollection(lines, colors=[colour], linewidths=points, clip_on=False, **look)
+    sheet.axes.add_collection(collection, autolim=False)
+
+
+def locate_curve(
+    steps: Sequence[int], curve: Curve, plot: Plot, box: Box
+) -> npt.NDArray[np.float64]:
+    """Return the places of a curve's numbers: (step, x y) in inches, y NaN where there is none."""
+    left, top, width, height = box
+    passed = np.array(steps, np.float64) - steps[0]
+    across = passed / measure_step_range(steps)
+    distance = plot.high - np.asarray(curve.values, np.float64)
+    share = distance / (plot.high - plot.low)
+    down = np.clip(share, 0, 1)
+    x = left + across * width
+    y = top + down * height
+    return np.stack([x, y], axis=1)
+
+
+def split_at_gaps(points: npt.NDArray[np.float64], dot: float) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield the parts of a curve between its gaps, (point, x y) each.
+
+    A number between two gaps is a line as long as a dot, in inches.
+    """
+    is_known = np.isfinite(points[:, 1])
+    changes = np.flatnonzero(np.diff(is_known)) + 1
+    indices = np.arange(len(points))
+    for segment in np.split(indices, changes):
+        if not is_known[segment[0]]:
+            continue
+        if len(segment) == 1:
+            ends = [[-dot / 2, 0], [dot / 2, 0]]
+            yield points[segment] + ends
+        else:
+            yield points[segment]
+
+
+def find_curve_end(points: npt.NDArray[np.float64], box: Box) -> tuple[float, float]:
+    """Return the place of the last number of a curve, or the lower right corner if it has none."""
+    known = points[np.isfinite(points[:, 1])]
+    if len(known):
+        x, y = known[-1].tolist()
+        return x, y
+    left, top, width, height = box
+    return left + width, top + height
+
+
+def write_step_axis(drawable: Curves, box: Box, sheet: Sheet) -> None:
+    """Write round steps below a box, and the name of the steps below these."""
     x, y, width, height = box
-    across = (np.array(steps, np.float64) - steps[0]) / max(steps[-1] - steps[0], 1)
-    down = np.clip(
-        (plot.high - np.asarray(curve.values, np.float64)) / (plot.high - plot.low), 0, 1
-    )
-    return np.stack([x + across * width, y + down * height], axis=1)
+    em = sheet.measure_em(LABEL)
+    bottom = y + height
+    tick_end = bottom + NUMBER_TICK * em
+    sheet.y = bottom + (NUMBER_TICK + PAD / 2) * em
+    most = int(width / (LEAST_COLUMN_PITCH * em))
+    for step in choose_round_steps(drawable.steps, most):
+        tick_x = find_step(drawable.steps, step, box)
+        sheet.draw_strokes([((tick_x, bottom), (tick_x, tick_end))])
+        number = f"{step:,}"
+        sheet.write(tick_x, sheet.y, number, LABEL, va="top", ha="center")
+    sheet.y += LINE_HEIGHT * em
+    middle = x + width / 2
+    sheet.write(middle, sheet.y, drawable.name, SMALL, va="top", ha="center")
+    sheet.y += (LINE_HEIGHT + PAD) * sheet.measure_em(SMALL)
 
 
-def unbroken(found: npt.NDArray[np.float64], dot: float) -> Iterator[npt.NDArray[np.float64]]:
-    """The parts of a curve between its gaps; a number between two gaps is a dot of so many inches."""
-    known = np.isfinite(found[:, 1])
-    for part in np.split(np.arange(len(found)), np.flatnonzero(np.diff(known)) + 1):
-        if known[part[0]]:
-            yield found[part] if len(part) > 1 else found[part] + [[-dot / 2, 0], [dot / 2, 0]]
+def find_step(steps: Sequence[int], step: int, box: Box) -> float:
+    """Return the inches from the left of the sheet to a step. steps: of the whole plot, rising."""
+    x, _, width, _ = box
+    passed = step - steps[0]
+    return x + width * passed / measure_step_range(steps)
 
 
-def end(found: npt.NDArray[np.float64], box: Box) -> tuple[float, float]:
-    """Where a curve ends: its last number, or where there is none the lower right corner of its box."""
-    known = found[np.isfinite(found[:, 1])]
-    return (
-        (float(known[-1, 0]), float(known[-1, 1]))
-        if len(known)
-        else (box[0] + box[2], box[1] + box[3])
-    )
+def draw_marks(drawable: Curves, boxes: Sequence[Box], sheet: Sheet) -> None:
+    """Draw a line through all boxes for each mark, with its name above the first box.
 
-
-def write_steps(drawable: Curves, box: Box, sheet: Sheet) -> None:
-    """Round steps below a box, and what they are below these."""
-    x, y, width, height = box
-    em = sheet.em(LABEL)
-    sheet.y = y + height + (TICK + PAD / 2) * em
-    for step in round_steps(drawable.steps, int(width / (COLUMNS * em))):
-        at = x + width * (step - drawable.steps[0]) / max(drawable.steps[-1] - drawable.steps[0], 1)
-        sheet.strokes([((at, y + height), (at, y + height + TICK * em))])
-        sheet.write(at, sheet.y, f"{step:,}", LABEL, va="top", ha="center")
-    sheet.y += LINE * em
-    sheet.write(x + width / 2, sheet.y, drawable.name, SMALL, va="top", ha="center")
-    sheet.y += (LINE + PAD) * sheet.em(SMALL)
-
-
-def write_marks(drawable: Curves, boxes: Sequence[Box], sheet: Sheet) -> None:
-    """A line through all boxes for each mark, its name above the first of them: the later the higher, to the left."""
-    em, steps = sheet.em(SMALL), drawable.steps
-    x, top, width, _ = boxes[0]
+    The later a mark is, the higher its name stands, so that names do not touch.
+    """
+    em = sheet.measure_em(SMALL)
+    top = boxes[0][1]
     for i, mark in enumerate(sorted(drawable.marks)):
-        at = x + width * (mark.step - steps[0]) / max(steps[-1] - steps[0], 1)
-        line = top - (PAD + LINE * (i + 0.5)) * em
-        fits = at - sheet.ems(mark.name) * em >= sheet.x
-        dashed = LineCollection(
-            [
-                [(at, line + 0.6 * em), (at, top)],
-                *([(at, y), (at, y + high)] for _, y, _, high in boxes),
-            ],
-            colors=[sheet.dim()],
-            linewidths=em * 72 / 12,
-            linestyles=[(0, (3, 3))],
-            clip_on=False,
-        )
-        sheet.axes.add_collection(dashed, autolim=False)
-        sheet.write(at, line, mark.name, SMALL, va="center", ha="right" if fits else "left")
+        mark_x = find_step(drawable.steps, mark.step, boxes[0])
+        above = PAD + LINE_HEIGHT * (i + 0.5)
+        name_y = top - above * em
+        draw_mark_line(mark_x, name_y, boxes, sheet)
+        name_width = sheet.ems(mark.name) * em
+        fits = mark_x - name_width >= sheet.x
+        alignment = "right" if fits else "left"
+        sheet.write(mark_x, name_y, mark.name, SMALL, va="center", ha=alignment)
+
+
+def draw_mark_line(mark_x: float, name_y: float, boxes: Sequence[Box], sheet: Sheet) -> None:
+    """Draw a dashed line from below the name of a mark through all boxes, at so many inches."""
+    em = sheet.measure_em(SMALL)
+    top = boxes[0][1]
+    name_bottom = name_y + 0.6 * em
+    strokes: list[Stroke] = [((mark_x, name_bottom), (mark_x, top))]
+    for _, y, _, height in boxes:
+        bottom = y + height
+        strokes.append(((mark_x, y), (mark_x, bottom)))
+    colour = sheet.mix_dim_colour()
+    points = em * POINTS / 12
+    dashed = LineCollection(
+        strokes,
+        colors=[colour],
+        linewidths=points,
+        linestyles=[MARK_DASHES],
+        clip_on=False,
+    )
+    sheet.axes.add_collection(dashed, autolim=False)

@@ -1,4 +1,4 @@
-"""A sheet of paper: text, cells and a colour bar at their places in inches, on one axes of matplotlib's."""
+"""A sheet of paper: text, cells and colour bars at places in inches, on one axes of matplotlib."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -16,197 +16,299 @@ from matplotlib.image import AxesImage
 from matplotlib.textpath import text_to_path
 
 from attnviz.drawable import Scale
-from attnviz.render.colour import is_light, palette
-from attnviz.render.figure.layout import LINE, PAD, ticks, wrap
+from attnviz.render.colour import is_light, make_palette
+from attnviz.render.figure.layout import LINE_HEIGHT, PAD, POINTS, choose_bar_ticks, wrap_text
 
-COLOURS = 254  # with what is beyond and what is masked, as many as a byte tells apart
-LINES = 4  # of a title, and of each part of a caption
-BAR = 1.2  # ems across the colour bar
-SWATCH = 1.6  # ems along the swatch of what is beyond it
-APART = 2  # ems between the marks of an upright bar, at least
-ASIDE = 1.2  # ems between cells and the bar
-STANDING = 8  # ems along the bar, at least, if it is to stand upright
-LYING = 16  # and at most if it lies
+COLOURS = 254  # with beyond and masked, as many as a byte tells apart
+MOST_LINES = 4  # of a title, and of each line of a caption
+BAR_WIDTH = 1.2  # ems across the colour bar
+SWATCH_LENGTH = 1.6  # ems along the swatch of what is beyond a lying bar
+SWATCH_PITCH = BAR_WIDTH + 0.9  # ems from the top of the swatch above an upright bar to the bar
+BAR_TICK_SPACING = 2  # ems between the ticks of an upright bar, at least
+BAR_DISTANCE = 1.2  # ems between cells and the bar
+LEAST_UPRIGHT_LENGTH = 8  # ems along the bar, at least, if it is to stand upright
+MOST_LYING_LENGTH = 16  # ems along the bar, at most, if it lies
 RC: Any = mpl.rcParams  # names of settings are data here
-Steps: TypeAlias = npt.NDArray[np.integer[Any]]
+StepArray: TypeAlias = npt.NDArray[np.integer[Any]]
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, width, height in inches
+Stroke: TypeAlias = tuple[tuple[float, float], tuple[float, float]]  # (x, y) of both ends
 
 
-class Role(NamedTuple):
-    """What a text is for: the names of matplotlib's settings for it."""
+class TextRole(NamedTuple):
+    """A purpose of texts: the names of matplotlib's settings for it."""
 
     size: str
     colour: str
     inherited: str
-    """Where the colour comes from if that says so."""
+    """The setting of the colour where the one above says that it is inherited."""
     weight: str = "font.weight"
 
 
-TITLE = Role("axes.titlesize", "axes.titlecolor", "text.color", "axes.titleweight")
-LABEL = Role("xtick.labelsize", "xtick.labelcolor", "xtick.color")
-SMALL = Role("axes.labelsize", "axes.labelcolor", "text.color")
+TITLE = TextRole("axes.titlesize", "axes.titlecolor", "text.color", "axes.titleweight")
+LABEL = TextRole("xtick.labelsize", "xtick.labelcolor", "xtick.color")
+SMALL = TextRole("axes.labelsize", "axes.labelcolor", "text.color")
 
 
 class Sheet:
-    """A figure in inches from its top left corner, filled downwards."""
+    """A figure in inches from its top left corner, which is filled downwards."""
 
     def __init__(self, width: float, dpi: float, colours: str) -> None:
-        self.width, self.dpi = width, dpi
+        self.width = width
+        self.dpi = dpi
         self.colours = colours
         self.figure = Figure(figsize=(width, 1), dpi=dpi)
-        self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(1, 0))
+        whole = (0, 0, 1, 1)
+        self.axes = self.figure.add_axes(whole, xlim=(0, width), ylim=(1, 0))
         self.axes.set_axis_off()
-        self.ems = cache(ems)
-        self.margin = self.x = self.y = self.em(LABEL) / 2
-        """Inches that are left free on all sides; where lines begin; inches from the top that are filled."""
+        self.ems = cache(measure_ems)
+        self.margin = self.measure_em(LABEL) / 2
+        """Inches that are left free on all sides."""
+        self.x = self.margin
+        """Inches from the left where lines begin."""
+        self.y = self.margin
+        """Inches from the top that are filled."""
         self.aside = 0.0
         """Inches that are left for a colour bar beside cells, at least."""
         self.room = width - 2 * self.margin
         """Inches that lines may be long."""
 
-    def palette(self, scale: Scale | None = None) -> npt.NDArray[np.uint8]:
-        """The colours of a scale by step, or of levels."""
-        return palette(self.colours, COLOURS, signed=scale is not None and scale.signed)
+    def choose_palette(self, scale: Scale | None = None) -> npt.NDArray[np.uint8]:
+        """Return the colours of a scale by step, or of the levels of a table."""
+        signed = scale is not None and scale.signed
+        return make_palette(self.colours, COLOURS, signed=signed)
 
-    def em(self, role: Role) -> float:
-        """Inches of the size of a font."""
-        return em(role)
+    def measure_em(self, role: TextRole) -> float:
+        """Return the inches of the size of a font."""
+        return measure_em(role)
 
     def finish(self) -> None:
         """Cut the sheet below what is filled, at a whole dot."""
-        height = ceil((self.y + self.margin) * self.dpi) / self.dpi
+        end = self.y + self.margin
+        height = ceil(end * self.dpi) / self.dpi
         self.figure.set_size_inches(self.width, height)
         self.axes.set_ylim(height, 0)
 
-    def dim(self) -> tuple[float, ...]:
-        """The colour of text half way to the background."""
-        return tuple(np.add(to_rgb(RC["text.color"]), to_rgb(RC["figure.facecolor"])) / 2)
+    def mix_dim_colour(self) -> tuple[float, ...]:
+        """Return the colour half way between text and background."""
+        text = to_rgb(RC["text.color"])
+        background = to_rgb(RC["figure.facecolor"])
+        return tuple(np.add(text, background) / 2)
 
-    def write(self, x: float, y: float, text: str, role: Role, **look: Any) -> None:
-        """A text at a place."""
-        named = RC[role.colour]
-        colour = RC[role.inherited] if named in ("auto", "inherit") else named
-        usual = {"fontsize": self.em(role) * 72, "color": colour, "weight": RC[role.weight]}
-        self.axes.text(x, y, text, **(usual | look))
+    def write(self, x: float, y: float, text: str, role: TextRole, **look: Any) -> None:
+        """Write a text at a place. look: of matplotlib's Text, in place of the role's settings."""
+        colour = RC[role.colour]
+        if colour in ("auto", "inherit"):
+            colour = RC[role.inherited]
+        points = self.measure_em(role) * POINTS
+        settings = {"fontsize": points, "color": colour, "weight": RC[role.weight]}
+        self.axes.text(x, y, text, **(settings | look))
 
-    def lines(self, text: str, role: Role) -> None:
-        """A text as long as there is room, below what is there."""
-        em, weight = self.em(role), RC[role.weight]
-        for line in wrap(text, self.room / em, lambda part: self.ems(part, weight), LINES):
-            self.write(self.x, self.y + LINE * em / 2, line, role, va="center")
-            self.y += LINE * em
+    def write_lines(self, text: str, role: TextRole) -> None:
+        """Write a text below what is filled, in lines as long as there is room."""
+        em = self.measure_em(role)
+        line_height = LINE_HEIGHT * em
+        weight = RC[role.weight]
 
-    def paint(self, steps: Steps, scale: Scale, box: Box) -> None:
-        """Cells by their steps (row, column) of a scale."""
+        def measure_weighted(piece: str) -> float:
+            return self.ems(piece, weight)
+
+        for line in wrap_text(text, self.room / em, measure_weighted, MOST_LINES):
+            middle = self.y + line_height / 2
+            self.write(self.x, middle, line, role, va="center")
+            self.y += line_height
+
+    def paint(self, steps: StepArray, scale: Scale, box: Box) -> None:
+        """Paint cells by their steps on a scale, (row, column), into a box."""
         x, y, width, height = box
-        image = AxesImage(
-            self.axes, interpolation="none", origin="upper", extent=(x, x + width, y + height, y)
-        )
-        image.set_data(self.palette(scale)[steps])
+        extent = (x, x + width, y + height, y)
+        image = AxesImage(self.axes, interpolation="none", origin="upper", extent=extent)
+        image.set_data(self.choose_palette(scale)[steps])
         self.axes.add_image(image)
 
     def sharpen(self) -> None:
-        """Give images as many dots as the device has: some viewers of vector formats blur those of few."""
+        """Give images as many dots as the device has: some viewers of vector formats blur few."""
         for image in self.axes.images:
             left, right, bottom, top = image.get_extent()
             pixels = np.asarray(image.get_array())
-            rows, columns = (
-                ceil(side * self.dpi / n)
-                for side, n in zip((bottom - top, right - left), pixels.shape, strict=False)
-            )
-            image.set_data(pixels.repeat(rows, axis=0).repeat(columns, axis=1))
+            rows, columns = pixels.shape[:2]
+            dots_a_row = ceil((bottom - top) * self.dpi / rows)
+            dots_a_column = ceil((right - left) * self.dpi / columns)
+            taller = pixels.repeat(dots_a_row, axis=0)
+            image.set_data(taller.repeat(dots_a_column, axis=1))
 
     def frame(self, boxes: Iterable[Box], **look: Any) -> None:
-        """Lines around boxes."""
-        usual = {"edgecolors": RC["axes.edgecolor"], "linewidths": RC["axes.linewidth"]}
-        self.fill(boxes, **({"facecolors": "none"} | usual | look))
+        """Draw lines around boxes. look: of matplotlib's PolyCollection."""
+        settings = {
+            "facecolors": "none",
+            "edgecolors": RC["axes.edgecolor"],
+            "linewidths": RC["axes.linewidth"],
+        }
+        self.fill(boxes, **(settings | look))
 
     def fill(self, boxes: Iterable[Box], **look: Any) -> None:
-        """Boxes."""
-        corners = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h in boxes]
-        self.axes.add_collection(PolyCollection(corners, clip_on=False, **look), autolim=False)
+        """Fill boxes. look: of matplotlib's PolyCollection."""
+        corners = [list_corners(box) for box in boxes]
+        polygons = PolyCollection(corners, clip_on=False, **look)
+        self.axes.add_collection(polygons, autolim=False)
 
-    def strokes(self, lines: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> None:
-        """Lines that mark places."""
-        look = {"colors": RC["axes.edgecolor"], "linewidths": RC["axes.linewidth"]}
-        self.axes.add_collection(LineCollection(lines, clip_on=False, **look), autolim=False)
-
-
-def em(role: Role) -> float:
-    """Inches of the size of a font."""
-    return float(FontProperties(size=RC[role.size]).get_size_in_points()) / 72
+    def draw_strokes(self, strokes: Sequence[Stroke]) -> None:
+        """Draw lines that mark places."""
+        colour = RC["axes.edgecolor"]
+        width = RC["axes.linewidth"]
+        lines = LineCollection(strokes, clip_on=False, colors=colour, linewidths=width)
+        self.axes.add_collection(lines, autolim=False)
 
 
-def ems(text: str, weight: str | int | None = None) -> float:
-    """The width of a text in ems, of the usual weight if none is given."""
-    found: float = text_to_path.get_text_width_height_descent(
-        text, FontProperties(size=1, weight=weight), False
-    )[0]
-    return found
+def list_corners(box: Box) -> list[tuple[float, float]]:
+    """List the corners of a box, (x, y) each."""
+    x, y, width, height = box
+    right = x + width
+    bottom = y + height
+    return [(x, y), (right, y), (right, bottom), (x, bottom)]
 
 
-def ink_on(colour: npt.NDArray[np.uint8]) -> str:
-    """The colour of text that can be read on a colour."""
-    return "black" if is_light(*map(int, colour[:3])) else "white"
+def measure_em(role: TextRole) -> float:
+    """Return the inches of the size of a font."""
+    font = FontProperties(size=RC[role.size])
+    return float(font.get_size_in_points()) / POINTS
 
 
-def beyond_label(scale: Scale) -> str:
-    """What the swatch stands for."""
-    return f"> {scale.top:.2g}"
+def measure_ems(text: str, weight: str | int | None = None) -> float:
+    """Return the width of a text in ems; of the usual weight if none is named."""
+    font = FontProperties(size=1, weight=weight)
+    extent = text_to_path.get_text_width_height_descent(text, font, False)
+    width: float = extent[0]
+    return width
 
 
-def upright_room(sheet: Sheet, scale: Scale) -> float:
-    """Inches that a colour bar takes on the right of cells."""
-    labels = [f"{weight:.2g}" for weight in ticks(scale, 1, 0.1)] + [
-        beyond_label(scale)
-    ] * scale.has_beyond
-    widest = max(map(sheet.ems, labels)) + BAR + PAD
-    return (max(widest, sheet.ems(scale.name)) + ASIDE) * sheet.em(SMALL)
+def choose_ink(colour: npt.NDArray[np.uint8]) -> str:
+    """Return the colour of text that can be read on a colour."""
+    red, green, blue = map(int, colour[:3])
+    return "black" if is_light(red, green, blue) else "white"
+
+
+def format_bar_weight(weight: float) -> str:
+    """Format a weight beside a colour bar to two digits."""
+    return f"{weight:.2g}"
+
+
+def label_beyond(scale: Scale) -> str:
+    """Return the label of the swatch of weights beyond a scale."""
+    return f"> {format_bar_weight(scale.top)}"
+
+
+# Colour bars
+
+
+def measure_upright_bar(sheet: Sheet, scale: Scale) -> float:
+    """Return the inches that a colour bar takes on the right of cells."""
+    labels = [format_bar_weight(weight) for weight in choose_bar_ticks(scale, 1, 0.1)]
+    if scale.has_beyond:
+        labels.append(label_beyond(scale))
+    widest_label = max(map(sheet.ems, labels))
+    bar_width = widest_label + BAR_WIDTH + PAD
+    name_width = sheet.ems(scale.name)
+    return (max(bar_width, name_width) + BAR_DISTANCE) * sheet.measure_em(SMALL)
 
 
 def draw_upright_bar(sheet: Sheet, scale: Scale, x: float, y: float, height: float) -> None:
-    """A colour bar on the right of cells that end at x, what is beyond it on top, its name above."""
-    em = sheet.em(SMALL)
-    x += ASIDE * em
-    across, aside = BAR * em, x + (BAR + PAD) * em
-    sheet.write(x, y - 0.8 * em, scale.name, SMALL, va="bottom")
+    """Draw a colour bar on the right of cells, with its name above it.
+
+    A swatch of what is beyond the scale stands on top of it.
+
+    x: of the right end of the cells. y, height: of the cells.
+    """
+    em = sheet.measure_em(SMALL)
+    x += BAR_DISTANCE * em
+    label_x = x + (BAR_WIDTH + PAD) * em
+    width = BAR_WIDTH * em
+    name_bottom = y - 0.8 * em
+    sheet.write(x, name_bottom, scale.name, SMALL, va="bottom")
     if scale.has_beyond:
-        box = (x, y, across, BAR * em)
-        sheet.paint(np.array([[COLOURS]]), scale, box)
-        sheet.frame([box])
-        sheet.write(aside, y + BAR * em / 2, beyond_label(scale), SMALL, va="center")
-        y, height = y + (BAR + 0.9) * em, height - (BAR + 0.9) * em
-    box = (x, y, across, height)
-    sheet.paint(np.arange(COLOURS)[::-1, None], scale, box)
-    sheet.frame([box])
-    named = ticks(scale, height, APART * em)
-    places = [y + height * (1 - float(scale.levels(weight))) for weight in named]
-    sheet.strokes([((x + across, place), (x + across + PAD * em / 2, place)) for place in places])
-    for weight, place in zip(named, places, strict=True):
-        sheet.write(aside, place, f"{weight:.2g}", SMALL, va="center")
+        middle = y + width / 2
+        draw_swatch(sheet, scale, (x, y, width, width))
+        sheet.write(label_x, middle, label_beyond(scale), SMALL, va="center")
+        y += SWATCH_PITCH * em
+        height -= SWATCH_PITCH * em
+    upwards = np.arange(COLOURS)[::-1, None]
+    draw_bar_colours(sheet, scale, upwards, (x, y, width, height))
+    weights = choose_bar_ticks(scale, height, BAR_TICK_SPACING * em)
+    levels = [float(scale.levels(weight)) for weight in weights]
+    positions = [y + height * (1 - level) for level in levels]
+    left = x + width
+    right = left + PAD * em / 2
+    sheet.draw_strokes([((left, position), (right, position)) for position in positions])
+    for weight, position in zip(weights, positions, strict=True):
+        sheet.write(label_x, position, format_bar_weight(weight), SMALL, va="center")
 
 
 def draw_lying_bar(sheet: Sheet, scale: Scale) -> None:
-    """A colour bar below what is there: its name, its colours, and what is beyond it."""
-    em = sheet.em(SMALL)
-    apart = 0.8 + max(sheet.ems(f"{weight:.2g}") for weight in ticks(scale, 1, 0.2))
-    after = (0.6 + (sheet.ems(f"{scale.top:.2g}") + sheet.ems(beyond_label(scale))) / 2) * em
-    before = (sheet.ems(scale.name) + 1 + scale.signed * sheet.ems(f"-{scale.top:.2g}") / 2) * em
-    x, y = sheet.x + before, sheet.y + 0.3 * em
-    length = min(LYING * em, sheet.room - before - sheet.margin - after - 2 * em)
-    sheet.write(sheet.x, y + BAR * em / 2, scale.name, SMALL, va="center")
-    box = (x, y, length, BAR * em)
-    sheet.paint(np.arange(COLOURS)[None], scale, box)
-    sheet.frame([box])
-    named = ticks(scale, length, apart * em)
-    places = [x + length * float(scale.levels(weight)) for weight in named]
-    sheet.strokes([((place, y + BAR * em), (place, y + (BAR + PAD / 2) * em)) for place in places])
-    for weight, place in zip(named, places, strict=True):
-        sheet.write(place, y + (BAR + PAD) * em, f"{weight:.2g}", SMALL, va="top", ha="center")
+    """Draw a colour bar below what is filled: its name, its colours, and what is beyond them."""
+    em = sheet.measure_em(SMALL)
+    before, after = measure_bar_ends(sheet, scale)
+    x = sheet.x + before
+    y = sheet.y + 0.3 * em
+    height = BAR_WIDTH * em
+    room = sheet.room - before - sheet.margin - after - 2 * em
+    length = min(MOST_LYING_LENGTH * em, room)
+    centre = y + height / 2
+    sheet.write(sheet.x, centre, scale.name, SMALL, va="center")
+    rightwards = np.arange(COLOURS)[None]
+    draw_bar_colours(sheet, scale, rightwards, (x, y, length, height))
+    write_lying_ticks(sheet, scale, x, y, length)
     if scale.has_beyond:
         middle = x + length + after
-        box = (middle - SWATCH * em / 2, y, SWATCH * em, BAR * em)
-        sheet.paint(np.array([[COLOURS]]), scale, box)
-        sheet.frame([box])
-        sheet.write(middle, y + (BAR + PAD) * em, beyond_label(scale), SMALL, va="top", ha="center")
-    sheet.y = y + (BAR + PAD + LINE + 0.3) * em
+        width = SWATCH_LENGTH * em
+        left = middle - width / 2
+        draw_swatch(sheet, scale, (left, y, width, height))
+        write_below_bar(sheet, middle, y, label_beyond(scale))
+    bar_ems = BAR_WIDTH + PAD + LINE_HEIGHT + 0.3
+    sheet.y = y + bar_ems * em
+
+
+def measure_bar_ends(sheet: Sheet, scale: Scale) -> tuple[float, float]:
+    """Return the inches from the left of a lying bar's name to its colours, and after these.
+
+    After the colours, they are those to the middle of the swatch of what is beyond the scale.
+    """
+    em = sheet.measure_em(SMALL)
+    top = format_bar_weight(scale.top)
+    labels_width = sheet.ems(top) + sheet.ems(label_beyond(scale))
+    after = (0.6 + labels_width / 2) * em
+    name_width = sheet.ems(scale.name) + 1
+    if scale.signed:
+        name_width += sheet.ems(f"-{top}") / 2
+    return name_width * em, after
+
+
+def write_lying_ticks(sheet: Sheet, scale: Scale, x: float, y: float, length: float) -> None:
+    """Write weights, and strokes to them, below a lying bar whose colours begin at x and y."""
+    em = sheet.measure_em(SMALL)
+    labels = [format_bar_weight(weight) for weight in choose_bar_ticks(scale, 1, 0.2)]
+    widest = max(map(sheet.ems, labels))
+    weights = choose_bar_ticks(scale, length, (0.8 + widest) * em)
+    levels = [float(scale.levels(weight)) for weight in weights]
+    positions = [x + length * level for level in levels]
+    top = y + BAR_WIDTH * em
+    bottom = y + (BAR_WIDTH + PAD / 2) * em
+    sheet.draw_strokes([((position, top), (position, bottom)) for position in positions])
+    for weight, position in zip(weights, positions, strict=True):
+        write_below_bar(sheet, position, y, format_bar_weight(weight))
+
+
+def write_below_bar(sheet: Sheet, x: float, y: float, text: str) -> None:
+    """Write a text below a lying bar whose top is at y; x is the middle of the text."""
+    top = y + (BAR_WIDTH + PAD) * sheet.measure_em(SMALL)
+    sheet.write(x, top, text, SMALL, va="top", ha="center")
+
+
+def draw_bar_colours(sheet: Sheet, scale: Scale, steps: StepArray, box: Box) -> None:
+    """Draw the colours of a scale into a box with a frame."""
+    sheet.paint(steps, scale, box)
+    sheet.frame([box])
+
+
+def draw_swatch(sheet: Sheet, scale: Scale, box: Box) -> None:
+    """Draw the colour of what is beyond a scale into a box with a frame."""
+    beyond = np.array([[COLOURS]])
+    draw_bar_colours(sheet, scale, beyond, box)

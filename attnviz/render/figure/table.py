@@ -1,105 +1,200 @@
-"""A table as a figure: text in columns, on the colours of its levels; what does not fit the width goes on below."""
+"""A table as a figure: text in columns, on the colours of its levels.
 
+Columns that do not fit the width go on below.
+"""
+
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from attnviz.drawable import MASKED, Table
-from attnviz.render.figure.layout import LEAST, Ems, cut
-from attnviz.render.figure.sheet import COLOURS, LABEL, SMALL, Sheet, ink_on
-from attnviz.render.matrices import blocks, level_steps
+from attnviz.drawable import MASKED, Steps, Table
+from attnviz.render.figure.layout import LEAST_POINTS, POINTS, SLACK, Ems, cut_text
+from attnviz.render.figure.sheet import COLOURS, LABEL, SMALL, Box, Sheet, choose_ink
+from attnviz.render.matrices import choose_level_steps, split_columns
 
-SIDE = 0.45  # ems on either side of the text of a cell
-ROW = 1.5  # ems from one line to the next
-NAME, TEXT = 0.4, 0.6  # of the width that a row's name, and a cell, may have
+CELL_PAD = 0.45  # ems on either side of the text of a cell
+ROW_HEIGHT = 1.5  # ems from one line to the next
+MOST_NAME_SHARE, MOST_CELL_SHARE = 0.4, 0.6  # of the width, for a row's name and for a cell
 
 
-class Columns(NamedTuple):
-    """How a table is laid out, in ems of its font."""
+class TablePlan(NamedTuple):
+    """The layout of a table, in ems of its font."""
 
     points: float
     """The size of the font."""
     names: float
     """The width of the names of the rows."""
     widths: tuple[float, ...]
+    """The width of each column."""
     blocks: tuple[range, ...]
     """The columns that stand beside each other."""
 
+    @property
+    def em(self) -> float:
+        """The size of the font in inches."""
+        return self.points / POINTS
 
-def draw_table(table: Table, sheet: Sheet) -> None:
-    """Names and numbers in columns, some of them on their colours, and the caption."""
-    found = columns(table, sheet)
-    em = found.points / 72
-    for i, block in enumerate(found.blocks):
-        sheet.y += ROW * em * (i > 0)
-        draw_block(table, found, block, sheet)
-    sheet.y += em / 2
+    @property
+    def row_height(self) -> float:
+        """Inches from one line to the next."""
+        return ROW_HEIGHT * self.em
+
+
+def draw_table_figure(table: Table, sheet: Sheet) -> None:
+    """Draw names and numbers in columns, some of them on their colours, and the caption."""
+    plan = plan_table(table, sheet)
+    for i, block in enumerate(plan.blocks):
+        if i > 0:
+            sheet.y += plan.row_height
+        draw_block(table, plan, block, sheet)
+    sheet.y += plan.em / 2
     for line in table.caption:
-        sheet.lines(line, SMALL)
+        sheet.write_lines(line, SMALL)
 
 
-def natural(table: Table, ems: Ems) -> tuple[float, list[float]]:
-    """The width of the names of the rows and those of the columns, in ems, where nothing is cut."""
-    names = max(map(ems, (table.corner, *table.rows))) + 2 * SIDE
-    cells = ((name, *(row[j] for row in table.cells)) for j, name in enumerate(table.columns))
-    widths = [max(map(ems, texts)) + 2 * SIDE for texts in cells]
-    return names, [max(widths)] * len(widths) if table.even else widths
+def measure_uncut_table(table: Table, ems: Ems) -> tuple[float, list[float]]:
+    """Return the widths of the row names and of each column, in ems, where nothing is cut."""
+    widest_name = max(map(ems, (table.corner, *table.rows)))
+    names = widest_name + 2 * CELL_PAD
+    widths: list[float] = []
+    for column, heading in enumerate(table.columns):
+        texts = [heading, *(row[column] for row in table.cells)]
+        widest = max(map(ems, texts))
+        widths.append(widest + 2 * CELL_PAD)
+    if table.even:
+        widths = [max(widths)] * len(widths)
+    return names, widths
 
 
-def columns(table: Table, sheet: Sheet) -> Columns:
-    """Columns as wide as what stands in them: in a smaller font if they do not fit, and then in blocks."""
-    usual = sheet.em(LABEL) * 72
-    names, widths = natural(table, sheet.ems)
-    points = max(min(usual, sheet.room * 72 / (names + sum(widths))), min(usual, LEAST))
-    room = sheet.room * 72 / points + 1e-6
+def plan_table(table: Table, sheet: Sheet) -> TablePlan:
+    """Lay out a table with columns as wide as their text.
+
+    The font is smaller if the columns do not fit. If they do not fit in the smallest font either,
+    they stand in blocks below each other.
+    """
+    usual_points = sheet.measure_em(LABEL) * POINTS
+    names, widths = measure_uncut_table(table, sheet.ems)
+    fitting = sheet.room * POINTS / (names + sum(widths))
+    points = max(min(usual_points, fitting), min(usual_points, LEAST_POINTS))
+    room = sheet.room * POINTS / points + SLACK
     if names + sum(widths) > room:
-        names = min(names, NAME * room)
-        widths = [min(width, TEXT * room) for width in widths]
-    return Columns(points, names, tuple(widths), tuple(blocks(widths, room - names, table.group)))
+        names = min(names, MOST_NAME_SHARE * room)
+        widths = [min(width, MOST_CELL_SHARE * room) for width in widths]
+    blocks = split_columns(widths, room - names, table.group)
+    return TablePlan(points, names, tuple(widths), tuple(blocks))
 
 
-def draw_block(table: Table, found: Columns, block: range, sheet: Sheet) -> None:
-    """The names of the rows and some of the columns, a line under the heading."""
-    em, top = found.points / 72, sheet.y
-    starts = found.names + np.cumsum([0.0, *(found.widths[j] for j in block)])
-    steps, colours = level_steps(table, COLOURS), sheet.palette()
-    filled = [
-        (i, k) for i in range(len(table.rows)) for k, j in enumerate(block) if steps[i, j] != MASKED
-    ]
-    boxes = [
-        (sheet.x + starts[k] * em, top + (i + 1) * ROW * em, found.widths[block[k]] * em, ROW * em)
-        for i, k in filled
-    ]
-    sheet.fill(
-        boxes, facecolors=[colours[steps[i, block[k]]] / 255 for i, k in filled], linewidths=0
-    )
-    lines = [(table.corner, table.columns), *zip(table.rows, table.cells, strict=True)]
-    for i, (name, cells) in enumerate(lines):
-        y, usual = top + (i + 0.5) * ROW * em, {} if i else {"color": sheet.dim()}
-        write(sheet, found, name, 0, found.names, y, left=True, **usual)
-        for start, j in zip(starts, block, strict=False):  # the last is where the block ends
-            coloured = i and steps[i - 1, j] != MASKED
-            look = {"color": ink_on(colours[steps[i - 1, j]])} if coloured else usual
-            write(sheet, found, cells[j], start, found.widths[j], y, left=j in table.texts, **look)
-    sheet.y, line = top + len(lines) * ROW * em, top + ROW * em
-    sheet.strokes([((sheet.x, line), (sheet.x + starts[-1] * em, line))])
+def draw_block(table: Table, plan: TablePlan, block: range, sheet: Sheet) -> None:
+    """Draw the names of the rows and some of the columns, with a line under the heading."""
+    top = sheet.y
+    widths = [plan.widths[column] for column in block]
+    edges = plan.names + np.cumsum([0.0, *widths])
+    starts = dict(zip(block, edges[:-1], strict=True))
+    steps = choose_level_steps(table, COLOURS)
+    fill_cells(plan, starts, steps, sheet)
+    write_heading(table, plan, starts, sheet)
+    for row in range(len(table.rows)):
+        write_row(table, plan, row, starts, steps[row], sheet)
+    lines = len(table.rows) + 1
+    sheet.y = top + lines * ROW_HEIGHT * plan.em
+    under_heading = top + plan.row_height
+    right = sheet.x + edges[-1] * plan.em
+    sheet.draw_strokes([((sheet.x, under_heading), (right, under_heading))])
 
 
-def write(
+def fill_cells(plan: TablePlan, starts: Mapping[int, float], steps: Steps, sheet: Sheet) -> None:
+    """Fill the cells of some columns with the colours of their levels.
+
+    starts: ems from the left of the table to each column. steps: (row, column) of the whole table.
+    """
+    palette = sheet.choose_palette()
+    boxes: list[Box] = []
+    colours: list[npt.NDArray[np.float64]] = []
+    for row, row_steps in enumerate(steps.tolist()):
+        top = sheet.y + (row + 1) * ROW_HEIGHT * plan.em
+        for column, start in starts.items():
+            step = row_steps[column]
+            if step == MASKED:
+                continue
+            left = sheet.x + start * plan.em
+            width = plan.widths[column] * plan.em
+            boxes.append((left, top, width, plan.row_height))
+            colours.append(palette[step] / 255)
+    sheet.fill(boxes, facecolors=colours, linewidths=0)
+
+
+def write_heading(table: Table, plan: TablePlan, starts: Mapping[int, float], sheet: Sheet) -> None:
+    """Write the names of some columns, and the corner, on the first line of a block."""
+    y = find_line(0, plan, sheet)
+    ink = sheet.mix_dim_colour()
+    write_name(table.corner, plan, y, sheet, color=ink)
+    for column, start in starts.items():
+        is_left = column in table.texts
+        cell = CellPosition(start, plan.widths[column], y, is_left)
+        write_cell(table.columns[column], cell, plan, sheet, color=ink)
+
+
+def write_row(
+    table: Table,
+    plan: TablePlan,
+    row: int,
+    starts: Mapping[int, float],
+    steps: Steps,
     sheet: Sheet,
-    found: Columns,
-    text: str,
-    start: float,
-    width: float,
-    y: float,
-    *,
-    left: bool,
-    **look: Any,
 ) -> None:
-    """A text in its column: it begins at the left, or ends at the right, of which it is never outside."""
+    """Write the name of a row and its cells in some columns. steps: of the row, (column,)."""
+    palette = sheet.choose_palette()
+    y = find_line(row + 1, plan, sheet)
+    write_name(table.rows[row], plan, y, sheet)
+    for column, start in starts.items():
+        step = steps[column]
+        look: dict[str, Any] = {}
+        if step != MASKED:
+            look["color"] = choose_ink(palette[step])
+        is_left = column in table.texts
+        cell = CellPosition(start, plan.widths[column], y, is_left)
+        text = table.cells[row][column]
+        write_cell(text, cell, plan, sheet, **look)
+
+
+def find_line(line: int, plan: TablePlan, sheet: Sheet) -> float:
+    """Return the inches from the top of the sheet to the middle of a line of a block."""
+    return sheet.y + (line + 0.5) * ROW_HEIGHT * plan.em
+
+
+def write_name(name: str, plan: TablePlan, y: float, sheet: Sheet, **look: Any) -> None:
+    """Write the name of a row at the left of a table."""
+    cell = CellPosition(0, plan.names, y, left=True)
+    write_cell(name, cell, plan, sheet, **look)
+
+
+class CellPosition(NamedTuple):
+    """The place of a text in a table."""
+
+    start: float
+    """Ems from the left of the table to the column."""
+    width: float
+    """Ems of the column."""
+    y: float
+    """Inches from the top of the sheet to the middle of the line."""
+    left: bool
+    """The text begins at the left of the column; else it ends at its right."""
+
+
+def write_cell(text: str, cell: CellPosition, plan: TablePlan, sheet: Sheet, **look: Any) -> None:
+    """Write a text in its column, cut where it is wider. look: of matplotlib's Text."""
     if not text:
         return
-    text = cut(text, width - 2 * SIDE, sheet.ems)
-    x = sheet.x + (start + SIDE if left else start + width - SIDE) * found.points / 72
-    look = {"va": "center", "ha": "left" if left else "right", "fontsize": found.points} | look
-    sheet.write(x, y, text, LABEL, **look)
+    room = cell.width - 2 * CELL_PAD
+    text = cut_text(text, room, sheet.ems)
+    if cell.left:
+        alignment = "left"
+        offset = cell.start + CELL_PAD
+    else:
+        alignment = "right"
+        offset = cell.start + cell.width - CELL_PAD
+    x = sheet.x + offset * plan.points / POINTS
+    settings = {"va": "center", "ha": alignment, "fontsize": plan.points}
+    sheet.write(x, cell.y, text, LABEL, **(settings | look))

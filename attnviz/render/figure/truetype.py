@@ -1,4 +1,15 @@
-"""Fonts with PostScript outlines as TrueType for PDFs: matplotlib embeds others as what they are not, or as Type 3."""
+"""Copies of fonts with PostScript outlines as TrueType, for PDFs whose text can be read anywhere.
+
+Fonts for Chinese, Japanese and Korean mostly have PostScript outlines, made of cubic curves.
+matplotlib 3.11 embeds every font in a PDF as TrueType (``pdf.fonttype`` 42), made of quadratic
+curves, and does not convert these: some readers then draw nothing. Its other choice is Type 3,
+which some publishers refuse. Labels drawn as paths would be no text that a reader can copy.
+
+fontTools converts curves (``Cu2QuPen``) and has a recipe for whole fonts, ``otf2ttf``, among its
+examples. No function of the package makes a TrueType font of a PostScript one (``FontBuilder``
+makes new fonts, or leaves a font the kind that it is), so that the recipe stands here, for the
+signs of the figure alone.
+"""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.font_manager import FontPath
 
 TOLERANCE = 1 / 1000  # of the em: how far a quadratic curve may be from the cubic one
-NAMES = {1: "{}", 2: "Regular", 4: "{}", 6: "{}"}  # of family, style, font, and font in PostScript
-NOT_OF_TRUETYPE = "CFF ", "CFF2", "VORG", "DSIG"
-LIMITS = (
+# The texts of the name table, by name ID: of family, style, font, and font in PostScript.
+NAME_TEMPLATES = {1: "{}", 2: "Regular", 4: "{}", 6: "{}"}
+POSTSCRIPT_TABLES = "CFF ", "CFF2", "VORG", "DSIG"
+PROGRAM_LIMITS = (  # of programs in a font, of which there are none
     "maxTwilightPoints",
     "maxStorage",
     "maxFunctionDefs",
@@ -21,80 +33,107 @@ LIMITS = (
     "maxStackElements",
     "maxSizeOfInstructions",
     "maxComponentElements",
-)  # of programs in a font, of which there are none
+)
+MAXP_VERSION = 0x00010000  # of TrueType outlines
+POST_VERSION = 3.0  # in which glyphs have no names
+TRUETYPE_TAG = "\0\1\0\0"
 
 
 @contextmanager
-def in_truetype(
-    texts: Sequence[Any], fonts: Iterable[tuple[str, "FontPath"]]
+def set_in_truetype(
+    texts: Sequence[Any], fonts: Sequence[tuple[str, "FontPath"]]
 ) -> Iterator[tuple[str, ...]]:
-    """While this lasts, texts are set in copies of such fonts. Yields the families that could not be copied."""
+    """Set texts in TrueType copies of fonts, which are there while this context lasts.
+
+    texts: of matplotlib. fonts: family and file of each. Yields the families that could not be
+    copied.
+    """
     from matplotlib.font_manager import fontManager
 
-    listed = list(fontManager.ttflist)
+    installed = list(fontManager.ttflist)
     signs = set().union(*(text.get_text() for text in texts))
-    copies = {}
+    copies: dict[str, str] = {}
     with TemporaryDirectory() as folder:
         for i, (family, path) in enumerate(fonts):
             with suppress(Exception):  # whatever a font of this machine holds
-                copy = Path(folder) / f"{i}.ttf"
-                copy.write_bytes(truetype(path, signs, f"{family.replace(' ', '')}TrueType"))
-                fontManager.addfont(copy)
+                copy_path = Path(folder) / f"{i}.ttf"
+                copy_name = f"{family.replace(' ', '')}TrueType"
+                copy = convert_font(path, signs, copy_name)
+                copy_path.write_bytes(copy)
+                fontManager.addfont(copy_path)
                 copies[family] = fontManager.ttflist[-1].name
-        for text in texts if copies else ():
-            text.set_fontfamily([copies.get(family, family) for family in text.get_fontfamily()])
+        if copies:
+            replace_families(texts, copies)
         try:
             yield tuple(family for family, _ in fonts if family not in copies)
         finally:
-            fontManager.ttflist[:] = listed
+            fontManager.ttflist[:] = installed
 
 
-def truetype(path: "FontPath", signs: Iterable[str], name: str) -> bytes:
-    """Those signs of a font as a TrueType font of that name: the same bytes each time."""
+def replace_families(texts: Iterable[Any], copies: dict[str, str]) -> None:
+    """Set texts in copies of their font families, by name, where there are any."""
+    for text in texts:
+        families = text.get_fontfamily()
+        text.set_fontfamily([copies.get(family, family) for family in families])
+
+
+def convert_font(path: "FontPath", signs: Iterable[str], name: str) -> bytes:
+    """Make a TrueType font of some signs of a font, with a name: the same bytes each time."""
     from fontTools.subset import Options, Subsetter
     from fontTools.ttLib import TTFont
 
     file = io.BytesIO()
+    options = Options(name_IDs=list(NAME_TEMPLATES), notdef_outline=True, hinting=False)
     with TTFont(path, fontNumber=path.face_index, recalcTimestamp=False, lazy=True) as font:
-        cutter = Subsetter(Options(name_IDs=list(NAMES), notdef_outline=True, hinting=False))
-        cutter.populate(unicodes=map(ord, signs))
-        cutter.subset(font)
-        set_outlines(font, quadratic(font))
+        subsetter = Subsetter(options)
+        subsetter.populate(unicodes=map(ord, signs))
+        subsetter.subset(font)
+        set_outlines(font, convert_outlines(font))
         for record in font["name"].names:
-            record.string = NAMES[record.nameID].format(name)
+            template = NAME_TEMPLATES[record.nameID]
+            record.string = template.format(name)
         font.save(file)
     return file.getvalue()
 
 
-def quadratic(font: Any) -> dict[str, Any]:
-    """The outlines of a font as TrueType has them, by the names of its glyphs."""
+def convert_outlines(font: Any) -> dict[str, Any]:
+    """Convert the outlines of a font to quadratic curves, as TrueType has them, by glyph name."""
     from fontTools.pens.cu2quPen import Cu2QuPen
     from fontTools.pens.ttGlyphPen import TTGlyphPen
 
-    outlines, found = font.getGlyphSet(), {}
+    tolerance = TOLERANCE * font["head"].unitsPerEm
+    outlines = font.getGlyphSet()
+    glyphs: dict[str, Any] = {}
     for name in font.getGlyphOrder():
         pen = TTGlyphPen(None)
-        outlines[name].draw(
-            Cu2QuPen(pen, TOLERANCE * font["head"].unitsPerEm, reverse_direction=True)
-        )
-        found[name] = pen.glyph()
-    return found
+        converter = Cu2QuPen(pen, tolerance, reverse_direction=True)
+        outlines[name].draw(converter)
+        glyphs[name] = pen.glyph()
+    return glyphs
 
 
 def set_outlines(font: Any, glyphs: dict[str, Any]) -> None:
-    """Make a font one of these outlines (OpenType, tables glyf, hmtx, maxp and post)."""
+    """Make a font TrueType with these outlines (OpenType, tables glyf, hmtx, maxp and post)."""
     from fontTools.ttLib import newTable
 
-    for tag in NOT_OF_TRUETYPE:
+    for tag in POSTSCRIPT_TABLES:
         if tag in font:
             del font[tag]
-    font["loca"], font["glyf"] = newTable("loca"), newTable("glyf")
-    font["glyf"].glyphOrder, font["glyf"].glyphs = list(glyphs), glyphs
+    font["loca"] = newTable("loca")
+    outlines = newTable("glyf")
+    font["glyf"] = outlines
+    outlines.glyphOrder = list(glyphs)
+    outlines.glyphs = glyphs
+    metrics = font["hmtx"]
     for name, glyph in glyphs.items():
-        glyph.recalcBounds(font["glyf"])
-        font["hmtx"][name] = font["hmtx"][name][0], getattr(glyph, "xMin", 0)
-    font["maxp"].tableVersion, font["maxp"].maxZones = 0x00010000, 1
-    for limit in LIMITS:
-        setattr(font["maxp"], limit, 0)
-    font["post"].formatType = 3.0  # glyphs have no names
-    font.sfntVersion = "\0\1\0\0"
+        glyph.recalcBounds(outlines)
+        advance, _ = metrics[name]
+        left_side_bearing = getattr(glyph, "xMin", 0)
+        metrics[name] = advance, left_side_bearing
+    limits = font["maxp"]
+    limits.tableVersion = MAXP_VERSION
+    limits.maxZones = 1
+    for limit in PROGRAM_LIMITS:
+        setattr(limits, limit, 0)
+    font["post"].formatType = POST_VERSION
+    font.sfntVersion = TRUETYPE_TAG

@@ -1,6 +1,7 @@
-"""Pictures below each other as an HTML document to read: tables as tables, others as vector figures in the file.
+"""Pictures below each other as an HTML document to read: tables as tables, others as SVG figures.
 
-Nothing moves in it, no script runs, and nothing is loaded; a page to look through all heads is ``render.html``.
+Nothing moves in it, no script runs, and nothing is loaded. A page to look through all heads is
+``render.html.page``.
 """
 
 import base64
@@ -10,15 +11,18 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.drawable import MASKED, Picture, Table
-from attnviz.render.colour import STEPS, colours, hexadecimal, is_light
-from attnviz.render.matrices import level_steps
+from attnviz.drawable import MASKED, Picture, Steps, Table
+from attnviz.render.colour import STEPS, format_hexadecimal, is_light, sample_colours
+from attnviz.render.matrices import choose_level_steps
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-BASE = """
+DOCUMENT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+BASE_STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }"""
-STYLE = """
+DOCUMENT_STYLE = """
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -32,79 +36,115 @@ img { width: 60rem; max-width: 100%; background: white; }
 
 
 def document(title: str, pictures: Sequence[Picture], colour_map: str = "viridis") -> bytes:
-    """An HTML file that shows pictures: the same bytes for the same pictures. colour_map: the name of one."""
-    return framed(
-        title, "\n".join(section(picture, colour_map) for picture in pictures), STYLE, POLICY
-    )
+    """Write an HTML file that shows pictures: the same bytes for the same pictures.
+
+    colour_map: the name of a colour map.
+    """
+    sections = [write_section(picture, colour_map) for picture in pictures]
+    return frame_page(title, "\n".join(sections), DOCUMENT_STYLE, DOCUMENT_POLICY)
 
 
-def framed(title: str, body: str, style: str, policy: str, digest: str | None = None) -> bytes:
-    """A whole HTML file without a script; ``digest`` tells of which capture it is."""
-    of = "" if digest is None else f'<meta name="attnviz" content="{digest}">\n'
-    return f"""<!doctype html>
+def frame_page(title: str, body: str, style: str, policy: str, digest: str | None = None) -> bytes:
+    """Write a whole HTML file without a script.
+
+    policy: its Content-Security-Policy. digest: of the capture that it shows, which it then names.
+    """
+    capture = ""
+    if digest is not None:
+        capture = f'<meta name="attnviz" content="{digest}">\n'
+    escaped_title = escape(title)
+    page = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width">
-{of}<title>{escape(title)}</title>
-<style>{BASE}{style}</style>
+{capture}<title>{escaped_title}</title>
+<style>{BASE_STYLE}{style}</style>
 </head>
 <body>
 {body}
 </body>
 </html>
-""".encode()
+"""
+    return page.encode()
 
 
-def section(picture: Picture, colour_map: str) -> str:
-    """One picture below its title."""
-    body = table(picture, colour_map) if isinstance(picture, Table) else figure(picture, colour_map)
-    return f"<section>\n<h2>{escape(picture.title)}</h2>\n{body}\n</section>"
+def write_section(picture: Picture, colour_map: str) -> str:
+    """Write a picture below its title."""
+    if isinstance(picture, Table):
+        body = write_html_table(picture, colour_map)
+    else:
+        body = write_svg_image(picture, colour_map)
+    title = escape(picture.title)
+    return f"<section>\n<h2>{title}</h2>\n{body}\n</section>"
 
 
-def figure(picture: Picture, colour_map: str) -> str:
-    """A picture as an image, with its caption in it."""
-    from attnviz.render.figure.figure import Style
-    from attnviz.render.figure.figure import figure as draw
+def write_svg_image(picture: Picture, colour_map: str) -> str:
+    """Write a picture as an image that holds its caption."""
+    from attnviz.render.figure.figure import Style, figure
 
-    data, _ = draw(picture, "svg", Style(colours=colour_map, title=""))
-    source = f"data:image/svg+xml;base64,{base64.b64encode(data).decode()}"
-    return f'<img src="{source}" alt="{escape(" ".join((picture.title, *picture.caption)))}">'
-
-
-def table(picture: Table, colour_map: str) -> str:
-    """A table with its caption."""
-    steps, shades = level_steps(picture, STEPS), colours(colour_map)
-    names = [
-        cell("th", picture.corner),
-        *(cell("th", name, j in picture.texts) for j, name in enumerate(picture.columns)),
-    ]
-    rows = [
-        cell("th", name)
-        + "".join(
-            cell("td", text, j in picture.texts, shades, step)
-            for j, (text, step) in enumerate(zip(texts, row, strict=True))
-        )
-        for name, texts, row in zip(picture.rows, picture.cells, steps.tolist(), strict=True)
-    ]
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    told = "\n".join(f"<p>{escape(line)}</p>" for line in picture.caption if line)
-    head = f"<thead><tr>{''.join(names)}</tr></thead>"
-    return f'<div class="wide"><table>\n{head}\n<tbody>\n{body}\n</tbody>\n</table></div>\n{told}'
+    style = Style(colours=colour_map, title="")
+    svg = figure(picture, "svg", style).data
+    encoded = base64.b64encode(svg).decode()
+    source = f"data:image/svg+xml;base64,{encoded}"
+    description = escape(" ".join((picture.title, *picture.caption)))
+    return f'<img src="{source}" alt="{description}">'
 
 
-def cell(
-    tag: str,
-    text: str,
-    name: bool = False,
-    shades: npt.NDArray[np.uint8] | None = None,
-    step: int = MASKED,
-) -> str:
-    """A cell, on its colour if it has one; names begin at the left."""
-    look = ' class="name"' if name else ""
-    if shades is not None and step != MASKED:
-        shade = shades[step]
-        ink = "black" if is_light(*map(int, shade)) else "white"
-        look += f' style="background:{hexadecimal(shade)};color:{ink}"'
-    return f"<{tag}{look}>{escape(text)}</{tag}>"
+def write_html_table(table: Table, colour_map: str) -> str:
+    """Write a table in HTML with its caption below it."""
+    steps = choose_level_steps(table, STEPS)
+    colours = sample_colours(colour_map)
+    rows: list[str] = []
+    for row, row_steps in enumerate(steps):
+        cells = write_html_row(table, row, row_steps, colours)
+        rows.append(f"<tr>{cells}</tr>")
+    body = "\n".join(rows)
+    head = f"<thead><tr>{write_html_headings(table)}</tr></thead>"
+    content = f"<table>\n{head}\n<tbody>\n{body}\n</tbody>\n</table>"
+    lines = [f"<p>{escape(line)}</p>" for line in table.caption if line]
+    caption = "\n".join(lines)
+    return f'<div class="wide">{content}</div>\n{caption}'
+
+
+def write_html_headings(table: Table) -> str:
+    """Write the cells of the head of a table: its corner, and the names of its columns."""
+    cells = [write_html_cell("th", table.corner)]
+    for column, name in enumerate(table.columns):
+        attributes = choose_cell_class(table, column)
+        cells.append(write_html_cell("th", name, attributes))
+    return "".join(cells)
+
+
+def write_html_row(table: Table, row: int, steps: Steps, colours: npt.NDArray[np.uint8]) -> str:
+    """Write the cells of a row of a table, on their colours.
+
+    steps: of each column. colours: (step, red green blue).
+    """
+    cells = [write_html_cell("th", table.rows[row])]
+    for column, text in enumerate(table.cells[row]):
+        attributes = choose_cell_class(table, column)
+        step = steps[column]
+        if step != MASKED:
+            attributes += choose_cell_colours(colours[step])
+        cells.append(write_html_cell("td", text, attributes))
+    return "".join(cells)
+
+
+def choose_cell_class(table: Table, column: int) -> str:
+    """Return the class of the cells of a column that holds names, which begin at the left."""
+    return ' class="name"' if column in table.texts else ""
+
+
+def choose_cell_colours(colour: npt.NDArray[np.uint8]) -> str:
+    """Return the style of a cell on a colour, with text that can be read on it."""
+    red, green, blue = map(int, colour)
+    ink = "black" if is_light(red, green, blue) else "white"
+    return f' style="background:{format_hexadecimal(colour)};color:{ink}"'
+
+
+def write_html_cell(tag: str, text: str, attributes: str = "") -> str:
+    """Write a cell of a table. attributes: of its tag, with a space before each."""
+    content = escape(text)
+    return f"<{tag}{attributes}>{content}</{tag}>"

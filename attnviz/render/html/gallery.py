@@ -1,77 +1,114 @@
-"""A folder of pictures as one page to leaf through: in HTML for a browser, in Markdown with how each was made."""
+"""A folder of pictures as one page to leaf through: in HTML for a browser, and in Markdown.
 
+The Markdown page has the commands that make each picture again.
+"""
+
+import re
 from collections.abc import Sequence
 from html import escape
-from itertools import chain
 from typing import NamedTuple
 from urllib.parse import quote
 
-from attnviz.render.html.document import framed
-from attnviz.render.markdown import lines, literal
+from attnviz.render.html.document import frame_page
+from attnviz.render.markdown import escape_markdown, write_paragraph
 
-STYLE = """
+GALLERY_STYLE = """
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 2rem; }
 figure { margin: 0; }
 img { max-width: 100%; background: white; }
 figcaption, li { overflow-wrap: anywhere; }
 """
-POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
-SHOWN = ".svg", ".png"  # what a browser shows in a page; the first that is there
+GALLERY_POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
+IMAGE_SUFFIXES = ".svg", ".png"  # which a browser shows in a page, the best first
+LEAST_FENCE = 3  # backticks around a block of code in Markdown
 
 
 class Entry(NamedTuple):
-    """A picture, or other file of the capture."""
+    """A picture, or another file of a capture, in one or several formats."""
 
     title: str
     caption: tuple[str, ...]
     files: tuple[str, ...]
-    """The same in several formats."""
+    """The files, by name: one for each format."""
     commands: tuple[str, ...]
-    """How each of the files is made again."""
+    """The commands that make the files again."""
 
     @property
     def picture(self) -> str | None:
-        """The file that a page shows."""
-        return next(
-            (name for suffix in SHOWN for name in self.files if name.endswith(suffix)), None
-        )
+        """The file that a page shows; None if a browser can show none of them."""
+        for suffix in IMAGE_SUFFIXES:
+            for name in self.files:
+                if name.endswith(suffix):
+                    return name
+        return None
 
 
 def gallery_html(title: str, digest: str, entries: Sequence[Entry]) -> bytes:
-    """A page that shows the pictures beside it; ``digest`` tells of which capture."""
-    figures = "\n".join(map(figure, entries))
+    """Write a page in HTML that shows the pictures in its folder.
+
+    digest: of the capture that the pictures are of, which the page names.
+    """
+    figures = "\n".join(map(write_html_entry, entries))
     body = f"<h1>{escape(title)}</h1>\n<main>\n{figures}\n</main>"
-    return framed(title, body, STYLE, POLICY, digest)
+    return frame_page(title, body, GALLERY_STYLE, GALLERY_POLICY, digest)
 
 
-def figure(entry: Entry) -> str:
-    """A picture with its caption, and links to its files."""
-    links = " · ".join(f'<a href="{quote(name)}">{escape(name)}</a>' for name in entry.files)
-    picture, title = entry.picture, escape(entry.title)
-    image = (
-        f'<a href="{quote(picture)}"><img src="{quote(picture)}" alt="{title}" loading="lazy"></a>'
-        if picture
-        else ""
-    )
-    told = "".join(f"<br>{escape(line)}" for line in entry.caption)
-    return f"<figure>{image}<figcaption><b>{title}</b>{told}<br>{links}</figcaption></figure>"
+def write_html_entry(entry: Entry) -> str:
+    """Write a picture in HTML, with its caption and links to its files."""
+    title = escape(entry.title)
+    image = write_html_image(entry.picture, title) if entry.picture else ""
+    lines = [f"<b>{title}</b>", *map(escape, entry.caption)]
+    links = [write_html_link(name, escape(name)) for name in entry.files]
+    lines.append(" · ".join(links))
+    description = "<br>".join(lines)
+    return f"<figure>{image}<figcaption>{description}</figcaption></figure>"
+
+
+def write_html_image(name: str, title: str) -> str:
+    """Write an image file in HTML, as a link to it. title: as HTML."""
+    address = quote(name)
+    image = f'<img src="{address}" alt="{title}" loading="lazy">'
+    return write_html_link(name, image)
+
+
+def write_html_link(name: str, content: str) -> str:
+    """Write a link to a file in HTML. content: as HTML."""
+    address = quote(name)
+    return f'<a href="{address}">{content}</a>'
 
 
 def gallery_md(title: str, entries: Sequence[Entry]) -> bytes:
-    """The same in Markdown, with the commands."""
-    told = "Each with the commands that make it again, where this report was made."
-    return "\n".join([f"# {literal(title)}", "", told, "", *chain(*map(section, entries))]).encode()
+    """Write a page in Markdown that shows the pictures in its folder, with their commands."""
+    commands = "Each with the commands that make it again, where this report was made."
+    lines = [f"# {escape_markdown(title)}", "", commands, ""]
+    for entry in entries:
+        lines += write_markdown_entry(entry)
+    return "\n".join(lines).encode()
 
 
-def section(entry: Entry) -> list[str]:
-    """A picture with its caption and the commands that make it."""
-    picture = [f"![{literal(entry.title)}]({quote(entry.picture)})", ""] if entry.picture else []
-    links = ", ".join(f"[{literal(name)}]({quote(name)})" for name in entry.files)
-    fence = "`" * max(3, 1 + max(len(run) for command in entry.commands for run in ticks(command)))
-    body = *picture, *lines(entry.caption), links
-    return [f"## {literal(entry.title)}", "", *body, "", f"{fence}sh", *entry.commands, fence, ""]
+def write_markdown_entry(entry: Entry) -> list[str]:
+    """Return the lines of a picture in Markdown, with its caption and its commands."""
+    title = escape_markdown(entry.title)
+    lines = [f"## {title}", ""]
+    if entry.picture:
+        image = write_markdown_link(entry.picture, title)
+        lines += [f"!{image}", ""]
+    lines += write_paragraph(entry.caption)
+    links = [write_markdown_link(name, escape_markdown(name)) for name in entry.files]
+    lines += [", ".join(links), ""]
+    fence = choose_fence(entry.commands)
+    lines += [f"{fence}sh", *entry.commands, fence, ""]
+    return lines
 
 
-def ticks(text: str) -> list[str]:
-    """The runs of backticks of a text, at least an empty one: a fence around it must be longer."""
-    return "".join(char if char == "`" else " " for char in text).split() or [""]
+def write_markdown_link(name: str, content: str) -> str:
+    """Write a link to a file in Markdown. content: as Markdown."""
+    address = quote(name)
+    return f"[{content}]({address})"
+
+
+def choose_fence(commands: Sequence[str]) -> str:
+    """Choose a fence around commands that is longer than every run of backticks in them."""
+    runs = [run for command in commands for run in re.findall("`+", command)]
+    longest = max(map(len, runs), default=0)
+    return "`" * max(LEAST_FENCE, longest + 1)

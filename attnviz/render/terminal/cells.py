@@ -1,4 +1,7 @@
-"""Cells of a terminal picture: colours, half blocks or shades; neighbouring cells of one look become one segment."""
+"""Cells of a terminal picture: colours, half blocks or shades.
+
+Neighbouring cells of one look become one segment, so that a terminal is sent less.
+"""
 
 from collections.abc import Iterator
 from functools import cache
@@ -11,159 +14,230 @@ from rich.segment import Segment
 from rich.style import Style
 
 from attnviz.drawable import MASKED, Panel, Scale, Steps
-from attnviz.render.colour import RGB, STEPS, colour_map, colours, is_light
+from attnviz.render.colour import RGB, STEPS, get_colour_map, is_light, sample_colours
 
 Line: TypeAlias = list[Segment]
 Depth: TypeAlias = Literal["truecolor", "256", "16", "shades", "ascii"]
 
-BEYOND = STEPS
+BEYOND = STEPS  # the step of a weight beyond the scale
 VALUE_WIDTH = 4  # columns of a cell that shows its number
+LEAST_SHOWN = 0.005  # which two digits show as more than 0
+DOT = " ·  "  # in place of a smaller number
 SHADES = {"16": "·░▒▓█▲", "shades": "·░▒▓█▲", "ascii": ".:-=+*#%@^"}  # the last is beyond the scale
-HUES = (
+SHADE_HUES = (  # where there are 16 colours
     "bright_black",
     "blue",
     "cyan",
     "green",
     "yellow",
     "magenta",
-)  # of the shades, where there are 16 colours
-# Differences: strokes where they are negative, areas where they are positive, more of them the larger they are.
+)
+# Differences: strokes where they are negative, areas where they are positive; the larger a
+# difference is, the more of them there are.
 SIGNED_SHADES = {"16": "≡═─╌·░▒▓█", "shades": "≡═─╌·░▒▓█", "ascii": "=~-.+*#"}
-SIGNED_HUES = *("bright_blue",) * 4, "bright_black", *("bright_red",) * 4
-PLAIN = Style()
+SIGNED_HUES = (*("bright_blue",) * 4, "bright_black", *("bright_red",) * 4)
+NO_STYLE = Style()
+BLACK, WHITE = 16, 231  # in the 256-colour cube
+MOST_STEPS = 1000  # more than there are steps, so that two of them make one number
 
 
 class Paint(NamedTuple):
-    """How cells are painted."""
+    """The way in which cells are painted."""
 
     depth: Depth = "truecolor"
     colours: str = "viridis"
+    """The name of a colour map."""
     signed: bool = False
-    """Whether cells are differences, which have colours and shades of their own."""
+    """Cells are differences, which have colours and shades of their own."""
 
     @property
-    def coloured(self) -> bool:
-        """Whether cells have any colour, so that half blocks can show two in one place."""
+    def has_colours(self) -> bool:
+        """True if cells have any colour, so that a half block can show two cells."""
         return self.depth in ("truecolor", "256")
 
+    @property
+    def is_ascii(self) -> bool:
+        """True if nothing but ASCII can be shown."""
+        return self.depth == "ascii"
 
-def steps_of(panel: Panel, scale: Scale) -> Steps:
-    """The steps of a panel's cells: 0 to STEPS - 1, BEYOND the scale, MASKED where nothing is visible."""
+
+def choose_steps(panel: Panel, scale: Scale) -> Steps:
+    """Choose the steps of a panel's cells on the colours of a terminal: (row, column).
+
+    They are 0 to STEPS - 1 on the scale, BEYOND it, or MASKED where nothing is visible.
+    """
     return scale.steps(panel, STEPS)
 
 
-def cell_lines(cells: Steps, paint: Paint) -> Iterator[Line]:
-    """Cells one column wide: two rows a line with colour, one without."""
-    if not paint.coloured:
-        yield from (full_cells(row, paint, 1) for row in cells)
+def paint_matrix(steps: Steps, paint: Paint) -> Iterator[Line]:
+    """Paint cells that are one column wide: with colours two rows a line, without them one.
+
+    steps: (row, column).
+    """
+    if not paint.has_colours:
+        for row in steps:
+            yield paint_row(row, paint, 1)
         return
-    if len(cells) % 2:
-        cells = np.vstack([cells, np.full((1, cells.shape[1]), MASKED)])
-    for upper, lower in zip(cells[0::2], cells[1::2], strict=True):
-        above, below = upper.tolist(), lower.tolist()
-        yield [half_cells(above[i], below[i], j - i, paint) for i, j in runs(upper * 1000 + lower)]
+    height, width = steps.shape
+    if height % 2:
+        empty_row = np.full((1, width), MASKED)
+        steps = np.vstack([steps, empty_row])
+    upper_rows = steps[0::2]
+    lower_rows = steps[1::2]
+    for upper_row, lower_row in zip(upper_rows, lower_rows, strict=True):
+        yield paint_two_rows(upper_row, lower_row, paint)
 
 
-def full_cells(row: Steps, paint: Paint, width: int) -> Line:
-    """A row of cells so many columns wide, runs of one step as one segment."""
+def paint_two_rows(upper_row: Steps, lower_row: Steps, paint: Paint) -> Line:
+    """Paint two rows of cells as one line of half blocks."""
+    above = upper_row.tolist()
+    below = lower_row.tolist()
+    pairs = upper_row * MOST_STEPS + lower_row
+    line: Line = []
+    for start, end in find_runs(pairs):
+        cells = paint_half_blocks(above[start], below[start], end - start, paint)
+        line.append(cells)
+    return line
+
+
+def paint_row(row: Steps, paint: Paint, cell_width: int) -> Line:
+    """Paint a row of cells, each so many columns wide; a run of one step is one segment."""
     steps = row.tolist()
-    return [full_cell(steps[i], (j - i) * width, paint) for i, j in runs(row)]
+    line: Line = []
+    for start, end in find_runs(row):
+        width = (end - start) * cell_width
+        cells = paint_run(steps[start], width, paint)
+        line.append(cells)
+    return line
 
 
-def full_cell(at: int, width: int, paint: Paint) -> Segment:
-    """Cells of one step."""
-    if at == MASKED:
+def paint_run(step: int, width: int, paint: Paint) -> Segment:
+    """Paint so many columns in the colour, or the shade, of a step."""
+    if step == MASKED:
         return Segment(" " * width)
-    if paint.coloured:
-        return Segment(" " * width, Style(bgcolor=colour(at, paint)))
-    shade, sign = shade_of(at, paint)
-    hues = SIGNED_HUES if paint.signed else HUES
-    return Segment(sign * width, Style.parse(hues[shade]) if paint.depth == "16" else PLAIN)
+    if paint.has_colours:
+        colour = get_terminal_colour(step, paint)
+        return Segment(" " * width, Style(bgcolor=colour))
+    index, shade = choose_shade(step, paint)
+    style = NO_STYLE
+    if paint.depth == "16":
+        hues = SIGNED_HUES if paint.signed else SHADE_HUES
+        style = Style.parse(hues[index])
+    return Segment(shade * width, style)
 
 
-def shade_of(at: int, paint: Paint) -> tuple[int, str]:
-    """Which of the shades stands for a step, and its sign."""
-    shades, beyond = (SIGNED_SHADES[paint.depth], 0) if paint.signed else (SHADES[paint.depth], 1)
-    shade = len(shades) - 1 if at == BEYOND else at * (len(shades) - beyond) // STEPS
-    return shade, shades[shade]
+def choose_shade(step: int, paint: Paint) -> tuple[int, str]:
+    """Choose the shade that stands for a step: its number, and its character."""
+    if paint.signed:
+        shades = SIGNED_SHADES[paint.depth]
+        on_scale = len(shades)
+    else:
+        shades = SHADES[paint.depth]
+        on_scale = len(shades) - 1
+    index = step * on_scale // STEPS
+    if step == BEYOND:
+        index = len(shades) - 1
+    return index, shades[index]
 
 
-def value_cell(value: float, at: int, paint: Paint) -> Segment:
-    """A cell with its weight to two digits."""
-    if at == MASKED:
+def paint_value(value: float, step: int, paint: Paint) -> Segment:
+    """Paint a cell that shows its number to two digits."""
+    if step == MASKED:
         return Segment(" " * VALUE_WIDTH)
-    shown = signed_number(value) if paint.signed else number(value)
-    if paint.depth == "ascii":
-        shown = shown.replace("·", "." if paint.signed else "-")
-    return Segment(shown, text_style(at, paint))
+    text = format_cell_difference(value) if paint.signed else format_cell_weight(value)
+    if paint.is_ascii:
+        dot = "." if paint.signed else "-"
+        text = text.replace("·", dot)
+    return Segment(text, style_text(step, paint))
 
 
-def text_style(at: int, paint: Paint) -> Style:
-    """The style of text on a cell: on its colour, where there are colours."""
-    return on_colour(at, paint) if paint.coloured else PLAIN
+def style_text(step: int, paint: Paint) -> Style:
+    """Return the style of text on a cell: on its colour, where there are colours."""
+    return style_on_colour(step, paint) if paint.has_colours else NO_STYLE
 
 
-def half_cells(upper: int, lower: int, width: int, paint: Paint) -> Segment:
-    """Pairs of cells, one above the other in each column; the upper or the lower half is left blank where masked."""
+def paint_half_blocks(upper: int, lower: int, width: int, paint: Paint) -> Segment:
+    """Paint pairs of cells, the upper above the lower one, as so many columns of half blocks.
+
+    The half of a masked cell is blank.
+    """
     if upper == lower == MASKED:
         return Segment(" " * width)
     if upper == MASKED:
-        return Segment("▄" * width, half_style(lower, None, paint))
-    return Segment("▀" * width, half_style(upper, None if lower == MASKED else lower, paint))
+        return Segment("▄" * width, style_half_block(lower, None, paint))
+    back = None if lower == MASKED else lower
+    return Segment("▀" * width, style_half_block(upper, back, paint))
 
 
 @cache
-def half_style(front: int, back: int | None, paint: Paint) -> Style:
-    """The style of a half block."""
-    return Style(color=colour(front, paint), bgcolor=None if back is None else colour(back, paint))
+def style_half_block(front: int, back: int | None, paint: Paint) -> Style:
+    """Return the style of a half block by the steps of its two halves; None for a blank one."""
+    front_colour = get_terminal_colour(front, paint)
+    back_colour = None if back is None else get_terminal_colour(back, paint)
+    return Style(color=front_colour, bgcolor=back_colour)
 
 
 @cache
-def on_colour(at: int, paint: Paint) -> Style:
-    """Black or white text, whichever reads better, on the colour of a step."""
-    return Style(
-        bgcolor=colour(at, paint), color=Color.from_ansi(16 if is_light(*rgb(at, paint)) else 231)
-    )
+def style_on_colour(step: int, paint: Paint) -> Style:
+    """Return the style of text on the colour of a step: black or white, whichever reads better."""
+    background = get_terminal_colour(step, paint)
+    ink = BLACK if is_light(*get_rgb(step, paint)) else WHITE
+    return Style(bgcolor=background, color=Color.from_ansi(ink))
 
 
 @cache
-def colour(at: int, paint: Paint) -> Color:
-    """The colour of a step."""
-    if paint.depth == "256":
-        chosen = colour_map(paint.colours, signed=paint.signed)
-        ramp = chosen.ramp_256
-        return Color.from_ansi(chosen.beyond_256 if at == BEYOND else ramp[at * len(ramp) // STEPS])
-    return Color.from_rgb(*rgb(at, paint))
+def get_terminal_colour(step: int, paint: Paint) -> Color:
+    """Return the colour of a step on a terminal of 256 colours, or of all."""
+    if paint.depth != "256":
+        return Color.from_rgb(*get_rgb(step, paint))
+    colour_map = get_colour_map(paint.colours, signed=paint.signed)
+    if step == BEYOND:
+        return Color.from_ansi(colour_map.beyond_256)
+    ramp = colour_map.ramp_256
+    index = step * len(ramp) // STEPS
+    return Color.from_ansi(ramp[index])
 
 
-def rgb(at: int, paint: Paint) -> RGB:
-    """Red, green and blue of a step."""
-    if at == BEYOND:
-        return colour_map(paint.colours, signed=paint.signed).beyond
-    red, green, blue = map(int, colours(paint.colours, signed=paint.signed)[at])
+def get_rgb(step: int, paint: Paint) -> RGB:
+    """Return red, green and blue of a step."""
+    if step == BEYOND:
+        return get_colour_map(paint.colours, signed=paint.signed).beyond
+    colours = sample_colours(paint.colours, signed=paint.signed)
+    red, green, blue = map(int, colours[step])
     return red, green, blue
 
 
-def runs(row: Steps) -> Iterator[tuple[int, int]]:
-    """Start and end of each run of equal values."""
-    edges = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
+def find_runs(row: Steps) -> Iterator[tuple[int, int]]:
+    """Yield the start and the end of each run of equal values."""
+    changes = np.flatnonzero(np.diff(row)) + 1
+    edges = [0, *changes.tolist(), len(row)]
     yield from pairwise(edges)
 
 
-def number(value: float) -> str:
-    """A weight in a cell of four columns: .31, 1.0, or a dot below .005."""
-    if value < 0.005:
-        return " ·  "
+def format_cell_weight(value: float) -> str:
+    """Format a weight on four columns: .31, 1.0, or a dot below .005."""
+    if value < LEAST_SHOWN:
+        return DOT
+    if value >= 1000:
+        return ">999"
     if value >= 10:
-        return f"{value:.0f}".center(VALUE_WIDTH) if value < 1000 else ">999"
-    return f"{value:.2f}"[1:].center(VALUE_WIDTH) if value < 0.995 else f"{value:.1f} "
+        return f"{value:.0f}".center(VALUE_WIDTH)
+    if value >= 0.995:
+        return f"{value:.1f} "
+    digits = f"{value:.2f}"
+    return digits.removeprefix("0").center(VALUE_WIDTH)
 
 
-def signed_number(value: float) -> str:
-    """A difference in a cell of four columns: +.31, -.31, -1.0, or a dot within .005 of none."""
-    sign, size = "-" if value < 0 else "+", abs(value)
-    if size < 0.005:
-        return " ·  "
+def format_cell_difference(value: float) -> str:
+    """Format a difference on four columns: +.31, -.31, -1.0, or a dot within .005 of none."""
+    sign = "-" if value < 0 else "+"
+    size = abs(value)
+    if size < LEAST_SHOWN:
+        return DOT
+    if size >= 1000:
+        return f"{sign}>1k"
     if size >= 10:
-        return f"{value:+.0f}".center(VALUE_WIDTH) if size < 1000 else f"{sign}>1k"
-    return f"{sign}{size:.2f}".replace("0.", ".") if size < 0.995 else f"{sign}{size:.1f}"
+        return f"{value:+.0f}".center(VALUE_WIDTH)
+    if size >= 0.995:
+        return f"{sign}{size:.1f}"
+    return f"{sign}{size:.2f}".replace("0.", ".")

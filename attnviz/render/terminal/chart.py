@@ -1,11 +1,12 @@
 """Curves as charts: colours and round numbers for all media, and the lines of a terminal.
 
-The colours are told apart by every eye (Okabe & Ito 2008). On a terminal each curve has a sign of its own besides, on a
-figure dashes of its own, so that no curve is known by its colour alone.
+The colours can be told apart by every eye (Okabe & Ito 2008). Besides, each curve has a sign of its
+own on a terminal, and dashes of its own on a figure, so that no curve is known by its colour alone.
 """
 
 from collections.abc import Iterator, Sequence
 from math import ceil, floor, log10
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,13 @@ from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 
-from attnviz.drawable import Curve, Curves, Plot
+from attnviz.drawable import Curve, Curves, Mark, Plot
 from attnviz.render.colour import RGB
-from attnviz.render.terminal.cells import Line, Paint, runs
-from attnviz.render.terminal.table import fitted
-from attnviz.render.terminal.text_width import ascii_of, columns_of, steady, wrap
+from attnviz.render.terminal.cells import Line, Paint, find_runs
+from attnviz.render.terminal.table import fit_on_screen
+from attnviz.render.terminal.text_width import count_columns, fix_width, wrap_columns, write_ascii
 
-LINES: tuple[RGB, ...] = (
+CURVE_COLOURS: tuple[RGB, ...] = (
     (0, 114, 178),
     (213, 94, 0),
     (0, 158, 115),
@@ -27,170 +28,298 @@ LINES: tuple[RGB, ...] = (
     (86, 180, 233),
     (230, 159, 0),
 )
-HUES = "blue", "red", "green", "magenta", "cyan", "yellow"  # where there are 16 colours
-SIGNS, ASCII_SIGNS = "●○▲△■□", "*o+x#@"
-NOTHING, MARKED = -1, -2
-HEIGHT = range(4, 13)  # lines of a plot
-TICKS, ROWS = 10, 3  # columns, and lines, that a number on an axis has at least
-APART = "   "  # between the names of curves
-DIM, PLAIN = Style(dim=True), Style()
+CURVE_HUES = "blue", "red", "green", "magenta", "cyan", "yellow"  # where there are 16 colours
+CURVE_SIGNS, ASCII_CURVE_SIGNS = "●○▲△■□", "*o+x#@"
+NO_CURVE, MARKED = -1, -2  # in place of the number of a curve, in a cell of a plot
+LEAST_HEIGHT, MOST_HEIGHT = 4, 12  # lines of a plot
+COLUMNS_A_NUMBER, LINES_A_NUMBER = 10, 3  # that a number on an axis has at least
+CURVE_GAP = "   "  # between the names of curves
+STEP_TOLERANCE = 1e-9  # of a step, which floats may be off
+DIM_STYLE, PLAIN_STYLE = Style(dim=True), Style()
 
 
-def round_places(low: float, high: float, most: int) -> list[float]:
-    """Round numbers from low to high, 1, 2 or 5 times a power of ten apart: so many at most, or two.
+class PlotSize(NamedTuple):
+    """The room of a plot on a terminal."""
 
-    >>> round_places(0, 1, 6)
+    gutter: int
+    """Columns of the numbers on its left."""
+    width: int
+    """Columns of its cells."""
+    height: int
+    """Lines of its cells."""
+
+
+def choose_round_numbers(low: float, high: float, most: int) -> list[float]:
+    """Choose round numbers from low to high, 1, 2 or 5 times a power of ten apart.
+
+    most: how many they may be; two are allowed in any case.
+
+    >>> choose_round_numbers(0, 1, 6)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
     if high <= low:
         return [low]
-    power = 10.0 ** floor(log10((high - low) / max(most, 2)))
-    for apart in (power, 2 * power, 5 * power, 10 * power, 20 * power):
-        places = range(ceil(low / apart - 1e-9), floor(high / apart + 1e-9) + 1)
-        if len(places) <= max(most, 2):
+    most = max(most, 2)
+    exponent = floor(log10((high - low) / most))
+    power = 10.0**exponent
+    for factor in (1, 2, 5, 10, 20):
+        spacing = factor * power
+        first = ceil(low / spacing - STEP_TOLERANCE)
+        last = floor(high / spacing + STEP_TOLERANCE)
+        multiples = range(first, last + 1)
+        if len(multiples) <= most:
             break
-    return [round(place * apart, 12) for place in places]
+    return [round(multiple * spacing, 12) for multiple in multiples]
 
 
-def round_steps(steps: Sequence[int], most: int) -> list[int]:
-    """The same for steps, which are whole."""
-    return [int(place) for place in round_places(steps[0], steps[-1], most) if place == int(place)]
+def choose_round_steps(steps: Sequence[int], most: int) -> list[int]:
+    """Choose round whole numbers between the first and the last of some steps.
+
+    most: how many they may be; two are allowed in any case.
+    """
+    numbers = choose_round_numbers(steps[0], steps[-1], most)
+    return [int(number) for number in numbers if number == int(number)]
 
 
-def chart_lines(drawable: Curves, width: int, room: int | None, paint: Paint) -> Iterator[Line]:
-    """Plots below each other, the names of their curves above each, the steps below the last, on so many lines."""
-    legends = [list(legend_lines(plot, width, paint)) for plot in drawable.plots]
-    height = HEIGHT.stop - 1
-    if room is not None:
-        room -= sum(map(len, legends)) + 2 + len(drawable.marks)
-        height = min(max(room // len(legends), HEIGHT.start), height)
-    named = [
-        {tick: f"{tick:g}" for tick in round_places(plot.low, plot.high, height // ROWS)}
-        for plot in drawable.plots
-    ]
-    gutter = max((len(name) for names in named for name in names.values()), default=0) + 1
-    for plot, legend, names in zip(drawable.plots, legends, named, strict=True):
+def draw_chart_lines(
+    drawable: Curves, width: int, room: int | None, paint: Paint
+) -> Iterator[Line]:
+    """Yield the lines of plots below each other.
+
+    The names of the curves stand above each plot, the steps below the last one.
+
+    room: lines of the screen for all of it; None for as many as it takes.
+    """
+    legends = [list(draw_legend(plot, width, paint)) for plot in drawable.plots]
+    height = choose_plot_height(drawable, legends, room)
+    ticks = [name_ticks(plot, height) for plot in drawable.plots]
+    tick_widths = [len(name) for names in ticks for name in names.values()]
+    gutter = max(tick_widths, default=0) + 1
+    size = PlotSize(gutter, width - gutter - 1, height)
+    for plot, legend, names in zip(drawable.plots, legends, ticks, strict=True):
         yield from legend
-        yield from plot_lines(drawable, plot, names, (gutter, width - gutter - 1, height), paint)
-    yield step_line(drawable, gutter, width - gutter - 1, paint)
-    yield [Segment(fitted(told(drawable.name, paint), width, paint, left=False), DIM)]
+        yield from draw_plot_lines(drawable, plot, names, size, paint)
+    yield draw_step_axis(drawable, size, paint)
+    axis_name = write_for_screen(drawable.name, paint)
+    yield [Segment(fit_on_screen(axis_name, width, paint, left=False), DIM_STYLE)]
     for mark in drawable.marks:
-        for text in wrap(
-            f"{mark_sign(paint)} {told(mark.name, paint)}: step {mark.step:,}", width - gutter
-        ):
-            yield [Segment(" " * gutter + text, DIM)]
+        yield from draw_mark_lines(mark, gutter, width, paint)
 
 
-def legend_lines(plot: Plot, width: int, paint: Paint) -> Iterator[Line]:
-    """What the numbers are, and each curve with its sign and its last value, as many in a line as fit."""
-    for text in wrap(told(plot.name, paint), width):
+def choose_plot_height(drawable: Curves, legends: Sequence[list[Line]], room: int | None) -> int:
+    """Choose the lines that each plot has, so that all of them fit the room if they can.
+
+    legends: the lines above each plot. room: lines of the screen; None for no limit.
+    """
+    if room is None:
+        return MOST_HEIGHT
+    legend_lines = sum(map(len, legends))
+    axis_lines = 2
+    left = room - legend_lines - axis_lines - len(drawable.marks)
+    share = left // len(legends)
+    return min(max(share, LEAST_HEIGHT), MOST_HEIGHT)
+
+
+def name_ticks(plot: Plot, height: int) -> dict[float, str]:
+    """Return the round numbers on the axis of a plot of so many lines, with their texts."""
+    ticks = choose_round_numbers(plot.low, plot.high, height // LINES_A_NUMBER)
+    return {tick: f"{tick:g}" for tick in ticks}
+
+
+def draw_mark_lines(mark: Mark, gutter: int, width: int, paint: Paint) -> Iterator[Line]:
+    """Yield the lines below a chart that say what a mark is, and at which step it stands."""
+    name = write_for_screen(mark.name, paint)
+    sign = choose_mark_sign(paint)
+    text = f"{sign} {name}: step {mark.step:,}"
+    indent = " " * gutter
+    for line in wrap_columns(text, width - gutter):
+        yield [Segment(indent + line, DIM_STYLE)]
+
+
+def draw_legend(plot: Plot, width: int, paint: Paint) -> Iterator[Line]:
+    """Yield the lines above a plot: the name of its numbers, and its curves, as many as fit a line.
+
+    A curve has its sign, its name and its last value.
+    """
+    for text in wrap_columns(write_for_screen(plot.name, paint), width):
         yield [Segment(text)]
-    line, used = Line(), 0
+    line: Line = []
+    used = 0
     for i, curve in enumerate(plot.curves):
-        text = f" {told(curve.name, paint)} {last(curve)}".rstrip()
-        text = text if columns_of(text) < width else fitted(text, width - 1, paint, left=True)
-        if used and used + len(APART) + 1 + columns_of(text) > width:
+        sign = Segment(choose_curve_sign(i, paint), style_curve(i, paint))
+        name = Segment(name_curve(curve, width, paint))
+        columns = 1 + count_columns(name.text)
+        if used and used + len(CURVE_GAP) + columns > width:
             yield line
-            line, used = Line(), 0
+            line = []
+            used = 0
         if used:
-            line.append(Segment(APART))
-        line += [Segment(sign_of(i, paint), style_of(i, paint)), Segment(text)]
-        used += len(APART) * (used > 0) + 1 + columns_of(text)
+            line.append(Segment(CURVE_GAP))
+            used += len(CURVE_GAP)
+        line += [sign, name]
+        used += columns
     yield line
 
 
-def plot_lines(
-    drawable: Curves, plot: Plot, names: dict[float, str], room: tuple[int, int, int], paint: Paint
+def name_curve(curve: Curve, width: int, paint: Paint) -> str:
+    """Return the name of a curve and its last value, cut where they are wider than a line."""
+    name = write_for_screen(curve.name, paint)
+    value = format_last_value(curve)
+    text = f" {name} {value}".rstrip()
+    if count_columns(text) < width:
+        return text
+    return fit_on_screen(text, width - 1, paint, left=True)
+
+
+def draw_plot_lines(
+    drawable: Curves, plot: Plot, names: dict[float, str], size: PlotSize, paint: Paint
 ) -> Iterator[Line]:
-    """The curves of a plot, the first above the others, beside its round numbers: (gutter, columns, lines) of room."""
-    gutter, wide, high = room
-    cells = np.full((high, wide), NOTHING)
+    """Yield the lines of a plot: its curves, the first above the others, beside round numbers.
+
+    names: the texts of the round numbers.
+    """
+    cells = fill_plot(drawable, plot, size)
+    ticks: dict[int, str] = {}
+    for tick, name in names.items():
+        row = int(find_rows(plot, tick, size.height))
+        ticks[row] = name
+    label_width = size.gutter - 1
+    bar, notch = "|+" if paint.is_ascii else "│┤"
+    for row, curve_numbers in enumerate(cells):
+        name = ticks.get(row, "")
+        edge = notch if row in ticks else bar
+        label = f"{name:>{label_width}} {edge}"
+        yield [Segment(label, DIM_STYLE), *draw_plot_row(curve_numbers, paint)]
+
+
+def fill_plot(drawable: Curves, plot: Plot, size: PlotSize) -> npt.NDArray[np.int64]:
+    """Return what stands in each cell of a plot: (row, column).
+
+    That is the number of a curve in the plot, NO_CURVE, or MARKED on the line of a mark.
+    """
+    cells = np.full((size.height, size.width), NO_CURVE)
     for mark in drawable.marks:
-        cells[:, int(column_of(drawable.steps, mark.step, wide))] = MARKED
-    for i, curve in reversed([*enumerate(plot.curves)]):
-        cells[points(drawable.steps, curve, plot, wide, high)] = i
-    ticks = {int(row_of(plot, tick, high)): name for tick, name in names.items()}
-    bar, notch = "|+" if paint.depth == "ascii" else "│┤"
-    for row, line in enumerate(cells):
-        axis = Segment(f"{ticks.get(row, ''):>{gutter - 1}} {notch if row in ticks else bar}", DIM)
-        yield [
-            axis,
-            *(
-                Segment(sign_of(line[i], paint) * (j - i), style_of(line[i], paint))
-                for i, j in runs(line)
-            ),
-        ]
+        column = int(find_columns(drawable.steps, mark.step, size.width))
+        cells[:, column] = MARKED
+    for i in reversed(range(len(plot.curves))):
+        cells[find_curve_cells(drawable.steps, plot, i, size)] = i
+    return cells
 
 
-def points(
-    steps: Sequence[int], curve: Curve, plot: Plot, wide: int, high: int
+def draw_plot_row(curve_numbers: npt.NDArray[np.int64], paint: Paint) -> Line:
+    """Return the line of a row of cells: (column,) of the numbers of curves, marks, or nothing."""
+    line: Line = []
+    for start, end in find_runs(curve_numbers):
+        curve_number = curve_numbers[start]
+        sign = choose_curve_sign(curve_number, paint)
+        style = style_curve(curve_number, paint)
+        line.append(Segment(sign * (end - start), style))
+    return line
+
+
+def find_curve_cells(
+    steps: Sequence[int], plot: Plot, curve_number: int, size: PlotSize
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The cells of a curve, as rows and columns: of its numbers, and between two that follow each other."""
-    x = np.asarray(column_of(steps, np.array(steps), wide))
-    y = np.asarray(row_of(plot, np.asarray(curve.values, np.float64), high))
-    known = np.isfinite(y)
-    across, down = [x[known]], [y[known]]
-    for i in np.flatnonzero(known[:-1] & known[1:]):
-        count = int(max(abs(x[i + 1] - x[i]), abs(y[i + 1] - y[i]))) + 1
-        across.append(np.linspace(x[i], x[i + 1], count))
-        down.append(np.linspace(y[i], y[i + 1], count))
-    return np.rint(np.concatenate(down)).astype(np.int64), np.rint(np.concatenate(across)).astype(
-        np.int64
-    )
+    """Find the cells of a curve, as their rows and columns.
+
+    They are the cells of its numbers, and those on the line between two numbers that follow each
+    other.
+    """
+    values = np.asarray(plot.curves[curve_number].values, np.float64)
+    x = find_columns(steps, np.array(steps), size.width)
+    y = find_rows(plot, values, size.height)
+    is_known = np.isfinite(y)
+    across = [x[is_known]]
+    down = [y[is_known]]
+    is_followed = is_known[:-1] & is_known[1:]
+    for i in np.flatnonzero(is_followed):
+        x0, x1 = x[i : i + 2]
+        y0, y1 = y[i : i + 2]
+        width = abs(x1 - x0)
+        height = abs(y1 - y0)
+        cells = int(max(width, height)) + 1
+        across.append(np.linspace(x0, x1, cells))
+        down.append(np.linspace(y0, y1, cells))
+    return round_to_cells(down), round_to_cells(across)
 
 
-def column_of(steps: Sequence[int], step: npt.ArrayLike, wide: int) -> npt.NDArray[np.float64]:
-    """Where a step stands on so many columns."""
-    span = max(steps[-1] - steps[0], 1)
-    return np.rint((np.asarray(step, np.float64) - steps[0]) / span * (wide - 1))
+def round_to_cells(positions: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.int64]:
+    """Return the whole numbers nearest to all of some places."""
+    rounded = np.rint(np.concatenate(positions))
+    return rounded.astype(np.int64)
 
 
-def row_of(plot: Plot, value: npt.ArrayLike, high: int) -> npt.NDArray[np.float64]:
-    """Where a number stands on so many lines, the highest on the first."""
-    share = (plot.high - np.asarray(value, np.float64)) / (plot.high - plot.low)
-    return np.rint(np.clip(share, 0, 1) * (high - 1))
+def find_columns(steps: Sequence[int], step: npt.ArrayLike, width: int) -> npt.NDArray[np.float64]:
+    """Find the column of a step, or of each of some steps, on so many columns.
+
+    steps: of the whole plot, rising.
+    """
+    distance = np.asarray(step, np.float64) - steps[0]
+    share = distance / measure_step_range(steps)
+    return np.rint(share * (width - 1))
 
 
-def step_line(drawable: Curves, gutter: int, wide: int, paint: Paint) -> Line:
-    """Round numbers of steps, each at its column."""
-    line, mark = "", "|" if paint.depth == "ascii" else "╵"
-    for step in round_steps(drawable.steps, wide // TICKS):
-        column, tick = int(column_of(drawable.steps, step, wide)), f"{mark}{step:,}"
-        if len(line) <= column <= wide - len(tick):
+def measure_step_range(steps: Sequence[int]) -> int:
+    """Return the steps from the first to the last of some steps, 1 at least."""
+    span = steps[-1] - steps[0]
+    return max(span, 1)
+
+
+def find_rows(plot: Plot, value: npt.ArrayLike, height: int) -> npt.NDArray[np.float64]:
+    """Find the row of a number, or of each of some numbers; the highest are on the first row."""
+    distance = plot.high - np.asarray(value, np.float64)
+    share = distance / (plot.high - plot.low)
+    inside = np.clip(share, 0, 1)
+    return np.rint(inside * (height - 1))
+
+
+def draw_step_axis(drawable: Curves, size: PlotSize, paint: Paint) -> Line:
+    """Return the line below the plots with round steps, each at its column."""
+    line = ""
+    mark = "|" if paint.is_ascii else "╵"
+    most = size.width // COLUMNS_A_NUMBER
+    for step in choose_round_steps(drawable.steps, most):
+        column = int(find_columns(drawable.steps, step, size.width))
+        tick = f"{mark}{step:,}"
+        if len(line) <= column <= size.width - len(tick):
             line = line.ljust(column) + tick
-    return [Segment(" " * (gutter + 1) + line, DIM)]
+    indent = " " * (size.gutter + 1)
+    return [Segment(indent + line, DIM_STYLE)]
 
 
-def last(curve: Curve) -> str:
-    """The last value of a curve, nothing for none."""
+def format_last_value(curve: Curve) -> str:
+    """Format the last value of a curve; nothing if there is none."""
     value = curve.values[-1]
     return f"{value:.3g}" if np.isfinite(value) else ""
 
 
-def sign_of(place: int, paint: Paint) -> str:
-    """The sign of a curve by its place in the plot, of a mark, or of nothing."""
-    if place == NOTHING:
+def choose_curve_sign(curve_number: int, paint: Paint) -> str:
+    """Choose the sign of a curve by its number in the plot, of a mark, or of an empty cell."""
+    if curve_number == NO_CURVE:
         return " "
-    if place == MARKED:
-        return mark_sign(paint)
-    signs = ASCII_SIGNS if paint.depth == "ascii" else SIGNS
-    return signs[place % len(signs)]
+    if curve_number == MARKED:
+        return choose_mark_sign(paint)
+    signs = ASCII_CURVE_SIGNS if paint.is_ascii else CURVE_SIGNS
+    return signs[curve_number % len(signs)]
 
 
-def mark_sign(paint: Paint) -> str:
-    """What a mark is drawn with."""
-    return ":" if paint.depth == "ascii" else "┊"
+def choose_mark_sign(paint: Paint) -> str:
+    """Return the sign that a mark is drawn with."""
+    return ":" if paint.is_ascii else "┊"
 
 
-def style_of(place: int, paint: Paint) -> Style:
-    """The colour of a curve, where there are colours; marks are dim."""
-    if place < 0:
-        return DIM if place == MARKED else PLAIN
-    if paint.coloured:
-        return Style(color=Color.from_rgb(*LINES[place % len(LINES)]))
-    return Style.parse(HUES[place % len(HUES)]) if paint.depth == "16" else PLAIN
+def style_curve(curve_number: int, paint: Paint) -> Style:
+    """Return the style of a curve by its number in the plot, of a mark, or of an empty cell."""
+    if curve_number < 0:
+        return DIM_STYLE if curve_number == MARKED else PLAIN_STYLE
+    if paint.has_colours:
+        colour = CURVE_COLOURS[curve_number % len(CURVE_COLOURS)]
+        return Style(color=Color.from_rgb(*colour))
+    if paint.depth == "16":
+        return Style.parse(CURVE_HUES[curve_number % len(CURVE_HUES)])
+    return PLAIN_STYLE
 
 
-def told(text: str, paint: Paint) -> str:
-    """A text in the signs of the screen."""
-    return ascii_of(text) if paint.depth == "ascii" else steady(text)
+def write_for_screen(text: str, paint: Paint) -> str:
+    """Return a text in signs that the screen has, as wide on every terminal."""
+    return write_ascii(text) if paint.is_ascii else fix_width(text)

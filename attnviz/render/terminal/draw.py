@@ -1,4 +1,4 @@
-"""Drawables on a terminal: cells of colour, half blocks or shades, as wide and as high as the screen allows.
+"""Drawables on a terminal: cells of colour, half blocks or shades, as large as the screen allows.
 
 Matrices are pooled to the screen first, so that a picture costs milliseconds at any length of text.
 """
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 from rich.cells import cell_len
@@ -15,6 +16,7 @@ from rich.style import Style
 
 from attnviz.drawable import (
     MASKED,
+    Axis,
     Curves,
     Grid,
     Heatmap,
@@ -22,57 +24,69 @@ from attnviz.drawable import (
     Picture,
     Scale,
     Series,
+    Steps,
     Strip,
     Table,
     map_texts,
     starting,
 )
 from attnviz.render.colour import STEPS
-from attnviz.render.matrices import TOKENS, Matrices, axes_line, counted, panels, what
+from attnviz.render.matrices import (
+    TOKEN_AXES,
+    Matrices,
+    describe_axes,
+    has_masked_cells,
+    list_drawn_panels,
+    name_pooled_unit,
+    name_pooled_value,
+)
 from attnviz.render.terminal.cells import (
     BEYOND,
+    LEAST_SHOWN,
     VALUE_WIDTH,
     Line,
     Paint,
-    cell_lines,
-    full_cells,
-    number,
-    signed_number,
-    steps_of,
-    text_style,
-    value_cell,
+    choose_steps,
+    format_cell_difference,
+    format_cell_weight,
+    paint_matrix,
+    paint_row,
+    paint_value,
+    style_text,
 )
-from attnviz.render.terminal.chart import chart_lines
-from attnviz.render.terminal.table import table_lines
+from attnviz.render.terminal.chart import draw_chart_lines
+from attnviz.render.terminal.table import draw_table_rows
 from attnviz.render.terminal.text_width import (
     LABEL_HEIGHT,
     STACKED_WIDTH,
-    ascii_of,
-    columns_of,
-    cut,
-    fit,
-    stack,
-    steady,
-    ticks,
-    wrap,
+    count_columns,
+    draw_tick_line,
+    fit_columns,
+    fix_width,
+    shorten_ascii_label,
+    stack_labels,
+    wrap_columns,
+    write_ascii,
 )
 
-LABEL_WIDTH = 12
-THUMBNAIL = range(5, 17)  # sides of a thumbnail, in cells
-BAR = 24  # columns of the colour bar
-LEAST = 6  # lines of cells, on a screen however low
-APART, BESIDE = (
-    3,
-    32,
-)  # columns between matrices beside each other, and of each with its colour bar, at least
-LOW = 20  # lines of a matrix among others below each other: on a screen that has fewer for each, they scroll
+LABEL_WIDTH = 12  # columns of the label of a row, at most
+LEAST_SIDE, MOST_SIDE = 5, 16  # cells of the side of a thumbnail
+MOST_BAR_COLUMNS = 24  # columns of the colour bar, at most
+LEAST_LINES = 6  # of cells, on a screen however low
+NO_LIMIT = 1 << 30  # lines, where the height of the screen does not matter
+HEATMAP_GAP_COLUMNS = 3  # columns between matrices beside each other
+LEAST_HEATMAP_COLUMNS = 32  # columns of each of them with its colour bar
+# Lines of a matrix among others below each other: on a screen that has fewer for each, they scroll.
+LEAST_SERIES_HEIGHT = 20
 VIRIDIS = Paint()
-DIM, BOLD, CHOSEN = Style(dim=True), Style(bold=True), Style(bold=True, underline=True)
+DIM = Style(dim=True)
+BOLD = Style(bold=True)
+CHOSEN = Style(bold=True, underline=True)
 
 
 @dataclass(frozen=True)
 class Screen:
-    """What is drawn on: columns, lines if they are few, and how cells are painted."""
+    """A terminal to draw on: columns, lines if they are few, and the way cells are painted."""
 
     width: int = 80
     height: int | None = None
@@ -80,375 +94,626 @@ class Screen:
     full: bool = False
     """Nothing is pooled: a cell for every token, however wide and high that is."""
 
-    def of(self, scale: Scale) -> "Screen":
-        """The same for cells on a scale, which may be one of differences."""
-        return replace(self, paint=self.paint._replace(signed=scale.signed))
+    def for_scale(self, scale: Scale) -> "Screen":
+        """Return the screen with cells painted for a scale, which may be one of differences."""
+        paint = self.paint._replace(signed=scale.signed)
+        return replace(self, paint=paint)
 
     @property
-    def ascii(self) -> bool:
-        """Whether nothing but ASCII can be shown."""
-        return self.paint.depth == "ascii"
+    def is_ascii(self) -> bool:
+        """True if nothing but ASCII can be shown."""
+        return self.paint.is_ascii
+
+    @property
+    def rows_a_line(self) -> int:
+        """The rows of cells in a line: two where half blocks can show them."""
+        return 2 if self.paint.has_colours else 1
+
+    def shorten(self, lines: int) -> "Screen":
+        """Return the screen with so many lines less, if it has a limit of lines."""
+        if not self.height:
+            return self
+        return replace(self, height=self.height - lines)
 
 
 def draw(drawable: Picture, screen: Screen) -> Iterator[Line]:
-    """The lines of a drawable's picture: its title, its cells, its colour bar and caption."""
-    if screen.ascii:
-        drawable = in_ascii(drawable)
-    for line in wrap(drawable.title, screen.width):
+    """Yield the lines of a picture: its title, its cells, its colour bar and its caption."""
+    if screen.is_ascii:
+        drawable = write_in_ascii(drawable)
+    yield from draw_title(drawable.title, screen)
+    yield from draw_body(drawable, screen)
+
+
+def draw_title(title: str, screen: Screen) -> Iterator[Line]:
+    """Yield the lines of a title."""
+    for line in wrap_columns(title, screen.width):
         yield [Segment(line, BOLD)]
-    yield from body(drawable, screen)
 
 
-def in_ascii(drawable: Picture) -> Picture:
-    """Return a drawable with all its text in ASCII, so that what is measured is what is shown."""
+def count_title_lines(title: str, screen: Screen) -> int:
+    """Count the lines of a title."""
+    return len(list(draw_title(title, screen)))
 
-    def short_ascii(label: str) -> str:
-        return cut(ascii_of(label))
 
-    return map_texts(drawable, ascii_of, short_ascii)
+def write_in_ascii(drawable: Picture) -> Picture:
+    """Return a drawable with all its text in ASCII, so that its widths are those that are shown."""
+
+    def write_label(label: str) -> str:
+        return shorten_ascii_label(write_ascii(label))
+
+    return map_texts(drawable, write_ascii, write_label)
 
 
 @singledispatch
-def body(drawable: Picture, screen: Screen) -> Iterator[Line]:
-    """What stands below the title."""
+def draw_body(drawable: Picture, screen: Screen) -> Iterator[Line]:
+    """Yield the lines of a picture below its title. Each kind of picture has its own function."""
     raise TypeError(f"no way to draw {type(drawable).__name__} on a {screen.paint.depth} terminal")
 
 
-@body.register
-def draw_heatmap(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
-    """Numbers in the cells if they fit, else labels stacked above the columns, else half blocks with ticks."""
-    screen = screen.of(drawable.scale)
-    gutter = gutter_of(drawable)
-    room = lines_left(drawable, screen, gutter)
-    numbered = number_width(drawable)
-    fits = screen.full or len(drawable.rows) + (1 if numbered else LABEL_HEIGHT) <= room
-    single = (drawable.rows.step, drawable.columns.step) == (1, 1)
-    if single and fits and gutter + numbered + VALUE_WIDTH * len(drawable.columns) <= screen.width:
-        yield from value_lines(drawable, screen, gutter, numbered)
-    elif single and (
-        screen.full or (fits and gutter + STACKED_WIDTH * len(drawable.columns) <= screen.width)
-    ):
-        yield from stacked_lines(drawable, screen, gutter)
+# Heatmaps
+
+
+@draw_body.register
+def draw_heatmap_lines(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
+    """Yield the lines of a heatmap in the most readable form that fits the screen.
+
+    Cells show their numbers if these fit. Else labels are stacked above the columns, if they fit.
+    Else cells are half blocks, or shades, with ticks above them.
+    """
+    screen = screen.for_scale(drawable.scale)
+    gutter = measure_gutter(drawable)
+    room = count_lines_left(drawable, screen, gutter)
+    if shows_values(drawable, screen, gutter, room):
+        yield from draw_value_lines(drawable, screen, gutter)
+    elif stacks_labels(drawable, screen, gutter, room):
+        yield from draw_stacked_lines(drawable, screen, gutter)
     else:
-        sides = len(drawable.rows), len(drawable.columns)
-        shown = pool_to(drawable, screen, gutter, room)
-        told = list(pooling_lines(drawable, sides, shown.values.shape, screen, gutter))
-        if told:  # which takes room
-            shown = pool_to(drawable, screen, gutter, room - len(told))
-        yield from dense_lines(drawable, shown, screen, gutter)
-        yield from pooling_lines(drawable, sides, shown.values.shape, screen, gutter)
-    yield from closing_lines(drawable, screen, gutter)
+        yield from draw_pooled_heatmap(drawable, screen, gutter, room)
+    yield from draw_closing_lines(drawable, screen, gutter)
 
 
-def gutter_of(drawable: Heatmap) -> int:
-    """Columns of the labels of the rows, and of the space beside them."""
-    return min(LABEL_WIDTH, max(map(columns_of, drawable.rows.labels))) + 1
+def shows_values(drawable: Heatmap, screen: Screen, gutter: int, room: int) -> bool:
+    """Return whether a heatmap fits the screen with the number of each cell in it."""
+    number_width = measure_numbers(drawable)
+    width = gutter + number_width + VALUE_WIDTH * len(drawable.columns)
+    fits = width <= screen.width
+    return is_unpooled(drawable) and fits_height(drawable, screen, room) and fits
 
 
-def number_width(drawable: Heatmap) -> int:
-    """Columns of the number beside each row, which is the legend of the columns; 0 if these are other tokens."""
+def stacks_labels(drawable: Heatmap, screen: Screen, gutter: int, room: int) -> bool:
+    """Return whether a heatmap fits the screen with a label stacked above each column."""
+    if not is_unpooled(drawable):
+        return False
+    width = gutter + STACKED_WIDTH * len(drawable.columns)
+    fits = fits_height(drawable, screen, room) and width <= screen.width
+    return screen.full or fits
+
+
+def is_unpooled(drawable: Heatmap) -> bool:
+    """Return whether each row and column of a heatmap stands for one token."""
+    return drawable.rows.step == 1 and drawable.columns.step == 1
+
+
+def fits_height(drawable: Heatmap, screen: Screen, room: int) -> bool:
+    """Return whether a line for each row, and what stands above them, fit the lines of a screen."""
+    heading = 1 if measure_numbers(drawable) else LABEL_HEIGHT
+    return screen.full or len(drawable.rows) + heading <= room
+
+
+def measure_gutter(drawable: Heatmap) -> int:
+    """Count the columns of the labels of the rows, and of the space beside them."""
+    widest = max(map(count_columns, drawable.rows.labels))
+    return min(LABEL_WIDTH, widest) + 1
+
+
+def measure_numbers(drawable: Heatmap) -> int:
+    """Count the columns of the number beside each row, which is the legend of the columns.
+
+    It is 0 where the columns stand for other tokens than the rows, which then have no numbers.
+    """
     if drawable.rows.labels != drawable.columns.labels:
         return 0
-    return len(str(max(drawable.rows.numbers))) + 1
+    largest = max(drawable.rows.numbers)
+    return len(str(largest)) + 1
 
 
-def lines_left(drawable: Matrices, screen: Screen, gutter: int) -> int:
-    """Lines for the cells and what stands above them, where title and closing lines and a prompt take theirs."""
+def count_lines_left(drawable: Matrices, screen: Screen, gutter: int) -> int:
+    """Count the lines for the cells and the labels above them.
+
+    The title, the closing lines and a prompt take the others.
+    """
     if screen.height is None:
-        return 1 << 30
-    around = sum(
-        1 for _ in (*wrap(drawable.title, screen.width), *closing_lines(drawable, screen, gutter))
-    )
+        return NO_LIMIT
+    closing_lines = list(draw_closing_lines(drawable, screen, gutter))
+    around = count_title_lines(drawable.title, screen) + len(closing_lines)
     return screen.height - around - 1
 
 
-def value_lines(drawable: Heatmap, screen: Screen, gutter: int, numbered: int) -> Iterator[Line]:
-    """Each cell with its weight to two digits; columns numbered as the rows are, or their labels stacked."""
-    if numbered:
-        header = "".join(f"{i:>{VALUE_WIDTH - 1}} " for i in drawable.columns.numbers)
-        yield [Segment(" " * (gutter + numbered) + header.rstrip(), DIM)]
-    elif (
-        drawable.columns.name not in TOKENS
-        and max(map(columns_of, drawable.columns.labels)) < VALUE_WIDTH
-    ):
-        header = "".join(f"{name:>{VALUE_WIDTH - 1}} " for name in drawable.columns.labels)
-        yield [Segment(" " * gutter + header.rstrip(), DIM)]
+def draw_value_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[Line]:
+    """Yield the lines of a heatmap whose cells show their numbers to two digits."""
+    yield from draw_value_heading(drawable, gutter)
+    number_width = measure_numbers(drawable)
+    steps = choose_steps(drawable.panel, drawable.scale)
+    values = drawable.panel.values
+    rows = drawable.rows
+    for i, label in enumerate(rows.labels):
+        number = ""
+        if number_width:
+            number = f"{rows.numbers[i]}".rjust(number_width - 1) + " "
+        line = [draw_row_label(label, gutter), Segment(number, DIM)]
+        for value, step in zip(values[i], steps[i], strict=True):
+            cell = paint_value(value, int(step), screen.paint)
+            line.append(cell)
+        yield line
+
+
+def draw_row_label(label: str, gutter: int) -> Segment:
+    """Return the label of a row, and a space, on so many columns."""
+    text = fit_columns(label, gutter - 1)
+    return Segment(text + " ")
+
+
+def draw_value_heading(drawable: Heatmap, gutter: int) -> Iterator[Line]:
+    """Yield the lines above cells that show their numbers.
+
+    Columns have the numbers of the rows if they stand for the same tokens. Else they have their
+    labels, in one line if all of them are short enough, or stacked.
+    """
+    number_width = measure_numbers(drawable)
+    columns = drawable.columns
+    if number_width:
+        numbers = list(map(str, columns.numbers))
+        yield draw_column_names(numbers, gutter + number_width)
+    elif has_short_labels(columns):
+        yield draw_column_names(columns.labels, gutter)
     else:
-        for line in stack(drawable.columns.labels, VALUE_WIDTH):
-            yield [Segment(f"{' ' * gutter} {line}")]
-    cells, rows = steps_of(drawable.panel, drawable.scale), drawable.rows
-    for label, at, values, row in zip(
-        rows.labels, rows.numbers, drawable.panel.values, cells, strict=True
-    ):
-        start = [
-            Segment(fit(label, gutter - 1) + " "),
-            Segment(f"{at:>{numbered - 1}} " if numbered else "", DIM),
-        ]
-        yield start + [
-            value_cell(value, int(step), screen.paint)
-            for value, step in zip(values, row, strict=True)
-        ]
+        indent = " " * gutter
+        for line in stack_labels(columns.labels, VALUE_WIDTH):
+            yield [Segment(f"{indent} {line}")]
 
 
-def stacked_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[Line]:
-    """Two columns a cell, the label of each column written downwards above it."""
-    for line in stack(drawable.columns.labels):
-        yield [Segment(" " * gutter + line)]
-    for label, row in zip(
-        drawable.rows.labels, steps_of(drawable.panel, drawable.scale), strict=True
-    ):
-        yield [Segment(fit(label, gutter - 1) + " "), *full_cells(row, screen.paint, STACKED_WIDTH)]
+def has_short_labels(columns: Axis) -> bool:
+    """Return whether the labels of columns fit above cells that show their numbers."""
+    if columns.name in TOKEN_AXES:
+        return False
+    widest = max(map(count_columns, columns.labels))
+    return widest < VALUE_WIDTH
 
 
-def pool_to(drawable: Heatmap, screen: Screen, gutter: int, room: int) -> Panel:
-    """The panel with as many cells as the screen has room for, or all of them."""
+def draw_column_names(names: Sequence[str], indent: int) -> Line:
+    """Return a line of short names above cells that show their numbers."""
+    cells = [name.rjust(VALUE_WIDTH - 1) for name in names]
+    heading = " ".join(cells).rstrip()
+    return [Segment(" " * indent + heading, DIM)]
+
+
+def draw_stacked_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[Line]:
+    """Yield the lines of a heatmap with two columns a cell and stacked labels above them."""
+    indent = " " * gutter
+    for line in stack_labels(drawable.columns.labels):
+        yield [Segment(indent + line)]
+    steps = choose_steps(drawable.panel, drawable.scale)
+    for label, row in zip(drawable.rows.labels, steps, strict=True):
+        cells = paint_row(row, screen.paint, STACKED_WIDTH)
+        yield [draw_row_label(label, gutter), *cells]
+
+
+def draw_pooled_heatmap(
+    drawable: Heatmap, screen: Screen, gutter: int, room: int
+) -> Iterator[Line]:
+    """Yield the lines of a heatmap that is pooled to the screen, and how much it is pooled."""
+    panel = pool_panel(drawable, screen, gutter, room)
+    explanation = explain_heatmap_pooling(drawable, panel, screen, gutter)
+    if explanation:  # it takes room
+        panel = pool_panel(drawable, screen, gutter, room - len(explanation))
+    yield from draw_dense_lines(drawable, panel, screen, gutter)
+    yield from explain_heatmap_pooling(drawable, panel, screen, gutter)
+
+
+def pool_panel(drawable: Heatmap, screen: Screen, gutter: int, room: int) -> Panel:
+    """Return the panel with as many cells as the screen has room for, or with all of them."""
     if screen.full:
         return drawable.panel
-    high = max(room - 1, LEAST) * (2 if screen.paint.coloured else 1)
-    return drawable.panel.pooled(min(high, screen.width - gutter), screen.width - gutter)
+    lines = max(room - 1, LEAST_LINES)
+    columns = screen.width - gutter
+    rows = min(lines * screen.rows_a_line, columns)
+    return drawable.panel.pooled(rows, columns)
 
 
-def dense_lines(drawable: Heatmap, shown: Panel, screen: Screen, gutter: int) -> Iterator[Line]:
-    """One column a cell, two rows a line where there is colour."""
-    cells = steps_of(shown, drawable.scale)
-    firsts, starts = (
-        starting(count, len_) * axis.step
-        for count, len_, axis in zip(
-            drawable.panel.values.shape, cells.shape, (drawable.rows, drawable.columns), strict=True
-        )
-    )
-    numbers = [drawable.columns.numbers[i] for i in starts]
-    yield [Segment(" " * gutter + ticks(numbers, "|" if screen.ascii else "╷"), DIM)]
-    high = 2 if screen.paint.coloured else 1
-    for top, line in zip(range(0, len(cells), high), cell_lines(cells, screen.paint), strict=True):
-        yield [Segment(fit(drawable.rows.labels[firsts[top]], gutter - 1) + " "), *line]
+def explain_heatmap_pooling(
+    drawable: Heatmap, panel: Panel, screen: Screen, gutter: int
+) -> list[Line]:
+    """Return the lines that say how much a heatmap was pooled to a panel."""
+    tokens = len(drawable.rows), len(drawable.columns)
+    return list(explain_pooling(drawable, tokens, panel.values.shape, screen, gutter))
 
 
-@body.register
-def draw_grid(drawable: Grid, screen: Screen) -> Iterator[Line]:
-    """Thumbnails, as many beside each other as fit; a layer's heads go on below where they do not."""
-    screen = screen.of(drawable.scale)
-    gutter = max(map(cell_len, drawable.rows)) + 1
-    side = thumbnail_side(drawable, screen, gutter, lines_left(drawable, screen, gutter))
-    wide = max(side, max(map(cell_len, drawable.columns))) + 1
-    abreast = max(1, (screen.width - gutter) // wide)
-    for first in range(0, len(drawable.columns), abreast):
+def draw_dense_lines(
+    drawable: Heatmap, panel: Panel, screen: Screen, gutter: int
+) -> Iterator[Line]:
+    """Yield the lines of a heatmap with one column a cell, and two rows a line with colours.
+
+    panel: that of the heatmap, pooled to the screen.
+    """
+    steps = choose_steps(panel, drawable.scale)
+    rows, columns = drawable.panel.values.shape
+    pooled_rows, pooled_columns = steps.shape
+    first_rows = starting(rows, pooled_rows) * drawable.rows.step
+    first_columns = starting(columns, pooled_columns) * drawable.columns.step
+    numbers = [drawable.columns.numbers[i] for i in first_columns]
+    mark = "|" if screen.is_ascii else "╷"
+    ticks = draw_tick_line(numbers, mark)
+    yield [Segment(" " * gutter + ticks, DIM)]
+    line_rows = first_rows[:: screen.rows_a_line]
+    lines = paint_matrix(steps, screen.paint)
+    for row, line in zip(line_rows, lines, strict=True):
+        label = drawable.rows.labels[row]
+        yield [draw_row_label(label, gutter), *line]
+
+
+# Grids of thumbnails
+
+
+class ThumbnailLayout(NamedTuple):
+    """The room of thumbnails on a terminal."""
+
+    gutter: int
+    """Columns of the names of the layers, with the space beside them."""
+    side: int
+    """Cells of the side of a thumbnail, at most."""
+    width: int
+    """Columns from one thumbnail to the next."""
+
+
+@draw_body.register
+def draw_grid_lines(drawable: Grid, screen: Screen) -> Iterator[Line]:
+    """Yield the lines of thumbnails, as many beside each other as fit.
+
+    The heads of a layer go on below where they do not fit.
+    """
+    screen = screen.for_scale(drawable.scale)
+    layout = lay_out_thumbnails(drawable, screen)
+    columns = len(drawable.columns)
+    room = screen.width - layout.gutter
+    abreast = max(1, room // layout.width)
+    for first in range(0, columns, abreast):
         heads = slice(first, first + abreast)
-        yield [
-            Segment(
-                " " * gutter
-                + "".join(fit(name, wide, left=True) for name in drawable.columns[heads]),
-                DIM,
-            )
-        ]
+        yield draw_thumbnail_names(drawable.columns[heads], layout)
         for label, row in zip(drawable.rows, drawable.panels, strict=True):
-            yield from thumbnail_lines(label, row[heads], drawable, screen, gutter, side, wide)
-    yield from pooling_lines(drawable, (drawable.tokens,), (side,), screen, gutter)
-    yield from closing_lines(drawable, screen, gutter)
+            thumbnails = pool_thumbnails(row[heads], drawable.scale, layout.side)
+            yield from draw_thumbnail_lines(label, thumbnails, layout, screen.paint)
+    yield from explain_grid_pooling(drawable, layout.side, screen, layout.gutter)
+    yield from draw_closing_lines(drawable, screen, layout.gutter)
 
 
-def thumbnail_side(drawable: Grid, screen: Screen, gutter: int, room: int) -> int:
-    """Cells of a thumbnail's side: as many as let all heads stand abreast and all layers below, within bounds."""
-    longest: int = max(max(panel.values.shape) for panel in panels(drawable))
+def lay_out_thumbnails(drawable: Grid, screen: Screen) -> ThumbnailLayout:
+    """Choose the room of the thumbnails of a grid on a screen."""
+    gutter = max(map(cell_len, drawable.rows)) + 1
+    side = choose_thumbnail_side(drawable, screen, gutter)
+    widest_name = max(map(cell_len, drawable.columns))
+    width = max(side, widest_name) + 1
+    return ThumbnailLayout(gutter, side, width)
+
+
+def choose_thumbnail_side(drawable: Grid, screen: Screen, gutter: int) -> int:
+    """Choose the cells of a thumbnail's side.
+
+    They are as many as let all heads stand beside each other and all layers below each other,
+    within LEAST_SIDE and MOST_SIDE.
+    """
+    panels = list_drawn_panels(drawable)
+    sides = [max(panel.values.shape) for panel in panels]
+    longest: int = max(sides)
     if screen.full:
         return longest
-    fair = (screen.width - gutter) // len(drawable.columns) - 1
-    room -= 2 + len(list(pooling_lines(drawable, (drawable.tokens,), (1,), screen, gutter)))
-    low = (room // len(drawable.rows) - 1) * (2 if screen.paint.coloured else 1)
-    return min(max(min(fair, low), THUMBNAIL.start), THUMBNAIL.stop - 1, longest)
+    columns = screen.width - gutter
+    fair_width = columns // len(drawable.columns) - 1
+    explanation = list(explain_grid_pooling(drawable, 1, screen, gutter))
+    room = count_lines_left(drawable, screen, gutter)
+    room -= 2 + len(explanation)
+    fair_lines = room // len(drawable.rows) - 1
+    fair_height = fair_lines * screen.rows_a_line
+    side = max(min(fair_width, fair_height), LEAST_SIDE)
+    return min(side, MOST_SIDE, longest)
 
 
-def thumbnail_lines(
-    label: str,
-    row: Sequence[Panel | None],
-    drawable: Grid,
-    screen: Screen,
-    gutter: int,
-    side: int,
-    wide: int,
+def draw_thumbnail_names(names: Sequence[str], layout: ThumbnailLayout) -> Line:
+    """Return the line of names above thumbnails."""
+    line = " " * layout.gutter
+    for name in names:
+        line += fit_columns(name, layout.width, left=True)
+    return [Segment(line, DIM)]
+
+
+def pool_thumbnails(panels: Sequence[Panel | None], scale: Scale, side: int) -> list[Steps | None]:
+    """Return the steps of panels on at most so many cells a side; None where there is no head."""
+    thumbnails: list[Steps | None] = []
+    for panel in panels:
+        if panel is None:
+            thumbnails.append(None)
+        else:
+            pooled = panel.pooled(side, side)
+            thumbnails.append(choose_steps(pooled, scale))
+    return thumbnails
+
+
+def explain_grid_pooling(drawable: Grid, side: int, screen: Screen, gutter: int) -> Iterator[Line]:
+    """Yield lines that say how much thumbnails were pooled to so many cells a side."""
+    yield from explain_pooling(drawable, (drawable.tokens,), (side,), screen, gutter)
+
+
+def draw_thumbnail_lines(
+    label: str, thumbnails: Sequence[Steps | None], layout: ThumbnailLayout, paint: Paint
 ) -> Iterator[Line]:
-    """One row of thumbnails, and the empty line below it."""
-    columns = [
-        list(cell_lines(steps_of(panel.pooled(side, side), drawable.scale), screen.paint))
-        if panel
-        else []
-        for panel in row
-    ]
-    for i in range(max(map(len, columns))):
-        line = [Segment(fit(label if i == 0 else "", gutter - 1) + " ", DIM)]
-        for column in columns:
-            cells = column[i] if i < len(column) else []
-            line += [*cells, Segment(" " * (wide - sum(cell_len(cell.text) for cell in cells)))]
+    """Yield the lines of thumbnails beside each other, and the empty line below them.
+
+    label: on the left of the first line. thumbnails: the steps of each, (row, column).
+    """
+    columns: list[list[Line]] = []
+    for steps in thumbnails:
+        columns.append([])
+        if steps is not None:
+            columns[-1] += paint_matrix(steps, paint)
+    height = max(map(len, columns))
+    for i in range(height):
+        text = label if i == 0 else ""
+        name = fit_columns(text, layout.gutter - 1)
+        line = [Segment(name + " ", DIM)]
+        for lines in columns:
+            cells = lines[i] if i < len(lines) else []
+            space = " " * (layout.width - measure_line(cells))
+            line += [*cells, Segment(space)]
         yield line
     yield [Segment("")]
 
 
-@body.register
-def draw_strip(drawable: Strip, screen: Screen) -> Iterator[Line]:
-    """The text, wrapped, each token on its colour; without colours each with its weight."""
-    screen = screen.of(drawable.scale)
-    line, used = Line(), 0
-    for token, spaced in zip(strip_tokens(drawable, screen), drawable.tokens.spaced, strict=True):
+# Running text
+
+
+@draw_body.register
+def draw_strip_lines(drawable: Strip, screen: Screen) -> Iterator[Line]:
+    """Yield the lines of a text, wrapped, each token on its colour.
+
+    Without colours each token has its weight beside it.
+    """
+    screen = screen.for_scale(drawable.scale)
+    line: Line = []
+    used = 0
+    tokens = draw_tokens(drawable, screen)
+    for token, has_space in zip(tokens, drawable.tokens.spaced, strict=True):
         length = cell_len(token.text)
-        if used and used + spaced + length > screen.width:
+        if used and used + has_space + length > screen.width:
             yield line
-            line, used = Line(), 0
-        if used and spaced:
+            line = []
+            used = 0
+        if used and has_space:
             line.append(Segment(" "))
+            used += 1
         line.append(token)
-        used += length + bool(used and spaced)
+        used += length
     yield line
     yield [Segment("")]
-    yield from closing_lines(drawable, screen, 0)
+    yield from draw_closing_lines(drawable, screen, 0)
 
 
-def strip_tokens(drawable: Strip, screen: Screen) -> Iterator[Segment]:
-    """The tokens of a text on their colours."""
-    cells = steps_of(drawable.panel, drawable.scale)[0]
-    widest = screen.width - VALUE_WIDTH - 4
-    for i, (label, value, at) in enumerate(
-        zip(drawable.tokens.labels, drawable.panel.values[0], cells, strict=True)
-    ):
-        text = steady(label)
-        text = fit(text, widest) if cell_len(text) > widest else text
-        style = DIM if at == MASKED else text_style(int(at), screen.paint)
-        if not screen.paint.coloured and at != MASKED and abs(value) >= 0.005:
-            text = f"{text}({(signed_number if drawable.scale.signed else number)(value).strip()})"
+def draw_tokens(drawable: Strip, screen: Screen) -> Iterator[Segment]:
+    """Yield the tokens of a text on their colours."""
+    steps = choose_steps(drawable.panel, drawable.scale)[0]
+    values = drawable.panel.values[0]
+    for i, label in enumerate(drawable.tokens.labels):
+        step = int(steps[i])
+        text = write_token(label, values[i], step, screen)
+        style = DIM if step == MASKED else style_text(step, screen.paint)
         if i == drawable.chosen:
-            style = style + CHOSEN
-            text = text if screen.paint.coloured else f">{text}<"
+            style += CHOSEN
+            if not screen.paint.has_colours:
+                text = f">{text}<"
         yield Segment(text, style)
 
 
-@body.register
-def draw_series(drawable: Series, screen: Screen) -> Iterator[Line]:
-    """Matrices beside each other if all their labels can be read so, else below each other."""
-    many = len(drawable.heatmaps)
-    share = (screen.width - APART * (many - 1)) // many
-    caption = list(caption_lines(drawable.caption, screen, 0))
-    around = len(caption) + len(list(wrap(drawable.title, screen.width))) + 2
-    left = screen.height and screen.height - around
+def write_token(label: str, value: float, step: int, screen: Screen) -> str:
+    """Return the text of a token, cut to a line, and its weight where there are no colours."""
+    text = fix_width(label)
+    most = screen.width - VALUE_WIDTH - 4
+    if cell_len(text) > most:
+        text = fit_columns(text, most)
+    paint = screen.paint
+    if paint.has_colours or step == MASKED or abs(value) < LEAST_SHOWN:
+        return text
+    weight = format_cell_difference(value) if paint.signed else format_cell_weight(value)
+    return f"{text}({weight.strip()})"
+
+
+# Series of matrices
+
+
+@draw_body.register
+def draw_series_lines(drawable: Series, screen: Screen) -> Iterator[Line]:
+    """Yield the lines of matrices: beside each other if all labels can be read, else below."""
+    caption = list(draw_caption(drawable.caption, screen, 0))
+    title_lines = count_title_lines(drawable.title, screen)
+    around = len(caption) + title_lines + 2
+    room = screen.shorten(around)
     yield [Segment("")]
-    if all(
-        max(BESIDE, gutter_of(one) + STACKED_WIDTH * one.columns.cells) <= share
-        for one in drawable.heatmaps
-    ):
-        yield from beside(drawable.heatmaps, replace(screen, width=share, height=left))
-        yield [Segment("")] * bool(caption)
+    heatmaps = drawable.heatmaps
+    gaps = HEATMAP_GAP_COLUMNS * (len(heatmaps) - 1)
+    share = (screen.width - gaps) // len(heatmaps)
+    if all(measure_least_width(heatmap) <= share for heatmap in heatmaps):
+        yield from draw_side_by_side(heatmaps, replace(room, width=share))
+        yield [Segment("")]
     else:
-        each = left and max(left // many, LOW)
-        for one in drawable.heatmaps:
-            yield from draw(one, replace(screen, height=each))
-            yield [Segment("")]
+        yield from draw_below_each_other(heatmaps, room)
     yield from caption
 
 
-def beside(heatmaps: Sequence[Heatmap], screen: Screen) -> Iterator[Line]:
-    """Pictures from left to right, each as wide as the screen, the cells of all of them below the longest title."""
-    titles = [list(wrap(one.title, screen.width)) for one in heatmaps]
-    deepest = max(map(len, titles))
-    pictures = []
-    for one, title in zip(heatmaps, titles, strict=True):
-        spare = deepest - len(title)
-        low = replace(screen, height=screen.height and screen.height - spare)
-        pictures.append(
-            [*([Segment(line, BOLD)] for line in title), *[[]] * spare, *body(one, low)]
-        )
+def measure_least_width(heatmap: Heatmap) -> int:
+    """Count the columns on which all labels of a heatmap can be read."""
+    labelled = measure_gutter(heatmap) + STACKED_WIDTH * heatmap.columns.cells
+    return max(LEAST_HEATMAP_COLUMNS, labelled)
+
+
+def draw_below_each_other(heatmaps: Sequence[Heatmap], screen: Screen) -> Iterator[Line]:
+    """Yield the lines of heatmaps below each other, with an empty line after each of them."""
+    height = screen.height
+    if height:
+        fair_share = height // len(heatmaps)
+        height = max(fair_share, LEAST_SERIES_HEIGHT)
+    for heatmap in heatmaps:
+        yield from draw(heatmap, replace(screen, height=height))
+        yield [Segment("")]
+
+
+def draw_side_by_side(heatmaps: Sequence[Heatmap], screen: Screen) -> Iterator[Line]:
+    """Yield the lines of heatmaps from left to right, each as wide as the screen.
+
+    The cells of all of them begin below the longest title.
+    """
+    titles = [list(draw_title(heatmap.title, screen)) for heatmap in heatmaps]
+    highest = max(map(len, titles))
+    pictures: list[list[Line]] = []
+    for heatmap, title in zip(heatmaps, titles, strict=True):
+        spare = highest - len(title)
+        empty_lines: list[Line] = [[]] * spare
+        body = draw_body(heatmap, screen.shorten(spare))
+        pictures.append([*title, *empty_lines, *body])
     for lines in zip_longest(*pictures, fillvalue=[]):
-        *before, last = lines
-        apart = (Segment(" " * (screen.width + APART - length(line))) for line in before)
-        yield [
-            part for line, space in zip(before, apart, strict=True) for part in (*line, space)
-        ] + last
+        yield join_side_by_side(lines, screen.width + HEATMAP_GAP_COLUMNS)
 
 
-def length(line: Line) -> int:
-    """Columns of a line."""
-    return sum(cell_len(part.text) for part in line)
+def join_side_by_side(lines: Sequence[Line], width: int) -> Line:
+    """Join lines to one, each of them but the last filled up to so many columns."""
+    *filled_lines, last = lines
+    joined: Line = []
+    for line in filled_lines:
+        space = " " * (width - measure_line(line))
+        joined += [*line, Segment(space)]
+    return joined + last
 
 
-@body.register
-def draw_table(drawable: Table, screen: Screen) -> Iterator[Line]:
-    """Names and numbers in columns, some of them on their colours."""
-    yield from table_lines(drawable, None if screen.full else screen.width, screen.paint)
-    yield from caption_lines(drawable.caption, screen, 0)
+def measure_line(line: Line) -> int:
+    """Count the columns of a line."""
+    return sum(cell_len(segment.text) for segment in line)
 
 
-@body.register
-def draw_curves(drawable: Curves, screen: Screen) -> Iterator[Line]:
-    """Plots below each other, as high as the screen allows."""
-    caption = list(caption_lines(drawable.caption, screen, 0))
-    around = len(caption) + len(list(wrap(drawable.title, screen.width))) + 1
-    yield from chart_lines(
-        drawable, screen.width, screen.height and screen.height - around, screen.paint
-    )
+# Tables and curves
+
+
+@draw_body.register
+def draw_table_lines(drawable: Table, screen: Screen) -> Iterator[Line]:
+    """Yield the lines of names and numbers in columns, some of them on their colours."""
+    width = None if screen.full else screen.width
+    yield from draw_table_rows(drawable, width, screen.paint)
+    yield from draw_caption(drawable.caption, screen, 0)
+
+
+@draw_body.register
+def draw_curves_lines(drawable: Curves, screen: Screen) -> Iterator[Line]:
+    """Yield the lines of plots below each other, as high as the screen allows."""
+    caption = list(draw_caption(drawable.caption, screen, 0))
+    title_lines = count_title_lines(drawable.title, screen)
+    around = len(caption) + title_lines + 1
+    room = screen.shorten(around)
+    yield from draw_chart_lines(drawable, screen.width, room.height, screen.paint)
     yield from caption
 
 
-def closing_lines(drawable: Matrices, screen: Screen, gutter: int) -> Iterator[Line]:
-    """The colour bar with its scale and range, and the caption, wrapped to the screen."""
-    bar = signed_bar if drawable.scale.signed else colour_bar
-    yield [Segment(" " * gutter), *bar(drawable.scale, screen, screen.width - gutter)]
-    masked = not all(panel.visible.all() for panel in panels(drawable))
-    yield from caption_lines(
-        (axes_line(drawable, masked=masked), *drawable.caption), screen, gutter
-    )
+# Lines below a picture
 
 
-def caption_lines(caption: Sequence[str], screen: Screen, gutter: int) -> Iterator[Line]:
-    """What is said below a picture."""
+def draw_closing_lines(drawable: Matrices, screen: Screen, gutter: int) -> Iterator[Line]:
+    """Yield the colour bar with its scale and range, and the caption, wrapped to the screen."""
+    width = screen.width - gutter
+    draw_bar = draw_signed_bar if drawable.scale.signed else draw_colour_bar
+    bar = draw_bar(drawable.scale, screen, width)
+    yield [Segment(" " * gutter), *bar]
+    masked = has_masked_cells(list_drawn_panels(drawable))
+    axes = describe_axes(drawable, masked=masked)
+    yield from draw_caption((axes, *drawable.caption), screen, gutter)
+
+
+def draw_caption(caption: Sequence[str], screen: Screen, gutter: int) -> Iterator[Line]:
+    """Yield the lines of a caption."""
+    width = max(screen.width - gutter, LABEL_WIDTH)
+    indent = " " * gutter
     for text in caption:
-        for line in wrap(text, max(screen.width - gutter, LABEL_WIDTH)):
-            yield [Segment(" " * gutter + line, DIM)]
+        for line in wrap_columns(text, width):
+            yield [Segment(indent + line, DIM)]
 
 
-def colour_bar(scale: Scale, screen: Screen, room: int) -> Line:
-    """From 0 to the top of the scale, what is beyond it, and the name of the scale."""
-    paint, name = screen.paint, scale_name(scale, screen)
-    beyond = (
-        [Segment("  "), *full_cells(np.array([BEYOND]), paint, 2), Segment(" beyond")]
-        if scale.has_beyond
-        else []
-    )
-    told = f" {scale.top:.2g}", f"  {name}"
-    taken = cell_len("0 " + "".join(told)) + sum(cell_len(part.text) for part in beyond)
-    steps = np.linspace(0, STEPS - 1, max(min(BAR, room - taken), 1)).astype(int)
-    return [
-        Segment("0 "),
-        *full_cells(steps, paint, 1),
-        Segment(told[0]),
-        *beyond,
-        Segment(told[1], DIM),
-    ]
+def draw_colour_bar(scale: Scale, screen: Screen, room: int) -> Line:
+    """Return a colour bar on so many columns.
+
+    It goes from 0 to the top of the scale. After it come the colour beyond the scale, if there are
+    such weights, and the name of the scale.
+    """
+    beyond: Line = []
+    if scale.has_beyond:
+        swatch = paint_row(np.array([BEYOND]), screen.paint, 2)
+        beyond = [Segment("  "), *swatch, Segment(" beyond")]
+    bottom = Segment("0 ")
+    top = Segment(f" {scale.top:.2g}")
+    name = Segment(f"  {name_scale(scale, screen)}", DIM)
+    taken_width = measure_line([bottom, top, *beyond, name])
+    width = max(min(MOST_BAR_COLUMNS, room - taken_width), 1)
+    steps = choose_bar_steps(width)
+    bar = paint_row(steps, screen.paint, 1)
+    return [bottom, *bar, top, *beyond, name]
 
 
-def signed_bar(scale: Scale, screen: Screen, room: int) -> Line:
-    """From the largest negative difference over 0 to the largest positive one, and the name of the scale."""
-    top, name = f"{scale.top:.2g}", scale_name(scale, screen)
-    room -= 2 * len(top) + 6  # for the ends and zero
-    name = f"  {name}" if len(name) + 4 <= room else ""
-    half = max(min(BAR, room - len(name)) // 2, 1)
-    steps = np.linspace(0, STEPS - 1, 2 * half).astype(int)
-    below, above = (full_cells(part, screen.paint, 1) for part in (steps[:half], steps[half:]))
-    zero = Segment(" 0 ", text_style(STEPS // 2, screen.paint))
-    return [Segment(f"-{top} "), *below, zero, *above, Segment(f" {top}"), Segment(name, DIM)]
+def draw_signed_bar(scale: Scale, screen: Screen, room: int) -> Line:
+    """Return a colour bar of differences on so many columns.
+
+    It goes from the largest negative difference over 0 to the largest positive one. The name of
+    the scale comes after it where there is room.
+    """
+    top = f"{scale.top:.2g}"
+    ends_width = 2 * len(top) + 6  # and zero
+    room -= ends_width
+    name = name_scale(scale, screen)
+    needs_room = len(name) + 4
+    name = f"  {name}" if needs_room <= room else ""
+    width = min(MOST_BAR_COLUMNS, room - len(name))
+    half = max(width // 2, 1)
+    steps = choose_bar_steps(2 * half)
+    below = paint_row(steps[:half], screen.paint, 1)
+    above = paint_row(steps[half:], screen.paint, 1)
+    zero = Segment(" 0 ", style_text(STEPS // 2, screen.paint))
+    low = Segment(f"-{top} ")
+    high = Segment(f" {top}")
+    return [low, *below, zero, *above, high, Segment(name, DIM)]
 
 
-def scale_name(scale: Scale, screen: Screen) -> str:
-    """The name of a scale in the signs of the screen."""
-    return scale.name.replace("√", "sqrt") if screen.ascii else scale.name
+def choose_bar_steps(width: int) -> Steps:
+    """Choose the steps of a colour bar on so many columns, from the lowest to the highest."""
+    positions = np.linspace(0, STEPS - 1, width)
+    return positions.astype(np.int64)
 
 
-def pooling_lines(
+def name_scale(scale: Scale, screen: Screen) -> str:
+    """Return the name of a scale in signs that the screen has."""
+    return scale.name.replace("√", "sqrt") if screen.is_ascii else scale.name
+
+
+def explain_pooling(
     drawable: Heatmap | Grid,
-    sides: Sequence[int],
+    tokens: Sequence[int],
     cells: Sequence[int],
     screen: Screen,
     gutter: int,
 ) -> Iterator[Line]:
-    """What was pooled to fit the screen, by the tokens and the cells of each side; nothing if nothing was."""
-    if any(count > left for count, left in zip(sides, cells, strict=True)):
-        told = " x ".join(map(str, cells)) if len(set(cells)) > 1 else cells[0]
-        named = counted(drawable)
-        text = f"{max(sides)} {named} on {told} cells: each is the largest {what(drawable)} that it stands for"
-        yield from caption_lines((text,), screen, gutter)
+    """Yield lines that say how much was pooled to fit the screen; none if nothing was.
+
+    tokens, cells: of each side.
+    """
+    pairs = zip(tokens, cells, strict=True)
+    if not any(tokens_a_side > cells_a_side for tokens_a_side, cells_a_side in pairs):
+        return
+    size = " x ".join(map(str, cells))
+    if len(set(cells)) == 1:
+        size = str(cells[0])
+    unit = name_pooled_unit(drawable)
+    value = name_pooled_value(drawable)
+    longest = max(tokens)
+    pooled = f"{longest} {unit} on {size} cells"
+    text = f"{pooled}: each is the largest {value} that it stands for"
+    yield from draw_caption((text,), screen, gutter)

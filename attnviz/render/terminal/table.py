@@ -1,78 +1,134 @@
-"""Tables on a terminal: columns as wide as what stands in them, those that do not fit in blocks below."""
+"""Tables on a terminal: columns as wide as their text; those that do not fit go on below."""
 
 from collections.abc import Iterator, Sequence
 from math import inf
+from typing import NamedTuple
 
 from rich.segment import Segment
 from rich.style import Style
 
-from attnviz.drawable import MASKED, Steps, Table
+from attnviz.drawable import MASKED, Table
 from attnviz.render.colour import STEPS
-from attnviz.render.matrices import blocks, level_steps
-from attnviz.render.terminal.cells import Line, Paint, text_style
-from attnviz.render.terminal.text_width import columns_of, fit
+from attnviz.render.matrices import choose_level_steps, split_columns
+from attnviz.render.terminal.cells import Line, Paint, style_text
+from attnviz.render.terminal.text_width import count_columns, fit_columns
 
-NAME_WIDTH, LEAST_NAME, TEXT_WIDTH = (
-    32,
-    8,
-    48,
-)  # columns of a row's name, and of a cell, at most, where room is short
-PLAIN, DIM = Style(), Style(dim=True)
+# Columns of the name of a row, and of a cell, where room is short.
+MOST_NAME_WIDTH, LEAST_NAME_WIDTH, MOST_CELL_WIDTH = 32, 8, 48
+HEADING_STYLE = Style(dim=True)
 
 
-def table_lines(table: Table, width: int | None, paint: Paint) -> Iterator[Line]:
-    """A heading and a line a row, on so many columns, or as many as it takes; an empty line between blocks."""
-    names = max(map(columns_of, (table.corner, *table.rows))) + 1
-    widths = [
-        max(columns_of(text) for text in (name, *(row[j] for row in table.cells)))
-        for j, name in enumerate(table.columns)
-    ]
-    widths = [max(widths)] * len(widths) if table.even else widths
-    room = inf
-    if width is not None and names + sum(widths) + 2 * len(widths) > width:
-        names = min(names, max(LEAST_NAME, min(NAME_WIDTH, width // 3)) + 1)
-        room = width - names
-        widths = [min(TEXT_WIDTH, room - 2, each) for each in widths]
-    steps = level_steps(table, STEPS)
-    for i, block in enumerate(blocks([each + 2 for each in widths], room, table.group)):
-        if i:
+class TableWidths(NamedTuple):
+    """The columns of the screen that the parts of a table take."""
+
+    names: int
+    """The names of the rows, and a space."""
+    cells: list[int]
+    """The text of each column, without the spaces on either side."""
+    room: float
+    """All columns of the table that stand beside each other, with their spaces."""
+
+
+def draw_table_rows(table: Table, width: int | None, paint: Paint) -> Iterator[Line]:
+    """Yield a heading and a line for each row; blocks of columns have an empty line between them.
+
+    width: columns of the screen; None for as many as the table takes.
+    """
+    widths = measure_table(table, width)
+    spaced_widths = [cell_width + 2 for cell_width in widths.cells]
+    blocks = split_columns(spaced_widths, widths.room, table.group)
+    steps: list[list[int]] = choose_level_steps(table, STEPS).tolist()
+    for i, block in enumerate(blocks):
+        if i > 0:
             yield []
-        yield from block_lines(table, block, names, widths, steps, paint)
+        yield draw_heading(table, block, widths, paint)
+        for row, row_steps in enumerate(steps):
+            yield draw_row(table, row, row_steps, block, widths, paint)
 
 
-def block_lines(
-    table: Table, block: range, names: int, widths: Sequence[int], steps: Steps, paint: Paint
-) -> Iterator[Line]:
-    """The names of the rows and some of the columns."""
-    heading = "".join(
-        cell_text(table.columns[j], widths[j], j in table.texts, paint) for j in block
-    )
-    yield [Segment((named(table.corner, names, paint) + heading).rstrip(), DIM)]
-    for name, row, at in zip(table.rows, table.cells, steps.tolist(), strict=True):
-        line, plain = [], named(name, names, paint)
-        for j in block:
-            text = cell_text(row[j], widths[j], j in table.texts, paint)
-            if at[j] == MASKED or not paint.coloured:
-                plain += text
-                continue
-            line += [Segment(plain), Segment(text, text_style(at[j], paint))]
-            plain = ""
-        yield [*line, Segment(plain.rstrip())]
+def measure_table(table: Table, width: int | None) -> TableWidths:
+    """Measure a table, and make names and cells narrower if it is wider than the screen."""
+    widest_name = max(map(count_columns, (table.corner, *table.rows)))
+    names = widest_name + 1
+    columns = range(len(table.columns))
+    cells = [measure_text_column(table, column) for column in columns]
+    if table.even:
+        cells = [max(cells)] * len(cells)
+    whole_width = names + sum(cells) + 2 * len(cells)
+    if width is None or whole_width <= width:
+        return TableWidths(names, cells, inf)
+    fair_share = min(MOST_NAME_WIDTH, width // 3)
+    most_name_width = max(LEAST_NAME_WIDTH, fair_share)
+    names = min(names, most_name_width + 1)
+    room = width - names
+    cells = [min(MOST_CELL_WIDTH, room - 2, cell_width) for cell_width in cells]
+    return TableWidths(names, cells, room)
 
 
-def named(name: str, width: int, paint: Paint) -> str:
-    """The name of a row, and a space."""
-    return f"{fitted(name, width - 1, paint, left=True)} "
+def measure_text_column(table: Table, column: int) -> int:
+    """Count the columns of the widest text of a column of a table."""
+    texts = [table.columns[column]]
+    texts += [row[column] for row in table.cells]
+    return max(map(count_columns, texts))
 
 
-def cell_text(text: str, width: int, left: bool, paint: Paint) -> str:
-    """What stands in a cell, a space on either side: names begin at the left, numbers end at the right."""
-    return f" {fitted(text, width, paint, left=left)} "
+def draw_heading(table: Table, block: range, widths: TableWidths, paint: Paint) -> Line:
+    """Return the line with the names of some columns of a table."""
+    line = fit_name(table.corner, widths.names, paint)
+    for column in block:
+        heading = table.columns[column]
+        is_left = column in table.texts
+        line += fit_cell(heading, widths.cells[column], is_left, paint)
+    return [Segment(line.rstrip(), HEADING_STYLE)]
 
 
-def fitted(text: str, width: int, paint: Paint, *, left: bool) -> str:
-    """Text on exactly so many columns, with nothing but ASCII where that is all there is."""
+def draw_row(
+    table: Table,
+    row: int,
+    steps: Sequence[int],
+    block: range,
+    widths: TableWidths,
+    paint: Paint,
+) -> Line:
+    """Return the line of a row of a table, with some of its columns.
+
+    steps: the colour of each column.
+    """
+    line: Line = []
+    plain = fit_name(table.rows[row], widths.names, paint)
+    cells = table.cells[row]
+    for column in block:
+        is_left = column in table.texts
+        text = fit_cell(cells[column], widths.cells[column], is_left, paint)
+        step = steps[column]
+        if step == MASKED or not paint.has_colours:
+            plain += text
+            continue
+        line.append(Segment(plain))
+        line.append(Segment(text, style_text(step, paint)))
+        plain = ""
+    line.append(Segment(plain.rstrip()))
+    return line
+
+
+def fit_name(name: str, width: int, paint: Paint) -> str:
+    """Return the name of a row, and a space, on so many columns."""
+    text = fit_on_screen(name, width - 1, paint, left=True)
+    return f"{text} "
+
+
+def fit_cell(text: str, width: int, left: bool, paint: Paint) -> str:
+    """Return the text of a cell on so many columns, with a space on either side.
+
+    left: it begins at the left, as names do; else it ends at the right, as numbers do.
+    """
+    fitted = fit_on_screen(text, width, paint, left=left)
+    return f" {fitted} "
+
+
+def fit_on_screen(text: str, width: int, paint: Paint, *, left: bool) -> str:
+    """Return a text on exactly so many columns, in ASCII where the screen has nothing else."""
     if text.isascii() and len(text) <= width:  # nearly all are, and this is four times as fast
         return text.ljust(width) if left else text.rjust(width)
-    found = fit(text, width, left=left)
-    return found.replace("…", "~") if paint.depth == "ascii" else found
+    fitted = fit_columns(text, width, left=left)
+    return fitted.replace("…", "~") if paint.is_ascii else fitted

@@ -1,117 +1,151 @@
-"""Text on a terminal's fixed columns: cut, filled, wrapped, stacked, so that what stands beside it stays aligned."""
+"""Text on a terminal's fixed columns: cut, filled, wrapped or stacked, so that it stays aligned."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
-LABEL_HEIGHT = 9
+LABEL_HEIGHT = 9  # lines of a stacked label, at most
 STACKED_WIDTH = 2  # columns of a cell below a stacked label
-TICKS = 10  # columns between two ticks
-LEFT_TO_RIGHT = (
-    "\u200e"  # of no width; what follows it is not drawn into a right-to-left word before
+TICK_COLUMNS = 10  # columns between two ticks
+LEFT_TO_RIGHT = "\u200e"  # of no width; text after it is not drawn into a right-to-left word before
+# Terminals do not agree on the width of these characters.
+SKIN_TONES = range(0x1F3FB, 0x1F400)
+FLAG_HALVES = range(0x1F1E6, 0x1F200)
+VARIATION_SELECTORS = range(0xFE00, 0xFE10)
+RIGHT_TO_LEFT = ("R", "AL", "AN")  # classes of Unicode's bidirectional algorithm
+ASCII_NAMES = str.maketrans(
+    {"·": "-", "…": "...", "√": "sqrt ", "Σ": "sum ", "␣": "_", "₁": "1", "₂": "2"}
 )
-# What terminals do not agree on the width of: skin tones, the halves of flags, variation selectors.
-UNSTEADY = range(0x1F3FB, 0x1F400), range(0x1F1E6, 0x1F200), range(0xFE00, 0xFE10)
 
 
-def steady(text: str) -> str:
-    """Text that is as wide on every terminal: selectors of no width are left out, other unsteady signs written out."""
+def fix_width(text: str) -> str:
+    """Return a text as one that is equally wide on every terminal.
+
+    Variation selectors, which have no width, are left out. Skin tones and the halves of flags are
+    written as escape sequences.
+    """
     if text.isascii():
         return text
-    return "".join(map(steady_sign, text))
+    return "".join(map(fix_character_width, text))
 
 
-def columns_of(text: str) -> int:
-    """How many columns a text takes."""
-    return len(text) if text.isascii() else cell_len(steady(text))
-
-
-def steady_sign(char: str) -> str:
-    """One of its characters."""
-    tones, flags, selectors = UNSTEADY
-    if ord(char) in selectors:
+def fix_character_width(character: str) -> str:
+    """Return what stands for a character in text that is equally wide on every terminal."""
+    code = ord(character)
+    if code in VARIATION_SELECTORS:
         return ""
-    return f"\\U{ord(char):08x}" if ord(char) in tones or ord(char) in flags else char
+    if code in SKIN_TONES or code in FLAG_HALVES:
+        return f"\\U{code:08x}"
+    return character
 
 
-def reads_backwards(text: str) -> bool:
-    """Whether any of it is written from right to left."""
-    return not text.isascii() and any(
-        unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in text
-    )
+def count_columns(text: str) -> int:
+    """Count the columns that a text takes."""
+    if text.isascii():
+        return len(text)
+    return cell_len(fix_width(text))
 
 
-def fit(text: str, width: int, *, left: bool = False) -> str:
-    """Text on exactly so many columns, cut with an ellipsis; to the right unless left."""
-    text = steady(text)
+def reads_right_to_left(text: str) -> bool:
+    """Return whether some of a text is written from right to left."""
+    if text.isascii():
+        return False
+    return any(unicodedata.bidirectional(character) in RIGHT_TO_LEFT for character in text)
+
+
+def fit_columns(text: str, width: int, *, left: bool = False) -> str:
+    """Return a text on exactly so many columns, cut with an ellipsis where it is longer.
+
+    It stands at the right end of them, or at the ``left`` one.
+    """
+    text = fix_width(text)
     if cell_len(text) > width:
         text = set_cell_size(text, width - 1) + "…"
     space = " " * (width - cell_len(text))
-    mark = LEFT_TO_RIGHT if reads_backwards(text) else ""
-    return text + mark + space if left else space + text + mark
+    mark = LEFT_TO_RIGHT if reads_right_to_left(text) else ""
+    if left:
+        return text + mark + space
+    return space + text + mark
 
 
-def stack(labels: Sequence[str], width: int = STACKED_WIDTH) -> list[str]:
-    """Labels written downwards, ending at the line below, so many columns each."""
-    columns = [signs(steady(label)) for label in labels]
-    columns = [
-        column if len(column) <= LABEL_HEIGHT else [*column[: LABEL_HEIGHT - 1], "…"]
-        for column in columns
-    ]
+def stack_labels(labels: Sequence[str], width: int = STACKED_WIDTH) -> list[str]:
+    """Write labels downwards, beside each other: the lines, at the last of which all of them end.
+
+    width: columns of each label.
+    """
+    columns = [stack_label(label) for label in labels]
     height = max(map(len, columns))
-    padded = [[""] * (height - len(column)) + column for column in columns]
-    return [
-        "".join(fit(sign, width, left=True) for sign in line).rstrip()
-        for line in zip(*padded, strict=True)
-    ]
+    padded: list[list[str]] = []
+    for column in columns:
+        spare = height - len(column)
+        padded.append([""] * spare + column)
+    return [join_cells(cells, width) for cells in zip(*padded, strict=True)]
 
 
-def signs(label: str) -> list[str]:
-    """The signs of a label, marks that take no room of their own kept with the sign before."""
-    found: list[str] = []
-    for char in label:
-        if found and cell_len(char) == 0:
-            found[-1] += char
+def stack_label(label: str) -> list[str]:
+    """Return the characters of a label as they stand below each other, cut with an ellipsis."""
+    characters = split_characters(fix_width(label))
+    if len(characters) <= LABEL_HEIGHT:
+        return characters
+    return [*characters[: LABEL_HEIGHT - 1], "…"]
+
+
+def join_cells(cells: Sequence[str], width: int) -> str:
+    """Return a line of texts that have so many columns each, without white space at its end."""
+    texts = [fit_columns(cell, width, left=True) for cell in cells]
+    return "".join(texts).rstrip()
+
+
+def split_characters(label: str) -> list[str]:
+    """Split a label into characters; a mark of no width stays with the character before it."""
+    characters: list[str] = []
+    for character in label:
+        if characters and cell_len(character) == 0:
+            characters[-1] += character
         else:
-            found.append(char)
-    return found
+            characters.append(character)
+    return characters
 
 
-def ticks(numbers: Sequence[int], mark: str = "╷") -> str:
-    """A line of token numbers, given that of the first token of each column; one every ten columns."""
-    line, columns = "", len(numbers)
-    for column in range(0, columns, TICKS):
+def draw_tick_line(numbers: Sequence[int], mark: str = "╷") -> str:
+    """Return a line with the number of a token at every tenth column.
+
+    numbers: of the first token of each column. mark: stands before a number, at its column.
+    """
+    line = ""
+    columns = len(numbers)
+    for column in range(0, columns, TICK_COLUMNS):
         tick = f"{mark}{numbers[column]}"
         if column + len(tick) <= columns:
             line = line.ljust(column) + tick
     return line
 
 
-def wrap(text: str, width: int) -> Iterator[str]:
-    """A text in lines of at most so many columns; words longer than that are broken."""
+def wrap_columns(text: str, width: int) -> Iterator[str]:
+    """Yield the lines of a text, of at most so many columns; longer words are broken."""
     line = ""
-    for word in steady(text).split():
-        if line and cell_len(line) + 1 + cell_len(word) > width:
+    for word in fix_width(text).split():
+        joined_width = cell_len(line) + 1 + cell_len(word)
+        if line and joined_width > width:
             yield line
             line = ""
-        *whole, word = chop_cells(word, width) or [word]
-        yield from whole
-        line = f"{line} {word}" if line else word
+        pieces = chop_cells(word, width) or [word]
+        *full_lines, word_end = pieces
+        yield from full_lines
+        line = f"{line} {word_end}" if line else word_end
     if line:
         yield line
 
 
-IN_ASCII = str.maketrans(
-    {"·": "-", "…": "...", "√": "sqrt ", "Σ": "sum ", "␣": "_", "₁": "1", "₂": "2"}
-)
+def write_ascii(text: str) -> str:
+    """Return a text in ASCII: some signs by name, others as escape sequences."""
+    named = text.translate(ASCII_NAMES)
+    return named.encode("ascii", "backslashreplace").decode()
 
 
-def ascii_of(text: str) -> str:
-    """A text with what is not ASCII written as an escape sequence."""
-    return text.translate(IN_ASCII).encode("ascii", "backslashreplace").decode()
-
-
-def cut(label: str) -> str:
-    """A label short enough that no ellipsis is needed, which ASCII has not."""
-    return label if len(label) <= LABEL_HEIGHT else label[: LABEL_HEIGHT - 1] + "~"
+def shorten_ascii_label(label: str) -> str:
+    """Return a label short enough that it needs no ellipsis, which ASCII does not have."""
+    if len(label) <= LABEL_HEIGHT:
+        return label
+    return label[: LABEL_HEIGHT - 1] + "~"
