@@ -10,7 +10,7 @@ are ordered (query, head), so that any run of queries is one contiguous matrix a
 read once for the g that share it. In long texts the keys of a block come in chunks, each a matrix
 of its own.
 
-Buffers: a ``Plan`` makes all of them once for calls of one shape, and the next call overwrites
+Buffers: a ``BlockPlan`` makes all of them once for calls of one shape, and the next call overwrites
 them. The sums that a softmax needs of each row belong to ``RowSums``, which alone writes them.
 """
 
@@ -36,13 +36,13 @@ UNSEEN_TILES = 64  # on a side, of calls of which no tiles are kept
 LINE = 16  # floats in a line of the cache, at which buffers start
 
 
-class Span(NamedTuple):
+class QuerySpan(NamedTuple):
     """A run of queries that holds whole rows of tiles, or lies inside one row of tiles."""
 
     first: int
     stop: int
     keys: int
-    """How many keys some query of the run can see: the first ones."""
+    """The number of keys that some query of the run can see: the first ones."""
 
     @property
     def queries(self) -> slice:
@@ -55,7 +55,7 @@ class Span(NamedTuple):
         return self.stop - self.first
 
 
-class Shape(NamedTuple):
+class CallShape(NamedTuple):
     """The sizes that calls must have in common to share a plan."""
 
     batch: int
@@ -64,7 +64,7 @@ class Shape(NamedTuple):
     queries: int
     keys: int
     width: int
-    """Of queries and keys, d."""
+    """The width of queries and keys, d."""
     value_width: int
     causal: bool
     tiles: int
@@ -73,7 +73,7 @@ class Shape(NamedTuple):
     device: torch.device
 
     @classmethod
-    def of(cls, call: Call, tiles: int) -> "Shape":
+    def of(cls, call: Call, tiles: int) -> "CallShape":
         """Return the shape of a call, computed in float32 at least."""
         batch, heads, queries, width = call.query.shape
         key_heads, keys, value_width = call.value.shape[1:]
@@ -165,14 +165,14 @@ def accumulate(chunk: Tensor, sums: Tensor, first_key: int) -> None:
         torch.sum(chunk, -1, out=sums)
 
 
-class Plan:
+class BlockPlan:
     """The blocks and buffers of calls of one shape, shared by all layers that make such calls.
 
     Buffers are made once, because fresh memory costs a page fault every 4 KB. What stands in them
     is that of the call which ran last.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: CallShape) -> None:
         self.shape = shape
         self.groups = shape.batch * shape.key_heads
         self.shared = shape.heads // shape.key_heads
@@ -184,10 +184,15 @@ class Plan:
 
     def plan_tiles(self) -> None:
         """Set the size of a tile, and the number of tiles on each side: (queries, keys)."""
-        queries, keys, most = self.shape.queries, self.shape.keys, self.shape.tiles
-        height, width = math.ceil(queries / most), math.ceil(keys / most)
+        queries = self.shape.queries
+        keys = self.shape.keys
+        most = self.shape.tiles
+        height = math.ceil(queries / most)
+        width = math.ceil(keys / most)
         self.tile_size = height, width
-        self.tile_grid = math.ceil(queries / height), math.ceil(keys / width)
+        high = math.ceil(queries / height)
+        wide = math.ceil(keys / width)
+        self.tile_grid = high, wide
 
     def plan_blocks(self) -> None:
         """Choose how many queries, keys and groups a block has."""
@@ -198,21 +203,26 @@ class Plan:
         self.chunk_keys = CHUNK if in_chunks else self.shape.keys
         self.spans = tuple(self.cut_spans())
         self.tallest = max(span.height for span in self.spans)
-        self.largest = self.shared * max(span.height * span.keys for span in self.spans)
+        most_cells = max(span.height * span.keys for span in self.spans)
+        self.largest = self.shared * most_cells
         """Scores of one group in the largest block."""
         fitting = self.most_scores // self.largest
         self.groups_a_block = max(1, min(self.groups, fitting))
 
     def allocate_buffers(self) -> None:
         """Make the buffers of a call: its arguments laid out, its sums and output, one block."""
-        shape, shared = self.shape, self.shared
-        batch, key_heads = shape.batch, shape.key_heads
+        shape = self.shape
+        shared = self.shared
+        batch = shape.batch
+        key_heads = shape.key_heads
         self.query = self.allocate(batch, key_heads, shape.queries, shared, shape.width)
         self.key = self.allocate(batch, key_heads, shape.keys, shape.width)
         self.output = self.allocate(self.groups, shape.queries * shared, shape.value_width)
-        self.sums = RowSums(*self.allocate(3, self.groups, shape.queries, shared))
+        sums = self.allocate(3, self.groups, shape.queries, shared)
+        self.sums = RowSums(*sums)
         lines = math.ceil(self.groups_a_block * self.largest / LINE)
-        self.scores, self.weights = self.allocate(2, LINE + lines * LINE).zero_()
+        blocks = self.allocate(2, LINE + lines * LINE)
+        self.scores, self.weights = blocks.zero_()
 
     def make_causal_masks(self) -> None:
         """Make the mask of a causal query over the keys of its own block, (r, 1, r)."""
@@ -225,12 +235,12 @@ class Plan:
         """Make a buffer of a size."""
         return torch.empty(size, dtype=self.shape.dtype, device=self.shape.device)
 
-    def cut_spans(self) -> Iterator[Span]:
+    def cut_spans(self) -> Iterator[QuerySpan]:
         """Cut the queries into those of blocks, in order."""
         first = 0
         while first < self.shape.queries:
             stop = first + self.count_queries(first)
-            yield Span(first, stop, self.count_visible_keys(stop))
+            yield QuerySpan(first, stop, self.count_visible_keys(stop))
             first = stop
 
     def count_visible_keys(self, stop: int) -> int:
@@ -262,7 +272,7 @@ class Plan:
         for first in range(0, self.groups, self.groups_a_block):
             yield slice(first, min(self.groups, first + self.groups_a_block))
 
-    def list_chunks(self, span: Span, *, whole: bool) -> Iterator[tuple[int, int]]:
+    def list_chunks(self, span: QuerySpan, *, whole: bool) -> Iterator[tuple[int, int]]:
         """List the first key of each chunk of a block, and the key after its last.
 
         whole: all keys make one chunk.
@@ -271,26 +281,29 @@ class Plan:
         for first in range(0, span.keys, width):
             yield first, min(first + width, span.keys)
 
-    def view_buffer(self, buffer: Tensor, groups: int, span: Span, first: int, stop: int) -> Tensor:
+    def view_buffer(
+        self, buffer: Tensor, groups: int, span: QuerySpan, first: int, stop: int
+    ) -> Tensor:
         """Return a part of a buffer for some keys of a block, (m, r, g, stop - first)."""
         rows = groups * span.height * self.shared
         start = LINE + rows * first
         end = start + rows * (stop - first)
-        return buffer[start:end].view(groups, span.height, self.shared, stop - first)
+        used = buffer[start:end]
+        return used.view(groups, span.height, self.shared, stop - first)
 
     def split_groups(self, array: Tensor) -> Tensor:
         """Return an array of groups by item of the batch and head: (G, g, ...) -> (B, H, ...)."""
         return array.reshape(self.shape.batch, self.shape.heads, *array.shape[2:])
 
 
-class Block(NamedTuple):
+class WeightsBlock(NamedTuple):
     """The weights that a reducer sees; the next block overwrites them."""
 
     weights: Tensor
     """(m, r, g, n) on n keys of its chunk."""
     first: int
     """The first of these keys."""
-    span: Span
+    span: QuerySpan
     groups: slice
 
     @property
@@ -302,7 +315,7 @@ class Block(NamedTuple):
 class Reducer(Protocol):
     """An object that keeps something of every block."""
 
-    def see(self, block: Block) -> None:
+    def see(self, block: WeightsBlock) -> None:
         """See a block, or a chunk of it: the keys come in order."""
         ...
 
@@ -314,11 +327,11 @@ class Reducer(Protocol):
 Reducers = tuple[Reducer, ...]
 
 
-class Layout(NamedTuple):
+class CallLayout(NamedTuple):
     """A call laid out for the matrix products, in the buffers of its plan."""
 
     call: Call
-    plan: Plan
+    plan: BlockPlan
     query: Tensor
     """(G, N * g, d), scaled."""
     key: Tensor
@@ -326,7 +339,7 @@ class Layout(NamedTuple):
     value: Tensor
     """(G, M, d_v)."""
     bounded: list[bool]
-    """For each group, whether no score can leave +-SAFE."""
+    """For each group, True if no score can leave +-SAFE."""
     sinks: Tensor | None
     """(B or 1, H, N or 1, 1)."""
     masks: tuple[Tensor, ...]
@@ -337,12 +350,12 @@ class Layout(NamedTuple):
         return all(self.bounded[groups])
 
 
-def attend(call: Call, plan: Plan, reducers: Reducers) -> Tensor:
+def attend_in_blocks(call: Call, plan: BlockPlan, reducers: Reducers) -> Tensor:
     """Compute the output (B, N, H, d_v) of a call, in the type of its query.
 
     Each reducer, in order, sees each block.
     """
-    layout = lay_out(call, plan)
+    layout = lay_out_call(call, plan)
     for groups in plan.list_group_runs():
         for span in plan.spans:
             sums = plan.sums.of_block(groups, span.queries)
@@ -355,17 +368,17 @@ def attend(call: Call, plan: Plan, reducers: Reducers) -> Tensor:
     return merge_output(plan).to(call.query.dtype)
 
 
-def plan_call(call: Call) -> Plan:
+def plan_call(call: Call) -> BlockPlan:
     """Make the plan of one call of which no tiles are kept."""
-    return Plan(Shape.of(call, UNSEEN_TILES))
+    return BlockPlan(CallShape.of(call, UNSEEN_TILES))
 
 
 def compute_output(call: Call) -> Tensor:
     """Compute the output (B, N, H, d_v) of a call by blocks, with nothing kept of them."""
-    return attend(call, plan_call(call), ())
+    return attend_in_blocks(call, plan_call(call), ())
 
 
-def merge_output(plan: Plan) -> Tensor:
+def merge_output(plan: BlockPlan) -> Tensor:
     """Return the output of a plan by query and head, (B, N, H, d_v)."""
     batch, heads, key_heads, queries = plan.shape[:4]
     by_key_head = plan.output.view(batch, key_heads, queries, plan.shared, -1)
@@ -373,7 +386,7 @@ def merge_output(plan: Plan) -> Tensor:
     return by_query.reshape(batch, queries, heads, -1)
 
 
-def lay_out(call: Call, plan: Plan) -> Layout:
+def lay_out_call(call: Call, plan: BlockPlan) -> CallLayout:
     """Lay out a call in the buffers of its plan."""
     dtype = plan.shape.dtype
     query = lay_out_queries(call, plan)
@@ -383,10 +396,10 @@ def lay_out(call: Call, plan: Plan) -> Layout:
     sinks = None
     if call.sinks is not None:
         sinks = reshape_sinks(call.sinks).to(dtype)
-    return Layout(call, plan, query, key.transpose(1, 2), value, bounded, sinks, call.masks)
+    return CallLayout(call, plan, query, key.transpose(1, 2), value, bounded, sinks, call.masks)
 
 
-def lay_out_queries(call: Call, plan: Plan) -> Tensor:
+def lay_out_queries(call: Call, plan: BlockPlan) -> Tensor:
     """Scale the queries, those of one key head beside each other: (G, N * g, d)."""
     shape = plan.shape
     by_group = shape.batch, shape.key_heads, plan.shared, shape.queries, shape.width
@@ -396,7 +409,7 @@ def lay_out_queries(call: Call, plan: Plan) -> Tensor:
     return plan.query.flatten(2, 3).flatten(0, 1)
 
 
-def lay_out_keys(call: Call, plan: Plan) -> Tensor:
+def lay_out_keys(call: Call, plan: BlockPlan) -> Tensor:
     """Centre the keys, which softmax does not see, so that more scores are bounded: (G, M, d).
 
     They are not centred where a soft cap or a sink would see it.
@@ -443,13 +456,16 @@ def is_linear(call: Call) -> bool:
     return call.sinks is None and hides_only
 
 
-def compute_exponentials(layout: Layout, groups: slice, span: Span, sums: RowSums) -> list[Tensor]:
+def compute_exponentials(
+    layout: CallLayout, groups: slice, span: QuerySpan, sums: RowSums
+) -> list[Tensor]:
     """Compute the exponentials of a block's scores, (m, r, g, n) each chunk, and their sums.
 
     Scores without a bound, or with some hidden, come in one chunk: their row maximum must be known
     first.
     """
-    call, plan = layout.call, layout.plan
+    call = layout.call
+    plan = layout.plan
     query = pick_rows(layout.query[groups], plan, span)
     count = len(query)
     whole = bool(layout.masks) or not layout.are_bounded(groups)
@@ -457,7 +473,8 @@ def compute_exponentials(layout: Layout, groups: slice, span: Span, sums: RowSum
     chunks = []
     for first, stop in plan.list_chunks(span, whole=whole):
         scores = plan.view_buffer(plan.scores, count, span, 0, stop - first)
-        compute_scores(query, layout.key[groups, :, first:stop], call.softcap, scores)
+        key = layout.key[groups, :, first:stop]
+        compute_scores(query, key, call.softcap, scores)
         if whole:
             shift = hide_and_shift(scores, layout, groups, span)
         chunk = plan.view_buffer(plan.weights, count, span, first, stop)
@@ -474,9 +491,10 @@ def compute_exponentials(layout: Layout, groups: slice, span: Span, sums: RowSum
     return chunks
 
 
-def pick_rows(array: Tensor, plan: Plan, span: Span) -> Tensor:
+def pick_rows(array: Tensor, plan: BlockPlan, span: QuerySpan) -> Tensor:
     """Return the rows of a block, (m, N * g, ...) -> (m, r * g, ...), ordered (query, head)."""
-    return array.narrow(1, span.first * plan.shared, span.height * plan.shared)
+    first = span.first * plan.shared
+    return array.narrow(1, first, span.height * plan.shared)
 
 
 def compute_scores(query: Tensor, key: Tensor, softcap: float | None, scores: Tensor) -> None:
@@ -486,7 +504,7 @@ def compute_scores(query: Tensor, key: Tensor, softcap: float | None, scores: Te
         scores.div_(softcap).tanh_().mul_(softcap)
 
 
-def hide_later_keys(exponentials: Tensor, plan: Plan, span: Span, first: int) -> None:
+def hide_later_keys(exponentials: Tensor, plan: BlockPlan, span: QuerySpan, first: int) -> None:
     """Set the exponentials of keys after their query to 0, in a chunk that begins at key first.
 
     Only the keys from the first query of the block on can be such keys.
@@ -498,49 +516,57 @@ def hide_later_keys(exponentials: Tensor, plan: Plan, span: Span, first: int) ->
     own.mul_(plan.causal_factors[: span.height, :, own_keys])
 
 
-def hide_and_shift(scores: Tensor, layout: Layout, groups: slice, span: Span) -> Tensor | None:
+def hide_and_shift(
+    scores: Tensor, layout: CallLayout, groups: slice, span: QuerySpan
+) -> Tensor | None:
     """Hide what is masked in the scores of a block, and take the maximum off each row.
 
     Returns what was taken off, (m, r, g, 1); None if the scores are bounded, so that nothing was.
     """
-    call, plan = layout.call, layout.plan
+    call = layout.call
+    plan = layout.plan
     for mask in layout.masks:
         add_mask(scores, mask, plan, groups, span)
     if layout.are_bounded(groups):
         return None
     if call.causal and span.keys > span.first:
-        visible = plan.causal_corner[: span.height, :, : span.keys - span.first]
+        own_keys = span.keys - span.first
+        visible = plan.causal_corner[: span.height, :, :own_keys]
         own = scores[..., span.first :]
         own.masked_fill_(~visible, HIDDEN)
     shift = scores.amax(-1, keepdim=True)
     if layout.sinks is not None:
-        shift = torch.maximum(shift, pick_sinks(layout.sinks, plan, groups, span))
+        sinks = pick_sinks(layout.sinks, plan, groups, span)
+        shift = torch.maximum(shift, sinks)
     shift.clamp_min_(HIDDEN / 2)
     scores.sub_(shift)
     return shift
 
 
-def add_mask(scores: Tensor, mask: Tensor, plan: Plan, groups: slice, span: Span) -> None:
+def add_mask(scores: Tensor, mask: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -> None:
     """Add a mask or a bias to the scores of a block."""
     queries = span.queries if mask.shape[2] > 1 else slice(0, 1)
     for i, group in enumerate(range(groups.start, groups.stop)):
         item, heads = locate_group(group, plan)
+        of_item = mask[item % mask.shape[0]]
         mask_heads = heads if mask.shape[1] > 1 else slice(0, 1)
-        of_group = mask[item % mask.shape[0], mask_heads, queries, : span.keys]  # (g, r, n)
-        scores[i].add_(additive(of_group, scores.dtype).transpose(0, 1))
+        of_group = of_item[mask_heads, queries, : span.keys]  # (g, r, n)
+        added = additive(of_group, scores.dtype)
+        scores[i].add_(added.transpose(0, 1))
 
 
-def pick_sinks(sinks: Tensor, plan: Plan, groups: slice, span: Span) -> Tensor:
+def pick_sinks(sinks: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -> Tensor:
     """Return the sinks of a block, (m, r or 1, g, 1)."""
     queries = span.queries if sinks.shape[2] > 1 else slice(0, 1)
     of_groups = []
     for group in range(groups.start, groups.stop):
         item, heads = locate_group(group, plan)
-        of_groups.append(sinks[item % sinks.shape[0], heads, queries])
+        of_item = sinks[item % sinks.shape[0]]
+        of_groups.append(of_item[heads, queries])
     return torch.stack(of_groups).transpose(1, 2)
 
 
-def locate_group(group: int, plan: Plan) -> tuple[int, slice]:
+def locate_group(group: int, plan: BlockPlan) -> tuple[int, slice]:
     """Return the item of the batch, and the query heads, of a group."""
     item, key_head = divmod(group, plan.shape.key_heads)
     first = key_head * plan.shared
@@ -549,9 +575,9 @@ def locate_group(group: int, plan: Plan) -> tuple[int, slice]:
 
 def finish_weights(
     chunks: list[Tensor],
-    layout: Layout,
+    layout: CallLayout,
     groups: slice,
-    span: Span,
+    span: QuerySpan,
     sums: RowSums,
     reducers: Reducers,
 ) -> None:
@@ -572,13 +598,13 @@ def finish_weights(
             torch.baddbmm(output, rows, values, out=output)
         else:
             torch.bmm(rows, values, out=output)
-        block = Block(weights, first, span, groups)
+        block = WeightsBlock(weights, first, span, groups)
         for reducer in reducers:
             reducer.see(block)
         first = stop
 
 
-def replay(weights: Tensor, plan: Plan, reducers: Reducers) -> None:
+def replay(weights: Tensor, plan: BlockPlan, reducers: Reducers) -> None:
     """Show weights (B, H, N, M) that a model made itself to reducers, block by block.
 
     The plan must have a key head for each head.
@@ -589,7 +615,7 @@ def replay(weights: Tensor, plan: Plan, reducers: Reducers) -> None:
         for span in plan.spans:
             rows = by_group[groups, span.queries].contiguous()  # (m, r, 1, M)
             plan.sums.of_block(groups, span.queries).add_weights(rows)
-            block = Block(rows, 0, span, groups)
+            block = WeightsBlock(rows, 0, span, groups)
             for reducer in reducers:
                 reducer.see(block)
         for reducer in reducers:

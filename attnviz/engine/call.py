@@ -49,7 +49,8 @@ class Call:
     @property
     def masks(self) -> tuple[Tensor, ...]:
         """The tensors that change scores cell by cell, each (B or 1, H or 1, N or 1, M)."""
-        return tuple(array for array in (self.bias, self.mask) if array is not None)
+        masks = self.bias, self.mask
+        return tuple(mask for mask in masks if mask is not None)
 
     def pick_heads(self, heads: tuple[int, ...]) -> "Call":
         """Return the call of some of its heads, each with a key head of its own."""
@@ -60,7 +61,8 @@ class Call:
         if self.sinks is not None:
             sinks = reshape_sinks(self.sinks)[:, query_heads]
         query = self.query[:, query_heads]
-        key, value = self.key[:, key_heads], self.value[:, key_heads]
+        key = self.key[:, key_heads]
+        value = self.value[:, key_heads]
         mask = pick_mask_heads(self.mask, query_heads)
         bias = pick_mask_heads(self.bias, query_heads)
         return replace(self, query=query, key=key, value=value, mask=mask, bias=bias, sinks=sinks)
@@ -117,7 +119,8 @@ class Call:
 
     def visible(self) -> Tensor:
         """Return booleans (B or 1, H or 1, N or 1, M), True where a query may attend."""
-        queries, keys = self.query.shape[2], self.key.shape[2]
+        queries = self.query.shape[2]
+        keys = self.key.shape[2]
         device = self.query.device
         if self.causal:
             every_cell = torch.ones(queries, keys, dtype=torch.bool, device=device)

@@ -9,7 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnviz.engine.blocks import Block, Plan, Span, accumulate, attend, plan_call
+from attnviz.engine.blocks import (
+    BlockPlan,
+    QuerySpan,
+    WeightsBlock,
+    accumulate,
+    attend_in_blocks,
+    plan_call,
+)
 from attnviz.engine.call import Call
 
 EVERY_KEY = slice(None)
@@ -21,13 +28,14 @@ class WeightsReducer:
     That grows with the square of the length, so it is for chosen layers and heads.
     """
 
-    def __init__(self, plan: Plan, columns: slice) -> None:
+    def __init__(self, plan: BlockPlan, columns: slice) -> None:
         self.plan = plan
         self.first, self.stop, _ = columns.indices(plan.shape.keys)
-        keys = len(range(plan.shape.keys)[columns])
-        self.weights = torch.zeros(plan.groups, plan.shared, plan.shape.queries, keys)
+        keys = range(plan.shape.keys)[columns]
+        size = plan.groups, plan.shared, plan.shape.queries, len(keys)
+        self.weights = torch.zeros(size)
 
-    def see(self, block: Block) -> None:
+    def see(self, block: WeightsBlock) -> None:
         """Copy the block, (m, r, g, n), to its place."""
         first = max(block.first, self.first)
         stop = min(block.stop, self.stop)
@@ -51,21 +59,21 @@ def compute_weights(call: Call, columns: slice = EVERY_KEY) -> Tensor:
     """Compute the weights of a call on some of its keys, (B, H, N, columns), on the CPU."""
     plan = plan_call(call)
     reducer = WeightsReducer(plan, columns)
-    attend(call, plan, (reducer,))
+    attend_in_blocks(call, plan, (reducer,))
     return reducer.result()
 
 
 class EdgesReducer:
     """Keep the strongest edges of each query."""
 
-    def __init__(self, plan: Plan, count: int) -> None:
+    def __init__(self, plan: BlockPlan, count: int) -> None:
         self.plan = plan
         self.count = min(count, plan.shape.keys)
         size = plan.groups, plan.shared, plan.shape.queries, self.count
         self.weights = torch.zeros(size)
         self.keys = torch.zeros(size, dtype=torch.int32)
 
-    def see(self, block: Block) -> None:
+    def see(self, block: WeightsBlock) -> None:
         """Keep the largest weights of each row, of those in its earlier keys and the new ones."""
         count = min(self.count, block.weights.shape[-1])
         strongest = block.weights.topk(count, -1)
@@ -73,10 +81,13 @@ class EdgesReducer:
         numbers = strongest.indices + block.first
         keys = numbers.transpose(1, 2).int()
         rows = block.groups, slice(None), block.span.queries
-        kept_weights, kept_keys = self.weights[rows], self.keys[rows]
+        kept_weights = self.weights[rows]
+        kept_keys = self.keys[rows]
         if block.first:
-            weights = torch.cat([kept_weights.to(weights.device), weights], -1)
-            keys = torch.cat([kept_keys.to(keys.device), keys], -1)
+            earlier_weights = kept_weights.to(weights.device)
+            earlier_keys = kept_keys.to(keys.device)
+            weights = torch.cat([earlier_weights, weights], -1)
+            keys = torch.cat([earlier_keys, keys], -1)
             weights, order = weights.topk(self.count, -1)
             keys = keys.gather(-1, order)
         count = keys.shape[-1]
@@ -101,7 +112,7 @@ class Sight(NamedTuple):
     """
 
     free: Tensor
-    """(B or 1, H or 1, N or 1): whether a query sees more than one key."""
+    """(B or 1, H or 1, N or 1): True where a query sees more than one key."""
     only: Tensor
     """(B or 1, H or 1, N or 1): the one key that a query sees which is not free and sees one."""
 
@@ -132,10 +143,10 @@ class SummaryReducer:
     Its buffers serve one layer after the other.
     """
 
-    def __init__(self, plan: Plan, square: bool) -> None:
+    def __init__(self, plan: BlockPlan, square: bool) -> None:
         self.plan = plan
         self.square = square
-        """Whether there are as many queries as keys, so that positions can be compared."""
+        """True if there are as many queries as keys, so that positions can be compared."""
         # A causal query has no keys after it, and needs no look at those before it apart.
         self.looks_behind = square and not plan.shape.causal
         self.query_numbers = count_up(plan.shape.queries, plan)
@@ -146,31 +157,37 @@ class SummaryReducer:
 
     def allocate_tiles(self) -> None:
         """Make the buffers of tiles, of what keys receive, and of diagonals."""
-        plan, shape = self.plan, self.plan.shape
+        plan = self.plan
+        shape = plan.shape
         high, wide = plan.tile_grid
         height, width = plan.tile_size
-        self.mean, self.peak = plan.allocate(2, plan.groups, high, plan.shared, wide)
+        tiles = 2, plan.groups, high, plan.shared, wide
+        self.mean, self.peak = plan.allocate(*tiles)
         self.received = plan.allocate(plan.groups, plan.shared, shape.keys)
-        self.diagonals = plan.allocate(plan.groups, shape.queries, plan.shared, 2).zero_()
+        self.diagonals = plan.allocate(plan.groups, shape.queries, plan.shared, 2)
+        self.diagonals.zero_()
         heights = measure_tiles(shape.queries, height, plan)
         widths = measure_tiles(shape.keys, width, plan)
         self.areas = heights[:, None, None] * widths
-        size = 2, plan.groups_a_block, high, plan.shared, wide * width
-        self.sums, self.peaks = plan.allocate(*size).zero_()  # cells that no block reaches stay 0
+        strips = 2, plan.groups_a_block, high, plan.shared, wide * width
+        # Cells that no block reaches stay 0.
+        self.sums, self.peaks = plan.allocate(*strips).zero_()
 
     def allocate_distances(self) -> None:
         """Make the buffers of what keys before their query get: see ``add_behind``."""
         plan = self.plan
-        self.near, self.before = plan.allocate(2, plan.groups, plan.shape.queries, plan.shared)
+        rows = 2, plan.groups, plan.shape.queries, plan.shared
+        self.near, self.before = plan.allocate(*rows)
         self.columns = plan.allocate(plan.groups, plan.shared)
         height, width = plan.tile_size
         tallest = max(span.height + span.first % height for span in plan.spans)
         numbers = count_up(tallest, plan)
-        behind = (numbers[:, None] - numbers).clamp_min_(0)
+        behind = numbers[:, None] - numbers
+        behind.clamp_min_(0)
         self.behind = behind[:, None]  # (r, 1, r): how far a key lies behind its query
         self.keys_before = self.number_keys_before_edges(plan.tile_grid[1] * width)
 
-    def see(self, block: Block) -> None:
+    def see(self, block: WeightsBlock) -> None:
         """Add a block to the tiles and the statistics."""
         self.add_to_strips(block)
         if self.square:
@@ -178,7 +195,7 @@ class SummaryReducer:
         if self.looks_behind:
             self.add_behind(block)
 
-    def add_to_strips(self, block: Block) -> None:
+    def add_to_strips(self, block: WeightsBlock) -> None:
         """Add a block to the strips: whole rows of tiles, or a part of one row of tiles."""
         span = block.span
         groups, queries, heads, keys = block.weights.shape
@@ -200,18 +217,19 @@ class SummaryReducer:
             torch.sum(rows, 2, out=sums)
             torch.amax(rows, 2, out=peaks)
 
-    def find_new_keys(self, block: Block) -> int:
+    def find_new_keys(self, block: WeightsBlock) -> int:
         """Return the first column of a block that its row of tiles has not reached before."""
         if self.plan.shape.causal:
             return max(0, block.span.first - block.first)
         return block.weights.shape[-1]
 
-    def add_diagonals(self, block: Block) -> None:
+    def add_diagonals(self, block: WeightsBlock) -> None:
         """Copy the weight of each query on the key before it and on itself, (m, r, g, 2).
 
         Query 0 has no key before it: its place stays 0.
         """
-        span, diagonals = block.span, self.diagonals[block.groups]
+        span = block.span
+        diagonals = self.diagonals[block.groups]
         first = max(span.first, block.first + 1)
         stop = min(span.stop, block.stop)
         if first < stop:
@@ -219,12 +237,14 @@ class SummaryReducer:
         # Where a chunk begins or ends between the two keys, only one of them is there.
         if span.first <= block.first < span.stop:
             row = block.first - span.first
-            diagonals[:, block.first, :, 1] = block.weights[:, row, :, 0]
+            on_itself = block.weights[:, row, :, 0]
+            diagonals[:, block.first, :, 1] = on_itself
         if span.first <= block.stop < span.stop:
             row = block.stop - span.first
-            diagonals[:, block.stop, :, 0] = block.weights[:, row, :, -1]
+            on_key_before = block.weights[:, row, :, -1]
+            diagonals[:, block.stop, :, 0] = on_key_before
 
-    def add_behind(self, block: Block) -> None:
+    def add_behind(self, block: WeightsBlock) -> None:
         """Sum what ``compute_distance`` needs of the keys before their query.
 
         Keys before the edge, the first query of the block's first row of tiles, lie behind all its
@@ -235,22 +255,26 @@ class SummaryReducer:
         edge = self.find_edge(span)
         stop_before = max(0, min(edge, block.stop) - block.first)
         before = block.weights[..., :stop_before]
-        accumulate(before, self.before[block.groups, span.queries], block.first)
+        sums_before = self.before[block.groups, span.queries]
+        accumulate(before, sums_before, block.first)
         first_near = max(block.first, edge)
         stop_near = max(first_near, min(block.stop, span.stop))
         near = block.weights[..., first_near - block.first : stop_near - block.first]
         rows = slice(span.first - edge, span.stop - edge)
         behind = self.behind[rows, :, first_near - edge : stop_near - edge]
         products = self.multiply_in_place_of_scores(near, behind, span)
-        accumulate(products, self.near[block.groups, span.queries], block.first)
+        sums_near = self.near[block.groups, span.queries]
+        accumulate(products, sums_near, block.first)
 
-    def multiply_in_place_of_scores(self, weights: Tensor, factors: Tensor, span: Span) -> Tensor:
+    def multiply_in_place_of_scores(
+        self, weights: Tensor, factors: Tensor, span: QuerySpan
+    ) -> Tensor:
         """Multiply weights of a block in the buffer of its scores, which are needed no more."""
         groups, _, _, keys = weights.shape
         products = self.plan.view_buffer(self.plan.scores, groups, span, 0, keys)
         return torch.mul(weights, factors, out=products)
 
-    def find_edge(self, span: Span) -> int:
+    def find_edge(self, span: QuerySpan) -> int:
         """Return the first query of the first row of tiles that a span reaches."""
         return span.first - span.first % self.plan.tile_size[0]
 
@@ -262,8 +286,9 @@ class SummaryReducer:
         height = self.plan.tile_size[0]
         edges = torch.zeros(self.plan.tile_grid[0], device=self.key_numbers.device)
         for span in self.plan.spans:
-            tile_rows = slice(span.first // height, math.ceil(span.stop / height))
-            edges[tile_rows] = self.find_edge(span)
+            top = span.first // height
+            bottom = math.ceil(span.stop / height)
+            edges[top:bottom] = self.find_edge(span)
         keys = count_up(width, self.plan)
         lies_before = keys < edges[:, None]
         return (keys * lies_before).flatten()
@@ -272,11 +297,14 @@ class SummaryReducer:
         """Merge the columns of the strips of some groups."""
         plan = self.plan
         count = groups.stop - groups.start
-        sums, peaks = self.sums[:count], self.peaks[:count]
-        tiles = count, plan.tile_grid[0], plan.shared, plan.tile_grid[1], plan.tile_size[1]
+        sums = self.sums[:count]
+        peaks = self.peaks[:count]
+        high, wide = plan.tile_grid
+        tiles = count, high, plan.shared, wide, plan.tile_size[1]
         torch.sum(sums.view(tiles), -1, out=self.mean[groups])
         torch.amax(peaks.view(tiles), -1, out=self.peak[groups])
-        self.received[groups] = sums.sum(1)[..., : plan.shape.keys]
+        by_column = sums.sum(1)
+        self.received[groups] = by_column[..., : plan.shape.keys]
         if self.looks_behind:
             by_head = sums.transpose(1, 2).flatten(2)
             self.columns[groups] = by_head @ self.keys_before
@@ -302,10 +330,12 @@ class SummaryReducer:
     def average_positions(self) -> dict[str, Tensor]:
         """Average what compares the positions of queries and keys, (B, H) each."""
         plan = self.plan
-        sees_a_key = (plan.sums.mass > 0).to(plan.shape.dtype)  # (G, N, g)
+        has_weight = plan.sums.mass > 0  # (G, N, g)
+        sees_a_key = has_weight.to(plan.shape.dtype)
         queries = sees_a_key.sum(1).clamp_min(1)
         later_queries = sees_a_key[:, 1:].sum(1).clamp_min(1)
-        previous, diagonal = self.diagonals.sum(1).unbind(-1)  # (G, g)
+        diagonals = self.diagonals.sum(1)  # (G, g, 2)
+        previous, diagonal = diagonals.unbind(-1)
         means = {
             "diagonal": diagonal / queries,
             "previous": previous / later_queries,
@@ -326,9 +356,10 @@ class SummaryReducer:
         only = sight.only.expand(mass.shape)
         forced = mass.masked_fill(free, 0)
         received.scatter_add_(-1, only, -forced)
-        choosing = (mass * free > 0).sum(-1, keepdim=True)
-        means = (received / choosing.clamp_min(1)).clamp_min_(0)
-        return means * (choosing > 0)
+        chooses = mass * free > 0
+        choosing = chooses.sum(-1, keepdim=True)
+        means = received / choosing.clamp_min(1)
+        return means.clamp_min_(0) * (choosing > 0)
 
     def compute_distance(self) -> Tensor:
         """Compute the sum of weight * |i - j|, (G, g).
@@ -337,9 +368,11 @@ class SummaryReducer:
         of weight * (i - j) over the keys behind their query. The sums are large numbers that nearly
         cancel, so they are made in double precision.
         """
-        keys, queries = self.key_numbers.double(), self.query_numbers.double()
+        keys = self.key_numbers.double()
+        queries = self.query_numbers.double()
         mass = self.plan.sums.mass.transpose(1, 2).double()
-        onward: Tensor = self.received.double() @ keys - mass @ queries
+        received = self.received.double()
+        onward: Tensor = received @ keys - mass @ queries
         if self.plan.shape.causal:
             return -onward
         before = self.before.transpose(1, 2).double() @ queries
@@ -347,7 +380,7 @@ class SummaryReducer:
         return onward + 2 * behind
 
 
-def view_diagonals(block: Block, first: int, stop: int) -> Tensor:
+def view_diagonals(block: WeightsBlock, first: int, stop: int) -> Tensor:
     """View the weights of some queries on the key before them and on themselves, (m, r, g, 2).
 
     They are one strided view: the next query's pair lies one row and one key further.
@@ -355,14 +388,16 @@ def view_diagonals(block: Block, first: int, stop: int) -> Tensor:
     """
     groups, _, heads, keys = block.weights.shape
     size = groups, stop - first, heads, 2
-    strides = block.weights.stride(0), heads * keys + 1, keys, 1
+    row_stride = heads * keys
+    strides = block.weights.stride(0), row_stride + 1, keys, 1
     row = first - block.span.first
     column = first - 1 - block.first
-    start = block.weights.storage_offset() + row * heads * keys + column
+    offset = row * row_stride + column
+    start = block.weights.storage_offset() + offset
     return block.weights.as_strided(size, strides, start)
 
 
-def split_all_groups(arrays: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+def split_all_groups(arrays: dict[str, Tensor], plan: BlockPlan) -> dict[str, Tensor]:
     """Return arrays of groups by item of the batch and head: (G, g, ...) -> (B, H, ...)."""
     return {name: plan.split_groups(array) for name, array in arrays.items()}
 
@@ -372,12 +407,12 @@ def copy_to_cpu(array: Tensor) -> Tensor:
     return array.to("cpu", torch.float32, copy=True)
 
 
-def count_up(count: int, plan: Plan) -> Tensor:
+def count_up(count: int, plan: BlockPlan) -> Tensor:
     """Return 0, 1, 2 ... in the type and on the device of a plan."""
     return torch.arange(count, dtype=plan.shape.dtype, device=plan.shape.device)
 
 
-def measure_tiles(length: int, tile: int, plan: Plan) -> Tensor:
+def measure_tiles(length: int, tile: int, plan: BlockPlan) -> Tensor:
     """Return how many tokens each tile of a side holds."""
     starts = range(0, length, tile)
     sizes = [min(tile, length - start) for start in starts]

@@ -56,7 +56,7 @@ class Pending:
     rows: Tensor
     """Some of its rows as they were made."""
     number: int | None
-    """Of the call, if the observer knows of it."""
+    """The number of the call, if the observer knows of it."""
 
 
 class Tap(TorchFunctionMode):
@@ -77,7 +77,7 @@ class Tap(TorchFunctionMode):
         self.found = 0
         """Calls of attention that were seen here."""
         self.busy = False
-        """Whether an observer computes, whose functions are not the model's."""
+        """True if an observer computes, whose functions are not the model's."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch, and show it to the observer if it is attention."""
@@ -132,7 +132,9 @@ class Tap(TorchFunctionMode):
         """
         del dropout_p
         queries = self.add_axes(query)
-        keys, values = self.match_heads(queries, self.add_axes(key), self.add_axes(value))
+        keys = self.add_axes(key)
+        values = self.add_axes(value)
+        keys, values = self.match_heads(queries, keys, values)
         mask = None if attn_mask is None else self.add_axes(attn_mask)
         if scale is None:
             scale = default_scale(queries)
@@ -151,8 +153,8 @@ class Tap(TorchFunctionMode):
             key = key.expand(-1, heads, -1, -1)
             value = value.expand(-1, heads, -1, -1)
         if key.shape[1] != value.shape[1]:
-            key = key.repeat_interleave(heads // key.shape[1], 1)
-            value = value.repeat_interleave(heads // value.shape[1], 1)
+            key = repeat_heads(key, heads)
+            value = repeat_heads(value, heads)
         return key, value
 
     def run_multi_head(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -174,12 +176,14 @@ class Tap(TorchFunctionMode):
         """Run the ``attend`` of our own layer, and show its weights."""
         attended = attend(*args, **kwargs)
         visible = attended.scores > -torch.inf
-        number = self.show_weights(self.add_axes(attended.weights), self.add_axes(visible))
+        weights = self.add_axes(attended.weights)
+        number = self.show_weights(weights, self.add_axes(visible))
         if not kwargs.get("residual"):
             value = args[2]
             product = attended.weights @ widen(value)
             dtype = find_coarsest_dtype(attended.output, value)
-            self.observer.measured(number, difference(product, attended.output), dtype)
+            measured = difference(product, attended.output)
+            self.observer.measured(number, measured, dtype)
         return attended
 
     def run_softmax(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -263,7 +267,8 @@ class Tap(TorchFunctionMode):
             if self.fit is not None and smallest_ndim < 3:
                 # Heads have values of their own, or share them: this is another use of a softmax.
                 return
-            number = self.show_weights(self.add_axes(weights), self.add_axes(pending.visible))
+            visible = self.add_axes(pending.visible)
+            number = self.show_weights(self.add_axes(weights), visible)
         if func is torch.einsum or position != 0 or not are_plain_factors(operands, weights):
             return
         factor, values = operands
@@ -279,8 +284,14 @@ class Tap(TorchFunctionMode):
         if array.ndim == 2:
             return array[None, None]
         if array.ndim == 3:
-            return array[:, None] if array.shape[0] == self.batch else array[None]
+            is_batch = array.shape[0] == self.batch
+            return array[:, None] if is_batch else array[None]
         return array
+
+
+def repeat_heads(array: Tensor, heads: int) -> Tensor:
+    """Repeat the heads of an array (B, K, ...) until there are as many as named."""
+    return array.repeat_interleave(heads // array.shape[1], 1)
 
 
 def find_visible(scores: Tensor, weights: Tensor) -> Tensor:
@@ -303,8 +314,8 @@ def compare_product(rows: Tensor, weights: Tensor, values: Tensor, product: Tens
     """
     *lead, queries, keys = weights.shape
     step = math.ceil(queries / SAMPLE)
-    sample = rows.to(values.dtype).reshape(*lead, -1, keys)
-    expected = sample @ values
+    sample = rows.to(values.dtype)
+    expected = sample.reshape(*lead, -1, keys) @ values
     return difference(expected, product[..., ::step, :])
 
 
@@ -321,7 +332,7 @@ def find_form(forms: list[Tensor], operands: list[Tensor]) -> int | None:
     """Return the position of the first operand that is a form of weights, as it is or turned."""
     for position, operand in enumerate(operands):
         for form in forms:
-            if view_same_numbers(operand, form) or view_same_numbers(turn(operand), form):
+            if view_same_numbers(operand, form) or view_same_numbers(turn_last_axes(operand), form):
                 return position
     return None
 
@@ -334,7 +345,7 @@ def view_same_numbers(one: Tensor, other: Tensor) -> bool:
     return last_axis == (other.shape[-1:], other.stride()[-1:])
 
 
-def turn(array: Tensor) -> Tensor:
+def turn_last_axes(array: Tensor) -> Tensor:
     """Return a tensor with its last two axes exchanged, if it has two."""
     return array.mT if array.ndim > 1 else array
 
@@ -348,7 +359,7 @@ def is_form(result: Tensor, forms: list[Tensor]) -> bool:
 
 def is_turned(result: Tensor, form: Tensor) -> bool:
     """Return whether a result is a form with its last two axes exchanged."""
-    return view_same_numbers(turn(result), form) and not view_same_numbers(result, form)
+    return view_same_numbers(turn_last_axes(result), form) and not view_same_numbers(result, form)
 
 
 def with_global(function: Any, name: str, value: Any) -> Any:

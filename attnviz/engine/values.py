@@ -106,7 +106,8 @@ def require_projection(output: Tensor, merged: Tensor, matrix: Tensor) -> Tensor
 
     output (1, N, H, d_v). Raises ModelError if something else is multiplied, or by no such matrix.
     """
-    heads = output[0].flatten(1).to(merged.dtype)  # (N, H * d_v)
+    heads = output[0].flatten(1)  # (N, H * d_v)
+    heads = heads.to(merged.dtype)
     width = heads.shape[1]
     is_matrix = matrix.ndim == 2 and len(matrix) == width and matrix.is_floating_point()
     if not holds_same_numbers(merged, heads) or not is_matrix:
@@ -116,7 +117,9 @@ def require_projection(output: Tensor, merged: Tensor, matrix: Tensor) -> Tensor
 
 def holds_same_numbers(array: Tensor, other: Tensor) -> bool:
     """Return whether two tensors hold equal numbers, in whatever shape."""
-    return array.numel() == other.numel() and torch.equal(array.reshape(other.shape), other)
+    if array.numel() != other.numel():
+        return False
+    return torch.equal(array.reshape(other.shape), other)
 
 
 def measure_head_lengths(call: Call, projection: Tensor, heads: tuple[int, ...]) -> Tensor:
@@ -165,7 +168,8 @@ def compute_window_scores(
 
 def compute_all_scores(call: Call) -> Tensor:
     """Compute the scores of a call, (1, H, N, M), 0 where masked, as its softmax is given them."""
-    scores = call.query.float() @ call.key.float().mT * call.scale
+    key = call.key.float().mT
+    scores = call.query.float() @ key * call.scale
     if call.softcap is not None:
         scores = (scores / call.softcap).tanh() * call.softcap
     for mask in call.masks:

@@ -25,7 +25,7 @@ class Site(NamedTuple):
     part: str = ""
     """The part of the model, or of its input, to which the layer belongs; empty if there is one."""
     repeated: bool = False
-    """Whether it is a second call of one layer: queries and keys as before, with other values."""
+    """True if it is a second call of one layer: queries and keys as before, with other values."""
 
 
 class Seen(NamedTuple):
@@ -39,11 +39,11 @@ class Seen(NamedTuple):
     where: str
     """The name of the module that called, if it is known."""
     cross: bool
-    """Whether the keys are surely not those of the queries' own text."""
+    """True if the keys are surely not those of the queries' own text."""
     entry: int = 0
     """The number of the run of the module that called, if it is known: see ``Running``."""
     repeated: bool = False
-    """Whether its queries and keys are those of the call before: only the values are others."""
+    """True if its queries and keys are those of the call before: only the values are others."""
 
 
 @dataclass(eq=False)
@@ -57,7 +57,7 @@ class Found:
     tile: tuple[int, int] = (1, 1)
     edges: tuple[Tensor, Tensor] | None = None
     difference: float | None = None
-    """Of weights times values from the model's own output, as a share of its largest number."""
+    """Weights times values against the model's own output, as a share of its largest number."""
     dtype: torch.dtype = torch.float32
     """The coarsest type of what was compared."""
 

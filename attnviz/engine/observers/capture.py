@@ -19,7 +19,7 @@ from attnviz.engine.agreement import (
     find_coarsest_dtype,
     larger_of,
 )
-from attnviz.engine.blocks import Plan, Reducer, Shape, attend, replay
+from attnviz.engine.blocks import BlockPlan, CallShape, Reducer, attend_in_blocks, replay
 from attnviz.engine.call import Call
 from attnviz.engine.edits import Edits
 from attnviz.engine.observers.base import (
@@ -99,7 +99,7 @@ class Probe(Observer):
         self.cut: set[int] = set()
         """The calls whose scores were seen before the softmax."""
         self.found: dict[int, Found] = {}
-        self.plans: dict[Shape, tuple[Plan, SummaryReducer]] = {}
+        self.plans: dict[CallShape, tuple[BlockPlan, SummaryReducer]] = {}
         self.views: list[MaskView] = []
 
     def attend(self, call: Call, source: Source) -> Tensor:
@@ -113,7 +113,8 @@ class Probe(Observer):
         output, found = self.look(edited, source, self.heads[number])
         output = self.edits.edit_output(number, edited, output)
         if self.request.method == NORM:
-            return Watched.of(output, partial(self.project, number, edited, output, found))
+            project = partial(self.project, number, edited, output, found)
+            return Watched.of(output, project)
         self.keep(number, found)
         return output
 
@@ -126,7 +127,9 @@ class Probe(Observer):
         """
         if number in self.found:
             raise ModelError(UNPROJECTED)
-        heads, rows, columns = self.heads[number], self.request.rows, self.request.columns
+        heads = self.heads[number]
+        rows = self.request.rows
+        columns = self.request.columns
         projection = require_projection(output, merged, matrix)
         if self.request.summed:
             found.weights = measure_summed_lengths(call, projection, heads, rows, columns)
@@ -185,7 +188,7 @@ class Probe(Observer):
         if call.plain:
             return compute_plain_output(call, source)
         plan, _ = self.plan(call)
-        return attend(call, plan, ())
+        return attend_in_blocks(call, plan, ())
 
     def look(self, call: Call, source: Source, heads: tuple[int, ...]) -> tuple[Tensor, Found]:
         """Compute the output of a call, and what is kept of some heads.
@@ -213,14 +216,16 @@ class Probe(Observer):
 
         output: that of the whole call, with which the blocks are compared.
         """
-        rows, columns = self.request.rows, self.request.columns
+        rows = self.request.rows
+        columns = self.request.columns
         chosen = call.pick_heads(heads)
         if rows != slice(None):
             numbers = torch.arange(call.query.shape[2], device=call.query.device)
             chosen = chosen.rows(numbers[rows])
         again, found = self.run(chosen)
         numbers = torch.tensor(heads, device=output.device)
-        of_heads = output[:, rows][:, :, numbers]
+        of_rows = output[:, rows]
+        of_heads = of_rows[:, :, numbers]
         found.difference = compare_outputs(again, of_heads)
         found.dtype = find_coarsest_dtype(call.query, call.value, output)
         if self.request.method == SCORES:
@@ -231,16 +236,17 @@ class Probe(Observer):
         """Compute the output (B, N, H, d_v) of a call by blocks, and what is kept of its heads."""
         plan, summary = self.plan(call)
         reducers = self.reducers(plan, summary)
-        output = attend(call, plan, reducers.all)
+        output = attend_in_blocks(call, plan, reducers.all)
         view = self.view(call, plan)
         return output, self.finish(reducers, view.visible, view.sight)
 
     def summarise(self, weights: Tensor, visible: Tensor) -> Found:
         """Compute what is kept of weights (1, H, N, M) that a model made itself."""
         rows = self.request.rows
-        weights, visible = weights[:, :, rows], visible[:, :, rows]
+        weights = weights[:, :, rows]
+        visible = visible[:, :, rows]
         _, heads, queries, keys = weights.shape
-        shape = Shape(
+        shape = CallShape(
             batch=1,
             heads=heads,
             key_heads=heads,
@@ -256,21 +262,22 @@ class Probe(Observer):
         plan, summary = self.share_plan(shape)
         reducers = self.reducers(plan, summary)
         replay(weights, plan, reducers.all)
-        return self.finish(reducers, self.show(visible, plan), Sight.of(visible))
+        shown = self.show(visible, plan)
+        return self.finish(reducers, shown, Sight.of(visible))
 
-    def plan(self, call: Call) -> tuple[Plan, SummaryReducer]:
+    def plan(self, call: Call) -> tuple[BlockPlan, SummaryReducer]:
         """Return the blocks and buffers of a call."""
-        return self.share_plan(Shape.of(call, self.request.tiles))
+        return self.share_plan(CallShape.of(call, self.request.tiles))
 
-    def share_plan(self, shape: Shape) -> tuple[Plan, SummaryReducer]:
+    def share_plan(self, shape: CallShape) -> tuple[BlockPlan, SummaryReducer]:
         """Return the blocks and buffers of a shape, made once for all its calls."""
         if shape not in self.plans:
-            plan = Plan(shape)
+            plan = BlockPlan(shape)
             summary = SummaryReducer(plan, square=shape.queries == shape.keys)
             self.plans[shape] = plan, summary
         return self.plans[shape]
 
-    def reducers(self, plan: Plan, summary: SummaryReducer) -> ChosenReducers:
+    def reducers(self, plan: BlockPlan, summary: SummaryReducer) -> ChosenReducers:
         """Choose what sees the blocks.
 
         A window tells nothing of the statistics of the whole text, nor do norms or scores.
@@ -298,7 +305,7 @@ class Probe(Observer):
             found.tile = reducers.summary.plan.tile_size
         return found
 
-    def view(self, call: Call, plan: Plan) -> MaskView:
+    def view(self, call: Call, plan: BlockPlan) -> MaskView:
         """Return what is visible in a call, as it is kept, and what that leaves to choose."""
         size = plan.shape.queries, plan.shape.keys
         for view in self.views:
@@ -312,10 +319,11 @@ class Probe(Observer):
             visible = self.show(seen, plan)
             sight = Sight.of(seen)
         view = MaskView(call.masks, call.causal, size, visible, sight)
-        self.views = [*self.views[1 - VIEWS :], view]
+        latest = self.views[1 - VIEWS :]
+        self.views = [*latest, view]
         return view
 
-    def show_causal(self, plan: Plan) -> Tensor:
+    def show_causal(self, plan: BlockPlan) -> Tensor:
         """Return what is visible to causal queries, as it is kept: the window, or tiles."""
         if self.request.keep != "weights":
             return pool_causal_mask(plan)
@@ -323,14 +331,14 @@ class Probe(Observer):
         keys = torch.arange(plan.shape.keys)[self.request.columns]
         return (keys <= queries[:, None])[None]
 
-    def show(self, visible: Tensor, plan: Plan) -> Tensor:
+    def show(self, visible: Tensor, plan: BlockPlan) -> Tensor:
         """Return what is visible, (1 or H, N or 1, M), as it is kept: the window, or tiles."""
         if self.request.keep == "weights":
             return visible[0, :, :, self.request.columns].cpu()
         return pool_mask(visible, plan)[0].cpu()
 
 
-def pool_mask(visible: Tensor, plan: Plan) -> Tensor:
+def pool_mask(visible: Tensor, plan: BlockPlan) -> Tensor:
     """Return which tiles hold a visible cell.
 
     (B or 1, H or 1, N or 1, M) -> (B or 1, H or 1, row or 1, column).
@@ -342,7 +350,7 @@ def pool_mask(visible: Tensor, plan: Plan) -> Tensor:
     return torch.stack(tile_columns, 3)
 
 
-def pool_causal_mask(plan: Plan) -> Tensor:
+def pool_causal_mask(plan: BlockPlan) -> Tensor:
     """Return which tiles hold a cell that causal queries see, (1, row, column).
 
     The mask itself is not built.

@@ -80,8 +80,8 @@ def join_steps(steps: Sequence[Found]) -> tuple[Tensor, Tensor]:
     for step, step_rows in zip(steps, rows, strict=True):
         stop = first + step_rows.shape[1]
         keys = min(step_rows.shape[2], stop)
-        last_keys = slice(stop - keys, stop)
-        weights[0, :, first:stop, last_keys] = step_rows[:, :, :keys]
-        visible[0, :, first:stop, last_keys] = step.visible[:, :, :keys]
+        place = 0, slice(None), slice(first, stop), slice(stop - keys, stop)
+        weights[place] = step_rows[:, :, :keys]
+        visible[place] = step.visible[:, :, :keys]
         first = stop
     return weights, visible

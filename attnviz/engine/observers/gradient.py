@@ -75,7 +75,8 @@ class Graded(Observer):
         self, number: int, slopes: Sequence[Tensor], heads: tuple[int, ...], request: Request
     ) -> Found:
         """Compute the weights of some heads of a call times their gradients, 0 where negative."""
-        call, rows = self.calls[number].detach(), request.rows
+        call = self.calls[number].detach()
+        rows = request.rows
         weights = multiply_gradients(call, slopes[number], heads, rows, request.columns)
         visible = call.visible()[0]
         if visible.shape[1] > 1:
@@ -92,8 +93,8 @@ def multiply_gradients(
 
     slope: dL/dO, (1, N, H, d_v).
     """
-    slopes = slope[0, rows].float()[:, list(heads)]
-    slopes_by_head = slopes.transpose(0, 1)  # (head, query, d_v)
+    slopes = slope[0, rows].float()
+    slopes_by_head = slopes[:, list(heads)].transpose(0, 1)  # (head, query, d_v)
     blocks = []
     first = 0
     for block in split_queries(call, heads, rows):
@@ -112,12 +113,15 @@ def compute_eager_output(call: Call) -> Tensor:
 
     All its weights are there at once.
     """
-    every_head = call.pick_heads(tuple(range(call.query.shape[1])))
+    heads = range(call.query.shape[1])
+    every_head = call.pick_heads(tuple(heads))
     scores = compute_all_scores(every_head).where(every_head.visible(), HIDDEN)
     if every_head.sinks is not None:
-        sinks = reshape_sinks(every_head.sinks).expand(*scores.shape[:-1], 1)
-        scores = torch.cat([scores, sinks.to(scores.dtype)], -1)
+        sinks = reshape_sinks(every_head.sinks)
+        of_rows = sinks.expand(*scores.shape[:-1], 1).to(scores.dtype)
+        scores = torch.cat([scores, of_rows], -1)
     keys = every_head.key.shape[2]
     weights = scores.softmax(-1)[..., :keys]
-    output: Tensor = weights.to(call.value.dtype) @ every_head.value
+    weights = weights.to(call.value.dtype)
+    output: Tensor = weights @ every_head.value
     return output.transpose(1, 2)

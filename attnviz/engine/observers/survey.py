@@ -37,7 +37,8 @@ class Survey(Observer):
 
     def write_down(self, source: Source, size: tuple[int, int, int], *, repeated: bool) -> None:
         """Add a call of a size (heads, queries, keys) to the list."""
-        name, entry = self.running.name, self.running.entry
+        name = self.running.name
+        entry = self.running.entry
         seen = Seen(source.layer, *size, name, source.cross, entry, repeated)
         self.seen.append(seen)
 
@@ -49,13 +50,12 @@ def share_weights(one: Call, other: Call) -> bool:
     """
     if (one.scale, one.causal, one.softcap) != (other.scale, other.causal, other.softcap):
         return False
-    pairs = (
-        (one.query, other.query),
-        (one.key, other.key),
-        (one.mask, other.mask),
-        (one.bias, other.bias),
-    )
-    return all(are_one(first, second) for first, second in pairs)
+    return all(map(are_one, list_operands(one), list_operands(other)))
+
+
+def list_operands(call: Call) -> tuple[Tensor | None, ...]:
+    """List the tensors of which the scores of a call are made."""
+    return call.query, call.key, call.mask, call.bias
 
 
 def are_one(first: Tensor | None, second: Tensor | None) -> bool:

@@ -67,8 +67,10 @@ class Followed(Observer):
         key = to_doubles(chosen.key[0, 0])
         value = to_doubles(chosen.value[0, 0])
         scale = float(chosen.scale)
-        queries, keys = call.query.shape[2], call.key.shape[2]
-        visible = chosen.visible()[0, 0, 0].expand(keys).cpu().numpy()
+        queries = call.query.shape[2]
+        keys = call.key.shape[2]
+        row_visible = chosen.visible()[0, 0, 0]
+        visible = row_visible.expand(keys).cpu().numpy()
         bias = np.where(visible, add_biases(chosen, keys), 0.0)
         sink = None
         if chosen.sinks is not None:
