@@ -37,7 +37,7 @@ def cosine(query: Array, key: Array) -> Array:
 
     (..., n, d), (..., m, d) -> (..., n, m).
     """
-    return dot(unit(query), unit(key))
+    return dot(scale_to_unit(query), scale_to_unit(key))
 
 
 def gaussian(width: float = 1.0) -> Score:
@@ -139,7 +139,7 @@ def score_function(score: str | Score) -> Score:
     return SCORES[score]
 
 
-def unit(vectors: Array) -> Array:
+def scale_to_unit(vectors: Array) -> Array:
     """Scale vectors (..., d) to length 1; a zero vector stays zero."""
     squared = (vectors**2).sum(-1)[..., None]
     not_zero = namespace(vectors).where(squared > 0, squared, 1.0)

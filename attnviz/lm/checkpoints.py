@@ -64,7 +64,7 @@ class Moment(NamedTuple):
     """The model as it is, not rounded."""
 
 
-def unseen(model: store.Stored, history: Sequence[dict[str, Any]]) -> None:
+def ignore_model(model: store.Stored, history: Sequence[dict[str, Any]]) -> None:
     """Look at nothing."""
 
 
@@ -78,7 +78,7 @@ class Log:
     steps: int
     every: int
     """Steps from one checkpoint to the next."""
-    look: Callable[[store.Stored, Sequence[dict[str, Any]]], None] = unseen
+    look: Callable[[store.Stored, Sequence[dict[str, Any]]], None] = ignore_model
     """Is called with the model, and the history up to it, when the heads were measured."""
     history: list[dict[str, Any]] = field(default_factory=list)
     fresh: bool = True
@@ -97,7 +97,7 @@ class Log:
         steps_between_measurements = max(1, self.steps // MEASURED)
         if now.step % steps_between_measurements == 0 or is_last:
             model = now.model()
-            self.history.append(entry(now, model))
+            self.history.append(make_entry(now, model))
             self.look(model, self.history)
         is_checkpoint = now.step % self.every == 0 or is_last
         if is_checkpoint:
@@ -122,7 +122,7 @@ class Log:
             store.write(begun, model)
             begun.rename(folder)
         finally:
-            discard(begun)
+            discard_model(begun)
 
     def keep(self, now: Moment) -> None:
         """Write the history, and then the state that belongs to it."""
@@ -156,19 +156,19 @@ class Log:
 def describe_best_heads(model: store.Stored) -> dict[str, Any]:
     """Describe the best head of each role, as config.json keeps it."""
     described = {}
-    for role, scores in measure(model).items():
+    for role, scores in score_heads(model).items():
         best = evaluate.best(scores)
         described[role] = {**best._asdict(), "n": SEQUENCES}
     return described
 
 
-def entry(now: Moment, model: store.Stored) -> dict[str, Any]:
+def make_entry(now: Moment, model: store.Stored) -> dict[str, Any]:
     """Make one measurement as history.json has it.
 
     Scores are [layer][head]; the loss is null if it is not a number.
     """
     scores = {}
-    for role, of_role in measure(model).items():
+    for role, of_role in score_heads(model).items():
         scores[role] = round_scores(of_role.mean(0))
     return {
         "step": now.step,
@@ -179,7 +179,7 @@ def entry(now: Moment, model: store.Stored) -> dict[str, Any]:
     }
 
 
-def measure(model: store.Stored) -> dict[str, Array]:
+def score_heads(model: store.Stored) -> dict[str, Array]:
     """Score all heads on some repeated blocks, by role: (sequence, layer, head)."""
     ids = evaluate.repeated(model.config, SEQUENCES)
     return evaluate.role_scores(model.parameters, model.config, ids)
@@ -221,7 +221,7 @@ def read(folder: Path, identity: dict[str, Any]) -> Kept:
             f"the run in {folder} cannot be gone on with, its {STATE} or {HISTORY} is damaged: "
             "begin again with --force"
         ) from error
-    require_same(folder, kept_identity, identity)
+    require_same_run(folder, kept_identity, identity)
     return kept
 
 
@@ -310,7 +310,7 @@ def require_state(folder: Path) -> None:
         )
 
 
-def require_same(folder: Path, kept_identity: dict[str, Any], identity: dict[str, Any]) -> None:
+def require_same_run(folder: Path, kept_identity: dict[str, Any], identity: dict[str, Any]) -> None:
     """Raise an error that names what is not as it was when the run began."""
     for name, value in identity["setting"].items():
         was = kept_identity["setting"].get(name)
@@ -334,10 +334,10 @@ def clear(folder: Path) -> None:
         remove_file(folder / name)
     for checkpoint in folder.glob("step-*"):
         if store.is_ours(checkpoint):
-            discard(checkpoint)
+            discard_model(checkpoint)
 
 
-def discard(folder: Path) -> None:
+def discard_model(folder: Path) -> None:
     """Delete the files of a model, and its folder if nothing else is in it."""
     for name in store.FILES:
         remove_file(folder / name)

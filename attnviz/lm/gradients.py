@@ -56,7 +56,7 @@ def gradients(
         slopes = torch.autograd.grad(logit, outputs, allow_unused=True, materialize_grads=True)
         products = []
         for layer, slope in zip(layers, slopes, strict=True):
-            products.append(positive(layer, slope).detach().cpu().numpy())
+            products.append(multiply_gradient(layer, slope).detach().cpu().numpy())
         return np.stack(products), target
 
 
@@ -66,7 +66,7 @@ def make_normal_tensor(array: Array) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def positive(layer: Weighed, slope: Tensor) -> Tensor:
+def multiply_gradient(layer: Weighed, slope: Tensor) -> Tensor:
     """Compute max(A * dL/dA, 0) of all heads of a layer, (head, query, key).
 
     slope: dL/dO, (1, query, head, d_v).

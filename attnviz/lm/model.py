@@ -85,7 +85,7 @@ def blocks(
             attended = attend_changed(attention, x, mask, partial(change, layer), options)
         hidden = hidden + attended.output
         x = normalise(hidden, of_layer["feed_forward_norm"])
-        hidden = hidden + feed_forward(of_layer, x)
+        hidden = hidden + apply_feed_forward(of_layer, x)
         yield Block(hidden, attended)
 
 
@@ -175,7 +175,7 @@ def normalise(x: Array, gain: Array) -> Array:
     return x * (mean_square + NORM_FLOOR) ** -0.5 * gain
 
 
-def feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
+def apply_feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
     """Apply SwiGLU (Shazeer 2020, eq. 6): (..., dim) -> (..., dim)."""
     xp = namespace(x)
     gate = xp.matmul(x, parameters["gate"].swapaxes(0, 1))  # (..., feed_forward)

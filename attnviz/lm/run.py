@@ -16,7 +16,15 @@ from attnviz.errors import InputError
 from attnviz.lm import corpus, evaluate, store, tokenizer
 from attnviz.lm.checkpoints import Frozen, Kept, Log, Moment
 from attnviz.lm.model import Config
-from attnviz.lm.train import Parameters, Progress, Recipe, arrays, freeze, train, widen
+from attnviz.lm.train import (
+    Parameters,
+    Progress,
+    Recipe,
+    copy_arrays,
+    freeze_training,
+    train,
+    widen,
+)
 
 NARROW = 1024  # tokens of the vocabulary that the first stage of training knows
 NARROW_SHARE = 23 / 30  # of the steps: 3,680 of 4,800
@@ -123,7 +131,7 @@ def stage(
     training_documents, held_out = corpus.split(documents)
     ids = corpus.encode(part.tokens, training_documents)
     held_out_ids = corpus.encode(part.tokens, held_out)
-    config = shape(setting, part.tokens.get_vocab_size())
+    config = choose_sizes(setting, part.tokens.get_vocab_size())
     require_enough(ids, held_out_ids, config)
     steps_done = part.before
     if frozen is not None:
@@ -145,7 +153,7 @@ def stage(
         of_run = progress._replace(step=steps_done, tokens=tokens)
 
         def make_current_model() -> store.Stored:
-            return make_model(arrays(progress.training.parameters))
+            return make_model(copy_arrays(progress.training.parameters))
 
         follow(of_run, part, watch, log, make_current_model)
 
@@ -160,7 +168,7 @@ def stage(
     )
     trained = make_model(round_parameters(parameters))
     characters = sum(map(len, held_out))
-    trained.about.update(measure(trained.parameters, config, held_out_ids, characters))
+    trained.about.update(measure_model(trained.parameters, config, held_out_ids, characters))
     return Trained(trained, steps_done)
 
 
@@ -182,10 +190,8 @@ def follow(
         return
     training = progress.training
     ends = training.step == part.recipe.steps
-    freeze_training = partial(freeze, training)
-    now = Moment(
-        part.number, progress.step, progress.loss, progress.tokens, ends, freeze_training, model
-    )
+    freeze = partial(freeze_training, training)
+    now = Moment(part.number, progress.step, progress.loss, progress.tokens, ends, freeze, model)
     log.after(now)
     try:
         watch(progress)
@@ -194,7 +200,7 @@ def follow(
         raise
 
 
-def shape(setting: Setting, vocabulary: int) -> Config:
+def choose_sizes(setting: Setting, vocabulary: int) -> Config:
     """Return the sizes of a model with so many tokens."""
     return Config(
         vocabulary,
@@ -219,7 +225,7 @@ def require_enough(ids: corpus.Ids, held_out: corpus.Ids, config: Config) -> Non
         )
 
 
-def measure(
+def measure_model(
     parameters: dict[str, Any], config: Config, held_out: corpus.Ids, characters: int
 ) -> dict[str, Any]:
     """Measure the loss on held-out text and the best heads, as config.json keeps them.

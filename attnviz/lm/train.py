@@ -97,9 +97,9 @@ def train(
     does not fit.
     """
     require_muon()
-    training = begin(config, recipe, start, device)
+    training = begin_training(config, recipe, start, device)
     if frozen is not None:
-        thaw(training, frozen)
+        thaw_training(training, frozen)
     try:
         for step in range(training.step, recipe.steps):
             set_rates(training.optimizers, recipe, step)
@@ -112,7 +112,9 @@ def train(
     return {name: parameter.detach().cpu() for name, parameter in training.parameters.items()}
 
 
-def begin(config: Config, recipe: Recipe, start: Parameters | None, device: str) -> Training:
+def begin_training(
+    config: Config, recipe: Recipe, start: Parameters | None, device: str
+) -> Training:
     """Make a training before its first step, from ``start`` or from noise."""
     if start is None:
         start = initial(config, recipe.seed)
@@ -134,13 +136,13 @@ def record_step(training: Training, loss: float, tokens: int) -> None:
     training.tokens += tokens
 
 
-def freeze(training: Training) -> Frozen:
-    """Keep all of a training, so that ``thaw`` goes on from the same bits."""
-    kept = arrays(training.parameters, "parameters/")
+def freeze_training(training: Training) -> Frozen:
+    """Keep all of a training, so that ``thaw_training`` goes on from the same bits."""
+    kept = copy_arrays(training.parameters, "parameters/")
     for i, optimizer in enumerate(training.optimizers):
         states = optimizer.state_dict()["state"]
         for p, state in states.items():
-            kept |= arrays(state, f"optimizers/{i}/{p}/")
+            kept |= copy_arrays(state, f"optimizers/{i}/{p}/")
     loss = None if math.isnan(training.loss) else training.loss
     numbers = {
         "step": training.step,
@@ -151,7 +153,7 @@ def freeze(training: Training) -> Frozen:
     return Frozen(kept, numbers)
 
 
-def thaw(training: Training, frozen: Frozen) -> None:
+def thaw_training(training: Training, frozen: Frozen) -> None:
     """Bring a training that has not begun to where it was frozen.
 
     Raises InputError if what is frozen is another training.
@@ -215,7 +217,7 @@ def select_states(kept: dict[str, Array], prefix: str) -> dict[int, TensorState]
     return states
 
 
-def arrays(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Array]:
+def copy_arrays(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Array]:
     """Copy the numbers of tensors at this moment into NumPy arrays, a prefix before their names."""
     copies = {}
     for name, tensor in tensors.items():
@@ -317,7 +319,7 @@ def batch(
         if rng.random() < share:
             row, row_labels = repeated_row(length, config.vocabulary, rng)
         else:
-            row, row_labels = text_row(ids, length, rng)
+            row, row_labels = draw_text_row(ids, length, rng)
         inputs.append(row)
         labels.append(row_labels)
     return stack_rows(inputs), stack_rows(labels)
@@ -328,7 +330,7 @@ def stack_rows(rows: list[Ids]) -> Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
+def draw_text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
     """Draw a run of the corpus, begun by BOS: inputs and labels."""
     start = int(rng.integers(0, len(ids) - length))
     row = ids[start : start + length + 1].copy()
