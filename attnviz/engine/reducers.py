@@ -114,7 +114,7 @@ class Sight(NamedTuple):
     free: Tensor
     """(B or 1, H or 1, N or 1): True where a query sees more than one key."""
     only: Tensor
-    """(B or 1, H or 1, N or 1): the one key that a query sees which is not free and sees one."""
+    """(B or 1, H or 1, N or 1): the key that a query sees, where it sees a single one."""
 
     @classmethod
     def of(cls, visible: Tensor) -> "Sight":

@@ -122,18 +122,18 @@ def stage(
     setting: Setting,
     watch: Callable[[Progress], None],
     log: Log | None,
-    part: Stage,
+    training_stage: Stage,
     *,
     start: Parameters | None = None,
     frozen: Frozen | None = None,
 ) -> Trained:
     """Train with one tokenizer, round to float16, measure."""
     training_documents, held_out = corpus.split(documents)
-    ids = corpus.encode(part.tokens, training_documents)
-    held_out_ids = corpus.encode(part.tokens, held_out)
-    config = choose_sizes(setting, part.tokens.get_vocab_size())
+    ids = corpus.encode(training_stage.tokens, training_documents)
+    held_out_ids = corpus.encode(training_stage.tokens, held_out)
+    config = choose_sizes(setting, training_stage.tokens.get_vocab_size())
     require_enough(ids, held_out_ids, config)
-    steps_done = part.before
+    steps_done = training_stage.before
     if frozen is not None:
         steps_done += frozen.numbers["step"]
 
@@ -141,26 +141,26 @@ def stage(
         about = {
             "steps": steps_done,
             "seed": setting.seed,
-            "tokens": steps_done * part.recipe.tokens,
+            "tokens": steps_done * training_stage.recipe.tokens,
             "corpus_tokens": len(ids),
         }
-        return store.Stored(config, parameters, part.tokens.to_str(), about)
+        return store.Stored(config, parameters, training_stage.tokens.to_str(), about)
 
     def count_step(progress: Progress) -> None:
         nonlocal steps_done
-        steps_done = part.before + progress.step
-        tokens = part.before * part.recipe.tokens + progress.tokens
+        steps_done = training_stage.before + progress.step
+        tokens = training_stage.before * training_stage.recipe.tokens + progress.tokens
         of_run = progress._replace(step=steps_done, tokens=tokens)
 
         def make_current_model() -> store.Stored:
             return make_model(copy_arrays(progress.training.parameters))
 
-        follow(of_run, part, watch, log, make_current_model)
+        follow(of_run, training_stage, watch, log, make_current_model)
 
     parameters = train(
         ids,
         config,
-        part.recipe,
+        training_stage.recipe,
         start=start,
         frozen=frozen,
         device=setting.device,
@@ -179,7 +179,7 @@ def round_parameters(parameters: Parameters) -> dict[str, Any]:
 
 def follow(
     progress: Progress,
-    part: Stage,
+    training_stage: Stage,
     watch: Callable[[Progress], None],
     log: Log | None,
     model: Callable[[], store.Stored],
@@ -189,9 +189,11 @@ def follow(
         watch(progress)
         return
     training = progress.training
-    ends = training.step == part.recipe.steps
+    ends = training.step == training_stage.recipe.steps
     freeze = partial(freeze_training, training)
-    now = Moment(part.number, progress.step, progress.loss, progress.tokens, ends, freeze, model)
+    now = Moment(
+        training_stage.number, progress.step, progress.loss, progress.tokens, ends, freeze, model
+    )
     log.after(now)
     try:
         watch(progress)

@@ -104,22 +104,22 @@ class Probe(Observer):
 
     def attend(self, call: Call, source: Source) -> Tensor:
         """Compute the output of a call, edited, and keep what is wanted of it. Raises Finished."""
-        number = self.count(call.query)
+        number = self.count_call(call.query)
         edited = self.edits.edit_call(number, call)
         source = choose_source(source, call, edited)
         if number not in self.heads:
             output = self.compute_output(edited, source)
             return self.edits.edit_output(number, edited, output)
-        output, found = self.look(edited, source, self.heads[number])
+        output, result = self.look(edited, source, self.heads[number])
         output = self.edits.edit_output(number, edited, output)
         if self.request.method == NORM:
-            project = partial(self.project, number, edited, output, found)
+            project = partial(self.project, number, edited, output, result)
             return Watched.of(output, project)
-        self.keep(number, found)
+        self.keep(number, result)
         return output
 
     def project(
-        self, number: int, call: Call, output: Tensor, found: Found, merged: Tensor, matrix: Tensor
+        self, number: int, call: Call, output: Tensor, result: Found, merged: Tensor, matrix: Tensor
     ) -> None:
         """Make norms of the weights of a call, once its output meets a matrix.
 
@@ -132,27 +132,27 @@ class Probe(Observer):
         columns = self.request.columns
         projection = require_projection(output, merged, matrix)
         if self.request.summed:
-            found.weights = measure_summed_lengths(call, projection, heads, rows, columns)
-            found.visible = found.visible.any(0, keepdim=True)
-        elif found.weights is not None:
+            result.weights = measure_summed_lengths(call, projection, heads, rows, columns)
+            result.visible = result.visible.any(0, keepdim=True)
+        elif result.weights is not None:
             lengths = measure_head_lengths(call, projection, heads)
-            found.weights *= lengths[:, None, columns]
-        self.keep(number, found)
+            result.weights *= lengths[:, None, columns]
+        self.keep(number, result)
 
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
         """Keep what is wanted of weights that a model made itself. Raises Finished.
 
         Raises ModelError for norms and scores, which need more than weights.
         """
-        number = self.count(weights)
+        number = self.count_call(weights)
         if number in self.heads and self.request.method != ATTENTION:
             raise ModelError(VALUELESS)
         self.edits.require_none(number, cut=number in self.cut)
         if number in self.heads:
             heads = torch.tensor(self.heads[number], device=weights.device)
             chosen_visible = visible.expand(weights.shape)[:, heads]
-            found = self.summarise(weights[:, heads].float(), chosen_visible)
-            self.keep(number, found)
+            result = self.summarise(weights[:, heads].float(), chosen_visible)
+            self.keep(number, result)
         return number
 
     def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
@@ -166,7 +166,7 @@ class Probe(Observer):
         self.cut.add(self.calls)
         return self.edits.edit_scores(self.calls, scores)
 
-    def count(self, array: Tensor) -> int:
+    def count_call(self, array: Tensor) -> int:
         """Return the number of this call. Raises InputError for several texts at once."""
         if array.shape[0] != 1:
             raise InputError(
@@ -177,9 +177,9 @@ class Probe(Observer):
         self.calls += 1
         return number
 
-    def keep(self, number: int, found: Found) -> None:
+    def keep(self, number: int, result: Found) -> None:
         """Keep the numbers of a call. Raises Finished if that was the last."""
-        self.found[number] = found
+        self.found[number] = result
         if self.stop and len(self.found) == len(self.heads):
             raise Finished
 
@@ -187,7 +187,7 @@ class Probe(Observer):
         """Compute the output (B, N, H, d_v) of a call, nothing kept."""
         if call.plain:
             return compute_plain_output(call, source)
-        plan, _ = self.plan(call)
+        plan, _ = self.find_plan(call)
         return attend_in_blocks(call, plan, ())
 
     def look(self, call: Call, source: Source, heads: tuple[int, ...]) -> tuple[Tensor, Found]:
@@ -197,19 +197,19 @@ class Probe(Observer):
         """
         are_most = len(heads) * 2 > call.query.shape[1]
         if are_most and self.request.keep != "weights":
-            output, found = self.run(call)
+            output, result = self.run_blocks(call)
             if heads != tuple(range(call.query.shape[1])):
-                found = found.pick_heads(heads)
+                result = result.pick_heads(heads)
             is_ours = True
         else:
             output = self.compute_output(call, source)
-            found = self.look_apart(call, output, heads)
+            result = self.look_apart(call, output, heads)
             is_ours = not call.plain
         if is_ours:  # another function should say the same
             difference, dtype = check_output(call, source, output)
-            found.difference = larger_of(found.difference, difference)
-            found.dtype = dtype
-        return output, found
+            result.difference = larger_of(result.difference, difference)
+            result.dtype = dtype
+        return output, result
 
     def look_apart(self, call: Call, output: Tensor, heads: tuple[int, ...]) -> Found:
         """Compute what is kept of some heads, in blocks of their own.
@@ -222,22 +222,22 @@ class Probe(Observer):
         if rows != slice(None):
             numbers = torch.arange(call.query.shape[2], device=call.query.device)
             chosen = chosen.rows(numbers[rows])
-        again, found = self.run(chosen)
+        again, result = self.run_blocks(chosen)
         numbers = torch.tensor(heads, device=output.device)
         of_rows = output[:, rows]
         of_heads = of_rows[:, :, numbers]
-        found.difference = compare_outputs(again, of_heads)
-        found.dtype = find_coarsest_dtype(call.query, call.value, output)
+        result.difference = compare_outputs(again, of_heads)
+        result.dtype = find_coarsest_dtype(call.query, call.value, output)
         if self.request.method == SCORES:
-            found.weights = compute_window_scores(call, heads, rows, columns)
-        return found
+            result.weights = compute_window_scores(call, heads, rows, columns)
+        return result
 
-    def run(self, call: Call) -> tuple[Tensor, Found]:
+    def run_blocks(self, call: Call) -> tuple[Tensor, Found]:
         """Compute the output (B, N, H, d_v) of a call by blocks, and what is kept of its heads."""
-        plan, summary = self.plan(call)
+        plan, summary = self.find_plan(call)
         reducers = self.reducers(plan, summary)
         output = attend_in_blocks(call, plan, reducers.all)
-        view = self.view(call, plan)
+        view = self.find_view(call, plan)
         return output, self.finish(reducers, view.visible, view.sight)
 
     def summarise(self, weights: Tensor, visible: Tensor) -> Found:
@@ -265,7 +265,7 @@ class Probe(Observer):
         shown = self.show(visible, plan)
         return self.finish(reducers, shown, Sight.of(visible))
 
-    def plan(self, call: Call) -> tuple[BlockPlan, SummaryReducer]:
+    def find_plan(self, call: Call) -> tuple[BlockPlan, SummaryReducer]:
         """Return the blocks and buffers of a call."""
         return self.share_plan(CallShape.of(call, self.request.tiles))
 
@@ -293,19 +293,19 @@ class Probe(Observer):
 
     def finish(self, reducers: ChosenReducers, visible: Tensor, sight: Sight) -> Found:
         """Collect the results of the reducers, of the one text."""
-        found = Found(visible)
+        result = Found(visible)
         if reducers.weights is not None:
-            found.weights = reducers.weights.result()[0]
+            result.weights = reducers.weights.result()[0]
         if reducers.edges is not None:
             keys, weights = reducers.edges.result()
-            found.edges = keys[0], weights[0]
+            result.edges = keys[0], weights[0]
         if reducers.summary is not None:
             results = reducers.summary.result(sight)
-            found.summary = {name: array[0] for name, array in results.items()}
-            found.tile = reducers.summary.plan.tile_size
-        return found
+            result.summary = {name: array[0] for name, array in results.items()}
+            result.tile = reducers.summary.plan.tile_size
+        return result
 
-    def view(self, call: Call, plan: BlockPlan) -> MaskView:
+    def find_view(self, call: Call, plan: BlockPlan) -> MaskView:
         """Return what is visible in a call, as it is kept, and what that leaves to choose."""
         size = plan.shape.queries, plan.shape.keys
         for view in self.views:
