@@ -545,11 +545,11 @@ def hide_and_shift(
 
 def add_mask(scores: Tensor, mask: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -> None:
     """Add a mask or a bias to the scores of a block."""
-    queries = span.queries if mask.shape[2] > 1 else slice(0, 1)
+    queries = pick_axis(mask, 2, span.queries)
     for i, group in enumerate(range(groups.start, groups.stop)):
         item, heads = locate_group(group, plan)
         of_item = mask[item % mask.shape[0]]
-        mask_heads = heads if mask.shape[1] > 1 else slice(0, 1)
+        mask_heads = pick_axis(mask, 1, heads)
         of_group = of_item[mask_heads, queries, : span.keys]  # (g, r, n)
         added = additive(of_group, scores.dtype)
         scores[i].add_(added.transpose(0, 1))
@@ -557,13 +557,18 @@ def add_mask(scores: Tensor, mask: Tensor, plan: BlockPlan, groups: slice, span:
 
 def pick_sinks(sinks: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -> Tensor:
     """Return the sinks of a block, (m, r or 1, g, 1)."""
-    queries = span.queries if sinks.shape[2] > 1 else slice(0, 1)
+    queries = pick_axis(sinks, 2, span.queries)
     of_groups = []
     for group in range(groups.start, groups.stop):
         item, heads = locate_group(group, plan)
         of_item = sinks[item % sinks.shape[0]]
         of_groups.append(of_item[heads, queries])
     return torch.stack(of_groups).transpose(1, 2)
+
+
+def pick_axis(mask: Tensor, axis: int, wanted: slice) -> slice:
+    """Return where a mask has what is wanted of an axis, which may have one entry for all."""
+    return wanted if mask.shape[axis] > 1 else slice(0, 1)
 
 
 def locate_group(group: int, plan: BlockPlan) -> tuple[int, slice]:

@@ -234,7 +234,8 @@ def read_state(folder: Path) -> tuple[Kept, dict[str, Any]]:
     state = untrusted.parse_json(metadata["state"])
     identity = {"setting": dict(state["setting"]), "texts": state["texts"]}
     history = untrusted.read_json(folder / HISTORY)["history"]
-    history = [measured for measured in history if measured["step"] <= state["step"]]
+    last_step = state["step"]
+    history = [measured for measured in history if measured["step"] <= last_step]
     training = state["training"]
     numbers = {**training, "step": int(training["step"])}
     frozen = Frozen(untrusted.tensors(folder / STATE), numbers)

@@ -23,8 +23,9 @@ def read(paths: Iterable[Path]) -> list[str]:
     """
     documents = []
     for file in list_files(paths):
-        paragraphs = (paragraph.strip() for paragraph in read_text(file).split("\n\n"))
-        documents += [paragraph for paragraph in paragraphs if paragraph]
+        paragraphs = read_text(file).split("\n\n")
+        stripped = [paragraph.strip() for paragraph in paragraphs]
+        documents += [paragraph for paragraph in stripped if paragraph]
     if not documents:
         raise InputError(
             "there is no text in the corpus: give text files, or folders with .txt files, "

@@ -76,9 +76,9 @@ def best(scores: Singles) -> Best:
     """Find the head with the highest mean of scores (batch, layer, head)."""
     means = scores.mean(0)
     layer, head = np.unravel_index(int(means.argmax()), means.shape)
-    mean = float(means[layer, head])
-    deviation = float(scores[:, layer, head].std())
-    return Best(f"L{layer}H{head}", mean, deviation)
+    name = f"L{layer}H{head}"
+    of_head = scores[:, layer, head]
+    return Best(name, float(means[layer, head]), float(of_head.std()))
 
 
 def natural_loss(
@@ -93,7 +93,8 @@ def natural_loss(
     starts = np.linspace(0, last_start, ROWS).astype(int)
     losses = []
     for some_starts in np.array_split(starts, math.ceil(ROWS / TOGETHER)):
-        rows = np.stack([ids[start : start + length + 1] for start in some_starts])
+        runs = [ids[start : start + length + 1] for start in some_starts]
+        rows = np.stack(runs)
         rows[:, 0] = BOS_ID
         losses.append(measure_row_losses(parameters, rows, config))
     return float(np.concatenate(losses).mean())

@@ -20,7 +20,7 @@ from attnviz.request import Change, Weigh, Weighed
 def gradients(
     parameters: Mapping[str, Array],
     ids: Ids,
-    place: int,
+    position: int,
     target: int,
     config: Config,
     masks: Mapping[int, Array],
@@ -29,8 +29,8 @@ def gradients(
     """Compute max(A * dL/dA, 0), (layer, head, query, key), and return it with the target token.
 
     L is the logit of that token, less the mean of all logits. Inference mode is left for the while.
-    ids (1, n). place: of the token after which the target is predicted. target: its id, -1 for the
-    likeliest. masks, change: as in ``attnviz.lm.model.blocks``.
+    ids (1, n). position: of the token after which the target is predicted. target: its id, -1 for
+    the likeliest. masks, change: as in ``attnviz.lm.model.blocks``.
     """
     outputs: list[Tensor] = []
     layers: list[Weighed] = []
@@ -49,14 +49,16 @@ def gradients(
         normal_masks = {layer: make_normal_tensor(mask) for layer, mask in masks.items()}
         tokens = torch.as_tensor(ids, device=tensors["embedding"].device)
         *_, last = blocks(tensors, tokens, config, normal_masks, keep_layer)
-        predicted = logits(tensors, last.hidden[0, place]).float()
+        hidden = last.hidden[0, position]
+        predicted = logits(tensors, hidden).float()
         if target < 0:
             target = int(predicted.argmax())
         logit = predicted[target] - predicted.mean()
         slopes = torch.autograd.grad(logit, outputs, allow_unused=True, materialize_grads=True)
         products = []
         for layer, slope in zip(layers, slopes, strict=True):
-            products.append(multiply_gradient(layer, slope).detach().cpu().numpy())
+            product = multiply_gradient(layer, slope)
+            products.append(product.detach().cpu().numpy())
         return np.stack(products), target
 
 
@@ -72,6 +74,7 @@ def multiply_gradient(layer: Weighed, slope: Tensor) -> Tensor:
     slope: dL/dO, (1, query, head, d_v).
     """
     slope_by_head = slope[0].transpose(0, 1).float()
-    gradient = slope_by_head @ layer.value[0].float().mT  # (head, query, key)
+    value = layer.value[0].float()
+    gradient = slope_by_head @ value.mT  # (head, query, key)
     products: Tensor = (layer.weights[0] * gradient).clamp_min(0).float()
     return products

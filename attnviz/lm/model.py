@@ -127,9 +127,9 @@ def head_vectors(parameters: Mapping[str, Array], hidden: Array, layer: int, hea
     of_layer = within(parameters, f"layers.{layer}.")
     attention = within(of_layer, "attention.")
     x = normalise(hidden, of_layer["attention_norm"])
-    value = split_heads(linear(attention, "value", x), heads)
+    value = linear(attention, "value", x)
     projection = attention["output.weight"].swapaxes(0, 1)
-    return moved(value, projection)
+    return moved(split_heads(value, heads), projection)
 
 
 def logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
@@ -171,19 +171,23 @@ def losses(
 
 def normalise(x: Array, gain: Array) -> Array:
     """Apply RMSNorm (Zhang & Sennrich 2019, eq. 4) over the last axis."""
-    mean_square = (x**2).mean(-1)[..., None]
-    return x * (mean_square + NORM_FLOOR) ** -0.5 * gain
+    mean_square = (x**2).mean(-1)
+    scale = (mean_square[..., None] + NORM_FLOOR) ** -0.5
+    return x * scale * gain
 
 
 def apply_feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
     """Apply SwiGLU (Shazeer 2020, eq. 6): (..., dim) -> (..., dim)."""
     xp = namespace(x)
-    gate = xp.matmul(x, parameters["gate"].swapaxes(0, 1))  # (..., feed_forward)
+    to_gate = parameters["gate"].swapaxes(0, 1)
+    gate = xp.matmul(x, to_gate)  # (..., feed_forward)
     # The logistic function by tanh, without an exponential that overflows.
     sigmoid = 0.5 + 0.5 * xp.tanh(0.5 * gate)
     swish = gate * sigmoid
-    up = xp.matmul(x, parameters["up"].swapaxes(0, 1))
-    return xp.matmul(swish * up, parameters["down"].swapaxes(0, 1))
+    to_up = parameters["up"].swapaxes(0, 1)
+    up = xp.matmul(x, to_up)
+    to_output = parameters["down"].swapaxes(0, 1)
+    return xp.matmul(swish * up, to_output)
 
 
 def within(parameters: Mapping[str, Array], prefix: str) -> dict[str, Array]:

@@ -128,12 +128,14 @@ def stage(
     frozen: Frozen | None = None,
 ) -> Trained:
     """Train with one tokenizer, round to float16, measure."""
+    tokens, recipe = training_stage.tokens, training_stage.recipe
+    steps_before = training_stage.before
     training_documents, held_out = corpus.split(documents)
-    ids = corpus.encode(training_stage.tokens, training_documents)
-    held_out_ids = corpus.encode(training_stage.tokens, held_out)
-    config = choose_sizes(setting, training_stage.tokens.get_vocab_size())
+    ids = corpus.encode(tokens, training_documents)
+    held_out_ids = corpus.encode(tokens, held_out)
+    config = choose_sizes(setting, tokens.get_vocab_size())
     require_enough(ids, held_out_ids, config)
-    steps_done = training_stage.before
+    steps_done = steps_before
     if frozen is not None:
         steps_done += frozen.numbers["step"]
 
@@ -141,16 +143,16 @@ def stage(
         about = {
             "steps": steps_done,
             "seed": setting.seed,
-            "tokens": steps_done * training_stage.recipe.tokens,
+            "tokens": steps_done * recipe.tokens,
             "corpus_tokens": len(ids),
         }
-        return store.Stored(config, parameters, training_stage.tokens.to_str(), about)
+        return store.Stored(config, parameters, tokens.to_str(), about)
 
     def count_step(progress: Progress) -> None:
         nonlocal steps_done
-        steps_done = training_stage.before + progress.step
-        tokens = training_stage.before * training_stage.recipe.tokens + progress.tokens
-        of_run = progress._replace(step=steps_done, tokens=tokens)
+        steps_done = steps_before + progress.step
+        tokens_seen = steps_before * recipe.tokens + progress.tokens
+        of_run = progress._replace(step=steps_done, tokens=tokens_seen)
 
         def make_current_model() -> store.Stored:
             return make_model(copy_arrays(progress.training.parameters))
@@ -160,7 +162,7 @@ def stage(
     parameters = train(
         ids,
         config,
-        training_stage.recipe,
+        recipe,
         start=start,
         frozen=frozen,
         device=setting.device,
@@ -168,7 +170,8 @@ def stage(
     )
     trained = make_model(round_parameters(parameters))
     characters = sum(map(len, held_out))
-    trained.about.update(measure_model(trained.parameters, config, held_out_ids, characters))
+    measured = measure_model(trained.parameters, config, held_out_ids, characters)
+    trained.about.update(measured)
     return Trained(trained, steps_done)
 
 

@@ -38,8 +38,8 @@ def narrowed(tokenizer: Tokenizer, vocabulary: int) -> Tokenizer:
     """
     description = json.loads(tokenizer.to_str())
     model = description["model"]
-    kept = {token: number for token, number in model["vocab"].items() if number < vocabulary}
-    model["vocab"] = kept
+    numbers = model["vocab"]
+    model["vocab"] = {token: number for token, number in numbers.items() if number < vocabulary}
     model["merges"] = model["merges"][: vocabulary - BYTES]
     return Tokenizer.from_str(json.dumps(description))
 

@@ -106,7 +106,8 @@ def train(
             inputs, labels = batch(ids, config, recipe, step, training.rng)
             loss = descend(training, config, inputs.to(device), labels.to(device))
             record_step(training, loss, inputs.numel())
-            watch(Progress(training.step, training.loss, training.tokens, training))
+            progress = Progress(training.step, training.loss, training.tokens, training)
+            watch(progress)
     except KeyboardInterrupt:
         pass
     return {name: parameter.detach().cpu() for name, parameter in training.parameters.items()}
@@ -162,7 +163,8 @@ def thaw_training(training: Training, frozen: Frozen) -> None:
     try:
         thaw_parameters(training.parameters, frozen.arrays)
         for i, optimizer in enumerate(training.optimizers):
-            thaw_optimizer(optimizer, select_states(frozen.arrays, f"optimizers/{i}/"))
+            states = select_states(frozen.arrays, f"optimizers/{i}/")
+            thaw_optimizer(optimizer, states)
         training.rng.bit_generator.state = numbers["random"]
         training.step = int(numbers["step"])
         training.tokens = int(numbers["tokens"])
@@ -196,7 +198,9 @@ def require_states(states: dict[int, TensorState], optimizer: torch.optim.Optimi
     names = {"step", "exp_avg", "exp_avg_sq"}
     if isinstance(optimizer, torch.optim.Muon):
         names = {"momentum_buffer"}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
     for p, parameter in enumerate(parameters):
         fitting = set()
         for name, tensor in states[p].items():
@@ -310,7 +314,8 @@ def batch(
 ) -> tuple[Tensor, Tensor]:
     """Draw inputs and labels (rows, length), the labels one token ahead."""
     done = step / recipe.steps
-    length = config.positions if done >= 1 - recipe.lengthen else recipe.length
+    is_long = done >= 1 - recipe.lengthen
+    length = config.positions if is_long else recipe.length
     early_share, late_share = recipe.repeated
     share = early_share if done < 0.4 else late_share
     inputs = []
@@ -333,7 +338,8 @@ def stack_rows(rows: list[Ids]) -> Tensor:
 def draw_text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
     """Draw a run of the corpus, begun by BOS: inputs and labels."""
     start = int(rng.integers(0, len(ids) - length))
-    row = ids[start : start + length + 1].copy()
+    stop = start + length + 1
+    row = ids[start:stop].copy()
     row[0] = BOS_ID
     return row[:-1], row[1:]
 
