@@ -430,7 +430,8 @@ def find_bounded_groups(call: Call, query: Tensor, key: Tensor) -> list[bool]:
     """
     if not is_linear(call):
         return [False] * len(query)
-    bound = (longest(query) * longest(key)).sqrt()
+    squares = find_longest_square(query) * find_longest_square(key)
+    bound = squares.sqrt()
     if call.softcap is not None:
         bound.clamp_max_(abs(call.softcap))
     # So many exponentials times scores can be summed, too.
@@ -440,7 +441,7 @@ def find_bounded_groups(call: Call, query: Tensor, key: Tensor) -> list[bool]:
     return bounded
 
 
-def longest(vectors: Tensor) -> Tensor:
+def find_longest_square(vectors: Tensor) -> Tensor:
     """Return the largest square of a vector's length, (G, n, d) -> (G,).
 
     The squares are summed by a product, which is faster than many sums of few numbers.
@@ -567,7 +568,7 @@ def pick_sinks(sinks: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -
 
 
 def pick_axis(mask: Tensor, axis: int, wanted: slice) -> slice:
-    """Return where a mask has what is wanted of an axis, which may have one entry for all."""
+    """Return the entries of a mask on an axis: those wanted, or the one that serves for all."""
     return wanted if mask.shape[axis] > 1 else slice(0, 1)
 
 
