@@ -32,7 +32,7 @@ class Seen(NamedTuple):
     """A call of attention as a survey sees it."""
 
     layer: int | None
-    """As the calling module says, if it does."""
+    """The layer as the calling module names it, if it does."""
     heads: int
     queries: int
     keys: int

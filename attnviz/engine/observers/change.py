@@ -9,7 +9,7 @@ from attnviz.engine.observers.base import Observer, Source, choose_source, compu
 
 
 class Changed(Observer):
-    """An observer that changes calls, and what they put out; any number of texts at once."""
+    """Change calls, and what they put out; any number of texts at once."""
 
     def __init__(self, edits: Edits) -> None:
         self.edits = edits
