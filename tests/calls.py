@@ -83,7 +83,7 @@ def cut(call: Call) -> Tensor:
 
 def cuts(call: Call) -> dict[str, Any]:
     """The mask of a call without these edges."""
-    found = call.hiding(cut(call))
+    found = call.hide_edges(cut(call))
     return {"mask": found.mask, "causal": found.causal}
 
 

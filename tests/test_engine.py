@@ -501,7 +501,7 @@ def test_edges_are_cut_in_layers_that_are_not_looked_at() -> None:
     call = make(20, causal=True)
     edges = torch.zeros(1, 4, 20, 20, dtype=torch.bool)
     edges[0, [1, 1, 3], [9, 9, 0], [4, 5, 0]] = True
-    expected, uncut = reference(call.hiding(edges))[1].float(), reference(call)[1].float()[None]
+    expected, uncut = reference(call.hide_edges(edges))[1].float(), reference(call)[1].float()[None]
     probe = Probe({1: (0,)}, Request(), Edits(hidden={0: edges, 1: edges}), stop=False)
     for _ in range(2):
         output = probe.attend(call, Source(plain=lambda: uncut))

@@ -1,5 +1,7 @@
 """How far two computations of one output are apart."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -7,44 +9,73 @@ from attnviz.engine.call import Call
 from attnviz.engine.observers.base import Source
 
 SAMPLE = 16  # queries of a layer whose output is computed a second time, by another function
+NO_DIVISOR = 1e-30  # in place of a largest value of 0
 
 
-def check(call: Call, source: Source, output: Tensor) -> tuple[float | None, torch.dtype]:
-    """How far the output of a few queries is from what another function makes of them; None if there is none.
+def check_output(call: Call, source: Source, output: Tensor) -> tuple[float | None, torch.dtype]:
+    """Compare the output of a call with that of another function, for a few of its queries.
 
-    Also the coarsest type of what was compared.
+    Returns the difference, which is None if there is no other function, and the coarsest type of
+    what was compared.
     """
     count = call.query.shape[2]
-    rows = torch.arange(0, count, -(-count // SAMPLE), device=call.query.device)
+    step = math.ceil(count / SAMPLE)
+    rows = torch.arange(0, count, step, device=call.query.device)
+    expected = compute_reference(call, source, rows)
+    if expected is None:
+        return None, output.dtype
+    dtype = find_coarsest_dtype(call.query, call.value, output, expected)
+    return compare_outputs(output[:, rows], expected), dtype
+
+
+def compute_reference(call: Call, source: Source, rows: Tensor) -> Tensor | None:
+    """Compute the output of some queries, (B, row, H, d_v), by a function that is not ours.
+
+    Returns None if there is no such function.
+    """
     if call.plain:
-        expected = call.rows(rows).sdpa().transpose(1, 2)
-    else:
-        by_reference = source.reference(rows) if source.reference else None
-        if by_reference is None:
-            return None, output.dtype
-        expected = by_reference
-    return agreement(output[:, rows], expected), coarsest(call.query, call.value, output, expected)
+        return call.rows(rows).run_sdpa().transpose(1, 2)
+    if source.reference is None:
+        return None
+    return source.reference(rows)
 
 
-def coarsest(*parts: Tensor) -> torch.dtype:
+def find_coarsest_dtype(*arrays: Tensor) -> torch.dtype:
     """Return the type of the largest rounding among tensors."""
-    return max((part.dtype for part in parts), key=lambda dtype: torch.finfo(dtype).eps)
+    dtypes = (array.dtype for array in arrays)
+    return max(dtypes, key=rounding_of)
 
 
-def agreement(ours: Tensor, theirs: Tensor) -> float | None:
-    """Their difference, (1, N, H, d_v), over the queries that see a key: functions differ in what the others get."""
-    seeing = ours.abs().amax(-1, keepdim=True) > 0
-    return difference(ours, theirs.where(seeing, 0))
+def rounding_of(dtype: torch.dtype) -> float:
+    """Return the distance from 1 to the next number of a type."""
+    return torch.finfo(dtype).eps
+
+
+def compare_outputs(ours: Tensor, theirs: Tensor) -> float | None:
+    """Return the difference of two outputs, (1, N, H, d_v), over the queries that see a key.
+
+    Functions differ in what they give a query that sees none.
+    """
+    sees_a_key = ours.abs().amax(-1, keepdim=True) > 0
+    return difference(ours, theirs.where(sees_a_key, 0))
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float | None:
-    """The largest difference as a share of the largest value."""
+    """Return the largest difference of two tensors as a share of the largest value.
+
+    Returns None if they are empty.
+    """
     if not theirs.numel():
         return None
-    apart, largest = (ours.float() - theirs).abs().max(), theirs.float().abs().max()
-    return float(apart / largest.clamp_min(1e-30))
+    largest_difference = (ours.float() - theirs).abs().max()
+    largest_value = theirs.float().abs().max()
+    return float(largest_difference / largest_value.clamp_min(NO_DIVISOR))
 
 
-def larger(one: float | None, other: float | None) -> float | None:
-    """The larger of two numbers that may be missing."""
-    return max((part for part in (one, other) if part is not None), default=None)
+def larger_of(one: float | None, other: float | None) -> float | None:
+    """Return the larger of two numbers that may be missing; None if both are."""
+    if one is None:
+        return other
+    if other is None:
+        return one
+    return max(one, other)

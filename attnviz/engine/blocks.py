@@ -1,48 +1,62 @@
-"""Attention in blocks: no more is ever held, so memory grows with the length of a text, not with its square.
+"""Attention in blocks: no more is ever held, so memory grows with the length of a text.
 
-A block is a run of queries of a few heads, whose scores stay in the cache while all that wants to see them does.
+The whole matrix of weights would grow with the square of the length. A block is a run of queries of
+a few heads. Its scores are small enough to stay in the cache of the processor while the output and
+all reducers take from them what they need; then the next block overwrites them.
 
-Shapes: B batch, H query heads, K key heads, g = H / K query heads that share one, G = B * K groups, N queries, M keys;
-in a block m groups, r queries, n keys. Scores and weights are (m, r, g, n): rows are ordered (query, head), so that
-any run of queries is one contiguous matrix and a key head is read once for the g that share it. In long texts the keys
-of a block come in chunks, each a matrix of its own.
+Shapes: B batch, H query heads, K key heads, g = H / K query heads that share one, G = B * K groups,
+N queries, M keys; in a block m groups, r queries, n keys. Scores and weights are (m, r, g, n): rows
+are ordered (query, head), so that any run of queries is one contiguous matrix and a key head is
+read once for the g that share it. In long texts the keys of a block come in chunks, each a matrix
+of its own.
+
+Buffers: a ``BlockPlan`` makes all of them once for calls of one shape, and the next call overwrites
+them. The sums that a softmax needs of each row belong to ``RowSums``, which alone writes them.
 """
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from attnviz.engine.call import HIDDEN, Call, additive, spread
+from attnviz.engine.call import HIDDEN, Call, additive, reshape_sinks
 
-CHUNK = 512  # keys of a block whose scores are held at once, in texts of LONG keys or more: longer rows leave the cache
-LONG = 2048
+LONG = 2048  # keys of a text whose blocks are looked at in chunks: longer rows leave the cache
+CHUNK = 512  # keys of a chunk, whose scores are held at once
 CACHED = 1 << 18  # scores a block on a CPU: with the weights 2 MB, about a second-level cache
-RESIDENT = 1 << 25  # on a GPU, where a block is a kernel call
-ROWS, FEWEST = (
-    128,
-    32,
-)  # queries a block: more waste work above the diagonal, fewer make thin products
-SAFE = 80.0  # scores within +-SAFE need no row maximum: their exponentials and sums stay inside float32
+RESIDENT = 1 << 25  # scores a block on a GPU, where a block is a kernel call
+ROWS = 128  # queries a block, at most, on a CPU: more waste work above the diagonal
+FEWEST = 32  # queries a block, at least: fewer make thin products
+SAFE = 80.0  # scores within +-SAFE need no row maximum: their sums stay inside float32
 LARGEST = math.log(torch.finfo(torch.float32).max)
 TINY = 1e-37  # total of a row that sees no key: its weights stay 0
+UNSEEN_TILES = 64  # on a side, of calls of which no tiles are kept
 LINE = 16  # floats in a line of the cache, at which buffers start
 
 
-class Span(NamedTuple):
+class QuerySpan(NamedTuple):
     """A run of queries that holds whole rows of tiles, or lies inside one row of tiles."""
 
     first: int
     stop: int
     keys: int
-    """Keys that some query of the run can see: the first so many."""
+    """The number of keys that some query of the run can see: the first ones."""
+
+    @property
+    def queries(self) -> slice:
+        """The queries of the run, as an index."""
+        return slice(self.first, self.stop)
+
+    @property
+    def height(self) -> int:
+        """The number of queries."""
+        return self.stop - self.first
 
 
-class Shape(NamedTuple):
-    """What calls must share to share a plan."""
+class CallShape(NamedTuple):
+    """The sizes that calls must have in common to share a plan."""
 
     batch: int
     heads: int
@@ -50,7 +64,7 @@ class Shape(NamedTuple):
     queries: int
     keys: int
     width: int
-    """Of queries and keys, d."""
+    """The width of queries and keys, d."""
     value_width: int
     causal: bool
     tiles: int
@@ -59,93 +73,238 @@ class Shape(NamedTuple):
     device: torch.device
 
     @classmethod
-    def of(cls, call: Call, tiles: int) -> "Shape":
-        """The shape of a call, computed in float32 at least."""
-        b, h, n, d = call.query.shape
-        k, m, dv = call.value.shape[1:]
+    def of(cls, call: Call, tiles: int) -> "CallShape":
+        """Return the shape of a call, computed in float32 at least."""
+        batch, heads, queries, width = call.query.shape
+        key_heads, keys, value_width = call.value.shape[1:]
         dtype = torch.promote_types(call.query.dtype, torch.float32)
-        return cls(b, h, k, n, m, d, dv, call.causal, tiles, dtype, call.query.device)
+        return cls(
+            batch,
+            heads,
+            key_heads,
+            queries,
+            keys,
+            width,
+            value_width,
+            call.causal,
+            tiles,
+            dtype,
+            call.query.device,
+        )
 
 
-class Plan:
-    """The blocks and buffers of a shape, shared by all layers: fresh memory costs a page fault every 4 KB."""
+class RowSums(NamedTuple):
+    """The sums over keys that a softmax needs of each row, (G, N, g), or (m, r, g) of a block.
 
-    def __init__(self, shape: Shape) -> None:
-        b, h, k, n, m, d, dv = shape[:7]
-        self.shape, self.groups, self.shared = shape, b * k, h // k
-        self.tile = math.ceil(n / shape.tiles), math.ceil(m / shape.tiles)
-        self.tiles = math.ceil(n / self.tile[0]), math.ceil(m / self.tile[1])
-        on_cpu = shape.device.type == "cpu"
-        self.block, self.most = (
-            (CACHED, ROWS) if on_cpu else (RESIDENT, n)
-        )  # scores, and queries, at most
-        self.chunk = CHUNK if on_cpu and m >= LONG else m
-        self.spans = tuple(self.cut())
-        largest = self.shared * max((span.stop - span.first) * span.keys for span in self.spans)
-        self.abreast = max(1, min(self.groups, self.block // largest))  # groups a block
-        self.query, self.key = self.empty(b, k, n, self.shared, d), self.empty(b, k, m, d)
-        self.output = self.empty(self.groups, n * self.shared, dv)
-        self.total, self.mass, self.expected = self.empty(3, self.groups, n, self.shared)
-        self.scores, self.weights = self.empty(
-            2, LINE + math.ceil(self.abreast * largest / LINE) * LINE
-        ).zero_()
-        tallest = max(span.stop - span.first for span in self.spans)
-        ones = torch.ones(tallest, tallest, dtype=torch.bool, device=shape.device).tril_()
-        self.corner = ones[
-            :, None, :
-        ]  # (r, 1, r): what a causal query sees of the keys of its own block
-        self.lower = self.corner.to(shape.dtype)
+    These buffers have one owner, this class: a call writes them block by block, through the methods
+    here, and reducers read them when it is done. They hold until the next call of the same plan.
+    """
 
-    def empty(self, *size: int) -> Tensor:
-        """A buffer."""
+    total: Tensor
+    """The sum of the exponentials of scores, those of sinks included; at least TINY."""
+    mass: Tensor
+    """The sum of the weights: 1, less where a sink takes its share, 0 where no key is seen."""
+    expected: Tensor
+    """The sum of weights times scores, of which the entropy is made."""
+
+    def of_block(self, groups: slice, queries: slice) -> "RowSums":
+        """Return the sums of one block, as views of these."""
+        total = self.total[groups, queries]
+        mass = self.mass[groups, queries]
+        expected = self.expected[groups, queries]
+        return RowSums(total, mass, expected)
+
+    def add_chunk(self, exponentials: Tensor, scores: Tensor, first_key: int) -> None:
+        """Add a chunk of keys, (m, r, g, n) each; the first one begins the sums.
+
+        The scores are overwritten, so that their products with the exponentials need no buffer.
+        """
+        accumulate(exponentials, self.total, first_key)
+        products = scores.mul_(exponentials)
+        accumulate(products, self.expected, first_key)
+
+    def add_sinks(self, exponentials: Tensor) -> None:
+        """Add the exponentials of sinks, (m, r, g), when all chunks are there."""
+        torch.div(self.total, self.total + exponentials, out=self.mass)
+        self.total.add_(exponentials)
+
+    def finish(self) -> None:
+        """Divide the products by the totals, when all chunks and sinks are there."""
+        self.total.clamp_min_(TINY)
+        self.expected.div_(self.total)
+
+    def fill_mass(self) -> None:
+        """Set the sum of the weights of a call without sinks: 1 where a key is seen, else 0."""
+        torch.gt(self.total, TINY, out=self.mass)
+
+    def begin_weights(self, weights: Tensor) -> None:
+        """Set the sums for finished weights, (G, N, g, M), which have scores no more."""
+        self.total.fill_(1)
+        torch.sum(weights, -1, out=self.mass)
+
+    def add_weights(self, weights: Tensor) -> None:
+        """Sum weights times their logarithms, of a block (m, r, g, M) of finished weights."""
+        logarithms = weights.clamp_min(TINY).log_()
+        torch.sum(logarithms.mul_(weights), -1, out=self.expected)
+
+    def compute_entropy(self) -> Tensor:
+        """Compute the entropy of each row in nats, (G, N, g).
+
+        Entropy is log(sum exp s) - sum w s, without a logarithm a weight; where a sink takes its
+        share, the first term counts as much as the weights sum to.
+        """
+        entropy = self.total.log() * self.mass - self.expected
+        return entropy.clamp_min_(0).abs_()  # no -0.0
+
+
+def accumulate(chunk: Tensor, sums: Tensor, first_key: int) -> None:
+    """Add the sums over the last axis of a chunk, or begin with them at key 0."""
+    if first_key:
+        sums += chunk.sum(-1)
+    else:
+        torch.sum(chunk, -1, out=sums)
+
+
+class BlockPlan:
+    """The blocks and buffers of calls of one shape, shared by all layers that make such calls.
+
+    Buffers are made once, because fresh memory costs a page fault every 4 KB. What stands in them
+    is that of the call which ran last.
+    """
+
+    def __init__(self, shape: CallShape) -> None:
+        self.shape = shape
+        self.groups = shape.batch * shape.key_heads
+        self.shared = shape.heads // shape.key_heads
+        """Query heads that share a key head, g."""
+        self.plan_tiles()
+        self.plan_blocks()
+        self.allocate_buffers()
+        self.make_causal_masks()
+
+    def plan_tiles(self) -> None:
+        """Set the size of a tile, and the number of tiles on each side: (queries, keys)."""
+        queries = self.shape.queries
+        keys = self.shape.keys
+        most = self.shape.tiles
+        height = math.ceil(queries / most)
+        width = math.ceil(keys / most)
+        self.tile_size = height, width
+        high = math.ceil(queries / height)
+        wide = math.ceil(keys / width)
+        self.tile_grid = high, wide
+
+    def plan_blocks(self) -> None:
+        """Choose how many queries, keys and groups a block has."""
+        on_cpu = self.shape.device.type == "cpu"
+        self.most_scores = CACHED if on_cpu else RESIDENT
+        self.most_queries = ROWS if on_cpu else self.shape.queries
+        in_chunks = on_cpu and self.shape.keys >= LONG
+        self.chunk_keys = CHUNK if in_chunks else self.shape.keys
+        self.spans = tuple(self.cut_spans())
+        self.tallest = max(span.height for span in self.spans)
+        most_cells = max(span.height * span.keys for span in self.spans)
+        self.largest = self.shared * most_cells
+        """Scores of one group in the largest block."""
+        fitting = self.most_scores // self.largest
+        self.groups_a_block = max(1, min(self.groups, fitting))
+
+    def allocate_buffers(self) -> None:
+        """Make the buffers of a call: its arguments laid out, its sums and output, one block."""
+        shape = self.shape
+        shared = self.shared
+        batch = shape.batch
+        key_heads = shape.key_heads
+        self.query = self.allocate(batch, key_heads, shape.queries, shared, shape.width)
+        self.key = self.allocate(batch, key_heads, shape.keys, shape.width)
+        self.output = self.allocate(self.groups, shape.queries * shared, shape.value_width)
+        sums = self.allocate(3, self.groups, shape.queries, shared)
+        self.sums = RowSums(*sums)
+        lines = math.ceil(self.groups_a_block * self.largest / LINE)
+        blocks = self.allocate(2, LINE + lines * LINE)
+        self.scores, self.weights = blocks.zero_()
+
+    def make_causal_masks(self) -> None:
+        """Make the mask of a causal query over the keys of its own block, (r, 1, r)."""
+        size = self.tallest, self.tallest
+        ones = torch.ones(size, dtype=torch.bool, device=self.shape.device)
+        self.causal_corner = ones.tril_()[:, None, :]
+        self.causal_factors = self.causal_corner.to(self.shape.dtype)
+
+    def allocate(self, *size: int) -> Tensor:
+        """Make a buffer of a size."""
         return torch.empty(size, dtype=self.shape.dtype, device=self.shape.device)
 
-    def cut(self) -> Iterator[Span]:
-        """The blocks' queries, in order."""
+    def cut_spans(self) -> Iterator[QuerySpan]:
+        """Cut the queries into those of blocks, in order."""
         first = 0
         while first < self.shape.queries:
-            stop = first + self.step(first)
-            yield Span(
-                first, stop, min(stop, self.shape.keys) if self.shape.causal else self.shape.keys
-            )
+            stop = first + self.count_queries(first)
+            yield QuerySpan(first, stop, self.count_visible_keys(stop))
             first = stop
 
-    def step(self, first: int) -> int:
-        """Queries in the block that begins at ``first``: as many as fit, in whole rows of tiles if one fits."""
-        height, left = self.tile[0], self.shape.queries - first
-        keys = min(self.shape.keys, first + self.most) if self.shape.causal else self.shape.keys
-        rows = max(FEWEST, min(self.most, self.block // (self.shared * min(keys, self.chunk))))
-        if rows < height:
-            return min(rows, height - first % height, left)
-        return min(rows - rows % height, left - left % height or left)
+    def count_visible_keys(self, stop: int) -> int:
+        """Return how many keys the queries before ``stop`` can see."""
+        if self.shape.causal:
+            return min(stop, self.shape.keys)
+        return self.shape.keys
 
-    def chunks(self, span: Span, whole: bool = False) -> Iterator[tuple[int, int]]:
-        """The first key of each chunk of a block, and the key after its last."""
-        width = span.keys if whole else self.chunk
+    def count_queries(self, first: int) -> int:
+        """Return how many queries the block that begins at ``first`` has.
+
+        That is as many as fit, in whole rows of tiles if one fits.
+        """
+        height = self.tile_size[0]
+        left = self.shape.queries - first
+        keys = self.count_visible_keys(first + self.most_queries)
+        scores_a_query = self.shared * min(keys, self.chunk_keys)
+        fitting = min(self.most_queries, self.most_scores // scores_a_query)
+        rows = max(FEWEST, fitting)
+        if rows < height:
+            left_of_tile = height - first % height
+            return min(rows, left_of_tile, left)
+        whole_tiles = rows - rows % height
+        whole_tiles_left = left - left % height
+        return min(whole_tiles, whole_tiles_left or left)
+
+    def list_group_runs(self) -> Iterator[slice]:
+        """List the groups that blocks hold together."""
+        for first in range(0, self.groups, self.groups_a_block):
+            yield slice(first, min(self.groups, first + self.groups_a_block))
+
+    def list_chunks(self, span: QuerySpan, *, whole: bool) -> Iterator[tuple[int, int]]:
+        """List the first key of each chunk of a block, and the key after its last.
+
+        whole: all keys make one chunk.
+        """
+        width = span.keys if whole else self.chunk_keys
         for first in range(0, span.keys, width):
             yield first, min(first + width, span.keys)
 
-    def room(self, buffer: Tensor, groups: int, span: Span, first: int, stop: int) -> Tensor:
-        """The part of a buffer for these keys of a block, (m, r, g, stop - first)."""
-        size = groups, span.stop - span.first, self.shared, stop - first
-        start = LINE + math.prod(size[:3]) * first
-        return buffer[start : start + math.prod(size)].view(size)
+    def view_buffer(
+        self, buffer: Tensor, groups: int, span: QuerySpan, first: int, stop: int
+    ) -> Tensor:
+        """Return a part of a buffer for some keys of a block, (m, r, g, stop - first)."""
+        rows = groups * span.height * self.shared
+        start = LINE + rows * first
+        end = start + rows * (stop - first)
+        used = buffer[start:end]
+        return used.view(groups, span.height, self.shared, stop - first)
 
-    def by_head(self, array: Tensor) -> Tensor:
-        """(G, g, ...) -> (B, H, ...)."""
+    def split_groups(self, array: Tensor) -> Tensor:
+        """Return an array of groups by item of the batch and head: (G, g, ...) -> (B, H, ...)."""
         return array.reshape(self.shape.batch, self.shape.heads, *array.shape[2:])
 
 
-class Block(NamedTuple):
-    """What a reducer sees; the next block overwrites it."""
+class WeightsBlock(NamedTuple):
+    """The weights that a reducer sees; the next block overwrites them."""
 
     weights: Tensor
     """(m, r, g, n) on n keys of its chunk."""
     first: int
     """The first of these keys."""
-    span: Span
-    at: slice
-    """The groups."""
+    span: QuerySpan
+    groups: slice
 
     @property
     def stop(self) -> int:
@@ -154,20 +313,25 @@ class Block(NamedTuple):
 
 
 class Reducer(Protocol):
-    """Keeps something of every block."""
+    """An object that keeps something of every block."""
 
-    def see(self, block: Block) -> None:
+    def see(self, block: WeightsBlock) -> None:
         """See a block, or a chunk of it: the keys come in order."""
         ...
 
-    def close(self, at: slice) -> None:
-        """All blocks of these groups have been seen."""
+    def close(self, groups: slice) -> None:
+        """Finish with these groups: all their blocks have been seen."""
         ...
 
 
-class Laid(NamedTuple):
-    """A call laid out for the products."""
+Reducers = tuple[Reducer, ...]
 
+
+class CallLayout(NamedTuple):
+    """A call laid out for the matrix products, in the buffers of its plan."""
+
+    call: Call
+    plan: BlockPlan
     query: Tensor
     """(G, N * g, d), scaled."""
     key: Tensor
@@ -175,195 +339,290 @@ class Laid(NamedTuple):
     value: Tensor
     """(G, M, d_v)."""
     bounded: list[bool]
-    """For each group, whether no score can leave +-SAFE."""
+    """For each group, True if no score can leave +-SAFE."""
     sinks: Tensor | None
     """(B or 1, H, N or 1, 1)."""
-    hide: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
     """Masks and biases, (B or 1, H or 1, N or 1, M)."""
 
-
-def attend(call: Call, plan: Plan, reducers: tuple[Reducer, ...]) -> Tensor:
-    """The output (B, N, H, d_v) in the type of the query. Each reducer, in order, sees each block."""
-    laid = lay_out(call, plan)
-    for first in range(0, plan.groups, plan.abreast):
-        groups = range(first, min(plan.groups, first + plan.abreast))
-        at = slice(groups.start, groups.stop)
-        for span in plan.spans:
-            chunks = weigh(call, laid, groups, span, plan)
-            share(chunks, laid, span, at, plan, reducers)
-        for reducer in reducers:
-            reducer.close(at)
-    if call.sinks is None:
-        torch.gt(plan.total, TINY, out=plan.mass)
-    b, h, k, n = plan.shape[:4]
-    output = plan.output.view(b, k, n, h // k, -1).transpose(1, 2).reshape(b, n, h, -1)
-    return output.to(call.query.dtype)
+    def are_bounded(self, groups: slice) -> bool:
+        """Return whether no score of these groups can leave +-SAFE."""
+        return all(self.bounded[groups])
 
 
-def share(
-    chunks: list[Tensor],
-    laid: Laid,
-    span: Span,
-    at: slice,
-    plan: Plan,
-    reducers: tuple[Reducer, ...],
-) -> None:
-    """Make weights of exponentials; into the output and to the reducers with them, while they are in the cache."""
-    inverse = plan.total[at, span.first : span.stop].reciprocal().unsqueeze(-1)
-    output = plan.output[at].narrow(
-        1, span.first * plan.shared, (span.stop - span.first) * plan.shared
-    )
-    first = 0
-    for weights in chunks:
-        weights *= inverse
-        stop = first + weights.shape[-1]
-        product = partial(torch.baddbmm, output) if first else torch.bmm
-        product(weights.flatten(1, 2), laid.value[at, first:stop], out=output)
-        for reducer in reducers:
-            reducer.see(Block(weights, first, span, at))
-        first = stop
+def attend_in_blocks(call: Call, plan: BlockPlan, reducers: Reducers) -> Tensor:
+    """Compute the output (B, N, H, d_v) of a call, in the type of its query.
 
-
-def lay_out(call: Call, plan: Plan) -> Laid:
-    """Scale the queries, and centre the keys, which softmax does not see, so that more scores are bounded.
-
-    Not where a soft cap or a sink would see it. The bound is that of Cauchy and Schwarz.
+    Each reducer, in order, sees each block.
     """
+    layout = lay_out_call(call, plan)
+    for groups in plan.list_group_runs():
+        for span in plan.spans:
+            sums = plan.sums.of_block(groups, span.queries)
+            chunks = compute_exponentials(layout, groups, span, sums)
+            finish_weights(chunks, layout, groups, span, sums, reducers)
+        for reducer in reducers:
+            reducer.close(groups)
+    if call.sinks is None:
+        plan.sums.fill_mass()
+    return merge_output(plan).to(call.query.dtype)
+
+
+def plan_call(call: Call) -> BlockPlan:
+    """Make the plan of one call of which no tiles are kept."""
+    return BlockPlan(CallShape.of(call, UNSEEN_TILES))
+
+
+def compute_output(call: Call) -> Tensor:
+    """Compute the output (B, N, H, d_v) of a call by blocks, with nothing kept of them."""
+    return attend_in_blocks(call, plan_call(call), ())
+
+
+def merge_output(plan: BlockPlan) -> Tensor:
+    """Return the output of a plan by query and head, (B, N, H, d_v)."""
+    batch, heads, key_heads, queries = plan.shape[:4]
+    by_key_head = plan.output.view(batch, key_heads, queries, plan.shared, -1)
+    by_query = by_key_head.transpose(1, 2)
+    return by_query.reshape(batch, queries, heads, -1)
+
+
+def lay_out_call(call: Call, plan: BlockPlan) -> CallLayout:
+    """Lay out a call in the buffers of its plan."""
+    dtype = plan.shape.dtype
+    query = lay_out_queries(call, plan)
+    key = lay_out_keys(call, plan)
+    value = call.value.to(dtype).flatten(0, 1)
+    bounded = find_bounded_groups(call, query, key)
+    sinks = None
+    if call.sinks is not None:
+        sinks = reshape_sinks(call.sinks).to(dtype)
+    return CallLayout(call, plan, query, key.transpose(1, 2), value, bounded, sinks, call.masks)
+
+
+def lay_out_queries(call: Call, plan: BlockPlan) -> Tensor:
+    """Scale the queries, those of one key head beside each other: (G, N * g, d)."""
     shape = plan.shape
     by_group = shape.batch, shape.key_heads, plan.shared, shape.queries, shape.width
-    query = call.query.to(shape.dtype).reshape(by_group).transpose(2, 3)  # (B, K, N, g, d)
-    torch.mul(query, call.scale, out=plan.query)
-    key = call.key.to(shape.dtype)
+    query = call.query.to(shape.dtype).reshape(by_group)
+    by_query = query.transpose(2, 3)  # (B, K, N, g, d)
+    torch.mul(by_query, call.scale, out=plan.query)
+    return plan.query.flatten(2, 3).flatten(0, 1)
+
+
+def lay_out_keys(call: Call, plan: BlockPlan) -> Tensor:
+    """Centre the keys, which softmax does not see, so that more scores are bounded: (G, M, d).
+
+    They are not centred where a soft cap or a sink would see it.
+    """
+    key = call.key.to(plan.shape.dtype)
     if call.softcap is None and call.sinks is None:
         torch.sub(key, key.mean(2, keepdim=True), out=plan.key)
     else:
         plan.key.copy_(key)
-    q, k = plan.query.flatten(2, 3).flatten(0, 1), plan.key.flatten(0, 1)
-    bound = (longest(q) * longest(k)).sqrt()
+    return plan.key.flatten(0, 1)
+
+
+def find_bounded_groups(call: Call, query: Tensor, key: Tensor) -> list[bool]:
+    """Return for each group whether no score can leave +-SAFE.
+
+    query (G, N * g, d), key (G, M, d). The bound is that of Cauchy and Schwarz: a product is at
+    most as large as the product of the lengths of its vectors.
+    """
+    if not is_linear(call):
+        return [False] * len(query)
+    squares = find_longest_square(query) * find_longest_square(key)
+    bound = squares.sqrt()
     if call.softcap is not None:
         bound.clamp_max_(abs(call.softcap))
-    safe = min(
-        SAFE, LARGEST - math.log(SAFE * shape.keys)
-    )  # so many exponentials times scores can be summed, too
-    bounded = (bound <= safe).tolist() if is_linear(call) else [False] * plan.groups
-    sinks = None if call.sinks is None else spread(call.sinks).to(shape.dtype)
-    return Laid(
-        q, k.transpose(1, 2), call.value.to(shape.dtype).flatten(0, 1), bounded, sinks, call.masks
-    )
+    # So many exponentials times scores can be summed, too.
+    summable = LARGEST - math.log(SAFE * key.shape[1])
+    safe = min(SAFE, summable)
+    bounded: list[bool] = (bound <= safe).tolist()
+    return bounded
 
 
-def longest(vectors: Tensor) -> Tensor:
-    """The largest square of a vector's length, (G, n, d) -> (G,); by a product, which is faster than sums of few."""
-    return (vectors.square() @ vectors.new_ones(vectors.shape[-1])).amax(-1)
+def find_longest_square(vectors: Tensor) -> Tensor:
+    """Return the largest square of a vector's length, (G, n, d) -> (G,).
+
+    The squares are summed by a product, which is faster than many sums of few numbers.
+    """
+    ones = vectors.new_ones(vectors.shape[-1])
+    squares = vectors.square() @ ones
+    return squares.amax(-1)
 
 
 def is_linear(call: Call) -> bool:
-    """Whether the bound on products is one on scores: nothing is added to them."""
-    return call.sinks is None and all(part.dtype == torch.bool for part in call.masks)
+    """Return whether a bound on products is one on scores: nothing is added to them."""
+    hides_only = all(mask.dtype == torch.bool for mask in call.masks)
+    return call.sinks is None and hides_only
 
 
-def weigh(call: Call, laid: Laid, groups: range, span: Span, plan: Plan) -> list[Tensor]:
-    """The exponentials of a block's scores, (m, r, g, n) each chunk.
+def compute_exponentials(
+    layout: CallLayout, groups: slice, span: QuerySpan, sums: RowSums
+) -> list[Tensor]:
+    """Compute the exponentials of a block's scores, (m, r, g, n) each chunk, and their sums.
 
-    Their sums go to plan.total, those of their products with the scores, over the total, to plan.expected. Scores
-    without a bound, or with some hidden, come in one chunk: their row maximum must be known first.
+    Scores without a bound, or with some hidden, come in one chunk: their row maximum must be known
+    first.
     """
-    at, rows = slice(groups.start, groups.stop), slice(span.first, span.stop)
-    query = laid.query[at].narrow(
-        1, span.first * plan.shared, (span.stop - span.first) * plan.shared
-    )
-    total, expected = plan.total[at, rows], plan.expected[at, rows]
-    whole = bool(laid.hide) or not all(laid.bounded[group] for group in groups)
-    shift, chunks = None, []
-    for first, stop in plan.chunks(span, whole):
-        scores = plan.room(plan.scores, len(groups), span, 0, stop - first)
-        torch.bmm(query, laid.key[at, :, first:stop], out=scores.flatten(1, 2))
-        if call.softcap is not None:
-            scores.div_(call.softcap).tanh_().mul_(call.softcap)
+    call = layout.call
+    plan = layout.plan
+    query = pick_rows(layout.query[groups], plan, span)
+    count = len(query)
+    whole = bool(layout.masks) or not layout.are_bounded(groups)
+    shift = None
+    chunks = []
+    for first, stop in plan.list_chunks(span, whole=whole):
+        scores = plan.view_buffer(plan.scores, count, span, 0, stop - first)
+        key = layout.key[groups, :, first:stop]
+        compute_scores(query, key, call.softcap, scores)
         if whole:
-            shift = settle(scores, call, laid, groups, span, plan)
-        weights = torch.exp(scores, out=plan.room(plan.weights, len(groups), span, first, stop))
+            shift = hide_and_shift(scores, layout, groups, span)
+        chunk = plan.view_buffer(plan.weights, count, span, first, stop)
+        torch.exp(scores, out=chunk)
         if call.causal and stop > span.first:
-            own = max(first, span.first)
-            weights[..., own - first :] *= plan.lower[
-                : len(total[0]), :, own - span.first : stop - span.first
-            ]
-        accumulate(weights, total, first)
-        accumulate(scores.mul_(weights), expected, first)
-        chunks.append(weights)
-    if laid.sinks is not None and shift is not None:
-        extra = (sinks_of(laid.sinks, groups, span, plan) - shift).exp_().squeeze(-1)
-        torch.div(total, total + extra, out=plan.mass[at, rows])
-        total += extra
-    expected /= total.clamp_min_(TINY)
+            hide_later_keys(chunk, plan, span, first)
+        sums.add_chunk(chunk, scores, first)
+        chunks.append(chunk)
+    if layout.sinks is not None and shift is not None:
+        sinks = pick_sinks(layout.sinks, plan, groups, span)
+        exponentials = (sinks - shift).exp_()
+        sums.add_sinks(exponentials.squeeze(-1))
+    sums.finish()
     return chunks
 
 
-def accumulate(part: Tensor, total: Tensor, first: int) -> None:
-    """Add the sums over the last axis of a chunk, or begin with them."""
-    if first:
-        total += part.sum(-1)
-    else:
-        torch.sum(part, -1, out=total)
+def pick_rows(array: Tensor, plan: BlockPlan, span: QuerySpan) -> Tensor:
+    """Return the rows of a block, (m, N * g, ...) -> (m, r * g, ...), ordered (query, head)."""
+    first = span.first * plan.shared
+    return array.narrow(1, first, span.height * plan.shared)
 
 
-def settle(
-    scores: Tensor, call: Call, laid: Laid, groups: range, span: Span, plan: Plan
+def compute_scores(query: Tensor, key: Tensor, softcap: float | None, scores: Tensor) -> None:
+    """Compute the scores of a chunk into a buffer: (m, r * g, d), (m, d, n) -> (m, r, g, n)."""
+    torch.bmm(query, key, out=scores.flatten(1, 2))
+    if softcap is not None:
+        scores.div_(softcap).tanh_().mul_(softcap)
+
+
+def hide_later_keys(exponentials: Tensor, plan: BlockPlan, span: QuerySpan, first: int) -> None:
+    """Set the exponentials of keys after their query to 0, in a chunk that begins at key first.
+
+    Only the keys from the first query of the block on can be such keys.
+    """
+    stop = first + exponentials.shape[-1]
+    own_first = max(first, span.first)
+    own_keys = slice(own_first - span.first, stop - span.first)
+    own = exponentials[..., own_first - first :]
+    own.mul_(plan.causal_factors[: span.height, :, own_keys])
+
+
+def hide_and_shift(
+    scores: Tensor, layout: CallLayout, groups: slice, span: QuerySpan
 ) -> Tensor | None:
-    """Hide what is masked, and take the maximum off each row if it may be large: (m, r, g, 1) that was taken off."""
-    for mask in laid.hide:
-        add(scores, mask, groups, span, plan)
-    if all(laid.bounded[group] for group in groups):
+    """Hide what is masked in the scores of a block, and take the maximum off each row.
+
+    Returns what was taken off, (m, r, g, 1); None if the scores are bounded, so that nothing was.
+    """
+    call = layout.call
+    plan = layout.plan
+    for mask in layout.masks:
+        add_mask(scores, mask, plan, groups, span)
+    if layout.are_bounded(groups):
         return None
     if call.causal and span.keys > span.first:
-        corner = plan.corner[: span.stop - span.first, :, : span.keys - span.first]
-        scores[..., span.first :].masked_fill_(~corner, HIDDEN)
+        own_keys = span.keys - span.first
+        visible = plan.causal_corner[: span.height, :, :own_keys]
+        own = scores[..., span.first :]
+        own.masked_fill_(~visible, HIDDEN)
     shift = scores.amax(-1, keepdim=True)
-    if laid.sinks is not None:
-        shift = torch.maximum(shift, sinks_of(laid.sinks, groups, span, plan))
-    scores -= shift.clamp_min_(HIDDEN / 2)
+    if layout.sinks is not None:
+        sinks = pick_sinks(layout.sinks, plan, groups, span)
+        shift = torch.maximum(shift, sinks)
+    shift.clamp_min_(HIDDEN / 2)
+    scores.sub_(shift)
     return shift
 
 
-def add(scores: Tensor, mask: Tensor, groups: range, span: Span, plan: Plan) -> None:
+def add_mask(scores: Tensor, mask: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -> None:
     """Add a mask or a bias to the scores of a block."""
-    rows = slice(span.first, span.stop) if mask.shape[2] > 1 else slice(0, 1)
-    for i, group in enumerate(groups):
-        b, heads = heads_of(group, plan)
-        part = mask[
-            b % mask.shape[0], heads if mask.shape[1] > 1 else slice(0, 1), rows, : span.keys
-        ]  # (g, r, n)
-        scores[i] += additive(part, scores.dtype).transpose(0, 1)
+    queries = pick_axis(mask, 2, span.queries)
+    for i, group in enumerate(range(groups.start, groups.stop)):
+        item, heads = locate_group(group, plan)
+        of_item = mask[item % mask.shape[0]]
+        mask_heads = pick_axis(mask, 1, heads)
+        of_group = of_item[mask_heads, queries, : span.keys]  # (g, r, n)
+        added = additive(of_group, scores.dtype)
+        scores[i].add_(added.transpose(0, 1))
 
 
-def sinks_of(sinks: Tensor, groups: range, span: Span, plan: Plan) -> Tensor:
-    """The sinks of a block, (m, r or 1, g, 1)."""
-    rows = slice(span.first, span.stop) if sinks.shape[2] > 1 else slice(0, 1)
-    found = [
-        sinks[b % sinks.shape[0], heads, rows]
-        for b, heads in (heads_of(group, plan) for group in groups)
-    ]
-    return torch.stack(found).transpose(1, 2)
+def pick_sinks(sinks: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -> Tensor:
+    """Return the sinks of a block, (m, r or 1, g, 1)."""
+    queries = pick_axis(sinks, 2, span.queries)
+    of_groups = []
+    for group in range(groups.start, groups.stop):
+        item, heads = locate_group(group, plan)
+        of_item = sinks[item % sinks.shape[0]]
+        of_groups.append(of_item[heads, queries])
+    return torch.stack(of_groups).transpose(1, 2)
 
 
-def heads_of(group: int, plan: Plan) -> tuple[int, slice]:
-    """The item of the batch, and the query heads, of a group."""
-    b, key_head = divmod(group, plan.shape.key_heads)
-    return b, slice(key_head * plan.shared, (key_head + 1) * plan.shared)
+def pick_axis(mask: Tensor, axis: int, wanted: slice) -> slice:
+    """Return the entries of a mask on an axis: those wanted, or the one that serves for all."""
+    return wanted if mask.shape[axis] > 1 else slice(0, 1)
 
 
-def replay(weights: Tensor, plan: Plan, reducers: tuple[Reducer, ...]) -> None:
-    """Show weights (B, H, N, M) that a model made itself to reducers, block by block; plan has a key head a head."""
-    given = weights.flatten(0, 1)[:, :, None]  # (G, N, 1, M)
-    plan.total.fill_(1)
-    torch.sum(given, -1, out=plan.mass)
-    for first in range(0, plan.groups, plan.abreast):
-        at = slice(first, min(plan.groups, first + plan.abreast))
-        for span in plan.spans:
-            rows = slice(span.first, span.stop)
-            part = given[at, rows].contiguous()  # (m, r, 1, M)
-            torch.sum(part.clamp_min(TINY).log_().mul_(part), -1, out=plan.expected[at, rows])
-            for reducer in reducers:
-                reducer.see(Block(part, 0, span, at))
+def locate_group(group: int, plan: BlockPlan) -> tuple[int, slice]:
+    """Return the item of the batch, and the query heads, of a group."""
+    item, key_head = divmod(group, plan.shape.key_heads)
+    first = key_head * plan.shared
+    return item, slice(first, first + plan.shared)
+
+
+def finish_weights(
+    chunks: list[Tensor],
+    layout: CallLayout,
+    groups: slice,
+    span: QuerySpan,
+    sums: RowSums,
+    reducers: Reducers,
+) -> None:
+    """Make weights of the exponentials of a block, and use them while they are in the cache.
+
+    They go into the output and to the reducers.
+    """
+    plan = layout.plan
+    inverse = sums.total.reciprocal().unsqueeze(-1)
+    output = pick_rows(plan.output[groups], plan, span)
+    first = 0
+    for weights in chunks:
+        weights *= inverse
+        stop = first + weights.shape[-1]
+        rows = weights.flatten(1, 2)
+        values = layout.value[groups, first:stop]
+        if first:
+            torch.baddbmm(output, rows, values, out=output)
+        else:
+            torch.bmm(rows, values, out=output)
+        block = WeightsBlock(weights, first, span, groups)
         for reducer in reducers:
-            reducer.close(at)
+            reducer.see(block)
+        first = stop
+
+
+def replay(weights: Tensor, plan: BlockPlan, reducers: Reducers) -> None:
+    """Show weights (B, H, N, M) that a model made itself to reducers, block by block.
+
+    The plan must have a key head for each head.
+    """
+    by_group = weights.flatten(0, 1)[:, :, None]  # (G, N, 1, M)
+    plan.sums.begin_weights(by_group)
+    for groups in plan.list_group_runs():
+        for span in plan.spans:
+            rows = by_group[groups, span.queries].contiguous()  # (m, r, 1, M)
+            plan.sums.of_block(groups, span.queries).add_weights(rows)
+            block = WeightsBlock(rows, 0, span, groups)
+            for reducer in reducers:
+                reducer.see(block)
+        for reducer in reducers:
+            reducer.close(groups)

@@ -1,4 +1,4 @@
-"""One call of attention, in the words of the field: whatever calls it, this is what the blocks read."""
+"""One call of attention, in the words of the field: whatever calls it, the blocks read this."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,14 +13,14 @@ HIDDEN = -1e30  # score of a masked key: exp gives 0, and 0 * HIDDEN is 0 where 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What one layer is asked to do.
+    """The arguments of one call of attention, as one layer makes it.
 
     B batch, H query heads, K key heads that H / K query heads share, N queries, M keys.
 
-    Scores are softcap * tanh(q k * scale / softcap) + bias, hidden where the mask or causality say so (Vaswani et al.
-    2017; grouped heads: Ainslie et al. 2023; soft cap: Gemma 2, 2024; relative bias: Raffel et al. 2020; ALiBi: Press
-    et al. 2022). A sink is one more score in the softmax that stands for no key (gpt-oss, 2025): rows then sum to less
-    than 1.
+    Scores are softcap * tanh(q k * scale / softcap) + bias, hidden where the mask or causality say
+    so (Vaswani et al. 2017; grouped heads: Ainslie et al. 2023; soft cap: Gemma 2, 2024; relative
+    bias: Raffel et al. 2020; ALiBi: Press et al. 2022). A sink is one more score in the softmax
+    that stands for no key (gpt-oss, 2025): rows then sum to less than 1.
     """
 
     query: Tensor
@@ -31,7 +31,8 @@ class Call:
     """(B, K, M, d_v)."""
     scale: float
     mask: Tensor | None = None
-    """Broadcasts to (B, H, N, M). Boolean: True where a query may attend; float: added to the scores."""
+    """Broadcasts to (B, H, N, M). Booleans: True where a query may attend; floats: added to scores.
+    """
     causal: bool = False
     """A query sees the keys up to its own number, counted from the first of both."""
     bias: Tensor | None = None
@@ -42,108 +43,144 @@ class Call:
 
     @property
     def plain(self) -> bool:
-        """Whether torch's scaled_dot_product_attention can compute it."""
+        """True if torch's scaled_dot_product_attention can compute the call."""
         return self.softcap is None and self.sinks is None
 
     @property
     def masks(self) -> tuple[Tensor, ...]:
-        """What changes scores cell by cell, each (B or 1, H or 1, N or 1, M)."""
-        return tuple(part for part in (self.bias, self.mask) if part is not None)
+        """The tensors that change scores cell by cell, each (B or 1, H or 1, N or 1, M)."""
+        masks = self.bias, self.mask
+        return tuple(mask for mask in masks if mask is not None)
 
-    def heads(self, chosen: tuple[int, ...]) -> "Call":
-        """The same for some of its heads, each with a key head of its own."""
-        pick = torch.tensor(chosen, device=self.query.device)
-        shared = pick // (self.query.shape[1] // self.key.shape[1])
-        bias, mask = (pick_heads(part, pick) for part in (self.bias, self.mask))
-        sinks = None if self.sinks is None else spread(self.sinks)[:, pick]
-        query, key, value = self.query[:, pick], self.key[:, shared], self.value[:, shared]
+    def pick_heads(self, heads: tuple[int, ...]) -> "Call":
+        """Return the call of some of its heads, each with a key head of its own."""
+        query_heads = torch.tensor(heads, device=self.query.device)
+        query_heads_a_key_head = self.query.shape[1] // self.key.shape[1]
+        key_heads = query_heads // query_heads_a_key_head
+        sinks = None
+        if self.sinks is not None:
+            sinks = reshape_sinks(self.sinks)[:, query_heads]
+        query = self.query[:, query_heads]
+        key = self.key[:, key_heads]
+        value = self.value[:, key_heads]
+        mask = pick_mask_heads(self.mask, query_heads)
+        bias = pick_mask_heads(self.bias, query_heads)
         return replace(self, query=query, key=key, value=value, mask=mask, bias=bias, sinks=sinks)
 
     def rows(self, rows: Tensor) -> "Call":
-        """The same for some of its queries, by their numbers."""
-        hidden = None
-        if self.causal:
-            hidden = (
-                torch.arange(self.key.shape[2], device=rows.device) <= rows[:, None]
-            )  # (row, M)
-        bias, mask = (pick_rows(part, rows) for part in (self.bias, self.mask))
-        sinks = None if self.sinks is None else pick_rows(spread(self.sinks), rows)
-        mask = (
-            mask if hidden is None else hidden[None, None]
-        )  # causality and a mask never come together
-        return replace(
-            self, query=self.query[:, :, rows], mask=mask, bias=bias, sinks=sinks, causal=False
-        )
+        """Return the call of some of its queries, by their numbers."""
+        mask = pick_mask_queries(self.mask, rows)
+        if self.causal:  # causality and a mask never come together
+            keys = torch.arange(self.key.shape[2], device=rows.device)
+            visible = keys <= rows[:, None]  # (row, M)
+            mask = visible[None, None]
+        sinks = None
+        if self.sinks is not None:
+            sinks = pick_mask_queries(reshape_sinks(self.sinks), rows)
+        query = self.query[:, :, rows]
+        bias = pick_mask_queries(self.bias, rows)
+        return replace(self, query=query, mask=mask, bias=bias, sinks=sinks, causal=False)
 
-    def detached(self) -> "Call":
-        """The same outside of torch's graph."""
-        parts: Any = {
-            name: part.detach() for name, part in vars(self).items() if isinstance(part, Tensor)
-        }
-        return replace(self, **parts)
+    def detach(self) -> "Call":
+        """Return the call outside of torch's graph."""
+        detached: Any = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                detached[name] = value.detach()
+        return replace(self, **detached)
 
-    def sdpa(self) -> Tensor:
-        """The output (B, H, N, d_v) by torch's own function, which must be able to: see ``plain``."""
-        mask, causal = self.mask, self.causal
-        if self.bias is not None:
-            mask, causal = (self.visible() if causal else mask), False
-            mask = self.bias if mask is None else self.bias + additive(mask, self.bias.dtype)
-        grouped = self.query.shape[1] != self.key.shape[1]
-        given: Any = {
+    def run_sdpa(self) -> Tensor:
+        """Compute the output (B, H, N, d_v) by torch's own function. The call must be ``plain``."""
+        mask = self.mask
+        causal = self.causal
+        if self.bias is not None:  # torch takes one mask, so that all goes into numbers
+            if causal:
+                mask = self.visible()
+            causal = False
+            mask = add_mask_to_bias(self.bias, mask)
+        is_grouped = self.query.shape[1] != self.key.shape[1]
+        options: Any = {
             "attn_mask": mask,
             "is_causal": causal,
             "scale": self.scale,
-            "enable_gqa": grouped,
+            "enable_gqa": is_grouped,
         }
-        return scaled_dot_product_attention(self.query, self.key, self.value, **given)
+        return scaled_dot_product_attention(self.query, self.key, self.value, **options)
 
-    def hiding(self, cut: Tensor) -> "Call":
-        """The same without some edges: (B or 1, H or 1, N, M), True where one is cut."""
+    def hide_edges(self, edges: Tensor) -> "Call":
+        """Return the call without some edges: (B or 1, H or 1, N, M), True where one is cut."""
         if self.mask is not None and self.mask.dtype != torch.bool:
             least = torch.finfo(self.mask.dtype).min
-            return replace(self, mask=torch.where(cut, least, self.mask))
-        seen = self.visible() if self.causal or self.mask is None else self.mask
-        return replace(self, mask=seen & ~cut, causal=False)
+            return replace(self, mask=torch.where(edges, least, self.mask))
+        visible = self.mask
+        if self.causal or visible is None:
+            visible = self.visible()
+        return replace(self, mask=visible & ~edges, causal=False)
 
     def visible(self) -> Tensor:
-        """Boolean (B or 1, H or 1, N or 1, M): True where a query may attend."""
-        n, m = self.query.shape[2], self.key.shape[2]
+        """Return booleans (B or 1, H or 1, N or 1, M), True where a query may attend."""
+        queries = self.query.shape[2]
+        keys = self.key.shape[2]
+        device = self.query.device
         if self.causal:
-            return torch.ones(n, m, dtype=torch.bool, device=self.query.device).tril_()[None, None]
-        seen = torch.ones(1, 1, 1, m, dtype=torch.bool, device=self.query.device)
-        for part in self.masks:
-            seen = seen & may_attend(part)
-        return seen
+            every_cell = torch.ones(queries, keys, dtype=torch.bool, device=device)
+            return every_cell.tril_()[None, None]
+        visible = torch.ones(1, 1, 1, keys, dtype=torch.bool, device=device)
+        for mask in self.masks:
+            visible = visible & may_attend(mask)
+        return visible
+
+
+def add_mask_to_bias(bias: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a bias and a mask of either kind as one mask of numbers."""
+    if mask is None:
+        return bias
+    return bias + additive(mask, bias.dtype)
 
 
 def may_attend(mask: Tensor) -> Tensor:
-    """A mask of either kind as a boolean one: a float one hides by the least number of its type, or nearly."""
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    """Return a mask of either kind as booleans, True where a query may attend.
+
+    A mask of numbers hides by the least number of its type, or nearly.
+    """
+    if mask.dtype == torch.bool:
+        return mask
+    return mask > torch.finfo(mask.dtype).min / 2
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask of either kind as numbers to add to the scores; HIDDEN, or the least of a half type, where masked."""
+    """Return a mask of either kind as numbers of a type that are added to the scores.
+
+    Masked cells are HIDDEN, or the least number of a half type.
+    """
     hidden = max(HIDDEN, torch.finfo(dtype).min)
     if mask.dtype == torch.bool:
-        return torch.zeros((), dtype=dtype, device=mask.device).where(mask, hidden)
+        zero = torch.zeros((), dtype=dtype, device=mask.device)
+        return zero.where(mask, hidden)
     return mask.to(dtype).masked_fill(~may_attend(mask), hidden)
 
 
-def spread(sinks: Tensor) -> Tensor:
-    """Sinks as (B or 1, H, N or 1, 1)."""
-    return sinks.reshape(1, -1, 1, 1) if sinks.ndim == 1 else sinks
+def reshape_sinks(sinks: Tensor) -> Tensor:
+    """Return sinks as (B or 1, H, N or 1, 1)."""
+    if sinks.ndim == 1:
+        return sinks.reshape(1, -1, 1, 1)
+    return sinks
 
 
-def pick_heads(part: Tensor | None, heads: Tensor) -> Tensor | None:
-    """Some heads of a mask that may have one for all."""
-    return part if part is None or part.shape[1] == 1 else part[:, heads]
+def pick_mask_heads(mask: Tensor | None, heads: Tensor) -> Tensor | None:
+    """Return some heads of a mask, which may have one for all."""
+    if mask is None or mask.shape[1] == 1:
+        return mask
+    return mask[:, heads]
 
 
-def pick_rows(part: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Some queries of a mask that may have one row for all."""
-    return part if part is None or part.shape[2] == 1 else part[:, :, rows]
+def pick_mask_queries(mask: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Return some queries of a mask, which may have one row for all."""
+    if mask is None or mask.shape[2] == 1:
+        return mask
+    return mask[:, :, rows]
 
 
 def default_scale(query: Tensor) -> float:
-    """1 / sqrt(d)."""
+    """Return 1 / sqrt(d), by which scores are scaled unless a model says otherwise."""
     return 1 / math.sqrt(query.shape[-1])

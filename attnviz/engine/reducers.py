@@ -1,282 +1,419 @@
-"""What is kept of the blocks. Each reducer sees a block once; results are (B, H, ...), on the CPU, float32."""
+"""The reducers: each keeps something of every block that it sees once, when it is made.
 
+Results are (B, H, ...), on the CPU, float32. Letters of shapes are those of ``blocks``.
+"""
+
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attnviz.engine.blocks import Block, Plan, accumulate
+from attnviz.engine.blocks import (
+    BlockPlan,
+    QuerySpan,
+    WeightsBlock,
+    accumulate,
+    attend_in_blocks,
+    plan_call,
+)
+from attnviz.engine.call import Call
+
+EVERY_KEY = slice(None)
 
 
-class Matrix:
-    """The whole matrix of weights, or some columns of it: quadratic, for chosen layers and heads."""
+class WeightsReducer:
+    """Keep the whole matrix of weights, or some columns of it.
 
-    def __init__(self, plan: Plan, columns: slice) -> None:
-        self.plan, self.columns = plan, columns
-        keys = len(range(plan.shape.keys)[columns])
-        self.weights = torch.zeros(plan.groups, plan.shared, plan.shape.queries, keys)
+    That grows with the square of the length, so it is for chosen layers and heads.
+    """
 
-    def see(self, block: Block) -> None:
+    def __init__(self, plan: BlockPlan, columns: slice) -> None:
+        self.plan = plan
+        self.first, self.stop, _ = columns.indices(plan.shape.keys)
+        keys = range(plan.shape.keys)[columns]
+        size = plan.groups, plan.shared, plan.shape.queries, len(keys)
+        self.weights = torch.zeros(size)
+
+    def see(self, block: WeightsBlock) -> None:
         """Copy the block, (m, r, g, n), to its place."""
-        start, stop, _ = self.columns.indices(self.plan.shape.keys)
-        first, last = max(block.first, start), min(block.stop, stop)
-        if first < last:
-            rows, found = (
-                slice(block.span.first, block.span.stop),
-                block.weights[..., first - block.first :],
-            )
-            found = found[..., : last - first].transpose(1, 2).to("cpu", torch.float32)
-            self.weights[block.at, :, rows, first - start : last - start] = found
+        first = max(block.first, self.first)
+        stop = min(block.stop, self.stop)
+        if first >= stop:
+            return
+        shown = block.weights[..., first - block.first : stop - block.first]
+        by_head = shown.transpose(1, 2)
+        columns = slice(first - self.first, stop - self.first)
+        place = block.groups, slice(None), block.span.queries, columns
+        self.weights[place] = by_head.to("cpu", torch.float32)
 
-    def close(self, at: slice) -> None:
-        """Nothing is pending."""
+    def close(self, groups: slice) -> None:
+        """Do nothing: every block stands in its place already."""
 
     def result(self) -> Tensor:
-        """(B, H, N, columns)."""
-        return self.plan.by_head(self.weights)
+        """Return the weights, (B, H, N, columns)."""
+        return self.plan.split_groups(self.weights)
 
 
-class Strongest:
-    """The strongest edges of each query."""
+def compute_weights(call: Call, columns: slice = EVERY_KEY) -> Tensor:
+    """Compute the weights of a call on some of its keys, (B, H, N, columns), on the CPU."""
+    plan = plan_call(call)
+    reducer = WeightsReducer(plan, columns)
+    attend_in_blocks(call, plan, (reducer,))
+    return reducer.result()
 
-    def __init__(self, plan: Plan, count: int) -> None:
-        self.plan, self.count = plan, min(count, plan.shape.keys)
+
+class EdgesReducer:
+    """Keep the strongest edges of each query."""
+
+    def __init__(self, plan: BlockPlan, count: int) -> None:
+        self.plan = plan
+        self.count = min(count, plan.shape.keys)
         size = plan.groups, plan.shared, plan.shape.queries, self.count
-        self.weights, self.keys = torch.zeros(size), torch.zeros(size, dtype=torch.int32)
+        self.weights = torch.zeros(size)
+        self.keys = torch.zeros(size, dtype=torch.int32)
 
-    def see(self, block: Block) -> None:
-        """Take the largest of each row, of those found in its earlier keys and the new ones."""
-        found = block.weights.topk(min(self.count, block.weights.shape[-1]), -1)
-        values, keys = (
-            found.values.transpose(1, 2).float(),
-            (found.indices + block.first).transpose(1, 2).int(),
-        )
-        at = block.at, slice(None), slice(block.span.first, block.span.stop)
+    def see(self, block: WeightsBlock) -> None:
+        """Keep the largest weights of each row, of those in its earlier keys and the new ones."""
+        count = min(self.count, block.weights.shape[-1])
+        strongest = block.weights.topk(count, -1)
+        weights = strongest.values.transpose(1, 2).float()
+        numbers = strongest.indices + block.first
+        keys = numbers.transpose(1, 2).int()
+        rows = block.groups, slice(None), block.span.queries
+        kept_weights = self.weights[rows]
+        kept_keys = self.keys[rows]
         if block.first:
-            values = torch.cat([self.weights[at].to(values.device), values], -1)
-            keys = torch.cat([self.keys[at].to(keys.device), keys], -1)
-            values, order = values.topk(self.count, -1)
+            earlier_weights = kept_weights.to(weights.device)
+            earlier_keys = kept_keys.to(keys.device)
+            weights = torch.cat([earlier_weights, weights], -1)
+            keys = torch.cat([earlier_keys, keys], -1)
+            weights, order = weights.topk(self.count, -1)
             keys = keys.gather(-1, order)
-        self.weights[at][..., : values.shape[-1]], self.keys[at][..., : keys.shape[-1]] = (
-            values.cpu(),
-            keys.cpu(),
-        )
+        count = keys.shape[-1]
+        kept_weights[..., :count] = weights.cpu()
+        kept_keys[..., :count] = keys.cpu()
 
-    def close(self, at: slice) -> None:
-        """Nothing is pending."""
+    def close(self, groups: slice) -> None:
+        """Do nothing: the strongest edges are kept from block to block."""
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Keys and weights, (B, H, N, count), in falling order of weight."""
-        return self.plan.by_head(self.keys), self.plan.by_head(self.weights)
+        """Return keys and weights, (B, H, N, count), in falling order of weight."""
+        keys = self.plan.split_groups(self.keys)
+        weights = self.plan.split_groups(self.weights)
+        return keys, weights
 
 
 class Sight(NamedTuple):
-    """What a mask leaves to choose."""
+    """The choice that a mask leaves to each query.
+
+    A query that sees one key must give it all its weight. What keys receive is counted from free
+    queries alone, those that see more than one.
+    """
 
     free: Tensor
-    """(B or 1, H or 1, N or 1): whether a query sees more than one key."""
+    """(B or 1, H or 1, N or 1): True where a query sees more than one key."""
     only: Tensor
-    """(B or 1, H or 1, N or 1): the one key that a query sees which is not free (of those that see one)."""
+    """(B or 1, H or 1, N or 1): the key that a query sees, where it sees a single one."""
 
     @classmethod
     def of(cls, visible: Tensor) -> "Sight":
-        """From (B or 1, H or 1, N or 1, M)."""
-        return cls(visible.sum(-1) > 1, visible.to(torch.uint8).argmax(-1))
+        """Return the choice under a mask (B or 1, H or 1, N or 1, M), True where visible."""
+        free = visible.sum(-1) > 1
+        only = visible.to(torch.uint8).argmax(-1)
+        return cls(free, only)
 
     @classmethod
-    def causal(cls, n: int, m: int, device: torch.device) -> "Sight":
-        """The same for a causal mask, without building it."""
-        free = (torch.arange(n, device=device) > 0) & (m > 1)
-        return cls(free[None, None], torch.zeros(1, 1, n, dtype=torch.long, device=device))
+    def causal(cls, queries: int, keys: int, device: torch.device) -> "Sight":
+        """Return the choice under a causal mask, without building it."""
+        numbers = torch.arange(queries, device=device)
+        free = (numbers > 0) & (keys > 1)
+        only = torch.zeros(1, 1, queries, dtype=torch.long, device=device)
+        return cls(free[None, None], only)
 
 
-class Summary:
-    """Means and maxima of tiles, and the statistics of ``record.Statistics``: linear in N.
+class SummaryReducer:
+    """Keep means and maxima of tiles, and the statistics of ``record.Statistics``.
+
+    All of it is linear in the length of the text. The weights of a row of tiles are first added up
+    column by column, in strips (m, high, g, wide * width) that are rows of tiles whose columns are
+    not merged yet: adding whole rows is a vector operation, adding inside a row is not. When all
+    blocks of some groups have been seen, ``close`` merges the columns.
 
     Its buffers serve one layer after the other.
     """
 
-    def __init__(self, plan: Plan, square: bool) -> None:
-        self.plan, self.square = plan, square
-        (high, wide), (height, width) = plan.tiles, plan.tile
-        groups, shared, keys = plan.groups, plan.shared, plan.shape.keys
-        self.mean, self.peak = plan.empty(2, groups, high, shared, wide)
-        self.received = plan.empty(groups, shared, keys)
-        self.queries, self.keys = places(plan.shape.queries, plan), places(keys, plan)
-        if square and not plan.shape.causal:
-            self.near, self.before = plan.empty(2, groups, plan.shape.queries, shared)
-            self.columns = plan.empty(groups, shared)
-            tallest = places(
-                max(span.stop - span.first + span.first % plan.tile[0] for span in plan.spans), plan
-            )
-            self.back = (tallest[:, None] - tallest).clamp_min_(0)[
-                :, None
-            ]  # (r, 1, r): how far a key lies behind
-            self.edges = self.keys_before_edges(wide * width)
-        self.diagonals = plan.empty(groups, plan.shape.queries, shared, 2).zero_()
-        self.areas = sizes(plan.shape.queries, height, plan)[:, None, None] * sizes(
-            keys, width, plan
-        )
-        self.sums, self.peaks = plan.empty(2, plan.abreast, high, shared, wide * width).zero_()
+    def __init__(self, plan: BlockPlan, square: bool) -> None:
+        self.plan = plan
+        self.square = square
+        """True if there are as many queries as keys, so that positions can be compared."""
+        # A causal query has no keys after it, and needs no look at those before it apart.
+        self.looks_behind = square and not plan.shape.causal
+        self.query_numbers = count_up(plan.shape.queries, plan)
+        self.key_numbers = count_up(plan.shape.keys, plan)
+        self.allocate_tiles()
+        if self.looks_behind:
+            self.allocate_distances()
 
-    def see(self, block: Block) -> None:
-        """Add to the tiles and the statistics."""
+    def allocate_tiles(self) -> None:
+        """Make the buffers of tiles, of what keys receive, and of diagonals."""
+        plan = self.plan
+        shape = plan.shape
+        high, wide = plan.tile_grid
+        height, width = plan.tile_size
+        tiles = 2, plan.groups, high, plan.shared, wide
+        self.mean, self.peak = plan.allocate(*tiles)
+        self.received = plan.allocate(plan.groups, plan.shared, shape.keys)
+        self.diagonals = plan.allocate(plan.groups, shape.queries, plan.shared, 2)
+        self.diagonals.zero_()
+        heights = measure_tiles(shape.queries, height, plan)
+        widths = measure_tiles(shape.keys, width, plan)
+        self.areas = heights[:, None, None] * widths
+        strips = 2, plan.groups_a_block, high, plan.shared, wide * width
+        # Cells that no block reaches stay 0.
+        self.sums, self.peaks = plan.allocate(*strips).zero_()
+
+    def allocate_distances(self) -> None:
+        """Make the buffers of what keys before their query get: see ``add_behind``."""
+        plan = self.plan
+        rows = 2, plan.groups, plan.shape.queries, plan.shared
+        self.near, self.before = plan.allocate(*rows)
+        self.columns = plan.allocate(plan.groups, plan.shared)
+        height, width = plan.tile_size
+        tallest = max(span.height + span.first % height for span in plan.spans)
+        numbers = count_up(tallest, plan)
+        behind = numbers[:, None] - numbers
+        behind.clamp_min_(0)
+        self.behind = behind[:, None]  # (r, 1, r): how far a key lies behind its query
+        self.keys_before = self.number_keys_before_edges(plan.tile_grid[1] * width)
+
+    def see(self, block: WeightsBlock) -> None:
+        """Add a block to the tiles and the statistics."""
         self.add_to_strips(block)
         if self.square:
             self.add_diagonals(block)
-            if not self.plan.shape.causal:
-                self.add_behind(block)
+        if self.looks_behind:
+            self.add_behind(block)
 
-    def add_to_strips(self, block: Block) -> None:
-        """Strips (m, high, g, wide * width) are rows of tiles whose columns are not merged yet.
-
-        Adding whole rows is a vector operation, adding inside a row is not. Cells that no block reaches stay 0.
-        """
-        (m, r, g, n), span = block.weights.shape, block.span
-        top, inside = divmod(span.first, self.plan.tile[0])
-        count = max(1, r // self.plan.tile[0])
-        rows = block.weights.view(m, count, r // count, g, n)
-        sums, peaks = (
-            strips[:m, top : top + count, :, block.first : block.stop]
-            for strips in (self.sums, self.peaks)
-        )
-        if inside:
-            fresh = (
-                max(0, span.first - block.first) if self.plan.shape.causal else n
-            )  # keys new to this row of tiles
-            sums[..., fresh:], peaks[..., fresh:] = 0, 0
+    def add_to_strips(self, block: WeightsBlock) -> None:
+        """Add a block to the strips: whole rows of tiles, or a part of one row of tiles."""
+        span = block.span
+        groups, queries, heads, keys = block.weights.shape
+        height = self.plan.tile_size[0]
+        top, queries_above = divmod(span.first, height)
+        tile_rows = max(1, queries // height)
+        rows = block.weights.view(groups, tile_rows, queries // tile_rows, heads, keys)
+        strips = slice(top, top + tile_rows)
+        columns = slice(block.first, block.stop)
+        sums = self.sums[:groups, strips, :, columns]
+        peaks = self.peaks[:groups, strips, :, columns]
+        if queries_above:  # the block goes on with a row of tiles that another one began
+            new_keys = self.find_new_keys(block)
+            sums[..., new_keys:] = 0
+            peaks[..., new_keys:] = 0
             sums += rows.sum(2)
             torch.maximum(peaks, rows.amax(2), out=peaks)
         else:
             torch.sum(rows, 2, out=sums)
             torch.amax(rows, 2, out=peaks)
 
-    def add_diagonals(self, block: Block) -> None:
-        """The weight of each query on the key before it and on itself, (m, r, g, 2).
+    def find_new_keys(self, block: WeightsBlock) -> int:
+        """Return the first column of a block that its row of tiles has not reached before."""
+        if self.plan.shape.causal:
+            return max(0, block.span.first - block.first)
+        return block.weights.shape[-1]
 
-        As one strided view: the next query's pair lies one row and one key further. Where a chunk begins or ends
-        between the two, only one of them is there. Query 0 has no key before it: its place stays 0.
+    def add_diagonals(self, block: WeightsBlock) -> None:
+        """Copy the weight of each query on the key before it and on itself, (m, r, g, 2).
+
+        Query 0 has no key before it: its place stays 0.
         """
-        (m, _, g, n), span, kept = block.weights.shape, block.span, self.diagonals[block.at]
-        first, stop = max(span.first, block.first + 1), min(span.stop, block.stop)
+        span = block.span
+        diagonals = self.diagonals[block.groups]
+        first = max(span.first, block.first + 1)
+        stop = min(span.stop, block.stop)
         if first < stop:
-            start = (
-                block.weights.storage_offset()
-                + (first - span.first) * g * n
-                + first
-                - 1
-                - block.first
-            )
-            size, strides = (m, stop - first, g, 2), (block.weights.stride(0), g * n + 1, n, 1)
-            kept[:, first:stop] = block.weights.as_strided(size, strides, start)
-        for query, key, place in ((block.first, 0, 1), (block.stop, -1, 0)):
-            if span.first <= query < span.stop:
-                kept[:, query, :, place] = block.weights[:, query - span.first, :, key]
+            diagonals[:, first:stop] = view_diagonals(block, first, stop)
+        # Where a chunk begins or ends between the two keys, only one of them is there.
+        if span.first <= block.first < span.stop:
+            row = block.first - span.first
+            on_itself = block.weights[:, row, :, 0]
+            diagonals[:, block.first, :, 1] = on_itself
+        if span.first <= block.stop < span.stop:
+            row = block.stop - span.first
+            on_key_before = block.weights[:, row, :, -1]
+            diagonals[:, block.stop, :, 0] = on_key_before
 
-    def add_behind(self, block: Block) -> None:
-        """What ``distance`` needs of the keys before their query.
+    def add_behind(self, block: WeightsBlock) -> None:
+        """Sum what ``compute_distance`` needs of the keys before their query.
 
-        Keys before the edge, the first query of the block's first row of tiles, lie behind all its queries: sums over
-        rows and columns tell. Only of those between the edge and its last query each weight is looked at.
+        Keys before the edge, the first query of the block's first row of tiles, lie behind all its
+        queries: sums over rows and columns suffice. Only of the keys between the edge and its last
+        query each weight is looked at.
         """
-        span, start = block.span, block.first
-        edge = span.first - span.first % self.plan.tile[0]
-        here, split, stop = (
-            slice(span.first, span.stop),
-            max(start, edge),
-            min(block.stop, span.stop),
-        )
-        before = block.weights[..., : max(0, min(edge, block.stop) - start)]
-        accumulate(before, self.before[block.at, here], start)
-        near = block.weights[..., split - start : max(split, stop) - start]
-        back = self.back[
-            span.first - edge : span.stop - edge, :, split - edge : max(split, stop) - edge
-        ]
-        spare = self.plan.room(
-            self.plan.scores, len(near), span, 0, near.shape[-1]
-        )  # the scores have had their day
-        accumulate(torch.mul(near, back, out=spare), self.near[block.at, here], start)
+        span = block.span
+        edge = self.find_edge(span)
+        stop_before = max(0, min(edge, block.stop) - block.first)
+        before = block.weights[..., :stop_before]
+        sums_before = self.before[block.groups, span.queries]
+        accumulate(before, sums_before, block.first)
+        first_near = max(block.first, edge)
+        stop_near = max(first_near, min(block.stop, span.stop))
+        near = block.weights[..., first_near - block.first : stop_near - block.first]
+        rows = slice(span.first - edge, span.stop - edge)
+        behind = self.behind[rows, :, first_near - edge : stop_near - edge]
+        products = self.multiply_in_place_of_scores(near, behind, span)
+        sums_near = self.near[block.groups, span.queries]
+        accumulate(products, sums_near, block.first)
 
-    def keys_before_edges(self, width: int) -> Tensor:
-        """The place of each key that lies before the edge of a row of tiles, else 0: (high * width,)."""
-        height, edges = self.plan.tile[0], torch.zeros(self.plan.tiles[0], device=self.keys.device)
+    def multiply_in_place_of_scores(
+        self, weights: Tensor, factors: Tensor, span: QuerySpan
+    ) -> Tensor:
+        """Multiply weights of a block in the buffer of its scores, which are needed no more."""
+        groups, _, _, keys = weights.shape
+        products = self.plan.view_buffer(self.plan.scores, groups, span, 0, keys)
+        return torch.mul(weights, factors, out=products)
+
+    def find_edge(self, span: QuerySpan) -> int:
+        """Return the first query of the first row of tiles that a span reaches."""
+        return span.first - span.first % self.plan.tile_size[0]
+
+    def number_keys_before_edges(self, width: int) -> Tensor:
+        """Return the number of each key before the edge of a row of tiles, else 0: (high * width,).
+
+        width: keys in a row of tiles.
+        """
+        height = self.plan.tile_size[0]
+        edges = torch.zeros(self.plan.tile_grid[0], device=self.key_numbers.device)
         for span in self.plan.spans:
-            edges[span.first // height : -(-span.stop // height)] = span.first - span.first % height
-        keys = places(width, self.plan)
-        return (keys * (keys < edges[:, None])).flatten()
+            top = span.first // height
+            bottom = math.ceil(span.stop / height)
+            edges[top:bottom] = self.find_edge(span)
+        keys = count_up(width, self.plan)
+        lies_before = keys < edges[:, None]
+        return (keys * lies_before).flatten()
 
-    def close(self, at: slice) -> None:
-        """Merge the columns of the strips."""
-        plan, m = self.plan, at.stop - at.start
-        tiles = m, plan.tiles[0], plan.shared, plan.tiles[1], plan.tile[1]
-        torch.sum(self.sums[:m].view(tiles), -1, out=self.mean[at])
-        torch.amax(self.peaks[:m].view(tiles), -1, out=self.peak[at])
-        self.received[at] = self.sums[:m].sum(1)[..., : plan.shape.keys]
-        if self.square and not plan.shape.causal:
-            self.columns[at] = self.sums[:m].transpose(1, 2).flatten(2) @ self.edges
+    def close(self, groups: slice) -> None:
+        """Merge the columns of the strips of some groups."""
+        plan = self.plan
+        count = groups.stop - groups.start
+        sums = self.sums[:count]
+        peaks = self.peaks[:count]
+        high, wide = plan.tile_grid
+        tiles = count, high, plan.shared, wide, plan.tile_size[1]
+        torch.sum(sums.view(tiles), -1, out=self.mean[groups])
+        torch.amax(peaks.view(tiles), -1, out=self.peak[groups])
+        by_column = sums.sum(1)
+        self.received[groups] = by_column[..., : plan.shape.keys]
+        if self.looks_behind:
+            by_head = sums.transpose(1, 2).flatten(2)
+            self.columns[groups] = by_head @ self.keys_before
 
     def result(self, sight: Sight) -> dict[str, Tensor]:
-        """Tiles and statistics by the names of their fields, (B, H, ...).
+        """Return tiles and statistics by the names of their fields, (B, H, ...).
 
-        Entropy is log(sum exp s) - sum w s, without a logarithm a weight; where a sink takes its share, the first term
-        counts as much as the weights sum to.
+        sight: the choice that the mask leaves to queries.
         """
-        plan = self.plan
-        entropy = (plan.total.log() * plan.mass - plan.expected).clamp_min_(0).abs_()  # no -0.0
-        found = {
-            "mean": (self.mean / self.areas).transpose(1, 2),
+        mean = self.mean / self.areas
+        entropy = self.plan.sums.compute_entropy()
+        by_group = {
+            "mean": mean.transpose(1, 2),
             "max": self.peak.transpose(1, 2),
             "entropy": entropy.transpose(1, 2),
         }
-        named = {name: plan.by_head(array) for name, array in found.items()}
-        named["received"] = self.free_received(sight)
+        results = split_all_groups(by_group, self.plan)
+        results["received"] = self.average_received(sight)
         if self.square:
-            alive = (plan.mass > 0).to(plan.shape.dtype)  # (G, N, g)
-            previous, diagonal = self.diagonals.sum(1).unbind(-1)  # (G, g)
-            seeing, later = alive.sum(1).clamp_min(1), alive[:, 1:].sum(1).clamp_min(1)
-            means = {
-                "diagonal": diagonal / seeing,
-                "previous": previous / later,
-                "distance": self.distance() / seeing,
-            }
-            named |= {name: plan.by_head(array) for name, array in means.items()}
-        return {name: array.to("cpu", torch.float32, copy=True) for name, array in named.items()}
+            results |= self.average_positions()
+        return {name: copy_to_cpu(array) for name, array in results.items()}
 
-    def free_received(self, sight: Sight) -> Tensor:
-        """Mean weight that a key gets from free queries, (B, H, M): what the others give by force is taken away."""
+    def average_positions(self) -> dict[str, Tensor]:
+        """Average what compares the positions of queries and keys, (B, H) each."""
         plan = self.plan
-        received = plan.by_head(self.received).clone()  # (B, H, M)
-        mass = plan.by_head(plan.mass.transpose(1, 2))  # (B, H, N)
-        free, only = sight.free.expand(mass.shape), sight.only.expand(mass.shape)
-        received.scatter_add_(-1, only, -mass.masked_fill(free, 0))
-        choosing = (mass * free > 0).sum(-1, keepdim=True)
-        return (received / choosing.clamp_min(1)).clamp_min_(0) * (choosing > 0)
+        has_weight = plan.sums.mass > 0  # (G, N, g)
+        sees_a_key = has_weight.to(plan.shape.dtype)
+        queries = sees_a_key.sum(1).clamp_min(1)
+        later_queries = sees_a_key[:, 1:].sum(1).clamp_min(1)
+        diagonals = self.diagonals.sum(1)  # (G, g, 2)
+        previous, diagonal = diagonals.unbind(-1)
+        means = {
+            "diagonal": diagonal / queries,
+            "previous": previous / later_queries,
+            "distance": self.compute_distance() / queries,
+        }
+        return split_all_groups(means, plan)
 
-    def distance(self) -> Tensor:
-        """Sum of weight * |i - j|, (G, g): weight * (j - i), known from row and column sums, + 2 * behind."""
-        keys, queries = (
-            self.keys.double(),
-            self.queries.double(),
-        )  # large numbers that nearly cancel
-        onward: Tensor = (
-            self.received.double() @ keys - self.plan.mass.transpose(1, 2).double() @ queries
-        )
+    def average_received(self, sight: Sight) -> Tensor:
+        """Average the weight that a key gets from free queries, (B, H, M).
+
+        The weight of other queries, which they must give to their only key, is taken away from the
+        sums.
+        """
+        plan = self.plan
+        received = plan.split_groups(self.received).clone()  # (B, H, M)
+        mass = plan.split_groups(plan.sums.mass.transpose(1, 2))  # (B, H, N)
+        free = sight.free.expand(mass.shape)
+        only = sight.only.expand(mass.shape)
+        forced = mass.masked_fill(free, 0)
+        received.scatter_add_(-1, only, -forced)
+        chooses = mass * free > 0
+        choosing = chooses.sum(-1, keepdim=True)
+        means = received / choosing.clamp_min(1)
+        return means.clamp_min_(0) * (choosing > 0)
+
+    def compute_distance(self) -> Tensor:
+        """Compute the sum of weight * |i - j|, (G, g).
+
+        It is the sum of weight * (j - i), which the sums of rows and columns give, plus twice that
+        of weight * (i - j) over the keys behind their query. The sums are large numbers that nearly
+        cancel, so they are made in double precision.
+        """
+        keys = self.key_numbers.double()
+        queries = self.query_numbers.double()
+        mass = self.plan.sums.mass.transpose(1, 2).double()
+        received = self.received.double()
+        onward: Tensor = received @ keys - mass @ queries
         if self.plan.shape.causal:
             return -onward
-        behind: Tensor = (
-            self.near.sum(1) + self.before.transpose(1, 2).double() @ queries - self.columns
-        )
+        before = self.before.transpose(1, 2).double() @ queries
+        behind: Tensor = self.near.sum(1) + before - self.columns
         return onward + 2 * behind
 
 
-def places(count: int, plan: Plan) -> Tensor:
-    """0, 1, 2 ... as the plan computes."""
+def view_diagonals(block: WeightsBlock, first: int, stop: int) -> Tensor:
+    """View the weights of some queries on the key before them and on themselves, (m, r, g, 2).
+
+    They are one strided view: the next query's pair lies one row and one key further.
+    first, stop: the queries.
+    """
+    groups, _, heads, keys = block.weights.shape
+    size = groups, stop - first, heads, 2
+    row_stride = heads * keys
+    strides = block.weights.stride(0), row_stride + 1, keys, 1
+    row = first - block.span.first
+    column = first - 1 - block.first
+    offset = row * row_stride + column
+    start = block.weights.storage_offset() + offset
+    return block.weights.as_strided(size, strides, start)
+
+
+def split_all_groups(arrays: dict[str, Tensor], plan: BlockPlan) -> dict[str, Tensor]:
+    """Return arrays of groups by item of the batch and head: (G, g, ...) -> (B, H, ...)."""
+    return {name: plan.split_groups(array) for name, array in arrays.items()}
+
+
+def copy_to_cpu(array: Tensor) -> Tensor:
+    """Copy an array out of the buffers, as float32."""
+    return array.to("cpu", torch.float32, copy=True)
+
+
+def count_up(count: int, plan: BlockPlan) -> Tensor:
+    """Return 0, 1, 2 ... in the type and on the device of a plan."""
     return torch.arange(count, dtype=plan.shape.dtype, device=plan.shape.device)
 
 
-def sizes(length: int, tile: int, plan: Plan) -> Tensor:
-    """How many tokens each tile of a side holds."""
+def measure_tiles(length: int, tile: int, plan: BlockPlan) -> Tensor:
+    """Return how many tokens each tile of a side holds."""
     starts = range(0, length, tile)
-    return torch.tensor(
-        [min(tile, length - at) for at in starts], dtype=plan.shape.dtype, device=plan.shape.device
-    )
+    sizes = [min(tile, length - start) for start in starts]
+    return torch.tensor(sizes, dtype=plan.shape.dtype, device=plan.shape.device)

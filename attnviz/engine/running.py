@@ -1,4 +1,4 @@
-"""Which module of a net is running, while it runs."""
+"""The module of a net that is running, known while it runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +14,23 @@ class Running:
 
     def __init__(self) -> None:
         self.stack: list[tuple[str, int]] = []
+        """Name and run of each module that runs, the innermost last."""
         self.entries = 0
+        """Runs of modules that have begun so far."""
 
     @property
     def name(self) -> str:
-        """The name of the innermost module that runs; empty for the net itself and outside of it."""
-        return self.stack[-1][0] if self.stack else ""
+        """The name of the innermost module that runs; empty for the net itself, and outside."""
+        if not self.stack:
+            return ""
+        return self.stack[-1][0]
 
     @property
     def entry(self) -> int:
-        """The number of this run of that module: a module that runs again has another one. 0 outside."""
-        return self.stack[-1][1] if self.stack else 0
+        """The number of this run of that module, another one each time it runs; 0 outside of it."""
+        if not self.stack:
+            return 0
+        return self.stack[-1][1]
 
 
 @contextmanager
@@ -37,7 +43,8 @@ def follow(net: nn.Module) -> Iterator[Running]:
     def enter(module: nn.Module, _: Any) -> None:
         if get_ident() == this_thread:
             running.entries += 1
-            running.stack.append((names.get(module, ""), running.entries))
+            name = names.get(module, "")
+            running.stack.append((name, running.entries))
 
     def leave(*_: Any) -> None:
         if get_ident() == this_thread:

@@ -1,11 +1,17 @@
 """Calls of torch's own functions, for models that do not hand their attention to anybody.
 
-While a tap is open it sees every call of ``scaled_dot_product_attention``, of ``multi_head_attention_forward`` (behind
-``nn.MultiheadAttention`` and the ``nn.Transformer`` layers), of our own ``attend``, and every softmax that turns out to
-be attention: by its shape where the lengths of the text are known, else by the product with values that follows.
+While a tap is open it sees every call of ``scaled_dot_product_attention``, of
+``multi_head_attention_forward`` (behind ``nn.MultiheadAttention`` and the ``nn.Transformer``
+layers), of our own ``attend``, and every softmax that turns out to be attention: by its shape where
+the lengths of the text are known, else by the product with values that follows.
+
+The last takes a little patience. The result of a softmax waits, as ``Pending``, while the model
+goes on. Each function of torch that is given it may make another form of it (dropout, another
+type); a matrix product with it is where weights meet their values. Only then is it attention.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
@@ -16,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attnviz.engine.agreement import SAMPLE, coarsest, difference
+from attnviz.engine.agreement import SAMPLE, difference, find_coarsest_dtype
 from attnviz.engine.call import Call, default_scale
 from attnviz.engine.observers.base import NOWHERE, Observer, Source
 from attnviz.layer.arrays import widen
@@ -37,6 +43,7 @@ MOST = 8  # softmaxes that wait for their values at once, and forms of one
 FAR = -9e3  # no score of attention lies below; models that mask by adding use -1e4 or less
 
 Fit = Callable[[Tensor], Tensor | None]
+Softmax = Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
@@ -44,67 +51,71 @@ class Pending:
     """The result of a softmax, on its way to the values."""
 
     forms: list[Tensor]
-    """The weights, and what was made of them in the same shape: by dropout, another type, or for another purpose."""
+    """The weights, and what was made of them in the same shape, as by dropout or another type."""
     visible: Tensor
     rows: Tensor
     """Some of its rows as they were made."""
     number: int | None
-    """Of the call, if the observer knows of it."""
+    """The number of the call, if the observer knows of it."""
 
 
 class Tap(TorchFunctionMode):
     """Shows attention in torch's functions to an observer.
 
-    fit: makes (B, H, N, M) of the result of a softmax that is attention by its lengths, else None. Whatever else has
-    heads, and everything where there is no ``fit``, is attention if a product with values follows. batch: texts in the
-    input.
+    fit: makes (B, H, N, M) of the result of a softmax that is attention by its lengths, else None.
+    All other results that have heads, and every result where there is no ``fit``, are attention if
+    a product with values follows. batch: texts in the input.
     """
 
     def __init__(self, observer: Observer, fit: Fit | None = None, *, batch: int = 1) -> None:
         super().__init__()
-        self.observer, self.fit, self.batch = observer, fit, batch
+        self.observer = observer
+        self.fit = fit
+        self.batch = batch
         self.pending: list[Pending] = []
         self.source = NOWHERE
         self.found = 0
         """Calls of attention that were seen here."""
         self.busy = False
+        """True if an observer computes, whose functions are not the model's."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called instead of every function of torch."""
+        """Run a function of torch, and show it to the observer if it is attention."""
         kwargs = kwargs or {}
         if self.busy:
             return func(*args, **kwargs)
         if func is functional.scaled_dot_product_attention:
-            return self.sdpa(*args, **kwargs)
+            return self.run_sdpa(*args, **kwargs)
         if func is functional.multi_head_attention_forward:
-            return self.multi_head(func, args, kwargs)
+            return self.run_multi_head(func, args, kwargs)
         if func is attend:
-            return self.own(args, kwargs)
+            return self.run_own_attend(args, kwargs)
         if func in SOFTMAX:
-            return self.softmax(func, args, kwargs)
+            return self.run_softmax(func, args, kwargs)
         result = func(*args, **kwargs)
         if self.pending:
-            self.follow(
-                func,
-                [part for part in flat((*args, *kwargs.values())) if isinstance(part, Tensor)],
-                result,
-            )
+            arguments = flatten_arguments((*args, *kwargs.values()))
+            operands = [argument for argument in arguments if isinstance(argument, Tensor)]
+            self.follow_weights(func, operands, result)
         return result
 
     def attend(self, call: Call, source: Source) -> Tensor:
-        """A call that comes by another way: shown to the observer, who must not see what it is made of."""
+        """Show a call that comes by another way to the observer, and return its output.
+
+        Functions of torch that the observer uses meanwhile are no attention of the model.
+        """
         self.busy = True
         try:
             return self.observer.attend(call, source)
         finally:
             self.busy = False
 
-    def given(self, weights: Tensor, visible: Tensor) -> int:
-        """Weights that were found here; the number of the call."""
+    def show_weights(self, weights: Tensor, visible: Tensor) -> int:
+        """Show weights that are seen here to the observer. Returns the number of the call."""
         self.found += 1
         return self.observer.given(weights, visible, self.source)
 
-    def sdpa(
+    def run_sdpa(
         self,
         query: Tensor,
         key: Tensor,
@@ -115,156 +126,240 @@ class Tap(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """``scaled_dot_product_attention``; a dropout that a model applies in evaluation too is left out."""
+        """Run ``scaled_dot_product_attention`` before the observer, who gives the output.
+
+        A dropout that a model applies in evaluation too is left out.
+        """
         del dropout_p
-        q, k, v = (self.four(part) for part in (query, key, value))
-        heads = q.shape[1]
-        k, v = (part.expand(q.shape[0], *part.shape[1:]) for part in (k, v))
-        if k.shape[1] == 1 != heads:
-            k, v = k.expand(-1, heads, -1, -1), v.expand(-1, heads, -1, -1)
-        if k.shape[1] != v.shape[1]:
-            k, v = (part.repeat_interleave(heads // part.shape[1], 1) for part in (k, v))
-        mask = None if attn_mask is None else self.four(attn_mask)
-        call = Call(
-            q, k, v, default_scale(q) if scale is None else scale, mask=mask, causal=is_causal
-        )
+        queries = self.add_axes(query)
+        keys = self.add_axes(key)
+        values = self.add_axes(value)
+        keys, values = self.match_heads(queries, keys, values)
+        mask = None if attn_mask is None else self.add_axes(attn_mask)
+        if scale is None:
+            scale = default_scale(queries)
+        call = Call(queries, keys, values, scale, mask=mask, causal=is_causal)
         self.found += 1
         output = self.observer.attend(call, self.source)
-        return output.transpose(1, 2).reshape(*query.shape[:-1], value.shape[-1])
+        size = *query.shape[:-1], value.shape[-1]
+        return output.transpose(1, 2).reshape(size)
 
-    def multi_head(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """``multi_head_attention_forward``, led through scaled_dot_product_attention; weights as the caller asked."""
+    def match_heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values with the batch of the queries, and as many heads as each other."""
+        batch, heads = query.shape[:2]
+        key = key.expand(batch, *key.shape[1:])
+        value = value.expand(batch, *value.shape[1:])
+        if key.shape[1] == 1 and heads != 1:
+            key = key.expand(-1, heads, -1, -1)
+            value = value.expand(-1, heads, -1, -1)
+        if key.shape[1] != value.shape[1]:
+            key = repeat_heads(key, heads)
+            value = repeat_heads(value, heads)
+        return key, value
+
+    def run_multi_head(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run ``multi_head_attention_forward`` through ``run_sdpa``.
+
+        It returns weights if the caller asked for them.
+        """
         query, key = args[:2]
+        observed = with_global(func, "scaled_dot_product_attention", self.run_sdpa)
+        without_weights = {**kwargs, "need_weights": False}
         self.source = self.source._replace(cross=query is not key)
-        observed = with_global(func, "scaled_dot_product_attention", self.sdpa)
-        output, _ = observed(*args, **{**kwargs, "need_weights": False})
+        output, _ = observed(*args, **without_weights)
         self.source = self.source._replace(cross=False)
-        return func(*args, **kwargs) if kwargs.get("need_weights", True) else (output, None)
+        if kwargs.get("need_weights", True):
+            return func(*args, **kwargs)
+        return output, None
 
-    def own(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Our own layer."""
+    def run_own_attend(self, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run the ``attend`` of our own layer, and show its weights."""
         attended = attend(*args, **kwargs)
         visible = attended.scores > -torch.inf
-        number = self.given(self.four(attended.weights), self.four(visible))
+        weights = self.add_axes(attended.weights)
+        number = self.show_weights(weights, self.add_axes(visible))
         if not kwargs.get("residual"):
-            product = attended.weights @ widen(args[2])
-            dtype = coarsest(attended.output, args[2])
-            self.observer.measured(number, difference(product, attended.output), dtype)
+            value = args[2]
+            product = attended.weights @ widen(value)
+            dtype = find_coarsest_dtype(attended.output, value)
+            measured = difference(product, attended.output)
+            self.observer.measured(number, measured, dtype)
         return attended
 
-    def softmax(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """A softmax that may be attention's: one over the last axis."""
-        scores, *others = args or (kwargs.pop("input"),)
-        dim = others[0] if others else kwargs.get("dim")
+    def run_softmax(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run a softmax, which may be that of attention if it is over the last axis."""
+        scores, *options = args or (kwargs.pop("input"),)
+        dim = options[0] if options else kwargs.get("dim")
         if scores.ndim < 2 or dim not in (-1, scores.ndim - 1):
-            return func(scores, *others, **kwargs)
+            return func(scores, *options, **kwargs)
 
         def softmax(scores: Tensor) -> Tensor:
-            made: Tensor = func(scores, *others, **kwargs)
-            return made
+            weights: Tensor = func(scores, *options, **kwargs)
+            return weights
 
         if self.fit is not None:
-            return self.fitted(softmax, scores, self.fit)
+            return self.run_fitting_softmax(softmax, scores, self.fit)
         result = softmax(scores)
-        self.wait(result, (scores > FAR) | (result > 0), None)
+        self.await_values(result, find_visible(scores, result), None)
         return result
 
-    def fitted(self, softmax: Callable[[Tensor], Tensor], scores: Tensor, fit: Fit) -> Tensor:
-        """A softmax that is attention if it fits the lengths of the text; with the edges cut that are to be."""
+    def run_fitting_softmax(self, softmax: Softmax, scores: Tensor, fit: Fit) -> Tensor:
+        """Run a softmax that is attention if it fits the lengths of the text, its edges cut."""
         shown = fit(scores)
-        cut = None if shown is None else self.observer.before(shown)
-        if cut is not None and cut is not shown:
-            scores = cut.reshape(scores.shape)
+        edited = None if shown is None else self.observer.before(shown)
+        is_cut = edited is not shown
+        if edited is not None and is_cut:
+            scores = edited.reshape(scores.shape)
         result = softmax(scores)
-        if cut is not shown:  # a query that is left without a key gets nothing
-            result = result.where((scores > FAR).any(-1, keepdim=True), 0)
+        if is_cut:  # a query that is left without a key gets nothing
+            sees_a_key = (scores > FAR).any(-1, keepdim=True)
+            result = result.where(sees_a_key, 0)
         weights = fit(result)
         if weights is not None:
             visible = weights > 0
-            if cut is not None and cut.shape == weights.shape:
-                visible |= cut > FAR
-            self.wait(result, visible, self.given(weights, visible))
-        elif result.ndim == 4 or (
-            result.ndim == 3 and len(result) > self.batch
-        ):  # has heads, so it may be attention
-            self.wait(result, (scores > FAR) | (result > 0), None)
+            if edited is not None and edited.shape == weights.shape:
+                visible |= edited > FAR
+            number = self.show_weights(weights, visible)
+            self.await_values(result, visible, number)
+        elif self.may_have_heads(result):
+            self.await_values(result, find_visible(scores, result), None)
         return result
 
-    def wait(self, weights: Tensor, visible: Tensor, number: int | None) -> None:
+    def may_have_heads(self, result: Tensor) -> bool:
+        """Return whether a result has an axis of heads, so that it may be attention."""
+        return result.ndim == 4 or (result.ndim == 3 and len(result) > self.batch)
+
+    def await_values(self, weights: Tensor, visible: Tensor, number: int | None) -> None:
         """Wait for the product of weights with values."""
-        rows = weights[..., :: -(-weights.shape[-2] // SAMPLE), :].clone()
-        self.pending = [*self.pending[1 - MOST :], Pending([weights], visible, rows, number)]
+        step = math.ceil(weights.shape[-2] / SAMPLE)
+        rows = weights[..., ::step, :].clone()
+        latest = self.pending[1 - MOST :]
+        self.pending = [*latest, Pending([weights], visible, rows, number)]
 
-    def follow(self, func: Any, operands: list[Tensor], result: Any) -> None:
-        """Follow pending weights to their product with values, through dropout, changes of type and the like."""
+    def follow_weights(self, func: Any, operands: list[Tensor], result: Any) -> None:
+        """Follow pending weights to their product with values, through dropout and the like.
+
+        operands: the tensors that a function was given; result: what it returned.
+        """
         for pending in self.pending:
-            for at, part in enumerate(operands):
-                if any(same(part, form) or same(turned(part), form) for form in pending.forms):
-                    if func in PRODUCTS:
-                        self.arrive(pending, func, at, operands, result)
-                    elif isinstance(result, Tensor) and is_form(result, pending.forms):
-                        pending.forms = [pending.forms[0], *pending.forms[1:][1 - MOST :], result]
-                    return
+            position = find_form(pending.forms, operands)
+            if position is None:
+                continue
+            if func in PRODUCTS:
+                self.meet_values(pending, func, position, operands, result)
+            elif isinstance(result, Tensor) and is_form(result, pending.forms):
+                first, *others = pending.forms
+                pending.forms = [first, *others[1 - MOST :], result]
+            return
 
-    def arrive(
-        self, pending: Pending, func: Any, at: int, operands: list[Tensor], result: Tensor
+    def meet_values(
+        self, pending: Pending, func: Any, position: int, operands: list[Tensor], result: Tensor
     ) -> None:
-        """Pending weights meet their values: they are attention, and its output is there to compare with."""
+        """Show pending weights that meet their values: they are attention.
+
+        Its output is there to compare with, if the weights are the first factor of a plain product.
+        """
         self.pending.remove(pending)
         weights = pending.forms[0]
         number = pending.number
-        if number is None and self.fit is not None and min(part.ndim for part in operands) < 3:
-            return  # heads have values of their own, or share them: a matrix for all is another use of a softmax
         if number is None:
-            number = self.given(self.four(weights), self.four(pending.visible))
-        plain = at == 0 and func is not torch.einsum and len(operands) == 2 and operands[1].ndim > 1
-        if plain and operands[0].shape[-2:] == weights.shape[-2:] and operands[0].is_contiguous():
-            apart = compare(pending.rows, operands[0], operands[1], result)
-            self.observer.measured(number, apart, coarsest(operands[0], operands[1], result))
+            smallest_ndim = min(operand.ndim for operand in operands)
+            if self.fit is not None and smallest_ndim < 3:
+                # Heads have values of their own, or share them: this is another use of a softmax.
+                return
+            visible = self.add_axes(pending.visible)
+            number = self.show_weights(self.add_axes(weights), visible)
+        if func is torch.einsum or position != 0 or not are_plain_factors(operands, weights):
+            return
+        factor, values = operands
+        measured = compare_product(pending.rows, factor, values, result)
+        dtype = find_coarsest_dtype(factor, values, result)
+        self.observer.measured(number, measured, dtype)
 
-    def four(self, part: Tensor) -> Tensor:
-        """An array of 2 to 4 axes as (B, H, ...): a first axis of three is the batch if it is as long, else heads."""
-        if part.ndim == 2:
-            return part[None, None]
-        if part.ndim == 3:
-            return part[:, None] if part.shape[0] == self.batch else part[None]
-        return part
+    def add_axes(self, array: Tensor) -> Tensor:
+        """Return an array of 2 to 4 axes as (B, H, ...).
+
+        The first axis of three is the batch if it is as long, else heads.
+        """
+        if array.ndim == 2:
+            return array[None, None]
+        if array.ndim == 3:
+            is_batch = array.shape[0] == self.batch
+            return array[:, None] if is_batch else array[None]
+        return array
 
 
-def compare(rows: Tensor, weights: Tensor, values: Tensor, product: Tensor) -> float | None:
-    """How far some rows of the weights, kept since their softmax, times values are from the product that was made."""
-    every = -(-weights.shape[-2] // SAMPLE)
-    expected = rows.to(values.dtype).reshape(*weights.shape[:-2], -1, weights.shape[-1]) @ values
-    return difference(expected, product[..., ::every, :])
+def repeat_heads(array: Tensor, heads: int) -> Tensor:
+    """Repeat the heads of an array (B, K, ...) until there are as many as named."""
+    return array.repeat_interleave(heads // array.shape[1], 1)
 
 
-def flat(args: Any) -> Iterator[Any]:
-    """Arguments, those in lists too, as einsum takes them."""
-    for part in args:
-        if isinstance(part, (list, tuple)):
-            yield from part
+def find_visible(scores: Tensor, weights: Tensor) -> Tensor:
+    """Return booleans, True where a score is no mask, or its weight is above 0."""
+    return (scores > FAR) | (weights > 0)
+
+
+def are_plain_factors(operands: Sequence[Tensor], weights: Tensor) -> bool:
+    """Return whether operands are weights and values as a matrix product takes them."""
+    if len(operands) != 2 or operands[1].ndim < 2:
+        return False
+    factor = operands[0]
+    return factor.shape[-2:] == weights.shape[-2:] and factor.is_contiguous()
+
+
+def compare_product(rows: Tensor, weights: Tensor, values: Tensor, product: Tensor) -> float | None:
+    """Return how far some rows of weights, times values, are from the product that a model made.
+
+    The rows are kept since their softmax. Returns None of an empty product.
+    """
+    *lead, queries, keys = weights.shape
+    step = math.ceil(queries / SAMPLE)
+    sample = rows.to(values.dtype)
+    expected = sample.reshape(*lead, -1, keys) @ values
+    return difference(expected, product[..., ::step, :])
+
+
+def flatten_arguments(arguments: Any) -> Iterator[Any]:
+    """List arguments, those in lists too, as einsum takes them."""
+    for argument in arguments:
+        if isinstance(argument, (list, tuple)):
+            yield from argument
         else:
-            yield part
+            yield argument
 
 
-def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are views of the same numbers, with the same last axis."""
-    return (
-        one.data_ptr() == other.data_ptr()
-        and one.numel() == other.numel()
-        and (one.shape[-1:], one.stride()[-1:]) == (other.shape[-1:], other.stride()[-1:])
-    )
+def find_form(forms: list[Tensor], operands: list[Tensor]) -> int | None:
+    """Return the position of the first operand that is a form of weights, as it is or turned."""
+    for position, operand in enumerate(operands):
+        for form in forms:
+            if view_same_numbers(operand, form) or view_same_numbers(turn_last_axes(operand), form):
+                return position
+    return None
 
 
-def turned(part: Tensor) -> Tensor:
-    """A tensor with its last two axes exchanged, if it has two."""
-    return part.mT if part.ndim > 1 else part
+def view_same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are views of the same numbers, with the same last axis."""
+    if one.data_ptr() != other.data_ptr() or one.numel() != other.numel():
+        return False
+    last_axis = one.shape[-1:], one.stride()[-1:]
+    return last_axis == (other.shape[-1:], other.stride()[-1:])
+
+
+def turn_last_axes(array: Tensor) -> Tensor:
+    """Return a tensor with its last two axes exchanged, if it has two."""
+    return array.mT if array.ndim > 1 else array
 
 
 def is_form(result: Tensor, forms: list[Tensor]) -> bool:
-    """Whether a result can stand for weights: numbers of their shape, not the weights turned."""
-    lies = any(same(turned(result), form) and not same(result, form) for form in forms)
-    return result.is_floating_point() and result.shape == forms[0].shape and not lies
+    """Return whether a result can stand for weights: numbers of their shape, not turned."""
+    if not result.is_floating_point() or result.shape != forms[0].shape:
+        return False
+    return not any(is_turned(result, form) for form in forms)
+
+
+def is_turned(result: Tensor, form: Tensor) -> bool:
+    """Return whether a result is a form with its last two axes exchanged."""
+    return view_same_numbers(turn_last_axes(result), form) and not view_same_numbers(result, form)
 
 
 def with_global(function: Any, name: str, value: Any) -> Any:
@@ -282,7 +377,10 @@ def with_global(function: Any, name: str, value: Any) -> Any:
 
 @contextmanager
 def slow_path() -> Iterator[None]:
-    """Keep nn.MultiheadAttention and nn.TransformerEncoderLayer off their fused kernels, which nobody can look into."""
+    """Keep nn.MultiheadAttention and nn.TransformerEncoderLayer off their fused kernels.
+
+    Nobody can look into these.
+    """
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

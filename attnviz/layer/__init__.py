@@ -1,6 +1,7 @@
-"""Attention itself: the mathematics, for NumPy arrays and torch tensors, and the torch modules built on it.
+"""Attention itself: the mathematics, for NumPy arrays and torch tensors, and the torch modules.
 
-``attend`` and the score functions need NumPy only; ``Attention`` and ``MultiHeadAttention`` load torch when used.
+``attend`` and the score functions need NumPy only; ``Attention`` and ``MultiHeadAttention`` load
+torch when used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,9 @@
 """The seam between NumPy and PyTorch: the few places where their spellings differ.
 
-The rest of the layer uses names that both have (``matmul``, ``exp``, ``amax``, ``where`` ..., with ``axis`` and
-``keepdims``, which torch takes as aliases). array-api-compat would serve as well, but importing its NumPy half costs
-as much as NumPy itself (+140 ms of 170 ms, measured), which every start of the program would pay.
+The rest of the layer uses names that both have (``matmul``, ``exp``, ``amax``, ``where`` ..., with
+``axis`` and ``keepdims``, which torch takes as aliases). array-api-compat would serve as well, but
+importing its NumPy half costs as much as NumPy itself (+140 ms of 170 ms, measured), which every
+start of the program would pay.
 """
 
 import sys
@@ -10,23 +11,31 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-# A numpy.ndarray or a torch.Tensor. The two share no base class, so the type checker cannot help here.
+# A numpy.ndarray or a torch.Tensor. They share no base class, so the type checker cannot help here.
 Array: TypeAlias = Any
 
 
 def namespace(*arrays: Array) -> Any:
-    """The module whose functions work on these arrays: torch if any is a tensor, else numpy."""
+    """Return the module whose functions work on these arrays.
+
+    That is torch if any is a tensor, else numpy.
+    """
     torch = sys.modules.get("torch")  # a tensor can only exist where torch is loaded already
-    return torch if torch and any(isinstance(array, torch.Tensor) for array in arrays) else np
+    if torch and any(isinstance(array, torch.Tensor) for array in arrays):
+        return torch
+    return np
 
 
 def as_array(values: Array) -> Array:
-    """Tensors as they are, anything else (lists, numbers, arrays) as a NumPy array."""
+    """Return tensors as they are, anything else (lists, numbers, arrays) as a NumPy array."""
     return np.asarray(values) if namespace(values) is np else values
 
 
 def widen(array: Array) -> Array:
-    """At least single precision: half types and integers become float32, float32 and float64 stay."""
+    """Return an array in single precision at least.
+
+    Half types and integers become float32; float32 and float64 stay.
+    """
     xp = namespace(array)
     if array.dtype in (xp.float32, xp.float64):
         return array
@@ -34,23 +43,22 @@ def widen(array: Array) -> Array:
 
 
 def cast(array: Array, dtype: Any) -> Array:
-    """The array in another type; in torch, inside the autograd graph."""
+    """Return an array in another type; in torch, inside the autograd graph."""
     return array.astype(dtype) if namespace(array) is np else array.to(dtype)
 
 
 def is_floating(array: Array) -> bool:
-    """Whether the array holds real numbers, not booleans or integers."""
-    return (
-        bool(array.dtype.is_floating_point)
-        if namespace(array) is not np
-        else array.dtype.kind == "f"
-    )
+    """Return whether an array holds real numbers, not booleans or integers."""
+    if namespace(array) is np:
+        return bool(array.dtype.kind == "f")
+    return bool(array.dtype.is_floating_point)
 
 
 def override(*arrays: Array) -> Any:
-    """Torch's handler for a function of these tensors if somebody asked to see its calls, as a tap does, else None.
+    """Return torch's handler for a function of these tensors, if anybody asked to see its calls.
 
-    See https://pytorch.org/docs/stable/torch.overrides.html: what torch's own functions do at their beginning.
+    A tap does. Returns None otherwise. Torch's own functions ask for this at their beginning: see
+    https://pytorch.org/docs/stable/torch.overrides.html.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.overrides.has_torch_function(arrays):

@@ -1,4 +1,7 @@
-"""The attention layer as torch modules. They hold parameters; the arithmetic is in attention.py and multihead.py."""
+"""The attention layer as torch modules.
+
+They hold parameters; the arithmetic is in attention.py and multihead.py.
+"""
 
 from typing import Literal, overload
 
@@ -9,9 +12,10 @@ from attnviz.layer.multihead import attend_heads
 
 
 class Attention(nn.Module):
-    """Single-head self-attention with query, key and value projections, scores divided by sqrt(dim).
+    """Single-head self-attention with query, key and value projections.
 
-    Vaswani et al. 2017, eq. 1, with Q = x W_q + b_q and likewise K and V.
+    Vaswani et al. 2017, eq. 1, with Q = x W_q + b_q, and K and V made in the same way; scores are
+    divided by sqrt(dim).
     """
 
     def __init__(self, dim: int) -> None:
@@ -25,17 +29,24 @@ class Attention(nn.Module):
     @overload
     def forward(self, x: Tensor, return_weights: bool) -> Tensor | tuple[Tensor, Tensor]: ...
     def forward(self, x: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """X (..., n, dim) -> output (..., n, dim), and with return_weights also weights (..., n, n)."""
-        output, weights, _ = attend(self.query(x), self.key(x), self.value(x))
+        """Attend from each vector to all: x (..., n, dim) -> output (..., n, dim).
+
+        With return_weights also weights (..., n, n).
+        """
+        query = self.query(x)
+        key = self.key(x)
+        value = self.value(x)
+        output, weights, _ = attend(query, key, value)
         return (output, weights) if return_weights else output
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head self- and cross-attention (Vaswani et al. 2017), with grouped heads if kv_heads < heads.
+    """Multi-head self- and cross-attention (Vaswani et al. 2017).
 
-    dim: width of queries and outputs. key_dim, value_dim: width of keys and values (default: dim). head_dim: width of
-    one head (default: dim / heads). kv_heads: key and value heads, each shared by heads / kv_heads query heads (Ainslie
-    et al. 2023). rotary: rotary positions (Su et al. 2021). causal: see ``attend``.
+    Heads are grouped if kv_heads < heads. dim: width of queries and outputs. key_dim, value_dim:
+    width of keys and values (default: dim). head_dim: width of one head (default: dim / heads).
+    kv_heads: key and value heads, each shared by heads / kv_heads query heads (Ainslie et al.
+    2023). rotary: rotary positions (Su et al. 2021). causal: see ``attend``.
     Raises ValueError if the numbers of heads do not divide.
     """
 
@@ -53,12 +64,10 @@ class MultiHeadAttention(nn.Module):
         rotary: bool = False,
     ) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.causal, self.rotary = (
-            heads,
-            kv_heads or heads,
-            causal,
-            rotary,
-        )
+        self.heads = heads
+        self.kv_heads = kv_heads or heads
+        self.causal = causal
+        self.rotary = rotary
         require_divisible(dim, heads, self.kv_heads, head_dim, rotary)
         head_dim = head_dim or dim // heads
         self.query = nn.Linear(dim, heads * head_dim, bias)
@@ -75,31 +84,28 @@ class MultiHeadAttention(nn.Module):
         mask: Tensor | None = None,
         return_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Query (..., n, dim) -> output (..., n, dim), and with return_weights also weights (..., heads, n, m).
+        """Attend in every head: query (..., n, dim) -> output (..., n, dim).
 
-        key (..., m, key_dim): default query (self-attention). value (..., m, value_dim): default key.
-        mask: (n, m), (batch, n, m) or (batch, heads, n, m); boolean (True: may attend) or float (added to the scores).
+        With return_weights also weights (..., heads, n, m). key (..., m, key_dim): default query
+        (self-attention). value (..., m, value_dim): default key. mask: (n, m), (batch, n, m) or
+        (batch, heads, n, m); booleans (True: may attend) or floats (added to the scores).
         Raises ValueError where a width does not fit its projection, naming both.
         """
         key = query if key is None else key
         value = key if value is None else value
         require_sequences(query, key, value)
-        for x, projection, name in (
-            (query, self.query, "query"),
-            (key, self.key, "key"),
-            (value, self.value, "value"),
-        ):
-            if x.shape[-1] != projection.in_features:
-                raise ValueError(
-                    f"{name} {tuple(x.shape)} does not fit a projection of width {projection.in_features}"
-                )
+        require_width("query", query, self.query)
+        require_width("key", key, self.key)
+        require_width("value", value, self.value)
+        if mask is not None and mask.ndim == 3:
+            mask = mask[:, None]
         merged, weights, _ = attend_heads(
             self.query(query),
             self.key(key),
             self.value(value),
             heads=self.heads,
             kv_heads=self.kv_heads,
-            mask=mask[:, None] if mask is not None and mask.ndim == 3 else mask,
+            mask=mask,
             causal=self.causal,
             rotary=self.rotary,
         )
@@ -107,13 +113,21 @@ class MultiHeadAttention(nn.Module):
         return (output, weights) if return_weights else output
 
 
+def require_width(name: str, x: Tensor, projection: nn.Linear) -> None:
+    """Raise ValueError unless vectors have the width of their projection."""
+    width = projection.in_features
+    if x.shape[-1] != width:
+        raise ValueError(f"{name} {tuple(x.shape)} does not fit a projection of width {width}")
+
+
 def require_divisible(
     dim: int, heads: int, kv_heads: int, head_dim: int | None, rotary: bool
 ) -> None:
-    """Raise ValueError unless the widths and numbers of heads divide as multi-head attention needs."""
+    """Raise ValueError unless widths and numbers of heads divide as multi-head attention needs."""
     if heads % kv_heads:
         raise ValueError(f"{heads} heads cannot share {kv_heads} key and value heads evenly")
     if head_dim is None and dim % heads:
         raise ValueError(f"dim {dim} is not a multiple of {heads} heads; give head_dim")
-    if rotary and (head_dim or dim // heads) % 2:
-        raise ValueError(f"rotary positions need an even head_dim, not {head_dim or dim // heads}")
+    width = head_dim or dim // heads
+    if rotary and width % 2:
+        raise ValueError(f"rotary positions need an even head_dim, not {width}")

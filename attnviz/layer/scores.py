@@ -1,7 +1,8 @@
 """Score functions: how well a key answers a query, s_ij = f(q_i, k_j), before the softmax.
 
-A score function takes queries (..., n, d_q) and keys (..., m, d_k) and returns scores (..., n, m), for NumPy arrays and
-torch tensors alike. ``pairwise`` makes one out of a formula for a single query and a single key.
+A score function takes queries (..., n, d_q) and keys (..., m, d_k) and returns scores (..., n, m),
+for NumPy arrays and torch tensors alike. ``pairwise`` makes one out of a formula for a single query
+and a single key.
 """
 
 from collections.abc import Callable
@@ -13,80 +14,107 @@ Score: TypeAlias = Callable[[Array, Array], Array]
 
 
 def dot(query: Array, key: Array) -> Array:
-    """s_ij = q_i . k_j (Luong et al. 2015, "dot"): (..., n, d), (..., m, d) -> (..., n, m)."""
+    """Compute s_ij = q_i . k_j (Luong et al. 2015, "dot").
+
+    (..., n, d), (..., m, d) -> (..., n, m).
+    """
     require_same_width(query, key)
-    return namespace(query).matmul(query, key.swapaxes(-1, -2))
+    turned = key.swapaxes(-1, -2)
+    return namespace(query).matmul(query, turned)
 
 
 def scaled_dot(query: Array, key: Array) -> Array:
-    """s_ij = q_i . k_j / sqrt(d) (Vaswani et al. 2017, eq. 1): (..., n, d), (..., m, d) -> (..., n, m)."""
-    return dot(query * query.shape[-1] ** -0.5, key)
+    """Compute s_ij = q_i . k_j / sqrt(d) (Vaswani et al. 2017, eq. 1).
+
+    (..., n, d), (..., m, d) -> (..., n, m).
+    """
+    scale = query.shape[-1] ** -0.5
+    return dot(query * scale, key)
 
 
 def cosine(query: Array, key: Array) -> Array:
-    """s_ij = cos(q_i, k_j), in [-1, 1] (Graves et al. 2014); 0 where a vector is zero. -> (..., n, m)."""
-    return dot(unit(query), unit(key))
+    """Compute s_ij = cos(q_i, k_j), in [-1, 1] (Graves et al. 2014); 0 where a vector is zero.
+
+    (..., n, d), (..., m, d) -> (..., n, m).
+    """
+    return dot(scale_to_unit(query), scale_to_unit(key))
 
 
 def gaussian(width: float = 1.0) -> Score:
-    """s_ij = -|q_i - k_j|^2 / (2 width^2): after the softmax, Nadaraya-Watson regression with a Gaussian kernel.
+    """Make the score function s_ij = -|q_i - k_j|^2 / (2 width^2).
 
-    Raises ValueError if the width is not above zero.
+    After the softmax that is Nadaraya-Watson regression with a Gaussian kernel. Raises ValueError
+    if the width is not above zero.
     """
     if not width > 0:
         raise ValueError(f"the width of a Gaussian must be above 0, not {width}")
 
     def score(query: Array, key: Array) -> Array:
         require_same_width(query, key)
-        centre = key.mean(-2)[
-            ..., None, :
-        ]  # distances do not change, and large common offsets do not cancel digits
-        query, key = query - centre, key - centre
-        squares = (
-            (query**2).sum(-1)[..., :, None] + (key**2).sum(-1)[..., None, :] - 2 * dot(query, key)
-        )
+        # Distances do not change, and large common offsets do not cancel digits.
+        centre = key.mean(-2)[..., None, :]
+        query = query - centre
+        key = key - centre
+        query_squares = (query**2).sum(-1)[..., :, None]
+        key_squares = (key**2).sum(-1)[..., None, :]
+        squares = query_squares + key_squares - 2 * dot(query, key)
         return squares.clip(0) / (-2 * width**2)  # (..., n, m)
 
     return score
 
 
 def general(W: Array) -> Score:  # noqa: N803 - the paper's letter
-    """s_ij = q_i^T W k_j with W (d_q, d_k) (Luong et al. 2015, "general")."""
+    """Make the score function s_ij = q_i^T W k_j, W (d_q, d_k) (Luong et al. 2015, "general")."""
 
     def score(query: Array, key: Array) -> Array:
         require_fit(query, W, query.shape[-1], W.shape[0])
-        return dot(namespace(query).matmul(query, cast(W, query.dtype)), key)
+        matrix = cast(W, query.dtype)
+        return dot(namespace(query).matmul(query, matrix), key)
 
     return score
 
 
 def additive(W: Array, U: Array, v: Array) -> Score:  # noqa: N803 - the paper's letters
-    """s_ij = v^T tanh(W q_i + U k_j) with W (h, d_q), U (h, d_k), v (h,) (Bahdanau et al. 2015, appendix A.1.2)."""
+    """Make the score function s_ij = v^T tanh(W q_i + U k_j).
+
+    W (h, d_q), U (h, d_k), v (h,): Bahdanau et al. 2015, appendix A.1.2. Raises ValueError if these
+    differ in h.
+    """
     if not len(W) == len(U) == len(v):
-        raise ValueError(
-            f"W {tuple(W.shape)}, U {tuple(U.shape)} and v {tuple(v.shape)} differ in their first axis"
-        )
+        w_shape = tuple(W.shape)
+        u_shape = tuple(U.shape)
+        v_shape = tuple(v.shape)
+        raise ValueError(f"W {w_shape}, U {u_shape} and v {v_shape} differ in their first axis")
 
     def score(query: Array, key: Array) -> Array:
         require_fit(query, W, query.shape[-1], W.shape[-1])
         require_fit(key, U, key.shape[-1], U.shape[-1])
         xp = namespace(query)
-        w, u, last = (cast(array, query.dtype) for array in (W, U, v))
-        q, k = (
-            xp.matmul(query, w.swapaxes(0, 1)),
-            xp.matmul(key, u.swapaxes(0, 1)),
-        )  # (..., n, h), (..., m, h)
-        return xp.matmul(xp.tanh(q[..., :, None, :] + k[..., None, :, :]), last)  # (..., n, m)
+        of_queries = cast(W, query.dtype)
+        of_keys = cast(U, query.dtype)
+        last = cast(v, query.dtype)
+        q = xp.matmul(query, of_queries.swapaxes(0, 1))  # (..., n, h)
+        k = xp.matmul(key, of_keys.swapaxes(0, 1))  # (..., m, h)
+        pairs = q[..., :, None, :] + k[..., None, :, :]
+        return xp.matmul(xp.tanh(pairs), last)  # (..., n, m)
 
     return score
 
 
 def pairwise(formula: Callable[[Array, Array], Array]) -> Score:
-    """A score function from a formula over single vectors, f(q_i, k_j) -> number, that sums over its last axis.
+    """Make a score function from a formula over single vectors, f(q_i, k_j) -> number.
+
+    The formula sums over its last axis.
 
     >>> nearest = pairwise(lambda q, k: -abs(q - k).sum(-1))
     """
-    return lambda query, key: formula(query[..., :, None, :], key[..., None, :, :])
+
+    def score(query: Array, key: Array) -> Array:
+        queries = query[..., :, None, :]
+        keys = key[..., None, :, :]
+        return formula(queries, keys)
+
+    return score
 
 
 SCORES: dict[str, Score] = {
@@ -98,7 +126,10 @@ SCORES: dict[str, Score] = {
 
 
 def score_function(score: str | Score) -> Score:
-    """A name from SCORES, or a function, as a function. Raises ValueError for an unknown name."""
+    """Return a name from SCORES, or a function, as a function.
+
+    Raises ValueError for an unknown name.
+    """
     if callable(score):
         return score
     if score not in SCORES:
@@ -108,23 +139,24 @@ def score_function(score: str | Score) -> Score:
     return SCORES[score]
 
 
-def unit(vectors: Array) -> Array:
-    """Vectors (..., d) of length 1; a zero vector stays zero."""
+def scale_to_unit(vectors: Array) -> Array:
+    """Scale vectors (..., d) to length 1; a zero vector stays zero."""
     squared = (vectors**2).sum(-1)[..., None]
-    return vectors / namespace(vectors).where(squared > 0, squared, 1.0) ** 0.5
+    not_zero = namespace(vectors).where(squared > 0, squared, 1.0)
+    return vectors / not_zero**0.5
 
 
 def require_same_width(query: Array, key: Array) -> None:
     """Raise ValueError unless queries and keys have vectors of one width."""
-    if query.shape[-1] != key.shape[-1]:
-        raise ValueError(
-            f"query {tuple(query.shape)} and key {tuple(key.shape)} differ in their last axis"
-        )
+    query_shape = tuple(query.shape)
+    key_shape = tuple(key.shape)
+    if query_shape[-1] != key_shape[-1]:
+        raise ValueError(f"query {query_shape} and key {key_shape} differ in their last axis")
 
 
 def require_fit(vectors: Array, matrix: Array, width: int, expected: int) -> None:
     """Raise ValueError unless a matrix of a score function can be applied to these vectors."""
     if width != expected:
-        raise ValueError(
-            f"vectors {tuple(vectors.shape)} do not fit the score's matrix {tuple(matrix.shape)}"
-        )
+        shape = tuple(vectors.shape)
+        matrix_shape = tuple(matrix.shape)
+        raise ValueError(f"vectors {shape} do not fit the score's matrix {matrix_shape}")

@@ -1,1 +1,1 @@
-"""The small language model built on the layer: forward pass, training, and the weights that are shipped."""
+"""The small language model built on the layer: forward pass, training, and the shipped weights."""

@@ -1,8 +1,9 @@
-"""What a run leaves beside its model as it goes. Without torch; each file is written whole or not at all.
+"""The files that a run leaves beside its model as it goes. Without torch.
 
-``step-N/`` are models, as far as they had come. ``history.json`` has the loss and the scores of all heads over steps,
-``training.svg`` is a picture of it, drawn at the end.
-``state.safetensors`` is what an interrupted run goes on from, bit by bit; it is gone when the run is done.
+Each file is written whole or not at all. ``step-N/`` are models, as far as they had come.
+``history.json`` has the loss and the scores of all heads over steps; ``training.svg`` is a picture
+of it, drawn at the end. ``state.safetensors`` holds all that an interrupted run needs to go on, bit
+by bit; it is gone when the run is done.
 """
 
 import hashlib
@@ -34,13 +35,13 @@ class Frozen(NamedTuple):
     """A training as it can be kept in a file."""
 
     arrays: dict[str, Array]
-    """``parameters/NAME``, and ``optimizers/I/P/NAME``: what optimizer I knows of its parameter P."""
+    """``parameters/NAME``; ``optimizers/I/P/NAME`` is a state of optimizer I for parameter P."""
     numbers: dict[str, Any]
     """JSON: step, loss, tokens, and the state of the random numbers."""
 
 
 class Kept(NamedTuple):
-    """What a run goes on from."""
+    """The state from which an interrupted run goes on."""
 
     stage: int
     """0, or 1 with the wide vocabulary."""
@@ -53,62 +54,66 @@ class Moment(NamedTuple):
 
     stage: int
     step: int
-    """Of the whole run."""
+    """The step of the whole run."""
     loss: float
     tokens: int
     ends: bool
-    """Whether it is the last step of its stage."""
+    """True if it is the last step of its stage."""
     freeze: Callable[[], Frozen]
     model: Callable[[], store.Stored]
     """The model as it is, not rounded."""
 
 
-def unseen(model: store.Stored, history: Sequence[dict[str, Any]]) -> None:
+def ignore_model(model: store.Stored, history: Sequence[dict[str, Any]]) -> None:
     """Look at nothing."""
 
 
 @dataclass
 class Log:
-    """Measures the heads of a run about a hundred times, and keeps a checkpoint every so many steps."""
+    """Measures the heads of a run about a hundred times, and keeps checkpoints."""
 
     folder: Path
     identity: dict[str, Any]
-    """What must be the same for a run to go on: see ``identify``."""
+    """The setting and texts that must be the same for a run to go on: see ``identify``."""
     steps: int
     every: int
-    look: Callable[[store.Stored, Sequence[dict[str, Any]]], None] = unseen
+    """Steps from one checkpoint to the next."""
+    look: Callable[[store.Stored, Sequence[dict[str, Any]]], None] = ignore_model
     """Is called with the model, and the history up to it, when the heads were measured."""
     history: list[dict[str, Any]] = field(default_factory=list)
     fresh: bool = True
-    """Whether nothing of this run has been written yet."""
+    """True if nothing of this run has been written yet."""
 
     def begin(self) -> None:
-        """Make the folder, and where it was to be replaced take away what another run left."""
+        """Make the folder, and take away what another run left where it is to be replaced."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.fresh:
             clear(self.folder)
         self.fresh = False
 
     def after(self, now: Moment) -> None:
-        """Do what is due after a step. Raises OutputError; what was kept before is there still."""
-        if now.step % max(1, self.steps // MEASURED) == 0 or now.step == self.steps:
+        """Do what is due after a step. Raises OutputError; earlier files are there still."""
+        is_last = now.step == self.steps
+        steps_between_measurements = max(1, self.steps // MEASURED)
+        if now.step % steps_between_measurements == 0 or is_last:
             model = now.model()
-            self.history.append(entry(now, model))
+            self.history.append(make_entry(now, model))
             self.look(model, self.history)
-        due = now.step % self.every == 0 or now.step == self.steps
-        if due:
+        is_checkpoint = now.step % self.every == 0 or is_last
+        if is_checkpoint:
             self.checkpoint(now)
-        if due or now.ends:
+        if is_checkpoint or now.ends:
             self.keep(now)
 
     def checkpoint(self, now: Moment) -> None:
-        """Write the model as it is to step-N, first under another name, so that a folder of that name is whole."""
+        """Write the model as it is to step-N.
+
+        It is written under another name first, so that a folder of that name is whole.
+        """
         self.begin()
-        model, folder = now.model(), self.folder / f"step-{now.step}"
-        best = {role: evaluate.best(scores) for role, scores in measure(model).items()}
-        model.about["scores"] = {
-            role: {**found._asdict(), "n": SEQUENCES} for role, found in best.items()
-        }
+        model = now.model()
+        folder = self.folder / f"step-{now.step}"
+        model.about["scores"] = describe_best_heads(model)
         if folder.exists():  # this run has been here before, or may replace what has
             store.write(folder, model)
             return
@@ -117,19 +122,20 @@ class Log:
             store.write(begun, model)
             begun.rename(folder)
         finally:
-            discard(begun)
+            discard_model(begun)
 
     def keep(self, now: Moment) -> None:
         """Write the history, and then the state that belongs to it."""
         self.begin()
-        document = {
+        history = {
             "schema": SCHEMA,
             **self.identity,
             "sequences": SEQUENCES,
             "block": evaluate.BLOCK,
+            "history": self.history,
         }
-        document["history"] = self.history
-        write_whole(self.folder / HISTORY, (json.dumps(document, allow_nan=False) + "\n").encode())
+        history_json = json.dumps(history, allow_nan=False) + "\n"
+        write_whole(self.folder / HISTORY, history_json.encode())
         frozen = now.freeze()
         state = {
             "schema": SCHEMA,
@@ -138,43 +144,61 @@ class Log:
             "step": now.step,
             "training": frozen.numbers,
         }
+        metadata = {"state": json.dumps(state, allow_nan=False)}
         arrays = dict(sorted(frozen.arrays.items()))
-        write_whole(
-            self.folder / STATE, save(arrays, {"state": json.dumps(state, allow_nan=False)})
-        )
+        write_whole(self.folder / STATE, save(arrays, metadata))
 
     def done(self) -> None:
-        """The model is written: there is nothing to go on with."""
+        """Remove the state: the model is written, and there is nothing to go on with."""
         remove_file(self.folder / STATE)
 
 
-def entry(now: Moment, model: store.Stored) -> dict[str, Any]:
-    """One measurement as history.json has it: scores are [layer][head], the loss null if it is not a number."""
-    means = {role: scores.mean(0) for role, scores in measure(model).items()}
+def describe_best_heads(model: store.Stored) -> dict[str, Any]:
+    """Describe the best head of each role, as config.json keeps it."""
+    described = {}
+    for role, scores in score_heads(model).items():
+        best = evaluate.best(scores)
+        described[role] = {**best._asdict(), "n": SEQUENCES}
+    return described
+
+
+def make_entry(now: Moment, model: store.Stored) -> dict[str, Any]:
+    """Make one measurement as history.json has it.
+
+    Scores are [layer][head]; the loss is null if it is not a number.
+    """
+    scores = {}
+    for role, of_role in score_heads(model).items():
+        scores[role] = round_scores(of_role.mean(0))
     return {
         "step": now.step,
         "stage": now.stage,
-        "loss": round(now.loss, 4) if math.isfinite(now.loss) else None,
+        "loss": round_number(now.loss),
         "tokens": now.tokens,
-        "scores": {
-            role: [[number(cell) for cell in row] for row in rows] for role, rows in means.items()
-        },
+        "scores": scores,
     }
 
 
-def measure(model: store.Stored) -> dict[str, Array]:
-    """The scores of all heads on some repeated blocks, by role: (sequence, layer, head)."""
+def score_heads(model: store.Stored) -> dict[str, Array]:
+    """Score all heads on some repeated blocks, by role: (sequence, layer, head)."""
     ids = evaluate.repeated(model.config, SEQUENCES)
     return evaluate.role_scores(model.parameters, model.config, ids)
 
 
-def number(score: float) -> float | None:
-    """A score to four digits, None if it is not a number: training may have diverged."""
-    return round(float(score), 4) if math.isfinite(score) else None
+def round_scores(scores: Array) -> list[list[float | None]]:
+    """Round scores (layer, head) to four digits, as lists."""
+    return [[round_number(score) for score in of_layer] for of_layer in scores]
+
+
+def round_number(number: float) -> float | None:
+    """Round a number to four digits; None if it is none: training may have diverged."""
+    if not math.isfinite(number):
+        return None
+    return round(float(number), 4)
 
 
 def identify(setting: dict[str, Any], *texts: Sequence[str]) -> dict[str, Any]:
-    """What a run is: its setting, and a digest of all the texts it learns from."""
+    """Return the identity of a run: its setting, and a digest of all the texts it learns from."""
     digest = hashlib.sha256()
     for documents in texts:
         for document in documents:
@@ -184,36 +208,51 @@ def identify(setting: dict[str, Any], *texts: Sequence[str]) -> dict[str, Any]:
 
 
 def read(folder: Path, identity: dict[str, Any]) -> Kept:
-    """What a run in a folder goes on from.
+    """Read the state from which the run in a folder goes on.
 
-    Raises UsageError if there is none or it has another setting, InputError if it learnt from other texts or its files
-    are damaged.
+    Raises UsageError if there is none or it has another setting, InputError if it learnt from other
+    texts or its files are damaged.
     """
     require_state(folder)
     try:
-        state = untrusted.parse_json(untrusted.metadata(folder / STATE)["state"])
-        there = {"setting": dict(state["setting"]), "texts": state["texts"]}
-        history = untrusted.read_json(folder / HISTORY)["history"]
-        history = [measured for measured in history if measured["step"] <= state["step"]]
-        numbers = {**state["training"], "step": int(state["training"]["step"])}
-        kept = Kept(state["stage"], Frozen(untrusted.tensors(folder / STATE), numbers), history)
+        kept, kept_identity = read_state(folder)
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise InputError(
-            f"the run in {folder} cannot be gone on with, its {STATE} or {HISTORY} is damaged: begin again with --force"
+            f"the run in {folder} cannot be gone on with, its {STATE} or {HISTORY} is damaged: "
+            "begin again with --force"
         ) from error
-    require_same(folder, there, identity)
+    require_same_run(folder, kept_identity, identity)
     return kept
 
 
-def read_history(run: Path) -> tuple[list[dict[str, Any]], int]:
-    """What was measured of a run, given its folder or its history.json, and the tokens of a repeated block.
+def read_state(folder: Path) -> tuple[Kept, dict[str, Any]]:
+    """Read the state of a run, and its identity.
 
-    Raises InputError if there is no history, or it is damaged or empty.
+    Raises an error of one of several kinds if a file is damaged: see ``read``.
+    """
+    metadata = untrusted.metadata(folder / STATE)
+    state = untrusted.parse_json(metadata["state"])
+    identity = {"setting": dict(state["setting"]), "texts": state["texts"]}
+    history = untrusted.read_json(folder / HISTORY)["history"]
+    last_step = state["step"]
+    history = [measured for measured in history if measured["step"] <= last_step]
+    training = state["training"]
+    numbers = {**training, "step": int(training["step"])}
+    frozen = Frozen(untrusted.tensors(folder / STATE), numbers)
+    return Kept(state["stage"], frozen, history), identity
+
+
+def read_history(run: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read the measurements of a run, and the tokens of a repeated block.
+
+    run: its folder or its history.json. Raises InputError if there is no history, or it is damaged
+    or empty.
     """
     path = run / HISTORY if run.is_dir() else run
     try:
         document = untrusted.read_json(path)
-        history, block = document["history"], document["block"]
+        history = document["history"]
+        block = document["block"]
         if history:
             require_measured(history, block)
     except OSError as error:
@@ -232,53 +271,74 @@ def read_history(run: Path) -> tuple[list[dict[str, Any]], int]:
 def require_measured(history: list[dict[str, Any]], block: int) -> None:
     """Raise an error, of one of several kinds, unless these are measurements that can be drawn."""
     steps = [measured["step"] for measured in history]
-    losses = untrusted.numbers([measured["loss"] for measured in history], "loss")
-    scores = [
-        untrusted.numbers([measured["scores"][role] for measured in history], role)
-        for role in history[-1]["scores"]
-    ]
-    if not all(
-        type(number) is int and 0 < number <= MOST for number in (block, *steps)
-    ) or steps != sorted({*steps}):
+    losses = [measured["loss"] for measured in history]
+    loss_numbers = untrusted.numbers(losses, "loss")
+    score_numbers = []
+    for role in history[-1]["scores"]:
+        of_role = [measured["scores"][role] for measured in history]
+        score_numbers.append(untrusted.numbers(of_role, role))
+    if not all(is_drawable_count(count) for count in (block, *steps)):
         raise ValueError
-    if not scores or any(found.ndim != 3 or not found.size for found in scores):
+    if steps != sorted({*steps}):
         raise ValueError
-    if any((np.abs(found) > MOST).any() for found in (losses, *scores)):
+    if not score_numbers or not all(map(is_of_heads, score_numbers)):
         raise ValueError
+    if any(map(is_out_of_range, (loss_numbers, *score_numbers))):
+        raise ValueError
+
+
+def is_of_heads(scores: Array) -> bool:
+    """Return whether an array is one of scores (measurement, layer, head)."""
+    return bool(scores.ndim == 3 and scores.size)
+
+
+def is_out_of_range(numbers: Array) -> bool:
+    """Return whether some number of an array is too large to be drawn."""
+    return bool((np.abs(numbers) > MOST).any())
+
+
+def is_drawable_count(count: Any) -> bool:
+    """Return whether a value of any type is a number of steps or tokens that can be drawn."""
+    return type(count) is int and 0 < count <= MOST
 
 
 def require_state(folder: Path) -> None:
     """Raise UsageError unless a run was interrupted here."""
     if not (folder / STATE).is_file():
         raise UsageError(
-            f"there is no interrupted run in {folder}: leave --resume out, or put --force in its place, to begin one"
+            f"there is no interrupted run in {folder}: leave --resume out, "
+            "or put --force in its place, to begin one"
         )
 
 
-def require_same(folder: Path, there: dict[str, Any], identity: dict[str, Any]) -> None:
+def require_same_run(folder: Path, kept_identity: dict[str, Any], identity: dict[str, Any]) -> None:
     """Raise an error that names what is not as it was when the run began."""
     for name, value in identity["setting"].items():
-        was = there["setting"].get(name)
+        was = kept_identity["setting"].get(name)
         if was != value:
             raise UsageError(
-                f"the run in {folder} began with --{name} {was}, not {value}: give the same to go on"
+                f"the run in {folder} began with --{name} {was}, not {value}: "
+                "give the same to go on"
             )
-    if there != identity:
+    if kept_identity != identity:
         raise InputError(
             f"the run in {folder} learns from other texts than these: give the same to go on"
         )
 
 
 def clear(folder: Path) -> None:
-    """Take away what an earlier run left beside its model, so that no checkpoint is of another run."""
+    """Take away what an earlier run left beside its model.
+
+    So no checkpoint in the folder is of another run.
+    """
     for name in FILES:
         remove_file(folder / name)
-    for old in folder.glob("step-*"):
-        if store.is_ours(old):
-            discard(old)
+    for checkpoint in folder.glob("step-*"):
+        if store.is_ours(checkpoint):
+            discard_model(checkpoint)
 
 
-def discard(folder: Path) -> None:
+def discard_model(folder: Path) -> None:
     """Delete the files of a model, and its folder if nothing else is in it."""
     for name in store.FILES:
         remove_file(folder / name)

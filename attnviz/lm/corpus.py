@@ -1,6 +1,6 @@
 """Text files -> documents -> token ids, some held out to measure the loss on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,36 +16,48 @@ HELD_OUT = 50  # one document of so many
 
 
 def read(paths: Iterable[Path]) -> list[str]:
-    """The documents of text files and of folders of .txt files; an empty line parts two documents.
+    """Read the documents of text files and of folders of .txt files.
 
-    Raises InputError if a file cannot be read or there is no text in any.
+    An empty line parts two documents. Raises InputError if a file cannot be read or there is no
+    text in any.
     """
-    files = [
-        file
-        for path in paths
-        for file in (sorted(path.rglob("*.txt")) if path.is_dir() else [path])
-    ]
-    documents = [
-        part.strip() for file in files for part in read_text(file).split("\n\n") if part.strip()
-    ]
+    documents = []
+    for file in list_files(paths):
+        paragraphs = read_text(file).split("\n\n")
+        stripped = [paragraph.strip() for paragraph in paragraphs]
+        documents += [paragraph for paragraph in stripped if paragraph]
     if not documents:
         raise InputError(
-            "there is no text in the corpus: give text files, or folders with .txt files, of some 500 words or more"
+            "there is no text in the corpus: give text files, or folders with .txt files, "
+            "of some 500 words or more"
         )
     return documents
 
 
+def list_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """List files, and in place of a folder the .txt files in it, at any depth."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(path.rglob("*.txt"))
+        else:
+            yield path
+
+
 def split(documents: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Documents to train on, and the last of every fifty held out."""
-    held_out = [i % HELD_OUT == (len(documents) - 1) % HELD_OUT for i in range(len(documents))]
-    return (
-        [text for text, held in zip(documents, held_out, strict=True) if not held],
-        [text for text, held in zip(documents, held_out, strict=True) if held],
-    )
+    """Split documents into those to train on, and the last of every fifty, which are held out."""
+    last = len(documents) - 1
+    training = []
+    held_out = []
+    for i, document in enumerate(documents):
+        if i % HELD_OUT == last % HELD_OUT:
+            held_out.append(document)
+        else:
+            training.append(document)
+    return training, held_out
 
 
 def encode(tokenizer: Tokenizer, documents: Sequence[str]) -> Ids:
-    """Token ids (n,) of all documents in a row, each begun by BOS."""
-    return np.array(
-        [token for found in tokenizer.encode_batch(documents) for token in found.ids], np.int64
-    )
+    """Encode all documents in a row, each begun by BOS, as token ids (n,)."""
+    encodings = tokenizer.encode_batch(documents)
+    ids = [token for encoding in encodings for token in encoding.ids]
+    return np.array(ids, np.int64)

@@ -1,8 +1,11 @@
-"""How good a language model is: its heads on repeated random tokens, its loss on text. NumPy, without torch."""
+"""Measure a language model: its heads on repeated random tokens, its loss on text.
+
+NumPy does it, without torch.
+"""
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +16,10 @@ from attnviz.lm.corpus import Ids
 from attnviz.lm.model import Config, blocks, forward
 from attnviz.lm.tokenizer import BOS_ID
 
+Singles: TypeAlias = npt.NDArray[np.float32]
+
 SEQUENCES, BLOCK = 64, 25
-ROWS, LENGTH, TOGETHER = 400, 128, 16
+ROWS, LENGTH, TOGETHER = 400, 128, 16  # runs of text, tokens of each, runs at once
 
 
 class Best(NamedTuple):
@@ -26,52 +31,82 @@ class Best(NamedTuple):
 
 
 def repeated(config: Config, sequences: int = SEQUENCES, block: int = BLOCK, seed: int = 0) -> Ids:
-    """Sequences BOS + B + B of distinct random tokens: (sequences, 2 block + 1)."""
+    """Make sequences BOS + B + B of distinct random tokens: (sequences, 2 block + 1)."""
     rng = np.random.default_rng(seed)
-    blocks = [1 + rng.permutation(config.vocabulary - 1)[:block] for _ in range(sequences)]
-    return np.stack([np.concatenate([[BOS_ID], found, found]) for found in blocks])
+    rows = []
+    for _ in range(sequences):
+        shuffled = 1 + rng.permutation(config.vocabulary - 1)
+        tokens = shuffled[:block]
+        rows.append(np.concatenate([[BOS_ID], tokens, tokens]))
+    return np.stack(rows)
 
 
-def weights(parameters: Mapping[str, Array], ids: Ids, config: Config) -> npt.NDArray[np.float32]:
-    """Attention weights of all layers on token ids (batch, n): (batch, layer, head, n, n)."""
-    return np.stack([block.attended.weights for block in blocks(parameters, ids, config)], axis=1)
+def weights(parameters: Mapping[str, Array], ids: Ids, config: Config) -> Singles:
+    """Compute the attention weights of all layers on token ids (batch, n).
+
+    Returns (batch, layer, head, n, n).
+    """
+    layers = [block.attended.weights for block in blocks(parameters, ids, config)]
+    return np.stack(layers, axis=1)
 
 
-def role_scores(
-    parameters: Mapping[str, Array], config: Config, ids: Ids
-) -> dict[str, npt.NDArray[np.float32]]:
-    """The scores of all heads on each sequence BOS + B + B of ids (batch, 2 block + 1): (batch, layer, head)."""
-    found = weights(parameters, ids, config)
+def role_scores(parameters: Mapping[str, Array], config: Config, ids: Ids) -> dict[str, Singles]:
+    """Score all heads, by role, on each sequence BOS + B + B of ids (batch, 2 block + 1).
+
+    Returns (batch, layer, head) for each role.
+    """
+    attention = weights(parameters, ids, config)
+    block = ids.shape[1] // 2
     return {
-        "induction": induction(found, ids.shape[1] // 2),
-        "previous_token": previous_token(found),
+        "induction": induction(attention, block),
+        "previous_token": previous_token(attention),
     }
 
 
 def best_heads(parameters: Mapping[str, Array], config: Config, ids: Ids) -> dict[str, Best]:
-    """The best induction and previous-token head on sequences BOS + B + B (batch, 2 block + 1)."""
-    return {role: best(score) for role, score in role_scores(parameters, config, ids).items()}
+    """Find the best induction and previous-token head on sequences BOS + B + B.
+
+    ids (batch, 2 block + 1).
+    """
+    scores_by_role = role_scores(parameters, config, ids)
+    return {role: best(scores) for role, scores in scores_by_role.items()}
 
 
-def best(scores: npt.NDArray[np.float32]) -> Best:
-    """The head with the highest mean of scores (batch, layer, head)."""
+def best(scores: Singles) -> Best:
+    """Find the head with the highest mean of scores (batch, layer, head)."""
     means = scores.mean(0)
     layer, head = np.unravel_index(int(means.argmax()), means.shape)
-    return Best(f"L{layer}H{head}", float(means[layer, head]), float(scores[:, layer, head].std()))
+    name = f"L{layer}H{head}"
+    of_head = scores[:, layer, head]
+    return Best(name, float(means[layer, head]), float(of_head.std()))
 
 
 def natural_loss(
     parameters: Mapping[str, Array], ids: Ids, config: Config, length: int = LENGTH
 ) -> float:
-    """Next-token loss in nats per token on held-out ids (n,), over evenly spaced runs of so many tokens."""
+    """Measure the next-token loss in nats per token on held-out ids (n,).
+
+    That is the mean over evenly spaced runs of ``length`` tokens.
+    """
     length = min(length, len(ids) - 1)
-    starts = np.linspace(0, len(ids) - length - 1, ROWS).astype(int)
+    last_start = len(ids) - length - 1
+    starts = np.linspace(0, last_start, ROWS).astype(int)
     losses = []
-    for some in np.array_split(starts, math.ceil(ROWS / TOGETHER)):
-        rows = np.stack([ids[start : start + length + 1] for start in some])
+    for some_starts in np.array_split(starts, math.ceil(ROWS / TOGETHER)):
+        runs = [ids[start : start + length + 1] for start in some_starts]
+        rows = np.stack(runs)
         rows[:, 0] = BOS_ID
-        predicted = forward(parameters, rows[:, :-1], config)  # (row, length, vocabulary)
-        highest = predicted.max(-1)
-        normaliser = np.log(np.exp(predicted - highest[..., None]).sum(-1)) + highest
-        losses.append(normaliser - np.take_along_axis(predicted, rows[:, 1:, None], -1)[..., 0])
+        losses.append(measure_row_losses(parameters, rows, config))
     return float(np.concatenate(losses).mean())
+
+
+def measure_row_losses(parameters: Mapping[str, Array], rows: Ids, config: Config) -> Singles:
+    """Measure the loss of each token of rows from the second on: (row, n) -> (row, n - 1)."""
+    predicted = forward(parameters, rows[:, :-1], config)  # (row, n - 1, vocabulary)
+    highest = predicted.max(-1)
+    exponentials = np.exp(predicted - highest[..., None])
+    normaliser = np.log(exponentials.sum(-1)) + highest
+    next_tokens = rows[:, 1:, None]
+    of_next_tokens = np.take_along_axis(predicted, next_tokens, -1)
+    losses: Singles = normaliser - of_next_tokens[..., 0]
+    return losses

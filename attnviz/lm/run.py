@@ -1,4 +1,7 @@
-"""From documents to a model that can be kept: learn the tokens, train, round to float16, measure."""
+"""From documents to a model that can be kept: learn the tokens, train, round, measure.
+
+Parameters are rounded to float16, as they are kept.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +16,15 @@ from attnviz.errors import InputError
 from attnviz.lm import corpus, evaluate, store, tokenizer
 from attnviz.lm.checkpoints import Frozen, Kept, Log, Moment
 from attnviz.lm.model import Config
-from attnviz.lm.train import Parameters, Progress, Recipe, arrays, freeze, train, widen
+from attnviz.lm.train import (
+    Parameters,
+    Progress,
+    Recipe,
+    copy_arrays,
+    freeze_training,
+    train,
+    widen,
+)
 
 NARROW = 1024  # tokens of the vocabulary that the first stage of training knows
 NARROW_SHARE = 23 / 30  # of the steps: 3,680 of 4,800
@@ -21,7 +32,7 @@ NARROW_SHARE = 23 / 30  # of the steps: 3,680 of 4,800
 
 @dataclass(frozen=True)
 class Setting:
-    """What the user chooses."""
+    """The choices of the user."""
 
     steps: int
     seed: int
@@ -60,39 +71,50 @@ def run(
     log: Log | None = None,
     kept: Kept | None = None,
 ) -> Trained:
-    """Train a model on documents, in two stages if its vocabulary is wide; or go on with what was kept of a run.
+    """Train a model on documents, in two stages if its vocabulary is wide.
 
-    Raises InputError if the documents are too short, OutputError if the log cannot be written.
+    kept: the state of a run that is to go on. Raises InputError if the documents are too short,
+    OutputError if the log cannot be written.
     """
     wide = tokenizer.learn(vocabulary_text, setting.vocabulary)
     narrow = tokenizer.narrowed(wide, NARROW)
     first, second = stages(setting, wide.get_vocab_size())
-    learn = partial(stage, documents, setting, watch, log)
+    train_stage = partial(stage, documents, setting, watch, log)
+    frozen = None if kept is None else kept.frozen
     start = None
     if kept is None or kept.stage == 0:
-        trained = learn(Stage(0, narrow, first), frozen=kept and kept.frozen)
+        trained = train_stage(Stage(0, narrow, first), frozen=frozen)
         if second is None or trained.steps < first.steps:
             return trained
-        start = {name: torch.from_numpy(array) for name, array in trained.stored.parameters.items()}
-        start, kept = widen(start, tokenizer.pieces(wide, narrow)), None
+        start = widen_parameters(trained.stored, tokenizer.pieces(wide, narrow))
+        frozen = None
     if second is None:
         raise InputError("the state of the training is damaged: begin again with --force")
-    return learn(Stage(1, wide, second, first.steps), start=start, frozen=kept and kept.frozen)
+    return train_stage(Stage(1, wide, second, first.steps), start=start, frozen=frozen)
+
+
+def widen_parameters(stored: store.Stored, pieces: Sequence[Sequence[int]]) -> Parameters:
+    """Return the parameters of a model for a wider vocabulary: see ``widen``."""
+    narrow = {name: torch.from_numpy(array) for name, array in stored.parameters.items()}
+    return widen(narrow, pieces)
 
 
 def stages(setting: Setting, vocabulary: int) -> tuple[Recipe, Recipe | None]:
-    """What to do with the first tokens of the vocabulary, and then with all if these are more."""
+    """Return how to train with the first tokens of the vocabulary, and then with all.
+
+    The second recipe is None if the first stage knows all tokens already.
+    """
     if vocabulary <= NARROW:
         return Recipe(steps=setting.steps, seed=setting.seed), None
-    first = round(setting.steps * NARROW_SHARE)
+    first_steps = round(setting.steps * NARROW_SHARE)
     second = Recipe(
-        steps=setting.steps - first,
+        steps=setting.steps - first_steps,
         seed=setting.seed,
         repeated=(0.25, 0.25),
         muon_rate=0.01,
         lengthen=0.2,
     )
-    return Recipe(steps=first, seed=setting.seed), second
+    return Recipe(steps=first_steps, seed=setting.seed), second
 
 
 def stage(
@@ -100,45 +122,67 @@ def stage(
     setting: Setting,
     watch: Callable[[Progress], None],
     log: Log | None,
-    part: Stage,
+    training_stage: Stage,
     *,
     start: Parameters | None = None,
     frozen: Frozen | None = None,
 ) -> Trained:
     """Train with one tokenizer, round to float16, measure."""
-    learnt_from, held_out = corpus.split(documents)
-    ids, held_out_ids = (
-        corpus.encode(part.tokens, learnt_from),
-        corpus.encode(part.tokens, held_out),
-    )
-    config = shape(setting, part.tokens.get_vocab_size())
+    tokens, recipe = training_stage.tokens, training_stage.recipe
+    steps_before = training_stage.before
+    training_documents, held_out = corpus.split(documents)
+    ids = corpus.encode(tokens, training_documents)
+    held_out_ids = corpus.encode(tokens, held_out)
+    config = choose_sizes(setting, tokens.get_vocab_size())
     require_enough(ids, held_out_ids, config)
-    done = part.before + (frozen.numbers["step"] if frozen else 0)
+    steps_done = steps_before
+    if frozen is not None:
+        steps_done += frozen.numbers["step"]
 
-    def stored(parameters: dict[str, Any]) -> store.Stored:
-        tokens = done * part.recipe.tokens
-        about = {"steps": done, "seed": setting.seed, "tokens": tokens, "corpus_tokens": len(ids)}
-        return store.Stored(config, parameters, part.tokens.to_str(), about)
+    def make_model(parameters: dict[str, Any]) -> store.Stored:
+        about = {
+            "steps": steps_done,
+            "seed": setting.seed,
+            "tokens": steps_done * recipe.tokens,
+            "corpus_tokens": len(ids),
+        }
+        return store.Stored(config, parameters, tokens.to_str(), about)
 
-    def count(progress: Progress) -> None:
-        nonlocal done
-        done = part.before + progress.step
-        now = progress._replace(
-            step=done, tokens=part.before * part.recipe.tokens + progress.tokens
-        )
-        follow(now, part, watch, log, lambda: stored(arrays(progress.training.parameters)))
+    def count_step(progress: Progress) -> None:
+        nonlocal steps_done
+        steps_done = steps_before + progress.step
+        tokens_seen = steps_before * recipe.tokens + progress.tokens
+        of_run = progress._replace(step=steps_done, tokens=tokens_seen)
 
-    found = train(
-        ids, config, part.recipe, start=start, frozen=frozen, device=setting.device, watch=count
+        def make_current_model() -> store.Stored:
+            return make_model(copy_arrays(progress.training.parameters))
+
+        follow(of_run, training_stage, watch, log, make_current_model)
+
+    parameters = train(
+        ids,
+        config,
+        recipe,
+        start=start,
+        frozen=frozen,
+        device=setting.device,
+        watch=count_step,
     )
-    trained = stored({name: parameter.half().float().numpy() for name, parameter in found.items()})
-    trained.about.update(measure(trained.parameters, config, held_out_ids, sum(map(len, held_out))))
-    return Trained(trained, done)
+    trained = make_model(round_parameters(parameters))
+    characters = sum(map(len, held_out))
+    measured = measure_model(trained.parameters, config, held_out_ids, characters)
+    trained.about.update(measured)
+    return Trained(trained, steps_done)
+
+
+def round_parameters(parameters: Parameters) -> dict[str, Any]:
+    """Round parameters to float16, as they are kept: float32 arrays of NumPy."""
+    return {name: parameter.half().float().numpy() for name, parameter in parameters.items()}
 
 
 def follow(
     progress: Progress,
-    part: Stage,
+    training_stage: Stage,
     watch: Callable[[Progress], None],
     log: Log | None,
     model: Callable[[], store.Stored],
@@ -148,15 +192,10 @@ def follow(
         watch(progress)
         return
     training = progress.training
-    ends = training.step == part.recipe.steps
+    ends = training.step == training_stage.recipe.steps
+    freeze = partial(freeze_training, training)
     now = Moment(
-        part.number,
-        progress.step,
-        progress.loss,
-        progress.tokens,
-        ends,
-        lambda: freeze(training),
-        model,
+        training_stage.number, progress.step, progress.loss, progress.tokens, ends, freeze, model
     )
     log.after(now)
     try:
@@ -166,44 +205,60 @@ def follow(
         raise
 
 
-def shape(setting: Setting, vocabulary: int) -> Config:
-    """The sizes of a model with so many tokens."""
+def choose_sizes(setting: Setting, vocabulary: int) -> Config:
+    """Return the sizes of a model with so many tokens."""
     return Config(
-        vocabulary, setting.dim, setting.layers, setting.heads, 2 * setting.dim, score=setting.score
+        vocabulary,
+        setting.dim,
+        setting.layers,
+        setting.heads,
+        feed_forward=2 * setting.dim,
+        score=setting.score,
     )
 
 
 def require_enough(ids: corpus.Ids, held_out: corpus.Ids, config: Config) -> None:
-    """Raise InputError if there is less text than one row to train on, or none to measure the loss on."""
-    if len(ids) <= config.positions + 1 or len(held_out) < 2:
+    """Raise InputError if there is too little text.
+
+    One row is needed to train on, and something to measure the loss on.
+    """
+    least = config.positions + 1
+    if len(ids) <= least or len(held_out) < 2:
         raise InputError(
-            f"the corpus has {len(ids)} tokens to train on; more than {config.positions + 1} are needed, "
+            f"the corpus has {len(ids)} tokens to train on; more than {least} are needed, "
             "in at least two documents (an empty line parts them)"
         )
 
 
-def measure(
+def measure_model(
     parameters: dict[str, Any], config: Config, held_out: corpus.Ids, characters: int
 ) -> dict[str, Any]:
-    """The loss on held-out text and the best heads, as config.json keeps them."""
+    """Measure the loss on held-out text and the best heads, as config.json keeps them.
+
+    characters: of the held-out text.
+    """
     loss = evaluate.natural_loss(parameters, held_out, config)
-    heads = evaluate.best_heads(parameters, config, evaluate.repeated(config))
+    bits_per_token = loss / math.log(2)
+    bits_per_character = bits_per_token * len(held_out) / characters
+    ids = evaluate.repeated(config)
+    best_heads = evaluate.best_heads(parameters, config, ids)
+    scores = {}
+    for role, best in best_heads.items():
+        scores[role] = {**best._asdict(), "n": evaluate.SEQUENCES}
     return {
         "nats_per_token": round(loss, 4),
-        "bits_per_character": round(loss / math.log(2) * len(held_out) / characters, 4),
-        "scores": {
-            role: {**best._asdict(), "n": evaluate.SEQUENCES} for role, best in heads.items()
-        },
+        "bits_per_character": round(bits_per_character, 4),
+        "scores": scores,
     }
 
 
 def describe(trained: Trained) -> str:
-    """The measurements in a line."""
+    """Describe the measurements in a line."""
     about = trained.stored.about
-    heads = (
-        f"best {role.replace('_', '-')} head {score['head']} {score['mean']:.2f}"
-        for role, score in about["scores"].items()
-    )
-    return ", ".join(
-        [f"held-out text {about['bits_per_character']:.2f} bits per character", *heads]
-    )
+    bits = about["bits_per_character"]
+    described = [f"held-out text {bits:.2f} bits per character"]
+    for role, score in about["scores"].items():
+        name = role.replace("_", "-")
+        head, mean = score["head"], score["mean"]
+        described.append(f"best {name} head {head} {mean:.2f}")
+    return ", ".join(described)

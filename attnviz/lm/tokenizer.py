@@ -1,4 +1,7 @@
-"""The language model's tokenizer: byte-level byte pairs (Sennrich et al. 2016), so that no text is unknown to it."""
+"""The language model's tokenizer: byte-level byte pairs, so that no text is unknown to it.
+
+Sennrich et al. 2016.
+"""
 
 import json
 from collections.abc import Iterable
@@ -29,20 +32,27 @@ def learn(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def narrowed(tokenizer: Tokenizer, vocabulary: int) -> Tokenizer:
-    """The same tokenizer with its first so many tokens only: pairs are merged in the order they were learnt."""
+    """Return a tokenizer with its first ``vocabulary`` tokens only.
+
+    That is a tokenizer too, because pairs are merged in the order they were learnt.
+    """
     description = json.loads(tokenizer.to_str())
     model = description["model"]
-    model["vocab"] = {
-        token: number for token, number in model["vocab"].items() if number < vocabulary
-    }
+    numbers = model["vocab"]
+    model["vocab"] = {token: number for token, number in numbers.items() if number < vocabulary}
     model["merges"] = model["merges"][: vocabulary - BYTES]
     return Tokenizer.from_str(json.dumps(description))
 
 
 def pieces(tokenizer: Tokenizer, narrow: Tokenizer) -> list[list[int]]:
-    """For each token, by id, the ids of a narrower tokenizer that spell it."""
-    tokens = [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())]
-    return [
-        [BOS_ID] if token == BOS else [piece.id for piece in narrow.model.tokenize(token)]
-        for token in tokens
-    ]
+    """List for each token, by id, the ids of a narrower tokenizer that spell it."""
+    numbers = range(tokenizer.get_vocab_size())
+    return [spell_token(tokenizer, number, narrow) for number in numbers]
+
+
+def spell_token(tokenizer: Tokenizer, number: int, narrow: Tokenizer) -> list[int]:
+    """Return the ids of a narrower tokenizer that spell a token, by its id."""
+    token = tokenizer.id_to_token(number)
+    if token == BOS:
+        return [BOS_ID]
+    return [piece.id for piece in narrow.model.tokenize(token)]

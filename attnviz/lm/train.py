@@ -1,10 +1,11 @@
 """Self-supervised training of the language model: predict the next token, with torch.
 
-Rows are natural text, mixed with rows that repeat a block of random tokens: without these, a model this small grows no
-induction heads. They appear abruptly, while the learning rate is high, and the later the wider the vocabulary: with
-1,024 tokens after some 1,400 steps, with 4,096 not within 2,000. So a model is trained in two stages: on the first
-1,024 tokens of its tokenizer, and then, with the heads it has grown, on all of them. Matrices inside the layers are
-trained by Muon (Jordan et al. 2024), the rest by AdamW.
+Rows are natural text, mixed with rows that repeat a block of random tokens: without these, a model
+this small grows no induction heads. They appear abruptly, while the learning rate is high, and the
+later the wider the vocabulary: with 1,024 tokens after some 1,400 steps, with 4,096 not within
+2,000. So a model is trained in two stages: on the first 1,024 tokens of its tokenizer, and then,
+with the heads it has grown, on all of them. Matrices inside the layers are trained by Muon (Jordan
+et al. 2024), the rest by AdamW.
 """
 
 import math
@@ -25,18 +26,20 @@ from attnviz.lm.model import Config, blocks, logits, shapes
 from attnviz.lm.tokenizer import BOS_ID
 
 IGNORED = -100  # a label that does not count in the loss
+KEPT, ADDED = 0.98, 0.02  # shares of the loss so far, and of a step, in the smoothed loss
+FEWEST_REPEATED = 8  # tokens of a block that is repeated
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The defaults are those of the first stage of the built-in model."""
+    """The numbers of a training. The defaults are those of the built-in model's first stage."""
 
     steps: int = 3680
     seed: int = 0
     tokens: int = 2048
-    """In a batch."""
+    """Tokens of a batch."""
     length: int = 128
-    """Of a row, in tokens."""
+    """Tokens of a row."""
     lengthen: float = 0.0
     """Share of the steps, the last ones, whose rows are as long as the model reads."""
     repeated: tuple[float, float] = (0.5, 0.25)
@@ -48,11 +51,12 @@ class Recipe:
 
 
 Parameters = dict[str, Tensor]
+TensorState = dict[str, Tensor]  # of an optimizer for one parameter
 
 
 @dataclass
 class Training:
-    """All that the next step goes on from."""
+    """The state of a training, from which the next step goes on."""
 
     parameters: Parameters
     optimizers: list[torch.optim.Optimizer]
@@ -64,7 +68,7 @@ class Training:
 
 
 class Progress(NamedTuple):
-    """Where training stands after a step."""
+    """The state of a training after a step, as it is shown."""
 
     step: int
     loss: float
@@ -84,72 +88,86 @@ def train(
     device: str = "cpu",
     watch: Callable[[Progress], None],
 ) -> Parameters:
-    """Train on token ids (n,), from ``start`` or from noise, and return the parameters, detached, on the CPU.
+    """Train on token ids (n,) and return the parameters, detached, on the CPU.
 
-    ``watch`` is called after each step; a KeyboardInterrupt, there or in a step, ends the training early and the
-    parameters of that moment are returned. Same seed, same machine, same threads: same parameters, also where a
-    training goes on that was ``frozen``. Raises ModelError if torch is too old, InputError if what was frozen does not
-    fit.
+    start: the parameters to begin with; noise by default. ``watch`` is called after each step; a
+    KeyboardInterrupt, there or in a step, ends the training early and the parameters of that moment
+    are returned. Same seed, same machine, same threads: same parameters, also where a training goes
+    on that was ``frozen``. Raises ModelError if torch is too old, InputError if what was frozen
+    does not fit.
     """
     require_muon()
-    now = begin(config, recipe, start, device)
+    training = begin_training(config, recipe, start, device)
     if frozen is not None:
-        thaw(now, frozen)
+        thaw_training(training, frozen)
     try:
-        for step in range(now.step, recipe.steps):
-            set_rates(now.optimizers, recipe, step)
-            inputs, labels = batch(ids, config, recipe, step, now.rng)
-            loss = descend(
-                now.parameters, now.optimizers, config, inputs.to(device), labels.to(device)
-            )
-            now.loss = loss if math.isnan(now.loss) else 0.98 * now.loss + 0.02 * loss
-            now.step, now.tokens = step + 1, now.tokens + inputs.numel()
-            watch(Progress(now.step, now.loss, now.tokens, now))
+        for step in range(training.step, recipe.steps):
+            set_rates(training.optimizers, recipe, step)
+            inputs, labels = batch(ids, config, recipe, step, training.rng)
+            loss = descend(training, config, inputs.to(device), labels.to(device))
+            record_step(training, loss, inputs.numel())
+            progress = Progress(training.step, training.loss, training.tokens, training)
+            watch(progress)
     except KeyboardInterrupt:
         pass
-    return {name: parameter.detach().cpu() for name, parameter in now.parameters.items()}
+    return {name: parameter.detach().cpu() for name, parameter in training.parameters.items()}
 
 
-def begin(config: Config, recipe: Recipe, start: Parameters | None, device: str) -> Training:
-    """A training before its first step, from ``start`` or from noise."""
-    start = initial(config, recipe.seed) if start is None else start
-    parameters = {
-        name: parameter.detach().clone().to(device).requires_grad_()
-        for name, parameter in start.items()
-    }
-    return Training(
-        parameters, make_optimizers(parameters, recipe), np.random.default_rng(recipe.seed)
-    )
+def begin_training(
+    config: Config, recipe: Recipe, start: Parameters | None, device: str
+) -> Training:
+    """Make a training before its first step, from ``start`` or from noise."""
+    if start is None:
+        start = initial(config, recipe.seed)
+    parameters = {}
+    for name, parameter in start.items():
+        own = parameter.detach().clone()
+        parameters[name] = own.to(device).requires_grad_()
+    optimizers = make_optimizers(parameters, recipe)
+    return Training(parameters, optimizers, np.random.default_rng(recipe.seed))
 
 
-def freeze(training: Training) -> Frozen:
-    """All of a training, so that ``thaw`` goes on from the same bits."""
-    found = {f"parameters/{name}": array for name, array in arrays(training.parameters).items()}
+def record_step(training: Training, loss: float, tokens: int) -> None:
+    """Count a step, its tokens and its loss."""
+    if math.isnan(training.loss):
+        training.loss = loss
+    else:
+        training.loss = KEPT * training.loss + ADDED * loss
+    training.step += 1
+    training.tokens += tokens
+
+
+def freeze_training(training: Training) -> Frozen:
+    """Keep all of a training, so that ``thaw_training`` goes on from the same bits."""
+    kept = copy_arrays(training.parameters, "parameters/")
     for i, optimizer in enumerate(training.optimizers):
-        for p, known in optimizer.state_dict()["state"].items():
-            found |= {f"optimizers/{i}/{p}/{name}": array for name, array in arrays(known).items()}
+        states = optimizer.state_dict()["state"]
+        for p, state in states.items():
+            kept |= copy_arrays(state, f"optimizers/{i}/{p}/")
     loss = None if math.isnan(training.loss) else training.loss
-    numbers = {"step": training.step, "loss": loss, "tokens": training.tokens}
-    return Frozen(found, {**numbers, "random": training.rng.bit_generator.state})
+    numbers = {
+        "step": training.step,
+        "loss": loss,
+        "tokens": training.tokens,
+        "random": training.rng.bit_generator.state,
+    }
+    return Frozen(kept, numbers)
 
 
-def thaw(training: Training, frozen: Frozen) -> None:
-    """Bring a training that has not begun to where it was frozen. Raises InputError if it is another's."""
+def thaw_training(training: Training, frozen: Frozen) -> None:
+    """Bring a training that has not begun to where it was frozen.
+
+    Raises InputError if what is frozen is another training.
+    """
     numbers = frozen.numbers
     try:
-        with torch.no_grad():
-            for name, parameter in training.parameters.items():
-                parameter.copy_(
-                    torch.from_numpy(frozen.arrays[f"parameters/{name}"]).reshape(parameter.shape)
-                )
+        thaw_parameters(training.parameters, frozen.arrays)
         for i, optimizer in enumerate(training.optimizers):
-            known = known_of(frozen.arrays, f"optimizers/{i}/")
-            require_known(known, optimizer)
-            optimizer.load_state_dict(
-                {"state": known, "param_groups": optimizer.state_dict()["param_groups"]}
-            )
+            states = select_states(frozen.arrays, f"optimizers/{i}/")
+            thaw_optimizer(optimizer, states)
         training.rng.bit_generator.state = numbers["random"]
-        training.step, training.tokens = int(numbers["step"]), int(numbers["tokens"])
+        training.step = int(numbers["step"])
+        training.tokens = int(numbers["tokens"])
         training.loss = math.nan if numbers["loss"] is None else float(numbers["loss"])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
@@ -157,37 +175,59 @@ def thaw(training: Training, frozen: Frozen) -> None:
         ) from error
 
 
-def require_known(known: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError unless this is what an optimizer of that kind knows of each of its parameters."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = (
-        {"momentum_buffer"}
-        if isinstance(optimizer, torch.optim.Muon)
-        else {"step", "exp_avg", "exp_avg_sq"}
-    )
+def thaw_parameters(parameters: Parameters, kept: dict[str, Array]) -> None:
+    """Copy the parameters that were kept into those of a training."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            array = torch.from_numpy(kept[f"parameters/{name}"])
+            parameter.copy_(array.reshape(parameter.shape))
+
+
+def thaw_optimizer(optimizer: torch.optim.Optimizer, states: dict[int, TensorState]) -> None:
+    """Give an optimizer its states, by the number of the parameter.
+
+    Raises an error, of one of several kinds, if they are not of such an optimizer.
+    """
+    require_states(states, optimizer)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def require_states(states: dict[int, TensorState], optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless these are states of each parameter of such an optimizer."""
+    names = {"step", "exp_avg", "exp_avg_sq"}
+    if isinstance(optimizer, torch.optim.Muon):
+        names = {"momentum_buffer"}
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
     for p, parameter in enumerate(parameters):
-        found = {
-            name
-            for name, tensor in known[p].items()
-            if name == "step" or tensor.shape == parameter.shape
-        }
-        if found != names:
-            raise ValueError(f"the optimizer knows {found} of parameter {p}, not {names}")
+        fitting = set()
+        for name, tensor in states[p].items():
+            if name == "step" or tensor.shape == parameter.shape:
+                fitting.add(name)
+        if fitting != names:
+            raise ValueError(f"the optimizer knows {fitting} of parameter {p}, not {names}")
 
 
-def known_of(found: dict[str, Array], prefix: str) -> dict[int, dict[str, Tensor]]:
-    """What one optimizer knew, by the number of the parameter."""
-    known: dict[int, dict[str, Tensor]] = {}
-    for path, array in found.items():
+def select_states(kept: dict[str, Array], prefix: str) -> dict[int, TensorState]:
+    """Select the states of one optimizer, by the number of the parameter."""
+    states: dict[int, TensorState] = {}
+    for path, array in kept.items():
         if path.startswith(prefix):
             p, name = path.removeprefix(prefix).split("/")
-            known.setdefault(int(p), {})[name] = torch.from_numpy(array)
-    return known
+            state = states.setdefault(int(p), {})
+            state[name] = torch.from_numpy(array)
+    return states
 
 
-def arrays(tensors: dict[str, Tensor]) -> dict[str, Array]:
-    """The numbers of tensors at this moment, as NumPy arrays."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+def copy_arrays(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Array]:
+    """Copy the numbers of tensors at this moment into NumPy arrays, a prefix before their names."""
+    copies = {}
+    for name, tensor in tensors.items():
+        array = tensor.detach().cpu().numpy()
+        copies[f"{prefix}{name}"] = array.copy()
+    return copies
 
 
 def require_muon() -> None:
@@ -199,69 +239,72 @@ def require_muon() -> None:
 
 
 def initial(config: Config, seed: int) -> Parameters:
-    """Matrices from a normal distribution of deviation 0.02, gains at 1."""
+    """Draw matrices from a normal distribution of deviation 0.02, and set gains to 1."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.ones(shape)
-        if len(shape) == 1
-        else torch.randn(shape, generator=generator) * 0.02
-        for name, shape in shapes(config).items()
-    }
+    parameters = {}
+    for name, shape in shapes(config).items():
+        if len(shape) == 1:
+            parameters[name] = torch.ones(shape)
+        else:
+            parameters[name] = torch.randn(shape, generator=generator) * 0.02
+    return parameters
 
 
 def widen(parameters: Parameters, pieces: Sequence[Sequence[int]]) -> Parameters:
-    """The parameters for a wider vocabulary: each new token begins as the mean of the tokens it is made of.
+    """Return the parameters for a wider vocabulary.
 
-    pieces: for each token of the new vocabulary the ids of the old that spell it; those of the old spell themselves.
+    Each new token begins as the mean of the tokens it is made of. pieces: for each token of the new
+    vocabulary the ids of the old that spell it; those of the old spell themselves.
     """
     embedding = parameters["embedding"]
-    return {
-        **parameters,
-        "embedding": torch.stack([embedding[list(spelling)].mean(0) for spelling in pieces]),
-    }
+    rows = [embedding[list(spelling)].mean(0) for spelling in pieces]
+    return {**parameters, "embedding": torch.stack(rows)}
 
 
 def make_optimizers(parameters: Parameters, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the embedding (decayed) and the gains (not)."""
+    """Make Muon for the matrices inside the layers, AdamW for the embedding and the gains.
+
+    The embedding is decayed, the gains are not.
+    """
     matrices = [p for name, p in parameters.items() if p.ndim == 2 and name != "embedding"]
     gains = [p for p in parameters.values() if p.ndim == 1]
     groups = [
         {"params": [parameters["embedding"]], "weight_decay": 0.1},
         {"params": gains, "weight_decay": 0.0},
     ]
-    return [
-        torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95)),
-        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.1, momentum=0.95),
-    ]
+    adam = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95))
+    muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.1, momentum=0.95)
+    return [adam, muon]
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int) -> None:
-    """Linear warm-up, then a cosine down to 2 %."""
-    falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-    share = min(1.0, (step + 1) / recipe.warm_up) * falling
-    for optimizer, full in zip(optimizers, (recipe.rate, recipe.muon_rate), strict=True):
+    """Set the rates of a step: a linear warm-up, then a cosine down to 2 %."""
+    cosine = math.cos(math.pi * step / recipe.steps)
+    falling = 0.02 + 0.98 * 0.5 * (1 + cosine)
+    warm_up = min(1.0, (step + 1) / recipe.warm_up)
+    share = warm_up * falling
+    full_rates = recipe.rate, recipe.muon_rate
+    for optimizer, full in zip(optimizers, full_rates, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = full * share
 
 
-def descend(
-    parameters: Parameters,
-    optimizers: list[torch.optim.Optimizer],
-    config: Config,
-    inputs: Tensor,
-    labels: Tensor,
-) -> float:
-    """One step down the gradient of the next-token loss, clipped to norm 1; returns the loss in nats per token."""
+def descend(training: Training, config: Config, inputs: Tensor, labels: Tensor) -> float:
+    """Take one step down the gradient of the next-token loss, clipped to norm 1.
+
+    Returns the loss in nats per token.
+    """
+    parameters = training.parameters
     *_, last = blocks(parameters, inputs, config)
-    counted = (
-        labels != IGNORED
-    )  # the vocabulary is wide: half of a step's work, saved where no label counts
-    loss = cross_entropy(logits(parameters, last.hidden[counted]), labels[counted])
-    for optimizer in optimizers:
+    # The vocabulary is wide: half of a step's work is saved where no label counts.
+    counted = labels != IGNORED
+    predicted = logits(parameters, last.hidden[counted])
+    loss = cross_entropy(predicted, labels[counted])
+    for optimizer in training.optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-    for optimizer in optimizers:
+    for optimizer in training.optimizers:
         optimizer.step()
     return loss.item()
 
@@ -269,32 +312,49 @@ def descend(
 def batch(
     ids: Ids, config: Config, recipe: Recipe, step: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Inputs and labels (rows, length), the labels one token ahead."""
+    """Draw inputs and labels (rows, length), the labels one token ahead."""
     done = step / recipe.steps
-    length = config.positions if done >= 1 - recipe.lengthen else recipe.length
-    repeated = recipe.repeated[0 if done < 0.4 else 1]
-    rows = [
-        repeated_row(length, config.vocabulary, rng)
-        if rng.random() < repeated
-        else text_row(ids, length, rng)
-        for _ in range(max(1, recipe.tokens // length))
-    ]
-    inputs, labels = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
-    return inputs, labels
+    is_long = done >= 1 - recipe.lengthen
+    length = config.positions if is_long else recipe.length
+    early_share, late_share = recipe.repeated
+    share = early_share if done < 0.4 else late_share
+    inputs = []
+    labels = []
+    for _ in range(max(1, recipe.tokens // length)):
+        if rng.random() < share:
+            row, row_labels = repeated_row(length, config.vocabulary, rng)
+        else:
+            row, row_labels = draw_text_row(ids, length, rng)
+        inputs.append(row)
+        labels.append(row_labels)
+    return stack_rows(inputs), stack_rows(labels)
 
 
-def text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
-    """BOS and a run of the corpus."""
+def stack_rows(rows: list[Ids]) -> Tensor:
+    """Stack rows of token ids into one tensor, (rows, length)."""
+    return torch.from_numpy(np.stack(rows))
+
+
+def draw_text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    """Draw a run of the corpus, begun by BOS: inputs and labels."""
     start = int(rng.integers(0, len(ids) - length))
-    row = ids[start : start + length + 1].copy()
+    stop = start + length + 1
+    row = ids[start:stop].copy()
     row[0] = BOS_ID
     return row[:-1], row[1:]
 
 
 def repeated_row(length: int, vocabulary: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
-    """BOS and a random block, repeated to the end; only from its second copy on can it be predicted."""
-    block = rng.integers(1, vocabulary, int(rng.integers(8, (length - 1) // 2 + 1)))
-    row = np.concatenate([[BOS_ID], np.tile(block, length // len(block) + 1)])[: length + 1]
+    """Draw a random block, repeated to the end and begun by BOS: inputs and labels.
+
+    It can be predicted from its second copy on only, so labels of the first are ignored.
+    """
+    longest = (length - 1) // 2
+    block_length = int(rng.integers(FEWEST_REPEATED, longest + 1))
+    block = rng.integers(1, vocabulary, block_length)
+    copies = length // len(block) + 1
+    repeated = np.tile(block, copies)
+    row = np.concatenate([[BOS_ID], repeated])[: length + 1]
     labels = row[1:].copy()
     labels[: len(block)] = IGNORED
     return row[:-1], labels

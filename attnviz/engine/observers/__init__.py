@@ -1,1 +1,1 @@
-"""What watches the attention of a running model: one file an observer, and base.py what all of them are."""
+"""The observers of a running model's attention: one file each, and base.py for all of them."""

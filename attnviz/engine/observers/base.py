@@ -1,4 +1,7 @@
-"""What an observer is, and what it is shown: the calls of attention of a running model, in their order."""
+"""The base of all observers, and what they are shown: the calls of attention of a running model.
+
+The calls of a run come in one order, the same in every run, so that a call is known by its number.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,32 +24,32 @@ class Site(NamedTuple):
     size: tuple[int, int]
     """Queries and keys when it was surveyed."""
     part: str = ""
-    """Which part of the model, or of its input, the layer belongs to, where there are several of one kind."""
+    """The part of the model, or of its input, to which the layer belongs; empty if there is one."""
     repeated: bool = False
-    """Whether the call has the queries and keys of the one before, with other values: a second call of one layer."""
+    """True if it is a second call of one layer: queries and keys as before, with other values."""
 
 
 class Seen(NamedTuple):
-    """What a survey tells of a call."""
+    """A call of attention as a survey sees it."""
 
     layer: int | None
-    """As the calling module says, if it does."""
+    """The layer as the calling module names it, if it does."""
     heads: int
     queries: int
     keys: int
     where: str
     """The name of the module that called, if it is known."""
     cross: bool
-    """Whether the keys are surely not those of the queries' own text."""
+    """True if the keys are surely not those of the queries' own text."""
     entry: int = 0
     """The number of the run of the module that called, if it is known: see ``Running``."""
     repeated: bool = False
-    """Whether its queries and keys are those of the call before: only the values are others."""
+    """True if its queries and keys are those of the call before: only the values are others."""
 
 
 @dataclass(eq=False)
 class Found:
-    """What was found at a call, on the CPU; arrays begin with (head, ...)."""
+    """The numbers that are kept of a call, on the CPU; arrays begin with (head, ...)."""
 
     visible: Tensor
     """(1 or head, query, key), or of tiles."""
@@ -55,33 +58,39 @@ class Found:
     tile: tuple[int, int] = (1, 1)
     edges: tuple[Tensor, Tensor] | None = None
     difference: float | None = None
-    """Of weights times values from the output that the model went on with, as a share of its largest."""
+    """Weights times values against the model's own output, as a share of its largest number."""
     dtype: torch.dtype = torch.float32
     """The coarsest type of what was compared."""
 
-    def pick(self, heads: tuple[int, ...]) -> "Found":
-        """Some of the heads."""
-        at = torch.tensor(heads)
-        visible = self.visible if len(self.visible) == 1 else self.visible[at]
-        summary = {name: array[at] for name, array in self.summary.items()}
-        edges = None if self.edges is None else (self.edges[0][at], self.edges[1][at])
-        weights = None if self.weights is None else self.weights[at]
+    def pick_heads(self, heads: tuple[int, ...]) -> "Found":
+        """Return the numbers of some of the heads."""
+        numbers = torch.tensor(heads)
+        visible = self.visible if len(self.visible) == 1 else self.visible[numbers]
+        weights = None if self.weights is None else self.weights[numbers]
+        summary = {name: array[numbers] for name, array in self.summary.items()}
+        edges = None
+        if self.edges is not None:
+            keys, strengths = self.edges
+            edges = keys[numbers], strengths[numbers]
         return Found(visible, weights, summary, self.tile, edges, self.difference, self.dtype)
 
 
 class Finished(BaseException):
-    """All that was wanted is there: the rest of the model need not run. No error, so no library may swallow it."""
+    """All that was wanted is there: the rest of the model need not run.
+
+    It is no error, so that no library may swallow it.
+    """
 
 
 class Source(NamedTuple):
-    """Where a call comes from."""
+    """The origin of a call, and other functions that compute its output."""
 
     layer: int | None = None
     cross: bool = False
     plain: Callable[[], Tensor] | None = None
     """The output (B, N, H, d_v) as the model would compute it; default: torch's own function."""
     reference: Callable[[Tensor], Tensor | None] | None = None
-    """The output of some queries, (B, row, H, d_v), by a function that is not ours; None if there is none."""
+    """The output of some queries, (B, row, H, d_v), by a function that is not ours, or None."""
 
 
 NOWHERE = Source()
@@ -106,17 +115,28 @@ class Observer(ABC):
     ) -> None:
         """Hear how far the weights of a call, times values, are from what the model went on with.
 
-        Nothing is done with it unless an observer keeps it. dtype: the coarsest type of what was compared.
+        Nothing is done with it unless an observer keeps it. dtype: the coarsest type of what was
+        compared.
         """
 
     def before(self, scores: Tensor) -> Tensor:
-        """Return scores (B, H, N, M) that a model is about to give to a softmax, without the edges that are cut.
+        """Return scores (B, H, N, M) without the edges that are cut, before their softmax.
 
         No edge is cut unless an observer changes the run.
         """
         return scores
 
 
-def plain_output(call: Call, source: Source) -> Tensor:
-    """The output of a call that torch's function can compute."""
-    return source.plain() if source.plain else call.sdpa().transpose(1, 2)
+def compute_plain_output(call: Call, source: Source) -> Tensor:
+    """Compute the output (B, N, H, d_v) of a call that is ``plain``, as the model would."""
+    if source.plain is None:
+        return call.run_sdpa().transpose(1, 2)
+    return source.plain()
+
+
+def choose_source(source: Source, call: Call, edited: Call) -> Source:
+    """Return the source of an edited call: other functions know nothing of the edits.
+
+    edited: the very call if nothing is changed.
+    """
+    return source if edited is call else NOWHERE

@@ -1,41 +1,86 @@
-"""The run that a capture is made of: chosen calls are looked at, and what is wanted of chosen heads is kept.
+"""The run that a capture is made of: it looks at chosen calls, and keeps numbers of chosen heads.
 
-A model is run once to survey its calls of attention and once to look at some of them. The calls of both runs come in
-one order, so that a call is known by its number alone, whatever its module is called.
+A model is run once to survey its calls of attention and once to look at some of them. The calls of
+both runs come in one order, so that a call is known by its number alone, whatever its module is
+called.
 """
 
 import operator
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attnviz.engine.agreement import agreement, check, coarsest, larger
-from attnviz.engine.blocks import Plan, Reducer, Shape, attend, replay
+from attnviz.engine.agreement import (
+    check_output,
+    compare_outputs,
+    find_coarsest_dtype,
+    larger_of,
+)
+from attnviz.engine.blocks import BlockPlan, CallShape, Reducer, attend_in_blocks, replay
 from attnviz.engine.call import Call
 from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import NOWHERE, Finished, Found, Observer, Source, plain_output
-from attnviz.engine.reducers import Matrix, Sight, Strongest, Summary
+from attnviz.engine.observers.base import (
+    Finished,
+    Found,
+    Observer,
+    Source,
+    choose_source,
+    compute_plain_output,
+)
+from attnviz.engine.reducers import EdgesReducer, Sight, SummaryReducer, WeightsReducer
 from attnviz.engine.values import (
     UNPROJECTED,
     VALUELESS,
     Watched,
-    head_lengths,
+    compute_window_scores,
+    measure_head_lengths,
+    measure_summed_lengths,
     require_projection,
-    scores,
-    summed_lengths,
 )
 from attnviz.errors import InputError, ModelError
 from attnviz.record import ATTENTION, NORM, SCORES
 from attnviz.request import Request
 
 NO_EDITS = Edits()
+VIEWS = 4  # masks of which it is remembered what they leave visible
+
+
+class ChosenReducers(NamedTuple):
+    """The reducers that a request needs; None in place of the others."""
+
+    weights: WeightsReducer | None
+    edges: EdgesReducer | None
+    summary: SummaryReducer | None
+
+    @property
+    def all(self) -> tuple[Reducer, ...]:
+        """The reducers in the order in which they see a block."""
+        return tuple(reducer for reducer in self if reducer is not None)
+
+
+class MaskView(NamedTuple):
+    """A mask as it is kept of a call; layers that share the mask share this."""
+
+    masks: tuple[Tensor, ...]
+    causal: bool
+    size: tuple[int, int]
+    """Queries and keys."""
+    visible: Tensor
+    sight: Sight
+
+    def is_of(self, call: Call, size: tuple[int, int]) -> bool:
+        """Return whether a call of a size has this very mask."""
+        if len(self.masks) != len(call.masks):
+            return False
+        has_same_masks = all(map(operator.is_, self.masks, call.masks))
+        return has_same_masks and (self.causal, self.size) == (call.causal, size)
 
 
 class Probe(Observer):
-    """Looks at chosen calls, by their numbers, and keeps what is wanted of chosen heads."""
+    """Look at chosen calls, by their numbers, and keep what a request names of chosen heads."""
 
     def __init__(
         self,
@@ -45,214 +90,273 @@ class Probe(Observer):
         *,
         stop: bool = True,
     ) -> None:
-        self.heads, self.request, self.edits = heads, request, edits
-        self.stop = (
-            stop and request.method != NORM
-        )  # what follows tells whether an output was projected once
+        self.heads = heads
+        self.request = request
+        self.edits = edits
+        # Only the rest of the run tells whether an output was projected once.
+        self.stop = stop and request.method != NORM
         self.calls = 0
         self.cut: set[int] = set()
         """The calls whose scores were seen before the softmax."""
         self.found: dict[int, Found] = {}
-        self.plans: dict[Shape, tuple[Plan, Summary]] = {}
-        self.views: list[
-            tuple[tuple[Tensor, ...], bool, tuple[int, int], tuple[Tensor, Sight]]
-        ] = []
+        self.plans: dict[CallShape, tuple[BlockPlan, SummaryReducer]] = {}
+        self.views: list[MaskView] = []
 
     def attend(self, call: Call, source: Source) -> Tensor:
-        """See ``Observer.attend``. Raises Finished."""
-        number = self.count(call.query)
-        edited = self.edits.of_call(number, call)
-        call, source = edited, source if edited is call else NOWHERE
+        """Compute the output of a call, edited, and keep what is wanted of it. Raises Finished."""
+        number = self.count_call(call.query)
+        edited = self.edits.edit_call(number, call)
+        source = choose_source(source, call, edited)
         if number not in self.heads:
-            return self.edits.of_output(number, call, self.output(call, source))
-        output, found = self.look(call, source, self.heads[number])
-        output = self.edits.of_output(number, call, output)
+            output = self.compute_output(edited, source)
+            return self.edits.edit_output(number, edited, output)
+        output, result = self.look(edited, source, self.heads[number])
+        output = self.edits.edit_output(number, edited, output)
         if self.request.method == NORM:
-            return Watched.of(output, partial(self.project, number, call, output, found))
-        self.keep(number, found)
+            project = partial(self.project, number, edited, output, result)
+            return Watched.of(output, project)
+        self.keep(number, result)
         return output
 
     def project(
-        self, number: int, call: Call, output: Tensor, found: Found, merged: Tensor, matrix: Tensor
+        self, number: int, call: Call, output: Tensor, result: Found, merged: Tensor, matrix: Tensor
     ) -> None:
-        """The weights of a call become norms once its output meets a matrix. Raises ModelError if it meets two."""
+        """Make norms of the weights of a call, once its output meets a matrix.
+
+        merged: the tensor that is multiplied with it. Raises ModelError if it meets two.
+        """
         if number in self.found:
             raise ModelError(UNPROJECTED)
-        heads, rows, columns = self.heads[number], self.request.rows, self.request.columns
+        heads = self.heads[number]
+        rows = self.request.rows
+        columns = self.request.columns
         projection = require_projection(output, merged, matrix)
         if self.request.summed:
-            found.weights = summed_lengths(call, projection, heads, rows, columns)
-            found.visible = found.visible.any(0, keepdim=True)
-        elif found.weights is not None:
-            found.weights *= head_lengths(call, projection, heads)[:, None, columns]
-        self.keep(number, found)
+            result.weights = measure_summed_lengths(call, projection, heads, rows, columns)
+            result.visible = result.visible.any(0, keepdim=True)
+        elif result.weights is not None:
+            lengths = measure_head_lengths(call, projection, heads)
+            result.weights *= lengths[:, None, columns]
+        self.keep(number, result)
 
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
-        """See ``Observer.given``. Raises Finished."""
-        number = self.count(weights)
+        """Keep what is wanted of weights that a model made itself. Raises Finished.
+
+        Raises ModelError for norms and scores, which need more than weights.
+        """
+        number = self.count_call(weights)
         if number in self.heads and self.request.method != ATTENTION:
             raise ModelError(VALUELESS)
         self.edits.require_none(number, cut=number in self.cut)
         if number in self.heads:
-            pick = torch.tensor(self.heads[number], device=weights.device)
-            visible = visible.expand(weights.shape)
-            self.keep(number, self.summarise(weights[:, pick].float(), visible[:, pick]))
+            heads = torch.tensor(self.heads[number], device=weights.device)
+            chosen_visible = visible.expand(weights.shape)[:, heads]
+            result = self.summarise(weights[:, heads].float(), chosen_visible)
+            self.keep(number, result)
         return number
 
     def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
-        """See ``Observer.measured``."""
+        """Keep the difference of a call from what the model went on with."""
         if number in self.found:
             self.found[number].difference = difference
             self.found[number].dtype = dtype
 
     def before(self, scores: Tensor) -> Tensor:
-        """See ``Observer.before``."""
+        """Return the scores of the next call without the edges that are cut."""
         self.cut.add(self.calls)
-        return self.edits.of_scores(self.calls, scores)
+        return self.edits.edit_scores(self.calls, scores)
 
-    def count(self, array: Tensor) -> int:
-        """The number of this call. Raises InputError for several texts at once."""
+    def count_call(self, array: Tensor) -> int:
+        """Return the number of this call. Raises InputError for several texts at once."""
         if array.shape[0] != 1:
             raise InputError(
-                f"the inputs hold {array.shape[0]} texts, images or parts of them that are read at once; "
-                "attention is captured of one at a time"
+                f"the inputs hold {array.shape[0]} texts, images or parts of them that are read at "
+                "once; attention is captured of one at a time"
             )
+        number = self.calls
         self.calls += 1
-        return self.calls - 1
+        return number
 
-    def keep(self, number: int, found: Found) -> None:
-        """Keep what was found; raise Finished if that was the last."""
-        self.found[number] = found
+    def keep(self, number: int, result: Found) -> None:
+        """Keep the numbers of a call. Raises Finished if that was the last."""
+        self.found[number] = result
         if self.stop and len(self.found) == len(self.heads):
             raise Finished
 
-    def output(self, call: Call, source: Source) -> Tensor:
-        """The output of a call, nothing kept."""
+    def compute_output(self, call: Call, source: Source) -> Tensor:
+        """Compute the output (B, N, H, d_v) of a call, nothing kept."""
         if call.plain:
-            return plain_output(call, source)
-        return attend(call, self.plan(call)[0], ())
+            return compute_plain_output(call, source)
+        plan, _ = self.find_plan(call)
+        return attend_in_blocks(call, plan, ())
 
     def look(self, call: Call, source: Source, heads: tuple[int, ...]) -> tuple[Tensor, Found]:
-        """The output, and what is kept. Where most heads are wanted their own blocks give the output too."""
-        everything = len(heads) * 2 > call.query.shape[1] and self.request.keep != "weights"
-        if everything:
-            output, found = self.run(call)
-            found = found if heads == tuple(range(call.query.shape[1])) else found.pick(heads)
-        else:
-            output = self.output(call, source)
-            part = call.heads(heads)
-            if self.request.rows != slice(None):
-                part = part.rows(
-                    torch.arange(call.query.shape[2], device=call.query.device)[self.request.rows]
-                )
-            again, found = self.run(part)
-            of_heads = torch.tensor(heads, device=output.device)
-            found.difference = agreement(again, output[:, self.request.rows][:, :, of_heads])
-            found.dtype = coarsest(call.query, call.value, output)
-            if self.request.method == SCORES:
-                found.weights = scores(call, heads, self.request.rows, self.request.columns)
-        if everything or not call.plain:  # the output is ours: another function should say the same
-            difference, dtype = check(call, source, output)
-            found.difference = larger(found.difference, difference)
-            found.dtype = dtype
-        return output, found
+        """Compute the output of a call, and what is kept of some heads.
 
-    def run(self, call: Call) -> tuple[Tensor, Found]:
-        """The output (B, N, H, d_v) of a call by blocks, and what is kept of all its heads."""
-        plan, summary = self.plan(call)
-        kept = self.reducers(plan, summary)
-        output = attend(call, plan, tuple(kept.values()))
-        return output, self.finish(kept, *self.view(call, plan))
+        Where most heads are wanted their own blocks give the output too.
+        """
+        are_most = len(heads) * 2 > call.query.shape[1]
+        if are_most and self.request.keep != "weights":
+            output, result = self.run_blocks(call)
+            if heads != tuple(range(call.query.shape[1])):
+                result = result.pick_heads(heads)
+            is_ours = True
+        else:
+            output = self.compute_output(call, source)
+            result = self.look_apart(call, output, heads)
+            is_ours = not call.plain
+        if is_ours:  # another function should say the same
+            difference, dtype = check_output(call, source, output)
+            result.difference = larger_of(result.difference, difference)
+            result.dtype = dtype
+        return output, result
+
+    def look_apart(self, call: Call, output: Tensor, heads: tuple[int, ...]) -> Found:
+        """Compute what is kept of some heads, in blocks of their own.
+
+        output: that of the whole call, with which the blocks are compared.
+        """
+        rows = self.request.rows
+        columns = self.request.columns
+        chosen = call.pick_heads(heads)
+        if rows != slice(None):
+            numbers = torch.arange(call.query.shape[2], device=call.query.device)
+            chosen = chosen.rows(numbers[rows])
+        again, result = self.run_blocks(chosen)
+        numbers = torch.tensor(heads, device=output.device)
+        of_rows = output[:, rows]
+        of_heads = of_rows[:, :, numbers]
+        result.difference = compare_outputs(again, of_heads)
+        result.dtype = find_coarsest_dtype(call.query, call.value, output)
+        if self.request.method == SCORES:
+            result.weights = compute_window_scores(call, heads, rows, columns)
+        return result
+
+    def run_blocks(self, call: Call) -> tuple[Tensor, Found]:
+        """Compute the output (B, N, H, d_v) of a call by blocks, and what is kept of its heads."""
+        plan, summary = self.find_plan(call)
+        reducers = self.reducers(plan, summary)
+        output = attend_in_blocks(call, plan, reducers.all)
+        view = self.find_view(call, plan)
+        return output, self.finish(reducers, view.visible, view.sight)
 
     def summarise(self, weights: Tensor, visible: Tensor) -> Found:
-        """What is kept of weights (1, H, N, M) that a model made itself."""
-        weights, visible = weights[:, :, self.request.rows], visible[:, :, self.request.rows]
-        _, h, n, m = weights.shape
-        shape = Shape(1, h, h, n, m, 1, 1, False, self.request.tiles, weights.dtype, weights.device)
-        plan, summary = self.shared(shape)
-        kept = self.reducers(plan, summary)
-        replay(weights, plan, tuple(kept.values()))
-        return self.finish(kept, self.shown(visible, plan), Sight.of(visible))
+        """Compute what is kept of weights (1, H, N, M) that a model made itself."""
+        rows = self.request.rows
+        weights = weights[:, :, rows]
+        visible = visible[:, :, rows]
+        _, heads, queries, keys = weights.shape
+        shape = CallShape(
+            batch=1,
+            heads=heads,
+            key_heads=heads,
+            queries=queries,
+            keys=keys,
+            width=1,
+            value_width=1,
+            causal=False,
+            tiles=self.request.tiles,
+            dtype=weights.dtype,
+            device=weights.device,
+        )
+        plan, summary = self.share_plan(shape)
+        reducers = self.reducers(plan, summary)
+        replay(weights, plan, reducers.all)
+        shown = self.show(visible, plan)
+        return self.finish(reducers, shown, Sight.of(visible))
 
-    def plan(self, call: Call) -> tuple[Plan, Summary]:
-        """The blocks and buffers of a call."""
-        return self.shared(Shape.of(call, self.request.tiles))
+    def find_plan(self, call: Call) -> tuple[BlockPlan, SummaryReducer]:
+        """Return the blocks and buffers of a call."""
+        return self.share_plan(CallShape.of(call, self.request.tiles))
 
-    def shared(self, shape: Shape) -> tuple[Plan, Summary]:
-        """The same for a shape, made once."""
+    def share_plan(self, shape: CallShape) -> tuple[BlockPlan, SummaryReducer]:
+        """Return the blocks and buffers of a shape, made once for all its calls."""
         if shape not in self.plans:
-            plan = Plan(shape)
-            self.plans[shape] = plan, Summary(plan, square=shape.queries == shape.keys)
+            plan = BlockPlan(shape)
+            summary = SummaryReducer(plan, square=shape.queries == shape.keys)
+            self.plans[shape] = plan, summary
         return self.plans[shape]
 
-    def reducers(self, plan: Plan, summary: Summary) -> dict[str, Any]:
-        """What sees the blocks. A window tells nothing of the statistics of the whole, nor do norms or scores."""
-        kept: dict[str, Reducer] = {}
-        if (
-            self.request.keep == "weights"
-            and self.request.method != SCORES
-            and not self.request.summed
-        ):
-            kept["weights"] = Matrix(plan, self.request.columns)
-        if self.request.keep == "edges":
-            kept["edges"] = Strongest(plan, self.request.strongest)
-        whole = not self.request.windowed and self.request.method == ATTENTION
-        return {**kept, "summary": summary} if whole else kept
+    def reducers(self, plan: BlockPlan, summary: SummaryReducer) -> ChosenReducers:
+        """Choose what sees the blocks.
 
-    def finish(self, kept: dict[str, Any], visible: Tensor, sight: Sight) -> Found:
-        """The results of the reducers, of the one text."""
-        found = Found(visible)
-        if "weights" in kept:
-            found.weights = kept["weights"].result()[0]
-        if "edges" in kept:
-            keys, weights = kept["edges"].result()
-            found.edges = keys[0], weights[0]
-        if "summary" in kept:
-            found.summary = {
-                name: array[0] for name, array in kept["summary"].result(sight).items()
-            }
-            found.tile = kept["summary"].plan.tile
-        return found
+        A window tells nothing of the statistics of the whole text, nor do norms or scores.
+        """
+        request = self.request
+        weights = edges = None
+        if request.keep == "weights" and request.method != SCORES and not request.summed:
+            weights = WeightsReducer(plan, request.columns)
+        if request.keep == "edges":
+            edges = EdgesReducer(plan, request.strongest)
+        is_whole = not request.windowed and request.method == ATTENTION
+        return ChosenReducers(weights, edges, summary if is_whole else None)
 
-    def view(self, call: Call, plan: Plan) -> tuple[Tensor, Sight]:
-        """What is visible, as it is kept, and what that leaves to choose; layers that share a mask share these."""
-        (n, m), masks = plan.shape[3:5], call.masks
-        for known, causal, shape, view in self.views:
-            same = len(known) == len(masks) and all(map(operator.is_, known, masks))
-            if same and (causal, shape) == (call.causal, (n, m)):
+    def finish(self, reducers: ChosenReducers, visible: Tensor, sight: Sight) -> Found:
+        """Collect the results of the reducers, of the one text."""
+        result = Found(visible)
+        if reducers.weights is not None:
+            result.weights = reducers.weights.result()[0]
+        if reducers.edges is not None:
+            keys, weights = reducers.edges.result()
+            result.edges = keys[0], weights[0]
+        if reducers.summary is not None:
+            results = reducers.summary.result(sight)
+            result.summary = {name: array[0] for name, array in results.items()}
+            result.tile = reducers.summary.plan.tile_size
+        return result
+
+    def find_view(self, call: Call, plan: BlockPlan) -> MaskView:
+        """Return what is visible in a call, as it is kept, and what that leaves to choose."""
+        size = plan.shape.queries, plan.shape.keys
+        for view in self.views:
+            if view.is_of(call, size):
                 return view
         if call.causal:
-            sight = Sight.causal(n, m, call.query.device)
-            view = (
-                (self.causal(n, m) if self.request.keep == "weights" else causal_tiles(plan)),
-                sight,
-            )
+            visible = self.show_causal(plan)
+            sight = Sight.causal(*size, call.query.device)
         else:
-            visible = call.visible()
-            view = self.shown(visible, plan), Sight.of(visible)
-        self.views = [*self.views[-3:], (masks, call.causal, (n, m), view)]
+            seen = call.visible()
+            visible = self.show(seen, plan)
+            sight = Sight.of(seen)
+        view = MaskView(call.masks, call.causal, size, visible, sight)
+        latest = self.views[1 - VIEWS :]
+        self.views = [*latest, view]
         return view
 
-    def causal(self, n: int, m: int) -> Tensor:
-        """What is visible to causal queries of the keys of the window: (1, N, keys)."""
-        return (torch.arange(m)[self.request.columns] <= torch.arange(n)[:, None])[None]
+    def show_causal(self, plan: BlockPlan) -> Tensor:
+        """Return what is visible to causal queries, as it is kept: the window, or tiles."""
+        if self.request.keep != "weights":
+            return pool_causal_mask(plan)
+        queries = torch.arange(plan.shape.queries)
+        keys = torch.arange(plan.shape.keys)[self.request.columns]
+        return (keys <= queries[:, None])[None]
 
-    def shown(self, visible: Tensor, plan: Plan) -> Tensor:
-        """What is visible, (1 or H, N or 1, M), as it is kept: the window, or tiles."""
+    def show(self, visible: Tensor, plan: BlockPlan) -> Tensor:
+        """Return what is visible, (1 or H, N or 1, M), as it is kept: the window, or tiles."""
         if self.request.keep == "weights":
             return visible[0, :, :, self.request.columns].cpu()
-        return pooled(visible, plan)[0].cpu()
+        return pool_mask(visible, plan)[0].cpu()
 
 
-def pooled(visible: Tensor, plan: Plan) -> Tensor:
-    """Which tiles hold a visible cell: (B or 1, H or 1, N or 1, M) -> (B or 1, H or 1, row or 1, column)."""
-    height, width = plan.tile
-    rows = torch.stack([part.any(2) for part in torch.split(visible, height, 2)], 2)
-    return torch.stack([part.any(3) for part in torch.split(rows, width, 3)], 3)
+def pool_mask(visible: Tensor, plan: BlockPlan) -> Tensor:
+    """Return which tiles hold a visible cell.
+
+    (B or 1, H or 1, N or 1, M) -> (B or 1, H or 1, row or 1, column).
+    """
+    height, width = plan.tile_size
+    tile_rows = [some.any(2) for some in torch.split(visible, height, 2)]
+    rows = torch.stack(tile_rows, 2)
+    tile_columns = [some.any(3) for some in torch.split(rows, width, 3)]
+    return torch.stack(tile_columns, 3)
 
 
-def causal_tiles(plan: Plan) -> Tensor:
-    """The same of one causal mask, without building it: (1, row, column)."""
-    (rows, columns), (height, width) = plan.tiles, plan.tile
-    last = (torch.arange(rows) + 1) * height - 1
-    return (torch.arange(columns) * width <= last[:, None])[None]
+def pool_causal_mask(plan: BlockPlan) -> Tensor:
+    """Return which tiles hold a cell that causal queries see, (1, row, column).
+
+    The mask itself is not built.
+    """
+    rows, columns = plan.tile_grid
+    height, width = plan.tile_size
+    last_query = (torch.arange(rows) + 1) * height - 1
+    first_key = torch.arange(columns) * width
+    return (first_key <= last_query[:, None])[None]

@@ -1,40 +1,45 @@
-"""A run that nothing is kept of but what the model says: it is only changed."""
+"""A run that is only changed: nothing is kept of it but what the model says."""
 
 from torch import Tensor
 
-from attnviz.engine.blocks import Plan, Shape, attend
+from attnviz.engine.blocks import compute_output
 from attnviz.engine.call import Call
 from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import Observer, Source, plain_output
+from attnviz.engine.observers.base import Observer, Source, choose_source, compute_plain_output
 
 
 class Changed(Observer):
-    """An observer that changes calls, and what they put out; any number of texts at once."""
+    """Change calls, and what they put out; any number of texts at once."""
 
     def __init__(self, edits: Edits) -> None:
         self.edits = edits
         self.calls = 0
         self.cut: set[int] = set()
+        """The calls whose scores were seen before the softmax."""
 
     def attend(self, call: Call, source: Source) -> Tensor:
-        """See ``Observer.attend``."""
-        number, self.calls = self.calls, self.calls + 1
-        edited = self.edits.of_call(number, call)
-        source = source if edited is call else Source()
-        output = (
-            plain_output(edited, source)
-            if call.plain
-            else attend(edited, Plan(Shape.of(call, 64)), ())
-        )
-        return self.edits.of_output(number, edited, output)
+        """Compute the output of a call without the edges that are cut, and change it."""
+        number = self.count_call()
+        edited = self.edits.edit_call(number, call)
+        if call.plain:
+            output = compute_plain_output(edited, choose_source(source, call, edited))
+        else:
+            output = compute_output(edited)
+        return self.edits.edit_output(number, edited, output)
 
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
-        """See ``Observer.given``. Raises ModelError if they were to be changed."""
-        number, self.calls = self.calls, self.calls + 1
+        """Count weights that a model made itself. Raises ModelError if they were to be changed."""
+        number = self.count_call()
         self.edits.require_none(number, cut=number in self.cut)
         return number
 
     def before(self, scores: Tensor) -> Tensor:
-        """See ``Observer.before``."""
+        """Return the scores of the next call without the edges that are cut."""
         self.cut.add(self.calls)
-        return self.edits.of_scores(self.calls, scores)
+        return self.edits.edit_scores(self.calls, scores)
+
+    def count_call(self) -> int:
+        """Return the number of this call."""
+        number = self.calls
+        self.calls += 1
+        return number

@@ -1,9 +1,10 @@
 """Gradients of a prediction by attention weights, without a graph that holds the weights.
 
-What a head puts out at query i is O_i = sum over j of A_ij v_j, so that dL/dA_ij = <dL/dO_i, v_j>: the graph of torch
-need only reach the outputs, which are linear in the length of the text (torch computes them by fused kernels that keep
-no weights). Weights are made again afterwards, a few queries at a time. What is kept is the positive part of weight
-times gradient, as in Chefer, Gur & Wolf 2021, eq. 5: how much a weight adds to the prediction.
+The output of a head at query i is O_i = sum over j of A_ij v_j, so that dL/dA_ij = <dL/dO_i, v_j>:
+the graph of torch need only reach the outputs, which are linear in the length of the text (torch
+computes them by fused kernels that keep no weights). Weights are made again afterwards, a few
+queries at a time. What is kept is the positive part of weight times gradient, as in Chefer, Gur &
+Wolf 2021, eq. 5: how much a weight adds to the prediction.
 """
 
 from collections.abc import Sequence
@@ -11,20 +12,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attnviz.engine.blocks import Plan, Shape, attend
-from attnviz.engine.call import HIDDEN, Call, spread
+from attnviz.engine.call import HIDDEN, Call, reshape_sinks
 from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import Found, Observer, Source, plain_output
-from attnviz.engine.reducers import Matrix
-from attnviz.engine.values import block_scores, blocks_of
+from attnviz.engine.observers.base import (
+    Found,
+    Observer,
+    Source,
+    choose_source,
+    compute_plain_output,
+)
+from attnviz.engine.reducers import compute_weights
+from attnviz.engine.values import compute_all_scores, split_queries
 from attnviz.errors import ModelError
 from attnviz.request import Request
 
-UNREACHED = "gradients of this model's attention cannot be told: it shows its weights, not what they are made of"
+UNREACHED = (
+    "gradients of this model's attention cannot be told: it shows its weights, "
+    "not what they are made of"
+)
 
 
 class Graded(Observer):
-    """An observer that keeps each call and its output, from which the graph of torch goes on. For one text."""
+    """Keep each call and its output, from which the graph of torch goes on. For one text."""
 
     def __init__(self, edits: Edits) -> None:
         self.edits = edits
@@ -32,74 +41,87 @@ class Graded(Observer):
         self.outputs: list[Tensor] = []
 
     def attend(self, call: Call, source: Source) -> Tensor:
-        """See ``Observer.attend``."""
+        """Keep a call, edited, and its output, which is part of a graph."""
         number = len(self.calls)
-        edited = self.edits.of_call(number, call)
-        plain = (
-            plain_output(edited, source if edited is call else Source())
-            if call.plain
-            else eager_output(edited)
-        )
-        if not plain.requires_grad:  # nothing before it is of interest: the graph begins here
-            plain = plain.detach().requires_grad_()
+        edited = self.edits.edit_call(number, call)
+        if call.plain:
+            output = compute_plain_output(edited, choose_source(source, call, edited))
+        else:
+            output = compute_eager_output(edited)
+        if not output.requires_grad:  # nothing before it is of interest: the graph begins here
+            output = output.detach().requires_grad_()
         self.calls.append(edited)
-        self.outputs.append(plain)
-        return self.edits.of_output(number, edited, plain)
+        self.outputs.append(output)
+        return self.edits.edit_output(number, edited, output)
 
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
-        """See ``Observer.given``. Raises ModelError: there is no output to go by."""
+        """Raise ModelError: weights that a model made itself have no output to go by."""
         raise ModelError(UNREACHED)
 
     def slopes(self, prediction: Tensor) -> Sequence[Tensor]:
-        """The gradient of a number by the output of each call, (1, N, H, d_v); zeros where it does not depend on it.
+        """Compute the gradient of a number by the output of each call, (1, N, H, d_v).
 
-        Raises ModelError if there was no call.
+        It is zeros where the number does not depend on the output. Raises ModelError if there was
+        no call.
         """
         if not self.outputs:
             raise ModelError(UNREACHED)
-        given = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             prediction, self.outputs, allow_unused=True, materialize_grads=True
         )
-        return [slope.detach() for slope in given]
+        return [gradient.detach() for gradient in gradients]
 
     def found(
         self, number: int, slopes: Sequence[Tensor], heads: tuple[int, ...], request: Request
     ) -> Found:
-        """The weights of some heads of a call times their gradients, 0 where these are negative."""
-        call, rows = self.calls[number].detached(), request.rows
+        """Compute the weights of some heads of a call times their gradients, 0 where negative."""
+        call = self.calls[number].detach()
+        rows = request.rows
+        weights = multiply_gradients(call, slopes[number], heads, rows, request.columns)
         visible = call.visible()[0]
-        visible = visible[:, rows] if visible.shape[1] > 1 else visible
-        weights = positive(call, slopes[number], heads, rows, request.columns)
+        if visible.shape[1] > 1:
+            visible = visible[:, rows]
         if len(visible) > 1:
             visible = visible[list(heads)]
         return Found(visible[..., request.columns].cpu(), weights)
 
 
-def positive(
+def multiply_gradients(
     call: Call, slope: Tensor, heads: tuple[int, ...], rows: slice, columns: slice
 ) -> Tensor:
-    """max(A * dL/dA, 0) of a window, (head, query, key), on the CPU. slope: dL/dO, (1, N, H, d_v)."""
-    of_heads = slope[0, rows].float()[:, list(heads)].transpose(0, 1)  # (head, query, d_v)
-    found, first = [], 0
-    for block in blocks_of(call, heads, rows):
-        plan = Plan(Shape.of(block, 64))
-        kept = Matrix(plan, columns)
-        attend(block, plan, (kept,))
+    """Compute max(A * dL/dA, 0) of a window, (head, query, key), on the CPU.
+
+    slope: dL/dO, (1, N, H, d_v).
+    """
+    slopes = slope[0, rows].float()
+    slopes_by_head = slopes[:, list(heads)].transpose(0, 1)  # (head, query, d_v)
+    blocks = []
+    first = 0
+    for block in split_queries(call, heads, rows):
+        weights = compute_weights(block, columns)[0]
         stop = first + block.query.shape[2]
         value = block.value[0, :, columns].float()  # (head, key, d_v)
-        gradient = of_heads[:, first:stop] @ value.mT  # (head, query, key)
-        found.append((kept.result()[0] * gradient.cpu()).clamp_min_(0))
+        gradient = slopes_by_head[:, first:stop] @ value.mT  # (head, query, key)
+        product = weights * gradient.cpu()
+        blocks.append(product.clamp_min_(0))
         first = stop
-    return torch.cat(found, 1)
+    return torch.cat(blocks, 1)
 
 
-def eager_output(call: Call) -> Tensor:
-    """The output (B, N, H, d_v) of a call by its formula, with a graph; its weights are all there at once."""
-    whole = call.heads(tuple(range(call.query.shape[1])))
-    scores = block_scores(whole).where(whole.visible(), HIDDEN)
-    if whole.sinks is not None:
-        sinks = spread(whole.sinks).expand(*scores.shape[:-1], 1).to(scores.dtype)
-        scores = torch.cat([scores, sinks], -1)
-    weights = scores.softmax(-1)[..., : whole.key.shape[2]]
-    output: Tensor = weights.to(call.value.dtype) @ whole.value
+def compute_eager_output(call: Call) -> Tensor:
+    """Compute the output (B, N, H, d_v) of a call by its formula, with a graph.
+
+    All its weights are there at once.
+    """
+    heads = range(call.query.shape[1])
+    every_head = call.pick_heads(tuple(heads))
+    scores = compute_all_scores(every_head).where(every_head.visible(), HIDDEN)
+    if every_head.sinks is not None:
+        sinks = reshape_sinks(every_head.sinks)
+        of_rows = sinks.expand(*scores.shape[:-1], 1).to(scores.dtype)
+        scores = torch.cat([scores, of_rows], -1)
+    keys = every_head.key.shape[2]
+    weights = scores.softmax(-1)[..., :keys]
+    weights = weights.to(call.value.dtype)
+    output: Tensor = weights @ every_head.value
     return output.transpose(1, 2)

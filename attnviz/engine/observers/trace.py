@@ -1,4 +1,4 @@
-"""One query of one head, as a running model has it: what its attention is made of, and what it puts out."""
+"""One query of one head, as a running model has it: its vectors, and its output."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.analysis.explain import Operands
-from attnviz.engine.blocks import Plan, Shape, attend
+from attnviz.engine.blocks import compute_output
 from attnviz.engine.call import Call
-from attnviz.engine.observers.base import Finished, Observer, Source, plain_output
+from attnviz.engine.observers.base import Finished, Observer, Source, compute_plain_output
 from attnviz.errors import ModelError
 from attnviz.record import Doubles
 
@@ -22,103 +22,144 @@ HIDDEN_STEPS = (
 
 
 class Followed(Observer):
-    """An observer that keeps one query of one head of one call, by its number."""
+    """Keep one query of one head of one call, by its number."""
 
     def __init__(
         self, number: int, head: int, query: int, running: Sequence[Tensor | None]
     ) -> None:
-        self.number, self.head, self.query, self.running = number, head, query, running
-        """running: see ``inputs_of_running``."""
+        self.number = number
+        self.head = head
+        self.query = query
+        self.running = running
+        """The inputs of the modules that run: see ``inputs_of_running``."""
         self.calls = 0
         self.found: Operands | None = None
 
     def attend(self, call: Call, source: Source) -> Tensor:
-        """See ``Observer.attend``. Raises Finished once the call was seen."""
-        output = (
-            plain_output(call, source) if call.plain else attend(call, Plan(Shape.of(call, 64)), ())
-        )
-        self.calls += 1
-        if self.calls - 1 == self.number:
-            self.found = self.operands(call, source, output)
+        """Compute the output of a call. Raises Finished once the call was seen that is followed."""
+        output = compute_plain_output(call, source) if call.plain else compute_output(call)
+        if self.count_call() == self.number:
+            self.found = self.read_operands(call, source, output)
             raise Finished
         return output
 
     def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
-        """See ``Observer.given``. Raises ModelError if this is the call: there is nothing but weights."""
-        self.calls += 1
-        if self.calls - 1 == self.number:
-            raise ModelError(HIDDEN_STEPS)
-        return self.calls - 1
+        """Count weights that a model made itself.
 
-    def operands(self, call: Call, source: Source, output: Tensor) -> Operands:
-        """What the head has for the query, of the one text."""
-        part = call.heads((self.head,)).rows(torch.tensor([self.query], device=call.query.device))
+        Raises ModelError if this is the call that is followed: there is nothing but weights.
+        """
+        number = self.count_call()
+        if number == self.number:
+            raise ModelError(HIDDEN_STEPS)
+        return number
+
+    def count_call(self) -> int:
+        """Return the number of this call."""
+        number = self.calls
+        self.calls += 1
+        return number
+
+    def read_operands(self, call: Call, source: Source, output: Tensor) -> Operands:
+        """Read the vectors that the head has for the query, of the one text."""
+        row = torch.tensor([self.query], device=call.query.device)
+        chosen = call.pick_heads((self.head,)).rows(row)
+        query = to_doubles(chosen.query[0, 0, 0])
+        key = to_doubles(chosen.key[0, 0])
+        value = to_doubles(chosen.value[0, 0])
+        scale = float(chosen.scale)
+        queries = call.query.shape[2]
         keys = call.key.shape[2]
-        visible = part.visible()[0, 0, 0].expand(keys).cpu().numpy()
-        added = [mask[0, 0, 0].expand(keys) for mask in part.masks if mask.dtype != torch.bool]
-        bias = sum(doubles(mask) for mask in added) if added else np.zeros(keys)
-        bias = np.where(visible, bias, 0.0)
+        row_visible = chosen.visible()[0, 0, 0]
+        visible = row_visible.expand(keys).cpu().numpy()
+        bias = np.where(visible, add_biases(chosen, keys), 0.0)
+        sink = None
+        if chosen.sinks is not None:
+            sink = float(chosen.sinks.reshape(-1)[0])
         return Operands(
-            doubles(part.query[0, 0, 0]),
-            doubles(part.key[0, 0]),
-            doubles(part.value[0, 0]),
+            query,
+            key,
+            value,
             visible,
-            float(part.scale),
+            scale,
             bias=bias if bias.any() else None,
-            softcap=part.softcap,
-            sink=None if part.sinks is None else float(part.sinks.reshape(-1)[0]),
-            hidden=self.hidden(call.query.shape[2]),
-            output=self.own(call, source, output),
+            softcap=chosen.softcap,
+            sink=sink,
+            hidden=self.read_hidden_state(queries),
+            output=self.read_output(call, source, output),
         )
 
-    def hidden(self, count: int) -> Doubles | None:
-        """The query's token as it came to the module that called, if that was given one vector a query."""
+    def read_hidden_state(self, queries: int) -> Doubles | None:
+        """Return the query's token as it came to the module that called.
+
+        Returns None unless that was given one vector a query.
+        """
         entered = self.running[-1] if self.running else None
-        if entered is None or entered.ndim != 3 or entered.shape[:2] != (1, count):
+        if entered is None or entered.ndim != 3 or entered.shape[:2] != (1, queries):
             return None
-        return doubles(entered[0, self.query])
+        return to_doubles(entered[0, self.query])
 
-    def own(self, call: Call, source: Source, output: Tensor) -> Doubles | None:
-        """The output of the head for the query by a function that is not ours; None if there is none."""
+    def read_output(self, call: Call, source: Source, output: Tensor) -> Doubles | None:
+        """Return the output of the head for the query by a function that is not ours.
+
+        Returns None if there is no such function.
+        """
         if call.plain:
-            return doubles(output[0, self.query, self.head])
-        rows = torch.tensor([self.query], device=call.query.device)
-        found = source.reference(rows) if source.reference else None
-        return None if found is None else doubles(found[0, 0, self.head])
+            return to_doubles(output[0, self.query, self.head])
+        if source.reference is None:
+            return None
+        row = torch.tensor([self.query], device=call.query.device)
+        reference = source.reference(row)
+        if reference is None:
+            return None
+        return to_doubles(reference[0, 0, self.head])
 
 
-def doubles(array: Tensor) -> Doubles:
-    """A tensor of any type and device as NumPy's float64."""
-    found: Doubles = array.detach().double().cpu().numpy()
-    return found
+def add_biases(call: Call, keys: int) -> Doubles:
+    """Add all that is added to the scores of one query of one head, (key,)."""
+    biases = np.zeros(keys)
+    for mask in call.masks:
+        if mask.dtype != torch.bool:
+            biases = biases + to_doubles(mask[0, 0, 0].expand(keys))
+    return biases
+
+
+def to_doubles(array: Tensor) -> Doubles:
+    """Return a tensor of any type and device as NumPy's float64."""
+    doubles: Doubles = array.detach().double().cpu().numpy()
+    return doubles
 
 
 @contextmanager
 def inputs_of_running(model: nn.Module) -> Iterator[Sequence[Tensor | None]]:
-    """The first tensor that each module that runs now was given, the innermost last: attention is made of that."""
+    """Know the first tensor that each module that runs now was given, the innermost last.
+
+    Attention is made of that tensor.
+    """
     running: list[Tensor | None] = []
     this_thread = get_ident()  # another one may run the model meanwhile
 
     def enter(_: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         if get_ident() == this_thread:
-            running.append(
-                next((part for part in (*args, *named.values()) if isinstance(part, Tensor)), None)
-            )
+            running.append(find_tensor((*args, *named.values())))
 
     def leave(_: nn.Module, args: tuple[Any, ...], result: Any) -> None:  # noqa: ARG001
         if get_ident() == this_thread:
             running.pop()
 
-    hooks = [
-        hook
-        for module in model.modules()
-        for hook in (
-            module.register_forward_pre_hook(enter, with_kwargs=True),
-            module.register_forward_hook(leave),
-        )
-    ]
+    hooks = []
+    for module in model.modules():
+        hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.append(module.register_forward_hook(leave))
     try:
         yield running
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def find_tensor(arguments: tuple[Any, ...]) -> Tensor | None:
+    """Return the first tensor of arguments, or None."""
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            return argument
+    return None
