@@ -98,7 +98,7 @@ def read(
     """The calls of attention, and all that can be found at all of their heads."""
     surveyed = reading.survey(inputs)
     heads = {number: tuple(range(site.heads)) for number, site in enumerate(surveyed.sites)}
-    return surveyed.sites, reading.read(surveyed, inputs, heads, Request(), edits)[0]
+    return surveyed.sites, reading.read_calls(surveyed, inputs, heads, Request(), edits)[0]
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def weights_of(model: nn.Module, inputs: dict[str, Tensor]) -> dict[int, Tensor]
     reading = Reading(model)
     surveyed = reading.survey(inputs)
     heads = {number: tuple(range(site.heads)) for number, site in enumerate(surveyed.sites)}
-    found, _ = reading.read(surveyed, inputs, heads, Request())
+    found, _ = reading.read_calls(surveyed, inputs, heads, Request())
     return {number: one.weights for number, one in found.items()}
 
 

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from transformers.utils import import_utils
 
 from attnviz.models import load
-from attnviz.models.huggingface.encoding import read_tokens
+from attnviz.models.huggingface.encoding import make_tokens
 from attnviz.record import Capture
 from attnviz.request import NOTHING, Prompt, Request
 from tests.conftest import SENTENCE, Run
@@ -790,7 +790,7 @@ def test_a_sign_for_a_space_is_not_the_next_letter(kind: str, text: str) -> None
     if kind.startswith("byte"):
         text = text.replace("\u2581", "")  # it would be three bytes, each unknown
     encoded = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
-    tokens, _ = read_tokens(tokenizer, encoded, [text])
+    tokens, _ = make_tokens(tokenizer, encoded, [text])
     letters = "".join(token.text for token in tokens if token.text.strip())
     assert letters == text.replace(" ", "")
     places = [place for token in tokens for place in range(token.start, token.end)]
@@ -810,7 +810,7 @@ def test_a_sign_before_a_special_token_is_a_space() -> None:
     )
     tokenizer.backend_tokenizer.post_processor = ending
     encoded = tokenizer("a t ", return_offsets_mapping=True, return_special_tokens_mask=True)
-    tokens, _ = read_tokens(tokenizer, encoded, ["a t "])
+    tokens, _ = make_tokens(tokenizer, encoded, ["a t "])
     assert [token.text for token in tokens] == ["", "a", " ", "t", " ", "</s>"]
 
 

@@ -144,7 +144,7 @@ def test_the_builtin_model(layer: int, head: int, query: int) -> None:
         part[f"{prefix}.value.weight"][of_head] @ found.hidden, found.value[query], atol=1e-5
     )
     if layer == 0:
-        ids = model.read(Prompt(SENTENCE), False)[0]
+        ids = model.read_prompt(Prompt(SENTENCE), False)[0]
         x = normalise(part["embedding"][ids], part["layers.0.attention_norm"])
         assert np.allclose(found.hidden, x[query], **CLOSE)
 

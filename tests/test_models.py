@@ -399,7 +399,7 @@ def test_absurd_configs_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Sizes that the weights cannot fill are refused before anything is built from them."""
-    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("the model is built"))
+    monkeypatch.setattr(loading, "load_weights", lambda *_: pytest.fail("the model is built"))
     refuse(edit(copy(minilm, tmp_path / "a"), **changes), told)
 
 

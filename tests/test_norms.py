@@ -96,7 +96,7 @@ def test_norms_equal_brute_force(name: str, tiny: Tiny, minilm: Path) -> None:
         for layer in range(len(alike))
     ]
     with torch.no_grad():
-        net(**model.encoded(PROMPT, Request(), ()).inputs)
+        net(**model.encode_prompt(PROMPT, Request(), ()).inputs)
     for hook in hooks:
         hook.remove()
     for layer in range(len(alike)):

@@ -22,7 +22,7 @@ import attnviz
 from attnviz.engine.observers.change import Changed
 from attnviz.errors import ModelError
 from attnviz.models.huggingface.attention import Reading
-from attnviz.models.maps import edits
+from attnviz.models.maps import make_edits
 from attnviz.models.untouched import measure_change
 from attnviz.record import Capture
 from attnviz.request import Edge, Intervention, Request
@@ -307,7 +307,7 @@ def test_what_changes_when_it_is_watched_is_read_untouched(name: str, config: An
     surveyed = reading.survey(inputs)
     assert not reading.observed
     heads = {0: tuple(range(surveyed.sites[0].heads))}
-    found, _ = reading.read(surveyed, inputs, heads, Request())
+    found, _ = reading.read_calls(surveyed, inputs, heads, Request())
     model.set_input_embeddings(embedding)
     plain = attnviz.capture(model=model, inputs=inputs).maps[0]
     torch.testing.assert_close(found[0].weights, torch.tensor(plain.weights[0]), **close(WIDTH))
@@ -487,7 +487,7 @@ def test_an_edge_of_a_layer_that_is_used_twice_is_cut_in_both_uses() -> None:
     sites = reading.survey(IDS).sites
     assert [site.layer for site in sites] == [0, 0, 1, 1]
     tokens = (tuple(range(12)),) * 2
-    cut = edits([Intervention(cuts=(Edge(None, None, None, 11, 3),))], sites, lambda _: tokens)
+    cut = make_edits([Intervention(cuts=(Edge(None, None, None, 11, 3),))], sites, lambda _: tokens)
     changed = reading.run(IDS, Changed(cut))[0].last_hidden_state
     mask = torch.ones(12, 12, dtype=torch.bool).tril()
     mask[11, 3] = False

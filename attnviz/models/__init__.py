@@ -1,7 +1,7 @@
-"""A prompt and a request -> Capture, by the backend that reads the model.
+"""From a prompt and a request to a capture, by the backend that reads the model.
 
-base.py says what a model has, registry.py which backend reads it. What is asked of a model, and
-what it answers, is in attnviz.request.
+base.py has the protocols of models, registry.py the table of backends. The questions to a model,
+and its answers, are in attnviz.request.
 """
 
 import warnings
@@ -31,7 +31,10 @@ _IN_REQUEST = (
 
 
 def __getattr__(name: str) -> Any:
-    """Return what stood here once and is in attnviz.request now. It goes with the next version."""
+    """Return a name of attnviz.request that was in this module once, with a warning.
+
+    It goes with the next version. Raises AttributeError for any other name.
+    """
     if name not in _IN_REQUEST:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(

@@ -1,4 +1,4 @@
-"""What every model has, and what only some models have.
+"""The protocols of models: one that every model keeps, and four that only some models keep.
 
 Every model has a name and ``capture``: the protocol ``Model``. The other protocols say what a model
 may have besides. A caller that needs one of them asks for it by type, with a function of this file,
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Where a model is to compute, and what it is loaded for."""
+    """The placement of a model, and the uses that it is loaded for."""
 
     placement: Placement
     writes: bool = False
-    """Whether ``Prompt.generate`` will ask it to continue a text."""
+    """True if ``Prompt.generate`` will ask it to continue a text."""
     predicts: bool = False
-    """Whether it will be asked for predictions, or for gradients of them."""
+    """True if it will be asked for predictions, or for gradients of them."""
 
 
 @runtime_checkable
@@ -49,7 +49,7 @@ class Model(Protocol):
     """A loaded model, whose attention can be captured."""
 
     name: str
-    """What pictures and messages call it."""
+    """The name of the model in pictures and messages."""
 
     def capture(self, prompt: Prompt, request: Request) -> Capture:
         """Run the model and keep what the request names, one map a rectangle of layers and heads.
@@ -73,9 +73,9 @@ class SupportsPredictions(Model, Protocol):
     ) -> Capture:
         """Run the model under an intervention and keep what the request names.
 
-        intervention: what the model computes otherwise from there on. Raises what ``Model.capture``
-        raises, and UsageError for an edge or a target that is not there, and for a query that would
-        be left without a key.
+        intervention: a change of tokens, edges or heads, from which on the model computes
+        otherwise. Raises what ``Model.capture`` raises, and UsageError for an edge or a target that
+        is not there, and for a query that would be left without a key.
         """
         ...
 
@@ -87,10 +87,10 @@ class SupportsPredictions(Model, Protocol):
         *,
         truncate: bool = False,
     ) -> Response:
-        """Run the model under each of several interventions, and return what it says at one place.
+        """Run the model under each of several interventions; return its outputs at one position.
 
-        The likeliest output is that under the first. The model is to be loaded with ``predicts``.
-        Raises UsageError as ``capture`` does, and for a target that is not one token.
+        The likeliest output is the one under the first of them. The model is to be loaded with
+        ``predicts``. Raises UsageError as ``capture`` does, and for a target that is not one token.
         """
         ...
 
@@ -100,7 +100,7 @@ class SupportsOperands(Model, Protocol):
     """A model that gives the vectors of which a head computes its weights and its output."""
 
     def operands(self, prompt: Prompt, request: Request) -> "Operands":
-        """Run the model, and return what one head has for one query, with its keys and values.
+        """Run the model, and return the vectors of one head for one query, its keys and its values.
 
         The head is the first that the request names. Raises what ``capture`` raises, and ModelError
         for a model that shows nothing but weights.
@@ -165,6 +165,9 @@ def require_losses(model: Model) -> SupportsLosses:
 
 
 def explain_lack(model: Model, lack: str) -> ModelError:
-    """Return the error for a model that lacks what is asked of it. lack: a verb and its object."""
+    """Return the error for a model that lacks what is asked of it.
+
+    lack: a verb and its object, which continue the name of the model.
+    """
     remaining = "its attention can still be shown, inspected, saved and compared"
     return ModelError(f"{model.name} {lack}: choose another --model; {remaining}")

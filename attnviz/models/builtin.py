@@ -1,7 +1,7 @@
 """Our own language model, from the package or from a folder that ``attnviz train`` wrote.
 
-On the CPU it runs in NumPy, so that nothing waits for torch; the same function runs on torch tensors for other devices.
-Its texts are short, so whatever is to be kept is made of its weights.
+On the CPU it runs in NumPy, so that nothing waits for torch. For other devices the same functions
+run on torch tensors. Its texts are short, so whatever is to be kept is made of all of its weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,13 @@ from attnviz.lm.tokenizer import BOS_ID
 from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
 from attnviz.models.checks import require_length, require_no_run, require_none, torch_device
 from attnviz.models.folders import Folders
-from attnviz.models.interventions import batches, changed_ids, hidden, require_edges, require_keys
+from attnviz.models.interventions import (
+    batches,
+    change_ids,
+    mask_cut_edges,
+    require_edges,
+    require_keys,
+)
 from attnviz.models.whole_weights import make_map
 from attnviz.record import (
     GRADIENT,
@@ -33,6 +39,7 @@ from attnviz.record import (
     AttentionMap,
     Capture,
     Floats,
+    Kind,
     Method,
     Token,
     Visible,
@@ -54,6 +61,13 @@ from attnviz.request import (
 )
 from attnviz.selection import require_kinds, resolve, window_notes
 
+# the sign that the tokenizer decodes the first bytes of another sign to
+BROKEN = "\ufffd"
+LIKELIEST_TOKEN = -1  # in place of the id of a token
+
+RunLayers = Callable[[int], list[Block]]
+"""Run the first so many layers on the ids of a text, and return them."""
+
 
 class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     """A language model made of our own attention layer."""
@@ -66,79 +80,102 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             self.tokenizer = Tokenizer.from_str(stored.tokenizer)
         except Exception as error:  # the library raises the bare class
             raise ModelError(f"the tokenizer in {folder} is damaged: {error}") from error
-        self.tokenizer.encode_special_tokens = True  # "<bos>" in a text is text
-        self.torch_device = None if runs_in_numpy(placement) else torch_device(placement.device)
+        # "<bos>" in a text is text
+        self.tokenizer.encode_special_tokens = True
+        self.torch_device = None
+        if not runs_in_numpy(placement):
+            self.torch_device = torch_device(placement.device)
         dtype = "float32" if placement.dtype == "auto" else placement.dtype
         self.parameters = {
-            name: self.place(array, dtype) for name, array in stored.parameters.items()
+            name: self.place_array(array, dtype) for name, array in stored.parameters.items()
         }
 
     @classmethod
     def load(cls, name: str, folders: Folders, placement: Placement) -> "Builtin":
-        """Read a model from its folders. Raises ModelError, also for an adapter or another tokenizer."""
+        """Read a model from its folders.
+
+        Raises ModelError for a damaged folder, and for an adapter or another tokenizer.
+        """
         if folders.adapter or folders.tokenizer:
             advice = "name another model with --model"
             raise ModelError(f"{name} takes no adapter and no other tokenizer: {advice}")
         return cls(name, folders.model, placement)
 
-    def place(self, array: Any, dtype: str | None = None) -> Any:
-        """An array as a NumPy array or on the torch device."""
+    @property
+    def heads_by_layer(self) -> dict[int, range]:
+        """The heads of each layer."""
+        return {layer: range(self.config.heads) for layer in range(self.config.layers)}
+
+    def place_array(self, array: Any, dtype: str | None = None) -> Any:
+        """Return an array as it is computed with: in NumPy, or as a tensor on the torch device.
+
+        dtype: the type to convert it to; None leaves its own.
+        """
         if self.torch_device is None:
             return array.astype(dtype or array.dtype, copy=False)
         import torch
 
-        placed = torch.from_numpy(array).to(self.torch_device)
-        return placed.to(getattr(torch, dtype)) if dtype else placed
+        tensor = torch.from_numpy(array).to(self.torch_device)
+        return tensor.to(getattr(torch, dtype)) if dtype else tensor
 
     def capture(
-        self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING
+        self,
+        prompt: Prompt,
+        request: Request,
+        intervention: Intervention = NOTHING,
     ) -> Capture:
-        """See ``SupportsPredictions.capture``."""
-        self.require_readable(prompt, changed=intervention != NOTHING)
+        """Run the model and keep what a request names; see ``SupportsPredictions.capture``."""
+        self.require_readable(prompt, is_changed=intervention != NOTHING)
         require_kinds(request.kinds, ("self",))
-        there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
-        rectangles = resolve(request.layers, request.heads, there)
-        ids, tokens, text, note = self.read(prompt, request.truncate)
-        last = max(max(layers) for layers, _ in rectangles)
-        read = changed_ids(ids, [intervention])
-        run = partial(self.run, read, [intervention])
-        told = None
+        rectangles = resolve(request.layers, request.heads, self.heads_by_layer)
+        ids, tokens, text, length_note = self.read_prompt(prompt, request.truncate)
+        last_layer = max(max(layers) for layers, _ in rectangles)
+        gradient_note = None
+        vectors = None
         if request.method == GRADIENT:
-            weights, told = self.gradients(ids, tokens, intervention, request.target)
+            target = request.target
+            weights, gradient_note = self.compute_gradients(ids, tokens, intervention, target)
         else:
-            weights = self.weights(run, last, request.method)
-        vectors = self.vectors(run, read, last) if request.method == NORM else None
+            changed_ids = change_ids(ids, [intervention])
+            run_layers = partial(self.run_layers, changed_ids, [intervention])
+            weights = self.compute_weights(run_layers, last_layer, request.method)
+            if request.method == NORM:
+                vectors = self.compute_vectors(run_layers, changed_ids, last_layer)
+        self.require_finite(weights)
+        visible = self.make_visible(intervention, len(ids))
+        request = request.placed((tokens, tokens))
+        maps: list[AttentionMap] = []
+        for layers, heads in rectangles:
+            cells = np.ix_(layers, heads)
+            seen = visible[cells] if intervention.cuts else visible
+            if vectors is None:
+                attention_map = make_map(layers, heads, tokens, weights[cells], seen, request)
+            else:
+                attention_map = make_norm_map(
+                    layers, heads, tokens, weights[cells], seen, vectors[cells], request
+                )
+            maps.append(attention_map)
+        notes = [note for note in (length_note, gradient_note) if note]
+        if request.windowed:
+            notes += window_notes(request.rows, request.columns, [(tokens, tokens)])
+        return Capture(self.name, text, tuple(maps), tuple(notes))
+
+    def require_finite(self, weights: Floats) -> None:
+        """Raise ModelError if the weights of attention are no numbers."""
         if not np.isfinite(weights).all():
             raise ModelError(
                 f"the weights of {self.name} are damaged: its attention is not a number"
             )
-        visible = self.visible(intervention, len(ids))
 
-        def seen(at: Any) -> Visible:
-            return visible[at] if intervention.cuts else visible
+    def require_readable(self, prompt: Prompt, *, is_changed: bool) -> None:
+        """Raise UsageError for a part of a prompt that the model cannot read.
 
-        request = request.placed((tokens, tokens))
-        maps = tuple(
-            make_map(layers, heads, tokens, weights[at], seen(at), request)
-            if vectors is None
-            else make_norms(layers, heads, tokens, weights[at], seen(at), vectors[at], request)
-            for layers, heads in rectangles
-            for at in [np.ix_(layers, heads)]
-        )
-        where = (
-            window_notes(request.rows, request.columns, [(tokens, tokens)])
-            if request.windowed
-            else ()
-        )
-        return Capture(self.name, text, maps, (*filter(None, (note, told)), *where))
-
-    def require_readable(self, prompt: Prompt, *, changed: bool) -> None:
-        """Raise UsageError for what a prompt asks that is not to be had."""
-        other = {"--pair": prompt.pair, "--target": prompt.target, "--chat": prompt.chat}
-        require_none(other, f"{self.name} reads one plain text")
-        require_none(
-            {"--generate": prompt.generate and changed}, "what is changed is a text that is there"
-        )
+        is_changed: whether an intervention changes the run.
+        """
+        other_inputs = {"--pair": prompt.pair, "--target": prompt.target, "--chat": prompt.chat}
+        require_none(other_inputs, f"{self.name} reads one plain text")
+        changed_writing = {"--generate": prompt.generate and is_changed}
+        require_none(changed_writing, "what is changed is a text that is there")
 
     def respond(
         self,
@@ -148,234 +185,322 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         *,
         truncate: bool = False,
     ) -> Response:
-        """See ``SupportsPredictions.respond``."""
-        self.require_readable(prompt, changed=True)
-        ids, tokens, _, _ = self.read(prompt, truncate)
-        place = target.query.resolve(tokens).start if target.query else len(tokens) - 1
-        asked = self.asked(target)
-        found = np.concatenate(
-            [self.predicted(ids, place, batch) for batch in batches(interventions)]
-        )
-        chosen = int(found[0].argmax()) if asked < 0 else asked
-        return Response("next", tokens, place, found, chosen, self.spelt)
+        """Return what the model predicts under interventions; see ``SupportsPredictions``."""
+        self.require_readable(prompt, is_changed=True)
+        ids, tokens, _, _ = self.read_prompt(prompt, truncate)
+        position = find_target_position(target, tokens)
+        target_id = self.find_target_id(target)
+        predictions = [
+            self.predict_logits(ids, position, batch) for batch in batches(interventions)
+        ]
+        outputs = np.concatenate(predictions)
+        if target_id < 0:
+            target_id = int(outputs[0].argmax())
+        return Response("next", tokens, position, outputs, target_id, self.spell_token)
 
-    def predicted(self, ids: Sequence[int], place: int, batch: Sequence[Intervention]) -> Floats:
-        """The logits of the token after a place under some interventions, (intervention, token)."""
+    def predict_logits(
+        self,
+        ids: Sequence[int],
+        position: int,
+        batch: Sequence[Intervention],
+    ) -> Floats:
+        """Return the logits of the token after a position, (intervention, token)."""
 
-        def make() -> list[Any]:
-            *_, last = self.run(changed_ids(ids, batch), batch)
-            return [logits(self.parameters, last.hidden[:, place])]
+        def compute_logits() -> list[Any]:
+            layers = self.run_layers(change_ids(ids, batch), batch)
+            hidden = layers[-1].hidden[:, position]
+            return [logits(self.parameters, hidden)]
 
-        found: Floats = self.stacked(make)[0]
-        return found
+        predictions: Floats = self.stack_arrays(compute_logits)[0]
+        return predictions
 
-    def asked(self, target: Target) -> int:
-        """The token that is asked about, -1 for the likeliest. Raises UsageError unless it is one."""
-        if target.token is None or isinstance(target.token, int):
-            return -1 if target.token is None else target.token
+    def find_target_id(self, target: Target) -> int:
+        """Return the id of the token that a target names, -1 for the likeliest.
+
+        Raises UsageError unless it is one token.
+        """
+        if target.token is None:
+            return LIKELIEST_TOKEN
+        if isinstance(target.token, int):
+            return target.token
         if target.token == self.tokenizer.id_to_token(BOS_ID):
             return BOS_ID
-        found = self.tokenizer.encode(spaced(target.token), add_special_tokens=False).ids
-        if len(found) != 1:
-            raise UsageError(pieces_line(target.token, [self.spelt(number) for number in found]))
-        return int(found[0])
+        encoding = self.tokenizer.encode(spaced(target.token), add_special_tokens=False)
+        if len(encoding.ids) != 1:
+            pieces = [self.spell_token(number) for number in encoding.ids]
+            raise UsageError(pieces_line(target.token, pieces))
+        return int(encoding.ids[0])
 
-    def spelt(self, number: int) -> str:
-        """What a token says; its name if that is nothing."""
+    def spell_token(self, number: int) -> str:
+        """Return the text of a token; its name if it has no text."""
         return self.tokenizer.decode([number]) or str(self.tokenizer.id_to_token(number))
 
-    def gradients(
-        self, ids: list[int], tokens: tuple[Token, ...], intervention: Intervention, target: Target
+    def compute_gradients(
+        self,
+        ids: list[int],
+        tokens: tuple[Token, ...],
+        intervention: Intervention,
+        target: Target,
     ) -> tuple[Floats, str]:
-        """Weights times gradients where positive, (layer, head, query, key), and what they are of; by torch."""
+        """Multiply weights with the gradients of a target's logit by them, where that is positive.
+
+        The products are (layer, head, query, key), and 0 where they are negative. torch computes
+        them. A note says what the gradients are of.
+        """
         from attnviz.lm.gradients import gradients
 
-        place = target.query.resolve(tokens).start if target.query else len(tokens) - 1
-        masks = self.masks([intervention], len(ids))
-        how = self.config, masks, intervention.change
-        found, chosen = gradients(
-            self.parameters, changed_ids(ids, [intervention]), place, self.asked(target), *how
+        position = find_target_position(target, tokens)
+        masks = self.make_masks([intervention], len(ids))
+        changed_ids = change_ids(ids, [intervention])
+        weighted, chosen = gradients(
+            self.parameters,
+            changed_ids,
+            position,
+            self.find_target_id(target),
+            self.config,
+            masks,
+            intervention.change,
         )
-        return found, gradient_line(
-            "the next token after", tokens[place], place, self.spelt(chosen)
-        )
+        name = self.spell_token(chosen)
+        note = gradient_line("the next token after", tokens[position], position, name)
+        return weighted, note
 
     def operands(self, prompt: Prompt, request: Request) -> Operands:
-        """See ``SupportsOperands.operands``."""
-        there = {layer: range(self.config.heads) for layer in range(self.config.layers)}
-        (layer, *_), (head, *_) = resolve(request.layers, request.heads, there)[0]
-        ids, tokens, _, _ = self.read(prompt, request.truncate)
+        """Return the vectors of one head for one query; see ``SupportsOperands.operands``."""
+        layers, heads = resolve(request.layers, request.heads, self.heads_by_layer)[0]
+        ids, tokens, _, _ = self.read_prompt(prompt, request.truncate)
         query = request.placed((tokens, tokens)).rows.start
         if self.torch_device is None:
-            return self.followed(ids, layer, head, query)
+            return self.compute_operands(ids, layers[0], heads[0], query)
         import torch
 
         with torch.inference_mode():
-            return self.followed(ids, layer, head, query)
+            return self.compute_operands(ids, layers[0], heads[0], query)
 
-    def followed(self, ids: list[int], layer: int, head: int, query: int) -> Operands:
-        """The same for token ids; its queries and keys are made anew out of what the layer reads."""
-        made: dict[int, Any] = {}
-        placed = self.place(np.array(ids))
-        steps = blocks(
-            self.parameters, placed, self.config, change=lambda at, put, _: made.setdefault(at, put)
-        )
+    def compute_operands(
+        self,
+        ids: list[int],
+        layer: int,
+        head: int,
+        query: int,
+    ) -> Operands:
+        """Return the vectors of one head for one query of a text.
+
+        The queries, keys and values are computed anew, out of what the layer reads.
+        """
+        head_outputs: dict[int, Any] = {}
+
+        def keep_outputs(number: int, outputs: Any, _: Any) -> Any:
+            return head_outputs.setdefault(number, outputs)
+
+        placed_ids = self.place_array(np.array(ids))
+        steps = blocks(self.parameters, placed_ids, self.config, change=keep_outputs)
         run = list(islice(steps, layer + 1))
-        mine = within(self.parameters, f"layers.{layer}.")
-        hidden = run[layer - 1].hidden if layer else self.parameters["embedding"][placed]
-        x = normalise(hidden, mine["attention_norm"])  # (n, dim)
-        attention = within(mine, "attention.")
+        parameters = within(self.parameters, f"layers.{layer}.")
+        hidden = run[layer - 1].hidden if layer else self.parameters["embedding"][placed_ids]
+        x = normalise(hidden, parameters["attention_norm"])  # (n, dim)
+        attention = within(parameters, "attention.")
         q, k, v = (
             split_heads(linear(attention, name, x), self.config.heads)
             for name in ("query", "key", "value")
         )
-        q, k, v = rotate(q)[head, query], rotate(k)[head], v[head]
-        query_row, keys, values, entered, output = map(
-            doubles, (q, k, v, x[query], made[layer][query, head])
-        )
+        query_row = to_doubles(rotate(q)[head, query])
+        keys = to_doubles(rotate(k)[head])
+        values = to_doubles(v[head])
         score, scale = plainly(self.config.score, keys.shape[-1])
         visible = np.arange(len(ids)) <= query
         return Operands(
-            query_row, keys, values, visible, scale, score, hidden=entered, output=output
+            query_row,
+            keys,
+            values,
+            visible,
+            scale,
+            score,
+            hidden=to_doubles(x[query]),
+            output=to_doubles(head_outputs[layer][query, head]),
         )
 
-    def read(
+    def read_prompt(
         self, prompt: Prompt, truncate: bool
     ) -> tuple[list[int], tuple[Token, ...], str, str | None]:
-        """Ids and tokens of a prompt, its text with what the model wrote after it, and a note if it was cut."""
+        """Return the ids and tokens of a prompt, its text, and a note if it was cut.
+
+        All three include what the model writes after the text. Raises InputError for a text that
+        does not fit.
+        """
         require_no_run()
         if prompt.ids is not None:
             return self.read_ids(list(prompt.ids))
-        encoding, positions = self.tokenizer.encode(prompt.text), self.config.positions
-        note = require_length(
-            len(encoding.ids), positions, truncate, self.name, writes=prompt.generate
-        )
+        encoding = self.tokenizer.encode(prompt.text)
+        positions = self.config.positions
+        length = len(encoding.ids)
+        note = require_length(length, positions, truncate, self.name, writes=prompt.generate)
         if note:
             encoding.truncate(positions - prompt.generate)
-        ids, tokens, text = list(encoding.ids), read_tokens(encoding, prompt.text), prompt.text
-        for _ in range(prompt.generate):
-            ids.append(self.next_token(ids))
-            piece = self.tokenizer.decode(
-                ids[len(tokens) :]
-            )  # what is new since the last whole sign
-            if piece.endswith("\ufffd") and len(ids) - len(encoding.ids) < prompt.generate:
+        ids = list(encoding.ids)
+        tokens = read_tokens(encoding, prompt.text)
+        text = prompt.text
+        for count in range(1, prompt.generate + 1):
+            ids.append(self.predict_token(ids))
+            new_ids = ids[len(tokens) :]  # since the last whole sign
+            piece = self.tokenizer.decode(new_ids)
+            if piece.endswith(BROKEN) and count < prompt.generate:
                 continue
             span = len(text), len(text) + len(piece)
             text += piece
-            tokens += tuple(
-                Token.of("", number, span, False, text) for number in ids[len(tokens) :]
-            )
+            tokens += tuple(Token.of("", number, span, False, text) for number in new_ids)
         return ids, tokens, text, note
 
     def read_ids(self, ids: list[int]) -> tuple[list[int], tuple[Token, ...], str, None]:
-        """The same for token ids. Raises InputError for too many."""
-        require_length(
-            len(ids), self.config.positions, False, self.name, what="the sequence of ids"
-        )
-        tokens, text = list[Token](), ""
+        """Return token ids with their tokens, the text that they spell, and no note.
+
+        Raises InputError for more ids than the model reads.
+        """
+        positions = self.config.positions
+        require_length(len(ids), positions, False, self.name, what="the sequence of ids")
+        tokens: list[Token] = []
+        text = ""
         for number in ids:
-            piece, start = self.tokenizer.decode([number]), len(text)
-            text += piece
+            start = len(text)
+            text += self.tokenizer.decode([number])
             name = str(self.tokenizer.id_to_token(number))
-            tokens.append(Token.of(name, number, (start, len(text)), number == BOS_ID, text))
+            token = Token.of(name, number, (start, len(text)), number == BOS_ID, text)
+            tokens.append(token)
         return ids, tuple(tokens), text, None
 
-    def next_token(self, ids: list[int]) -> int:
-        """The likeliest next token."""
-        return int(self.predicted(ids, -1, [NOTHING])[0].argmax())
+    def predict_token(self, ids: list[int]) -> int:
+        """Return the likeliest next token."""
+        predictions = self.predict_logits(ids, -1, [NOTHING])
+        return int(predictions[0].argmax())
 
-    def run(
-        self, ids: Ids, batch: Sequence[Intervention], layers: int | None = None
+    def run_layers(
+        self,
+        ids: Ids,
+        batch: Sequence[Intervention],
+        count: int | None = None,
     ) -> list[Block]:
-        """The first so many layers, or all, on ids (intervention, token); those after them are not computed."""
-        masks = self.masks(batch, ids.shape[1])
-        return list(
-            islice(
-                blocks(self.parameters, self.place(ids), self.config, masks, batch[0].change),
-                layers,
-            )
-        )
+        """Run the first so many layers, or all, on ids (intervention, token).
+
+        Layers after them are not computed. The interventions have the same change of heads.
+        """
+        masks = self.make_masks(batch, ids.shape[1])
+        placed_ids = self.place_array(ids)
+        steps = blocks(self.parameters, placed_ids, self.config, masks, batch[0].change)
+        return list(islice(steps, count))
 
     def read_vocabulary(self) -> Vocabulary:
-        """See ``SupportsSequences.read_vocabulary``."""
-        return Vocabulary(
-            tuple(range(BOS_ID + 1, self.config.vocabulary)), (BOS_ID,), (), self.config.positions
-        )
+        """Return what sequences of token ids are made of; see ``SupportsSequences``."""
+        plain = tuple(range(BOS_ID + 1, self.config.vocabulary))
+        return Vocabulary(plain, (BOS_ID,), (), self.config.positions)
 
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
-        """See ``SupportsLosses.losses``."""
-        found: Floats
+        """Measure the loss of each next token, in nats; see ``SupportsLosses.losses``."""
+        measured: Floats
         require_no_run()
         if self.torch_device is None:
-            found = losses(self.parameters, ids, self.config, change)
+            measured = losses(self.parameters, ids, self.config, change)
         else:
             import torch
 
             with torch.inference_mode():
-                found = losses(self.parameters, self.place(ids), self.config, change).cpu().numpy()
-        return found.astype(np.float32)
+                tensor = losses(self.parameters, self.place_array(ids), self.config, change)
+                measured = tensor.cpu().numpy()
+        return measured.astype(np.float32)
 
-    def masks(self, batch: Sequence[Intervention], length: int) -> dict[int, Any]:
-        """Of each layer of which edges are cut, (intervention, head or 1, query, key), False there.
+    def make_masks(self, batch: Sequence[Intervention], length: int) -> dict[int, Any]:
+        """Return a mask of each layer whose edges are cut, (intervention, head or 1, query, key).
 
-        Raises UsageError for edges that are not there, or that leave a query without a key.
+        It is False where an edge is cut. Raises UsageError for edges that are not there, or that
+        leave a query without a key.
         """
         size = self.config.heads, length, length
-        require_edges(batch, {("self", layer): size for layer in range(self.config.layers)})
-        found: dict[int, Any] = {}
+        sizes: dict[tuple[Kind, int], tuple[int, int, int]] = {}
         for layer in range(self.config.layers):
-            cut = hidden(batch, "self", layer, size)
-            if cut is not None:
-                require_keys(np.tri(length, dtype=bool), cut)
-                found[layer] = self.place(~cut)
-        return found
+            sizes["self", layer] = size
+        require_edges(batch, sizes)
+        masks: dict[int, Any] = {}
+        for layer in range(self.config.layers):
+            cut = mask_cut_edges(batch, "self", layer, size)
+            if cut is None:
+                continue
+            require_keys(np.tri(length, dtype=bool), cut)
+            masks[layer] = self.place_array(~cut)
+        return masks
 
-    def visible(self, intervention: Intervention, length: int) -> Visible:
-        """What queries see, (layer, head, query, key); (1, 1, query, key) where no edges are cut."""
-        causal = np.tri(length, dtype=bool)[None, None]
+    def make_visible(self, intervention: Intervention, length: int) -> Visible:
+        """Return which keys queries see, (layer, head, query, key).
+
+        It is (1, 1, query, key) where no edges are cut.
+        """
+        causal = np.tri(length, dtype=bool)
         if not intervention.cuts:
-            return causal
+            return causal[None, None]
         size = self.config.heads, length, length
-        cuts = [hidden([intervention], "self", layer, size) for layer in range(self.config.layers)]
-        return np.stack(
-            [
-                np.broadcast_to(causal[0] if cut is None else causal[0] & ~cut[0], size)
-                for cut in cuts
-            ]
-        )
+        layers = []
+        for layer in range(self.config.layers):
+            cut = mask_cut_edges([intervention], "self", layer, size)
+            visible = causal if cut is None else causal & ~cut[0]
+            layers.append(np.broadcast_to(visible, size))
+        return np.stack(layers)
 
-    def weights(self, run: Callable[[int], list[Block]], last: int, method: Method) -> Floats:
-        """Weights (layer, head, query, key) of the layers up to ``last``, or their scores, 0 where masked."""
+    def compute_weights(
+        self,
+        run_layers: RunLayers,
+        last_layer: int,
+        method: Method,
+    ) -> Floats:
+        """Return the weights (layer, head, query, key) of the layers up to the last one asked for.
+
+        For the method of scores they are the scores, 0 where masked.
+        """
+
+        def compute_layer_weights() -> list[Any]:
+            return [block.attended.weights[0] for block in run_layers(last_layer + 1)]
+
+        def compute_layer_scores() -> list[Any]:
+            return [block.attended.scores[0] for block in run_layers(last_layer + 1)]
+
         if method != SCORES:
-            return self.stacked(lambda: [block.attended.weights[0] for block in run(last + 1)])
-        scores = self.stacked(lambda: [block.attended.scores[0] for block in run(last + 1)])
+            return self.stack_arrays(compute_layer_weights)
+        scores = self.stack_arrays(compute_layer_scores)
         return np.where(np.isneginf(scores), np.float32(0), scores)
 
-    def vectors(self, run: Callable[[int], list[Block]], ids: Ids, last: int) -> Floats:
-        """What the heads of the layers up to ``last`` move of each token, (layer, head, key, dim)."""
+    def compute_vectors(
+        self,
+        run_layers: RunLayers,
+        ids: Ids,
+        last_layer: int,
+    ) -> Floats:
+        """Return what heads move of each token, (layer, head, key, dim), up to the last layer."""
 
-        def make() -> list[Any]:
-            before = [self.parameters["embedding"][self.place(ids[0])]]
-            before += [block.hidden[0] for block in run(last)]
+        def compute_layer_vectors() -> list[Any]:
+            embeddings = self.parameters["embedding"][self.place_array(ids[0])]
+            layer_inputs = [embeddings]
+            layer_inputs += [block.hidden[0] for block in run_layers(last_layer)]
             return [
-                head_vectors(self.parameters, part, layer, self.config.heads)
-                for layer, part in enumerate(before)
+                head_vectors(self.parameters, hidden, layer, self.config.heads)
+                for layer, hidden in enumerate(layer_inputs)
             ]
 
-        return self.stacked(make)
+        return self.stack_arrays(compute_layer_vectors)
 
-    def stacked(self, make: Callable[[], list[Any]]) -> Floats:
-        """Arrays of the layers as one, in NumPy."""
+    def stack_arrays(self, compute: Callable[[], list[Any]]) -> Floats:
+        """Compute an array of each layer, and return them as one array of NumPy."""
         if self.torch_device is None:
-            return np.stack(make(), dtype=np.float32)
+            return np.stack(compute(), dtype=np.float32)
         import torch
 
         with torch.inference_mode():
-            kept: Floats = torch.stack(make()).float().cpu().numpy()
-        return kept
+            stacked: Floats = torch.stack(compute()).float().cpu().numpy()
+        return stacked
 
 
-def make_norms(
+def find_target_position(target: Target, tokens: Sequence[Token]) -> int:
+    """Return the position of the token after which a target is predicted: the last by default."""
+    return target.query.resolve(tokens).start if target.query else len(tokens) - 1
+
+
+def make_norm_map(
     layers: tuple[int, ...],
     heads: tuple[int, ...],
     tokens: tuple[Token, ...],
@@ -384,34 +509,48 @@ def make_norms(
     vectors: Floats,
     request: Request,
 ) -> AttentionMap:
-    """What is kept of weights (layer, head, query, key) and of what they move, (layer, head, key, dim)."""
+    """Make the map of the norms that heads move, each alone, or summed over them.
+
+    weights: (layer, head, query, key). vectors: what heads move of each token, (layer, head, key,
+    dim).
+    """
     if not request.summed:
-        return make_map(
-            layers, heads, tokens, weights * lengths(vectors)[:, :, None], visible, request
-        )
-    norms = np.stack([summed(*pair) for pair in zip(weights, map(products, vectors), strict=True)])
-    seen = np.asarray(visible.any(1, keepdims=True))
-    return make_map(layers, ("sum",), tokens, norms[:, None].astype(np.float32), seen, request)
+        norms = weights * lengths(vectors)[:, :, None]
+        return make_map(layers, heads, tokens, norms, visible, request)
+    layer_norms = []
+    for layer_weights, layer_vectors in zip(weights, vectors, strict=True):
+        layer_norm = summed(layer_weights, products(layer_vectors))
+        layer_norms.append(layer_norm)
+    norms = np.stack(layer_norms)[:, None].astype(np.float32)
+    seen_by_any = np.asarray(visible.any(1, keepdims=True))
+    return make_map(layers, ("sum",), tokens, norms, seen_by_any, request)
 
 
-def doubles(array: Any) -> Any:
-    """An array of NumPy, or a tensor of any type and device, as NumPy's float64."""
-    return (
-        array.astype(np.float64) if isinstance(array, np.ndarray) else array.double().cpu().numpy()
-    )
+def to_doubles(array: Any) -> Any:
+    """Return an array of NumPy, or a tensor of any type and device, as NumPy's float64."""
+    if isinstance(array, np.ndarray):
+        return array.astype(np.float64)
+    return array.double().cpu().numpy()
 
 
 def runs_in_numpy(placement: Placement) -> bool:
-    """Whether NumPy does: it has no bfloat16, and nothing is gained in its float16."""
-    return placement.device in ("auto", "cpu") and placement.dtype in ("auto", "float32", "float64")
+    """Return True if a placement is computed in NumPy.
+
+    NumPy has no bfloat16, and nothing is gained in its float16.
+    """
+    on_cpu = placement.device in ("auto", "cpu")
+    return on_cpu and placement.dtype in ("auto", "float32", "float64")
 
 
 def read_tokens(encoding: Encoding, text: str) -> tuple[Token, ...]:
-    """The tokens of an encoding: slices of the text, special tokens by name."""
+    """Return the tokens of an encoding: slices of the text, and special tokens by name."""
     columns = (
         encoding.tokens,
         encoding.ids,
         encoding.offsets,
-        map(bool, encoding.special_tokens_mask),
+        encoding.special_tokens_mask,
     )
-    return tuple(Token.of(*column, text) for column in zip(*columns, strict=True))
+    return tuple(
+        Token.of(name, number, span, bool(mark), text)
+        for name, number, span, mark in zip(*columns, strict=True)
+    )

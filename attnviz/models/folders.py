@@ -1,4 +1,4 @@
-"""The folders that a model is made of: its own, its tokenizer's, and that of an adapter of its weights."""
+"""The folders that a model is made of: its own, its tokenizer's, and that of an adapter."""
 
 import json
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from attnviz.request import Companions
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LARGEST_CONFIG = 1 << 20  # bytes; real ones are a few thousand
 TOKENIZERS = "tokenizer.json", "tokenizer_config.json"
+# the end of the name of a part in modules.json
+TRANSFORMER = ".Transformer"
 
 Locate = Callable[[str, str | None], Path]
 """Return the local folder of a model, by its name and revision."""
@@ -28,28 +30,32 @@ class Folders(NamedTuple):
 
 
 def gather_folders(
-    name: str, revision: str | None, companions: Companions, locate: Locate
+    name: str,
+    revision: str | None,
+    companions: Companions,
+    locate: Locate,
 ) -> Folders:
-    """Find the folders of a model by its name; that of an adapter stands for its base model with the adapter.
+    """Find the folders of a model by its name.
 
-    Raises ModelError.
+    The folder of an adapter stands for its base model with the adapter. Raises ModelError.
     """
-    adapter = None if companions.adapter is None else locate(companions.adapter, None)
-    tokenizer = (
-        None
-        if companions.tokenizer is None
-        else transformer_folder(locate(companions.tokenizer, None))
-    )
-    is_default = name == BUILTIN  # what --model says when nobody says anything
-    model = (
-        adapter
-        if adapter is not None and is_default
-        else transformer_folder(locate(name, revision))
-    )
+    adapter = None
+    if companions.adapter is not None:
+        adapter = locate(companions.adapter, None)
+    tokenizer = None
+    if companions.tokenizer is not None:
+        tokenizer = find_transformer_folder(locate(companions.tokenizer, None))
+    # the value of --model when nobody names a model
+    is_default = name == BUILTIN
+    if adapter is not None and is_default:
+        model = adapter
+    else:
+        model = find_transformer_folder(locate(name, revision))
     if adapter != model and holds_adapter(model):
         if adapter is not None:
             raise ModelError(
-                f"{model} holds an adapter of its own: leave --adapter out, or name its base with --model"
+                f"{model} holds an adapter of its own: "
+                "leave --adapter out, or name its base with --model"
             )
         adapter = model
     if adapter is not None:
@@ -62,18 +68,18 @@ def gather_folders(
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Tell whether a folder holds a PEFT adapter, alone or beside the weights of its base model."""
+    """Return True if a folder holds a PEFT adapter, alone or beside its base model's weights."""
     return (folder / ADAPTER_CONFIG).exists()
 
 
 def holds_weights(folder: Path) -> bool:
-    """Tell whether a folder holds a model's own weights, and not only those of an adapter."""
+    """Return True if a folder holds a model's own weights, and not only those of an adapter."""
     own = [file for file in folder.glob("*.safetensors") if file.name != ADAPTER_WEIGHTS]
     return bool(own) and (folder / "config.json").exists()
 
 
 def holds_tokenizer(folder: Path) -> bool:
-    """Tell whether a folder holds a tokenizer."""
+    """Return True if a folder holds a tokenizer."""
     return any((folder / name).exists() for name in TOKENIZERS)
 
 
@@ -89,7 +95,7 @@ def require_adapter(folder: Path) -> None:
         )
 
 
-def read_config(path: Path) -> Any:
+def read_json_config(path: Path) -> Any:
     """Read a small file of JSON. Raises ModelError."""
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
@@ -101,46 +107,43 @@ def read_config(path: Path) -> Any:
         raise ModelError(f"{path} is not JSON: {error}") from error
 
 
-def transformer_folder(folder: Path) -> Path:
-    """Find where a folder keeps its transformer: sentence-transformers lists its parts, each in a folder inside.
+def find_transformer_folder(folder: Path) -> Path:
+    """Find the folder in which a folder keeps its transformer: itself, or one inside.
 
-    Raises ModelError for a list that cannot be read, or that names a folder elsewhere.
+    The library sentence-transformers lists the parts of a model, each in a folder inside. Raises
+    ModelError for a list that cannot be read, or that names a folder elsewhere.
     """
     path = folder / "modules.json"
     if not path.exists():
         return folder
-    modules = read_config(path)
-    for module in modules if isinstance(modules, list) else []:
+    modules = read_json_config(path)
+    if not isinstance(modules, list):
+        return folder
+    for module in modules:
         entry = module if isinstance(module, dict) else {}
-        kind, inside = entry.get("type"), entry.get("path")
-        if (
-            isinstance(kind, str)
-            and kind.endswith(".Transformer")
-            and isinstance(inside, str)
-            and inside
-        ):
+        kind = entry.get("type")
+        inside = entry.get("path")
+        is_transformer = isinstance(kind, str) and kind.endswith(TRANSFORMER)
+        if is_transformer and isinstance(inside, str) and inside:
             return require_inside(folder, inside)
     return folder
 
 
 def require_inside(folder: Path, inside: str) -> Path:
-    """Return a folder inside another by its path there. Raises ModelError if the path leads out of it."""
+    """Return a folder inside another by its path there. Raises ModelError if it is not inside."""
+    list_path = folder / "modules.json"
     target = folder / inside
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise ModelError(
-            f"{folder / 'modules.json'} names the folder {inside!r}, which is outside of {folder}"
-        )
+        raise ModelError(f"{list_path} names the folder {inside!r}, which is outside of {folder}")
     if not target.is_dir():
-        raise ModelError(
-            f"{folder / 'modules.json'} names the folder {inside!r}, which is not there"
-        )
+        raise ModelError(f"{list_path} names the folder {inside!r}, which is not there")
     return target
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Read what an adapter says of itself. Raises ModelError if that cannot be read."""
+    """Read the config of an adapter. Raises ModelError if it cannot be read."""
     path = folder / ADAPTER_CONFIG
-    config = read_config(path)
+    config = read_json_config(path)
     if not isinstance(config, dict):
         raise ModelError(f"{path} is no config of an adapter")
     return config
@@ -149,7 +152,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 def locate_base(adapter: Path, locate: Locate) -> Path:
     """Find the folder of the model that an adapter says it was made for. Raises ModelError."""
     config = read_adapter_config(adapter)
-    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    base = config.get("base_model_name_or_path")
+    revision = config.get("revision")
     advice = f"give its base model: --model BASE --adapter {adapter}"
     if not isinstance(base, str) or not base:
         raise ModelError(f"{adapter} is an adapter that does not name its base model; {advice}")
@@ -157,7 +161,7 @@ def locate_base(adapter: Path, locate: Locate) -> Path:
         folder = locate(base, revision if isinstance(revision, str) else None)
     except ModelError as error:
         raise ModelError(f"{adapter} is an adapter of {base!r}: {error}; or {advice}") from error
-    folder = transformer_folder(folder)
+    folder = find_transformer_folder(folder)
     if not folder.is_dir():
         raise ModelError(f"{adapter} is an adapter of {base!r}, which is not there; {advice}")
     if holds_adapter(folder):

@@ -1,4 +1,4 @@
-"""What interventions mean for the arrays that a model reads: which ids, and which edges are hidden. NumPy."""
+"""What interventions change in the arrays that a model reads: its ids, and its edges. In NumPy."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -18,67 +18,104 @@ NO_KEY = "cutting these edges leaves query {} without a key: cut fewer, or other
 def batches(
     interventions: Sequence[Intervention], most: int = ABREAST
 ) -> Iterator[Sequence[Intervention]]:
-    """Interventions that can be run at once: neighbours with the same change of heads."""
-    for _, run in groupby(interventions, key=lambda one: (id(one.change), one.kind)):
-        members = list(run)
-        yield from (members[first : first + most] for first in range(0, len(members), most))
+    """Yield batches of interventions that can be run at once, in their order.
 
-
-def changed_ids(ids: Sequence[int], batch: Sequence[Intervention]) -> Ids:
-    """What is read under each intervention: (intervention, token)."""
-    found = np.tile(np.array(ids), (len(batch), 1))
-    for row, intervention in zip(found, batch, strict=True):
-        for place, number in intervention.tokens:
-            row[place] = number
-    return found
-
-
-def hidden(
-    batch: Sequence[Intervention], kind: Kind, layer: int, size: tuple[int, int, int]
-) -> Visible | None:
-    """Which edges of a layer of (heads, queries, keys) are cut: (intervention, head or 1, query, key); None if none is.
-
-    The heads have one matrix together where all lose the same.
+    They are neighbours with the same change of heads. most: how many a batch has at most.
     """
-    cuts = [[edge for edge in one.cuts if of_layer(edge, kind, layer)] for one in batch]
+    for _, run in groupby(interventions, key=identify_change):
+        members = list(run)
+        for first in range(0, len(members), most):
+            yield members[first : first + most]
+
+
+def identify_change(intervention: Intervention) -> tuple[int, Kind | None]:
+    """Return a key that is the same for interventions with the same change of heads."""
+    return id(intervention.change), intervention.kind
+
+
+def change_ids(ids: Sequence[int], batch: Sequence[Intervention]) -> Ids:
+    """Return the ids that are read under each intervention, (intervention, token)."""
+    changed = np.tile(np.array(ids), (len(batch), 1))
+    for row, intervention in zip(changed, batch, strict=True):
+        for position, number in intervention.tokens:
+            row[position] = number
+    return changed
+
+
+def mask_cut_edges(
+    batch: Sequence[Intervention],
+    kind: Kind,
+    layer: int,
+    size: tuple[int, int, int],
+) -> Visible | None:
+    """Return a mask of the edges of a layer that interventions cut, True where an edge is cut.
+
+    It is (intervention, head or 1, query, key), with one matrix for all heads where all lose the
+    same edges; None if no edge is cut. size: the heads, queries and keys of the layer.
+    """
+    cuts = [
+        [edge for edge in intervention.cuts if is_in_layer(edge, kind, layer)]
+        for intervention in batch
+    ]
     if not any(cuts):
         return None
     heads, queries, keys = size
-    alike = all(edge.head is None for edges in cuts for edge in edges)
-    found = np.zeros((len(batch), 1 if alike else heads, queries, keys), dtype=bool)
-    for mask, edges in zip(found, cuts, strict=True):
+    if all(edge.head is None for edges in cuts for edge in edges):
+        heads = 1
+    masks = np.zeros((len(batch), heads, queries, keys), dtype=bool)
+    for mask, edges in zip(masks, cuts, strict=True):
         for edge in edges:
-            mask[:] |= cells(edge, mask.shape, across=kind == "cross")
-    return found
+            mask[:] |= mask_edge(edge, mask.shape, across=kind == "cross")
+    return masks
 
 
-def cells(edge: Edge, size: tuple[int, ...], *, across: bool) -> Visible:
-    """The edges of (head, query, key) that one names. ``across``: queries and keys are of two texts."""
-    found = np.zeros(size, dtype=bool)
-    found[tuple(slice(None) if at is None else at for at in (edge.head, edge.query, edge.key))] = (
-        True
+def mask_edge(edge: Edge, size: tuple[int, ...], *, across: bool) -> Visible:
+    """Return a mask (head, query, key) that is True at the edges that one ``Edge`` names.
+
+    across: True if queries and keys are of two texts. Else an edge that names all keys of a query,
+    or all queries of a key, spares the edge of a token to itself.
+    """
+    mask = np.zeros(size, dtype=bool)
+    head, query, key = (
+        slice(None) if index is None else index for index in (edge.head, edge.query, edge.key)
     )
-    if not across and (edge.query is None or edge.key is None):
-        found &= np.arange(size[1])[:, None] != np.arange(size[2])
-    return found
+    mask[head, query, key] = True
+    names_several = edge.query is None or edge.key is None
+    if names_several and not across:
+        _, queries, keys = size
+        mask &= np.arange(queries)[:, None] != np.arange(keys)
+    return mask
 
 
-def of_layer(edge: Edge, kind: Kind, layer: int) -> bool:
-    """Whether an edge is of a kind of map, and of a layer of it."""
+def is_in_layer(edge: Edge, kind: Kind, layer: int) -> bool:
+    """Return True if an edge is of a kind of map, and of a layer of it."""
     return edge.kind in (None, kind) and edge.layer in (None, layer)
 
 
 def require_edges(
-    batch: Sequence[Intervention], there: Mapping[tuple[Kind, int], tuple[int, int, int]]
+    batch: Sequence[Intervention], sizes: Mapping[tuple[Kind, int], tuple[int, int, int]]
 ) -> None:
-    """Raise UsageError unless each edge is in one of the layers, of (heads, queries, keys), at least."""
-    for cut in dict.fromkeys(cut for one in batch for cut in one.cuts):
-        sizes = [size for (kind, layer), size in there.items() if of_layer(cut, kind, layer)]
-        require_edge(cut, *max(sizes, default=(0, 0, 0)))
+    """Raise UsageError unless each edge that is cut is in one of the layers, at least.
+
+    sizes: the heads, queries and keys of each layer, by kind and layer.
+    """
+    cuts = dict.fromkeys(cut for intervention in batch for cut in intervention.cuts)
+    for cut in cuts:
+        sizes_of_cut = [
+            size for (kind, layer), size in sizes.items() if is_in_layer(cut, kind, layer)
+        ]
+        heads, queries, keys = max(sizes_of_cut, default=(0, 0, 0))
+        require_edge(cut, heads, queries, keys)
 
 
 def require_keys(visible: Visible, cut: Visible) -> None:
-    """Raise UsageError if edges that are cut leave a query without a key: (..., query, key)."""
-    emptied = np.asarray((visible & cut).any(-1) & ~(visible & ~cut).any(-1))
+    """Raise UsageError if edges that are cut leave a query without a key.
+
+    visible, cut: (..., query, key).
+    """
+    loses_a_key = (visible & cut).any(-1)
+    keeps_a_key = (visible & ~cut).any(-1)
+    emptied = np.asarray(loses_a_key & ~keeps_a_key)
     if emptied.any():
-        raise UsageError(NO_KEY.format(int(np.argwhere(emptied)[0][-1])))
+        first = np.argwhere(emptied)[0]
+        raise UsageError(NO_KEY.format(int(first[-1])))

@@ -1,4 +1,4 @@
-"""Calls of a model that were looked at -> attention maps with their tokens."""
+"""From the calls of a model, as an observer saw them, to attention maps with their tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -13,16 +13,17 @@ from attnviz.engine.observers.base import Found, Seen, Site
 from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
 from attnviz.models.checks import require_memory
-from attnviz.models.interventions import hidden, require_edges, require_keys
+from attnviz.models.interventions import mask_cut_edges, require_edges, require_keys
 from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token, Visible
 from attnviz.request import Intervention, Request
 from attnviz.selection import Sides, require_kinds, require_sides, resolve, window_notes
 
 ACCURATE = 1e-3  # relative difference that is worth a warning
-ROUNDINGS = 2  # of the type that was computed in, that explain a larger one
+# the roundings, of the type that was computed in, that explain a larger difference
+ROUNDINGS = 2
 
 
-class Choice(NamedTuple):
+class MapChoice(NamedTuple):
     """A map that is to be made: layers of one kind, and the heads of each."""
 
     kind: Kind
@@ -31,33 +32,32 @@ class Choice(NamedTuple):
 
 
 def number_layers(
-    seen: Sequence[Seen], kinds: Sequence[Kind], parts: Sequence[str] = ()
+    calls: Sequence[Seen],
+    kinds: Sequence[Kind],
+    parts: Sequence[str] = (),
 ) -> tuple[Site, ...]:
-    """Give each call its layer: as the modules say if they are told apart so, else by counting those of its kind.
+    """Give each call its layer, and return the calls as sites.
 
-    parts: to which part of the model each call belongs; the layers of a part are counted one after the other, before
-    those of the next part. A call that repeats the one before it belongs to the same layer.
+    Layers have the numbers that the modules tell, if these tell all layers of a kind apart. Else
+    the calls of a kind are counted, part by part. A call that repeats the one before it belongs to
+    the same layer.
+
+    kinds: of each call. parts: the part of the model that each call belongs to; empty for one part.
     """
-    parts = parts or [""] * len(seen)
+    parts = parts or [""] * len(calls)
     layers: dict[int, int] = {}
     for kind in dict.fromkeys(kinds):
         numbers = [
             number
-            for number, call in enumerate(seen)
+            for number, call in enumerate(calls)
             if kinds[number] == kind and not call.repeated
         ]
-        order = list(dict.fromkeys(parts[number] for number in numbers))
-        numbers.sort(key=lambda number, order=order: order.index(parts[number]))  # type: ignore[misc]
-        names = [seen[number].layer for number in numbers]
-        named = None not in names and len(set(names)) == len(names)
-        for count, number in enumerate(numbers):
-            layer = seen[number].layer
-            layers[number] = layer if named and layer is not None else count
-    for number, call in enumerate(seen):
+        layers.update(number_kind(calls, numbers, parts))
+    sites: list[Site] = []
+    for number, call in enumerate(calls):
         if call.repeated:
             layers[number] = layers[number - 1]
-    return tuple(
-        Site(
+        site = Site(
             kinds[number],
             layers[number],
             call.heads,
@@ -65,99 +65,143 @@ def number_layers(
             parts[number],
             call.repeated,
         )
-        for number, call in enumerate(seen)
-    )
+        sites.append(site)
+    return tuple(sites)
+
+
+def number_kind(
+    calls: Sequence[Seen],
+    numbers: Sequence[int],
+    parts: Sequence[str],
+) -> dict[int, int]:
+    """Return the layers of the calls of one kind, by the numbers of the calls.
+
+    numbers: of the calls of that kind. parts: the part of the model that each call belongs to.
+    """
+    parts_in_order = list(dict.fromkeys(parts[number] for number in numbers))
+
+    def find_part(number: int) -> int:
+        return parts_in_order.index(parts[number])
+
+    ordered = sorted(numbers, key=find_part)
+    names = [calls[number].layer for number in ordered]
+    are_named = None not in names and len(set(names)) == len(names)
+    layers: dict[int, int] = {}
+    for count, number in enumerate(ordered):
+        name = calls[number].layer
+        layers[number] = name if are_named and name is not None else count
+    return layers
 
 
 def describe_parts(sites: Sequence[Site]) -> str | None:
-    """Return a note that names the part of the model behind each run of layers, where a kind has several parts."""
+    """Return a note that names the part of the model behind each run of layers.
+
+    None if no kind of attention has several parts.
+    """
     runs: list[str] = []
     for kind in dict.fromkeys(site.kind for site in sites):
-        of_kind = sorted(
+        layer_parts = sorted(
             (site.layer, site.part) for site in sites if site.kind == kind and not site.repeated
         )
-        if len({part for _, part in of_kind}) < 2:
+        if len({part for _, part in layer_parts}) < 2:
             continue
-        for part, members in groupby(of_kind, key=lambda site: site[1]):
+        prefix = "" if kind == "self" else f"{kind} "
+        for part, members in groupby(layer_parts, key=lambda layer_part: layer_part[1]):
             layers = [layer for layer, _ in members]
-            numbers = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
-            runs.append(f"{'' if kind == 'self' else f'{kind} '}{numbers} {part}")
+            first, last = layers[0], layers[-1]
+            span = f"{first}-{last}" if len(layers) > 1 else f"{first}"
+            runs.append(f"{prefix}{span} {part}")
     return f"layers: {', '.join(runs)}" if runs else None
 
 
-def describe_sizes(sites: Sequence[Site], tokens: int) -> str:
+def describe_sizes(sites: Sequence[Site], token_count: int) -> str:
     """Return a note that names the layers whose queries or keys are not the tokens of the text."""
-    others = [
-        f"L{site.layer} ({site.size[0]} queries, {site.size[1]} keys)"
-        for site in sites
-        if {*site.size} != {tokens}
-    ]
-    return f"these layers have other lengths than the text, so that rows and columns are numbered: {', '.join(others)}"
+    whole_size = token_count, token_count
+    others: list[str] = []
+    for site in sites:
+        queries, keys = site.size
+        if site.size != whole_size:
+            others.append(f"L{site.layer} ({queries} queries, {keys} keys)")
+    return (
+        "these layers have other lengths than the text, so that rows and columns are numbered: "
+        f"{', '.join(others)}"
+    )
 
 
-def choose(sites: Sequence[Site], request: Request) -> tuple[Choice, ...]:
-    """The maps that a request names. Raises UsageError if a kind, layer or head is not there."""
-    chosen: list[Choice] = []
-    for kind in require_kinds(
-        request.kinds, tuple(dict.fromkeys(site.kind for site in sites)), request.preferred
-    ):
-        of_kind = [site for site in sites if site.kind == kind and not site.repeated]
-        there = {site.layer: site for site in sorted(of_kind, key=lambda site: site.layer)}
-        heads_there = {layer: range(site.heads) for layer, site in there.items()}
-        for layers, heads in resolve(request.layers, request.heads, heads_there):
-            alike = {layer: (there[layer].part, there[layer].size) for layer in layers}
-            runs = groupby(layers, key=alike.__getitem__)
-            chosen += [Choice(kind, tuple(run), heads) for _, run in runs]
-    return tuple(chosen)
+def choose_maps(sites: Sequence[Site], request: Request) -> tuple[MapChoice, ...]:
+    """Return the maps that a request names, each of layers of one part and one size.
+
+    Raises UsageError if a kind, layer or head is not there.
+    """
+    choices: list[MapChoice] = []
+    kinds_of_model = tuple(dict.fromkeys(site.kind for site in sites))
+    for kind in require_kinds(request.kinds, kinds_of_model, request.preferred):
+        sites_of_kind = [site for site in sites if site.kind == kind and not site.repeated]
+        sites_of_kind.sort(key=lambda site: site.layer)
+        heads_by_layer = {site.layer: range(site.heads) for site in sites_of_kind}
+        groups = {site.layer: (site.part, site.size) for site in sites_of_kind}
+        for layers, heads in resolve(request.layers, request.heads, heads_by_layer):
+            runs = groupby(layers, key=groups.__getitem__)
+            choices += [MapChoice(kind, tuple(run), heads) for _, run in runs]
+    return tuple(choices)
 
 
-def numbers(sites: Sequence[Site]) -> dict[tuple[Kind, int], int]:
-    """The number of each layer's call."""
+def number_sites(sites: Sequence[Site]) -> dict[tuple[Kind, int], int]:
+    """Return the number of each layer's call, by kind and layer."""
     return {
         (site.kind, site.layer): number for number, site in enumerate(sites) if not site.repeated
     }
 
 
-def wanted_heads(chosen: Sequence[Choice], sites: Sequence[Site]) -> dict[int, tuple[int, ...]]:
-    """The heads to look at, by the number of the call."""
-    number = numbers(sites)
-    return {
-        number[choice.kind, layer]: choice.heads for choice in chosen for layer in choice.layers
-    }
+def group_heads_by_call(
+    choices: Sequence[MapChoice], sites: Sequence[Site]
+) -> dict[int, tuple[int, ...]]:
+    """Return the heads to look at for some maps, by the number of the call."""
+    numbers = number_sites(sites)
+    heads: dict[int, tuple[int, ...]] = {}
+    for choice in choices:
+        for layer in choice.layers:
+            heads[numbers[choice.kind, layer]] = choice.heads
+    return heads
 
 
-def edits(
+def make_edits(
     batch: Sequence[Intervention],
     sites: Sequence[Site],
-    tokens: Callable[[Kind], Sides],
+    find_sides: Callable[[Kind], Sides],
     *,
     pooled: bool = False,
 ) -> Edits:
-    """What interventions that are run at once, with one change of heads, mean for the calls of the run.
+    """Return what a batch of interventions changes in the calls of a run.
 
-    Raises UsageError if an edge is not there, while it runs also for edges that leave a query without a key, and
-    ModelError if edges are to be cut where layers read a shortened text.
+    The interventions of a batch are run at once and have one change of heads. pooled: True if
+    layers read a shortened text. Raises UsageError if an edge is not there, and ModelError if edges
+    are to be cut where layers read a shortened text. While the model runs, edges that leave a query
+    without a key raise UsageError too.
     """
     sizes: dict[tuple[Kind, int], tuple[int, int, int]] = {}
     for site in sites:
-        queries, keys = tokens(site.kind)
+        queries, keys = find_sides(site.kind)
         sizes[site.kind, site.layer] = site.heads, len(queries), len(keys)
     require_edges(batch, sizes)
-    found: dict[int, Tensor] = {}
-    made: list[Visible] = []
+    cuts: dict[int, Tensor] = {}
+    recent: list[Visible] = []
     for number, site in enumerate(sites):
-        cut = hidden(batch, site.kind, site.layer, sizes[site.kind, site.layer])
-        if cut is not None and pooled:
+        cut = mask_cut_edges(batch, site.kind, site.layer, sizes[site.kind, site.layer])
+        if cut is None:
+            continue
+        if pooled:
             raise ModelError(
                 "edges of this model cannot be cut: some of its layers read a shortened text"
             )
-        if cut is not None:  # layers often lose the same: memory holds that once
-            cut = next((other for other in made if np.array_equal(other, cut)), cut)
-            made = [*made[-1:], cut]
-            found[number] = torch.from_numpy(cut)
-    changed = batch[0].kind
-    layers = [site.layer if changed in (None, site.kind) else None for site in sites]
-    return Edits(layers, found, batch[0].change, check_keys)
+        # layers often lose the same edges: memory holds these once
+        equal = [other for other in recent if np.array_equal(other, cut)]
+        cut = equal[0] if equal else cut
+        recent = [*recent[-1:], cut]
+        cuts[number] = torch.from_numpy(cut)
+    intervention = batch[0]
+    layers = [site.layer if intervention.kind in (None, site.kind) else None for site in sites]
+    return Edits(layers, cuts, intervention.change, check_keys)
 
 
 def check_keys(visible: Tensor, cut: Tensor) -> None:
@@ -165,163 +209,209 @@ def check_keys(visible: Tensor, cut: Tensor) -> None:
     require_keys(visible.cpu().numpy(), cut.cpu().numpy())
 
 
-def window(sides: Sides, request: Request) -> Sides:
-    """The tokens that a request shows of all. Raises UsageError for an empty window."""
+def crop_sides(sides: Sides, request: Request) -> Sides:
+    """Return the tokens of the window of a request. Raises UsageError for an empty window."""
+    queries, keys = sides
     rows, columns = require_sides(request.rows, request.columns, sides)
-    return sides[0][rows.start : rows.stop], sides[1][columns.start : columns.stop]
+    return queries[rows.start : rows.stop], keys[columns.start : columns.stop]
 
 
-def window_places(
-    chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request
+def describe_windows(
+    choices: Sequence[MapChoice],
+    find_sides: Callable[[MapChoice], Sides],
+    request: Request,
 ) -> tuple[str, ...]:
-    """Where the window lies in each map, if there is one."""
+    """Return notes of where the window of a request lies in each map; none without a window."""
     if not request.windowed:
         return ()
-    return window_notes(request.rows, request.columns, map(tokens, chosen))
+    return window_notes(request.rows, request.columns, map(find_sides, choices))
 
 
-def require_room(
-    chosen: Sequence[Choice], tokens: Callable[[Choice], Sides], request: Request
+def require_weights_memory(
+    choices: Sequence[MapChoice],
+    find_sides: Callable[[MapChoice], Sides],
+    request: Request,
 ) -> None:
-    """Raise InputError if what is asked for would not fit into memory, UsageError for an empty window."""
-    sizes: dict[tuple[int, int], int] = {}
-    for choice in chosen:
-        queries, keys = window(tokens(choice), request)
+    """Raise InputError if the weights that are asked for would not fit into memory.
+
+    Raises UsageError for an empty window, whatever is to be kept.
+    """
+    head_counts: dict[tuple[int, int], int] = {}
+    for choice in choices:
+        queries, keys = crop_sides(find_sides(choice), request)
         size = len(queries), len(keys)
-        sizes[size] = sizes.get(size, 0) + len(choice.layers) * len(choice.heads)
+        count = len(choice.layers) * len(choice.heads)
+        head_counts[size] = head_counts.get(size, 0) + count
     if request.keep == "weights":
-        require_memory(sizes)
+        require_memory(head_counts)
 
 
 def assemble(
-    chosen: Sequence[Choice],
+    choices: Sequence[MapChoice],
     sites: Sequence[Site],
-    found: dict[int, Found],
-    tokens: Callable[[Choice], Sides],
+    results: dict[int, Found],
+    find_sides: Callable[[MapChoice], Sides],
     request: Request,
 ) -> tuple[AttentionMap, ...]:
-    """The maps of what was found, which is used up.
+    """Make maps of the results of calls, whose weights are used up.
 
-    Raises ModelError if there are numbers that no attention has, or if outputs met no matrix, of which norms are asked.
+    results: by the number of the call. Raises ModelError if there are numbers that no attention
+    has, or if outputs met no matrix, of which norms are asked.
     """
-    number = numbers(sites)
-    if not found.keys() >= wanted_heads(chosen, sites).keys():
+    numbers = number_sites(sites)
+    wanted = group_heads_by_call(choices, sites)
+    if not results.keys() >= wanted.keys():
         raise ModelError(UNPROJECTED)
+    maps: list[AttentionMap] = []
     try:
-        return tuple(
-            make_map(
-                choice,
-                [found[number[choice.kind, layer]] for layer in choice.layers],
-                tokens,
-                request,
-            )
-            for choice in chosen
-        )
+        for choice in choices:
+            layers = [results[numbers[choice.kind, layer]] for layer in choice.layers]
+            attention_map = join_layers(choice, layers, find_sides(choice), request)
+            maps.append(attention_map)
     except ValueError as error:
         raise ModelError(f"this model's attention cannot be used: {error}") from error
+    return tuple(maps)
 
 
-def make_map(
-    choice: Choice, found: list[Found], tokens: Callable[[Choice], Sides], request: Request
+def join_layers(
+    choice: MapChoice,
+    layers: Sequence[Found],
+    sides: Sides,
+    request: Request,
 ) -> AttentionMap:
-    """One map."""
-    rows, columns = require_sides(request.rows, request.columns, tokens(choice))
-    queries, keys = window(tokens(choice), request)
-    summary = {name: stack([part.summary[name] for part in found]) for name in found[0].summary}
-    kept = take_weights(found)
+    """Make one map of the results of its layers, whose weights are used up.
+
+    sides: the queries and keys of the map. Raises ValueError for numbers that no attention has.
+    """
+    rows, columns = require_sides(request.rows, request.columns, sides)
+    queries, keys = crop_sides(sides, request)
+    summary = {
+        name: stack_tensors([layer.summary[name] for layer in layers]) for name in layers[0].summary
+    }
+    weights = take_weights(layers)
     tiles = None
     if request.keep == "tiles":
-        tiles = Tiles(summary["mean"], summary["max"], *found[0].tile)
-        kept = tiles.max if found[0].tile == (1, 1) else None
+        tile_size = layers[0].tile
+        tiles = Tiles(summary["mean"], summary["max"], *tile_size)
+        weights = tiles.max if tile_size == (1, 1) else None
+    visible = np.array(True)
+    if request.keep in ("weights", "tiles"):
+        visible = stack_visible([layer.visible for layer in layers])
     return AttentionMap(
         choice.kind,
         choice.layers,
-        ("sum",) if request.summed else choice.heads,
-        queries,
-        keys,
-        kept,
-        stack_visible([part.visible for part in found])
-        if request.keep in ("weights", "tiles")
-        else np.array(True),
-        request.method,
-        tiles,
-        statistics(summary, choice.kind) if summary else None,
-        edges(found),
+        heads=("sum",) if request.summed else choice.heads,
+        queries=queries,
+        keys=keys,
+        weights=weights,
+        visible=visible,
+        method=request.method,
+        tiles=tiles,
+        statistics=make_statistics(summary, choice.kind) if summary else None,
+        edges=stack_edges(layers),
         query_places=tuple(rows),
         key_places=tuple(columns),
     )
 
 
-def take_weights(found: Sequence[Found]) -> Any:
-    """The weights of the layers as one array, and no longer there: of a long text, memory holds them once."""
+def take_weights(layers: Sequence[Found]) -> Any:
+    """Return the weights of layers as one array, and remove them from the results of the layers.
+
+    So memory holds the weights of a long text once. None if they were not kept.
+    """
     whole = None
-    for i, part in enumerate(found):
-        if part.weights is None:
+    for i, layer in enumerate(layers):
+        if layer.weights is None:
             return None
-        given, part.weights = part.weights.numpy(), None
-        if len(found) == 1:
-            return given[None]
-        whole = np.empty((len(found), *given.shape), given.dtype) if whole is None else whole
-        whole[i] = given
+        weights = layer.weights.numpy()
+        layer.weights = None
+        if len(layers) == 1:
+            return weights[None]
+        if whole is None:
+            whole = np.empty((len(layers), *weights.shape), weights.dtype)
+        whole[i] = weights
     return whole
 
 
-def stack(parts: list[Any]) -> Any:
-    """Tensors of the layers as one array; of one layer without a copy."""
-    if len(parts) == 1:
-        return parts[0].numpy()[None]
-    whole = np.empty((len(parts), *parts[0].shape), parts[0].numpy().dtype)
-    for i, part in enumerate(parts):
-        whole[i] = part.numpy()
+def stack_tensors(tensors: Sequence[Any]) -> Any:
+    """Return the tensors of layers as one array; of one layer without a copy."""
+    first = tensors[0].numpy()
+    if len(tensors) == 1:
+        return first[None]
+    whole = np.empty((len(tensors), *first.shape), first.dtype)
+    for i, tensor in enumerate(tensors):
+        whole[i] = tensor.numpy()
     return whole
 
 
-def stack_visible(parts: list[Tensor]) -> Any:
-    """What is visible in each layer; once, if it is the same in all."""
-    first = parts[0]
-    if all(
-        part is first or (part.shape == first.shape and bool((part == first).all()))
-        for part in parts
-    ):
+def stack_visible(masks: Sequence[Tensor]) -> Any:
+    """Return what queries see in each layer, as one array; once if it is the same in all layers."""
+    first = masks[0]
+    if all(is_equal(mask, first) for mask in masks):
         return first.numpy()[None]
-    shape = np.broadcast_shapes(
-        *(tuple(part.shape) for part in parts)
-    )  # a layer without a mask has one row for all
-    return np.stack([np.broadcast_to(part.numpy(), shape) for part in parts])
+    shapes = [tuple(mask.shape) for mask in masks]
+    # a layer without a mask has one row for all queries
+    shape = np.broadcast_shapes(*shapes)
+    return np.stack([np.broadcast_to(mask.numpy(), shape) for mask in masks])
 
 
-def statistics(summary: Mapping[str, Any], kind: Kind) -> Statistics:
-    """Statistics by name; places are compared only where queries and keys are the same tokens."""
-    places = ("distance", "diagonal", "previous") if kind != "cross" else ()
-    compared = {name: summary[name] for name in places if name in summary}
-    return Statistics(
-        summary["entropy"], summary["received"], summary["received"][..., 0], **compared
-    )
+def is_equal(one: Tensor, other: Tensor) -> bool:
+    """Return True if two tensors have the same shape and the same elements."""
+    if one is other:
+        return True
+    return one.shape == other.shape and bool((one == other).all())
 
 
-def edges(found: list[Found]) -> Edges | None:
-    """The strongest edges, if they were kept."""
-    kept = [part.edges for part in found if part.edges is not None]
-    return Edges(*(stack([part[i] for part in kept]) for i in (0, 1))) if kept else None
+def make_statistics(summary: Mapping[str, Any], kind: Kind) -> Statistics:
+    """Make statistics of a summary by name.
+
+    Positions are compared only where queries and keys are the same tokens.
+    """
+    names = ("distance", "diagonal", "previous") if kind != "cross" else ()
+    compared = {name: summary[name] for name in names if name in summary}
+    received = summary["received"]
+    return Statistics(summary["entropy"], received, received[..., 0], **compared)
 
 
-def fidelity(found: Mapping[int, Found]) -> tuple[float | None, str | None]:
-    """The largest difference of the captured layers, and a warning if it is more than rounding can explain."""
-    measured = [part for part in found.values() if part.difference is not None]
-    worst = max((part.difference for part in measured if part.difference is not None), default=None)
-    if worst is None or all((part.difference or 0.0) <= explained(part.dtype) for part in measured):
+def stack_edges(layers: Sequence[Found]) -> Edges | None:
+    """Return the strongest edges of layers as arrays; None if they were not kept."""
+    kept = [layer.edges for layer in layers if layer.edges is not None]
+    if not kept:
+        return None
+    keys = stack_tensors([layer_keys for layer_keys, _ in kept])
+    weights = stack_tensors([layer_weights for _, layer_weights in kept])
+    return Edges(keys, weights)
+
+
+def measure_fidelity(results: Mapping[int, Found]) -> tuple[float | None, str | None]:
+    """Return the largest difference of captured layers from the model's outputs, and a warning.
+
+    The difference is None where none was measured. The warning is None unless the difference is
+    larger than rounding can explain.
+    """
+    worst: float | None = None
+    is_explained = True
+    for result in results.values():
+        difference = result.difference
+        if difference is None:
+            continue
+        worst = difference if worst is None else max(worst, difference)
+        is_explained = is_explained and difference <= find_allowed_difference(result.dtype)
+    if worst is None or is_explained:
         return worst, None
-    return (
-        worst,
-        f"these weights explain the model's own output only to {worst:.1e} of its size: do not rely on them",
+    warning = (
+        f"these weights explain the model's own output only to {worst:.1e} of its size: "
+        "do not rely on them"
     )
+    return worst, warning
 
 
-def explained(dtype: torch.dtype) -> float:
+def find_allowed_difference(dtype: torch.dtype) -> float:
     """Return the relative difference that the rounding of a type can explain."""
-    return max(ACCURATE, ROUNDINGS * torch.finfo(dtype).eps)
+    rounding = ROUNDINGS * torch.finfo(dtype).eps
+    return max(ACCURATE, rounding)
 
 
-def places(count: int) -> tuple[Token, ...]:
-    """Tokens that are nothing but their places."""
-    return tuple(Token(str(place), -1, 0, 0, False) for place in range(count))
+def make_position_tokens(count: int) -> tuple[Token, ...]:
+    """Return tokens that are named by their positions, and have no text."""
+    return tuple(Token(str(position), -1, 0, 0, False) for position in range(count))

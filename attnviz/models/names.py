@@ -1,4 +1,7 @@
-"""Model names: builtin, a folder, an alias, or a repository on the Hugging Face hub; each becomes a local folder."""
+"""Model names: builtin, a folder, an alias, or a repository on the Hugging Face hub.
+
+Each name becomes a local folder.
+"""
 
 import json
 from pathlib import Path
@@ -27,32 +30,42 @@ PARTS: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"],
     "ignore_patterns": ["*/*"],
 }
+ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"
+TOKENIZER_PATTERNS = "tokenizer.json", "vocab.*", "*.model"
+INDEX = "model.safetensors.index.json"
 
 
-def locate(
-    name: str, *, revision: str | None = None, offline: bool = False, quiet: bool = True
+def locate_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    quiet: bool = True,
 ) -> Path:
-    """The local folder of a model; a hub id is looked up in the cache, then downloaded. Raises ModelError."""
+    """Return the local folder of a model by its name.
+
+    A hub id is looked up in the cache, then downloaded. Raises ModelError.
+    """
     if name == BUILTIN:
         return store.BUILTIN
     if looks_like_path(name):
         return Path(name).expanduser()
     repository = ALIASES.get(name, name)
-    return cached(repository, revision) or download(
-        name, repository, revision, offline=offline, quiet=quiet
-    )
+    folder = find_cached_folder(repository, revision)
+    if folder is not None:
+        return folder
+    return download_model(name, repository, revision, offline=offline, quiet=quiet)
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name means a folder rather than a repository: it exists, or it could not be a repository's name."""
+    """Return True if a name means a folder rather than a repository.
+
+    Such a folder exists, or its name could not be that of a repository.
+    """
     if name in ALIASES:
         return False
-    if (
-        name.startswith((".", "/", "~"))
-        or name.endswith("/")
-        or name.count("/") > 1
-        or "\\" in name
-    ):
+    has_path_ends = name.startswith((".", "/", "~")) or name.endswith("/")
+    if has_path_ends or name.count("/") > 1 or "\\" in name:
         return True
     try:
         return Path(name).exists()
@@ -60,80 +73,85 @@ def looks_like_path(name: str) -> bool:
         return False
 
 
-def cached(repository: str, revision: str | None) -> Path | None:
-    """The folder of a repository in the local cache, or None if it is not there or has no config."""
+def find_cached_folder(repository: str, revision: str | None) -> Path | None:
+    """Return the folder of a repository in the local cache; None if it is not there as a whole."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(repository, revision=revision, local_files_only=True, **PARTS)
-        )
+        snapshot = snapshot_download(repository, revision=revision, local_files_only=True, **PARTS)
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise ModelError(unknown(repository)) from error
+        raise ModelError(explain_unknown_name(repository)) from error
+    folder = Path(snapshot)
     return folder if is_whole(folder) else None
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a cached folder has all that a model needs: config, tokenizer, and every part of its weights.
+    """Return True if a cached folder has all that a model needs.
 
-    An adapter needs no more than its own config and weights.
+    That is its config, its tokenizer, and every file of its weights. An adapter needs no more than
+    its own config and weights.
     """
-    if all(
-        (folder / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")
-    ):
+    if all((folder / name).exists() for name in ADAPTER_FILES):
         return True
-    tokenizer = any(
-        file
-        for pattern in ("tokenizer.json", "vocab.*", "*.model")
-        for file in folder.glob(pattern)
-    )
+    has_tokenizer = any(any(folder.glob(pattern)) for pattern in TOKENIZER_PATTERNS)
+    weight_files = list_weight_files(folder)
+    if not has_tokenizer or not (folder / "config.json").exists():
+        return False
+    return bool(weight_files) and all((folder / name).exists() for name in weight_files)
+
+
+def list_weight_files(folder: Path) -> set[str]:
+    """List the files of a model's weights: those in their index, else those that are there."""
     try:
-        parts = set(
-            json.loads((folder / "model.safetensors.index.json").read_bytes())[
-                "weight_map"
-            ].values()
-        )
+        index = json.loads((folder / INDEX).read_bytes())
+        return set(index["weight_map"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        parts = {file.name for file in folder.glob("*.safetensors")}
-    return (
-        tokenizer
-        and (folder / "config.json").exists()
-        and bool(parts)
-        and all((folder / p).exists() for p in parts)
-    )
+        return {file.name for file in folder.glob("*.safetensors")}
 
 
-def download(
-    name: str, repository: str, revision: str | None, *, offline: bool, quiet: bool
+def download_model(
+    name: str,
+    repository: str,
+    revision: str | None,
+    *,
+    offline: bool,
+    quiet: bool,
 ) -> Path:
-    """Fetch a repository into the cache, with progress on stderr unless quiet. Raises ModelError."""
+    """Download a repository into the cache, with progress on stderr unless quiet.
+
+    Raises ModelError.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if offline or constants.HF_HUB_OFFLINE:
-        raise ModelError(
-            f"{described(name, repository)} is not in the local cache, and downloads are off; {advice(repository)}"
-        )
+        model = describe_model(name, repository)
+        advice = advise_offline(repository)
+        raise ModelError(f"{model} is not in the local cache, and downloads are off; {advice}")
     if quiet:
         disable_progress_bars()
     try:
         return Path(snapshot_download(repository, revision=revision, **PARTS))
     except KeyboardInterrupt:
         raise
-    except (
-        Exception
-    ) as error:  # the hub library's own errors, and those of the network library below it
-        raise refusal(error, name, repository, revision) from error
+    # errors of the hub library's own, and of the network library below it
+    except Exception as error:
+        raise explain_download_failure(error, name, repository, revision) from error
 
 
-def refusal(error: Exception, name: str, repository: str, revision: str | None) -> AttnvizError:
-    """What a failed download means to the user."""
+def explain_download_failure(
+    error: Exception,
+    name: str,
+    repository: str,
+    revision: str | None,
+) -> AttnvizError:
+    """Return the error for the user after a download that failed."""
     from huggingface_hub import errors
 
-    model = described(name, repository)
+    model = describe_model(name, repository)
     if isinstance(error, errors.GatedRepoError):
         return ModelError(f"{model} is gated: ask for access on its page, then run 'hf auth login'")
     if isinstance(error, errors.RevisionNotFoundError):
@@ -143,24 +161,31 @@ def refusal(error: Exception, name: str, repository: str, revision: str | None) 
             f"{model} is not on the hub, or is private; 'attnviz models' lists names that work"
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
+        advice = advise_offline(repository)
         return ModelError(
-            f"{model} is not in the local cache and the hub cannot be reached; {advice(repository)}"
+            f"{model} is not in the local cache and the hub cannot be reached; {advice}"
         )
-    return ModelError(
-        f"{model} cannot be downloaded: {type(error).__name__}: {str(error).splitlines()[0]}"
-    )
+    kind = type(error).__name__
+    first_line = str(error).splitlines()[0]
+    return ModelError(f"{model} cannot be downloaded: {kind}: {first_line}")
 
 
-def described(name: str, repository: str) -> str:
-    """A model by its name, and what an alias stands for."""
+def describe_model(name: str, repository: str) -> str:
+    """Return the name of a model in a message, with the repository that an alias stands for."""
     return f"model {name!r}" if name == repository else f"model {name!r} ({repository})"
 
 
-def advice(repository: str) -> str:
-    """What to do without a network."""
-    return f"use --model builtin, a local folder, or run 'hf download {repository}' where there is a network"
+def advise_offline(repository: str) -> str:
+    """Say what to do without a network."""
+    return (
+        "use --model builtin, a local folder, "
+        f"or run 'hf download {repository}' where there is a network"
+    )
 
 
-def unknown(name: str) -> str:
-    """The message for a name that is no folder and could be no repository."""
-    return f"there is no model {name!r}: use builtin, a folder, an alias or a hub id ('attnviz models' lists names)"
+def explain_unknown_name(name: str) -> str:
+    """Say that a name is no folder and could be no repository."""
+    return (
+        f"there is no model {name!r}: use builtin, a folder, an alias or a hub id "
+        "('attnviz models' lists names)"
+    )

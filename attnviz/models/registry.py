@@ -1,4 +1,4 @@
-"""The table of backends: which of them reads the model in a folder, and how it is loaded.
+"""The table of backends: each tells whether it reads the model in a folder, and loads it.
 
 A backend is a file or folder of its own beside this one, and a row of ``BACKENDS``. The two
 functions of a row import what they need when they are called: a model loads no library but its own.
@@ -50,7 +50,11 @@ def recognise_any_folder(folder: Path) -> bool:  # noqa: ARG001 - a row has this
     return True
 
 
-def load_transformers_model(name: str, folders: "Folders", options: LoadOptions) -> Model:
+def load_transformers_model(
+    name: str,
+    folders: "Folders",
+    options: LoadOptions,
+) -> Model:
     """Load a model of the transformers library. Raises ModelError, UsageError."""
     from attnviz.models.huggingface.model import HuggingFace
 
@@ -102,11 +106,12 @@ def load(
     from attnviz.models.folders import gather_folders
 
     def locate(name: str, revision: str | None) -> Path:
-        return names.locate(name, revision=revision, offline=offline, quiet=quiet)
+        return names.locate_model(name, revision=revision, offline=offline, quiet=quiet)
 
     folders = gather_folders(name, revision, companions, locate)
     backend = find_backend(folders.model)
-    model = backend.load(name, folders, LoadOptions(placement, writes, predicts))
+    options = LoadOptions(placement, writes, predicts)
+    model = backend.load(name, folders, options)
     if predicts:
         require_predictions(model)
     return model

@@ -1,4 +1,4 @@
-"""Does a model say the same while it is watched? What it computes untouched is compared with what it computes then."""
+"""The comparison of what a model puts out while it is watched with what it puts out untouched."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,19 +10,22 @@ from torch import Tensor, nn
 
 from attnviz.errors import ModelError
 
-EXACT = 1e-3  # change of float32 outputs that no rounding explains: deep models reach 1e-5
-ROUNDINGS = 16  # of the coarsest type, that the layers of a model may add up to: 0.12 in bfloat16
+# the change of float32 outputs that no rounding explains: deep models reach 1e-5
+EXACT = 1e-3
+# the roundings, of the coarsest type, that the layers of a model may add up to: 0.12 in bfloat16
+ROUNDINGS = 16
 LAYERWISE = "the output that each layer went on with"
 SKIPPED = (
     "attentions",
     "past_key_values",
     "cache",
-)  # outputs that depend on how attention is computed
+)
+"""The ends of the names of outputs that depend on how attention is computed."""
 
 
 @contextmanager
-def same_randomness(device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers in each run, and leave the generators of the process as they were."""
+def repeat_randomness(device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers in each run, and restore the generators of the process."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
@@ -30,24 +33,28 @@ def same_randomness(device: torch.device) -> Iterator[None]:
 
 
 def collect_tensors(outputs: Any) -> list[Tensor]:
-    """Return the floating-point tensors of what a model puts out, in order, however they are nested."""
+    """Return the floating-point tensors in a model's output, in order, however they are nested."""
     if isinstance(outputs, Tensor):
         return [outputs.detach()] if outputs.is_floating_point() else []
+    items: list[Any] = []
     if isinstance(outputs, Mapping):
-        kept = [part for name, part in outputs.items() if not str(name).endswith(SKIPPED)]
-        return [tensor for part in kept for tensor in collect_tensors(part)]
-    if isinstance(outputs, (list, tuple)):
-        return [tensor for part in outputs for tensor in collect_tensors(part)]
-    return []
+        items = [item for name, item in outputs.items() if not str(name).endswith(SKIPPED)]
+    elif isinstance(outputs, (list, tuple)):
+        items = list(outputs)
+    return [tensor for item in items for tensor in collect_tensors(item)]
 
 
 def measure_change(untouched: Any, watched: Any) -> float:
-    """Return the largest relative change among the tensors of two outputs, each by its Euclidean norm.
+    """Return the largest relative change among the tensors of two outputs.
 
-    Infinite if they hold other tensors, or numbers that are no longer finite.
+    The change of a tensor is measured by its Euclidean norm. It is infinite if the outputs hold
+    other tensors, or numbers that are no longer finite.
     """
-    before, after = collect_tensors(untouched), collect_tensors(watched)
-    if [tensor.shape for tensor in before] != [tensor.shape for tensor in after]:
+    before = collect_tensors(untouched)
+    after = collect_tensors(watched)
+    shapes_before = [tensor.shape for tensor in before]
+    shapes_after = [tensor.shape for tensor in after]
+    if shapes_before != shapes_after:
         return math.inf
     return max(map(measure_tensor_change, before, after), default=0.0)
 
@@ -55,38 +62,46 @@ def measure_change(untouched: Any, watched: Any) -> float:
 def measure_tensor_change(before: Tensor, after: Tensor) -> float:
     """Return the relative change of one tensor, where it was finite before."""
     finite = before.isfinite()
-    before, after = before[finite].float(), after[finite].float()
+    before = before[finite].float()
+    after = after[finite].float()
     if not after.isfinite().all():
         return math.inf
-    apart, size = float((after - before).norm()), float(before.norm())
-    rounding = torch.finfo(torch.float32).eps * math.sqrt(
-        before.numel()
-    )  # numbers that cancel out are all rounding
-    return apart / max(size, rounding) if apart else 0.0
+    difference = float((after - before).norm())
+    size = float(before.norm())
+    # numbers that cancel out are all rounding
+    rounding = torch.finfo(torch.float32).eps * math.sqrt(before.numel())
+    return difference / max(size, rounding) if difference else 0.0
 
 
-def allowed_change(outputs: Any, *types: torch.dtype) -> float:
-    """Return the change of such outputs that rounding can explain. types: those that a model computes in."""
+def find_allowed_change(outputs: Any, *types: torch.dtype) -> float:
+    """Return the change of such outputs that rounding can explain.
+
+    types: the types that a model computes in, beside those of its outputs.
+    """
     all_types = {*types, *(tensor.dtype for tensor in collect_tensors(outputs))}
-    coarsest = max(torch.finfo(each).eps for each in all_types if each.is_floating_point)
-    return max(EXACT, ROUNDINGS * coarsest)
+    roundings = [torch.finfo(dtype).eps for dtype in all_types if dtype.is_floating_point]
+    return max(EXACT, ROUNDINGS * max(roundings))
 
 
-def coarsest_type(net: nn.Module) -> torch.dtype:
+def find_coarsest_type(net: nn.Module) -> torch.dtype:
     """Return the type of the largest rounding among a module's parameters."""
-    types = {part.dtype for part in net.parameters() if part.is_floating_point()}
+    types = {parameter.dtype for parameter in net.parameters() if parameter.is_floating_point()}
     return max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 
 def explain_change(net: nn.Module, change: float) -> ModelError:
-    """Return the error for a model that says something else when it is watched."""
+    """Return the error for a model whose output changes when it is watched."""
     name = type(net).__name__
-    if not all(
-        bool(part.isfinite().all()) for part in net.parameters() if part.is_floating_point()
-    ):
+    if not has_finite_weights(net):
         return ModelError(f"{name} cannot be used: some of its weights are not finite numbers")
-    how = f"by {change:.1e} of its size" if math.isfinite(change) else "altogether"
+    extent = f"by {change:.1e} of its size" if math.isfinite(change) else "altogether"
     return ModelError(
-        f"what {name} computes changes {how} when its attention is read: "
+        f"what {name} computes changes {extent} when its attention is read: "
         "its code does something that attnviz does not understand, so nothing is shown"
     )
+
+
+def has_finite_weights(net: nn.Module) -> bool:
+    """Return True if the floating-point parameters of a module are all finite numbers."""
+    weights = [parameter for parameter in net.parameters() if parameter.is_floating_point()]
+    return all(bool(weight.isfinite().all()) for weight in weights)

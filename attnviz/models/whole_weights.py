@@ -1,4 +1,4 @@
-"""Maps of models whose weights fit into memory: what a request keeps is made of all, in NumPy."""
+"""Maps of models whose weights fit into memory, made of all weights in NumPy."""
 
 from functools import partial
 
@@ -18,23 +18,27 @@ def make_map(
     visible: Visible,
     request: Request,
 ) -> AttentionMap:
-    """Make the map that a request keeps of self-attention, of weights or of scores or norms.
+    """Make the map that a request keeps of self-attention, of its weights, scores or norms.
 
     weights: (layer, head, query, key). visible: (layer or 1, head or 1, query, key).
     request: one with its window as ``rows`` and ``columns``, as ``Request.placed`` returns it.
     Raises UsageError for a window without tokens.
     """
-    make = partial(AttentionMap, "self", layers, heads, tokens, tokens)
+    make_self_map = partial(AttentionMap, "self", layers, heads, tokens, tokens)
     if request.windowed or request.method != ATTENTION:
         rows, columns = require_sides(request.rows, request.columns, (tokens, tokens))
-        return make(weights, visible, request.method).window(rows, columns)
+        whole_map = make_self_map(weights, visible, request.method)
+        return whole_map.window(rows, columns)
     statistics = describe(weights, visible, True)
     if request.keep == "weights":
-        return make(weights, visible, statistics=statistics)
+        return make_self_map(weights, visible, statistics=statistics)
     if request.keep == "tiles":
-        tiles, visible_tiles = tile(weights, request.tiles), tile(visible, request.tiles)
+        tiles = tile(weights, request.tiles)
+        visible_tiles = tile(visible, request.tiles).max.astype(bool)
         is_whole = (tiles.height, tiles.width) == (1, 1)
         kept = weights if is_whole else None
-        return make(kept, visible_tiles.max.astype(bool), tiles=tiles, statistics=statistics)
-    edges = strongest(weights, request.strongest) if request.keep == "edges" else None
-    return make(None, np.array(True), edges=edges, statistics=statistics)
+        return make_self_map(kept, visible_tiles, tiles=tiles, statistics=statistics)
+    edges = None
+    if request.keep == "edges":
+        edges = strongest(weights, request.strongest)
+    return make_self_map(None, np.array(True), edges=edges, statistics=statistics)

@@ -1,4 +1,4 @@
-"""A PEFT adapter, merged into the weights of its base model: what runs then is the adapted model itself."""
+"""A PEFT adapter, merged into the weights of its base model: the adapted model itself runs then."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import (
 
 from attnviz.errors import ModelError
 from attnviz.models.folders import ADAPTER_WEIGHTS, read_adapter_config
-from attnviz.models.huggingface.attention import first_line
+from attnviz.models.huggingface.attention import read_first_line
 from attnviz.models.huggingface.safety import read_shapes
 
 PREFIX = "base_model.model."  # of the names in an adapter's file
@@ -29,6 +29,8 @@ TASKS = {
     "FEATURE_EXTRACTION": AutoModel,
 }
 CLASSIFIERS = "score.weight", "classifier.weight", "classifier.out_proj.weight"
+# parts that an adapter's weight has in its name after that of the module
+SUFFIX_LENGTHS = 1, 2, 3
 
 
 class Adapter(NamedTuple):
@@ -41,11 +43,15 @@ class Adapter(NamedTuple):
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read what an adapter is, without its weights. Raises ModelError if it is none that can be applied."""
+    """Read the config of an adapter and the shapes of its weights, and not the weights.
+
+    Raises ModelError for an adapter that cannot be applied.
+    """
     path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
         raise ModelError(
-            f"{folder} has no {ADAPTER_WEIGHTS}: an adapter is read from safetensors only, never a pickle"
+            f"{folder} has no {ADAPTER_WEIGHTS}: "
+            "an adapter is read from safetensors only, never a pickle"
         )
     config = read_adapter_config(folder)
     shapes = {name.removeprefix(PREFIX): shape for name, shape in read_shapes(path).items()}
@@ -58,40 +64,52 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def require_sane_ranks(
-    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], folder: Path
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path,
 ) -> None:
-    """Raise ModelError if an adapter's config asks for ranks that are larger than any side of its weights."""
-    largest = max((side for shape in shapes.values() for side in shape), default=0)
+    """Raise ModelError if a config asks for ranks that are larger than any side of the weights."""
+    sides = [side for shape in shapes.values() for side in shape]
+    largest = max(sides, default=0)
+    ranks = [config.get("r")]
     pattern = config.get("rank_pattern") or {}
-    ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
+    if isinstance(pattern, dict):
+        ranks += pattern.values()
     for rank in ranks:
         if isinstance(rank, int) and rank > largest:
             raise ModelError(
-                f"{folder} asks for a rank of {rank:,}; its weights have at most {largest:,} on a side"
+                f"{folder} asks for a rank of {rank:,}; "
+                f"its weights have at most {largest:,} on a side"
             )
 
 
 def list_task_classes(adapter: Adapter) -> list[Any]:
     """List the class of model that an adapter says it was trained for, if it says so."""
     task = adapter.config.get("task_type")
-    return [TASKS[task]] if isinstance(task, str) and task in TASKS else []
+    if not isinstance(task, str) or task not in TASKS:
+        return []
+    return [TASKS[task]]
 
 
 def set_labels(config: Any, adapter: Adapter) -> None:
-    """Tell a base model's config how many classes an adapter's own classifier knows."""
+    """Set the number of classes in a base model's config to that of an adapter's classifier."""
     for name, shape in adapter.shapes.items():
         if name.endswith(CLASSIFIERS) and len(shape) == 2:
             config.num_labels = shape[0]
 
 
-def require_fit(outline: Any, adapter: Adapter | None, folder: Path) -> None:
-    """Raise ModelError if an adapter changes parts that a model, or its outline, does not have."""
+def require_matching_modules(
+    outline: Any,
+    adapter: Adapter | None,
+    folder: Path,
+) -> None:
+    """Raise ModelError if an adapter changes modules that a model or its outline does not have."""
     if adapter is None:
         return
     modules = {name for name, _ in outline.named_modules()}
     for name in adapter.shapes:
-        parts = name.split(".")
-        owners = [".".join(parts[:-count]) for count in (1, 2, 3)]
+        words = name.split(".")
+        owners = [".".join(words[:-length]) for length in SUFFIX_LENGTHS]
         if not any(owner in modules for owner in owners if owner):
             raise ModelError(
                 f"{adapter.folder} is no adapter of {folder}, which has no {owners[1] or name}"
@@ -99,7 +117,7 @@ def require_fit(outline: Any, adapter: Adapter | None, folder: Path) -> None:
 
 
 def apply_adapter(model: Any, adapter: Adapter) -> Any:
-    """Return a model with an adapter merged into its weights. Raises ModelError if it does not fit."""
+    """Merge an adapter into the weights of a model. Raises ModelError if it does not fit."""
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
     resize_embeddings(model, adapter)
@@ -107,7 +125,8 @@ def apply_adapter(model: Any, adapter: Adapter) -> Any:
         config = PeftConfig.from_pretrained(str(adapter.folder))
         if config.is_prompt_learning or config.is_adaption_prompt:
             raise ModelError(
-                f"{adapter.folder} adds tokens of its own to every text: only adapters of weights are read"
+                f"{adapter.folder} adds tokens of its own to every text: "
+                "only adapters of weights are read"
             )
         config.inference_mode = True
         wrapped = PeftModel(model, config)
@@ -117,25 +136,28 @@ def apply_adapter(model: Any, adapter: Adapter) -> Any:
         return wrapped.merge_and_unload(safe_merge=True).eval()
     except ModelError:
         raise
-    except (
-        Exception
-    ) as error:  # the library raises ValueError, RuntimeError, KeyError, AttributeError ...
-        raise ModelError(
-            f"{adapter.folder} does not fit its base model: {read_last_line(error)}"
-        ) from error
+    # the library raises ValueError, RuntimeError, KeyError, AttributeError ...
+    except Exception as error:
+        reason = read_last_line(error)
+        raise ModelError(f"{adapter.folder} does not fit its base model: {reason}") from error
 
 
 def resize_embeddings(model: Any, adapter: Adapter) -> None:
-    """Give a model as many embeddings as an adapter brings, which was trained with tokens of its own."""
+    """Give a model as many embeddings as an adapter has that was trained with its own tokens."""
     embeddings = model.get_input_embeddings()
     for name, module in model.named_modules():
         shape = adapter.shapes.get(f"{name}.weight")
-        if module is embeddings and shape and shape[0] != embeddings.num_embeddings:
+        if module is not embeddings or not shape:
+            continue
+        if shape[0] != embeddings.num_embeddings:
             model.resize_token_embeddings(shape[0], mean_resizing=False)
 
 
 def require_complete(result: Any, adapter: Adapter) -> None:
-    """Raise ModelError if an adapter's file lacks weights that its config asks for, or holds others."""
+    """Raise ModelError if an adapter's file lacks weights of its config, or holds others.
+
+    result: what PEFT returns after it set the weights.
+    """
     missing = sorted(name for name in result.missing_keys if is_of_adapter(name))
     strange = sorted(result.unexpected_keys)
     if missing:
@@ -149,11 +171,11 @@ def require_complete(result: Any, adapter: Adapter) -> None:
 
 
 def is_of_adapter(name: str) -> bool:
-    """Tell whether a parameter is one that PEFT added."""
+    """Return True if a parameter is one that PEFT added."""
     return ".default" in name
 
 
 def read_last_line(error: Exception) -> str:
     """Return the last line of a library's message: sizes that differ are listed under a heading."""
     lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else first_line(error)
+    return lines[-1].strip() if lines else read_first_line(error)

@@ -1,11 +1,14 @@
-"""How the attention of a transformers model is read, whatever its architecture, and the model left as it was found.
+"""Reading the attention of a transformers model, whatever its architecture, without changing it.
 
-A short run surveys where its attention is:
+A short run surveys where the attention of the model is:
 - behind the function that models of today look up by the name of their attention implementation;
-- else in torch's own functions, of which a softmax is known by its shape: these models are read through a tap;
-- else, where it is sparse and of no common shape, in what the library returns for output_attentions.
+- else in torch's own functions, where a softmax is known by its shape: such models are read through
+  a tap;
+- else, where it is sparse and of no common shape, in what the library returns for
+  output_attentions.
 
-What the model says in that run must be what it says untouched: the calls were understood, or the model is refused.
+The model must put out in that run what it puts out when nobody watches. If it does, its calls of
+attention were understood; if not, the model is refused.
 """
 
 import logging
@@ -32,29 +35,33 @@ from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
 from attnviz.models.huggingface.attention_functions import (
     find_foreign_attention,
-    observe,
-    register,
+    observe_calls,
+    register_functions,
     set_attention,
     use_observed_attention,
 )
 from attnviz.models.maps import number_layers
-from attnviz.models.restore import as_found, configs, translate_failures
+from attnviz.models.restore import leave_as_found, list_configs, translate_failures
 from attnviz.models.untouched import (
     LAYERWISE,
-    allowed_change,
-    coarsest_type,
     explain_change,
+    find_allowed_change,
+    find_coarsest_type,
     measure_change,
-    same_randomness,
+    repeat_randomness,
 )
 from attnviz.record import NORM, ROW_TOLERANCE, Kind
 from attnviz.request import Request
 
 Inputs: TypeAlias = Mapping[str, Tensor]
-SHORT = (
-    5,
-    3,
-)  # tokens of a survey: of the text, and of the decoder's, so that lengths tell what attends to what
+Lengths: TypeAlias = tuple[int | None, int | None]
+"""The number of tokens of the text, and of the decoder's text; None where it is not known."""
+
+# tokens of a survey: the two lengths differ, so that they tell which tokens attend to which
+SHORT_TEXT = 5
+SHORT_TARGET = 3
+TEXT_INPUTS = ("input_ids", "inputs_embeds")
+TARGET_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
 TEXT = {
     "input_ids",
     "attention_mask",
@@ -62,402 +69,526 @@ TEXT = {
     "decoder_input_ids",
     "decoder_attention_mask",
 }
+"""The names of inputs that are of a text; other names are of images, sound or vectors."""
 KINDS: dict[Kind, str] = {
     "self": "attentions",
     "encoder": "encoder_attentions",
     "decoder": "decoder_attentions",
     "cross": "cross_attentions",
 }
+"""The names under which the library returns the weights of each kind."""
 CROSSING = (
     "encoder_attn",
     "cross_attn",
     "encoder_decoder_attention",
-)  # how modules of cross-attention are called
+)
+"""The ends of the names of modules of cross-attention."""
 WAYS = (
     (True, False),
     (True, True),
     (False, False),
     (False, True),
-)  # in which a model is read: observed, cached
-FUNCTIONS = (
-    "torch's scaled_dot_product_attention, or the library's eager attention where that cannot compute it, "
-    "on up to 16 queries of each layer"
 )
-SPARSE = "the attention of this model is sparse: it is read through the library's eager output_attentions"
+"""The ways in which a model can be read: with our functions or not, with its cache or not."""
+# the weight of a row that may lie outside of its band
+BAND_TOLERANCE = 1e-3
+FUNCTIONS = (
+    "torch's scaled_dot_product_attention, or the library's eager attention "
+    "where that cannot compute it, on up to 16 queries of each layer"
+)
+SPARSE = (
+    "the attention of this model is sparse: "
+    "it is read through the library's eager output_attentions"
+)
 
 
-class Surveyed(NamedTuple):
-    """What a survey of a model tells: what can be read, and changed, in a run on such inputs."""
+class ModelSurvey(NamedTuple):
+    """The result of a survey: what can be read, and changed, in a run of a model on such inputs."""
 
     sites: tuple[Site, ...]
     """The calls of attention, in their order."""
     pooled: bool
-    """Whether some layers have other lengths than the text, so that each length needs a survey."""
+    """True if some layers have other lengths than the text, so that each length needs a survey."""
 
 
 class Reading:
-    """Surveys and reads one model."""
+    """A reader of the attention of one model: it surveys the model once, and then reads it."""
 
     def __init__(self, model: Any) -> None:
-        register()
+        register_functions()
         self.model = model
         self.observed = True
-        """Whether the model is to call our functions in the place of the library's, as far as it takes them."""
+        """True if the model is to call our functions in place of the library's, where it can."""
         self.cached = False
-        """Whether the model computes something else without its cache of keys and values, so that it must keep one."""
+        """True if the model must keep its cache of keys and values, without which it changes."""
         self.tapped = False
-        """Whether some attention is found in torch's functions only."""
-        self.surveyed: Surveyed | None = None
+        """True if some attention is found in torch's functions only."""
+        self.latest: ModelSurvey | None = None
         """The last survey; None before the first."""
-        self.lengths: tuple[int | None, int | None] = (None, None)
+        self.lengths: Lengths = (None, None)
         """The lengths of what was surveyed last, where that matters."""
         self.change: float | None = None
-        """How much what the model says changes when it is watched, as a share of it; see ``measure_change``."""
+        """The relative change of the model's output when it is watched; see ``measure_change``."""
 
-    def survey(self, inputs: Inputs) -> Surveyed:
-        """Return the calls of attention that a run on such inputs makes, looked for once.
+    def survey(self, inputs: Inputs) -> ModelSurvey:
+        """Return the calls of attention that a run on such inputs makes, from one survey for all.
 
-        Raises ModelError if there are none, or if the model says something else when it is watched.
+        Only where the layers shorten the text, each length of a text has a survey of its own.
+        Raises ModelError if there are no calls, or if the model's output changes when it is
+        watched.
         """
-        if self.surveyed is None:
-            self.surveyed = self.find_sites(inputs)
-        if self.surveyed.pooled and self.lengths != lengths(inputs):
-            seen, kinds, _ = self.look_around(inputs)
-            sites = self.number(seen, kinds, inputs)
-            self.surveyed, self.lengths = Surveyed(sites, pooled=True), lengths(inputs)
-        return self.surveyed
+        if self.latest is None:
+            self.latest = self.find_sites(inputs)
+        lengths = read_lengths(inputs)
+        if self.latest.pooled and self.lengths != lengths:
+            calls, kinds, _ = self.watch_calls(inputs)
+            sites = self.number_calls(calls, kinds, inputs)
+            self.latest = ModelSurvey(sites, pooled=True)
+            self.lengths = lengths
+        return self.latest
 
-    def find_sites(self, inputs: Inputs) -> Surveyed:
-        """Survey a short run, in the first way in which the model says what it says untouched. Raises ModelError."""
-        short = shortened(inputs)
+    def find_sites(self, inputs: Inputs) -> ModelSurvey:
+        """Survey a short run, in the first way that leaves the model's output as it is.
+
+        Raises ModelError if there is no such way, or no attention.
+        """
+        short = shorten_inputs(inputs)
         untouched = self.run_untouched(short)
-        seen, kinds = self.find_way(short, untouched)
-        if not seen:
-            seen, kinds = self.look_at_eager(short, untouched)
-        if not seen:
+        calls, kinds = self.find_way(short, untouched)
+        if not calls:
+            calls, kinds = self.list_eager_calls(short, untouched)
+        if not calls:
             raise ModelError(f"{type(self.model).__name__} has no attention that could be shown")
-        pooled = any(not fits(call, lengths(short)) for call in seen) and set(short) <= TEXT
-        return Surveyed(self.number(seen, kinds, short), pooled)
+        lengths = read_lengths(short)
+        has_other_lengths = any(not is_over_text(call, lengths) for call in calls)
+        reads_text = set(short) <= TEXT
+        sites = self.number_calls(calls, kinds, short)
+        return ModelSurvey(sites, pooled=has_other_lengths and reads_text)
 
     def find_way(self, short: Inputs, untouched: Any) -> tuple[list[Seen], list[Kind]]:
-        """Take the first way in which the model says what it says untouched, and return the calls seen in it.
+        """Choose the first way of reading that leaves the model's output as it is.
 
-        Raises ModelError if there is no such way, or if a function of the user's hides what it computes.
+        short: the inputs of a short run. untouched: the output on them when nobody watches.
+        Returns the calls that are seen in this way, and their kinds. Raises ModelError if there is
+        no such way, or if a function of the user's hides what it computes.
         """
         foreign = find_foreign_attention(self.model)
-        allowed = allowed_change(untouched, coarsest_type(self.model))
-        most_calls, failure = 0, None
+        allowed = find_allowed_change(untouched, find_coarsest_type(self.model))
+        most_calls = 0
+        failure: ModelError | None = None
         for observed, cached in WAYS:
             if cached and not takes_cache(self.model.__class__):
                 continue
-            self.observed, self.cached = observed, cached
+            self.observed = observed
+            self.cached = cached
             try:
-                seen, kinds, outputs = self.look_around(short)
-            except ModelError as error:  # our functions do not know what is asked of them
+                calls, kinds, outputs = self.watch_calls(short)
+            # our functions do not know what is asked of them
+            except ModelError as error:
                 failure = failure or error
                 continue
-            most_calls = max(most_calls, len(seen))
+            most_calls = max(most_calls, len(calls))
             self.change = measure_change(untouched, outputs)
-            is_own_code = not (foreign and observed)
-            if self.change <= allowed and is_own_code:
+            replaces_foreign = foreign and observed
+            if self.change <= allowed and not replaces_foreign:
                 break
         else:
-            raise failure or explain_change(
-                self.model, math.inf if self.change is None else self.change
-            )
-        if failure and not seen:
+            change = math.inf if self.change is None else self.change
+            raise failure or explain_change(self.model, change)
+        if failure and not calls:
             raise failure
-        if foreign and len(seen) < most_calls:
+        if foreign and len(calls) < most_calls:
             raise ModelError(
-                f"the attention function {foreign!r} of this model is not the library's, and neither a softmax nor "
-                "torch's scaled_dot_product_attention is seen in it: its weights cannot be told"
+                f"the attention function {foreign!r} of this model is not the library's, "
+                "and neither a softmax nor torch's scaled_dot_product_attention is seen in it: "
+                "its weights cannot be told"
             )
-        return seen, kinds
+        return calls, kinds
 
-    def number(
-        self, seen: Sequence[Seen], kinds: Sequence[Kind], inputs: Inputs
+    def number_calls(
+        self,
+        calls: Sequence[Seen],
+        kinds: Sequence[Kind],
+        inputs: Inputs,
     ) -> tuple[Site, ...]:
         """Give each call its layer, in the part of the model that it belongs to."""
-        return number_layers(seen, kinds, name_parts(seen, kinds, towers=not set(inputs) <= TEXT))
+        reads_text = set(inputs) <= TEXT
+        parts = name_parts(calls, kinds, towers=not reads_text)
+        return number_layers(calls, kinds, parts)
 
-    def describe_reference(self, measured: float | None) -> str | None:
-        """Return what the fidelity of a capture was measured against; None where it was not measured."""
-        if measured is None:
+    def describe_reference(self, fidelity: float | None) -> str | None:
+        """Return what the fidelity of a capture is measured against; None for no fidelity."""
+        if fidelity is None:
             return None
         return LAYERWISE if self.tapped else FUNCTIONS
 
     def run_untouched(self, inputs: Inputs) -> Any:
-        """Return what the model says as it was handed over. Raises ModelError if it cannot run."""
+        """Return the model's output when nobody watches. Raises ModelError if it cannot run."""
         with undisturbed(self.model):
             return self.model(**inputs)
 
-    def look_around(self, inputs: Inputs) -> tuple[list[Seen], list[Kind], Any]:
-        """Return the calls of the interface and of torch's functions, their kinds, and what the model says."""
+    def watch_calls(self, inputs: Inputs) -> tuple[list[Seen], list[Kind], Any]:
+        """Run the model, and return its calls of attention, their kinds, and its output.
+
+        The calls are those of our functions, and of torch's.
+        """
         self.tapped = True
         with follow(self.model) as running:
             survey = Survey(running)
             outputs, tap = self.run(inputs, survey)
         self.tapped = tap is not None and tap.found > 0
-        kinds = [kind_of(call, lengths(inputs), outputs) for call in survey.seen]
+        lengths = read_lengths(inputs)
+        kinds = [classify_call(call, lengths, outputs) for call in survey.seen]
         return survey.seen, kinds, outputs
 
-    def look_at_eager(self, inputs: Inputs, untouched: Any) -> tuple[list[Seen], list[Kind]]:
-        """Return the layers that the library tells of, and of which kind each is."""
-        weights, outputs = self.eager(inputs)
-        self.require_same(untouched, outputs)
-        pairs = [(kind, part) for kind, parts in weights.items() for part in parts]
-        seen = [
-            Seen(None, part.shape[1], part.shape[2], part.shape[3], "", False) for _, part in pairs
-        ]
-        return seen, [kind for kind, _ in pairs]
+    def list_eager_calls(self, inputs: Inputs, untouched: Any) -> tuple[list[Seen], list[Kind]]:
+        """List the layers whose weights the library returns, and their kinds.
 
-    def require_same(self, untouched: Any, outputs: Any) -> None:
-        """Raise ModelError unless the model said the same as untouched, but for rounding."""
+        untouched: the output of the model when nobody watches. Raises ModelError if it changes.
+        """
+        weights, outputs = self.run_eager(inputs)
+        self.require_same_output(untouched, outputs)
+        calls: list[Seen] = []
+        kinds: list[Kind] = []
+        for kind, layers in weights.items():
+            for layer in layers:
+                _, heads, queries, keys = layer.shape
+                calls.append(Seen(None, heads, queries, keys, where="", cross=False))
+                kinds.append(kind)
+        return calls, kinds
+
+    def require_same_output(self, untouched: Any, outputs: Any) -> None:
+        """Raise ModelError unless the output of the model is the untouched one but for rounding."""
         self.change = measure_change(untouched, outputs)
-        if self.change > allowed_change(untouched, coarsest_type(self.model)):
+        allowed = find_allowed_change(untouched, find_coarsest_type(self.model))
+        if self.change > allowed:
             raise explain_change(self.model, self.change)
 
-    def read(
+    def read_calls(
         self,
-        surveyed: Surveyed,
+        survey: ModelSurvey,
         inputs: Inputs,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
         edits: Edits = NO_EDITS,
     ) -> tuple[dict[int, Found], str | None]:
-        """Run the model, and return what was found at the numbers of the calls.
+        """Run the model, and return what some heads of some calls gave, with a note.
 
-        The note says how the model was read if that is not how it was surveyed, and is None otherwise.
+        heads: the heads to look at, by the number of the call. The results have these numbers too.
+        The note says how the model was read if that is not how it was surveyed, and is None
+        otherwise. Raises ModelError if the model cannot be read, or changed, as asked.
         """
-        count = len(surveyed.sites)
+        count = len(survey.sites)
         probe = Probe(heads, request, edits, stop=not self.tapped)
         self.run(inputs, probe)
-        if len(probe.found) == len(heads) and (not self.tapped or probe.calls == count):
+        saw_all_calls = probe.calls == count
+        is_understood = saw_all_calls or not self.tapped
+        if len(probe.found) == len(heads) and is_understood:
             return probe.found, None
-        if request.method == NORM and probe.calls == count:
+        if request.method == NORM and saw_all_calls:
             raise ModelError(UNPROJECTED)
         if not edits.none:
             raise ModelError("this model cannot be changed as it runs: its attention is sparse")
-        return self.read_eager(surveyed, inputs, heads, request)
+        return self.read_eager(survey, inputs, heads, request)
 
     def read_eager(
         self,
-        surveyed: Surveyed,
+        survey: ModelSurvey,
         inputs: Inputs,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
     ) -> tuple[dict[int, Found], str]:
-        """The same from what the library returns, and what is to be said of that."""
+        """Return what some heads gave, from the weights that the library returns, with a note.
+
+        heads: the heads to look at, by the number of the call. Raises ModelError if the weights are
+        not those of the calls in the survey, or if the model's output changes.
+        """
         probe = Probe(heads, request, stop=False)
-        layers, outputs = self.eager(inputs)
-        self.require_same(self.run_untouched(inputs), outputs)
-        parts = {kind: iter(weights) for kind, weights in layers.items()}
-        least = 1.0
+        weights, outputs = self.run_eager(inputs)
+        self.require_same_output(self.run_untouched(inputs), outputs)
+        layers = {kind: iter(tensors) for kind, tensors in weights.items()}
+        least_sum = 1.0
         try:
-            for site in surveyed.sites:
-                if site.repeated:  # the library tells of its weights once
+            for site in survey.sites:
+                if site.repeated:  # the library returns its weights once
                     probe.calls += 1
                     continue
-                weights = next(parts[site.kind])
-                least = min(least, float(weights.sum(-1).amin()))
-                probe.given(weights, weights > 0, Source())
+                layer = next(layers[site.kind])
+                row_sums = layer.sum(-1)
+                least_sum = min(least_sum, float(row_sums.amin()))
+                probe.given(layer, layer > 0, Source())
         except (KeyError, StopIteration):
             raise ModelError(
                 "this model's attention changes with the length of the text and cannot be read"
             ) from None
-        lacking = (
-            f", which leaves some out: rows sum to as little as {least:.2f}"
-            if least < 1 - ROW_TOLERANCE
-            else ""
-        )
-        return probe.found, SPARSE + lacking
+        note = SPARSE
+        if least_sum < 1 - ROW_TOLERANCE:
+            note += f", which leaves some out: rows sum to as little as {least_sum:.2f}"
+        return probe.found, note
 
     def run(
-        self, inputs: Inputs, observer: Observer, how: Callable[[Any, Inputs], Any] | None = None
+        self,
+        inputs: Inputs,
+        observer: Observer,
+        how: Callable[[Any, Inputs], Any] | None = None,
     ) -> tuple[Any, Tap | None]:
-        """Run the model before an observer: its result, or None once the observer has all it wants, and the tap."""
-        tap = Tap(observer, partial(fit, lengths=lengths(inputs))) if self.tapped else None
+        """Run the model before an observer, and return its result and the tap.
+
+        how: a function that calls the model; a plain call without one. The result is None if the
+        observer ended the run when it had all that it wants. The tap is None if no call of this
+        model is found in torch's functions.
+        """
+        tap = None
+        if self.tapped:
+            tap = Tap(observer, partial(shape_weights, lengths=read_lengths(inputs)))
         if self.cached:
             inputs = {**inputs, "use_cache": True}  # type: ignore[dict-item]
+        call = how or forward
         with undisturbed(self.model):
             if self.observed:
                 use_observed_attention(self.model)
-            with observe(observer if tap is None else tap), tap or nullcontext():
+            with observe_calls(observer if tap is None else tap), tap or nullcontext():
                 try:
-                    return (how or forward)(self.model, inputs), tap
+                    return call(self.model, inputs), tap
                 except Finished:
                     return None, tap
 
-    def eager(self, inputs: Inputs) -> tuple[dict[Kind, list[Tensor]], Any]:
-        """Return weights (1, H, N, M) by kind, layer after layer, of the library, and what the model says."""
+    def run_eager(self, inputs: Inputs) -> tuple[dict[Kind, list[Tensor]], Any]:
+        """Return the weights that the library returns, and the output of the model.
+
+        The weights are (1, H, N, M), listed by kind, layer after layer.
+        """
         with undisturbed(self.model):
             set_attention(self.model, "eager")
             outputs = forward(self.model, {**inputs, "output_attentions": True})
+        lengths = read_lengths(inputs)
         weights: dict[Kind, list[Tensor]] = {}
         for kind, name in KINDS.items():
-            layers = [
-                part for part in getattr(outputs, name, None) or () if isinstance(part, Tensor)
-            ]
-            parts = [fit(unpadded(part, lengths(inputs)), lengths(inputs)) for part in layers]
-            weights[kind] = [part for part in parts if part is not None]
+            weights[kind] = []
+            for layer in getattr(outputs, name, None) or ():
+                if not isinstance(layer, Tensor):
+                    continue
+                shaped = shape_weights(cut_padding(layer, lengths), lengths)
+                if shaped is not None:
+                    weights[kind].append(shaped)
         return weights, outputs
 
 
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
-    """Let a model run in evaluation, without gradients and talk. Raises ModelError for whatever it raises itself."""
+    """Let a model run in evaluation, without gradients, warnings and progress bars.
+
+    Raises ModelError for whatever the model raises.
+    """
     with (
-        as_found(model),
-        quiet_library(),
+        leave_as_found(model),
+        silence_library(),
         torch.no_grad(),
-        same_randomness(model.device),
+        repeat_randomness(model.device),
         translate_failures(model),
     ):
-        for config in configs(list(model.modules())):
-            config.return_dict = (
-                True  # outputs are found by name, whatever the model's config asks for
-            )
+        for config in list_configs(list(model.modules())):
+            # outputs are found by name, whatever the model's config asks for
+            config.return_dict = True
         yield
 
 
 def forward(model: Any, inputs: Mapping[str, Any]) -> Any:
-    """Call the model, without the cache of keys and values that only generation needs, unless the inputs ask for it."""
-    options = {"use_cache": False} if takes_cache(model.__class__) else {}
+    """Call a model, without the cache of keys and values unless the inputs ask for it.
+
+    Only generation needs the cache.
+    """
+    options = {}
+    if takes_cache(model.__class__):
+        options["use_cache"] = False
     return model(**{**options, **inputs})
 
 
 @cache
 def takes_cache(kind: type) -> bool:
-    """Whether models of a class can be told to keep no cache."""
-    return "use_cache" in signature(kind.forward).parameters  # type: ignore[attr-defined]
+    """Return True if models of a class can be told to keep no cache of keys and values."""
+    parameters = signature(kind.forward).parameters  # type: ignore[attr-defined]
+    return "use_cache" in parameters
 
 
-def shortened(inputs: Inputs) -> Inputs:
-    """Inputs of a text cut, or repeated, to a few tokens; of other inputs only what a decoder reads."""
+def shorten_inputs(inputs: Inputs) -> Inputs:
+    """Return inputs for a short run: a text cut, or repeated, to a few tokens.
+
+    Of other inputs than texts, only what a decoder reads is shortened.
+    """
     if set(inputs) <= TEXT and "input_ids" in inputs:
-        short = {"input_ids": inputs["input_ids"].repeat(1, SHORT[0])[:1, : SHORT[0]]}
+        ids = inputs["input_ids"].repeat(1, SHORT_TEXT)
+        short = {"input_ids": ids[:1, :SHORT_TEXT]}
     else:
-        short = {name: part for name, part in inputs.items() if name != "decoder_attention_mask"}
+        short = {name: value for name, value in inputs.items() if name != "decoder_attention_mask"}
     if "decoder_input_ids" in inputs:
-        count = SHORT[1] if lengths(short)[0] != SHORT[1] else SHORT[1] - 1
-        short["decoder_input_ids"] = inputs["decoder_input_ids"].repeat(1, count)[:1, :count]
+        text_length, _ = read_lengths(short)
+        count = SHORT_TARGET if text_length != SHORT_TARGET else SHORT_TARGET - 1
+        ids = inputs["decoder_input_ids"].repeat(1, count)
+        short["decoder_input_ids"] = ids[:1, :count]
     return short
 
 
-def lengths(inputs: Inputs) -> tuple[int | None, int | None]:
-    """Tokens of the text, and of the decoder's, as far as the inputs tell."""
-    sides = (("input_ids", "inputs_embeds"), ("decoder_input_ids", "decoder_inputs_embeds"))
-    text, target = (
-        next((inputs[name].shape[1] for name in names if name in inputs), None) for names in sides
-    )
-    return text, target
+def read_lengths(inputs: Inputs) -> Lengths:
+    """Read the number of tokens of the text, and of the decoder's, as far as the inputs tell."""
+    return read_length(inputs, TEXT_INPUTS), read_length(inputs, TARGET_INPUTS)
 
 
-def sizes_of(site: Site, inputs: Inputs) -> tuple[int, int]:
-    """Queries and keys of a call, as the inputs tell if they are texts, else as they were in the survey."""
-    text, target = lengths(inputs)
-    n, m = (text, text) if set(inputs) <= TEXT and text is not None else site.size
+def read_length(inputs: Inputs, names: Sequence[str]) -> int | None:
+    """Read the number of tokens of the first input that has one of some names; None without one."""
+    for name in names:
+        if name in inputs:
+            return int(inputs[name].shape[1])
+    return None
+
+
+def find_call_size(site: Site, inputs: Inputs) -> tuple[int, int]:
+    """Return the queries and keys of a call in a run on some inputs.
+
+    They are what the inputs tell if these are texts, else what they were in the survey.
+    """
+    text, target = read_lengths(inputs)
+    queries, keys = site.size
+    if set(inputs) <= TEXT and text is not None:
+        queries, keys = text, text
     if target is None or site.kind in ("self", "encoder"):
-        return n, m
-    return target, target if site.kind == "decoder" else m
+        return queries, keys
+    return target, target if site.kind == "decoder" else keys
 
 
-def kind_of(call: Seen, lengths: tuple[int | None, int | None], outputs: Any) -> Kind:
-    """Return which tokens attend to which, by the lengths of the call.
+def classify_call(call: Seen, lengths: Lengths, outputs: Any) -> Kind:
+    """Return which tokens attend to which in a call, by the numbers of its queries and keys.
 
-    Where no lengths tell, the library's names do: those of the model's outputs, and of the module that calls.
+    Where no lengths tell, the library's names do: those of the model's outputs, and of the module
+    that calls.
     """
     _, target = lengths
     where = call.where.lower()
-    square = call.queries == call.keys
+    is_square = call.queries == call.keys
     if target is not None:
         if call.queries != target:
             return "encoder"
         return "decoder" if call.keys == target else "cross"
     if hasattr(outputs, "encoder_attentions") and hasattr(outputs, "decoder_attentions"):
-        if "decoder" not in where.partition("encoder")[0]:
+        before_encoder, _, _ = where.partition("encoder")
+        if "decoder" not in before_encoder:
             return "encoder"
-        return "decoder" if square and not where.endswith(CROSSING) else "cross"
-    crosses = hasattr(outputs, "cross_attentions") or not hasattr(outputs, "attentions")
-    return "cross" if not square and (crosses or "cross" in where) else "self"
+        return "decoder" if is_square and not where.endswith(CROSSING) else "cross"
+    if is_square:
+        return "self"
+    may_cross = hasattr(outputs, "cross_attentions") or not hasattr(outputs, "attentions")
+    return "cross" if may_cross or "cross" in where else "self"
 
 
-def fits(call: Seen, lengths: tuple[int | None, int | None]) -> bool:
-    """Return whether the queries and keys of a call are those of the text, or of the target."""
+def is_over_text(call: Seen, lengths: Lengths) -> bool:
+    """Return True if the queries and keys of a call are tokens of the text, or of the target."""
+    return (call.queries, call.keys) in list_text_sizes(lengths)
+
+
+def list_text_sizes(lengths: Lengths) -> set[tuple[int | None, int | None]]:
+    """List the sizes (queries, keys) that attention over texts of some lengths can have."""
     text, target = lengths
-    return (call.queries, call.keys) in {(text, text), (target, target), (target, text)}
+    return {(text, text), (target, target), (target, text)}
 
 
-def name_parts(seen: Sequence[Seen], kinds: Sequence[Kind], *, towers: bool) -> list[str]:
-    """Return the part of the model, or of its input, that each call belongs to; empty names where that is no question.
+def name_parts(
+    calls: Sequence[Seen],
+    kinds: Sequence[Kind],
+    *,
+    towers: bool,
+) -> list[str]:
+    """Name the part of the model, or of its input, that each call belongs to.
 
-    towers: whether what the parts of the model read are different things, as images and texts are. A module that calls
-    attention several times as it runs once does so for parts of its input, such as the images of a batch.
+    A module that calls attention several times as it runs once does so for parts of its input, such
+    as the images of a batch. Names are empty where there is one part only.
+
+    towers: True if the parts of the model read different things, as images and texts are.
     """
-    earlier: Counter[tuple[int, Kind]] = Counter()
+    run_counts: Counter[tuple[int, Kind]] = Counter()
     numbers: list[int] = []
-    for call, kind in zip(seen, kinds, strict=True):
-        entry = call.entry, kind
-        earlier[entry] += bool(call.entry) and not call.repeated
-        numbers.append(max(earlier[entry], 1))
-    names = [name_tower(call.where) for call in seen]
-    most = {
-        name: max(number for number, its in zip(numbers, names, strict=True) if its == name)
-        for name in names
-    }
+    for call, kind in zip(calls, kinds, strict=True):
+        run = call.entry, kind
+        if call.entry and not call.repeated:
+            run_counts[run] += 1
+        numbers.append(max(run_counts[run], 1))
+    names = [name_tower(call.where) for call in calls]
+    part_counts: dict[str, int] = {}
+    for name, number in zip(names, numbers, strict=True):
+        part_counts[name] = max(part_counts.get(name, 0), number)
     if not towers:
-        names = ["" if most[name] == 1 else name for name in names]
-    return [
-        f"{name} (part {number} of {most[name]} of its input)" if most.get(name, 1) > 1 else name
-        for name, number in zip(names, numbers, strict=True)
-    ]
+        names = ["" if part_counts[name] == 1 else name for name in names]
+    parts: list[str] = []
+    for name, number in zip(names, numbers, strict=True):
+        count = part_counts.get(name, 1)
+        suffix = f" (part {number} of {count} of its input)" if count > 1 else ""
+        parts.append(name + suffix)
+    return parts
 
 
 def name_tower(where: str) -> str:
-    """Return the stack of layers that a module is in: what comes before the first number in its name."""
-    words = where.split(".")
-    first = next((place for place, word in enumerate(words) if word.isdigit()), len(words))
-    return ".".join(words[:first])
+    """Return the stack of layers that a module is in: its name up to the first number."""
+    words: list[str] = []
+    for word in where.split("."):
+        if word.isdigit():
+            break
+        words.append(word)
+    return ".".join(words)
 
 
-def fit(part: Tensor, lengths: tuple[int | None, int | None]) -> Tensor | None:
-    """The result of a softmax as (1, H, N, M) if it can be attention over so many tokens, else None."""
-    text, target = lengths
-    pairs = {(text, text), (target, target), (target, text)}
-    if part.ndim in (3, 4) and tuple(part.shape[-2:]) in pairs:
-        return part if part.ndim == 4 else part[None]
-    if part.ndim == 4 and text is not None and part.shape[3] % 2 and part.shape[1] >= text:
-        return from_band(part, text)
+def shape_weights(weights: Tensor, lengths: Lengths) -> Tensor | None:
+    """Return the result of a softmax as (1, H, N, M), if it can be attention over such texts.
+
+    It is None for anything else. The result may be (H, N, M), (1, H, N, M), or the band of a sparse
+    encoder, (1, N, H, 2 w + 1).
+    """
+    text, _ = lengths
+    if weights.ndim in (3, 4) and tuple(weights.shape[-2:]) in list_text_sizes(lengths):
+        return weights if weights.ndim == 4 else weights[None]
+    if weights.ndim != 4 or text is None:
+        return None
+    has_odd_width = weights.shape[3] % 2 == 1
+    if has_odd_width and weights.shape[1] >= text:
+        return unfold_band(weights, text)
     return None
 
 
-def unpadded(part: Tensor, lengths: tuple[int | None, int | None]) -> Tensor:
-    """Weights (1, H, N, N) without the padding to whole blocks that a sparse encoder adds to its text."""
+def cut_padding(weights: Tensor, lengths: Lengths) -> Tensor:
+    """Return weights (1, H, N, N) without the padding of the text.
+
+    A sparse encoder pads its text to whole blocks.
+    """
     text, _ = lengths
-    if part.ndim == 4 and text is not None and part.shape[2] == part.shape[3] > text:
-        return part[..., :text, :text]
-    return part
+    if weights.ndim == 4 and text is not None and weights.shape[2] == weights.shape[3] > text:
+        return weights[..., :text, :text]
+    return weights
 
 
-def from_band(band: Tensor, length: int) -> Tensor | None:
-    """Weights of a band of keys around each query, (1, N, H, 2 w + 1), as (1, H, N, N); None if it is no such band."""
+def unfold_band(band: Tensor, length: int) -> Tensor | None:
+    """Return weights of a band of keys around each query, (1, N, H, 2 w + 1), as (1, H, N, N).
+
+    Longformer computes such bands. None if the numbers are no such band: if some of them lie
+    outside of the text.
+    """
     half = band.shape[3] // 2
-    places = torch.arange(length, device=band.device)
-    offset = places - places[:, None] + half  # (N, N): where in a query's band a key stands
-    inside = (offset >= 0) & (offset <= 2 * half)
+    positions = torch.arange(length, device=band.device)
+    distances = positions - positions[:, None]
+    # the position of a key in the band of a query, (N, N)
+    columns = distances + half
+    is_inside = (columns >= 0) & (columns <= 2 * half)
     rows = band[0, :length].transpose(0, 1)  # (H, N, 2 w + 1)
-    dense = rows.gather(2, offset.clamp(0, 2 * half).expand(len(rows), -1, -1)) * inside
-    outside = float((rows.float().sum(-1) - dense.float().sum(-1)).abs().max())
-    return dense[None] if outside < 1e-3 else None
+    columns = columns.clamp(0, 2 * half).expand(len(rows), -1, -1)
+    dense = rows.gather(2, columns) * is_inside
+    lost = rows.float().sum(-1) - dense.float().sum(-1)
+    is_band = float(lost.abs().max()) < BAND_TOLERANCE
+    return dense[None] if is_band else None
 
 
 @contextmanager
-def quiet_library() -> Iterator[None]:
-    """Keep the library's warnings and progress bars off stderr, and leave its settings as they were."""
-    bars = transformers.logging.is_progress_bar_enabled()
-    handlers = logging.getLogger(
-        "transformers"
-    ).handlers  # to set its level would clear the caches of all loggers
+def silence_library() -> Iterator[None]:
+    """Keep the library's warnings and progress bars off stderr, and restore its settings."""
+    shows_bars = transformers.logging.is_progress_bar_enabled()
+    # filters on its handlers, since to set its level would clear the caches of all loggers
+    handlers = logging.getLogger("transformers").handlers
     for handler in handlers:
         handler.addFilter(is_error)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -468,15 +599,16 @@ def quiet_library() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(is_error)
-        if bars:
+        if shows_bars:
             transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def is_error(record: logging.LogRecord) -> bool:
-    """Whether the library says that something went wrong, rather than what it thinks of it."""
+    """Return True if the library logs an error, rather than a warning or a remark."""
     return record.levelno >= logging.ERROR
 
 
-def first_line(error: Exception) -> str:
-    """The beginning of a library's message, as one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def read_first_line(error: Exception) -> str:
+    """Return the first line of a library's message; the class of the error if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

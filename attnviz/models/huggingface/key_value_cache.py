@@ -1,4 +1,4 @@
-"""A text that continues what a cache of keys and values holds: its keys are more than its queries."""
+"""Texts that continue what a cache of keys and values holds: they have more keys than queries."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,80 +10,95 @@ from transformers import Cache
 
 from attnviz.errors import InputError, UsageError
 from attnviz.models.inputs import copy_changeable
-from attnviz.models.maps import places
+from attnviz.models.maps import make_position_tokens
 from attnviz.record import AttentionMap, Token
 from attnviz.request import Request
 
-NAMES = "past_key_values", "cache"  # how versions of transformers name the input
+# the names of the input, by the version of transformers
+CACHE_NAMES = "past_key_values", "cache"
+TEXT_NAMES = "input_ids", "inputs_embeds"
 
 
 @dataclass(frozen=True)
-class Past:
-    """What a cache holds before a text is read."""
+class CachedText:
+    """The tokens that a cache holds before a text is read, and the tokens of that text."""
 
     name: str
-    """Of the input."""
+    """The name of the input."""
     count: int
-    """Tokens that were read before."""
+    """The number of tokens that were read before."""
     queries: int
-    """Tokens of the text."""
+    """The number of tokens of the text."""
     keys: Mapping[int, tuple[int, int]]
-    """By layer, how many keys there are for the queries, and the place of the first of them."""
+    """By layer, the number of keys for the queries, and the position of the first of them."""
 
     @property
     def note(self) -> str:
-        """What the reader should know."""
+        """A note of where the queries are in the whole text."""
         last = self.count + self.queries - 1
-        queries = (
-            f"query {last} follows" if self.queries == 1 else f"queries {self.count}-{last} follow"
-        )
+        queries = f"queries {self.count}-{last} follow"
+        if self.queries == 1:
+            queries = f"query {last} follows"
         return f"{queries} the {self.count} tokens of {self.name}, which are named by their places"
 
-    def place_map(self, part: AttentionMap, tokens: Sequence[Token]) -> AttentionMap:
-        """Make a map of queries and all their keys a window of the whole text; leave other maps as they are.
+    def place_map(self, attention_map: AttentionMap, tokens: Sequence[Token]) -> AttentionMap:
+        """Make a map of queries and all their keys a window of the whole text.
 
-        tokens: those of the text, if they are known. Slots of a cache that nothing was written to are cut off.
+        Slots of a cache that nothing was written to are cut off. Other maps stay as they are.
+
+        tokens: those of the text; empty if they are not known.
         """
-        size, first = self.keys.get(part.layers[0], (None, 0))
-        if (
-            part.weights is None
-            or part.kind not in ("self", "cross")
-            or (len(part.queries), len(part.keys))
-            != (
-                self.queries,
-                size,
-            )
-        ):
-            return part
+        if not self.is_of_whole_layer(attention_map):
+            return attention_map
+        _, first = self.keys[attention_map.layers[0]]
         whole = self.count + self.queries
-        texts = (*places(self.count), *(tokens or places(whole)[self.count :]))
-        last = min(first + len(part.keys), whole)
-        visible = part.visible if part.visible.shape[-1] == 1 else part.visible[..., : last - first]
+        query_tokens = tuple(tokens) or make_position_tokens(whole)[self.count :]
+        text = (*make_position_tokens(self.count), *query_tokens)
+        last = min(first + len(attention_map.keys), whole)
+        written = slice(last - first)
+        visible = attention_map.visible
+        if visible.shape[-1] != 1:
+            visible = visible[..., written]
+        assert attention_map.weights is not None
         return replace(
-            part,
+            attention_map,
             kind="self",
-            queries=texts[self.count :],
-            keys=texts[first:last],
-            weights=part.weights[..., : last - first],
+            queries=text[self.count :],
+            keys=text[first:last],
+            weights=attention_map.weights[..., written],
             visible=visible,
             statistics=None,  # those of a window say nothing of the whole
             query_places=tuple(range(self.count, whole)),
             key_places=tuple(range(first, last)),
         )
 
+    def is_of_whole_layer(self, attention_map: AttentionMap) -> bool:
+        """Return True for the weights of all queries, and of all keys that a layer has for them."""
+        if attention_map.weights is None or attention_map.kind not in ("self", "cross"):
+            return False
+        key_count, _ = self.keys.get(attention_map.layers[0], (None, 0))
+        size = len(attention_map.queries), len(attention_map.keys)
+        return size == (self.queries, key_count)
 
-def read_past(model: Any, inputs: Mapping[str, Any], request: Request) -> Past | None:
-    """Read what the cache among inputs holds; None if there is none, or an empty one.
 
-    Raises InputError for what is no cache, and of an encoder-decoder; UsageError for what cannot be kept of a part.
+def read_past(
+    model: Any,
+    inputs: Mapping[str, Any],
+    request: Request,
+) -> CachedText | None:
+    """Read how many tokens the cache among some inputs holds.
+
+    None if there is no cache, or an empty one. Raises InputError for what is no cache, and for the
+    cache of an encoder-decoder; UsageError for what cannot be kept of a part of a text.
     """
-    name = next((name for name in NAMES if inputs.get(name) is not None), None)
+    name = find_filled_input(inputs, CACHE_NAMES)
     if name is None:
         return None
     cache = inputs[name]
     if not isinstance(cache, Cache):
+        kind = type(cache).__name__
         raise InputError(
-            f"{name} is of type {type(cache).__name__}: give a Cache of transformers, such as outputs.{name}"
+            f"{name} is of type {kind}: give a Cache of transformers, such as outputs.{name}"
         )
     count = int(cache.get_seq_length())
     if not count:
@@ -96,33 +111,37 @@ def read_past(model: Any, inputs: Mapping[str, Any], request: Request) -> Past |
         raise UsageError(
             f"keep={request.keep!r} is of a whole text: leave {name} out, and give the whole text"
         )
-    texts = (inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs)
-    text = next(texts, None)
-    if text is None:
+    text_names = [text_name for text_name in TEXT_NAMES if text_name in inputs]
+    if not text_names or inputs[text_names[0]] is None:
         raise InputError(
             f"{name} needs input_ids or inputs_embeds beside it: the tokens that follow"
         )
-    queries = int(text.shape[1])
-    keys = {number: cache.get_mask_sizes(queries, number) for number in range(len(cache.layers))}
-    return Past(
-        name,
-        count,
-        queries,
-        {number: (int(size), int(first)) for number, (size, first) in keys.items()},
-    )
+    queries = int(inputs[text_names[0]].shape[1])
+    keys: dict[int, tuple[int, int]] = {}
+    for number in range(len(cache.layers)):
+        size, first = cache.get_mask_sizes(queries, number)
+        keys[number] = int(size), int(first)
+    return CachedText(name, count, queries, keys)
+
+
+def find_filled_input(inputs: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return the first of some names under which there is an input; None without one."""
+    for name in names:
+        if inputs.get(name) is not None:
+            return name
+    return None
 
 
 @contextmanager
-def copying_caches(model: nn.Module) -> Iterator[None]:
+def protect_caches(model: nn.Module) -> Iterator[None]:
     """Hand a model a copy of each cache in each of its runs: it would write into the caller's."""
 
     def copy_caches(
-        _: nn.Module, places: tuple[Any, ...], names: dict[str, Any]
+        _: nn.Module,
+        positional: tuple[Any, ...],
+        named: dict[str, Any],
     ) -> tuple[Any, dict[str, Any]]:
-        return places, {
-            name: copy_changeable(value) if is_cache(value) else value
-            for name, value in names.items()
-        }
+        return positional, {name: copy_cache(value) for name, value in named.items()}
 
     hook = model.register_forward_pre_hook(copy_caches, with_kwargs=True)
     try:
@@ -131,8 +150,16 @@ def copying_caches(model: nn.Module) -> Iterator[None]:
         hook.remove()
 
 
+def copy_cache(value: Any) -> Any:
+    """Return a copy of a cache; leave any other value as it is."""
+    return copy_changeable(value) if is_cache(value) else value
+
+
 def is_cache(value: Any) -> bool:
-    """Tell whether a value is an object that a run may write to, of the library's caches and of others."""
-    return isinstance(value, Cache) or (
-        type(value).__module__.startswith("transformers.") and hasattr(value, "update")
-    )
+    """Return True for a cache of the library, or another object of its models that can be updated.
+
+    A run may write to such an object.
+    """
+    if isinstance(value, Cache):
+        return True
+    return type(value).__module__.startswith("transformers.") and hasattr(value, "update")

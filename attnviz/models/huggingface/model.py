@@ -1,5 +1,6 @@
 """Any transformers model: one from a folder, or one that is loaded already."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -23,22 +24,31 @@ from attnviz.lm.corpus import Ids
 from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.folders import Folders
-from attnviz.models.huggingface.attention import Reading, Surveyed, sizes_of, undisturbed
-from attnviz.models.huggingface.encoding import (
-    Encoded,
-    continuation,
-    encode,
-    encode_ids,
-    require_embeddings,
-    spell,
-    unended,
-    vocabulary,
-    with_target,
-    write,
+from attnviz.models.huggingface.attention import (
+    ModelSurvey,
+    Reading,
+    find_call_size,
+    undisturbed,
 )
-from attnviz.models.huggingface.key_value_cache import copying_caches, read_past
-from attnviz.models.huggingface.loading import load_parts, position_limit, reads_target
-from attnviz.models.huggingface.prediction import Asked, ask, require_gradient
+from attnviz.models.huggingface.encoding import (
+    EncodedText,
+    add_target,
+    append_continuation,
+    drop_end_token,
+    encode_ids,
+    encode_prompt,
+    generate_ids,
+    make_vocabulary,
+    require_embeddings,
+    spell_ids,
+)
+from attnviz.models.huggingface.key_value_cache import protect_caches, read_past
+from attnviz.models.huggingface.loading import find_position_limit, load_parts, reads_target
+from attnviz.models.huggingface.prediction import (
+    ResolvedTarget,
+    require_gradient,
+    resolve_target,
+)
 from attnviz.models.inputs import (
     AMBIGUOUS,
     Arguments,
@@ -47,21 +57,21 @@ from attnviz.models.inputs import (
     make_tensor,
     require_names,
 )
-from attnviz.models.interventions import ABREAST, batches, changed_ids
+from attnviz.models.interventions import ABREAST, batches, change_ids
 from attnviz.models.maps import (
-    Choice,
+    MapChoice,
     assemble,
-    choose,
+    choose_maps,
     describe_parts,
     describe_sizes,
-    edits,
-    fidelity,
-    places,
-    require_room,
-    wanted_heads,
-    window_places,
+    describe_windows,
+    group_heads_by_call,
+    make_edits,
+    make_position_tokens,
+    measure_fidelity,
+    require_weights_memory,
 )
-from attnviz.models.restore import in_turn, translate_failures
+from attnviz.models.restore import translate_failures, wait_for_turn
 from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
     LIKELIEST,
@@ -77,7 +87,6 @@ from attnviz.request import (
 )
 from attnviz.selection import Sides
 
-SPELT = "input_ids", "decoder_input_ids"
 REPEATED = (
     "attention of this model cannot be followed: its weights are used twice, with different values"
 )
@@ -86,33 +95,50 @@ AXES = {
     "inputs_embeds": 3,
     "decoder_input_ids": 2,
     "decoder_inputs_embeds": 3,
-}  # of a batch of texts
+}
+"""The number of axes of each input that holds tokens, in a batch of texts."""
 RETURNED = (
     "labels",
     "return_dict",
     "use_cache",
     "output_attentions",
     "output_hidden_states",
-)  # no attention is of these
+)
+"""Inputs that change what a model returns, and not what it attends to."""
 EXTRAS = frozenset({*TransformersKwargs.__annotations__, *RETURNED, "token_type_ids"})
-"""Names that models may be given though their forward does not name them: those of the library, and of tokenizers."""
-BATCH = 8  # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
+"""Names of inputs that a model may be given though its forward does not name them.
+
+They are the names that the library knows, and that tokenizers give.
+"""
+# tokens: tokenizers without a limit name a number of this size or larger
+UNLIMITED = 1 << 31
+# sequences whose next tokens are predicted at once: a wide vocabulary takes memory
+BATCH = 8
+
+FindSides = Callable[[MapChoice], Sides]
+"""Return the queries and the keys of a map that is to be made."""
 
 
 class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     """A transformers model with its tokenizer."""
 
     def __init__(
-        self, name: str, model: Any, tokenizer: Any = None, notes: tuple[str, ...] = ()
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        self.name, self.model, self.tokenizer, self.notes = name, model, tokenizer, notes
-        self.reading = Reading(model)
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self.notes = notes
+        self.reader = Reading(model)
 
     @classmethod
-    @in_turn
-    @torch.inference_mode(
-        False
-    )  # parameters that were made in inference mode would have no gradients
+    @wait_for_turn
+    # parameters that were made in inference mode would have no gradients
+    @torch.inference_mode(False)
     def load(
         cls,
         name: str,
@@ -122,123 +148,145 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         writes: bool = False,
         predicts: bool = False,
     ) -> "HuggingFace":
-        """From local folders, or one: safetensors only, no code from it.
+        """Load a model from local folders, or from one: safetensors only, and no code from it.
 
-        writes: with the head that continues a text; predicts: with the one that the folder was saved with.
+        writes: with the head that continues a text.
+        predicts: with the head that the folder was saved with.
         """
-        folders = Folders(folders) if isinstance(folders, Path) else folders
-        return cls(name, *load_parts(folders, placement, writes=writes, predicts=predicts))
+        if isinstance(folders, Path):
+            folders = Folders(folders)
+        parts = load_parts(folders, placement, writes=writes, predicts=predicts)
+        return cls(name, parts.model, parts.tokenizer, parts.notes)
 
     @property
     def positions(self) -> int | None:
-        """How many tokens the model reads at most."""
-        limits = position_limit(self.model), self.tokenizer.model_max_length
-        return min((limit for limit in limits if limit and 0 < limit < 1 << 31), default=None)
+        """The largest number of tokens that the model reads; None if nothing limits it."""
+        limits = find_position_limit(self.model), self.tokenizer.model_max_length
+        real_limits = [limit for limit in limits if limit and 0 < limit < UNLIMITED]
+        return min(real_limits, default=None)
 
-    @in_turn
+    @wait_for_turn
     def capture(
-        self, prompt: Prompt, request: Request, intervention: Intervention = NOTHING
+        self,
+        prompt: Prompt,
+        request: Request,
+        intervention: Intervention = NOTHING,
     ) -> Capture:
-        """See ``SupportsPredictions.capture``."""
-        encoded = self.encoded(prompt, request.truncate, intervention)
-        surveyed = self.reading.survey(self.placed(encoded.inputs))
-        sites = surveyed.sites
-        chosen = choose(sites, request)
-        note = None
+        """Run the model and keep what a request names; see ``SupportsPredictions.capture``."""
+        encoded = self.encode_prompt(prompt, request.truncate, intervention)
+        inputs = self.place_inputs(encoded.inputs)
+        survey = self.reader.survey(inputs)
+        choices = choose_maps(survey.sites, request)
+        reading_note = None
         if prompt.generate:
-            encoded, found = self.continued(encoded, surveyed, prompt.generate, chosen, request)
-            request = request.placed(encoded.sides_of(chosen[0]))
+            count = prompt.generate
+            encoded, results = self.continue_text(encoded, survey, count, choices, request)
+            request = request.placed(encoded.find_map_sides(choices[0]))
         else:
-            if surveyed.pooled and request.windowed:
-                require_whole(sites, chosen, len(encoded.tokens))
-            sides = self.sides_of(encoded, surveyed)
-            request = request.placed(sides(chosen[0]))
-            require_room(chosen, sides, request)
-            heads = wanted_heads(chosen, sites)
-            found, note = self.found(encoded, surveyed, heads, request, intervention)
-        sides = self.sides_of(encoded, surveyed)
-        measured, warning = fidelity(found)
-        where = window_places(chosen, sides, request)
-        maps = assemble(chosen, sites, found, sides, request)
-        structure = describe_parts(sites)
-        if surveyed.pooled:
-            structure = describe_sizes(sites, len(encoded.tokens))
-        lines = (*self.notes, *encoded.notes, *where, structure, note, warning)
+            if survey.pooled and request.windowed:
+                require_whole_text(survey.sites, choices, len(encoded.tokens))
+            find_sides = self.make_text_sides(encoded, survey)
+            request = request.placed(find_sides(choices[0]))
+            require_weights_memory(choices, find_sides, request)
+            heads = group_heads_by_call(choices, survey.sites)
+            results, reading_note = self.read_text(encoded, survey, heads, request, intervention)
+        find_sides = self.make_text_sides(encoded, survey)
+        fidelity, warning = measure_fidelity(results)
+        window_lines = describe_windows(choices, find_sides, request)
+        maps = assemble(choices, survey.sites, results, find_sides, request)
+        structure = describe_structure(survey, len(encoded.tokens))
+        lines = (*self.notes, *encoded.notes, *window_lines, structure, reading_note, warning)
         return Capture(
             self.name,
             encoded.text,
             maps,
-            tuple(line for line in lines if line),
-            prompt.pair,
-            encoded.target,
-            measured,
-            encoded.segments,
-            self.reading.describe_reference(measured),
-            self.reading.change,
+            notes=tuple(line for line in lines if line),
+            pair=prompt.pair,
+            target=encoded.target,
+            fidelity=fidelity,
+            segments=encoded.segments,
+            fidelity_reference=self.reader.describe_reference(fidelity),
+            output_change=self.reader.change,
         )
 
-    @in_turn
+    @wait_for_turn
     def operands(self, prompt: Prompt, request: Request) -> Operands:
-        """See ``SupportsOperands.operands``."""
-        encoded = self.encoded(prompt, request.truncate)
-        inputs = self.placed(encoded.inputs)
-        surveyed = self.reading.survey(inputs)
-        sites = surveyed.sites
-        choice = choose(sites, request)[0]
-        number, heads = next(iter(wanted_heads((choice,), sites).items()))
-        if number + 1 < len(sites) and sites[number + 1].repeated:
+        """Return the vectors of one head for one query; see ``SupportsOperands.operands``."""
+        encoded = self.encode_prompt(prompt, request.truncate)
+        inputs = self.place_inputs(encoded.inputs)
+        survey = self.reader.survey(inputs)
+        choice = choose_maps(survey.sites, request)[0]
+        heads_by_call = group_heads_by_call((choice,), survey.sites)
+        number, heads = next(iter(heads_by_call.items()))
+        next_sites = survey.sites[number + 1 :]
+        if next_sites and next_sites[0].repeated:
             raise ModelError(REPEATED)
-        query = request.placed(self.sides_of(encoded, surveyed)(choice)).rows.start
+        find_sides = self.make_text_sides(encoded, survey)
+        request = request.placed(find_sides(choice))
         with inputs_of_running(self.model) as running:
-            followed = Followed(number, heads[0], query, running)
-            self.reading.run(inputs, followed)
-        if followed.found is None:
+            trace = Followed(number, heads[0], request.rows.start, running)
+            self.reader.run(inputs, trace)
+        if trace.found is None:
             raise ModelError(HIDDEN_STEPS)
-        return followed.found
+        return trace.found
 
-    def found(
+    def read_text(
         self,
-        encoded: Encoded,
-        surveyed: Surveyed,
+        encoded: EncodedText,
+        survey: ModelSurvey,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
         intervention: Intervention,
     ) -> tuple[dict[int, Found], str | None]:
-        """What is found at the calls of a run, and a note of what is to be said of it."""
-        inputs = self.inputs(encoded, [intervention])
-        edits = self.edits(encoded, surveyed, [intervention])
+        """Run the model on a text, and return what some heads of some calls gave, with a note.
+
+        heads: the heads to look at, by the number of the call. The results have these numbers too.
+        The note is for the user, and None if there is nothing to say. Raises UsageError,
+        ModelError.
+        """
+        inputs = self.make_batch_inputs(encoded, [intervention])
+        edits = self.make_batch_edits(encoded, survey, [intervention])
         if request.method != GRADIENT:
-            return self.reading.read(surveyed, inputs, heads, request, edits)
-        asked = ask(self.model, self.tokenizer, encoded, request.target)
-        require_gradient(self.model, self.tokenizer, asked)
+            return self.reader.read_calls(survey, inputs, heads, request, edits)
+        target = resolve_target(self.model, self.tokenizer, encoded, request.target)
+        require_gradient(self.model, self.tokenizer, target)
         require_no_inference(self.model)
         with torch.inference_mode(False):
-            found = self.weigh_gradients(inputs, surveyed, heads, request, edits, asked)
-        return found, asked.told
+            results = self.weigh_gradients(inputs, survey, heads, request, edits, target)
+        return results, target.description
 
     def weigh_gradients(
         self,
         inputs: Mapping[str, Tensor],
-        surveyed: Surveyed,
+        survey: ModelSurvey,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
         edits: Edits,
-        asked: Asked,
+        target: ResolvedTarget,
     ) -> dict[int, Found]:
-        """Weigh gradients of what is asked by the weights of some heads of the calls."""
-        graded = Graded(edits)
-        copies = {
-            name: part.clone() for name, part in inputs.items()
-        }  # a graph keeps no tensor of inference mode
-        slopes, _ = self.reading.run(
-            copies, graded, lambda model, inputs: graded.slopes(asked.logit(model, inputs))
-        )
-        is_repeated = any(site.repeated for site in surveyed.sites)
-        if len(graded.calls) != len(surveyed.sites) or is_repeated:
-            raise ModelError(UNREACHED)
-        return {at: graded.found(at, slopes, heads[at], request) for at in heads}
+        """Multiply the weights of some heads with the gradients of a target's logit by them.
 
-    @in_turn
+        heads: the heads to look at, by the number of the call. Raises ModelError if the gradients
+        do not reach all calls.
+        """
+        observer = Graded(edits)
+        # a graph keeps no tensor of inference mode
+        copies = {name: tensor.clone() for name, tensor in inputs.items()}
+
+        def compute_slopes(model: Any, inputs: Mapping[str, Any]) -> Any:
+            return observer.slopes(target.compute_logit(model, inputs))
+
+        slopes, _ = self.reader.run(copies, observer, compute_slopes)
+        saw_all_calls = len(observer.calls) == len(survey.sites)
+        is_repeated = any(site.repeated for site in survey.sites)
+        if not saw_all_calls or is_repeated:
+            raise ModelError(UNREACHED)
+        return {
+            number: observer.found(number, slopes, wanted, request)
+            for number, wanted in heads.items()
+        }
+
+    @wait_for_turn
     def respond(
         self,
         prompt: Prompt,
@@ -247,225 +295,311 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         *,
         truncate: bool = False,
     ) -> Response:
-        """See ``SupportsPredictions.respond``."""
-        encoded = self.encoded(prompt, truncate, *interventions)
-        surveyed = self.reading.survey(self.placed(encoded.inputs))
-        asked = ask(self.model, self.tokenizer, encoded, target)
-        endless = getattr(self.model.config, "pad_token_id", None) is None
-        alone = self.reading.tapped or (
-            endless and asked.kind == "class"
-        )  # told at the last token before padding
+        """Return what the model predicts under interventions; see ``SupportsPredictions``."""
+        encoded = self.encode_prompt(prompt, truncate, *interventions)
+        survey = self.reader.survey(self.place_inputs(encoded.inputs))
+        resolved = resolve_target(self.model, self.tokenizer, encoded, target)
+        batch_size = ABREAST
+        if self.reader.tapped or self.needs_single_texts(resolved):
+            batch_size = 1
         outputs = []
-        for batch in batches(interventions, 1 if alone else ABREAST):
-            inputs = self.inputs(encoded, batch)
-            changed = Changed(self.edits(encoded, surveyed, batch))
-            said, _ = self.reading.run(inputs, changed, asked.run)
-            outputs.append(asked.read(said))
-        return asked.response(torch.cat(outputs).float().cpu().numpy())
+        for batch in batches(interventions, batch_size):
+            inputs = self.make_batch_inputs(encoded, batch)
+            observer = Changed(self.make_batch_edits(encoded, survey, batch))
+            result, _ = self.reader.run(inputs, observer, resolved.run_model)
+            outputs.append(resolved.read_outputs(result))
+        all_outputs = torch.cat(outputs).float().cpu()
+        return resolved.make_response(all_outputs.numpy())
 
-    def inputs(self, encoded: Encoded, batch: Sequence[Intervention]) -> dict[str, Tensor]:
-        """What is read under each intervention of a batch, on the model's device."""
-        changed = torch.from_numpy(changed_ids(encoded.inputs["input_ids"][0].tolist(), batch))
-        others = {
-            name: part.expand(len(batch), *part.shape[1:]) for name, part in encoded.inputs.items()
+    def needs_single_texts(self, target: ResolvedTarget) -> bool:
+        """Return True if the model can predict a target for one text at a time only.
+
+        A class is predicted at the last token before the padding, which a model without a padding
+        token finds for one text alone.
+        """
+        padding_id = getattr(self.model.config, "pad_token_id", None)
+        return padding_id is None and target.kind == "class"
+
+    def make_batch_inputs(
+        self, encoded: EncodedText, batch: Sequence[Intervention]
+    ) -> dict[str, Tensor]:
+        """Return the inputs under each intervention of a batch, on the model's device.
+
+        Each tensor begins with the axis of the interventions.
+        """
+        inputs = {
+            name: tensor.expand(len(batch), *tensor.shape[1:])
+            for name, tensor in encoded.inputs.items()
         }
-        return self.placed({**others, "input_ids": changed})
+        ids = encoded.inputs["input_ids"][0].tolist()
+        inputs["input_ids"] = torch.from_numpy(change_ids(ids, batch))
+        return self.place_inputs(inputs)
 
-    def edits(self, encoded: Encoded, surveyed: Surveyed, batch: Sequence[Intervention]) -> Edits:
-        """Return what a batch changes in the calls of a run. Raises UsageError."""
-        return edits(batch, surveyed.sites, encoded.sides, pooled=surveyed.pooled)
+    def make_batch_edits(
+        self,
+        encoded: EncodedText,
+        survey: ModelSurvey,
+        batch: Sequence[Intervention],
+    ) -> Edits:
+        """Return what a batch of interventions changes in the calls of a run. Raises UsageError."""
+        return make_edits(batch, survey.sites, encoded.find_sides, pooled=survey.pooled)
 
-    def sides_of(self, encoded: Encoded, surveyed: Surveyed) -> Callable[[Choice], Sides]:
-        """Return what gives the queries and keys of each map: tokens, or places where layers shorten the text."""
-        if not surveyed.pooled:
-            return encoded.sides_of
-        sizes = {(site.kind, site.layer): site.size for site in surveyed.sites}
+    def make_text_sides(self, encoded: EncodedText, survey: ModelSurvey) -> FindSides:
+        """Return a function that gives the queries and keys of each map of a text.
 
-        def pick_sides(choice: Choice) -> Sides:
-            counts, sides = sizes[choice.kind, choice.layers[0]], encoded.sides_of(choice)
-            queries, keys = (
-                tokens if len(tokens) == count else places(count)
-                for tokens, count in zip(sides, counts, strict=True)
-            )
-            return queries, keys
+        They are the tokens of the text. Where layers shorten the text, they are positions.
+        """
+        if not survey.pooled:
+            return encoded.find_map_sides
+        sizes = {(site.kind, site.layer): site.size for site in survey.sites}
 
-        return pick_sides
+        def find_sides(choice: MapChoice) -> Sides:
+            query_count, key_count = sizes[choice.kind, choice.layers[0]]
+            queries, keys = encoded.find_map_sides(choice)
+            return name_tokens(queries, query_count), name_tokens(keys, key_count)
 
-    def encoded(self, prompt: Prompt, truncate: bool, *interventions: Intervention) -> Encoded:
-        """A prompt as the model reads it. Raises UsageError for what it cannot do, InputError if it does not fit."""
-        changed = any(one != NOTHING for one in interventions)
-        both_sides = reads_target(self.model)
-        require_none(
-            {"--target": prompt.target and not both_sides},
-            f"{self.name} has no decoder that would read it",
-        )
-        require_none(
-            {"--generate": prompt.generate and both_sides},
-            f"{self.name} writes its target by itself",
-        )
-        require_none(
-            {"--generate": prompt.generate and changed}, "what is changed is a text that is there"
-        )
-        self.require_one_text(prompt.ids is not None)
+        return find_sides
+
+    def encode_prompt(
+        self,
+        prompt: Prompt,
+        truncate: bool,
+        *interventions: Intervention,
+    ) -> EncodedText:
+        """Return a prompt as the model reads it.
+
+        Raises UsageError for what the model cannot do, InputError for a text that does not fit, and
+        ModelError for a tokenizer of another model.
+        """
+        self.require_readable(prompt, interventions)
         if prompt.ids is not None:
             return encode_ids(self.tokenizer, prompt.ids, self.positions, self.name)
-        encoded = encode(self.tokenizer, prompt, self.positions, truncate, self.name)
+        encoded = encode_prompt(self.tokenizer, prompt, self.positions, truncate, self.name)
         require_embeddings(encoded, self.model, self.tokenizer, self.name)
-        if both_sides:
-            encoded = with_target(encoded, self.model, self.tokenizer, prompt, self.positions)
+        if reads_target(self.model):
+            encoded = add_target(encoded, self.model, self.tokenizer, prompt, self.positions)
             require_embeddings(encoded, self.model, self.tokenizer, self.name)
         return encoded
 
+    def require_readable(self, prompt: Prompt, interventions: Iterable[Intervention]) -> None:
+        """Raise UsageError for a part of a prompt that the model cannot read."""
+        is_changed = any(intervention != NOTHING for intervention in interventions)
+        has_decoder = reads_target(self.model)
+        require_none(
+            {"--target": prompt.target and not has_decoder},
+            f"{self.name} has no decoder that would read it",
+        )
+        require_none(
+            {"--generate": prompt.generate and has_decoder},
+            f"{self.name} writes its target by itself",
+        )
+        require_none(
+            {"--generate": prompt.generate and is_changed},
+            "what is changed is a text that is there",
+        )
+        if prompt.ids is not None:
+            self.require_one_text()
+
     def read_vocabulary(self) -> Vocabulary:
-        """See ``SupportsSequences.read_vocabulary``.
+        """Return what sequences of token ids are made of; see ``SupportsSequences``.
 
         Raises UsageError for an encoder-decoder, ModelError for a model without a table of tokens.
         """
-        self.require_one_text(True)
+        self.require_one_text()
         try:
             known = self.model.get_input_embeddings().num_embeddings
         except (NotImplementedError, AttributeError):
             raise ModelError(
                 f"{self.name} has no table of tokens, of which a text could be made up"
             ) from None
-        return vocabulary(self.tokenizer, known, self.positions)
+        return make_vocabulary(self.tokenizer, known, self.positions)
 
-    def require_one_text(self, ids: bool) -> None:
-        """Raise UsageError if a sequence of ids is to be read by a model that reads two texts."""
-        if ids and reads_target(self.model):
+    def require_one_text(self) -> None:
+        """Raise UsageError for a model that reads two texts, and no sequence of ids."""
+        if reads_target(self.model):
             raise UsageError(
-                f"{self.name} reads a text and a target: random tokens are for models that read one text"
+                f"{self.name} reads a text and a target: "
+                "random tokens are for models that read one text"
             )
 
-    @in_turn
+    @wait_for_turn
     def losses(self, ids: Ids, change: Change | None = None) -> Floats:
-        """See ``SupportsLosses.losses``."""
+        """Measure the loss of each next token, in nats; see ``SupportsLosses.losses``."""
         if reads_target(self.model) or not self.model.can_generate():
             raise UsageError(
                 f"{self.name} predicts no next tokens, of which a loss could be measured"
             )
-        parts = np.array_split(ids, -(-len(ids) // BATCH))
-        return np.concatenate([self.next_losses(torch.from_numpy(part), change) for part in parts])
+        batch_count = math.ceil(len(ids) / BATCH)
+        losses = []
+        for batch in np.array_split(ids, batch_count):
+            tensor = torch.from_numpy(batch)
+            losses.append(self.measure_batch_losses(tensor, change))
+        return np.concatenate(losses)
 
-    def next_losses(self, ids: Tensor, change: Change | None) -> Floats:
-        """The same of a few sequences at once."""
-        inputs = self.placed({"input_ids": ids})
-        layers = [site.layer for site in self.reading.survey(inputs).sites]
-        outputs, _ = self.reading.run(inputs, Changed(Edits(layers, change=change)))
-        predicted, expected = outputs.logits[:, :-1].float(), inputs["input_ids"][:, 1:]
-        found: Floats = cross_entropy(predicted.mT, expected, reduction="none").cpu().numpy()
-        return found
+    def measure_batch_losses(self, ids: Tensor, change: Change | None) -> Floats:
+        """Measure the losses of a few sequences at once: (batch, n) -> (batch, n - 1), in nats."""
+        inputs = self.place_inputs({"input_ids": ids})
+        survey = self.reader.survey(inputs)
+        layers = [site.layer for site in survey.sites]
+        observer = Changed(Edits(layers, change=change))
+        outputs, _ = self.reader.run(inputs, observer)
+        predicted = outputs.logits[:, :-1].float()
+        expected = inputs["input_ids"][:, 1:]
+        losses: Floats = cross_entropy(predicted.mT, expected, reduction="none").cpu().numpy()
+        return losses
 
-    def continued(
+    def continue_text(
         self,
-        encoded: Encoded,
-        surveyed: Surveyed,
+        encoded: EncodedText,
+        survey: ModelSurvey,
         count: int,
-        chosen: Sequence[Choice],
+        choices: Sequence[MapChoice],
         request: Request,
-    ) -> tuple[Encoded, dict[int, Found]]:
-        """A text continued by so many tokens, and what was found meanwhile."""
+    ) -> tuple[EncodedText, dict[int, Found]]:
+        """Let the model continue a text, and return the longer text and what calls gave meanwhile.
+
+        count: the number of tokens to write. Raises UsageError for a model that was loaded without
+        the part that writes, InputError if the weights do not fit into memory.
+        """
         if not self.model.can_generate():
             raise UsageError(f"{self.name} was loaded without the part that writes")
-        heads = wanted_heads(chosen, surveyed.sites)
-        inputs, size = self.placed(encoded.inputs), len(encoded.tokens) + count
-        require_memory({(size, size): sum(map(len, heads.values()))})
-        if (
-            self.reading.tapped
-        ):  # these are read by the lengths of their calls, which grow as they write
+        heads = group_heads_by_call(choices, survey.sites)
+        inputs = self.place_inputs(encoded.inputs)
+        size = len(encoded.tokens) + count
+        head_count = sum(len(wanted) for wanted in heads.values())
+        require_memory({(size, size): head_count})
+        if self.reader.tapped:
+            # softmaxes are known by the lengths of the text, which grow as the model writes:
+            # therefore the model writes first, and its attention is read in a run on the whole text
             with undisturbed(self.model):
-                ids = unended(self.model, write(self.model, inputs, count))
-            encoded = continuation(encoded, self.tokenizer, ids)
-            request = request.placed(encoded.sides_of(chosen[0]))
-            inputs = self.placed(encoded.inputs)
-            return encoded, self.reading.read(surveyed, inputs, heads, request)[0]
-        steps = Steps(len(surveyed.sites), heads)
-        # One more than asked for: what was written last is never read, and has no row. Nor has what ends a text.
-        ids = self.reading.run(
-            inputs, steps, lambda model, inputs: write(model, inputs, count + 1)
-        )[0]
-        encoded = continuation(encoded, self.tokenizer, ids[:-1])
-        return encoded, steps.found(request.placed(encoded.sides_of(chosen[0])))
+                ids = generate_ids(self.model, inputs, count)
+                ids = drop_end_token(self.model, ids)
+            encoded = append_continuation(encoded, self.tokenizer, ids)
+            request = request.placed(encoded.find_map_sides(choices[0]))
+            inputs = self.place_inputs(encoded.inputs)
+            results, _ = self.reader.read_calls(survey, inputs, heads, request)
+            return encoded, results
 
-    def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs on the model's device."""
+        def write_one_more(model: Any, inputs: Mapping[str, Any]) -> list[int]:
+            return generate_ids(model, inputs, count + 1)
+
+        # One token more than asked for: the last one that is written is never read, and has no row.
+        # A token that ends the text has none either.
+        steps = Steps(len(survey.sites), heads)
+        ids, _ = self.reader.run(inputs, steps, write_one_more)
+        encoded = append_continuation(encoded, self.tokenizer, ids[:-1])
+        request = request.placed(encoded.find_map_sides(choices[0]))
+        return encoded, steps.found(request)
+
+    def place_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Move the tensors of inputs to the model's device. Raises ModelError, MemoryError."""
         device = self.model.device
         with translate_failures(self.model):
-            return {
-                name: part.to(device) if isinstance(part, Tensor) else part
-                for name, part in inputs.items()
-            }
+            return {name: move_tensor(value, device) for name, value in inputs.items()}
 
-    @in_turn
+    @wait_for_turn
     def capture_inputs(self, inputs: Any, request: Request) -> Capture:
-        """The same for inputs that are encoded already; tokens are named by the tokenizer, if there is one.
+        """Run the model on inputs that are encoded already, and keep what a request names.
 
-        Of a text that continues what a cache of keys and values holds, queries are the tokens of the text alone.
+        Tokens are named by the tokenizer, if there is one. Where the text continues what a cache of
+        keys and values holds, queries are the tokens of the text alone. Raises what ``capture``
+        raises, and InputError for inputs that the model does not take.
         """
-        inputs = self.placed(named_inputs(self.model, inputs))
+        inputs = self.place_inputs(name_inputs(self.model, inputs))
         past = read_past(self.model, inputs, request)
-        with copying_caches(self.model):
-            surveyed = self.reading.survey(inputs)
-            sites = surveyed.sites
-            chosen = choose(sites, request)
-            (text, tokens), (target, target_tokens) = (self.spelt(inputs, name) for name in SPELT)
-            sides = self.sides(inputs, surveyed, tokens, target_tokens)
-            require_room(chosen, sides, request)
-            found, note = self.reading.read(surveyed, inputs, wanted_heads(chosen, sites), request)
-        measured, warning = fidelity(found)
-        maps = assemble(chosen, sites, found, sides, request)
+        with protect_caches(self.model):
+            survey = self.reader.survey(inputs)
+            choices = choose_maps(survey.sites, request)
+            text, tokens = self.spell_input(inputs, "input_ids")
+            target, target_tokens = self.spell_input(inputs, "decoder_input_ids")
+            find_sides = self.make_input_sides(inputs, survey, tokens, target_tokens)
+            require_weights_memory(choices, find_sides, request)
+            heads = group_heads_by_call(choices, survey.sites)
+            results, note = self.reader.read_calls(survey, inputs, heads, request)
+        fidelity, warning = measure_fidelity(results)
+        maps = assemble(choices, survey.sites, results, find_sides, request)
         if past is not None:
-            maps = tuple(past.place_map(part, tokens) for part in maps)
+            maps = tuple(past.place_map(attention_map, tokens) for attention_map in maps)
             note = past.note if note is None else f"{note}; {past.note}"
-        structure = describe_parts(sites)
-        if surveyed.pooled:
-            structure = describe_sizes(sites, sizes_of(sites[0], inputs)[0])
-        notes = tuple(line for line in (structure, note, warning) if line)
+        token_count, _ = find_call_size(survey.sites[0], inputs)
+        structure = describe_structure(survey, token_count)
+        lines = structure, note, warning
         return Capture(
             self.name,
             text,
             maps,
-            notes,
+            notes=tuple(line for line in lines if line),
             target=target or None,
-            fidelity=measured,
-            fidelity_reference=self.reading.describe_reference(measured),
-            output_change=self.reading.change,
+            fidelity=fidelity,
+            fidelity_reference=self.reader.describe_reference(fidelity),
+            output_change=self.reader.change,
         )
 
-    def spelt(self, inputs: Mapping[str, Any], name: str) -> tuple[str, tuple[Token, ...]]:
-        """The text and the tokens of the input of that name, as far as there is one and a tokenizer for it."""
+    def spell_input(self, inputs: Mapping[str, Any], name: str) -> tuple[str, tuple[Token, ...]]:
+        """Return the text and the tokens of the input of a name.
+
+        Both are empty without an input of that name, and without a tokenizer.
+        """
         if self.tokenizer is None or name not in inputs:
             return "", ()
-        return spell(self.tokenizer, inputs[name][0].tolist(), 0, "")
+        ids = inputs[name][0].tolist()
+        return spell_ids(self.tokenizer, ids, 0, "")
 
-    def sides(
+    def make_input_sides(
         self,
         inputs: Mapping[str, Tensor],
-        surveyed: Surveyed,
+        survey: ModelSurvey,
         text: tuple[Token, ...],
         target: tuple[Token, ...],
-    ) -> Callable[[Choice], Sides]:
-        """The tokens of each map of such inputs: by name where they are tokens, else by place."""
-        sites = {(site.kind, site.layer): site for site in surveyed.sites}
+    ) -> FindSides:
+        """Return a function that gives the queries and keys of each map of encoded inputs.
 
-        def of(choice: Choice) -> Sides:
+        They are the tokens of the text and of the target where there are as many of these as the
+        layer reads, else positions.
+        """
+        sites = {(site.kind, site.layer): site for site in survey.sites}
+
+        def find_sides(choice: MapChoice) -> Sides:
             site = sites[choice.kind, choice.layers[0]]
-            n, m = site.size if surveyed.pooled else sizes_of(site, inputs)
+            size = site.size if survey.pooled else find_call_size(site, inputs)
             queries = target if choice.kind in ("decoder", "cross") else text
             keys = target if choice.kind == "decoder" else text
-            return queries if len(queries) == n else places(n), keys if len(keys) == m else places(
-                m
-            )
+            return name_tokens(queries, size[0]), name_tokens(keys, size[1])
 
-        return of
+        return find_sides
 
 
-def require_whole(sites: Sequence[Site], chosen: Sequence[Choice], tokens: int) -> None:
-    """Raise InputError if a window of a text is asked of layers that do not read all of its tokens."""
+def name_tokens(tokens: tuple[Token, ...], count: int) -> tuple[Token, ...]:
+    """Return tokens if there are as many as a layer reads, else as many positions."""
+    return tokens if len(tokens) == count else make_position_tokens(count)
+
+
+def move_tensor(value: Any, device: torch.device) -> Any:
+    """Return a tensor on a device; leave any other value as it is."""
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def describe_structure(survey: ModelSurvey, token_count: int) -> str | None:
+    """Return a note on the parts of a model, or on layers that shorten the text.
+
+    None if it has neither. token_count: the number of tokens of the text.
+    """
+    if survey.pooled:
+        return describe_sizes(survey.sites, token_count)
+    return describe_parts(survey.sites)
+
+
+def require_whole_text(
+    sites: Sequence[Site],
+    choices: Sequence[MapChoice],
+    token_count: int,
+) -> None:
+    """Raise InputError if a window of a text is asked of layers that do not read all its tokens."""
     sizes = {(site.kind, site.layer): site.size for site in sites}
-    if any(
-        {*sizes[choice.kind, layer]} != {tokens} for choice in chosen for layer in choice.layers
-    ):
+    whole_size = token_count, token_count
+    for choice in choices:
+        if all(sizes[choice.kind, layer] == whole_size for layer in choice.layers):
+            continue
         raise InputError(
             "a part of a text is shown, and edges are cut, only where all layers read its tokens: "
             "some of these layers have other lengths"
@@ -473,105 +607,120 @@ def require_whole(sites: Sequence[Site], chosen: Sequence[Choice], tokens: int) 
 
 
 def require_no_inference(model: Any) -> None:
-    """Raise UsageError of a model that was made in inference mode, which has no gradients."""
-    names = [
-        name
-        for name, part in (*model.named_parameters(), *model.named_buffers())
-        if part.is_inference()
-    ]
+    """Raise UsageError for a model that was made in inference mode, which has no gradients."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    names = [name for name, tensor in tensors if tensor.is_inference()]
     if names:
         raise UsageError(
-            f"this model was made under torch.inference_mode ({names[0]}), so that it has no gradients: make it "
-            "outside of inference mode, or use method='attention'"
+            f"this model was made under torch.inference_mode ({names[0]}), "
+            "so that it has no gradients: make it outside of inference mode, "
+            "or use method='attention'"
         )
-
-
-def named_inputs(model: Any, inputs: Any) -> dict[str, Any]:
-    """What a model is called with, by name: arrays and lists of numbers as tensors, a text alone as a batch of one.
-
-    What changes only what a model returns is left out. Raises InputError if there are no tensors, lists that make
-    none, or names that the model does not know.
-    """
-    by_name = name_inputs(model, inputs)
-    require_names(model, tuple(by_name), EXTRAS | list_passing_names(model, by_name))
-    values = {
-        name: value for name, value in by_name.items() if name not in RETURNED and value is not None
-    }
-    tensors = {name: read_input(name, value, model.dtype) for name, value in values.items()}
-    if not any(isinstance(value, Tensor) for value in tensors.values()):
-        raise InputError(
-            "inputs= holds no tensor: give input_ids, a mapping of names, or a sequence of arguments"
-        )
-    for name in tensors.keys() & AXES.keys():
-        require_tokens(name, tensors[name])
-    return add_decoder_inputs(model, tensors, by_name.get("labels"))
-
-
-def require_tokens(name: str, value: Any) -> None:
-    """Raise InputError unless an input holds tokens, with as many axes as it has of a batch of texts."""
-    if not isinstance(value, Tensor):
-        raise InputError(
-            f"{name} is of type {type(value).__name__}: give a tensor, an array or a list"
-        )
-    if value.ndim != AXES[name]:
-        raise InputError(
-            f"{name} has {value.ndim} axes, not {AXES[name]}: its shape is {tuple(value.shape)}"
-        )
-    if not value.numel():
-        raise InputError(f"inputs= holds no tokens: {name} has the shape {tuple(value.shape)}")
 
 
 def name_inputs(model: Any, inputs: Any) -> dict[str, Any]:
-    """Name inputs, those by place under the names of the model. Raises InputError."""
-    if (
-        isinstance(inputs, list)
-        and len(inputs) > 1
-        and all(is_list_of_numbers(part) for part in inputs)
-    ):
+    """Return what a model is called with, by name.
+
+    Arrays and lists of numbers become tensors, a text alone becomes a batch of one, and inputs that
+    change only what a model returns are left out. Raises InputError if there are no tensors, lists
+    that make none, or names that the model does not know.
+    """
+    by_name = name_arguments(model, inputs)
+    extra_names = EXTRAS | list_passing_names(model, by_name)
+    require_names(model, tuple(by_name), extra_names)
+    read_inputs = {}
+    for name, value in by_name.items():
+        is_used = name not in RETURNED and value is not None
+        if is_used:
+            read_inputs[name] = read_input(name, value, model.dtype)
+    if not any(isinstance(value, Tensor) for value in read_inputs.values()):
+        raise InputError(
+            "inputs= holds no tensor: "
+            "give input_ids, a mapping of names, or a sequence of arguments"
+        )
+    for name in read_inputs.keys() & AXES.keys():
+        require_tokens(name, read_inputs[name])
+    return add_decoder_inputs(model, read_inputs, by_name.get("labels"))
+
+
+def require_tokens(name: str, value: Any) -> None:
+    """Raise InputError unless an input holds tokens, with the axes of a batch of texts."""
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        raise InputError(f"{name} is of type {kind}: give a tensor, an array or a list")
+    shape, axes = tuple(value.shape), AXES[name]
+    if value.ndim != axes:
+        raise InputError(f"{name} has {value.ndim} axes, not {axes}: its shape is {shape}")
+    if not value.numel():
+        raise InputError(f"inputs= holds no tokens: {name} has the shape {shape}")
+
+
+def name_arguments(model: Any, inputs: Any) -> dict[str, Any]:
+    """Return inputs by name; positional ones get the names of the model's forward.
+
+    Raises InputError for inputs that can mean two things, or that are too many.
+    """
+    has_several_items = isinstance(inputs, list) and len(inputs) > 1
+    if has_several_items and all(is_list_of_numbers(item) for item in inputs):
         raise InputError(AMBIGUOUS)
-    if not (isinstance(inputs, (Mapping, tuple, list, Tensor)) or is_array(inputs)):
+    is_container = isinstance(inputs, (Mapping, tuple, list, Tensor))
+    if not is_container and not is_array(inputs):
         raise InputError(
-            f"inputs= is of type {type(inputs).__name__}: give a tensor, an array, a mapping or a sequence"
+            f"inputs= is of type {type(inputs).__name__}: "
+            "give a tensor, an array, a mapping or a sequence"
         )
-    arguments = Arguments.of(inputs)
+    arguments = Arguments.from_inputs(inputs)
     names = list(signature(model.forward).parameters)
-    if len(arguments.places) > len(names):
-        raise InputError(
-            f"inputs= holds {len(arguments.places)} arguments, more than {type(model).__name__} takes"
-        )
-    return {**dict(zip(names, arguments.places, strict=False)), **arguments.names}
+    count = len(arguments.positional)
+    if count > len(names):
+        kind = type(model).__name__
+        raise InputError(f"inputs= holds {count} arguments, more than {kind} takes")
+    by_name = dict(zip(names, arguments.positional, strict=False))
+    return {**by_name, **arguments.named}
 
 
 def list_passing_names(model: Any, names: Iterable[str]) -> frozenset[str]:
-    """List the names that an encoder-decoder made of two models hands to one of these, which it does not list."""
+    """List the names of inputs that an encoder-decoder hands to one of the two models in it.
+
+    Its own forward does not list them.
+    """
     if not model.config.is_encoder_decoder:
         return frozenset()
     return frozenset(name for name in names if name.startswith(("encoder_", "decoder_")))
 
 
 def read_input(name: str, value: Any, dtype: torch.dtype) -> Any:
-    """Make a tensor of an array or a list of numbers, with the axis of the batch; leave other values as they are."""
+    """Make a tensor, with the axis of the batch, of an array or a list of numbers.
+
+    Tensors get that axis too, and other values stay as they are. dtype: of numbers with a fraction.
+    """
     if is_array(value) or isinstance(value, list):
         value = make_tensor(value, dtype)
     if not isinstance(value, Tensor):
         return value
-    alone = 2 if name.endswith("inputs_embeds") else 1  # axes of a text without a batch
-    return value[None] if value.ndim == alone else value
+    axes_of_one_text = 2 if name.endswith("inputs_embeds") else 1
+    return value[None] if value.ndim == axes_of_one_text else value
 
 
-def add_decoder_inputs(model: Any, inputs: dict[str, Any], labels: Any) -> dict[str, Any]:
-    """Add what the decoder of an encoder-decoder reads, which labels tell too.
+def add_decoder_inputs(
+    model: Any,
+    inputs: dict[str, Any],
+    labels: Any,
+) -> dict[str, Any]:
+    """Add to the inputs of an encoder-decoder what its decoder reads, which labels tell too.
 
-    Raises InputError if there is neither: most models would read anything, and the maps could not be told apart.
+    Raises InputError if there is neither: most models would read anything, and the maps could not
+    be told apart.
     """
-    takes = "decoder_input_ids" in signature(model.forward).parameters
-    there = inputs.keys() & {"decoder_input_ids", "decoder_inputs_embeds"}
-    if not (model.config.is_encoder_decoder and takes) or there:
+    takes_target = "decoder_input_ids" in signature(model.forward).parameters
+    needs_target = model.config.is_encoder_decoder and takes_target
+    target_names = {"decoder_input_ids", "decoder_inputs_embeds"}
+    if not needs_target or inputs.keys() & target_names:
         return inputs
-    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if labels is None or shift is None:
+    shift_labels = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if labels is None or shift_labels is None:
         raise InputError(
             f"{type(model).__name__} reads a text and a target: inputs= holds no decoder_input_ids"
         )
-    target = read_input("labels", labels, model.dtype)
-    return {**inputs, "decoder_input_ids": shift(labels=target)}
+    label_ids = read_input("labels", labels, model.dtype)
+    return {**inputs, "decoder_input_ids": shift_labels(labels=label_ids)}

@@ -1,4 +1,4 @@
-"""What a transformers model is asked about: which of its outputs, and where in a text that is said."""
+"""The output of a transformers model that a question is about, and its position in the text."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,99 +9,135 @@ from torch import Tensor
 
 from attnviz.errors import UsageError
 from attnviz.escape import label
-from attnviz.models.huggingface.attention import forward, quiet_library
-from attnviz.models.huggingface.encoding import Encoded
+from attnviz.models.huggingface.attention import forward, silence_library
+from attnviz.models.huggingface.encoding import EncodedText
 from attnviz.record import Floats, Token
 from attnviz.request import Response, Target, gradient_line, pieces_line, spaced
 from attnviz.selection import Spot, listed
 
-Said = Literal["next", "masked", "class", "vector"]
-HEADS: dict[str, Said] = {"ForMaskedLM": "masked", "ForSequenceClassification": "class"}
+PredictionKind = Literal["next", "masked", "class", "vector"]
+HEADS: dict[str, PredictionKind] = {
+    "ForMaskedLM": "masked",
+    "ForSequenceClassification": "class",
+}
+"""The kinds of prediction, by the end of the name of a model's class."""
+PHRASES: dict[PredictionKind, str] = {
+    "next": "the next token after",
+    "masked": "what stands at",
+    "class": "the class",
+}
+"""What is predicted, in a note."""
+LIKELIEST_OUTPUT = -1  # in place of the number of an output
 UNPREDICTED = (
     "this model predicts nothing, so there is no gradient of a prediction: use --weights norm"
 )
 
 
 @dataclass
-class Asked:
-    """One output of a model at one place of a text; which one it is, is known at the latest when it was run."""
+class ResolvedTarget:
+    """One output of a model at one position of a text.
 
-    kind: Said
+    Its number may be that of the likeliest output, which is known once the model was run.
+    """
+
+    kind: PredictionKind
     tokens: tuple[Token, ...]
-    place: int
-    name: Callable[[int], str]
-    target: int
-    """-1 as long as it is to be the likeliest of the first run."""
+    position: int
+    name_output: Callable[[int], str]
+    """Return the name of an output by its number."""
+    number: int
+    """The number of the output; -1 as long as it is to be the likeliest of the first run."""
 
-    def run(self, model: Any, inputs: Mapping[str, Any]) -> Any:
-        """Call the model."""
-        return forward(
-            model, {**inputs, **({"output_hidden_states": True} if self.kind == "vector" else {})}
-        )
-
-    def read(self, outputs: Any) -> Tensor:
-        """What it said, (run, number)."""
+    def run_model(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """Call the model, and return its output with all that is read of it."""
         if self.kind == "vector":
-            found: Tensor = last_vectors(outputs)[:, self.place]
-            return found
-        logits = outputs.logits
-        found = logits if self.kind == "class" else logits[:, self.place]
-        if self.target < 0:
-            self.target = int(found[0].argmax())
-        return found.clone()  # of all logits, memory need not hold more
+            inputs = {**inputs, "output_hidden_states": True}
+        return forward(model, inputs)
 
-    def logit(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
-        """The target's logit less the mean of all, in torch's graph: what a softmax sees of it."""
+    def read_outputs(self, outputs: Any) -> Tensor:
+        """Return what the model says at the position, (run, number).
+
+        The likeliest output of the first run becomes the target if no other was named.
+        """
+        if self.kind == "vector":
+            vectors: Tensor = read_last_vectors(outputs)[:, self.position]
+            return vectors
+        logits: Tensor = outputs.logits
+        if self.kind != "class":
+            logits = logits[:, self.position]
+        if self.number < 0:
+            self.number = int(logits[0].argmax())
+        return logits.clone()  # of all logits, memory need not hold more
+
+    def compute_logit(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the target's logit less the mean of all, in torch's graph.
+
+        A softmax depends on no more of the logits.
+        """
         with torch.enable_grad():
-            logits = self.read(self.run(model, inputs))[0].float()
-            return logits[self.target] - logits.mean()
+            outputs = self.run_model(model, inputs)
+            logits = self.read_outputs(outputs)[0].float()
+            return logits[self.number] - logits.mean()
 
     @property
-    def told(self) -> str:
-        """What it is, once it was run."""
-        what = {"next": "the next token after", "masked": "what stands at", "class": "the class"}[
-            self.kind
-        ]
-        where = None if self.kind == "class" else self.tokens[self.place]
-        return gradient_line(what, where, self.place, self.name(self.target))
+    def description(self) -> str:
+        """A note that names the output, once the model was run."""
+        token = None if self.kind == "class" else self.tokens[self.position]
+        name = self.name_output(self.number)
+        return gradient_line(PHRASES[self.kind], token, self.position, name)
 
-    def response(self, outputs: Floats) -> Response:
-        """What it said in several runs."""
-        return Response(self.kind, self.tokens, self.place, outputs, self.target, self.name)
-
-
-def ask(model: Any, tokenizer: Any, encoded: Encoded, target: Target) -> Asked:
-    """What a target is of a model that reads a text. Raises UsageError."""
-    tokens = encoded.target_tokens or encoded.tokens
-    kind = kind_of(model, tokenizer, tokens, target)
-    if kind == "class":
-        labels = {int(number): str(label) for number, label in model.config.id2label.items()}
-        return Asked(
-            kind,
-            tokens,
-            0,
-            lambda number: labels.get(number, str(number)),
-            class_of(target.token, labels),
+    def make_response(self, outputs: Floats) -> Response:
+        """Return the response of a model with these outputs of several runs."""
+        return Response(
+            self.kind, self.tokens, self.position, outputs, self.number, self.name_output
         )
-    place = place_of(kind, tokenizer, tokens, target.query)
-    return Asked(
-        kind,
-        tokens,
-        place,
-        lambda number: spelt(tokenizer, number),
-        token_of(target.token, tokenizer),
-    )
 
 
-def kind_of(model: Any, tokenizer: Any, tokens: tuple[Token, ...], target: Target) -> Said:
-    """What a model says. A masked model says something of a token only where one is masked, or named."""
-    kind = next((kind for end, kind in HEADS.items() if type(model).__name__.endswith(end)), None)
-    if kind is None:
-        kind = "next" if model.can_generate() else "vector"
-    if kind == "masked" and target.query is None and not masks(tokenizer, tokens):
+def resolve_target(
+    model: Any,
+    tokenizer: Any,
+    encoded: EncodedText,
+    target: Target,
+) -> ResolvedTarget:
+    """Find the output of a model, and the position in a text, that a target names.
+
+    Raises UsageError for a target that the model does not predict.
+    """
+    tokens = encoded.target_tokens or encoded.tokens
+    kind = choose_prediction(model, tokenizer, tokens, target)
+    if kind == "class":
+        labels = {int(number): str(name) for number, name in model.config.id2label.items()}
+
+        def name_class(number: int) -> str:
+            return labels.get(number, str(number))
+
+        return ResolvedTarget(kind, tokens, 0, name_class, find_class_number(target.token, labels))
+
+    def name_token(number: int) -> str:
+        return spell_token(tokenizer, number)
+
+    position = choose_position(kind, tokenizer, tokens, target.query)
+    number = find_token_id(target.token, tokenizer)
+    return ResolvedTarget(kind, tokens, position, name_token, number)
+
+
+def choose_prediction(
+    model: Any,
+    tokenizer: Any,
+    tokens: tuple[Token, ...],
+    target: Target,
+) -> PredictionKind:
+    """Return the kind of prediction that a model makes of a text.
+
+    A masked model predicts a token only where one is masked, or named by the target. Raises
+    UsageError for a token that the model does not predict.
+    """
+    kind = read_prediction_kind(model)
+    names_no_position = kind == "masked" and target.query is None
+    if names_no_position and not find_masked_positions(tokenizer, tokens):
         kind = "vector"
         if target.token is not None:
-            raise UsageError(unmasked(tokenizer))
+            raise UsageError(explain_missing_mask(tokenizer))
     if kind == "vector" and target.token is not None:
         raise UsageError(
             "--target-token: this model predicts no tokens and no classes, leave it out"
@@ -109,80 +145,111 @@ def kind_of(model: Any, tokenizer: Any, tokens: tuple[Token, ...], target: Targe
     return kind
 
 
-def masks(tokenizer: Any, tokens: tuple[Token, ...]) -> list[int]:
-    """Where tokens are masked."""
-    return [i for i, token in enumerate(tokens) if token.id == tokenizer.mask_token_id]
+def read_prediction_kind(model: Any) -> PredictionKind:
+    """Return the kind of prediction that the class of a model makes."""
+    name = type(model).__name__
+    for end, kind in HEADS.items():
+        if name.endswith(end):
+            return kind
+    return "next" if model.can_generate() else "vector"
 
 
-def place_of(kind: Said, tokenizer: Any, tokens: tuple[Token, ...], query: Spot | None) -> int:
-    """The token at which something is said. Vectors: of the first token where special ones frame a text, else the last.
+def find_masked_positions(tokenizer: Any, tokens: tuple[Token, ...]) -> list[int]:
+    """Return the positions of masked tokens."""
+    mask_id = tokenizer.mask_token_id
+    return [position for position, token in enumerate(tokens) if token.id == mask_id]
 
-    Raises UsageError for a query that is not there.
+
+def choose_position(
+    kind: PredictionKind,
+    tokenizer: Any,
+    tokens: tuple[Token, ...],
+    query: Spot | None,
+) -> int:
+    """Return the position of the token at which something is predicted.
+
+    Without a query it is the first mask of a masked model, else the last token. A vector is that of
+    the first token if special tokens frame the text. Raises UsageError for a query that is not
+    there.
     """
     if query is not None:
         return int(query.resolve(tokens).start)
     if kind == "masked":
-        return masks(tokenizer, tokens)[0]
-    framed = len(tokens) > 1 and tokens[0].special and tokens[-1].special
-    return 0 if kind == "vector" and framed else len(tokens) - 1
+        return find_masked_positions(tokenizer, tokens)[0]
+    is_framed = len(tokens) > 1 and tokens[0].special and tokens[-1].special
+    return 0 if kind == "vector" and is_framed else len(tokens) - 1
 
 
-def token_of(name: str | int | None, tokenizer: Any) -> int:
-    """The token that says this; -1 for none. Raises UsageError unless it is one."""
-    if name is None or isinstance(name, int):
-        return -1 if name is None else name
+def find_token_id(name: str | int | None, tokenizer: Any) -> int:
+    """Return the id of the token of a text or a number; -1 for None.
+
+    Raises UsageError unless the text is one token.
+    """
+    if name is None:
+        return LIKELIEST_OUTPUT
+    if isinstance(name, int):
+        return name
     if name in tokenizer.all_special_tokens:
         return int(tokenizer.convert_tokens_to_ids(name))
-    name = spaced(name)
-    with quiet_library():
-        ids = tokenizer(name, add_special_tokens=False)["input_ids"]
-    if len(ids) == 1 and (ids[0] != tokenizer.unk_token_id or name == tokenizer.unk_token):
-        return int(ids[0])
-    if len(ids) == 1:
-        raise UsageError(f"--target-token {name!r} is not in the vocabulary of this model")
-    raise UsageError(pieces_line(name, [spelt(tokenizer, number) for number in ids]))
+    text = spaced(name)
+    with silence_library():
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        pieces = [spell_token(tokenizer, number) for number in ids]
+        raise UsageError(pieces_line(text, pieces))
+    if ids[0] == tokenizer.unk_token_id and text != tokenizer.unk_token:
+        raise UsageError(f"--target-token {text!r} is not in the vocabulary of this model")
+    return int(ids[0])
 
 
-def spelt(tokenizer: Any, number: int) -> str:
-    """What a token says; its name if that is nothing."""
-    said = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
-    return said or str(tokenizer.convert_ids_to_tokens([number])[0])
+def spell_token(tokenizer: Any, number: int) -> str:
+    """Return the text of a token; its name if it has no text."""
+    text = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
+    return text or str(tokenizer.convert_ids_to_tokens([number])[0])
 
 
-def class_of(name: str | int | None, labels: Mapping[int, str]) -> int:
-    """The class of that name or number; -1 for none. Raises UsageError."""
-    if name is None or isinstance(name, int):
-        return -1 if name is None else name
-    for number, called in labels.items():
-        if name.strip().casefold() in (called.casefold(), str(number)):
+def find_class_number(name: str | int | None, labels: Mapping[int, str]) -> int:
+    """Return the number of the class of a name or number; -1 for None.
+
+    labels: the names of the classes, by their numbers. Raises UsageError for a class that is not
+    there.
+    """
+    if name is None:
+        return LIKELIEST_OUTPUT
+    if isinstance(name, int):
+        return name
+    wanted = name.strip().casefold()
+    for number, class_name in labels.items():
+        if wanted in (class_name.casefold(), str(number)):
             return number
-    there = listed([f"{number} {label(called)}" for number, called in labels.items()])
-    raise UsageError(f"--target-token {name!r} is no class of this model: {there}")
+    classes = [f"{number} {label(class_name)}" for number, class_name in labels.items()]
+    raise UsageError(f"--target-token {name!r} is no class of this model: {listed(classes)}")
 
 
-def last_vectors(outputs: Any) -> Tensor:
-    """The vectors after the last layer, of the decoder if there is one, (run, token, dim)."""
-    found = getattr(outputs, "last_hidden_state", None)
-    if found is None:
-        found = (getattr(outputs, "hidden_states", None) or outputs.decoder_hidden_states)[-1]
-    vectors: Tensor = found
-    return vectors
+def read_last_vectors(outputs: Any) -> Tensor:
+    """Return the vectors after the last layer, (run, token, dim); the decoder's if there is one."""
+    vectors: Tensor | None = getattr(outputs, "last_hidden_state", None)
+    if vectors is not None:
+        return vectors
+    layers = getattr(outputs, "hidden_states", None) or outputs.decoder_hidden_states
+    last: Tensor = layers[-1]
+    return last
 
 
-def unmasked(tokenizer: Any) -> str:
-    """What a masked model needs, to predict something."""
+def explain_missing_mask(tokenizer: Any) -> str:
+    """Say that a masked model predicts a token only where one is masked."""
     return f"there is no {tokenizer.mask_token} in the text: put one where the token is to be told"
 
 
-def require_gradient(model: Any, tokenizer: Any, asked: Asked) -> None:
-    """Raise UsageError of a model, or of a question, that there is no gradient of."""
-    if asked.kind == "vector" and type(model).__name__.endswith("ForMaskedLM"):
-        raise UsageError(f"{unmasked(tokenizer)}, or use --weights norm")
-    if asked.kind == "vector":
+def require_gradient(model: Any, tokenizer: Any, target: ResolvedTarget) -> None:
+    """Raise UsageError for a model, or a target, that there is no gradient of."""
+    if target.kind == "vector" and type(model).__name__.endswith("ForMaskedLM"):
+        raise UsageError(f"{explain_missing_mask(tokenizer)}, or use --weights norm")
+    if target.kind == "vector":
         raise UsageError(UNPREDICTED)
-    if getattr(model, "is_quantized", False) or not all(
-        part.is_floating_point() for part in model.parameters()
-    ):
+    is_quantized = getattr(model, "is_quantized", False)
+    if is_quantized or not all(weight.is_floating_point() for weight in model.parameters()):
         raise UsageError(
-            "gradients need weights in floating point, which this model has not: use --weights attention"
+            "gradients need weights in floating point, which this model has not: "
+            "use --weights attention"
         )

@@ -1,7 +1,8 @@
-"""Checks on a Hugging Face folder before anything is built from it: what it holds, and how large it says it is."""
+"""Checks on a Hugging Face folder before anything is built from it: its files, and their sizes."""
 
 import json
 import re
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ from attnviz.io.files import reason
 
 LARGEST_CONFIG = 1 << 20  # bytes; real ones are a few thousand
 MOST_LAYERS = 1024
-COUNT = re.compile(
-    r"layers?$|depths?$|groups?(_num)?$|num_.*blocks$"
-)  # of parts that are built one by one
+COUNT = re.compile(r"layers?$|depths?$|groups?(_num)?$|num_.*blocks$")
+"""The names of counts of parts that are built one by one."""
 ORIGINAL = "only safetensors are read, so use the folder of the model that it was made from"
 PICKLES = "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"
 
@@ -37,13 +37,13 @@ def require_safe(folder: Path) -> int:
     if not files and any(folder.glob("*.gguf")):
         raise ModelError(f"{folder} has its weights as GGUF: {ORIGINAL}")
     require_sane_config(folder)
-    if not files and any(file for pattern in PICKLES for file in folder.glob(pattern)):
+    if not files and any(any(folder.glob(pattern)) for pattern in PICKLES):
         raise ModelError(
             f"{folder} has its weights as a pickle, which can run code: only safetensors are read"
         )
     if not files:
         raise ModelError(f"{folder} has no weights (*.safetensors)")
-    return sum(elements(file) for file in files)
+    return sum(count_elements(file) for file in files)
 
 
 def require_sane_config(folder: Path) -> None:
@@ -59,36 +59,40 @@ def require_sane_config(folder: Path) -> None:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if isinstance(config, dict) and config.get("auto_map"):
         raise ModelError(
-            f"{folder} brings code of its own (auto_map in config.json), which is refused and never run"
+            f"{folder} brings code of its own (auto_map in config.json), "
+            "which is refused and never run"
         )
-    for name, number in numbers(config):
+    for name, number in list_integers(config):
         if COUNT.search(name) and number > MOST_LAYERS:
             raise ModelError(f"{path} asks for {name} = {number}; at most {MOST_LAYERS} are built")
 
 
-def numbers(config: Any) -> list[tuple[str, int]]:
-    """Every named integer of a config, those in lists and nested configs too."""
-    found = []
-    for name, value in config.items() if isinstance(config, dict) else ():
+def list_integers(config: Any) -> Iterator[tuple[str, int]]:
+    """Yield every named integer of a config, also those in lists and nested configs."""
+    if not isinstance(config, dict):
+        return
+    for name, value in config.items():
         if isinstance(value, dict):
-            found += numbers(value)
-        found += [
-            (name, item)
-            for item in (value if isinstance(value, list) else [value])
-            if isinstance(item, int)
-        ]
-    return found
+            yield from list_integers(value)
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if isinstance(item, int):
+                yield name, item
 
 
-def elements(file: Path) -> int:
-    """How many numbers a safetensors file holds, by its header. Raises ModelError if it is damaged."""
+def count_elements(file: Path) -> int:
+    """Count the numbers in a safetensors file by its header. Raises ModelError if it is damaged."""
     return sum(prod(shape) for shape in read_shapes(file).values())
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Read the shapes of the tensors in a safetensors file, by its header. Raises ModelError if it is damaged."""
+    """Read the shapes of the tensors in a safetensors file, by its header.
+
+    Raises ModelError if it is damaged.
+    """
     try:
         with safe_open(file, framework="np") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - not a dict
+            names = list(tensors.keys())
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged: {error}") from error
