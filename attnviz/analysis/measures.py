@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from attnviz.analysis.numerics import row_entropies
 from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.record import ATTENTION, AttentionMap, Doubles, Statistics, Visible, Weights
 
@@ -36,7 +37,7 @@ class Positions:
     steps: Integers | None
     """(query, key): the position of the key less that of the query; None between two texts."""
     parked: Visible
-    """(key,): whether it is one that heads rest on."""
+    """(key,): True for the keys that heads rest on."""
     bands: Mapping[int, Band]
     """By steps, the queries that have a key so many tokens on, and those keys.
 
@@ -66,16 +67,16 @@ def find_band(steps: Integers, step: int) -> Band:
 
 
 def is_one_text(attention_map: AttentionMap) -> bool:
-    """Tell whether the queries of a map stand among its keys, as positions in one text."""
+    """Return whether the queries of a map stand among its keys, as positions in one text."""
     if attention_map.kind == "cross":
         return False
-    queries = set(zip(attention_map.query_places, attention_map.queries, strict=True))
-    keys = set(zip(attention_map.key_places, attention_map.keys, strict=True))
-    return queries <= keys
+    queries = zip(attention_map.query_places, attention_map.queries, strict=True)
+    keys = zip(attention_map.key_places, attention_map.keys, strict=True)
+    return set(queries) <= set(keys)
 
 
 def parked(attention_map: AttentionMap) -> Visible:
-    """Tell which keys heads rest on: special tokens, and the first of the whole text, (key,)."""
+    """Find the keys that heads rest on: special tokens, and the first of the whole text, (key,)."""
     keys = zip(attention_map.keys, attention_map.key_places, strict=True)
     return np.array([token.special or position == 0 for token, position in keys])
 
@@ -102,9 +103,7 @@ class HeadWeights:
     @cached_property
     def entropies(self) -> Doubles:
         """The entropy of each query in nats, (query,)."""
-        logs = np.zeros_like(self.weights)  # 0 log 0 = 0
-        np.log(self.weights, out=logs, where=self.weights > 0)
-        return 0 - sum_rows(self.weights, logs)
+        return row_entropies(self.weights)
 
     @cached_property
     def rising(self) -> Doubles:
@@ -165,7 +164,8 @@ def measure_distance(head: HeadWeights) -> float:
     steps = head.positions.steps
     if steps is None:
         return np.nan
-    return mean_where(sum_rows(head.weights, np.abs(steps)), head.choosing)
+    distances = sum_rows(head.weights, np.abs(steps))
+    return mean_where(distances, head.choosing)
 
 
 def measure_distance_rest(head: HeadWeights) -> float:
@@ -175,10 +175,12 @@ def measure_distance_rest(head: HeadWeights) -> float:
 
 def measure_sink(head: HeadWeights) -> float:
     """Measure the most that one key on which heads rest gets, the same for all queries."""
-    received = head.weights[head.choosing][:, head.positions.parked].sum(0)
+    choosing_weights = head.weights[head.choosing]
+    received = choosing_weights[:, head.positions.parked].sum(0)
     if not received.size or not head.choosing.any():
         return np.nan
-    return float(received.max() / head.choosing.sum())
+    mean_received = received.max() / head.choosing.sum()
+    return float(mean_received)
 
 
 def measure_band(head: HeadWeights, step: int) -> float:
@@ -195,16 +197,19 @@ def measure_locality(head: HeadWeights) -> float:
         return np.nan
     near = np.abs(steps) <= NEAR
     sees_farther = (head.visible & ~near).any(-1)
-    return mean_where(sum_rows(head.weights, near), head.choosing & sees_farther)
+    near_weights = sum_rows(head.weights, near)
+    return mean_where(near_weights, head.choosing & sees_farther)
 
 
 def measure_gini(head: HeadWeights) -> float:
     """Measure inequality by ranks among the keys seen: sum of (2 rank - seen - 1) weight / seen."""
     count = head.weights.shape[-1]
-    by_rank = 2 * (head.rising @ np.arange(1, count + 1))
+    ranks = np.arange(1, count + 1)
+    by_rank = 2 * (head.rising @ ranks)
     masked = count - head.seen  # which have the first ranks
     sums = head.rising.sum(-1)
-    inequality = by_rank - (2 * masked + head.seen + 1) * sums
+    middle = 2 * masked + head.seen + 1  # doubled, as are the ranks
+    inequality = by_rank - middle * sums
     scale = np.maximum(head.seen * sums, np.finfo(float).tiny)
     return mean_where(inequality / scale, head.choosing)
 
@@ -326,11 +331,11 @@ def measure_map(attention_map: AttentionMap) -> Measures:
             measures |= read_statistics(attention_map, attention_map.statistics)
         return measures
     positions = find_positions(attention_map)
-    for at in np.ndindex(shape):
-        weights = exact_shares(attention_map, attention_map.weights[at])
-        head = HeadWeights(weights, attention_map.visible[at], positions)
+    for index in np.ndindex(shape):
+        weights = exact_shares(attention_map, attention_map.weights[index])
+        head = HeadWeights(weights, attention_map.visible[index], positions)
         for name, column in COLUMNS.items():
-            measures[name][at] = column.measure(head)
+            measures[name][index] = column.measure(head)
     return measures
 
 
@@ -360,7 +365,8 @@ def read_statistics(attention_map: AttentionMap, statistics: Statistics) -> Meas
     measures: Measures = {}
     resting = parked(attention_map)
     if resting.any():
-        measures["sink"] = statistics.received[..., resting].max(-1).astype(np.float64)
+        received = statistics.received[..., resting]
+        measures["sink"] = received.max(-1).astype(np.float64)
     choosing = np.asarray((statistics.entropy > ROUNDING).any((0, 1)))  # (query,)
     if not choosing[1:].all():
         return measures
@@ -374,7 +380,8 @@ def read_statistics(attention_map: AttentionMap, statistics: Statistics) -> Meas
     if distance is not None and diagonal is not None and is_one_text(attention_map):
         without_choice = count - count_choosing
         measures["distance"] = distance.astype(np.float64) * count / count_choosing
-        measures["self"] = (diagonal.astype(np.float64) * count - without_choice) / count_choosing
+        diagonal_sums = diagonal.astype(np.float64) * count
+        measures["self"] = (diagonal_sums - without_choice) / count_choosing
     return measures
 
 

@@ -70,12 +70,13 @@ def read_segment(entry: Any, number: int) -> Segment:
 def parse_segment_lines(content: str) -> tuple[Segment, ...]:
     """Parse segments written as lines, empty ones left out. Raises ValueError."""
     segments = []
-    for line in content.splitlines():
-        if not line.strip():
+    for full_line in content.splitlines():
+        line = full_line.strip()
+        if not line:
             continue
-        match = SEGMENT_LINE.fullmatch(line.strip())
+        match = SEGMENT_LINE.fullmatch(line)
         if not match:
-            beginning = escape(line.strip()[:NAME_SHOWN])
+            beginning = escape(line[:NAME_SHOWN])
             raise ValueError(f"'{beginning}' is no segment: {HOW_TO_WRITE}")
         start, end, name = match.groups()
         segments.append(Segment(name, int(start), int(end)))
@@ -93,11 +94,11 @@ def choose_segments(capture: Capture, segments: Sequence[Segment] | None) -> tup
     """
     if segments is None:
         segments = capture.segments or find_paragraphs(capture.text)
-    require_fit(segments, capture.text)
+    require_fitting_segments(segments, capture.text)
     return tuple(segments)
 
 
-def require_fit(segments: Sequence[Segment], text: str) -> None:
+def require_fitting_segments(segments: Sequence[Segment], text: str) -> None:
     """Raise ValueError if segments are empty, lie outside the text, or overlap."""
     length = len(text)
     for segment in segments:
@@ -136,7 +137,8 @@ def name_span(text: str, noun: str, number: int, span: tuple[int, int]) -> Segme
     """Return a part of a text as a segment named by its number and its beginning."""
     start, end = span
     beginning = shorten_beginning(text[start:end])
-    return Segment(f"{noun} {number} {beginning}", start, end)
+    name = f"{noun} {number} {beginning}"
+    return Segment(name, start, end)
 
 
 def split_spans(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, int]]:
@@ -161,13 +163,15 @@ def find_segment(name: str, segments: Sequence[Segment]) -> int:
 
     Raises ValueError unless there is one.
     """
-    same = [i for i, segment in enumerate(segments) if segment.name == name]
-    longer = [i for i, segment in enumerate(segments) if segment.name.startswith(f"{name} ")]
+    names = [segment.name for segment in segments]
+    same = [i for i, other in enumerate(names) if other == name]
+    longer = [i for i, other in enumerate(names) if other.startswith(f"{name} ")]
     matches = same or longer
     if len(matches) != 1:
         count = len(matches) or "no"
-        names = ", ".join(escape(segment.name) for segment in segments)
-        raise ValueError(f"{count} segments are named {escape(name)!r}: there are {names}"[:300])
+        listed = ", ".join(map(escape, names))
+        problem = f"{count} segments are named {escape(name)!r}: there are {listed}"
+        raise ValueError(problem[:300])
     return matches[0]
 
 
@@ -239,26 +243,28 @@ def measure_shares(
     if attention_map.kind == "decoder":
         raise ValueError("segments are of the text, and the keys of a decoder are of its target")
     numbers = np.arange(len(segments))
-    members = assign_tokens(attention_map.keys, segments)[:, None] == numbers  # (key, segment)
-    counted = count_queries(attention_map, segments, query)
+    key_segments = assign_tokens(attention_map.keys, segments)
+    members = key_segments[:, None] == numbers  # (key, segment)
+    counted = choose_counted_queries(attention_map, segments, query)
     positions = find_positions(attention_map)
+    rest_members = members[~positions.parked]
     shape = len(attention_map.layers), len(attention_map.heads)
-    found = np.full((4, *shape, len(segments)), np.nan)
+    shares_of_heads = np.full((4, *shape, len(segments)), np.nan)
     for layer, head in np.ndindex(shape):
         weights = exact_shares(attention_map, attention_map.weights[layer, head])
         whole = HeadWeights(weights, attention_map.visible[layer, head], positions)
-        found[:2, layer, head] = share_of_head(whole, members, counted)
-        found[2:, layer, head] = share_of_head(whole.rest, members[~positions.parked], counted)
-    share, baseline, rest_share, rest_baseline = found
+        shares_of_heads[:2, layer, head] = measure_head_shares(whole, members, counted)
+        shares_of_heads[2:, layer, head] = measure_head_shares(whole.rest, rest_members, counted)
+    share, baseline, rest_share, rest_baseline = shares_of_heads
     return Shares(share, baseline, rest_share, rest_baseline, members.sum(0))
 
 
-def count_queries(
+def choose_counted_queries(
     attention_map: AttentionMap,
     segments: Sequence[Segment],
     query: int | None,
 ) -> Visible:
-    """Tell which queries count for which segment, (query, segment).
+    """Choose which queries count for which segment, (query, segment).
 
     That is the query at one position of the map, or without one, all outside the segment.
     """
@@ -274,16 +280,19 @@ def count_queries(
     return ~members
 
 
-def share_of_head(head: HeadWeights, members: Visible, counted: Visible) -> Doubles:
-    """Return shares and even shares of one head, (2, segment).
+def measure_head_shares(head: HeadWeights, members: Visible, counted: Visible) -> Doubles:
+    """Measure the shares and the even shares of segments for one head, (2, segment).
 
     members: (key, segment). counted: (query, segment).
     """
     keys_inside = head.visible @ members.astype(np.float64)  # (query, segment): seen keys of it
     counted = counted & head.choosing[:, None] & (keys_inside > 0)
     shares = head.weights @ members
-    even_shares = keys_inside / np.maximum(head.seen, 1)[:, None]
-    sums = np.stack([np.where(counted, values, 0).sum(0) for values in (shares, even_shares)])
+    seen = np.maximum(head.seen, 1)
+    even_shares = keys_inside / seen[:, None]
+    share_sums = np.where(counted, shares, 0).sum(0)
+    even_sums = np.where(counted, even_shares, 0).sum(0)
+    sums = np.stack([share_sums, even_sums])
     counts = np.broadcast_to(counted.sum(0), sums.shape)
     return divide_where(sums, counts)
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from attnviz.io.csv_table import text
+from attnviz.io.csv_table import escape_formula
 from attnviz.io.validation import SCHEMA
 
 
 def document_json(document: Mapping[str, Any]) -> bytes:
-    """Write a document as one line of JSON of schema attnviz/1. A number that is undefined becomes null."""
+    """Write a document as one line of JSON of schema attnviz/1; an undefined number is null."""
     content = {"schema": SCHEMA, **plain_values(document)}
-    return f"{json.dumps(content, allow_nan=False)}\n".encode()
+    line = json.dumps(content, allow_nan=False)
+    return f"{line}\n".encode()
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -30,12 +31,17 @@ def rows_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     lines.writerow(rows[0])
     for row in rows:
         values = [plain_values(value) for value in row.values()]
-        lines.writerow([text(value) if isinstance(value, str) else value for value in values])
+        lines.writerow([escape_cell(value) for value in values])
     return file.getvalue().encode()
 
 
+def escape_cell(value: Any) -> Any:
+    """Return a value as it may stand in a spreadsheet: texts are escaped."""
+    return escape_formula(value) if isinstance(value, str) else value
+
+
 def plain_values(value: Any) -> Any:
-    """Return a value with plain numbers and lists for those of NumPy, and None for NaN and infinity."""
+    """Return a value in plain numbers and lists in place of NumPy's, None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {name: plain_values(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
