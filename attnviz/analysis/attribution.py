@@ -50,7 +50,8 @@ def collect_rows(maps: Maps, query: int) -> Doubles:
         assert each.weights is not None
         index = each.query_places.index(query)
         row = each.weights[:, :, index]  # (layer, head, key)
-        rows.append(row.reshape(-1, row.shape[-1]))
+        key_count = row.shape[-1]
+        rows.append(row.reshape(-1, key_count))
     return np.concatenate(rows).astype(np.float64)
 
 
@@ -144,10 +145,9 @@ def score_tokens(maps: Mapping[str, Maps], query: int) -> dict[str, Doubles]:
 def score_baselines(count: int, query: int, seed: int) -> dict[str, Doubles]:
     """Score as many tokens without knowing anything of the model, (token,) by baseline."""
     distances = np.abs(np.arange(count) - query)
-    return {
-        "position": 1 / np.maximum(distances, LEAST_DISTANCE),
-        "random": np.random.default_rng(seed).random(count),
-    }
+    by_position = 1 / np.maximum(distances, LEAST_DISTANCE)
+    at_random = np.random.default_rng(seed).random(count)
+    return {"position": by_position, "random": at_random}
 
 
 def find_sources(maps: Maps, query: int) -> Visible:
@@ -156,7 +156,8 @@ def find_sources(maps: Maps, query: int) -> Visible:
     maps: those of all layers.
     """
     visible = np.concatenate([each.visible.any(1) for each in maps])  # (layer, query, key)
-    sources: Visible = trace_sources(visible)[-1, query].copy()
+    sources_of_all = trace_sources(visible)[-1]  # (query, key)
+    sources: Visible = sources_of_all[query].copy()
     sources[query] = False
     return sources
 
@@ -189,7 +190,8 @@ def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
     if count < 2 or not are_defined:
         return np.nan
     middle = (count + 1) / 2
-    first_ranks, second_ranks = ranks(first) - middle, ranks(second) - middle
+    first_ranks = ranks(first) - middle
+    second_ranks = ranks(second) - middle
     squares = [first_ranks @ first_ranks, second_ranks @ second_ranks]
     size = np.sqrt(np.prod(squares))
     return float(first_ranks @ second_ranks / size) if size else np.nan

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -106,7 +107,8 @@ class Side:
         total = self.weights.sum(dtype=np.float64)
         if not total:
             return 0.0
-        unseen = self.weights[:, ~other.seen].sum(dtype=np.float64)
+        unseen_weights = self.weights[:, ~other.seen]
+        unseen = unseen_weights.sum(dtype=np.float64)
         return float(unseen / total)
 
     def head(self, name: Name) -> tuple[Weights, Visible]:
@@ -114,15 +116,19 @@ class Side:
         layer, head = name
         for each in self.maps:
             if layer in each.layers and head in each.heads:
-                one_head = each.part([each.layers.index(layer)], [each.heads.index(head)])
-                shared_map = share_attention(one_head, self.shared, range(len(self.queries))).common
-                weights = require_kept_weights(shared_map.weights)
-                return weights[0, 0], shared_map.visible[0, 0]
+                layer_index = each.layers.index(layer)
+                head_index = each.heads.index(head)
+                one_head = each.part([layer_index], [head_index])
+                all_rows = range(len(self.queries))
+                words = share_attention(one_head, self.shared, all_rows).common
+                weights = require_kept_weights(words.weights)
+                return weights[0, 0], words.visible[0, 0]
         raise KeyError(name)
 
     def mean(self, names: Sequence[Name]) -> tuple[Weights, Visible]:
         """Return the mean of some heads (query, key), and what any of them sees."""
-        total, seen = np.zeros(()), np.zeros((), bool)
+        total = np.zeros(())
+        seen = np.zeros((), bool)
         for name in names:
             weights, visible = self.head(name)
             total = total + weights.astype(np.float64)
@@ -167,7 +173,8 @@ def compare(a: Capture, b: Capture) -> Comparison:
     Raises ValueError if there is no word in common, a map has no weights, or nothing is left that
     both see.
     """
-    maps_a, maps_b = select_like_first(a.maps), select_like_first(b.maps)
+    maps_a = select_like_first(a.maps)
+    maps_b = select_like_first(b.maps)
     first_a, first_b = maps_a[0], maps_b[0]
     query_texts_a, key_texts_a = select_texts(a, first_a)
     query_texts_b, key_texts_b = select_texts(b, first_b)
@@ -175,7 +182,9 @@ def compare(a: Capture, b: Capture) -> Comparison:
         first_a.queries, first_b.queries, query_texts_a, query_texts_b
     )
     keys_a, keys_b = share_words(first_a.keys, first_b.keys, key_texts_a, key_texts_b)
-    head_pairs = len(list_heads_of_maps(maps_a)) * len(list_heads_of_maps(maps_b))
+    heads_a = list_heads_of_maps(maps_a)
+    heads_b = list_heads_of_maps(maps_b)
+    head_pairs = len(heads_a) * len(heads_b)
     cells_per_query = head_pairs * len(keys_a.positions)
     rows = choose_queries(len(queries_a.positions), cells_per_query)
     side_a = make_side(a, maps_a, (queries_a, keys_a), rows)
@@ -220,8 +229,10 @@ def share_words(
     both.
     """
     is_one_text = texts_a == texts_b
-    words_a = group_tokens(a, texts_a, find_coarse_words(texts_a, b if is_one_text else ()))
-    words_b = group_tokens(b, texts_b, find_coarse_words(texts_b, a if is_one_text else ()))
+    spans_a = find_coarse_words(texts_a, b if is_one_text else ())
+    spans_b = find_coarse_words(texts_b, a if is_one_text else ())
+    words_a = group_tokens(a, texts_a, spans_a)
+    words_b = group_tokens(b, texts_b, spans_b)
     identities_a = list(identify_words(words_a.words, by_position=is_one_text))
     identities_b = list(identify_words(words_b.words, by_position=is_one_text))
     matcher = SequenceMatcher(None, identities_a, identities_b, autojunk=False)
@@ -277,14 +288,17 @@ def make_side(
     layers: list[SharedAttention] = []
     for each in maps:
         for index in range(len(each.layers)):
-            layer = each.part([index], range(len(each.heads)))
+            all_heads = range(len(each.heads))
+            layer = each.part([index], all_heads)
             layers.append(share_attention(layer, shared, rows))
-    weights = np.concatenate([require_kept_weights(layer.common.weights)[0] for layer in layers])
-    visible = np.concatenate([layer.common.visible[0] for layer in layers])
+    weights = [require_kept_weights(layer.common.weights)[0] for layer in layers]
+    visible = [layer.common.visible[0] for layer in layers]
     total = sum(layer.total for layer in layers)
     weight_outside = sum(layer.outside for layer in layers)
     outside = weight_outside / total if total else 0.0
-    return Side(capture, maps, shared, rows, weights, visible, outside)
+    return Side(
+        capture, maps, shared, rows, np.concatenate(weights), np.concatenate(visible), outside
+    )
 
 
 class SharedAttention(NamedTuple):
@@ -302,18 +316,22 @@ def share_attention(
 ) -> SharedAttention:
     """Merge a map to words, and take some of the common queries and all common keys of it."""
     queries, keys = shared
-    members = [queries.grouping.members[queries.positions[row]] for row in rows]
-    tokens = sorted(token for word in members for token in word)
+    positions = [queries.positions[row] for row in rows]
+    members = [queries.grouping.members[position] for position in positions]
+    tokens = sorted(chain.from_iterable(members))
     new_positions = {token: i for i, token in enumerate(tokens)}
     new_members = [tuple(new_positions[token] for token in word) for word in members]
     words = tuple(queries.words[row] for row in rows)
     grouping = Grouping(words, tuple(new_members))
-    token_rows = attention_map.window(tokens, range(len(attention_map.keys)))
+    all_tokens = range(len(attention_map.keys))
+    token_rows = attention_map.window(tokens, all_tokens)
     words_of_all_keys = merge_tokens(token_rows, grouping, keys.grouping)
     weights = require_kept_weights(words_of_all_keys.weights)
-    other_keys = np.delete(np.arange(weights.shape[-1]), keys.positions)
+    all_keys = np.arange(weights.shape[-1])
+    other_keys = np.delete(all_keys, keys.positions)
     total = float(weights.sum(dtype=np.float64))
-    outside = float(weights[..., other_keys].sum(dtype=np.float64))
+    weights_outside = weights[..., other_keys]
+    outside = float(weights_outside.sum(dtype=np.float64))
     common = words_of_all_keys.window(range(len(rows)), keys.positions)
     return SharedAttention(common, total, outside)
 
@@ -375,7 +393,8 @@ class Distances:
         undefined = np.full(len(distances), np.nan)
         columns = []
         for head, other in enumerate(self.nearest(which)):
-            columns.append(undefined if other is None else distances[:, head, other])
+            column = undefined if other is None else distances[:, head, other]
+            columns.append(column)
         return np.stack(columns, axis=1)
 
     @property

@@ -38,11 +38,12 @@ def measure_divergences(a: Weights, b: Weights, seen_a: Visible, seen_b: Visible
     where it sees two keys or more in both, and gives them some weight. NaN where no query counts.
     """
     divergences = np.full((len(a), len(b)), np.nan)
-    seen_a, seen_b = np.broadcast_to(seen_a, a.shape), np.broadcast_to(seen_b, b.shape)
-    for mask_a, heads_a in group_by_mask(seen_a):
-        for mask_b, heads_b in group_by_mask(seen_b):
-            common_mask = mask_a & mask_b
+    groups_a = group_by_mask(np.broadcast_to(seen_a, a.shape))
+    groups_b = group_by_mask(np.broadcast_to(seen_b, b.shape))
+    for mask_a, heads_a in groups_a:
+        for mask_b, heads_b in groups_b:
             block = np.ix_(heads_a, heads_b)
+            common_mask = mask_a & mask_b
             divergences[block] = diverge_on_mask(a[heads_a], b[heads_b], common_mask)
     return divergences
 
@@ -53,7 +54,8 @@ def group_by_mask(seen: Visible) -> list[tuple[Visible, list[int]]]:
     Returns the different masks (query, key), each with the numbers of its heads.
     """
     if repeats_along(seen, 0):
-        return [(seen[0], list(range(len(seen))))]
+        all_heads = list(range(len(seen)))
+        return [(seen[0], all_heads)]
     groups: dict[bytes, list[int]] = {}
     for head, mask in enumerate(seen):
         packed = np.packbits(mask).tobytes()
@@ -69,9 +71,12 @@ def diverge_on_mask(a: Weights, b: Weights, seen: Visible) -> Doubles:
         return np.full((len(a), len(b)), np.nan)
     queries, _ = np.nonzero(seen)
     _, starts = np.unique(queries, return_index=True)
-    rows_a, rows_b = mask_rows(a, seen, starts), mask_rows(b, seen, starts)
-    divergences = [diverge_from_head(rows_a, head, rows_b, starts) for head in range(len(a))]
-    counted: Visible = rows_a.has_weight[:, None] & rows_b.has_weight  # (A, B, row)
+    rows_a = mask_rows(a, seen, starts)
+    rows_b = mask_rows(b, seen, starts)
+    heads = range(len(a))
+    divergences = [diverge_from_head(rows_a, head, rows_b, starts) for head in heads]
+    has_weight_a = rows_a.has_weight[:, None]
+    counted: Visible = has_weight_a & rows_b.has_weight  # (A, B, row)
     total = np.where(counted, divergences, 0).sum(-1)
     count = counted.sum(-1)
     means = np.full(count.shape, np.nan)
@@ -88,10 +93,10 @@ def mask_rows(weights: Weights, seen: Visible, starts: npt.NDArray[Any]) -> Mask
     divisors = np.where(has_weight, sums, 1)
     cells /= np.repeat(divisors, lengths, axis=1)
     positive_cells = np.maximum(cells, TINY)
-    return MaskedRows(positive_cells, has_weight, cell_entropies(positive_cells, starts))
+    return MaskedRows(positive_cells, has_weight, compute_cell_entropies(positive_cells, starts))
 
 
-def cell_entropies(cells: Doubles, starts: npt.NDArray[Any]) -> Doubles:
+def compute_cell_entropies(cells: Doubles, starts: npt.NDArray[Any]) -> Doubles:
     """Compute the entropy of each row, -sum of p ln p: (head, cell) -> (head, row)."""
     terms = np.log(cells)
     terms *= cells
@@ -107,10 +112,12 @@ def diverge_from_head(
     heads_at_once = max(1, AT_ONCE // cells_b.shape[1])
     pieces = []
     for first in range(0, len(cells_b), heads_at_once):
-        middles = (cells_a + cells_b[first : first + heads_at_once]) / 2
-        pieces.append(cell_entropies(middles, starts))
+        some_heads = cells_b[first : first + heads_at_once]
+        middles = (cells_a + some_heads) / 2
+        pieces.append(compute_cell_entropies(middles, starts))
     middle_entropies = np.concatenate(pieces)
-    divergences = middle_entropies - rows_a.entropies[head] / 2 - rows_b.entropies / 2
+    entropies_a = rows_a.entropies[head]
+    divergences = middle_entropies - entropies_a / 2 - rows_b.entropies / 2
     above_zero: Doubles = np.maximum(divergences, 0)  # rounding goes below
     return above_zero
 

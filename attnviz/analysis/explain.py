@@ -117,36 +117,38 @@ def list_score_steps(operands: Operands) -> Iterator[Step]:
         yield step
         values = step.values
     if operands.scale != 1:
-        factor = name_scale(operands.scale, len(operands.query))
+        factor = describe_score_scale(operands.scale, len(operands.query))
         formula = f"q·k {factor}: without it, wide vectors would make large scores"
         values = values * operands.scale
         yield Step("scaled", formula, values)
     if operands.softcap is not None:
         cap = f"{operands.softcap:g}"
         formula = f"{cap} tanh(score / {cap}): no score is beyond ±{cap}"
-        values = operands.softcap * np.tanh(values / operands.softcap)
+        bounded = np.tanh(values / operands.softcap)
+        values = operands.softcap * bounded
         yield Step("capped", formula, values)
     if operands.bias is not None:
         yield Step("bias", "what the model adds for where the key stands", operands.bias)
         yield Step("score", "the two together", values + operands.bias)
 
 
-def name_scale(scale: float, width: int) -> str:
+def describe_score_scale(scale: float, width: int) -> str:
     """Say how products are scaled: by the root of their width, or by another number."""
     is_root_of_width = math.isclose(scale * math.sqrt(width), 1, rel_tol=1e-6)
     return f"/ √{width}" if is_root_of_width else f"* {scale:.4g}"
 
 
-def dot_steps(operands: Operands) -> Iterator[Step]:
+def list_dot_steps(operands: Operands) -> Iterator[Step]:
     """Yield the step of ``dot``, with which scaled scores begin too."""
     formula = "q₁k₁ + q₂k₂ + …: how well the key answers the query"
     yield Step("q·k", formula, operands.key @ operands.query)
 
 
-def cosine_steps(operands: Operands) -> Iterator[Step]:
+def list_cosine_steps(operands: Operands) -> Iterator[Step]:
     """Yield the steps of ``cosine``."""
-    (product,) = dot_steps(operands)
-    lengths = np.linalg.norm(operands.query) * np.linalg.norm(operands.key, axis=1)
+    (product,) = list_dot_steps(operands)
+    query_length = np.linalg.norm(operands.query)
+    lengths = query_length * np.linalg.norm(operands.key, axis=1)
     yield product
     yield Step("|q||k|", "the lengths of the two, multiplied", lengths)
     divisors = np.where(lengths > 0, lengths, 1)
@@ -154,36 +156,41 @@ def cosine_steps(operands: Operands) -> Iterator[Step]:
     yield Step("cosine", formula, product.values / divisors)
 
 
-def gaussian_steps(operands: Operands) -> Iterator[Step]:
+def list_gaussian_steps(operands: Operands) -> Iterator[Step]:
     """Yield the steps of ``gaussian`` of width 1."""
-    distances = np.linalg.norm(operands.query - operands.key, axis=1)
+    differences = operands.query - operands.key
+    distances = np.linalg.norm(differences, axis=1)
     yield Step("|q-k|", "the distance of the key from the query", distances)
     formula = "-|q-k|² / 2: near keys get most, as in a Gaussian kernel"
     yield Step("score", formula, -(distances**2) / 2)
 
 
-def general_steps(operands: Operands) -> Iterator[Step]:
+def list_general_steps(operands: Operands) -> Iterator[Step]:
     """Yield the step of ``general``."""
     formula = "q·W k: the matrix W says what goes with what (Luong et al. 2015)"
-    values = operands.key @ (operands.query @ operands.matrices[0])
+    projected_query = operands.query @ operands.matrices[0]
+    values = operands.key @ projected_query
     yield Step("score", formula, values)
 
 
-def additive_steps(operands: Operands) -> Iterator[Step]:
+def list_additive_steps(operands: Operands) -> Iterator[Step]:
     """Yield the steps of ``additive``."""
     first, second, last = operands.matrices
-    joint = np.tanh(first @ operands.query + operands.key @ second.T)  # (m, h)
-    yield Step("|tanh|", "the length of tanh(W q + U k)", np.linalg.norm(joint, axis=1))
+    projected_query = first @ operands.query
+    projected_keys = operands.key @ second.T  # (m, h)
+    joint = np.tanh(projected_query + projected_keys)
+    lengths = np.linalg.norm(joint, axis=1)
+    yield Step("|tanh|", "the length of tanh(W q + U k)", lengths)
     formula = "a·tanh(W q + U k): how far that points along a (Bahdanau et al. 2015)"
     yield Step("score", formula, joint @ last)
 
 
 SCORED: dict[str, Callable[[Operands], Iterator[Step]]] = {
-    "dot": dot_steps,
-    "cosine": cosine_steps,
-    "gaussian": gaussian_steps,
-    "general": general_steps,
-    "additive": additive_steps,
+    "dot": list_dot_steps,
+    "cosine": list_cosine_steps,
+    "gaussian": list_gaussian_steps,
+    "general": list_general_steps,
+    "additive": list_additive_steps,
 }
 
 
@@ -194,7 +201,8 @@ def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> Steps:
     """
     if not operands.visible.any():
         raise ValueError("this query sees no key")
-    last_scores = np.where(operands.visible, scores[-1].values, -np.inf)
+    all_scores = scores[-1].values
+    last_scores = np.where(operands.visible, all_scores, -np.inf)
     sink_score = -np.inf if operands.sink is None else operands.sink
     highest = max(last_scores.max(), sink_score)
     exponentials = np.exp(last_scores - highest)
@@ -210,10 +218,13 @@ def measure_difference(steps: Steps, weights: npt.ArrayLike) -> Difference:
 
     weights: those of the model, (m,).
     """
-    weight_distances = np.abs(steps.weights - np.asarray(weights, np.float64))
+    own_weights = np.asarray(weights, np.float64)
+    weight_distance = np.abs(steps.weights - own_weights).max()
     own_output = steps.given.output
-    output = np.nan if own_output is None else np.abs(steps.output - own_output).max()
-    return Difference(float(weight_distances.max()), float(output))
+    output_distance = np.nan
+    if own_output is not None:
+        output_distance = np.abs(steps.output - own_output).max()
+    return Difference(float(weight_distance), float(output_distance))
 
 
 def explain_vectors(name: str, vectors: npt.ArrayLike, query: int) -> tuple[Steps, Doubles]:
@@ -225,21 +236,19 @@ def explain_vectors(name: str, vectors: npt.ArrayLike, query: int) -> tuple[Step
     Raises ValueError for another name.
     """
     if name not in RAW:
-        raise ValueError(f"unknown score function {name!r}: one of {', '.join(RAW)}")
+        names = ", ".join(RAW)
+        raise ValueError(f"unknown score function {name!r}: one of {names}")
     x = np.asarray(vectors, np.float64)
     width = x.shape[1]
     matrices = draw_matrices(width)
-    functions: dict[str, Score] = {
-        **SCORES,
-        "general": general(matrices[0]),
-        "additive": additive(*matrices),
-    }
+    functions: dict[str, Score] = dict(SCORES)
+    functions["general"] = general(matrices[0])
+    functions["additive"] = additive(*matrices)
     layer = attend(x, x, x, score=functions[name])
     score, scale = plainly(name, width)
     visible = np.ones(len(x), dtype=bool)
-    operands = Operands(
-        x[query], x, x, visible, scale, score, matrices=matrices, output=layer.output[query]
-    )
+    own_output = layer.output[query]
+    operands = Operands(x[query], x, x, visible, scale, score, matrices=matrices, output=own_output)
     weights: Doubles = layer.weights[query]
     return explain_query(operands), weights
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from attnviz.record import Doubles, Floats, Visible
 
 
-def row_entropies(weights: Doubles) -> Doubles:
+def compute_row_entropies(weights: Doubles) -> Doubles:
     """Compute the entropy of each row in nats: weights (..., query, key) -> (..., query).
 
     A weight of 0 adds nothing, since 0 log 0 = 0.

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.numerics import row_entropies
+from attnviz.analysis.numerics import compute_row_entropies
 from attnviz.record import Visible, Weights
 
 Data: TypeAlias = Literal["repeated", "text"]
@@ -56,7 +56,8 @@ def duplicate_token(weights: Weights, block: int, first: int = 1) -> Weights:
 
 def previous_token(weights: Weights) -> Weights:
     """Average A[q, q - 1] over q >= 2: at q = 1 the previous token is the sink."""
-    return average_band(weights, range(2, weights.shape[-2]), 1)
+    queries = range(2, weights.shape[-2])
+    return average_band(weights, queries, 1)
 
 
 def score_induction(weights: Weights, layout: Layout) -> Weights:
@@ -76,12 +77,14 @@ def score_previous_token(weights: Weights, _: Layout) -> Weights:
 
 def score_next_token(weights: Weights, _: Layout) -> Weights:
     """Average A[q, q + 1] over q >= 1."""
-    return average_band(weights, range(1, weights.shape[-2] - 1), -1)
+    queries = range(1, weights.shape[-2] - 1)
+    return average_band(weights, queries, -1)
 
 
 def score_self_token(weights: Weights, _: Layout) -> Weights:
     """Average A[q, q] over q >= 1: a causal first query sees nothing else."""
-    return average_band(weights, range(1, weights.shape[-2]), 0)
+    queries = range(1, weights.shape[-2])
+    return average_band(weights, queries, 0)
 
 
 def score_first_token(weights: Weights, _: Layout) -> Weights:
@@ -91,7 +94,8 @@ def score_first_token(weights: Weights, _: Layout) -> Weights:
 
 def score_separator(weights: Weights, layout: Layout) -> Weights:
     """Average the weight on separators over q >= 1 (Clark et al. 2019)."""
-    on_separators = weights[..., 1:, list(layout.separators)]
+    positions = list(layout.separators)
+    on_separators = weights[..., 1:, positions]
     return average_last_axis(on_separators.sum(-1))
 
 
@@ -102,7 +106,8 @@ def score_local(weights: Weights, _: Layout) -> Weights:
     distance alone is no window. The queries are those that see a key beyond on both sides, if they
     look there.
     """
-    queries = range(NEAR + 1, weights.shape[-2] - NEAR)
+    query_count = weights.shape[-2]
+    queries = range(NEAR + 1, query_count - NEAR)
     distances = range(-NEAR, NEAR + 1)
     bands = np.stack([average_band(weights, queries, back) for back in distances])
     scores: Weights = bands.sum(0) - bands.max(0)
@@ -111,12 +116,16 @@ def score_local(weights: Weights, _: Layout) -> Weights:
 
 def score_uniform(weights: Weights, layout: Layout) -> Weights:
     """Average H / ln m over queries that see m > 1 keys, H their entropy (Clark et al. 2019)."""
-    entropies = row_entropies(weights.astype(np.float64))  # (..., query)
-    seen = np.broadcast_to(layout.visible, weights.shape).sum(-1)  # (..., query)
+    entropies = compute_row_entropies(weights.astype(np.float64))  # (..., query)
+    visible = np.broadcast_to(layout.visible, weights.shape)
+    seen = visible.sum(-1)  # (..., query)
     has_choice = seen > 1
-    shares = entropies / np.log(np.maximum(seen, 2))
-    counts = np.where(has_choice.any(-1), has_choice.sum(-1), np.nan)
-    scores: Weights = (shares * has_choice).sum(-1) / counts
+    largest_entropies = np.log(np.maximum(seen, 2))
+    shares = entropies / largest_entropies
+    sums = (shares * has_choice).sum(-1)
+    choosing = has_choice.sum(-1)
+    counts = np.where(choosing > 0, choosing, np.nan)
+    scores: Weights = sums / counts
     return scores
 
 
@@ -129,7 +138,8 @@ def average_band(weights: Weights, queries: range, back: int) -> Weights:
 def average_last_axis(values: Weights) -> Weights:
     """Average values over the last axis; NaN over nothing."""
     if not values.shape[-1]:
-        return np.full(values.shape[:-1], np.nan, values.dtype)
+        shape = values.shape[:-1]
+        return np.full(shape, np.nan, values.dtype)
     mean: Weights = values.mean(-1)
     return mean
 

@@ -58,7 +58,9 @@ def chefer(gradients: npt.NDArray[Any]) -> Floats:
 def is_square(numbers: npt.NDArray[Any]) -> bool:
     """Return whether numbers are (layer, head, n, n), and there are some."""
     shape = numbers.shape
-    return len(shape) == 4 and shape[2] == shape[3] and 0 not in shape
+    if len(shape) != 4 or 0 in shape:
+        return False
+    return bool(shape[2] == shape[3])
 
 
 def average_with_identity(numbers: npt.NDArray[Any]) -> Doubles:
@@ -124,27 +126,28 @@ def combine_layers(maps: Sequence[AttentionMap], method: str) -> AttentionMap:
     means = []
     layers: list[int] = []
     for each in maps:
-        means.append(require_whole_layers(each, method).mean(1, keepdims=True, dtype=np.float64))
+        numbers = require_whole_layers(each, method)
+        means.append(numbers.mean(1, keepdims=True, dtype=np.float64))
         layers += each.layers
     if layers != list(range(len(layers))):
-        numbers = ", ".join(map(str, layers))
-        raise ValueError(f"{method} multiplies all layers from 0 up: here are {numbers}")
+        names = ", ".join(map(str, layers))
+        raise ValueError(f"{method} multiplies all layers from 0 up: here are {names}")
     first = maps[0]
     tokens = first.queries
     if any(each.queries != tokens for each in maps):
         raise ValueError(f"{method} goes through layers that see the same tokens: here they do not")
     compute = rollout if method == ROLLOUT else chefer
-    combined = compute(np.concatenate(means))[:, None]  # (layer, 1, n, n)
+    combined = compute(np.concatenate(means))  # (layer, n, n)
     visible = np.concatenate([each.visible.any(1) for each in maps])
-    sources = trace_sources(visible)[:, None]
+    sources = trace_sources(visible)
     return AttentionMap(
         first.kind,
         tuple(layers),
         (method,),
         tokens,
         tokens,
-        combined,
-        sources,
+        combined[:, None],
+        sources[:, None],
         method,
         unit=first.unit,
     )
@@ -178,8 +181,10 @@ def trace_sources(visible: Visible) -> Visible:
 
     visible: (layer, n, n), what each layer sees; the sources are (layer, n, n) too.
     """
-    sources = visible | np.eye(visible.shape[-1], dtype=bool)
+    itself = np.eye(visible.shape[-1], dtype=bool)
+    sources = visible | itself
     for layer in range(1, len(sources)):
-        step, before = sources[layer].astype(np.float32), sources[layer - 1].astype(np.float32)
+        step = sources[layer].astype(np.float32)
+        before = sources[layer - 1].astype(np.float32)
         sources[layer] = step @ before > 0
     return sources

@@ -13,7 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.measures import HeadWeights, divide_where, exact_shares, find_positions
+from attnviz.analysis.measures import (
+    HeadWeights,
+    compute_exact_shares,
+    divide_where,
+    find_positions,
+)
 from attnviz.escape import escape, require_unicode
 from attnviz.record import AttentionMap, Capture, Doubles, Segment, Token, Visible
 
@@ -59,8 +64,9 @@ def read_segment(entry: Any, number: int) -> Segment:
     if not isinstance(entry, dict) or set(entry) != set(Segment._fields):
         raise ValueError(f"segment {number} needs name, start and end: {HOW_TO_WRITE}")
     segment = Segment(**entry)
-    has_ends = type(segment.start) is int and type(segment.end) is int
-    has_name = isinstance(segment.name, str) and bool(segment.name.strip())
+    start, end, name = segment.start, segment.end, segment.name
+    has_ends = type(start) is int and type(end) is int
+    has_name = isinstance(name, str) and name.strip()
     if not (has_ends and has_name):
         needs = "a name, and start and end as numbers of characters"
         raise ValueError(f"segment {number} needs {needs}: {HOW_TO_WRITE}")
@@ -117,7 +123,8 @@ def require_fitting_segments(segments: Sequence[Segment], text: str) -> None:
 
 def describe_segment(segment: Segment) -> str:
     """Describe a segment in an error."""
-    return f"{segment.start}:{segment.end} {escape(segment.name)[:NAME_SHOWN]}"
+    name = escape(segment.name)[:NAME_SHOWN]
+    return f"{segment.start}:{segment.end} {name}"
 
 
 def find_paragraphs(text: str) -> tuple[Segment, ...]:
@@ -144,7 +151,8 @@ def name_span(text: str, noun: str, number: int, span: tuple[int, int]) -> Segme
 def split_spans(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, int]]:
     """Yield where the parts of a text between separators lie, but none of white space alone."""
     separators = [match.span() for match in separator.finditer(text)]
-    borders = [(0, 0), *separators, (len(text), len(text))]
+    length = len(text)
+    borders = [(0, 0), *separators, (length, length)]
     for (_, start), (end, _) in pairwise(borders):
         if text[start:end].strip():
             yield start, end
@@ -155,7 +163,8 @@ def shorten_beginning(text: str) -> str:
     line = " ".join(text.split())
     if len(line) <= BEGINNING:
         return line
-    return f"{line[: BEGINNING - 1].rstrip()}…"
+    beginning = line[: BEGINNING - 1].rstrip()
+    return f"{beginning}…"
 
 
 def find_segment(name: str, segments: Sequence[Segment]) -> int:
@@ -197,7 +206,8 @@ class Shares(NamedTuple):
     @property
     def per_token(self) -> Doubles:
         """The share that each token of a segment gets, on average."""
-        return divide_where(self.share, np.broadcast_to(self.tokens, self.share.shape))
+        tokens: npt.NDArray[Any] = np.broadcast_to(self.tokens, self.share.shape)
+        return divide_where(self.share, tokens)
 
     @property
     def lift(self) -> Doubles:
@@ -223,7 +233,8 @@ def join_shares(maps: Sequence[Shares]) -> Shares:
 
 def join_heads(arrays: Sequence[Doubles]) -> Doubles:
     """Return arrays (layer, head, segment) of several maps as one (head, segment)."""
-    return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
+    segment_count = arrays[0].shape[-1]
+    return np.concatenate([array.reshape(-1, segment_count) for array in arrays])
 
 
 def measure_shares(
@@ -247,11 +258,11 @@ def measure_shares(
     members = key_segments[:, None] == numbers  # (key, segment)
     counted = choose_counted_queries(attention_map, segments, query)
     positions = find_positions(attention_map)
-    rest_members = members[~positions.parked]
+    rest_members = members[~positions.resting]
     shape = len(attention_map.layers), len(attention_map.heads)
     shares_of_heads = np.full((4, *shape, len(segments)), np.nan)
     for layer, head in np.ndindex(shape):
-        weights = exact_shares(attention_map, attention_map.weights[layer, head])
+        weights = compute_exact_shares(attention_map, attention_map.weights[layer, head])
         whole = HeadWeights(weights, attention_map.visible[layer, head], positions)
         shares_of_heads[:2, layer, head] = measure_head_shares(whole, members, counted)
         shares_of_heads[2:, layer, head] = measure_head_shares(whole.rest, rest_members, counted)
@@ -276,7 +287,8 @@ def choose_counted_queries(
     if attention_map.kind == "cross":  # queries of another text
         return np.ones(shape, bool)
     own_segments = assign_tokens(attention_map.queries, segments)
-    members: Visible = own_segments[:, None] == np.arange(len(segments))
+    numbers = np.arange(len(segments))
+    members: Visible = own_segments[:, None] == numbers
     return ~members
 
 
@@ -286,7 +298,8 @@ def measure_head_shares(head: HeadWeights, members: Visible, counted: Visible) -
     members: (key, segment). counted: (query, segment).
     """
     keys_inside = head.visible @ members.astype(np.float64)  # (query, segment): seen keys of it
-    counted = counted & head.choosing[:, None] & (keys_inside > 0)
+    sees_inside = keys_inside > 0
+    counted = counted & head.choosing[:, None] & sees_inside
     shares = head.weights @ members
     seen = np.maximum(head.seen, 1)
     even_shares = keys_inside / seen[:, None]
@@ -306,7 +319,8 @@ def assign_tokens(tokens: Sequence[Token], segments: Sequence[Segment]) -> npt.N
     ends = np.array([segment.end for segment in segments])
     numbers = np.full(len(tokens), -1)
     for i, token in enumerate(tokens):
-        common = np.minimum(ends, token.end) - np.maximum(starts, token.start)  # (segment,)
+        last_starts = np.maximum(starts, token.start)
+        common = np.minimum(ends, token.end) - last_starts  # (segment,)
         is_of_text = not token.special and token.segment == 0
         if is_of_text and common.max() > 0:
             numbers[i] = common.argmax()

@@ -35,11 +35,14 @@ def without_special(attention_map: AttentionMap, how: Special) -> Rest:
     kept_map = attention_map.window(rows, columns)
     if attention_map.weights is None or kept_map.weights is None:
         raise ValueError("special tokens can be dropped of weights only")
-    before = float(attention_map.weights[..., rows, :].sum(dtype=np.float64))
+    kept_rows = attention_map.weights[..., rows, :]
+    before = float(kept_rows.sum(dtype=np.float64))
     after = float(kept_map.weights.sum(dtype=np.float64))
     if how == "renormalise":
         kept_map = replace(kept_map, weights=renormalise_rows(kept_map.weights))
-    dropped_share = max(0.0, 1 - after / before) if before else 0.0
+    dropped_share = 0.0
+    if before:
+        dropped_share = max(0.0, 1 - after / before)
     names = [token.text for token in (*queries, *keys) if token.special]
     return Rest(kept_map, dropped_share, tuple(dict.fromkeys(names)))
 
@@ -47,6 +50,6 @@ def without_special(attention_map: AttentionMap, how: Special) -> Rest:
 def renormalise_rows(weights: Weights) -> Weights:
     """Make rows (..., key) sum to 1; rows of nothing stay 0."""
     sums = weights.sum(-1, keepdims=True)
-    zeros = np.zeros_like(weights)
-    shares: Weights = np.divide(weights, sums, out=zeros, where=sums > 0)
+    shares = np.zeros_like(weights)
+    np.divide(weights, sums, out=shares, where=sums > 0)
     return shares

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnviz.analysis.numerics import collapse_repeats, row_entropies
+from attnviz.analysis.numerics import collapse_repeats, compute_row_entropies
 from attnviz.analysis.numerics import log_softmax as log_softmax  # results import it from here
 from attnviz.record import (
     ATTENTION,
@@ -42,21 +42,24 @@ def describe(weights: Weights, visible: Visible, square: bool) -> Statistics:
     """
     lead = weights.shape[:2]
     visible = np.broadcast_to(visible, weights.shape)
-    heads = [measure_head_statistics(weights[at], visible[at], square) for at in np.ndindex(lead)]
+    indices = np.ndindex(lead)
+    heads = [measure_head_statistics(weights[at], visible[at], square) for at in indices]
     fields = []
     for values in zip(*heads, strict=True):
         array = np.array(values, np.float32)  # (layer and head, ...)
-        fields.append(array.reshape(*lead, *array.shape[1:]))
+        shape = *lead, *array.shape[1:]
+        fields.append(array.reshape(shape))
     return Statistics(*fields)
 
 
 def measure_head_statistics(weights: Weights, visible: Visible, square: bool) -> tuple[Any, ...]:
     """Measure the fields of ``Statistics``, in order, of one head (query, key), in float64."""
     exact = weights.astype(np.float64)
-    entropies = row_entropies(exact)  # (query,)
+    entropies = compute_row_entropies(exact)  # (query,)
     seen = visible.sum(-1)  # (query,)
     choosing = seen > 1
-    received = choosing @ exact / max(np.count_nonzero(choosing), 1)  # (key,)
+    choosing_count = max(np.count_nonzero(choosing), 1)
+    received = choosing @ exact / choosing_count  # (key,)
     if not square:
         return entropies, received, received[0]
     seeing = max(np.count_nonzero(seen), 1)
@@ -77,7 +80,8 @@ def sink(received: Floats, candidates: Sequence[int]) -> Sink | None:
     """
     if not received.any():
         return None
-    rows = received.reshape(-1, received.shape[-1])
+    key_count = received.shape[-1]
+    rows = received.reshape(-1, key_count)
     means = rows.mean(0, dtype=np.float64)  # (key,)
     shares = means[list(candidates)]
     best = int(shares.argmax())
@@ -90,11 +94,14 @@ def tile(weights: Weights | Visible, most: int) -> Tiles:
     most: tiles on a side, at most.
     """
     query_count, key_count = weights.shape[2:]
-    height, width = math.ceil(query_count / most), math.ceil(key_count / most)
-    rows, columns = np.arange(0, query_count, height), np.arange(0, key_count, width)
+    height = math.ceil(query_count / most)
+    width = math.ceil(key_count / most)
+    rows = np.arange(0, query_count, height)
+    columns = np.arange(0, key_count, width)
     row_sums = np.add.reduceat(weights, rows, axis=2, dtype=np.float32)
     sums = np.add.reduceat(row_sums, columns, axis=3)
-    heights, widths = np.diff(rows, append=query_count), np.diff(columns, append=key_count)
+    heights = np.diff(rows, append=query_count)
+    widths = np.diff(columns, append=key_count)
     means = sums / np.outer(heights, widths)
     row_peaks = np.maximum.reduceat(weights, rows, axis=2)
     peaks = np.maximum.reduceat(row_peaks, columns, axis=3)
@@ -107,13 +114,14 @@ def tiled(attention_map: AttentionMap, most: int) -> AttentionMap:
     A map that has no more queries and keys, or no weights, is returned as it is.
     """
     weights = attention_map.weights
-    query_count, key_count = len(attention_map.queries), len(attention_map.keys)
+    query_count = len(attention_map.queries)
+    key_count = len(attention_map.keys)
     if weights is None or max(query_count, key_count) <= most:
         return attention_map
     tiles = tile(weights, most)
     visible = collapse_repeats(attention_map.visible, 2)
-    visible = pool_mask(visible, 2, tiles.height)
-    visible = pool_mask(visible, 3, tiles.width)
+    visible = pool_visible_mask(visible, 2, tiles.height)
+    visible = pool_visible_mask(visible, 3, tiles.width)
     statistics = attention_map.statistics
     is_attention = attention_map.method == ATTENTION and "max" not in attention_map.heads
     if statistics is None and is_attention:
@@ -122,7 +130,7 @@ def tiled(attention_map: AttentionMap, most: int) -> AttentionMap:
     return replace(attention_map, weights=None, visible=visible, tiles=tiles, statistics=statistics)
 
 
-def pool_mask(visible: Visible, axis: int, size: int) -> Visible:
+def pool_visible_mask(visible: Visible, axis: int, size: int) -> Visible:
     """Pool a mask over tiles of so many cells along an axis; a tile is visible if a cell is."""
     starts = np.arange(0, visible.shape[axis], size)
     pooled: Visible = np.logical_or.reduceat(visible, starts, axis=axis)
@@ -137,7 +145,8 @@ def strongest(weights: Weights, count: int) -> Edges:
     count = min(count, weights.shape[-1])
     order = np.argsort(-weights, axis=-1, kind="stable")
     keys = order[..., :count]
-    return Edges(keys.astype(np.int32), np.take_along_axis(weights, keys, -1))
+    largest = np.take_along_axis(weights, keys, -1)
+    return Edges(keys.astype(np.int32), largest)
 
 
 def mean_of(values: Floats | Doubles, axis: int) -> Doubles:
@@ -161,5 +170,6 @@ def deviation_of(values: Doubles, axis: int) -> Doubles:
     deviations = np.where(is_defined, values - means, 0)
     squares = (deviations**2).sum(axis)
     mean_squares = np.full(counts.shape, np.nan)
-    np.divide(squares, counts - 1, out=mean_squares, where=counts > 1)
+    freedom = counts - 1
+    np.divide(squares, freedom, out=mean_squares, where=counts > 1)
     return np.sqrt(mean_squares)

@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -75,7 +75,9 @@ def find_word_spans(text: str) -> tuple[Span, ...]:
 def trim_span(text: str, start: int, end: int) -> Span:
     """Return a span of a text without the white space at its ends: a mark may stand on a space."""
     piece = text[start:end]
-    return Span(end - len(piece.lstrip()), start + len(piece.rstrip()))
+    trimmed_start = end - len(piece.lstrip())
+    trimmed_end = start + len(piece.rstrip())
+    return Span(trimmed_start, trimmed_end)
 
 
 @cache
@@ -90,33 +92,36 @@ def compile_patterns() -> tuple[Any, Any]:
     import regex  # of use here only, and felt when a command starts
 
     line = r"[\p{WB=CR}\p{WB=LF}\p{WB=Newline}]"
-    letter = sign_pattern("ALetter", "Hebrew_Letter")
-    hebrew = sign_pattern("Hebrew_Letter")
-    digit = sign_pattern("Numeric")
-    in_letters = sign_pattern("MidLetter", "MidNumLet", "Single_Quote")
-    in_digits = sign_pattern("MidNum", "MidNumLet", "Single_Quote")
-    katakana = sign_pattern("Katakana")
-    joining = sign_pattern("ExtendNumLet")
-    flag = sign_pattern("Regional_Indicator")
-    single, double = sign_pattern("Single_Quote"), sign_pattern("Double_Quote")
+    letter = make_sign_pattern("ALetter", "Hebrew_Letter")
+    hebrew = make_sign_pattern("Hebrew_Letter")
+    digit = make_sign_pattern("Numeric")
+    in_letters = make_sign_pattern("MidLetter", "MidNumLet", "Single_Quote")
+    in_digits = make_sign_pattern("MidNum", "MidNumLet", "Single_Quote")
+    katakana = make_sign_pattern("Katakana")
+    joining = make_sign_pattern("ExtendNumLet")
+    flag = make_sign_pattern("Regional_Indicator")
+    single, double = make_sign_pattern("Single_Quote"), make_sign_pattern("Double_Quote")
     quoted_hebrew = f"{hebrew}{double}(?={hebrew})"  # WB7b and c
-    letters = f"(?:{quoted_hebrew}|{letter}(?:{in_letters}(?={letter}))?)++"  # WB5 to WB7
+    joined_letter = f"{letter}(?:{in_letters}(?={letter}))?"  # WB6, WB7
+    letters = f"(?:{quoted_hebrew}|{joined_letter})++"  # WB5
     digits = f"(?:{digit}(?:{in_digits}(?={digit}))?)++"  # WB8, WB11, WB12
     run = f"(?:(?:{letters}|{digits})++|(?:{katakana})++)"  # WB9, WB10, WB13
     joined = f"(?:{run}|(?={joining}))(?:(?:{joining})++{run}?)*+"  # WB13a and b
     quoted = rf"(?:(?<=\p{{WB=Hebrew_Letter}}{EXTENDING}*){single})?"  # WB7a
     space = rf"\p{{WB=WSegSpace}}++{EXTENDING}*+"  # WB3d
     other = f"(?!{line}).{EXTENDING}*+"  # WB4
-    piece = f"(?:{joined}{quoted}|{space}|{flag}(?:{flag})?+|{other})"  # WB15, WB16
+    flags = f"{flag}(?:{flag})?+"  # WB15, WB16
+    piece = f"(?:{joined}{quoted}|{space}|{flags}|{other})"
     emoji = rf"(?:(?<=\u200d)(?=\p{{ExtPict}}){piece})*+"
     piece_pattern = regex.compile(rf"(?s)\r\n|{line}|{piece}{emoji}")
     return piece_pattern, regex.compile(SEEN)
 
 
-def sign_pattern(*classes: str) -> str:
+def make_sign_pattern(*classes: str) -> str:
     """Make a pattern of a sign of these classes of Unicode (Word_Break), with what extends it."""
     properties = [rf"\p{{WB={name}}}" for name in classes]
-    return f"[{''.join(properties)}]{EXTENDING}*+"
+    union = "".join(properties)
+    return f"[{union}]{EXTENDING}*+"
 
 
 def coarsen_spans(spans: Sequence[Span], tokens: Sequence[Token]) -> tuple[Span, ...]:
@@ -131,9 +136,14 @@ def coarsen_spans(spans: Sequence[Span], tokens: Sequence[Token]) -> tuple[Span,
             openings[words.start] += 1
             openings[words.stop - 1] -= 1
     joins_next = openings.cumsum() > 0  # (word,): True if it and the next are one
-    firsts = [i for i in range(len(spans)) if i == 0 or not joins_next[i - 1]]
-    borders = [*firsts, len(spans)]
-    return tuple(Span(spans[i].start, spans[j - 1].end) for i, j in pairwise(borders))
+    joined: list[Span] = []
+    for number, span in enumerate(spans):
+        if number > 0 and joins_next[number - 1]:
+            before = joined.pop()
+            joined.append(Span(before.start, span.end))
+        else:
+            joined.append(span)
+    return tuple(joined)
 
 
 def find_crossed_words(token: Token, spans: Sequence[Span]) -> range:
@@ -175,25 +185,29 @@ def group_tokens(
         words.append(coarsen_spans(spans_of_segment, tokens_of_segment))
     members: dict[tuple[int, int], list[int]] = {}  # by segment and word
     for position, token in enumerate(tokens):
-        has_text = token.segment in range(len(words))
-        crossed = find_crossed_words(token, words[token.segment]) if has_text else range(0)
-        unit = (token.segment, crossed[0]) if crossed else (OWN, position)
+        segment = token.segment
+        crossed = range(0)
+        if segment in range(len(words)):
+            crossed = find_crossed_words(token, words[segment])
+        unit = (segment, crossed[0]) if crossed else (OWN, position)
         members.setdefault(unit, []).append(position)
     units: list[Token] = []
     for (segment, number), positions in members.items():
         if segment == OWN:
             units.append(tokens[number])
-        else:
-            pieces = [tokens[position] for position in positions]
-            units.append(make_word(texts[segment], words[segment][number], pieces))
+            continue
+        span = words[segment][number]
+        pieces = [tokens[position] for position in positions]
+        units.append(make_word(texts[segment], span, pieces))
     return Grouping(tuple(units), tuple(map(tuple, members.values())))
 
 
 def make_word(text: str, span: Span, pieces: Sequence[Token]) -> Token:
     """Make a word of a text a token, out of the tokens that are its pieces."""
     start, end = span
-    number = pieces[0].id if len(pieces) == 1 else SEVERAL
-    return Token(text[start:end], number, start, end, False, pieces[0].segment)
+    first = pieces[0]
+    number = first.id if len(pieces) == 1 else SEVERAL
+    return Token(text[start:end], number, start, end, False, first.segment)
 
 
 def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping) -> AttentionMap:
@@ -216,16 +230,19 @@ def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping)
     visible = reduce_words(np.logical_or, visible, columns, 3)
     visible = reduce_words(np.logical_or, visible, rows, 2)
     lead = token_weights.shape[:2]
-    weights = np.empty((*lead, len(queries.words), len(keys.words)), np.float32)
+    shape = *lead, len(queries.words), len(keys.words)
+    weights = np.empty(shape, np.float32)
     for index in np.ndindex(lead):
         weights[index] = merge_head(token_weights[index], token_visible[index], rows, columns)
-    visible = np.broadcast_to(visible, weights.shape)
+    visible = np.broadcast_to(visible, shape)
     has_statistics = attention_map.statistics is not None
     has_numbered_heads = all(isinstance(head, int) for head in attention_map.heads)
     is_square = queries == keys and attention_map.kind != "cross"
     statistics = None
     if has_statistics and has_numbered_heads:
         statistics = describe(weights, visible, is_square)
+    query_positions = position_words(attention_map.query_places, queries)
+    key_positions = position_words(attention_map.key_places, keys)
     return AttentionMap(
         attention_map.kind,
         attention_map.layers,
@@ -236,8 +253,8 @@ def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping)
         visible,
         attention_map.method,
         statistics=statistics,
-        query_places=position_words(attention_map.query_places, queries),
-        key_places=position_words(attention_map.key_places, keys),
+        query_places=query_positions,
+        key_places=key_positions,
         unit="word",
     )
 
@@ -248,7 +265,8 @@ def merge_head(weights: Floats, visible: Visible, rows: TokenOrder, columns: Tok
     sums = reduce_words(np.add, key_sums, rows, 0)
     sees_key = visible.any(-1)  # (query,)
     seeing_counts = reduce_words(np.add, sees_key, rows, 0, np.float64)  # (word,)
-    means: Doubles = sums / np.maximum(seeing_counts, 1)[:, None]
+    divisors = np.maximum(seeing_counts, 1)
+    means: Doubles = sums / divisors[:, None]
     return means
 
 
@@ -256,7 +274,8 @@ def sort_by_words(grouping: Grouping) -> TokenOrder:
     """Sort tokens by their words; those of one word need not be neighbours."""
     lengths = map(len, grouping.members[:-1])
     starts = accumulate(lengths, initial=0)
-    return TokenOrder(np.concatenate(grouping.members), np.fromiter(starts, np.int64))
+    positions = np.concatenate(grouping.members)
+    return TokenOrder(positions, np.fromiter(starts, np.int64))
 
 
 def reduce_words(
@@ -281,7 +300,9 @@ def position_words(token_positions: Sequence[int], grouping: Grouping) -> tuple[
 
 def select_texts(capture: Capture, attention_map: AttentionMap) -> tuple[Texts, Texts]:
     """Select the texts in which the queries of a map stand, and its keys."""
-    text: Texts = (capture.text,) if capture.pair is None else (capture.text, capture.pair)
+    text: Texts = (capture.text,)
+    if capture.pair is not None:
+        text = capture.text, capture.pair
     target: Texts = (capture.target or "",)
     if attention_map.kind == "decoder":
         return target, target

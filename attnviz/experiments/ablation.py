@@ -31,6 +31,8 @@ FIRST_HEAD = Selection(((0, 0),))
 TOKENS = Request(layers=FIRST_HEAD, truncate=True, kinds=("self",), keep="statistics")
 """What is asked of a model to learn which tokens it makes of a text."""
 Losses = npt.NDArray[np.float64]
+HeadGroup = tuple[tuple[Head, ...], str | None]
+"""Heads that are ablated together, and their role."""
 
 
 @dataclass
@@ -79,8 +81,8 @@ def ablate(
         whole_losses[data] = measure_baseline(predictor, evaluation)
     head_sets = make_head_sets(chosen, roles)
     measure_head_sets(predictor, evaluations, head_sets, watch)
-    ablated = [compare_losses(head_set, evaluations, whole_losses) for head_set in head_sets]
     spreads = {data: LossSpread.of(losses) for data, losses in whole_losses.items()}
+    ablated = [compare_losses(head_set, evaluations, whole_losses) for head_set in head_sets]
     return Ablation(spreads, tuple(ablated))
 
 
@@ -98,12 +100,14 @@ def make_evaluation_data(
     block_start = len(vocabulary.prefix)
     second_copy_start = block_start + setting.block
     second_copy = slice(second_copy_start, second_copy_start + setting.block - 1)
-    evaluations: dict[Data, EvaluationData] = {"repeated": EvaluationData([sequences], second_copy)}
+    evaluations: dict[Data, EvaluationData] = {}
+    evaluations["repeated"] = EvaluationData([sequences], second_copy)
     text_ids = []
     for text in texts:
-        tokens = model.capture(Prompt(text), TOKENS).maps[0].queries
-        if len(tokens) > 1:
-            text_ids.append(np.array([[token.id for token in tokens]]))
+        capture = model.capture(Prompt(text), TOKENS)
+        ids = [token.id for token in capture.maps[0].queries]
+        if len(ids) > 1:
+            text_ids.append(np.array([ids]))
     if text_ids:
         evaluations["text"] = EvaluationData(text_ids, slice(None))
     return evaluations
@@ -130,7 +134,8 @@ def measure_head_sets(
     for head_set in head_sets:
         for heads in (head_set.heads, *head_set.others):
             distinct[frozenset(heads)] = None
-    total = len(evaluations) * len(HOWS) * len(distinct)
+    runs_per_set = len(evaluations) * len(HOWS)
+    total = runs_per_set * len(distinct)
     done = 0
     for evaluation in evaluations.values():
         for how in HOWS:
@@ -150,8 +155,9 @@ def compare_losses(
     """Compare the losses without a set of heads with those of the whole model, on all data."""
     rises: dict[tuple[Data, Replacement], LossRise] = {}
     for data, evaluation in evaluations.items():
+        whole = whole_losses[data]
         for how in HOWS:
-            rises[data, how] = measure_rise(evaluation, whole_losses[data], how, head_set)
+            rises[data, how] = measure_rise(evaluation, whole, how, head_set)
     return AblatedHeads(head_set.heads, head_set.role, rises)
 
 
@@ -174,7 +180,8 @@ def measure_losses(model: SupportsLosses, evaluation: EvaluationData, change: Ch
     """Measure the mean loss on each sequence while the model is changed, (sequence,)."""
     means = []
     for ids in evaluation.ids:
-        counted = model.losses(ids, change)[:, evaluation.counted]
+        losses = model.losses(ids, change)  # (batch, n - 1)
+        counted = losses[:, evaluation.counted]
         means.append(counted.mean(1, dtype=np.float64))
     return np.concatenate(means)
 
@@ -226,8 +233,8 @@ def compute_other_outputs(weighed: Weighed, how: Replacement, rng: np.random.Gen
     else:
         other_weights = permute_rows(weights, visible, rng)
     by_head = other_weights @ value  # (batch, head, query, d_v)
-    outputs: Array = np.swapaxes(by_head, 1, 2).astype(np.float32)
-    return outputs
+    outputs: Array = np.swapaxes(by_head, 1, 2)
+    return outputs.astype(np.float32)
 
 
 def permute_rows(weights: Doubles, visible: Visible, rng: np.random.Generator) -> Doubles:
@@ -254,12 +261,12 @@ def convert_to_numpy(array: Array) -> Array:
     return array.astype(np.float64)
 
 
-def group_heads(chosen: Sequence[HeadRole]) -> list[tuple[tuple[Head, ...], str | None]]:
+def group_heads(chosen: Sequence[HeadRole]) -> list[HeadGroup]:
     """Group heads for ablation: each by itself, then all of a role together where it has several.
 
     Each group stands with its role.
     """
-    groups: list[tuple[tuple[Head, ...], str | None]] = []
+    groups: list[HeadGroup] = []
     for role in dict.fromkeys(head.role for head in chosen):
         heads = [head.place for head in chosen if head.role == role]
         groups += [((head,), role) for head in heads]

@@ -47,6 +47,8 @@ UNGRADED = (
     "{} predicts nothing here, so there is no gradient of a prediction: "
     "rank by norm, attention or rollout"
 )
+DEFAULT_RANKINGS = GRADIENT, NORM, ATTENTION
+"""The methods that rank where none is chosen: the first that a model has."""
 TokenRuns: TypeAlias = list[tuple[int, Intervention]]
 """Interventions, each with the position of the token that it takes away."""
 
@@ -83,13 +85,14 @@ class AttributionRuns:
         self, method: str, query: int | None = None, heads: Selection | Named = ALL
     ) -> Maps:
         """Capture the attention of all queries or one as weights, norms or gradients."""
+        spot = None if query is None else Spot(query)
         request = Request(
             heads=heads,
             truncate=self.truncate,
             method=method,  # type: ignore[arg-type]
             summed=method == NORM,
             target=self.target,
-            query=None if query is None else Spot(query),
+            query=spot,
         )
         return self.model.capture(self.prompt, request, self.intervention).maps
 
@@ -122,7 +125,8 @@ class AttributionRuns:
         own = self.intervention
         interventions = []
         for each in further:
-            cuts, tokens = own.cuts + each.cuts, own.tokens + each.tokens
+            cuts = own.cuts + each.cuts
+            tokens = own.tokens + each.tokens
             interventions.append(replace(own, cuts=cuts, tokens=tokens))
         return self.model.respond(self.prompt, interventions, self.target, truncate=self.truncate)
 
@@ -156,7 +160,8 @@ def attribute(
     a token that could be ranked.
     """
     if outcome is not None:
-        intervention, without = intervention_of(outcome.changes), outcome.changes.ablated
+        intervention = intervention_of(outcome.changes)
+        without = outcome.changes.ablated
     predictor = require_predictions(model)
     runs = AttributionRuns(predictor, prompt, target, truncate, intervention, tuple(without), watch)
     attribution = attribute_runs(runs, by, checks, seed)
@@ -184,20 +189,23 @@ def attribute_runs(
     for name, values in score_tokens(maps, query).items():
         scores[name] = np.where(scored, values, np.nan)
     method = choose_ranking(by, scores, lacking)
+    target = None if response.kind == "vector" else response.name(response.target)
+    baselines = score_baselines(token_count, query, seed)
     source_positions = np.flatnonzero(sources).tolist()
+    effects = measure_effects(runs, response, source_positions, checks, seed)
     return Attribution(
         model=runs.model.name,
         text=capture.text,
         tokens=response.tokens,
         query=query,
         kind=response.kind,
-        target=None if response.kind == "vector" else response.name(response.target),
+        target=target,
         probability=compute_probability(response),
         by=method,
         ranked=ranked,
         scores=scores,
-        baselines=score_baselines(token_count, query, seed),
-        effects=measure_effects(runs, response, source_positions, checks, seed),
+        baselines=baselines,
+        effects=effects,
         notes=(*capture.notes, *lacking.values()),
     )
 
@@ -210,8 +218,10 @@ def average_layer_without(
     layer: its position in the map.
     """
     number = attention_map.layers[layer]
-    kept = [i for i, head in enumerate(attention_map.heads) if (number, head) not in without]
-    mean = attention_map.part([layer], kept or [0]).reduced("mean")
+    names = [(number, head) for head in attention_map.heads]
+    kept = [i for i, name in enumerate(names) if name not in without]
+    one_layer = attention_map.part([layer], kept or [0])
+    mean = one_layer.reduced("mean")
     if kept or mean.weights is None:
         return mean
     return replace(mean, weights=np.zeros_like(mean.weights))
@@ -227,8 +237,9 @@ def find_query(response: Response, maps: Maps, target: Target) -> int:
         return response.place
     if target.query is not None:
         raise UsageError("--query: this model tells a class of the whole text, leave it out")
+    last = len(response.tokens) - 1
     first_head = maps[0].visible[0, 0]
-    return len(response.tokens) - 1 if is_causal(first_head) else response.place
+    return last if is_causal(first_head) else response.place
 
 
 def capture_all_methods(
@@ -259,9 +270,10 @@ def choose_ranking(
     """Choose the method that ranks. Raises UsageError if it cannot be had."""
     if by is not None and by not in scores:
         needed = GRADIENT if by == CHEFER else by
-        _, _, reason = lacking.get(needed, "").partition(": ")
+        note = lacking.get(needed, "")
+        _, _, reason = note.partition(": ")
         raise UsageError(f"cannot rank by {by}: {reason}")
-    return by or next(name for name in (GRADIENT, NORM, ATTENTION) if name in scores)
+    return by or next(name for name in DEFAULT_RANKINGS if name in scores)
 
 
 def compute_probability(response: Response) -> float:
@@ -303,8 +315,9 @@ def measure_effects(
         removed = [position for position, _ in members]
         sums = np.bincount(removed, falls, token_count)
         counts = np.bincount(removed, minlength=token_count)
-        undefined = np.full(len(sums), np.nan)
-        effects[check] = np.divide(sums, counts, out=undefined, where=counts > 0)
+        means = np.full(len(sums), np.nan)
+        np.divide(sums, counts, out=means, where=counts > 0)
+        effects[check] = means
     return effects
 
 
@@ -329,7 +342,8 @@ def replace_tokens(
         own_id = response.tokens[position].id
         others = [each for each in substitute_ids if each != own_id]
         for other in others[:SUBSTITUTES]:
-            token_runs.append((position, Intervention(tokens=((position, other),))))
+            replacement = Intervention(tokens=((position, other),))
+            token_runs.append((position, replacement))
     return token_runs
 
 
@@ -350,9 +364,12 @@ def measure_fall(response: Response, other: Response) -> Doubles:
 
     Of vectors it is 1 - cosine.
     """
-    before, after = response.outputs[0].astype(np.float64), other.outputs.astype(np.float64)
+    before = response.outputs[0].astype(np.float64)  # (number,)
+    after = other.outputs.astype(np.float64)  # (run, number)
     if response.kind == "vector":
         return measure_turn(before, after)
     target = response.target
-    falls = before[target] - before.mean() - after[:, target] + after.mean(-1)
+    logit_before = before[target] - before.mean()
+    logits_after = after[:, target]  # (run,)
+    falls = logit_before - logits_after + after.mean(-1)
     return np.asarray(falls)

@@ -13,7 +13,8 @@ from attnviz.request import Prompt, Request
 from attnviz.results.explanation import ExplanationResult
 from attnviz.selection import Named, Selection, Spot
 
-FIRST, LAST = Selection(((0, 0),)), Selection(((-1, -1),))
+FIRST = Selection(((0, 0),))
+LAST = Selection(((-1, -1),))
 LAST_TOKEN = Spot(-1)
 EXPLAINED_KINDS: tuple[Kind, ...] = ("self", "cross")  # of models that have several kinds of map
 
@@ -46,7 +47,9 @@ def explain_head(
         steps = explain_query(operands)
     except ValueError as error:
         raise InputError(f"{error}: its output is 0; choose another --query") from error
-    own_weights: npt.ArrayLike = np.nan if weights is None else weights[0, 0, 0]
+    own_weights: npt.ArrayLike = np.nan
+    if weights is not None:
+        own_weights = weights[0, 0, 0]
     difference = measure_difference(steps, own_weights)
     return ExplanationResult(capture, steps, difference)
 

@@ -99,7 +99,8 @@ def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles
         block_scores = summarise_samples(samples)
         text_scores = summarise_samples(on_texts[place])
         heads.append(name_head(place, block_scores, text_scores))
-    return Roles(model.name, tuple(heads), setting, len(sequences[0]), len(texts))
+    length = len(sequences[0])
+    return Roles(model.name, tuple(heads), setting, length, len(texts))
 
 
 def collect_samples(
@@ -128,14 +129,17 @@ def add_samples(
     measured = score_roles(attention_map.weights, layout, data)
     for role, (scores, chances) in measured.items():
         for (i, j), score in np.ndenumerate(scores):
-            place = attention_map.layers[i], int(attention_map.heads[j])
-            sample = float(score), float(chances[i, j])
-            samples[place][role].append(sample)
+            layer = attention_map.layers[i]
+            head = attention_map.heads[j]
+            chance = chances[i, j]
+            samples_of_head = samples[layer, int(head)]
+            samples_of_head[role].append((float(score), float(chance)))
 
 
 def find_separators(tokens: Sequence[Token]) -> tuple[int, ...]:
     """Find the positions of special tokens and of punctuation, but never the first token."""
-    return tuple(position for position in range(1, len(tokens)) if parts_text(tokens[position]))
+    after_first = range(1, len(tokens))
+    return tuple(position for position in after_first if parts_text(tokens[position]))
 
 
 def parts_text(token: Token) -> bool:
@@ -145,9 +149,10 @@ def parts_text(token: Token) -> bool:
 
 def is_punctuation(text: str) -> bool:
     """Return whether there is nothing but punctuation in a text, and some."""
-    characters = text.strip()
-    categories = [unicodedata.category(character) for character in characters]
-    return bool(characters) and all(category.startswith("P") for category in categories)
+    categories = [unicodedata.category(character) for character in text.strip()]
+    if not categories:
+        return False
+    return all(category.startswith("P") for category in categories)
 
 
 def summarise_samples(samples: Mapping[str, Sequence[Sample]]) -> dict[str, RoleScore]:
@@ -162,13 +167,15 @@ def summarise_samples(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Role
 
 def summarise_role(samples: Sequence[Sample]) -> RoleScore | None:
     """Return mean and deviation of the samples that are defined; None if there are none."""
-    defined = np.array([sample for sample in samples if not np.isnan(sample[0])])
+    defined = [(score, chance) for score, chance in samples if not np.isnan(score)]
     count = len(defined)
     if not count:
         return None
-    scores, chances = defined.T
+    scores, chances = np.array(defined).T
+    mean = float(scores.mean())
+    mean_chance = float(chances.mean())
     deviation = float(scores.std(ddof=1)) if count > 1 else np.nan
-    return RoleScore(float(scores.mean()), deviation, float(chances.mean()), count)
+    return RoleScore(mean, deviation, mean_chance, count)
 
 
 def name_head(place: Head, scores: RoleScores, on_text: RoleScores) -> HeadRole:
@@ -186,8 +193,11 @@ def margin_above_threshold(name: str, scores: Mapping[Data, RoleScores]) -> floa
     A head is not named by a role for which this is below 0.
     """
     role = ROLES[name]
-    defined = [scores[data][name] for data in role.data if name in scores[data]]
-    if role.threshold is None or not defined:
+    shares = []
+    for data in role.data:
+        score = scores[data].get(name)
+        if score is not None:
+            shares.append(beyond(score.mean, score.chance))
+    if role.threshold is None or not shares:
         return -1.0
-    lowest = min(beyond(score.mean, score.chance) for score in defined)
-    return lowest - role.threshold
+    return min(shares) - role.threshold

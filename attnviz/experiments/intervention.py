@@ -18,7 +18,7 @@ from attnviz.errors import UsageError
 from attnviz.experiments.ablation import without
 from attnviz.layer.arrays import Array, widen
 from attnviz.models.base import Model, SupportsPredictions, require_predictions
-from attnviz.record import Doubles, Kind, Visible
+from attnviz.record import Doubles, Kind, Token, Visible
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
@@ -32,7 +32,7 @@ from attnviz.request import (
     Weigh,
 )
 from attnviz.results.intervention import Changes, Effect, Outcome, Pair, Scope
-from attnviz.selection import ALL, EdgeNames, Head, Named, Selection, resolve
+from attnviz.selection import ALL, EdgeNames, Head, Named, Selection, Spot, resolve
 
 DRAWS = 10  # other heads, keys, or sets of them, that are changed for comparison, at most
 Group = TypeVar("Group", int, int | None)
@@ -126,9 +126,14 @@ def find_edge(edge: EdgeNames, scope: Scope) -> tuple[int | None, int | None]:
     Raises UsageError for a token that is not there, or there more than once.
     """
     query, key = edge
-    query_position = None if query is None else int(query.resolve(scope.queries).start)
-    key_position = None if key is None else int(key.resolve(scope.keys).start)
+    query_position = None if query is None else find_position(query, scope.queries)
+    key_position = None if key is None else find_position(key, scope.keys)
     return query_position, key_position
+
+
+def find_position(spot: Spot, tokens: Sequence[Token]) -> int:
+    """Return the position of a named token. Raises UsageError if it is not there exactly once."""
+    return int(spot.resolve(tokens).start)
 
 
 def intervention_of(changes: Changes) -> Intervention:
@@ -136,12 +141,13 @@ def intervention_of(changes: Changes) -> Intervention:
 
     Weights that are permuted are so in one order in all queries.
     """
-    places: list[tuple[int, int | None]] = [*changes.heads]
-    if not places:
-        places = [(layer, None) for layer in changes.layers]
+    where_cut: list[tuple[int, int | None]] = [*changes.heads]
+    if not where_cut:
+        where_cut = [(layer, None) for layer in changes.layers]
+    kind = changes.kind
     cuts = []
-    for layer, head in places:
-        cuts += [Edge(changes.kind, layer, head, query, key) for query, key in changes.pairs]
+    for layer, head in where_cut:
+        cuts += [Edge(kind, layer, head, query, key) for query, key in changes.pairs]
     if not changes.ablated:
         return Intervention(tuple(cuts))
     change = without(changes.ablated, changes.how, changes.means, changes.seed)
@@ -173,7 +179,12 @@ def intervene(
     before, *after = response.outputs.astype(np.float64)
     own_effect, *other_effects = [measure_effect(before, each, response) for each in after]
     return Outcome(
-        changes, subject.scope, response, own_effect, tuple(other_changes), tuple(other_effects)
+        changes,
+        subject.scope,
+        response,
+        own_effect,
+        tuple(other_changes),
+        tuple(other_effects),
     )
 
 
@@ -184,23 +195,37 @@ def find_seen_keys(subject: Subject, changes: Changes, pair: Pair) -> tuple[int,
     if the edge is not there.
     """
     query, key = pair
-    layers = Selection(tuple((layer, layer) for layer in changes.layers))
-    heads: Selection | Named = Named(changes.heads) if changes.heads else ALL
-    rows = slice(None) if query is None else slice(query, query + 1)
+    layer_ranges = [(layer, layer) for layer in changes.layers]
+    layers = Selection(tuple(layer_ranges))
+    heads: Selection | Named = ALL
     if query is None:  # one head tells what any query sees, and takes little memory
-        first_heads = changes.heads[:1] or ((changes.layers[0], 0),)
-        heads = Named(first_heads)
+        rows = slice(None)
+        first_heads = changes.heads[:1]
+        heads = Named(first_heads or ((changes.layers[0], 0),))
+    else:
+        rows = slice(query, query + 1)
+        if changes.heads:
+            heads = Named(changes.heads)
     visible = subject.find_visible(layers, heads, rows)
-    scope = subject.scope
-    own_cells = np.eye(len(scope.queries), len(scope.keys), dtype=bool)[rows]
-    other_cells = visible if changes.kind == "cross" else visible & ~own_cells
+    other_cells = visible
+    if changes.kind != "cross":
+        scope = subject.scope
+        query_count, key_count = len(scope.queries), len(scope.keys)
+        own_cells = np.eye(query_count, key_count, dtype=bool)
+        other_cells = visible & ~own_cells[rows]
     seen: Visible = np.logical_or.reduce(other_cells)
     is_there = seen.any() if key is None else seen[key]
-    sees_itself = query is not None and query == key and visible[0, key]
-    if not (is_there or sees_itself):
-        edge = " -> ".join("*" if position is None else str(position) for position in pair)
+    if key is not None and query == key:
+        is_there = is_there or visible[0, key]
+    if not is_there:
+        edge = " -> ".join(map(name_position, pair))
         raise UsageError(f"nothing to cut: the model masks {edge} in all of the chosen heads")
     return tuple(np.flatnonzero(seen).tolist())
+
+
+def name_position(position: int | None) -> str:
+    """Return the name of a position in an error; a star for all positions."""
+    return "*" if position is None else str(position)
 
 
 def measure_mean_outputs(subject: Subject) -> dict[int, Array]:
@@ -268,14 +293,18 @@ def draw_members(
         members.setdefault(group, []).append(member)
     pools: dict[Group, list[Member]] = {}
     for group in members:
-        pools[group] = [each for each in candidates[group] if each not in members[group]]
-    sizes = [(len(pools[group]), len(members[group])) for group in members]
+        own_members = members[group]
+        pools[group] = [each for each in candidates[group] if each not in own_members]
+    pool_sizes = map(len, pools.values())
+    counts = map(len, members.values())
+    sizes = list(zip(pool_sizes, counts, strict=True))
 
     def name_members(way: Way) -> tuple[tuple[Group, Member], ...]:
         """Return the members at these positions of their pools, with their groups."""
         named: list[tuple[Group, Member]] = []
         for group, positions in zip(members, way, strict=True):
-            named += [(group, pools[group][i]) for i in positions]
+            pool = pools[group]
+            named += [(group, pool[i]) for i in positions]
         return tuple(named)
 
     return [name_members(way) for way in draw_ways(sizes, rng)]
@@ -304,10 +333,14 @@ def draw_ways(sizes: Sequence[tuple[int, int]], rng: np.random.Generator) -> lis
 def measure_effect(before: Doubles, after: Doubles, response: Response) -> Effect:
     """Measure how far outputs (number,) moved; what rounding puts below 0 is 0."""
     if response.kind == "vector":
-        return Effect(np.nan, np.nan, float(measure_turn(before, after)))
-    log_before, log_after = log_softmax(before), log_softmax(after)
-    divergence = float(np.exp(log_before) @ (log_before - log_after))
-    rises = after - after.mean() - before + before.mean()
+        turn = measure_turn(before, after)
+        return Effect(np.nan, np.nan, float(turn))
+    log_before = log_softmax(before)
+    log_after = log_softmax(after)
+    differences = log_before - log_after
+    divergence = float(np.exp(log_before) @ differences)
+    centred_after = after - after.mean()
+    rises = centred_after - before + before.mean()
     logit_rise = float(rises[response.target])
     return Effect(max(divergence, 0.0), logit_rise, np.nan)
 
@@ -317,7 +350,8 @@ def measure_turn(before: Doubles, after: Doubles) -> Doubles:
 
     What rounding puts below 0 is 0; NaN where one of the two vectors is 0.
     """
-    lengths = np.linalg.norm(before) * np.linalg.norm(after, axis=-1)
-    undefined = np.full(lengths.shape, np.nan)
-    cosines = np.divide(after @ before, lengths, out=undefined, where=lengths > 0)
+    length_before = np.linalg.norm(before)
+    lengths = length_before * np.linalg.norm(after, axis=-1)
+    cosines = np.full(lengths.shape, np.nan)
+    np.divide(after @ before, lengths, out=cosines, where=lengths > 0)
     return np.asarray(np.maximum(1 - cosines, 0))

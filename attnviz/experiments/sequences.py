@@ -21,7 +21,8 @@ def repeated(vocabulary: Vocabulary, setting: Setting, model: str) -> list[Ids]:
     longer than the vocabulary, or twice as long as what the model reads.
     """
     prefix, suffix = vocabulary.prefix, vocabulary.suffix
-    room = (vocabulary.positions or NO_LIMIT) - len(prefix) - len(suffix)
+    most_tokens = vocabulary.positions or NO_LIMIT
+    room = most_tokens - len(prefix) - len(suffix)
     longest = min(len(vocabulary.plain), room // 2)
     if setting.block > longest:
         problem = f"a block of {setting.block} tokens, repeated, is too long for {model}"

@@ -51,19 +51,21 @@ def list_csv_lines(attention_map: AttentionMap) -> Iterator[tuple[object, ...]]:
         raise UsageError("a .csv holds weights, and this capture has none: use .json")
     queries = [escape_formula(token.text) for token in attention_map.queries]
     keys = [escape_formula(token.text) for token in attention_map.keys]
+    query_positions, key_positions = attention_map.query_places, attention_map.key_places
     weight_units = units(attention_map)
     for i, layer in enumerate(attention_map.layers):
         for j, head in enumerate(attention_map.heads):
             head_name = head if isinstance(head, int) else escape_formula(head)
             texts = weights[i, j].astype(str)  # the shortest that give the same float32 back
-            for query, key in np.argwhere(visible[i, j]).tolist():
+            cells = np.argwhere(visible[i, j])
+            for query, key in cells.tolist():
                 yield (
                     attention_map.kind,
                     layer,
                     head_name,
-                    attention_map.query_places[query],
+                    query_positions[query],
                     queries[query],
-                    attention_map.key_places[key],
+                    key_positions[key],
                     keys[key],
                     texts[query, key],
                     weight_units,
@@ -82,18 +84,18 @@ def list_cells(capture: Capture) -> list[dict[str, Any]]:
         visible = np.broadcast_to(each.visible, each.weights.shape)
         for index in np.argwhere(visible):
             layer, head, query, key = index.tolist()
-            values = (
-                each.kind,
-                each.layers[layer],
-                each.heads[head],
-                each.query_places[query],
-                each.queries[query].text,
-                each.key_places[key],
-                each.keys[key].text,
-                float(each.weights[layer, head, query, key]),
-                units(each),
-            )
-            cells.append(dict(zip(CSV_COLUMNS, values, strict=True)))
+            weight = each.weights[layer, head, query, key]
+            cell: dict[str, Any] = {}
+            cell["kind"] = each.kind
+            cell["layer"] = each.layers[layer]
+            cell["head"] = each.heads[head]
+            cell["query"] = each.query_places[query]
+            cell["query_token"] = each.queries[query].text
+            cell["key"] = each.key_places[key]
+            cell["key_token"] = each.keys[key].text
+            cell["weight"] = float(weight)
+            cell["units"] = units(each)
+            cells.append(cell)
     return cells
 
 

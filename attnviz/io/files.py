@@ -16,6 +16,7 @@ DEFAULT_MODE = 0o666  # less what the umask takes away
 PRIVATE_MODE = 0o600  # of a file that replaces another, until it has the permissions of that one
 PERMISSIONS = 0o777  # of a mode; not the bits that let a program run as the owner of its file
 MEGABYTE = 2**20
+LONGEST_BEGINNING = 50  # characters of a file's name in that of a temporary file
 SPECIAL_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -43,8 +44,10 @@ def read_some(file: BinaryIO, name: str, most: int | None) -> bytes:
 
     Raises InputError if there are more than ``most``.
     """
-    data = file.read() if most is None else file.read(most + 1)
-    if most is not None and len(data) > most:
+    if most is None:
+        return file.read()
+    data = file.read(most + 1)
+    if len(data) > most:
         size = most // MEGABYTE
         raise InputError(f"{name} has more than {size} MB: no model reads so much")
     return data
@@ -96,7 +99,9 @@ def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> No
     before: the status of the file that is replaced, or None for a new file, which gets the default
     permissions. Nothing is left behind when it fails.
     """
-    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
+    beginning = target.name[:LONGEST_BEGINNING]
+    unique = secrets.token_hex(8)
+    temporary = target.with_name(f".{beginning}.{unique}")
     first_mode = DEFAULT_MODE if before is None else PRIVATE_MODE
     try:
         with open(temporary, "xb", opener=partial(os.open, mode=first_mode)) as file:

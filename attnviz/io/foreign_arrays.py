@@ -96,7 +96,8 @@ def from_json(name: str, document: dict[str, Any]) -> Capture:
         visible = read_nested_lists(visible, "visible", np.bool_, bool)
     labels = {label: document[label] for label in LABELS if document.get(label) is not None}
     some_masked = masked if masked.any() else None
-    given = Given(np.where(masked, 0, weights), visible, labels, some_masked)
+    weights_or_zero = np.where(masked, 0, weights)
+    given = Given(weights_or_zero, visible, labels, some_masked)
     return build(name, given)
 
 
@@ -153,8 +154,10 @@ def stack_layers(layers: Sequence[Any], name: str) -> Array:
     first_shape = arrays[0].shape
     for number, array in enumerate(arrays):
         if array.shape != first_shape:
-            problem = f"layers 0 and {number} of {name}= have the shapes"
-            raise ValueError(f"{problem} {first_shape} and {array.shape}: give those of one shape")
+            layer_names = f"layers 0 and {number} of {name}="
+            shapes = f"{first_shape} and {array.shape}"
+            problem = f"{layer_names} have the shapes {shapes}"
+            raise ValueError(f"{problem}: give those of one shape")
     return np.stack(arrays)
 
 
@@ -203,20 +206,23 @@ def build(name: str, given: Given) -> Capture:
     layers, heads, queries, keys = read_foreign_labels(given.labels, weights.shape)
     kind: Kind = "self" if queries == keys else "cross"
     mask = read_foreign_mask(given, weights.shape)
-    looks_causal = mask is None and kind == "self" and is_causal(weights)
+    notes: tuple[str, ...] = ()
     if mask is None:
-        mask = np.tri(len(queries), dtype=bool) if looks_causal else np.array(True)
+        mask = np.array(True)
+        if kind == "self" and is_causal(weights):
+            mask = np.tri(len(queries), dtype=bool)
+            notes = (CAUSAL_NOTE,)
     visible = np.broadcast_to(mask, weights.shape)
+    query_tokens, key_tokens = make_named_tokens(queries), make_named_tokens(keys)
     attention_map = AttentionMap(
-        kind, layers, heads, make_tokens(queries), make_tokens(keys), weights, visible, GIVEN
+        kind, layers, heads, query_tokens, key_tokens, weights, visible, GIVEN
     )
     statistics = describe(weights, visible, kind == "self")
     attention_map = replace(attention_map, statistics=statistics)
-    notes = note_row_sums(weights, visible)
-    if looks_causal:
-        notes = (CAUSAL_NOTE, *notes)
+    notes += note_row_sums(weights, visible)
     target = None if kind == "self" else " ".join(queries)
-    return Capture(name, " ".join(keys), (attention_map,), notes, target=target)
+    text = " ".join(keys)
+    return Capture(name, text, (attention_map,), notes, target=target)
 
 
 def read_foreign_weights(array: Array) -> Weights:
@@ -255,14 +261,21 @@ def read_foreign_labels(labels: Mapping[str, Any], shape: tuple[int, ...]) -> La
     label_of_axis = "layers", "heads", queries_label, keys_label
     lengths = []
     for label, side in zip(label_of_axis, shape, strict=True):
-        lengths.append(count_values(labels[label], label) if label in labels else side)
+        length = side
+        if label in labels:
+            length = count_values(labels[label], label)
+        lengths.append(length)
     require_named_sides(shape, tuple(lengths))
-    values = []
+    values: list[list[Any]] = []
     for label, side in zip(label_of_axis, shape, strict=True):
-        values.append(list_values(labels[label]) if label in labels else list(range(side)))
+        if label in labels:
+            values.append(list_values(labels[label]))
+        else:
+            values.append(list(range(side)))
     layers, heads, queries, keys = values
     if not token_labels:
-        queries, keys = list(map(str, queries)), list(map(str, keys))
+        queries = list(map(str, queries))
+        keys = list(map(str, keys))
     return Labels(
         require_counts(layers, "layers"),
         require_head_names(heads),
@@ -287,7 +300,9 @@ def list_values(values: Any) -> list[Any]:
 
 def read_foreign_mask(given: Given, shape: tuple[int, ...]) -> Visible | None:
     """Read the mask of weights; None where the file tells of none. Raises ValueError."""
-    present = None if given.masked is None else ~given.masked.reshape(shape)
+    present = None
+    if given.masked is not None:
+        present = ~given.masked.reshape(shape)
     array = given.visible
     if array is None:
         return present
@@ -308,15 +323,17 @@ def note_row_sums(weights: Weights, visible: Visible) -> tuple[str, ...]:
     largest_error = np.abs(sums - 1).max(initial=0)
     if largest_error <= ROW_TOLERANCE:
         return ()
-    limits = f"{sums.min():.2f} and {sums.max():.2f}"
+    lowest, highest = sums.min(), sums.max()
+    limits = f"{lowest:.2f} and {highest:.2f}"
     return (f"rows sum to between {limits}, not 1: shown as they are",)
 
 
-def make_tokens(names: Sequence[str]) -> tuple[Token, ...]:
+def make_named_tokens(names: Sequence[str]) -> tuple[Token, ...]:
     """Make tokens as they stand in the text that joins their names by spaces."""
     lengths = [len(name) + 1 for name in names[:-1]]
     starts = accumulate(lengths, initial=0)
     tokens = []
     for name, start in zip(names, starts, strict=True):
-        tokens.append(Token(name, UNKNOWN_ID, start, start + len(name), False))
+        end = start + len(name)
+        tokens.append(Token(name, UNKNOWN_ID, start, end, False))
     return tuple(tokens)

@@ -90,7 +90,8 @@ def load(path: str | Path) -> Capture:
     except MemoryError as error:
         raise InputError(f"cannot read {path}: it does not fit into memory") from error
     except ValueError as error:
-        problem = " ".join(str(error).split())[:LONGEST_REASON]
+        message = " ".join(str(error).split())
+        problem = message[:LONGEST_REASON]
         raise InputError(f"cannot use {path}: {problem}") from error
 
 
@@ -132,13 +133,12 @@ def to_attn(capture: Capture) -> bytes:
         map_headers.append(make_map_header(each, queries, keys))
         for name, array in parts(each).items():
             tensors[f"maps.{number}.{name}"] = array
-    header = {
-        **make_capture_header(capture),
-        "tokens": list(map(token_list, token_lists)),
-        "maps": map_headers,
-    }
+    header = make_capture_header(capture)
+    header["tokens"] = list(map(token_list, token_lists))
+    header["maps"] = map_headers
     try:
-        return safetensors.save(tensors, {HEADER: json.dumps(header, allow_nan=False)})
+        header_text = json.dumps(header, allow_nan=False)
+        return safetensors.save(tensors, {HEADER: header_text})
     except SafetensorError as error:
         raise OutputError(f"the capture cannot be written as .attn: {error}") from error
 
@@ -160,7 +160,8 @@ def parts(attention_map: AttentionMap) -> dict[str, Any]:
                 arrays[f"{group}.{field.name}"] = value
     stored: dict[str, Any] = {}
     for name, array in arrays.items():
-        stored[name] = np.ascontiguousarray(array, STORED_TYPES[array.dtype.kind])
+        stored_type = STORED_TYPES[array.dtype.kind]
+        stored[name] = np.ascontiguousarray(array, stored_type)
     return stored
 
 
@@ -230,8 +231,10 @@ def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:
 
 def describe_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> list[dict[str, Any]]:
     """Describe tokens for JSON, each with its position in the whole text under ``place``."""
-    described = token_list(tokens)
-    return [{"place": place, **token} for place, token in zip(positions, described, strict=True)]
+    described = []
+    for position, token in zip(positions, token_list(tokens), strict=True):
+        described.append({"place": position, **token})
+    return described
 
 
 def describe_capture(capture: Capture) -> dict[str, Any]:
@@ -267,8 +270,10 @@ def capture_document(capture: Capture) -> dict[str, Any]:
 
 def map_to_json(attention_map: AttentionMap) -> str:
     """Write one attention map as JSON; weights[layer][head][query][key]."""
-    weights, tiles, visible = attention_map.weights, attention_map.tiles, attention_map.visible
-    queries, keys = token_list(attention_map.queries), token_list(attention_map.keys)
+    weights, tiles = attention_map.weights, attention_map.tiles
+    visible = attention_map.visible
+    queries = token_list(attention_map.queries)
+    keys = token_list(attention_map.keys)
     header = make_map_header(attention_map, queries, keys)
     header.pop("tiles", None)
     entries = [json.dumps(header)[1:-1]]
@@ -278,7 +283,8 @@ def map_to_json(attention_map: AttentionMap) -> str:
         entries.append(f'"tiles": {tiles_to_json(tiles, visible)}')
     if weights is None and tiles is None:  # no cell that could be null
         mask = collapse_mask(visible)
-        entries.append(f'"visible": {json.dumps(mask.tolist())}')
+        mask_text = json.dumps(mask.tolist())
+        entries.append(f'"visible": {mask_text}')
     if attention_map.statistics is not None and weights is None:
         entries.append(f'"statistics": {arrays_to_json(attention_map.statistics)}')
     if attention_map.edges is not None:
@@ -331,7 +337,8 @@ def matrices_to_json(array: Weights, visible: Visible) -> str:
 def matrix_to_json(weights: Weights, visible: Visible) -> str:
     """Write one matrix as JSON, null where it is masked."""
     shortest = weights.astype(str).astype(np.float64)
-    cells = np.where(visible, shortest.astype(object), np.array(None))
+    numbers = shortest.astype(object)
+    cells = np.where(visible, numbers, np.array(None))
     return json.dumps(cells.tolist(), allow_nan=False)
 
 
@@ -350,9 +357,9 @@ def read_npz_file(path: Path) -> Capture:
         raise ValueError(f"it holds no {names}, which a .npz of attnviz has")
     header: dict[str, Any] = {name: arrays[name].tolist() for name in NPZ_LABELS}
     query_names: list[Any] = untrusted.read_field(header, "queries", list)
-    queries = foreign_arrays.make_tokens(require_text_list(query_names, "queries"))
+    queries = foreign_arrays.make_named_tokens(require_text_list(query_names, "queries"))
     key_names: list[Any] = untrusted.read_field(header, "keys", list)
-    keys = foreign_arrays.make_tokens(require_text_list(key_names, "keys"))
+    keys = foreign_arrays.make_named_tokens(require_text_list(key_names, "keys"))
     matrices = {name: arrays[name] for name in NPZ_ARRAYS}
     attention_map = read_map(header, queries, keys, matrices)
     weights, visible = attention_map.weights, attention_map.visible
@@ -374,20 +381,22 @@ def to_npz(capture: Capture) -> bytes:
         problem = "a .npz holds the weights of one map, which this capture is not"
         raise UsageError(f"{problem}: save it as .attn or .json")
     file = BytesIO()
+    query_texts = [token.text for token in first.queries]
+    key_texts = [token.text for token in first.keys]
     np.savez(
         file,
         weights=first.weights,
         visible=collapse_mask(first.visible),
-        queries=np.array([token.text for token in first.queries], dtype=str),
-        keys=np.array([token.text for token in first.keys], dtype=str),
-        layers=np.array(first.layers),
-        heads=np.array(first.heads),
-        query_places=np.array(first.query_places),
-        key_places=np.array(first.key_places),
-        kind=np.array(first.kind),
-        method=np.array(first.method),
-        unit=np.array(first.unit),
-        units=np.array(units(first)),
+        queries=np.array(query_texts, dtype=str),
+        keys=np.array(key_texts, dtype=str),
+        layers=first.layers,
+        heads=first.heads,
+        query_places=first.query_places,
+        key_places=first.key_places,
+        kind=first.kind,
+        method=first.method,
+        unit=first.unit,
+        units=units(first),
     )
     return file.getvalue()
 

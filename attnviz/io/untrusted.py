@@ -180,9 +180,13 @@ def read_npz(path: Path, names: Collection[str]) -> dict[str, Array]:
 def read_members(archive: ZipFile, names: Collection[str]) -> dict[str, Array]:
     """Read the named arrays of an open .npz, unless they are too large together."""
     members = set(archive.namelist())
-    files = {name: f"{name}.npy" for name in names}
-    present = {name: file for name, file in files.items() if file in members}
-    size = sum(archive.getinfo(file).file_size for file in present.values())
+    present: dict[str, str] = {}
+    size = 0
+    for name in names:
+        file = f"{name}.npy"
+        if file in members:
+            present[name] = file
+            size += archive.getinfo(file).file_size
     if size > LARGEST_NPZ:
         gigabytes, limit = size / GIGABYTE, LARGEST_NPZ / GIGABYTE
         raise ValueError(f"it unpacks to {gigabytes:.3g} GB; at most {limit:.3g} are read")

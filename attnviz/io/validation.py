@@ -48,11 +48,15 @@ def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None =
         raise ValueError("it holds no attention map")
     model = read_field(document, "model", str)
     text = read_field(document, "text", str)
-    notes = require_text_list(read_field(document, "notes", list, NoneType) or [], "notes")
+    note_list = read_field(document, "notes", list, NoneType) or []
+    notes = require_text_list(note_list, "notes")
     pair = read_field(document, "pair", str, NoneType)
     target = read_field(document, "target", str, NoneType)
     fidelity = read_share(document, "fidelity")
-    segments = read_dicts(document, "segments") if "segments" in document else []
+    segment_list = read_dicts(document, "segments") if "segments" in document else []
+    segments = tuple(map(read_saved_segment, segment_list))
+    fidelity_reference = read_field(document, "fidelity_reference", str, NoneType)
+    output_change = read_share(document, "output_change")
     return Capture(
         model,
         text,
@@ -61,9 +65,9 @@ def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None =
         pair,
         target,
         fidelity,
-        tuple(map(read_saved_segment, segments)),
-        read_field(document, "fidelity_reference", str, NoneType),
-        read_share(document, "output_change"),
+        segments,
+        fidelity_reference,
+        output_change,
     )
 
 
@@ -91,7 +95,8 @@ def read_document_maps(document: dict[str, Any]) -> tuple[AttentionMap, ...]:
     """Read the maps of a JSON document, in which arrays and tokens stand inside each map."""
     maps = []
     for header in read_dicts(document, "maps"):
-        queries, keys = read_saved_tokens(header, "queries"), read_saved_tokens(header, "keys")
+        queries = read_saved_tokens(header, "queries")
+        keys = read_saved_tokens(header, "keys")
         arrays = read_nested_arrays(header)
         maps.append(read_map(header, queries, keys, arrays))
     return tuple(maps)
@@ -108,7 +113,8 @@ def read_tensor_maps(
     table = [read_saved_tokens({"tokens": tokens}, "tokens") for tokens in lists]
     arrays_of_map: dict[str, Arrays] = {}
     for full_name, array in tensors.items():
-        number, _, name = full_name.removeprefix("maps.").partition(".")
+        own_name = full_name.removeprefix("maps.")
+        number, _, name = own_name.partition(".")
         arrays_of_map.setdefault(number, {})[name] = array
     maps = []
     for i, header in enumerate(read_dicts(document, "maps")):
@@ -145,9 +151,10 @@ def read_saved_tokens(document: dict[str, Any], name: str) -> tuple[Token, ...]:
 def read_saved_token(entry: dict[str, Any]) -> Token:
     """Read a token; its place in a text must be one."""
     entry = {"segment": 0, **entry}
-    number, start, end, segment = [
-        read_field(entry, name, int) for name in ("id", "start", "end", "segment")
-    ]
+    number = read_field(entry, "id", int)
+    start = read_field(entry, "start", int)
+    end = read_field(entry, "end", int)
+    segment = read_field(entry, "segment", int)
     if max(abs(number), abs(end), abs(segment)) > LARGEST_NUMBER:
         raise ValueError("a token has a number that is too large")
     if not 0 <= start <= end:
@@ -159,7 +166,8 @@ def read_saved_token(entry: dict[str, Any]) -> Token:
 
 def read_saved_segment(entry: dict[str, Any]) -> Segment:
     """Read a part of a text that has a name."""
-    start, end = read_field(entry, "start", int), read_field(entry, "end", int)
+    start = read_field(entry, "start", int)
+    end = read_field(entry, "end", int)
     if not 0 <= start <= end <= LARGEST_NUMBER:
         raise ValueError(f"a segment has no place in the text: {start} to {end}")
     return Segment(read_field(entry, "name", str), start, end)
@@ -174,9 +182,14 @@ def require_text_list(values: list[Any], name: str) -> tuple[str, ...]:
 
 def require_counts(values: list[Any], name: str) -> tuple[int, ...]:
     """Return a list of numbers that count from 0. Raises ValueError for anything else in it."""
-    if not all(type(value) is int and 0 <= value < LARGEST_NUMBER for value in values):
+    if not all(map(is_count, values)):
         raise ValueError(f"{name!r} must be a list of whole numbers from 0")
     return tuple(values)
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is a number that counts from 0; true and false are none."""
+    return type(value) is int and 0 <= value < LARGEST_NUMBER
 
 
 def require_head_names(values: list[Any]) -> tuple[int | str, ...]:
@@ -196,7 +209,8 @@ def read_nested_arrays(header: dict[str, Any]) -> Arrays:
         nested_tiles = read_field(header, "tiles", dict)
         for name in ("mean", "max"):
             values, visible = split_nulls(nested_tiles.get(name), name)
-            arrays[f"tiles.{name}"], arrays["visible"] = values, visible
+            arrays[f"tiles.{name}"] = values
+            arrays["visible"] = visible
     for group in ("statistics", "edges"):
         nested = read_field(header, group, dict) if group in header else {}
         for name, value in nested.items():
@@ -234,11 +248,18 @@ def read_map(
     weights = read_map_weights(header, arrays, shape)
     unit = header.get("unit", "token")
     if unit not in get_args(Unit):
-        raise ValueError(f"the unit of a map must be one of {', '.join(get_args(Unit))}")
+        names = ", ".join(get_args(Unit))
+        raise ValueError(f"the unit of a map must be one of {names}")
     tiles = read_tiles(header, arrays, shape)
     if tiles is not None and weights is not None and tiles.mean.shape != shape:
         raise ValueError("it holds a map with both weights and tiles of several cells")
     visible_shape = shape if tiles is None else tiles.mean.shape
+    visible = read_mask(arrays, visible_shape)
+    method = read_field(header, "method", str)
+    statistics = read_saved_statistics(arrays, shape)
+    edges = read_edges(arrays, shape)
+    query_positions = read_positions(header, "query_places")
+    key_positions = read_positions(header, "key_places")
     return AttentionMap(
         header["kind"],
         layers,
@@ -246,13 +267,13 @@ def read_map(
         queries,
         keys,
         weights,
-        read_mask(arrays, visible_shape),
-        read_field(header, "method", str),
+        visible,
+        method,
         tiles,
-        read_saved_statistics(arrays, shape),
-        read_edges(arrays, shape),
-        query_places=read_positions(header, "query_places"),
-        key_places=read_positions(header, "key_places"),
+        statistics,
+        edges,
+        query_places=query_positions,
+        key_places=key_positions,
         unit=unit,
     )
 
@@ -287,7 +308,8 @@ def require_named_sides(shape: tuple[int, ...], named: tuple[int, ...]) -> None:
 
 def require_plain_weights(weights: Array, name: str = "weights") -> None:
     """Raise ValueError unless weights of any shape are finite and not negative."""
-    low, high = float(weights.min(initial=0)), float(weights.max(initial=0))
+    low = float(weights.min(initial=0))
+    high = float(weights.max(initial=0))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"its {name} are not all finite numbers (NaN or infinity)")
     if low < 0:
@@ -329,7 +351,8 @@ def read_typed_array(name: str, arrays: Arrays, dtype: type[Any]) -> Array:
     if array is None:
         raise ValueError(f"it holds no {name} for one of its maps")
     if array.dtype != dtype:
-        raise ValueError(f"its {name} is of type {array.dtype}, not {np.dtype(dtype)}")
+        expected = np.dtype(dtype)
+        raise ValueError(f"its {name} is of type {array.dtype}, not {expected}")
     return array
 
 
@@ -351,7 +374,8 @@ def read_tiles(header: dict[str, Any], arrays: Arrays, shape: tuple[int, ...]) -
     if "tiles" not in header:
         return None
     sizes = read_field(header, "tiles", dict)
-    height, width = read_field(sizes, "height", int), read_field(sizes, "width", int)
+    height = read_field(sizes, "height", int)
+    width = read_field(sizes, "width", int)
     if min(height, width) < 1:
         raise ValueError(f"its tiles are of {height} queries and {width} keys")
     layer_count, head_count, query_count, key_count = shape
@@ -392,8 +416,10 @@ def read_edges(arrays: Arrays, shape: tuple[int, ...]) -> Edges | None:
     keys = read_typed_array("edges.keys", arrays, np.int32)
     lead, key_count = shape[:3], shape[3]
     if keys.ndim != 4 or keys.shape[:3] != lead:
-        raise ValueError(f"its edges.keys has the shape {keys.shape}, not {(*lead, 'rank')}")
-    first, last = keys.min(initial=0), keys.max(initial=0)
+        expected = (*lead, "rank")
+        raise ValueError(f"its edges.keys has the shape {keys.shape}, not {expected}")
+    first = keys.min(initial=0)
+    last = keys.max(initial=0)
     if not 0 <= first <= last < key_count:
         raise ValueError(f"its edges lead to keys {first} to {last} of {key_count}")
     weights = read_weights_array("edges.weights", arrays, keys.shape)
