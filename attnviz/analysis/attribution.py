@@ -174,7 +174,8 @@ def find_rankable(maps: Maps, query: int) -> Visible:
 def ranks(values: npt.NDArray[Any]) -> Doubles:
     """Rank numbers (n,), from 1 for the smallest; equal ones share their mean rank."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
+    last_ranks = np.cumsum(counts)  # of each group of equal numbers
+    mean_ranks = last_ranks - (counts - 1) / 2
     ranks_of_values: Doubles = mean_ranks[group]
     return ranks_of_values
 
@@ -186,15 +187,18 @@ def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
     equal, and where one is undefined.
     """
     count = len(first)
-    are_defined = np.isfinite(first).all() and np.isfinite(second).all()
-    if count < 2 or not are_defined:
+    if count < 2:
+        return np.nan
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
         return np.nan
     middle = (count + 1) / 2
     first_ranks = ranks(first) - middle
     second_ranks = ranks(second) - middle
     squares = [first_ranks @ first_ranks, second_ranks @ second_ranks]
     size = np.sqrt(np.prod(squares))
-    return float(first_ranks @ second_ranks / size) if size else np.nan
+    if not size:
+        return np.nan
+    return float(first_ranks @ second_ranks / size)
 
 
 def chance(count: int) -> float:

@@ -44,7 +44,8 @@ class SharedWords(NamedTuple):
     @property
     def words(self) -> tuple[Token, ...]:
         """The common words."""
-        return tuple(self.grouping.words[position] for position in self.positions)
+        words = self.grouping.words
+        return tuple(words[position] for position in self.positions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,8 @@ class Side:
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers of these heads."""
-        return tuple(dict.fromkeys(layer for layer, _ in self.names))
+        layers = [layer for layer, _ in self.names]
+        return tuple(dict.fromkeys(layers))
 
     @property
     def queries(self) -> tuple[Token, ...]:
@@ -89,7 +91,8 @@ class Side:
     @property
     def words(self) -> int:
         """The number of keys that are words, common or not."""
-        return sum(map(is_word, self.shared[1].grouping.words))
+        _, keys = self.shared
+        return sum(map(is_word, keys.grouping.words))
 
     @property
     def common(self) -> int:
@@ -122,7 +125,8 @@ class Side:
                 all_rows = range(len(self.queries))
                 words = share_attention(one_head, self.shared, all_rows).common
                 weights = require_kept_weights(words.weights)
-                return weights[0, 0], words.visible[0, 0]
+                visible = words.visible[0, 0]
+                return weights[0, 0], visible
         raise KeyError(name)
 
     def mean(self, names: Sequence[Name]) -> tuple[Weights, Visible]:
@@ -150,7 +154,8 @@ class Comparison:
 
         NaN if no query can be compared.
         """
-        return measure_divergences(self.a.weights, self.b.weights, self.a.visible, self.b.visible)
+        a, b = self.a, self.b
+        return measure_divergences(a.weights, b.weights, a.visible, b.visible)
 
     def pair(self, mine: Sequence[Name], yours: Sequence[Name]) -> tuple[Weights, Weights, Visible]:
         """Return the mean of some heads of A, that of some of B, and the cells that both see.
@@ -241,7 +246,8 @@ def share_words(
     for block in matcher.get_matching_blocks():
         positions_a += range(block.a, block.a + block.size)
         positions_b += range(block.b, block.b + block.size)
-    if not any(is_word(words_a.words[position]) for position in positions_a):
+    common_words = [words_a.words[position] for position in positions_a]
+    if not any(map(is_word, common_words)):
         raise ValueError("they have no word in common")
     return SharedWords(words_a, positions_a), SharedWords(words_b, positions_b)
 
@@ -296,9 +302,9 @@ def make_side(
     total = sum(layer.total for layer in layers)
     weight_outside = sum(layer.outside for layer in layers)
     outside = weight_outside / total if total else 0.0
-    return Side(
-        capture, maps, shared, rows, np.concatenate(weights), np.concatenate(visible), outside
-    )
+    all_weights = np.concatenate(weights)
+    all_visible = np.concatenate(visible)
+    return Side(capture, maps, shared, rows, all_weights, all_visible, outside)
 
 
 class SharedAttention(NamedTuple):
@@ -332,7 +338,8 @@ def share_attention(
     total = float(weights.sum(dtype=np.float64))
     weights_outside = weights[..., other_keys]
     outside = float(weights_outside.sum(dtype=np.float64))
-    common = words_of_all_keys.window(range(len(rows)), keys.positions)
+    all_rows = range(len(rows))
+    common = words_of_all_keys.window(all_rows, keys.positions)
     return SharedAttention(common, total, outside)
 
 

@@ -134,7 +134,8 @@ def list_score_steps(operands: Operands) -> Iterator[Step]:
 
 def describe_score_scale(scale: float, width: int) -> str:
     """Say how products are scaled: by the root of their width, or by another number."""
-    is_root_of_width = math.isclose(scale * math.sqrt(width), 1, rel_tol=1e-6)
+    product = scale * math.sqrt(width)
+    is_root_of_width = math.isclose(product, 1, rel_tol=1e-6)
     return f"/ √{width}" if is_root_of_width else f"* {scale:.4g}"
 
 
@@ -162,7 +163,8 @@ def list_gaussian_steps(operands: Operands) -> Iterator[Step]:
     distances = np.linalg.norm(differences, axis=1)
     yield Step("|q-k|", "the distance of the key from the query", distances)
     formula = "-|q-k|² / 2: near keys get most, as in a Gaussian kernel"
-    yield Step("score", formula, -(distances**2) / 2)
+    squares = distances**2
+    yield Step("score", formula, -squares / 2)
 
 
 def list_general_steps(operands: Operands) -> Iterator[Step]:
@@ -203,7 +205,9 @@ def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> Steps:
         raise ValueError("this query sees no key")
     all_scores = scores[-1].values
     last_scores = np.where(operands.visible, all_scores, -np.inf)
-    sink_score = -np.inf if operands.sink is None else operands.sink
+    sink_score = operands.sink
+    if sink_score is None:
+        sink_score = -np.inf
     highest = max(last_scores.max(), sink_score)
     exponentials = np.exp(last_scores - highest)
     sink = float(np.exp(sink_score - highest))

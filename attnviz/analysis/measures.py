@@ -57,7 +57,8 @@ def find_positions(attention_map: AttentionMap) -> Positions:
     bands = {step: find_band(steps, step) for step in (-1, 0, 1)}
     queries_before, keys_before = bands[-1]
     is_later = query_positions[queries_before] > 1
-    bands[-1] = queries_before[is_later], keys_before[is_later]
+    later_queries = queries_before[is_later]
+    bands[-1] = later_queries, keys_before[is_later]
     return Positions(steps, resting, bands)
 
 
@@ -342,7 +343,8 @@ def measure_map(attention_map: AttentionMap) -> Measures:
     positions = find_positions(attention_map)
     for index in np.ndindex(shape):
         weights = compute_exact_shares(attention_map, attention_map.weights[index])
-        head = HeadWeights(weights, attention_map.visible[index], positions)
+        visible = attention_map.visible[index]
+        head = HeadWeights(weights, visible, positions)
         for name, column in COLUMNS.items():
             measures[name][index] = column.measure(head)
     return measures

@@ -138,8 +138,8 @@ def combine_layers(maps: Sequence[AttentionMap], method: str) -> AttentionMap:
         raise ValueError(f"{method} goes through layers that see the same tokens: here they do not")
     compute = rollout if method == ROLLOUT else chefer
     combined = compute(np.concatenate(means))  # (layer, n, n)
-    visible = np.concatenate([each.visible.any(1) for each in maps])
-    sources = trace_sources(visible)
+    visible = [each.visible.any(1) for each in maps]
+    sources = trace_sources(np.concatenate(visible))
     return AttentionMap(
         first.kind,
         tuple(layers),
@@ -161,9 +161,10 @@ def require_whole_layers(attention_map: AttentionMap, method: str) -> Floats:
     if attention_map.kind == "cross":
         reason = "cross-attention looks from one to another"
         raise ValueError(f"{method} goes through the layers of one text: {reason}")
-    weights, heads = attention_map.weights, attention_map.heads
-    is_other = attention_map.method != MADE_OF[method] or "max" in heads
-    if weights is None or is_other:
+    weights = attention_map.weights
+    heads = attention_map.heads
+    has_method = attention_map.method == MADE_OF[method]
+    if weights is None or not has_method or "max" in heads:
         numbers = "weights" if method == ROLLOUT else "gradients"
         others = "tiles, statistics, edges, maxima or other numbers"
         raise ValueError(f"{method} is made of {numbers}: not of {others}")

@@ -61,7 +61,8 @@ def parse_segment_list(content: str) -> tuple[Segment, ...]:
 
 def read_segment(entry: Any, number: int) -> Segment:
     """Read the segment of one entry of a JSON list. Raises ValueError."""
-    if not isinstance(entry, dict) or set(entry) != set(Segment._fields):
+    fields = set(Segment._fields)
+    if not isinstance(entry, dict) or set(entry) != fields:
         raise ValueError(f"segment {number} needs name, start and end: {HOW_TO_WRITE}")
     segment = Segment(**entry)
     start, end, name = segment.start, segment.end, segment.name
@@ -222,13 +223,11 @@ class Shares(NamedTuple):
 
 def join_shares(maps: Sequence[Shares]) -> Shares:
     """Return the shares of several maps as of one list of heads: arrays (head, segment)."""
-    return Shares(
-        share=join_heads([shares.share for shares in maps]),
-        baseline=join_heads([shares.baseline for shares in maps]),
-        rest_share=join_heads([shares.rest_share for shares in maps]),
-        rest_baseline=join_heads([shares.rest_baseline for shares in maps]),
-        tokens=maps[0].tokens,
-    )
+    share = join_heads([shares.share for shares in maps])
+    baseline = join_heads([shares.baseline for shares in maps])
+    rest_share = join_heads([shares.rest_share for shares in maps])
+    rest_baseline = join_heads([shares.rest_baseline for shares in maps])
+    return Shares(share, baseline, rest_share, rest_baseline, maps[0].tokens)
 
 
 def join_heads(arrays: Sequence[Doubles]) -> Doubles:

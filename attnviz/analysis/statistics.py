@@ -63,7 +63,8 @@ def measure_head_statistics(weights: Weights, visible: Visible, square: bool) ->
     if not square:
         return entropies, received, received[0]
     seeing = max(np.count_nonzero(seen), 1)
-    later_seeing = max(np.count_nonzero(seen[1:]), 1)
+    later_seen = seen[1:]
+    later_seeing = max(np.count_nonzero(later_seen), 1)
     positions = np.arange(len(exact))
     distances = np.abs(positions[:, None] - positions)  # (query, key)
     distance = np.vdot(exact, distances) / seeing
@@ -105,7 +106,9 @@ def tile(weights: Weights | Visible, most: int) -> Tiles:
     means = sums / np.outer(heights, widths)
     row_peaks = np.maximum.reduceat(weights, rows, axis=2)
     peaks = np.maximum.reduceat(row_peaks, columns, axis=3)
-    return Tiles(means.astype(np.float32), peaks.astype(np.float32), height, width)
+    mean_tiles = means.astype(np.float32)
+    peak_tiles = peaks.astype(np.float32)
+    return Tiles(mean_tiles, peak_tiles, height, width)
 
 
 def tiled(attention_map: AttentionMap, most: int) -> AttentionMap:

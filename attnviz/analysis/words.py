@@ -199,7 +199,8 @@ def group_tokens(
         span = words[segment][number]
         pieces = [tokens[position] for position in positions]
         units.append(make_word(texts[segment], span, pieces))
-    return Grouping(tuple(units), tuple(map(tuple, members.values())))
+    member_tuples = map(tuple, members.values())
+    return Grouping(tuple(units), tuple(member_tuples))
 
 
 def make_word(text: str, span: Span, pieces: Sequence[Token]) -> Token:
@@ -207,7 +208,8 @@ def make_word(text: str, span: Span, pieces: Sequence[Token]) -> Token:
     start, end = span
     first = pieces[0]
     number = first.id if len(pieces) == 1 else SEVERAL
-    return Token(text[start:end], number, start, end, False, first.segment)
+    characters = text[start:end]
+    return Token(characters, number, start, end, False, first.segment)
 
 
 def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping) -> AttentionMap:
@@ -233,7 +235,8 @@ def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping)
     shape = *lead, len(queries.words), len(keys.words)
     weights = np.empty(shape, np.float32)
     for index in np.ndindex(lead):
-        weights[index] = merge_head(token_weights[index], token_visible[index], rows, columns)
+        head_weights, head_visible = token_weights[index], token_visible[index]
+        weights[index] = merge_head(head_weights, head_visible, rows, columns)
     visible = np.broadcast_to(visible, shape)
     has_statistics = attention_map.statistics is not None
     has_numbered_heads = all(isinstance(head, int) for head in attention_map.heads)
@@ -331,4 +334,5 @@ def in_words(capture: Capture) -> Capture:
         queries = group_once(each.queries, query_texts)
         keys = group_once(each.keys, key_texts)
         maps.append(merge_tokens(each, queries, keys))
-    return replace(capture, maps=tuple(maps), notes=(*capture.notes, WORDS_NOTE))
+    notes = *capture.notes, WORDS_NOTE
+    return replace(capture, maps=tuple(maps), notes=notes)

@@ -193,6 +193,8 @@ def attribute_runs(
     baselines = score_baselines(token_count, query, seed)
     source_positions = np.flatnonzero(sources).tolist()
     effects = measure_effects(runs, response, source_positions, checks, seed)
+    probability = compute_probability(response)
+    notes = *capture.notes, *lacking.values()
     return Attribution(
         model=runs.model.name,
         text=capture.text,
@@ -200,13 +202,13 @@ def attribute_runs(
         query=query,
         kind=response.kind,
         target=target,
-        probability=compute_probability(response),
+        probability=probability,
         by=method,
         ranked=ranked,
         scores=scores,
         baselines=baselines,
         effects=effects,
-        notes=(*capture.notes, *lacking.values()),
+        notes=notes,
     )
 
 

@@ -95,10 +95,10 @@ def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles
     text_captures = (model.capture(Prompt(text), ALL_HEADS) for text in texts)
     on_texts = collect_samples(text_captures, "text")
     heads = []
-    for place, samples in on_blocks.items():
+    for head, samples in on_blocks.items():
         block_scores = summarise_samples(samples)
-        text_scores = summarise_samples(on_texts[place])
-        heads.append(name_head(place, block_scores, text_scores))
+        text_scores = summarise_samples(on_texts[head])
+        heads.append(name_head(head, block_scores, text_scores))
     length = len(sequences[0])
     return Roles(model.name, tuple(heads), setting, length, len(texts))
 
@@ -178,13 +178,13 @@ def summarise_role(samples: Sequence[Sample]) -> RoleScore | None:
     return RoleScore(mean, deviation, mean_chance, count)
 
 
-def name_head(place: Head, scores: RoleScores, on_text: RoleScores) -> HeadRole:
+def name_head(head: Head, scores: RoleScores, on_text: RoleScores) -> HeadRole:
     """Make a head with its name, from its scores on repeated tokens and on text."""
     by_data: dict[Data, RoleScores] = {"repeated": scores, "text": on_text}
     margins = {role: margin_above_threshold(role, by_data) for role in ROLES}
     best = max(margins, key=margins.__getitem__)
     name = best if margins[best] >= 0 else None
-    return HeadRole(*place, name, scores, on_text)
+    return HeadRole(*head, name, scores, on_text)
 
 
 def margin_above_threshold(name: str, scores: Mapping[Data, RoleScores]) -> float:

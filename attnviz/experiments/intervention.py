@@ -62,7 +62,8 @@ class Subject(NamedTuple):
         kinds = (kind,) if kind else ()
         corner_request = Request(truncate=truncate, kinds=kinds, rows=slice(1), columns=slice(1))
         corner_maps = model.capture(prompt, corner_request).maps
-        present_kinds = tuple(dict.fromkeys(each.kind for each in corner_maps))
+        all_kinds = [each.kind for each in corner_maps]
+        present_kinds = tuple(dict.fromkeys(all_kinds))
         if len(present_kinds) > 1:
             names = ", ".join(present_kinds)
             problem = f"{model.name} has attention of several kinds, {names}"
@@ -80,7 +81,8 @@ class Subject(NamedTuple):
 
     def find_visible(self, layers: Selection, heads: Selection | Named, rows: slice) -> Visible:
         """Find what any of some heads sees, (query, key), of the queries of a window."""
-        request = Request(layers, heads, self.truncate, (self.scope.kind,), rows=rows)
+        kinds = (self.scope.kind,)
+        request = Request(layers, heads, self.truncate, kinds, rows=rows)
         maps = self.model.capture(self.prompt, request).maps
         visible = [each.visible.any((0, 1)) for each in maps]
         return np.logical_or.reduce(visible)  # type: ignore[no-any-return]
@@ -174,7 +176,8 @@ def intervene(
     changes = replace(changes, seed=seed, means=mean_outputs)
     rng = np.random.default_rng(seed)
     other_changes = draw_changes(changes, subject.scope.heads, seen_keys, rng)
-    runs = [NOTHING, *map(intervention_of, (changes, *other_changes))]
+    interventions = map(intervention_of, (changes, *other_changes))
+    runs = [NOTHING, *interventions]
     response = subject.model.respond(subject.prompt, runs, target, truncate=subject.truncate)
     before, *after = response.outputs.astype(np.float64)
     own_effect, *other_effects = [measure_effect(before, each, response) for each in after]
@@ -233,7 +236,8 @@ def measure_mean_outputs(subject: Subject) -> dict[int, Array]:
     mean_outputs: dict[int, Array] = {}
 
     def keep_mean(layer: int, output: Array, _: Weigh) -> Array:
-        mean_outputs[layer] = widen(output).mean((0, 1))
+        outputs = widen(output)  # (batch, query, head, d_v)
+        mean_outputs[layer] = outputs.mean((0, 1))
         return output
 
     recording = Intervention(change=keep_mean, kind=subject.scope.kind)
@@ -301,11 +305,11 @@ def draw_members(
 
     def name_members(way: Way) -> tuple[tuple[Group, Member], ...]:
         """Return the members at these positions of their pools, with their groups."""
-        named: list[tuple[Group, Member]] = []
+        drawn_members: list[tuple[Group, Member]] = []
         for group, positions in zip(members, way, strict=True):
             pool = pools[group]
-            named += [(group, pool[i]) for i in positions]
-        return tuple(named)
+            drawn_members += [(group, pool[i]) for i in positions]
+        return tuple(drawn_members)
 
     return [name_members(way) for way in draw_ways(sizes, rng)]
 

@@ -36,7 +36,8 @@ def read_text(path: Path, most: int | None = None) -> str:
         with path.open("rb") as file:
             return decode(read_some(file, name, most), name)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from error
+        problem = reason(error)
+        raise InputError(f"cannot read {path}: {problem}") from error
 
 
 def read_some(file: BinaryIO, name: str, most: int | None) -> bytes:
@@ -90,7 +91,8 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         replace_file(resolve_links(path), data, before)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {reason(error)}") from error
+        problem = reason(error)
+        raise OutputError(f"cannot write {path}: {problem}") from error
 
 
 def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> None:
@@ -148,7 +150,8 @@ def regular_status(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {reason(error)}") from error
+        problem = reason(error)
+        raise OutputError(f"cannot write {path}: {problem}") from error
     if stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{path} is a folder: name a file in it")
     if not stat.S_ISREG(status.st_mode):
@@ -175,7 +178,8 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {reason(error)}") from error
+        problem = reason(error)
+        raise OutputError(f"cannot write {folder}: {problem}") from error
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -183,7 +187,8 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {reason(error)}") from error
+        problem = reason(error)
+        raise OutputError(f"cannot write {folder}: {problem}") from error
     for name, data in contents.items():
         write_whole(folder / name, data)
 

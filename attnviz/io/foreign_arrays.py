@@ -142,9 +142,9 @@ def stack_layers(layers: Sequence[Any], name: str) -> Array:
     """
     if not layers:
         raise ValueError(f"{name}= holds no layers: {HINT}")
-    missing = [number for number, layer in enumerate(layers) if layer is None]
-    if missing:
-        raise ValueError(f"layer {missing[0]} of {name}= is None: {HINT}")
+    for number, layer in enumerate(layers):
+        if layer is None:
+            raise ValueError(f"layer {number} of {name}= is None: {HINT}")
     if any(is_list(layer) and count_axes(layer) > 3 for layer in layers):
         advice = f"give the layers of one step, {name}[0]"
         raise ValueError(f"{name}= is a sequence of steps, each of layers: {advice}")
@@ -276,12 +276,11 @@ def read_foreign_labels(labels: Mapping[str, Any], shape: tuple[int, ...]) -> La
     if not token_labels:
         queries = list(map(str, queries))
         keys = list(map(str, keys))
-    return Labels(
-        require_counts(layers, "layers"),
-        require_head_names(heads),
-        require_text_list(queries, queries_label),
-        require_text_list(keys, keys_label),
-    )
+    layer_numbers = require_counts(layers, "layers")
+    head_names = require_head_names(heads)
+    query_names = require_text_list(queries, queries_label)
+    key_names = require_text_list(keys, keys_label)
+    return Labels(layer_numbers, head_names, query_names, key_names)
 
 
 def count_values(values: Any, name: str) -> int:

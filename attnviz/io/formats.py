@@ -86,7 +86,8 @@ def load(path: str | Path) -> Capture:
         with np.errstate(all="ignore"):  # what is wrong with numbers is said in words
             return read(path)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from error
+        problem = reason(error)
+        raise InputError(f"cannot read {path}: {problem}") from error
     except MemoryError as error:
         raise InputError(f"cannot read {path}: it does not fit into memory") from error
     except ValueError as error:
@@ -270,7 +271,8 @@ def capture_document(capture: Capture) -> dict[str, Any]:
 
 def map_to_json(attention_map: AttentionMap) -> str:
     """Write one attention map as JSON; weights[layer][head][query][key]."""
-    weights, tiles = attention_map.weights, attention_map.tiles
+    weights = attention_map.weights
+    tiles = attention_map.tiles
     visible = attention_map.visible
     queries = token_list(attention_map.queries)
     keys = token_list(attention_map.keys)
@@ -305,8 +307,9 @@ def arrays_to_json(arrays: Statistics | Edges) -> str:
     """Write arrays as JSON, by the names of their fields; null for one that was not made."""
     content = {}
     for field in fields(arrays):
-        array = getattr(arrays, field.name)
-        content[field.name] = None if array is None else decimals(array)
+        name = field.name
+        array = getattr(arrays, name)
+        content[name] = None if array is None else decimals(array)
     return json.dumps(content)
 
 

@@ -189,7 +189,8 @@ def read_members(archive: ZipFile, names: Collection[str]) -> dict[str, Array]:
             size += archive.getinfo(file).file_size
     if size > LARGEST_NPZ:
         gigabytes, limit = size / GIGABYTE, LARGEST_NPZ / GIGABYTE
-        raise ValueError(f"it unpacks to {gigabytes:.3g} GB; at most {limit:.3g} are read")
+        most = f"at most {limit:.3g} are read"
+        raise ValueError(f"it unpacks to {gigabytes:.3g} GB; {most}")
     require_free_memory(size)
     return {name: read_member(archive, file) for name, file in present.items()}
 

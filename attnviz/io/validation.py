@@ -131,7 +131,8 @@ def look_up_tokens(
     """Look up the tokens of a map, which its header names by their number in a table."""
     number: int = read_field(header, name, int)
     if not 0 <= number < len(table):
-        raise ValueError(f"{name!r} names list {number} of {len(table)} lists of tokens")
+        count = len(table)
+        raise ValueError(f"{name!r} names list {number} of {count} lists of tokens")
     return table[number]
 
 
@@ -242,7 +243,8 @@ def read_map(
     heads = require_head_names(read_field(header, "heads", list))
     if header.get("kind") not in KINDS:
         raise ValueError(f"the kind of a map must be one of {', '.join(KINDS)}")
-    shape = len(layers), len(heads), len(queries), len(keys)
+    axes = layers, heads, queries, keys
+    shape = tuple(map(len, axes))
     if 0 in shape:
         raise ValueError("it holds an attention map without layers, heads, queries or keys")
     weights = read_map_weights(header, arrays, shape)
@@ -260,8 +262,9 @@ def read_map(
     edges = read_edges(arrays, shape)
     query_positions = read_positions(header, "query_places")
     key_positions = read_positions(header, "key_places")
+    kind = header["kind"]
     return AttentionMap(
-        header["kind"],
+        kind,
         layers,
         heads,
         queries,
@@ -297,11 +300,11 @@ def read_positions(header: dict[str, Any], name: str) -> tuple[int, ...]:
     return require_counts(positions, name)
 
 
-def require_named_sides(shape: tuple[int, ...], named: tuple[int, ...]) -> None:
+def require_named_sides(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Raise ValueError unless weights have as many layers, heads, queries and keys as are named."""
-    if len(shape) != len(named):
+    if len(shape) != len(expected):
         raise ValueError(f"its weights have {len(shape)} dimensions, not (layer, head, query, key)")
-    for noun, side, count in zip(AXES, shape, named, strict=True):
+    for noun, side, count in zip(AXES, shape, expected, strict=True):
         if side != count:
             raise ValueError(f"its weights have {side} {noun}, but {count} are named")
 
