@@ -271,7 +271,7 @@ def is_word(token: Token) -> bool:
 def identify_words(words: Sequence[Token], *, by_position: bool) -> Iterator[tuple[object, ...]]:
     """Yield what makes each word the same as another: where it stands, or what it says.
 
-    Special tokens are the same if they have the same name, and are equally many of that name.
+    Special tokens are the same by name and number: the second [SEP] of A is the second of B.
     """
     counts = Counter[str]()
     for word in words:
