@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 from attnviz.cli.heads import read_texts
 from attnviz.errors import ModelError, UsageError
 from attnviz.experiments.ablation import (
-    Passages,
+    EvaluationData,
     ablate,
-    baseline,
-    drawn,
-    losses,
-    passages,
-    together,
+    draw_other_heads,
+    group_heads,
+    make_evaluation_data,
+    measure_baseline,
+    measure_losses,
     without,
 )
 from attnviz.experiments.heads import measure_heads
@@ -144,13 +144,13 @@ def test_means_are_those_of_the_input_of_the_projection(
     hook.remove()
     found = measured(model, Setting(1, 4), [])
     found.ids, found.counted = [IDS], slice(None)
-    baseline(model, found)
-    change = without([(1, 2)], "mean", found.means)
+    measure_baseline(model, found)
+    change = without([(1, 2)], "mean", found.mean_outputs)
     np.testing.assert_allclose(model.losses(IDS, change), expected, atol=1e-5)
 
 
-def measured(model: Model, setting: Setting, texts: list[str]) -> Passages:
-    return passages(model, measure_heads(model, setting, texts), texts)["repeated"]
+def measured(model: Model, setting: Setting, texts: list[str]) -> EvaluationData:
+    return make_evaluation_data(model, measure_heads(model, setting, texts), texts)["repeated"]
 
 
 def test_zeros_in_the_builtin_model(tmp_path: Path) -> None:
@@ -221,17 +221,19 @@ def test_others_are_of_the_same_layers_and_another_role() -> None:
         {(i, j): "induction" if i == 1 and j < 3 else None for i in range(3) for j in range(9)}
     )
     for own in ([(1, 0)], [(1, 0), (1, 1), (1, 2)]):
-        found = drawn(own, "induction", heads, np.random.default_rng(0))
+        found = draw_other_heads(own, "induction", heads, np.random.default_rng(0))
         assert len(found) == 5
         assert all(len(set(others)) == len(own) for others in found)
         assert {place for others in found for place in others} <= {(1, j) for j in range(3, 9)}
-        assert drawn(own, "induction", heads, np.random.default_rng(0)) == found
+        assert draw_other_heads(own, "induction", heads, np.random.default_rng(0)) == found
     narrow = heads_of({(0, 0): "induction", (0, 1): "induction", (1, 0): None, (1, 1): None})
-    assert drawn([(0, 0)], "induction", narrow, np.random.default_rng(0)) != []
-    assert drawn([(0, 0), (0, 1)], "induction", narrow, np.random.default_rng(0)) == [
+    assert draw_other_heads([(0, 0)], "induction", narrow, np.random.default_rng(0)) != []
+    assert draw_other_heads([(0, 0), (0, 1)], "induction", narrow, np.random.default_rng(0)) == [
         ((1, 0), (1, 1))
     ]
-    assert drawn([(0, 0), (0, 1)], "induction", narrow[:3], np.random.default_rng(0)) == []
+    assert (
+        draw_other_heads([(0, 0), (0, 1)], "induction", narrow[:3], np.random.default_rng(0)) == []
+    )
 
 
 def test_heads_of_a_role_are_ablated_together_too() -> None:
@@ -239,7 +241,7 @@ def test_heads_of_a_role_are_ablated_together_too() -> None:
     heads = heads_of(
         {(0, 0): None, (0, 1): None, (1, 0): "local", (1, 2): "local", (2, 0): "induction"}
     )
-    assert [own for own, _ in together(heads)] == [
+    assert [own for own, _ in group_heads(heads)] == [
         *[((0, 0),), ((0, 1),)],
         *[((1, 0),), ((1, 2),), ((1, 0), (1, 2))],
         ((2, 0),),
@@ -252,7 +254,9 @@ def test_the_second_copy_counts_without_its_first_token() -> None:
     part = measured(model, Setting(2, 10), [])
     whole = model.losses(part.ids[0])
     np.testing.assert_allclose(
-        losses(model, part, lambda _, output, weigh: output), whole[:, 11:20].mean(1), rtol=1e-5
+        measure_losses(model, part, lambda _, output, weigh: output),
+        whole[:, 11:20].mean(1),
+        rtol=1e-5,
     )
 
 

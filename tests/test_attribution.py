@@ -26,7 +26,7 @@ from attnviz.analysis.attribution import chance, ranks, spearman
 from attnviz.analysis.rollout import chefer, rollout
 from attnviz.errors import InputError, UsageError
 from attnviz.experiments.ablation import without
-from attnviz.experiments.attribution import SUBSTITUTES, attribute, substitutes
+from attnviz.experiments.attribution import SUBSTITUTES, attribute, draw_substitutes
 from attnviz.experiments.intervention import Subject, intervene
 from attnviz.models import Model, load
 from attnviz.models.huggingface.model import HuggingFace
@@ -230,7 +230,7 @@ def test_leave_one_out_is_other_ids(gpt2: HuggingFace, tiny: Tiny) -> None:
     found = attribute(gpt2, Prompt(SENTENCE), checks=["leave-one-out"], seed=3)
     plain = AutoModelForCausalLM.from_pretrained(tiny("gpt2")).eval()
     ids, n = torch.tensor([[token.id for token in found.tokens]]), len(found.tokens)
-    drawn = substitutes(gpt2, 3)
+    drawn = draw_substitutes(gpt2, 3)
     with torch.inference_mode():
         logits = plain(ids).logits[0, -1]
         target = int(logits.argmax())
@@ -248,9 +248,9 @@ def test_leave_one_out_is_other_ids(gpt2: HuggingFace, tiny: Tiny) -> None:
 
 def test_a_token_is_not_its_own_substitute(builtin: Model) -> None:
     """Where the token is among those that were drawn, the spare one is read instead."""
-    own = substitutes(builtin, 0)[0]
+    own = draw_substitutes(builtin, 0)[0]
     found = attribute(builtin, Prompt("", ids=(0, 700, own, 701)), checks=["leave-one-out"])
-    others = [Intervention(tokens=((2, number),)) for number in substitutes(builtin, 0)[1:]]
+    others = [Intervention(tokens=((2, number),)) for number in draw_substitutes(builtin, 0)[1:]]
     response = builtin.respond(Prompt("", ids=(0, 700, own, 701)), [NOTHING, *others])
     logits = response.outputs - response.outputs.mean(1, keepdims=True)
     falls = logits[0, response.target] - logits[1:, response.target]

@@ -11,7 +11,7 @@ from scipy.spatial.distance import jensenshannon
 
 from attnviz import capture as take
 from attnviz.analysis.comparison import Comparison, Distances, compare
-from attnviz.analysis.divergence import divergences, restricted
+from attnviz.analysis.divergence import measure_divergences, restricted
 from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.drawable import Series, Table
 from attnviz.errors import InputError, UsageError
@@ -67,12 +67,12 @@ def made(
 def test_closed_forms() -> None:
     """Equal rows are 0 apart, exactly; rows that share no key ln 2; half of the way what the formula says."""
     one, other = np.eye(4, dtype=np.float32)[None], np.eye(4, dtype=np.float32)[None, ::-1]
-    assert divergences(one, one, WHOLE, WHOLE) == ZERO
-    assert divergences(one, other, WHOLE, WHOLE) == pytest.approx(np.log(2), abs=1e-15)
+    assert measure_divergences(one, one, WHOLE, WHOLE) == ZERO
+    assert measure_divergences(one, other, WHOLE, WHOLE) == pytest.approx(np.log(2), abs=1e-15)
     half = np.full((1, 2, 2), 0.5, np.float32)
     sure = np.array([[[1, 0], [1, 0]]], np.float32)
     expected = 0.5 * np.log(1 / 0.75) + 0.5 * (0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25))
-    assert divergences(half, sure, WHOLE, WHOLE) == pytest.approx(expected, abs=1e-12)
+    assert measure_divergences(half, sure, WHOLE, WHOLE) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("causal", ["neither", "b", "both"])
@@ -88,7 +88,7 @@ def test_agrees_with_scipy(causal: str) -> None:
         (lower if causal == "both" else WHOLE),
         (WHOLE if causal == "neither" else lower),
     )
-    found = divergences(a, b, seen_a, seen_b)
+    found = measure_divergences(a, b, seen_a, seen_b)
     assert found.shape == (3, 2)
     first, keys = (0, lambda query: 9) if causal == "neither" else (1, lambda query: query + 1)
     for i, j in np.ndindex(3, 2):
@@ -107,19 +107,19 @@ def test_agrees_with_scipy(causal: str) -> None:
 def test_invariants(a: np.ndarray, b: np.ndarray, seen: np.ndarray) -> None:
     """From 0 to ln 2, the same in both directions, 0 from itself; heads come in any order; masked cells are none."""
     a, b = np.where(seen, a, 0), np.where(seen, b, 0)
-    found = divergences(a, b, seen, seen)
+    found = measure_divergences(a, b, seen, seen)
     measured = found[~np.isnan(found)]
     assert ((measured >= 0) & (measured <= np.log(2) + 1e-12)).all()
-    np.testing.assert_allclose(found, divergences(b, a, seen, seen).T, atol=1e-12)
-    np.testing.assert_allclose(found[::-1], divergences(a[::-1], b, seen, seen), **EXACT)
-    assert np.nan_to_num(np.diag(divergences(a, a, seen, seen))).max() == ZERO
+    np.testing.assert_allclose(found, measure_divergences(b, a, seen, seen).T, atol=1e-12)
+    np.testing.assert_allclose(found[::-1], measure_divergences(a[::-1], b, seen, seen), **EXACT)
+    assert np.nan_to_num(np.diag(measure_divergences(a, a, seen, seen))).max() == ZERO
     wider = (
         np.pad(a, ((0, 0), (0, 0), (0, 3))),
         np.pad(b, ((0, 0), (0, 0), (0, 3))),
         np.pad(seen, ((0, 0),) * 2 + ((0, 3),)),
     )
     np.testing.assert_allclose(
-        found, divergences(wider[0], wider[1], wider[2], wider[2]), atol=1e-12
+        found, measure_divergences(wider[0], wider[1], wider[2], wider[2]), atol=1e-12
     )
 
 
@@ -128,9 +128,9 @@ def test_heads_with_masks_of_their_own() -> None:
     full, near = np.tri(6, dtype=bool), np.tri(6, dtype=bool) & ~np.tri(6, k=-3, dtype=bool)
     seen = np.stack([full, near])
     a = np.stack([restricted(rows(6, 6), full), restricted(rows(6, 6, seed=1), near)])
-    found = divergences(a, a[::-1], seen, seen[::-1])
+    found = measure_divergences(a, a[::-1], seen, seen[::-1])
     assert found[0, 1] == found[1, 0] == 0
-    alone = divergences(a[:1], a[1:], near[None], near[None])
+    alone = measure_divergences(a[:1], a[1:], near[None], near[None])
     assert found[0, 0] == pytest.approx(alone[0, 0], abs=1e-12)
 
 
@@ -139,9 +139,9 @@ def test_a_row_of_nothing_is_left_out() -> None:
     a, b = rows(1, 3, 3), rows(1, 3, 3, seed=1)
     a[0, 1] = 0
     expected = np.mean([jensenshannon(a[0, q], b[0, q]) ** 2 for q in (0, 2)])
-    assert divergences(a, b, WHOLE, WHOLE) == pytest.approx(expected, abs=1e-7)
-    assert np.isnan(divergences(np.zeros_like(a), b, WHOLE, WHOLE))
-    assert np.isnan(divergences(a, b, np.eye(3, dtype=bool)[None], WHOLE))
+    assert measure_divergences(a, b, WHOLE, WHOLE) == pytest.approx(expected, abs=1e-7)
+    assert np.isnan(measure_divergences(np.zeros_like(a), b, WHOLE, WHOLE))
+    assert np.isnan(measure_divergences(a, b, np.eye(3, dtype=bool)[None], WHOLE))
 
 
 # Alignment
@@ -287,7 +287,7 @@ def test_long_texts_compare_a_sample_of_rows() -> None:
     text = " ".join(f"w{i}" for i in range(300))
     found = compare(made(text, rows(1, 300, 300)), made(text, rows(1, 300, 300, seed=1)))
     (a, seen_a), (b, seen_b) = found.a.head((0, 0)), found.b.head((0, 0))
-    all_of_them = divergences(a[None], b[None], seen_a[None], seen_b[None])
+    all_of_them = measure_divergences(a[None], b[None], seen_a[None], seen_b[None])
     assert (a.shape, found.a.weights.shape) == ((300, 300), (1, 128, 300))
     np.testing.assert_array_equal(found.a.weights[0], a[found.a.rows])
     assert found.divergence != all_of_them

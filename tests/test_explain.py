@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForCausalLM
 
 import attnviz
-from attnviz.analysis.explain import RAW, Operands, explain, explain_raw
+from attnviz.analysis.explain import RAW, Operands, explain_query, explain_vectors
 from attnviz.errors import ModelError
 from attnviz.experiments.explanation import explain_head, explain_score
 from attnviz.lm.model import normalise
@@ -72,7 +72,9 @@ def test_every_step_is_its_formula(
     query, key = np.array(x[0]), np.array(x[1:])
     visible = np.array([i == 0 or mask >> i & 1 == 0 for i in range(len(key))])
     bias = -0.1 * np.arange(len(key))
-    steps = explain(Operands(query, key, key + 1, visible, 0.5, bias=bias, softcap=cap, sink=sink))
+    steps = explain_query(
+        Operands(query, key, key + 1, visible, 0.5, bias=bias, softcap=cap, sink=sink)
+    )
     scores = []
     for k, b in zip(key, bias, strict=True):
         score = 0.5 * sum(a * c for a, c in zip(query, k, strict=True))
@@ -91,26 +93,28 @@ def test_every_step_is_its_formula(
 def test_steps_that_are_not_taken_are_not_shown() -> None:
     """Only what changes a score is a step, and a scale that is not the root of the width is told as a number."""
     x = np.eye(4)
-    plain = explain(Operands(x[0], x, x, np.ones(4, bool), 0.5))
+    plain = explain_query(Operands(x[0], x, x, np.ones(4, bool), 0.5))
     assert [step.name for step in plain.scores] == ["q·k", "scaled"]
     assert "√4" in plain.scores[1].formula
-    assert [step.name for step in explain(Operands(x[0], x, x, np.ones(4, bool), 1.0)).scores] == [
-        "q·k"
-    ]
-    assert "* 0.3" in explain(Operands(x[0], x, x, np.ones(4, bool), 0.3)).scores[1].formula
+    assert [
+        step.name for step in explain_query(Operands(x[0], x, x, np.ones(4, bool), 1.0)).scores
+    ] == ["q·k"]
+    assert "* 0.3" in explain_query(Operands(x[0], x, x, np.ones(4, bool), 0.3)).scores[1].formula
 
 
 def test_a_query_that_sees_nothing_has_no_softmax() -> None:
     """There is nothing to compute, and it is said."""
     with pytest.raises(ValueError, match="sees no key"):
-        explain(Operands(np.ones(2), np.ones((3, 2)), np.ones((3, 2)), np.zeros(3, bool), 1.0))
+        explain_query(
+            Operands(np.ones(2), np.ones((3, 2)), np.ones((3, 2)), np.zeros(3, bool), 1.0)
+        )
 
 
 @pytest.mark.parametrize("name", RAW)
 def test_score_functions_on_raw_vectors(name: str) -> None:
     """Steps written out for each score function lead to the weights and the output of our layer."""
     x = np.random.default_rng(3).standard_normal((5, 6))
-    steps, weights = explain_raw(name, x, 2)
+    steps, weights = explain_vectors(name, x, 2)
     assert np.allclose(steps.weights, weights, **CLOSE)
     assert agree(steps.output, steps.given.output)
     assert np.ptp(weights) > 0.01
@@ -119,7 +123,7 @@ def test_score_functions_on_raw_vectors(name: str) -> None:
 def test_unknown_score_functions_are_named() -> None:
     """A name that is none is told with those that are."""
     with pytest.raises(ValueError, match="scaled_dot"):
-        explain_raw("nearest", np.eye(3), 0)
+        explain_vectors("nearest", np.eye(3), 0)
 
 
 # Models
@@ -130,7 +134,7 @@ def test_the_builtin_model(layer: int, head: int, query: int) -> None:
     """Vectors are projections of what the layer reads, weights the capture's, the output what the head put out."""
     model = load("builtin")
     found = operands(model, layer, head, query)
-    steps = explain(found)
+    steps = explain_query(found)
     assert np.allclose(steps.weights, row(model, layer, head, query), **CLOSE)
     assert agree(steps.output, found.output)
     assert found.visible.tolist() == [i <= query for i in range(12)]
@@ -154,7 +158,7 @@ def test_our_models_of_another_score(score: str) -> None:
     """A model of our own layer is followed by the score function that it has."""
     model = load("builtin")
     model.config = replace(model.config, score=score)
-    steps = explain(operands(model, 1, 3, 6))
+    steps = explain_query(operands(model, 1, 3, 6))
     assert steps.given.score == score
     assert np.allclose(steps.weights, row(model, 1, 3, 6), **CLOSE)
     assert agree(steps.output, steps.given.output)
@@ -172,7 +176,7 @@ def test_models_of_the_library(name: str, tiny: Tiny, minilm: Path) -> None:
         expected = eager(ids, output_attentions=True).attentions
     for layer, head, query in ((0, 1, 2), (1, 3, 9)):
         found = operands(model, layer, head, query)
-        steps = explain(found)
+        steps = explain_query(found)
         assert np.allclose(steps.weights, expected[layer][0, head, query], **CLOSE)
         assert np.allclose(steps.weights, row(model, layer, head, query), **CLOSE)
         assert agree(steps.output, found.output)
@@ -208,7 +212,7 @@ def test_soft_caps_and_sinks(name: str) -> None:
     ids = Prompt("", ids=tuple(range(3, 12)))
     one = Request(Selection(((1, 1),)), Selection(((1, 1),)), query=Spot(5))
     found = model.operands(ids, one)
-    steps = explain(found)
+    steps = explain_query(found)
     assert np.allclose(steps.weights, model.capture(ids, one).maps[0].weights[0, 0, 0], **CLOSE)
     assert agree(steps.output, found.output)
     assert (found.softcap is not None, found.sink is not None) == (
@@ -224,7 +228,7 @@ def test_an_encoder_decoder(kind: str, tiny: Tiny) -> None:
     """Each map of T5 is followed; its scores have a bias by position and no scale."""
     model, prompt = load(str(tiny("t5"))), Prompt(SENTENCE, target="it sat there")
     one = Request(Selection(((1, 1),)), Selection(((2, 2),)), kinds=(kind,), query=Spot(1))
-    steps = explain(model.operands(prompt, one))
+    steps = explain_query(model.operands(prompt, one))
     assert np.allclose(steps.weights, model.capture(prompt, one).maps[0].weights[0, 0, 0], **CLOSE)
     assert agree(steps.output, steps.given.output)
     biased = ["q·k", "bias", "score"]

@@ -24,10 +24,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from attnviz.analysis.roles import ROLES, Layout, beyond, local, measure, uniform
+from attnviz.analysis.roles import ROLES, Layout, beyond, score_local, score_roles, score_uniform
 from attnviz.cli.heads import read_texts
 from attnviz.errors import InputError, UsageError
-from attnviz.experiments.heads import find_head_roles, measure_heads, separators
+from attnviz.experiments.heads import find_head_roles, find_separators, measure_heads
 from attnviz.experiments.sequences import CHARACTERS, DOCUMENTS, excerpts, repeated
 from attnviz.io.samples import PLAIN_ENGLISH, find_samples
 from attnviz.lm import evaluate, store
@@ -80,7 +80,7 @@ def pointing(back: int) -> np.ndarray:
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_perfect_heads_score_one(role: str, back: int, first: int) -> None:
     """A head that does exactly the one thing scores 1 there and nowhere else, wherever the first copy begins."""
-    found = measure(pointing(back), Layout(EVERY, BLOCK, first), "repeated")
+    found = score_roles(pointing(back), Layout(EVERY, BLOCK, first), "repeated")
     scores = {
         name: float(found[name].score)
         for name in found
@@ -94,15 +94,17 @@ def test_sinks_and_separators_score_their_weight() -> None:
     """Half of the weight on the first token and a quarter on each of two separators are just these scores."""
     weights = np.zeros((N, N), np.float32)
     weights[:, [0, 3, 7]] = 0.5, 0.25, 0.25
-    found = measure(weights, Layout(EVERY, separators=(3, 7)), "text")
+    found = score_roles(weights, Layout(EVERY, separators=(3, 7)), "text")
     assert found["first_token"].score == found["separator"].score == 0.5
 
 
 def test_local_is_what_no_one_distance_explains() -> None:
     """Weight spread over five neighbours scores 4/5, all on one of them or all far away 0."""
     spread = sum(pointing(back) for back in range(-2, 3)) / 5
-    assert local(spread) == pytest.approx(0.8)
-    assert [float(local(pointing(back))) for back in (-2, -1, 0, 1, 2, 5)] == [0] * 6
+    assert score_local(spread, Layout(EVERY)) == pytest.approx(0.8)
+    assert [float(score_local(pointing(back), Layout(EVERY))) for back in (-2, -1, 0, 1, 2, 5)] == [
+        0
+    ] * 6
 
 
 @given(st.integers(0, 1000))
@@ -112,9 +114,9 @@ def test_uniform_is_the_entropy_of_scipy(seed: int) -> None:
     weights = np.tril(np.random.default_rng(seed).random((N, N)) + 0.01)
     weights /= weights.sum(-1, keepdims=True)
     expected = np.mean([entropy(weights[q, : q + 1]) / math.log(q + 1) for q in range(1, N)])
-    assert uniform(weights, CAUSAL) == pytest.approx(expected, abs=1e-6)
-    assert uniform(CAUSAL / CAUSAL.sum(-1, keepdims=True), CAUSAL) == pytest.approx(1)
-    assert uniform(np.eye(N), CAUSAL) == 0
+    assert score_uniform(weights, Layout(CAUSAL)) == pytest.approx(expected, abs=1e-6)
+    assert score_uniform(CAUSAL / CAUSAL.sum(-1, keepdims=True), Layout(CAUSAL)) == pytest.approx(1)
+    assert score_uniform(np.eye(N), Layout(CAUSAL)) == 0
 
 
 @given(st.integers(0, 1000), st.booleans())
@@ -128,7 +130,10 @@ def test_scores_are_shares_and_know_no_order_of_heads(seed: int, causal: bool) -
     weights /= weights.sum(-1, keepdims=True)
     layout = Layout(visible[None, None], BLOCK, 1, (4,))
     for data in ("repeated", "text"):
-        found, turned = measure(weights, layout, data), measure(weights[:, ::-1], layout, data)
+        found, turned = (
+            score_roles(weights, layout, data),
+            score_roles(weights[:, ::-1], layout, data),
+        )
         for role, (score, _) in found.items():
             assert score.shape == (2, 3)
             defined = score[~np.isnan(score)]
@@ -139,7 +144,7 @@ def test_scores_are_shares_and_know_no_order_of_heads(seed: int, causal: bool) -
 @pytest.mark.parametrize("visible", [CAUSAL, EVERY])
 def test_chance_is_that_of_the_same_sequences(visible: np.ndarray) -> None:
     """The baseline is one over the visible keys, averaged over the queries that count."""
-    found = measure(np.eye(N, dtype=np.float32), Layout(visible, BLOCK, 1), "repeated")
+    found = score_roles(np.eye(N, dtype=np.float32), Layout(visible, BLOCK, 1), "repeated")
     seen = visible.sum(-1)
     for role, queries in {
         "induction": range(6, 11),
@@ -153,11 +158,11 @@ def test_chance_is_that_of_the_same_sequences(visible: np.ndarray) -> None:
 
 def test_what_no_query_can_do_is_undefined() -> None:
     """The next token under a causal mask, separators where there are none, anything in a text of one token: NaN."""
-    found = measure(pointing(0), Layout(CAUSAL), "text")
+    found = score_roles(pointing(0), Layout(CAUSAL), "text")
     assert np.isnan(found["next_token"].score)
     assert np.isnan(found["separator"].score)
     assert not np.isnan(found["self_token"].score)
-    one = measure(np.ones((1, 1), np.float32), Layout(np.ones((1, 1), bool)), "text")
+    one = score_roles(np.ones((1, 1), np.float32), Layout(np.ones((1, 1), bool)), "text")
     assert all(np.isnan(part.score) for part in one.values())
 
 
@@ -165,7 +170,7 @@ def test_separators_are_punctuation_and_special_tokens_after_the_first() -> None
     """Words, signs that are no punctuation and the first token are none."""
     texts = ["[CLS]", "Stop", ".", "+", "...", "", "[SEP]"]
     tokens = [Token(text, 0, 0, 0, text.startswith("[")) for text in texts]
-    assert separators(tokens) == (2, 4, 6)
+    assert find_separators(tokens) == (2, 4, 6)
 
 
 # Sequences

@@ -20,8 +20,14 @@ from transformers import (
 )
 
 from attnviz.cli.show import MOVED
-from attnviz.experiments.ablation import permuted
-from attnviz.experiments.intervention import DRAWS, Subject, intervene, intervention_of, others
+from attnviz.experiments.ablation import permute_rows
+from attnviz.experiments.intervention import (
+    DRAWS,
+    Subject,
+    draw_members,
+    intervene,
+    intervention_of,
+)
 from attnviz.models import Model, load
 from attnviz.record import AttentionMap
 from attnviz.request import NOTHING, Intervention, Prompt, Request
@@ -197,7 +203,7 @@ def test_a_permuted_row_keeps_its_weights(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     visible = rng.random((2, n, n)) < 0.6
     weights = np.where(visible, rng.random((2, n, n)), 0)
-    found = permuted(weights, visible, rng)
+    found = permute_rows(weights, visible, rng)
     np.testing.assert_array_equal(np.sort(found, -1), np.sort(weights, -1))
     assert not found[~visible].any()
 
@@ -239,7 +245,7 @@ def test_masked_tokens_and_classes_are_predictions(kind: Any, text: str, said: s
 def test_others_are_as_many_of_the_same_group(chosen: dict[int, set[int]], seed: int) -> None:
     """Each draw has as many members of each group, none of its own; all draws differ, DRAWS or all that there are."""
     own = [(group, one) for group, members in chosen.items() for one in sorted(members)]
-    draws = others(own, dict.fromkeys(chosen, range(6)), np.random.default_rng(abs(seed)))
+    draws = draw_members(own, dict.fromkeys(chosen, range(6)), np.random.default_rng(abs(seed)))
     assert 1 <= len(draws) == len(set(draws)) <= DRAWS
     for draw in draws:
         assert sorted(group for group, _ in draw) == sorted(group for group, _ in own)

@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 
 import attnviz
 from attnviz.errors import UsageError
-from attnviz.io.csv_table import COLUMNS, to_csv
+from attnviz.io.csv_table import CSV_COLUMNS, to_csv
 from attnviz.io.formats import to_json
 from attnviz.record import GIVEN, AttentionMap, Capture, Token
 from attnviz.render.html.gallery import Entry, gallery_html, gallery_md
@@ -130,7 +130,7 @@ def test_csv_is_exact_and_harmless() -> None:
     capture = capture_of(named(HOSTILE))
     data = to_csv(capture)
     part, found = capture.maps[0], read_csv(data)
-    assert tuple(found[0]) == COLUMNS
+    assert tuple(found[0]) == CSV_COLUMNS
     assert data.count(b"\n") == len(found) + 1
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", data.decode())
     assert_same_weights(found, part)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz import capture
-from attnviz.analysis.rollout import SOURCE, reached, rolled_out, rollout
+from attnviz.analysis.rollout import SOURCE, rolled_out, rollout, trace_sources
 from attnviz.analysis.words import in_words
 from attnviz.io import formats
 from attnviz.io.csv_table import to_csv
@@ -139,7 +139,7 @@ def test_words_roll_out_and_files_keep_them(tmp_path: Path) -> None:
 def test_what_windows_reach_grows_with_the_layers() -> None:
     """A query that sees its neighbour alone reaches one token further with each layer."""
     near = np.tri(6, dtype=bool) & ~np.tri(6, k=-2, dtype=bool)
-    found = reached(np.stack([near, near, near]))
+    found = trace_sources(np.stack([near, near, near]))
     for layer in range(3):
         expected = np.tri(6, dtype=bool) & ~np.tri(6, k=-3 - layer + 1, dtype=bool)
         np.testing.assert_array_equal(found[layer], expected)

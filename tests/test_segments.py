@@ -17,7 +17,7 @@ from attnviz.analysis.segments import (
     measure_shares,
     paragraphs,
     parse_segments,
-    require_fit,
+    require_fitting_segments,
     shares,
 )
 from attnviz.models import load
@@ -91,13 +91,13 @@ def test_what_is_no_segments(content: str, told: str) -> None:
 def test_segments_that_do_not_fit(segments: list[Segment], told: str) -> None:
     """Each character of the text belongs to one segment at most, and each segment to the text."""
     with pytest.raises(ValueError, match=re.escape(told)):
-        require_fit(segments, "0123456789")
+        require_fitting_segments(segments, "0123456789")
 
 
 def test_segments_that_fit() -> None:
     """In any order, with gaps or without."""
-    require_fit([Segment("b", 5, 10), Segment("a", 0, 5)], "0123456789")
-    require_fit(TWO, "0123456789")
+    require_fitting_segments([Segment("b", 5, 10), Segment("a", 0, 5)], "0123456789")
+    require_fitting_segments(TWO, "0123456789")
 
 
 # Paragraphs
@@ -133,7 +133,7 @@ def test_paragraphs_fit_their_text(text: str) -> None:
         found = find_paragraphs(text)
     except ValueError:
         return
-    require_fit(found, text)
+    require_fitting_segments(found, text)
     inside = {at for _, start, end in found for at in range(start, end)}
     assert all(text[at].isspace() for at in range(len(text)) if at not in inside)
 
@@ -324,7 +324,7 @@ def test_a_template_that_tells_no_beginning() -> None:
             "the cat",
             "Who was it?",
         ]
-        require_fit(found, text)
+        require_fitting_segments(found, text)
 
 
 def test_messages_that_are_not_found() -> None:

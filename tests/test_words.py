@@ -20,14 +20,14 @@ from uniseg.wordbreak import words as parts_by_uniseg
 import attnviz
 from attnviz.analysis.statistics import describe
 from attnviz.analysis.words import (
-    NOTE,
+    WORDS_NOTE,
     Grouping,
     Span,
-    coarsened,
-    grouped,
+    coarsen_spans,
+    find_word_spans,
+    group_tokens,
     in_words,
-    merged,
-    word_spans,
+    merge_tokens,
 )
 from attnviz.io.formats import load
 from attnviz.record import AttentionMap, Capture, Token, Weights
@@ -65,7 +65,7 @@ RECLASSED = "\N{CEDILLA}"  # a letter since Unicode 17; uniseg is of 16
 
 
 def said(text: str) -> list[str]:
-    return [text[start:end] for start, end in word_spans(text)]
+    return [text[start:end] for start, end in find_word_spans(text)]
 
 
 def fails(done: subprocess.CompletedProcess[str], code: int, *told: str) -> None:
@@ -127,7 +127,7 @@ def test_words_are_those_of_another_library(text: str) -> None:
 @given(st.text(st.sampled_from(SCRIPTS)))
 def test_words_rise_and_hold_all_that_is_seen(text: str) -> None:
     """Words do not overlap, stand in order, and no visible sign is outside them."""
-    spans = word_spans(text)
+    spans = find_word_spans(text)
     assert all(last.end <= next_.start for last, next_ in pairwise(spans))
     inside = {i for start, end in spans for i in range(start, end)}
     assert {i for i, sign in enumerate(text) if is_seen(sign)} <= inside
@@ -153,8 +153,8 @@ def test_two_tokenizers_have_the_same_words(
 ) -> None:
     """Words made coarser for two tokenizers in turn hold each token of both whole, in whatever turn."""
     text, one, other = case
-    spans = coarsened(coarsened(word_spans(text), one), other)
-    assert spans == coarsened(coarsened(word_spans(text), other), one)
+    spans = coarsen_spans(coarsen_spans(find_word_spans(text), one), other)
+    assert spans == coarsen_spans(coarsen_spans(find_word_spans(text), other), one)
     for token in (*one, *other):
         assert (
             sum(
@@ -174,7 +174,7 @@ def test_a_token_across_words_makes_them_one() -> None:
         Token("北京", 2, 12, 14, False),
         Token("in New", 3, 0, 6, True),
     )
-    assert [text[start:end] for start, end in coarsened(word_spans(text), tokens)] == [
+    assert [text[start:end] for start, end in coarsen_spans(find_word_spans(text), tokens)] == [
         "in",
         "New York",
         "北京",
@@ -198,7 +198,7 @@ def test_groups_follow_the_text() -> None:
         Token("un", 14, 0, 2, False, 1),
         Token("?", 15, 0, 1, False, 2),
     )
-    found = grouped(tokens, (text, second))
+    found = group_tokens(tokens, (text, second))
     assert found.members == ((0,), (1, 3), (2,), (4,), (5,), (6, 7), (8,), (9,), (10,))
     assert found.words[1] == Token("un", -1, 0, 2, False)
     assert found.words[5] == Token("😀", -1, 6, 7, False)
@@ -210,7 +210,7 @@ def test_groups_follow_the_text() -> None:
 def test_groups_take_the_words_that_are_given() -> None:
     """Words of one's own replace those of the text, one list a segment."""
     tokens = tuple(Token(part, i, 2 * i, 2 * i + 1, False) for i, part in enumerate("abc"))
-    found = grouped(tokens, ("a b c",), [[Span(0, 3), Span(4, 5)]])
+    found = group_tokens(tokens, ("a b c",), [[Span(0, 3), Span(4, 5)]])
     assert found.members == ((0, 1), (2,))
     assert [word.text for word in found.words] == ["a b", "c"]
 
@@ -256,7 +256,7 @@ def merged_by_clark(weights: Weights, words: Sequence[Sequence[int]]) -> np.ndar
 def test_merging_is_that_of_clark(case: tuple[AttentionMap, Grouping]) -> None:
     """Each head is merged as in the paper's own code, to the rounding of float32."""
     part, words = case
-    found = merged(part, words, words)
+    found = merge_tokens(part, words, words)
     for i, weights in enumerate(part.weights[0]):
         np.testing.assert_allclose(
             found.weights[0, i], merged_by_clark(weights, words.members), atol=1e-7
@@ -267,7 +267,7 @@ def test_merging_is_that_of_clark(case: tuple[AttentionMap, Grouping]) -> None:
 def test_rows_of_words_sum_to_one(case: tuple[AttentionMap, Grouping]) -> None:
     """Nothing is lost or made: what rows sum to stays 1, and so does what the statistics say of it."""
     part, words = case
-    found = merged(part, words, words)
+    found = merge_tokens(part, words, words)
     np.testing.assert_allclose(found.weights.sum(-1, dtype=np.float64), 1, **close(64))
     expected = describe(found.weights, found.visible, True)
     for name in ("entropy", "received", "sink", "distance", "diagonal", "previous"):
@@ -280,8 +280,8 @@ def test_heads_are_merged_alone(case: tuple[AttentionMap, Grouping]) -> None:
     part, words = case
     turned = range(len(part.heads) - 1, -1, -1)
     one, other = (
-        merged(part.part([0], turned), words, words),
-        merged(part, words, words).part([0], turned),
+        merge_tokens(part.part([0], turned), words, words),
+        merge_tokens(part, words, words).part([0], turned),
     )
     np.testing.assert_array_equal(one.weights, other.weights)
     assert one.heads == other.heads
@@ -292,7 +292,7 @@ def test_words_of_one_token_change_nothing(case: tuple[AttentionMap, Grouping]) 
     """Merging words that are tokens gives the same weights, tokens and statistics."""
     part, _ = case
     alone = Grouping(part.queries, tuple((i,) for i in range(len(part.queries))))
-    found = merged(part, alone, alone)
+    found = merge_tokens(part, alone, alone)
     np.testing.assert_array_equal(found.weights, part.weights)
     np.testing.assert_array_equal(found.statistics.entropy, part.statistics.entropy)
     assert (found.queries, found.keys, found.unit) == (part.queries, part.keys, "word")
@@ -307,7 +307,7 @@ def test_pieces_need_not_be_neighbours() -> None:
     weights = np.random.default_rng(0).dirichlet(np.ones(4), (2, 4)).astype(np.float32)
     part = made(weights, tuple(Token(name, i, i, i + 1, False) for i, name in enumerate("abcd")))
     words = Grouping(part.queries[:2], ((0, 2, 3), (1,)))
-    found = merged(part, words, words).weights[0]
+    found = merge_tokens(part, words, words).weights[0]
     np.testing.assert_allclose(found[:, 1, 0], weights[:, 1, [0, 2, 3]].sum(-1), **close(4))
     np.testing.assert_allclose(found[:, 0, 1], weights[:, [0, 2, 3], 1].mean(-1), **close(4))
 
@@ -321,8 +321,8 @@ def test_a_cell_is_visible_where_a_piece_is() -> None:
     part = AttentionMap(
         "self", (0, 1), (0,), tokens, tokens, np.stack([weights[None]] * 2), visible
     )
-    words = grouped(tokens, ("abc d",))
-    found = merged(part, words, words)
+    words = group_tokens(tokens, ("abc d",))
+    found = merge_tokens(part, words, words)
     np.testing.assert_array_equal(
         found.visible, np.broadcast_to(np.tri(2, dtype=bool), (2, 1, 2, 2))
     )
@@ -347,13 +347,13 @@ def test_a_window_merges_what_is_there() -> None:
 def test_heads_merged_before_have_no_statistics_of_heads() -> None:
     """A mean over heads is merged as a head is; maxima cannot be, and that is said."""
     part = made(np.full((2, 2, 2), 0.5, np.float32), pieces("ab", (0, 1), (1, 2)))
-    words = grouped(part.queries, ("ab",))
-    mean = merged(part.reduced("mean"), words, words)
+    words = group_tokens(part.queries, ("ab",))
+    mean = merge_tokens(part.reduced("mean"), words, words)
     assert (mean.weights.tolist(), mean.statistics) == ([[[[1.0]]]], None)
     with pytest.raises(ValueError, match="maxima over heads"):
-        merged(part.reduced("max"), words, words)
+        merge_tokens(part.reduced("max"), words, words)
     with pytest.raises(ValueError, match="no weights"):
-        merged(replace(part, weights=None), words, words)
+        merge_tokens(replace(part, weights=None), words, words)
 
 
 # Of models
@@ -362,7 +362,7 @@ def test_heads_merged_before_have_no_statistics_of_heads() -> None:
 def require_words(capture: Capture, words: Sequence[str] = WORDS) -> AttentionMap:
     """A map between these words, and units for other tokens, whose rows sum to 1."""
     found = in_words(capture)
-    assert found.notes == (*capture.notes, NOTE)
+    assert found.notes == (*capture.notes, WORDS_NOTE)
     for part in found.maps:
         assert part.unit == "word"
         np.testing.assert_allclose(part.weights.sum(-1, dtype=np.float64), 1, **close(64))
@@ -461,7 +461,7 @@ def test_show_words(call: Call, minilm: Path) -> None:
     assert "72 heads · 14 words" in grid.stdout
     picture = call("show", SENTENCE, "--words", "-m", minilm)
     assert "Unbelievably" in picture.stdout
-    assert picture.stdout.count(NOTE) == 1
+    assert picture.stdout.count(WORDS_NOTE) == 1
 
 
 def test_the_mean_of_heads_is_of_words(call: Call) -> None:
@@ -512,7 +512,7 @@ def test_words_are_kept_in_files(call: Call, tmp_path: Path, suffix: str) -> Non
     assert (part.unit, len(part.keys)) == ("word", 15)
     again = call("show", "--from", f"run.{suffix}", "--words", "--view", "grid")
     assert again.stdout == call("show", "--from", f"run.{suffix}", "--view", "grid").stdout
-    assert again.stdout.count(NOTE) == 1
+    assert again.stdout.count(WORDS_NOTE) == 1
 
 
 @pytest.mark.parametrize("keep", ["tiles", "statistics", "edges"])

@@ -1,17 +1,18 @@
-"""Which tokens a prediction is made of: a score of each by several methods, and how far two of them rank alike.
+"""Which tokens a prediction is made of: scores by several methods, and how far two of them agree.
 
-Attention of a layer says where vectors are read, not where they come from, nor what they are worth: the methods differ
-in what they make of that. Which of them tells what a model does is found by interventions, with rank correlation.
+Attention of a layer says where vectors are read, not where they come from, nor what they are worth:
+the methods differ in what they make of that. Which of them tells what a model does is found by
+interventions, with rank correlation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.measures import parked
-from attnviz.analysis.rollout import chefer, reached, rollout
+from attnviz.analysis.rollout import chefer, rollout, trace_sources
 from attnviz.record import (
     ATTENTION,
     CHEFER,
@@ -24,9 +25,10 @@ from attnviz.record import (
     Visible,
 )
 
-Parts: TypeAlias = Sequence[AttentionMap]
+Maps: TypeAlias = Sequence[AttentionMap]
 FEW = 5  # tokens, of which a rank correlation says nothing
 NORMAL = 1.96  # deviations that hold 95 % of a normal distribution
+LEAST_DISTANCE = 0.5  # tokens, so that the query itself has a score by position
 
 
 class Scoring(NamedTuple):
@@ -37,49 +39,56 @@ class Scoring(NamedTuple):
     """The paper that it is from."""
     maps: str
     """The maps that it is made of, by the name of their method."""
-    score: Callable[[Parts, int], Doubles]
+    score: Callable[[Maps, int], Doubles]
     """(maps of all layers, query) -> (key,)."""
 
 
-def rows_of(parts: Parts, query: int) -> Doubles:
-    """What a query gives to each key in every layer and head, (layer and head, key)."""
-    found = []
-    for part in parts:
-        assert part.weights is not None
-        row = part.weights[:, :, part.query_places.index(query)]  # (layer, head, key)
-        found.append(row.reshape(-1, row.shape[-1]))
-    return np.concatenate(found).astype(np.float64)
+def collect_rows(maps: Maps, query: int) -> Doubles:
+    """Collect what a query gives to each key in every layer and head, (layer and head, key)."""
+    rows = []
+    for each in maps:
+        assert each.weights is not None
+        index = each.query_places.index(query)
+        row = each.weights[:, :, index]  # (layer, head, key)
+        key_count = row.shape[-1]
+        rows.append(row.reshape(-1, key_count))
+    return np.concatenate(rows).astype(np.float64)
 
 
-def mean_row(parts: Parts, query: int) -> Doubles:
-    """The mean over all layers and heads, (key,)."""
-    found: Doubles = rows_of(parts, query).mean(0)
-    return found
+def score_by_mean(maps: Maps, query: int) -> Doubles:
+    """Score tokens by the mean of a query's row over all layers and heads, (key,)."""
+    scores: Doubles = collect_rows(maps, query).mean(0)
+    return scores
 
 
-def summed_row(parts: Parts, query: int) -> Doubles:
-    """The sum over all layers and heads, (key,)."""
-    found: Doubles = rows_of(parts, query).sum(0)
-    return found
+def score_by_sum(maps: Maps, query: int) -> Doubles:
+    """Score tokens by the sum of a query's row over all layers and heads, (key,)."""
+    scores: Doubles = collect_rows(maps, query).sum(0)
+    return scores
 
 
-def rollout_row(parts: Parts, query: int) -> Doubles:
-    """What the query's last vector has of each token, (key,)."""
-    found: Doubles = rollout(means(parts))[-1, query].astype(np.float64)
-    return found
+def score_by_rollout(maps: Maps, query: int) -> Doubles:
+    """Score tokens by their shares in the query's last vector, as rollout tells them, (key,)."""
+    shares = rollout(average_heads(maps))
+    scores: Doubles = shares[-1, query].astype(np.float64)
+    return scores
 
 
-def chefer_row(parts: Parts, query: int) -> Doubles:
-    """The query's row of the last relevance, (key,)."""
-    found: Doubles = chefer(means(parts))[-1, query].astype(np.float64)
-    return found
+def score_by_relevance(maps: Maps, query: int) -> Doubles:
+    """Score tokens by the query's row of the last relevance of Chefer et al., (key,)."""
+    relevance = chefer(average_heads(maps))
+    scores: Doubles = relevance[-1, query].astype(np.float64)
+    return scores
 
 
-def means(parts: Parts) -> Floats:
-    """The mean over the heads of each layer, which may have different ones: (layer, 1, query, key)."""
-    return np.concatenate(
-        [part.weights.mean(1, keepdims=True) for part in parts if part.weights is not None]
-    )
+def average_heads(maps: Maps) -> Floats:
+    """Average the weights over the heads of each layer: (layer, 1, query, key).
+
+    Layers may have different heads.
+    """
+    all_weights = [each.weights for each in maps if each.weights is not None]
+    means = [weights.mean(1, keepdims=True) for weights in all_weights]
+    return np.concatenate(means)
 
 
 SCORINGS: dict[str, Scoring] = {
@@ -87,28 +96,31 @@ SCORINGS: dict[str, Scoring] = {
         "sum over layers and heads of max(A dL/dA, 0), L being the target's logit less the mean of all",
         "after Chefer et al. 2021",
         GRADIENT,
-        summed_row,
+        score_by_sum,
     ),
     CHEFER: Scoring(
         "the same maps, averaged over heads and taken through the layers: R = R + C R",
         "Chefer et al. 2021",
         GRADIENT,
-        chefer_row,
+        score_by_relevance,
     ),
     NORM: Scoring(
         "mean over layers of the length of what all heads of a layer move of a token together",
         "Kobayashi et al. 2020",
         NORM,
-        mean_row,
+        score_by_mean,
     ),
     ATTENTION: Scoring(
-        "mean over layers and heads of the weight", "descriptive", ATTENTION, mean_row
+        "mean over layers and heads of the weight",
+        "descriptive",
+        ATTENTION,
+        score_by_mean,
     ),
     ROLLOUT: Scoring(
         "weights averaged over heads, half residual stream, taken through the layers",
         "Abnar & Zuidema 2020",
         ATTENTION,
-        rollout_row,
+        score_by_rollout,
     ),
 }
 BASELINES = {
@@ -117,62 +129,84 @@ BASELINES = {
 }
 
 
-def attributed(maps: dict[str, Parts], query: int) -> dict[str, Doubles]:
-    """The score of each token by each method, (token,), the query among them.
+def score_tokens(maps: Mapping[str, Maps], query: int) -> dict[str, Doubles]:
+    """Score each token by each method, (token,), the query among them.
 
-    maps: those of all layers by method: weights, gradients, and norms summed over the heads of a layer. Methods whose
-    maps are not there are left out.
+    maps: those of all layers by method: weights, gradients, and norms summed over the heads of a
+    layer. Methods whose maps are not there are left out.
     """
-    return {
-        name: how.score(maps[how.maps], query) for name, how in SCORINGS.items() if how.maps in maps
-    }
+    scores: dict[str, Doubles] = {}
+    for name, scoring in SCORINGS.items():
+        if scoring.maps in maps:
+            scores[name] = scoring.score(maps[scoring.maps], query)
+    return scores
 
 
-def baselines(count: int, query: int, seed: int) -> dict[str, Doubles]:
-    """Scores of so many tokens that know nothing of the model, (token,)."""
-    distance = np.abs(np.arange(count) - query)
-    return {
-        "position": 1 / np.maximum(distance, 0.5),
-        "random": np.random.default_rng(seed).random(count),
-    }
+def score_baselines(count: int, query: int, seed: int) -> dict[str, Doubles]:
+    """Score as many tokens without knowing anything of the model, (token,) by baseline."""
+    distances = np.abs(np.arange(count) - query)
+    by_position = 1 / np.maximum(distances, LEAST_DISTANCE)
+    at_random = np.random.default_rng(seed).random(count)
+    return {"position": by_position, "random": at_random}
 
 
-def sources(parts: Parts, query: int) -> Visible:
-    """Which other tokens the last vector of a query can have anything of, (token,). Parts are of all layers."""
-    found: Visible = reached(np.concatenate([part.visible.any(1) for part in parts]))[
-        -1, query
-    ].copy()
-    found[query] = False
-    return found
+def find_sources(maps: Maps, query: int) -> Visible:
+    """Find the other tokens of which the last vector of a query can have anything, (token,).
+
+    maps: those of all layers.
+    """
+    visible = np.concatenate([each.visible.any(1) for each in maps])  # (layer, query, key)
+    sources_of_all = trace_sources(visible)[-1]  # (query, key)
+    sources: Visible = sources_of_all[query].copy()
+    sources[query] = False
+    return sources
 
 
-def rankable(parts: Parts, query: int) -> Visible:
-    """Those of them that are ranked, (token,): neither special nor the first, on which heads rest."""
-    return np.asarray(sources(parts, query) & ~parked(parts[0]))
+def find_rankable(maps: Maps, query: int) -> Visible:
+    """Find the sources of a query that are ranked, (token,).
+
+    They are neither special nor the first token, on which heads rest.
+    """
+    resting = parked(maps[0])
+    return np.asarray(find_sources(maps, query) & ~resting)
 
 
 def ranks(values: npt.NDArray[Any]) -> Doubles:
-    """The rank of each of some numbers (n,), from 1 for the smallest; those that are equal share their mean rank."""
+    """Rank numbers (n,), from 1 for the smallest; equal ones share their mean rank."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    found: Doubles = (np.cumsum(counts) - (counts - 1) / 2)[group]
-    return found
+    last_ranks = np.cumsum(counts)  # of each group of equal numbers
+    mean_ranks = last_ranks - (counts - 1) / 2
+    ranks_of_values: Doubles = mean_ranks[group]
+    return ranks_of_values
 
 
 def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    """Rank correlation of two scores of the same things (n,), -1 to 1 (Spearman 1904); equal ones share their rank.
+    """Correlate two scores of the same things (n,) by rank, from -1 to 1 (Spearman 1904).
 
-    NaN of fewer than two, where all of one are equal, and where one is undefined.
+    Equal scores share their rank. NaN of fewer than two things, where all scores of one kind are
+    equal, and where one is undefined.
     """
-    if len(first) < 2 or not (np.isfinite(first).all() and np.isfinite(second).all()):
+    count = len(first)
+    if count < 2:
         return np.nan
-    centred = [ranks(values) - (len(values) + 1) / 2 for values in (first, second)]
-    size = np.sqrt(np.prod([values @ values for values in centred]))
-    return float(centred[0] @ centred[1] / size) if size else np.nan
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return np.nan
+    middle = (count + 1) / 2
+    first_ranks = ranks(first) - middle
+    second_ranks = ranks(second) - middle
+    squares = [first_ranks @ first_ranks, second_ranks @ second_ranks]
+    size = np.sqrt(np.prod(squares))
+    if not size:
+        return np.nan
+    return float(first_ranks @ second_ranks / size)
 
 
 def chance(count: int) -> float:
-    """How far from 0 the rank correlation of so many things falls by chance, 19 times in 20; about 1.96 / sqrt(n - 1).
+    """Compute how far from 0 a rank correlation falls by chance, 19 times in 20.
 
-    NaN of so few that it says nothing.
+    That is about 1.96 / sqrt(n - 1) for n things; NaN of so few that it says nothing.
     """
-    return min(NORMAL / np.sqrt(count - 1), 1.0) if count >= FEW else np.nan
+    if count < FEW:
+        return np.nan
+    distance: float = NORMAL / np.sqrt(count - 1)
+    return min(distance, 1.0)

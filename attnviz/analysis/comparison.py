@@ -1,38 +1,51 @@
-"""Two captures compared: on the words that both have, on the cells that both see, head by head."""
+"""Two captures compared: on the words that both have, on the cells that both see, head by head.
+
+The tokens of two models differ, so both maps are made maps of words first. Words that only one of
+the captures has are left out of both. What is left are two maps with the same queries and keys,
+whose rows can be compared.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.divergence import divergences, restricted
+from attnviz.analysis.divergence import measure_divergences, restricted
 from attnviz.analysis.statistics import mean_of
-from attnviz.analysis.words import Grouping, Span, coarsened, grouped, merged, texts_of, word_spans
+from attnviz.analysis.words import (
+    Grouping,
+    Span,
+    coarsen_spans,
+    find_word_spans,
+    group_tokens,
+    merge_tokens,
+    select_texts,
+)
 from attnviz.record import AttentionMap, Capture, Doubles, Token, Visible, Weights
 
-MOST_QUERIES, FEWEST_QUERIES = (
-    128,
-    16,
-)  # whose rows are compared; of a longer text so many, evenly spread
+MOST_QUERIES = 128  # whose rows are compared; of a longer text so many, evenly spread
+FEWEST_QUERIES = 16
 MOST_CELLS = 1 << 31  # of all pairs of heads, which take half a minute
 Name: TypeAlias = tuple[int, int | str]  # a head, by its layer and number
 
 
-class Shared(NamedTuple):
+class SharedWords(NamedTuple):
     """The tokens of one side as words, of which some are in both."""
 
     grouping: Grouping
-    places: list[int]
-    """Where those stand among these words."""
+    positions: list[int]
+    """The positions of the common words among all words of this side."""
 
     @property
     def words(self) -> tuple[Token, ...]:
-        """Those."""
-        return tuple(self.grouping.words[place] for place in self.places)
+        """The common words."""
+        words = self.grouping.words
+        return tuple(words[position] for position in self.positions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,29 +53,30 @@ class Side:
     """One of two captures, on the words that both have."""
 
     capture: Capture
-    """As it was taken."""
+    """The whole capture."""
     maps: Sequence[AttentionMap]
-    """Those of its maps that are compared."""
-    shared: tuple[Shared, Shared]
+    """The maps of the capture that are compared."""
+    shared: tuple[SharedWords, SharedWords]
     """Its queries and its keys."""
     rows: Sequence[int]
     """The common queries that are measured: all, or of a long text some, evenly spread."""
     weights: Weights
-    """(head, row, key): of these. Rows do not sum to 1, since what is on other keys is not here."""
+    """(head, row, key) of these. Rows do not sum to 1: the weight on other keys is not here."""
     visible: Visible
-    """Of that shape."""
+    """(head, row, key)."""
     outside: float
     """Share of the weight of these queries that is on no common key."""
 
     @property
     def names(self) -> tuple[Name, ...]:
         """The heads that are compared."""
-        return heads(self.maps)
+        return list_heads_of_maps(self.maps)
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that are there."""
-        return tuple(dict.fromkeys(layer for layer, _ in self.names))
+        """The layers of these heads."""
+        layers = [layer for layer, _ in self.names]
+        return tuple(dict.fromkeys(layers))
 
     @property
     def queries(self) -> tuple[Token, ...]:
@@ -76,41 +90,55 @@ class Side:
 
     @property
     def words(self) -> int:
-        """How many keys were words, common or not."""
-        return sum(map(is_word, self.shared[1].grouping.words))
+        """The number of keys that are words, common or not."""
+        _, keys = self.shared
+        return sum(map(is_word, keys.grouping.words))
 
     @property
     def common(self) -> int:
-        """How many keys are words of both."""
+        """The number of keys that are words of both."""
         return sum(map(is_word, self.keys))
 
     @property
     def seen(self) -> Visible:
         """The cells (row, key) that any head may attend to."""
-        found: Visible = np.logical_or.reduce(self.visible, axis=0)
-        return found
+        cells: Visible = np.logical_or.reduce(self.visible, axis=0)
+        return cells
 
     def unseen(self, other: "Side") -> float:
-        """Share of the weight on common words that is where no head of the other side may attend."""
+        """Return the share of the weight on common words where no head of the other side may attend."""
         total = self.weights.sum(dtype=np.float64)
-        return float(self.weights[:, ~other.seen].sum(dtype=np.float64) / total) if total else 0.0
+        if not total:
+            return 0.0
+        unseen_weights = self.weights[:, ~other.seen]
+        unseen = unseen_weights.sum(dtype=np.float64)
+        return float(unseen / total)
 
     def head(self, name: Name) -> tuple[Weights, Visible]:
-        """The weights of a head between all common words (query, key), and what it sees."""
-        for part in self.maps:
-            if name[0] in part.layers and name[1] in part.heads:
-                one = part.part([part.layers.index(name[0])], [part.heads.index(name[1])])
-                found = between(one, self.shared, range(len(self.queries))).common
-                return require(found.weights)[0, 0], found.visible[0, 0]
+        """Return the weights of a head between all common words (query, key), and what it sees."""
+        layer, head = name
+        for each in self.maps:
+            if layer in each.layers and head in each.heads:
+                layer_index = each.layers.index(layer)
+                head_index = each.heads.index(head)
+                one_head = each.part([layer_index], [head_index])
+                all_rows = range(len(self.queries))
+                words = share_attention(one_head, self.shared, all_rows).common
+                weights = require_kept_weights(words.weights)
+                visible = words.visible[0, 0]
+                return weights[0, 0], visible
         raise KeyError(name)
 
     def mean(self, names: Sequence[Name]) -> tuple[Weights, Visible]:
-        """The mean of some heads (query, key), and what any of them sees."""
-        total, seen = np.zeros(()), np.zeros((), bool)
+        """Return the mean of some heads (query, key), and what any of them sees."""
+        total = np.zeros(())
+        seen = np.zeros((), bool)
         for name in names:
             weights, visible = self.head(name)
-            total, seen = total + weights.astype(np.float64), seen | visible
-        return (total / len(names)).astype(np.float32), seen
+            total = total + weights.astype(np.float64)
+            seen = seen | visible
+        mean = total / len(names)
+        return mean.astype(np.float32), seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,117 +150,164 @@ class Comparison:
 
     @cached_property
     def divergence(self) -> Doubles:
-        """(A, B): Jensen-Shannon divergence of each pair of heads in nats, mean over queries; NaN if there is none."""
-        return divergences(self.a.weights, self.b.weights, self.a.visible, self.b.visible)
+        """(A, B): Jensen-Shannon divergence of each pair of heads in nats, mean over queries.
+
+        NaN if no query can be compared.
+        """
+        a, b = self.a, self.b
+        return measure_divergences(a.weights, b.weights, a.visible, b.visible)
 
     def pair(self, mine: Sequence[Name], yours: Sequence[Name]) -> tuple[Weights, Weights, Visible]:
-        """The mean of some heads of A, and of B, on the cells (query, key) that both see: rows sum to 1 again."""
-        (a, seen_a), (b, seen_b) = self.a.mean(mine), self.b.mean(yours)
+        """Return the mean of some heads of A, that of some of B, and the cells that both see.
+
+        All are (query, key). On these cells rows sum to 1 again.
+        """
+        mean_a, seen_a = self.a.mean(mine)
+        mean_b, seen_b = self.b.mean(yours)
         seen: Visible = seen_a & seen_b
-        return restricted(a, seen), restricted(b, seen), seen
+        return restricted(mean_a, seen), restricted(mean_b, seen), seen
 
 
 def compare(a: Capture, b: Capture) -> Comparison:
-    """Compare captures of one text, or of texts with words in common, each by its first map and those like it.
+    """Compare captures of one text, or of texts with words in common.
 
-    Words are of both captures if they stand in the same place of the same text; of different texts, if they are the
-    same in the same order (as a text comparison finds them). Special tokens are if they have the same name.
-    Raises ValueError if there is no word in common, a map has no weights, or nothing is left that both see.
+    Each is compared by its first map and those like it. Words are in both captures if they stand in
+    the same place of the same text; of different texts, if they are the same in the same order (as
+    a text comparison finds them). Special tokens are in both if they have the same name.
+
+    Raises ValueError if there is no word in common, a map has no weights, or nothing is left that
+    both see.
     """
-    mine, yours = alike(a.maps), alike(b.maps)
-    (queries_a, keys_a), (queries_b, keys_b) = texts_of(a, mine[0]), texts_of(b, yours[0])
-    queries = together(mine[0].queries, yours[0].queries, queries_a, queries_b)
-    keys = together(mine[0].keys, yours[0].keys, keys_a, keys_b)
-    pairs = len(heads(mine)) * len(heads(yours)) * len(keys[0].places)
-    rows = sample(len(queries[0].places), pairs)
-    found = Comparison(
-        side(a, mine, (queries[0], keys[0]), rows), side(b, yours, (queries[1], keys[1]), rows)
+    maps_a = select_like_first(a.maps)
+    maps_b = select_like_first(b.maps)
+    first_a, first_b = maps_a[0], maps_b[0]
+    query_texts_a, key_texts_a = select_texts(a, first_a)
+    query_texts_b, key_texts_b = select_texts(b, first_b)
+    queries_a, queries_b = share_words(
+        first_a.queries, first_b.queries, query_texts_a, query_texts_b
     )
-    if not (found.a.seen & found.b.seen).any():
+    keys_a, keys_b = share_words(first_a.keys, first_b.keys, key_texts_a, key_texts_b)
+    heads_a = list_heads_of_maps(maps_a)
+    heads_b = list_heads_of_maps(maps_b)
+    head_pairs = len(heads_a) * len(heads_b)
+    cells_per_query = head_pairs * len(keys_a.positions)
+    rows = choose_queries(len(queries_a.positions), cells_per_query)
+    side_a = make_side(a, maps_a, (queries_a, keys_a), rows)
+    side_b = make_side(b, maps_b, (queries_b, keys_b), rows)
+    seen_by_both = side_a.seen & side_b.seen
+    if not seen_by_both.any():
         raise ValueError("no query of one sees a key that the same query of the other sees")
-    return found
+    return Comparison(side_a, side_b)
 
 
-def sample(count: int, each: int) -> list[int]:
-    """Which of so many queries are measured, if each costs so many cells: all, or some evenly spread."""
-    most = min(count, MOST_QUERIES, max(FEWEST_QUERIES, MOST_CELLS // each))
-    rows: list[int] = np.linspace(0, count - 1, most).astype(int).tolist()
+def choose_queries(count: int, cells_per_query: int) -> list[int]:
+    """Choose which of some queries are measured: all, or some that are evenly spread."""
+    affordable = max(FEWEST_QUERIES, MOST_CELLS // cells_per_query)
+    chosen_count = min(count, MOST_QUERIES, affordable)
+    positions = np.linspace(0, count - 1, chosen_count)
+    rows: list[int] = positions.astype(int).tolist()
     return rows
 
 
-def heads(maps: Sequence[AttentionMap]) -> tuple[Name, ...]:
-    """The heads of maps."""
-    return tuple((layer, head) for part in maps for layer in part.layers for head in part.heads)
+def list_heads_of_maps(maps: Sequence[AttentionMap]) -> tuple[Name, ...]:
+    """List the heads of maps."""
+    names: list[Name] = []
+    for each in maps:
+        for layer in each.layers:
+            names += [(layer, head) for head in each.heads]
+    return tuple(names)
 
 
-def alike(maps: Sequence[AttentionMap]) -> list[AttentionMap]:
-    """The first map, and those of the same kind that show the same tokens."""
+def select_like_first(maps: Sequence[AttentionMap]) -> list[AttentionMap]:
+    """Select the first map, and those of the same kind that show the same tokens."""
     first = maps[0]
-    return [
-        part
-        for part in maps
-        if (part.kind, part.queries, part.keys) == (first.kind, first.queries, first.keys)
-    ]
+    tokens = first.kind, first.queries, first.keys
+    return [each for each in maps if (each.kind, each.queries, each.keys) == tokens]
 
 
-def together(
+def share_words(
     a: Sequence[Token], b: Sequence[Token], texts_a: Sequence[str], texts_b: Sequence[str]
-) -> tuple[Shared, Shared]:
-    """The tokens of both as words, and which of these are in both. Raises ValueError if there are none."""
-    same = texts_a == texts_b
-    mine = grouped(a, texts_a, words(texts_a, b if same else ()))
-    yours = grouped(b, texts_b, words(texts_b, a if same else ()))
-    names, others = (list(identities(group.words, same)) for group in (mine, yours))
-    blocks = SequenceMatcher(None, names, others, autojunk=False).get_matching_blocks()
-    pairs = [(block.a + i, block.b + i) for block in blocks for i in range(block.size)]
-    if not any(is_word(mine.words[at]) for at, _ in pairs):
+) -> tuple[SharedWords, SharedWords]:
+    """Make tokens of both sides words, and find which of these are in both.
+
+    texts_a, texts_b: the texts of the tokens, one a segment. Raises ValueError if no word is in
+    both.
+    """
+    is_one_text = texts_a == texts_b
+    spans_a = find_coarse_words(texts_a, b if is_one_text else ())
+    spans_b = find_coarse_words(texts_b, a if is_one_text else ())
+    words_a = group_tokens(a, texts_a, spans_a)
+    words_b = group_tokens(b, texts_b, spans_b)
+    identities_a = list(identify_words(words_a.words, by_position=is_one_text))
+    identities_b = list(identify_words(words_b.words, by_position=is_one_text))
+    matcher = SequenceMatcher(None, identities_a, identities_b, autojunk=False)
+    positions_a: list[int] = []
+    positions_b: list[int] = []
+    for block in matcher.get_matching_blocks():
+        positions_a += range(block.a, block.a + block.size)
+        positions_b += range(block.b, block.b + block.size)
+    common_words = [words_a.words[position] for position in positions_a]
+    if not any(map(is_word, common_words)):
         raise ValueError("they have no word in common")
-    return Shared(mine, [at for at, _ in pairs]), Shared(yours, [at for _, at in pairs])
+    return SharedWords(words_a, positions_a), SharedWords(words_b, positions_b)
 
 
-def words(texts: Sequence[str], tokens: Sequence[Token]) -> list[tuple[Span, ...]]:
-    """The words of each text, coarse enough for these tokens."""
-    return [
-        coarsened(word_spans(text), [token for token in tokens if token.segment == i])
-        for i, text in enumerate(texts)
-    ]
+def find_coarse_words(texts: Sequence[str], tokens: Sequence[Token]) -> list[tuple[Span, ...]]:
+    """Find the words of each text, coarse enough for the tokens of another model."""
+    words = []
+    for segment, text in enumerate(texts):
+        tokens_of_text = [token for token in tokens if token.segment == segment]
+        words.append(coarsen_spans(find_word_spans(text), tokens_of_text))
+    return words
 
 
 def is_word(token: Token) -> bool:
-    """Whether a unit of a text is a word, and no special token, white space or stray byte."""
-    return not token.special and bool(token.text.strip()) and token.start < token.end
+    """Return whether a unit of a text is a word, and no special token, white space or stray byte."""
+    if token.special or not token.text.strip():
+        return False
+    return token.start < token.end
 
 
-def identities(words: Sequence[Token], by_place: bool) -> Iterator[tuple[object, ...]]:
-    """What makes words the same: where they stand, or what they say; of special tokens their names."""
-    seen = Counter[str]()
+def identify_words(words: Sequence[Token], *, by_position: bool) -> Iterator[tuple[object, ...]]:
+    """Yield what makes each word the same as another: where it stands, or what it says.
+
+    Special tokens are the same by name and number: the second [SEP] of A is the second of B.
+    """
+    counts = Counter[str]()
     for word in words:
         if not is_word(word):
-            seen[word.text] += 1
-            yield word.text, seen[word.text]
+            counts[word.text] += 1
+            yield word.text, counts[word.text]
+        elif by_position:
+            yield word.segment, word.start, word.end
         else:
-            yield (word.segment, word.start, word.end) if by_place else (word.text.casefold(),)
+            yield (word.text.casefold(),)
 
 
-def side(
+def make_side(
     capture: Capture,
     maps: Sequence[AttentionMap],
-    shared: tuple[Shared, Shared],
+    shared: tuple[SharedWords, SharedWords],
     rows: Sequence[int],
 ) -> Side:
-    """One side of a comparison. Raises ValueError if a map has no weights."""
-    layers = (
-        part.part([i], range(len(part.heads))) for part in maps for i in range(len(part.layers))
-    )
-    found = [between(layer, shared, rows) for layer in layers]
-    weights = np.concatenate([require(each.common.weights)[0] for each in found])
-    visible = np.concatenate([each.common.visible[0] for each in found])
-    total = sum(each.total for each in found)
-    outside = sum(each.outside for each in found) / total if total else 0.0
-    return Side(capture, maps, shared, rows, weights, visible, outside)
+    """Make one side of a comparison. Raises ValueError if a map has no weights."""
+    layers: list[SharedAttention] = []
+    for each in maps:
+        for index in range(len(each.layers)):
+            all_heads = range(len(each.heads))
+            layer = each.part([index], all_heads)
+            layers.append(share_attention(layer, shared, rows))
+    weights = [require_kept_weights(layer.common.weights)[0] for layer in layers]
+    visible = [layer.common.visible[0] for layer in layers]
+    total = sum(layer.total for layer in layers)
+    weight_outside = sum(layer.outside for layer in layers)
+    outside = weight_outside / total if total else 0.0
+    all_weights = np.concatenate(weights)
+    all_visible = np.concatenate(visible)
+    return Side(capture, maps, shared, rows, all_weights, all_visible, outside)
 
 
-class Between(NamedTuple):
+class SharedAttention(NamedTuple):
     """The attention between some of the common queries and all common keys."""
 
     common: AttentionMap
@@ -242,24 +317,34 @@ class Between(NamedTuple):
     """The sum of their weights on keys that are not common: exactly 0 if there are none."""
 
 
-def between(part: AttentionMap, shared: tuple[Shared, Shared], rows: Sequence[int]) -> Between:
-    """Merge a map to words and take some of the common queries and all common keys of it."""
+def share_attention(
+    attention_map: AttentionMap, shared: tuple[SharedWords, SharedWords], rows: Sequence[int]
+) -> SharedAttention:
+    """Merge a map to words, and take some of the common queries and all common keys of it."""
     queries, keys = shared
-    members = [queries.grouping.members[queries.places[row]] for row in rows]
-    tokens = sorted(token for word in members for token in word)
-    place = {token: i for i, token in enumerate(tokens)}
+    positions = [queries.positions[row] for row in rows]
+    members = [queries.grouping.members[position] for position in positions]
+    tokens = sorted(chain.from_iterable(members))
+    new_positions = {token: i for i, token in enumerate(tokens)}
+    new_members = [tuple(new_positions[token] for token in word) for word in members]
     words = tuple(queries.words[row] for row in rows)
-    grouping = Grouping(words, tuple(tuple(place[token] for token in word) for word in members))
-    words_of_all_keys = merged(part.window(tokens, range(len(part.keys))), grouping, keys.grouping)
-    weights = require(words_of_all_keys.weights)
-    other_keys = np.delete(np.arange(weights.shape[-1]), keys.places)
+    grouping = Grouping(words, tuple(new_members))
+    all_tokens = range(len(attention_map.keys))
+    token_rows = attention_map.window(tokens, all_tokens)
+    words_of_all_keys = merge_tokens(token_rows, grouping, keys.grouping)
+    weights = require_kept_weights(words_of_all_keys.weights)
+    all_keys = np.arange(weights.shape[-1])
+    other_keys = np.delete(all_keys, keys.positions)
     total = float(weights.sum(dtype=np.float64))
-    outside = float(weights[..., other_keys].sum(dtype=np.float64))
-    return Between(words_of_all_keys.window(range(len(rows)), keys.places), total, outside)
+    weights_outside = weights[..., other_keys]
+    outside = float(weights_outside.sum(dtype=np.float64))
+    all_rows = range(len(rows))
+    common = words_of_all_keys.window(all_rows, keys.positions)
+    return SharedAttention(common, total, outside)
 
 
-def require(weights: Weights | None) -> Weights:
-    """Weights, which there must be. Raises ValueError."""
+def require_kept_weights(weights: Weights | None) -> Weights:
+    """Return weights. Raises ValueError if there are none."""
     if weights is None:
         raise ValueError("this capture holds no weights, which a comparison needs: keep weights")
     return weights
@@ -267,48 +352,75 @@ def require(weights: Weights | None) -> Weights:
 
 @dataclass(frozen=True, eq=False)
 class Distances:
-    """How far heads of A and B are from each other over one text or several: divergences (text, A, B) in nats."""
+    """How far heads of A and B are from each other over one text or several."""
 
     names: tuple[tuple[Name, ...], tuple[Name, ...]]
+    """The heads of A, and those of B."""
     divergence: Doubles
+    """(text, A, B), in nats."""
 
     @classmethod
     def over(cls, comparisons: Iterable[Comparison]) -> "Distances":
-        """Of comparisons of the same two models. Raises ValueError if they have other heads in other texts."""
-        found = [((each.a.names, each.b.names), each.divergence) for each in comparisons]
-        names = found[0][0]
-        if any(other != names for other, _ in found):
+        """Measure the distances in comparisons of the same two models, one a text.
+
+        Raises ValueError if they have other heads in other texts.
+        """
+        names = []
+        divergences = []
+        for each in comparisons:
+            names.append((each.a.names, each.b.names))
+            divergences.append(each.divergence)
+        if any(other != names[0] for other in names):
             raise ValueError("the heads that are compared are not the same in each text")
-        return cls(names, np.stack([divergence for _, divergence in found]))
+        return cls(names[0], np.stack(divergences))
 
     @cached_property
     def mean(self) -> Doubles:
-        """(A, B): over the texts that tell."""
+        """(A, B): the mean over the texts for which the divergence is defined."""
         return mean_of(self.divergence, 0)
 
     def nearest(self, which: int) -> list[int | None]:
-        """For each head of A (0), or of B (1), the place of the head of the other that is nearest, or None."""
+        """Return the index of the head of the other side that is nearest to each head.
+
+        which: 0 for each head of A, 1 for each of B. None where no distance is defined.
+        """
         distances = self.mean if which == 0 else self.mean.T
-        return [None if np.isnan(row).all() else int(np.nanargmin(row)) for row in distances]
+        indices: list[int | None] = []
+        for row in distances:
+            is_undefined = np.isnan(row).all()
+            indices.append(None if is_undefined else int(np.nanargmin(row)))
+        return indices
 
     def to_nearest(self, which: int) -> Doubles:
-        """(text, head): the divergence of each head of A, or of B, from that one."""
+        """Return the divergence of each head from the nearest of the other side, (text, head).
+
+        which: 0 for each head of A, 1 for each of B.
+        """
         distances = self.divergence if which == 0 else self.divergence.swapaxes(1, 2)
-        found = self.nearest(which)
-        columns = [
-            np.full(len(distances), np.nan) if at is None else distances[:, i, at]
-            for i, at in enumerate(found)
-        ]
+        undefined = np.full(len(distances), np.nan)
+        columns = []
+        for head, other in enumerate(self.nearest(which)):
+            column = undefined if other is None else distances[:, head, other]
+            columns.append(column)
         return np.stack(columns, axis=1)
 
     @property
     def moved(self) -> Doubles | None:
-        """(text, head): the divergence of each head from that of the same number; None for other architectures."""
-        same = self.names[0] == self.names[1]
-        found: Doubles = np.diagonal(self.divergence, axis1=1, axis2=2)
-        return found if same else None
+        """(text, head): the divergence of each head from that of the same number.
+
+        None for models of different heads.
+        """
+        if self.names[0] != self.names[1]:
+            return None
+        distances: Doubles = np.diagonal(self.divergence, axis1=1, axis2=2)
+        return distances
 
     @property
     def overall(self) -> Doubles:
-        """(text,): the one number, mean over the heads of A and those of B of the divergence from the nearest."""
-        return (mean_of(self.to_nearest(0), 1) + mean_of(self.to_nearest(1), 1)) / 2
+        """(text,): the one number: the divergence from the nearest head, mean over A and B.
+
+        It is the mean of two means: that over the heads of A, and that over the heads of B.
+        """
+        mean_a = mean_of(self.to_nearest(0), 1)
+        mean_b = mean_of(self.to_nearest(1), 1)
+        return (mean_a + mean_b) / 2

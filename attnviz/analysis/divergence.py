@@ -1,7 +1,11 @@
 """How far heads are from each other: Jensen-Shannon divergence of their rows, in nats.
 
-JS(p, q) = H((p + q) / 2) - H(p) / 2 - H(q) / 2, from 0 for equal rows to ln 2 for rows that share no key (Lin 1991; for
-heads, Clark et al. 2019). Rows are compared on the keys that both queries see, where each sums to 1 again.
+JS(p, q) = H((p + q) / 2) - H(p) / 2 - H(q) / 2, from 0 for equal rows to ln 2 for rows that share
+no key (Lin 1991; for heads, Clark et al. 2019). Rows are compared on the keys that both queries
+see, where each sums to 1 again.
+
+All rows are cut to the cells of one mask and laid one after the other, so that each entropy is a
+sum over a piece of one long array. ``starts`` says where each row begins in it.
 """
 
 from typing import Any, NamedTuple
@@ -9,96 +13,122 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from attnviz.analysis.numerics import repeats_along
 from attnviz.record import Doubles, Visible, Weights
 
 TINY = np.finfo(np.float64).tiny
 AT_ONCE = 1 << 16  # cells of which a logarithm is taken in one go, so that they stay in the cache
 
 
-class Common(NamedTuple):
-    """Rows of some heads on the cells that are compared, each with the sum 1."""
+class MaskedRows(NamedTuple):
+    """Rows of some heads on the cells of a mask, each with the sum 1."""
 
     cells: Doubles
     """(head, cell): row after row, none below TINY, so that each has a logarithm."""
-    sound: Visible
-    """(head, row): whether there was any weight on these cells."""
+    has_weight: Visible
+    """(head, row): True where there was any weight on these cells."""
+    entropies: Doubles
+    """(head, row), in nats."""
 
 
-def divergences(a: Weights, b: Weights, seen_a: Visible, seen_b: Visible) -> Doubles:
-    """The divergence of each head of one text from each of another, mean over queries: (A, B), NaN if there is none.
+def measure_divergences(a: Weights, b: Weights, seen_a: Visible, seen_b: Visible) -> Doubles:
+    """Measure the divergence of each head of A from each head of B, the mean over queries: (A, B).
 
-    a: (A, query, key) and b: (B, query, key), with what is visible of them (broadcasts to them). A query counts where
-    it sees two keys or more in both, and gives them some weight.
+    a: (A, query, key) and b: (B, query, key), with masks that broadcast to them. A query counts
+    where it sees two keys or more in both, and gives them some weight. NaN where no query counts.
     """
-    found = np.full((len(a), len(b)), np.nan)
-    seen_a, seen_b = np.broadcast_to(seen_a, a.shape), np.broadcast_to(seen_b, b.shape)
-    for mine, heads in masks(seen_a):
-        for yours, others in masks(seen_b):
-            found[np.ix_(heads, others)] = compared(a[heads], b[others], mine & yours)
-    return found
+    divergences = np.full((len(a), len(b)), np.nan)
+    groups_a = group_by_mask(np.broadcast_to(seen_a, a.shape))
+    groups_b = group_by_mask(np.broadcast_to(seen_b, b.shape))
+    for mask_a, heads_a in groups_a:
+        for mask_b, heads_b in groups_b:
+            block = np.ix_(heads_a, heads_b)
+            common_mask = mask_a & mask_b
+            divergences[block] = diverge_on_mask(a[heads_a], b[heads_b], common_mask)
+    return divergences
 
 
-def masks(seen: Visible) -> list[tuple[Visible, list[int]]]:
-    """The different masks of heads (head, query, key), and the heads of each; nearly always one."""
-    if seen.strides[0] == 0:
-        return [(seen[0], list(range(len(seen))))]
-    found: dict[bytes, list[int]] = {}
+def group_by_mask(seen: Visible) -> list[tuple[Visible, list[int]]]:
+    """Group heads (head, query, key) by their masks, of which there is nearly always one.
+
+    Returns the different masks (query, key), each with the numbers of its heads.
+    """
+    if repeats_along(seen, 0):
+        all_heads = list(range(len(seen)))
+        return [(seen[0], all_heads)]
+    groups: dict[bytes, list[int]] = {}
     for head, mask in enumerate(seen):
-        found.setdefault(np.packbits(mask).tobytes(), []).append(head)
-    return [(seen[heads[0]], heads) for heads in found.values()]
+        packed = np.packbits(mask).tobytes()
+        groups.setdefault(packed, []).append(head)
+    return [(seen[heads[0]], heads) for heads in groups.values()]
 
 
-def compared(a: Weights, b: Weights, seen: Visible) -> Doubles:
-    """The same on the cells of one mask (query, key)."""
-    seen = seen & (seen.sum(-1, keepdims=True) > 1)
+def diverge_on_mask(a: Weights, b: Weights, seen: Visible) -> Doubles:
+    """Measure the divergence of heads of A from heads of B on one mask (query, key): (A, B)."""
+    has_choice = seen.sum(-1, keepdims=True) > 1
+    seen = seen & has_choice
     if not seen.any():
         return np.full((len(a), len(b)), np.nan)
-    starts = np.unique(np.nonzero(seen)[0], return_index=True)[1]
-    mine, yours = common(a, seen, starts), common(b, seen, starts)
-    own, other = (entropies(part.cells, starts) for part in (mine, yours))  # (head, row)
-    rows = [
-        row_divergences(mine.cells[i], own[i], yours.cells, other, starts) for i in range(len(a))
-    ]
-    counted: Visible = mine.sound[:, None] & yours.sound  # (A, B, row)
-    total, count = np.where(counted, rows, 0).sum(-1), counted.sum(-1)
-    found: Doubles = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-    return found
+    queries, _ = np.nonzero(seen)
+    _, starts = np.unique(queries, return_index=True)
+    rows_a = mask_rows(a, seen, starts)
+    rows_b = mask_rows(b, seen, starts)
+    heads = range(len(a))
+    divergences = [diverge_from_head(rows_a, head, rows_b, starts) for head in heads]
+    has_weight_a = rows_a.has_weight[:, None]
+    counted: Visible = has_weight_a & rows_b.has_weight  # (A, B, row)
+    total = np.where(counted, divergences, 0).sum(-1)
+    count = counted.sum(-1)
+    means = np.full(count.shape, np.nan)
+    np.divide(total, count, out=means, where=count > 0)
+    return means
 
 
-def common(weights: Weights, seen: Visible, starts: npt.NDArray[Any]) -> Common:
-    """Rows on the cells of a mask; ``starts`` is where each begins among them."""
+def mask_rows(weights: Weights, seen: Visible, starts: npt.NDArray[Any]) -> MaskedRows:
+    """Cut rows of heads (head, query, key) to the cells of a mask, and make each sum to 1."""
     cells = weights[:, seen].astype(np.float64)  # (head, cell)
     sums = np.add.reduceat(cells, starts, axis=1)
+    has_weight = sums > 0
     lengths = np.diff(starts, append=cells.shape[1])
-    cells /= np.repeat(np.where(sums > 0, sums, 1), lengths, axis=1)
-    return Common(np.maximum(cells, TINY), sums > 0)
+    divisors = np.where(has_weight, sums, 1)
+    cells /= np.repeat(divisors, lengths, axis=1)
+    positive_cells = np.maximum(cells, TINY)
+    return MaskedRows(positive_cells, has_weight, compute_cell_entropies(positive_cells, starts))
 
 
-def entropies(cells: Doubles, starts: npt.NDArray[Any]) -> Doubles:
-    """-sum of p ln p of each row: (head, cell) -> (head, row)."""
+def compute_cell_entropies(cells: Doubles, starts: npt.NDArray[Any]) -> Doubles:
+    """Compute the entropy of each row, -sum of p ln p: (head, cell) -> (head, row)."""
     terms = np.log(cells)
     terms *= cells
-    found: Doubles = -np.add.reduceat(terms, starts, axis=1)
-    return found
+    entropies: Doubles = -np.add.reduceat(terms, starts, axis=1)
+    return entropies
 
 
-def row_divergences(
-    mine: Doubles, own: Doubles, cells: Doubles, other: Doubles, starts: npt.NDArray[Any]
+def diverge_from_head(
+    rows_a: MaskedRows, head: int, rows_b: MaskedRows, starts: npt.NDArray[Any]
 ) -> Doubles:
-    """The divergence of each row of one head (cell) from that of others (head, cell): (head, row)."""
-    step = max(1, AT_ONCE // cells.shape[1])
-    parts = [
-        entropies((mine + cells[i : i + step]) / 2, starts) for i in range(0, len(cells), step)
-    ]
-    found: Doubles = np.maximum(
-        np.concatenate(parts) - own / 2 - other / 2, 0
-    )  # rounding goes below
-    return found
+    """Measure the divergence of each row of one head of A from those of B: (head of B, row)."""
+    cells_a, cells_b = rows_a.cells[head], rows_b.cells
+    heads_at_once = max(1, AT_ONCE // cells_b.shape[1])
+    pieces = []
+    for first in range(0, len(cells_b), heads_at_once):
+        some_heads = cells_b[first : first + heads_at_once]
+        middles = (cells_a + some_heads) / 2
+        pieces.append(compute_cell_entropies(middles, starts))
+    middle_entropies = np.concatenate(pieces)
+    entropies_a = rows_a.entropies[head]
+    divergences = middle_entropies - entropies_a / 2 - rows_b.entropies / 2
+    above_zero: Doubles = np.maximum(divergences, 0)  # rounding goes below
+    return above_zero
 
 
 def restricted(weights: Weights, seen: Visible) -> Weights:
-    """Rows (..., query, key) on the cells of a mask, each with the sum 1 again, or 0 if there was nothing on them."""
+    """Restrict rows (..., query, key) to the cells of a mask, and make each sum to 1 again.
+
+    Rows that had nothing on these cells are 0.
+    """
     kept = np.where(seen, weights, 0).astype(np.float64)
     sums = kept.sum(-1, keepdims=True)
-    found: Weights = (kept / np.where(sums > 0, sums, 1)).astype(np.float32)
-    return found
+    divisors = np.where(sums > 0, sums, 1)
+    shares: Weights = (kept / divisors).astype(np.float32)
+    return shares

@@ -1,8 +1,9 @@
-"""Attention step by step: what one query of one head computes, from its vectors to what it puts out.
+"""Attention step by step: what one query of one head computes, from its vectors to its output.
 
-The formula is that of Vaswani et al. 2017, eq. 1, softmax(q·k/√d) v, with what models add to it: a soft cap (Gemma 2,
-2024), a bias by position (Raffel et al. 2020; ALiBi: Press et al. 2022), a sink (gpt-oss, 2025). All in float64, so
-that what differs from a model is the model's own rounding.
+The formula is that of Vaswani et al. 2017, eq. 1, softmax(q·k/√d) v, with what models add to it: a
+soft cap (Gemma 2, 2024), a bias by position (Raffel et al. 2020; ALiBi: Press et al. 2022), a sink
+(gpt-oss, 2025). All is computed in float64, so that what differs from a model is the model's own
+rounding.
 """
 
 import math
@@ -23,38 +24,44 @@ RAW = (*SCORES, "general", "additive")
 
 @dataclass(frozen=True, eq=False)
 class Operands:
-    """What the attention of one head has for one query, out of a model that ran. m keys, d and d_v wide."""
+    """What the attention of one head has for one query, out of a model that ran.
+
+    There are m keys; queries and keys are d wide, values d_v.
+    """
 
     query: Doubles
     """(d,): as it is compared with keys, biases and rotary positions included."""
     key: Doubles
-    """(m, d), likewise."""
+    """(m, d): as they are compared with the query, biases and rotary positions included."""
     value: Doubles
     """(m, d_v)."""
     visible: Visible
     """(m,): False where a mask hides the key."""
     scale: float
-    """By which products are multiplied."""
+    """The number by which products are multiplied."""
     score: str = "dot"
-    """How they are made: one of SCORED."""
+    """The score function that makes the products: one of SCORED."""
     matrices: tuple[Doubles, ...] = ()
-    """Of ``general`` W, of ``additive`` W, U and a, which is its v: see ``attnviz.layer.scores``."""
+    """The parameters of the score function: see ``attnviz.layer.scores``.
+
+    They are W for ``general``; W, U and a, which is its v, for ``additive``.
+    """
     bias: Doubles | None = None
-    """(m,), added to the scores."""
+    """(m,): what is added to the scores."""
     softcap: float | None = None
     sink: float | None = None
     """A score in the softmax that stands for no key."""
     hidden: Doubles | None = None
-    """(width,): what the attention layer was given of the query's token, if that is known."""
+    """(width,): the input of the attention layer at the query's token, if that is known."""
     output: Doubles | None = None
-    """(d_v,): what the head put out for this query by the model's own function, if that can be asked."""
+    """(d_v,): the output of the head for this query by the model's own function, if it has one."""
 
 
 class Step(NamedTuple):
     """A number for each key."""
 
     name: str
-    """As short as the heading of a column."""
+    """The name, as short as the heading of a column."""
     formula: str
     values: Doubles
     """(m,)."""
@@ -65,12 +72,13 @@ class Steps:
     """All that was computed for one query."""
 
     given: Operands
+    """The vectors from which all else was computed."""
     scores: tuple[Step, ...]
-    """Up to the softmax; the last is what it is given."""
+    """The steps up to the softmax; the last is what the softmax is of."""
     exponentials: Doubles
     """(m,): e to the score less the largest; 0 where masked."""
     sink: float
-    """The same of the sink; 0 if there is none."""
+    """e to the score of the sink less the largest score; 0 if there is no sink."""
     weights: Doubles
     """(m,): 0 where masked. With the weight of the sink they sum to 1."""
     output: Doubles
@@ -83,152 +91,184 @@ class Steps:
 
     @property
     def weight_of_sink(self) -> float:
-        """What no key gets."""
+        """The weight that no key gets."""
         return self.sink / self.total
 
 
 class Difference(NamedTuple):
-    """The largest distances of what was computed here from what was computed elsewhere; NaN if nothing was."""
+    """The largest distances of what was computed here from what was computed elsewhere.
+
+    NaN where nothing was computed elsewhere.
+    """
 
     weights: float
     output: float
 
 
-def explain(given: Operands) -> Steps:
-    """Each step of the attention of one query. Raises ValueError if the query sees no key."""
-    return finished(given, tuple(scored(given)))
+def explain_query(operands: Operands) -> Steps:
+    """Compute each step of the attention of one query. Raises ValueError if it sees no key."""
+    return finish_steps(operands, tuple(list_score_steps(operands)))
 
 
-def scored(given: Operands) -> Iterator[Step]:
-    """The steps from vectors to scores, those alone that are taken."""
-    values = np.zeros(len(given.key))
-    for step in SCORED[given.score](given):
+def list_score_steps(operands: Operands) -> Iterator[Step]:
+    """Yield the steps from vectors to scores, only those that are taken."""
+    values = np.zeros(len(operands.key))
+    for step in SCORED[operands.score](operands):
         yield step
         values = step.values
-    if given.scale != 1:
-        name, values = scale_name(given.scale, len(given.query)), values * given.scale
-        yield Step(
-            "scaled", f"q·k {name}: without it, wide vectors would make large scores", values
-        )
-    if given.softcap is not None:
-        cap, values = f"{given.softcap:g}", given.softcap * np.tanh(values / given.softcap)
-        yield Step("capped", f"{cap} tanh(score / {cap}): no score is beyond ±{cap}", values)
-    if given.bias is not None:
-        yield Step("bias", "what the model adds for where the key stands", given.bias)
-        yield Step("score", "the two together", values + given.bias)
+    if operands.scale != 1:
+        factor = describe_score_scale(operands.scale, len(operands.query))
+        formula = f"q·k {factor}: without it, wide vectors would make large scores"
+        values = values * operands.scale
+        yield Step("scaled", formula, values)
+    if operands.softcap is not None:
+        cap = f"{operands.softcap:g}"
+        formula = f"{cap} tanh(score / {cap}): no score is beyond ±{cap}"
+        bounded = np.tanh(values / operands.softcap)
+        values = operands.softcap * bounded
+        yield Step("capped", formula, values)
+    if operands.bias is not None:
+        yield Step("bias", "what the model adds for where the key stands", operands.bias)
+        yield Step("score", "the two together", values + operands.bias)
 
 
-def scale_name(scale: float, width: int) -> str:
-    """How products are scaled: by the root of their width, or by a number of the model's own."""
-    return (
-        f"/ √{width}"
-        if math.isclose(scale * math.sqrt(width), 1, rel_tol=1e-6)
-        else f"* {scale:.4g}"
-    )
+def describe_score_scale(scale: float, width: int) -> str:
+    """Say how products are scaled: by the root of their width, or by another number."""
+    product = scale * math.sqrt(width)
+    is_root_of_width = math.isclose(product, 1, rel_tol=1e-6)
+    return f"/ √{width}" if is_root_of_width else f"* {scale:.4g}"
 
 
-def dot_steps(given: Operands) -> Iterator[Step]:
-    """The steps of ``dot``, with which scaled scores begin too."""
-    yield Step(
-        "q·k", "q₁k₁ + q₂k₂ + …: how well the key answers the query", given.key @ given.query
-    )
+def list_dot_steps(operands: Operands) -> Iterator[Step]:
+    """Yield the step of ``dot``, with which scaled scores begin too."""
+    formula = "q₁k₁ + q₂k₂ + …: how well the key answers the query"
+    yield Step("q·k", formula, operands.key @ operands.query)
 
 
-def cosine_steps(given: Operands) -> Iterator[Step]:
-    """The steps of ``cosine``."""
-    (product,) = dot_steps(given)
-    lengths = np.linalg.norm(given.query) * np.linalg.norm(given.key, axis=1)
+def list_cosine_steps(operands: Operands) -> Iterator[Step]:
+    """Yield the steps of ``cosine``."""
+    (product,) = list_dot_steps(operands)
+    query_length = np.linalg.norm(operands.query)
+    lengths = query_length * np.linalg.norm(operands.key, axis=1)
     yield product
     yield Step("|q||k|", "the lengths of the two, multiplied", lengths)
-    cosine = product.values / np.where(lengths > 0, lengths, 1)
-    yield Step("cosine", "q·k / |q||k|: of the angle between them, whatever their lengths", cosine)
+    divisors = np.where(lengths > 0, lengths, 1)
+    formula = "q·k / |q||k|: of the angle between them, whatever their lengths"
+    yield Step("cosine", formula, product.values / divisors)
 
 
-def gaussian_steps(given: Operands) -> Iterator[Step]:
-    """The steps of ``gaussian`` of width 1."""
-    apart = np.linalg.norm(given.query - given.key, axis=1)
-    yield Step("|q-k|", "the distance of the key from the query", apart)
-    yield Step("score", "-|q-k|² / 2: near keys get most, as in a Gaussian kernel", -(apart**2) / 2)
+def list_gaussian_steps(operands: Operands) -> Iterator[Step]:
+    """Yield the steps of ``gaussian`` of width 1."""
+    differences = operands.query - operands.key
+    distances = np.linalg.norm(differences, axis=1)
+    yield Step("|q-k|", "the distance of the key from the query", distances)
+    formula = "-|q-k|² / 2: near keys get most, as in a Gaussian kernel"
+    squares = distances**2
+    yield Step("score", formula, -squares / 2)
 
 
-def general_steps(given: Operands) -> Iterator[Step]:
-    """The steps of ``general``."""
-    values = given.key @ (given.query @ given.matrices[0])
-    yield Step("score", "q·W k: the matrix W says what goes with what (Luong et al. 2015)", values)
+def list_general_steps(operands: Operands) -> Iterator[Step]:
+    """Yield the step of ``general``."""
+    formula = "q·W k: the matrix W says what goes with what (Luong et al. 2015)"
+    projected_query = operands.query @ operands.matrices[0]
+    values = operands.key @ projected_query
+    yield Step("score", formula, values)
 
 
-def additive_steps(given: Operands) -> Iterator[Step]:
-    """The steps of ``additive``."""
-    first, second, last = given.matrices
-    joint = np.tanh(first @ given.query + given.key @ second.T)  # (m, h)
-    yield Step("|tanh|", "the length of tanh(W q + U k)", np.linalg.norm(joint, axis=1))
-    yield Step(
-        "score",
-        "a·tanh(W q + U k): how far that points along a (Bahdanau et al. 2015)",
-        joint @ last,
-    )
+def list_additive_steps(operands: Operands) -> Iterator[Step]:
+    """Yield the steps of ``additive``."""
+    first, second, last = operands.matrices
+    projected_query = first @ operands.query
+    projected_keys = operands.key @ second.T  # (m, h)
+    joint = np.tanh(projected_query + projected_keys)
+    lengths = np.linalg.norm(joint, axis=1)
+    yield Step("|tanh|", "the length of tanh(W q + U k)", lengths)
+    formula = "a·tanh(W q + U k): how far that points along a (Bahdanau et al. 2015)"
+    yield Step("score", formula, joint @ last)
 
 
 SCORED: dict[str, Callable[[Operands], Iterator[Step]]] = {
-    "dot": dot_steps,
-    "cosine": cosine_steps,
-    "gaussian": gaussian_steps,
-    "general": general_steps,
-    "additive": additive_steps,
+    "dot": list_dot_steps,
+    "cosine": list_cosine_steps,
+    "gaussian": list_gaussian_steps,
+    "general": list_general_steps,
+    "additive": list_additive_steps,
 }
 
 
-def finished(given: Operands, scores: tuple[Step, ...]) -> Steps:
-    """The softmax of the last scores over what is visible, and the sum of values."""
-    if not given.visible.any():
+def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> Steps:
+    """Compute the softmax of the last scores over what is visible, and the sum of values.
+
+    Raises ValueError if the query sees no key.
+    """
+    if not operands.visible.any():
         raise ValueError("this query sees no key")
-    last = np.where(given.visible, scores[-1].values, -np.inf)
-    sink = -np.inf if given.sink is None else given.sink
-    highest = max(last.max(), sink)
-    exponentials, of_sink = np.exp(last - highest), float(np.exp(sink - highest))
-    weights = exponentials / (exponentials.sum() + of_sink)
-    return Steps(given, scores, exponentials, of_sink, weights, weights @ given.value)
+    all_scores = scores[-1].values
+    last_scores = np.where(operands.visible, all_scores, -np.inf)
+    sink_score = operands.sink
+    if sink_score is None:
+        sink_score = -np.inf
+    highest = max(last_scores.max(), sink_score)
+    exponentials = np.exp(last_scores - highest)
+    sink = float(np.exp(sink_score - highest))
+    total = exponentials.sum() + sink
+    weights = exponentials / total
+    output = weights @ operands.value
+    return Steps(operands, scores, exponentials, sink, weights, output)
 
 
-def difference(steps: Steps, weights: npt.ArrayLike) -> Difference:
-    """How far the steps are from weights (m,) of the same query, and from the output that the model made."""
-    output = (
-        np.nan if steps.given.output is None else np.abs(steps.output - steps.given.output).max()
-    )
-    return Difference(
-        float(np.abs(steps.weights - np.asarray(weights, np.float64)).max()), float(output)
-    )
+def measure_difference(steps: Steps, weights: npt.ArrayLike) -> Difference:
+    """Measure how far the steps are from what a model computed for the same query.
+
+    weights: those of the model, (m,).
+    """
+    own_weights = np.asarray(weights, np.float64)
+    weight_distance = np.abs(steps.weights - own_weights).max()
+    own_output = steps.given.output
+    output_distance = np.nan
+    if own_output is not None:
+        output_distance = np.abs(steps.output - own_output).max()
+    return Difference(float(weight_distance), float(output_distance))
 
 
-def explain_raw(name: str, vectors: npt.ArrayLike, query: int) -> tuple[Steps, Doubles]:
-    """The same for self-attention on raw vectors (n, d) by a score function of RAW, with the weights (n,) of our layer.
+def explain_vectors(name: str, vectors: npt.ArrayLike, query: int) -> tuple[Steps, Doubles]:
+    """Compute each step of self-attention on raw vectors (n, d) by a score function of RAW.
 
-    Queries, keys and values are the vectors themselves: no projection, no mask. The matrices of ``general`` and
-    ``additive`` are random, always the same, as they are before any training. Raises ValueError for another name.
+    Returns the steps of one query, and its weights (n,) as ``attnviz.layer`` computes them.
+    Queries, keys and values are the vectors themselves: no projection, no mask. The matrices of
+    ``general`` and ``additive`` are random, always the same, as they are before any training.
+    Raises ValueError for another name.
     """
     if name not in RAW:
-        raise ValueError(f"unknown score function {name!r}: one of {', '.join(RAW)}")
+        names = ", ".join(RAW)
+        raise ValueError(f"unknown score function {name!r}: one of {names}")
     x = np.asarray(vectors, np.float64)
-    width, rng = x.shape[1], np.random.default_rng(0)
-    first, second, last = (
-        rng.standard_normal(shape) for shape in ((width, width), (width, width), width)
-    )
-    last /= math.sqrt(width)  # so that scores are about 1, whatever the width
-    made: dict[str, Score] = {
-        **SCORES,
-        "general": general(first),
-        "additive": additive(first, second, last),
-    }
-    layer = attend(x, x, x, score=made[name])
+    width = x.shape[1]
+    matrices = draw_matrices(width)
+    functions: dict[str, Score] = dict(SCORES)
+    functions["general"] = general(matrices[0])
+    functions["additive"] = additive(*matrices)
+    layer = attend(x, x, x, score=functions[name])
     score, scale = plainly(name, width)
-    visible, matrices = np.ones(len(x), dtype=bool), (first, second, last)
-    given = Operands(
-        x[query], x, x, visible, scale, score, matrices=matrices, output=layer.output[query]
-    )
+    visible = np.ones(len(x), dtype=bool)
+    own_output = layer.output[query]
+    operands = Operands(x[query], x, x, visible, scale, score, matrices=matrices, output=own_output)
     weights: Doubles = layer.weights[query]
-    return explain(given), weights
+    return explain_query(operands), weights
+
+
+def draw_matrices(width: int) -> tuple[Doubles, Doubles, Doubles]:
+    """Draw the parameters of additive scores, W, U and a; ``general`` has the first of them."""
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((width, width))
+    second = rng.standard_normal((width, width))
+    last = rng.standard_normal(width)
+    last /= math.sqrt(width)  # so that scores are about 1, whatever the width
+    return first, second, last
 
 
 def plainly(name: str, width: int) -> tuple[str, float]:
-    """A score function as one of ``SCORED``, and what its scores are multiplied by."""
-    return ("dot", width**-0.5) if name == "scaled_dot" else (name, 1.0)
+    """Return a score function as one of ``SCORED``, and what its scores are multiplied by."""
+    if name == "scaled_dot":
+        return "dot", width**-0.5
+    return name, 1.0

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from attnviz.analysis.numerics import compute_row_entropies
 from attnviz.analysis.statistics import deviation_of, mean_of
 from attnviz.record import ATTENTION, AttentionMap, Doubles, Statistics, Visible, Weights
 
@@ -25,6 +26,7 @@ Band: TypeAlias = tuple[Integers, Integers]
 
 NEAR = 2  # tokens that locality reaches, to both sides
 MOST = 3  # keys that the coverage of the strongest counts
+TINY = np.finfo(float).tiny
 ROUNDING = 1e-4  # nats that the entropy of one key can have where it was computed block by block
 NO_BAND: Band = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
@@ -35,8 +37,8 @@ class Positions:
 
     steps: Integers | None
     """(query, key): the position of the key less that of the query; None between two texts."""
-    parked: Visible
-    """(key,): whether it is one that heads rest on."""
+    resting: Visible
+    """(key,): True for the keys that heads rest on."""
     bands: Mapping[int, Band]
     """By steps, the queries that have a key so many tokens on, and those keys.
 
@@ -55,7 +57,8 @@ def find_positions(attention_map: AttentionMap) -> Positions:
     bands = {step: find_band(steps, step) for step in (-1, 0, 1)}
     queries_before, keys_before = bands[-1]
     is_later = query_positions[queries_before] > 1
-    bands[-1] = queries_before[is_later], keys_before[is_later]
+    later_queries = queries_before[is_later]
+    bands[-1] = later_queries, keys_before[is_later]
     return Positions(steps, resting, bands)
 
 
@@ -66,16 +69,16 @@ def find_band(steps: Integers, step: int) -> Band:
 
 
 def is_one_text(attention_map: AttentionMap) -> bool:
-    """Tell whether the queries of a map stand among its keys, as positions in one text."""
+    """Return whether the queries of a map stand among its keys, as positions in one text."""
     if attention_map.kind == "cross":
         return False
-    queries = set(zip(attention_map.query_places, attention_map.queries, strict=True))
-    keys = set(zip(attention_map.key_places, attention_map.keys, strict=True))
-    return queries <= keys
+    queries = zip(attention_map.query_places, attention_map.queries, strict=True)
+    keys = zip(attention_map.key_places, attention_map.keys, strict=True)
+    return set(queries) <= set(keys)
 
 
 def parked(attention_map: AttentionMap) -> Visible:
-    """Tell which keys heads rest on: special tokens, and the first of the whole text, (key,)."""
+    """Find the keys that heads rest on: special tokens, and the first of the whole text, (key,)."""
     keys = zip(attention_map.keys, attention_map.key_places, strict=True)
     return np.array([token.special or position == 0 for token, position in keys])
 
@@ -97,14 +100,13 @@ class HeadWeights:
     @cached_property
     def choosing(self) -> Visible:
         """True for the queries that have a choice, (query,)."""
-        return (self.seen > 1) & self.weights.any(-1)
+        sees_several = self.seen > 1
+        return sees_several & self.weights.any(-1)
 
     @cached_property
     def entropies(self) -> Doubles:
         """The entropy of each query in nats, (query,)."""
-        logs = np.zeros_like(self.weights)  # 0 log 0 = 0
-        np.log(self.weights, out=logs, where=self.weights > 0)
-        return 0 - sum_rows(self.weights, logs)
+        return compute_row_entropies(self.weights)
 
     @cached_property
     def rising(self) -> Doubles:
@@ -115,18 +117,20 @@ class HeadWeights:
 
     @cached_property
     def rest(self) -> "HeadWeights":
-        """The same head without the keys that heads rest on, its rows made to sum to 1 again."""
-        kept = ~self.positions.parked
+        """The weights without the keys that heads rest on, its rows made to sum to 1 again."""
+        kept = ~self.positions.resting
         steps = self.positions.steps
         steps_kept = None if steps is None else steps[:, kept]
-        positions = Positions(steps_kept, self.positions.parked[kept], {})
-        return HeadWeights(share_out(self.weights[:, kept]), self.visible[:, kept], positions)
+        positions = Positions(steps_kept, self.positions.resting[kept], {})
+        weights = share_out(self.weights[:, kept])
+        return HeadWeights(weights, self.visible[:, kept], positions)
 
 
 def share_out(weights: Doubles) -> Doubles:
     """Return rows made to sum to 1; rows of nothing stay so."""
     sums = weights.sum(-1, keepdims=True)
-    shares: Doubles = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
+    shares = np.zeros_like(weights)
+    np.divide(weights, sums, out=shares, where=sums > 0)
     return shares
 
 
@@ -138,7 +142,9 @@ def sum_rows(weights: Doubles, values: npt.NDArray[Any]) -> Doubles:
 
 def mean_where(values: Doubles, counted: Visible) -> float:
     """Return the mean of the values that count; NaN if none does."""
-    return float(values[counted].mean()) if counted.any() else np.nan
+    if not counted.any():
+        return np.nan
+    return float(values[counted].mean())
 
 
 # One function a column; ``COLUMNS`` says what each is, and who says so
@@ -165,7 +171,8 @@ def measure_distance(head: HeadWeights) -> float:
     steps = head.positions.steps
     if steps is None:
         return np.nan
-    return mean_where(sum_rows(head.weights, np.abs(steps)), head.choosing)
+    distances = sum_rows(head.weights, np.abs(steps))
+    return mean_where(distances, head.choosing)
 
 
 def measure_distance_rest(head: HeadWeights) -> float:
@@ -175,16 +182,20 @@ def measure_distance_rest(head: HeadWeights) -> float:
 
 def measure_sink(head: HeadWeights) -> float:
     """Measure the most that one key on which heads rest gets, the same for all queries."""
-    received = head.weights[head.choosing][:, head.positions.parked].sum(0)
+    choosing_weights = head.weights[head.choosing]
+    on_resting_keys = choosing_weights[:, head.positions.resting]
+    received = on_resting_keys.sum(0)
     if not received.size or not head.choosing.any():
         return np.nan
-    return float(received.max() / head.choosing.sum())
+    mean_received = received.max() / head.choosing.sum()
+    return float(mean_received)
 
 
 def measure_band(head: HeadWeights, step: int) -> float:
     """Measure the mean weight on the key so many steps on, over queries that see it and another."""
     queries, keys = head.positions.bands.get(step, NO_BAND)
-    counted = head.visible[queries, keys] & head.choosing[queries]
+    sees_key = head.visible[queries, keys]
+    counted = sees_key & head.choosing[queries]
     return mean_where(head.weights[queries, keys], counted)
 
 
@@ -195,24 +206,28 @@ def measure_locality(head: HeadWeights) -> float:
         return np.nan
     near = np.abs(steps) <= NEAR
     sees_farther = (head.visible & ~near).any(-1)
-    return mean_where(sum_rows(head.weights, near), head.choosing & sees_farther)
+    near_weights = sum_rows(head.weights, near)
+    return mean_where(near_weights, head.choosing & sees_farther)
 
 
 def measure_gini(head: HeadWeights) -> float:
     """Measure inequality by ranks among the keys seen: sum of (2 rank - seen - 1) weight / seen."""
     count = head.weights.shape[-1]
-    by_rank = 2 * (head.rising @ np.arange(1, count + 1))
+    ranks = np.arange(1, count + 1)
+    by_rank = 2 * (head.rising @ ranks)
     masked = count - head.seen  # which have the first ranks
     sums = head.rising.sum(-1)
-    inequality = by_rank - (2 * masked + head.seen + 1) * sums
-    scale = np.maximum(head.seen * sums, np.finfo(float).tiny)
+    middle = 2 * masked + head.seen + 1  # doubled, as are the ranks
+    inequality = by_rank - middle * sums
+    scale = np.maximum(head.seen * sums, TINY)
     return mean_where(inequality / scale, head.choosing)
 
 
 def measure_strongest(head: HeadWeights) -> float:
     """Measure the weight of the strongest keys; of a query that sees no others it is 1 by force."""
-    covered = head.rising[:, -MOST:].sum(-1)
-    return mean_where(covered, head.choosing & (head.seen > MOST))
+    strongest = head.rising[:, -MOST:]
+    has_others = head.seen > MOST
+    return mean_where(strongest.sum(-1), head.choosing & has_others)
 
 
 class Column(NamedTuple):
@@ -326,11 +341,12 @@ def measure_map(attention_map: AttentionMap) -> Measures:
             measures |= read_statistics(attention_map, attention_map.statistics)
         return measures
     positions = find_positions(attention_map)
-    for at in np.ndindex(shape):
-        weights = exact_shares(attention_map, attention_map.weights[at])
-        head = HeadWeights(weights, attention_map.visible[at], positions)
+    for index in np.ndindex(shape):
+        weights = compute_exact_shares(attention_map, attention_map.weights[index])
+        visible = attention_map.visible[index]
+        head = HeadWeights(weights, visible, positions)
         for name, column in COLUMNS.items():
-            measures[name][at] = column.measure(head)
+            measures[name][index] = column.measure(head)
     return measures
 
 
@@ -341,7 +357,7 @@ def measure(attention_map: AttentionMap) -> Measures:
     return measure_map(attention_map)
 
 
-def exact_shares(attention_map: AttentionMap, weights: Weights) -> Doubles:
+def compute_exact_shares(attention_map: AttentionMap, weights: Weights) -> Doubles:
     """Return the weights of a head of a map in float64, shares of each row."""
     exact = weights.astype(np.float64)
     sums_to_one = attention_map.method == ATTENTION and "max" not in attention_map.heads
@@ -360,21 +376,28 @@ def read_statistics(attention_map: AttentionMap, statistics: Statistics) -> Meas
     measures: Measures = {}
     resting = parked(attention_map)
     if resting.any():
-        measures["sink"] = statistics.received[..., resting].max(-1).astype(np.float64)
-    choosing = np.asarray((statistics.entropy > ROUNDING).any((0, 1)))  # (query,)
+        received = statistics.received[..., resting]
+        largest = received.max(-1)
+        measures["sink"] = largest.astype(np.float64)
+    spreads = statistics.entropy > ROUNDING  # (layer, head, query)
+    choosing = np.asarray(spreads.any((0, 1)))  # (query,)
     if not choosing[1:].all():
         return measures
     if "mean" not in attention_map.heads:  # the mean of entropies is not the entropy of the mean
-        entropies = statistics.entropy[..., choosing].astype(np.float64)  # (layer, head, query)
+        entropies = statistics.entropy[..., choosing]  # (layer, head, query)
+        entropies = entropies.astype(np.float64)
+        spans = np.exp(entropies)
         measures["entropy"] = entropies.mean(-1)
-        measures["span"] = np.exp(entropies).mean(-1)
+        measures["span"] = spans.mean(-1)
     count = len(choosing)
     count_choosing = int(choosing.sum())
     distance, diagonal = statistics.distance, statistics.diagonal
     if distance is not None and diagonal is not None and is_one_text(attention_map):
         without_choice = count - count_choosing
-        measures["distance"] = distance.astype(np.float64) * count / count_choosing
-        measures["self"] = (diagonal.astype(np.float64) * count - without_choice) / count_choosing
+        distance_sums = distance.astype(np.float64) * count
+        measures["distance"] = distance_sums / count_choosing
+        diagonal_sums = diagonal.astype(np.float64) * count
+        measures["self"] = (diagonal_sums - without_choice) / count_choosing
     return measures
 
 
@@ -395,7 +418,8 @@ def summarise_measures(texts: Sequence[Mapping[str, Doubles]]) -> MeasureSummary
         values = np.stack([text[name] for text in texts])  # (text, head)
         summary.mean[name] = mean_of(values, 0)
         summary.sd[name] = deviation_of(values, 0)
-        summary.n[name] = np.isfinite(values).sum(0).astype(np.float64)
+        counts = np.isfinite(values).sum(0)
+        summary.n[name] = counts.astype(np.float64)
     return summary
 
 

@@ -13,7 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.measures import HeadWeights, divide_where, exact_shares, find_positions
+from attnviz.analysis.measures import (
+    HeadWeights,
+    compute_exact_shares,
+    divide_where,
+    find_positions,
+)
 from attnviz.escape import escape, require_unicode
 from attnviz.record import AttentionMap, Capture, Doubles, Segment, Token, Visible
 
@@ -56,11 +61,13 @@ def parse_segment_list(content: str) -> tuple[Segment, ...]:
 
 def read_segment(entry: Any, number: int) -> Segment:
     """Read the segment of one entry of a JSON list. Raises ValueError."""
-    if not isinstance(entry, dict) or set(entry) != set(Segment._fields):
+    fields = set(Segment._fields)
+    if not isinstance(entry, dict) or set(entry) != fields:
         raise ValueError(f"segment {number} needs name, start and end: {HOW_TO_WRITE}")
     segment = Segment(**entry)
-    has_ends = type(segment.start) is int and type(segment.end) is int
-    has_name = isinstance(segment.name, str) and bool(segment.name.strip())
+    start, end, name = segment.start, segment.end, segment.name
+    has_ends = type(start) is int and type(end) is int
+    has_name = isinstance(name, str) and name.strip()
     if not (has_ends and has_name):
         needs = "a name, and start and end as numbers of characters"
         raise ValueError(f"segment {number} needs {needs}: {HOW_TO_WRITE}")
@@ -70,12 +77,13 @@ def read_segment(entry: Any, number: int) -> Segment:
 def parse_segment_lines(content: str) -> tuple[Segment, ...]:
     """Parse segments written as lines, empty ones left out. Raises ValueError."""
     segments = []
-    for line in content.splitlines():
-        if not line.strip():
+    for full_line in content.splitlines():
+        line = full_line.strip()
+        if not line:
             continue
-        match = SEGMENT_LINE.fullmatch(line.strip())
+        match = SEGMENT_LINE.fullmatch(line)
         if not match:
-            beginning = escape(line.strip()[:NAME_SHOWN])
+            beginning = escape(line[:NAME_SHOWN])
             raise ValueError(f"'{beginning}' is no segment: {HOW_TO_WRITE}")
         start, end, name = match.groups()
         segments.append(Segment(name, int(start), int(end)))
@@ -93,11 +101,11 @@ def choose_segments(capture: Capture, segments: Sequence[Segment] | None) -> tup
     """
     if segments is None:
         segments = capture.segments or find_paragraphs(capture.text)
-    require_fit(segments, capture.text)
+    require_fitting_segments(segments, capture.text)
     return tuple(segments)
 
 
-def require_fit(segments: Sequence[Segment], text: str) -> None:
+def require_fitting_segments(segments: Sequence[Segment], text: str) -> None:
     """Raise ValueError if segments are empty, lie outside the text, or overlap."""
     length = len(text)
     for segment in segments:
@@ -116,7 +124,8 @@ def require_fit(segments: Sequence[Segment], text: str) -> None:
 
 def describe_segment(segment: Segment) -> str:
     """Describe a segment in an error."""
-    return f"{segment.start}:{segment.end} {escape(segment.name)[:NAME_SHOWN]}"
+    name = escape(segment.name)[:NAME_SHOWN]
+    return f"{segment.start}:{segment.end} {name}"
 
 
 def find_paragraphs(text: str) -> tuple[Segment, ...]:
@@ -136,13 +145,15 @@ def name_span(text: str, noun: str, number: int, span: tuple[int, int]) -> Segme
     """Return a part of a text as a segment named by its number and its beginning."""
     start, end = span
     beginning = shorten_beginning(text[start:end])
-    return Segment(f"{noun} {number} {beginning}", start, end)
+    name = f"{noun} {number} {beginning}"
+    return Segment(name, start, end)
 
 
 def split_spans(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, int]]:
     """Yield where the parts of a text between separators lie, but none of white space alone."""
     separators = [match.span() for match in separator.finditer(text)]
-    borders = [(0, 0), *separators, (len(text), len(text))]
+    length = len(text)
+    borders = [(0, 0), *separators, (length, length)]
     for (_, start), (end, _) in pairwise(borders):
         if text[start:end].strip():
             yield start, end
@@ -153,7 +164,8 @@ def shorten_beginning(text: str) -> str:
     line = " ".join(text.split())
     if len(line) <= BEGINNING:
         return line
-    return f"{line[: BEGINNING - 1].rstrip()}…"
+    beginning = line[: BEGINNING - 1].rstrip()
+    return f"{beginning}…"
 
 
 def find_segment(name: str, segments: Sequence[Segment]) -> int:
@@ -161,13 +173,15 @@ def find_segment(name: str, segments: Sequence[Segment]) -> int:
 
     Raises ValueError unless there is one.
     """
-    same = [i for i, segment in enumerate(segments) if segment.name == name]
-    longer = [i for i, segment in enumerate(segments) if segment.name.startswith(f"{name} ")]
+    names = [segment.name for segment in segments]
+    same = [i for i, other in enumerate(names) if other == name]
+    longer = [i for i, other in enumerate(names) if other.startswith(f"{name} ")]
     matches = same or longer
     if len(matches) != 1:
         count = len(matches) or "no"
-        names = ", ".join(escape(segment.name) for segment in segments)
-        raise ValueError(f"{count} segments are named {escape(name)!r}: there are {names}"[:300])
+        listed = ", ".join(map(escape, names))
+        problem = f"{count} segments are named {escape(name)!r}: there are {listed}"
+        raise ValueError(problem[:300])
     return matches[0]
 
 
@@ -193,7 +207,8 @@ class Shares(NamedTuple):
     @property
     def per_token(self) -> Doubles:
         """The share that each token of a segment gets, on average."""
-        return divide_where(self.share, np.broadcast_to(self.tokens, self.share.shape))
+        tokens: npt.NDArray[Any] = np.broadcast_to(self.tokens, self.share.shape)
+        return divide_where(self.share, tokens)
 
     @property
     def lift(self) -> Doubles:
@@ -208,18 +223,17 @@ class Shares(NamedTuple):
 
 def join_shares(maps: Sequence[Shares]) -> Shares:
     """Return the shares of several maps as of one list of heads: arrays (head, segment)."""
-    return Shares(
-        share=join_heads([shares.share for shares in maps]),
-        baseline=join_heads([shares.baseline for shares in maps]),
-        rest_share=join_heads([shares.rest_share for shares in maps]),
-        rest_baseline=join_heads([shares.rest_baseline for shares in maps]),
-        tokens=maps[0].tokens,
-    )
+    share = join_heads([shares.share for shares in maps])
+    baseline = join_heads([shares.baseline for shares in maps])
+    rest_share = join_heads([shares.rest_share for shares in maps])
+    rest_baseline = join_heads([shares.rest_baseline for shares in maps])
+    return Shares(share, baseline, rest_share, rest_baseline, maps[0].tokens)
 
 
 def join_heads(arrays: Sequence[Doubles]) -> Doubles:
     """Return arrays (layer, head, segment) of several maps as one (head, segment)."""
-    return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
+    segment_count = arrays[0].shape[-1]
+    return np.concatenate([array.reshape(-1, segment_count) for array in arrays])
 
 
 def measure_shares(
@@ -239,26 +253,28 @@ def measure_shares(
     if attention_map.kind == "decoder":
         raise ValueError("segments are of the text, and the keys of a decoder are of its target")
     numbers = np.arange(len(segments))
-    members = assign_tokens(attention_map.keys, segments)[:, None] == numbers  # (key, segment)
-    counted = count_queries(attention_map, segments, query)
+    key_segments = assign_tokens(attention_map.keys, segments)
+    members = key_segments[:, None] == numbers  # (key, segment)
+    counted = choose_counted_queries(attention_map, segments, query)
     positions = find_positions(attention_map)
+    rest_members = members[~positions.resting]
     shape = len(attention_map.layers), len(attention_map.heads)
-    found = np.full((4, *shape, len(segments)), np.nan)
+    shares_of_heads = np.full((4, *shape, len(segments)), np.nan)
     for layer, head in np.ndindex(shape):
-        weights = exact_shares(attention_map, attention_map.weights[layer, head])
+        weights = compute_exact_shares(attention_map, attention_map.weights[layer, head])
         whole = HeadWeights(weights, attention_map.visible[layer, head], positions)
-        found[:2, layer, head] = share_of_head(whole, members, counted)
-        found[2:, layer, head] = share_of_head(whole.rest, members[~positions.parked], counted)
-    share, baseline, rest_share, rest_baseline = found
+        shares_of_heads[:2, layer, head] = measure_head_shares(whole, members, counted)
+        shares_of_heads[2:, layer, head] = measure_head_shares(whole.rest, rest_members, counted)
+    share, baseline, rest_share, rest_baseline = shares_of_heads
     return Shares(share, baseline, rest_share, rest_baseline, members.sum(0))
 
 
-def count_queries(
+def choose_counted_queries(
     attention_map: AttentionMap,
     segments: Sequence[Segment],
     query: int | None,
 ) -> Visible:
-    """Tell which queries count for which segment, (query, segment).
+    """Choose which queries count for which segment, (query, segment).
 
     That is the query at one position of the map, or without one, all outside the segment.
     """
@@ -270,20 +286,25 @@ def count_queries(
     if attention_map.kind == "cross":  # queries of another text
         return np.ones(shape, bool)
     own_segments = assign_tokens(attention_map.queries, segments)
-    members: Visible = own_segments[:, None] == np.arange(len(segments))
+    numbers = np.arange(len(segments))
+    members: Visible = own_segments[:, None] == numbers
     return ~members
 
 
-def share_of_head(head: HeadWeights, members: Visible, counted: Visible) -> Doubles:
-    """Return shares and even shares of one head, (2, segment).
+def measure_head_shares(head: HeadWeights, members: Visible, counted: Visible) -> Doubles:
+    """Measure the shares and the even shares of segments for one head, (2, segment).
 
     members: (key, segment). counted: (query, segment).
     """
     keys_inside = head.visible @ members.astype(np.float64)  # (query, segment): seen keys of it
-    counted = counted & head.choosing[:, None] & (keys_inside > 0)
+    sees_inside = keys_inside > 0
+    counted = counted & head.choosing[:, None] & sees_inside
     shares = head.weights @ members
-    even_shares = keys_inside / np.maximum(head.seen, 1)[:, None]
-    sums = np.stack([np.where(counted, values, 0).sum(0) for values in (shares, even_shares)])
+    seen = np.maximum(head.seen, 1)
+    even_shares = keys_inside / seen[:, None]
+    share_sums = np.where(counted, shares, 0).sum(0)
+    even_sums = np.where(counted, even_shares, 0).sum(0)
+    sums = np.stack([share_sums, even_sums])
     counts = np.broadcast_to(counted.sum(0), sums.shape)
     return divide_where(sums, counts)
 
@@ -297,7 +318,8 @@ def assign_tokens(tokens: Sequence[Token], segments: Sequence[Segment]) -> npt.N
     ends = np.array([segment.end for segment in segments])
     numbers = np.full(len(tokens), -1)
     for i, token in enumerate(tokens):
-        common = np.minimum(ends, token.end) - np.maximum(starts, token.start)  # (segment,)
+        last_starts = np.maximum(starts, token.start)
+        common = np.minimum(ends, token.end) - last_starts  # (segment,)
         is_of_text = not token.special and token.segment == 0
         if is_of_text and common.max() > 0:
             numbers[i] = common.argmax()

@@ -1,11 +1,11 @@
-"""What is left of attention without special tokens, which soak much of it up and stand for no text."""
+"""Attention without special tokens, which soak much of it up and stand for no text."""
 
 from dataclasses import replace
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.record import AttentionMap
+from attnviz.record import AttentionMap, Weights
 
 Special: TypeAlias = Literal["keep", "drop", "renormalise"]
 
@@ -14,31 +14,42 @@ class Rest(NamedTuple):
     """A map without its special tokens."""
 
     part: AttentionMap
+    """The map without them."""
     share: float
-    """Of the weight of the queries that are left: what the dropped keys had, in [0, 1]."""
+    """The share of the weight of the remaining queries that the dropped keys had, in [0, 1]."""
     names: tuple[str, ...]
-    """What was dropped, each once."""
+    """The names of the special tokens that were dropped, each once."""
 
 
-def without_special(part: AttentionMap, how: Special) -> Rest:
-    """A map without the rows and columns of special tokens; ``renormalise`` has the rows of each head sum to 1 again.
+def without_special(attention_map: AttentionMap, how: Special) -> Rest:
+    """Drop the rows and columns of special tokens from a map.
 
-    A row all of whose weight was on special tokens stays 0. Raises ValueError if no token, or no weight, is left.
+    ``renormalise`` makes the rows of each head sum to 1 again; a row all of whose weight was on
+    special tokens stays 0. Raises ValueError if no token, or no weight, is left.
     """
-    rows = [i for i, token in enumerate(part.queries) if not token.special]
-    columns = [i for i, token in enumerate(part.keys) if not token.special]
+    queries, keys = attention_map.queries, attention_map.keys
+    rows = [position for position, token in enumerate(queries) if not token.special]
+    columns = [position for position, token in enumerate(keys) if not token.special]
     if not rows or not columns:
         raise ValueError("there are only special tokens")
-    left = part.window(rows, columns)
-    if part.weights is None or left.weights is None:
+    kept_map = attention_map.window(rows, columns)
+    if attention_map.weights is None or kept_map.weights is None:
         raise ValueError("special tokens can be dropped of weights only")
-    before = float(part.weights[..., rows, :].sum(dtype=np.float64))
-    after = float(left.weights.sum(dtype=np.float64))
+    kept_rows = attention_map.weights[..., rows, :]
+    before = float(kept_rows.sum(dtype=np.float64))
+    after = float(kept_map.weights.sum(dtype=np.float64))
     if how == "renormalise":
-        sums = left.weights.sum(-1, keepdims=True)
-        left = replace(
-            left,
-            weights=np.divide(left.weights, sums, out=np.zeros_like(left.weights), where=sums > 0),
-        )
-    names = (token.text for token in (*part.queries, *part.keys) if token.special)
-    return Rest(left, max(0.0, 1 - after / before) if before else 0.0, tuple(dict.fromkeys(names)))
+        kept_map = replace(kept_map, weights=renormalise_rows(kept_map.weights))
+    dropped_share = 0.0
+    if before:
+        dropped_share = max(0.0, 1 - after / before)
+    names = [token.text for token in (*queries, *keys) if token.special]
+    return Rest(kept_map, dropped_share, tuple(dict.fromkeys(names)))
+
+
+def renormalise_rows(weights: Weights) -> Weights:
+    """Make rows (..., key) sum to 1; rows of nothing stay 0."""
+    sums = weights.sum(-1, keepdims=True)
+    shares = np.zeros_like(weights)
+    np.divide(weights, sums, out=shares, where=sums > 0)
+    return shares

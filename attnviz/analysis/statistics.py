@@ -1,11 +1,14 @@
-"""What each head does with its weights, in numbers."""
+"""What each head does with its weights, in numbers: statistics, tiles, the strongest edges."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from attnviz.analysis.numerics import collapse_repeats, compute_row_entropies
+from attnviz.analysis.numerics import log_softmax as log_softmax  # results import it from here
 from attnviz.record import (
     ATTENTION,
     AttentionMap,
@@ -24,117 +27,152 @@ class Sink(NamedTuple):
 
     key: int
     share: float
-    """What it received, in [0, 1] where rows sum to 1: mean over layers, heads and the queries that see another key."""
+    """The mean weight that it received, in [0, 1] where rows sum to 1.
+
+    The mean is over layers, heads and the queries that see another key.
+    """
 
 
 def describe(weights: Weights, visible: Visible, square: bool) -> Statistics:
-    """The statistics of full weights, (layer, head, query, key); visible broadcasts to them.
+    """Measure the statistics of full weights, (layer, head, query, key); visible broadcasts to them.
 
-    square: queries and keys are the same tokens, so that distances between them mean something. Distance and diagonal
-    are means over the queries that see a key. One head after the other, so that little more than the weights is held.
+    square: queries and keys are the same tokens, so that distances between them mean something.
+    Distance and diagonal are means over the queries that see a key. One head is measured after the
+    other, so that little more than the weights is held.
     """
     lead = weights.shape[:2]
     visible = np.broadcast_to(visible, weights.shape)
-    found = [describe_head(weights[at], visible[at], square) for at in np.ndindex(lead)]
-    columns = (np.array(column, np.float32) for column in zip(*found, strict=True))
-    return Statistics(*(column.reshape(*lead, *column.shape[1:]) for column in columns))
+    indices = np.ndindex(lead)
+    heads = [measure_head_statistics(weights[at], visible[at], square) for at in indices]
+    fields = []
+    for values in zip(*heads, strict=True):
+        array = np.array(values, np.float32)  # (layer and head, ...)
+        shape = *lead, *array.shape[1:]
+        fields.append(array.reshape(shape))
+    return Statistics(*fields)
 
 
-def describe_head(weights: Weights, visible: Visible, square: bool) -> tuple[Any, ...]:
-    """The fields of ``Statistics``, in order, of one head (query, key), in float64."""
+def measure_head_statistics(weights: Weights, visible: Visible, square: bool) -> tuple[Any, ...]:
+    """Measure the fields of ``Statistics``, in order, of one head (query, key), in float64."""
     exact = weights.astype(np.float64)
-    logs = np.log(exact, out=np.zeros_like(exact), where=exact > 0)  # 0 log 0 = 0
-    entropy = 0 - np.einsum(
-        "qk,qk->q", exact, logs
-    )  # 0 - x, as -x would be -0.0 for a query with one key
+    entropies = compute_row_entropies(exact)  # (query,)
     seen = visible.sum(-1)  # (query,)
-    received = (seen > 1) @ exact / max(np.count_nonzero(seen > 1), 1)  # (key,)
+    choosing = seen > 1
+    choosing_count = max(np.count_nonzero(choosing), 1)
+    received = choosing @ exact / choosing_count  # (key,)
     if not square:
-        return entropy, received, received[0]
-    seeing, later = max(np.count_nonzero(seen), 1), max(np.count_nonzero(seen[1:]), 1)
-    places = np.arange(len(exact))
-    apart = np.abs(places[:, None] - places)  # (query, key)
-    distance = np.vdot(exact, apart) / seeing
-    return (
-        entropy,
-        received,
-        received[0],
-        distance,
-        np.trace(exact) / seeing,
-        np.trace(exact, -1) / later,
-    )
+        return entropies, received, received[0]
+    seeing = max(np.count_nonzero(seen), 1)
+    later_seen = seen[1:]
+    later_seeing = max(np.count_nonzero(later_seen), 1)
+    positions = np.arange(len(exact))
+    distances = np.abs(positions[:, None] - positions)  # (query, key)
+    distance = np.vdot(exact, distances) / seeing
+    diagonal = np.trace(exact) / seeing
+    previous = np.trace(exact, -1) / later_seeing
+    return entropies, received, received[0], distance, diagonal, previous
 
 
 def sink(received: Floats, candidates: Sequence[int]) -> Sink | None:
-    """The candidate key that received most, (..., key) (Xiao et al. 2023; Clark et al. 2019 for [CLS] and [SEP]).
+    """Find the candidate key that received most, (..., key).
 
-    None if nothing was received at all: then no query sees more than one key.
+    See Xiao et al. 2023, and Clark et al. 2019 for [CLS] and [SEP]. None if nothing was received at
+    all: then no query sees more than one key.
     """
     if not received.any():
         return None
-    shares = received.reshape(-1, received.shape[-1]).mean(0, dtype=np.float64)[list(candidates)]
+    key_count = received.shape[-1]
+    rows = received.reshape(-1, key_count)
+    means = rows.mean(0, dtype=np.float64)  # (key,)
+    shares = means[list(candidates)]
     best = int(shares.argmax())
     return Sink(candidates[best], float(shares[best]))
 
 
 def tile(weights: Weights | Visible, most: int) -> Tiles:
-    """Means and maxima over tiles of weights (layer, head, query, key), at most so many on a side."""
-    n, m = weights.shape[2:]
-    height, width = -(-n // most), -(-m // most)
-    rows, columns = np.arange(0, n, height), np.arange(0, m, width)
-    sums = np.add.reduceat(
-        np.add.reduceat(weights, rows, axis=2, dtype=np.float32), columns, axis=3
-    )
-    areas = np.outer(np.diff(rows, append=n), np.diff(columns, append=m))
-    peaks = np.maximum.reduceat(np.maximum.reduceat(weights, rows, axis=2), columns, axis=3)
-    return Tiles((sums / areas).astype(np.float32), peaks.astype(np.float32), height, width)
+    """Pool weights (layer, head, query, key) over tiles, as means and maxima.
+
+    most: tiles on a side, at most.
+    """
+    query_count, key_count = weights.shape[2:]
+    height = math.ceil(query_count / most)
+    width = math.ceil(key_count / most)
+    rows = np.arange(0, query_count, height)
+    columns = np.arange(0, key_count, width)
+    row_sums = np.add.reduceat(weights, rows, axis=2, dtype=np.float32)
+    sums = np.add.reduceat(row_sums, columns, axis=3)
+    heights = np.diff(rows, append=query_count)
+    widths = np.diff(columns, append=key_count)
+    means = sums / np.outer(heights, widths)
+    row_peaks = np.maximum.reduceat(weights, rows, axis=2)
+    peaks = np.maximum.reduceat(row_peaks, columns, axis=3)
+    mean_tiles = means.astype(np.float32)
+    peak_tiles = peaks.astype(np.float32)
+    return Tiles(mean_tiles, peak_tiles, height, width)
 
 
-def tiled(part: AttentionMap, most: int) -> AttentionMap:
-    """A map of weights as one of tiles, at most so many on a side; as it is if it has no more, or no weights."""
-    n, m = len(part.queries), len(part.keys)
-    if part.weights is None or max(n, m) <= most:
-        return part
-    tiles = tile(part.weights, most)
-    seen = part.visible[
-        tuple(slice(None, 1) if stride == 0 else slice(None) for stride in part.visible.strides[:2])
-    ]
-    for axis, step in ((2, tiles.height), (3, tiles.width)):
-        seen = np.logical_or.reduceat(seen, np.arange(0, seen.shape[axis], step), axis=axis)
-    found = part.statistics
-    if found is None and part.method == ATTENTION and "max" not in part.heads:
-        found = describe(part.weights, part.visible, square=part.kind != "cross" and n == m)
-    return replace(part, weights=None, visible=seen, tiles=tiles, statistics=found)
+def tiled(attention_map: AttentionMap, most: int) -> AttentionMap:
+    """Return a map of weights as one of tiles, at most so many on a side.
+
+    A map that has no more queries and keys, or no weights, is returned as it is.
+    """
+    weights = attention_map.weights
+    query_count = len(attention_map.queries)
+    key_count = len(attention_map.keys)
+    if weights is None or max(query_count, key_count) <= most:
+        return attention_map
+    tiles = tile(weights, most)
+    visible = collapse_repeats(attention_map.visible, 2)
+    visible = pool_visible_mask(visible, 2, tiles.height)
+    visible = pool_visible_mask(visible, 3, tiles.width)
+    statistics = attention_map.statistics
+    is_attention = attention_map.method == ATTENTION and "max" not in attention_map.heads
+    if statistics is None and is_attention:
+        is_square = attention_map.kind != "cross" and query_count == key_count
+        statistics = describe(weights, attention_map.visible, square=is_square)
+    return replace(attention_map, weights=None, visible=visible, tiles=tiles, statistics=statistics)
+
+
+def pool_visible_mask(visible: Visible, axis: int, size: int) -> Visible:
+    """Pool a mask over tiles of so many cells along an axis; a tile is visible if a cell is."""
+    starts = np.arange(0, visible.shape[axis], size)
+    pooled: Visible = np.logical_or.reduceat(visible, starts, axis=axis)
+    return pooled
 
 
 def strongest(weights: Weights, count: int) -> Edges:
-    """The so many largest weights of each query, and their keys: (layer, head, query, key) -> (..., rank)."""
+    """Find the largest weights of each query, and their keys: (layer, head, query, key).
+
+    count: how many there are of each query, in falling order, (layer, head, query, rank).
+    """
     count = min(count, weights.shape[-1])
-    keys = np.argsort(-weights, axis=-1, kind="stable")[..., :count]
-    return Edges(keys.astype(np.int32), np.take_along_axis(weights, keys, -1))
+    order = np.argsort(-weights, axis=-1, kind="stable")
+    keys = order[..., :count]
+    largest = np.take_along_axis(weights, keys, -1)
+    return Edges(keys.astype(np.int32), largest)
 
 
 def mean_of(values: Floats | Doubles, axis: int) -> Doubles:
-    """The mean of the numbers along an axis that are defined; NaN if none is."""
-    count = np.isfinite(values).sum(axis)
-    total = np.where(np.isfinite(values), values, 0).sum(axis)
-    found: Doubles = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-    return found
+    """Compute the mean of the numbers along an axis that are defined; NaN if none is."""
+    is_defined = np.isfinite(values)
+    counts = is_defined.sum(axis)
+    totals = np.where(is_defined, values, 0).sum(axis)
+    means = np.full(counts.shape, np.nan)
+    np.divide(totals, counts, out=means, where=counts > 0)
+    return means
 
 
 def deviation_of(values: Doubles, axis: int) -> Doubles:
-    """Their standard deviation as of a sample, n - 1 in the divisor; NaN of fewer than two."""
-    count = np.isfinite(values).sum(axis)
-    apart = np.where(np.isfinite(values), values - np.expand_dims(mean_of(values, axis), axis), 0)
-    mean_square = np.divide(
-        (apart**2).sum(axis), count - 1, out=np.full(count.shape, np.nan), where=count > 1
-    )
-    found: Doubles = np.sqrt(mean_square)
-    return found
+    """Compute the standard deviation of the numbers along an axis that are defined.
 
-
-def log_softmax(logits: Floats | Doubles) -> Doubles:
-    """Return the logarithms of the probabilities that logits (..., number) stand for, over the last axis."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    found: Doubles = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return found
+    It is that of a sample, n - 1 in the divisor; NaN of fewer than two numbers.
+    """
+    is_defined = np.isfinite(values)
+    counts = is_defined.sum(axis)
+    means = np.expand_dims(mean_of(values, axis), axis)
+    deviations = np.where(is_defined, values - means, 0)
+    squares = (deviations**2).sum(axis)
+    mean_squares = np.full(counts.shape, np.nan)
+    freedom = counts - 1
+    np.divide(squares, freedom, out=mean_squares, where=counts > 1)
+    return np.sqrt(mean_squares)

@@ -1,4 +1,6 @@
-"""A model and texts -> results, where a model is run many times. Knows any model, no screen and no library.
+"""Experiments: a model and texts -> results, where a model is run many times.
+
+They know any model, but no screen and no library.
 
 sequences.py     what the model reads: repeated blocks of random tokens, texts
 heads.py         what each head is: its roles

@@ -1,14 +1,16 @@
 """What a head is for: how much worse a model predicts without it.
 
-A head's output is replaced before it is projected: by zeros, which no head puts out, or by its mean over the queries of
-all sequences, which says nothing of the one at hand. How much the loss rises tells what the model has of the head,
-beside how much it rises without other heads of its layer (Michel et al. 2019; mean: Wang et al. 2022).
+A head's output is replaced before it is projected: by zeros, which no head puts out, or by its mean
+over the queries of all sequences, which says nothing of the one at hand. How much the loss rises
+tells what the model has of the head, beside how much it rises without other heads of its layer
+(Michel et al. 2019; mean: Wang et al. 2022).
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,22 +27,35 @@ from attnviz.results.head_roles import HeadRole, Roles
 from attnviz.selection import Head, Selection
 
 OTHERS = 5  # other heads, or sets of heads, that are ablated for comparison, at most
-TOKENS = Request(layers=Selection(((0, 0),)), truncate=True, kinds=("self",), keep="statistics")
+FIRST_HEAD = Selection(((0, 0),))
+TOKENS = Request(layers=FIRST_HEAD, truncate=True, kinds=("self",), keep="statistics")
+"""What is asked of a model to learn which tokens it makes of a text."""
 Losses = npt.NDArray[np.float64]
+HeadGroup = tuple[tuple[Head, ...], str | None]
+"""Heads that are ablated together, and their role."""
 
 
 @dataclass
-class Passages:
-    """What is read, what of the loss counts, and what was found of it."""
+class EvaluationData:
+    """The sequences on which losses are measured, and what was measured on them."""
 
     ids: Sequence[npt.NDArray[np.int64]]
-    """Each (batch, n)."""
+    """Token ids in batches, each (batch, n)."""
     counted: slice
-    """Places of the loss, of which the first is that of the second token."""
-    means: dict[int, Array] = field(default_factory=dict)
-    """Of each layer, the mean of what each head puts out (head, d_v)."""
+    """The positions of the loss that count; the first of all is that of the second token."""
+    mean_outputs: dict[int, Array] = field(default_factory=dict)
+    """By layer, the mean of what each head puts out, (head, d_v)."""
     losses: dict[tuple[Replacement, frozenset[Head]], Losses] = field(default_factory=dict)
-    """Of each sequence, without some heads."""
+    """By replacement and ablated heads, the mean loss on each sequence, (sequence,)."""
+
+
+class HeadSet(NamedTuple):
+    """Heads that are ablated together, and the others that are ablated for comparison."""
+
+    heads: tuple[Head, ...]
+    role: str | None
+    others: list[tuple[Head, ...]]
+    """Sets of as many other heads."""
 
 
 def ablate(
@@ -50,173 +65,253 @@ def ablate(
     texts: Sequence[str],
     watch: Watch = ignore_progress,
 ) -> Ablation:
-    """The loss without each of the chosen heads, and without all those of one role, on the data of the roles.
+    """Measure the loss without each of the chosen heads, and without all those of one role.
 
-    Others are heads of the same layers that do not play the same role, else such heads of any layer; drawn anew from
-    the seed. ``watch`` hears how many of how many runs are done. Raises UsageError of a model without next tokens,
-    ModelError of one that tells no losses.
+    The losses are measured on the data on which the roles were. For comparison, other heads of the
+    same layers are ablated that do not play the same role, or where there are not enough, such
+    heads of any layer; they are drawn anew from the seed of the roles. ``watch`` hears how many of
+    how many runs are done.
+
+    Raises UsageError for a model without next tokens, ModelError for one that tells no losses.
     """
     predictor = require_losses(model)
-    data = passages(predictor, roles, texts)
-    whole = {name: baseline(predictor, part) for name, part in data.items()}
-    rng = np.random.default_rng(roles.setting.seed)
-    sets = [(heads, role, drawn(heads, role, roles.heads, rng)) for heads, role in together(chosen)]
-    every = list(
-        dict.fromkeys(frozenset(heads) for own, _, others in sets for heads in (own, *others))
-    )
-    jobs = [(part, how, heads) for part in data.values() for how in HOWS for heads in every]
-    for done, (part, how, heads) in enumerate(jobs, 1):
-        part.losses[how, heads] = losses(predictor, part, without(heads, how, part.means))
-        watch(done, len(jobs))
-    ablated = tuple(
-        AblatedHeads(
-            own,
-            role,
-            {
-                (name, how): rise(data[name], whole[name], how, own, others)
-                for name in data
-                for how in HOWS
-            },
-        )
-        for own, role, others in sets
-    )
-    return Ablation({name: LossSpread.of(found) for name, found in whole.items()}, ablated)
+    evaluations = make_evaluation_data(predictor, roles, texts)
+    whole_losses: dict[Data, Losses] = {}
+    for data, evaluation in evaluations.items():
+        whole_losses[data] = measure_baseline(predictor, evaluation)
+    head_sets = make_head_sets(chosen, roles)
+    measure_head_sets(predictor, evaluations, head_sets, watch)
+    spreads = {data: LossSpread.of(losses) for data, losses in whole_losses.items()}
+    ablated = [compare_losses(head_set, evaluations, whole_losses) for head_set in head_sets]
+    return Ablation(spreads, tuple(ablated))
 
 
-def passages(model: SupportsLosses, roles: Roles, texts: Sequence[str]) -> dict[Data, Passages]:
-    """The sequences and texts of the roles. Of a repeated block counts the second copy but its first token.
+def make_evaluation_data(
+    model: SupportsLosses, roles: Roles, texts: Sequence[str]
+) -> dict[Data, EvaluationData]:
+    """Make the sequences and texts on which roles were measured ready for the loss.
 
-    That one nothing foretells. Texts of one token foretell nothing either, and are left out.
+    On a repeated block the loss of the second copy counts, but not that of its first token, which
+    nothing foretells. Texts of one token foretell nothing either, and are left out.
     """
     vocabulary = model.read_vocabulary()
-    setting, first = roles.setting, len(vocabulary.prefix)
+    setting = roles.setting
     sequences = np.array(repeated(vocabulary, setting, model.name))
-    read = [model.capture(Prompt(text), TOKENS).maps[0].queries for text in texts]
-    ids = [np.array([[token.id for token in tokens]]) for tokens in read if len(tokens) > 1]
-    second = slice(first + setting.block, first + 2 * setting.block - 1)
-    found: dict[Data, Passages] = {"repeated": Passages([sequences], second)}
-    return {**found, "text": Passages(ids, slice(None))} if ids else found
+    block_start = len(vocabulary.prefix)
+    second_copy_start = block_start + setting.block
+    second_copy = slice(second_copy_start, second_copy_start + setting.block - 1)
+    evaluations: dict[Data, EvaluationData] = {}
+    evaluations["repeated"] = EvaluationData([sequences], second_copy)
+    text_ids = []
+    for text in texts:
+        capture = model.capture(Prompt(text), TOKENS)
+        ids = [token.id for token in capture.maps[0].queries]
+        if len(ids) > 1:
+            text_ids.append(np.array([ids]))
+    if text_ids:
+        evaluations["text"] = EvaluationData(text_ids, slice(None))
+    return evaluations
 
 
-def baseline(model: SupportsLosses, part: Passages) -> Losses:
-    """The loss of the whole model on each sequence; the means of its heads' outputs are kept meanwhile."""
+def make_head_sets(chosen: Sequence[HeadRole], roles: Roles) -> list[HeadSet]:
+    """Make the sets of heads that are ablated, each with others that are drawn for comparison."""
+    rng = np.random.default_rng(roles.setting.seed)
+    head_sets = []
+    for heads, role in group_heads(chosen):
+        others = draw_other_heads(heads, role, roles.heads, rng)
+        head_sets.append(HeadSet(heads, role, others))
+    return head_sets
+
+
+def measure_head_sets(
+    model: SupportsLosses,
+    evaluations: Mapping[Data, EvaluationData],
+    head_sets: Sequence[HeadSet],
+    watch: Watch,
+) -> None:
+    """Measure the losses without each set of heads and without its others; each set only once."""
+    distinct: dict[frozenset[Head], None] = {}
+    for head_set in head_sets:
+        for heads in (head_set.heads, *head_set.others):
+            distinct[frozenset(heads)] = None
+    runs_per_set = len(evaluations) * len(HOWS)
+    total = runs_per_set * len(distinct)
+    done = 0
+    for evaluation in evaluations.values():
+        for how in HOWS:
+            for ablated in distinct:
+                change = without(ablated, how, evaluation.mean_outputs)
+                losses = measure_losses(model, evaluation, change)
+                evaluation.losses[how, ablated] = losses
+                done += 1
+                watch(done, total)
+
+
+def compare_losses(
+    head_set: HeadSet,
+    evaluations: Mapping[Data, EvaluationData],
+    whole_losses: Mapping[Data, Losses],
+) -> AblatedHeads:
+    """Compare the losses without a set of heads with those of the whole model, on all data."""
+    rises: dict[tuple[Data, Replacement], LossRise] = {}
+    for data, evaluation in evaluations.items():
+        whole = whole_losses[data]
+        for how in HOWS:
+            rises[data, how] = measure_rise(evaluation, whole, how, head_set)
+    return AblatedHeads(head_set.heads, head_set.role, rises)
+
+
+def measure_baseline(model: SupportsLosses, evaluation: EvaluationData) -> Losses:
+    """Measure the loss of the whole model on each sequence, and keep the means of its heads."""
     sums: dict[int, Array] = defaultdict(float)
 
-    def add(layer: int, output: Array, _: Weigh) -> Array:
-        sums[layer] = sums[layer] + widen(output).sum((0, 1))  # (head, d_v)
+    def add_outputs(layer: int, output: Array, _: Weigh) -> Array:
+        head_sums = widen(output).sum((0, 1))  # (head, d_v)
+        sums[layer] = sums[layer] + head_sums
         return output
 
-    found = losses(model, part, add)
-    queries = sum(ids.size for ids in part.ids)
-    part.means = {layer: total / queries for layer, total in sums.items()}
-    return found
+    losses = measure_losses(model, evaluation, add_outputs)
+    query_count = sum(ids.size for ids in evaluation.ids)
+    evaluation.mean_outputs = {layer: total / query_count for layer, total in sums.items()}
+    return losses
 
 
-def losses(model: SupportsLosses, part: Passages, change: Change) -> Losses:
-    """The mean loss on each sequence."""
-    return np.concatenate(
-        [model.losses(ids, change)[:, part.counted].mean(1, dtype=np.float64) for ids in part.ids]
-    )
+def measure_losses(model: SupportsLosses, evaluation: EvaluationData, change: Change) -> Losses:
+    """Measure the mean loss on each sequence while the model is changed, (sequence,)."""
+    means = []
+    for ids in evaluation.ids:
+        losses = model.losses(ids, change)  # (batch, n - 1)
+        counted = losses[:, evaluation.counted]
+        means.append(counted.mean(1, dtype=np.float64))
+    return np.concatenate(means)
 
 
 def without(
     heads: Iterable[Head], how: Replacement, means: Mapping[int, Array], seed: int = 0
 ) -> Change:
-    """The change that ablates heads. means: of each layer (head, d_v), for the mean; seed: of what is permuted.
+    """Make the change of a model that ablates heads.
 
-    What is put there is a constant: no gradient goes through it.
+    means: by layer the mean outputs of all heads, (head, d_v), which are needed for "mean" only.
+    seed: of the order in which weights are permuted. A replacement is a constant: no gradient goes
+    through it.
     """
-    chosen: dict[int, list[int]] = defaultdict(list)
+    heads_of_layer: dict[int, list[int]] = defaultdict(list)
     for layer, head in sorted(heads):
-        chosen[layer].append(head)
+        heads_of_layer[layer].append(head)
 
-    def change(layer: int, output: Array, weigh: Weigh) -> Array:
-        if layer not in chosen:
+    def replace_outputs(layer: int, output: Array, weigh: Weigh) -> Array:
+        if layer not in heads_of_layer:
             return output
+        ablated = heads_of_layer[layer]
         xp, values = namespace(output), 0
         if how == "mean":
-            values = means[layer][chosen[layer]]
+            values = means[layer][ablated]
         elif how != "zero":
-            with nullcontext() if xp is np else xp.no_grad():
-                values = reweighed(weigh(chosen[layer]), how, np.random.default_rng((seed, layer)))
+            rng = np.random.default_rng((seed, layer))
+            without_gradient = nullcontext() if xp is np else xp.no_grad()
+            with without_gradient:
+                values = compute_other_outputs(weigh(ablated), how, rng)
         changed = output + 0  # a copy, of NumPy as of torch
-        changed[:, :, chosen[layer]] = xp.asarray(values, dtype=output.dtype, device=output.device)
+        replacement = xp.asarray(values, dtype=output.dtype, device=output.device)
+        changed[:, :, ablated] = replacement
         return changed
 
-    return change
+    return replace_outputs
 
 
-def reweighed(made: Weighed, how: Replacement, rng: np.random.Generator) -> Array:
-    """What heads put out with other weights: (batch, query, head, d_v)."""
-    weights, value = as_numpy(made.weights), as_numpy(made.value)
-    visible = np.broadcast_to(as_numpy(made.visible), weights.shape)
-    even = visible / np.maximum(visible.sum(-1, keepdims=True), 1)
-    other = even if how == "uniform" else permuted(weights, visible, rng)
-    found: Array = np.swapaxes(other @ value, 1, 2).astype(np.float32)
-    return found
+def compute_other_outputs(weighed: Weighed, how: Replacement, rng: np.random.Generator) -> Array:
+    """Compute what heads would put out with other weights, (batch, query, head, d_v).
+
+    how: "uniform", the same weight on all visible keys, or "permute".
+    """
+    weights = convert_to_numpy(weighed.weights)
+    value = convert_to_numpy(weighed.value)
+    visible = np.broadcast_to(convert_to_numpy(weighed.visible), weights.shape)
+    if how == "uniform":
+        seen = visible.sum(-1, keepdims=True)
+        other_weights = visible / np.maximum(seen, 1)
+    else:
+        other_weights = permute_rows(weights, visible, rng)
+    by_head = other_weights @ value  # (batch, head, query, d_v)
+    outputs: Array = np.swapaxes(by_head, 1, 2)
+    return outputs.astype(np.float32)
 
 
-def permuted(weights: Doubles, visible: Visible, rng: np.random.Generator) -> Doubles:
-    """Weights with each row in another order among the keys that are visible (Jain & Wallace 2019): (..., key)."""
-    places = np.argsort(~visible, axis=-1, kind="stable")  # the visible keys first, in their order
-    drawn = rng.random(weights.shape[1:])  # one order for all texts of a batch
-    shuffled = np.argsort(np.where(visible, drawn, np.inf), axis=-1)
-    found = np.zeros_like(weights)
-    np.put_along_axis(found, places, np.take_along_axis(weights, shuffled, -1), -1)
-    return found
+def permute_rows(weights: Doubles, visible: Visible, rng: np.random.Generator) -> Doubles:
+    """Shuffle the weights (..., key) of each row among its visible keys (Jain & Wallace 2019)."""
+    visible_first = np.argsort(~visible, axis=-1, kind="stable")  # in their order, then the others
+    draws = rng.random(weights.shape[1:])  # one order for all texts of a batch
+    visible_draws = np.where(visible, draws, np.inf)
+    shuffled_keys = np.argsort(visible_draws, axis=-1)
+    shuffled_weights = np.take_along_axis(weights, shuffled_keys, -1)
+    permuted = np.zeros_like(weights)
+    np.put_along_axis(permuted, visible_first, shuffled_weights, -1)
+    return permuted
 
 
-def as_numpy(array: Array) -> Array:
-    """An array of NumPy, or a tensor outside of its graph, as NumPy's; numbers in float64."""
-    if not isinstance(array, np.ndarray):  # NumPy has no bfloat16
+def convert_to_numpy(array: Array) -> Array:
+    """Convert an array of NumPy or torch to NumPy, outside of its graph; numbers in float64."""
+    if not isinstance(array, np.ndarray):
         array = array.detach().cpu()
-        array = (array.double() if array.is_floating_point() else array).numpy()
-    return array if array.dtype == bool else array.astype(np.float64)
+        if array.is_floating_point():
+            array = array.double()  # NumPy has no bfloat16
+        array = array.numpy()
+    if array.dtype == bool:
+        return array
+    return array.astype(np.float64)
 
 
-def together(chosen: Sequence[HeadRole]) -> list[tuple[tuple[Head, ...], str | None]]:
-    """Each head by itself, and after those of a role, where they are several, all of them."""
-    found: list[tuple[tuple[Head, ...], str | None]] = []
+def group_heads(chosen: Sequence[HeadRole]) -> list[HeadGroup]:
+    """Group heads for ablation: each by itself, then all of a role together where it has several.
+
+    Each group stands with its role.
+    """
+    groups: list[HeadGroup] = []
     for role in dict.fromkeys(head.role for head in chosen):
         heads = [head.place for head in chosen if head.role == role]
-        found += [((place,), role) for place in heads]
+        groups += [((head,), role) for head in heads]
         if role and len(heads) > 1:
-            found.append((tuple(heads), role))
-    return found
+            groups.append((tuple(heads), role))
+    return groups
 
 
-def drawn(
+def draw_other_heads(
     own: Sequence[Head], role: str | None, heads: Sequence[HeadRole], rng: np.random.Generator
 ) -> list[tuple[Head, ...]]:
-    """Sets of as many other heads: of the same layers if there are enough, else of all."""
+    """Draw sets of as many other heads, OTHERS at most, none of which plays the role.
+
+    They are of the same layers if these have enough such heads, else of all layers.
+    """
+    count = len(own)
     layers = {layer for layer, _ in own}
-    other = [
-        head.place
-        for head in heads
-        if head.place not in own and (role is None or head.role != role)
-    ]
-    near = [place for place in other if place[0] in layers]
-    pool = near if len(near) >= len(own) else other
-    if len(own) == 1:
-        return [(pool[i],) for i in rng.permutation(len(pool))[:OTHERS]]
-    if len(pool) < len(own):
+    candidates = []
+    for head in heads:
+        plays_role = role is not None and head.role == role
+        if head.place not in own and not plays_role:
+            candidates.append(head.place)
+    near = [head for head in candidates if head[0] in layers]
+    pool = near if len(near) >= count else candidates
+    if count == 1:
+        order = rng.permutation(len(pool))
+        return [(pool[i],) for i in order[:OTHERS]]
+    if len(pool) < count:
         return []
-    sets = (
-        tuple(sorted(pool[i] for i in rng.permutation(len(pool))[: len(own)]))
-        for _ in range(OTHERS)
-    )
-    return list(dict.fromkeys(sets))
+    draws: dict[tuple[Head, ...], None] = {}
+    for _ in range(OTHERS):
+        order = rng.permutation(len(pool))
+        drawn_heads = sorted(pool[i] for i in order[:count])
+        draws[tuple(drawn_heads)] = None
+    return list(draws)
 
 
-def rise(
-    part: Passages,
-    whole: Losses,
-    how: Replacement,
-    own: Sequence[Head],
-    others: Sequence[Sequence[Head]],
+def measure_rise(
+    evaluation: EvaluationData, whole: Losses, how: Replacement, head_set: HeadSet
 ) -> LossRise:
-    """The rise of the loss without some heads, and without others."""
-    rises = [part.losses[how, frozenset(heads)] - whole for heads in (own, *others)]
-    return LossRise(
-        LossSpread.of(rises[0]), LossSpread.of([float(found.mean()) for found in rises[1:]])
-    )
+    """Measure the rise of the loss without a set of heads, and without its others."""
+    own_losses = evaluation.losses[how, frozenset(head_set.heads)]
+    own_rise = LossSpread.of(own_losses - whole)
+    mean_rises = []
+    for heads in head_set.others:
+        rises = evaluation.losses[how, frozenset(heads)] - whole
+        mean_rises.append(float(rises.mean()))
+    return LossRise(own_rise, LossSpread.of(mean_rises))

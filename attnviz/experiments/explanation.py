@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.explain import difference, explain, explain_raw
+from attnviz.analysis.explain import explain_query, explain_vectors, measure_difference
 from attnviz.errors import InputError
 from attnviz.lm import store
 from attnviz.models import Model
@@ -13,7 +13,8 @@ from attnviz.request import Prompt, Request
 from attnviz.results.explanation import ExplanationResult
 from attnviz.selection import Named, Selection, Spot
 
-FIRST, LAST = Selection(((0, 0),)), Selection(((-1, -1),))
+FIRST = Selection(((0, 0),))
+LAST = Selection(((-1, -1),))
 LAST_TOKEN = Spot(-1)
 EXPLAINED_KINDS: tuple[Kind, ...] = ("self", "cross")  # of models that have several kinds of map
 
@@ -42,11 +43,15 @@ def explain_head(
     capture = model.capture(prompt, request)
     weights = capture.maps[0].weights
     try:
-        steps = explain(follower.operands(prompt, request))
+        operands = follower.operands(prompt, request)
+        steps = explain_query(operands)
     except ValueError as error:
         raise InputError(f"{error}: its output is 0; choose another --query") from error
-    own_weights: npt.ArrayLike = np.nan if weights is None else weights[0, 0, 0]
-    return ExplanationResult(capture, steps, difference(steps, own_weights))
+    own_weights: npt.ArrayLike = np.nan
+    if weights is not None:
+        own_weights = weights[0, 0, 0]
+    difference = measure_difference(steps, own_weights)
+    return ExplanationResult(capture, steps, difference)
 
 
 def explain_score(
@@ -66,6 +71,8 @@ def explain_score(
     capture = builtin.capture(prompt, request)
     query_map = capture.maps[0]
     embeddings = store.read(store.BUILTIN).parameters["embedding"]
-    vectors = embeddings[[token.id for token in query_map.keys]]
-    steps, own_weights = explain_raw(score, vectors, query_map.query_places[0])
-    return ExplanationResult(capture, steps, difference(steps, own_weights), score)
+    token_ids = [token.id for token in query_map.keys]
+    position = query_map.query_places[0]
+    steps, own_weights = explain_vectors(score, embeddings[token_ids], position)
+    difference = measure_difference(steps, own_weights)
+    return ExplanationResult(capture, steps, difference, score)

@@ -4,16 +4,18 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
-from attnviz.analysis.roles import ROLES, Data, Layout, beyond, measure
+from attnviz.analysis.numerics import collapse_repeats
+from attnviz.analysis.roles import ROLES, Data, Layout, beyond, score_roles
 from attnviz.errors import UsageError
 from attnviz.experiments.ablation import ablate
 from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.experiments.sequences import repeated
 from attnviz.models.base import Model, require_sequences
-from attnviz.record import AttentionMap, Capture, Token, Visible
+from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import Prompt, Request
 from attnviz.results.head_roles import HeadRole, HeadsResult, Roles, RoleScore, RoleScores, Setting
 from attnviz.selection import ALL, Head, Named, Selection, require_same_tokens, resolve
@@ -45,8 +47,8 @@ def find_head_roles(
     Raises UsageError for a head that is not there, for a model of two texts or a block too long for
     it, and where there is nothing to ablate; InputError for texts that the model cannot read.
     """
-    every_role = measure_heads(model, setting, texts)
-    roles = choose_heads(every_role, layers or ALL, heads or ALL)
+    all_roles = measure_heads(model, setting, texts)
+    roles = select_roles(all_roles, layers or ALL, heads or ALL)
     if not ablates:
         return HeadsResult(roles, role=role)
     chosen = roles.heads
@@ -54,22 +56,22 @@ def find_head_roles(
         chosen = heads_with_name(roles, role)
     if not chosen:
         lacking = f"plays the role {role}" if role else "has a name"
-        raise UsageError(
-            f"--ablate: no head of {model.name} {lacking}: choose heads with -l and -H"
-        )
-    ablation = ablate(model, every_role, chosen, texts, watch)
+        problem = f"no head of {model.name} {lacking}"
+        raise UsageError(f"--ablate: {problem}: choose heads with -l and -H")
+    ablation = ablate(model, all_roles, chosen, texts, watch)
     return HeadsResult(roles, ablation, role)
 
 
-def choose_heads(roles: Roles, layers: Selection, heads: Selection | Named) -> Roles:
+def select_roles(roles: Roles, layers: Selection, heads: Selection | Named) -> Roles:
     """Return the roles of some heads only. Raises UsageError for one that is not there."""
-    there: dict[int, list[int]] = {}
+    heads_of_layer: dict[int, list[int]] = {}
     for head in roles.heads:
-        there.setdefault(head.layer, []).append(head.head)
-    places: set[Head] = set()
-    for block_layers, block_heads in resolve(layers, heads, there):
-        places.update((layer, head) for layer in block_layers for head in block_heads)
-    return replace(roles, heads=tuple(head for head in roles.heads if head.place in places))
+        heads_of_layer.setdefault(head.layer, []).append(head.head)
+    chosen: set[Head] = set()
+    for block_layers, block_heads in resolve(layers, heads, heads_of_layer):
+        chosen.update(product(block_layers, block_heads))
+    kept = [head for head in roles.heads if head.place in chosen]
+    return replace(roles, heads=tuple(kept))
 
 
 def heads_with_name(roles: Roles, role: str | None) -> tuple[HeadRole, ...]:
@@ -88,14 +90,17 @@ def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles
     vocabulary = require_sequences(model).read_vocabulary()
     sequences = repeated(vocabulary, setting, model.name)
     block_captures = (model.capture(Prompt("", ids=ids), ALL_HEADS) for ids in sequences)
-    on_blocks = collect_samples(block_captures, "repeated", setting.block, len(vocabulary.prefix))
+    first = len(vocabulary.prefix)
+    on_blocks = collect_samples(block_captures, "repeated", setting.block, first)
     text_captures = (model.capture(Prompt(text), ALL_HEADS) for text in texts)
     on_texts = collect_samples(text_captures, "text")
-    heads = tuple(
-        name_head(place, summarise_samples(on_blocks[place]), summarise_samples(on_texts[place]))
-        for place in on_blocks
-    )
-    return Roles(model.name, heads, setting, len(sequences[0]), len(texts))
+    heads = []
+    for head, samples in on_blocks.items():
+        block_scores = summarise_samples(samples)
+        text_scores = summarise_samples(on_texts[head])
+        heads.append(name_head(head, block_scores, text_scores))
+    length = len(sequences[0])
+    return Roles(model.name, tuple(heads), setting, length, len(texts))
 
 
 def collect_samples(
@@ -103,7 +108,7 @@ def collect_samples(
 ) -> Samples:
     """Collect the scores of every head by role, one a capture.
 
-    block, first: the length of a repeated block, and the place of its first token.
+    block, first: the length of a repeated block, and the position of its first token.
     """
     samples: Samples = defaultdict(lambda: defaultdict(list))
     for capture in captures:
@@ -118,70 +123,81 @@ def add_samples(
 ) -> None:
     """Add the scores and chances of the heads of a map to samples."""
     assert attention_map.weights is not None
-    visible = without_repeated_masks(attention_map)
-    layout = Layout(visible, block, first, separators(attention_map.keys))
-    for role, (scores, chances) in measure(attention_map.weights, layout, data).items():
+    visible = collapse_repeats(attention_map.visible, 2)  # (layer or 1, head or 1, n, n)
+    separators = find_separators(attention_map.keys)
+    layout = Layout(visible, block, first, separators)
+    measured = score_roles(attention_map.weights, layout, data)
+    for role, (scores, chances) in measured.items():
         for (i, j), score in np.ndenumerate(scores):
-            place = attention_map.layers[i], int(attention_map.heads[j])
-            samples[place][role].append((float(score), float(chances[i, j])))
+            layer = attention_map.layers[i]
+            head = attention_map.heads[j]
+            chance = chances[i, j]
+            samples_of_head = samples[layer, int(head)]
+            samples_of_head[role].append((float(score), float(chance)))
 
 
-def without_repeated_masks(attention_map: AttentionMap) -> Visible:
-    """Return a mask once where it is the same in all layers or heads.
-
-    (layer, head, n, n) -> (layer or 1, head or 1, n, n).
-    """
-    layer_stride, head_stride, *_ = attention_map.visible.strides
-    layers = slice(0, 1) if layer_stride == 0 else slice(None)
-    heads = slice(0, 1) if head_stride == 0 else slice(None)
-    return attention_map.visible[layers, heads]
+def find_separators(tokens: Sequence[Token]) -> tuple[int, ...]:
+    """Find the positions of special tokens and of punctuation, but never the first token."""
+    after_first = range(1, len(tokens))
+    return tuple(position for position in after_first if parts_text(tokens[position]))
 
 
-def separators(tokens: Sequence[Token]) -> tuple[int, ...]:
-    """Return the places of special tokens but the first, and of tokens that are punctuation."""
-    return tuple(
-        i for i, token in enumerate(tokens) if i and (token.special or is_punctuation(token.text))
-    )
+def parts_text(token: Token) -> bool:
+    """Return whether a token stands between others: a special one, or punctuation."""
+    return token.special or is_punctuation(token.text)
 
 
 def is_punctuation(text: str) -> bool:
     """Return whether there is nothing but punctuation in a text, and some."""
-    signs = text.strip()
-    return bool(signs) and all(unicodedata.category(sign).startswith("P") for sign in signs)
+    categories = [unicodedata.category(character) for character in text.strip()]
+    if not categories:
+        return False
+    return all(category.startswith("P") for category in categories)
 
 
 def summarise_samples(samples: Mapping[str, Sequence[Sample]]) -> dict[str, RoleScore]:
     """Summarise the samples of a head by role; a role without a defined score is left out."""
-    scores = {role: summarise_role(of_role) for role, of_role in samples.items()}
-    return {role: score for role, score in scores.items() if score is not None}
+    scores: dict[str, RoleScore] = {}
+    for role, samples_of_role in samples.items():
+        score = summarise_role(samples_of_role)
+        if score is not None:
+            scores[role] = score
+    return scores
 
 
 def summarise_role(samples: Sequence[Sample]) -> RoleScore | None:
     """Return mean and deviation of the samples that are defined; None if there are none."""
-    defined = np.array([sample for sample in samples if not np.isnan(sample[0])])
-    if not len(defined):
+    defined = [(score, chance) for score, chance in samples if not np.isnan(score)]
+    count = len(defined)
+    if not count:
         return None
-    scores, chances = defined.T
-    sd = float(scores.std(ddof=1)) if len(scores) > 1 else np.nan
-    return RoleScore(float(scores.mean()), sd, float(chances.mean()), len(scores))
+    scores, chances = np.array(defined).T
+    mean = float(scores.mean())
+    mean_chance = float(chances.mean())
+    deviation = float(scores.std(ddof=1)) if count > 1 else np.nan
+    return RoleScore(mean, deviation, mean_chance, count)
 
 
-def name_head(place: Head, scores: RoleScores, on_text: RoleScores) -> HeadRole:
+def name_head(head: Head, scores: RoleScores, on_text: RoleScores) -> HeadRole:
     """Make a head with its name, from its scores on repeated tokens and on text."""
     by_data: dict[Data, RoleScores] = {"repeated": scores, "text": on_text}
     margins = {role: margin_above_threshold(role, by_data) for role in ROLES}
     best = max(margins, key=margins.__getitem__)
     name = best if margins[best] >= 0 else None
-    return HeadRole(*place, name, scores, on_text)
+    return HeadRole(*head, name, scores, on_text)
 
 
 def margin_above_threshold(name: str, scores: Mapping[Data, RoleScores]) -> float:
     """Return how far above its threshold a role is, on the data where it is least.
 
-    Below 0 it names nothing.
+    A head is not named by a role for which this is below 0.
     """
     role = ROLES[name]
-    defined = [scores[data][name] for data in role.data if name in scores[data]]
-    if role.threshold is None or not defined:
+    shares = []
+    for data in role.data:
+        score = scores[data].get(name)
+        if score is not None:
+            shares.append(beyond(score.mean, score.chance))
+    if role.threshold is None or not shares:
         return -1.0
-    return min(beyond(score.mean, score.chance) for score in defined) - role.threshold
+    return min(shares) - role.threshold

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Watch: TypeAlias = Callable[[int, int], None]
-"""Is called with how many runs are done, and how many there are."""
+"""A function that is called with how many runs are done, and how many there are."""
 
 
 def ignore_progress(done: int, total: int) -> None:

@@ -8,33 +8,37 @@ from attnviz.errors import UsageError
 from attnviz.request import Vocabulary
 from attnviz.results.head_roles import Setting
 
-DOCUMENTS, CHARACTERS = (
-    64,
-    1000,
-)  # of a corpus: so many documents at most, and of each its beginning
+DOCUMENTS = 64  # of a corpus, at most
+CHARACTERS = 1000  # from the beginning of each document
+NO_LIMIT = 1 << 30  # tokens, where a model does not say how many it reads
 Ids = tuple[int, ...]
 
 
 def repeated(vocabulary: Vocabulary, setting: Setting, model: str) -> list[Ids]:
-    """Sequences P + B + B + S, B of distinct random tokens of the vocabulary; P and S are its prefix and suffix.
+    """Draw sequences P + B + B + S, B a block of distinct random tokens of a vocabulary.
 
-    Raises UsageError for a block that is longer than the vocabulary, or twice what the model reads.
+    P and S are the prefix and the suffix of the vocabulary. Raises UsageError for a block that is
+    longer than the vocabulary, or twice as long as what the model reads.
     """
-    around = len(vocabulary.prefix) + len(vocabulary.suffix)
-    most = min(len(vocabulary.plain), ((vocabulary.positions or 1 << 30) - around) // 2)
-    if setting.block > most:
-        raise UsageError(
-            f"a block of {setting.block} tokens, repeated, is too long for {model}: at most {most}"
-        )
+    prefix, suffix = vocabulary.prefix, vocabulary.suffix
+    most_tokens = vocabulary.positions or NO_LIMIT
+    room = most_tokens - len(prefix) - len(suffix)
+    longest = min(len(vocabulary.plain), room // 2)
+    if setting.block > longest:
+        problem = f"a block of {setting.block} tokens, repeated, is too long for {model}"
+        raise UsageError(f"{problem}: at most {longest}")
     rng = np.random.default_rng(setting.seed)
-    blocks = [
-        rng.permutation(vocabulary.plain)[: setting.block].tolist()
-        for _ in range(setting.sequences)
-    ]
-    return [(*vocabulary.prefix, *block, *block, *vocabulary.suffix) for block in blocks]
+    sequences = []
+    for _ in range(setting.sequences):
+        shuffled = rng.permutation(vocabulary.plain)
+        block = shuffled[: setting.block].tolist()
+        sequences.append((*prefix, *block, *block, *suffix))
+    return sequences
 
 
 def excerpts(documents: Sequence[str]) -> list[str]:
-    """The beginnings of documents, as many as are measured, evenly spread."""
-    places = np.linspace(0, len(documents) - 1, min(DOCUMENTS, len(documents))).round().astype(int)
-    return [documents[place][:CHARACTERS] for place in places]
+    """Return the beginnings of documents, as many as are measured, evenly spread."""
+    count = min(DOCUMENTS, len(documents))
+    spread = np.linspace(0, len(documents) - 1, count)
+    positions = spread.round().astype(int)
+    return [documents[position][:CHARACTERS] for position in positions]

@@ -1,4 +1,4 @@
-"""What a training has measured of its model, read again from what it left."""
+"""What was measured of a model while it was trained, read from the files of the run."""
 
 from pathlib import Path
 

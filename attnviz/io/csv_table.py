@@ -12,52 +12,68 @@ from attnviz.escape import escape
 from attnviz.io.formats import units
 from attnviz.record import AttentionMap, Capture
 
-COLUMNS = "kind", "layer", "head", "query", "query_token", "key", "key_token", "weight", "units"
-FORMULA = "=", "+", "-", "@", "＝", "＋", "－", "＠"  # noqa: RUF001 - what a spreadsheet takes for a formula's beginning
+CSV_COLUMNS = (
+    "kind",
+    "layer",
+    "head",
+    "query",
+    "query_token",
+    "key",
+    "key_token",
+    "weight",
+    "units",
+)
+FORMULA = "=", "+", "-", "@", "＝", "＋", "－", "＠"  # noqa: RUF001 - where spreadsheets see formulas
 
 
 def to_csv(capture: Capture) -> bytes:
-    """CSV: the columns above, of words query_word and key_word; a masked cell has no line.
+    """Write a capture as CSV with CSV_COLUMNS; a masked cell has no line.
 
-    Control characters of tokens are written out, so that a line is a line. A token that a spreadsheet would take for a
-    formula begins with an apostrophe (OWASP, CSV injection). Raises UsageError if there are no weights.
+    Of words, the columns are named query_word and key_word. Control characters of tokens are
+    written out, so that a line is a line. A token that a spreadsheet would take for a formula
+    begins with an apostrophe (OWASP, CSV injection). Raises UsageError if there are no weights.
     """
     file = StringIO()
     lines = csv.writer(file, lineterminator="\n")
-    merged = all(part.unit == "word" for part in capture.maps)
-    lines.writerow(name.replace("token", "word") if merged else name for name in COLUMNS)
-    for part in capture.maps:
-        lines.writerows(rows(part))
+    columns = list(CSV_COLUMNS)
+    if all(each.unit == "word" for each in capture.maps):
+        columns = [name.replace("token", "word") for name in columns]
+    lines.writerow(columns)
+    for each in capture.maps:
+        lines.writerows(list_csv_lines(each))
     return file.getvalue().encode()
 
 
-def rows(part: AttentionMap) -> Iterator[tuple[object, ...]]:
-    """The lines of a map."""
-    if part.weights is None:
+def list_csv_lines(attention_map: AttentionMap) -> Iterator[tuple[object, ...]]:
+    """Yield the lines of a map. Raises UsageError if it has no weights."""
+    weights, visible = attention_map.weights, attention_map.visible
+    if weights is None:
         raise UsageError("a .csv holds weights, and this capture has none: use .json")
-    queries, keys = ([text(token.text) for token in tokens] for tokens in (part.queries, part.keys))
-    for (i, layer), (j, head) in (
-        (a, b) for a in enumerate(part.layers) for b in enumerate(part.heads)
-    ):
-        values = part.weights[i, j].astype(
-            str
-        )  # the shortest decimals that give the same float32 back
-        for query, key in np.argwhere(part.visible[i, j]).tolist():
-            yield (
-                part.kind,
-                layer,
-                head if isinstance(head, int) else text(head),
-                part.query_places[query],
-                queries[query],
-                part.key_places[key],
-                keys[key],
-                values[query, key],
-                units(part),
-            )
+    queries = [escape_formula(token.text) for token in attention_map.queries]
+    keys = [escape_formula(token.text) for token in attention_map.keys]
+    query_positions, key_positions = attention_map.query_places, attention_map.key_places
+    weight_units = units(attention_map)
+    for i, layer in enumerate(attention_map.layers):
+        for j, head in enumerate(attention_map.heads):
+            head_name = head if isinstance(head, int) else escape_formula(head)
+            texts = weights[i, j].astype(str)  # the shortest that give the same float32 back
+            cells = np.argwhere(visible[i, j])
+            for query, key in cells.tolist():
+                yield (
+                    attention_map.kind,
+                    layer,
+                    head_name,
+                    query_positions[query],
+                    queries[query],
+                    key_positions[key],
+                    keys[key],
+                    texts[query, key],
+                    weight_units,
+                )
 
 
 def list_cells(capture: Capture) -> list[dict[str, Any]]:
-    """Return a row for each weight that is not masked: the columns above, tokens as they are.
+    """Return a row for each weight that is not masked, by CSV_COLUMNS, tokens as they are.
 
     Raises UsageError if there are no weights.
     """
@@ -65,24 +81,25 @@ def list_cells(capture: Capture) -> list[dict[str, Any]]:
     for each in capture.maps:
         if each.weights is None:
             raise UsageError("rows hold weights, and this capture has none: see to_dict()")
-        for index in np.argwhere(np.broadcast_to(each.visible, each.weights.shape)):
+        visible = np.broadcast_to(each.visible, each.weights.shape)
+        for index in np.argwhere(visible):
             layer, head, query, key = index.tolist()
-            values = (
-                each.kind,
-                each.layers[layer],
-                each.heads[head],
-                each.query_places[query],
-                each.queries[query].text,
-                each.key_places[key],
-                each.keys[key].text,
-                float(each.weights[layer, head, query, key]),
-                units(each),
-            )
-            cells.append(dict(zip(COLUMNS, values, strict=True)))
+            weight = each.weights[layer, head, query, key]
+            cell: dict[str, Any] = {}
+            cell["kind"] = each.kind
+            cell["layer"] = each.layers[layer]
+            cell["head"] = each.heads[head]
+            cell["query"] = each.query_places[query]
+            cell["query_token"] = each.queries[query].text
+            cell["key"] = each.key_places[key]
+            cell["key_token"] = each.keys[key].text
+            cell["weight"] = float(weight)
+            cell["units"] = units(each)
+            cells.append(cell)
     return cells
 
 
-def text(said: str) -> str:
-    """What a token says, as a spreadsheet may have it."""
-    shown = escape(said)
+def escape_formula(text: str) -> str:
+    """Escape a text for a spreadsheet, which would obey a formula; control characters are shown."""
+    shown = escape(text)
     return f"'{shown}" if shown.startswith(FORMULA) else shown

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from attnviz.io.csv_table import text
+from attnviz.io.csv_table import escape_formula
 from attnviz.io.validation import SCHEMA
 
 
 def document_json(document: Mapping[str, Any]) -> bytes:
-    """Write a document as one line of JSON of schema attnviz/1. A number that is undefined becomes null."""
-    content = {"schema": SCHEMA, **plain_values(document)}
-    return f"{json.dumps(content, allow_nan=False)}\n".encode()
+    """Write a document as one line of JSON of schema attnviz/1; an undefined number is null."""
+    content = {"schema": SCHEMA, **make_plain(document)}
+    line = json.dumps(content, allow_nan=False)
+    return f"{line}\n".encode()
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -29,19 +30,24 @@ def rows_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     lines = csv.writer(file, lineterminator="\n")
     lines.writerow(rows[0])
     for row in rows:
-        values = [plain_values(value) for value in row.values()]
-        lines.writerow([text(value) if isinstance(value, str) else value for value in values])
+        values = [make_plain(value) for value in row.values()]
+        lines.writerow([escape_cell(value) for value in values])
     return file.getvalue().encode()
 
 
-def plain_values(value: Any) -> Any:
-    """Return a value with plain numbers and lists for those of NumPy, and None for NaN and infinity."""
+def escape_cell(value: Any) -> Any:
+    """Return a value as it may stand in a spreadsheet: texts are escaped."""
+    return escape_formula(value) if isinstance(value, str) else value
+
+
+def make_plain(value: Any) -> Any:
+    """Return a value in plain numbers and lists in place of NumPy's, None for NaN and infinity."""
     if isinstance(value, Mapping):
-        return {name: plain_values(each) for name, each in value.items()}
+        return {name: make_plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain_values(each) for each in value]
+        return [make_plain(each) for each in value]
     if isinstance(value, (np.ndarray, np.generic)):
-        return plain_values(value.tolist())
+        return make_plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

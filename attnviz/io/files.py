@@ -1,4 +1,4 @@
-"""Reading and writing files: text that must be UTF-8, and outputs that are written whole or not at all."""
+"""Reading and writing files: text that must be UTF-8, outputs that are whole or not there."""
 
 import os
 import secrets
@@ -13,10 +13,10 @@ from typing import BinaryIO
 from attnviz.errors import InputError, OutputError
 
 DEFAULT_MODE = 0o666  # less what the umask takes away
-PRIVATE_MODE = (
-    0o600  # of a file that is to replace another, until it has the permissions of that one
-)
+PRIVATE_MODE = 0o600  # of a file that replaces another, until it has the permissions of that one
 PERMISSIONS = 0o777  # of a mode; not the bits that let a program run as the owner of its file
+MEGABYTE = 2**20
+LONGEST_BEGINNING = 50  # characters of a file's name in that of a temporary file
 SPECIAL_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -26,27 +26,36 @@ SPECIAL_FILES = {
 
 
 def read_text(path: Path, most: int | None = None) -> str:
-    """The text of a file, its last line break left out.
+    """Read the text of a file, its last line break left out.
 
-    Raises InputError if it cannot be read, is not UTF-8, or has more than so many bytes.
+    most: how many bytes it may have. Raises InputError if it cannot be read, is not UTF-8, or has
+    more bytes.
     """
+    name = str(path)
     try:
         with path.open("rb") as file:
-            return decode(read_some(file, str(path), most), str(path))
+            return decode(read_some(file, name, most), name)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from error
+        problem = reason(error)
+        raise InputError(f"cannot read {path}: {problem}") from error
 
 
 def read_some(file: BinaryIO, name: str, most: int | None) -> bytes:
-    """All bytes of a file, or of a stream that may never end. Raises InputError if there are more than so many."""
-    data = file.read() if most is None else file.read(most + 1)
-    if most is not None and len(data) > most:
-        raise InputError(f"{name} has more than {most // 2**20} MB: no model reads so much")
+    """Read all bytes of a file, or of a stream that may never end.
+
+    Raises InputError if there are more than ``most``.
+    """
+    if most is None:
+        return file.read()
+    data = file.read(most + 1)
+    if len(data) > most:
+        size = most // MEGABYTE
+        raise InputError(f"{name} has more than {size} MB: no model reads so much")
     return data
 
 
 def decode(data: bytes, name: str) -> str:
-    """UTF-8 bytes as text. Raises InputError naming the offset of the first wrong byte."""
+    """Decode UTF-8 bytes. Raises InputError naming the offset of the first wrong byte."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -57,39 +66,44 @@ def decode(data: bytes, name: str) -> str:
 def require_new(path: Path, force: bool) -> None:
     """Refuse an output file before anything is computed for it.
 
-    Raise OutputError if the path leads to a folder, a device, a pipe or a socket, if it exists and ``force`` is not
-    set, or if its folder is not there or cannot be written to. Symbolic links are followed.
+    Raises OutputError if the path leads to a folder, a device, a pipe or a socket, if it exists and
+    ``force`` is not set, or if its folder is not there or cannot be written to. Symbolic links are
+    followed.
     """
     exists = regular_status(path) is not None
     if exists and not force:
         raise OutputError(f"{path} exists; choose another name or add --force")
     target = resolve_links(path) if path.is_symlink() else path
-    if not target.parent.is_dir():
-        raise OutputError(f"cannot write {path}: the folder {target.parent} does not exist")
-    require_writable(target.parent)
+    folder = target.parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: the folder {folder} does not exist")
+    require_writable(folder)
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all.
 
-    A regular file that is there is replaced; its permissions and, where the system allows it, its owner are kept. A
-    symbolic link is kept, and what it leads to is replaced. Raise OutputError if the path leads to anything else, or
-    the file cannot be written.
+    A regular file that is there is replaced; its permissions and, where the system allows it, its
+    owner are kept. A symbolic link is kept, and what it leads to is replaced. Raises OutputError if
+    the path leads to anything else, or the file cannot be written.
     """
     before = regular_status(path)
     try:
         replace_file(resolve_links(path), data, before)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {reason(error)}") from error
+        problem = reason(error)
+        raise OutputError(f"cannot write {path}: {problem}") from error
 
 
 def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> None:
     """Write data beside a file and move it there in one step.
 
-    ``before`` is the status of the file that is replaced, or None for a new file, which gets the default permissions.
-    Nothing is left behind when it fails.
+    before: the status of the file that is replaced, or None for a new file, which gets the default
+    permissions. Nothing is left behind when it fails.
     """
-    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
+    beginning = target.name[:LONGEST_BEGINNING]
+    unique = secrets.token_hex(8)
+    temporary = target.with_name(f".{beginning}.{unique}")
     first_mode = DEFAULT_MODE if before is None else PRIVATE_MODE
     try:
         with open(temporary, "xb", opener=partial(os.open, mode=first_mode)) as file:
@@ -103,7 +117,7 @@ def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> No
 
 
 def keep_owner_and_mode(path: Path, before: os.stat_result) -> None:
-    """Give a file the owner, as far as the system allows it, and the permissions of the one that it replaces."""
+    """Give a file the permissions of the one that it replaces, and its owner if that is allowed."""
     if hasattr(os, "chown"):
         with suppress(PermissionError):
             os.chown(path, before.st_uid, before.st_gid)
@@ -113,7 +127,7 @@ def keep_owner_and_mode(path: Path, before: os.stat_result) -> None:
 def remove_file(path: Path) -> None:
     """Delete a regular file or a symbolic link, if there is one.
 
-    Raise OutputError for a device, a pipe or a socket, which is never deleted.
+    Raises OutputError for a device, a pipe or a socket, which is never deleted.
     """
     if not path.is_symlink():
         require_regular(path)
@@ -128,22 +142,23 @@ def require_regular(path: Path) -> None:
 def regular_status(path: Path) -> os.stat_result | None:
     """Return the status of the regular file that a path leads to, or None if nothing is there.
 
-    Symbolic links are followed. Raise OutputError for a folder, a device, a pipe or a socket, and if the system does
-    not say what is there.
+    Symbolic links are followed. Raises OutputError for a folder, a device, a pipe or a socket, and
+    if the system does not say what is there.
     """
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {reason(error)}") from error
+        problem = reason(error)
+        raise OutputError(f"cannot write {path}: {problem}") from error
     if stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{path} is a folder: name a file in it")
     if not stat.S_ISREG(status.st_mode):
-        kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise OutputError(
-            f"cannot write {path}: it is {kind}, and only regular files are written or replaced"
-        )
+        file_type = stat.S_IFMT(status.st_mode)
+        kind = SPECIAL_FILES.get(file_type, "no regular file")
+        problem = f"it is {kind}, and only regular files are written or replaced"
+        raise OutputError(f"cannot write {path}: {problem}")
     return status
 
 
@@ -153,25 +168,32 @@ def resolve_links(path: Path) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise OutputError unless files can be written into a folder, or where one that is not there would be made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    """Raise OutputError unless files can be written into a folder.
+
+    Of a folder that is not there, the first folder above it that is there counts.
+    """
+    candidates = folder, *folder.absolute().parents
+    existing = next(path for path in candidates if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {reason(error)}") from error
+        problem = reason(error)
+        raise OutputError(f"cannot write {folder}: {problem}") from error
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files into a folder, which is made if it is not there. Raises OutputError."""
+    """Write files, by name, into a folder, which is made if need be. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {reason(error)}") from error
+        problem = reason(error)
+        raise OutputError(f"cannot write {folder}: {problem}") from error
     for name, data in contents.items():
         write_whole(folder / name, data)
 
 
 def reason(error: OSError) -> str:
-    """What the system says, without the number and the path."""
-    return (error.strerror or str(error)).lower()
+    """Return what the system says of an error, without its number and the path."""
+    message = error.strerror or str(error)
+    return message.lower()

@@ -1,22 +1,31 @@
-"""Attention from elsewhere, given as arrays: what TensorFlow, JAX, llama.cpp or a script of one's own wrote to a file.
+"""Attention from elsewhere, given as arrays.
 
-``.npz``, ``.safetensors`` or ``.json`` with ``weights`` (query, key), (head, query, key) or (layer, head, query, key).
-Optional: ``tokens``, or ``queries`` and ``keys``, as texts; ``layers`` and ``heads``, as numbers; ``visible``, booleans
-that broadcast to the weights. In safetensors the lists stand in the metadata, as JSON. What is wrong with any of it is
-a ValueError of one line.
+They are what TensorFlow, JAX, llama.cpp or a script of one's own wrote to a file: ``.npz``,
+``.safetensors`` or ``.json`` with ``weights`` (query, key), (head, query, key) or (layer, head,
+query, key). Optional: ``tokens``, or ``queries`` and ``keys``, as texts; ``layers`` and ``heads``,
+as numbers; ``visible``, booleans that broadcast to the weights. In safetensors the lists stand in
+the metadata, as JSON. Whatever is wrong with any of it is a ValueError of one line.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from attnviz.analysis.numerics import is_causal
 from attnviz.analysis.statistics import describe
-from attnviz.io.untrusted import Array, cells, numbers, parse_json, read_npz, tensors
-from attnviz.io.validation import counts, head_names, require_sides, require_weights, texts
+from attnviz.io.untrusted import Array, numbers, parse_json, read_nested_lists, read_npz, tensors
+from attnviz.io.validation import (
+    fits_shape,
+    require_counts,
+    require_head_names,
+    require_named_sides,
+    require_plain_weights,
+    require_text_list,
+)
 from attnviz.record import (
     GIVEN,
     ROW_TOLERANCE,
@@ -31,249 +40,299 @@ from attnviz.record import (
 LABELS = "tokens", "queries", "keys", "layers", "heads"
 ARRAYS = "weights", "visible"
 UNKNOWN_ID = -1
-HINT = "give outputs.attentions of a model that was loaded with attn_implementation='eager' and output_attentions=True"
+HINT = (
+    "give outputs.attentions of a model that was loaded with attn_implementation='eager' "
+    "and output_attentions=True"
+)
 CAUSAL_NOTE = "no weight is above the diagonal: taken for a causal mask"
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a file gives, its types not looked at yet."""
+    """The arrays and lists of a file, whose types have not been looked at yet."""
 
     weights: Array
     visible: Array | None
     labels: dict[str, Any]
-    """Lists or arrays, those that are there."""
+    """Lists or arrays, by name; only those that are there."""
     masked: Array | None = None
-    """Of the shape of the weights: where there is none."""
+    """Of the shape of the weights: True where the file has no weight."""
+
+
+class Labels(NamedTuple):
+    """The names of the layers, heads, queries and keys of weights."""
+
+    layers: tuple[int, ...]
+    heads: tuple[int | str, ...]
+    queries: tuple[str, ...]
+    keys: tuple[str, ...]
 
 
 def from_npz(path: Path) -> Capture:
-    """A capture from a .npz."""
-    found = read_npz(path, (*ARRAYS, *LABELS))
-    require_given(found)
-    labels = {name: array for name, array in found.items() if name in LABELS}
-    return build(path.name, Given(found["weights"], found.get("visible"), labels))
+    """Read a capture from a .npz."""
+    arrays = read_npz(path, (*ARRAYS, *LABELS))
+    require_weights_entry(arrays)
+    labels = {name: array for name, array in arrays.items() if name in LABELS}
+    given = Given(arrays["weights"], arrays.get("visible"), labels)
+    return build(path.name, given)
 
 
 def from_safetensors(path: Path, metadata: dict[str, str]) -> Capture:
-    """A capture from a safetensors file with its metadata."""
-    found = tensors(path, ARRAYS)
-    require_given(found)
+    """Read a capture from a safetensors file with its metadata."""
+    arrays = tensors(path, ARRAYS)
+    require_weights_entry(arrays)
     labels = {name: parse_json(metadata[name]) for name in LABELS if name in metadata}
-    return build(path.name, Given(found["weights"], found.get("visible"), labels))
+    given = Given(arrays["weights"], arrays.get("visible"), labels)
+    return build(path.name, given)
 
 
 def from_json(name: str, document: dict[str, Any]) -> Capture:
-    """A capture from a JSON object; null or absent is what is not visible."""
-    require_given(document)
+    """Read a capture from a JSON object, where cells that are null or absent are not visible."""
+    require_weights_entry(document)
     weights = numbers(document["weights"], "weights")
     masked = np.isnan(weights)
     visible = document.get("visible")
-    given = Given(
-        np.where(masked, 0, weights),
-        None if visible is None else cells(visible, "visible", np.bool_, bool),
-        {name: document[name] for name in LABELS if document.get(name) is not None},
-        masked if masked.any() else None,
-    )
+    if visible is not None:
+        visible = read_nested_lists(visible, "visible", np.bool_, bool)
+    labels = {label: document[label] for label in LABELS if document.get(label) is not None}
+    some_masked = masked if masked.any() else None
+    weights_or_zero = np.where(masked, 0, weights)
+    given = Given(weights_or_zero, visible, labels, some_masked)
     return build(name, given)
 
 
 def read_array(value: Any, name: str) -> Array:
-    """Read numbers in memory as an array of NumPy: those of any library, nested lists, or a sequence of layers.
+    """Read numbers in memory as an array of NumPy.
 
-    What transformers returns, a sequence of (1, head, query, key), becomes (layer, head, query, key). Raises ValueError
+    They are an array of any library, nested lists, or a sequence of layers. A sequence of (1, head,
+    query, key), which transformers returns, becomes (layer, head, query, key). Raises ValueError
     for several texts, for layers of different shapes, and for what is no array.
     """
     if value is None:
         raise ValueError(f"{name}= is None: {HINT}")
     if isinstance(value, Mapping):
+        entries = ", ".join(map(str, value))
         raise ValueError(
-            f"{name}= is a mapping of {', '.join(map(str, value))}: give one of these, such as attentions"
+            f"{name}= is a mapping of {entries}: give one of these, such as attentions"
         )
-    array = stack_layers(value, name) if isinstance(value, (tuple, list)) else to_numpy(value)
-    if array.ndim == 5:
-        if array.shape[1] != 1:
-            raise ValueError(
-                f"{name}= holds {array.shape[1]} texts: give one, such as [part[:1] for part in {name}]"
-            )
-        return array[:, 0]
-    return array
+    array = stack_or_convert(value, name)
+    if array.ndim != 5:
+        return array
+    text_count = array.shape[1]
+    if text_count != 1:
+        advice = f"give one, such as [part[:1] for part in {name}]"
+        raise ValueError(f"{name}= holds {text_count} texts: {advice}")
+    return array[:, 0]
 
 
-def stack_layers(parts: Sequence[Any], name: str) -> Array:
-    """Stack the layers of a sequence as one array. Raises ValueError if one is missing, or they differ in shape."""
-    if not parts:
+def stack_or_convert(value: Any, name: str) -> Array:
+    """Make one array of a sequence of layers, or of an array of any library. Raises ValueError."""
+    return stack_layers(value, name) if is_list(value) else to_numpy(value)
+
+
+def is_list(value: Any) -> bool:
+    """Return whether a value is a list or a tuple, and no array."""
+    return isinstance(value, (tuple, list))
+
+
+def stack_layers(layers: Sequence[Any], name: str) -> Array:
+    """Stack the layers of a sequence as one array.
+
+    Raises ValueError if one is missing, or they differ in shape.
+    """
+    if not layers:
         raise ValueError(f"{name}= holds no layers: {HINT}")
-    missing = [number for number, part in enumerate(parts) if part is None]
-    if missing:
-        raise ValueError(f"layer {missing[0]} of {name}= is None: {HINT}")
-    if any(isinstance(part, (tuple, list)) and count_axes(part) > 3 for part in parts):
-        raise ValueError(
-            f"{name}= is a sequence of steps, each of layers: give the layers of one step, {name}[0]"
-        )
-    if not any(map(count_axes, parts)):
-        return to_numpy(parts)
-    arrays = [
-        stack_layers(part, name) if isinstance(part, (tuple, list)) else to_numpy(part)
-        for part in parts
-    ]
+    for number, layer in enumerate(layers):
+        if layer is None:
+            raise ValueError(f"layer {number} of {name}= is None: {HINT}")
+    if any(is_list(layer) and count_axes(layer) > 3 for layer in layers):
+        advice = f"give the layers of one step, {name}[0]"
+        raise ValueError(f"{name}= is a sequence of steps, each of layers: {advice}")
+    if not any(map(count_axes, layers)):
+        return to_numpy(layers)
+    arrays = [stack_or_convert(layer, name) for layer in layers]
+    first_shape = arrays[0].shape
     for number, array in enumerate(arrays):
-        if array.shape != arrays[0].shape:
-            shapes = f"{arrays[0].shape} and {array.shape}"
-            raise ValueError(
-                f"layers 0 and {number} of {name}= have the shapes {shapes}: give those of one shape"
-            )
+        if array.shape != first_shape:
+            layer_names = f"layers 0 and {number} of {name}="
+            shapes = f"{first_shape} and {array.shape}"
+            problem = f"{layer_names} have the shapes {shapes}"
+            raise ValueError(f"{problem}: give those of one shape")
     return np.stack(arrays)
 
 
 def count_axes(value: Any) -> int:
     """Count the axes of an array of any library, or of the first in nested lists; 0 of numbers."""
-    while isinstance(value, (tuple, list)) and value:
+    while is_list(value) and value:
         value = value[0]
-    return int(getattr(value, "ndim", 0)) if hasattr(value, "__array__") else 0
+    if not hasattr(value, "__array__"):
+        return 0
+    return int(getattr(value, "ndim", 0))
 
 
 def to_numpy(value: Any) -> Array:
-    """Make an array of NumPy of one of any library, or of nested lists. Raises ValueError for what is no array."""
+    """Make an array of NumPy of one of any library, or of nested lists.
+
+    Raises ValueError for what is no array.
+    """
     try:
         return np.asarray(read_tensor(value) if hasattr(value, "detach") else value)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"these are no array: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"these are no array: {reason}") from error
 
 
 def read_tensor(tensor: Any) -> Any:
-    """Read a tensor of torch, on any device, with a graph or without, in a type and layout that NumPy knows."""
+    """Read a tensor of torch in a type and layout that NumPy knows.
+
+    It may be on any device, with a graph or without.
+    """
     tensor = tensor.detach().cpu()
     if str(tensor.layout) != "torch.strided":
         tensor = tensor.to_dense()
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def require_given(found: dict[str, Any]) -> None:
+def require_weights_entry(entries: Mapping[str, Any]) -> None:
     """Raise ValueError if there are no weights."""
-    if "weights" not in found:
-        raise ValueError(
-            "it holds no 'weights': (query, key), (head, query, key) or (layer, head, query, key)"
-        )
+    if "weights" not in entries:
+        shapes = "(query, key), (head, query, key) or (layer, head, query, key)"
+        raise ValueError(f"it holds no 'weights': {shapes}")
 
 
 def build(name: str, given: Given) -> Capture:
-    """A capture of one map; the name of the file stands for the model."""
-    weights = read_weights(given.weights)
-    layers, heads, queries, keys = read_labels(given.labels, weights.shape)
+    """Build a capture of one map of arrays; the name of their file stands for the model."""
+    weights = read_foreign_weights(given.weights)
+    layers, heads, queries, keys = read_foreign_labels(given.labels, weights.shape)
     kind: Kind = "self" if queries == keys else "cross"
-    shown = read_visible(given, weights.shape)
-    causal = shown is None and kind == "self" and is_causal(weights)
-    if shown is None:
-        shown = np.tri(len(queries), dtype=bool) if causal else np.array(True)
-    visible = np.broadcast_to(shown, weights.shape)
-    part = AttentionMap(kind, layers, heads, tokens(queries), tokens(keys), weights, visible, GIVEN)
-    part = replace(part, statistics=describe(weights, visible, kind == "self"))
-    notes = (CAUSAL_NOTE,) * causal + sums_note(weights, visible)
-    return Capture(
-        name, " ".join(keys), (part,), notes, target=None if kind == "self" else " ".join(queries)
+    mask = read_foreign_mask(given, weights.shape)
+    notes: tuple[str, ...] = ()
+    if mask is None:
+        mask = np.array(True)
+        if kind == "self" and is_causal(weights):
+            mask = np.tri(len(queries), dtype=bool)
+            notes = (CAUSAL_NOTE,)
+    visible = np.broadcast_to(mask, weights.shape)
+    query_tokens, key_tokens = make_named_tokens(queries), make_named_tokens(keys)
+    attention_map = AttentionMap(
+        kind, layers, heads, query_tokens, key_tokens, weights, visible, GIVEN
     )
+    statistics = describe(weights, visible, kind == "self")
+    attention_map = replace(attention_map, statistics=statistics)
+    notes += note_row_sums(weights, visible)
+    target = None if kind == "self" else " ".join(queries)
+    text = " ".join(keys)
+    return Capture(name, text, (attention_map,), notes, target=target)
 
 
-def read_weights(array: Array) -> Weights:
-    """Weights with all four axes."""
+def read_foreign_weights(array: Array) -> Weights:
+    """Read weights with all four axes. Raises ValueError for what are no weights."""
     if array.dtype.kind not in "fiu":
         raise ValueError(f"its weights are of type {array.dtype}, not numbers")
     if not 2 <= array.ndim <= 4:
-        raise ValueError(
-            f"its weights have {array.ndim} dimensions, "
-            "not 2 (query, key), 3 (head, query, key) or 4 (layer, head, query, key)"
-        )
+        shapes = "2 (query, key), 3 (head, query, key) or 4 (layer, head, query, key)"
+        raise ValueError(f"its weights have {array.ndim} dimensions, not {shapes}")
     if not array.size:
         raise ValueError(f"its weights are empty: their shape is {array.shape}")
-    weights = array.reshape((1,) * (4 - array.ndim) + array.shape).astype(np.float32, copy=False)
-    require_weights(weights)
+    shape = extend_shape(array.shape)
+    weights = array.reshape(shape).astype(np.float32, copy=False)
+    require_plain_weights(weights)
     return weights
 
 
-def read_labels(
-    labels: dict[str, Any], shape: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int | str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Layers, heads, queries and keys as named, or else by their places; nothing is made before lengths are checked."""
-    named = labels.keys() & {"tokens", "queries", "keys"}
-    if named not in (set(), {"tokens"}, {"queries", "keys"}):
-        raise ValueError(
-            f"it names {' and '.join(sorted(named))}: give tokens, or queries and keys"
-        )
-    names = (
-        "layers",
-        "heads",
-        *(("tokens", "tokens") if "tokens" in named else ("queries", "keys")),
-    )
-    sizes = (
-        size(labels[name], name) if name in labels else side
-        for name, side in zip(names, shape, strict=True)
-    )
-    require_sides(shape, tuple(sizes))
-    layers, heads, queries, keys = (
-        listed(labels[name]) if name in labels else list(range(side))
-        for name, side in zip(names, shape, strict=True)
-    )
-    if not named:
-        queries, keys = list(map(str, queries)), list(map(str, keys))
-    return (
-        counts(layers, "layers"),
-        head_names(heads),
-        texts(queries, names[2]),
-        texts(keys, names[3]),
-    )
+def extend_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape with four axes, of which the first are 1 long where they were lacking."""
+    lacking = 4 - len(shape)
+    return (1,) * lacking + shape
 
 
-def size(values: Any, name: str) -> int:
-    """The length of a list or of an array of one dimension."""
-    if isinstance(values, list) or (isinstance(values, np.ndarray) and values.ndim == 1):
+def read_foreign_labels(labels: Mapping[str, Any], shape: tuple[int, ...]) -> Labels:
+    """Read the names of layers, heads, queries and keys, or else number them.
+
+    Nothing is made before lengths are checked. Raises ValueError for lists that do not fit.
+    """
+    token_labels = labels.keys() & {"tokens", "queries", "keys"}
+    if token_labels not in (set(), {"tokens"}, {"queries", "keys"}):
+        names = " and ".join(sorted(token_labels))
+        raise ValueError(f"it names {names}: give tokens, or queries and keys")
+    queries_label, keys_label = "queries", "keys"
+    if "tokens" in token_labels:
+        queries_label, keys_label = "tokens", "tokens"
+    label_of_axis = "layers", "heads", queries_label, keys_label
+    lengths = []
+    for label, side in zip(label_of_axis, shape, strict=True):
+        length = side
+        if label in labels:
+            length = count_values(labels[label], label)
+        lengths.append(length)
+    require_named_sides(shape, tuple(lengths))
+    values: list[list[Any]] = []
+    for label, side in zip(label_of_axis, shape, strict=True):
+        if label in labels:
+            values.append(list_values(labels[label]))
+        else:
+            values.append(list(range(side)))
+    layers, heads, queries, keys = values
+    if not token_labels:
+        queries = list(map(str, queries))
+        keys = list(map(str, keys))
+    layer_numbers = require_counts(layers, "layers")
+    head_names = require_head_names(heads)
+    query_names = require_text_list(queries, queries_label)
+    key_names = require_text_list(keys, keys_label)
+    return Labels(layer_numbers, head_names, query_names, key_names)
+
+
+def count_values(values: Any, name: str) -> int:
+    """Count the values of a list or of an array of one dimension. Raises ValueError for others."""
+    is_row = isinstance(values, np.ndarray) and values.ndim == 1
+    if isinstance(values, list) or is_row:
         return len(values)
     raise ValueError(f"{name!r} must be a list")
 
 
-def listed(values: Any) -> list[Any]:
-    """A list of Python's objects."""
-    found = values if isinstance(values, list) else values.tolist()
-    return [value.decode() if isinstance(value, bytes) else value for value in found]
+def list_values(values: Any) -> list[Any]:
+    """Return a list or an array as a list of Python's objects; bytes become texts."""
+    items = values if isinstance(values, list) else values.tolist()
+    return [item.decode() if isinstance(item, bytes) else item for item in items]
 
 
-def read_visible(given: Given, shape: tuple[int, ...]) -> Visible | None:
-    """What is visible, as far as the file tells."""
-    unmasked = None if given.masked is None else ~given.masked.reshape(shape)
+def read_foreign_mask(given: Given, shape: tuple[int, ...]) -> Visible | None:
+    """Read the mask of weights; None where the file tells of none. Raises ValueError."""
+    present = None
+    if given.masked is not None:
+        present = ~given.masked.reshape(shape)
     array = given.visible
     if array is None:
-        return unmasked
+        return present
     if array.dtype != np.bool_ or not 2 <= array.ndim <= 4:
-        raise ValueError(
-            f"its visible must be booleans of 2 to 4 dimensions, not {array.dtype} of {array.ndim}"
-        )
-    sides = (1,) * (4 - array.ndim) + array.shape
-    if any(side not in (1, count) for side, count in zip(sides, shape, strict=True)):
-        raise ValueError(
-            f"its visible has the shape {array.shape}, which does not fit weights of {shape}"
-        )
+        actual = f"{array.dtype} of {array.ndim}"
+        raise ValueError(f"its visible must be booleans of 2 to 4 dimensions, not {actual}")
+    if not fits_shape(extend_shape(array.shape), shape):
+        problem = f"its visible has the shape {array.shape}"
+        raise ValueError(f"{problem}, which does not fit weights of {shape}")
     visible = np.broadcast_to(array, shape)
-    return visible if unmasked is None else visible & unmasked
+    return visible if present is None else visible & present
 
 
-def is_causal(weights: Weights) -> bool:
-    """Whether nothing at all, exactly 0, is above the diagonal, and there is something above it."""
-    n = weights.shape[-1]
-    return n > 1 and not any(np.triu(matrix, 1).any() for matrix in weights.reshape(-1, n, n))
-
-
-def sums_note(weights: Weights, visible: Visible) -> tuple[str, ...]:
-    """Says so if a query that sees a key gives away more or less than 1."""
-    sums = weights.sum(-1, dtype=np.float64)[visible.any(-1)]
-    if np.abs(sums - 1).max(initial=0) <= ROW_TOLERANCE:
+def note_row_sums(weights: Weights, visible: Visible) -> tuple[str, ...]:
+    """Say in a note if a query that sees a key gives away more or less than 1."""
+    sees_key = visible.any(-1)
+    sums = weights.sum(-1, dtype=np.float64)[sees_key]
+    largest_error = np.abs(sums - 1).max(initial=0)
+    if largest_error <= ROW_TOLERANCE:
         return ()
-    return (f"rows sum to between {sums.min():.2f} and {sums.max():.2f}, not 1: shown as they are",)
+    lowest, highest = sums.min(), sums.max()
+    limits = f"{lowest:.2f} and {highest:.2f}"
+    return (f"rows sum to between {limits}, not 1: shown as they are",)
 
 
-def tokens(names: tuple[str, ...]) -> tuple[Token, ...]:
-    """Tokens as they stand in the text that joins them by spaces."""
-    starts = accumulate((len(name) + 1 for name in names[:-1]), initial=0)
-    return tuple(
-        Token(name, UNKNOWN_ID, start, start + len(name), False)
-        for name, start in zip(names, starts, strict=True)
-    )
+def make_named_tokens(names: Sequence[str]) -> tuple[Token, ...]:
+    """Make tokens as they stand in the text that joins their names by spaces."""
+    lengths = [len(name) + 1 for name in names[:-1]]
+    starts = accumulate(lengths, initial=0)
+    tokens = []
+    for name, start in zip(names, starts, strict=True):
+        end = start + len(name)
+        tokens.append(Token(name, UNKNOWN_ID, start, end, False))
+    return tuple(tokens)

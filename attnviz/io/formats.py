@@ -1,10 +1,10 @@
-"""A capture on disk: ``.attn`` (safetensors with a JSON header), ``.json`` (schema attnviz/1) and ``.npz``.
+"""A capture on disk: ``.attn`` (safetensors with a JSON header), ``.json`` and ``.npz``.
 
-None of them needs torch, and none can run code.
+The JSON is of schema attnviz/1. None of the formats needs torch, and none can run code.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
@@ -15,11 +15,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
+from attnviz.analysis.numerics import collapse_repeats
 from attnviz.analysis.statistics import describe
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import foreign_arrays, untrusted
 from attnviz.io.files import reason, require_new, write_whole
-from attnviz.io.validation import SCHEMA, read_capture, read_map, texts
+from attnviz.io.validation import SCHEMA, read_capture, read_map, require_text_list
 from attnviz.methods import METHODS, explained, is_other
 from attnviz.record import (
     AttentionMap,
@@ -32,9 +33,8 @@ from attnviz.record import (
     Weights,
 )
 
-NPZ = (
-    "weights",
-    "visible",
+NPZ_ARRAYS = "weights", "visible"
+NPZ_LABELS = (
     "queries",
     "keys",
     "layers",
@@ -45,177 +45,204 @@ NPZ = (
     "method",
     "unit",
 )
+NPZ_NAMES = (*NPZ_ARRAYS, *NPZ_LABELS)
 HEADER = "attnviz"  # the header's name in the metadata of a safetensors file
+STORED_TYPES = {"b": np.bool_, "i": np.int32, "f": np.float32}
+LONGEST_REASON = 300  # characters of an error that is said of a file
 
 
 def save(capture: Capture, path: str | Path, *, force: bool = False) -> None:
-    """Write a capture into a file, whole or not at all: ``.attn``, or ``.json`` or ``.npz`` by the suffix.
+    """Write a capture into a file, whole or not at all.
 
-    force: replace a file that exists. Raises UsageError for another suffix, OutputError if the file exists or cannot be
+    The format is ``.attn``, or ``.json`` or ``.npz`` by the suffix. force: replace a file that
+    exists. Raises UsageError for another suffix, OutputError if the file exists or cannot be
     written.
     """
     path = Path(path)
     write = WRITERS.get(path.suffix.lower())
     if write is None:
-        raise UsageError(
-            f"cannot tell the format of {path}: a capture is saved as one of {', '.join(WRITERS)}"
-        )
+        suffixes = ", ".join(WRITERS)
+        problem = f"cannot tell the format of {path}"
+        raise UsageError(f"{problem}: a capture is saved as one of {suffixes}")
     require_new(path, force)
     write_whole(path, write(capture))
 
 
 def load(path: str | Path) -> Capture:
-    """Read a capture that was saved, or attention from elsewhere: see ``attnviz.io.foreign_arrays``.
+    """Read a capture that was saved, or attention from elsewhere.
 
-    Raises UsageError for a suffix that is not there, InputError if the file cannot be read or is not sound.
+    See ``attnviz.io.foreign_arrays`` for attention from elsewhere. Raises UsageError for a suffix
+    that is not there, InputError if the file cannot be read or is not sound.
     """
     path = Path(path)
     read = READERS.get(path.suffix.lower())
     if read is None:
-        raise UsageError(
-            f"cannot tell the format of {path}: a capture is read from one of {', '.join(READERS)}"
-        )
+        suffixes = ", ".join(READERS)
+        problem = f"cannot tell the format of {path}"
+        raise UsageError(f"{problem}: a capture is read from one of {suffixes}")
     try:
         if not S_ISREG(path.stat().st_mode):
             raise ValueError("it is no file")
         with np.errstate(all="ignore"):  # what is wrong with numbers is said in words
             return read(path)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from error
+        problem = reason(error)
+        raise InputError(f"cannot read {path}: {problem}") from error
     except MemoryError as error:
         raise InputError(f"cannot read {path}: it does not fit into memory") from error
     except ValueError as error:
-        raise InputError(f"cannot use {path}: {' '.join(str(error).split())[:300]}") from error
+        message = " ".join(str(error).split())
+        problem = message[:LONGEST_REASON]
+        raise InputError(f"cannot use {path}: {problem}") from error
 
 
-def read_tensors(path: Path) -> Capture:
-    """A capture from safetensors, ours or not. Raises ValueError."""
+def read_safetensors_file(path: Path) -> Capture:
+    """Read a capture from safetensors, ours or not. Raises ValueError."""
     metadata = untrusted.metadata(path)
     if HEADER in metadata:
-        return read_capture(untrusted.parse_json(metadata[HEADER]), untrusted.tensors(path))
+        header = untrusted.parse_json(metadata[HEADER])
+        return read_capture(header, untrusted.tensors(path))
     if path.suffix.lower() == ".attn":
-        raise ValueError(
-            "it has no header of attnviz; attention from elsewhere is read as .safetensors"
-        )
+        advice = "attention from elsewhere is read as .safetensors"
+        raise ValueError(f"it has no header of attnviz; {advice}")
     return foreign_arrays.from_safetensors(path, metadata)
 
 
-def read_document(path: Path) -> Capture:
-    """A capture from JSON, ours or not. Raises ValueError."""
+def read_json_file(path: Path) -> Capture:
+    """Read a capture from JSON, ours or not. Raises ValueError."""
     document = untrusted.read_json(path)
     if not isinstance(document, dict):
-        raise ValueError(f"it must be an object with weights, not a {type(document).__name__}")
-    return (
-        read_capture(document)
-        if "schema" in document
-        else foreign_arrays.from_json(path.name, document)
-    )
+        kind = type(document).__name__
+        raise ValueError(f"it must be an object with weights, not a {kind}")
+    if "schema" in document:
+        return read_capture(document)
+    return foreign_arrays.from_json(path.name, document)
 
 
 def to_attn(capture: Capture) -> bytes:
-    """Safetensors: tensors ``maps.0.weights`` and so on, and a header that holds the rest, tokens only once."""
-    table: dict[tuple[Token, ...], int] = {}
-    heads = [
-        map_header(
-            part, *(table.setdefault(side, len(table)) for side in (part.queries, part.keys))
-        )
-        for part in capture.maps
-    ]
-    header = {**capture_header(capture), "tokens": list(map(token_list, table)), "maps": heads}
-    tensors = {
-        f"maps.{i}.{name}": array
-        for i, part in enumerate(capture.maps)
-        for name, array in parts(part).items()
-    }
+    """Write a capture as safetensors.
+
+    The tensors are named ``maps.0.weights`` and so on. A header holds the rest, each list of tokens
+    only once.
+    """
+    token_lists: dict[tuple[Token, ...], int] = {}
+    map_headers = []
+    tensors: dict[str, Any] = {}
+    for number, each in enumerate(capture.maps):
+        queries = token_lists.setdefault(each.queries, len(token_lists))
+        keys = token_lists.setdefault(each.keys, len(token_lists))
+        map_headers.append(make_map_header(each, queries, keys))
+        for name, array in parts(each).items():
+            tensors[f"maps.{number}.{name}"] = array
+    header = make_capture_header(capture)
+    header["tokens"] = list(map(token_list, token_lists))
+    header["maps"] = map_headers
     try:
-        return safetensors.save(tensors, {HEADER: json.dumps(header, allow_nan=False)})
+        header_text = json.dumps(header, allow_nan=False)
+        return safetensors.save(tensors, {HEADER: header_text})
     except SafetensorError as error:
         raise OutputError(f"the capture cannot be written as .attn: {error}") from error
 
 
-def parts(part: AttentionMap) -> dict[str, Any]:
-    """The arrays of a map by their names in a file, as they are stored: copied only if they lie in memory otherwise."""
-    found: dict[str, Any] = {"visible": collapsed(part.visible)}
-    if part.weights is not None:
-        found["weights"] = part.weights
+def parts(attention_map: AttentionMap) -> dict[str, Any]:
+    """Return the arrays of a map by their names in a file, in the types that are stored.
+
+    An array is copied only if it lies in memory otherwise.
+    """
+    arrays: dict[str, Any] = {"visible": collapse_mask(attention_map.visible)}
+    if attention_map.weights is not None:
+        arrays["weights"] = attention_map.weights
     for group in ("tiles", "statistics", "edges"):
-        kept = getattr(part, group)
-        named = {item.name: getattr(kept, item.name) for item in fields(kept)} if kept else {}
-        found |= {
-            f"{group}.{name}": array
-            for name, array in named.items()
-            if isinstance(array, np.ndarray)
-        }
-    return {
-        name: np.ascontiguousarray(array, STORED_TYPES[array.dtype.kind])
-        for name, array in found.items()
+        numbers = getattr(attention_map, group)
+        fields_of_group = fields(numbers) if numbers else ()
+        for field in fields_of_group:
+            value = getattr(numbers, field.name)
+            if isinstance(value, np.ndarray):
+                arrays[f"{group}.{field.name}"] = value
+    stored: dict[str, Any] = {}
+    for name, array in arrays.items():
+        stored_type = STORED_TYPES[array.dtype.kind]
+        stored[name] = np.ascontiguousarray(array, stored_type)
+    return stored
+
+
+def collapse_mask(visible: Visible) -> Visible:
+    """Return a mask that is 1 long along all axes along which it only repeats itself."""
+    return collapse_repeats(visible, visible.ndim)
+
+
+def make_capture_header(capture: Capture) -> dict[str, Any]:
+    """Make the header of a capture: all but its maps."""
+    header: dict[str, Any] = {"schema": SCHEMA, "model": capture.model}
+    for name in ("text", "pair", "target"):
+        text = getattr(capture, name)
+        if text is not None:
+            header[name] = text
+    header["notes"] = capture.notes
+    header["fidelity"] = capture.fidelity
+    header["fidelity_reference"] = capture.fidelity_reference
+    header["output_change"] = capture.output_change
+    if capture.segments:
+        header["segments"] = [segment._asdict() for segment in capture.segments]
+    return header
+
+
+def make_map_header(attention_map: AttentionMap, queries: Any, keys: Any) -> dict[str, Any]:
+    """Make the header of a map: all but its arrays.
+
+    queries, keys: the tokens as they stand in the file, or the numbers of lists of tokens.
+    """
+    header = {
+        "kind": attention_map.kind,
+        "layers": attention_map.layers,
+        "heads": attention_map.heads,
+        "method": attention_map.method,
+        "units": units(attention_map),
+        "queries": queries,
+        "keys": keys,
     }
+    for name in ("query_places", "key_places"):
+        positions = getattr(attention_map, name)
+        if positions != tuple(range(len(positions))):
+            header[name] = positions
+    if attention_map.unit != "token":
+        header["unit"] = attention_map.unit
+    tiles = attention_map.tiles
+    if tiles:
+        header["tiles"] = {"height": tiles.height, "width": tiles.width}
+    return header
 
 
-STORED_TYPES = {"b": np.bool_, "i": np.int32, "f": np.float32}
-
-
-def collapsed(visible: Visible) -> Visible:
-    """The axes along which a mask only repeats itself, as broadcasting leaves them, made 1 long."""
-    return visible[
-        tuple(slice(None, 1) if stride == 0 else slice(None) for stride in visible.strides)
-    ]
-
-
-def capture_header(capture: Capture) -> dict[str, Any]:
-    """What is told of a capture besides its maps."""
-    texts = {"text": capture.text, "pair": capture.pair, "target": capture.target}
-    return {
-        "schema": SCHEMA,
-        "model": capture.model,
-        **{name: text for name, text in texts.items() if text is not None},
-        "notes": capture.notes,
-        "fidelity": capture.fidelity,
-        "fidelity_reference": capture.fidelity_reference,
-        "output_change": capture.output_change,
-        **({"segments": [part._asdict() for part in capture.segments]} if capture.segments else {}),
-    }
-
-
-def map_header(part: AttentionMap, queries: Any, keys: Any) -> dict[str, Any]:
-    """What is told of a map besides its arrays."""
-    head = {
-        "kind": part.kind,
-        "layers": part.layers,
-        "heads": part.heads,
-        "method": part.method,
-        "units": units(part),
-    }
-    tiles = (
-        {"tiles": {"height": part.tiles.height, "width": part.tiles.width}} if part.tiles else {}
-    )
-    sides = {"query_places": part.query_places, "key_places": part.key_places}
-    shown = {name: places for name, places in sides.items() if places != tuple(range(len(places)))}
-    merged = {"unit": part.unit} if part.unit != "token" else {}
-    return {**head, "queries": queries, "keys": keys, **shown, **merged, **tiles}
-
-
-def units(part: AttentionMap) -> str:
-    """What a weight of the map is."""
-    return METHODS[part.method].units if part.method in METHODS else "as given"
+def units(attention_map: AttentionMap) -> str:
+    """Return the unit of the numbers of a map, in words."""
+    method = attention_map.method
+    return METHODS[method].units if method in METHODS else "as given"
 
 
 def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:
-    """Tokens as JSON; the segment is told of the second text of a pair."""
-    return [
-        {name: value for name, value in token._asdict().items() if name != "segment" or value}
-        for token in tokens
-    ]
+    """Describe tokens for JSON; the segment is told only of the second text of a pair."""
+    described = []
+    for token in tokens:
+        entry = token._asdict()
+        if not token.segment:
+            del entry["segment"]
+        described.append(entry)
+    return described
 
 
 def describe_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> list[dict[str, Any]]:
     """Describe tokens for JSON, each with its position in the whole text under ``place``."""
-    described = token_list(tokens)
-    return [{"place": place, **token} for place, token in zip(positions, described, strict=True)]
+    described = []
+    for position, token in zip(positions, token_list(tokens), strict=True):
+        described.append({"place": position, **token})
+    return described
 
 
 def describe_capture(capture: Capture) -> dict[str, Any]:
-    """Describe what the numbers of a capture are of, for the document of a result; not the numbers."""
+    """Describe what the numbers of a capture are of, for the document of a result.
+
+    The numbers themselves are left out.
+    """
     first = capture.maps[0]
     return {
         "model": capture.model,
@@ -227,12 +254,13 @@ def describe_capture(capture: Capture) -> dict[str, Any]:
 
 
 def to_json(capture: Capture) -> str:
-    """One line of plain ASCII: every other character of a token is escaped. A masked cell is null.
+    """Write a capture as one line of plain ASCII: every other character of a token is escaped.
 
-    Statistics are left out where the weights are there to compute them from.
+    A masked cell is null. Statistics are left out where the weights are there to compute them from.
     """
-    head = json.dumps(capture_header(capture), allow_nan=False)
-    return f'{head[:-1]}, "maps": [{", ".join(map(map_json, capture.maps))}]}}'
+    header = json.dumps(make_capture_header(capture), allow_nan=False)
+    maps = ", ".join(map(map_to_json, capture.maps))
+    return f'{header[:-1]}, "maps": [{maps}]}}'
 
 
 def capture_document(capture: Capture) -> dict[str, Any]:
@@ -241,123 +269,154 @@ def capture_document(capture: Capture) -> dict[str, Any]:
     return document
 
 
-def map_json(part: AttentionMap) -> str:
-    """One attention map; weights[layer][head][query][key]."""
-    header = map_header(part, token_list(part.queries), token_list(part.keys))
+def map_to_json(attention_map: AttentionMap) -> str:
+    """Write one attention map as JSON; weights[layer][head][query][key]."""
+    weights = attention_map.weights
+    tiles = attention_map.tiles
+    visible = attention_map.visible
+    queries = token_list(attention_map.queries)
+    keys = token_list(attention_map.keys)
+    header = make_map_header(attention_map, queries, keys)
     header.pop("tiles", None)
-    pieces = [json.dumps(header)[1:-1]]
-    if part.weights is not None:
-        pieces.append(f'"weights": {matrices_json(part.weights, part.visible)}')
-    if part.tiles is not None:
-        pieces.append(f'"tiles": {tiles_json(part.tiles, part.visible)}')
-    if part.weights is None and part.tiles is None:  # no cell that could be null
-        pieces.append(f'"visible": {json.dumps(collapsed(part.visible).tolist())}')
-    for name in ("statistics", "edges"):
-        kept = getattr(part, name)
-        if kept is not None and (part.weights is None or name == "edges"):
-            pieces.append(f'"{name}": {arrays_json(kept)}')
-    return f"{{{', '.join(pieces)}}}"
+    entries = [json.dumps(header)[1:-1]]
+    if weights is not None:
+        entries.append(f'"weights": {matrices_to_json(weights, visible)}')
+    if tiles is not None:
+        entries.append(f'"tiles": {tiles_to_json(tiles, visible)}')
+    if weights is None and tiles is None:  # no cell that could be null
+        mask = collapse_mask(visible)
+        mask_text = json.dumps(mask.tolist())
+        entries.append(f'"visible": {mask_text}')
+    if attention_map.statistics is not None and weights is None:
+        entries.append(f'"statistics": {arrays_to_json(attention_map.statistics)}')
+    if attention_map.edges is not None:
+        entries.append(f'"edges": {arrays_to_json(attention_map.edges)}')
+    content = ", ".join(entries)
+    return f"{{{content}}}"
 
 
-def tiles_json(tiles: Tiles, visible: Visible) -> str:
-    """Tiles, null where nothing in them is visible."""
-    mean, largest = matrices_json(tiles.mean, visible), matrices_json(tiles.max, visible)
-    return f'{{"height": {tiles.height}, "width": {tiles.width}, "mean": {mean}, "max": {largest}}}'
+def tiles_to_json(tiles: Tiles, visible: Visible) -> str:
+    """Write tiles as JSON, null where nothing in them is visible."""
+    sizes = f'"height": {tiles.height}, "width": {tiles.width}'
+    mean = matrices_to_json(tiles.mean, visible)
+    largest = matrices_to_json(tiles.max, visible)
+    return f'{{{sizes}, "mean": {mean}, "max": {largest}}}'
 
 
-def arrays_json(kept: Statistics | Edges) -> str:
-    """Arrays by the names of their fields; null for one that was not made."""
-    named = {item.name: getattr(kept, item.name) for item in fields(kept)}
-    return json.dumps(
-        {name: None if array is None else decimals(array) for name, array in named.items()}
-    )
+def arrays_to_json(arrays: Statistics | Edges) -> str:
+    """Write arrays as JSON, by the names of their fields; null for one that was not made."""
+    content = {}
+    for field in fields(arrays):
+        name = field.name
+        array = getattr(arrays, name)
+        content[name] = None if array is None else decimals(array)
+    return json.dumps(content)
 
 
 def decimals(array: Any) -> Any:
-    """Nested lists of the shortest decimals that give the same float32 back: 0.1, not 0.10000000149011612."""
+    """Return an array as nested lists of the shortest decimals that give the same float32 back.
+
+    They are 0.1, say, not 0.10000000149011612.
+    """
     if array.ndim > 2:
-        return [decimals(part) for part in array]  # as text, a number takes 128 bytes
-    return (
-        array.tolist() if array.dtype.kind == "i" else array.astype(str).astype(np.float64).tolist()
-    )
+        return [decimals(each) for each in array]  # as text, a number takes 128 bytes
+    if array.dtype.kind == "i":
+        return array.tolist()
+    return array.astype(str).astype(np.float64).tolist()
 
 
-def matrices_json(array: Weights, visible: Visible) -> str:
-    """(layer, head, query, key), a matrix at a time: nested lists of a whole capture take a hundred bytes a cell."""
-    layers = (", ".join(map(matrix_json, *layer)) for layer in zip(array, visible, strict=True))
-    return f"[{', '.join(f'[{heads}]' for heads in layers)}]"
+def matrices_to_json(array: Weights, visible: Visible) -> str:
+    """Write numbers (layer, head, query, key) as JSON, a matrix at a time.
+
+    Nested lists of a whole capture would take a hundred bytes a cell.
+    """
+    layers = []
+    for numbers, masks in zip(array, visible, strict=True):
+        heads = ", ".join(map(matrix_to_json, numbers, masks))
+        layers.append(f"[{heads}]")
+    return f"[{', '.join(layers)}]"
 
 
-def matrix_json(weights: Weights, visible: Visible) -> str:
-    """One matrix, null where masked."""
+def matrix_to_json(weights: Weights, visible: Visible) -> str:
+    """Write one matrix as JSON, null where it is masked."""
     shortest = weights.astype(str).astype(np.float64)
-    return json.dumps(
-        np.where(visible, shortest.astype(object), np.array(None)).tolist(), allow_nan=False
-    )
+    numbers = shortest.astype(object)
+    cells = np.where(visible, numbers, np.array(None))
+    return json.dumps(cells.tolist(), allow_nan=False)
 
 
-def read_matrices(path: Path) -> Capture:
-    """A capture from a .npz: one that names its method as ``to_npz`` wrote it, any other as arrays from elsewhere."""
+def read_npz_file(path: Path) -> Capture:
+    """Read a capture from a .npz.
+
+    One that names its method is read as ``to_npz`` wrote it, any other as arrays from elsewhere.
+    """
     method = untrusted.read_npz(path, ("method",)).get("method")
     if method is None or str(method) not in METHODS:
         return foreign_arrays.from_npz(path)
-    found = untrusted.read_npz(path, NPZ)
-    if set(found) != set(NPZ):
-        raise ValueError(
-            f"it holds no {', '.join(sorted(set(NPZ) - set(found)))}, which a .npz of attnviz has"
-        )
-    head: dict[str, Any] = {
-        name: found[name].tolist() for name in NPZ if name not in ("weights", "visible")
-    }
-    queries, keys = (
-        foreign_arrays.tokens(texts(untrusted.field(head, name, list), name))
-        for name in ("queries", "keys")
-    )
-    part = read_map(head, queries, keys, {name: found[name] for name in ("weights", "visible")})
-    if part.weights is not None and not is_other(part.method):
-        part = replace(
-            part,
-            statistics=describe(
-                part.weights, part.visible, part.kind != "cross" and queries == keys
-            ),
-        )
-    return explained(Capture(path.name, " ".join(head["keys"]), (part,)))
+    arrays = untrusted.read_npz(path, NPZ_NAMES)
+    missing = set(NPZ_NAMES) - set(arrays)
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise ValueError(f"it holds no {names}, which a .npz of attnviz has")
+    header: dict[str, Any] = {name: arrays[name].tolist() for name in NPZ_LABELS}
+    query_names: list[Any] = untrusted.read_field(header, "queries", list)
+    queries = foreign_arrays.make_named_tokens(require_text_list(query_names, "queries"))
+    key_names: list[Any] = untrusted.read_field(header, "keys", list)
+    keys = foreign_arrays.make_named_tokens(require_text_list(key_names, "keys"))
+    matrices = {name: arrays[name] for name in NPZ_ARRAYS}
+    attention_map = read_map(header, queries, keys, matrices)
+    weights, visible = attention_map.weights, attention_map.visible
+    if weights is not None and not is_other(attention_map.method):
+        is_square = attention_map.kind != "cross" and queries == keys
+        statistics = describe(weights, visible, is_square)
+        attention_map = replace(attention_map, statistics=statistics)
+    text = " ".join(key_names)
+    return explained(Capture(path.name, text, (attention_map,)))
 
 
 def to_npz(capture: Capture) -> bytes:
-    """One map with its weights for NumPy. Raises UsageError unless the capture holds just that."""
-    weights = capture.maps[0].weights if len(capture.maps) == 1 else None
-    if weights is None:
-        raise UsageError(
-            "a .npz holds the weights of one map, which this capture is not: save it as .attn or .json"
-        )
-    part, file = capture.maps[0], BytesIO()
+    """Write the one map of a capture with its weights for NumPy.
+
+    Raises UsageError unless the capture holds just that.
+    """
+    first = capture.maps[0] if len(capture.maps) == 1 else None
+    if first is None or first.weights is None:
+        problem = "a .npz holds the weights of one map, which this capture is not"
+        raise UsageError(f"{problem}: save it as .attn or .json")
+    file = BytesIO()
+    query_texts = [token.text for token in first.queries]
+    key_texts = [token.text for token in first.keys]
     np.savez(
         file,
-        weights=weights,
-        visible=collapsed(part.visible),
-        queries=np.array([token.text for token in part.queries], dtype=str),
-        keys=np.array([token.text for token in part.keys], dtype=str),
-        layers=np.array(part.layers),
-        heads=np.array(part.heads),
-        query_places=np.array(part.query_places),
-        key_places=np.array(part.key_places),
-        kind=np.array(part.kind),
-        method=np.array(part.method),
-        unit=np.array(part.unit),
-        units=np.array(units(part)),
+        weights=first.weights,
+        visible=collapse_mask(first.visible),
+        queries=np.array(query_texts, dtype=str),
+        keys=np.array(key_texts, dtype=str),
+        layers=first.layers,
+        heads=first.heads,
+        query_places=first.query_places,
+        key_places=first.key_places,
+        kind=first.kind,
+        method=first.method,
+        unit=first.unit,
+        units=units(first),
     )
     return file.getvalue()
 
 
-WRITERS = {
+def to_json_file(capture: Capture) -> bytes:
+    """Write a capture as the content of a JSON file."""
+    return to_json(capture).encode() + b"\n"
+
+
+WRITERS: dict[str, Callable[[Capture], bytes]] = {
     ".attn": to_attn,
-    ".json": lambda capture: to_json(capture).encode() + b"\n",
+    ".json": to_json_file,
     ".npz": to_npz,
 }
-READERS = {
-    ".attn": read_tensors,
-    ".json": read_document,
-    ".npz": read_matrices,
-    ".safetensors": read_tensors,
+READERS: dict[str, Callable[[Path], Capture]] = {
+    ".attn": read_safetensors_file,
+    ".json": read_json_file,
+    ".npz": read_npz_file,
+    ".safetensors": read_safetensors_file,
 }

@@ -10,15 +10,22 @@ PLAIN_ENGLISH = "agreement", "article", "paragraph", "pronoun", "question", "rev
 
 
 def find_samples() -> dict[str, Path]:
-    """Return the files of the sample texts by name: in the installed package, or at the top of a checkout."""
+    """Find the files of the sample texts, by name.
+
+    They are in the installed package, or at the top of a checkout.
+    """
     package = Path(__file__).parent.parent
-    folders = package / "sample_texts", package.parent / "sample_texts"
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.txt"))}
+    files: dict[str, Path] = {}
+    for folder in (package / "sample_texts", package.parent / "sample_texts"):
+        for file in sorted(folder.glob("*.txt")):
+            files[file.stem] = file
+    return files
 
 
 def read_sample(name: str) -> str:
-    """Return a sample text. Raises InputError naming those that there are."""
+    """Read a sample text. Raises InputError naming those that there are."""
     samples = find_samples()
     if name not in samples:
-        raise InputError(f"there is no sample {name!r}: one of {', '.join(samples)}")
+        names = ", ".join(samples)
+        raise InputError(f"there is no sample {name!r}: one of {names}")
     return read_text(samples[name])

@@ -1,4 +1,4 @@
-"""What a saved capture says of itself, made a ``Capture`` again. It may come from anyone: all of it is checked.
+"""Making a ``Capture`` again of what a file says of it. The file may come from anyone: all is checked.
 
 Everything that is wrong is a ValueError of one line.
 """
@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from attnviz.io.untrusted import Array, cells, field, numbers
+from attnviz.io.untrusted import Array, numbers, read_field, read_nested_lists
 from attnviz.record import (
     KINDS,
     SCORES,
@@ -30,317 +30,400 @@ from attnviz.record import (
 SCHEMA = "attnviz/1"
 LARGEST_WEIGHT = 1e12  # beyond it, sums over a row could leave float32
 LARGEST_NUMBER = 1 << 53  # integers up to this are the same in every reader of JSON
+AXES = "layers", "heads", "queries", "keys"
+NEEDED_STATISTICS = "entropy", "received", "sink"
 Arrays = dict[str, Array]
 
 
 def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None = None) -> Capture:
-    """A capture from a JSON document or, with tensors, from the header of a safetensors file."""
+    """Read a capture from a JSON document.
+
+    tensors: those of a safetensors file, whose header the document is; None for a JSON file.
+    """
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise ValueError(
-            f"its schema is not {SCHEMA}: it was not written by this version of attnviz"
-        )
-    maps = read_documents(document) if tensors is None else read_tensors(document, tensors)
+        problem = f"its schema is not {SCHEMA}"
+        raise ValueError(f"{problem}: it was not written by this version of attnviz")
+    maps = read_maps(document, tensors)
     if not maps:
         raise ValueError("it holds no attention map")
+    model = read_field(document, "model", str)
+    text = read_field(document, "text", str)
+    note_list = read_field(document, "notes", list, NoneType) or []
+    notes = require_text_list(note_list, "notes")
+    pair = read_field(document, "pair", str, NoneType)
+    target = read_field(document, "target", str, NoneType)
+    fidelity = read_share(document, "fidelity")
+    segment_list = read_dicts(document, "segments") if "segments" in document else []
+    segments = tuple(map(read_saved_segment, segment_list))
+    fidelity_reference = read_field(document, "fidelity_reference", str, NoneType)
+    output_change = read_share(document, "output_change")
     return Capture(
-        field(document, "model", str),
-        field(document, "text", str),
+        model,
+        text,
         maps,
-        texts(field(document, "notes", list, NoneType) or [], "notes"),
-        field(document, "pair", str, NoneType),
-        field(document, "target", str, NoneType),
-        read_share(document, "fidelity"),
-        tuple(map(read_segment, dicts(document, "segments") if "segments" in document else [])),
-        field(document, "fidelity_reference", str, NoneType),
-        read_share(document, "output_change"),
+        notes,
+        pair,
+        target,
+        fidelity,
+        segments,
+        fidelity_reference,
+        output_change,
     )
 
 
+def read_maps(
+    document: dict[str, Any], tensors: Mapping[str, Array] | None
+) -> tuple[AttentionMap, ...]:
+    """Read the maps of a JSON document, or of the header of a safetensors file with tensors."""
+    if tensors is None:
+        return read_document_maps(document)
+    return read_tensor_maps(document, tensors)
+
+
 def read_share(document: dict[str, Any], name: str) -> float | None:
-    """Return a difference as a share, by its name, or None. Raises ValueError unless it is a finite number from 0."""
-    share: float | None = field(document, name, float, int, NoneType)
+    """Read a difference as a share, by its name, or None.
+
+    Raises ValueError unless it is a finite number from 0.
+    """
+    share: float | None = read_field(document, name, float, int, NoneType)
     if share is not None and not 0 <= share <= sys.float_info.max:
         raise ValueError(f"'{name}' must be a finite number from 0")
     return share
 
 
-def read_documents(document: dict[str, Any]) -> tuple[AttentionMap, ...]:
-    """The maps of a JSON document, arrays and tokens inside."""
-    return tuple(
-        read_map(head, read_tokens(head, "queries"), read_tokens(head, "keys"), nested_arrays(head))
-        for head in dicts(document, "maps")
-    )
+def read_document_maps(document: dict[str, Any]) -> tuple[AttentionMap, ...]:
+    """Read the maps of a JSON document, in which arrays and tokens stand inside each map."""
+    maps = []
+    for header in read_dicts(document, "maps"):
+        queries = read_saved_tokens(header, "queries")
+        keys = read_saved_tokens(header, "keys")
+        arrays = read_nested_arrays(header)
+        maps.append(read_map(header, queries, keys, arrays))
+    return tuple(maps)
 
 
-def read_tensors(
+def read_tensor_maps(
     document: dict[str, Any], tensors: Mapping[str, Array]
 ) -> tuple[AttentionMap, ...]:
-    """The maps of a safetensors file: tokens stand in a table of their own, arrays among the tensors."""
-    lists: list[Any] = field(document, "tokens", list)
-    table = [read_tokens({"tokens": tokens}, "tokens") for tokens in lists]
+    """Read the maps of a safetensors file.
 
-    def side(head: dict[str, Any], name: str) -> tuple[Token, ...]:
-        number: int = field(head, name, int)
-        if not 0 <= number < len(table):
-            raise ValueError(f"{name!r} names list {number} of {len(table)} lists of tokens")
-        return table[number]
+    Tokens stand in a table of their own in the header, arrays among the tensors.
+    """
+    lists: list[Any] = read_field(document, "tokens", list)
+    table = [read_saved_tokens({"tokens": tokens}, "tokens") for tokens in lists]
+    arrays_of_map: dict[str, Arrays] = {}
+    for full_name, array in tensors.items():
+        own_name = full_name.removeprefix("maps.")
+        number, _, name = own_name.partition(".")
+        arrays_of_map.setdefault(number, {})[name] = array
+    maps = []
+    for i, header in enumerate(read_dicts(document, "maps")):
+        queries = look_up_tokens(table, header, "queries")
+        keys = look_up_tokens(table, header, "keys")
+        arrays = arrays_of_map.get(str(i), {})
+        maps.append(read_map(header, queries, keys, arrays))
+    return tuple(maps)
 
-    own: dict[str, Arrays] = {}
-    for name, array in tensors.items():
-        number, _, part = name.removeprefix("maps.").partition(".")
-        own.setdefault(number, {})[part] = array
-    return tuple(
-        read_map(head, side(head, "queries"), side(head, "keys"), own.get(str(i), {}))
-        for i, head in enumerate(dicts(document, "maps"))
-    )
+
+def look_up_tokens(
+    table: list[tuple[Token, ...]], header: dict[str, Any], name: str
+) -> tuple[Token, ...]:
+    """Look up the tokens of a map, which its header names by their number in a table."""
+    number: int = read_field(header, name, int)
+    if not 0 <= number < len(table):
+        count = len(table)
+        raise ValueError(f"{name!r} names list {number} of {count} lists of tokens")
+    return table[number]
 
 
-def dicts(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """A list of objects."""
-    found: list[dict[str, Any]] = field(document, name, list)
-    if not all(isinstance(item, dict) for item in found):
+def read_dicts(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Read a list of objects."""
+    items: list[dict[str, Any]] = read_field(document, name, list)
+    if not all(isinstance(item, dict) for item in items):
         raise ValueError(f"{name!r} must be a list of objects")
-    return found
+    return items
 
 
-def read_tokens(document: dict[str, Any], name: str) -> tuple[Token, ...]:
-    """A list of tokens."""
-    return tuple(map(read_token, dicts(document, name)))
+def read_saved_tokens(document: dict[str, Any], name: str) -> tuple[Token, ...]:
+    """Read a list of tokens."""
+    return tuple(map(read_saved_token, read_dicts(document, name)))
 
 
-def read_token(entry: dict[str, Any]) -> Token:
-    """A token; its place in a text must be one."""
+def read_saved_token(entry: dict[str, Any]) -> Token:
+    """Read a token; its place in a text must be one."""
     entry = {"segment": 0, **entry}
-    number, start, end, segment = (
-        field(entry, name, int) for name in ("id", "start", "end", "segment")
-    )
-    if max(map(abs, (number, end, segment))) > LARGEST_NUMBER:
+    number = read_field(entry, "id", int)
+    start = read_field(entry, "start", int)
+    end = read_field(entry, "end", int)
+    segment = read_field(entry, "segment", int)
+    if max(abs(number), abs(end), abs(segment)) > LARGEST_NUMBER:
         raise ValueError("a token has a number that is too large")
     if not 0 <= start <= end:
         raise ValueError(f"a token has no place in the text: {start} to {end}")
-    return Token(
-        field(entry, "text", str), number, start, end, field(entry, "special", bool), segment
-    )
+    text = read_field(entry, "text", str)
+    special = read_field(entry, "special", bool)
+    return Token(text, number, start, end, special, segment)
 
 
-def read_segment(entry: dict[str, Any]) -> Segment:
-    """A part of a text that has a name."""
-    start, end = (field(entry, name, int) for name in ("start", "end"))
+def read_saved_segment(entry: dict[str, Any]) -> Segment:
+    """Read a part of a text that has a name."""
+    start = read_field(entry, "start", int)
+    end = read_field(entry, "end", int)
     if not 0 <= start <= end <= LARGEST_NUMBER:
         raise ValueError(f"a segment has no place in the text: {start} to {end}")
-    return Segment(field(entry, "name", str), start, end)
+    return Segment(read_field(entry, "name", str), start, end)
 
 
-def texts(values: list[Any], name: str) -> tuple[str, ...]:
-    """A list of texts."""
+def require_text_list(values: list[Any], name: str) -> tuple[str, ...]:
+    """Return a list of texts. Raises ValueError for anything else in it."""
     if not all(type(value) is str for value in values):
         raise ValueError(f"{name!r} must be a list of texts")
     return tuple(values)
 
 
-def counts(values: list[Any], name: str) -> tuple[int, ...]:
-    """A list of numbers that count from 0."""
-    if not all(type(value) is int and 0 <= value < LARGEST_NUMBER for value in values):
+def require_counts(values: list[Any], name: str) -> tuple[int, ...]:
+    """Return a list of numbers that count from 0. Raises ValueError for anything else in it."""
+    if not all(map(is_count, values)):
         raise ValueError(f"{name!r} must be a list of whole numbers from 0")
     return tuple(values)
 
 
-def head_names(values: list[Any]) -> tuple[int | str, ...]:
-    """The heads: numbers, or the one name of a reduction."""
-    return (
-        texts(values, "heads")
-        if len(values) == 1 and isinstance(values[0], str)
-        else counts(values, "heads")
-    )
+def is_count(value: Any) -> bool:
+    """Return whether a value is a number that counts from 0; true and false are none."""
+    return type(value) is int and 0 <= value < LARGEST_NUMBER
 
 
-def nested_arrays(head: dict[str, Any]) -> Arrays:
-    """The arrays of a map in JSON, by the names that they have in a safetensors file."""
-    found: Arrays = {}
-    if "visible" in head:
-        found["visible"] = cells(head["visible"], "visible", np.bool_, bool)
-    if "weights" in head:
-        found["weights"], found["visible"] = unmasked(head["weights"], "weights")
-    if "tiles" in head:  # where both are kept, visible is of the tiles
+def require_head_names(values: list[Any]) -> tuple[int | str, ...]:
+    """Return the names of heads: numbers, or the one name of a reduction. Raises ValueError."""
+    is_reduction = len(values) == 1 and isinstance(values[0], str)
+    return require_text_list(values, "heads") if is_reduction else require_counts(values, "heads")
+
+
+def read_nested_arrays(header: dict[str, Any]) -> Arrays:
+    """Read the arrays of a map in JSON, by the names that they have in a safetensors file."""
+    arrays: Arrays = {}
+    if "visible" in header:
+        arrays["visible"] = read_nested_lists(header["visible"], "visible", np.bool_, bool)
+    if "weights" in header:
+        arrays["weights"], arrays["visible"] = split_nulls(header["weights"], "weights")
+    if "tiles" in header:  # where both are kept, visible is of the tiles
+        nested_tiles = read_field(header, "tiles", dict)
         for name in ("mean", "max"):
-            found[f"tiles.{name}"], found["visible"] = unmasked(
-                field(head, "tiles", dict).get(name), name
-            )
+            values, visible = split_nulls(nested_tiles.get(name), name)
+            arrays[f"tiles.{name}"] = values
+            arrays["visible"] = visible
     for group in ("statistics", "edges"):
-        nested = field(head, group, dict) if group in head else {}
-        found |= {
-            f"{group}.{name}": plain(value, name)
-            for name, value in nested.items()
-            if value is not None
-        }
-    return found
+        nested = read_field(header, group, dict) if group in header else {}
+        for name, value in nested.items():
+            if value is not None:
+                arrays[f"{group}.{name}"] = read_nested_numbers(value, name)
+    return arrays
 
 
-def unmasked(nested: Any, name: str) -> tuple[Floats, Array]:
-    """Numbers, 0 where null, and where they are not null."""
+def split_nulls(nested: Any, name: str) -> tuple[Floats, Array]:
+    """Read numbers, 0 where null, and a mask that is True where they are not null."""
     array = numbers(nested, name)
     visible = ~np.isnan(array)
-    return np.where(visible, array, 0).astype(np.float32), visible
+    values = np.where(visible, array, 0)
+    return values.astype(np.float32), visible
 
 
-def plain(nested: Any, name: str) -> Array:
-    """Numbers as they are stored: keys as integers."""
-    return (
-        cells(nested, name, np.int32, int)
-        if name == "keys"
-        else numbers(nested, name).astype(np.float32)
-    )
+def read_nested_numbers(nested: Any, name: str) -> Array:
+    """Read numbers as they are stored: keys as integers, all others as float32."""
+    if name == "keys":
+        return read_nested_lists(nested, name, np.int32, int)
+    return numbers(nested, name).astype(np.float32)
 
 
 def read_map(
-    head: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token, ...], arrays: Arrays
+    header: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token, ...], arrays: Arrays
 ) -> AttentionMap:
-    """A map from its header and its arrays."""
-    layers, heads = (
-        counts(field(head, "layers", list), "layers"),
-        head_names(field(head, "heads", list)),
-    )
-    if head.get("kind") not in KINDS:
+    """Read a map from its header and its arrays."""
+    layers = require_counts(read_field(header, "layers", list), "layers")
+    heads = require_head_names(read_field(header, "heads", list))
+    if header.get("kind") not in KINDS:
         raise ValueError(f"the kind of a map must be one of {', '.join(KINDS)}")
-    shape = len(layers), len(heads), len(queries), len(keys)
+    axes = layers, heads, queries, keys
+    shape = tuple(map(len, axes))
     if 0 in shape:
         raise ValueError("it holds an attention map without layers, heads, queries or keys")
-    weights = arrays.get("weights")
-    if weights is not None:
-        require_sides(weights.shape, shape)
-        read = finite if head.get("method") == SCORES else weights_named
-        weights = read("weights", arrays, shape)
-    if head.get("unit", "token") not in get_args(Unit):
-        raise ValueError(f"the unit of a map must be one of {', '.join(get_args(Unit))}")
-    tiles = read_tiles(head, arrays, shape)
+    weights = read_map_weights(header, arrays, shape)
+    unit = header.get("unit", "token")
+    if unit not in get_args(Unit):
+        names = ", ".join(get_args(Unit))
+        raise ValueError(f"the unit of a map must be one of {names}")
+    tiles = read_tiles(header, arrays, shape)
     if tiles is not None and weights is not None and tiles.mean.shape != shape:
         raise ValueError("it holds a map with both weights and tiles of several cells")
+    visible_shape = shape if tiles is None else tiles.mean.shape
+    visible = read_mask(arrays, visible_shape)
+    method = read_field(header, "method", str)
+    statistics = read_saved_statistics(arrays, shape)
+    edges = read_edges(arrays, shape)
+    query_positions = read_positions(header, "query_places")
+    key_positions = read_positions(header, "key_places")
+    kind = header["kind"]
     return AttentionMap(
-        head["kind"],
+        kind,
         layers,
         heads,
         queries,
         keys,
         weights,
-        read_visible(arrays, shape if tiles is None else tiles.mean.shape),
-        field(head, "method", str),
+        visible,
+        method,
         tiles,
-        read_statistics(arrays, shape),
-        read_edges(arrays, shape),
-        query_places=read_places(head, "query_places"),
-        key_places=read_places(head, "key_places"),
-        unit=head.get("unit", "token"),
+        statistics,
+        edges,
+        query_places=query_positions,
+        key_places=key_positions,
+        unit=unit,
     )
 
 
-def read_places(head: dict[str, Any], name: str) -> tuple[int, ...]:
-    """Where the queries or the keys stand in the whole text; nothing if they are all of it."""
-    return counts(field(head, name, list, NoneType) or [], name)
+def read_map_weights(
+    header: dict[str, Any], arrays: Arrays, shape: tuple[int, ...]
+) -> Floats | None:
+    """Read the weights of a map, or its scores; None if it has none."""
+    weights = arrays.get("weights")
+    if weights is None:
+        return None
+    require_named_sides(weights.shape, shape)
+    if header.get("method") == SCORES:
+        return read_finite_array("weights", arrays, shape)
+    return read_weights_array("weights", arrays, shape)
 
 
-def require_sides(found: tuple[int, ...], named: tuple[int, ...]) -> None:
+def read_positions(header: dict[str, Any], name: str) -> tuple[int, ...]:
+    """Read the positions of the queries or the keys in the whole text; none if they are all of it."""
+    positions = read_field(header, name, list, NoneType) or []
+    return require_counts(positions, name)
+
+
+def require_named_sides(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Raise ValueError unless weights have as many layers, heads, queries and keys as are named."""
-    if len(found) != len(named):
-        raise ValueError(f"its weights have {len(found)} dimensions, not (layer, head, query, key)")
-    for noun, side, count in zip(("layers", "heads", "queries", "keys"), found, named, strict=True):
+    if len(shape) != len(expected):
+        raise ValueError(f"its weights have {len(shape)} dimensions, not (layer, head, query, key)")
+    for noun, side, count in zip(AXES, shape, expected, strict=True):
         if side != count:
             raise ValueError(f"its weights have {side} {noun}, but {count} are named")
 
 
-def require_weights(weights: Array, name: str = "weights") -> None:
+def require_plain_weights(weights: Array, name: str = "weights") -> None:
     """Raise ValueError unless weights of any shape are finite and not negative."""
-    low, high = float(weights.min(initial=0)), float(weights.max(initial=0))
+    low = float(weights.min(initial=0))
+    high = float(weights.max(initial=0))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"its {name} are not all finite numbers (NaN or infinity)")
     if low < 0:
-        raise ValueError(
-            f"its {name} go down to {low:.3g}: are these scores? apply the softmax first"
-        )
+        advice = "are these scores? apply the softmax first"
+        raise ValueError(f"its {name} go down to {low:.3g}: {advice}")
     if high > LARGEST_WEIGHT:
         raise ValueError(f"its {name} go up to {high:.3g}: that is no attention")
 
 
-def weights_named(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floats:
-    """Weights of that shape, which must be there. Raises ValueError."""
-    found = floats(name, arrays, shape)
-    require_weights(found, name)
-    return found
+def read_weights_array(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floats:
+    """Return the weights of that name and shape, which must be there. Raises ValueError."""
+    weights = read_float_array(name, arrays, shape)
+    require_plain_weights(weights, name)
+    return weights
 
 
-def floats(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floats:
-    """A float32 array of that shape, which must be there. Raises ValueError."""
-    array = typed(name, arrays, np.float32)
+def read_float_array(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floats:
+    """Return the float32 array of that name and shape, which must be there. Raises ValueError."""
+    array = read_typed_array(name, arrays, np.float32)
     if array.shape != shape:
         raise ValueError(f"its {name} has the shape {array.shape}, not {shape}")
     return array
 
 
-def finite(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floats:
-    """The same, without NaN or infinity. Raises ValueError."""
-    array = floats(name, arrays, shape)
+def read_finite_array(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floats:
+    """Return the float32 array of that name and shape, without NaN or infinity.
+
+    Raises ValueError if it is not there, or not so.
+    """
+    array = read_float_array(name, arrays, shape)
     if not np.isfinite(array).all():
         raise ValueError(f"its {name} holds NaN or infinity")
     return array
 
 
-def typed(name: str, arrays: Arrays, dtype: type[Any]) -> Array:
-    """An array of that type, which must be there. Raises ValueError."""
+def read_typed_array(name: str, arrays: Arrays, dtype: type[Any]) -> Array:
+    """Return the array of that name and type, which must be there. Raises ValueError."""
     array = arrays.get(name)
     if array is None:
         raise ValueError(f"it holds no {name} for one of its maps")
     if array.dtype != dtype:
-        raise ValueError(f"its {name} is of type {array.dtype}, not {np.dtype(dtype)}")
+        expected = np.dtype(dtype)
+        raise ValueError(f"its {name} is of type {array.dtype}, not {expected}")
     return array
 
 
-def read_visible(arrays: Arrays, shape: tuple[int, ...]) -> Array:
-    """What is visible; repeated along the axes that have one entry."""
-    visible = typed("visible", arrays, np.bool_)
-    if len(visible.shape) != 4 or any(
-        side not in (1, count) for side, count in zip(visible.shape, shape, strict=True)
-    ):
+def fits_shape(sides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether an array with these sides can be repeated to a shape of as many axes."""
+    return all(side in (1, count) for side, count in zip(sides, shape, strict=True))
+
+
+def read_mask(arrays: Arrays, shape: tuple[int, ...]) -> Array:
+    """Return the mask of a map, repeated along the axes that have one entry."""
+    visible = read_typed_array("visible", arrays, np.bool_)
+    if visible.ndim != 4 or not fits_shape(visible.shape, shape):
         raise ValueError(f"its visible has the shape {visible.shape}, which does not fit {shape}")
     return np.broadcast_to(visible, shape)
 
 
-def read_tiles(head: dict[str, Any], arrays: Arrays, shape: tuple[int, ...]) -> Tiles | None:
-    """The tiles of a map, if it has some."""
-    if "tiles" not in head:
+def read_tiles(header: dict[str, Any], arrays: Arrays, shape: tuple[int, ...]) -> Tiles | None:
+    """Read the tiles of a map; None if it has none."""
+    if "tiles" not in header:
         return None
-    height, width = (field(field(head, "tiles", dict), name, int) for name in ("height", "width"))
+    sizes = read_field(header, "tiles", dict)
+    height = read_field(sizes, "height", int)
+    width = read_field(sizes, "width", int)
     if min(height, width) < 1:
         raise ValueError(f"its tiles are of {height} queries and {width} keys")
-    tiled = *shape[:2], -(-shape[2] // height), -(-shape[3] // width)
-    mean, largest = (weights_named(name, arrays, tiled) for name in ("tiles.mean", "tiles.max"))
+    layer_count, head_count, query_count, key_count = shape
+    rows = count_tiles_along(query_count, height)
+    columns = count_tiles_along(key_count, width)
+    tiled_shape = layer_count, head_count, rows, columns
+    mean = read_weights_array("tiles.mean", arrays, tiled_shape)
+    largest = read_weights_array("tiles.max", arrays, tiled_shape)
     return Tiles(mean, largest, height, width)
 
 
-def read_statistics(arrays: Arrays, shape: tuple[int, ...]) -> Statistics | None:
-    """The statistics of a map, if it has some."""
-    kept = [name for name in arrays if name.startswith("statistics.")]
-    if not kept:
+def count_tiles_along(count: int, size: int) -> int:
+    """Count the tiles of a size along an axis; the last may have fewer cells."""
+    whole, rest = divmod(count, size)  # a hostile size may be too large for a float
+    return whole + 1 if rest else whole
+
+
+def read_saved_statistics(arrays: Arrays, shape: tuple[int, ...]) -> Statistics | None:
+    """Read the statistics of a map; None if it has none."""
+    prefix = "statistics."
+    if not any(name.startswith(prefix) for name in arrays):
         return None
-    *lead, n, m = shape
-    shapes = {"entropy": (*lead, n), "received": (*lead, m)}
-    needed = "entropy", "received", "sink"
-    names = {item.name: f"statistics.{item.name}" for item in fields(Statistics)}
-    return Statistics(
-        **{
-            name: finite(stored, arrays, shapes.get(name, tuple(lead)))
-            for name, stored in names.items()
-            if stored in kept or name in needed
-        }
-    )
+    *lead, query_count, key_count = shape
+    shapes = {"entropy": (*lead, query_count), "received": (*lead, key_count)}
+    statistics: dict[str, Floats] = {}
+    for field in fields(Statistics):
+        stored_name = prefix + field.name
+        if stored_name in arrays or field.name in NEEDED_STATISTICS:
+            field_shape = shapes.get(field.name, tuple(lead))
+            statistics[field.name] = read_finite_array(stored_name, arrays, field_shape)
+    return Statistics(**statistics)
 
 
 def read_edges(arrays: Arrays, shape: tuple[int, ...]) -> Edges | None:
-    """The strongest edges of a map, if it has some."""
+    """Read the strongest edges of a map; None if it has none."""
     if "edges.keys" not in arrays:
         return None
-    keys = typed("edges.keys", arrays, np.int32)
-    if keys.ndim != 4 or keys.shape[:3] != shape[:3]:
-        raise ValueError(f"its edges.keys has the shape {keys.shape}, not {(*shape[:3], 'rank')}")
-    first, last = keys.min(initial=0), keys.max(initial=0)
-    if not 0 <= first <= last < shape[3]:
-        raise ValueError(f"its edges lead to keys {first} to {last} of {shape[3]}")
-    return Edges(keys, weights_named("edges.weights", arrays, keys.shape))
+    keys = read_typed_array("edges.keys", arrays, np.int32)
+    lead, key_count = shape[:3], shape[3]
+    if keys.ndim != 4 or keys.shape[:3] != lead:
+        expected = (*lead, "rank")
+        raise ValueError(f"its edges.keys has the shape {keys.shape}, not {expected}")
+    first = keys.min(initial=0)
+    last = keys.max(initial=0)
+    if not 0 <= first <= last < key_count:
+        raise ValueError(f"its edges lead to keys {first} to {last} of {key_count}")
+    weights = read_weights_array("edges.weights", arrays, keys.shape)
+    return Edges(keys, weights)
