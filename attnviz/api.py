@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
-from attnviz.derived import Source, taken
+from attnviz.derived import CaptureSource, derive_capture
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape, require_unicode
-from attnviz.methods import MADE_OF, OF_A_PREDICTION, Shown
+from attnviz.methods import MADE_OF, OF_A_PREDICTION, MethodName
 from attnviz.record import ATTENTION, Capture
 from attnviz.request import DType, Keep, Placement, Prompt, Replacement, Request, Target
 from attnviz.selection import (
-    parse,
     parse_edge,
     parse_head_names,
     parse_heads,
+    parse_numbers,
     parse_token,
     require_choice,
-    select,
+    select_heads,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def capture(
     heads: str | int = "all",
     keep: Keep = "weights",
     tiles: int = 64,
-    method: Shown = "attention",
+    method: MethodName = "attention",
     target_token: str | None = None,
     device: str = "auto",
     dtype: DType = "auto",
@@ -85,19 +85,22 @@ def capture(
     texts = Texts(text, pair, target)
     require_texts(texts, target_token)
     require_one_of(keep, Keep, "keep")
-    require_one_of(method, Shown, "method")
+    require_one_of(method, MethodName, "method")
     require_numbers(method, target_token, keep, heads, from_text=inputs is None)
     require_one_of(dtype, DType, "dtype")
     if tiles < 1:
         raise UsageError(f"tiles={tiles}: there is at least one on a side")
     if inputs is not None and texts != Texts(None, None, None):
         raise UsageError("a model reads a text, or inputs=, not both")
-    chosen_layers = require_choice(layers, parse)
+    chosen_layers = require_choice(layers, parse_numbers)
     chosen_heads = require_choice(heads, parse_heads)
     request = Request(chosen_layers, chosen_heads, keep=keep, tiles=tiles)
     if inputs is not None and not isinstance(model, (str, os.PathLike)):
         return capture_as(
-            partial(capture_inputs, model, tokenizer, inputs), request, method, target_token
+            partial(capture_inputs, model, tokenizer, inputs),
+            request,
+            method,
+            target_token,
         )
     predicts = method in OF_A_PREDICTION
     reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
@@ -136,10 +139,10 @@ def intervene(
     Raises AttnvizError: UsageError for what is not there or would change nothing, ModelError,
     InputError.
     """
-    from attnviz.experiments.intervention import Subject, find_changes, intervention_of
+    from attnviz.experiments.intervention import Subject, find_changes, make_intervention
     from attnviz.experiments.intervention import intervene as run_changes
     from attnviz.models.base import require_predictions
-    from attnviz.results.intervention import InterventionResult, told_changes
+    from attnviz.results.intervention import InterventionResult, explain_changes
 
     texts = Texts(text, pair, target)
     require_texts(texts, target_token)
@@ -159,10 +162,10 @@ def intervene(
         replacement,
     )
     outcome = run_changes(subject, changes, Target(target_token), seed)
-    request = Request(require_choice(layers, parse), require_choice(heads, parse_heads))
+    request = Request(require_choice(layers, parse_numbers), require_choice(heads, parse_heads))
     before = model_that_predicts.capture(prompt, request)
-    after = model_that_predicts.capture(prompt, request, intervention_of(outcome.changes))
-    notes = told_changes(outcome.changes, outcome.scope)
+    after = model_that_predicts.capture(prompt, request, make_intervention(outcome.changes))
+    notes = explain_changes(outcome.changes, outcome.scope)
     return InterventionResult(outcome, before, replace(after, notes=(*after.notes, *notes)))
 
 
@@ -172,7 +175,7 @@ def inspect(
     *,
     layers: str | int = "all",
     heads: str | int = "all",
-    method: Shown = "attention",
+    method: MethodName = "attention",
     target_token: str | None = None,
     tokenizer: Any = None,
     device: str = "auto",
@@ -192,10 +195,10 @@ def inspect(
     several = [source] if isinstance(source, (str, Capture)) else list(source)
     if not several:
         raise UsageError("there is nothing to measure: give a text or a capture")
-    require_one_of(method, Shown, "method")
+    require_one_of(method, MethodName, "method")
     request = replace(
         EVERY_HEAD,
-        layers=require_choice(layers, parse),
+        layers=require_choice(layers, parse_numbers),
         heads=require_choice(heads, parse_heads),
         keep="weights",
     )
@@ -207,9 +210,9 @@ def inspect(
     if texts:
         reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
 
-    def open_one(each: Capture | str) -> Source:
+    def open_one(each: Capture | str) -> CaptureSource:
         if isinstance(each, Capture):
-            return partial(select_heads, each)
+            return partial(select_requested_heads, each)
         assert reader is not None
         text = partial(reader.model.capture, Texts(each).prompt())
         return partial(capture_method, text, method, target_token)
@@ -246,9 +249,9 @@ def heads(
     """
     from attnviz.analysis.roles import ROLES
     from attnviz.experiments.heads import find_head_roles
-    from attnviz.experiments.sequences import excerpts
+    from attnviz.experiments.sequences import take_excerpts
     from attnviz.io.samples import PLAIN_ENGLISH, read_sample
-    from attnviz.results.head_roles import Setting
+    from attnviz.results.head_roles import SequenceSettings
 
     if role is not None and role not in ROLES:
         raise UsageError(f"role={role!r}: must be one of {', '.join(ROLES)}")
@@ -256,9 +259,9 @@ def heads(
     reader = read_model(model, tokenizer, Placement(device, dtype), writes=ablate)
     return find_head_roles(
         reader.model,
-        excerpts(documents),
-        Setting(sequences, block, seed),
-        layers=None if layers is None else require_choice(layers, parse),
+        take_excerpts(documents),
+        SequenceSettings(sequences, block, seed),
+        layers=None if layers is None else require_choice(layers, parse_numbers),
         heads=None if heads is None else require_choice(heads, parse_heads),
         role=role,
         ablates=ablate,
@@ -292,13 +295,13 @@ def attribute(
     """
     from attnviz.analysis.attribution import SCORINGS
     from attnviz.experiments.attribution import attribute as attribute_tokens
-    from attnviz.results.attribution import Check
+    from attnviz.results.attribution import TokenRemoval
 
     texts = Texts(text, pair)
     require_texts(texts, target_token)
     if by is not None and by not in SCORINGS:
         raise UsageError(f"by={by!r}: must be one of {', '.join(SCORINGS)}")
-    checks: list[Check] = ["knock-out"] if verify or leave_one_out else []
+    checks: list[TokenRemoval] = ["knock-out"] if verify or leave_one_out else []
     if leave_one_out:
         checks.append("leave-one-out")
     position = None if query is None else require_parsed(str(query), parse_token)
@@ -325,7 +328,7 @@ def compare(
     """
     from attnviz.results.comparison import compare_captures, measure_comparisons
 
-    chosen_layers = require_choice(layers, parse)
+    chosen_layers = require_choice(layers, parse_numbers)
     chosen_heads = require_choice(heads, parse_heads)
     return measure_comparisons([compare_captures(a, b)], chosen_layers, chosen_heads)
 
@@ -360,8 +363,8 @@ def explain(
     return explain_head(
         reader.model,
         texts.prompt(),
-        require_choice(layer, parse),
-        require_choice(head, parse),
+        require_choice(layer, parse_numbers),
+        require_choice(head, parse_numbers),
         require_parsed(str(query), parse_token),
     )
 
@@ -384,7 +387,7 @@ def from_arrays(
     they say. layers, heads: their numbers. Where nothing is above the diagonal, it is taken for a
     causal mask, as the capture's notes say. Raises InputError.
     """
-    from attnviz.io.foreign_arrays import Given, build, read_array
+    from attnviz.io.foreign_arrays import ForeignArrays, build_foreign_capture, read_array
 
     sides = {"tokens": tokens, "queries": queries, "keys": keys, "layers": layers, "heads": heads}
     try:
@@ -392,7 +395,9 @@ def from_arrays(
             name: read_labels(name, values) for name, values in sides.items() if values is not None
         }
         mask = None if visible is None else read_array(visible, "visible")
-        return build("arrays", Given(read_array(weights, "weights"), mask, labels))
+        return build_foreign_capture(
+            "arrays", ForeignArrays(read_array(weights, "weights"), mask, labels)
+        )
     except ValueError as error:
         raise InputError(f"from_arrays: {error}") from error
 
@@ -437,9 +442,11 @@ def read_model(
     an object that is no model or reads no text, ModelError for a name that cannot be had.
     """
     if isinstance(model, (str, os.PathLike)):
-        from attnviz.models import load
+        from attnviz.models import load_model
 
-        return Reader(load(os.fspath(model), placement=placement, writes=writes, predicts=predicts))
+        return Reader(
+            load_model(os.fspath(model), placement=placement, writes=writes, predicts=predicts)
+        )
     require_torch(model)
     from attnviz.models.huggingface.model import HuggingFace
     from attnviz.models.wrappers import (
@@ -480,22 +487,26 @@ def capture_inputs(model: "nn.Module", tokenizer: Any, inputs: Any, request: Req
     return reader.capture_inputs(inputs, request)
 
 
-def select_heads(capture: Capture, request: Request) -> Capture:
+def select_requested_heads(capture: Capture, request: Request) -> Capture:
     """Return the layers and heads of a capture that a request names. Raises UsageError."""
-    return select(capture, request.layers, request.heads)
+    return select_heads(capture, request.layers, request.heads)
 
 
-def capture_method(source: Source, method: Shown, token: str | None, request: Request) -> Capture:
+def capture_method(
+    source: CaptureSource, method: MethodName, token: str | None, request: Request
+) -> Capture:
     """Capture from a source in the numbers of a method, as a source does."""
     return capture_as(source, request, method, token)
 
 
-def capture_as(source: Source, request: Request, method: Shown, token: str | None) -> Capture:
+def capture_as(
+    source: CaptureSource, request: Request, method: MethodName, token: str | None
+) -> Capture:
     """Capture from a source in the numbers of a method."""
     if method == ATTENTION:
         return source(request)
-    whole = taken(source, request, method, token)
-    return select(whole, request.layers, request.heads) if method in MADE_OF else whole
+    whole = derive_capture(source, request, method, token)
+    return select_heads(whole, request.layers, request.heads) if method in MADE_OF else whole
 
 
 # What is refused
@@ -505,12 +516,17 @@ def require_torch(model: object) -> None:
     """Raise UsageError for an object that cannot be a model, since torch was never imported."""
     if "torch" not in sys.modules:
         raise UsageError(
-            f"model= is of type {type(model).__name__}: give a name, a folder or a loaded model"
+            f"model= is of type {type(model).__name__}: give a name, a folder or a loaded model",
         )
 
 
 def require_numbers(
-    method: Shown, token: str | None, keep: Keep, heads: str | int, *, from_text: bool
+    method: MethodName,
+    token: str | None,
+    keep: Keep,
+    heads: str | int,
+    *,
+    from_text: bool,
 ) -> None:
     """Raise UsageError for arguments that a method makes no sense of."""
     if token is not None and method not in OF_A_PREDICTION:
@@ -522,7 +538,7 @@ def require_numbers(
         raise UsageError(f"method={method!r} has one head a layer, made of all: leave heads= out")
     if method in OF_A_PREDICTION and not from_text:
         raise UsageError(
-            f"method={method!r} is of what a model says of a text: give text=, not inputs="
+            f"method={method!r} is of what a model says of a text: give text=, not inputs=",
         )
 
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import MADE_OF, explained
+from attnviz.methods import MADE_OF, note_methods
 from attnviz.record import ROLLOUT, Capture
 from attnviz.request import Request, Target
 
-Source: TypeAlias = Callable[[Request], Capture]
+CaptureSource: TypeAlias = Callable[[Request], Capture]
 
 
-def taken(
-    source: Source,
+def derive_capture(
+    source: CaptureSource,
     request: Request,
     method: str,
     token: str | int | None = None,
@@ -37,11 +37,11 @@ def taken(
             summed=summed,
             target=target,
         )
-        return explained(source(of_method))
+        return note_methods(source(of_method))
     if "cross" in request.kinds:
         raise UsageError(
             f"--weights {method} goes through the layers of one text, and cross-attention looks "
-            "from one to another: use --map encoder or --map decoder"
+            "from one to another: use --map encoder or --map decoder",
         )
     whole = Request(
         truncate=request.truncate,
@@ -49,19 +49,19 @@ def taken(
         method="attention" if method == ROLLOUT else "gradient",
         target=target,
     )
-    return through_layers(source(whole), method)
+    return derive_through_layers(source(whole), method)
 
 
-def through_layers(capture: Capture, method: str) -> Capture:
+def derive_through_layers(capture: Capture, method: str) -> Capture:
     """Compute the rollout or the relevance of the maps of a capture that are of one text.
 
     Raises InputError where that cannot be done.
     """
-    from attnviz.analysis.rollout import relevance, rolled_out
+    from attnviz.analysis.rollout import replace_by_relevance, replace_by_rollout
 
     of_one_text = tuple(each for each in capture.maps if each.kind != "cross")
     maps = of_one_text or capture.maps
-    compute = rolled_out if method == ROLLOUT else relevance
+    compute = replace_by_rollout if method == ROLLOUT else replace_by_relevance
     try:
         return compute(replace(capture, maps=maps))
     except ValueError as error:

@@ -28,17 +28,17 @@ class Panel(NamedTuple):
     visible: Visible
     """(row, column)."""
 
-    def pooled(self, rows: int, columns: int) -> "Panel":
+    def pool(self, rows: int, columns: int) -> "Panel":
         """Pool the panel to at most so many rows and columns.
 
         Each cell has the number of the largest size among the cells that it stands for.
         """
-        highest = pool(self.values, rows, columns)
-        visible = pool(self.visible, rows, columns)
+        highest = pool_matrix(self.values, rows, columns)
+        visible = pool_matrix(self.visible, rows, columns)
         has_no_negatives = self.values.min(initial=0) >= 0
         if has_no_negatives:
             return Panel(highest, visible)
-        lowest = -pool(-self.values, rows, columns)
+        lowest = -pool_matrix(-self.values, rows, columns)
         largest = np.where(highest >= -lowest, highest, lowest)
         return Panel(largest, visible)
 
@@ -285,14 +285,14 @@ Picture: TypeAlias = Heatmap | Grid | Strip | Series | Table | Curves
 Drawable: TypeAlias = Picture | Page
 
 
-def pool(values: npt.NDArray[Cell], rows: int, columns: int) -> npt.NDArray[Cell]:
+def pool_matrix(values: npt.NDArray[Cell], rows: int, columns: int) -> npt.NDArray[Cell]:
     """Return the maximum of each block of a matrix: (row, column) -> at most (rows, columns).
 
     Blocks are as even as they can be.
     """
     height, width = values.shape
-    row_starts = starting(height, rows)
-    column_starts = starting(width, columns)
+    row_starts = find_block_starts(height, rows)
+    column_starts = find_block_starts(width, columns)
     flat: npt.NDArray[Cell] = np.maximum.reduceat(values, row_starts, axis=0)
     pooled: npt.NDArray[Cell] = np.maximum.reduceat(flat, column_starts, axis=1)
     return pooled
@@ -303,7 +303,7 @@ def make_blank_levels(rows: int, columns: int) -> Floats:
     return np.full((rows, columns), np.nan, np.float32)
 
 
-def starting(length: int, parts: int) -> npt.NDArray[np.int64]:
+def find_block_starts(length: int, parts: int) -> npt.NDArray[np.int64]:
     """Return where each of at most so many even parts of a row begins."""
     count = min(parts, length)
     return np.arange(count) * length // count
@@ -313,7 +313,9 @@ Content = TypeVar("Content")
 
 
 def map_texts(
-    content: Content, change: Callable[[str], str], change_label: Callable[[str], str] | None = None
+    content: Content,
+    change: Callable[[str], str],
+    change_label: Callable[[str], str] | None = None,
 ) -> Content:
     """Return a drawable, or a part of one, with each of its texts changed, however deep it stands.
 

@@ -54,5 +54,5 @@ def require_unicode(text: str, name: str) -> None:
     except UnicodeEncodeError as error:
         raise InputError(
             f"{name} is not UTF-8 (character {error.start}): it holds half of a surrogate pair, "
-            "which no model can read"
+            "which no model can read",
         ) from error

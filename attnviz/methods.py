@@ -15,12 +15,12 @@ from attnviz.record import (
     Capture,
 )
 
-Shown: TypeAlias = Literal["attention", "norm", "gradient", "chefer", "rollout", "scores"]
+MethodName: TypeAlias = Literal["attention", "norm", "gradient", "chefer", "rollout", "scores"]
 SUM = "sum"
 """The head that stands for all of a layer, where vectors are added before they are measured."""
 
 
-class Numbers(NamedTuple):
+class MethodNumbers(NamedTuple):
     """What the cells of a map hold."""
 
     noun: str
@@ -33,37 +33,37 @@ class Numbers(NamedTuple):
     """What they are and who says so, for captions and notes; of weights nothing need be said."""
 
 
-METHODS: dict[str, Numbers] = {
-    ATTENTION: Numbers("weight", "share of attention", "a run of a model"),
-    NORM: Numbers(
+METHODS: dict[str, MethodNumbers] = {
+    ATTENTION: MethodNumbers("weight", "share of attention", "a run of a model"),
+    NORM: MethodNumbers(
         "norm",
         "length of vector",
         "the values of a model",
         "norms, no weights: how long the vector is that a head moves from key to query (Kobayashi"
         " et al. 2020)",
     ),
-    GRADIENT: Numbers(
+    GRADIENT: MethodNumbers(
         "gradient",
         "weight times gradient",
         "the gradients of a model",
         "gradients, no weights: weight times the gradient of a prediction by it, where that is"
         " above 0 (Chefer et al. 2021, eq. 5)",
     ),
-    CHEFER: Numbers(
+    CHEFER: MethodNumbers(
         "relevance",
         "relevance",
         "the gradients of all layers and heads",
         "chefer (Chefer et al. 2021, eq. 5 and 6): gradients averaged over heads, through all"
         " layers up to this one; each token begins with 1 of its own",
     ),
-    ROLLOUT: Numbers(
+    ROLLOUT: MethodNumbers(
         "rollout weight",
         "share of rollout",
         "the attention of all layers and heads",
         "rollout (Abnar & Zuidema 2020): heads averaged, each layer half residual stream, layers"
         " multiplied",
     ),
-    SCORES: Numbers(
+    SCORES: MethodNumbers(
         "score",
         "score",
         "the queries and keys of a model",
@@ -79,17 +79,17 @@ OF_A_PREDICTION = GRADIENT, CHEFER
 SINKLESS = GRADIENT, CHEFER, SCORES  # where what is large is what was looked for, and no sink
 
 
-def noun(method: str) -> str:
+def name_cell(method: str) -> str:
     """Return the name of a cell of a map, for a sentence; a weight if nothing else is known."""
     return METHODS.get(method, METHODS[ATTENTION]).noun
 
 
-def is_other(method: str) -> bool:
+def holds_other_numbers(method: str) -> bool:
     """Return whether a map holds other numbers than weights."""
     return method in METHODS and method != ATTENTION
 
 
-def method_line(part: AttentionMap) -> str:
+def describe_method(part: AttentionMap) -> str:
     """Return a line on what the numbers of a map are, and who defined them; empty for weights."""
     if part.method == NORM and SUM in part.heads:
         return SUMMED
@@ -98,13 +98,13 @@ def method_line(part: AttentionMap) -> str:
     return METHODS[part.method].line
 
 
-def explained(capture: Capture) -> Capture:
+def note_methods(capture: Capture) -> Capture:
     """Return a capture that says in its notes what its numbers are, each line once."""
-    lines = [method_line(attention_map) for attention_map in capture.maps]
+    lines = [describe_method(attention_map) for attention_map in capture.maps]
     notes = dict.fromkeys((*capture.notes, *filter(None, lines)))
     return replace(capture, notes=tuple(notes))
 
 
-def methods_of(maps: Iterable[AttentionMap]) -> tuple[str, ...]:
+def list_methods(maps: Iterable[AttentionMap]) -> tuple[str, ...]:
     """Return the methods of maps, each once."""
     return tuple(dict.fromkeys(attention_map.method for attention_map in maps))

@@ -164,7 +164,7 @@ class AttentionMap:
         object.__setattr__(self, "key_places", key_places)
         shape = len(self.layers), len(self.heads), len(self.queries), len(self.keys)
         if self.weights is not None:
-            require_weights(self.weights, shape, self.method, sums="max" not in self.heads)
+            require_attention(self.weights, shape, self.method, sums="max" not in self.heads)
         require_leading(self.statistics, shape[:2])
         require_leading(self.edges, shape[:2])
         cells = shape if self.tiles is None else require_tiles(self.tiles, shape)
@@ -275,14 +275,14 @@ def named_arrays(group: Tiles | Statistics | Edges) -> dict[str, npt.NDArray[Any
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
-def require_weights(weights: Weights, shape: tuple[int, ...], method: str, *, sums: bool) -> None:
+def require_attention(weights: Weights, shape: tuple[int, ...], method: str, *, sums: bool) -> None:
     """Raise ValueError unless weights of a shape are those of attention, or numbers of a method.
 
     sums: their rows are to sum to 1, so that no more than that is allowed.
     """
     if weights.shape != shape:
         raise ValueError(
-            f"weights have shape {weights.shape}, not (layer, head, query, key) = {shape}"
+            f"weights have shape {weights.shape}, not (layer, head, query, key) = {shape}",
         )
     if 0 in shape:
         return
@@ -326,7 +326,7 @@ def require_leading(group: Statistics | Edges | None, shape: tuple[int, ...]) ->
     for array in named_arrays(group).values():
         if array.shape[:2] != shape:
             raise ValueError(
-                f"statistics or edges have shape {array.shape}, not (layer, head, ...) = {shape}"
+                f"statistics or edges have shape {array.shape}, not (layer, head, ...) = {shape}",
             )
 
 
@@ -341,7 +341,7 @@ def require_tiles(tiles: Tiles, shape: tuple[int, ...]) -> tuple[int, ...]:
     expected = (*lead, rows, columns)
     if tiles.mean.shape != expected or tiles.max.shape != expected:
         raise ValueError(
-            f"tiles have shapes {tiles.mean.shape} and {tiles.max.shape}, not {expected}"
+            f"tiles have shapes {tiles.mean.shape} and {tiles.max.shape}, not {expected}",
         )
     return expected
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attnviz.escape import escape, label, require_unicode
 from attnviz.record import ATTENTION, NORM, Floats, Kind, Method, Token
-from attnviz.selection import ALL, Named, Selection, Sides, Spot, listed
+from attnviz.selection import ALL, HeadNames, MapTokens, Selection, TokenReference, join_names
 
 DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
 Keep: TypeAlias = Literal["weights", "tiles", "statistics", "edges"]
@@ -16,7 +16,7 @@ Replacement: TypeAlias = Literal["zero", "mean", "uniform", "permute"]
 """What stands in place of the output of an ablated head."""
 
 
-class Weighed(NamedTuple):
+class HeadInputs(NamedTuple):
     """What some heads make their output of."""
 
     weights: Any
@@ -27,8 +27,8 @@ class Weighed(NamedTuple):
     """(batch, head, key, d_v)."""
 
 
-Weigh: TypeAlias = Callable[[Sequence[int]], Weighed]
-Change: TypeAlias = Callable[[int, Any, Weigh], Any]
+WeighHeads: TypeAlias = Callable[[Sequence[int]], HeadInputs]
+OutputChange: TypeAlias = Callable[[int, Any, WeighHeads], Any]
 """Of a layer's number, what its heads put out (batch, query, head, d_v) before it is projected, and
 of a function that tells what some of them make it of: what goes on."""
 
@@ -53,7 +53,7 @@ class Intervention:
     """What is changed in a run of a model; nothing by default."""
 
     cuts: tuple[Edge, ...] = ()
-    change: Change | None = None
+    change: OutputChange | None = None
     """Of what heads put out, as in ablation."""
     kind: Kind | None = None
     """Of the map whose heads these are; None: of all."""
@@ -71,7 +71,7 @@ class Target:
     token: str | int | None = None
     """One token of the vocabulary, or a class of a classifier, by name or number; None: the
     likeliest."""
-    query: Spot | None = None
+    query: TokenReference | None = None
     """The token at which it is made; None: the last of a causal model, the mask of a masked one,
     else the first."""
 
@@ -174,7 +174,7 @@ class Request:
     """What to keep of a run. ``truncate`` cuts a text that is longer than the model can read."""
 
     layers: Selection = ALL
-    heads: Selection | Named = ALL
+    heads: Selection | HeadNames = ALL
     truncate: bool = False
     kinds: tuple[Kind, ...] = ()
     """Kinds of map; none means all that there are, or the first of ``preferred`` that is."""
@@ -195,10 +195,10 @@ class Request:
     rows: slice = field(default_factory=lambda: slice(None))
     """The window of queries, and of keys, whose weights are kept."""
     columns: slice = field(default_factory=lambda: slice(None))
-    query: Spot | None = None
+    query: TokenReference | None = None
     """The one query whose weights are kept, or the one key, by what it says; ``placed`` makes a
     window of it."""
-    key: Spot | None = None
+    key: TokenReference | None = None
 
     def __post_init__(self) -> None:
         if self.windowed and self.keep != "weights":
@@ -218,7 +218,7 @@ class Request:
             None,
         )
 
-    def placed(self, sides: Sides) -> "Request":
+    def placed(self, sides: MapTokens) -> "Request":
         """Return the request with the query or key that it names as its window.
 
         Raises UsageError if it is not there.
@@ -228,7 +228,7 @@ class Request:
         return replace(self, rows=rows, columns=columns, query=None, key=None)
 
 
-def gradient_line(what: str, at: Token | None, place: int, named: str) -> str:
+def describe_gradient(what: str, at: Token | None, place: int, named: str) -> str:
     """Return a line on what gradients are of.
 
     what: the next token after ``at``, the token at ``at``, or the class of the text. place: the
@@ -238,16 +238,16 @@ def gradient_line(what: str, at: Token | None, place: int, named: str) -> str:
     return f"gradient of the logit of {what}{where}, '{escape(named)}', less the mean of all logits"
 
 
-def pieces_line(name: str, pieces: Sequence[str]) -> str:
+def explain_no_token(name: str, pieces: Sequence[str]) -> str:
     """Say why a target is not one token. pieces: the tokens that it is made of."""
     why = "is no token"
     if pieces:
-        quoted = listed([f"'{escape(piece)}'" for piece in pieces])
+        quoted = join_names([f"'{escape(piece)}'" for piece in pieces])
         why = f"is {len(pieces)} tokens: {quoted}; choose one of them"
     return f"--target-token '{escape(name)}' {why}"
 
 
-def spaced(name: str) -> str:
+def restore_space(name: str) -> str:
     """Return a token with a space at its beginning where the sign of one stands."""
     if not name.startswith("␣"):
         return name

@@ -23,8 +23,8 @@ PLACE = re.compile(r"-?\d{1,9}", re.ASCII)
 MOST_NAMED = 12  # tokens, positions or characters in an error of one line
 LONGEST = 40  # characters of what was asked for in it
 Head = tuple[int, int]
-Rectangle = tuple[tuple[int, ...], tuple[int, ...]]
-Sides = tuple[tuple[Token, ...], tuple[Token, ...]]  # queries and keys
+HeadBlock = tuple[tuple[int, ...], tuple[int, ...]]
+MapTokens = tuple[tuple[Token, ...], tuple[Token, ...]]  # queries and keys
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Selection:
             return tuple(numbers)
         chosen: dict[int, None] = {}
         for first, last in self.parts:
-            start, stop = place(first, numbers, noun), place(last, numbers, noun)
+            start, stop = find_number(first, numbers, noun), find_number(last, numbers, noun)
             if start > stop:
                 raise UsageError(f"{noun}s {first}-{last} run backwards: write {last}-{first}")
             chosen.update((number, None) for number in numbers if start <= number <= stop)
@@ -75,7 +75,7 @@ ALL = Selection()
 
 
 @dataclass(frozen=True)
-class Named:
+class HeadNames:
     """Heads that are named one by one, each by its layer and its number."""
 
     heads: tuple[Head, ...]
@@ -90,7 +90,7 @@ class Named:
         return len(self.heads) == 1
 
 
-def parse(text: str) -> Selection:
+def parse_numbers(text: str) -> Selection:
     """Parse a choice of layers or heads by number. Raises ValueError saying what is allowed."""
     if text.strip().lower() == "all":
         return ALL
@@ -105,19 +105,21 @@ def parse(text: str) -> Selection:
     return Selection(tuple(parts))
 
 
-def parse_heads(text: str) -> Selection | Named:
+def parse_heads(text: str) -> Selection | HeadNames:
     """Parse a choice of heads, by number or as L5H3. Raises ValueError saying what is allowed."""
     matches = [HEAD.fullmatch(part.strip()) for part in text.split(",")]
     if not any(matches):
-        return parse(text)
+        return parse_numbers(text)
     if not all(matches):
         raise ValueError(f"{text!r} mixes names and numbers: write L5H3,L2H1 or 0,3,7")
-    return Named(tuple((int(match[1]), int(match[2])) for match in matches if match))
+    return HeadNames(tuple((int(match[1]), int(match[2])) for match in matches if match))
 
 
-def resolve(
-    layers: Selection, heads: Selection | Named, there: Mapping[int, Sequence[int]]
-) -> tuple[Rectangle, ...]:
+def resolve_blocks(
+    layers: Selection,
+    heads: Selection | HeadNames,
+    there: Mapping[int, Sequence[int]],
+) -> tuple[HeadBlock, ...]:
     """Return blocks of layers and heads that cover a choice.
 
     There is one block, or one a layer for named heads, or one for each run of layers that have the
@@ -125,7 +127,7 @@ def resolve(
     head that is not there.
     """
     numbers = tuple(there)
-    if isinstance(heads, Named):
+    if isinstance(heads, HeadNames):
         return resolve_names(heads, there)
     chosen = [
         (layer, heads.resolve(there[layer], "head")) for layer in layers.resolve(numbers, "layer")
@@ -134,20 +136,20 @@ def resolve(
     return tuple((tuple(layer for layer, _ in run), of_each) for of_each, run in runs)
 
 
-def resolve_names(heads: Named, there: Mapping[int, Sequence[int]]) -> tuple[Rectangle, ...]:
+def resolve_names(heads: HeadNames, there: Mapping[int, Sequence[int]]) -> tuple[HeadBlock, ...]:
     """Return a block for each layer of named heads. Raises UsageError for one that is not there."""
     numbers = tuple(there)
-    layers = [place(layer, numbers, "layer") for layer, _ in heads.heads]
+    layers = [find_number(layer, numbers, "layer") for layer, _ in heads.heads]
     heads_of_layers: dict[int, list[int]] = {}
     for layer, (_, number) in zip(layers, heads.heads, strict=True):
-        head = place(number, there[layer], "head")
+        head = find_number(number, there[layer], "head")
         heads_of_layer = heads_of_layers.setdefault(layer, [])
         if head not in heads_of_layer:
             heads_of_layer.append(head)
     return tuple(((layer,), tuple(chosen)) for layer, chosen in heads_of_layers.items())
 
 
-def place(number: int, numbers: Sequence[int], noun: str) -> int:
+def find_number(number: int, numbers: Sequence[int], noun: str) -> int:
     """Return a number that is there, or is counted from the end because it is negative.
 
     noun: what is counted, for the error. Raises UsageError if the number is not there.
@@ -160,7 +162,7 @@ def place(number: int, numbers: Sequence[int], noun: str) -> int:
     are_counted_from_0 = tuple(numbers) == tuple(range(count))
     known = f"0-{count - 1}" if are_counted_from_0 else ", ".join(map(str, numbers))
     raise UsageError(
-        f"{noun} {number} does not exist: here are {count} {noun}s ({known}, or -{count}--1)"
+        f"{noun} {number} does not exist: here are {count} {noun}s ({known}, or -{count}--1)",
     )
 
 
@@ -176,7 +178,7 @@ def parse_window(text: str) -> slice:
     return slice(first, last)
 
 
-def parse_token(text: str) -> "Spot":
+def parse_token(text: str) -> "TokenReference":
     """Parse a token: its number, or what it says.
 
     Raises ValueError for nothing, InputError for a text that is no Unicode.
@@ -185,10 +187,10 @@ def parse_token(text: str) -> "Spot":
     written = text.strip()
     if not written:
         raise ValueError("a token is named by its number or by what it says")
-    return Spot(int(written) if PLACE.fullmatch(written) else written)
+    return TokenReference(int(written) if PLACE.fullmatch(written) else written)
 
 
-class Spot(NamedTuple):
+class TokenReference(NamedTuple):
     """One token of a text, by its number or by what it says."""
 
     name: int | str
@@ -200,20 +202,22 @@ class Spot(NamedTuple):
         Unicode.
         """
         if isinstance(self.name, int):
-            position = place(self.name, range(len(tokens)), "token")
+            position = find_number(self.name, range(len(tokens)), "token")
             return slice(position, position + 1)
         require_unicode(self.name, "the name of a token")
-        positions = spelling(self.name, tokens)
+        positions = find_spelling(self.name, tokens)
         if not positions:
-            positions = spelling(self.name.casefold(), tokens, str.casefold)
+            positions = find_spelling(self.name.casefold(), tokens, str.casefold)
         if len(positions) == 1:
             return slice(positions[0], positions[0] + 1)
         name = label(self.name)[:LONGEST]
-        why = why_not_one(self.name, positions, tokens)
+        why = explain_mismatch(self.name, positions, tokens)
         raise UsageError(f"token {name!r} {why}; choose one by its number")
 
 
-def spelling(name: str, tokens: Sequence[Token], fold: Callable[[str], str] = str) -> list[int]:
+def find_spelling(
+    name: str, tokens: Sequence[Token], fold: Callable[[str], str] = str
+) -> list[int]:
     """Return the positions of the tokens that say something. fold: makes their texts comparable."""
     return [
         position
@@ -222,17 +226,17 @@ def spelling(name: str, tokens: Sequence[Token], fold: Callable[[str], str] = st
     ]
 
 
-def why_not_one(name: str, positions: Sequence[int], tokens: Sequence[Token]) -> str:
+def explain_mismatch(name: str, positions: Sequence[int], tokens: Sequence[Token]) -> str:
     """Say what there is in place of one token of that name."""
     if positions:
-        return f"occurs {len(positions)} times, at {listed(list(map(str, positions)))}"
-    parts = pieces(name, tokens)
+        return f"occurs {len(positions)} times, at {join_names(list(map(str, positions)))}"
+    parts = find_pieces(name, tokens)
     if parts:
-        return f"is several tokens: {numbered(tokens, parts)}"
-    return f"does not occur: here are {numbered(tokens, range(len(tokens)))}"
+        return f"is several tokens: {number_tokens(tokens, parts)}"
+    return f"does not occur: here are {number_tokens(tokens, range(len(tokens)))}"
 
 
-def pieces(name: str, tokens: Sequence[Token]) -> range:
+def find_pieces(name: str, tokens: Sequence[Token]) -> range:
     """Return the positions of neighbouring tokens that together say something, but for white space.
 
     Empty if there are none.
@@ -249,12 +253,12 @@ def pieces(name: str, tokens: Sequence[Token]) -> range:
     return range(0)
 
 
-def numbered(tokens: Sequence[Token], positions: Sequence[int]) -> str:
+def number_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> str:
     """Return tokens with their numbers, as many as one line can hold."""
-    return listed([f"{i} {label(tokens[i].text)[:MOST_NAMED]}" for i in positions])
+    return join_names([f"{i} {label(tokens[i].text)[:MOST_NAMED]}" for i in positions])
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Return names parted by commas, as many as one line can hold."""
     shown = list(names[:MOST_NAMED])
     if len(names) > MOST_NAMED:
@@ -270,12 +274,12 @@ def require_window(window: slice, tokens: Sequence[Token], noun: str) -> range:
         start = "" if window.start is None else window.start
         stop = "" if window.stop is None else window.stop
         raise UsageError(
-            f"{noun} {start}:{stop} holds no tokens: there are {count} (0-{count - 1})"
+            f"{noun} {start}:{stop} holds no tokens: there are {count} (0-{count - 1})",
         )
     return positions
 
 
-def require_sides(rows: slice, columns: slice, sides: Sides) -> tuple[range, range]:
+def require_window_sides(rows: slice, columns: slice, sides: MapTokens) -> tuple[range, range]:
     """Return the positions of the queries and of the keys of a window.
 
     Raises UsageError if it holds no tokens.
@@ -284,14 +288,14 @@ def require_sides(rows: slice, columns: slice, sides: Sides) -> tuple[range, ran
     return require_window(rows, queries, "--rows"), require_window(columns, keys, "--cols")
 
 
-def window_notes(rows: slice, columns: slice, maps: Iterable[Sides]) -> tuple[str, ...]:
+def note_windows(rows: slice, columns: slice, maps: Iterable[MapTokens]) -> tuple[str, ...]:
     """Say where a window lies in maps of such queries and keys, each line once.
 
     Raises UsageError if it holds no tokens.
     """
     lines: dict[str, None] = {}
     for queries, keys in maps:
-        query_positions, key_positions = require_sides(rows, columns, (queries, keys))
+        query_positions, key_positions = require_window_sides(rows, columns, (queries, keys))
         sides = [
             describe_positions(query_positions, len(queries), "query", "queries"),
             describe_positions(key_positions, len(keys), "key", "keys"),
@@ -322,8 +326,11 @@ def require_same_tokens(maps: Sequence[AttentionMap], advice: str) -> None:
             raise InputError(f"the maps of this capture are not of the same tokens: {advice}")
 
 
-def select(
-    capture: Capture, layers: Selection, heads: Selection | Named, kinds: Sequence[Kind] = ()
+def select_heads(
+    capture: Capture,
+    layers: Selection,
+    heads: Selection | HeadNames,
+    kinds: Sequence[Kind] = (),
 ) -> Capture:
     """Return some layers and heads of a capture, of maps of some kinds, by default of all.
 
@@ -349,7 +356,9 @@ def keep_layers(attention_map: AttentionMap, layers: Selection) -> AttentionMap:
 
 
 def select_heads_of(
-    maps: Sequence[AttentionMap], layers: Selection, heads: Selection | Named
+    maps: Sequence[AttentionMap],
+    layers: Selection,
+    heads: Selection | HeadNames,
 ) -> list[AttentionMap]:
     """Return some layers and heads of maps of one kind, none of which holds a layer of another.
 
@@ -358,7 +367,7 @@ def select_heads_of(
     map_of_layer = {layer: each for each in maps for layer in each.layers}
     numbers = {layer: each.heads for layer, each in map_of_layer.items()}
     chosen = []
-    for block_layers, block_heads in resolve(layers, heads, numbers):  # type: ignore[arg-type]
+    for block_layers, block_heads in resolve_blocks(layers, heads, numbers):  # type: ignore[arg-type]
         for attention_map, run in group_by_map(block_layers, map_of_layer):
             layer_indices = [attention_map.layers.index(layer) for layer in run]
             head_indices = [attention_map.heads.index(head) for head in block_heads]
@@ -367,7 +376,8 @@ def select_heads_of(
 
 
 def group_by_map(
-    layers: Sequence[int], map_of_layer: Mapping[int, AttentionMap]
+    layers: Sequence[int],
+    map_of_layer: Mapping[int, AttentionMap],
 ) -> list[tuple[AttentionMap, list[int]]]:
     """Group neighbouring layers that stand in one map, each group with its map."""
     groups: list[tuple[AttentionMap, list[int]]] = []
@@ -381,7 +391,9 @@ def group_by_map(
 
 
 def require_kinds(
-    wanted: Sequence[Kind], there: Sequence[Kind], preferred: Sequence[Kind] = ()
+    wanted: Sequence[Kind],
+    there: Sequence[Kind],
+    preferred: Sequence[Kind] = (),
 ) -> Sequence[Kind]:
     """Return the wanted kinds of map, else the first preferred one that is there, else all.
 
@@ -401,7 +413,7 @@ def require_kinds(
 EVERY_TOKEN = "*"
 ARROW = re.compile(r"\s*(\S.*?)\s*->\s*(\S.*?)\s*", re.DOTALL)
 """At the first arrow that leaves something before it."""
-EdgeNames: TypeAlias = tuple[Spot | None, Spot | None]
+EdgeNames: TypeAlias = tuple[TokenReference | None, TokenReference | None]
 """The query and the key of an edge; None for all."""
 
 
@@ -410,24 +422,24 @@ def parse_edge(text: str) -> EdgeNames:
     match = ARROW.fullmatch(text)
     if not match:
         raise ValueError(
-            f"{text!r} is no edge: write query->key, such as 'it->cat', '8->2' or '*->cat'"
+            f"{text!r} is no edge: write query->key, such as 'it->cat', '8->2' or '*->cat'",
         )
     query, key = (None if side == EVERY_TOKEN else parse_token(side) for side in match.groups())
     return query, key
 
 
-def parse_head_names(text: str) -> Named:
+def parse_head_names(text: str) -> HeadNames:
     """Parse heads by name. Raises ValueError saying what is allowed."""
     try:
         heads = parse_heads(text)
     except ValueError:
         heads = ALL
-    if not isinstance(heads, Named):
+    if not isinstance(heads, HeadNames):
         raise ValueError(f"{text!r} names no head: write L5H3 or L5H3,L2H1")
     return heads
 
 
-Choice = TypeVar("Choice", Selection, Selection | Named)
+Choice = TypeVar("Choice", Selection, Selection | HeadNames)
 
 
 def require_choice(choice: object, parser: Callable[[str], Choice]) -> Choice:
@@ -435,7 +447,7 @@ def require_choice(choice: object, parser: Callable[[str], Choice]) -> Choice:
 
     Raises UsageError.
     """
-    if isinstance(choice, (Selection, Named)):
+    if isinstance(choice, (Selection, HeadNames)):
         return choice  # type: ignore[return-value]
     try:
         return parser(str(choice))

@@ -23,14 +23,14 @@ from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
 from attnviz.io.samples import read_sample
-from attnviz.models import load
+from attnviz.models import load_model
 from attnviz.models.names import ALIASES
 from attnviz.notebook import show
 from attnviz.record import Capture
-from attnviz.render.terminal.draw import Screen, draw
+from attnviz.render.terminal.draw import Screen, draw_picture_lines
 from attnviz.request import Prompt, Request
-from attnviz.selection import ALL, Spot, parse, parse_heads
-from attnviz.views import Picture, grids, heatmaps, rows, strips
+from attnviz.selection import ALL, TokenReference, parse_heads, parse_numbers
+from attnviz.views import Picture, make_grids, make_heatmaps, make_query_heatmaps, make_strips
 
 DOCS = Path(__file__).parent.parent / "docs"
 BROKEN_OFF = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy"
@@ -54,7 +54,7 @@ line-height: {line_height}px; font-variant-east-asian: full-width; }}
 
 def terminal(name: str, command: str, picture: Picture, width: int) -> None:
     """A picture of a terminal: the command line, and what it draws."""
-    lines = [[Segment(f"$ {command}")], *draw(picture, Screen(width - 1))]
+    lines = [[Segment(f"$ {command}")], *draw_picture_lines(picture, Screen(width - 1))]
     export(
         name,
         Segments([segment for line in (*lines, []) for segment in (*line, Segment.line())]),
@@ -103,7 +103,7 @@ def export(name: str, what: Segments | Text, width: int) -> None:
 
 def capture(model: str, text: str, request: Request, name: str) -> Capture:
     """A capture, under the name that the picture shows."""
-    found = load(model).capture(Prompt(text), request)
+    found = load_model(model).capture(Prompt(text), request)
     return Capture(name, found.text, found.maps, found.notes)
 
 
@@ -125,24 +125,28 @@ def page(name: str, shown: Capture, fragment: str, width: int, height: int) -> N
 if __name__ == "__main__":
     minilm = sys.argv[1]
     repeat = read_sample("repeat")
-    one = capture("builtin", repeat, Request(parse("1"), parse("3")), "builtin")
-    terminal("show", "attnviz show -H L1H3 @sample:repeat", heatmaps(one)[0], 100)
+    one = capture("builtin", repeat, Request(parse_numbers("1"), parse_numbers("3")), "builtin")
+    terminal("show", "attnviz show -H L1H3 @sample:repeat", make_heatmaps(one)[0], 100)
     terminal(
         "grid",
         "attnviz show --view grid @sample:repeat",
-        grids(capture("builtin", repeat, Request(), "builtin"))[0],
+        make_grids(capture("builtin", repeat, Request(), "builtin"))[0],
         100,
     )
     every = capture(minilm, read_sample("pronoun"), Request(), "minilm")
-    terminal("minilm", "attnviz show --view grid -m minilm @sample:pronoun", grids(every)[0], 100)
-    token = Request(ALL, parse_heads("L1H0"), query=Spot("it"))
+    terminal(
+        "minilm", "attnviz show --view grid -m minilm @sample:pronoun", make_grids(every)[0], 100
+    )
+    token = Request(ALL, parse_heads("L1H0"), query=TokenReference("it"))
     told = f'attnviz show --view tokens --token it -H L1H0 "{SENTENCE}"'
-    terminal("tokens", told, strips(capture("builtin", SENTENCE, token, "builtin"))[0], 100)
+    terminal("tokens", told, make_strips(capture("builtin", SENTENCE, token, "builtin"))[0], 100)
     told = f'attnviz show --view rows --token it "{SENTENCE}"'
     terminal(
         "rows",
         told,
-        rows(capture("builtin", SENTENCE, Request(query=Spot("it")), "builtin"))[0],
+        make_query_heatmaps(
+            capture("builtin", SENTENCE, Request(query=TokenReference("it")), "builtin")
+        )[0],
         100,
     )
     show(one).save(DOCS / "figure.svg", name="paper", force=True)

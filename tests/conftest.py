@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from attnviz.analysis.statistics import describe
+from attnviz.analysis.statistics import measure_statistics
 from attnviz.models.names import ALIASES
 from attnviz.record import AttentionMap, Capture, Token
 
@@ -194,7 +194,7 @@ def capture() -> Capture:
     weights = np.tril(np.random.default_rng(0).random((2, 2, 4, 4), np.float32) + 0.1)
     weights /= weights.sum(-1, keepdims=True)
     visible = np.tri(4, dtype=bool)
-    found = describe(weights, visible, True)
+    found = measure_statistics(weights, visible, True)
     part = AttentionMap("self", (0, 1), (0, 1), tokens, tokens, weights, visible, statistics=found)
     return Capture("toy", "the cat sat", (part,))
 

@@ -18,17 +18,17 @@ from attnviz.experiments.ablation import (
     ablate,
     draw_other_heads,
     group_heads,
+    make_ablation,
     make_evaluation_data,
     measure_baseline,
     measure_losses,
-    without,
 )
 from attnviz.experiments.heads import measure_heads
 from attnviz.lm import evaluate, store
-from attnviz.models import Model, load
+from attnviz.models import Model, load_model
 from attnviz.models.huggingface.model import HuggingFace
-from attnviz.results.ablation import HOWS, LossSpread
-from attnviz.results.head_roles import HeadRole, Setting
+from attnviz.results.ablation import MEASURED_REPLACEMENTS, LossSpread
+from attnviz.results.head_roles import HeadRole, SequenceSettings
 from tests.conftest import Run, Tiny
 from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer
@@ -108,7 +108,7 @@ def test_zeros_do_what_zeros_in_the_projection_do(
     model = writer(name)
     heads = [(0, 1), (1, 0), (1, 3)]
     before = model.losses(IDS)
-    found = model.losses(IDS, without(heads, "zero", {}))
+    found = model.losses(IDS, make_ablation(heads, "zero", {}))
     np.testing.assert_array_equal(model.losses(IDS), before)
     width = model.model.config.hidden_size // model.model.config.num_attention_heads
     with torch.no_grad():
@@ -142,31 +142,31 @@ def test_means_are_those_of_the_input_of_the_projection(
     hook = module.register_forward_pre_hook(put)
     expected = expected_losses(model.model, IDS)
     hook.remove()
-    found = measured(model, Setting(1, 4), [])
+    found = measured(model, SequenceSettings(1, 4), [])
     found.ids, found.counted = [IDS], slice(None)
     measure_baseline(model, found)
-    change = without([(1, 2)], "mean", found.mean_outputs)
+    change = make_ablation([(1, 2)], "mean", found.mean_outputs)
     np.testing.assert_allclose(model.losses(IDS, change), expected, atol=1e-5)
 
 
-def measured(model: Model, setting: Setting, texts: list[str]) -> EvaluationData:
+def measured(model: Model, setting: SequenceSettings, texts: list[str]) -> EvaluationData:
     return make_evaluation_data(model, measure_heads(model, setting, texts), texts)["repeated"]
 
 
 def test_zeros_in_the_builtin_model(tmp_path: Path) -> None:
     """Ablation in NumPy equals a model whose projection has zeros for these heads; without a change nothing changes."""
-    stored = store.read(store.BUILTIN)
-    ids = evaluate.repeated(stored.config, sequences=3, block=10)
-    model = load()
+    stored = store.read_stored_model(store.BUILTIN)
+    ids = evaluate.make_repeated_blocks(stored.config, sequences=3, block=10)
+    model = load_model()
     plain = model.losses(ids)
     np.testing.assert_allclose(model.losses(ids, lambda _, output, weigh: output), plain, atol=1e-6)
-    found = model.losses(ids, without([(0, 2), (1, 3)], "zero", {}))
+    found = model.losses(ids, make_ablation([(0, 2), (1, 3)], "zero", {}))
     for layer, head in ((0, 2), (1, 3)):
         stored.parameters[f"layers.{layer}.attention.output.weight"][
             :, 32 * head : 32 * (head + 1)
         ] = 0
-    store.write(tmp_path / "cut", stored)
-    np.testing.assert_allclose(found, load(str(tmp_path / "cut")).losses(ids), atol=1e-4)
+    store.write_stored_model(tmp_path / "cut", stored)
+    np.testing.assert_allclose(found, load_model(str(tmp_path / "cut")).losses(ids), atol=1e-4)
     assert found[:, 11:].mean() > plain[:, 11:].mean() + 5
     np.testing.assert_array_equal(model.losses(ids), plain)
 
@@ -176,18 +176,20 @@ def test_the_builtin_model_in_torch_has_the_same_losses() -> None:
     from attnviz.models.builtin import Builtin
     from attnviz.request import Placement
 
-    ids = evaluate.repeated(store.read(store.BUILTIN).config, sequences=2, block=6)
-    ours, other = load(), Builtin("builtin", store.BUILTIN, Placement(dtype="bfloat16"))
+    ids = evaluate.make_repeated_blocks(
+        store.read_stored_model(store.BUILTIN).config, sequences=2, block=6
+    )
+    ours, other = load_model(), Builtin("builtin", store.BUILTIN, Placement(dtype="bfloat16"))
     assert other.torch_device == "cpu"
     other.parameters = {name: torch.from_numpy(part) for name, part in ours.parameters.items()}
-    for change in (None, without([(1, 1)], "zero", {})):
+    for change in (None, make_ablation([(1, 1)], "zero", {})):
         np.testing.assert_allclose(other.losses(ids, change), ours.losses(ids, change), atol=1e-4)
 
 
 def test_the_induction_heads_of_the_builtin_model_matter() -> None:
     """Without all of them repeats cost far more than without others, text no more; likewise the head they rest on."""
-    model, texts = load(), read_texts(None)
-    roles = measure_heads(model, Setting(4), texts)
+    model, texts = load_model(), read_texts(None)
+    roles = measure_heads(model, SequenceSettings(4), texts)
     named = [head for head in roles.heads if head.role in ("induction", "previous_token")]
     watched: list[tuple[int, int]] = []
     found = ablate(model, roles, named, texts, lambda *done: watched.append(done))
@@ -198,7 +200,7 @@ def test_the_induction_heads_of_the_builtin_model_matter() -> None:
         for part in found.ablated
         if part.role == "previous_token" or len(part.heads) > 1
     }
-    for how in HOWS:
+    for how in MEASURED_REPLACEMENTS:
         induction, previous = (together_[role].rises for role in ("induction", "previous_token"))
         for rises in (induction, previous):
             rise = rises["repeated", how]
@@ -250,8 +252,8 @@ def test_heads_of_a_role_are_ablated_together_too() -> None:
 
 def test_the_second_copy_counts_without_its_first_token() -> None:
     """Of the loss on a repeated block: the tokens that the first copy foretells."""
-    model = load()
-    part = measured(model, Setting(2, 10), [])
+    model = load_model()
+    part = measured(model, SequenceSettings(2, 10), [])
     whole = model.losses(part.ids[0])
     np.testing.assert_allclose(
         measure_losses(model, part, lambda _, output, weigh: output),
@@ -276,15 +278,15 @@ def test_models_without_next_tokens_are_refused(minilm: Path, tiny: Tiny) -> Non
     """Encoders, encoder-decoders, and causal models loaded without their head."""
     for folder in (minilm, tiny("t5"), tiny("gpt2")):
         with pytest.raises(UsageError, match="predicts no next tokens"):
-            load(str(folder)).losses(IDS)
+            load_model(str(folder)).losses(IDS)
 
 
 @pytest.mark.exact
 def test_models_that_hide_their_outputs_are_refused(tiny: Tiny) -> None:
     """GPT-Neo shows a softmax only: one line, and the model stays usable."""
-    model = load(str(tiny("gpt_neo")), writes=True)
+    model = load_model(str(tiny("gpt_neo")), writes=True)
     with pytest.raises(ModelError, match="cannot be ablated"):
-        model.losses(IDS, without([(0, 0)], "zero", {}))
+        model.losses(IDS, make_ablation([(0, 0)], "zero", {}))
 
 
 # The command

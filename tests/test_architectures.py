@@ -10,14 +10,14 @@ import transformers
 from torch import Tensor
 
 from attnviz.engine.call import Call
-from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import Found, Site, Source
+from attnviz.engine.edits import RunEdits
+from attnviz.engine.observers.base import AttentionSite, CallResult, CallSource
 from attnviz.engine.observers.capture import NO_EDITS
-from attnviz.engine.observers.change import Changed
-from attnviz.engine.values import Watched
+from attnviz.engine.observers.change import ChangeObserver
+from attnviz.engine.values import WatchedOutput
 from attnviz.errors import ModelError
-from attnviz.experiments.ablation import without
-from attnviz.models.huggingface.attention import Reading
+from attnviz.experiments.ablation import make_ablation
+from attnviz.models.huggingface.attention import AttentionReader
 from attnviz.request import Request
 from scripts.architectures import BEGIN, END, PAGE, table
 from tests.architectures import ARCHITECTURES, Architecture, eager, set_eager
@@ -93,8 +93,8 @@ def architecture(request: pytest.FixtureRequest) -> Architecture:
 
 
 def read(
-    reading: Reading, inputs: Mapping[str, Tensor], edits: Edits = NO_EDITS
-) -> tuple[tuple[Site, ...], dict[int, Found]]:
+    reading: AttentionReader, inputs: Mapping[str, Tensor], edits: RunEdits = NO_EDITS
+) -> tuple[tuple[AttentionSite, ...], dict[int, CallResult]]:
     """The calls of attention, and all that can be found at all of their heads."""
     surveyed = reading.survey(inputs)
     heads = {number: tuple(range(site.heads)) for number, site in enumerate(surveyed.sites)}
@@ -106,18 +106,18 @@ class Read:
     """A model, and what was read of it."""
 
     model: torch.nn.Module
-    sites: tuple[Site, ...]
-    found: dict[int, Found]
+    sites: tuple[AttentionSite, ...]
+    found: dict[int, CallResult]
 
 
 @pytest.fixture(scope="module")
 def whole(architecture: Architecture) -> Read:
     """All that can be found of an architecture without padding, for the tests that change nothing of it."""
     model = architecture.build()
-    return Read(model, *read(Reading(model), architecture.inputs(None)))
+    return Read(model, *read(AttentionReader(model), architecture.inputs(None)))
 
 
-def by_kind(sites: tuple[Site, ...]) -> dict[str, list[int]]:
+def by_kind(sites: tuple[AttentionSite, ...]) -> dict[str, list[int]]:
     """The numbers of the calls of each kind."""
     return {
         kind: [n for n, site in enumerate(sites) if site.kind == kind]
@@ -125,12 +125,12 @@ def by_kind(sites: tuple[Site, ...]) -> dict[str, list[int]]:
     }
 
 
-def readable(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Reading:
+def readable(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> AttentionReader:
     """A reading that runs the same code as the oracle, where it reads what the model computes itself.
 
     Otherwise Falcon's SDPA would be read, which adds ALiBi once; its eager code adds it twice (a bug of the library).
     """
-    reading = Reading(model)
+    reading = AttentionReader(model)
     reading.survey(inputs)
     if reading.tapped:
         set_eager(model)
@@ -160,7 +160,7 @@ def test_weights_equal_eager(architecture: Architecture) -> None:
                 compare(found[number], weights, told.bool(), f"{padding} {kind} {number}")
 
 
-def compare(found: Found, expected: Tensor, told: Tensor, where: str) -> None:
+def compare(found: CallResult, expected: Tensor, told: Tensor, where: str) -> None:
     """Compare weights (head, query, key), but for queries that are padding or see nothing."""
     visible = found.visible.expand(expected.shape)
     rows = visible.any(-1) & told
@@ -189,12 +189,12 @@ def test_an_edge_is_cut(architecture: Architecture, whole: Read) -> None:
     )  # one that there is much to share of, and not all
     cut = torch.zeros(1, *before.shape, dtype=torch.bool)
     cut[0, head, query, key] = True
-    edits = Edits([part.layer for part in sites], {at: cut})
+    edits = RunEdits([part.layer for part in sites], {at: cut})
     if architecture.name in UNCUT:
         with pytest.raises(ModelError, match=r"sparse|cannot be cut"):
-            read(Reading(model), inputs, edits)
+            read(AttentionReader(model), inputs, edits)
         return
-    after = read(Reading(model), inputs, edits)[1]
+    after = read(AttentionReader(model), inputs, edits)[1]
     expected = before / torch.where(cut[0].any(-1, keepdim=True), 1 - before[head, query, key], 1)
     torch.testing.assert_close(
         after[at].weights.double(), expected.masked_fill(cut[0], 0), rtol=0, atol=1e-5
@@ -207,18 +207,18 @@ def test_an_edge_is_cut(architecture: Architecture, whole: Read) -> None:
     )
 
 
-class Projected(Changed):
+class Projected(ChangeObserver):
     """Keeps the matrix that the output of each call is multiplied with, and the size of a head in it."""
 
     def __init__(self) -> None:
         super().__init__(NO_EDITS)
         self.matrices: dict[int, tuple[Tensor, int]] = {}
 
-    def attend(self, call: Call, source: Source) -> Tensor:
+    def attend(self, call: Call, source: CallSource) -> Tensor:
         """See ``Observer.attend``."""
         number, output = self.calls, super().attend(call, source)
         width = output.shape[-1]
-        return Watched.of(
+        return WatchedOutput.of(
             output, lambda _, matrix: self.matrices.setdefault(number, (matrix.detach(), width))
         )
 
@@ -229,18 +229,20 @@ class Projected(Changed):
 def test_a_head_is_ablated(name: str) -> None:
     """Zeros in place of its output do what zeros in its columns of W_O do, to 1e-5 of what the model puts out."""
     model, inputs = THERE[name].build(), THERE[name].inputs(None)
-    reading = Reading(model)
+    reading = AttentionReader(model)
     sites = reading.survey(inputs).sites
     projected = Projected()
     reading.run(inputs, projected)
     at, head = len(sites) - 1, sites[-1].heads - 1
     matrix, width = projected.matrices[at]
     layers = list(range(len(sites)))
-    change = without([(at, head)], "zero", {})
-    whole = reading.run(inputs, Changed(NO_EDITS))[0].last_hidden_state
-    found = reading.run(inputs, Changed(Edits(layers, change=change)))[0].last_hidden_state
+    change = make_ablation([(at, head)], "zero", {})
+    whole = reading.run(inputs, ChangeObserver(NO_EDITS))[0].last_hidden_state
+    found = reading.run(inputs, ChangeObserver(RunEdits(layers, change=change)))[
+        0
+    ].last_hidden_state
     matrix[head * width : (head + 1) * width] = 0
-    expected = reading.run(inputs, Changed(NO_EDITS))[0].last_hidden_state
+    expected = reading.run(inputs, ChangeObserver(NO_EDITS))[0].last_hidden_state
     scale = float(expected.abs().max())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
     assert float((found - whole).abs().max()) > 1e-4 * scale
@@ -257,7 +259,7 @@ def test_the_model_is_left_as_found(architecture: Architecture) -> None:
         state(model),
         {name: part.clone() for name, part in model.state_dict().items()},
     )
-    read(Reading(model), inputs)
+    read(AttentionReader(model), inputs)
     assert state(model) == before
     assert all(torch.equal(part, numbers[name]) for name, part in model.state_dict().items())
 
@@ -286,7 +288,7 @@ def told(value: Any) -> Any:
 def test_a_run_that_fails_leaves_the_model_as_found() -> None:
     """So it is when the model fails in the middle of its run."""
     model, inputs = THERE["GPT-2"].build(), THERE["GPT-2"].inputs(None)
-    reading, before = Reading(model), state(model)
+    reading, before = AttentionReader(model), state(model)
     reading.survey(inputs)
     with pytest.raises(Exception, match="index out of range"):
         read(reading, {"input_ids": inputs["input_ids"] + 99})
@@ -297,8 +299,8 @@ def test_a_run_that_fails_leaves_the_model_as_found() -> None:
 def test_half_precision(name: str) -> None:
     """In bfloat16, rows still sum to 1 within 1e-2, and weights are those of float32 within 0.1."""
     model, inputs = THERE[name].build(), THERE[name].inputs(None)
-    _, exact = read(Reading(model), inputs)
-    _, found = read(Reading(model.bfloat16()), inputs)
+    _, exact = read(AttentionReader(model), inputs)
+    _, found = read(AttentionReader(model.bfloat16()), inputs)
     for number, part in found.items():
         assert part.weights.dtype == torch.float32
         torch.testing.assert_close(

@@ -22,18 +22,18 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from attnviz.analysis.attribution import chance, ranks, spearman
-from attnviz.analysis.rollout import chefer, rollout
+from attnviz.analysis.attribution import compute_chance_correlation, correlate_ranks, rank_values
+from attnviz.analysis.rollout import compute_relevance, compute_rollout
 from attnviz.errors import InputError, UsageError
-from attnviz.experiments.ablation import without
+from attnviz.experiments.ablation import make_ablation
 from attnviz.experiments.attribution import SUBSTITUTES, attribute, draw_substitutes
 from attnviz.experiments.intervention import Subject, intervene
-from attnviz.models import Model, load
+from attnviz.models import Model, load_model
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import NOTHING, Edge, Intervention, Prompt, Request, Target
-from attnviz.results.attribution import CHECKS, Attribution
-from attnviz.results.intervention import Changes
-from attnviz.selection import Spot, parse_heads
+from attnviz.results.attribution import TOKEN_REMOVALS, Attribution
+from attnviz.results.intervention import InterventionChanges
+from attnviz.selection import TokenReference, parse_heads
 from tests.conftest import SENTENCE, Tiny
 from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer
@@ -43,18 +43,18 @@ pytestmark = pytest.mark.numeric
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 TWICE = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy"
-EVERY = tuple(CHECKS)
+EVERY = tuple(TOKEN_REMOVALS)
 
 
 @pytest.fixture(scope="module")
 def builtin() -> Model:
-    return load()
+    return load_model()
 
 
 @pytest.fixture(scope="module")
 def gpt2(tiny: Tiny) -> HuggingFace:
     """A tiny GPT-2 that predicts next tokens."""
-    model = load(str(tiny("gpt2")), predicts=True)
+    model = load_model(str(tiny("gpt2")), predicts=True)
     assert isinstance(model, HuggingFace)
     return model
 
@@ -62,7 +62,7 @@ def gpt2(tiny: Tiny) -> HuggingFace:
 @pytest.fixture(scope="module")
 def bert(minilm: Path) -> Model:
     """MiniLM, which predicts nothing."""
-    return load(str(minilm), predicts=True)
+    return load_model(str(minilm), predicts=True)
 
 
 # Rank correlation
@@ -76,27 +76,30 @@ values = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=2,
 def test_rank_correlation_is_that_of_scipy(pairs: list[tuple[int, int]]) -> None:
     """Ranks and their correlation are SciPy's, with many that are equal."""
     first, second = np.array(pairs, float).T
-    assert np.array_equal(ranks(first), rankdata(first))
+    assert np.array_equal(rank_values(first), rankdata(first))
     if np.ptp(first) == 0 or np.ptp(second) == 0:
-        assert np.isnan(spearman(first, second))
+        assert np.isnan(correlate_ranks(first, second))
     else:
-        assert spearman(first, second) == pytest.approx(
+        assert correlate_ranks(first, second) == pytest.approx(
             spearmanr(first, second).statistic, abs=1e-12
         )
 
 
 def test_what_is_undefined_has_no_correlation() -> None:
     """One thing, or a number that is none, gives no rank correlation; nor does chance say anything of four."""
-    assert np.isnan(spearman(np.ones(1), np.ones(1)))
-    assert np.isnan(spearman(np.array([1, np.nan, 3]), np.arange(3)))
-    assert np.isnan(chance(4))
-    assert chance(5) == pytest.approx(0.98)
+    assert np.isnan(correlate_ranks(np.ones(1), np.ones(1)))
+    assert np.isnan(correlate_ranks(np.array([1, np.nan, 3]), np.arange(3)))
+    assert np.isnan(compute_chance_correlation(4))
+    assert compute_chance_correlation(5) == pytest.approx(0.98)
 
 
 def test_chance_holds_nineteen_of_twenty() -> None:
     """Of random orders of 20 things, about 95 % correlate less than chance says."""
     rng = np.random.default_rng(0)
-    inside = [abs(spearman(np.arange(20), rng.random(20))) <= chance(20) for _ in range(2000)]
+    inside = [
+        abs(correlate_ranks(np.arange(20), rng.random(20))) <= compute_chance_correlation(20)
+        for _ in range(2000)
+    ]
     assert 0.94 < np.mean(inside) < 0.96
 
 
@@ -116,10 +119,10 @@ def test_scores_are_rows_of_captures(name: str, request: pytest.FixtureRequest) 
     )
     expected = {
         "attention": weights[:, :, -1].mean((0, 1)),
-        "rollout": rollout(weights)[-1, -1],
+        "rollout": compute_rollout(weights)[-1, -1],
         "norm": norms[:, 0, -1].mean(0),
         "gradient": gradients[:, :, -1].sum((0, 1)),
-        "chefer": chefer(gradients)[-1, -1],
+        "chefer": compute_relevance(gradients)[-1, -1],
     }
     assert {*found.scores} == {*expected}
     for method, scores in expected.items():
@@ -142,7 +145,7 @@ def test_sinks_and_the_query_are_scored_but_not_ranked(builtin: Model, bert: Mod
 
 def test_a_query_in_the_middle_has_nothing_of_what_follows(builtin: Model) -> None:
     """Of a causal model, tokens after the one that is asked have neither score nor effect."""
-    found = attribute(builtin, Prompt(TWICE), Target(query=Spot(9)), checks=EVERY)
+    found = attribute(builtin, Prompt(TWICE), Target(query=TokenReference(9)), checks=EVERY)
     assert found.query == 9
     assert np.flatnonzero(found.ranked).tolist() == list(range(1, 9))
     for scores in found.scores.values():
@@ -189,7 +192,7 @@ def test_a_class_is_asked_where_it_is_told(causal: bool) -> None:
     assert found.query == (len(found.tokens) - 1 if causal else 0)
     assert np.isfinite(found.effects["knock-out"]).sum() == len(found.tokens) - 1
     with pytest.raises(UsageError, match="class of the whole text"):
-        attribute(model, Prompt(SENTENCE), Target(query=Spot(3)))
+        attribute(model, Prompt(SENTENCE), Target(query=TokenReference(3)))
 
 
 # Effects
@@ -259,7 +262,9 @@ def test_a_token_is_not_its_own_substitute(builtin: Model) -> None:
 
 def test_a_vector_is_compared_by_its_angle(bert: Model, minilm: Path) -> None:
     """Of a model that predicts nothing the effect is 1 - cosine of the chosen vector, as eager attention has it."""
-    found = attribute(bert, Prompt(SENTENCE), Target(query=Spot("mat")), checks=["knock-out"])
+    found = attribute(
+        bert, Prompt(SENTENCE), Target(query=TokenReference("mat")), checks=["knock-out"]
+    )
     eager = AutoModel.from_pretrained(minilm, attn_implementation="eager").eval()
     ids, n = torch.tensor([[token.id for token in found.tokens]]), len(found.tokens)
     with torch.inference_mode():
@@ -339,9 +344,9 @@ def test_the_seed_gives_the_numbers(builtin: Model) -> None:
 def test_models_of_two_texts_are_refused(tiny: Tiny) -> None:
     """An encoder-decoder is told in one line; so is a text of which nothing is left to rank."""
     with pytest.raises(UsageError, match="reads one text and writes another"):
-        attribute(load(str(tiny("t5")), predicts=True), Prompt("a cat"))
+        attribute(load_model(str(tiny("t5")), predicts=True), Prompt("a cat"))
     with pytest.raises(InputError, match="none to rank"):
-        attribute(load(), Prompt("a"))
+        attribute(load_model(), Prompt("a"))
 
 
 # The command
@@ -448,7 +453,7 @@ def test_hostile_tokens_are_shown(call: Call) -> None:
 def test_ablated_heads_do_not_count(builtin: Model) -> None:
     """In weights, norms and rollout: they are those of the other heads, as the model has them under the ablation."""
     head = (1, 3)
-    change = Intervention(change=without([head], "zero", {}))
+    change = Intervention(change=make_ablation([head], "zero", {}))
     found = attribute(builtin, Prompt(TWICE), intervention=change, without=[head])
     weights = builtin.capture(Prompt(TWICE), Request(), change).maps[0].weights.astype(np.float64)
     means = np.stack(
@@ -458,7 +463,9 @@ def test_ablated_heads_do_not_count(builtin: Model) -> None:
         ]
     )
     np.testing.assert_allclose(found.scores["attention"], means[:, -1].mean(0), atol=1e-6)
-    np.testing.assert_allclose(found.scores["rollout"], rollout(means[:, None])[-1, -1], atol=1e-6)
+    np.testing.assert_allclose(
+        found.scores["rollout"], compute_rollout(means[:, None])[-1, -1], atol=1e-6
+    )
     others = ",".join(f"L{i}H{j}" for i in range(3) for j in range(6) if (i, j) != head)
     request = Request(heads=parse_heads(others), method="norm", summed=True)
     norms = np.concatenate(
@@ -470,7 +477,7 @@ def test_ablated_heads_do_not_count(builtin: Model) -> None:
 def test_all_heads_may_be_ablated(builtin: Model) -> None:
     """There are no norms then, and a note says why."""
     every = [(layer, head) for layer in range(3) for head in range(6)]
-    change = Intervention(change=without(every, "zero", {}))
+    change = Intervention(change=make_ablation(every, "zero", {}))
     found = attribute(builtin, Prompt(TWICE), intervention=change, without=every)
     assert "norm" not in found.scores
     assert "without norm: all heads are ablated" in found.notes
@@ -481,9 +488,9 @@ def test_what_changes_do_is_part_of_the_result(builtin: Model) -> None:
     """Of an outcome the result has the document, the notes and the table, and what is ranked is under it."""
     prompt = Prompt(TWICE)
     subject = Subject.of(builtin, prompt)
-    outcome = intervene(subject, Changes(ablated=((1, 3),)))
+    outcome = intervene(subject, InterventionChanges(ablated=((1, 3),)))
     found = attribute(builtin, prompt, outcome=outcome)
-    change = Intervention(change=without([(1, 3)], "zero", {}))
+    change = Intervention(change=make_ablation([(1, 3)], "zero", {}))
     same = attribute(builtin, prompt, intervention=change, without=[(1, 3)])
     np.testing.assert_allclose(found.scores["attention"], same.scores["attention"], atol=1e-6)
     assert found.to_dict()["intervention"]["ablate"] == ["L1H3"]

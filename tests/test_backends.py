@@ -15,7 +15,7 @@ from attnviz.experiments.ablation import ablate
 from attnviz.experiments.attribution import attribute
 from attnviz.experiments.heads import measure_heads
 from attnviz.experiments.intervention import Subject
-from attnviz.models import load, registry
+from attnviz.models import load_model, registry
 from attnviz.models.base import (
     LoadOptions,
     Model,
@@ -26,17 +26,17 @@ from attnviz.models.base import (
     require_losses,
     require_operands,
     require_predictions,
-    require_sequences,
+    require_token_sequences,
 )
 from attnviz.models.builtin import Builtin
 from attnviz.models.checks import require_none
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.model import HuggingFace
-from attnviz.models.whole_weights import make_map
+from attnviz.models.whole_weights import make_whole_map
 from attnviz.record import ATTENTION, Capture, Token
 from attnviz.request import Placement, Prompt, Request
-from attnviz.results.head_roles import Roles, Setting
-from attnviz.selection import require_kinds, resolve, window_notes
+from attnviz.results.head_roles import Roles, SequenceSettings
+from attnviz.selection import note_windows, require_kinds, resolve_blocks
 from tests.conftest import SENTENCE, Tiny
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -67,11 +67,11 @@ class Toy:
         request = request.placed(sides)
         there = dict.fromkeys(range(LAYERS), range(HEADS))
         maps = []
-        for layers, heads in resolve(request.layers, request.heads, there):
+        for layers, heads in resolve_blocks(request.layers, request.heads, there):
             shape = len(layers), len(heads), len(tokens), len(tokens)
             weights = np.broadcast_to(rows, shape).astype(np.float32)
-            maps.append(make_map(layers, heads, tokens, weights, visible, request))
-        notes = window_notes(request.rows, request.columns, [sides]) if request.windowed else ()
+            maps.append(make_whole_map(layers, heads, tokens, weights, visible, request))
+        notes = note_windows(request.rows, request.columns, [sides]) if request.windowed else ()
         return Capture(self.name, text, tuple(maps), notes)
 
 
@@ -114,9 +114,9 @@ def test_the_shipped_backends_define_what_they_claim(kind: type) -> None:
 @pytest.mark.parametrize("name", ["builtin", "llama", "albert", "t5"])
 def test_loaded_models_support_what_their_backend_claims(name: str, tiny: Tiny) -> None:
     """A loaded model is an instance of each protocol; to ask for one runs nothing of the model."""
-    model = load(name if name == "builtin" else str(tiny(name)))
+    model = load_model(name if name == "builtin" else str(tiny(name)))
     assert all(isinstance(model, protocol) for protocol in PROTOCOLS)
-    for require in (require_predictions, require_operands, require_sequences, require_losses):
+    for require in (require_predictions, require_operands, require_token_sequences, require_losses):
         assert require(model) is model
 
 
@@ -133,7 +133,7 @@ def test_a_folder_without_a_row_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     """A table without the last row says which folder nothing reads."""
     monkeypatch.setattr(registry, "BACKENDS", registry.BACKENDS[:1])
     with pytest.raises(ModelError, match=f"no backend of attnviz reads the model in {tmp_path}"):
-        load(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 def test_a_model_that_only_captures_is_a_model(
@@ -143,7 +143,7 @@ def test_a_model_that_only_captures_is_a_model(
 ) -> None:
     """It has the one protocol that all have, and Python captures with it."""
     monkeypatch.chdir(tmp_path)
-    model = load(toy)
+    model = load_model(toy)
     assert [protocol for protocol in PROTOCOLS if isinstance(model, protocol)] == [Model]
     found = attnviz.capture("a b c", toy, heads="L1H2").maps[0]
     np.testing.assert_allclose(found.weights[0, 0], np.tri(3) / [[1], [2], [3]], rtol=1e-6)
@@ -232,7 +232,7 @@ def test_what_a_backend_refuses_itself_is_one_line(
     assert (done.returncode, done.stdout, done.stderr) == (code, "", f"error: {line}\n")
 
 
-ROLES = Roles("toy", (), Setting(), 50, 1)
+ROLES = Roles("toy", (), SequenceSettings(), 50, 1)
 
 
 @pytest.mark.parametrize(
@@ -240,11 +240,14 @@ ROLES = Roles("toy", (), Setting(), 50, 1)
     [
         (lambda model: attribute(model, Prompt(SENTENCE)), PREDICTIONS),
         (lambda model: Subject.of(model, Prompt(SENTENCE)), PREDICTIONS),
-        (lambda model: measure_heads(model, Setting(), [SENTENCE]), "does not read token ids"),
+        (
+            lambda model: measure_heads(model, SequenceSettings(), [SENTENCE]),
+            "does not read token ids",
+        ),
         (lambda model: ablate(model, ROLES, (), [SENTENCE], print), LOSSES),
         (require_predictions, PREDICTIONS),
         (require_operands, "does not give the queries, keys and values"),
-        (require_sequences, "does not read token ids"),
+        (require_token_sequences, "does not read token ids"),
         (require_losses, LOSSES),
     ],
 )

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import BigBirdConfig, BigBirdModel
 
-from attnviz.analysis.statistics import describe, tile
+from attnviz.analysis.statistics import measure_statistics, pool_weights
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import attention
-from attnviz.models import Model, load
+from attnviz.models import Model, load_model
 from attnviz.models.huggingface.encoding import guess_spans
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.record import Token
 from attnviz.request import Edge, Intervention, Prompt, Request
-from attnviz.selection import parse, parse_heads
+from attnviz.selection import parse_heads, parse_numbers
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny
 from tests.tiny import ASSISTANT, END, USER, plain_tokenizer
@@ -44,7 +44,7 @@ def loaded(tiny: Tiny, minilm: Path) -> Loaded:
     def loaded(name: str) -> Model:
         if name not in made:
             folder = minilm if name == "minilm" else "builtin" if name == "builtin" else tiny(name)
-            made[name] = load(str(folder), writes=name in WRITERS)
+            made[name] = load_model(str(folder), writes=name in WRITERS)
         return made[name]
 
     return loaded
@@ -146,7 +146,7 @@ def test_kinds_are_chosen(loaded: Loaded) -> None:
     assert [
         part.kind for part in model.capture(prompt, Request(preferred=("self", "cross"))).maps
     ] == ["cross"]
-    last = model.capture(prompt, Request(layers=parse("-1"), heads=parse_heads("1"))).maps
+    last = model.capture(prompt, Request(layers=parse_numbers("-1"), heads=parse_heads("1"))).maps
     assert [(part.kind, part.layers) for part in last] == [
         ("encoder", (1,)),
         ("decoder", (2,)),
@@ -362,7 +362,8 @@ def test_generation_equals_one_forward(name: str, loaded: Loaded) -> None:
     part = found.maps[0]
     assert part.queries == part.keys
     assert (
-        len(part.keys) == len(model.capture(Prompt(SENTENCE), Request(parse("0"))).maps[0].keys) + 5
+        len(part.keys)
+        == len(model.capture(Prompt(SENTENCE), Request(parse_numbers("0"))).maps[0].keys) + 5
     )
     assert found.text.startswith(SENTENCE)
     require_slices(part.keys, found.text)
@@ -404,11 +405,11 @@ def test_all_that_is_kept_of_a_generation(name: str, loaded: Loaded) -> None:
     model, prompt = loaded(name), Prompt(SENTENCE, generate=5)
     whole = model.capture(prompt, Request()).maps[0]
     tiles = model.capture(prompt, Request(keep="tiles", tiles=5)).maps[0]
-    expected = tile(whole.weights, 5)
+    expected = pool_weights(whole.weights, 5)
     near(tiles.tiles.mean, expected.mean)
     near(tiles.tiles.max, expected.max)
     assert tiles.weights is None
-    described = describe(whole.weights, whole.visible, True)
+    described = measure_statistics(whole.weights, whole.visible, True)
     found = model.capture(prompt, Request(keep="statistics")).maps[0].statistics
     for part in ("entropy", "received", "sink", "distance", "diagonal", "previous"):
         near(getattr(found, part), getattr(described, part))

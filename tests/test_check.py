@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import attnviz
-from attnviz.analysis.comparison import Distances, compare
+from attnviz.analysis.comparison import Distances, compare_on_words
 from attnviz.analysis.measures import measure_map
 from attnviz.analysis.segments import find_segment
-from attnviz.analysis.words import in_words
-from attnviz.io.documents import document_json
+from attnviz.analysis.words import convert_to_words
+from attnviz.io.documents import format_document_json
 from attnviz.record import Segment
 from attnviz.results.checking import Bound, Evidence, check_bounds
 from tests.conftest import Run
@@ -79,7 +79,7 @@ def test_divergence_is_that_of_compare(call: Run) -> None:
     )
     code, (number, nearest, moved) = checked(call, *args)
     distances = Distances.over(
-        [compare(attnviz.capture(TEXT), attnviz.capture("The dog sat on the rug."))]
+        [compare_on_words(attnviz.capture(TEXT), attnviz.capture("The dog sat on the rug."))]
     )
     assert code == 0
     assert number["measured"] == pytest.approx(distances.overall[0])
@@ -167,7 +167,7 @@ def test_words_can_be_measured(call: Run) -> None:
     (tokens,), (words,) = (
         checked(call, text, "--min", "entropy=0", *more)[1] for more in ([], ["--words"])
     )
-    expected = measure_map(in_words(attnviz.capture(text)).maps[0])["entropy"].mean()
+    expected = measure_map(convert_to_words(attnviz.capture(text)).maps[0])["entropy"].mean()
     assert words["measured"] == pytest.approx(expected)
     assert words["measured"] != tokens["measured"]
 
@@ -193,7 +193,7 @@ def test_bounds_are_checked_without_a_command(call: Run) -> None:
     bounds = [Bound("entropy", 0.1, is_least=True), Bound("L0H0.next", 0.0, is_least=True)]
     result = check_bounds(bounds, Evidence([attnviz.capture(TEXT)]))
     done = call("check", TEXT, "--min", "entropy=0.1", "--min", "L0H0.next=0", "--json")
-    assert document_json(result.to_dict()).decode() == done.stdout
+    assert format_document_json(result.to_dict()).decode() == done.stdout
     assert not result.passed
     assert [row["passed"] for row in result.rows()] == [True, False]
     assert "undefined" in result.lines()[1]

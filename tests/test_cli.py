@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import attnviz
 from attnviz.cli import main as entry
 from attnviz.cli import show as show_command
-from attnviz.engine.observers.capture import Probe
+from attnviz.engine.observers.capture import CaptureObserver
 from attnviz.io.samples import find_samples
 from attnviz.lm import store
 from attnviz.record import Capture
@@ -385,14 +385,14 @@ def test_unexpected_errors_are_faults(
     def broken() -> None:
         raise RuntimeError("two\nlines")
 
-    assert entry.run(broken) == 70
+    assert entry.run_command(broken) == 70
     assert (
         capsys.readouterr().err
         == "error: a fault of attnviz: RuntimeError: two lines (see it with --debug)\n"
     )
     monkeypatch.setattr(sys, "argv", ["attnviz", "--debug"])
     with pytest.raises(RuntimeError):
-        entry.run(broken)
+        entry.run_command(broken)
 
 
 # Captures in files
@@ -638,9 +638,9 @@ def test_how_exact_it_is(call: Run, tiny: Tiny) -> None:
 def test_a_difference_is_a_warning(call: Run, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that do not explain the model's output are shown with a warning, without being asked."""
     monkeypatch.setattr(
-        Probe, "keep", lambda self, number, found: self.found.update({number: found})
+        CaptureObserver, "keep", lambda self, number, found: self.found.update({number: found})
     )
-    monkeypatch.setattr("attnviz.engine.agreement.difference", lambda *_: 0.25)
+    monkeypatch.setattr("attnviz.engine.agreement.compare_numbers", lambda *_: 0.25)
     told = "explain the model's own output only to 2.5e-01 of its size: do not rely on them"
     assert told in call("show", SENTENCE, "-m", tiny("llama"), "--width", "200").stdout
     assert told in call("show", SENTENCE, "-m", tiny("llama"), "--json").stderr
@@ -750,7 +750,7 @@ def test_an_interrupted_capture_leaves_nothing(
     call: Run, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while a model runs: one line, exit code 130, no file."""
-    monkeypatch.setattr(Probe, "look", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(CaptureObserver, "look", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
     assert (done.returncode, done.stderr.strip()) == (
         130,
@@ -793,7 +793,7 @@ def test_out_of_memory_is_one_line(
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(Probe, "look", fail)
+    monkeypatch.setattr(CaptureObserver, "look", fail)
     done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
     fails(done, 4, "out of memory: choose fewer layers or heads")
     assert list(tmp_path.iterdir()) == []
@@ -960,7 +960,7 @@ def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert re.search(r"stopped after \d+ of 200 steps", told)
     assert "Traceback" not in told
-    assert store.read(tmp_path / "model").about["steps"] > 0
+    assert store.read_stored_model(tmp_path / "model").about["steps"] > 0
 
 
 @pytest.mark.parametrize(

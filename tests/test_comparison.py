@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
 
 from attnviz import capture as take
-from attnviz.analysis.comparison import Comparison, Distances, compare
-from attnviz.analysis.divergence import measure_divergences, restricted
-from attnviz.analysis.statistics import deviation_of, mean_of
+from attnviz.analysis.comparison import Comparison, Distances, compare_on_words
+from attnviz.analysis.divergence import measure_divergences, restrict_rows
+from attnviz.analysis.statistics import average_defined, compute_deviation
 from attnviz.drawable import Series, Table
 from attnviz.errors import InputError, UsageError
 from attnviz.record import AttentionMap, Capture, Token
@@ -25,7 +25,7 @@ from attnviz.results.comparison import (
     pair_last_layers,
 )
 from attnviz.results.comparison_page import make_comparison_page
-from attnviz.selection import ALL, Named
+from attnviz.selection import ALL, HeadNames
 from attnviz.views import Look
 from tests.tolerance import close, rounding
 
@@ -81,9 +81,9 @@ def test_agrees_with_scipy(causal: str) -> None:
     a, b = rows(3, 9, 9, sharp=3), rows(2, 9, 9, seed=1, sharp=3)
     lower = np.tri(9, dtype=bool)[None]
     if causal != "neither":
-        b = restricted(b, lower)
+        b = restrict_rows(b, lower)
     if causal == "both":
-        a = restricted(a, lower)
+        a = restrict_rows(a, lower)
     seen_a, seen_b = (
         (lower if causal == "both" else WHOLE),
         (WHOLE if causal == "neither" else lower),
@@ -127,7 +127,7 @@ def test_heads_with_masks_of_their_own() -> None:
     """Of heads that see other keys (sliding windows beside full attention) each pair is compared where both see."""
     full, near = np.tri(6, dtype=bool), np.tri(6, dtype=bool) & ~np.tri(6, k=-3, dtype=bool)
     seen = np.stack([full, near])
-    a = np.stack([restricted(rows(6, 6), full), restricted(rows(6, 6, seed=1), near)])
+    a = np.stack([restrict_rows(rows(6, 6), full), restrict_rows(rows(6, 6, seed=1), near)])
     found = measure_divergences(a, a[::-1], seen, seen[::-1])
     assert found[0, 1] == found[1, 0] == 0
     alone = measure_divergences(a[:1], a[1:], near[None], near[None])
@@ -149,7 +149,7 @@ def test_a_row_of_nothing_is_left_out() -> None:
 
 def test_two_tokenizers_meet_in_words(minilm) -> None:
     """Every word of the hard sentence stands in both, and the rows of what is compared sum to 1."""
-    found = compare(take(HARD, model=str(minilm)), take(HARD))
+    found = compare_on_words(take(HARD, model=str(minilm)), take(HARD))
     words = [
         "Unbelievably",
         ",",
@@ -179,7 +179,7 @@ def test_against_plain_numpy(minilm) -> None:
     """MiniLM and builtin by hand: words by their places, keys summed, queries averaged, SciPy's divergence."""
     text = "The tokenizers disagree here."
     one, other = take(text, model=str(minilm)), take(text)
-    found = compare(one, other)
+    found = compare_on_words(one, other)
     spans = [(0, 3), (4, 14), (15, 23), (24, 28), (28, 29)]
 
     def by_hand(capture: Capture, layer: int, head: int) -> np.ndarray:
@@ -203,7 +203,7 @@ def test_against_plain_numpy(minilm) -> None:
 def test_itself_is_nowhere_apart(minilm) -> None:
     """A capture compared with itself: 0 for every head, each nearest to itself, nothing left out, special tokens in."""
     for one in (take(HARD, model=str(minilm)), take(HARD)):
-        found = compare(one, one)
+        found = compare_on_words(one, one)
         distances = Distances.over([found])
         assert np.diag(found.divergence).max() == ZERO
         assert distances.nearest(0) == distances.nearest(1) == list(range(len(found.a.names)))
@@ -217,7 +217,7 @@ def test_permuted_heads_are_matched_back() -> None:
     """A copy whose heads stand in another order: each finds itself, at no distance."""
     weights, order = rows(6, 5, 5, sharp=3), [3, 1, 5, 0, 4, 2]
     distances = Distances.over(
-        [compare(made("a b c d e", weights), made("a b c d e", weights[order]))]
+        [compare_on_words(made("a b c d e", weights), made("a b c d e", weights[order]))]
     )
     assert distances.nearest(1) == order
     assert [order.index(i) for i in range(6)] == distances.nearest(0)
@@ -228,9 +228,11 @@ def test_permuted_heads_are_matched_back() -> None:
 def test_special_tokens_of_one_name_are_common() -> None:
     """[CLS] beside [CLS] is compared, beside <bos> it is left out, and the share that it had is told."""
     weights = rows(2, 4, 4)
-    same = compare(made("a b c", weights, special="[CLS]"), made("a b c", weights, special="[CLS]"))
+    same = compare_on_words(
+        made("a b c", weights, special="[CLS]"), made("a b c", weights, special="[CLS]")
+    )
     assert [token.text for token in same.a.keys] == ["[CLS]", "a", "b", "c"]
-    apart = compare(
+    apart = compare_on_words(
         made("a b c", weights, special="[CLS]"), made("a b c", weights, special="<bos>")
     )
     assert [token.text for token in apart.a.keys] == ["a", "b", "c"]
@@ -248,12 +250,12 @@ def test_two_texts_share_their_words_in_order() -> None:
         made("the cat sat down here", rows(1, 5, 5)),
         made("here the dog sat", rows(1, 4, 4)),
     )
-    found = compare(one, other)
+    found = compare_on_words(one, other)
     assert [token.text for token in found.a.keys] == ["the", "sat"]
     assert [token.start for token in found.b.keys] == [5, 13]
     assert (found.a.words, found.b.words, found.a.common) == (5, 4, 2)
     with pytest.raises(ValueError, match="no word in common"):
-        compare(one, made("birds fly", rows(1, 2, 2)))
+        compare_on_words(one, made("birds fly", rows(1, 2, 2)))
 
 
 def test_nothing_that_both_see() -> None:
@@ -261,16 +263,16 @@ def test_nothing_that_both_see() -> None:
     upper = np.triu(np.ones((3, 3), bool), 1)
     lower = upper.T
     with pytest.raises(ValueError, match="sees"):
-        compare(
-            made("a b c", restricted(rows(1, 3, 3), lower), lower),
-            made("a b c", restricted(rows(1, 3, 3), upper), upper),
+        compare_on_words(
+            made("a b c", restrict_rows(rows(1, 3, 3), lower), lower),
+            made("a b c", restrict_rows(rows(1, 3, 3), upper), upper),
         )
 
 
 def test_a_cut_text_is_compared_where_it_goes_on() -> None:
     """A capture of a text that was cut has words in common with one of all of it."""
     whole, cut = made("a b c d", rows(1, 4, 4)), made("a b", rows(1, 2, 2))
-    found = compare(whole, replace(cut, text="a b c d"))
+    found = compare_on_words(whole, replace(cut, text="a b c d"))
     assert [token.text for token in found.a.keys] == ["a", "b"]
     assert (found.a.words, found.b.words) == (4, 2)
 
@@ -279,13 +281,13 @@ def test_tiles_cannot_be_compared() -> None:
     """A capture without weights is refused."""
     whole = take("the cat sat on the mat")
     with pytest.raises(ValueError, match="weights"):
-        compare(whole, take("the cat sat on the mat", keep="statistics"))
+        compare_on_words(whole, take("the cat sat on the mat", keep="statistics"))
 
 
 def test_long_texts_compare_a_sample_of_rows() -> None:
     """Of 300 words 128 rows are compared, spread over all of them: nearly the mean over all."""
     text = " ".join(f"w{i}" for i in range(300))
-    found = compare(made(text, rows(1, 300, 300)), made(text, rows(1, 300, 300, seed=1)))
+    found = compare_on_words(made(text, rows(1, 300, 300)), made(text, rows(1, 300, 300, seed=1)))
     (a, seen_a), (b, seen_b) = found.a.head((0, 0)), found.b.head((0, 0))
     all_of_them = measure_divergences(a[None], b[None], seen_a[None], seen_b[None])
     assert (a.shape, found.a.weights.shape) == ((300, 300), (1, 128, 300))
@@ -301,7 +303,9 @@ def test_long_texts_compare_a_sample_of_rows() -> None:
 def test_over_several_texts() -> None:
     """Mean and deviation are over the texts; the nearest head is that of the mean."""
     first = [
-        compare(made("a b c", rows(2, 3, 3, seed=i)), made("a b c", rows(3, 3, 3, seed=9 + i)))
+        compare_on_words(
+            made("a b c", rows(2, 3, 3, seed=i)), made("a b c", rows(3, 3, 3, seed=9 + i))
+        )
         for i in range(4)
     ]
     distances = Distances.over(first)
@@ -313,16 +317,18 @@ def test_over_several_texts() -> None:
         every[:, distances.nearest(1), range(3)].mean(1),
     )
     np.testing.assert_allclose(distances.overall, (near[0] + near[1]) / 2)
-    np.testing.assert_allclose(deviation_of(every, 0), every.std(0, ddof=1))
+    np.testing.assert_allclose(compute_deviation(every, 0), every.std(0, ddof=1))
     assert distances.moved is None
-    assert np.isnan(deviation_of(every[:1], 0)).all()
-    np.testing.assert_allclose(mean_of(np.array([[1.0, np.nan], [3.0, np.nan]]), 0), [2, np.nan])
+    assert np.isnan(compute_deviation(every[:1], 0)).all()
+    np.testing.assert_allclose(
+        average_defined(np.array([[1.0, np.nan], [3.0, np.nan]]), 0), [2, np.nan]
+    )
 
 
 def test_the_difference_is_of_what_is_shown() -> None:
     """The third picture is the first less the second, on one scale; equal architectures stand head by head."""
     one, other = take("The cat sat."), take("The dog sat.")
-    found = compare(one, other)
+    found = compare_on_words(one, other)
     drawn = make_series(found, pair_last_layers(found), Look(linear=True))
     a, b, apart = drawn.heatmaps
     np.testing.assert_allclose(apart.panel.values, a.panel.values - b.panel.values, atol=1e-7)
@@ -337,7 +343,9 @@ def test_the_difference_is_of_what_is_shown() -> None:
 def test_the_counterpart_of_another_architecture_is_the_nearest() -> None:
     """Where heads have no namesakes, one is drawn beside the head that is nearest to it."""
     weights = rows(3, 4, 4, sharp=3)
-    found: Comparison = compare(made("a b c d", weights[:2]), made("a b c d", weights[[2, 1, 0]]))
+    found: Comparison = compare_on_words(
+        made("a b c d", weights[:2]), made("a b c d", weights[[2, 1, 0]])
+    )
     assert pair_head(found, Distances.over([found]), (0, 0)) == (((0, 0),), ((0, 2),))
 
 
@@ -355,7 +363,7 @@ def test_a_result_is_made_of_captures_alone() -> None:
     series_drawn, table = result.tables()
     assert (type(series_drawn), type(table), len(table.rows)) == (Series, Table, 18)
     assert [section.name[0] for section in make_comparison_page(result).sections] == ["A", "B", "A"]
-    one = measure_comparisons([compare_captures(*pairs[0])], heads=Named(((1, 3),)))
+    one = measure_comparisons([compare_captures(*pairs[0])], heads=HeadNames(((1, 3),)))
     assert one.heads == ((1, 3),)
     assert one.groups == ((((1, 3),), ((1, 3),)),)
     assert len(measure_comparisons([compare_captures(*pairs[0])], heads=ALL).groups) == 1
@@ -371,4 +379,4 @@ def test_a_result_refuses_what_cannot_be_measured() -> None:
     with pytest.raises(InputError, match="no word in common"):
         compare_captures(one, made("c d", rows(2, 2, 2)))
     with pytest.raises(UsageError, match="head 9"):
-        measure_comparisons([compare_captures(one, one)], heads=Named(((0, 9),)))
+        measure_comparisons([compare_captures(one, one)], heads=HeadNames(((0, 9),)))

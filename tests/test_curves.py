@@ -11,15 +11,21 @@ from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 from rich.cells import cell_len
 
-from attnviz.analysis.roles import alike, induction
+from attnviz.analysis.roles import measure_induction, spread_evenly
 from attnviz.drawable import Curve, Curves, Mark, Plot
 from attnviz.experiments.training import read_training
 from attnviz.lm import checkpoints
 from attnviz.render.figure.curves import CURVE_ZORDER
-from attnviz.render.figure.figure import FIGURE_FORMATS, STYLES, Style, compose_sheet, figure
+from attnviz.render.figure.figure import (
+    FIGURE_FORMATS,
+    STYLES,
+    FigureStyle,
+    compose_sheet,
+    render_figure,
+)
 from attnviz.render.figure.layout import spread_positions
-from attnviz.render.markdown import markdown
-from attnviz.render.terminal.cells import Depth
+from attnviz.render.markdown import render_markdown
+from attnviz.render.terminal.cells import ColourDepth
 from attnviz.render.terminal.chart import ASCII_CURVE_SIGNS, CURVE_SIGNS, choose_round_numbers
 from attnviz.render.terminal.draw import Screen
 from attnviz.results.training import make_learning_curves
@@ -73,7 +79,7 @@ def chart(
     )
 
 
-def cells(drawable: Curves, width: int = 60, depth: Depth = "shades") -> list[str]:
+def cells(drawable: Curves, width: int = 60, depth: ColourDepth = "shades") -> list[str]:
     """The lines of the first plot, from its axis on."""
     lines = text_of(drawable, on(width, depth)).splitlines()
     return [
@@ -89,7 +95,7 @@ def cells(drawable: Curves, width: int = 60, depth: Depth = "shades") -> list[st
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
-def test_golden_screens(width: int, depth: Depth, request: pytest.FixtureRequest) -> None:
+def test_golden_screens(width: int, depth: ColourDepth, request: pytest.FixtureRequest) -> None:
     """The picture of a training looks as it did, at every width, in every number of colours."""
     drawable = make_learning_curves(history(widened=15), BLOCK)
     found = (text_of if depth in ("shades", "ascii") else painted)(drawable, on(width, depth))
@@ -124,7 +130,7 @@ def test_a_gap_is_a_gap() -> None:
     ("depth", "signs"),
     [("shades", CURVE_SIGNS), ("truecolor", CURVE_SIGNS), ("ascii", ASCII_CURVE_SIGNS)],
 )
-def test_each_curve_has_a_sign_besides_its_colour(depth: Depth, signs: str) -> None:
+def test_each_curve_has_a_sign_besides_its_colour(depth: ColourDepth, signs: str) -> None:
     """The sign before its name is that of its cells; of curves in one place the first is seen."""
     drawable = chart(*([i / 5] * 4 for i in range(6)), [0.2] * 4)
     shown = text_of(drawable, on(80, depth))
@@ -136,7 +142,7 @@ def test_each_curve_has_a_sign_besides_its_colour(depth: Depth, signs: str) -> N
 
 @pytest.mark.parametrize("depth", ["truecolor", "ascii"])
 @pytest.mark.parametrize("n", [1, 2, 20, 500])
-def test_charts_fit_the_screen(n: int, depth: Depth) -> None:
+def test_charts_fit_the_screen(n: int, depth: ColourDepth) -> None:
     """No line is wider than the screen, and with a prompt below it the chart is no higher, whatever the run."""
     drawable = make_learning_curves(history((RISE * 25)[:n], widened=n // 2), BLOCK)
     for width in (40, 57, 80, 200):
@@ -173,7 +179,7 @@ def test_round_numbers_are_round_and_even(start: float, span: float, most: int) 
 # On a figure
 
 
-def curve_parts(drawable: Curves, style: Style = Style()) -> list[LineCollection]:  # noqa: B008 - it never changes
+def curve_parts(drawable: Curves, style: FigureStyle = FigureStyle()) -> list[LineCollection]:  # noqa: B008 - it never changes
     """The curves of a figure, the last of a plot first."""
     with compose_sheet(drawable, style) as sheet:
         return [
@@ -219,7 +225,7 @@ def test_every_text_has_its_room(kind: str, style: str) -> None:
         "equal ends": chart(*[[0.0, 1.0]] * 6, marks=(Mark(1, "first"), Mark(2, "last"))),
         "no numbers": make_learning_curves([measured(1, None, None)], BLOCK),
     }[kind]
-    with compose_sheet(drawable, Style(style, dpi=100)) as sheet:
+    with compose_sheet(drawable, FigureStyle(style, dpi=100)) as sheet:
         texts, page = extents(sheet), sheet.figure.bbox
     assert texts[:, :2].min() > 0
     assert (texts[:, 2:].max(0) < (page.width, page.height)).all()
@@ -241,8 +247,8 @@ def test_names_are_spread_in_order(places: list[float]) -> None:
 def test_files_are_the_same_each_time(form: str) -> None:
     """The same bytes for the same history; in an SVG all text is text."""
     drawable = make_learning_curves(history(), BLOCK)
-    data = figure(drawable, form).data
-    assert data == figure(drawable, form).data
+    data = render_figure(drawable, form).data
+    assert data == render_figure(drawable, form).data
     if form == "svg":
         texts = "".join(ET.fromstring(data).itertext())
         assert "induction L1H1 at half" in texts
@@ -251,7 +257,7 @@ def test_files_are_the_same_each_time(form: str) -> None:
 
 def test_a_table_has_all_numbers() -> None:
     """A line a step, a column a curve, nothing where there is no number."""
-    lines = markdown([chart([0.25, np.nan], [0.5, 1.0], steps=(7, 9))]).splitlines()
+    lines = render_markdown([chart([0.25, np.nan], [0.5, 1.0], steps=(7, 9))]).splitlines()
     assert lines[2:6] == [
         "| steps | curve 0 | curve 1 |",
         "| --- | ---: | ---: |",
@@ -291,7 +297,7 @@ def test_no_phase_change_is_made_up(score: float | None) -> None:
 @pytest.mark.parametrize("block", [3, 25])
 def test_chance_is_that_of_a_head_that_sees_all_alike(block: int) -> None:
     """The caption's chance is the role's own score of even causal weights."""
-    even = float(induction(alike(np.tri(2 * block + 1, dtype=bool)), block))
+    even = float(measure_induction(spread_evenly(np.tri(2 * block + 1, dtype=bool)), block))
     assert f"chance is {even:.2f}" in make_learning_curves(history(), block).caption[0]
 
 

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor, nn
 
 import attnviz
-from attnviz.engine.reducers import Sight
+from attnviz.engine.reducers import MaskSummary
 from attnviz.errors import ModelError
 from attnviz.layer import MultiHeadAttention
-from attnviz.lm.train import Recipe, train
-from attnviz.models.huggingface.attention import Reading
+from attnviz.lm.train import Recipe, train_parameters
+from attnviz.models.huggingface.attention import AttentionReader
 from attnviz.request import Request
 from tests.architectures import Architecture
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
@@ -82,8 +82,10 @@ def test_mixed_devices_raise() -> None:
 
 def test_a_planted_mistake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of the engine that forgets the device fails here, as it would on a GPU."""
-    causal = Sight.causal
-    monkeypatch.setattr(Sight, "causal", lambda n, m, device: causal(n, m, torch.device("cpu")))
+    causal = MaskSummary.causal
+    monkeypatch.setattr(
+        MaskSummary, "causal", lambda n, m, device: causal(n, m, torch.device("cpu"))
+    )
     with pretend_device():
         x = torch.randn(1, 7, 16).to("pretend")
         with pytest.raises(ModelError, match="DeviceMixError"):
@@ -95,7 +97,7 @@ def test_a_planted_mistake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def weights_of(model: nn.Module, inputs: dict[str, Tensor]) -> dict[int, Tensor]:
     """The weights of all heads, by the number of the call."""
-    reading = Reading(model)
+    reading = AttentionReader(model)
     surveyed = reading.survey(inputs)
     heads = {number: tuple(range(site.heads)) for number, site in enumerate(surveyed.sites)}
     found, _ = reading.read_calls(surveyed, inputs, heads, Request())
@@ -317,8 +319,8 @@ def test_training(device: str) -> None:
     """The same steps lead to the same parameters."""
     ids = np.tile(np.arange(1, 40), 10)
     recipe = Recipe(steps=4, tokens=96, length=24, rate=0.02, warm_up=2)
-    expected = train(ids, TINY, recipe, watch=lambda _: None)
-    found = train(ids, TINY, recipe, device=device, watch=lambda _: None)
+    expected = train_parameters(ids, TINY, recipe, watch=lambda _: None)
+    found = train_parameters(ids, TINY, recipe, device=device, watch=lambda _: None)
     assert found.keys() == expected.keys()
     for name, parameter in expected.items():
         torch.testing.assert_close(found[name].cpu(), parameter, rtol=1e-2, atol=1e-3)

@@ -10,8 +10,8 @@ from nbclient import NotebookClient
 import attnviz
 from attnviz.errors import OutputError, UsageError
 from attnviz.record import Capture
-from attnviz.render.html.page import html
-from attnviz.views import page
+from attnviz.render.html.page import render_page
+from attnviz.views import make_capture_page
 
 
 def test_a_notebook_shows_the_page_and_text(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_the_frame_holds_the_page(capture: Capture) -> None:
     """The page itself, escaped, in a frame that may run its own script and reach nothing of the notebook."""
     shown = attnviz.show(capture, height=500)._repr_mimebundle_()["text/html"]
     inside = shown.split('srcdoc="')[1].split('"')[0]
-    assert unescape(inside).encode() == html(page(capture))
+    assert unescape(inside).encode() == render_page(make_capture_page(capture))
     assert 'sandbox="allow-scripts allow-downloads"' in shown
     assert "height: 500px" in shown
 

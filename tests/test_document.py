@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attnviz.drawable import Table
-from attnviz.render.html.document import document
+from attnviz.render.html.document import render_document
 
 Call = Callable[..., object]
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -56,7 +56,7 @@ def table(*texts: str) -> Table:
 
 def test_tables_are_tables() -> None:
     """Names, numbers, colours with readable ink, the caption; an empty level has no colour."""
-    reader = Reader(document("a title", [table("a", "0.5", "1.0")]).decode())
+    reader = Reader(render_document("a title", [table("a", "0.5", "1.0")]).decode())
     assert reader.rows == [["corner", "column"], ["a", "a"], ["0.5", "0.5"], ["1.0", "1.0"]]
     looks = [attributes.get("style") for tag, attributes in reader.tags if tag == "td"]
     assert looks[0] is None
@@ -65,7 +65,7 @@ def test_tables_are_tables() -> None:
 
 def test_hostile_text_is_shown() -> None:
     """It stands in cells, titles and captions as text."""
-    made = document(HOSTILE, [table(HOSTILE, "x", HOSTILE)]).decode()
+    made = render_document(HOSTILE, [table(HOSTILE, "x", HOSTILE)]).decode()
     reader = Reader(made)
     assert "script" not in {tag for tag, _ in reader.tags}
     assert reader.rows[1] == [HOSTILE, HOSTILE]

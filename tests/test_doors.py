@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer
 from transformers.utils import import_utils
 
-from attnviz.models import load
+from attnviz.models import load_model
 from attnviz.models.huggingface.encoding import make_tokens
 from attnviz.record import Capture
 from attnviz.request import NOTHING, Prompt, Request
@@ -374,7 +374,7 @@ def stack(attentions: Any) -> np.ndarray:
 
 
 def capture_folder(folder: Path, **prompt: Any) -> Capture:
-    return load(str(folder)).capture(Prompt(SENTENCE, **prompt), Request())
+    return load_model(str(folder)).capture(Prompt(SENTENCE, **prompt), Request())
 
 
 def require_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -441,7 +441,11 @@ def test_a_decoder_half_continues_a_text(door: Door) -> None:
     expected = model.generate(ids_of(folder), max_new_tokens=3, do_sample=False, eos_token_id=None)[
         0
     ].tolist()
-    found = load(str(folder), writes=True).capture(Prompt(SENTENCE, generate=3), Request()).maps[0]
+    found = (
+        load_model(str(folder), writes=True)
+        .capture(Prompt(SENTENCE, generate=3), Request())
+        .maps[0]
+    )
     assert [token.id for token in found.queries] == expected
 
 
@@ -488,7 +492,11 @@ def test_models_of_images_and_text_continue_a_text(name: str, door: Door) -> Non
     expected = load_reference(folder, None).generate(
         input_ids=ids, attention_mask=whole, max_new_tokens=3, do_sample=False
     )
-    found = load(str(folder), writes=True).capture(Prompt(SENTENCE, generate=3), Request()).maps[0]
+    found = (
+        load_model(str(folder), writes=True)
+        .capture(Prompt(SENTENCE, generate=3), Request())
+        .maps[0]
+    )
     assert [token.id for token in found.queries] == expected[0].tolist()
 
 
@@ -497,7 +505,7 @@ def test_models_of_images_and_text_continue_a_text(name: str, door: Door) -> Non
 def test_models_of_images_and_text_predict(name: str, door: Door) -> None:
     """What is said after a text are the logits of the library."""
     folder = door(name)
-    response = load(str(folder), predicts=True).respond(Prompt(SENTENCE), [NOTHING])
+    response = load_model(str(folder), predicts=True).respond(Prompt(SENTENCE), [NOTHING])
     with torch.no_grad():
         logits = load_reference(folder, None)(input_ids=ids_of(folder)).logits[0, -1].numpy()
     assert response.kind == "next"
@@ -933,7 +941,7 @@ def test_adapters_beside_and_apart_from_their_base(tmp_path: Path, call: Run) ->
 def test_a_classifier_of_an_adapter_is_read(tmp_path: Path, call: Run) -> None:
     """The classes that an adapter brings are those that it predicts."""
     _, adapter = make_adapter("bert classes", tmp_path)
-    response = load(str(adapter), predicts=True).respond(Prompt(SENTENCE), [NOTHING])
+    response = load_model(str(adapter), predicts=True).respond(Prompt(SENTENCE), [NOTHING])
     assert response.kind == "class"
     assert response.outputs.shape == (1, 5)
     assert "LABEL_" in call("attribute", SENTENCE, "-m", adapter).stdout

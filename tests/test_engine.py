@@ -14,12 +14,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attnviz.analysis.statistics import describe, tile
+from attnviz.analysis.statistics import measure_statistics, pool_weights
 from attnviz.engine.call import Call
-from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import Finished, Found, Source
-from attnviz.engine.observers.capture import Probe
-from attnviz.engine.observers.survey import Survey
+from attnviz.engine.edits import RunEdits
+from attnviz.engine.observers.base import CallResult, CallSource, Finished
+from attnviz.engine.observers.capture import CaptureObserver
+from attnviz.engine.observers.survey import SurveyObserver
 from attnviz.engine.running import Running
 from attnviz.errors import InputError
 from attnviz.request import Keep, Request
@@ -33,12 +33,14 @@ KEEPS: tuple[Keep, ...] = get_args(Keep)
 STATISTICS = "entropy", "received", "distance", "diagonal", "previous"
 
 
-def look(call: Call, heads: tuple[int, ...] | None = None, **request: Any) -> tuple[Tensor, Found]:
+def look(
+    call: Call, heads: tuple[int, ...] | None = None, **request: Any
+) -> tuple[Tensor, CallResult]:
     """The output (N, H, d_v) of a call, and what was found of its heads."""
     expected = reference(call)[1].float()[None]
     heads = tuple(range(call.query.shape[1])) if heads is None else heads
-    probe = Probe({0: heads}, Request(**request), stop=False)
-    output = probe.attend(call, Source(reference=lambda rows: expected[:, rows]))
+    probe = CaptureObserver({0: heads}, Request(**request), stop=False)
+    output = probe.attend(call, CallSource(reference=lambda rows: expected[:, rows]))
     assert output.shape == expected.shape
     torch.testing.assert_close(output, expected, **close(max(LENGTHS)))
     return output[0], probe.found[0]
@@ -46,7 +48,7 @@ def look(call: Call, heads: tuple[int, ...] | None = None, **request: Any) -> tu
 
 def check(
     call: Call, heads: tuple[int, ...] | None = None, accuracy: float = 2e-6, **request: Any
-) -> Found:
+) -> CallResult:
     """Compare all that a request keeps of a call with the reference."""
     weights, _, visible = reference(call)
     at = list(range(len(weights)) if heads is None else heads)
@@ -60,11 +62,11 @@ def check(
         assert torch.equal(found.visible.expand(found.weights.shape), seen[window])
         assert found.weights[~seen[window]].count_nonzero() == 0
     else:
-        tiles = tile(exact[None].numpy(), request.get("tiles", 64))
+        tiles = pool_weights(exact[None].numpy(), request.get("tiles", 64))
         assert found.tile == (tiles.height, tiles.width)
         near(found.summary["mean"], torch.from_numpy(tiles.mean[0]), accuracy, "mean")
         near(found.summary["max"], torch.from_numpy(tiles.max[0]), accuracy, "max")
-        shown = torch.from_numpy(tile(seen[None].numpy(), request.get("tiles", 64)).max[0])
+        shown = torch.from_numpy(pool_weights(seen[None].numpy(), request.get("tiles", 64)).max[0])
         assert torch.equal(found.visible.expand(shown.shape), shown > 0)
     if found.edges is not None:
         check_edges(*found.edges, exact, request["strongest"], accuracy)
@@ -81,7 +83,7 @@ def check_statistics(
     seeing = visible & weights.any(
         -1, keepdim=True
     )  # a query all of whose edges are cut sees nothing
-    expected = describe(
+    expected = measure_statistics(
         weights[None].numpy(), seeing[None].numpy(), weights.shape[1] == weights.shape[2]
     )
     for name in STATISTICS:
@@ -194,8 +196,8 @@ def test_fidelity_of_a_query_that_is_blind_in_one_head() -> None:
     call = make(8)
     mask = torch.zeros(1, 4, 8, 8)
     mask[0, 2, 5] = LOWEST
-    probe = Probe({0: (0, 1, 2, 3)}, Request(), stop=False)
-    probe.attend(replace(call, mask=mask), Source())
+    probe = CaptureObserver({0: (0, 1, 2, 3)}, Request(), stop=False)
+    probe.attend(replace(call, mask=mask), CallSource())
     assert probe.found[0].difference <= rounding(max(LENGTHS))
 
 
@@ -258,8 +260,8 @@ def test_large_scores(variant: str, size: int) -> None:
         call, query=call.query.bfloat16().float(), key=call.key.bfloat16().float(), scale=0.25
     )
     for keep in KEEPS:
-        probe = Probe({0: (0, 1)}, Request(keep=keep), stop=False)
-        probe.attend(call, Source())
+        probe = CaptureObserver({0: (0, 1)}, Request(keep=keep), stop=False)
+        probe.attend(call, CallSource())
         found = probe.found[0]
         assert all(part.isfinite().all() for part in found.summary.values())
         if found.weights is not None:
@@ -271,8 +273,8 @@ def test_scores_far_from_zero() -> None:
     call = make(80, causal=True)
     shifted = replace(call, key=call.key + 50.0)
     for keep in KEEPS:
-        probe = Probe({0: (0, 1, 2, 3)}, Request(keep=keep), stop=False)
-        probe.attend(shifted, Source())
+        probe = CaptureObserver({0: (0, 1, 2, 3)}, Request(keep=keep), stop=False)
+        probe.attend(shifted, CallSource())
         check_statistics(probe.found[0].summary, *reference(call)[::2], accuracy=1e-4)
 
 
@@ -345,8 +347,8 @@ def test_weights_made_by_a_model(variant: str, keep: Keep) -> None:
         call = make(length)
         call = replace(call, **SQUARE[variant](call))
         weights, _, visible = reference(call)
-        probe = Probe({0: (0, 2)}, Request(keep=keep, strongest=4), stop=False)
-        probe.given(weights[None].float(), visible[None], Source())
+        probe = CaptureObserver({0: (0, 2)}, Request(keep=keep, strongest=4), stop=False)
+        probe.given(weights[None].float(), visible[None], CallSource())
         found, (_, expected) = probe.found[0], look(call, (0, 2), keep=keep, strongest=4)
         assert torch.equal(*torch.broadcast_tensors(found.visible, expected.visible))
         assert found.tile == expected.tile
@@ -368,11 +370,11 @@ def test_calls_do_not_disturb_each_other() -> None:
     layers = [replace(call, **SQUARE[name](call)) for call, name in zip(made, names, strict=True)]
     for keep, tiles in [*((keep, 64) for keep in KEEPS), ("tiles", 1)]:
         request = Request(keep=keep, strongest=4, tiles=tiles)
-        together = Probe(dict.fromkeys(range(6), (0, 1, 2, 3)), request, stop=False)
-        outputs = [together.attend(call, Source()) for call in layers]
+        together = CaptureObserver(dict.fromkeys(range(6), (0, 1, 2, 3)), request, stop=False)
+        outputs = [together.attend(call, CallSource()) for call in layers]
         for number, call in enumerate(layers):
-            alone = Probe({0: (0, 1, 2, 3)}, request, stop=False)
-            assert torch.equal(alone.attend(call, Source()), outputs[number])
+            alone = CaptureObserver({0: (0, 1, 2, 3)}, request, stop=False)
+            assert torch.equal(alone.attend(call, CallSource()), outputs[number])
             one, other = alone.found[0], together.found[number]
             assert torch.equal(one.visible, other.visible)
             assert all(torch.equal(part, other.summary[name]) for name, part in one.summary.items())
@@ -383,9 +385,9 @@ def test_calls_do_not_disturb_each_other() -> None:
 def test_a_mask_and_causality_are_told_apart() -> None:
     """Two layers of one shape, one of which sees all, are each shown with what they see."""
     call = make(20)
-    probe = Probe({0: (0,), 1: (0,)}, Request(), stop=False)
+    probe = CaptureObserver({0: (0,), 1: (0,)}, Request(), stop=False)
     for causal in (True, False):
-        probe.attend(replace(call, causal=causal), Source())
+        probe.attend(replace(call, causal=causal), CallSource())
     assert torch.equal(probe.found[0].visible[0], torch.ones(20, 20, dtype=torch.bool).tril())
     assert probe.found[1].visible.all()
 
@@ -398,8 +400,8 @@ def test_other_types(dtype: torch.dtype, keep: Keep) -> None:
     given = replace(
         call, **{name: getattr(call, name).to(dtype) for name in ("query", "key", "value")}
     )
-    probe = Probe({0: (0, 1, 2, 3)}, Request(keep=keep), stop=False)
-    output = probe.attend(given, Source())
+    probe = CaptureObserver({0: (0, 1, 2, 3)}, Request(keep=keep), stop=False)
+    output = probe.attend(given, CallSource())
     assert output.dtype == dtype
     found = probe.found[0]
     exact = replace(
@@ -438,7 +440,7 @@ def peak(length: int, variant: str, **request: Any) -> int:
     call = make(length, heads=1, key_heads=1)
     call = replace(call, **SQUARE[variant](call))
     with Peak() as counted:
-        Probe({0: (0,)}, Request(**request), stop=False).attend(call, Source())
+        CaptureObserver({0: (0,)}, Request(**request), stop=False).attend(call, CallSource())
     return counted.bytes
 
 
@@ -469,13 +471,13 @@ def test_fidelity_tells_a_wrong_reading() -> None:
     right = reference(call)[1].float()[None]
     capped = replace(call, softcap=2.0)
     cases = [
-        (call, Source(plain=lambda: right * 1.01), "weights"),
-        (call, Source(plain=lambda: right.flip(2)), "weights"),
-        (replace(call, scale=call.scale * 1.1), Source(plain=lambda: right), "weights"),
-        *((capped, Source(reference=lambda rows: right[:, rows]), keep) for keep in KEEPS),
+        (call, CallSource(plain=lambda: right * 1.01), "weights"),
+        (call, CallSource(plain=lambda: right.flip(2)), "weights"),
+        (replace(call, scale=call.scale * 1.1), CallSource(plain=lambda: right), "weights"),
+        *((capped, CallSource(reference=lambda rows: right[:, rows]), keep) for keep in KEEPS),
     ]
     for wrong, source, keep in cases:
-        probe = Probe({0: (0, 1, 2, 3)}, Request(keep=keep), stop=False)
+        probe = CaptureObserver({0: (0, 1, 2, 3)}, Request(keep=keep), stop=False)
         probe.attend(wrong, source)
         assert probe.found[0].difference > 1e-3
 
@@ -483,17 +485,17 @@ def test_fidelity_tells_a_wrong_reading() -> None:
 def test_fidelity_of_what_cannot_be_compared_is_left_open() -> None:
     """Without another function for soft caps there is no measure of what is our own."""
     call = make(40, softcap=2.0)
-    probe = Probe({0: (0, 1, 2, 3)}, Request(keep="tiles"), stop=False)
-    probe.attend(call, Source())
+    probe = CaptureObserver({0: (0, 1, 2, 3)}, Request(keep="tiles"), stop=False)
+    probe.attend(call, CallSource())
     assert probe.found[0].difference is None
 
 
 def test_the_model_goes_on_with_its_own_output() -> None:
     """Where weights are looked at beside the run, and where nothing is looked at, the model's function is what runs."""
     call, own = make(10), torch.full((1, 10, 4, 8), 7.0)
-    probe = Probe({1: (0,)}, Request(), stop=False)
-    assert probe.attend(call, Source(plain=lambda: own)) is own
-    assert probe.attend(call, Source(plain=lambda: own)) is own
+    probe = CaptureObserver({1: (0,)}, Request(), stop=False)
+    assert probe.attend(call, CallSource(plain=lambda: own)) is own
+    assert probe.attend(call, CallSource(plain=lambda: own)) is own
 
 
 def test_edges_are_cut_in_layers_that_are_not_looked_at() -> None:
@@ -502,9 +504,9 @@ def test_edges_are_cut_in_layers_that_are_not_looked_at() -> None:
     edges = torch.zeros(1, 4, 20, 20, dtype=torch.bool)
     edges[0, [1, 1, 3], [9, 9, 0], [4, 5, 0]] = True
     expected, uncut = reference(call.hide_edges(edges))[1].float(), reference(call)[1].float()[None]
-    probe = Probe({1: (0,)}, Request(), Edits(hidden={0: edges, 1: edges}), stop=False)
+    probe = CaptureObserver({1: (0,)}, Request(), RunEdits(hidden={0: edges, 1: edges}), stop=False)
     for _ in range(2):
-        output = probe.attend(call, Source(plain=lambda: uncut))
+        output = probe.attend(call, CallSource(plain=lambda: uncut))
         torch.testing.assert_close(output[0], expected, **close(20))
     assert expected[0, 3].count_nonzero() == 0
 
@@ -512,11 +514,11 @@ def test_edges_are_cut_in_layers_that_are_not_looked_at() -> None:
 def test_the_run_ends_with_the_last_call_that_is_wanted() -> None:
     """Of a model whose calls are counted, only as much runs as is needed."""
     call = make(6)
-    probe = Probe({0: (0,), 2: (1,)}, Request())
-    probe.attend(call, Source())
-    probe.attend(call, Source())
+    probe = CaptureObserver({0: (0,), 2: (1,)}, Request())
+    probe.attend(call, CallSource())
+    probe.attend(call, CallSource())
     with pytest.raises(Finished):
-        probe.attend(call, Source())
+        probe.attend(call, CallSource())
     assert sorted(probe.found) == [0, 2]
 
 
@@ -528,22 +530,22 @@ def test_several_texts_are_refused() -> None:
         **{name: getattr(call, name).expand(2, -1, -1, -1) for name in ("query", "key", "value")},
     )
     with pytest.raises(InputError, match="2 texts"):
-        Probe({0: (0,)}, Request()).attend(several, Source())
+        CaptureObserver({0: (0,)}, Request()).attend(several, CallSource())
     with pytest.raises(InputError, match="3 texts"):
-        Probe({0: (0,)}, Request()).given(
-            torch.ones(3, 1, 2, 2) / 2, torch.ones(1, 1, 2, 2).bool(), Source()
+        CaptureObserver({0: (0,)}, Request()).given(
+            torch.ones(3, 1, 2, 2) / 2, torch.ones(1, 1, 2, 2).bool(), CallSource()
         )
 
 
 def test_a_survey_tells_calls_and_their_output() -> None:
     """It writes down heads, lengths and where each call comes from, and changes nothing."""
     running = Running()
-    survey = Survey(running)
+    survey = SurveyObserver(running)
     running.stack.append(("decoder.layer", 7))
     for call in (make(9, 5), make(7, softcap=1.5), make(6, **sinks(make(6)))):
-        output = survey.attend(call, Source(3, cross=True))
+        output = survey.attend(call, CallSource(3, cross=True))
         torch.testing.assert_close(output[0], reference(call)[1].float(), **close(20))
-    survey.given(torch.ones(1, 3, 4, 4) / 4, torch.ones(1, 1, 4, 4).bool(), Source())
+    survey.given(torch.ones(1, 3, 4, 4) / 4, torch.ones(1, 1, 4, 4).bool(), CallSource())
     assert [(seen.heads, seen.queries, seen.keys) for seen in survey.seen] == [
         (4, 9, 5),
         (4, 7, 7),

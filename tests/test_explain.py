@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForCausalLM
 
 import attnviz
-from attnviz.analysis.explain import RAW, Operands, explain_query, explain_vectors
+from attnviz.analysis.explain import RAW_SCORES, Operands, explain_query, explain_vectors
 from attnviz.errors import ModelError
 from attnviz.experiments.explanation import explain_head, explain_score
-from attnviz.lm.model import normalise
-from attnviz.models import load
+from attnviz.lm.model import apply_norm
+from attnviz.models import load_model
 from attnviz.models.builtin import Builtin
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Prompt, Request
-from attnviz.selection import Selection, Spot
+from attnviz.selection import Selection, TokenReference
 from tests.architectures import ARCHITECTURES
 from tests.conftest import SENTENCE, Tiny
 from tests.test_startup import loaded
@@ -43,13 +43,18 @@ def agree(ours: np.ndarray, theirs: np.ndarray) -> bool:
 
 def operands(model: object, layer: int, head: int, query: int, text: str = SENTENCE) -> Operands:
     one = Request(
-        Selection(((layer, layer),)), Selection(((head, head),)), kinds=(), query=Spot(query)
+        Selection(((layer, layer),)),
+        Selection(((head, head),)),
+        kinds=(),
+        query=TokenReference(query),
     )
     return model.operands(Prompt(text), one)
 
 
 def row(model: object, layer: int, head: int, query: int) -> np.ndarray:
-    one = Request(Selection(((layer, layer),)), Selection(((head, head),)), query=Spot(query))
+    one = Request(
+        Selection(((layer, layer),)), Selection(((head, head),)), query=TokenReference(query)
+    )
     return model.capture(Prompt(SENTENCE), one).maps[0].weights[0, 0, 0]
 
 
@@ -110,7 +115,7 @@ def test_a_query_that_sees_nothing_has_no_softmax() -> None:
         )
 
 
-@pytest.mark.parametrize("name", RAW)
+@pytest.mark.parametrize("name", RAW_SCORES)
 def test_score_functions_on_raw_vectors(name: str) -> None:
     """Steps written out for each score function lead to the weights and the output of our layer."""
     x = np.random.default_rng(3).standard_normal((5, 6))
@@ -132,7 +137,7 @@ def test_unknown_score_functions_are_named() -> None:
 @pytest.mark.parametrize(("layer", "head", "query"), [(0, 4, 3), (1, 3, 8), (2, 0, 11)])
 def test_the_builtin_model(layer: int, head: int, query: int) -> None:
     """Vectors are projections of what the layer reads, weights the capture's, the output what the head put out."""
-    model = load("builtin")
+    model = load_model("builtin")
     found = operands(model, layer, head, query)
     steps = explain_query(found)
     assert np.allclose(steps.weights, row(model, layer, head, query), **CLOSE)
@@ -149,14 +154,14 @@ def test_the_builtin_model(layer: int, head: int, query: int) -> None:
     )
     if layer == 0:
         ids = model.read_prompt(Prompt(SENTENCE), False)[0]
-        x = normalise(part["embedding"][ids], part["layers.0.attention_norm"])
+        x = apply_norm(part["embedding"][ids], part["layers.0.attention_norm"])
         assert np.allclose(found.hidden, x[query], **CLOSE)
 
 
 @pytest.mark.parametrize("score", ["dot", "cosine", "gaussian"])
 def test_our_models_of_another_score(score: str) -> None:
     """A model of our own layer is followed by the score function that it has."""
-    model = load("builtin")
+    model = load_model("builtin")
     model.config = replace(model.config, score=score)
     steps = explain_query(operands(model, 1, 3, 6))
     assert steps.given.score == score
@@ -168,7 +173,7 @@ def test_our_models_of_another_score(score: str) -> None:
 def test_models_of_the_library(name: str, tiny: Tiny, minilm: Path) -> None:
     """Weights are those of a capture and of the library's eager attention; the output is what the projection gets."""
     folder = minilm if name == "minilm" else tiny(name)
-    model = load(str(folder))
+    model = load_model(str(folder))
     kind = AutoModelForCausalLM if name in ("gpt2", "llama", "mistral") else AutoModel
     eager = kind.from_pretrained(folder, attn_implementation="eager").eval()
     ids = torch.tensor([model.tokenizer(SENTENCE)["input_ids"]])
@@ -184,7 +189,7 @@ def test_models_of_the_library(name: str, tiny: Tiny, minilm: Path) -> None:
 
 def test_vectors_of_bert_and_gpt2(tiny: Tiny, minilm: Path) -> None:
     """Q and v are the projections of what the attention module was given, computed here by plain products."""
-    bert = load(str(minilm))
+    bert = load_model(str(minilm))
     found, mine = operands(bert, 2, 5, 4), bert.model.encoder.layer[2].attention.self
     of_head = slice(5 * 32, 6 * 32)
     for linear, vector in (
@@ -194,7 +199,7 @@ def test_vectors_of_bert_and_gpt2(tiny: Tiny, minilm: Path) -> None:
     ):
         weight, bias = (part.detach().double().numpy() for part in (linear.weight, linear.bias))
         assert np.allclose(weight[of_head] @ found.hidden + bias[of_head], vector, atol=1e-5)
-    gpt2 = load(str(tiny("gpt2")))
+    gpt2 = load_model(str(tiny("gpt2")))
     found, mine = operands(gpt2, 1, 2, 4), gpt2.model.h[1].attn.c_attn
     whole = (
         found.hidden @ mine.weight.detach().double().numpy() + mine.bias.detach().double().numpy()
@@ -210,7 +215,7 @@ def test_soft_caps_and_sinks(name: str) -> None:
     made = next(one for one in ARCHITECTURES if one.name == name)
     model = HuggingFace(name, made.build(), plain_tokenizer())
     ids = Prompt("", ids=tuple(range(3, 12)))
-    one = Request(Selection(((1, 1),)), Selection(((1, 1),)), query=Spot(5))
+    one = Request(Selection(((1, 1),)), Selection(((1, 1),)), query=TokenReference(5))
     found = model.operands(ids, one)
     steps = explain_query(found)
     assert np.allclose(steps.weights, model.capture(ids, one).maps[0].weights[0, 0, 0], **CLOSE)
@@ -226,8 +231,10 @@ def test_soft_caps_and_sinks(name: str) -> None:
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
 def test_an_encoder_decoder(kind: str, tiny: Tiny) -> None:
     """Each map of T5 is followed; its scores have a bias by position and no scale."""
-    model, prompt = load(str(tiny("t5"))), Prompt(SENTENCE, target="it sat there")
-    one = Request(Selection(((1, 1),)), Selection(((2, 2),)), kinds=(kind,), query=Spot(1))
+    model, prompt = load_model(str(tiny("t5"))), Prompt(SENTENCE, target="it sat there")
+    one = Request(
+        Selection(((1, 1),)), Selection(((2, 2),)), kinds=(kind,), query=TokenReference(1)
+    )
     steps = explain_query(model.operands(prompt, one))
     assert np.allclose(steps.weights, model.capture(prompt, one).maps[0].weights[0, 0, 0], **CLOSE)
     assert agree(steps.output, steps.given.output)
@@ -238,13 +245,13 @@ def test_an_encoder_decoder(kind: str, tiny: Tiny) -> None:
 def test_models_that_show_weights_alone(tiny: Tiny) -> None:
     """A model whose attention is found as the result of a softmax cannot be followed, in one line."""
     with pytest.raises(ModelError, match="cannot be followed"):
-        operands(load(str(tiny("gpt_neo"))), 0, 0, 3)
+        operands(load_model(str(tiny("gpt_neo"))), 0, 0, 3)
 
 
 @pytest.mark.parametrize("score", [None, "additive"])
 def test_a_result_is_made_of_a_model_and_a_prompt(score: str | None) -> None:
     """Without a command, an explanation gives the document, a row for each key, and three tables with all keys."""
-    model, prompt = load("builtin"), Prompt(SENTENCE)
+    model, prompt = load_model("builtin"), Prompt(SENTENCE)
     result = explain_score(score, model, prompt) if score else explain_head(model, prompt)
     document = result.to_dict()
     assert document["query"]["place"] == 11
@@ -313,7 +320,7 @@ def test_files(call: Call, tmp_path: Path, suffix: str) -> None:
     assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
 
 
-@pytest.mark.parametrize("name", RAW)
+@pytest.mark.parametrize("name", RAW_SCORES)
 def test_scores_need_no_model(call: Call, name: str) -> None:
     """Each score function is drawn, and agrees with our layer."""
     found = json.loads(
@@ -356,7 +363,7 @@ def test_what_cannot_be_followed(call: Call, tiny: Tiny, monkeypatch: pytest.Mon
     done = call("explain", SENTENCE, "-m", tiny("gpt_neo"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert "cannot be followed" in done.stderr
-    blind = replace(operands(load("builtin"), 1, 3, 4), visible=np.zeros(12, bool))
+    blind = replace(operands(load_model("builtin"), 1, 3, 4), visible=np.zeros(12, bool))
     monkeypatch.setattr(Builtin, "operands", lambda *_: blind)
     done = call("explain", SENTENCE)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)

@@ -30,7 +30,13 @@ from attnviz.errors import UsageError
 from attnviz.escape import label
 from attnviz.render.colour import MAPS, is_light, make_palette
 from attnviz.render.figure import fonts as installed
-from attnviz.render.figure.figure import FIGURE_FORMATS, STYLES, Style, compose_sheet, figure
+from attnviz.render.figure.figure import (
+    FIGURE_FORMATS,
+    STYLES,
+    FigureStyle,
+    compose_sheet,
+    render_figure,
+)
 from attnviz.render.figure.layout import LEAST_POINTS, choose_bar_ticks, cut_text, wrap_text
 from attnviz.render.figure.sheet import COLOURS, Sheet
 from attnviz.render.figure.truetype import convert_font
@@ -52,7 +58,7 @@ WORDS = (
     "internationalised",
 )
 SINK = Scale(0.4, 0.9)
-PLAIN = Style()
+PLAIN = FigureStyle()
 HOSTILE = (
     "</script><img onerror=alert(1)>",
     "&amp;&#0;",
@@ -127,9 +133,11 @@ def strip(n: int = 12, labels: tuple[str, ...] | None = None) -> Strip:
 MAKERS = {"heatmap": heatmap, "rows": rows, "grid": grid, "strip": strip}
 
 
-def dots(drawable: Picture, style: Style = PLAIN) -> np.ndarray:
+def dots(drawable: Picture, style: FigureStyle = PLAIN) -> np.ndarray:
     """The picture as (row, column) of red, green, blue and alpha."""
-    return np.asarray(Image.open(io.BytesIO(figure(drawable, "png", style).data)).convert("RGBA"))
+    return np.asarray(
+        Image.open(io.BytesIO(render_figure(drawable, "png", style).data)).convert("RGBA")
+    )
 
 
 def middles(sheet: Sheet, image: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +163,7 @@ def expected(shown: Panel, scale: Scale, colours: str = "viridis") -> np.ndarray
 @pytest.mark.parametrize("n", [1, 5, 40])
 def test_every_cell_has_its_colour(n: int, colours: str) -> None:
     """The dot in the middle of a cell is the colour of its weight; beyond the scale another, masked the background."""
-    drawable, style = heatmap(n), Style("paper", colours=colours)
+    drawable, style = heatmap(n), FigureStyle("paper", colours=colours)
     with compose_sheet(drawable, style) as sheet:
         y, x = middles(sheet)
     np.testing.assert_array_equal(
@@ -170,14 +178,14 @@ def test_every_cell_has_its_colour(n: int, colours: str) -> None:
 def test_every_scale_has_its_colours(look: Scale) -> None:
     """Linear and √, tiny and empty: cells as the scale says."""
     drawable = heatmap(5, scale=look)
-    with compose_sheet(drawable, Style()) as sheet:
+    with compose_sheet(drawable, FigureStyle()) as sheet:
         y, x = middles(sheet)
     np.testing.assert_array_equal(dots(drawable)[np.ix_(y, x)], expected(drawable.panel, look))
 
 
 def test_nothing_is_painted_where_masked_or_transparent() -> None:
     """With ``transparent`` the background and masked cells let through what is behind, and cells do not."""
-    drawable, style = heatmap(5), Style(transparent=True)
+    drawable, style = heatmap(5), FigureStyle(transparent=True)
     with compose_sheet(drawable, style) as sheet:
         y, x = middles(sheet)
     alpha = dots(drawable, style)[..., 3]
@@ -198,7 +206,7 @@ def test_every_thumbnail_has_its_cells() -> None:
     )
     drawable = replace(drawable, panels=panels)
     picture = dots(drawable)
-    with compose_sheet(drawable, Style()) as sheet:
+    with compose_sheet(drawable, FigureStyle()) as sheet:
         places = [middles(sheet, i) for i in range(4)]
         names = {text.get_text(): text.get_position() for text in sheet.axes.texts}
     shown = [(i, j, p) for i, row in enumerate(panels) for j, p in enumerate(row) if p]
@@ -210,7 +218,7 @@ def test_every_thumbnail_has_its_cells() -> None:
 
 def test_one_head_a_layer_is_no_tower() -> None:
     """Layers with one head each stand beside each other, each under its name."""
-    with compose_sheet(grid(7, layers=8, heads=1), Style("paper")) as sheet:
+    with compose_sheet(grid(7, layers=8, heads=1), FigureStyle("paper")) as sheet:
         assert sheet.figure.get_figheight() < sheet.width
         assert {f"L{i}H0" for i in range(8)} <= {text.get_text() for text in sheet.axes.texts}
 
@@ -219,13 +227,13 @@ def test_one_head_a_layer_is_no_tower() -> None:
 def test_pooled_cells_are_the_largest(n: int) -> None:
     """Where there are more cells than dots, a cell is the largest weight of its block, and the caption says so."""
     drawable = heatmap(n)
-    style = Style("paper")
+    style = FigureStyle("paper")
     with compose_sheet(drawable, style) as sheet:
         drawn = sheet.axes.images[0].get_array()
         told = [text.get_text() for text in sheet.axes.texts]
     each = -(-n // len(drawn))
     assert each == (2 if n == 700 else 4)
-    pooled = drawable.panel.pooled(len(drawn), len(drawn))
+    pooled = drawable.panel.pool(len(drawn), len(drawn))
     np.testing.assert_array_equal(
         drawn, make_palette(steps=COLOURS)[drawable.scale.steps(pooled, COLOURS)]
     )
@@ -235,7 +243,7 @@ def test_pooled_cells_are_the_largest(n: int) -> None:
 def test_strips_colour_each_token() -> None:
     """A box a token in the colour of its weight, its text black or white; masked text has none and is dim."""
     drawable = strip(40)
-    with compose_sheet(drawable, Style()) as sheet:
+    with compose_sheet(drawable, FigureStyle()) as sheet:
         boxes, chosen = sheet.axes.collections[:2]
         written = sheet.axes.texts[1:41]
     visible = drawable.panel.visible[0]
@@ -265,18 +273,20 @@ def test_strips_colour_each_token() -> None:
 @pytest.mark.parametrize(
     ("drawable", "style", "inches"),
     [
-        (heatmap(), Style("paper"), 3.25),
-        (grid(), Style("paper"), 6.75),
-        (grid(heads=4), Style("paper"), 3.25),
-        (strip(), Style("slide"), 10),
-        (heatmap(), Style(), 6.75),
-        (grid(), Style(), 9),
-        (heatmap(90), Style("paper", inches=3.3, dpi=610), 3.3),
+        (heatmap(), FigureStyle("paper"), 3.25),
+        (grid(), FigureStyle("paper"), 6.75),
+        (grid(heads=4), FigureStyle("paper"), 3.25),
+        (strip(), FigureStyle("slide"), 10),
+        (heatmap(), FigureStyle(), 6.75),
+        (grid(), FigureStyle(), 9),
+        (heatmap(90), FigureStyle("paper", inches=3.3, dpi=610), 3.3),
     ],
 )
-def test_the_width_is_exact(drawable: Picture, style: Style, inches: float, form: str) -> None:
+def test_the_width_is_exact(
+    drawable: Picture, style: FigureStyle, inches: float, form: str
+) -> None:
     """A figure is as wide as its style or ``inches`` says, whatever the dots an inch."""
-    data = figure(drawable, form, style).data
+    data = render_figure(drawable, form, style).data
     if form == "png":
         image = Image.open(io.BytesIO(data))
         dpi = style.dpi or {"paper": 300, "slide": 150, "screen": 200}[style.name]
@@ -315,7 +325,7 @@ def test_every_text_has_its_room(kind: str, n: int, style: str) -> None:
         title="a model with a name · layer 10 · head 11 · of what there is to see " * 2,
     )
     drawable = replace(drawable, scale=Scale(0.9, 0.9)) if n == 12 else drawable
-    with compose_sheet(drawable, Style(style, dpi=100)) as sheet:
+    with compose_sheet(drawable, FigureStyle(style, dpi=100)) as sheet:
         texts = extents(sheet)
         cells = np.array([image.get_window_extent().extents for image in sheet.axes.images])
         page = sheet.figure.bbox
@@ -337,7 +347,7 @@ def test_labels_name_their_cells() -> None:
         columns=axis("keys", part.columns.labels, 100),
     )
     for drawable, every in ((heatmap(12), 1), (numbered, 5)):
-        with compose_sheet(drawable, Style("paper")) as sheet:
+        with compose_sheet(drawable, FigureStyle("paper")) as sheet:
             y, x = middles(sheet)
             found = {
                 (text.get_text(), text.get_rotation()): text.get_position()
@@ -356,7 +366,7 @@ def test_tiles_are_labelled_by_their_first_token() -> None:
         Axis(name, words(50), tuple(range(50)), 8, (True,) * 50) for name in ("queries", "keys")
     )
     drawable = Heatmap("", panel(7, 7), *sides, Scale(1, 1), ())
-    with compose_sheet(drawable, Style()) as sheet:
+    with compose_sheet(drawable, FigureStyle()) as sheet:
         y, _ = middles(sheet)
         found = {text.get_text(): text.get_position() for text in sheet.axes.texts}
     assert [
@@ -372,7 +382,7 @@ def test_tiles_are_labelled_by_their_first_token() -> None:
 def test_the_colour_bar_tells_the_truth(drawable: Picture, scale: Scale) -> None:
     """Beside each weight that the bar names is the colour of that weight; what is beyond it has a swatch."""
     drawable = replace(drawable, scale=scale)
-    with compose_sheet(drawable, Style()) as sheet:
+    with compose_sheet(drawable, FigureStyle()) as sheet:
         written = {text.get_text(): text.get_position() for text in sheet.axes.texts}
         bars = [image for image in sheet.axes.images if image.get_array().size == COLOURS * 4]
         swatches = [image for image in sheet.axes.images if image.get_array().size == 4]
@@ -433,26 +443,26 @@ def test_a_style_file_is_honoured(tmp_path: Path) -> None:
         "xtick.color: red\nfigure.facecolor: 00ff00\nfigure.figsize: 4, 3\nfigure.dpi: 70\n"
         "text.usetex: True\nsavefig.bbox: tight\ntext.parse_math: True\nbackend: pdf\n"
     )
-    with compose_sheet(heatmap(5), Style(str(path))) as sheet:
+    with compose_sheet(heatmap(5), FigureStyle(str(path))) as sheet:
         assert {text.get_fontfamily()[0] for text in sheet.axes.texts} == {"DejaVu Serif"}
         assert (colours_of(sheet.axes.texts) == (1, 0, 0, 1)).all()
         assert {text.get_fontsize() for text in sheet.axes.texts if text.get_text() == "[CLS]"} == {
             5
         }
         assert not any(text.get_usetex() for text in sheet.axes.texts)
-    picture = dots(heatmap(5), Style(str(path)))
+    picture = dots(heatmap(5), FigureStyle(str(path)))
     assert picture.shape[1] == 4 * 70
     assert tuple(picture[0, 0]) == (0, 255, 0, 255)
-    assert dots(heatmap(5), Style(str(path), dpi=100, inches=2)).shape[1] == 200
+    assert dots(heatmap(5), FigureStyle(str(path), dpi=100, inches=2)).shape[1] == 200
 
 
 def test_own_settings_of_matplotlib_are_honoured_and_kept() -> None:
     """What a user set in matplotlib holds where the style says nothing, and is as it was afterwards."""
     with mpl.rc_context({"figure.facecolor": "blue", "font.size": 33.0}):
-        assert tuple(dots(heatmap(5), Style("paper"))[0, 0]) == (0, 0, 255, 255)
+        assert tuple(dots(heatmap(5), FigureStyle("paper"))[0, 0]) == (0, 0, 255, 255)
         assert mpl.rcParams["font.size"] == 33
     before = dict(mpl.rcParams)
-    figure(heatmap(5), "pdf", Style("slide"))
+    render_figure(heatmap(5), "pdf", FigureStyle("slide"))
     assert dict(mpl.rcParams) == before
 
 
@@ -472,7 +482,7 @@ def test_no_style_is_refused_in_a_line(
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError, match=r"some\.mplstyle") as raised:
-        figure(heatmap(), "png", Style(str(path)))
+        render_figure(heatmap(), "png", FigureStyle(str(path)))
     assert "\n" not in str(raised.value)
     assert "style" in str(raised.value)
     assert capsys.readouterr() == ("", "")
@@ -482,16 +492,16 @@ def test_no_style_is_refused_in_a_line(
 @pytest.mark.parametrize(
     ("style", "told"),
     [
-        (Style("glossy"), "no style glossy: it must be paper, slide, screen"),
-        (Style(inches=0.5), "1.5 to 100 inches"),
-        (Style(inches=float("nan")), "1.5 to 100 inches"),
-        (Style(dpi=10**6), "dots is too large"),
+        (FigureStyle("glossy"), "no style glossy: it must be paper, slide, screen"),
+        (FigureStyle(inches=0.5), "1.5 to 100 inches"),
+        (FigureStyle(inches=float("nan")), "1.5 to 100 inches"),
+        (FigureStyle(dpi=10**6), "dots is too large"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(style: Style, told: str) -> None:
+def test_what_cannot_be_drawn_is_refused(style: FigureStyle, told: str) -> None:
     """A style that is not there, a width for nothing, more dots than memory holds."""
     with pytest.raises(UsageError, match=told):
-        figure(heatmap(), "png", style)
+        render_figure(heatmap(), "png", style)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +509,7 @@ def test_what_cannot_be_drawn_is_refused(style: Style, told: str) -> None:
 )
 def test_titles(title: str | None, shown: str | None) -> None:
     """The title is the drawable's, or another, escaped and literal, or none."""
-    with compose_sheet(heatmap(), Style(title=title)) as sheet:
+    with compose_sheet(heatmap(), FigureStyle(title=title)) as sheet:
         first = sheet.axes.texts[0].get_text()
     assert first == (shown or WORDS[0])
 
@@ -515,8 +525,8 @@ def svg_texts(data: bytes) -> list[str]:
 def test_svg_is_well_formed_and_text_is_text(name: str) -> None:
     """Labels, title and caption are elements of text, in the order that they are drawn; cells stay sharp."""
     drawable = MAKERS[name](12)
-    data = figure(drawable, "svg").data
-    with compose_sheet(drawable, Style()) as sheet:
+    data = render_figure(drawable, "svg").data
+    with compose_sheet(drawable, FigureStyle()) as sheet:
         assert svg_texts(data) == [text.get_text() for text in sheet.axes.texts]
     images = list(ET.fromstring(data).iter("{http://www.w3.org/2000/svg}image"))
     assert images
@@ -556,11 +566,11 @@ def signs(pdf: bytes) -> set[str]:
 def test_pdf_has_truetype_fonts_and_text(name: str) -> None:
     """Fonts are embedded as TrueType, never Type 3, and every sign can be copied."""
     drawable = MAKERS[name](12)
-    data = figure(drawable, "pdf").data
+    data = render_figure(drawable, "pdf").data
     assert b"/Type0" in data
     assert b"/FontFile2" in data
     assert b"/Type3" not in data
-    with compose_sheet(drawable, Style()) as sheet:
+    with compose_sheet(drawable, FigureStyle()) as sheet:
         drawn = set().union(*(text.get_text() for text in sheet.axes.texts))
     assert drawn <= signs(data)
 
@@ -570,7 +580,7 @@ def test_pdf_has_truetype_fonts_and_text(name: str) -> None:
 def test_hostile_labels_are_shown_and_not_obeyed(make: type, form: str) -> None:
     """Markup, formulas, escape sequences, bidi controls and ten thousand letters are drawn as what they are."""
     drawable = make(labels=HOSTILE)
-    data = figure(drawable, form, Style("paper")).data
+    data = render_figure(drawable, form, FigureStyle("paper")).data
     if form == "png":
         assert Image.open(io.BytesIO(data)).width == 975
         return
@@ -596,7 +606,7 @@ def test_hostile_labels_are_shown_and_not_obeyed(make: type, form: str) -> None:
 
 def test_formulas_are_not_set() -> None:
     """A label in dollar signs is as wide as its letters."""
-    with compose_sheet(heatmap(labels=(r"$\alpha$", "b")), Style()) as sheet:
+    with compose_sheet(heatmap(labels=(r"$\alpha$", "b")), FigureStyle()) as sheet:
         text = next(text for text in sheet.axes.texts if text.get_text() == r"$\alpha$")
         assert text.get_window_extent().width == pytest.approx(
             sheet.ems(r"$\alpha$") * text.get_fontsize() / 72 * sheet.dpi, abs=2
@@ -607,7 +617,7 @@ def digests() -> str:
     """One line for what is written of each drawable in each format."""
     drawables = heatmap(labels=HOSTILE), grid(4, layers=2, heads=2), strip()
     return " ".join(
-        hashlib.sha256(figure(drawable, form, Style("paper")).data).hexdigest()
+        hashlib.sha256(render_figure(drawable, form, FigureStyle("paper")).data).hexdigest()
         for drawable in drawables
         for form in FIGURE_FORMATS
     )
@@ -624,7 +634,7 @@ def test_the_same_bytes_in_every_process() -> None:
         [sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=environment, check=True
     )
     assert done.stdout.decode().strip() == found
-    svg, pdf, png = (figure(heatmap(), form).data for form in ("svg", "pdf", "png"))
+    svg, pdf, png = (render_figure(heatmap(), form).data for form in ("svg", "pdf", "png"))
     assert not re.search(rb"CreationDate|ModDate|/Producer|/Creator", pdf)
     assert b"metadata" not in svg
     assert set(re.findall(rb"(IHDR|pHYs|IDAT|IEND|tEXt|iTXt|zTXt|tIME|eXIf)", png)) == {
@@ -650,9 +660,9 @@ def bundled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_signs_that_the_usual_font_lacks_come_from_others() -> None:
     """Another font is taken where one has the sign, and text that needs none opens none."""
     drawable = heatmap(labels=("⌽", "a"))  # of DejaVu Sans Mono
-    with compose_sheet(drawable, Style()) as sheet:
+    with compose_sheet(drawable, FigureStyle()) as sheet:
         assert sheet.axes.texts[1].get_fontfamily()[-1] == "DejaVu Sans Mono"
-    drawn = figure(drawable, "pdf")
+    drawn = render_figure(drawable, "pdf")
     assert drawn.notes == ()
     assert "⌽" in signs(drawn.data)
     assert b"DejaVuSansMono" in drawn.data
@@ -662,14 +672,14 @@ def test_signs_that_the_usual_font_lacks_come_from_others() -> None:
 @pytest.mark.usefixtures("bundled")
 def test_signs_that_no_font_has_are_told() -> None:
     """A note names them, few of many, and what would help; of a label that is not drawn it says nothing."""
-    assert figure(heatmap(labels=("𓂀", "a")), "png").notes == (
+    assert render_figure(heatmap(labels=("𓂀", "a")), "png").notes == (
         "no installed font has 𓂀 (U+13080): it is drawn as a box; a Noto font would have it",
     )
-    (told,) = figure(strip(labels=("猫犬魚鳥馬牛羊", "a")), "svg").notes
+    (told,) = render_figure(strip(labels=("猫犬魚鳥馬牛羊", "a")), "svg").notes
     assert told.startswith("no installed font has 牛 (U+725B), 犬 (U+72AC), ")
     assert told.endswith(" and 2 more: they are drawn as boxes; Noto fonts would have them")
     hidden = heatmap(labels=tuple("猫" if i == 1 else "a" for i in range(90)))
-    assert figure(hidden, "png").notes == ()
+    assert render_figure(hidden, "png").notes == ()
     assert installed.choose_fonts(["猫"]) == ((), {"猫"}, ())
 
 
@@ -712,14 +722,14 @@ SIGN = "\u16a0"  # a rune, which the bundled fonts lack
 def test_fonts_without_truetype_outlines_are_embedded_as_truetype(postscript: str) -> None:
     """A copy of what a PDF needs of them: no Type 3, every sign can be copied, the same bytes; fonts left as found."""
     before = list(font_manager.fontManager.ttflist)
-    drawn = figure(heatmap(labels=(SIGN, "a")), "pdf")
+    drawn = render_figure(heatmap(labels=(SIGN, "a")), "pdf")
     assert drawn.notes == ()
     assert b"/Type3" not in drawn.data
     assert b"CurvesTrueType" in drawn.data
     assert {SIGN, "a"} <= signs(drawn.data)
-    assert figure(heatmap(labels=(SIGN, "a")), "pdf").data == drawn.data
+    assert render_figure(heatmap(labels=(SIGN, "a")), "pdf").data == drawn.data
     assert font_manager.fontManager.ttflist == before
-    with compose_sheet(heatmap(labels=(SIGN, "a")), Style()) as sheet:
+    with compose_sheet(heatmap(labels=(SIGN, "a")), FigureStyle()) as sheet:
         assert sheet.axes.texts[1].get_fontfamily()[-1] == postscript
 
 
@@ -747,13 +757,13 @@ def test_fonts_that_cannot_be_copied_do_not_break_a_pdf(monkeypatch: pytest.Monk
     """Such a PDF has fonts of Type 3, and a note; its text is text. Other formats need no copy."""
     monkeypatch.setattr(installed, "has_truetype_outlines", lambda path: False)
     monkeypatch.setattr("attnviz.render.figure.truetype.convert_font", lambda *font: b"no font")
-    drawn = figure(heatmap(), "pdf")
+    drawn = render_figure(heatmap(), "pdf")
     assert b"/Type3" in drawn.data
     assert b"/Type0" not in drawn.data
     assert set("brown") <= signs(drawn.data)
     assert len(drawn.notes) == 1
     assert "Type 3" in drawn.notes[0]
-    assert figure(heatmap(), "svg").notes == ()
+    assert render_figure(heatmap(), "svg").notes == ()
 
 
 def test_outlines_are_told_by_the_head_of_a_font(tmp_path: Path) -> None:

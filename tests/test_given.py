@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save as save_tensors
 
 import attnviz
-from attnviz.analysis.statistics import describe, sink
+from attnviz.analysis.statistics import find_sink, measure_statistics
 from attnviz.errors import InputError
 from attnviz.io import formats, untrusted
 from attnviz.record import AttentionMap, Capture
@@ -96,7 +96,7 @@ def test_missing_axes_are_added(suffix: str, dimensions: int, tmp_path: Path) ->
     assert (part.kind, capture.text, capture.target) == ("self", "0 1 2 3", None)
     assert not any(token.special for token in part.queries)
     for item in ("entropy", "received", "sink", "distance", "diagonal", "previous"):
-        expected = getattr(describe(part.weights, part.visible, square=True), item)
+        expected = getattr(measure_statistics(part.weights, part.visible, square=True), item)
         np.testing.assert_array_equal(getattr(part.statistics, item), expected)
 
 
@@ -388,7 +388,7 @@ def test_statistics_agree_with_their_definitions(weights: np.ndarray) -> None:
     visible = np.tri(4, dtype=bool)
     weights = np.where(visible, weights, 0)
     weights /= weights.sum(-1, keepdims=True)
-    found = describe(weights, visible, square=True)
+    found = measure_statistics(weights, visible, square=True)
     for head in range(2):
         w = weights[0, head].astype(float)
         entropy = [-sum(x * np.log(x) for x in row if x > 0) for row in w]
@@ -411,7 +411,7 @@ def test_statistics_agree_with_their_definitions(weights: np.ndarray) -> None:
 def test_statistics_of_even_attention() -> None:
     """Spread over n keys, entropy is log n and every key receives 1/n; queries that see nothing do not count."""
     visible = np.array([[True] * 4, [True] * 4, [False] * 4, [True] * 4])
-    found = describe(np.where(visible, EVEN, 0), visible, square=True)
+    found = measure_statistics(np.where(visible, EVEN, 0), visible, square=True)
     np.testing.assert_allclose(
         found.entropy, np.broadcast_to(np.log(4) * visible[:, 0], (2, 3, 4)), **close(4)
     )
@@ -427,25 +427,27 @@ def test_statistics_of_even_attention() -> None:
 
 def test_statistics_between_two_texts() -> None:
     """Between two texts there is no distance, diagonal or previous token."""
-    found = describe(np.full((1, 1, 2, 3), 1 / 3, np.float32), np.array(True), square=False)
+    found = measure_statistics(
+        np.full((1, 1, 2, 3), 1 / 3, np.float32), np.array(True), square=False
+    )
     assert (found.distance, found.diagonal, found.previous) == (None, None, None)
 
 
 def test_one_token_has_no_statistics_to_speak_of() -> None:
     """A query with one key has no choice: entropy 0 and not -0, nothing received, and no sink."""
-    found = describe(np.ones((1, 1, 1, 1), np.float32), np.array(True), square=True)
+    found = measure_statistics(np.ones((1, 1, 1, 1), np.float32), np.array(True), square=True)
     assert not np.signbit(found.entropy).any()
     assert not found.entropy.any()
     assert not found.received.any()
     assert (found.diagonal[0, 0], found.previous[0, 0], found.distance[0, 0]) == (1, 0, 0)
-    assert sink(found.received, [0]) is None
+    assert find_sink(found.received, [0]) is None
 
 
 def test_the_sink_is_a_candidate() -> None:
     """The sink is the candidate that received most on the average of layers and heads, whatever others received."""
     received = np.array([[[0.1, 0.6, 0.3], [0.3, 0.6, 0.1]]], np.float32)
-    assert sink(received, [0, 1, 2]) == (1, pytest.approx(0.6))
-    assert sink(received, [2, 0]) == (2, pytest.approx(0.2))
+    assert find_sink(received, [0, 1, 2]) == (1, pytest.approx(0.6))
+    assert find_sink(received, [2, 0]) == (2, pytest.approx(0.2))
 
 
 @settings(

@@ -15,17 +15,17 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from attnviz.engine.edits import Edits
-from attnviz.engine.observers.gradient import Graded
+from attnviz.engine.edits import RunEdits
+from attnviz.engine.observers.gradient import GradientObserver
 from attnviz.errors import ModelError, UsageError
-from attnviz.experiments.ablation import without
-from attnviz.lm.model import blocks, logits
-from attnviz.models import load
+from attnviz.experiments.ablation import make_ablation
+from attnviz.lm.model import evaluate_layers, project_logits
+from attnviz.models import load_model
 from attnviz.models.builtin import Builtin
-from attnviz.models.huggingface.attention import Reading, forward, undisturbed
+from attnviz.models.huggingface.attention import AttentionReader, call_model, run_undisturbed
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import NOTHING, Edge, Intervention, Placement, Prompt, Request, Target
-from attnviz.selection import Spot, parse, parse_heads
+from attnviz.selection import TokenReference, parse_heads, parse_numbers
 from tests.architectures import ARCHITECTURES, set_eager
 from tests.tiny import MODELS, SIZES, VOCABULARY, ending_tokenizer
 from tests.tolerance import close
@@ -51,12 +51,12 @@ def last(outputs: Any) -> Tensor:
 
 def graded(model: torch.nn.Module, inputs: Any) -> list[Tensor]:
     """What is kept at each call, (head, query, key)."""
-    reading, seen = Reading(model), Graded(Edits())
+    reading, seen = AttentionReader(model), GradientObserver(RunEdits())
     sites = reading.survey(inputs).sites
 
     def slopes(model: Any, inputs: Any) -> Any:
         with torch.enable_grad():
-            return seen.slopes(last(forward(model, inputs)))
+            return seen.slopes(last(call_model(model, inputs)))
 
     found, _ = reading.run(inputs, seen, slopes)
     heads = [tuple(range(site.heads)) for site in sites]
@@ -66,9 +66,9 @@ def graded(model: torch.nn.Module, inputs: Any) -> list[Tensor]:
 def eager(model: torch.nn.Module, inputs: Any, of: Callable[[Any], Tensor] = last) -> list[Tensor]:
     """The same by autograd through the weights that the library returns, kind after kind."""
     kinds = "attentions", "encoder_attentions", "decoder_attentions", "cross_attentions"
-    with undisturbed(model), torch.enable_grad():
+    with run_undisturbed(model), torch.enable_grad():
         set_eager(model)
-        outputs = forward(model, {**inputs, "output_attentions": True})
+        outputs = call_model(model, {**inputs, "output_attentions": True})
         weights = [part for kind in kinds for part in getattr(outputs, kind, None) or ()]
         slopes = torch.autograd.grad(
             of(outputs), weights, allow_unused=True, materialize_grads=True
@@ -83,7 +83,7 @@ def test_gradients_equal_autograd_through_eager_weights(name: str) -> None:
     """Of every head: grouped and latent ones, soft caps, sinks, relative positions, windows, two texts."""
     model, inputs = KNOWN[name].build(), KNOWN[name].inputs(None)
     found, expected = graded(model, inputs), eager(model, inputs)
-    reading = Reading(model)
+    reading = AttentionReader(model)
     sites = reading.survey(inputs).sites
     order = [
         at
@@ -194,7 +194,7 @@ def test_the_gradient_of_a_masked_token() -> None:
         torch.stack(eager(model.model, inputs, prediction(target, place))),
         **close(VOCABULARY),
     )
-    named = Request(method="gradient", target=Target(None, Spot(1)))
+    named = Request(method="gradient", target=Target(None, TokenReference(1)))
     target = int(model.model(**inputs).logits[0, 1].argmax())
     np.testing.assert_allclose(
         model.capture(Prompt(text), named).maps[0].weights,
@@ -212,8 +212,8 @@ def builtin_gradients(model: Builtin, ids: list[int], place: int, target: int) -
     tensors = {
         name: torch.from_numpy(array).requires_grad_() for name, array in model.parameters.items()
     }
-    run = list(blocks(tensors, torch.tensor(ids), model.config))
-    said = logits(tensors, run[-1].hidden[place])
+    run = list(evaluate_layers(tensors, torch.tensor(ids), model.config))
+    said = project_logits(tensors, run[-1].hidden[place])
     weights = [block.attended.weights for block in run]
     slopes = torch.autograd.grad(said[target] - said.mean(), weights)
     return np.stack(
@@ -224,9 +224,9 @@ def builtin_gradients(model: Builtin, ids: list[int], place: int, target: int) -
 @pytest.mark.parametrize("query", [None, 4])
 def test_gradients_of_the_builtin_model(query: int | None) -> None:
     """The same as autograd through its weights, at the last token or at another."""
-    model = load()
+    model = load_model()
     assert isinstance(model, Builtin)
-    asked = Target(None, None if query is None else Spot(query))
+    asked = Target(None, None if query is None else TokenReference(query))
     part = model.capture(Prompt(TEXT), Request(method="gradient", target=asked)).maps[0]
     ids = [token.id for token in part.keys]
     response = model.respond(Prompt(TEXT), [NOTHING], asked)
@@ -240,10 +240,10 @@ def test_gradients_of_the_builtin_model(query: int | None) -> None:
 @pytest.mark.parametrize("name", ["builtin", "llama"])
 def test_a_window_of_gradients(name: str, llama: HuggingFace) -> None:
     """Some layers, heads, queries and keys are those of the whole."""
-    model = load() if name == "builtin" else llama
+    model = load_model() if name == "builtin" else llama
     whole = model.capture(Prompt(TEXT), GRADIENT).maps[0].weights
     request = Request(
-        parse("1-2"),
+        parse_numbers("1-2"),
         parse_heads("0,3"),
         method="gradient",
         rows=slice(3, None),
@@ -258,7 +258,7 @@ def test_a_window_of_gradients(name: str, llama: HuggingFace) -> None:
 def test_models_without_a_gradient_are_refused(minilm: Path) -> None:
     """One that predicts nothing, and one in integers; the line says what to use."""
     with pytest.raises(UsageError, match="--weights norm"):
-        load(str(minilm), predicts=True).capture(Prompt(TEXT), GRADIENT)
+        load_model(str(minilm), predicts=True).capture(Prompt(TEXT), GRADIENT)
     build, tokenizer = MODELS["llama"]
     model = build().eval()
     model.is_quantized = True
@@ -269,7 +269,7 @@ def test_models_without_a_gradient_are_refused(minilm: Path) -> None:
 @pytest.mark.parametrize("name", ["builtin", "llama"])
 def test_a_target_is_written_as_it_is_shown(name: str, llama: HuggingFace) -> None:
     """With a sign in the place of a space, or as a special token by name."""
-    model = load() if name == "builtin" else llama
+    model = load_model() if name == "builtin" else llama
     targets = [
         model.respond(Prompt(TEXT), [NOTHING], Target(token)).target
         for token in (" and", "␣and", "<bos>")
@@ -281,7 +281,7 @@ def test_a_target_is_written_as_it_is_shown(name: str, llama: HuggingFace) -> No
 @pytest.mark.parametrize("name", ["builtin", "llama"])
 def test_a_target_is_one_token(name: str, llama: HuggingFace) -> None:
     """Else its pieces are told."""
-    model = load() if name == "builtin" else llama
+    model = load_model() if name == "builtin" else llama
     with pytest.raises(UsageError, match="is 3 tokens: ' P', 'ar', 'iss'"):
         model.respond(Prompt(TEXT), [NOTHING], Target(" Pariss"))
 
@@ -305,7 +305,7 @@ def test_several_interventions_at_once(
     name: str, minilm: Path, tiny: Callable[[str], Path]
 ) -> None:
     """What a model says under each is what it says under that one alone; the first changes nothing."""
-    model = load(
+    model = load_model(
         "builtin" if name == "builtin" else str(minilm if name == "minilm" else tiny(name)),
         predicts=True,
     )
@@ -327,7 +327,7 @@ def masked(model: LlamaForCausalLM, ids: Tensor, hidden: Tensor) -> Tensor:
     count = ids.shape[1]
     hidden = hidden | torch.ones(count, count, dtype=torch.bool).triu(1)
     mask = torch.zeros(1, 1, count, count).masked_fill(hidden, torch.finfo(torch.float32).min)
-    with undisturbed(model):
+    with run_undisturbed(model):
         set_eager(model)
         return model(ids, attention_mask=mask).logits
 
@@ -351,7 +351,7 @@ def test_a_knocked_out_token_is_one_that_a_mask_hides(llama: HuggingFace) -> Non
 
 def test_what_is_said_after_another_token(llama: HuggingFace) -> None:
     """A query may be named."""
-    whole = llama.respond(Prompt(TEXT), [NOTHING], Target(query=Spot(4)))
+    whole = llama.respond(Prompt(TEXT), [NOTHING], Target(query=TokenReference(4)))
     ids = torch.tensor([[token.id for token in whole.tokens]])
     np.testing.assert_allclose(
         whole.outputs[0], llama.model(ids).logits[0, 4].detach(), rtol=0, atol=1e-5
@@ -362,8 +362,8 @@ def test_what_is_said_after_another_token(llama: HuggingFace) -> None:
 
 def test_what_an_encoder_says_is_a_vector(minilm: Path) -> None:
     """Of its first token, unless another is named."""
-    model = load(str(minilm), predicts=True)
-    for query, place in ((None, 0), (Spot("fox"), 4)):
+    model = load_model(str(minilm), predicts=True)
+    for query, place in ((None, 0), (TokenReference("fox"), 4)):
         response = model.respond(Prompt(TEXT), [NOTHING], Target(query=query))
         ids = torch.tensor([[token.id for token in response.tokens]])
         expected = model.model(ids).last_hidden_state[0, place].detach()
@@ -381,10 +381,10 @@ def test_cuda_equals_cpu(name: str, tiny: Callable[[str], Path]) -> None:
         COLUMN,
         HEAD,
         OTHER,
-        *(Intervention(change=without([(0, 2)], how, {})) for how in HOWS),
+        *(Intervention(change=make_ablation([(0, 2)], how, {})) for how in HOWS),
     ]
     cpu, cuda = (
-        load(folder, placement=Placement(device), predicts=True) for device in ("cpu", "cuda")
+        load_model(folder, placement=Placement(device), predicts=True) for device in ("cpu", "cuda")
     )
     for request in (GRADIENT, Request(method="norm"), Request(method="scores")):
         expected, found = (

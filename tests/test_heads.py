@@ -24,23 +24,35 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from attnviz.analysis.roles import ROLES, Layout, beyond, score_local, score_roles, score_uniform
+from attnviz.analysis.roles import (
+    ROLES,
+    Layout,
+    scale_above_chance,
+    score_local,
+    score_roles,
+    score_uniform,
+)
 from attnviz.cli.heads import read_texts
 from attnviz.errors import InputError, UsageError
 from attnviz.experiments.heads import find_head_roles, find_separators, measure_heads
-from attnviz.experiments.sequences import CHARACTERS, DOCUMENTS, excerpts, repeated
+from attnviz.experiments.sequences import (
+    EXCERPT_CHARACTERS,
+    MOST_DOCUMENTS,
+    draw_repeated_sequences,
+    take_excerpts,
+)
 from attnviz.io.samples import PLAIN_ENGLISH, find_samples
 from attnviz.lm import evaluate, store
-from attnviz.models import load
+from attnviz.models import load_model
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.record import Token
-from attnviz.render.terminal.draw import Screen, draw
+from attnviz.render.terminal.draw import Screen, draw_picture_lines
 from attnviz.request import Prompt, Request, Vocabulary
 from attnviz.results.head_roles import (
     HeadRole,
     Roles,
     RoleScore,
-    Setting,
+    SequenceSettings,
     explain_roles,
     make_names_table,
     make_roles_table,
@@ -153,7 +165,11 @@ def test_chance_is_that_of_the_same_sequences(visible: np.ndarray) -> None:
     }.items():
         assert found[role].chance == pytest.approx(np.mean([1 / seen[q] for q in queries]))
     assert found["uniform"].chance == pytest.approx(1)
-    assert [beyond(0.5, 0.5), beyond(1.0, 0.5), beyond(1.0, 1.0)] == [0, 1, 0]
+    assert [
+        scale_above_chance(0.5, 0.5),
+        scale_above_chance(1.0, 0.5),
+        scale_above_chance(1.0, 1.0),
+    ] == [0, 1, 0]
 
 
 def test_what_no_query_can_do_is_undefined() -> None:
@@ -179,30 +195,30 @@ def test_separators_are_punctuation_and_special_tokens_after_the_first() -> None
 def test_sequences_are_what_they_are_said_to_be() -> None:
     """Prefix, a block of distinct plain tokens, the block again, suffix; another seed gives others."""
     vocabulary = Vocabulary(tuple(range(10, 60)), (1,), (2, 3), 64)
-    found = repeated(vocabulary, Setting(5, 20, 7), "toy")
+    found = draw_repeated_sequences(vocabulary, SequenceSettings(5, 20, 7), "toy")
     for ids in found:
         assert (ids[:1], ids[41:]) == ((1,), (2, 3))
         assert ids[1:21] == ids[21:41]
         assert len({*ids[1:21]} & {*vocabulary.plain}) == 20
     assert len({*found}) == 5
     assert (
-        repeated(vocabulary, Setting(5, 20, 7), "toy")
+        draw_repeated_sequences(vocabulary, SequenceSettings(5, 20, 7), "toy")
         == found
-        != repeated(vocabulary, Setting(5, 20, 8), "toy")
+        != draw_repeated_sequences(vocabulary, SequenceSettings(5, 20, 8), "toy")
     )
-    assert repeated(vocabulary, Setting(1, 30), "toy")
+    assert draw_repeated_sequences(vocabulary, SequenceSettings(1, 30), "toy")
     with pytest.raises(UsageError, match=r"block of 31 .* toy: at most 30"):
-        repeated(vocabulary, Setting(1, 31), "toy")
+        draw_repeated_sequences(vocabulary, SequenceSettings(1, 31), "toy")
 
 
 def test_a_corpus_is_read_in_part() -> None:
     """So many documents at most, from all over it, and the beginning of each."""
     documents = [f"{i} " + "x" * 2000 for i in range(1000)]
-    found = excerpts(documents)
-    assert len(found) == DOCUMENTS
-    assert {*map(len, found)} == {CHARACTERS}
+    found = take_excerpts(documents)
+    assert len(found) == MOST_DOCUMENTS
+    assert {*map(len, found)} == {EXCERPT_CHARACTERS}
     assert (found[0][:2], found[-1][:3]) == ("0 ", "999")
-    assert excerpts(["a", "b"]) == ["a", "b"]
+    assert take_excerpts(["a", "b"]) == ["a", "b"]
 
 
 def test_the_samples_are_prose() -> None:
@@ -214,7 +230,9 @@ def test_the_samples_are_prose() -> None:
 @pytest.mark.parametrize("name", ["builtin", "minilm", "gpt2"])
 def test_ids_are_read_as_their_text_is(name: str, minilm: Path, tiny: Tiny) -> None:
     """A prompt of ids gives the attention of the text with these tokens."""
-    model = load({"builtin": "builtin", "minilm": str(minilm), "gpt2": str(tiny("gpt2"))}[name])
+    model = load_model(
+        {"builtin": "builtin", "minilm": str(minilm), "gpt2": str(tiny("gpt2"))}[name]
+    )
     by_text = model.capture(Prompt(SENTENCE), Request()).maps[0]
     by_ids = model.capture(
         Prompt("", ids=tuple(token.id for token in by_text.keys)), Request()
@@ -233,12 +251,12 @@ def test_ids_stand_alone(minilm: Path) -> None:
             Prompt(**wrong)
     for name in ("builtin", str(minilm)):
         with pytest.raises(InputError, match="sequence of ids has 600 tokens"):
-            load(name).capture(Prompt("", ids=(5,) * 600), Request())
+            load_model(name).capture(Prompt("", ids=(5,) * 600), Request())
 
 
 def test_vocabularies_tell_plain_tokens_from_others(minilm: Path, tiny: Tiny) -> None:
     """What stands around a text is known, and nothing special, added or never used is plain."""
-    bert = load(str(minilm))
+    bert = load_model(str(minilm))
     vocabulary = bert.read_vocabulary()
     names = AutoTokenizer.from_pretrained(minilm).convert_ids_to_tokens(list(vocabulary.plain))
     around = vocabulary.prefix, vocabulary.suffix, vocabulary.positions
@@ -246,7 +264,7 @@ def test_vocabularies_tell_plain_tokens_from_others(minilm: Path, tiny: Tiny) ->
     assert len(names) > 29_000
     assert not {"[CLS]", "[SEP]", "[PAD]", "[UNK]", "[unused7]"} & {*names}
     models = "builtin", str(tiny("llama")), str(tiny("chat"))
-    builtin, llama, chat = (load(name).read_vocabulary() for name in models)
+    builtin, llama, chat = (load_model(name).read_vocabulary() for name in models)
     assert (builtin.prefix, builtin.suffix, len(builtin.plain)) == ((0,), (), VOCABULARY - 1)
     assert llama.plain == chat.plain == builtin.plain
     assert (llama.prefix, llama.suffix) == ((0,), ())
@@ -258,19 +276,19 @@ def test_vocabularies_tell_plain_tokens_from_others(minilm: Path, tiny: Tiny) ->
 def found_heads(model: object, sequences: int = 16) -> dict[tuple[int, int], HeadRole]:
     return {
         head.place: head
-        for head in measure_heads(model, Setting(sequences), read_texts(None)).heads
+        for head in measure_heads(model, SequenceSettings(sequences), read_texts(None)).heads
     }
 
 
 def test_the_builtin_model_has_the_heads_it_was_trained_for() -> None:
     """Induction of at least 0.75 and previous token of at least 0.8 are named; scores are those of training's check."""
-    found = found_heads(load())
+    found = found_heads(load_model())
     named = {role: [head for head in found.values() if head.role == role] for role in ROLES}
     assert max(head.scores["induction"].mean for head in named["induction"]) >= 0.75
     assert max(head.scores["previous_token"].mean for head in named["previous_token"]) >= 0.8
-    stored = store.read(store.BUILTIN)
-    ids = evaluate.repeated(stored.config, 16, 25, 0)
-    best = evaluate.best_heads(stored.parameters, stored.config, ids)
+    stored = store.read_stored_model(store.BUILTIN)
+    ids = evaluate.make_repeated_blocks(stored.config, 16, 25, 0)
+    best = evaluate.name_best_heads(stored.parameters, stored.config, ids)
     for role in ("induction", "previous_token"):
         head = max(named[role], key=lambda head: head.scores[role].mean)
         assert f"L{head.layer}H{head.head}" == best[role].head
@@ -282,7 +300,7 @@ def test_the_builtin_model_has_the_heads_it_was_trained_for() -> None:
 
 def test_the_previous_token_head_of_minilm_is_found_on_text(minilm: Path) -> None:
     """L0H2 is named, and its score on text is that of eager transformers and plain NumPy."""
-    found = found_heads(load(str(minilm)), sequences=4)[0, 2]
+    found = found_heads(load_model(str(minilm)), sequences=4)[0, 2]
     assert found.role == "previous_token"
     assert found.on_text["previous_token"].mean > 0.95
     model = AutoModel.from_pretrained(minilm, attn_implementation="eager").eval()
@@ -307,7 +325,7 @@ def test_the_previous_token_head_of_minilm_is_found_on_text(minilm: Path) -> Non
 
 def ended_tokenizer() -> PreTrainedTokenizerFast:
     """A text has a beginning and an end, as an encoder's."""
-    tokenizer = Tokenizer.from_str(store.read(store.BUILTIN).tokenizer)
+    tokenizer = Tokenizer.from_str(store.read_stored_model(store.BUILTIN).tokenizer)
     tokenizer.add_special_tokens([END])
     tokenizer.post_processor = TemplateProcessing(
         f"<bos> $A {END}", None, [("<bos>", 0), (END, VOCABULARY)]
@@ -345,33 +363,37 @@ def test_no_head_of_a_random_model_has_a_name(kind: str, deviation: float) -> No
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             model = random_model(kind, deviation, layers=8 if seed == 3 else 2)
-        found = measure_heads(model, Setting(2, 25, seed), read_texts(None)[:4])
+        found = measure_heads(model, SequenceSettings(2, 25, seed), read_texts(None)[:4])
         assert {head.role for head in found.heads} == {None}
         for name, role in ROLES.items():
             for head in found.heads:
-                scores = [head.on(data)[name] for data in role.data if name in head.on(data)]
+                scores = [
+                    head.scores_on(data)[name] for data in role.data if name in head.scores_on(data)
+                ]
                 if role.threshold and scores:
                     assert (
-                        min(beyond(part.mean, part.chance) for part in scores)
+                        min(scale_above_chance(part.mean, part.chance) for part in scores)
                         < 0.8 * role.threshold
                     ), name
 
 
 def test_a_random_builtin_has_no_names(tmp_path: Path) -> None:
     """Our own architecture with noise for weights: nothing is named, and the screen says so."""
-    from attnviz.lm.train import initial
+    from attnviz.lm.train import draw_parameters
 
-    stored = store.read(store.BUILTIN)
-    noise = {name: part.numpy() for name, part in initial(stored.config, 5).items()}
-    store.write(tmp_path / "noise", store.Stored(stored.config, noise, stored.tokenizer))
-    found = measure_heads(load(str(tmp_path / "noise")), Setting(), read_texts(None))
+    stored = store.read_stored_model(store.BUILTIN)
+    noise = {name: part.numpy() for name, part in draw_parameters(stored.config, 5).items()}
+    store.write_stored_model(
+        tmp_path / "noise", store.StoredModel(stored.config, noise, stored.tokenizer)
+    )
+    found = measure_heads(load_model(str(tmp_path / "noise")), SequenceSettings(), read_texts(None))
     assert not [head for head in found.heads if head.role]
     assert "no head plays a role" in make_names_table(found).caption[0]
 
 
 def test_one_sequence_has_no_deviation() -> None:
     """Over one sequence and one text the deviation is undefined."""
-    found = measure_heads(load(), Setting(1, 10), ["One text."])
+    found = measure_heads(load_model(), SequenceSettings(1, 10), ["One text."])
     assert all(
         math.isnan(part.sd)
         for head in found.heads
@@ -548,9 +570,12 @@ def test_large_maps_fit_a_screen(layers: int, heads: int) -> None:
         for i in range(layers)
         for j in range(heads)
     )
-    roles = Roles("a-model", found, Setting(), 51, 6)
+    roles = Roles("a-model", found, SequenceSettings(), 51, 6)
     for table in (make_names_table(roles), make_scores_table(roles, "induction")):
-        lines = ["".join(part.text for part in line) for line in draw(table, Screen(width=80))]
+        lines = [
+            "".join(part.text for part in line)
+            for line in draw_picture_lines(table, Screen(width=80))
+        ]
         assert max(map(len, lines)) <= 80
         assert len([line for line in lines if line.startswith("L") and line[1].isdigit()]) == layers
     assert len(make_roles_table(roles).rows) == 1
@@ -571,16 +596,18 @@ def test_roles_are_found_in_python() -> None:
     """A result of the heads that are chosen, in all its forms, with the losses if these are asked for."""
     texts = read_texts(None)[:2]
     chosen = parse_heads("L0H2,L1H3")
-    plain = find_head_roles(load(), texts, Setting(2, 8), heads=chosen, role="induction")
+    plain = find_head_roles(
+        load_model(), texts, SequenceSettings(2, 8), heads=chosen, role="induction"
+    )
     assert plain.ablation is None
     assert [head["role"] for head in plain.to_dict()["heads"]] == ["previous_token", "induction"]
     assert {row["score"] for row in plain.rows()} <= {*ROLES}
     assert plain.tables()[0].title.endswith("induction on repeats")
     runs: list[tuple[int, int]] = []
     ablated = find_head_roles(
-        load(),
+        load_model(),
         texts,
-        Setting(2, 8),
+        SequenceSettings(2, 8),
         heads=chosen,
         ablates=True,
         watch=lambda *done: runs.append(done),

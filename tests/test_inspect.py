@@ -15,12 +15,12 @@ from PIL import Image
 import attnviz
 from attnviz.analysis.measures import COLUMNS, measure_map
 from attnviz.analysis.segments import choose_segments
-from attnviz.derived import Source
+from attnviz.derived import CaptureSource
 from attnviz.drawable import Heatmap, Table
-from attnviz.io.documents import document_json, rows_csv
-from attnviz.models import load
+from attnviz.io.documents import format_document_json, format_rows_csv
+from attnviz.models import load_model
 from attnviz.record import AttentionMap, Capture, Segment, Token
-from attnviz.render.terminal.cells import Paint
+from attnviz.render.terminal.cells import CellPaint
 from attnviz.render.terminal.draw import Screen
 from attnviz.request import Prompt
 from attnviz.results.inspection import (
@@ -33,7 +33,7 @@ from attnviz.results.inspection import (
 from attnviz.results.result import Result
 from attnviz.results.segment_shares import inspect_segments
 from attnviz.results.token_rows import inspect_cell, inspect_token
-from attnviz.selection import Spot
+from attnviz.selection import TokenReference
 from tests.conftest import SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.tolerance import close
@@ -106,7 +106,7 @@ def test_a_screen_is_filled(
     """With as many heads as it has lines for, a note and the next prompt among them."""
     from attnviz.cli import inspect
 
-    paint = Paint("shades", "viridis")
+    paint = CellPaint("shades", "viridis")
     monkeypatch.setattr(inspect, "open_screen", lambda *_, **__: Screen(80, height, paint))
     done = call("inspect", SENTENCE, "-m", minilm)
     taken = len(done.stdout.splitlines()) + len(done.stderr.splitlines()) + 1
@@ -259,7 +259,7 @@ def test_the_model_is_loaded_once(call: Run, monkeypatch: pytest.MonkeyPatch) ->
     from attnviz import models
 
     loads: list[str] = []
-    load = models.load
+    load = models.load_model
 
     def counting(name: str, **options: Any) -> Any:
         loads.append(name)
@@ -669,25 +669,27 @@ def test_an_empty_segment_says_why(call: Run) -> None:
 
 
 @pytest.fixture(scope="module")
-def source() -> Source:
-    return partial(load("builtin").capture, Prompt(SENTENCE))
+def source() -> CaptureSource:
+    return partial(load_model("builtin").capture, Prompt(SENTENCE))
 
 
 def same_as(result: Result, call: Run, *args: str) -> bool:
     """Whether a result makes the document and the lines that a command writes."""
     done = call("inspect", SENTENCE, *args, "--json")
     lines = call("inspect", SENTENCE, *args, "-o", "-", "--format", "csv")
-    document = document_json(result.to_dict()).decode()
-    return (document, rows_csv(result.rows()).decode()) == (done.stdout, lines.stdout)
+    document = format_document_json(result.to_dict()).decode()
+    return (document, format_rows_csv(result.rows()).decode()) == (done.stdout, lines.stdout)
 
 
-def test_results_are_made_without_a_command(call: Run, tmp_path: Path, source: Source) -> None:
+def test_results_are_made_without_a_command(
+    call: Run, tmp_path: Path, source: CaptureSource
+) -> None:
     """Each question is a function of a source, and its result makes what the command writes."""
     (tmp_path / "parts.txt").write_text("0:11 who\n12:27 where\n")
     segments = [Segment("who", 0, 11), Segment("where", 12, 27)]
     heads = inspect_heads([source])
-    token = inspect_token(source, Spot("it"))
-    cell = inspect_cell(source, Spot("it"), Spot("cat"))
+    token = inspect_token(source, TokenReference("it"))
+    cell = inspect_cell(source, TokenReference("it"), TokenReference("cat"))
     shares = inspect_segments(source, segments)
     assert same_as(heads, call)
     assert same_as(token, call, "--token", "it")

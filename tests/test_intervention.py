@@ -26,13 +26,17 @@ from attnviz.experiments.intervention import (
     Subject,
     draw_members,
     intervene,
-    intervention_of,
+    make_intervention,
 )
-from attnviz.models import Model, load
+from attnviz.models import Model, load_model
 from attnviz.record import AttentionMap
 from attnviz.request import NOTHING, Intervention, Prompt, Request
-from attnviz.results.intervention import Changes, Outcome, prediction_table
-from attnviz.selection import Named, Spot, parse_edge
+from attnviz.results.intervention import (
+    InterventionChanges,
+    InterventionOutcome,
+    make_prediction_table,
+)
+from attnviz.selection import HeadNames, TokenReference, parse_edge
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.test_cli import fails
 from tests.test_gradients import bert
@@ -51,7 +55,7 @@ BREAKS_OFF = "The quick brown fox jumps over the lazy dog. The quick brown fox j
 @pytest.fixture(scope="module")
 def gpt2(tiny: Tiny) -> Model:
     """A tiny random GPT-2 that predicts next tokens."""
-    return load(str(tiny("gpt2")), predicts=True)
+    return load_model(str(tiny("gpt2")), predicts=True)
 
 
 def eager(folder: Path, kind: Any = AutoModelForCausalLM) -> torch.nn.Module:
@@ -59,7 +63,9 @@ def eager(folder: Path, kind: Any = AutoModelForCausalLM) -> torch.nn.Module:
     return kind.from_pretrained(folder, attn_implementation="eager").eval()
 
 
-def outcome(model: Model, changes: Changes, prompt: Prompt = PROMPT) -> Outcome:
+def outcome(
+    model: Model, changes: InterventionChanges, prompt: Prompt = PROMPT
+) -> InterventionOutcome:
     """What changes do on a text."""
     return intervene(Subject.of(model, prompt), changes)
 
@@ -79,13 +85,13 @@ def captured(model: Model, intervention: Intervention = NOTHING) -> AttentionMap
 
 def test_a_knock_out_is_a_mask_of_four_axes(gpt2: Model, tiny: Tiny) -> None:
     """Weights and logits are those of eager attention under that mask; on the edge they are 0, and masked."""
-    changes = Changes(pairs=((8, 2), (None, 3)), layers=(0, 1, 2))
+    changes = InterventionChanges(pairs=((8, 2), (None, 3)), layers=(0, 1, 2))
     n = ids(gpt2).shape[1]
     mask = torch.full((1, 1, n, n), LOWEST).triu(1)
     mask[..., 8, 2] = mask[..., 4:, 3] = LOWEST
     with torch.inference_mode():
         expected = eager(tiny("gpt2"))(ids(gpt2), attention_mask=mask, output_attentions=True)
-    part = captured(gpt2, intervention_of(changes))
+    part = captured(gpt2, make_intervention(changes))
     np.testing.assert_allclose(part.weights, torch.cat(expected.attentions), **close(TERMS))
     assert not part.visible[..., 8, 2].any()
     assert not part.weights[..., 8, 2].any()
@@ -98,7 +104,7 @@ def test_other_rows_of_the_layer_stay(gpt2: Model) -> None:
     """A cut in one head changes its query's row, which sums to 1 again, and nothing else before the next layer."""
     before, after = (
         captured(gpt2),
-        captured(gpt2, intervention_of(Changes(pairs=((8, 2),), heads=((1, 3),)))),
+        captured(gpt2, make_intervention(InterventionChanges(pairs=((8, 2),), heads=((1, 3),)))),
     )
     same = np.ones(before.weights[:2].shape, dtype=bool)
     same[1, 3, 8] = False
@@ -113,8 +119,8 @@ def test_other_rows_of_the_layer_stay(gpt2: Model) -> None:
 
 def test_a_knock_out_in_an_encoder_turns_its_vector(minilm: Path) -> None:
     """MiniLM predicts nothing: 1 - cos of the vector of [CLS] is that of eager attention under the mask."""
-    model, library = load(str(minilm), predicts=True), eager(minilm, AutoModel)
-    found = outcome(model, Changes(pairs=((None, 3),), layers=tuple(range(6))))
+    model, library = load_model(str(minilm), predicts=True), eager(minilm, AutoModel)
+    found = outcome(model, InterventionChanges(pairs=((None, 3),), layers=tuple(range(6))))
     n = ids(model).shape[1]
     mask = torch.zeros(1, 1, n, n)
     mask[..., 3] = LOWEST
@@ -166,7 +172,7 @@ FILLS: dict[str, Fill] = {
 @pytest.mark.parametrize("how", FILLS)
 def test_an_ablated_head_puts_out_what_a_hook_puts_there(gpt2: Model, tiny: Tiny, how: Any) -> None:
     """Zeros; the mean of its output over the queries; the running mean of the values that a causal head sees."""
-    found = outcome(gpt2, Changes(ablated=((1, 2),), how=how))
+    found = outcome(gpt2, InterventionChanges(ablated=((1, 2),), how=how))
     expected = hooked(tiny("gpt2"), ids(gpt2), 1, 2, FILLS[how])
     np.testing.assert_allclose(found.response.outputs[1], expected, **close(TERMS))
     assert found.effect.kl > 1e-4
@@ -179,13 +185,13 @@ def test_zeros_are_zeros_in_the_projection(gpt2: Model, tiny: Tiny) -> None:
         for layer, head in heads:
             model.transformer.h[layer].attn.c_proj.weight[head * WIDTH : (head + 1) * WIDTH] = 0
         expected = model(ids(gpt2)).logits[0, -1]
-    found = outcome(gpt2, Changes(ablated=heads))
+    found = outcome(gpt2, InterventionChanges(ablated=heads))
     np.testing.assert_allclose(found.response.outputs[1], expected, **close(TERMS))
 
 
 def test_kl_and_logits_are_those_of_the_probabilities(gpt2: Model) -> None:
     """KL(before || after) by SciPy; the target is the likeliest before; nothing is changed by no change."""
-    found = outcome(gpt2, Changes(ablated=((1, 2),)))
+    found = outcome(gpt2, InterventionChanges(ablated=((1, 2),)))
     before, after = (torch.tensor(row, dtype=torch.float64) for row in found.response.outputs[:2])
     p, q = (part.softmax(-1).numpy() for part in (before, after))
     assert found.effect.kl == pytest.approx(entropy(p, q), rel=1e-9)
@@ -194,7 +200,7 @@ def test_kl_and_logits_are_those_of_the_probabilities(gpt2: Model) -> None:
     assert found.response.target == target
     rise = (after - after.mean() - before + before.mean())[target]
     assert found.effect.logit == pytest.approx(float(rise), rel=1e-9)
-    assert set(found.likeliest) == {*np.argsort(-p)[:5], *np.argsort(-q)[:5]}
+    assert set(found.likeliest_outputs) == {*np.argsort(-p)[:5], *np.argsort(-q)[:5]}
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 9))
@@ -220,14 +226,14 @@ def test_masked_tokens_and_classes_are_predictions(kind: Any, text: str, said: s
     model = bert(kind)
     subject = Subject.of(model, Prompt(text))
     found = intervene(
-        subject, Changes(pairs=((3, 1),), layers=(0, 1), ablated=((0, 1),), how="mean")
+        subject, InterventionChanges(pairs=((3, 1),), layers=(0, 1), ablated=((0, 1),), how="mean")
     )
     tokens = torch.tensor([[token.id for token in subject.scope.queries]])
     with torch.inference_mode():
         logits = model.model(input_ids=tokens).logits[0]
     expected = (logits if logits.ndim == 1 else logits[3]).softmax(-1)
     np.testing.assert_allclose(found.probabilities[0], expected, atol=1e-6)
-    table = prediction_table(found)
+    table = make_prediction_table(found)
     assert said in table.caption[0]
     assert table.cells[0][0] == f"{expected.max():.4f}"
     assert found.effect.kl > 0
@@ -257,9 +263,13 @@ def test_others_are_as_many_of_the_same_group(chosen: dict[int, set[int]], seed:
 
 def test_both_at_once_are_drawn_at_random() -> None:
     """Each other head with each other key that is seen, of which some are taken, the seed says which."""
-    model, changes = load(), Changes(pairs=((9, 3),), layers=(0, 1, 2), ablated=((1, 2),))
+    model, changes = (
+        load_model(),
+        InterventionChanges(pairs=((9, 3),), layers=(0, 1, 2), ablated=((1, 2),)),
+    )
     first, other = (
-        intervene(Subject.of(model, Prompt(SENTENCE)), changes, seed=seed).drawn for seed in (0, 1)
+        intervene(Subject.of(model, Prompt(SENTENCE)), changes, seed=seed).random_changes
+        for seed in (0, 1)
     )
     assert len(first) == DRAWS
     assert first != other
@@ -272,8 +282,8 @@ def test_both_at_once_are_drawn_at_random() -> None:
 def test_what_is_permuted_is_permuted_by_the_seed() -> None:
     """Another seed puts weights into another order."""
     subject, changes = (
-        Subject.of(load(), Prompt(SENTENCE)),
-        Changes(ablated=((1, 2),), how="permute"),
+        Subject.of(load_model(), Prompt(SENTENCE)),
+        InterventionChanges(ablated=((1, 2),), how="permute"),
     )
     first, again, other = (intervene(subject, changes, seed=seed).effect.kl for seed in (0, 0, 1))
     assert first == again != other
@@ -281,22 +291,23 @@ def test_what_is_permuted_is_permuted_by_the_seed() -> None:
 
 def test_other_keys_are_those_that_the_query_sees() -> None:
     """Of a query with six keys, of which one is cut and one its own, there are four others; of one with two, none."""
-    model = load()
-    assert len(outcome(model, Changes(pairs=((5, 2),), layers=(0, 1, 2))).others) == 4
-    assert len(outcome(model, Changes(pairs=((2, 1),), layers=(1,))).others) == 1
-    lonely = outcome(model, Changes(pairs=((1, 0),), layers=(1,)))
+    model = load_model()
+    assert len(outcome(model, InterventionChanges(pairs=((5, 2),), layers=(0, 1, 2))).others) == 4
+    assert len(outcome(model, InterventionChanges(pairs=((2, 1),), layers=(1,))).others) == 1
+    lonely = outcome(model, InterventionChanges(pairs=((1, 0),), layers=(1,)))
     assert lonely.others == ()
     assert np.isnan(lonely.scale).all()
-    assert outcome(model, Changes(pairs=((5, None), (5, 2)), layers=(1,))).others == ()
-    assert len(outcome(model, Changes(pairs=((5, 2),), heads=((1, 0),))).others) == 5
+    assert outcome(model, InterventionChanges(pairs=((5, None), (5, 2)), layers=(1,))).others == ()
+    assert len(outcome(model, InterventionChanges(pairs=((5, 2),), heads=((1, 0),))).others) == 5
 
 
 def test_the_scale_is_the_median_of_the_others() -> None:
     """Each other head of the layer is ablated in its turn; the sizes of their effects have this median."""
-    model = load()
-    found = outcome(model, Changes(ablated=((1, 3),), how="mean"))
+    model = load_model()
+    found = outcome(model, InterventionChanges(ablated=((1, 3),), how="mean"))
     alone = [
-        outcome(model, Changes(ablated=((1, head),), how="mean")).effect for head in (0, 1, 2, 4, 5)
+        outcome(model, InterventionChanges(ablated=((1, head),), how="mean")).effect
+        for head in (0, 1, 2, 4, 5)
     ]
     np.testing.assert_allclose(found.others, alone, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(found.scale[:2], np.median(np.abs(alone), axis=0)[:2], rtol=1e-3)
@@ -308,7 +319,7 @@ def test_the_scale_is_the_median_of_the_others() -> None:
 def induction(model: Model, head: tuple[int, int], changes: Intervention) -> float:
     """The mean weight that the second copy of the sample's sentence gives to the token after its own first copy."""
     prompt = Prompt((ROOT / "sample_texts" / "repeat.txt").read_text())
-    weights = model.capture(prompt, Request(heads=Named((head,))), changes).maps[0].weights
+    weights = model.capture(prompt, Request(heads=HeadNames((head,))), changes).maps[0].weights
     return float(np.mean([weights[0, 0, query, query - 9] for query in range(12, 21)]))
 
 
@@ -317,9 +328,9 @@ def test_without_the_previous_token_head_there_is_no_induction(
     head: tuple[int, int], before: float
 ) -> None:
     """L0H2 ablated, the induction heads lose their pattern; no other head of its layer does that."""
-    model = load()
+    model = load_model()
     without = [
-        induction(model, head, intervention_of(Changes(ablated=((0, other),))))
+        induction(model, head, make_intervention(InterventionChanges(ablated=((0, other),))))
         for other in range(6)
     ]
     assert induction(model, head, NOTHING) > before
@@ -329,7 +340,7 @@ def test_without_the_previous_token_head_there_is_no_induction(
 
 def test_without_the_previous_token_head_a_repeat_is_not_told() -> None:
     """The sentence breaks off in its second copy: " dog" falls from a quarter to nothing, KL beyond the others'."""
-    found = outcome(load(), Changes(ablated=((0, 2),)), Prompt(BREAKS_OFF))
+    found = outcome(load_model(), InterventionChanges(ablated=((0, 2),)), Prompt(BREAKS_OFF))
     target = found.response.target
     assert found.response.name(target) == " dog"
     assert found.probabilities[0][target] > 0.2
@@ -355,7 +366,9 @@ def test_edges_are_parted_at_the_first_arrow_that_has_two_sides(
     text: str, sides: tuple[Any, Any]
 ) -> None:
     """A number, a word or * on either side; an arrow may be a token."""
-    assert parse_edge(text) == tuple(None if side is None else Spot(side) for side in sides)
+    assert parse_edge(text) == tuple(
+        None if side is None else TokenReference(side) for side in sides
+    )
 
 
 def test_the_screen_shows_before_after_and_the_difference(call: Run) -> None:
@@ -422,7 +435,9 @@ def test_json_holds_the_changed_map_and_the_prediction(call: Run) -> None:
         "-q",
     )
     data = json.loads(done.stdout, parse_constant=pytest.fail)
-    part = captured(load(), intervention_of(Changes(pairs=((8, 2),), heads=((1, 3),))))
+    part = captured(
+        load_model(), make_intervention(InterventionChanges(pairs=((8, 2),), heads=((1, 3),)))
+    )
     row = data["maps"][0]["weights"][0][0][8]
     assert row[2] is None
     np.testing.assert_allclose([row[0], row[1]], part.weights[1, 3, 8, :2], rtol=1e-6)
@@ -509,10 +524,10 @@ def test_an_encoder_decoder_says_whose_edges_are_cut(call: Run, tiny: Tiny) -> N
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
 def test_heads_of_an_encoder_decoder_are_those_of_one_map(kind: str, tiny: Tiny) -> None:
     """Zeros in place of the output of one, and zeros in its columns of W_O: the same logits."""
-    model = load(str(tiny("t5")), predicts=True)
+    model = load_model(str(tiny("t5")), predicts=True)
     prompt = Prompt("a cat sat", target="the dog ran")
     subject = Subject.of(model, prompt, kind)
-    outputs = intervene(subject, Changes(kind, ablated=((1, 2),))).response.outputs
+    outputs = intervene(subject, InterventionChanges(kind, ablated=((1, 2),))).response.outputs
     stack = model.model.encoder if kind == "encoder" else model.model.decoder
     layer = stack.block[1].layer[1 if kind == "cross" else 0]
     attention = layer.EncDecAttention if kind == "cross" else layer.SelfAttention
@@ -570,8 +585,8 @@ def test_a_saved_capture_cannot_be_changed(call: Run) -> None:
 @pytest.mark.parametrize("name", ["builtin", "gpt2"])
 def test_texts_that_are_run_at_once_are_changed_alike(name: str, how: str, tiny: Tiny) -> None:
     """The same change of several texts at once is that of each alone: weights are permuted in one order."""
-    model = load(name if name == "builtin" else str(tiny(name)), predicts=True)
-    one = intervention_of(Changes(ablated=((0, 2),), how=how))
+    model = load_model(name if name == "builtin" else str(tiny(name)), predicts=True)
+    one = make_intervention(InterventionChanges(ablated=((0, 2),), how=how))
     outputs = model.respond(Prompt(SENTENCE), [one] * 3).outputs
     np.testing.assert_allclose(outputs, outputs[:1].repeat(3, 0), rtol=0, atol=1e-4)
     np.testing.assert_allclose(

@@ -10,37 +10,41 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from attnviz.analysis.roles import duplicate_token, induction, previous_token
+from attnviz.analysis.roles import (
+    measure_duplicate_token,
+    measure_induction,
+    measure_previous_token,
+)
 from attnviz.errors import InputError, ModelError
 from attnviz.lm import corpus, evaluate, run, store, tokenizer
-from attnviz.lm.model import Config, blocks, forward, shapes
+from attnviz.lm.model import ModelConfig, compute_next_scores, evaluate_layers, list_shapes
 from attnviz.lm.train import (
     IGNORED,
     Progress,
     Recipe,
-    batch,
-    initial,
-    repeated_row,
+    draw_batch,
+    draw_parameters,
+    draw_repeated_row,
     set_rates,
-    train,
-    widen,
+    train_parameters,
+    widen_vocabulary,
 )
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
 
-TINY = Config(vocabulary=300, dim=16, layers=2, heads=2, feed_forward=32, positions=32)
+TINY = ModelConfig(vocabulary=300, dim=16, layers=2, heads=2, feed_forward=32, positions=32)
 
 
-def random_parameters(config: Config, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_parameters(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(shape, generator=generator) * 0.3
-        for name, shape in shapes(config).items()
+        for name, shape in list_shapes(config).items()
     }
 
 
-def as_llama(parameters: dict[str, torch.Tensor], config: Config) -> LlamaForCausalLM:
+def as_llama(parameters: dict[str, torch.Tensor], config: ModelConfig) -> LlamaForCausalLM:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=config.vocabulary,
@@ -80,23 +84,27 @@ def test_forward_equals_llama() -> None:
     with torch.inference_mode():
         expected = as_llama(parameters, TINY)(ids, output_attentions=True)
         torch.testing.assert_close(
-            forward(parameters, ids, TINY), expected.logits, rtol=1e-4, atol=1e-4
+            compute_next_scores(parameters, ids, TINY), expected.logits, rtol=1e-4, atol=1e-4
         )
-        for block, weights in zip(blocks(parameters, ids, TINY), expected.attentions, strict=True):
+        for block, weights in zip(
+            evaluate_layers(parameters, ids, TINY), expected.attentions, strict=True
+        ):
             torch.testing.assert_close(block.attended.weights, weights, rtol=0, atol=1e-5)
 
 
 def test_numpy_and_torch_agree() -> None:
     """The built-in model's weights and logits are the same in NumPy and in torch, to 1e-5."""
-    stored = store.read(store.BUILTIN)
-    ids = evaluate.repeated(stored.config, sequences=2)
+    stored = store.read_stored_model(store.BUILTIN)
+    ids = evaluate.make_repeated_blocks(stored.config, sequences=2)
     tensors = {name: torch.from_numpy(array) for name, array in stored.parameters.items()}
-    theirs = list(blocks(tensors, torch.from_numpy(ids), stored.config))
-    for mine, its in zip(blocks(stored.parameters, ids, stored.config), theirs, strict=True):
+    theirs = list(evaluate_layers(tensors, torch.from_numpy(ids), stored.config))
+    for mine, its in zip(
+        evaluate_layers(stored.parameters, ids, stored.config), theirs, strict=True
+    ):
         np.testing.assert_allclose(mine.attended.weights, its.attended.weights.numpy(), atol=1e-5)
     logits = (
-        forward(stored.parameters, ids, stored.config),
-        forward(tensors, torch.from_numpy(ids), stored.config),
+        compute_next_scores(stored.parameters, ids, stored.config),
+        compute_next_scores(tensors, torch.from_numpy(ids), stored.config),
     )
     np.testing.assert_allclose(
         logits[0], logits[1].numpy(), **close(512, float(np.abs(logits[0]).max()))
@@ -108,18 +116,18 @@ def test_numpy_and_torch_agree() -> None:
 
 def test_the_shipped_model_has_the_heads_it_was_trained_for() -> None:
     """On 64 fresh sequences BOS + B + B: best induction head at least 0.75, best previous-token head at least 0.8."""
-    stored = store.read(store.BUILTIN)
-    ids = evaluate.repeated(stored.config, sequences=64, block=25, seed=20260)
-    best = evaluate.best_heads(stored.parameters, stored.config, ids)
+    stored = store.read_stored_model(store.BUILTIN)
+    ids = evaluate.make_repeated_blocks(stored.config, sequences=64, block=25, seed=20260)
+    best = evaluate.name_best_heads(stored.parameters, stored.config, ids)
     assert best["induction"].mean >= 0.75
     assert best["previous_token"].mean >= 0.8
 
 
 def test_the_shipped_model_copies_repeated_tokens() -> None:
     """What the heads are for: the second copy of random tokens is predicted, the first is not."""
-    stored = store.read(store.BUILTIN)
-    ids = evaluate.repeated(stored.config, sequences=16, seed=7)
-    predicted = forward(stored.parameters, ids[:, :-1], stored.config).argmax(-1)
+    stored = store.read_stored_model(store.BUILTIN)
+    ids = evaluate.make_repeated_blocks(stored.config, sequences=16, seed=7)
+    predicted = compute_next_scores(stored.parameters, ids[:, :-1], stored.config).argmax(-1)
     right = predicted == ids[:, 1:]
     assert right[:, evaluate.BLOCK + 1 :].mean() > 0.9
     assert right[:, : evaluate.BLOCK].mean() < 0.1
@@ -127,12 +135,12 @@ def test_the_shipped_model_copies_repeated_tokens() -> None:
 
 def test_the_shipped_model_reads_held_out_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most 1.85 bits per character on documents that it was not trained on, near what its training recorded."""
-    stored = store.read(store.BUILTIN)
+    stored = store.read_stored_model(store.BUILTIN)
     found = Tokenizer.from_str(stored.tokenizer)
-    documents = corpus.read([Path(__file__).parent / "held_out.txt"])
-    ids = corpus.encode(found, documents)
+    documents = corpus.read_corpus([Path(__file__).parent / "held_out.txt"])
+    ids = corpus.encode_documents(found, documents)
     monkeypatch.setattr(evaluate, "ROWS", len(ids) // evaluate.LENGTH)  # each token once
-    nats = evaluate.natural_loss(stored.parameters, ids, stored.config)
+    nats = evaluate.measure_text_loss(stored.parameters, ids, stored.config)
     bits = nats / math.log(2) * len(ids) / sum(map(len, documents))
     assert bits <= 1.85
     assert bits == pytest.approx(stored.about["bits_per_character"], abs=0.1)
@@ -140,8 +148,8 @@ def test_the_shipped_model_reads_held_out_text(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_shipped_model_is_small() -> None:
     """At most 2 M parameters, weights of at most 4.2 MB in float16; its notices are beside it."""
-    config, _ = store.read_config(store.BUILTIN)
-    assert sum(math.prod(shape) for shape in shapes(config).values()) <= 2_000_000
+    config, _ = store.read_model_config(store.BUILTIN)
+    assert sum(math.prod(shape) for shape in list_shapes(config).values()) <= 2_000_000
     assert (store.BUILTIN / store.WEIGHTS).stat().st_size <= 4_200_000
     notice = (store.BUILTIN / "NOTICE.md").read_text("utf-8")
     assert "Chip Chapin" in notice
@@ -150,7 +158,7 @@ def test_the_shipped_model_is_small() -> None:
 
 def test_everyday_words_are_one_token() -> None:
     """Words of everyday sentences are whole, so that a heatmap has words on its axes."""
-    found = Tokenizer.from_str(store.read(store.BUILTIN).tokenizer)
+    found = Tokenizer.from_str(store.read_stored_model(store.BUILTIN).tokenizer)
     sentence = " The children laughed because the lazy dog was too tired to jump over the fox, and mother made breakfast."
     words = sentence.replace(",", " ,").replace(".", " .").split()
     assert len(found.encode(sentence).ids) - 1 == len(words)
@@ -163,7 +171,11 @@ def test_roles_of_perfect_heads_are_one() -> None:
     for role, back in {"induction": block - 1, "duplicate": block, "previous": 1}.items():
         weights = np.zeros((1, n, n), np.float32)
         weights[0, rows, np.maximum(rows - back, 0)] = 1
-        scores = induction(weights, block), duplicate_token(weights, block), previous_token(weights)
+        scores = (
+            measure_induction(weights, block),
+            measure_duplicate_token(weights, block),
+            measure_previous_token(weights),
+        )
         assert [float(score[0]) for score in scores] == [
             float(role == name) for name in ("induction", "duplicate", "previous")
         ]
@@ -175,9 +187,11 @@ def test_uniform_heads_score_the_mean_of_one_over_visible() -> None:
     weights = np.tril(np.ones((n, n), np.float32))
     weights /= weights.sum(-1, keepdims=True)
     expected = np.mean([1 / (q + 1) for q in range(block + 1, n)])
-    assert induction(weights, block) == pytest.approx(expected)
-    assert duplicate_token(weights, block) == pytest.approx(expected)
-    assert previous_token(weights) == pytest.approx(np.mean([1 / (q + 1) for q in range(2, n)]))
+    assert measure_induction(weights, block) == pytest.approx(expected)
+    assert measure_duplicate_token(weights, block) == pytest.approx(expected)
+    assert measure_previous_token(weights) == pytest.approx(
+        np.mean([1 / (q + 1) for q in range(2, n)])
+    )
 
 
 @pytest.mark.slow
@@ -186,14 +200,15 @@ def test_training_learns_and_repeats() -> None:
     ids = np.tile(np.arange(1, 40), 30)
     recipe = Recipe(steps=120, seed=3, tokens=240, length=24, rate=0.02, warm_up=5)
     losses: list[float] = []
-    learnt = train(ids, TINY, recipe, watch=lambda now: losses.append(now.loss))
+    learnt = train_parameters(ids, TINY, recipe, watch=lambda now: losses.append(now.loss))
     assert losses[0] == pytest.approx(math.log(TINY.vocabulary), rel=0.1)
     assert (
-        evaluate.natural_loss({name: p.numpy() for name, p in learnt.items()}, ids, TINY, 16) < 1.0
+        evaluate.measure_text_loss({name: p.numpy() for name, p in learnt.items()}, ids, TINY, 16)
+        < 1.0
     )
     short = replace(recipe, steps=12)
     first, again, other = (
-        train(ids, TINY, setting, watch=lambda _: None)
+        train_parameters(ids, TINY, setting, watch=lambda _: None)
         for setting in (short, short, replace(short, seed=4))
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -204,19 +219,19 @@ def test_natural_loss_equals_cross_entropy() -> None:
     """The NumPy loss is torch's, on the same rows."""
     parameters = random_parameters(TINY)
     ids = np.random.default_rng(0).integers(1, TINY.vocabulary, 17)
-    found = evaluate.natural_loss(
+    found = evaluate.measure_text_loss(
         {name: p.numpy() for name, p in parameters.items()}, ids, TINY, 16
     )
     row = torch.from_numpy(np.concatenate([[0], ids[1:]]))[None]
     expected = torch.nn.functional.cross_entropy(
-        forward(parameters, row[:, :-1], TINY)[0], row[0, 1:]
+        compute_next_scores(parameters, row[:, :-1], TINY)[0], row[0, 1:]
     )
     assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_repeated_rows_repeat_and_count_from_the_second_copy() -> None:
     """A row is BOS and one block over and over; labels count exactly where the next token can be known."""
-    inputs, labels = repeated_row(64, 300, np.random.default_rng(0))
+    inputs, labels = draw_repeated_row(64, 300, np.random.default_rng(0))
     row = np.concatenate([inputs, labels[-1:]])
     block = int((labels == IGNORED).sum())
     assert row[0] == 0
@@ -230,11 +245,14 @@ def test_rows_are_what_the_recipe_says() -> None:
     ids, recipe = np.full(1000, 7), Recipe(steps=100, tokens=64 * 400, length=64, lengthen=0.1)
     shares = []
     for step in (0, 39, 40, 89):
-        inputs, labels = batch(ids, TINY, recipe, step, np.random.default_rng(step))
+        inputs, labels = draw_batch(ids, TINY, recipe, step, np.random.default_rng(step))
         assert inputs.shape == labels.shape == (400, 64)
         shares.append(float((labels == IGNORED).any(1).float().mean()))
     assert shares == pytest.approx([0.5, 0.5, 0.25, 0.25], abs=0.08)
-    assert batch(ids, TINY, recipe, 90, np.random.default_rng(0))[0].shape == (800, TINY.positions)
+    assert draw_batch(ids, TINY, recipe, 90, np.random.default_rng(0))[0].shape == (
+        800,
+        TINY.positions,
+    )
 
 
 def test_the_rate_warms_up_and_falls() -> None:
@@ -251,11 +269,11 @@ def test_the_rate_warms_up_and_falls() -> None:
 def test_a_narrowed_tokenizer_is_one_learnt_so() -> None:
     """Its first tokens and merges are those of a tokenizer that was learnt with that many, and spell all others."""
     texts = ["the cat sat on the mat and the other cats sat with them"] * 3
-    wide, narrow = tokenizer.learn(texts, 290), tokenizer.learn(texts, 270)
-    found = tokenizer.narrowed(wide, 270)
+    wide, narrow = tokenizer.learn_tokenizer(texts, 290), tokenizer.learn_tokenizer(texts, 270)
+    found = tokenizer.narrow_tokenizer(wide, 270)
     assert found.get_vocab() == narrow.get_vocab()
     assert found.encode(texts[0]).ids == narrow.encode(texts[0]).ids
-    spelt = tokenizer.pieces(wide, found)
+    spelt = tokenizer.list_spellings(wide, found)
     assert spelt[:270] == [[number] for number in range(270)]
     for number in range(270, wide.get_vocab_size()):
         assert "".join(found.id_to_token(piece) for piece in spelt[number]) == wide.id_to_token(
@@ -266,8 +284,8 @@ def test_a_narrowed_tokenizer_is_one_learnt_so() -> None:
 
 def test_widening_keeps_the_model_and_adds_means() -> None:
     """Old tokens keep their embeddings, new ones begin as the mean of their pieces, the rest is left alone."""
-    parameters = initial(TINY, 0)
-    wide = widen(parameters, [[number] for number in range(300)] + [[5, 7]])
+    parameters = draw_parameters(TINY, 0)
+    wide = widen_vocabulary(parameters, [[number] for number in range(300)] + [[5, 7]])
     torch.testing.assert_close(wide["embedding"][:300], parameters["embedding"], rtol=0, atol=0)
     torch.testing.assert_close(
         wide["embedding"][300], (parameters["embedding"][5] + parameters["embedding"][7]) / 2
@@ -277,10 +295,10 @@ def test_widening_keeps_the_model_and_adds_means() -> None:
 
 def test_a_wide_vocabulary_is_trained_in_two_stages() -> None:
     """Of 4,800 steps the first 3,680 know 1,024 tokens; a small vocabulary has one stage."""
-    setting = run.Setting(steps=4800, seed=1, vocabulary=4096, layers=1, heads=2, dim=16)
-    first, second = run.stages(setting, 4096)
+    setting = run.RunSetting(steps=4800, seed=1, vocabulary=4096, layers=1, heads=2, dim=16)
+    first, second = run.plan_stages(setting, 4096)
     assert (first.steps, second.steps, first.seed, second.seed) == (3680, 1120, 1, 1)
-    assert run.stages(setting, 1024) == (Recipe(steps=4800, seed=1), None)
+    assert run.plan_stages(setting, 1024) == (Recipe(steps=4800, seed=1), None)
 
 
 @pytest.mark.exact
@@ -289,9 +307,9 @@ def test_both_stages_are_run() -> None:
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefgh"), 6)) for _ in range(900)]
     documents = [" ".join(rng.choice(words, 40)) for _ in range(60)]
-    setting = run.Setting(steps=4, seed=0, vocabulary=1100, layers=1, heads=2, dim=16)
+    setting = run.RunSetting(steps=4, seed=0, vocabulary=1100, layers=1, heads=2, dim=16)
     steps: list[int] = []
-    done = run.run(documents, documents, setting, lambda now: steps.append(now.step))
+    done = run.run_training(documents, documents, setting, lambda now: steps.append(now.step))
     assert steps == [1, 2, 3, 4]
     assert (done.steps, done.stored.config.vocabulary) == (4, 1100)
 
@@ -299,7 +317,7 @@ def test_both_stages_are_run() -> None:
         if now.step == 2:
             raise KeyboardInterrupt
 
-    stopped = run.run(documents, documents, setting, stop)
+    stopped = run.run_training(documents, documents, setting, stop)
     assert stopped.stored.config.vocabulary == 1024
     assert stopped.steps < 4
 
@@ -308,20 +326,20 @@ def test_documents_are_parted_and_held_out(tmp_path: Path) -> None:
     """An empty line parts documents, folders are searched for .txt, one document in fifty is held out."""
     (tmp_path / "a.txt").write_text("\n\n".join(f"document {i}" for i in range(100)))
     (tmp_path / "b.md").write_text("not text")
-    documents = corpus.read([tmp_path])
-    learnt_from, held_out = corpus.split(documents)
+    documents = corpus.read_corpus([tmp_path])
+    learnt_from, held_out = corpus.split_documents(documents)
     assert len(documents) == 100
     assert held_out == ["document 49", "document 99"]
     assert set(learnt_from) | set(held_out) == set(documents)
-    assert corpus.split(["only"]) == ([], ["only"])
+    assert corpus.split_documents(["only"]) == ([], ["only"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no text"):
-        corpus.read([tmp_path / "empty"])
+        corpus.read_corpus([tmp_path / "empty"])
 
 
 def test_the_tokenizer_knows_every_byte() -> None:
     """Any text comes back from its tokens, and a typed <bos> is text."""
-    found = tokenizer.learn(["a few words to learn from"], 280)
+    found = tokenizer.learn_tokenizer(["a few words to learn from"], 280)
     found.encode_special_tokens = True
     for text in ("naïve 猫 👩‍🚀", "<bos>", "\x00\x1b[31m"):
         encoding = found.encode(text)
@@ -332,10 +350,12 @@ def test_the_tokenizer_knows_every_byte() -> None:
 def test_a_trained_folder_round_trips(tmp_path: Path) -> None:
     """What train writes reads back, parameters rounded to float16."""
     parameters = {name: p.half().float().numpy() for name, p in random_parameters(TINY).items()}
-    text = tokenizer.learn(["some words"], 300).to_str()
-    store.write(tmp_path / "model", store.Stored(TINY, parameters, text, {"steps": 3}))
-    found = store.read(tmp_path / "model")
-    assert store.is_ours(tmp_path / "model")
+    text = tokenizer.learn_tokenizer(["some words"], 300).to_str()
+    store.write_stored_model(
+        tmp_path / "model", store.StoredModel(TINY, parameters, text, {"steps": 3})
+    )
+    found = store.read_stored_model(tmp_path / "model")
+    assert store.is_own_model(tmp_path / "model")
     assert (found.config, found.about, found.tokenizer) == (TINY, {"steps": 3}, text)
     assert all(np.array_equal(found.parameters[name], parameters[name]) for name in parameters)
 
@@ -363,10 +383,13 @@ def test_a_trained_folder_round_trips(tmp_path: Path) -> None:
 def test_a_damaged_folder_is_told(tmp_path: Path, damage: object, told: str) -> None:
     """Each way in which a model folder can be wrong gives one line."""
     parameters = {name: p.numpy() for name, p in random_parameters(TINY).items()}
-    store.write(tmp_path, store.Stored(TINY, parameters, tokenizer.learn(["words"], 300).to_str()))
+    store.write_stored_model(
+        tmp_path,
+        store.StoredModel(TINY, parameters, tokenizer.learn_tokenizer(["words"], 300).to_str()),
+    )
     damage(tmp_path)
     with pytest.raises(ModelError, match=told) as error:
-        store.read(tmp_path)
+        store.read_stored_model(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -379,16 +402,16 @@ def edit(folder: Path, **changes: object) -> None:
 
 def test_a_tiny_corpus_is_refused() -> None:
     """How much text is there and how much is needed."""
-    setting = run.Setting(steps=1, seed=0, vocabulary=300, layers=1, heads=2, dim=16)
+    setting = run.RunSetting(steps=1, seed=0, vocabulary=300, layers=1, heads=2, dim=16)
     with pytest.raises(InputError, match=r"tokens.*513"):
-        run.run(["a short one", "another"], ["words"], setting, lambda _: None)
+        run.run_training(["a short one", "another"], ["words"], setting, lambda _: None)
 
 
 def test_initial_gains_are_one() -> None:
     """Norms start as the identity, matrices small and by the seed."""
-    parameters = initial(TINY, 0)
+    parameters = draw_parameters(TINY, 0)
     assert all((p == 1).all() for name, p in parameters.items() if name.endswith("norm"))
-    assert torch.equal(parameters["embedding"], initial(TINY, 0)["embedding"])
+    assert torch.equal(parameters["embedding"], draw_parameters(TINY, 0)["embedding"])
 
 
 @pytest.mark.cuda
@@ -396,7 +419,8 @@ def test_training_on_cuda_learns() -> None:
     """The same training runs on a GPU."""
     ids = np.tile(np.arange(1, 40), 30)
     recipe = Recipe(steps=120, tokens=240, length=24, rate=0.02, warm_up=5)
-    found = train(ids, TINY, recipe, device="cuda", watch=lambda _: None)
+    found = train_parameters(ids, TINY, recipe, device="cuda", watch=lambda _: None)
     assert (
-        evaluate.natural_loss({name: p.numpy() for name, p in found.items()}, ids, TINY, 16) < 1.0
+        evaluate.measure_text_loss({name: p.numpy() for name, p in found.items()}, ids, TINY, 16)
+        < 1.0
     )

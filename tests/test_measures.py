@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import attnviz
 from attnviz.analysis.measures import COLUMNS, measure, measure_map, summarise_measures
-from attnviz.analysis.statistics import describe, tiled
+from attnviz.analysis.statistics import measure_statistics, pool_map
 from attnviz.record import AttentionMap, Token
 from tests.conftest import SENTENCE
 from tests.tolerance import close
@@ -307,8 +307,8 @@ def test_other_rows_are_made_to_sum_to_1() -> None:
 def test_statistics_tell_some_of_it(causal: bool) -> None:
     """The same to rounding where they do; the rest is undefined, not another number."""
     part = random(2, 3, 20, causal=causal)
-    part = replace(part, statistics=describe(part.weights, part.visible, True))
-    kept = measure_map(tiled(part, 5))
+    part = replace(part, statistics=measure_statistics(part.weights, part.visible, True))
+    kept = measure_map(pool_map(part, 5))
     for name, values in measure_map(part).items():
         if name in STATISTICS:
             np.testing.assert_allclose(kept[name], values, rtol=1e-5, err_msg=name)
@@ -319,7 +319,9 @@ def test_statistics_tell_some_of_it(causal: bool) -> None:
 def test_the_mean_of_entropies_is_not_that_of_a_mean() -> None:
     """Of heads that were merged to statistics, there is what is linear in the weights; of maxima nothing."""
     part = random(1, 3, 12, causal=True)
-    small = tiled(replace(part, statistics=describe(part.weights, part.visible, True)), 4)
+    small = pool_map(
+        replace(part, statistics=measure_statistics(part.weights, part.visible, True)), 4
+    )
     found, whole = measure_map(small.reduced("mean")), measure_map(part.reduced("mean"))
     for name in ("distance", "sink", "self"):
         np.testing.assert_allclose(found[name], whole[name], rtol=1e-5)
@@ -334,7 +336,7 @@ def test_statistics_of_a_strange_mask_tell_less() -> None:
     weights = np.where(visible, 1 / visible.sum(-1, keepdims=True), 0).astype(np.float32)[
         None, None
     ]
-    part = replace(of(weights, visible), statistics=describe(weights, visible, True))
+    part = replace(of(weights, visible), statistics=measure_statistics(weights, visible, True))
     found = only(replace(part, weights=None))
     assert found["sink"] == pytest.approx(only(part)["sink"])
     assert [name for name, value in found.items() if not math.isnan(value)] == ["sink"]

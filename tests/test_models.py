@@ -16,10 +16,10 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm import store
-from attnviz.models import load, names
+from attnviz.models import load_model, names
 from attnviz.models.huggingface import loading
 from attnviz.request import Placement, Prompt, Request
-from attnviz.selection import parse, parse_heads
+from attnviz.selection import parse_heads, parse_numbers
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.tiny import save
 from tests.tolerance import close
@@ -61,7 +61,7 @@ def eager(folder: Path, text: str) -> np.ndarray:
 def test_weights_equal_eager(architecture: str, text: str, request: pytest.FixtureRequest) -> None:
     """Every weight of every layer and head: BERT, GPT-2, Llama with grouped heads, ALBERT (shared)."""
     folder = request.getfixturevalue(architecture)
-    found = load(str(folder)).capture(Prompt(text), Request()).maps[0]
+    found = load_model(str(folder)).capture(Prompt(text), Request()).maps[0]
     expected = eager(folder, text)
     np.testing.assert_allclose(found.weights, expected, **close(WIDTH))
     causal = architecture in ("gpt2", "llama")
@@ -83,16 +83,18 @@ def test_json_of_minilm_equals_eager(call: Run, minilm: Path) -> None:
 
 def test_chosen_layers_and_heads_are_those(minilm: Path) -> None:
     """Only what is asked for is kept, in the order asked for; named heads one map a layer."""
-    model = load(str(minilm))
+    model = load_model(str(minilm))
     whole = model.capture(Prompt(SENTENCE), Request()).maps[0].weights
-    some = model.capture(Prompt(SENTENCE), Request(parse("-1,2"), parse_heads("7,0"))).maps[0]
+    some = model.capture(Prompt(SENTENCE), Request(parse_numbers("-1,2"), parse_heads("7,0"))).maps[
+        0
+    ]
     assert (some.layers, some.heads) == ((5, 2), (7, 0))
     np.testing.assert_allclose(some.weights, whole[[5, 2]][:, [7, 0]], **close(WIDTH))
     named = model.capture(Prompt(SENTENCE), Request(heads=parse_heads("L5H3,L2H1"))).maps
     assert [(part.layers, part.heads) for part in named] == [((5,), (3,)), ((2,), (1,))]
     np.testing.assert_allclose(named[1].weights[0, 0], whole[2, 1], **close(WIDTH))
     with pytest.raises(UsageError, match=r"layer 6.*0-5"):
-        model.capture(Prompt(SENTENCE), Request(parse("6")))
+        model.capture(Prompt(SENTENCE), Request(parse_numbers("6")))
 
 
 @pytest.mark.exact
@@ -104,7 +106,7 @@ def test_capture_goes_through_sdpa_not_eager(minilm: Path, monkeypatch: pytest.M
         raise AssertionError("eager attention was called")
 
     monkeypatch.setattr(modeling_bert, "eager_attention_forward", forbidden)
-    assert load(str(minilm)).capture(Prompt(SENTENCE), Request()).maps[0].weights.shape == (
+    assert load_model(str(minilm)).capture(Prompt(SENTENCE), Request()).maps[0].weights.shape == (
         6,
         12,
         13,
@@ -116,7 +118,12 @@ def test_capture_goes_through_sdpa_not_eager(minilm: Path, monkeypatch: pytest.M
 def test_tokens_are_slices_of_the_text(minilm: Path, gpt2: Path) -> None:
     """For every backend each token's text is text[start:end] without space around it, special ones by name."""
     for name in (str(minilm), str(gpt2), "builtin"):
-        tokens = load(name).capture(Prompt(EMOJI), Request(layers=parse("0"))).maps[0].queries
+        tokens = (
+            load_model(name)
+            .capture(Prompt(EMOJI), Request(layers=parse_numbers("0")))
+            .maps[0]
+            .queries
+        )
         assert tokens[0].special
         for token in tokens:
             assert token.special or token.text == EMOJI[token.start : token.end]
@@ -127,9 +134,9 @@ def test_tokens_are_slices_of_the_text(minilm: Path, gpt2: Path) -> None:
 
 def test_half_precision_models_are_read(llama: Path) -> None:
     """A bfloat16 model gives weights near those in float32, rows summing to 1."""
-    exact = load(str(llama)).capture(Prompt(SENTENCE), Request()).maps[0]
+    exact = load_model(str(llama)).capture(Prompt(SENTENCE), Request()).maps[0]
     rough = (
-        load(str(llama), placement=Placement(dtype="bfloat16"))
+        load_model(str(llama), placement=Placement(dtype="bfloat16"))
         .capture(Prompt(SENTENCE), Request())
         .maps[0]
     )
@@ -139,15 +146,15 @@ def test_half_precision_models_are_read(llama: Path) -> None:
 
 def test_builtin_types_agree() -> None:
     """float64 in NumPy and bfloat16 in torch are the float32 result up to their precision."""
-    exact = load().capture(Prompt(SENTENCE), Request()).maps[0].weights
+    exact = load_model().capture(Prompt(SENTENCE), Request()).maps[0].weights
     double = (
-        load(placement=Placement(dtype="float64"))
+        load_model(placement=Placement(dtype="float64"))
         .capture(Prompt(SENTENCE), Request())
         .maps[0]
         .weights
     )
     rough = (
-        load(placement=Placement("cpu", "bfloat16"))
+        load_model(placement=Placement("cpu", "bfloat16"))
         .capture(Prompt(SENTENCE), Request())
         .maps[0]
         .weights
@@ -160,18 +167,18 @@ def test_builtin_types_agree() -> None:
 @pytest.mark.parametrize("name", ["builtin", "minilm"])
 def test_long_texts_are_refused_or_cut(name: str, minilm: Path) -> None:
     """Both numbers are told; --truncate takes the first ones, and the capture notes it."""
-    model = load(str(minilm) if name == "minilm" else name)
+    model = load_model(str(minilm) if name == "minilm" else name)
     long = "word " * 600
     with pytest.raises(InputError, match=r"60\d tokens.*512.*--truncate"):
         model.capture(Prompt(long), Request())
-    cut = model.capture(Prompt(long), Request(layers=parse("0"), truncate=True))
+    cut = model.capture(Prompt(long), Request(layers=parse_numbers("0"), truncate=True))
     assert len(cut.maps[0].keys) == 512
     assert "512" in cut.notes[0]
 
 
 def test_typed_special_tokens_are_text() -> None:
     """<bos> in a text for the built-in model is five characters, not the token."""
-    tokens = load().capture(Prompt("a <bos> b"), Request()).maps[0].keys
+    tokens = load_model().capture(Prompt("a <bos> b"), Request()).maps[0].keys
     assert [token.special for token in tokens].count(True) == 1
 
 
@@ -335,7 +342,7 @@ def edit(folder: Path, **changes: object) -> Path:
 
 def refuse(folder: Path, told: str) -> None:
     with pytest.raises(ModelError, match=told) as error:
-        load(str(folder))
+        load_model(str(folder))
     assert "\n" not in str(error.value)
 
 
@@ -422,7 +429,7 @@ def test_roberta_counts_its_positions_after_the_padding_row(tmp_path: Path) -> N
         vocab_size=4096, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=20,
         pad_token_id=1,
     )  # fmt: skip
-    model = load(str(save(RobertaModel(config), tmp_path / "roberta")))
+    model = load_model(str(save(RobertaModel(config), tmp_path / "roberta")))
     assert len(model.capture(Prompt("the" + " the" * 16), Request()).maps[0].keys) == 18
     with pytest.raises(InputError, match=r"19 tokens.*reads 18"):
         model.capture(Prompt("the" + " the" * 17), Request())
@@ -441,7 +448,7 @@ def test_weights_that_are_not_numbers_are_told(tmp_path: Path, minilm: Path) -> 
     tensors["encoder.layer.0.attention.self.query.weight"].fill_(float("nan"))
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="cannot be used: some of its weights are not finite"):
-        load(str(folder)).capture(Prompt(SENTENCE), Request())
+        load_model(str(folder)).capture(Prompt(SENTENCE), Request())
 
 
 @pytest.mark.exact
@@ -462,7 +469,7 @@ def test_a_partial_cache_is_not_taken_as_whole(tmp_path: Path, minilm: Path) -> 
 def test_a_device_that_is_not_there() -> None:
     """--device names the devices that there are."""
     with pytest.raises(UsageError, match=r"'cuda:99'.*cpu"):
-        load(placement=Placement("cuda:99"))
+        load_model(placement=Placement("cuda:99"))
 
 
 @pytest.mark.cuda
@@ -471,7 +478,7 @@ def test_cuda_equals_cpu(name: str, minilm: Path) -> None:
     """The built-in model and MiniLM give the same on a GPU, to 1e-4."""
     name = str(minilm) if name == "minilm" else name
     cpu, cuda = (
-        load(name, placement=Placement(device)).capture(Prompt(SENTENCE), Request())
+        load_model(name, placement=Placement(device)).capture(Prompt(SENTENCE), Request())
         for device in ("cpu", "cuda")
     )
     np.testing.assert_allclose(cuda.maps[0].weights, cpu.maps[0].weights, rtol=0, atol=1e-4)

@@ -18,9 +18,9 @@ import attnviz
 from attnviz.engine import values
 from attnviz.errors import ModelError
 from attnviz.io import formats
-from attnviz.io.csv_table import to_csv
-from attnviz.layer.norms import lengths, moved, products, summed
-from attnviz.models import load
+from attnviz.io.csv_table import format_csv
+from attnviz.layer.norms import measure_lengths, measure_sums, move_values, multiply_vectors
+from attnviz.models import load_model
 from attnviz.models.builtin import Builtin
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.models.modules import capture_module
@@ -83,7 +83,7 @@ def parts(net: Any, name: str, layer: int) -> tuple[nn.Module, Callable[[Tensor]
 @pytest.mark.parametrize("name", ["minilm", "gpt2", "llama"])
 def test_norms_equal_brute_force(name: str, tiny: Tiny, minilm: Path) -> None:
     """Of each head and of the sum, to 1e-5 of the largest: BERT, GPT-2 (Conv1D), and grouped heads."""
-    model = load(str(minilm if name == "minilm" else tiny(name)))
+    model = load_model(str(minilm if name == "minilm" else tiny(name)))
     assert isinstance(model, HuggingFace)
     net, made = model.model, dict[int, Tensor]()
     alike, norms, sums = (
@@ -113,18 +113,18 @@ def test_norms_equal_brute_force(name: str, tiny: Tiny, minilm: Path) -> None:
 )
 def test_norms_of_the_builtin_model_equal_brute_force(dtype: Any, accuracy: float) -> None:
     """In NumPy and, in half precision, in torch."""
-    model = load(placement=Placement("auto", dtype))
+    model = load_model(placement=Placement("auto", dtype))
     assert isinstance(model, Builtin)
     alike, norms, sums = (
         weights(model.capture(PROMPT, request)) for request in (Request(), NORM, SUM)
     )
-    exact = load()
+    exact = load_model()
     assert isinstance(exact, Builtin)
     heads, named = exact.config.heads, exact.parameters
-    ids = exact.read(PROMPT, False)[0]
+    ids = exact.read_prompt(PROMPT, False)[0]
     hidden = [
         named["embedding"][ids],
-        *(block.hidden[0] for block in exact.run(np.array([ids]), [NOTHING])),
+        *(block.hidden[0] for block in exact.run_layers(np.array([ids]), [NOTHING])),
     ]
     for layer in range(len(alike)):
         mine = f"layers.{layer}."
@@ -195,7 +195,7 @@ def test_every_kind_of_map_has_norms(name: str) -> None:
 @pytest.mark.parametrize("name", ["builtin", "llama"])
 def test_a_window_is_that_part_of_the_whole(name: str, request_: Request, tiny: Tiny) -> None:
     """Rows and columns, of some heads of some layers."""
-    model = load(name if name == "builtin" else str(tiny(name)))
+    model = load_model(name if name == "builtin" else str(tiny(name)))
     method = {"method": request_.method, "summed": request_.summed}
     whole = weights(model.capture(PROMPT, request_))
     part = model.capture(PROMPT, Request(**method, rows=slice(3, 6), columns=slice(1, 5))).maps[0]
@@ -208,7 +208,7 @@ def test_pieces_make_the_whole(
     request_: Request, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However few queries and keys are held at once, the numbers are the same."""
-    model = load(str(tiny("llama")))
+    model = load_model(str(tiny("llama")))
     whole = weights(model.capture(PROMPT, request_))
     monkeypatch.setattr(values, "KEYS", 3)
     monkeypatch.setattr(values, "CELLS", 200)
@@ -219,7 +219,7 @@ def test_pieces_make_the_whole(
 
 def test_some_heads_are_summed(tiny: Tiny) -> None:
     """The sum is over the chosen heads: of one head it is that head's norm."""
-    for model in (load(), load(str(tiny("llama")))):
+    for model in (load_model(), load_model(str(tiny("llama")))):
         norms = weights(model.capture(PROMPT, NORM))
         one = Request(method="norm", summed=True, heads=Selection(((2, 2),)))
         np.testing.assert_allclose(
@@ -234,7 +234,7 @@ def test_softmax_of_scores_gives_the_weights(name: str, tiny: Tiny, minilm: Path
         model, inputs = HuggingFace(name, KNOWN[name].build()), KNOWN[name].inputs(None)
         plain, scored = (model.capture_inputs(inputs, request) for request in (Request(), SCORES))
     else:
-        loaded = load(
+        loaded = load_model(
             name if name == "builtin" else str(minilm if name == "minilm" else tiny(name))
         )
         plain, scored = (
@@ -323,9 +323,9 @@ def test_norms_that_cannot_be_told_are_refused(name: str, request_: Request, why
 def test_norms_of_a_text_that_a_model_writes(tiny: Tiny) -> None:
     """The built-in model has them, others say that they have not."""
     prompt = Prompt(SENTENCE, generate=2)
-    assert weights(load().capture(prompt, NORM)).any()
+    assert weights(load_model().capture(prompt, NORM)).any()
     with pytest.raises(ModelError, match="writes a text"):
-        load(str(tiny("llama")), writes=True).capture(prompt, NORM)
+        load_model(str(tiny("llama")), writes=True).capture(prompt, NORM)
 
 
 @pytest.mark.parametrize(
@@ -341,14 +341,14 @@ def test_requests_that_mean_nothing(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("request_", [NORM, SUM, SCORES], ids=["norm", "sum", "scores"])
 def test_files_keep_the_method(request_: Request, tmp_path: Path) -> None:
     """The formats that say what numbers are give back what was written; CSV says of what unit each number is."""
-    capture = load().capture(Prompt("the cat sat"), request_)
+    capture = load_model().capture(Prompt("the cat sat"), request_)
     for suffix in (".attn", ".json"):
         attnviz.save(capture, tmp_path / f"file{suffix}")
         back = formats.load(tmp_path / f"file{suffix}").maps[0]
         assert (back.method, back.heads) == (request_.method, capture.maps[0].heads)
         np.testing.assert_array_equal(back.weights, weights(capture))
     unit = {"norm": "length of vector", "scores": "score"}[request_.method]
-    assert {line.split(",")[-1] for line in to_csv(capture).decode().splitlines()[1:]} == {unit}
+    assert {line.split(",")[-1] for line in format_csv(capture).decode().splitlines()[1:]} == {unit}
 
 
 @pytest.mark.parametrize(
@@ -381,13 +381,13 @@ def test_sums_and_norms_in_any_dimension(seed: int, heads: int, n: int, m: int) 
     """The products of vectors give the length of their sum, in NumPy and in torch."""
     random = np.random.default_rng(seed)
     given, value = random.random((heads, n, m)), random.normal(size=(heads, m, 3))
-    vectors = moved(value, random.normal(size=(heads * 3, 7)))
+    vectors = move_values(value, random.normal(size=(heads * 3, 7)))
     expected = np.linalg.norm((given[..., None] * vectors[:, None]).sum(0), axis=-1)
-    np.testing.assert_allclose(summed(given, products(vectors)), expected, atol=1e-7)
-    np.testing.assert_allclose(lengths(vectors), np.linalg.norm(vectors, axis=-1))
+    np.testing.assert_allclose(measure_sums(given, multiply_vectors(vectors)), expected, atol=1e-7)
+    np.testing.assert_allclose(measure_lengths(vectors), np.linalg.norm(vectors, axis=-1))
     tensors = torch.from_numpy(given), torch.from_numpy(vectors)
     np.testing.assert_allclose(
-        summed(tensors[0], products(tensors[1])).numpy(), expected, atol=1e-7
+        measure_sums(tensors[0], multiply_vectors(tensors[1])).numpy(), expected, atol=1e-7
     )
 
 
@@ -396,5 +396,5 @@ def test_heads_that_cancel_each_other_move_nothing() -> None:
     vectors = np.array([[[3.0, 4.0]], [[-3.0, -4.0]]], np.float32)
     given = np.full((2, 1, 1), 0.7, np.float32)
     square = rounding(4, 25)  # of the sum that cancels; the length is its root
-    assert summed(given, products(vectors)) == pytest.approx(0, abs=math.sqrt(square))
-    np.testing.assert_array_equal(lengths(vectors), 5)
+    assert measure_sums(given, multiply_vectors(vectors)) == pytest.approx(0, abs=math.sqrt(square))
+    np.testing.assert_array_equal(measure_lengths(vectors), 5)

@@ -31,10 +31,10 @@ from transformers import (
 import attnviz
 from attnviz.analysis import segments
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
-from attnviz.models import load
+from attnviz.models import load_model
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Intervention, Prompt, Request, Target
-from attnviz.selection import Spot
+from attnviz.selection import TokenReference
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny
 from tests.test_capture import near
@@ -761,12 +761,12 @@ SURROGATE = "a \ud800 b"
         lambda path: attnviz.from_arrays(
             EVEN, queries=list("abcd"), keys=["a", "b", "c", "d\ud9ff"]
         ),
-        lambda path: load(path).capture(Prompt(SURROGATE), Request()),
-        lambda path: load().respond(Prompt("a"), [Intervention()], Target("\udcff")),
-        lambda path: load().capture(Prompt("a"), Request(query=Spot("\udcff"))),
+        lambda path: load_model(path).capture(Prompt(SURROGATE), Request()),
+        lambda path: load_model().respond(Prompt("a"), [Intervention()], Target("\udcff")),
+        lambda path: load_model().capture(Prompt("a"), Request(query=TokenReference("\udcff"))),
         lambda path: segments.parse_segments('[{"name": "\\ud800", "start": 0, "end": 1}]'),
         lambda path: segments.parse_segments("0:1 \udcff"),
-        lambda path: load(path).capture(
+        lambda path: load_model(path).capture(
             Prompt('[{"role": "user", "content": "\\ud800"}]', chat=True), Request()
         ),
     ],
@@ -884,7 +884,7 @@ def test_captures_in_captures(inner: str, llama: Any, ids: Tensor) -> None:
         "module": lambda: attnviz.capture(model=Einsum(), inputs=X),
         "library": lambda: attnviz.capture(model=llama, inputs=ids),
         "itself": lambda: attnviz.capture(model=net, inputs=X),
-        "losses": lambda: load().losses(np.ones((1, 5), np.int64)),
+        "losses": lambda: load_model().losses(np.ones((1, 5), np.int64)),
     }
     net = Nested(inside[inner])
     before = state(net), world()
@@ -1009,7 +1009,7 @@ def test_contents_of_parts(template: str | None, content: list[Any], tiny: Tiny)
 def test_parts_that_are_no_text(content: Any, told: str, tiny: Tiny) -> None:
     """Pictures, sounds, numbers: one line."""
     messages = [{"role": "user", "content": content}]
-    model = load(str(tiny("chat")))
+    model = load_model(str(tiny("chat")))
     refused(
         InputError, told, lambda: model.capture(Prompt(json.dumps(messages), chat=True), Request())
     )

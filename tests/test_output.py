@@ -22,12 +22,12 @@ from markdown_it import MarkdownIt
 
 import attnviz
 from attnviz.errors import UsageError
-from attnviz.io.csv_table import CSV_COLUMNS, to_csv
-from attnviz.io.formats import to_json
+from attnviz.io.csv_table import CSV_COLUMNS, format_csv
+from attnviz.io.formats import format_json
 from attnviz.record import GIVEN, AttentionMap, Capture, Token
-from attnviz.render.html.gallery import Entry, gallery_html, gallery_md
-from attnviz.render.markdown import markdown
-from attnviz.views import heatmaps, rows, strips
+from attnviz.render.html.gallery import GalleryEntry, render_gallery_html, render_gallery_markdown
+from attnviz.render.markdown import render_markdown
+from attnviz.views import make_heatmaps, make_query_heatmaps, make_strips
 from tests.conftest import ROOT, SENTENCE, Run
 from tests.test_cli import fails
 
@@ -128,7 +128,7 @@ def assert_same_weights(found: list[dict[str, str]], part: AttentionMap) -> None
 def test_csv_is_exact_and_harmless() -> None:
     """A line a weight, whatever the tokens hold: no line break or control character in one, and no formula."""
     capture = capture_of(named(HOSTILE))
-    data = to_csv(capture)
+    data = format_csv(capture)
     part, found = capture.maps[0], read_csv(data)
     assert tuple(found[0]) == CSV_COLUMNS
     assert data.count(b"\n") == len(found) + 1
@@ -153,20 +153,20 @@ def test_csv_is_exact_and_harmless() -> None:
 def test_csv_of_any_tokens(texts: list[str], seed: int) -> None:
     """Any text at all, lone surrogates too, and any weights."""
     capture = capture_of(named(tuple(texts)), seed)
-    assert_same_weights(read_csv(to_csv(capture)), capture.maps[0])
+    assert_same_weights(read_csv(format_csv(capture)), capture.maps[0])
 
 
 def test_csv_of_windows_given_and_merged_heads(capture: Capture) -> None:
     """Numbers are those of the whole text; a head that a file names is text too; weights without units say so."""
     part = capture.maps[0]
     window = replace(capture, maps=(part.window([1, 3], range(1, 3)),))
-    places = {(line["query"], line["key"]) for line in read_csv(to_csv(window))}
+    places = {(line["query"], line["key"]) for line in read_csv(format_csv(window))}
     assert places == {("1", "1"), ("3", "1"), ("3", "2")}
     merged = replace(part.reduced("mean"), heads=("=1+1",), method=GIVEN)
-    found = read_csv(to_csv(replace(capture, maps=(merged,))))
+    found = read_csv(format_csv(replace(capture, maps=(merged,))))
     assert {(line["head"], line["units"]) for line in found} == {("'=1+1", "as given")}
     with pytest.raises(UsageError, match="this capture has none"):
-        to_csv(replace(capture, maps=(replace(part, weights=None),)))
+        format_csv(replace(capture, maps=(replace(part, weights=None),)))
 
 
 # Markdown
@@ -208,8 +208,8 @@ def as_shown(text: str) -> str:
 def test_markdown_is_read_as_it_was_written() -> None:
     """Names in the head, a row a query, weights to four digits, nothing where masked; no token becomes markup."""
     capture = capture_of(named(HOSTILE))
-    drawn, part = heatmaps(capture)[1], capture.maps[0]
-    text = markdown([drawn])
+    drawn, part = make_heatmaps(capture)[1], capture.maps[0]
+    text = render_markdown([drawn])
     names = [as_shown(f"{i} {label}") for i, label in enumerate(drawn.columns.labels)]
     assert cells(text, "th") == ["queries \\ keys", *names]
     body = np.array(cells(text, "td")).reshape(len(names), -1)
@@ -230,8 +230,8 @@ def test_markdown_of_any_text(texts: list[str], data: st.DataObject) -> None:
         st.text(st.sampled_from("-+=.1 \\`*_#>|~[](){}<&a\n\t!$:/w@"), min_size=1, max_size=12)
     )
     capture = replace(capture_of(named(tuple(texts))), notes=(note,), model=texts[0] or "m")
-    drawn = heatmaps(capture)[0]
-    text = markdown([drawn])
+    drawn = make_heatmaps(capture)[0]
+    text = render_markdown([drawn])
     names = [f"{i} {label}" for i, label in enumerate(drawn.columns.labels)]
     assert cells(text, "th")[1:] == [*map(as_shown, names)]
     assert cells(text, "h2") == [as_shown(drawn.title)]
@@ -245,13 +245,13 @@ def test_markdown_of_one_token(capture: Capture) -> None:
     part = capture.maps[0]
     one = replace(capture, maps=(part.window([2], range(4)),))
     row = [f"{weight:.4f}" for weight in part.weights[0, 0, 2, :3]]
-    found = cells(markdown(strips(one)[:1]), "td")
+    found = cells(render_markdown(make_strips(one)[:1]), "td")
     assert found == ["0 <bos>", row[0], "1 the", row[1], "2 cat", row[2], "3 sat", ""]
-    text = markdown(rows(one))
+    text = render_markdown(make_query_heatmaps(one))
     assert cells(text, "th") == ["heads \\ keys", "0 <bos>", "1 the", "2 cat", "3 sat"]
     assert cells(text, "td")[:5] == ["L0H0", *row, ""]
     tiles = attnviz.capture("the cat sat on", keep="tiles", tiles=2)
-    assert cells(markdown(heatmaps(tiles)[:1]), "th") == [
+    assert cells(render_markdown(make_heatmaps(tiles)[:1]), "th") == [
         "queries \\ keys",
         "0 <bos> to 2",
         "3 sat to 4",
@@ -261,9 +261,9 @@ def test_markdown_of_one_token(capture: Capture) -> None:
 # The pages of a report
 
 
-def evil_entry() -> Entry:
+def evil_entry() -> GalleryEntry:
     commands = tuple(f"attnviz show {text}" for text in ("'a b'", "'`'", "'```` x'", "'</code>'"))
-    return Entry(
+    return GalleryEntry(
         "</title><script>alert(1)</script> - ![x](y)",
         ("- </figure>", '" onerror="'),
         ("a b#?.png",),
@@ -274,7 +274,7 @@ def evil_entry() -> Entry:
 def test_galleries_show_text_as_text() -> None:
     """A page holds no markup but its own; in Markdown, the commands stand in one fence, whatever they hold."""
     entry = evil_entry()
-    page = gallery_html("<script>x", "0" * 64, [entry]).decode()
+    page = render_gallery_html("<script>x", "0" * 64, [entry]).decode()
     tags = set(re.findall(r"<(/?\w+)", re.sub("<style>.*?</style>", "", page, flags=re.DOTALL)))
     ours = {
         "html",
@@ -299,14 +299,14 @@ def test_galleries_show_text_as_text() -> None:
     assert all(text in shown for text in (entry.title, *entry.caption))
     found = [
         (token.type, token.content)
-        for token in READER.parse(gallery_md("# t", [entry]).decode())
+        for token in READER.parse(render_gallery_markdown("# t", [entry]).decode())
         if token.content
     ]
     assert found[-1] == ("fence", "".join(f"{command}\n" for command in entry.commands))
     assert [kind for kind, _ in found] == ["inline"] * 5 + ["fence"]
     inline = [
         token
-        for token in READER.parse(gallery_md("# t", [entry]).decode())
+        for token in READER.parse(render_gallery_markdown("# t", [entry]).decode())
         if token.type == "inline"
     ]
     assert {child.type for child in inline[2].children} <= {"text", "text_special"}
@@ -344,7 +344,7 @@ def test_json_and_npz_say_what_they_hold(call: Run, tmp_path: Path) -> None:
         np.testing.assert_array_equal(
             arrays["weights"], attnviz.load(tmp_path / "x.json").maps[0].weights
         )
-    assert heatmaps(attnviz.load(tmp_path / "x.json"))[0].rows.numbers == (3, 4, 5)
+    assert make_heatmaps(attnviz.load(tmp_path / "x.json"))[0].rows.numbers == (3, 4, 5)
     assert "queries 3-5 of 12" in call("show", "--from", "x.json").stdout
     assert attnviz.load(tmp_path / "x.npz").maps[0].heads == (0, 2)
 
@@ -352,7 +352,7 @@ def test_json_and_npz_say_what_they_hold(call: Run, tmp_path: Path) -> None:
 def test_json_of_hostile_tokens_comes_back(tmp_path: Path) -> None:
     """Every token, lone surrogates too, from plain ASCII, with every weight."""
     capture = capture_of(named(HOSTILE))
-    assert to_json(capture).isascii()
+    assert format_json(capture).isascii()
     for suffix in (".json", ".attn"):
         attnviz.save(capture, tmp_path / f"x{suffix}")
         found = attnviz.load(tmp_path / f"x{suffix}").maps[0]

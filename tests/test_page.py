@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import attnviz
-from attnviz.analysis.statistics import describe
-from attnviz.analysis.words import in_words
+from attnviz.analysis.statistics import measure_statistics
+from attnviz.analysis.words import convert_to_words
 from attnviz.drawable import Axis, Grid, Heatmap, Page, Scale, Section
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.render.colour import MAPS, make_palette
-from attnviz.render.html.page import PAGE_COLOURS, Code, html
-from attnviz.views import Look, Panel, page
+from attnviz.render.html.page import PAGE_COLOURS, Code, render_page
+from attnviz.views import Look, Panel, make_capture_page
 from tests.conftest import ROOT, SENTENCE, Tiny
 
 HOSTILE = (
@@ -65,7 +65,7 @@ def made(
         Token(word, i, int(start), int(start) + len(word), False)
         for i, (word, start) in enumerate(zip(words, starts[:-1], strict=True))
     )
-    found = describe(weights, visible, True)
+    found = measure_statistics(weights, visible, True)
     part = AttentionMap(
         "self",
         tuple(range(layers)),
@@ -139,12 +139,14 @@ def test_masked_cells_have_a_code_of_their_own() -> None:
 @pytest.mark.parametrize("exact", [False, True])
 def test_the_same_page_has_the_same_bytes(exact: bool) -> None:
     """Nothing of the time, the machine or chance."""
-    assert html(page(made(WORDS)), exact=exact) == html(page(made(WORDS)), exact=exact)
+    assert render_page(make_capture_page(made(WORDS)), exact=exact) == render_page(
+        make_capture_page(made(WORDS)), exact=exact
+    )
 
 
 def test_a_page_names_nothing_outside() -> None:
     """No address, and no element or rule that would load one."""
-    text = html(page(made(WORDS))).decode()
+    text = render_page(make_capture_page(made(WORDS))).decode()
     assert text.count("http") == text.count('http-equiv="Content-Security-Policy"') == 1
     assert not re.search(
         r"""["'(=]//|url\(|@import|\b(src|srcset|href|action|data)=|<(link|base|object|embed|iframe|form)\b""",
@@ -154,7 +156,7 @@ def test_a_page_names_nothing_outside() -> None:
 
 def test_the_policy_allows_our_script_and_nothing_else() -> None:
     """Its hashes are those of the one script and the one style."""
-    elements = Elements(html(page(made(WORDS))).decode()).found
+    elements = Elements(render_page(make_capture_page(made(WORDS))).decode()).found
     (policy,) = (
         attrs["content"] for tag, attrs, _ in elements if tag == "meta" and "http-equiv" in attrs
     )
@@ -169,7 +171,8 @@ def test_the_policy_allows_our_script_and_nothing_else() -> None:
 def test_hostile_tokens_stay_text() -> None:
     """No token ends or begins an element; the page holds all of them, as long as they are."""
     plain, hostile = (
-        html(page(made(words))).decode() for words in (WORDS[: len(HOSTILE)], HOSTILE)
+        render_page(make_capture_page(made(words))).decode()
+        for words in (WORDS[: len(HOSTILE)], HOSTILE)
     )
     names = [
         [(tag, sorted(attrs)) for tag, attrs, _ in Elements(text).found]
@@ -191,7 +194,9 @@ def test_weights_take_little_room(exact: bool, most: float) -> None:
     """At most a byte a weight that is not masked, three with exact, over the page itself."""
     text = (ROOT / "sample_texts" / "paragraph.txt").read_text()
     capture = attnviz.capture(text)
-    found = len(html(page(capture), exact=exact)) - len(html(page(made(["a"], 1, 1))))
+    found = len(render_page(make_capture_page(capture), exact=exact)) - len(
+        render_page(make_capture_page(made(["a"], 1, 1)))
+    )
     assert found < most * capture.maps[0].visible.sum() + 60_000
 
 
@@ -308,7 +313,7 @@ def reader(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Reader]]:
         size: tuple[int, int] = (1300, 1000),
         **options: Any,
     ) -> Reader:
-        data = shown if isinstance(shown, bytes) else html(page(shown))
+        data = shown if isinstance(shown, bytes) else render_page(make_capture_page(shown))
         files.append(tmp_path / f"{len(files)}.html")
         files[-1].write_bytes(data)
         contexts.append(
@@ -356,7 +361,12 @@ def require_told(on: Reader, beginning: str, labels: Sequence[str], weights: np.
 
 def steps(capture: Capture, layer: int, head: int, panel: Panel) -> np.ndarray:
     """The colours of weights on the scale of a head."""
-    return page(capture).sections[0].heatmaps[layer][head].scale.steps(panel, PAGE_COLOURS)
+    return (
+        make_capture_page(capture)
+        .sections[0]
+        .heatmaps[layer][head]
+        .scale.steps(panel, PAGE_COLOURS)
+    )
 
 
 @pytest.mark.browser
@@ -389,7 +399,7 @@ def test_the_table_of_a_head_holds_its_weights(
 ) -> None:
     """Every weight of a whole head, within 0.004, or 0.0005 with exact, with the numbers and texts of its tokens."""
     capture = attnviz.capture(SENTENCE, model=str(minilm), layers="2", heads="3-5")
-    on = reader(html(page(capture), exact=exact), "#layer=2&head=4")
+    on = reader(render_page(make_capture_page(capture), exact=exact), "#layer=2&head=4")
     rows, weights = on.table(), weights_of(capture, 0, 1)
     found = np.float64([row["weight"] for row in rows]).reshape(weights.shape)
     assert np.abs(found - weights).max() <= off
@@ -480,7 +490,7 @@ def test_scale_and_theme_change_what_is_painted(reader: Callable[..., Reader]) -
 @pytest.mark.browser
 def test_a_linear_look_and_another_colour_map_are_kept(reader: Callable[..., Reader]) -> None:
     """The page begins on the scale that was asked for, with the colours that were."""
-    on = reader(html(page(made(WORDS), Look(linear=True)), colours="magma"))
+    on = reader(render_page(make_capture_page(made(WORDS), Look(linear=True)), colours="magma"))
     assert on.page.locator("[name=scale][value=linear]").is_checked()
     assert tuple(on.pixel(0, 0)[:3]) == tuple(
         make_palette("magma", PAGE_COLOURS)[PAGE_COLOURS - 1, :3]
@@ -912,7 +922,7 @@ def test_given_weights_may_be_above_one(exact: bool, reader: Callable[..., Reade
     given_ = replace(
         capture.maps[0], weights=capture.maps[0].weights * 50, method="given", statistics=None
     )
-    on = reader(html(page(replace(capture, maps=(given_,))), exact=exact))
+    on = reader(render_page(make_capture_page(replace(capture, maps=(given_,))), exact=exact))
     found = np.float64([row["weight"] for row in on.table()])
     weights = given_.weights[0, 0][np.tri(len(WORDS), dtype=bool)]
     assert np.abs(found - weights).max() <= 50 * (0.0005 if exact else 0.004)
@@ -945,7 +955,7 @@ def test_hostile_tokens_are_shown_and_not_obeyed(reader: Callable[..., Reader]) 
 @pytest.mark.browser
 def test_a_notebook_can_frame_it(reader: Callable[..., Reader]) -> None:
     """In a sandboxed frame without an address of its own it works as elsewhere."""
-    source = escaped(html(page(made(WORDS))).decode())
+    source = escaped(render_page(make_capture_page(made(WORDS))).decode())
     frame = f'<!doctype html><iframe srcdoc="{source}" sandbox="allow-scripts allow-downloads" height="760" width="900">'
     ready = '</iframe><script>document.documentElement.dataset.ready = "true"</script>'
     on = reader((frame + ready).encode())
@@ -1054,7 +1064,7 @@ def test_a_page_is_of_use_before_all_of_it_is_there(
     reader: Callable[..., Reader], chromium: Any
 ) -> None:
     """What comes first shows the first head; one that is still on its way is waited for, unless another is chosen."""
-    data, more = html(page(made(WORDS, 3, 3))), threading.Event()
+    data, more = render_page(make_capture_page(made(WORDS, 3, 3))), threading.Event()
     cut = data.index(b'id="weights-0-2-1"') + 40  # in the midst of its codes
 
     class Slow(BaseHTTPRequestHandler):
@@ -1106,7 +1116,7 @@ def test_a_page_is_of_use_before_all_of_it_is_there(
 def differing(seed: int = 0) -> Page:
     """A page of the differences between the heads of two captures."""
     one, other = (made(WORDS, 2, 3, seed=seed + i) for i in range(2))
-    found = page(one)
+    found = make_capture_page(one)
     (section,) = found.sections
     values = one.maps[0].weights - other.maps[0].weights
     scale = Scale(float(np.abs(values).max()), float(np.abs(values).max()), signed=True)
@@ -1166,7 +1176,10 @@ def test_a_signed_cell_tells_its_difference_and_has_its_colour(
 ) -> None:
     """Under the pointer with its sign; blue below zero and red above it, as in every medium; masked is not painted."""
     shown = differing()
-    on, values = reader(html(shown, exact=exact), "#layer=1&head=2"), differences(shown, 1, 2)
+    on, values = (
+        reader(render_page(shown, exact=exact), "#layer=1&head=2"),
+        differences(shown, 1, 2),
+    )
     heatmap = shown.sections[0].heatmaps[1][2]
     colours = make_palette("viridis", PAGE_COLOURS, signed=True)[
         heatmap.scale.steps(heatmap.panel, PAGE_COLOURS)
@@ -1190,7 +1203,7 @@ def test_a_signed_cell_tells_its_difference_and_has_its_colour(
 def test_the_signed_table_holds_the_differences(reader: Callable[..., Reader]) -> None:
     """Every one that is not masked, in a column of that name."""
     shown = differing()
-    on, values = reader(html(shown, exact=True), "#layer=0&head=1"), differences(shown, 0, 1)
+    on, values = reader(render_page(shown, exact=True), "#layer=0&head=1"), differences(shown, 0, 1)
     found = {(int(row["query"]), int(row["key"])): float(row["difference"]) for row in on.table()}
     wanted = {
         place: values[place] for place in np.ndindex(values.shape) if not np.isnan(values[place])
@@ -1204,7 +1217,7 @@ def test_a_signed_token_names_the_largest_differences_of_both_signs(
 ) -> None:
     """By their size, the text in the colours of their signs; negative lines are dashed, and that is said."""
     shown = differing()
-    on, row = reader(html(shown)), differences(shown, 0, 0)[7]
+    on, row = reader(render_page(shown)), differences(shown, 0, 0)[7]
     on.token(7).hover()
     on.settle()
     text = on.text("#told")
@@ -1240,7 +1253,7 @@ def test_signed_pictures_keep_the_largest_size_where_they_are_pooled(
     large = Heatmap("one", panel, axis, replace(axis, name="keys"), scale, ())
     small = Grid("all", ("L0",), ("H0",), ((panel,),), scale, (), n)
     on = reader(
-        html(Page("toy", (Section("difference", small, ((large,),)),), ())), size=(800, 700)
+        render_page(Page("toy", (Section("difference", small, ((large,),)),), ())), size=(800, 700)
     )
     blue = make_palette("viridis", PAGE_COLOURS, signed=True)[0, :3].astype(int)
     for name in ("#cells", "#heads canvas"):
@@ -1251,5 +1264,5 @@ def test_signed_pictures_keep_the_largest_size_where_they_are_pooled(
 def test_a_page_of_words_says_words(reader: Callable[..., Reader]) -> None:
     """What may be pointed at are words where the capture is in words."""
     text = "unbelievable tokenizers"
-    assert "Point at a word to" in reader(in_words(attnviz.capture(text))).text("body")
+    assert "Point at a word to" in reader(convert_to_words(attnviz.capture(text))).text("body")
     assert "Point at a token to" in reader(attnviz.capture(text)).text("body")

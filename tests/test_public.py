@@ -140,18 +140,18 @@ def test_interventions_that_cannot_be(arguments: dict, told: str) -> None:
 def test_old_names_of_the_readme_still_work() -> None:
     """What the README imported from deep inside before works for one version, with a warning where it moved."""
     with pytest.warns(DeprecationWarning, match=r"attnviz\.request"):
-        from attnviz.models import Prompt, load
-    from attnviz.analysis.comparison import Distances, compare
+        from attnviz.models import Prompt, load_model
+    from attnviz.analysis.comparison import Distances, compare_on_words
     from attnviz.analysis.measures import measure
     from attnviz.analysis.segments import paragraphs, shares
-    from attnviz.analysis.words import in_words
+    from attnviz.analysis.words import convert_to_words
     from attnviz.experiments.attribution import attribute
 
     capture = attnviz.capture("The cat sat.")
-    assert in_words(capture).maps[0].weights is not None
-    assert Distances.over([compare(capture, capture)]).mean.shape == (18, 18)
+    assert convert_to_words(capture).maps[0].weights is not None
+    assert Distances.over([compare_on_words(capture, capture)]).mean.shape == (18, 18)
     assert (
-        attribute(load(), Prompt("one two three. one two"), checks=["knock-out"])
+        attribute(load_model(), Prompt("one two three. one two"), checks=["knock-out"])
         .effects["knock-out"]
         .size
     )

@@ -10,30 +10,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from attnviz.analysis.statistics import describe
-from attnviz.drawable import pool
-from attnviz.models import load
+from attnviz.analysis.statistics import measure_statistics
+from attnviz.drawable import pool_matrix
+from attnviz.models import load_model
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.render.colour import MAPS, sample_colours
-from attnviz.render.terminal.cells import Depth, Paint
-from attnviz.render.terminal.draw import Screen, draw
+from attnviz.render.terminal.cells import CellPaint, ColourDepth
+from attnviz.render.terminal.draw import Screen, draw_picture_lines
 from attnviz.render.terminal.text_width import fit_columns, fix_width, stack_labels, wrap_columns
 from attnviz.request import Prompt, Request
-from attnviz.views import Look, Scale, grids, heatmaps, rows, strips
+from attnviz.views import Look, Scale, make_grids, make_heatmaps, make_query_heatmaps, make_strips
 from tests.conftest import SENTENCE
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDE = ("猫", "👩‍🚀", "é", "مرحبا", "a\x1bb", "x" * 40, "", "\n")
 
 
-def on(width: int, depth: Depth) -> Screen:
-    return Screen(width, paint=Paint(depth))
+def on(width: int, depth: ColourDepth) -> Screen:
+    return Screen(width, paint=CellPaint(depth))
 
 
 def text_of(drawable: object, screen: Screen) -> str:
     return (
         "\n".join(
-            "".join(segment.text for segment in line).rstrip() for line in draw(drawable, screen)
+            "".join(segment.text for segment in line).rstrip()
+            for line in draw_picture_lines(drawable, screen)
         )
         + "\n"
     )
@@ -46,7 +47,7 @@ def painted(drawable: object, screen: Screen) -> str:
             f"<{segment.style}>{segment.text}" if segment.style else segment.text
             for segment in line
         )
-        for line in draw(drawable, screen)
+        for line in draw_picture_lines(drawable, screen)
     )
 
 
@@ -58,7 +59,7 @@ def long_capture(n: int, heads: int = 1) -> Capture:
     weights = np.tril(weights)
     weights /= weights.sum(-1, keepdims=True)
     visible = np.tri(n, dtype=bool)
-    found = describe(weights, visible, True)
+    found = measure_statistics(weights, visible, True)
     part = AttentionMap(
         "self", (0,), tuple(range(heads)), tokens, tokens, weights, visible, statistics=found
     )
@@ -70,10 +71,10 @@ def every_view(capture: Capture) -> dict[str, object]:
     part = capture.maps[0]
     one = replace(capture, maps=(part.window(range(9, 10), range(len(part.keys))),))
     return {
-        "heatmap": heatmaps(capture)[0],
-        "grid": grids(capture)[0],
-        "tokens": strips(one)[0],
-        "rows": rows(one)[0],
+        "heatmap": make_heatmaps(capture)[0],
+        "grid": make_grids(capture)[0],
+        "tokens": make_strips(one)[0],
+        "rows": make_query_heatmaps(one)[0],
     }
 
 
@@ -81,7 +82,7 @@ def every_view(capture: Capture) -> dict[str, object]:
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
 @pytest.mark.parametrize("view", ["heatmap", "grid", "tokens", "rows"])
 def test_golden_screens(
-    width: int, depth: Depth, view: str, request: pytest.FixtureRequest
+    width: int, depth: ColourDepth, view: str, request: pytest.FixtureRequest
 ) -> None:
     """A picture of 24 tokens with a sink looks as it did, at every width, in every number of colours."""
     drawable = every_view(long_capture(24, heads=3))[view]
@@ -95,7 +96,7 @@ def test_golden_screens(
 def test_long_model_names_keep_layer_and_head(capture: Capture) -> None:
     """The title wraps rather than lose its end."""
     named = replace(capture, model="owner/" + "a-very-long-name-" * 4)
-    shown = text_of(heatmaps(named)[0], on(40, "shades"))
+    shown = text_of(make_heatmaps(named)[0], on(40, "shades"))
     assert "layer 0 · head 0" in re.sub(r"\s+", " ", shown)
     assert max(map(cell_len, shown.splitlines())) <= 40
 
@@ -103,10 +104,10 @@ def test_long_model_names_keep_layer_and_head(capture: Capture) -> None:
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
 @pytest.mark.parametrize("width", [40, 57, 80, 200])
 @pytest.mark.parametrize("n", [1, 2, 17, 41, 150, 700])
-def test_pictures_fit_the_screen(n: int, width: int, depth: Depth) -> None:
+def test_pictures_fit_the_screen(n: int, width: int, depth: ColourDepth) -> None:
     """No line of any view is wider than the screen, however long the text, and a picture is never empty."""
     capture = long_capture(n, heads=13)
-    for drawable in (heatmaps(capture)[0], grids(capture)[0]):
+    for drawable in (make_heatmaps(capture)[0], make_grids(capture)[0]):
         lines = text_of(drawable, on(width, depth)).splitlines()
         assert max(map(cell_len, lines)) <= width
         assert len(lines) >= 4
@@ -115,31 +116,34 @@ def test_pictures_fit_the_screen(n: int, width: int, depth: Depth) -> None:
 @pytest.mark.parametrize("depth", ["truecolor", "shades"])
 @pytest.mark.parametrize("height", [20, 24, 50])
 @pytest.mark.parametrize("n", [3, 17, 41, 700])
-def test_pictures_fit_a_low_screen(n: int, height: int, depth: Depth) -> None:
+def test_pictures_fit_a_low_screen(n: int, height: int, depth: ColourDepth) -> None:
     """A picture and a prompt below it are no higher than a terminal, whatever the text; a text itself may scroll."""
     for width in (40, 90, 300):
-        low = Screen(width, height, Paint(depth))
-        for drawable in (heatmaps(long_capture(n))[0], grids(long_capture(n, heads=3))[0]):
+        low = Screen(width, height, CellPaint(depth))
+        for drawable in (
+            make_heatmaps(long_capture(n))[0],
+            make_grids(long_capture(n, heads=3))[0],
+        ):
             assert len(text_of(drawable, low).splitlines()) < height
 
 
 def test_pooling_for_a_low_screen_is_told() -> None:
     """Rows and columns may be pooled differently, and the caption gives both."""
-    low = text_of(heatmaps(long_capture(60))[0], Screen(90, 24, Paint("truecolor")))
+    low = text_of(make_heatmaps(long_capture(60))[0], Screen(90, 24, CellPaint("truecolor")))
     assert "60 tokens on 34 x 60 cells: each is the largest weight that it stands for" in low, low
-    high = text_of(heatmaps(long_capture(60))[0], Screen(90, 80, Paint("truecolor")))
+    high = text_of(make_heatmaps(long_capture(60))[0], Screen(90, 80, CellPaint("truecolor")))
     assert "largest" not in high
 
 
 def test_full_pictures_have_a_cell_for_every_token() -> None:
     """However wide that is: a row and two columns a token, labels and all; thumbnails likewise."""
-    full = Screen(60, paint=Paint("shades"), full=True)
-    lines = text_of(heatmaps(long_capture(150))[0], full).splitlines()
+    full = Screen(60, paint=CellPaint("shades"), full=True)
+    lines = text_of(make_heatmaps(long_capture(150))[0], full).splitlines()
     body = [line for line in lines if re.match(r" *w\d+ [░▒▓█·▲]", line)]
     assert len(body) == 150
     assert len(body[-1]) == len("w149 ") + 2 * 150
     assert "largest" not in "".join(lines)
-    small = text_of(grids(long_capture(150, heads=2))[0], full).splitlines()
+    small = text_of(make_grids(long_capture(150, heads=2))[0], full).splitlines()
     assert sum(len(line) == len("L0 ") + 150 for line in small) == 2  # the last row of each
     assert "largest" not in "".join(small)
 
@@ -152,12 +156,12 @@ def test_sinks_are_beyond_the_colours() -> None:
     capture = Capture(
         "toy", "", (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.array(True)),)
     )
-    shown = text_of(heatmaps(capture)[0], on(100, "shades"))
+    shown = text_of(make_heatmaps(capture)[0], on(100, "shades"))
     assert shown.count("▲▲" + "██" * 29) == 30
     assert "0.0034  ▲▲ beyond  √ scale" in shown
     assert "90% of the weight is on the sink w0: beyond the colours" in shown
-    assert "<on #c77dff>" in painted(heatmaps(capture)[0], on(100, "truecolor"))
-    whole = text_of(heatmaps(capture, Look(whole=True))[0], on(100, "shades"))
+    assert "<on #c77dff>" in painted(make_heatmaps(capture)[0], on(100, "truecolor"))
+    whole = text_of(make_heatmaps(capture, Look(whole=True))[0], on(100, "shades"))
     assert "▲" not in whole
     assert " 0.9  √ scale" in whole
 
@@ -165,13 +169,13 @@ def test_sinks_are_beyond_the_colours() -> None:
 def test_a_linear_scale_is_named() -> None:
     """The colour bar says which scale it is."""
     assert "linear scale" in text_of(
-        heatmaps(long_capture(30), Look(linear=True))[0], on(80, "shades")
+        make_heatmaps(long_capture(30), Look(linear=True))[0], on(80, "shades")
     )
 
 
 @pytest.mark.parametrize("depth", ["truecolor", "shades", "ascii"])
 @pytest.mark.parametrize("width", [40, 100])
-def test_texts_are_wrapped_with_every_token_in_order(width: int, depth: Depth) -> None:
+def test_texts_are_wrapped_with_every_token_in_order(width: int, depth: ColourDepth) -> None:
     """Tokens coloured by one query, or with their weights where there are no colours; the one token is marked."""
     drawable = every_view(long_capture(24))["tokens"]
     lines = text_of(drawable, on(width, depth)).splitlines()
@@ -180,7 +184,9 @@ def test_texts_are_wrapped_with_every_token_in_order(width: int, depth: Depth) -
     assert re.findall(r"\bw\d+\b", body)[:24] == [f"w{i}" for i in range(24)]
     if depth == "truecolor":
         styles = {
-            part.text: str(part.style) for line in draw(drawable, on(width, depth)) for part in line
+            part.text: str(part.style)
+            for line in draw_picture_lines(drawable, on(width, depth))
+            for part in line
         }
         assert styles["w9"].startswith("bold underline")
         assert styles["w10"] == "dim"
@@ -198,7 +204,7 @@ def test_maps_between_two_texts_show_numbers() -> None:
         "toy", "", (AttentionMap("cross", (0,), (0,), *sides, weights, np.array(True)),)
     )
     assert "    k   k   k   k\n    0   1   2   3\nq0 .25 .25" in text_of(
-        heatmaps(capture)[0], on(80, "shades")
+        make_heatmaps(capture)[0], on(80, "shades")
     )
 
 
@@ -207,7 +213,7 @@ def test_numbers_are_those_of_the_whole_text() -> None:
     capture = long_capture(40)
     window = replace(capture, maps=(capture.maps[0].window(range(30, 36), range(30, 36)),))
     assert "        30  31  32  33  34  35\nw30 30 .57" in text_of(
-        heatmaps(window)[0], on(80, "shades")
+        make_heatmaps(window)[0], on(80, "shades")
     )
 
 
@@ -237,7 +243,7 @@ def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
 def test_layout_goes_by_what_fits() -> None:
     """Numbers for few tokens, stacked labels for more, half blocks with ticks for many, pooled beyond the width."""
     few, more, many, most = (
-        text_of(heatmaps(long_capture(n))[0], on(100, "truecolor")) for n in (18, 40, 80, 300)
+        text_of(make_heatmaps(long_capture(n))[0], on(100, "truecolor")) for n in (18, 40, 80, 300)
     )
     assert " .3" in few
     assert "w\n" not in few
@@ -251,8 +257,8 @@ def test_layout_goes_by_what_fits() -> None:
 
 def test_values_in_cells_are_the_weights(capture: Capture) -> None:
     """The numbers drawn are the weights to two digits; masked cells are blank."""
-    panel = heatmaps(capture)[0].panel
-    lines = text_of(heatmaps(capture)[0], on(80, "shades")).splitlines()[2:6]
+    panel = make_heatmaps(capture)[0].panel
+    lines = text_of(make_heatmaps(capture)[0], on(80, "shades")).splitlines()[2:6]
     for row, line in enumerate(lines):
         shown = [float(word) for word in line.split()[2:]]
         np.testing.assert_allclose(shown, panel.values[row, : row + 1], atol=0.006)
@@ -269,14 +275,14 @@ def test_masked_is_not_zero() -> None:
         (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.tri(30, dtype=bool)),),
     )
     for depth, zero in (("shades", "·"), ("ascii", ".")):
-        line = text_of(heatmaps(capture)[0], on(100, depth)).splitlines()[1 + 3 + 4]
+        line = text_of(make_heatmaps(capture)[0], on(100, depth)).splitlines()[1 + 3 + 4]
         assert line.endswith(zero * 8)
         assert line.count(zero) == 8
 
 
 def test_captions_tell_what_is_seen(capture: Capture) -> None:
     """Model, layer, head, what rows and columns are, scale and range, and the share of the weight on the sink."""
-    drawable = heatmaps(capture)[3]
+    drawable = make_heatmaps(capture)[3]
     shown = text_of(drawable, on(80, "shades"))
     part = capture.maps[0]
     share = part.weights[1, 1, 1:, 0].mean()
@@ -285,15 +291,17 @@ def test_captions_tell_what_is_seen(capture: Capture) -> None:
     assert "√ scale" in shown
     assert f"{share:.0%} of the weight is on the sink <bos>" in shown
     mean = replace(capture, maps=(part.reduced("mean"),), notes=("a note",))
-    assert "layer 0 · mean over heads" in text_of(heatmaps(mean)[0], on(80, "shades"))
-    assert "a note" in text_of(heatmaps(mean)[0], on(80, "shades"))
+    assert "layer 0 · mean over heads" in text_of(make_heatmaps(mean)[0], on(80, "shades"))
+    assert "a note" in text_of(make_heatmaps(mean)[0], on(80, "shades"))
 
 
 def test_ragged_heads_have_gaps() -> None:
     """L0H1,L2H0 is a grid with a panel for each and gaps between."""
     from attnviz.selection import ALL, parse_heads
 
-    drawable = grids(load().capture(Prompt(SENTENCE), Request(ALL, parse_heads("L0H1,L2H0"))))[0]
+    drawable = make_grids(
+        load_model().capture(Prompt(SENTENCE), Request(ALL, parse_heads("L0H1,L2H0")))
+    )[0]
     assert (drawable.rows, drawable.columns) == (("L0", "L2"), ("H1", "H0"))
     assert [[panel is not None for panel in row] for row in drawable.panels] == [
         [True, False],
@@ -315,8 +323,8 @@ def test_wide_and_hostile_labels_keep_columns_aligned(width: int) -> None:
         np.full((1, 1, n, n), 1 / n, np.float32),
         np.ones((n, n), bool),
     )
-    drawable = heatmaps(Capture("toy", "", (part,)))[0]
-    lines = list(draw(drawable, on(width, "truecolor")))
+    drawable = make_heatmaps(Capture("toy", "", (part,)))[0]
+    lines = list(draw_picture_lines(drawable, on(width, "truecolor")))
     body = [line for line in lines if line and line[-1].style and line[-1].style.bgcolor][:-1]
     assert len({sum(cell_len(segment.text) for segment in line) for line in body}) == 1
     assert "\x1b" not in "".join(segment.text for line in lines for segment in line)
@@ -340,7 +348,7 @@ def test_stacked_labels_end_at_the_bottom() -> None:
 def test_pooling_keeps_the_maximum(height: int, width: int, rows: int, columns: int) -> None:
     """A pooled matrix fits, keeps its maximum, and is the matrix itself where it fits already."""
     values = np.random.default_rng(height).random((height, width))
-    pooled = pool(values, rows, columns)
+    pooled = pool_matrix(values, rows, columns)
     assert pooled.shape == (min(height, rows), min(width, columns))
     assert pooled.max() == values.max()
     if rows >= height and columns >= width:

@@ -20,8 +20,8 @@ from attnviz.analysis.segments import (
     require_fitting_segments,
     shares,
 )
-from attnviz.models import load
-from attnviz.models.huggingface.encoding import message_segments
+from attnviz.models import load_model
+from attnviz.models.huggingface.encoding import find_message_segments
 from attnviz.record import AttentionMap, Segment, Token
 from attnviz.request import Prompt, Request
 from tests.conftest import Tiny
@@ -287,7 +287,7 @@ CHAT = [
 
 def test_messages_of_a_chat_are_segments(tiny: Tiny) -> None:
     """By role, the second of one with its number; they hold what was said, and tokens of it."""
-    capture = load(str(tiny("chat"))).capture(Prompt(json.dumps(CHAT), chat=True), Request())
+    capture = load_model(str(tiny("chat"))).capture(Prompt(json.dumps(CHAT), chat=True), Request())
     names, starts, _ = zip(*capture.segments, strict=True)
     assert names == ("user", "assistant", "user 2")
     assert [capture.text[start:end] for _, start, end in capture.segments] == [
@@ -297,7 +297,7 @@ def test_messages_of_a_chat_are_segments(tiny: Tiny) -> None:
     ]
     assert list(starts) == sorted(starts)
     assert (measure_shares(capture.maps[0], capture.segments).tokens > 0).all()
-    assert load(str(tiny("chat"))).capture(Prompt("plain"), Request()).segments == ()
+    assert load_model(str(tiny("chat"))).capture(Prompt("plain"), Request()).segments == ()
 
 
 def written(messages: list[dict[str, Any]], **_: Any) -> str:
@@ -317,7 +317,7 @@ def test_a_template_that_tells_no_beginning() -> None:
 
     for template in (written, otherwise, picky):
         text = template(CHAT)
-        found = message_segments(SimpleNamespace(apply_chat_template=template), CHAT, text)
+        found = find_message_segments(SimpleNamespace(apply_chat_template=template), CHAT, text)
         assert [name for name, _, _ in found] == ["user", "assistant", "user 2"]
         assert [text[start:end] for _, start, end in found] == [
             "Who was it?",
@@ -338,7 +338,7 @@ def test_messages_that_are_not_found() -> None:
     def changing(messages: list[dict[str, Any]], **_: Any) -> str:
         return "".join("<LOUD>" if part["content"] == "loud" else "" for part in messages)
 
-    found = message_segments(SimpleNamespace(apply_chat_template=changing), messages, "<LOUD>")
+    found = find_message_segments(SimpleNamespace(apply_chat_template=changing), messages, "<LOUD>")
     assert found == (Segment("user", 0, 6),)
 
 

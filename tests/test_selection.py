@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 
 from attnviz.errors import UsageError
 from attnviz.escape import escape, label
-from attnviz.io.formats import to_json
+from attnviz.io.formats import format_json
 from attnviz.record import AttentionMap, Capture, Token
-from attnviz.selection import ALL, parse, parse_heads, resolve
+from attnviz.selection import ALL, parse_heads, parse_numbers, resolve_blocks
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,14 @@ from attnviz.selection import ALL, parse, parse_heads, resolve
 )
 def test_numbers_and_ranges(text: str, chosen: tuple[int, ...]) -> None:
     """Numbers count from 0, negative ones from the end; each is taken once, in the order given."""
-    assert parse(text).resolve(range(6), "layer") == chosen
+    assert parse_numbers(text).resolve(range(6), "layer") == chosen
 
 
 @pytest.mark.parametrize("text", ["", "x", "1,,2", "1-2-3", "1.5", "--1", "L1H2", "9" * 30])
 def test_what_is_no_selection(text: str) -> None:
     """Anything else is refused with what is allowed."""
     with pytest.raises(ValueError, match="write 3, -1"):
-        parse(text)
+        parse_numbers(text)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_what_is_no_selection(text: str) -> None:
 def test_what_does_not_exist_names_the_range(text: str, told: str) -> None:
     """A layer that is not there is an error that says which are."""
     with pytest.raises(UsageError, match=told):
-        parse(text).resolve(range(6), "layer")
+        parse_numbers(text).resolve(range(6), "layer")
 
 
 SIX = dict.fromkeys(range(6), range(12))
@@ -54,11 +54,11 @@ SIX = dict.fromkeys(range(6), range(12))
 
 def test_named_heads_become_one_rectangle_a_layer() -> None:
     """L5H3,L2H1,L5H0 is layer 5 with heads 3 and 0, and layer 2 with head 1."""
-    assert resolve(ALL, parse_heads("L5H3,l2h1,L5H0"), SIX) == (((5,), (3, 0)), ((2,), (1,)))
-    assert resolve(parse("0"), parse_heads("1-2"), SIX) == (((0,), (1, 2)),)
-    assert resolve(ALL, parse_heads("L-1H-1"), SIX) == (((5,), (11,)),)
+    assert resolve_blocks(ALL, parse_heads("L5H3,l2h1,L5H0"), SIX) == (((5,), (3, 0)), ((2,), (1,)))
+    assert resolve_blocks(parse_numbers("0"), parse_heads("1-2"), SIX) == (((0,), (1, 2)),)
+    assert resolve_blocks(ALL, parse_heads("L-1H-1"), SIX) == (((5,), (11,)),)
     with pytest.raises(UsageError, match="head 12"):
-        resolve(ALL, parse_heads("L0H12"), SIX)
+        resolve_blocks(ALL, parse_heads("L0H12"), SIX)
     with pytest.raises(ValueError, match="mixes"):
         parse_heads("L0H1,3")
 
@@ -127,7 +127,7 @@ def test_reductions(capture: Capture) -> None:
 
 def test_json_has_the_schema(capture: Capture) -> None:
     """One ASCII document with schema, model, maps, tokens; masked cells are null and weights come back exactly."""
-    text = to_json(capture)
+    text = format_json(capture)
     document = json.loads(text)
     assert text.isascii()
     assert document["schema"] == "attnviz/1"
@@ -157,5 +157,5 @@ def test_weights_round_trip_through_json(row: np.ndarray) -> None:
     part = AttentionMap(
         "self", (0,), (0,), (token,), (token,) * 5, row.reshape(1, 1, 1, 5), np.ones(5, bool)
     )
-    back = json.loads(to_json(Capture("toy", "", (part,))))["maps"][0]["weights"]
+    back = json.loads(format_json(Capture("toy", "", (part,))))["maps"][0]["weights"]
     np.testing.assert_array_equal(np.array(back, np.float32), part.weights)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
@@ -15,18 +15,23 @@ from rich.cells import cell_len
 from attnviz.drawable import Axis, Grid, Heatmap, Panel, Scale, Series, Strip
 from attnviz.escape import label
 from attnviz.render.colour import SIGNED, make_palette, sample_colours
-from attnviz.render.figure.figure import Style, compose_sheet, figure
+from attnviz.render.figure.figure import FigureStyle, compose_sheet, render_figure
 from attnviz.render.figure.layout import choose_bar_ticks
 from attnviz.render.figure.sheet import COLOURS
-from attnviz.render.markdown import markdown
-from attnviz.render.terminal.cells import SIGNED_SHADES, Depth, format_cell_difference
-from attnviz.render.terminal.draw import Screen, draw
+from attnviz.render.markdown import render_markdown
+from attnviz.render.terminal.cells import (
+    SIGNED_SHADES,
+    ColourDepth,
+    format_cell_difference,
+    format_cell_weight,
+)
+from attnviz.render.terminal.draw import Screen, draw_picture_lines
 from tests.test_figure import HOSTILE
 from tests.test_render import CONES, GOLDEN, lab, on, painted, text_of
 
 DIFFERENCES = Scale(0.42, 0.42, signed=True)
 WEIGHTS = Scale(1.0, 1.0)
-PLAIN = Style()
+PLAIN = FigureStyle()
 
 
 def axis(name: str, labels: tuple[str, ...]) -> Axis:
@@ -71,7 +76,7 @@ def heads(layers: int, columns: int, scale: Scale = WEIGHTS) -> Heatmap:
     return Heatmap("induction", Panel(values, visible), *sides, scale, ())
 
 
-def written(drawable: Heatmap | Series, style: Style = PLAIN) -> list[str]:
+def written(drawable: Heatmap | Series, style: FigureStyle = PLAIN) -> list[str]:
     """The texts of a figure."""
     with compose_sheet(drawable, style) as sheet:
         return [text.get_text() for text in sheet.axes.texts]
@@ -81,7 +86,7 @@ def written(drawable: Heatmap | Series, style: Style = PLAIN) -> list[str]:
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
 @pytest.mark.parametrize("view", ["signed", "series"])
 def test_golden_screens(
-    width: int, depth: Depth, view: str, request: pytest.FixtureRequest
+    width: int, depth: ColourDepth, view: str, request: pytest.FixtureRequest
 ) -> None:
     """Differences of 24 tokens, and three matrices of 8, look as they did, at every width and number of colours."""
     found = (text_of if depth in ("shades", "ascii") else painted)(
@@ -123,7 +128,7 @@ def test_the_256_colours_have_zero_in_their_middle() -> None:
 
 
 @pytest.mark.parametrize("depth", ["shades", "ascii"])
-def test_signs_are_told_apart_without_colour(depth: Depth) -> None:
+def test_signs_are_told_apart_without_colour(depth: ColourDepth) -> None:
     """One value a cell from -top to top: each shade in turn, zero in the middle, masked blank."""
     n = len(SIGNED_SHADES[depth])
     levels = np.linspace(-1, 1, n)
@@ -160,9 +165,19 @@ def test_numbers_of_differences_have_signs() -> None:
 
 
 @given(st.floats(-1e9, 1e9))
+@example(9.96)
+@example(999.7)
 def test_numbers_of_differences_take_four_columns(value: float) -> None:
     """Whatever the difference."""
     assert len(format_cell_difference(value)) == 4
+
+
+@given(st.floats(0, 1e9))
+@example(9.96)
+@example(999.7)
+def test_numbers_of_weights_take_four_columns(value: float) -> None:
+    """Whatever the weight; norms and scores may be large."""
+    assert len(format_cell_weight(value)) == 4
 
 
 def test_the_bar_goes_from_minus_to_plus_over_zero() -> None:
@@ -181,14 +196,14 @@ def test_pooled_differences_are_the_largest_in_size(
     values = (
         np.random.default_rng(height * 31 + width).normal(size=(height, width)).astype(np.float32)
     )
-    found = Panel(values, np.ones(values.shape, bool)).pooled(rows, columns)
-    sizes = Panel(np.abs(values), found.visible).pooled(rows, columns)
+    found = Panel(values, np.ones(values.shape, bool)).pool(rows, columns)
+    sizes = Panel(np.abs(values), found.visible).pool(rows, columns)
     np.testing.assert_array_equal(np.abs(found.values), sizes.values)
     assert np.isin(found.values, values).all()
 
 
 @pytest.mark.parametrize("form", ["truecolor", "shades"])
-def test_a_negative_difference_survives_a_small_screen(form: Depth) -> None:
+def test_a_negative_difference_survives_a_small_screen(form: ColourDepth) -> None:
     """One cell of 200 x 200, in a heatmap and in a thumbnail, is drawn in the look of its sign."""
     values = np.full((200, 200), 0.001, np.float32)
     values[120, 60] = -0.42
@@ -213,7 +228,7 @@ def test_texts_of_differences_have_their_signs() -> None:
     assert "cat(-.20) sat(+.20)" in text_of(strip, on(80, "shades"))
     (below, above) = [
         part.style.bgcolor.triplet
-        for part in next(iter(list(draw(strip, on(80, "truecolor")))[1:]))
+        for part in next(iter(list(draw_picture_lines(strip, on(80, "truecolor")))[1:]))
         if part.text.strip()
     ]
     assert below.blue > below.red
@@ -223,7 +238,7 @@ def test_texts_of_differences_have_their_signs() -> None:
 @pytest.mark.parametrize("colour_map", ["viridis", "gray"])
 def test_figures_of_differences_have_their_own_colours(colour_map: str) -> None:
     """The dot in the middle of each cell is that of the signed map, whichever map is chosen for weights."""
-    drawable, style = signed(6), Style("paper", colours=colour_map)
+    drawable, style = signed(6), FigureStyle("paper", colours=colour_map)
     with compose_sheet(drawable, style) as sheet:
         cells = sheet.axes.images[0].get_array()
     expected = make_palette(steps=COLOURS, signed=True)[DIFFERENCES.steps(drawable.panel, COLOURS)]
@@ -234,7 +249,7 @@ def test_a_difference_of_nothing_is_drawn() -> None:
     """All zero, on a scale that ends there: the grey of zero in every cell, and no warning."""
     nothing = heatmap("x", np.zeros((30, 30)), Scale(0.0, 0.0, signed=True))
     assert "··" in text_of(nothing, on(80, "shades"))
-    with compose_sheet(nothing, Style()) as sheet:
+    with compose_sheet(nothing, FigureStyle()) as sheet:
         np.testing.assert_array_equal(
             sheet.axes.images[0].get_array()[5, 2],
             make_palette(steps=COLOURS, signed=True)[COLOURS // 2],
@@ -260,7 +275,7 @@ def test_matrices_stand_beside_each_other_where_labels_fit(width: int, beside: b
 @pytest.mark.parametrize("depth", ["truecolor", "16", "ascii"])
 @pytest.mark.parametrize("width", [40, 80, 200])
 @pytest.mark.parametrize("n", [1, 17, 41, 150])
-def test_series_fit_the_screen(n: int, width: int, depth: Depth) -> None:
+def test_series_fit_the_screen(n: int, width: int, depth: ColourDepth) -> None:
     """No line is wider than the screen, whatever stands in it."""
     for height in (None, 24, 60):
         lines = text_of(series(n), replace(on(width, depth), height=height)).splitlines()
@@ -282,7 +297,7 @@ def test_figures_of_series_stand_side_by_side_if_there_is_room() -> None:
     """On the page of a paper they do, on its column they do not; either way none covers another."""
     boxes = {}
     for inches in (6.75, 3.25):
-        with compose_sheet(series(12), Style("paper", inches=inches)) as sheet:
+        with compose_sheet(series(12), FigureStyle("paper", inches=inches)) as sheet:
             images = [
                 image.get_extent()
                 for image in sheet.axes.images
@@ -308,7 +323,7 @@ def test_a_long_title_leaves_cells_at_one_height() -> None:
             line.count(" w5 5 ") + line.startswith("w5 5 ") for line in lines if "w5" in line
         ] == [3]
         assert height is None or len(lines) < height
-    with compose_sheet(shown, Style("paper")) as sheet:
+    with compose_sheet(shown, FigureStyle("paper")) as sheet:
         tops = {
             image.get_extent()[3]
             for image in sheet.axes.images
@@ -334,7 +349,7 @@ def test_figures_of_series_say_all_there_is_to_say() -> None:
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
 def test_files_of_series_are_the_same_each_time(form: str) -> None:
     """The same bytes, with text that is text."""
-    one, other = (figure(series(5), form).data for _ in range(2))
+    one, other = (render_figure(series(5), form).data for _ in range(2))
     assert one == other
     if form == "svg":
         assert "B - A" in "".join(ET.fromstring(one).itertext())
@@ -343,7 +358,7 @@ def test_files_of_series_are_the_same_each_time(form: str) -> None:
 def test_hostile_labels_of_series_stay_text() -> None:
     """In figures and on every screen."""
     drawable = series(len(HOSTILE), tuple(map(label, HOSTILE)))
-    texts = "".join(ET.fromstring(figure(drawable, "svg").data).itertext())
+    texts = "".join(ET.fromstring(render_figure(drawable, "svg").data).itertext())
     assert "</scr" in texts
     for depth in ("truecolor", "ascii"):
         for width in (60, 160):
@@ -355,7 +370,7 @@ def test_hostile_labels_of_series_stay_text() -> None:
 
 def test_markdown_has_a_table_for_each() -> None:
     """One after the other, differences with their signs; the caption last."""
-    lines = markdown([series(2)]).splitlines()
+    lines = render_markdown([series(2)]).splitlines()
     assert [line for line in lines if line.startswith("##")] == [
         "## one and other",
         "## A: one",
@@ -401,7 +416,7 @@ def test_a_map_of_heads_fits_narrow_and_low_screens(layers: int, columns: int) -
 def test_a_figure_of_heads_has_its_numbers_where_they_fit() -> None:
     """In the colour that can be read, none where there is none, and none at all where they would be too small."""
     drawable = heads(3, 6)
-    with compose_sheet(drawable, Style("paper")) as sheet:
+    with compose_sheet(drawable, FigureStyle("paper")) as sheet:
         numbers = [
             text
             for text in sheet.axes.texts
@@ -413,16 +428,16 @@ def test_a_figure_of_heads_has_its_numbers_where_they_fit() -> None:
         assert {text.get_color() for text in numbers} == {"black", "white"}
         level = [text for text in sheet.axes.texts if text.get_text() == "H3"]
         assert [text.get_rotation() for text in level] == [0]
-    small = written(heads(32, 32), Style("paper"))
+    small = written(heads(32, 32), FigureStyle("paper"))
     assert not [
         text for text in small if re.fullmatch(r"0\.\d\d", text) and text not in ("0.02", "0.05")
     ]
-    assert "+0." in "".join(written(heads(2, 3, DIFFERENCES), Style("paper")))
+    assert "+0." in "".join(written(heads(2, 3, DIFFERENCES), FigureStyle("paper")))
 
 
 def test_markdown_names_layers_and_heads_as_they_are() -> None:
     """Without numbers of tokens, and without calling scores weights."""
-    told = markdown([heads(2, 3)])
+    told = render_markdown([heads(2, 3)])
     assert "| layers \\\\ columns" not in told
     assert "| H0 | H1 | H2 |" in told
     assert "\n| L0 | 0." in told
@@ -432,7 +447,7 @@ def test_markdown_names_layers_and_heads_as_they_are() -> None:
 def test_a_picture_in_png_is_not_blank() -> None:
     """Red, blue and grey are in the file of a series."""
     picture = (
-        np.asarray(Image.open(io.BytesIO(figure(series(6), "png").data)).convert("RGB"))
+        np.asarray(Image.open(io.BytesIO(render_figure(series(6), "png").data)).convert("RGB"))
         .reshape(-1, 3)
         .astype(int)
     )
@@ -442,7 +457,7 @@ def test_a_picture_in_png_is_not_blank() -> None:
 
 def test_matrices_beside_each_other_are_of_one_size() -> None:
     """However wide the labels of their colour bars are."""
-    with compose_sheet(series(6), Style(inches=9)) as sheet:
+    with compose_sheet(series(6), FigureStyle(inches=9)) as sheet:
         extents = [image.get_extent() for image in sheet.axes.images]
     wide = [right - left for left, right, _, _ in extents]
     cells = [round(width, 6) for width in wide if width > 1]

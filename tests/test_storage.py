@@ -20,7 +20,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 import attnviz
-from attnviz.analysis.statistics import describe
+from attnviz.analysis.statistics import measure_statistics
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import files, formats
 from attnviz.record import AttentionMap, Capture, Edges, Segment, Statistics, Tiles, Token
@@ -69,7 +69,7 @@ def maps_of(draw: st.DrawFn) -> AttentionMap:
     weights /= weights.sum(-1, keepdims=True) + np.float32(1e-3)
     kept: dict[str, Any] = {}
     if draw(st.booleans()):
-        kept["statistics"] = describe(weights, np.broadcast_to(visible, shape), square)
+        kept["statistics"] = measure_statistics(weights, np.broadcast_to(visible, shape), square)
     if draw(st.booleans()):
         order = np.argsort(-weights, -1)[..., :2]
         kept["edges"] = Edges(order.astype(np.int32), np.take_along_axis(weights, order, -1))
@@ -177,7 +177,7 @@ def test_json_gives_everything_back(capture: Capture, tmp_path: Path) -> None:
 @given(capture=captures())
 def test_json_is_ascii_without_nan(capture: Capture) -> None:
     """The document is ASCII, and strict parsers read it."""
-    text = formats.to_json(capture)
+    text = formats.format_json(capture)
     assert text.isascii()
     json.loads(text, parse_constant=lambda name: pytest.fail(name))
 
@@ -193,13 +193,15 @@ def test_words_and_segments_come_back(capture: Capture, tmp_path: Path, suffix: 
 def test_json_tells_what_was_kept(capture: Capture) -> None:
     """Weights, tiles and edges are there if kept, statistics where there are no weights, null for what was not made."""
     part = capture.maps[0]
-    found = describe(part.weights, part.visible, square=False)
+    found = measure_statistics(part.weights, part.visible, square=False)
     tiles, visible = tiled(part.weights, 3, 2)
     edges = Edges(np.zeros((2, 2, 4, 1), np.int32), part.weights[..., :1])
     whole = replace(part, statistics=found, edges=edges)
     pooled = replace(part, weights=None, visible=visible, tiles=tiles, statistics=found)
     document = json.loads(
-        formats.to_json(replace(capture, maps=(whole, pooled), pair="b", target="c", fidelity=0.5))
+        formats.format_json(
+            replace(capture, maps=(whole, pooled), pair="b", target="c", fidelity=0.5)
+        )
     )
     assert (document["pair"], document["target"], document["fidelity"]) == ("b", "c", 0.5)
     kept = [
@@ -212,7 +214,7 @@ def test_json_tells_what_was_kept(capture: Capture) -> None:
     }
     assert document["maps"][1]["statistics"]["distance"] is None
     assert document["maps"][1]["tiles"].keys() == {"height", "width", "mean", "max"}
-    bare = json.loads(formats.to_json(capture))
+    bare = json.loads(formats.format_json(capture))
     assert bare["fidelity"] is None
     assert not {"pair", "target"} & bare.keys()
 
@@ -242,7 +244,9 @@ def test_npz_is_for_one_map(capture: Capture, tmp_path: Path) -> None:
 
 def test_attn_stores_nothing_twice(capture: Capture) -> None:
     """A mask that repeats itself is stored once, and so are the tokens of all maps."""
-    data = formats.to_attn(replace(capture, maps=(*capture.maps, capture.maps[0].reduced("mean"))))
+    data = formats.format_attn(
+        replace(capture, maps=(*capture.maps, capture.maps[0].reduced("mean")))
+    )
     assert load_tensors(data)["maps.0.visible"].shape == (1, 1, 4, 4)
     assert data.count(b"cat") == 2  # in the text and in the list
 
@@ -485,7 +489,9 @@ def test_a_wrong_header_is_refused(told: str, capture: Capture, tmp_path: Path) 
     """Whatever a .attn says of itself that cannot be is refused by name."""
     part = capture.maps[0]
     edges = Edges(np.zeros((2, 2, 4, 1), np.int32), part.weights[..., :1])
-    part = replace(part, edges=edges, statistics=describe(part.weights, part.visible, square=True))
+    part = replace(
+        part, edges=edges, statistics=measure_statistics(part.weights, part.visible, square=True)
+    )
     attnviz.save(replace(capture, maps=(part,)), tmp_path / "x.attn")
     with safe_open(tmp_path / "x.attn", framework="np") as file:
         header = json.loads(file.metadata()["attnviz"])
@@ -502,7 +508,7 @@ def test_tiles_must_fit(size: Any, capture: Capture, tmp_path: Path) -> None:
     part = capture.maps[0]
     tiles, visible = tiled(part.weights, 2, 2)
     document = json.loads(
-        formats.to_json(
+        formats.format_json(
             replace(capture, maps=(replace(part, weights=None, visible=visible, tiles=tiles),))
         )
     )
@@ -541,7 +547,7 @@ def test_json_with_junk_is_no_traceback(
     capture: Capture, junk: Any, data: st.DataObject, tmp_path: Path
 ) -> None:
     """A document with any value replaced by any other is read or refused in a line; so is one of other makers."""
-    document = json.loads(formats.to_json(capture))
+    document = json.loads(formats.format_json(capture))
     if data.draw(st.booleans()):
         document = {
             "weights": [[1, 0.0], [0.5, None]],

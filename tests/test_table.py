@@ -14,13 +14,13 @@ from rich.cells import cell_len
 from attnviz.drawable import Table
 from attnviz.escape import label
 from attnviz.render.colour import STEPS, is_light, make_palette
-from attnviz.render.figure.figure import FIGURE_FORMATS, Style, compose_sheet, figure
+from attnviz.render.figure.figure import FIGURE_FORMATS, FigureStyle, compose_sheet, render_figure
 from attnviz.render.figure.layout import LEAST_POINTS
 from attnviz.render.figure.sheet import COLOURS
-from attnviz.render.markdown import markdown
+from attnviz.render.markdown import render_markdown
 from attnviz.render.matrices import split_columns
-from attnviz.render.terminal.cells import Depth
-from attnviz.render.terminal.draw import Screen, draw
+from attnviz.render.terminal.cells import ColourDepth
+from attnviz.render.terminal.draw import Screen, draw_picture_lines
 from tests.test_figure import HOSTILE
 from tests.test_render import GOLDEN, WIDE, on, painted, text_of
 
@@ -75,7 +75,7 @@ def body(drawable: Table, screen: Screen) -> list[str]:
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
-def test_golden_screens(width: int, depth: Depth, request: pytest.FixtureRequest) -> None:
+def test_golden_screens(width: int, depth: ColourDepth, request: pytest.FixtureRequest) -> None:
     """A table of twelve columns looks as it did, at every width, in every number of colours."""
     found = (text_of if depth in ("shades", "ascii") else painted)(table(5, 12), on(width, depth))
     golden = GOLDEN / f"table-{width}-{depth}.txt"
@@ -108,10 +108,10 @@ def test_columns_are_aligned() -> None:
 
 
 @pytest.mark.parametrize("depth", ["truecolor", "256"])
-def test_cells_stand_on_the_colours_of_their_levels(depth: Depth) -> None:
+def test_cells_stand_on_the_colours_of_their_levels(depth: ColourDepth) -> None:
     """Their text black or white, whichever reads better; a cell without a level has no colour."""
     drawable = table()
-    lines = list(draw(drawable, on(80, depth)))[2:-1]
+    lines = list(draw_picture_lines(drawable, on(80, depth)))[2:-1]
     for line, cells, levels in zip(lines, drawable.cells, drawable.levels, strict=True):
         coloured = [part for part in line if part.style and part.style.bgcolor]
         known = ~np.isnan(levels)
@@ -126,16 +126,18 @@ def test_cells_stand_on_the_colours_of_their_levels(depth: Depth) -> None:
 
 
 @pytest.mark.parametrize("depth", ["16", "shades", "ascii"])
-def test_without_colours_there_is_text_alone(depth: Depth) -> None:
+def test_without_colours_there_is_text_alone(depth: ColourDepth) -> None:
     """No cell has a style where there are too few colours to put text on."""
-    for line in list(draw(table(), on(80, depth)))[2:-1]:
+    for line in list(draw_picture_lines(table(), on(80, depth)))[2:-1]:
         assert not any(part.style and (part.style.bgcolor or part.style.color) for part in line)
 
 
 @pytest.mark.parametrize("depth", ["truecolor", "shades", "ascii"])
 @pytest.mark.parametrize("width", [40, 57, 80, 200])
 @pytest.mark.parametrize("columns", [4, 6, 12, 40])
-def test_tables_fit_the_screen_and_lose_no_column(columns: int, width: int, depth: Depth) -> None:
+def test_tables_fit_the_screen_and_lose_no_column(
+    columns: int, width: int, depth: ColourDepth
+) -> None:
     """What does not fit goes on in blocks below, each with the names of the rows; unless it is to be shown in full."""
     drawable = table(3, columns)
     lines = body(drawable, on(width, depth))
@@ -171,7 +173,7 @@ def test_long_names_are_cut_with_an_ellipsis() -> None:
 
 
 @pytest.mark.parametrize("depth", ["truecolor", "shades", "ascii"])
-def test_wide_and_hostile_names_keep_columns_aligned(depth: Depth) -> None:
+def test_wide_and_hostile_names_keep_columns_aligned(depth: ColourDepth) -> None:
     """CJK, emoji, right-to-left, control characters, nothing: numbers still end below each other."""
     names = tuple(map(label, WIDE))
     drawable = table(len(names), 4, names=names)
@@ -179,7 +181,7 @@ def test_wide_and_hostile_names_keep_columns_aligned(depth: Depth) -> None:
         drawable,
         cells=tuple((*row[:3], name) for row, name in zip(drawable.cells, names, strict=True)),
     )
-    lines = list(draw(drawable, on(120, depth)))[2:-1]
+    lines = list(draw_picture_lines(drawable, on(120, depth)))[2:-1]
     ends = set()
     for line, cells in zip(lines, drawable.cells, strict=True):
         text = "".join(part.text for part in line)
@@ -205,7 +207,10 @@ def test_no_text_breaks_a_line(texts: list[str], width: int) -> None:
         (),
         frozenset({0}),
     )
-    lines = ["".join(part.text for part in line) for line in draw(drawable, on(width, "truecolor"))]
+    lines = [
+        "".join(part.text for part in line)
+        for line in draw_picture_lines(drawable, on(width, "truecolor"))
+    ]
     assert max(map(cell_len, lines)) <= width
     assert not any(set(line) & set("\n\r\x1b\x9b\u202e") for line in lines)
 
@@ -217,8 +222,8 @@ def test_empty_tables_have_their_headings() -> None:
     bare = Table("bare", "head", (), ("L0H0",), ((),), np.zeros((1, 0), np.float32), ())
     assert text_of(bare, on(80, "shades")) == "bare\nhead\nL0H0\n"
     for drawable in (nothing, bare):
-        assert figure(drawable, "svg").data
-        assert markdown([drawable]).startswith("## ")
+        assert render_figure(drawable, "svg").data
+        assert render_markdown([drawable]).startswith("## ")
 
 
 # Figures
@@ -227,7 +232,7 @@ def test_empty_tables_have_their_headings() -> None:
 def test_figures_have_every_text_and_colour() -> None:
     """Each cell has a box of its colour behind it, each without a level none, and text that can be read on it."""
     drawable = table()
-    with compose_sheet(drawable, Style()) as sheet:
+    with compose_sheet(drawable, FigureStyle()) as sheet:
         boxes = sheet.axes.collections[0]
         written = {text.get_text(): text for text in sheet.axes.texts}
         inside = [path.get_extents() for path in boxes.get_paths()]
@@ -248,7 +253,7 @@ def test_figures_have_every_text_and_colour() -> None:
 @pytest.mark.parametrize("columns", [4, 12, 60])
 def test_figures_of_tables_fit_the_width(columns: int, style: str) -> None:
     """Columns that do not fit are smaller, but never too small to be read, and then go on below."""
-    with compose_sheet(table(3, columns), Style(style)) as sheet:
+    with compose_sheet(table(3, columns), FigureStyle(style)) as sheet:
         renderer = FigureCanvasAgg(sheet.figure).get_renderer()
         ends = [text.get_window_extent(renderer).x1 for text in sheet.axes.texts]
         sizes = {
@@ -269,7 +274,7 @@ def test_small_tables_are_no_wider_than_they_need() -> None:
 
 
 def figure_width(drawable: Table) -> float:
-    with compose_sheet(drawable, Style("paper")) as sheet:
+    with compose_sheet(drawable, FigureStyle("paper")) as sheet:
         return sheet.figure.get_figwidth()
 
 
@@ -277,7 +282,7 @@ def figure_width(drawable: Table) -> float:
 @pytest.mark.slow
 def test_files_are_the_same_each_time(form: str) -> None:
     """The same bytes for the same table."""
-    assert figure(table(), form).data == figure(table(), form).data
+    assert render_figure(table(), form).data == render_figure(table(), form).data
 
 
 def test_hostile_texts_stay_text_in_files() -> None:
@@ -287,13 +292,13 @@ def test_hostile_texts_stay_text_in_files() -> None:
     drawable = Table(
         "</svg>", "<b>", names[:4], names, cells, np.full((len(names), 4), np.nan), ("<i>",)
     )
-    tree = ET.fromstring(figure(drawable, "svg").data)
+    tree = ET.fromstring(render_figure(drawable, "svg").data)
     kinds = {element.tag.split("}")[-1] for element in tree.iter()}
     assert not kinds & {"img", "script", "b", "i"}
     texts = "".join(tree.itertext())
     assert "</scr" in texts
     assert "<b>" in texts
-    assert figure(drawable, "pdf").data.startswith(b"%PDF")
+    assert render_figure(drawable, "pdf").data.startswith(b"%PDF")
 
 
 # Markdown
@@ -302,7 +307,7 @@ def test_hostile_texts_stay_text_in_files() -> None:
 def test_markdown_tables_have_the_cells_as_they_are() -> None:
     """Headings, names and cells of each row; numbers end at the right, names do not; the caption follows."""
     drawable = table(2, 4)
-    assert markdown([drawable]).splitlines() == [
+    assert render_markdown([drawable]).splitlines() == [
         "## the heads",
         "",
         "| head | entropy | span | distance | role |",
@@ -315,8 +320,8 @@ def test_markdown_tables_have_the_cells_as_they_are() -> None:
         "what each is  ",
     ]
     hostile = replace(drawable, rows=("a|b", "<i>"))
-    assert "| a\\|b |" in markdown([hostile])
-    assert "| \\<i\\> |" in markdown([hostile])
+    assert "| a\\|b |" in render_markdown([hostile])
+    assert "| \\<i\\> |" in render_markdown([hostile])
 
 
 def test_even_columns_are_as_wide_as_the_widest() -> None:
@@ -333,7 +338,8 @@ def test_even_columns_are_as_wide_as_the_widest() -> None:
         even=True,
     )
     heading, row = (
-        "".join(part.text for part in line) for line in list(draw(table, Screen(40)))[1:3]
+        "".join(part.text for part in line)
+        for line in list(draw_picture_lines(table, Screen(40)))[1:3]
     )
     assert [heading.index(name) + 2 for name in table.columns] == [10, 18, 26]
     assert row == "L0  ind.89       -       -"
@@ -347,7 +353,9 @@ def test_groups_of_columns_are_not_parted() -> None:
         "t", "", columns, ("row",), cells, np.full((1, 8), np.nan, np.float32), (), group=2
     )
     for width in (40, 50, 60, 80):
-        lines = ["".join(part.text for part in line) for line in draw(table, Screen(width))]
+        lines = [
+            "".join(part.text for part in line) for line in draw_picture_lines(table, Screen(width))
+        ]
         for line in lines:
             assert [name[-1] for name in line.split() if name.startswith("value")] == [
                 name[-1] for name in line.split() if name.startswith("other")

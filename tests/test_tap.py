@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import Found, Source
-from attnviz.engine.observers.capture import Probe
-from attnviz.engine.observers.survey import Survey
-from attnviz.engine.tap import Tap, slow_path
+from attnviz.engine.edits import RunEdits
+from attnviz.engine.observers.base import CallResult, CallSource
+from attnviz.engine.observers.capture import CaptureObserver
+from attnviz.engine.observers.survey import SurveyObserver
+from attnviz.engine.tap import Tap, disable_fast_path
 from attnviz.layer import Attention, MultiHeadAttention
 from attnviz.request import Keep, Request
 from tests.calls import make, vectors
@@ -27,16 +27,16 @@ Fit = Callable[[Tensor], Tensor | None]
 
 def watch(
     run: Callable[[], Any], *, fit: Fit | None = None, cut: Tensor | None = None, **request: Any
-) -> list[Found]:
+) -> list[CallResult]:
     """What is found, of all heads, at each call of attention in a run."""
-    survey = Survey()
-    with torch.no_grad(), slow_path(), Tap(survey, fit):
+    survey = SurveyObserver()
+    with torch.no_grad(), disable_fast_path(), Tap(survey, fit):
         run()
     heads = {number: tuple(range(seen.heads)) for number, seen in enumerate(survey.seen)}
-    probe = Probe(
-        heads, Request(**request), Edits(hidden={} if cut is None else {0: cut}), stop=False
+    probe = CaptureObserver(
+        heads, Request(**request), RunEdits(hidden={} if cut is None else {0: cut}), stop=False
     )
-    with torch.no_grad(), slow_path(), Tap(probe, fit):
+    with torch.no_grad(), disable_fast_path(), Tap(probe, fit):
         run()
     assert probe.calls == len(survey.seen)
     return [probe.found[number] for number in heads]
@@ -184,7 +184,7 @@ def test_the_model_computes_what_it_would() -> None:
     """Nothing changes for what a tap looks at."""
     for product in PRODUCTS.values():
         expected = product(scores().softmax(-1))
-        with Tap(Probe({0: (0,)}, Request(), stop=False)):
+        with Tap(CaptureObserver({0: (0,)}, Request(), stop=False)):
             assert torch.equal(product(scores().softmax(-1)), expected)
 
 
@@ -342,7 +342,7 @@ def test_multihead_attention(mask: str, weights: dict[str, bool], options: dict[
     torch.manual_seed(0)
     module = nn.MultiheadAttention(32, HEADS, **options).eval()
     given = vectors(1, LENGTH, 32) if options.get("batch_first") else vectors(LENGTH, 1, 32)
-    with torch.no_grad(), slow_path():
+    with torch.no_grad(), disable_fast_path():
         expected = module(given, given, given, **MASKS[mask], **weights)
         heads = module(given, given, given, **MASKS[mask], average_attn_weights=False)[1][0]
     outputs: list[tuple[Tensor, Tensor | None]] = []
@@ -360,8 +360,8 @@ def test_multihead_attention_of_two_texts() -> None:
     """Other keys than queries, also as many of them, are known to be another text's."""
     torch.manual_seed(0)
     module = nn.MultiheadAttention(32, HEADS, kdim=6, vdim=5, batch_first=True).eval()
-    survey = Survey()
-    with torch.no_grad(), slow_path(), Tap(survey):
+    survey = SurveyObserver()
+    with torch.no_grad(), disable_fast_path(), Tap(survey):
         module(vectors(1, 7, 32), vectors(1, 7, 6), vectors(1, 7, 5))
         module(vectors(7, 32), vectors(9, 6), vectors(9, 5))  # no batch
     assert [(seen.queries, seen.keys, seen.cross) for seen in survey.seen] == [
@@ -404,7 +404,7 @@ def test_our_own_layer() -> None:
 
 def test_nothing_is_seen_after_a_tap_is_closed() -> None:
     """The innermost of taps sees what runs while it is open, and nothing later, also after an error."""
-    outer, inner = Survey(), Survey()
+    outer, inner = SurveyObserver(), SurveyObserver()
 
     def attend() -> None:
         functional.scaled_dot_product_attention(values(), values(), values())
@@ -420,7 +420,7 @@ def test_nothing_is_seen_after_a_tap_is_closed() -> None:
     attend()
     assert (len(outer.seen), len(inner.seen)) == (2, 1)
     original = functional.scaled_dot_product_attention
-    with suppress(AssertionError), slow_path(), Tap(outer):
+    with suppress(AssertionError), disable_fast_path(), Tap(outer):
         nn.MultiheadAttention(32, HEADS)(*[vectors(LENGTH, 1, 31)] * 3)
     assert functional.scaled_dot_product_attention is original
     assert torch.backends.mha.get_fastpath_enabled()
@@ -428,8 +428,8 @@ def test_nothing_is_seen_after_a_tap_is_closed() -> None:
 
 def test_calls_that_come_by_another_way_are_not_seen_twice() -> None:
     """A call that is handed over is not found again in the functions that it is made of."""
-    probe = Probe({0: (0, 1)}, Request(keep="tiles"), stop=False)
+    probe = CaptureObserver({0: (0, 1)}, Request(keep="tiles"), stop=False)
     tap = Tap(probe)
     with tap:
-        tap.attend(make(LENGTH), Source())
+        tap.attend(make(LENGTH), CallSource())
     assert (probe.calls, tap.found) == (1, 0)

@@ -19,7 +19,7 @@ import attnviz
 from attnviz.io import files
 from attnviz.layer.scores import SCORES
 from attnviz.lm import checkpoints, evaluate, run, store
-from attnviz.lm.model import Config, blocks, forward, shapes
+from attnviz.lm.model import ModelConfig, compute_next_scores, evaluate_layers, list_shapes
 from attnviz.lm.train import Progress
 from attnviz.results.training import (
     SPARKLINE_WIDTH,
@@ -59,7 +59,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
         monkeypatch.setattr(run, "follow", follow)
 
-    original = run.follow
+    original = run.log_step
     return stop
 
 
@@ -88,7 +88,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
         done = call("train", corpus, "-o", "cut", *options, *["--resume"] * (i > 0))
         assert done.returncode == 130, done.stderr
         assert f"stopped after {stopped} of" in done.stderr
-        assert store.read(tmp_path / "cut").about["steps"] == stopped
+        assert store.read_stored_model(tmp_path / "cut").about["steps"] == stopped
     stop(0)
     assert call("train", corpus, "-o", "cut", *options, "--resume").returncode == 0
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
 ) -> None:
     """Where nothing could be saved at the end, what was learnt since the checkpoint is learnt again."""
     assert call("train", corpus, "-o", "whole", *TWO, "--every", "2").returncode == 0
-    follow = run.follow
+    follow = run.log_step
 
     def die(progress: Progress, *rest: object) -> None:
         if progress.step == 4:
@@ -140,9 +140,9 @@ def test_the_history_has_the_scores_of_the_finished_model(
     document = json.loads((tmp_path / "model" / checkpoints.HISTORY).read_text())
     assert document["schema"] == "attnviz/1"
     assert [measured["step"] for measured in document["history"]] == [1, 2, 3, 4, 5, 6]
-    stored = store.read(tmp_path / "model")
-    ids = evaluate.repeated(stored.config, document["sequences"], document["block"])
-    for role, scores in evaluate.role_scores(stored.parameters, stored.config, ids).items():
+    stored = store.read_stored_model(tmp_path / "model")
+    ids = evaluate.make_repeated_blocks(stored.config, document["sequences"], document["block"])
+    for role, scores in evaluate.score_model_roles(stored.parameters, stored.config, ids).items():
         np.testing.assert_allclose(
             document["history"][-1]["scores"][role], scores.mean(0), atol=1e-3
         )
@@ -187,7 +187,7 @@ def test_a_run_leaves_its_figure(
             tmp_path / "model" / checkpoints.FIGURE
         ).read_bytes()
         stop(0)
-    checkpoints.clear(tmp_path / "model")
+    checkpoints.clear_run(tmp_path / "model")
     assert not (tmp_path / "model" / checkpoints.FIGURE).exists()
 
 
@@ -284,7 +284,7 @@ def test_minutes_end_a_run_that_can_go_on(call: Run, corpus: Path, tmp_path: Pat
     done = call("train", corpus, "-o", "model", *ONE, "--minutes", "1e-9")
     assert done.returncode == 0
     assert "stopped after 1 of 6 steps" in done.stderr
-    assert store.read(tmp_path / "model").about["steps"] == 1
+    assert store.read_stored_model(tmp_path / "model").about["steps"] == 1
     assert call("train", corpus, "-o", "model", *ONE, "--resume").returncode == 0
 
 
@@ -307,29 +307,29 @@ def test_another_score_is_trained_kept_and_read(
         score,
     )
     assert done.returncode == 0, done.stderr
-    stored = store.read(tmp_path / "model")
+    stored = store.read_stored_model(tmp_path / "model")
     assert stored.config.score == score
     part = attnviz.capture("abc abc", model=str(tmp_path / "model")).maps[0]
     ids = np.array([token.id for token in part.keys])
     for name in SCORES:
-        block = next(blocks(stored.parameters, ids, replace(stored.config, score=name)))
+        block = next(evaluate_layers(stored.parameters, ids, replace(stored.config, score=name)))
         assert np.allclose(part.weights[0], block.attended.weights, atol=1e-7) == (name == score)
 
 
 @pytest.mark.parametrize("score", SCORES)
 def test_numpy_and_torch_agree_on_every_score(score: str) -> None:
     """The language model's logits are the same in NumPy and in torch, whatever scores its keys."""
-    config = Config(vocabulary=50, dim=16, layers=2, heads=2, feed_forward=32, score=score)
+    config = ModelConfig(vocabulary=50, dim=16, layers=2, heads=2, feed_forward=32, score=score)
     generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(shape, generator=generator) * 0.3
-        for name, shape in shapes(config).items()
+        for name, shape in list_shapes(config).items()
     }
     ids = torch.arange(20)[None]
-    theirs = forward(
+    theirs = compute_next_scores(
         {name: tensor.numpy() for name, tensor in tensors.items()}, ids.numpy(), config
     )
-    np.testing.assert_allclose(forward(tensors, ids, config).numpy(), theirs, atol=1e-4)
+    np.testing.assert_allclose(compute_next_scores(tensors, ids, config).numpy(), theirs, atol=1e-4)
 
 
 def measured(step: int, loss: float | None, induction: float) -> dict[str, object]:

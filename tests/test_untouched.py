@@ -19,9 +19,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 import attnviz
-from attnviz.engine.observers.change import Changed
+from attnviz.engine.observers.change import ChangeObserver
 from attnviz.errors import ModelError
-from attnviz.models.huggingface.attention import Reading
+from attnviz.models.huggingface.attention import AttentionReader
 from attnviz.models.maps import make_edits
 from attnviz.models.untouched import measure_change
 from attnviz.record import Capture
@@ -303,7 +303,7 @@ def test_what_changes_when_it_is_watched_is_read_untouched(name: str, config: An
     embedding = model.get_input_embeddings()
     model.set_input_embeddings(nn.Sequential(embedding, noise))
     inputs = IDS | ({"decoder_input_ids": IDS["input_ids"]} if name == "T5Model" else {})
-    reading = Reading(model)
+    reading = AttentionReader(model)
     surveyed = reading.survey(inputs)
     assert not reading.observed
     heads = {0: tuple(range(surveyed.sites[0].heads))}
@@ -483,12 +483,12 @@ def test_canine_shows_the_layers_of_its_shortened_text() -> None:
 def test_an_edge_of_a_layer_that_is_used_twice_is_cut_in_both_uses() -> None:
     """What comes after is the same as with the key hidden by a mask."""
     model = build("DiffLlamaModel", GROUPED)
-    reading = Reading(model)
+    reading = AttentionReader(model)
     sites = reading.survey(IDS).sites
     assert [site.layer for site in sites] == [0, 0, 1, 1]
     tokens = (tuple(range(12)),) * 2
     cut = make_edits([Intervention(cuts=(Edge(None, None, None, 11, 3),))], sites, lambda _: tokens)
-    changed = reading.run(IDS, Changed(cut))[0].last_hidden_state
+    changed = reading.run(IDS, ChangeObserver(cut))[0].last_hidden_state
     mask = torch.ones(12, 12, dtype=torch.bool).tril()
     mask[11, 3] = False
     with torch.no_grad():

@@ -9,14 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import attnviz
-from attnviz.analysis.special import without_special
-from attnviz.analysis.statistics import describe, tile, tiled
+from attnviz.analysis.special import drop_special
+from attnviz.analysis.statistics import measure_statistics, pool_map, pool_weights
 from attnviz.drawable import MASKED, Scale
 from attnviz.errors import InputError, UsageError
 from attnviz.record import GIVEN, AttentionMap, Capture, Kind, Tiles, Token, Visible, Weights
 from attnviz.render.colour import STEPS
-from attnviz.selection import Spot, parse_token
-from attnviz.views import Look, grids, heatmaps, page, rows, strips
+from attnviz.selection import TokenReference, parse_token
+from attnviz.views import (
+    Look,
+    make_capture_page,
+    make_grids,
+    make_heatmaps,
+    make_query_heatmaps,
+    make_strips,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -46,7 +53,7 @@ def made(
     full = np.asarray(weights, np.float32)[None, None]
     queries = keys if kind != "cross" else tokens(words(full.shape[2]), "")
     seen = np.broadcast_to(visible, full.shape)
-    found = describe(full, seen, square=kind != "cross")
+    found = measure_statistics(full, seen, square=kind != "cross")
     return Capture(
         "toy",
         "",
@@ -86,7 +93,7 @@ def column_of(capture: Capture, key: int) -> Capture:
 def test_colours_end_before_the_sink(known: bool) -> None:
     """A key that takes most is beyond the colours, which end at the largest of the others; its share is told."""
     capture = made(sunk(9, 0.6), tokens("<bos> " + words(8)))
-    drawn = heatmaps(capture if known else bare(capture))[0]
+    drawn = make_heatmaps(capture if known else bare(capture))[0]
     assert (drawn.scale.top, drawn.scale.largest) == (np.float32(0.05), np.float32(0.6))
     steps = drawn.scale.steps(drawn.panel, STEPS)
     assert (steps[:, 0] == STEPS).all()
@@ -98,7 +105,7 @@ def test_colours_that_reach_nearly_as_far_show_the_sink_too() -> None:
     """A column that is hardly stronger than the others blinds nothing, and is shown to scale; its share is told."""
     weights = sunk(9, 0.6)
     weights[4] = np.eye(9)[4] * 0.58 + np.eye(9)[0] * 0.42
-    drawn = heatmaps(made(weights, tokens("<bos> " + words(8))))[0]
+    drawn = make_heatmaps(made(weights, tokens("<bos> " + words(8))))[0]
     assert drawn.scale.top == drawn.scale.largest == np.float32(0.6)
     assert drawn.caption == ("58% of the weight is on the sink <bos>",)
 
@@ -106,12 +113,12 @@ def test_colours_that_reach_nearly_as_far_show_the_sink_too() -> None:
 def test_the_whole_range_is_there_on_request() -> None:
     """With --range full colours go up to the sink's weight, and its share is still told; linear is another matter."""
     capture = made(sunk(9, 0.6), tokens("<bos> " + words(8)))
-    drawn = heatmaps(capture, FULL)[0]
+    drawn = make_heatmaps(capture, FULL)[0]
     assert drawn.scale.top == drawn.scale.largest == np.float32(0.6)
     assert not drawn.scale.has_beyond
     assert drawn.caption == ("60% of the weight is on the sink <bos>",)
-    assert heatmaps(capture, LINEAR)[0].scale.top == np.float32(0.05)
-    assert (drawn.scale.name, heatmaps(capture, LINEAR)[0].scale.name) == (
+    assert make_heatmaps(capture, LINEAR)[0].scale.top == np.float32(0.05)
+    assert (drawn.scale.name, make_heatmaps(capture, LINEAR)[0].scale.name) == (
         "√ scale",
         "linear scale",
     )
@@ -125,7 +132,7 @@ def test_any_key_is_a_sink_with_half_of_the_weight(share: float) -> None:
         ("a b c [SEP] e f g h", 3, 0.3),
         ("a b c d e f g h", 4, 0.5),
     ):
-        drawn = heatmaps(made(sunk(8, share, at), tokens(words_)))[0]
+        drawn = make_heatmaps(made(sunk(8, share, at), tokens(words_)))[0]
         assert drawn.scale.has_beyond == (share >= least)
         assert any("beyond the colours" in line for line in drawn.caption) == (share >= least)
 
@@ -134,7 +141,7 @@ def test_several_sinks_are_all_named() -> None:
     """[CLS] and [SEP] side by side."""
     weights = np.full((8, 8), 0.3 / 6, np.float32)
     weights[:, [0, 7]] = 0.31, 0.39
-    drawn = heatmaps(made(weights, tokens("[CLS] a b c d e f [SEP]")))[0]
+    drawn = make_heatmaps(made(weights, tokens("[CLS] a b c d e f [SEP]")))[0]
     assert drawn.scale.top == np.float32(0.05)
     assert (
         drawn.caption[0]
@@ -150,9 +157,9 @@ def test_even_attention_has_no_sink(count: int, causal: bool) -> None:
     weights = visible / visible.sum(-1, keepdims=True)
     capture = made(weights, tokens("<bos> " + words(count - 1)), visible)
     for look in (Look(), FULL):
-        assert not heatmaps(capture, look)[0].scale.has_beyond
-        assert not rows(row_of(capture, count - 1), look)[0].scale.has_beyond
-        assert not strips(row_of(capture, count - 1), look)[0].scale.has_beyond
+        assert not make_heatmaps(capture, look)[0].scale.has_beyond
+        assert not make_query_heatmaps(row_of(capture, count - 1), look)[0].scale.has_beyond
+        assert not make_strips(row_of(capture, count - 1), look)[0].scale.has_beyond
 
 
 def test_nothing_but_a_sink_is_on_the_scale() -> None:
@@ -160,7 +167,7 @@ def test_nothing_but_a_sink_is_on_the_scale() -> None:
     for rest in (0, 1e-9, 1e-38, 1e-45):
         weights = np.full((7, 7), rest, np.float32)
         weights[:, 0] = 1
-        drawn = heatmaps(made(weights, tokens("<bos> " + words(6))))[0]
+        drawn = make_heatmaps(made(weights, tokens("<bos> " + words(6))))[0]
         assert (drawn.scale.top, drawn.scale.has_beyond) == (1, False)
         assert drawn.caption == ("100% of the weight is on the sink <bos>",)
         assert np.isfinite(drawn.scale.levels(drawn.panel.values)).all()
@@ -169,15 +176,15 @@ def test_nothing_but_a_sink_is_on_the_scale() -> None:
 def test_one_query_may_look_at_what_it_is_about() -> None:
     """Of one row alone, only the first and special tokens are sinks, however much another takes."""
     capture = made(sunk(8, 0.9, 4), tokens(words(8)))
-    assert heatmaps(capture)[0].scale.has_beyond
-    assert not strips(row_of(capture, 2))[0].scale.has_beyond
-    assert not rows(row_of(capture, 2))[0].scale.has_beyond
+    assert make_heatmaps(capture)[0].scale.has_beyond
+    assert not make_strips(row_of(capture, 2))[0].scale.has_beyond
+    assert not make_query_heatmaps(row_of(capture, 2))[0].scale.has_beyond
     parked = made(sunk(8, 0.9, 4), tokens("w0 w1 w2 w3 [SEP] w5 w6 w7"))
     assert (
-        strips(row_of(parked, 2))[0].caption[1]
+        make_strips(row_of(parked, 2))[0].caption[1]
         == "90% of the weight is on the sink [SEP]: beyond the colours"
     )
-    assert rows(row_of(parked, 2))[0].caption == (
+    assert make_query_heatmaps(row_of(parked, 2))[0].caption == (
         "90% of the weight is on the sink [SEP]: beyond the colours",
     )
 
@@ -186,11 +193,11 @@ def test_a_query_without_a_choice_says_nothing_of_sinks() -> None:
     """The first query of a causal model gives all to itself by force."""
     visible = np.tri(8, dtype=bool)
     capture = made(np.eye(8), tokens("<bos> " + words(7)), visible)
-    assert heatmaps(capture)[0].caption == ("0% of the weight is on the sink <bos>",)
+    assert make_heatmaps(capture)[0].caption == ("0% of the weight is on the sink <bos>",)
     for drawn in (
-        strips(row_of(capture, 0))[0],
-        rows(row_of(capture, 0))[0],
-        heatmaps(row_of(capture, 0))[0],
+        make_strips(row_of(capture, 0))[0],
+        make_query_heatmaps(row_of(capture, 0))[0],
+        make_heatmaps(row_of(capture, 0))[0],
     ):
         assert not drawn.scale.has_beyond
         assert not any("sink" in line for line in drawn.caption)
@@ -224,7 +231,10 @@ def test_scales_of_anything(capture: Capture, whole: bool) -> None:
     """A masked cell has no colour; cells beyond stand in columns of sinks, which the caption names with their share."""
     part = capture.maps[0]
     weights, visible = part.weights[0, 0], part.visible[0, 0]
-    for drawn in (heatmaps(capture, Look(whole=whole))[0], grids(capture, Look(whole=whole))[0]):
+    for drawn in (
+        make_heatmaps(capture, Look(whole=whole))[0],
+        make_grids(capture, Look(whole=whole))[0],
+    ):
         scale = drawn.scale
         panel = drawn.panel if hasattr(drawn, "panel") else drawn.panels[0][0]
         steps = scale.steps(panel, STEPS)
@@ -247,7 +257,7 @@ def test_scales_of_anything(capture: Capture, whole: bool) -> None:
         )
     choosing = weights[visible.sum(-1) > 1].sum(0, dtype=np.float64)
     shares = choosing / (choosing.sum() or 1)
-    drawn = heatmaps(capture, Look(whole=whole))[0]
+    drawn = make_heatmaps(capture, Look(whole=whole))[0]
     assert (shares[(weights > drawn.scale.top).any(0)] >= 0.3 - 1e-6).all()
     for key in np.flatnonzero((weights > drawn.scale.top).any(0)):
         assert any(
@@ -267,42 +277,44 @@ def test_shares_are_of_the_weight_that_there_is() -> None:
     weights = 20 * sunk(9, 0.6)
     weights[3] = 0
     capture = made(weights, tokens("<bos> " + words(8)), method=GIVEN)
-    assert heatmaps(capture)[0].caption == (
+    assert make_heatmaps(capture)[0].caption == (
         "60% of the weight is on the sink <bos>: beyond the colours",
     )
-    assert heatmaps(capture, FULL)[0].caption == ("60% of the weight is on the sink <bos>",)
+    assert make_heatmaps(capture, FULL)[0].caption == ("60% of the weight is on the sink <bos>",)
     assert (
-        grids(capture)[0].caption[0]
+        make_grids(capture)[0].caption[0]
         == "60% of the weight is on the sink <bos>, over all heads shown"
     )
     nothing = made(np.zeros((4, 4)), tokens(words(4)), method=GIVEN)
-    assert (heatmaps(nothing)[0].scale, heatmaps(nothing)[0].caption) == (Scale(0, 0), ())
-    assert (heatmaps(nothing)[0].scale.steps(heatmaps(nothing)[0].panel, STEPS) == 0).all()
+    assert (make_heatmaps(nothing)[0].scale, make_heatmaps(nothing)[0].caption) == (Scale(0, 0), ())
+    assert (
+        make_heatmaps(nothing)[0].scale.steps(make_heatmaps(nothing)[0].panel, STEPS) == 0
+    ).all()
 
 
 def test_texts_of_one_token_and_of_special_tokens_alone() -> None:
     """They are drawn, whatever there is to say of them."""
     one = made(np.ones((1, 1)), tokens("[CLS]"))
     alone = made(sunk(3, 0.8), tokens("[CLS] [SEP] [SEP]"))
-    assert heatmaps(one)[0].caption == ()
-    assert heatmaps(alone)[0].caption == (
+    assert make_heatmaps(one)[0].caption == ()
+    assert make_heatmaps(alone)[0].caption == (
         "80% of the weight is on the sink [CLS]: beyond the colours",
     )
     for capture in (one, alone):
         for drawn in (
-            *grids(capture),
-            *rows(row_of(capture, 0)),
-            *strips(column_of(capture, 0), incoming=True),
+            *make_grids(capture),
+            *make_query_heatmaps(row_of(capture, 0)),
+            *make_strips(column_of(capture, 0), incoming=True),
         ):
             assert drawn.scale.largest == capture.maps[0].weights.max()
         with pytest.raises(ValueError, match="only special tokens"):
-            without_special(capture.maps[0], "drop")
+            drop_special(capture.maps[0], "drop")
 
 
 def test_of_real_heads_the_sinks_are_told(minilm: Path) -> None:
     """In BERT's heads, the caption's share is the mean weight of [CLS] or [SEP], and nothing else is beyond."""
     capture = attnviz.capture("The cat sat on the mat because it was tired.", model=str(minilm))
-    weights, found = capture.maps[0].weights, heatmaps(capture)
+    weights, found = capture.maps[0].weights, make_heatmaps(capture)
     blinded = 0
     for drawn, head in zip(found, weights.reshape(-1, *weights.shape[2:]), strict=True):
         shares = head.mean(0)
@@ -334,9 +346,9 @@ def long(count: int, share: float, at: int) -> Capture:
 def test_sinks_of_tiles_are_those_of_the_tokens(at: int) -> None:
     """A text in tiles has the sink, and the share, of its weights, and colours end at the tiles without it."""
     capture = long(301, 0.9, at)
-    drawn = heatmaps(capture)[0]
-    part = tiled(capture.maps[0], 64)
-    shown = heatmaps(replace(capture, maps=(part,)))[0]
+    drawn = make_heatmaps(capture)[0]
+    part = pool_map(capture.maps[0], 64)
+    shown = make_heatmaps(replace(capture, maps=(part,)))[0]
     assert (part.weights, part.tiles.width, shown.panel.values.shape) == (None, 5, (61, 61))
     assert shown.caption == drawn.caption
     assert shown.scale.has_beyond == (
@@ -349,7 +361,7 @@ def test_sinks_of_tiles_are_those_of_the_tokens(at: int) -> None:
         61,
         range(300, 301),
     )
-    assert grids(replace(capture, maps=(part,)))[0].tokens == 301
+    assert make_grids(replace(capture, maps=(part,)))[0].tokens == 301
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.booleans())
@@ -367,7 +379,7 @@ def test_tiles_are_maxima_of_what_is_visible(n: int, m: int, most: int, spread: 
         weights,
         np.asarray(visible),
     )
-    found = tiled(part, most)
+    found = pool_map(part, most)
     if max(n, m) <= most:
         assert found is part
         return
@@ -386,7 +398,8 @@ def test_tiles_are_maxima_of_what_is_visible(n: int, m: int, most: int, spread: 
             found.visible[:, :, row, column], part.visible[cells].any((-1, -2))
         )
     np.testing.assert_array_equal(
-        found.statistics.received, describe(part.weights, part.visible, square=False).received
+        found.statistics.received,
+        measure_statistics(part.weights, part.visible, square=False).received,
     )
 
 
@@ -398,7 +411,7 @@ def test_tiles_of_any_width_leave_out_the_right_columns() -> None:
         [[part.weights[0, 0, i : i + 4, j : j + 4].max() for j in (0, 4, 8)] for i in (0, 4, 8)]
     )
     tiles = Tiles(peaks[None, None], peaks[None, None], 4, 4)
-    drawn = heatmaps(
+    drawn = make_heatmaps(
         replace(capture, maps=(replace(part, weights=None, visible=np.array(True), tiles=tiles),))
     )[0]
     assert (drawn.scale.top, drawn.scale.largest) == (np.float32(0.05), np.float32(0.6))
@@ -408,11 +421,12 @@ def test_tiles_of_any_width_leave_out_the_right_columns() -> None:
 def test_a_mean_of_tiles_says_what_it_is() -> None:
     """It is no mean of weights; of weights nothing of the kind is said."""
     capture = long(100, 0.1, 0)
-    part = replace(tiled(capture.maps[0], 10)).reduced("mean")
+    part = replace(pool_map(capture.maps[0], 10)).reduced("mean")
     line = "a cell is the mean over the heads of the largest weight that each has in it"
-    assert line in heatmaps(replace(capture, maps=(part,)))[0].caption
+    assert line in make_heatmaps(replace(capture, maps=(part,)))[0].caption
     assert (
-        line not in heatmaps(replace(capture, maps=(capture.maps[0].reduced("mean"),)))[0].caption
+        line
+        not in make_heatmaps(replace(capture, maps=(capture.maps[0].reduced("mean"),)))[0].caption
     )
 
 
@@ -420,7 +434,7 @@ def test_a_page_of_a_long_text_is_in_tiles() -> None:
     """At most so many on a side, the grid and each head, with the sink of the whole text."""
     capture = long(130, 0.9, 0)
     for most, cells in ((64, 44), (512, 130)):
-        section = page(capture, most=most).sections[0]
+        section = make_capture_page(capture, most=most).sections[0]
         assert (
             section.heatmaps[0][0].panel.values.shape
             == section.grid.panels[0][0].values.shape
@@ -439,7 +453,7 @@ def test_windows_keep_the_places_of_the_whole_text() -> None:
     window = replace(
         capture, maps=(part.window(range(6, 9), range(2, 12)).window([0, 2], range(3, 8)),)
     )
-    drawn = heatmaps(window)[0]
+    drawn = make_heatmaps(window)[0]
     assert (drawn.rows.numbers, drawn.columns.numbers) == ((6, 8), (5, 6, 7, 8, 9))
     assert (drawn.rows.labels, drawn.columns.labels[0]) == (("w6", "w8"), "w5")
     np.testing.assert_array_equal(drawn.panel.values, part.weights[0, 0, [6, 8], 5:10])
@@ -447,15 +461,15 @@ def test_windows_keep_the_places_of_the_whole_text() -> None:
     shifted = replace(
         later.maps[0], key_places=tuple(range(5, 15)), query_places=tuple(range(5, 15))
     )
-    assert heatmaps(later)[0].scale.has_beyond
-    assert not heatmaps(replace(later, maps=(shifted,)))[0].scale.has_beyond
-    assert heatmaps(replace(later, maps=(shifted,)))[0].caption == ()
+    assert make_heatmaps(later)[0].scale.has_beyond
+    assert not make_heatmaps(replace(later, maps=(shifted,)))[0].scale.has_beyond
+    assert make_heatmaps(replace(later, maps=(shifted,)))[0].caption == ()
 
 
 def test_what_one_token_attends_to(capture: Capture) -> None:
     """The row of the query over the whole text, the chosen token's place, and the strongest keys in falling order."""
     part = capture.maps[0]
-    found = strips(row_of(capture, 2))
+    found = make_strips(row_of(capture, 2))
     assert len(found) == 4
     row = part.weights[1, 0, 2]
     np.testing.assert_array_equal(found[2].panel.values, row[None])
@@ -470,39 +484,42 @@ def test_what_one_token_attends_to(capture: Capture) -> None:
 def test_what_attends_to_one_token(capture: Capture) -> None:
     """The column of the key, over the queries; nothing is a sink among queries."""
     part = capture.maps[0]
-    found = strips(column_of(capture, 0), incoming=True)[1]
+    found = make_strips(column_of(capture, 0), incoming=True)[1]
     np.testing.assert_array_equal(found.panel.values, part.weights[0, 1, :, :1].T)
     assert found.panel.visible.all()
     assert found.title == "toy · layer 0 · head 1 · what attends to token 0 <bos>"
     assert (found.chosen, found.scale.top) == (0, 1)
-    masked = strips(column_of(capture, 2), incoming=True)[1]
+    masked = make_strips(column_of(capture, 2), incoming=True)[1]
     assert masked.panel.visible.tolist() == [[False, False, True, True]]
 
 
 def test_between_two_texts_no_token_is_chosen() -> None:
     """A query of a cross map does not stand among its keys; without special tokens it may be missing too."""
     crossed = made(sunk(6, 0.4)[:3], tokens(words(6)), kind="cross")
-    assert strips(row_of(crossed, 1))[0].chosen is None
-    assert strips(column_of(crossed, 1), incoming=True)[0].chosen is None
-    assert grids(crossed)[0].title.endswith("cross-attention · 1 head · 3 x 6 tokens")
-    assert heatmaps(crossed)[0].scale.has_beyond
+    assert make_strips(row_of(crossed, 1))[0].chosen is None
+    assert make_strips(column_of(crossed, 1), incoming=True)[0].chosen is None
+    assert make_grids(crossed)[0].title.endswith("cross-attention · 1 head · 3 x 6 tokens")
+    assert make_heatmaps(crossed)[0].scale.has_beyond
     own = made(sunk(4, 0.4), tokens("a [SEP] b c"))
-    left = without_special(own.maps[0], "drop").part
-    assert strips(row_of(replace(own, maps=(left,)), 1))[0].chosen == 1
-    assert strips(row_of(replace(own, maps=(left,)), 1))[0].tokens.numbers == (0, 2, 3)
+    left = drop_special(own.maps[0], "drop").part
+    assert make_strips(row_of(replace(own, maps=(left,)), 1))[0].chosen == 1
+    assert make_strips(row_of(replace(own, maps=(left,)), 1))[0].tokens.numbers == (0, 2, 3)
 
 
 def test_one_query_in_every_head(capture: Capture) -> None:
     """A row a head, named, in order; a reduction has a row a layer."""
-    drawn = rows(row_of(capture, 3))[0]
+    drawn = make_query_heatmaps(row_of(capture, 3))[0]
     np.testing.assert_array_equal(
         drawn.panel.values, capture.maps[0].weights[:, :, 3].reshape(4, 4)
     )
     assert drawn.rows.labels == ("L0H0", "L0H1", "L1H0", "L1H1")
     assert drawn.title == "toy · token 3 sat · in 4 heads"
     merged = replace(capture, maps=(capture.maps[0].reduced("mean"),))
-    assert rows(row_of(merged, 3))[0].rows.labels == ("L0 mean", "L1 mean")
-    assert rows(row_of(merged, 3))[0].title == "toy · token 3 sat · in mean over heads of 2 layers"
+    assert make_query_heatmaps(row_of(merged, 3))[0].rows.labels == ("L0 mean", "L1 mean")
+    assert (
+        make_query_heatmaps(row_of(merged, 3))[0].title
+        == "toy · token 3 sat · in mean over heads of 2 layers"
+    )
 
 
 def test_maps_of_one_kind_may_differ_in_size() -> None:
@@ -510,15 +527,18 @@ def test_maps_of_one_kind_may_differ_in_size() -> None:
     large, small = made(sunk(8, 0.5), tokens(words(8))), made(sunk(4, 0.5), tokens(words(4)))
     part = replace(small.maps[0], layers=(1,))
     both = replace(large, maps=(large.maps[0], part))
-    grid = grids(both)[0]
+    grid = make_grids(both)[0]
     assert [row[0].values.shape for row in grid.panels] == [(8, 8), (4, 4)]
     assert (grid.tokens, grid.title) == (8, "toy · 2 heads · up to 8 tokens")
-    assert [drawn.panel.values.shape for drawn in rows(row_of(both, 2))] == [(1, 8), (1, 4)]
-    assert [row[0].panel.values.shape for row in page(both).sections[0].heatmaps] == [
+    assert [drawn.panel.values.shape for drawn in make_query_heatmaps(row_of(both, 2))] == [
+        (1, 8),
+        (1, 4),
+    ]
+    assert [row[0].panel.values.shape for row in make_capture_page(both).sections[0].heatmaps] == [
         (8, 8),
         (4, 4),
     ]
-    assert [drawn.caption[0][:3] for drawn in heatmaps(both)] == ["50%", "50%"]
+    assert [drawn.caption[0][:3] for drawn in make_heatmaps(both)] == ["50%", "50%"]
 
 
 # What comes from anyone
@@ -532,24 +552,24 @@ def test_hostile_texts_stand_in_titles_and_captions_as_text() -> None:
     part = replace(capture.maps[0], heads=(evil,))
     capture = replace(capture, maps=(part,), notes=(evil,), model=evil)
     drawn = (
-        *heatmaps(capture),
-        *grids(capture),
-        *rows(row_of(capture, 1)),
-        *strips(row_of(capture, 1)),
-        *strips(column_of(capture, 1), incoming=True),
+        *make_heatmaps(capture),
+        *make_grids(capture),
+        *make_query_heatmaps(row_of(capture, 1)),
+        *make_strips(row_of(capture, 1)),
+        *make_strips(column_of(capture, 1), incoming=True),
     )
     said = [text for picture in drawn for text in (picture.title, *picture.caption)]
     said += [
-        *page(capture).caption,
-        page(capture).title,
-        *grids(capture)[0].columns,
+        *make_capture_page(capture).caption,
+        make_capture_page(capture).title,
+        *make_grids(capture)[0].columns,
         *drawn[2].rows.labels,
     ]
     assert said
     for text in said:
         assert not any(char in text for char in "\x1b\u202e\n")
         assert len(text) < 600
-    assert r"\x1b[2J\u202e\x0ax" in page(capture).caption[0]
+    assert r"\x1b[2J\u202e\x0ax" in make_capture_page(capture).caption[0]
 
 
 # Special tokens
@@ -562,11 +582,11 @@ def test_dropping_special_tokens_by_hand() -> None:
         [[1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0, 0, 0.5], [0, 0, 0, 1]], np.float32
     )
     part = made(weights, keys).maps[0]
-    rest = without_special(part, "drop")
+    rest = drop_special(part, "drop")
     np.testing.assert_array_equal(rest.part.weights[0, 0], [[0.25, 0.25], [0, 0]])
     assert (rest.share, rest.names, rest.part.key_places) == (0.75, ("[CLS]", "[SEP]"), (1, 2))
     np.testing.assert_array_equal(
-        without_special(part, "renormalise").part.weights[0, 0], [[0.5, 0.5], [0, 0]]
+        drop_special(part, "renormalise").part.weights[0, 0], [[0.5, 0.5], [0, 0]]
     )
     assert rest.part.statistics is None
 
@@ -583,9 +603,9 @@ def test_what_special_tokens_had(seed: int, count: int, renormalise: bool) -> No
     part = AttentionMap("self", (0, 1), (0, 1), keys, keys, weights.astype(np.float32), visible)
     if special.all():
         with pytest.raises(ValueError, match="only special tokens"):
-            without_special(part, "drop")
+            drop_special(part, "drop")
         return
-    rest = without_special(part, "renormalise" if renormalise else "drop")
+    rest = drop_special(part, "renormalise" if renormalise else "drop")
     left = part.weights[:, :, ~special][..., ~special]
     before = part.weights[:, :, ~special].sum(dtype=np.float64)
     assert rest.share == pytest.approx(
@@ -640,12 +660,12 @@ def test_a_token_is_found_by_number_or_name(name: str, place: int) -> None:
 def test_a_token_that_is_not_one(name: str, told: str) -> None:
     """Twice there, several, not there: the places, in one line of a length that can be read."""
     with pytest.raises(UsageError) as error:
-        Spot(int(name) if name.isdigit() else name).resolve(tokens("<bos> the c at the"))
+        TokenReference(int(name) if name.isdigit() else name).resolve(tokens("<bos> the c at the"))
     assert told in str(error.value)
     assert len(str(error.value)) < 250
     assert "\x1b" not in str(error.value)
     with pytest.raises(UsageError, match=r"occurs 30 times, at 0, 1, .*, 11, \.\.\.; choose"):
-        Spot("a").resolve(tokens("a " * 30))
+        TokenReference("a").resolve(tokens("a " * 30))
 
 
 @pytest.mark.parametrize("suffix", [".attn", ".json"])
@@ -656,7 +676,7 @@ def test_places_survive_a_file(capture: Capture, tmp_path: Path, suffix: str) ->
     found = attnviz.load(tmp_path / f"x{suffix}").maps[0]
     assert (found.query_places, found.key_places) == ((1, 3), (1, 2, 3))
     np.testing.assert_array_equal(found.weights, part.weights)
-    assert heatmaps(attnviz.load(tmp_path / f"x{suffix}"))[0].rows.numbers == (1, 3)
+    assert make_heatmaps(attnviz.load(tmp_path / f"x{suffix}"))[0].rows.numbers == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -676,8 +696,8 @@ def test_tiles_are_told_from_weights_by_what_is_drawn() -> None:
     """A map with both, a tile a weight, is drawn as weights; one with neither is refused."""
     capture = made(sunk(6, 0.5), tokens(words(6)))
     part = capture.maps[0]
-    both = replace(part, tiles=tile(part.weights, 6))
-    assert heatmaps(replace(capture, maps=(both,)))[0].columns.step == 1
+    both = replace(part, tiles=pool_weights(part.weights, 6))
+    assert make_heatmaps(replace(capture, maps=(both,)))[0].columns.step == 1
     neither = replace(part, weights=None)
     with pytest.raises(ValueError, match="no weights and no tiles"):
-        heatmaps(replace(capture, maps=(neither,)))
+        make_heatmaps(replace(capture, maps=(neither,)))

@@ -19,14 +19,14 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import attnviz
 from attnviz import methods
-from attnviz.analysis.rollout import chefer, relevance
+from attnviz.analysis.rollout import compute_relevance, replace_by_relevance
 from attnviz.cli.main import main
 from attnviz.errors import AttnvizError, UsageError
 from attnviz.io import formats
-from attnviz.models import load
+from attnviz.models import load_model
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import Prompt, Request
-from attnviz.views import grids, heatmaps, page
+from attnviz.views import make_capture_page, make_grids, make_heatmaps
 from tests.conftest import SENTENCE, Tiny
 from tests.tiny import VOCABULARY, plain_tokenizer, save
 from tests.tolerance import close
@@ -92,14 +92,14 @@ def positive(weights: np.ndarray) -> np.ndarray:
 def test_without_gradients_relevance_is_of_oneself() -> None:
     """R stays the identity."""
     np.testing.assert_array_equal(
-        chefer(np.zeros((3, 2, 4, 4))), np.broadcast_to(np.eye(4), (3, 4, 4))
+        compute_relevance(np.zeros((3, 2, 4, 4))), np.broadcast_to(np.eye(4), (3, 4, 4))
     )
 
 
 def test_relevance_of_equal_gradients_has_a_closed_form() -> None:
     """C = c everywhere: R_l = I + ((1 + n c)^(l + 1) - 1) / n everywhere."""
     n, c = 5, 0.3
-    found = chefer(np.full((4, 2, n, n), c))
+    found = compute_relevance(np.full((4, 2, n, n), c))
     for layer in range(4):
         np.testing.assert_allclose(
             found[layer], np.eye(n) + ((1 + n * c) ** (layer + 1) - 1) / n, rtol=1e-5
@@ -110,15 +110,15 @@ def test_a_later_layer_of_relevance_stands_on_the_left() -> None:
     """The first layer leads from 0 to 1, the second from 1 to 2: so 2 has some of 0; the other way round nothing."""
     first, second = np.zeros((2, 3, 3))
     first[1, 0], second[2, 1] = 0.5, 0.25
-    assert chefer(np.stack([first, second])[:, None])[1, 2, 0] == 0.125
-    assert chefer(np.stack([second, first])[:, None])[1, 2, 0] == 0
+    assert compute_relevance(np.stack([first, second])[:, None])[1, 2, 0] == 0.125
+    assert compute_relevance(np.stack([second, first])[:, None])[1, 2, 0] == 0
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3), st.integers(1, 6))
 def test_relevance_is_the_product_of_the_paper(seed: int, layers: int, heads: int, n: int) -> None:
     """Equation 6, one layer after the other; it never shrinks."""
     gradients = np.random.default_rng(seed).random((layers, heads, n, n)).astype(np.float32)
-    found = chefer(gradients)
+    found = compute_relevance(gradients)
     np.testing.assert_allclose(found, positive(gradients), rtol=1e-5)
     assert (np.diff(found, axis=0) >= 0).all()
 
@@ -126,11 +126,11 @@ def test_relevance_is_the_product_of_the_paper(seed: int, layers: int, heads: in
 def test_what_has_no_relevance_is_refused() -> None:
     """Weights, a part of the heads, and matrices that are not square."""
     with pytest.raises(ValueError, match="made of gradients"):
-        relevance(attnviz.capture(TEXT))
+        replace_by_relevance(attnviz.capture(TEXT))
     with pytest.raises(ValueError, match="all heads"):
-        relevance(attnviz.capture(TEXT, method="gradient", heads="0,2"))
+        replace_by_relevance(attnviz.capture(TEXT, method="gradient", heads="0,2"))
     with pytest.raises(ValueError, match="layer, head, n, n"):
-        chefer(np.ones((2, 3, 4)))
+        compute_relevance(np.ones((2, 3, 4)))
 
 
 # Numbers
@@ -138,7 +138,7 @@ def test_what_has_no_relevance_is_refused() -> None:
 
 def test_python_and_the_models_agree() -> None:
     """attnviz.capture gives what the model itself gives; rollout and chefer are made of all and then chosen."""
-    model = load(predicts=True)
+    model = load_model(predicts=True)
     for method in ("norm", "gradient", "scores"):
         mine = attnviz.capture(TEXT, method=method, layers="1", heads="2,3").maps[0]
         whole = model.capture(Prompt(TEXT), Request(method=method)).maps[0]
@@ -361,27 +361,27 @@ def made(weights: np.ndarray, method: str) -> Capture:
         visible,
         method,
     )
-    return methods.explained(Capture("toy", " ".join(token.text for token in tokens), (part,)))
+    return methods.note_methods(Capture("toy", " ".join(token.text for token in tokens), (part,)))
 
 
 def test_scores_have_two_ends_and_masks_stay_masks() -> None:
     """0 is in the middle of the colours, in heatmaps, grids and pages; what is masked has no colour."""
     capture = made(np.random.default_rng(0).normal(0, 5, (6, 6)).astype(np.float32), "scores")
-    (shown,) = heatmaps(capture)
+    (shown,) = make_heatmaps(capture)
     largest = float(np.abs(capture.maps[0].weights).max())
     assert (shown.scale.signed, shown.scale.top, shown.scale.cell) == (True, largest, "score")
     steps = shown.scale.steps(shown.panel, 64)
     assert (steps[~shown.panel.visible] == -1).all()
     assert ((steps >= 32) == (shown.panel.values >= 0))[shown.panel.visible].all()
-    assert grids(capture)[0].scale.signed
-    assert page(capture).sections[0].grid.scale.signed
+    assert make_grids(capture)[0].scale.signed
+    assert make_capture_page(capture).sections[0].grid.scale.signed
 
 
 def test_tiles_of_scores_show_the_largest_size() -> None:
     """On a page of fewer cells than tokens a deep score is not lost below a small one."""
     weights = np.full((8, 8), 0.5, np.float32)
     weights[6, 1] = -9
-    (section,) = page(made(weights, "scores"), most=4).sections
+    (section,) = make_capture_page(made(weights, "scores"), most=4).sections
     assert section.heatmaps[0][0].panel.values[3, 0] == -9
 
 
@@ -389,10 +389,10 @@ def test_gradients_have_no_sinks() -> None:
     """A token that takes nearly all is what was asked for: nothing is beyond the colours."""
     weights = np.full((6, 6), 1e-4, np.float32)
     weights[-1, -1] = 0.8
-    (shown,) = heatmaps(made(weights, "gradient"))
+    (shown,) = make_heatmaps(made(weights, "gradient"))
     assert not shown.scale.has_beyond
     assert "sink" not in " ".join(shown.caption)
-    (rolled,) = heatmaps(replace(made(weights, "norm")))
+    (rolled,) = make_heatmaps(replace(made(weights, "norm")))
     assert not rolled.scale.has_beyond
 
 
@@ -410,7 +410,7 @@ def test_numbers_of_any_size_are_told(call: Call) -> None:
         "show", SENTENCE, "--weights", "gradient", "--view", "tokens", "--token", "-1"
     ).stdout
     assert "strongest, sinks included: " in strongest
-    section = page(attnviz.capture(SENTENCE, method="gradient")).sections[0]
+    section = make_capture_page(attnviz.capture(SENTENCE, method="gradient")).sections[0]
     from attnviz.render.html.page import find_full_weight
 
     assert find_full_weight(section) == max(
@@ -548,7 +548,7 @@ def test_every_method_says_what_it_is() -> None:
     for method, numbers in methods.METHODS.items():
         assert all(numbers[:3])
         assert bool(numbers.line) == (method != "attention")
-    assert formats.units(made(np.ones((2, 2), np.float32), "given").maps[0]) == "as given"
+    assert formats.describe_units(made(np.ones((2, 2), np.float32), "given").maps[0]) == "as given"
 
 
 def test_a_report_names_what_was_made_of_heads(call: Call, tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from uniseg.wordbreak import words as parts_by_uniseg
 
 import attnviz
-from attnviz.analysis.statistics import describe
+from attnviz.analysis.statistics import measure_statistics
 from attnviz.analysis.words import (
     WORDS_NOTE,
     Grouping,
-    Span,
+    WordSpan,
     coarsen_spans,
+    convert_to_words,
     find_word_spans,
     group_tokens,
-    in_words,
     merge_tokens,
 )
 from attnviz.io.formats import load
@@ -210,7 +210,7 @@ def test_groups_follow_the_text() -> None:
 def test_groups_take_the_words_that_are_given() -> None:
     """Words of one's own replace those of the text, one list a segment."""
     tokens = tuple(Token(part, i, 2 * i, 2 * i + 1, False) for i, part in enumerate("abc"))
-    found = group_tokens(tokens, ("a b c",), [[Span(0, 3), Span(4, 5)]])
+    found = group_tokens(tokens, ("a b c",), [[WordSpan(0, 3), WordSpan(4, 5)]])
     assert found.members == ((0, 1), (2,))
     assert [word.text for word in found.words] == ["a b", "c"]
 
@@ -221,7 +221,7 @@ def test_groups_take_the_words_that_are_given() -> None:
 def made(weights: Weights, tokens: tuple[Token, ...], **other: object) -> AttentionMap:
     """A map of weights (head, query, key) with its statistics."""
     seen = np.ones(weights.shape[-2:], bool)
-    found = describe(weights[None], seen, True)
+    found = measure_statistics(weights[None], seen, True)
     heads = tuple(range(len(weights)))
     return AttentionMap(
         "self", (0,), heads, tokens, tokens, weights[None], seen, statistics=found, **other
@@ -269,7 +269,7 @@ def test_rows_of_words_sum_to_one(case: tuple[AttentionMap, Grouping]) -> None:
     part, words = case
     found = merge_tokens(part, words, words)
     np.testing.assert_allclose(found.weights.sum(-1, dtype=np.float64), 1, **close(64))
-    expected = describe(found.weights, found.visible, True)
+    expected = measure_statistics(found.weights, found.visible, True)
     for name in ("entropy", "received", "sink", "distance", "diagonal", "previous"):
         np.testing.assert_array_equal(getattr(found.statistics, name), getattr(expected, name))
 
@@ -336,7 +336,7 @@ def test_a_window_merges_what_is_there() -> None:
     part = made(weights, pieces("ab cd e", (0, 1), (1, 2), (3, 4), (4, 5), (6, 7))).window(
         range(1, 4), range(5)
     )
-    capture = in_words(Capture("toy", "ab cd e", (part,)))
+    capture = convert_to_words(Capture("toy", "ab cd e", (part,)))
     (found,) = capture.maps
     assert [word.text for word in found.queries] == ["ab", "cd"]
     assert found.query_places == (1, 2)
@@ -361,7 +361,7 @@ def test_heads_merged_before_have_no_statistics_of_heads() -> None:
 
 def require_words(capture: Capture, words: Sequence[str] = WORDS) -> AttentionMap:
     """A map between these words, and units for other tokens, whose rows sum to 1."""
-    found = in_words(capture)
+    found = convert_to_words(capture)
     assert found.notes == (*capture.notes, WORDS_NOTE)
     for part in found.maps:
         assert part.unit == "word"
@@ -400,7 +400,7 @@ def test_tokens_of_bytes_in_words(tiny: Tiny, name: str) -> None:
 
 def test_both_texts_of_a_pair_are_in_words(minilm: Path) -> None:
     """Words of the second text are its own, though they stand in the same places."""
-    part = in_words(
+    part = convert_to_words(
         attnviz.capture("unbelievably so", model=str(minilm), pair="misbehaves not")
     ).maps[0]
     assert [(token.text, token.segment) for token in part.keys if not token.special] == [
@@ -416,7 +416,7 @@ def test_text_and_target_are_in_words(tiny: Tiny) -> None:
     capture = attnviz.capture(
         "Unbelievably naïve.", model=str(tiny("t5")), target="Misbehaving subwords!"
     )
-    found = {part.kind: part for part in in_words(capture).maps}
+    found = {part.kind: part for part in convert_to_words(capture).maps}
     text, target = ["Unbelievably", "naïve", ".", "</s>"], ["<bos>", "Misbehaving", "subwords", "!"]
     for kind, queries, keys in (
         ("encoder", text, text),
@@ -431,12 +431,12 @@ def test_text_and_target_are_in_words(tiny: Tiny) -> None:
 
 def test_words_are_merged_once() -> None:
     """What is in words stays as it is; what has no text has no words."""
-    found = in_words(attnviz.capture(SENTENCE))
-    assert in_words(found) is found
+    found = convert_to_words(attnviz.capture(SENTENCE))
+    assert convert_to_words(found) is found
     net = torch.nn.MultiheadAttention(8, 2, batch_first=True)
     of_numbers = attnviz.capture(model=net, inputs=[torch.ones(1, 3, 8)] * 3)
     with pytest.raises(ValueError, match="numbers without a text"):
-        in_words(of_numbers)
+        convert_to_words(of_numbers)
 
 
 # On the command line
@@ -467,7 +467,7 @@ def test_show_words(call: Call, minilm: Path) -> None:
 def test_the_mean_of_heads_is_of_words(call: Call) -> None:
     """What show writes is the mean over the heads of the last layer of the merged weights."""
     part = shown(call, SENTENCE)
-    expected = in_words(attnviz.capture(SENTENCE, layers="-1")).maps[0].weights.mean(1)
+    expected = convert_to_words(attnviz.capture(SENTENCE, layers="-1")).maps[0].weights.mean(1)
     found = np.array(part["weights"], np.float64)[0]
     np.testing.assert_allclose(np.nan_to_num(found), expected, atol=1e-6)
     assert part["unit"] == "word"
@@ -525,7 +525,7 @@ def test_less_is_kept_of_words(call: Call, tmp_path: Path, keep: str) -> None:
         == 0
     )
     (part,) = load(tmp_path / "run.attn").maps
-    (whole,) = in_words(attnviz.capture(SENTENCE)).maps
+    (whole,) = convert_to_words(attnviz.capture(SENTENCE)).maps
     assert part.weights is None
     np.testing.assert_array_equal(part.statistics.entropy, whole.statistics.entropy)
     if keep == "tiles":

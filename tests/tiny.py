@@ -45,13 +45,14 @@ TEMPLATE = (
 def plain_tokenizer() -> PreTrainedTokenizerFast:
     """The built-in tokenizer under the library's own class: a text begins with <bos>, and has no end."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(store.read(store.BUILTIN).tokenizer), bos_token="<bos>"
+        tokenizer_object=Tokenizer.from_str(store.read_stored_model(store.BUILTIN).tokenizer),
+        bos_token="<bos>",
     )
 
 
 def ending_tokenizer() -> PreTrainedTokenizerFast:
     """The same, but a text has no beginning, and ends with </s>."""
-    tokenizer = Tokenizer.from_str(store.read(store.BUILTIN).tokenizer)
+    tokenizer = Tokenizer.from_str(store.read_stored_model(store.BUILTIN).tokenizer)
     tokenizer.add_special_tokens([END])
     tokenizer.post_processor = TemplateProcessing(
         f"$A {END}", f"$A {END} $B:1 {END}:1", [(END, VOCABULARY)]

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.measures import parked
-from attnviz.analysis.rollout import chefer, rollout, trace_sources
+from attnviz.analysis.measures import find_resting_keys
+from attnviz.analysis.rollout import compute_relevance, compute_rollout, trace_sources
 from attnviz.record import (
     ATTENTION,
     CHEFER,
@@ -26,7 +26,7 @@ from attnviz.record import (
 )
 
 Maps: TypeAlias = Sequence[AttentionMap]
-FEW = 5  # tokens, of which a rank correlation says nothing
+FEWEST_CORRELATED = 5  # tokens, of which a rank correlation says nothing
 NORMAL = 1.96  # deviations that hold 95 % of a normal distribution
 LEAST_DISTANCE = 0.5  # tokens, so that the query itself has a score by position
 
@@ -69,14 +69,14 @@ def score_by_sum(maps: Maps, query: int) -> Doubles:
 
 def score_by_rollout(maps: Maps, query: int) -> Doubles:
     """Score tokens by their shares in the query's last vector, as rollout tells them, (key,)."""
-    shares = rollout(average_heads(maps))
+    shares = compute_rollout(average_heads(maps))
     scores: Doubles = shares[-1, query].astype(np.float64)
     return scores
 
 
 def score_by_relevance(maps: Maps, query: int) -> Doubles:
     """Score tokens by the query's row of the last relevance of Chefer et al., (key,)."""
-    relevance = chefer(average_heads(maps))
+    relevance = compute_relevance(average_heads(maps))
     scores: Doubles = relevance[-1, query].astype(np.float64)
     return scores
 
@@ -167,11 +167,11 @@ def find_rankable(maps: Maps, query: int) -> Visible:
 
     They are neither special nor the first token, on which heads rest.
     """
-    resting = parked(maps[0])
+    resting = find_resting_keys(maps[0])
     return np.asarray(find_sources(maps, query) & ~resting)
 
 
-def ranks(values: npt.NDArray[Any]) -> Doubles:
+def rank_values(values: npt.NDArray[Any]) -> Doubles:
     """Rank numbers (n,), from 1 for the smallest; equal ones share their mean rank."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     last_ranks = np.cumsum(counts)  # of each group of equal numbers
@@ -180,7 +180,7 @@ def ranks(values: npt.NDArray[Any]) -> Doubles:
     return ranks_of_values
 
 
-def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+def correlate_ranks(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
     """Correlate two scores of the same things (n,) by rank, from -1 to 1 (Spearman 1904).
 
     Equal scores share their rank. NaN of fewer than two things, where all scores of one kind are
@@ -192,8 +192,8 @@ def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         return np.nan
     middle = (count + 1) / 2
-    first_ranks = ranks(first) - middle
-    second_ranks = ranks(second) - middle
+    first_ranks = rank_values(first) - middle
+    second_ranks = rank_values(second) - middle
     squares = [first_ranks @ first_ranks, second_ranks @ second_ranks]
     size = np.sqrt(np.prod(squares))
     if not size:
@@ -201,12 +201,12 @@ def spearman(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
     return float(first_ranks @ second_ranks / size)
 
 
-def chance(count: int) -> float:
+def compute_chance_correlation(count: int) -> float:
     """Compute how far from 0 a rank correlation falls by chance, 19 times in 20.
 
     That is about 1.96 / sqrt(n - 1) for n things; NaN of so few that it says nothing.
     """
-    if count < FEW:
+    if count < FEWEST_CORRELATED:
         return np.nan
     distance: float = NORMAL / np.sqrt(count - 1)
     return min(distance, 1.0)

@@ -15,11 +15,11 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.divergence import measure_divergences, restricted
-from attnviz.analysis.statistics import mean_of
+from attnviz.analysis.divergence import measure_divergences, restrict_rows
+from attnviz.analysis.statistics import average_defined
 from attnviz.analysis.words import (
     Grouping,
-    Span,
+    WordSpan,
     coarsen_spans,
     find_word_spans,
     group_tokens,
@@ -31,7 +31,7 @@ from attnviz.record import AttentionMap, Capture, Doubles, Token, Visible, Weigh
 MOST_QUERIES = 128  # whose rows are compared; of a longer text so many, evenly spread
 FEWEST_QUERIES = 16
 MOST_CELLS = 1 << 31  # of all pairs of heads, which take half a minute
-Name: TypeAlias = tuple[int, int | str]  # a head, by its layer and number
+HeadName: TypeAlias = tuple[int, int | str]  # a head, by its layer and number
 
 
 class SharedWords(NamedTuple):
@@ -68,7 +68,7 @@ class Side:
     """Share of the weight of these queries that is on no common key."""
 
     @property
-    def names(self) -> tuple[Name, ...]:
+    def names(self) -> tuple[HeadName, ...]:
         """The heads that are compared."""
         return list_heads_of_maps(self.maps)
 
@@ -114,7 +114,7 @@ class Side:
         unseen = unseen_weights.sum(dtype=np.float64)
         return float(unseen / total)
 
-    def head(self, name: Name) -> tuple[Weights, Visible]:
+    def head(self, name: HeadName) -> tuple[Weights, Visible]:
         """Return the weights of a head between all common words (query, key), and what it sees."""
         layer, head = name
         for each in self.maps:
@@ -129,7 +129,7 @@ class Side:
                 return weights[0, 0], visible
         raise KeyError(name)
 
-    def mean(self, names: Sequence[Name]) -> tuple[Weights, Visible]:
+    def mean(self, names: Sequence[HeadName]) -> tuple[Weights, Visible]:
         """Return the mean of some heads (query, key), and what any of them sees."""
         total = np.zeros(())
         seen = np.zeros((), bool)
@@ -157,7 +157,9 @@ class Comparison:
         a, b = self.a, self.b
         return measure_divergences(a.weights, b.weights, a.visible, b.visible)
 
-    def pair(self, mine: Sequence[Name], yours: Sequence[Name]) -> tuple[Weights, Weights, Visible]:
+    def pair(
+        self, mine: Sequence[HeadName], yours: Sequence[HeadName]
+    ) -> tuple[Weights, Weights, Visible]:
         """Return the mean of some heads of A, that of some of B, and the cells that both see.
 
         All are (query, key). On these cells rows sum to 1 again.
@@ -165,10 +167,10 @@ class Comparison:
         mean_a, seen_a = self.a.mean(mine)
         mean_b, seen_b = self.b.mean(yours)
         seen: Visible = seen_a & seen_b
-        return restricted(mean_a, seen), restricted(mean_b, seen), seen
+        return restrict_rows(mean_a, seen), restrict_rows(mean_b, seen), seen
 
 
-def compare(a: Capture, b: Capture) -> Comparison:
+def compare_on_words(a: Capture, b: Capture) -> Comparison:
     """Compare captures of one text, or of texts with words in common.
 
     Each is compared by its first map and those like it. Words are in both captures if they stand in
@@ -184,7 +186,10 @@ def compare(a: Capture, b: Capture) -> Comparison:
     query_texts_a, key_texts_a = select_texts(a, first_a)
     query_texts_b, key_texts_b = select_texts(b, first_b)
     queries_a, queries_b = share_words(
-        first_a.queries, first_b.queries, query_texts_a, query_texts_b
+        first_a.queries,
+        first_b.queries,
+        query_texts_a,
+        query_texts_b,
     )
     keys_a, keys_b = share_words(first_a.keys, first_b.keys, key_texts_a, key_texts_b)
     heads_a = list_heads_of_maps(maps_a)
@@ -209,9 +214,9 @@ def choose_queries(count: int, cells_per_query: int) -> list[int]:
     return rows
 
 
-def list_heads_of_maps(maps: Sequence[AttentionMap]) -> tuple[Name, ...]:
+def list_heads_of_maps(maps: Sequence[AttentionMap]) -> tuple[HeadName, ...]:
     """List the heads of maps."""
-    names: list[Name] = []
+    names: list[HeadName] = []
     for each in maps:
         for layer in each.layers:
             names += [(layer, head) for head in each.heads]
@@ -226,7 +231,10 @@ def select_like_first(maps: Sequence[AttentionMap]) -> list[AttentionMap]:
 
 
 def share_words(
-    a: Sequence[Token], b: Sequence[Token], texts_a: Sequence[str], texts_b: Sequence[str]
+    a: Sequence[Token],
+    b: Sequence[Token],
+    texts_a: Sequence[str],
+    texts_b: Sequence[str],
 ) -> tuple[SharedWords, SharedWords]:
     """Make tokens of both sides words, and find which of these are in both.
 
@@ -252,7 +260,7 @@ def share_words(
     return SharedWords(words_a, positions_a), SharedWords(words_b, positions_b)
 
 
-def find_coarse_words(texts: Sequence[str], tokens: Sequence[Token]) -> list[tuple[Span, ...]]:
+def find_coarse_words(texts: Sequence[str], tokens: Sequence[Token]) -> list[tuple[WordSpan, ...]]:
     """Find the words of each text, coarse enough for the tokens of another model."""
     words = []
     for segment, text in enumerate(texts):
@@ -318,7 +326,9 @@ class SharedAttention(NamedTuple):
 
 
 def share_attention(
-    attention_map: AttentionMap, shared: tuple[SharedWords, SharedWords], rows: Sequence[int]
+    attention_map: AttentionMap,
+    shared: tuple[SharedWords, SharedWords],
+    rows: Sequence[int],
 ) -> SharedAttention:
     """Merge a map to words, and take some of the common queries and all common keys of it."""
     queries, keys = shared
@@ -354,7 +364,7 @@ def require_kept_weights(weights: Weights | None) -> Weights:
 class Distances:
     """How far heads of A and B are from each other over one text or several."""
 
-    names: tuple[tuple[Name, ...], tuple[Name, ...]]
+    names: tuple[tuple[HeadName, ...], tuple[HeadName, ...]]
     """The heads of A, and those of B."""
     divergence: Doubles
     """(text, A, B), in nats."""
@@ -377,7 +387,7 @@ class Distances:
     @cached_property
     def mean(self) -> Doubles:
         """(A, B): the mean over the texts for which the divergence is defined."""
-        return mean_of(self.divergence, 0)
+        return average_defined(self.divergence, 0)
 
     def nearest(self, which: int) -> list[int | None]:
         """Return the index of the head of the other side that is nearest to each head.
@@ -421,6 +431,6 @@ class Distances:
 
         It is the mean of two means: that over the heads of A, and that over the heads of B.
         """
-        mean_a = mean_of(self.to_nearest(0), 1)
-        mean_b = mean_of(self.to_nearest(1), 1)
+        mean_a = average_defined(self.to_nearest(0), 1)
+        mean_b = average_defined(self.to_nearest(1), 1)
         return (mean_a + mean_b) / 2

@@ -105,7 +105,10 @@ def compute_cell_entropies(cells: Doubles, starts: npt.NDArray[Any]) -> Doubles:
 
 
 def diverge_from_head(
-    rows_a: MaskedRows, head: int, rows_b: MaskedRows, starts: npt.NDArray[Any]
+    rows_a: MaskedRows,
+    head: int,
+    rows_b: MaskedRows,
+    starts: npt.NDArray[Any],
 ) -> Doubles:
     """Measure the divergence of each row of one head of A from those of B: (head of B, row)."""
     cells_a, cells_b = rows_a.cells[head], rows_b.cells
@@ -122,7 +125,7 @@ def diverge_from_head(
     return above_zero
 
 
-def restricted(weights: Weights, seen: Visible) -> Weights:
+def restrict_rows(weights: Weights, seen: Visible) -> Weights:
     """Restrict rows (..., query, key) to the cells of a mask, and make each sum to 1 again.
 
     Rows that had nothing on these cells are 0.

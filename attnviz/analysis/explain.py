@@ -18,7 +18,7 @@ from attnviz.layer.attention import attend
 from attnviz.layer.scores import SCORES, Score, additive, general
 from attnviz.record import Doubles, Visible
 
-RAW = (*SCORES, "general", "additive")
+RAW_SCORES = (*SCORES, "general", "additive")
 """Score functions that can be explained on raw vectors."""
 
 
@@ -68,7 +68,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
+class AttentionSteps:
     """All that was computed for one query."""
 
     given: Operands
@@ -105,7 +105,7 @@ class Difference(NamedTuple):
     output: float
 
 
-def explain_query(operands: Operands) -> Steps:
+def explain_query(operands: Operands) -> AttentionSteps:
     """Compute each step of the attention of one query. Raises ValueError if it sees no key."""
     return finish_steps(operands, tuple(list_score_steps(operands)))
 
@@ -196,7 +196,7 @@ SCORED: dict[str, Callable[[Operands], Iterator[Step]]] = {
 }
 
 
-def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> Steps:
+def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> AttentionSteps:
     """Compute the softmax of the last scores over what is visible, and the sum of values.
 
     Raises ValueError if the query sees no key.
@@ -214,10 +214,10 @@ def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> Steps:
     total = exponentials.sum() + sink
     weights = exponentials / total
     output = weights @ operands.value
-    return Steps(operands, scores, exponentials, sink, weights, output)
+    return AttentionSteps(operands, scores, exponentials, sink, weights, output)
 
 
-def measure_difference(steps: Steps, weights: npt.ArrayLike) -> Difference:
+def measure_difference(steps: AttentionSteps, weights: npt.ArrayLike) -> Difference:
     """Measure how far the steps are from what a model computed for the same query.
 
     weights: those of the model, (m,).
@@ -231,7 +231,9 @@ def measure_difference(steps: Steps, weights: npt.ArrayLike) -> Difference:
     return Difference(float(weight_distance), float(output_distance))
 
 
-def explain_vectors(name: str, vectors: npt.ArrayLike, query: int) -> tuple[Steps, Doubles]:
+def explain_vectors(
+    name: str, vectors: npt.ArrayLike, query: int
+) -> tuple[AttentionSteps, Doubles]:
     """Compute each step of self-attention on raw vectors (n, d) by a score function of RAW.
 
     Returns the steps of one query, and its weights (n,) as ``attnviz.layer`` computes them.
@@ -239,8 +241,8 @@ def explain_vectors(name: str, vectors: npt.ArrayLike, query: int) -> tuple[Step
     ``general`` and ``additive`` are random, always the same, as they are before any training.
     Raises ValueError for another name.
     """
-    if name not in RAW:
-        names = ", ".join(RAW)
+    if name not in RAW_SCORES:
+        names = ", ".join(RAW_SCORES)
         raise ValueError(f"unknown score function {name!r}: one of {names}")
     x = np.asarray(vectors, np.float64)
     width = x.shape[1]
@@ -249,7 +251,7 @@ def explain_vectors(name: str, vectors: npt.ArrayLike, query: int) -> tuple[Step
     functions["general"] = general(matrices[0])
     functions["additive"] = additive(*matrices)
     layer = attend(x, x, x, score=functions[name])
-    score, scale = plainly(name, width)
+    score, scale = split_score_scale(name, width)
     visible = np.ones(len(x), dtype=bool)
     own_output = layer.output[query]
     operands = Operands(x[query], x, x, visible, scale, score, matrices=matrices, output=own_output)
@@ -267,7 +269,7 @@ def draw_matrices(width: int) -> tuple[Doubles, Doubles, Doubles]:
     return first, second, last
 
 
-def plainly(name: str, width: int) -> tuple[str, float]:
+def split_score_scale(name: str, width: int) -> tuple[str, float]:
     """Return a score function as one of ``SCORED``, and what its scores are multiplied by."""
     if name == "scaled_dot":
         return "dot", width**-0.5

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.numerics import compute_row_entropies
-from attnviz.analysis.statistics import deviation_of, mean_of
+from attnviz.analysis.statistics import average_defined, compute_deviation
 from attnviz.record import ATTENTION, AttentionMap, Doubles, Statistics, Visible, Weights
 
 Measures: TypeAlias = dict[str, Doubles]
@@ -48,7 +48,7 @@ class Positions:
 
 def find_positions(attention_map: AttentionMap) -> Positions:
     """Return where the queries and keys of a map stand."""
-    resting = parked(attention_map)
+    resting = find_resting_keys(attention_map)
     if not is_one_text(attention_map):
         return Positions(None, resting, {})
     query_positions = np.array(attention_map.query_places)
@@ -77,7 +77,7 @@ def is_one_text(attention_map: AttentionMap) -> bool:
     return set(queries) <= set(keys)
 
 
-def parked(attention_map: AttentionMap) -> Visible:
+def find_resting_keys(attention_map: AttentionMap) -> Visible:
     """Find the keys that heads rest on: special tokens, and the first of the whole text, (key,)."""
     keys = zip(attention_map.keys, attention_map.key_places, strict=True)
     return np.array([token.special or position == 0 for token, position in keys])
@@ -374,7 +374,7 @@ def read_statistics(attention_map: AttentionMap, statistics: Statistics) -> Meas
     if not statistics.received.any() or "max" in attention_map.heads:
         return {}
     measures: Measures = {}
-    resting = parked(attention_map)
+    resting = find_resting_keys(attention_map)
     if resting.any():
         received = statistics.received[..., resting]
         largest = received.max(-1)
@@ -416,8 +416,8 @@ def summarise_measures(texts: Sequence[Mapping[str, Doubles]]) -> MeasureSummary
     summary = MeasureSummary({}, {}, {})
     for name in texts[0]:
         values = np.stack([text[name] for text in texts])  # (text, head)
-        summary.mean[name] = mean_of(values, 0)
-        summary.sd[name] = deviation_of(values, 0)
+        summary.mean[name] = average_defined(values, 0)
+        summary.sd[name] = compute_deviation(values, 0)
         counts = np.isfinite(values).sum(0)
         summary.n[name] = counts.astype(np.float64)
     return summary

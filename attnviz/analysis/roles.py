@@ -25,7 +25,7 @@ import numpy.typing as npt
 from attnviz.analysis.numerics import compute_row_entropies
 from attnviz.record import Visible, Weights
 
-Data: TypeAlias = Literal["repeated", "text"]
+RoleData: TypeAlias = Literal["repeated", "text"]
 NEAR = 2  # tokens on either side that are local
 
 
@@ -42,19 +42,19 @@ class Layout(NamedTuple):
     """The positions of tokens that stand between others."""
 
 
-def induction(weights: Weights, block: int, first: int = 1) -> Weights:
+def measure_induction(weights: Weights, block: int, first: int = 1) -> Weights:
     """Average A[q, q - block + 1] over the second copy (prefix matching, Olsson et al. 2022)."""
     second_copy = range(first + block, first + 2 * block)
     return average_band(weights, second_copy, block - 1)
 
 
-def duplicate_token(weights: Weights, block: int, first: int = 1) -> Weights:
+def measure_duplicate_token(weights: Weights, block: int, first: int = 1) -> Weights:
     """Average A[q, q - block] over the second copy (Wang et al. 2022)."""
     second_copy = range(first + block, first + 2 * block)
     return average_band(weights, second_copy, block)
 
 
-def previous_token(weights: Weights) -> Weights:
+def measure_previous_token(weights: Weights) -> Weights:
     """Average A[q, q - 1] over q >= 2: at q = 1 the previous token is the sink."""
     queries = range(2, weights.shape[-2])
     return average_band(weights, queries, 1)
@@ -62,17 +62,17 @@ def previous_token(weights: Weights) -> Weights:
 
 def score_induction(weights: Weights, layout: Layout) -> Weights:
     """Score the role of ``induction`` in a sequence."""
-    return induction(weights, layout.block, layout.first)
+    return measure_induction(weights, layout.block, layout.first)
 
 
 def score_duplicate_token(weights: Weights, layout: Layout) -> Weights:
     """Score the role of ``duplicate_token`` in a sequence."""
-    return duplicate_token(weights, layout.block, layout.first)
+    return measure_duplicate_token(weights, layout.block, layout.first)
 
 
 def score_previous_token(weights: Weights, _: Layout) -> Weights:
     """Score the role of ``previous_token`` in a sequence."""
-    return previous_token(weights)
+    return measure_previous_token(weights)
 
 
 def score_next_token(weights: Weights, _: Layout) -> Weights:
@@ -145,7 +145,7 @@ def average_last_axis(values: Weights) -> Weights:
 
 
 @dataclass(frozen=True)
-class Role:
+class RoleDefinition:
     """A thing that a head may be doing."""
 
     short: str
@@ -155,16 +155,16 @@ class Role:
 
     It must be reached on all data on which the role is measured.
     """
-    data: tuple[Data, ...]
+    data: tuple[RoleData, ...]
     """The data on which the role is measured."""
     score: Callable[[Weights, Layout], Weights]
     definition: str
     source: str
 
 
-BOTH: tuple[Data, ...] = ("repeated", "text")
-ROLES: Mapping[str, Role] = {
-    "induction": Role(
+BOTH: tuple[RoleData, ...] = ("repeated", "text")
+ROLES: Mapping[str, RoleDefinition] = {
+    "induction": RoleDefinition(
         "ind",
         0.3,
         ("repeated",),
@@ -173,7 +173,7 @@ ROLES: Mapping[str, Role] = {
         "mean over the second copy",
         "prefix matching, Olsson et al. 2022",
     ),
-    "duplicate_token": Role(
+    "duplicate_token": RoleDefinition(
         "dup",
         0.3,
         ("repeated",),
@@ -181,7 +181,7 @@ ROLES: Mapping[str, Role] = {
         "weight on the query's first occurrence: mean over the second copy",
         "Wang et al. 2022",
     ),
-    "previous_token": Role(
+    "previous_token": RoleDefinition(
         "prv",
         0.4,
         BOTH,
@@ -189,7 +189,7 @@ ROLES: Mapping[str, Role] = {
         "weight on the token before the query: mean over the third query and those after it",
         "Clark et al. 2019; Olsson et al. 2022",
     ),
-    "next_token": Role(
+    "next_token": RoleDefinition(
         "nxt",
         0.4,
         BOTH,
@@ -198,7 +198,7 @@ ROLES: Mapping[str, Role] = {
         "query to the last but one",
         "Clark et al. 2019",
     ),
-    "self_token": Role(
+    "self_token": RoleDefinition(
         "slf",
         0.4,
         BOTH,
@@ -206,7 +206,7 @@ ROLES: Mapping[str, Role] = {
         "weight on the query itself: mean over the second query and those after it",
         "Clark et al. 2019",
     ),
-    "first_token": Role(
+    "first_token": RoleDefinition(
         "1st",
         0.5,
         BOTH,
@@ -214,7 +214,7 @@ ROLES: Mapping[str, Role] = {
         "weight on the first token, the sink: mean over the second query and those after it",
         "Xiao et al. 2023",
     ),
-    "separator": Role(
+    "separator": RoleDefinition(
         "sep",
         0.6,
         ("text",),
@@ -223,7 +223,7 @@ ROLES: Mapping[str, Role] = {
         "query and those after it",
         "Clark et al. 2019",
     ),
-    "local": Role(
+    "local": RoleDefinition(
         "loc",
         0.2,
         BOTH,
@@ -231,7 +231,7 @@ ROLES: Mapping[str, Role] = {
         "weight within two tokens on both sides, less that of the one distance that has most of it",
         "windowed heads, Kovaleva et al. 2019",
     ),
-    "uniform": Role(
+    "uniform": RoleDefinition(
         "uni",
         None,
         BOTH,
@@ -251,13 +251,13 @@ class MeasuredRole(NamedTuple):
     """The score of a head that attends to all that it sees alike."""
 
 
-def score_roles(weights: Weights, layout: Layout, data: Data) -> dict[str, MeasuredRole]:
+def score_roles(weights: Weights, layout: Layout, data: RoleData) -> dict[str, MeasuredRole]:
     """Score weights (..., n, n) for the roles that are measured on such data.
 
     A score is undefined where a head that attends to all alike would have none: for the next token
     of a causal model, and for separators where there are none.
     """
-    even_weights = alike(layout.visible)
+    even_weights = spread_evenly(layout.visible)
     measured: dict[str, MeasuredRole] = {}
     for name, role in ROLES.items():
         if data not in role.data:
@@ -270,7 +270,7 @@ def score_roles(weights: Weights, layout: Layout, data: Data) -> dict[str, Measu
     return measured
 
 
-def alike(visible: Visible) -> Weights:
+def spread_evenly(visible: Visible) -> Weights:
     """Make the weights of a head that attends to all that it sees alike: (..., n, n)."""
     seen = visible.sum(-1, keepdims=True, dtype=np.float32)
     divisors = np.maximum(seen, 1)
@@ -278,7 +278,7 @@ def alike(visible: Visible) -> Weights:
     return even
 
 
-def beyond(score: float, chance: float) -> float:
+def scale_above_chance(score: float, chance: float) -> float:
     """Return how far a score is on the way from chance to 1; at most 0 where chance is 1."""
     if chance < 1:
         return (score - chance) / (1 - chance)

@@ -20,7 +20,7 @@ from attnviz.analysis.numerics import is_causal
 from attnviz.methods import MADE_OF, METHODS
 from attnviz.record import CHEFER, ROLLOUT, AttentionMap, Capture, Doubles, Floats, Visible
 
-SOURCE = METHODS[ROLLOUT].line
+ROLLOUT_SOURCE = METHODS[ROLLOUT].line
 CAUSAL = (
     "rollout of a causal model goes to the first tokens, the more the more layers there are, "
     "whatever the text says (here the first has {:.3f} of the last, after {} layers): "
@@ -28,7 +28,7 @@ CAUSAL = (
 )
 
 
-def rollout(weights: npt.NDArray[Any]) -> Floats:
+def compute_rollout(weights: npt.NDArray[Any]) -> Floats:
     """Compute the share of each token in the vectors after each layer.
 
     weights: (layer, head, n, n); the shares are (layer, n, n). R_l = A_l R_{l-1} with R_{-1} = I
@@ -42,7 +42,7 @@ def rollout(weights: npt.NDArray[Any]) -> Floats:
     return multiply_layers(mixed)
 
 
-def chefer(gradients: npt.NDArray[Any]) -> Floats:
+def compute_relevance(gradients: npt.NDArray[Any]) -> Floats:
     """Compute the relevance of each token to each after each layer.
 
     gradients: (layer, head, n, n), weights times their gradients where positive, max(A * dL/dA, 0);
@@ -77,7 +77,7 @@ def multiply_layers(steps: Doubles) -> Floats:
     return steps.astype(np.float32)
 
 
-def rolled_out(capture: Capture) -> Capture:
+def replace_by_rollout(capture: Capture) -> Capture:
     """Return a capture of rollout instead of weights; its notes tell the source.
 
     Each layer has one head, named "rollout". Raises ValueError for attention between two texts, for
@@ -85,7 +85,7 @@ def rolled_out(capture: Capture) -> Capture:
     numbers that are no attention.
     """
     maps = combine_layers_by_kind(capture, ROLLOUT)
-    notes = [*capture.notes, SOURCE]
+    notes = [*capture.notes, ROLLOUT_SOURCE]
     causal = [each for each in maps if each.weights is not None and is_causal(each.visible)]
     if causal:
         notes.append(warn_of_first_token(causal[0]))
@@ -99,7 +99,7 @@ def warn_of_first_token(attention_map: AttentionMap) -> str:
     return CAUSAL.format(share, len(attention_map.layers))
 
 
-def relevance(capture: Capture) -> Capture:
+def replace_by_relevance(capture: Capture) -> Capture:
     """Return a capture of the relevance of Chefer et al. instead of gradients.
 
     Each layer has one head, named "chefer". Raises ValueError as ``rolled_out`` does, and for
@@ -136,7 +136,7 @@ def combine_layers(maps: Sequence[AttentionMap], method: str) -> AttentionMap:
     tokens = first.queries
     if any(each.queries != tokens for each in maps):
         raise ValueError(f"{method} goes through layers that see the same tokens: here they do not")
-    compute = rollout if method == ROLLOUT else chefer
+    compute = compute_rollout if method == ROLLOUT else compute_relevance
     combined = compute(np.concatenate(means))  # (layer, n, n)
     visible = [each.visible.any(1) for each in maps]
     sources = trace_sources(np.concatenate(visible))

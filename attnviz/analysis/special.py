@@ -21,7 +21,7 @@ class Rest(NamedTuple):
     """The names of the special tokens that were dropped, each once."""
 
 
-def without_special(attention_map: AttentionMap, how: Special) -> Rest:
+def drop_special(attention_map: AttentionMap, how: Special) -> Rest:
     """Drop the rows and columns of special tokens from a map.
 
     ``renormalise`` makes the rows of each head sum to 1 again; a row all of whose weight was on

@@ -33,7 +33,7 @@ class Sink(NamedTuple):
     """
 
 
-def describe(weights: Weights, visible: Visible, square: bool) -> Statistics:
+def measure_statistics(weights: Weights, visible: Visible, square: bool) -> Statistics:
     """Measure the statistics of full weights, (layer, head, query, key); visible broadcasts to them.
 
     square: queries and keys are the same tokens, so that distances between them mean something.
@@ -73,7 +73,7 @@ def measure_head_statistics(weights: Weights, visible: Visible, square: bool) ->
     return entropies, received, received[0], distance, diagonal, previous
 
 
-def sink(received: Floats, candidates: Sequence[int]) -> Sink | None:
+def find_sink(received: Floats, candidates: Sequence[int]) -> Sink | None:
     """Find the candidate key that received most, (..., key).
 
     See Xiao et al. 2023, and Clark et al. 2019 for [CLS] and [SEP]. None if nothing was received at
@@ -89,7 +89,7 @@ def sink(received: Floats, candidates: Sequence[int]) -> Sink | None:
     return Sink(candidates[best], float(shares[best]))
 
 
-def tile(weights: Weights | Visible, most: int) -> Tiles:
+def pool_weights(weights: Weights | Visible, most: int) -> Tiles:
     """Pool weights (layer, head, query, key) over tiles, as means and maxima.
 
     most: tiles on a side, at most.
@@ -111,7 +111,7 @@ def tile(weights: Weights | Visible, most: int) -> Tiles:
     return Tiles(mean_tiles, peak_tiles, height, width)
 
 
-def tiled(attention_map: AttentionMap, most: int) -> AttentionMap:
+def pool_map(attention_map: AttentionMap, most: int) -> AttentionMap:
     """Return a map of weights as one of tiles, at most so many on a side.
 
     A map that has no more queries and keys, or no weights, is returned as it is.
@@ -121,7 +121,7 @@ def tiled(attention_map: AttentionMap, most: int) -> AttentionMap:
     key_count = len(attention_map.keys)
     if weights is None or max(query_count, key_count) <= most:
         return attention_map
-    tiles = tile(weights, most)
+    tiles = pool_weights(weights, most)
     visible = collapse_repeats(attention_map.visible, 2)
     visible = pool_visible_mask(visible, 2, tiles.height)
     visible = pool_visible_mask(visible, 3, tiles.width)
@@ -129,7 +129,7 @@ def tiled(attention_map: AttentionMap, most: int) -> AttentionMap:
     is_attention = attention_map.method == ATTENTION and "max" not in attention_map.heads
     if statistics is None and is_attention:
         is_square = attention_map.kind != "cross" and query_count == key_count
-        statistics = describe(weights, attention_map.visible, square=is_square)
+        statistics = measure_statistics(weights, attention_map.visible, square=is_square)
     return replace(attention_map, weights=None, visible=visible, tiles=tiles, statistics=statistics)
 
 
@@ -140,7 +140,7 @@ def pool_visible_mask(visible: Visible, axis: int, size: int) -> Visible:
     return pooled
 
 
-def strongest(weights: Weights, count: int) -> Edges:
+def find_strongest_edges(weights: Weights, count: int) -> Edges:
     """Find the largest weights of each query, and their keys: (layer, head, query, key).
 
     count: how many there are of each query, in falling order, (layer, head, query, rank).
@@ -152,7 +152,7 @@ def strongest(weights: Weights, count: int) -> Edges:
     return Edges(keys.astype(np.int32), largest)
 
 
-def mean_of(values: Floats | Doubles, axis: int) -> Doubles:
+def average_defined(values: Floats | Doubles, axis: int) -> Doubles:
     """Compute the mean of the numbers along an axis that are defined; NaN if none is."""
     is_defined = np.isfinite(values)
     counts = is_defined.sum(axis)
@@ -162,14 +162,14 @@ def mean_of(values: Floats | Doubles, axis: int) -> Doubles:
     return means
 
 
-def deviation_of(values: Doubles, axis: int) -> Doubles:
+def compute_deviation(values: Doubles, axis: int) -> Doubles:
     """Compute the standard deviation of the numbers along an axis that are defined.
 
     It is that of a sample, n - 1 in the divisor; NaN of fewer than two numbers.
     """
     is_defined = np.isfinite(values)
     counts = is_defined.sum(axis)
-    means = np.expand_dims(mean_of(values, axis), axis)
+    means = np.expand_dims(average_defined(values, axis), axis)
     deviations = np.where(is_defined, values - means, 0)
     squares = (deviations**2).sum(axis)
     mean_squares = np.full(counts.shape, np.nan)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.numerics import collapse_repeats
-from attnviz.analysis.statistics import describe
+from attnviz.analysis.statistics import measure_statistics
 from attnviz.record import AttentionMap, Capture, Doubles, Floats, Token, Visible
 
 Texts: TypeAlias = tuple[str, ...]  # by segment
@@ -33,7 +33,7 @@ SEVERAL = -1  # the id of a word of several tokens
 OWN = -1  # stands for a segment: that of tokens of no word
 
 
-class Span(NamedTuple):
+class WordSpan(NamedTuple):
     """The characters of its text that a word has."""
 
     start: int
@@ -57,7 +57,7 @@ class TokenOrder(NamedTuple):
     """(word,): where each word begins among them."""
 
 
-def find_word_spans(text: str) -> tuple[Span, ...]:
+def find_word_spans(text: str) -> tuple[WordSpan, ...]:
     """Find the words of a text, in rising order, white space at their ends left out.
 
     >>> [text[start:end] for text in ["Don't — 3.14"] for start, end in find_word_spans(text)]
@@ -72,12 +72,12 @@ def find_word_spans(text: str) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def trim_span(text: str, start: int, end: int) -> Span:
+def trim_span(text: str, start: int, end: int) -> WordSpan:
     """Return a span of a text without the white space at its ends: a mark may stand on a space."""
     piece = text[start:end]
     trimmed_start = end - len(piece.lstrip())
     trimmed_end = start + len(piece.rstrip())
-    return Span(trimmed_start, trimmed_end)
+    return WordSpan(trimmed_start, trimmed_end)
 
 
 @cache
@@ -124,7 +124,7 @@ def make_sign_pattern(*classes: str) -> str:
     return f"[{union}]{EXTENDING}*+"
 
 
-def coarsen_spans(spans: Sequence[Span], tokens: Sequence[Token]) -> tuple[Span, ...]:
+def coarsen_spans(spans: Sequence[WordSpan], tokens: Sequence[Token]) -> tuple[WordSpan, ...]:
     """Join words that one token crosses, so that each token of the text lies in one word at most.
 
     When this is done for two tokenizers in turn, both have the same words.
@@ -136,17 +136,17 @@ def coarsen_spans(spans: Sequence[Span], tokens: Sequence[Token]) -> tuple[Span,
             openings[words.start] += 1
             openings[words.stop - 1] -= 1
     joins_next = openings.cumsum() > 0  # (word,): True if it and the next are one
-    joined: list[Span] = []
+    joined: list[WordSpan] = []
     for number, span in enumerate(spans):
         if number > 0 and joins_next[number - 1]:
             before = joined.pop()
-            joined.append(Span(before.start, span.end))
+            joined.append(WordSpan(before.start, span.end))
         else:
             joined.append(span)
     return tuple(joined)
 
 
-def find_crossed_words(token: Token, spans: Sequence[Span]) -> range:
+def find_crossed_words(token: Token, spans: Sequence[WordSpan]) -> range:
     """Find the words of which a token has a part, as their positions among the spans.
 
     There are none if the token is special or stands for no text.
@@ -158,18 +158,20 @@ def find_crossed_words(token: Token, spans: Sequence[Span]) -> range:
     return range(first, stop)
 
 
-def start_of_span(span: Span) -> int:
+def start_of_span(span: WordSpan) -> int:
     """Return the start of a span, as a key to search by."""
     return span.start
 
 
-def end_of_span(span: Span) -> int:
+def end_of_span(span: WordSpan) -> int:
     """Return the end of a span, as a key to search by."""
     return span.end
 
 
 def group_tokens(
-    tokens: Sequence[Token], texts: Sequence[str], spans: Sequence[Sequence[Span]] | None = None
+    tokens: Sequence[Token],
+    texts: Sequence[str],
+    spans: Sequence[Sequence[WordSpan]] | None = None,
 ) -> Grouping:
     """Group tokens by words.
 
@@ -203,7 +205,7 @@ def group_tokens(
     return Grouping(tuple(units), tuple(member_tuples))
 
 
-def make_word(text: str, span: Span, pieces: Sequence[Token]) -> Token:
+def make_word(text: str, span: WordSpan, pieces: Sequence[Token]) -> Token:
     """Make a word of a text a token, out of the tokens that are its pieces."""
     start, end = span
     first = pieces[0]
@@ -243,7 +245,7 @@ def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping)
     is_square = queries == keys and attention_map.kind != "cross"
     statistics = None
     if has_statistics and has_numbered_heads:
-        statistics = describe(weights, visible, is_square)
+        statistics = measure_statistics(weights, visible, is_square)
     query_positions = position_words(attention_map.query_places, queries)
     key_positions = position_words(attention_map.key_places, keys)
     return AttentionMap(
@@ -282,7 +284,11 @@ def sort_by_words(grouping: Grouping) -> TokenOrder:
 
 
 def reduce_words(
-    operation: np.ufunc, array: npt.ArrayLike, order: TokenOrder, axis: int, dtype: Any = None
+    operation: np.ufunc,
+    array: npt.ArrayLike,
+    order: TokenOrder,
+    axis: int,
+    dtype: Any = None,
 ) -> npt.NDArray[Any]:
     """Reduce the tokens along an axis of an array to words, by adding or another operation."""
     sorted_array = np.take(array, order.positions, axis)
@@ -314,7 +320,7 @@ def select_texts(capture: Capture, attention_map: AttentionMap) -> tuple[Texts, 
     return text, text
 
 
-def in_words(capture: Capture) -> Capture:
+def convert_to_words(capture: Capture) -> Capture:
     """Return a capture with all its maps between words; maps in words already stay as they are.
 
     Raises ValueError as ``merge_tokens`` does, and if there is no text to find words in, as of

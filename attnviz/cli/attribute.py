@@ -23,7 +23,7 @@ from attnviz.cli.options import (
     text_argument,
     title_option,
 )
-from attnviz.cli.output import Target as OutputTarget
+from attnviz.cli.output import Destination as OutputTarget
 from attnviz.cli.output import answer_of_result, choose_result_target, deliver
 from attnviz.cli.parameters import (
     ROW_COUNT,
@@ -33,13 +33,13 @@ from attnviz.cli.parameters import (
     option_section,
 )
 from attnviz.cli.screen import open_screen
-from attnviz.cli.sources import load_model
+from attnviz.cli.sources import load_chosen_model
 from attnviz.cli.talk import Talk
 from attnviz.experiments.attribution import attribute
 from attnviz.experiments.progress import Watch
 from attnviz.request import Target
-from attnviz.results.attribution import Check
-from attnviz.selection import Spot, parse_token
+from attnviz.results.attribution import TokenRemoval
+from attnviz.selection import TokenReference, parse_token
 
 MANY_RUNS = 64  # take a while
 
@@ -48,7 +48,7 @@ MANY_RUNS = 64  # take a while
 class AttributeOptions:
     """Which tokens are ranked, by what, and how that is checked."""
 
-    query: Spot | None = None
+    query: TokenReference | None = None
     by: str | None = None
     verify: bool = False
     replaced: bool = False
@@ -63,7 +63,7 @@ class AttributeOptions:
         return Target(self.target_token, self.query)
 
     @property
-    def checks(self) -> tuple[Check, ...]:
+    def checks(self) -> tuple[TokenRemoval, ...]:
         """The interventions that are run for comparison, by name."""
         if self.replaced:
             return "knock-out", "leave-one-out"
@@ -157,8 +157,8 @@ def command(
     """
     screen = open_screen(result.screen)
     target = choose_result_target(result)
-    prompt = reading.prompt(text_input.read(text, result.talk))
-    predictor = load_model(model, result.talk, predicts=True)
+    prompt = reading.prompt(text_input.read_argument(text, result.talk))
+    predictor = load_chosen_model(model, result.talk, predicts=True)
     outcome = None
     if intervention.is_asked_for:
         outcome, _ = try_changes(
@@ -178,7 +178,7 @@ def command(
         seed=options.seed,
         truncate=model.truncate,
         outcome=outcome,
-        watch=make_watch(result.talk),
+        watch=make_check_watch(result.talk),
     )
     most = options.count_rows(target, result)
     answer = answer_of_result(
@@ -192,7 +192,7 @@ def command(
         result.talk.note("how far to trust it on this text: --verify, a run a token")
 
 
-def make_watch(talk: Talk) -> Watch:
+def make_check_watch(talk: Talk) -> Watch:
     """Make what tells of many runs how far they are, four times."""
     told_quarters = 0
 

@@ -37,11 +37,11 @@ from attnviz.cli.parameters import (
 )
 from attnviz.cli.talk import Talk
 from attnviz.errors import UsageError
-from attnviz.io.documents import document_json
+from attnviz.io.documents import format_document_json
 from attnviz.results.checking import JS, Bound, Evidence, Measure, check_bounds
 from attnviz.results.comparison import describe_coverage, measure_comparisons
-from attnviz.results.head_roles import Roles, Setting
-from attnviz.selection import Spot
+from attnviz.results.head_roles import Roles, SequenceSettings
+from attnviz.selection import TokenReference
 
 NamedNumber: TypeAlias = tuple[str, float]
 
@@ -75,7 +75,7 @@ class CheckOptions:
     least_share: tuple[NamedNumber, ...] = ()
     most_share: tuple[NamedNumber, ...] = ()
     segments: str | None = None
-    query: Spot | None = None
+    query: TokenReference | None = None
 
     def __post_init__(self) -> None:
         """Refuse no bounds, unknown measures, and segments without a bound. Raises UsageError."""
@@ -197,17 +197,17 @@ def command(
       attnviz check @sample:repeat --max L2H0.entropy=4 --min sink=0.01
       attnviz check @sample:question --min-share "line 1=0.01" --query -1
     """
-    require_effect(check, comparison)
+    require_bounds_effect(check, comparison)
     evidence = collect_evidence(texts, check, ComparedModels(comparison, talk))
     result = check_bounds(check.bounds, evidence)
     if as_json:
-        click.echo(document_json(result.to_dict()).decode(), nl=False)
+        click.echo(format_document_json(result.to_dict()).decode(), nl=False)
     else:
         click.echo("\n".join(result.lines()))
     return 0 if result.passed else 1
 
 
-def require_effect(check: CheckOptions, comparison: ComparisonOptions) -> None:
+def require_bounds_effect(check: CheckOptions, comparison: ComparisonOptions) -> None:
     """Raise UsageError for a second side that no bound is on, and for lines of a file."""
     if comparison.has_second_side and not check.needs_pair:
         what = "a second model, text or capture"
@@ -257,4 +257,4 @@ def measure_roles(models: ComparedModels) -> Roles:
 
     if models.options.sides.paths:
         raise UsageError("roles are measured by running a model: leave --from out")
-    return measure_heads(models.load(FIRST_MODEL), Setting(), read_texts(None))
+    return measure_heads(models.load(FIRST_MODEL), SequenceSettings(), read_texts(None))

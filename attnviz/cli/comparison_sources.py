@@ -24,7 +24,7 @@ from attnviz.cli.parameters import option_group, option_section
 from attnviz.cli.picture import drop_special_tokens
 from attnviz.cli.sources import file_source, load_model_for, model_source, with_method, with_words
 from attnviz.cli.talk import Talk
-from attnviz.derived import Source
+from attnviz.derived import CaptureSource
 from attnviz.errors import InputError, UsageError
 from attnviz.record import SCORES, Capture, Kind
 from attnviz.request import Prompt, Request
@@ -33,7 +33,7 @@ from attnviz.results.comparison import NO_SHARES, compare_captures
 if TYPE_CHECKING:
     from attnviz.models import Model
 
-Sides: TypeAlias = tuple[Source, Source]
+Sides: TypeAlias = tuple[CaptureSource, CaptureSource]
 """What captures of A and of B are taken from."""
 FIRST_MODEL, SECOND_MODEL = 0, 1
 COMPARED_KINDS: tuple[Kind, ...] = ("self", "encoder")  # of models that have several kinds of map
@@ -141,7 +141,7 @@ class ComparedModels:
             self.loaded_models[options.model] = load_model_for(options, self.talk)
         return self.loaded_models[options.model]
 
-    def source(self, index: int, content: str) -> Source:
+    def source(self, index: int, content: str) -> CaptureSource:
         """Return what one of the models captures of a text. Raises ModelError."""
         return model_source(self.load(index), content, self.options.captures_of(index))
 
@@ -165,7 +165,7 @@ def capture_first_side(texts: Sequence[str], models: ComparedModels) -> list[Cap
     return [capture_side(source, models.options) for source in sources]
 
 
-def capture_side(source: Source, options: ComparisonOptions) -> Capture:
+def capture_side(source: CaptureSource, options: ComparisonOptions) -> Capture:
     """Capture all heads of one kind, with their weights. Raises AttnvizError."""
     request = Request(
         truncate=options.models.truncate,
@@ -189,7 +189,7 @@ def open_sides(texts: Sequence[str], models: ComparedModels) -> list[Sides]:
         return [open_both_models(content, models) for content in contents]
     if len(contents) > 1:
         raise UsageError(f"--with compares one text with another: {len(contents)} texts are given")
-    other_content = text_input.read(options.sides.other_text, models.talk)
+    other_content = text_input.read_argument(options.sides.other_text, models.talk)
     a = models.source(FIRST_MODEL, contents[0])
     b = models.source(FIRST_MODEL, other_content)
     return [(a, b)]
@@ -204,7 +204,7 @@ def open_both_models(content: str, models: ComparedModels) -> Sides:
 
 def read_contents(texts: Sequence[str], models: ComparedModels) -> list[str]:
     """Read the texts of the command line, or the lines of them. Raises InputError."""
-    return text_input.read_all(texts, models.options.lines, models.talk)
+    return text_input.read_arguments(texts, models.options.lines, models.talk)
 
 
 def open_files(texts: Sequence[str], models: ComparedModels) -> Sides:
@@ -223,7 +223,7 @@ def open_files(texts: Sequence[str], models: ComparedModels) -> Sides:
     return a, b
 
 
-def capture_text_of_file(file: Source, models: ComparedModels, request: Request) -> Capture:
+def capture_text_of_file(file: CaptureSource, models: ComparedModels, request: Request) -> Capture:
     """Capture what the first model makes of the text of a saved capture.
 
     Raises InputError if the file holds no text, ModelError.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import click
 
-from attnviz.analysis.explain import RAW
+from attnviz.analysis.explain import RAW_SCORES
 from attnviz.cli import text as text_input
 from attnviz.cli.options import (
     DEFAULT_ROWS,
@@ -30,9 +30,9 @@ from attnviz.cli.parameters import (
     option_section,
 )
 from attnviz.cli.screen import open_screen
-from attnviz.cli.sources import load_model
+from attnviz.cli.sources import load_chosen_model
 from attnviz.errors import UsageError
-from attnviz.selection import Spot, parse_token
+from attnviz.selection import TokenReference, parse_token
 
 OF_A_MODEL = "model", "revision", "tokenizer", "adapter", "pair", "target", "chat"
 """Options that have no effect with --score, beside those that choose a head."""
@@ -42,7 +42,7 @@ OF_A_MODEL = "model", "revision", "tokenizer", "adapter", "pair", "target", "cha
 class ExplainOptions:
     """Which query is followed, by which score function, and how many keys are shown."""
 
-    query: Spot
+    query: TokenReference
     score: str | None = None
     top: int | None = None
     given: frozenset[str] = NOTHING_GIVEN
@@ -67,7 +67,7 @@ explain_options = option_group(
         ),
         click.option(
             "--score",
-            type=click.Choice(RAW),
+            type=click.Choice(RAW_SCORES),
             help="Instead of a model: a score function, on raw vectors.",
         ),
         click.option(
@@ -110,16 +110,21 @@ def command(
       attnviz explain "Hello, world" -m bert-base -l 2 -H 1 --query world
       attnviz explain "The cat saw the dog." --score additive --query cat
     """
-    from attnviz.experiments.explanation import FIRST, LAST, explain_head, explain_score
+    from attnviz.experiments.explanation import (
+        FIRST_OF_ALL,
+        LAST_OF_ALL,
+        explain_head,
+        explain_score,
+    )
 
     require_one_head(selection)
     if explain.score is not None:
         require_no_model(selection, reading, model)
     screen = open_screen(result.screen)
     target = choose_result_target(result)
-    content = text_input.read(text, result.talk)
+    content = text_input.read_argument(text, result.talk)
     prompt = reading.prompt(content)
-    loaded_model = load_model(model, result.talk)
+    loaded_model = load_chosen_model(model, result.talk)
     if explain.score is not None:
         explanation = explain_score(
             explain.score,
@@ -132,8 +137,8 @@ def command(
         explanation = explain_head(
             loaded_model,
             prompt,
-            selection.layers or LAST,
-            selection.heads or FIRST,
+            selection.layers or LAST_OF_ALL,
+            selection.heads or FIRST_OF_ALL,
             explain.query,
             kind=selection.kind,
             truncate=model.truncate,

@@ -36,10 +36,16 @@ from attnviz.cli.sources import open_file, open_model
 from attnviz.cli.talk import Talk
 from attnviz.errors import OutputError, UsageError
 from attnviz.escape import escape
-from attnviz.io.files import decode, require_regular, require_writable, write_folder, write_whole
+from attnviz.io.files import (
+    decode_utf8,
+    require_regular,
+    require_writable,
+    write_folder,
+    write_whole,
+)
 from attnviz.methods import SUM
-from attnviz.render.html.gallery import Entry, gallery_html, gallery_md
-from attnviz.selection import Named
+from attnviz.render.html.gallery import GalleryEntry, render_gallery_html, render_gallery_markdown
+from attnviz.selection import HeadNames
 
 File: TypeAlias = tuple[Part, str, Path]
 """A part, one of its formats, and where it goes."""
@@ -96,10 +102,10 @@ def command(
     """
     require_reducible(captures)
     words = dict(words_to_repeat())
-    require_effect(words, forms)
+    require_formats_effect(words, forms)
     require_folder(output)
     if captures.source.path is None:
-        content = text_input.read(text, talk)
+        content = text_input.read_argument(text, talk)
         source, said = open_model(content, captures, talk), Said.of(text, content)
     else:
         source, said = open_file(text, captures), Said((), None)
@@ -124,16 +130,16 @@ def write_report(
     arguments = [*chain(*words.values()), *said.argument]
     digest = report.digest(shlex.join(arguments))
     entries = list_entries(report, parts, words, said, folder)
-    require_same(folder, digest, force)
-    files = list_files(parts, folder)
+    require_same_report(folder, digest, force)
+    files = list_report_files(parts, folder)
     missing = [file for file in files if force or not file[2].exists()]
     front_paths = [folder / name for name in FRONT_FILES]
     for path in (*(path for _, _, path in missing), *front_paths):
         require_regular(path)
     contents = make_one_of_each_format(report, missing)
     front = {
-        INDEX: gallery_html(report.title, digest, entries),
-        TABLE: gallery_md(report.title, entries),
+        INDEX: render_gallery_html(report.title, digest, entries),
+        TABLE: render_gallery_markdown(report.title, entries),
     }
     if said.kept is not None:
         front[KEPT_TEXT] = f"{said.kept}\n".encode()
@@ -144,7 +150,7 @@ def write_report(
 
 def require_reducible(captures: CaptureOptions) -> None:
     """Raise UsageError where heads of several layers would be added up."""
-    names_heads = isinstance(captures.selection.heads, Named)
+    names_heads = isinstance(captures.selection.heads, HeadNames)
     if names_heads and captures.numbers.reduction == SUM:
         raise UsageError("--reduce sum adds heads of every layer: choose them by number, as -H 0,3")
 
@@ -155,18 +161,18 @@ def list_entries(
     words: Mapping[str, tuple[str, ...]],
     said: "Said",
     folder: Path,
-) -> list[Entry]:
+) -> list[GalleryEntry]:
     """List the entries of the gallery: each part with its files and the commands that make them."""
     shared_words = {name: each for name, each in words.items() if name not in OF_PARTS}
     entries = []
     for part in parts:
         title, caption = report.describe(part)
         commands = write_commands(part, shared_words, said, folder)
-        entries.append(Entry(title, caption, part.files, commands))
+        entries.append(GalleryEntry(title, caption, part.files, commands))
     return entries
 
 
-def list_files(parts: Sequence[Part], folder: Path) -> list[File]:
+def list_report_files(parts: Sequence[Part], folder: Path) -> list[File]:
     """List the files of all parts."""
     files: list[File] = []
     for part in parts:
@@ -199,7 +205,7 @@ class Said(NamedTuple):
         if text is not None and text.startswith("@") and not text.startswith("@@"):
             return cls((text,), None)
         plain = len(content) <= LONGEST_ARGUMENT and escape(content) == content and content != "-"
-        if plain or decode(f"{content}\n".encode(), KEPT_TEXT) != content:
+        if plain or decode_utf8(f"{content}\n".encode(), KEPT_TEXT) != content:
             return cls((f"@{content}" if content.startswith("@") else content,), None)
         return cls(("-",), content)
 
@@ -215,13 +221,13 @@ def words_to_repeat() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield name, (flag,) if option.is_flag else (flag, str(context.params[name]))
 
 
-def require_effect(given: Container[str], forms: Sequence[str]) -> None:
+def require_formats_effect(given: Container[str], forms: Sequence[str]) -> None:
     """Raise UsageError for options that would have no effect on any of the formats."""
     for names, wanted in ((FIGURE_FLAGS, FIGURES), (PAGE_FLAGS, ("html",))):
         for name in names:
             if name in given and not set(wanted) & set(forms):
                 raise UsageError(
-                    f"--{name} has no effect without {' or '.join(wanted)} in --formats"
+                    f"--{name} has no effect without {' or '.join(wanted)} in --formats",
                 )
 
 
@@ -235,7 +241,7 @@ def require_folder(folder: Path) -> None:
     require_writable(folder)
 
 
-def require_same(folder: Path, digest: str, force: bool) -> None:
+def require_same_report(folder: Path, digest: str, force: bool) -> None:
     """Raise OutputError if a folder holds anything but this very report.
 
     force: what is there may be replaced.
@@ -245,12 +251,15 @@ def require_same(folder: Path, digest: str, force: bool) -> None:
         return
     if not index.is_file() or digest.encode() not in index.read_bytes():
         raise OutputError(
-            f"{folder} holds something else than this report; choose another folder or add --force"
+            f"{folder} holds something else than this report; choose another folder or add --force",
         )
 
 
 def write_commands(
-    part: Part, words: Mapping[str, tuple[str, ...]], said: Said, folder: Path
+    part: Part,
+    words: Mapping[str, tuple[str, ...]],
+    said: Said,
+    folder: Path,
 ) -> tuple[str, ...]:
     """Write the commands that make the files of a part, without what has no effect on one."""
     needs_dashes = any(text.startswith("-") and text != "-" for text in said.argument)
@@ -294,7 +303,10 @@ def make_one_of_each_format(report: Report, missing: Sequence[File]) -> dict[Pat
 
 
 def write_parts(
-    report: Report, missing: Sequence[File], contents: dict[Path, Content], talk: Talk
+    report: Report,
+    missing: Sequence[File],
+    contents: dict[Path, Content],
+    talk: Talk,
 ) -> None:
     """Write files with a progress bar on a terminal, and tell their notes.
 

@@ -21,17 +21,17 @@ from attnviz.cli.options import (
 from attnviz.cli.output import answer_of_result, choose_result_target, deliver
 from attnviz.cli.parameters import SectionedCommand, option_group, option_section
 from attnviz.cli.screen import open_screen
-from attnviz.cli.sources import load_model
+from attnviz.cli.sources import load_chosen_model
 from attnviz.cli.talk import Talk
 from attnviz.errors import ModelError
 from attnviz.experiments import sequences
 from attnviz.experiments.heads import find_head_roles
 from attnviz.experiments.progress import Watch
-from attnviz.io.documents import document_json
+from attnviz.io.documents import format_document_json
 from attnviz.io.samples import PLAIN_ENGLISH, read_sample
 from attnviz.lm import corpus
 from attnviz.models.base import require_losses
-from attnviz.results.head_roles import Setting, describe_definitions, explain_roles
+from attnviz.results.head_roles import SequenceSettings, describe_definitions, explain_roles
 
 if TYPE_CHECKING:
     from attnviz.models import Model
@@ -82,9 +82,9 @@ class SequenceOptions:
     corpus: str | None = None
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> SequenceSettings:
         """The number, the length and the seed of the random sequences."""
-        return Setting(self.sequences, self.block, self.seed)
+        return SequenceSettings(self.sequences, self.block, self.seed)
 
 
 sequence_options = option_group(
@@ -116,7 +116,7 @@ sequence_options = option_group(
         click.option(
             "--corpus",
             metavar="FILE",
-            help=f"Texts, an empty line between two: {sequences.DOCUMENTS} at most are read.",
+            help=f"Texts, an empty line between two: {sequences.MOST_DOCUMENTS} at most are read.",
         ),
     ),
 )
@@ -165,19 +165,19 @@ def command(
         heads=selection.heads,
         role=view.role,
         ablates=view.ablate,
-        watch=make_watch(result.talk),
+        watch=make_ablation_watch(result.talk),
     )
     deliver(answer_of_result(roles, result.title), target, screen, result)
     if target is None and not view.ablate:
         result.talk.note(
-            "see more: --role, --explain-roles; --ablate: the loss without them; -o FILE.csv"
+            "see more: --role, --explain-roles; --ablate: the loss without them; -o FILE.csv",
         )
 
 
 def print_roles(*, as_json: bool) -> None:
     """Print what the roles are, for a reader or as a document."""
     if as_json:
-        click.echo(document_json({"definitions": describe_definitions()}).decode(), nl=False)
+        click.echo(format_document_json({"definitions": describe_definitions()}).decode(), nl=False)
         return
     for line in explain_roles():
         click.echo(line)
@@ -186,9 +186,11 @@ def print_roles(*, as_json: bool) -> None:
 def read_texts(path: str | None) -> list[str]:
     """Return the beginnings of the texts of a corpus, or of the samples. Raises InputError."""
     documents = (
-        [read_sample(name) for name in PLAIN_ENGLISH] if path is None else corpus.read([Path(path)])
+        [read_sample(name) for name in PLAIN_ENGLISH]
+        if path is None
+        else corpus.read_corpus([Path(path)])
     )
-    return sequences.excerpts(documents)
+    return sequences.take_excerpts(documents)
 
 
 def load_measurable_model(options: ModelOptions, talk: Talk, *, ablates: bool) -> "Model":
@@ -197,14 +199,14 @@ def load_measurable_model(options: ModelOptions, talk: Talk, *, ablates: bool) -
     Raises ModelError.
     """
     try:
-        model = load_model(options, talk, writes=ablates)
+        model = load_chosen_model(options, talk, writes=ablates)
     except ModelError as error:
         message = str(error).replace("leave --generate out", "leave --ablate out")
         raise ModelError(message) from error
     return require_losses(model) if ablates else model
 
 
-def make_watch(talk: Talk) -> Watch:
+def make_ablation_watch(talk: Talk) -> Watch:
     """Make what tells of an ablation how far it is, four times or so."""
 
     def watch(done: int, total: int) -> None:

@@ -29,7 +29,7 @@ from attnviz.cli.options import (
     title_option,
     verbose_result_options,
 )
-from attnviz.cli.output import Answer, Target, answer_of_result, choose_result_target, deliver
+from attnviz.cli.output import Answer, Destination, answer_of_result, choose_result_target, deliver
 from attnviz.cli.parameters import (
     ROW_COUNT,
     ParsedType,
@@ -40,9 +40,9 @@ from attnviz.cli.parameters import (
 from attnviz.cli.screen import open_screen
 from attnviz.cli.sources import load_model_for, model_source, open_file
 from attnviz.cli.talk import Talk
-from attnviz.derived import Source
+from attnviz.derived import CaptureSource
 from attnviz.errors import InputError, UsageError
-from attnviz.io.documents import document_json
+from attnviz.io.documents import format_document_json
 from attnviz.io.files import read_text
 from attnviz.record import ATTENTION, SCORES, Capture, Segment
 from attnviz.render.terminal.draw import Screen
@@ -58,7 +58,7 @@ from attnviz.results.inspection import (
 )
 from attnviz.results.segment_shares import inspect_segments
 from attnviz.results.token_rows import inspect_cell, inspect_token
-from attnviz.selection import Spot, parse_token
+from attnviz.selection import TokenReference, parse_token
 
 OWN_SEGMENTS = "auto"
 LINES_AROUND = 6  # of a screen: title, heading, mean, caption, a note, the prompt
@@ -78,9 +78,9 @@ class QuestionOptions:
     reverse: bool = False
     top: int | None = None
     """Rows of a table; None for all, if it is given."""
-    token: Spot | None = None
-    query: Spot | None = None
-    key: Spot | None = None
+    token: TokenReference | None = None
+    query: TokenReference | None = None
+    key: TokenReference | None = None
     segments: str | None = None
     explain: bool = False
     given: frozenset[str] = NOTHING_GIVEN
@@ -222,7 +222,7 @@ def require_method(question: QuestionOptions, numbers: NumbersOptions) -> None:
         raise UsageError(NO_SCORES)
 
 
-def require_one_text(sources: Sequence[Source], question: QuestionOptions) -> Source:
+def require_one_text(sources: Sequence[CaptureSource], question: QuestionOptions) -> CaptureSource:
     """Return the source of the one text. Raises UsageError if there are several."""
     if len(sources) > 1:
         (name,) = question.questions
@@ -235,7 +235,7 @@ def open_sources(
     options: CaptureOptions,
     lines: bool,
     talk: Talk,
-) -> list[Source]:
+) -> list[CaptureSource]:
     """Return what captures are taken from: the file that --from names, or a model on each text.
 
     Raises AttnvizError.
@@ -245,13 +245,13 @@ def open_sources(
             raise UsageError("--from reads a capture that was made before: leave --lines out")
         sources = [open_file(texts[0] if texts else None, options)]
     else:
-        contents = text_input.read_all(texts, lines, talk)
+        contents = text_input.read_arguments(texts, lines, talk)
         model = load_model_for(options, talk)
         sources = [model_source(model, content, options) for content in contents]
     return [partial(capture_and_tell, source, talk) for source in sources]
 
 
-def capture_and_tell(source: Source, talk: Talk, request: Request) -> Capture:
+def capture_and_tell(source: CaptureSource, talk: Talk, request: Request) -> Capture:
     """Capture from a source, and say how exact that is, if it is asked for."""
     capture = source(request)
     talk.tell_fidelity(capture)
@@ -280,7 +280,7 @@ class Inspection:
     question: QuestionOptions
     result: ResultOptions
     screen: Screen
-    target: Target | None
+    target: Destination | None
 
     def make_request(self, *, whole: bool) -> Request:
         """Return what to capture. whole: all weights, also of a long text."""
@@ -306,7 +306,7 @@ class Inspection:
         return max(self.screen.height - LINES_AROUND - notes, FEWEST_ROWS)
 
 
-def answer_about_heads(sources: Sequence[Source], inspection: Inspection) -> Answer:
+def answer_about_heads(sources: Sequence[CaptureSource], inspection: Inspection) -> Answer:
     """Measure all heads over all texts. Raises AttnvizError."""
     captures, result = inspection.captures, inspection.result
     whole = result.screen.full or captures.numbers.method != ATTENTION
@@ -320,7 +320,7 @@ def answer_about_heads(sources: Sequence[Source], inspection: Inspection) -> Ans
     return answer_of_result(measures, result.title, pictures=[table])
 
 
-def answer_about_text(source: Source, inspection: Inspection) -> Answer:
+def answer_about_text(source: CaptureSource, inspection: Inspection) -> Answer:
     """Answer a question about one text: a token, a cell, or segments. Raises AttnvizError."""
     question, title = inspection.question, inspection.result.title
     request = inspection.make_request(whole=True)
@@ -340,7 +340,7 @@ def answer_about_text(source: Source, inspection: Inspection) -> Answer:
 def print_columns(*, as_json: bool) -> None:
     """Print what the columns are, and where they are from."""
     if as_json:
-        click.echo(document_json({"columns": describe_columns()}).decode(), nl=False)
+        click.echo(format_document_json({"columns": describe_columns()}).decode(), nl=False)
         return
     for column in COLUMNS.values():
         for line in explain_column(column):

@@ -13,7 +13,7 @@ from attnviz.cli.options import (
     InterventionOptions,
     ResultOptions,
 )
-from attnviz.cli.output import Answer, Target, answer_of_capture, answer_of_result, deliver
+from attnviz.cli.output import Answer, Destination, answer_of_capture, answer_of_result, deliver
 from attnviz.cli.picture import (
     PictureOptions,
     draw_pictures,
@@ -22,7 +22,7 @@ from attnviz.cli.picture import (
     prepare_capture,
 )
 from attnviz.cli.sources import load_model_for, with_method, with_words
-from attnviz.derived import Source
+from attnviz.derived import CaptureSource
 from attnviz.drawable import Picture
 from attnviz.errors import UsageError
 from attnviz.record import Capture, Kind
@@ -32,7 +32,7 @@ from attnviz.request import Target as Prediction
 if TYPE_CHECKING:
     from attnviz.models import Model
     from attnviz.render.terminal.draw import Screen
-    from attnviz.results.intervention import Outcome
+    from attnviz.results.intervention import InterventionOutcome
 
 
 def require_changeable(intervention: InterventionOptions, captures: CaptureOptions) -> None:
@@ -40,18 +40,18 @@ def require_changeable(intervention: InterventionOptions, captures: CaptureOptio
     flag, method = intervention.flag, captures.numbers.method
     if captures.source.path is not None:
         raise UsageError(
-            f"{flag} needs a model to run, and --from reads a capture: leave one of them out"
+            f"{flag} needs a model to run, and --from reads a capture: leave one of them out",
         )
     if captures.reading.generate:
         raise UsageError(
-            f"{flag} changes what is made of a text that is there: leave --generate out"
+            f"{flag} changes what is made of a text that is there: leave --generate out",
         )
     if intervention.knocked_out and captures.source.words:
         raise UsageError("--knock-out cuts edges between tokens: leave --words out")
     if intervention.ablated is not None and method in WITHOUT_EFFECT:
         raise UsageError(
             f"--ablate replaces the output of heads, so {WITHOUT_EFFECT[method]} nothing: use"
-            " another --weights"
+            " another --weights",
         )
 
 
@@ -59,9 +59,9 @@ def require_changeable(intervention: InterventionOptions, captures: CaptureOptio
 class ChangedRun:
     """A model under an intervention, and without."""
 
-    outcome: "Outcome"
-    before: Source
-    after: Source
+    outcome: "InterventionOutcome"
+    before: CaptureSource
+    after: CaptureSource
     """Its captures say in their notes what was changed."""
 
 
@@ -75,10 +75,10 @@ def run_changed(
 
     Raises UsageError, ModelError, InputError.
     """
-    from attnviz.experiments.intervention import intervention_of
+    from attnviz.experiments.intervention import make_intervention
     from attnviz.models.base import require_predictions
 
-    content = text_input.read(text, result.talk)
+    content = text_input.read_argument(text, result.talk)
     model = require_predictions(load_model_for(captures, result.talk, predicts=True))
     prompt = captures.reading.prompt(content)
     outcome, notes = try_changes(
@@ -91,11 +91,11 @@ def run_changed(
     )
     target = None if outcome.response.kind == "vector" else outcome.response.target
 
-    def source(run: Source) -> Source:  # before and after are about one prediction
+    def source(run: CaptureSource) -> CaptureSource:  # before and after are about one prediction
         numbers = with_method(run, captures.numbers, target)
         return with_words(numbers, captures.source.words)
 
-    changed = partial(model.capture, prompt, intervention=intervention_of(outcome.changes))
+    changed = partial(model.capture, prompt, intervention=make_intervention(outcome.changes))
     after = partial(capture_with_notes, source(changed), notes)
     return ChangedRun(outcome, source(partial(model.capture, prompt)), after)
 
@@ -109,23 +109,27 @@ def try_changes(
     kind: Kind | None = None,
     truncate: bool = False,
     seed: int = 0,
-) -> tuple["Outcome", Sequence[str]]:
+) -> tuple["InterventionOutcome", Sequence[str]]:
     """Run a model with the changes that the options name.
 
     Return what comes of them, and lines that say what they were.
     """
     from attnviz.experiments.intervention import Subject, find_changes, intervene
-    from attnviz.results.intervention import told_changes
+    from attnviz.results.intervention import explain_changes
 
     subject = Subject.of(model, prompt, kind, truncate=truncate)
     changes = find_changes(
-        subject.scope, options.knocked_out, options.inside, options.ablated, options.replacement
+        subject.scope,
+        options.knocked_out,
+        options.inside,
+        options.ablated,
+        options.replacement,
     )
     outcome = intervene(subject, changes, target, seed)
-    return outcome, told_changes(outcome.changes, outcome.scope)
+    return outcome, explain_changes(outcome.changes, outcome.scope)
 
 
-def capture_with_notes(source: Source, notes: Sequence[str], request: Request) -> Capture:
+def capture_with_notes(source: CaptureSource, notes: Sequence[str], request: Request) -> Capture:
     """Capture from a source, and add notes."""
     capture = source(request)
     return replace(capture, notes=(*capture.notes, *notes))
@@ -133,7 +137,7 @@ def capture_with_notes(source: Source, notes: Sequence[str], request: Request) -
 
 def deliver_changed(
     run: ChangedRun,
-    target: Target | None,
+    target: Destination | None,
     screen: "Screen",
     options: PictureOptions,
     result: ResultOptions,
@@ -166,10 +170,10 @@ def answer_changed(
     from attnviz.results.intervention import (
         AFTER,
         InterventionResult,
-        compared,
-        likeliest_line,
-        prediction_lines,
-        prediction_table,
+        draw_intervention,
+        explain_prediction,
+        make_prediction_table,
+        summarise_likeliest,
     )
 
     if form in ("csv", "npz"):
@@ -178,13 +182,13 @@ def answer_changed(
     drawn: list[Picture] = []
     page = None
     if before is not None:
-        drawn = [compared(before, after, make_look(options.look))]
+        drawn = [draw_intervention(before, after, make_look(options.look))]
     elif form == "html":
-        notes = AFTER, *prediction_lines(run.outcome), likeliest_line(run.outcome)
+        notes = AFTER, *explain_prediction(run.outcome), summarise_likeliest(run.outcome)
         told = replace(after, notes=(*after.notes, *notes))
-        page = views.page(told, make_look(options.look))
+        page = views.make_capture_page(told, make_look(options.look))
     elif form != "json":
         told = replace(after, notes=(*after.notes, AFTER))
         drawn = list(draw_pictures(told, options, thumbnails=form != "md"))
-    pictures = [*drawn, prediction_table(run.outcome)]
+    pictures = [*drawn, make_prediction_table(run.outcome)]
     return answer_of_result(result, options.title, pictures=pictures, page=page)

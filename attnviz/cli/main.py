@@ -57,7 +57,9 @@ class Commands(click.Group):
         return command
 
     def resolve_command(
-        self, ctx: click.Context, args: list[str]
+        self,
+        ctx: click.Context,
+        args: list[str],
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command by its name, and suggest one of the table for a name that is not there."""
         name = args[0]
@@ -79,17 +81,20 @@ class Commands(click.Group):
             return BROKEN_PIPE
 
     def main(  # type: ignore[override]  # click's has more arguments, which nobody gives
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: object
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        **_: object,
     ) -> NoReturn:
         """Run, and exit with a code; an error is one line on stderr."""
 
         def call() -> object:
             return super(Commands, self).main(args, prog_name, standalone_mode=False)
 
-        sys.exit(run(call))
+        sys.exit(run_command(call))
 
 
-def run(command: Callable[[], object]) -> int:
+def run_command(command: Callable[[], object]) -> int:
     """Run a command and return its exit code."""
     try:
         if sys.stdout is None:
@@ -118,7 +123,9 @@ def run(command: Callable[[], object]) -> int:
     except OSError as error:
         abandon_stdout(error)
         return complain(
-            error, f"{error.filename or 'output'}: {error.strerror or error}", OutputError.exit_code
+            error,
+            f"{error.filename or 'output'}: {error.strerror or error}",
+            OutputError.exit_code,
         )
     except Exception as error:
         return complain(
@@ -143,7 +150,8 @@ def complain(error: BaseException, message: str, code: int) -> int:
 
 
 @click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="attnviz", message="%(package)s %(version)s")
 def main() -> None:

@@ -9,9 +9,9 @@ import click
 from attnviz.cli.options import talk_options
 from attnviz.cli.talk import Talk
 from attnviz.escape import escape
-from attnviz.io.documents import document_json
+from attnviz.io.documents import format_document_json
 from attnviz.lm import store
-from attnviz.lm.model import shapes
+from attnviz.lm.model import list_shapes
 from attnviz.models import names
 
 LICENCE = (
@@ -34,7 +34,7 @@ def command(as_json: bool, talk: Talk) -> None:  # noqa: ARG001 - there is nothi
     builtin, cached = describe_builtin(), list_cached_models()
     if as_json:
         document = {"builtin": builtin, "aliases": names.ALIASES, "cached": cached}
-        click.echo(document_json(document).decode(), nl=False)
+        click.echo(format_document_json(document).decode(), nl=False)
         return
     for line in list_models(builtin, cached):
         click.echo(line)
@@ -58,8 +58,8 @@ def list_models(builtin: dict[str, object], cached: Sequence[str]) -> list[str]:
 
 def describe_builtin() -> dict[str, object]:
     """Describe size, training, licence and scores of the built-in model."""
-    config, about = store.read_config(store.BUILTIN)
-    parameters = sum(math.prod(shape) for shape in shapes(config).values())
+    config, about = store.read_model_config(store.BUILTIN)
+    parameters = sum(math.prod(shape) for shape in list_shapes(config).values())
     size = (store.BUILTIN / store.WEIGHTS).stat().st_size
     return {
         **asdict(config),

@@ -22,19 +22,19 @@ from attnviz.cli.parameters import (
 from attnviz.cli.talk import Talk
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import require_unicode
-from attnviz.methods import MADE_OF, METHODS, OF_A_PREDICTION, SUM, Shown
+from attnviz.methods import MADE_OF, METHODS, OF_A_PREDICTION, SUM, MethodName
 from attnviz.record import ATTENTION, NORM, ROLLOUT, Kind
 from attnviz.request import Companions, DType, Placement, Prompt, Replacement
 from attnviz.selection import (
     ALL,
     EdgeNames,
-    Named,
+    HeadNames,
     Selection,
-    Spot,
-    parse,
+    TokenReference,
     parse_edge,
     parse_head_names,
     parse_heads,
+    parse_numbers,
     parse_token,
     parse_window,
 )
@@ -74,12 +74,12 @@ class SelectionOptions:
     """Which layers, heads and kind of map are meant."""
 
     layers: Selection | None = None
-    heads: Selection | Named | None = None
+    heads: Selection | HeadNames | None = None
     kind: Kind | None = None
 
     def __post_init__(self) -> None:
         """Refuse layers beside heads that name theirs. Raises UsageError."""
-        if isinstance(self.heads, Named) and self.layers is not None:
+        if isinstance(self.heads, HeadNames) and self.layers is not None:
             raise UsageError("--heads L5H3 names its layer: leave --layers out")
 
     @property
@@ -93,7 +93,7 @@ class SelectionOptions:
         return self.layers or ALL
 
     @property
-    def all_heads(self) -> Selection | Named:
+    def all_heads(self) -> Selection | HeadNames:
         """The chosen heads; all where none were chosen."""
         return self.heads or ALL
 
@@ -101,7 +101,7 @@ class SelectionOptions:
 layers_option = click.option(
     "-l",
     "--layers",
-    type=ParsedType("layers", parse),
+    type=ParsedType("layers", parse_numbers),
     help="Layers: 3, -1, 0,3,7, 2-5 or all.",
 )
 heads_option = click.option(
@@ -120,7 +120,9 @@ map_option = option_section(
     ),
 )
 heads_options = option_group(
-    "selection", SelectionOptions, option_section(SELECTION, layers_option, heads_option)
+    "selection",
+    SelectionOptions,
+    option_section(SELECTION, layers_option, heads_option),
 )
 selection_options = option_group(
     "selection",
@@ -137,7 +139,7 @@ selection_options = option_group(
 class NumbersOptions:
     """What the numbers of a map are, and how those of several heads become one."""
 
-    method: Shown = "attention"
+    method: MethodName = "attention"
     target_token: str | None = None
     reduction: HeadReduction | None = None
     given: frozenset[str] = NOTHING_GIVEN
@@ -146,7 +148,7 @@ class NumbersOptions:
         """Refuse a reduction that the method makes no sense of. Raises UsageError."""
         if self.reduction == SUM and self.method != NORM:
             raise UsageError(
-                "--reduce sum adds what heads move before it is measured: it needs --weights norm"
+                "--reduce sum adds what heads move before it is measured: it needs --weights norm",
             )
 
     def require_target_effect(self) -> None:
@@ -154,7 +156,7 @@ class NumbersOptions:
         if self.target_token is not None and not self.of_a_prediction:
             methods = " or ".join(OF_A_PREDICTION)
             raise UsageError(
-                f"--target-token has no effect without --weights {methods}: leave it out"
+                f"--target-token has no effect without --weights {methods}: leave it out",
             )
 
     @property
@@ -203,7 +205,11 @@ weights_option = option_section(
 )
 numbers_options = option_group("numbers", NumbersOptions, weights_option, target_token_option)
 reduced_numbers_options = option_group(
-    "numbers", NumbersOptions, reduce_option, weights_option, target_token_option
+    "numbers",
+    NumbersOptions,
+    reduce_option,
+    weights_option,
+    target_token_option,
 )
 
 
@@ -260,7 +266,11 @@ generate_option = option_section(
 plain_reading_options = option_group("reading", ReadingOptions, text_options)
 decoder_reading_options = option_group("reading", ReadingOptions, text_options, decoder_option)
 reading_options = option_group(
-    "reading", ReadingOptions, text_options, decoder_option, generate_option
+    "reading",
+    ReadingOptions,
+    text_options,
+    decoder_option,
+    generate_option,
 )
 
 
@@ -371,7 +381,9 @@ one_model_details = option_section(
     MODEL,
     click.option("--revision", help="Revision of a hub model: a branch, tag or commit."),
     click.option(
-        "--tokenizer", metavar="FOLDER", help="A tokenizer, in place of that beside the model."
+        "--tokenizer",
+        metavar="FOLDER",
+        help="A tokenizer, in place of that beside the model.",
     ),
     click.option(
         "--adapter",
@@ -401,17 +413,28 @@ two_models_details = option_section(
         help="Revision of a hub model; given twice, of each.",
     ),
     click.option(
-        "--tokenizer", "tokenizers", metavar="FOLDER", multiple=True, help="A tokenizer, likewise."
+        "--tokenizer",
+        "tokenizers",
+        metavar="FOLDER",
+        multiple=True,
+        help="A tokenizer, likewise.",
     ),
     click.option(
-        "--adapter", "adapters", metavar="FOLDER", multiple=True, help="A PEFT adapter, likewise."
+        "--adapter",
+        "adapters",
+        metavar="FOLDER",
+        multiple=True,
+        help="A PEFT adapter, likewise.",
     ),
 )
 placement_options = option_section(
     MODEL,
     click.option("--offline", is_flag=True, help="Never download a model."),
     click.option(
-        "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda, cuda:N or mps.",
     ),
     click.option(
         "--dtype",
@@ -425,7 +448,9 @@ placement_options = option_section(
 truncate_option = option_section(
     MODEL,
     click.option(
-        "--truncate", is_flag=True, help="Cut a text that is longer than the model reads."
+        "--truncate",
+        is_flag=True,
+        help="Cut a text that is longer than the model reads.",
     ),
 )
 model_options = option_group(
@@ -437,7 +462,11 @@ model_options = option_group(
     truncate_option,
 )
 untruncated_model_options = option_group(
-    "model", ModelOptions, one_model_option, one_model_details, placement_options
+    "model",
+    ModelOptions,
+    one_model_option,
+    one_model_details,
+    placement_options,
 )
 models_options = option_group(
     "models",
@@ -457,7 +486,7 @@ class ViewOptions:
     """Which picture is drawn of a capture, and of which part of it."""
 
     view: View | None = None
-    token: Spot | None = None
+    token: TokenReference | None = None
     incoming: bool = False
     rows: slice | None = None
     columns: slice | None = None
@@ -504,10 +533,15 @@ view_options = option_group(
             help="With --view tokens: what attends to the token, not what it does.",
         ),
         click.option(
-            "--rows", type=ParsedType("A:B", parse_window), help="Only these queries, in full."
+            "--rows",
+            type=ParsedType("A:B", parse_window),
+            help="Only these queries, in full.",
         ),
         click.option(
-            "--cols", "columns", type=ParsedType("A:B", parse_window), help="Only these keys."
+            "--cols",
+            "columns",
+            type=ParsedType("A:B", parse_window),
+            help="Only these keys.",
         ),
     ),
 )
@@ -561,7 +595,8 @@ look_options = option_group(
     ),
 )
 title_option = option_section(
-    LOOK, click.option("--title", callback=escape_value, help="A title of your own.")
+    LOOK,
+    click.option("--title", callback=escape_value, help="A title of your own."),
 )
 
 
@@ -576,8 +611,8 @@ class InterventionOptions:
     """What is changed in a run of the model."""
 
     knocked_out: tuple[EdgeNames, ...] = ()
-    inside: Selection | Named | None = None
-    ablated: Named | None = None
+    inside: Selection | HeadNames | None = None
+    ablated: HeadNames | None = None
     replacement: Replacement | None = None
 
     def __post_init__(self) -> None:
@@ -586,7 +621,7 @@ class InterventionOptions:
             raise UsageError("--in says where edges are cut: name them with --knock-out")
         if self.replacement is not None and self.ablated is None:
             raise UsageError(
-                "--with says what replaces the output of heads: name them with --ablate"
+                "--with says what replaces the output of heads: name them with --ablate",
             )
 
     @property
@@ -677,7 +712,10 @@ file_options = option_group(
         ),
         click.option("--force", is_flag=True, help="Replace an existing file."),
         click.option(
-            "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
+            "--json",
+            "as_json",
+            is_flag=True,
+            help="Print one JSON document and nothing else.",
         ),
     ),
 )
@@ -743,7 +781,9 @@ screen_options = option_group(
             help="Columns to draw on. Default: the terminal's.",
         ),
         click.option(
-            "--full", is_flag=True, help="A cell for every token, however wide; try: | less -RS"
+            "--full",
+            is_flag=True,
+            help="A cell for every token, however wide; try: | less -RS",
         ),
         click.option(
             "--color",
@@ -756,13 +796,19 @@ screen_options = option_group(
 )
 
 verbose_option = click.option(
-    "-v", "--verbose", is_flag=True, help="Tell on stderr how exact the weights are."
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Tell on stderr how exact the weights are.",
 )
 quiet_options = option_section(
     OTHER_SECTION,
     click.option("-q", "--quiet", is_flag=True, help="No notes or progress on stderr."),
     click.option(
-        "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        help="Show the traceback of an error.",
     ),
 )
 talk_options = option_group("talk", Talk, quiet_options)
@@ -781,10 +827,20 @@ class ResultOptions:
 
 
 result_options = option_group(
-    "result", ResultOptions, file_options, figure_options, screen_options, talk_options
+    "result",
+    ResultOptions,
+    file_options,
+    figure_options,
+    screen_options,
+    talk_options,
 )
 verbose_result_options = option_group(
-    "result", ResultOptions, file_options, figure_options, screen_options, verbose_talk_options
+    "result",
+    ResultOptions,
+    file_options,
+    figure_options,
+    screen_options,
+    verbose_talk_options,
 )
 
 
@@ -824,12 +880,12 @@ class CaptureOptions:
         if method in MADE_OF and (chooses_heads or self.numbers.reduction is not None):
             raise UsageError(
                 f"--weights {method} has one head a layer, made of all: leave --heads and"
-                " --reduce out"
+                " --reduce out",
             )
         if self.reading.generate and method not in (ATTENTION, ROLLOUT):
             raise UsageError(
                 f"--weights {method} is of a text that is there: leave --generate out, or give the "
-                "text that was written"
+                "text that was written",
             )
 
     @property

@@ -12,7 +12,7 @@ from attnviz.cli.screen import print_pictures
 from attnviz.cli.talk import Talk
 from attnviz.drawable import Page, Picture
 from attnviz.errors import OutputError, UsageError
-from attnviz.io.documents import document_json, rows_csv
+from attnviz.io.documents import format_document_json, format_rows_csv
 from attnviz.io.files import require_new, write_whole
 from attnviz.record import Capture
 from attnviz.render.terminal.draw import Screen
@@ -22,7 +22,7 @@ FIGURE_FLAGS = "style", "inches", "dpi", "transparent"
 RESULT_FORMATS = (*FIGURES, "html", "json", "csv", "md")
 
 
-class Target(NamedTuple):
+class Destination(NamedTuple):
     """Where a result goes."""
 
     form: str
@@ -59,7 +59,7 @@ class Answer:
 # Where it goes
 
 
-def choose_target(file: FileOptions, figure: FigureOptions) -> Target | None:
+def choose_target(file: FileOptions, figure: FigureOptions) -> Destination | None:
     """Return where the result goes; None for the screen.
 
     What could not be written is refused before anything is computed. Raises UsageError,
@@ -69,16 +69,18 @@ def choose_target(file: FileOptions, figure: FigureOptions) -> Target | None:
     if file.output not in (None, "-"):
         target = file_target(str(file.output), file)
     elif file.format or file.output or file.as_json:
-        target = Target(file.format or ("json" if file.as_json else ""), None)
+        target = Destination(file.format or ("json" if file.as_json else ""), None)
     if target:
         require_deliverable(target, file)
-    require_effect(target, figure)
+    require_figure_effect(target, figure)
     return target
 
 
 def choose_result_target(
-    options: ResultOptions, forms: Sequence[str] = RESULT_FORMATS, what: str = "what is measured"
-) -> Target | None:
+    options: ResultOptions,
+    forms: Sequence[str] = RESULT_FORMATS,
+    what: str = "what is measured",
+) -> Destination | None:
     """Return where a result goes that is written in some formats only.
 
     Raises UsageError, OutputError.
@@ -88,7 +90,7 @@ def choose_result_target(
     return target
 
 
-def file_target(output: str, file: FileOptions) -> Target:
+def file_target(output: str, file: FileOptions) -> Destination:
     """Return the file that -o names, with its format. Raises UsageError, OutputError."""
     path = Path(output)
     if output.endswith("/"):
@@ -98,7 +100,7 @@ def file_target(output: str, file: FileOptions) -> Target:
     suffix = path.suffix.lower().removeprefix(".")
     if suffix in FORMATS and suffix != form:
         raise UsageError(f"--format {form} contradicts the suffix of {path}: leave one of them out")
-    return Target(form, path)
+    return Destination(form, path)
 
 
 def read_suffix(path: Path) -> str:
@@ -107,36 +109,36 @@ def read_suffix(path: Path) -> str:
     if form not in FORMATS:
         known = ", ".join(f".{form}" for form in FORMATS)
         raise UsageError(
-            f"cannot tell the format of {path}: the suffix must be one of {known}, or say --format"
+            f"cannot tell the format of {path}: the suffix must be one of {known}, or say --format",
         )
     return form
 
 
-def require_deliverable(target: Target, file: FileOptions) -> None:
+def require_deliverable(target: Destination, file: FileOptions) -> None:
     """Raise UsageError for a target that cannot be.
 
     That is two results at once, stdout without a format, or binary data on a terminal.
     """
     if file.as_json and (target.path is not None or target.form != "json"):
         raise UsageError(
-            "--json prints a document: leave -o and --format out, or write -o FILE.json"
+            "--json prints a document: leave -o and --format out, or write -o FILE.json",
         )
     if not target.form:
         raise UsageError(f"-o - needs --format, one of {', '.join(FORMATS)}")
     if target.path is None and target.form in BINARY and sys.stdout.isatty():
         raise UsageError(
-            f"a {target.form} is nothing for a terminal: name a file with -o, or redirect stdout"
+            f"a {target.form} is nothing for a terminal: name a file with -o, or redirect stdout",
         )
 
 
-def require_form(target: Target | None, forms: Sequence[str], what: str) -> None:
+def require_form(target: Destination | None, forms: Sequence[str], what: str) -> None:
     """Raise UsageError unless what a command writes has one of these formats."""
     if target and target.form not in forms:
         known = ", ".join(f".{form}" for form in forms)
         raise UsageError(f"{what} is written as {known}, not .{target.form}")
 
 
-def require_effect(target: Target | None, figure: FigureOptions) -> None:
+def require_figure_effect(target: Destination | None, figure: FigureOptions) -> None:
     """Raise UsageError for options of figures and pages that would have no effect."""
     form = target.form if target else None
     for name in FIGURE_FLAGS:
@@ -168,19 +170,19 @@ def answer_of_capture(capture: Capture, options: PictureOptions, form: str | Non
 
 def make_page(capture: Capture, options: PictureOptions) -> Page:
     """Return the page of a capture, under the title of the user if there is one."""
-    from attnviz.views import page
+    from attnviz.views import make_capture_page
 
     require_cells(capture)
-    whole = page(capture, make_look(options.look))
+    whole = make_capture_page(capture, make_look(options.look))
     return whole if options.title is None else replace(whole, title=options.title)
 
 
 def capture_data(capture: Capture, form: str) -> bytes:
     """Write a capture as JSON, CSV or NPZ. Raises UsageError for what a format cannot hold."""
     if form == "csv":
-        from attnviz.io.csv_table import to_csv
+        from attnviz.io.csv_table import format_csv
 
-        return to_csv(capture)
+        return format_csv(capture)
     from attnviz.io.formats import WRITERS
 
     return WRITERS[f".{form}"](capture)
@@ -202,7 +204,9 @@ def answer_of_result(
 
     def write_data(form: str) -> Content:
         return Content(
-            document_json(result.to_dict()) if form == "json" else rows_csv(result.rows())
+            format_document_json(result.to_dict())
+            if form == "json"
+            else format_rows_csv(result.rows()),
         )
 
     drawn = list(result.tables() if pictures is None else pictures)
@@ -219,7 +223,7 @@ def answer_of_result(
 
 def deliver(
     answer: Answer,
-    target: Target | None,
+    target: Destination | None,
     screen: Screen,
     options: ResultOptions,
     cmap: str = "viridis",
@@ -236,7 +240,10 @@ def deliver(
 
 
 def make_content(
-    answer: Answer, form: str, figure: FigureOptions, cmap: str = "viridis"
+    answer: Answer,
+    form: str,
+    figure: FigureOptions,
+    cmap: str = "viridis",
 ) -> Content:
     """Make the content of a file of an answer. Raises UsageError for what a format cannot hold."""
     if form in FIGURES:
@@ -244,31 +251,31 @@ def make_content(
     if form == "html":
         return make_html(answer, figure, cmap)
     if form == "md":
-        from attnviz.render.markdown import markdown
+        from attnviz.render.markdown import render_markdown
 
         pictures = answer.pictures if answer.markdown is None else answer.markdown
-        return Content(markdown(pictures).encode())
+        return Content(render_markdown(pictures).encode())
     return answer.data(form)
 
 
 def make_figure(answer: Answer, form: str, options: FigureOptions, cmap: str) -> Content:
     """Make a figure of the pictures of an answer. Raises UsageError if it may hold one only."""
-    from attnviz.render.figure.figure import Style, figure
+    from attnviz.render.figure.figure import FigureStyle, render_figure
 
     first, *others = answer.pictures
     if others and answer.one_picture:
         count = len(answer.pictures)
         raise UsageError(
-            f"a .{form} holds one picture, not {count}: choose one head, --map, or --view grid"
+            f"a .{form} holds one picture, not {count}: choose one head, --map, or --view grid",
         )
-    style = Style(
+    style = FigureStyle(
         options.style,
         inches=options.inches,
         colours=cmap,
         dpi=options.dpi,
         transparent=options.transparent,
     )
-    return Content(*figure(first, form, style, others))
+    return Content(*render_figure(first, form, style, others))
 
 
 def make_html(answer: Answer, options: FigureOptions, cmap: str) -> Content:
@@ -277,19 +284,19 @@ def make_html(answer: Answer, options: FigureOptions, cmap: str) -> Content:
     Raises UsageError for --exact there.
     """
     if answer.page is not None:
-        from attnviz.render.html.page import html
+        from attnviz.render.html.page import render_page
 
-        return Content(html(answer.page, exact=options.exact, colours=cmap), answer.notes)
-    from attnviz.render.html.document import document
+        return Content(render_page(answer.page, exact=options.exact, colours=cmap), answer.notes)
+    from attnviz.render.html.document import render_document
 
     if options.exact:
         raise UsageError(
-            "--exact is for a page of all heads: this one shows numbers as they are, leave it out"
+            "--exact is for a page of all heads: this one shows numbers as they are, leave it out",
         )
-    return Content(document(answer.pictures[0].title, answer.pictures, cmap))
+    return Content(render_document(answer.pictures[0].title, answer.pictures, cmap))
 
 
-def write_content(content: Content, target: Target, talk: Talk) -> None:
+def write_content(content: Content, target: Destination, talk: Talk) -> None:
     """Write content where it goes, and tell on stderr what is beside it. Raises OutputError."""
     if target.path is None:
         write_stdout(content.data)

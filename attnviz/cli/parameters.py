@@ -27,7 +27,10 @@ class ParsedType(click.ParamType[Value], Generic[Value]):
         self.name, self.parse = name, parse
 
     def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+        self,
+        value: object,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
     ) -> Value:
         """Parse a text, and turn what is wrong with it into a usage error."""
         if not isinstance(value, str):
@@ -66,7 +69,9 @@ class SectionedCommand(click.Command):
 
 
 def write_options(
-    options: Sequence[click.Option], ctx: click.Context, formatter: click.HelpFormatter
+    options: Sequence[click.Option],
+    ctx: click.Context,
+    formatter: click.HelpFormatter,
 ) -> None:
     """Write options with their help, and the names of those that `attnviz help` explains."""
     topics: dict[str, list[str]] = {}

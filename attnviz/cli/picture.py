@@ -4,16 +4,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from attnviz.analysis.special import Special, without_special
+from attnviz.analysis.special import Special, drop_special
 from attnviz.cli.options import DATA, CaptureOptions, HeadReduction, LookOptions, ViewOptions
 from attnviz.drawable import Picture
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import MADE_OF, SUM, methods_of, noun
+from attnviz.methods import MADE_OF, SUM, list_methods, name_cell
 from attnviz.record import ATTENTION, NORM, SCORES, Capture, Reduction
 from attnviz.render.terminal.draw import Screen
 from attnviz.request import Keep, Request
-from attnviz.selection import ALL, Named, Selection
-from attnviz.views import PAGE, Look, grids, heatmaps, rows, strips
+from attnviz.selection import ALL, HeadNames, Selection
+from attnviz.views import (
+    PAGE_CELLS,
+    Look,
+    make_grids,
+    make_heatmaps,
+    make_query_heatmaps,
+    make_strips,
+)
 
 LAST_LAYER = Selection(((-1, -1),))
 EVERYTHING = slice(None)
@@ -69,7 +76,7 @@ def make_request(options: PictureOptions, form: str | None, screen: Screen | Non
     """Return what to capture for a picture in a format, or on a screen."""
     selection, view = options.captures.selection, options.view
     everything, token = options.shows_everything(form), view.token
-    names_layers = isinstance(selection.heads, Named)
+    names_layers = isinstance(selection.heads, HeadNames)
     default_layers = ALL if everything or names_layers else LAST_LAYER
     return Request(
         selection.layers or default_layers,
@@ -108,7 +115,7 @@ def count_tiles(options: PictureOptions, form: str | None, screen: Screen | None
     if screen is not None and form is None:
         return TILES_A_COLUMN * screen.width if is_single else screen.width
     if form == "html":
-        return PAGE
+        return PAGE_CELLS
     return FIGURE_TILES if is_single else THUMBNAIL_TILES
 
 
@@ -128,7 +135,7 @@ def prepare_capture(capture: Capture, options: PictureOptions, form: str | None)
     return reduce_heads(capture, reduction, names_them=heads is not None)
 
 
-def require_sums(capture: Capture, heads: Selection | Named | None) -> Capture:
+def require_sums(capture: Capture, heads: Selection | HeadNames | None) -> Capture:
     """Return a capture of what heads move together, with a note which heads these are.
 
     Raises UsageError for a capture of what each of them moves alone.
@@ -136,7 +143,7 @@ def require_sums(capture: Capture, heads: Selection | Named | None) -> Capture:
     if any(each.heads != (SUM,) for each in capture.maps):
         raise UsageError(
             "--reduce sum adds vectors, which a capture does not hold: run the model with -m, not"
-            " --from"
+            " --from",
         )
     if heads is None:
         return capture
@@ -148,14 +155,14 @@ def drop_special_tokens(capture: Capture, how: Special) -> Capture:
 
     Raises InputError if nothing is left, UsageError for scores of which rows would sum to 1.
     """
-    methods = methods_of(capture.maps)
+    methods = list_methods(capture.maps)
     are_scores = SCORES in methods
     if are_scores and how == "renormalise":
         raise UsageError(
-            "--special renormalise makes rows sum to 1, which scores do not: use --special drop"
+            "--special renormalise makes rows sum to 1, which scores do not: use --special drop",
         )
     try:
-        rests = [without_special(each, how) for each in capture.maps]
+        rests = [drop_special(each, how) for each in capture.maps]
     except ValueError as error:
         raise InputError(f"--special {how}: {error}") from error
     again = ""
@@ -168,7 +175,7 @@ def drop_special_tokens(capture: Capture, how: Special) -> Capture:
             continue
         note = f"without {', '.join(rest.names)}"
         if not are_scores:
-            note += f", which had {rest.share:.0%} of the {noun(rest.part.method)}{again}"
+            note += f", which had {rest.share:.0%} of the {name_cell(rest.part.method)}{again}"
         notes[note] = None
     maps = tuple(rest.part for rest in rests)
     return replace(capture, maps=maps, notes=(*capture.notes, *notes))
@@ -195,7 +202,10 @@ def make_look(options: LookOptions) -> Look:
 
 
 def draw_pictures(
-    capture: Capture, options: PictureOptions, *, thumbnails: bool = True
+    capture: Capture,
+    options: PictureOptions,
+    *,
+    thumbnails: bool = True,
 ) -> Sequence[Picture]:
     """Return the pictures of a capture: those of --view, else one heatmap, or grids of several.
 
@@ -208,10 +218,10 @@ def draw_pictures(
     if view == "grid" and not thumbnails:
         view = "heatmap"
     views: dict[str, Callable[[Capture, Look], Sequence[Picture]]] = {
-        "heatmap": heatmaps,
-        "grid": grids,
-        "rows": rows,
-        "tokens": partial(strips, incoming=options.view.incoming),
+        "heatmap": make_heatmaps,
+        "grid": make_grids,
+        "rows": make_query_heatmaps,
+        "tokens": partial(make_strips, incoming=options.view.incoming),
     }
     pictures = views[view](capture, make_look(options.look))
     if options.title is None:

@@ -20,14 +20,14 @@ from attnviz.cli.picture import (
     prepare_capture,
 )
 from attnviz.cli.sources import select_requested
-from attnviz.derived import Source
+from attnviz.derived import CaptureSource
 from attnviz.escape import escape
-from attnviz.io.formats import parts as arrays_of
-from attnviz.methods import METHODS, methods_of
+from attnviz.io.formats import list_stored_arrays as arrays_of
+from attnviz.methods import METHODS, list_methods
 from attnviz.record import ATTENTION, AttentionMap, Capture, Kind
 from attnviz.request import Keep
-from attnviz.selection import ALL, Named, Selection
-from attnviz.views.labels import KINDS, model_title
+from attnviz.selection import ALL, HeadNames, Selection
+from attnviz.views.labels import KIND_TITLES, name_model
 
 EVERYTHING = "attention"  # the name of files that hold all heads
 NOT_IN_NAMES = re.compile(r"[^\w-]")
@@ -46,7 +46,7 @@ class Part:
     """The options of `attnviz show` that choose it."""
     layers: Selection = ALL
     """What it shows of the capture."""
-    heads: Selection | Named = ALL
+    heads: Selection | HeadNames = ALL
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ class Part:
 class Report:
     """What is to be written of a source."""
 
-    source: Source
+    source: CaptureSource
     options: PictureOptions
     figure: FigureOptions
     forms: Sequence[str]
@@ -86,9 +86,9 @@ class Report:
     @property
     def title(self) -> str:
         """The model and the methods that it is of."""
-        methods = methods_of(self.first_capture.maps)
+        methods = list_methods(self.first_capture.maps)
         names = [method if method in METHODS else ATTENTION for method in methods]
-        return f"{model_title(self.first_capture)}: {', '.join(dict.fromkeys(names))}"
+        return f"{name_model(self.first_capture)}: {', '.join(dict.fromkeys(names))}"
 
     @property
     def selection(self) -> SelectionOptions:
@@ -99,7 +99,7 @@ class Report:
     def everything(self) -> SelectionOptions:
         """The options that choose all that the report is to show, of any kind of map."""
         heads = self.selection.all_heads
-        layers = None if isinstance(heads, Named) else self.selection.all_layers
+        layers = None if isinstance(heads, HeadNames) else self.selection.all_layers
         return SelectionOptions(layers, heads)
 
     def list_parts(self) -> Iterator[Part]:
@@ -122,7 +122,11 @@ class Report:
             yield Part(EVERYTHING, ("html",), None, self.everything)
 
     def list_figures(
-        self, maps: Sequence[AttentionMap], forms: tuple[str, ...], prefix: str, kind: Kind | None
+        self,
+        maps: Sequence[AttentionMap],
+        forms: tuple[str, ...],
+        prefix: str,
+        kind: Kind | None,
     ) -> Iterator[Part]:
         """List the figures of one kind of map: a grid of all heads, then each head."""
         grid = replace(self.selection, kind=kind)
@@ -138,13 +142,16 @@ class Report:
                 yield from self.list_heads_of_layer(each, layer, forms)
 
     def list_heads_of_layer(
-        self, attention_map: AttentionMap, layer: int, forms: tuple[str, ...]
+        self,
+        attention_map: AttentionMap,
+        layer: int,
+        forms: tuple[str, ...],
     ) -> Iterator[Part]:
         """List a part for each head of a layer, or one for those that are made one."""
         reduction = self.options.captures.numbers.reduction
         heads = [head for head in attention_map.heads if isinstance(head, int)]
-        if reduction and heads and isinstance(self.selection.heads, Named):
-            named = Named(tuple((layer, head) for head in heads))
+        if reduction and heads and isinstance(self.selection.heads, HeadNames):
+            named = HeadNames(tuple((layer, head) for head in heads))
             yield named_part(f"L{layer}-{reduction}", forms, named)
         elif reduction or not heads:  # a file may hold a reduction already
             reduced = reduction if reduction and heads else str(attention_map.heads[0])
@@ -154,7 +161,7 @@ class Report:
             yield Part(f"L{layer}-{name}", forms, "heatmap", chosen, layers=here)
         else:
             for head in heads:
-                yield named_part(f"L{layer}H{head}", forms, Named(((layer, head),)))
+                yield named_part(f"L{layer}H{head}", forms, HeadNames(((layer, head),)))
 
     def with_part(self, view: View | None, selection: SelectionOptions) -> PictureOptions:
         """Return the options of the report with a view and a selection."""
@@ -172,7 +179,10 @@ class Report:
                 return capture
         everything = self.with_part(options.view.view, replace(self.everything, kind=kind))
         request = replace(
-            make_request(everything, form, None), preferred=(), keep=keep, tiles=tiles
+            make_request(everything, form, None),
+            preferred=(),
+            keep=keep,
+            tiles=tiles,
         )
         capture = self.source(request)
         self.captures[kind, keep, tiles] = capture
@@ -200,7 +210,7 @@ class Report:
         if form in FIGURES:
             picture, *_ = draw_pictures(capture, options)
             return picture.title, picture.caption
-        kinds = [KINDS[kind] for kind in dict.fromkeys(each.kind for each in capture.maps)]
+        kinds = [KIND_TITLES[kind] for kind in dict.fromkeys(each.kind for each in capture.maps)]
         return f"everything: {', '.join(kinds)}", tuple(map(escape, capture.notes))
 
     def digest(self, arguments: str) -> str:
@@ -216,7 +226,7 @@ class Report:
         return digest.hexdigest()
 
 
-def named_part(name: str, forms: tuple[str, ...], heads: Named) -> Part:
+def named_part(name: str, forms: tuple[str, ...], heads: HeadNames) -> Part:
     """Return the heatmap of heads that are named with their layers."""
     return Part(name, forms, "heatmap", SelectionOptions(heads=heads), heads=heads)
 

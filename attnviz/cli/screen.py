@@ -11,8 +11,8 @@ from rich.segment import Segment, Segments
 
 from attnviz.cli.options import ScreenOptions
 from attnviz.drawable import Picture
-from attnviz.render.terminal.cells import Depth, Line, Paint
-from attnviz.render.terminal.draw import Screen, draw
+from attnviz.render.terminal.cells import CellPaint, ColourDepth, TerminalLine
+from attnviz.render.terminal.draw import Screen, draw_picture_lines
 
 PIPED_WIDTH, NARROWEST = 100, 40
 SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard"}  # in rich's words
@@ -30,12 +30,12 @@ def open_screen(options: ScreenOptions, colours: str = "viridis") -> Screen:
     return Screen(
         options.width or max(NARROWEST, size.columns),
         height,
-        Paint(depth(options.color), colours),
+        CellPaint(depth(options.color), colours),
         options.full,
     )
 
 
-def depth(color: str) -> Depth:
+def depth(color: str) -> ColourDepth:
     """Return how many colours cells can have on stdout, or what stands for them."""
     if not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf"):
         return "ascii"
@@ -89,11 +89,11 @@ class Pipe(Console):
 def print_pictures(pictures: Sequence[Picture], screen: Screen) -> None:
     """Print pictures below each other, an empty line between two."""
     for i, picture in enumerate(pictures):
-        lines = draw(picture, screen)
+        lines = draw_picture_lines(picture, screen)
         print_lines([[], *lines] if i else lines, screen)
 
 
-def print_lines(lines: Iterable[Line], on: Screen) -> None:
+def print_lines(lines: Iterable[TerminalLine], on: Screen) -> None:
     """Print lines of segments."""
     segments = [segment for line in lines for segment in (*line, Segment.line())]
     console = Pipe(

@@ -97,5 +97,5 @@ def command(
     chooses = selection.layers is not None or selection.heads is not None or view.view is not None
     if target is None and not chooses and captures.source.path is None:
         result.talk.note(
-            "see more: --view grid draws every head; -l and -H choose layers and heads"
+            "see more: --view grid draws every head; -l and -H choose layers and heads",
         )

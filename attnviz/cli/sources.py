@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnviz.analysis.statistics import describe, strongest, tiled
-from attnviz.analysis.words import in_words
+from attnviz.analysis.statistics import find_strongest_edges, measure_statistics, pool_map
+from attnviz.analysis.words import convert_to_words
 from attnviz.cli import text as text_input
 from attnviz.cli.options import CaptureOptions, ModelOptions, NumbersOptions
 from attnviz.cli.talk import Talk
-from attnviz.derived import Source, taken
+from attnviz.derived import CaptureSource, derive_capture
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import MADE_OF, METHODS, SUM, explained, methods_of
+from attnviz.methods import MADE_OF, METHODS, SUM, list_methods, note_methods
 from attnviz.record import ATTENTION, GIVEN, SCORES, AttentionMap, Capture
 from attnviz.request import Request
-from attnviz.selection import require_kinds, require_sides, select, window_notes
+from attnviz.selection import note_windows, require_kinds, require_window_sides, select_heads
 
 if TYPE_CHECKING:
     from attnviz.models import Model
 
 
-def open_source(text: str | None, options: CaptureOptions, talk: Talk) -> Source:
+def open_source(text: str | None, options: CaptureOptions, talk: Talk) -> CaptureSource:
     """Return what captures are taken from: the file that --from names, else a model on the text.
 
     The captures hold the numbers that --weights names, between words with --words. Raises
@@ -31,17 +31,17 @@ def open_source(text: str | None, options: CaptureOptions, talk: Talk) -> Source
     """
     if options.source.path is not None:
         return open_file(text, options)
-    content = text_input.read(text, talk)
+    content = text_input.read_argument(text, talk)
     return open_model(content, options, talk)
 
 
-def open_model(content: str, options: CaptureOptions, talk: Talk) -> Source:
+def open_model(content: str, options: CaptureOptions, talk: Talk) -> CaptureSource:
     """Load the model, and return what it captures of a text. Raises AttnvizError."""
     model = load_model_for(options, talk)
     return model_source(model, content, options)
 
 
-def model_source(model: "Model", content: str, options: CaptureOptions) -> Source:
+def model_source(model: "Model", content: str, options: CaptureOptions) -> CaptureSource:
     """Return what a loaded model captures of a text, in the numbers and units of the options."""
     prompt = options.reading.prompt(content)
     weights = partial(model.capture, prompt)
@@ -55,7 +55,7 @@ def load_model_for(options: CaptureOptions, talk: Talk, *, predicts: bool = Fals
     """
     if not predicts:
         options.numbers.require_target_effect()
-    return load_model(
+    return load_chosen_model(
         options.model,
         talk,
         writes=bool(options.reading.generate),
@@ -63,17 +63,21 @@ def load_model_for(options: CaptureOptions, talk: Talk, *, predicts: bool = Fals
     )
 
 
-def load_model(
-    options: ModelOptions, talk: Talk, *, writes: bool = False, predicts: bool = False
+def load_chosen_model(
+    options: ModelOptions,
+    talk: Talk,
+    *,
+    writes: bool = False,
+    predicts: bool = False,
 ) -> "Model":
     """Load the model that the options name.
 
     writes: with the part that continues a text; predicts: with the part that predicts. Raises
     ModelError.
     """
-    from attnviz.models import load
+    from attnviz.models import load_model
 
-    return load(
+    return load_model(
         options.model,
         revision=options.revision,
         placement=options.placement,
@@ -85,7 +89,7 @@ def load_model(
     )
 
 
-def open_file(text: str | None, options: CaptureOptions) -> Source:
+def open_file(text: str | None, options: CaptureOptions) -> CaptureSource:
     """Return the capture of the file that --from names.
 
     Raises UsageError for a text or options that need a model, InputError for numbers that cannot be
@@ -100,7 +104,7 @@ def open_file(text: str | None, options: CaptureOptions) -> Source:
     return with_words(source, options.source.words)
 
 
-def file_source(path: str, numbers: NumbersOptions) -> Source:
+def file_source(path: str, numbers: NumbersOptions) -> CaptureSource:
     """Return a saved capture in the numbers that --weights names, or without it in its own.
 
     Raises InputError if the file cannot be read, or those numbers cannot be made of it.
@@ -109,8 +113,8 @@ def file_source(path: str, numbers: NumbersOptions) -> Source:
 
     numbers.require_target_effect()
     capture = load(Path(path))
-    source = partial(select_requested, explained(capture))
-    held, method = methods_of(capture.maps), numbers.method
+    source = partial(select_requested, note_methods(capture))
+    held, method = list_methods(capture.maps), numbers.method
     is_given = (method, held) == (ATTENTION, (GIVEN,))
     if not numbers.is_named or held == (method,) or is_given:
         return source
@@ -118,11 +122,13 @@ def file_source(path: str, numbers: NumbersOptions) -> Source:
         return with_method(source, numbers)
     raise InputError(
         f"--weights {method} is made of {METHODS[method].needs}, and {path} holds "
-        f"{', '.join(held)} alone: run the model with -m in place of --from"
+        f"{', '.join(held)} alone: run the model with -m in place of --from",
     )
 
 
-def with_method(source: Source, numbers: NumbersOptions, target: int | None = None) -> Source:
+def with_method(
+    source: CaptureSource, numbers: NumbersOptions, target: int | None = None
+) -> CaptureSource:
     """Return a source of the same captures in the numbers that --weights names.
 
     target: the number of the output that gradients are of, in place of --target-token.
@@ -133,36 +139,44 @@ def with_method(source: Source, numbers: NumbersOptions, target: int | None = No
 
 
 def capture_numbers(
-    source: Source, numbers: NumbersOptions, target: int | None, request: Request
+    source: CaptureSource,
+    numbers: NumbersOptions,
+    target: int | None,
+    request: Request,
 ) -> Capture:
     """Capture in numbers of another method. Raises UsageError, InputError."""
     summed = numbers.reduction == SUM
     prediction = numbers.target_token if target is None else target
-    capture = taken(source, request, numbers.method, prediction, summed=summed)
+    capture = derive_capture(source, request, numbers.method, prediction, summed=summed)
     if numbers.method in MADE_OF:  # of all layers and heads, whichever are asked for
         return select_requested(capture, request)
     return capture
 
 
-def with_words(source: Source, words: bool) -> Source:
+def with_words(source: CaptureSource, words: bool) -> CaptureSource:
     """Return a source of the same captures between words, where windows count words."""
     return partial(capture_words, source) if words else source
 
 
-def capture_words(source: Source, request: Request) -> Capture:
+def capture_words(source: CaptureSource, request: Request) -> Capture:
     """Capture between words, of all weights between tokens. Raises UsageError, InputError."""
     everything = slice(None)
     of_tokens = replace(
-        request, keep="weights", rows=everything, columns=everything, query=None, key=None
+        request,
+        keep="weights",
+        rows=everything,
+        columns=everything,
+        query=None,
+        key=None,
     )
     capture = source(of_tokens)
-    if SCORES in methods_of(capture.maps):
+    if SCORES in list_methods(capture.maps):
         raise UsageError(
             "--words adds up what the pieces of a word have, and scores do not add up: leave"
-            " --words out"
+            " --words out",
         )
     try:
-        capture = in_words(capture)
+        capture = convert_to_words(capture)
     except ValueError as error:
         raise InputError(f"--words: {error}") from error
     window = crop_to_window(capture, request)
@@ -175,14 +189,20 @@ def keep_requested(attention_map: AttentionMap, request: Request) -> AttentionMa
     if weights is None or request.keep == "weights":
         return attention_map
     if request.keep == "tiles":
-        return tiled(attention_map, request.tiles)
+        return pool_map(attention_map, request.tiles)
     is_of_one_text = attention_map.kind != "cross" and attention_map.queries == attention_map.keys
-    statistics = attention_map.statistics or describe(
-        weights, attention_map.visible, is_of_one_text
+    statistics = attention_map.statistics or measure_statistics(
+        weights,
+        attention_map.visible,
+        is_of_one_text,
     )
-    edges = strongest(weights, request.strongest) if request.keep == "edges" else None
+    edges = find_strongest_edges(weights, request.strongest) if request.keep == "edges" else None
     return replace(
-        attention_map, weights=None, visible=np.array(True), statistics=statistics, edges=edges
+        attention_map,
+        weights=None,
+        visible=np.array(True),
+        statistics=statistics,
+        edges=edges,
     )
 
 
@@ -190,7 +210,7 @@ def select_requested(capture: Capture, request: Request) -> Capture:
     """Return the layers, heads, kinds of map and window of a capture that a request names."""
     there = tuple(dict.fromkeys(each.kind for each in capture.maps))
     kinds = require_kinds(request.kinds, there, request.preferred)
-    chosen = select(capture, request.layers, request.heads, kinds)
+    chosen = select_heads(capture, request.layers, request.heads, kinds)
     return crop_to_window(chosen, request)
 
 
@@ -202,10 +222,10 @@ def crop_to_window(capture: Capture, request: Request) -> Capture:
     try:
         placed = request.placed(sides[0])
         maps = tuple(
-            each.window(*require_sides(placed.rows, placed.columns, side))
+            each.window(*require_window_sides(placed.rows, placed.columns, side))
             for each, side in zip(capture.maps, sides, strict=True)
         )
     except ValueError as error:
         raise InputError(str(error)) from error
-    notes = window_notes(placed.rows, placed.columns, sides)
+    notes = note_windows(placed.rows, placed.columns, sides)
     return replace(capture, maps=maps, notes=(*capture.notes, *notes))

@@ -9,7 +9,7 @@ from pathlib import Path
 from attnviz.cli.talk import Talk
 from attnviz.errors import InputError
 from attnviz.escape import require_unicode
-from attnviz.io.files import decode, read_some, read_text
+from attnviz.io.files import decode_utf8, read_limited, read_text
 from attnviz.io.samples import read_sample
 
 SENTENCE = "The cat sat on the mat because it was tired."
@@ -17,7 +17,7 @@ SAMPLE = "sample:"
 MOST = 4 * 2**20  # bytes of a text: a million words would take a tokenizer gigabytes
 
 
-def read(text: str | None, talk: Talk) -> str:
+def read_argument(text: str | None, talk: Talk) -> str:
     """Return the text that a command is to use.
 
     Without an argument that is stdin, else a sample sentence.
@@ -30,7 +30,7 @@ def read(text: str | None, talk: Talk) -> str:
             return piped
         talk.note(f"no text given; using a sample: {SENTENCE}")
         return SENTENCE
-    content = resolve(text)
+    content = resolve_argument(text)
     require_unicode(content, "the text")
     if not content.strip():
         name = "the text" if text == content else f"the text in {text}"
@@ -38,19 +38,19 @@ def read(text: str | None, talk: Talk) -> str:
     return content
 
 
-def read_all(texts: Sequence[str], lines: bool, talk: Talk) -> list[str]:
+def read_arguments(texts: Sequence[str], lines: bool, talk: Talk) -> list[str]:
     """Return the texts that a command is to use.
 
     lines: each line that says something is a text of its own. Raises InputError.
     """
-    contents = [read(text, talk) for text in texts or (None,)]
+    contents = [read_argument(text, talk) for text in texts or (None,)]
     if not lines:
         return contents
     every_line = [line for content in contents for line in content.splitlines()]
     return [line for line in every_line if line.strip()]
 
 
-def resolve(text: str) -> str:
+def resolve_argument(text: str) -> str:
     """Return the text that an argument stands for."""
     if text == "-":
         return read_stdin()
@@ -65,7 +65,7 @@ def read_stdin() -> str:
     """All of stdin. Raises InputError if it is closed or not UTF-8."""
     if sys.stdin is None:
         raise InputError("there is no stdin to read a text from")
-    return decode(read_some(sys.stdin.buffer, "stdin", MOST), "stdin")
+    return decode_utf8(read_limited(sys.stdin.buffer, "stdin", MOST), "stdin")
 
 
 def stdin_is_given() -> bool:

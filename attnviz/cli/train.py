@@ -23,8 +23,8 @@ from attnviz.cli.train_options import TrainOptions, read_form, train_options
 from attnviz.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from attnviz.lm.checkpoints import Log
-    from attnviz.lm.run import Trained
+    from attnviz.lm.checkpoints import RunLog
+    from attnviz.lm.run import TrainedModel
     from attnviz.lm.train import Progress
 
 
@@ -54,7 +54,7 @@ def command(options: TrainOptions, talk: Talk) -> None:
         return
     if not options.course.corpus or options.output is None:
         raise UsageError(
-            "name texts to learn from and -o, a folder for the model; or --curves RUN to draw a run"
+            "name texts to learn from and -o, a folder for the model; or --curves RUN to draw a run",
         )
     require_output(options.output, force=options.force, resume=options.course.resume)
     options.setting.require_sizes()
@@ -64,12 +64,14 @@ def command(options: TrainOptions, talk: Talk) -> None:
 def train_model(options: TrainOptions, folder: Path, talk: Talk) -> None:
     """Train a model as the options say, and write it into a folder. Raises AttnvizError."""
     from attnviz.lm import checkpoints, corpus, run
-    from attnviz.models.checks import torch_device
+    from attnviz.models.checks import find_torch_device
 
     course, chosen = options.course, options.setting
-    documents = corpus.read(course.corpus)
-    vocabulary_text = corpus.read([course.tokenizer_text]) if course.tokenizer_text else documents
-    setting = run.Setting(
+    documents = corpus.read_corpus(course.corpus)
+    vocabulary_text = (
+        corpus.read_corpus([course.tokenizer_text]) if course.tokenizer_text else documents
+    )
+    setting = run.RunSetting(
         steps=chosen.steps,
         seed=chosen.seed,
         vocabulary=chosen.vocabulary,
@@ -77,16 +79,16 @@ def train_model(options: TrainOptions, folder: Path, talk: Talk) -> None:
         heads=chosen.heads,
         dim=chosen.dim,
         score=chosen.score,
-        device=torch_device(course.device),
+        device=find_torch_device(course.device),
     )
-    identity = checkpoints.identify(chosen.to_dict(), documents, vocabulary_text)
-    kept = checkpoints.read(folder, identity) if course.resume else None
+    identity = checkpoints.identify_run(chosen.to_dict(), documents, vocabulary_text)
+    kept = checkpoints.read_resume_point(folder, identity) if course.resume else None
     every = course.every or math.ceil(chosen.steps / checkpoints.CHECKPOINTS)
     with (
         wait_for_steps(course.minutes) as stop,
         show_steps(chosen.steps, talk, live=course.live) as display,
     ):
-        log = checkpoints.Log(folder, identity, chosen.steps, every, display.look_at_heads)
+        log = checkpoints.RunLog(folder, identity, chosen.steps, every, display.look_at_heads)
         if kept is not None:
             log.history, log.fresh = kept.history, False
 
@@ -94,27 +96,27 @@ def train_model(options: TrainOptions, folder: Path, talk: Talk) -> None:
             display.watch_step(progress)
             stop.require_time()
 
-        trained = run.run(documents, vocabulary_text, setting, watch, log, kept)
+        trained = run.run_training(documents, vocabulary_text, setting, watch, log, kept)
     finish_run(trained, log, stop, talk)
 
 
-def finish_run(trained: "Trained", log: "Log", stop: "Stop", talk: Talk) -> None:
+def finish_run(trained: "TrainedModel", log: "RunLog", stop: "Stop", talk: Talk) -> None:
     """Write what was learnt, and tell of it.
 
     Raises KeyboardInterrupt if the user ended the run before its steps.
     """
     from attnviz.lm import run, store
 
-    store.write(log.folder, trained.stored)
+    store.write_stored_model(log.folder, trained.stored)
     write_curves(log, talk)
-    talk.note(run.describe(trained))
+    talk.note(run.describe_training(trained))
     talk.note(f"wrote {log.folder}; see it with: attnviz show --model {log.folder} ...")
     if trained.steps == log.steps:
         log.done()
         return
     talk.note(
         f"stopped after {trained.steps} of {log.steps} steps; the same command with --resume"
-        " goes on"
+        " goes on",
     )
     if not stop.is_over():
         raise KeyboardInterrupt
@@ -136,7 +138,7 @@ def require_output(folder: Path, *, force: bool, resume: bool) -> None:
     for file in files:
         require_regular(file)
     if resume:
-        checkpoints.require_state(folder)
+        checkpoints.require_interrupted_run(folder)
     elif folder.is_dir() and any(folder.iterdir()) and not force:
         raise OutputError(f"{folder} exists and is not empty; choose another name or add --force")
     require_writable(folder)
@@ -186,7 +188,7 @@ def wait_for_steps(minutes: float | None) -> Iterator[Stop]:
 # The curves of a run
 
 
-def write_curves(log: "Log", talk: Talk) -> None:
+def write_curves(log: "RunLog", talk: Talk) -> None:
     """Write the figure of a run into its folder, and draw it on a terminal.
 
     Before the first measurement there is nothing to draw. Raises OutputError.
@@ -194,13 +196,13 @@ def write_curves(log: "Log", talk: Talk) -> None:
     from attnviz.io.files import write_whole
     from attnviz.lm.checkpoints import FIGURE
     from attnviz.lm.evaluate import BLOCK
-    from attnviz.render.figure.figure import figure
+    from attnviz.render.figure.figure import render_figure
     from attnviz.results.training import make_learning_curves
 
     if not log.history:
         return
     curves, path = make_learning_curves(log.history, BLOCK), log.folder / FIGURE
-    write_whole(path, figure(curves, "svg").data)
+    write_whole(path, render_figure(curves, "svg").data)
     if talk.shows_progress:
         print_beside(curves)
     talk.note(f"wrote {path}")
@@ -208,14 +210,20 @@ def write_curves(log: "Log", talk: Talk) -> None:
 
 def draw_run(run: Path, options: TrainOptions, talk: Talk) -> None:
     """Draw what a run measured on the screen, or into a file by its suffix. Raises AttnvizError."""
-    from attnviz.cli.output import RESULT_FORMATS, Target, answer_of_result, deliver, require_form
+    from attnviz.cli.output import (
+        RESULT_FORMATS,
+        Destination,
+        answer_of_result,
+        deliver,
+        require_form,
+    )
     from attnviz.cli.screen import open_screen
     from attnviz.experiments.training import read_training
     from attnviz.io.files import require_new
 
     target = None
     if options.output is not None:
-        target = Target(read_form(options.output), options.output)
+        target = Destination(read_form(options.output), options.output)
         require_form(target, RESULT_FORMATS, "what a run measured")
         require_new(options.output, options.force)
     result = ResultOptions(FileOptions(), FigureOptions(options.style), ScreenOptions(), talk)

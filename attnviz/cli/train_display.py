@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from rich.segment import Segments
 
     from attnviz.drawable import Picture
-    from attnviz.lm.store import Stored
+    from attnviz.lm.store import StoredModel
     from attnviz.lm.train import Progress
     from attnviz.record import Capture
-    from attnviz.render.terminal.cells import Line
+    from attnviz.render.terminal.cells import TerminalLine
     from attnviz.results.training import Measurement
 
 WATCHED = (  # where it repeats, induction is seen
@@ -28,7 +28,7 @@ def watch_nothing(progress: "Progress") -> None:
     """Show nothing after a step."""
 
 
-def look_at_nothing(model: "Stored", history: "Sequence[Measurement]") -> None:
+def look_at_nothing(model: "StoredModel", history: "Sequence[Measurement]") -> None:
     """Show nothing when the heads were measured."""
 
 
@@ -37,7 +37,7 @@ class Display:
     """What is shown on stderr while a model is trained."""
 
     watch_step: Callable[["Progress"], None] = watch_nothing
-    look_at_heads: Callable[["Stored", "Sequence[Measurement]"], None] = look_at_nothing
+    look_at_heads: Callable[["StoredModel", "Sequence[Measurement]"], None] = look_at_nothing
 
 
 @contextmanager
@@ -71,13 +71,15 @@ def make_loss_notes(steps: int, talk: Talk) -> Callable[["Progress"], None]:
     return watch_step
 
 
-def make_head_notes(steps: int, talk: Talk) -> Callable[["Stored", "Sequence[Measurement]"], None]:
+def make_head_notes(
+    steps: int, talk: Talk
+) -> Callable[["StoredModel", "Sequence[Measurement]"], None]:
     """Make what notes the loss and the best heads every tenth of the steps."""
     from attnviz.results.training import summarise_measurement
 
     tenth = max(1, steps // 10)
 
-    def look_at_heads(model: "Stored", history: "Sequence[Measurement]") -> None:  # noqa: ARG001
+    def look_at_heads(model: "StoredModel", history: "Sequence[Measurement]") -> None:  # noqa: ARG001
         if history[-1]["step"] % tenth == 0:
             talk.note(summarise_measurement(history))
 
@@ -116,9 +118,9 @@ def show_heads(steps: int) -> Iterator[Display]:
     from rich.segment import Segments
 
     from attnviz.cli.screen import open_screen
-    from attnviz.render.terminal.draw import draw
+    from attnviz.render.terminal.draw import draw_picture_lines
     from attnviz.results.training import make_progress_table
-    from attnviz.views.heatmaps import heatmaps
+    from attnviz.views.heatmaps import make_heatmaps
 
     screen = open_screen(ScreenOptions())
     picture = Segments([])
@@ -128,21 +130,21 @@ def show_heads(steps: int) -> Iterator[Display]:
             line = f"step {progress.step} of {steps}: loss {progress.loss:.3f} nats"
             view.update(Group(line, picture))
 
-        def look_at_heads(model: "Stored", history: "Sequence[Measurement]") -> None:
+        def look_at_heads(model: "StoredModel", history: "Sequence[Measurement]") -> None:
             nonlocal picture
-            (heatmap,) = heatmaps(capture_best_head(model, history))
+            (heatmap,) = make_heatmaps(capture_best_head(model, history))
             height = max(1, view.console.height - LINES_AROUND)
             lines = [
-                *draw(make_progress_table(history), screen),
+                *draw_picture_lines(make_progress_table(history), screen),
                 [],
-                *draw(heatmap, replace(screen, height=height)),
+                *draw_picture_lines(heatmap, replace(screen, height=height)),
             ]
             picture = join_lines(lines, ends=False)
 
         yield Display(watch_step, look_at_heads)
 
 
-def join_lines(lines: "Iterable[Line]", *, ends: bool) -> "Segments":
+def join_lines(lines: "Iterable[TerminalLine]", *, ends: bool) -> "Segments":
     """Join lines of segments for a console. ends: with an end of line after the last, too."""
     from rich.segment import Segment, Segments
 
@@ -152,24 +154,30 @@ def join_lines(lines: "Iterable[Line]", *, ends: bool) -> "Segments":
     return Segments(segments if ends else segments[:-1])
 
 
-def capture_best_head(model: "Stored", history: "Sequence[Measurement]") -> "Capture":
+def capture_best_head(model: "StoredModel", history: "Sequence[Measurement]") -> "Capture":
     """Capture the attention of the best induction head on a sentence that repeats."""
     import numpy as np
     from tokenizers import Tokenizer
 
-    from attnviz.lm.evaluate import weights
-    from attnviz.models.builtin import read_tokens
+    from attnviz.lm.evaluate import compute_all_weights
+    from attnviz.models.builtin import list_encoding_tokens
     from attnviz.record import AttentionMap, Capture
     from attnviz.results.training import find_best_heads
 
     encoding = Tokenizer.from_str(model.tokenizer).encode(WATCHED)
-    tokens = read_tokens(encoding, WATCHED)
+    tokens = list_encoding_tokens(encoding, WATCHED)
     best = next(find_best_heads(history))
-    every_head = weights(model.parameters, np.array([encoding.ids]), model.config)
+    every_head = compute_all_weights(model.parameters, np.array([encoding.ids]), model.config)
     of_best = every_head[:, best.layer, best.head]  # (1, query, key)
     visible = np.tri(len(tokens), dtype=bool)
     attention_map = AttentionMap(
-        "self", (best.layer,), (best.head,), tokens, tokens, of_best[None], visible
+        "self",
+        (best.layer,),
+        (best.head,),
+        tokens,
+        tokens,
+        of_best[None],
+        visible,
     )
     return Capture("the model so far", WATCHED, (attention_map,))
 
@@ -179,8 +187,8 @@ def print_beside(picture: "Picture") -> None:
     from rich.console import Console
 
     from attnviz.cli.screen import open_screen
-    from attnviz.render.terminal.draw import draw
+    from attnviz.render.terminal.draw import draw_picture_lines
 
     console = Console(stderr=True)
     screen = replace(open_screen(ScreenOptions()), width=console.width, height=console.height)
-    console.print(join_lines(draw(picture, screen), ends=True), end="", crop=False)
+    console.print(join_lines(draw_picture_lines(picture, screen), ends=True), end="", crop=False)

@@ -116,7 +116,9 @@ train_options = option_group(
     ),
     click.option("--force", is_flag=True, help="Replace a model, or a file, that is there."),
     click.option(
-        "--resume", is_flag=True, help="Go on where an interrupted run in the folder stopped."
+        "--resume",
+        is_flag=True,
+        help="Go on where an interrupted run in the folder stopped.",
     ),
     click.option(
         "--steps",
@@ -202,7 +204,10 @@ train_options = option_group(
         help="Learn tokens from this text, not the corpus.",
     ),
     click.option(
-        "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda, cuda:N or mps.",
     ),
     option_group("setting", SettingOptions),
     option_group("course", CourseOptions),

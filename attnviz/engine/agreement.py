@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.call import Call
-from attnviz.engine.observers.base import Source
+from attnviz.engine.observers.base import CallSource
 
 SAMPLE = 16  # queries of a layer whose output is computed a second time, by another function
 NO_DIVISOR = 1e-30  # in place of a largest value of 0
 
 
-def check_output(call: Call, source: Source, output: Tensor) -> tuple[float | None, torch.dtype]:
+def check_output(
+    call: Call, source: CallSource, output: Tensor
+) -> tuple[float | None, torch.dtype]:
     """Compare the output of a call with that of another function, for a few of its queries.
 
     Returns the difference, which is None if there is no other function, and the coarsest type of
@@ -28,7 +30,7 @@ def check_output(call: Call, source: Source, output: Tensor) -> tuple[float | No
     return compare_outputs(output[:, rows], expected), dtype
 
 
-def compute_reference(call: Call, source: Source, rows: Tensor) -> Tensor | None:
+def compute_reference(call: Call, source: CallSource, rows: Tensor) -> Tensor | None:
     """Compute the output of some queries, (B, row, H, d_v), by a function that is not ours.
 
     Returns None if there is no such function.
@@ -57,10 +59,10 @@ def compare_outputs(ours: Tensor, theirs: Tensor) -> float | None:
     Functions differ in what they give a query that sees none.
     """
     sees_a_key = ours.abs().amax(-1, keepdim=True) > 0
-    return difference(ours, theirs.where(sees_a_key, 0))
+    return compare_numbers(ours, theirs.where(sees_a_key, 0))
 
 
-def difference(ours: Tensor, theirs: Tensor) -> float | None:
+def compare_numbers(ours: Tensor, theirs: Tensor) -> float | None:
     """Return the largest difference of two tensors as a share of the largest value.
 
     Returns None if they are empty.

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from attnviz.engine.call import HIDDEN, Call, additive, reshape_sinks
+from attnviz.engine.call import HIDDEN, Call, make_additive_mask, reshape_sinks
 
 LONG = 2048  # keys of a text whose blocks are looked at in chunks: longer rows leave the cache
 CHUNK = 512  # keys of a chunk, whose scores are held at once
@@ -282,7 +282,12 @@ class BlockPlan:
             yield first, min(first + width, span.keys)
 
     def view_buffer(
-        self, buffer: Tensor, groups: int, span: QuerySpan, first: int, stop: int
+        self,
+        buffer: Tensor,
+        groups: int,
+        span: QuerySpan,
+        first: int,
+        stop: int,
     ) -> Tensor:
         """Return a part of a buffer for some keys of a block, (m, r, g, stop - first)."""
         rows = groups * span.height * self.shared
@@ -458,7 +463,10 @@ def is_linear(call: Call) -> bool:
 
 
 def compute_exponentials(
-    layout: CallLayout, groups: slice, span: QuerySpan, sums: RowSums
+    layout: CallLayout,
+    groups: slice,
+    span: QuerySpan,
+    sums: RowSums,
 ) -> list[Tensor]:
     """Compute the exponentials of a block's scores, (m, r, g, n) each chunk, and their sums.
 
@@ -518,7 +526,10 @@ def hide_later_keys(exponentials: Tensor, plan: BlockPlan, span: QuerySpan, firs
 
 
 def hide_and_shift(
-    scores: Tensor, layout: CallLayout, groups: slice, span: QuerySpan
+    scores: Tensor,
+    layout: CallLayout,
+    groups: slice,
+    span: QuerySpan,
 ) -> Tensor | None:
     """Hide what is masked in the scores of a block, and take the maximum off each row.
 
@@ -552,7 +563,7 @@ def add_mask(scores: Tensor, mask: Tensor, plan: BlockPlan, groups: slice, span:
         of_item = mask[item % mask.shape[0]]
         mask_heads = pick_axis(mask, 1, heads)
         of_group = of_item[mask_heads, queries, : span.keys]  # (g, r, n)
-        added = additive(of_group, scores.dtype)
+        added = make_additive_mask(of_group, scores.dtype)
         scores[i].add_(added.transpose(0, 1))
 
 

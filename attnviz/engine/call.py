@@ -135,7 +135,7 @@ def add_mask_to_bias(bias: Tensor, mask: Tensor | None) -> Tensor:
     """Return a bias and a mask of either kind as one mask of numbers."""
     if mask is None:
         return bias
-    return bias + additive(mask, bias.dtype)
+    return bias + make_additive_mask(mask, bias.dtype)
 
 
 def may_attend(mask: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def may_attend(mask: Tensor) -> Tensor:
     return mask > torch.finfo(mask.dtype).min / 2
 
 
-def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def make_additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a mask of either kind as numbers of a type that are added to the scores.
 
     Masked cells are HIDDEN, or the least number of a half type.
@@ -181,6 +181,15 @@ def pick_mask_queries(mask: Tensor | None, rows: Tensor) -> Tensor | None:
     return mask[:, :, rows]
 
 
-def default_scale(query: Tensor) -> float:
+def repeat_heads(tensor: Tensor, heads: int) -> Tensor:
+    """Repeat each head of keys or values, (B, K, M, d), for the query heads that share it.
+
+    heads: of the queries, a multiple of K. Returns (B, heads, M, d).
+    """
+    repeats = heads // tensor.shape[1]
+    return tensor.repeat_interleave(repeats, 1)
+
+
+def compute_default_scale(query: Tensor) -> float:
     """Return 1 / sqrt(d), by which scores are scaled unless a model says otherwise."""
     return 1 / math.sqrt(query.shape[-1])

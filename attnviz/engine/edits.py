@@ -10,7 +10,7 @@ from torch import Tensor
 from attnviz.engine.call import HIDDEN, Call
 from attnviz.engine.reducers import compute_weights
 from attnviz.errors import ModelError
-from attnviz.request import Change, Weighed
+from attnviz.request import HeadInputs, OutputChange
 
 UNCUTTABLE = "edges of this attention cannot be cut: it is no matrix of queries and keys"
 UNREACHABLE = "heads of this model cannot be ablated: it shows their weights, not what they put out"
@@ -22,7 +22,7 @@ def accept_cut(visible: Tensor, cut: Tensor) -> None:
     """Let edges be cut, whatever is left."""
 
 
-class Edits(NamedTuple):
+class RunEdits(NamedTuple):
     """The changes of one run, by the numbers of its calls.
 
     A head's output is replaced before it is projected: to change that is to change the input of the
@@ -33,12 +33,12 @@ class Edits(NamedTuple):
     """The layer of each call; None for calls whose heads are left alone."""
     hidden: Mapping[int, Tensor] = {}
     """(B, H or 1, N, M), True where an edge is cut."""
-    change: Change | None = None
+    change: OutputChange | None = None
     check: Check = accept_cut
     """A function that is shown what a call makes visible, and what is to be cut of it."""
 
     @property
-    def none(self) -> bool:
+    def is_empty(self) -> bool:
         """True if nothing is changed."""
         return not self.hidden and self.change is None
 
@@ -79,8 +79,8 @@ class Edits(NamedTuple):
             raise ModelError(UNREACHABLE)
 
 
-def weigh_heads(call: Call, heads: Sequence[int]) -> Weighed:
+def weigh_heads(call: Call, heads: Sequence[int]) -> HeadInputs:
     """Return the weights, the mask and the values of which some heads make their output."""
     chosen = call.pick_heads(tuple(heads))
     weights = compute_weights(chosen).to(call.query.device)
-    return Weighed(weights, chosen.visible(), chosen.value)
+    return HeadInputs(weights, chosen.visible(), chosen.value)

@@ -104,7 +104,7 @@ class EdgesReducer:
         return keys, weights
 
 
-class Sight(NamedTuple):
+class MaskSummary(NamedTuple):
     """The choice that a mask leaves to each query.
 
     A query that sees one key must give it all its weight. What keys receive is counted from free
@@ -117,14 +117,14 @@ class Sight(NamedTuple):
     """(B or 1, H or 1, N or 1): the key that a query sees, where it sees a single one."""
 
     @classmethod
-    def of(cls, visible: Tensor) -> "Sight":
+    def of(cls, visible: Tensor) -> "MaskSummary":
         """Return the choice under a mask (B or 1, H or 1, N or 1, M), True where visible."""
         free = visible.sum(-1) > 1
         only = visible.to(torch.uint8).argmax(-1)
         return cls(free, only)
 
     @classmethod
-    def causal(cls, queries: int, keys: int, device: torch.device) -> "Sight":
+    def causal(cls, queries: int, keys: int, device: torch.device) -> "MaskSummary":
         """Return the choice under a causal mask, without building it."""
         numbers = torch.arange(queries, device=device)
         free = (numbers > 0) & (keys > 1)
@@ -267,7 +267,10 @@ class SummaryReducer:
         accumulate(products, sums_near, block.first)
 
     def multiply_in_place_of_scores(
-        self, weights: Tensor, factors: Tensor, span: QuerySpan
+        self,
+        weights: Tensor,
+        factors: Tensor,
+        span: QuerySpan,
     ) -> Tensor:
         """Multiply weights of a block in the buffer of its scores, which are needed no more."""
         groups, _, _, keys = weights.shape
@@ -309,7 +312,7 @@ class SummaryReducer:
             by_head = sums.transpose(1, 2).flatten(2)
             self.columns[groups] = by_head @ self.keys_before
 
-    def result(self, sight: Sight) -> dict[str, Tensor]:
+    def result(self, sight: MaskSummary) -> dict[str, Tensor]:
         """Return tiles and statistics by the names of their fields, (B, H, ...).
 
         sight: the choice that the mask leaves to queries.
@@ -343,7 +346,7 @@ class SummaryReducer:
         }
         return split_all_groups(means, plan)
 
-    def average_received(self, sight: Sight) -> Tensor:
+    def average_received(self, sight: MaskSummary) -> Tensor:
         """Average the weight that a key gets from free queries, (B, H, M).
 
         The weight of other queries, which they must give to their only key, is taken away from the

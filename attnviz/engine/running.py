@@ -34,7 +34,7 @@ class Running:
 
 
 @contextmanager
-def follow(net: nn.Module) -> Iterator[Running]:
+def watch_modules(net: nn.Module) -> Iterator[Running]:
     """Know which module of a net runs, in this thread, without a hook on any of its modules."""
     names = {module: name for name, module in net.named_modules()}
     running = Running()

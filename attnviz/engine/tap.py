@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attnviz.engine.agreement import SAMPLE, difference, find_coarsest_dtype
-from attnviz.engine.call import Call, default_scale
-from attnviz.engine.observers.base import NOWHERE, Observer, Source
-from attnviz.layer.arrays import widen
+from attnviz.engine.agreement import SAMPLE, compare_numbers, find_coarsest_dtype
+from attnviz.engine.call import Call, compute_default_scale, repeat_heads
+from attnviz.engine.observers.base import NOWHERE, CallSource, Observer
+from attnviz.layer.arrays import widen_to_single
 from attnviz.layer.attention import attend
 
 SOFTMAX = {torch.softmax, functional.softmax, Tensor.softmax}
@@ -99,7 +99,7 @@ class Tap(TorchFunctionMode):
             self.follow_weights(func, operands, result)
         return result
 
-    def attend(self, call: Call, source: Source) -> Tensor:
+    def attend(self, call: Call, source: CallSource) -> Tensor:
         """Show a call that comes by another way to the observer, and return its output.
 
         Functions of torch that the observer uses meanwhile are no attention of the model.
@@ -137,7 +137,7 @@ class Tap(TorchFunctionMode):
         keys, values = self.match_heads(queries, keys, values)
         mask = None if attn_mask is None else self.add_axes(attn_mask)
         if scale is None:
-            scale = default_scale(queries)
+            scale = compute_default_scale(queries)
         call = Call(queries, keys, values, scale, mask=mask, causal=is_causal)
         self.found += 1
         output = self.observer.attend(call, self.source)
@@ -180,9 +180,9 @@ class Tap(TorchFunctionMode):
         number = self.show_weights(weights, self.add_axes(visible))
         if not kwargs.get("residual"):
             value = args[2]
-            product = attended.weights @ widen(value)
+            product = attended.weights @ widen_to_single(value)
             dtype = find_coarsest_dtype(attended.output, value)
-            measured = difference(product, attended.output)
+            measured = compare_numbers(product, attended.output)
             self.observer.measured(number, measured, dtype)
         return attended
 
@@ -253,7 +253,12 @@ class Tap(TorchFunctionMode):
             return
 
     def meet_values(
-        self, pending: Pending, func: Any, position: int, operands: list[Tensor], result: Tensor
+        self,
+        pending: Pending,
+        func: Any,
+        position: int,
+        operands: list[Tensor],
+        result: Tensor,
     ) -> None:
         """Show pending weights that meet their values: they are attention.
 
@@ -289,11 +294,6 @@ class Tap(TorchFunctionMode):
         return array
 
 
-def repeat_heads(array: Tensor, heads: int) -> Tensor:
-    """Repeat the heads of an array (B, K, ...) until there are as many as named."""
-    return array.repeat_interleave(heads // array.shape[1], 1)
-
-
 def find_visible(scores: Tensor, weights: Tensor) -> Tensor:
     """Return booleans, True where a score is no mask, or its weight is above 0."""
     return (scores > FAR) | (weights > 0)
@@ -316,7 +316,7 @@ def compare_product(rows: Tensor, weights: Tensor, values: Tensor, product: Tens
     step = math.ceil(queries / SAMPLE)
     sample = rows.to(values.dtype)
     expected = sample.reshape(*lead, -1, keys) @ values
-    return difference(expected, product[..., ::step, :])
+    return compare_numbers(expected, product[..., ::step, :])
 
 
 def flatten_arguments(arguments: Any) -> Iterator[Any]:
@@ -369,14 +369,18 @@ def with_global(function: Any, name: str, value: Any) -> Any:
     """
     names = {**function.__globals__, name: value}
     copy = FunctionType(
-        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+        function.__code__,
+        names,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
     )
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
 
 
 @contextmanager
-def slow_path() -> Iterator[None]:
+def disable_fast_path() -> Iterator[None]:
     """Keep nn.MultiheadAttention and nn.TransformerEncoderLayer off their fused kernels.
 
     Nobody can look into these.

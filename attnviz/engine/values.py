@@ -17,8 +17,8 @@ from torch.nn import functional
 from attnviz.engine.call import Call
 from attnviz.engine.reducers import compute_weights
 from attnviz.errors import ModelError
-from attnviz.layer.arrays import widen
-from attnviz.layer.norms import lengths, moved, products, summed
+from attnviz.layer.arrays import widen_to_single
+from attnviz.layer.norms import measure_lengths, measure_sums, move_values, multiply_vectors
 
 PRODUCTS = {torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
 KEYS = 64  # keys whose vectors are held at once
@@ -36,7 +36,7 @@ Arrive = Callable[[Tensor, Tensor], None]
 """A function that is shown what is multiplied, and the matrix it meets."""
 
 
-class Watched(Tensor):
+class WatchedOutput(Tensor):
     """The output of a call, (1, N, H, d_v), until it is multiplied with W_O.
 
     It is a tensor that knows it is watched: every function of torch that is given it runs through
@@ -47,7 +47,7 @@ class Watched(Tensor):
     """Is shown what is multiplied, and the matrix (H * d_v, dim) as far as it is one."""
 
     @classmethod
-    def of(cls, output: Tensor, arrive: Arrive) -> "Watched":
+    def of(cls, output: Tensor, arrive: Arrive) -> "WatchedOutput":
         """Return an output as a tensor of the same numbers that is watched."""
         watched = output.as_subclass(cls)
         watched.arrive = arrive
@@ -71,7 +71,7 @@ class Watched(Tensor):
             return cls.of(result, watched.arrive)
 
 
-def find_instance(kind: type[Watched], arguments: tuple[Any, ...]) -> Watched | None:
+def find_instance(kind: type[WatchedOutput], arguments: tuple[Any, ...]) -> WatchedOutput | None:
     """Return the first argument of a kind, or None."""
     for argument in arguments:
         if isinstance(argument, kind):
@@ -124,24 +124,28 @@ def holds_same_numbers(array: Tensor, other: Tensor) -> bool:
 
 def measure_head_lengths(call: Call, projection: Tensor, heads: tuple[int, ...]) -> Tensor:
     """Measure the vector of each key that some heads move: (head, M), on the CPU."""
-    chunks = [lengths(vectors) for vectors in move_keys(call, projection, heads)]
+    chunks = [measure_lengths(vectors) for vectors in move_keys(call, projection, heads)]
     return torch.cat(chunks, 1).float().cpu()
 
 
 def measure_summed_lengths(
-    call: Call, projection: Tensor, heads: tuple[int, ...], rows: slice, columns: slice
+    call: Call,
+    projection: Tensor,
+    heads: tuple[int, ...],
+    rows: slice,
+    columns: slice,
 ) -> Tensor:
     """Measure the sum of the vectors that some heads move, (1, query, key) of a window, on the CPU.
 
     The weights of all heads are there for a few queries at once; all other numbers that are held
     are linear in the length of the text.
     """
-    chunks = [products(vectors.cpu()) for vectors in move_keys(call, projection, heads)]
+    chunks = [multiply_vectors(vectors.cpu()) for vectors in move_keys(call, projection, heads)]
     inner = torch.cat(chunks)[columns]
     summed_rows = []
     for block in split_queries(call, heads, rows):
         weights = compute_weights(block, columns)[0]
-        summed_rows.append(summed(weights, inner).float())
+        summed_rows.append(measure_sums(weights, inner).float())
     return torch.cat(summed_rows)[None]
 
 
@@ -149,14 +153,17 @@ def move_keys(call: Call, projection: Tensor, heads: tuple[int, ...]) -> Iterato
     """Compute the vectors that some heads move, (head, key, dim), for a few keys at once."""
     by_head = projection.view(call.query.shape[1], -1, projection.shape[1])
     chosen = by_head[list(heads)].flatten(0, 1)
-    matrix = widen(chosen)  # (head * d_v, dim)
+    matrix = widen_to_single(chosen)  # (head * d_v, dim)
     (values,) = call.pick_heads(heads).value
     for some_values in torch.split(values, KEYS, 1):
-        yield moved(some_values, matrix)
+        yield move_values(some_values, matrix)
 
 
 def compute_window_scores(
-    call: Call, heads: tuple[int, ...], rows: slice, columns: slice
+    call: Call,
+    heads: tuple[int, ...],
+    rows: slice,
+    columns: slice,
 ) -> Tensor:
     """Compute the scores of some heads, (head, query, key) of a window, 0 where masked."""
     blocks = []

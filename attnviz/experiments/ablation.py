@@ -15,14 +15,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.roles import Data
+from attnviz.analysis.roles import RoleData
 from attnviz.experiments.progress import Watch, ignore_progress
-from attnviz.experiments.sequences import repeated
-from attnviz.layer.arrays import Array, namespace, widen
+from attnviz.experiments.sequences import draw_repeated_sequences
+from attnviz.layer.arrays import Array, find_namespace, widen_to_single
 from attnviz.models.base import Model, SupportsLosses, require_losses
 from attnviz.record import Doubles, Visible
-from attnviz.request import Change, Prompt, Replacement, Request, Weigh, Weighed
-from attnviz.results.ablation import HOWS, AblatedHeads, Ablation, LossRise, LossSpread
+from attnviz.request import HeadInputs, OutputChange, Prompt, Replacement, Request, WeighHeads
+from attnviz.results.ablation import (
+    MEASURED_REPLACEMENTS,
+    AblatedHeads,
+    Ablation,
+    LossRise,
+    LossSpread,
+)
 from attnviz.results.head_roles import HeadRole, Roles
 from attnviz.selection import Head, Selection
 
@@ -76,7 +82,7 @@ def ablate(
     """
     predictor = require_losses(model)
     evaluations = make_evaluation_data(predictor, roles, texts)
-    whole_losses: dict[Data, Losses] = {}
+    whole_losses: dict[RoleData, Losses] = {}
     for data, evaluation in evaluations.items():
         whole_losses[data] = measure_baseline(predictor, evaluation)
     head_sets = make_head_sets(chosen, roles)
@@ -87,8 +93,10 @@ def ablate(
 
 
 def make_evaluation_data(
-    model: SupportsLosses, roles: Roles, texts: Sequence[str]
-) -> dict[Data, EvaluationData]:
+    model: SupportsLosses,
+    roles: Roles,
+    texts: Sequence[str],
+) -> dict[RoleData, EvaluationData]:
     """Make the sequences and texts on which roles were measured ready for the loss.
 
     On a repeated block the loss of the second copy counts, but not that of its first token, which
@@ -96,11 +104,11 @@ def make_evaluation_data(
     """
     vocabulary = model.read_vocabulary()
     setting = roles.setting
-    sequences = np.array(repeated(vocabulary, setting, model.name))
+    sequences = np.array(draw_repeated_sequences(vocabulary, setting, model.name))
     block_start = len(vocabulary.prefix)
     second_copy_start = block_start + setting.block
     second_copy = slice(second_copy_start, second_copy_start + setting.block - 1)
-    evaluations: dict[Data, EvaluationData] = {}
+    evaluations: dict[RoleData, EvaluationData] = {}
     evaluations["repeated"] = EvaluationData([sequences], second_copy)
     text_ids = []
     for text in texts:
@@ -125,7 +133,7 @@ def make_head_sets(chosen: Sequence[HeadRole], roles: Roles) -> list[HeadSet]:
 
 def measure_head_sets(
     model: SupportsLosses,
-    evaluations: Mapping[Data, EvaluationData],
+    evaluations: Mapping[RoleData, EvaluationData],
     head_sets: Sequence[HeadSet],
     watch: Watch,
 ) -> None:
@@ -134,13 +142,13 @@ def measure_head_sets(
     for head_set in head_sets:
         for heads in (head_set.heads, *head_set.others):
             distinct[frozenset(heads)] = None
-    runs_per_set = len(evaluations) * len(HOWS)
+    runs_per_set = len(evaluations) * len(MEASURED_REPLACEMENTS)
     total = runs_per_set * len(distinct)
     done = 0
     for evaluation in evaluations.values():
-        for how in HOWS:
+        for how in MEASURED_REPLACEMENTS:
             for ablated in distinct:
-                change = without(ablated, how, evaluation.mean_outputs)
+                change = make_ablation(ablated, how, evaluation.mean_outputs)
                 losses = measure_losses(model, evaluation, change)
                 evaluation.losses[how, ablated] = losses
                 done += 1
@@ -149,14 +157,14 @@ def measure_head_sets(
 
 def compare_losses(
     head_set: HeadSet,
-    evaluations: Mapping[Data, EvaluationData],
-    whole_losses: Mapping[Data, Losses],
+    evaluations: Mapping[RoleData, EvaluationData],
+    whole_losses: Mapping[RoleData, Losses],
 ) -> AblatedHeads:
     """Compare the losses without a set of heads with those of the whole model, on all data."""
-    rises: dict[tuple[Data, Replacement], LossRise] = {}
+    rises: dict[tuple[RoleData, Replacement], LossRise] = {}
     for data, evaluation in evaluations.items():
         whole = whole_losses[data]
-        for how in HOWS:
+        for how in MEASURED_REPLACEMENTS:
             rises[data, how] = measure_rise(evaluation, whole, how, head_set)
     return AblatedHeads(head_set.heads, head_set.role, rises)
 
@@ -165,8 +173,8 @@ def measure_baseline(model: SupportsLosses, evaluation: EvaluationData) -> Losse
     """Measure the loss of the whole model on each sequence, and keep the means of its heads."""
     sums: dict[int, Array] = defaultdict(float)
 
-    def add_outputs(layer: int, output: Array, _: Weigh) -> Array:
-        head_sums = widen(output).sum((0, 1))  # (head, d_v)
+    def add_outputs(layer: int, output: Array, _: WeighHeads) -> Array:
+        head_sums = widen_to_single(output).sum((0, 1))  # (head, d_v)
         sums[layer] = sums[layer] + head_sums
         return output
 
@@ -176,7 +184,9 @@ def measure_baseline(model: SupportsLosses, evaluation: EvaluationData) -> Losse
     return losses
 
 
-def measure_losses(model: SupportsLosses, evaluation: EvaluationData, change: Change) -> Losses:
+def measure_losses(
+    model: SupportsLosses, evaluation: EvaluationData, change: OutputChange
+) -> Losses:
     """Measure the mean loss on each sequence while the model is changed, (sequence,)."""
     means = []
     for ids in evaluation.ids:
@@ -186,9 +196,12 @@ def measure_losses(model: SupportsLosses, evaluation: EvaluationData, change: Ch
     return np.concatenate(means)
 
 
-def without(
-    heads: Iterable[Head], how: Replacement, means: Mapping[int, Array], seed: int = 0
-) -> Change:
+def make_ablation(
+    heads: Iterable[Head],
+    how: Replacement,
+    means: Mapping[int, Array],
+    seed: int = 0,
+) -> OutputChange:
     """Make the change of a model that ablates heads.
 
     means: by layer the mean outputs of all heads, (head, d_v), which are needed for "mean" only.
@@ -199,11 +212,11 @@ def without(
     for layer, head in sorted(heads):
         heads_of_layer[layer].append(head)
 
-    def replace_outputs(layer: int, output: Array, weigh: Weigh) -> Array:
+    def replace_outputs(layer: int, output: Array, weigh: WeighHeads) -> Array:
         if layer not in heads_of_layer:
             return output
         ablated = heads_of_layer[layer]
-        xp, values = namespace(output), 0
+        xp, values = find_namespace(output), 0
         if how == "mean":
             values = means[layer][ablated]
         elif how != "zero":
@@ -219,7 +232,7 @@ def without(
     return replace_outputs
 
 
-def compute_other_outputs(weighed: Weighed, how: Replacement, rng: np.random.Generator) -> Array:
+def compute_other_outputs(weighed: HeadInputs, how: Replacement, rng: np.random.Generator) -> Array:
     """Compute what heads would put out with other weights, (batch, query, head, d_v).
 
     how: "uniform", the same weight on all visible keys, or "permute".
@@ -276,7 +289,10 @@ def group_heads(chosen: Sequence[HeadRole]) -> list[HeadGroup]:
 
 
 def draw_other_heads(
-    own: Sequence[Head], role: str | None, heads: Sequence[HeadRole], rng: np.random.Generator
+    own: Sequence[Head],
+    role: str | None,
+    heads: Sequence[HeadRole],
+    rng: np.random.Generator,
 ) -> list[tuple[Head, ...]]:
     """Draw sets of as many other heads, OTHERS at most, none of which plays the role.
 
@@ -305,7 +321,10 @@ def draw_other_heads(
 
 
 def measure_rise(
-    evaluation: EvaluationData, whole: Losses, how: Replacement, head_set: HeadSet
+    evaluation: EvaluationData,
+    whole: Losses,
+    how: Replacement,
+    head_set: HeadSet,
 ) -> LossRise:
     """Measure the rise of the loss without a set of heads, and without its others."""
     own_losses = evaluation.losses[how, frozenset(head_set.heads)]

@@ -22,10 +22,15 @@ from attnviz.analysis.attribution import (
 )
 from attnviz.analysis.numerics import is_causal, log_softmax
 from attnviz.errors import InputError, ModelError, UsageError
-from attnviz.experiments.intervention import intervention_of, measure_turn
+from attnviz.experiments.intervention import make_intervention, measure_turn
 from attnviz.experiments.progress import Watch, ignore_progress
-from attnviz.models.base import Model, SupportsPredictions, require_predictions, require_sequences
-from attnviz.models.interventions import batches
+from attnviz.models.base import (
+    Model,
+    SupportsPredictions,
+    require_predictions,
+    require_token_sequences,
+)
+from attnviz.models.interventions import batch_interventions
 from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Capture, Doubles
 from attnviz.request import (
     LIKELIEST,
@@ -37,9 +42,9 @@ from attnviz.request import (
     Response,
     Target,
 )
-from attnviz.results.attribution import Attribution, Check
-from attnviz.results.intervention import Outcome
-from attnviz.selection import ALL, Head, Named, Selection, Spot, require_same_tokens
+from attnviz.results.attribution import Attribution, TokenRemoval
+from attnviz.results.intervention import InterventionOutcome
+from attnviz.selection import ALL, Head, HeadNames, Selection, TokenReference, require_same_tokens
 
 SUBSTITUTES = 4
 UNRANKED = "of {} tokens there is none to rank but the first, special ones and the query"
@@ -82,10 +87,13 @@ class AttributionRuns:
         return capture
 
     def capture_maps(
-        self, method: str, query: int | None = None, heads: Selection | Named = ALL
+        self,
+        method: str,
+        query: int | None = None,
+        heads: Selection | HeadNames = ALL,
     ) -> Maps:
         """Capture the attention of all queries or one as weights, norms or gradients."""
-        spot = None if query is None else Spot(query)
+        spot = None if query is None else TokenReference(query)
         request = Request(
             heads=heads,
             truncate=self.truncate,
@@ -109,7 +117,7 @@ class AttributionRuns:
             means += [average_layer_without(each, index, self.without) for index in indices]
         return tuple(means)
 
-    def select_kept_heads(self, maps: Maps) -> Selection | Named:
+    def select_kept_heads(self, maps: Maps) -> Selection | HeadNames:
         """Return the selection of the heads that are not replaced."""
         if not self.without:
             return ALL
@@ -118,7 +126,7 @@ class AttributionRuns:
             for layer in each.layers:
                 heads = [(layer, int(head)) for head in each.heads]
                 kept += [head for head in heads if head not in self.without]
-        return Named(tuple(kept))
+        return HeadNames(tuple(kept))
 
     def respond(self, further: Sequence[Intervention]) -> Response:
         """Return what the model says under further interventions, each for itself."""
@@ -137,12 +145,12 @@ def attribute(
     target: Target = LIKELIEST,
     *,
     by: str | None = None,
-    checks: Sequence[Check] = (),
+    checks: Sequence[TokenRemoval] = (),
     seed: int = 0,
     truncate: bool = False,
     intervention: Intervention = NOTHING,
     without: Sequence[Head] = (),
-    outcome: Outcome | None = None,
+    outcome: InterventionOutcome | None = None,
     watch: Watch = ignore_progress,
 ) -> Attribution:
     """Score each token for what a model says at one place of a text, by all methods that there are.
@@ -160,16 +168,19 @@ def attribute(
     a token that could be ranked.
     """
     if outcome is not None:
-        intervention = intervention_of(outcome.changes)
+        intervention = make_intervention(outcome.changes)
         without = outcome.changes.ablated
     predictor = require_predictions(model)
     runs = AttributionRuns(predictor, prompt, target, truncate, intervention, tuple(without), watch)
     attribution = attribute_runs(runs, by, checks, seed)
-    return attribution if outcome is None else attribution.under(outcome)
+    return attribution if outcome is None else attribution.with_outcome(outcome)
 
 
 def attribute_runs(
-    runs: AttributionRuns, by: str | None, checks: Sequence[Check], seed: int
+    runs: AttributionRuns,
+    by: str | None,
+    checks: Sequence[TokenRemoval],
+    seed: int,
 ) -> Attribution:
     """Score each token for what a model says in runs that have an intervention in common."""
     capture = runs.capture()
@@ -213,7 +224,9 @@ def attribute_runs(
 
 
 def average_layer_without(
-    attention_map: AttentionMap, layer: int, without: Sequence[Head]
+    attention_map: AttentionMap,
+    layer: int,
+    without: Sequence[Head],
 ) -> AttentionMap:
     """Return the mean over the heads of one layer of a map of weights but for some; 0 if none is left.
 
@@ -245,13 +258,16 @@ def find_query(response: Response, maps: Maps, target: Target) -> int:
 
 
 def capture_all_methods(
-    runs: AttributionRuns, weights: Maps, response: Response, query: int
+    runs: AttributionRuns,
+    weights: Maps,
+    response: Response,
+    query: int,
 ) -> tuple[dict[str, Maps], dict[str, str]]:
     """Capture the maps that methods are made of, and say why some are lacking, both by name."""
     heads = runs.select_kept_heads(weights)
     captures: dict[str, Callable[[], Maps]] = {}
     lacking: dict[str, str] = {}
-    if heads == Named(()):
+    if heads == HeadNames(()):
         lacking[NORM] = "without norm: all heads are ablated"
     else:
         captures[NORM] = partial(runs.capture_maps, NORM, query, heads)
@@ -267,7 +283,9 @@ def capture_all_methods(
 
 
 def choose_ranking(
-    by: str | None, scores: Mapping[str, Doubles], lacking: Mapping[str, str]
+    by: str | None,
+    scores: Mapping[str, Doubles],
+    lacking: Mapping[str, str],
 ) -> str:
     """Choose the method that ranks. Raises UsageError if it cannot be had."""
     if by is not None and by not in scores:
@@ -290,14 +308,14 @@ def measure_effects(
     runs: AttributionRuns,
     response: Response,
     positions: Sequence[int],
-    checks: Sequence[Check],
+    checks: Sequence[TokenRemoval],
     seed: int,
-) -> dict[Check, Doubles]:
+) -> dict[TokenRemoval, Doubles]:
     """Measure how much each of some tokens moves what is said, by each intervention.
 
     The effects are (token,), NaN for the tokens that are not at these positions.
     """
-    token_runs: dict[Check, TokenRuns] = {check: [] for check in checks}
+    token_runs: dict[TokenRemoval, TokenRuns] = {check: [] for check in checks}
     if "knock-out" in token_runs:
         token_runs["knock-out"] = cut_columns(positions)
     if "leave-one-out" in token_runs:
@@ -306,11 +324,13 @@ def measure_effects(
     total = sum(map(len, token_runs.values()))
     done = 0
     token_count = len(response.tokens)
-    effects: dict[Check, Doubles] = {}
+    effects: dict[TokenRemoval, Doubles] = {}
     for check, members in token_runs.items():
         falls: list[float] = []
         interventions = [intervention for _, intervention in members]
-        for batch in batches(interventions):  # its outputs are not kept: vocabularies are wide
+        for batch in batch_interventions(
+            interventions
+        ):  # its outputs are not kept: vocabularies are wide
             falls += measure_fall(response, runs.respond(batch)).tolist()
             done += len(batch)
             runs.watch(done, total)
@@ -333,7 +353,9 @@ def cut_columns(positions: Sequence[int]) -> TokenRuns:
 
 
 def replace_tokens(
-    response: Response, positions: Sequence[int], substitute_ids: Sequence[int]
+    response: Response,
+    positions: Sequence[int],
+    substitute_ids: Sequence[int],
 ) -> TokenRuns:
     """Make the interventions that read substitutes in place of each of some tokens.
 
@@ -355,7 +377,7 @@ def draw_substitutes(model: Model, seed: int) -> list[int]:
     They are one more than are needed, since one may be the token itself. Raises ModelError for a
     model that reads no token ids.
     """
-    plain = require_sequences(model).read_vocabulary().plain
+    plain = require_token_sequences(model).read_vocabulary().plain
     shuffled = np.random.default_rng(seed).permutation(plain)
     drawn_ids: list[int] = shuffled[: SUBSTITUTES + 1].tolist()
     return drawn_ids

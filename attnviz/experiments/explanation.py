@@ -11,20 +11,20 @@ from attnviz.models.base import require_operands
 from attnviz.record import Kind
 from attnviz.request import Prompt, Request
 from attnviz.results.explanation import ExplanationResult
-from attnviz.selection import Named, Selection, Spot
+from attnviz.selection import HeadNames, Selection, TokenReference
 
-FIRST = Selection(((0, 0),))
-LAST = Selection(((-1, -1),))
-LAST_TOKEN = Spot(-1)
+FIRST_OF_ALL = Selection(((0, 0),))
+LAST_OF_ALL = Selection(((-1, -1),))
+LAST_TOKEN = TokenReference(-1)
 EXPLAINED_KINDS: tuple[Kind, ...] = ("self", "cross")  # of models that have several kinds of map
 
 
 def explain_head(
     model: Model,
     prompt: Prompt,
-    layer: Selection = LAST,
-    head: Selection | Named = FIRST,
-    query: Spot = LAST_TOKEN,
+    layer: Selection = LAST_OF_ALL,
+    head: Selection | HeadNames = FIRST_OF_ALL,
+    query: TokenReference = LAST_TOKEN,
     *,
     kind: Kind | None = None,
     truncate: bool = False,
@@ -58,19 +58,19 @@ def explain_score(
     score: str,
     builtin: Model,
     prompt: Prompt,
-    query: Spot = LAST_TOKEN,
+    query: TokenReference = LAST_TOKEN,
     *,
     truncate: bool = False,
 ) -> ExplanationResult:
     """Follow one query of self-attention by a score function, on raw vectors.
 
     The vectors are the embeddings of the built-in model, which reads the prompt. score: one of
-    ``attnviz.analysis.explain.RAW``. Raises UsageError for a token that is not there.
+    ``attnviz.analysis.explain.RAW_SCORES``. Raises UsageError for a token that is not there.
     """
-    request = Request(FIRST, FIRST, truncate, query=query)
+    request = Request(FIRST_OF_ALL, FIRST_OF_ALL, truncate, query=query)
     capture = builtin.capture(prompt, request)
     query_map = capture.maps[0]
-    embeddings = store.read(store.BUILTIN).parameters["embedding"]
+    embeddings = store.read_stored_model(store.BUILTIN).parameters["embedding"]
     token_ids = [token.id for token in query_map.keys]
     position = query_map.query_places[0]
     steps, own_weights = explain_vectors(score, embeddings[token_ids], position)

@@ -9,19 +9,26 @@ from itertools import product
 import numpy as np
 
 from attnviz.analysis.numerics import collapse_repeats
-from attnviz.analysis.roles import ROLES, Data, Layout, beyond, score_roles
+from attnviz.analysis.roles import ROLES, Layout, RoleData, scale_above_chance, score_roles
 from attnviz.errors import UsageError
 from attnviz.experiments.ablation import ablate
 from attnviz.experiments.progress import Watch, ignore_progress
-from attnviz.experiments.sequences import repeated
-from attnviz.models.base import Model, require_sequences
+from attnviz.experiments.sequences import draw_repeated_sequences
+from attnviz.models.base import Model, require_token_sequences
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import Prompt, Request
-from attnviz.results.head_roles import HeadRole, HeadsResult, Roles, RoleScore, RoleScores, Setting
-from attnviz.selection import ALL, Head, Named, Selection, require_same_tokens, resolve
+from attnviz.results.head_roles import (
+    HeadRole,
+    HeadsResult,
+    Roles,
+    RoleScore,
+    RoleScores,
+    SequenceSettings,
+)
+from attnviz.selection import ALL, Head, HeadNames, Selection, require_same_tokens, resolve_blocks
 
 ALL_HEADS = Request(truncate=True, kinds=("self",))
-DEFAULT_SETTING = Setting()
+DEFAULT_SETTING = SequenceSettings()
 
 Sample = tuple[float, float]  # score and chance
 Samples = dict[Head, dict[str, list[Sample]]]  # of each head and role, one a sequence
@@ -30,10 +37,10 @@ Samples = dict[Head, dict[str, list[Sample]]]  # of each head and role, one a se
 def find_head_roles(
     model: Model,
     texts: Sequence[str],
-    setting: Setting = DEFAULT_SETTING,
+    setting: SequenceSettings = DEFAULT_SETTING,
     *,
     layers: Selection | None = None,
-    heads: Selection | Named | None = None,
+    heads: Selection | HeadNames | None = None,
     role: str | None = None,
     ablates: bool = False,
     watch: Watch = ignore_progress,
@@ -62,13 +69,13 @@ def find_head_roles(
     return HeadsResult(roles, ablation, role)
 
 
-def select_roles(roles: Roles, layers: Selection, heads: Selection | Named) -> Roles:
+def select_roles(roles: Roles, layers: Selection, heads: Selection | HeadNames) -> Roles:
     """Return the roles of some heads only. Raises UsageError for one that is not there."""
     heads_of_layer: dict[int, list[int]] = {}
     for head in roles.heads:
         heads_of_layer.setdefault(head.layer, []).append(head.head)
     chosen: set[Head] = set()
-    for block_layers, block_heads in resolve(layers, heads, heads_of_layer):
+    for block_layers, block_heads in resolve_blocks(layers, heads, heads_of_layer):
         chosen.update(product(block_layers, block_heads))
     kept = [head for head in roles.heads if head.place in chosen]
     return replace(roles, heads=tuple(kept))
@@ -81,14 +88,14 @@ def heads_with_name(roles: Roles, role: str | None) -> tuple[HeadRole, ...]:
     return tuple(head for head in roles.heads if head.role)
 
 
-def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles:
+def measure_heads(model: Model, setting: SequenceSettings, texts: Sequence[str]) -> Roles:
     """Measure the roles of all heads, on sequences of repeated random tokens and on texts.
 
     Raises UsageError for a model of two texts or a block too long for it, InputError for texts that
     it cannot read.
     """
-    vocabulary = require_sequences(model).read_vocabulary()
-    sequences = repeated(vocabulary, setting, model.name)
+    vocabulary = require_token_sequences(model).read_vocabulary()
+    sequences = draw_repeated_sequences(vocabulary, setting, model.name)
     block_captures = (model.capture(Prompt("", ids=ids), ALL_HEADS) for ids in sequences)
     first = len(vocabulary.prefix)
     on_blocks = collect_samples(block_captures, "repeated", setting.block, first)
@@ -104,7 +111,10 @@ def measure_heads(model: Model, setting: Setting, texts: Sequence[str]) -> Roles
 
 
 def collect_samples(
-    captures: Iterable[Capture], data: Data, block: int = 0, first: int = 1
+    captures: Iterable[Capture],
+    data: RoleData,
+    block: int = 0,
+    first: int = 1,
 ) -> Samples:
     """Collect the scores of every head by role, one a capture.
 
@@ -119,7 +129,11 @@ def collect_samples(
 
 
 def add_samples(
-    samples: Samples, attention_map: AttentionMap, data: Data, block: int, first: int
+    samples: Samples,
+    attention_map: AttentionMap,
+    data: RoleData,
+    block: int,
+    first: int,
 ) -> None:
     """Add the scores and chances of the heads of a map to samples."""
     assert attention_map.weights is not None
@@ -180,14 +194,14 @@ def summarise_role(samples: Sequence[Sample]) -> RoleScore | None:
 
 def name_head(head: Head, scores: RoleScores, on_text: RoleScores) -> HeadRole:
     """Make a head with its name, from its scores on repeated tokens and on text."""
-    by_data: dict[Data, RoleScores] = {"repeated": scores, "text": on_text}
+    by_data: dict[RoleData, RoleScores] = {"repeated": scores, "text": on_text}
     margins = {role: margin_above_threshold(role, by_data) for role in ROLES}
     best = max(margins, key=margins.__getitem__)
     name = best if margins[best] >= 0 else None
     return HeadRole(*head, name, scores, on_text)
 
 
-def margin_above_threshold(name: str, scores: Mapping[Data, RoleScores]) -> float:
+def margin_above_threshold(name: str, scores: Mapping[RoleData, RoleScores]) -> float:
     """Return how far above its threshold a role is, on the data where it is least.
 
     A head is not named by a role for which this is below 0.
@@ -197,7 +211,7 @@ def margin_above_threshold(name: str, scores: Mapping[Data, RoleScores]) -> floa
     for data in role.data:
         score = scores[data].get(name)
         if score is not None:
-            shares.append(beyond(score.mean, score.chance))
+            shares.append(scale_above_chance(score.mean, score.chance))
     if role.threshold is None or not shares:
         return -1.0
     return min(shares) - role.threshold

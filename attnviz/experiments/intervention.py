@@ -15,8 +15,8 @@ import numpy as np
 
 from attnviz.analysis.numerics import log_softmax
 from attnviz.errors import UsageError
-from attnviz.experiments.ablation import without
-from attnviz.layer.arrays import Array, widen
+from attnviz.experiments.ablation import make_ablation
+from attnviz.layer.arrays import Array, widen_to_single
 from attnviz.models.base import Model, SupportsPredictions, require_predictions
 from attnviz.record import Doubles, Kind, Token, Visible
 from attnviz.request import (
@@ -29,10 +29,24 @@ from attnviz.request import (
     Request,
     Response,
     Target,
-    Weigh,
+    WeighHeads,
 )
-from attnviz.results.intervention import Changes, Effect, Outcome, Pair, Scope
-from attnviz.selection import ALL, EdgeNames, Head, Named, Selection, Spot, resolve
+from attnviz.results.intervention import (
+    Effect,
+    InterventionChanges,
+    InterventionOutcome,
+    InterventionScope,
+    Pair,
+)
+from attnviz.selection import (
+    ALL,
+    EdgeNames,
+    Head,
+    HeadNames,
+    Selection,
+    TokenReference,
+    resolve_blocks,
+)
 
 DRAWS = 10  # other heads, keys, or sets of them, that are changed for comparison, at most
 Group = TypeVar("Group", int, int | None)
@@ -47,11 +61,16 @@ class Subject(NamedTuple):
     model: SupportsPredictions
     prompt: Prompt
     truncate: bool
-    scope: Scope
+    scope: InterventionScope
 
     @classmethod
     def of(
-        cls, model: Model, prompt: Prompt, kind: Kind | None = None, *, truncate: bool = False
+        cls,
+        model: Model,
+        prompt: Prompt,
+        kind: Kind | None = None,
+        *,
+        truncate: bool = False,
     ) -> "Subject":
         """Run a model twice, to see what of it can be changed.
 
@@ -73,13 +92,13 @@ class Subject(NamedTuple):
             for layer in corner.layers:
                 heads[layer] = tuple(map(int, corner.heads))
         first_layer = next(iter(heads))
-        first_head = Named(((first_layer, 0),))
+        first_head = HeadNames(((first_layer, 0),))
         request = Request(ALL, first_head, truncate, present_kinds, keep="statistics")
         whole = model.capture(prompt, request).maps[0]
-        scope = Scope(whole.kind, heads, whole.queries, whole.keys)
+        scope = InterventionScope(whole.kind, heads, whole.queries, whole.keys)
         return cls(predictor, prompt, truncate, scope)
 
-    def find_visible(self, layers: Selection, heads: Selection | Named, rows: slice) -> Visible:
+    def find_visible(self, layers: Selection, heads: Selection | HeadNames, rows: slice) -> Visible:
         """Find what any of some heads sees, (query, key), of the queries of a window."""
         kinds = (self.scope.kind,)
         request = Request(layers, heads, self.truncate, kinds, rows=rows)
@@ -89,12 +108,12 @@ class Subject(NamedTuple):
 
 
 def find_changes(
-    scope: Scope,
+    scope: InterventionScope,
     knocked_out: Sequence[EdgeNames] = (),
-    inside: Selection | Named | None = None,
-    ablated: Named | None = None,
+    inside: Selection | HeadNames | None = None,
+    ablated: HeadNames | None = None,
     replacement: Replacement | None = None,
-) -> Changes:
+) -> InterventionChanges:
     """Find what is named of a model and its text.
 
     knocked_out: edges to cut, in the layers or heads of ``inside``, by default in all. ablated:
@@ -103,26 +122,28 @@ def find_changes(
     inside = inside or ALL
     heads: tuple[Head, ...] = ()
     layers: tuple[int, ...] = ()
-    if isinstance(inside, Named):
+    if isinstance(inside, HeadNames):
         heads = find_heads(inside, scope)
     else:
         layers = inside.resolve(tuple(scope.heads), "layer")
     edges = [find_edge(edge, scope) for edge in knocked_out]
     pairs = tuple(dict.fromkeys(edges))
     ablated_heads = find_heads(ablated, scope) if ablated else ()
-    return Changes(scope.kind, pairs, layers, heads, ablated_heads, replacement or "zero")
+    return InterventionChanges(
+        scope.kind, pairs, layers, heads, ablated_heads, replacement or "zero"
+    )
 
 
-def find_heads(heads: Named, scope: Scope) -> tuple[Head, ...]:
+def find_heads(heads: HeadNames, scope: InterventionScope) -> tuple[Head, ...]:
     """Return named heads, counted from 0. Raises UsageError for one that is not there."""
     named_heads: list[Head] = []
-    for layers, heads_of_each in resolve(ALL, heads, scope.heads):
+    for layers, heads_of_each in resolve_blocks(ALL, heads, scope.heads):
         for layer in layers:
             named_heads += [(layer, head) for head in heads_of_each]
     return tuple(named_heads)
 
 
-def find_edge(edge: EdgeNames, scope: Scope) -> tuple[int | None, int | None]:
+def find_edge(edge: EdgeNames, scope: InterventionScope) -> tuple[int | None, int | None]:
     """Return the positions of an edge's tokens; None for all.
 
     Raises UsageError for a token that is not there, or there more than once.
@@ -133,12 +154,12 @@ def find_edge(edge: EdgeNames, scope: Scope) -> tuple[int | None, int | None]:
     return query_position, key_position
 
 
-def find_position(spot: Spot, tokens: Sequence[Token]) -> int:
+def find_position(spot: TokenReference, tokens: Sequence[Token]) -> int:
     """Return the position of a named token. Raises UsageError if it is not there exactly once."""
     return int(spot.resolve(tokens).start)
 
 
-def intervention_of(changes: Changes) -> Intervention:
+def make_intervention(changes: InterventionChanges) -> Intervention:
     """Make the intervention in a model that changes stand for.
 
     Weights that are permuted are so in one order in all queries.
@@ -152,13 +173,16 @@ def intervention_of(changes: Changes) -> Intervention:
         cuts += [Edge(kind, layer, head, query, key) for query, key in changes.pairs]
     if not changes.ablated:
         return Intervention(tuple(cuts))
-    change = without(changes.ablated, changes.how, changes.means, changes.seed)
+    change = make_ablation(changes.ablated, changes.how, changes.means, changes.seed)
     return Intervention(tuple(cuts), change, changes.kind)
 
 
 def intervene(
-    subject: Subject, changes: Changes, target: Target = LIKELIEST, seed: int = 0
-) -> Outcome:
+    subject: Subject,
+    changes: InterventionChanges,
+    target: Target = LIKELIEST,
+    seed: int = 0,
+) -> InterventionOutcome:
     """Find what a model says before and after changes, and after others of the same size.
 
     The others say how much any change of that size moves the prediction. In place of heads that are
@@ -176,12 +200,12 @@ def intervene(
     changes = replace(changes, seed=seed, means=mean_outputs)
     rng = np.random.default_rng(seed)
     other_changes = draw_changes(changes, subject.scope.heads, seen_keys, rng)
-    interventions = map(intervention_of, (changes, *other_changes))
+    interventions = map(make_intervention, (changes, *other_changes))
     runs = [NOTHING, *interventions]
     response = subject.model.respond(subject.prompt, runs, target, truncate=subject.truncate)
     before, *after = response.outputs.astype(np.float64)
     own_effect, *other_effects = [measure_effect(before, each, response) for each in after]
-    return Outcome(
+    return InterventionOutcome(
         changes,
         subject.scope,
         response,
@@ -191,7 +215,7 @@ def intervene(
     )
 
 
-def find_seen_keys(subject: Subject, changes: Changes, pair: Pair) -> tuple[int, ...]:
+def find_seen_keys(subject: Subject, changes: InterventionChanges, pair: Pair) -> tuple[int, ...]:
     """Find the keys that the query of an edge sees in the heads where it is cut, but its own.
 
     Where an edge is cut of all queries, these are the keys that any of them sees. Raises UsageError
@@ -200,15 +224,15 @@ def find_seen_keys(subject: Subject, changes: Changes, pair: Pair) -> tuple[int,
     query, key = pair
     layer_ranges = [(layer, layer) for layer in changes.layers]
     layers = Selection(tuple(layer_ranges))
-    heads: Selection | Named = ALL
+    heads: Selection | HeadNames = ALL
     if query is None:  # one head tells what any query sees, and takes little memory
         rows = slice(None)
         first_heads = changes.heads[:1]
-        heads = Named(first_heads or ((changes.layers[0], 0),))
+        heads = HeadNames(first_heads or ((changes.layers[0], 0),))
     else:
         rows = slice(query, query + 1)
         if changes.heads:
-            heads = Named(changes.heads)
+            heads = HeadNames(changes.heads)
     visible = subject.find_visible(layers, heads, rows)
     other_cells = visible
     if changes.kind != "cross":
@@ -235,8 +259,8 @@ def measure_mean_outputs(subject: Subject) -> dict[int, Array]:
     """Measure what the heads of each layer put out in the mean over queries, (head, d_v)."""
     mean_outputs: dict[int, Array] = {}
 
-    def keep_mean(layer: int, output: Array, _: Weigh) -> Array:
-        outputs = widen(output)  # (batch, query, head, d_v)
+    def keep_mean(layer: int, output: Array, _: WeighHeads) -> Array:
+        outputs = widen_to_single(output)  # (batch, query, head, d_v)
         mean_outputs[layer] = outputs.mean((0, 1))
         return output
 
@@ -246,11 +270,11 @@ def measure_mean_outputs(subject: Subject) -> dict[int, Array]:
 
 
 def draw_changes(
-    changes: Changes,
+    changes: InterventionChanges,
     heads: Mapping[int, Sequence[int]],
     seen_keys: Mapping[Pair, tuple[int, ...]],
     rng: np.random.Generator,
-) -> list[Changes]:
+) -> list[InterventionChanges]:
     """Draw changes of the same size elsewhere, DRAWS at most.
 
     heads: all, by layer, among which others are drawn. seen_keys: by edge, the keys among which

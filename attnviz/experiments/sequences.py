@@ -6,15 +6,17 @@ import numpy as np
 
 from attnviz.errors import UsageError
 from attnviz.request import Vocabulary
-from attnviz.results.head_roles import Setting
+from attnviz.results.head_roles import SequenceSettings
 
-DOCUMENTS = 64  # of a corpus, at most
-CHARACTERS = 1000  # from the beginning of each document
+MOST_DOCUMENTS = 64  # of a corpus, at most
+EXCERPT_CHARACTERS = 1000  # from the beginning of each document
 NO_LIMIT = 1 << 30  # tokens, where a model does not say how many it reads
 Ids = tuple[int, ...]
 
 
-def repeated(vocabulary: Vocabulary, setting: Setting, model: str) -> list[Ids]:
+def draw_repeated_sequences(
+    vocabulary: Vocabulary, setting: SequenceSettings, model: str
+) -> list[Ids]:
     """Draw sequences P + B + B + S, B a block of distinct random tokens of a vocabulary.
 
     P and S are the prefix and the suffix of the vocabulary. Raises UsageError for a block that is
@@ -36,9 +38,9 @@ def repeated(vocabulary: Vocabulary, setting: Setting, model: str) -> list[Ids]:
     return sequences
 
 
-def excerpts(documents: Sequence[str]) -> list[str]:
+def take_excerpts(documents: Sequence[str]) -> list[str]:
     """Return the beginnings of documents, as many as are measured, evenly spread."""
-    count = min(DOCUMENTS, len(documents))
+    count = min(MOST_DOCUMENTS, len(documents))
     spread = np.linspace(0, len(documents) - 1, count)
     positions = spread.round().astype(int)
-    return [documents[position][:CHARACTERS] for position in positions]
+    return [documents[position][:EXCERPT_CHARACTERS] for position in positions]

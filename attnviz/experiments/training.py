@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from attnviz.lm.checkpoints import read_history
+from attnviz.lm.checkpoints import read_run_history
 from attnviz.results.training import TrainingResult
 
 
@@ -11,5 +11,5 @@ def read_training(run: Path) -> TrainingResult:
 
     Raises InputError if there is no history, or it is damaged or empty.
     """
-    history, block = read_history(run)
+    history, block = read_run_history(run)
     return TrainingResult(history, block)

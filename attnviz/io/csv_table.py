@@ -9,7 +9,7 @@ import numpy as np
 
 from attnviz.errors import UsageError
 from attnviz.escape import escape
-from attnviz.io.formats import units
+from attnviz.io.formats import describe_units
 from attnviz.record import AttentionMap, Capture
 
 CSV_COLUMNS = (
@@ -26,7 +26,7 @@ CSV_COLUMNS = (
 FORMULA = "=", "+", "-", "@", "＝", "＋", "－", "＠"  # noqa: RUF001 - where spreadsheets see formulas
 
 
-def to_csv(capture: Capture) -> bytes:
+def format_csv(capture: Capture) -> bytes:
     """Write a capture as CSV with CSV_COLUMNS; a masked cell has no line.
 
     Of words, the columns are named query_word and key_word. Control characters of tokens are
@@ -52,7 +52,7 @@ def list_csv_lines(attention_map: AttentionMap) -> Iterator[tuple[object, ...]]:
     queries = [escape_formula(token.text) for token in attention_map.queries]
     keys = [escape_formula(token.text) for token in attention_map.keys]
     query_positions, key_positions = attention_map.query_places, attention_map.key_places
-    weight_units = units(attention_map)
+    weight_units = describe_units(attention_map)
     for i, layer in enumerate(attention_map.layers):
         for j, head in enumerate(attention_map.heads):
             head_name = head if isinstance(head, int) else escape_formula(head)
@@ -72,7 +72,7 @@ def list_csv_lines(attention_map: AttentionMap) -> Iterator[tuple[object, ...]]:
                 )
 
 
-def list_cells(capture: Capture) -> list[dict[str, Any]]:
+def list_visible_cells(capture: Capture) -> list[dict[str, Any]]:
     """Return a row for each weight that is not masked, by CSV_COLUMNS, tokens as they are.
 
     Raises UsageError if there are no weights.
@@ -94,7 +94,7 @@ def list_cells(capture: Capture) -> list[dict[str, Any]]:
             cell["key"] = each.key_places[key]
             cell["key_token"] = each.keys[key].text
             cell["weight"] = float(weight)
-            cell["units"] = units(each)
+            cell["units"] = describe_units(each)
             cells.append(cell)
     return cells
 

@@ -13,14 +13,14 @@ from attnviz.io.csv_table import escape_formula
 from attnviz.io.validation import SCHEMA
 
 
-def document_json(document: Mapping[str, Any]) -> bytes:
+def format_document_json(document: Mapping[str, Any]) -> bytes:
     """Write a document as one line of JSON of schema attnviz/1; an undefined number is null."""
     content = {"schema": SCHEMA, **make_plain(document)}
     line = json.dumps(content, allow_nan=False)
     return f"{line}\n".encode()
 
 
-def rows_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def format_rows_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Write rows that have the same names as CSV, below a line of the names.
 
     A number that is undefined is left empty; control characters are written out, and a text that a

@@ -34,13 +34,13 @@ def read_text(path: Path, most: int | None = None) -> str:
     name = str(path)
     try:
         with path.open("rb") as file:
-            return decode(read_some(file, name, most), name)
+            return decode_utf8(read_limited(file, name, most), name)
     except OSError as error:
-        problem = reason(error)
+        problem = describe_os_error(error)
         raise InputError(f"cannot read {path}: {problem}") from error
 
 
-def read_some(file: BinaryIO, name: str, most: int | None) -> bytes:
+def read_limited(file: BinaryIO, name: str, most: int | None) -> bytes:
     """Read all bytes of a file, or of a stream that may never end.
 
     Raises InputError if there are more than ``most``.
@@ -54,7 +54,7 @@ def read_some(file: BinaryIO, name: str, most: int | None) -> bytes:
     return data
 
 
-def decode(data: bytes, name: str) -> str:
+def decode_utf8(data: bytes, name: str) -> str:
     """Decode UTF-8 bytes. Raises InputError naming the offset of the first wrong byte."""
     try:
         text = data.decode("utf-8-sig")
@@ -91,7 +91,7 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         replace_file(resolve_links(path), data, before)
     except OSError as error:
-        problem = reason(error)
+        problem = describe_os_error(error)
         raise OutputError(f"cannot write {path}: {problem}") from error
 
 
@@ -150,7 +150,7 @@ def regular_status(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        problem = reason(error)
+        problem = describe_os_error(error)
         raise OutputError(f"cannot write {path}: {problem}") from error
     if stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{path} is a folder: name a file in it")
@@ -178,7 +178,7 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        problem = reason(error)
+        problem = describe_os_error(error)
         raise OutputError(f"cannot write {folder}: {problem}") from error
 
 
@@ -187,13 +187,13 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = reason(error)
+        problem = describe_os_error(error)
         raise OutputError(f"cannot write {folder}: {problem}") from error
     for name, data in contents.items():
         write_whole(folder / name, data)
 
 
-def reason(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """Return what the system says of an error, without its number and the path."""
     message = error.strerror or str(error)
     return message.lower()

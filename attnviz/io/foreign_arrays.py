@@ -16,8 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnviz.analysis.numerics import is_causal
-from attnviz.analysis.statistics import describe
-from attnviz.io.untrusted import Array, numbers, parse_json, read_nested_lists, read_npz, tensors
+from attnviz.analysis.statistics import measure_statistics
+from attnviz.io.untrusted import (
+    Array,
+    load_tensors,
+    parse_json,
+    read_nested_lists,
+    read_npz,
+    read_number_lists,
+)
 from attnviz.io.validation import (
     fits_shape,
     require_counts,
@@ -48,7 +55,7 @@ CAUSAL_NOTE = "no weight is above the diagonal: taken for a causal mask"
 
 
 @dataclass(frozen=True)
-class Given:
+class ForeignArrays:
     """The arrays and lists of a file, whose types have not been looked at yet."""
 
     weights: Array
@@ -73,23 +80,23 @@ def from_npz(path: Path) -> Capture:
     arrays = read_npz(path, (*ARRAYS, *LABELS))
     require_weights_entry(arrays)
     labels = {name: array for name, array in arrays.items() if name in LABELS}
-    given = Given(arrays["weights"], arrays.get("visible"), labels)
-    return build(path.name, given)
+    given = ForeignArrays(arrays["weights"], arrays.get("visible"), labels)
+    return build_foreign_capture(path.name, given)
 
 
 def from_safetensors(path: Path, metadata: dict[str, str]) -> Capture:
     """Read a capture from a safetensors file with its metadata."""
-    arrays = tensors(path, ARRAYS)
+    arrays = load_tensors(path, ARRAYS)
     require_weights_entry(arrays)
     labels = {name: parse_json(metadata[name]) for name in LABELS if name in metadata}
-    given = Given(arrays["weights"], arrays.get("visible"), labels)
-    return build(path.name, given)
+    given = ForeignArrays(arrays["weights"], arrays.get("visible"), labels)
+    return build_foreign_capture(path.name, given)
 
 
 def from_json(name: str, document: dict[str, Any]) -> Capture:
     """Read a capture from a JSON object, where cells that are null or absent are not visible."""
     require_weights_entry(document)
-    weights = numbers(document["weights"], "weights")
+    weights = read_number_lists(document["weights"], "weights")
     masked = np.isnan(weights)
     visible = document.get("visible")
     if visible is not None:
@@ -97,8 +104,8 @@ def from_json(name: str, document: dict[str, Any]) -> Capture:
     labels = {label: document[label] for label in LABELS if document.get(label) is not None}
     some_masked = masked if masked.any() else None
     weights_or_zero = np.where(masked, 0, weights)
-    given = Given(weights_or_zero, visible, labels, some_masked)
-    return build(name, given)
+    given = ForeignArrays(weights_or_zero, visible, labels, some_masked)
+    return build_foreign_capture(name, given)
 
 
 def read_array(value: Any, name: str) -> Array:
@@ -113,7 +120,7 @@ def read_array(value: Any, name: str) -> Array:
     if isinstance(value, Mapping):
         entries = ", ".join(map(str, value))
         raise ValueError(
-            f"{name}= is a mapping of {entries}: give one of these, such as attentions"
+            f"{name}= is a mapping of {entries}: give one of these, such as attentions",
         )
     array = stack_or_convert(value, name)
     if array.ndim != 5:
@@ -200,7 +207,7 @@ def require_weights_entry(entries: Mapping[str, Any]) -> None:
         raise ValueError(f"it holds no 'weights': {shapes}")
 
 
-def build(name: str, given: Given) -> Capture:
+def build_foreign_capture(name: str, given: ForeignArrays) -> Capture:
     """Build a capture of one map of arrays; the name of their file stands for the model."""
     weights = read_foreign_weights(given.weights)
     layers, heads, queries, keys = read_foreign_labels(given.labels, weights.shape)
@@ -215,9 +222,16 @@ def build(name: str, given: Given) -> Capture:
     visible = np.broadcast_to(mask, weights.shape)
     query_tokens, key_tokens = make_named_tokens(queries), make_named_tokens(keys)
     attention_map = AttentionMap(
-        kind, layers, heads, query_tokens, key_tokens, weights, visible, GIVEN
+        kind,
+        layers,
+        heads,
+        query_tokens,
+        key_tokens,
+        weights,
+        visible,
+        GIVEN,
     )
-    statistics = describe(weights, visible, kind == "self")
+    statistics = measure_statistics(weights, visible, kind == "self")
     attention_map = replace(attention_map, statistics=statistics)
     notes += note_row_sums(weights, visible)
     target = None if kind == "self" else " ".join(queries)
@@ -297,7 +311,7 @@ def list_values(values: Any) -> list[Any]:
     return [item.decode() if isinstance(item, bytes) else item for item in items]
 
 
-def read_foreign_mask(given: Given, shape: tuple[int, ...]) -> Visible | None:
+def read_foreign_mask(given: ForeignArrays, shape: tuple[int, ...]) -> Visible | None:
     """Read the mask of weights; None where the file tells of none. Raises ValueError."""
     present = None
     if given.masked is not None:

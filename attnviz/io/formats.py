@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from attnviz.analysis.numerics import collapse_repeats
-from attnviz.analysis.statistics import describe
+from attnviz.analysis.statistics import measure_statistics
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import foreign_arrays, untrusted
-from attnviz.io.files import reason, require_new, write_whole
+from attnviz.io.files import describe_os_error, require_new, write_whole
 from attnviz.io.validation import SCHEMA, read_capture, read_map, require_text_list
-from attnviz.methods import METHODS, explained, is_other
+from attnviz.methods import METHODS, holds_other_numbers, note_methods
 from attnviz.record import (
     AttentionMap,
     Capture,
@@ -86,7 +86,7 @@ def load(path: str | Path) -> Capture:
         with np.errstate(all="ignore"):  # what is wrong with numbers is said in words
             return read(path)
     except OSError as error:
-        problem = reason(error)
+        problem = describe_os_error(error)
         raise InputError(f"cannot read {path}: {problem}") from error
     except MemoryError as error:
         raise InputError(f"cannot read {path}: it does not fit into memory") from error
@@ -98,10 +98,10 @@ def load(path: str | Path) -> Capture:
 
 def read_safetensors_file(path: Path) -> Capture:
     """Read a capture from safetensors, ours or not. Raises ValueError."""
-    metadata = untrusted.metadata(path)
+    metadata = untrusted.read_metadata(path)
     if HEADER in metadata:
         header = untrusted.parse_json(metadata[HEADER])
-        return read_capture(header, untrusted.tensors(path))
+        return read_capture(header, untrusted.load_tensors(path))
     if path.suffix.lower() == ".attn":
         advice = "attention from elsewhere is read as .safetensors"
         raise ValueError(f"it has no header of attnviz; {advice}")
@@ -119,7 +119,7 @@ def read_json_file(path: Path) -> Capture:
     return foreign_arrays.from_json(path.name, document)
 
 
-def to_attn(capture: Capture) -> bytes:
+def format_attn(capture: Capture) -> bytes:
     """Write a capture as safetensors.
 
     The tensors are named ``maps.0.weights`` and so on. A header holds the rest, each list of tokens
@@ -132,10 +132,10 @@ def to_attn(capture: Capture) -> bytes:
         queries = token_lists.setdefault(each.queries, len(token_lists))
         keys = token_lists.setdefault(each.keys, len(token_lists))
         map_headers.append(make_map_header(each, queries, keys))
-        for name, array in parts(each).items():
+        for name, array in list_stored_arrays(each).items():
             tensors[f"maps.{number}.{name}"] = array
     header = make_capture_header(capture)
-    header["tokens"] = list(map(token_list, token_lists))
+    header["tokens"] = list(map(describe_plain_tokens, token_lists))
     header["maps"] = map_headers
     try:
         header_text = json.dumps(header, allow_nan=False)
@@ -144,7 +144,7 @@ def to_attn(capture: Capture) -> bytes:
         raise OutputError(f"the capture cannot be written as .attn: {error}") from error
 
 
-def parts(attention_map: AttentionMap) -> dict[str, Any]:
+def list_stored_arrays(attention_map: AttentionMap) -> dict[str, Any]:
     """Return the arrays of a map by their names in a file, in the types that are stored.
 
     An array is copied only if it lies in memory otherwise.
@@ -197,7 +197,7 @@ def make_map_header(attention_map: AttentionMap, queries: Any, keys: Any) -> dic
         "layers": attention_map.layers,
         "heads": attention_map.heads,
         "method": attention_map.method,
-        "units": units(attention_map),
+        "units": describe_units(attention_map),
         "queries": queries,
         "keys": keys,
     }
@@ -213,13 +213,13 @@ def make_map_header(attention_map: AttentionMap, queries: Any, keys: Any) -> dic
     return header
 
 
-def units(attention_map: AttentionMap) -> str:
+def describe_units(attention_map: AttentionMap) -> str:
     """Return the unit of the numbers of a map, in words."""
     method = attention_map.method
     return METHODS[method].units if method in METHODS else "as given"
 
 
-def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:
+def describe_plain_tokens(tokens: Iterable[Token]) -> list[dict[str, Any]]:
     """Describe tokens for JSON; the segment is told only of the second text of a pair."""
     described = []
     for token in tokens:
@@ -233,7 +233,7 @@ def token_list(tokens: Iterable[Token]) -> list[dict[str, Any]]:
 def describe_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> list[dict[str, Any]]:
     """Describe tokens for JSON, each with its position in the whole text under ``place``."""
     described = []
-    for position, token in zip(positions, token_list(tokens), strict=True):
+    for position, token in zip(positions, describe_plain_tokens(tokens), strict=True):
         described.append({"place": position, **token})
     return described
 
@@ -253,7 +253,7 @@ def describe_capture(capture: Capture) -> dict[str, Any]:
     }
 
 
-def to_json(capture: Capture) -> str:
+def format_json(capture: Capture) -> str:
     """Write a capture as one line of plain ASCII: every other character of a token is escaped.
 
     A masked cell is null. Statistics are left out where the weights are there to compute them from.
@@ -263,9 +263,9 @@ def to_json(capture: Capture) -> str:
     return f'{header[:-1]}, "maps": [{maps}]}}'
 
 
-def capture_document(capture: Capture) -> dict[str, Any]:
+def make_capture_document(capture: Capture) -> dict[str, Any]:
     """Return a capture as the document that ``to_json`` writes, in plain lists and numbers."""
-    document: dict[str, Any] = json.loads(to_json(capture))
+    document: dict[str, Any] = json.loads(format_json(capture))
     return document
 
 
@@ -274,8 +274,8 @@ def map_to_json(attention_map: AttentionMap) -> str:
     weights = attention_map.weights
     tiles = attention_map.tiles
     visible = attention_map.visible
-    queries = token_list(attention_map.queries)
-    keys = token_list(attention_map.keys)
+    queries = describe_plain_tokens(attention_map.queries)
+    keys = describe_plain_tokens(attention_map.keys)
     header = make_map_header(attention_map, queries, keys)
     header.pop("tiles", None)
     entries = [json.dumps(header)[1:-1]]
@@ -309,17 +309,17 @@ def arrays_to_json(arrays: Statistics | Edges) -> str:
     for field in fields(arrays):
         name = field.name
         array = getattr(arrays, name)
-        content[name] = None if array is None else decimals(array)
+        content[name] = None if array is None else list_shortest_decimals(array)
     return json.dumps(content)
 
 
-def decimals(array: Any) -> Any:
+def list_shortest_decimals(array: Any) -> Any:
     """Return an array as nested lists of the shortest decimals that give the same float32 back.
 
     They are 0.1, say, not 0.10000000149011612.
     """
     if array.ndim > 2:
-        return [decimals(each) for each in array]  # as text, a number takes 128 bytes
+        return [list_shortest_decimals(each) for each in array]  # as text, a number takes 128 bytes
     if array.dtype.kind == "i":
         return array.tolist()
     return array.astype(str).astype(np.float64).tolist()
@@ -366,15 +366,15 @@ def read_npz_file(path: Path) -> Capture:
     matrices = {name: arrays[name] for name in NPZ_ARRAYS}
     attention_map = read_map(header, queries, keys, matrices)
     weights, visible = attention_map.weights, attention_map.visible
-    if weights is not None and not is_other(attention_map.method):
+    if weights is not None and not holds_other_numbers(attention_map.method):
         is_square = attention_map.kind != "cross" and queries == keys
-        statistics = describe(weights, visible, is_square)
+        statistics = measure_statistics(weights, visible, is_square)
         attention_map = replace(attention_map, statistics=statistics)
     text = " ".join(key_names)
-    return explained(Capture(path.name, text, (attention_map,)))
+    return note_methods(Capture(path.name, text, (attention_map,)))
 
 
-def to_npz(capture: Capture) -> bytes:
+def format_npz(capture: Capture) -> bytes:
     """Write the one map of a capture with its weights for NumPy.
 
     Raises UsageError unless the capture holds just that.
@@ -399,20 +399,20 @@ def to_npz(capture: Capture) -> bytes:
         kind=first.kind,
         method=first.method,
         unit=first.unit,
-        units=units(first),
+        units=describe_units(first),
     )
     return file.getvalue()
 
 
 def to_json_file(capture: Capture) -> bytes:
     """Write a capture as the content of a JSON file."""
-    return to_json(capture).encode() + b"\n"
+    return format_json(capture).encode() + b"\n"
 
 
 WRITERS: dict[str, Callable[[Capture], bytes]] = {
-    ".attn": to_attn,
+    ".attn": format_attn,
     ".json": to_json_file,
-    ".npz": to_npz,
+    ".npz": format_npz,
 }
 READERS: dict[str, Callable[[Path], Capture]] = {
     ".attn": read_safetensors_file,

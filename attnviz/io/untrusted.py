@@ -98,7 +98,7 @@ def read_nested_lists(nested: Any, name: str, dtype: type[Any], *kinds: type) ->
         raise ValueError(f"{name!r} holds a number that is too large") from error
 
 
-def numbers(nested: Any, name: str) -> npt.NDArray[np.float64]:
+def read_number_lists(nested: Any, name: str) -> npt.NDArray[np.float64]:
     """Read nested lists of numbers as an array; NaN for null. Raises ValueError."""
     return read_nested_lists(nested, name, np.float64, float, int, NoneType)
 
@@ -116,13 +116,13 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         raise ValueError(f"it is damaged or cut short: {error}") from error
 
 
-def metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path) -> dict[str, str]:
     """Read the metadata of a safetensors file."""
     with open_safetensors(path) as file:
         return file.metadata() or {}
 
 
-def tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Array]:
+def load_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Array]:
     """Read the tensors of a safetensors file, or only those that are named.
 
     A tensor of bfloat16 becomes float32. Raises ValueError for other types that NumPy has not.

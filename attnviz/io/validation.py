@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from attnviz.io.untrusted import Array, numbers, read_field, read_nested_lists
+from attnviz.io.untrusted import Array, read_field, read_nested_lists, read_number_lists
 from attnviz.record import (
     KINDS,
     SCORES,
@@ -72,7 +72,8 @@ def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None =
 
 
 def read_maps(
-    document: dict[str, Any], tensors: Mapping[str, Array] | None
+    document: dict[str, Any],
+    tensors: Mapping[str, Array] | None,
 ) -> tuple[AttentionMap, ...]:
     """Read the maps of a JSON document, or of the header of a safetensors file with tensors."""
     if tensors is None:
@@ -103,7 +104,8 @@ def read_document_maps(document: dict[str, Any]) -> tuple[AttentionMap, ...]:
 
 
 def read_tensor_maps(
-    document: dict[str, Any], tensors: Mapping[str, Array]
+    document: dict[str, Any],
+    tensors: Mapping[str, Array],
 ) -> tuple[AttentionMap, ...]:
     """Read the maps of a safetensors file.
 
@@ -126,7 +128,9 @@ def read_tensor_maps(
 
 
 def look_up_tokens(
-    table: list[tuple[Token, ...]], header: dict[str, Any], name: str
+    table: list[tuple[Token, ...]],
+    header: dict[str, Any],
+    name: str,
 ) -> tuple[Token, ...]:
     """Look up the tokens of a map, which its header names by their number in a table."""
     number: int = read_field(header, name, int)
@@ -222,7 +226,7 @@ def read_nested_arrays(header: dict[str, Any]) -> Arrays:
 
 def split_nulls(nested: Any, name: str) -> tuple[Floats, Array]:
     """Read numbers, 0 where null, and a mask that is True where they are not null."""
-    array = numbers(nested, name)
+    array = read_number_lists(nested, name)
     visible = ~np.isnan(array)
     values = np.where(visible, array, 0)
     return values.astype(np.float32), visible
@@ -232,11 +236,14 @@ def read_nested_numbers(nested: Any, name: str) -> Array:
     """Read numbers as they are stored: keys as integers, all others as float32."""
     if name == "keys":
         return read_nested_lists(nested, name, np.int32, int)
-    return numbers(nested, name).astype(np.float32)
+    return read_number_lists(nested, name).astype(np.float32)
 
 
 def read_map(
-    header: dict[str, Any], queries: tuple[Token, ...], keys: tuple[Token, ...], arrays: Arrays
+    header: dict[str, Any],
+    queries: tuple[Token, ...],
+    keys: tuple[Token, ...],
+    arrays: Arrays,
 ) -> AttentionMap:
     """Read a map from its header and its arrays."""
     layers = require_counts(read_field(header, "layers", list), "layers")
@@ -282,7 +289,9 @@ def read_map(
 
 
 def read_map_weights(
-    header: dict[str, Any], arrays: Arrays, shape: tuple[int, ...]
+    header: dict[str, Any],
+    arrays: Arrays,
+    shape: tuple[int, ...],
 ) -> Floats | None:
     """Read the weights of a map, or its scores; None if it has none."""
     weights = arrays.get("weights")

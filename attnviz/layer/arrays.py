@@ -15,7 +15,7 @@ import numpy as np
 Array: TypeAlias = Any
 
 
-def namespace(*arrays: Array) -> Any:
+def find_namespace(*arrays: Array) -> Any:
     """Return the module whose functions work on these arrays.
 
     That is torch if any is a tensor, else numpy.
@@ -28,15 +28,15 @@ def namespace(*arrays: Array) -> Any:
 
 def as_array(values: Array) -> Array:
     """Return tensors as they are, anything else (lists, numbers, arrays) as a NumPy array."""
-    return np.asarray(values) if namespace(values) is np else values
+    return np.asarray(values) if find_namespace(values) is np else values
 
 
-def widen(array: Array) -> Array:
+def widen_to_single(array: Array) -> Array:
     """Return an array in single precision at least.
 
     Half types and integers become float32; float32 and float64 stay.
     """
-    xp = namespace(array)
+    xp = find_namespace(array)
     if array.dtype in (xp.float32, xp.float64):
         return array
     return cast(array, xp.float32)
@@ -44,17 +44,17 @@ def widen(array: Array) -> Array:
 
 def cast(array: Array, dtype: Any) -> Array:
     """Return an array in another type; in torch, inside the autograd graph."""
-    return array.astype(dtype) if namespace(array) is np else array.to(dtype)
+    return array.astype(dtype) if find_namespace(array) is np else array.to(dtype)
 
 
 def is_floating(array: Array) -> bool:
     """Return whether an array holds real numbers, not booleans or integers."""
-    if namespace(array) is np:
+    if find_namespace(array) is np:
         return bool(array.dtype.kind == "f")
     return bool(array.dtype.is_floating_point)
 
 
-def override(*arrays: Array) -> Any:
+def find_override(*arrays: Array) -> Any:
     """Return torch's handler for a function of these tensors, if anybody asked to see its calls.
 
     A tap does. Returns None otherwise. Torch's own functions ask for this at their beginning: see

@@ -5,7 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnviz.layer.arrays import Array, as_array, cast, is_floating, namespace, override, widen
+from attnviz.layer.arrays import (
+    Array,
+    as_array,
+    cast,
+    find_namespace,
+    find_override,
+    is_floating,
+    widen_to_single,
+)
 from attnviz.layer.scores import Score, score_function
 
 
@@ -46,7 +54,7 @@ def attend(
 
     Raises ValueError where shapes do not fit or a sequence is empty; the message names both shapes.
     """
-    overridden = override(query, key, value)
+    overridden = find_override(query, key, value)
     if overridden is not None:
         options = {"score": score, "mask": mask, "causal": causal, "residual": residual}
         handled: Attended = overridden(attend, (query, key, value), query, key, value, **options)
@@ -54,15 +62,15 @@ def attend(
     query = as_array(query)
     key = as_array(key)
     value = as_array(value)
-    require_sequences(query, key, value)
-    q = widen(query)
-    k = widen(key)
-    v = widen(value)
+    require_vectors(query, key, value)
+    q = widen_to_single(query)
+    k = widen_to_single(key)
+    v = widen_to_single(value)
     scores = score_function(score)(q, k)  # (..., n, m)
     require_scores(scores, q, k)
     scores = hide(scores, mask, causal)
     weights = softmax(scores)
-    output = namespace(v).matmul(weights, v)  # (..., n, d_v)
+    output = find_namespace(v).matmul(weights, v)  # (..., n, d_v)
     if residual:
         require_residual(q, output)
         output = q + output
@@ -76,7 +84,7 @@ def softmax(scores: Array) -> Array:
 
     A row of nothing but -inf gives zeros, not NaN.
     """
-    xp = namespace(scores)
+    xp = find_namespace(scores)
     highest = xp.amax(scores, axis=-1, keepdims=True)
     shift = xp.where(highest == -math.inf, 0.0, highest)
     exponentials = xp.exp(scores - shift)
@@ -87,13 +95,13 @@ def softmax(scores: Array) -> Array:
 
 def hide(scores: Array, mask: Array | None, causal: bool) -> Array:
     """Return scores (..., n, m) with -inf, or a float mask added, where queries may not attend."""
-    xp = namespace(scores)
+    xp = find_namespace(scores)
     visible = causal_mask(*scores.shape[-2:], like=scores) if causal else None
     if mask is not None:
         mask = as_array(mask)
         require_mask(mask, scores)
         if is_floating(mask):
-            scores = scores + widen(mask)
+            scores = scores + widen_to_single(mask)
         else:
             allowed = cast(mask, xp.bool)
             visible = allowed if visible is None else visible & allowed
@@ -107,19 +115,19 @@ def causal_mask(n: int, m: int, *, like: Array) -> Array:
 
     The last query is at the last key.
     """
-    xp = namespace(like)
+    xp = find_namespace(like)
     positions = xp.arange(max(n, m), device=like.device)
     last_visible = positions[:n, None] + (m - n)
     return positions[None, :m] <= last_visible
 
 
-def require_sequences(query: Array, key: Array, value: Array) -> None:
+def require_vectors(query: Array, key: Array, value: Array) -> None:
     """Raise ValueError unless these are non-empty sequences of vectors, a value for each key."""
     arrays = {"query": query, "key": key, "value": value}
     for name, array in arrays.items():
         if array.ndim < 2 or 0 in array.shape:
             raise ValueError(
-                f"{name} has shape {tuple(array.shape)}; a non-empty (..., sequence, dim) is needed"
+                f"{name} has shape {tuple(array.shape)}; a non-empty (..., sequence, dim) is needed",
             )
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} differ in length")
@@ -129,7 +137,7 @@ def require_sequences(query: Array, key: Array, value: Array) -> None:
     except ValueError:
         shapes = ", ".join(str(tuple(array.shape)) for array in arrays.values())
         raise ValueError(
-            f"the leading axes of query, key and value do not broadcast: {shapes}"
+            f"the leading axes of query, key and value do not broadcast: {shapes}",
         ) from None
 
 
@@ -143,7 +151,7 @@ def require_scores(scores: Array, query: Array, key: Array) -> None:
         raise ValueError(
             f"the score function returned {tuple(scores.shape)} for query {query_shape} and key "
             f"{key_shape}, not {expected}; wrap a formula over single vectors in "
-            "attnviz.layer.pairwise"
+            "attnviz.layer.pairwise",
         )
 
 
@@ -164,5 +172,5 @@ def require_residual(query: Array, output: Array) -> None:
     if query.shape[-1] != output.shape[-1]:
         raise ValueError(
             f"residual: query {tuple(query.shape)} and context {tuple(output.shape)} "
-            "differ in width"
+            "differ in width",
         )

@@ -7,7 +7,7 @@ from typing import Literal, overload
 
 from torch import Tensor, nn
 
-from attnviz.layer.attention import attend, require_sequences
+from attnviz.layer.attention import attend, require_vectors
 from attnviz.layer.multihead import attend_heads
 
 
@@ -93,7 +93,7 @@ class MultiHeadAttention(nn.Module):
         """
         key = query if key is None else key
         value = key if value is None else value
-        require_sequences(query, key, value)
+        require_vectors(query, key, value)
         require_width("query", query, self.query)
         require_width("key", key, self.key)
         require_width("value", value, self.value)
@@ -121,7 +121,11 @@ def require_width(name: str, x: Tensor, projection: nn.Linear) -> None:
 
 
 def require_divisible(
-    dim: int, heads: int, kv_heads: int, head_dim: int | None, rotary: bool
+    dim: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int | None,
+    rotary: bool,
 ) -> None:
     """Raise ValueError unless widths and numbers of heads divide as multi-head attention needs."""
     if heads % kv_heads:

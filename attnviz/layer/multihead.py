@@ -5,8 +5,8 @@ The modules and the language model share it.
 
 from collections.abc import Mapping
 
-from attnviz.layer.arrays import Array, cast, namespace, widen
-from attnviz.layer.attention import Attended, attend, require_sequences
+from attnviz.layer.arrays import Array, cast, find_namespace, widen_to_single
+from attnviz.layer.attention import Attended, attend, require_vectors
 from attnviz.layer.scores import Score
 
 ROTARY_BASE = 10_000.0
@@ -37,10 +37,10 @@ def multi_head_attend(
     mask: broadcasts to (..., heads, n, m). rotary: positions by rotation (Su et al. 2021), the last
     query and the last key at one position. score: of the heads, as in ``attend``.
     """
-    require_sequences(query, key, value)
-    q = linear(parameters, "query", query)
-    k = linear(parameters, "key", key)
-    v = linear(parameters, "value", value)
+    require_vectors(query, key, value)
+    q = apply_linear(parameters, "query", query)
+    k = apply_linear(parameters, "key", key)
+    v = apply_linear(parameters, "value", value)
     attended = attend_heads(
         q,
         k,
@@ -52,7 +52,7 @@ def multi_head_attend(
         rotary=rotary,
         score=score,
     )
-    return attended._replace(output=linear(parameters, "output", attended.output))
+    return attended._replace(output=apply_linear(parameters, "output", attended.output))
 
 
 def attend_heads(
@@ -79,18 +79,18 @@ def attend_heads(
     v = split_heads(value, kv_heads)
     if rotary:
         keys_before = k.shape[-2] - q.shape[-2]
-        q = rotate(q, first=keys_before)
-        k = rotate(k)
+        q = apply_rotary(q, first=keys_before)
+        k = apply_rotary(k)
     k = share_heads(k, heads)  # (..., heads, m, head_dim)
     v = share_heads(v, heads)
     attended = attend(q, k, v, score=score, mask=mask, causal=causal)
     return attended._replace(output=merge_heads(attended.output))
 
 
-def linear(parameters: Mapping[str, Array], name: str, x: Array) -> Array:
+def apply_linear(parameters: Mapping[str, Array], name: str, x: Array) -> Array:
     """Compute x W^T + b with W (out, in): (..., in) -> (..., out)."""
     weight = parameters[f"{name}.weight"].swapaxes(0, 1)
-    projected = namespace(x).matmul(x, weight)
+    projected = find_namespace(x).matmul(x, weight)
     bias = parameters.get(f"{name}.bias")
     return projected if bias is None else projected + bias
 
@@ -116,17 +116,17 @@ def share_heads(x: Array, heads: int) -> Array:
     if kv_heads == heads:
         return x
     size = *lead, kv_heads, heads // kv_heads, m, d
-    grouped = namespace(x).broadcast_to(x[..., :, None, :, :], size)
+    grouped = find_namespace(x).broadcast_to(x[..., :, None, :, :], size)
     return grouped.reshape(*lead, heads, m, d)
 
 
-def rotate(x: Array, first: int = 0) -> Array:
+def apply_rotary(x: Array, first: int = 0) -> Array:
     """Apply rotary position embedding (Su et al. 2021, eq. 34) to (..., n, d), d even.
 
     first: the position of the first vector. Dimension i is paired with i + d / 2, as in Llama.
     """
-    x = widen(x)
-    xp = namespace(x)
+    x = widen_to_single(x)
+    xp = find_namespace(x)
     n, d = x.shape[-2:]
     half = d // 2
     positions = cast(xp.arange(n, device=x.device), x.dtype) + first

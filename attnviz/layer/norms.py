@@ -5,41 +5,41 @@ values is in v_j; that of the output belongs to no token, and is left out. For N
 torch tensors.
 """
 
-from attnviz.layer.arrays import Array, cast, namespace, widen
+from attnviz.layer.arrays import Array, cast, find_namespace, widen_to_single
 
 
-def moved(value: Array, projection: Array) -> Array:
+def move_values(value: Array, projection: Array) -> Array:
     """Compute the vectors f(x_j) that heads move.
 
     value (heads, m, d_v), projection W_O (heads * d_v, dim) -> (heads, m, dim).
     """
     heads, _, width = value.shape
-    by_head = widen(projection).reshape(heads, width, -1)
-    return namespace(value).matmul(widen(value), by_head)
+    by_head = widen_to_single(projection).reshape(heads, width, -1)
+    return find_namespace(value).matmul(widen_to_single(value), by_head)
 
 
-def lengths(vectors: Array) -> Array:
+def measure_lengths(vectors: Array) -> Array:
     """Measure how long vectors are: (..., dim) -> (...)."""
     return (vectors**2).sum(-1) ** 0.5
 
 
-def products(vectors: Array) -> Array:
+def multiply_vectors(vectors: Array) -> Array:
     """Multiply each token's vectors with each other: (heads, m, dim) -> (m, heads, heads).
 
     The products are in float64: where heads cancel each other, a small sum is left of large parts,
     and single precision would not do.
     """
-    xp = namespace(vectors)
+    xp = find_namespace(vectors)
     of_token = cast(vectors, xp.float64).swapaxes(0, 1)  # (m, heads, dim)
     return xp.matmul(of_token, of_token.swapaxes(1, 2))
 
 
-def summed(weights: Array, inner: Array) -> Array:
+def measure_sums(weights: Array, inner: Array) -> Array:
     """Measure how long the sum over heads of w_ij f(x_j) is.
 
     weights (heads, n, m), inner: their ``products`` (m, heads, heads) -> (n, m).
     """
-    xp = namespace(weights)
+    xp = find_namespace(weights)
     by_key = cast(weights, xp.float64).swapaxes(0, 2)  # (m, n, heads)
     squares = (xp.matmul(by_key, inner) * by_key).sum(-1)
     not_negative = squares * (squares > 0)

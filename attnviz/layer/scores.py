@@ -8,7 +8,7 @@ and a single key.
 from collections.abc import Callable
 from typing import TypeAlias
 
-from attnviz.layer.arrays import Array, cast, namespace
+from attnviz.layer.arrays import Array, cast, find_namespace
 
 Score: TypeAlias = Callable[[Array, Array], Array]
 
@@ -20,7 +20,7 @@ def dot(query: Array, key: Array) -> Array:
     """
     require_same_width(query, key)
     turned = key.swapaxes(-1, -2)
-    return namespace(query).matmul(query, turned)
+    return find_namespace(query).matmul(query, turned)
 
 
 def scaled_dot(query: Array, key: Array) -> Array:
@@ -67,9 +67,9 @@ def general(W: Array) -> Score:  # noqa: N803 - the paper's letter
     """Make the score function s_ij = q_i^T W k_j, W (d_q, d_k) (Luong et al. 2015, "general")."""
 
     def score(query: Array, key: Array) -> Array:
-        require_fit(query, W, query.shape[-1], W.shape[0])
+        require_matrix_fit(query, W, query.shape[-1], W.shape[0])
         matrix = cast(W, query.dtype)
-        return dot(namespace(query).matmul(query, matrix), key)
+        return dot(find_namespace(query).matmul(query, matrix), key)
 
     return score
 
@@ -87,9 +87,9 @@ def additive(W: Array, U: Array, v: Array) -> Score:  # noqa: N803 - the paper's
         raise ValueError(f"W {w_shape}, U {u_shape} and v {v_shape} differ in their first axis")
 
     def score(query: Array, key: Array) -> Array:
-        require_fit(query, W, query.shape[-1], W.shape[-1])
-        require_fit(key, U, key.shape[-1], U.shape[-1])
-        xp = namespace(query)
+        require_matrix_fit(query, W, query.shape[-1], W.shape[-1])
+        require_matrix_fit(key, U, key.shape[-1], U.shape[-1])
+        xp = find_namespace(query)
         of_queries = cast(W, query.dtype)
         of_keys = cast(U, query.dtype)
         last = cast(v, query.dtype)
@@ -134,7 +134,7 @@ def score_function(score: str | Score) -> Score:
         return score
     if score not in SCORES:
         raise ValueError(
-            f"unknown score function {score!r}: one of {', '.join(SCORES)}, or a function"
+            f"unknown score function {score!r}: one of {', '.join(SCORES)}, or a function",
         )
     return SCORES[score]
 
@@ -142,7 +142,7 @@ def score_function(score: str | Score) -> Score:
 def scale_to_unit(vectors: Array) -> Array:
     """Scale vectors (..., d) to length 1; a zero vector stays zero."""
     squared = (vectors**2).sum(-1)[..., None]
-    not_zero = namespace(vectors).where(squared > 0, squared, 1.0)
+    not_zero = find_namespace(vectors).where(squared > 0, squared, 1.0)
     return vectors / not_zero**0.5
 
 
@@ -154,7 +154,7 @@ def require_same_width(query: Array, key: Array) -> None:
         raise ValueError(f"query {query_shape} and key {key_shape} differ in their last axis")
 
 
-def require_fit(vectors: Array, matrix: Array, width: int, expected: int) -> None:
+def require_matrix_fit(vectors: Array, matrix: Array, width: int, expected: int) -> None:
     """Raise ValueError unless a matrix of a score function can be applied to these vectors."""
     if width != expected:
         shape = tuple(vectors.shape)

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from attnviz.errors import InputError, UsageError
 from attnviz.io import untrusted
-from attnviz.io.files import reason, remove_file, write_whole
+from attnviz.io.files import describe_os_error, remove_file, write_whole
 from attnviz.layer.arrays import Array
 from attnviz.lm import evaluate, store
 
@@ -31,7 +31,7 @@ CHECKPOINTS = 10
 MOST = 10**7  # of any number that is drawn: steps of a month, and no memory for more
 
 
-class Frozen(NamedTuple):
+class TrainingState(NamedTuple):
     """A training as it can be kept in a file."""
 
     arrays: dict[str, Array]
@@ -40,16 +40,16 @@ class Frozen(NamedTuple):
     """JSON: step, loss, tokens, and the state of the random numbers."""
 
 
-class Kept(NamedTuple):
+class ResumePoint(NamedTuple):
     """The state from which an interrupted run goes on."""
 
     stage: int
     """0, or 1 with the wide vocabulary."""
-    frozen: Frozen
+    frozen: TrainingState
     history: list[dict[str, Any]]
 
 
-class Moment(NamedTuple):
+class StepSnapshot(NamedTuple):
     """A run after one of its steps."""
 
     stage: int
@@ -59,17 +59,17 @@ class Moment(NamedTuple):
     tokens: int
     ends: bool
     """True if it is the last step of its stage."""
-    freeze: Callable[[], Frozen]
-    model: Callable[[], store.Stored]
+    freeze: Callable[[], TrainingState]
+    model: Callable[[], store.StoredModel]
     """The model as it is, not rounded."""
 
 
-def ignore_model(model: store.Stored, history: Sequence[dict[str, Any]]) -> None:
+def ignore_model(model: store.StoredModel, history: Sequence[dict[str, Any]]) -> None:
     """Look at nothing."""
 
 
 @dataclass
-class Log:
+class RunLog:
     """Measures the heads of a run about a hundred times, and keeps checkpoints."""
 
     folder: Path
@@ -78,7 +78,7 @@ class Log:
     steps: int
     every: int
     """Steps from one checkpoint to the next."""
-    look: Callable[[store.Stored, Sequence[dict[str, Any]]], None] = ignore_model
+    look: Callable[[store.StoredModel, Sequence[dict[str, Any]]], None] = ignore_model
     """Is called with the model, and the history up to it, when the heads were measured."""
     history: list[dict[str, Any]] = field(default_factory=list)
     fresh: bool = True
@@ -88,10 +88,10 @@ class Log:
         """Make the folder, and take away what another run left where it is to be replaced."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.fresh:
-            clear(self.folder)
+            clear_run(self.folder)
         self.fresh = False
 
-    def after(self, now: Moment) -> None:
+    def after(self, now: StepSnapshot) -> None:
         """Do what is due after a step. Raises OutputError; earlier files are there still."""
         is_last = now.step == self.steps
         steps_between_measurements = max(1, self.steps // MEASURED)
@@ -105,7 +105,7 @@ class Log:
         if is_checkpoint or now.ends:
             self.keep(now)
 
-    def checkpoint(self, now: Moment) -> None:
+    def checkpoint(self, now: StepSnapshot) -> None:
         """Write the model as it is to step-N.
 
         It is written under another name first, so that a folder of that name is whole.
@@ -115,16 +115,16 @@ class Log:
         folder = self.folder / f"step-{now.step}"
         model.about["scores"] = describe_best_heads(model)
         if folder.exists():  # this run has been here before, or may replace what has
-            store.write(folder, model)
+            store.write_stored_model(folder, model)
             return
         begun = folder.with_name(f".{folder.name}")
         try:
-            store.write(begun, model)
+            store.write_stored_model(begun, model)
             begun.rename(folder)
         finally:
             discard_model(begun)
 
-    def keep(self, now: Moment) -> None:
+    def keep(self, now: StepSnapshot) -> None:
         """Write the history, and then the state that belongs to it."""
         self.begin()
         history = {
@@ -153,22 +153,22 @@ class Log:
         remove_file(self.folder / STATE)
 
 
-def describe_best_heads(model: store.Stored) -> dict[str, Any]:
+def describe_best_heads(model: store.StoredModel) -> dict[str, Any]:
     """Describe the best head of each role, as config.json keeps it."""
     described = {}
-    for role, scores in score_heads(model).items():
-        best = evaluate.best(scores)
+    for role, scores in score_repeated_blocks(model).items():
+        best = evaluate.name_best_head(scores)
         described[role] = {**best._asdict(), "n": SEQUENCES}
     return described
 
 
-def make_entry(now: Moment, model: store.Stored) -> dict[str, Any]:
+def make_entry(now: StepSnapshot, model: store.StoredModel) -> dict[str, Any]:
     """Make one measurement as history.json has it.
 
     Scores are [layer][head]; the loss is null if it is not a number.
     """
     scores = {}
-    for role, of_role in score_heads(model).items():
+    for role, of_role in score_repeated_blocks(model).items():
         scores[role] = round_scores(of_role.mean(0))
     return {
         "step": now.step,
@@ -179,10 +179,10 @@ def make_entry(now: Moment, model: store.Stored) -> dict[str, Any]:
     }
 
 
-def score_heads(model: store.Stored) -> dict[str, Array]:
+def score_repeated_blocks(model: store.StoredModel) -> dict[str, Array]:
     """Score all heads on some repeated blocks, by role: (sequence, layer, head)."""
-    ids = evaluate.repeated(model.config, SEQUENCES)
-    return evaluate.role_scores(model.parameters, model.config, ids)
+    ids = evaluate.make_repeated_blocks(model.config, SEQUENCES)
+    return evaluate.score_model_roles(model.parameters, model.config, ids)
 
 
 def round_scores(scores: Array) -> list[list[float | None]]:
@@ -197,7 +197,7 @@ def round_number(number: float) -> float | None:
     return round(float(number), 4)
 
 
-def identify(setting: dict[str, Any], *texts: Sequence[str]) -> dict[str, Any]:
+def identify_run(setting: dict[str, Any], *texts: Sequence[str]) -> dict[str, Any]:
     """Return the identity of a run: its setting, and a digest of all the texts it learns from."""
     digest = hashlib.sha256()
     for documents in texts:
@@ -207,30 +207,30 @@ def identify(setting: dict[str, Any], *texts: Sequence[str]) -> dict[str, Any]:
     return {"setting": setting, "texts": digest.hexdigest()}
 
 
-def read(folder: Path, identity: dict[str, Any]) -> Kept:
+def read_resume_point(folder: Path, identity: dict[str, Any]) -> ResumePoint:
     """Read the state from which the run in a folder goes on.
 
     Raises UsageError if there is none or it has another setting, InputError if it learnt from other
     texts or its files are damaged.
     """
-    require_state(folder)
+    require_interrupted_run(folder)
     try:
         kept, kept_identity = read_state(folder)
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"the run in {folder} cannot be gone on with, its {STATE} or {HISTORY} is damaged: "
-            "begin again with --force"
+            "begin again with --force",
         ) from error
     require_same_run(folder, kept_identity, identity)
     return kept
 
 
-def read_state(folder: Path) -> tuple[Kept, dict[str, Any]]:
+def read_state(folder: Path) -> tuple[ResumePoint, dict[str, Any]]:
     """Read the state of a run, and its identity.
 
     Raises an error of one of several kinds if a file is damaged: see ``read``.
     """
-    metadata = untrusted.metadata(folder / STATE)
+    metadata = untrusted.read_metadata(folder / STATE)
     state = untrusted.parse_json(metadata["state"])
     identity = {"setting": dict(state["setting"]), "texts": state["texts"]}
     history = untrusted.read_json(folder / HISTORY)["history"]
@@ -238,11 +238,11 @@ def read_state(folder: Path) -> tuple[Kept, dict[str, Any]]:
     history = [measured for measured in history if measured["step"] <= last_step]
     training = state["training"]
     numbers = {**training, "step": int(training["step"])}
-    frozen = Frozen(untrusted.tensors(folder / STATE), numbers)
-    return Kept(state["stage"], frozen, history), identity
+    frozen = TrainingState(untrusted.load_tensors(folder / STATE), numbers)
+    return ResumePoint(state["stage"], frozen, history), identity
 
 
-def read_history(run: Path) -> tuple[list[dict[str, Any]], int]:
+def read_run_history(run: Path) -> tuple[list[dict[str, Any]], int]:
     """Read the measurements of a run, and the tokens of a repeated block.
 
     run: its folder or its history.json. Raises InputError if there is no history, or it is damaged
@@ -257,13 +257,13 @@ def read_history(run: Path) -> tuple[list[dict[str, Any]], int]:
             require_measured(history, block)
     except OSError as error:
         raise InputError(
-            f"cannot read {path}: {reason(error)}: name the folder of a run of attnviz train"
+            f"cannot read {path}: {describe_os_error(error)}: name the folder of a run of attnviz train",
         ) from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is no history of a run of attnviz train, or damaged") from error
     if not history:
         raise InputError(
-            f"nothing was measured yet in the run of {path}: go on with attnviz train --resume"
+            f"nothing was measured yet in the run of {path}: go on with attnviz train --resume",
         )
     return history, block
 
@@ -272,11 +272,11 @@ def require_measured(history: list[dict[str, Any]], block: int) -> None:
     """Raise an error, of one of several kinds, unless these are measurements that can be drawn."""
     steps = [measured["step"] for measured in history]
     losses = [measured["loss"] for measured in history]
-    loss_numbers = untrusted.numbers(losses, "loss")
+    loss_numbers = untrusted.read_number_lists(losses, "loss")
     score_numbers = []
     for role in history[-1]["scores"]:
         of_role = [measured["scores"][role] for measured in history]
-        score_numbers.append(untrusted.numbers(of_role, role))
+        score_numbers.append(untrusted.read_number_lists(of_role, role))
     if not all(is_drawable_count(count) for count in (block, *steps)):
         raise ValueError
     if steps != sorted({*steps}):
@@ -302,12 +302,12 @@ def is_drawable_count(count: Any) -> bool:
     return type(count) is int and 0 < count <= MOST
 
 
-def require_state(folder: Path) -> None:
+def require_interrupted_run(folder: Path) -> None:
     """Raise UsageError unless a run was interrupted here."""
     if not (folder / STATE).is_file():
         raise UsageError(
             f"there is no interrupted run in {folder}: leave --resume out, "
-            "or put --force in its place, to begin one"
+            "or put --force in its place, to begin one",
         )
 
 
@@ -318,15 +318,15 @@ def require_same_run(folder: Path, kept_identity: dict[str, Any], identity: dict
         if was != value:
             raise UsageError(
                 f"the run in {folder} began with --{name} {was}, not {value}: "
-                "give the same to go on"
+                "give the same to go on",
             )
     if kept_identity != identity:
         raise InputError(
-            f"the run in {folder} learns from other texts than these: give the same to go on"
+            f"the run in {folder} learns from other texts than these: give the same to go on",
         )
 
 
-def clear(folder: Path) -> None:
+def clear_run(folder: Path) -> None:
     """Take away what an earlier run left beside its model.
 
     So no checkpoint in the folder is of another run.
@@ -334,7 +334,7 @@ def clear(folder: Path) -> None:
     for name in FILES:
         remove_file(folder / name)
     for checkpoint in folder.glob("step-*"):
-        if store.is_ours(checkpoint):
+        if store.is_own_model(checkpoint):
             discard_model(checkpoint)
 
 

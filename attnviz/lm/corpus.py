@@ -15,26 +15,26 @@ Ids: TypeAlias = npt.NDArray[np.int64]
 HELD_OUT = 50  # one document of so many
 
 
-def read(paths: Iterable[Path]) -> list[str]:
+def read_corpus(paths: Iterable[Path]) -> list[str]:
     """Read the documents of text files and of folders of .txt files.
 
     An empty line parts two documents. Raises InputError if a file cannot be read or there is no
     text in any.
     """
     documents = []
-    for file in list_files(paths):
+    for file in list_text_files(paths):
         paragraphs = read_text(file).split("\n\n")
         stripped = [paragraph.strip() for paragraph in paragraphs]
         documents += [paragraph for paragraph in stripped if paragraph]
     if not documents:
         raise InputError(
             "there is no text in the corpus: give text files, or folders with .txt files, "
-            "of some 500 words or more"
+            "of some 500 words or more",
         )
     return documents
 
 
-def list_files(paths: Iterable[Path]) -> Iterator[Path]:
+def list_text_files(paths: Iterable[Path]) -> Iterator[Path]:
     """List files, and in place of a folder the .txt files in it, at any depth."""
     for path in paths:
         if path.is_dir():
@@ -43,7 +43,7 @@ def list_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def split(documents: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_documents(documents: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split documents into those to train on, and the last of every fifty, which are held out."""
     last = len(documents) - 1
     training = []
@@ -56,7 +56,7 @@ def split(documents: Sequence[str]) -> tuple[list[str], list[str]]:
     return training, held_out
 
 
-def encode(tokenizer: Tokenizer, documents: Sequence[str]) -> Ids:
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> Ids:
     """Encode all documents in a row, each begun by BOS, as token ids (n,)."""
     encodings = tokenizer.encode_batch(documents)
     ids = [token for encoding in encodings for token in encoding.ids]

@@ -10,10 +10,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.roles import induction, previous_token
+from attnviz.analysis.roles import measure_induction, measure_previous_token
 from attnviz.layer.arrays import Array
 from attnviz.lm.corpus import Ids
-from attnviz.lm.model import Config, blocks, forward
+from attnviz.lm.model import ModelConfig, compute_next_scores, evaluate_layers
 from attnviz.lm.tokenizer import BOS_ID
 
 Singles: TypeAlias = npt.NDArray[np.float32]
@@ -22,7 +22,7 @@ SEQUENCES, BLOCK = 64, 25
 ROWS, LENGTH, TOGETHER = 400, 128, 16  # runs of text, tokens of each, runs at once
 
 
-class Best(NamedTuple):
+class BestHead(NamedTuple):
     """The head that plays a role best, and how well: mean and deviation over sequences."""
 
     head: str
@@ -30,7 +30,9 @@ class Best(NamedTuple):
     sd: float
 
 
-def repeated(config: Config, sequences: int = SEQUENCES, block: int = BLOCK, seed: int = 0) -> Ids:
+def make_repeated_blocks(
+    config: ModelConfig, sequences: int = SEQUENCES, block: int = BLOCK, seed: int = 0
+) -> Ids:
     """Make sequences BOS + B + B of distinct random tokens: (sequences, 2 block + 1)."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -41,48 +43,55 @@ def repeated(config: Config, sequences: int = SEQUENCES, block: int = BLOCK, see
     return np.stack(rows)
 
 
-def weights(parameters: Mapping[str, Array], ids: Ids, config: Config) -> Singles:
+def compute_all_weights(parameters: Mapping[str, Array], ids: Ids, config: ModelConfig) -> Singles:
     """Compute the attention weights of all layers on token ids (batch, n).
 
     Returns (batch, layer, head, n, n).
     """
-    layers = [block.attended.weights for block in blocks(parameters, ids, config)]
+    layers = [block.attended.weights for block in evaluate_layers(parameters, ids, config)]
     return np.stack(layers, axis=1)
 
 
-def role_scores(parameters: Mapping[str, Array], config: Config, ids: Ids) -> dict[str, Singles]:
+def score_model_roles(
+    parameters: Mapping[str, Array], config: ModelConfig, ids: Ids
+) -> dict[str, Singles]:
     """Score all heads, by role, on each sequence BOS + B + B of ids (batch, 2 block + 1).
 
     Returns (batch, layer, head) for each role.
     """
-    attention = weights(parameters, ids, config)
+    attention = compute_all_weights(parameters, ids, config)
     block = ids.shape[1] // 2
     return {
-        "induction": induction(attention, block),
-        "previous_token": previous_token(attention),
+        "induction": measure_induction(attention, block),
+        "previous_token": measure_previous_token(attention),
     }
 
 
-def best_heads(parameters: Mapping[str, Array], config: Config, ids: Ids) -> dict[str, Best]:
+def name_best_heads(
+    parameters: Mapping[str, Array], config: ModelConfig, ids: Ids
+) -> dict[str, BestHead]:
     """Find the best induction and previous-token head on sequences BOS + B + B.
 
     ids (batch, 2 block + 1).
     """
-    scores_by_role = role_scores(parameters, config, ids)
-    return {role: best(scores) for role, scores in scores_by_role.items()}
+    scores_by_role = score_model_roles(parameters, config, ids)
+    return {role: name_best_head(scores) for role, scores in scores_by_role.items()}
 
 
-def best(scores: Singles) -> Best:
+def name_best_head(scores: Singles) -> BestHead:
     """Find the head with the highest mean of scores (batch, layer, head)."""
     means = scores.mean(0)
     layer, head = np.unravel_index(int(means.argmax()), means.shape)
     name = f"L{layer}H{head}"
     of_head = scores[:, layer, head]
-    return Best(name, float(means[layer, head]), float(of_head.std()))
+    return BestHead(name, float(means[layer, head]), float(of_head.std()))
 
 
-def natural_loss(
-    parameters: Mapping[str, Array], ids: Ids, config: Config, length: int = LENGTH
+def measure_text_loss(
+    parameters: Mapping[str, Array],
+    ids: Ids,
+    config: ModelConfig,
+    length: int = LENGTH,
 ) -> float:
     """Measure the next-token loss in nats per token on held-out ids (n,).
 
@@ -100,9 +109,9 @@ def natural_loss(
     return float(np.concatenate(losses).mean())
 
 
-def measure_row_losses(parameters: Mapping[str, Array], rows: Ids, config: Config) -> Singles:
+def measure_row_losses(parameters: Mapping[str, Array], rows: Ids, config: ModelConfig) -> Singles:
     """Measure the loss of each token of rows from the second on: (row, n) -> (row, n - 1)."""
-    predicted = forward(parameters, rows[:, :-1], config)  # (row, n - 1, vocabulary)
+    predicted = compute_next_scores(parameters, rows[:, :-1], config)  # (row, n - 1, vocabulary)
     highest = predicted.max(-1)
     exponentials = np.exp(predicted - highest[..., None])
     normaliser = np.log(exponentials.sum(-1)) + highest

@@ -12,30 +12,30 @@ from torch import Tensor
 
 from attnviz.layer.arrays import Array
 from attnviz.lm.corpus import Ids
-from attnviz.lm.model import Config, blocks, logits
+from attnviz.lm.model import ModelConfig, evaluate_layers, project_logits
 from attnviz.record import Floats
-from attnviz.request import Change, Weigh, Weighed
+from attnviz.request import HeadInputs, OutputChange, WeighHeads
 
 
-def gradients(
+def compute_gradients(
     parameters: Mapping[str, Array],
     ids: Ids,
     position: int,
     target: int,
-    config: Config,
+    config: ModelConfig,
     masks: Mapping[int, Array],
-    change: Change | None,
+    change: OutputChange | None,
 ) -> tuple[Floats, int]:
     """Compute max(A * dL/dA, 0), (layer, head, query, key), and return it with the target token.
 
     L is the logit of that token, less the mean of all logits. Inference mode is left for the while.
     ids (1, n). position: of the token after which the target is predicted. target: its id, -1 for
-    the likeliest. masks, change: as in ``attnviz.lm.model.blocks``.
+    the likeliest. masks, change: as in ``attnviz.lm.model.evaluate_layers``.
     """
     outputs: list[Tensor] = []
-    layers: list[Weighed] = []
+    layers: list[HeadInputs] = []
 
-    def keep_layer(layer: int, output: Any, weigh: Weigh) -> Any:
+    def keep_layer(layer: int, output: Any, weigh: WeighHeads) -> Any:
         if not output.requires_grad:  # the graph begins here
             output = output.detach().requires_grad_()
         outputs.append(output)
@@ -48,9 +48,9 @@ def gradients(
         tensors = {name: make_normal_tensor(array) for name, array in parameters.items()}
         normal_masks = {layer: make_normal_tensor(mask) for layer, mask in masks.items()}
         tokens = torch.as_tensor(ids, device=tensors["embedding"].device)
-        *_, last = blocks(tensors, tokens, config, normal_masks, keep_layer)
+        *_, last = evaluate_layers(tensors, tokens, config, normal_masks, keep_layer)
         hidden = last.hidden[0, position]
-        predicted = logits(tensors, hidden).float()
+        predicted = project_logits(tensors, hidden).float()
         if target < 0:
             target = int(predicted.argmax())
         logit = predicted[target] - predicted.mean()
@@ -68,7 +68,7 @@ def make_normal_tensor(array: Array) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def multiply_gradient(layer: Weighed, slope: Tensor) -> Tensor:
+def multiply_gradient(layer: HeadInputs, slope: Tensor) -> Tensor:
     """Compute max(A * dL/dA, 0) of all heads of a layer, (head, query, key).
 
     slope: dL/dO, (1, query, head, d_v).

@@ -15,18 +15,18 @@ from functools import partial
 from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
-from attnviz.layer.arrays import Array, namespace, widen
+from attnviz.layer.arrays import Array, find_namespace, widen_to_single
 from attnviz.layer.attention import Attended
-from attnviz.layer.multihead import attend_heads, linear, multi_head_attend, split_heads
-from attnviz.layer.norms import moved
-from attnviz.request import Change, Weigh, Weighed
+from attnviz.layer.multihead import apply_linear, attend_heads, multi_head_attend, split_heads
+from attnviz.layer.norms import move_values
+from attnviz.request import HeadInputs, OutputChange, WeighHeads
 
 NORM_FLOOR = 1e-6
 HeadOptions: TypeAlias = dict[str, Any]  # of attend_heads
 
 
 @dataclass(frozen=True)
-class Config:
+class ModelConfig:
     """The sizes of a language model, and how its heads score keys.
 
     ``positions`` is the longest text it was trained to read, in tokens; ``score`` a name of
@@ -42,7 +42,7 @@ class Config:
     score: str = "scaled_dot"
 
 
-class Block(NamedTuple):
+class LayerResult(NamedTuple):
     """The results of one layer."""
 
     hidden: Array
@@ -51,13 +51,13 @@ class Block(NamedTuple):
     """Its attention: weights and scores (..., heads, n, n)."""
 
 
-def blocks(
+def evaluate_layers(
     parameters: Mapping[str, Array],
     ids: Array,
-    config: Config,
+    config: ModelConfig,
     masks: Mapping[int, Array] | None = None,
-    change: Change | None = None,
-) -> Iterator[Block]:
+    change: OutputChange | None = None,
+) -> Iterator[LayerResult]:
     """Run the layers one by one on token ids (..., n).
 
     The layers after the last one that is asked for are never computed.
@@ -75,90 +75,95 @@ def blocks(
     }
     hidden = parameters["embedding"][ids]  # (..., n, dim)
     for layer in range(config.layers):
-        of_layer = within(parameters, f"layers.{layer}.")
-        attention = within(of_layer, "attention.")
-        x = normalise(hidden, of_layer["attention_norm"])
+        of_layer = select_parameters(parameters, f"layers.{layer}.")
+        attention = select_parameters(of_layer, "attention.")
+        x = apply_norm(hidden, of_layer["attention_norm"])
         mask = masks.get(layer)
         if change is None:
             attended = multi_head_attend(attention, x, x, x, mask=mask, **options)
         else:
             attended = attend_changed(attention, x, mask, partial(change, layer), options)
         hidden = hidden + attended.output
-        x = normalise(hidden, of_layer["feed_forward_norm"])
+        x = apply_norm(hidden, of_layer["feed_forward_norm"])
         hidden = hidden + apply_feed_forward(of_layer, x)
-        yield Block(hidden, attended)
+        yield LayerResult(hidden, attended)
 
 
 def attend_changed(
     parameters: Mapping[str, Array],
     x: Array,
     mask: Array | None,
-    change: Callable[[Array, Weigh], Array],
+    change: Callable[[Array, WeighHeads], Array],
     options: HeadOptions,
 ) -> Attended:
     """Run self-attention whose heads' outputs are changed before they are projected.
 
     (..., n, dim) -> (..., n, dim). options: of ``attend_heads``.
     """
-    query = linear(parameters, "query", x)
-    key = linear(parameters, "key", x)
-    value = linear(parameters, "value", x)
+    query = apply_linear(parameters, "query", x)
+    key = apply_linear(parameters, "key", x)
+    value = apply_linear(parameters, "value", x)
     attended = attend_heads(query, key, value, mask=mask, **options)
 
-    def weigh(heads: Sequence[int]) -> Weighed:
+    def weigh(heads: Sequence[int]) -> HeadInputs:
         chosen = ..., list(heads), slice(None), slice(None)
         visible = attended.scores[chosen] > -inf
         by_head = split_heads(value, options["heads"])
-        return Weighed(attended.weights[chosen], visible, by_head[chosen])
+        return HeadInputs(attended.weights[chosen], visible, by_head[chosen])
 
     *lead, _ = x.shape
     output = attended.output.reshape(*lead, options["heads"], -1)
     changed = change(output, weigh)  # (..., n, heads, head_dim)
-    projected = linear(parameters, "output", changed.reshape(x.shape))
+    projected = apply_linear(parameters, "output", changed.reshape(x.shape))
     return attended._replace(output=projected)
 
 
-def head_vectors(parameters: Mapping[str, Array], hidden: Array, layer: int, heads: int) -> Array:
+def compute_head_vectors(
+    parameters: Mapping[str, Array], hidden: Array, layer: int, heads: int
+) -> Array:
     """Compute what each head of a layer moves of each token, if all its weight lies there.
 
     hidden: the residual stream before the layer (n, dim) -> (heads, n, dim). See
     ``attnviz.layer.norms``.
     """
-    of_layer = within(parameters, f"layers.{layer}.")
-    attention = within(of_layer, "attention.")
-    x = normalise(hidden, of_layer["attention_norm"])
-    value = linear(attention, "value", x)
+    of_layer = select_parameters(parameters, f"layers.{layer}.")
+    attention = select_parameters(of_layer, "attention.")
+    x = apply_norm(hidden, of_layer["attention_norm"])
+    value = apply_linear(attention, "value", x)
     projection = attention["output.weight"].swapaxes(0, 1)
-    return moved(split_heads(value, heads), projection)
+    return move_values(split_heads(value, heads), projection)
 
 
-def logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
+def project_logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
     """Score the next token, by the last layer's residual stream.
 
     (..., n, dim) -> (..., n, vocabulary).
     """
     embedding = parameters["embedding"].swapaxes(0, 1)
-    x = normalise(hidden, parameters["norm"])
-    return namespace(hidden).matmul(x, embedding)
+    x = apply_norm(hidden, parameters["norm"])
+    return find_namespace(hidden).matmul(x, embedding)
 
 
-def forward(parameters: Mapping[str, Array], ids: Array, config: Config) -> Array:
+def compute_next_scores(parameters: Mapping[str, Array], ids: Array, config: ModelConfig) -> Array:
     """Run the model: token ids (..., n) -> scores of each next token (..., n, vocabulary)."""
-    *_, last = blocks(parameters, ids, config)
-    return logits(parameters, last.hidden)
+    *_, last = evaluate_layers(parameters, ids, config)
+    return project_logits(parameters, last.hidden)
 
 
-def losses(
-    parameters: Mapping[str, Array], ids: Array, config: Config, change: Change | None = None
+def compute_losses(
+    parameters: Mapping[str, Array],
+    ids: Array,
+    config: ModelConfig,
+    change: OutputChange | None = None,
 ) -> Array:
     """Compute the loss in nats of each token from the second on, given those before it.
 
     (batch, n) -> (batch, n - 1).
     """
-    *_, last = blocks(parameters, ids, config, change=change)
-    predicted = logits(parameters, last.hidden[:, :-1])
-    predicted = widen(predicted)
-    xp = namespace(predicted)
+    *_, last = evaluate_layers(parameters, ids, config, change=change)
+    predicted = project_logits(parameters, last.hidden[:, :-1])
+    predicted = widen_to_single(predicted)
+    xp = find_namespace(predicted)
     batch, n = ids.shape
     highest = xp.amax(predicted, axis=-1)
     exponentials = xp.exp(predicted - highest[..., None])
@@ -169,7 +174,7 @@ def losses(
     return normaliser - predicted[rows[:, None], positions, next_tokens]
 
 
-def normalise(x: Array, gain: Array) -> Array:
+def apply_norm(x: Array, gain: Array) -> Array:
     """Apply RMSNorm (Zhang & Sennrich 2019, eq. 4) over the last axis."""
     mean_square = (x**2).mean(-1)
     scale = (mean_square[..., None] + NORM_FLOOR) ** -0.5
@@ -178,7 +183,7 @@ def normalise(x: Array, gain: Array) -> Array:
 
 def apply_feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
     """Apply SwiGLU (Shazeer 2020, eq. 6): (..., dim) -> (..., dim)."""
-    xp = namespace(x)
+    xp = find_namespace(x)
     to_gate = parameters["gate"].swapaxes(0, 1)
     gate = xp.matmul(x, to_gate)  # (..., feed_forward)
     # The logistic function by tanh, without an exponential that overflows.
@@ -190,7 +195,7 @@ def apply_feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
     return xp.matmul(swish * up, to_output)
 
 
-def within(parameters: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+def select_parameters(parameters: Mapping[str, Array], prefix: str) -> dict[str, Array]:
     """Return the parameters under a prefix, by the rest of their names."""
     start = len(prefix)
     chosen = {}
@@ -200,7 +205,7 @@ def within(parameters: Mapping[str, Array], prefix: str) -> dict[str, Array]:
     return chosen
 
 
-def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+def list_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter, by name."""
     dim = config.dim
     wide = config.feed_forward

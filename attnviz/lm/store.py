@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from attnviz.errors import ModelError
-from attnviz.io.files import reason, write_folder
+from attnviz.io.files import describe_os_error, write_folder
 from attnviz.layer.arrays import Array
 from attnviz.layer.scores import SCORES
-from attnviz.lm.model import Config, shapes
+from attnviz.lm.model import ModelConfig, list_shapes
 
 MODEL_TYPE = "attnviz"
 BUILTIN = Path(__file__).with_name("builtin")
-SIZES = [field.name for field in fields(Config) if field.name != "score"]
+SIZES = [field.name for field in fields(ModelConfig) if field.name != "score"]
 FILES = CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 LONGEST_CONFIG = 1 << 20  # bytes that are read of a file to see whose it is
 LARGEST_SIZE = 1 << 20
@@ -28,10 +28,10 @@ MOST_LAYERS = 1024
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredModel:
     """A language model read from its folder."""
 
-    config: Config
+    config: ModelConfig
     parameters: dict[str, Array]
     tokenizer: str
     """The tokenizer's JSON."""
@@ -39,7 +39,7 @@ class Stored:
     """The record of its training (corpus, steps, scores ...)."""
 
 
-def write(folder: Path, stored: Stored) -> None:
+def write_stored_model(folder: Path, stored: StoredModel) -> None:
     """Write a model folder. Raises OutputError."""
     config = {"model_type": MODEL_TYPE, **asdict(stored.config), "about": stored.about}
     halves = {}
@@ -54,7 +54,7 @@ def write(folder: Path, stored: Stored) -> None:
     write_folder(folder, contents)
 
 
-def is_ours(folder: Path) -> bool:
+def is_own_model(folder: Path) -> bool:
     """Return whether a folder holds a model that ``attnviz train`` wrote, going by its config."""
     try:
         with (folder / CONFIG).open("rb") as file:
@@ -64,37 +64,39 @@ def is_ours(folder: Path) -> bool:
         return False
 
 
-def read(folder: Path) -> Stored:
+def read_stored_model(folder: Path) -> StoredModel:
     """Read a model folder, parameters as float32.
 
     Raises ModelError if it is incomplete, damaged or inconsistent.
     """
-    config, about = read_config(folder)
+    config, about = read_model_config(folder)
     try:
         weights = (folder / WEIGHTS).read_bytes()
         tokenizer = (folder / TOKENIZER).read_text("utf-8")
         halves = load(weights)
     except OSError as error:
         file = Path(error.filename).name
-        raise ModelError(f"cannot read the model in {folder}: {file}: {reason(error)}") from error
+        raise ModelError(
+            f"cannot read the model in {folder}: {file}: {describe_os_error(error)}"
+        ) from error
     except (SafetensorError, UnicodeDecodeError) as error:
         raise ModelError(f"the model in {folder} is damaged: {error}") from error
     require_shapes(folder, halves, config)
     parameters = {name: array.astype(np.float32) for name, array in halves.items()}
-    return Stored(config, parameters, tokenizer, about)
+    return StoredModel(config, parameters, tokenizer, about)
 
 
-def require_shapes(folder: Path, parameters: dict[str, Array], config: Config) -> None:
+def require_shapes(folder: Path, parameters: dict[str, Array], config: ModelConfig) -> None:
     """Raise ModelError unless parameters have the names and shapes that a config asks for."""
     stored = {name: array.shape for name, array in parameters.items()}
-    expected = shapes(config)
+    expected = list_shapes(config)
     if stored != expected:
         wrong = set(stored.items()) ^ set(expected.items())
         name, shape = sorted(wrong)[0]
         raise ModelError(f"the weights in {folder} do not fit its {CONFIG}: {name} {shape}")
 
 
-def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
+def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Read the sizes in config.json, and the record of the training.
 
     Raises ModelError if the sizes cannot be.
@@ -102,9 +104,9 @@ def read_config(folder: Path) -> tuple[Config, dict[str, Any]]:
     path = folder / CONFIG
     try:
         data = json.loads(path.read_bytes())
-        score = data.get("score", Config.score)  # models of before had no other
+        score = data.get("score", ModelConfig.score)  # models of before had no other
         sizes = {name: data[name] for name in SIZES}
-        config = Config(**sizes, score=score)
+        config = ModelConfig(**sizes, score=score)
         about = dict(data.get("about", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error

@@ -13,7 +13,7 @@ BOS_ID = 0
 BYTES = 257  # <bos> and every byte: the tokens that no merge makes
 
 
-def learn(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """Learn a tokenizer of ``vocabulary`` tokens, of which 257 are <bos> and the bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -26,12 +26,13 @@ def learn(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, BOS_ID)]
+        single=f"{BOS} $A",
+        special_tokens=[(BOS, BOS_ID)],
     )
     return tokenizer
 
 
-def narrowed(tokenizer: Tokenizer, vocabulary: int) -> Tokenizer:
+def narrow_tokenizer(tokenizer: Tokenizer, vocabulary: int) -> Tokenizer:
     """Return a tokenizer with its first ``vocabulary`` tokens only.
 
     That is a tokenizer too, because pairs are merged in the order they were learnt.
@@ -44,13 +45,13 @@ def narrowed(tokenizer: Tokenizer, vocabulary: int) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(description))
 
 
-def pieces(tokenizer: Tokenizer, narrow: Tokenizer) -> list[list[int]]:
+def list_spellings(tokenizer: Tokenizer, narrow: Tokenizer) -> list[list[int]]:
     """List for each token, by id, the ids of a narrower tokenizer that spell it."""
     numbers = range(tokenizer.get_vocab_size())
-    return [spell_token(tokenizer, number, narrow) for number in numbers]
+    return [respell_token(tokenizer, number, narrow) for number in numbers]
 
 
-def spell_token(tokenizer: Tokenizer, number: int, narrow: Tokenizer) -> list[int]:
+def respell_token(tokenizer: Tokenizer, number: int, narrow: Tokenizer) -> list[int]:
     """Return the ids of a narrower tokenizer that spell a token, by its id."""
     token = tokenizer.id_to_token(number)
     if token == BOS:

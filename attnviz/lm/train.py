@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 
 from attnviz.errors import InputError, ModelError
 from attnviz.layer.arrays import Array
-from attnviz.lm.checkpoints import Frozen
+from attnviz.lm.checkpoints import TrainingState
 from attnviz.lm.corpus import Ids
-from attnviz.lm.model import Config, blocks, logits, shapes
+from attnviz.lm.model import ModelConfig, evaluate_layers, list_shapes, project_logits
 from attnviz.lm.tokenizer import BOS_ID
 
 IGNORED = -100  # a label that does not count in the loss
@@ -78,13 +78,13 @@ class Progress(NamedTuple):
     training: Training
 
 
-def train(
+def train_parameters(
     ids: Ids,
-    config: Config,
+    config: ModelConfig,
     recipe: Recipe,
     *,
     start: Parameters | None = None,
-    frozen: Frozen | None = None,
+    frozen: TrainingState | None = None,
     device: str = "cpu",
     watch: Callable[[Progress], None],
 ) -> Parameters:
@@ -103,7 +103,7 @@ def train(
     try:
         for step in range(training.step, recipe.steps):
             set_rates(training.optimizers, recipe, step)
-            inputs, labels = batch(ids, config, recipe, step, training.rng)
+            inputs, labels = draw_batch(ids, config, recipe, step, training.rng)
             loss = descend(training, config, inputs.to(device), labels.to(device))
             record_step(training, loss, inputs.numel())
             progress = Progress(training.step, training.loss, training.tokens, training)
@@ -114,11 +114,14 @@ def train(
 
 
 def begin_training(
-    config: Config, recipe: Recipe, start: Parameters | None, device: str
+    config: ModelConfig,
+    recipe: Recipe,
+    start: Parameters | None,
+    device: str,
 ) -> Training:
     """Make a training before its first step, from ``start`` or from noise."""
     if start is None:
-        start = initial(config, recipe.seed)
+        start = draw_parameters(config, recipe.seed)
     parameters = {}
     for name, parameter in start.items():
         own = parameter.detach().clone()
@@ -137,7 +140,7 @@ def record_step(training: Training, loss: float, tokens: int) -> None:
     training.tokens += tokens
 
 
-def freeze_training(training: Training) -> Frozen:
+def freeze_training(training: Training) -> TrainingState:
     """Keep all of a training, so that ``thaw_training`` goes on from the same bits."""
     kept = copy_arrays(training.parameters, "parameters/")
     for i, optimizer in enumerate(training.optimizers):
@@ -151,10 +154,10 @@ def freeze_training(training: Training) -> Frozen:
         "tokens": training.tokens,
         "random": training.rng.bit_generator.state,
     }
-    return Frozen(kept, numbers)
+    return TrainingState(kept, numbers)
 
 
-def thaw_training(training: Training, frozen: Frozen) -> None:
+def thaw_training(training: Training, frozen: TrainingState) -> None:
     """Bring a training that has not begun to where it was frozen.
 
     Raises InputError if what is frozen is another training.
@@ -171,7 +174,7 @@ def thaw_training(training: Training, frozen: Frozen) -> None:
         training.loss = math.nan if numbers["loss"] is None else float(numbers["loss"])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            "the state of the training is damaged: begin again with --force"
+            "the state of the training is damaged: begin again with --force",
         ) from error
 
 
@@ -234,15 +237,15 @@ def require_muon() -> None:
     """Raise ModelError unless torch has the optimizer that training needs."""
     if not hasattr(torch.optim, "Muon"):
         raise ModelError(
-            f"training needs torch 2.9 or later (torch.optim.Muon); this is {torch.__version__}"
+            f"training needs torch 2.9 or later (torch.optim.Muon); this is {torch.__version__}",
         )
 
 
-def initial(config: Config, seed: int) -> Parameters:
+def draw_parameters(config: ModelConfig, seed: int) -> Parameters:
     """Draw matrices from a normal distribution of deviation 0.02, and set gains to 1."""
     generator = torch.Generator().manual_seed(seed)
     parameters = {}
-    for name, shape in shapes(config).items():
+    for name, shape in list_shapes(config).items():
         if len(shape) == 1:
             parameters[name] = torch.ones(shape)
         else:
@@ -250,7 +253,7 @@ def initial(config: Config, seed: int) -> Parameters:
     return parameters
 
 
-def widen(parameters: Parameters, pieces: Sequence[Sequence[int]]) -> Parameters:
+def widen_vocabulary(parameters: Parameters, pieces: Sequence[Sequence[int]]) -> Parameters:
     """Return the parameters for a wider vocabulary.
 
     Each new token begins as the mean of the tokens it is made of. pieces: for each token of the new
@@ -289,16 +292,16 @@ def set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int
             group["lr"] = full * share
 
 
-def descend(training: Training, config: Config, inputs: Tensor, labels: Tensor) -> float:
+def descend(training: Training, config: ModelConfig, inputs: Tensor, labels: Tensor) -> float:
     """Take one step down the gradient of the next-token loss, clipped to norm 1.
 
     Returns the loss in nats per token.
     """
     parameters = training.parameters
-    *_, last = blocks(parameters, inputs, config)
+    *_, last = evaluate_layers(parameters, inputs, config)
     # The vocabulary is wide: half of a step's work is saved where no label counts.
     counted = labels != IGNORED
-    predicted = logits(parameters, last.hidden[counted])
+    predicted = project_logits(parameters, last.hidden[counted])
     loss = cross_entropy(predicted, labels[counted])
     for optimizer in training.optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -309,8 +312,12 @@ def descend(training: Training, config: Config, inputs: Tensor, labels: Tensor) 
     return loss.item()
 
 
-def batch(
-    ids: Ids, config: Config, recipe: Recipe, step: int, rng: np.random.Generator
+def draw_batch(
+    ids: Ids,
+    config: ModelConfig,
+    recipe: Recipe,
+    step: int,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Draw inputs and labels (rows, length), the labels one token ahead."""
     done = step / recipe.steps
@@ -322,7 +329,7 @@ def batch(
     labels = []
     for _ in range(max(1, recipe.tokens // length)):
         if rng.random() < share:
-            row, row_labels = repeated_row(length, config.vocabulary, rng)
+            row, row_labels = draw_repeated_row(length, config.vocabulary, rng)
         else:
             row, row_labels = draw_text_row(ids, length, rng)
         inputs.append(row)
@@ -344,7 +351,7 @@ def draw_text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids,
     return row[:-1], row[1:]
 
 
-def repeated_row(length: int, vocabulary: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
+def draw_repeated_row(length: int, vocabulary: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
     """Draw a random block, repeated to the end and begun by BOS: inputs and labels.
 
     It can be predicted from its second copy on only, so labels of the first are ignored.

@@ -9,9 +9,9 @@ from typing import Any
 
 from attnviz import request
 from attnviz.models.base import Model
-from attnviz.models.registry import load
+from attnviz.models.registry import load_model
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "load_model"]
 
 _IN_REQUEST = (
     "LIKELIEST",
@@ -31,10 +31,17 @@ _IN_REQUEST = (
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name of attnviz.request that was in this module once, with a warning.
+    """Return a name that was in this module once, with a warning: it goes with the next version.
 
-    It goes with the next version. Raises AttributeError for any other name.
+    Raises AttributeError for any other name.
     """
+    if name == "load":
+        warnings.warn(
+            "attnviz.models.load goes with the next version: its name is load_model",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return load_model
     if name not in _IN_REQUEST:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(

@@ -18,8 +18,8 @@ from attnviz.record import Capture, Floats
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
-    Change,
     Intervention,
+    OutputChange,
     Placement,
     Prompt,
     Request,
@@ -124,7 +124,7 @@ class SupportsSequences(Model, Protocol):
 class SupportsLosses(SupportsSequences, Protocol):
     """A model of which the loss of each next token can be measured."""
 
-    def losses(self, ids: "Ids", change: Change | None = None) -> Floats:
+    def losses(self, ids: "Ids", change: OutputChange | None = None) -> Floats:
         """Measure the loss in nats of each token from the second on: (batch, n) -> (batch, n - 1).
 
         change: see ``Intervention.change``. Raises UsageError for a model that predicts no next
@@ -150,7 +150,7 @@ def require_operands(model: Model) -> SupportsOperands:
     raise explain_lack(model, "does not give the queries, keys and values of its heads")
 
 
-def require_sequences(model: Model) -> SupportsSequences:
+def require_token_sequences(model: Model) -> SupportsSequences:
     """Return a model that reads sequences of token ids. Raises ModelError for any other."""
     if isinstance(model, SupportsSequences):
         return model

@@ -13,25 +13,33 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from attnviz.analysis.explain import Operands, plainly
+from attnviz.analysis.explain import Operands, split_score_scale
 from attnviz.errors import ModelError, UsageError
-from attnviz.layer.multihead import linear, rotate, split_heads
-from attnviz.layer.norms import lengths, products, summed
+from attnviz.layer.multihead import apply_linear, apply_rotary, split_heads
+from attnviz.layer.norms import measure_lengths, measure_sums, multiply_vectors
 from attnviz.lm import store
 from attnviz.lm.corpus import Ids
-from attnviz.lm.model import Block, blocks, head_vectors, logits, losses, normalise, within
+from attnviz.lm.model import (
+    LayerResult,
+    apply_norm,
+    compute_head_vectors,
+    compute_losses,
+    evaluate_layers,
+    project_logits,
+    select_parameters,
+)
 from attnviz.lm.tokenizer import BOS_ID
 from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
-from attnviz.models.checks import require_length, require_no_run, require_none, torch_device
+from attnviz.models.checks import find_torch_device, require_length, require_no_run, require_none
 from attnviz.models.folders import Folders
 from attnviz.models.interventions import (
-    batches,
+    batch_interventions,
     change_ids,
     mask_cut_edges,
     require_edges,
     require_keys,
 )
-from attnviz.models.whole_weights import make_map
+from attnviz.models.whole_weights import make_whole_map
 from attnviz.record import (
     GRADIENT,
     NORM,
@@ -47,25 +55,25 @@ from attnviz.record import (
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
-    Change,
     Intervention,
+    OutputChange,
     Placement,
     Prompt,
     Request,
     Response,
     Target,
     Vocabulary,
-    gradient_line,
-    pieces_line,
-    spaced,
+    describe_gradient,
+    explain_no_token,
+    restore_space,
 )
-from attnviz.selection import require_kinds, resolve, window_notes
+from attnviz.selection import note_windows, require_kinds, resolve_blocks
 
 # the sign that the tokenizer decodes the first bytes of another sign to
 BROKEN = "\ufffd"
 LIKELIEST_TOKEN = -1  # in place of the id of a token
 
-RunLayers = Callable[[int], list[Block]]
+RunLayers = Callable[[int], list[LayerResult]]
 """Run the first so many layers on the ids of a text, and return them."""
 
 
@@ -74,7 +82,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
 
     def __init__(self, name: str, folder: Path, placement: Placement) -> None:
         self.name = name
-        stored = store.read(folder)
+        stored = store.read_stored_model(folder)
         self.config = stored.config
         try:
             self.tokenizer = Tokenizer.from_str(stored.tokenizer)
@@ -84,7 +92,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         self.tokenizer.encode_special_tokens = True
         self.torch_device = None
         if not runs_in_numpy(placement):
-            self.torch_device = torch_device(placement.device)
+            self.torch_device = find_torch_device(placement.device)
         dtype = "float32" if placement.dtype == "auto" else placement.dtype
         self.parameters = {
             name: self.place_array(array, dtype) for name, array in stored.parameters.items()
@@ -127,7 +135,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         """Run the model and keep what a request names; see ``SupportsPredictions.capture``."""
         self.require_readable(prompt, is_changed=intervention != NOTHING)
         require_kinds(request.kinds, ("self",))
-        rectangles = resolve(request.layers, request.heads, self.heads_by_layer)
+        rectangles = resolve_blocks(request.layers, request.heads, self.heads_by_layer)
         ids, tokens, text, length_note = self.read_prompt(prompt, request.truncate)
         last_layer = max(max(layers) for layers, _ in rectangles)
         gradient_note = None
@@ -149,22 +157,28 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             cells = np.ix_(layers, heads)
             seen = visible[cells] if intervention.cuts else visible
             if vectors is None:
-                attention_map = make_map(layers, heads, tokens, weights[cells], seen, request)
+                attention_map = make_whole_map(layers, heads, tokens, weights[cells], seen, request)
             else:
                 attention_map = make_norm_map(
-                    layers, heads, tokens, weights[cells], seen, vectors[cells], request
+                    layers,
+                    heads,
+                    tokens,
+                    weights[cells],
+                    seen,
+                    vectors[cells],
+                    request,
                 )
             maps.append(attention_map)
         notes = [note for note in (length_note, gradient_note) if note]
         if request.windowed:
-            notes += window_notes(request.rows, request.columns, [(tokens, tokens)])
+            notes += note_windows(request.rows, request.columns, [(tokens, tokens)])
         return Capture(self.name, text, tuple(maps), tuple(notes))
 
     def require_finite(self, weights: Floats) -> None:
         """Raise ModelError if the weights of attention are no numbers."""
         if not np.isfinite(weights).all():
             raise ModelError(
-                f"the weights of {self.name} are damaged: its attention is not a number"
+                f"the weights of {self.name} are damaged: its attention is not a number",
             )
 
     def require_readable(self, prompt: Prompt, *, is_changed: bool) -> None:
@@ -191,7 +205,8 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         position = find_target_position(target, tokens)
         target_id = self.find_target_id(target)
         predictions = [
-            self.predict_logits(ids, position, batch) for batch in batches(interventions)
+            self.predict_logits(ids, position, batch)
+            for batch in batch_interventions(interventions)
         ]
         outputs = np.concatenate(predictions)
         if target_id < 0:
@@ -209,7 +224,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         def compute_logits() -> list[Any]:
             layers = self.run_layers(change_ids(ids, batch), batch)
             hidden = layers[-1].hidden[:, position]
-            return [logits(self.parameters, hidden)]
+            return [project_logits(self.parameters, hidden)]
 
         predictions: Floats = self.stack_arrays(compute_logits)[0]
         return predictions
@@ -225,10 +240,10 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             return target.token
         if target.token == self.tokenizer.id_to_token(BOS_ID):
             return BOS_ID
-        encoding = self.tokenizer.encode(spaced(target.token), add_special_tokens=False)
+        encoding = self.tokenizer.encode(restore_space(target.token), add_special_tokens=False)
         if len(encoding.ids) != 1:
             pieces = [self.spell_token(number) for number in encoding.ids]
-            raise UsageError(pieces_line(target.token, pieces))
+            raise UsageError(explain_no_token(target.token, pieces))
         return int(encoding.ids[0])
 
     def spell_token(self, number: int) -> str:
@@ -247,12 +262,12 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         The products are (layer, head, query, key), and 0 where they are negative. torch computes
         them. A note says what the gradients are of.
         """
-        from attnviz.lm.gradients import gradients
+        from attnviz.lm.gradients import compute_gradients
 
         position = find_target_position(target, tokens)
         masks = self.make_masks([intervention], len(ids))
         changed_ids = change_ids(ids, [intervention])
-        weighted, chosen = gradients(
+        weighted, chosen = compute_gradients(
             self.parameters,
             changed_ids,
             position,
@@ -262,12 +277,12 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             intervention.change,
         )
         name = self.spell_token(chosen)
-        note = gradient_line("the next token after", tokens[position], position, name)
+        note = describe_gradient("the next token after", tokens[position], position, name)
         return weighted, note
 
     def operands(self, prompt: Prompt, request: Request) -> Operands:
         """Return the vectors of one head for one query; see ``SupportsOperands.operands``."""
-        layers, heads = resolve(request.layers, request.heads, self.heads_by_layer)[0]
+        layers, heads = resolve_blocks(request.layers, request.heads, self.heads_by_layer)[0]
         ids, tokens, _, _ = self.read_prompt(prompt, request.truncate)
         query = request.placed((tokens, tokens)).rows.start
         if self.torch_device is None:
@@ -294,20 +309,20 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             return head_outputs.setdefault(number, outputs)
 
         placed_ids = self.place_array(np.array(ids))
-        steps = blocks(self.parameters, placed_ids, self.config, change=keep_outputs)
+        steps = evaluate_layers(self.parameters, placed_ids, self.config, change=keep_outputs)
         run = list(islice(steps, layer + 1))
-        parameters = within(self.parameters, f"layers.{layer}.")
+        parameters = select_parameters(self.parameters, f"layers.{layer}.")
         hidden = run[layer - 1].hidden if layer else self.parameters["embedding"][placed_ids]
-        x = normalise(hidden, parameters["attention_norm"])  # (n, dim)
-        attention = within(parameters, "attention.")
+        x = apply_norm(hidden, parameters["attention_norm"])  # (n, dim)
+        attention = select_parameters(parameters, "attention.")
         q, k, v = (
-            split_heads(linear(attention, name, x), self.config.heads)
+            split_heads(apply_linear(attention, name, x), self.config.heads)
             for name in ("query", "key", "value")
         )
-        query_row = to_doubles(rotate(q)[head, query])
-        keys = to_doubles(rotate(k)[head])
-        values = to_doubles(v[head])
-        score, scale = plainly(self.config.score, keys.shape[-1])
+        query_row = convert_to_doubles(apply_rotary(q)[head, query])
+        keys = convert_to_doubles(apply_rotary(k)[head])
+        values = convert_to_doubles(v[head])
+        score, scale = split_score_scale(self.config.score, keys.shape[-1])
         visible = np.arange(len(ids)) <= query
         return Operands(
             query_row,
@@ -316,12 +331,14 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             visible,
             scale,
             score,
-            hidden=to_doubles(x[query]),
-            output=to_doubles(head_outputs[layer][query, head]),
+            hidden=convert_to_doubles(x[query]),
+            output=convert_to_doubles(head_outputs[layer][query, head]),
         )
 
     def read_prompt(
-        self, prompt: Prompt, truncate: bool
+        self,
+        prompt: Prompt,
+        truncate: bool,
     ) -> tuple[list[int], tuple[Token, ...], str, str | None]:
         """Return the ids and tokens of a prompt, its text, and a note if it was cut.
 
@@ -338,7 +355,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         if note:
             encoding.truncate(positions - prompt.generate)
         ids = list(encoding.ids)
-        tokens = read_tokens(encoding, prompt.text)
+        tokens = list_encoding_tokens(encoding, prompt.text)
         text = prompt.text
         for count in range(1, prompt.generate + 1):
             ids.append(self.predict_token(ids))
@@ -378,14 +395,14 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         ids: Ids,
         batch: Sequence[Intervention],
         count: int | None = None,
-    ) -> list[Block]:
+    ) -> list[LayerResult]:
         """Run the first so many layers, or all, on ids (intervention, token).
 
         Layers after them are not computed. The interventions have the same change of heads.
         """
         masks = self.make_masks(batch, ids.shape[1])
         placed_ids = self.place_array(ids)
-        steps = blocks(self.parameters, placed_ids, self.config, masks, batch[0].change)
+        steps = evaluate_layers(self.parameters, placed_ids, self.config, masks, batch[0].change)
         return list(islice(steps, count))
 
     def read_vocabulary(self) -> Vocabulary:
@@ -393,17 +410,17 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         plain = tuple(range(BOS_ID + 1, self.config.vocabulary))
         return Vocabulary(plain, (BOS_ID,), (), self.config.positions)
 
-    def losses(self, ids: Ids, change: Change | None = None) -> Floats:
+    def losses(self, ids: Ids, change: OutputChange | None = None) -> Floats:
         """Measure the loss of each next token, in nats; see ``SupportsLosses.losses``."""
         measured: Floats
         require_no_run()
         if self.torch_device is None:
-            measured = losses(self.parameters, ids, self.config, change)
+            measured = compute_losses(self.parameters, ids, self.config, change)
         else:
             import torch
 
             with torch.inference_mode():
-                tensor = losses(self.parameters, self.place_array(ids), self.config, change)
+                tensor = compute_losses(self.parameters, self.place_array(ids), self.config, change)
                 measured = tensor.cpu().numpy()
         return measured.astype(np.float32)
 
@@ -478,7 +495,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             layer_inputs = [embeddings]
             layer_inputs += [block.hidden[0] for block in run_layers(last_layer)]
             return [
-                head_vectors(self.parameters, hidden, layer, self.config.heads)
+                compute_head_vectors(self.parameters, hidden, layer, self.config.heads)
                 for layer, hidden in enumerate(layer_inputs)
             ]
 
@@ -515,18 +532,18 @@ def make_norm_map(
     dim).
     """
     if not request.summed:
-        norms = weights * lengths(vectors)[:, :, None]
-        return make_map(layers, heads, tokens, norms, visible, request)
+        norms = weights * measure_lengths(vectors)[:, :, None]
+        return make_whole_map(layers, heads, tokens, norms, visible, request)
     layer_norms = []
     for layer_weights, layer_vectors in zip(weights, vectors, strict=True):
-        layer_norm = summed(layer_weights, products(layer_vectors))
+        layer_norm = measure_sums(layer_weights, multiply_vectors(layer_vectors))
         layer_norms.append(layer_norm)
     norms = np.stack(layer_norms)[:, None].astype(np.float32)
     seen_by_any = np.asarray(visible.any(1, keepdims=True))
-    return make_map(layers, ("sum",), tokens, norms, seen_by_any, request)
+    return make_whole_map(layers, ("sum",), tokens, norms, seen_by_any, request)
 
 
-def to_doubles(array: Any) -> Any:
+def convert_to_doubles(array: Any) -> Any:
     """Return an array of NumPy, or a tensor of any type and device, as NumPy's float64."""
     if isinstance(array, np.ndarray):
         return array.astype(np.float64)
@@ -542,7 +559,7 @@ def runs_in_numpy(placement: Placement) -> bool:
     return on_cpu and placement.dtype in ("auto", "float32", "float64")
 
 
-def read_tokens(encoding: Encoding, text: str) -> tuple[Token, ...]:
+def list_encoding_tokens(encoding: Encoding, text: str) -> tuple[Token, ...]:
     """Return the tokens of an encoding: slices of the text, and special tokens by name."""
     columns = (
         encoding.tokens,

@@ -25,11 +25,11 @@ def require_no_run() -> None:
     if name is not None:
         raise UsageError(
             f"attnviz was called while it runs {name}, from the code of the model or from a hook: "
-            "capture one model after the other"
+            "capture one model after the other",
         )
 
 
-def torch_device(name: str) -> str:
+def find_torch_device(name: str) -> str:
     """Return the torch device of a name, which must be there; auto takes cuda, then mps, then cpu.
 
     Raises UsageError for a device that is not there.
@@ -96,7 +96,7 @@ def require_memory(heads: Mapping[tuple[int, int], int]) -> None:
         f"take {needed / GIGABYTE:.1f} GB, and {free / GIGABYTE:.1f} GB are free: "
         f"{fitting} of them fit. "
         "Choose --layers and --heads, a window with --rows and --cols, "
-        "or keep tiles or statistics, which take next to nothing"
+        "or keep tiles or statistics, which take next to nothing",
     )
 
 
@@ -121,5 +121,5 @@ def require_edge(cut: Edge, heads: int, queries: int, keys: int) -> None:
     has_key = 0 <= (cut.key or 0) < keys
     if not (has_query and has_key):
         raise UsageError(
-            f"there is no edge {cut.query} -> {cut.key} to cut: {queries} queries, {keys} keys"
+            f"there is no edge {cut.query} -> {cut.key} to cut: {queries} queries, {keys} keys",
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnviz.errors import ModelError
-from attnviz.io.files import reason
+from attnviz.io.files import describe_os_error
 from attnviz.models.names import BUILTIN
 from attnviz.request import Companions
 
@@ -55,7 +55,7 @@ def gather_folders(
         if adapter is not None:
             raise ModelError(
                 f"{model} holds an adapter of its own: "
-                "leave --adapter out, or name its base with --model"
+                "leave --adapter out, or name its base with --model",
             )
         adapter = model
     if adapter is not None:
@@ -91,7 +91,7 @@ def require_adapter(folder: Path) -> None:
         raise ModelError(f"{folder} is no adapter: it has no {ADAPTER_CONFIG}")
     if find_spec("peft") is None:
         raise ModelError(
-            f"{folder} is a PEFT adapter, which needs the package peft: run 'pip install peft'"
+            f"{folder} is a PEFT adapter, which needs the package peft: run 'pip install peft'",
         )
 
 
@@ -102,7 +102,7 @@ def read_json_config(path: Path) -> Any:
             raise ModelError(f"{path} is no file of the size of a config")
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise ModelError(f"{path}: {reason(error)}") from error
+        raise ModelError(f"{path}: {describe_os_error(error)}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
 

@@ -139,7 +139,7 @@ def make_tensor(value: Any, dtype: torch.dtype) -> Tensor:
     kind = array.dtype.kind
     if kind not in NUMBER_KINDS:
         raise InputError(
-            f"inputs= holds values of type {array.dtype}, which make no tensor: give numbers"
+            f"inputs= holds values of type {array.dtype}, which make no tensor: give numbers",
         )
     if kind == "f":
         return torch.tensor(array.astype(np.float64), dtype=dtype)
@@ -161,7 +161,7 @@ def require_arguments(net: nn.Module, arguments: Arguments) -> None:
     except TypeError as error:
         name = type(net).__name__
         raise InputError(
-            f"{name} cannot be called with inputs=: {error}; {describe_inputs(known)}"
+            f"{name} cannot be called with inputs=: {error}; {describe_inputs(known)}",
         ) from error
 
 

@@ -15,8 +15,9 @@ ABREAST = 16  # texts that are run at once, at most
 NO_KEY = "cutting these edges leaves query {} without a key: cut fewer, or other queries"
 
 
-def batches(
-    interventions: Sequence[Intervention], most: int = ABREAST
+def batch_interventions(
+    interventions: Sequence[Intervention],
+    most: int = ABREAST,
 ) -> Iterator[Sequence[Intervention]]:
     """Yield batches of interventions that can be run at once, in their order.
 
@@ -93,7 +94,8 @@ def is_in_layer(edge: Edge, kind: Kind, layer: int) -> bool:
 
 
 def require_edges(
-    batch: Sequence[Intervention], sizes: Mapping[tuple[Kind, int], tuple[int, int, int]]
+    batch: Sequence[Intervention],
+    sizes: Mapping[tuple[Kind, int], tuple[int, int, int]],
 ) -> None:
     """Raise UsageError unless each edge that is cut is in one of the layers, at least.
 

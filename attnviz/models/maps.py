@@ -8,15 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import Found, Seen, Site
+from attnviz.engine.edits import RunEdits
+from attnviz.engine.observers.base import AttentionSite, CallResult, SurveyedCall
 from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
 from attnviz.models.checks import require_memory
 from attnviz.models.interventions import mask_cut_edges, require_edges, require_keys
 from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token, Visible
 from attnviz.request import Intervention, Request
-from attnviz.selection import Sides, require_kinds, require_sides, resolve, window_notes
+from attnviz.selection import (
+    MapTokens,
+    note_windows,
+    require_kinds,
+    require_window_sides,
+    resolve_blocks,
+)
 
 ACCURATE = 1e-3  # relative difference that is worth a warning
 # the roundings, of the type that was computed in, that explain a larger difference
@@ -32,10 +38,10 @@ class MapChoice(NamedTuple):
 
 
 def number_layers(
-    calls: Sequence[Seen],
+    calls: Sequence[SurveyedCall],
     kinds: Sequence[Kind],
     parts: Sequence[str] = (),
-) -> tuple[Site, ...]:
+) -> tuple[AttentionSite, ...]:
     """Give each call its layer, and return the calls as sites.
 
     Layers have the numbers that the modules tell, if these tell all layers of a kind apart. Else
@@ -53,11 +59,11 @@ def number_layers(
             if kinds[number] == kind and not call.repeated
         ]
         layers.update(number_kind(calls, numbers, parts))
-    sites: list[Site] = []
+    sites: list[AttentionSite] = []
     for number, call in enumerate(calls):
         if call.repeated:
             layers[number] = layers[number - 1]
-        site = Site(
+        site = AttentionSite(
             kinds[number],
             layers[number],
             call.heads,
@@ -70,7 +76,7 @@ def number_layers(
 
 
 def number_kind(
-    calls: Sequence[Seen],
+    calls: Sequence[SurveyedCall],
     numbers: Sequence[int],
     parts: Sequence[str],
 ) -> dict[int, int]:
@@ -93,7 +99,7 @@ def number_kind(
     return layers
 
 
-def describe_parts(sites: Sequence[Site]) -> str | None:
+def describe_parts(sites: Sequence[AttentionSite]) -> str | None:
     """Return a note that names the part of the model behind each run of layers.
 
     None if no kind of attention has several parts.
@@ -114,7 +120,7 @@ def describe_parts(sites: Sequence[Site]) -> str | None:
     return f"layers: {', '.join(runs)}" if runs else None
 
 
-def describe_sizes(sites: Sequence[Site], token_count: int) -> str:
+def describe_sizes(sites: Sequence[AttentionSite], token_count: int) -> str:
     """Return a note that names the layers whose queries or keys are not the tokens of the text."""
     whole_size = token_count, token_count
     others: list[str] = []
@@ -128,7 +134,7 @@ def describe_sizes(sites: Sequence[Site], token_count: int) -> str:
     )
 
 
-def choose_maps(sites: Sequence[Site], request: Request) -> tuple[MapChoice, ...]:
+def choose_maps(sites: Sequence[AttentionSite], request: Request) -> tuple[MapChoice, ...]:
     """Return the maps that a request names, each of layers of one part and one size.
 
     Raises UsageError if a kind, layer or head is not there.
@@ -140,13 +146,13 @@ def choose_maps(sites: Sequence[Site], request: Request) -> tuple[MapChoice, ...
         sites_of_kind.sort(key=lambda site: site.layer)
         heads_by_layer = {site.layer: range(site.heads) for site in sites_of_kind}
         groups = {site.layer: (site.part, site.size) for site in sites_of_kind}
-        for layers, heads in resolve(request.layers, request.heads, heads_by_layer):
+        for layers, heads in resolve_blocks(request.layers, request.heads, heads_by_layer):
             runs = groupby(layers, key=groups.__getitem__)
             choices += [MapChoice(kind, tuple(run), heads) for _, run in runs]
     return tuple(choices)
 
 
-def number_sites(sites: Sequence[Site]) -> dict[tuple[Kind, int], int]:
+def number_sites(sites: Sequence[AttentionSite]) -> dict[tuple[Kind, int], int]:
     """Return the number of each layer's call, by kind and layer."""
     return {
         (site.kind, site.layer): number for number, site in enumerate(sites) if not site.repeated
@@ -154,7 +160,8 @@ def number_sites(sites: Sequence[Site]) -> dict[tuple[Kind, int], int]:
 
 
 def group_heads_by_call(
-    choices: Sequence[MapChoice], sites: Sequence[Site]
+    choices: Sequence[MapChoice],
+    sites: Sequence[AttentionSite],
 ) -> dict[int, tuple[int, ...]]:
     """Return the heads to look at for some maps, by the number of the call."""
     numbers = number_sites(sites)
@@ -167,11 +174,11 @@ def group_heads_by_call(
 
 def make_edits(
     batch: Sequence[Intervention],
-    sites: Sequence[Site],
-    find_sides: Callable[[Kind], Sides],
+    sites: Sequence[AttentionSite],
+    find_sides: Callable[[Kind], MapTokens],
     *,
     pooled: bool = False,
-) -> Edits:
+) -> RunEdits:
     """Return what a batch of interventions changes in the calls of a run.
 
     The interventions of a batch are run at once and have one change of heads. pooled: True if
@@ -192,7 +199,7 @@ def make_edits(
             continue
         if pooled:
             raise ModelError(
-                "edges of this model cannot be cut: some of its layers read a shortened text"
+                "edges of this model cannot be cut: some of its layers read a shortened text",
             )
         # layers often lose the same edges: memory holds these once
         equal = [other for other in recent if np.array_equal(other, cut)]
@@ -201,7 +208,7 @@ def make_edits(
         cuts[number] = torch.from_numpy(cut)
     intervention = batch[0]
     layers = [site.layer if intervention.kind in (None, site.kind) else None for site in sites]
-    return Edits(layers, cuts, intervention.change, check_keys)
+    return RunEdits(layers, cuts, intervention.change, check_keys)
 
 
 def check_keys(visible: Tensor, cut: Tensor) -> None:
@@ -209,27 +216,27 @@ def check_keys(visible: Tensor, cut: Tensor) -> None:
     require_keys(visible.cpu().numpy(), cut.cpu().numpy())
 
 
-def crop_sides(sides: Sides, request: Request) -> Sides:
+def crop_sides(sides: MapTokens, request: Request) -> MapTokens:
     """Return the tokens of the window of a request. Raises UsageError for an empty window."""
     queries, keys = sides
-    rows, columns = require_sides(request.rows, request.columns, sides)
+    rows, columns = require_window_sides(request.rows, request.columns, sides)
     return queries[rows.start : rows.stop], keys[columns.start : columns.stop]
 
 
 def describe_windows(
     choices: Sequence[MapChoice],
-    find_sides: Callable[[MapChoice], Sides],
+    find_sides: Callable[[MapChoice], MapTokens],
     request: Request,
 ) -> tuple[str, ...]:
     """Return notes of where the window of a request lies in each map; none without a window."""
     if not request.windowed:
         return ()
-    return window_notes(request.rows, request.columns, map(find_sides, choices))
+    return note_windows(request.rows, request.columns, map(find_sides, choices))
 
 
 def require_weights_memory(
     choices: Sequence[MapChoice],
-    find_sides: Callable[[MapChoice], Sides],
+    find_sides: Callable[[MapChoice], MapTokens],
     request: Request,
 ) -> None:
     """Raise InputError if the weights that are asked for would not fit into memory.
@@ -246,11 +253,11 @@ def require_weights_memory(
         require_memory(head_counts)
 
 
-def assemble(
+def assemble_maps(
     choices: Sequence[MapChoice],
-    sites: Sequence[Site],
-    results: dict[int, Found],
-    find_sides: Callable[[MapChoice], Sides],
+    sites: Sequence[AttentionSite],
+    results: dict[int, CallResult],
+    find_sides: Callable[[MapChoice], MapTokens],
     request: Request,
 ) -> tuple[AttentionMap, ...]:
     """Make maps of the results of calls, whose weights are used up.
@@ -275,15 +282,15 @@ def assemble(
 
 def join_layers(
     choice: MapChoice,
-    layers: Sequence[Found],
-    sides: Sides,
+    layers: Sequence[CallResult],
+    sides: MapTokens,
     request: Request,
 ) -> AttentionMap:
     """Make one map of the results of its layers, whose weights are used up.
 
     sides: the queries and keys of the map. Raises ValueError for numbers that no attention has.
     """
-    rows, columns = require_sides(request.rows, request.columns, sides)
+    rows, columns = require_window_sides(request.rows, request.columns, sides)
     queries, keys = crop_sides(sides, request)
     summary = {
         name: stack_tensors([layer.summary[name] for layer in layers]) for name in layers[0].summary
@@ -314,7 +321,7 @@ def join_layers(
     )
 
 
-def take_weights(layers: Sequence[Found]) -> Any:
+def take_weights(layers: Sequence[CallResult]) -> Any:
     """Return the weights of layers as one array, and remove them from the results of the layers.
 
     So memory holds the weights of a long text once. None if they were not kept.
@@ -373,7 +380,7 @@ def make_statistics(summary: Mapping[str, Any], kind: Kind) -> Statistics:
     return Statistics(summary["entropy"], received, received[..., 0], **compared)
 
 
-def stack_edges(layers: Sequence[Found]) -> Edges | None:
+def stack_edges(layers: Sequence[CallResult]) -> Edges | None:
     """Return the strongest edges of layers as arrays; None if they were not kept."""
     kept = [layer.edges for layer in layers if layer.edges is not None]
     if not kept:
@@ -383,7 +390,7 @@ def stack_edges(layers: Sequence[Found]) -> Edges | None:
     return Edges(keys, weights)
 
 
-def measure_fidelity(results: Mapping[int, Found]) -> tuple[float | None, str | None]:
+def measure_fidelity(results: Mapping[int, CallResult]) -> tuple[float | None, str | None]:
     """Return the largest difference of captured layers from the model's outputs, and a warning.
 
     The difference is None where none was measured. The warning is None unless the difference is

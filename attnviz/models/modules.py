@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attnviz.engine.observers.base import Observer, Seen, Site
-from attnviz.engine.observers.capture import Probe
-from attnviz.engine.observers.survey import Survey
-from attnviz.engine.running import follow
-from attnviz.engine.tap import Tap, slow_path
+from attnviz.engine.observers.base import AttentionSite, Observer, SurveyedCall
+from attnviz.engine.observers.capture import CaptureObserver
+from attnviz.engine.observers.survey import SurveyObserver
+from attnviz.engine.running import watch_modules
+from attnviz.engine.tap import Tap, disable_fast_path
 from attnviz.errors import AttnvizError, InputError, ModelError
 from attnviz.models.inputs import (
     Arguments,
@@ -26,7 +26,7 @@ from attnviz.models.inputs import (
 )
 from attnviz.models.maps import (
     MapChoice,
-    assemble,
+    assemble_maps,
     choose_maps,
     group_heads_by_call,
     make_position_tokens,
@@ -45,7 +45,7 @@ from attnviz.models.untouched import (
 )
 from attnviz.record import Capture, Kind
 from attnviz.request import Request
-from attnviz.selection import Sides
+from attnviz.selection import MapTokens
 
 
 @wait_for_turn
@@ -68,27 +68,27 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
         raise ModelError(
             f"{name} has no attention that could be found: no nn.MultiheadAttention, "
             "no scaled_dot_product_attention, no layer of attnviz, "
-            "no softmax whose result multiplies values"
+            "no softmax whose result multiplies values",
         )
     sites = number_layers(survey.seen, list_kinds(survey.seen))
     choices = choose_maps(sites, request)
     sizes = {(site.kind, site.layer): site.size for site in sites}
 
-    def find_sides(choice: MapChoice) -> Sides:
+    def find_sides(choice: MapChoice) -> MapTokens:
         queries, keys = sizes[choice.kind, choice.layers[0]]
         return make_position_tokens(queries), make_position_tokens(keys)
 
     require_weights_memory(choices, find_sides, request)
-    probe = Probe(group_heads_by_call(choices, sites), request, stop=False)
+    probe = CaptureObserver(group_heads_by_call(choices, sites), request, stop=False)
     run_module(net, arguments, probe)
     if probe.calls != len(sites):
         raise ModelError(
             f"{name} calls attention {len(sites)} times in one run "
-            f"and {probe.calls} times in the next"
+            f"and {probe.calls} times in the next",
         )
     change = measure_output_change(net, arguments, outputs)
     fidelity, warning = measure_fidelity(probe.found)
-    maps = assemble(choices, sites, probe.found, find_sides, request)
+    maps = assemble_maps(choices, sites, probe.found, find_sides, request)
     lines = describe_layers(survey.seen, sites), warning
     return Capture(
         name,
@@ -101,7 +101,7 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
     )
 
 
-def survey_inputs(net: nn.Module, inputs: Any) -> tuple[Arguments, Survey, Any]:
+def survey_inputs(net: nn.Module, inputs: Any) -> tuple[Arguments, SurveyObserver, Any]:
     """Find the first reading of inputs with which a module runs and attends.
 
     Returns that reading, the survey of the calls that the module makes then, and its output. If the
@@ -114,8 +114,8 @@ def survey_inputs(net: nn.Module, inputs: Any) -> tuple[Arguments, Survey, Any]:
         try:
             require_arguments(net, reading)
             arguments = move_arguments(net, reading)
-            with follow(net) as running:
-                survey = Survey(running)
+            with watch_modules(net) as running:
+                survey = SurveyObserver(running)
                 outputs = run_module(net, arguments, survey)
         except AttnvizError as error:
             failure = error
@@ -125,7 +125,7 @@ def survey_inputs(net: nn.Module, inputs: Any) -> tuple[Arguments, Survey, Any]:
         idle_reading = arguments
     if idle_reading is None and failure is not None:
         raise failure
-    return idle_reading or Arguments.from_inputs(inputs), Survey(), None
+    return idle_reading or Arguments.from_inputs(inputs), SurveyObserver(), None
 
 
 def run_module(net: nn.Module, arguments: Arguments, observer: Observer) -> Any:
@@ -135,7 +135,7 @@ def run_module(net: nn.Module, arguments: Arguments, observer: Observer) -> Any:
     InputError for several texts.
     """
     tap = Tap(observer, batch=count_texts(arguments))
-    with slow_path(), run_alike(net), tap:
+    with disable_fast_path(), run_alike(net), tap:
         return call_module(net, arguments.copy())
 
 
@@ -185,7 +185,7 @@ def measure_output_change(
         name = type(net).__name__
         raise ModelError(
             f"{name} puts out something else each time it runs: "
-            "what one run shows holds for no other"
+            "what one run shows holds for no other",
         )
     raise explain_change(net, change)
 
@@ -231,7 +231,7 @@ def count_texts(arguments: Arguments) -> int:
     return 1
 
 
-def list_kinds(calls: Sequence[Seen]) -> list[Kind]:
+def list_kinds(calls: Sequence[SurveyedCall]) -> list[Kind]:
     """List which tokens attend to which in each call.
 
     Those of two texts are "cross". If a module has such calls, its other calls are the encoder's or
@@ -249,12 +249,12 @@ def list_kinds(calls: Sequence[Seen]) -> list[Kind]:
     return kinds
 
 
-def is_cross(call: Seen) -> bool:
+def is_cross(call: SurveyedCall) -> bool:
     """Return True if the queries and keys of a call are of two texts."""
     return call.cross or call.queries != call.keys
 
 
-def choose_own_kind(call: Seen, crossing: Sequence[Seen]) -> Kind:
+def choose_own_kind(call: SurveyedCall, crossing: Sequence[SurveyedCall]) -> Kind:
     """Return whether a text that attends to itself is the encoder's or the decoder's.
 
     The name of the module tells, else the length of the text. crossing: the calls from one text to
@@ -268,7 +268,7 @@ def choose_own_kind(call: Seen, crossing: Sequence[Seen]) -> Kind:
     return "decoder" if asks_other_text else "encoder"
 
 
-def describe_layers(calls: Sequence[Seen], sites: Sequence[Site]) -> str:
+def describe_layers(calls: Sequence[SurveyedCall], sites: Sequence[AttentionSite]) -> str:
     """Return a note that names the module of each layer; empty if no name is known."""
     names: list[str] = []
     for call, site in zip(calls, sites, strict=True):

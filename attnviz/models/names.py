@@ -158,12 +158,12 @@ def explain_download_failure(
         return ModelError(f"{model} has no revision {revision!r}")
     if isinstance(error, errors.RepositoryNotFoundError):
         return ModelError(
-            f"{model} is not on the hub, or is private; 'attnviz models' lists names that work"
+            f"{model} is not on the hub, or is private; 'attnviz models' lists names that work",
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         advice = advise_offline(repository)
         return ModelError(
-            f"{model} is not in the local cache and the hub cannot be reached; {advice}"
+            f"{model} is not in the local cache and the hub cannot be reached; {advice}",
         )
     kind = type(error).__name__
     first_line = str(error).splitlines()[0]

@@ -35,7 +35,7 @@ def recognise_own_model(folder: Path) -> bool:
     """Tell whether a folder holds a model that ``attnviz train`` wrote."""
     from attnviz.lm import store
 
-    return store.is_ours(folder)
+    return store.is_own_model(folder)
 
 
 def load_own_model(name: str, folders: "Folders", options: LoadOptions) -> Model:
@@ -82,7 +82,7 @@ def find_backend(folder: Path) -> Backend:
     raise ModelError(f"no backend of attnviz reads the model in {folder}")
 
 
-def load(
+def load_model(
     name: str = "builtin",
     *,
     revision: str | None = None,

@@ -97,7 +97,7 @@ def explain_change(net: nn.Module, change: float) -> ModelError:
     extent = f"by {change:.1e} of its size" if math.isfinite(change) else "altogether"
     return ModelError(
         f"what {name} computes changes {extent} when its attention is read: "
-        "its code does something that attnviz does not understand, so nothing is shown"
+        "its code does something that attnviz does not understand, so nothing is shown",
     )
 
 

@@ -4,13 +4,13 @@ from functools import partial
 
 import numpy as np
 
-from attnviz.analysis.statistics import describe, strongest, tile
+from attnviz.analysis.statistics import find_strongest_edges, measure_statistics, pool_weights
 from attnviz.record import ATTENTION, AttentionMap, Floats, Token, Visible
 from attnviz.request import Request
-from attnviz.selection import require_sides
+from attnviz.selection import require_window_sides
 
 
-def make_map(
+def make_whole_map(
     layers: tuple[int, ...],
     heads: tuple[int | str, ...],
     tokens: tuple[Token, ...],
@@ -26,19 +26,19 @@ def make_map(
     """
     make_self_map = partial(AttentionMap, "self", layers, heads, tokens, tokens)
     if request.windowed or request.method != ATTENTION:
-        rows, columns = require_sides(request.rows, request.columns, (tokens, tokens))
+        rows, columns = require_window_sides(request.rows, request.columns, (tokens, tokens))
         whole_map = make_self_map(weights, visible, request.method)
         return whole_map.window(rows, columns)
-    statistics = describe(weights, visible, True)
+    statistics = measure_statistics(weights, visible, True)
     if request.keep == "weights":
         return make_self_map(weights, visible, statistics=statistics)
     if request.keep == "tiles":
-        tiles = tile(weights, request.tiles)
-        visible_tiles = tile(visible, request.tiles).max.astype(bool)
+        tiles = pool_weights(weights, request.tiles)
+        visible_tiles = pool_weights(visible, request.tiles).max.astype(bool)
         is_whole = (tiles.height, tiles.width) == (1, 1)
         kept = weights if is_whole else None
         return make_self_map(kept, visible_tiles, tiles=tiles, statistics=statistics)
     edges = None
     if request.keep == "edges":
-        edges = strongest(weights, request.strongest)
+        edges = find_strongest_edges(weights, request.strongest)
     return make_self_map(None, np.array(True), edges=edges, statistics=statistics)

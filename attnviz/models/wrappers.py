@@ -55,7 +55,7 @@ def unwrap_model(value: Any) -> UnwrappedModel:
     if not isinstance(unwrapped.model, nn.Module):
         raise UsageError(
             f"model= is {describe_object(value)}: "
-            "give a name, a folder, a transformers model or a torch.nn.Module"
+            "give a name, a folder, a transformers model or a torch.nn.Module",
         )
     return unwrapped
 
@@ -117,7 +117,7 @@ def find_adapted_model(model: Any) -> nn.Module:
         raise ModelError(
             f"{type(model).__name__} applies its adapter ({escape(kinds)}) "
             "outside of the model's layers, where it cannot be read: "
-            "adapters in the layers, such as LoRA, can be"
+            "adapters in the layers, such as LoRA, can be",
         )
     inner: nn.Module = tuner.model
     return inner
@@ -140,7 +140,7 @@ def find_only_model(model: nn.Module) -> nn.Module:
     if len(models) != 1:
         raise ModelError(
             f"{type(model).__name__} holds {len(models)} transformers models: "
-            "hand over the one that is to be read"
+            "hand over the one that is to be read",
         )
     return models[0]
 
@@ -186,5 +186,5 @@ def read_tokenizer(value: Any) -> Any:
         return inner
     raise UsageError(
         f"tokenizer= is {describe_object(value)}: "
-        "give a tokenizer of transformers, such as AutoTokenizer loads"
+        "give a tokenizer of transformers, such as AutoTokenizer loads",
     )

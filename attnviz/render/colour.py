@@ -82,7 +82,10 @@ def get_colour_map(name: str = "viridis", *, signed: bool = False) -> ColourMap:
 
 @cache
 def sample_colours(
-    name: str = "viridis", steps: int = STEPS, *, signed: bool = False
+    name: str = "viridis",
+    steps: int = STEPS,
+    *,
+    signed: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Sample a colour map at even steps from low to high: (step, red green blue), read-only."""
     colour_map = get_colour_map(name, signed=signed)
@@ -101,7 +104,10 @@ def sample_colours(
 
 @cache
 def make_palette(
-    name: str = "viridis", steps: int = STEPS, *, signed: bool = False
+    name: str = "viridis",
+    steps: int = STEPS,
+    *,
+    signed: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Make a palette by step of a scale: (step, red green blue alpha), read-only.
 

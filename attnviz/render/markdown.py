@@ -16,7 +16,7 @@ LINKS = re.compile(r"(?<=:)/(?=/)|(?<=www)\.")  # text that readers of Markdown 
 STARTS = re.compile(r"^\d*(?=[-+=.])")  # what makes a list, a rule or a heading of a line
 
 
-def markdown(pictures: Sequence[Picture]) -> str:
+def render_markdown(pictures: Sequence[Picture]) -> str:
     """Write pictures as Markdown: each as a heading, a table and its caption."""
     sections = ["\n".join(write_picture(picture)) for picture in pictures]
     return "\n".join(sections)

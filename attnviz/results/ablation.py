@@ -6,15 +6,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.roles import ROLES, Data
+from attnviz.analysis.roles import ROLES, RoleData
 from attnviz.drawable import Table
 from attnviz.record import Doubles, Floats
 from attnviz.request import Replacement
 from attnviz.selection import Head
 from attnviz.views.labels import abbreviate_head
 
-HOWS: tuple[Replacement, ...] = "zero", "mean"  # replacements of which the losses are measured
-DATA: dict[Data, str] = {"repeated": "repeats", "text": "text"}
+MEASURED_REPLACEMENTS: tuple[Replacement, ...] = (
+    "zero",
+    "mean",
+)  # replacements of which the losses are measured
+DATA: dict[RoleData, str] = {"repeated": "repeats", "text": "text"}
 SMALLEST_RISE = 1e-9  # nats that the colours reach at least, so that nothing is divided by 0
 EXPLAIN_REPLACEMENTS = (
     "zero, mean: what a head puts out is replaced by zeros, or by its mean over all queries of the "
@@ -25,7 +28,7 @@ EXPLAIN_OTHERS = (
     "these are too few; mean ± deviation over up to 5 draws"
 )
 
-Condition: TypeAlias = tuple[Data, Replacement]
+Condition: TypeAlias = tuple[RoleData, Replacement]
 """The data that a loss is measured on, and what stands in place of heads."""
 
 
@@ -70,7 +73,7 @@ class AblatedHeads:
 class Ablation:
     """The loss of a whole model, and without heads."""
 
-    loss: Mapping[Data, LossSpread]
+    loss: Mapping[RoleData, LossSpread]
     """The loss of the whole model, by data."""
     ablated: tuple[AblatedHeads, ...]
 
@@ -145,7 +148,7 @@ def make_ablation_table(ablation: Ablation) -> Table:
 def list_conditions(ablation: Ablation) -> list[Condition]:
     """List on which data, and with which replacements, losses were measured."""
     measured_data = [data for data in DATA if data in ablation.loss]
-    return [(data, replacement) for data in measured_data for replacement in HOWS]
+    return [(data, replacement) for data in measured_data for replacement in MEASURED_REPLACEMENTS]
 
 
 def name_conditions(conditions: Sequence[Condition]) -> tuple[str, ...]:

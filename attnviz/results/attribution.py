@@ -10,24 +10,31 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.attribution import BASELINES, FEW, SCORINGS, chance, ranks, spearman
+from attnviz.analysis.attribution import (
+    BASELINES,
+    FEWEST_CORRELATED,
+    SCORINGS,
+    compute_chance_correlation,
+    correlate_ranks,
+    rank_values,
+)
 from attnviz.drawable import Axis, Panel, Picture, Scale, Strip, Table
 from attnviz.escape import escape
 from attnviz.io.formats import describe_tokens
 from attnviz.record import Capture, Doubles, Floats, Token, Visible
 from attnviz.results.intervention import (
     SHOWN,
-    Outcome,
+    InterventionOutcome,
     describe_outcome,
-    prediction_table,
-    told_changes,
+    explain_changes,
+    make_prediction_table,
 )
 from attnviz.results.result import Result
 from attnviz.views.heatmaps import join_title, make_caption
 from attnviz.views.labels import find_spaces, label_tokens, name_token, shorten
 
-Check: TypeAlias = Literal["knock-out", "leave-one-out"]
-CHECKS: dict[Check, str] = {
+TokenRemoval: TypeAlias = Literal["knock-out", "leave-one-out"]
+TOKEN_REMOVALS: dict[TokenRemoval, str] = {
     "knock-out": "the token's column is cut in all layers and heads: no other token reads it",
     "leave-one-out": "the mean over 4 tokens, drawn from the vocabulary, that are read in its place",
 }
@@ -83,13 +90,13 @@ class Attribution(Result):
     """
     baselines: Mapping[str, Doubles]
     """(token,) by the name of a baseline."""
-    effects: Mapping[Check, Doubles]
+    effects: Mapping[TokenRemoval, Doubles]
     """(token,) by intervention: by how much the logit of the target, less the mean of all, falls.
 
     Of a vector 1 - cosine. NaN for the query, and for tokens that it has nothing of.
     """
     notes: tuple[str, ...] = ()
-    outcome: Outcome | None = None
+    outcome: InterventionOutcome | None = None
     """The effect on the prediction of changes that hold in all runs, if there are any."""
 
     @property
@@ -112,11 +119,11 @@ class Attribution(Result):
         NaN for tokens that are not ranked.
         """
         token_ranks = np.full(len(self.tokens), np.nan)
-        token_ranks[self.ranked] = ranks(-values[self.ranked])
+        token_ranks[self.ranked] = rank_values(-values[self.ranked])
         return token_ranks
 
     @property
-    def agreement(self) -> dict[str, dict[Check, float]]:
+    def agreement(self) -> dict[str, dict[TokenRemoval, float]]:
         """The rank correlation of methods and baselines with each intervention, over ranked tokens.
 
         Two interventions are compared with each other too: they agree only so far, which is as much
@@ -127,20 +134,20 @@ class Attribution(Result):
             compared |= {str(check): effect for check, effect in self.effects.items()}
         return {name: self.correlate(name, values) for name, values in compared.items()}
 
-    def correlate(self, name: str, values: Doubles) -> dict[Check, float]:
+    def correlate(self, name: str, values: Doubles) -> dict[TokenRemoval, float]:
         """Return the rank correlation of some numbers with each intervention; NaN with itself."""
         ranked_values = values[self.ranked]
-        correlations: dict[Check, float] = {}
+        correlations: dict[TokenRemoval, float] = {}
         for check, effect in self.effects.items():
             if name == check:
                 correlations[check] = np.nan
             else:
-                correlations[check] = spearman(ranked_values, effect[self.ranked])
+                correlations[check] = correlate_ranks(ranked_values, effect[self.ranked])
         return correlations
 
-    def under(self, outcome: Outcome) -> "Attribution":
+    def with_outcome(self, outcome: InterventionOutcome) -> "Attribution":
         """Return the attribution with notes on the changes that hold in all its runs."""
-        changes = told_changes(outcome.changes, outcome.scope)
+        changes = explain_changes(outcome.changes, outcome.scope)
         lines = [line for line in changes if line != SHOWN]
         return replace(self, notes=(*self.notes, *lines, UNDER), outcome=outcome)
 
@@ -182,7 +189,7 @@ class Attribution(Result):
         if self.effects:
             tables.append(make_agreement_table(self))
         if self.outcome is not None:
-            tables.append(prediction_table(self.outcome))
+            tables.append(make_prediction_table(self.outcome))
         return tables
 
 
@@ -237,7 +244,8 @@ def rank_by_method(attribution: Attribution) -> dict[str, Doubles]:
 
 
 def pick_token(
-    columns: Mapping[str, Doubles] | Mapping[Check, Doubles], position: int
+    columns: Mapping[str, Doubles] | Mapping[TokenRemoval, Doubles],
+    position: int,
 ) -> dict[str, float]:
     """Return the numbers of one token by the names of their columns."""
     return {name: values[position] for name, values in columns.items()}
@@ -246,10 +254,10 @@ def pick_token(
 def describe_agreement(attribution: Attribution) -> dict[str, Any]:
     """Describe how far methods and baselines agree with interventions, for JSON."""
     count = attribution.ranked_count
-    interventions = {check: CHECKS[check] for check in attribution.effects}
+    interventions = {check: TOKEN_REMOVALS[check] for check in attribution.effects}
     return {
         "tokens": count,
-        "chance": chance(count),
+        "chance": compute_chance_correlation(count),
         "interventions": interventions,
         "baselines": BASELINES,
         "spearman": attribution.agreement,
@@ -350,7 +358,9 @@ def make_tokens_table(attribution: Attribution, most: int | None) -> Table:
 
 
 def format_scores_and_ranks(
-    attribution: Attribution, values: Doubles, positions: Sequence[int]
+    attribution: Attribution,
+    values: Doubles,
+    positions: Sequence[int],
 ) -> tuple[list[str], list[str]]:
     """Format the scores of some tokens, and their ranks: two columns."""
     token_ranks = attribution.rank_tokens(values)
@@ -361,7 +371,9 @@ def format_scores_and_ranks(
 
 
 def colour_scores_and_ranks(
-    attribution: Attribution, values: Doubles, positions: Sequence[int]
+    attribution: Attribution,
+    values: Doubles,
+    positions: Sequence[int],
 ) -> tuple[Floats, Floats]:
     """Return how far up the colours the scores of some tokens are; their ranks have no colours."""
     levels = colour_scores(values, attribution.ranked)
@@ -474,22 +486,22 @@ def explain_agreement(attribution: Attribution) -> Sequence[str]:
     lines = [f"rank correlation (Spearman) {over}: none special, nor the first, nor the one asked"]
     checks = attribution.effects
     lines += [describe_trust(attribution, check) for check in checks]
-    lines += [f"{check}: {CHECKS[check]}" for check in checks]
+    lines += [f"{check}: {TOKEN_REMOVALS[check]}" for check in checks]
     for baseline, meaning in BASELINES.items():
         lines.append(f"{baseline}: {meaning}")
     return lines
 
 
-def describe_trust(attribution: Attribution, check: Check) -> str:
+def describe_trust(attribution: Attribution, check: TokenRemoval) -> str:
     """Say how far the method that ranks agrees with an intervention, and if that is beyond chance."""
     count, by = attribution.ranked_count, attribution.by
-    if count < FEW:
+    if count < FEWEST_CORRELATED:
         return f"{count} tokens are too few: a rank correlation means nothing here"
     agreement = attribution.agreement
     correlation = agreement[by][check]
     if np.isnan(correlation):
         return f"{by} and {check}: one of them ranks nothing, all its numbers are equal"
-    bound = chance(count)
+    bound = compute_chance_correlation(count)
     verdict = "more than chance" if correlation > bound else "no more than chance"
     by_position = agreement["position"][check]
     agrees = f"on this input {by} agrees with {check} at {correlation:.2f}"

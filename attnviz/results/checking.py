@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnviz.analysis.comparison import Distances, Name
+from attnviz.analysis.comparison import Distances, HeadName
 from attnviz.analysis.measures import COLUMNS, MeasureSummary, summarise_measures
 from attnviz.analysis.roles import ROLES
 from attnviz.analysis.segments import choose_segments, find_segment, measure_shares
-from attnviz.analysis.statistics import mean_of
+from attnviz.analysis.statistics import average_defined
 from attnviz.drawable import Picture, Table, make_blank_levels
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape
@@ -21,7 +21,7 @@ from attnviz.record import Capture, Segment
 from attnviz.results.head_roles import Roles
 from attnviz.results.inspection import list_map_heads, measure_heads_of
 from attnviz.results.result import Result
-from attnviz.selection import HEAD, Spot, place
+from attnviz.selection import HEAD, TokenReference, find_number
 
 JS = "js"
 MOVED = "moved"
@@ -33,7 +33,7 @@ NAME_SHOWN = 40  # characters of a name in an error
 class Measure(NamedTuple):
     """A number that a bound is on: a column of heads, a role, or a divergence of A from B."""
 
-    head: Name | None
+    head: HeadName | None
     """None: of all heads together."""
     name: str
 
@@ -206,7 +206,7 @@ class Evidence:
     """The roles of the heads of A."""
     segments: Sequence[Segment] | None = None
     """Without them, the own segments of each text."""
-    query: Spot | None = None
+    query: TokenReference | None = None
     """The token whose attention segments share; None: of all outside a segment."""
     notes: tuple[str, ...] = ()
     """On what this was measured."""
@@ -259,11 +259,11 @@ def measure_divergence(measure: Measure, distances: Distances) -> float:
         if distances.moved is None:
             reason = "A and B have other heads"
             raise UsageError(f"moved compares heads of the same number, and {reason}: use js")
-        by_head, by_text = distances.moved, mean_of(distances.moved, 1)
+        by_head, by_text = distances.moved, average_defined(distances.moved, 1)
     if measure.head is None:
-        return float(mean_of(by_text, 0))
+        return float(average_defined(by_text, 0))
     index = find_head(measure.head, distances.names[0])
-    return float(mean_of(by_head[:, index], 0))
+    return float(average_defined(by_head[:, index], 0))
 
 
 def measure_column(measure: Measure, evidence: Evidence) -> float:
@@ -271,7 +271,7 @@ def measure_column(measure: Measure, evidence: Evidence) -> float:
     maps = evidence.captures[0].maps
     values = evidence.columns.mean[measure.name]
     if measure.head is None:
-        value = float(mean_of(values, 0))
+        value = float(average_defined(values, 0))
     else:
         heads = [(head.layer, head.head) for head in list_map_heads(maps)]
         index = find_head(measure.head, heads)
@@ -293,9 +293,9 @@ def measure_role(measure: Measure, roles: Roles) -> float:
     return max(defined, default=math.nan)
 
 
-def score_heads(role: str, roles: Roles) -> Mapping[Name, float]:
+def score_heads(role: str, roles: Roles) -> Mapping[HeadName, float]:
     """Return the score of each head in a role; NaN where it is undefined."""
-    scores: dict[Name, float] = {}
+    scores: dict[HeadName, float] = {}
     for head in roles.heads:
         best = head.best(role)
         scores[head.place] = math.nan if best is None else best.mean
@@ -305,7 +305,7 @@ def score_heads(role: str, roles: Roles) -> Mapping[Name, float]:
 def average_share(name: str, evidence: Evidence) -> float:
     """Return what a segment gets, mean over heads and texts. Raises InputError."""
     shares = [measure_share(capture, name, evidence) for capture in evidence.captures]
-    return float(mean_of(np.array(shares), 0))
+    return float(average_defined(np.array(shares), 0))
 
 
 def measure_share(capture: Capture, name: str, evidence: Evidence) -> float:
@@ -320,19 +320,19 @@ def measure_share(capture: Capture, name: str, evidence: Evidence) -> float:
     except ValueError as error:
         raise InputError(f"segments: {error}") from error
     of_segment = [each.rest_share[..., number].ravel() for each in shares]
-    return float(mean_of(np.concatenate(of_segment), 0))
+    return float(average_defined(np.concatenate(of_segment), 0))
 
 
-def find_head(head: Name, names: Sequence[Name]) -> int:
+def find_head(head: HeadName, names: Sequence[HeadName]) -> int:
     """Return where a head stands in a list of heads. Negative numbers count from the end.
 
     Raises UsageError.
     """
     layers = list(dict.fromkeys(layer for layer, _ in names))
-    layer = place(head[0], layers, "layer")
+    layer = find_number(head[0], layers, "layer")
     numbers = []
     for layer_of_head, number in names:
         if layer_of_head == layer and isinstance(number, int):
             numbers.append(number)
-    number = place(int(head[1]), numbers, "head")
+    number = find_number(int(head[1]), numbers, "head")
     return list(names).index((layer, number))

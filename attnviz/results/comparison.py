@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.comparison import Comparison, Distances, Name, Side, compare
-from attnviz.analysis.statistics import deviation_of, mean_of
+from attnviz.analysis.comparison import Comparison, Distances, HeadName, Side, compare_on_words
+from attnviz.analysis.statistics import average_defined, compute_deviation
 from attnviz.drawable import (
     Axis,
     Heatmap,
@@ -27,8 +27,8 @@ from attnviz.drawable import (
 )
 from attnviz.errors import InputError
 from attnviz.escape import escape
-from attnviz.io.formats import decimals, token_list
-from attnviz.methods import is_other, method_line, methods_of, noun
+from attnviz.io.formats import describe_plain_tokens, list_shortest_decimals
+from attnviz.methods import describe_method, holds_other_numbers, list_methods, name_cell
 from attnviz.record import (
     ATTENTION,
     GIVEN,
@@ -40,14 +40,14 @@ from attnviz.record import (
     Weights,
 )
 from attnviz.results.result import Result
-from attnviz.selection import ALL, Named, Selection, resolve
+from attnviz.selection import ALL, HeadNames, Selection, resolve_blocks
 from attnviz.views.colour_scale import Look
-from attnviz.views.heatmaps import PLAIN, arrange_by_layer, make_heatmap
+from attnviz.views.heatmaps import DEFAULT_LOOK, arrange_by_layer, make_heatmap
 from attnviz.views.labels import (
     abbreviate_head,
     abbreviate_head_column,
     make_number_axis,
-    model_title,
+    name_model,
     shorten,
 )
 
@@ -77,8 +77,8 @@ class HeadGroups(NamedTuple):
     They are one each, or several of a layer of which the mean is drawn.
     """
 
-    a: tuple[Name, ...]
-    b: tuple[Name, ...]
+    a: tuple[HeadName, ...]
+    b: tuple[HeadName, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,7 +89,7 @@ class ComparisonResult(Result):
     """The comparison on the first text, of which maps are drawn."""
     distances: Distances
     """The distances of all heads, over all texts."""
-    heads: tuple[Name, ...]
+    heads: tuple[HeadName, ...]
     """The heads of A that are listed."""
     groups: tuple[HeadGroups, ...]
     """The heads of A and B that are drawn, a series of maps for each group."""
@@ -100,7 +100,7 @@ class ComparisonResult(Result):
         distances = self.distances
         moved = None
         if distances.moved is not None:
-            moved = describe_spread(mean_of(distances.moved, 1))
+            moved = describe_spread(average_defined(distances.moved, 1))
         heads = list_heads(distances, self.heads)
         maps = describe_maps(self.first, self.groups[0])
         return {
@@ -126,7 +126,7 @@ class ComparisonResult(Result):
     def draw(
         self,
         view: ComparisonView | None = None,
-        look: Look = PLAIN,
+        look: Look = DEFAULT_LOOK,
         most: int | None = None,
     ) -> list[Picture]:
         """Return the pictures of a view; by default the maps, then the table.
@@ -156,14 +156,14 @@ def compare_captures(a: Capture, b: Capture) -> Comparison:
     """
     require_same_method(a, b)
     try:
-        return compare(a, b)
+        return compare_on_words(a, b)
     except ValueError as error:
         raise InputError(f"A and B cannot be compared: {error}") from error
 
 
 def require_same_method(a: Capture, b: Capture) -> None:
     """Raise InputError unless both hold numbers of one method, of which rows can sum to 1."""
-    methods = {*methods_of(a.maps), *methods_of(b.maps)}
+    methods = {*list_methods(a.maps), *list_methods(b.maps)}
     methods.discard(GIVEN)
     if SCORES in methods:
         raise InputError(NO_SHARES)
@@ -176,7 +176,7 @@ def require_same_method(a: Capture, b: Capture) -> None:
 def measure_comparisons(
     comparisons: Iterable[Comparison],
     layers: Selection | None = None,
-    heads: Selection | Named | None = None,
+    heads: Selection | HeadNames | None = None,
 ) -> ComparisonResult:
     """Measure how far A and B are from each other over comparisons of the same two models.
 
@@ -203,21 +203,25 @@ def measure_comparisons(
 
 
 def choose_heads_of_side(
-    side: Side, layers: Selection, heads: Selection | Named
-) -> tuple[Name, ...]:
+    side: Side,
+    layers: Selection,
+    heads: Selection | HeadNames,
+) -> tuple[HeadName, ...]:
     """Return the chosen heads of a side, in its order. Raises UsageError for one not there."""
     by_layer: dict[int, list[int | str]] = {}
     for layer, head in side.names:
         heads_of_one_layer = by_layer.setdefault(layer, [])
         heads_of_one_layer.append(head)
-    chosen: set[Name] = set()
+    chosen: set[HeadName] = set()
     for some_layers, some_heads in resolve_heads(by_layer, layers, heads):
         chosen.update(pair_each(some_layers, some_heads))
     return tuple(name for name in side.names if name in chosen)
 
 
 def resolve_heads(
-    by_layer: Mapping[int, Sequence[int | str]], layers: Selection, heads: Selection | Named
+    by_layer: Mapping[int, Sequence[int | str]],
+    layers: Selection,
+    heads: Selection | HeadNames,
 ) -> Iterator[tuple[Sequence[int], Sequence[int | str]]]:
     """Yield chosen layers with their chosen heads. Of a reduction over heads, all are chosen.
 
@@ -225,7 +229,7 @@ def resolve_heads(
     """
     numbers = {layer: keep_numbers(names) for layer, names in by_layer.items()}
     if all(numbers.values()):
-        yield from resolve(layers, heads, numbers)
+        yield from resolve_blocks(layers, heads, numbers)
         return
     for layer in layers.resolve(list(by_layer), "layer"):
         yield (layer,), by_layer[layer]
@@ -236,12 +240,12 @@ def keep_numbers(heads: Sequence[int | str]) -> list[int]:
     return [head for head in heads if isinstance(head, int)]
 
 
-def pair_each(layers: Sequence[int], heads: Sequence[int | str]) -> list[Name]:
+def pair_each(layers: Sequence[int], heads: Sequence[int | str]) -> list[HeadName]:
     """Return each of some heads in each of some layers."""
     return [(layer, head) for layer in layers for head in heads]
 
 
-def pair_last_layers(comparison: Comparison, names: Sequence[Name] = ()) -> HeadGroups:
+def pair_last_layers(comparison: Comparison, names: Sequence[HeadName] = ()) -> HeadGroups:
     """Return the heads of A in its last layer, and the heads of B that stand beside them.
 
     Those of B have the same names, or are all of its last layer where the two have other heads.
@@ -256,7 +260,7 @@ def pair_last_layers(comparison: Comparison, names: Sequence[Name] = ()) -> Head
     return HeadGroups(heads, select_layer_heads(b, b.layers[-1]))
 
 
-def pair_head(comparison: Comparison, distances: Distances, head: Name) -> HeadGroups:
+def pair_head(comparison: Comparison, distances: Distances, head: HeadName) -> HeadGroups:
     """Return a head of A, and that of B of its name, or the nearest where the two have others."""
     if has_same_heads(comparison):
         return HeadGroups((head,), (head,))
@@ -273,7 +277,7 @@ def has_same_heads(comparison: Comparison) -> bool:
     return comparison.a.names == comparison.b.names
 
 
-def select_layer_heads(side: Side, layer: int) -> tuple[Name, ...]:
+def select_layer_heads(side: Side, layer: int) -> tuple[HeadName, ...]:
     """Return the heads of a layer of a side."""
     return tuple(name for name in side.names if name[0] == layer)
 
@@ -296,7 +300,7 @@ def describe_side(side: Side, other: Side) -> dict[str, Any]:
     }
 
 
-def list_heads(distances: Distances, heads: Sequence[Name]) -> Iterator[dict[str, Any]]:
+def list_heads(distances: Distances, heads: Sequence[HeadName]) -> Iterator[dict[str, Any]]:
     """Describe some heads of A, then all heads of B, each with the head that is nearest to it."""
     for entry in list_side_heads(distances, A_SIDE):
         if (entry["layer"], entry["head"]) in heads:
@@ -341,7 +345,7 @@ def flatten_head(entry: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def describe_name(name: Name) -> dict[str, Any]:
+def describe_name(name: HeadName) -> dict[str, Any]:
     """Describe which head is meant, for JSON."""
     layer, head = name
     return {"layer": layer, "head": head}
@@ -350,8 +354,8 @@ def describe_name(name: Name) -> dict[str, Any]:
 def describe_spread(values: Doubles) -> dict[str, Any]:
     """Describe numbers (text,) by mean and deviation over the texts where they are defined."""
     return {
-        "mean": float(mean_of(values, 0)),
-        "sd": float(deviation_of(values, 0)),
+        "mean": float(average_defined(values, 0)),
+        "sd": float(compute_deviation(values, 0)),
         "n": int(np.count_nonzero(np.isfinite(values))),
     }
 
@@ -364,8 +368,8 @@ def describe_maps(comparison: Comparison, groups: HeadGroups) -> dict[str, Any]:
     side = comparison.a
     return {
         "heads": {"a": heads_of_a, "b": heads_of_b},
-        "queries": token_list(side.queries),
-        "keys": token_list(side.keys),
+        "queries": describe_plain_tokens(side.queries),
+        "keys": describe_plain_tokens(side.keys),
         "a": list_visible(a, visible),
         "b": list_visible(b, visible),
         "difference": list_visible(a - b, visible),
@@ -374,13 +378,13 @@ def describe_maps(comparison: Comparison, groups: HeadGroups) -> dict[str, Any]:
 
 def list_visible(weights: Weights, visible: Visible) -> Any:
     """Return a matrix as nested lists, with NaN where it is masked."""
-    return decimals(np.where(visible, weights, np.float32(np.nan)))
+    return list_shortest_decimals(np.where(visible, weights, np.float32(np.nan)))
 
 
 # Maps: A, B, and their difference
 
 
-def make_series(comparison: Comparison, groups: HeadGroups, look: Look = PLAIN) -> Series:
+def make_series(comparison: Comparison, groups: HeadGroups, look: Look = DEFAULT_LOOK) -> Series:
     """Draw heads of A, of B, and A - B, on the words that both have and the cells that both see."""
     a, b, visible = comparison.pair(*groups)
     panel_a = Panel(a, visible)
@@ -406,7 +410,9 @@ def make_series(comparison: Comparison, groups: HeadGroups, look: Look = PLAIN) 
     return Series(title_comparison(comparison), heatmaps, list_coverage(comparison))
 
 
-def draw_side(letter: str, side: Side, names: Sequence[Name], panel: Panel, look: Look) -> Heatmap:
+def draw_side(
+    letter: str, side: Side, names: Sequence[HeadName], panel: Panel, look: Look
+) -> Heatmap:
     """Draw the weights between common words of one head of a side, or of the mean of several."""
     layer, head = names[0]
     is_mean = len(names) > 1
@@ -424,7 +430,11 @@ def draw_side(letter: str, side: Side, names: Sequence[Name], panel: Panel, look
 
 
 def make_side_map(
-    side: Side, layer: int, heads: tuple[int | str, ...], weights: Weights, visible: Visible
+    side: Side,
+    layer: int,
+    heads: tuple[int | str, ...],
+    weights: Weights,
+    visible: Visible,
 ) -> AttentionMap:
     """Return weights (1, head, query, key) between common words of a side as a map."""
     kind = side.capture.maps[0].kind
@@ -457,14 +467,14 @@ def draw_difference(
 def make_difference_scale(top: float, largest: float, look: Look, method: str) -> Scale:
     """Return the scale of differences between rows that the numbers of a method make."""
     cell = ""
-    if is_other(method):
-        cell = f"difference of {noun(method)}s"
+    if holds_other_numbers(method):
+        cell = f"difference of {name_cell(method)}s"
     return Scale(top, largest, look.linear, signed=True, of=cell)
 
 
 def explain_signs(method: str) -> str:
     """Explain the signs of differences."""
-    if is_other(method):
+    if holds_other_numbers(method):
         return "positive: larger in A, negative: in B"
     return "positive: A attends more, negative: B"
 
@@ -474,8 +484,8 @@ def explain_signs(method: str) -> str:
 
 def title_comparison(comparison: Comparison) -> str:
     """Return the title of a comparison: the names of both models."""
-    a = model_title(comparison.a.capture)
-    b = model_title(comparison.b.capture)
+    a = name_model(comparison.a.capture)
+    b = name_model(comparison.b.capture)
     return f"A {a} · B {b}"
 
 
@@ -483,7 +493,7 @@ def add_method_lines(picture: Heatmap | Table, comparison: Comparison) -> Heatma
     """Return a picture whose caption also says what the numbers are, if they are no weights."""
     lines: dict[str, None] = {}
     for side in (comparison.a, comparison.b):
-        line = method_line(side.capture.maps[0])
+        line = describe_method(side.capture.maps[0])
         if line:
             lines[f"{line}; rows made to sum to 1, sinks included"] = None
     return replace(picture, caption=(*picture.caption, *lines))
@@ -499,7 +509,7 @@ def list_coverage(comparison: Comparison) -> tuple[str, ...]:
         lines.append(f"A: {shorten(text_a)}")
         lines.append(f"B: {shorten(text_b)}")
     lines.append(describe_coverage(comparison))
-    cells = noun(read_method(a))
+    cells = name_cell(read_method(a))
     outside = describe_shares(a.outside, b.outside, f"the {cells}")
     if outside:
         lines.append(f"left out, on tokens that the other does not have: {outside}")
@@ -522,7 +532,7 @@ def describe_coverage(comparison: Comparison) -> str:
     if a.words == b.words == a.common:
         words = f"all {common_words}"
     line = f"compared on {words}, where both may attend; rows sum to 1 there"
-    if is_other(read_method(a)):
+    if holds_other_numbers(read_method(a)):
         return f"{line}, sinks included"
     return line
 
@@ -563,7 +573,7 @@ def merge_notes(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...]:
 def make_heads_table(
     title: str,
     distances: Distances,
-    heads: Sequence[Name],
+    heads: Sequence[HeadName],
     most: int | None = None,
 ) -> Table:
     """Make the table of the heads of A that moved most, or that are farthest from any of B.
@@ -598,12 +608,14 @@ def make_heads_table(
 
 
 def rank_heads(
-    measures: Mapping[str, Doubles], names: Sequence[Name], heads: Sequence[Name]
+    measures: Mapping[str, Doubles],
+    names: Sequence[HeadName],
+    heads: Sequence[HeadName],
 ) -> list[int]:
     """Return the indices of some heads among all names, by the last measure, the largest first."""
     *_, ranked_by = measures.values()
     indices = [names.index(head) for head in heads]
-    return sort_by_value(mean_of(ranked_by, 0), indices)
+    return sort_by_value(average_defined(ranked_by, 0), indices)
 
 
 def name_columns(measures: Mapping[str, Doubles], distances: Distances) -> tuple[str, ...]:
@@ -643,10 +655,10 @@ def has_several_texts(distances: Distances) -> bool:
 
 def spread_over_texts(values: Doubles) -> list[float]:
     """Return the mean of numbers (text,), and their deviation if there are several."""
-    mean = float(mean_of(values, 0))
+    mean = float(average_defined(values, 0))
     if len(values) == 1:
         return [mean]
-    return [mean, float(deviation_of(values, 0))]
+    return [mean, float(compute_deviation(values, 0))]
 
 
 def spread_each(measures: Iterable[Doubles], index: int) -> list[float]:
@@ -698,12 +710,12 @@ def name_measure(distances: Distances) -> str:
 
 def summarise_distances(distances: Distances) -> tuple[str, ...]:
     """Say in lines how far all heads are from the nearest, and from those of the same number."""
-    if np.isnan(mean_of(distances.overall, 0)):
+    if np.isnan(average_defined(distances.overall, 0)):
         return ("no row has two words that both see: there is nothing to measure",)
     overall = describe_nats(distances.overall)
     lines = [f"A and B: {overall}: all heads, each from the nearest of the other, both ways"]
     if distances.moved is not None:
-        moved = describe_nats(mean_of(distances.moved, 1))
+        moved = describe_nats(average_defined(distances.moved, 1))
         lines.append(f"{moved}: all heads, each from that of the same number")
     return (*lines, DIVERGENCE_LINE)
 
@@ -727,7 +739,7 @@ def mention_rest(count: int) -> tuple[str, ...]:
 def make_head_map(title: str, distances: Distances) -> Heatmap:
     """Draw the divergence of each head of A from its own or the nearest of B, a row a layer."""
     *_, divergences_by_text = measure_first_side(distances).values()
-    divergences = mean_of(divergences_by_text, 0).tolist()
+    divergences = average_defined(divergences_by_text, 0).tolist()
     by_head = dict(zip(distances.names[A_SIDE], divergences, strict=True))
     layers, heads, rows = arrange_by_layer(by_head)
     exact = np.array(rows, np.float64)  # None becomes NaN

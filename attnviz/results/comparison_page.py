@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from attnviz.analysis.comparison import Comparison, Name, Side
-from attnviz.analysis.divergence import restricted
+from attnviz.analysis.comparison import Comparison, HeadName, Side
+from attnviz.analysis.divergence import restrict_rows
 from attnviz.drawable import Axis, Grid, Heatmap, Page, Panel, Section
 from attnviz.errors import InputError
 from attnviz.record import AttentionMap, Capture, Visible
@@ -26,18 +26,18 @@ from attnviz.results.comparison import (
 )
 from attnviz.views.colour_scale import Look
 from attnviz.views.heatmaps import (
-    PAGE,
-    PLAIN,
+    DEFAULT_LOOK,
+    PAGE_CELLS,
     arrange_by_layer,
     index_matrices,
     make_grid,
     make_heatmap,
     read_head_key,
 )
-from attnviz.views.labels import abbreviate_head, abbreviate_head_column, make_axes, model_title
+from attnviz.views.labels import abbreviate_head, abbreviate_head_column, make_axes, name_model
 
 
-def make_comparison_page(result: ComparisonResult, look: Look = PLAIN) -> Page:
+def make_comparison_page(result: ComparisonResult, look: Look = DEFAULT_LOOK) -> Page:
     """Make a page of all heads of both sides, and of what each head of A has more than that of B.
 
     Raises InputError for more words than a page holds.
@@ -58,8 +58,8 @@ def require_page_size(side: Side) -> None:
     """Raise InputError if a side has more common words than a page holds."""
     query_count = len(side.queries)
     key_count = len(side.keys)
-    if query_count > PAGE or key_count > PAGE:
-        limit = f"a page compares texts of {PAGE} words at most"
+    if query_count > PAGE_CELLS or key_count > PAGE_CELLS:
+        limit = f"a page compares texts of {PAGE_CELLS} words at most"
         advice = "choose another format, or a shorter text"
         raise InputError(f"{limit}, and here are {key_count}: {advice}")
 
@@ -69,10 +69,10 @@ def make_side_section(letter: str, side: Side, other: Side, look: Look) -> Secti
     _, visible_to_other = other.mean(other.names)
     maps = tuple(make_layer_map(side, layer, visible_to_other) for layer in side.layers)
     capture = Capture(side.capture.model, side.capture.text, maps)
-    heatmaps: dict[Name, Heatmap] = {}
+    heatmaps: dict[HeadName, Heatmap] = {}
     for index in index_matrices(maps):
         heatmaps[read_head_key(*index)] = make_heatmap(capture, *index, look)
-    title = f"{letter} {model_title(capture)}"
+    title = f"{letter} {name_model(capture)}"
     thumbnails = make_grid(capture, maps, look)
     return arrange_section(title, thumbnails, heatmaps)
 
@@ -86,7 +86,7 @@ def make_layer_map(side: Side, layer: int, visible_to_other: Visible) -> Attenti
         weights_of_heads.append(weights_of_head)
         visible_of_heads.append(visible_of_head)
     visible = np.stack(visible_of_heads)[None] & visible_to_other
-    weights = restricted(np.stack(weights_of_heads)[None], visible)
+    weights = restrict_rows(np.stack(weights_of_heads)[None], visible)
     heads = tuple(head for _, head in names)
     return make_side_map(side, layer, heads, weights, visible)
 
@@ -110,12 +110,12 @@ def make_difference_section(result: ComparisonResult, look: Look) -> Section:
     return arrange_section("A - B", thumbnails, heatmaps)
 
 
-def draw_differences(result: ComparisonResult, look: Look) -> dict[Name, Heatmap]:
+def draw_differences(result: ComparisonResult, look: Look) -> dict[HeadName, Heatmap]:
     """Draw each head of A less the head of B that stands beside it, by the name of that of A."""
     comparison = result.first
     queries, keys = label_axes(comparison)
     method = read_method(comparison.a)
-    heatmaps: dict[Name, Heatmap] = {}
+    heatmaps: dict[HeadName, Heatmap] = {}
     for name in comparison.a.names:
         groups = pair_head(comparison, result.distances, name)
         a, b, visible = comparison.pair(*groups)
@@ -136,7 +136,7 @@ def label_axes(comparison: Comparison) -> tuple[Axis, Axis]:
     return make_axes(empty_map)
 
 
-def arrange_section(title: str, thumbnails: Grid, heatmaps: Mapping[Name, Heatmap]) -> Section:
+def arrange_section(title: str, thumbnails: Grid, heatmaps: Mapping[HeadName, Heatmap]) -> Section:
     """Return a section of heatmaps by layer and head, large, and small as the panels of a grid."""
     _, _, rows_of_heatmaps = arrange_by_layer(heatmaps)
     panels = {name: heatmap.panel for name, heatmap in heatmaps.items()}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.explain import Difference, Operands, Steps
+from attnviz.analysis.explain import AttentionSteps, Difference, Operands
 from attnviz.drawable import Picture, Table, make_blank_levels
 from attnviz.io.formats import describe_capture, describe_tokens
 from attnviz.record import AttentionMap, Capture, Doubles
@@ -48,8 +48,8 @@ class ExplanationResult(Result):
 
     capture: Capture
     """The capture of that query and head alone."""
-    steps: Steps
-    apart: Difference
+    steps: AttentionSteps
+    difference: Difference
     """The difference between the steps and what the model computed."""
     score: str | None = None
     """The score function of raw vectors; None for a head of a model."""
@@ -70,7 +70,7 @@ class ExplanationResult(Result):
         document["keys"] = describe_tokens(query_map.keys, query_map.key_places)
         document |= describe_operands(self.steps.given)
         document |= describe_steps(self.steps)
-        document["largest_difference"] = self.apart._asdict()
+        document["largest_difference"] = self.difference._asdict()
         return document
 
     def describe_head(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class ExplanationResult(Result):
         owner = "the model's" if self.score is None else "our layer's"
         vectors = self.draw_vectors(keys)
         weights = make_keys_table(self.steps, keys, most)
-        output = make_output_table(self.steps, self.apart, owner)
+        output = make_output_table(self.steps, self.difference, owner)
         return [vectors, weights, output]
 
     def draw_vectors(self, keys: Sequence[str]) -> Table:
@@ -162,7 +162,7 @@ def describe_operands(operands: Operands) -> dict[str, Any]:
     }
 
 
-def describe_steps(steps: Steps) -> dict[str, Any]:
+def describe_steps(steps: AttentionSteps) -> dict[str, Any]:
     """Describe what is computed, step by step, for JSON."""
     operands = steps.given
     visible = operands.visible
@@ -269,7 +269,7 @@ def describe_vector(values: Doubles, row: int) -> tuple[str, str, str]:
 # From scores to weights
 
 
-def make_keys_table(steps: Steps, keys: Sequence[str], most: int | None) -> Table:
+def make_keys_table(steps: AttentionSteps, keys: Sequence[str], most: int | None) -> Table:
     """Make a table of a row a key in the order of the text, then of what closes the sum.
 
     most: keys that are shown, the strongest; None for all.
@@ -298,7 +298,7 @@ def make_keys_table(steps: Steps, keys: Sequence[str], most: int | None) -> Tabl
     )
 
 
-def collect_key_numbers(steps: Steps) -> Doubles:
+def collect_key_numbers(steps: AttentionSteps) -> Doubles:
     """Return the numbers (key, column) of each step and of KEY_COLUMNS, NaN where there is none."""
     visible = steps.given.visible
     lengths = np.linalg.norm(steps.given.value, axis=-1)
@@ -310,7 +310,8 @@ def collect_key_numbers(steps: Steps) -> Doubles:
 
 
 def list_closing_rows(
-    steps: Steps, shown: npt.NDArray[np.int64]
+    steps: AttentionSteps,
+    shown: npt.NDArray[np.int64],
 ) -> Iterator[tuple[str, float, float]]:
     """Yield exponentials and weights by name: of all other keys, of a sink, and their sum."""
     others = np.setdiff1d(np.arange(len(steps.weights)), shown)
@@ -340,7 +341,7 @@ def format_numbers(numbers: Doubles) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def explain_columns(steps: Steps, keys: Sequence[str]) -> list[str]:
+def explain_columns(steps: AttentionSteps, keys: Sequence[str]) -> list[str]:
     """Explain in lines each column, what is hidden, and the way of the strongest key."""
     count = len(keys)
     hidden = count - np.count_nonzero(steps.given.visible)
@@ -359,7 +360,7 @@ def explain_columns(steps: Steps, keys: Sequence[str]) -> list[str]:
     return lines
 
 
-def explain_strongest(steps: Steps, keys: Sequence[str]) -> str:
+def explain_strongest(steps: AttentionSteps, keys: Sequence[str]) -> str:
     """Explain in a line, with its numbers, how the strongest key comes to its weight."""
     best = int(steps.weights.argmax())
     terms = begin_product(steps.given, best)
@@ -390,15 +391,15 @@ def begin_product(operands: Operands, key: int) -> str:
 # What comes out
 
 
-def make_output_table(steps: Steps, apart: Difference, owner: str) -> Table:
+def make_output_table(steps: AttentionSteps, difference: Difference, owner: str) -> Table:
     """Make the table of the output, beside that of its owner, with how far they are apart."""
     vectors = [NamedVectors("Σ w·v", "weights times values", steps.output)]
     own_output = steps.given.output
     if own_output is not None:
         vectors.append(NamedVectors("own", f"{owner} own output", own_output))
     output = "output not told by this model"
-    if np.isfinite(apart.output):
-        output = f"output {apart.output:.1e}"
+    if np.isfinite(difference.output):
+        output = f"output {difference.output:.1e}"
     largest = f"largest difference from {owner} own"
-    check = f"check: {largest}: weights {apart.weights:.1e}, {output}"
+    check = f"check: {largest}: weights {difference.weights:.1e}, {output}"
     return make_vectors_table("What comes out: Σ w·v", vectors, 0, (check,))

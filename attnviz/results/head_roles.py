@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.roles import ROLES, Data, Role
+from attnviz.analysis.roles import ROLES, RoleData, RoleDefinition
 from attnviz.drawable import Picture, Table, make_blank_levels
 from attnviz.record import Capture
 from attnviz.results.ablation import (
@@ -19,7 +19,7 @@ from attnviz.results.ablation import (
 )
 from attnviz.results.result import Result
 from attnviz.selection import Head
-from attnviz.views.labels import abbreviate_head, abbreviate_head_column, model_title
+from attnviz.views.labels import abbreviate_head, abbreviate_head_column, name_model
 
 NUMBER_COLUMNS = "repeats", "chance", "text", "chance"
 MOST_BESIDE_SCORES = 9  # heads a layer whose names and scores fit beside each other on 80 columns
@@ -43,7 +43,7 @@ EXPLAIN_INDUCTION = (
 RoleScores: TypeAlias = Mapping[str, "RoleScore"]
 
 
-class Setting(NamedTuple):
+class SequenceSettings(NamedTuple):
     """The settings of random sequences. Equal settings and one model give the same sequences."""
 
     sequences: int = 16
@@ -80,7 +80,7 @@ class HeadRole:
         """The layer and the number of the head."""
         return self.layer, self.head
 
-    def on(self, data: Data) -> RoleScores:
+    def scores_on(self, data: RoleData) -> RoleScores:
         """Return the scores by role on one kind of data."""
         if data == "repeated":
             return self.scores
@@ -89,7 +89,7 @@ class HeadRole:
     def best(self, role: str) -> RoleScore | None:
         """Return the score in a role on the first data that it is measured on; None if undefined."""
         first_data = ROLES[role].data[0]
-        return self.on(first_data).get(role)
+        return self.scores_on(first_data).get(role)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Roles:
 
     model: str
     heads: tuple[HeadRole, ...]
-    setting: Setting
+    setting: SequenceSettings
     tokens: int
     """The number of tokens of each sequence."""
     texts: int
@@ -107,7 +107,7 @@ class Roles:
         """Return the heads that play a role."""
         return tuple(head for head in self.heads if head.role == role)
 
-    def ranked(self, role: str) -> list[HeadRole]:
+    def rank_heads(self, role: str) -> list[HeadRole]:
         """Return the heads whose score of a role is defined, the highest first."""
         means: dict[Head, float] = {}
         heads = []
@@ -214,7 +214,7 @@ def list_head_scores(head: HeadRole) -> list[dict[str, Any]]:
     """List the scores of a head on both data."""
     rows = []
     for data in DATA:
-        for name, score in head.on(data).items():
+        for name, score in head.scores_on(data).items():
             row = {"layer": head.layer, "head": head.head, "role": head.role}
             row |= {"data": data, "score": name}
             rows.append(row | score._asdict())
@@ -285,7 +285,10 @@ def make_scores_table(roles: Roles, role: str) -> Table:
 
 
 def make_head_table(
-    roles: Roles, title: str, make_cell: Callable[[HeadRole], HeadCell], caption: Sequence[str]
+    roles: Roles,
+    title: str,
+    make_cell: Callable[[HeadRole], HeadCell],
+    caption: Sequence[str],
 ) -> Table:
     """Make a table with a row a layer, a column a head, and a cell for each head."""
     cells = {head.place: make_cell(head) for head in roles.heads}
@@ -297,7 +300,7 @@ def make_head_table(
         texts.append(tuple(cell.text for cell in row))
         levels_of_rows.append([cell.level for cell in row])
     levels = np.array(levels_of_rows, np.float32)
-    model = model_title(Capture(roles.model, "", ()))
+    model = name_model(Capture(roles.model, "", ()))
     columns = tuple(abbreviate_head_column(head) for head in heads)
     row_names = tuple(f"L{layer}" for layer in layers)
     return Table(
@@ -319,7 +322,7 @@ def make_roles_table(roles: Roles) -> Table:
     """Make a table of all roles, each with the head that plays it most, named or not."""
     names, cells = [], []
     for role in ROLES:
-        ranking = roles.ranked(role)
+        ranking = roles.rank_heads(role)
         if not ranking:
             continue
         strongest = ranking[0]
@@ -337,13 +340,13 @@ def make_roles_table(roles: Roles) -> Table:
         tuple(names),
         tuple(cells),
         levels,
-        explain_numbers(),
+        list_explanations(),
     )
 
 
 def make_ranking_table(roles: Roles, role: str) -> Table:
     """Make a table of the heads that play a role most, in falling order."""
-    heads = roles.ranked(role)[:MOST_LISTED]
+    heads = roles.rank_heads(role)[:MOST_LISTED]
     threshold = format_threshold(role) or "none"
     title = f"{role}, threshold {threshold}"
     count, head_count = len(heads), len(roles.heads)
@@ -364,7 +367,7 @@ def make_ranking_table(roles: Roles, role: str) -> Table:
         tuple(names),
         tuple(cells),
         levels,
-        explain_numbers(),
+        list_explanations(),
         columns_of_names,
     )
 
@@ -373,7 +376,7 @@ def format_score_cells(head: HeadRole, role: str) -> tuple[str, ...]:
     """Return a score with its deviation and chance, on both data; empty texts where undefined."""
     cells: list[str] = []
     for data in DATA:
-        score = head.on(data).get(role)
+        score = head.scores_on(data).get(role)
         if score is None:
             cells += ["", ""]
         else:
@@ -393,7 +396,7 @@ def describe_data(roles: Roles) -> tuple[str, ...]:
     return (measured,)
 
 
-def explain_numbers() -> tuple[str, ...]:
+def list_explanations() -> tuple[str, ...]:
     """Say what names and numbers mean."""
     return EXPLAIN_NUMBERS, EXPLAIN_NAMES, EXPLAIN_INDUCTION
 
@@ -437,13 +440,13 @@ def explain_roles() -> list[str]:
     return lines
 
 
-def name_data(role: Role) -> str:
+def name_data(role: RoleDefinition) -> str:
     """Name the data that a role is measured on."""
-    names: dict[Data, str] = {"repeated": "repeated random tokens", "text": "text"}
+    names: dict[RoleData, str] = {"repeated": "repeated random tokens", "text": "text"}
     return " and ".join(names[data] for data in role.data)
 
 
-def name_threshold(role: Role) -> str:
+def name_threshold(role: RoleDefinition) -> str:
     """Say from where a role names a head, beyond chance."""
     if role.threshold is None:
         return "names no head"

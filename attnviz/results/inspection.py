@@ -13,11 +13,11 @@ from attnviz.analysis.measures import (
     measure_map,
     summarise_measures,
 )
-from attnviz.analysis.statistics import mean_of
-from attnviz.derived import Source
+from attnviz.analysis.statistics import average_defined
+from attnviz.derived import CaptureSource
 from attnviz.drawable import Panel, Picture, Table, make_blank_levels
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import is_other, methods_of
+from attnviz.methods import holds_other_numbers, list_methods
 from attnviz.record import (
     ATTENTION,
     SCORES,
@@ -87,7 +87,7 @@ def name_heads(maps: Sequence[AttentionMap]) -> tuple[str, ...]:
     return tuple(head.name for head in list_map_heads(maps))
 
 
-def capture_heads(source: Source, request: Request) -> Capture:
+def capture_heads(source: CaptureSource, request: Request) -> Capture:
     """Capture the heads that a request names.
 
     Raises InputError if their maps are not of the same tokens.
@@ -102,12 +102,12 @@ def note_shared_rows(capture: Capture) -> Capture:
 
     Raises UsageError for scores, which cannot be measured.
     """
-    methods = methods_of(capture.maps)
+    methods = list_methods(capture.maps)
     if SCORES in methods:
         raise UsageError(NO_SCORES)
     if all(sums_to_one(attention_map) for attention_map in capture.maps):
         return capture
-    has_sinks = any(is_other(method) for method in methods)
+    has_sinks = any(holds_other_numbers(method) for method in methods)
     note = f"{SHARED_OUT}, sinks included" if has_sinks else SHARED_OUT
     return replace(capture, notes=(*capture.notes, note))
 
@@ -268,7 +268,11 @@ class HeadMeasures(Result):
         return [self.draw_table()]
 
     def draw_table(
-        self, order: HeadOrder = SHARPEST_FIRST, most: int | None = None, *, deviations: bool = True
+        self,
+        order: HeadOrder = SHARPEST_FIRST,
+        most: int | None = None,
+        *,
+        deviations: bool = True,
     ) -> Table:
         """Draw the table of heads.
 
@@ -277,7 +281,7 @@ class HeadMeasures(Result):
         return draw_heads_table(self.numbers, order, most, deviations=deviations)
 
 
-def inspect_heads(sources: Sequence[Source], request: Request = EVERY_HEAD) -> HeadMeasures:
+def inspect_heads(sources: Sequence[CaptureSource], request: Request = EVERY_HEAD) -> HeadMeasures:
     """Measure what every head does with each of some texts.
 
     sources: one a text, of the same heads. request: the layers, heads and kinds of map; with
@@ -430,7 +434,7 @@ def average_columns(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, 
     """Return the mean of each column over all heads, as it is shown."""
     cells = []
     for name in columns:
-        mean = float(mean_of(numbers.mean[name], 0))
+        mean = float(average_defined(numbers.mean[name], 0))
         cells.append(format_measure(mean, COLUMNS[name].unit))
     return tuple(cells)
 

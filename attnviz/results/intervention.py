@@ -22,14 +22,14 @@ from attnviz.drawable import (
     make_blank_levels,
 )
 from attnviz.escape import label
-from attnviz.io.formats import capture_document
+from attnviz.io.formats import make_capture_document
 from attnviz.record import SCORES, Capture, Doubles, Kind, Token
 from attnviz.request import Replacement, Response
 from attnviz.results.comparison import draw_difference
 from attnviz.results.result import Result
 from attnviz.selection import Head
 from attnviz.views.colour_scale import Look
-from attnviz.views.heatmaps import PLAIN, make_caption, make_heatmap
+from attnviz.views.heatmaps import DEFAULT_LOOK, make_caption, make_heatmap
 from attnviz.views.labels import abbreviate_head, name_token, shorten
 
 Pair: TypeAlias = tuple[int | None, int | None]
@@ -58,7 +58,7 @@ OTHER_KEYS_OF_ALL = "other keys, each of all queries that see it"
 LEAST_OF_THREE_DIGITS = 0.0995  # a number that three digits after the point show to two digits
 
 
-class Scope(NamedTuple):
+class InterventionScope(NamedTuple):
     """The layers, heads and tokens of a model and its text that can be changed."""
 
     kind: Kind
@@ -69,7 +69,7 @@ class Scope(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Changes:
+class InterventionChanges:
     """The changes that are made in a run. All layers, heads and positions exist in the model."""
 
     kind: Kind = "self"
@@ -103,16 +103,16 @@ class Effect(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class InterventionOutcome:
     """The prediction before and after changes, and the effects of other changes of the same size."""
 
-    changes: Changes
-    scope: Scope
+    changes: InterventionChanges
+    scope: InterventionScope
     """All that could be changed."""
     response: Response
     """Run 0 is before, run 1 after."""
     effect: Effect
-    drawn: tuple[Changes, ...]
+    random_changes: tuple[InterventionChanges, ...]
     """Other changes of the same size, drawn at random."""
     others: tuple[Effect, ...]
     """The effects of these."""
@@ -133,7 +133,7 @@ class Outcome:
         return before, after
 
     @property
-    def likeliest(self) -> tuple[int, ...]:
+    def likeliest_outputs(self) -> tuple[int, ...]:
         """The LIKELY likeliest outputs before, and those that are among them only after."""
         outputs: dict[int, None] = {}
         for probabilities in self.probabilities:
@@ -146,14 +146,14 @@ class Outcome:
 class InterventionResult(Result):
     """The attention and the prediction of a model before and after changes."""
 
-    outcome: Outcome
+    outcome: InterventionOutcome
     before: Capture
     after: Capture
     """Its notes say what was changed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the changed capture as a document, and under ``intervention`` what came of it."""
-        document = capture_document(self.after)
+        document = make_capture_document(self.after)
         return {**document, "intervention": describe_outcome(self.outcome)}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -164,19 +164,19 @@ class InterventionResult(Result):
         """Return the prediction, and of a single matrix its map before, after and the difference."""
         pictures: list[Picture] = []
         if count_matrices(self.after) == 1:
-            pictures.append(compared(self.before, self.after))
-        return [*pictures, prediction_table(self.outcome)]
+            pictures.append(draw_intervention(self.before, self.after))
+        return [*pictures, make_prediction_table(self.outcome)]
 
 
 # For JSON and CSV
 
 
-def describe_outcome(outcome: Outcome) -> dict[str, Any]:
+def describe_outcome(outcome: InterventionOutcome) -> dict[str, Any]:
     """Describe what was changed and what came of it, for JSON."""
     prediction = describe_prediction(outcome)
     prediction |= describe_effect(outcome.effect)
     draws = []
-    for changes, effect in zip(outcome.drawn, outcome.others, strict=True):
+    for changes, effect in zip(outcome.random_changes, outcome.others, strict=True):
         draws.append({**describe_changes(changes), **describe_effect(effect)})
     comparison = {
         "of": name_other_changes(outcome.changes),
@@ -187,7 +187,7 @@ def describe_outcome(outcome: Outcome) -> dict[str, Any]:
     return {**described, "prediction": prediction, "comparison": comparison}
 
 
-def describe_changes(changes: Changes) -> dict[str, Any]:
+def describe_changes(changes: InterventionChanges) -> dict[str, Any]:
     """Describe which edges were cut, and which heads ablated, for JSON."""
     described: dict[str, Any] = {}
     if changes.pairs:
@@ -217,7 +217,7 @@ def describe_effect(effect: Effect) -> dict[str, float]:
     }
 
 
-def describe_prediction(outcome: Outcome) -> dict[str, Any]:
+def describe_prediction(outcome: InterventionOutcome) -> dict[str, Any]:
     """Describe what is predicted, where, and the likeliest outputs; of vectors there are none."""
     response = outcome.response
     position = None if response.kind == "class" else response.place
@@ -233,23 +233,25 @@ def describe_prediction(outcome: Outcome) -> dict[str, Any]:
     return described
 
 
-def describe_likeliest(outcome: Outcome, probabilities: Doubles) -> list[dict[str, Any]]:
+def describe_likeliest(
+    outcome: InterventionOutcome, probabilities: Doubles
+) -> list[dict[str, Any]]:
     """Describe the likeliest outputs with the probabilities of one run, for JSON."""
     outputs = []
-    for output in outcome.likeliest:
+    for output in outcome.likeliest_outputs:
         text = outcome.response.name(output)
         probability = float(probabilities[output])
         outputs.append({"token": text, "id": output, "probability": probability})
     return outputs
 
 
-def list_likeliest(outcome: Outcome) -> list[dict[str, Any]]:
+def list_likeliest(outcome: InterventionOutcome) -> list[dict[str, Any]]:
     """List the likeliest outputs with their probabilities before and after; none of vectors."""
     if outcome.response.kind == "vector":
         return []
     before, after = outcome.probabilities
     rows = []
-    for output in outcome.likeliest:
+    for output in outcome.likeliest_outputs:
         row = {"token": outcome.response.name(output), "id": output}
         row["before"] = float(before[output])
         row["after"] = float(after[output])
@@ -268,7 +270,7 @@ def count_matrices(capture: Capture) -> int:
     return count
 
 
-def told_changes(changes: Changes, scope: Scope) -> tuple[str, ...]:
+def explain_changes(changes: InterventionChanges, scope: InterventionScope) -> tuple[str, ...]:
     """Describe what was changed, and where: a line for edges, two for heads."""
     lines = []
     if changes.pairs:
@@ -283,7 +285,7 @@ def told_changes(changes: Changes, scope: Scope) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def name_changed_heads(changes: Changes, scope: Scope) -> str:
+def name_changed_heads(changes: InterventionChanges, scope: InterventionScope) -> str:
     """Name the heads in which edges are cut."""
     if changes.heads:
         return ", ".join(name_heads_in_order(changes.heads))
@@ -295,7 +297,7 @@ def name_changed_heads(changes: Changes, scope: Scope) -> str:
     return f"all heads of {noun} {layers}"
 
 
-def name_edge(pair: Pair, scope: Scope) -> str:
+def name_edge(pair: Pair, scope: InterventionScope) -> str:
     """Name an edge by the positions and texts of its tokens."""
     query, key = pair
     other = "" if scope.kind == "cross" else "other "
@@ -311,7 +313,7 @@ def name_edge(pair: Pair, scope: Scope) -> str:
 # The map before, after, and the difference
 
 
-def compared(before: Capture, after: Capture, look: Look = PLAIN) -> Series:
+def draw_intervention(before: Capture, after: Capture, look: Look = DEFAULT_LOOK) -> Series:
     """Draw the one map of two captures, and after - before, on one scale."""
     first, second = draw_on_one_scale(before, after, look)
     panel = subtract_before(first.panel, second.panel, after.maps[0].method)
@@ -369,11 +371,11 @@ def draw_change(panel: Panel, before: Heatmap, look: Look, method: str) -> Heatm
 # The prediction before and after
 
 
-def prediction_table(outcome: Outcome) -> Table:
+def make_prediction_table(outcome: InterventionOutcome) -> Table:
     """Make a table of the likeliest outputs before and after; of vectors, of how far they turned."""
     if outcome.response.kind == "vector":
         return make_vector_table(outcome)
-    outputs = list(outcome.likeliest)
+    outputs = list(outcome.likeliest_outputs)
     names = [name_output(outcome, output) for output in outputs]
     values = np.stack(outcome.probabilities, axis=-1)[outputs]  # (output, 2)
     cells = [format_change(before, after) for before, after in values.tolist()]
@@ -387,11 +389,11 @@ def prediction_table(outcome: Outcome) -> Table:
         tuple(names),
         tuple(cells),
         levels,
-        prediction_lines(outcome),
+        explain_prediction(outcome),
     )
 
 
-def make_vector_table(outcome: Outcome) -> Table:
+def make_vector_table(outcome: InterventionOutcome) -> Table:
     """Make a table of how far a vector turned."""
     here, for_scale = outcome.effect.cosine, outcome.scale.cosine
     cells = format_effect(here), format_effect(for_scale)
@@ -402,7 +404,7 @@ def make_vector_table(outcome: Outcome) -> Table:
         ("1 - cos",),
         (cells,),
         make_blank_levels(1, 2),
-        prediction_lines(outcome),
+        explain_prediction(outcome),
     )
 
 
@@ -412,7 +414,7 @@ def format_change(before: float, after: float) -> tuple[str, str, str]:
     return f"{before:.4f}", f"{after:.4f}", f"{change:+.4f}"
 
 
-def name_output(outcome: Outcome, output: int) -> str:
+def name_output(outcome: InterventionOutcome, output: int) -> str:
     """Return the text of an output; a sign for the space before it, which tells tokens apart."""
     text = outcome.response.name(output)
     begins_with_space = text != text.lstrip(" ")
@@ -422,7 +424,7 @@ def name_output(outcome: Outcome, output: int) -> str:
     return shorten(f"{space}{label(text)}")
 
 
-def prediction_lines(outcome: Outcome) -> tuple[str, ...]:
+def explain_prediction(outcome: InterventionOutcome) -> tuple[str, ...]:
     """Say what is predicted and how far it moved, and for scale how far other changes move it."""
     response, effect = outcome.response, outcome.effect
     token = name_token(response.tokens[response.place])
@@ -437,20 +439,20 @@ def prediction_lines(outcome: Outcome) -> tuple[str, ...]:
     return make_caption((predicted, moved, describe_other_changes(outcome)))
 
 
-def likeliest_line(outcome: Outcome) -> str:
+def summarise_likeliest(outcome: InterventionOutcome) -> str:
     """Say in a line the probabilities of the likeliest outputs before and after; none of vectors."""
     if outcome.response.kind == "vector":
         return ""
     before, after = outcome.probabilities
     pieces = []
-    for output in outcome.likeliest:
+    for output in outcome.likeliest_outputs:
         name = name_output(outcome, output)
         change = f"{before[output]:.4f} to {after[output]:.4f}"
         pieces.append(f"{name} {change}")
     return f"probabilities before and after: {', '.join(pieces)}"
 
 
-def describe_other_changes(outcome: Outcome) -> str:
+def describe_other_changes(outcome: InterventionOutcome) -> str:
     """Say for scale what the other changes are, and the median of their effects."""
     other_changes = " and ".join(name_other_changes(outcome.changes))
     count = len(outcome.others)
@@ -465,7 +467,7 @@ def describe_other_changes(outcome: Outcome) -> str:
     return f"for scale, as many {other_changes}: {effect}, median of {draws}"
 
 
-def name_other_changes(changes: Changes) -> list[str]:
+def name_other_changes(changes: InterventionChanges) -> list[str]:
     """Name the heads and keys of which other changes of the same size are made."""
     names = []
     if changes.ablated or changes.heads:

@@ -8,8 +8,8 @@ import numpy as np
 
 from attnviz.analysis.measures import divide_where
 from attnviz.analysis.segments import Shares, choose_segments, join_shares, measure_shares
-from attnviz.analysis.statistics import mean_of
-from attnviz.derived import Source
+from attnviz.analysis.statistics import average_defined
+from attnviz.derived import CaptureSource
 from attnviz.drawable import Axis, Picture, Table, make_blank_levels
 from attnviz.errors import InputError
 from attnviz.escape import escape
@@ -27,7 +27,7 @@ from attnviz.results.inspection import (
     note_shared_rows,
 )
 from attnviz.results.result import Result
-from attnviz.selection import Spot
+from attnviz.selection import TokenReference
 from attnviz.views.heatmaps import join_title, make_caption, title_token
 from attnviz.views.labels import count_heads, make_axes, title_kind
 
@@ -98,9 +98,9 @@ def collect_share_columns(shares: Shares) -> dict[str, Doubles]:
 
 
 def inspect_segments(
-    source: Source,
+    source: CaptureSource,
     segments: Sequence[Segment] | None = None,
-    query: Spot | None = None,
+    query: TokenReference | None = None,
     request: Request = EVERY_HEAD,
 ) -> SegmentShares:
     """Measure the share of attention that each segment of the text gets.
@@ -151,10 +151,10 @@ class SegmentMeans(NamedTuple):
 def average_shares(shares: Shares) -> SegmentMeans:
     """Return the means of shares (head, segment) over the heads."""
     tokens = shares.tokens.astype(np.float64)
-    share = mean_of(shares.share, 0)
-    baseline = mean_of(shares.baseline, 0)
-    rest_share = mean_of(shares.rest_share, 0)
-    rest_baseline = mean_of(shares.rest_baseline, 0)
+    share = average_defined(shares.share, 0)
+    baseline = average_defined(shares.baseline, 0)
+    rest_share = average_defined(shares.rest_share, 0)
+    rest_baseline = average_defined(shares.rest_baseline, 0)
     return SegmentMeans(tokens, share, baseline, rest_share, rest_baseline)
 
 

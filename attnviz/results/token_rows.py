@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from attnviz.analysis.measures import divide_where
-from attnviz.derived import Source
+from attnviz.derived import CaptureSource
 from attnviz.drawable import Axis, Heatmap, Panel, Picture, Table, make_blank_levels
 from attnviz.errors import UsageError
-from attnviz.io.formats import decimals, describe_capture, describe_tokens
-from attnviz.methods import is_other
+from attnviz.io.formats import describe_capture, describe_tokens, list_shortest_decimals
+from attnviz.methods import holds_other_numbers
 from attnviz.record import SCORES, AttentionMap, Capture, Doubles, Floats, Visible
 from attnviz.request import Request
 from attnviz.results.inspection import (
@@ -25,7 +25,7 @@ from attnviz.results.inspection import (
     name_heads,
 )
 from attnviz.results.result import Result
-from attnviz.selection import Spot
+from attnviz.selection import TokenReference
 from attnviz.views.colour_scale import Look, make_scale
 from attnviz.views.heatmaps import (
     index_matrices,
@@ -54,7 +54,7 @@ def describe_window(capture: Capture) -> dict[str, Any]:
     heads = list_map_heads(capture.maps)
     for head, shown in zip(heads, list_panels(capture.maps), strict=True):
         weights = np.where(shown.visible, shown.values, np.float32(np.nan))
-        described.append({**head._asdict(), "weights": decimals(weights)})
+        described.append({**head._asdict(), "weights": list_shortest_decimals(weights)})
     queries = describe_tokens(first.queries, first.query_places)
     keys = describe_tokens(first.keys, first.key_places)
     return {"queries": queries, "keys": keys, "heads": described}
@@ -93,7 +93,7 @@ def format_weight(value: float, method: str) -> str:
     """
     if method == SCORES and np.isfinite(value):
         return f"{value:+.2f}"
-    if is_other(method) and 0 < value < 0.1:
+    if holds_other_numbers(method) and 0 < value < 0.1:
         return f"{value:.2g}"
     return format_share(value)
 
@@ -142,7 +142,9 @@ class TokenRows(Result):
         return [draw_token_table(directions, most)]
 
 
-def inspect_token(source: Source, token: Spot, request: Request = EVERY_HEAD) -> TokenRows:
+def inspect_token(
+    source: CaptureSource, token: TokenReference, request: Request = EVERY_HEAD
+) -> TokenRows:
     """Find what one token gives to each of the others, and gets from each.
 
     Raises UsageError if it is nowhere, and as the source does.
@@ -273,7 +275,7 @@ def caption_token(direction: Direction, means: Doubles, shown: Sequence[int]) ->
     if len(shown) == count:
         return caption
     strongest = f"the {len(shown)} strongest of {count} tokens"
-    if is_other(direction.method):
+    if holds_other_numbers(direction.method):
         strongest += ", sinks included"
     return f"{strongest}; {caption}"
 
@@ -309,7 +311,7 @@ def find_least_shown(method: str) -> float:
     """Return the number below which a head is not named: one that would be shown as nothing."""
     if method == SCORES:
         return float(np.finfo(np.float64).min)
-    if is_other(method):
+    if holds_other_numbers(method):
         return 0.0
     return FAINT
 
@@ -338,7 +340,9 @@ class OneCell(Result):
         return [draw_cell(self.capture)]
 
 
-def inspect_cell(source: Source, query: Spot, key: Spot, request: Request = EVERY_HEAD) -> OneCell:
+def inspect_cell(
+    source: CaptureSource, query: TokenReference, key: TokenReference, request: Request = EVERY_HEAD
+) -> OneCell:
     """Find the weight that one query gives to one key, in all heads.
 
     Raises UsageError for a token that is not there, and as the source does.

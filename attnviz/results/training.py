@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.roles import ROLES, beyond
+from attnviz.analysis.roles import ROLES, scale_above_chance
 from attnviz.drawable import (
     Curve,
     Curves,
@@ -243,7 +243,9 @@ def make_scores_plot(heads: Sequence[HeadHistory], block: int) -> Plot:
 
 
 def list_events(
-    history: Sequence[Measurement], heads: Sequence[HeadHistory], block: int
+    history: Sequence[Measurement],
+    heads: Sequence[HeadHistory],
+    block: int,
 ) -> list[Event]:
     """List when induction appeared, and when the vocabulary was widened, if they did."""
     steps = [measurement["step"] for measurement in history]
@@ -268,7 +270,7 @@ def find_appearance(steps: Sequence[int], best: HeadHistory, block: int, thresho
     final = float(best.scores[-1])
     chance = compute_induction_chance(block)
     chance_line = f"chance is {chance:.2f}"
-    is_named = beyond(final, chance) >= threshold  # which NaN is not
+    is_named = scale_above_chance(final, chance) >= threshold  # which NaN is not
     if not is_named:
         least = chance + threshold * (1 - chance)
         score = format_number(final) or "no score"

@@ -15,10 +15,17 @@ from attnviz.drawable import (
     Table,
 )
 from attnviz.views.colour_scale import Look
-from attnviz.views.heatmaps import PAGE, grids, heatmaps, page, rows, strips
+from attnviz.views.heatmaps import (
+    PAGE_CELLS,
+    make_capture_page,
+    make_grids,
+    make_heatmaps,
+    make_query_heatmaps,
+    make_strips,
+)
 
 __all__ = [
-    "PAGE",
+    "PAGE_CELLS",
     "Axis",
     "Drawable",
     "Grid",
@@ -32,9 +39,9 @@ __all__ = [
     "Series",
     "Strip",
     "Table",
-    "grids",
-    "heatmaps",
-    "page",
-    "rows",
-    "strips",
+    "make_capture_page",
+    "make_grids",
+    "make_heatmaps",
+    "make_query_heatmaps",
+    "make_strips",
 ]

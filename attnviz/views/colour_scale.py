@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnviz.analysis.measures import parked
-from attnviz.analysis.statistics import sink
+from attnviz.analysis.measures import find_resting_keys
+from attnviz.analysis.statistics import find_sink
 from attnviz.drawable import Panel, Scale
-from attnviz.methods import SINKLESS, is_other, noun
+from attnviz.methods import SINKLESS, holds_other_numbers, name_cell
 from attnviz.record import ATTENTION, SCORES, AttentionMap, Floats, Visible
 from attnviz.views.labels import name_token
 
@@ -78,9 +78,9 @@ def find_sinks(attention_map: AttentionMap, key_shares: Floats) -> Visible:
     least_of_candidate = np.clip(twice_even, LEAST_SHARE_OF_CANDIDATE, LEAST_SHARE_OF_OTHER)
     has_several_queries = len(attention_map.queries) > 1
     least_of_other = np.inf
-    if has_several_queries and not is_other(attention_map.method):
+    if has_several_queries and not holds_other_numbers(attention_map.method):
         least_of_other = LEAST_SHARE_OF_OTHER
-    least = np.where(parked(attention_map), least_of_candidate, least_of_other)
+    least = np.where(find_resting_keys(attention_map), least_of_candidate, least_of_other)
     is_sink: Visible = key_shares >= least
     return is_sink
 
@@ -94,7 +94,9 @@ def find_sink_columns(attention_map: AttentionMap, is_sink: Visible) -> Visible:
 
 
 def make_scale(
-    panels: Iterable[tuple[Panel, Visible]], look: Look, method: str = ATTENTION
+    panels: Iterable[tuple[Panel, Visible]],
+    look: Look,
+    method: str = ATTENTION,
 ) -> Scale:
     """Make one colour scale for several panels.
 
@@ -102,7 +104,7 @@ def make_scale(
     the look is to show the whole, or the other columns hold weights that are nearly as large, or
     nothing but what rounding leaves. Scores, which may be below 0, get a scale with two ends.
     """
-    cell_name = noun(method) if is_other(method) else ""
+    cell_name = name_cell(method) if holds_other_numbers(method) else ""
     if method == SCORES:
         sizes = [measure_largest_size(panel) for panel, _ in panels]
         largest = max(sizes)
@@ -129,12 +131,15 @@ def measure_largest_size(panel: Panel) -> float:
 
 
 def describe_beyond(
-    attention_map: AttentionMap, key_shares: Floats, is_sink: Visible, scale: Scale
+    attention_map: AttentionMap,
+    key_shares: Floats,
+    is_sink: Visible,
+    scale: Scale,
 ) -> str:
     """Describe which sinks are beyond the scale, with their shares; empty if none is."""
     if not scale.has_beyond:
         return ""
-    cells = noun(attention_map.method)
+    cells = name_cell(attention_map.method)
     pieces: list[str] = []
     for key in np.flatnonzero(is_sink):
         share = f"{key_shares[key]:.0%}"
@@ -167,8 +172,8 @@ def describe_sink(maps: Sequence[AttentionMap], head_index: tuple[int, int] | No
         layer, head = head_index
         row = layer * len(first_map.heads) + head
         received = received[[row]]
-    candidates = np.flatnonzero(parked(first_map)).tolist()
-    strongest = sink(received, candidates) if candidates else None
+    candidates = np.flatnonzero(find_resting_keys(first_map)).tolist()
+    strongest = find_sink(received, candidates) if candidates else None
     if strongest is None:
         return ""
     # The mean of a row is 1, unless rows came from elsewhere or see nothing.

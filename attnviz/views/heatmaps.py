@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from attnviz.analysis.statistics import tile, tiled
+from attnviz.analysis.statistics import pool_map, pool_weights
 from attnviz.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Strip
 from attnviz.escape import escape
 from attnviz.record import SCORES, AttentionMap, Capture, Floats, Unit, Visible
@@ -25,14 +25,14 @@ from attnviz.views.colour_scale import (
     measure_key_shares,
 )
 from attnviz.views.labels import (
-    KINDS,
+    KIND_TITLES,
     abbreviate_head,
     abbreviate_head_column,
     count_heads,
     describe_length,
     make_axes,
     make_number_axis,
-    model_title,
+    name_model,
     shorten,
     title_kind,
     title_matrix,
@@ -44,15 +44,15 @@ HeadKey: TypeAlias = tuple[int, int | str]
 """A layer and a head by their numbers, or by the name of a reduction over heads."""
 Content = TypeVar("Content")
 
-PLAIN = Look()
-PAGE = 512  # cells on a side: what a browser loads at once, and an eye can tell apart
+DEFAULT_LOOK = Look()
+PAGE_CELLS = 512  # cells on a side: what a browser loads at once, and an eye can tell apart
 MOST_NAMED = 5  # tokens that are named as the strongest
 LEAST_NAMED = 0.005  # of the whole: a weight that two digits show as more than nothing
 LEAST_FINITE = np.finfo(np.float32).min
 POOLED_MEAN = "a cell is the mean over the heads of the largest weight that each has in it"
 
 
-def heatmaps(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
+def make_heatmaps(capture: Capture, look: Look = DEFAULT_LOOK) -> list[Heatmap]:
     """Make a heatmap for every layer and head of the capture."""
     return [make_heatmap(capture, *index, look) for index in index_matrices(capture.maps)]
 
@@ -71,7 +71,11 @@ def read_head_key(attention_map: AttentionMap, layer: int, head: int) -> HeadKey
 
 
 def make_heatmap(
-    capture: Capture, attention_map: AttentionMap, layer: int, head: int, look: Look = PLAIN
+    capture: Capture,
+    attention_map: AttentionMap,
+    layer: int,
+    head: int,
+    look: Look = DEFAULT_LOOK,
 ) -> Heatmap:
     """Make a heatmap of one matrix of a map, by the indices of its layer and head."""
     panel, key_shares, is_sink = examine_matrix(attention_map, layer, head)
@@ -82,11 +86,11 @@ def make_heatmap(
         sink_line = describe_sink([attention_map], (layer, head))
     title = join_title(capture, *title_matrix(attention_map, layer, head))
     rows, columns = make_axes(attention_map)
-    lines = sink_line, describe_pooling(attention_map), *capture.notes
+    lines = sink_line, describe_pooled_mean(attention_map), *capture.notes
     return Heatmap(title, panel, rows, columns, scale, make_caption(lines))
 
 
-def grids(capture: Capture, look: Look = PLAIN) -> list[Grid]:
+def make_grids(capture: Capture, look: Look = DEFAULT_LOOK) -> list[Grid]:
     """Make a grid of all layers and heads as thumbnails for each kind of map of the capture."""
     return [make_grid(capture, maps, look) for maps in group_maps_by_kind(capture)]
 
@@ -100,7 +104,7 @@ def group_maps_by_kind(capture: Capture) -> list[list[AttentionMap]]:
     return list(groups.values())
 
 
-def make_grid(capture: Capture, maps: Sequence[AttentionMap], look: Look = PLAIN) -> Grid:
+def make_grid(capture: Capture, maps: Sequence[AttentionMap], look: Look = DEFAULT_LOOK) -> Grid:
     """Make a grid of the layers and heads of maps of one kind, on one colour scale."""
     first_map = maps[0]
     panels: dict[HeadKey, Panel] = {}
@@ -142,7 +146,9 @@ def arrange_by_layer(
 
 
 def make_grid_caption(
-    capture: Capture, maps: Sequence[AttentionMap], scale: Scale
+    capture: Capture,
+    maps: Sequence[AttentionMap],
+    scale: Scale,
 ) -> tuple[str, ...]:
     """Make the caption of a grid: the share of the sink, what is beyond the colours, the notes."""
     lines = []
@@ -151,7 +157,7 @@ def make_grid_caption(
         lines.append(f"{sink_line}, over all heads shown")
     if scale.has_beyond:
         lines.append("beyond the colours: sinks")
-    lines.append(describe_pooling(maps[0]))
+    lines.append(describe_pooled_mean(maps[0]))
     return make_caption([*lines, *capture.notes])
 
 
@@ -163,7 +169,9 @@ def find_longest_side(maps: Sequence[AttentionMap]) -> int:
     return longest
 
 
-def strips(capture: Capture, look: Look = PLAIN, *, incoming: bool = False) -> list[Strip]:
+def make_strips(
+    capture: Capture, look: Look = DEFAULT_LOOK, *, incoming: bool = False
+) -> list[Strip]:
     """Make a strip for every layer and head: the text coloured by what one token attends to.
 
     The capture shows that query alone. incoming: the capture shows one key alone, and the text is
@@ -215,7 +223,7 @@ def find_in_axis(number: int, axis: Axis) -> int | None:
     return axis.numbers.index(number)
 
 
-def rows(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
+def make_query_heatmaps(capture: Capture, look: Look = DEFAULT_LOOK) -> list[Heatmap]:
     """Make a heatmap of one query over all layers and heads, a row a head.
 
     The capture shows that query alone. Each kind of map has a heatmap, and in it each set of keys.
@@ -228,7 +236,9 @@ def rows(capture: Capture, look: Look = PLAIN) -> list[Heatmap]:
 
 
 def make_query_heatmap(
-    capture: Capture, maps: Sequence[AttentionMap], look: Look = PLAIN
+    capture: Capture,
+    maps: Sequence[AttentionMap],
+    look: Look = DEFAULT_LOOK,
 ) -> Heatmap:
     """Make a heatmap of the one query that maps of one kind show, with the same keys; a row a head."""
     first_map = maps[0]
@@ -262,7 +272,7 @@ def measure_panel_shares(panel: Panel, method: str) -> Floats:
     return key_shares
 
 
-def page(capture: Capture, look: Look = PLAIN, most: int = PAGE) -> Page:
+def make_capture_page(capture: Capture, look: Look = DEFAULT_LOOK, most: int = PAGE_CELLS) -> Page:
     """Make a page of everything that the capture holds.
 
     most: tokens on a side of a map; a map of more is shown in tiles.
@@ -271,7 +281,7 @@ def page(capture: Capture, look: Look = PLAIN, most: int = PAGE) -> Page:
     shown = replace(capture, maps=maps)
     groups = group_maps_by_kind(shown)
     sections = tuple(make_section(shown, group, look) for group in groups)
-    return Page(model_title(shown), sections, make_caption(shown.notes))
+    return Page(name_model(shown), sections, make_caption(shown.notes))
 
 
 def convert_to_tiles(attention_map: AttentionMap, most: int) -> AttentionMap:
@@ -279,12 +289,12 @@ def convert_to_tiles(attention_map: AttentionMap, most: int) -> AttentionMap:
 
     Each tile is shown by the number of the largest size in it, which of scores may be below 0.
     """
-    map_of_tiles = tiled(attention_map, most)
+    map_of_tiles = pool_map(attention_map, most)
     weights, tiles = attention_map.weights, map_of_tiles.tiles
     if attention_map.method != SCORES or weights is None or tiles is None:
         return map_of_tiles
     highest = tiles.max
-    lowest = -tile(-weights, most).max
+    lowest = -pool_weights(-weights, most).max
     largest = np.where(highest >= -lowest, highest, lowest)
     return replace(map_of_tiles, tiles=replace(tiles, max=largest))
 
@@ -296,11 +306,13 @@ def make_section(capture: Capture, maps: Sequence[AttentionMap], look: Look) -> 
     for index in index_matrices(maps):
         large[read_head_key(*index)] = make_heatmap(capture, *index, look)
     _, _, rows_of_heatmaps = arrange_by_layer(large)
-    return Section(KINDS[maps[0].kind], thumbnails, rows_of_heatmaps)
+    return Section(KIND_TITLES[maps[0].kind], thumbnails, rows_of_heatmaps)
 
 
 def examine_matrix(
-    attention_map: AttentionMap, layer: int, head: int
+    attention_map: AttentionMap,
+    layer: int,
+    head: int,
 ) -> tuple[Panel, Floats, Visible]:
     """Return the panel of a matrix, the share of each key in it (key,), and which are sinks (key,).
 
@@ -328,7 +340,7 @@ def read_panel(attention_map: AttentionMap, layer: int, head: int) -> Panel:
 
 def join_title(capture: Capture, *titles: str) -> str:
     """Join the name of the model and what is shown of it to one title."""
-    return " · ".join((model_title(capture), *titles))
+    return " · ".join((name_model(capture), *titles))
 
 
 def title_token(axis: Axis, unit: Unit = "token") -> str:
@@ -343,7 +355,7 @@ def make_caption(lines: Sequence[str]) -> tuple[str, ...]:
     return tuple(escape(line) for line in lines if line)
 
 
-def describe_pooling(attention_map: AttentionMap) -> str:
+def describe_pooled_mean(attention_map: AttentionMap) -> str:
     """Describe what a mean over heads of tiles is, which is no mean of weights; else nothing."""
     has_tiles = attention_map.weights is None and attention_map.tiles is not None
     if has_tiles and "mean" in attention_map.heads:

@@ -8,7 +8,7 @@ from attnviz.escape import escape, label
 from attnviz.methods import MADE_OF
 from attnviz.record import AttentionMap, Capture, Kind, Token
 
-KINDS: dict[Kind, str] = {
+KIND_TITLES: dict[Kind, str] = {
     "self": "self-attention",
     "encoder": "encoder",
     "decoder": "decoder",
@@ -82,7 +82,7 @@ def are_separate(previous: Token, token: Token) -> bool:
     return has_no_text or token.start > previous.end
 
 
-def model_title(capture: Capture) -> str:
+def name_model(capture: Capture) -> str:
     """Return the name of the model, of a long path its end."""
     folders_and_name = capture.model.split("/")
     *folders, owner, name = ["", *folders_and_name]
@@ -96,7 +96,7 @@ def title_kind(attention_map: AttentionMap) -> tuple[str, ...]:
     """Return what attends to what in a map, or nothing for self-attention."""
     if attention_map.kind == "self":
         return ()
-    return (KINDS[attention_map.kind],)
+    return (KIND_TITLES[attention_map.kind],)
 
 
 def title_matrix(attention_map: AttentionMap, layer: int, head: int) -> tuple[str, ...]:

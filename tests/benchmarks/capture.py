@@ -28,10 +28,10 @@ import psutil
 import torch
 from transformers import AutoModel, LlamaConfig, LlamaModel
 
-from attnviz.models.huggingface.attention import Reading
+from attnviz.models.huggingface.attention import AttentionReader
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Request
-from attnviz.selection import parse
+from attnviz.selection import parse_numbers
 
 RUNS = (
     ("minilm", 128),
@@ -70,7 +70,7 @@ def modes(model: torch.nn.Module, length: int) -> dict[str, Callable[[], float |
     def capture(layers: str) -> float | None:
         model.set_attn_implementation("sdpa")
         return capturing.capture_inputs(
-            {"input_ids": ids}, Request(parse(layers), keep="tiles")
+            {"input_ids": ids}, Request(parse_numbers(layers), keep="tiles")
         ).fidelity
 
     found = {
@@ -107,7 +107,7 @@ def measure_check(model: torch.nn.Module) -> float:
     seconds = []
     for _ in range(5):
         start = time.process_time()
-        Reading(model).survey({"input_ids": ids})
+        AttentionReader(model).survey({"input_ids": ids})
         seconds.append(time.process_time() - start)
     return min(seconds)
 

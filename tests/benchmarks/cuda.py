@@ -17,7 +17,7 @@ from capture import build
 
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Request
-from attnviz.selection import parse
+from attnviz.selection import parse_numbers
 
 ROW = "{:>8}  {:<6}{:>10}{:>8}{:>10}{:>8}{:>10}"
 
@@ -32,7 +32,7 @@ def modes(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, Callable[[], f
 
     def capture(layers: str) -> float | None:
         return capturing.capture_inputs(
-            {"input_ids": ids}, Request(parse(layers), keep="tiles")
+            {"input_ids": ids}, Request(parse_numbers(layers), keep="tiles")
         ).fidelity
 
     return {"plain": run_plain, "one": lambda: capture("-1"), "all": lambda: capture("all")}

@@ -22,17 +22,17 @@ import numpy as np
 import torch
 
 from attnviz.experiments.attribution import attribute
-from attnviz.experiments.sequences import repeated
+from attnviz.experiments.sequences import draw_repeated_sequences
 from attnviz.io.samples import read_sample
-from attnviz.lm.model import blocks, logits
-from attnviz.models import Model, load
+from attnviz.lm.model import evaluate_layers, project_logits
+from attnviz.models import Model, load_model
 from attnviz.models.builtin import Builtin
 from attnviz.models.interventions import ABREAST
 from attnviz.request import LIKELIEST, NOTHING, Prompt, Target
-from attnviz.results.attribution import CHECKS, Attribution, Check
-from attnviz.results.head_roles import Setting
+from attnviz.results.attribution import TOKEN_REMOVALS, Attribution, TokenRemoval
+from attnviz.results.head_roles import SequenceSettings
 
-SEQUENCES = Setting(sequences=20, block=10, seed=0)
+SEQUENCES = SequenceSettings(sequences=20, block=10, seed=0)
 SAMPLES = "agreement", "article", "pronoun", "question", "review"
 SENTENCES = (
     "The capital of France is the city of",
@@ -62,7 +62,7 @@ def questions(model: Model, name: str) -> Iterator[Question]:
     """What a model is asked."""
     if name == "builtin":
         rng = np.random.default_rng(SEQUENCES.seed)
-        for ids in repeated(model.read_vocabulary(), SEQUENCES, name):
+        for ids in draw_repeated_sequences(model.read_vocabulary(), SEQUENCES, name):
             cut = (
                 1 + SEQUENCES.block + int(rng.integers(3, SEQUENCES.block - 1))
             )  # of BOS, a copy and some of another
@@ -81,12 +81,12 @@ def correlations(found: Sequence[Attribution]) -> None:
     """Print the mean correlation of each method with its deviation, and how often both name the same token first."""
     lengths = [len(one.tokens) for one in found]
     print(f"  {len(found)} prompts of {min(lengths)}-{max(lengths)} tokens")
-    print(f"  {'':13}" + "".join(f"  {check:^15} {'top-1':>7}" for check in CHECKS))
+    print(f"  {'':13}" + "".join(f"  {check:^15} {'top-1':>7}" for check in TOKEN_REMOVALS))
     for method in found[0].agreement:
-        print(f"  {method:13}" + "".join(cell(found, method, check) for check in CHECKS))
+        print(f"  {method:13}" + "".join(cell(found, method, check) for check in TOKEN_REMOVALS))
 
 
-def cell(found: Sequence[Attribution], method: str, check: Check) -> str:
+def cell(found: Sequence[Attribution], method: str, check: TokenRemoval) -> str:
     """The numbers of a method and an intervention; nothing of one and itself."""
     if method == check:
         return " " * 25
@@ -109,7 +109,9 @@ def best(one: Attribution, values: np.ndarray) -> int:
 
 def cost(model: Model) -> None:
     """Print what attributing and verifying 64 tokens takes, against as many plain runs in batches of the same size."""
-    ids = repeated(model.read_vocabulary(), Setting(1, TOKENS, 1), "a model")[0][:TOKENS]
+    ids = draw_repeated_sequences(
+        model.read_vocabulary(), SequenceSettings(1, TOKENS, 1), "a model"
+    )[0][:TOKENS]
     prompt = Prompt("", ids=ids)
     found = attribute(model, prompt, checks=("knock-out",))
     count = 1 + int(
@@ -135,8 +137,8 @@ def plain_runs(model: Any, ids: np.ndarray) -> None:
 def plain_run(model: Any, batch: np.ndarray) -> Any:
     """What it says after the last token of each text of a batch."""
     if isinstance(model, Builtin):
-        *_, last = blocks(model.parameters, batch, model.config)
-        return logits(model.parameters, last.hidden[:, -1])
+        *_, last = evaluate_layers(model.parameters, batch, model.config)
+        return project_logits(model.parameters, last.hidden[:, -1])
     with torch.inference_mode():
         return model.model(input_ids=torch.from_numpy(batch))
 
@@ -152,14 +154,14 @@ def main(arguments: Sequence[str]) -> None:
     """Measure the built-in model, and those of the folders."""
     costs = "--cost" in arguments
     for name in ("builtin", *(argument for argument in arguments if argument != "--cost")):
-        model = load(name, predicts=True)
+        model = load_model(name, predicts=True)
         print(name.rstrip("/").rsplit("/", 2)[-2] if "/" in name else name)
         if costs:
             cost(model)
             continue
         correlations(
             [
-                attribute(model, *question, checks=tuple(CHECKS))
+                attribute(model, *question, checks=tuple(TOKEN_REMOVALS))
                 for question in questions(model, name)
             ]
         )

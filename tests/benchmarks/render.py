@@ -20,11 +20,11 @@ from rich.text import Text
 
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.render.colour import sample_colours
-from attnviz.render.figure.figure import Style as FigureStyle
-from attnviz.render.figure.figure import figure
-from attnviz.render.terminal.cells import Paint
-from attnviz.render.terminal.draw import Screen, draw
-from attnviz.views import Heatmap, grids, heatmaps
+from attnviz.render.figure.figure import FigureStyle as FigureStyle
+from attnviz.render.figure.figure import render_figure
+from attnviz.render.terminal.cells import CellPaint
+from attnviz.render.terminal.draw import Screen, draw_picture_lines
+from attnviz.views import Heatmap, make_grids, make_heatmaps
 
 
 def capture(layers: int, heads: int, n: int) -> Capture:
@@ -52,7 +52,7 @@ def on_terminal(picture: Any) -> None:
     """Our picture, written as show writes it."""
     segments = [
         part
-        for line in draw(picture, Screen(100, paint=Paint()))
+        for line in draw_picture_lines(picture, Screen(100, paint=CellPaint()))
         for part in (*line, Segment.line())
     ]
     console().print(Segments(segments), end="", crop=False)
@@ -102,7 +102,7 @@ def matplotlib_axes(found: Capture) -> None:
 
 def our_grid(found: Capture) -> None:
     """All heads on one canvas, at the same size and resolution."""
-    figure(grids(found)[0], "png", FigureStyle(inches=12, dpi=100))
+    render_figure(make_grids(found)[0], "png", FigureStyle(inches=12, dpi=100))
 
 
 def least(work: Callable[[], None], rounds: int) -> float:
@@ -137,8 +137,10 @@ if __name__ == "__main__":
         capture(12, 12, 32),
         capture(6, 12, 512),
     )
-    one = heatmaps(short)[0]
-    limit("terminal, heatmap of 512 tokens", lambda: on_terminal(heatmaps(long)[0]), rounds, 10)
+    one = make_heatmaps(short)[0]
+    limit(
+        "terminal, heatmap of 512 tokens", lambda: on_terminal(make_heatmaps(long)[0]), rounds, 10
+    )
     compare(
         "terminal, 64 tokens: rich.Table, a Text a cell / ours",
         lambda: on_terminal(one),
@@ -153,8 +155,18 @@ if __name__ == "__main__":
         rounds,
         4,
     )
-    limit("PNG, 6 x 12 heads of 512 tokens", lambda: figure(grids(large)[0], "png"), rounds, 1000)
+    limit(
+        "PNG, 6 x 12 heads of 512 tokens",
+        lambda: render_figure(make_grids(large)[0], "png"),
+        rounds,
+        1000,
+    )
     for n in (32, 128, 512):
-        picture = heatmaps(capture(1, 1, n))[0]
+        picture = make_heatmaps(capture(1, 1, n))[0]
         for form in ("png", "svg", "pdf"):
-            limit(f"{form}, one head of {n} tokens", lambda: figure(picture, form), rounds, 1000)  # noqa: B023
+            limit(
+                f"{form}, one head of {n} tokens",
+                lambda: render_figure(picture, form),  # noqa: B023
+                rounds,
+                1000,
+            )

@@ -15,7 +15,7 @@ from attnviz.engine.call import Call
 from attnviz.record import Kind
 
 
-class Site(NamedTuple):
+class AttentionSite(NamedTuple):
     """A call of attention in the run of a model."""
 
     kind: Kind
@@ -29,7 +29,7 @@ class Site(NamedTuple):
     """True if it is a second call of one layer: queries and keys as before, with other values."""
 
 
-class Seen(NamedTuple):
+class SurveyedCall(NamedTuple):
     """A call of attention as a survey sees it."""
 
     layer: int | None
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(eq=False)
-class Found:
+class CallResult:
     """The numbers that are kept of a call, on the CPU; arrays begin with (head, ...)."""
 
     visible: Tensor
@@ -62,7 +62,7 @@ class Found:
     dtype: torch.dtype = torch.float32
     """The coarsest type of what was compared."""
 
-    def pick_heads(self, heads: tuple[int, ...]) -> "Found":
+    def pick_heads(self, heads: tuple[int, ...]) -> "CallResult":
         """Return the numbers of some of the heads."""
         numbers = torch.tensor(heads)
         visible = self.visible if len(self.visible) == 1 else self.visible[numbers]
@@ -72,7 +72,7 @@ class Found:
         if self.edges is not None:
             keys, strengths = self.edges
             edges = keys[numbers], strengths[numbers]
-        return Found(visible, weights, summary, self.tile, edges, self.difference, self.dtype)
+        return CallResult(visible, weights, summary, self.tile, edges, self.difference, self.dtype)
 
 
 class Finished(BaseException):
@@ -82,7 +82,7 @@ class Finished(BaseException):
     """
 
 
-class Source(NamedTuple):
+class CallSource(NamedTuple):
     """The origin of a call, and other functions that compute its output."""
 
     layer: int | None = None
@@ -93,25 +93,28 @@ class Source(NamedTuple):
     """The output of some queries, (B, row, H, d_v), by a function that is not ours, or None."""
 
 
-NOWHERE = Source()
+NOWHERE = CallSource()
 
 
 class Observer(ABC):
     """Watch the calls of a running model, and give each its output."""
 
     @abstractmethod
-    def attend(self, call: Call, source: Source) -> Tensor:
+    def attend(self, call: Call, source: CallSource) -> Tensor:
         """See a call, and give its output (B, N, H, d_v)."""
 
     @abstractmethod
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
+    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """See weights (B, H, N, M) that a model made itself, and return the number of the call.
 
         visible broadcasts to the weights.
         """
 
     def measured(  # noqa: B027 - an observer that keeps nothing need not hear it
-        self, number: int, difference: float | None, dtype: torch.dtype
+        self,
+        number: int,
+        difference: float | None,
+        dtype: torch.dtype,
     ) -> None:
         """Hear how far the weights of a call, times values, are from what the model went on with.
 
@@ -127,14 +130,14 @@ class Observer(ABC):
         return scores
 
 
-def compute_plain_output(call: Call, source: Source) -> Tensor:
+def compute_plain_output(call: Call, source: CallSource) -> Tensor:
     """Compute the output (B, N, H, d_v) of a call that is ``plain``, as the model would."""
     if source.plain is None:
         return call.run_sdpa().transpose(1, 2)
     return source.plain()
 
 
-def choose_source(source: Source, call: Call, edited: Call) -> Source:
+def choose_source(source: CallSource, call: Call, edited: Call) -> CallSource:
     """Return the source of an edited call: other functions know nothing of the edits.
 
     edited: the very call if nothing is changed.

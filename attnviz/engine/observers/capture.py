@@ -21,20 +21,20 @@ from attnviz.engine.agreement import (
 )
 from attnviz.engine.blocks import BlockPlan, CallShape, Reducer, attend_in_blocks, replay
 from attnviz.engine.call import Call
-from attnviz.engine.edits import Edits
+from attnviz.engine.edits import RunEdits
 from attnviz.engine.observers.base import (
+    CallResult,
+    CallSource,
     Finished,
-    Found,
     Observer,
-    Source,
     choose_source,
     compute_plain_output,
 )
-from attnviz.engine.reducers import EdgesReducer, Sight, SummaryReducer, WeightsReducer
+from attnviz.engine.reducers import EdgesReducer, MaskSummary, SummaryReducer, WeightsReducer
 from attnviz.engine.values import (
     UNPROJECTED,
     VALUELESS,
-    Watched,
+    WatchedOutput,
     compute_window_scores,
     measure_head_lengths,
     measure_summed_lengths,
@@ -44,7 +44,7 @@ from attnviz.errors import InputError, ModelError
 from attnviz.record import ATTENTION, NORM, SCORES
 from attnviz.request import Request
 
-NO_EDITS = Edits()
+NO_EDITS = RunEdits()
 VIEWS = 4  # masks of which it is remembered what they leave visible
 
 
@@ -69,7 +69,7 @@ class MaskView(NamedTuple):
     size: tuple[int, int]
     """Queries and keys."""
     visible: Tensor
-    sight: Sight
+    sight: MaskSummary
 
     def is_of(self, call: Call, size: tuple[int, int]) -> bool:
         """Return whether a call of a size has this very mask."""
@@ -79,14 +79,14 @@ class MaskView(NamedTuple):
         return has_same_masks and (self.causal, self.size) == (call.causal, size)
 
 
-class Probe(Observer):
+class CaptureObserver(Observer):
     """Look at chosen calls, by their numbers, and keep what a request names of chosen heads."""
 
     def __init__(
         self,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
-        edits: Edits = NO_EDITS,
+        edits: RunEdits = NO_EDITS,
         *,
         stop: bool = True,
     ) -> None:
@@ -98,11 +98,11 @@ class Probe(Observer):
         self.calls = 0
         self.cut: set[int] = set()
         """The calls whose scores were seen before the softmax."""
-        self.found: dict[int, Found] = {}
+        self.found: dict[int, CallResult] = {}
         self.plans: dict[CallShape, tuple[BlockPlan, SummaryReducer]] = {}
         self.views: list[MaskView] = []
 
-    def attend(self, call: Call, source: Source) -> Tensor:
+    def attend(self, call: Call, source: CallSource) -> Tensor:
         """Compute the output of a call, edited, and keep what is wanted of it. Raises Finished."""
         number = self.count_call(call.query)
         edited = self.edits.edit_call(number, call)
@@ -114,12 +114,18 @@ class Probe(Observer):
         output = self.edits.edit_output(number, edited, output)
         if self.request.method == NORM:
             project = partial(self.project, number, edited, output, result)
-            return Watched.of(output, project)
+            return WatchedOutput.of(output, project)
         self.keep(number, result)
         return output
 
     def project(
-        self, number: int, call: Call, output: Tensor, result: Found, merged: Tensor, matrix: Tensor
+        self,
+        number: int,
+        call: Call,
+        output: Tensor,
+        result: CallResult,
+        merged: Tensor,
+        matrix: Tensor,
     ) -> None:
         """Make norms of the weights of a call, once its output meets a matrix.
 
@@ -139,7 +145,7 @@ class Probe(Observer):
             result.weights *= lengths[:, None, columns]
         self.keep(number, result)
 
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
+    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Keep what is wanted of weights that a model made itself. Raises Finished.
 
         Raises ModelError for norms and scores, which need more than weights.
@@ -171,26 +177,28 @@ class Probe(Observer):
         if array.shape[0] != 1:
             raise InputError(
                 f"the inputs hold {array.shape[0]} texts, images or parts of them that are read at "
-                "once; attention is captured of one at a time"
+                "once; attention is captured of one at a time",
             )
         number = self.calls
         self.calls += 1
         return number
 
-    def keep(self, number: int, result: Found) -> None:
+    def keep(self, number: int, result: CallResult) -> None:
         """Keep the numbers of a call. Raises Finished if that was the last."""
         self.found[number] = result
         if self.stop and len(self.found) == len(self.heads):
             raise Finished
 
-    def compute_output(self, call: Call, source: Source) -> Tensor:
+    def compute_output(self, call: Call, source: CallSource) -> Tensor:
         """Compute the output (B, N, H, d_v) of a call, nothing kept."""
         if call.plain:
             return compute_plain_output(call, source)
         plan, _ = self.find_plan(call)
         return attend_in_blocks(call, plan, ())
 
-    def look(self, call: Call, source: Source, heads: tuple[int, ...]) -> tuple[Tensor, Found]:
+    def look(
+        self, call: Call, source: CallSource, heads: tuple[int, ...]
+    ) -> tuple[Tensor, CallResult]:
         """Compute the output of a call, and what is kept of some heads.
 
         Where most heads are wanted their own blocks give the output too.
@@ -211,7 +219,7 @@ class Probe(Observer):
             result.dtype = dtype
         return output, result
 
-    def look_apart(self, call: Call, output: Tensor, heads: tuple[int, ...]) -> Found:
+    def look_apart(self, call: Call, output: Tensor, heads: tuple[int, ...]) -> CallResult:
         """Compute what is kept of some heads, in blocks of their own.
 
         output: that of the whole call, with which the blocks are compared.
@@ -232,15 +240,15 @@ class Probe(Observer):
             result.weights = compute_window_scores(call, heads, rows, columns)
         return result
 
-    def run_blocks(self, call: Call) -> tuple[Tensor, Found]:
+    def run_blocks(self, call: Call) -> tuple[Tensor, CallResult]:
         """Compute the output (B, N, H, d_v) of a call by blocks, and what is kept of its heads."""
         plan, summary = self.find_plan(call)
-        reducers = self.reducers(plan, summary)
+        reducers = self.choose_reducers(plan, summary)
         output = attend_in_blocks(call, plan, reducers.all)
         view = self.find_view(call, plan)
         return output, self.finish(reducers, view.visible, view.sight)
 
-    def summarise(self, weights: Tensor, visible: Tensor) -> Found:
+    def summarise(self, weights: Tensor, visible: Tensor) -> CallResult:
         """Compute what is kept of weights (1, H, N, M) that a model made itself."""
         rows = self.request.rows
         weights = weights[:, :, rows]
@@ -260,10 +268,10 @@ class Probe(Observer):
             device=weights.device,
         )
         plan, summary = self.share_plan(shape)
-        reducers = self.reducers(plan, summary)
+        reducers = self.choose_reducers(plan, summary)
         replay(weights, plan, reducers.all)
         shown = self.show(visible, plan)
-        return self.finish(reducers, shown, Sight.of(visible))
+        return self.finish(reducers, shown, MaskSummary.of(visible))
 
     def find_plan(self, call: Call) -> tuple[BlockPlan, SummaryReducer]:
         """Return the blocks and buffers of a call."""
@@ -277,7 +285,7 @@ class Probe(Observer):
             self.plans[shape] = plan, summary
         return self.plans[shape]
 
-    def reducers(self, plan: BlockPlan, summary: SummaryReducer) -> ChosenReducers:
+    def choose_reducers(self, plan: BlockPlan, summary: SummaryReducer) -> ChosenReducers:
         """Choose what sees the blocks.
 
         A window tells nothing of the statistics of the whole text, nor do norms or scores.
@@ -291,9 +299,9 @@ class Probe(Observer):
         is_whole = not request.windowed and request.method == ATTENTION
         return ChosenReducers(weights, edges, summary if is_whole else None)
 
-    def finish(self, reducers: ChosenReducers, visible: Tensor, sight: Sight) -> Found:
+    def finish(self, reducers: ChosenReducers, visible: Tensor, sight: MaskSummary) -> CallResult:
         """Collect the results of the reducers, of the one text."""
-        result = Found(visible)
+        result = CallResult(visible)
         if reducers.weights is not None:
             result.weights = reducers.weights.result()[0]
         if reducers.edges is not None:
@@ -313,11 +321,11 @@ class Probe(Observer):
                 return view
         if call.causal:
             visible = self.show_causal(plan)
-            sight = Sight.causal(*size, call.query.device)
+            sight = MaskSummary.causal(*size, call.query.device)
         else:
             seen = call.visible()
             visible = self.show(seen, plan)
-            sight = Sight.of(seen)
+            sight = MaskSummary.of(seen)
         view = MaskView(call.masks, call.causal, size, visible, sight)
         latest = self.views[1 - VIEWS :]
         self.views = [*latest, view]

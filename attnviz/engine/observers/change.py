@@ -4,20 +4,20 @@ from torch import Tensor
 
 from attnviz.engine.blocks import compute_output
 from attnviz.engine.call import Call
-from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import Observer, Source, choose_source, compute_plain_output
+from attnviz.engine.edits import RunEdits
+from attnviz.engine.observers.base import CallSource, Observer, choose_source, compute_plain_output
 
 
-class Changed(Observer):
+class ChangeObserver(Observer):
     """Change calls, and what they put out; any number of texts at once."""
 
-    def __init__(self, edits: Edits) -> None:
+    def __init__(self, edits: RunEdits) -> None:
         self.edits = edits
         self.calls = 0
         self.cut: set[int] = set()
         """The calls whose scores were seen before the softmax."""
 
-    def attend(self, call: Call, source: Source) -> Tensor:
+    def attend(self, call: Call, source: CallSource) -> Tensor:
         """Compute the output of a call without the edges that are cut, and change it."""
         number = self.count_call()
         edited = self.edits.edit_call(number, call)
@@ -27,7 +27,7 @@ class Changed(Observer):
             output = compute_output(edited)
         return self.edits.edit_output(number, edited, output)
 
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
+    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Count weights that a model made itself. Raises ModelError if they were to be changed."""
         number = self.count_call()
         self.edits.require_none(number, cut=number in self.cut)

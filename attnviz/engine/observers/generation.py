@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.call import Call
-from attnviz.engine.observers.base import NOWHERE, Found, Observer, Source
-from attnviz.engine.observers.capture import Probe
+from attnviz.engine.observers.base import NOWHERE, CallResult, CallSource, Observer
+from attnviz.engine.observers.capture import CaptureObserver
 from attnviz.request import Request
 
 WHOLE = Request()
 
 
-class Steps(Observer):
+class GenerationObserver(Observer):
     """Watch a model generate: each step makes the same calls, and has a probe of its own.
 
     The first step reads the prompt, each later one a token, from cached keys.
@@ -25,19 +25,19 @@ class Steps(Observer):
     def __init__(self, calls: int, heads: Mapping[int, tuple[int, ...]]) -> None:
         self.calls = calls
         self.heads = heads
-        self.probes: list[Probe] = []
+        self.probes: list[CaptureObserver] = []
 
-    def choose_probe(self) -> Probe:
+    def choose_probe(self) -> CaptureObserver:
         """Return the probe of the step that the next call belongs to."""
         if not self.probes or self.probes[-1].calls == self.calls:
-            self.probes.append(Probe(self.heads, WHOLE, stop=False))
+            self.probes.append(CaptureObserver(self.heads, WHOLE, stop=False))
         return self.probes[-1]
 
-    def attend(self, call: Call, source: Source) -> Tensor:
+    def attend(self, call: Call, source: CallSource) -> Tensor:
         """Show a call to the probe of its step, and return its output."""
         return self.choose_probe().attend(call, source)
 
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
+    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Show weights that a model made itself to the probe of their step."""
         return self.choose_probe().given(weights, visible, source)
 
@@ -45,10 +45,10 @@ class Steps(Observer):
         """Keep the difference of a call from the model's own output."""
         self.probes[-1].measured(number, difference, dtype)
 
-    def found(self, request: Request) -> dict[int, Found]:
+    def found(self, request: Request) -> dict[int, CallResult]:
         """Return what a request keeps of the rectangles that the steps make together."""
         every_head = {number: tuple(range(len(heads))) for number, heads in self.heads.items()}
-        whole = Probe(every_head, request, stop=False)
+        whole = CaptureObserver(every_head, request, stop=False)
         for number in range(self.calls):
             if number not in self.heads:
                 whole.calls += 1
@@ -60,12 +60,12 @@ class Steps(Observer):
         return whole.found
 
 
-def find_largest_difference(steps: Sequence[Found]) -> float | None:
+def find_largest_difference(steps: Sequence[CallResult]) -> float | None:
     """Return the largest difference of the steps from the model's own output; None of no step."""
     return max((step.difference or 0.0 for step in steps), default=None)
 
 
-def join_steps(steps: Sequence[Found]) -> tuple[Tensor, Tensor]:
+def join_steps(steps: Sequence[CallResult]) -> tuple[Tensor, Tensor]:
     """Join the weights of steps, and what is visible: (1, head, query, key) each.
 
     Every row ends at its own key. A cache that drops old keys brings fewer than there were: these

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.call import HIDDEN, Call, reshape_sinks
-from attnviz.engine.edits import Edits
+from attnviz.engine.edits import RunEdits
 from attnviz.engine.observers.base import (
-    Found,
+    CallResult,
+    CallSource,
     Observer,
-    Source,
     choose_source,
     compute_plain_output,
 )
@@ -32,15 +32,15 @@ UNREACHED = (
 )
 
 
-class Graded(Observer):
+class GradientObserver(Observer):
     """Keep each call and its output, from which the graph of torch goes on. For one text."""
 
-    def __init__(self, edits: Edits) -> None:
+    def __init__(self, edits: RunEdits) -> None:
         self.edits = edits
         self.calls: list[Call] = []
         self.outputs: list[Tensor] = []
 
-    def attend(self, call: Call, source: Source) -> Tensor:
+    def attend(self, call: Call, source: CallSource) -> Tensor:
         """Keep a call, edited, and its output, which is part of a graph."""
         number = len(self.calls)
         edited = self.edits.edit_call(number, call)
@@ -54,7 +54,7 @@ class Graded(Observer):
         self.outputs.append(output)
         return self.edits.edit_output(number, edited, output)
 
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
+    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Raise ModelError: weights that a model made itself have no output to go by."""
         raise ModelError(UNREACHED)
 
@@ -67,13 +67,20 @@ class Graded(Observer):
         if not self.outputs:
             raise ModelError(UNREACHED)
         gradients = torch.autograd.grad(
-            prediction, self.outputs, allow_unused=True, materialize_grads=True
+            prediction,
+            self.outputs,
+            allow_unused=True,
+            materialize_grads=True,
         )
         return [gradient.detach() for gradient in gradients]
 
     def found(
-        self, number: int, slopes: Sequence[Tensor], heads: tuple[int, ...], request: Request
-    ) -> Found:
+        self,
+        number: int,
+        slopes: Sequence[Tensor],
+        heads: tuple[int, ...],
+        request: Request,
+    ) -> CallResult:
         """Compute the weights of some heads of a call times their gradients, 0 where negative."""
         call = self.calls[number].detach()
         rows = request.rows
@@ -83,11 +90,15 @@ class Graded(Observer):
             visible = visible[:, rows]
         if len(visible) > 1:
             visible = visible[list(heads)]
-        return Found(visible[..., request.columns].cpu(), weights)
+        return CallResult(visible[..., request.columns].cpu(), weights)
 
 
 def multiply_gradients(
-    call: Call, slope: Tensor, heads: tuple[int, ...], rows: slice, columns: slice
+    call: Call,
+    slope: Tensor,
+    heads: tuple[int, ...],
+    rows: slice,
+    columns: slice,
 ) -> Tensor:
     """Compute max(A * dL/dA, 0) of a window, (head, query, key), on the CPU.
 

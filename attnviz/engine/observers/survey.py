@@ -4,11 +4,11 @@ from torch import Tensor
 
 from attnviz.engine.blocks import compute_output
 from attnviz.engine.call import Call
-from attnviz.engine.observers.base import Observer, Seen, Source
+from attnviz.engine.observers.base import CallSource, Observer, SurveyedCall
 from attnviz.engine.running import Running
 
 
-class Survey(Observer):
+class SurveyObserver(Observer):
     """Write down the calls of a run.
 
     The model goes on with outputs that are made of weights by our own blocks: what it says in the
@@ -17,10 +17,10 @@ class Survey(Observer):
 
     def __init__(self, running: Running | None = None) -> None:
         self.running = running or Running()
-        self.seen: list[Seen] = []
+        self.seen: list[SurveyedCall] = []
         self.last: Call | None = None
 
-    def attend(self, call: Call, source: Source) -> Tensor:
+    def attend(self, call: Call, source: CallSource) -> Tensor:
         """Write a call down, and compute its output."""
         heads, queries = call.query.shape[1:3]
         keys = call.key.shape[2]
@@ -29,17 +29,17 @@ class Survey(Observer):
         self.write_down(source, (heads, queries, keys), repeated=repeated)
         return compute_output(call)
 
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
+    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Write weights down that a model made itself, and return the number of the call."""
         _, heads, queries, keys = weights.shape
         self.write_down(source, (heads, queries, keys), repeated=False)
         return len(self.seen) - 1
 
-    def write_down(self, source: Source, size: tuple[int, int, int], *, repeated: bool) -> None:
+    def write_down(self, source: CallSource, size: tuple[int, int, int], *, repeated: bool) -> None:
         """Add a call of a size (heads, queries, keys) to the list."""
         name = self.running.name
         entry = self.running.entry
-        seen = Seen(source.layer, *size, name, source.cross, entry, repeated)
+        seen = SurveyedCall(source.layer, *size, name, source.cross, entry, repeated)
         self.seen.append(seen)
 
 

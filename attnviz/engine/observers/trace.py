@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attnviz.analysis.explain import Operands
 from attnviz.engine.blocks import compute_output
 from attnviz.engine.call import Call
-from attnviz.engine.observers.base import Finished, Observer, Source, compute_plain_output
+from attnviz.engine.observers.base import CallSource, Finished, Observer, compute_plain_output
 from attnviz.errors import ModelError
 from attnviz.record import Doubles
 
@@ -21,11 +21,15 @@ HIDDEN_STEPS = (
 )
 
 
-class Followed(Observer):
+class TraceObserver(Observer):
     """Keep one query of one head of one call, by its number."""
 
     def __init__(
-        self, number: int, head: int, query: int, running: Sequence[Tensor | None]
+        self,
+        number: int,
+        head: int,
+        query: int,
+        running: Sequence[Tensor | None],
     ) -> None:
         self.number = number
         self.head = head
@@ -35,7 +39,7 @@ class Followed(Observer):
         self.calls = 0
         self.found: Operands | None = None
 
-    def attend(self, call: Call, source: Source) -> Tensor:
+    def attend(self, call: Call, source: CallSource) -> Tensor:
         """Compute the output of a call. Raises Finished once the call was seen that is followed."""
         output = compute_plain_output(call, source) if call.plain else compute_output(call)
         if self.count_call() == self.number:
@@ -43,7 +47,7 @@ class Followed(Observer):
             raise Finished
         return output
 
-    def given(self, weights: Tensor, visible: Tensor, source: Source) -> int:
+    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Count weights that a model made itself.
 
         Raises ModelError if this is the call that is followed: there is nothing but weights.
@@ -59,7 +63,7 @@ class Followed(Observer):
         self.calls += 1
         return number
 
-    def read_operands(self, call: Call, source: Source, output: Tensor) -> Operands:
+    def read_operands(self, call: Call, source: CallSource, output: Tensor) -> Operands:
         """Read the vectors that the head has for the query, of the one text."""
         row = torch.tensor([self.query], device=call.query.device)
         chosen = call.pick_heads((self.head,)).rows(row)
@@ -98,7 +102,7 @@ class Followed(Observer):
             return None
         return to_doubles(entered[0, self.query])
 
-    def read_output(self, call: Call, source: Source, output: Tensor) -> Doubles | None:
+    def read_output(self, call: Call, source: CallSource, output: Tensor) -> Doubles | None:
         """Return the output of the head for the query by a function that is not ours.
 
         Returns None if there is no such function.
@@ -130,7 +134,7 @@ def to_doubles(array: Tensor) -> Doubles:
 
 
 @contextmanager
-def inputs_of_running(model: nn.Module) -> Iterator[Sequence[Tensor | None]]:
+def watch_running_inputs(model: nn.Module) -> Iterator[Sequence[Tensor | None]]:
     """Know the first tensor that each module that runs now was given, the innermost last.
 
     Attention is made of that tensor.

@@ -51,14 +51,14 @@ def read_adapter(folder: Path) -> Adapter:
     if not path.is_file():
         raise ModelError(
             f"{folder} has no {ADAPTER_WEIGHTS}: "
-            "an adapter is read from safetensors only, never a pickle"
+            "an adapter is read from safetensors only, never a pickle",
         )
     config = read_adapter_config(folder)
     shapes = {name.removeprefix(PREFIX): shape for name, shape in read_shapes(path).items()}
     require_sane_ranks(config, shapes, folder)
     if config.get("alora_invocation_tokens"):
         raise ModelError(
-            f"{folder} acts on the tokens after a certain one only, which is not supported"
+            f"{folder} acts on the tokens after a certain one only, which is not supported",
         )
     return Adapter(folder, config, shapes)
 
@@ -79,7 +79,7 @@ def require_sane_ranks(
         if isinstance(rank, int) and rank > largest:
             raise ModelError(
                 f"{folder} asks for a rank of {rank:,}; "
-                f"its weights have at most {largest:,} on a side"
+                f"its weights have at most {largest:,} on a side",
             )
 
 
@@ -112,7 +112,7 @@ def require_matching_modules(
         owners = [".".join(words[:-length]) for length in SUFFIX_LENGTHS]
         if not any(owner in modules for owner in owners if owner):
             raise ModelError(
-                f"{adapter.folder} is no adapter of {folder}, which has no {owners[1] or name}"
+                f"{adapter.folder} is no adapter of {folder}, which has no {owners[1] or name}",
             )
 
 
@@ -126,7 +126,7 @@ def apply_adapter(model: Any, adapter: Adapter) -> Any:
         if config.is_prompt_learning or config.is_adaption_prompt:
             raise ModelError(
                 f"{adapter.folder} adds tokens of its own to every text: "
-                "only adapters of weights are read"
+                "only adapters of weights are read",
             )
         config.inference_mode = True
         wrapped = PeftModel(model, config)
@@ -162,11 +162,11 @@ def require_complete(result: Any, adapter: Adapter) -> None:
     strange = sorted(result.unexpected_keys)
     if missing:
         raise ModelError(
-            f"{adapter.folder} lacks {len(missing)} of its weights, such as {missing[0]}"
+            f"{adapter.folder} lacks {len(missing)} of its weights, such as {missing[0]}",
         )
     if strange:
         raise ModelError(
-            f"{adapter.folder} does not fit its base model, which has no place for {strange[0]}"
+            f"{adapter.folder} does not fit its base model, which has no place for {strange[0]}",
         )
 
 

@@ -25,11 +25,18 @@ import torch
 import transformers
 from torch import Tensor
 
-from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import Finished, Found, Observer, Seen, Site, Source
-from attnviz.engine.observers.capture import NO_EDITS, Probe
-from attnviz.engine.observers.survey import Survey
-from attnviz.engine.running import follow
+from attnviz.engine.edits import RunEdits
+from attnviz.engine.observers.base import (
+    AttentionSite,
+    CallResult,
+    CallSource,
+    Finished,
+    Observer,
+    SurveyedCall,
+)
+from attnviz.engine.observers.capture import NO_EDITS, CaptureObserver
+from attnviz.engine.observers.survey import SurveyObserver
+from attnviz.engine.running import watch_modules
 from attnviz.engine.tap import Tap
 from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
@@ -105,13 +112,13 @@ SPARSE = (
 class ModelSurvey(NamedTuple):
     """The result of a survey: what can be read, and changed, in a run of a model on such inputs."""
 
-    sites: tuple[Site, ...]
+    sites: tuple[AttentionSite, ...]
     """The calls of attention, in their order."""
     pooled: bool
     """True if some layers have other lengths than the text, so that each length needs a survey."""
 
 
-class Reading:
+class AttentionReader:
     """A reader of the attention of one model: it surveys the model once, and then reads it."""
 
     def __init__(self, model: Any) -> None:
@@ -165,7 +172,7 @@ class Reading:
         sites = self.number_calls(calls, kinds, short)
         return ModelSurvey(sites, pooled=has_other_lengths and reads_text)
 
-    def find_way(self, short: Inputs, untouched: Any) -> tuple[list[Seen], list[Kind]]:
+    def find_way(self, short: Inputs, untouched: Any) -> tuple[list[SurveyedCall], list[Kind]]:
         """Choose the first way of reading that leaves the model's output as it is.
 
         short: the inputs of a short run. untouched: the output on them when nobody watches.
@@ -201,16 +208,16 @@ class Reading:
             raise ModelError(
                 f"the attention function {foreign!r} of this model is not the library's, "
                 "and neither a softmax nor torch's scaled_dot_product_attention is seen in it: "
-                "its weights cannot be told"
+                "its weights cannot be told",
             )
         return calls, kinds
 
     def number_calls(
         self,
-        calls: Sequence[Seen],
+        calls: Sequence[SurveyedCall],
         kinds: Sequence[Kind],
         inputs: Inputs,
-    ) -> tuple[Site, ...]:
+    ) -> tuple[AttentionSite, ...]:
         """Give each call its layer, in the part of the model that it belongs to."""
         reads_text = set(inputs) <= TEXT
         parts = name_parts(calls, kinds, towers=not reads_text)
@@ -224,36 +231,38 @@ class Reading:
 
     def run_untouched(self, inputs: Inputs) -> Any:
         """Return the model's output when nobody watches. Raises ModelError if it cannot run."""
-        with undisturbed(self.model):
+        with run_undisturbed(self.model):
             return self.model(**inputs)
 
-    def watch_calls(self, inputs: Inputs) -> tuple[list[Seen], list[Kind], Any]:
+    def watch_calls(self, inputs: Inputs) -> tuple[list[SurveyedCall], list[Kind], Any]:
         """Run the model, and return its calls of attention, their kinds, and its output.
 
         The calls are those of our functions, and of torch's.
         """
         self.tapped = True
-        with follow(self.model) as running:
-            survey = Survey(running)
+        with watch_modules(self.model) as running:
+            survey = SurveyObserver(running)
             outputs, tap = self.run(inputs, survey)
         self.tapped = tap is not None and tap.found > 0
         lengths = read_lengths(inputs)
         kinds = [classify_call(call, lengths, outputs) for call in survey.seen]
         return survey.seen, kinds, outputs
 
-    def list_eager_calls(self, inputs: Inputs, untouched: Any) -> tuple[list[Seen], list[Kind]]:
+    def list_eager_calls(
+        self, inputs: Inputs, untouched: Any
+    ) -> tuple[list[SurveyedCall], list[Kind]]:
         """List the layers whose weights the library returns, and their kinds.
 
         untouched: the output of the model when nobody watches. Raises ModelError if it changes.
         """
         weights, outputs = self.run_eager(inputs)
         self.require_same_output(untouched, outputs)
-        calls: list[Seen] = []
+        calls: list[SurveyedCall] = []
         kinds: list[Kind] = []
         for kind, layers in weights.items():
             for layer in layers:
                 _, heads, queries, keys = layer.shape
-                calls.append(Seen(None, heads, queries, keys, where="", cross=False))
+                calls.append(SurveyedCall(None, heads, queries, keys, where="", cross=False))
                 kinds.append(kind)
         return calls, kinds
 
@@ -270,8 +279,8 @@ class Reading:
         inputs: Inputs,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
-        edits: Edits = NO_EDITS,
-    ) -> tuple[dict[int, Found], str | None]:
+        edits: RunEdits = NO_EDITS,
+    ) -> tuple[dict[int, CallResult], str | None]:
         """Run the model, and return what some heads of some calls gave, with a note.
 
         heads: the heads to look at, by the number of the call. The results have these numbers too.
@@ -279,7 +288,7 @@ class Reading:
         otherwise. Raises ModelError if the model cannot be read, or changed, as asked.
         """
         count = len(survey.sites)
-        probe = Probe(heads, request, edits, stop=not self.tapped)
+        probe = CaptureObserver(heads, request, edits, stop=not self.tapped)
         self.run(inputs, probe)
         saw_all_calls = probe.calls == count
         is_understood = saw_all_calls or not self.tapped
@@ -287,7 +296,7 @@ class Reading:
             return probe.found, None
         if request.method == NORM and saw_all_calls:
             raise ModelError(UNPROJECTED)
-        if not edits.none:
+        if not edits.is_empty:
             raise ModelError("this model cannot be changed as it runs: its attention is sparse")
         return self.read_eager(survey, inputs, heads, request)
 
@@ -297,13 +306,13 @@ class Reading:
         inputs: Inputs,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
-    ) -> tuple[dict[int, Found], str]:
+    ) -> tuple[dict[int, CallResult], str]:
         """Return what some heads gave, from the weights that the library returns, with a note.
 
         heads: the heads to look at, by the number of the call. Raises ModelError if the weights are
         not those of the calls in the survey, or if the model's output changes.
         """
-        probe = Probe(heads, request, stop=False)
+        probe = CaptureObserver(heads, request, stop=False)
         weights, outputs = self.run_eager(inputs)
         self.require_same_output(self.run_untouched(inputs), outputs)
         layers = {kind: iter(tensors) for kind, tensors in weights.items()}
@@ -316,10 +325,10 @@ class Reading:
                 layer = next(layers[site.kind])
                 row_sums = layer.sum(-1)
                 least_sum = min(least_sum, float(row_sums.amin()))
-                probe.given(layer, layer > 0, Source())
+                probe.given(layer, layer > 0, CallSource())
         except (KeyError, StopIteration):
             raise ModelError(
-                "this model's attention changes with the length of the text and cannot be read"
+                "this model's attention changes with the length of the text and cannot be read",
             ) from None
         note = SPARSE
         if least_sum < 1 - ROW_TOLERANCE:
@@ -343,8 +352,8 @@ class Reading:
             tap = Tap(observer, partial(shape_weights, lengths=read_lengths(inputs)))
         if self.cached:
             inputs = {**inputs, "use_cache": True}  # type: ignore[dict-item]
-        call = how or forward
-        with undisturbed(self.model):
+        call = how or call_model
+        with run_undisturbed(self.model):
             if self.observed:
                 use_observed_attention(self.model)
             with observe_calls(observer if tap is None else tap), tap or nullcontext():
@@ -358,9 +367,9 @@ class Reading:
 
         The weights are (1, H, N, M), listed by kind, layer after layer.
         """
-        with undisturbed(self.model):
+        with run_undisturbed(self.model):
             set_attention(self.model, "eager")
-            outputs = forward(self.model, {**inputs, "output_attentions": True})
+            outputs = call_model(self.model, {**inputs, "output_attentions": True})
         lengths = read_lengths(inputs)
         weights: dict[Kind, list[Tensor]] = {}
         for kind, name in KINDS.items():
@@ -375,7 +384,7 @@ class Reading:
 
 
 @contextmanager
-def undisturbed(model: Any) -> Iterator[None]:
+def run_undisturbed(model: Any) -> Iterator[None]:
     """Let a model run in evaluation, without gradients, warnings and progress bars.
 
     Raises ModelError for whatever the model raises.
@@ -393,7 +402,7 @@ def undisturbed(model: Any) -> Iterator[None]:
         yield
 
 
-def forward(model: Any, inputs: Mapping[str, Any]) -> Any:
+def call_model(model: Any, inputs: Mapping[str, Any]) -> Any:
     """Call a model, without the cache of keys and values unless the inputs ask for it.
 
     Only generation needs the cache.
@@ -442,7 +451,7 @@ def read_length(inputs: Inputs, names: Sequence[str]) -> int | None:
     return None
 
 
-def find_call_size(site: Site, inputs: Inputs) -> tuple[int, int]:
+def find_call_size(site: AttentionSite, inputs: Inputs) -> tuple[int, int]:
     """Return the queries and keys of a call in a run on some inputs.
 
     They are what the inputs tell if these are texts, else what they were in the survey.
@@ -456,7 +465,7 @@ def find_call_size(site: Site, inputs: Inputs) -> tuple[int, int]:
     return target, target if site.kind == "decoder" else keys
 
 
-def classify_call(call: Seen, lengths: Lengths, outputs: Any) -> Kind:
+def classify_call(call: SurveyedCall, lengths: Lengths, outputs: Any) -> Kind:
     """Return which tokens attend to which in a call, by the numbers of its queries and keys.
 
     Where no lengths tell, the library's names do: those of the model's outputs, and of the module
@@ -480,7 +489,7 @@ def classify_call(call: Seen, lengths: Lengths, outputs: Any) -> Kind:
     return "cross" if may_cross or "cross" in where else "self"
 
 
-def is_over_text(call: Seen, lengths: Lengths) -> bool:
+def is_over_text(call: SurveyedCall, lengths: Lengths) -> bool:
     """Return True if the queries and keys of a call are tokens of the text, or of the target."""
     return (call.queries, call.keys) in list_text_sizes(lengths)
 
@@ -492,7 +501,7 @@ def list_text_sizes(lengths: Lengths) -> set[tuple[int | None, int | None]]:
 
 
 def name_parts(
-    calls: Sequence[Seen],
+    calls: Sequence[SurveyedCall],
     kinds: Sequence[Kind],
     *,
     towers: bool,

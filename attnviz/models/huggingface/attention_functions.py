@@ -27,8 +27,8 @@ from transformers.masking_utils import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from attnviz.engine.call import Call, additive, default_scale
-from attnviz.engine.observers.base import Observer, Source
+from attnviz.engine.call import Call, compute_default_scale, make_additive_mask, repeat_heads
+from attnviz.engine.observers.base import CallSource, Observer
 from attnviz.engine.tap import Tap
 from attnviz.errors import ModelError
 from attnviz.models.restore import list_configs
@@ -72,7 +72,7 @@ def attend_as_sdpa(
         return compute_plainly(), None
     call = read_call(module, query, key, value, attention_mask, options)
     chooses_keys = options.get("indices") is not None
-    source = Source(
+    source = CallSource(
         getattr(module, "layer_idx", None),
         plain=None if chooses_keys else compute_plainly,
         reference=partial(compute_eager_rows, module, call, options),
@@ -119,12 +119,12 @@ def read_call(
     if options.get("block_indices") is not None:
         raise ModelError(
             "this model's attention is sparse by blocks that it chooses as it runs, "
-            "which is not read"
+            "which is not read",
         )
     causal = hides_later_keys(module, query, mask, options)
     scale = options.get("scaling")
     if scale is None:
-        scale = default_scale(query)
+        scale = compute_default_scale(query)
     query, key, value = expand_batch(query, key, value)
     if key.shape[1] != value.shape[1]:
         # fewer heads of one than of the other: each query head gets its own of both
@@ -181,12 +181,6 @@ def expand_batch(
     return query.expand(size), key.expand(size), value.expand(size)
 
 
-def repeat_heads(tensor: Tensor, heads: int) -> Tensor:
-    """Repeat each head of keys or values for the query heads that share it: (B, H, M, d)."""
-    repeats = heads // tensor.shape[1]
-    return tensor.repeat_interleave(repeats, 1)
-
-
 def require_masks(call: Call) -> None:
     """Raise ModelError unless a call's masks and biases broadcast to its scores, (B, H, N, M)."""
     batch, heads, queries, _ = call.query.shape
@@ -196,7 +190,7 @@ def require_masks(call: Call) -> None:
         if mask.ndim != 4 or any(side not in (1, size) for side, size in sides):
             shape = tuple(mask.shape)
             raise ModelError(
-                f"this model masks its attention by {shape} where there are {queries} x {keys}"
+                f"this model masks its attention by {shape} where there are {queries} x {keys}",
             )
 
 
@@ -228,7 +222,7 @@ def compute_eager_rows(
     mask = None
     if row_call.mask is not None:
         lowest = torch.finfo(call.query.dtype).min
-        mask = additive(row_call.mask, torch.float32).clamp_min(lowest)
+        mask = make_additive_mask(row_call.mask, torch.float32).clamp_min(lowest)
     row_options = {**options, "position_bias": row_call.bias, "dropout": 0.0}
     try:
         results = function(module, row_call.query, call.key, call.value, mask, **row_options)  # type: ignore[misc]

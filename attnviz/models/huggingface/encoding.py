@@ -14,11 +14,11 @@ from torch import Tensor
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.escape import require_unicode
 from attnviz.models.checks import require_length, require_none
-from attnviz.models.huggingface.attention import read_first_line, silence_library, undisturbed
+from attnviz.models.huggingface.attention import read_first_line, run_undisturbed, silence_library
 from attnviz.models.maps import MapChoice
 from attnviz.record import Kind, Segment, Token
 from attnviz.request import Prompt, Vocabulary
-from attnviz.selection import Sides
+from attnviz.selection import MapTokens
 
 # tokens that an encoder-decoder writes at most when no target is given
 MOST_WRITTEN = 64
@@ -58,7 +58,7 @@ class EncodedText:
     segments: tuple[Segment, ...] = ()
     """The messages of a chat."""
 
-    def find_sides(self, kind: Kind) -> Sides:
+    def find_sides(self, kind: Kind) -> MapTokens:
         """Return the queries and keys of a kind of map."""
         if not self.target_tokens:
             return self.tokens, self.tokens
@@ -66,7 +66,7 @@ class EncodedText:
         keys = self.target_tokens if kind == "decoder" else self.tokens
         return queries, keys
 
-    def find_map_sides(self, choice: MapChoice) -> Sides:
+    def find_map_sides(self, choice: MapChoice) -> MapTokens:
         """Return the queries and keys of a map that is to be made."""
         return self.find_sides(choice.kind)
 
@@ -152,7 +152,7 @@ def require_embeddings(
         raise ModelError(
             f"the tokenizer makes token {number} {token!r} of this text, "
             f"and {name} has embeddings for the tokens 0 to {rows - 1}: "
-            "give the tokenizer that it was trained with, --tokenizer FOLDER"
+            "give the tokenizer that it was trained with, --tokenizer FOLDER",
         )
 
 
@@ -216,7 +216,7 @@ def write_chat(
         reason = read_first_line(error)
         raise InputError(f"--chat: the template of {name} refuses this: {reason}") from error
     require_unicode(chat, "--chat: what the template writes")
-    segments = message_segments(tokenizer, messages, chat)
+    segments = find_message_segments(tokenizer, messages, chat)
     return chat, segments, note
 
 
@@ -250,7 +250,7 @@ def read_message(message: dict[str, Any], number: int) -> dict[str, Any]:
         kind = type(content).__name__
         raise InputError(
             f"--chat: the content of message {number} is of type {kind}: "
-            "write a text or a list of parts"
+            "write a text or a list of parts",
         )
     return message
 
@@ -271,7 +271,7 @@ def read_part(part: Any, number: int) -> dict[str, Any]:
         kind = type(part).__name__
     raise InputError(
         f"--chat: message {number} has a part of type {kind}: only texts are read, "
-        'written {"type": "text", "text": "..."}'
+        'written {"type": "text", "text": "..."}',
     )
 
 
@@ -340,7 +340,7 @@ def apply_template(
     return str(chat)
 
 
-def message_segments(
+def find_message_segments(
     tokenizer: Any,
     messages: Sequence[Message],
     written: str,
@@ -593,7 +593,7 @@ def write_target(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[i
     ModelError for a model that cannot write.
     """
     try:
-        with undisturbed(model):
+        with run_undisturbed(model):
             ids = generate_ids(model, inputs, count)
             return drop_end_token(model, ids)
     except ModelError as error:

@@ -98,23 +98,23 @@ def read_past(
     if not isinstance(cache, Cache):
         kind = type(cache).__name__
         raise InputError(
-            f"{name} is of type {kind}: give a Cache of transformers, such as outputs.{name}"
+            f"{name} is of type {kind}: give a Cache of transformers, such as outputs.{name}",
         )
     count = int(cache.get_seq_length())
     if not count:
         return None
     if model.config.is_encoder_decoder:
         raise InputError(
-            f"{name} of an encoder-decoder is not read: leave it out, and give the whole target"
+            f"{name} of an encoder-decoder is not read: leave it out, and give the whole target",
         )
     if request.keep != "weights":
         raise UsageError(
-            f"keep={request.keep!r} is of a whole text: leave {name} out, and give the whole text"
+            f"keep={request.keep!r} is of a whole text: leave {name} out, and give the whole text",
         )
     text_names = [text_name for text_name in TEXT_NAMES if text_name in inputs]
     if not text_names or inputs[text_names[0]] is None:
         raise InputError(
-            f"{name} needs input_ids or inputs_embeds beside it: the tokens that follow"
+            f"{name} needs input_ids or inputs_embeds beside it: the tokens that follow",
         )
     queries = int(inputs[text_names[0]].shape[1])
     keys: dict[int, tuple[int, int]] = {}

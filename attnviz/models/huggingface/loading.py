@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from attnviz.errors import ModelError
-from attnviz.models.checks import torch_device
+from attnviz.models.checks import find_torch_device
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.adapter import (
     Adapter,
@@ -39,10 +39,10 @@ from attnviz.models.huggingface.adapter import (
     set_labels,
 )
 from attnviz.models.huggingface.attention import (
-    forward,
+    call_model,
     read_first_line,
+    run_undisturbed,
     silence_library,
-    undisturbed,
 )
 from attnviz.models.huggingface.encoding import count_embeddings
 from attnviz.models.huggingface.safety import require_safe
@@ -84,7 +84,7 @@ TEXT_CONFIGS = "text_config", "text_encoder", "decoder", "generator"
 ELSEWHERE = "give the folder of one with --tokenizer FOLDER"
 NEEDED = re.compile(
     r"pip install ([\w-]+)|install ([\w-]+) to use"
-    r"|requires the ([\w-]+) library|([\w-]+) is required"
+    r"|requires the ([\w-]+) library|([\w-]+) is required",
 )
 TRIAL = 5  # tokens of a text on which a model of images or sound is tried
 # parameters that a config may describe whatever the weights hold
@@ -131,7 +131,7 @@ def load_parts(
     """
     folder = folders.model
     available = require_safe(folder)
-    device = torch_device(placement.device)
+    device = find_torch_device(placement.device)
     with silence_library():
         adapter = None if folders.adapter is None else read_adapter(folders.adapter)
         config, attention_note = load_config(folder)
@@ -226,7 +226,9 @@ def load_config(folder: Path) -> tuple[Any, str | None]:
             copy = Path(scratch, "config.json")
             copy.write_text(json.dumps(drop_settings(values)))
             config = AutoConfig.from_pretrained(
-                scratch, local_files_only=True, trust_remote_code=False
+                scratch,
+                local_files_only=True,
+                trust_remote_code=False,
             )
     # the library raises ValueError, OSError, KeyError, TypeError ... for one bad file
     except Exception as error:
@@ -267,7 +269,7 @@ def require_writer(config: Any, folder: Path) -> None:
     name = read_architecture(config)
     if name and not name.endswith((*WRITERS, CONDITIONAL)):
         raise ModelError(
-            f"{folder} is a {name}, which does not continue texts: leave --generate out"
+            f"{folder} is a {name}, which does not continue texts: leave --generate out",
         )
 
 
@@ -320,7 +322,7 @@ def outline_model(kind: Any, source: ModelSource) -> Any:
         raise ModelError(f"{path} cannot be built: {read_first_line(error)}") from error
     if described > 2 * available + SMALL:
         raise ModelError(
-            f"{path} describes {described:,} parameters; its weights hold {available:,}"
+            f"{path} describes {described:,} parameters; its weights hold {available:,}",
         )
     return outline
 
@@ -353,7 +355,7 @@ def load_weights(kind: Any, source: ModelSource, dtype: Any) -> Any:
     if missing:  # the library would fill them with random numbers
         raise ModelError(
             f"the weights in {folder} lack {len(missing)} parameters of the model, "
-            f"such as {missing[0]}"
+            f"such as {missing[0]}",
         )
     return model
 
@@ -445,8 +447,8 @@ def runs_on_ids(model: Any) -> bool:
     if reads_target(model):
         inputs["decoder_input_ids"] = ids
     try:
-        with undisturbed(model):
-            outputs = forward(model, inputs)
+        with run_undisturbed(model):
+            outputs = call_model(model, inputs)
     except ModelError:
         return False
     return hasattr(outputs, "last_hidden_state") or hasattr(outputs, "logits")
@@ -496,7 +498,7 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
         raise ModelError(f"{folder} has no tokenizer; {ELSEWHERE}")
     raise ModelError(
         f"the tokenizer in {folder} knows {known} tokens, its model {expected}: "
-        f"files are missing; {ELSEWHERE}"
+        f"files are missing; {ELSEWHERE}",
     )
 
 
@@ -508,7 +510,7 @@ def require_vocabulary(tokenizer: Any, model: Any, folders: Folders) -> None:
         raise ModelError(
             f"the tokenizer in {folders.tokenizer} knows {known} tokens, "
             f"and the model in {folders.model} has embeddings for {rows}: "
-            "give the tokenizer that it was trained with"
+            "give the tokenizer that it was trained with",
         )
 
 

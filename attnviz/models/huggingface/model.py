@@ -13,22 +13,22 @@ from torch.nn.functional import cross_entropy
 from transformers.utils.generic import TransformersKwargs
 
 from attnviz.analysis.explain import Operands
-from attnviz.engine.edits import Edits
-from attnviz.engine.observers.base import Found, Site
-from attnviz.engine.observers.change import Changed
-from attnviz.engine.observers.generation import Steps
-from attnviz.engine.observers.gradient import UNREACHED, Graded
-from attnviz.engine.observers.trace import HIDDEN_STEPS, Followed, inputs_of_running
+from attnviz.engine.edits import RunEdits
+from attnviz.engine.observers.base import AttentionSite, CallResult
+from attnviz.engine.observers.change import ChangeObserver
+from attnviz.engine.observers.generation import GenerationObserver
+from attnviz.engine.observers.gradient import UNREACHED, GradientObserver
+from attnviz.engine.observers.trace import HIDDEN_STEPS, TraceObserver, watch_running_inputs
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
 from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.attention import (
+    AttentionReader,
     ModelSurvey,
-    Reading,
     find_call_size,
-    undisturbed,
+    run_undisturbed,
 )
 from attnviz.models.huggingface.encoding import (
     EncodedText,
@@ -57,10 +57,10 @@ from attnviz.models.inputs import (
     make_tensor,
     require_names,
 )
-from attnviz.models.interventions import ABREAST, batches, change_ids
+from attnviz.models.interventions import ABREAST, batch_interventions, change_ids
 from attnviz.models.maps import (
     MapChoice,
-    assemble,
+    assemble_maps,
     choose_maps,
     describe_parts,
     describe_sizes,
@@ -76,8 +76,8 @@ from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
-    Change,
     Intervention,
+    OutputChange,
     Placement,
     Prompt,
     Request,
@@ -85,7 +85,7 @@ from attnviz.request import (
     Target,
     Vocabulary,
 )
-from attnviz.selection import Sides
+from attnviz.selection import MapTokens
 
 REPEATED = (
     "attention of this model cannot be followed: its weights are used twice, with different values"
@@ -115,7 +115,7 @@ UNLIMITED = 1 << 31
 # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
 BATCH = 8
 
-FindSides = Callable[[MapChoice], Sides]
+FindSides = Callable[[MapChoice], MapTokens]
 """Return the queries and the keys of a map that is to be made."""
 
 
@@ -133,7 +133,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         self.model = model
         self.tokenizer = tokenizer
         self.notes = notes
-        self.reader = Reading(model)
+        self.reader = AttentionReader(model)
 
     @classmethod
     @wait_for_turn
@@ -193,7 +193,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         find_sides = self.make_text_sides(encoded, survey)
         fidelity, warning = measure_fidelity(results)
         window_lines = describe_windows(choices, find_sides, request)
-        maps = assemble(choices, survey.sites, results, find_sides, request)
+        maps = assemble_maps(choices, survey.sites, results, find_sides, request)
         structure = describe_structure(survey, len(encoded.tokens))
         lines = (*self.notes, *encoded.notes, *window_lines, structure, reading_note, warning)
         return Capture(
@@ -223,8 +223,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             raise ModelError(REPEATED)
         find_sides = self.make_text_sides(encoded, survey)
         request = request.placed(find_sides(choice))
-        with inputs_of_running(self.model) as running:
-            trace = Followed(number, heads[0], request.rows.start, running)
+        with watch_running_inputs(self.model) as running:
+            trace = TraceObserver(number, heads[0], request.rows.start, running)
             self.reader.run(inputs, trace)
         if trace.found is None:
             raise ModelError(HIDDEN_STEPS)
@@ -237,7 +237,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
         intervention: Intervention,
-    ) -> tuple[dict[int, Found], str | None]:
+    ) -> tuple[dict[int, CallResult], str | None]:
         """Run the model on a text, and return what some heads of some calls gave, with a note.
 
         heads: the heads to look at, by the number of the call. The results have these numbers too.
@@ -261,15 +261,15 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         survey: ModelSurvey,
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
-        edits: Edits,
+        edits: RunEdits,
         target: ResolvedTarget,
-    ) -> dict[int, Found]:
+    ) -> dict[int, CallResult]:
         """Multiply the weights of some heads with the gradients of a target's logit by them.
 
         heads: the heads to look at, by the number of the call. Raises ModelError if the gradients
         do not reach all calls.
         """
-        observer = Graded(edits)
+        observer = GradientObserver(edits)
         # a graph keeps no tensor of inference mode
         copies = {name: tensor.clone() for name, tensor in inputs.items()}
 
@@ -303,9 +303,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         if self.reader.tapped or self.needs_single_texts(resolved):
             batch_size = 1
         outputs = []
-        for batch in batches(interventions, batch_size):
+        for batch in batch_interventions(interventions, batch_size):
             inputs = self.make_batch_inputs(encoded, batch)
-            observer = Changed(self.make_batch_edits(encoded, survey, batch))
+            observer = ChangeObserver(self.make_batch_edits(encoded, survey, batch))
             result, _ = self.reader.run(inputs, observer, resolved.run_model)
             outputs.append(resolved.read_outputs(result))
         all_outputs = torch.cat(outputs).float().cpu()
@@ -321,7 +321,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         return padding_id is None and target.kind == "class"
 
     def make_batch_inputs(
-        self, encoded: EncodedText, batch: Sequence[Intervention]
+        self,
+        encoded: EncodedText,
+        batch: Sequence[Intervention],
     ) -> dict[str, Tensor]:
         """Return the inputs under each intervention of a batch, on the model's device.
 
@@ -340,7 +342,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         encoded: EncodedText,
         survey: ModelSurvey,
         batch: Sequence[Intervention],
-    ) -> Edits:
+    ) -> RunEdits:
         """Return what a batch of interventions changes in the calls of a run. Raises UsageError."""
         return make_edits(batch, survey.sites, encoded.find_sides, pooled=survey.pooled)
 
@@ -353,7 +355,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             return encoded.find_map_sides
         sizes = {(site.kind, site.layer): site.size for site in survey.sites}
 
-        def find_sides(choice: MapChoice) -> Sides:
+        def find_sides(choice: MapChoice) -> MapTokens:
             query_count, key_count = sizes[choice.kind, choice.layers[0]]
             queries, keys = encoded.find_map_sides(choice)
             return name_tokens(queries, query_count), name_tokens(keys, key_count)
@@ -410,7 +412,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             known = self.model.get_input_embeddings().num_embeddings
         except (NotImplementedError, AttributeError):
             raise ModelError(
-                f"{self.name} has no table of tokens, of which a text could be made up"
+                f"{self.name} has no table of tokens, of which a text could be made up",
             ) from None
         return make_vocabulary(self.tokenizer, known, self.positions)
 
@@ -419,15 +421,15 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         if reads_target(self.model):
             raise UsageError(
                 f"{self.name} reads a text and a target: "
-                "random tokens are for models that read one text"
+                "random tokens are for models that read one text",
             )
 
     @wait_for_turn
-    def losses(self, ids: Ids, change: Change | None = None) -> Floats:
+    def losses(self, ids: Ids, change: OutputChange | None = None) -> Floats:
         """Measure the loss of each next token, in nats; see ``SupportsLosses.losses``."""
         if reads_target(self.model) or not self.model.can_generate():
             raise UsageError(
-                f"{self.name} predicts no next tokens, of which a loss could be measured"
+                f"{self.name} predicts no next tokens, of which a loss could be measured",
             )
         batch_count = math.ceil(len(ids) / BATCH)
         losses = []
@@ -436,12 +438,12 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             losses.append(self.measure_batch_losses(tensor, change))
         return np.concatenate(losses)
 
-    def measure_batch_losses(self, ids: Tensor, change: Change | None) -> Floats:
+    def measure_batch_losses(self, ids: Tensor, change: OutputChange | None) -> Floats:
         """Measure the losses of a few sequences at once: (batch, n) -> (batch, n - 1), in nats."""
         inputs = self.place_inputs({"input_ids": ids})
         survey = self.reader.survey(inputs)
         layers = [site.layer for site in survey.sites]
-        observer = Changed(Edits(layers, change=change))
+        observer = ChangeObserver(RunEdits(layers, change=change))
         outputs, _ = self.reader.run(inputs, observer)
         predicted = outputs.logits[:, :-1].float()
         expected = inputs["input_ids"][:, 1:]
@@ -455,7 +457,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         count: int,
         choices: Sequence[MapChoice],
         request: Request,
-    ) -> tuple[EncodedText, dict[int, Found]]:
+    ) -> tuple[EncodedText, dict[int, CallResult]]:
         """Let the model continue a text, and return the longer text and what calls gave meanwhile.
 
         count: the number of tokens to write. Raises UsageError for a model that was loaded without
@@ -471,7 +473,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         if self.reader.tapped:
             # softmaxes are known by the lengths of the text, which grow as the model writes:
             # therefore the model writes first, and its attention is read in a run on the whole text
-            with undisturbed(self.model):
+            with run_undisturbed(self.model):
                 ids = generate_ids(self.model, inputs, count)
                 ids = drop_end_token(self.model, ids)
             encoded = append_continuation(encoded, self.tokenizer, ids)
@@ -485,7 +487,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
 
         # One token more than asked for: the last one that is written is never read, and has no row.
         # A token that ends the text has none either.
-        steps = Steps(len(survey.sites), heads)
+        steps = GenerationObserver(len(survey.sites), heads)
         ids, _ = self.reader.run(inputs, steps, write_one_more)
         encoded = append_continuation(encoded, self.tokenizer, ids[:-1])
         request = request.placed(encoded.find_map_sides(choices[0]))
@@ -517,7 +519,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             heads = group_heads_by_call(choices, survey.sites)
             results, note = self.reader.read_calls(survey, inputs, heads, request)
         fidelity, warning = measure_fidelity(results)
-        maps = assemble(choices, survey.sites, results, find_sides, request)
+        maps = assemble_maps(choices, survey.sites, results, find_sides, request)
         if past is not None:
             maps = tuple(past.place_map(attention_map, tokens) for attention_map in maps)
             note = past.note if note is None else f"{note}; {past.note}"
@@ -559,7 +561,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         """
         sites = {(site.kind, site.layer): site for site in survey.sites}
 
-        def find_sides(choice: MapChoice) -> Sides:
+        def find_sides(choice: MapChoice) -> MapTokens:
             site = sites[choice.kind, choice.layers[0]]
             size = site.size if survey.pooled else find_call_size(site, inputs)
             queries = target if choice.kind in ("decoder", "cross") else text
@@ -590,7 +592,7 @@ def describe_structure(survey: ModelSurvey, token_count: int) -> str | None:
 
 
 def require_whole_text(
-    sites: Sequence[Site],
+    sites: Sequence[AttentionSite],
     choices: Sequence[MapChoice],
     token_count: int,
 ) -> None:
@@ -602,7 +604,7 @@ def require_whole_text(
             continue
         raise InputError(
             "a part of a text is shown, and edges are cut, only where all layers read its tokens: "
-            "some of these layers have other lengths"
+            "some of these layers have other lengths",
         )
 
 
@@ -614,7 +616,7 @@ def require_no_inference(model: Any) -> None:
         raise UsageError(
             f"this model was made under torch.inference_mode ({names[0]}), "
             "so that it has no gradients: make it outside of inference mode, "
-            "or use method='attention'"
+            "or use method='attention'",
         )
 
 
@@ -636,7 +638,7 @@ def name_inputs(model: Any, inputs: Any) -> dict[str, Any]:
     if not any(isinstance(value, Tensor) for value in read_inputs.values()):
         raise InputError(
             "inputs= holds no tensor: "
-            "give input_ids, a mapping of names, or a sequence of arguments"
+            "give input_ids, a mapping of names, or a sequence of arguments",
         )
     for name in read_inputs.keys() & AXES.keys():
         require_tokens(name, read_inputs[name])
@@ -667,7 +669,7 @@ def name_arguments(model: Any, inputs: Any) -> dict[str, Any]:
     if not is_container and not is_array(inputs):
         raise InputError(
             f"inputs= is of type {type(inputs).__name__}: "
-            "give a tensor, an array, a mapping or a sequence"
+            "give a tensor, an array, a mapping or a sequence",
         )
     arguments = Arguments.from_inputs(inputs)
     names = list(signature(model.forward).parameters)
@@ -720,7 +722,7 @@ def add_decoder_inputs(
     shift_labels = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if labels is None or shift_labels is None:
         raise InputError(
-            f"{type(model).__name__} reads a text and a target: inputs= holds no decoder_input_ids"
+            f"{type(model).__name__} reads a text and a target: inputs= holds no decoder_input_ids",
         )
     label_ids = read_input("labels", labels, model.dtype)
     return {**inputs, "decoder_input_ids": shift_labels(labels=label_ids)}

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from attnviz.errors import UsageError
 from attnviz.escape import label
-from attnviz.models.huggingface.attention import forward, silence_library
+from attnviz.models.huggingface.attention import call_model, silence_library
 from attnviz.models.huggingface.encoding import EncodedText
 from attnviz.record import Floats, Token
-from attnviz.request import Response, Target, gradient_line, pieces_line, spaced
-from attnviz.selection import Spot, listed
+from attnviz.request import Response, Target, describe_gradient, explain_no_token, restore_space
+from attnviz.selection import TokenReference, join_names
 
 PredictionKind = Literal["next", "masked", "class", "vector"]
 HEADS: dict[str, PredictionKind] = {
@@ -52,7 +52,7 @@ class ResolvedTarget:
         """Call the model, and return its output with all that is read of it."""
         if self.kind == "vector":
             inputs = {**inputs, "output_hidden_states": True}
-        return forward(model, inputs)
+        return call_model(model, inputs)
 
     def read_outputs(self, outputs: Any) -> Tensor:
         """Return what the model says at the position, (run, number).
@@ -84,12 +84,17 @@ class ResolvedTarget:
         """A note that names the output, once the model was run."""
         token = None if self.kind == "class" else self.tokens[self.position]
         name = self.name_output(self.number)
-        return gradient_line(PHRASES[self.kind], token, self.position, name)
+        return describe_gradient(PHRASES[self.kind], token, self.position, name)
 
     def make_response(self, outputs: Floats) -> Response:
         """Return the response of a model with these outputs of several runs."""
         return Response(
-            self.kind, self.tokens, self.position, outputs, self.number, self.name_output
+            self.kind,
+            self.tokens,
+            self.position,
+            outputs,
+            self.number,
+            self.name_output,
         )
 
 
@@ -140,7 +145,7 @@ def choose_prediction(
             raise UsageError(explain_missing_mask(tokenizer))
     if kind == "vector" and target.token is not None:
         raise UsageError(
-            "--target-token: this model predicts no tokens and no classes, leave it out"
+            "--target-token: this model predicts no tokens and no classes, leave it out",
         )
     return kind
 
@@ -164,7 +169,7 @@ def choose_position(
     kind: PredictionKind,
     tokenizer: Any,
     tokens: tuple[Token, ...],
-    query: Spot | None,
+    query: TokenReference | None,
 ) -> int:
     """Return the position of the token at which something is predicted.
 
@@ -191,12 +196,12 @@ def find_token_id(name: str | int | None, tokenizer: Any) -> int:
         return name
     if name in tokenizer.all_special_tokens:
         return int(tokenizer.convert_tokens_to_ids(name))
-    text = spaced(name)
+    text = restore_space(name)
     with silence_library():
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         pieces = [spell_token(tokenizer, number) for number in ids]
-        raise UsageError(pieces_line(text, pieces))
+        raise UsageError(explain_no_token(text, pieces))
     if ids[0] == tokenizer.unk_token_id and text != tokenizer.unk_token:
         raise UsageError(f"--target-token {text!r} is not in the vocabulary of this model")
     return int(ids[0])
@@ -223,7 +228,7 @@ def find_class_number(name: str | int | None, labels: Mapping[int, str]) -> int:
         if wanted in (class_name.casefold(), str(number)):
             return number
     classes = [f"{number} {label(class_name)}" for number, class_name in labels.items()]
-    raise UsageError(f"--target-token {name!r} is no class of this model: {listed(classes)}")
+    raise UsageError(f"--target-token {name!r} is no class of this model: {join_names(classes)}")
 
 
 def read_last_vectors(outputs: Any) -> Tensor:
@@ -251,5 +256,5 @@ def require_gradient(model: Any, tokenizer: Any, target: ResolvedTarget) -> None
     if is_quantized or not all(weight.is_floating_point() for weight in model.parameters()):
         raise UsageError(
             "gradients need weights in floating point, which this model has not: "
-            "use --weights attention"
+            "use --weights attention",
         )

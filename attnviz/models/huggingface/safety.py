@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from attnviz.errors import ModelError
-from attnviz.io.files import reason
+from attnviz.io.files import describe_os_error
 
 LARGEST_CONFIG = 1 << 20  # bytes; real ones are a few thousand
 MOST_LAYERS = 1024
@@ -29,7 +29,7 @@ def require_safe(folder: Path) -> int:
         raise ModelError(f"{folder} is a GGUF file: {ORIGINAL}")
     if folder.is_file():
         raise ModelError(
-            f"{folder} is a file, and a model is a folder: config.json, safetensors and a tokenizer"
+            f"{folder} is a file, and a model is a folder: config.json, safetensors and a tokenizer",
         )
     if not folder.is_dir():
         raise ModelError(f"there is no model folder {folder}")
@@ -39,7 +39,7 @@ def require_safe(folder: Path) -> int:
     require_sane_config(folder)
     if not files and any(any(folder.glob(pattern)) for pattern in PICKLES):
         raise ModelError(
-            f"{folder} has its weights as a pickle, which can run code: only safetensors are read"
+            f"{folder} has its weights as a pickle, which can run code: only safetensors are read",
         )
     if not files:
         raise ModelError(f"{folder} has no weights (*.safetensors)")
@@ -54,13 +54,15 @@ def require_sane_config(folder: Path) -> None:
             raise ModelError(f"{path} is too large for a config")
         config = json.loads(path.read_bytes())
     except OSError as error:
-        raise ModelError(f"{folder} is no model: config.json: {reason(error)}") from error
+        raise ModelError(
+            f"{folder} is no model: config.json: {describe_os_error(error)}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if isinstance(config, dict) and config.get("auto_map"):
         raise ModelError(
             f"{folder} brings code of its own (auto_map in config.json), "
-            "which is refused and never run"
+            "which is refused and never run",
         )
     for name, number in list_integers(config):
         if COUNT.search(name) and number > MOST_LAYERS:

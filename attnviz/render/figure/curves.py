@@ -130,7 +130,11 @@ def write_value_axis(plot: Plot, box: Box, sheet: Sheet) -> None:
 
 
 def draw_leader(
-    sheet: Sheet, box: Box, curve_number: int, end: tuple[float, float], name_y: float
+    sheet: Sheet,
+    box: Box,
+    curve_number: int,
+    end: tuple[float, float],
+    name_y: float,
 ) -> None:
     """Draw a faint line from the end of a curve to its name."""
     x, _, width, _ = box
@@ -169,7 +173,10 @@ def draw_curve_lines(
 
 
 def locate_curve(
-    steps: Sequence[int], curve: Curve, plot: Plot, box: Box
+    steps: Sequence[int],
+    curve: Curve,
+    plot: Plot,
+    box: Box,
 ) -> npt.NDArray[np.float64]:
     """Return the places of a curve's numbers: (step, x y) in inches, y NaN where there is none."""
     left, top, width, height = box

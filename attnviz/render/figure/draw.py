@@ -107,7 +107,9 @@ def draw_heatmap_figure(drawable: Heatmap, sheet: Sheet) -> None:
 
 
 def plan_with_bar(
-    sheet: Sheet, drawable: Matrices, plan_in: Callable[[float], PlanT]
+    sheet: Sheet,
+    drawable: Matrices,
+    plan_in: Callable[[float], PlanT],
 ) -> tuple[PlanT, bool]:
     """Lay out cells so that a colour bar has room on their right, if they are high enough for one.
 
@@ -134,7 +136,7 @@ def pool_to_dots(panel: Panel, sheet: Sheet, box: Box) -> Panel:
     pooled_columns = count_pooled_cells(columns, width, sheet.dpi)
     if (pooled_rows, pooled_columns) == (rows, columns):
         return panel
-    return panel.pooled(pooled_rows, pooled_columns)
+    return panel.pool(pooled_rows, pooled_columns)
 
 
 def count_pooled_cells(cells: int, length: float, dpi: float) -> int:
@@ -330,7 +332,10 @@ def name_thumbnail(layer: str, head: str) -> str:
 
 
 def write_thumbnail_names(
-    sheet: Sheet, plan: ThumbnailGrid, grid: NamedGrid, corner: tuple[float, float]
+    sheet: Sheet,
+    plan: ThumbnailGrid,
+    grid: NamedGrid,
+    corner: tuple[float, float],
 ) -> None:
     """Write the names of the rows and columns of thumbnails, or of every so many of them.
 
@@ -461,7 +466,10 @@ def draw_series_figure(drawable: Series, sheet: Sheet) -> None:
 
 
 def draw_side_by_side_figures(
-    heatmaps: Sequence[Heatmap], lefts: Sequence[float], room: float, sheet: Sheet
+    heatmaps: Sequence[Heatmap],
+    lefts: Sequence[float],
+    room: float,
+    sheet: Sheet,
 ) -> None:
     """Draw matrices with their titles beside each other, the cells of all of them at one height.
 
@@ -492,7 +500,10 @@ def draw_side_by_side_figures(
 
 
 def write_caption(
-    sheet: Sheet, drawable: Matrices, panels: Sequence[Panel], tokens: Sequence[int]
+    sheet: Sheet,
+    drawable: Matrices,
+    panels: Sequence[Panel],
+    tokens: Sequence[int],
 ) -> None:
     """Write what rows and columns are, how much was pooled, and the caption of a drawable.
 

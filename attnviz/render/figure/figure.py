@@ -46,13 +46,19 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "paper": Preset(
-        3.25, 6.75, {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 6, "savefig.dpi": 300}
+        3.25,
+        6.75,
+        {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 6, "savefig.dpi": 300},
     ),
     "slide": Preset(
-        10, 10, {"font.size": 16, "axes.titlesize": 18, "axes.labelsize": 14, "savefig.dpi": 150}
+        10,
+        10,
+        {"font.size": 16, "axes.titlesize": 18, "axes.labelsize": 14, "savefig.dpi": 150},
     ),
     "screen": Preset(
-        6.75, 9, {"font.size": 8.5, "axes.titlesize": 10, "axes.labelsize": 8, "savefig.dpi": 200}
+        6.75,
+        9,
+        {"font.size": 8.5, "axes.titlesize": 10, "axes.labelsize": 8, "savefig.dpi": 200},
     ),
 }
 STYLES = tuple(PRESETS)
@@ -80,7 +86,7 @@ METADATA: dict[str, dict[str, None]] = {
 
 
 @dataclass(frozen=True)
-class Style:
+class FigureStyle:
     """The look of a figure."""
 
     name: str = "screen"
@@ -103,13 +109,16 @@ class FigureFile(NamedTuple):
     notes: tuple[str, ...]
 
 
-DEFAULT_STYLE = Style()
+DEFAULT_STYLE = FigureStyle()
 OWN_SIGNS = "…√"  # signs in figures that are in no text of a drawable
 PNG_COMPRESSION = 3  # twice as fast as 6, and a tenth larger
 
 
-def figure(
-    drawable: Picture, form: str, style: Style = DEFAULT_STYLE, below: Sequence[Picture] = ()
+def render_figure(
+    drawable: Picture,
+    form: str,
+    style: FigureStyle = DEFAULT_STYLE,
+    below: Sequence[Picture] = (),
 ) -> FigureFile:
     """Draw a figure as a file: the same bytes for the same drawables, style and fonts.
 
@@ -133,7 +142,7 @@ def figure(
     return FigureFile(data, tuple(notes))
 
 
-def write_file(sheet: Sheet, form: str, style: Style) -> bytes:
+def write_file(sheet: Sheet, form: str, style: FigureStyle) -> bytes:
     """Write a sheet as a file. Raises UsageError if it is too large."""
     require_size(sheet)
     options: dict[str, Any] = {"dpi": sheet.dpi, "metadata": METADATA[form]}
@@ -166,7 +175,9 @@ def remove_doctype(svg: bytes) -> bytes:
 
 @contextmanager
 def compose_sheet(
-    drawable: Picture, style: Style, below: Sequence[Picture] = ()
+    drawable: Picture,
+    style: FigureStyle,
+    below: Sequence[Picture] = (),
 ) -> Iterator[Sheet]:
     """Lay out pictures below each other, while matplotlib is set to their style.
 
@@ -233,7 +244,7 @@ def has_settings(path: Path) -> bool:
         log.disabled = False
 
 
-def choose_width(drawable: Picture, style: Style) -> float:
+def choose_width(drawable: Picture, style: FigureStyle) -> float:
     """Choose the inches that a figure is wide.
 
     Raises UsageError if nothing can be drawn on the width that a style asks for.
@@ -262,7 +273,7 @@ def needs_wide_figure(drawable: Picture, narrow: float) -> bool:
     return isinstance(drawable, Series)
 
 
-def choose_dpi(style: Style) -> float:
+def choose_dpi(style: FigureStyle) -> float:
     """Choose the dots an inch of a figure: those that are asked for, else those of the style."""
     if style.dpi:
         return float(style.dpi)

@@ -58,7 +58,8 @@ def list_usual_fonts() -> "Iterator[tuple[str, FontPath]]":
 
 
 def pick_fonts(
-    fonts: "Iterable[tuple[str, FontPath]]", signs: set[str]
+    fonts: "Iterable[tuple[str, FontPath]]",
+    signs: set[str],
 ) -> "tuple[dict[str, FontPath], set[str]]":
     """Pick the fonts that have signs which the fonts before them lack.
 

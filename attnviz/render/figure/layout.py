@@ -310,7 +310,10 @@ class ThumbnailGrid(NamedTuple):
         return (rows - 1) * self.down + self.thumbnail_height
 
     def locate_box(
-        self, corner: tuple[float, float], row: int, column: int
+        self,
+        corner: tuple[float, float],
+        row: int,
+        column: int,
     ) -> tuple[float, float, float, float]:
         """Return left, top, width and height of a thumbnail.
 
@@ -323,7 +326,10 @@ class ThumbnailGrid(NamedTuple):
 
 
 def plan_thumbnails(
-    shape: tuple[int, int], room: float, ratio: float, between: float
+    shape: tuple[int, int],
+    room: float,
+    ratio: float,
+    between: float,
 ) -> ThumbnailGrid:
     """Lay out thumbnails on so many inches.
 

@@ -41,7 +41,8 @@ TRUETYPE_TAG = "\0\1\0\0"
 
 @contextmanager
 def set_in_truetype(
-    texts: Sequence[Any], fonts: Sequence[tuple[str, "FontPath"]]
+    texts: Sequence[Any],
+    fonts: Sequence[tuple[str, "FontPath"]],
 ) -> Iterator[tuple[str, ...]]:
     """Set texts in TrueType copies of fonts, which are there while this context lasts.
 

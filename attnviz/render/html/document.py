@@ -35,7 +35,7 @@ img { width: 60rem; max-width: 100%; background: white; }
 """
 
 
-def document(title: str, pictures: Sequence[Picture], colour_map: str = "viridis") -> bytes:
+def render_document(title: str, pictures: Sequence[Picture], colour_map: str = "viridis") -> bytes:
     """Write an HTML file that shows pictures: the same bytes for the same pictures.
 
     colour_map: the name of a colour map.
@@ -82,10 +82,10 @@ def write_section(picture: Picture, colour_map: str) -> str:
 
 def write_svg_image(picture: Picture, colour_map: str) -> str:
     """Write a picture as an image that holds its caption."""
-    from attnviz.render.figure.figure import Style, figure
+    from attnviz.render.figure.figure import FigureStyle, render_figure
 
-    style = Style(colours=colour_map, title="")
-    svg = figure(picture, "svg", style).data
+    style = FigureStyle(colours=colour_map, title="")
+    svg = render_figure(picture, "svg", style).data
     encoded = base64.b64encode(svg).decode()
     source = f"data:image/svg+xml;base64,{encoded}"
     description = escape(" ".join((picture.title, *picture.caption)))

@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = ".svg", ".png"  # which a browser shows in a page, the best fir
 LEAST_FENCE = 3  # backticks around a block of code in Markdown
 
 
-class Entry(NamedTuple):
+class GalleryEntry(NamedTuple):
     """A picture, or another file of a capture, in one or several formats."""
 
     title: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
         return None
 
 
-def gallery_html(title: str, digest: str, entries: Sequence[Entry]) -> bytes:
+def render_gallery_html(title: str, digest: str, entries: Sequence[GalleryEntry]) -> bytes:
     """Write a page in HTML that shows the pictures in its folder.
 
     digest: of the capture that the pictures are of, which the page names.
@@ -53,7 +53,7 @@ def gallery_html(title: str, digest: str, entries: Sequence[Entry]) -> bytes:
     return frame_page(title, body, GALLERY_STYLE, GALLERY_POLICY, digest)
 
 
-def write_html_entry(entry: Entry) -> str:
+def write_html_entry(entry: GalleryEntry) -> str:
     """Write a picture in HTML, with its caption and links to its files."""
     title = escape(entry.title)
     image = write_html_image(entry.picture, title) if entry.picture else ""
@@ -77,7 +77,7 @@ def write_html_link(name: str, content: str) -> str:
     return f'<a href="{address}">{content}</a>'
 
 
-def gallery_md(title: str, entries: Sequence[Entry]) -> bytes:
+def render_gallery_markdown(title: str, entries: Sequence[GalleryEntry]) -> bytes:
     """Write a page in Markdown that shows the pictures in its folder, with their commands."""
     commands = "Each with the commands that make it again, where this report was made."
     lines = [f"# {escape_markdown(title)}", "", commands, ""]
@@ -86,7 +86,7 @@ def gallery_md(title: str, entries: Sequence[Entry]) -> bytes:
     return "\n".join(lines).encode()
 
 
-def write_markdown_entry(entry: Entry) -> list[str]:
+def write_markdown_entry(entry: GalleryEntry) -> list[str]:
     """Return the lines of a picture in Markdown, with its caption and its commands."""
     title = escape_markdown(entry.title)
     lines = [f"## {title}", ""]

@@ -89,7 +89,7 @@ class Code(NamedTuple):
         return np.where(panel.visible, codes, masked)
 
 
-def html(page: Page, *, exact: bool = False, colours: str = "viridis") -> bytes:
+def render_page(page: Page, *, exact: bool = False, colours: str = "viridis") -> bytes:
     """Write a page as an HTML file: the same bytes for the same page.
 
     exact: numbers are within a float16's rounding of the weights, in about three times the size;
@@ -177,7 +177,7 @@ def list_thumbnail_blocks(sections: Sequence[Section], codes: Sequence[Code]) ->
         byte_code = code._replace(exact=False)
         heads: list[bytes] = []
         for _, _, heatmap in list_heatmaps(section):
-            pooled = heatmap.panel.pooled(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+            pooled = heatmap.panel.pool(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
             codes_of_head = byte_code.encode_panel(pooled)
             heads.append(codes_of_head.tobytes())
         yield write_block(f"thumbnails-{i}", b"".join(heads))
@@ -243,7 +243,10 @@ def write_colours(name: str, *, signed: bool) -> str:
 
 
 def describe_section(
-    page: Page, section: Section, code: Code, axes: dict[Axis, int]
+    page: Page,
+    section: Section,
+    code: Code,
+    axes: dict[Axis, int],
 ) -> dict[str, Any]:
     """Describe the heads of a section. The ends of colour scales are given by their codes.
 
@@ -270,7 +273,10 @@ def describe_section(
 
 
 def describe_layer(
-    page: Page, layer: Sequence[Heatmap | None], code: Code, axes: dict[Axis, int]
+    page: Page,
+    layer: Sequence[Heatmap | None],
+    code: Code,
+    axes: dict[Axis, int],
 ) -> list[dict[str, Any] | None]:
     """Describe the heads of a layer, None where there is none.
 
@@ -280,7 +286,10 @@ def describe_layer(
 
 
 def describe_heatmap(
-    page: Page, heatmap: Heatmap, code: Code, axes: dict[Axis, int]
+    page: Page,
+    heatmap: Heatmap,
+    code: Code,
+    axes: dict[Axis, int],
 ) -> dict[str, Any]:
     """Describe a head. axes: numbers by axis, which is extended by new ones."""
     rows = axes.setdefault(heatmap.rows, len(axes))

@@ -16,12 +16,13 @@ from rich.style import Style
 from attnviz.drawable import MASKED, Panel, Scale, Steps
 from attnviz.render.colour import RGB, STEPS, get_colour_map, is_light, sample_colours
 
-Line: TypeAlias = list[Segment]
-Depth: TypeAlias = Literal["truecolor", "256", "16", "shades", "ascii"]
+TerminalLine: TypeAlias = list[Segment]
+ColourDepth: TypeAlias = Literal["truecolor", "256", "16", "shades", "ascii"]
 
 BEYOND = STEPS  # the step of a weight beyond the scale
 VALUE_WIDTH = 4  # columns of a cell that shows its number
 LEAST_SHOWN = 0.005  # which two digits show as more than 0
+ONE, TEN, THOUSAND = 0.995, 9.95, 999.5  # what is written as 1.0, 10 and 1000, once it is rounded
 DOT = " ·  "  # in place of a smaller number
 SHADES = {"16": "·░▒▓█▲", "shades": "·░▒▓█▲", "ascii": ".:-=+*#%@^"}  # the last is beyond the scale
 SHADE_HUES = (  # where there are 16 colours
@@ -41,10 +42,10 @@ BLACK, WHITE = 16, 231  # in the 256-colour cube
 MOST_STEPS = 1000  # more than there are steps, so that two of them make one number
 
 
-class Paint(NamedTuple):
+class CellPaint(NamedTuple):
     """The way in which cells are painted."""
 
-    depth: Depth = "truecolor"
+    depth: ColourDepth = "truecolor"
     colours: str = "viridis"
     """The name of a colour map."""
     signed: bool = False
@@ -69,7 +70,7 @@ def choose_steps(panel: Panel, scale: Scale) -> Steps:
     return scale.steps(panel, STEPS)
 
 
-def paint_matrix(steps: Steps, paint: Paint) -> Iterator[Line]:
+def paint_matrix(steps: Steps, paint: CellPaint) -> Iterator[TerminalLine]:
     """Paint cells that are one column wide: with colours two rows a line, without them one.
 
     steps: (row, column).
@@ -88,22 +89,22 @@ def paint_matrix(steps: Steps, paint: Paint) -> Iterator[Line]:
         yield paint_two_rows(upper_row, lower_row, paint)
 
 
-def paint_two_rows(upper_row: Steps, lower_row: Steps, paint: Paint) -> Line:
+def paint_two_rows(upper_row: Steps, lower_row: Steps, paint: CellPaint) -> TerminalLine:
     """Paint two rows of cells as one line of half blocks."""
     above = upper_row.tolist()
     below = lower_row.tolist()
     pairs = upper_row * MOST_STEPS + lower_row
-    line: Line = []
+    line: TerminalLine = []
     for start, end in find_runs(pairs):
         cells = paint_half_blocks(above[start], below[start], end - start, paint)
         line.append(cells)
     return line
 
 
-def paint_row(row: Steps, paint: Paint, cell_width: int) -> Line:
+def paint_row(row: Steps, paint: CellPaint, cell_width: int) -> TerminalLine:
     """Paint a row of cells, each so many columns wide; a run of one step is one segment."""
     steps = row.tolist()
-    line: Line = []
+    line: TerminalLine = []
     for start, end in find_runs(row):
         width = (end - start) * cell_width
         cells = paint_run(steps[start], width, paint)
@@ -111,7 +112,7 @@ def paint_row(row: Steps, paint: Paint, cell_width: int) -> Line:
     return line
 
 
-def paint_run(step: int, width: int, paint: Paint) -> Segment:
+def paint_run(step: int, width: int, paint: CellPaint) -> Segment:
     """Paint so many columns in the colour, or the shade, of a step."""
     if step == MASKED:
         return Segment(" " * width)
@@ -126,7 +127,7 @@ def paint_run(step: int, width: int, paint: Paint) -> Segment:
     return Segment(shade * width, style)
 
 
-def choose_shade(step: int, paint: Paint) -> tuple[int, str]:
+def choose_shade(step: int, paint: CellPaint) -> tuple[int, str]:
     """Choose the shade that stands for a step: its number, and its character."""
     if paint.signed:
         shades = SIGNED_SHADES[paint.depth]
@@ -140,7 +141,7 @@ def choose_shade(step: int, paint: Paint) -> tuple[int, str]:
     return index, shades[index]
 
 
-def paint_value(value: float, step: int, paint: Paint) -> Segment:
+def paint_value(value: float, step: int, paint: CellPaint) -> Segment:
     """Paint a cell that shows its number to two digits."""
     if step == MASKED:
         return Segment(" " * VALUE_WIDTH)
@@ -151,12 +152,12 @@ def paint_value(value: float, step: int, paint: Paint) -> Segment:
     return Segment(text, style_text(step, paint))
 
 
-def style_text(step: int, paint: Paint) -> Style:
+def style_text(step: int, paint: CellPaint) -> Style:
     """Return the style of text on a cell: on its colour, where there are colours."""
     return style_on_colour(step, paint) if paint.has_colours else NO_STYLE
 
 
-def paint_half_blocks(upper: int, lower: int, width: int, paint: Paint) -> Segment:
+def paint_half_blocks(upper: int, lower: int, width: int, paint: CellPaint) -> Segment:
     """Paint pairs of cells, the upper above the lower one, as so many columns of half blocks.
 
     The half of a masked cell is blank.
@@ -170,7 +171,7 @@ def paint_half_blocks(upper: int, lower: int, width: int, paint: Paint) -> Segme
 
 
 @cache
-def style_half_block(front: int, back: int | None, paint: Paint) -> Style:
+def style_half_block(front: int, back: int | None, paint: CellPaint) -> Style:
     """Return the style of a half block by the steps of its two halves; None for a blank one."""
     front_colour = get_terminal_colour(front, paint)
     back_colour = None if back is None else get_terminal_colour(back, paint)
@@ -178,7 +179,7 @@ def style_half_block(front: int, back: int | None, paint: Paint) -> Style:
 
 
 @cache
-def style_on_colour(step: int, paint: Paint) -> Style:
+def style_on_colour(step: int, paint: CellPaint) -> Style:
     """Return the style of text on the colour of a step: black or white, whichever reads better."""
     background = get_terminal_colour(step, paint)
     ink = BLACK if is_light(*get_rgb(step, paint)) else WHITE
@@ -186,7 +187,7 @@ def style_on_colour(step: int, paint: Paint) -> Style:
 
 
 @cache
-def get_terminal_colour(step: int, paint: Paint) -> Color:
+def get_terminal_colour(step: int, paint: CellPaint) -> Color:
     """Return the colour of a step on a terminal of 256 colours, or of all."""
     if paint.depth != "256":
         return Color.from_rgb(*get_rgb(step, paint))
@@ -198,7 +199,7 @@ def get_terminal_colour(step: int, paint: Paint) -> Color:
     return Color.from_ansi(ramp[index])
 
 
-def get_rgb(step: int, paint: Paint) -> RGB:
+def get_rgb(step: int, paint: CellPaint) -> RGB:
     """Return red, green and blue of a step."""
     if step == BEYOND:
         return get_colour_map(paint.colours, signed=paint.signed).beyond
@@ -218,11 +219,11 @@ def format_cell_weight(value: float) -> str:
     """Format a weight on four columns: .31, 1.0, or a dot below .005."""
     if value < LEAST_SHOWN:
         return DOT
-    if value >= 1000:
+    if value >= THOUSAND:
         return ">999"
-    if value >= 10:
+    if value >= TEN:
         return f"{value:.0f}".center(VALUE_WIDTH)
-    if value >= 0.995:
+    if value >= ONE:
         return f"{value:.1f} "
     digits = f"{value:.2f}"
     return digits.removeprefix("0").center(VALUE_WIDTH)
@@ -234,10 +235,10 @@ def format_cell_difference(value: float) -> str:
     size = abs(value)
     if size < LEAST_SHOWN:
         return DOT
-    if size >= 1000:
+    if size >= THOUSAND:
         return f"{sign}>1k"
-    if size >= 10:
+    if size >= TEN:
         return f"{value:+.0f}".center(VALUE_WIDTH)
-    if size >= 0.995:
+    if size >= ONE:
         return f"{sign}{size:.1f}"
     return f"{sign}{size:.2f}".replace("0.", ".")

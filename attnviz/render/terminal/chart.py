@@ -16,7 +16,7 @@ from rich.style import Style
 
 from attnviz.drawable import Curve, Curves, Mark, Plot
 from attnviz.render.colour import RGB
-from attnviz.render.terminal.cells import Line, Paint, find_runs
+from attnviz.render.terminal.cells import CellPaint, TerminalLine, find_runs
 from attnviz.render.terminal.table import fit_on_screen
 from attnviz.render.terminal.text_width import count_columns, fix_width, wrap_columns, write_ascii
 
@@ -82,8 +82,11 @@ def choose_round_steps(steps: Sequence[int], most: int) -> list[int]:
 
 
 def draw_chart_lines(
-    drawable: Curves, width: int, room: int | None, paint: Paint
-) -> Iterator[Line]:
+    drawable: Curves,
+    width: int,
+    room: int | None,
+    paint: CellPaint,
+) -> Iterator[TerminalLine]:
     """Yield the lines of plots below each other.
 
     The names of the curves stand above each plot, the steps below the last one.
@@ -106,7 +109,9 @@ def draw_chart_lines(
         yield from draw_mark_lines(mark, gutter, width, paint)
 
 
-def choose_plot_height(drawable: Curves, legends: Sequence[list[Line]], room: int | None) -> int:
+def choose_plot_height(
+    drawable: Curves, legends: Sequence[list[TerminalLine]], room: int | None
+) -> int:
     """Choose the lines that each plot has, so that all of them fit the room if they can.
 
     legends: the lines above each plot. room: lines of the screen; None for no limit.
@@ -126,7 +131,9 @@ def name_ticks(plot: Plot, height: int) -> dict[float, str]:
     return {tick: f"{tick:g}" for tick in ticks}
 
 
-def draw_mark_lines(mark: Mark, gutter: int, width: int, paint: Paint) -> Iterator[Line]:
+def draw_mark_lines(
+    mark: Mark, gutter: int, width: int, paint: CellPaint
+) -> Iterator[TerminalLine]:
     """Yield the lines below a chart that say what a mark is, and at which step it stands."""
     name = write_for_screen(mark.name, paint)
     sign = choose_mark_sign(paint)
@@ -136,14 +143,14 @@ def draw_mark_lines(mark: Mark, gutter: int, width: int, paint: Paint) -> Iterat
         yield [Segment(indent + line, DIM_STYLE)]
 
 
-def draw_legend(plot: Plot, width: int, paint: Paint) -> Iterator[Line]:
+def draw_legend(plot: Plot, width: int, paint: CellPaint) -> Iterator[TerminalLine]:
     """Yield the lines above a plot: the name of its numbers, and its curves, as many as fit a line.
 
     A curve has its sign, its name and its last value.
     """
     for text in wrap_columns(write_for_screen(plot.name, paint), width):
         yield [Segment(text)]
-    line: Line = []
+    line: TerminalLine = []
     used = 0
     for i, curve in enumerate(plot.curves):
         sign = Segment(choose_curve_sign(i, paint), style_curve(i, paint))
@@ -161,7 +168,7 @@ def draw_legend(plot: Plot, width: int, paint: Paint) -> Iterator[Line]:
     yield line
 
 
-def name_curve(curve: Curve, width: int, paint: Paint) -> str:
+def name_curve(curve: Curve, width: int, paint: CellPaint) -> str:
     """Return the name of a curve and its last value, cut where they are wider than a line."""
     name = write_for_screen(curve.name, paint)
     value = format_last_value(curve)
@@ -172,8 +179,12 @@ def name_curve(curve: Curve, width: int, paint: Paint) -> str:
 
 
 def draw_plot_lines(
-    drawable: Curves, plot: Plot, names: dict[float, str], size: PlotSize, paint: Paint
-) -> Iterator[Line]:
+    drawable: Curves,
+    plot: Plot,
+    names: dict[float, str],
+    size: PlotSize,
+    paint: CellPaint,
+) -> Iterator[TerminalLine]:
     """Yield the lines of a plot: its curves, the first above the others, beside round numbers.
 
     names: the texts of the round numbers.
@@ -206,9 +217,9 @@ def fill_plot(drawable: Curves, plot: Plot, size: PlotSize) -> npt.NDArray[np.in
     return cells
 
 
-def draw_plot_row(curve_numbers: npt.NDArray[np.int64], paint: Paint) -> Line:
+def draw_plot_row(curve_numbers: npt.NDArray[np.int64], paint: CellPaint) -> TerminalLine:
     """Return the line of a row of cells: (column,) of the numbers of curves, marks, or nothing."""
-    line: Line = []
+    line: TerminalLine = []
     for start, end in find_runs(curve_numbers):
         curve_number = curve_numbers[start]
         sign = choose_curve_sign(curve_number, paint)
@@ -218,7 +229,10 @@ def draw_plot_row(curve_numbers: npt.NDArray[np.int64], paint: Paint) -> Line:
 
 
 def find_curve_cells(
-    steps: Sequence[int], plot: Plot, curve_number: int, size: PlotSize
+    steps: Sequence[int],
+    plot: Plot,
+    curve_number: int,
+    size: PlotSize,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Find the cells of a curve, as their rows and columns.
 
@@ -273,7 +287,7 @@ def find_rows(plot: Plot, value: npt.ArrayLike, height: int) -> npt.NDArray[np.f
     return np.rint(inside * (height - 1))
 
 
-def draw_step_axis(drawable: Curves, size: PlotSize, paint: Paint) -> Line:
+def draw_step_axis(drawable: Curves, size: PlotSize, paint: CellPaint) -> TerminalLine:
     """Return the line below the plots with round steps, each at its column."""
     line = ""
     mark = "|" if paint.is_ascii else "╵"
@@ -293,7 +307,7 @@ def format_last_value(curve: Curve) -> str:
     return f"{value:.3g}" if np.isfinite(value) else ""
 
 
-def choose_curve_sign(curve_number: int, paint: Paint) -> str:
+def choose_curve_sign(curve_number: int, paint: CellPaint) -> str:
     """Choose the sign of a curve by its number in the plot, of a mark, or of an empty cell."""
     if curve_number == NO_CURVE:
         return " "
@@ -303,12 +317,12 @@ def choose_curve_sign(curve_number: int, paint: Paint) -> str:
     return signs[curve_number % len(signs)]
 
 
-def choose_mark_sign(paint: Paint) -> str:
+def choose_mark_sign(paint: CellPaint) -> str:
     """Return the sign that a mark is drawn with."""
     return ":" if paint.is_ascii else "┊"
 
 
-def style_curve(curve_number: int, paint: Paint) -> Style:
+def style_curve(curve_number: int, paint: CellPaint) -> Style:
     """Return the style of a curve by its number in the plot, of a mark, or of an empty cell."""
     if curve_number < 0:
         return DIM_STYLE if curve_number == MARKED else PLAIN_STYLE
@@ -320,6 +334,6 @@ def style_curve(curve_number: int, paint: Paint) -> Style:
     return PLAIN_STYLE
 
 
-def write_for_screen(text: str, paint: Paint) -> str:
+def write_for_screen(text: str, paint: CellPaint) -> str:
     """Return a text in signs that the screen has, as wide on every terminal."""
     return write_ascii(text) if paint.is_ascii else fix_width(text)

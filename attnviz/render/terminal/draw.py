@@ -27,8 +27,8 @@ from attnviz.drawable import (
     Steps,
     Strip,
     Table,
+    find_block_starts,
     map_texts,
-    starting,
 )
 from attnviz.render.colour import STEPS
 from attnviz.render.matrices import (
@@ -44,8 +44,8 @@ from attnviz.render.terminal.cells import (
     BEYOND,
     LEAST_SHOWN,
     VALUE_WIDTH,
-    Line,
-    Paint,
+    CellPaint,
+    TerminalLine,
     choose_steps,
     format_cell_difference,
     format_cell_weight,
@@ -78,7 +78,7 @@ HEATMAP_GAP_COLUMNS = 3  # columns between matrices beside each other
 LEAST_HEATMAP_COLUMNS = 32  # columns of each of them with its colour bar
 # Lines of a matrix among others below each other: on a screen that has fewer for each, they scroll.
 LEAST_SERIES_HEIGHT = 20
-VIRIDIS = Paint()
+VIRIDIS = CellPaint()
 DIM = Style(dim=True)
 BOLD = Style(bold=True)
 CHOSEN = Style(bold=True, underline=True)
@@ -90,7 +90,7 @@ class Screen:
 
     width: int = 80
     height: int | None = None
-    paint: Paint = VIRIDIS
+    paint: CellPaint = VIRIDIS
     full: bool = False
     """Nothing is pooled: a cell for every token, however wide and high that is."""
 
@@ -116,7 +116,7 @@ class Screen:
         return replace(self, height=self.height - lines)
 
 
-def draw(drawable: Picture, screen: Screen) -> Iterator[Line]:
+def draw_picture_lines(drawable: Picture, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of a picture: its title, its cells, its colour bar and its caption."""
     if screen.is_ascii:
         drawable = write_in_ascii(drawable)
@@ -124,7 +124,7 @@ def draw(drawable: Picture, screen: Screen) -> Iterator[Line]:
     yield from draw_body(drawable, screen)
 
 
-def draw_title(title: str, screen: Screen) -> Iterator[Line]:
+def draw_title(title: str, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of a title."""
     for line in wrap_columns(title, screen.width):
         yield [Segment(line, BOLD)]
@@ -145,7 +145,7 @@ def write_in_ascii(drawable: Picture) -> Picture:
 
 
 @singledispatch
-def draw_body(drawable: Picture, screen: Screen) -> Iterator[Line]:
+def draw_body(drawable: Picture, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of a picture below its title. Each kind of picture has its own function."""
     raise TypeError(f"no way to draw {type(drawable).__name__} on a {screen.paint.depth} terminal")
 
@@ -154,7 +154,7 @@ def draw_body(drawable: Picture, screen: Screen) -> Iterator[Line]:
 
 
 @draw_body.register
-def draw_heatmap_lines(drawable: Heatmap, screen: Screen) -> Iterator[Line]:
+def draw_heatmap_lines(drawable: Heatmap, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of a heatmap in the most readable form that fits the screen.
 
     Cells show their numbers if these fit. Else labels are stacked above the columns, if they fit.
@@ -229,7 +229,7 @@ def count_lines_left(drawable: Matrices, screen: Screen, gutter: int) -> int:
     return screen.height - around - 1
 
 
-def draw_value_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[Line]:
+def draw_value_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[TerminalLine]:
     """Yield the lines of a heatmap whose cells show their numbers to two digits."""
     yield from draw_value_heading(drawable, gutter)
     number_width = measure_numbers(drawable)
@@ -253,7 +253,7 @@ def draw_row_label(label: str, gutter: int) -> Segment:
     return Segment(text + " ")
 
 
-def draw_value_heading(drawable: Heatmap, gutter: int) -> Iterator[Line]:
+def draw_value_heading(drawable: Heatmap, gutter: int) -> Iterator[TerminalLine]:
     """Yield the lines above cells that show their numbers.
 
     Columns have the numbers of the rows if they stand for the same tokens. Else they have their
@@ -280,14 +280,14 @@ def has_short_labels(columns: Axis) -> bool:
     return widest < VALUE_WIDTH
 
 
-def draw_column_names(names: Sequence[str], indent: int) -> Line:
+def draw_column_names(names: Sequence[str], indent: int) -> TerminalLine:
     """Return a line of short names above cells that show their numbers."""
     cells = [name.rjust(VALUE_WIDTH - 1) for name in names]
     heading = " ".join(cells).rstrip()
     return [Segment(" " * indent + heading, DIM)]
 
 
-def draw_stacked_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[Line]:
+def draw_stacked_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterator[TerminalLine]:
     """Yield the lines of a heatmap with two columns a cell and stacked labels above them."""
     indent = " " * gutter
     for line in stack_labels(drawable.columns.labels):
@@ -299,8 +299,11 @@ def draw_stacked_lines(drawable: Heatmap, screen: Screen, gutter: int) -> Iterat
 
 
 def draw_pooled_heatmap(
-    drawable: Heatmap, screen: Screen, gutter: int, room: int
-) -> Iterator[Line]:
+    drawable: Heatmap,
+    screen: Screen,
+    gutter: int,
+    room: int,
+) -> Iterator[TerminalLine]:
     """Yield the lines of a heatmap that is pooled to the screen, and how much it is pooled."""
     panel = pool_panel(drawable, screen, gutter, room)
     explanation = explain_heatmap_pooling(drawable, panel, screen, gutter)
@@ -317,20 +320,26 @@ def pool_panel(drawable: Heatmap, screen: Screen, gutter: int, room: int) -> Pan
     lines = max(room - 1, LEAST_LINES)
     columns = screen.width - gutter
     rows = min(lines * screen.rows_a_line, columns)
-    return drawable.panel.pooled(rows, columns)
+    return drawable.panel.pool(rows, columns)
 
 
 def explain_heatmap_pooling(
-    drawable: Heatmap, panel: Panel, screen: Screen, gutter: int
-) -> list[Line]:
+    drawable: Heatmap,
+    panel: Panel,
+    screen: Screen,
+    gutter: int,
+) -> list[TerminalLine]:
     """Return the lines that say how much a heatmap was pooled to a panel."""
     tokens = len(drawable.rows), len(drawable.columns)
     return list(explain_pooling(drawable, tokens, panel.values.shape, screen, gutter))
 
 
 def draw_dense_lines(
-    drawable: Heatmap, panel: Panel, screen: Screen, gutter: int
-) -> Iterator[Line]:
+    drawable: Heatmap,
+    panel: Panel,
+    screen: Screen,
+    gutter: int,
+) -> Iterator[TerminalLine]:
     """Yield the lines of a heatmap with one column a cell, and two rows a line with colours.
 
     panel: that of the heatmap, pooled to the screen.
@@ -338,8 +347,8 @@ def draw_dense_lines(
     steps = choose_steps(panel, drawable.scale)
     rows, columns = drawable.panel.values.shape
     pooled_rows, pooled_columns = steps.shape
-    first_rows = starting(rows, pooled_rows) * drawable.rows.step
-    first_columns = starting(columns, pooled_columns) * drawable.columns.step
+    first_rows = find_block_starts(rows, pooled_rows) * drawable.rows.step
+    first_columns = find_block_starts(columns, pooled_columns) * drawable.columns.step
     numbers = [drawable.columns.numbers[i] for i in first_columns]
     mark = "|" if screen.is_ascii else "╷"
     ticks = draw_tick_line(numbers, mark)
@@ -366,7 +375,7 @@ class ThumbnailLayout(NamedTuple):
 
 
 @draw_body.register
-def draw_grid_lines(drawable: Grid, screen: Screen) -> Iterator[Line]:
+def draw_grid_lines(drawable: Grid, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of thumbnails, as many beside each other as fit.
 
     The heads of a layer go on below where they do not fit.
@@ -417,7 +426,7 @@ def choose_thumbnail_side(drawable: Grid, screen: Screen, gutter: int) -> int:
     return min(side, MOST_SIDE, longest)
 
 
-def draw_thumbnail_names(names: Sequence[str], layout: ThumbnailLayout) -> Line:
+def draw_thumbnail_names(names: Sequence[str], layout: ThumbnailLayout) -> TerminalLine:
     """Return the line of names above thumbnails."""
     line = " " * layout.gutter
     for name in names:
@@ -432,24 +441,29 @@ def pool_thumbnails(panels: Sequence[Panel | None], scale: Scale, side: int) -> 
         if panel is None:
             thumbnails.append(None)
         else:
-            pooled = panel.pooled(side, side)
+            pooled = panel.pool(side, side)
             thumbnails.append(choose_steps(pooled, scale))
     return thumbnails
 
 
-def explain_grid_pooling(drawable: Grid, side: int, screen: Screen, gutter: int) -> Iterator[Line]:
+def explain_grid_pooling(
+    drawable: Grid, side: int, screen: Screen, gutter: int
+) -> Iterator[TerminalLine]:
     """Yield lines that say how much thumbnails were pooled to so many cells a side."""
     yield from explain_pooling(drawable, (drawable.tokens,), (side,), screen, gutter)
 
 
 def draw_thumbnail_lines(
-    label: str, thumbnails: Sequence[Steps | None], layout: ThumbnailLayout, paint: Paint
-) -> Iterator[Line]:
+    label: str,
+    thumbnails: Sequence[Steps | None],
+    layout: ThumbnailLayout,
+    paint: CellPaint,
+) -> Iterator[TerminalLine]:
     """Yield the lines of thumbnails beside each other, and the empty line below them.
 
     label: on the left of the first line. thumbnails: the steps of each, (row, column).
     """
-    columns: list[list[Line]] = []
+    columns: list[list[TerminalLine]] = []
     for steps in thumbnails:
         columns.append([])
         if steps is not None:
@@ -471,13 +485,13 @@ def draw_thumbnail_lines(
 
 
 @draw_body.register
-def draw_strip_lines(drawable: Strip, screen: Screen) -> Iterator[Line]:
+def draw_strip_lines(drawable: Strip, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of a text, wrapped, each token on its colour.
 
     Without colours each token has its weight beside it.
     """
     screen = screen.for_scale(drawable.scale)
-    line: Line = []
+    line: TerminalLine = []
     used = 0
     tokens = draw_tokens(drawable, screen)
     for token, has_space in zip(tokens, drawable.tokens.spaced, strict=True):
@@ -528,7 +542,7 @@ def write_token(label: str, value: float, step: int, screen: Screen) -> str:
 
 
 @draw_body.register
-def draw_series_lines(drawable: Series, screen: Screen) -> Iterator[Line]:
+def draw_series_lines(drawable: Series, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of matrices: beside each other if all labels can be read, else below."""
     caption = list(draw_caption(drawable.caption, screen, 0))
     title_lines = count_title_lines(drawable.title, screen)
@@ -552,45 +566,45 @@ def measure_least_width(heatmap: Heatmap) -> int:
     return max(LEAST_HEATMAP_COLUMNS, labelled)
 
 
-def draw_below_each_other(heatmaps: Sequence[Heatmap], screen: Screen) -> Iterator[Line]:
+def draw_below_each_other(heatmaps: Sequence[Heatmap], screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of heatmaps below each other, with an empty line after each of them."""
     height = screen.height
     if height:
         fair_share = height // len(heatmaps)
         height = max(fair_share, LEAST_SERIES_HEIGHT)
     for heatmap in heatmaps:
-        yield from draw(heatmap, replace(screen, height=height))
+        yield from draw_picture_lines(heatmap, replace(screen, height=height))
         yield [Segment("")]
 
 
-def draw_side_by_side(heatmaps: Sequence[Heatmap], screen: Screen) -> Iterator[Line]:
+def draw_side_by_side(heatmaps: Sequence[Heatmap], screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of heatmaps from left to right, each as wide as the screen.
 
     The cells of all of them begin below the longest title.
     """
     titles = [list(draw_title(heatmap.title, screen)) for heatmap in heatmaps]
     highest = max(map(len, titles))
-    pictures: list[list[Line]] = []
+    pictures: list[list[TerminalLine]] = []
     for heatmap, title in zip(heatmaps, titles, strict=True):
         spare = highest - len(title)
-        empty_lines: list[Line] = [[]] * spare
+        empty_lines: list[TerminalLine] = [[]] * spare
         body = draw_body(heatmap, screen.shorten(spare))
         pictures.append([*title, *empty_lines, *body])
     for lines in zip_longest(*pictures, fillvalue=[]):
         yield join_side_by_side(lines, screen.width + HEATMAP_GAP_COLUMNS)
 
 
-def join_side_by_side(lines: Sequence[Line], width: int) -> Line:
+def join_side_by_side(lines: Sequence[TerminalLine], width: int) -> TerminalLine:
     """Join lines to one, each of them but the last filled up to so many columns."""
     *filled_lines, last = lines
-    joined: Line = []
+    joined: TerminalLine = []
     for line in filled_lines:
         space = " " * (width - measure_line(line))
         joined += [*line, Segment(space)]
     return joined + last
 
 
-def measure_line(line: Line) -> int:
+def measure_line(line: TerminalLine) -> int:
     """Count the columns of a line."""
     return sum(cell_len(segment.text) for segment in line)
 
@@ -599,7 +613,7 @@ def measure_line(line: Line) -> int:
 
 
 @draw_body.register
-def draw_table_lines(drawable: Table, screen: Screen) -> Iterator[Line]:
+def draw_table_lines(drawable: Table, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of names and numbers in columns, some of them on their colours."""
     width = None if screen.full else screen.width
     yield from draw_table_rows(drawable, width, screen.paint)
@@ -607,7 +621,7 @@ def draw_table_lines(drawable: Table, screen: Screen) -> Iterator[Line]:
 
 
 @draw_body.register
-def draw_curves_lines(drawable: Curves, screen: Screen) -> Iterator[Line]:
+def draw_curves_lines(drawable: Curves, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of plots below each other, as high as the screen allows."""
     caption = list(draw_caption(drawable.caption, screen, 0))
     title_lines = count_title_lines(drawable.title, screen)
@@ -620,7 +634,7 @@ def draw_curves_lines(drawable: Curves, screen: Screen) -> Iterator[Line]:
 # Lines below a picture
 
 
-def draw_closing_lines(drawable: Matrices, screen: Screen, gutter: int) -> Iterator[Line]:
+def draw_closing_lines(drawable: Matrices, screen: Screen, gutter: int) -> Iterator[TerminalLine]:
     """Yield the colour bar with its scale and range, and the caption, wrapped to the screen."""
     width = screen.width - gutter
     draw_bar = draw_signed_bar if drawable.scale.signed else draw_colour_bar
@@ -631,7 +645,7 @@ def draw_closing_lines(drawable: Matrices, screen: Screen, gutter: int) -> Itera
     yield from draw_caption((axes, *drawable.caption), screen, gutter)
 
 
-def draw_caption(caption: Sequence[str], screen: Screen, gutter: int) -> Iterator[Line]:
+def draw_caption(caption: Sequence[str], screen: Screen, gutter: int) -> Iterator[TerminalLine]:
     """Yield the lines of a caption."""
     width = max(screen.width - gutter, LABEL_WIDTH)
     indent = " " * gutter
@@ -640,13 +654,13 @@ def draw_caption(caption: Sequence[str], screen: Screen, gutter: int) -> Iterato
             yield [Segment(indent + line, DIM)]
 
 
-def draw_colour_bar(scale: Scale, screen: Screen, room: int) -> Line:
+def draw_colour_bar(scale: Scale, screen: Screen, room: int) -> TerminalLine:
     """Return a colour bar on so many columns.
 
     It goes from 0 to the top of the scale. After it come the colour beyond the scale, if there are
     such weights, and the name of the scale.
     """
-    beyond: Line = []
+    beyond: TerminalLine = []
     if scale.has_beyond:
         swatch = paint_row(np.array([BEYOND]), screen.paint, 2)
         beyond = [Segment("  "), *swatch, Segment(" beyond")]
@@ -660,7 +674,7 @@ def draw_colour_bar(scale: Scale, screen: Screen, room: int) -> Line:
     return [bottom, *bar, top, *beyond, name]
 
 
-def draw_signed_bar(scale: Scale, screen: Screen, room: int) -> Line:
+def draw_signed_bar(scale: Scale, screen: Screen, room: int) -> TerminalLine:
     """Return a colour bar of differences on so many columns.
 
     It goes from the largest negative difference over 0 to the largest positive one. The name of
@@ -700,7 +714,7 @@ def explain_pooling(
     cells: Sequence[int],
     screen: Screen,
     gutter: int,
-) -> Iterator[Line]:
+) -> Iterator[TerminalLine]:
     """Yield lines that say how much was pooled to fit the screen; none if nothing was.
 
     tokens, cells: of each side.

@@ -10,7 +10,7 @@ from rich.style import Style
 from attnviz.drawable import MASKED, Table
 from attnviz.render.colour import STEPS
 from attnviz.render.matrices import choose_level_steps, split_columns
-from attnviz.render.terminal.cells import Line, Paint, style_text
+from attnviz.render.terminal.cells import CellPaint, TerminalLine, style_text
 from attnviz.render.terminal.text_width import count_columns, fit_columns
 
 # Columns of the name of a row, and of a cell, where room is short.
@@ -29,7 +29,7 @@ class TableWidths(NamedTuple):
     """All columns of the table that stand beside each other, with their spaces."""
 
 
-def draw_table_rows(table: Table, width: int | None, paint: Paint) -> Iterator[Line]:
+def draw_table_rows(table: Table, width: int | None, paint: CellPaint) -> Iterator[TerminalLine]:
     """Yield a heading and a line for each row; blocks of columns have an empty line between them.
 
     width: columns of the screen; None for as many as the table takes.
@@ -72,7 +72,7 @@ def measure_text_column(table: Table, column: int) -> int:
     return max(map(count_columns, texts))
 
 
-def draw_heading(table: Table, block: range, widths: TableWidths, paint: Paint) -> Line:
+def draw_heading(table: Table, block: range, widths: TableWidths, paint: CellPaint) -> TerminalLine:
     """Return the line with the names of some columns of a table."""
     line = fit_name(table.corner, widths.names, paint)
     for column in block:
@@ -88,13 +88,13 @@ def draw_row(
     steps: Sequence[int],
     block: range,
     widths: TableWidths,
-    paint: Paint,
-) -> Line:
+    paint: CellPaint,
+) -> TerminalLine:
     """Return the line of a row of a table, with some of its columns.
 
     steps: the colour of each column.
     """
-    line: Line = []
+    line: TerminalLine = []
     plain = fit_name(table.rows[row], widths.names, paint)
     cells = table.cells[row]
     for column in block:
@@ -111,13 +111,13 @@ def draw_row(
     return line
 
 
-def fit_name(name: str, width: int, paint: Paint) -> str:
+def fit_name(name: str, width: int, paint: CellPaint) -> str:
     """Return the name of a row, and a space, on so many columns."""
     text = fit_on_screen(name, width - 1, paint, left=True)
     return f"{text} "
 
 
-def fit_cell(text: str, width: int, left: bool, paint: Paint) -> str:
+def fit_cell(text: str, width: int, left: bool, paint: CellPaint) -> str:
     """Return the text of a cell on so many columns, with a space on either side.
 
     left: it begins at the left, as names do; else it ends at the right, as numbers do.
@@ -126,7 +126,7 @@ def fit_cell(text: str, width: int, left: bool, paint: Paint) -> str:
     return f" {fitted} "
 
 
-def fit_on_screen(text: str, width: int, paint: Paint, *, left: bool) -> str:
+def fit_on_screen(text: str, width: int, paint: CellPaint, *, left: bool) -> str:
     """Return a text on exactly so many columns, in ASCII where the screen has nothing else."""
     if text.isascii() and len(text) <= width:  # nearly all are, and this is four times as fast
         return text.ljust(width) if left else text.rjust(width)

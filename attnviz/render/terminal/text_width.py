@@ -15,7 +15,7 @@ FLAG_HALVES = range(0x1F1E6, 0x1F200)
 VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 RIGHT_TO_LEFT = ("R", "AL", "AN")  # classes of Unicode's bidirectional algorithm
 ASCII_NAMES = str.maketrans(
-    {"·": "-", "…": "...", "√": "sqrt ", "Σ": "sum ", "␣": "_", "₁": "1", "₂": "2"}
+    {"·": "-", "…": "...", "√": "sqrt ", "Σ": "sum ", "␣": "_", "₁": "1", "₂": "2"},
 )
 
 
