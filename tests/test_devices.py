@@ -52,7 +52,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield request.param
         return
     for module in ("builtin", "huggingface.loading"):
-        monkeypatch.setattr(f"attnviz.models.{module}.torch_device", lambda name: name)
+        monkeypatch.setattr(f"attnviz.models.{module}.find_torch_device", lambda name: name)
     with pretend_device():
         yield NAME
 

@@ -265,7 +265,7 @@ def test_the_model_is_loaded_once(call: Run, monkeypatch: pytest.MonkeyPatch) ->
         loads.append(name)
         return load(name, **options)
 
-    monkeypatch.setattr(models, "load", counting)
+    monkeypatch.setattr(models, "load_model", counting)
     assert call("inspect", "one", "two", "three").returncode == 0
     assert loads == ["builtin"]
 

@@ -57,7 +57,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 os.kill(os.getpid(), signal.SIGINT)
             original(progress, *rest)
 
-        monkeypatch.setattr(run, "follow", follow)
+        monkeypatch.setattr(run, "log_step", follow)
 
     original = run.log_step
     return stop
@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
         follow(progress, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "follow", die)
+        patched.setattr(run, "log_step", die)
         assert call("train", corpus, "-o", "cut", *TWO, "--every", "2").returncode == 4
     assert {path.name for path in (tmp_path / "cut").iterdir()} == {
         "step-2",
