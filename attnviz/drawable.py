@@ -125,7 +125,8 @@ class Axis:
     numbers: tuple[int, ...]
     """The position of each token in the whole text, of which a part may be shown."""
     step: int = 1
-    """The number of tokens that a row, or a column, of the panel stands for; the last may have fewer."""
+    """The number of tokens that a row, or a column, of the panel stands for; the last may have
+    fewer."""
     spaced: tuple[bool, ...] = ()
     """True where white space stands before a token, for running text."""
     unit: str = "tokens"

@@ -74,9 +74,9 @@ class ShownCapture:
 
     def framed(self) -> str:
         """Return the page in a frame that runs its own script and nothing of the notebook."""
-        make_capture_page = escape(self.page(exact=False).decode())
+        page = escape(self.page(exact=False).decode())
         return (
-            f'<iframe srcdoc="{make_capture_page}" sandbox="allow-scripts allow-downloads" title="attention" '
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" title="attention" '
             f'style="width: 100%; height: {int(self.height)}px; border: 0"></iframe>'
         )
 
@@ -140,15 +140,15 @@ def frame_result(result: Result) -> str:
     from attnviz.render.html.document import render_document
 
     tables = result.tables()
-    make_capture_page = escape(render_document(tables[0].title, tables).decode())
+    page = escape(render_document(tables[0].title, tables).decode())
     style = f"width: 100%; height: {HEIGHT}px; border: 0"
-    return f'<iframe srcdoc="{make_capture_page}" sandbox title="attnviz" style="{style}"></iframe>'
+    return f'<iframe srcdoc="{page}" sandbox title="attnviz" style="{style}"></iframe>'
 
 
 def write_document(capture: Capture) -> dict[str, Any]:
     """Return a capture as the document that ``attnviz show --json`` prints, but for its schema."""
-    render_document = make_capture_document(capture)
-    return {name: value for name, value in render_document.items() if name != "schema"}
+    document = make_capture_document(capture)
+    return {name: value for name, value in document.items() if name != "schema"}
 
 
 Capture.write_html = staticmethod(frame_capture)

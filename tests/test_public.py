@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import attnviz
+import attnviz.notebook  # by which records show themselves, as with any public name
 from attnviz.errors import UsageError
 from attnviz.record import Capture
 

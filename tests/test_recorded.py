@@ -84,14 +84,17 @@ def describe_pdf(data: bytes) -> str:
 
 
 def describe_html(text: str) -> str:
-    """Describe a page by what is in it besides the compressed weights."""
-    without_data = re.sub(r"[A-Za-z0-9+/=]{200,}", "DATA", text)
-    body = re.sub(r"<(script|style)\b.*?</\1>", "", without_data, flags=re.DOTALL)
-    scripts = "".join(
-        found[0] for found in re.finditer(r"<(script|style)\b.*?</\1>", without_data, re.DOTALL)
-    )
-    blocks = len(re.findall(r"[A-Za-z0-9+/=]{200,}", text))
-    return f"{body.strip()}\n{blocks} blocks of data; {len(NUMBER.sub('0', scripts))} characters of script and style"
+    """Describe a page by what is in it besides the compressed weights.
+
+    How long a compressed block is depends on its last digits, and so on the processor.
+    """
+    data = r"[A-Za-z0-9+/=]{200,}|(?<=>)[A-Za-z0-9+/=]{24,}(?=</script>)"
+    without_data, blocks = re.subn(data, "DATA", text)
+    element = re.compile(r"<(script|style)\b.*?</\1>", re.DOTALL)
+    body = element.sub("", without_data)
+    scripts = "".join(found[0] for found in element.finditer(without_data))
+    length = len(NUMBER.sub("0", scripts))
+    return f"{body.strip()}\n{blocks} blocks of data; {length} characters of script and style"
 
 
 def describe_arrays(data: bytes) -> str:

@@ -93,7 +93,8 @@ def average_heads(maps: Maps) -> Floats:
 
 SCORINGS: dict[str, Scoring] = {
     GRADIENT: Scoring(
-        "sum over layers and heads of max(A dL/dA, 0), L being the target's logit less the mean of all",
+        "sum over layers and heads of max(A dL/dA, 0), "
+        "L being the target's logit less the mean of all",
         "after Chefer et al. 2021",
         GRADIENT,
         score_by_sum,

@@ -106,7 +106,7 @@ class Side:
         return cells
 
     def unseen(self, other: "Side") -> float:
-        """Return the share of the weight on common words where no head of the other side may attend."""
+        """Return the share of weight on common words where no head of the other side may attend."""
         total = self.weights.sum(dtype=np.float64)
         if not total:
             return 0.0
@@ -270,7 +270,7 @@ def find_coarse_words(texts: Sequence[str], tokens: Sequence[Token]) -> list[tup
 
 
 def is_word(token: Token) -> bool:
-    """Return whether a unit of a text is a word, and no special token, white space or stray byte."""
+    """Return whether a unit of a text is a word: no special token, white space or stray byte."""
     if token.special or not token.text.strip():
         return False
     return token.start < token.end

@@ -351,7 +351,7 @@ def measure_map(attention_map: AttentionMap) -> Measures:
 
 
 def measure(attention_map: AttentionMap) -> Measures:
-    """Measure a map as ``measure_map`` does, which is the new name; this goes with the next version."""
+    """Measure a map by ``measure_map``, which is the new name; this goes with the next version."""
     message = "measure goes with the next version: write measure_map(attention_map)"
     warnings.warn(message, DeprecationWarning, stacklevel=2)
     return measure_map(attention_map)

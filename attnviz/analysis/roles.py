@@ -1,4 +1,4 @@
-"""How strongly a head plays a known role: of its weights on a repeated block of tokens, or on a text.
+"""How strongly a head plays a known role, by its weights on a repeated block or on a text.
 
 A repeated block is P + B + B + S with B of ``block`` distinct random tokens, P what the tokenizer
 puts before a text (BOS or [CLS], or nothing) and S what it puts after it ([SEP], or nothing). With

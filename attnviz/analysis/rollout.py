@@ -71,7 +71,7 @@ def average_with_identity(numbers: npt.NDArray[Any]) -> Doubles:
 
 
 def multiply_layers(steps: Doubles) -> Floats:
-    """Multiply each layer with all before it, the later one on the left, in place: (layer, n, n)."""
+    """Multiply each layer with those before it, later ones on the left, in place; (layer, n, n)."""
     for layer in range(1, len(steps)):
         steps[layer] = steps[layer] @ steps[layer - 1]
     return steps.astype(np.float32)

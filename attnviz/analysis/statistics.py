@@ -34,7 +34,7 @@ class Sink(NamedTuple):
 
 
 def measure_statistics(weights: Weights, visible: Visible, square: bool) -> Statistics:
-    """Measure the statistics of full weights, (layer, head, query, key); visible broadcasts to them.
+    """Measure statistics of full weights, (layer, head, query, key); visible broadcasts to them.
 
     square: queries and keys are the same tokens, so that distances between them mean something.
     Distance and diagonal are means over the queries that see a key. One head is measured after the

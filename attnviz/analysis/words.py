@@ -1,4 +1,4 @@
-"""Tokens made words: tokenizers cut a text in ways of their own, words are the same for all of them.
+"""Tokens made words: each tokenizer cuts a text in its own way, words are the same for all.
 
 A word is what stands between two word boundaries of Unicode (UAX #29, default rules): letters,
 digits and what joins them, as in ``don't`` and ``3.14159``; a run of katakana; a sign of Han,

@@ -52,8 +52,8 @@ class Answer:
     notes: Sequence[str] = ()
     """What is told beside a page."""
     one_picture: bool = False
-    """Return whether a figure holds one picture, so that several are refused; else all are drawn below
-    each other."""
+    """Return whether a figure holds one picture, so that several are refused; else all are drawn
+    below each other."""
 
 
 # Where it goes

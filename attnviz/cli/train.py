@@ -54,7 +54,8 @@ def command(options: TrainOptions, talk: Talk) -> None:
         return
     if not options.course.corpus or options.output is None:
         raise UsageError(
-            "name texts to learn from and -o, a folder for the model; or --curves RUN to draw a run",
+            "name texts to learn from and -o, a folder for the model; "
+            "or --curves RUN to draw a run",
         )
     require_output(options.output, force=options.force, resume=options.course.resume)
     options.setting.require_sizes()

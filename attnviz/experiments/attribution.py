@@ -164,8 +164,8 @@ def attribute(
     many of how many runs are done.
 
     Raises UsageError for an encoder-decoder, for a method that cannot be had and as
-    ``Model.respond`` does, ModelError for a model without predictions, InputError for a text without
-    a token that could be ranked.
+    ``Model.respond`` does, ModelError for a model without predictions, InputError for a text
+    without a token that could be ranked.
     """
     if outcome is not None:
         intervention = make_intervention(outcome.changes)
@@ -228,7 +228,7 @@ def average_layer_without(
     layer: int,
     without: Sequence[Head],
 ) -> AttentionMap:
-    """Return the mean over the heads of one layer of a map of weights but for some; 0 if none is left.
+    """Return a layer's mean of weights over its heads but for some; 0 if no head is left.
 
     layer: its position in the map.
     """

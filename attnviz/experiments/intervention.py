@@ -1,4 +1,4 @@
-"""What attention does for a prediction: what the model says when edges are cut or heads are replaced.
+"""What attention does for a prediction: the model's output when edges are cut or heads replaced.
 
 An edge is cut before the softmax, so that its weight goes to the other keys of the query; a head's
 output is replaced before it is projected. How far the prediction moves by this says little without

@@ -1,1 +1,1 @@
-"""Captures and arrays in files: formats, validation, untrusted reading, writing whole or not at all."""
+"""Captures and arrays in files: formats, validation, untrusted reading, whole writing."""

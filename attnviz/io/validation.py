@@ -1,4 +1,6 @@
-"""Making a ``Capture`` again of what a file says of it. The file may come from anyone: all is checked.
+"""Making a ``Capture`` again of what a file says of it.
+
+The file may come from anyone: all is checked.
 
 Everything that is wrong is a ValueError of one line.
 """
@@ -304,7 +306,7 @@ def read_map_weights(
 
 
 def read_positions(header: dict[str, Any], name: str) -> tuple[int, ...]:
-    """Read the positions of the queries or the keys in the whole text; none if they are all of it."""
+    """Read the positions of queries or keys in the whole text; none if they are all of it."""
     positions = read_field(header, name, list, NoneType) or []
     return require_counts(positions, name)
 

@@ -127,7 +127,8 @@ def require_vectors(query: Array, key: Array, value: Array) -> None:
     for name, array in arrays.items():
         if array.ndim < 2 or 0 in array.shape:
             raise ValueError(
-                f"{name} has shape {tuple(array.shape)}; a non-empty (..., sequence, dim) is needed",
+                f"{name} has shape {tuple(array.shape)}; "
+                "a non-empty (..., sequence, dim) is needed",
             )
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} differ in length")

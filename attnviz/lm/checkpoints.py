@@ -257,7 +257,8 @@ def read_run_history(run: Path) -> tuple[list[dict[str, Any]], int]:
             require_measured(history, block)
     except OSError as error:
         raise InputError(
-            f"cannot read {path}: {describe_os_error(error)}: name the folder of a run of attnviz train",
+            f"cannot read {path}: {describe_os_error(error)}: "
+            "name the folder of a run of attnviz train",
         ) from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is no history of a run of attnviz train, or damaged") from error

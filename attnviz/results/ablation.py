@@ -174,7 +174,7 @@ def format_rises(spreads: Sequence[LossSpread]) -> tuple[str, ...]:
 
 
 def colour_rises(spreads: Sequence[Sequence[LossSpread]]) -> Floats:
-    """Return where rises (row, column) lie on the colours: the root of their share of the largest."""
+    """Return where rises (row, column) lie on the colours: the root of the share of the largest."""
     means_of_rows = [[spread.mean for spread in row] for row in spreads]
     means = np.array(means_of_rows).reshape(len(spreads), -1)
     largest = np.nanmax(means, initial=SMALLEST_RISE)
@@ -189,7 +189,8 @@ def explain_losses(ablation: Ablation) -> tuple[str, ...]:
     for data, loss in ablation.loss.items():
         losses.append(f"{format_loss(loss)} on {DATA[data]}")
     whole_model = (
-        f"loss of the whole model {', '.join(losses)}: nats per token, mean ± deviation; on repeats "
+        f"loss of the whole model {', '.join(losses)}: nats per token, mean ± deviation; "
+        "on repeats "
         "that of the second copy, its first token left out"
     )
     return whole_model, EXPLAIN_REPLACEMENTS, EXPLAIN_OTHERS

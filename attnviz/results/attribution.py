@@ -36,7 +36,8 @@ from attnviz.views.labels import find_spaces, label_tokens, name_token, shorten
 TokenRemoval: TypeAlias = Literal["knock-out", "leave-one-out"]
 TOKEN_REMOVALS: dict[TokenRemoval, str] = {
     "knock-out": "the token's column is cut in all layers and heads: no other token reads it",
-    "leave-one-out": "the mean over 4 tokens, drawn from the vocabulary, that are read in its place",
+    "leave-one-out": "the mean over 4 tokens, drawn from the vocabulary, "
+    "that are read in its place",
 }
 PREDICTIONS = {
     "next": "the next token {target} ({probability:.0%}), after token {place} {token}",
@@ -493,7 +494,7 @@ def explain_agreement(attribution: Attribution) -> Sequence[str]:
 
 
 def describe_trust(attribution: Attribution, check: TokenRemoval) -> str:
-    """Say how far the method that ranks agrees with an intervention, and if that is beyond chance."""
+    """Say how far the ranking method agrees with an intervention, and if that is beyond chance."""
     count, by = attribution.ranked_count, attribution.by
     if count < FEWEST_CORRELATED:
         return f"{count} tokens are too few: a rank correlation means nothing here"

@@ -1,8 +1,8 @@
 """The comparison of A and B: how far their heads are from each other, and pictures of both.
 
 A and B are two captures, of two models or of two texts. They are compared on the words that both
-have, with the Jensen-Shannon divergence between rows of attention. Heads are paired by their number,
-or, where the two models have other heads, each with the nearest of the other.
+have, with the Jensen-Shannon divergence between rows of attention. Heads are paired by their
+number, or, where the two models have other heads, each with the nearest of the other.
 """
 
 import math

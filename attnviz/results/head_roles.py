@@ -87,7 +87,7 @@ class HeadRole:
         return self.on_text
 
     def best(self, role: str) -> RoleScore | None:
-        """Return the score in a role on the first data that it is measured on; None if undefined."""
+        """Return the score in a role on the first data it is measured on; None if undefined."""
         first_data = ROLES[role].data[0]
         return self.scores_on(first_data).get(role)
 

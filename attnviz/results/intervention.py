@@ -2,7 +2,8 @@
 
 An intervention cuts edges of the attention or replaces the output of heads while the model runs.
 The map and the prediction are drawn as they were before, as they are after, and the difference. For
-scale there are random draws of other changes of the same size, and how far these move the prediction.
+scale there are random draws of other changes of the same size, and how far these move the
+prediction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class InterventionOutcome:
-    """The prediction before and after changes, and the effects of other changes of the same size."""
+    """The prediction before and after changes, and the effects of other ones of the same size."""
 
     changes: InterventionChanges
     scope: InterventionScope
@@ -157,11 +158,11 @@ class InterventionResult(Result):
         return {**document, "intervention": describe_outcome(self.outcome)}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each of the likeliest outputs, with its probabilities; none of vectors."""
+        """Return a row for each likeliest output, with its probabilities; none for vectors."""
         return list_likeliest(self.outcome)
 
     def tables(self) -> list[Picture]:
-        """Return the prediction, and of a single matrix its map before, after and the difference."""
+        """Return the prediction, and for a single matrix its map before, after and the change."""
         pictures: list[Picture] = []
         if count_matrices(self.after) == 1:
             pictures.append(draw_intervention(self.before, self.after))
@@ -372,7 +373,7 @@ def draw_change(panel: Panel, before: Heatmap, look: Look, method: str) -> Heatm
 
 
 def make_prediction_table(outcome: InterventionOutcome) -> Table:
-    """Make a table of the likeliest outputs before and after; of vectors, of how far they turned."""
+    """Make a table of the likeliest outputs before and after; for vectors, of their turn."""
     if outcome.response.kind == "vector":
         return make_vector_table(outcome)
     outputs = list(outcome.likeliest_outputs)
@@ -440,7 +441,7 @@ def explain_prediction(outcome: InterventionOutcome) -> tuple[str, ...]:
 
 
 def summarise_likeliest(outcome: InterventionOutcome) -> str:
-    """Say in a line the probabilities of the likeliest outputs before and after; none of vectors."""
+    """Say in a line how the probabilities of the likeliest outputs changed; nothing for vectors."""
     if outcome.response.kind == "vector":
         return ""
     before, after = outcome.probabilities

@@ -217,7 +217,7 @@ def make_strip(
 
 
 def find_in_axis(number: int, axis: Axis) -> int | None:
-    """Return the index in an axis of the token with a number in the text; None if it is not there."""
+    """Return the index in an axis of the token with this number in the text; None without one."""
     if number not in axis.numbers:
         return None
     return axis.numbers.index(number)
@@ -240,7 +240,7 @@ def make_query_heatmap(
     maps: Sequence[AttentionMap],
     look: Look = DEFAULT_LOOK,
 ) -> Heatmap:
-    """Make a heatmap of the one query that maps of one kind show, with the same keys; a row a head."""
+    """Make a heatmap, a row a head, of the one query that maps of a kind show, on the same keys."""
     first_map = maps[0]
     panels, names = [], []
     for index in index_matrices(maps):
@@ -351,7 +351,7 @@ def title_token(axis: Axis, unit: Unit = "token") -> str:
 
 
 def make_caption(lines: Sequence[str]) -> tuple[str, ...]:
-    """Make a caption of lines, without those that are empty; escape them, as notes may be hostile."""
+    """Join the lines of a caption that are not empty; escape them, as notes may be hostile."""
     return tuple(escape(line) for line in lines if line)
 
 
@@ -364,7 +364,7 @@ def describe_pooled_mean(attention_map: AttentionMap) -> str:
 
 
 def describe_strongest(tokens: Axis, panel: Panel, scale: Scale) -> str:
-    """Name the tokens with the largest numbers of a panel of one row; empty if none is large enough.
+    """Name the tokens with the largest numbers of a one-row panel; empty if none is large enough.
 
     Of other numbers than weights the line also says that sinks are among them.
     """

@@ -29,7 +29,8 @@ def require_safe(folder: Path) -> int:
         raise ModelError(f"{folder} is a GGUF file: {ORIGINAL}")
     if folder.is_file():
         raise ModelError(
-            f"{folder} is a file, and a model is a folder: config.json, safetensors and a tokenizer",
+            f"{folder} is a file, and a model is a folder: "
+            "config.json, safetensors and a tokenizer",
         )
     if not folder.is_dir():
         raise ModelError(f"there is no model folder {folder}")
