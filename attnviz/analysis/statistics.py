@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnviz.analysis.numerics import collapse_repeats, compute_row_entropies
-from attnviz.analysis.numerics import log_softmax as log_softmax  # results import it from here
 from attnviz.record import (
     ATTENTION,
     AttentionMap,

@@ -22,6 +22,7 @@ from attnviz.drawable import Axis, Panel, Picture, Scale, Strip, Table
 from attnviz.escape import escape
 from attnviz.io.formats import describe_tokens
 from attnviz.record import Capture, Doubles, Floats, Token, Visible
+from attnviz.results.digits import format_fixed
 from attnviz.results.intervention import (
     SHOWN,
     InterventionOutcome,
@@ -460,7 +461,7 @@ def make_agreement_table(attribution: Attribution) -> Table:
     """Make a table of how far methods and baselines rank tokens as interventions do."""
     agreement = attribution.agreement
     rows = [list(correlations.values()) for correlations in agreement.values()]
-    cells = [tuple(map(format_correlation, row)) for row in rows]
+    cells = [tuple(format_fixed(value, 2) for value in row) for row in rows]
     shares = np.clip(np.array(rows), 0, 1)  # (method, intervention); NaN stays
     lines = explain_agreement(attribution)
     return Table(
@@ -472,13 +473,6 @@ def make_agreement_table(attribution: Attribution) -> Table:
         shares.astype(np.float32),
         make_caption(lines),
     )
-
-
-def format_correlation(value: float) -> str:
-    """Format a correlation; empty where it is undefined."""
-    if not np.isfinite(value):
-        return ""
-    return f"{value:.2f}"
 
 
 def explain_agreement(attribution: Attribution) -> Sequence[str]:

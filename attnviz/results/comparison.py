@@ -39,6 +39,7 @@ from attnviz.record import (
     Visible,
     Weights,
 )
+from attnviz.results.digits import format_fixed
 from attnviz.results.result import Result
 from attnviz.selection import ALL, HeadNames, Selection, resolve_blocks
 from attnviz.views.colour_scale import Look
@@ -590,7 +591,7 @@ def make_heads_table(
         name_of_nearest = name_nearest(distances, nearest[index])
         names.append(abbreviate_head(*distances.names[A_SIDE][index]))
         rows.append(values)
-        cells.append((name_of_nearest, *map(format_divergence, values)))
+        cells.append((name_of_nearest, *(format_fixed(value, 3) for value in values)))
     columns = name_columns(measures, distances)
     levels = colour_levels(rows, len(columns), measures.values())
     not_shown = len(order) - len(shown)
@@ -674,13 +675,6 @@ def name_nearest(distances: Distances, index: int | None) -> str:
     if index is None:
         return "—"
     return abbreviate_head(*distances.names[B_SIDE][index])
-
-
-def format_divergence(value: float) -> str:
-    """Return a divergence to three digits, an empty text for none."""
-    if math.isnan(value):
-        return ""
-    return f"{value:.3f}"
 
 
 def colour_levels(

@@ -1,6 +1,6 @@
 """Attention step by step: the vectors of one query, the weight of each key, what comes out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from attnviz.analysis.explain import AttentionSteps, Difference, Operands
 from attnviz.drawable import Picture, Table, make_blank_levels
 from attnviz.io.formats import describe_capture, describe_tokens
 from attnviz.record import AttentionMap, Capture, Doubles
+from attnviz.results.digits import format_fixed
 from attnviz.results.result import Result
 from attnviz.views.heatmaps import join_title, make_caption, title_token
 from attnviz.views.labels import make_axes, shorten, title_kind, title_matrix
@@ -278,7 +279,7 @@ def make_keys_table(steps: AttentionSteps, keys: Sequence[str], most: int | None
     falling = np.argsort(-steps.weights, kind="stable")
     shown = np.sort(falling[:most])
     names = [keys[index] for index in shown]
-    rows = [format_numbers(numbers[index]) for index in shown]
+    rows = [format_four_digits(numbers[index]) for index in shown]
     for name, exponential, weight in list_closing_rows(steps, shown):
         names.append(name)
         rows.append(format_closing_row(len(steps.scores), exponential, weight))
@@ -329,16 +330,7 @@ def format_closing_row(step_count: int, exponential: float, weight: float) -> tu
     """Return an exponential and a weight as a row whose other columns are empty."""
     before = [np.nan] * step_count
     numbers = [*before, exponential, weight, np.nan, np.nan]
-    return format_numbers(np.array(numbers))
-
-
-def format_numbers(numbers: Doubles) -> tuple[str, ...]:
-    """Return numbers to four digits after the point; an empty text where one is undefined."""
-    rounded = numbers.round(4) + 0.0  # no -0.0000
-    texts = [f"{value:.4f}" for value in rounded]
-    for index in np.flatnonzero(~np.isfinite(rounded)):
-        texts[index] = ""
-    return tuple(texts)
+    return format_four_digits(numbers)
 
 
 def explain_columns(steps: AttentionSteps, keys: Sequence[str]) -> list[str]:
@@ -403,3 +395,8 @@ def make_output_table(steps: AttentionSteps, difference: Difference, owner: str)
     largest = f"largest difference from {owner} own"
     check = f"check: {largest}: weights {difference.weights:.1e}, {output}"
     return make_vectors_table("What comes out: Σ w·v", vectors, 0, (check,))
+
+
+def format_four_digits(numbers: Iterable[float]) -> tuple[str, ...]:
+    """Format numbers to four digits after the point; an empty text where one is NaN."""
+    return tuple(format_fixed(float(number), 4) for number in numbers)

@@ -17,6 +17,7 @@ from attnviz.results.ablation import (
     list_rises,
     make_ablation_table,
 )
+from attnviz.results.digits import format_share
 from attnviz.results.result import Result
 from attnviz.selection import Head
 from attnviz.views.labels import abbreviate_head, abbreviate_head_column, name_model
@@ -247,7 +248,7 @@ def make_names_table(roles: Roles) -> Table:
             return NO_ROLE
         text = ROLES[head.role].short
         if shows_scores:
-            text += format_role_share(score.mean)
+            text += format_share(score.mean)
         return HeadCell(text, score.mean)
 
     title = f"what {len(roles.heads)} heads are"
@@ -274,7 +275,7 @@ def make_scores_table(roles: Roles, role: str) -> Table:
         score = head.best(role)
         if score is None:
             return NO_CELL
-        return HeadCell(format_role_share(score.mean), score.mean)
+        return HeadCell(format_share(score.mean), score.mean)
 
     definition = ROLES[role]
     first_data = DATA[definition.data[0]]
@@ -380,7 +381,7 @@ def format_score_cells(head: HeadRole, role: str) -> tuple[str, ...]:
         if score is None:
             cells += ["", ""]
         else:
-            cells += [format_role_score(score), format_role_share(score.chance)]
+            cells += [format_role_score(score), format_share(score.chance)]
     return tuple(cells)
 
 
@@ -403,18 +404,10 @@ def list_explanations() -> tuple[str, ...]:
 
 def format_role_score(score: RoleScore) -> str:
     """Format a score with its deviation, if it has one."""
-    mean = format_role_share(score.mean)
+    mean = format_share(score.mean)
     if not np.isfinite(score.sd):
         return mean
-    return f"{mean} ± {format_role_share(score.sd)}"
-
-
-def format_role_share(share: float) -> str:
-    """Format a share with two digits, without the 0 before the point: .89."""
-    text = f"{share:.2f}"
-    if text.startswith("0."):
-        return text.removeprefix("0")
-    return text
+    return f"{mean} ± {format_share(score.sd)}"
 
 
 def format_threshold(role: str) -> str:
@@ -422,7 +415,7 @@ def format_threshold(role: str) -> str:
     threshold = ROLES[role].threshold
     if threshold is None:
         return ""
-    return format_role_share(threshold)
+    return format_share(threshold)
 
 
 # What roles are

@@ -29,6 +29,7 @@ from attnviz.record import (
     Unit,
 )
 from attnviz.request import Request
+from attnviz.results.digits import format_share
 from attnviz.results.result import Result
 from attnviz.selection import require_same_tokens
 from attnviz.views.heatmaps import (
@@ -474,14 +475,6 @@ def format_measure(value: float, unit: str = "") -> str:
     if value < 99.95:
         return f"{value:.1f}"
     return f"{value:.0f}"
-
-
-def format_share(value: float) -> str:
-    """Format a share to two digits after the point; nothing if undefined."""
-    if not np.isfinite(value):
-        return ""
-    text = f"{abs(value):.2f}"
-    return text.removeprefix("0")
 
 
 def place_on_colours(name: str, values: Doubles) -> Doubles:

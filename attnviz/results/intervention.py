@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.statistics import log_softmax
+from attnviz.analysis.numerics import log_softmax
 from attnviz.drawable import (
     Heatmap,
     Panel,

@@ -16,12 +16,12 @@ from attnviz.escape import escape
 from attnviz.io.formats import describe_capture, describe_tokens
 from attnviz.record import Capture, Doubles, Floats, Segment
 from attnviz.request import Request
+from attnviz.results.digits import format_share
 from attnviz.results.inspection import (
     EVERY_HEAD,
     capture_heads,
     find_largest,
     format_measure,
-    format_share,
     list_map_heads,
     name_heads,
     note_shared_rows,
@@ -191,7 +191,7 @@ def format_segments(means: SegmentMeans) -> dict[str, list[str]]:
     """Format the columns of segments, by heading."""
     columns: dict[str, list[str]] = {}
     columns["tokens"] = [f"{count:.0f}" for count in means.tokens]
-    columns["each"] = [format_small_share(value) for value in means.per_token]
+    columns["each"] = [format_share(value, 4) for value in means.per_token]
     columns["share"] = [format_share(value) for value in means.share]
     columns["even"] = [format_share(value) for value in means.baseline]
     columns["lift"] = [format_measure(value) for value in means.lift]
@@ -236,14 +236,6 @@ def caption_segments(shares: Shares, *, of_one_query: bool) -> tuple[str, ...]:
     if is_seen.all():
         return (columns,)
     return columns, f"empty: {why_empty}"
-
-
-def format_small_share(value: float) -> str:
-    """Format a share to four digits after the point; nothing if undefined."""
-    if not np.isfinite(value):
-        return ""
-    text = f"{value:.4f}"
-    return text.removeprefix("0")
 
 
 def name_most_lift(lifts: Doubles, names: Sequence[str]) -> str:

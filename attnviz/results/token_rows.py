@@ -14,12 +14,12 @@ from attnviz.io.formats import describe_capture, describe_tokens, list_shortest_
 from attnviz.methods import holds_other_numbers
 from attnviz.record import SCORES, AttentionMap, Capture, Doubles, Floats, Visible
 from attnviz.request import Request
+from attnviz.results.digits import format_share
 from attnviz.results.inspection import (
     EVERY_HEAD,
     MapHead,
     capture_heads,
     find_largest,
-    format_share,
     list_map_heads,
     list_panels,
     name_heads,

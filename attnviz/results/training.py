@@ -18,6 +18,7 @@ from attnviz.drawable import (
 )
 from attnviz.escape import escape
 from attnviz.record import Floats, Visible
+from attnviz.results.digits import format_fixed
 from attnviz.results.result import Result
 from attnviz.views.labels import abbreviate_head
 
@@ -143,7 +144,7 @@ def make_progress_table(history: Sequence[Measurement]) -> Table:
 
 def draw_progress(values: Floats, last: float) -> tuple[str, str]:
     """Draw numbers from 0 to 1 as a sparkline, and format the last number beside it."""
-    return draw_sparkline(values), format_number(last)
+    return draw_sparkline(values), format_fixed(last, 2)
 
 
 def draw_sparkline(values: Floats) -> str:
@@ -167,13 +168,6 @@ def draw_sparkline(values: Floats) -> str:
     return "".join(signs)
 
 
-def format_number(value: float) -> str:
-    """Format a number with two digits after the point; empty if there is none."""
-    if np.isnan(value):
-        return ""
-    return f"{value:.2f}"
-
-
 def summarise_measurement(history: Sequence[Measurement]) -> str:
     """Say the last measurement in a line, with the best head of each role."""
     last = history[-1]
@@ -185,7 +179,7 @@ def summarise_measurement(history: Sequence[Measurement]) -> str:
     for head in find_best_heads(history):
         best.setdefault(head.role, head)
     for role, head in best.items():
-        score = format_number(head.scores[-1])
+        score = format_fixed(head.scores[-1], 2)
         pieces.append(f"{role} {head.name} {score}")
     return ", ".join(pieces)
 
@@ -273,7 +267,7 @@ def find_appearance(steps: Sequence[int], best: HeadHistory, block: int, thresho
     is_named = scale_above_chance(final, chance) >= threshold  # which NaN is not
     if not is_named:
         least = chance + threshold * (1 - chance)
-        score = format_number(final) or "no score"
+        score = format_fixed(final, 2) or "no score"
         nothing_yet = f"no induction head so far: the best, {best.name}, has {score}"
         return Event(f"{nothing_yet}; {chance_line}, and {least:.2f} would name one")
     start = find_first_step(steps, best.scores >= STARTED * final)
