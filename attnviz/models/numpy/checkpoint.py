@@ -16,9 +16,9 @@ from attnviz.io.untrusted import read_json
 from attnviz.layer.arrays import Array
 from attnviz.layer.multihead import apply_linear
 from attnviz.lm.corpus import Ids
+from attnviz.lm.transformer import Architecture, apply_norm
 from attnviz.models.numpy.config import ConfigReader, UnsuitableError
 from attnviz.models.numpy.families import FAMILIES, Family
-from attnviz.models.numpy.transformer import Architecture, apply_norm
 from attnviz.models.numpy.weights import MappedTensor, map_checkpoint
 from attnviz.record import Floats
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from attnviz.models.numpy.activations import ACTIVATIONS
-from attnviz.models.numpy.transformer import Rotary
+from attnviz.lm.activations import ACTIVATIONS
+from attnviz.lm.transformer import Rotary
 from attnviz.record import Floats
 
 IRRELEVANT = frozenset({

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from attnviz.lm.transformer import Architecture
 from attnviz.models.numpy.config import ConfigReader, UnsuitableError, read_rotary
-from attnviz.models.numpy.transformer import Architecture
 
 ATTENTION = frozenset({"attention.query", "attention.key", "attention.value", "attention.output"})
 FEED_FORWARD = frozenset({"gate", "up", "down"})

@@ -25,9 +25,9 @@ import numpy as np
 from attnviz.layer.arrays import Array
 from attnviz.layer.attention import Attended, attend
 from attnviz.layer.multihead import apply_linear, merge_heads, share_heads, split_heads
+from attnviz.lm.activations import ACTIVATIONS
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import select_parameters
-from attnviz.models.numpy.activations import ACTIVATIONS
 from attnviz.record import Floats, Visible
 from attnviz.request import HeadInputs, OutputChange, WeighHeads
 
@@ -93,12 +93,22 @@ class Architecture:
 
 
 class LayerRun(NamedTuple):
-    """The results of one layer."""
+    """What one layer read, made and put out."""
 
+    entered: Array
+    """(batch, n, dim): what its attention read, after the norm before it."""
+    query: Array
+    """(batch, heads, n, head_dim): as queries are compared with keys."""
+    key: Array
+    """(batch, kv_heads, n, head_dim)."""
+    value: Array
+    """(batch, kv_heads, n, head_dim)."""
+    attended: Attended
+    """Weights and scores (batch, heads, n, n), and the output of attention (batch, n, dim)."""
     hidden: Array
     """(batch, n, dim): the residual stream after the layer."""
-    attended: Attended
-    """Its attention: weights and scores (batch, heads, n, n)."""
+    projection: Array
+    """(dim, heads * head_dim): what joins the outputs of heads."""
 
 
 class ParameterSource(Protocol):
@@ -138,14 +148,18 @@ def run_transformer(
         apply_part_norm = partial(apply_norm, parameters, architecture)
 
         x = apply_part_norm("attention_input_norm", hidden)
+        attention = select_parameters(parameters, "attention.")
+        query, key, value = project_heads(attention, architecture, x, rotary)
         attended = attend_layer(
-            select_parameters(parameters, "attention."),
+            attention,
             architecture,
-            x,
-            rotary=rotary,
+            query,
+            key,
+            value,
             mask=mask,
             change=change_layer,
         )
+        entered = x
         output = apply_part_norm("attention_output_norm", attended.output)
         after_attention = hidden + scale_output(output, architecture)
         after_attention = apply_part_norm("attention_sum_norm", after_attention)
@@ -156,35 +170,38 @@ def run_transformer(
         output = apply_part_norm("feed_forward_output_norm", output)
         hidden = after_attention + scale_output(output, architecture)
         hidden = apply_part_norm("feed_forward_sum_norm", hidden)
-        yield LayerRun(hidden, attended)
+        projection = attention["output.weight"]
+        yield LayerRun(entered, query, key, value, attended, hidden, projection)
 
 
 def attend_layer(
     parameters: Parameters,
     architecture: Architecture,
-    x: Array,
+    query: Array,
+    key: Array,
+    value: Array,
     *,
-    rotary: Rotary | None,
     mask: Visible | None,
     change: ChangeLayer | None,
 ) -> Attended:
-    """Run the self-attention of one layer on x (batch, n, dim), with its projections.
+    """Attend in every head of a layer, merge the heads, and project what they put out.
 
-    parameters: those of attention, without their prefix. mask: as in ``run_transformer``. change:
-    of this layer.
+    parameters: those of attention, without their prefix. query: (batch, heads, n, head_dim). key,
+    value: (batch, kv_heads, n, head_dim). mask: booleans that broadcast to (batch, heads, n, n),
+    True where a query may attend. The output is (batch, n, dim).
     """
-    query, key, value = project_heads(parameters, architecture, x, rotary)
+    value_of_heads = share_heads(value, architecture.heads)
     attended = attend(
         query,
         share_heads(key, architecture.heads),
-        share_heads(value, architecture.heads),
+        value_of_heads,
         score=partial(compute_scores, architecture),
         mask=mask,
         causal=architecture.causal,
     )
     output = merge_heads(attended.output)  # (batch, n, heads * head_dim)
     if change is not None:
-        output = change_output(output, attended, share_heads(value, architecture.heads), change)
+        output = change_output(output, attended, value_of_heads, change)
     return attended._replace(output=apply_linear(parameters, "output", output))
 
 
