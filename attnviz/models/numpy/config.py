@@ -15,7 +15,8 @@ from attnviz.lm.transformer import Rotary
 from attnviz.record import Floats
 
 IRRELEVANT = frozenset({
-    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path",
+    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_model_name_or_path",
+    "_name_or_path", "unk_token_id",
     "architectures", "attn_implementation", "bos_token_id", "chunk_size_feed_forward",
     "classifier_dropout", "cls_token_id", "dtype", "embd_pdrop", "eos_token_id", "finetuning_task",
     "gradient_checkpointing", "hidden_dropout", "id2label", "initializer_factor",
