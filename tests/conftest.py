@@ -17,6 +17,8 @@ from attnviz.analysis.statistics import measure_statistics
 from attnviz.models.names import ALIASES
 from attnviz.record import AttentionMap, Capture, Token
 
+pytest.register_assert_rewrite("tests.commands")  # an assert in it tells what it found
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault(

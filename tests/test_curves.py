@@ -29,10 +29,10 @@ from attnviz.render.terminal.cells import ColourDepth
 from attnviz.render.terminal.chart import ASCII_CURVE_SIGNS, CURVE_SIGNS, choose_round_numbers
 from attnviz.render.terminal.draw import Screen
 from attnviz.results.training import make_learning_curves
+from tests.commands import list_loaded_packages
 from tests.conftest import Run
 from tests.test_figure import extents, overlaps
 from tests.test_render import GOLDEN, on, painted, text_of
-from tests.test_startup import loaded
 
 BLOCK = 25
 RISE = (
@@ -379,7 +379,7 @@ def test_what_cannot_be_drawn_again(call: Run, tmp_path: Path) -> None:
 def test_drawing_again_needs_no_torch(tmp_path: Path) -> None:
     """A run is drawn from its history alone, on a screen without matplotlib too."""
     plant_run(tmp_path / "run")
-    assert not loaded("train", "--curves", str(tmp_path / "run")) & {
+    assert not list_loaded_packages("train", "--curves", str(tmp_path / "run")) & {
         "torch",
         "transformers",
         "matplotlib",

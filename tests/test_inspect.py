@@ -34,8 +34,8 @@ from attnviz.results.result import Result
 from attnviz.results.segment_shares import inspect_segments
 from attnviz.results.token_rows import inspect_cell, inspect_token
 from attnviz.selection import TokenReference
+from tests.commands import require_failure
 from tests.conftest import SENTENCE, Run, Tiny
-from tests.test_cli import fails
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -397,7 +397,7 @@ def test_a_token_of_two_texts(call: Run, tiny: Tiny) -> None:
     both = call("inspect", *args, "--token", "c", "--width", "80")
     assert both.stdout.count("most by") == 2
     assert call("inspect", *args, "--token", "c", "-o", "x.png").returncode == 0
-    fails(call("inspect", *args, "--token", "z"), 2, "does not occur")
+    require_failure(call("inspect", *args, "--token", "z"), 2, "does not occur")
 
 
 # Segments
@@ -614,7 +614,7 @@ def test_what_is_refused(call: Run, tmp_path: Path, args: list[str], code: int, 
         ),
     )
     attnviz.save(Capture("x", "ab", maps), tmp_path / "two.attn")
-    fails(call("inspect", *args), code, told)
+    require_failure(call("inspect", *args), code, told)
 
 
 def test_a_text_of_no_tokens(call: Run, tiny: Tiny, tmp_path: Path) -> None:
@@ -626,7 +626,7 @@ def test_a_text_of_no_tokens(call: Run, tiny: Tiny, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(
         json.dumps({**tokenizer, "normalizer": everything, "post_processor": None})
     )
-    fails(call("inspect", "a text", "-m", folder), 4, "makes no tokens of this text")
+    require_failure(call("inspect", "a text", "-m", folder), 4, "makes no tokens of this text")
 
 
 def test_tokens_that_are_special_alone(call: Run, minilm: Path) -> None:

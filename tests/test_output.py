@@ -28,8 +28,8 @@ from attnviz.record import GIVEN, AttentionMap, Capture, Token
 from attnviz.render.html.gallery import GalleryEntry, render_gallery_html, render_gallery_markdown
 from attnviz.render.markdown import render_markdown
 from attnviz.views import make_heatmaps, make_query_heatmaps, make_strips
+from tests.commands import require_failure
 from tests.conftest import ROOT, SENTENCE, Run
-from tests.test_cli import fails
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 HOSTILE = (
@@ -472,7 +472,7 @@ def test_what_cannot_be_written_is_told_at_once(
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "folder").mkdir()
     (tmp_path / "mine.csv").write_text("mine")
-    fails(call("show", "the cat sat on the mat", *args), code, told)
+    require_failure(call("show", "the cat sat on the mat", *args), code, told)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "folder.csv", "mine.csv"]
     assert (tmp_path / "mine.csv").read_text() == "mine"
 
@@ -489,7 +489,7 @@ def test_a_full_disk_leaves_no_data(tmp_path: Path, form: str) -> None:
         stdin=subprocess.DEVNULL,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
     )
-    fails(done, 5, f"cannot write x.{form}: file too large")
+    require_failure(done, 5, f"cannot write x.{form}: file too large")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -531,12 +531,12 @@ def test_a_title_is_text_everywhere(call: Run, tmp_path: Path) -> None:
 
 def test_a_text_that_is_no_unicode_is_refused(call: Run) -> None:
     """An argument in another encoding is an input that cannot be used, not a fault."""
-    fails(call("show", "caf\udce9"), 4, "the text is not UTF-8 (character 3)")
+    require_failure(call("show", "caf\udce9"), 4, "the text is not UTF-8 (character 3)")
 
 
 def test_a_refused_report_leaves_nothing(call: Run, tmp_path: Path) -> None:
     """Whether files could be written is found out without making folders."""
-    fails(call("export", "", "-o", "a/b/c"), 4, "the text is empty")
+    require_failure(call("export", "", "-o", "a/b/c"), 4, "the text is empty")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,6 +27,7 @@ from attnviz.models import load_model
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import Prompt, Request
 from attnviz.views import make_capture_page, make_grids, make_heatmaps
+from tests.commands import require_failure
 from tests.conftest import SENTENCE, Tiny
 from tests.tiny import VOCABULARY, plain_tokenizer, save
 from tests.tolerance import close
@@ -68,14 +69,6 @@ def document(done: CompletedProcess[str]) -> dict[str, Any]:
     """The JSON that a command printed."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def fails(done: CompletedProcess[str], code: int, *said: str) -> None:
-    """One line on stderr that says this, and the exit code."""
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    (line,) = done.stderr.splitlines()
-    for part in said:
-        assert part in line
 
 
 def positive(weights: np.ndarray) -> np.ndarray:
@@ -325,7 +318,7 @@ def test_a_file_of_attention_rolls_out(call: Call) -> None:
         for source in (["--from", "whole.attn"], [TEXT])
     )
     assert mine == own
-    fails(
+    require_failure(
         call("show", "--from", "part.attn", "--weights", "rollout"),
         4,
         "all layers from 0 up: here are 1",
@@ -340,7 +333,7 @@ def test_encoder_decoders_roll_out_by_themselves(call: Call, tiny: Tiny) -> None
         "encoder",
         "decoder",
     ]
-    fails(call(*run, "--map", "cross"), 2, "--map encoder or --map decoder")
+    require_failure(call(*run, "--map", "cross"), 2, "--map encoder or --map decoder")
 
 
 # Pictures
@@ -478,13 +471,13 @@ def test_contradictions_are_refused_in_one_line(
     call: Call, arguments: list[str], code: int, said: list[str]
 ) -> None:
     """Each says what is wrong and what to do."""
-    fails(call(*arguments), code, *said)
+    require_failure(call(*arguments), code, *said)
 
 
 @pytest.mark.exact
 def test_an_encoder_that_predicts_nothing_says_so(call: Call, minilm: Path) -> None:
     """And names what works."""
-    fails(
+    require_failure(
         call("show", TEXT, "-m", minilm, "--weights", "gradient"),
         2,
         "predicts nothing",
@@ -499,9 +492,11 @@ def test_a_file_of_attention_has_no_more_than_that(call: Call, method: str) -> N
     call("capture", TEXT, "-o", "it.attn")
     for command in (["show"], ["inspect", "--token", "1"], ["export", "-o", "x"]):
         done = call(*command, "--from", "it.attn", "--weights", method)
-        fails(done, 4, methods.METHODS[method].needs, "it.attn holds attention alone", "-m")
+        require_failure(
+            done, 4, methods.METHODS[method].needs, "it.attn holds attention alone", "-m"
+        )
     if method == "gradient":
-        fails(
+        require_failure(
             call("show", "--from", "it.attn", "--weights", method, "--target-token", "a"),
             2,
             "leave --target-token",
@@ -511,15 +506,17 @@ def test_a_file_of_attention_has_no_more_than_that(call: Call, method: str) -> N
 def test_a_file_of_norms_is_no_attention(call: Call) -> None:
     """Asked for weights, or for the norm of a sum, it says what it holds; not asked, it shows it."""
     call("capture", TEXT, "--weights", "norm", "-o", "norms.attn")
-    fails(call("show", "--from", "norms.attn", "--weights", "attention"), 4, "holds norm alone")
-    fails(
+    require_failure(
+        call("show", "--from", "norms.attn", "--weights", "attention"), 4, "holds norm alone"
+    )
+    require_failure(
         call("show", "--from", "norms.attn", "--weights", "norm", "--reduce", "sum"),
         2,
         "adds vectors",
     )
     assert document(call("show", "--from", "norms.attn", "--json"))["maps"][0]["heads"] == ["mean"]
     call("capture", TEXT, "-o", "weights.attn")
-    fails(
+    require_failure(
         call("compare", "--from", "norms.attn", "--from", "weights.attn"),
         4,
         "attention and norm",

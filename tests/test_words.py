@@ -31,6 +31,7 @@ from attnviz.analysis.words import (
 )
 from attnviz.io.formats import load
 from attnviz.record import AttentionMap, Capture, Token, Weights
+from tests.commands import require_failure
 from tests.conftest import Tiny
 from tests.tolerance import close
 
@@ -66,15 +67,6 @@ RECLASSED = "\N{CEDILLA}"  # a letter since Unicode 17; uniseg is of 16
 
 def said(text: str) -> list[str]:
     return [text[start:end] for start, end in find_word_spans(text)]
-
-
-def fails(done: subprocess.CompletedProcess[str], code: int, *told: str) -> None:
-    """One line on stderr, nothing on stdout, this exit code."""
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    for line in told:
-        assert line in done.stderr
 
 
 # Where words stand
@@ -592,24 +584,24 @@ def test_a_report_in_words(call: Call, tmp_path: Path) -> None:
 def test_what_has_no_words_is_told(call: Call, tmp_path: Path) -> None:
     """Files without weights, of maxima or of numbers are refused in one line, as are words that are not there."""
     attnviz.save(attnviz.capture(SENTENCE, keep="edges"), tmp_path / "edges.attn")
-    fails(
+    require_failure(
         call("show", "--from", "edges.attn", "--words"), 4, "--words: this capture holds no weights"
     )
     whole = attnviz.capture(SENTENCE)
     attnviz.save(replace(whole, maps=(whole.maps[0].reduced("max"),)), tmp_path / "max.attn")
-    fails(call("show", "--from", "max.attn", "--words"), 4, "--words: maxima over heads")
+    require_failure(call("show", "--from", "max.attn", "--words"), 4, "--words: maxima over heads")
     attnviz.save(replace(whole, text=""), tmp_path / "numbers.attn")
-    fails(
+    require_failure(
         call("export", "--from", "numbers.attn", "--words", "-o", "x"),
         4,
         "--words: these tokens are numbers",
     )
-    fails(
+    require_failure(
         call("show", SENTENCE, "--words", "--view", "rows", "--token", "able"),
         2,
         "'able' does not occur",
     )
-    fails(call("show", SENTENCE, "--words", "--rows", "15:"), 2, "there are 15 (0-14)")
+    require_failure(call("show", SENTENCE, "--words", "--rows", "15:"), 2, "there are 15 (0-14)")
 
 
 def test_places_outside_the_text_are_no_words(call: Call, tmp_path: Path) -> None:
