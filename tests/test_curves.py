@@ -31,8 +31,14 @@ from attnviz.render.terminal.draw import Screen
 from attnviz.results.training import make_learning_curves
 from tests.commands import list_loaded_packages
 from tests.conftest import Run
-from tests.test_figure import extents, overlaps
-from tests.test_render import GOLDEN, on, painted, text_of
+from tests.pictures import (
+    GOLDEN,
+    draw_styled_text,
+    draw_text,
+    find_overlaps,
+    make_screen,
+    measure_text_boxes,
+)
 
 BLOCK = 25
 RISE = (
@@ -81,7 +87,7 @@ def chart(
 
 def cells(drawable: Curves, width: int = 60, depth: ColourDepth = "shades") -> list[str]:
     """The lines of the first plot, from its axis on."""
-    lines = text_of(drawable, on(width, depth)).splitlines()
+    lines = draw_text(drawable, make_screen(width, depth)).splitlines()
     return [
         line[line.index(sign) + 1 :]
         for line in lines
@@ -98,7 +104,9 @@ def cells(drawable: Curves, width: int = 60, depth: ColourDepth = "shades") -> l
 def test_golden_screens(width: int, depth: ColourDepth, request: pytest.FixtureRequest) -> None:
     """The picture of a training looks as it did, at every width, in every number of colours."""
     drawable = make_learning_curves(history(widened=15), BLOCK)
-    found = (text_of if depth in ("shades", "ascii") else painted)(drawable, on(width, depth))
+    found = (draw_text if depth in ("shades", "ascii") else draw_styled_text)(
+        drawable, make_screen(width, depth)
+    )
     golden = GOLDEN / f"curves-{width}-{depth}.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(found, "utf-8")
@@ -122,7 +130,7 @@ def test_a_gap_is_a_gap() -> None:
     lines = cells(chart([0.0, np.nan, 0.0, np.nan, 0.0]))
     assert "".join(lines).count(CURVE_SIGNS[0]) == 3
     assert (
-        text_of(chart([np.nan, np.nan]), on(60, "shades")).count(CURVE_SIGNS[0]) == 1
+        draw_text(chart([np.nan, np.nan]), make_screen(60, "shades")).count(CURVE_SIGNS[0]) == 1
     )  # that of its name
 
 
@@ -133,7 +141,7 @@ def test_a_gap_is_a_gap() -> None:
 def test_each_curve_has_a_sign_besides_its_colour(depth: ColourDepth, signs: str) -> None:
     """The sign before its name is that of its cells; of curves in one place the first is seen."""
     drawable = chart(*([i / 5] * 4 for i in range(6)), [0.2] * 4)
-    shown = text_of(drawable, on(80, depth))
+    shown = draw_text(drawable, make_screen(80, depth))
     for i in range(6):
         assert f"{signs[i]} curve {i} {i / 5:.3g}" in shown
         assert sum(signs[i] * 20 in line for line in shown.splitlines()) == 1
@@ -146,10 +154,16 @@ def test_charts_fit_the_screen(n: int, depth: ColourDepth) -> None:
     """No line is wider than the screen, and with a prompt below it the chart is no higher, whatever the run."""
     drawable = make_learning_curves(history((RISE * 25)[:n], widened=n // 2), BLOCK)
     for width in (40, 57, 80, 200):
-        assert max(map(cell_len, text_of(drawable, on(width, depth)).splitlines())) <= width
+        assert (
+            max(map(cell_len, draw_text(drawable, make_screen(width, depth)).splitlines())) <= width
+        )
         for height in (24 if width >= 80 else 32, 50):
             assert (
-                len(text_of(drawable, Screen(width, height, on(width, depth).paint)).splitlines())
+                len(
+                    draw_text(
+                        drawable, Screen(width, height, make_screen(width, depth).paint)
+                    ).splitlines()
+                )
                 < height
             )
 
@@ -159,7 +173,7 @@ def test_a_mark_stands_at_its_step() -> None:
     drawable = chart([0.0] * 5, marks=(Mark(3, "here"),))
     lines = cells(drawable)
     assert {line.index("┊") for line in lines[:-1]} == {round((len(lines[-1].rstrip()) - 1) / 2)}
-    assert "┊ here: step 3" in text_of(drawable, on(60, "shades"))
+    assert "┊ here: step 3" in draw_text(drawable, make_screen(60, "shades"))
 
 
 @given(st.floats(-100, 100), st.floats(1e-3, 1e6), st.integers(2, 12))
@@ -226,10 +240,10 @@ def test_every_text_has_its_room(kind: str, style: str) -> None:
         "no numbers": make_learning_curves([measured(1, None, None)], BLOCK),
     }[kind]
     with compose_sheet(drawable, FigureStyle(style, dpi=100)) as sheet:
-        texts, page = extents(sheet), sheet.figure.bbox
+        texts, page = measure_text_boxes(sheet), sheet.figure.bbox
     assert texts[:, :2].min() > 0
     assert (texts[:, 2:].max(0) < (page.width, page.height)).all()
-    assert not np.triu(overlaps(texts, texts), 1).any()
+    assert not np.triu(find_overlaps(texts, texts), 1).any()
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=8))
