@@ -32,7 +32,7 @@ from attnviz.lm import store
 from attnviz.record import Capture
 from tests.commands import require_failure, run_on_terminal
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
-from tests.test_curves import plant_run
+from tests.training_runs import plant_training_run
 
 COMMANDS = list(entry.COMMANDS)
 
@@ -114,7 +114,7 @@ def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: P
         example.replace("--from run.attn", "--from read.attn"),
     )
     if "--curves" in example:
-        plant_run(tmp_path / "my-model")
+        plant_training_run(tmp_path / "my-model")
     less = ["--steps", "1"] if " train " in example and "--curves" not in example else []
     less += ["--sequences", "2"] if "--ablate -H" in example else []
     done = call(*shlex.split(example)[1:], *less)
