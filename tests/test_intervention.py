@@ -39,7 +39,7 @@ from attnviz.results.intervention import (
 from attnviz.selection import HeadNames, TokenReference, parse_edge
 from tests.commands import list_loaded_packages, require_failure
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
-from tests.test_gradients import bert
+from tests.tiny import make_bert_with_head
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -222,7 +222,7 @@ def test_a_permuted_row_keeps_its_weights(seed: int, n: int) -> None:
 )
 def test_masked_tokens_and_classes_are_predictions(kind: Any, text: str, said: str) -> None:
     """The table names what is predicted and where, and its likeliest outputs with the library's probabilities."""
-    model = bert(kind)
+    model = make_bert_with_head(kind)
     subject = Subject.of(model, Prompt(text))
     found = intervene(
         subject, InterventionChanges(pairs=((3, 1),), layers=(0, 1), ablated=((0, 1),), how="mean")
