@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from attnviz.analysis.statistics import measure_statistics
 from attnviz.drawable import pool_matrix
 from attnviz.models import load_model
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.record import Capture
 from attnviz.render.colour import MAPS, sample_colours
 from attnviz.render.terminal.cells import CellPaint, ColourDepth
 from attnviz.render.terminal.draw import Screen, draw_picture_lines
 from attnviz.render.terminal.text_width import fit_columns, fix_width, stack_labels, wrap_columns
 from attnviz.request import Prompt, Request
 from attnviz.views import Look, Scale, make_grids, make_heatmaps, make_query_heatmaps, make_strips
+from tests.captures import make_capture, make_tokens
 from tests.colour_vision import CONE_MATRICES, convert_to_lab
 from tests.conftest import SENTENCE
 from tests.pictures import GOLDEN, WIDE_LABELS, draw_styled_text, draw_text, make_screen
@@ -26,17 +26,11 @@ from tests.pictures import GOLDEN, WIDE_LABELS, draw_styled_text, draw_text, mak
 
 def long_capture(n: int, heads: int = 1) -> Capture:
     """A capture of n tokens with a sink, a diagonal and a stripe."""
-    tokens = tuple(Token(f"w{i}", i, 3 * i, 3 * i + 2, False) for i in range(n))
     weights = np.full((1, heads, n, n), 0.1 / n, np.float32) + np.eye(n, dtype=np.float32) * 0.5
     weights[..., 0] += 0.3
     weights = np.tril(weights)
     weights /= weights.sum(-1, keepdims=True)
-    visible = np.tri(n, dtype=bool)
-    found = measure_statistics(weights, visible, True)
-    part = AttentionMap(
-        "self", (0,), tuple(range(heads)), tokens, tokens, weights, visible, statistics=found
-    )
-    return Capture("toy", "", (part,))
+    return make_capture(weights, visible=np.tri(n, dtype=bool), measured=True)
 
 
 def every_view(capture: Capture) -> dict[str, object]:
@@ -125,12 +119,9 @@ def test_full_pictures_have_a_cell_for_every_token() -> None:
 
 def test_sinks_are_beyond_the_colours() -> None:
     """A column that takes most of the weight has a look of its own, in the picture and at the colour bar."""
-    weights = np.full((1, 1, 30, 30), 0.1 / 29, np.float32)
-    weights[..., 0] = 0.9
-    tokens = tuple(Token(f"w{i}", i, i, i + 1, False) for i in range(30))
-    capture = Capture(
-        "toy", "", (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.array(True)),)
-    )
+    weights = np.full((30, 30), 0.1 / 29, np.float32)
+    weights[:, 0] = 0.9
+    capture = make_capture(weights)
     shown = draw_text(make_heatmaps(capture)[0], make_screen(100, "shades"))
     assert shown.count("▲▲" + "██" * 29) == 30
     assert "0.0034  ▲▲ beyond  √ scale" in shown
@@ -175,11 +166,7 @@ def test_texts_are_wrapped_with_every_token_in_order(width: int, depth: ColourDe
 
 def test_maps_between_two_texts_show_numbers() -> None:
     """Where rows and columns are different tokens, columns have their labels above their numbers."""
-    sides = tuple(tuple(Token(f"{name}{i}", i, 0, 0, False) for i in range(4)) for name in "qk")
-    weights = np.full((1, 1, 4, 4), 0.25, np.float32)
-    capture = Capture(
-        "toy", "", (AttentionMap("cross", (0,), (0,), *sides, weights, np.array(True)),)
-    )
+    capture = make_capture(np.full((4, 4), 0.25), "k0 k1 k2 k3", kind="cross")
     assert "    k   k   k   k\n    0   1   2   3\nq0 .25 .25" in draw_text(
         make_heatmaps(capture)[0], make_screen(80, "shades")
     )
@@ -244,14 +231,9 @@ def test_values_in_cells_are_the_weights(capture: Capture) -> None:
 
 def test_masked_is_not_zero() -> None:
     """A visible weight of zero has a look of its own, a masked cell is blank, without colours too."""
-    tokens = tuple(Token(f"w{i}", i, i, i + 1, False) for i in range(30))
-    weights = np.zeros((1, 1, 30, 30), np.float32)
-    weights[..., 0] = 1
-    capture = Capture(
-        "toy",
-        "",
-        (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.tri(30, dtype=bool)),),
-    )
+    weights = np.zeros((30, 30))
+    weights[:, 0] = 1
+    capture = make_capture(weights, visible=np.tri(30, dtype=bool))
     for depth, zero in (("shades", "·"), ("ascii", ".")):
         line = draw_text(make_heatmaps(capture)[0], make_screen(100, depth)).splitlines()[1 + 3 + 4]
         assert line.endswith(zero * 8)
@@ -292,18 +274,9 @@ def test_ragged_heads_have_gaps() -> None:
 @pytest.mark.parametrize("width", [40, 100])
 def test_wide_and_hostile_labels_keep_columns_aligned(width: int) -> None:
     """CJK, emoji, combining marks, right-to-left, control characters, nothing: each line is as wide as the others."""
-    tokens = tuple(Token(word, i, 0, 0, False) for i, word in enumerate(WIDE_LABELS * 3))
+    tokens = make_tokens(WIDE_LABELS * 3)
     n = len(tokens)
-    part = AttentionMap(
-        "self",
-        (0,),
-        (0,),
-        tokens,
-        tokens,
-        np.full((1, 1, n, n), 1 / n, np.float32),
-        np.ones((n, n), bool),
-    )
-    drawable = make_heatmaps(Capture("toy", "", (part,)))[0]
+    drawable = make_heatmaps(make_capture(np.full((n, n), 1 / n), tokens))[0]
     lines = list(draw_picture_lines(drawable, make_screen(width, "truecolor")))
     body = [line for line in lines if line and line[-1].style and line[-1].style.bgcolor][:-1]
     assert len({sum(cell_len(segment.text) for segment in line) for line in body}) == 1

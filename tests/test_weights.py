@@ -24,9 +24,10 @@ from attnviz.cli.main import main
 from attnviz.errors import AttnvizError, UsageError
 from attnviz.io import formats
 from attnviz.models import load_model
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.record import Capture
 from attnviz.request import Prompt, Request
 from attnviz.views import make_capture_page, make_grids, make_heatmaps
+from tests.captures import make_capture
 from tests.commands import require_failure
 from tests.conftest import SENTENCE, Tiny
 from tests.tiny import VOCABULARY, plain_tokenizer, save
@@ -339,27 +340,18 @@ def test_encoder_decoders_roll_out_by_themselves(call: Call, tiny: Tiny) -> None
 # Pictures
 
 
-def made(weights: np.ndarray, method: str) -> Capture:
-    """One head with such numbers, causal."""
-    n = weights.shape[-1]
-    tokens = tuple(Token(f"w{i}", i, 3 * i, 3 * i + 2, False) for i in range(n))
-    visible = np.tri(n, dtype=bool)
-    part = AttentionMap(
-        "self",
-        (0,),
-        (0,),
-        tokens,
-        tokens,
-        np.where(visible, weights, 0)[None, None],
-        visible,
-        method,
-    )
-    return methods.note_methods(Capture("toy", " ".join(token.text for token in tokens), (part,)))
+def capture_causal(weights: np.ndarray, method: str) -> Capture:
+    """One head with such numbers, causal, and with the notes on them."""
+    visible = np.tri(len(weights), dtype=bool)
+    capture = make_capture(np.where(visible, weights, 0), visible=visible, method=method)
+    return methods.note_methods(capture)
 
 
 def test_scores_have_two_ends_and_masks_stay_masks() -> None:
     """0 is in the middle of the colours, in heatmaps, grids and pages; what is masked has no colour."""
-    capture = made(np.random.default_rng(0).normal(0, 5, (6, 6)).astype(np.float32), "scores")
+    capture = capture_causal(
+        np.random.default_rng(0).normal(0, 5, (6, 6)).astype(np.float32), "scores"
+    )
     (shown,) = make_heatmaps(capture)
     largest = float(np.abs(capture.maps[0].weights).max())
     assert (shown.scale.signed, shown.scale.top, shown.scale.cell) == (True, largest, "score")
@@ -374,7 +366,7 @@ def test_tiles_of_scores_show_the_largest_size() -> None:
     """On a page of fewer cells than tokens a deep score is not lost below a small one."""
     weights = np.full((8, 8), 0.5, np.float32)
     weights[6, 1] = -9
-    (section,) = make_capture_page(made(weights, "scores"), most=4).sections
+    (section,) = make_capture_page(capture_causal(weights, "scores"), most=4).sections
     assert section.heatmaps[0][0].panel.values[3, 0] == -9
 
 
@@ -382,10 +374,10 @@ def test_gradients_have_no_sinks() -> None:
     """A token that takes nearly all is what was asked for: nothing is beyond the colours."""
     weights = np.full((6, 6), 1e-4, np.float32)
     weights[-1, -1] = 0.8
-    (shown,) = make_heatmaps(made(weights, "gradient"))
+    (shown,) = make_heatmaps(capture_causal(weights, "gradient"))
     assert not shown.scale.has_beyond
     assert "sink" not in " ".join(shown.caption)
-    (rolled,) = make_heatmaps(replace(made(weights, "norm")))
+    (rolled,) = make_heatmaps(replace(capture_causal(weights, "norm")))
     assert not rolled.scale.has_beyond
 
 
@@ -545,7 +537,10 @@ def test_every_method_says_what_it_is() -> None:
     for method, numbers in methods.METHODS.items():
         assert all(numbers[:3])
         assert bool(numbers.line) == (method != "attention")
-    assert formats.describe_units(made(np.ones((2, 2), np.float32), "given").maps[0]) == "as given"
+    assert (
+        formats.describe_units(capture_causal(np.ones((2, 2), np.float32), "given").maps[0])
+        == "as given"
+    )
 
 
 def test_a_report_names_what_was_made_of_heads(call: Call, tmp_path: Path) -> None:
