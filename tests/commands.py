@@ -21,7 +21,7 @@ HEAVY_PACKAGES = {
 
 
 def require_failure(done: subprocess.CompletedProcess[str], code: int, *told: str) -> None:
-    """Require one line on stderr that has all these words, nothing on stdout, and this exit code."""
+    """Require one line on stderr with all these words, nothing on stdout, and this exit code."""
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -15,7 +15,7 @@ SEVEN_VECTORS, FIVE_VECTORS = vectors(1, 7, DIM), vectors(1, 5, DIM, seed=1)
 
 
 class LSTM(nn.Module):
-    """Our layer behind a recurrent one, as sentences were read before 2017 (Bahdanau et al. 2015)."""
+    """Our layer behind a recurrent one, as texts were read before 2017 (Bahdanau et al. 2015)."""
 
     def __init__(self) -> None:
         super().__init__()
