@@ -88,11 +88,11 @@ class Ablation:
 def describe_ablation(ablation: Ablation) -> dict[str, Any]:
     """Describe the losses of the whole model and without heads, for JSON."""
     losses = {data: loss._asdict() for data, loss in ablation.loss.items()}
-    without = [describe_ablated(ablated) for ablated in ablation.ablated]
+    without = [describe_ablated_heads(ablated) for ablated in ablation.ablated]
     return {"loss": losses, "without": without}
 
 
-def describe_ablated(ablated: AblatedHeads) -> dict[str, Any]:
+def describe_ablated_heads(ablated: AblatedHeads) -> dict[str, Any]:
     """Describe how much the loss rises without some heads, for JSON.
 
     The rises are nested by the data that the loss is measured on, and by what replaces the output
@@ -150,7 +150,7 @@ def make_ablation_table(ablation: Ablation) -> Table:
     conditions = list_conditions(ablation)
     names, spreads = [], []
     for ablated in ablation.ablated:
-        names.append(name_ablated(ablated))
+        names.append(name_ablated_heads(ablated))
         spreads.append(list_spreads(ablated, conditions))
     cells = map(format_rises, spreads)
     return Table(
@@ -226,7 +226,7 @@ def explain_losses(ablation: Ablation) -> tuple[str, ...]:
     return whole_model, EXPLAIN_REPLACEMENTS, EXPLAIN_OTHERS
 
 
-def name_ablated(ablated: AblatedHeads) -> str:
+def name_ablated_heads(ablated: AblatedHeads) -> str:
     """Name ablated heads in a table: one by its short name, several by their number.
 
     The short name of their role follows, if they have one.

@@ -201,7 +201,7 @@ class Attribution(Result):
         """
         tokens = make_tokens_table(self, most)
         caption = *tokens.caption, *explain_ranking(self)
-        first = replace(tokens, title=make_heading(self), caption=caption)
+        first = replace(tokens, title=make_attribution_title(self), caption=caption)
         return [first, *self.further_tables()]
 
     def further_tables(self) -> list[Picture]:
@@ -263,9 +263,9 @@ def describe_scored_tokens(attribution: Attribution) -> list[dict[str, Any]]:
     described = describe_tokens(tokens, range(len(tokens)))
     for position, token in enumerate(described):
         token["ranked"] = bool(attribution.ranked[position])
-        token["scores"] = pick_token(attribution.scores, position)
-        token["ranks"] = pick_token(token_ranks, position)
-        token["effects"] = pick_token(attribution.effects, position)
+        token["scores"] = pick_token_numbers(attribution.scores, position)
+        token["ranks"] = pick_token_numbers(token_ranks, position)
+        token["effects"] = pick_token_numbers(attribution.effects, position)
     return described
 
 
@@ -275,7 +275,7 @@ def rank_by_method(attribution: Attribution) -> dict[str, Doubles]:
     return {method: attribution.rank_tokens(values) for method, values in scores.items()}
 
 
-def pick_token(
+def pick_token_numbers(
     columns: Mapping[str, Doubles] | Mapping[TokenRemoval, Doubles],
     position: int,
 ) -> dict[str, float]:
@@ -309,9 +309,9 @@ def list_tokens(attribution: Attribution) -> list[dict[str, Any]]:
     for position, token in enumerate(attribution.tokens):
         is_ranked = bool(attribution.ranked[position])
         row = {"place": position, "token": token.text, "ranked": is_ranked}
-        row |= pick_token(attribution.scores, position)
-        row |= pick_token(named_ranks, position)
-        row |= pick_token(attribution.effects, position)
+        row |= pick_token_numbers(attribution.scores, position)
+        row |= pick_token_numbers(named_ranks, position)
+        row |= pick_token_numbers(attribution.effects, position)
         rows.append(row)
     return rows
 
@@ -319,7 +319,7 @@ def list_tokens(attribution: Attribution) -> list[dict[str, Any]]:
 # The text
 
 
-def make_heading(attribution: Attribution) -> str:
+def make_attribution_title(attribution: Attribution) -> str:
     """Make the title of the pictures: the model, what it predicts, and the method that ranks."""
     query_token = attribution.tokens[attribution.query]
     target = escape(repr(attribution.target))
@@ -349,7 +349,7 @@ def make_text_strip(attribution: Attribution) -> Strip:
     scale = Scale(top=1.0, largest=1.0, of=attribution.by)
     lines = make_caption((HIGHEST_IS_ONE, NOT_RANKED))
     caption = *lines, *explain_ranking(attribution)
-    title = make_heading(attribution)
+    title = make_attribution_title(attribution)
     return Strip(
         title=title,
         tokens=axis,

@@ -20,7 +20,7 @@ from attnviz.escape import escape
 from attnviz.record import Capture, Segment
 from attnviz.results.comparison import A_SIDE
 from attnviz.results.head_roles import Roles
-from attnviz.results.inspection import list_map_heads, measure_heads_of
+from attnviz.results.inspection import list_map_heads, measure_captured_heads
 from attnviz.results.result import Result
 from attnviz.selection import HEAD, TokenReference, find_number
 
@@ -224,7 +224,7 @@ class Evidence:
     @cached_property
     def columns(self) -> MeasureSummary:
         """The columns of all heads of A, over the texts. Raises InputError."""
-        measures = [measure_heads_of(capture) for capture in self.captures]
+        measures = [measure_captured_heads(capture) for capture in self.captures]
         return summarise_measures(measures)
 
 

@@ -96,11 +96,12 @@ class ComparisonResult(Result):
     """The heads of A and B that are drawn, a series of maps for each group."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as a document for JSON.
+        """Return the comparison of captures A and B as a document for JSON.
 
-        It has both sides, the overall divergence, the divergence of each head, and the weights of
-        the heads that are drawn first. Under "moved" stand divergences of heads of A from the heads
-        of B of the same layer and number; it is None if the two have different heads.
+        It has both captures, the overall Jensen-Shannon divergence, that of each head, and the
+        weights of the heads that are drawn first. Under "moved" stand the divergences of heads of A
+        from the heads of B of the same layer and number; it is None if A and B have different
+        heads.
         """
         a, b = self.first.a, self.first.b
         distances = self.distances
@@ -108,7 +109,7 @@ class ComparisonResult(Result):
         if distances.moved is not None:
             means_over_heads = average_defined(distances.moved, 1)
             divergence_of_same_heads = describe_spread(means_over_heads)
-        heads = list_heads(distances, self.heads)
+        heads = describe_heads(distances, self.heads)
         maps = describe_maps(self.first, self.groups[0])
         return {
             "texts": len(distances.divergence),
@@ -122,8 +123,8 @@ class ComparisonResult(Result):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each listed head of A, and for all heads of B."""
-        entries = list_heads(self.distances, self.heads)
+        """Return a row for each listed head of A and each head of B, with its nearest head."""
+        entries = describe_heads(self.distances, self.heads)
         return [flatten_head(entry) for entry in entries]
 
     def tables(self) -> list[Picture]:
@@ -194,15 +195,16 @@ def measure_comparisons(
     layers: Selection | None = None,
     heads: Selection | HeadNames | None = None,
 ) -> ComparisonResult:
-    """Measure how far the heads of A and B are from each other over several texts.
+    """Measure how far the heads of models A and B are from each other over several texts.
 
-    comparisons: of the same two models, one for each text; maps are drawn of the first. layers,
-    heads: choose the heads of A that are listed and drawn. If heads are chosen and there are few,
-    they are drawn one by one.
+    comparisons: of the same two models, one for each text; maps are drawn of the first text.
+    layers, heads: choose the heads of A that are listed and drawn. If heads are chosen and there
+    are few, they are drawn one by one, otherwise the mean over those of the last layer.
 
     Raises UsageError for a layer or a head that is not there, InputError if there is nothing that
     could be measured.
     """
+    # Comparisons are made one by one, and only the first is kept.
     remaining = iter(comparisons)
     first = next(remaining, None)
     if first is None:
@@ -227,10 +229,9 @@ def choose_heads_of_side(
     layers: Selection,
     heads: Selection | HeadNames,
 ) -> tuple[HeadName, ...]:
-    """Return the heads of A or B that are chosen, in the order of that side.
+    """Return the chosen heads of one of two compared captures, in the order that it has them in.
 
-    side: one of the two captures that are compared. Raises UsageError for a layer or a head that is
-    not there.
+    Heads are named by layer and number. Raises UsageError for a layer or a head that is not there.
     """
     by_layer: dict[int, list[int | str]] = {}
     for layer, head in side.names:
@@ -238,7 +239,7 @@ def choose_heads_of_side(
         heads_of_one_layer.append(head)
     chosen: set[HeadName] = set()
     for some_layers, some_heads in resolve_heads(by_layer, layers, heads):
-        chosen.update(pair_each(some_layers, some_heads))
+        chosen.update(combine_layers_and_heads(some_layers, some_heads))
     return tuple(name for name in side.names if name in chosen)
 
 
@@ -268,7 +269,7 @@ def keep_numbers(heads: Sequence[int | str]) -> list[int]:
     return [head for head in heads if isinstance(head, int)]
 
 
-def pair_each(layers: Sequence[int], heads: Sequence[int | str]) -> list[HeadName]:
+def combine_layers_and_heads(layers: Sequence[int], heads: Sequence[int | str]) -> list[HeadName]:
     """Return the names (layer, head) of each of some heads in each of some layers."""
     return [(layer, head) for layer in layers for head in heads]
 
@@ -276,9 +277,9 @@ def pair_each(layers: Sequence[int], heads: Sequence[int | str]) -> list[HeadNam
 def pair_last_layers(comparison: Comparison, names: Sequence[HeadName] = ()) -> HeadGroups:
     """Return the heads of the last layer of A, and the heads of B to draw beside them.
 
-    If A and B have the same layers and heads, the heads of B have the same names; otherwise they
-    are all heads of the last layer of B. names: the heads of A to choose from, in the order of
-    layers; none stands for all.
+    A and B are the two compared captures. If they have the same layers and heads, the heads of B
+    have the same names; otherwise they are all heads of the last layer of B. names: the heads of A
+    to choose from, in the order of layers; none stands for all.
     """
     a, b = comparison.a, comparison.b
     candidates = names or a.names
@@ -292,9 +293,9 @@ def pair_last_layers(comparison: Comparison, names: Sequence[HeadName] = ()) -> 
 def pair_head(comparison: Comparison, distances: Distances, head: HeadName) -> HeadGroups:
     """Return a head of A, and the head of B to draw beside it.
 
-    If A and B have the same layers and heads, that is the head of B of the same name; otherwise it
-    is the nearest, that is, the one of the smallest mean divergence, or the first where none is
-    defined.
+    A and B are the two compared captures. If they have the same layers and heads, that is the head
+    of B of the same name; otherwise it is the nearest, that is, the one of the smallest mean
+    divergence, or the first where none is defined.
     """
     if has_same_heads(comparison):
         return HeadGroups((head,), (head,))
@@ -307,7 +308,7 @@ def pair_head(comparison: Comparison, distances: Distances, head: HeadName) -> H
 
 
 def has_same_heads(comparison: Comparison) -> bool:
-    """Return whether both sides have the same layers and heads."""
+    """Return whether the two compared captures have the same layers and heads."""
     return comparison.a.names == comparison.b.names
 
 
@@ -322,9 +323,9 @@ def select_layer_heads(side: Side, layer: int) -> tuple[HeadName, ...]:
 def describe_side(side: Side, other: Side) -> dict[str, Any]:
     """Describe one of two compared captures, and how much of it is compared, for JSON.
 
-    "words" counts its words, "common_words" those that the other capture has too. "outside" is the
-    share of attention on tokens that the other does not have, "unseen" the share of the remaining
-    attention where the other may not attend.
+    "method" is the kind of its numbers. "words" counts its words, "common_words" those that the
+    other capture has too. "outside" is the share of attention on tokens that the other does not
+    have, "unseen" the share of the remaining attention where the other may not attend.
     """
     capture = side.capture
     return {
@@ -339,23 +340,24 @@ def describe_side(side: Side, other: Side) -> dict[str, Any]:
     }
 
 
-def list_heads(distances: Distances, heads: Sequence[HeadName]) -> Iterator[dict[str, Any]]:
+def describe_heads(distances: Distances, heads: Sequence[HeadName]) -> Iterator[dict[str, Any]]:
     """Describe some heads of A and all heads of B, each with its nearest head, for JSON.
 
-    heads: the heads of A that are listed. The nearest head of the other model is the one of the
-    smallest mean divergence.
+    A and B are the two compared models. heads: the heads of A that are listed. The nearest head of
+    the other model is the one of the smallest mean divergence.
     """
-    for entry in list_side_heads(distances, A_SIDE):
+    for entry in describe_side_heads(distances, A_SIDE):
         if (entry["layer"], entry["head"]) in heads:
             yield entry
-    yield from list_side_heads(distances, B_SIDE)
+    yield from describe_side_heads(distances, B_SIDE)
 
 
-def list_side_heads(distances: Distances, side: int) -> Iterator[dict[str, Any]]:
+def describe_side_heads(distances: Distances, side: int) -> Iterator[dict[str, Any]]:
     """Describe the heads of A or of B, each with its nearest head of the other, for JSON.
 
-    side: 0 for the heads of A, 1 for those of B. "js" is the divergence from the nearest head,
-    "moved" that from the head of the same layer and number, if A and B have the same heads.
+    A and B are the two compared models. side: 0 for the heads of A, 1 for those of B. "js" is the
+    Jensen-Shannon divergence from the nearest head, "moved" that from the head of the same layer
+    and number, or None if A and B have different heads.
     """
     names = distances.names[side]
     other_names = distances.names[1 - side]
@@ -365,12 +367,12 @@ def list_side_heads(distances: Distances, side: int) -> Iterator[dict[str, Any]]
         nearest, divergence_of_same_head = None, None
         index_of_nearest = indices_of_nearest[index]
         if index_of_nearest is not None:
-            nearest = describe_name(other_names[index_of_nearest])
+            nearest = describe_head_name(other_names[index_of_nearest])
         if distances.moved is not None:
             divergence_of_same_head = describe_spread(distances.moved[:, index])
         yield {
             "side": "ab"[side],
-            **describe_name(name),
+            **describe_head_name(name),
             "nearest": nearest,
             "js": describe_spread(divergences[:, index]),
             "moved": divergence_of_same_head,
@@ -397,7 +399,7 @@ def flatten_head(entry: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def describe_name(name: HeadName) -> dict[str, Any]:
+def describe_head_name(name: HeadName) -> dict[str, Any]:
     """Describe a head by its layer and its number, for JSON."""
     layer, head = name
     return {"layer": layer, "head": head}
@@ -418,12 +420,13 @@ def describe_spread(values: Doubles) -> dict[str, Any]:
 def describe_maps(comparison: Comparison, groups: HeadGroups) -> dict[str, Any]:
     """Describe the weights of heads of A, of heads of B, and their difference, for JSON.
 
-    groups: heads of A and heads of B; where there are several of one, the weights are their mean.
-    Weights are between the words that both have, NaN in cells that A or B may not attend to.
+    A and B are the two compared captures. groups: heads of A and heads of B; where there are
+    several of one, the weights are their mean. Weights are between the words that both have, NaN in
+    cells that A or B may not attend to.
     """
     a, b, visible = comparison.pair(*groups)
-    heads_of_a = [describe_name(name) for name in groups.a]
-    heads_of_b = [describe_name(name) for name in groups.b]
+    heads_of_a = [describe_head_name(name) for name in groups.a]
+    heads_of_b = [describe_head_name(name) for name in groups.b]
     queries = describe_plain_tokens(comparison.a.queries)
     keys = describe_plain_tokens(comparison.a.keys)
     difference = a - b
@@ -448,9 +451,10 @@ def list_visible(weights: Weights, visible: Visible) -> Any:
 def make_series(comparison: Comparison, groups: HeadGroups, look: Look = DEFAULT_LOOK) -> Series:
     """Draw heads of A, heads of B and the difference A - B as three heatmaps of common words.
 
-    groups: heads of A and heads of B; where there are several of one, their mean is drawn. Only
-    cells that both may attend to are visible, and rows sum to 1 there. A and B have one colour
-    scale. Sinks, that is, keys that soak up attention, lie beyond its end only if both have some.
+    A and B are the two compared captures. groups: heads of A and heads of B; where there are
+    several of one, their mean is drawn. Only cells that both may attend to are visible, and rows
+    sum to 1 there. A and B have one colour scale. Sinks, that is, keys that soak up attention, lie
+    beyond its end only if both have some.
     """
     a, b, visible = comparison.pair(*groups)
     panel_a = Panel(a, visible)
@@ -481,10 +485,10 @@ def make_series(comparison: Comparison, groups: HeadGroups, look: Look = DEFAULT
 def draw_side(
     letter: str, side: Side, names: Sequence[HeadName], panel: Panel, look: Look
 ) -> Heatmap:
-    """Draw the weights between common words of one head of A or B, or of the mean of several.
+    """Draw the weights of a head of one of two compared captures, or of the mean of several heads.
 
     letter: A or B, which begins the title. names: the heads, all of one layer. panel: the weights
-    (query, key) and where they are visible.
+    (query, key) between the words that both captures have, and where they are visible.
     """
     layer, head = names[0]
     is_mean = len(names) > 1
@@ -509,7 +513,7 @@ def make_side_map(
     weights: Weights,
     visible: Visible,
 ) -> AttentionMap:
-    """Make a map of one layer of A or B, between the words that A and B have in common.
+    """Make a map of one layer of a capture that is compared, between the words of both captures.
 
     weights: (1, head, query, key). visible: broadcasts to them, True where a query may attend.
     """
@@ -529,7 +533,7 @@ def make_side_map(
 
 
 def read_method(side: Side) -> str:
-    """Return the method of the numbers of A or B, before their rows were made to sum to 1."""
+    """Return the kind of a capture's numbers, before their rows were made to sum to 1."""
     return side.capture.maps[0].method
 
 
@@ -587,7 +591,8 @@ def title_comparison(comparison: Comparison) -> str:
 def add_method_lines(picture: Heatmap | Table, comparison: Comparison) -> Heatmap | Table:
     """Return a picture with lines in its caption on numbers that are not attention weights.
 
-    Such numbers of A, or of B, were made to sum to 1 in each row before they were compared.
+    A line says which numbers the compared captures hold instead, and that each row of them was made
+    to sum to 1.
     """
     # The keys of a dict keep their order, and each line stands once.
     lines: dict[str, None] = {}
@@ -599,7 +604,7 @@ def add_method_lines(picture: Heatmap | Table, comparison: Comparison) -> Heatma
 
 
 def list_coverage(comparison: Comparison) -> tuple[str, ...]:
-    """List in lines what is compared of A and B, what is left out, and the notes of both."""
+    """List in lines what is compared of captures A and B, what is left out, and their notes."""
     a, b = comparison.a, comparison.b
     lines = []
     if a.capture.text != b.capture.text:
@@ -678,29 +683,29 @@ def make_heads_table(
     heads: Sequence[HeadName],
     most: int | None = None,
 ) -> Table:
-    """Make a table of heads of A, those first that are farthest from B.
+    """Make a table of heads of model A, those first that are farthest from model B.
 
     If A and B have the same heads, the order is by the divergence of each head of A from the head
     of B of the same layer and number; otherwise by that from the nearest head of B. heads: the
     heads of A to list. most: rows at most; None for all.
     """
-    measures = measure_first_side(distances)
+    measures = collect_divergences_of_a(distances)
     order = rank_heads(measures, distances.names[A_SIDE], heads)
     shown = order[:most]
     indices_of_nearest = distances.nearest(A_SIDE)
     names, rows, cells = [], [], []
     for index in shown:
-        values = spread_each(measures.values(), index)
+        values = summarise_head(measures.values(), index)
         name_of_nearest = name_nearest(distances, indices_of_nearest[index])
         names.append(abbreviate_head(*distances.names[A_SIDE][index]))
         rows.append(values)
         cells.append((name_of_nearest, *(format_fixed(value, 3) for value in values)))
     columns = name_columns(measures, distances)
-    levels = colour_levels(rows, len(columns), measures.values())
+    levels = colour_divergences(rows, len(columns), measures.values())
     hidden_count = len(order) - len(shown)
-    caption = *summarise_distances(distances), *mention_rest(hidden_count)
+    caption = *summarise_distances(distances), *mention_hidden_heads(hidden_count)
     return Table(
-        title=f"{title}: {name_measure(distances)}",
+        title=f"{title}: {name_compared_heads(distances)}",
         corner="head of A",
         columns=columns,
         rows=tuple(names),
@@ -718,8 +723,8 @@ def rank_heads(
 ) -> list[int]:
     """Return the indices of some heads among all heads, the farthest first.
 
-    measures: divergences (text, head) by name; the order is by the mean of the last of them over
-    the texts. names: all heads, in the order of the measures. heads: those that are ranked.
+    measures: arrays (text, head) of divergences from another model, by name; the order is by the
+    mean over texts of the last one. names: all heads, in their order there. heads: those to rank.
     """
     *_, last_measure = measures.values()
     indices = [names.index(head) for head in heads]
@@ -739,8 +744,8 @@ def name_columns(measures: Mapping[str, Doubles], distances: Distances) -> tuple
     return tuple(columns)
 
 
-def measure_first_side(distances: Distances) -> dict[str, Doubles]:
-    """Return the divergences of the heads of A from heads of B, (text, head), by name.
+def collect_divergences_of_a(distances: Distances) -> dict[str, Doubles]:
+    """Return the divergences of the heads of model A from heads of model B, (text, head), by name.
 
     "JS" is of each head from the nearest head of B; "moved", only if A and B have the same heads,
     is from the head of B of the same layer and number.
@@ -768,7 +773,7 @@ def has_several_texts(distances: Distances) -> bool:
     return len(distances.divergence) > 1
 
 
-def spread_over_texts(values: Doubles) -> list[float]:
+def summarise_over_texts(values: Doubles) -> list[float]:
     """Return the mean of numbers over texts, and their deviation if there are several texts.
 
     values: (text,), NaN where undefined.
@@ -779,14 +784,14 @@ def spread_over_texts(values: Doubles) -> list[float]:
     return [mean, float(compute_deviation(values, 0))]
 
 
-def spread_each(measures: Iterable[Doubles], index: int) -> list[float]:
-    """Return the mean over texts of one head in each measure, each with its deviation.
+def summarise_head(measures: Iterable[Doubles], index: int) -> list[float]:
+    """Return the mean of each measure of one head over the texts, each followed by its deviation.
 
-    measures: (text, head) each. index: of the head. There are no deviations over a single text.
+    measures: arrays (text, head). index: of the head. There are no deviations over a single text.
     """
     values: list[float] = []
     for measure in measures:
-        values += spread_over_texts(measure[:, index])
+        values += summarise_over_texts(measure[:, index])
     return values
 
 
@@ -797,35 +802,36 @@ def name_nearest(distances: Distances, index: int | None) -> str:
     return abbreviate_head(*distances.names[B_SIDE][index])
 
 
-def colour_levels(
+def colour_divergences(
     rows: Sequence[Sequence[float]],
-    columns: int,
+    column_count: int,
     measures: Iterable[Doubles],
 ) -> Weights:
     """Return the colour levels of a table of divergences, from 0 to 1: (row, column).
 
-    rows: the numbers of each row, which stand in all columns but the first. The first column has
-    NaN, which stands for no colour. A level is the square root of the share of the largest number
-    in measures, (text, head) each, so that colours do not depend on which heads are listed.
+    rows: the numbers of each row, which stand in all columns but the first. column_count: of the
+    table. measures: arrays (text, head) of all divergences. A level is the square root of a
+    number's share of the largest one in measures, whether its head is in the table or not. The
+    first column has NaN, which stands for no colour.
     """
     largest_of_each = [np.nanmax(measure, initial=0) for measure in measures]
     farthest = max(largest_of_each) or 1
-    shares = make_blank_levels(len(rows), columns)
+    shares = make_blank_levels(len(rows), column_count)
     if rows:
         shares[:, 1:] = np.array(rows) / farthest
     levels: Weights = np.sqrt(shares)
     return levels
 
 
-def name_measure(distances: Distances) -> str:
-    """Name the heads of A in a table or a map, and the heads of B they are compared with."""
+def name_compared_heads(distances: Distances) -> str:
+    """Say which heads of model A a table or a map shows, and with which of B they are compared."""
     if distances.moved is not None:
         return "heads that moved, from A to the same head of B"
     return "each head of A, and the nearest of B"
 
 
 def summarise_distances(distances: Distances) -> tuple[str, ...]:
-    """Say in lines how far all heads of A and B are from each other, on average.
+    """Say in lines how far the heads of models A and B are from each other, on average.
 
     They are compared with the nearest head of the other, and if A and B have the same heads, also
     with the head of the same layer and number.
@@ -842,14 +848,14 @@ def summarise_distances(distances: Distances) -> tuple[str, ...]:
 
 def describe_nats(values: Doubles) -> str:
     """Describe divergences (text,) by their mean in nats, with the deviation over several texts."""
-    texts = [f"{value:.3f}" for value in spread_over_texts(values)]
+    texts = [f"{value:.3f}" for value in summarise_over_texts(values)]
     numbers = " ± ".join(texts)
     if len(values) == 1:
         return f"{numbers} nats"
     return f"{numbers} nats over {len(values)} texts"
 
 
-def mention_rest(count: int) -> tuple[str, ...]:
+def mention_hidden_heads(count: int) -> tuple[str, ...]:
     """Say in a line how many heads are not shown, and how to see them; no line if all are shown."""
     if not count:
         return ()
@@ -857,12 +863,12 @@ def mention_rest(count: int) -> tuple[str, ...]:
 
 
 def make_head_map(title: str, distances: Distances) -> Heatmap:
-    """Draw the divergence of each head of A from a head of B, a row a layer, a column a head.
+    """Draw the divergence of each head of model A from a head of model B, a row a layer.
 
     That is the head of B of the same layer and number if A and B have the same heads, otherwise the
-    nearest. Numbers are means over texts in nats.
+    nearest. A column is a head. Numbers are means over texts in nats.
     """
-    *_, divergences_by_text = measure_first_side(distances).values()
+    *_, divergences_by_text = collect_divergences_of_a(distances).values()
     divergences = average_defined(divergences_by_text, 0).tolist()
     by_head = dict(zip(distances.names[A_SIDE], divergences, strict=True))
     layers, heads, rows = arrange_by_layer(by_head)
@@ -874,7 +880,7 @@ def make_head_map(title: str, distances: Distances) -> Heatmap:
     layer_names = [f"L{layer}" for layer in layers]
     head_names = [abbreviate_head_column(head) for head in heads]
     return Heatmap(
-        title=f"{title}: {name_measure(distances)}",
+        title=f"{title}: {name_compared_heads(distances)}",
         panel=Panel(values, visible),
         rows=make_number_axis("layers", layer_names),
         columns=make_number_axis("heads", head_names),

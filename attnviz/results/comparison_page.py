@@ -40,9 +40,9 @@ from attnviz.views.labels import abbreviate_head, abbreviate_head_column, make_a
 def make_comparison_page(result: ComparisonResult, look: Look = DEFAULT_LOOK) -> Page:
     """Make a page with all heads of A, all heads of B, and a section of their differences.
 
-    A difference is of a head of A and the head of B of the same name, or the nearest head of B if
-    the two have different heads. look: how maps are coloured. Raises InputError for more words than
-    a page can hold.
+    A and B are the two compared captures. A difference is of a head of A and the head of B of the
+    same name, or the nearest head of B if the two have different heads. look: how maps are
+    coloured. Raises InputError for more words than a page can hold.
     """
     comparison = result.first
     a, b = comparison.a, comparison.b
@@ -57,9 +57,9 @@ def make_comparison_page(result: ComparisonResult, look: Look = DEFAULT_LOOK) ->
 
 
 def require_page_size(side: Side) -> None:
-    """Raise InputError if there are more words to compare than a page can hold.
+    """Raise InputError if two compared captures have more words in common than a page can hold.
 
-    side: A or B, which both have these words.
+    side: one of the two.
     """
     query_count = len(side.queries)
     key_count = len(side.keys)
@@ -70,9 +70,10 @@ def require_page_size(side: Side) -> None:
 
 
 def make_side_section(letter: str, side: Side, other: Side, look: Look) -> Section:
-    """Draw all heads of A or of B, in the cells that some head of the other may attend to.
+    """Draw all heads of one of two compared captures, in the cells that the other may attend to.
 
-    letter: A or B, the side that is drawn, in the title. other: the other of the two.
+    letter: A or B, the name of the capture that is drawn. side: that capture. other: the other one;
+    a cell counts if any of its heads may attend to it.
     """
     _, visible_to_other = other.mean(other.names)
     maps = tuple(make_layer_map(side, layer, visible_to_other) for layer in side.layers)
@@ -86,10 +87,11 @@ def make_side_section(letter: str, side: Side, other: Side, look: Look) -> Secti
 
 
 def make_layer_map(side: Side, layer: int, visible_to_other: Visible) -> AttentionMap:
-    """Make a map of all heads of a layer of A or B, between the words that both have.
+    """Make a map of all heads of one layer, between the words that two compared captures have.
 
-    visible_to_other: (query, key), True where a head of the other may attend. Only there cells are
-    visible, and the rows of each head are made to sum to 1 over its visible cells.
+    side: the capture of the layer. visible_to_other: (query, key), True where a head of the other
+    capture may attend. Cells are visible only there, and the rows of each head are made to sum to 1
+    over its visible cells.
     """
     names = select_layer_heads(side, layer)
     weights_of_heads, visible_of_heads = [], []
@@ -104,7 +106,10 @@ def make_layer_map(side: Side, layer: int, visible_to_other: Visible) -> Attenti
 
 
 def make_difference_section(result: ComparisonResult, look: Look) -> Section:
-    """Draw each head of A less a head of B: that of the same name, or the nearest to it."""
+    """Draw each head of A less a head of B: that of the same name, or the nearest to it.
+
+    A and B are the two compared captures. The nearest is taken if they have different heads.
+    """
     comparison = result.first
     heatmaps = draw_differences(result, look)
     queries, keys = label_axes(comparison)
@@ -133,7 +138,8 @@ def make_difference_section(result: ComparisonResult, look: Look) -> Section:
 def draw_differences(result: ComparisonResult, look: Look) -> dict[HeadName, Heatmap]:
     """Draw each head of A less a head of B, as heatmaps by the name (layer, head) of that of A.
 
-    The head of B has the same name, or is the nearest if A and B have different heads.
+    A and B are the two compared captures. The head of B has the same name, or is the nearest if A
+    and B have different heads.
     """
     comparison = result.first
     queries, keys = label_axes(comparison)
@@ -151,7 +157,7 @@ def draw_differences(result: ComparisonResult, look: Look) -> dict[HeadName, Hea
 
 
 def label_axes(comparison: Comparison) -> tuple[Axis, Axis]:
-    """Make the axes of the queries and keys that A and B have in common."""
+    """Make the axes of the queries and keys that two compared captures have in common."""
     a = comparison.a
     shape = 1, 1, len(a.queries), len(a.keys)
     no_weights = np.zeros(shape, np.float32)

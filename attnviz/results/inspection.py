@@ -100,7 +100,7 @@ def capture_heads(source: CaptureSource, request: Request) -> Capture:
     return capture
 
 
-def note_shared_rows(capture: Capture) -> Capture:
+def note_rescaled_rows(capture: Capture) -> Capture:
     """Add a note to a capture if its rows do not sum to 1, as they are rescaled to be measured.
 
     Raises UsageError for scores before the softmax, which are no shares and cannot be measured.
@@ -308,13 +308,13 @@ def inspect_heads(sources: Sequence[CaptureSource], request: Request = EVERY_HEA
     measures: list[Measures] = []
     captures: list[Capture] = []
     for source in sources:
-        capture = note_shared_rows(capture_heads(source, request))
-        measures.append(measure_heads_of(capture))
+        capture = note_rescaled_rows(capture_heads(source, request))
+        measures.append(measure_captured_heads(capture))
         captures.append(drop_numbers(capture))
     return HeadMeasures(tuple(captures), summarise_measures(measures))
 
 
-def measure_heads_of(capture: Capture) -> Measures:
+def measure_captured_heads(capture: Capture) -> Measures:
     """Measure all heads of a capture; returns an array (head,) for each column of the table.
 
     The heads of all maps stand one after the other. Raises InputError if a map holds neither
@@ -413,12 +413,12 @@ def draw_heads_table(
     names, cells = [], []
     for head in shown:
         names.append(numbers.names[head])
-        cells.append(format_head(numbers, head, columns, with_deviation))
+        cells.append(format_head_row(numbers, head, columns, with_deviation))
     line = caption_heads(numbers, order, len(shown))
     if has_empty_cell(cells):
         line += "; empty: undefined"
     names.append("mean")
-    cells.append(average_columns(numbers, columns))
+    cells.append(format_mean_row(numbers, columns))
     headings = tuple(COLUMNS[name].heading for name in columns)
     levels = colour_columns(numbers, columns, shown)
     caption = make_caption((line, *numbers.notes))
@@ -446,7 +446,7 @@ def colour_columns(numbers: HeadNumbers, columns: Sequence[str], shown: Sequence
     """
     levels = make_blank_levels(len(shown) + 1, len(columns))
     for index, name in enumerate(columns):
-        levels_of_heads = place_on_colours(name, numbers.mean[name])
+        levels_of_heads = colour_column(name, numbers.mean[name])
         levels[:-1, index] = levels_of_heads[shown]
     return levels
 
@@ -460,7 +460,7 @@ def caption_heads(numbers: HeadNumbers, order: HeadOrder, shown_count: int) -> s
     return f"{heads}, {order.describe()}; mean: of all {count}"
 
 
-def average_columns(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, ...]:
+def format_mean_row(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, ...]:
     """Format the mean of each of some columns over all heads, shown or not."""
     cells = []
     for name in columns:
@@ -469,7 +469,7 @@ def average_columns(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, 
     return tuple(cells)
 
 
-def format_head(
+def format_head_row(
     numbers: HeadNumbers,
     head: int,
     columns: Sequence[str],
@@ -512,7 +512,7 @@ def format_measure(value: float, unit: str = "") -> str:
     return f"{value:.0f}"
 
 
-def place_on_colours(name: str, values: Doubles) -> Doubles:
+def colour_column(name: str, values: Doubles) -> Doubles:
     """Return the colour levels of a column of heads, from 0 to 1: (head,).
 
     name: of the column; it says whether values, (head,), are shares. A share is its own level; the

@@ -209,16 +209,16 @@ def describe_changes(changes: InterventionChanges) -> dict[str, Any]:
         edges = [{"query": query, "key": key} for query, key in changes.pairs]
         described["knock_out"] = edges
         if changes.heads:
-            described["in"] = {"heads": name_heads_in_order(changes.heads)}
+            described["in"] = {"heads": abbreviate_heads(changes.heads)}
         else:
             described["in"] = {"layers": changes.layers}
     if changes.ablated:
-        described["ablate"] = name_heads_in_order(changes.ablated)
+        described["ablate"] = abbreviate_heads(changes.ablated)
         described["with"] = changes.how
     return described
 
 
-def name_heads_in_order(heads: Sequence[Head]) -> list[str]:
+def abbreviate_heads(heads: Sequence[Head]) -> list[str]:
     """Return the short names of heads, as L5H3, in their order."""
     return [abbreviate_head(*head) for head in heads]
 
@@ -306,7 +306,7 @@ def explain_changes(changes: InterventionChanges, scope: InterventionScope) -> t
         heads = name_changed_heads(changes, scope)
         lines.append(f"cut before the softmax: {edges}, in {heads}")
     if changes.ablated:
-        heads = ", ".join(name_heads_in_order(changes.ablated))
+        heads = ", ".join(abbreviate_heads(changes.ablated))
         replacement = REPLACED[changes.how]
         lines.append(f"ablated: {heads}, the output replaced by {replacement}")
         lines.append(SHOWN)
@@ -319,7 +319,7 @@ def name_changed_heads(changes: InterventionChanges, scope: InterventionScope) -
     scope: all heads that could be changed.
     """
     if changes.heads:
-        return ", ".join(name_heads_in_order(changes.heads))
+        return ", ".join(abbreviate_heads(changes.heads))
     layer_count = len(changes.layers)
     if layer_count == len(scope.heads):
         return "all heads"

@@ -24,7 +24,7 @@ from attnviz.results.inspection import (
     format_measure,
     list_map_heads,
     name_heads,
-    note_shared_rows,
+    note_rescaled_rows,
 )
 from attnviz.results.result import Result
 from attnviz.selection import TokenReference
@@ -118,7 +118,7 @@ def inspect_segments(
     softmax, and as the source does.
     """
     request_weights = replace(request, keep="weights", query=query)
-    capture = note_shared_rows(capture_heads(source, request_weights))
+    capture = note_rescaled_rows(capture_heads(source, request_weights))
     of_one_query = query is not None
     # The maps of a request with a query have no other.
     query_index = 0 if of_one_query else None

@@ -244,7 +244,7 @@ def draw_token_table(directions: Sequence[Direction], most: int | None = None) -
         number = first.others.numbers[index]
         label = first.others.labels[index]
         rows.append(f"{number} {label}")
-        cells.append(format_token(directions, index, names))
+        cells.append(format_token_row(directions, index, names))
     token = title_token(first.token)
     heads = count_heads(len(names), maps[0].heads)
     title = join_title(first.capture, *title_kind(maps[0]), token, heads)
@@ -310,7 +310,7 @@ def caption_token(direction: Direction, means: Doubles, shown: Sequence[int]) ->
     return f"{strongest}; {caption}"
 
 
-def format_token(
+def format_token_row(
     directions: Sequence[Direction],
     token: int,
     names: Sequence[str],
