@@ -126,9 +126,9 @@ class ExplanationResult(Result):
         return [vectors, weights, output]
 
     def draw_vectors(self, keys: Sequence[str]) -> Table:
-        """Return the table of what goes in: the vectors of the query, and of its strongest key.
+        """Return the table of what goes in: the vectors of the query, and of one key.
 
-        keys: a name for each key.
+        The key is the one with the largest weight. keys: a name for each key.
         """
         query_map, operands = self.query_map, self.steps.given
         queries, _ = make_axes(query_map)
@@ -306,9 +306,10 @@ def describe_vector(values: Doubles, key: int) -> tuple[str, str, str]:
 def make_keys_table(steps: AttentionSteps, keys: Sequence[str], most: int | None) -> Table:
     """Make a table with a row for each key, from its scores to its weight in the softmax.
 
-    Keys stand in the order of the text. Below them stand all keys that are not listed, a sink if
-    there is one, and the sum. keys: a name for each key. most: keys that are listed at most, those
-    of the largest weights; None for all.
+    Keys stand in the order of the text. The last rows are of all keys that are not listed, of a
+    sink (a score in the softmax that stands for no key) if there is one, and of the sum. keys: a
+    name for each key. most: keys that are listed at most, those of the largest weights; None for
+    all.
     """
     numbers = collect_key_numbers(steps)
     falling = np.argsort(-steps.weights, kind="stable")
@@ -319,6 +320,7 @@ def make_keys_table(steps: AttentionSteps, keys: Sequence[str], most: int | None
         names.append(name)
         rows.append(format_closing_row(len(steps.scores), exponential, weight))
     levels = make_blank_levels(len(rows), numbers.shape[1])
+    # No column but that of the weights has colours.
     weights = numbers[shown, WEIGHT_COLUMN]
     levels[: len(shown), WEIGHT_COLUMN] = weights
     step_names = [step.name for step in steps.scores]
@@ -440,9 +442,9 @@ def begin_product(operands: Operands, key: int) -> str:
 
 
 def make_output_table(steps: AttentionSteps, difference: Difference, owner: str) -> Table:
-    """Make the table of the output, with a line on how far it is from the one it is checked by.
+    """Make the table of the output, with a line on how far it is from the model's own output.
 
-    The output that the model, or our own layer, computed is a second row, if it is known.
+    The own output, which the model or our own layer computed, is a second row if it is known.
     difference: the largest differences of weights and of outputs between the two. owner: "the
     model's" or "our layer's".
     """

@@ -311,7 +311,7 @@ def make_head_table(
     """Make a table with a row a layer, a column a head, and a cell for each head.
 
     title: comes after the name of the model. make_cell: returns the text and the colour of the cell
-    of a head. caption: lines below the table.
+    of a head. caption: lines below the table. A cell is empty where a layer has no such head.
     """
     cells = {head.place: make_cell(head) for head in roles.heads}
     layers = sorted({layer for layer, _ in cells})
@@ -405,8 +405,8 @@ def make_ranking_table(roles: Roles, role: str) -> Table:
 def format_score_cells(head: HeadRole, role: str) -> tuple[str, ...]:
     """Format the scores of a head in a role, and chance, on each kind of data: four cells.
 
-    A score has its deviation beside it. Chance is the score of a head that attends to all it sees
-    alike. Cells are empty where the score is undefined.
+    A score has its deviation beside it. Chance is the score of a head that attends equally to all
+    that it sees. Cells are empty where the score is undefined.
     """
     cells: list[str] = []
     for data in DATA:

@@ -49,7 +49,7 @@ NO_SCORES = (
     "softmaxed they are the weights: use --weights attention; --token, and --query with --key, "
     "show scores"
 )
-SHARED_OUT = "these numbers are of rows that were made to sum to 1"
+ROWS_RESCALED = "these numbers are of rows that were made to sum to 1"
 
 RISING = frozenset({"entropy", "span", "normalised"})
 """Columns of which the smallest come first: heads that know where to look."""
@@ -92,8 +92,8 @@ def name_heads(maps: Sequence[AttentionMap]) -> tuple[str, ...]:
 def capture_heads(source: CaptureSource, request: Request) -> Capture:
     """Make a capture of the heads that a request names.
 
-    source: a function that makes a capture, that is, a record of the attention to a text, of a
-    request. Raises InputError if its maps are not of the same tokens, and as the source does.
+    source: a function that takes a request and returns a capture of a model's attention. Raises
+    InputError if the maps of the capture are not of the same tokens, and as the source does.
     """
     capture = source(request)
     require_same_tokens(capture.maps, "choose some with --layers")
@@ -101,9 +101,10 @@ def capture_heads(source: CaptureSource, request: Request) -> Capture:
 
 
 def note_rescaled_rows(capture: Capture) -> Capture:
-    """Add a note to a capture if its rows do not sum to 1, as they are rescaled to be measured.
+    """Return a capture, with a note if its rows are made to sum to 1 before they are measured.
 
-    Raises UsageError for scores before the softmax, which are no shares and cannot be measured.
+    They are if they hold other numbers than attention weights, or maxima over heads. Raises
+    UsageError for scores before the softmax, which cannot be measured.
     """
     methods = list_methods(capture.maps)
     if SCORES in methods:
@@ -111,7 +112,7 @@ def note_rescaled_rows(capture: Capture) -> Capture:
     if all(sums_to_one(attention_map) for attention_map in capture.maps):
         return capture
     has_other_numbers = any(holds_other_numbers(method) for method in methods)
-    note = f"{SHARED_OUT}, sinks included" if has_other_numbers else SHARED_OUT
+    note = f"{ROWS_RESCALED}, sinks included" if has_other_numbers else ROWS_RESCALED
     return replace(capture, notes=(*capture.notes, note))
 
 
@@ -165,9 +166,9 @@ class HeadOrder(NamedTuple):
         return f"{first} {self.column} first"
 
     def arrange(self, numbers: HeadNumbers) -> list[int]:
-        """Return the indices of the heads in this order; heads whose column is NaN come last.
+        """Return the indices of the heads in this order, by a column or by layer and head.
 
-        numbers: the columns of all heads.
+        numbers: the columns of all heads. Heads whose column is NaN come last.
         """
         if self.column == BY_POSITION:
             indices = list(range(len(numbers.names)))
@@ -298,9 +299,9 @@ class HeadMeasures(Result):
 def inspect_heads(sources: Sequence[CaptureSource], request: Request = EVERY_HEAD) -> HeadMeasures:
     """Measure what every head does with each of some texts.
 
-    sources: functions that make a capture of a request, one for each text, of the same heads.
-    request: the layers, heads and kinds of map; with keep="weights" all columns are measured of a
-    long text too.
+    sources: one for each text, of the same heads: a function that takes a request and returns a
+    capture of a model's attention. request: the layers, heads and kinds of map; with keep="weights"
+    all columns are measured of a long text too.
 
     Raises UsageError for scores before the softmax, InputError if there is nothing to measure, and
     as the sources do.
@@ -323,10 +324,10 @@ def measure_captured_heads(capture: Capture) -> Measures:
     if not all(each.weights is not None or each.statistics for each in capture.maps):
         missing = "this capture holds neither weights nor statistics"
         raise InputError(f"{missing}: there is nothing to measure")
-    measures_of_maps = [measure_map(each) for each in capture.maps]
+    measures_by_map = [measure_map(attention_map) for attention_map in capture.maps]
     measures: Measures = {}
     for name in COLUMNS:
-        columns_of_maps = [each[name].ravel() for each in measures_of_maps]
+        columns_of_maps = [measures_of_map[name].ravel() for measures_of_map in measures_by_map]
         measures[name] = np.concatenate(columns_of_maps)
     return measures
 

@@ -120,7 +120,7 @@ class InterventionOutcome:
 
     @property
     def scale(self) -> Effect:
-        """The median size of the effects of the other changes; NaN if there are none."""
+        """The median size of each number of the other effects; NaN if there are none."""
         if not self.others:
             return Effect(np.nan, np.nan, np.nan)
         medians = np.median(np.abs(self.others), axis=0)
@@ -128,7 +128,7 @@ class InterventionOutcome:
 
     @property
     def probabilities(self) -> tuple[Doubles, Doubles]:
-        """The probabilities (output,) before and after; of a vector they mean nothing."""
+        """The probabilities (output,) before and after; meaningless if the response is a vector."""
         outputs = self.response.outputs[:2]
         before, after = np.exp(log_softmax(outputs))
         return before, after
@@ -331,9 +331,9 @@ def name_changed_heads(changes: InterventionChanges, scope: InterventionScope) -
 def name_edge(pair: Pair, scope: InterventionScope) -> str:
     """Name an edge from a query to a key by the positions and texts of its tokens.
 
-    pair: the positions of the query and the key; None for all. A token is not cut from itself, so
-    that all means all others, except in cross-attention, which is between two texts. scope: has the
-    tokens.
+    pair: the positions of the query and the key; None stands for every one but the other token
+    itself, as a token is not cut from itself. In cross-attention, which is between two texts, None
+    stands for every one. scope: the tokens and the kind of attention.
     """
     query, key = pair
     other = "" if scope.kind == "cross" else "other "
@@ -541,9 +541,10 @@ def name_other_changes(changes: InterventionChanges) -> list[str]:
 
 
 def format_effect(value: float) -> str:
-    """Format a number to three digits after the point, a small one to two; empty for NaN.
+    """Format a number to three digits after the point, or a small one to two significant digits.
 
-    A small one, other than 0, is one of which three digits after the point would show less.
+    Small are numbers other than 0 of which three digits after the point would show less. The text
+    for NaN is empty.
     """
     if np.isnan(value):
         return ""

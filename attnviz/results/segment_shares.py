@@ -87,8 +87,9 @@ class SegmentShares(Result):
 def collect_share_columns(shares: Shares) -> dict[str, Doubles]:
     """Collect the numbers of segments by the names of their columns: (head, segment) each.
 
-    A share is of attention, a baseline the share if attention were spread evenly, a lift the one by
-    the other. The columns that begin with ``rest_`` leave out special and first tokens.
+    A share is of attention, a baseline is the share if attention were spread evenly, a lift is the
+    share divided by the baseline. The columns that begin with ``rest_`` leave out special tokens
+    and the first.
     """
     return {
         "share": shares.share,
@@ -109,10 +110,10 @@ def inspect_segments(
 ) -> SegmentShares:
     """Measure the share of attention that each segment of a text gets, in every head.
 
-    source: a function that makes a capture of a request. segments: parts of the text that have
-    names; without them, the messages of a chat, or else the paragraphs of the text. query: the one
-    token whose attention is shared out; without it, shares are means over the queries outside a
-    segment. request: the layers, heads and kinds of map.
+    source: a function that takes a request and returns a capture of a model's attention. segments:
+    parts of the text that have names; without them, the messages of a chat, or else the paragraphs
+    of the text. query: the one token whose attention is shared out; without it, shares are means
+    over the queries outside a segment. request: the layers, heads and kinds of map.
 
     Raises InputError for segments that do not fit the text, UsageError for scores before the
     softmax, and as the source does.
@@ -171,7 +172,8 @@ def average_shares(shares: Shares) -> SegmentMeans:
 def draw_segments_table(result: SegmentShares) -> Table:
     """Draw a table with a row for each segment, its numbers being means over the heads.
 
-    The last column names the head that prefers the segment most.
+    The last column names the head with the largest lift, that is, its share of attention divided by
+    the share that the segment would get if attention were spread evenly.
     """
     capture, shares = result.capture, result.shares
     first_map = capture.maps[0]
@@ -204,7 +206,12 @@ def draw_segments_table(result: SegmentShares) -> Table:
 
 
 def format_segments(means: SegmentMeans) -> dict[str, list[str]]:
-    """Format the columns of a table of segments, each a list of a text a segment, by heading."""
+    """Format the columns of a table of segments, by heading: a text for each segment.
+
+    means: arrays (segment,). "each" is the share of a token, "even" the share if attention were
+    spread evenly, "lift" the share divided by that. "rest" and "lift*" leave out special tokens and
+    the first.
+    """
     columns: dict[str, list[str]] = {}
     columns["tokens"] = [f"{count:.0f}" for count in means.tokens]
     columns["each"] = [format_share(value, 4) for value in means.per_token]

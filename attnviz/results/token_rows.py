@@ -159,11 +159,11 @@ def inspect_token(
 ) -> TokenRows:
     """Find the weights that one token gives to each of the others, and gets from each.
 
-    source: a function that makes a capture of a request. request: the layers, heads and kinds of
-    map. In cross-attention a token may stand in one of the two texts only, and then gives or gets
-    alone.
+    source: a function that takes a request and returns a capture of a model's attention. request:
+    the layers, heads and kinds of map. In cross-attention a token may stand in one of the two texts
+    only; then there is only what it gives, or only what it gets.
 
-    Raises UsageError if the token is in neither, and as the source does.
+    Raises UsageError if the token is nowhere, and as the source does.
     """
     requests = {
         GIVES: replace(request, keep="weights", query=token),
@@ -202,7 +202,7 @@ class Direction:
 
     @property
     def means(self) -> Doubles:
-        """The mean of each other token over the heads that see it, (token,); NaN if none does."""
+        """The mean weight of each other token over the heads that see it, (token,); else NaN."""
         visible_values = self.values * self.visible
         counts = self.visible.sum(0).astype(np.float64)
         return divide_where(visible_values.sum(0), counts)
@@ -225,7 +225,7 @@ def read_direction(capture: Capture, name: str) -> Direction:
 
 
 def draw_token_table(directions: Sequence[Direction], most: int | None = None) -> Table:
-    """Draw a table of what one token gives to others and gets from them, a row for each of these.
+    """Draw a table of what one token gives to other tokens and gets from them, a row for each.
 
     directions: what it gives, what it gets, or both. Each has two columns: the mean over the heads,
     and the head with the largest weight. Rows stand in the order of the text. most: rows at most,
@@ -331,8 +331,8 @@ def format_token_row(
 def name_strongest(direction: Direction, token: int, names: Sequence[str]) -> str:
     """Name the head with the largest weight between one token and another, and add that weight.
 
-    token: the index of the other token. names: of the heads. The text is empty if the weight is too
-    small to be shown, or if all heads mask it.
+    token: the index of the other token. names: of the heads. The text is empty if all heads mask
+    the token, or if the weight is so small that it would be shown as nothing.
     """
     visible = direction.visible[:, token]
     numbers = direction.values[:, token]
@@ -386,8 +386,9 @@ def inspect_cell(
 ) -> OneCell:
     """Find the weight that one query gives to one key, in all heads.
 
-    source: a function that makes a capture of a request. request: the layers, heads and kinds of
-    map. Raises UsageError for a token that is not there, and as the source does.
+    source: a function that takes a request and returns a capture of a model's attention. request:
+    the layers, heads and kinds of map. Raises UsageError for a token that is not there, and as the
+    source does.
     """
     window = replace(request, keep="weights", query=query, key=key)
     return OneCell(capture_heads(source, window))

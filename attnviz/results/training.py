@@ -158,7 +158,8 @@ def draw_sparkline(values: Floats) -> str:
 
     Of many numbers only some are drawn, evenly spread, the first and the last among them.
 
-    >>> draw_sparkline(np.array([0, 0.5, 1, np.nan], np.float32)) '▁▅█ '
+    >>> draw_sparkline(np.array([0, 0.5, 1, np.nan], np.float32))
+    '▁▅█ '
     """
     if len(values) > SPARKLINE_WIDTH:
         last = len(values) - 1
@@ -286,7 +287,7 @@ def find_appearance(steps: Sequence[int], best: HeadHistory, block: int, thresho
     steps: those of the scores of the head. block: the number of random tokens that are repeated.
     threshold: the score beyond chance from which a head has induction as its role. A head that is
     below it has not appeared, and the event then has no step. Chance is the score of a head that
-    attends to all that it sees alike.
+    attends equally to all that it sees.
     """
     final = float(best.scores[-1])
     chance = compute_induction_chance(block)
@@ -308,7 +309,7 @@ def find_appearance(steps: Sequence[int], best: HeadHistory, block: int, thresho
 
 
 def compute_induction_chance(block: int) -> float:
-    """Return the induction score of a head that attends to all it sees alike, behind one BOS.
+    """Return the induction score of a head that attends equally to all it sees, behind one BOS.
 
     block: the number of random tokens, which come twice, one copy after the other.
     """
