@@ -105,10 +105,10 @@ class ComparisonResult(Result):
         """
         a, b = self.first.a, self.first.b
         distances = self.distances
-        divergence_of_same_heads = None
+        from_same_heads = None
         if distances.moved is not None:
             means_over_heads = average_defined(distances.moved, 1)
-            divergence_of_same_heads = describe_spread(means_over_heads)
+            from_same_heads = describe_spread(means_over_heads)
         heads = describe_heads(distances, self.heads)
         maps = describe_maps(self.first, self.groups[0])
         return {
@@ -117,7 +117,7 @@ class ComparisonResult(Result):
             "b": describe_side(b, a),
             "divergence": DIVERGENCE,
             "js": describe_spread(distances.overall),
-            "moved": divergence_of_same_heads,
+            "moved": from_same_heads,
             "heads": list(heads),
             "maps": maps,
         }
@@ -364,18 +364,18 @@ def describe_side_heads(distances: Distances, side: int) -> Iterator[dict[str, A
     indices_of_nearest = distances.nearest(side)
     divergences = distances.to_nearest(side)
     for index, name in enumerate(names):
-        nearest, divergence_of_same_head = None, None
+        nearest, from_same_head = None, None
         index_of_nearest = indices_of_nearest[index]
         if index_of_nearest is not None:
             nearest = describe_head_name(other_names[index_of_nearest])
         if distances.moved is not None:
-            divergence_of_same_head = describe_spread(distances.moved[:, index])
+            from_same_head = describe_spread(distances.moved[:, index])
         yield {
             "side": "ab"[side],
             **describe_head_name(name),
             "nearest": nearest,
             "js": describe_spread(divergences[:, index]),
-            "moved": divergence_of_same_head,
+            "moved": from_same_head,
         }
 
 
@@ -388,14 +388,14 @@ def flatten_head(entry: Mapping[str, Any]) -> dict[str, Any]:
     """
     nearest = entry["nearest"] or {}
     divergence = entry["js"]
-    divergence_of_same_head = entry["moved"] or {}
+    from_same_head = entry["moved"] or {}
     row = {name: entry[name] for name in ("side", "layer", "head")}
     row["nearest_layer"] = nearest.get("layer")
     row["nearest_head"] = nearest.get("head")
     row["js"] = divergence["mean"]
     row["js_sd"] = divergence["sd"]
-    row["moved"] = divergence_of_same_head.get("mean")
-    row["moved_sd"] = divergence_of_same_head.get("sd")
+    row["moved"] = from_same_head.get("mean")
+    row["moved_sd"] = from_same_head.get("sd")
     return row
 
 

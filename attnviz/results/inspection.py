@@ -324,10 +324,10 @@ def measure_captured_heads(capture: Capture) -> Measures:
     if not all(each.weights is not None or each.statistics for each in capture.maps):
         missing = "this capture holds neither weights nor statistics"
         raise InputError(f"{missing}: there is nothing to measure")
-    measures_by_map = [measure_map(attention_map) for attention_map in capture.maps]
+    measures_of_maps = [measure_map(each) for each in capture.maps]
     measures: Measures = {}
     for name in COLUMNS:
-        columns_of_maps = [measures_of_map[name].ravel() for measures_of_map in measures_by_map]
+        columns_of_maps = [each[name].ravel() for each in measures_of_maps]
         measures[name] = np.concatenate(columns_of_maps)
     return measures
 
