@@ -165,6 +165,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
                 vectors = self.compute_vectors(run_layers, changed_ids, last_layer)
         self.require_finite(weights)
         visible = self.make_visible(intervention, len(ids))
+        # the query or the key that the request names becomes a window
         request = request.placed((tokens, tokens))
         maps: list[AttentionMap] = []
         for layers, heads in rectangles:
@@ -399,7 +400,13 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         encoding = self.tokenizer.encode(prompt.text)
         positions = self.config.positions
         length = len(encoding.ids)
-        note = require_length(length, positions, truncate, self.name, writes=prompt.generate)
+        note = require_length(
+            length,
+            positions,
+            truncate,
+            model=self.name,
+            writes=prompt.generate,
+        )
         if note:
             encoding.truncate(positions - prompt.generate)
         ids = list(encoding.ids)

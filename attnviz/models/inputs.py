@@ -95,9 +95,9 @@ def find_float_type(net: nn.Module) -> torch.dtype:
 
 
 def is_array(value: Any) -> bool:
-    """Return True for an array of NumPy, or one that becomes an array of NumPy.
+    """Return True for a NumPy array, or an object of another library that NumPy makes one of.
 
-    A tensor of torch is none.
+    The result is False for a torch tensor, and for a single number.
     """
     return hasattr(value, "__array__") and not isinstance(value, (Tensor, np.generic, type))
 

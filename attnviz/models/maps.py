@@ -227,7 +227,7 @@ def make_edits(
             raise ModelError(
                 "edges of this model cannot be cut: some of its layers read a shortened text",
             )
-        # layers often lose the same edges: memory holds these once
+        # layers often lose the same edges: a mask that equals one of the last two is shared
         equal_masks = [other for other in recent if np.array_equal(other, cut)]
         cut = equal_masks[0] if equal_masks else cut
         recent = [*recent[-1:], cut]
@@ -483,5 +483,5 @@ def find_allowed_difference(dtype: torch.dtype) -> float:
 
 
 def make_position_tokens(count: int) -> tuple[Token, ...]:
-    """Return tokens that are named by their positions, and have no text."""
+    """Return tokens that are named by their positions, and have neither an id nor a text."""
     return tuple(Token(str(position), -1, 0, 0, False) for position in range(count))

@@ -81,7 +81,7 @@ def measure_tensor_change(before: Tensor, after: Tensor) -> float:
         return math.inf
     difference = float((after - before).norm())
     size = float(before.norm())
-    # numbers that cancel out are all rounding
+    # outputs that are zero but for rounding are compared with the size of that rounding
     rounding = torch.finfo(torch.float32).eps * math.sqrt(before.numel())
     return difference / max(size, rounding) if difference else 0.0
 

@@ -46,7 +46,7 @@ def unwrap_model(value: Any) -> UnwrappedModel:
     """
     unwrapped = UnwrappedModel(value)
     while True:
-        inner = open_wrapper(unwrapped.model)
+        inner = unwrap_once(unwrapped.model)
         if inner is None:
             break
         tokenizer = unwrapped.tokenizer
@@ -69,7 +69,7 @@ def describe_object(value: Any) -> str:
     return f"of type {type(value).__name__}"
 
 
-def open_wrapper(model: Any) -> UnwrappedModel | None:
+def unwrap_once(model: Any) -> UnwrappedModel | None:
     """Return the object directly inside a wrapper of a model; None if it is no known wrapper.
 
     The tokenizer and the prompt of the wrapper are returned with it, if it has any. Raises
@@ -89,7 +89,7 @@ def open_wrapper(model: Any) -> UnwrappedModel | None:
     if SERVING in packages and list_outermost_models(model):
         inner = find_only_model(model)
         tokenizer = getattr(model, "tokenizer", None)
-        return UnwrappedModel(inner, tokenizer, read_prompt(model))
+        return UnwrappedModel(inner, tokenizer, find_default_prompt(model))
     return None
 
 
@@ -171,7 +171,7 @@ def list_outermost_models(model: nn.Module) -> list[nn.Module]:
     return models
 
 
-def read_prompt(model: Any) -> str:
+def find_default_prompt(model: Any) -> str:
     """Return the prompt that a sentence encoder puts before each text by default; empty if none.
 
     model: one of the library sentence-transformers, which holds several prompts by name, and the

@@ -99,7 +99,7 @@ def list_task_classes(adapter: Adapter) -> list[Any]:
     return [TASKS[task]]
 
 
-def set_labels(config: Any, adapter: Adapter) -> None:
+def set_class_count(config: Any, adapter: Adapter) -> None:
     """Set the number of classes in a base model's config to that of an adapter's classifier.
 
     Nothing is changed if the adapter has no classifier.

@@ -165,18 +165,18 @@ class AttentionReader:
         """
         short = shorten_inputs(inputs)
         untouched = self.run_untouched(short)
-        calls, kinds = self.find_way(short, untouched)
+        calls, kinds = self.choose_way(short, untouched)
         if not calls:
             calls, kinds = self.list_eager_calls(short, untouched)
         if not calls:
             raise ModelError(f"{type(self.model).__name__} has no attention that could be shown")
         lengths = read_lengths(short)
-        has_other_lengths = any(not is_over_text(call, lengths) for call in calls)
+        has_other_lengths = any(not has_text_lengths(call, lengths) for call in calls)
         reads_text = set(short) <= TEXT
         sites = self.number_calls(calls, kinds, short)
         return ModelSurvey(sites, pooled=has_other_lengths and reads_text)
 
-    def find_way(self, short: Inputs, untouched: Any) -> tuple[list[SurveyedCall], list[Kind]]:
+    def choose_way(self, short: Inputs, untouched: Any) -> tuple[list[SurveyedCall], list[Kind]]:
         """Choose the first way of reading attention that leaves the model's output as it is.
 
         A way is with our attention functions in place of the library's or without, and with the
@@ -522,6 +522,7 @@ def classify_call(call: SurveyedCall, lengths: Lengths, outputs: Any) -> Kind:
             return "encoder"
         return "decoder" if call.keys == target else "cross"
     if hasattr(outputs, "encoder_attentions") and hasattr(outputs, "decoder_attentions"):
+        # a module such as decoder.layers.0.encoder_attn belongs to the decoder
         before_encoder, _, _ = where.partition("encoder")
         if "decoder" not in before_encoder:
             return "encoder"
@@ -532,7 +533,7 @@ def classify_call(call: SurveyedCall, lengths: Lengths, outputs: Any) -> Kind:
     return "cross" if may_cross or "cross" in where else "self"
 
 
-def is_over_text(call: SurveyedCall, lengths: Lengths) -> bool:
+def has_text_lengths(call: SurveyedCall, lengths: Lengths) -> bool:
     """Return True if queries and keys of a call are as many as the tokens of the texts."""
     return (call.queries, call.keys) in list_text_sizes(lengths)
 

@@ -45,7 +45,7 @@ _observer: ContextVar[Observer | Tap | None] = ContextVar("observer", default=No
 
 @contextmanager
 def observe_calls(observer: Observer | Tap) -> Iterator[None]:
-    """Show the calls that models of this thread make to an observer."""
+    """Show an observer the calls of attention that transformers models make in this thread."""
     token = _observer.set(observer)
     try:
         yield
@@ -174,8 +174,8 @@ def hides_later_keys(
 ) -> bool:
     """Return True if a call of attention is causal by itself, without a mask that hides later keys.
 
-    The options of the call tell, else the module, else it is. A single query, (B, H, 1, d), sees
-    all keys, since it is the last token of a text.
+    It is if its options say so; without such an option, if its module says so; and if neither says
+    anything. A single query, (B, H, 1, d), sees all keys, since it is the last token of a text.
     """
     causal = options.get("is_causal")
     if causal is None:

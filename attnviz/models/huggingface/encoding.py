@@ -104,7 +104,13 @@ def encode_prompt(
     with silence_library():
         encoding = tokenizer(*texts, **options)
         length = len(encoding["input_ids"])
-        length_note = require_length(length, positions, truncate, name, writes=prompt.generate)
+        length_note = require_length(
+            length,
+            positions,
+            truncate,
+            model=name,
+            writes=prompt.generate,
+        )
         if length_note and positions:
             room = positions - prompt.generate
             encoding = tokenizer(*texts, truncation=True, max_length=room, **options)
@@ -132,7 +138,7 @@ def encode_ids(
     """
     length = len(ids)
     require_length(length, positions, truncate=False, model=name, what="the sequence of ids")
-    text, tokens = spell_ids(tokenizer, ids, 0, "")
+    text, tokens = spell_ids(tokenizer, ids, known=0, text="")
     inputs = {"input_ids": torch.tensor([list(ids)])}
     return EncodedText(inputs, tokens, text)
 
@@ -466,7 +472,7 @@ def make_tokens(
         segments = [0] * len(ids)
         if len(texts) > 1:
             segments = [segment or 0 for segment in encoding.sequence_ids(0)]
-    spans = place_marks(names, spans, segments, texts)
+    spans = correct_space_spans(names, spans, segments, texts)
     tokens: list[Token] = []
     columns = zip(names, ids, spans, special, segments, strict=True)
     for name, number, span, is_special, segment in columns:
@@ -475,7 +481,7 @@ def make_tokens(
     return tuple(tokens), note
 
 
-def place_marks(
+def correct_space_spans(
     names: Sequence[str],
     spans: Sequence[Span],
     segments: Sequence[int],
@@ -620,7 +626,7 @@ def add_target(
     if prompt.target is None:
         room = (positions or MOST_WRITTEN + 1) - 1  # the token that starts a target takes one
         ids = write_target(model, encoded.inputs, min(MOST_WRITTEN, room))
-        text, tokens = spell_ids(tokenizer, ids, 0, "")
+        text, tokens = spell_ids(tokenizer, ids, known=0, text="")
         note = "the target is what the model wrote, greedily; --target gives another"
         notes = (*notes, note)
     else:
@@ -672,7 +678,7 @@ def encode_target(
     if not labels:
         raise InputError("the target makes no tokens")
     if labels[-1] not in list_special_ids(tokenizer):
-        # in place of the token that ends a text, which a decoder never reads
+        # stands for a token that ends the text: the shift drops the last label
         labels = [*labels, labels[-1]]
     shift_labels = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shift_labels is not None:
@@ -741,7 +747,12 @@ def append_continuation(
     encoded: the text that the model has continued. ids: the token ids of the text and of its
     continuation.
     """
-    text, new_tokens = spell_ids(tokenizer, ids, len(encoded.tokens), encoded.text)
+    text, new_tokens = spell_ids(
+        tokenizer,
+        ids,
+        known=len(encoded.tokens),
+        text=encoded.text,
+    )
     inputs = {**encoded.inputs, "input_ids": torch.tensor([list(ids)])}
     inputs.pop("token_type_ids", None)
     tokens = (*encoded.tokens, *new_tokens)

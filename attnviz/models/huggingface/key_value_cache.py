@@ -88,7 +88,7 @@ class CachedText:
         return size == (self.queries, key_count)
 
 
-def read_past(
+def read_cached_text(
     model: Any,
     inputs: Mapping[str, Any],
     request: Request,

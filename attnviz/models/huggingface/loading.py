@@ -36,7 +36,7 @@ from attnviz.models.huggingface.adapter import (
     list_task_classes,
     read_adapter,
     require_matching_modules,
-    set_labels,
+    set_class_count,
 )
 from attnviz.models.huggingface.attention import (
     call_model,
@@ -142,7 +142,7 @@ def load_parts(
             require_writer(config, folder)
         classes = list_classes(config, writes=writes, predicts=predicts)
         if adapter is not None:
-            set_labels(config, adapter)
+            set_class_count(config, adapter)
             classes = [*list_task_classes(adapter), *classes]
         source = ModelSource(folder, config, available, adapter)
         dtype = choose_dtype(placement, device)
@@ -154,7 +154,7 @@ def load_parts(
         model = model.to(device).eval()
         count_decoder_layers(model.config)
         reset_generation(model)
-        model, part_note = keep_text_part(model, folder)
+        model, part_note = choose_text_part(model, folder)
         tokenizer = load_tokenizer(folders.tokenizer or folder, model, config)
         if folders.tokenizer not in (None, folders.adapter):
             require_vocabulary(tokenizer, model, folders)
@@ -302,7 +302,7 @@ def load_first_class(classes: list[Any], source: ModelSource, dtype: Any) -> Any
     furthest = 0
     attempts: set[type] = set()
     for kind in classes:
-        stage = 0
+        stage = 0  # how far this class comes
         try:
             outline = outline_model(kind, source)
             stage = 1
@@ -315,7 +315,7 @@ def load_first_class(classes: list[Any], source: ModelSource, dtype: Any) -> Any
             stage = 3
             return load_weights(kind, source, dtype)
         except ModelError as error:
-            # of two that came as far, the later one: the class that the config names is tried last
+            # if two come equally far, the later one counts: the class that the config names is last
             is_as_far = stage == furthest and source.adapter is None
             if stage > furthest or is_as_far:
                 failure = error
@@ -425,7 +425,7 @@ def explain_refusal(model: Any, folder: Path) -> str:
     )
 
 
-def keep_text_part(model: Any, folder: Path) -> tuple[Any, str | None]:
+def choose_text_part(model: Any, folder: Path) -> tuple[Any, str | None]:
     """Return a model or the part of it that runs on a text alone, and a note if it is a part.
 
     Models of images or sound are tried on a few tokens. If they refuse, the first text model inside
@@ -581,9 +581,10 @@ def find_missing_package(folder: Path, error: Exception) -> str | None:
 
 
 def is_sentencepiece(file: Path) -> bool:
-    """Return True if a vocabulary is one of SentencePiece.
+    """Return True if the file of a vocabulary is one of SentencePiece.
 
-    Such a file begins with its first piece, and other vocabularies with a line of text.
+    Such a file is a protocol buffer, which begins with the tag of its first piece, the byte of a
+    line break. Vocabularies of other kinds begin with a line of text.
     """
     with file.open("rb") as stream:
         return stream.read(1) == b"\n"

@@ -42,7 +42,7 @@ from attnviz.models.huggingface.encoding import (
     require_embeddings,
     spell_ids,
 )
-from attnviz.models.huggingface.key_value_cache import protect_caches, read_past
+from attnviz.models.huggingface.key_value_cache import protect_caches, read_cached_text
 from attnviz.models.huggingface.loading import find_position_limit, load_parts, reads_target
 from attnviz.models.huggingface.prediction import (
     ResolvedTarget,
@@ -202,6 +202,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             if survey.pooled and request.windowed:
                 require_whole_text(survey.sites, choices, len(encoded.tokens))
             find_sides = self.make_text_sides(encoded, survey)
+            # the query or the key that the request names becomes a window
             request = request.placed(find_sides(choices[0]))
             require_weights_memory(choices, find_sides, request)
             heads = group_heads_by_call(choices, survey.sites)
@@ -583,8 +584,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         model does not take or a result that does not fit into memory, and ModelError for numbers
         that the model cannot compute.
         """
-        inputs = self.place_inputs(name_inputs(self.model, inputs))
-        past = read_past(self.model, inputs, request)
+        inputs = self.place_inputs(prepare_inputs(self.model, inputs))
+        past = read_cached_text(self.model, inputs, request)
         with protect_caches(self.model):
             survey = self.reader.survey(inputs)
             choices = choose_maps(survey.sites, request)
@@ -622,7 +623,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         if self.tokenizer is None or name not in inputs:
             return "", ()
         ids = inputs[name][0].tolist()
-        return spell_ids(self.tokenizer, ids, 0, "")
+        return spell_ids(self.tokenizer, ids, known=0, text="")
 
     def make_input_sides(
         self,
@@ -712,7 +713,7 @@ def require_no_inference(model: Any) -> None:
         )
 
 
-def name_inputs(model: Any, inputs: Any) -> dict[str, Any]:
+def prepare_inputs(model: Any, inputs: Any) -> dict[str, Any]:
     """Make the arguments of a model, by name, out of what a user gives as its inputs.
 
     Arrays and lists of numbers become tensors, and a text alone becomes a batch of one. Inputs that
@@ -727,7 +728,7 @@ def name_inputs(model: Any, inputs: Any) -> dict[str, Any]:
     for name, value in by_name.items():
         is_used = name not in RETURNED and value is not None
         if is_used:
-            arguments[name] = read_input(name, value, model.dtype)
+            arguments[name] = convert_input(name, value, model.dtype)
     if not any(isinstance(value, Tensor) for value in arguments.values()):
         raise InputError(
             "inputs= holds no tensor: "
@@ -791,7 +792,7 @@ def list_passing_names(model: Any, names: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name in names if name.startswith(("encoder_", "decoder_")))
 
 
-def read_input(name: str, value: Any, dtype: torch.dtype) -> Any:
+def convert_input(name: str, value: Any, dtype: torch.dtype) -> Any:
     """Return an array, a list of numbers or a tensor as a tensor with the axis of a batch of texts.
 
     The axis is added to the input of a single text. Other values are returned as they are.
@@ -829,5 +830,5 @@ def add_decoder_inputs(
         raise InputError(
             f"{type(model).__name__} reads a text and a target: inputs= holds no decoder_input_ids",
         )
-    label_ids = read_input("labels", labels, model.dtype)
+    label_ids = convert_input("labels", labels, model.dtype)
     return {**inputs, "decoder_input_ids": shift_labels(labels=label_ids)}
