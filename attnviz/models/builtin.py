@@ -225,11 +225,12 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     ) -> Response:
         """Run the model under each of several interventions, and return the logits of a next token.
 
-        An intervention is a change of one run. target: the token after which is predicted, by
-        default the last one, and the token whose prediction is asked about. By default this is the
-        likeliest one under the first intervention. truncate: True to cut a text that is too long.
-        Raises UsageError for a target that is not one token, for edges that are not there, and for
-        a part of the prompt that the model cannot read; InputError for a text that does not fit.
+        An intervention is a change of one run. target: the position after which a token is
+        predicted, by default the last one, and the token whose prediction is asked about, by
+        default the likeliest one under the first intervention. truncate: True to cut a text that is
+        too long. Raises UsageError for a target that is not one token, for edges that are not
+        there, and for a part of the prompt that the model cannot read; InputError for a text that
+        does not fit.
         """
         self.require_readable(prompt, is_changed=True)
         ids, tokens, _, _ = self.read_prompt(prompt, truncate)
@@ -477,9 +478,9 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     def losses(self, ids: Ids, change: OutputChange | None = None) -> Floats:
         """Measure how badly the model predicts each token of some sequences from those before it.
 
-        ids: token ids (sequence, token). The losses are cross-entropies in nats, (sequence,
-        token - 1), since the first token is not predicted. change: a function that replaces the
-        outputs of heads.
+        ids: those of the tokens, (sequences, n). The losses are cross-entropies in nats,
+        (sequences, n - 1), since the first token is not predicted. change: a function that replaces
+        the outputs of heads.
         """
         measured: Floats
         require_no_run()
@@ -542,9 +543,9 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     ) -> Floats:
         """Return the attention weights, or scores, of the layers up to a last one.
 
-        They are (layer, head, query, key), of the first text of the run. method: that of the scores
-        gives the scores, with 0 where masked; any other gives the weights. run_layers: a function
-        that runs so many layers and returns their results.
+        They are (layer, head, query, key), of the first text of the run. method: "scores" gives the
+        scores before the softmax, with 0 where masked; any other method gives the weights.
+        run_layers: a function that runs so many layers and returns their results.
         """
 
         def compute_layer_weights() -> list[Any]:

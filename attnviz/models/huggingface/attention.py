@@ -258,9 +258,10 @@ class AttentionReader:
     def watch_calls(self, inputs: Inputs) -> tuple[list[SurveyedCall], list[Kind], Any]:
         """Run the model, and return the calls of attention that it makes, and its output.
 
-        They are seen in our attention functions and in torch's. Returned between the two is, for
-        each call, which tokens attend to which, such as "self" or "cross".
+        The calls are seen in our attention functions and in torch's. Returned are the calls; for
+        each of them, which tokens attend to which, such as "self" or "cross"; and the output.
         """
+        # torch's functions are watched in this run, in order to see whether calls are found there
         self.tapped = True
         with watch_modules(self.model) as running:
             survey = SurveyObserver(running)
@@ -275,7 +276,7 @@ class AttentionReader:
     ) -> tuple[list[SurveyedCall], list[Kind]]:
         """List the layers whose attention weights the library returns, as calls of attention.
 
-        untouched: the output of the model without an observer. Returned with the calls is, for each
+        untouched: the output of the model without an observer. Returned are the calls and, for each
         of them, which tokens attend to which. Raises ModelError if the output changes when the
         weights are asked for.
         """
@@ -565,6 +566,7 @@ def name_parts(
     """
     run_counts: Counter[tuple[int, Kind]] = Counter()
     input_parts: list[int] = []
+    # the entry of a call is the number of the run of its module, or 0 if that is not known
     for call, kind in zip(calls, kinds, strict=True):
         run = call.entry, kind
         if call.entry and not call.repeated:

@@ -144,8 +144,8 @@ def read_call(
         value = repeat_heads(value, heads)
     indices = options.get("indices")
     if indices is not None:
-        unchosen = Call(query, key, value, scale, mask=mask, causal=causal)
-        mask = mask_unchosen_keys(unchosen, indices)
+        full_call = Call(query, key, value, scale, mask=mask, causal=causal)
+        mask = mask_unchosen_keys(full_call, indices)
         causal = False
     # the library has two names for the scores of sinks
     sinks = options.get("s_aux")

@@ -52,9 +52,9 @@ WRITERS = "ForCausalLM", "LMHeadModel"
 """The ends of the names of classes of models that continue a text."""
 CONDITIONAL = "ForConditionalGeneration"
 """The end of the names of encoder-decoders, and of writers that may also read images or sound."""
-IMPLEMENTATIONS = "attn_implementation", "_attn_implementation"
+IMPLEMENTATION_ENTRIES = "attn_implementation", "_attn_implementation"
 SETTINGS = {
-    *IMPLEMENTATIONS,
+    *IMPLEMENTATION_ENTRIES,
     "return_dict",
     "use_return_dict",
     "output_attentions",
@@ -271,7 +271,7 @@ def find_other_implementation(values: Any) -> str | None:
     if not isinstance(values, dict):
         return None
     for name, value in values.items():
-        is_implementation = name in IMPLEMENTATIONS and isinstance(value, str)
+        is_implementation = name in IMPLEMENTATION_ENTRIES and isinstance(value, str)
         if is_implementation and value not in ("eager", "sdpa"):
             return str(value)
         inner_implementation = find_other_implementation(value)
@@ -355,7 +355,7 @@ def load_weights(kind: Any, source: ModelSource, dtype: Any) -> Any:
     loaded, or if its folder lacks weights.
     """
     folder = source.folder
-    # the library would apply an adapter in the folder by itself: it looks in no such subfolder
+    # the library applies an adapter that it finds: it is to look in a folder that is not there
     adapter_options = {"subfolder": "none"}
     options: dict[str, Any] = {
         "local_files_only": True,

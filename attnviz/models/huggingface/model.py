@@ -240,6 +240,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         choice = choose_maps(survey.sites, request)[0]
         heads_by_call = group_heads_by_call((choice,), survey.sites)
         number, heads = next(iter(heads_by_call.items()))
+        # a repeated call uses the weights of this one again, with other values
         next_sites = survey.sites[number + 1 :]
         if next_sites and next_sites[0].repeated:
             raise ModelError(REPEATED)
@@ -487,9 +488,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     def losses(self, ids: Ids, change: OutputChange | None = None) -> Floats:
         """Measure how badly the model predicts each token of some sequences from those before it.
 
-        ids: token ids (sequence, token). The losses are cross-entropies in nats, (sequence,
-        token - 1), since the first token is not predicted. change: a function that replaces the
-        outputs of heads. Raises UsageError for a model that predicts no next tokens.
+        ids: those of the tokens, (sequences, n). The losses are cross-entropies in nats,
+        (sequences, n - 1), since the first token is not predicted. change: a function that replaces
+        the outputs of heads. Raises UsageError for a model that predicts no next tokens.
         """
         if reads_target(self.model) or not self.model.can_generate():
             raise UsageError(
@@ -505,9 +506,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     def measure_batch_losses(self, ids: Tensor, change: OutputChange | None) -> Floats:
         """Measure the losses of a few sequences in one run of the model.
 
-        ids: token ids (sequence, token). The losses of the tokens from the second on are
-        cross-entropies in nats, (sequence, token - 1). change: a function that replaces the outputs
-        of heads.
+        ids: those of the tokens, (sequences, n). The losses of the tokens from the second on are
+        cross-entropies in nats, (sequences, n - 1). change: a function that replaces the outputs of
+        heads.
         """
         inputs = self.place_inputs({"input_ids": ids})
         survey = self.reader.survey(inputs)
@@ -573,7 +574,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
 
     @wait_for_turn
     def capture_inputs(self, inputs: Any, request: Request) -> Capture:
-        """Run the model on inputs that are encoded already; return what a request names of them.
+        """Run the model on encoded inputs, and return what a request names of its attention.
 
         inputs: a tensor of token ids, a sequence of arguments, or a mapping of names to arguments.
         Tokens have their texts if there is a tokenizer, and are named by their positions otherwise.
