@@ -234,7 +234,7 @@ def make_edits(
         cuts[number] = torch.from_numpy(cut)
     intervention = batch[0]  # the others replace the outputs of heads alike
     layers = [site.layer if intervention.kind in (None, site.kind) else None for site in sites]
-    return RunEdits(layers, cuts, intervention.change, check=check_keys)
+    return RunEdits(layers, cuts, intervention.change, check_keys)
 
 
 def check_keys(visible: Tensor, cut: Tensor) -> None:
