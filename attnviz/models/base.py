@@ -133,11 +133,11 @@ class SupportsLosses(SupportsSequences, Protocol):
     def losses(self, ids: "Ids", change: OutputChange | None = None) -> Floats:
         """Measure how badly the model predicts each token of some sequences from those before it.
 
-        ids: those of the tokens, (sequences, n). The losses are cross-entropies in nats,
-        (sequences, n - 1), since the first token is not predicted. change: a function that replaces
-        the outputs of heads, as in ``Intervention.change``. Raises UsageError for a model that
-        predicts no next tokens, and ModelError if there is a change and the model does not show the
-        outputs of its heads.
+        ids: the token ids, (sequences, n). Returns the cross-entropies in nats, (sequences, n - 1),
+        since the first token is not predicted. change: a function that replaces the outputs of
+        heads, as in ``Intervention.change``. Raises UsageError for a model that predicts no next
+        tokens, and ModelError if there is a change and the model does not show the outputs of its
+        heads.
         """
         ...
 

@@ -83,8 +83,8 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     def __init__(self, name: str, folder: Path, placement: Placement) -> None:
         """Read a model that ``attnviz train`` wrote, and place its parameters on a device.
 
-        name: the model's, in pictures and messages. placement: the device and the number type.
-        Raises ModelError for a damaged folder, and UsageError for a device that is not there.
+        name: the name of the model in pictures and messages. placement: the device and the number
+        type. Raises ModelError for a damaged folder, and UsageError for a device that is not there.
         """
         self.name = name
         stored = store.read_stored_model(folder)
@@ -107,9 +107,9 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     def load(cls, name: str, folders: Folders, placement: Placement) -> "Builtin":
         """Read a model that ``attnviz train`` wrote from its folder.
 
-        name: the model's, in pictures and messages. folders: that of the model; a folder of an
-        adapter or of another tokenizer is refused. placement: the device and the number type.
-        Raises ModelError for what is refused, and for a damaged folder.
+        name: the name of the model in pictures and messages. folders: the folder of the model; a
+        folder of an adapter or of another tokenizer is refused. placement: the device and the
+        number type. Raises ModelError for what is refused, and for a damaged folder.
         """
         if folders.adapter or folders.tokenizer:
             advice = "name another model with --model"
@@ -253,7 +253,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     ) -> Floats:
         """Return the logits of the token that follows a position, (intervention, token id).
 
-        ids: those of the text. batch: interventions that are run at once.
+        ids: the token ids of the text. batch: interventions that are run at once.
         """
 
         def compute_logits() -> list[Any]:
@@ -299,7 +299,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         products, (layer, head, query, key), with 0 in place of negative ones, and a note that says
         what the gradients are of.
 
-        ids, tokens: those of the text. intervention: what is changed in the run.
+        ids, tokens: the ids and the tokens of the text. intervention: what is changed in the run.
         """
         from attnviz.lm.gradients import compute_gradients
 
@@ -348,7 +348,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         They are the query, and all keys and values. The queries, keys and values are computed once
         more here, out of what the layer reads.
 
-        ids: those of the text. query: the position of the query.
+        ids: the token ids of the text. query: the position of the query.
         """
         head_outputs: dict[int, Any] = {}
 
@@ -478,9 +478,9 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     def losses(self, ids: Ids, change: OutputChange | None = None) -> Floats:
         """Measure how badly the model predicts each token of some sequences from those before it.
 
-        ids: those of the tokens, (sequences, n). The losses are cross-entropies in nats,
-        (sequences, n - 1), since the first token is not predicted. change: a function that replaces
-        the outputs of heads.
+        ids: the token ids, (sequences, n). Returns the cross-entropies in nats, (sequences, n - 1),
+        since the first token is not predicted. change: a function that replaces the outputs of
+        heads.
         """
         measured: Floats
         require_no_run()
@@ -620,9 +620,9 @@ def make_norm_map(
     length of this vector for each head or, if the request asks for it, the length of the sum of the
     vectors of all heads.
 
-    layers, heads: the numbers of those in the arrays. tokens: the queries, which are also the keys.
-    weights: (layer, head, query, key). visible: True where a query may attend; it broadcasts to the
-    weights. vectors: those that heads move of each key, (layer, head, key, dim).
+    layers, heads: the numbers of the layers and heads in the arrays. tokens: the queries, which are
+    also the keys. weights: (layer, head, query, key). visible: True where a query may attend; it
+    broadcasts to the weights. vectors: what heads move of each key, (layer, head, key, dim).
     """
     if not request.summed:
         norms = weights * measure_lengths(vectors)[:, :, None]

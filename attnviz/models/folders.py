@@ -40,11 +40,11 @@ def gather_folders(
     An adapter is a set of changes to the weights of a base model, in a folder of its own. If the
     model's folder holds an adapter and no whole model, the base that the adapter names is found.
 
-    name, revision: those of the model. companions: the names of another tokenizer and of an
-    adapter, if any. locate: a function that returns the local folder of a name and a revision. The
-    tokenizer is None if it is to be read beside the model's weights, and the adapter is None if
-    there is none. Raises ModelError if a folder cannot be found, or is no adapter where one is
-    needed, and if there would be two adapters.
+    name, revision: the name and the revision of the model. companions: the names of another
+    tokenizer and of an adapter, if any. locate: a function that returns the local folder of a name
+    and a revision. The tokenizer is None if it is to be read beside the model's weights, and the
+    adapter is None if there is none. Raises ModelError if a folder cannot be found, or is no
+    adapter where one is needed, and if there would be two adapters.
     """
     adapter = None
     if companions.adapter is not None:
@@ -143,8 +143,8 @@ def find_transformer_folder(folder: Path) -> Path:
 def require_inside(folder: Path, subfolder: str) -> Path:
     """Return the folder inside a model's folder that its modules.json names.
 
-    folder: the model's. subfolder: a path relative to it, which an untrusted file names. Raises
-    ModelError if this leads out of the model's folder, or if there is no such folder.
+    folder: the folder of the model. subfolder: a path relative to it, which an untrusted file
+    names. Raises ModelError if this leads out of the model's folder, or if there is no such folder.
     """
     list_path = folder / "modules.json"
     target = folder / subfolder

@@ -183,7 +183,8 @@ def require_names(
 
     A forward that takes any name is no exception, since it would silently ignore such an input.
 
-    names: those of the inputs. also: names that are allowed though the forward does not list them.
+    names: the names of the inputs. also: names that are allowed though the forward does not list
+    them.
     """
     known = read_signature(net)
     if known is None:

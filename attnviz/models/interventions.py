@@ -22,8 +22,8 @@ def batch_interventions(
     """Split interventions into batches that a model can run at once, and keep their order.
 
     An intervention is a change of one run of a model. Several of them can run as one batch if they
-    replace the outputs of heads alike. Therefore a new batch begins wherever this change is another
-    one than that of the intervention before.
+    replace the outputs of heads alike. Therefore a new batch begins wherever this change differs
+    from that of the intervention before.
 
     largest: the number of interventions that a batch has at most.
     """
@@ -41,7 +41,7 @@ def identify_change(intervention: Intervention) -> tuple[int, Kind | None]:
 def change_ids(ids: Sequence[int], batch: Sequence[Intervention]) -> Ids:
     """Return the token ids that a model reads under each intervention, (intervention, token).
 
-    ids: those of the text. The tokens that an intervention names are replaced in its row.
+    ids: the token ids of the text. The tokens that an intervention names are replaced in its row.
     """
     changed_ids = np.tile(np.array(ids), (len(batch), 1))
     for row, intervention in zip(changed_ids, batch, strict=True):
@@ -58,9 +58,9 @@ def mask_cut_edges(
 ) -> Visible | None:
     """Return a mask of the edges that interventions cut in one layer, True where an edge is cut.
 
-    An edge is a cell of the attention matrix: a query and a key. The mask is (intervention, head,
-    query, key). Its axis of heads is 1 long if all heads lose the same edges. The result is None
-    if no intervention cuts an edge of the layer.
+    An edge is a cell of an attention matrix, that is, a query and a key. The axes of the mask are
+    (intervention, head, query, key), and that of heads is 1 long if all heads lose the same edges.
+    The result is None if no intervention cuts an edge of the layer.
 
     kind: the kind of attention of the layer, such as "self" or "cross". layer: its number among
     those of its kind. size: the numbers of its heads, queries and keys.

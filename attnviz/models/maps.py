@@ -402,8 +402,8 @@ def stack_tensors(tensors: Sequence[Any]) -> Any:
 def stack_visible(masks: Sequence[Tensor]) -> Any:
     """Stack the masks of layers as one array (layer, head or 1, query or 1, key).
 
-    masks: that of each layer, (head or 1, query or 1, key), True where a query may attend. If all
-    are equal, the axis of layers is 1 long.
+    masks: the mask of each layer, (head or 1, query or 1, key), True where a query may attend. If
+    all are equal, the axis of layers is 1 long.
     """
     first = masks[0]
     if all(is_equal(mask, first) for mask in masks):

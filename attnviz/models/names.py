@@ -44,10 +44,9 @@ def locate_model(
 ) -> Path:
     """Return the local folder of a model by its name, and download the model if need be.
 
-    name: the built-in model's, the path of a folder, an alias of a hub id, or a hub id. A hub id is
-    looked up in the local cache first. revision: a branch, tag or commit on the hub. offline: True
-    to download nothing. quiet: True to show no progress. Raises ModelError if the model cannot be
-    had.
+    name: "builtin", the path of a folder, an alias of a hub id, or a hub id. A hub id is looked up
+    in the local cache first. revision: a branch, tag or commit on the hub. offline: True to
+    download nothing. quiet: True to show no progress. Raises ModelError if the model cannot be had.
     """
     if name == BUILTIN:
         return store.BUILTIN
@@ -134,9 +133,9 @@ def download_model(
 ) -> Path:
     """Download a repository from the hub into the local cache, and return its folder there.
 
-    name: the model's as the user wrote it, for errors. repository: the hub id that it stands for.
-    revision: a branch, tag or commit. offline: True to refuse. quiet: True to show no progress on
-    stderr. Raises ModelError if downloads are off, and for a download that fails.
+    name: the name of the model as the user wrote it, for errors. repository: the hub id that it
+    stands for. revision: a branch, tag or commit. offline: True to refuse. quiet: True to show no
+    progress on stderr. Raises ModelError if downloads are off, and for a download that fails.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -164,8 +163,9 @@ def explain_download_failure(
 ) -> AttnvizError:
     """Return the error that tells the user why the download of a model failed.
 
-    error: the exception of the hub's library. name: the model's as the user wrote it. repository:
-    the hub id that it stands for. revision: the branch, tag or commit that was asked for.
+    error: the exception of the hub's library. name: the name of the model as the user wrote it.
+    repository: the hub id that it stands for. revision: the branch, tag or commit that was asked
+    for.
     """
     from huggingface_hub import errors
 

@@ -27,7 +27,7 @@ SKIPPED = (
 def repeat_randomness(device: torch.device) -> Iterator[None]:
     """Let torch draw the same random numbers in each run, and restore its generators afterwards.
 
-    device: that of the model, whose generator is seeded and restored as well.
+    device: the device of the model, whose generator is seeded and restored as well.
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

@@ -23,11 +23,11 @@ def make_whole_map(
     The request keeps the weights themselves, tiles of them, statistics, or the strongest edges. A
     window of them, and scores and norms in place of weights, are always kept as they are.
 
-    layers, heads: the numbers of those in the arrays; a head may also be named, such as "sum".
-    tokens: the queries, which are also the keys. weights: weights, or the scores or norms that the
-    request is for, (layer, head, query, key). visible: True where a query may attend, (layer or 1,
-    head or 1, query, key). request: one whose window is in ``rows`` and ``columns``, as
-    ``Request.placed`` returns it. Raises UsageError for a window without tokens.
+    layers, heads: the numbers of the layers and heads in the arrays; a head may also have a name,
+    such as "sum". tokens: the queries, which are also the keys. weights: weights, or the scores or
+    norms that the request is for, (layer, head, query, key). visible: True where a query may
+    attend, (layer or 1, head or 1, query, key). request: one whose window is in ``rows`` and
+    ``columns``, as ``Request.placed`` returns it. Raises UsageError for a window without tokens.
     """
     make_self_map = partial(AttentionMap, "self", layers, heads, tokens, tokens)
     if request.windowed or request.method != ATTENTION:

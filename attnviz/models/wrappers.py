@@ -40,9 +40,9 @@ def unwrap_model(value: Any) -> UnwrappedModel:
     """Find the model in an object that a user hands over, through wrappers of any depth.
 
     A wrapper is an object of a library that compiles, copies, adapts or serves a model. A torch
-    module that is no such wrapper is the model itself. Returned beside the model are the tokenizer
-    and the prompt of the outermost wrapper that has one. Raises UsageError for an object that holds
-    no model, ModelError for a wrapper that does more than call its model.
+    module that is no such wrapper is the model itself. The model is returned with the tokenizer and
+    the prompt of the outermost wrapper that has one. Raises UsageError for an object that holds no
+    model, ModelError for a wrapper that does more than call its model.
     """
     unwrapped = UnwrappedModel(value)
     while True:
@@ -96,8 +96,8 @@ def unwrap_once(model: Any) -> UnwrappedModel | None:
 def is_of_class(value: Any, home: str, name: str) -> bool:
     """Return True if a value is an instance of a class of a library, without importing the library.
 
-    home: the name of the module that defines the class. name: the class's. The result is False if
-    that module was never imported.
+    home: the name of the module that defines the class. name: the name of the class. The result is
+    False if that module was never imported.
     """
     kind = getattr(sys.modules.get(home), name, None)
     return kind is not None and isinstance(value, kind)

@@ -71,8 +71,8 @@ def require_sane_ranks(
 ) -> None:
     """Raise ModelError if an adapter's config asks for a rank that its weights cannot have.
 
-    A rank is the length of a side of these weights. shapes: those of the weights, by name. folder:
-    the adapter's.
+    A rank is the length of a side of these weights. shapes: the shapes of the weights, by name.
+    folder: the folder of the adapter.
     """
     sides = [side for shape in shapes.values() for side in shape]
     largest = max(sides, default=0)
@@ -116,8 +116,8 @@ def require_matching_modules(
 ) -> None:
     """Raise ModelError if an adapter changes modules that its base model does not have.
 
-    outline: the base model, without memory for its weights. adapter: None passes. folder: that of
-    the base model.
+    outline: the base model, without memory for its weights. adapter: None passes. folder: the
+    folder of the base model.
     """
     if adapter is None:
         return

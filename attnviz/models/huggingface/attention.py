@@ -161,7 +161,7 @@ class AttentionReader:
         They are found in the first way of reading that leaves the model's output as it is. Raises
         ModelError if there is no such way, or no attention.
 
-        inputs: those of the model, of which a few tokens are run.
+        inputs: the inputs of the model, of which a few tokens are run.
         """
         short = shorten_inputs(inputs)
         untouched = self.run_untouched(short)
@@ -229,9 +229,9 @@ class AttentionReader:
     ) -> tuple[AttentionSite, ...]:
         """Give each call of attention in a run its layer, and return the calls as sites.
 
-        kinds: for each call, which tokens attend to which, such as "self" or "cross". inputs: those
-        of the run. If they are more than texts, such as images, layers are counted by the parts of
-        the model, such as an image encoder.
+        kinds: for each call, which tokens attend to which, such as "self" or "cross". inputs: the
+        inputs of the run. If they are more than texts, such as images, layers are counted by the
+        parts of the model, such as an image encoder.
         """
         reads_text = set(inputs) <= TEXT
         parts = name_parts(calls, kinds, towers=not reads_text)
@@ -258,8 +258,8 @@ class AttentionReader:
     def watch_calls(self, inputs: Inputs) -> tuple[list[SurveyedCall], list[Kind], Any]:
         """Run the model, and return the calls of attention that it makes, and its output.
 
-        The calls are seen in our attention functions and in torch's. Returned are the calls; for
-        each of them, which tokens attend to which, such as "self" or "cross"; and the output.
+        The calls are seen in our attention functions and in torch's. Returns the calls; for each of
+        them, which tokens attend to which, such as "self" or "cross"; and the output.
         """
         # torch's functions are watched in this run, in order to see whether calls are found there
         self.tapped = True
@@ -276,9 +276,9 @@ class AttentionReader:
     ) -> tuple[list[SurveyedCall], list[Kind]]:
         """List the layers whose attention weights the library returns, as calls of attention.
 
-        untouched: the output of the model without an observer. Returned are the calls and, for each
-        of them, which tokens attend to which. Raises ModelError if the output changes when the
-        weights are asked for.
+        untouched: the output of the model without an observer. Returns the calls and, for each of
+        them, which tokens attend to which. Raises ModelError if the output changes when the weights
+        are asked for.
         """
         weights, outputs = self.run_eager(inputs)
         self.require_same_output(untouched, outputs)
@@ -313,8 +313,8 @@ class AttentionReader:
 
         survey: all calls that a run makes. heads: the heads to look at, by the index of their call
         in the run. request: what to keep. edits: what is changed in the run; nothing by default.
-        Returned is what was kept of each of these calls, by its index. The note says how the model
-        was read if that is not how it was surveyed, and is None otherwise. Raises ModelError if the
+        Returns what was kept of each of these calls, by its index. The note says how the model was
+        read if that is not how it was surveyed, and is None otherwise. Raises ModelError if the
         model cannot be read, or changed, as asked.
         """
         count = len(survey.sites)
@@ -341,8 +341,8 @@ class AttentionReader:
         """Return what a request keeps of the attention weights that the library gives, and a note.
 
         survey: all calls of attention that a run makes. heads: the heads to look at, by the index
-        of their call. Returned is what was kept of each of these calls, by its index. The note says
-        how the weights were read. Raises ModelError if the library does not return weights for all
+        of their call. Returns what was kept of each of these calls, by its index. The note says how
+        the weights were read. Raises ModelError if the library does not return weights for all
         calls of the survey, or if the model's output changes when they are asked for.
         """
         probe = CaptureObserver(heads, request, stop=False)
@@ -378,7 +378,7 @@ class AttentionReader:
 
         run_model: a function that calls the model on the inputs; None for a plain call. The result
         is what it returns, or None if the observer ended the run because it had all that it wants.
-        Returned with it is the tap, which watches torch's functions for calls of attention. It is
+        It is returned with the tap, which watches torch's functions for calls of attention, or with
         None if this model makes no call there.
         """
         tap = None
@@ -512,8 +512,9 @@ def classify_call(call: SurveyedCall, lengths: Lengths, outputs: Any) -> Kind:
     The numbers of its queries and keys tell, if the length of the decoder's text is known.
     Otherwise the library's names do: those of the model's outputs, and of the calling module.
 
-    lengths: those of the text and of the decoder's text. outputs: the model's output. Returns
-    "encoder", "decoder" or "cross" for an encoder-decoder, and "self" or "cross" for other models.
+    lengths: the numbers of tokens of the text and of the decoder's text. outputs: the model's
+    output. Returns "encoder", "decoder" or "cross" for an encoder-decoder, and "self" or "cross"
+    for other models.
     """
     _, target = lengths
     where = call.where.lower()

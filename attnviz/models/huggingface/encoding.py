@@ -86,8 +86,8 @@ def encode_prompt(
 
     A chat is written by the tokenizer's template first. positions: the largest number of tokens
     that the model reads; None if nothing limits it. truncate: True to cut a longer text. name: the
-    model's, for messages. Raises InputError for a text that does not fit or makes no tokens, and
-    UsageError for a chat with a pair, or without a template.
+    name of the model, for messages. Raises InputError for a text that does not fit or makes no
+    tokens, and UsageError for a chat with a pair, or without a template.
     """
     require_none({"--pair": prompt.chat and prompt.pair}, "--chat reads all from one text")
     text = prompt.text
@@ -134,7 +134,7 @@ def encode_ids(
     """Return token ids as the inputs of a model, with the tokens and the text that they spell.
 
     positions: the largest number of tokens that the model reads; None if nothing limits it. name:
-    the model's, for messages. Raises InputError for more ids than the model reads.
+    the name of the model, for messages. Raises InputError for more ids than the model reads.
     """
     length = len(ids)
     require_length(length, positions, truncate=False, model=name, what="the sequence of ids")
@@ -151,7 +151,7 @@ def require_embeddings(
 ) -> None:
     """Raise ModelError if an encoded text has a token that the model has no embedding for.
 
-    The tokenizer is one of another model then. name: the model's, for the message.
+    The tokenizer is one of another model then. name: the name of the model, for the message.
     """
     decoder = model.get_decoder() if "decoder_input_ids" in encoded.inputs else model
     for input_name, reader in (("input_ids", model), ("decoder_input_ids", decoder)):
@@ -220,9 +220,9 @@ def write_chat(
 
     text: JSON messages, or any other text, which is one message of the user. The content of a
     message may be a list of text parts, which are joined if the template takes strings only. name:
-    the model's, for errors and the note. Returns the chat, the slices of it that the messages are,
-    and a note or None. Raises UsageError if there is no template, and InputError for messages that
-    it refuses.
+    the name of the model, for errors and the note. Returns the chat, the slices of it that the
+    messages are, and a note or None. Raises UsageError if there is no template, and InputError for
+    messages that it refuses.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(f"--chat: {name} has no chat template")
@@ -309,7 +309,7 @@ def fit_contents(
 
     Contents that are lists of text parts stay lists if the template reads them. Otherwise their
     texts are joined by line breaks. The note says so if a list has more than one part. name: the
-    model's, for the note.
+    name of the model, for the note.
     """
     contents = [message["content"] for message in messages]
     lists = [content for content in contents if isinstance(content, list)]
@@ -413,7 +413,7 @@ def find_content(
 
     The content is a text or a list of text parts, of which the span goes from the first that is
     found to the last. chat: a text that was made of messages. start, end: the positions between
-    which to look; an end of None is that of the chat. None if no part is found.
+    which to look; an end of None is the end of the chat. The result is None if no part is found.
     """
     parts = content if isinstance(content, list) else [content]
     spans: list[Span] = []
@@ -456,8 +456,8 @@ def make_tokens(
     """Make the tokens of a text, or of a pair of texts, that a tokenizer has encoded.
 
     Each token has its name, its id, and the span of its text that it stands for. encoding: what the
-    tokenizer returned. texts: those that it read. Returned with the tokens is a note, or None, that
-    says that the spans had to be looked for, since the tokenizer does not tell them.
+    tokenizer returned. texts: the texts that it read. The tokens are returned with a note, or None.
+    The note says that the spans had to be looked for, since the tokenizer does not tell them.
     """
     ids = encoding["input_ids"]
     names = tokenizer.convert_ids_to_tokens(ids)
@@ -545,9 +545,9 @@ def guess_spans(
     Each token is looked for after the one before it. Tokens that are not found share the span that
     is left between their neighbours, as the bytes of one sign do.
 
-    ids: those of the tokens. special: for each token, True if it is special and stands for no text.
-    texts: the one or two texts that were encoded. Returns the start and end of each token in its
-    text, the index of its text, and a note that says how many were not found.
+    ids: the ids of the tokens. special: for each token, True if it is special and stands for no
+    text. texts: the one or two texts that were encoded. Returns the start and end of each token in
+    its text, the index of its text, and a note that says how many were not found.
     """
     found: list[Span | None] = []
     segments: list[int] = []
@@ -708,8 +708,8 @@ def find_start_token(model: Any) -> int:
 def generate_ids(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[int]:
     """Let a model write tokens greedily after a text, and return token ids.
 
-    They are those that an encoder-decoder has written; for a causal model, those of the text and of
-    its continuation. inputs: the encoded text. count: the largest number of tokens to write.
+    An encoder-decoder gives the ids that it has written; a causal model gives the ids of the text
+    and of its continuation. inputs: the encoded text. count: the largest number of tokens to write.
     """
     options: dict[str, Any] = {
         "max_new_tokens": count,

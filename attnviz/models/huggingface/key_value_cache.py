@@ -45,11 +45,11 @@ class CachedText:
         """Return an attention map of the new queries as a window of the map of the whole text.
 
         The whole text is the tokens that a cache of keys and values holds, and the tokens that were
-        read now. The queries are the latter. Keys are named by their positions if they come from
-        the cache. Empty slots of the cache are cut off. A map that lacks some of the queries or
-        keys, or the weights, is returned as it is.
+        read now. The queries are the tokens that were read now. Keys are named by their positions
+        if they come from the cache. Empty slots of the cache are cut off. A map that lacks some of
+        the queries or keys, or the weights, is returned as it is.
 
-        tokens: those that were read now; empty if they are not known.
+        tokens: the tokens that were read now; empty if they are not known.
         """
         if not self.is_of_whole_layer(attention_map):
             return attention_map
@@ -95,7 +95,7 @@ def read_cached_text(
 ) -> CachedText | None:
     """Read how many tokens the cache of keys and values among a model's inputs holds.
 
-    inputs: those of the model, by name. request: what is to be kept of the attention. None is
+    inputs: the inputs of the model, by name. request: what is to be kept of the attention. None is
     returned if there is no cache, or an empty one. Raises InputError for an object of another type,
     for the cache of an encoder-decoder, and for a cache without a text that follows; UsageError if
     the request keeps anything but weights, which would need the whole text.

@@ -125,12 +125,12 @@ def load_parts(
 ) -> LoadedParts:
     """Load a transformers model and its tokenizer from local folders.
 
-    folders: those of the model, and of another tokenizer and an adapter if there are such. The
-    adapter is merged into the model's weights. placement: the device and the number type. writes:
-    True to load the head that continues a text. predicts: True to load the head that the model was
-    saved with, if any. An encoder-decoder always comes with its head, since it writes its own
-    target. Returned with model and tokenizer are notes for the user. Raises ModelError for a folder
-    that cannot be used, UsageError for a device that is not there.
+    folders: the folders of the model, and of another tokenizer and an adapter if there are such.
+    The adapter is merged into the model's weights. placement: the device and the number type.
+    writes: True to load the head that continues a text. predicts: True to load the head that the
+    model was saved with, if any. An encoder-decoder always comes with its head, since it writes its
+    own target. Model and tokenizer are returned with notes for the user. Raises ModelError for a
+    folder that cannot be used, UsageError for a device that is not there.
     """
     folder = folders.model
     available = require_safe(folder)
@@ -167,8 +167,8 @@ def list_classes(config: Any, *, writes: bool, predicts: bool) -> list[Any]:
 
     There are several, since a folder may hold only a part of the model.
 
-    config: the model's. writes: True if it is to continue texts. predicts: True if it is to have
-    the head that it was saved with.
+    config: the config of the model. writes: True if it is to continue texts. predicts: True if it
+    is to have the head that it was saved with.
     """
     saved_class = find_class(config)
     if config.is_encoder_decoder:
@@ -229,9 +229,9 @@ def choose_dtype(placement: Placement, device: str) -> Any:
 def load_config(folder: Path) -> tuple[Any, str | None]:
     """Load the config of the model in a folder, and make a note if it asks for other attention.
 
-    Entries that say how the model is to be run are left out. Returned with the config is a note
-    that names the attention implementation that it asks for, or None if it asks for none or for
-    "eager" or "sdpa". Raises ModelError if the library cannot read the config.
+    Entries that say how the model is to be run are left out. The config is returned with a note
+    that names the attention implementation that it asks for, or with None if it asks for none or
+    for "eager" or "sdpa". Raises ModelError if the library cannot read the config.
     """
     path = folder / "config.json"
     try:
@@ -283,7 +283,7 @@ def find_other_implementation(values: Any) -> str | None:
 def require_writer(config: Any, folder: Path) -> None:
     """Raise ModelError if a config names a class of model that does not continue texts.
 
-    folder: the model's.
+    folder: the folder of the model.
     """
     name = read_architecture(config)
     if name and not name.endswith((*WRITERS, CONDITIONAL)):
@@ -429,7 +429,7 @@ def choose_text_part(model: Any, folder: Path) -> tuple[Any, str | None]:
     """Return a model or the part of it that runs on a text alone, and a note if it is a part.
 
     Models of images or sound are tried on a few tokens. If they refuse, the first text model inside
-    them that runs is returned. folder: the model's. Raises ModelError if there is none.
+    them that runs is returned. folder: the folder of the model. Raises ModelError if there is none.
     """
     if reads_text_only(model) or runs_on_ids(model):
         return model, None
@@ -502,9 +502,9 @@ def reads_target(model: Any) -> bool:
 def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
     """Load the tokenizer in a folder for a model that is loaded already.
 
-    config: that of the model, from which the library chooses the class of a tokenizer whose folder
-    does not name it. Raises ModelError if there is no tokenizer, if it cannot be loaded, and if it
-    knows less than half of the tokens that the model does: then files of it are missing.
+    config: the config of the model, from which the library chooses the class of a tokenizer whose
+    folder does not name it. Raises ModelError if there is no tokenizer, if it cannot be loaded, and
+    if it knows less than half of the tokens that the model does: then files of it are missing.
     """
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     is_model_folder = config.name_or_path == str(folder)
@@ -534,7 +534,7 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
 def require_vocabulary(tokenizer: Any, model: Any, folders: Folders) -> None:
     """Raise ModelError if a tokenizer knows more tokens than a model has embeddings for.
 
-    folders: that of the model, and that of the tokenizer if it is another one.
+    folders: the folder of the model, and that of the tokenizer if it is another one.
     """
     known = len(tokenizer)
     rows = count_embeddings(model)
@@ -567,7 +567,8 @@ def explain_tokenizer_failure(folder: Path, error: Exception) -> str:
 def find_missing_package(folder: Path, error: Exception) -> str | None:
     """Return the name of a package that a tokenizer needs and that is not installed, or None.
 
-    folder: the tokenizer's. error: the exception of the library, whose message names the package.
+    folder: the folder of the tokenizer. error: the exception of the library, whose message names
+    the package.
     """
     match = NEEDED.search(str(error))
     if match is None:

@@ -131,8 +131,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     ) -> None:
         """Take a transformers model that is loaded already.
 
-        name: the model's, in pictures and messages. tokenizer: None if the model gets encoded
-        inputs only. notes: lines for the user that each capture of the model has.
+        name: the name of the model in pictures and messages. tokenizer: None if the model gets
+        encoded inputs only. notes: lines for the user that each capture of the model has.
         """
         self.name = name
         self.model = model
@@ -157,11 +157,11 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
 
         Only safetensors are read, and no code from the folders is run.
 
-        name: the model's, in pictures and messages. folders: that of the model alone, or with those
-        of another tokenizer and of an adapter. placement: the device and the number type. writes:
-        True to load the head that continues a text. predicts: True to load the head that the folder
-        was saved with. Raises ModelError for a folder that cannot be used, and UsageError for a
-        device that is not there.
+        name: the name of the model in pictures and messages. folders: the folder of the model
+        alone, or with the folders of another tokenizer and of an adapter. placement: the device and
+        the number type. writes: True to load the head that continues a text. predicts: True to load
+        the head that the folder was saved with. Raises ModelError for a folder that cannot be used,
+        and UsageError for a device that is not there.
         """
         if isinstance(folders, Path):
             folders = Folders(folders)
@@ -299,7 +299,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     ) -> dict[int, CallResult]:
         """Multiply each attention weight of some heads with the gradient of a prediction by it.
 
-        inputs: those of the model. survey: all calls of attention that a run makes. heads: the
+        inputs: the inputs of the model. survey: all calls of attention that a run makes. heads: the
         heads to look at, by the index of their call in the run. request: what to keep. edits: what
         is changed in the run. target: the prediction. Returns what is kept of each of these calls,
         by its index. Raises ModelError if the calls cannot all be followed by gradients.
@@ -488,9 +488,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     def losses(self, ids: Ids, change: OutputChange | None = None) -> Floats:
         """Measure how badly the model predicts each token of some sequences from those before it.
 
-        ids: those of the tokens, (sequences, n). The losses are cross-entropies in nats,
-        (sequences, n - 1), since the first token is not predicted. change: a function that replaces
-        the outputs of heads. Raises UsageError for a model that predicts no next tokens.
+        ids: the token ids, (sequences, n). Returns the cross-entropies in nats, (sequences, n - 1),
+        since the first token is not predicted. change: a function that replaces the outputs of
+        heads. Raises UsageError for a model that predicts no next tokens.
         """
         if reads_target(self.model) or not self.model.can_generate():
             raise UsageError(
@@ -506,7 +506,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     def measure_batch_losses(self, ids: Tensor, change: OutputChange | None) -> Floats:
         """Measure the losses of a few sequences in one run of the model.
 
-        ids: those of the tokens, (sequences, n). The losses of the tokens from the second on are
+        ids: the token ids, (sequences, n). The losses of the tokens from the second on are
         cross-entropies in nats, (sequences, n - 1). change: a function that replaces the outputs of
         heads.
         """
@@ -531,10 +531,10 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         """Let the model continue a text, and return the longer text and the attention over it.
 
         survey: all calls of attention that a run makes. count: the number of tokens to write, at
-        most. choices: the maps that are to be made. request: what to keep. Returned beside the text
-        is what was kept of each call of these maps, by its index in the run. Raises UsageError for
-        a model that was loaded without the part that writes, and InputError if the weights would
-        not fit into memory.
+        most. choices: the maps that are to be made. request: what to keep. The text is returned
+        with what was kept of each call of these maps, by the index of the call in the run. Raises
+        UsageError for a model that was loaded without the part that writes, and InputError if the
+        weights would not fit into memory.
         """
         if not self.model.can_generate():
             raise UsageError(f"{self.name} was loaded without the part that writes")
@@ -618,8 +618,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     def spell_input(self, inputs: Mapping[str, Any], name: str) -> tuple[str, tuple[Token, ...]]:
         """Return the text and the tokens that the token ids in one of some inputs stand for.
 
-        name: that of the input, such as "input_ids". Text and tokens are empty if there is no such
-        input, or no tokenizer.
+        name: the name of the input, such as "input_ids". Text and tokens are empty if there is no
+        such input, or no tokenizer.
         """
         if self.tokenizer is None or name not in inputs:
             return "", ()
@@ -639,7 +639,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         If a layer has another number of queries or keys, tokens that are named by their positions
         stand for them.
 
-        inputs: those of the model, which tell how long the texts are. survey: all calls of
+        inputs: the inputs of the model, which tell how long the texts are. survey: all calls of
         attention that a run makes. text, target: the tokens; empty if they are not known.
         """
         sites = {(site.kind, site.layer): site for site in survey.sites}
@@ -744,7 +744,7 @@ def require_tokens(name: str, value: Any) -> None:
     """Raise InputError unless an input is a tensor of tokens with the axes of a batch of texts.
 
     It has two axes if it holds token ids, and three if it holds embeddings, and it must not be
-    empty. name: that of the input. value: the user's input, as a tensor if it can be one.
+    empty. name: the name of the input. value: the user's input, as a tensor if it can be one.
     """
     if not isinstance(value, Tensor):
         kind = type(value).__name__
@@ -798,7 +798,7 @@ def convert_input(name: str, value: Any, dtype: torch.dtype) -> Any:
 
     The axis is added to the input of a single text. Other values are returned as they are.
 
-    name: that of the input; embeddings have one axis more than ids. dtype: the type for numbers
+    name: the name of the input; embeddings have one axis more than ids. dtype: the type for numbers
     with a fraction.
     """
     if is_array(value) or isinstance(value, list):

@@ -147,7 +147,7 @@ def choose_prediction(
     position. Otherwise, and for a model that predicts nothing, the kind is "vector": the last
     hidden state. Raises UsageError if the target names a token and the kind is "vector".
 
-    tokens: those of the text.
+    tokens: the tokens of the text.
     """
     kind = read_prediction_kind(model)
     names_no_position = kind == "masked" and target.query is None
@@ -233,7 +233,7 @@ def spell_token(tokenizer: Any, number: int) -> str:
 def find_class_number(name: str | int | None, labels: Mapping[int, str]) -> int:
     """Return the number of the class that a user names by its label or its number; -1 for None.
 
-    -1 stands for the likeliest class, which is known only after a run. labels: those of the
+    -1 stands for the likeliest class, which is known only after a run. labels: the labels of the
     classes, by their numbers. Raises UsageError for a text that is neither a label nor a number.
     """
     if name is None:
