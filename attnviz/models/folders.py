@@ -37,14 +37,15 @@ def gather_folders(
 ) -> Folders:
     """Find the folders of a model, of its tokenizer and of its adapter, by the names of these.
 
-    An adapter is a set of changes to the weights of a base model, in a folder of its own. If the
-    model's folder holds an adapter and no whole model, the base that the adapter names is found.
+    An adapter is a set of changes to the weights of a base model, in a folder of its own. The base
+    that the adapter names is found if the model's folder holds an adapter and no whole model, and
+    if an adapter is named while the model is left at its default.
 
     name, revision: the name and the revision of the model. companions: the names of another
     tokenizer and of an adapter, if any. locate: a function that returns the local folder of a name
-    and a revision. The tokenizer is None if it is to be read beside the model's weights, and the
-    adapter is None if there is none. Raises ModelError if a folder cannot be found, or is no
-    adapter where one is needed, and if there would be two adapters.
+    and a revision. In the result, the tokenizer is None if it is to be read beside the model's
+    weights, and the adapter is None if there is none. Raises ModelError if a folder cannot be
+    found, or is no adapter where one is needed, and if there would be two adapters.
     """
     adapter = None
     if companions.adapter is not None:
