@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -516,3 +517,21 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         pads=(),
     ),
 )
+
+OF_LIBRARY = {*dir(transformers)}  # without loading them
+AVAILABLE = {known.name: known for known in ARCHITECTURES if known.model in OF_LIBRARY}
+MECHANISMS = (  # one architecture for each way in which attention is computed or found
+    "BERT", "GPT-2", "Llama", "Gemma 2", "GPT-OSS", "MPNet", "DeBERTa", "XLNet", "Longformer",
+    "BigBird (sparse)", "Falcon (ALiBi)", "DeepSeek-V3.2", "Llama 4", "T5", "BART", "NLLB-MoE",
+    "Whisper",
+)  # fmt: skip
+
+
+def choose_marks(name: str) -> Any:
+    """Return the marker of an architecture that is not in all runs, or none."""
+    return () if name in MECHANISMS else pytest.mark.sweep
+
+
+SWEPT = [
+    pytest.param(known, id=name, marks=choose_marks(name)) for name, known in AVAILABLE.items()
+]

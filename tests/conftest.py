@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from attnviz.analysis.statistics import measure_statistics
 from attnviz.models.names import ALIASES
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.record import Capture
+
+pytest.register_assert_rewrite("tests.captures", "tests.commands")  # asserts tell what they found
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -185,18 +186,11 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def capture() -> Capture:
     """Two layers and two heads over four tokens, causal, made by hand."""
-    words = ("<bos>", "the", "cat", "sat")
-    starts = (0, 0, 4, 8)
-    tokens = tuple(
-        Token(word, i, start, start + len(word) * (i > 0), i == 0)
-        for i, (word, start) in enumerate(zip(words, starts, strict=True))
-    )
+    from tests.captures import make_capture
+
     weights = np.tril(np.random.default_rng(0).random((2, 2, 4, 4), np.float32) + 0.1)
     weights /= weights.sum(-1, keepdims=True)
-    visible = np.tri(4, dtype=bool)
-    found = measure_statistics(weights, visible, True)
-    part = AttentionMap("self", (0, 1), (0, 1), tokens, tokens, weights, visible, statistics=found)
-    return Capture("toy", "the cat sat", (part,))
+    return make_capture(weights, "<bos> the cat sat", np.tri(4, dtype=bool), measured=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

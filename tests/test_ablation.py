@@ -29,8 +29,8 @@ from attnviz.models import Model, load_model
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.results.ablation import MEASURED_REPLACEMENTS, LossSpread
 from attnviz.results.head_roles import HeadRole, SequenceSettings
+from tests.commands import require_failure
 from tests.conftest import Run, Tiny
-from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer
 
 pytestmark = pytest.mark.numeric
@@ -372,17 +372,19 @@ def test_any_causal_model_can_be_ablated(call: Run, tiny: Tiny, corpus: str, nam
     assert [part["heads"] for part in data["ablation"]["without"]] == [
         [[1, head["head"]]] for head in data["heads"]
     ]
-    fails(call("heads", "--ablate", *options), 2, "choose heads with -l and -H")
+    require_failure(call("heads", "--ablate", *options), 2, "choose heads with -l and -H")
 
 
 @pytest.mark.exact
 def test_encoders_are_refused_in_one_line(call: Run, minilm: Path, tiny: Tiny) -> None:
     """What they lack, and which option to leave out."""
-    fails(call("heads", "--ablate", "-m", minilm, "--sequences", "1"), 3, "leave --ablate out")
-    fails(
+    require_failure(
+        call("heads", "--ablate", "-m", minilm, "--sequences", "1"), 3, "leave --ablate out"
+    )
+    require_failure(
         call("heads", "--ablate", "-m", tiny("t5"), "--sequences", "1"),
         2,
         "reads a text and a target",
     )
     args = "--sequences", "1", "--block", "8", "-l", "0", "-q"
-    fails(call("heads", "--ablate", "-m", tiny("gpt_neo"), *args), 3, "cannot be ablated")
+    require_failure(call("heads", "--ablate", "-m", tiny("gpt_neo"), *args), 3, "cannot be ablated")

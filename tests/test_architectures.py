@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor
 
 from attnviz.engine.call import Call
@@ -20,25 +19,20 @@ from attnviz.experiments.ablation import make_ablation
 from attnviz.models.huggingface.attention import AttentionReader
 from attnviz.request import Request
 from scripts.architectures import BEGIN, END, PAGE, table
-from tests.architectures import ARCHITECTURES, Architecture, eager, set_eager
+from tests.architectures import (
+    ARCHITECTURES,
+    AVAILABLE,
+    MECHANISMS,
+    SWEPT,
+    Architecture,
+    choose_marks,
+    eager,
+    set_eager,
+)
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
 
-OF_LIBRARY = {*dir(transformers)}  # without loading them
-THERE = {known.name: known for known in ARCHITECTURES if known.model in OF_LIBRARY}
-MECHANISMS = (  # one architecture for each way in which attention is computed or found
-    "BERT", "GPT-2", "Llama", "Gemma 2", "GPT-OSS", "MPNet", "DeBERTa", "XLNet", "Longformer", "BigBird (sparse)",
-    "Falcon (ALiBi)", "DeepSeek-V3.2", "Llama 4", "T5", "BART", "NLLB-MoE", "Whisper",
-)  # fmt: skip
-
-
-def marks(name: str) -> Any:
-    """The marker of an architecture that is not in all runs."""
-    return () if name in MECHANISMS else pytest.mark.sweep
-
-
-SWEPT = [pytest.param(known, id=name, marks=marks(name)) for name, known in THERE.items()]
 WIDTH = 64  # of the longest sum of a layer
 HALF = "BERT", "Llama", "T5", "Gemma 2", "DeBERTa"
 UNCUT = {"BigBird (sparse)", "Longformer", "LED"}
@@ -224,11 +218,12 @@ class Projected(ChangeObserver):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=marks(name)) for name in THERE if name not in UNPROJECTED]
+    "name",
+    [pytest.param(name, marks=choose_marks(name)) for name in AVAILABLE if name not in UNPROJECTED],
 )
 def test_a_head_is_ablated(name: str) -> None:
     """Zeros in place of its output do what zeros in its columns of W_O do, to 1e-5 of what the model puts out."""
-    model, inputs = THERE[name].build(), THERE[name].inputs(None)
+    model, inputs = AVAILABLE[name].build(), AVAILABLE[name].inputs(None)
     reading = AttentionReader(model)
     sites = reading.survey(inputs).sites
     projected = Projected()
@@ -287,7 +282,7 @@ def told(value: Any) -> Any:
 @pytest.mark.exact
 def test_a_run_that_fails_leaves_the_model_as_found() -> None:
     """So it is when the model fails in the middle of its run."""
-    model, inputs = THERE["GPT-2"].build(), THERE["GPT-2"].inputs(None)
+    model, inputs = AVAILABLE["GPT-2"].build(), AVAILABLE["GPT-2"].inputs(None)
     reading, before = AttentionReader(model), state(model)
     reading.survey(inputs)
     with pytest.raises(Exception, match="index out of range"):
@@ -298,7 +293,7 @@ def test_a_run_that_fails_leaves_the_model_as_found() -> None:
 @pytest.mark.parametrize("name", HALF)
 def test_half_precision(name: str) -> None:
     """In bfloat16, rows still sum to 1 within 1e-2, and weights are those of float32 within 0.1."""
-    model, inputs = THERE[name].build(), THERE[name].inputs(None)
+    model, inputs = AVAILABLE[name].build(), AVAILABLE[name].inputs(None)
     _, exact = read(AttentionReader(model), inputs)
     _, found = read(AttentionReader(model.bfloat16()), inputs)
     for number, part in found.items():
@@ -318,9 +313,13 @@ def test_the_mechanisms_are_architectures() -> None:
 @pytest.mark.exact
 def test_the_list_is_long() -> None:
     """At least 45 architectures of all families are compared, each under a name of its own."""
-    assert len(THERE) >= 45
+    assert len(AVAILABLE) >= 45
     assert len({known.name for known in ARCHITECTURES}) == len(ARCHITECTURES)
-    assert {known.family for known in THERE.values()} == {"encoder", "decoder", "encoder-decoder"}
+    assert {known.family for known in AVAILABLE.values()} == {
+        "encoder",
+        "decoder",
+        "encoder-decoder",
+    }
 
 
 @pytest.mark.exact

@@ -34,8 +34,8 @@ from attnviz.request import NOTHING, Edge, Intervention, Prompt, Request, Target
 from attnviz.results.attribution import TOKEN_REMOVALS, Attribution
 from attnviz.results.intervention import InterventionChanges
 from attnviz.selection import TokenReference, parse_heads
+from tests.commands import require_failure
 from tests.conftest import SENTENCE, Tiny
-from tests.test_cli import fails
 from tests.tiny import VOCABULARY, plain_tokenizer
 from tests.tolerance import close
 
@@ -431,13 +431,19 @@ def test_few_tokens_are_not_trusted(call: Call) -> None:
 @pytest.mark.exact
 def test_mistakes_are_one_line(call: Call, minilm: Path, tiny: Tiny) -> None:
     """What cannot be attributed says what can be."""
-    fails(call("attribute", "a"), 4, "none to rank")
-    fails(call("attribute", SENTENCE, "--generate", "3"), 2, "No such option")
-    fails(call("attribute", SENTENCE, "--target-token", "zebrafinches"), 2, "tokens")
-    fails(call("attribute", SENTENCE, "-m", minilm, "--by", "gradient"), 2, "rank by norm")
-    fails(call("attribute", SENTENCE, "-m", minilm, "--target-token", "x"), 2, "predicts no tokens")
-    fails(call("attribute", SENTENCE, "-m", tiny("t5")), 2, "reads one text and writes another")
-    fails(call("attribute", SENTENCE, "--query", "dog"), 2, "does not occur")
+    require_failure(call("attribute", "a"), 4, "none to rank")
+    require_failure(call("attribute", SENTENCE, "--generate", "3"), 2, "No such option")
+    require_failure(call("attribute", SENTENCE, "--target-token", "zebrafinches"), 2, "tokens")
+    require_failure(
+        call("attribute", SENTENCE, "-m", minilm, "--by", "gradient"), 2, "rank by norm"
+    )
+    require_failure(
+        call("attribute", SENTENCE, "-m", minilm, "--target-token", "x"), 2, "predicts no tokens"
+    )
+    require_failure(
+        call("attribute", SENTENCE, "-m", tiny("t5")), 2, "reads one text and writes another"
+    )
+    require_failure(call("attribute", SENTENCE, "--query", "dog"), 2, "does not occur")
 
 
 def test_hostile_tokens_are_shown(call: Call) -> None:

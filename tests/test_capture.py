@@ -23,15 +23,15 @@ from attnviz.record import Token
 from attnviz.request import Edge, Intervention, Prompt, Request
 from attnviz.selection import parse_heads, parse_numbers
 from tests.architectures import eager
+from tests.captures import require_slices
 from tests.conftest import SENTENCE, Tiny
 from tests.tiny import ASSISTANT, END, USER, plain_tokenizer
-from tests.tolerance import close
+from tests.tolerance import require_close
 
 pytestmark = pytest.mark.numeric
 
 TARGET = "Die naïve Katze 😀 schlief."
 PAIR = "It was naïve 😀 there."
-WIDTH = 384  # of MiniLM: the longest sums are over so many terms
 WRITERS = "gpt2", "llama", "mistral", "gpt_neo"
 Loaded = Callable[[str], Any]
 
@@ -50,24 +50,9 @@ def loaded(tiny: Tiny, minilm: Path) -> Loaded:
     return loaded
 
 
-def near(found: Any, expected: Any, terms: int = WIDTH) -> None:
-    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), **close(terms))
-
-
 def ids(tokens: Sequence[Token]) -> Tensor:
     """The numbers of tokens as a batch of one text."""
     return torch.tensor([[token.id for token in tokens]])
-
-
-def require_slices(tokens: Sequence[Token], *texts: str | None) -> None:
-    """Every token that is not special is a slice of its text, and together they leave out nothing but white space."""
-    for segment, text in enumerate(texts):
-        covered = set[int]()
-        for token in tokens:
-            if token.segment == segment and not token.special:
-                assert token.text == text[token.start : token.end]
-                covered.update(range(token.start, token.end))
-        assert all(sign.isspace() for place, sign in enumerate(text) if place not in covered)
 
 
 # Encoder-decoders
@@ -94,7 +79,7 @@ def test_encoder_decoders_have_three_maps(name: str, loaded: Loaded) -> None:
     assert (found.target, found.notes) == (TARGET, ())
     expected = eager(model.model, {"input_ids": ids(text), "decoder_input_ids": ids(target)})
     for part in found.maps:
-        near(part.weights, expected[part.kind])
+        require_close(part.weights, expected[part.kind])
     assert found.fidelity < 1e-5
 
 
@@ -245,7 +230,7 @@ def test_pairs_keep_their_segments(loaded: Loaded) -> None:
     found = model.capture(Prompt(SENTENCE, pair=PAIR), Request())
     tokens = found.maps[0].keys
     inputs = model.tokenizer(SENTENCE, PAIR, return_tensors="pt")
-    near(found.maps[0].weights, eager(model.model, inputs)["self"])
+    require_close(found.maps[0].weights, eager(model.model, inputs)["self"])
     assert [token.segment for token in tokens if not token.special] == [0] * 11 + [1] * 6
     require_slices(tokens, SENTENCE, PAIR)
     assert "😀" in [token.text for token in tokens]
@@ -370,10 +355,10 @@ def test_generation_equals_one_forward(name: str, loaded: Loaded) -> None:
     if name == "builtin":
         whole = model.capture(Prompt(found.text), Request()).maps[0]
         assert whole.keys == part.keys
-        near(part.weights, whole.weights)
+        require_close(part.weights, whole.weights)
     else:
         expected = eager(model.model, {"input_ids": ids(part.keys)})["self"].numpy()
-        near(part.weights, expected)
+        require_close(part.weights, expected)
         np.testing.assert_array_equal(np.broadcast_to(part.visible, expected.shape), expected > 0)
         scores = model.model(ids(part.keys)).logits[0]
         assert scores.argmax(-1)[-6:-1].tolist() == ids(part.keys)[0, -5:].tolist()
@@ -396,7 +381,7 @@ def test_generation_ends_with_the_text(
     monkeypatch.setattr(model.model.generation_config, "eos_token_id", ends)
     part = model.capture(Prompt(SENTENCE, generate=5), Request()).maps[0]
     assert part.keys == whole.keys[: start + before]
-    near(part.weights, whole.weights[..., : len(part.keys), : len(part.keys)])
+    require_close(part.weights, whole.weights[..., : len(part.keys), : len(part.keys)])
 
 
 @pytest.mark.parametrize("name", ["mistral", "gpt_neo", "builtin"])
@@ -406,17 +391,17 @@ def test_all_that_is_kept_of_a_generation(name: str, loaded: Loaded) -> None:
     whole = model.capture(prompt, Request()).maps[0]
     tiles = model.capture(prompt, Request(keep="tiles", tiles=5)).maps[0]
     expected = pool_weights(whole.weights, 5)
-    near(tiles.tiles.mean, expected.mean)
-    near(tiles.tiles.max, expected.max)
+    require_close(tiles.tiles.mean, expected.mean)
+    require_close(tiles.tiles.max, expected.max)
     assert tiles.weights is None
     described = measure_statistics(whole.weights, whole.visible, True)
     found = model.capture(prompt, Request(keep="statistics")).maps[0].statistics
     for part in ("entropy", "received", "sink", "distance", "diagonal", "previous"):
-        near(getattr(found, part), getattr(described, part))
+        require_close(getattr(found, part), getattr(described, part))
     edges = model.capture(prompt, Request(keep="edges", strongest=2)).maps[0].edges
-    near(edges.weights[..., 0], whole.weights.max(-1))
+    require_close(edges.weights[..., 0], whole.weights.max(-1))
     window = model.capture(prompt, Request(rows=slice(-4, None), columns=slice(3, 9))).maps[0]
-    near(window.weights, whole.weights[..., -4:, 3:9])
+    require_close(window.weights, whole.weights[..., -4:, 3:9])
     assert (window.queries, window.keys) == (whole.queries[-4:], whole.keys[3:9])
 
 
@@ -483,21 +468,21 @@ def test_an_edge_is_cut(name: str, loaded: Loaded, monkeypatch: pytest.MonkeyPat
     assert found.fidelity is None or found.fidelity < 1e-5
     row = np.delete(whole.weights[1, 3, 7].astype(np.float64), 5)
     assert weights[1, 3, 7, 5] == 0
-    near(np.delete(weights[1, 3, 7], 5), row / row.sum())
+    require_close(np.delete(weights[1, 3, 7], 5), row / row.sum())
     changed = weights[1] != whole.weights[1]
     changed[3, 7] = False
     assert not changed.any()
-    near(weights[0], whole.weights[0])
+    require_close(weights[0], whole.weights[0])
     assert np.abs(weights[2:] - whole.weights[2:]).max() > 1e-4
     if name == "builtin":
         cut_in_ours(monkeypatch, edge)
-        near(weights, model.capture(Prompt(SENTENCE), Request()).maps[0].weights)
+        require_close(weights, model.capture(Prompt(SENTENCE), Request()).maps[0].weights)
         return
     if name == "gpt_neo":
         cut_in_gpt_neo(monkeypatch, edge)
     else:
         cut_in_interface(monkeypatch, edge, sys.modules[type(model.model).__module__])
-    near(weights, eager(model.model, {"input_ids": ids(whole.keys)})["self"])
+    require_close(weights, eager(model.model, {"input_ids": ids(whole.keys)})["self"])
 
 
 @pytest.mark.parametrize("name", ["builtin", "minilm", "llama"])
@@ -515,7 +500,7 @@ def test_a_query_keeps_a_key(name: str, loaded: Loaded) -> None:
     weights = model.capture(
         Prompt("the cat"), Request(), Intervention((Edge(None, 1, None, count - 1, None),))
     ).maps[0]
-    near(weights.weights[1, :, -1, -1], 1)
+    require_close(weights.weights[1, :, -1, -1], 1)
     assert not weights.visible[1, :, -1, :-1].any()
 
 

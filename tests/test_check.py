@@ -14,8 +14,8 @@ from attnviz.analysis.words import convert_to_words
 from attnviz.io.documents import format_document_json
 from attnviz.record import Segment
 from attnviz.results.checking import Bound, Evidence, check_bounds
+from tests.commands import require_failure
 from tests.conftest import Run
-from tests.test_compare import fails
 
 pytestmark = pytest.mark.numeric
 
@@ -114,7 +114,9 @@ def test_captures_can_be_checked(call: Run, tmp_path: Path) -> None:
     attnviz.save(attnviz.capture(TEXT), tmp_path / "x.attn")
     assert checked(call, "--from", "x.attn", "--min", "sink=0.01")[0] == 0
     assert checked(call, "--from", "x.attn", "--from", "x.attn", "--max-js", "0")[0] == 0
-    fails(call("check", "--from", "x.attn", "--min", "induction=0"), 2, "leave --from out")
+    require_failure(
+        call("check", "--from", "x.attn", "--min", "induction=0"), 2, "leave --from out"
+    )
 
 
 def test_what_is_undefined_does_not_hold(call: Run) -> None:
@@ -147,7 +149,7 @@ def test_what_is_undefined_does_not_hold(call: Run) -> None:
 )
 def test_bad_input(call: Run, args: list[str], code: int, told: str) -> None:
     """One line, and never exit code 1, which is for checks that fail."""
-    fails(call("check", "-q", *args), code, told)
+    require_failure(call("check", "-q", *args), code, told)
 
 
 def test_segments_that_overlap_or_lie_outside(call: Run, tmp_path: Path) -> None:
@@ -158,7 +160,9 @@ def test_segments_that_overlap_or_lie_outside(call: Run, tmp_path: Path) -> None
         ("nonsense", "no segment"),
     ):
         (tmp_path / "parts.txt").write_text(content)
-        fails(call("check", "-q", TEXT, "--segments", "parts.txt", "--min-share", "a=0"), 4, told)
+        require_failure(
+            call("check", "-q", TEXT, "--segments", "parts.txt", "--min-share", "a=0"), 4, told
+        )
 
 
 def test_words_can_be_measured(call: Run) -> None:
@@ -184,7 +188,7 @@ def test_coverage_is_told(call: Run) -> None:
 def test_what_a_capture_lacks_is_said(call: Run, tmp_path: Path) -> None:
     """A column that needs weights is no failed check where a capture has none."""
     attnviz.save(attnviz.capture(TEXT, keep="statistics"), tmp_path / "s.attn")
-    fails(call("check", "--from", "s.attn", "--max", "gini=3"), 4, "needs all weights")
+    require_failure(call("check", "--from", "s.attn", "--max", "gini=3"), 4, "needs all weights")
     assert call("check", "--from", "s.attn", "--max", "entropy=3").returncode == 0
 
 

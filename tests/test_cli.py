@@ -3,10 +3,8 @@
 import inspect
 import json
 import os
-import pty
 import re
 import resource
-import select
 import shlex
 import signal
 import subprocess
@@ -32,19 +30,11 @@ from attnviz.engine.observers.capture import CaptureObserver
 from attnviz.io.samples import find_samples
 from attnviz.lm import store
 from attnviz.record import Capture
+from tests.commands import require_failure, run_on_terminal
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
-from tests.test_curves import plant_run
+from tests.training_runs import plant_training_run
 
 COMMANDS = list(entry.COMMANDS)
-
-
-def fails(done: subprocess.CompletedProcess, code: int, *told: str) -> None:
-    """One line on stderr, nothing on stdout, this exit code."""
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    for words in told:
-        assert words in done.stderr
 
 
 # Help
@@ -124,7 +114,7 @@ def test_examples_of_help_run(call: Run, example: str, minilm: Path, tmp_path: P
         example.replace("--from run.attn", "--from read.attn"),
     )
     if "--curves" in example:
-        plant_run(tmp_path / "my-model")
+        plant_training_run(tmp_path / "my-model")
     less = ["--steps", "1"] if " train " in example and "--curves" not in example else []
     less += ["--sequences", "2"] if "--ablate -H" in example else []
     done = call(*shlex.split(example)[1:], *less)
@@ -144,8 +134,8 @@ def test_version_and_bare_call(call: Run) -> None:
 
 def test_misspellings_get_a_suggestion(call: Run) -> None:
     """A misspelt command or option names the one that was meant."""
-    fails(call("shwo"), 2, "'show'")
-    fails(call("show", "--layrs", "1"), 2, "--layers")
+    require_failure(call("shwo"), 2, "'show'")
+    require_failure(call("show", "--layrs", "1"), 2, "--layers")
 
 
 # Text
@@ -185,7 +175,7 @@ def test_samples_are_at_hand(call: Run) -> None:
     assert 10 <= len(find_samples()) <= 12
     table = (ROOT / "sample_texts" / "README.md").read_text()
     assert all(f"`{name}`" in table for name in find_samples())
-    fails(call("show", "@sample:nonsense"), 4, "nonsense", "repeat")
+    require_failure(call("show", "@sample:nonsense"), 4, "nonsense", "repeat")
 
 
 @pytest.mark.parametrize("name", sorted(find_samples()))
@@ -216,7 +206,7 @@ def test_texts_that_cannot_be_used(
     """Empty, missing, not UTF-8, too long: exit code 4."""
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    fails(call(*args) if stdin is None else run(*args, stdin=stdin), 4, told)
+    require_failure(call(*args) if stdin is None else run(*args, stdin=stdin), 4, told)
 
 
 def test_truncate_cuts_and_says_so(call: Run) -> None:
@@ -252,7 +242,7 @@ def test_truncate_cuts_and_says_so(call: Run) -> None:
 )
 def test_choices_that_are_not_there(call: Run, tmp_path: Path, args: list[str], told: str) -> None:
     """Wrong layers, heads, devices, suffixes: exit code 2, what is allowed, and no file."""
-    fails(call("show", SENTENCE, *args), 2, told)
+    require_failure(call("show", SENTENCE, *args), 2, told)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -330,13 +320,13 @@ def test_json_files_hold_what_stdout_shows(call: Run, tmp_path: Path) -> None:
 def test_files_are_not_overwritten(call: Run, tmp_path: Path) -> None:
     """An existing file is kept unless --force; a folder that is not there is told."""
     (tmp_path / "x.png").write_text("mine")
-    fails(call("show", SENTENCE, "-o", "x.png"), 5, "--force")
+    require_failure(call("show", SENTENCE, "-o", "x.png"), 5, "--force")
     assert (tmp_path / "x.png").read_text() == "mine"
     assert call("show", SENTENCE, "-o", "x.png", "--force", "-q").stderr == ""
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
-    fails(call("show", SENTENCE, "-o", "no/x.png"), 5, "folder")
+    require_failure(call("show", SENTENCE, "-o", "no/x.png"), 5, "folder")
     (tmp_path / "d.png").mkdir()
-    fails(call("show", SENTENCE, "-o", "d.png", "--force"), 5, "d.png")
+    require_failure(call("show", SENTENCE, "-o", "d.png", "--force"), 5, "d.png")
 
 
 def test_a_full_disk_leaves_nothing() -> None:
@@ -459,7 +449,7 @@ def test_captures_that_are_not_written(
 ) -> None:
     """Wrong suffixes and choices, files in the way: one line, and no file."""
     (tmp_path / "mine.attn").write_text("mine")
-    fails(call("capture", SENTENCE, *args), code, told)
+    require_failure(call("capture", SENTENCE, *args), code, told)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.attn"]
     assert (tmp_path / "mine.attn").read_text() == "mine"
 
@@ -471,7 +461,7 @@ def test_tiles_are_drawn_from_a_file(call: Run, folder: Path) -> None:
     assert "18 heads · 12 tokens" in call("show", "--from", "tiles.attn", "--view", "grid").stdout
     assert call("show", "--from", "tiles.attn", "-o", "x.png").returncode == 0
     assert (folder / "x.png").exists()
-    fails(
+    require_failure(
         call("show", "--from", "tiles.attn", "--rows", "0:2"), 4, "a part of a text shows weights"
     )
 
@@ -480,7 +470,9 @@ def test_tiles_are_drawn_from_a_file(call: Run, folder: Path) -> None:
 def test_numbers_are_not_drawn(call: Run, folder: Path, keep: str) -> None:
     """Statistics and edges are no picture, which one line says; --json prints them."""
     for args in ([], ["--view", "grid"], ["-o", "x.png"]):
-        fails(call("show", "--from", f"{keep}.attn", *args), 4, "there is nothing to draw")
+        require_failure(
+            call("show", "--from", f"{keep}.attn", *args), 4, "there is nothing to draw"
+        )
     assert not (folder / "x.png").exists()
     assert json.loads(call("show", "--from", f"{keep}.attn", "-H", "all", "--json").stdout)["maps"][
         0
@@ -510,7 +502,7 @@ def test_what_a_file_cannot_do(
 ) -> None:
     """Options that need a model are refused, and what the capture does not hold."""
     assert folder.exists()
-    fails(call("show", "--from", "weights.attn", *args), code, told)
+    require_failure(call("show", "--from", "weights.attn", *args), code, told)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "json"])
@@ -553,7 +545,7 @@ def test_cross_attention_is_shown_first(call: Run, tiny: Tiny, name: str) -> Non
     assert document["target"] == "a cat sat"
     assert [token["text"] for token in document["maps"][0]["queries"]][1:] == ["a", "cat", "sat"]
     assert show("--view", "grid").stdout.count(" tokens\n") == 3
-    fails(show("--view", "grid", "-o", "x.png"), 2, "one picture, not 3", "--map")
+    require_failure(show("--view", "grid", "-o", "x.png"), 2, "one picture, not 3", "--map")
     assert (
         call(
             "capture", SENTENCE, "-m", tiny(name), "--target", "a cat sat", "-o", "run.attn"
@@ -594,7 +586,7 @@ def test_models_that_cannot(
     call: Run, tiny: Tiny, minilm: Path, name: str, args: list[str], code: int, told: str
 ) -> None:
     """What a kind of model has no use for is one line, exit code 2 or 3."""
-    fails(
+    require_failure(
         call("show", SENTENCE, "-m", minilm if name == "minilm" else tiny(name), *args), code, told
     )
 
@@ -770,7 +762,7 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path, command: str) -> None:
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
     )
-    fails(done, 5, "cannot write x.json: file too large")
+    require_failure(done, 5, "cannot write x.json: file too large")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -795,7 +787,7 @@ def test_out_of_memory_is_one_line(
 
     monkeypatch.setattr(CaptureObserver, "look", fail)
     done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
-    fails(done, 4, "out of memory: choose fewer layers or heads")
+    require_failure(done, 4, "out of memory: choose fewer layers or heads")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -847,40 +839,13 @@ def test_colour_through_a_pipe(
     assert ("\x1b[" in run("show", SENTENCE, *args, **environment).stdout) is coloured
 
 
-def on_terminal(args: list[str], **environment: str) -> str:
-    """What attnviz prints on a terminal of 80 columns."""
-    parent, child = pty.openpty()
-    settings = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", **environment}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "attnviz", *args],
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        env=settings,
-        cwd=ROOT,
-    )
-    os.close(child)
-    data = b""
-    while select.select([parent], [], [], 60)[0]:
-        try:
-            part = os.read(parent, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not part:
-            break
-        data += part
-    process.wait()
-    os.close(parent)
-    return data.decode()
-
-
 def test_colour_on_a_terminal() -> None:
     """256 colours by TERM, 24 bits by COLORTERM, none with TERM=dumb, CLICOLOR=0 or NO_COLOR; ASCII where dumb."""
-    assert "48;5;" in on_terminal(["show", SENTENCE])
-    assert "48;2;" in on_terminal(["show", SENTENCE], COLORTERM="truecolor")
+    assert "48;5;" in run_on_terminal(["show", SENTENCE])
+    assert "48;2;" in run_on_terminal(["show", SENTENCE], COLORTERM="truecolor")
     for environment in ({"TERM": "dumb"}, {"CLICOLOR": "0"}, {"NO_COLOR": "1"}):
-        assert "\x1b[" not in on_terminal(["show", SENTENCE, "-q"], **environment)
-    assert "█" not in on_terminal(["show", "@sample:paragraph", "-q"], TERM="dumb")
+        assert "\x1b[" not in run_on_terminal(["show", SENTENCE, "-q"], **environment)
+    assert "█" not in run_on_terminal(["show", "@sample:paragraph", "-q"], TERM="dumb")
 
 
 def test_a_stream_that_is_not_utf8_gets_ascii(run: Run) -> None:
@@ -935,7 +900,7 @@ def test_a_trained_model_is_shown(run: Run, call: Run, corpus: Path, tmp_path: P
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     shown = call("show", "the cat sat", "--model", "a", "--json")
     assert json.loads(shown.stdout)["maps"][0]["layers"] == [0]
-    fails(call("train", corpus, "-o", "a", "--steps", "3", *TRAIN), 5, "--force")
+    require_failure(call("train", corpus, "-o", "a", "--steps", "3", *TRAIN), 5, "--force")
 
 
 @pytest.mark.slow
@@ -982,13 +947,13 @@ def test_training_that_cannot_be(
     assert corpus.exists()
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "tiny.txt").write_text("too\n\nlittle")
-    fails(call("train", *args), code, told)
+    require_failure(call("train", *args), code, told)
     assert not (tmp_path / "m").exists()
 
 
 def test_endless_texts_are_refused(call: Run, tmp_path: Path) -> None:
     """More than any model reads is refused before a tokenizer sees it, from a file, a device or as segments."""
     (tmp_path / "huge.txt").write_bytes(b"word " * 2**20)
-    fails(call("show", "@huge.txt"), 4, "huge.txt has more than 4 MB")
-    fails(call("show", "@/dev/zero"), 4, "more than 4 MB")
-    fails(call("inspect", "some text", "--segments", "/dev/zero"), 4, "more than 4 MB")
+    require_failure(call("show", "@huge.txt"), 4, "huge.txt has more than 4 MB")
+    require_failure(call("show", "@/dev/zero"), 4, "more than 4 MB")
+    require_failure(call("inspect", "some text", "--segments", "/dev/zero"), 4, "more than 4 MB")

@@ -15,7 +15,7 @@ from attnviz.analysis.divergence import measure_divergences, restrict_rows
 from attnviz.analysis.statistics import average_defined, compute_deviation
 from attnviz.drawable import Series, Table
 from attnviz.errors import InputError, UsageError
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.record import Capture
 from attnviz.results.comparison import (
     compare_captures,
     list_coverage,
@@ -27,6 +27,7 @@ from attnviz.results.comparison import (
 from attnviz.results.comparison_page import make_comparison_page
 from attnviz.selection import ALL, HeadNames
 from attnviz.views import Look
+from tests.captures import make_capture
 from tests.tolerance import close, rounding
 
 pytestmark = pytest.mark.numeric
@@ -42,23 +43,6 @@ def rows(*shape: int, seed: int = 0, sharp: float = 1.0) -> np.ndarray:
     scores = np.random.default_rng(seed).normal(size=shape) * sharp
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
-
-
-def made(
-    text: str, weights: np.ndarray, visible: np.ndarray | None = None, special: str = ""
-) -> Capture:
-    """A capture of one layer over the words of a text, with a special token before them if one is named."""
-    starts = np.cumsum([0, *(len(word) + 1 for word in text.split())])
-    tokens = tuple(
-        Token(word, i, start, start + len(word), False)
-        for i, (word, start) in enumerate(zip(text.split(), starts.tolist(), strict=False))
-    )
-    tokens = ((Token(special, 99, 0, 0, True),) if special else ()) + tokens
-    visible = np.ones(weights.shape[1:], bool) if visible is None else visible
-    part = AttentionMap(
-        "self", (0,), tuple(range(len(weights))), tokens, tokens, weights[None], visible
-    )
-    return Capture("toy", text, (part,))
 
 
 # Divergence
@@ -217,7 +201,11 @@ def test_permuted_heads_are_matched_back() -> None:
     """A copy whose heads stand in another order: each finds itself, at no distance."""
     weights, order = rows(6, 5, 5, sharp=3), [3, 1, 5, 0, 4, 2]
     distances = Distances.over(
-        [compare_on_words(made("a b c d e", weights), made("a b c d e", weights[order]))]
+        [
+            compare_on_words(
+                make_capture(weights, "a b c d e"), make_capture(weights[order], "a b c d e")
+            )
+        ]
     )
     assert distances.nearest(1) == order
     assert [order.index(i) for i in range(6)] == distances.nearest(0)
@@ -229,11 +217,11 @@ def test_special_tokens_of_one_name_are_common() -> None:
     """[CLS] beside [CLS] is compared, beside <bos> it is left out, and the share that it had is told."""
     weights = rows(2, 4, 4)
     same = compare_on_words(
-        made("a b c", weights, special="[CLS]"), made("a b c", weights, special="[CLS]")
+        make_capture(weights, "[CLS] a b c"), make_capture(weights, "[CLS] a b c")
     )
     assert [token.text for token in same.a.keys] == ["[CLS]", "a", "b", "c"]
     apart = compare_on_words(
-        made("a b c", weights, special="[CLS]"), made("a b c", weights, special="<bos>")
+        make_capture(weights, "[CLS] a b c"), make_capture(weights, "<bos> a b c")
     )
     assert [token.text for token in apart.a.keys] == ["a", "b", "c"]
     assert apart.a.outside == pytest.approx(
@@ -247,15 +235,15 @@ def test_special_tokens_of_one_name_are_common() -> None:
 def test_two_texts_share_their_words_in_order() -> None:
     """Of two texts the words that are in both, in the order of both, are compared; with none there is nothing to do."""
     one, other = (
-        made("the cat sat down here", rows(1, 5, 5)),
-        made("here the dog sat", rows(1, 4, 4)),
+        make_capture(rows(1, 5, 5), "the cat sat down here"),
+        make_capture(rows(1, 4, 4), "here the dog sat"),
     )
     found = compare_on_words(one, other)
     assert [token.text for token in found.a.keys] == ["the", "sat"]
     assert [token.start for token in found.b.keys] == [5, 13]
     assert (found.a.words, found.b.words, found.a.common) == (5, 4, 2)
     with pytest.raises(ValueError, match="no word in common"):
-        compare_on_words(one, made("birds fly", rows(1, 2, 2)))
+        compare_on_words(one, make_capture(rows(1, 2, 2), "birds fly"))
 
 
 def test_nothing_that_both_see() -> None:
@@ -264,14 +252,14 @@ def test_nothing_that_both_see() -> None:
     lower = upper.T
     with pytest.raises(ValueError, match="sees"):
         compare_on_words(
-            made("a b c", restrict_rows(rows(1, 3, 3), lower), lower),
-            made("a b c", restrict_rows(rows(1, 3, 3), upper), upper),
+            make_capture(restrict_rows(rows(1, 3, 3), lower), "a b c", lower),
+            make_capture(restrict_rows(rows(1, 3, 3), upper), "a b c", upper),
         )
 
 
 def test_a_cut_text_is_compared_where_it_goes_on() -> None:
     """A capture of a text that was cut has words in common with one of all of it."""
-    whole, cut = made("a b c d", rows(1, 4, 4)), made("a b", rows(1, 2, 2))
+    whole, cut = make_capture(rows(1, 4, 4), "a b c d"), make_capture(rows(1, 2, 2), "a b")
     found = compare_on_words(whole, replace(cut, text="a b c d"))
     assert [token.text for token in found.a.keys] == ["a", "b"]
     assert (found.a.words, found.b.words) == (4, 2)
@@ -286,8 +274,9 @@ def test_tiles_cannot_be_compared() -> None:
 
 def test_long_texts_compare_a_sample_of_rows() -> None:
     """Of 300 words 128 rows are compared, spread over all of them: nearly the mean over all."""
-    text = " ".join(f"w{i}" for i in range(300))
-    found = compare_on_words(made(text, rows(1, 300, 300)), made(text, rows(1, 300, 300, seed=1)))
+    found = compare_on_words(
+        make_capture(rows(1, 300, 300)), make_capture(rows(1, 300, 300, seed=1))
+    )
     (a, seen_a), (b, seen_b) = found.a.head((0, 0)), found.b.head((0, 0))
     all_of_them = measure_divergences(a[None], b[None], seen_a[None], seen_b[None])
     assert (a.shape, found.a.weights.shape) == ((300, 300), (1, 128, 300))
@@ -304,7 +293,8 @@ def test_over_several_texts() -> None:
     """Mean and deviation are over the texts; the nearest head is that of the mean."""
     first = [
         compare_on_words(
-            made("a b c", rows(2, 3, 3, seed=i)), made("a b c", rows(3, 3, 3, seed=9 + i))
+            make_capture(rows(2, 3, 3, seed=i), "a b c"),
+            make_capture(rows(3, 3, 3, seed=9 + i), "a b c"),
         )
         for i in range(4)
     ]
@@ -344,7 +334,7 @@ def test_the_counterpart_of_another_architecture_is_the_nearest() -> None:
     """Where heads have no namesakes, one is drawn beside the head that is nearest to it."""
     weights = rows(3, 4, 4, sharp=3)
     found: Comparison = compare_on_words(
-        made("a b c d", weights[:2]), made("a b c d", weights[[2, 1, 0]])
+        make_capture(weights[:2], "a b c d"), make_capture(weights[[2, 1, 0]], "a b c d")
     )
     assert pair_head(found, Distances.over([found]), (0, 0)) == (((0, 0),), ((0, 2),))
 
@@ -371,12 +361,12 @@ def test_a_result_is_made_of_captures_alone() -> None:
 
 def test_a_result_refuses_what_cannot_be_measured() -> None:
     """No text, heads that differ from text to text, and a head that is not there are told."""
-    one, other = made("a b", rows(2, 2, 2)), made("a b", rows(3, 2, 2))
+    one, other = make_capture(rows(2, 2, 2), "a b"), make_capture(rows(3, 2, 2), "a b")
     with pytest.raises(InputError, match="there is no text"):
         measure_comparisons([])
     with pytest.raises(InputError, match="not the same in each text"):
         measure_comparisons([compare_captures(one, one), compare_captures(one, other)])
     with pytest.raises(InputError, match="no word in common"):
-        compare_captures(one, made("c d", rows(2, 2, 2)))
+        compare_captures(one, make_capture(rows(2, 2, 2), "c d"))
     with pytest.raises(UsageError, match="head 9"):
         measure_comparisons([compare_captures(one, one)], heads=HeadNames(((0, 9),)))

@@ -53,10 +53,10 @@ Modules = Mapping[str, str]
 """The source of each module, by its name."""
 
 
-def read_package(root: Path) -> dict[str, str]:
-    """Read the source of every module of the package in a folder."""
+def read_package(root: Path, package: str = PACKAGE) -> dict[str, str]:
+    """Read the source of every module of a package in a folder."""
     modules = {}
-    for path in sorted((root / PACKAGE).rglob("*.py")):
+    for path in sorted((root / package).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         modules[".".join(parts).removesuffix(".__init__")] = path.read_text("utf-8")
     return modules
@@ -144,6 +144,16 @@ def misplaced_libraries(modules: Modules) -> list[str]:
     return found
 
 
+def imported_tests(modules: Modules) -> list[str]:
+    """List the imports of test files, or of names in them."""
+    return [
+        f"{module} imports {name}"
+        for module, source in modules.items()
+        for name in imported_names(source)
+        if any(part.startswith("test_") for part in name.split("."))
+    ]
+
+
 @pytest.fixture(scope="module")
 def modules() -> dict[str, str]:
     """Return the source of every module of the package."""
@@ -163,6 +173,11 @@ def test_there_is_no_cycle(modules: dict[str, str]) -> None:
 def test_heavy_libraries_stay_in_their_rooms(modules: dict[str, str]) -> None:
     """torch, transformers and matplotlib are imported where they are needed only."""
     assert misplaced_libraries(modules) == []
+
+
+def test_no_file_imports_a_test_file() -> None:
+    """What several test files use stands in a module of its own, named by what it holds."""
+    assert imported_tests(read_package(ROOT, "tests")) == []
 
 
 def test_every_room_has_a_rule(modules: dict[str, str]) -> None:
@@ -211,6 +226,23 @@ def test_a_planted_circle_is_found() -> None:
 def test_a_planted_library_is_found(name: str) -> None:
     """A heavy library in a view is found."""
     assert misplaced_libraries({"attnviz.views.planted": f"import {name}\n"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tests.test_planted import value",
+        "from tests import test_planted",
+        "import tests.test_planted",
+        "from .test_planted import value",
+        "from . import test_planted",
+    ],
+)
+def test_a_planted_import_of_a_test_file_is_found(line: str) -> None:
+    """However it is written, and in a function too."""
+    (found,) = imported_tests({"tests.helpers": f"def run():\n    {line}\n"})
+    assert found.startswith("tests.helpers imports ")
+    assert "test_planted" in found
 
 
 def test_what_only_a_type_checker_reads_is_no_import() -> None:

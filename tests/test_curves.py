@@ -14,7 +14,6 @@ from rich.cells import cell_len
 from attnviz.analysis.roles import measure_induction, spread_evenly
 from attnviz.drawable import Curve, Curves, Mark, Plot
 from attnviz.experiments.training import read_training
-from attnviz.lm import checkpoints
 from attnviz.render.figure.curves import CURVE_ZORDER
 from attnviz.render.figure.figure import (
     FIGURE_FORMATS,
@@ -29,41 +28,23 @@ from attnviz.render.terminal.cells import ColourDepth
 from attnviz.render.terminal.chart import ASCII_CURVE_SIGNS, CURVE_SIGNS, choose_round_numbers
 from attnviz.render.terminal.draw import Screen
 from attnviz.results.training import make_learning_curves
+from tests.commands import list_loaded_packages
 from tests.conftest import Run
-from tests.test_figure import extents, overlaps
-from tests.test_render import GOLDEN, on, painted, text_of
-from tests.test_startup import loaded
-
-BLOCK = 25
-RISE = (
-    [0.03] * 10 + [0.1, 0.45, 0.8] + [0.85] * 7
-)  # a score: 20 measurements, of which the eleventh is at step 1,100
-
-
-def measured(
-    step: int, loss: float | None, score: float | None, stage: int = 0
-) -> dict[str, object]:
-    scores = {
-        "induction": [[0.02, 0.02], [0.02, score]],
-        "previous_token": [[0.9, 0.2], [0.1, 0.05]],
-    }
-    return {"step": step, "stage": stage, "loss": loss, "tokens": step * 2048, "scores": scores}
-
-
-def history(scores: list[float] = RISE, widened: int = 99) -> list[dict[str, object]]:
-    """A measurement each hundred steps, of which that many are of the first stage."""
-    losses = np.linspace(7, 3, len(scores)).round(4).tolist()
-    return [
-        measured(100 * (i + 1), loss, score, int(i >= widened))
-        for i, (loss, score) in enumerate(zip(losses, scores, strict=True))
-    ]
-
-
-def plant_run(folder: Path, **changed: object) -> None:
-    """Write what a run leaves of its history."""
-    folder.mkdir(exist_ok=True)
-    document = {"schema": "attnviz/1", "block": BLOCK, "history": history(), **changed}
-    (folder / checkpoints.HISTORY).write_text(json.dumps(document))
+from tests.pictures import (
+    GOLDEN,
+    draw_styled_text,
+    draw_text,
+    find_overlaps,
+    make_screen,
+    measure_text_boxes,
+)
+from tests.training_runs import (
+    BLOCK,
+    RISING_SCORES,
+    make_history,
+    make_measurement,
+    plant_training_run,
+)
 
 
 def chart(
@@ -81,7 +62,7 @@ def chart(
 
 def cells(drawable: Curves, width: int = 60, depth: ColourDepth = "shades") -> list[str]:
     """The lines of the first plot, from its axis on."""
-    lines = text_of(drawable, on(width, depth)).splitlines()
+    lines = draw_text(drawable, make_screen(width, depth)).splitlines()
     return [
         line[line.index(sign) + 1 :]
         for line in lines
@@ -97,8 +78,10 @@ def cells(drawable: Curves, width: int = 60, depth: ColourDepth = "shades") -> l
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
 def test_golden_screens(width: int, depth: ColourDepth, request: pytest.FixtureRequest) -> None:
     """The picture of a training looks as it did, at every width, in every number of colours."""
-    drawable = make_learning_curves(history(widened=15), BLOCK)
-    found = (text_of if depth in ("shades", "ascii") else painted)(drawable, on(width, depth))
+    drawable = make_learning_curves(make_history(widened=15), BLOCK)
+    found = (draw_text if depth in ("shades", "ascii") else draw_styled_text)(
+        drawable, make_screen(width, depth)
+    )
     golden = GOLDEN / f"curves-{width}-{depth}.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(found, "utf-8")
@@ -122,7 +105,7 @@ def test_a_gap_is_a_gap() -> None:
     lines = cells(chart([0.0, np.nan, 0.0, np.nan, 0.0]))
     assert "".join(lines).count(CURVE_SIGNS[0]) == 3
     assert (
-        text_of(chart([np.nan, np.nan]), on(60, "shades")).count(CURVE_SIGNS[0]) == 1
+        draw_text(chart([np.nan, np.nan]), make_screen(60, "shades")).count(CURVE_SIGNS[0]) == 1
     )  # that of its name
 
 
@@ -133,7 +116,7 @@ def test_a_gap_is_a_gap() -> None:
 def test_each_curve_has_a_sign_besides_its_colour(depth: ColourDepth, signs: str) -> None:
     """The sign before its name is that of its cells; of curves in one place the first is seen."""
     drawable = chart(*([i / 5] * 4 for i in range(6)), [0.2] * 4)
-    shown = text_of(drawable, on(80, depth))
+    shown = draw_text(drawable, make_screen(80, depth))
     for i in range(6):
         assert f"{signs[i]} curve {i} {i / 5:.3g}" in shown
         assert sum(signs[i] * 20 in line for line in shown.splitlines()) == 1
@@ -144,12 +127,18 @@ def test_each_curve_has_a_sign_besides_its_colour(depth: ColourDepth, signs: str
 @pytest.mark.parametrize("n", [1, 2, 20, 500])
 def test_charts_fit_the_screen(n: int, depth: ColourDepth) -> None:
     """No line is wider than the screen, and with a prompt below it the chart is no higher, whatever the run."""
-    drawable = make_learning_curves(history((RISE * 25)[:n], widened=n // 2), BLOCK)
+    drawable = make_learning_curves(make_history((RISING_SCORES * 25)[:n], widened=n // 2), BLOCK)
     for width in (40, 57, 80, 200):
-        assert max(map(cell_len, text_of(drawable, on(width, depth)).splitlines())) <= width
+        assert (
+            max(map(cell_len, draw_text(drawable, make_screen(width, depth)).splitlines())) <= width
+        )
         for height in (24 if width >= 80 else 32, 50):
             assert (
-                len(text_of(drawable, Screen(width, height, on(width, depth).paint)).splitlines())
+                len(
+                    draw_text(
+                        drawable, Screen(width, height, make_screen(width, depth).paint)
+                    ).splitlines()
+                )
                 < height
             )
 
@@ -159,7 +148,7 @@ def test_a_mark_stands_at_its_step() -> None:
     drawable = chart([0.0] * 5, marks=(Mark(3, "here"),))
     lines = cells(drawable)
     assert {line.index("┊") for line in lines[:-1]} == {round((len(lines[-1].rstrip()) - 1) / 2)}
-    assert "┊ here: step 3" in text_of(drawable, on(60, "shades"))
+    assert "┊ here: step 3" in draw_text(drawable, make_screen(60, "shades"))
 
 
 @given(st.floats(-100, 100), st.floats(1e-3, 1e6), st.integers(2, 12))
@@ -220,16 +209,16 @@ def test_curves_differ_in_dashes_besides_their_colours() -> None:
 def test_every_text_has_its_room(kind: str, style: str) -> None:
     """No text is cut off, and none overlaps another, also where curves end in one place or nothing was measured."""
     drawable = {
-        "a run": make_learning_curves(history(widened=15), BLOCK),
-        "one step": make_learning_curves(history([0.9]), BLOCK),
+        "a run": make_learning_curves(make_history(widened=15), BLOCK),
+        "one step": make_learning_curves(make_history([0.9]), BLOCK),
         "equal ends": chart(*[[0.0, 1.0]] * 6, marks=(Mark(1, "first"), Mark(2, "last"))),
-        "no numbers": make_learning_curves([measured(1, None, None)], BLOCK),
+        "no numbers": make_learning_curves([make_measurement(1, None, None)], BLOCK),
     }[kind]
     with compose_sheet(drawable, FigureStyle(style, dpi=100)) as sheet:
-        texts, page = extents(sheet), sheet.figure.bbox
+        texts, page = measure_text_boxes(sheet), sheet.figure.bbox
     assert texts[:, :2].min() > 0
     assert (texts[:, 2:].max(0) < (page.width, page.height)).all()
-    assert not np.triu(overlaps(texts, texts), 1).any()
+    assert not np.triu(find_overlaps(texts, texts), 1).any()
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=8))
@@ -246,7 +235,7 @@ def test_names_are_spread_in_order(places: list[float]) -> None:
 @pytest.mark.parametrize("form", FIGURE_FORMATS)
 def test_files_are_the_same_each_time(form: str) -> None:
     """The same bytes for the same history; in an SVG all text is text."""
-    drawable = make_learning_curves(history(), BLOCK)
+    drawable = make_learning_curves(make_history(), BLOCK)
     data = render_figure(drawable, form).data
     assert data == render_figure(drawable, form).data
     if form == "svg":
@@ -271,7 +260,7 @@ def test_a_table_has_all_numbers() -> None:
 
 def test_the_phase_change_is_told() -> None:
     """The first step at which the best induction head has half of its last score, and how long the rise takes."""
-    drawable = make_learning_curves(history(), BLOCK)
+    drawable = make_learning_curves(make_history(), BLOCK)
     assert drawable.marks == (Mark(1200, "induction L1H1 at half"),)
     assert drawable.caption == (
         "induction: L1H1 is at half of its last score, 0.85, by step 1,200; from a tenth of it (step 1,100) "
@@ -285,11 +274,11 @@ def test_the_phase_change_is_told() -> None:
 @pytest.mark.parametrize("score", [0.02, 0.3, None])
 def test_no_phase_change_is_made_up(score: float | None) -> None:
     """A head below the threshold of ``attnviz heads`` is none, however much it rose, nor is one without a score."""
-    drawable = make_learning_curves(history([0.001] * 5 + [score]), BLOCK)
+    drawable = make_learning_curves(make_history([0.001] * 5 + [score]), BLOCK)
     assert drawable.marks == ()
     assert drawable.caption[0].startswith("no induction head so far: the best, L")
     assert "0.32 would name one" in drawable.caption[0]
-    assert make_learning_curves(history([0.001] * 5 + [0.33]), BLOCK).marks == (
+    assert make_learning_curves(make_history([0.001] * 5 + [0.33]), BLOCK).marks == (
         Mark(600, "induction L1H1 at half"),
     )
 
@@ -298,27 +287,31 @@ def test_no_phase_change_is_made_up(score: float | None) -> None:
 def test_chance_is_that_of_a_head_that_sees_all_alike(block: int) -> None:
     """The caption's chance is the role's own score of even causal weights."""
     even = float(measure_induction(spread_evenly(np.tri(2 * block + 1, dtype=bool)), block))
-    assert f"chance is {even:.2f}" in make_learning_curves(history(), block).caption[0]
+    assert f"chance is {even:.2f}" in make_learning_curves(make_history(), block).caption[0]
 
 
 def test_the_second_stage_is_marked() -> None:
     """Where the vocabulary was widened, if the history tells it: those of before had no stages."""
-    drawable = make_learning_curves(history(widened=15), BLOCK)
+    drawable = make_learning_curves(make_history(widened=15), BLOCK)
     assert drawable.marks[1] == Mark(1600, "whole vocabulary")
     assert "the whole vocabulary by step 1,600" in drawable.caption[1]
-    old = [{name: value for name, value in one.items() if name != "stage"} for one in history()]
-    assert make_learning_curves(old, BLOCK).marks == make_learning_curves(history(), BLOCK).marks
+    old = [
+        {name: value for name, value in one.items() if name != "stage"} for one in make_history()
+    ]
+    assert (
+        make_learning_curves(old, BLOCK).marks == make_learning_curves(make_history(), BLOCK).marks
+    )
 
 
 def test_a_run_is_drawn_again(call: Run, tmp_path: Path) -> None:
     """On the screen, and into a file of each format by its suffix, from the folder or the file of its history."""
-    plant_run(tmp_path / "my-model")
+    plant_training_run(tmp_path / "my-model")
     assert "● induction L1H1 0.85" in call("train", "--curves", "my-model").stdout
     for form in ("png", "svg", "pdf", "json", "csv", "md"):
         style = ["--style", "paper"] if form in FIGURE_FORMATS else []
         done = call("train", "--curves", "my-model/history.json", "-o", f"curves.{form}", *style)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", f"wrote curves.{form}\n")
-    assert json.loads((tmp_path / "curves.json").read_text())["history"] == history()
+    assert json.loads((tmp_path / "curves.json").read_text())["history"] == make_history()
     table = (tmp_path / "curves.csv").read_text().splitlines()
     assert table[:2] == ["step,loss,role,layer,head,score", "100,7.0,induction,0,0,0.02"]
     assert len(table) == 1 + 20 * 8
@@ -331,9 +324,9 @@ HOSTILE = "</svg>\x1b[31m\u202e"
 
 def test_what_cannot_be_drawn_again(call: Run, tmp_path: Path) -> None:
     """No run, no history, a damaged or an empty one, a format or an option without use: one line each."""
-    good = history()
-    plant_run(tmp_path / "my-model")
-    plant_run(tmp_path / "empty", history=[])
+    good = make_history()
+    plant_training_run(tmp_path / "my-model")
+    plant_training_run(tmp_path / "empty", history=[])
     for i, damaged in enumerate(
         [
             {"history": {}},
@@ -350,7 +343,7 @@ def test_what_cannot_be_drawn_again(call: Run, tmp_path: Path) -> None:
             {"history": [{**good[0], "scores": {"induction": [[]]}}]},
         ]
     ):
-        plant_run(tmp_path / f"damaged{i}", **damaged)
+        plant_training_run(tmp_path / f"damaged{i}", **damaged)
         done = call("train", "--curves", f"damaged{i}")
         assert (done.returncode, done.stderr.count("\n")) == (4, 1), damaged
     for args, code, told in (
@@ -370,7 +363,7 @@ def test_what_cannot_be_drawn_again(call: Run, tmp_path: Path) -> None:
         done = call("train", *args)
         assert (done.returncode, done.stderr.count("\n"), done.stdout) == (code, 1, ""), done.stderr
         assert told in done.stderr
-    plant_run(tmp_path / "hostile", history=[{**good[0], "scores": {HOSTILE: [[0.5]]}}])
+    plant_training_run(tmp_path / "hostile", history=[{**good[0], "scores": {HOSTILE: [[0.5]]}}])
     done = call("train", "--curves", "hostile")
     assert done.returncode == 0
     assert not {"\x1b", "\u202e"} & {*done.stdout}
@@ -378,8 +371,8 @@ def test_what_cannot_be_drawn_again(call: Run, tmp_path: Path) -> None:
 
 def test_drawing_again_needs_no_torch(tmp_path: Path) -> None:
     """A run is drawn from its history alone, on a screen without matplotlib too."""
-    plant_run(tmp_path / "run")
-    assert not loaded("train", "--curves", str(tmp_path / "run")) & {
+    plant_training_run(tmp_path / "run")
+    assert not list_loaded_packages("train", "--curves", str(tmp_path / "run")) & {
         "torch",
         "transformers",
         "matplotlib",
@@ -388,9 +381,9 @@ def test_drawing_again_needs_no_torch(tmp_path: Path) -> None:
 
 def test_a_run_is_read_in_python(tmp_path: Path) -> None:
     """The result has all measurements, a row a score, and the curves."""
-    plant_run(tmp_path / "run")
+    plant_training_run(tmp_path / "run")
     result = read_training(tmp_path / "run")
-    assert result.to_dict() == {"block": BLOCK, "history": history()}
+    assert result.to_dict() == {"block": BLOCK, "history": make_history()}
     assert result.rows()[0] == {
         "step": 100,
         "loss": 7.0,

@@ -36,11 +36,10 @@ from attnviz.layer import MultiHeadAttention
 from attnviz.lm.train import Recipe, train_parameters
 from attnviz.models.huggingface.attention import AttentionReader
 from attnviz.request import Request
-from tests.architectures import Architecture
+from tests.architectures import SWEPT, Architecture
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.pretend_device import NAME, DeviceMixError, pretend_device
-from tests.test_architectures import SWEPT
-from tests.test_lm import TINY
+from tests.tiny import TINY_CONFIG
 
 DEVICES = [NAME, *[pytest.param("cuda", marks=pytest.mark.cuda)] * torch.cuda.is_available()]
 
@@ -319,8 +318,8 @@ def test_training(device: str) -> None:
     """The same steps lead to the same parameters."""
     ids = np.tile(np.arange(1, 40), 10)
     recipe = Recipe(steps=4, tokens=96, length=24, rate=0.02, warm_up=2)
-    expected = train_parameters(ids, TINY, recipe, watch=lambda _: None)
-    found = train_parameters(ids, TINY, recipe, device=device, watch=lambda _: None)
+    expected = train_parameters(ids, TINY_CONFIG, recipe, watch=lambda _: None)
+    found = train_parameters(ids, TINY_CONFIG, recipe, device=device, watch=lambda _: None)
     assert found.keys() == expected.keys()
     for name, parameter in expected.items():
         torch.testing.assert_close(found[name].cpu(), parameter, rtol=1e-2, atol=1e-3)

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from tests.conftest import ROOT, Run
-from tests.test_curves import plant_run
+from tests.training_runs import plant_training_run
 
 README, PAGE = ((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/attention.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -119,7 +119,7 @@ def test_console_lines_run(line: str, call: Run, run: Run, tmp_path: Path) -> No
     if "--from" in command:
         call("capture", "some text", "-o", "run.attn")
     if "--curves" in command:
-        plant_run(tmp_path / "my-model")
+        plant_training_run(tmp_path / "my-model")
     if command[0] == "train" and "--curves" not in command:
         command += ["--steps", "1"]
     if "--ablate" in command and command[0] == "heads":

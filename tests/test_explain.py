@@ -24,8 +24,8 @@ from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Prompt, Request
 from attnviz.selection import Selection, TokenReference
 from tests.architectures import ARCHITECTURES
+from tests.commands import list_loaded_packages
 from tests.conftest import SENTENCE, Tiny
-from tests.test_startup import loaded
 from tests.tiny import plain_tokenizer
 from tests.tolerance import close, rounding
 
@@ -374,7 +374,11 @@ def test_what_cannot_be_followed(call: Call, tiny: Tiny, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("args", [["-H", "L1H3"], ["--score", "additive"]])
 def test_no_torch_is_needed(args: list[str]) -> None:
     """The built-in model is explained in NumPy."""
-    assert not loaded("explain", SENTENCE, *args) & {"torch", "transformers", "matplotlib"}
+    assert not list_loaded_packages("explain", SENTENCE, *args) & {
+        "torch",
+        "transformers",
+        "matplotlib",
+    }
 
 
 def test_hostile_text_is_shown_not_obeyed(call: Call) -> None:

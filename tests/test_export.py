@@ -21,8 +21,8 @@ import attnviz
 from attnviz.cli import export
 from attnviz.cli.export import quote_word
 from attnviz.record import Capture, Token
+from tests.commands import require_failure
 from tests.conftest import SENTENCE, Run, Tiny
-from tests.test_cli import fails
 
 WORDS = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat", "and"], 1300)
 HOSTILE = "a 'q' \"d\" `b` ``` $HOME $(id) \\ !! *x* <b> | & ; #"
@@ -351,7 +351,7 @@ def test_another_report_is_not_mixed_in(call: Run, tmp_path: Path, other: list[s
     call(*small, SENTENCE)
     before = files_of(tmp_path / "report")
     args = *small, *other
-    fails(
+    require_failure(
         call(*args),
         5,
         "report holds something else than this report; choose another folder or add --force",
@@ -366,7 +366,9 @@ def test_a_folder_of_something_else_is_refused(call: Run, tmp_path: Path) -> Non
     for name in ("notes.txt", "index.html"):
         (tmp_path / name[:4]).mkdir()
         (tmp_path / name[:4] / name).write_text("mine")
-        fails(call("export", *SMALL[:-1], "json", "-o", name[:4]), 5, "holds something else")
+        require_failure(
+            call("export", *SMALL[:-1], "json", "-o", name[:4]), 5, "holds something else"
+        )
         assert files_of(tmp_path / name[:4]) == {name: b"mine"}
     (tmp_path / "empty").mkdir()
     assert call("export", *SMALL[:-1], "json", "-o", "empty").returncode == 0
@@ -421,7 +423,7 @@ def test_what_cannot_be_is_refused_in_time(
     attnviz.save(attnviz.capture("a cat", keep="tiles", tiles=2), tmp_path / "tiles.attn")
     attnviz.save(attnviz.capture("a cat", keep="statistics"), tmp_path / "numbers.attn")
     before = files_of(tmp_path)
-    fails(call("export", "-o", "report", *args), code, told)
+    require_failure(call("export", "-o", "report", *args), code, told)
     assert files_of(tmp_path) == before
 
 
@@ -437,7 +439,7 @@ def test_a_full_disk_leaves_whole_files_only(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000)),
     )
-    fails(done, 5, "cannot write report/attention.csv: file too large")
+    require_failure(done, 5, "cannot write report/attention.csv: file too large")
     assert {*files_of(tmp_path / "report")} == {"index.html", "index.md"}
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL

@@ -20,7 +20,6 @@ from fontTools.ttLib import TTFont
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import font_manager
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba_array
 from matplotlib.text import Text
 from PIL import Image
@@ -40,6 +39,7 @@ from attnviz.render.figure.figure import (
 from attnviz.render.figure.layout import LEAST_POINTS, choose_bar_ticks, cut_text, wrap_text
 from attnviz.render.figure.sheet import COLOURS, Sheet
 from attnviz.render.figure.truetype import convert_font
+from tests.pictures import HOSTILE_LABELS, find_overlaps, measure_text_boxes
 
 ROOT = Path(__file__).parent.parent
 WORDS = (
@@ -59,17 +59,6 @@ WORDS = (
 )
 SINK = Scale(0.4, 0.9)
 PLAIN = FigureStyle()
-HOSTILE = (
-    "</script><img onerror=alert(1)>",
-    "&amp;&#0;",
-    r"$\alpha$",
-    "\x1b[31m\0",
-    "x" * 10_000,
-    "'\"<![CDATA[",
-    "مرحبا",
-    "é",
-    "\u202eabc",
-)
 
 
 def panel(rows: int, columns: int, *, causal: bool = False) -> Panel:
@@ -300,21 +289,6 @@ def test_the_width_is_exact(
         )
 
 
-def extents(sheet: Sheet) -> np.ndarray:
-    """Where the ink of each text may be: what it takes less a tenth of an em, the space that lines share."""
-    renderer = FigureCanvasAgg(sheet.figure).get_renderer()
-    spare = [-0.1 * text.get_fontsize() * sheet.dpi / 72 for text in sheet.axes.texts]
-    boxes = [text.get_window_extent(renderer) for text in sheet.axes.texts]
-    return np.array([box.padded(space).extents for box, space in zip(boxes, spare, strict=True)])
-
-
-def overlaps(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which boxes (left, bottom, right, top) share area with which, two by two."""
-    low = np.maximum(ones[:, None, :2], others[None, :, :2])
-    high = np.minimum(ones[:, None, 2:], others[None, :, 2:])
-    return (high > low).all(-1)
-
-
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("n", [1, 2, 12, 40, 90, 700])
 @pytest.mark.parametrize("kind", MAKERS)
@@ -326,15 +300,15 @@ def test_every_text_has_its_room(kind: str, n: int, style: str) -> None:
     )
     drawable = replace(drawable, scale=Scale(0.9, 0.9)) if n == 12 else drawable
     with compose_sheet(drawable, FigureStyle(style, dpi=100)) as sheet:
-        texts = extents(sheet)
+        texts = measure_text_boxes(sheet)
         cells = np.array([image.get_window_extent().extents for image in sheet.axes.images])
         page = sheet.figure.bbox
         sizes = [text.get_fontsize() for text in sheet.axes.texts]
     assert texts[:, :2].min() > 0
     assert (texts[:, 2:].max(0) < (page.width, page.height)).all()
     assert min(sizes) >= LEAST_POINTS
-    assert not overlaps(texts, cells).any()
-    assert not np.triu(overlaps(texts, texts), 1).any()
+    assert not find_overlaps(texts, cells).any()
+    assert not np.triu(find_overlaps(texts, texts), 1).any()
     assert texts[:, 1].min() < page.height - texts[:, 3].max() + 5
 
 
@@ -579,7 +553,7 @@ def test_pdf_has_truetype_fonts_and_text(name: str) -> None:
 @pytest.mark.parametrize("make", [heatmap, strip])
 def test_hostile_labels_are_shown_and_not_obeyed(make: type, form: str) -> None:
     """Markup, formulas, escape sequences, bidi controls and ten thousand letters are drawn as what they are."""
-    drawable = make(labels=HOSTILE)
+    drawable = make(labels=HOSTILE_LABELS)
     data = render_figure(drawable, form, FigureStyle("paper")).data
     if form == "png":
         assert Image.open(io.BytesIO(data)).width == 975
@@ -615,7 +589,7 @@ def test_formulas_are_not_set() -> None:
 
 def digests() -> str:
     """One line for what is written of each drawable in each format."""
-    drawables = heatmap(labels=HOSTILE), grid(4, layers=2, heads=2), strip()
+    drawables = heatmap(labels=HOSTILE_LABELS), grid(4, layers=2, heads=2), strip()
     return " ".join(
         hashlib.sha256(render_figure(drawable, form, FigureStyle("paper")).data).hexdigest()
         for drawable in drawables

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
-    BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
     LlamaForCausalLM,
@@ -27,7 +26,7 @@ from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import NOTHING, Edge, Intervention, Placement, Prompt, Request, Target
 from attnviz.selection import TokenReference, parse_heads, parse_numbers
 from tests.architectures import ARCHITECTURES, set_eager
-from tests.tiny import MODELS, SIZES, VOCABULARY, ending_tokenizer
+from tests.tiny import MODELS, VOCABULARY, make_bert_with_head
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -111,16 +110,6 @@ def llama() -> HuggingFace:
     return HuggingFace("llama", build().eval(), tokenizer())
 
 
-def bert(kind: Any, **options: Any) -> HuggingFace:
-    """A small BERT with a head, whose texts end with a special token, and begin with none."""
-    torch.manual_seed(0)
-    sizes = {**SIZES, "num_attention_heads": 4, "initializer_range": 0.3, **options}
-    tokenizer = ending_tokenizer()
-    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
-    config = BertConfig(**{**sizes, "vocab_size": len(tokenizer)})
-    return HuggingFace("bert", kind(config).eval(), tokenizer)
-
-
 def prediction(target: int, place: int | None) -> Callable[[Any], Tensor]:
     """The logit of a target less the mean of all; place: of the token, None for a class."""
 
@@ -159,7 +148,7 @@ def test_the_gradient_is_of_the_next_token(llama: HuggingFace) -> None:
 
 def test_the_gradient_of_a_class() -> None:
     """By name, by number, or the likeliest; others are refused with those that there are."""
-    model = bert(
+    model = make_bert_with_head(
         BertForSequenceClassification, num_labels=3, id2label={0: "good", 1: "bad", 2: "ugly"}
     )
     ids = [token.id for token in model.capture(Prompt(TEXT), Request()).maps[0].keys]
@@ -183,7 +172,7 @@ def test_the_gradient_of_a_class() -> None:
 
 def test_the_gradient_of_a_masked_token() -> None:
     """At the mask, or at a token that is named; a text without one predicts nothing."""
-    model = bert(BertForMaskedLM)
+    model = make_bert_with_head(BertForMaskedLM)
     text = "The cat [MASK] on the mat."
     part = model.capture(Prompt(text), GRADIENT).maps[0]
     inputs = {"input_ids": torch.tensor([[token.id for token in part.keys]])}

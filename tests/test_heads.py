@@ -59,9 +59,8 @@ from attnviz.results.head_roles import (
     make_scores_table,
 )
 from attnviz.selection import parse_heads
+from tests.commands import list_loaded_packages, require_failure
 from tests.conftest import SENTENCE, Run, Tiny
-from tests.test_cli import fails
-from tests.test_startup import loaded
 from tests.tiny import END, SIZES, VOCABULARY, plain_tokenizer
 from tests.tolerance import close
 
@@ -545,7 +544,7 @@ def test_a_corpus_of_the_users_own(call: Run, tiny: Tiny, tmp_path: Path) -> Non
 )
 def test_mistakes_get_one_line(call: Run, args: list[str], code: int, told: str) -> None:
     """What is wrong, what is allowed, and the right exit code."""
-    fails(
+    require_failure(
         call("heads", "--sequences", "1", "-q", *args)
         if args[0] != "--sequences"
         else call("heads", *args),
@@ -558,7 +557,7 @@ def test_mistakes_get_one_line(call: Run, args: list[str], code: int, told: str)
 @pytest.mark.parametrize("name", ["t5", "bart"])
 def test_models_of_two_texts_are_refused(call: Run, tiny: Tiny, name: str) -> None:
     """Encoder-decoders read a text and a target, and no sequence of ids."""
-    fails(call("heads", "-m", tiny(name)), 2, "reads a text and a target")
+    require_failure(call("heads", "-m", tiny(name)), 2, "reads a text and a target")
 
 
 @pytest.mark.parametrize(("layers", "heads"), [(6, 12), (30, 9)])
@@ -584,7 +583,7 @@ def test_large_maps_fit_a_screen(layers: int, heads: int) -> None:
 @pytest.mark.exact
 def test_the_builtin_model_needs_no_torch() -> None:
     """Heads of the built-in model are measured in NumPy."""
-    assert not loaded("heads", "--sequences", "1") & {
+    assert not list_loaded_packages("heads", "--sequences", "1") & {
         "torch",
         "transformers",
         "matplotlib",

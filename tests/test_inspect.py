@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -19,7 +20,7 @@ from attnviz.derived import CaptureSource
 from attnviz.drawable import Heatmap, Table
 from attnviz.io.documents import format_document_json, format_rows_csv
 from attnviz.models import load_model
-from attnviz.record import AttentionMap, Capture, Segment, Token
+from attnviz.record import Capture, Segment
 from attnviz.render.terminal.cells import CellPaint
 from attnviz.render.terminal.draw import Screen
 from attnviz.request import Prompt
@@ -34,8 +35,9 @@ from attnviz.results.result import Result
 from attnviz.results.segment_shares import inspect_segments
 from attnviz.results.token_rows import inspect_cell, inspect_token
 from attnviz.selection import TokenReference
+from tests.captures import make_map
+from tests.commands import require_failure
 from tests.conftest import SENTENCE, Run, Tiny
-from tests.test_cli import fails
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -397,7 +399,7 @@ def test_a_token_of_two_texts(call: Run, tiny: Tiny) -> None:
     both = call("inspect", *args, "--token", "c", "--width", "80")
     assert both.stdout.count("most by") == 2
     assert call("inspect", *args, "--token", "c", "-o", "x.png").returncode == 0
-    fails(call("inspect", *args, "--token", "z"), 2, "does not occur")
+    require_failure(call("inspect", *args, "--token", "z"), 2, "does not occur")
 
 
 # Segments
@@ -587,34 +589,11 @@ def test_what_is_refused(call: Run, tmp_path: Path, args: list[str], code: int, 
     (tmp_path / "nan.json").write_text('{"weights": [[NaN, 1], [0, 1]]}')
     attnviz.save(attnviz.capture("a text"), tmp_path / "y.attn")
     only_edges = attnviz.capture("a text", keep="edges").maps[0]
-    bare = AttentionMap(
-        "self",
-        (0,),
-        (0,),
-        only_edges.queries,
-        only_edges.keys,
-        None,
-        np.array(True),
-        edges=only_edges.part([0], [0]).edges,
-    )
+    bare = replace(only_edges.part([0], [0]), statistics=None)
     attnviz.save(Capture("x", "a text", (bare,)), tmp_path / "edges.attn")
-    side = (Token("a", 0, 0, 1, False), Token("b", 1, 1, 2, False))
-    maps = (
-        AttentionMap(
-            "self", (0,), (0,), side, side, np.full((1, 1, 2, 2), 0.5, np.float32), np.array(True)
-        ),
-        AttentionMap(
-            "self",
-            (1,),
-            (0,),
-            side[:1],
-            side[:1],
-            np.ones((1, 1, 1, 1), np.float32),
-            np.array(True),
-        ),
-    )
-    attnviz.save(Capture("x", "ab", maps), tmp_path / "two.attn")
-    fails(call("inspect", *args), code, told)
+    maps = make_map(np.full((2, 2), 0.5), "a b"), make_map(np.ones((1, 1)), "a", layers=(1,))
+    attnviz.save(Capture("x", "a b", maps), tmp_path / "two.attn")
+    require_failure(call("inspect", *args), code, told)
 
 
 def test_a_text_of_no_tokens(call: Run, tiny: Tiny, tmp_path: Path) -> None:
@@ -626,7 +605,7 @@ def test_a_text_of_no_tokens(call: Run, tiny: Tiny, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(
         json.dumps({**tokenizer, "normalizer": everything, "post_processor": None})
     )
-    fails(call("inspect", "a text", "-m", folder), 4, "makes no tokens of this text")
+    require_failure(call("inspect", "a text", "-m", folder), 4, "makes no tokens of this text")
 
 
 def test_tokens_that_are_special_alone(call: Run, minilm: Path) -> None:

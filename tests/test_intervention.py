@@ -37,10 +37,9 @@ from attnviz.results.intervention import (
     make_prediction_table,
 )
 from attnviz.selection import HeadNames, TokenReference, parse_edge
+from tests.commands import list_loaded_packages, require_failure
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
-from tests.test_cli import fails
-from tests.test_gradients import bert
-from tests.test_startup import loaded
+from tests.tiny import make_bert_with_head
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -223,7 +222,7 @@ def test_a_permuted_row_keeps_its_weights(seed: int, n: int) -> None:
 )
 def test_masked_tokens_and_classes_are_predictions(kind: Any, text: str, said: str) -> None:
     """The table names what is predicted and where, and its likeliest outputs with the library's probabilities."""
-    model = bert(kind)
+    model = make_bert_with_head(kind)
     subject = Subject.of(model, Prompt(text))
     found = intervene(
         subject, InterventionChanges(pairs=((3, 1),), layers=(0, 1), ablated=((0, 1),), how="mean")
@@ -510,7 +509,7 @@ def test_an_encoder_decoder_says_whose_edges_are_cut(call: Run, tiny: Tiny) -> N
         "--json",
         "-q",
     )
-    fails(call(*args), 2, "encoder, decoder, cross: show --map says which")
+    require_failure(call(*args), 2, "encoder, decoder, cross: show --map says which")
     data = json.loads(call(*args, "--map", "cross").stdout)
     queries, keys = (
         [token["text"] for token in data["maps"][0][side]] for side in ("queries", "keys")
@@ -518,7 +517,9 @@ def test_an_encoder_decoder_says_whose_edges_are_cut(call: Run, tiny: Tiny) -> N
     (cut,) = data["intervention"]["knock_out"]
     assert (queries[cut["query"]], keys[cut["key"]]) == ("dog", "cat")
     assert data["maps"][0]["weights"][0][0][cut["query"]][cut["key"]] is None
-    fails(call("intervene", "a cat", "-m", tiny("t5"), "--ablate", "L0H0"), 2, "--map says which")
+    require_failure(
+        call("intervene", "a cat", "-m", tiny("t5"), "--ablate", "L0H0"), 2, "--map says which"
+    )
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
@@ -544,7 +545,7 @@ def test_heads_of_an_encoder_decoder_are_those_of_one_map(kind: str, tiny: Tiny)
 def test_the_builtin_model_is_changed_without_torch() -> None:
     """NumPy alone, for cuts, means and permutations."""
     args = "intervene", SENTENCE, "--knock-out", "it->cat", "--ablate", "L0H2,L1H1", "--with"
-    assert not loaded(*args, "mean") & {"torch", "transformers", "matplotlib"}
+    assert not list_loaded_packages(*args, "mean") & {"torch", "transformers", "matplotlib"}
 
 
 @pytest.mark.exact
@@ -572,13 +573,17 @@ def test_the_builtin_model_is_changed_without_torch() -> None:
 )
 def test_mistakes_get_one_line(call: Run, args: tuple[str, ...], told: str) -> None:
     """What is wrong, and what to do next."""
-    fails(call("show", SENTENCE, *args), 2, told)
+    require_failure(call("show", SENTENCE, *args), 2, told)
 
 
 def test_a_saved_capture_cannot_be_changed(call: Run) -> None:
     """There is no model in it."""
-    fails(call("show", "--from", "run.attn", "--ablate", "L0H2"), 2, "needs a model to run")
-    fails(call("intervene", "The the cat", "--knock-out", "cat->THE"), 2, "occurs 2 times")
+    require_failure(
+        call("show", "--from", "run.attn", "--ablate", "L0H2"), 2, "needs a model to run"
+    )
+    require_failure(
+        call("intervene", "The the cat", "--knock-out", "cat->THE"), 2, "occurs 2 times"
+    )
 
 
 @pytest.mark.parametrize("how", ["uniform", "permute"])
@@ -638,7 +643,7 @@ def test_show_still_intervenes_and_says_where_that_went(call: Run) -> None:
 
 def test_an_intervention_changes_something(call: Run) -> None:
     """Without an edge or a head there is nothing to do."""
-    fails(
+    require_failure(
         call("intervene", "The cat sat."),
         2,
         "nothing to change: name edges with --knock-out, or heads with",

@@ -29,11 +29,10 @@ from attnviz.lm.train import (
     train_parameters,
     widen_vocabulary,
 )
+from tests.tiny import TINY_CONFIG
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
-
-TINY = ModelConfig(vocabulary=300, dim=16, layers=2, heads=2, feed_forward=32, positions=32)
 
 
 def random_parameters(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -79,15 +78,17 @@ def as_llama(parameters: dict[str, torch.Tensor], config: ModelConfig) -> LlamaF
 
 def test_forward_equals_llama() -> None:
     """Logits and attention weights are those of transformers' Llama with the same parameters."""
-    parameters = random_parameters(TINY)
-    ids = torch.randint(0, TINY.vocabulary, (2, 20), generator=torch.Generator().manual_seed(1))
+    parameters = random_parameters(TINY_CONFIG)
+    ids = torch.randint(
+        0, TINY_CONFIG.vocabulary, (2, 20), generator=torch.Generator().manual_seed(1)
+    )
     with torch.inference_mode():
-        expected = as_llama(parameters, TINY)(ids, output_attentions=True)
+        expected = as_llama(parameters, TINY_CONFIG)(ids, output_attentions=True)
         torch.testing.assert_close(
-            compute_next_scores(parameters, ids, TINY), expected.logits, rtol=1e-4, atol=1e-4
+            compute_next_scores(parameters, ids, TINY_CONFIG), expected.logits, rtol=1e-4, atol=1e-4
         )
         for block, weights in zip(
-            evaluate_layers(parameters, ids, TINY), expected.attentions, strict=True
+            evaluate_layers(parameters, ids, TINY_CONFIG), expected.attentions, strict=True
         ):
             torch.testing.assert_close(block.attended.weights, weights, rtol=0, atol=1e-5)
 
@@ -200,15 +201,17 @@ def test_training_learns_and_repeats() -> None:
     ids = np.tile(np.arange(1, 40), 30)
     recipe = Recipe(steps=120, seed=3, tokens=240, length=24, rate=0.02, warm_up=5)
     losses: list[float] = []
-    learnt = train_parameters(ids, TINY, recipe, watch=lambda now: losses.append(now.loss))
-    assert losses[0] == pytest.approx(math.log(TINY.vocabulary), rel=0.1)
+    learnt = train_parameters(ids, TINY_CONFIG, recipe, watch=lambda now: losses.append(now.loss))
+    assert losses[0] == pytest.approx(math.log(TINY_CONFIG.vocabulary), rel=0.1)
     assert (
-        evaluate.measure_text_loss({name: p.numpy() for name, p in learnt.items()}, ids, TINY, 16)
+        evaluate.measure_text_loss(
+            {name: p.numpy() for name, p in learnt.items()}, ids, TINY_CONFIG, 16
+        )
         < 1.0
     )
     short = replace(recipe, steps=12)
     first, again, other = (
-        train_parameters(ids, TINY, setting, watch=lambda _: None)
+        train_parameters(ids, TINY_CONFIG, setting, watch=lambda _: None)
         for setting in (short, short, replace(short, seed=4))
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -217,14 +220,14 @@ def test_training_learns_and_repeats() -> None:
 
 def test_natural_loss_equals_cross_entropy() -> None:
     """The NumPy loss is torch's, on the same rows."""
-    parameters = random_parameters(TINY)
-    ids = np.random.default_rng(0).integers(1, TINY.vocabulary, 17)
+    parameters = random_parameters(TINY_CONFIG)
+    ids = np.random.default_rng(0).integers(1, TINY_CONFIG.vocabulary, 17)
     found = evaluate.measure_text_loss(
-        {name: p.numpy() for name, p in parameters.items()}, ids, TINY, 16
+        {name: p.numpy() for name, p in parameters.items()}, ids, TINY_CONFIG, 16
     )
     row = torch.from_numpy(np.concatenate([[0], ids[1:]]))[None]
     expected = torch.nn.functional.cross_entropy(
-        compute_next_scores(parameters, row[:, :-1], TINY)[0], row[0, 1:]
+        compute_next_scores(parameters, row[:, :-1], TINY_CONFIG)[0], row[0, 1:]
     )
     assert found == pytest.approx(expected.item(), rel=1e-4)
 
@@ -245,13 +248,13 @@ def test_rows_are_what_the_recipe_says() -> None:
     ids, recipe = np.full(1000, 7), Recipe(steps=100, tokens=64 * 400, length=64, lengthen=0.1)
     shares = []
     for step in (0, 39, 40, 89):
-        inputs, labels = draw_batch(ids, TINY, recipe, step, np.random.default_rng(step))
+        inputs, labels = draw_batch(ids, TINY_CONFIG, recipe, step, np.random.default_rng(step))
         assert inputs.shape == labels.shape == (400, 64)
         shares.append(float((labels == IGNORED).any(1).float().mean()))
     assert shares == pytest.approx([0.5, 0.5, 0.25, 0.25], abs=0.08)
-    assert draw_batch(ids, TINY, recipe, 90, np.random.default_rng(0))[0].shape == (
+    assert draw_batch(ids, TINY_CONFIG, recipe, 90, np.random.default_rng(0))[0].shape == (
         800,
-        TINY.positions,
+        TINY_CONFIG.positions,
     )
 
 
@@ -284,7 +287,7 @@ def test_a_narrowed_tokenizer_is_one_learnt_so() -> None:
 
 def test_widening_keeps_the_model_and_adds_means() -> None:
     """Old tokens keep their embeddings, new ones begin as the mean of their pieces, the rest is left alone."""
-    parameters = draw_parameters(TINY, 0)
+    parameters = draw_parameters(TINY_CONFIG, 0)
     wide = widen_vocabulary(parameters, [[number] for number in range(300)] + [[5, 7]])
     torch.testing.assert_close(wide["embedding"][:300], parameters["embedding"], rtol=0, atol=0)
     torch.testing.assert_close(
@@ -349,14 +352,16 @@ def test_the_tokenizer_knows_every_byte() -> None:
 
 def test_a_trained_folder_round_trips(tmp_path: Path) -> None:
     """What train writes reads back, parameters rounded to float16."""
-    parameters = {name: p.half().float().numpy() for name, p in random_parameters(TINY).items()}
+    parameters = {
+        name: p.half().float().numpy() for name, p in random_parameters(TINY_CONFIG).items()
+    }
     text = tokenizer.learn_tokenizer(["some words"], 300).to_str()
     store.write_stored_model(
-        tmp_path / "model", store.StoredModel(TINY, parameters, text, {"steps": 3})
+        tmp_path / "model", store.StoredModel(TINY_CONFIG, parameters, text, {"steps": 3})
     )
     found = store.read_stored_model(tmp_path / "model")
     assert store.is_own_model(tmp_path / "model")
-    assert (found.config, found.about, found.tokenizer) == (TINY, {"steps": 3}, text)
+    assert (found.config, found.about, found.tokenizer) == (TINY_CONFIG, {"steps": 3}, text)
     assert all(np.array_equal(found.parameters[name], parameters[name]) for name in parameters)
 
 
@@ -382,10 +387,12 @@ def test_a_trained_folder_round_trips(tmp_path: Path) -> None:
 )
 def test_a_damaged_folder_is_told(tmp_path: Path, damage: object, told: str) -> None:
     """Each way in which a model folder can be wrong gives one line."""
-    parameters = {name: p.numpy() for name, p in random_parameters(TINY).items()}
+    parameters = {name: p.numpy() for name, p in random_parameters(TINY_CONFIG).items()}
     store.write_stored_model(
         tmp_path,
-        store.StoredModel(TINY, parameters, tokenizer.learn_tokenizer(["words"], 300).to_str()),
+        store.StoredModel(
+            TINY_CONFIG, parameters, tokenizer.learn_tokenizer(["words"], 300).to_str()
+        ),
     )
     damage(tmp_path)
     with pytest.raises(ModelError, match=told) as error:
@@ -409,9 +416,9 @@ def test_a_tiny_corpus_is_refused() -> None:
 
 def test_initial_gains_are_one() -> None:
     """Norms start as the identity, matrices small and by the seed."""
-    parameters = draw_parameters(TINY, 0)
+    parameters = draw_parameters(TINY_CONFIG, 0)
     assert all((p == 1).all() for name, p in parameters.items() if name.endswith("norm"))
-    assert torch.equal(parameters["embedding"], draw_parameters(TINY, 0)["embedding"])
+    assert torch.equal(parameters["embedding"], draw_parameters(TINY_CONFIG, 0)["embedding"])
 
 
 @pytest.mark.cuda
@@ -419,8 +426,10 @@ def test_training_on_cuda_learns() -> None:
     """The same training runs on a GPU."""
     ids = np.tile(np.arange(1, 40), 30)
     recipe = Recipe(steps=120, tokens=240, length=24, rate=0.02, warm_up=5)
-    found = train_parameters(ids, TINY, recipe, device="cuda", watch=lambda _: None)
+    found = train_parameters(ids, TINY_CONFIG, recipe, device="cuda", watch=lambda _: None)
     assert (
-        evaluate.measure_text_loss({name: p.numpy() for name, p in found.items()}, ids, TINY, 16)
+        evaluate.measure_text_loss(
+            {name: p.numpy() for name, p in found.items()}, ids, TINY_CONFIG, 16
+        )
         < 1.0
     )

@@ -15,7 +15,8 @@ from transformers import AutoModel, AutoTokenizer
 import attnviz
 from attnviz.analysis.measures import COLUMNS, measure, measure_map, summarise_measures
 from attnviz.analysis.statistics import measure_statistics, pool_map
-from attnviz.record import AttentionMap, Token
+from attnviz.record import AttentionMap
+from tests.captures import make_map
 from tests.conftest import SENTENCE
 from tests.tolerance import close
 
@@ -26,28 +27,10 @@ PLACES = {*COLUMNS} - DISTRIBUTION
 STATISTICS = {"entropy", "span", "distance", "sink", "self"}
 
 
-def tokens(count: int, special: tuple[int, ...] = ()) -> tuple[Token, ...]:
-    return tuple(Token(f"t{i}", i, 3 * i, 3 * i + 2, i in special) for i in range(count))
-
-
-def of(
-    weights: np.ndarray, visible: np.ndarray | bool = True, special: tuple[int, ...] = ()
-) -> AttentionMap:
-    """A map of one layer from (query, key), or of as many as there are."""
-    full = np.asarray(weights, np.float32).reshape(
-        (1,) * (4 - np.ndim(weights)) + np.shape(weights)
-    )
-    side = tokens(full.shape[-1], special)
-    layers, heads = (tuple(range(count)) for count in full.shape[:2])
-    return AttentionMap(
-        "self", layers, heads, side[: full.shape[-2]], side, full, np.asarray(visible)
-    )
-
-
 def random(layers: int, heads: int, count: int, *, causal: bool, seed: int = 0) -> AttentionMap:
     visible = np.tri(count, dtype=bool) if causal else np.ones((count, count), bool)
     weights = np.random.default_rng(seed).random((layers, heads, count, count)) ** 3 * visible
-    return of(weights / weights.sum(-1, keepdims=True), visible)
+    return make_map(weights / weights.sum(-1, keepdims=True), visible=visible)
 
 
 def only(part: AttentionMap) -> dict[str, float]:
@@ -60,7 +43,7 @@ def only(part: AttentionMap) -> dict[str, float]:
 
 def test_uniform_attention() -> None:
     """Of n keys: entropy ln n, span n, Gini 0, a sink of 1/n, and three keys have 3/n."""
-    found = only(of(np.full((8, 8), 1 / 8)))
+    found = only(make_map(np.full((8, 8), 1 / 8)))
     apart = np.abs(np.subtract.outer(np.arange(8), np.arange(8)))
     assert found["entropy"] == pytest.approx(math.log(8))
     assert (found["span"], found["normalised"]) == (pytest.approx(8), pytest.approx(1))
@@ -77,7 +60,7 @@ def test_uniform_attention() -> None:
 def test_causal_uniform_attention() -> None:
     """Query q sees q + 1 keys; the first, which sees itself alone, is not counted, and no query sees the next token."""
     visible = np.tri(6, dtype=bool)
-    found = only(of(visible / visible.sum(-1, keepdims=True), visible))
+    found = only(make_map(visible / visible.sum(-1, keepdims=True), visible=visible))
     seen = np.arange(2, 7)
     assert found["entropy"] == pytest.approx(np.log(seen).mean())
     assert found["span"] == pytest.approx(seen.mean())
@@ -96,7 +79,7 @@ def test_causal_uniform_attention() -> None:
 @pytest.mark.parametrize(("step", "name"), [(-1, "previous"), (0, "self"), (1, "next")])
 def test_attention_to_one_key(step: int, name: str) -> None:
     """Entropy 0, span 1, Gini (n - 1) / n, and 1 in the column of that key."""
-    found = only(of(np.eye(9)[np.clip(np.arange(9) + step, 0, 8)]))
+    found = only(make_map(np.eye(9)[np.clip(np.arange(9) + step, 0, 8)]))
     assert (found["entropy"], found["span"], found["normalised"], found["top3"]) == pytest.approx(
         (0, 1, 0, 1)
     )
@@ -111,7 +94,7 @@ def test_a_sink() -> None:
     weights[:, 0], weights[:, 4] = 0.25, 0.5
     weights[np.arange(1, 5), np.arange(4)] += 0.25
     weights[0, 1] = 0.25
-    plain, special = (only(of(weights, special=mark)) for mark in ((), (4,)))
+    plain, special = (only(make_map(weights, f"a b c d {last}")) for last in ("e", "[SEP]"))
     assert plain["sink"] == pytest.approx(
         (4 * 0.25 + 0.5) / 5
     )  # query 1 has the first token before it
@@ -121,7 +104,7 @@ def test_a_sink() -> None:
 
 def test_one_query_has_no_choice() -> None:
     """Of a text of one token, and of one that only looks at itself by force, nothing is defined."""
-    for part in (of(np.ones((1, 1))), of(np.eye(4), np.eye(4, dtype=bool))):
+    for part in (make_map(np.ones((1, 1))), make_map(np.eye(4), visible=np.eye(4, dtype=bool))):
         assert all(math.isnan(value) for value in only(part).values())
 
 
@@ -130,16 +113,8 @@ def test_queries_that_see_nothing_are_not_counted() -> None:
     part = random(1, 1, 7, causal=False)
     visible = np.ones((8, 7), bool)
     visible[7] = False
-    side = tokens(8)
-    more = AttentionMap(
-        "cross",
-        (0,),
-        (0,),
-        side,
-        side[:7],
-        np.pad(part.weights, ((0, 0), (0, 0), (0, 1), (0, 0))),
-        visible,
-    )
+    padded = np.pad(part.weights, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    more = make_map(padded, part.keys, visible, kind="cross")
     less = replace(part, kind="cross")
     for name in DISTRIBUTION:
         assert only(more)[name] == pytest.approx(only(less)[name])
@@ -265,14 +240,8 @@ def test_masked_keys_change_nothing(seed: int, more: int, causal: bool) -> None:
     """Keys that no query sees are not there."""
     part = random(1, 3, 6, causal=causal, seed=seed)
     wide = ((0, 0), (0, 0), (0, 0), (0, more))
-    masked = AttentionMap(
-        "self",
-        part.layers,
-        part.heads,
-        part.queries,
-        tokens(6 + more),
-        np.pad(part.weights, wide),
-        np.pad(np.broadcast_to(part.visible, part.weights.shape), wide),
+    masked = make_map(
+        np.pad(part.weights, wide), visible=np.pad(part.visible, wide), queries=part.queries
     )
     found, same = measure_map(masked), measure_map(part)
     for name in COLUMNS:
@@ -336,7 +305,9 @@ def test_statistics_of_a_strange_mask_tell_less() -> None:
     weights = np.where(visible, 1 / visible.sum(-1, keepdims=True), 0).astype(np.float32)[
         None, None
     ]
-    part = replace(of(weights, visible), statistics=measure_statistics(weights, visible, True))
+    part = replace(
+        make_map(weights, visible=visible), statistics=measure_statistics(weights, visible, True)
+    )
     found = only(replace(part, weights=None))
     assert found["sink"] == pytest.approx(only(part)["sink"])
     assert [name for name, value in found.items() if not math.isnan(value)] == ["sink"]

@@ -15,114 +15,31 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 import attnviz
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
-from attnviz.layer import Attention, MultiHeadAttention
+from attnviz.layer import MultiHeadAttention
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import Prompt, Request
 from tests.architectures import eager
+from tests.calls import vectors
+from tests.captures import require_slices
 from tests.conftest import SENTENCE, Tiny
-from tests.test_capture import near, require_slices
-from tests.tolerance import rounding
+from tests.nets import (
+    DIM,
+    FIVE_VECTORS,
+    HEADS,
+    LSTM,
+    SEVEN_VECTORS,
+    Convolution,
+    Einsum,
+    Functional,
+    build_seeded,
+    make_encoder,
+    make_multihead,
+    make_transformer,
+)
+from tests.tolerance import require_close, rounding
 from tests.untouched import state, world
 
 pytestmark = pytest.mark.numeric
-
-DIM, HEADS = 16, 4
-
-
-def vectors(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-X, Y = vectors(1, 7, DIM), vectors(1, 5, DIM, seed=1)
-
-
-class LSTM(nn.Module):
-    """Our layer behind a recurrent one, as for reading sentences before 2017 (Bahdanau et al. 2015)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.attention = nn.LSTM(DIM, DIM, batch_first=True), Attention(DIM)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Sequence to sequence."""
-        return self.attention(self.lstm(x)[0])
-
-    def weights(self, x: Tensor) -> Tensor:
-        """(head, query, key)."""
-        return self.attention(self.lstm(x)[0], return_weights=True)[1]
-
-
-class Convolution(nn.Module):
-    """A softmax written by hand behind a convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv1d(DIM, DIM, 3, padding=1)
-        self.query, self.key = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
-        self.dropout = nn.Dropout(0.5)
-
-    def weights(self, x: Tensor) -> Tensor:
-        """(batch, query, key)."""
-        hidden = self.convolution(x.transpose(1, 2)).transpose(1, 2)
-        return torch.softmax(self.query(hidden) @ self.key(hidden).transpose(1, 2) / 4, -1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Sequence to sequence."""
-        return self.dropout(self.weights(x)) @ x
-
-
-class Functional(nn.Module):
-    """A call of torch's function, with a causal mask."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.project = nn.Linear(DIM, 3 * DIM)
-
-    def parts(self, x: Tensor) -> Any:
-        """Queries, keys and values, (batch, head, token, width)."""
-        return self.project(x).view(1, -1, 3, HEADS, DIM // HEADS).permute(2, 0, 3, 1, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Sequence to sequence."""
-        return functional.scaled_dot_product_attention(*self.parts(x), is_causal=True)
-
-    def weights(self, x: Tensor) -> Tensor:
-        """(batch, head, query, key)."""
-        query, key, _ = self.parts(x)
-        scores = query @ key.transpose(2, 3) / (DIM // HEADS) ** 0.5
-        return scores.masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf).softmax(-1)
-
-
-class Einsum(nn.Module):
-    """A softmax by hand, its products by Einstein's convention."""
-
-    def weights(self, x: Tensor) -> Tensor:
-        """(batch, query, key)."""
-        return torch.einsum("bnd,bmd->bnm", x, x).softmax(-1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Sequence to sequence."""
-        return torch.einsum("bnm,bmd->bnd", self.weights(x), x)
-
-
-def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    """A module that is always the same."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        return make()
-
-
-def multihead() -> nn.MultiheadAttention:
-    return nn.MultiheadAttention(DIM, HEADS, batch_first=True)
-
-
-def transformer() -> nn.Transformer:
-    return nn.Transformer(DIM, HEADS, 2, 3, 32, batch_first=True)
-
-
-def encoder() -> nn.TransformerEncoder:
-    layer = nn.TransformerEncoderLayer(DIM, HEADS, 32, batch_first=True)
-    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
 
 def result(net: nn.Module, inputs: Any) -> Tensor:
@@ -149,11 +66,11 @@ def attention_of(net: Any, query: Tensor, key: Tensor, **options: Any) -> Tensor
 @pytest.mark.parametrize("make", [LSTM, Convolution, Functional, Einsum])
 def test_weights_of_ones_own_modules(make: Callable[[], nn.Module]) -> None:
     """Our layer behind an LSTM, a softmax by hand behind a convolution, torch's function: the weights they compute."""
-    net = seeded(make)
-    found = attnviz.capture(model=net, inputs=X)
+    net = build_seeded(make)
+    found = attnviz.capture(model=net, inputs=SEVEN_VECTORS)
     part = found.maps[0]
-    expected = net.weights(X).detach()
-    near(part.weights[0], expected.reshape(-1, 7, 7))
+    expected = net.weights(SEVEN_VECTORS).detach()
+    require_close(part.weights[0], expected.reshape(-1, 7, 7))
     assert (found.model, part.kind, len(found.maps)) == (make.__name__, "self", 1)
     assert part.visible.all() or make is Functional
     assert [token.text for token in part.keys] == list("0123456")
@@ -161,81 +78,108 @@ def test_weights_of_ones_own_modules(make: Callable[[], nn.Module]) -> None:
 
 
 @pytest.mark.parametrize(
-    "inputs", [(X, X, X), [X, X, X], {"query": X, "key": X, "value": X, "need_weights": False}]
+    "inputs",
+    [
+        (SEVEN_VECTORS, SEVEN_VECTORS, SEVEN_VECTORS),
+        [SEVEN_VECTORS, SEVEN_VECTORS, SEVEN_VECTORS],
+        {
+            "query": SEVEN_VECTORS,
+            "key": SEVEN_VECTORS,
+            "value": SEVEN_VECTORS,
+            "need_weights": False,
+        },
+    ],
 )
 def test_inputs_by_place_and_by_name(inputs: Any) -> None:
     """A module is called with a tuple or a list of arguments, or with a mapping of named ones."""
-    net = seeded(multihead)
-    near(attnviz.capture(model=net, inputs=inputs).maps[0].weights[0], attention_of(net, X, X))
+    net = build_seeded(make_multihead)
+    require_close(
+        attnviz.capture(model=net, inputs=inputs).maps[0].weights[0],
+        attention_of(net, SEVEN_VECTORS, SEVEN_VECTORS),
+    )
 
 
 def test_keys_of_another_text() -> None:
     """Queries and keys of different texts are cross-attention, even where these are equally long."""
-    net = seeded(multihead)
-    found = attnviz.capture(model=net, inputs=(X, Y, Y)).maps[0]
+    net = build_seeded(make_multihead)
+    found = attnviz.capture(model=net, inputs=(SEVEN_VECTORS, FIVE_VECTORS, FIVE_VECTORS)).maps[0]
     assert (found.kind, len(found.queries), len(found.keys)) == ("cross", 7, 5)
-    near(found.weights[0], attention_of(net, X, Y))
+    require_close(found.weights[0], attention_of(net, SEVEN_VECTORS, FIVE_VECTORS))
     other = vectors(1, 7, DIM, seed=2)
-    assert attnviz.capture(model=net, inputs=(X, other, other)).maps[0].kind == "cross"
-    ours = attnviz.capture(model=MultiHeadAttention(DIM, HEADS, kv_heads=2), inputs=(X, Y)).maps[0]
+    assert attnviz.capture(model=net, inputs=(SEVEN_VECTORS, other, other)).maps[0].kind == "cross"
+    ours = attnviz.capture(
+        model=MultiHeadAttention(DIM, HEADS, kv_heads=2), inputs=(SEVEN_VECTORS, FIVE_VECTORS)
+    ).maps[0]
     assert (ours.kind, ours.heads) == ("cross", (0, 1, 2, 3))
 
 
-@pytest.mark.parametrize("target", [Y, vectors(1, 7, DIM, seed=2)])
+@pytest.mark.parametrize("target", [FIVE_VECTORS, vectors(1, 7, DIM, seed=2)])
 def test_transformers_have_three_maps(target: Tensor) -> None:
     """nn.Transformer: encoder, decoder and cross, told apart also where both texts are equally long."""
-    net = seeded(transformer)
-    found = attnviz.capture(model=net, inputs=(X, target))
+    net = build_seeded(make_transformer)
+    found = attnviz.capture(model=net, inputs=(SEVEN_VECTORS, target))
     n = target.shape[1]
     assert [(part.kind, part.layers, part.weights.shape[2:]) for part in found.maps] == [
         ("encoder", (0, 1), (7, 7)),
         ("decoder", (0, 1, 2), (n, n)),
         ("cross", (0, 1, 2), (n, 7)),
     ]
-    near(found.maps[0].weights[0], attention_of(net.encoder.layers[0].self_attn, X, X))
-    near(found.maps[1].weights[0], attention_of(net.decoder.layers[0].self_attn, target, target))
+    require_close(
+        found.maps[0].weights[0],
+        attention_of(net.encoder.layers[0].self_attn, SEVEN_VECTORS, SEVEN_VECTORS),
+    )
+    require_close(
+        found.maps[1].weights[0], attention_of(net.decoder.layers[0].self_attn, target, target)
+    )
     assert "cross L2 decoder.layers.2.multihead_attn" in found.notes[0]
     assert [part.statistics.distance is None for part in found.maps] == [
         False,
         False,
         True,
     ]  # between texts is none
-    last = attnviz.capture(model=net, inputs=(X, target), layers=-1, heads="1").maps
+    last = attnviz.capture(model=net, inputs=(SEVEN_VECTORS, target), layers=-1, heads="1").maps
     assert [(part.layers, part.heads) for part in last] == [
         ((1,), (1,)),
         ((2,), (1,)),
         ((2,), (1,)),
     ]
-    near(last[2].weights, found.maps[2].weights[2:, 1:2])
+    require_close(last[2].weights, found.maps[2].weights[2:, 1:2])
 
 
 def test_padding_of_an_encoder_is_masked() -> None:
     """src_key_padding_mask: padded keys are not visible, the others' weights are the layer's own."""
-    net = seeded(encoder)
+    net = build_seeded(make_encoder)
     padded = torch.tensor([[False] * 5 + [True] * 2])
-    part = attnviz.capture(model=net, inputs={"src": X, "src_key_padding_mask": padded}).maps[0]
+    part = attnviz.capture(
+        model=net, inputs={"src": SEVEN_VECTORS, "src_key_padding_mask": padded}
+    ).maps[0]
     assert part.visible[0, 0].tolist() == [[True] * 5 + [False] * 2] * 7
-    near(part.weights[0], attention_of(net.layers[0].self_attn, X, X, key_padding_mask=padded))
+    require_close(
+        part.weights[0],
+        attention_of(
+            net.layers[0].self_attn, SEVEN_VECTORS, SEVEN_VECTORS, key_padding_mask=padded
+        ),
+    )
 
 
 def test_a_sequence_may_come_first() -> None:
     """Without batch_first, and without a batch."""
-    net = seeded(lambda: nn.MultiheadAttention(DIM, HEADS))
-    expected = attention_of(net, X.transpose(0, 1), X.transpose(0, 1))
-    for x in (X.transpose(0, 1), X[0]):
-        near(attnviz.capture(model=net, inputs=(x, x, x)).maps[0].weights[0], expected)
+    net = build_seeded(lambda: nn.MultiheadAttention(DIM, HEADS))
+    expected = attention_of(net, SEVEN_VECTORS.transpose(0, 1), SEVEN_VECTORS.transpose(0, 1))
+    for x in (SEVEN_VECTORS.transpose(0, 1), SEVEN_VECTORS[0]):
+        require_close(attnviz.capture(model=net, inputs=(x, x, x)).maps[0].weights[0], expected)
 
 
 @pytest.mark.parametrize(
     ("make", "inputs"),
     [
-        (multihead, (X, Y, Y)),
-        (transformer, (X, Y)),
-        (encoder, (X,)),
-        (LSTM, (X,)),
-        (Convolution, (X,)),
-        (Functional, (X,)),
-        (Einsum, (X,)),
+        (make_multihead, (SEVEN_VECTORS, FIVE_VECTORS, FIVE_VECTORS)),
+        (make_transformer, (SEVEN_VECTORS, FIVE_VECTORS)),
+        (make_encoder, (SEVEN_VECTORS,)),
+        (LSTM, (SEVEN_VECTORS,)),
+        (Convolution, (SEVEN_VECTORS,)),
+        (Functional, (SEVEN_VECTORS,)),
+        (Einsum, (SEVEN_VECTORS,)),
     ],
 )
 @pytest.mark.parametrize("keep", ["weights", "tiles", "statistics", "edges"])
@@ -243,7 +187,7 @@ def test_outputs_are_the_same_before_and_after(
     make: Callable[[], nn.Module], inputs: Any, keep: Any
 ) -> None:
     """A module gives, bit by bit, what it gave before it was captured, and trains on if it was in training."""
-    net = seeded(make).train()
+    net = build_seeded(make).train()
     before = result(net, inputs)
     attnviz.capture(model=net, inputs=inputs, keep=keep, tiles=3)
     assert net.training
@@ -266,7 +210,7 @@ def test_modules_without_attention(net: nn.Module) -> None:
     with pytest.raises(
         ModelError, match=f"{type(net).__name__} has no attention that could be found: no nn.Multi"
     ):
-        attnviz.capture(model=net, inputs=X)
+        attnviz.capture(model=net, inputs=SEVEN_VECTORS)
 
 
 class Changing(nn.Module):
@@ -287,7 +231,7 @@ def test_modules_that_change_from_run_to_run() -> None:
     with pytest.raises(
         ModelError, match="Changing calls attention 1 times in one run and 2 times in the next"
     ):
-        attnviz.capture(model=Changing(), inputs=X)
+        attnviz.capture(model=Changing(), inputs=SEVEN_VECTORS)
 
 
 def test_several_texts_are_refused(tiny: Tiny) -> None:
@@ -295,7 +239,7 @@ def test_several_texts_are_refused(tiny: Tiny) -> None:
     with pytest.raises(
         InputError, match="hold 3 texts, images or parts of them that are read at once"
     ):
-        attnviz.capture(model=seeded(encoder), inputs=vectors(3, 7, DIM))
+        attnviz.capture(model=build_seeded(make_encoder), inputs=vectors(3, 7, DIM))
     model = AutoModelForCausalLM.from_pretrained(tiny("llama"))
     with pytest.raises(InputError, match="hold 2 texts"):
         attnviz.capture(model=model, inputs={"input_ids": torch.ones(2, 5, dtype=torch.long)})
@@ -319,7 +263,9 @@ def test_a_loaded_model_reads_a_text(llama: Any, tokenizer: Any) -> None:
     found = attnviz.capture(SENTENCE, llama, tokenizer=tokenizer)
     assert found.model == "LlamaForCausalLM"
     require_slices(found.maps[0].keys, SENTENCE)
-    near(found.maps[0].weights, eager(llama, tokenizer(SENTENCE, return_tensors="pt"))["self"])
+    require_close(
+        found.maps[0].weights, eager(llama, tokenizer(SENTENCE, return_tensors="pt"))["self"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -342,7 +288,7 @@ def test_a_loaded_model_reads_inputs(form: str, name: str, tiny: Tiny, tokenizer
     }[form]
     found = attnviz.capture(model=model, inputs=inputs, tokenizer=tokenizer)
     part = found.maps[0]
-    near(part.weights, eager(model, {"input_ids": numbers})["self"])
+    require_close(part.weights, eager(model, {"input_ids": numbers})["self"])
     if form == "embeddings":
         assert [token.text for token in part.keys][:3] == ["0", "1", "2"]
     else:
@@ -361,7 +307,7 @@ def test_padding_of_inputs_is_masked(side: str, name: str, tiny: Tiny, tokenizer
     inputs = {name: functional.pad(part, room) for name, part in inputs.items()}
     part = attnviz.capture(model=model, inputs=inputs).maps[0]
     read = inputs["attention_mask"][0].bool().numpy()
-    near(part.weights[:, :, read], eager(model, inputs)["self"].numpy()[:, :, read])
+    require_close(part.weights[:, :, read], eager(model, inputs)["self"].numpy()[:, :, read])
     assert not np.broadcast_to(part.visible, part.weights.shape)[:, :, read][..., ~read].any()
 
 
@@ -396,7 +342,7 @@ def test_a_loaded_encoder_decoder(tiny: Tiny) -> None:
         ({"text": "a", "device": "tpu"}, UsageError, "cpu"),
         ({"text": "a", "model": "./nowhere"}, ModelError, "no model folder"),
         ({"text": "a", "model": Einsum()}, UsageError, "inputs="),
-        ({"text": "a", "model": Einsum(), "inputs": X}, UsageError, "not both"),
+        ({"text": "a", "model": Einsum(), "inputs": SEVEN_VECTORS}, UsageError, "not both"),
         (
             {"model": "llama", "inputs": {"input_ids": [[1, 2], [3]]}},
             InputError,
@@ -433,7 +379,7 @@ def test_memory_is_estimated_first(
     with pytest.raises(InputError, match="18 heads over 14 x 14"):
         loaded.capture(Prompt(SENTENCE, generate=2), Request())
     with pytest.raises(InputError, match="32 heads over 7 x 7"):
-        attnviz.capture(model=seeded(transformer), inputs=(X, Y))
+        attnviz.capture(model=build_seeded(make_transformer), inputs=(SEVEN_VECTORS, FIVE_VECTORS))
     for request in (
         Request(keep="tiles", tiles=4),
         Request(keep="statistics"),
@@ -473,11 +419,15 @@ ERRORS = pytest.mark.parametrize(
     ids=lambda error: type(error).__name__,
 )
 OWN = [
-    (multihead, "out_proj", {"query": X, "key": X, "value": X}),
-    (transformer, "decoder.layers.2.linear2", {"src": X, "tgt": Y}),
-    (encoder, "layers.1.linear1", {"src": X}),
-    (LSTM, "attention.value", {"x": X}),
-    (Convolution, "dropout", {"x": X}),
+    (
+        make_multihead,
+        "out_proj",
+        {"query": SEVEN_VECTORS, "key": SEVEN_VECTORS, "value": SEVEN_VECTORS},
+    ),
+    (make_transformer, "decoder.layers.2.linear2", {"src": SEVEN_VECTORS, "tgt": FIVE_VECTORS}),
+    (make_encoder, "layers.1.linear1", {"src": SEVEN_VECTORS}),
+    (LSTM, "attention.value", {"x": SEVEN_VECTORS}),
+    (Convolution, "dropout", {"x": SEVEN_VECTORS}),
 ]
 
 
@@ -489,7 +439,7 @@ def test_modules_that_fail_are_left_as_found(
     make: Callable[[], nn.Module], place: str, inputs: Any, after: int, error: BaseException
 ) -> None:
     """In the first run and in the second: modes, hooks, gradients, numbers, and what is common to all."""
-    net = prepared(seeded(make), place, error, after)
+    net = prepared(build_seeded(make), place, error, after)
     before = state(net), world()
     assert torch.backends.mha.get_fastpath_enabled()
     with pytest.raises(ModelError if isinstance(error, Exception) else type(error)):
@@ -503,7 +453,7 @@ def test_modules_that_succeed_are_left_as_found(
     make: Callable[[], nn.Module], place: str, inputs: Any
 ) -> None:
     """So they are where nothing fails."""
-    net = prepared(seeded(make), place, FaultError(), after=99)
+    net = prepared(build_seeded(make), place, FaultError(), after=99)
     before = state(net), world()
     attnviz.capture(model=net, inputs=inputs)
     assert (state(net), world()) == before

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from attnviz.models.modules import capture_module
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import NOTHING, Placement, Prompt, Request
 from attnviz.selection import Selection
-from tests.architectures import ARCHITECTURES
+from tests.architectures import AVAILABLE
 from tests.conftest import SENTENCE, Tiny
 from tests.tolerance import rounding
 
@@ -39,8 +38,6 @@ NORM, SUM, SCORES = (
     Request(method="scores"),
 )
 PROMPT = Prompt(SENTENCE)
-OF_LIBRARY = {*dir(transformers)}  # without loading them
-KNOWN = {known.name: known for known in ARCHITECTURES if known.model in OF_LIBRARY}
 
 
 def weights(capture: Capture) -> np.ndarray:
@@ -145,10 +142,10 @@ LAST = "o_proj", "c_proj", "dense", "out_proj"  # what some models call W_O
 FIRST = ["GPT-2", "GPT-NeoX", "OPT", "Gemma", "DeepSeek-V3", "LongCat-Flash", "GPT-OSS", "Falcon"]
 
 
-@pytest.mark.parametrize("name", [name for name in FIRST if name in KNOWN])
+@pytest.mark.parametrize("name", [name for name in FIRST if name in AVAILABLE])
 def test_the_first_token_moves_what_the_projection_makes_of_it(name: str) -> None:
     """A causal first query has one key: its norm is how long W_O's output is without its bias; latent heads, sinks."""
-    known = KNOWN[name]
+    known = AVAILABLE[name]
     net, made = known.build(), list[Tensor]()
 
     def keep(module: Any, _: Any, out: Tensor) -> None:
@@ -175,7 +172,7 @@ def test_the_first_token_moves_what_the_projection_makes_of_it(name: str) -> Non
 )
 def test_every_kind_of_map_has_norms(name: str) -> None:
     """Encoders, cross-attention, windows, biases, speech: norms where weights are; the sum is at most that of norms."""
-    known = KNOWN[name]
+    known = AVAILABLE[name]
     model, inputs = HuggingFace(name, known.build()), known.inputs(None)
     every = [model.capture_inputs(inputs, request).maps for request in (Request(), NORM, SUM)]
     for plain, norm, total in zip(*every, strict=True):
@@ -230,8 +227,8 @@ def test_some_heads_are_summed(tiny: Tiny) -> None:
 @pytest.mark.parametrize("name", ["builtin", "minilm", "gpt2", "llama", "t5", "Gemma 2"])
 def test_softmax_of_scores_gives_the_weights(name: str, tiny: Tiny, minilm: Path) -> None:
     """Also with grouped heads, relative biases and a soft cap; a masked cell is 0 and not visible."""
-    if name in KNOWN:
-        model, inputs = HuggingFace(name, KNOWN[name].build()), KNOWN[name].inputs(None)
+    if name in AVAILABLE:
+        model, inputs = HuggingFace(name, AVAILABLE[name].build()), AVAILABLE[name].inputs(None)
         plain, scored = (model.capture_inputs(inputs, request) for request in (Request(), SCORES))
     else:
         loaded = load_model(
@@ -314,7 +311,7 @@ def test_an_output_without_one_projection_is_refused(count: int) -> None:
 )
 def test_norms_that_cannot_be_told_are_refused(name: str, request_: Request, why: str) -> None:
     """One line, and no number that would be wrong."""
-    known = KNOWN[name]
+    known = AVAILABLE[name]
     with pytest.raises(ModelError, match=why) as error:
         HuggingFace(name, known.build()).capture_inputs(known.inputs(None), request_)
     assert "\n" not in str(error.value)

@@ -37,8 +37,8 @@ from attnviz.request import Intervention, Prompt, Request, Target
 from attnviz.selection import TokenReference
 from tests.architectures import eager
 from tests.conftest import SENTENCE, Tiny
-from tests.test_capture import near
-from tests.test_modules import DIM, Einsum, X, multihead, seeded
+from tests.nets import DIM, SEVEN_VECTORS, Einsum, build_seeded, make_multihead
+from tests.tolerance import require_close
 from tests.untouched import state, world
 
 pytestmark = pytest.mark.numeric
@@ -111,10 +111,13 @@ def test_wrappers_that_call_their_model(
     for options in ({"text": SENTENCE}, {"inputs": tokenizer(SENTENCE)}):
         found = attnviz.capture(model=wrap(llama), tokenizer=tokenizer, **options)
         assert (found.model, found.text) == ("LlamaForCausalLM", SENTENCE)
-        near(found.maps[0].weights, torch.from_numpy(expected.maps[0].weights))
-    net = seeded(multihead)
-    plain, wrapped = (attnviz.capture(model=model, inputs=(X, X, X)) for model in (net, wrap(net)))
-    near(wrapped.maps[0].weights, torch.from_numpy(plain.maps[0].weights))
+        require_close(found.maps[0].weights, torch.from_numpy(expected.maps[0].weights))
+    net = build_seeded(make_multihead)
+    plain, wrapped = (
+        attnviz.capture(model=model, inputs=(SEVEN_VECTORS, SEVEN_VECTORS, SEVEN_VECTORS))
+        for model in (net, wrap(net))
+    )
+    require_close(wrapped.maps[0].weights, torch.from_numpy(plain.maps[0].weights))
     assert wrapped.model == "MultiheadAttention"
 
 
@@ -123,7 +126,7 @@ class Layered(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = torch.compile(seeded(multihead))
+        self.layer = torch.compile(build_seeded(make_multihead))
         self.function = torch.compile(functional.scaled_dot_product_attention)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,16 +137,16 @@ class Layered(nn.Module):
 @QUIET
 def test_what_was_compiled_in_a_model_runs_as_it_was_written(llama: Any, tokenizer: Any) -> None:
     """A compiled layer, a compiled function, and a model that was compiled in place: all their calls are seen."""
-    found = attnviz.capture(model=Layered(), inputs=X)
+    found = attnviz.capture(model=Layered(), inputs=SEVEN_VECTORS)
     assert sum(len(part.layers) for part in found.maps) == 2
     expected = attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights
     llama.compile()
-    near(
+    require_close(
         attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights,
         torch.from_numpy(expected),
     )
     llama.model.layers[1] = torch.compile(llama.model.layers[1])
-    near(
+    require_close(
         attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights,
         torch.from_numpy(expected),
     )
@@ -188,11 +191,11 @@ def test_adapters_in_the_layers_are_applied(
     found = attnviz.capture(SENTENCE, compiled, tokenizer=tokenizer).maps[0].weights
     assert (state(model), world()) == before
     expected = eager(model.base_model.model, {"input_ids": ids})["self"]
-    near(found, expected)
+    require_close(found, expected)
     assert np.abs(found - plain.numpy()).max() > 0.01
-    near(attnviz.capture(model=model, inputs={"input_ids": ids}).maps[0].weights, expected)
+    require_close(attnviz.capture(model=model, inputs={"input_ids": ids}).maps[0].weights, expected)
     with model.disable_adapter():
-        near(attnviz.capture(SENTENCE, model, tokenizer=tokenizer).maps[0].weights, plain)
+        require_close(attnviz.capture(SENTENCE, model, tokenizer=tokenizer).maps[0].weights, plain)
     assert (
         attnviz.capture(SENTENCE, model, tokenizer=tokenizer, method="gradient")
         .maps[0]
@@ -234,7 +237,7 @@ def test_sentence_encoders(minilm: Path) -> None:
     module = encoder[0]
     for model in (encoder, torch.compile(encoder), module):
         found = attnviz.capture(SENTENCE, model)
-        near(found.maps[0].weights, torch.from_numpy(expected.weights))
+        require_close(found.maps[0].weights, torch.from_numpy(expected.weights))
         assert [token.text for token in found.maps[0].keys] == [
             token.text for token in expected.keys
         ]
@@ -259,8 +262,8 @@ def test_pipelines(tiny: Tiny, llama: Any, tokenizer: Any) -> None:
     """The model and the tokenizer of a pipeline."""
     made = pipeline("text-generation", model=llama, tokenizer=tokenizer, device="cpu")
     expected = attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights
-    near(attnviz.capture(SENTENCE, made).maps[0].weights, torch.from_numpy(expected))
-    near(
+    require_close(attnviz.capture(SENTENCE, made).maps[0].weights, torch.from_numpy(expected))
+    require_close(
         attnviz.capture(SENTENCE, tiny("llama")).maps[0].weights, torch.from_numpy(expected)
     )  # a Path too
 
@@ -300,7 +303,7 @@ def test_objects_that_are_no_models(llama: Any, tokenizer: Any, ids: Tensor) -> 
         )
     module = Classifier(llama)
     refused(UsageError, r"transformers model in it, \.encoder", partial_capture(module, text="a"))
-    near(
+    require_close(
         attnviz.capture(model=module, inputs=ids).maps[0].weights,
         eager(llama, {"input_ids": ids})["self"],
     )
@@ -349,7 +352,7 @@ FORMS: dict[str, Callable[[np.ndarray], Any]] = {
 def test_ids_as_arrays_and_lists(form: str, llama: Any, tokenizer: Any, ids: Tensor) -> None:
     """Of any whole type, with or without the axis of the batch, by place or by name."""
     found = attnviz.capture(model=llama, inputs=FORMS[form](ids.numpy()), tokenizer=tokenizer)
-    near(found.maps[0].weights, eager(llama, {"input_ids": ids})["self"])
+    require_close(found.maps[0].weights, eager(llama, {"input_ids": ids})["self"])
     assert found.text == SENTENCE
 
 
@@ -360,7 +363,7 @@ def test_embeddings_as_arrays(dtype: Any, llama: Any, ids: Tensor) -> None:
     rounded = vectors.numpy().astype(dtype)
     expected = eager(llama, {"inputs_embeds": torch.from_numpy(rounded).float()})["self"]
     for value in (rounded, rounded[0], rounded.tolist()):
-        near(
+        require_close(
             attnviz.capture(model=llama, inputs={"inputs_embeds": value}).maps[0].weights, expected
         )
 
@@ -368,26 +371,26 @@ def test_embeddings_as_arrays(dtype: Any, llama: Any, ids: Tensor) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        X.numpy(),
-        X.numpy().astype(np.float64),
-        X.tolist(),
-        [X.tolist()],
-        {"x": X.tolist()},
-        (X[0].numpy(),),
-        BatchEncoding({"x": X.numpy()}),
-        UserDict(x=Foreign(X.numpy())),
+        SEVEN_VECTORS.numpy(),
+        SEVEN_VECTORS.numpy().astype(np.float64),
+        SEVEN_VECTORS.tolist(),
+        [SEVEN_VECTORS.tolist()],
+        {"x": SEVEN_VECTORS.tolist()},
+        (SEVEN_VECTORS[0].numpy(),),
+        BatchEncoding({"x": SEVEN_VECTORS.numpy()}),
+        UserDict(x=Foreign(SEVEN_VECTORS.numpy())),
     ],
     ids=["array", "doubles", "nested", "argument", "named", "batchless", "encoding", "foreign"],
 )
-@pytest.mark.parametrize("make", [Einsum, lambda: Around(seeded(multihead))])
+@pytest.mark.parametrize("make", [Einsum, lambda: Around(build_seeded(make_multihead))])
 def test_arrays_for_modules(value: Any, make: Callable[[], Any]) -> None:
     """A module of one's own gets tensors, in the type of its parameters."""
     net = make()
     if value.__class__ is tuple and isinstance(net, Einsum):
         value = (value[0][None],)
-    near(
+    require_close(
         attnviz.capture(model=net, inputs=value).maps[0].weights[0],
-        net.weights(X).detach().reshape(-1, 7, 7),
+        net.weights(SEVEN_VECTORS).detach().reshape(-1, 7, 7),
     )
 
 
@@ -419,9 +422,12 @@ class FromNumPy(nn.Module):
 
 def test_modules_that_take_arrays_get_them() -> None:
     """What a module takes as it is, is left as it is; how many texts there are is told all the same."""
-    array = X.numpy()
+    array = SEVEN_VECTORS.numpy()
     found = attnviz.capture(model=FromNumPy(), inputs={"x": array, "lengths": [5]}).maps[0]
-    near(found.weights[0], torch.softmax(X[:, :5] @ X[:, :5].mT / DIM**0.5, -1))
+    require_close(
+        found.weights[0],
+        torch.softmax(SEVEN_VECTORS[:, :5] @ SEVEN_VECTORS[:, :5].mT / DIM**0.5, -1),
+    )
     several = np.concatenate([array, array, array])
     refused(InputError, "3 texts", partial_capture(FromNumPy(), inputs=(several, [5])))
 
@@ -480,9 +486,9 @@ def test_options_among_inputs(name: str, tiny: Tiny, tokenizer: Any, ids: Tensor
         "past_key_values": None,
     }
     found = attnviz.capture(model=model, inputs={"input_ids": ids, **options}, tokenizer=tokenizer)
-    near(found.maps[0].weights, eager(model, {"input_ids": ids})["self"])
+    require_close(found.maps[0].weights, eager(model, {"input_ids": ids})["self"])
     lists = {"input_ids": ids[0].tolist(), "labels": ids[0].tolist(), "return_dict": False}
-    near(
+    require_close(
         attnviz.capture(model=model, inputs=lists).maps[0].weights,
         eager(model, {"input_ids": ids})["self"],
     )
@@ -500,7 +506,7 @@ def test_encoder_decoders_need_both_texts(name: str, tiny: Tiny) -> None:
         {"input_ids": text.numpy(), "labels": labels[0].tolist()},
     ):
         for part in attnviz.capture(model=model, inputs=inputs).maps:
-            near(part.weights, expected[part.kind])
+            require_close(part.weights, expected[part.kind])
     refused(
         InputError, "holds no decoder_input_ids", partial_capture(model, inputs={"input_ids": text})
     )
@@ -556,7 +562,7 @@ def test_a_text_after_what_a_cache_holds(
             assert part.key_places == tuple(range(part.key_places[0], total))
             assert [token.text for token in part.queries] == list(map(str, range(cut, total)))
             assert [token.text for token in part.keys] == list(map(str, part.key_places))
-            near(part.weights, whole[list(part.layers)][:, :, cut:, part.key_places[0] :])
+            require_close(part.weights, whole[list(part.layers)][:, :, cut:, part.key_places[0] :])
         assert any(
             f"queries {cut}-{total - 1} follow the {cut} tokens" in note for note in found.notes
         )
@@ -573,7 +579,7 @@ def test_an_empty_cache_is_not_filled(llama: Any, ids: Tensor) -> None:
     found = attnviz.capture(
         model=llama, inputs={"input_ids": ids, "past_key_values": cache, "use_cache": True}
     )
-    near(found.maps[0].weights, eager(llama, {"input_ids": ids})["self"])
+    require_close(found.maps[0].weights, eager(llama, {"input_ids": ids})["self"])
     assert cache.get_seq_length() == 0
     assert found.maps[0].statistics is not None
 
@@ -628,7 +634,7 @@ class Growing(nn.Module):
 @pytest.mark.parametrize("make", [list, lambda: {"rows": []}, Memory])
 def test_modules_do_not_change_what_they_are_given(make: Callable[[], Any]) -> None:
     """Lists, mappings, objects, and tensors that are written to in place: each run reads what was handed over."""
-    x, memory = X.clone(), make()
+    x, memory = SEVEN_VECTORS.clone(), make()
     rows = (
         memory.rows
         if isinstance(memory, Memory)
@@ -636,11 +642,11 @@ def test_modules_do_not_change_what_they_are_given(make: Callable[[], Any]) -> N
         if isinstance(memory, dict)
         else memory
     )
-    rows.append(X.clone())
+    rows.append(SEVEN_VECTORS.clone())
     attended = Growing()
     part = attnviz.capture(model=attended, inputs=(x, memory)).maps[0]
     assert part.weights.shape == (1, 1, 7, 14)
-    assert torch.equal(x, X)
+    assert torch.equal(x, SEVEN_VECTORS)
     assert len(rows) == 1
 
 
@@ -816,14 +822,14 @@ def test_gradients_where_torch_keeps_none(method: Any, name: str, tiny: Tiny) ->
         )
     for context in (torch.inference_mode, torch.no_grad):
         with context():
-            near(attnviz.capture(SENTENCE, model, **options).maps[0].weights, expected)
-            near(
+            require_close(attnviz.capture(SENTENCE, model, **options).maps[0].weights, expected)
+            require_close(
                 attnviz.capture(SENTENCE, loaded, tokenizer=tokenizer, **options).maps[0].weights,
                 expected,
             )
             assert torch.is_inference_mode_enabled() == (context is torch.inference_mode)
     with torch.inference_mode():
-        near(
+        require_close(
             attnviz.capture(SENTENCE, "builtin", dtype="float64", **options).maps[0].weights,
             expected,
         ) if (name == "builtin") else None
@@ -881,19 +887,19 @@ def test_captures_in_captures(inner: str, llama: Any, ids: Tensor) -> None:
     net: Any = None
     inside: dict[str, Callable[[], object]] = {
         "builtin": lambda: attnviz.capture("a b"),
-        "module": lambda: attnviz.capture(model=Einsum(), inputs=X),
+        "module": lambda: attnviz.capture(model=Einsum(), inputs=SEVEN_VECTORS),
         "library": lambda: attnviz.capture(model=llama, inputs=ids),
-        "itself": lambda: attnviz.capture(model=net, inputs=X),
+        "itself": lambda: attnviz.capture(model=net, inputs=SEVEN_VECTORS),
         "losses": lambda: load_model().losses(np.ones((1, 5), np.int64)),
     }
     net = Nested(inside[inner])
     before = state(net), world()
     told = "attnviz was called while it runs Nested"
-    refused(UsageError, told, partial_capture(net, inputs=X))
+    refused(UsageError, told, partial_capture(net, inputs=SEVEN_VECTORS))
     assert (state(net), world()) == before
     if inner != "itself":
-        net(X)
-    assert attnviz.capture(model=Einsum(), inputs=X).maps
+        net(SEVEN_VECTORS)
+    assert attnviz.capture(model=Einsum(), inputs=SEVEN_VECTORS).maps
 
 
 @pytest.mark.parametrize("caught", [True, False])
@@ -904,7 +910,7 @@ def test_hooks_that_capture(caught: bool, llama: Any, tokenizer: Any, ids: Tenso
 
     def hook(*_: Any) -> None:
         try:
-            attnviz.capture(model=Einsum(), inputs=X)
+            attnviz.capture(model=Einsum(), inputs=SEVEN_VECTORS)
         except AttnvizError as error:
             raised.append(error)
             if not caught:
@@ -913,7 +919,9 @@ def test_hooks_that_capture(caught: bool, llama: Any, tokenizer: Any, ids: Tenso
     llama.model.layers[0].register_forward_hook(hook)
     before = state(llama), world()
     if caught:
-        near(attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights, expected)
+        require_close(
+            attnviz.capture(SENTENCE, llama, tokenizer=tokenizer).maps[0].weights, expected
+        )
         assert raised
     else:
         refused(UsageError, "while it runs LlamaForCausalLM", partial_capture(llama, inputs=ids))
@@ -1051,10 +1059,10 @@ def failing(net: nn.Module, place: str, error: BaseException) -> nn.Module:
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_what_a_model_raises(error: Exception, llama: Any, tokenizer: Any) -> None:
     """Of a module, and of a model of the library that reads a text or inputs: its class, the error, and its cause."""
-    net = failing(seeded(multihead), "out_proj", error)
-    net = failing(Around(seeded(multihead)), "layer", error)
+    net = failing(build_seeded(make_multihead), "out_proj", error)
+    net = failing(Around(build_seeded(make_multihead)), "layer", error)
     for model, options in (
-        (net, {"inputs": X}),
+        (net, {"inputs": SEVEN_VECTORS}),
         (failing(llama, "model.layers.1", error), {"text": "a b", "tokenizer": tokenizer}),
         (llama, {"inputs": tokenizer("a b")}),
         (llama, {"text": "a b", "tokenizer": tokenizer, "method": "gradient"}),
@@ -1069,7 +1077,10 @@ def test_what_a_model_raises(error: Exception, llama: Any, tokenizer: Any) -> No
 def test_what_is_no_fault_of_a_model(error: BaseException, llama: Any, tokenizer: Any) -> None:
     """An interruption, an exit and memory that is used up are what they are."""
     with pytest.raises(type(error)):
-        attnviz.capture(model=failing(Around(seeded(multihead)), "layer", error), inputs=X)
+        attnviz.capture(
+            model=failing(Around(build_seeded(make_multihead)), "layer", error),
+            inputs=SEVEN_VECTORS,
+        )
     with pytest.raises(type(error)):
         attnviz.capture("a b", failing(llama, "model.layers.1", error), tokenizer=tokenizer)
 
@@ -1077,36 +1088,44 @@ def test_what_is_no_fault_of_a_model(error: BaseException, llama: Any, tokenizer
 @pytest.mark.parametrize(
     ("inputs", "told"),
     [
-        ({"y": X}, "cannot be called with inputs=: .*'x'.*; its inputs are x"),
-        ({"x": X, "mask": None}, "unexpected keyword argument 'mask'; its inputs are x"),
-        ((X, X, X), "too many positional arguments; its inputs are x"),
+        ({"y": SEVEN_VECTORS}, "cannot be called with inputs=: .*'x'.*; its inputs are x"),
+        (
+            {"x": SEVEN_VECTORS, "mask": None},
+            "unexpected keyword argument 'mask'; its inputs are x",
+        ),
+        (
+            (SEVEN_VECTORS, SEVEN_VECTORS, SEVEN_VECTORS),
+            "too many positional arguments; its inputs are x",
+        ),
         ((), "missing a required argument: 'x'"),
         (BatchEncoding({"input_ids": [1, 2]}), "'input_ids'|'x'"),
     ],
 )
 def test_names_that_a_module_does_not_know(inputs: Any, told: str) -> None:
     """What it takes is said."""
-    refused(InputError, told, partial_capture(Around(seeded(multihead)), inputs=inputs))
+    refused(InputError, told, partial_capture(Around(build_seeded(make_multihead)), inputs=inputs))
 
 
 def test_nested_tensors() -> None:
     """A batch of texts of different lengths, or of one."""
-    for texts in ([X[0]], [X[0], X[0, :3]]):
+    for texts in ([SEVEN_VECTORS[0]], [SEVEN_VECTORS[0], SEVEN_VECTORS[0, :3]]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             nested = torch.nested.nested_tensor(texts)
         refused(
-            InputError, "nested tensor", partial_capture(Around(seeded(multihead)), inputs=nested)
+            InputError,
+            "nested tensor",
+            partial_capture(Around(build_seeded(make_multihead)), inputs=nested),
         )
 
 
 def test_inputs_that_do_not_fit(llama: Any) -> None:
     """Numbers of another type or width, on no device, ids that are not there: torch's error in one line."""
-    net = Around(seeded(multihead))
+    net = Around(build_seeded(make_multihead))
     for wrong in (
-        X.double(),
-        X[..., :3],
-        X.to("meta"),
+        SEVEN_VECTORS.double(),
+        SEVEN_VECTORS[..., :3],
+        SEVEN_VECTORS.to("meta"),
         torch.ones(2),
         3,
         "text",

@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -24,12 +25,13 @@ import attnviz
 from attnviz.errors import UsageError
 from attnviz.io.csv_table import CSV_COLUMNS, format_csv
 from attnviz.io.formats import format_json
-from attnviz.record import GIVEN, AttentionMap, Capture, Token
+from attnviz.record import GIVEN, AttentionMap, Capture
 from attnviz.render.html.gallery import GalleryEntry, render_gallery_html, render_gallery_markdown
 from attnviz.render.markdown import render_markdown
 from attnviz.views import make_heatmaps, make_query_heatmaps, make_strips
+from tests.captures import make_capture, make_tokens
+from tests.commands import require_failure
 from tests.conftest import ROOT, SENTENCE, Run
-from tests.test_cli import fails
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 HOSTILE = (
@@ -82,21 +84,17 @@ HOSTILE = (
 )
 
 
-def named(texts: tuple[str, ...]) -> tuple[Token, ...]:
-    return tuple(Token(text, i, i, i, False) for i, text in enumerate(texts))
-
-
-def capture_of(tokens: tuple[Token, ...], seed: int = 0) -> Capture:
+def capture_words(words: Sequence[str], seed: int = 0) -> Capture:
     """Two layers of two heads with small, large and zero weights, some cells masked."""
-    n, random = len(tokens), np.random.default_rng(seed)
+    n, random = len(words), np.random.default_rng(seed)
     visible = random.random((2, 2, n, n)) < 0.8
     weights = (
         np.where(visible, random.random((2, 2, n, n)) ** random.choice([1, 9, 99], (2, 2, n, n)), 0)
         / n
     )
     weights[0, 0, 0, 0] = visible[0, 0, 0, 0] * np.float32(1e-45)
-    part = AttentionMap("self", (3, 1), (2, 0), tokens, tokens, weights.astype(np.float32), visible)
-    return Capture("toy", "", (part,))
+    tokens = make_tokens(words, special=())
+    return make_capture(weights, tokens, visible, layers=(3, 1), heads=(2, 0))
 
 
 # CSV
@@ -127,7 +125,7 @@ def assert_same_weights(found: list[dict[str, str]], part: AttentionMap) -> None
 
 def test_csv_is_exact_and_harmless() -> None:
     """A line a weight, whatever the tokens hold: no line break or control character in one, and no formula."""
-    capture = capture_of(named(HOSTILE))
+    capture = capture_words(HOSTILE)
     data = format_csv(capture)
     part, found = capture.maps[0], read_csv(data)
     assert tuple(found[0]) == CSV_COLUMNS
@@ -152,7 +150,7 @@ def test_csv_is_exact_and_harmless() -> None:
 )
 def test_csv_of_any_tokens(texts: list[str], seed: int) -> None:
     """Any text at all, lone surrogates too, and any weights."""
-    capture = capture_of(named(tuple(texts)), seed)
+    capture = capture_words(texts, seed)
     assert_same_weights(read_csv(format_csv(capture)), capture.maps[0])
 
 
@@ -207,7 +205,7 @@ def as_shown(text: str) -> str:
 
 def test_markdown_is_read_as_it_was_written() -> None:
     """Names in the head, a row a query, weights to four digits, nothing where masked; no token becomes markup."""
-    capture = capture_of(named(HOSTILE))
+    capture = capture_words(HOSTILE)
     drawn, part = make_heatmaps(capture)[1], capture.maps[0]
     text = render_markdown([drawn])
     names = [as_shown(f"{i} {label}") for i, label in enumerate(drawn.columns.labels)]
@@ -229,7 +227,7 @@ def test_markdown_of_any_text(texts: list[str], data: st.DataObject) -> None:
     note = data.draw(
         st.text(st.sampled_from("-+=.1 \\`*_#>|~[](){}<&a\n\t!$:/w@"), min_size=1, max_size=12)
     )
-    capture = replace(capture_of(named(tuple(texts))), notes=(note,), model=texts[0] or "m")
+    capture = replace(capture_words(texts), notes=(note,), model=texts[0] or "m")
     drawn = make_heatmaps(capture)[0]
     text = render_markdown([drawn])
     names = [f"{i} {label}" for i, label in enumerate(drawn.columns.labels)]
@@ -351,7 +349,7 @@ def test_json_and_npz_say_what_they_hold(call: Run, tmp_path: Path) -> None:
 
 def test_json_of_hostile_tokens_comes_back(tmp_path: Path) -> None:
     """Every token, lone surrogates too, from plain ASCII, with every weight."""
-    capture = capture_of(named(HOSTILE))
+    capture = capture_words(HOSTILE)
     assert format_json(capture).isascii()
     for suffix in (".json", ".attn"):
         attnviz.save(capture, tmp_path / f"x{suffix}")
@@ -472,7 +470,7 @@ def test_what_cannot_be_written_is_told_at_once(
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "folder").mkdir()
     (tmp_path / "mine.csv").write_text("mine")
-    fails(call("show", "the cat sat on the mat", *args), code, told)
+    require_failure(call("show", "the cat sat on the mat", *args), code, told)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "folder.csv", "mine.csv"]
     assert (tmp_path / "mine.csv").read_text() == "mine"
 
@@ -489,7 +487,7 @@ def test_a_full_disk_leaves_no_data(tmp_path: Path, form: str) -> None:
         stdin=subprocess.DEVNULL,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
     )
-    fails(done, 5, f"cannot write x.{form}: file too large")
+    require_failure(done, 5, f"cannot write x.{form}: file too large")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -531,12 +529,12 @@ def test_a_title_is_text_everywhere(call: Run, tmp_path: Path) -> None:
 
 def test_a_text_that_is_no_unicode_is_refused(call: Run) -> None:
     """An argument in another encoding is an input that cannot be used, not a fault."""
-    fails(call("show", "caf\udce9"), 4, "the text is not UTF-8 (character 3)")
+    require_failure(call("show", "caf\udce9"), 4, "the text is not UTF-8 (character 3)")
 
 
 def test_a_refused_report_leaves_nothing(call: Run, tmp_path: Path) -> None:
     """Whether files could be written is found out without making folders."""
-    fails(call("export", "", "-o", "a/b/c"), 4, "the text is empty")
+    require_failure(call("export", "", "-o", "a/b/c"), 4, "the text is empty")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import attnviz
-from attnviz.analysis.statistics import measure_statistics
 from attnviz.analysis.words import convert_to_words
 from attnviz.drawable import Axis, Grid, Heatmap, Page, Scale, Section
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.record import Capture
 from attnviz.render.colour import MAPS, make_palette
 from attnviz.render.html.page import PAGE_COLOURS, Code, render_page
 from attnviz.views import Look, Panel, make_capture_page
+from tests.captures import make_capture, make_tokens
 from tests.conftest import ROOT, SENTENCE, Tiny
 
 HOSTILE = (
@@ -45,7 +45,7 @@ FORMULAS = ("=1+1", "+1", "-1", "@x", 'say "a, b"', "plain", "l\nm")
 WORDS = ("The", "old", "woman", "opened", "window", "and", "looked", "at", "sea")
 
 
-def made(
+def capture_words(
     words: Sequence[str],
     layers: int = 2,
     heads: int = 2,
@@ -60,23 +60,7 @@ def made(
     weights = random.random((layers, heads, n, n), np.float32) ** 4 * visible
     weights[..., 0] += 20.0 * sink
     weights /= weights.sum(-1, keepdims=True)
-    starts = np.cumsum([0, *(len(word) + 1 for word in words)])
-    tokens = tuple(
-        Token(word, i, int(start), int(start) + len(word), False)
-        for i, (word, start) in enumerate(zip(words, starts[:-1], strict=True))
-    )
-    found = measure_statistics(weights, visible, True)
-    part = AttentionMap(
-        "self",
-        tuple(range(layers)),
-        tuple(range(heads)),
-        tokens,
-        tokens,
-        weights,
-        visible,
-        statistics=found,
-    )
-    return Capture("toy", " ".join(words), (part,))
+    return make_capture(weights, make_tokens(words), visible, measured=True)
 
 
 def weights_of(capture: Capture, layer: int, head: int, part: int = 0) -> np.ndarray:
@@ -139,14 +123,14 @@ def test_masked_cells_have_a_code_of_their_own() -> None:
 @pytest.mark.parametrize("exact", [False, True])
 def test_the_same_page_has_the_same_bytes(exact: bool) -> None:
     """Nothing of the time, the machine or chance."""
-    assert render_page(make_capture_page(made(WORDS)), exact=exact) == render_page(
-        make_capture_page(made(WORDS)), exact=exact
+    assert render_page(make_capture_page(capture_words(WORDS)), exact=exact) == render_page(
+        make_capture_page(capture_words(WORDS)), exact=exact
     )
 
 
 def test_a_page_names_nothing_outside() -> None:
     """No address, and no element or rule that would load one."""
-    text = render_page(make_capture_page(made(WORDS))).decode()
+    text = render_page(make_capture_page(capture_words(WORDS))).decode()
     assert text.count("http") == text.count('http-equiv="Content-Security-Policy"') == 1
     assert not re.search(
         r"""["'(=]//|url\(|@import|\b(src|srcset|href|action|data)=|<(link|base|object|embed|iframe|form)\b""",
@@ -156,7 +140,7 @@ def test_a_page_names_nothing_outside() -> None:
 
 def test_the_policy_allows_our_script_and_nothing_else() -> None:
     """Its hashes are those of the one script and the one style."""
-    elements = Elements(render_page(make_capture_page(made(WORDS))).decode()).found
+    elements = Elements(render_page(make_capture_page(capture_words(WORDS))).decode()).found
     (policy,) = (
         attrs["content"] for tag, attrs, _ in elements if tag == "meta" and "http-equiv" in attrs
     )
@@ -171,7 +155,7 @@ def test_the_policy_allows_our_script_and_nothing_else() -> None:
 def test_hostile_tokens_stay_text() -> None:
     """No token ends or begins an element; the page holds all of them, as long as they are."""
     plain, hostile = (
-        render_page(make_capture_page(made(words))).decode()
+        render_page(make_capture_page(capture_words(words))).decode()
         for words in (WORDS[: len(HOSTILE)], HOSTILE)
     )
     names = [
@@ -195,7 +179,7 @@ def test_weights_take_little_room(exact: bool, most: float) -> None:
     text = (ROOT / "sample_texts" / "paragraph.txt").read_text()
     capture = attnviz.capture(text)
     found = len(render_page(make_capture_page(capture), exact=exact)) - len(
-        render_page(make_capture_page(made(["a"], 1, 1)))
+        render_page(make_capture_page(capture_words(["a"], 1, 1)))
     )
     assert found < most * capture.maps[0].visible.sum() + 60_000
 
@@ -372,7 +356,7 @@ def steps(capture: Capture, layer: int, head: int, panel: Panel) -> np.ndarray:
 @pytest.mark.browser
 def test_a_head_is_chosen_by_click_and_by_arrows(reader: Callable[..., Reader]) -> None:
     """The title, the mark, the picture and the caption follow; at the edges arrows stay."""
-    on = reader(made(WORDS, 2, 3))
+    on = reader(capture_words(WORDS, 2, 3))
     assert on.text("#head-title") == "Layer 0, head 0"
     before = on.pixels("#cells")
     on.page.get_by_role("button", name="layer 1, head 1").click()
@@ -417,7 +401,7 @@ def test_the_table_of_a_head_holds_its_weights(
 @pytest.mark.browser
 def test_masked_cells_are_not_in_the_table_and_not_painted(reader: Callable[..., Reader]) -> None:
     """A causal head has no rows for what lies ahead; nothing is painted there, and the page says what that means."""
-    on = reader(made(WORDS))
+    on = reader(capture_words(WORDS))
     places = [(int(row["query"]), int(row["key"])) for row in on.table()]
     assert places == [(i, j) for i in range(len(WORDS)) for j in range(i + 1)]
     for row, column, alpha in ((2, 5, 0), (5, 2, 255)):
@@ -429,7 +413,7 @@ def test_masked_cells_are_not_in_the_table_and_not_painted(reader: Callable[...,
 @pytest.mark.browser
 def test_a_cell_tells_its_weight_and_has_its_colour(reader: Callable[..., Reader]) -> None:
     """Under the pointer, for the very query and key; the colour is that of every medium."""
-    capture = made(WORDS, causal=False)
+    capture = capture_words(WORDS, causal=False)
     on, weights = reader(capture, "#layer=1&head=1"), weights_of(capture, 1, 1)
     colours = make_palette("viridis", PAGE_COLOURS)[
         steps(capture, 1, 1, capture_panel(capture, 1, 1))
@@ -453,7 +437,7 @@ def test_what_is_beyond_the_scale_has_its_colour_until_the_range_is_full(
     reader: Callable[..., Reader],
 ) -> None:
     """A sink is beyond the colours, in the picture and at the bar; with the full range it is the end of the scale."""
-    on = reader(made(WORDS, sink=True))
+    on = reader(capture_words(WORDS, sink=True))
     assert (on.pixels("#cells")[..., :3] == MAPS["viridis"].beyond).all(-1).any()
     assert tuple(on.pixel(5, 0)[:3]) == MAPS["viridis"].beyond
     assert "beyond the colours" in on.text("#caption")
@@ -466,7 +450,7 @@ def test_what_is_beyond_the_scale_has_its_colour_until_the_range_is_full(
 @pytest.mark.browser
 def test_scale_and_theme_change_what_is_painted(reader: Callable[..., Reader]) -> None:
     """The linear scale darkens small weights; the theme changes the ground, and auto is the reader's own."""
-    on = reader(made(WORDS), color_scheme="dark")
+    on = reader(capture_words(WORDS), color_scheme="dark")
     ground = "() => getComputedStyle(document.body).backgroundColor"
     dark, root, small = on.page.evaluate(ground), on.pixel(8, 0), on.pixels("#heads canvas")
     on.page.get_by_text("linear", exact=True).click()
@@ -490,7 +474,9 @@ def test_scale_and_theme_change_what_is_painted(reader: Callable[..., Reader]) -
 @pytest.mark.browser
 def test_a_linear_look_and_another_colour_map_are_kept(reader: Callable[..., Reader]) -> None:
     """The page begins on the scale that was asked for, with the colours that were."""
-    on = reader(render_page(make_capture_page(made(WORDS), Look(linear=True)), colours="magma"))
+    on = reader(
+        render_page(make_capture_page(capture_words(WORDS), Look(linear=True)), colours="magma")
+    )
     assert on.page.locator("[name=scale][value=linear]").is_checked()
     assert tuple(on.pixel(0, 0)[:3]) == tuple(
         make_palette("magma", PAGE_COLOURS)[PAGE_COLOURS - 1, :3]
@@ -504,7 +490,7 @@ def test_a_linear_look_and_another_colour_map_are_kept(reader: Callable[..., Rea
 @pytest.mark.browser
 def test_a_token_shows_what_it_attends_to(reader: Callable[..., Reader]) -> None:
     """Pointing colours the text by its row, and names the strongest keys; the masked ones are faint, not coloured."""
-    capture = made(WORDS)
+    capture = capture_words(WORDS)
     on, weights = reader(capture, "#layer=1&head=0"), weights_of(capture, 1, 0)
     assert set(on.backgrounds()) == {()}
     on.token(5).hover()
@@ -528,7 +514,7 @@ def test_a_token_shows_what_it_attends_to(reader: Callable[..., Reader]) -> None
 @pytest.mark.browser
 def test_a_token_shows_what_attends_to_it(reader: Callable[..., Reader]) -> None:
     """Turned round, a token stands for its column; t turns back."""
-    capture = made(WORDS)
+    capture = capture_words(WORDS)
     on, weights = reader(capture), weights_of(capture, 0, 0)
     on.page.get_by_text("is attended by").click()
     on.token(3).hover()
@@ -541,7 +527,7 @@ def test_a_token_shows_what_attends_to_it(reader: Callable[..., Reader]) -> None
 @pytest.mark.browser
 def test_a_click_locks_a_token(reader: Callable[..., Reader]) -> None:
     """Until it is clicked again or Escape is typed; beside it another token tells the weight between the two."""
-    capture = made(WORDS)
+    capture = capture_words(WORDS)
     on, weights = reader(capture), weights_of(capture, 0, 0)
     on.token(6).click()
     on.page.mouse.move(2, 2)
@@ -570,7 +556,7 @@ def test_a_click_in_the_picture_locks_the_row_or_what_a_label_names(
     reader: Callable[..., Reader],
 ) -> None:
     """A cell its query, the label of a column its key."""
-    on = reader(made(WORDS))
+    on = reader(capture_words(WORDS))
     on.page.mouse.click(*on.place(4, 1))
     on.settle()
     assert on.text("#told").startswith("window (4) attends to")
@@ -584,7 +570,7 @@ def test_a_click_in_the_picture_locks_the_row_or_what_a_label_names(
 @pytest.mark.browser
 def test_a_finger_gets_what_a_pointer_gets(reader: Callable[..., Reader]) -> None:
     """A tap on a cell locks its query and tells its weight; a tap on a token locks it."""
-    on = reader(made(WORDS), size=(400, 800), has_touch=True, is_mobile=True)
+    on = reader(capture_words(WORDS), size=(400, 800), has_touch=True, is_mobile=True)
     on.page.locator("#picture").scroll_into_view_if_needed()
     on.page.touchscreen.tap(*on.place(6, 2))
     on.settle()
@@ -598,7 +584,7 @@ def test_a_finger_gets_what_a_pointer_gets(reader: Callable[..., Reader]) -> Non
 @pytest.mark.browser
 def test_keys_lock_the_next_token_and_the_one_before(reader: Callable[..., Reader]) -> None:
     """] and j go on, [ and k go back, and stop at the ends."""
-    on = reader(made(WORDS))
+    on = reader(capture_words(WORDS))
     for keys, token in (("]", "The"), ("jj", "woman"), ("k", "old"), ("[[[", "The")):
         on.press(*keys)
         assert on.locked() == [token]
@@ -607,7 +593,7 @@ def test_keys_lock_the_next_token_and_the_one_before(reader: Callable[..., Reade
 @pytest.mark.browser
 def test_a_token_is_found_by_its_text_or_number(reader: Callable[..., Reader]) -> None:
     """Enter locks the next match, again and again; Escape leaves the box, and then unlocks."""
-    on = reader(made(("the", "cat", "and", "The", "dog", "7", "x")))
+    on = reader(capture_words(("the", "cat", "and", "The", "dog", "7", "x")))
     on.press("/")
     for typed, expected in (
         ("THE", ["the", "The", "the"]),
@@ -632,7 +618,7 @@ def test_a_token_is_found_by_its_text_or_number(reader: Callable[..., Reader]) -
 @pytest.mark.browser
 def test_the_text_is_read_and_locked_by_keys(reader: Callable[..., Reader]) -> None:
     """Arrows in the text go from token to token, and not from head to head; Enter locks."""
-    on = reader(made(WORDS))
+    on = reader(capture_words(WORDS))
     on.token(0).focus()
     on.press("ArrowRight", "ArrowRight")
     assert on.text("#told").startswith("woman (2) attends to")
@@ -647,7 +633,7 @@ def test_the_text_is_read_and_locked_by_keys(reader: Callable[..., Reader]) -> N
 @pytest.mark.browser
 def test_white_space_stands_where_it_stood(reader: Callable[..., Reader]) -> None:
     """Tokens without white space between them run together, as in the text."""
-    capture = made(("un", "believ", "able"))
+    capture = capture_words(("un", "believ", "able"))
     tokens = tuple(
         token._replace(start=3 * i, end=3 * i + 3) for i, token in enumerate(capture.maps[0].keys)
     )
@@ -661,7 +647,7 @@ def test_white_space_stands_where_it_stood(reader: Callable[..., Reader]) -> Non
 @pytest.mark.browser
 def test_lines_of_several_heads_are_told_apart(reader: Callable[..., Reader]) -> None:
     """The key m keeps those of the head that is shown, shift and a click those of another; each has its colour."""
-    on = reader(made(WORDS))
+    on = reader(capture_words(WORDS))
     assert on.text("#legend").split() == ["L0H0"]
     assert near(on.pixels("#scroll canvas"), legend_colours(on)[0])
     on.press("m", "ArrowRight")
@@ -693,7 +679,7 @@ def near(pixels: np.ndarray, colour: tuple[int, ...]) -> bool:
 @pytest.mark.browser
 def test_a_locked_token_has_its_lines_alone(reader: Callable[..., Reader]) -> None:
     """One query has fewer lines than all; a click on a token of the lines locks it."""
-    on = reader(made(WORDS))
+    on = reader(capture_words(WORDS))
     every = (on.pixels("#scroll canvas")[..., 3] > 0).sum()
     box = on.page.locator("#scroll").bounding_box()
     on.page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + 20 * 2.5)
@@ -707,7 +693,7 @@ def test_a_locked_token_has_its_lines_alone(reader: Callable[..., Reader]) -> No
 @pytest.mark.browser
 def test_lines_of_a_long_text_are_drawn_where_one_looks(reader: Callable[..., Reader]) -> None:
     """The canvas is no higher than its window; scrolling shows other tokens, locking scrolls to the token."""
-    on = reader(made([f"w{i}" for i in range(300)], 1, 1))
+    on = reader(capture_words([f"w{i}" for i in range(300)], 1, 1))
     above = on.pixels("#scroll canvas")
     assert above.shape[0] <= 1000
     on.page.locator("#scroll").evaluate("(box) => box.scrollTo(0, 1e6)")
@@ -727,7 +713,7 @@ def test_lines_of_a_long_text_are_drawn_where_one_looks(reader: Callable[..., Re
 @pytest.mark.browser
 def test_the_address_restores_what_was_chosen(reader: Callable[..., Reader]) -> None:
     """Layer, head, token, direction, scale, range, theme and kept heads; a plain look adds nothing."""
-    capture = made(WORDS, sink=True)
+    capture = capture_words(WORDS, sink=True)
     on = reader(capture)
     assert on.fragment() == ""
     on.press("m", "ArrowDown", "ArrowRight", "j", "j", "t")
@@ -762,7 +748,7 @@ def test_the_address_restores_what_was_chosen(reader: Callable[..., Reader]) -> 
 )
 def test_a_broken_address_is_ignored(fragment: str, reader: Callable[..., Reader]) -> None:
     """What it names that is not there is as if it were not said."""
-    on = reader(made(WORDS), fragment)
+    on = reader(capture_words(WORDS), fragment)
     assert (on.text("#head-title"), on.locked()) == ("Layer 0, head 0", [])
     assert on.text("#legend").split() == ["L0H0"]
     on.press("ArrowRight")
@@ -775,7 +761,7 @@ def test_a_broken_address_is_ignored(fragment: str, reader: Callable[..., Reader
 @pytest.mark.browser
 def test_no_spreadsheet_takes_a_token_for_a_formula(reader: Callable[..., Reader]) -> None:
     """A field that begins like one has an apostrophe before it; quotes, commas and lines stay in their field."""
-    on = reader(made(FORMULAS, 1, 1))
+    on = reader(capture_words(FORMULAS, 1, 1))
     name, data = on.download("#csv")
     assert name == "self-attention-L0H0.csv"
     rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
@@ -789,7 +775,7 @@ def test_no_spreadsheet_takes_a_token_for_a_formula(reader: Callable[..., Reader
 @pytest.mark.browser
 def test_the_picture_holds_the_head_and_its_words(reader: Callable[..., Reader]) -> None:
     """A PNG file with the colours of the head, opaque, on the ground of the theme."""
-    on = reader(made(WORDS, sink=True), "#layer=1&theme=dark")
+    on = reader(capture_words(WORDS, sink=True), "#layer=1&theme=dark")
     name, data = on.download("#png")
     assert name == "self-attention-L1H0.png"
     picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
@@ -878,7 +864,7 @@ def test_one_token_and_one_head_are_a_page(reader: Callable[..., Reader]) -> Non
     on.press("ArrowRight", "ArrowDown", "j")
     assert on.text("#head-title") == "Layer 1, head 2"
     assert len(on.locked()) == 1
-    alone = reader(made(["a"], 1, 1))
+    alone = reader(capture_words(["a"], 1, 1))
     assert float(alone.table()[0]["weight"]) == 1
     assert alone.page.locator("#heads button").count() == 1
 
@@ -886,7 +872,10 @@ def test_one_token_and_one_head_are_a_page(reader: Callable[..., Reader]) -> Non
 @pytest.mark.browser
 def test_heads_may_be_missing_and_differ_in_size(reader: Callable[..., Reader]) -> None:
     """Arrows go past what is not there; text, picture and lines are those of each head."""
-    (wide,), (narrow,) = made(WORDS, 1, 3).maps, made(WORDS[:4], 1, 1, seed=1).maps
+    (wide,), (narrow,) = (
+        capture_words(WORDS, 1, 3).maps,
+        capture_words(WORDS[:4], 1, 1, seed=1).maps,
+    )
     low = tuple(replace(narrow, layers=(1,), heads=(head,)) for head in (0, 2))
     on = reader(Capture("toy", "", (wide, *low)), "#layer=0&head=2&token=8&line=0.0")
     assert on.page.locator("#heads button").count() == 5
@@ -906,7 +895,7 @@ def test_heads_may_be_missing_and_differ_in_size(reader: Callable[..., Reader]) 
 @pytest.mark.browser
 def test_a_reduction_over_heads_has_its_name(reader: Callable[..., Reader]) -> None:
     """One head a layer, the mean."""
-    capture = made(WORDS)
+    capture = capture_words(WORDS)
     on = reader(replace(capture, maps=(capture.maps[0].reduced("mean"),)))
     assert on.text("#head-title") == "Layer 0, mean over heads"
     assert on.text("#legend").strip() == "L0 mean"
@@ -918,7 +907,7 @@ def test_a_reduction_over_heads_has_its_name(reader: Callable[..., Reader]) -> N
 @pytest.mark.parametrize("exact", [False, True])
 def test_given_weights_may_be_above_one(exact: bool, reader: Callable[..., Reader]) -> None:
     """They are told as they are, and the page says how near."""
-    capture = made(WORDS)
+    capture = capture_words(WORDS)
     given_ = replace(
         capture.maps[0], weights=capture.maps[0].weights * 50, method="given", statistics=None
     )
@@ -932,7 +921,7 @@ def test_given_weights_may_be_above_one(exact: bool, reader: Callable[..., Reade
 @pytest.mark.browser
 def test_hostile_tokens_are_shown_and_not_obeyed(reader: Callable[..., Reader]) -> None:
     """In the text, the tips, the lines and the files; no script of theirs runs, no element of theirs is there."""
-    on = reader(made(HOSTILE, 1, 1))
+    on = reader(capture_words(HOSTILE, 1, 1))
     assert on.token(0).inner_text() == HOSTILE[0].replace(" ", "␣")
     for place in range(len(HOSTILE)):
         on.token(place).click()
@@ -955,7 +944,7 @@ def test_hostile_tokens_are_shown_and_not_obeyed(reader: Callable[..., Reader]) 
 @pytest.mark.browser
 def test_a_notebook_can_frame_it(reader: Callable[..., Reader]) -> None:
     """In a sandboxed frame without an address of its own it works as elsewhere."""
-    source = escaped(render_page(make_capture_page(made(WORDS))).decode())
+    source = escaped(render_page(make_capture_page(capture_words(WORDS))).decode())
     frame = f'<!doctype html><iframe srcdoc="{source}" sandbox="allow-scripts allow-downloads" height="760" width="900">'
     ready = '</iframe><script>document.documentElement.dataset.ready = "true"</script>'
     on = reader((frame + ready).encode())
@@ -979,7 +968,7 @@ FOCUSED = """() => {
 @pytest.mark.browser
 def test_all_of_it_is_reached_by_the_keyboard(reader: Callable[..., Reader]) -> None:
     """Tab comes by everything, and where it is can be seen; arrows belong to what is in focus."""
-    on = reader(made(WORDS))
+    on = reader(capture_words(WORDS))
     met = {}
     for _ in range(22):
         on.page.keyboard.press("Tab")
@@ -1015,7 +1004,7 @@ def test_all_of_it_is_reached_by_the_keyboard(reader: Callable[..., Reader]) -> 
 @pytest.mark.browser
 def test_it_says_what_it_is_to_those_who_do_not_see_it(reader: Callable[..., Reader]) -> None:
     """Names and roles of what there is, and a live region for what changes."""
-    on = reader(made(WORDS))
+    on = reader(capture_words(WORDS))
     tree = on.page.locator("body").aria_snapshot()
     for part in (
         'button "layer 0, head 0"',
@@ -1038,7 +1027,7 @@ def test_it_says_what_it_is_to_those_who_do_not_see_it(reader: Callable[..., Rea
 @pytest.mark.browser
 def test_all_keys_are_listed_on_demand(reader: Callable[..., Reader]) -> None:
     """? shows them and hides them, so does Escape, without unlocking."""
-    on = reader(made(WORDS), "#token=3")
+    on = reader(capture_words(WORDS), "#token=3")
     assert on.page.locator("#keys").is_hidden()
     on.press("?")
     assert "lock the previous, the next token" in on.text("#keys")
@@ -1064,7 +1053,7 @@ def test_a_page_is_of_use_before_all_of_it_is_there(
     reader: Callable[..., Reader], chromium: Any
 ) -> None:
     """What comes first shows the first head; one that is still on its way is waited for, unless another is chosen."""
-    data, more = render_page(make_capture_page(made(WORDS, 3, 3))), threading.Event()
+    data, more = render_page(make_capture_page(capture_words(WORDS, 3, 3))), threading.Event()
     cut = data.index(b'id="weights-0-2-1"') + 40  # in the midst of its codes
 
     class Slow(BaseHTTPRequestHandler):
@@ -1115,7 +1104,7 @@ def test_a_page_is_of_use_before_all_of_it_is_there(
 
 def differing(seed: int = 0) -> Page:
     """A page of the differences between the heads of two captures."""
-    one, other = (made(WORDS, 2, 3, seed=seed + i) for i in range(2))
+    one, other = (capture_words(WORDS, 2, 3, seed=seed + i) for i in range(2))
     found = make_capture_page(one)
     (section,) = found.sections
     values = one.maps[0].weights - other.maps[0].weights

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,60 +9,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from attnviz.analysis.statistics import measure_statistics
 from attnviz.drawable import pool_matrix
 from attnviz.models import load_model
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.record import Capture
 from attnviz.render.colour import MAPS, sample_colours
 from attnviz.render.terminal.cells import CellPaint, ColourDepth
 from attnviz.render.terminal.draw import Screen, draw_picture_lines
 from attnviz.render.terminal.text_width import fit_columns, fix_width, stack_labels, wrap_columns
 from attnviz.request import Prompt, Request
 from attnviz.views import Look, Scale, make_grids, make_heatmaps, make_query_heatmaps, make_strips
+from tests.captures import make_capture, make_tokens
+from tests.colour_vision import CONE_MATRICES, convert_to_lab
 from tests.conftest import SENTENCE
-
-GOLDEN = Path(__file__).parent / "golden"
-WIDE = ("猫", "👩‍🚀", "é", "مرحبا", "a\x1bb", "x" * 40, "", "\n")
-
-
-def on(width: int, depth: ColourDepth) -> Screen:
-    return Screen(width, paint=CellPaint(depth))
-
-
-def text_of(drawable: object, screen: Screen) -> str:
-    return (
-        "\n".join(
-            "".join(segment.text for segment in line).rstrip()
-            for line in draw_picture_lines(drawable, screen)
-        )
-        + "\n"
-    )
-
-
-def painted(drawable: object, screen: Screen) -> str:
-    """Lines with the style of each segment: golden text for colours."""
-    return "\n".join(
-        "".join(
-            f"<{segment.style}>{segment.text}" if segment.style else segment.text
-            for segment in line
-        )
-        for line in draw_picture_lines(drawable, screen)
-    )
+from tests.pictures import GOLDEN, WIDE_LABELS, draw_styled_text, draw_text, make_screen
 
 
 def long_capture(n: int, heads: int = 1) -> Capture:
     """A capture of n tokens with a sink, a diagonal and a stripe."""
-    tokens = tuple(Token(f"w{i}", i, 3 * i, 3 * i + 2, False) for i in range(n))
     weights = np.full((1, heads, n, n), 0.1 / n, np.float32) + np.eye(n, dtype=np.float32) * 0.5
     weights[..., 0] += 0.3
     weights = np.tril(weights)
     weights /= weights.sum(-1, keepdims=True)
-    visible = np.tri(n, dtype=bool)
-    found = measure_statistics(weights, visible, True)
-    part = AttentionMap(
-        "self", (0,), tuple(range(heads)), tokens, tokens, weights, visible, statistics=found
-    )
-    return Capture("toy", "", (part,))
+    return make_capture(weights, visible=np.tri(n, dtype=bool), measured=True)
 
 
 def every_view(capture: Capture) -> dict[str, object]:
@@ -86,7 +53,9 @@ def test_golden_screens(
 ) -> None:
     """A picture of 24 tokens with a sink looks as it did, at every width, in every number of colours."""
     drawable = every_view(long_capture(24, heads=3))[view]
-    found = (text_of if depth in ("shades", "ascii") else painted)(drawable, on(width, depth))
+    found = (draw_text if depth in ("shades", "ascii") else draw_styled_text)(
+        drawable, make_screen(width, depth)
+    )
     golden = GOLDEN / f"{view}-{width}-{depth}.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(found, "utf-8")
@@ -96,7 +65,7 @@ def test_golden_screens(
 def test_long_model_names_keep_layer_and_head(capture: Capture) -> None:
     """The title wraps rather than lose its end."""
     named = replace(capture, model="owner/" + "a-very-long-name-" * 4)
-    shown = text_of(make_heatmaps(named)[0], on(40, "shades"))
+    shown = draw_text(make_heatmaps(named)[0], make_screen(40, "shades"))
     assert "layer 0 · head 0" in re.sub(r"\s+", " ", shown)
     assert max(map(cell_len, shown.splitlines())) <= 40
 
@@ -108,7 +77,7 @@ def test_pictures_fit_the_screen(n: int, width: int, depth: ColourDepth) -> None
     """No line of any view is wider than the screen, however long the text, and a picture is never empty."""
     capture = long_capture(n, heads=13)
     for drawable in (make_heatmaps(capture)[0], make_grids(capture)[0]):
-        lines = text_of(drawable, on(width, depth)).splitlines()
+        lines = draw_text(drawable, make_screen(width, depth)).splitlines()
         assert max(map(cell_len, lines)) <= width
         assert len(lines) >= 4
 
@@ -124,52 +93,51 @@ def test_pictures_fit_a_low_screen(n: int, height: int, depth: ColourDepth) -> N
             make_heatmaps(long_capture(n))[0],
             make_grids(long_capture(n, heads=3))[0],
         ):
-            assert len(text_of(drawable, low).splitlines()) < height
+            assert len(draw_text(drawable, low).splitlines()) < height
 
 
 def test_pooling_for_a_low_screen_is_told() -> None:
     """Rows and columns may be pooled differently, and the caption gives both."""
-    low = text_of(make_heatmaps(long_capture(60))[0], Screen(90, 24, CellPaint("truecolor")))
+    low = draw_text(make_heatmaps(long_capture(60))[0], Screen(90, 24, CellPaint("truecolor")))
     assert "60 tokens on 34 x 60 cells: each is the largest weight that it stands for" in low, low
-    high = text_of(make_heatmaps(long_capture(60))[0], Screen(90, 80, CellPaint("truecolor")))
+    high = draw_text(make_heatmaps(long_capture(60))[0], Screen(90, 80, CellPaint("truecolor")))
     assert "largest" not in high
 
 
 def test_full_pictures_have_a_cell_for_every_token() -> None:
     """However wide that is: a row and two columns a token, labels and all; thumbnails likewise."""
     full = Screen(60, paint=CellPaint("shades"), full=True)
-    lines = text_of(make_heatmaps(long_capture(150))[0], full).splitlines()
+    lines = draw_text(make_heatmaps(long_capture(150))[0], full).splitlines()
     body = [line for line in lines if re.match(r" *w\d+ [░▒▓█·▲]", line)]
     assert len(body) == 150
     assert len(body[-1]) == len("w149 ") + 2 * 150
     assert "largest" not in "".join(lines)
-    small = text_of(make_grids(long_capture(150, heads=2))[0], full).splitlines()
+    small = draw_text(make_grids(long_capture(150, heads=2))[0], full).splitlines()
     assert sum(len(line) == len("L0 ") + 150 for line in small) == 2  # the last row of each
     assert "largest" not in "".join(small)
 
 
 def test_sinks_are_beyond_the_colours() -> None:
     """A column that takes most of the weight has a look of its own, in the picture and at the colour bar."""
-    weights = np.full((1, 1, 30, 30), 0.1 / 29, np.float32)
-    weights[..., 0] = 0.9
-    tokens = tuple(Token(f"w{i}", i, i, i + 1, False) for i in range(30))
-    capture = Capture(
-        "toy", "", (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.array(True)),)
-    )
-    shown = text_of(make_heatmaps(capture)[0], on(100, "shades"))
+    weights = np.full((30, 30), 0.1 / 29, np.float32)
+    weights[:, 0] = 0.9
+    capture = make_capture(weights)
+    shown = draw_text(make_heatmaps(capture)[0], make_screen(100, "shades"))
     assert shown.count("▲▲" + "██" * 29) == 30
     assert "0.0034  ▲▲ beyond  √ scale" in shown
     assert "90% of the weight is on the sink w0: beyond the colours" in shown
-    assert "<on #c77dff>" in painted(make_heatmaps(capture)[0], on(100, "truecolor"))
-    whole = text_of(make_heatmaps(capture, Look(whole=True))[0], on(100, "shades"))
+    assert "<on #c77dff>" in draw_styled_text(
+        make_heatmaps(capture)[0], make_screen(100, "truecolor")
+    )
+    whole = draw_text(make_heatmaps(capture, Look(whole=True))[0], make_screen(100, "shades"))
     assert "▲" not in whole
     assert " 0.9  √ scale" in whole
 
 
 def test_a_linear_scale_is_named() -> None:
     """The colour bar says which scale it is."""
-    assert "linear scale" in text_of(
-        make_heatmaps(long_capture(30), Look(linear=True))[0], on(80, "shades")
+    assert "linear scale" in draw_text(
+        make_heatmaps(long_capture(30), Look(linear=True))[0], make_screen(80, "shades")
     )
 
 
@@ -178,14 +146,14 @@ def test_a_linear_scale_is_named() -> None:
 def test_texts_are_wrapped_with_every_token_in_order(width: int, depth: ColourDepth) -> None:
     """Tokens coloured by one query, or with their weights where there are no colours; the one token is marked."""
     drawable = every_view(long_capture(24))["tokens"]
-    lines = text_of(drawable, on(width, depth)).splitlines()
+    lines = draw_text(drawable, make_screen(width, depth)).splitlines()
     assert max(map(cell_len, lines)) <= width
     body = " ".join(lines).split("what token 9 w9 attends to ")[1]
     assert re.findall(r"\bw\d+\b", body)[:24] == [f"w{i}" for i in range(24)]
     if depth == "truecolor":
         styles = {
             part.text: str(part.style)
-            for line in draw_picture_lines(drawable, on(width, depth))
+            for line in draw_picture_lines(drawable, make_screen(width, depth))
             for part in line
         }
         assert styles["w9"].startswith("bold underline")
@@ -198,13 +166,9 @@ def test_texts_are_wrapped_with_every_token_in_order(width: int, depth: ColourDe
 
 def test_maps_between_two_texts_show_numbers() -> None:
     """Where rows and columns are different tokens, columns have their labels above their numbers."""
-    sides = tuple(tuple(Token(f"{name}{i}", i, 0, 0, False) for i in range(4)) for name in "qk")
-    weights = np.full((1, 1, 4, 4), 0.25, np.float32)
-    capture = Capture(
-        "toy", "", (AttentionMap("cross", (0,), (0,), *sides, weights, np.array(True)),)
-    )
-    assert "    k   k   k   k\n    0   1   2   3\nq0 .25 .25" in text_of(
-        make_heatmaps(capture)[0], on(80, "shades")
+    capture = make_capture(np.full((4, 4), 0.25), "k0 k1 k2 k3", kind="cross")
+    assert "    k   k   k   k\n    0   1   2   3\nq0 .25 .25" in draw_text(
+        make_heatmaps(capture)[0], make_screen(80, "shades")
     )
 
 
@@ -212,8 +176,8 @@ def test_numbers_are_those_of_the_whole_text() -> None:
     """A window is numbered by where it stands."""
     capture = long_capture(40)
     window = replace(capture, maps=(capture.maps[0].window(range(30, 36), range(30, 36)),))
-    assert "        30  31  32  33  34  35\nw30 30 .57" in text_of(
-        make_heatmaps(window)[0], on(80, "shades")
+    assert "        30  31  32  33  34  35\nw30 30 .57" in draw_text(
+        make_heatmaps(window)[0], make_screen(80, "shades")
     )
 
 
@@ -243,7 +207,8 @@ def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
 def test_layout_goes_by_what_fits() -> None:
     """Numbers for few tokens, stacked labels for more, half blocks with ticks for many, pooled beyond the width."""
     few, more, many, most = (
-        text_of(make_heatmaps(long_capture(n))[0], on(100, "truecolor")) for n in (18, 40, 80, 300)
+        draw_text(make_heatmaps(long_capture(n))[0], make_screen(100, "truecolor"))
+        for n in (18, 40, 80, 300)
     )
     assert " .3" in few
     assert "w\n" not in few
@@ -258,7 +223,7 @@ def test_layout_goes_by_what_fits() -> None:
 def test_values_in_cells_are_the_weights(capture: Capture) -> None:
     """The numbers drawn are the weights to two digits; masked cells are blank."""
     panel = make_heatmaps(capture)[0].panel
-    lines = text_of(make_heatmaps(capture)[0], on(80, "shades")).splitlines()[2:6]
+    lines = draw_text(make_heatmaps(capture)[0], make_screen(80, "shades")).splitlines()[2:6]
     for row, line in enumerate(lines):
         shown = [float(word) for word in line.split()[2:]]
         np.testing.assert_allclose(shown, panel.values[row, : row + 1], atol=0.006)
@@ -266,16 +231,11 @@ def test_values_in_cells_are_the_weights(capture: Capture) -> None:
 
 def test_masked_is_not_zero() -> None:
     """A visible weight of zero has a look of its own, a masked cell is blank, without colours too."""
-    tokens = tuple(Token(f"w{i}", i, i, i + 1, False) for i in range(30))
-    weights = np.zeros((1, 1, 30, 30), np.float32)
-    weights[..., 0] = 1
-    capture = Capture(
-        "toy",
-        "",
-        (AttentionMap("self", (0,), (0,), tokens, tokens, weights, np.tri(30, dtype=bool)),),
-    )
+    weights = np.zeros((30, 30))
+    weights[:, 0] = 1
+    capture = make_capture(weights, visible=np.tri(30, dtype=bool))
     for depth, zero in (("shades", "·"), ("ascii", ".")):
-        line = text_of(make_heatmaps(capture)[0], on(100, depth)).splitlines()[1 + 3 + 4]
+        line = draw_text(make_heatmaps(capture)[0], make_screen(100, depth)).splitlines()[1 + 3 + 4]
         assert line.endswith(zero * 8)
         assert line.count(zero) == 8
 
@@ -283,7 +243,7 @@ def test_masked_is_not_zero() -> None:
 def test_captions_tell_what_is_seen(capture: Capture) -> None:
     """Model, layer, head, what rows and columns are, scale and range, and the share of the weight on the sink."""
     drawable = make_heatmaps(capture)[3]
-    shown = text_of(drawable, on(80, "shades"))
+    shown = draw_text(drawable, make_screen(80, "shades"))
     part = capture.maps[0]
     share = part.weights[1, 1, 1:, 0].mean()
     assert "toy · layer 1 · head 1" in shown
@@ -291,8 +251,10 @@ def test_captions_tell_what_is_seen(capture: Capture) -> None:
     assert "√ scale" in shown
     assert f"{share:.0%} of the weight is on the sink <bos>" in shown
     mean = replace(capture, maps=(part.reduced("mean"),), notes=("a note",))
-    assert "layer 0 · mean over heads" in text_of(make_heatmaps(mean)[0], on(80, "shades"))
-    assert "a note" in text_of(make_heatmaps(mean)[0], on(80, "shades"))
+    assert "layer 0 · mean over heads" in draw_text(
+        make_heatmaps(mean)[0], make_screen(80, "shades")
+    )
+    assert "a note" in draw_text(make_heatmaps(mean)[0], make_screen(80, "shades"))
 
 
 def test_ragged_heads_have_gaps() -> None:
@@ -312,19 +274,10 @@ def test_ragged_heads_have_gaps() -> None:
 @pytest.mark.parametrize("width", [40, 100])
 def test_wide_and_hostile_labels_keep_columns_aligned(width: int) -> None:
     """CJK, emoji, combining marks, right-to-left, control characters, nothing: each line is as wide as the others."""
-    tokens = tuple(Token(word, i, 0, 0, False) for i, word in enumerate(WIDE * 3))
+    tokens = make_tokens(WIDE_LABELS * 3)
     n = len(tokens)
-    part = AttentionMap(
-        "self",
-        (0,),
-        (0,),
-        tokens,
-        tokens,
-        np.full((1, 1, n, n), 1 / n, np.float32),
-        np.ones((n, n), bool),
-    )
-    drawable = make_heatmaps(Capture("toy", "", (part,)))[0]
-    lines = list(draw_picture_lines(drawable, on(width, "truecolor")))
+    drawable = make_heatmaps(make_capture(np.full((n, n), 1 / n), tokens))[0]
+    lines = list(draw_picture_lines(drawable, make_screen(width, "truecolor")))
     body = [line for line in lines if line and line[-1].style and line[-1].style.bgcolor][:-1]
     assert len({sum(cell_len(segment.text) for segment in line) for line in body}) == 1
     assert "\x1b" not in "".join(segment.text for line in lines for segment in line)
@@ -388,47 +341,13 @@ def test_colours_are_the_published_maps_and_rise(name: str) -> None:
         assert (np.diff(luminance(shown)) > 0).all()
 
 
-CONES = {  # what a reader without one kind of cones sees, in linear RGB (Machado, Oliveira & Fernandes 2009)
-    "all": np.eye(3),
-    "no red": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "no green": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
-    "no blue": [
-        [1.255528, -0.076749, -0.178779],
-        [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.303900],
-    ],
-}
-
-
-def lab(rgb: object) -> np.ndarray:
-    """Linear RGB (..., 3) in CIELAB."""
-    xyz = [
-        [0.4124564, 0.3575761, 0.1804375],
-        [0.2126729, 0.7151522, 0.0721750],
-        [0.0193339, 0.1191920, 0.9503041],
-    ]
-    x, y, z = np.moveaxis(np.clip(rgb, 0, 1) @ np.array(xyz).T / [0.95047, 1, 1.08883], -1, 0)
-    fx, fy, fz = (
-        np.where(part > 0.008856, np.cbrt(part), 7.787 * part + 16 / 116) for part in (x, y, z)
-    )
-    return np.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], -1)
-
-
-@pytest.mark.parametrize("cones", CONES)
+@pytest.mark.parametrize("cones", CONE_MATRICES)
 @pytest.mark.parametrize("name", MAPS)
 def test_what_is_beyond_the_scale_is_told_from_it_by_every_eye(name: str, cones: str) -> None:
     """The colour of sinks is far (a difference of 30 in CIELAB) from the map and from white, whatever cones one has."""
-    matrix = np.array(CONES[cones]).T
+    matrix = np.array(CONE_MATRICES[cones]).T
     scale, beyond, white = (
-        lab((np.asarray(rgb, float) / 255) ** 2.2 @ matrix)
+        convert_to_lab((np.asarray(rgb, float) / 255) ** 2.2 @ matrix)
         for rgb in (sample_colours(name, 64), MAPS[name].beyond, [255] * 3)
     )
     assert np.linalg.norm(scale - beyond, axis=-1).min() > 30

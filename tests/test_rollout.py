@@ -19,7 +19,7 @@ from attnviz.analysis.rollout import (
 from attnviz.analysis.words import convert_to_words
 from attnviz.io import formats
 from attnviz.io.csv_table import format_csv
-from attnviz.record import AttentionMap, Capture, Token
+from tests.captures import make_capture
 from tests.conftest import SENTENCE, Tiny
 
 pytestmark = pytest.mark.numeric
@@ -30,14 +30,6 @@ def attention(seed: int, layers: int, heads: int, n: int, causal: bool) -> np.nd
     made = np.random.default_rng(seed).random((layers, heads, n, n)) + 1e-3
     made = np.tril(made) if causal else made
     return made / made.sum(-1, keepdims=True)
-
-
-def captured(weights: np.ndarray, visible: np.ndarray) -> Capture:
-    """A capture of such weights."""
-    tokens = tuple(Token("a", i, i, i + 1, False) for i in range(weights.shape[-1]))
-    layers, heads = (tuple(range(count)) for count in weights.shape[:2])
-    part = AttentionMap("self", layers, heads, tokens, tokens, weights.astype(np.float32), visible)
-    return Capture("toy", "a" * len(tokens), (part,))
 
 
 def test_tokens_that_see_themselves_stay_themselves() -> None:
@@ -107,7 +99,9 @@ def test_rows_that_sum_to_less_are_made_whole() -> None:
 
 def test_the_causal_product_runs_to_the_first_token() -> None:
     """Many layers leave nothing but the first token, whatever their weights are: why there is a warning."""
-    deep = replace_by_rollout(captured(attention(2, 60, 2, 8, causal=True), np.tri(8, dtype=bool)))
+    deep = replace_by_rollout(
+        make_capture(attention(2, 60, 2, 8, causal=True), visible=np.tri(8, dtype=bool))
+    )
     assert deep.maps[0].weights[-1, 0, -1, 0] > 0.99
     assert deep.notes[0] == ROLLOUT_SOURCE
     assert (

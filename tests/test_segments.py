@@ -22,8 +22,9 @@ from attnviz.analysis.segments import (
 )
 from attnviz.models import load_model
 from attnviz.models.huggingface.encoding import find_message_segments
-from attnviz.record import AttentionMap, Segment, Token
+from attnviz.record import Segment, Token
 from attnviz.request import Prompt, Request
+from tests.captures import make_map
 from tests.conftest import Tiny
 
 pytestmark = pytest.mark.numeric
@@ -193,7 +194,7 @@ def test_shares_are_those_of_brute_force(
     spans = [(10 * segment, 10 * segment + 5) if segment >= 0 else (90, 95) for segment in where]
     side = tokens(spans, special=(special,))
     where = [-1 if token.special else segment for token, segment in zip(side, where, strict=True)]
-    part = AttentionMap("self", (0,), (0, 1), side, side, weights, visible)
+    part = make_map(weights, side, visible)
     segments = [Segment(name, 10 * i, 10 * i + 5) for i, name in enumerate("abc")]
     found = measure_shares(part, segments)
     parked = [i in (0, special) for i in range(n)]
@@ -213,8 +214,8 @@ def test_even_attention_has_a_lift_of_one() -> None:
     """Whatever the mask: queries that stand before a segment do not count against it."""
     n, spans = 8, [(i, i + 1) for i in range(8)]
     visible = np.tri(n, dtype=bool)
-    weights = (visible / visible.sum(-1, keepdims=True)).astype(np.float32)[None, None]
-    part = AttentionMap("self", (0,), (0,), tokens(spans), tokens(spans), weights, visible)
+    weights = (visible / visible.sum(-1, keepdims=True)).astype(np.float32)
+    part = make_map(weights, tokens(spans), visible)
     found = measure_shares(part, [Segment("a", 0, 2), Segment("b", 3, 5), Segment("c", 6, 8)])
     np.testing.assert_allclose(found.lift[0, 0], [1, 1, np.nan], rtol=1e-6)
     np.testing.assert_allclose(
@@ -255,9 +256,7 @@ def test_shares_need_weights_of_the_text() -> None:
     with pytest.raises(ValueError, match="need weights"):
         measure_shares(capture.maps[0], TWO)
     part = attnviz.capture("The cat sat.").maps[0]
-    decoder = AttentionMap(
-        "decoder", part.layers, part.heads, part.queries, part.keys, part.weights, part.visible
-    )
+    decoder = make_map(part.weights, part.keys, part.visible, kind="decoder")
     with pytest.raises(ValueError, match="of its target"):
         measure_shares(decoder, TWO)
 

@@ -13,6 +13,7 @@ from attnviz.escape import escape, label
 from attnviz.io.formats import format_json
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.selection import ALL, parse_heads, parse_numbers, resolve_blocks
+from tests.captures import make_capture
 
 
 @pytest.mark.parametrize(
@@ -154,8 +155,6 @@ def test_json_has_the_schema(capture: Capture) -> None:
 def test_weights_round_trip_through_json(row: np.ndarray) -> None:
     """Every float32 comes back from its shortest decimal."""
     token = Token("x", 0, 0, 1, False)
-    part = AttentionMap(
-        "self", (0,), (0,), (token,), (token,) * 5, row.reshape(1, 1, 1, 5), np.ones(5, bool)
-    )
-    back = json.loads(format_json(Capture("toy", "", (part,))))["maps"][0]["weights"]
-    np.testing.assert_array_equal(np.array(back, np.float32), part.weights)
+    capture = make_capture(row[None], (token,) * 5, queries=(token,))
+    back = json.loads(format_json(capture))["maps"][0]["weights"]
+    np.testing.assert_array_equal(np.array(back, np.float32), capture.maps[0].weights)

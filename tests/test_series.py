@@ -26,8 +26,8 @@ from attnviz.render.terminal.cells import (
     format_cell_weight,
 )
 from attnviz.render.terminal.draw import Screen, draw_picture_lines
-from tests.test_figure import HOSTILE
-from tests.test_render import CONES, GOLDEN, lab, on, painted, text_of
+from tests.colour_vision import CONE_MATRICES, convert_to_lab
+from tests.pictures import GOLDEN, HOSTILE_LABELS, draw_styled_text, draw_text, make_screen
 
 DIFFERENCES = Scale(0.42, 0.42, signed=True)
 WEIGHTS = Scale(1.0, 1.0)
@@ -89,8 +89,8 @@ def test_golden_screens(
     width: int, depth: ColourDepth, view: str, request: pytest.FixtureRequest
 ) -> None:
     """Differences of 24 tokens, and three matrices of 8, look as they did, at every width and number of colours."""
-    found = (text_of if depth in ("shades", "ascii") else painted)(
-        {"signed": signed(24), "series": series(8)}[view], on(width, depth)
+    found = (draw_text if depth in ("shades", "ascii") else draw_styled_text)(
+        {"signed": signed(24), "series": series(8)}[view], make_screen(width, depth)
     )
     golden = GOLDEN / f"{view}-{width}-{depth}.txt"
     if request.config.getoption("--update-golden"):
@@ -103,18 +103,20 @@ def test_golden_screens(
 
 def test_the_two_ends_are_as_dark_as_each_other() -> None:
     """Lightness falls evenly from the middle to both ends, and zero is a grey that is no paper."""
-    lightness = lab((sample_colours(steps=65, signed=True) / 255) ** 2.2)[:, 0]
+    lightness = convert_to_lab((sample_colours(steps=65, signed=True) / 255) ** 2.2)[:, 0]
     assert (np.diff(lightness[:33]) > 0).all()
     assert np.abs(lightness - lightness[::-1]).max() < 2
     middle = make_palette(steps=65, signed=True)[32, :3]
     assert len(set(middle.tolist())) == 1
-    assert 5 < 100 - lab((middle / 255) ** 2.2)[0] < 20
+    assert 5 < 100 - convert_to_lab((middle / 255) ** 2.2)[0] < 20
 
 
-@pytest.mark.parametrize("cones", CONES)
+@pytest.mark.parametrize("cones", CONE_MATRICES)
 def test_every_eye_tells_the_signs_apart(cones: str) -> None:
     """From a quarter of the scale on, a difference is far (20 in CIELAB) from its opposite, whatever cones one has."""
-    seen = lab((sample_colours(steps=65, signed=True) / 255) ** 2.2 @ np.array(CONES[cones]).T)
+    seen = convert_to_lab(
+        (sample_colours(steps=65, signed=True) / 255) ** 2.2 @ np.array(CONE_MATRICES[cones]).T
+    )
     apart = np.linalg.norm(seen - seen[::-1], axis=1)[:24]
     assert apart.min() > 20
 
@@ -143,7 +145,9 @@ def test_signs_are_told_apart_without_colour(depth: ColourDepth) -> None:
     )
     (line,) = (
         line
-        for line in text_of(row, Screen(4 + 2 * (n + 1), paint=on(80, depth).paint)).splitlines()
+        for line in draw_text(
+            row, Screen(4 + 2 * (n + 1), paint=make_screen(80, depth).paint)
+        ).splitlines()
         if line.startswith("one")
     )
     assert line == "one " + "".join(2 * shade for shade in SIGNED_SHADES[depth])
@@ -182,7 +186,9 @@ def test_numbers_of_weights_take_four_columns(value: float) -> None:
 
 def test_the_bar_goes_from_minus_to_plus_over_zero() -> None:
     """On a terminal and on figures, with the same numbers on both sides."""
-    assert re.search(r"-0\.42 ≡.*· 0 ·.*█ 0\.42  √ scale", text_of(signed(8), on(80, "shades")))
+    assert re.search(
+        r"-0\.42 ≡.*· 0 ·.*█ 0\.42  √ scale", draw_text(signed(8), make_screen(80, "shades"))
+    )
     named = choose_bar_ticks(DIFFERENCES, 2, 0.1)
     assert named == [-weight for weight in named[::-1]]
     assert {"-0.42", "0", "0.42"} <= set(written(signed(8)))
@@ -210,12 +216,12 @@ def test_a_negative_difference_survives_a_small_screen(form: ColourDepth) -> Non
     one = heatmap("x", values, DIFFERENCES)
     grid = Grid("x", ("L0",), ("H0",), ((one.panel,),), DIFFERENCES, (), 200)
     for drawable in (one, grid):
-        cells = painted(drawable, on(60, form)).rsplit(
+        cells = draw_styled_text(drawable, make_screen(60, form)).rsplit(
             "\n-0.42" if drawable is grid else "-0.42", 1
         )[0]
         assert ("#004884" in cells) if form == "truecolor" else ("≡" in cells)
         assert "each is the largest difference" in re.sub(
-            r"\s+", " ", text_of(drawable, on(60, form))
+            r"\s+", " ", draw_text(drawable, make_screen(60, form))
         )
 
 
@@ -225,10 +231,10 @@ def test_texts_of_differences_have_their_signs() -> None:
     strip = Strip(
         "x", tokens, Panel(np.float32([[-0.2, 0.2]]), np.ones((1, 2), bool)), None, DIFFERENCES, ()
     )
-    assert "cat(-.20) sat(+.20)" in text_of(strip, on(80, "shades"))
+    assert "cat(-.20) sat(+.20)" in draw_text(strip, make_screen(80, "shades"))
     (below, above) = [
         part.style.bgcolor.triplet
-        for part in next(iter(list(draw_picture_lines(strip, on(80, "truecolor")))[1:]))
+        for part in next(iter(list(draw_picture_lines(strip, make_screen(80, "truecolor")))[1:]))
         if part.text.strip()
     ]
     assert below.blue > below.red
@@ -248,7 +254,7 @@ def test_figures_of_differences_have_their_own_colours(colour_map: str) -> None:
 def test_a_difference_of_nothing_is_drawn() -> None:
     """All zero, on a scale that ends there: the grey of zero in every cell, and no warning."""
     nothing = heatmap("x", np.zeros((30, 30)), Scale(0.0, 0.0, signed=True))
-    assert "··" in text_of(nothing, on(80, "shades"))
+    assert "··" in draw_text(nothing, make_screen(80, "shades"))
     with compose_sheet(nothing, FigureStyle()) as sheet:
         np.testing.assert_array_equal(
             sheet.axes.images[0].get_array()[5, 2],
@@ -262,7 +268,7 @@ def test_a_difference_of_nothing_is_drawn() -> None:
 @pytest.mark.parametrize(("width", "beside"), [(160, True), (80, False)])
 def test_matrices_stand_beside_each_other_where_labels_fit(width: int, beside: bool) -> None:
     """Twelve tokens three times on 160 columns, on 80 below each other; all titles, bars and the caption are there."""
-    lines = text_of(series(12), on(width, "shades")).splitlines()
+    lines = draw_text(series(12), make_screen(width, "shades")).splitlines()
     assert (
         any("A: one" in line and "B: other" in line and "B - A" in line for line in lines) == beside
     )
@@ -278,7 +284,7 @@ def test_matrices_stand_beside_each_other_where_labels_fit(width: int, beside: b
 def test_series_fit_the_screen(n: int, width: int, depth: ColourDepth) -> None:
     """No line is wider than the screen, whatever stands in it."""
     for height in (None, 24, 60):
-        lines = text_of(series(n), replace(on(width, depth), height=height)).splitlines()
+        lines = draw_text(series(n), replace(make_screen(width, depth), height=height)).splitlines()
         assert max(map(cell_len, lines)) <= width
 
 
@@ -288,7 +294,11 @@ def test_series_fit_the_screen(n: int, width: int, depth: ColourDepth) -> None:
 def test_series_share_the_height_of_the_screen(width: int, height: int, n: int) -> None:
     """Beside each other each has all of it; below each other a third, unless that is too low to be read."""
     assert (
-        len(text_of(series(n), Screen(width, height, on(80, "truecolor").paint)).splitlines())
+        len(
+            draw_text(
+                series(n), Screen(width, height, make_screen(80, "truecolor").paint)
+            ).splitlines()
+        )
         <= height
     )
 
@@ -318,7 +328,7 @@ def test_a_long_title_leaves_cells_at_one_height() -> None:
     first, *others = shown.heatmaps
     shown = replace(shown, heatmaps=(replace(first, title="a title of many words " * 5), *others))
     for height in (None, 24):
-        lines = text_of(shown, Screen(140, height, on(140, "shades").paint)).splitlines()
+        lines = draw_text(shown, Screen(140, height, make_screen(140, "shades").paint)).splitlines()
         assert [
             line.count(" w5 5 ") + line.startswith("w5 5 ") for line in lines if "w5" in line
         ] == [3]
@@ -357,12 +367,12 @@ def test_files_of_series_are_the_same_each_time(form: str) -> None:
 
 def test_hostile_labels_of_series_stay_text() -> None:
     """In figures and on every screen."""
-    drawable = series(len(HOSTILE), tuple(map(label, HOSTILE)))
+    drawable = series(len(HOSTILE_LABELS), tuple(map(label, HOSTILE_LABELS)))
     texts = "".join(ET.fromstring(render_figure(drawable, "svg").data).itertext())
     assert "</scr" in texts
     for depth in ("truecolor", "ascii"):
         for width in (60, 160):
-            shown = text_of(drawable, on(width, depth))
+            shown = draw_text(drawable, make_screen(width, depth))
             assert "\x1b" not in shown
             assert "\u202e" not in shown
             assert depth != "ascii" or shown.isascii()
@@ -388,7 +398,7 @@ def test_markdown_has_a_table_for_each() -> None:
 
 def test_a_map_of_heads_has_its_numbers_on_every_screen() -> None:
     """The names of heads stand level above numbers of two digits; what has no number is blank, and that is said."""
-    lines = text_of(heads(3, 12), on(80, "shades")).splitlines()
+    lines = draw_text(heads(3, 12), make_screen(80, "shades")).splitlines()
     assert lines[1].split() == [f"H{i}" for i in range(12)]
     values = heads(3, 12).panel.values
     for row in (1, 2):
@@ -406,7 +416,9 @@ def test_a_map_of_heads_fits_narrow_and_low_screens(layers: int, columns: int) -
     """Pooled if need be, when it is heads that are said to be pooled."""
     for width in (40, 80, 120):
         for depth in ("truecolor", "shades"):
-            shown = text_of(heads(layers, columns), Screen(width, 24, on(80, depth).paint))
+            shown = draw_text(
+                heads(layers, columns), Screen(width, 24, make_screen(80, depth).paint)
+            )
             assert max(map(cell_len, shown.splitlines())) <= width
             assert len(shown.splitlines()) <= 24
             assert "tokens" not in shown

@@ -24,6 +24,7 @@ from attnviz.analysis.statistics import measure_statistics
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import files, formats
 from attnviz.record import AttentionMap, Capture, Edges, Segment, Statistics, Tiles, Token
+from tests.captures import make_capture
 
 TEXTS = st.text(st.characters(), max_size=6)  # surrogates and control characters too
 NUMBERS = st.integers(0, 2**31)
@@ -261,21 +262,13 @@ def test_files_are_reproducible(capture: Capture, tmp_path: Path, suffix: str) -
 
 def test_saving_copies_weights_once(tmp_path: Path) -> None:
     """Writing .attn takes the memory of the file, and no second copy."""
-    tokens = tuple(Token("x", 0, 0, 1, False) for _ in range(256))
-    part = AttentionMap(
-        "self",
-        (0,),
-        tuple(range(16)),
-        tokens,
-        tokens,
-        np.zeros((1, 16, 256, 256), np.float32),
-        np.True_,
-    )
+    weights = np.zeros((16, 256, 256), np.float32)
+    capture = make_capture(weights)
     tracemalloc.start()
-    attnviz.save(Capture("m", "x", (part,)), tmp_path / "x.attn")
+    attnviz.save(capture, tmp_path / "x.attn")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1.2 * part.weights.nbytes
+    assert peak < 1.2 * weights.nbytes
 
 
 def test_nothing_here_loads_torch(capture: Capture, tmp_path: Path) -> None:

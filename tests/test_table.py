@@ -21,8 +21,14 @@ from attnviz.render.markdown import render_markdown
 from attnviz.render.matrices import split_columns
 from attnviz.render.terminal.cells import ColourDepth
 from attnviz.render.terminal.draw import Screen, draw_picture_lines
-from tests.test_figure import HOSTILE
-from tests.test_render import GOLDEN, WIDE, on, painted, text_of
+from tests.pictures import (
+    GOLDEN,
+    HOSTILE_LABELS,
+    WIDE_LABELS,
+    draw_styled_text,
+    draw_text,
+    make_screen,
+)
 
 NAMES = (
     "entropy",
@@ -70,14 +76,16 @@ def table(rows: int = 5, columns: int = 6, names: tuple[str, ...] = ()) -> Table
 
 def body(drawable: Table, screen: Screen) -> list[str]:
     """The lines between title and caption."""
-    return text_of(drawable, screen).splitlines()[1:-1]
+    return draw_text(drawable, screen).splitlines()[1:-1]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
 def test_golden_screens(width: int, depth: ColourDepth, request: pytest.FixtureRequest) -> None:
     """A table of twelve columns looks as it did, at every width, in every number of colours."""
-    found = (text_of if depth in ("shades", "ascii") else painted)(table(5, 12), on(width, depth))
+    found = (draw_text if depth in ("shades", "ascii") else draw_styled_text)(
+        table(5, 12), make_screen(width, depth)
+    )
     golden = GOLDEN / f"table-{width}-{depth}.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(found, "utf-8")
@@ -88,7 +96,7 @@ def test_columns_are_aligned() -> None:
     """Numbers end where their heading ends, names begin where theirs begins; rows are named on the left."""
     heading, *lines = (
         "".join(sign.ljust(cell_len(sign), "\0") for sign in line)
-        for line in body(table(), on(80, "shades"))
+        for line in body(table(), make_screen(80, "shades"))
     )
     assert [line.split()[0] for line in (heading, *lines)] == [
         "head",
@@ -111,7 +119,7 @@ def test_columns_are_aligned() -> None:
 def test_cells_stand_on_the_colours_of_their_levels(depth: ColourDepth) -> None:
     """Their text black or white, whichever reads better; a cell without a level has no colour."""
     drawable = table()
-    lines = list(draw_picture_lines(drawable, on(80, depth)))[2:-1]
+    lines = list(draw_picture_lines(drawable, make_screen(80, depth)))[2:-1]
     for line, cells, levels in zip(lines, drawable.cells, drawable.levels, strict=True):
         coloured = [part for part in line if part.style and part.style.bgcolor]
         known = ~np.isnan(levels)
@@ -128,7 +136,7 @@ def test_cells_stand_on_the_colours_of_their_levels(depth: ColourDepth) -> None:
 @pytest.mark.parametrize("depth", ["16", "shades", "ascii"])
 def test_without_colours_there_is_text_alone(depth: ColourDepth) -> None:
     """No cell has a style where there are too few colours to put text on."""
-    for line in list(draw_picture_lines(table(), on(80, depth)))[2:-1]:
+    for line in list(draw_picture_lines(table(), make_screen(80, depth)))[2:-1]:
         assert not any(part.style and (part.style.bgcolor or part.style.color) for part in line)
 
 
@@ -140,12 +148,12 @@ def test_tables_fit_the_screen_and_lose_no_column(
 ) -> None:
     """What does not fit goes on in blocks below, each with the names of the rows; unless it is to be shown in full."""
     drawable = table(3, columns)
-    lines = body(drawable, on(width, depth))
+    lines = body(drawable, make_screen(width, depth))
     assert max(map(cell_len, lines)) <= width
     headings = [line.split()[1:] for line in lines if line.startswith("head ")]
     assert tuple(name for names in headings for name in names) == drawable.columns
     assert sum(line.startswith("L0H2 ") for line in lines) == len(headings) == lines.count("") + 1
-    full = body(drawable, Screen(width, paint=on(width, depth).paint, full=True))
+    full = body(drawable, Screen(width, paint=make_screen(width, depth).paint, full=True))
     assert full[0].split()[1:] == list(drawable.columns)
 
 
@@ -163,11 +171,11 @@ def test_long_names_are_cut_with_an_ellipsis() -> None:
     """Of rows and of cells, where there is no room for all of them; in ASCII with a sign that it has."""
     drawable = replace(table(1, 4, names=("n" * 60,)), cells=(("0.5", "1", "2", "t" * 300),))
     for depth, mark in (("shades", "…"), ("ascii", "~")):
-        lines = body(drawable, on(80, depth))
+        lines = body(drawable, make_screen(80, depth))
         assert re.search(f"nn{mark} ", "\n".join(lines))
         assert re.search(f"tt{mark}", "\n".join(lines))
         assert max(map(cell_len, lines)) <= 80
-    wide = body(drawable, on(500, "shades"))
+    wide = body(drawable, make_screen(500, "shades"))
     assert "n" * 60 in wide[1]
     assert "t" * 300 in wide[1]
 
@@ -175,13 +183,13 @@ def test_long_names_are_cut_with_an_ellipsis() -> None:
 @pytest.mark.parametrize("depth", ["truecolor", "shades", "ascii"])
 def test_wide_and_hostile_names_keep_columns_aligned(depth: ColourDepth) -> None:
     """CJK, emoji, right-to-left, control characters, nothing: numbers still end below each other."""
-    names = tuple(map(label, WIDE))
+    names = tuple(map(label, WIDE_LABELS))
     drawable = table(len(names), 4, names=names)
     drawable = replace(
         drawable,
         cells=tuple((*row[:3], name) for row, name in zip(drawable.cells, names, strict=True)),
     )
-    lines = list(draw_picture_lines(drawable, on(120, depth)))[2:-1]
+    lines = list(draw_picture_lines(drawable, make_screen(120, depth)))[2:-1]
     ends = set()
     for line, cells in zip(lines, drawable.cells, strict=True):
         text = "".join(part.text for part in line)
@@ -190,7 +198,7 @@ def test_wide_and_hostile_names_keep_columns_aligned(depth: ColourDepth) -> None
         ends.add(cell_len(text[: text.index(f" {cells[2]} ") + len(cells[2]) + 1]))
     assert len(ends) == 1
     if depth == "ascii":
-        assert text_of(drawable, on(120, depth)).isascii()
+        assert draw_text(drawable, make_screen(120, depth)).isascii()
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=4), st.integers(40, 120))
@@ -209,7 +217,7 @@ def test_no_text_breaks_a_line(texts: list[str], width: int) -> None:
     )
     lines = [
         "".join(part.text for part in line)
-        for line in draw_picture_lines(drawable, on(width, "truecolor"))
+        for line in draw_picture_lines(drawable, make_screen(width, "truecolor"))
     ]
     assert max(map(cell_len, lines)) <= width
     assert not any(set(line) & set("\n\r\x1b\x9b\u202e") for line in lines)
@@ -218,9 +226,9 @@ def test_no_text_breaks_a_line(texts: list[str], width: int) -> None:
 def test_empty_tables_have_their_headings() -> None:
     """Without rows, and without columns."""
     nothing = Table("none", "head", ("a", "b"), (), (), np.zeros((0, 2), np.float32), ())
-    assert text_of(nothing, on(80, "shades")) == "none\nhead  a  b\n"
+    assert draw_text(nothing, make_screen(80, "shades")) == "none\nhead  a  b\n"
     bare = Table("bare", "head", (), ("L0H0",), ((),), np.zeros((1, 0), np.float32), ())
-    assert text_of(bare, on(80, "shades")) == "bare\nhead\nL0H0\n"
+    assert draw_text(bare, make_screen(80, "shades")) == "bare\nhead\nL0H0\n"
     for drawable in (nothing, bare):
         assert render_figure(drawable, "svg").data
         assert render_markdown([drawable]).startswith("## ")
@@ -287,7 +295,7 @@ def test_files_are_the_same_each_time(form: str) -> None:
 
 def test_hostile_texts_stay_text_in_files() -> None:
     """No element comes of a name, a heading or a cell."""
-    names = tuple(map(label, HOSTILE))
+    names = tuple(map(label, HOSTILE_LABELS))
     cells = (names[:4],) * len(names)
     drawable = Table(
         "</svg>", "<b>", names[:4], names, cells, np.full((len(names), 4), np.nan), ("<i>",)

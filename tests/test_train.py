@@ -27,8 +27,8 @@ from attnviz.results.training import (
     make_progress_table,
     summarise_measurement,
 )
+from tests.commands import run_on_terminal
 from tests.conftest import Run
-from tests.test_cli import on_terminal
 
 pytestmark = pytest.mark.usefixtures("small_steps")
 
@@ -215,7 +215,7 @@ def test_a_figure_that_cannot_be_written_loses_nothing(
 @pytest.mark.slow
 def test_a_terminal_shows_the_curves(corpus: Path, tmp_path: Path) -> None:
     """At the end of a run they are drawn where the talk is; stdout, where results are, has nothing."""
-    shown = on_terminal(
+    shown = run_on_terminal(
         ["train", str(corpus), "-o", str(tmp_path / "model"), *ONE, "--steps", "2"], TERM="dumb"
     )
     assert "scores of the best heads" in shown

@@ -1,6 +1,7 @@
 """The views: which numbers are drawn, where their colours end, and what is said of them."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from attnviz.analysis.special import drop_special
 from attnviz.analysis.statistics import measure_statistics, pool_map, pool_weights
 from attnviz.drawable import MASKED, Scale
 from attnviz.errors import InputError, UsageError
-from attnviz.record import GIVEN, AttentionMap, Capture, Kind, Tiles, Token, Visible, Weights
+from attnviz.record import GIVEN, Capture, Kind, Tiles, Token, Weights
 from attnviz.render.colour import STEPS
 from attnviz.selection import TokenReference, parse_token
 from attnviz.views import (
@@ -24,41 +25,12 @@ from attnviz.views import (
     make_query_heatmaps,
     make_strips,
 )
+from tests.captures import make_capture, make_map, make_tokens, number_words
 
 pytestmark = pytest.mark.numeric
 
 FULL, LINEAR = Look(whole=True), Look(linear=True)
-
-
-def tokens(words: str, special: str = "<bos> [CLS] [SEP]") -> tuple[Token, ...]:
-    """Words as tokens, some of them special."""
-    return tuple(
-        Token(word, i, 3 * i, 3 * i + 2, word in special.split())
-        for i, word in enumerate(words.split())
-    )
-
-
-def words(count: int) -> str:
-    return " ".join(f"w{i}" for i in range(count))
-
-
-def made(
-    weights: Weights,
-    keys: tuple[Token, ...],
-    visible: Visible | bool = True,
-    kind: Kind = "self",
-    **other: object,
-) -> Capture:
-    """A capture of one map of weights (query, key), with statistics as a model gives them."""
-    full = np.asarray(weights, np.float32)[None, None]
-    queries = keys if kind != "cross" else tokens(words(full.shape[2]), "")
-    seen = np.broadcast_to(visible, full.shape)
-    found = measure_statistics(full, seen, square=kind != "cross")
-    return Capture(
-        "toy",
-        "",
-        (AttentionMap(kind, (0,), (0,), queries, keys, full, seen, statistics=found, **other),),
-    )
+make_measured = partial(make_capture, measured=True)  # with statistics, as a model gives them
 
 
 def sunk(count: int, share: float, at: int = 0) -> Weights:
@@ -92,7 +64,7 @@ def column_of(capture: Capture, key: int) -> Capture:
 @pytest.mark.parametrize("known", [True, False], ids=["statistics", "weights alone"])
 def test_colours_end_before_the_sink(known: bool) -> None:
     """A key that takes most is beyond the colours, which end at the largest of the others; its share is told."""
-    capture = made(sunk(9, 0.6), tokens("<bos> " + words(8)))
+    capture = make_measured(sunk(9, 0.6), "<bos> " + number_words(8))
     drawn = make_heatmaps(capture if known else bare(capture))[0]
     assert (drawn.scale.top, drawn.scale.largest) == (np.float32(0.05), np.float32(0.6))
     steps = drawn.scale.steps(drawn.panel, STEPS)
@@ -105,14 +77,14 @@ def test_colours_that_reach_nearly_as_far_show_the_sink_too() -> None:
     """A column that is hardly stronger than the others blinds nothing, and is shown to scale; its share is told."""
     weights = sunk(9, 0.6)
     weights[4] = np.eye(9)[4] * 0.58 + np.eye(9)[0] * 0.42
-    drawn = make_heatmaps(made(weights, tokens("<bos> " + words(8))))[0]
+    drawn = make_heatmaps(make_measured(weights, "<bos> " + number_words(8)))[0]
     assert drawn.scale.top == drawn.scale.largest == np.float32(0.6)
     assert drawn.caption == ("58% of the weight is on the sink <bos>",)
 
 
 def test_the_whole_range_is_there_on_request() -> None:
     """With --range full colours go up to the sink's weight, and its share is still told; linear is another matter."""
-    capture = made(sunk(9, 0.6), tokens("<bos> " + words(8)))
+    capture = make_measured(sunk(9, 0.6), "<bos> " + number_words(8))
     drawn = make_heatmaps(capture, FULL)[0]
     assert drawn.scale.top == drawn.scale.largest == np.float32(0.6)
     assert not drawn.scale.has_beyond
@@ -132,7 +104,7 @@ def test_any_key_is_a_sink_with_half_of_the_weight(share: float) -> None:
         ("a b c [SEP] e f g h", 3, 0.3),
         ("a b c d e f g h", 4, 0.5),
     ):
-        drawn = make_heatmaps(made(sunk(8, share, at), tokens(words_)))[0]
+        drawn = make_heatmaps(make_measured(sunk(8, share, at), words_))[0]
         assert drawn.scale.has_beyond == (share >= least)
         assert any("beyond the colours" in line for line in drawn.caption) == (share >= least)
 
@@ -141,7 +113,7 @@ def test_several_sinks_are_all_named() -> None:
     """[CLS] and [SEP] side by side."""
     weights = np.full((8, 8), 0.3 / 6, np.float32)
     weights[:, [0, 7]] = 0.31, 0.39
-    drawn = make_heatmaps(made(weights, tokens("[CLS] a b c d e f [SEP]")))[0]
+    drawn = make_heatmaps(make_measured(weights, "[CLS] a b c d e f [SEP]"))[0]
     assert drawn.scale.top == np.float32(0.05)
     assert (
         drawn.caption[0]
@@ -155,7 +127,7 @@ def test_even_attention_has_no_sink(count: int, causal: bool) -> None:
     """However few tokens share the weight, none of them is beyond the colours when they share it alike."""
     visible = np.tri(count, dtype=bool) if causal else np.ones((count, count), bool)
     weights = visible / visible.sum(-1, keepdims=True)
-    capture = made(weights, tokens("<bos> " + words(count - 1)), visible)
+    capture = make_measured(weights, "<bos> " + number_words(count - 1), visible)
     for look in (Look(), FULL):
         assert not make_heatmaps(capture, look)[0].scale.has_beyond
         assert not make_query_heatmaps(row_of(capture, count - 1), look)[0].scale.has_beyond
@@ -167,7 +139,7 @@ def test_nothing_but_a_sink_is_on_the_scale() -> None:
     for rest in (0, 1e-9, 1e-38, 1e-45):
         weights = np.full((7, 7), rest, np.float32)
         weights[:, 0] = 1
-        drawn = make_heatmaps(made(weights, tokens("<bos> " + words(6))))[0]
+        drawn = make_heatmaps(make_measured(weights, "<bos> " + number_words(6)))[0]
         assert (drawn.scale.top, drawn.scale.has_beyond) == (1, False)
         assert drawn.caption == ("100% of the weight is on the sink <bos>",)
         assert np.isfinite(drawn.scale.levels(drawn.panel.values)).all()
@@ -175,11 +147,11 @@ def test_nothing_but_a_sink_is_on_the_scale() -> None:
 
 def test_one_query_may_look_at_what_it_is_about() -> None:
     """Of one row alone, only the first and special tokens are sinks, however much another takes."""
-    capture = made(sunk(8, 0.9, 4), tokens(words(8)))
+    capture = make_measured(sunk(8, 0.9, 4))
     assert make_heatmaps(capture)[0].scale.has_beyond
     assert not make_strips(row_of(capture, 2))[0].scale.has_beyond
     assert not make_query_heatmaps(row_of(capture, 2))[0].scale.has_beyond
-    parked = made(sunk(8, 0.9, 4), tokens("w0 w1 w2 w3 [SEP] w5 w6 w7"))
+    parked = make_measured(sunk(8, 0.9, 4), "w0 w1 w2 w3 [SEP] w5 w6 w7")
     assert (
         make_strips(row_of(parked, 2))[0].caption[1]
         == "90% of the weight is on the sink [SEP]: beyond the colours"
@@ -192,7 +164,7 @@ def test_one_query_may_look_at_what_it_is_about() -> None:
 def test_a_query_without_a_choice_says_nothing_of_sinks() -> None:
     """The first query of a causal model gives all to itself by force."""
     visible = np.tri(8, dtype=bool)
-    capture = made(np.eye(8), tokens("<bos> " + words(7)), visible)
+    capture = make_measured(np.eye(8), "<bos> " + number_words(7), visible)
     assert make_heatmaps(capture)[0].caption == ("0% of the weight is on the sink <bos>",)
     for drawn in (
         make_strips(row_of(capture, 0))[0],
@@ -222,7 +194,9 @@ def captures(draw: st.DrawFn) -> Capture:
     keys = tuple(
         Token(f"k{i}", i, i, i, special) for i, special in enumerate(random.random(m) < 0.3)
     )
-    capture = made(weights, keys, visible, kind, **({"method": GIVEN} if foreign else {}))
+    capture = make_measured(
+        weights, keys, visible, kind=kind, **({"method": GIVEN} if foreign else {})
+    )
     return capture if draw(st.booleans()) else bare(capture)
 
 
@@ -276,7 +250,7 @@ def test_shares_are_of_the_weight_that_there_is() -> None:
     """Numbers from elsewhere, whose rows sum to 20 or to nothing, have sinks with shares of at most 100%."""
     weights = 20 * sunk(9, 0.6)
     weights[3] = 0
-    capture = made(weights, tokens("<bos> " + words(8)), method=GIVEN)
+    capture = make_measured(weights, "<bos> " + number_words(8), method=GIVEN)
     assert make_heatmaps(capture)[0].caption == (
         "60% of the weight is on the sink <bos>: beyond the colours",
     )
@@ -285,7 +259,7 @@ def test_shares_are_of_the_weight_that_there_is() -> None:
         make_grids(capture)[0].caption[0]
         == "60% of the weight is on the sink <bos>, over all heads shown"
     )
-    nothing = made(np.zeros((4, 4)), tokens(words(4)), method=GIVEN)
+    nothing = make_measured(np.zeros((4, 4)), method=GIVEN)
     assert (make_heatmaps(nothing)[0].scale, make_heatmaps(nothing)[0].caption) == (Scale(0, 0), ())
     assert (
         make_heatmaps(nothing)[0].scale.steps(make_heatmaps(nothing)[0].panel, STEPS) == 0
@@ -294,8 +268,8 @@ def test_shares_are_of_the_weight_that_there_is() -> None:
 
 def test_texts_of_one_token_and_of_special_tokens_alone() -> None:
     """They are drawn, whatever there is to say of them."""
-    one = made(np.ones((1, 1)), tokens("[CLS]"))
-    alone = made(sunk(3, 0.8), tokens("[CLS] [SEP] [SEP]"))
+    one = make_measured(np.ones((1, 1)), "[CLS]")
+    alone = make_measured(sunk(3, 0.8), "[CLS] [SEP] [SEP]")
     assert make_heatmaps(one)[0].caption == ()
     assert make_heatmaps(alone)[0].caption == (
         "80% of the weight is on the sink [CLS]: beyond the colours",
@@ -339,7 +313,7 @@ def long(count: int, share: float, at: int) -> Capture:
     weights[:, at] += share
     weights = np.where(visible, weights, 0)
     keys = tuple(Token(f"w{i}", i, i, i, i == at) for i in range(count))
-    return made(weights / weights.sum(-1, keepdims=True), keys, visible)
+    return make_measured(weights / weights.sum(-1, keepdims=True), keys, visible)
 
 
 @pytest.mark.parametrize("at", [0, 100])
@@ -370,15 +344,7 @@ def test_tiles_are_maxima_of_what_is_visible(n: int, m: int, most: int, spread: 
     random = np.random.default_rng(n * 41 + m)
     visible = np.tri(n, m, dtype=bool) if spread else random.random((2, 3, n, m)) < 0.5
     weights = np.where(visible, random.random((2, 3, n, m), np.float32) / m, 0)
-    part = AttentionMap(
-        "cross",
-        (0, 1),
-        (0, 1, 2),
-        tokens(words(n), ""),
-        tokens(words(m), ""),
-        weights,
-        np.asarray(visible),
-    )
+    part = make_map(weights, visible=visible, kind="cross")
     found = pool_map(part, most)
     if max(n, m) <= most:
         assert found is part
@@ -405,7 +371,7 @@ def test_tiles_are_maxima_of_what_is_visible(n: int, m: int, most: int, spread: 
 
 def test_tiles_of_any_width_leave_out_the_right_columns() -> None:
     """A file may hold tiles four keys wide of nine: the sink, key 3, is in the first column, not in the second."""
-    capture = made(sunk(9, 0.6, 3), tokens("a b c [SEP] e f g h i"))
+    capture = make_measured(sunk(9, 0.6, 3), "a b c [SEP] e f g h i")
     part = capture.maps[0]
     peaks = np.array(
         [[part.weights[0, 0, i : i + 4, j : j + 4].max() for j in (0, 4, 8)] for i in (0, 4, 8)]
@@ -448,7 +414,7 @@ def test_a_page_of_a_long_text_is_in_tiles() -> None:
 
 def test_windows_keep_the_places_of_the_whole_text() -> None:
     """Numbers beside rows and columns count from the whole text's beginning; so does the first token, to be a sink."""
-    capture = made(sunk(12, 0.45), tokens(words(12)))
+    capture = make_measured(sunk(12, 0.45))
     part = capture.maps[0]
     window = replace(
         capture, maps=(part.window(range(6, 9), range(2, 12)).window([0, 2], range(3, 8)),)
@@ -457,7 +423,7 @@ def test_windows_keep_the_places_of_the_whole_text() -> None:
     assert (drawn.rows.numbers, drawn.columns.numbers) == ((6, 8), (5, 6, 7, 8, 9))
     assert (drawn.rows.labels, drawn.columns.labels[0]) == (("w6", "w8"), "w5")
     np.testing.assert_array_equal(drawn.panel.values, part.weights[0, 0, [6, 8], 5:10])
-    later = made(sunk(10, 0.45), tokens(words(10)))
+    later = make_measured(sunk(10, 0.45))
     shifted = replace(
         later.maps[0], key_places=tuple(range(5, 15)), query_places=tuple(range(5, 15))
     )
@@ -495,12 +461,12 @@ def test_what_attends_to_one_token(capture: Capture) -> None:
 
 def test_between_two_texts_no_token_is_chosen() -> None:
     """A query of a cross map does not stand among its keys; without special tokens it may be missing too."""
-    crossed = made(sunk(6, 0.4)[:3], tokens(words(6)), kind="cross")
+    crossed = make_measured(sunk(6, 0.4)[:3], kind="cross")
     assert make_strips(row_of(crossed, 1))[0].chosen is None
     assert make_strips(column_of(crossed, 1), incoming=True)[0].chosen is None
     assert make_grids(crossed)[0].title.endswith("cross-attention · 1 head · 3 x 6 tokens")
     assert make_heatmaps(crossed)[0].scale.has_beyond
-    own = made(sunk(4, 0.4), tokens("a [SEP] b c"))
+    own = make_measured(sunk(4, 0.4), "a [SEP] b c")
     left = drop_special(own.maps[0], "drop").part
     assert make_strips(row_of(replace(own, maps=(left,)), 1))[0].chosen == 1
     assert make_strips(row_of(replace(own, maps=(left,)), 1))[0].tokens.numbers == (0, 2, 3)
@@ -524,7 +490,10 @@ def test_one_query_in_every_head(capture: Capture) -> None:
 
 def test_maps_of_one_kind_may_differ_in_size() -> None:
     """Layers that pool the text: one grid of all of them, and a picture of rows for each list of keys."""
-    large, small = made(sunk(8, 0.5), tokens(words(8))), made(sunk(4, 0.5), tokens(words(4)))
+    large, small = (
+        make_measured(sunk(8, 0.5)),
+        make_measured(sunk(4, 0.5)),
+    )
     part = replace(small.maps[0], layers=(1,))
     both = replace(large, maps=(large.maps[0], part))
     grid = make_grids(both)[0]
@@ -548,7 +517,7 @@ def test_hostile_texts_stand_in_titles_and_captions_as_text() -> None:
     """Notes, names of heads, models and tokens from a file: no control or bidi character, no name of any length."""
     evil = "\x1b[2J\u202e\nx"
     keys = tuple(Token(evil + "y" * 10_000, i, 0, 0, False) for i in range(8))
-    capture = made(sunk(8, 0.6), keys)
+    capture = make_measured(sunk(8, 0.6), keys)
     part = replace(capture.maps[0], heads=(evil,))
     capture = replace(capture, maps=(part,), notes=(evil,), model=evil)
     drawn = (
@@ -577,11 +546,11 @@ def test_hostile_texts_stand_in_titles_and_captions_as_text() -> None:
 
 def test_dropping_special_tokens_by_hand() -> None:
     """Their rows and columns go; renormalised rows sum to 1 unless nothing is left of them; the share is told."""
-    keys = tokens("[CLS] a b [SEP]")
+    keys = make_tokens("[CLS] a b [SEP]")
     weights = np.array(
         [[1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0, 0, 0.5], [0, 0, 0, 1]], np.float32
     )
-    part = made(weights, keys).maps[0]
+    part = make_measured(weights, keys).maps[0]
     rest = drop_special(part, "drop")
     np.testing.assert_array_equal(rest.part.weights[0, 0], [[0.25, 0.25], [0, 0]])
     assert (rest.share, rest.names, rest.part.key_places) == (0.75, ("[CLS]", "[SEP]"), (1, 2))
@@ -600,7 +569,7 @@ def test_what_special_tokens_had(seed: int, count: int, renormalise: bool) -> No
     weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
     special = random.random(count) < 0.4
     keys = tuple(Token(f"k{i}", i, i, i, bool(flag)) for i, flag in enumerate(special))
-    part = AttentionMap("self", (0, 1), (0, 1), keys, keys, weights.astype(np.float32), visible)
+    part = make_map(weights, keys, visible)
     if special.all():
         with pytest.raises(ValueError, match="only special tokens"):
             drop_special(part, "drop")
@@ -640,7 +609,7 @@ def test_what_special_tokens_had(seed: int, count: int, renormalise: bool) -> No
 )
 def test_a_token_is_found_by_number_or_name(name: str, place: int) -> None:
     """As it is written, else in any case, else as its label; a number too long for a place is a word."""
-    text = tokens("<bos> The cat the sat 12345678901")
+    text = make_tokens("<bos> The cat the sat 12345678901")
     assert parse_token(name).resolve((*text, Token("\n", 7, 9, 9, False))) == slice(
         place, place + 1
     )
@@ -660,12 +629,14 @@ def test_a_token_is_found_by_number_or_name(name: str, place: int) -> None:
 def test_a_token_that_is_not_one(name: str, told: str) -> None:
     """Twice there, several, not there: the places, in one line of a length that can be read."""
     with pytest.raises(UsageError) as error:
-        TokenReference(int(name) if name.isdigit() else name).resolve(tokens("<bos> the c at the"))
+        TokenReference(int(name) if name.isdigit() else name).resolve(
+            make_tokens("<bos> the c at the")
+        )
     assert told in str(error.value)
     assert len(str(error.value)) < 250
     assert "\x1b" not in str(error.value)
     with pytest.raises(UsageError, match=r"occurs 30 times, at 0, 1, .*, 11, \.\.\.; choose"):
-        TokenReference("a").resolve(tokens("a " * 30))
+        TokenReference("a").resolve(make_tokens("a " * 30))
 
 
 @pytest.mark.parametrize("suffix", [".attn", ".json"])
@@ -694,7 +665,7 @@ def test_places_that_cannot_be(capture: Capture, tmp_path: Path, places: str) ->
 
 def test_tiles_are_told_from_weights_by_what_is_drawn() -> None:
     """A map with both, a tile a weight, is drawn as weights; one with neither is refused."""
-    capture = made(sunk(6, 0.5), tokens(words(6)))
+    capture = make_measured(sunk(6, 0.5))
     part = capture.maps[0]
     both = replace(part, tiles=pool_weights(part.weights, 6))
     assert make_heatmaps(replace(capture, maps=(both,)))[0].columns.step == 1

@@ -24,9 +24,11 @@ from attnviz.cli.main import main
 from attnviz.errors import AttnvizError, UsageError
 from attnviz.io import formats
 from attnviz.models import load_model
-from attnviz.record import AttentionMap, Capture, Token
+from attnviz.record import Capture
 from attnviz.request import Prompt, Request
 from attnviz.views import make_capture_page, make_grids, make_heatmaps
+from tests.captures import make_capture
+from tests.commands import require_failure
 from tests.conftest import SENTENCE, Tiny
 from tests.tiny import VOCABULARY, plain_tokenizer, save
 from tests.tolerance import close
@@ -68,14 +70,6 @@ def document(done: CompletedProcess[str]) -> dict[str, Any]:
     """The JSON that a command printed."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def fails(done: CompletedProcess[str], code: int, *said: str) -> None:
-    """One line on stderr that says this, and the exit code."""
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    (line,) = done.stderr.splitlines()
-    for part in said:
-        assert part in line
 
 
 def positive(weights: np.ndarray) -> np.ndarray:
@@ -325,7 +319,7 @@ def test_a_file_of_attention_rolls_out(call: Call) -> None:
         for source in (["--from", "whole.attn"], [TEXT])
     )
     assert mine == own
-    fails(
+    require_failure(
         call("show", "--from", "part.attn", "--weights", "rollout"),
         4,
         "all layers from 0 up: here are 1",
@@ -340,33 +334,24 @@ def test_encoder_decoders_roll_out_by_themselves(call: Call, tiny: Tiny) -> None
         "encoder",
         "decoder",
     ]
-    fails(call(*run, "--map", "cross"), 2, "--map encoder or --map decoder")
+    require_failure(call(*run, "--map", "cross"), 2, "--map encoder or --map decoder")
 
 
 # Pictures
 
 
-def made(weights: np.ndarray, method: str) -> Capture:
-    """One head with such numbers, causal."""
-    n = weights.shape[-1]
-    tokens = tuple(Token(f"w{i}", i, 3 * i, 3 * i + 2, False) for i in range(n))
-    visible = np.tri(n, dtype=bool)
-    part = AttentionMap(
-        "self",
-        (0,),
-        (0,),
-        tokens,
-        tokens,
-        np.where(visible, weights, 0)[None, None],
-        visible,
-        method,
-    )
-    return methods.note_methods(Capture("toy", " ".join(token.text for token in tokens), (part,)))
+def capture_causal(weights: np.ndarray, method: str) -> Capture:
+    """One head with such numbers, causal, and with the notes on them."""
+    visible = np.tri(len(weights), dtype=bool)
+    capture = make_capture(np.where(visible, weights, 0), visible=visible, method=method)
+    return methods.note_methods(capture)
 
 
 def test_scores_have_two_ends_and_masks_stay_masks() -> None:
     """0 is in the middle of the colours, in heatmaps, grids and pages; what is masked has no colour."""
-    capture = made(np.random.default_rng(0).normal(0, 5, (6, 6)).astype(np.float32), "scores")
+    capture = capture_causal(
+        np.random.default_rng(0).normal(0, 5, (6, 6)).astype(np.float32), "scores"
+    )
     (shown,) = make_heatmaps(capture)
     largest = float(np.abs(capture.maps[0].weights).max())
     assert (shown.scale.signed, shown.scale.top, shown.scale.cell) == (True, largest, "score")
@@ -381,7 +366,7 @@ def test_tiles_of_scores_show_the_largest_size() -> None:
     """On a page of fewer cells than tokens a deep score is not lost below a small one."""
     weights = np.full((8, 8), 0.5, np.float32)
     weights[6, 1] = -9
-    (section,) = make_capture_page(made(weights, "scores"), most=4).sections
+    (section,) = make_capture_page(capture_causal(weights, "scores"), most=4).sections
     assert section.heatmaps[0][0].panel.values[3, 0] == -9
 
 
@@ -389,10 +374,10 @@ def test_gradients_have_no_sinks() -> None:
     """A token that takes nearly all is what was asked for: nothing is beyond the colours."""
     weights = np.full((6, 6), 1e-4, np.float32)
     weights[-1, -1] = 0.8
-    (shown,) = make_heatmaps(made(weights, "gradient"))
+    (shown,) = make_heatmaps(capture_causal(weights, "gradient"))
     assert not shown.scale.has_beyond
     assert "sink" not in " ".join(shown.caption)
-    (rolled,) = make_heatmaps(replace(made(weights, "norm")))
+    (rolled,) = make_heatmaps(replace(capture_causal(weights, "norm")))
     assert not rolled.scale.has_beyond
 
 
@@ -478,13 +463,13 @@ def test_contradictions_are_refused_in_one_line(
     call: Call, arguments: list[str], code: int, said: list[str]
 ) -> None:
     """Each says what is wrong and what to do."""
-    fails(call(*arguments), code, *said)
+    require_failure(call(*arguments), code, *said)
 
 
 @pytest.mark.exact
 def test_an_encoder_that_predicts_nothing_says_so(call: Call, minilm: Path) -> None:
     """And names what works."""
-    fails(
+    require_failure(
         call("show", TEXT, "-m", minilm, "--weights", "gradient"),
         2,
         "predicts nothing",
@@ -499,9 +484,11 @@ def test_a_file_of_attention_has_no_more_than_that(call: Call, method: str) -> N
     call("capture", TEXT, "-o", "it.attn")
     for command in (["show"], ["inspect", "--token", "1"], ["export", "-o", "x"]):
         done = call(*command, "--from", "it.attn", "--weights", method)
-        fails(done, 4, methods.METHODS[method].needs, "it.attn holds attention alone", "-m")
+        require_failure(
+            done, 4, methods.METHODS[method].needs, "it.attn holds attention alone", "-m"
+        )
     if method == "gradient":
-        fails(
+        require_failure(
             call("show", "--from", "it.attn", "--weights", method, "--target-token", "a"),
             2,
             "leave --target-token",
@@ -511,15 +498,17 @@ def test_a_file_of_attention_has_no_more_than_that(call: Call, method: str) -> N
 def test_a_file_of_norms_is_no_attention(call: Call) -> None:
     """Asked for weights, or for the norm of a sum, it says what it holds; not asked, it shows it."""
     call("capture", TEXT, "--weights", "norm", "-o", "norms.attn")
-    fails(call("show", "--from", "norms.attn", "--weights", "attention"), 4, "holds norm alone")
-    fails(
+    require_failure(
+        call("show", "--from", "norms.attn", "--weights", "attention"), 4, "holds norm alone"
+    )
+    require_failure(
         call("show", "--from", "norms.attn", "--weights", "norm", "--reduce", "sum"),
         2,
         "adds vectors",
     )
     assert document(call("show", "--from", "norms.attn", "--json"))["maps"][0]["heads"] == ["mean"]
     call("capture", TEXT, "-o", "weights.attn")
-    fails(
+    require_failure(
         call("compare", "--from", "norms.attn", "--from", "weights.attn"),
         4,
         "attention and norm",
@@ -548,7 +537,10 @@ def test_every_method_says_what_it_is() -> None:
     for method, numbers in methods.METHODS.items():
         assert all(numbers[:3])
         assert bool(numbers.line) == (method != "attention")
-    assert formats.describe_units(made(np.ones((2, 2), np.float32), "given").maps[0]) == "as given"
+    assert (
+        formats.describe_units(capture_causal(np.ones((2, 2), np.float32), "given").maps[0])
+        == "as given"
+    )
 
 
 def test_a_report_names_what_was_made_of_heads(call: Call, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from attnviz.analysis.words import (
 )
 from attnviz.io.formats import load
 from attnviz.record import AttentionMap, Capture, Token, Weights
+from tests.captures import make_map
+from tests.commands import require_failure
 from tests.conftest import Tiny
 from tests.tolerance import close
 
@@ -66,15 +68,6 @@ RECLASSED = "\N{CEDILLA}"  # a letter since Unicode 17; uniseg is of 16
 
 def said(text: str) -> list[str]:
     return [text[start:end] for start, end in find_word_spans(text)]
-
-
-def fails(done: subprocess.CompletedProcess[str], code: int, *told: str) -> None:
-    """One line on stderr, nothing on stdout, this exit code."""
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    for line in told:
-        assert line in done.stderr
 
 
 # Where words stand
@@ -218,16 +211,6 @@ def test_groups_take_the_words_that_are_given() -> None:
 # Merging
 
 
-def made(weights: Weights, tokens: tuple[Token, ...], **other: object) -> AttentionMap:
-    """A map of weights (head, query, key) with its statistics."""
-    seen = np.ones(weights.shape[-2:], bool)
-    found = measure_statistics(weights[None], seen, True)
-    heads = tuple(range(len(weights)))
-    return AttentionMap(
-        "self", (0,), heads, tokens, tokens, weights[None], seen, statistics=found, **other
-    )
-
-
 @st.composite
 def maps(draw: st.DrawFn) -> tuple[AttentionMap, Grouping]:
     """Weights of a few tokens, and words of neighbouring ones."""
@@ -237,7 +220,9 @@ def maps(draw: st.DrawFn) -> tuple[AttentionMap, Grouping]:
     tokens = tuple(Token(f"t{i}", i, i, i + 1, False) for i in range(n))
     starts = [0, *(i for i in range(1, n) if draw(st.booleans())), n]
     members = tuple(tuple(range(*ends)) for ends in pairwise(starts))
-    return made(weights, tokens), Grouping(tuple(tokens[places[0]] for places in members), members)
+    return make_map(weights, tokens, measured=True), Grouping(
+        tuple(tokens[places[0]] for places in members), members
+    )
 
 
 def merged_by_clark(weights: Weights, words: Sequence[Sequence[int]]) -> np.ndarray:
@@ -305,7 +290,7 @@ def pieces(text: str, *spans: tuple[int, int]) -> tuple[Token, ...]:
 def test_pieces_need_not_be_neighbours() -> None:
     """Tokens of one word are merged wherever they stand among the others."""
     weights = np.random.default_rng(0).dirichlet(np.ones(4), (2, 4)).astype(np.float32)
-    part = made(weights, tuple(Token(name, i, i, i + 1, False) for i, name in enumerate("abcd")))
+    part = make_map(weights, "a b c d", measured=True)
     words = Grouping(part.queries[:2], ((0, 2, 3), (1,)))
     found = merge_tokens(part, words, words).weights[0]
     np.testing.assert_allclose(found[:, 1, 0], weights[:, 1, [0, 2, 3]].sum(-1), **close(4))
@@ -318,9 +303,7 @@ def test_a_cell_is_visible_where_a_piece_is() -> None:
     visible = np.tri(4, dtype=bool)
     visible[0] = False
     weights = (visible / np.maximum(visible.sum(-1, keepdims=True), 1)).astype(np.float32)
-    part = AttentionMap(
-        "self", (0, 1), (0,), tokens, tokens, np.stack([weights[None]] * 2), visible
-    )
+    part = make_map(np.stack([weights[None]] * 2), tokens, visible)
     words = group_tokens(tokens, ("abc d",))
     found = merge_tokens(part, words, words)
     np.testing.assert_array_equal(
@@ -333,9 +316,8 @@ def test_a_cell_is_visible_where_a_piece_is() -> None:
 def test_a_window_merges_what_is_there() -> None:
     """Of a part of a text, words are made of the pieces in it, and stand where the first of these does."""
     weights = np.full((1, 5, 5), 0.2, np.float32)
-    part = made(weights, pieces("ab cd e", (0, 1), (1, 2), (3, 4), (4, 5), (6, 7))).window(
-        range(1, 4), range(5)
-    )
+    tokens = pieces("ab cd e", (0, 1), (1, 2), (3, 4), (4, 5), (6, 7))
+    part = make_map(weights, tokens, measured=True).window(range(1, 4), range(5))
     capture = convert_to_words(Capture("toy", "ab cd e", (part,)))
     (found,) = capture.maps
     assert [word.text for word in found.queries] == ["ab", "cd"]
@@ -346,7 +328,7 @@ def test_a_window_merges_what_is_there() -> None:
 
 def test_heads_merged_before_have_no_statistics_of_heads() -> None:
     """A mean over heads is merged as a head is; maxima cannot be, and that is said."""
-    part = made(np.full((2, 2, 2), 0.5, np.float32), pieces("ab", (0, 1), (1, 2)))
+    part = make_map(np.full((2, 2, 2), 0.5), pieces("ab", (0, 1), (1, 2)), measured=True)
     words = group_tokens(part.queries, ("ab",))
     mean = merge_tokens(part.reduced("mean"), words, words)
     assert (mean.weights.tolist(), mean.statistics) == ([[[[1.0]]]], None)
@@ -592,24 +574,24 @@ def test_a_report_in_words(call: Call, tmp_path: Path) -> None:
 def test_what_has_no_words_is_told(call: Call, tmp_path: Path) -> None:
     """Files without weights, of maxima or of numbers are refused in one line, as are words that are not there."""
     attnviz.save(attnviz.capture(SENTENCE, keep="edges"), tmp_path / "edges.attn")
-    fails(
+    require_failure(
         call("show", "--from", "edges.attn", "--words"), 4, "--words: this capture holds no weights"
     )
     whole = attnviz.capture(SENTENCE)
     attnviz.save(replace(whole, maps=(whole.maps[0].reduced("max"),)), tmp_path / "max.attn")
-    fails(call("show", "--from", "max.attn", "--words"), 4, "--words: maxima over heads")
+    require_failure(call("show", "--from", "max.attn", "--words"), 4, "--words: maxima over heads")
     attnviz.save(replace(whole, text=""), tmp_path / "numbers.attn")
-    fails(
+    require_failure(
         call("export", "--from", "numbers.attn", "--words", "-o", "x"),
         4,
         "--words: these tokens are numbers",
     )
-    fails(
+    require_failure(
         call("show", SENTENCE, "--words", "--view", "rows", "--token", "able"),
         2,
         "'able' does not occur",
     )
-    fails(call("show", SENTENCE, "--words", "--rows", "15:"), 2, "there are 15 (0-14)")
+    require_failure(call("show", SENTENCE, "--words", "--rows", "15:"), 2, "there are 15 (0-14)")
 
 
 def test_places_outside_the_text_are_no_words(call: Call, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Small random models of the library, saved as folders from a hub are: config, safetensors and a tokenizer."""
+"""Small random models, most saved as folders from a hub are: config, safetensors, a tokenizer."""
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer
@@ -31,6 +32,8 @@ from transformers import (
 )
 
 from attnviz.lm import store
+from attnviz.lm.model import ModelConfig
+from attnviz.models.huggingface.model import HuggingFace
 
 VOCABULARY = 4096  # tokens of the built-in tokenizer; three are added where they are needed
 END, USER, ASSISTANT = "</s>", "<|user|>", "<|assistant|>"
@@ -40,6 +43,9 @@ TEMPLATE = (
     "<|{{ part['role'] }}|>{{ part['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+# Sizes of a model like the built-in one.
+TINY_CONFIG = ModelConfig(vocabulary=300, dim=16, layers=2, heads=2, feed_forward=32, positions=32)
 
 
 def plain_tokenizer() -> PreTrainedTokenizerFast:
@@ -199,6 +205,19 @@ def bert(vocabulary: int) -> torch.nn.Module:
             initializer_range=0.3,
         )
     )
+
+
+def make_bert_with_head(kind: Any, **options: Any) -> HuggingFace:
+    """Make a small BERT of a class with a head.
+
+    Its texts end with a special token, and begin with none; options: of its config.
+    """
+    torch.manual_seed(0)
+    sizes = {**SIZES, "num_attention_heads": 4, "initializer_range": 0.3, **options}
+    tokenizer = ending_tokenizer()
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    config = BertConfig(**{**sizes, "vocab_size": len(tokenizer)})
+    return HuggingFace("bert", kind(config).eval(), tokenizer)
 
 
 BYTES = 384  # tokens of ByT5Tokenizer, which the library has in Python only

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+MINILM_WIDTH = 384  # the longest sums of MiniLM are over so many terms
+
 
 def rounding(terms: int, largest: float = 1.0, dtype: Any = np.float32) -> float:
     """Return the difference allowed between two sums of so many terms, of which none is larger than ``largest``.
@@ -24,3 +26,8 @@ def rounding(terms: int, largest: float = 1.0, dtype: Any = np.float32) -> float
 def close(terms: int, largest: float = 1.0, dtype: Any = np.float32) -> dict[str, float]:
     """Return the options ``rtol`` and ``atol`` of assert_allclose and assert_close for such sums."""
     return {"rtol": rounding(terms, dtype=dtype), "atol": rounding(terms, largest, dtype)}
+
+
+def require_close(found: Any, expected: Any, terms: int = MINILM_WIDTH) -> None:
+    """Require two arrays to be as close as sums of so many terms must be."""
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), **close(terms))

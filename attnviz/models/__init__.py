@@ -31,9 +31,10 @@ _IN_REQUEST = (
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name that was in this module once, with a warning: it goes with the next version.
+    """Return a name that this module once had, and warn that the next version removes it.
 
-    Raises AttributeError for any other name.
+    Python calls this hook for names that the module does not define. Raises AttributeError for a
+    name that it never had.
     """
     if name == "load":
         warnings.warn(

@@ -52,11 +52,12 @@ class Model(Protocol):
     """The name of the model in pictures and messages."""
 
     def capture(self, prompt: Prompt, request: Request) -> Capture:
-        """Run the model and keep what the request names, one map a rectangle of layers and heads.
+        """Run the model on a prompt and return the numbers of its attention that a request names.
 
-        Raises UsageError for a layer or head that is not there, and for a part of the prompt that
-        the model cannot read; ModelError for a method that it cannot compute; InputError for a text
-        that does not fit, or a result that would not fit into memory.
+        The capture has a map for each rectangle of layers and heads. Raises UsageError for a layer
+        or head that is not there, and for a part of the prompt that the model cannot read;
+        ModelError for numbers that it cannot compute, such as gradients; InputError for a text that
+        does not fit, or a result that would not fit into memory.
         """
         ...
 
@@ -71,11 +72,12 @@ class SupportsPredictions(Model, Protocol):
         request: Request,
         intervention: Intervention = NOTHING,
     ) -> Capture:
-        """Run the model under an intervention and keep what the request names.
+        """Run a changed model on a prompt and return what a request names of its attention.
 
-        intervention: a change of tokens, edges or heads, from which on the model computes
-        otherwise. Raises what ``Model.capture`` raises, and UsageError for an edge or a target that
-        is not there, and for a query that would be left without a key.
+        intervention: what is changed in the run: tokens that are replaced, edges that are cut, and
+        heads whose outputs are replaced. Nothing by default. Raises what ``Model.capture`` raises,
+        and UsageError for an edge or a target that is not there, and for a query that would be left
+        without a key.
         """
         ...
 
@@ -89,8 +91,10 @@ class SupportsPredictions(Model, Protocol):
     ) -> Response:
         """Run the model under each of several interventions; return its outputs at one position.
 
-        The likeliest output is the one under the first of them. The model is to be loaded with
-        ``predicts``. Raises UsageError as ``capture`` does, and for a target that is not one token.
+        target: the position, and the output that is asked about. If it names no output, this is the
+        likeliest one under the first intervention. truncate: True to cut a text that is too long.
+        The model must have been loaded with ``predicts``. Raises UsageError as ``capture`` does,
+        and for a target that is not one token.
         """
         ...
 
@@ -100,10 +104,11 @@ class SupportsOperands(Model, Protocol):
     """A model that gives the vectors of which a head computes its weights and its output."""
 
     def operands(self, prompt: Prompt, request: Request) -> "Operands":
-        """Run the model, and return the vectors of one head for one query, its keys and its values.
+        """Run the model, and return the vectors that one head computes with for one query.
 
-        The head is the first that the request names. Raises what ``capture`` raises, and ModelError
-        for a model that shows nothing but weights.
+        They are the query, and all keys and values. The head is the first that the request names,
+        and the query is that of the request. Raises what ``capture`` raises, and ModelError for a
+        model that shows its attention weights only.
         """
         ...
 
@@ -113,9 +118,10 @@ class SupportsSequences(Model, Protocol):
     """A model that reads token ids in place of a text, as ``Prompt.ids``."""
 
     def read_vocabulary(self) -> Vocabulary:
-        """Return what sequences of token ids are made of.
+        """Return the token ids of which sequences for the model can be made up.
 
-        Raises UsageError for a model of two texts, ModelError for one without a table of tokens.
+        Raises UsageError for an encoder-decoder, which reads two texts, and ModelError for a model
+        without a table of token embeddings.
         """
         ...
 
@@ -125,10 +131,13 @@ class SupportsLosses(SupportsSequences, Protocol):
     """A model of which the loss of each next token can be measured."""
 
     def losses(self, ids: "Ids", change: OutputChange | None = None) -> Floats:
-        """Measure the loss in nats of each token from the second on: (batch, n) -> (batch, n - 1).
+        """Measure how badly the model predicts each token of some sequences from those before it.
 
-        change: see ``Intervention.change``. Raises UsageError for a model that predicts no next
-        tokens, ModelError for one whose heads are hidden.
+        ids: the token ids, (sequences, n). Returns the cross-entropies in nats, (sequences, n - 1),
+        since the first token is not predicted. change: a function that replaces the outputs of
+        heads, as in ``Intervention.change``. Raises UsageError for a model that predicts no next
+        tokens, and ModelError if there is a change and the model does not show the outputs of its
+        heads.
         """
         ...
 
@@ -165,9 +174,9 @@ def require_losses(model: Model) -> SupportsLosses:
 
 
 def explain_lack(model: Model, lack: str) -> ModelError:
-    """Return the error for a model that lacks what is asked of it.
+    """Return the error for a model that cannot do what is asked of it.
 
-    lack: a verb and its object, which continue the name of the model.
+    lack: what it does not do, as the end of a sentence that begins with the model's name.
     """
     remaining = "its attention can still be shown, inspected, saved and compared"
     return ModelError(f"{model.name} {lack}: choose another --model; {remaining}")

@@ -81,6 +81,11 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     """A language model made of our own attention layer."""
 
     def __init__(self, name: str, folder: Path, placement: Placement) -> None:
+        """Read a model that ``attnviz train`` wrote, and place its parameters on a device.
+
+        name: the name of the model in pictures and messages. placement: the device and the number
+        type. Raises ModelError for a damaged folder, and UsageError for a device that is not there.
+        """
         self.name = name
         stored = store.read_stored_model(folder)
         self.config = stored.config
@@ -88,7 +93,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             self.tokenizer = Tokenizer.from_str(stored.tokenizer)
         except Exception as error:  # the library raises the bare class
             raise ModelError(f"the tokenizer in {folder} is damaged: {error}") from error
-        # "<bos>" in a text is text
+        # the letters "<bos>" in a text are read as letters, not as the special token
         self.tokenizer.encode_special_tokens = True
         self.torch_device = None
         if not runs_in_numpy(placement):
@@ -100,9 +105,11 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
 
     @classmethod
     def load(cls, name: str, folders: Folders, placement: Placement) -> "Builtin":
-        """Read a model from its folders.
+        """Read a model that ``attnviz train`` wrote from its folder.
 
-        Raises ModelError for a damaged folder, and for an adapter or another tokenizer.
+        name: the name of the model in pictures and messages. folders: the folder of the model; a
+        folder of an adapter or of another tokenizer is refused. placement: the device and the
+        number type. Raises ModelError for what is refused, and for a damaged folder.
         """
         if folders.adapter or folders.tokenizer:
             advice = "name another model with --model"
@@ -115,9 +122,10 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         return {layer: range(self.config.heads) for layer in range(self.config.layers)}
 
     def place_array(self, array: Any, dtype: str | None = None) -> Any:
-        """Return an array as it is computed with: in NumPy, or as a tensor on the torch device.
+        """Return a NumPy array ready to compute with, as a tensor if the model runs in torch.
 
-        dtype: the type to convert it to; None leaves its own.
+        Without a torch device it stays a NumPy array. dtype: the name of the type to convert it to;
+        None leaves its own.
         """
         if self.torch_device is None:
             return array.astype(dtype or array.dtype, copy=False)
@@ -132,7 +140,13 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         request: Request,
         intervention: Intervention = NOTHING,
     ) -> Capture:
-        """Run the model and keep what a request names; see ``SupportsPredictions.capture``."""
+        """Run the model on a prompt and return what a request names of its attention.
+
+        intervention: what is changed in the run; nothing by default. The capture has a map for each
+        rectangle of layers and heads. Raises UsageError for a layer, a head or an edge that is not
+        there, for a part of the prompt that the model cannot read, and for cuts that leave a query
+        without a key; InputError for a text that does not fit; ModelError for damaged weights.
+        """
         self.require_readable(prompt, is_changed=intervention != NOTHING)
         require_kinds(request.kinds, ("self",))
         rectangles = resolve_blocks(request.layers, request.heads, self.heads_by_layer)
@@ -151,22 +165,31 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
                 vectors = self.compute_vectors(run_layers, changed_ids, last_layer)
         self.require_finite(weights)
         visible = self.make_visible(intervention, len(ids))
+        # the query or the key that the request names becomes a window
         request = request.placed((tokens, tokens))
         maps: list[AttentionMap] = []
         for layers, heads in rectangles:
             cells = np.ix_(layers, heads)
-            seen = visible[cells] if intervention.cuts else visible
+            # without cuts one matrix is that of all layers and heads
+            rectangle_visible = visible[cells] if intervention.cuts else visible
             if vectors is None:
-                attention_map = make_whole_map(layers, heads, tokens, weights[cells], seen, request)
+                attention_map = make_whole_map(
+                    layers,
+                    heads,
+                    tokens,
+                    weights[cells],
+                    visible=rectangle_visible,
+                    request=request,
+                )
             else:
                 attention_map = make_norm_map(
                     layers,
                     heads,
                     tokens,
                     weights[cells],
-                    seen,
-                    vectors[cells],
-                    request,
+                    visible=rectangle_visible,
+                    vectors=vectors[cells],
+                    request=request,
                 )
             maps.append(attention_map)
         notes = [note for note in (length_note, gradient_note) if note]
@@ -175,7 +198,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         return Capture(self.name, text, tuple(maps), tuple(notes))
 
     def require_finite(self, weights: Floats) -> None:
-        """Raise ModelError if the weights of attention are no numbers."""
+        """Raise ModelError if attention weights are not finite, since the model is damaged then."""
         if not np.isfinite(weights).all():
             raise ModelError(
                 f"the weights of {self.name} are damaged: its attention is not a number",
@@ -184,7 +207,8 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
     def require_readable(self, prompt: Prompt, *, is_changed: bool) -> None:
         """Raise UsageError for a part of a prompt that the model cannot read.
 
-        is_changed: whether an intervention changes the run.
+        It reads one plain text, and no pair, target or chat. is_changed: True if an intervention
+        changes the run; then the model does not write either.
         """
         other_inputs = {"--pair": prompt.pair, "--target": prompt.target, "--chat": prompt.chat}
         require_none(other_inputs, f"{self.name} reads one plain text")
@@ -199,7 +223,15 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         *,
         truncate: bool = False,
     ) -> Response:
-        """Return what the model predicts under interventions; see ``SupportsPredictions``."""
+        """Run the model under each of several interventions, and return the logits of a next token.
+
+        An intervention is a change of one run. target: the position after which a token is
+        predicted, by default the last one, and the token whose prediction is asked about, by
+        default the likeliest one under the first intervention. truncate: True to cut a text that is
+        too long. Raises UsageError for a target that is not one token, for edges that are not
+        there, and for a part of the prompt that the model cannot read; InputError for a text that
+        does not fit.
+        """
         self.require_readable(prompt, is_changed=True)
         ids, tokens, _, _ = self.read_prompt(prompt, truncate)
         position = find_target_position(target, tokens)
@@ -219,7 +251,10 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         position: int,
         batch: Sequence[Intervention],
     ) -> Floats:
-        """Return the logits of the token after a position, (intervention, token)."""
+        """Return the logits of the token that follows a position, (intervention, token id).
+
+        ids: the token ids of the text. batch: interventions that are run at once.
+        """
 
         def compute_logits() -> list[Any]:
             layers = self.run_layers(change_ids(ids, batch), batch)
@@ -230,9 +265,10 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         return predictions
 
     def find_target_id(self, target: Target) -> int:
-        """Return the id of the token that a target names, -1 for the likeliest.
+        """Return the id of the token that a target names; -1 if it names none.
 
-        Raises UsageError unless it is one token.
+        -1 stands for the likeliest token, which is known only after a run. Raises UsageError if the
+        text that the target gives is not exactly one token.
         """
         if target.token is None:
             return LIKELIEST_TOKEN
@@ -257,10 +293,13 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         intervention: Intervention,
         target: Target,
     ) -> tuple[Floats, str]:
-        """Multiply weights with the gradients of a target's logit by them, where that is positive.
+        """Multiply each attention weight with the gradient of a prediction by that weight.
 
-        The products are (layer, head, query, key), and 0 where they are negative. torch computes
-        them. A note says what the gradients are of.
+        The prediction is the logit of the target's token, less the mean of all logits. Returns the
+        products, (layer, head, query, key), with 0 in place of negative ones, and a note that says
+        what the gradients are of.
+
+        ids, tokens: the ids and the tokens of the text. intervention: what is changed in the run.
         """
         from attnviz.lm.gradients import compute_gradients
 
@@ -281,7 +320,12 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         return weighted, note
 
     def operands(self, prompt: Prompt, request: Request) -> Operands:
-        """Return the vectors of one head for one query; see ``SupportsOperands.operands``."""
+        """Return the vectors that one head computes with for one query of a prompt.
+
+        They are the query, and all keys and values. The head and the query are the first that the
+        request names. Raises UsageError if they are not there, InputError for a text that does not
+        fit.
+        """
         layers, heads = resolve_blocks(request.layers, request.heads, self.heads_by_layer)[0]
         ids, tokens, _, _ = self.read_prompt(prompt, request.truncate)
         query = request.placed((tokens, tokens)).rows.start
@@ -299,14 +343,19 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         head: int,
         query: int,
     ) -> Operands:
-        """Return the vectors of one head for one query of a text.
+        """Return the vectors that one head of a layer computes with for one query of a text.
 
-        The queries, keys and values are computed anew, out of what the layer reads.
+        They are the query, and all keys and values. The queries, keys and values are computed once
+        more here, out of what the layer reads.
+
+        ids: the token ids of the text. query: the position of the query.
         """
         head_outputs: dict[int, Any] = {}
 
+        # called with the outputs of the heads of each layer, in order to change them
         def keep_outputs(number: int, outputs: Any, _: Any) -> Any:
-            return head_outputs.setdefault(number, outputs)
+            head_outputs[number] = outputs
+            return outputs
 
         placed_ids = self.place_array(np.array(ids))
         steps = evaluate_layers(self.parameters, placed_ids, self.config, change=keep_outputs)
@@ -340,10 +389,11 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         prompt: Prompt,
         truncate: bool,
     ) -> tuple[list[int], tuple[Token, ...], str, str | None]:
-        """Return the ids and tokens of a prompt, its text, and a note if it was cut.
+        """Return the ids, the tokens and the text of a prompt, and a note if it was cut.
 
-        All three include what the model writes after the text. Raises InputError for a text that
-        does not fit.
+        The ids, tokens and text include what the model writes after the text, if the prompt asks
+        for it. truncate: True to cut a text that is longer than the model can read. Raises
+        InputError for a longer text otherwise.
         """
         require_no_run()
         if prompt.ids is not None:
@@ -351,7 +401,13 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         encoding = self.tokenizer.encode(prompt.text)
         positions = self.config.positions
         length = len(encoding.ids)
-        note = require_length(length, positions, truncate, self.name, writes=prompt.generate)
+        note = require_length(
+            length,
+            positions,
+            truncate,
+            model=self.name,
+            writes=prompt.generate,
+        )
         if note:
             encoding.truncate(positions - prompt.generate)
         ids = list(encoding.ids)
@@ -359,7 +415,8 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         text = prompt.text
         for count in range(1, prompt.generate + 1):
             ids.append(self.predict_token(ids))
-            new_ids = ids[len(tokens) :]  # since the last whole sign
+            # a sign, such as an emoji, may take several tokens: wait until its bytes are complete
+            new_ids = ids[len(tokens) :]
             piece = self.tokenizer.decode(new_ids)
             if piece.endswith(BROKEN) and count < prompt.generate:
                 continue
@@ -369,12 +426,18 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         return ids, tokens, text, note
 
     def read_ids(self, ids: list[int]) -> tuple[list[int], tuple[Token, ...], str, None]:
-        """Return token ids with their tokens, the text that they spell, and no note.
+        """Return token ids, their tokens, the text that they spell, and None in place of a note.
 
         Raises InputError for more ids than the model reads.
         """
         positions = self.config.positions
-        require_length(len(ids), positions, False, self.name, what="the sequence of ids")
+        require_length(
+            len(ids),
+            positions,
+            truncate=False,
+            model=self.name,
+            what="the sequence of ids",
+        )
         tokens: list[Token] = []
         text = ""
         for number in ids:
@@ -396,9 +459,11 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         batch: Sequence[Intervention],
         count: int | None = None,
     ) -> list[LayerResult]:
-        """Run the first so many layers, or all, on ids (intervention, token).
+        """Run layers of the model on token ids, and return the result of each layer.
 
-        Layers after them are not computed. The interventions have the same change of heads.
+        ids: (intervention, token). batch: the interventions, which may cut different edges, and
+        replace the outputs of heads alike. count: the number of layers to run, beginning with the
+        first; None for all.
         """
         masks = self.make_masks(batch, ids.shape[1])
         placed_ids = self.place_array(ids)
@@ -406,12 +471,17 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         return list(islice(steps, count))
 
     def read_vocabulary(self) -> Vocabulary:
-        """Return what sequences of token ids are made of; see ``SupportsSequences``."""
+        """Return the token ids of which sequences for the model can be made up."""
         plain = tuple(range(BOS_ID + 1, self.config.vocabulary))
         return Vocabulary(plain, (BOS_ID,), (), self.config.positions)
 
     def losses(self, ids: Ids, change: OutputChange | None = None) -> Floats:
-        """Measure the loss of each next token, in nats; see ``SupportsLosses.losses``."""
+        """Measure how badly the model predicts each token of some sequences from those before it.
+
+        ids: the token ids, (sequences, n). Returns the cross-entropies in nats, (sequences, n - 1),
+        since the first token is not predicted. change: a function that replaces the outputs of
+        heads.
+        """
         measured: Floats
         require_no_run()
         if self.torch_device is None:
@@ -425,10 +495,13 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         return measured.astype(np.float32)
 
     def make_masks(self, batch: Sequence[Intervention], length: int) -> dict[int, Any]:
-        """Return a mask of each layer whose edges are cut, (intervention, head or 1, query, key).
+        """Return the masks of the layers in which interventions cut edges, by the layer's number.
 
-        It is False where an edge is cut. Raises UsageError for edges that are not there, or that
-        leave a query without a key.
+        A mask is (intervention, head or 1, query, key), and False where an edge is cut. It does not
+        hide the later keys, which the model does by itself. Layers without a cut have no mask.
+
+        length: the number of tokens of the text. Raises UsageError for edges that are not there, or
+        whose cuts leave a query without a key.
         """
         size = self.config.heads, length, length
         sizes: dict[tuple[Kind, int], tuple[int, int, int]] = {}
@@ -440,14 +513,16 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
             cut = mask_cut_edges(batch, "self", layer, size)
             if cut is None:
                 continue
-            require_keys(np.tri(length, dtype=bool), cut)
+            causal = np.tri(length, dtype=bool)
+            require_keys(causal, cut)
             masks[layer] = self.place_array(~cut)
         return masks
 
     def make_visible(self, intervention: Intervention, length: int) -> Visible:
-        """Return which keys queries see, (layer, head, query, key).
+        """Return a mask (layer, head, query, key), True where a query may attend to a key.
 
-        It is (1, 1, query, key) where no edges are cut.
+        It is (1, 1, query, key) if the intervention cuts no edges. length: the number of tokens of
+        the text.
         """
         causal = np.tri(length, dtype=bool)
         if not intervention.cuts:
@@ -466,16 +541,18 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         last_layer: int,
         method: Method,
     ) -> Floats:
-        """Return the weights (layer, head, query, key) of the layers up to the last one asked for.
+        """Return the attention weights, or scores, of the layers up to a last one.
 
-        For the method of scores they are the scores, 0 where masked.
+        They are (layer, head, query, key), of the first text of the run. method: "scores" gives the
+        scores before the softmax, with 0 where masked; any other method gives the weights.
+        run_layers: a function that runs so many layers and returns their results.
         """
 
         def compute_layer_weights() -> list[Any]:
-            return [block.attended.weights[0] for block in run_layers(last_layer + 1)]
+            return [layer.attended.weights[0] for layer in run_layers(last_layer + 1)]
 
         def compute_layer_scores() -> list[Any]:
-            return [block.attended.scores[0] for block in run_layers(last_layer + 1)]
+            return [layer.attended.scores[0] for layer in run_layers(last_layer + 1)]
 
         if method != SCORES:
             return self.stack_arrays(compute_layer_weights)
@@ -488,21 +565,32 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         ids: Ids,
         last_layer: int,
     ) -> Floats:
-        """Return what heads move of each token, (layer, head, key, dim), up to the last layer."""
+        """Return the vector that each head would add for each token if its whole weight lay there.
+
+        The vectors are (layer, head, key, dim), of the layers up to a last one and of the first
+        text.
+
+        run_layers: a function that runs so many layers and returns their results. ids: the token
+        ids that it runs on, (intervention, token).
+        """
 
         def compute_layer_vectors() -> list[Any]:
             embeddings = self.parameters["embedding"][self.place_array(ids[0])]
             layer_inputs = [embeddings]
-            layer_inputs += [block.hidden[0] for block in run_layers(last_layer)]
+            layer_inputs += [layer.hidden[0] for layer in run_layers(last_layer)]
             return [
-                compute_head_vectors(self.parameters, hidden, layer, self.config.heads)
-                for layer, hidden in enumerate(layer_inputs)
+                compute_head_vectors(self.parameters, hidden, number, self.config.heads)
+                for number, hidden in enumerate(layer_inputs)
             ]
 
         return self.stack_arrays(compute_layer_vectors)
 
     def stack_arrays(self, compute: Callable[[], list[Any]]) -> Floats:
-        """Compute an array of each layer, and return them as one array of NumPy."""
+        """Call a function that computes arrays, and stack these as one NumPy array of float32.
+
+        torch computes them without gradients. compute: a function that returns arrays or tensors of
+        one shape, such as one for each layer.
+        """
         if self.torch_device is None:
             return np.stack(compute(), dtype=np.float32)
         import torch
@@ -526,21 +614,26 @@ def make_norm_map(
     vectors: Floats,
     request: Request,
 ) -> AttentionMap:
-    """Make the map of the norms that heads move, each alone, or summed over them.
+    """Make the map of norm-weighted attention: of the lengths of the vectors that heads move.
 
-    weights: (layer, head, query, key). vectors: what heads move of each token, (layer, head, key,
-    dim).
+    For a query and a key, a head moves the vector of the key times the weight. The map has the
+    length of this vector for each head or, if the request asks for it, the length of the sum of the
+    vectors of all heads.
+
+    layers, heads: the numbers of the layers and heads in the arrays. tokens: the queries, which are
+    also the keys. weights: (layer, head, query, key). visible: True where a query may attend; it
+    broadcasts to the weights. vectors: what heads move of each key, (layer, head, key, dim).
     """
     if not request.summed:
         norms = weights * measure_lengths(vectors)[:, :, None]
-        return make_whole_map(layers, heads, tokens, norms, visible, request)
+        return make_whole_map(layers, heads, tokens, norms, visible=visible, request=request)
     layer_norms = []
     for layer_weights, layer_vectors in zip(weights, vectors, strict=True):
         layer_norm = measure_sums(layer_weights, multiply_vectors(layer_vectors))
         layer_norms.append(layer_norm)
     norms = np.stack(layer_norms)[:, None].astype(np.float32)
     seen_by_any = np.asarray(visible.any(1, keepdims=True))
-    return make_whole_map(layers, ("sum",), tokens, norms, seen_by_any, request)
+    return make_whole_map(layers, ("sum",), tokens, norms, visible=seen_by_any, request=request)
 
 
 def convert_to_doubles(array: Any) -> Any:
@@ -551,7 +644,7 @@ def convert_to_doubles(array: Any) -> Any:
 
 
 def runs_in_numpy(placement: Placement) -> bool:
-    """Return True if a placement is computed in NumPy.
+    """Return True if a model runs in NumPy on some device and in some type, rather than in torch.
 
     NumPy has no bfloat16, and nothing is gained in its float16.
     """
@@ -560,7 +653,10 @@ def runs_in_numpy(placement: Placement) -> bool:
 
 
 def list_encoding_tokens(encoding: Encoding, text: str) -> tuple[Token, ...]:
-    """Return the tokens of an encoding: slices of the text, and special tokens by name."""
+    """Return the tokens of a text as the tokenizer encoded it, special tokens included.
+
+    Each token has its name, its id, and the span of the text that it stands for.
+    """
     columns = (
         encoding.tokens,
         encoding.ids,

@@ -17,9 +17,10 @@ GIGABYTE = 1e9
 
 
 def require_no_run() -> None:
-    """Raise UsageError within the run of a captured model.
+    """Raise UsageError if this thread runs a model that is being captured.
 
-    Each of two captures would see the calls of the other.
+    Such a call comes from the code of the model or from a hook. Each of the two captures would
+    observe the calls of the other.
     """
     name = RUNS.get(get_ident())
     if name is not None:
@@ -30,9 +31,10 @@ def require_no_run() -> None:
 
 
 def find_torch_device(name: str) -> str:
-    """Return the torch device of a name, which must be there; auto takes cuda, then mps, then cpu.
+    """Return the name of the torch device to compute on.
 
-    Raises UsageError for a device that is not there.
+    name: auto, cpu, cuda, cuda:N or mps. For auto the first CUDA device is taken, else mps, else
+    the CPU; any other name is returned as it is. Raises UsageError for a device that is not there.
     """
     import torch
 
@@ -59,11 +61,13 @@ def require_length(
     what: str = "the text",
     writes: int = 0,
 ) -> str | None:
-    """Return None if a text fits into a model, and a note if it is to be cut.
+    """Check the length of a text; return a note if the text must be cut, else None.
 
-    length: of the text, in tokens. positions: the number of tokens that the model reads at most;
-    None for any. writes: the number of tokens that the model is to write after the text. what: the
-    name of the text. Raises InputError if it is too long and must not be cut.
+    length: the number of tokens of the text. positions: the largest number of tokens that the model
+    reads; None if nothing limits it. truncate: True if a longer text may be cut. model: the name of
+    the model. what: the name of the text, for messages. writes: the number of tokens that the model
+    is to write after the text, for which there must be room. Raises InputError if the text is too
+    long and must not be cut.
     """
     if positions is None or length + writes <= positions:
         return None
@@ -79,9 +83,9 @@ def require_length(
 
 
 def require_memory(heads: Mapping[tuple[int, int], int]) -> None:
-    """Raise InputError if the weights of heads take more memory than is free.
+    """Raise InputError if the attention weights of heads take more memory than is free.
 
-    heads: the number of heads, by the size (queries, keys) of their maps.
+    heads: the numbers of heads, by the size of their maps: the numbers of queries and of keys.
     """
     free: int = psutil.virtual_memory().available
     needed = 0
@@ -89,7 +93,7 @@ def require_memory(heads: Mapping[tuple[int, int], int]) -> None:
         needed += WEIGHT_BYTES * queries * keys * count
     if needed <= free:
         return
-    n, m = max(heads, key=lambda size: size[0] * size[1])
+    n, m = max(heads, key=lambda size: size[0] * size[1])  # of the largest maps
     fitting = free // (WEIGHT_BYTES * n * m)
     raise InputError(
         f"the weights of {sum(heads.values())} heads over {n:,} x {m:,} tokens "
@@ -100,18 +104,23 @@ def require_memory(heads: Mapping[tuple[int, int], int]) -> None:
     )
 
 
-def require_none(what: Mapping[str, object], why: str) -> None:
+def require_none(options: Mapping[str, object], reason: str) -> None:
     """Raise UsageError if any of some options is given, and say why it cannot be used.
 
-    what: the values of the options, by name.
+    options: their values, by their names on the command line. A value that is false counts as none.
+    reason: what the error says.
     """
-    for name, value in what.items():
+    for name, value in options.items():
         if value:
-            raise UsageError(f"{name}: {why}")
+            raise UsageError(f"{name}: {reason}")
 
 
 def require_edge(cut: Edge, heads: int, queries: int, keys: int) -> None:
-    """Raise UsageError unless an edge that is to be cut is in a layer of so many heads."""
+    """Raise UsageError unless a layer has the edge that is to be cut.
+
+    An edge is a cell of an attention matrix; a head, query or key of it that is None stands for
+    all. heads, queries, keys: how many of each the layer has.
+    """
     has_head = 0 <= (cut.head or 0) < heads
     if not has_head:
         where = f"layer {cut.layer}" if cut.head is None else f"head L{cut.layer}H{cut.head}"

@@ -35,9 +35,17 @@ def gather_folders(
     companions: Companions,
     locate: Locate,
 ) -> Folders:
-    """Find the folders of a model by its name.
+    """Find the folders of a model, of its tokenizer and of its adapter, by the names of these.
 
-    The folder of an adapter stands for its base model with the adapter. Raises ModelError.
+    An adapter is a set of changes to the weights of a base model, in a folder of its own. The base
+    that the adapter names is found if the model's folder holds an adapter and no whole model, and
+    if an adapter is named while the model is left at its default.
+
+    name, revision: the name and the revision of the model. companions: the names of another
+    tokenizer and of an adapter, if any. locate: a function that returns the local folder of a name
+    and a revision. In the result, the tokenizer is None if it is to be read beside the model's
+    weights, and the adapter is None if there is none. Raises ModelError if a folder cannot be
+    found, or is no adapter where one is needed, and if there would be two adapters.
     """
     adapter = None
     if companions.adapter is not None:
@@ -84,7 +92,7 @@ def holds_tokenizer(folder: Path) -> bool:
 
 
 def require_adapter(folder: Path) -> None:
-    """Raise ModelError unless a folder holds a PEFT adapter, and what applies it is installed."""
+    """Raise ModelError unless a folder holds a PEFT adapter and the package peft is installed."""
     if not folder.is_dir():
         raise ModelError(f"there is no adapter folder {folder}")
     if not holds_adapter(folder):
@@ -96,7 +104,10 @@ def require_adapter(folder: Path) -> None:
 
 
 def read_json_config(path: Path) -> Any:
-    """Read a small file of JSON. Raises ModelError."""
+    """Read a JSON file of the size of a config, and return the value in it.
+
+    Raises ModelError for a file that is not there, is larger than a config, or is not JSON.
+    """
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
             raise ModelError(f"{path} is no file of the size of a config")
@@ -108,40 +119,50 @@ def read_json_config(path: Path) -> Any:
 
 
 def find_transformer_folder(folder: Path) -> Path:
-    """Find the folder in which a folder keeps its transformer: itself, or one inside.
+    """Find the folder of the transformer of a model: the model's own folder, or one inside it.
 
-    The library sentence-transformers lists the parts of a model, each in a folder inside. Raises
-    ModelError for a list that cannot be read, or that names a folder elsewhere.
+    The library sentence-transformers lists the parts of a model in modules.json, and keeps each
+    part in a folder inside the model's. Without such a list the model's own folder is returned.
+    Raises ModelError for a list that cannot be read, or that names a folder outside of the model's.
     """
-    path = folder / "modules.json"
-    if not path.exists():
+    list_path = folder / "modules.json"
+    if not list_path.exists():
         return folder
-    modules = read_json_config(path)
+    modules = read_json_config(list_path)
     if not isinstance(modules, list):
         return folder
     for module in modules:
         entry = module if isinstance(module, dict) else {}
         kind = entry.get("type")
-        inside = entry.get("path")
+        subfolder = entry.get("path")
         is_transformer = isinstance(kind, str) and kind.endswith(TRANSFORMER)
-        if is_transformer and isinstance(inside, str) and inside:
-            return require_inside(folder, inside)
+        if is_transformer and isinstance(subfolder, str) and subfolder:
+            return require_inside(folder, subfolder)
     return folder
 
 
-def require_inside(folder: Path, inside: str) -> Path:
-    """Return a folder inside another by its path there. Raises ModelError if it is not inside."""
+def require_inside(folder: Path, subfolder: str) -> Path:
+    """Return the folder inside a model's folder that its modules.json names.
+
+    folder: the folder of the model. subfolder: a path relative to it, which an untrusted file
+    names. Raises ModelError if this leads out of the model's folder, or if there is no such folder.
+    """
     list_path = folder / "modules.json"
-    target = folder / inside
+    target = folder / subfolder
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise ModelError(f"{list_path} names the folder {inside!r}, which is outside of {folder}")
+        raise ModelError(
+            f"{list_path} names the folder {subfolder!r}, which is outside of {folder}",
+        )
     if not target.is_dir():
-        raise ModelError(f"{list_path} names the folder {inside!r}, which is not there")
+        raise ModelError(f"{list_path} names the folder {subfolder!r}, which is not there")
     return target
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Read the config of an adapter. Raises ModelError if it cannot be read."""
+    """Read the config of the adapter in a folder, as the entries of its JSON by name.
+
+    Raises ModelError if it cannot be read.
+    """
     path = folder / ADAPTER_CONFIG
     config = read_json_config(path)
     if not isinstance(config, dict):
@@ -150,7 +171,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def locate_base(adapter: Path, locate: Locate) -> Path:
-    """Find the folder of the model that an adapter says it was made for. Raises ModelError."""
+    """Find the folder of the model that the config of an adapter names as its base.
+
+    adapter: the adapter's folder. locate: a function that returns the local folder of a name and a
+    revision. Raises ModelError if the config names no base, if the base cannot be found, and if it
+    is an adapter too.
+    """
     config = read_adapter_config(adapter)
     base = config.get("base_model_name_or_path")
     revision = config.get("revision")

@@ -23,16 +23,17 @@ NUMBER_KINDS = "biuf"
 
 
 class Arguments(NamedTuple):
-    """The arguments that a module is called with."""
+    """The arguments that a torch module is called with."""
 
     positional: tuple[Any, ...]
     named: dict[str, Any]
 
     @classmethod
     def from_inputs(cls, inputs: Any) -> "Arguments":
-        """Read a mapping as named arguments, a sequence as positional ones.
+        """Make the arguments of a module out of what a user gives as its inputs.
 
-        Anything else is one argument.
+        A mapping gives named arguments, and a sequence positional ones. Anything else is one
+        positional argument.
         """
         if isinstance(inputs, Mapping):
             named = {str(name): value for name, value in inputs.items()}
@@ -47,41 +48,46 @@ class Arguments(NamedTuple):
         return (*self.positional, *self.named.values())
 
     def convert(self, dtype: torch.dtype) -> "Arguments":
-        """Make tensors of the arrays and of the lists of numbers. Raises InputError."""
+        """Make tensors of the arguments that are arrays or lists of numbers, and keep the others.
+
+        dtype: the type for numbers with a fraction. Raises InputError for lists that make no
+        tensor.
+        """
         positional = tuple(convert_array(value, dtype) for value in self.positional)
         named = {name: convert_array(value, dtype) for name, value in self.named.items()}
         return Arguments(positional, named)
 
     def copy(self) -> "Arguments":
-        """Copy all that a run could change in place.
+        """Copy the arguments with all that a run of the module could change in place.
 
-        An object that is in two arguments is one object again in the copy.
+        An object that is in two arguments is one object in the copy too.
         """
         positional, named = copy_changeable((self.positional, self.named))
         return Arguments(positional, named)
 
 
 def list_readings(inputs: Any, dtype: torch.dtype) -> Iterator[Arguments]:
-    """Yield the arguments that inputs can mean to a module, the likeliest first.
+    """Yield the arguments of a module that a user's inputs can mean, the likeliest first.
 
-    They are the inputs as they are, then with tensors made of arrays. dtype: of numbers with a
-    fraction. Raises InputError for lists of lists that can mean one array as well as several
-    arguments.
+    These are the inputs as they are; a list of one list of numbers as one tensor; and the inputs
+    with tensors in place of arrays and lists of numbers. dtype: the type for numbers with a
+    fraction. Raises InputError for a list of several lists of numbers, which can mean one array as
+    well as several arguments.
     """
     arguments = Arguments.from_inputs(inputs)
     is_list = isinstance(inputs, list) and bool(inputs)
-    is_table = is_list and all(is_list_of_numbers(row) for row in inputs)
-    if is_table and len(inputs) > 1:
+    is_list_of_lists = is_list and all(is_list_of_numbers(row) for row in inputs)
+    if is_list_of_lists and len(inputs) > 1:
         raise InputError(AMBIGUOUS)
     yield arguments
-    if is_table:  # one row: a batch of one
+    if is_list_of_lists:  # one row: a batch of one
         yield Arguments((make_tensor(inputs, dtype),), {})
     if any(is_array(value) or is_list_of_numbers(value) for value in arguments.values):
         yield arguments.convert(dtype)
 
 
 def find_float_type(net: nn.Module) -> torch.dtype:
-    """Find the type of a module's first floating-point parameter; torch's default without one."""
+    """Return the type of a module's first floating-point parameter, or torch's default type."""
     for tensor in (*net.parameters(), *net.buffers()):
         if tensor.is_floating_point():
             return tensor.dtype
@@ -89,17 +95,17 @@ def find_float_type(net: nn.Module) -> torch.dtype:
 
 
 def is_array(value: Any) -> bool:
-    """Return True for an array of NumPy, or one that becomes an array of NumPy.
+    """Return True for a NumPy array, or an object of another library that NumPy makes one of.
 
-    A tensor of torch is none.
+    The result is False for a torch tensor, and for a single number.
     """
     return hasattr(value, "__array__") and not isinstance(value, (Tensor, np.generic, type))
 
 
 def is_list_of_numbers(value: Any) -> bool:
-    """Return True for a list, nested or not, whose first innermost value is a number.
+    """Return True for a list or tuple, nested or not, whose first innermost value is a number.
 
-    An array or a tensor counts as a number.
+    An array or a tensor in such a list counts as a number.
     """
     depth = 0
     while isinstance(value, (list, tuple)) and value:
@@ -111,9 +117,10 @@ def is_list_of_numbers(value: Any) -> bool:
 
 
 def convert_array(value: Any, dtype: torch.dtype) -> Any:
-    """Make a tensor of an array or of a list of numbers; leave anything else as it is.
+    """Return a tensor of an array or of a list of numbers, and any other value as it is.
 
-    Raises InputError for lists that make no tensor.
+    A list of tensors stays a list. dtype: the type for numbers with a fraction. Raises InputError
+    for lists that make no tensor.
     """
     if is_array(value):
         return make_tensor(value, dtype)
@@ -124,9 +131,11 @@ def convert_array(value: Any, dtype: torch.dtype) -> Any:
 
 
 def make_tensor(value: Any, dtype: torch.dtype) -> Tensor:
-    """Make a tensor of an array or of nested lists: whole numbers as int64, others in a type.
+    """Make a tensor of an array or of nested lists of numbers.
 
-    Raises InputError for rows of different lengths, and for values that are no numbers.
+    Whole numbers become int64, and booleans stay booleans. A list of tensors becomes one tensor,
+    with their types. dtype: the type for numbers with a fraction. Raises InputError for rows of
+    different lengths, and for values that are no numbers.
     """
     is_filled_list = isinstance(value, (list, tuple)) and value
     try:
@@ -149,9 +158,9 @@ def make_tensor(value: Any, dtype: torch.dtype) -> Tensor:
 
 
 def require_arguments(net: nn.Module, arguments: Arguments) -> None:
-    """Raise InputError, naming what is wrong, unless a module takes some arguments.
+    """Raise InputError if a module cannot be called with so many arguments, or such names.
 
-    Their names and their number are checked, not their values.
+    The values of the arguments are not checked. A module whose signature cannot be read passes.
     """
     known = read_signature(net)
     if known is None:
@@ -170,11 +179,12 @@ def require_names(
     names: Sequence[str],
     also: frozenset[str],
 ) -> None:
-    """Raise InputError for names of inputs that a model does not know.
+    """Raise InputError if inputs have names that the forward of a module does not list.
 
-    A model that takes any name would leave these inputs out silently.
+    A forward that takes any name is no exception, since it would silently ignore such an input.
 
-    also: names that may be given nevertheless.
+    names: the names of the inputs. also: names that are allowed though the forward does not list
+    them.
     """
     known = read_signature(net)
     if known is None:
@@ -188,9 +198,10 @@ def require_names(
 
 
 def find_earlier_names(function: Any) -> frozenset[str]:
-    """Find the earlier names of a function's inputs, which its signature lacks.
+    """Find names that a function's inputs had in earlier versions of its library.
 
-    Decorators that still take such a name hold it as a text.
+    The signature of the function lacks them. A decorator that still takes such a name holds it as a
+    string in its closure, so all strings in the closures of the function's decorators are returned.
     """
     names: set[str] = set()
     while hasattr(function, "__wrapped__"):
@@ -211,7 +222,7 @@ def read_signature(net: nn.Module) -> Signature | None:
 
 
 def describe_inputs(known: Signature) -> str:
-    """Say which inputs a signature names."""
+    """Say which inputs a signature names, as the end of an error message."""
     variable = Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL
     names = [name for name, parameter in known.parameters.items() if parameter.kind not in variable]
     if not names:
@@ -222,9 +233,10 @@ def describe_inputs(known: Signature) -> str:
 
 
 def copy_changeable(value: Any) -> Any:
-    """Copy tensors, containers and objects, so that a run cannot change the caller's.
+    """Copy a value with all tensors, containers and objects in it, so that a run cannot change it.
 
-    Copies hold no graph. Modules, and objects that refuse to be copied, stay as they are.
+    The copies of tensors have no gradient graph. Modules, and objects that refuse to be copied, are
+    not copied.
     """
     copies: dict[int, Any] = {}
     for item in walk_values(value, set()):
@@ -233,9 +245,12 @@ def copy_changeable(value: Any) -> Any:
 
 
 def copy_with(value: Any, copies: dict[int, Any]) -> Any:
-    """Copy a value of which the tensors have been copied.
+    """Copy a value, with the copies that were made already in place of what is in it.
 
-    copies: the copies, by the identity of the original. Those that are made are added.
+    Objects that refuse to be copied are returned as they are.
+
+    copies: the copy of each object that was copied, by the ``id`` of the original. The copies that
+    are made here are added to it.
     """
     if id(value) in copies:
         return copies[id(value)]
@@ -253,9 +268,11 @@ def copy_with(value: Any, copies: dict[int, Any]) -> Any:
 
 
 def walk_values(value: Any, seen: set[int]) -> Iterator[Tensor | nn.Module]:
-    """Yield the tensors and modules in containers and objects, each once.
+    """Yield the tensors and modules that are in a value, in its containers or its objects.
 
-    seen: the identities of all values that were visited.
+    Each is yielded once. A value that is a tensor or a module yields itself.
+
+    seen: the ``id`` of each value that was visited. Those that are visited here are added to it.
     """
     if id(value) in seen or isinstance(value, (str, bytes, type, ModuleType, FunctionType)):
         return

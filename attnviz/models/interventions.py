@@ -11,36 +11,43 @@ from attnviz.models.checks import require_edge
 from attnviz.record import Kind, Visible
 from attnviz.request import Edge, Intervention
 
-ABREAST = 16  # texts that are run at once, at most
+ABREAST = 16  # interventions on a text that are run at once, at most
 NO_KEY = "cutting these edges leaves query {} without a key: cut fewer, or other queries"
 
 
 def batch_interventions(
     interventions: Sequence[Intervention],
-    most: int = ABREAST,
+    largest: int = ABREAST,
 ) -> Iterator[Sequence[Intervention]]:
-    """Yield batches of interventions that can be run at once, in their order.
+    """Split interventions into batches that a model can run at once, and keep their order.
 
-    They are neighbours with the same change of heads. most: how many a batch has at most.
+    An intervention is a change of one run of a model. Several of them can run as one batch if they
+    replace the outputs of heads alike. Therefore a new batch begins wherever this change differs
+    from that of the intervention before.
+
+    largest: the number of interventions that a batch has at most.
     """
     for _, run in groupby(interventions, key=identify_change):
         members = list(run)
-        for first in range(0, len(members), most):
-            yield members[first : first + most]
+        for first in range(0, len(members), largest):
+            yield members[first : first + largest]
 
 
 def identify_change(intervention: Intervention) -> tuple[int, Kind | None]:
-    """Return a key that is the same for interventions with the same change of heads."""
+    """Return a key that is equal for interventions that replace the outputs of heads alike."""
     return id(intervention.change), intervention.kind
 
 
 def change_ids(ids: Sequence[int], batch: Sequence[Intervention]) -> Ids:
-    """Return the ids that are read under each intervention, (intervention, token)."""
-    changed = np.tile(np.array(ids), (len(batch), 1))
-    for row, intervention in zip(changed, batch, strict=True):
-        for position, number in intervention.tokens:
-            row[position] = number
-    return changed
+    """Return the token ids that a model reads under each intervention, (intervention, token).
+
+    ids: the token ids of the text. The tokens that an intervention names are replaced in its row.
+    """
+    changed_ids = np.tile(np.array(ids), (len(batch), 1))
+    for row, intervention in zip(changed_ids, batch, strict=True):
+        for position, new_id in intervention.tokens:
+            row[position] = new_id
+    return changed_ids
 
 
 def mask_cut_edges(
@@ -49,10 +56,14 @@ def mask_cut_edges(
     layer: int,
     size: tuple[int, int, int],
 ) -> Visible | None:
-    """Return a mask of the edges of a layer that interventions cut, True where an edge is cut.
+    """Return a mask of the edges that interventions cut in one layer, True where an edge is cut.
 
-    It is (intervention, head or 1, query, key), with one matrix for all heads where all lose the
-    same edges; None if no edge is cut. size: the heads, queries and keys of the layer.
+    An edge is a cell of an attention matrix, that is, a query and a key. The axes of the mask are
+    (intervention, head, query, key), and that of heads is 1 long if all heads lose the same edges.
+    The result is None if no intervention cuts an edge of the layer.
+
+    kind: the kind of attention of the layer, such as "self" or "cross". layer: its number among
+    those of its kind. size: the numbers of its heads, queries and keys.
     """
     cuts = [
         [edge for edge in intervention.cuts if is_in_layer(edge, kind, layer)]
@@ -60,36 +71,39 @@ def mask_cut_edges(
     ]
     if not any(cuts):
         return None
-    heads, queries, keys = size
+    heads, query_count, key_count = size
     if all(edge.head is None for edges in cuts for edge in edges):
         heads = 1
-    masks = np.zeros((len(batch), heads, queries, keys), dtype=bool)
+    masks = np.zeros((len(batch), heads, query_count, key_count), dtype=bool)
     for mask, edges in zip(masks, cuts, strict=True):
         for edge in edges:
             mask[:] |= mask_edge(edge, mask.shape, across=kind == "cross")
     return masks
 
 
-def mask_edge(edge: Edge, size: tuple[int, ...], *, across: bool) -> Visible:
+def mask_edge(edge: Edge, shape: tuple[int, ...], *, across: bool) -> Visible:
     """Return a mask (head, query, key) that is True at the edges that one ``Edge`` names.
 
-    across: True if queries and keys are of two texts. Else an edge that names all keys of a query,
-    or all queries of a key, spares the edge of a token to itself.
+    A head, a query or a key that is None in it stands for all of them. Within one text, the edge of
+    a token to itself is spared then: it is False if the query or the key is None.
+
+    shape: the lengths of the axes of the mask. across: True if queries and keys are the tokens of
+    two texts, so that no token has an edge to itself.
     """
-    mask = np.zeros(size, dtype=bool)
+    mask = np.zeros(shape, dtype=bool)
     head, query, key = (
         slice(None) if index is None else index for index in (edge.head, edge.query, edge.key)
     )
     mask[head, query, key] = True
     names_several = edge.query is None or edge.key is None
     if names_several and not across:
-        _, queries, keys = size
-        mask &= np.arange(queries)[:, None] != np.arange(keys)
+        _, query_count, key_count = shape
+        mask &= np.arange(query_count)[:, None] != np.arange(key_count)
     return mask
 
 
 def is_in_layer(edge: Edge, kind: Kind, layer: int) -> bool:
-    """Return True if an edge is of a kind of map, and of a layer of it."""
+    """Return True if an edge is in a layer of a kind of attention; None in it stands for all."""
     return edge.kind in (None, kind) and edge.layer in (None, layer)
 
 
@@ -97,23 +111,26 @@ def require_edges(
     batch: Sequence[Intervention],
     sizes: Mapping[tuple[Kind, int], tuple[int, int, int]],
 ) -> None:
-    """Raise UsageError unless each edge that is cut is in one of the layers, at least.
+    """Raise UsageError if an edge that interventions cut is in none of the layers of a model.
 
-    sizes: the heads, queries and keys of each layer, by kind and layer.
+    sizes: the numbers of heads, queries and keys of each layer, by the kind of its attention and
+    its number.
     """
     cuts = dict.fromkeys(cut for intervention in batch for cut in intervention.cuts)
     for cut in cuts:
         sizes_of_cut = [
             size for (kind, layer), size in sizes.items() if is_in_layer(cut, kind, layer)
         ]
+        # an edge of all layers need only be in the largest
         heads, queries, keys = max(sizes_of_cut, default=(0, 0, 0))
         require_edge(cut, heads, queries, keys)
 
 
 def require_keys(visible: Visible, cut: Visible) -> None:
-    """Raise UsageError if edges that are cut leave a query without a key.
+    """Raise UsageError if a query sees some keys before edges are cut, and none after.
 
-    visible, cut: (..., query, key).
+    visible: True where a query may attend to a key. cut: True where an edge is cut. Both are
+    (..., query, key), and broadcast to each other.
     """
     loses_a_key = (visible & cut).any(-1)
     keeps_a_key = (visible & ~cut).any(-1)

@@ -42,13 +42,16 @@ def number_layers(
     kinds: Sequence[Kind],
     parts: Sequence[str] = (),
 ) -> tuple[AttentionSite, ...]:
-    """Give each call its layer, and return the calls as sites.
+    """Give each call of attention in a run its layer, and return the calls as sites.
 
-    Layers have the numbers that the modules tell, if these tell all layers of a kind apart. Else
-    the calls of a kind are counted, part by part. A call that repeats the one before it belongs to
-    the same layer.
+    A site is a call with its layer and its kind. Layers of one kind keep the numbers that the
+    modules of the model give, if these differ for all calls of that kind. Otherwise the calls of a
+    kind are counted from 0, those of one part of the model after those of another. A call that
+    repeats the one before it belongs to the layer of that one.
 
-    kinds: of each call. parts: the part of the model that each call belongs to; empty for one part.
+    calls: in the order of the run. kinds: for each call, which tokens attend to which, such as
+    "self" or "cross". parts: the name of the part of the model, such as an image encoder, that each
+    call belongs to; empty if the model has one part only.
     """
     parts = parts or [""] * len(calls)
     layers: dict[int, int] = {}
@@ -58,7 +61,7 @@ def number_layers(
             for number, call in enumerate(calls)
             if kinds[number] == kind and not call.repeated
         ]
-        layers.update(number_kind(calls, numbers, parts))
+        layers.update(number_calls_of_kind(calls, numbers, parts))
     sites: list[AttentionSite] = []
     for number, call in enumerate(calls):
         if call.repeated:
@@ -68,41 +71,48 @@ def number_layers(
             layers[number],
             call.heads,
             (call.queries, call.keys),
-            parts[number],
-            call.repeated,
+            part=parts[number],
+            repeated=call.repeated,
         )
         sites.append(site)
     return tuple(sites)
 
 
-def number_kind(
+def number_calls_of_kind(
     calls: Sequence[SurveyedCall],
     numbers: Sequence[int],
     parts: Sequence[str],
 ) -> dict[int, int]:
-    """Return the layers of the calls of one kind, by the numbers of the calls.
+    """Return the layers of some calls of attention, by the indices of the calls.
 
-    numbers: of the calls of that kind. parts: the part of the model that each call belongs to.
+    The layers that the calling modules name are taken if each call has one and all differ.
+    Otherwise the calls are counted from 0, those of one part of the model after those of another.
+
+    calls: all calls of a run. numbers: the indices in ``calls`` of those that are of one kind, such
+    as cross-attention. parts: the name of the part of the model that each call of the run belongs
+    to.
     """
     parts_in_order = list(dict.fromkeys(parts[number] for number in numbers))
 
-    def find_part(number: int) -> int:
+    def rank_part(number: int) -> int:
         return parts_in_order.index(parts[number])
 
-    ordered = sorted(numbers, key=find_part)
-    names = [calls[number].layer for number in ordered]
-    are_named = None not in names and len(set(names)) == len(names)
+    ordered = sorted(numbers, key=rank_part)
+    known_layers = [calls[number].layer for number in ordered]
+    all_differ = None not in known_layers and len(set(known_layers)) == len(known_layers)
     layers: dict[int, int] = {}
     for count, number in enumerate(ordered):
-        name = calls[number].layer
-        layers[number] = name if are_named and name is not None else count
+        layer = calls[number].layer
+        layers[number] = layer if all_differ and layer is not None else count
     return layers
 
 
 def describe_parts(sites: Sequence[AttentionSite]) -> str | None:
-    """Return a note that names the part of the model behind each run of layers.
+    """Return a note that says which layers belong to which part of a model.
 
-    None if no kind of attention has several parts.
+    sites: the calls of attention of a run, each with the part of the model that it belongs to, such
+    as an image encoder. The note is like "layers: 0-11 vision, 12-23 text". It is None if no kind
+    of attention has layers in several parts.
     """
     runs: list[str] = []
     for kind in dict.fromkeys(site.kind for site in sites):
@@ -121,7 +131,11 @@ def describe_parts(sites: Sequence[AttentionSite]) -> str | None:
 
 
 def describe_sizes(sites: Sequence[AttentionSite], token_count: int) -> str:
-    """Return a note that names the layers whose queries or keys are not the tokens of the text."""
+    """Return a note that lists the layers whose queries or keys are not the tokens of the text.
+
+    sites: the calls of attention, each with the numbers of its queries and keys. token_count: the
+    number of tokens of the text.
+    """
     whole_size = token_count, token_count
     others: list[str] = []
     for site in sites:
@@ -135,9 +149,11 @@ def describe_sizes(sites: Sequence[AttentionSite], token_count: int) -> str:
 
 
 def choose_maps(sites: Sequence[AttentionSite], request: Request) -> tuple[MapChoice, ...]:
-    """Return the maps that a request names, each of layers of one part and one size.
+    """Choose the attention maps to make for a request, out of the calls of attention of a model.
 
-    Raises UsageError if a kind, layer or head is not there.
+    A map holds layers of one kind, such as cross-attention, that belong to one part of the model
+    and have the same numbers of queries and keys. A run of layers that differ in these becomes
+    several maps. Raises UsageError if the request names a kind, layer or head that is not there.
     """
     choices: list[MapChoice] = []
     kinds_of_model = tuple(dict.fromkeys(site.kind for site in sites))
@@ -153,7 +169,10 @@ def choose_maps(sites: Sequence[AttentionSite], request: Request) -> tuple[MapCh
 
 
 def number_sites(sites: Sequence[AttentionSite]) -> dict[tuple[Kind, int], int]:
-    """Return the number of each layer's call, by kind and layer."""
+    """Return the index of each layer's call of attention in a run, by the layer's kind and number.
+
+    Calls that repeat a layer are left out.
+    """
     return {
         (site.kind, site.layer): number for number, site in enumerate(sites) if not site.repeated
     }
@@ -163,7 +182,10 @@ def group_heads_by_call(
     choices: Sequence[MapChoice],
     sites: Sequence[AttentionSite],
 ) -> dict[int, tuple[int, ...]]:
-    """Return the heads to look at for some maps, by the number of the call."""
+    """Return the heads to look at in a run of a model, by the index of the call of attention.
+
+    choices: the maps that are to be made of them. sites: all calls of the run, in order.
+    """
     numbers = number_sites(sites)
     heads: dict[int, tuple[int, ...]] = {}
     for choice in choices:
@@ -179,12 +201,15 @@ def make_edits(
     *,
     pooled: bool = False,
 ) -> RunEdits:
-    """Return what a batch of interventions changes in the calls of a run.
+    """Return the changes that interventions make to the calls of attention in one run of a model.
 
-    The interventions of a batch are run at once and have one change of heads. pooled: True if
-    layers read a shortened text. Raises UsageError if an edge is not there, and ModelError if edges
-    are to be cut where layers read a shortened text. While the model runs, edges that leave a query
-    without a key raise UsageError too.
+    batch: interventions that are run at once, each on its own copy of the text. They may cut
+    different edges, and replace the outputs of heads alike. sites: the calls of the run, in order.
+    find_sides: a function that returns the tokens of the queries and of the keys of a kind of
+    attention. pooled: True if some layers read a shortened text.
+
+    Raises UsageError if an edge is not there, and ModelError if edges are to be cut and the text is
+    shortened. While the model runs, edges that leave a query without a key raise UsageError too.
     """
     sizes: dict[tuple[Kind, int], tuple[int, int, int]] = {}
     for site in sites:
@@ -194,19 +219,20 @@ def make_edits(
     cuts: dict[int, Tensor] = {}
     recent: list[Visible] = []
     for number, site in enumerate(sites):
-        cut = mask_cut_edges(batch, site.kind, site.layer, sizes[site.kind, site.layer])
+        size = sizes[site.kind, site.layer]
+        cut = mask_cut_edges(batch, site.kind, site.layer, size)
         if cut is None:
             continue
         if pooled:
             raise ModelError(
                 "edges of this model cannot be cut: some of its layers read a shortened text",
             )
-        # layers often lose the same edges: memory holds these once
-        equal = [other for other in recent if np.array_equal(other, cut)]
-        cut = equal[0] if equal else cut
+        # layers often lose the same edges: a mask that equals one of the last two is shared
+        equal_masks = [other for other in recent if np.array_equal(other, cut)]
+        cut = equal_masks[0] if equal_masks else cut
         recent = [*recent[-1:], cut]
         cuts[number] = torch.from_numpy(cut)
-    intervention = batch[0]
+    intervention = batch[0]  # the others replace the outputs of heads alike
     layers = [site.layer if intervention.kind in (None, site.kind) else None for site in sites]
     return RunEdits(layers, cuts, intervention.change, check_keys)
 
@@ -217,7 +243,10 @@ def check_keys(visible: Tensor, cut: Tensor) -> None:
 
 
 def crop_sides(sides: MapTokens, request: Request) -> MapTokens:
-    """Return the tokens of the window of a request. Raises UsageError for an empty window."""
+    """Return the tokens of the queries and of the keys in the window of a request.
+
+    sides: the tokens of all queries and of all keys. Raises UsageError for an empty window.
+    """
     queries, keys = sides
     rows, columns = require_window_sides(request.rows, request.columns, sides)
     return queries[rows.start : rows.stop], keys[columns.start : columns.stop]
@@ -228,7 +257,11 @@ def describe_windows(
     find_sides: Callable[[MapChoice], MapTokens],
     request: Request,
 ) -> tuple[str, ...]:
-    """Return notes of where the window of a request lies in each map; none without a window."""
+    """Return notes that say where the window of a request lies in each of some maps.
+
+    find_sides: a function that returns the tokens of all queries and of all keys of a map. There
+    are no notes if the request has no window, that is, keeps whole maps.
+    """
     if not request.windowed:
         return ()
     return note_windows(request.rows, request.columns, map(find_sides, choices))
@@ -239,9 +272,11 @@ def require_weights_memory(
     find_sides: Callable[[MapChoice], MapTokens],
     request: Request,
 ) -> None:
-    """Raise InputError if the weights that are asked for would not fit into memory.
+    """Raise InputError if the weights of some maps would not fit into memory.
 
-    Raises UsageError for an empty window, whatever is to be kept.
+    find_sides: a function that returns the tokens of all queries and of all keys of a map. request:
+    it has a window of the maps, and tells whether weights are kept. Raises UsageError for an empty
+    window in any case.
     """
     head_counts: dict[tuple[int, int], int] = {}
     for choice in choices:
@@ -260,14 +295,18 @@ def assemble_maps(
     find_sides: Callable[[MapChoice], MapTokens],
     request: Request,
 ) -> tuple[AttentionMap, ...]:
-    """Make maps of the results of calls, whose weights are used up.
+    """Make attention maps of what was kept of the calls of a run.
 
-    results: by the number of the call. Raises ModelError if there are numbers that no attention
-    has, or if outputs met no matrix, of which norms are asked.
+    The weights are moved out of the results into the maps, so that memory holds them once.
+
+    choices: the maps to make. sites: all calls of the run, in order. results: what was kept of a
+    call, by its index in the run. find_sides: a function that returns the tokens of all queries and
+    of all keys of a map. Raises ModelError if the numbers can be no attention, and if the result of
+    a call is missing: norms are kept only if a matrix multiplies the output of the call.
     """
     numbers = number_sites(sites)
-    wanted = group_heads_by_call(choices, sites)
-    if not results.keys() >= wanted.keys():
+    heads_by_call = group_heads_by_call(choices, sites)
+    if not results.keys() >= heads_by_call.keys():
         raise ModelError(UNPROJECTED)
     maps: list[AttentionMap] = []
     try:
@@ -286,9 +325,13 @@ def join_layers(
     sides: MapTokens,
     request: Request,
 ) -> AttentionMap:
-    """Make one map of the results of its layers, whose weights are used up.
+    """Make one attention map of what was kept of each of its layers.
 
-    sides: the queries and keys of the map. Raises ValueError for numbers that no attention has.
+    The weights are moved out of the layers' results, so that memory holds them once.
+
+    choice: the kind, layers and heads of the map. layers: the result of each layer. sides: the
+    tokens of all queries and of all keys. request: it tells what was kept, and the window of it.
+    Raises ValueError if the numbers can be no attention.
     """
     rows, columns = require_window_sides(request.rows, request.columns, sides)
     queries, keys = crop_sides(sides, request)
@@ -298,6 +341,7 @@ def join_layers(
     weights = take_weights(layers)
     tiles = None
     if request.keep == "tiles":
+        # if each tile is one cell, its maximum is the weight of the cell
         tile_size = layers[0].tile
         tiles = Tiles(summary["mean"], summary["max"], *tile_size)
         weights = tiles.max if tile_size == (1, 1) else None
@@ -324,9 +368,10 @@ def join_layers(
 def take_weights(layers: Sequence[CallResult]) -> Any:
     """Return the weights of layers as one array, and remove them from the results of the layers.
 
-    So memory holds the weights of a long text once. None if they were not kept.
+    So memory holds the weights of a long text once. The array is (layer, head, query, key), or None
+    if the weights of a layer were not kept.
     """
-    whole = None
+    stacked = None
     for i, layer in enumerate(layers):
         if layer.weights is None:
             return None
@@ -334,25 +379,32 @@ def take_weights(layers: Sequence[CallResult]) -> Any:
         layer.weights = None
         if len(layers) == 1:
             return weights[None]
-        if whole is None:
-            whole = np.empty((len(layers), *weights.shape), weights.dtype)
-        whole[i] = weights
-    return whole
+        if stacked is None:
+            stacked = np.empty((len(layers), *weights.shape), weights.dtype)
+        stacked[i] = weights
+    return stacked
 
 
 def stack_tensors(tensors: Sequence[Any]) -> Any:
-    """Return the tensors of layers as one array; of one layer without a copy."""
+    """Stack tensors of one shape, one of each layer, as a NumPy array with a first axis of layers.
+
+    A single tensor is not copied.
+    """
     first = tensors[0].numpy()
     if len(tensors) == 1:
         return first[None]
-    whole = np.empty((len(tensors), *first.shape), first.dtype)
+    stacked = np.empty((len(tensors), *first.shape), first.dtype)
     for i, tensor in enumerate(tensors):
-        whole[i] = tensor.numpy()
-    return whole
+        stacked[i] = tensor.numpy()
+    return stacked
 
 
 def stack_visible(masks: Sequence[Tensor]) -> Any:
-    """Return what queries see in each layer, as one array; once if it is the same in all layers."""
+    """Stack the masks of layers as one array (layer, head or 1, query or 1, key).
+
+    masks: the mask of each layer, (head or 1, query or 1, key), True where a query may attend. If
+    all are equal, the axis of layers is 1 long.
+    """
     first = masks[0]
     if all(is_equal(mask, first) for mask in masks):
         return first.numpy()[None]
@@ -370,47 +422,58 @@ def is_equal(one: Tensor, other: Tensor) -> bool:
 
 
 def make_statistics(summary: Mapping[str, Any], kind: Kind) -> Statistics:
-    """Make statistics of a summary by name.
+    """Make the statistics of a map out of arrays that have names.
 
-    Positions are compared only where queries and keys are the same tokens.
+    summary: arrays that begin with (layer, head); "entropy" and "received", the weight that each
+    key received, are always among them. kind: which tokens attend to which. Cross-attention has no
+    statistics of distance, since its queries and keys are not the same tokens.
     """
     names = ("distance", "diagonal", "previous") if kind != "cross" else ()
-    compared = {name: summary[name] for name in names if name in summary}
+    distances = {name: summary[name] for name in names if name in summary}
     received = summary["received"]
-    return Statistics(summary["entropy"], received, received[..., 0], **compared)
+    first_received = received[..., 0]
+    return Statistics(summary["entropy"], received, first_received, **distances)
 
 
 def stack_edges(layers: Sequence[CallResult]) -> Edges | None:
-    """Return the strongest edges of layers as arrays; None if they were not kept."""
-    kept = [layer.edges for layer in layers if layer.edges is not None]
-    if not kept:
+    """Return the strongest edges of layers, or None if they were not kept.
+
+    Their keys and their weights are arrays (layer, head, query, rank), the strongest edge of a
+    query first.
+    """
+    layer_edges = [layer.edges for layer in layers if layer.edges is not None]
+    if not layer_edges:
         return None
-    keys = stack_tensors([layer_keys for layer_keys, _ in kept])
-    weights = stack_tensors([layer_weights for _, layer_weights in kept])
+    keys = stack_tensors([layer_keys for layer_keys, _ in layer_edges])
+    weights = stack_tensors([layer_weights for _, layer_weights in layer_edges])
     return Edges(keys, weights)
 
 
 def measure_fidelity(results: Mapping[int, CallResult]) -> tuple[float | None, str | None]:
-    """Return the largest difference of captured layers from the model's outputs, and a warning.
+    """Return how far captured weights are from explaining the outputs of a model, and a warning.
 
-    The difference is None where none was measured. The warning is None unless the difference is
-    larger than rounding can explain.
+    For each call of attention, the difference between its weights times its values and the model's
+    own output was measured, as a share of that output's largest number. The largest difference is
+    returned, or None if none was measured. The warning is None unless a difference is larger
+    than rounding can explain.
+
+    results: what was kept of each call, by its index in the run.
     """
-    worst: float | None = None
-    is_explained = True
+    largest: float | None = None
+    is_rounding = True
     for result in results.values():
         difference = result.difference
         if difference is None:
             continue
-        worst = difference if worst is None else max(worst, difference)
-        is_explained = is_explained and difference <= find_allowed_difference(result.dtype)
-    if worst is None or is_explained:
-        return worst, None
+        largest = difference if largest is None else max(largest, difference)
+        is_rounding = is_rounding and difference <= find_allowed_difference(result.dtype)
+    if largest is None or is_rounding:
+        return largest, None
     warning = (
-        f"these weights explain the model's own output only to {worst:.1e} of its size: "
+        f"these weights explain the model's own output only to {largest:.1e} of its size: "
         "do not rely on them"
     )
-    return worst, warning
+    return largest, warning
 
 
 def find_allowed_difference(dtype: torch.dtype) -> float:
@@ -420,5 +483,5 @@ def find_allowed_difference(dtype: torch.dtype) -> float:
 
 
 def make_position_tokens(count: int) -> tuple[Token, ...]:
-    """Return tokens that are named by their positions, and have no text."""
+    """Return tokens that are named by their positions, and have neither an id nor a text."""
     return tuple(Token(str(position), -1, 0, 0, False) for position in range(count))

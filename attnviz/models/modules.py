@@ -50,17 +50,20 @@ from attnviz.selection import MapTokens
 
 @wait_for_turn
 def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
-    """Run a module on inputs, and keep of its attention what a request names.
+    """Run any torch module on inputs, and return what a request names of its attention.
 
     inputs: a tensor, a sequence of arguments, or a mapping of named ones. The module gets NumPy
-    arrays and lists of numbers as tensors, unless it takes them as they are.
+    arrays and lists of numbers as tensors, unless it takes them as they are. request: the layers
+    and heads, and what to keep of them.
 
-    The attention that is found is that of nn.MultiheadAttention, the nn.Transformer layers, calls
-    of scaled_dot_product_attention, our own layer, and every softmax whose result is multiplied
-    with values. Layers are numbered in the order in which they run.
+    The attention that is found is that of nn.MultiheadAttention, of the nn.Transformer layers, of
+    calls of scaled_dot_product_attention, of attnviz.layer, and of every softmax whose result is
+    multiplied with values. Layers are numbered in the order in which they run.
 
-    Raises ModelError if there is no attention, or not the same in each run, or if the module fails;
-    InputError for several texts at once, and for inputs that the module does not take.
+    Raises ModelError if there is no attention, if two runs do not make the same calls, if the
+    output changes when the module is observed, or if the module fails; UsageError for a layer or
+    head that is not there; InputError for several texts at once, for inputs that the module does
+    not take, and for weights that do not fit into memory.
     """
     name = type(net).__name__
     arguments, survey, outputs = survey_inputs(net, inputs)
@@ -79,7 +82,8 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
         return make_position_tokens(queries), make_position_tokens(keys)
 
     require_weights_memory(choices, find_sides, request)
-    probe = CaptureObserver(group_heads_by_call(choices, sites), request, stop=False)
+    heads_by_call = group_heads_by_call(choices, sites)
+    probe = CaptureObserver(heads_by_call, request, stop=False)
     run_module(net, arguments, probe)
     if probe.calls != len(sites):
         raise ModelError(
@@ -102,11 +106,14 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
 
 
 def survey_inputs(net: nn.Module, inputs: Any) -> tuple[Arguments, SurveyObserver, Any]:
-    """Find the first reading of inputs with which a module runs and attends.
+    """Run a module once, in order to find the calls of attention that it makes.
 
-    Returns that reading, the survey of the calls that the module makes then, and its output. If the
-    module attends with none, the survey is empty. Raises the error of the last reading if it runs
-    with none.
+    A user's inputs can mean several things, such as one array or several arguments. The first
+    reading is chosen with which the module runs and makes calls of attention.
+
+    Returns the arguments of that reading, the observer that lists the calls, and the module's
+    output. If the module runs but never attends, the list is empty and the output is None. If it
+    cannot run with any reading, the error of the last one is raised.
     """
     failure: AttnvizError | None = None
     idle_reading: Arguments | None = None
@@ -129,10 +136,10 @@ def survey_inputs(net: nn.Module, inputs: Any) -> tuple[Arguments, SurveyObserve
 
 
 def run_module(net: nn.Module, arguments: Arguments, observer: Observer) -> Any:
-    """Run a module before an observer, and return its output.
+    """Run a module while an observer sees its calls of attention, and return its output.
 
-    The module and the caller's inputs stay as they were. Raises ModelError if the module fails,
-    InputError for several texts.
+    The module and the caller's inputs stay as they were. Raises ModelError if the module fails, and
+    whatever the observer raises, such as InputError for several texts.
     """
     tap = Tap(observer, batch=count_texts(arguments))
     with disable_fast_path(), run_alike(net), tap:
@@ -140,7 +147,7 @@ def run_module(net: nn.Module, arguments: Arguments, observer: Observer) -> Any:
 
 
 def run_untouched(net: nn.Module, arguments: Arguments) -> Any:
-    """Run a module in evaluation with nobody watching, and return its output.
+    """Run a module in evaluation without an observer, and return its output.
 
     Raises ModelError if it fails.
     """
@@ -155,7 +162,10 @@ def call_module(net: nn.Module, arguments: Arguments) -> Any:
 
 @contextmanager
 def run_alike(net: nn.Module) -> Iterator[None]:
-    """Let a module run in evaluation, with the same random numbers each time, and restore it."""
+    """Let a module run in evaluation, with the same random numbers each time, and restore it.
+
+    No gradients are computed. Raises ModelError if the module fails.
+    """
     with (
         leave_as_found(net),
         torch.no_grad(),
@@ -170,10 +180,11 @@ def measure_output_change(
     arguments: Arguments,
     watched: Any,
 ) -> float:
-    """Return the relative change of a module's output when it is watched.
+    """Run a module without an observer, and return how its output changed when it was observed.
 
-    watched: the output when it was watched. Raises ModelError if rounding does not explain the
-    change.
+    watched: the output when it was observed. The change is relative, as a share of the output's
+    size. Raises ModelError if rounding cannot explain it, either because the output is another one
+    in every run, or because the observation changed it.
     """
     untouched = run_untouched(net, arguments)
     change = measure_change(untouched, watched)
@@ -197,10 +208,10 @@ def find_device(net: nn.Module) -> torch.device:
 
 
 def move_arguments(net: nn.Module, arguments: Arguments) -> Arguments:
-    """Return arguments with their CPU tensors on the device of a module.
+    """Return the arguments of a module with their CPU tensors on the module's device.
 
-    They move as nn.DataParallel would move them. They stay where they are if the module has no
-    parameters, or has them on several devices, or on the meta device.
+    Tensors on other devices, and those inside other values, stay where they are. All stay if the
+    module has no parameters, has them on several devices, or has them on the meta device.
     """
     devices = {parameter.device for parameter in net.parameters()}
     if len(devices) != 1 or torch.device("meta") in devices:
@@ -217,9 +228,10 @@ def move_arguments(net: nn.Module, arguments: Arguments) -> Arguments:
 
 
 def count_texts(arguments: Arguments) -> int:
-    """Count the texts that arguments hold: the first axis of the first tensor or array.
+    """Return the number of texts in the arguments of a module: the length of their first axis.
 
-    It is 1 if there is none. Raises InputError for nested tensors.
+    It is that of the first tensor or array that has an axis, and 1 if there is none. Raises
+    InputError for nested tensors.
     """
     arrays = [value for value in arguments.values if isinstance(value, Tensor) or is_array(value)]
     if any(getattr(array, "is_nested", False) for array in arrays):
@@ -232,20 +244,21 @@ def count_texts(arguments: Arguments) -> int:
 
 
 def list_kinds(calls: Sequence[SurveyedCall]) -> list[Kind]:
-    """List which tokens attend to which in each call.
+    """List for each call of attention of a module which tokens attend to which.
 
-    Those of two texts are "cross". If a module has such calls, its other calls are the encoder's or
-    the decoder's own; else they are "self".
+    A call is "cross" if its queries and keys are the tokens of two texts. If a module makes such
+    calls, each of its other calls is one of the "encoder" or of the "decoder". Otherwise all calls
+    are "self".
     """
-    crossing = [call for call in calls if is_cross(call)]
+    cross_calls = [call for call in calls if is_cross(call)]
     kinds: list[Kind] = []
     for call in calls:
         if is_cross(call):
             kinds.append("cross")
-        elif not crossing:
+        elif not cross_calls:
             kinds.append("self")
         else:
-            kinds.append(choose_own_kind(call, crossing))
+            kinds.append(choose_own_kind(call, cross_calls))
     return kinds
 
 
@@ -254,22 +267,27 @@ def is_cross(call: SurveyedCall) -> bool:
     return call.cross or call.queries != call.keys
 
 
-def choose_own_kind(call: SurveyedCall, crossing: Sequence[SurveyedCall]) -> Kind:
-    """Return whether a text that attends to itself is the encoder's or the decoder's.
+def choose_own_kind(call: SurveyedCall, cross_calls: Sequence[SurveyedCall]) -> Kind:
+    """Return whether a call of self-attention is one of the encoder or of the decoder.
 
-    The name of the module tells, else the length of the text. crossing: the calls from one text to
-    the other.
+    The name of the calling module tells if it holds one of the two words. Otherwise the call is one
+    of the decoder if its text is as long as the queries of a call of cross-attention.
+
+    cross_calls: the calls in which one text attends to the other.
     """
     where = call.where.lower()
     in_decoder, in_encoder = "decoder" in where, "encoder" in where
     if in_decoder != in_encoder:
         return "decoder" if in_decoder else "encoder"
-    asks_other_text = any(call.queries == other.queries != other.keys for other in crossing)
-    return "decoder" if asks_other_text else "encoder"
+    is_as_long = any(call.queries == other.queries != other.keys for other in cross_calls)
+    return "decoder" if is_as_long else "encoder"
 
 
 def describe_layers(calls: Sequence[SurveyedCall], sites: Sequence[AttentionSite]) -> str:
-    """Return a note that names the module of each layer; empty if no name is known."""
+    """Return a note that names the module of each layer; empty if no name is known.
+
+    calls: the calls of attention with the names of their modules. sites: the layers of these calls.
+    """
     names: list[str] = []
     for call, site in zip(calls, sites, strict=True):
         prefix = "" if site.kind == "self" else f"{site.kind} "

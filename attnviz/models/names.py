@@ -42,9 +42,11 @@ def locate_model(
     offline: bool = False,
     quiet: bool = True,
 ) -> Path:
-    """Return the local folder of a model by its name.
+    """Return the local folder of a model by its name, and download the model if need be.
 
-    A hub id is looked up in the cache, then downloaded. Raises ModelError.
+    name: "builtin", the path of a folder, an alias of a hub id, or a hub id. A hub id is looked up
+    in the local cache first. revision: a branch, tag or commit on the hub. offline: True to
+    download nothing. quiet: True to show no progress. Raises ModelError if the model cannot be had.
     """
     if name == BUILTIN:
         return store.BUILTIN
@@ -58,9 +60,10 @@ def locate_model(
 
 
 def looks_like_path(name: str) -> bool:
-    """Return True if a name means a folder rather than a repository.
+    """Return True if the name of a model means a local folder, and not a repository on the hub.
 
-    Such a folder exists, or its name could not be that of a repository.
+    It does if it could not be the name of a repository, or if there is such a folder. An alias
+    never does.
     """
     if name in ALIASES:
         return False
@@ -74,7 +77,11 @@ def looks_like_path(name: str) -> bool:
 
 
 def find_cached_folder(repository: str, revision: str | None) -> Path | None:
-    """Return the folder of a repository in the local cache; None if it is not there as a whole."""
+    """Return the folder of a hub repository in the local cache; None if files of it are missing.
+
+    revision: a branch, tag or commit; None for the main branch. Raises ModelError if the name could
+    be that of no repository.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -89,10 +96,10 @@ def find_cached_folder(repository: str, revision: str | None) -> Path | None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Return True if a cached folder has all that a model needs.
+    """Return True if a cached folder has all files that a model needs to run.
 
-    That is its config, its tokenizer, and every file of its weights. An adapter needs no more than
-    its own config and weights.
+    A model needs its config, its tokenizer, and every file of its weights. An adapter, which
+    changes the weights of another model, needs its own config and weights only.
     """
     if all((folder / name).exists() for name in ADAPTER_FILES):
         return True
@@ -104,7 +111,11 @@ def is_whole(folder: Path) -> bool:
 
 
 def list_weight_files(folder: Path) -> set[str]:
-    """List the files of a model's weights: those in their index, else those that are there."""
+    """Return the names of the files that hold a model's weights.
+
+    They are the files that the index in the folder names, which need not be there. Without a
+    readable index they are the safetensors files in the folder.
+    """
     try:
         index = json.loads((folder / INDEX).read_bytes())
         return set(index["weight_map"].values())
@@ -120,9 +131,11 @@ def download_model(
     offline: bool,
     quiet: bool,
 ) -> Path:
-    """Download a repository into the cache, with progress on stderr unless quiet.
+    """Download a repository from the hub into the local cache, and return its folder there.
 
-    Raises ModelError.
+    name: the name of the model as the user wrote it, for errors. repository: the hub id that it
+    stands for. revision: a branch, tag or commit. offline: True to refuse. quiet: True to show no
+    progress on stderr. Raises ModelError if downloads are off, and for a download that fails.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -148,7 +161,12 @@ def explain_download_failure(
     repository: str,
     revision: str | None,
 ) -> AttnvizError:
-    """Return the error for the user after a download that failed."""
+    """Return the error that tells the user why the download of a model failed.
+
+    error: the exception of the hub's library. name: the name of the model as the user wrote it.
+    repository: the hub id that it stands for. revision: the branch, tag or commit that was asked
+    for.
+    """
     from huggingface_hub import errors
 
     model = describe_model(name, repository)

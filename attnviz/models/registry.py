@@ -95,12 +95,15 @@ def load_model(
 ) -> Model:
     """Load a model by its name: ``builtin``, a folder, an alias or a hub id.
 
-    A hub id is looked up in the local cache first, and then downloaded.
-    companions: a tokenizer and an adapter from other folders. The folder of an adapter stands for
-    the model that it was made for, with the adapter.
-    writes: with the part that continues a text, for ``Prompt.generate``. predicts: with whatever
-    part it has that predicts, for ``respond`` and gradients; the model supports predictions then.
-    Raises ModelError if it cannot be had or is refused, UsageError if the device is not there.
+    A hub id is looked up in the local cache first, and then downloaded. The folder of an adapter
+    stands for the base model that it was made for, with the adapter applied.
+
+    revision: a branch, tag or commit on the hub. placement: the device and the number type.
+    companions: the names of another tokenizer and of an adapter. offline: True to download nothing.
+    quiet: True to show no progress. writes: True to load the part that continues a text, for
+    ``Prompt.generate``. predicts: True to load whatever part it has that predicts, for ``respond``
+    and gradients. Raises ModelError if the model cannot be had or is refused, and UsageError if the
+    device is not there.
     """
     from attnviz.models import names
     from attnviz.models.folders import gather_folders
@@ -110,7 +113,7 @@ def load_model(
 
     folders = gather_folders(name, revision, companions, locate)
     backend = find_backend(folders.model)
-    options = LoadOptions(placement, writes, predicts)
+    options = LoadOptions(placement, writes=writes, predicts=predicts)
     model = backend.load(name, folders, options)
     if predicts:
         require_predictions(model)

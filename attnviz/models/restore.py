@@ -37,9 +37,9 @@ REGISTRIES = (
 
 
 def wait_for_turn(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make calls of a function wait until no other thread runs a model.
+    """Decorate a function so that its calls wait until no other thread runs a model.
 
-    Calls from within a run do not wait.
+    Calls from the thread that runs one do not wait.
     """
 
     @wraps(function)
@@ -52,11 +52,12 @@ def wait_for_turn(function: Callable[Arguments, Result]) -> Callable[Arguments, 
 
 @contextmanager
 def leave_as_found(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation, and restore the attributes of its modules and configs after.
+    """Put a model into evaluation, and restore its modules and configs afterwards.
 
-    They are restored whatever happens. So are parts that change themselves as they run: library
-    models that once returned their attention keep hooks, and sparse ones turn to full attention for
-    good when they read a short text.
+    Their attributes are restored also if an error is raised, and if the model changed them itself:
+    library models that once returned their attention keep hooks, and sparse ones turn to full
+    attention for good when they read a short text. Other threads wait meanwhile. Raises UsageError
+    if this thread runs a model already.
     """
     with RUNNING, force_eager_calls():
         require_no_run()
@@ -70,13 +71,17 @@ def leave_as_found(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             del RUNS[get_ident()]
-            for attributes, kept in zip(dicts, copies, strict=True):
+            for attributes, saved in zip(dicts, copies, strict=True):
                 attributes.clear()
-                attributes.update(kept)
+                attributes.update(saved)
 
 
 def list_attribute_dicts(modules: Sequence[nn.Module]) -> list[dict[str, Any]]:
-    """List the dicts that hold the attributes of modules and of their configs."""
+    """List the dicts that hold the attributes of modules and of their configs.
+
+    They are the ``__dict__`` of each, and the dicts in these that torch changes in place, such as
+    those of parameters and hooks.
+    """
     owners = (*modules, *list_configs(modules))
     dicts = [vars(owner) for owner in owners]
     registries = [
@@ -86,9 +91,9 @@ def list_attribute_dicts(modules: Sequence[nn.Module]) -> list[dict[str, Any]]:
 
 
 def list_configs(modules: Sequence[nn.Module]) -> list[Any]:
-    """List the configs of transformers models and of the models in them, each once.
+    """List the transformers configs that modules hold, and the configs inside these, each once.
 
-    Other modules have none.
+    Modules without such a config are passed over.
     """
     configs: dict[int, Any] = {}
     owned = [vars(module).get("config") for module in modules]
@@ -104,21 +109,25 @@ def list_configs(modules: Sequence[nn.Module]) -> list[Any]:
 
 @contextmanager
 def force_eager_calls() -> Iterator[None]:
-    """Run code that torch.compile made as it was written, so that its calls can be seen."""
-    # nothing was compiled, and the import takes seconds
+    """Run functions that torch.compile has compiled as they were written before.
+
+    Only then can the calls in them be observed.
+    """
+    # if this was never imported, nothing was compiled; to import it would take seconds
     if "torch._dynamo" not in sys.modules:
         yield
         return
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
-        # the hooks are ours
+        # torch warns of global hooks, which are our own
         warnings.filterwarnings("ignore", message=".*global hooks on modules")
         yield
 
 
 def describe_failure(model: nn.Module, error: Exception) -> AttnvizError | MemoryError:
-    """Make the error for the user of an error that a model raised while it ran.
+    """Return the error that a user sees for an error that a model raised while it ran.
 
-    It is one line with the class of the error and its reason.
+    An error of attnviz stays as it is, and any lack of memory becomes a MemoryError. All others
+    become a ModelError of one line, with the class and the message of the original.
     """
     if isinstance(error, AttnvizError):
         return error
@@ -133,9 +142,10 @@ def describe_failure(model: nn.Module, error: Exception) -> AttnvizError | Memor
 
 @contextmanager
 def translate_failures(model: nn.Module) -> Iterator[None]:
-    """Raise the error of ``describe_failure`` for an error that a model raises while it runs.
+    """Replace an error that a model raises while it runs by one that a user can read.
 
-    The original error is its cause.
+    Errors of attnviz, and a lack of memory, pass as they are. Others become a ModelError of one
+    line, of which the original is the cause.
     """
     try:
         yield

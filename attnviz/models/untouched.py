@@ -25,7 +25,10 @@ SKIPPED = (
 
 @contextmanager
 def repeat_randomness(device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers in each run, and restore the generators of the process."""
+    """Let torch draw the same random numbers in each run, and restore its generators afterwards.
+
+    device: the device of the model, whose generator is seeded and restored as well.
+    """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
@@ -33,7 +36,11 @@ def repeat_randomness(device: torch.device) -> Iterator[None]:
 
 
 def collect_tensors(outputs: Any) -> list[Tensor]:
-    """Return the floating-point tensors in a model's output, in order, however they are nested."""
+    """Return the floating-point tensors in a model's output, in order, however they are nested.
+
+    The entries of mappings are left out whose names end like those of caches and of attention
+    weights, since these depend on how attention is computed.
+    """
     if isinstance(outputs, Tensor):
         return [outputs.detach()] if outputs.is_floating_point() else []
     items: list[Any] = []
@@ -45,10 +52,12 @@ def collect_tensors(outputs: Any) -> list[Tensor]:
 
 
 def measure_change(untouched: Any, watched: Any) -> float:
-    """Return the largest relative change among the tensors of two outputs.
+    """Return the largest relative change of a tensor between two outputs of one model.
 
-    The change of a tensor is measured by its Euclidean norm. It is infinite if the outputs hold
-    other tensors, or numbers that are no longer finite.
+    untouched: the output when nobody watches the model. watched: the output when its attention is
+    observed. The change of a tensor is the Euclidean norm of the difference, as a share of the norm
+    before. It is infinite if the numbers or shapes of tensors differ, or if a number that was
+    finite is so no longer.
     """
     before = collect_tensors(untouched)
     after = collect_tensors(watched)
@@ -60,7 +69,11 @@ def measure_change(untouched: Any, watched: Any) -> float:
 
 
 def measure_tensor_change(before: Tensor, after: Tensor) -> float:
-    """Return the relative change of one tensor, where it was finite before."""
+    """Return the relative change of a tensor: the norm of the difference by the norm before.
+
+    Only the numbers that were finite before are compared. If one of them is finite no longer, the
+    change is infinite.
+    """
     finite = before.isfinite()
     before = before[finite].float()
     after = after[finite].float()
@@ -68,15 +81,16 @@ def measure_tensor_change(before: Tensor, after: Tensor) -> float:
         return math.inf
     difference = float((after - before).norm())
     size = float(before.norm())
-    # numbers that cancel out are all rounding
+    # outputs that are zero but for rounding are compared with the size of that rounding
     rounding = torch.finfo(torch.float32).eps * math.sqrt(before.numel())
     return difference / max(size, rounding) if difference else 0.0
 
 
 def find_allowed_change(outputs: Any, *types: torch.dtype) -> float:
-    """Return the change of such outputs that rounding can explain.
+    """Return the largest relative change of a model's outputs that rounding can explain.
 
-    types: the types that a model computes in, beside those of its outputs.
+    outputs: an output of the model, whose types count. types: further types that the model computes
+    in.
     """
     all_types = {*types, *(tensor.dtype for tensor in collect_tensors(outputs))}
     roundings = [torch.finfo(dtype).eps for dtype in all_types if dtype.is_floating_point]
@@ -90,7 +104,11 @@ def find_coarsest_type(net: nn.Module) -> torch.dtype:
 
 
 def explain_change(net: nn.Module, change: float) -> ModelError:
-    """Return the error for a model whose output changes when it is watched."""
+    """Return the error for a model whose output changes when its attention is observed.
+
+    change: the relative change of the output, or infinity. If weights of the model are not finite,
+    the error says so instead.
+    """
     name = type(net).__name__
     if not has_finite_weights(net):
         return ModelError(f"{name} cannot be used: some of its weights are not finite numbers")

@@ -18,11 +18,16 @@ def make_whole_map(
     visible: Visible,
     request: Request,
 ) -> AttentionMap:
-    """Make the map that a request keeps of self-attention, of its weights, scores or norms.
+    """Make the map of self-attention that a request asks for, out of all weights of some layers.
 
-    weights: (layer, head, query, key). visible: (layer or 1, head or 1, query, key).
-    request: one with its window as ``rows`` and ``columns``, as ``Request.placed`` returns it.
-    Raises UsageError for a window without tokens.
+    The request keeps the weights themselves, tiles of them, statistics, or the strongest edges. A
+    window of them, and scores and norms in place of weights, are always kept as they are.
+
+    layers, heads: the numbers of the layers and heads in the arrays; a head may also have a name,
+    such as "sum". tokens: the queries, which are also the keys. weights: weights, or the scores or
+    norms that the request is for, (layer, head, query, key). visible: True where a query may
+    attend, (layer or 1, head or 1, query, key). request: one whose window is in ``rows`` and
+    ``columns``, as ``Request.placed`` returns it. Raises UsageError for a window without tokens.
     """
     make_self_map = partial(AttentionMap, "self", layers, heads, tokens, tokens)
     if request.windowed or request.method != ATTENTION:
@@ -35,9 +40,9 @@ def make_whole_map(
     if request.keep == "tiles":
         tiles = pool_weights(weights, request.tiles)
         visible_tiles = pool_weights(visible, request.tiles).max.astype(bool)
-        is_whole = (tiles.height, tiles.width) == (1, 1)
-        kept = weights if is_whole else None
-        return make_self_map(kept, visible_tiles, tiles=tiles, statistics=statistics)
+        has_a_tile_per_cell = (tiles.height, tiles.width) == (1, 1)
+        kept_weights = weights if has_a_tile_per_cell else None
+        return make_self_map(kept_weights, visible_tiles, tiles=tiles, statistics=statistics)
     edges = None
     if request.keep == "edges":
         edges = find_strongest_edges(weights, request.strongest)

@@ -37,14 +37,16 @@ class UnwrappedModel(NamedTuple):
 
 
 def unwrap_model(value: Any) -> UnwrappedModel:
-    """Find the model in an object that a user hands over.
+    """Find the model in an object that a user hands over, through wrappers of any depth.
 
-    A module of no known wrapper is the model itself. Raises UsageError for an object that holds no
+    A wrapper is an object of a library that compiles, copies, adapts or serves a model. A torch
+    module that is no such wrapper is the model itself. The model is returned with the tokenizer and
+    the prompt of the outermost wrapper that has one. Raises UsageError for an object that holds no
     model, ModelError for a wrapper that does more than call its model.
     """
     unwrapped = UnwrappedModel(value)
     while True:
-        inner = open_wrapper(unwrapped.model)
+        inner = unwrap_once(unwrapped.model)
         if inner is None:
             break
         tokenizer = unwrapped.tokenizer
@@ -67,8 +69,12 @@ def describe_object(value: Any) -> str:
     return f"of type {type(value).__name__}"
 
 
-def open_wrapper(model: Any) -> UnwrappedModel | None:
-    """Return the object inside a wrapper; None if it is no wrapper. Raises ModelError."""
+def unwrap_once(model: Any) -> UnwrappedModel | None:
+    """Return the object directly inside a wrapper of a model; None if it is no known wrapper.
+
+    The tokenizer and the prompt of the wrapper are returned with it, if it has any. Raises
+    ModelError for a wrapper that does more than call its model, or that holds several.
+    """
     if is_of_class(model, "transformers.pipelines.base", "Pipeline"):
         return UnwrappedModel(model.model, model.tokenizer)
     if not isinstance(model, nn.Module) or is_transformers_model(model):
@@ -78,18 +84,20 @@ def open_wrapper(model: Any) -> UnwrappedModel | None:
             return UnwrappedModel(getattr(model, attribute))
     if is_of_class(model, "peft", "PeftModel") or is_of_class(model, "peft", "PeftMixedModel"):
         return UnwrappedModel(find_adapted_model(model))
-    packages = [kind.__module__.split(".")[0] for kind in type(model).__mro__]
+    # the libraries that define its class and the bases of this
+    packages = [base.__module__.split(".")[0] for base in type(model).__mro__]
     if SERVING in packages and list_outermost_models(model):
         inner = find_only_model(model)
         tokenizer = getattr(model, "tokenizer", None)
-        return UnwrappedModel(inner, tokenizer, read_prompt(model))
+        return UnwrappedModel(inner, tokenizer, find_default_prompt(model))
     return None
 
 
 def is_of_class(value: Any, home: str, name: str) -> bool:
-    """Return True if a value is of a class, by its name and the module that defines it.
+    """Return True if a value is an instance of a class of a library, without importing the library.
 
-    It is not if that module was never imported.
+    home: the name of the module that defines the class. name: the name of the class. The result is
+    False if that module was never imported.
     """
     kind = getattr(sys.modules.get(home), name, None)
     return kind is not None and isinstance(value, kind)
@@ -101,10 +109,10 @@ def is_transformers_model(value: Any) -> bool:
 
 
 def find_adapted_model(model: Any) -> nn.Module:
-    """Find the model in a PeftModel, whose layers apply the adapter themselves.
+    """Return the transformers model in a PeftModel, the layers of which apply the adapter.
 
-    Raises ModelError for adapters that are applied outside of the layers: by tokens before the
-    text, or in each call.
+    Raises ModelError for adapters that act outside of the layers: they put tokens before the text,
+    wait for certain tokens, or do something in each call of the whole model.
     """
     tuner = model.base_model
     configs = model.peft_config.values()
@@ -124,7 +132,11 @@ def find_adapted_model(model: Any) -> nn.Module:
 
 
 def overrides_forward(tuner: Any) -> bool:
-    """Return True if a tuner of peft does something of its own in each call."""
+    """Return True if a tuner of peft has a forward of its own, which does more than call the model.
+
+    A tuner is the object by which peft puts an adapter into a model. The result is False for any
+    other object, and if peft was never imported.
+    """
     base = getattr(sys.modules.get("peft.tuners.tuners_utils"), "BaseTuner", None)
     if base is None or not isinstance(tuner, base):
         return False
@@ -132,9 +144,9 @@ def overrides_forward(tuner: Any) -> bool:
 
 
 def find_only_model(model: nn.Module) -> nn.Module:
-    """Find the one model of transformers, or wrapper of one, in a module.
+    """Return the only transformers model, or PEFT wrapper of one, among a module's submodules.
 
-    Raises ModelError if there are several.
+    Models inside another model do not count. Raises ModelError if there are several, or none.
     """
     models = list_outermost_models(model)
     if len(models) != 1:
@@ -146,7 +158,10 @@ def find_only_model(model: nn.Module) -> nn.Module:
 
 
 def list_outermost_models(model: nn.Module) -> list[nn.Module]:
-    """List the models of transformers, or wrappers of such, in a module and in no other model."""
+    """List the transformers models, and PEFT wrappers of such, among the submodules of a module.
+
+    Models inside another model are not listed.
+    """
     models: list[nn.Module] = []
     for child in model.children():
         if is_transformers_model(child) or is_of_class(child, "peft", "PeftModel"):
@@ -156,8 +171,12 @@ def list_outermost_models(model: nn.Module) -> list[nn.Module]:
     return models
 
 
-def read_prompt(model: Any) -> str:
-    """Read the text that a sentence encoder puts before each text unless it is told otherwise."""
+def find_default_prompt(model: Any) -> str:
+    """Return the prompt that a sentence encoder puts before each text by default; empty if none.
+
+    model: one of the library sentence-transformers, which holds several prompts by name, and the
+    name of the default one.
+    """
     prompts = getattr(model, "prompts", None)
     name = getattr(model, "default_prompt_name", None)
     if not isinstance(prompts, dict):
@@ -166,7 +185,10 @@ def read_prompt(model: Any) -> str:
 
 
 def describe_module(model: nn.Module) -> str:
-    """Say what is needed to capture a module that is no transformers model."""
+    """Return a message on what a user must give to capture a module that is no transformers model.
+
+    It names the path of a transformers model inside the module, if there is one.
+    """
     need = "a module needs inputs=: what it is called with"
     paths = [path for path, inner in model.named_modules() if is_transformers_model(inner)]
     if not paths:
@@ -175,9 +197,10 @@ def describe_module(model: nn.Module) -> str:
 
 
 def read_tokenizer(value: Any) -> Any:
-    """Return a tokenizer that a user hands over, or the tokenizer of a processor; None of None.
+    """Return the tokenizer in an object that a user hands over.
 
-    Raises UsageError for anything else.
+    The object is a tokenizer of transformers, or a processor, which holds one. None is returned as
+    it is. Raises UsageError for anything else.
     """
     if value is None or is_of_class(value, "transformers", "PreTrainedTokenizerBase"):
         return value

@@ -41,7 +41,11 @@ class LossSpread(NamedTuple):
 
     @classmethod
     def of(cls, losses: Sequence[float] | Doubles) -> "LossSpread":
-        """Make the spread of some losses: no mean of none, no deviation of one."""
+        """Summarise losses by their mean, their deviation and their number.
+
+        losses: (n,), in nats per token. The deviation is that of a sample, with n - 1 in the
+        divisor. Without losses both numbers are NaN, and of a single loss the deviation is NaN.
+        """
         count = len(losses)
         if count == 0:
             return cls(np.nan, np.nan, 0)
@@ -84,23 +88,30 @@ class Ablation:
 def describe_ablation(ablation: Ablation) -> dict[str, Any]:
     """Describe the losses of the whole model and without heads, for JSON."""
     losses = {data: loss._asdict() for data, loss in ablation.loss.items()}
-    without = [describe_ablated(ablated) for ablated in ablation.ablated]
+    without = [describe_ablated_heads(ablated) for ablated in ablation.ablated]
     return {"loss": losses, "without": without}
 
 
-def describe_ablated(ablated: AblatedHeads) -> dict[str, Any]:
-    """Describe how much the loss rises without some heads, by data and replacement, for JSON."""
+def describe_ablated_heads(ablated: AblatedHeads) -> dict[str, Any]:
+    """Describe how much the loss rises without some heads, for JSON.
+
+    The rises are nested by the data that the loss is measured on, and by what replaces the output
+    of the heads. "others" holds, for comparison, the rise without as many other heads.
+    """
     rises: dict[str, dict[str, Any]] = {}
     for (data, replacement), rise in ablated.rises.items():
-        described = rise.own._asdict()
-        described["others"] = rise.others._asdict()
+        entry = rise.own._asdict()
+        entry["others"] = rise.others._asdict()
         rises_on_data = rises.setdefault(data, {})
-        rises_on_data[replacement] = described
+        rises_on_data[replacement] = entry
     return {"heads": ablated.heads, "role": ablated.role, "rise": rises}
 
 
 def list_rises(ablation: Ablation) -> list[dict[str, Any]]:
-    """List how much the loss rises without heads, and without others."""
+    """List the rises of the loss without heads as rows of a CSV file.
+
+    There is a row for each head or set of heads that was ablated, data and replacement.
+    """
     rows = []
     for ablated in ablation.ablated:
         rows += list_ablated_rises(ablated)
@@ -108,7 +119,12 @@ def list_rises(ablation: Ablation) -> list[dict[str, Any]]:
 
 
 def list_ablated_rises(ablated: AblatedHeads) -> list[dict[str, Any]]:
-    """List how much the loss rises without some heads, by data and replacement."""
+    """List how much the loss rises without some heads as rows of a CSV file.
+
+    There is a row for each kind of data that the loss is measured on and each replacement of the
+    output of the heads. Columns that begin with ``others_`` are, for comparison, of the rise
+    without as many other heads.
+    """
     names = [abbreviate_head(*head) for head in ablated.heads]
     heads = " ".join(names)
     rows = []
@@ -126,33 +142,40 @@ def list_ablated_rises(ablated: AblatedHeads) -> list[dict[str, Any]]:
 
 
 def make_ablation_table(ablation: Ablation) -> Table:
-    """Make a table of how much the loss rises without heads, and without others."""
+    """Make a table of how much the loss rises without heads, and without others for comparison.
+
+    It has a row for each head or set of heads that was ablated, and two columns for each condition,
+    that is, for each data that losses are measured on and each replacement of what heads put out.
+    """
     conditions = list_conditions(ablation)
     names, spreads = [], []
     for ablated in ablation.ablated:
-        names.append(name_ablated(ablated))
+        names.append(name_ablated_heads(ablated))
         spreads.append(list_spreads(ablated, conditions))
     cells = map(format_rises, spreads)
     return Table(
-        "the loss without heads: rise in nats per token",
-        "without",
-        name_conditions(conditions),
-        tuple(names),
-        tuple(cells),
-        colour_rises(spreads),
-        explain_losses(ablation),
+        title="the loss without heads: rise in nats per token",
+        corner="without",
+        columns=name_conditions(conditions),
+        rows=tuple(names),
+        cells=tuple(cells),
+        levels=colour_rises(spreads),
+        caption=explain_losses(ablation),
         group=2,
     )
 
 
 def list_conditions(ablation: Ablation) -> list[Condition]:
-    """List on which data, and with which replacements, losses were measured."""
+    """List the conditions of the losses: each data that was measured, with each replacement."""
     measured_data = [data for data in DATA if data in ablation.loss]
     return [(data, replacement) for data in measured_data for replacement in MEASURED_REPLACEMENTS]
 
 
 def name_conditions(conditions: Sequence[Condition]) -> tuple[str, ...]:
-    """Return two headings for each condition: that of some heads, and that of others."""
+    """Return two column headings for each condition: for some heads, and for others.
+
+    conditions: pairs of the data that a loss is measured on and what replaces the heads' output.
+    """
     headings = []
     for data, replacement in conditions:
         headings += [f"{DATA[data]}, {replacement}", "others"]
@@ -160,7 +183,11 @@ def name_conditions(conditions: Sequence[Condition]) -> tuple[str, ...]:
 
 
 def list_spreads(ablated: AblatedHeads, conditions: Sequence[Condition]) -> list[LossSpread]:
-    """List for each condition the rise without some heads and that without others."""
+    """List the rises of the loss without some heads and without others, under each condition.
+
+    conditions: pairs of the data that a loss is measured on and what replaces the heads' output.
+    Returns two means with deviations for each condition, one after the other.
+    """
     spreads: list[LossSpread] = []
     for condition in conditions:
         rise = ablated.rises[condition]
@@ -169,12 +196,16 @@ def list_spreads(ablated: AblatedHeads, conditions: Sequence[Condition]) -> list
 
 
 def format_rises(spreads: Sequence[LossSpread]) -> tuple[str, ...]:
-    """Format rises of the loss with their signs."""
+    """Format rises of the loss with their signs and deviations."""
     return tuple(format_loss(spread, "+") for spread in spreads)
 
 
 def colour_rises(spreads: Sequence[Sequence[LossSpread]]) -> Floats:
-    """Return where rises (row, column) lie on the colours: the root of the share of the largest."""
+    """Return the colour levels, from 0 to 1, of a table of rises of the loss: (row, column).
+
+    A level is the square root of the rise's share of the largest rise. A loss that falls has level
+    0, an undefined one NaN, which stands for no colour. spreads: rows of equal length.
+    """
     means_of_rows = [[spread.mean for spread in row] for row in spreads]
     means = np.array(means_of_rows).reshape(len(spreads), -1)
     largest = np.nanmax(means, initial=SMALLEST_RISE)
@@ -184,20 +215,22 @@ def colour_rises(spreads: Sequence[Sequence[LossSpread]]) -> Floats:
 
 
 def explain_losses(ablation: Ablation) -> tuple[str, ...]:
-    """Say what the losses are, and what stands in place of heads."""
+    """Explain the loss of the whole model, and what replaces heads, in lines of a caption."""
     losses = []
     for data, loss in ablation.loss.items():
         losses.append(f"{format_loss(loss)} on {DATA[data]}")
     whole_model = (
         f"loss of the whole model {', '.join(losses)}: nats per token, mean ± deviation; "
-        "on repeats "
-        "that of the second copy, its first token left out"
+        "on repeats that of the second copy, its first token left out"
     )
     return whole_model, EXPLAIN_REPLACEMENTS, EXPLAIN_OTHERS
 
 
-def name_ablated(ablated: AblatedHeads) -> str:
-    """Name one head by its name, several by their number, and add the role."""
+def name_ablated_heads(ablated: AblatedHeads) -> str:
+    """Name ablated heads in a table: one by its short name, several by their number.
+
+    The short name of their role follows, if they have one.
+    """
     count = len(ablated.heads)
     name = f"all {count}"
     if count == 1:
@@ -208,9 +241,9 @@ def name_ablated(ablated: AblatedHeads) -> str:
 
 
 def format_loss(spread: LossSpread, sign: str = "") -> str:
-    """Format a mean in nats with its deviation; empty if there is none.
+    """Format a mean loss in nats with its deviation, if it has one; empty for no losses.
 
-    sign: "+" shows it always.
+    sign: "+" to write the sign of a positive mean too, "" to write that of a negative one alone.
     """
     if not spread.n:
         return ""

@@ -18,8 +18,9 @@ from attnviz.drawable import Picture, Table, make_blank_levels
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape
 from attnviz.record import Capture, Segment
+from attnviz.results.comparison import A_SIDE
 from attnviz.results.head_roles import Roles
-from attnviz.results.inspection import list_map_heads, measure_heads_of
+from attnviz.results.inspection import list_map_heads, measure_captured_heads
 from attnviz.results.result import Result
 from attnviz.selection import HEAD, TokenReference, find_number
 
@@ -39,7 +40,7 @@ class Measure(NamedTuple):
 
     @property
     def is_of_pair(self) -> bool:
-        """True if it is measured of A and B."""
+        """True if it compares the models A and B."""
         return self.name in OF_PAIRS
 
     @property
@@ -54,7 +55,12 @@ class Measure(NamedTuple):
 
 
 def parse_measure(text: str) -> Measure:
-    """Parse what a bound is on: a measure, or that of a head as L5H3.entropy. Raises UsageError."""
+    """Parse the name of a measure, which stands alone or behind a head, as in L5H3.entropy.
+
+    A measure is a divergence of two models, a column of the table of heads, or a role of heads.
+    Raises UsageError for any other text.
+    """
+    # The groups are a head, if there is one, and a name.
     match = MEASURE_NAME.fullmatch(text)
     name = match[2] if match else ""
     if not match or name not in (*OF_PAIRS, *COLUMNS, *ROLES):
@@ -87,7 +93,7 @@ class Bound(NamedTuple):
         return parse_measure(self.name)
 
     def describe(self) -> str:
-        """Describe the bound as one would say it."""
+        """Return the bound in words, as "entropy >= 0.5" or "share of 'system' <= 0.2"."""
         subject = self.name
         if self.of_segment:
             subject = f"share of {escape(self.name)!r}"
@@ -127,7 +133,7 @@ class CheckedBound(NamedTuple):
         return f"{self.value:.4f}"
 
     def describe(self) -> str:
-        """Describe the bound in a line, with what was measured."""
+        """Describe in a line whether the bound holds, what was measured, and the bound itself."""
         value, bound = self.format_value(), self.bound.describe()
         line = f"{self.verdict:4}  {value:>9}  {bound}"
         if math.isnan(self.value):
@@ -135,14 +141,17 @@ class CheckedBound(NamedTuple):
         return line
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the bound and what was measured as an entry of a document."""
+        """Return the bound, what was measured, and whether it holds, as an entry for JSON.
+
+        The limit stands under "min" or under "max".
+        """
         bound = self.bound
-        end = "min" if bound.is_least else "max"
+        limit_name = "min" if bound.is_least else "max"
         return {
             "check": bound.describe(),
             "name": bound.name,
             "measured": self.value,
-            end: bound.limit,
+            limit_name: bound.limit,
             "passed": self.passed,
         }
 
@@ -169,12 +178,13 @@ class CheckResult(Result):
         return {"passed": self.passed, "checks": checks, "notes": list(self.notes)}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each bound."""
-        no_ends: dict[str, Any] = {"min": None, "max": None}
-        return [no_ends | check.to_dict() for check in self.checks]
+        """Return a row for each bound, with "min" or "max" None."""
+        # All rows have both columns.
+        no_limits: dict[str, Any] = {"min": None, "max": None}
+        return [no_limits | check.to_dict() for check in self.checks]
 
     def tables(self) -> list[Picture]:
-        """Return a table of the bounds."""
+        """Return one table, with a row for each bound: what was measured, and whether it holds."""
         names, cells = [], []
         for check in self.checks:
             names.append(check.bound.describe())
@@ -182,14 +192,14 @@ class CheckResult(Result):
         levels = make_blank_levels(len(cells), 2)
         notes = tuple(map(escape, self.notes))
         table = Table(
-            "Checks",
-            "bound",
-            ("measured", "holds"),
-            tuple(names),
-            tuple(cells),
-            levels,
-            notes,
-            frozenset({1}),
+            title="Checks",
+            corner="bound",
+            columns=("measured", "holds"),
+            rows=tuple(names),
+            cells=tuple(cells),
+            levels=levels,
+            caption=notes,
+            texts=frozenset({1}),
         )
         return [table]
 
@@ -214,14 +224,15 @@ class Evidence:
     @cached_property
     def columns(self) -> MeasureSummary:
         """The columns of all heads of A, over the texts. Raises InputError."""
-        measures = [measure_heads_of(capture) for capture in self.captures]
+        measures = [measure_captured_heads(capture) for capture in self.captures]
         return summarise_measures(measures)
 
 
 def check_bounds(bounds: Iterable[Bound], evidence: Evidence) -> CheckResult:
-    """Check bounds against what was measured.
+    """Check bounds against measurements, and return each with the number that it is on.
 
-    Raises UsageError for a head that is not there, InputError for what cannot be measured.
+    evidence: the captures and other measurements that the bounds need. Raises UsageError for a head
+    that is not there, InputError for what cannot be measured.
     """
     checks = []
     for bound in bounds:
@@ -232,9 +243,11 @@ def check_bounds(bounds: Iterable[Bound], evidence: Evidence) -> CheckResult:
 
 
 def measure_bound(bound: Bound, evidence: Evidence) -> float:
-    """Return the number that a bound is on; NaN where it is undefined.
+    """Return the number that a bound limits; NaN where it is undefined.
 
-    Raises UsageError, InputError.
+    It is the share of attention that a segment of the text gets, a divergence between two models, a
+    column of the table of heads, or the score of heads in a role. Raises UsageError for a head that
+    is not there, InputError for what cannot be measured.
     """
     measure = bound.measure
     if measure is None:
@@ -249,25 +262,37 @@ def measure_bound(bound: Bound, evidence: Evidence) -> float:
 
 
 def measure_divergence(measure: Measure, distances: Distances) -> float:
-    """Return how far A is from B, or a head of A from the nearest, or from that of its number.
+    """Return the divergence of model A, or of one head of A, from model B in nats.
 
-    Raises UsageError.
+    measure: the name "js" compares each head with the nearest head of the other model, "moved" with
+    the head of the same layer and number. distances: between all heads of A and B on each text. The
+    number is a mean over texts; NaN where undefined.
+
+    Raises UsageError for a head that is not there, and for "moved" if the models have different
+    heads.
     """
     if measure.name == JS:
-        by_head, by_text = distances.to_nearest(0), distances.overall  # (text, head), (text,)
+        by_head = distances.to_nearest(A_SIDE)  # (text, head)
+        by_text = distances.overall  # (text,)
     else:
         if distances.moved is None:
             reason = "A and B have other heads"
             raise UsageError(f"moved compares heads of the same number, and {reason}: use js")
-        by_head, by_text = distances.moved, average_defined(distances.moved, 1)
+        by_head = distances.moved
+        by_text = average_defined(distances.moved, 1)
     if measure.head is None:
         return float(average_defined(by_text, 0))
-    index = find_head(measure.head, distances.names[0])
+    index = find_head(measure.head, distances.names[A_SIDE])
     return float(average_defined(by_head[:, index], 0))
 
 
 def measure_column(measure: Measure, evidence: Evidence) -> float:
-    """Return a column of a head, or its mean over all. Raises UsageError, InputError."""
+    """Return a column of the table of heads, such as entropy: of one head, or the mean over all.
+
+    evidence: holds the captures of model A, one of each text; columns are means over the texts. NaN
+    where undefined. Raises UsageError for a head that is not there, InputError for a column that
+    needs all weights where a capture does not hold them.
+    """
     maps = evidence.captures[0].maps
     values = evidence.columns.mean[measure.name]
     if measure.head is None:
@@ -276,14 +301,17 @@ def measure_column(measure: Measure, evidence: Evidence) -> float:
         heads = [(head.layer, head.head) for head in list_map_heads(maps)]
         index = find_head(measure.head, heads)
         value = float(values[index])
-    if math.isnan(value) and any(each.weights is None for each in maps):
+    if math.isnan(value) and any(attention_map.weights is None for attention_map in maps):
         lacking = "which this capture does not hold"
         raise InputError(f"{measure.name} needs all weights, {lacking}: capture --keep weights")
     return value
 
 
 def measure_role(measure: Measure, roles: Roles) -> float:
-    """Return how strongly a head, or the best of all, plays a role. Raises UsageError."""
+    """Return the score of one head in a role, or the best score of any head.
+
+    NaN where it is undefined. Raises UsageError for a head that is not there.
+    """
     scores = score_heads(measure.name, roles)
     if measure.head is not None:
         heads = list(scores)
@@ -294,39 +322,51 @@ def measure_role(measure: Measure, roles: Roles) -> float:
 
 
 def score_heads(role: str, roles: Roles) -> Mapping[HeadName, float]:
-    """Return the score of each head in a role; NaN where it is undefined."""
+    """Return the score of each head in a role, by layer and number; NaN where it is undefined."""
     scores: dict[HeadName, float] = {}
     for head in roles.heads:
-        best = head.best(role)
-        scores[head.place] = math.nan if best is None else best.mean
+        score = head.find_score(role)
+        scores[head.place] = math.nan if score is None else score.mean
     return scores
 
 
 def average_share(name: str, evidence: Evidence) -> float:
-    """Return what a segment gets, mean over heads and texts. Raises InputError."""
+    """Return the share of attention of a named segment, as a mean over heads and texts.
+
+    Raises InputError for a text that has no such segment.
+    """
     shares = [measure_share(capture, name, evidence) for capture in evidence.captures]
     return float(average_defined(np.array(shares), 0))
 
 
 def measure_share(capture: Capture, name: str, evidence: Evidence) -> float:
-    """Return what a segment of a text gets, mean over heads, sinks left out. Raises InputError."""
+    """Return the share of attention that a named segment of one text gets, as a mean over heads.
+
+    The tokens on which heads rest, special ones and the first, are left out. evidence: holds the
+    segments, or None for the messages or paragraphs of the text itself, and the token whose
+    attention is shared out, or None for all tokens outside the segment. Raises InputError for
+    segments that cannot be measured.
+    """
     try:
         segments = choose_segments(capture, evidence.segments)
-        number = find_segment(name, segments)
-        query = None
+        segment_index = find_segment(name, segments)
+        query_index = None
         if evidence.query is not None:
-            query = evidence.query.resolve(capture.maps[0].queries).start
-        shares = [measure_shares(each, segments, query) for each in capture.maps]
+            window = evidence.query.resolve(capture.maps[0].queries)
+            query_index = window.start
+        shares_of_maps = [measure_shares(each, segments, query_index) for each in capture.maps]
     except ValueError as error:
         raise InputError(f"segments: {error}") from error
-    of_segment = [each.rest_share[..., number].ravel() for each in shares]
-    return float(average_defined(np.concatenate(of_segment), 0))
+    shares_of_segment = [shares.rest_share[..., segment_index].ravel() for shares in shares_of_maps]
+    return float(average_defined(np.concatenate(shares_of_segment), 0))
 
 
 def find_head(head: HeadName, names: Sequence[HeadName]) -> int:
-    """Return where a head stands in a list of heads. Negative numbers count from the end.
+    """Return the index of a head in a list of heads.
 
-    Raises UsageError.
+    head, names: heads by their layer and number. A negative layer counts from the last one that is
+    listed, a negative number from the last head of the layer. Raises UsageError for a head that is
+    not there.
     """
     layers = list(dict.fromkeys(layer for layer, _ in names))
     layer = find_number(head[0], layers, "layer")

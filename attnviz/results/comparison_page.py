@@ -38,24 +38,29 @@ from attnviz.views.labels import abbreviate_head, abbreviate_head_column, make_a
 
 
 def make_comparison_page(result: ComparisonResult, look: Look = DEFAULT_LOOK) -> Page:
-    """Make a page of all heads of both sides, and of what each head of A has more than that of B.
+    """Make a page with all heads of A, all heads of B, and a section of their differences.
 
-    Raises InputError for more words than a page holds.
+    A and B are the two compared captures. A difference is of a head of A and the head of B of the
+    same name, or the nearest head of B if the two have different heads. look: how maps are
+    coloured. Raises InputError for more words than a page can hold.
     """
     comparison = result.first
     a, b = comparison.a, comparison.b
     require_page_size(a)
     section_a = make_side_section("A", a, b, look)
     section_b = make_side_section("B", b, a, look)
-    section_of_difference = make_difference_section(result, look)
-    sections = section_a, section_b, section_of_difference
+    section_of_differences = make_difference_section(result, look)
+    sections = section_a, section_b, section_of_differences
     coverage = list_coverage(comparison)
     summary = summarise_distances(result.distances)
     return Page(title_comparison(comparison), sections, (*coverage, *summary))
 
 
 def require_page_size(side: Side) -> None:
-    """Raise InputError if a side has more common words than a page holds."""
+    """Raise InputError if two compared captures have more words in common than a page can hold.
+
+    side: one of the two.
+    """
     query_count = len(side.queries)
     key_count = len(side.keys)
     if query_count > PAGE_CELLS or key_count > PAGE_CELLS:
@@ -65,7 +70,11 @@ def require_page_size(side: Side) -> None:
 
 
 def make_side_section(letter: str, side: Side, other: Side, look: Look) -> Section:
-    """Draw all heads of one side, where the other side may attend too."""
+    """Draw all heads of one of two compared captures, in the cells that the other may attend to.
+
+    letter: A or B, the name of the capture that is drawn. side: that capture. other: the other one;
+    a cell counts if any of its heads may attend to it.
+    """
     _, visible_to_other = other.mean(other.names)
     maps = tuple(make_layer_map(side, layer, visible_to_other) for layer in side.layers)
     capture = Capture(side.capture.model, side.capture.text, maps)
@@ -78,7 +87,12 @@ def make_side_section(letter: str, side: Side, other: Side, look: Look) -> Secti
 
 
 def make_layer_map(side: Side, layer: int, visible_to_other: Visible) -> AttentionMap:
-    """Return the heads of a layer between common words, where the other side may attend too."""
+    """Make a map of all heads of one layer, between the words that two compared captures have.
+
+    side: the capture of the layer. visible_to_other: (query, key), True where a head of the other
+    capture may attend. Cells are visible only there, and the rows of each head are made to sum to 1
+    over its visible cells.
+    """
     names = select_layer_heads(side, layer)
     weights_of_heads, visible_of_heads = [], []
     for name in names:
@@ -92,26 +106,41 @@ def make_layer_map(side: Side, layer: int, visible_to_other: Visible) -> Attenti
 
 
 def make_difference_section(result: ComparisonResult, look: Look) -> Section:
-    """Draw each head of A less the head of B that stands beside it."""
+    """Draw each head of A less a head of B: that of the same name, or the nearest to it.
+
+    A and B are the two compared captures. The nearest is taken if they have different heads.
+    """
     comparison = result.first
     heatmaps = draw_differences(result, look)
     queries, keys = label_axes(comparison)
     method = read_method(comparison.a)
-    largest = max(each.scale.top for each in heatmaps.values())
+    largest = max(heatmap.scale.top for heatmap in heatmaps.values())
     scale = make_difference_scale(largest, largest, look, method)
     layers, heads, _ = arrange_by_layer(heatmaps)
     row_names = tuple(f"L{layer}" for layer in layers)
     column_names = tuple(abbreviate_head_column(head) for head in heads)
     head_of_b = "the same of B" if has_same_heads(comparison) else "the nearest of B"
     title = f"A - B: each head of A less {head_of_b}"
-    caption = (explain_signs(method),)
     longest = max(len(queries), len(keys))
-    thumbnails = Grid(title, row_names, column_names, (), scale, caption, longest, queries.unit)
+    thumbnails = Grid(
+        title=title,
+        rows=row_names,
+        columns=column_names,
+        panels=(),
+        scale=scale,
+        caption=(explain_signs(method),),
+        tokens=longest,
+        unit=queries.unit,
+    )
     return arrange_section("A - B", thumbnails, heatmaps)
 
 
 def draw_differences(result: ComparisonResult, look: Look) -> dict[HeadName, Heatmap]:
-    """Draw each head of A less the head of B that stands beside it, by the name of that of A."""
+    """Draw each head of A less a head of B, as heatmaps by the name (layer, head) of that of A.
+
+    A and B are the two compared captures. The head of B has the same name, or is the nearest if A
+    and B have different heads.
+    """
     comparison = result.first
     queries, keys = label_axes(comparison)
     method = read_method(comparison.a)
@@ -128,16 +157,20 @@ def draw_differences(result: ComparisonResult, look: Look) -> dict[HeadName, Hea
 
 
 def label_axes(comparison: Comparison) -> tuple[Axis, Axis]:
-    """Return the common queries and keys as axes."""
+    """Make the axes of the queries and keys that two compared captures have in common."""
     a = comparison.a
     shape = 1, 1, len(a.queries), len(a.keys)
     no_weights = np.zeros(shape, np.float32)
+    # The axes are those of any layer and head.
     empty_map = make_side_map(a, 0, (0,), no_weights, np.array(True))
     return make_axes(empty_map)
 
 
 def arrange_section(title: str, thumbnails: Grid, heatmaps: Mapping[HeadName, Heatmap]) -> Section:
-    """Return a section of heatmaps by layer and head, large, and small as the panels of a grid."""
+    """Make a section of a page: heatmaps by layer and head, all small in a grid, and each large.
+
+    thumbnails: the grid without its panels. heatmaps: by (layer, head).
+    """
     _, _, rows_of_heatmaps = arrange_by_layer(heatmaps)
     panels = {name: heatmap.panel for name, heatmap in heatmaps.items()}
     _, _, rows_of_panels = arrange_by_layer(panels)

@@ -61,7 +61,11 @@ class ExplanationResult(Result):
         return self.capture.maps[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every number of every step. Numbers of keys that are hidden are NaN."""
+        """Return every number of every step as a document for JSON.
+
+        Numbers of keys that are hidden from the query are NaN. "largest_difference" says how far
+        the steps are from what the model computed.
+        """
         query_map = self.query_map
         (query,) = describe_tokens(query_map.queries, query_map.query_places)
         document = describe_capture(self.capture)
@@ -75,7 +79,7 @@ class ExplanationResult(Result):
         return document
 
     def describe_head(self) -> dict[str, Any]:
-        """Describe which head is followed, or which score function."""
+        """Describe which head is explained by its layer and number, or else the score function."""
         if self.score is not None:
             return {"score": self.score}
         query_map = self.query_map
@@ -86,14 +90,18 @@ class ExplanationResult(Result):
         return list(self.list_keys())
 
     def list_keys(self) -> Iterator[dict[str, Any]]:
-        """Describe the keys in their order."""
+        """Yield a row for each key, in the order of the text, with its token and its numbers.
+
+        These are its score after each step, its exponential and weight in the softmax, which are
+        NaN for a hidden key, and the length of its value vector.
+        """
         steps, query_map = self.steps, self.query_map
         visible = steps.given.visible
         exponentials = keep_visible(steps.exponentials, visible)
         weights = keep_visible(steps.weights, visible)
         for index, token in enumerate(query_map.keys):
-            row: dict[str, Any] = {"key": query_map.key_places[index]}
-            row["key_token"] = token.text
+            position = query_map.key_places[index]
+            row: dict[str, Any] = {"key": position, "key_token": token.text}
             for step in steps.scores:
                 row[step.name] = step.values[index]
             row["exponential"] = exponentials[index]
@@ -106,9 +114,9 @@ class ExplanationResult(Result):
         return self.draw()
 
     def draw(self, most: int | None = None) -> list[Picture]:
-        """Return the tables of the vectors, of the keys, and of the output.
+        """Return three tables: of the vectors, of the keys, and of the output.
 
-        most: keys that are shown, the strongest; None for all.
+        most: keys that are listed at most, those of the largest weights; None for all.
         """
         keys = name_keys(self.query_map)
         owner = "the model's" if self.score is None else "our layer's"
@@ -118,12 +126,15 @@ class ExplanationResult(Result):
         return [vectors, weights, output]
 
     def draw_vectors(self, keys: Sequence[str]) -> Table:
-        """Return the table of what goes in: the vectors of the query, and of its strongest key."""
+        """Return the table of what goes in: the vectors of the query, and of one key.
+
+        The key is the one with the largest weight. keys: a name for each key.
+        """
         query_map, operands = self.query_map, self.steps.given
         queries, _ = make_axes(query_map)
         strongest = int(self.steps.weights.argmax())
-        number = query_map.queries[0].id
-        query = f"{queries.labels[0]} (token {number} of the vocabulary)"
+        token_id = query_map.queries[0].id
+        query = f"{queries.labels[0]} (token {token_id} of the vocabulary)"
         shown_key = f"of k and v, {keys[strongest]} is shown, which gets most"
         if self.score is None:
             vectors = name_head_vectors(operands)
@@ -135,19 +146,23 @@ class ExplanationResult(Result):
         return make_vectors_table(self.heading(), vectors, strongest, caption)
 
     def heading(self) -> str:
-        """Return the model, the head or score function that is followed, and the query."""
+        """Return the title: the model, the head or the score function, the query, and its keys."""
         query_map = self.query_map
         queries, keys = make_axes(query_map)
         if self.score is None:
-            head = title_matrix(query_map, 0, 0)
+            # The map has one layer and one head, of index 0.
+            titles = title_matrix(query_map, 0, 0)
         else:
-            head = *title_kind(query_map), f"{self.score} of raw vectors"
+            titles = *title_kind(query_map), f"{self.score} of raw vectors"
         query = title_token(queries).replace("token", "query", 1)
-        return join_title(self.capture, *head, query, f"{len(keys)} keys")
+        return join_title(self.capture, *titles, query, f"{len(keys)} keys")
 
 
 def describe_operands(operands: Operands) -> dict[str, Any]:
-    """Describe what the attention of a query is computed of, for JSON."""
+    """Describe what the attention of a query is computed from, for JSON.
+
+    Vectors are "x", the input of the layer, "q" of the query, and "k" and "v" of all keys.
+    """
     vectors = {
         "x": operands.hidden,
         "q": operands.query,
@@ -164,7 +179,11 @@ def describe_operands(operands: Operands) -> dict[str, Any]:
 
 
 def describe_steps(steps: AttentionSteps) -> dict[str, Any]:
-    """Describe what is computed, step by step, for JSON."""
+    """Describe what is computed from scores to the output, step by step, for JSON.
+
+    A sink is one more score in the softmax that stands for no key. "own_output" is the output that
+    the model itself computed, or None.
+    """
     operands = steps.given
     visible = operands.visible
     scores = [step._asdict() for step in steps.scores]
@@ -182,12 +201,12 @@ def describe_steps(steps: AttentionSteps) -> dict[str, Any]:
 
 
 def keep_visible(values: Doubles, visible: npt.NDArray[np.bool_]) -> Doubles:
-    """Return numbers of keys (m,), NaN where a key is hidden."""
+    """Return numbers of keys (key,), with NaN in place of those of hidden keys."""
     return np.where(visible, values, np.nan)
 
 
 def name_keys(query_map: AttentionMap) -> list[str]:
-    """Return a name for each key: its number and its text."""
+    """Return a name for each key: its number in the text and what it says."""
     _, keys = make_axes(query_map)
     names = []
     for number, label in zip(keys.numbers, keys.labels, strict=True):
@@ -199,7 +218,7 @@ def name_keys(query_map: AttentionMap) -> list[str]:
 
 
 def name_raw_vectors(operands: Operands) -> list[NamedVectors]:
-    """Name raw vectors, and say what each of them is."""
+    """Name the embeddings that take the place of query, keys and values, and say what they are."""
     query = NamedVectors("q", "the query's embedding", operands.query)
     key = NamedVectors("k", "the embedding of each key", operands.key)
     value = NamedVectors("v", "the same", operands.value)
@@ -207,7 +226,10 @@ def name_raw_vectors(operands: Operands) -> list[NamedVectors]:
 
 
 def name_head_vectors(operands: Operands) -> list[NamedVectors]:
-    """Name the vectors of a head, and say what each of them is."""
+    """Name the vectors of a head, and say what each of them is.
+
+    They are the input of the layer, if it is known, the query, the keys and the values.
+    """
     query = NamedVectors("q = W_Q x", "what the query seeks", operands.query)
     key = NamedVectors("k = W_K x", "what each key answers", operands.key)
     value = NamedVectors("v = W_V x", "what each key gives", operands.value)
@@ -218,7 +240,10 @@ def name_head_vectors(operands: Operands) -> list[NamedVectors]:
 
 
 def explain_raw_vectors(operands: Operands) -> list[str]:
-    """Explain in a line how raw vectors come about, and matrices if there are any."""
+    """Explain in a line that vectors are used as they are, and which matrices are random.
+
+    Some score functions have matrices of their own.
+    """
     matrices = RANDOM_MATRICES.get(operands.score)
     if matrices is None:
         return [PLAIN_VECTORS]
@@ -226,7 +251,7 @@ def explain_raw_vectors(operands: Operands) -> list[str]:
 
 
 def explain_vectors_of_head(operands: Operands) -> list[str]:
-    """Explain in lines how the vectors of a head come about."""
+    """Explain in lines how the vectors of a head come about, and whether its input is known."""
     if operands.hidden is None:
         return [VECTORS_OF_A_HEAD, UNKNOWN_INPUT]
     return [VECTORS_OF_A_HEAD]
@@ -235,30 +260,38 @@ def explain_vectors_of_head(operands: Operands) -> list[str]:
 def make_vectors_table(
     heading: str,
     vectors: Sequence[NamedVectors],
-    row: int,
+    key: int,
     caption: Sequence[str],
 ) -> Table:
-    """Make a table of a row a vector; of several vectors, one is shown, by its row."""
+    """Make a table with a row for each vector: its meaning, shape, length and first numbers.
+
+    vectors: arrays of one vector, (d,), or of a vector for each key, (key, d). key: the index of
+    the key whose vectors are shown. caption: lines below the table.
+    """
     names, cells = [], []
     for name, meaning, values in vectors:
         names.append(name)
-        cells.append((meaning, *describe_vector(values, row)))
+        cells.append((meaning, *describe_vector(values, key)))
     blank = make_blank_levels(len(cells), len(VECTOR_COLUMNS))
     return Table(
-        heading,
-        "vector",
-        VECTOR_COLUMNS,
-        tuple(names),
-        tuple(cells),
-        blank,
-        make_caption(caption),
-        TEXT_COLUMNS,
+        title=heading,
+        corner="vector",
+        columns=VECTOR_COLUMNS,
+        rows=tuple(names),
+        cells=tuple(cells),
+        levels=blank,
+        caption=make_caption(caption),
+        texts=TEXT_COLUMNS,
     )
 
 
-def describe_vector(values: Doubles, row: int) -> tuple[str, str, str]:
-    """Return the shape of vectors (d,) or (m, d), and length and first numbers of that in a row."""
-    vector = values if values.ndim == 1 else values[row]
+def describe_vector(values: Doubles, key: int) -> tuple[str, str, str]:
+    """Return the shape of an array, and the length and the first numbers of one vector in it.
+
+    values: one vector, (d,), or a vector for each key, (key, d). key: the index of the key whose
+    vector is described.
+    """
+    vector = values if values.ndim == 1 else values[key]
     shape = " x ".join(map(str, values.shape))
     length = np.linalg.norm(vector)
     numbers = [f"{value:.4f}" for value in vector[:SHOWN_NUMBERS]]
@@ -271,9 +304,12 @@ def describe_vector(values: Doubles, row: int) -> tuple[str, str, str]:
 
 
 def make_keys_table(steps: AttentionSteps, keys: Sequence[str], most: int | None) -> Table:
-    """Make a table of a row a key in the order of the text, then of what closes the sum.
+    """Make a table with a row for each key, from its scores to its weight in the softmax.
 
-    most: keys that are shown, the strongest; None for all.
+    Keys stand in the order of the text. The last rows are of all keys that are not listed, of a
+    sink (a score in the softmax that stands for no key) if there is one, and of the sum. keys: a
+    name for each key. most: keys that are listed at most, those of the largest weights; None for
+    all.
     """
     numbers = collect_key_numbers(steps)
     falling = np.argsort(-steps.weights, kind="stable")
@@ -284,23 +320,28 @@ def make_keys_table(steps: AttentionSteps, keys: Sequence[str], most: int | None
         names.append(name)
         rows.append(format_closing_row(len(steps.scores), exponential, weight))
     levels = make_blank_levels(len(rows), numbers.shape[1])
+    # No column but that of the weights has colours.
     weights = numbers[shown, WEIGHT_COLUMN]
     levels[: len(shown), WEIGHT_COLUMN] = weights
     step_names = [step.name for step in steps.scores]
     lines = explain_columns(steps, keys)
     return Table(
-        "From scores to weights: the softmax",
-        "key",
-        (*step_names, *KEY_COLUMNS),
-        tuple(names),
-        tuple(rows),
-        levels,
-        make_caption(lines),
+        title="From scores to weights: the softmax",
+        corner="key",
+        columns=(*step_names, *KEY_COLUMNS),
+        rows=tuple(names),
+        cells=tuple(rows),
+        levels=levels,
+        caption=make_caption(lines),
     )
 
 
 def collect_key_numbers(steps: AttentionSteps) -> Doubles:
-    """Return the numbers (key, column) of each step and of KEY_COLUMNS, NaN where there is none."""
+    """Collect the numbers of each key, (key, column): its score after each step, then others.
+
+    These are its exponential and its weight in the softmax, which are NaN for a hidden key, the
+    length of its value vector, and the weight times that length.
+    """
     visible = steps.given.visible
     lengths = np.linalg.norm(steps.given.value, axis=-1)
     scores = [step.values for step in steps.scores]
@@ -314,8 +355,13 @@ def list_closing_rows(
     steps: AttentionSteps,
     shown: npt.NDArray[np.int64],
 ) -> Iterator[tuple[str, float, float]]:
-    """Yield exponentials and weights by name: of all other keys, of a sink, and their sum."""
-    others = np.setdiff1d(np.arange(len(steps.weights)), shown)
+    """Yield the rows below the listed keys: a name, an exponential and a weight each.
+
+    They are of all keys that are not listed, of a sink (a score in the softmax that stands for no
+    key) if there is one, and the sum of everything. shown: the indices of the listed keys.
+    """
+    all_keys = np.arange(len(steps.weights))
+    others = np.setdiff1d(all_keys, shown)
     if len(others):
         exponential = steps.exponentials[others].sum()
         weight = steps.weights[others].sum()
@@ -327,14 +373,20 @@ def list_closing_rows(
 
 
 def format_closing_row(step_count: int, exponential: float, weight: float) -> tuple[str, ...]:
-    """Return an exponential and a weight as a row whose other columns are empty."""
+    """Format an exponential and a weight as a row, whose other columns are empty.
+
+    step_count: columns before these two; two more come after them.
+    """
     before = [np.nan] * step_count
     numbers = [*before, exponential, weight, np.nan, np.nan]
     return format_four_digits(numbers)
 
 
 def explain_columns(steps: AttentionSteps, keys: Sequence[str]) -> list[str]:
-    """Explain in lines each column, what is hidden, and the way of the strongest key."""
+    """Explain in lines each column, how many keys are hidden, and how one key gets its weight.
+
+    keys: a name for each key. The key that is followed is the one with the largest weight.
+    """
     count = len(keys)
     hidden = count - np.count_nonzero(steps.given.visible)
     lines = [f"each column is a number for each of {count} keys"]
@@ -353,7 +405,10 @@ def explain_columns(steps: AttentionSteps, keys: Sequence[str]) -> list[str]:
 
 
 def explain_strongest(steps: AttentionSteps, keys: Sequence[str]) -> str:
-    """Explain in a line, with its numbers, how the strongest key comes to its weight."""
+    """Explain in a line, in equations with numbers, how the key with most weight comes to it.
+
+    keys: a name for each key.
+    """
     best = int(steps.weights.argmax())
     terms = begin_product(steps.given, best)
     equations = []
@@ -369,7 +424,10 @@ def explain_strongest(steps: AttentionSteps, keys: Sequence[str]) -> str:
 
 
 def begin_product(operands: Operands, key: int) -> str:
-    """Return the first terms of the product of query and key; an empty text for other scores."""
+    """Return the first two terms of the dot product of the query and one key, and " + … = ".
+
+    key: the index of the key. The text is empty if scores are not made by a dot product.
+    """
     if operands.score != "dot":
         return ""
     first_of_query = operands.query[:2]
@@ -384,7 +442,12 @@ def begin_product(operands: Operands, key: int) -> str:
 
 
 def make_output_table(steps: AttentionSteps, difference: Difference, owner: str) -> Table:
-    """Make the table of the output, beside that of its owner, with how far they are apart."""
+    """Make the table of the output, with a line on how far it is from the model's own output.
+
+    The own output, which the model or our own layer computed, is a second row if it is known.
+    difference: the largest differences of weights and of outputs between the two. owner: "the
+    model's" or "our layer's".
+    """
     vectors = [NamedVectors("Σ w·v", "weights times values", steps.output)]
     own_output = steps.given.output
     if own_output is not None:

@@ -87,8 +87,8 @@ class HeadRole:
             return self.scores
         return self.on_text
 
-    def best(self, role: str) -> RoleScore | None:
-        """Return the score in a role on the first data it is measured on; None if undefined."""
+    def find_score(self, role: str) -> RoleScore | None:
+        """Return the score in a role, on the first data it is measured on; None if undefined."""
         first_data = ROLES[role].data[0]
         return self.scores_on(first_data).get(role)
 
@@ -109,11 +109,11 @@ class Roles:
         return tuple(head for head in self.heads if head.role == role)
 
     def rank_heads(self, role: str) -> list[HeadRole]:
-        """Return the heads whose score of a role is defined, the highest first."""
+        """Return the heads whose score in a role is defined, the highest score first."""
         means: dict[Head, float] = {}
         heads = []
         for head in self.heads:
-            score = head.best(role)
+            score = head.find_score(role)
             if score is not None:
                 means[head.place] = score.mean
                 heads.append(head)
@@ -147,7 +147,12 @@ class HeadsResult(Result):
         return list_role_scores(self.roles)
 
     def tables(self) -> list[Picture]:
-        """Return a map of all heads and a table of some, and the losses if they were measured."""
+        """Return a map of all heads and a table, and the table of losses if losses were measured.
+
+        The map shows the names of the roles that heads play, or if one role is chosen, the scores
+        of all heads in it. The table below it is of all roles, or of the heads with the highest
+        scores.
+        """
         roles, role = self.roles, self.role
         tables: list[Picture]
         if role is None:
@@ -163,7 +168,7 @@ class HeadsResult(Result):
 
 
 def describe_roles(roles: Roles) -> dict[str, Any]:
-    """Describe all heads, the data they were measured on, and the roles, for JSON."""
+    """Describe all heads, the data that they were measured on, and all roles, for JSON."""
     heads = [describe_role(head) for head in roles.heads]
     return {
         "model": roles.model,
@@ -188,7 +193,7 @@ def describe_definitions() -> dict[str, Any]:
 
 
 def describe_role(head: HeadRole) -> dict[str, Any]:
-    """Describe the role of a head with its scores, for JSON."""
+    """Describe a head for JSON: the role that it plays, and its scores in all roles."""
     return {
         "layer": head.layer,
         "head": head.head,
@@ -204,7 +209,10 @@ def describe_scores(scores: RoleScores) -> dict[str, Any]:
 
 
 def list_role_scores(roles: Roles) -> list[dict[str, Any]]:
-    """List every score of every head on both data."""
+    """List the scores of all heads on both kinds of data as rows of a CSV file.
+
+    The kinds of data are repeated random tokens and texts.
+    """
     rows = []
     for head in roles.heads:
         rows += list_head_scores(head)
@@ -212,7 +220,10 @@ def list_role_scores(roles: Roles) -> list[dict[str, Any]]:
 
 
 def list_head_scores(head: HeadRole) -> list[dict[str, Any]]:
-    """List the scores of a head on both data."""
+    """List the scores of a head as rows of a CSV file, one for each kind of data and role.
+
+    The kinds of data are repeated random tokens and texts.
+    """
     rows = []
     for data in DATA:
         for name, score in head.scores_on(data).items():
@@ -238,12 +249,15 @@ NO_ROLE = HeadCell("-", np.nan)
 
 
 def make_names_table(roles: Roles) -> Table:
-    """Make a map of the names of all heads, with how strongly each plays the role."""
+    """Make a map of all heads, a row a layer, with the short names of the roles that they play.
+
+    The score in its role colours a head, and stands behind the name if a row has few enough heads.
+    """
     heads_a_layer = len({head.head for head in roles.heads})
     shows_scores = heads_a_layer <= MOST_BESIDE_SCORES
 
     def make_cell(head: HeadRole) -> HeadCell:
-        score = head.best(head.role) if head.role else None
+        score = head.find_score(head.role) if head.role else None
         if head.role is None or score is None:
             return NO_ROLE
         text = ROLES[head.role].short
@@ -257,7 +271,7 @@ def make_names_table(roles: Roles) -> Table:
 
 
 def explain_short_names(roles: Roles) -> str:
-    """Say what the short names of the roles that heads play stand for."""
+    """Explain the short names of the roles that some head plays, in a line."""
     played = {head.role for head in roles.heads}
     names = []
     for name, role in ROLES.items():
@@ -269,10 +283,13 @@ def explain_short_names(roles: Roles) -> str:
 
 
 def make_scores_table(roles: Roles, role: str) -> Table:
-    """Make a map of one score of all heads, on the first data that its role is measured on."""
+    """Make a map of the scores of all heads in one role, a row a layer.
+
+    The scores are those on the first data that the role is measured on.
+    """
 
     def make_cell(head: HeadRole) -> HeadCell:
-        score = head.best(role)
+        score = head.find_score(role)
         if score is None:
             return NO_CELL
         return HeadCell(format_share(score.mean), score.mean)
@@ -291,7 +308,11 @@ def make_head_table(
     make_cell: Callable[[HeadRole], HeadCell],
     caption: Sequence[str],
 ) -> Table:
-    """Make a table with a row a layer, a column a head, and a cell for each head."""
+    """Make a table with a row a layer, a column a head, and a cell for each head.
+
+    title: comes after the name of the model. make_cell: returns the text and the colour of the cell
+    of a head. caption: lines below the table. A cell is empty where a layer has no such head.
+    """
     cells = {head.place: make_cell(head) for head in roles.heads}
     layers = sorted({layer for layer, _ in cells})
     heads = sorted({head for _, head in cells})
@@ -305,13 +326,13 @@ def make_head_table(
     columns = tuple(abbreviate_head_column(head) for head in heads)
     row_names = tuple(f"L{layer}" for layer in layers)
     return Table(
-        f"{model} · {title}",
-        "",
-        columns,
-        row_names,
-        tuple(texts),
-        levels.clip(0, 1),
-        tuple(caption),
+        title=f"{model} · {title}",
+        corner="",
+        columns=columns,
+        rows=row_names,
+        cells=tuple(texts),
+        levels=levels.clip(0, 1),
+        caption=tuple(caption),
         even=True,
     )
 
@@ -320,7 +341,11 @@ def make_head_table(
 
 
 def make_roles_table(roles: Roles) -> Table:
-    """Make a table of all roles, each with the head that plays it most, named or not."""
+    """Make a table with a row for each role, with the head that has the highest score in it.
+
+    The columns are the number of heads that are named by the role, the head of the highest score,
+    which need not be named, its scores and chance on both kinds of data, and the threshold.
+    """
     names, cells = [], []
     for role in ROLES:
         ranking = roles.rank_heads(role)
@@ -335,18 +360,22 @@ def make_roles_table(roles: Roles) -> Table:
     columns = "named", "head", *NUMBER_COLUMNS, "threshold"
     levels = make_blank_levels(len(cells), len(columns))
     return Table(
-        "the head that plays each role most",
-        "role",
-        columns,
-        tuple(names),
-        tuple(cells),
-        levels,
-        list_explanations(),
+        title="the head that plays each role most",
+        corner="role",
+        columns=columns,
+        rows=tuple(names),
+        cells=tuple(cells),
+        levels=levels,
+        caption=list_explanations(),
     )
 
 
 def make_ranking_table(roles: Roles, role: str) -> Table:
-    """Make a table of the heads that play a role most, in falling order."""
+    """Make a table of the heads with the highest scores in one role, in falling order.
+
+    The columns are the score and chance on both kinds of data, and the role that names the head,
+    which may be another one.
+    """
     heads = roles.rank_heads(role)[:MOST_LISTED]
     threshold = format_threshold(role) or "none"
     title = f"{role}, threshold {threshold}"
@@ -362,19 +391,23 @@ def make_ranking_table(roles: Roles, role: str) -> Table:
     levels = make_blank_levels(count, len(columns))
     columns_of_names = frozenset({columns.index("role")})
     return Table(
-        title,
-        "head",
-        columns,
-        tuple(names),
-        tuple(cells),
-        levels,
-        list_explanations(),
-        columns_of_names,
+        title=title,
+        corner="head",
+        columns=columns,
+        rows=tuple(names),
+        cells=tuple(cells),
+        levels=levels,
+        caption=list_explanations(),
+        texts=columns_of_names,
     )
 
 
 def format_score_cells(head: HeadRole, role: str) -> tuple[str, ...]:
-    """Return a score with its deviation and chance, on both data; empty texts where undefined."""
+    """Format the scores of a head in a role, and chance, on each kind of data: four cells.
+
+    A score has its deviation beside it. Chance is the score of a head that attends equally to all
+    that it sees. Cells are empty where the score is undefined.
+    """
     cells: list[str] = []
     for data in DATA:
         score = head.scores_on(data).get(role)
@@ -386,7 +419,7 @@ def format_score_cells(head: HeadRole, role: str) -> tuple[str, ...]:
 
 
 def describe_data(roles: Roles) -> tuple[str, ...]:
-    """Say on which data heads were measured, and whether that was too little."""
+    """Say in a line on which data heads were measured, and in another if that was too little."""
     setting = roles.setting
     sequences = f"{setting.sequences} sequences of {roles.tokens} tokens"
     block = f"a block of {setting.block} distinct random tokens twice (seed {setting.seed})"
@@ -398,7 +431,7 @@ def describe_data(roles: Roles) -> tuple[str, ...]:
 
 
 def list_explanations() -> tuple[str, ...]:
-    """Say what names and numbers mean."""
+    """Explain in lines what the numbers and the names of roles mean."""
     return EXPLAIN_NUMBERS, EXPLAIN_NAMES, EXPLAIN_INDUCTION
 
 
@@ -411,7 +444,7 @@ def format_role_score(score: RoleScore) -> str:
 
 
 def format_threshold(role: str) -> str:
-    """Format from where a role names a head, beyond chance; empty if it names none."""
+    """Format the score beyond chance from which a role names a head; empty if it names none."""
     threshold = ROLES[role].threshold
     if threshold is None:
         return ""
@@ -440,7 +473,7 @@ def name_data(role: RoleDefinition) -> str:
 
 
 def name_threshold(role: RoleDefinition) -> str:
-    """Say from where a role names a head, beyond chance."""
+    """Say from which score beyond chance a role names a head, or that it names none."""
     if role.threshold is None:
         return "names no head"
     return f"threshold {role.threshold}"

@@ -49,7 +49,7 @@ NO_SCORES = (
     "softmaxed they are the weights: use --weights attention; --token, and --query with --key, "
     "show scores"
 )
-SHARED_OUT = "these numbers are of rows that were made to sum to 1"
+ROWS_RESCALED = "these numbers are of rows that were made to sum to 1"
 
 RISING = frozenset({"entropy", "span", "normalised"})
 """Columns of which the smallest come first: heads that know where to look."""
@@ -70,16 +70,17 @@ class MapHead(NamedTuple):
 
 
 def list_map_heads(maps: Sequence[AttentionMap]) -> list[MapHead]:
-    """List the heads of maps."""
+    """List the heads of maps, by kind of attention, layer and number, in their order."""
     heads = []
     for index in index_matrices(maps):
         attention_map, _, _ = index
-        heads.append(MapHead(attention_map.kind, *read_head_key(*index)))
+        layer, head = read_head_key(*index)
+        heads.append(MapHead(attention_map.kind, layer, head))
     return heads
 
 
 def list_panels(maps: Sequence[AttentionMap]) -> list[Panel]:
-    """List the numbers of the heads of maps."""
+    """List the weights and masks of the heads of maps, in their order."""
     return [read_panel(*index) for index in index_matrices(maps)]
 
 
@@ -89,32 +90,34 @@ def name_heads(maps: Sequence[AttentionMap]) -> tuple[str, ...]:
 
 
 def capture_heads(source: CaptureSource, request: Request) -> Capture:
-    """Capture the heads that a request names.
+    """Make a capture of the heads that a request names.
 
-    Raises InputError if their maps are not of the same tokens.
+    source: a function that takes a request and returns a capture of a model's attention. Raises
+    InputError if the maps of the capture are not of the same tokens, and as the source does.
     """
     capture = source(request)
     require_same_tokens(capture.maps, "choose some with --layers")
     return capture
 
 
-def note_shared_rows(capture: Capture) -> Capture:
-    """Return a capture with a note if its rows do not sum to 1, as rows do that are measured.
+def note_rescaled_rows(capture: Capture) -> Capture:
+    """Return a capture, with a note if its rows are made to sum to 1 before they are measured.
 
-    Raises UsageError for scores, which cannot be measured.
+    They are if they hold other numbers than attention weights, or maxima over heads. Raises
+    UsageError for scores before the softmax, which cannot be measured.
     """
     methods = list_methods(capture.maps)
     if SCORES in methods:
         raise UsageError(NO_SCORES)
     if all(sums_to_one(attention_map) for attention_map in capture.maps):
         return capture
-    has_sinks = any(holds_other_numbers(method) for method in methods)
-    note = f"{SHARED_OUT}, sinks included" if has_sinks else SHARED_OUT
+    has_other_numbers = any(holds_other_numbers(method) for method in methods)
+    note = f"{ROWS_RESCALED}, sinks included" if has_other_numbers else ROWS_RESCALED
     return replace(capture, notes=(*capture.notes, note))
 
 
 def sums_to_one(attention_map: AttentionMap) -> bool:
-    """Return whether the rows of a map sum to 1: weights do, but not the maxima over heads."""
+    """Return whether the rows of a map sum to 1: weights do, but not their maxima over heads."""
     return attention_map.method == ATTENTION and "max" not in attention_map.heads
 
 
@@ -135,7 +138,7 @@ class HeadNumbers:
 
     @property
     def defined_columns(self) -> list[str]:
-        """The columns that say something of any head; all if none does."""
+        """The names of the columns that are defined for some head, or of all columns if none is."""
         defined = []
         for name, values in self.mean.items():
             if np.isfinite(values).any():
@@ -156,23 +159,26 @@ class HeadOrder(NamedTuple):
         return (self.column in RISING) != self.reverse
 
     def describe(self) -> str:
-        """Describe the order in a caption."""
+        """Describe the order in a caption, as in "smallest entropy first"."""
         if self.column == BY_POSITION:
             return "the last first" if self.reverse else "by layer and head"
         first = "smallest" if self.is_rising else "largest"
         return f"{first} {self.column} first"
 
     def arrange(self, numbers: HeadNumbers) -> list[int]:
-        """Return the numbers of the heads in this order, last those with an undefined column."""
+        """Return the indices of the heads in this order, by a column or by layer and head.
+
+        numbers: the columns of all heads. Heads whose column is NaN come last.
+        """
         if self.column == BY_POSITION:
-            order = list(range(len(numbers.names)))
+            indices = list(range(len(numbers.names)))
             if self.reverse:
-                order.reverse()
-            return order
+                indices.reverse()
+            return indices
         values = numbers.mean[self.column]
-        keys = values if self.is_rising else -values
-        arranged: list[int] = np.argsort(keys, kind="stable").tolist()
-        return arranged
+        sorted_by = values if self.is_rising else -values
+        order: list[int] = np.argsort(sorted_by, kind="stable").tolist()
+        return order
 
 
 SHARPEST_FIRST = HeadOrder()
@@ -212,18 +218,18 @@ class HeadMeasures(Result):
 
     @property
     def numbers(self) -> HeadNumbers:
-        """The columns as a table shows them."""
-        heading = title_heads(self.captures)
+        """The columns of all heads as a table shows them, with a title and notes."""
+        title = title_heads(self.captures)
         names = name_heads(self.captures[0].maps)
-        return HeadNumbers(heading, names, self.summary.mean, self.summary.sd, self.notes)
+        return HeadNumbers(title, names, self.summary.mean, self.summary.sd, self.notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the columns of every head, and what they are."""
+        """Return the columns of every head, and what the columns are, as a document for JSON."""
         first = self.captures[0]
         heads = []
-        for i, head in enumerate(self.heads):
+        for index, head in enumerate(self.heads):
             described = head._asdict()
-            described["measures"] = self.describe_measures(i)
+            described["measures"] = self.describe_measures(index)
             heads.append(described)
         texts = [capture.text for capture in self.captures]
         return {
@@ -237,8 +243,11 @@ class HeadMeasures(Result):
         }
 
     def describe_measures(self, head: int) -> dict[str, Any]:
-        """Describe the columns of one head, by number."""
-        means, deviations, counts = self.summary
+        """Describe the columns of one head for JSON: mean, deviation and number of texts.
+
+        head: its index among all heads.
+        """
+        means, deviations, counts = self.summary  # (head,) by column, each
         described: dict[str, Any] = {}
         for name in COLUMNS:
             mean = means[name][head]
@@ -248,15 +257,18 @@ class HeadMeasures(Result):
         return described
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a line for each head; of several texts with standard deviations."""
+        """Return a row for each head with its columns; over several texts also their deviations."""
         rows = []
-        for i, head in enumerate(self.heads):
+        for index, head in enumerate(self.heads):
             row = head._asdict()
-            rows.append(row | self.list_numbers(i))
+            rows.append(row | self.list_numbers(index))
         return rows
 
     def list_numbers(self, head: int) -> dict[str, float]:
-        """List the columns of one head, by number."""
+        """Return the columns of one head by name; over several texts also their deviations.
+
+        head: its index among all heads.
+        """
         means, deviations = self.summary.mean, self.summary.sd
         numbers = {name: values[head] for name, values in means.items()}
         if len(self.captures) > 1:
@@ -277,7 +289,9 @@ class HeadMeasures(Result):
     ) -> Table:
         """Draw the table of heads.
 
-        most: rows that are shown. deviations: standard deviations stand beside all means.
+        order: that of the rows. most: heads that are shown at most; None for all. deviations: True
+        for standard deviations beside all means, False for those beside the column of the order
+        alone.
         """
         return draw_heads_table(self.numbers, order, most, deviations=deviations)
 
@@ -285,24 +299,27 @@ class HeadMeasures(Result):
 def inspect_heads(sources: Sequence[CaptureSource], request: Request = EVERY_HEAD) -> HeadMeasures:
     """Measure what every head does with each of some texts.
 
-    sources: one a text, of the same heads. request: the layers, heads and kinds of map; with
-    keep="weights" all columns are measured of a long text too.
+    sources: one for each text, of the same heads: a function that takes a request and returns a
+    capture of a model's attention. request: the layers, heads and kinds of map; with keep="weights"
+    all columns are measured of a long text too.
 
-    Raises UsageError for scores, InputError if there is nothing to measure, and as the sources do.
+    Raises UsageError for scores before the softmax, InputError if there is nothing to measure, and
+    as the sources do.
     """
     measures: list[Measures] = []
     captures: list[Capture] = []
     for source in sources:
-        capture = note_shared_rows(capture_heads(source, request))
-        measures.append(measure_heads_of(capture))
+        capture = note_rescaled_rows(capture_heads(source, request))
+        measures.append(measure_captured_heads(capture))
         captures.append(drop_numbers(capture))
     return HeadMeasures(tuple(captures), summarise_measures(measures))
 
 
-def measure_heads_of(capture: Capture) -> Measures:
-    """Measure the columns of all heads of a capture, (head,) each.
+def measure_captured_heads(capture: Capture) -> Measures:
+    """Measure all heads of a capture; returns an array (head,) for each column of the table.
 
-    Raises InputError if there is nothing to measure.
+    The heads of all maps stand one after the other. Raises InputError if a map holds neither
+    weights nor statistics.
     """
     if not all(each.weights is not None or each.statistics for each in capture.maps):
         missing = "this capture holds neither weights nor statistics"
@@ -310,15 +327,15 @@ def measure_heads_of(capture: Capture) -> Measures:
     measures_of_maps = [measure_map(each) for each in capture.maps]
     measures: Measures = {}
     for name in COLUMNS:
-        columns = [each[name].ravel() for each in measures_of_maps]
-        measures[name] = np.concatenate(columns)
+        columns_of_maps = [each[name].ravel() for each in measures_of_maps]
+        measures[name] = np.concatenate(columns_of_maps)
     return measures
 
 
 def drop_numbers(capture: Capture) -> Capture:
-    """Return a capture without its numbers, which would fill memory with those of many texts.
+    """Return a capture without its numbers, which would fill memory if there are many texts.
 
-    A note says of which text statistics alone were there.
+    If not all weights were there to be measured, a note says so.
     """
     notes = capture.notes
     if any(each.weights is None for each in capture.maps):
@@ -330,7 +347,7 @@ def drop_numbers(capture: Capture) -> Capture:
 
 
 def drop_numbers_of_map(attention_map: AttentionMap) -> AttentionMap:
-    """Return a map without its numbers."""
+    """Return a map without its weights and without what was made of them."""
     return replace(
         attention_map,
         weights=None,
@@ -342,7 +359,10 @@ def drop_numbers_of_map(attention_map: AttentionMap) -> AttentionMap:
 
 
 def describe_columns(unit: Unit = "token") -> list[dict[str, str]]:
-    """Describe what the columns are, of maps between tokens or words."""
+    """Describe the columns of a table of heads for JSON: names, definitions, sources and units.
+
+    unit: of the maps that are measured, tokens or words; columns in tokens are in that unit.
+    """
     described = []
     for column in COLUMNS.values():
         unit_of_column: str = column.unit
@@ -359,9 +379,9 @@ def describe_columns(unit: Unit = "token") -> list[dict[str, str]]:
 
 
 def title_heads(captures: Sequence[Capture]) -> str:
-    """Return the model, what attends to what, and how much text there is.
+    """Make the title of a table of heads: the model, the kind of attention, heads, and tokens.
 
-    captures: of the same heads.
+    captures: one for each text, of the same heads.
     """
     first = captures[0]
     first_map = first.maps[0]
@@ -382,10 +402,11 @@ def draw_heads_table(
     *,
     deviations: bool = True,
 ) -> Table:
-    """Draw a table with a row for each head, ``most`` at most; the last row is the mean of all.
+    """Draw a table with a row for each head, and a last row of the mean over all heads.
 
-    deviations: standard deviations stand beside all means, else beside those of the column alone
-    that gives the order.
+    numbers: the columns of all heads. order: that of the rows. most: heads that are shown at most;
+    None for all. deviations: True for standard deviations beside all means, False for those beside
+    the column of the order alone.
     """
     shown = order.arrange(numbers)[:most]
     columns = numbers.defined_columns
@@ -393,16 +414,24 @@ def draw_heads_table(
     names, cells = [], []
     for head in shown:
         names.append(numbers.names[head])
-        cells.append(format_head(numbers, head, columns, with_deviation))
-    caption = caption_heads(numbers, order, len(shown))
+        cells.append(format_head_row(numbers, head, columns, with_deviation))
+    line = caption_heads(numbers, order, len(shown))
     if has_empty_cell(cells):
-        caption += "; empty: undefined"
+        line += "; empty: undefined"
     names.append("mean")
-    cells.append(average_columns(numbers, columns))
+    cells.append(format_mean_row(numbers, columns))
     headings = tuple(COLUMNS[name].heading for name in columns)
     levels = colour_columns(numbers, columns, shown)
-    lines = make_caption((caption, *numbers.notes))
-    return Table(numbers.title, "head", headings, tuple(names), tuple(cells), levels, lines)
+    caption = make_caption((line, *numbers.notes))
+    return Table(
+        title=numbers.title,
+        corner="head",
+        columns=headings,
+        rows=tuple(names),
+        cells=tuple(cells),
+        levels=levels,
+        caption=caption,
+    )
 
 
 def has_empty_cell(rows: Sequence[Sequence[str]]) -> bool:
@@ -411,28 +440,29 @@ def has_empty_cell(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def colour_columns(numbers: HeadNumbers, columns: Sequence[str], shown: Sequence[int]) -> Floats:
-    """Return where the columns of the shown heads lie on the colours: (row, column).
+    """Return the colour levels of a table of heads, from 0 to 1: (row, column).
 
-    The last row is that of the mean, which has no colours.
+    shown: the indices of the heads in the rows. The last row, the mean over all heads, has NaN,
+    which stands for no colour.
     """
     levels = make_blank_levels(len(shown) + 1, len(columns))
-    for i, name in enumerate(columns):
-        levels_of_heads = place_on_colours(name, numbers.mean[name])
-        levels[:-1, i] = levels_of_heads[shown]
+    for index, name in enumerate(columns):
+        levels_of_heads = colour_column(name, numbers.mean[name])
+        levels[:-1, index] = levels_of_heads[shown]
     return levels
 
 
-def caption_heads(numbers: HeadNumbers, order: HeadOrder, shown: int) -> str:
-    """Say which heads a table shows, and in which order."""
+def caption_heads(numbers: HeadNumbers, order: HeadOrder, shown_count: int) -> str:
+    """Say in a line how many of all heads a table shows, and in which order."""
     count = len(numbers.names)
     heads = "1 head" if count == 1 else f"{count} heads"
-    if shown < count:
-        heads = f"{shown} of {count} heads"
+    if shown_count < count:
+        heads = f"{shown_count} of {count} heads"
     return f"{heads}, {order.describe()}; mean: of all {count}"
 
 
-def average_columns(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the mean of each column over all heads, as it is shown."""
+def format_mean_row(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, ...]:
+    """Format the mean of each of some columns over all heads, shown or not."""
     cells = []
     for name in columns:
         mean = float(average_defined(numbers.mean[name], 0))
@@ -440,13 +470,16 @@ def average_columns(numbers: HeadNumbers, columns: Sequence[str]) -> tuple[str, 
     return tuple(cells)
 
 
-def format_head(
+def format_head_row(
     numbers: HeadNumbers,
     head: int,
     columns: Sequence[str],
     with_deviation: Sequence[str],
 ) -> tuple[str, ...]:
-    """Format the row of a head. with_deviation: the columns beside which deviations stand."""
+    """Format the row of one head: the number of each column, some with standard deviations.
+
+    head: its index among all heads. with_deviation: the columns that have deviations.
+    """
     cells = []
     for name in columns:
         has_deviation = name in with_deviation
@@ -455,7 +488,10 @@ def format_head(
 
 
 def format_head_column(numbers: HeadNumbers, name: str, head: int, *, deviation: bool) -> str:
-    """Format a column of one head, with its standard deviation if there is one to be shown."""
+    """Format one column of one head, with its standard deviation if that is asked for and defined.
+
+    head: its index among all heads.
+    """
     unit = COLUMNS[name].unit
     mean = format_measure(numbers.mean[name][head], unit)
     sd = numbers.sd[name][head]
@@ -465,7 +501,7 @@ def format_head_column(numbers: HeadNumbers, name: str, head: int, *, deviation:
 
 
 def format_measure(value: float, unit: str = "") -> str:
-    """Format a number to three digits, a share to two; nothing if undefined."""
+    """Format a number to three digits, a share to two; an empty text where it is undefined."""
     if not np.isfinite(value):
         return ""
     if unit == "share":
@@ -477,10 +513,11 @@ def format_measure(value: float, unit: str = "") -> str:
     return f"{value:.0f}"
 
 
-def place_on_colours(name: str, values: Doubles) -> Doubles:
-    """Return the places of a column on the colours.
+def colour_column(name: str, values: Doubles) -> Doubles:
+    """Return the colour levels of a column of heads, from 0 to 1: (head,).
 
-    Shares lie from 0 to 1, others from 0 to the largest.
+    name: of the column; it says whether values, (head,), are shares. A share is its own level; the
+    level of other numbers is their share of the largest.
     """
     top = 1.0
     if COLUMNS[name].unit != "share":
@@ -490,6 +527,6 @@ def place_on_colours(name: str, values: Doubles) -> Doubles:
 
 
 def find_largest(values: Doubles) -> float:
-    """Return the largest of the values that are defined; 0 if none is."""
+    """Return the largest of some values, where an undefined one counts as 0."""
     defined = np.nan_to_num(values)
     return float(defined.max())

@@ -120,7 +120,7 @@ class InterventionOutcome:
 
     @property
     def scale(self) -> Effect:
-        """The median size of the other effects; NaN if there are none."""
+        """The median size of each number of the other effects; NaN if there are none."""
         if not self.others:
             return Effect(np.nan, np.nan, np.nan)
         medians = np.median(np.abs(self.others), axis=0)
@@ -128,14 +128,18 @@ class InterventionOutcome:
 
     @property
     def probabilities(self) -> tuple[Doubles, Doubles]:
-        """The probability of each output before and after; of a vector they mean nothing."""
+        """The probabilities (output,) before and after; meaningless if the response is a vector."""
         outputs = self.response.outputs[:2]
         before, after = np.exp(log_softmax(outputs))
         return before, after
 
     @property
     def likeliest_outputs(self) -> tuple[int, ...]:
-        """The LIKELY likeliest outputs before, and those that are among them only after."""
+        """The numbers of the likeliest outputs before the changes, then of those likely only after.
+
+        An output is a token of the vocabulary or a class. At most LIKELY of them count before, and
+        as many after.
+        """
         outputs: dict[int, None] = {}
         for probabilities in self.probabilities:
             falling = np.argsort(-probabilities, kind="stable")
@@ -153,7 +157,7 @@ class InterventionResult(Result):
     """Its notes say what was changed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the changed capture as a document, and under ``intervention`` what came of it."""
+        """Return the changed capture as a document, and under "intervention" what came of it."""
         document = make_capture_document(self.after)
         return {**document, "intervention": describe_outcome(self.outcome)}
 
@@ -162,7 +166,10 @@ class InterventionResult(Result):
         return list_likeliest(self.outcome)
 
     def tables(self) -> list[Picture]:
-        """Return the prediction, and for a single matrix its map before, after and the change."""
+        """Return the prediction before and after, and maps if a single matrix was captured.
+
+        The maps are of that matrix before, after, and of the difference.
+        """
         pictures: list[Picture] = []
         if count_matrices(self.after) == 1:
             pictures.append(draw_intervention(self.before, self.after))
@@ -173,44 +180,51 @@ class InterventionResult(Result):
 
 
 def describe_outcome(outcome: InterventionOutcome) -> dict[str, Any]:
-    """Describe what was changed and what came of it, for JSON."""
+    """Describe what was changed in a run of a model and what came of it, for JSON.
+
+    "comparison" has, for scale, the effects of other changes of the same size, drawn at random.
+    """
     prediction = describe_prediction(outcome)
     prediction |= describe_effect(outcome.effect)
     draws = []
-    for changes, effect in zip(outcome.random_changes, outcome.others, strict=True):
-        draws.append({**describe_changes(changes), **describe_effect(effect)})
+    for random_changes, effect in zip(outcome.random_changes, outcome.others, strict=True):
+        draws.append({**describe_changes(random_changes), **describe_effect(effect)})
     comparison = {
         "of": name_other_changes(outcome.changes),
         "draws": draws,
         "median": describe_effect(outcome.scale),
     }
-    described = describe_changes(outcome.changes)
-    return {**described, "prediction": prediction, "comparison": comparison}
+    changes = describe_changes(outcome.changes)
+    return {**changes, "prediction": prediction, "comparison": comparison}
 
 
 def describe_changes(changes: InterventionChanges) -> dict[str, Any]:
-    """Describe which edges were cut, and which heads ablated, for JSON."""
+    """Describe for JSON which edges were cut, in which heads or layers, and which heads ablated.
+
+    An edge is from a query to a key, by their positions; None stands for all. "with" says what
+    replaced the output of ablated heads.
+    """
     described: dict[str, Any] = {}
     if changes.pairs:
         edges = [{"query": query, "key": key} for query, key in changes.pairs]
         described["knock_out"] = edges
         if changes.heads:
-            described["in"] = {"heads": name_heads_in_order(changes.heads)}
+            described["in"] = {"heads": abbreviate_heads(changes.heads)}
         else:
             described["in"] = {"layers": changes.layers}
     if changes.ablated:
-        described["ablate"] = name_heads_in_order(changes.ablated)
+        described["ablate"] = abbreviate_heads(changes.ablated)
         described["with"] = changes.how
     return described
 
 
-def name_heads_in_order(heads: Sequence[Head]) -> list[str]:
-    """Return the short names of heads, in their order."""
+def abbreviate_heads(heads: Sequence[Head]) -> list[str]:
+    """Return the short names of heads, as L5H3, in their order."""
     return [abbreviate_head(*head) for head in heads]
 
 
 def describe_effect(effect: Effect) -> dict[str, float]:
-    """Describe how far a prediction moved, for JSON."""
+    """Describe how far a prediction moved by its divergence, logit and cosine, for JSON."""
     return {
         "kl": effect.kl,
         "logit_change": effect.logit,
@@ -219,7 +233,10 @@ def describe_effect(effect: Effect) -> dict[str, float]:
 
 
 def describe_prediction(outcome: InterventionOutcome) -> dict[str, Any]:
-    """Describe what is predicted, where, and the likeliest outputs; of vectors there are none."""
+    """Describe for JSON what is predicted, where, and the likeliest outputs before and after.
+
+    Where the model predicts nothing, and only its last vector is read, there are no outputs.
+    """
     response = outcome.response
     position = None if response.kind == "class" else response.place
     token = None if position is None else response.tokens[position].text
@@ -237,7 +254,11 @@ def describe_prediction(outcome: InterventionOutcome) -> dict[str, Any]:
 def describe_likeliest(
     outcome: InterventionOutcome, probabilities: Doubles
 ) -> list[dict[str, Any]]:
-    """Describe the likeliest outputs with the probabilities of one run, for JSON."""
+    """Describe the likeliest outputs with their probabilities in one run, for JSON.
+
+    They are the outputs that are likely before or after the changes. probabilities: (output,), of
+    the run before or of that after.
+    """
     outputs = []
     for output in outcome.likeliest_outputs:
         text = outcome.response.name(output)
@@ -247,7 +268,10 @@ def describe_likeliest(
 
 
 def list_likeliest(outcome: InterventionOutcome) -> list[dict[str, Any]]:
-    """List the likeliest outputs with their probabilities before and after; none of vectors."""
+    """List the likeliest outputs with their probabilities before and after, for a CSV file.
+
+    There are none where the model predicts nothing and only its last vector is read.
+    """
     if outcome.response.kind == "vector":
         return []
     before, after = outcome.probabilities
@@ -264,7 +288,7 @@ def list_likeliest(outcome: InterventionOutcome) -> list[dict[str, Any]]:
 
 
 def count_matrices(capture: Capture) -> int:
-    """Return how many matrices a capture holds: one a layer and head."""
+    """Return how many matrices a capture holds: one for each layer and head of its maps."""
     count = 0
     for attention_map in capture.maps:
         count += len(attention_map.layers) * len(attention_map.heads)
@@ -272,14 +296,17 @@ def count_matrices(capture: Capture) -> int:
 
 
 def explain_changes(changes: InterventionChanges, scope: InterventionScope) -> tuple[str, ...]:
-    """Describe what was changed, and where: a line for edges, two for heads."""
+    """Explain what was changed in lines: one on cut edges, two on ablated heads.
+
+    scope: all tokens and heads that could be changed, which gives edges their names.
+    """
     lines = []
     if changes.pairs:
         edges = ", ".join(name_edge(pair, scope) for pair in changes.pairs)
         heads = name_changed_heads(changes, scope)
         lines.append(f"cut before the softmax: {edges}, in {heads}")
     if changes.ablated:
-        heads = ", ".join(name_heads_in_order(changes.ablated))
+        heads = ", ".join(abbreviate_heads(changes.ablated))
         replacement = REPLACED[changes.how]
         lines.append(f"ablated: {heads}, the output replaced by {replacement}")
         lines.append(SHOWN)
@@ -287,9 +314,12 @@ def explain_changes(changes: InterventionChanges, scope: InterventionScope) -> t
 
 
 def name_changed_heads(changes: InterventionChanges, scope: InterventionScope) -> str:
-    """Name the heads in which edges are cut."""
+    """Name the heads in which edges are cut: each by its name, or all heads of some layers.
+
+    scope: all heads that could be changed.
+    """
     if changes.heads:
-        return ", ".join(name_heads_in_order(changes.heads))
+        return ", ".join(abbreviate_heads(changes.heads))
     layer_count = len(changes.layers)
     if layer_count == len(scope.heads):
         return "all heads"
@@ -299,7 +329,12 @@ def name_changed_heads(changes: InterventionChanges, scope: InterventionScope) -
 
 
 def name_edge(pair: Pair, scope: InterventionScope) -> str:
-    """Name an edge by the positions and texts of its tokens."""
+    """Name an edge from a query to a key by the positions and texts of its tokens.
+
+    pair: the positions of the query and the key; None stands for every one but the other token
+    itself, as a token is not cut from itself. In cross-attention, which is between two texts, None
+    stands for every one. scope: the tokens and the kind of attention.
+    """
     query, key = pair
     other = "" if scope.kind == "cross" else "other "
     query_name = f"every {other}query"
@@ -315,10 +350,14 @@ def name_edge(pair: Pair, scope: InterventionScope) -> str:
 
 
 def draw_intervention(before: Capture, after: Capture, look: Look = DEFAULT_LOOK) -> Series:
-    """Draw the one map of two captures, and after - before, on one scale."""
+    """Draw the map of one head before and after a change, and their difference.
+
+    before, after: captures of that head alone. The first two heatmaps have one colour scale.
+    """
     first, second = draw_on_one_scale(before, after, look)
-    panel = subtract_before(first.panel, second.panel, after.maps[0].method)
-    difference = draw_change(panel, first, look, after.maps[0].method)
+    method = after.maps[0].method
+    panel = subtract_before(first.panel, second.panel, method)
+    difference = draw_change(panel, first, look, method)
     notes = dict.fromkeys((*before.notes, *after.notes))
     heatmaps = (
         replace(first, title="before"),
@@ -329,13 +368,16 @@ def draw_intervention(before: Capture, after: Capture, look: Look = DEFAULT_LOOK
 
 
 def draw_on_one_scale(before: Capture, after: Capture, look: Look) -> tuple[Heatmap, Heatmap]:
-    """Draw the one map of two captures on a scale that both share.
+    """Draw the map of one head before and after a change, on a colour scale that both share.
 
-    Sinks are beyond it only if they are in both.
+    Sinks, that is, keys that soak up attention, lie beyond the end of the scale only if there are
+    some in both.
     """
     first = draw_first_matrix(before, look)
     second = draw_first_matrix(after, look)
-    if not (first.scale.has_beyond and second.scale.has_beyond):
+    both_have_sinks = first.scale.has_beyond and second.scale.has_beyond
+    if not both_have_sinks:
+        # The colours reach the largest weight.
         whole = look._replace(whole=True)
         first = draw_first_matrix(before, whole)
         second = draw_first_matrix(after, whole)
@@ -346,15 +388,19 @@ def draw_on_one_scale(before: Capture, after: Capture, look: Look) -> tuple[Heat
 
 
 def draw_first_matrix(capture: Capture, look: Look) -> Heatmap:
-    """Draw the first matrix of a capture, without its notes."""
+    """Draw the first matrix of a capture, without the notes of the capture."""
     without_notes = replace(capture, notes=())
     return make_heatmap(without_notes, capture.maps[0], 0, 0, look)
 
 
 def subtract_before(before: Panel, after: Panel, method: str) -> Panel:
-    """Return after - before. A weight that was cut is 0 after, which is the change."""
+    """Return the change of a matrix, after - before, and the cells where it is defined.
+
+    method: the kind of numbers. A weight that was cut is 0 after, which is a change like others. A
+    score before the softmax that was cut is not there any more, and its cell is not visible.
+    """
     visible = before.visible
-    if method == SCORES:  # a score that was cut is not there after
+    if method == SCORES:
         visible = visible & after.visible
     change = after.values - before.values
     values = np.where(visible, change, 0).astype(np.float32)
@@ -362,7 +408,10 @@ def subtract_before(before: Panel, after: Panel, method: str) -> Panel:
 
 
 def draw_change(panel: Panel, before: Heatmap, look: Look, method: str) -> Heatmap:
-    """Draw after - before on the axes of the map before, with a line about its signs."""
+    """Draw the change of a matrix on the axes of the map before, with a line about its signs.
+
+    panel: after - before. method: the kind of numbers that were subtracted.
+    """
     rows, columns = before.rows, before.columns
     heatmap = draw_difference("after - before", panel, rows, columns, look, method)
     line = SIGNS if heatmap.scale.largest else "no difference"
@@ -373,7 +422,10 @@ def draw_change(panel: Panel, before: Heatmap, look: Look, method: str) -> Heatm
 
 
 def make_prediction_table(outcome: InterventionOutcome) -> Table:
-    """Make a table of the likeliest outputs before and after; for vectors, of their turn."""
+    """Make a table of the likeliest outputs with their probabilities before and after a change.
+
+    Where the model predicts nothing, it is a table of how far its last vector turned.
+    """
     if outcome.response.kind == "vector":
         return make_vector_table(outcome)
     outputs = list(outcome.likeliest_outputs)
@@ -384,28 +436,28 @@ def make_prediction_table(outcome: InterventionOutcome) -> Table:
     levels[:, :2] = np.sqrt(values)
     heading = "class" if outcome.response.kind == "class" else "token"
     return Table(
-        TITLE,
-        heading,
-        ("before", "after", "change"),
-        tuple(names),
-        tuple(cells),
-        levels,
-        explain_prediction(outcome),
+        title=TITLE,
+        corner=heading,
+        columns=("before", "after", "change"),
+        rows=tuple(names),
+        cells=tuple(cells),
+        levels=levels,
+        caption=explain_prediction(outcome),
     )
 
 
 def make_vector_table(outcome: InterventionOutcome) -> Table:
-    """Make a table of how far a vector turned."""
-    here, for_scale = outcome.effect.cosine, outcome.scale.cosine
-    cells = format_effect(here), format_effect(for_scale)
+    """Make a table of how far a vector turned by a change, and by other changes for scale."""
+    here = format_effect(outcome.effect.cosine)
+    for_scale = format_effect(outcome.scale.cosine)
     return Table(
-        TITLE,
-        "",
-        ("here", "for scale"),
-        ("1 - cos",),
-        (cells,),
-        make_blank_levels(1, 2),
-        explain_prediction(outcome),
+        title=TITLE,
+        corner="",
+        columns=("here", "for scale"),
+        rows=("1 - cos",),
+        cells=((here, for_scale),),
+        levels=make_blank_levels(1, 2),
+        caption=explain_prediction(outcome),
     )
 
 
@@ -416,7 +468,10 @@ def format_change(before: float, after: float) -> tuple[str, str, str]:
 
 
 def name_output(outcome: InterventionOutcome, output: int) -> str:
-    """Return the text of an output; a sign for the space before it, which tells tokens apart."""
+    """Name an output by its text: what a token says, or the name of a class.
+
+    A sign stands for a space before it, which alone tells some tokens apart. output: its number.
+    """
     text = outcome.response.name(output)
     begins_with_space = text != text.lstrip(" ")
     space = ""
@@ -426,7 +481,7 @@ def name_output(outcome: InterventionOutcome, output: int) -> str:
 
 
 def explain_prediction(outcome: InterventionOutcome) -> tuple[str, ...]:
-    """Say what is predicted and how far it moved, and for scale how far other changes move it."""
+    """Explain in lines what is predicted, how far it moved, and how far other changes move it."""
     response, effect = outcome.response, outcome.effect
     token = name_token(response.tokens[response.place])
     predicted = PREDICTED[response.kind].format(response.place, token)
@@ -441,7 +496,10 @@ def explain_prediction(outcome: InterventionOutcome) -> tuple[str, ...]:
 
 
 def summarise_likeliest(outcome: InterventionOutcome) -> str:
-    """Say in a line how the probabilities of the likeliest outputs changed; nothing for vectors."""
+    """Say in a line how the probabilities of the likeliest outputs changed.
+
+    It is empty where the model predicts nothing and only its last vector is read.
+    """
     if outcome.response.kind == "vector":
         return ""
     before, after = outcome.probabilities
@@ -454,7 +512,10 @@ def summarise_likeliest(outcome: InterventionOutcome) -> str:
 
 
 def describe_other_changes(outcome: InterventionOutcome) -> str:
-    """Say for scale what the other changes are, and the median of their effects."""
+    """Say in a line how far other changes of the same size moved the prediction, for scale.
+
+    They are drawn at random, and the line has the median of their effects.
+    """
     other_changes = " and ".join(name_other_changes(outcome.changes))
     count = len(outcome.others)
     if not count:
@@ -469,7 +530,7 @@ def describe_other_changes(outcome: InterventionOutcome) -> str:
 
 
 def name_other_changes(changes: InterventionChanges) -> list[str]:
-    """Name the heads and keys of which other changes of the same size are made."""
+    """Name the heads and keys that other changes of the same size are drawn from."""
     names = []
     if changes.ablated or changes.heads:
         names.append(OTHER_HEADS)
@@ -480,7 +541,11 @@ def name_other_changes(changes: InterventionChanges) -> list[str]:
 
 
 def format_effect(value: float) -> str:
-    """Format a number to three digits, also a small one; empty if there is none."""
+    """Format a number to three digits after the point, or a small one to two significant digits.
+
+    Small are numbers other than 0 of which three digits after the point would show less. The text
+    for NaN is empty.
+    """
     if np.isnan(value):
         return ""
     if value >= LEAST_OF_THREE_DIGITS or value == 0:

@@ -24,7 +24,7 @@ from attnviz.results.inspection import (
     format_measure,
     list_map_heads,
     name_heads,
-    note_shared_rows,
+    note_rescaled_rows,
 )
 from attnviz.results.result import Result
 from attnviz.selection import TokenReference
@@ -45,14 +45,14 @@ class SegmentShares(Result):
 
     @property
     def query(self) -> Axis | None:
-        """The one query, if one was asked about."""
+        """The axis of the one query, if one was asked about."""
         if not self.of_one_query:
             return None
         queries, _ = make_axes(self.capture.maps[0])
         return queries
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the segments, and what each gets in every head."""
+        """Return the segments, and what each gets in every head, as a document for JSON."""
         first_map = self.capture.maps[0]
         query = None
         if self.of_one_query:
@@ -66,16 +66,16 @@ class SegmentShares(Result):
         return {**document, "query": query, "segments": segments, "shares": self.rows()}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a line for each head and segment."""
-        numbers = collect_share_columns(self.shares)
+        """Return a row for each head and segment, with the numbers of the segment in that head."""
+        columns = collect_share_columns(self.shares)
         rows = []
-        for i, head in enumerate(list_map_heads(self.capture.maps)):
-            for j, segment in enumerate(self.segments):
+        for head_index, head in enumerate(list_map_heads(self.capture.maps)):
+            for segment_index, segment in enumerate(self.segments):
                 row = head._asdict()
                 row["segment"] = segment.name
-                row["tokens"] = int(self.shares.tokens[j])
-                for name, values in numbers.items():
-                    row[name] = values[i, j]
+                row["tokens"] = int(self.shares.tokens[segment_index])
+                for name, values in columns.items():
+                    row[name] = values[head_index, segment_index]
                 rows.append(row)
         return rows
 
@@ -85,7 +85,12 @@ class SegmentShares(Result):
 
 
 def collect_share_columns(shares: Shares) -> dict[str, Doubles]:
-    """Collect the numbers of segments by the names of their columns: (head, segment) each."""
+    """Collect the numbers of segments by the names of their columns: (head, segment) each.
+
+    A share is of attention, a baseline is the share if attention were spread evenly, a lift is the
+    share divided by the baseline. The columns that begin with ``rest_`` leave out special tokens
+    and the first.
+    """
     return {
         "share": shares.share,
         "baseline": shares.baseline,
@@ -103,24 +108,27 @@ def inspect_segments(
     query: TokenReference | None = None,
     request: Request = EVERY_HEAD,
 ) -> SegmentShares:
-    """Measure the share of attention that each segment of the text gets.
+    """Measure the share of attention that each segment of a text gets, in every head.
 
-    segments: without them, the text's own: the messages of a chat, or else its paragraphs.
-    query: the one token that gives; without it, means over the queries outside a segment.
+    source: a function that takes a request and returns a capture of a model's attention. segments:
+    parts of the text that have names; without them, the messages of a chat, or else the paragraphs
+    of the text. query: the one token whose attention is shared out; without it, shares are means
+    over the queries outside a segment. request: the layers, heads and kinds of map.
 
-    Raises InputError for segments that do not fit the text, UsageError for scores, and as the
-    source does.
+    Raises InputError for segments that do not fit the text, UsageError for scores before the
+    softmax, and as the source does.
     """
     request_weights = replace(request, keep="weights", query=query)
-    capture = note_shared_rows(capture_heads(source, request_weights))
+    capture = note_rescaled_rows(capture_heads(source, request_weights))
     of_one_query = query is not None
-    position = 0 if of_one_query else None
+    # The maps of a request with a query have no other.
+    query_index = 0 if of_one_query else None
     try:
         chosen = choose_segments(capture, segments)
-        shares = [measure_shares(each, chosen, position) for each in capture.maps]
+        shares_of_maps = [measure_shares(each, chosen, query_index) for each in capture.maps]
     except ValueError as error:
         raise InputError(f"--segments: {error}") from error
-    return SegmentShares(capture, chosen, join_shares(shares), of_one_query)
+    return SegmentShares(capture, chosen, join_shares(shares_of_maps), of_one_query)
 
 
 class SegmentMeans(NamedTuple):
@@ -149,7 +157,10 @@ class SegmentMeans(NamedTuple):
 
 
 def average_shares(shares: Shares) -> SegmentMeans:
-    """Return the means of shares (head, segment) over the heads."""
+    """Average the numbers of segments over the heads.
+
+    shares: arrays (head, segment), NaN where undefined. Returns arrays (segment,).
+    """
     tokens = shares.tokens.astype(np.float64)
     share = average_defined(shares.share, 0)
     baseline = average_defined(shares.baseline, 0)
@@ -159,36 +170,48 @@ def average_shares(shares: Shares) -> SegmentMeans:
 
 
 def draw_segments_table(result: SegmentShares) -> Table:
-    """Draw a row for each segment: means over the heads, with and without resting tokens."""
+    """Draw a table with a row for each segment, its numbers being means over the heads.
+
+    The last column names the head with the largest lift, that is, its share of attention divided by
+    the share that the segment would get if attention were spread evenly.
+    """
     capture, shares = result.capture, result.shares
     first_map = capture.maps[0]
     head_names = name_heads(capture.maps)
     means = average_shares(shares)
     columns = format_segments(means)
-    columns["most by"] = [name_most_lift(lifts, head_names) for lifts in shares.rest_lift.T]
+    lifts_by_segment = shares.rest_lift.T
+    columns["most by"] = [name_most_lift(lifts, head_names) for lifts in lifts_by_segment]
     headings = tuple(columns)
     caption = caption_segments(shares, of_one_query=result.of_one_query)
     titles = [*title_kind(first_map), f"{len(result.segments)} segments"]
     if result.query is not None:
         titles.append(title_token(result.query))
     titles.append(count_heads(len(head_names), first_map.heads))
+    title = join_title(capture, *titles)
     segment_names = [escape(segment.name) for segment in result.segments]
+    levels = colour_segments(means, headings)
     cells = zip(*columns.values(), strict=True)
     column_of_names = headings.index("most by")
     return Table(
-        join_title(capture, *titles),
-        "segment",
-        headings,
-        tuple(segment_names),
-        tuple(cells),
-        colour_segments(means, headings),
-        make_caption((*caption, *capture.notes)),
-        frozenset({column_of_names}),
+        title=title,
+        corner="segment",
+        columns=headings,
+        rows=tuple(segment_names),
+        cells=tuple(cells),
+        levels=levels,
+        caption=make_caption((*caption, *capture.notes)),
+        texts=frozenset({column_of_names}),
     )
 
 
 def format_segments(means: SegmentMeans) -> dict[str, list[str]]:
-    """Format the columns of segments, by heading."""
+    """Format the columns of a table of segments, by heading: a text for each segment.
+
+    means: arrays (segment,). "each" is the share of a token, "even" the share if attention were
+    spread evenly, "lift" the share divided by that. "rest" and "lift*" leave out special tokens and
+    the first.
+    """
     columns: dict[str, list[str]] = {}
     columns["tokens"] = [f"{count:.0f}" for count in means.tokens]
     columns["each"] = [format_share(value, 4) for value in means.per_token]
@@ -201,9 +224,11 @@ def format_segments(means: SegmentMeans) -> dict[str, list[str]]:
 
 
 def colour_segments(means: SegmentMeans, headings: Sequence[str]) -> Floats:
-    """Return the places on the colours of the columns of segments.
+    """Return the colour levels of a table of segments, from 0 to 1: (segment, column).
 
-    They are (segment, column), NaN for no colour.
+    Columns that are not coloured have NaN. A share is its own level; the level of a lift is its
+    share of the largest lift, or of 1 if all lifts are smaller. headings: of all columns of the
+    table.
     """
     lift, rest_lift = means.lift, means.rest_lift
     largest_lifts = find_largest(lift), find_largest(rest_lift)
@@ -221,7 +246,11 @@ def colour_segments(means: SegmentMeans, headings: Sequence[str]) -> Floats:
 
 
 def caption_segments(shares: Shares, *, of_one_query: bool) -> tuple[str, ...]:
-    """Say what the columns of segments are, and why some are empty."""
+    """Explain the columns of a table of segments in a line, and empty cells in another.
+
+    shares: arrays (head, segment). A segment's cells are empty if no query sees it in any head.
+    of_one_query: True if the shares are of what one query gives.
+    """
     whose = "the queries outside a segment that see it"
     why_empty = "no query outside it sees it: --query -1 asks the last token"
     if of_one_query:
@@ -239,7 +268,11 @@ def caption_segments(shares: Shares, *, of_one_query: bool) -> tuple[str, ...]:
 
 
 def name_most_lift(lifts: Doubles, names: Sequence[str]) -> str:
-    """Name the head of the largest lift, with that; lifts: (head,)."""
+    """Name the head with the largest lift for a segment, and the lift; empty if all are undefined.
+
+    A lift is a share of attention by the share under an even spread. lifts: (head,). names: of the
+    heads.
+    """
     if not np.isfinite(lifts).any():
         return ""
     best = int(np.nanargmax(lifts))

@@ -48,20 +48,26 @@ GETS = "gets"
 
 
 def describe_window(capture: Capture) -> dict[str, Any]:
-    """Describe the tokens of a window, and its weights by head; a masked one is undefined."""
-    first = capture.maps[0]
-    described = []
-    heads = list_map_heads(capture.maps)
-    for head, shown in zip(heads, list_panels(capture.maps), strict=True):
-        weights = np.where(shown.visible, shown.values, np.float32(np.nan))
-        described.append({**head._asdict(), "weights": list_shortest_decimals(weights)})
-    queries = describe_tokens(first.queries, first.query_places)
-    keys = describe_tokens(first.keys, first.key_places)
-    return {"queries": queries, "keys": keys, "heads": described}
+    """Describe the tokens of a capture, and the weights of each head, for JSON.
+
+    The capture is of a part of the text; all its maps have the same tokens. A masked cell is NaN.
+    """
+    first_map = capture.maps[0]
+    heads = []
+    map_heads = list_map_heads(capture.maps)
+    for map_head, panel in zip(map_heads, list_panels(capture.maps), strict=True):
+        weights = np.where(panel.visible, panel.values, np.float32(np.nan))
+        heads.append({**map_head._asdict(), "weights": list_shortest_decimals(weights)})
+    queries = describe_tokens(first_map.queries, first_map.query_places)
+    keys = describe_tokens(first_map.keys, first_map.key_places)
+    return {"queries": queries, "keys": keys, "heads": heads}
 
 
 def list_window_cells(capture: Capture) -> Iterator[dict[str, Any]]:
-    """List the cells of a window with their heads; without a weight where they are masked."""
+    """Yield each cell of each head of a capture as a row of a CSV file.
+
+    The weight of a masked cell is None.
+    """
     for attention_map, layer, head in index_matrices(capture.maps):
         layer_number = attention_map.layers[layer]
         head_number = attention_map.heads[head]
@@ -72,24 +78,29 @@ def list_window_cells(capture: Capture) -> Iterator[dict[str, Any]]:
 
 
 def list_panel_cells(attention_map: AttentionMap, panel: Panel) -> Iterator[dict[str, Any]]:
-    """List the cells of one matrix of a map, with their tokens and weights."""
+    """Yield each cell of one matrix of a map, with its tokens and its weight.
+
+    panel: the weights of the matrix (query, key), and where they are visible. A weight is written
+    as a text, None where it is masked.
+    """
     weights = panel.values.astype(str)  # the shortest decimals that give the same float32 back
     for query, query_token in enumerate(attention_map.queries):
         for key, key_token in enumerate(attention_map.keys):
-            weight = str(weights[query, key])
+            weight = str(weights[query, key]) if panel.visible[query, key] else None
             yield {
                 "query": attention_map.query_places[query],
                 "query_token": query_token.text,
                 "key": attention_map.key_places[key],
                 "key_token": key_token.text,
-                "weight": weight if panel.visible[query, key] else None,
+                "weight": weight,
             }
 
 
 def format_weight(value: float, method: str) -> str:
-    """Format a number of a map.
+    """Format a number of a map: "" for NaN, two digits for a weight, a sign for a score.
 
-    A weight has two digits, a score its sign, others two digits of their own.
+    method: the kind of numbers in the map. Small numbers that are neither weights nor scores have
+    two digits of their own.
     """
     if method == SCORES and np.isfinite(value):
         return f"{value:+.2f}"
@@ -112,7 +123,7 @@ class TokenRows(Result):
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both windows, every head by itself."""
+        """Return what the token gives and what it gets, in every head, as a document for JSON."""
         first = next(iter(self.windows.values()))
         described = describe_capture(first)
         for direction, capture in self.windows.items():
@@ -120,7 +131,7 @@ class TokenRows(Result):
         return described
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a line for each cell of both windows."""
+        """Return a row for each weight that the token gives or gets, in every head."""
         rows: list[dict[str, Any]] = []
         for capture in self.windows.values():
             rows += list_window_cells(capture)
@@ -131,12 +142,13 @@ class TokenRows(Result):
         return list[Picture](self.draw_tables())
 
     def draw_tables(self, most: int | None = None) -> list[Table]:
-        """Draw one table of both directions, or two where the others are of two texts.
+        """Draw one table of what the token gives and gets, or in cross-attention one of each.
 
-        most: how many tokens are shown, those of the largest means.
+        most: other tokens that are shown at most, those of the largest means; None for all.
         """
         windows = self.windows.items()
         directions = [read_direction(capture, name) for name, capture in windows]
+        # The others of a cross-attention are of another text in each direction.
         if directions[0].capture.maps[0].kind == "cross":
             return [draw_token_table([direction], most) for direction in directions]
         return [draw_token_table(directions, most)]
@@ -145,9 +157,13 @@ class TokenRows(Result):
 def inspect_token(
     source: CaptureSource, token: TokenReference, request: Request = EVERY_HEAD
 ) -> TokenRows:
-    """Find what one token gives to each of the others, and gets from each.
+    """Find the weights that one token gives to each of the others, and gets from each.
 
-    Raises UsageError if it is nowhere, and as the source does.
+    source: a function that takes a request and returns a capture of a model's attention. request:
+    the layers, heads and kinds of map. In cross-attention a token may stand in one of the two texts
+    only; then there is only what it gives, or only what it gets.
+
+    Raises UsageError if the token is nowhere, and as the source does.
     """
     requests = {
         GIVES: replace(request, keep="weights", query=token),
@@ -186,14 +202,18 @@ class Direction:
 
     @property
     def means(self) -> Doubles:
-        """The mean over the heads that see a token, (token,); NaN if none does."""
+        """The mean weight of each other token over the heads that see it, (token,); else NaN."""
         visible_values = self.values * self.visible
         counts = self.visible.sum(0).astype(np.float64)
         return divide_where(visible_values.sum(0), counts)
 
 
 def read_direction(capture: Capture, name: str) -> Direction:
-    """Read the weights between a token and the others from the capture of its row or column."""
+    """Read the weights between one token and the others, in every head.
+
+    capture: of the row of the token alone, or of its column alone. name: "gives" for a row, where
+    the token is the query, "gets" for a column, where it is the key.
+    """
     queries, keys = make_axes(capture.maps[0])
     token, others = queries, keys
     if name == GETS:
@@ -205,10 +225,11 @@ def read_direction(capture: Capture, name: str) -> Direction:
 
 
 def draw_token_table(directions: Sequence[Direction], most: int | None = None) -> Table:
-    """Draw what one token gives to others and gets from them, as means over the heads.
+    """Draw a table of what one token gives to other tokens and gets from them, a row for each.
 
-    Rows stand in the order of the text.
-    most: how many tokens are shown, those of the largest means.
+    directions: what it gives, what it gets, or both. Each has two columns: the mean over the heads,
+    and the head with the largest weight. Rows stand in the order of the text. most: rows at most,
+    those of the largest means; None for all.
     """
     first = directions[0]
     maps = first.capture.maps
@@ -219,11 +240,11 @@ def draw_token_table(directions: Sequence[Direction], most: int | None = None) -
     for direction in directions:
         columns += [direction.name, "most by"]
     rows, cells = [], []
-    for i in shown:
-        number = first.others.numbers[i]
-        label = first.others.labels[i]
+    for index in shown:
+        number = first.others.numbers[index]
+        label = first.others.labels[index]
         rows.append(f"{number} {label}")
-        cells.append(format_token(directions, i, names))
+        cells.append(format_token_row(directions, index, names))
     token = title_token(first.token)
     heads = count_heads(len(names), maps[0].heads)
     title = join_title(first.capture, *title_kind(maps[0]), token, heads)
@@ -232,21 +253,23 @@ def draw_token_table(directions: Sequence[Direction], most: int | None = None) -
     caption = make_caption((line, *first.capture.notes))
     columns_of_names = frozenset(range(1, len(columns), 2))
     return Table(
-        title,
-        "token",
-        tuple(columns),
-        tuple(rows),
-        tuple(cells),
-        levels,
-        caption,
-        columns_of_names,
+        title=title,
+        corner="token",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        cells=tuple(cells),
+        levels=levels,
+        caption=caption,
+        texts=columns_of_names,
     )
 
 
 def colour_means(means: Doubles, shown: Sequence[int], method: str) -> Floats:
-    """Return where the means (token, direction) of the shown tokens lie on the colours.
+    """Return the colour levels of a table of means, from 0 to 1: (row, column).
 
-    Beside each mean is a column without colours. Scores have none, as they need two ends.
+    means: (token, direction), a direction being what a token gives or gets. shown: the tokens in
+    the rows. Beside each column of means is one of NaN, which stands for no colour. All are NaN for
+    scores before the softmax, whose colours would need two ends. method: the kind of numbers.
     """
     direction_count = means.shape[1]
     levels = make_blank_levels(len(shown), 2 * direction_count)
@@ -258,7 +281,11 @@ def colour_means(means: Doubles, shown: Sequence[int], method: str) -> Floats:
 
 
 def choose_strongest(means: Doubles, most: int | None) -> list[int]:
-    """Choose the tokens of the largest means (token, direction), in the order of the text."""
+    """Return the indices of the tokens with the largest means, in the order of the text.
+
+    means: (token, direction), of which the largest of a token counts, NaN as less than any other.
+    most: tokens at most; None for all.
+    """
     defined = np.where(np.isfinite(means), means, -np.inf)
     largest = defined.max(-1)
     falling = np.argsort(-largest, kind="stable")
@@ -267,7 +294,10 @@ def choose_strongest(means: Doubles, most: int | None) -> list[int]:
 
 
 def caption_token(direction: Direction, means: Doubles, shown: Sequence[int]) -> str:
-    """Say what the numbers of a token are, and how many others are left out."""
+    """Explain in a line the numbers in a table of one token, and how many others it leaves out.
+
+    means: (token, direction), NaN where masked. shown: the indices of the tokens in the table.
+    """
     caption = "means over the heads"
     if not np.isfinite(means[shown]).all():
         caption += "; empty: masked"
@@ -280,12 +310,16 @@ def caption_token(direction: Direction, means: Doubles, shown: Sequence[int]) ->
     return f"{strongest}; {caption}"
 
 
-def format_token(
+def format_token_row(
     directions: Sequence[Direction],
     token: int,
     names: Sequence[str],
 ) -> tuple[str, ...]:
-    """Format a row of a token: of each direction the mean, and the head with the most."""
+    """Format a row of a table: for each direction a mean over heads, and the head with the most.
+
+    directions: the weights that one token gives to others, or gets. token: the index of the other
+    token of the row. names: of the heads.
+    """
     cells: list[str] = []
     for direction in directions:
         mean = float(direction.means[token])
@@ -295,7 +329,11 @@ def format_token(
 
 
 def name_strongest(direction: Direction, token: int, names: Sequence[str]) -> str:
-    """Name the head with the largest weight between the one token and another, with that weight."""
+    """Name the head with the largest weight between one token and another, and add that weight.
+
+    token: the index of the other token. names: of the heads. The text is empty if all heads mask
+    the token, or if the weight is so small that it would be shown as nothing.
+    """
     visible = direction.visible[:, token]
     numbers = direction.values[:, token]
     values = np.where(visible, numbers, -np.inf)
@@ -308,7 +346,10 @@ def name_strongest(direction: Direction, token: int, names: Sequence[str]) -> st
 
 
 def find_least_shown(method: str) -> float:
-    """Return the number below which a head is not named: one that would be shown as nothing."""
+    """Return the number below which a head is not named, as it would be shown as nothing.
+
+    method: the kind of numbers. Of scores before the softmax, all that are not masked are shown.
+    """
     if method == SCORES:
         return float(np.finfo(np.float64).min)
     if holds_other_numbers(method):
@@ -327,7 +368,7 @@ class OneCell(Result):
     """The capture of that query and that key alone."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the weight of every head."""
+        """Return the weight of every head as a document for JSON."""
         described = describe_capture(self.capture)
         return described | describe_window(self.capture)
 
@@ -345,19 +386,25 @@ def inspect_cell(
 ) -> OneCell:
     """Find the weight that one query gives to one key, in all heads.
 
-    Raises UsageError for a token that is not there, and as the source does.
+    source: a function that takes a request and returns a capture of a model's attention. request:
+    the layers, heads and kinds of map. Raises UsageError for a token that is not there, and as the
+    source does.
     """
     window = replace(request, keep="weights", query=query, key=key)
     return OneCell(capture_heads(source, window))
 
 
 def draw_cell(capture: Capture) -> Heatmap:
-    """Draw one cell through all layers and heads, a row a layer."""
+    """Draw the one cell of all heads as a heatmap, a row a layer, a column a head.
+
+    capture: of one query and one key alone.
+    """
     first_map = capture.maps[0]
     map_heads = list_map_heads(capture.maps)
     layers = tuple(dict.fromkeys(head.layer for head in map_heads))
     heads = tuple(dict.fromkeys(head.head for head in map_heads))
     cells = collect_cells(capture, layers, heads)
+    # Columns are heads here, and no head is a sink.
     has_sink = np.zeros(len(heads), bool)
     scale = make_scale([(cells, has_sink)], Look(), first_map.method)
     query, key = make_axes(first_map)
@@ -369,11 +416,22 @@ def draw_cell(capture: Capture) -> Heatmap:
     columns = make_number_axis("heads", head_names)
     line = caption_masked(list_panels(capture.maps))
     caption = make_caption((line, *capture.notes))
-    return Heatmap(title, cells, rows, columns, scale, caption)
+    return Heatmap(
+        title=title,
+        panel=cells,
+        rows=rows,
+        columns=columns,
+        scale=scale,
+        caption=caption,
+    )
 
 
 def collect_cells(capture: Capture, layers: Sequence[int], heads: Sequence[int | str]) -> Panel:
-    """Collect the one cell of each head: (layer, head), not visible where there is no such head."""
+    """Collect the one cell of each head into a matrix (layer, head).
+
+    capture: of one query and one key alone. layers, heads: the numbers of the rows and columns. A
+    cell is not visible where it is masked, or where there is no such head.
+    """
     values = np.zeros((len(layers), len(heads)), np.float32)
     visible = np.zeros(values.shape, bool)
     map_heads = list_map_heads(capture.maps)
@@ -386,7 +444,10 @@ def collect_cells(capture: Capture, layers: Sequence[int], heads: Sequence[int |
 
 
 def caption_masked(cells: Sequence[Panel]) -> str:
-    """Say in how many heads a cell is masked; nothing if in none."""
+    """Say in a line in how many heads a cell is masked; empty if in none.
+
+    cells: the cell of each head, (1, 1).
+    """
     masked = sum(not cell.visible.any() for cell in cells)
     if not masked:
         return ""

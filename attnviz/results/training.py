@@ -48,7 +48,7 @@ class TrainingResult(Result):
         return {"block": self.block, "history": self.history}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each score of each head at each step, with the loss there."""
+        """Return a row for each score of each head at each step, with the loss at that step."""
         roles = self.history[-1]["scores"]
         rows = []
         for measurement in self.history:
@@ -62,7 +62,10 @@ class TrainingResult(Result):
 
 
 def list_measured_scores(measurement: Measurement, role: str) -> list[dict[str, Any]]:
-    """List the scores of all heads in a measurement, with the loss."""
+    """List the scores of all heads in one role at one step as rows, each with the loss.
+
+    measurement: has the step, the loss, and scores by role, as lists [layer][head].
+    """
     rows = []
     for layer, scores in enumerate(measurement["scores"][role]):
         for head, score in enumerate(scores):
@@ -90,23 +93,25 @@ class HeadHistory(NamedTuple):
 
 
 def find_best_heads(history: Sequence[Measurement]) -> Iterator[HeadHistory]:
-    """Find the heads with the highest scores in the last measurement, two of each role.
+    """Yield the two heads with the highest last scores in each role, with all their scores.
 
-    An undefined score is the least.
+    history: measurements during a training, by rising steps. An undefined score counts as the
+    least.
     """
     for role in history[-1]["scores"]:
         scores_by_step = [measurement["scores"][role] for measurement in history]
         scores = np.array(scores_by_step, np.float32)  # (step, layer, head), None becomes NaN
-        last = np.nan_to_num(scores[-1], nan=-1.0).ravel()
-        falling = np.argsort(-last, kind="stable")
-        name = escape(role.replace("_", "-"))
+        last_scores = np.nan_to_num(scores[-1], nan=-1.0).ravel()
+        falling = np.argsort(-last_scores, kind="stable")
+        role_name = escape(role.replace("_", "-"))
+        head_count = scores.shape[-1]
         for index in falling[:BEST_HEADS].tolist():
-            layer, head = divmod(index, scores.shape[-1])
-            yield HeadHistory(name, layer, head, scores[:, layer, head])
+            layer, head = divmod(index, head_count)
+            yield HeadHistory(role_name, layer, head, scores[:, layer, head])
 
 
 def collect_losses(history: Sequence[Measurement]) -> Floats:
-    """Collect the losses of all measurements, NaN where there is none."""
+    """Collect the losses of all measurements, (step,), NaN where there is none."""
     return np.array([measurement["loss"] for measurement in history], np.float32)
 
 
@@ -114,43 +119,44 @@ def collect_losses(history: Sequence[Measurement]) -> Floats:
 
 
 def make_progress_table(history: Sequence[Measurement]) -> Table:
-    """Make sparklines of the loss and of the best heads, over the steps so far.
+    """Make a table of sparklines, of the loss and of the best heads, over the steps so far.
 
-    That of the loss goes from 0 to its highest, those of scores from 0 to 1.
+    The sparkline of the loss goes from 0 to its highest, those of scores go from 0 to 1. The last
+    number stands beside each.
     """
     losses = collect_losses(history)
     highest = 1.0
     if np.isfinite(losses).any():
         highest = float(np.nanmax(losses))
     names = ["loss"]
-    cells = [draw_progress(losses / highest, losses[-1])]
+    cells = [draw_progress(losses / highest, last=losses[-1])]
     for head in find_best_heads(history):
         names.append(f"{head.role} {head.name}")
-        cells.append(draw_progress(head.scores, head.scores[-1]))
+        cells.append(draw_progress(head.scores, last=head.scores[-1]))
     first, last = history[0], history[-1]
     steps = f"steps {first['step']} to {last['step']}"
     levels = make_blank_levels(len(cells), 2)
     return Table(
-        "loss and best heads",
-        "",
-        (steps, "now"),
-        tuple(names),
-        tuple(cells),
-        levels,
-        (EXPLAIN_SPARKLINES,),
-        frozenset({0}),
+        title="loss and best heads",
+        corner="",
+        columns=(steps, "now"),
+        rows=tuple(names),
+        cells=tuple(cells),
+        levels=levels,
+        caption=(EXPLAIN_SPARKLINES,),
+        texts=frozenset({0}),
     )
 
 
 def draw_progress(values: Floats, last: float) -> tuple[str, str]:
-    """Draw numbers from 0 to 1 as a sparkline, and format the last number beside it."""
+    """Draw numbers from 0 to 1 as a sparkline, and format a last number to stand beside it."""
     return draw_sparkline(values), format_fixed(last, 2)
 
 
 def draw_sparkline(values: Floats) -> str:
-    """Draw numbers from 0 to 1 as blocks, and a space where there is no number.
+    """Draw numbers from 0 to 1 as blocks of rising height, and a space for NaN.
 
-    Of many only some are drawn, the first and the last among them.
+    Of many numbers only some are drawn, evenly spread, the first and the last among them.
 
     >>> draw_sparkline(np.array([0, 0.5, 1, np.nan], np.float32))
     '▁▅█ '
@@ -169,16 +175,20 @@ def draw_sparkline(values: Floats) -> str:
 
 
 def summarise_measurement(history: Sequence[Measurement]) -> str:
-    """Say the last measurement in a line, with the best head of each role."""
+    """Describe the last measurement in a line: step, loss, and the best head of each role.
+
+    history: measurements during a training, by rising steps.
+    """
     last = history[-1]
     step, loss = last["step"], last["loss"]
     pieces = [f"step {step}: loss"]
     if loss is not None:
         pieces = [f"step {step}: loss {loss:.3f}"]
-    best: dict[str, HeadHistory] = {}
+    best_by_role: dict[str, HeadHistory] = {}
     for head in find_best_heads(history):
-        best.setdefault(head.role, head)
-    for role, head in best.items():
+        # The best of a role comes first.
+        best_by_role.setdefault(head.role, head)
+    for role, head in best_by_role.items():
         score = format_fixed(head.scores[-1], 2)
         pieces.append(f"{role} {head.name} {score}")
     return ", ".join(pieces)
@@ -199,8 +209,8 @@ class Event(NamedTuple):
 def make_learning_curves(history: Sequence[Measurement], block: int) -> Curves:
     """Make curves of the loss and of the best heads, and mark where induction appears.
 
-    block: tokens of the random block whose repetition the scores are of. Source of the phase
-    change: Olsson et al. 2022.
+    history: measurements during a training, by rising steps. block: the number of tokens of the
+    random block whose repetition the scores are of. Source of the phase change: Olsson et al. 2022.
     """
     steps = tuple(measurement["step"] for measurement in history)
     heads = list(find_best_heads(history))
@@ -210,11 +220,18 @@ def make_learning_curves(history: Sequence[Measurement], block: int) -> Curves:
         if event.mark is not None:
             marks.append(event.mark)
     plots = make_loss_plot(history), make_scores_plot(heads, block)
-    return Curves("learning curves", "training steps", steps, plots, tuple(lines), tuple(marks))
+    return Curves(
+        title="learning curves",
+        name="training steps",
+        steps=steps,
+        plots=plots,
+        caption=tuple(lines),
+        marks=tuple(marks),
+    )
 
 
 def make_loss_plot(history: Sequence[Measurement]) -> Plot:
-    """Make the plot of the loss, between whole numbers of nats."""
+    """Make the plot of the loss over the steps, between whole numbers of nats."""
     losses = collect_losses(history)
     known = losses[np.isfinite(losses)]
     low, high = 0.0, 1.0
@@ -223,11 +240,16 @@ def make_loss_plot(history: Sequence[Measurement]) -> Plot:
         high = float(np.ceil(known.max()))
     measure = "loss in nats per token of text and of repeated random blocks, a running mean"
     curve = Curve("loss", losses)
-    return Plot(measure, low, max(high, low + 1), (curve,))
+    # Where all losses are one whole number, the plot needs a height.
+    high = max(high, low + 1)
+    return Plot(measure, low, high, (curve,))
 
 
 def make_scores_plot(heads: Sequence[HeadHistory], block: int) -> Plot:
-    """Make the plot of the scores of the best heads."""
+    """Make the plot of the scores of the best heads over the steps, from 0 to 1.
+
+    block: the number of random tokens that are repeated.
+    """
     measure = f"scores of the best heads, on repeated blocks of {block} random tokens"
     curves = []
     for head in heads:
@@ -241,7 +263,11 @@ def list_events(
     heads: Sequence[HeadHistory],
     block: int,
 ) -> list[Event]:
-    """List when induction appeared, and when the vocabulary was widened, if they did."""
+    """List when induction appeared, or that it did not, and when the vocabulary was widened.
+
+    history: measurements during a training, by rising steps. heads: the best of each role, those
+    with the highest last scores first. block: the number of random tokens that are repeated.
+    """
     steps = [measurement["step"] for measurement in history]
     induction_heads = [head for head in heads if head.role == "induction"]
     threshold = ROLES["induction"].threshold
@@ -256,15 +282,17 @@ def list_events(
 
 
 def find_appearance(steps: Sequence[int], best: HeadHistory, block: int, threshold: float) -> Event:
-    """Find when the best induction head came to half of its last score, and how abruptly.
+    """Find when the best induction head reached half of its last score, and how abruptly.
 
-    A head that is not beyond chance is none. Chance is the score of a head that attends to all it
-    sees alike; threshold: that of ``attnviz heads``.
+    steps: those of the scores of the head. block: the number of random tokens that are repeated.
+    threshold: the score beyond chance from which a head has induction as its role. A head that is
+    below it has not appeared, and the event then has no step. Chance is the score of a head that
+    attends equally to all that it sees.
     """
     final = float(best.scores[-1])
     chance = compute_induction_chance(block)
     chance_line = f"chance is {chance:.2f}"
-    is_named = scale_above_chance(final, chance) >= threshold  # which NaN is not
+    is_named = scale_above_chance(final, chance) >= threshold  # False for NaN
     if not is_named:
         least = chance + threshold * (1 - chance)
         score = format_fixed(final, 2) or "no score"
@@ -281,21 +309,28 @@ def find_appearance(steps: Sequence[int], best: HeadHistory, block: int, thresho
 
 
 def compute_induction_chance(block: int) -> float:
-    """Return the induction score of a head that attends to all it sees alike, behind one BOS."""
-    visible_keys = np.arange(block + 2, 2 * block + 2)  # of the queries of the second copy
-    return float((1 / visible_keys).mean())
+    """Return the induction score of a head that attends equally to all it sees, behind one BOS.
+
+    block: the number of random tokens, which come twice, one copy after the other.
+    """
+    visible_counts = np.arange(block + 2, 2 * block + 2)  # of the queries of the second copy
+    return float((1 / visible_counts).mean())
 
 
 def find_first_step(steps: Sequence[int], is_reached: Visible) -> int:
-    """Return the first of the steps at which a score is reached, given for each of them."""
+    """Return the first of some steps at which a score is reached.
+
+    is_reached: (step,), True for one step at least.
+    """
     index = int(np.argmax(is_reached))
     return steps[index]
 
 
 def find_widening(history: Sequence[Measurement]) -> Event | None:
-    """Find where a second stage with the whole vocabulary begins; None if there is none.
+    """Find the step at which a second stage, with the whole vocabulary, begins.
 
-    Old histories do not say.
+    history: measurements during a training, by rising steps. None if there is no second stage, or
+    no first, or if an old history does not say which stage a step is of.
     """
     second_stage = [measurement for measurement in history if measurement.get("stage") == 1]
     if not second_stage or second_stage[0]["step"] == history[0]["step"]:

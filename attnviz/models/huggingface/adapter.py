@@ -43,9 +43,10 @@ class Adapter(NamedTuple):
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read the config of an adapter and the shapes of its weights, and not the weights.
+    """Read the config of the PEFT adapter in a folder, and the shapes of its weights.
 
-    Raises ModelError for an adapter that cannot be applied.
+    The weights themselves are not loaded. Raises ModelError for an adapter that is no safetensors,
+    asks for absurd ranks, or acts on some tokens only.
     """
     path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
@@ -68,7 +69,11 @@ def require_sane_ranks(
     shapes: Mapping[str, tuple[int, ...]],
     folder: Path,
 ) -> None:
-    """Raise ModelError if a config asks for ranks that are larger than any side of the weights."""
+    """Raise ModelError if an adapter's config asks for a rank that its weights cannot have.
+
+    A rank is the length of a side of these weights. shapes: the shapes of the weights, by name.
+    folder: the folder of the adapter.
+    """
     sides = [side for shape in shapes.values() for side in shape]
     largest = max(sides, default=0)
     ranks = [config.get("r")]
@@ -84,15 +89,21 @@ def require_sane_ranks(
 
 
 def list_task_classes(adapter: Adapter) -> list[Any]:
-    """List the class of model that an adapter says it was trained for, if it says so."""
+    """Return a list of the class of model that an adapter was trained for.
+
+    The list is empty if the adapter's config names no known task.
+    """
     task = adapter.config.get("task_type")
     if not isinstance(task, str) or task not in TASKS:
         return []
     return [TASKS[task]]
 
 
-def set_labels(config: Any, adapter: Adapter) -> None:
-    """Set the number of classes in a base model's config to that of an adapter's classifier."""
+def set_class_count(config: Any, adapter: Adapter) -> None:
+    """Set the number of classes in a base model's config to that of an adapter's classifier.
+
+    Nothing is changed if the adapter has no classifier.
+    """
     for name, shape in adapter.shapes.items():
         if name.endswith(CLASSIFIERS) and len(shape) == 2:
             config.num_labels = shape[0]
@@ -103,12 +114,17 @@ def require_matching_modules(
     adapter: Adapter | None,
     folder: Path,
 ) -> None:
-    """Raise ModelError if an adapter changes modules that a model or its outline does not have."""
+    """Raise ModelError if an adapter changes modules that its base model does not have.
+
+    outline: the base model, without memory for its weights. adapter: None passes. folder: the
+    folder of the base model.
+    """
     if adapter is None:
         return
     modules = {name for name, _ in outline.named_modules()}
     for name in adapter.shapes:
         words = name.split(".")
+        # the name of the module is what stands before a suffix of one to three words
         owners = [".".join(words[:-length]) for length in SUFFIX_LENGTHS]
         if not any(owner in modules for owner in owners if owner):
             raise ModelError(
@@ -117,7 +133,10 @@ def require_matching_modules(
 
 
 def apply_adapter(model: Any, adapter: Adapter) -> Any:
-    """Merge an adapter into the weights of a model. Raises ModelError if it does not fit."""
+    """Merge a PEFT adapter into the weights of its base model, and return the merged model.
+
+    Raises ModelError if the adapter does not fit the model, or adds tokens to every text.
+    """
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
     resize_embeddings(model, adapter)
@@ -143,7 +162,11 @@ def apply_adapter(model: Any, adapter: Adapter) -> Any:
 
 
 def resize_embeddings(model: Any, adapter: Adapter) -> None:
-    """Give a model as many embeddings as an adapter has that was trained with its own tokens."""
+    """Give a model as many token embeddings as an adapter has for it.
+
+    An adapter that was trained with tokens of its own brings a larger table. A model whose
+    embeddings the adapter does not hold stays as it is.
+    """
     embeddings = model.get_input_embeddings()
     for name, module in model.named_modules():
         shape = adapter.shapes.get(f"{name}.weight")
@@ -154,9 +177,10 @@ def resize_embeddings(model: Any, adapter: Adapter) -> None:
 
 
 def require_complete(result: Any, adapter: Adapter) -> None:
-    """Raise ModelError if an adapter's file lacks weights of its config, or holds others.
+    """Raise ModelError if an adapter's file lacks weights that its config calls for, or has others.
 
-    result: what PEFT returns after it set the weights.
+    result: what PEFT returns after it has set the weights: the names of missing and of unexpected
+    ones.
     """
     missing = sorted(name for name in result.missing_keys if is_of_adapter(name))
     strange = sorted(result.unexpected_keys)

@@ -138,11 +138,12 @@ class AttentionReader:
         """The relative change of the model's output when it is watched; see ``measure_change``."""
 
     def survey(self, inputs: Inputs) -> ModelSurvey:
-        """Return the calls of attention that a run on such inputs makes, from one survey for all.
+        """Return the calls of attention that a run of the model on some inputs makes.
 
-        Only where the layers shorten the text, each length of a text has a survey of its own.
-        Raises ModelError if there are no calls, or if the model's output changes when it is
-        watched.
+        The first time, they are found in a short run. This survey is kept for all inputs, unless
+        layers of the model shorten the text: then the calls are listed anew for each length of a
+        text. Raises ModelError if there are no calls, or if the model's output changes when its
+        attention is observed.
         """
         if self.latest is None:
             self.latest = self.find_sites(inputs)
@@ -155,29 +156,36 @@ class AttentionReader:
         return self.latest
 
     def find_sites(self, inputs: Inputs) -> ModelSurvey:
-        """Survey a short run, in the first way that leaves the model's output as it is.
+        """List the calls of attention that the model makes in a short run.
 
-        Raises ModelError if there is no such way, or no attention.
+        They are found in the first way of reading that leaves the model's output as it is. Raises
+        ModelError if there is no such way, or no attention.
+
+        inputs: the inputs of the model, of which a few tokens are run.
         """
         short = shorten_inputs(inputs)
         untouched = self.run_untouched(short)
-        calls, kinds = self.find_way(short, untouched)
+        calls, kinds = self.choose_way(short, untouched)
         if not calls:
             calls, kinds = self.list_eager_calls(short, untouched)
         if not calls:
             raise ModelError(f"{type(self.model).__name__} has no attention that could be shown")
         lengths = read_lengths(short)
-        has_other_lengths = any(not is_over_text(call, lengths) for call in calls)
+        has_other_lengths = any(not has_text_lengths(call, lengths) for call in calls)
         reads_text = set(short) <= TEXT
         sites = self.number_calls(calls, kinds, short)
         return ModelSurvey(sites, pooled=has_other_lengths and reads_text)
 
-    def find_way(self, short: Inputs, untouched: Any) -> tuple[list[SurveyedCall], list[Kind]]:
-        """Choose the first way of reading that leaves the model's output as it is.
+    def choose_way(self, short: Inputs, untouched: Any) -> tuple[list[SurveyedCall], list[Kind]]:
+        """Choose the first way of reading attention that leaves the model's output as it is.
 
-        short: the inputs of a short run. untouched: the output on them when nobody watches.
-        Returns the calls that are seen in this way, and their kinds. Raises ModelError if there is
-        no such way, or if a function of the user's hides what it computes.
+        A way is with our attention functions in place of the library's or without, and with the
+        model's cache of keys and values or without. The choice is kept in this object.
+
+        short: the inputs of a short run. untouched: the output on them without an observer. Returns
+        the calls of attention that are seen in the chosen way, and for each of them which tokens
+        attend to which. Raises ModelError if there is no such way, or if an attention function of
+        the user's hides what it computes.
         """
         foreign = find_foreign_attention(self.model)
         allowed = find_allowed_change(untouched, find_coarsest_type(self.model))
@@ -190,12 +198,13 @@ class AttentionReader:
             self.cached = cached
             try:
                 calls, kinds, outputs = self.watch_calls(short)
-            # our functions do not know what is asked of them
+            # the model asks our functions for something that they do not know
             except ModelError as error:
                 failure = failure or error
                 continue
             most_calls = max(most_calls, len(calls))
             self.change = measure_change(untouched, outputs)
+            # a user's own attention function must not be replaced by ours
             replaces_foreign = foreign and observed
             if self.change <= allowed and not replaces_foreign:
                 break
@@ -218,27 +227,41 @@ class AttentionReader:
         kinds: Sequence[Kind],
         inputs: Inputs,
     ) -> tuple[AttentionSite, ...]:
-        """Give each call its layer, in the part of the model that it belongs to."""
+        """Give each call of attention in a run its layer, and return the calls as sites.
+
+        kinds: for each call, which tokens attend to which, such as "self" or "cross". inputs: the
+        inputs of the run. If they are more than texts, such as images, layers are counted by the
+        parts of the model, such as an image encoder.
+        """
         reads_text = set(inputs) <= TEXT
         parts = name_parts(calls, kinds, towers=not reads_text)
         return number_layers(calls, kinds, parts)
 
     def describe_reference(self, fidelity: float | None) -> str | None:
-        """Return what the fidelity of a capture is measured against; None for no fidelity."""
+        """Return a phrase that says what the fidelity of a capture is measured against.
+
+        fidelity: how far the weights are from explaining the model's output, or None if that was
+        not measured; then None is returned.
+        """
         if fidelity is None:
             return None
         return LAYERWISE if self.tapped else FUNCTIONS
 
     def run_untouched(self, inputs: Inputs) -> Any:
-        """Return the model's output when nobody watches. Raises ModelError if it cannot run."""
+        """Run the model without an observer, and return its output.
+
+        Raises ModelError if it cannot run.
+        """
         with run_undisturbed(self.model):
             return self.model(**inputs)
 
     def watch_calls(self, inputs: Inputs) -> tuple[list[SurveyedCall], list[Kind], Any]:
-        """Run the model, and return its calls of attention, their kinds, and its output.
+        """Run the model, and return the calls of attention that it makes, and its output.
 
-        The calls are those of our functions, and of torch's.
+        The calls are seen in our attention functions and in torch's. Returns the calls; for each of
+        them, which tokens attend to which, such as "self" or "cross"; and the output.
         """
+        # torch's functions are watched in this run, in order to see whether calls are found there
         self.tapped = True
         with watch_modules(self.model) as running:
             survey = SurveyObserver(running)
@@ -251,9 +274,11 @@ class AttentionReader:
     def list_eager_calls(
         self, inputs: Inputs, untouched: Any
     ) -> tuple[list[SurveyedCall], list[Kind]]:
-        """List the layers whose weights the library returns, and their kinds.
+        """List the layers whose attention weights the library returns, as calls of attention.
 
-        untouched: the output of the model when nobody watches. Raises ModelError if it changes.
+        untouched: the output of the model without an observer. Returns the calls and, for each of
+        them, which tokens attend to which. Raises ModelError if the output changes when the weights
+        are asked for.
         """
         weights, outputs = self.run_eager(inputs)
         self.require_same_output(untouched, outputs)
@@ -267,7 +292,10 @@ class AttentionReader:
         return calls, kinds
 
     def require_same_output(self, untouched: Any, outputs: Any) -> None:
-        """Raise ModelError unless the output of the model is the untouched one but for rounding."""
+        """Raise ModelError if the model's output changes by more than rounding when it is observed.
+
+        untouched: the output without an observer. outputs: the output with one.
+        """
         self.change = measure_change(untouched, outputs)
         allowed = find_allowed_change(untouched, find_coarsest_type(self.model))
         if self.change > allowed:
@@ -281,16 +309,19 @@ class AttentionReader:
         request: Request,
         edits: RunEdits = NO_EDITS,
     ) -> tuple[dict[int, CallResult], str | None]:
-        """Run the model, and return what some heads of some calls gave, with a note.
+        """Run the model, and return what a request keeps of calls of attention, with a note.
 
-        heads: the heads to look at, by the number of the call. The results have these numbers too.
-        The note says how the model was read if that is not how it was surveyed, and is None
-        otherwise. Raises ModelError if the model cannot be read, or changed, as asked.
+        survey: all calls that a run makes. heads: the heads to look at, by the index of their call
+        in the run. request: what to keep. edits: what is changed in the run; nothing by default.
+        Returns what was kept of each of these calls, by its index. The note says how the model was
+        read if that is not how it was surveyed, and is None otherwise. Raises ModelError if the
+        model cannot be read, or changed, as asked.
         """
         count = len(survey.sites)
         probe = CaptureObserver(heads, request, edits, stop=not self.tapped)
         self.run(inputs, probe)
         saw_all_calls = probe.calls == count
+        # a run that was watched by our functions alone may stop when all is seen
         is_understood = saw_all_calls or not self.tapped
         if len(probe.found) == len(heads) and is_understood:
             return probe.found, None
@@ -307,10 +338,12 @@ class AttentionReader:
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
     ) -> tuple[dict[int, CallResult], str]:
-        """Return what some heads gave, from the weights that the library returns, with a note.
+        """Return what a request keeps of the attention weights that the library gives, and a note.
 
-        heads: the heads to look at, by the number of the call. Raises ModelError if the weights are
-        not those of the calls in the survey, or if the model's output changes.
+        survey: all calls of attention that a run makes. heads: the heads to look at, by the index
+        of their call. Returns what was kept of each of these calls, by its index. The note says how
+        the weights were read. Raises ModelError if the library does not return weights for all
+        calls of the survey, or if the model's output changes when they are asked for.
         """
         probe = CaptureObserver(heads, request, stop=False)
         weights, outputs = self.run_eager(inputs)
@@ -339,33 +372,35 @@ class AttentionReader:
         self,
         inputs: Inputs,
         observer: Observer,
-        how: Callable[[Any, Inputs], Any] | None = None,
+        run_model: Callable[[Any, Inputs], Any] | None = None,
     ) -> tuple[Any, Tap | None]:
-        """Run the model before an observer, and return its result and the tap.
+        """Run the model while an observer sees its calls of attention, and return the result.
 
-        how: a function that calls the model; a plain call without one. The result is None if the
-        observer ended the run when it had all that it wants. The tap is None if no call of this
-        model is found in torch's functions.
+        run_model: a function that calls the model on the inputs; None for a plain call. The result
+        is what it returns, or None if the observer ended the run because it had all that it wants.
+        It is returned with the tap, which watches torch's functions for calls of attention, or with
+        None if this model makes no call there.
         """
         tap = None
         if self.tapped:
             tap = Tap(observer, partial(shape_weights, lengths=read_lengths(inputs)))
         if self.cached:
             inputs = {**inputs, "use_cache": True}  # type: ignore[dict-item]
-        call = how or call_model
+        run_model = run_model or call_model
         with run_undisturbed(self.model):
             if self.observed:
                 use_observed_attention(self.model)
             with observe_calls(observer if tap is None else tap), tap or nullcontext():
                 try:
-                    return call(self.model, inputs), tap
+                    return run_model(self.model, inputs), tap
                 except Finished:
                     return None, tap
 
     def run_eager(self, inputs: Inputs) -> tuple[dict[Kind, list[Tensor]], Any]:
-        """Return the weights that the library returns, and the output of the model.
+        """Run the model with the library's eager attention, and return its weights and its output.
 
-        The weights are (1, H, N, M), listed by kind, layer after layer.
+        The weights are a list for each kind of attention, such as "self" or "cross", with a tensor
+        (1, head, query, key) for each layer.
         """
         with run_undisturbed(self.model):
             set_attention(self.model, "eager")
@@ -387,7 +422,8 @@ class AttentionReader:
 def run_undisturbed(model: Any) -> Iterator[None]:
     """Let a model run in evaluation, without gradients, warnings and progress bars.
 
-    Raises ModelError for whatever the model raises.
+    It draws the same random numbers each time, and is restored afterwards. Raises ModelError for an
+    error that the model raises.
     """
     with (
         leave_as_found(model),
@@ -403,9 +439,9 @@ def run_undisturbed(model: Any) -> Iterator[None]:
 
 
 def call_model(model: Any, inputs: Mapping[str, Any]) -> Any:
-    """Call a model, without the cache of keys and values unless the inputs ask for it.
+    """Call a model on inputs by name, and return its output.
 
-    Only generation needs the cache.
+    Its cache of keys and values, which only generation needs, is off unless the inputs turn it on.
     """
     options = {}
     if takes_cache(model.__class__):
@@ -421,9 +457,10 @@ def takes_cache(kind: type) -> bool:
 
 
 def shorten_inputs(inputs: Inputs) -> Inputs:
-    """Return inputs for a short run: a text cut, or repeated, to a few tokens.
+    """Return the inputs of a short run: texts of a few tokens, cut from the texts or repeated.
 
-    Of other inputs than texts, only what a decoder reads is shortened.
+    If some inputs are of images, sound or vectors, only what a decoder reads is shortened. The text
+    and the decoder's text get different lengths, which tell the calls of attention apart.
     """
     if set(inputs) <= TEXT and "input_ids" in inputs:
         ids = inputs["input_ids"].repeat(1, SHORT_TEXT)
@@ -432,6 +469,7 @@ def shorten_inputs(inputs: Inputs) -> Inputs:
         short = {name: value for name, value in inputs.items() if name != "decoder_attention_mask"}
     if "decoder_input_ids" in inputs:
         text_length, _ = read_lengths(short)
+        # another length than that of the text
         count = SHORT_TARGET if text_length != SHORT_TARGET else SHORT_TARGET - 1
         ids = inputs["decoder_input_ids"].repeat(1, count)
         short["decoder_input_ids"] = ids[:1, :count]
@@ -439,12 +477,12 @@ def shorten_inputs(inputs: Inputs) -> Inputs:
 
 
 def read_lengths(inputs: Inputs) -> Lengths:
-    """Read the number of tokens of the text, and of the decoder's, as far as the inputs tell."""
+    """Return the number of tokens of the text, and of the decoder's text; None where unknown."""
     return read_length(inputs, TEXT_INPUTS), read_length(inputs, TARGET_INPUTS)
 
 
 def read_length(inputs: Inputs, names: Sequence[str]) -> int | None:
-    """Read the number of tokens of the first input that has one of some names; None without one."""
+    """Return the number of tokens of the first input that has one of some names; None without."""
     for name in names:
         if name in inputs:
             return int(inputs[name].shape[1])
@@ -452,9 +490,12 @@ def read_length(inputs: Inputs, names: Sequence[str]) -> int | None:
 
 
 def find_call_size(site: AttentionSite, inputs: Inputs) -> tuple[int, int]:
-    """Return the queries and keys of a call in a run on some inputs.
+    """Return the numbers of queries and of keys of a call of attention in a run on some inputs.
 
-    They are what the inputs tell if these are texts, else what they were in the survey.
+    They are the lengths of the texts in the inputs, as far as these are known, and otherwise what
+    they were in the run in which the call was found.
+
+    site: the call, which tells which tokens attend to which.
     """
     text, target = read_lengths(inputs)
     queries, keys = site.size
@@ -466,10 +507,14 @@ def find_call_size(site: AttentionSite, inputs: Inputs) -> tuple[int, int]:
 
 
 def classify_call(call: SurveyedCall, lengths: Lengths, outputs: Any) -> Kind:
-    """Return which tokens attend to which in a call, by the numbers of its queries and keys.
+    """Return which tokens attend to which in a call of attention.
 
-    Where no lengths tell, the library's names do: those of the model's outputs, and of the module
-    that calls.
+    The numbers of its queries and keys tell, if the length of the decoder's text is known.
+    Otherwise the library's names do: those of the model's outputs, and of the calling module.
+
+    lengths: the numbers of tokens of the text and of the decoder's text. outputs: the model's
+    output. Returns "encoder", "decoder" or "cross" for an encoder-decoder, and "self" or "cross"
+    for other models.
     """
     _, target = lengths
     where = call.where.lower()
@@ -479,6 +524,7 @@ def classify_call(call: SurveyedCall, lengths: Lengths, outputs: Any) -> Kind:
             return "encoder"
         return "decoder" if call.keys == target else "cross"
     if hasattr(outputs, "encoder_attentions") and hasattr(outputs, "decoder_attentions"):
+        # a module such as decoder.layers.0.encoder_attn belongs to the decoder
         before_encoder, _, _ = where.partition("encoder")
         if "decoder" not in before_encoder:
             return "encoder"
@@ -489,13 +535,16 @@ def classify_call(call: SurveyedCall, lengths: Lengths, outputs: Any) -> Kind:
     return "cross" if may_cross or "cross" in where else "self"
 
 
-def is_over_text(call: SurveyedCall, lengths: Lengths) -> bool:
-    """Return True if the queries and keys of a call are tokens of the text, or of the target."""
+def has_text_lengths(call: SurveyedCall, lengths: Lengths) -> bool:
+    """Return True if queries and keys of a call are as many as the tokens of the texts."""
     return (call.queries, call.keys) in list_text_sizes(lengths)
 
 
 def list_text_sizes(lengths: Lengths) -> set[tuple[int | None, int | None]]:
-    """List the sizes (queries, keys) that attention over texts of some lengths can have."""
+    """List the numbers of queries and keys that attention over texts of some lengths can have.
+
+    lengths: the number of tokens of the text and of the decoder's text.
+    """
     text, target = lengths
     return {(text, text), (target, target), (target, text)}
 
@@ -506,28 +555,32 @@ def name_parts(
     *,
     towers: bool,
 ) -> list[str]:
-    """Name the part of the model, or of its input, that each call belongs to.
+    """Name the part of a model, or of its input, that each call of attention belongs to.
 
-    A module that calls attention several times as it runs once does so for parts of its input, such
-    as the images of a batch. Names are empty where there is one part only.
+    A part of the model is a stack of layers, such as an image encoder. A module that calls
+    attention several times in one run of itself does so for parts of its input, such as the images
+    of a batch, which are counted from 1. Returns a name for each call, which is empty if there is
+    one part only.
 
-    towers: True if the parts of the model read different things, as images and texts are.
+    kinds: for each call, which tokens attend to which. towers: True if stacks of layers read
+    different things, such as images and texts, so that a stack is named in any case.
     """
     run_counts: Counter[tuple[int, Kind]] = Counter()
-    numbers: list[int] = []
+    input_parts: list[int] = []
+    # the entry of a call is the number of the run of its module, or 0 if that is not known
     for call, kind in zip(calls, kinds, strict=True):
         run = call.entry, kind
         if call.entry and not call.repeated:
             run_counts[run] += 1
-        numbers.append(max(run_counts[run], 1))
+        input_parts.append(max(run_counts[run], 1))
     names = [name_tower(call.where) for call in calls]
     part_counts: dict[str, int] = {}
-    for name, number in zip(names, numbers, strict=True):
+    for name, number in zip(names, input_parts, strict=True):
         part_counts[name] = max(part_counts.get(name, 0), number)
     if not towers:
         names = ["" if part_counts[name] == 1 else name for name in names]
     parts: list[str] = []
-    for name, number in zip(names, numbers, strict=True):
+    for name, number in zip(names, input_parts, strict=True):
         count = part_counts.get(name, 1)
         suffix = f" (part {number} of {count} of its input)" if count > 1 else ""
         parts.append(name + suffix)
@@ -535,7 +588,11 @@ def name_parts(
 
 
 def name_tower(where: str) -> str:
-    """Return the stack of layers that a module is in: its name up to the first number."""
+    """Return the name of the stack of layers that a module is in.
+
+    where: the dotted name of the module in the model, such as "vision.layers.3.attention". The name
+    of the stack is what stands before the first number.
+    """
     words: list[str] = []
     for word in where.split("."):
         if word.isdigit():
@@ -545,10 +602,13 @@ def name_tower(where: str) -> str:
 
 
 def shape_weights(weights: Tensor, lengths: Lengths) -> Tensor | None:
-    """Return the result of a softmax as (1, H, N, M), if it can be attention over such texts.
+    """Return the result of a softmax as (1, head, query, key) if it can be attention over texts.
 
-    It is None for anything else. The result may be (H, N, M), (1, H, N, M), or the band of a sparse
-    encoder, (1, N, H, 2 w + 1).
+    Its shape tells. It may be (head, query, key), with or without a first axis of one text, or the
+    band of keys around each query that a sparse encoder computes, (1, query, head, 2 w + 1). None
+    is returned for anything else.
+
+    lengths: the number of tokens of the text and of the decoder's text.
     """
     text, _ = lengths
     if weights.ndim in (3, 4) and tuple(weights.shape[-2:]) in list_text_sizes(lengths):
@@ -562,9 +622,11 @@ def shape_weights(weights: Tensor, lengths: Lengths) -> Tensor | None:
 
 
 def cut_padding(weights: Tensor, lengths: Lengths) -> Tensor:
-    """Return weights (1, H, N, N) without the padding of the text.
+    """Return the weights of self-attention without the padding of the text.
 
-    A sparse encoder pads its text to whole blocks.
+    A sparse encoder pads its text to whole blocks. weights: (1, head, query, key); those with other
+    axes, or no more queries and keys than tokens, are returned as they are. lengths: the number of
+    tokens of the text, and of the decoder's text.
     """
     text, _ = lengths
     if weights.ndim == 4 and text is not None and weights.shape[2] == weights.shape[3] > text:
@@ -573,10 +635,13 @@ def cut_padding(weights: Tensor, lengths: Lengths) -> Tensor:
 
 
 def unfold_band(band: Tensor, length: int) -> Tensor | None:
-    """Return weights of a band of keys around each query, (1, N, H, 2 w + 1), as (1, H, N, N).
+    """Return the weights of a band of keys around each query as a matrix of all queries and keys.
 
-    Longformer computes such bands. None if the numbers are no such band: if some of them lie
-    outside of the text.
+    Longformer computes such bands: w keys before the query, its own, and w keys after it.
+
+    band: (1, query, head, 2 w + 1), where the queries may be more than the text has tokens. length:
+    the number of tokens, N. Returns the weights (1, head, N, N), 0 outside of the band; None if
+    weight lies on keys outside of the text, so that the numbers are no such band.
     """
     half = band.shape[3] // 2
     positions = torch.arange(length, device=band.device)
@@ -594,9 +659,12 @@ def unfold_band(band: Tensor, length: int) -> Tensor | None:
 
 @contextmanager
 def silence_library() -> Iterator[None]:
-    """Keep the library's warnings and progress bars off stderr, and restore its settings."""
+    """Keep warnings and progress bars of transformers off stderr, and restore its settings.
+
+    Its errors are still logged.
+    """
     shows_bars = transformers.logging.is_progress_bar_enabled()
-    # filters on its handlers, since to set its level would clear the caches of all loggers
+    # its handlers are filtered, since to set its level would clear the caches of all loggers
     handlers = logging.getLogger("transformers").handlers
     for handler in handlers:
         handler.addFilter(is_error)

@@ -45,7 +45,7 @@ _observer: ContextVar[Observer | Tap | None] = ContextVar("observer", default=No
 
 @contextmanager
 def observe_calls(observer: Observer | Tap) -> Iterator[None]:
-    """Show the calls that models of this thread make to an observer."""
+    """Show an observer the calls of attention that transformers models make in this thread."""
     token = _observer.set(observer)
     try:
         yield
@@ -61,7 +61,13 @@ def attend_as_sdpa(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention as the library's "sdpa" does, before the observer, who gives the output."""
+    """Compute attention as transformers' "sdpa" function does, and show the call to an observer.
+
+    This is an attention function of the library's interface. query: (B, H, N, d). key, value: those
+    of as many heads or fewer, (B, heads, M, d). options: whatever else the model's code passes.
+    Returns the output, (B, N, H, d_v), and None in place of weights. If an observer is set, it
+    computes the output. Raises ModelError for a call that cannot be read.
+    """
     observer = _observer.get()
 
     def compute_plainly() -> Any:
@@ -88,9 +94,11 @@ def attend_as_eager(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention as a model's own "eager" function does.
+    """Compute attention as a model's own "eager" function does, and show the call to an observer.
 
-    Without a mask every query sees every key.
+    Without a mask every query sees every key. This is an attention function of the library's
+    interface. query, key, value: (B, heads, length, d). Returns the output, (B, N, H, d_v), and
+    None in place of weights.
     """
     options["is_causal"] = False
     return attend_as_sdpa(module, query, key, value, attention_mask, **options)
@@ -112,9 +120,12 @@ def read_call(
     mask: Tensor | None,
     options: Mapping[str, Any],
 ) -> Call:
-    """Return a call of the library's interface as a call of the engine.
+    """Make a ``Call`` of the arguments of an attention function of transformers.
 
-    Raises ModelError if it asks for what is not read.
+    A ``Call`` holds all that decides about the weights of a call of attention. query, key, value:
+    (B, heads, length, d); there may be fewer heads of keys or of values than of queries, and fewer
+    texts of one than of the others. options: whatever else the model's code passes. Raises
+    ModelError for sparse attention by blocks, and for masks of an unknown shape.
     """
     if options.get("block_indices") is not None:
         raise ModelError(
@@ -133,9 +144,10 @@ def read_call(
         value = repeat_heads(value, heads)
     indices = options.get("indices")
     if indices is not None:
-        unchosen = Call(query, key, value, scale, mask=mask, causal=causal)
-        mask = mask_unchosen_keys(unchosen, indices)
+        full_call = Call(query, key, value, scale, mask=mask, causal=causal)
+        mask = mask_unchosen_keys(full_call, indices)
         causal = False
+    # the library has two names for the scores of sinks
     sinks = options.get("s_aux")
     if sinks is None:
         sinks = options.get("sinks")
@@ -160,9 +172,10 @@ def hides_later_keys(
     mask: Tensor | None,
     options: Mapping[str, Any],
 ) -> bool:
-    """Return True if queries see no later keys in a call, without a mask that says so.
+    """Return True if a call of attention is causal by itself, without a mask that hides later keys.
 
-    A single query sees all keys: it is the last token of a text.
+    It is if its options say so; without such an option, if its module says so; and if neither says
+    anything. A single query, (B, H, 1, d), sees all keys, since it is the last token of a text.
     """
     causal = options.get("is_causal")
     if causal is None:
@@ -175,19 +188,25 @@ def expand_batch(
     key: Tensor,
     value: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Expand queries, keys and values to the same number of texts, their first axis."""
+    """Expand queries, keys and values to the same number of texts.
+
+    Each is (text, head, token, d). Only a first axis of one text can be expanded.
+    """
     batch = max(query.shape[0], key.shape[0])
     size = batch, -1, -1, -1
     return query.expand(size), key.expand(size), value.expand(size)
 
 
 def require_masks(call: Call) -> None:
-    """Raise ModelError unless a call's masks and biases broadcast to its scores, (B, H, N, M)."""
+    """Raise ModelError unless the masks and biases of a call broadcast to its scores.
+
+    Scores are (text, head, query, key). A mask must have these axes, each 1 or as long.
+    """
     batch, heads, queries, _ = call.query.shape
     keys = call.key.shape[2]
     for mask in call.masks:
-        sides = zip(mask.shape, (batch, heads, queries, keys), strict=False)
-        if mask.ndim != 4 or any(side not in (1, size) for side, size in sides):
+        axes = zip(mask.shape, (batch, heads, queries, keys), strict=False)
+        if mask.ndim != 4 or any(length not in (1, expected) for length, expected in axes):
             shape = tuple(mask.shape)
             raise ModelError(
                 f"this model masks its attention by {shape} where there are {queries} x {keys}",
@@ -195,9 +214,11 @@ def require_masks(call: Call) -> None:
 
 
 def mask_unchosen_keys(call: Call, indices: Tensor) -> Tensor:
-    """Return a mask (B, 1, N, M) that shows queries only the keys that an indexer chose.
+    """Return a mask (text, 1, query, key), True at the keys that an indexer chose for each query.
 
-    indices: the positions of these keys, (B, N, k). Source: DeepSeek-V3.2 (2025).
+    An indexer is a part of a sparse model that chooses k keys for each query. Keys that the call
+    hides in any case stay hidden. indices: the positions of the chosen keys, (text, query, k).
+    Source: DeepSeek-V3.2 (2025).
     """
     batch, queries, _ = indices.shape
     size = batch, 1, queries, call.key.shape[2]
@@ -212,9 +233,12 @@ def compute_eager_rows(
     options: Mapping[str, Any],
     rows: Tensor,
 ) -> Tensor | None:
-    """Return the output of some queries by the eager attention of the model's own code.
+    """Compute the output of some queries of a call by the eager attention of the model's own code.
 
-    It is (B, row, H, d_v). None if the model has none, or if that does not take the call.
+    It serves to check our output. module: the attention module that made the call. options: what
+    the model's code passed beside the arrays. rows: the positions of the queries. The output is
+    (text, row, head, d_v); None if the model's code has no eager attention, or one that cannot
+    compute the call.
     """
     home = sys.modules.get(type(module).__module__)
     function = getattr(home, "eager_attention_forward", None)
@@ -227,22 +251,26 @@ def compute_eager_rows(
     try:
         results = function(module, row_call.query, call.key, call.value, mask, **row_options)  # type: ignore[misc]
         output: Tensor = results[0]
-    except Exception:  # an oracle that cannot speak says nothing
+    except Exception:  # without a reference nothing is compared
         return None
     return output
 
 
 def use_observed_attention(model: Any) -> None:
-    """Let a model, and the models in it, call our functions in place of those they call now."""
-    models = list(model.modules())
+    """Let a transformers model, and the models in it, call our attention functions.
+
+    They stand in place of the functions that the configs name now. A model that used the eager
+    function gets ours that computes as eager does.
+    """
+    modules = list(model.modules())
     eager_configs = {
         id(config)
-        for config in list_configs(models)
+        for config in list_configs(modules)
         if config._attn_implementation_internal == "eager"
     }
     takes_sdpa = getattr(model, "_supports_sdpa", False)
     set_attention(model, OBSERVED_SDPA if takes_sdpa else OBSERVED_EAGER)
-    for config in list_configs(models):
+    for config in list_configs(modules):
         was_eager = id(config) in eager_configs
         if was_eager and config._attn_implementation_internal == OBSERVED_SDPA:
             config._attn_implementation_internal = OBSERVED_EAGER
@@ -258,8 +286,8 @@ def set_attention(model: Any, name: str) -> None:
 def find_foreign_attention(model: Any) -> str | None:
     """Return the name of an attention implementation of a model that is not the library's own.
 
-    It may be one that a user registered, or one of the library's whose attention or mask function
-    they replaced. None if there is none.
+    A user may have registered it, or replaced the attention or mask function of an implementation
+    of the library. The first that is found is returned, or None if the model has none.
     """
     for config in list_configs(list(model.modules())):
         name = config._attn_implementation_internal
@@ -275,6 +303,9 @@ def find_foreign_attention(model: Any) -> str | None:
 
 
 def is_library_function(function: Any) -> bool:
-    """Return True if a function is one of transformers itself, and not wrapped by other code."""
+    """Return True if the code of a function is in a file of transformers.
+
+    A function that other code wraps is not.
+    """
     code = getattr(function, "__code__", None)
     return code is not None and Path(code.co_filename).is_relative_to(LIBRARY)

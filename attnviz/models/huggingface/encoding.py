@@ -59,7 +59,11 @@ class EncodedText:
     """The messages of a chat."""
 
     def find_sides(self, kind: Kind) -> MapTokens:
-        """Return the queries and keys of a kind of map."""
+        """Return the tokens of the queries and of the keys of a kind of attention.
+
+        kind: "decoder" and "cross" have the decoder's text, the target, as their queries, and
+        "decoder" has it as its keys too. All others are of the text itself.
+        """
         if not self.target_tokens:
             return self.tokens, self.tokens
         queries = self.target_tokens if kind in ("decoder", "cross") else self.tokens
@@ -67,7 +71,7 @@ class EncodedText:
         return queries, keys
 
     def find_map_sides(self, choice: MapChoice) -> MapTokens:
-        """Return the queries and keys of a map that is to be made."""
+        """Return the tokens of the queries and of the keys of a map that is to be made."""
         return self.find_sides(choice.kind)
 
 
@@ -78,10 +82,12 @@ def encode_prompt(
     truncate: bool,
     name: str,
 ) -> EncodedText:
-    """Encode the text of a prompt, and its pair.
+    """Encode the text of a prompt, and its pair if it has one, as the inputs of a model.
 
-    positions: the number of tokens that the model reads at most. truncate: whether a longer text is
-    cut. name: the model's. Raises InputError for a text that does not fit, or makes no tokens.
+    A chat is written by the tokenizer's template first. positions: the largest number of tokens
+    that the model reads; None if nothing limits it. truncate: True to cut a longer text. name: the
+    name of the model, for messages. Raises InputError for a text that does not fit or makes no
+    tokens, and UsageError for a chat with a pair, or without a template.
     """
     require_none({"--pair": prompt.chat and prompt.pair}, "--chat reads all from one text")
     text = prompt.text
@@ -98,7 +104,13 @@ def encode_prompt(
     with silence_library():
         encoding = tokenizer(*texts, **options)
         length = len(encoding["input_ids"])
-        length_note = require_length(length, positions, truncate, name, writes=prompt.generate)
+        length_note = require_length(
+            length,
+            positions,
+            truncate,
+            model=name,
+            writes=prompt.generate,
+        )
         if length_note and positions:
             room = positions - prompt.generate
             encoding = tokenizer(*texts, truncation=True, max_length=room, **options)
@@ -119,12 +131,14 @@ def encode_ids(
     positions: int | None,
     name: str,
 ) -> EncodedText:
-    """Return token ids as the inputs of a model, with the text that they spell.
+    """Return token ids as the inputs of a model, with the tokens and the text that they spell.
 
-    Raises InputError for more ids than the model reads.
+    positions: the largest number of tokens that the model reads; None if nothing limits it. name:
+    the name of the model, for messages. Raises InputError for more ids than the model reads.
     """
-    require_length(len(ids), positions, False, name, what="the sequence of ids")
-    text, tokens = spell_ids(tokenizer, ids, 0, "")
+    length = len(ids)
+    require_length(length, positions, truncate=False, model=name, what="the sequence of ids")
+    text, tokens = spell_ids(tokenizer, ids, known=0, text="")
     inputs = {"input_ids": torch.tensor([list(ids)])}
     return EncodedText(inputs, tokens, text)
 
@@ -135,9 +149,9 @@ def require_embeddings(
     tokenizer: Any,
     name: str,
 ) -> None:
-    """Raise ModelError for a token that a model has no embedding for.
+    """Raise ModelError if an encoded text has a token that the model has no embedding for.
 
-    The tokenizer is one of another model then.
+    The tokenizer is one of another model then. name: the name of the model, for the message.
     """
     decoder = model.get_decoder() if "decoder_input_ids" in encoded.inputs else model
     for input_name, reader in (("input_ids", model), ("decoder_input_ids", decoder)):
@@ -157,7 +171,7 @@ def require_embeddings(
 
 
 def count_embeddings(model: Any) -> int | None:
-    """Count the tokens that a model has embeddings for; None if it makes them another way."""
+    """Return the number of tokens that a model has embeddings for; None if it has no such table."""
     with suppress(NotImplementedError, AttributeError):
         embeddings = model.get_input_embeddings()
         rows: int | None = getattr(embeddings, "num_embeddings", None)
@@ -167,22 +181,24 @@ def count_embeddings(model: Any) -> int | None:
 
 def make_vocabulary(
     tokenizer: Any,
-    known: int,
+    embedding_count: int,
     positions: int | None,
 ) -> Vocabulary:
-    """Return what sequences of token ids are made of.
+    """Return the token ids of which sequences for a model can be made up.
 
-    known: the number of tokens that the model has embeddings for. positions: the number of tokens
-    that it reads at most.
+    They are the ids of tokens that are plain text, and the special ones that the tokenizer puts
+    before and after a text. embedding_count: the number of tokens that the model has embeddings
+    for. positions: the largest number of tokens that it reads; None if nothing limits it.
     """
     excluded = list_special_ids(tokenizer)
     excluded.update(tokenizer.added_tokens_decoder)
     excluded.add(tokenizer.unk_token_id)
     plain: set[int] = set()
     for name, number in tokenizer.get_vocab().items():
-        is_known = number < known and number not in excluded
-        if is_known and not UNUSED.fullmatch(name):
+        is_usable = number < embedding_count and number not in excluded
+        if is_usable and not UNUSED.fullmatch(name):
             plain.add(number)
+    # any text shows which special tokens are put around it
     with silence_library():
         encoding = tokenizer("a", return_special_tokens_mask=True)
     ids = encoding["input_ids"]
@@ -200,10 +216,13 @@ def write_chat(
     text: str,
     name: str,
 ) -> tuple[str, tuple[Segment, ...], str | None]:
-    """Write a message, or JSON messages, as the tokenizer's chat template does.
+    """Write messages as one text, a chat, by the template that a tokenizer has for it.
 
-    Returns the chat, the segment of each message in it, and a note. Contents may be lists of text
-    parts, which are joined where the template takes strings only. Raises UsageError, InputError.
+    text: JSON messages, or any other text, which is one message of the user. The content of a
+    message may be a list of text parts, which are joined if the template takes strings only. name:
+    the name of the model, for errors and the note. Returns the chat, the slices of it that the
+    messages are, and a note or None. Raises UsageError if there is no template, and InputError for
+    messages that it refuses.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(f"--chat: {name} has no chat template")
@@ -221,7 +240,11 @@ def write_chat(
 
 
 def read_messages(text: str) -> Sequence[dict[str, Any]]:
-    """Read JSON messages; any other text is one message of the user. Raises InputError."""
+    """Read the messages of a chat from JSON; any other text is one message of the user.
+
+    Raises InputError for JSON that is no list of messages with a role and a content, and for
+    contents that are not texts.
+    """
     messages: Any = [{"role": "user", "content": text}]
     if text.lstrip().startswith("["):
         # a message may begin with a bracket
@@ -238,9 +261,10 @@ def is_message(value: Any) -> bool:
 
 
 def read_message(message: dict[str, Any], number: int) -> dict[str, Any]:
-    """Read a message whose content is a text, None, or a list of text parts.
+    """Return a message of a chat, with the text parts of its content as templates know them.
 
-    Raises InputError for any other content. number: the message's, for the error.
+    message: its role, its content and whatever else it holds. number: its index in the chat, for
+    the error. Raises InputError if the content is not a text, None, or a list of text parts.
     """
     content = message["content"]
     if isinstance(content, list):
@@ -256,9 +280,10 @@ def read_message(message: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def read_part(part: Any, number: int) -> dict[str, Any]:
-    """Read a part of a message as templates know it. Raises InputError unless it is a text.
+    """Return a part of the content of a message as chat templates know it, with its type and text.
 
-    number: the message's, for the error.
+    part: a text, or a dict with a text and maybe a type. number: the index of the message, for the
+    error. Raises InputError for a part of any other type, such as an image.
     """
     if isinstance(part, str):
         return {"type": TEXT_TYPE, "text": part}
@@ -280,10 +305,11 @@ def fit_contents(
     messages: Sequence[dict[str, Any]],
     name: str,
 ) -> tuple[Sequence[dict[str, Any]], str | None]:
-    """Return messages whose contents the template takes, with a note.
+    """Return messages with contents that a tokenizer's chat template takes, and a note or None.
 
-    Contents that are lists of parts stay lists if the template reads them; else the texts in them
-    are joined. The note says so where there is more to join than one text.
+    Contents that are lists of text parts stay lists if the template reads them. Otherwise their
+    texts are joined by line breaks. The note says so if a list has more than one part. name: the
+    name of the model, for the note.
     """
     contents = [message["content"] for message in messages]
     lists = [content for content in contents if isinstance(content, list)]
@@ -297,7 +323,10 @@ def fit_contents(
 
 
 def reads_parts(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> bool:
-    """Return True if the template writes the text of each part, in order, and not the list."""
+    """Return True if a chat template reads contents that are lists of text parts.
+
+    It does if it writes the texts of all parts, in order, and no part as Python or JSON would.
+    """
     try:
         chat = apply_template(tokenizer, messages, prompted=True)
     except Exception:  # it takes strings only
@@ -320,7 +349,7 @@ def reads_parts(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> bool:
 
 
 def join_parts(content: Any) -> Any:
-    """Join the texts of a list of parts as lines of one text; leave other contents as they are."""
+    """Return the texts of a list of parts as lines of one text, and any other content as it is."""
     if not isinstance(content, list):
         return content
     return "\n".join(part["text"] for part in content)
@@ -332,9 +361,10 @@ def apply_template(
     *,
     prompted: bool,
 ) -> str:
-    """Write messages by the tokenizer's template. Raises whatever the template raises.
+    """Write messages as one text by a tokenizer's chat template.
 
-    prompted: whether the beginning of an answer follows the messages.
+    prompted: True to write the beginning of an answer after the messages. Raises whatever the
+    template raises.
     """
     chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted)
     return str(chat)
@@ -343,30 +373,33 @@ def apply_template(
 def find_message_segments(
     tokenizer: Any,
     messages: Sequence[Message],
-    written: str,
+    chat: str,
 ) -> tuple[Segment, ...]:
-    """Find the segment of each message in a chat, named by role; leave out messages without one.
+    """Find the slice of a chat that each message is, and name it by the role of the message.
 
-    The content of a message is looked for between the ends of the chat before the message and after
-    it, where the template tells these. written: the chat.
+    The content of a message is looked for between the end of the message before it and its own end,
+    as far as the template tells these. If it is not found, all that stands between the two is the
+    slice. A message without a slice is left out.
+
+    chat: the text that the tokenizer's template made of the messages.
     """
     segments: list[Segment] = []
-    stop = 0
+    last_end = 0
     role_counts: Counter[str] = Counter()
     for count, message in enumerate(messages, 1):
         role = str(message["role"])
         role_counts[role] += 1
         name = role if role_counts[role] == 1 else f"{role} {role_counts[role]}"
-        start = stop
-        end = find_chat_end(tokenizer, messages[:count], written)
-        span = find_content(message["content"], written, start, end)
+        start = last_end
+        end = find_chat_end(tokenizer, messages[:count], chat)
+        span = find_content(message["content"], chat, start, end)
         if span:
             segments.append(Segment(name, *span))
         elif end is not None and end > start:
             segments.append(Segment(name, start, end))
-        stop = max(stop, end or 0)
+        last_end = max(last_end, end or 0)
         if segments:
-            stop = max(stop, segments[-1].end)
+            last_end = max(last_end, segments[-1].end)
     return tuple(segments)
 
 
@@ -376,9 +409,11 @@ def find_content(
     start: int,
     end: int | None,
 ) -> Span | None:
-    """Find a content in a section of a chat, from its first text to its last.
+    """Find the content of a message in a chat, and return where it starts and ends.
 
-    start, end: the section. None if no text of the content is there.
+    The content is a text or a list of text parts, of which the span goes from the first that is
+    found to the last. chat: a text that was made of messages. start, end: the positions between
+    which to look; an end of None is the end of the chat. The result is None if no part is found.
     """
     parts = content if isinstance(content, list) else [content]
     spans: list[Span] = []
@@ -401,9 +436,10 @@ def find_chat_end(
     messages: Sequence[Message],
     chat: str,
 ) -> int | None:
-    """Find the end of the first messages in a chat.
+    """Return the position in a chat at which its first messages end, or None if it is not known.
 
-    None if the template writes them otherwise when they are alone.
+    messages: the first ones of the chat. The tokenizer's template writes them alone, and the chat
+    is to begin with that text. chat: the text that the template made of all messages.
     """
     try:
         beginning = apply_template(tokenizer, messages, prompted=False)
@@ -417,7 +453,12 @@ def make_tokens(
     encoding: Any,
     texts: Sequence[str],
 ) -> tuple[tuple[Token, ...], str | None]:
-    """Make the tokens of an encoding of texts, and a note if their spans had to be guessed."""
+    """Make the tokens of a text, or of a pair of texts, that a tokenizer has encoded.
+
+    Each token has its name, its id, and the span of its text that it stands for. encoding: what the
+    tokenizer returned. texts: the texts that it read. The tokens are returned with a note, or None.
+    The note says that the spans had to be looked for, since the tokenizer does not tell them.
+    """
     ids = encoding["input_ids"]
     names = tokenizer.convert_ids_to_tokens(ids)
     special_ids = list_special_ids(tokenizer)
@@ -431,7 +472,7 @@ def make_tokens(
         segments = [0] * len(ids)
         if len(texts) > 1:
             segments = [segment or 0 for segment in encoding.sequence_ids(0)]
-    spans = place_marks(names, spans, segments, texts)
+    spans = correct_space_spans(names, spans, segments, texts)
     tokens: list[Token] = []
     columns = zip(names, ids, spans, special, segments, strict=True)
     for name, number, span, is_special, segment in columns:
@@ -440,19 +481,20 @@ def make_tokens(
     return tuple(tokens), note
 
 
-def place_marks(
+def correct_space_spans(
     names: Sequence[str],
     spans: Sequence[Span],
     segments: Sequence[int],
     texts: Sequence[str],
 ) -> list[Span]:
-    """Return spans in which a token that is only the sign for a space has the span of that space.
+    """Correct the spans of tokens that are nothing but a tokenizer's sign for a space.
 
     Tokenizers put such a sign before a text that begins without a space. They say that it covers
     the first letter, which belongs to the next token: its span becomes empty here. Other tokenizers
     give an empty span to a sign that does stand for a space: its span becomes that space.
 
-    names, spans, segments: of each token. segments: the numbers of their texts.
+    names: the name of each token. spans: the start and end of each token in its text. segments: the
+    index in ``texts`` of each token's text. Returns the spans of all tokens.
     """
     placed = list(spans)
     for position, (name, span, segment) in enumerate(zip(names, spans, segments, strict=True)):
@@ -480,9 +522,10 @@ def place_marks(
 
 
 def list_special_ids(tokenizer: Any) -> set[int]:
-    """List the tokens that are no text: those of a role, and those of chat templates.
+    """Return the ids of a tokenizer's special tokens, which are no text.
 
-    A token that only stands for an unknown word is not among them.
+    They have a role, such as the beginning of a text, or were added, as for chat templates. A token
+    that only stands for unknown words is not among them.
     """
     added_tokens = tokenizer.added_tokens_decoder.items()
     added = {number for number, token in added_tokens if token.special}
@@ -497,13 +540,14 @@ def guess_spans(
     special: Sequence[bool],
     texts: Sequence[str],
 ) -> tuple[list[Span], list[int], str]:
-    """Find the spans of tokens in texts, for a tokenizer that does not tell them.
+    """Find the spans of tokens in their texts, for a tokenizer that does not tell them.
 
     Each token is looked for after the one before it. Tokens that are not found share the span that
     is left between their neighbours, as the bytes of one sign do.
 
-    special: whether each token is special. Returns the spans, the number of the text of each token,
-    and a note.
+    ids: the ids of the tokens. special: for each token, True if it is special and stands for no
+    text. texts: the one or two texts that were encoded. Returns the start and end of each token in
+    its text, the index of its text, and a note that says how many were not found.
     """
     found: list[Span | None] = []
     segments: list[int] = []
@@ -526,7 +570,11 @@ def guess_spans(
 
 
 def find_piece(piece: str, text: str, start: int) -> Span | None:
-    """Find a decoded token in a text from a position on, whatever its case; None without one."""
+    """Find a decoded token in a text, and return its start and its end; None if it is not there.
+
+    Upper and lower case are equal. Signs by which tokenizers mark the continuation of a word are
+    dropped. start: the position in the text from which to look.
+    """
     wanted = piece.strip().removeprefix("##").removesuffix("@@") or piece
     if not wanted:
         return None
@@ -540,10 +588,11 @@ def fill_spans(
     segments: Sequence[int],
     texts: Sequence[str],
 ) -> list[Span]:
-    """Return a span for each token, also for those that were not found.
+    """Return a span for each token, also for those that were not found in their text.
 
-    Such a token gets the span from the end of the token before it to the start of the next one in
-    the same text. segments: the number of the text of each token.
+    Such a token gets the span from the end of the found token before it to the start of the next
+    one in the text. found: the span of each token, or None. segments: the index in ``texts`` of
+    each token's text.
     """
     stops: list[int] = []
     next_starts = [len(text) for text in texts]
@@ -567,30 +616,39 @@ def add_target(
     prompt: Prompt,
     positions: int | None,
 ) -> EncodedText:
-    """Add what the decoder of an encoder-decoder reads: the target, else what the model writes.
+    """Add a target, which the decoder of an encoder-decoder reads, to an encoded text.
 
-    Raises InputError for a target that does not fit, ModelError for a model that cannot write.
+    It is the target of the prompt or, if that has none, a text that the model writes. positions:
+    the largest number of tokens that the model reads; None if nothing limits it. Raises InputError
+    for a target that does not fit, ModelError for a model that cannot write.
     """
     notes = encoded.notes
     if prompt.target is None:
-        room = (positions or MOST_WRITTEN + 1) - 1
+        room = (positions or MOST_WRITTEN + 1) - 1  # the token that starts a target takes one
         ids = write_target(model, encoded.inputs, min(MOST_WRITTEN, room))
-        text, tokens = spell_ids(tokenizer, ids, 0, "")
+        text, tokens = spell_ids(tokenizer, ids, known=0, text="")
         note = "the target is what the model wrote, greedily; --target gives another"
         notes = (*notes, note)
     else:
         text = prompt.target
         ids, tokens = encode_target(model, tokenizer, text)
-        require_length(len(ids), positions, False, "its decoder", what="the target")
+        require_length(
+            len(ids),
+            positions,
+            truncate=False,
+            model="its decoder",
+            what="the target",
+        )
     inputs = {**encoded.inputs, "decoder_input_ids": torch.tensor([ids])}
     return replace(encoded, inputs=inputs, notes=notes, target=text, target_tokens=tokens)
 
 
 def write_target(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[int]:
-    """Let an encoder-decoder write so many tokens at most, and return their ids.
+    """Let an encoder-decoder write a target for a text, and return the token ids of the target.
 
-    They begin with the token that starts a target; a token that ends it is left out. Raises
-    ModelError for a model that cannot write.
+    They begin with the token that starts a target; a token that ends it is left out. inputs: the
+    encoded text. count: the largest number of tokens to write. Raises ModelError for a model that
+    cannot write.
     """
     try:
         with run_undisturbed(model):
@@ -605,10 +663,10 @@ def encode_target(
     tokenizer: Any,
     target: str,
 ) -> tuple[list[int], tuple[Token, ...]]:
-    """Encode a target as a decoder reads it, and return its ids and tokens.
+    """Encode a target as the decoder of a model reads it, and return its ids and its tokens.
 
-    They begin with the token that starts a target; a token that ends it is left out. Raises
-    InputError for a target that makes no tokens.
+    They begin with the token that starts a target; a token that ends it is left out. target: the
+    text. Raises InputError for a target that makes no tokens.
     """
     options: dict[str, Any] = {
         "return_offsets_mapping": tokenizer.is_fast,
@@ -620,7 +678,7 @@ def encode_target(
     if not labels:
         raise InputError("the target makes no tokens")
     if labels[-1] not in list_special_ids(tokenizer):
-        # in place of the token that ends a text, which a decoder never reads
+        # stands for a token that ends the text: the shift drops the last label
         labels = [*labels, labels[-1]]
     shift_labels = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shift_labels is not None:
@@ -635,7 +693,10 @@ def encode_target(
 
 
 def find_start_token(model: Any) -> int:
-    """Find the token that a decoder starts with. Raises ModelError if the model does not tell."""
+    """Return the id of the token that a model's decoder starts with.
+
+    Raises ModelError if the configs of the model do not tell.
+    """
     for config in (model.config, getattr(model, "generation_config", None)):
         for name in ("decoder_start_token_id", "bos_token_id"):
             number = getattr(config, name, None)
@@ -645,9 +706,10 @@ def find_start_token(model: Any) -> int:
 
 
 def generate_ids(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[int]:
-    """Let a model write so many tokens at most, greedily.
+    """Let a model write tokens greedily after a text, and return token ids.
 
-    Returns what an encoder-decoder writes; of a causal model the text and its continuation.
+    An encoder-decoder gives the ids that it has written; a causal model gives the ids of the text
+    and of its continuation. inputs: the encoded text. count: the largest number of tokens to write.
     """
     options: dict[str, Any] = {
         "max_new_tokens": count,
@@ -665,10 +727,13 @@ def generate_ids(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[i
 
 
 def drop_end_token(model: Any, ids: list[int]) -> list[int]:
-    """Return what a model wrote without the token that ends a text, from which nothing attends."""
+    """Return the token ids that a model wrote without the one that ends a text, if it is there.
+
+    The model never read that token, so that it has no attention.
+    """
     ends = model.generation_config.eos_token_id
-    stops = ends if isinstance(ends, list) else [ends]
-    has_end = len(ids) > 1 and ids[-1] in stops
+    end_ids = ends if isinstance(ends, list) else [ends]
+    has_end = len(ids) > 1 and ids[-1] in end_ids
     return ids[:-1] if has_end else ids
 
 
@@ -677,11 +742,17 @@ def append_continuation(
     tokenizer: Any,
     ids: Sequence[int],
 ) -> EncodedText:
-    """Append to a text, and to its tokens, what a model wrote after it.
+    """Return an encoded text together with the continuation that a model wrote.
 
-    ids: the tokens of the text and of its continuation.
+    encoded: the text that the model has continued. ids: the token ids of the text and of its
+    continuation.
     """
-    text, new_tokens = spell_ids(tokenizer, ids, len(encoded.tokens), encoded.text)
+    text, new_tokens = spell_ids(
+        tokenizer,
+        ids,
+        known=len(encoded.tokens),
+        text=encoded.text,
+    )
     inputs = {**encoded.inputs, "input_ids": torch.tensor([list(ids)])}
     inputs.pop("token_type_ids", None)
     tokens = (*encoded.tokens, *new_tokens)
@@ -694,10 +765,15 @@ def spell_ids(
     known: int,
     text: str,
 ) -> tuple[str, tuple[Token, ...]]:
-    """Spell token ids: return the text that they make, and the tokens as slices of it.
+    """Return the text that token ids make, and tokens that are slices of this text.
 
-    known: the number of ids at the beginning that ``text`` stands for; tokens are made of the
-    others only. The text grows with each of these. The bytes of one sign share its span.
+    The first ids may be those of a text that is there already: their text is not made anew, and no
+    tokens are made of them. Tokens that are the bytes of one sign, such as an emoji, share its
+    span.
+
+    ids: all token ids. known: the number of ids at the beginning whose text is there. text: that
+    text, to which the text of the other ids is added. Returns the whole text, and the tokens of the
+    other ids.
     """
     spans: list[Span] = []
     decoded = decode_ids(tokenizer, ids[:known])

@@ -34,7 +34,7 @@ class CachedText:
 
     @property
     def note(self) -> str:
-        """A note of where the queries are in the whole text."""
+        """A note that says which positions of the whole text the queries have."""
         last = self.count + self.queries - 1
         queries = f"queries {self.count}-{last} follow"
         if self.queries == 1:
@@ -42,11 +42,14 @@ class CachedText:
         return f"{queries} the {self.count} tokens of {self.name}, which are named by their places"
 
     def place_map(self, attention_map: AttentionMap, tokens: Sequence[Token]) -> AttentionMap:
-        """Make a map of queries and all their keys a window of the whole text.
+        """Return an attention map of the new queries as a window of the map of the whole text.
 
-        Slots of a cache that nothing was written to are cut off. Other maps stay as they are.
+        The whole text is the tokens that a cache of keys and values holds, and the tokens that were
+        read now. The queries are the tokens that were read now. Keys are named by their positions
+        if they come from the cache. Empty slots of the cache are cut off. A map that lacks some of
+        the queries or keys, or the weights, is returned as it is.
 
-        tokens: those of the text; empty if they are not known.
+        tokens: the tokens that were read now; empty if they are not known.
         """
         if not self.is_of_whole_layer(attention_map):
             return attention_map
@@ -73,7 +76,11 @@ class CachedText:
         )
 
     def is_of_whole_layer(self, attention_map: AttentionMap) -> bool:
-        """Return True for the weights of all queries, and of all keys that a layer has for them."""
+        """Return True if a map has the weights of all queries and keys of its layer.
+
+        The numbers of these are what the cache of keys and values tells. The map must be one of
+        self-attention, whose kind may have been taken for "cross", since the keys are more.
+        """
         if attention_map.weights is None or attention_map.kind not in ("self", "cross"):
             return False
         key_count, _ = self.keys.get(attention_map.layers[0], (None, 0))
@@ -81,15 +88,17 @@ class CachedText:
         return size == (self.queries, key_count)
 
 
-def read_past(
+def read_cached_text(
     model: Any,
     inputs: Mapping[str, Any],
     request: Request,
 ) -> CachedText | None:
-    """Read how many tokens the cache among some inputs holds.
+    """Read how many tokens the cache of keys and values among a model's inputs holds.
 
-    None if there is no cache, or an empty one. Raises InputError for what is no cache, and for the
-    cache of an encoder-decoder; UsageError for what cannot be kept of a part of a text.
+    inputs: the inputs of the model, by name. request: what is to be kept of the attention. None is
+    returned if there is no cache, or an empty one. Raises InputError for an object of another type,
+    for the cache of an encoder-decoder, and for a cache without a text that follows; UsageError if
+    the request keeps anything but weights, which would need the whole text.
     """
     name = find_filled_input(inputs, CACHE_NAMES)
     if name is None:
@@ -125,7 +134,7 @@ def read_past(
 
 
 def find_filled_input(inputs: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Return the first of some names under which there is an input; None without one."""
+    """Return the first of some names under which there is an input that is not None, or None."""
     for name in names:
         if inputs.get(name) is not None:
             return name
@@ -134,7 +143,10 @@ def find_filled_input(inputs: Mapping[str, Any], names: Sequence[str]) -> str | 
 
 @contextmanager
 def protect_caches(model: nn.Module) -> Iterator[None]:
-    """Hand a model a copy of each cache in each of its runs: it would write into the caller's."""
+    """Let each run of a model read copies of the caches of keys and values among its inputs.
+
+    Otherwise the model would write into the caller's.
+    """
 
     def copy_caches(
         _: nn.Module,
@@ -156,9 +168,9 @@ def copy_cache(value: Any) -> Any:
 
 
 def is_cache(value: Any) -> bool:
-    """Return True for a cache of the library, or another object of its models that can be updated.
+    """Return True for a cache of transformers, or another object of it that a run may write to.
 
-    A run may write to such an object.
+    Such an object has a method ``update``.
     """
     if isinstance(value, Cache):
         return True

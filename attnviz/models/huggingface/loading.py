@@ -36,7 +36,7 @@ from attnviz.models.huggingface.adapter import (
     list_task_classes,
     read_adapter,
     require_matching_modules,
-    set_labels,
+    set_class_count,
 )
 from attnviz.models.huggingface.attention import (
     call_model,
@@ -52,9 +52,9 @@ WRITERS = "ForCausalLM", "LMHeadModel"
 """The ends of the names of classes of models that continue a text."""
 CONDITIONAL = "ForConditionalGeneration"
 """The end of the names of encoder-decoders, and of writers that may also read images or sound."""
-IMPLEMENTATIONS = "attn_implementation", "_attn_implementation"
+IMPLEMENTATION_ENTRIES = "attn_implementation", "_attn_implementation"
 SETTINGS = {
-    *IMPLEMENTATIONS,
+    *IMPLEMENTATION_ENTRIES,
     "return_dict",
     "use_return_dict",
     "output_attentions",
@@ -123,11 +123,14 @@ def load_parts(
     writes: bool,
     predicts: bool,
 ) -> LoadedParts:
-    """Load the model of a folder and its tokenizer.
+    """Load a transformers model and its tokenizer from local folders.
 
-    writes: with the head that continues a text. predicts: with the head that the folder was saved
-    with, if any. An encoder-decoder always comes with its head, since it writes its own target.
-    Raises ModelError, UsageError.
+    folders: the folders of the model, and of another tokenizer and an adapter if there are such.
+    The adapter is merged into the model's weights. placement: the device and the number type.
+    writes: True to load the head that continues a text. predicts: True to load the head that the
+    model was saved with, if any. An encoder-decoder always comes with its head, since it writes its
+    own target. Model and tokenizer are returned with notes for the user. Raises ModelError for a
+    folder that cannot be used, UsageError for a device that is not there.
     """
     folder = folders.model
     available = require_safe(folder)
@@ -139,7 +142,7 @@ def load_parts(
             require_writer(config, folder)
         classes = list_classes(config, writes=writes, predicts=predicts)
         if adapter is not None:
-            set_labels(config, adapter)
+            set_class_count(config, adapter)
             classes = [*list_task_classes(adapter), *classes]
         source = ModelSource(folder, config, available, adapter)
         dtype = choose_dtype(placement, device)
@@ -151,7 +154,7 @@ def load_parts(
         model = model.to(device).eval()
         count_decoder_layers(model.config)
         reset_generation(model)
-        model, part_note = keep_text_part(model, folder)
+        model, part_note = choose_text_part(model, folder)
         tokenizer = load_tokenizer(folders.tokenizer or folder, model, config)
         if folders.tokenizer not in (None, folders.adapter):
             require_vocabulary(tokenizer, model, folders)
@@ -160,9 +163,12 @@ def load_parts(
 
 
 def list_classes(config: Any, *, writes: bool, predicts: bool) -> list[Any]:
-    """List the classes that may hold the model of a folder, the best first.
+    """List the classes of the library to try to load a model as, the best first.
 
-    There are several, since a part of the model may be all that was saved.
+    There are several, since a folder may hold only a part of the model.
+
+    config: the config of the model. writes: True if it is to continue texts. predicts: True if it
+    is to have the head that it was saved with.
     """
     saved_class = find_class(config)
     if config.is_encoder_decoder:
@@ -181,9 +187,9 @@ def read_architecture(config: Any) -> str:
 
 
 def find_class(config: Any) -> Any:
-    """Return the class of the library that a config names as its model's.
+    """Return the class of transformers that a config names as that of its model.
 
-    None if the library has no such class.
+    None if the library has no such class, or one that takes another config.
     """
     name = read_architecture(config)
     try:
@@ -198,7 +204,10 @@ def find_class(config: Any) -> Any:
 
 
 def list_predictors(config: Any) -> list[Any]:
-    """List the classes with the head that was saved, if it predicts tokens or classes."""
+    """List the classes of the library that load a model with the head that it was saved with.
+
+    If this head predicts neither tokens nor classes, the class without a head is listed.
+    """
     name = read_architecture(config)
     if name.endswith(CONDITIONAL):
         return [find_class(config), AutoModelForImageTextToText, AutoModelForCausalLM]
@@ -207,21 +216,27 @@ def list_predictors(config: Any) -> list[Any]:
 
 
 def choose_dtype(placement: Placement, device: str) -> Any:
-    """Return the type that a model is to compute in."""
+    """Return the number type that a model is to be loaded in, for the library.
+
+    placement: the type that the user asks for. If that is "auto", it is float32 on a CPU, and that
+    of the stored weights on any other device.
+    """
     if placement.dtype == "auto":
         return torch.float32 if device == "cpu" else "auto"
     return getattr(torch, placement.dtype)
 
 
 def load_config(folder: Path) -> tuple[Any, str | None]:
-    """Load a model's config, and a note if it asks for an attention that is not used.
+    """Load the config of the model in a folder, and make a note if it asks for other attention.
 
-    Raises ModelError if the config is of a kind that cannot be read.
+    Entries that say how the model is to be run are left out. The config is returned with a note
+    that names the attention implementation that it asks for, or with None if it asks for none or
+    for "eager" or "sdpa". Raises ModelError if the library cannot read the config.
     """
     path = folder / "config.json"
     try:
         values = json.loads(path.read_bytes())
-        attention = find_attention(values)
+        attention = find_other_implementation(values)
         with TemporaryDirectory() as scratch:
             copy = Path(scratch, "config.json")
             copy.write_text(json.dumps(drop_settings(values)))
@@ -234,9 +249,9 @@ def load_config(folder: Path) -> tuple[Any, str | None]:
     except Exception as error:
         raise ModelError(f"{path} cannot be used: {read_first_line(error)}") from error
     config.name_or_path = str(folder)
-    if not attention:
-        return config, attention
-    note = f"config.json asks for {attention}; SDPA is used, which computes the same"
+    note = None
+    if attention:
+        note = f"config.json asks for {attention}; SDPA is used, which computes the same"
     return config, note
 
 
@@ -247,25 +262,29 @@ def drop_settings(values: Any) -> Any:
     return {name: drop_settings(value) for name, value in values.items() if name not in SETTINGS}
 
 
-def find_attention(values: Any) -> str | None:
-    """Return the first implementation of attention, beside the library's own, that a config names.
+def find_other_implementation(values: Any) -> str | None:
+    """Return the first attention implementation but "eager" and "sdpa" that a config asks for.
 
-    Configs inside it are searched too.
+    values: the decoded JSON of the config. Configs inside it are searched too. None if it asks for
+    no other implementation.
     """
     if not isinstance(values, dict):
         return None
     for name, value in values.items():
-        is_implementation = name in IMPLEMENTATIONS and isinstance(value, str)
+        is_implementation = name in IMPLEMENTATION_ENTRIES and isinstance(value, str)
         if is_implementation and value not in ("eager", "sdpa"):
             return str(value)
-        attention = find_attention(value)
-        if attention is not None:
-            return attention
+        inner_implementation = find_other_implementation(value)
+        if inner_implementation is not None:
+            return inner_implementation
     return None
 
 
 def require_writer(config: Any, folder: Path) -> None:
-    """Raise ModelError if the config says that the model was not trained to continue texts."""
+    """Raise ModelError if a config names a class of model that does not continue texts.
+
+    folder: the folder of the model.
+    """
     name = read_architecture(config)
     if name and not name.endswith((*WRITERS, CONDITIONAL)):
         raise ModelError(
@@ -274,16 +293,16 @@ def require_writer(config: Any, folder: Path) -> None:
 
 
 def load_first_class(classes: list[Any], source: ModelSource, dtype: Any) -> Any:
-    """Load a folder with the first of some classes that finds all of its weights there.
+    """Load a model as the first of some classes whose weights are all in its folder.
 
-    Raises ModelError: the reason of the class that came furthest, which is most likely the right
-    one.
+    source: the files of the model. dtype: the number type to load it in. If no class fits, the
+    ModelError of the class that came furthest is raised, which is most likely the right one.
     """
     failure = ModelError(f"{source.folder / 'config.json'} names no class of model")
     furthest = 0
     attempts: set[type] = set()
     for kind in classes:
-        stage = 0
+        stage = 0  # how far this class comes
         try:
             outline = outline_model(kind, source)
             stage = 1
@@ -296,7 +315,7 @@ def load_first_class(classes: list[Any], source: ModelSource, dtype: Any) -> Any
             stage = 3
             return load_weights(kind, source, dtype)
         except ModelError as error:
-            # of two that came as far, the later one: the class that the config names is tried last
+            # if two come equally far, the later one counts: the class that the config names is last
             is_as_far = stage == furthest and source.adapter is None
             if stage > furthest or is_as_far:
                 failure = error
@@ -305,16 +324,17 @@ def load_first_class(classes: list[Any], source: ModelSource, dtype: Any) -> Any
 
 
 def outline_model(kind: Any, source: ModelSource) -> Any:
-    """Build a model on the meta device, which takes no memory.
+    """Build a model of a class without memory for its weights, on torch's meta device.
 
-    Raises ModelError if the config describes far more parameters than the weights hold.
+    source: the files of the model, with its config. Raises ModelError if the class cannot be built
+    from the config, and if the config describes far more parameters than the files hold.
     """
     path = source.folder / "config.json"
     available = source.available
     make_model = getattr(kind, "from_config", None) or kind._from_config
     try:
         with torch.device("meta"):
-            # a copy, since the library changes it as it builds
+            # a copy, since the library changes the config as it builds
             config = deepcopy(source.config)
             outline = make_model(config)
         described = sum(parameter.numel() for parameter in outline.parameters())
@@ -328,12 +348,14 @@ def outline_model(kind: Any, source: ModelSource) -> Any:
 
 
 def load_weights(kind: Any, source: ModelSource, dtype: Any) -> Any:
-    """Load a model of a class, every weight of it from the folder or from its adapter.
+    """Load a model of a class from its folder, and check that none of its weights is missing.
 
-    Raises ModelError if it cannot be loaded, or if the folder lacks weights of it.
+    source: the files of the model. Weights that its adapter brings, and those of a pooling layer,
+    may be missing. dtype: the number type to load it in. Raises ModelError if the model cannot be
+    loaded, or if its folder lacks weights.
     """
     folder = source.folder
-    # a subfolder that is not there: else the library applies an adapter in the folder by itself
+    # the library applies an adapter that it finds: it is to look in a folder that is not there
     adapter_options = {"subfolder": "none"}
     options: dict[str, Any] = {
         "local_files_only": True,
@@ -361,10 +383,11 @@ def load_weights(kind: Any, source: ModelSource, dtype: Any) -> Any:
 
 
 def count_decoder_layers(config: Any) -> None:
-    """Correct the number of layers in the config of half an encoder-decoder, its decoder.
+    """Correct the number of layers in the config of a decoder that was part of an encoder-decoder.
 
-    The library counts the layers of the encoder, which is not there, and makes room for the keys
-    and values of as many when the model continues a text.
+    The library takes the number of the encoder's layers, though there is no encoder, and makes room
+    for the keys and values of as many when the model continues a text. Any other config stays as it
+    is.
     """
     is_decoder = getattr(config, "is_decoder", False) and not config.is_encoder_decoder
     if is_decoder and hasattr(config, "encoder_layers") and hasattr(config, "decoder_layers"):
@@ -372,7 +395,10 @@ def count_decoder_layers(config: Any) -> None:
 
 
 def reset_generation(model: Any) -> None:
-    """Let a model write as it is asked to: one text, greedily, and nothing but its tokens."""
+    """Remove the settings by which a model would not write one text greedily.
+
+    Its generation config may ask for several texts, other outputs, or another method.
+    """
     settings = getattr(model, "generation_config", None)
     for name in WRITING:
         if hasattr(settings, name):
@@ -391,7 +417,7 @@ def require_text_input(model: Any, folder: Path) -> None:
 
 
 def explain_refusal(model: Any, folder: Path) -> str:
-    """Say that a model reads something other than a text, and what to do."""
+    """Return the message that a model reads something other than a text, and what to do."""
     return (
         f"{folder} is a {type(model).__name__}, which does not read a text alone: "
         "load it with transformers, and give what it reads in Python, "
@@ -399,11 +425,11 @@ def explain_refusal(model: Any, folder: Path) -> str:
     )
 
 
-def keep_text_part(model: Any, folder: Path) -> tuple[Any, str | None]:
-    """Return a model that reads a text alone, and a note if it is only a part of the whole model.
+def choose_text_part(model: Any, folder: Path) -> tuple[Any, str | None]:
+    """Return a model or the part of it that runs on a text alone, and a note if it is a part.
 
-    Models of images or sound are tried on a few tokens. Where they refuse, their text model is read
-    instead. Raises ModelError if there is none.
+    Models of images or sound are tried on a few tokens. If they refuse, the first text model inside
+    them that runs is returned. folder: the folder of the model. Raises ModelError if there is none.
     """
     if reads_text_only(model) or runs_on_ids(model):
         return model, None
@@ -422,9 +448,9 @@ def reads_text_only(model: Any) -> bool:
 
 
 def list_text_parts(model: Any) -> Iterator[Any]:
-    """List the models inside a model that read token ids, the outer ones first.
+    """Yield the text models inside a model, the outer ones first.
 
-    They are those that the text config of the model describes.
+    They are those that read token ids, and whose config is the text config of the model.
     """
     for part in model.modules():
         is_inner_model = part is not model and isinstance(part, PreTrainedModel)
@@ -441,7 +467,7 @@ def list_text_configs(config: Any) -> set[type]:
 
 
 def runs_on_ids(model: Any) -> bool:
-    """Return True if a model puts out vectors or logits for the ids of a few tokens alone."""
+    """Run a model on the ids of a few tokens; return True if it puts out vectors or logits."""
     ids = torch.full((1, TRIAL), find_plain_id(model), device=model.device)
     inputs = {"input_ids": ids}
     if reads_target(model):
@@ -464,9 +490,9 @@ def find_plain_id(model: Any) -> int:
 
 
 def reads_target(model: Any) -> bool:
-    """Return True if a model has a decoder that reads a text of its own.
+    """Return True if a model has a decoder that reads a text of its own, the target.
 
-    Half of an encoder-decoder has none.
+    A decoder or an encoder that was taken out of an encoder-decoder has none.
     """
     if not model.config.is_encoder_decoder:
         return False
@@ -474,9 +500,11 @@ def reads_target(model: Any) -> bool:
 
 
 def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
-    """Load the tokenizer of a model. Raises ModelError if there is none, or one of another model.
+    """Load the tokenizer in a folder for a model that is loaded already.
 
-    config: the model's, which tells the kind of a tokenizer that does not tell it by itself.
+    config: the config of the model, from which the library chooses the class of a tokenizer whose
+    folder does not name it. Raises ModelError if there is no tokenizer, if it cannot be loaded, and
+    if it knows less than half of the tokens that the model does: then files of it are missing.
     """
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     is_model_folder = config.name_or_path == str(folder)
@@ -491,9 +519,10 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
     text_config = model.config.get_text_config()
     # 0 for a model that hashes letters
     expected = getattr(text_config, "vocab_size", 0)
+    # models may have a few more embeddings than their tokenizer has tokens
     if 2 * known >= expected:
         return tokenizer
-    # the library makes an empty one if its files are not there
+    # without the files of a vocabulary the library makes a tokenizer with an empty one
     if not holds_vocabulary(folder):
         raise ModelError(f"{folder} has no tokenizer; {ELSEWHERE}")
     raise ModelError(
@@ -503,7 +532,10 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
 
 
 def require_vocabulary(tokenizer: Any, model: Any, folders: Folders) -> None:
-    """Raise ModelError if a tokenizer of another folder knows tokens without an embedding."""
+    """Raise ModelError if a tokenizer knows more tokens than a model has embeddings for.
+
+    folders: the folder of the model, and that of the tokenizer if it is another one.
+    """
     known = len(tokenizer)
     rows = count_embeddings(model)
     if rows is not None and known > rows:
@@ -520,7 +552,10 @@ def holds_vocabulary(folder: Path) -> bool:
 
 
 def explain_tokenizer_failure(folder: Path, error: Exception) -> str:
-    """Say why a folder's tokenizer cannot be loaded, and what to do."""
+    """Return the message why a folder's tokenizer cannot be loaded, and what to do.
+
+    error: the exception of the library.
+    """
     if not holds_vocabulary(folder):
         return f"{folder} has no tokenizer; {ELSEWHERE}"
     package = find_missing_package(folder, error)
@@ -530,34 +565,37 @@ def explain_tokenizer_failure(folder: Path, error: Exception) -> str:
 
 
 def find_missing_package(folder: Path, error: Exception) -> str | None:
-    """Return the package that a tokenizer needs and that is not installed.
+    """Return the name of a package that a tokenizer needs and that is not installed, or None.
 
-    None if the library's message names none.
+    folder: the folder of the tokenizer. error: the exception of the library, whose message names
+    the package.
     """
     match = NEEDED.search(str(error))
     if match is None:
         return None
     package = next(name for name in match.groups() if name).lower()
     if package == "tiktoken" and any(is_sentencepiece(file) for file in folder.glob("*.model")):
-        # the library takes every vocabulary that it cannot read for one of tiktoken
+        # the library blames tiktoken for every vocabulary that it cannot read
         package = "sentencepiece"
     module = package.replace("-", "_")
     return package if find_spec(module) is None else None
 
 
 def is_sentencepiece(file: Path) -> bool:
-    """Return True if a vocabulary is one of SentencePiece.
+    """Return True if the file of a vocabulary is one of SentencePiece.
 
-    Such a file begins with its first piece, and other vocabularies with a line of text.
+    Such a file is a protocol buffer, which begins with the tag of its first piece, the byte of a
+    line break. Vocabularies of other kinds begin with a line of text.
     """
     with file.open("rb") as stream:
         return stream.read(1) == b"\n"
 
 
 def find_position_limit(model: Any) -> int | None:
-    """Return the number of tokens that a model has positions for; None if its config does not tell.
+    """Return the largest number of tokens that a model has positions for; None if it is not known.
 
-    Tables with a padding row, as RoBERTa's, begin to count after it.
+    The model's config tells. Some tables of positions, such as RoBERTa's, have a row for padding,
+    and count from the row after it: then there are fewer positions than rows.
     """
     text_config = model.config.get_text_config()
     limit = getattr(text_config, "max_position_embeddings", None)

@@ -42,7 +42,7 @@ from attnviz.models.huggingface.encoding import (
     require_embeddings,
     spell_ids,
 )
-from attnviz.models.huggingface.key_value_cache import protect_caches, read_past
+from attnviz.models.huggingface.key_value_cache import protect_caches, read_cached_text
 from attnviz.models.huggingface.loading import find_position_limit, load_parts, reads_target
 from attnviz.models.huggingface.prediction import (
     ResolvedTarget,
@@ -129,6 +129,11 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         tokenizer: Any = None,
         notes: tuple[str, ...] = (),
     ) -> None:
+        """Take a transformers model that is loaded already.
+
+        name: the name of the model in pictures and messages. tokenizer: None if the model gets
+        encoded inputs only. notes: lines for the user that each capture of the model has.
+        """
         self.name = name
         self.model = model
         self.tokenizer = tokenizer
@@ -148,10 +153,15 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         writes: bool = False,
         predicts: bool = False,
     ) -> "HuggingFace":
-        """Load a model from local folders, or from one: safetensors only, and no code from it.
+        """Load a transformers model and its tokenizer from local folders.
 
-        writes: with the head that continues a text.
-        predicts: with the head that the folder was saved with.
+        Only safetensors are read, and no code from the folders is run.
+
+        name: the name of the model in pictures and messages. folders: the folder of the model
+        alone, or with the folders of another tokenizer and of an adapter. placement: the device and
+        the number type. writes: True to load the head that continues a text. predicts: True to load
+        the head that the folder was saved with. Raises ModelError for a folder that cannot be used,
+        and UsageError for a device that is not there.
         """
         if isinstance(folders, Path):
             folders = Folders(folders)
@@ -172,7 +182,13 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         request: Request,
         intervention: Intervention = NOTHING,
     ) -> Capture:
-        """Run the model and keep what a request names; see ``SupportsPredictions.capture``."""
+        """Run the model on a prompt and return what a request names of its attention.
+
+        intervention: what is changed in the run; nothing by default. The capture has a map for each
+        rectangle of layers and heads. Raises UsageError for a layer, a head or an edge that is not
+        there, and for a part of the prompt that the model cannot read; ModelError for numbers that
+        it cannot compute; InputError for a text or a result that does not fit.
+        """
         encoded = self.encode_prompt(prompt, request.truncate, intervention)
         inputs = self.place_inputs(encoded.inputs)
         survey = self.reader.survey(inputs)
@@ -186,6 +202,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             if survey.pooled and request.windowed:
                 require_whole_text(survey.sites, choices, len(encoded.tokens))
             find_sides = self.make_text_sides(encoded, survey)
+            # the query or the key that the request names becomes a window
             request = request.placed(find_sides(choices[0]))
             require_weights_memory(choices, find_sides, request)
             heads = group_heads_by_call(choices, survey.sites)
@@ -211,13 +228,19 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
 
     @wait_for_turn
     def operands(self, prompt: Prompt, request: Request) -> Operands:
-        """Return the vectors of one head for one query; see ``SupportsOperands.operands``."""
+        """Return the vectors that one head computes with for one query of a prompt.
+
+        They are the query, and all keys and values. The head and the query are the first that the
+        request names. Raises UsageError if they are not there, and ModelError for a model that
+        shows its attention weights only.
+        """
         encoded = self.encode_prompt(prompt, request.truncate)
         inputs = self.place_inputs(encoded.inputs)
         survey = self.reader.survey(inputs)
         choice = choose_maps(survey.sites, request)[0]
         heads_by_call = group_heads_by_call((choice,), survey.sites)
         number, heads = next(iter(heads_by_call.items()))
+        # a repeated call uses the weights of this one again, with other values
         next_sites = survey.sites[number + 1 :]
         if next_sites and next_sites[0].repeated:
             raise ModelError(REPEATED)
@@ -238,11 +261,14 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         request: Request,
         intervention: Intervention,
     ) -> tuple[dict[int, CallResult], str | None]:
-        """Run the model on a text, and return what some heads of some calls gave, with a note.
+        """Run the model on a text, and return what a request keeps of calls of attention.
 
-        heads: the heads to look at, by the number of the call. The results have these numbers too.
-        The note is for the user, and None if there is nothing to say. Raises UsageError,
-        ModelError.
+        survey: all calls of attention that a run makes. heads: the heads to look at, by the index
+        of their call in the run. intervention: what is changed in the run. Returns what was kept of
+        each of these calls, by its index, and a note for the user or None.
+
+        Raises UsageError for an edge or a target that is not there, or a model without gradients if
+        the request is for them; ModelError if the model cannot be read as asked.
         """
         inputs = self.make_batch_inputs(encoded, [intervention])
         edits = self.make_batch_edits(encoded, survey, [intervention])
@@ -252,7 +278,14 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         require_gradient(self.model, self.tokenizer, target)
         require_no_inference(self.model)
         with torch.inference_mode(False):
-            results = self.weigh_gradients(inputs, survey, heads, request, edits, target)
+            results = self.weigh_gradients(
+                inputs,
+                survey,
+                heads,
+                request=request,
+                edits=edits,
+                target=target,
+            )
         return results, target.description
 
     def weigh_gradients(
@@ -264,10 +297,12 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         edits: RunEdits,
         target: ResolvedTarget,
     ) -> dict[int, CallResult]:
-        """Multiply the weights of some heads with the gradients of a target's logit by them.
+        """Multiply each attention weight of some heads with the gradient of a prediction by it.
 
-        heads: the heads to look at, by the number of the call. Raises ModelError if the gradients
-        do not reach all calls.
+        inputs: the inputs of the model. survey: all calls of attention that a run makes. heads: the
+        heads to look at, by the index of their call in the run. request: what to keep. edits: what
+        is changed in the run. target: the prediction. Returns what is kept of each of these calls,
+        by its index. Raises ModelError if the calls cannot all be followed by gradients.
         """
         observer = GradientObserver(edits)
         # a graph keeps no tensor of inference mode
@@ -282,8 +317,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         if not saw_all_calls or is_repeated:
             raise ModelError(UNREACHED)
         return {
-            number: observer.found(number, slopes, wanted, request)
-            for number, wanted in heads.items()
+            number: observer.found(number, slopes, call_heads, request)
+            for number, call_heads in heads.items()
         }
 
     @wait_for_turn
@@ -295,7 +330,14 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         *,
         truncate: bool = False,
     ) -> Response:
-        """Return what the model predicts under interventions; see ``SupportsPredictions``."""
+        """Run the model under each of several interventions; return its outputs at one position.
+
+        An intervention is a change of one run. target: the position, and the output that is asked
+        about, such as a token or a class. If it names no output, this is the likeliest one under
+        the first intervention. truncate: True to cut a text that is too long. Raises UsageError for
+        a target or an edge that is not there, and for a part of the prompt that the model cannot
+        read; InputError for a text that does not fit.
+        """
         encoded = self.encode_prompt(prompt, truncate, *interventions)
         survey = self.reader.survey(self.place_inputs(encoded.inputs))
         resolved = resolve_target(self.model, self.tokenizer, encoded, target)
@@ -312,10 +354,11 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         return resolved.make_response(all_outputs.numpy())
 
     def needs_single_texts(self, target: ResolvedTarget) -> bool:
-        """Return True if the model can predict a target for one text at a time only.
+        """Return True if the model can predict a target for a single text at a time only.
 
-        A class is predicted at the last token before the padding, which a model without a padding
-        token finds for one text alone.
+        This holds for a class that is predicted by a model without a padding token. A class is
+        predicted at the last token before the padding, which such a model does not find among
+        several texts.
         """
         padding_id = getattr(self.model.config, "pad_token_id", None)
         return padding_id is None and target.kind == "class"
@@ -325,9 +368,10 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         encoded: EncodedText,
         batch: Sequence[Intervention],
     ) -> dict[str, Tensor]:
-        """Return the inputs under each intervention of a batch, on the model's device.
+        """Return the inputs of one run of the model on a text under several interventions.
 
-        Each tensor begins with the axis of the interventions.
+        batch: the interventions, which may replace tokens. The tensors are on the model's device,
+        and their first axis is that of the interventions.
         """
         inputs = {
             name: tensor.expand(len(batch), *tensor.shape[1:])
@@ -343,13 +387,18 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         survey: ModelSurvey,
         batch: Sequence[Intervention],
     ) -> RunEdits:
-        """Return what a batch of interventions changes in the calls of a run. Raises UsageError."""
+        """Return the changes that interventions make to the calls of attention in one run.
+
+        survey: all calls that a run makes. batch: interventions that are run at once. Raises
+        UsageError for an edge that is not there, and ModelError for edges that cannot be cut.
+        """
         return make_edits(batch, survey.sites, encoded.find_sides, pooled=survey.pooled)
 
     def make_text_sides(self, encoded: EncodedText, survey: ModelSurvey) -> FindSides:
-        """Return a function that gives the queries and keys of each map of a text.
+        """Return a function that gives the tokens of the queries and of the keys of a map.
 
-        They are the tokens of the text. Where layers shorten the text, they are positions.
+        They are the tokens of the text. If layers of the model shorten the text, tokens that are
+        named by their positions stand for those of a layer of another length.
         """
         if not survey.pooled:
             return encoded.find_map_sides
@@ -368,10 +417,13 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         truncate: bool,
         *interventions: Intervention,
     ) -> EncodedText:
-        """Return a prompt as the model reads it.
+        """Encode a prompt as the inputs of the model, with their tokens.
 
-        Raises UsageError for what the model cannot do, InputError for a text that does not fit, and
-        ModelError for a tokenizer of another model.
+        The decoder of an encoder-decoder gets the target of the prompt, or one that the model
+        writes. truncate: True to cut a text that is too long. interventions: the changes under
+        which the model will run on it. Raises UsageError for a part of the prompt that the model
+        cannot read, InputError for a text that does not fit, and ModelError for a tokenizer of
+        another model.
         """
         self.require_readable(prompt, interventions)
         if prompt.ids is not None:
@@ -384,7 +436,11 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         return encoded
 
     def require_readable(self, prompt: Prompt, interventions: Iterable[Intervention]) -> None:
-        """Raise UsageError for a part of a prompt that the model cannot read."""
+        """Raise UsageError for a part of a prompt that the model cannot read.
+
+        Some depend on whether the model has a decoder that reads a text of its own. A model that is
+        changed in its run, by interventions, continues no text.
+        """
         is_changed = any(intervention != NOTHING for intervention in interventions)
         has_decoder = reads_target(self.model)
         require_none(
@@ -400,24 +456,28 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             "what is changed is a text that is there",
         )
         if prompt.ids is not None:
-            self.require_one_text()
+            self.require_no_target()
 
     def read_vocabulary(self) -> Vocabulary:
-        """Return what sequences of token ids are made of; see ``SupportsSequences``.
+        """Return the token ids of which sequences for the model can be made up.
 
-        Raises UsageError for an encoder-decoder, ModelError for a model without a table of tokens.
+        Raises UsageError for an encoder-decoder, which reads two texts, and ModelError for a model
+        without a table of token embeddings.
         """
-        self.require_one_text()
+        self.require_no_target()
         try:
-            known = self.model.get_input_embeddings().num_embeddings
+            embedding_count = self.model.get_input_embeddings().num_embeddings
         except (NotImplementedError, AttributeError):
             raise ModelError(
                 f"{self.name} has no table of tokens, of which a text could be made up",
             ) from None
-        return make_vocabulary(self.tokenizer, known, self.positions)
+        return make_vocabulary(self.tokenizer, embedding_count, self.positions)
 
-    def require_one_text(self) -> None:
-        """Raise UsageError for a model that reads two texts, and no sequence of ids."""
+    def require_no_target(self) -> None:
+        """Raise UsageError for an encoder-decoder, which reads a target beside its text.
+
+        Sequences of token ids are for models that read one text.
+        """
         if reads_target(self.model):
             raise UsageError(
                 f"{self.name} reads a text and a target: "
@@ -426,7 +486,12 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
 
     @wait_for_turn
     def losses(self, ids: Ids, change: OutputChange | None = None) -> Floats:
-        """Measure the loss of each next token, in nats; see ``SupportsLosses.losses``."""
+        """Measure how badly the model predicts each token of some sequences from those before it.
+
+        ids: the token ids, (sequences, n). Returns the cross-entropies in nats, (sequences, n - 1),
+        since the first token is not predicted. change: a function that replaces the outputs of
+        heads. Raises UsageError for a model that predicts no next tokens.
+        """
         if reads_target(self.model) or not self.model.can_generate():
             raise UsageError(
                 f"{self.name} predicts no next tokens, of which a loss could be measured",
@@ -439,7 +504,12 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         return np.concatenate(losses)
 
     def measure_batch_losses(self, ids: Tensor, change: OutputChange | None) -> Floats:
-        """Measure the losses of a few sequences at once: (batch, n) -> (batch, n - 1), in nats."""
+        """Measure the losses of a few sequences in one run of the model.
+
+        ids: the token ids, (sequences, n). The losses of the tokens from the second on are
+        cross-entropies in nats, (sequences, n - 1). change: a function that replaces the outputs of
+        heads.
+        """
         inputs = self.place_inputs({"input_ids": ids})
         survey = self.reader.survey(inputs)
         layers = [site.layer for site in survey.sites]
@@ -458,18 +528,21 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         choices: Sequence[MapChoice],
         request: Request,
     ) -> tuple[EncodedText, dict[int, CallResult]]:
-        """Let the model continue a text, and return the longer text and what calls gave meanwhile.
+        """Let the model continue a text, and return the longer text and the attention over it.
 
-        count: the number of tokens to write. Raises UsageError for a model that was loaded without
-        the part that writes, InputError if the weights do not fit into memory.
+        survey: all calls of attention that a run makes. count: the number of tokens to write, at
+        most. choices: the maps that are to be made. request: what to keep. The text is returned
+        with what was kept of each call of these maps, by the index of the call in the run. Raises
+        UsageError for a model that was loaded without the part that writes, and InputError if the
+        weights would not fit into memory.
         """
         if not self.model.can_generate():
             raise UsageError(f"{self.name} was loaded without the part that writes")
         heads = group_heads_by_call(choices, survey.sites)
         inputs = self.place_inputs(encoded.inputs)
-        size = len(encoded.tokens) + count
-        head_count = sum(len(wanted) for wanted in heads.values())
-        require_memory({(size, size): head_count})
+        length = len(encoded.tokens) + count
+        head_count = sum(len(call_heads) for call_heads in heads.values())
+        require_memory({(length, length): head_count})
         if self.reader.tapped:
             # softmaxes are known by the lengths of the text, which grow as the model writes:
             # therefore the model writes first, and its attention is read in a run on the whole text
@@ -501,14 +574,19 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
 
     @wait_for_turn
     def capture_inputs(self, inputs: Any, request: Request) -> Capture:
-        """Run the model on inputs that are encoded already, and keep what a request names.
+        """Run the model on encoded inputs, and return what a request names of its attention.
 
-        Tokens are named by the tokenizer, if there is one. Where the text continues what a cache of
-        keys and values holds, queries are the tokens of the text alone. Raises what ``capture``
-        raises, and InputError for inputs that the model does not take.
+        inputs: a tensor of token ids, a sequence of arguments, or a mapping of names to arguments.
+        Tokens have their texts if there is a tokenizer, and are named by their positions otherwise.
+        If a cache of keys and values is among the inputs, the queries are only the tokens that
+        follow those in the cache.
+
+        Raises UsageError for a layer or a head that is not there, InputError for inputs that the
+        model does not take or a result that does not fit into memory, and ModelError for numbers
+        that the model cannot compute.
         """
-        inputs = self.place_inputs(name_inputs(self.model, inputs))
-        past = read_past(self.model, inputs, request)
+        inputs = self.place_inputs(prepare_inputs(self.model, inputs))
+        past = read_cached_text(self.model, inputs, request)
         with protect_caches(self.model):
             survey = self.reader.survey(inputs)
             choices = choose_maps(survey.sites, request)
@@ -538,14 +616,15 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         )
 
     def spell_input(self, inputs: Mapping[str, Any], name: str) -> tuple[str, tuple[Token, ...]]:
-        """Return the text and the tokens of the input of a name.
+        """Return the text and the tokens that the token ids in one of some inputs stand for.
 
-        Both are empty without an input of that name, and without a tokenizer.
+        name: the name of the input, such as "input_ids". Text and tokens are empty if there is no
+        such input, or no tokenizer.
         """
         if self.tokenizer is None or name not in inputs:
             return "", ()
         ids = inputs[name][0].tolist()
-        return spell_ids(self.tokenizer, ids, 0, "")
+        return spell_ids(self.tokenizer, ids, known=0, text="")
 
     def make_input_sides(
         self,
@@ -554,19 +633,24 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         text: tuple[Token, ...],
         target: tuple[Token, ...],
     ) -> FindSides:
-        """Return a function that gives the queries and keys of each map of encoded inputs.
+        """Return a function that gives the tokens of the queries and of the keys of a map.
 
-        They are the tokens of the text and of the target where there are as many of these as the
-        layer reads, else positions.
+        They are those of the text or of the target, which the decoder of an encoder-decoder reads.
+        If a layer has another number of queries or keys, tokens that are named by their positions
+        stand for them.
+
+        inputs: the inputs of the model, which tell how long the texts are. survey: all calls of
+        attention that a run makes. text, target: the tokens; empty if they are not known.
         """
         sites = {(site.kind, site.layer): site for site in survey.sites}
 
         def find_sides(choice: MapChoice) -> MapTokens:
             site = sites[choice.kind, choice.layers[0]]
             size = site.size if survey.pooled else find_call_size(site, inputs)
+            query_count, key_count = size
             queries = target if choice.kind in ("decoder", "cross") else text
             keys = target if choice.kind == "decoder" else text
-            return name_tokens(queries, size[0]), name_tokens(keys, size[1])
+            return name_tokens(queries, query_count), name_tokens(keys, key_count)
 
         return find_sides
 
@@ -582,9 +666,10 @@ def move_tensor(value: Any, device: torch.device) -> Any:
 
 
 def describe_structure(survey: ModelSurvey, token_count: int) -> str | None:
-    """Return a note on the parts of a model, or on layers that shorten the text.
+    """Return a note on the parts of a model, or on its layers that shorten the text, or None.
 
-    None if it has neither. token_count: the number of tokens of the text.
+    survey: all calls of attention that a run of the model makes. token_count: the number of tokens
+    of the text.
     """
     if survey.pooled:
         return describe_sizes(survey.sites, token_count)
@@ -596,7 +681,13 @@ def require_whole_text(
     choices: Sequence[MapChoice],
     token_count: int,
 ) -> None:
-    """Raise InputError if a window of a text is asked of layers that do not read all its tokens."""
+    """Raise InputError if a map has layers whose queries or keys are not all tokens of the text.
+
+    This is asked for a window, that is, a part of the rows and columns of a map.
+
+    sites: all calls of attention, with the numbers of their queries and keys. choices: the maps.
+    token_count: the number of tokens of the text.
+    """
     sizes = {(site.kind, site.layer): site.size for site in sites}
     whole_size = token_count, token_count
     for choice in choices:
@@ -609,7 +700,10 @@ def require_whole_text(
 
 
 def require_no_inference(model: Any) -> None:
-    """Raise UsageError for a model that was made in inference mode, which has no gradients."""
+    """Raise UsageError for a model that was made in torch's inference mode.
+
+    Such a model has no gradients.
+    """
     tensors = (*model.named_parameters(), *model.named_buffers())
     names = [name for name, tensor in tensors if tensor.is_inference()]
     if names:
@@ -620,33 +714,38 @@ def require_no_inference(model: Any) -> None:
         )
 
 
-def name_inputs(model: Any, inputs: Any) -> dict[str, Any]:
-    """Return what a model is called with, by name.
+def prepare_inputs(model: Any, inputs: Any) -> dict[str, Any]:
+    """Make the arguments of a model, by name, out of what a user gives as its inputs.
 
-    Arrays and lists of numbers become tensors, a text alone becomes a batch of one, and inputs that
-    change only what a model returns are left out. Raises InputError if there are no tensors, lists
-    that make none, or names that the model does not know.
+    Arrays and lists of numbers become tensors, and a text alone becomes a batch of one. Inputs that
+    change only what the model returns, and not its attention, are left out. An encoder-decoder gets
+    the decoder's input that labels tell. Raises InputError if there is no tensor, for lists that
+    make none, and for names that the model does not know.
     """
     by_name = name_arguments(model, inputs)
     extra_names = EXTRAS | list_passing_names(model, by_name)
     require_names(model, tuple(by_name), extra_names)
-    read_inputs = {}
+    arguments = {}
     for name, value in by_name.items():
         is_used = name not in RETURNED and value is not None
         if is_used:
-            read_inputs[name] = read_input(name, value, model.dtype)
-    if not any(isinstance(value, Tensor) for value in read_inputs.values()):
+            arguments[name] = convert_input(name, value, model.dtype)
+    if not any(isinstance(value, Tensor) for value in arguments.values()):
         raise InputError(
             "inputs= holds no tensor: "
             "give input_ids, a mapping of names, or a sequence of arguments",
         )
-    for name in read_inputs.keys() & AXES.keys():
-        require_tokens(name, read_inputs[name])
-    return add_decoder_inputs(model, read_inputs, by_name.get("labels"))
+    for name in arguments.keys() & AXES.keys():
+        require_tokens(name, arguments[name])
+    return add_decoder_inputs(model, arguments, by_name.get("labels"))
 
 
 def require_tokens(name: str, value: Any) -> None:
-    """Raise InputError unless an input holds tokens, with the axes of a batch of texts."""
+    """Raise InputError unless an input is a tensor of tokens with the axes of a batch of texts.
+
+    It has two axes if it holds token ids, and three if it holds embeddings, and it must not be
+    empty. name: the name of the input. value: the user's input, as a tensor if it can be one.
+    """
     if not isinstance(value, Tensor):
         kind = type(value).__name__
         raise InputError(f"{name} is of type {kind}: give a tensor, an array or a list")
@@ -658,9 +757,11 @@ def require_tokens(name: str, value: Any) -> None:
 
 
 def name_arguments(model: Any, inputs: Any) -> dict[str, Any]:
-    """Return inputs by name; positional ones get the names of the model's forward.
+    """Return the inputs that a user gives for a model by name.
 
-    Raises InputError for inputs that can mean two things, or that are too many.
+    Positional ones get the names of the parameters of the model's forward. Raises InputError for
+    lists that can mean one array as well as several arguments, for an object of another type, and
+    for more inputs than the forward has parameters.
     """
     has_several_items = isinstance(inputs, list) and len(inputs) > 1
     if has_several_items and all(is_list_of_numbers(item) for item in inputs):
@@ -682,19 +783,23 @@ def name_arguments(model: Any, inputs: Any) -> dict[str, Any]:
 
 
 def list_passing_names(model: Any, names: Iterable[str]) -> frozenset[str]:
-    """List the names of inputs that an encoder-decoder hands to one of the two models in it.
+    """Return those of some names of inputs that an encoder-decoder passes to one of its two models.
 
-    Its own forward does not list them.
+    They begin with "encoder_" or "decoder_", and its own forward need not list them. Of any other
+    model there are none.
     """
     if not model.config.is_encoder_decoder:
         return frozenset()
     return frozenset(name for name in names if name.startswith(("encoder_", "decoder_")))
 
 
-def read_input(name: str, value: Any, dtype: torch.dtype) -> Any:
-    """Make a tensor, with the axis of the batch, of an array or a list of numbers.
+def convert_input(name: str, value: Any, dtype: torch.dtype) -> Any:
+    """Return an array, a list of numbers or a tensor as a tensor with the axis of a batch of texts.
 
-    Tensors get that axis too, and other values stay as they are. dtype: of numbers with a fraction.
+    The axis is added to the input of a single text. Other values are returned as they are.
+
+    name: the name of the input; embeddings have one axis more than ids. dtype: the type for numbers
+    with a fraction.
     """
     if is_array(value) or isinstance(value, list):
         value = make_tensor(value, dtype)
@@ -709,10 +814,12 @@ def add_decoder_inputs(
     inputs: dict[str, Any],
     labels: Any,
 ) -> dict[str, Any]:
-    """Add to the inputs of an encoder-decoder what its decoder reads, which labels tell too.
+    """Add the decoder's token ids to the inputs of an encoder-decoder that lack them.
 
-    Raises InputError if there is neither: most models would read anything, and the maps could not
-    be told apart.
+    They are the labels, shifted by one as in training. Inputs of other models, and complete ones,
+    are returned as they are. labels: those that the user gave, or None. Raises InputError if ids
+    are lacking and there are no labels: most models would read anything in their place, and the
+    maps could not be told apart.
     """
     takes_target = "decoder_input_ids" in signature(model.forward).parameters
     needs_target = model.config.is_encoder_decoder and takes_target
@@ -724,5 +831,5 @@ def add_decoder_inputs(
         raise InputError(
             f"{type(model).__name__} reads a text and a target: inputs= holds no decoder_input_ids",
         )
-    label_ids = read_input("labels", labels, model.dtype)
+    label_ids = convert_input("labels", labels, model.dtype)
     return {**inputs, "decoder_input_ids": shift_labels(labels=label_ids)}

@@ -49,15 +49,17 @@ class ResolvedTarget:
     """The number of the output; -1 as long as it is to be the likeliest of the first run."""
 
     def run_model(self, model: Any, inputs: Mapping[str, Any]) -> Any:
-        """Call the model, and return its output with all that is read of it."""
+        """Call the model on inputs, and return its output with all that the target needs of it."""
         if self.kind == "vector":
             inputs = {**inputs, "output_hidden_states": True}
         return call_model(model, inputs)
 
     def read_outputs(self, outputs: Any) -> Tensor:
-        """Return what the model says at the position, (run, number).
+        """Return the logits or the vector that a model put out at the target's position.
 
-        The likeliest output of the first run becomes the target if no other was named.
+        outputs: the model's output for several texts. The result is (text, number), where the
+        number is that of a token, of a class, or of a component of the vector. If the target named
+        no token or class, the likeliest one of the first text becomes the target.
         """
         if self.kind == "vector":
             vectors: Tensor = read_last_vectors(outputs)[:, self.position]
@@ -67,12 +69,13 @@ class ResolvedTarget:
             logits = logits[:, self.position]
         if self.number < 0:
             self.number = int(logits[0].argmax())
-        return logits.clone()  # of all logits, memory need not hold more
+        return logits.clone()  # a copy, so that the logits of other positions can be freed
 
     def compute_logit(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
-        """Return the target's logit less the mean of all, in torch's graph.
+        """Run the model, and return the target's logit less the mean of all logits.
 
-        A softmax depends on no more of the logits.
+        The result is a part of torch's graph, so that gradients of it can be computed. A softmax
+        depends only on such differences of logits.
         """
         with torch.enable_grad():
             outputs = self.run_model(model, inputs)
@@ -81,13 +84,16 @@ class ResolvedTarget:
 
     @property
     def description(self) -> str:
-        """A note that names the output, once the model was run."""
+        """A note that says what gradients are of; it is known once the model was run."""
         token = None if self.kind == "class" else self.tokens[self.position]
         name = self.name_output(self.number)
         return describe_gradient(PHRASES[self.kind], token, self.position, name)
 
     def make_response(self, outputs: Floats) -> Response:
-        """Return the response of a model with these outputs of several runs."""
+        """Return outputs of several runs as the answer of a model to a question about the target.
+
+        outputs: logits or vectors at the target's position, (run, number).
+        """
         return Response(
             self.kind,
             self.tokens,
@@ -104,9 +110,11 @@ def resolve_target(
     encoded: EncodedText,
     target: Target,
 ) -> ResolvedTarget:
-    """Find the output of a model, and the position in a text, that a target names.
+    """Find which output of a model, and which position in a text, a target names.
 
-    Raises UsageError for a target that the model does not predict.
+    encoded: the text. target: a token or a class, and the token of the text at which it is
+    predicted; what it leaves out is chosen by the kind of the model. Raises UsageError for a target
+    that the model does not predict, and for a position that is not there.
     """
     tokens = encoded.target_tokens or encoded.tokens
     kind = choose_prediction(model, tokenizer, tokens, target)
@@ -116,7 +124,8 @@ def resolve_target(
         def name_class(number: int) -> str:
             return labels.get(number, str(number))
 
-        return ResolvedTarget(kind, tokens, 0, name_class, find_class_number(target.token, labels))
+        class_number = find_class_number(target.token, labels)
+        return ResolvedTarget(kind, tokens, 0, name_class, class_number)
 
     def name_token(number: int) -> str:
         return spell_token(tokenizer, number)
@@ -132,10 +141,13 @@ def choose_prediction(
     tokens: tuple[Token, ...],
     target: Target,
 ) -> PredictionKind:
-    """Return the kind of prediction that a model makes of a text.
+    """Return the kind of prediction that a model makes of a text, such as "next" or "class".
 
-    A masked model predicts a token only where one is masked, or named by the target. Raises
-    UsageError for a token that the model does not predict.
+    A masked model predicts a token only if the text has a masked token, or if the target names a
+    position. Otherwise, and for a model that predicts nothing, the kind is "vector": the last
+    hidden state. Raises UsageError if the target names a token and the kind is "vector".
+
+    tokens: the tokens of the text.
     """
     kind = read_prediction_kind(model)
     names_no_position = kind == "masked" and target.query is None
@@ -151,7 +163,10 @@ def choose_prediction(
 
 
 def read_prediction_kind(model: Any) -> PredictionKind:
-    """Return the kind of prediction that the class of a model makes."""
+    """Return the kind of prediction that models of a class make, by the name of the class.
+
+    It is "masked", "class", "next" for models that write, or "vector" for all others.
+    """
     name = type(model).__name__
     for end, kind in HEADS.items():
         if name.endswith(end):
@@ -171,11 +186,12 @@ def choose_position(
     tokens: tuple[Token, ...],
     query: TokenReference | None,
 ) -> int:
-    """Return the position of the token at which something is predicted.
+    """Return the position of the token at which a model predicts something.
 
-    Without a query it is the first mask of a masked model, else the last token. A vector is that of
-    the first token if special tokens frame the text. Raises UsageError for a query that is not
-    there.
+    query: the token that the user names, if any. Without it, the position is that of the first
+    masked token if the kind of prediction is "masked"; 0 if it is "vector" and the text has special
+    tokens at both ends; and otherwise that of the last token. Raises UsageError for a query that is
+    not there.
     """
     if query is not None:
         return int(query.resolve(tokens).start)
@@ -186,9 +202,10 @@ def choose_position(
 
 
 def find_token_id(name: str | int | None, tokenizer: Any) -> int:
-    """Return the id of the token of a text or a number; -1 for None.
+    """Return the id of the token that a user names by its text or its id; -1 for None.
 
-    Raises UsageError unless the text is one token.
+    -1 stands for the likeliest token, which is known only after a run. Raises UsageError for a text
+    that is not exactly one token of the vocabulary.
     """
     if name is None:
         return LIKELIEST_OUTPUT
@@ -214,10 +231,10 @@ def spell_token(tokenizer: Any, number: int) -> str:
 
 
 def find_class_number(name: str | int | None, labels: Mapping[int, str]) -> int:
-    """Return the number of the class of a name or number; -1 for None.
+    """Return the number of the class that a user names by its label or its number; -1 for None.
 
-    labels: the names of the classes, by their numbers. Raises UsageError for a class that is not
-    there.
+    -1 stands for the likeliest class, which is known only after a run. labels: the labels of the
+    classes, by their numbers. Raises UsageError for a text that is neither a label nor a number.
     """
     if name is None:
         return LIKELIEST_OUTPUT
@@ -232,7 +249,11 @@ def find_class_number(name: str | int | None, labels: Mapping[int, str]) -> int:
 
 
 def read_last_vectors(outputs: Any) -> Tensor:
-    """Return the vectors after the last layer, (run, token, dim); the decoder's if there is one."""
+    """Return the vectors after the last layer of a model, (text, token, dim).
+
+    outputs: the model's output, with its hidden states. Of an encoder-decoder the vectors are the
+    decoder's.
+    """
     vectors: Tensor | None = getattr(outputs, "last_hidden_state", None)
     if vectors is not None:
         return vectors
@@ -247,7 +268,10 @@ def explain_missing_mask(tokenizer: Any) -> str:
 
 
 def require_gradient(model: Any, tokenizer: Any, target: ResolvedTarget) -> None:
-    """Raise UsageError for a model, or a target, that there is no gradient of."""
+    """Raise UsageError if no gradient of a target can be computed.
+
+    A model that predicts nothing has none, nor has one whose weights are quantized.
+    """
     if target.kind == "vector" and type(model).__name__.endswith("ForMaskedLM"):
         raise UsageError(f"{explain_missing_mask(tokenizer)}, or use --weights norm")
     if target.kind == "vector":

@@ -21,9 +21,10 @@ PICKLES = "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"
 
 
 def require_safe(folder: Path) -> int:
-    """Refuse a folder without config or safetensors, with absurd sizes or unreadable weights.
+    """Check that a model can be loaded safely from a folder, and count the numbers in its weights.
 
-    Returns the number of elements in the weights. Raises ModelError.
+    Raises ModelError for a folder without config or safetensors, for a config that brings code or
+    asks for absurd sizes, and for weights that cannot be read.
     """
     if folder.is_file() and folder.suffix == ".gguf":
         raise ModelError(f"{folder} is a GGUF file: {ORIGINAL}")
@@ -48,7 +49,10 @@ def require_safe(folder: Path) -> int:
 
 
 def require_sane_config(folder: Path) -> None:
-    """Raise ModelError unless config.json can be read and its numbers of layers are possible."""
+    """Raise ModelError unless a folder has a config.json that is safe to build a model from.
+
+    It must be small JSON, bring no code of its own, and ask for no absurd number of layers.
+    """
     path = folder / "config.json"
     try:
         if path.stat().st_size > LARGEST_CONFIG:
@@ -71,7 +75,10 @@ def require_sane_config(folder: Path) -> None:
 
 
 def list_integers(config: Any) -> Iterator[tuple[str, int]]:
-    """Yield every named integer of a config, also those in lists and nested configs."""
+    """Yield the name and the value of each integer of a config, nested configs included.
+
+    An integer in a list has the name of the list.
+    """
     if not isinstance(config, dict):
         return
     for name, value in config.items():
@@ -89,9 +96,9 @@ def count_elements(file: Path) -> int:
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Read the shapes of the tensors in a safetensors file, by its header.
+    """Read the shapes of the tensors in a safetensors file, by their names.
 
-    Raises ModelError if it is damaged.
+    Only the header of the file is read. Raises ModelError if it is damaged.
     """
     try:
         with safe_open(file, framework="np") as tensors:
