@@ -17,8 +17,8 @@ from attnviz.analysis.statistics import measure_statistics, pool_weights
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import attention
 from attnviz.models import Model, load_model
-from attnviz.models.huggingface.encoding import guess_spans
 from attnviz.models.huggingface.model import HuggingFace
+from attnviz.models.prompts import guess_spans
 from attnviz.record import Token
 from attnviz.request import Edge, Intervention, Prompt, Request
 from attnviz.selection import parse_heads, parse_numbers

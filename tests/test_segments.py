@@ -21,7 +21,7 @@ from attnviz.analysis.segments import (
     shares,
 )
 from attnviz.models import load_model
-from attnviz.models.huggingface.encoding import find_message_segments
+from attnviz.models.prompts import find_message_segments
 from attnviz.record import Segment, Token
 from attnviz.request import Prompt, Request
 from tests.captures import make_map

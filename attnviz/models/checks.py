@@ -132,3 +132,9 @@ def require_edge(cut: Edge, heads: int, queries: int, keys: int) -> None:
         raise UsageError(
             f"there is no edge {cut.query} -> {cut.key} to cut: {queries} queries, {keys} keys",
         )
+
+
+def read_first_line(error: Exception) -> str:
+    """Return the first line of a library's message; the class of the error if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

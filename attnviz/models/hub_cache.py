@@ -33,9 +33,9 @@ def find_cache() -> Path:
     """Return the folder of the cache, by the variables that the library of the hub reads."""
     environment = os.environ
     home = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    hub_home = environment.get("HF_HOME") or os.path.join(home, "huggingface")
+    hub_home = environment.get("HF_HOME") or f"{home}/huggingface"
     cache = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
-    return Path(os.path.expandvars(cache or os.path.join(hub_home, "hub"))).expanduser()
+    return Path(os.path.expandvars(cache or f"{hub_home}/hub")).expanduser()
 
 
 def resolve_commit(folder: Path, revision: str) -> str | None:

@@ -683,9 +683,3 @@ def silence_library() -> Iterator[None]:
 def is_error(record: logging.LogRecord) -> bool:
     """Return True if the library logs an error, rather than a warning or a remark."""
     return record.levelno >= logging.ERROR
-
-
-def read_first_line(error: Exception) -> str:
-    """Return the first line of a library's message; the class of the error if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from attnviz.errors import ModelError
-from attnviz.models.checks import find_torch_device
+from attnviz.models.checks import find_torch_device, read_first_line
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.adapter import (
     Adapter,
@@ -40,7 +40,6 @@ from attnviz.models.huggingface.adapter import (
 )
 from attnviz.models.huggingface.attention import (
     call_model,
-    read_first_line,
     run_undisturbed,
     silence_library,
 )

@@ -29,6 +29,7 @@ from attnviz.models.huggingface.attention import (
     ModelSurvey,
     find_call_size,
     run_undisturbed,
+    silence_library,
 )
 from attnviz.models.huggingface.encoding import (
     EncodedText,
@@ -38,9 +39,7 @@ from attnviz.models.huggingface.encoding import (
     encode_ids,
     encode_prompt,
     generate_ids,
-    make_vocabulary,
     require_embeddings,
-    spell_ids,
 )
 from attnviz.models.huggingface.key_value_cache import protect_caches, read_cached_text
 from attnviz.models.huggingface.loading import find_position_limit, load_parts, reads_target
@@ -71,6 +70,7 @@ from attnviz.models.maps import (
     measure_fidelity,
     require_weights_memory,
 )
+from attnviz.models.prompts import make_vocabulary, spell_ids
 from attnviz.models.restore import translate_failures, wait_for_turn
 from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
@@ -471,7 +471,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             raise ModelError(
                 f"{self.name} has no table of tokens, of which a text could be made up",
             ) from None
-        return make_vocabulary(self.tokenizer, embedding_count, self.positions)
+        with silence_library():
+            return make_vocabulary(self.tokenizer, embedding_count, self.positions)
 
     def require_no_target(self) -> None:
         """Raise UsageError for an encoder-decoder, which reads a target beside its text.

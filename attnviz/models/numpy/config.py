@@ -1,7 +1,7 @@
 """Reading a config.json so that no entry of it is overlooked.
 
 Every entry is either read by the family of the model, or known to have no bearing on attention.
-With any other the checkpoint is not run in NumPy: a number that nobody looked at may change the picture.
+With any other the checkpoint is not run in NumPy: it may change the picture.
 """
 
 import math

@@ -1,6 +1,7 @@
 """A checkpoint that runs in NumPy, as a model whose attention can be captured."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from attnviz.models.base import SupportsOperands, SupportsSequences
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.interventions import change_ids, mask_cut_edges, require_edges, require_keys
 from attnviz.models.numpy.checkpoint import Checkpoint
-from attnviz.models.prompts import EncodedPrompt, encode_ids, encode_text, make_vocabulary
+from attnviz.models.prompts import EncodedPrompt, encode_text, make_vocabulary, spell_prompt
 from attnviz.models.whole_weights import make_whole_map
 from attnviz.record import NORM, SCORES, AttentionMap, Capture, Floats, Kind, Visible
 from attnviz.request import NOTHING, Intervention, Prompt, Request, Vocabulary
@@ -158,9 +159,8 @@ class NumpyModel(SupportsOperands, SupportsSequences):
             return outputs.setdefault(number, output)
 
         keeping = Intervention(change=keep_outputs)
-        for number, run in enumerate(self.run_layers(encoded, [keeping])):
-            if number == layer:
-                break
+        runs = self.run_layers(encoded, [keeping])
+        run = next(islice(runs, layer, None))
         visible = self.make_visible(NOTHING, len(tokens))
         seen = pick_cells(visible, (layer,), (head,))[0, 0]
         shared = self.architecture.heads // self.architecture.kv_heads
@@ -187,7 +187,7 @@ class NumpyModel(SupportsOperands, SupportsSequences):
         """
         require_none({"--target": prompt.target}, f"{self.name} has no decoder that would read it")
         if prompt.ids is not None:
-            encoded = encode_ids(self.tokenizer, prompt.ids, self.positions, self.name)
+            encoded = spell_prompt(self.tokenizer, prompt.ids, self.positions, self.name)
         else:
             encoded = encode_text(self.tokenizer, prompt, self.positions, truncate, self.name)
         self.require_embeddings(encoded)
