@@ -126,7 +126,8 @@ def make_scale(
     if method == SCORES:
         sizes = [measure_largest_size(panel) for panel, _ in panels]
         largest = max(sizes)
-        return Scale(largest or 1.0, largest, look.linear, signed=True, of=cell_name)
+        top = largest or 1.0
+        return Scale(top, largest, linear=look.linear, signed=True, of=cell_name)
     largest = 0.0
     largest_elsewhere = 0.0
     for panel, has_sink in panels:
@@ -139,7 +140,7 @@ def make_scale(
     top = largest
     if sinks_hide_others and not look.whole:
         top = largest_elsewhere
-    return Scale(top, largest, look.linear, of=cell_name)
+    return Scale(top, largest, linear=look.linear, of=cell_name)
 
 
 def measure_largest_size(panel: Panel) -> float:

@@ -168,7 +168,11 @@ def make_grid_caption(
     maps: Sequence[AttentionMap],
     scale: Scale,
 ) -> tuple[str, ...]:
-    """Make the caption of a grid: the share of the sink, what is beyond the colours, the notes."""
+    """Make the lines of a grid's caption: sinks, weights beyond the colours, and the notes.
+
+    A sink is a token that soaks up attention. maps: those that the grid shows, of one kind of
+    attention. scale: the colour scale of the grid. capture: has the notes.
+    """
     lines = []
     sink_line = describe_sink(maps)
     if sink_line:

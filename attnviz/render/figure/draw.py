@@ -323,7 +323,8 @@ def draw_grid_figure(grid: Grid, sheet: Sheet) -> None:
         between = 0.0
 
     def lay_out_cells(room: float) -> ThumbnailGrid:
-        return plan_thumbnails(thumbnails.shape, room - left, rows / columns, between)
+        ratio = rows / columns
+        return plan_thumbnails(thumbnails.shape, room - left, ratio, between)
 
     plan, upright = plan_with_bar(sheet, grid, lay_out_cells)
     above = max(LINE_HEIGHT * em, measure_bar_name(sheet, upright=upright))

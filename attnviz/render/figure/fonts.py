@@ -96,6 +96,7 @@ def list_installed_fonts(*, kana: bool) -> "Iterator[tuple[str, FontPath]]":
     likeliest = (BUNDLED, JAPANESE_FONT if kana else CHINESE_FONT)
 
     def rank_font(entry: Any) -> tuple[Any, ...]:
+        """Return a key that sorts likely families, and their regular faces, to the front."""
         return (
             entry.name not in likeliest,
             not entry.name.startswith("Noto Sans"),

@@ -80,7 +80,7 @@ def plan_matrix(rows: Axis, columns: Axis, room: float, points: float, ems: Ems)
     for _ in range(ROUNDS):
         left = needed
         width = room - needed
-        height = choose_matrix_height(rows.cells, columns.cells, width, points / POINTS)
+        height = choose_matrix_height(rows.cells, columns.cells, width, em=points / POINTS)
         row_labels = choose_labels(rows, height, points, last=True)
         column_labels = choose_labels(columns, width, points, last=False)
         size = min(row_labels.points, column_labels.points)
@@ -94,7 +94,16 @@ def plan_matrix(rows: Axis, columns: Axis, room: float, points: float, ems: Ems)
     above = min(column_width, most_margin)
     if level:
         above = (LINE_HEIGHT + PAD) * size / POINTS
-    return MatrixPlan(left, above, width, height, size, row_labels, column_labels, level)
+    return MatrixPlan(
+        left,
+        above,
+        width,
+        height,
+        points=size,
+        rows=row_labels,
+        columns=column_labels,
+        level=level,
+    )
 
 
 def measure_widest(labels: Sequence[str], points: float, ems: Ems) -> float:
@@ -150,7 +159,7 @@ def choose_labels(axis: Axis, length: float, points: float, *, last: bool) -> Ax
     half_tile = min(axis.step, len(axis)) / 2
     positions = [(i + half_tile) / tiled_tokens for i in indices]
     size = min(points, label_points)
-    return AxisLabels(size, tuple(texts), tuple(positions), is_sparse)
+    return AxisLabels(size, tuple(texts), tuple(positions), sparse=is_sparse)
 
 
 def choose_label_spacing(axis: Axis, token_points: float, least_pitch: float) -> int:
@@ -390,4 +399,4 @@ def plan_thumbnails(
     if columns > 1:
         across = (room - width) / (columns - 1)
     down = width * (ratio + THUMBNAIL_GAP) + between
-    return ThumbnailGrid(shape, width, height, across, down)
+    return ThumbnailGrid(shape, width, height, across=across, down=down)

@@ -50,9 +50,13 @@ SMALL = TextRole("axes.labelsize", "axes.labelcolor", "text.color")
 
 
 class Sheet:
-    """A figure in inches from its top left corner, which is filled downwards."""
+    """A matplotlib figure that is filled downwards, in inches from its top left corner."""
 
     def __init__(self, width: float, dpi: float, colours: str) -> None:
+        """Make an empty sheet.
+
+        width: in inches. dpi: dots per inch. colours: the name of a colour map.
+        """
         self.width = width
         self.dpi = dpi
         self.colours = colours
@@ -61,16 +65,17 @@ class Sheet:
         self.axes = self.figure.add_axes(whole, xlim=(0, width), ylim=(1, 0))
         self.axes.set_axis_off()
         self.ems = cache(measure_ems)
+        """Measures the width of a text in ems, multiples of the font's size."""
         self.margin = self.measure_em(LABEL) / 2
         """Inches that are left free on all sides."""
         self.x = self.margin
         """Inches from the left where lines begin."""
         self.y = self.margin
-        """Inches from the top that are filled."""
+        """Inches from the top that are filled so far."""
         self.aside = 0.0
         """Inches that are left for a colour bar beside cells, at least."""
         self.room = width - 2 * self.margin
-        """Inches that lines may be long."""
+        """The length of lines in inches, at most."""
 
     def choose_palette(self, scale: Scale | None = None) -> npt.NDArray[np.uint8]:
         """Return the palette of a scale, or for None that of the levels of a table.
@@ -321,6 +326,7 @@ def measure_bar_ends(sheet: Sheet, scale: Scale) -> tuple[float, float]:
     """
     em = sheet.measure_em(SMALL)
     top = format_bar_weight(scale.top)
+    # The label at the top of the scale must not touch the one below the box.
     labels_width = sheet.ems(top) + sheet.ems(label_beyond(scale))
     after = (0.6 + labels_width / 2) * em
     name_width = sheet.ems(scale.name) + 1
@@ -335,6 +341,7 @@ def write_lying_ticks(sheet: Sheet, scale: Scale, x: float, y: float, length: fl
     x, y: left and top of the bar's colours, length: how long they are, in inches.
     """
     em = sheet.measure_em(SMALL)
+    # Labels that stand anywhere on such a bar are about as wide as these.
     labels = [format_bar_weight(weight) for weight in choose_bar_ticks(scale, 1, 0.2)]
     widest = max(map(sheet.ems, labels))
     weights = choose_bar_ticks(scale, length, (0.8 + widest) * em)

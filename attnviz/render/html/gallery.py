@@ -35,7 +35,7 @@ class GalleryEntry(NamedTuple):
 
     @property
     def picture(self) -> str | None:
-        """The file that a page shows; None if a browser can show none of them."""
+        """The name of the file that a page shows, an SVG if there is one; None without an image."""
         for suffix in IMAGE_SUFFIXES:
             for name in self.files:
                 if name.endswith(suffix):

@@ -46,7 +46,7 @@ class WeightCoding(NamedTuple):
 
     @property
     def zero(self) -> int:
-        """The code of 0: the first one, or of differences the one in the middle."""
+        """The code that stands for 0: the first one, or of differences the one in the middle."""
         if not self.signed:
             return 1
         half = FLOAT16_ONE if self.exact else BYTE_STEPS // 2
@@ -149,7 +149,8 @@ def hash_source(text: str) -> str:
 
 def choose_coding(section: Section, exact: bool) -> WeightCoding:
     """Choose how the weights of a section are written as codes. exact: as float16, not as bytes."""
-    return WeightCoding(find_full_weight(section), exact, section.grid.scale.signed)
+    full = find_full_weight(section)
+    return WeightCoding(full, exact, signed=section.grid.scale.signed)
 
 
 def find_full_weight(section: Section) -> float:

@@ -158,7 +158,8 @@ def write_in_ascii(picture: Picture) -> Picture:
 def draw_body(picture: Picture, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of a picture below its title. Each kind of picture has its own function.
 
-    Raises TypeError if the kind of picture has no function.
+    screen: the size of the terminal, and how it shows colours. Raises TypeError if the kind of
+    picture has no function.
     """
     raise TypeError(f"no way to draw {type(picture).__name__} on a {screen.paint.depth} terminal")
 
@@ -170,8 +171,8 @@ def draw_body(picture: Picture, screen: Screen) -> Iterator[TerminalLine]:
 def draw_heatmap_lines(heatmap: Heatmap, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of a heatmap in the most readable form that fits the screen.
 
-    Cells show their numbers if these fit. Else labels are stacked above the columns, if they fit.
-    Else cells are half blocks, or shades, with ticks above them.
+    Cells show their values if these fit. Else column labels are written downwards above the cells,
+    if they fit. Else cells are one column wide, pooled to fit, with some numbers of tokens above.
     """
     screen = screen.for_scale(heatmap.scale)
     gutter = measure_gutter(heatmap)
@@ -188,10 +189,10 @@ def draw_heatmap_lines(heatmap: Heatmap, screen: Screen) -> Iterator[TerminalLin
 def shows_values(heatmap: Heatmap, screen: Screen, gutter: int, room: int) -> bool:
     """Return whether a heatmap fits the screen with the value of each cell written into it.
 
-    gutter: the columns of the row labels. room: the lines of the screen for cells and what stands
-    above them.
+    gutter: the terminal columns of the row labels. room: the lines of the screen for cells and what
+    stands above them.
     """
-    number_width = measure_numbers(heatmap)
+    number_width = measure_row_numbers(heatmap)
     width = gutter + number_width + VALUE_WIDTH * len(heatmap.columns)
     fits = width <= screen.width
     return is_unpooled(heatmap) and fits_height(heatmap, screen, room) and fits
@@ -202,8 +203,8 @@ def stacks_labels(heatmap: Heatmap, screen: Screen, gutter: int, room: int) -> b
 
     It is if nothing was pooled before, and if it fits the screen or the screen shows everything.
 
-    gutter: the columns of the row labels. room: the lines of the screen for cells and what stands
-    above them.
+    gutter: the terminal columns of the row labels. room: the lines of the screen for cells and what
+    stands above them.
     """
     if not is_unpooled(heatmap):
         return False
@@ -222,7 +223,7 @@ def fits_height(heatmap: Heatmap, screen: Screen, room: int) -> bool:
 
     room: the lines of the screen for them. A screen that shows everything fits any heatmap.
     """
-    heading = 1 if measure_numbers(heatmap) else LABEL_HEIGHT
+    heading = 1 if measure_row_numbers(heatmap) else LABEL_HEIGHT
     return screen.full or len(heatmap.rows) + heading <= room
 
 
@@ -235,7 +236,7 @@ def measure_gutter(heatmap: Heatmap) -> int:
     return min(LABEL_WIDTH, widest) + 1
 
 
-def measure_numbers(heatmap: Heatmap) -> int:
+def measure_row_numbers(heatmap: Heatmap) -> int:
     """Count the columns of the terminal that the token numbers beside the row labels take.
 
     Numbers stand there if the columns stand for the same tokens as the rows. The columns then have
@@ -258,17 +259,17 @@ def count_lines_left(picture: Matrices, screen: Screen, gutter: int) -> int:
     if screen.height is None:
         return NO_LIMIT
     closing_lines = list(draw_closing_lines(picture, screen, gutter))
-    around = count_title_lines(picture.title, screen) + len(closing_lines)
-    return screen.height - around - 1
+    other_lines = count_title_lines(picture.title, screen) + len(closing_lines)
+    return screen.height - other_lines - 1
 
 
 def draw_value_lines(heatmap: Heatmap, screen: Screen, gutter: int) -> Iterator[TerminalLine]:
     """Yield the lines of headings and cells of a heatmap whose cells show their values.
 
-    gutter: the columns of the row labels, with a space beside them.
+    gutter: the terminal columns of the row labels, with a space beside them.
     """
     yield from draw_value_heading(heatmap, gutter)
-    number_width = measure_numbers(heatmap)
+    number_width = measure_row_numbers(heatmap)
     steps = choose_steps(heatmap.panel, heatmap.scale)
     values = heatmap.panel.values
     rows = heatmap.rows
@@ -284,7 +285,7 @@ def draw_value_lines(heatmap: Heatmap, screen: Screen, gutter: int) -> Iterator[
 
 
 def draw_row_label(label: str, gutter: int) -> Segment:
-    """Return the label of a row, cut or padded to ``gutter`` columns, the last one a space."""
+    """Return the label of a row on ``gutter`` columns of the terminal, the last one a space."""
     text = fit_columns(label, gutter - 1)
     return Segment(text + " ")
 
@@ -296,9 +297,9 @@ def draw_value_heading(heatmap: Heatmap, gutter: int) -> Iterator[TerminalLine]:
     they have their labels: in one line if all of them are short enough, or stacked, that is,
     written downwards.
 
-    gutter: the columns of the row labels, with a space beside them.
+    gutter: the terminal columns of the row labels, with a space beside them.
     """
-    number_width = measure_numbers(heatmap)
+    number_width = measure_row_numbers(heatmap)
     columns = heatmap.columns
     if number_width:
         numbers = list(map(str, columns.numbers))
@@ -334,7 +335,7 @@ def draw_stacked_lines(heatmap: Heatmap, screen: Screen, gutter: int) -> Iterato
 
     The column labels are stacked above the cells, that is, written downwards.
 
-    gutter: the columns of the row labels, with a space beside them.
+    gutter: the terminal columns of the row labels, with a space beside them.
     """
     indent = " " * gutter
     for line in stack_labels(heatmap.columns.labels):
@@ -355,7 +356,8 @@ def draw_pooled_heatmap(
 
     Several cells become one, and lines below say how many. Nothing is pooled if all cells fit.
 
-    gutter: the columns of the row labels. room: the lines of the screen for all of these lines.
+    gutter: the terminal columns of the row labels. room: the lines of the screen for all of these
+    lines.
     """
     panel = pool_panel(heatmap, screen, gutter, room)
     explanation = explain_heatmap_pooling(heatmap, panel, screen, gutter)
@@ -370,7 +372,7 @@ def pool_panel(heatmap: Heatmap, screen: Screen, gutter: int, room: int) -> Pane
 
     It is not pooled if the screen shows everything.
 
-    gutter: the columns of the row labels. room: the lines for cells and a line above them.
+    gutter: the terminal columns of the row labels. room: the lines for cells and a line above them.
     """
     if screen.full:
         return heatmap.panel
@@ -388,7 +390,8 @@ def explain_heatmap_pooling(
 ) -> list[TerminalLine]:
     """Return the lines that say how many cells of a heatmap became one; none if all were shown.
 
-    panel: the matrix as it is drawn. gutter: the columns that the lines leave free on the left.
+    panel: the matrix as it is drawn. gutter: the terminal columns that the lines leave free on the
+    left.
     """
     tokens = len(heatmap.rows), len(heatmap.columns)
     return list(explain_pooling(heatmap, tokens, panel.values.shape, screen, gutter))
@@ -405,11 +408,13 @@ def draw_dense_lines(
     With colours a line shows two rows. Above the cells is a line with the number of every tenth
     token. A line has the label of the first token that it shows.
 
-    panel: the matrix of the heatmap, pooled to the screen. gutter: the columns of the row labels.
+    panel: the matrix of the heatmap, pooled to the screen. gutter: the terminal columns of the row
+    labels.
     """
     steps = choose_steps(panel, heatmap.scale)
     rows, columns = heatmap.panel.values.shape
     pooled_rows, pooled_columns = steps.shape
+    # The tokens with which the pooled rows and columns begin.
     first_rows = find_block_starts(rows, pooled_rows) * heatmap.rows.step
     first_columns = find_block_starts(columns, pooled_columns) * heatmap.columns.step
     numbers = [heatmap.columns.numbers[i] for i in first_columns]
@@ -459,7 +464,7 @@ def draw_grid_lines(grid: Grid, screen: Screen) -> Iterator[TerminalLine]:
 
 
 def lay_out_thumbnails(grid: Grid, screen: Screen) -> ThumbnailLayout:
-    """Choose the size of a grid's thumbnails, and their distance, for a screen."""
+    """Choose the cells of a grid's thumbnails, and the terminal columns that they take."""
     gutter = max(map(cell_len, grid.rows)) + 1
     side = choose_thumbnail_side(grid, screen, gutter)
     widest_name = max(map(cell_len, grid.columns))
@@ -473,18 +478,18 @@ def choose_thumbnail_side(grid: Grid, screen: Screen, gutter: int) -> int:
     They are as many as let all heads stand beside each other and all layers below each other, but
     within LEAST_SIDE and MOST_SIDE, and no more than the matrices have.
 
-    gutter: the columns of the names of the layers, with a space beside them.
+    gutter: the terminal columns of the names of the layers, with a space beside them.
     """
     panels = list_drawn_panels(grid)
     sides = [max(panel.values.shape) for panel in panels]
     longest: int = max(sides)
     if screen.full:
         return longest
-    columns = screen.width - gutter
-    fair_width = columns // len(grid.columns) - 1
-    explanation = list(explain_grid_pooling(grid, 1, screen, gutter))
+    cells_width = screen.width - gutter
+    fair_width = cells_width // len(grid.columns) - 1
+    explanation = list(explain_grid_pooling(grid, 1, screen, gutter))  # as if it were needed
     room = count_lines_left(grid, screen, gutter)
-    room -= 2 + len(explanation)
+    room -= 2 + len(explanation)  # the line of names, and one to spare
     fair_lines = room // len(grid.rows) - 1
     fair_height = fair_lines * screen.rows_a_line
     side = max(min(fair_width, fair_height), LEAST_SIDE)
@@ -612,9 +617,9 @@ def write_token(label: str, value: float, step: int, screen: Screen) -> str:
     value: the weight. step: the number of its colour on the scale, or MASKED.
     """
     text = fix_width(label)
-    most = screen.width - VALUE_WIDTH - 4
-    if cell_len(text) > most:
-        text = fit_columns(text, most)
+    most_columns = screen.width - VALUE_WIDTH - 4  # the weight in parentheses, and two marks
+    if cell_len(text) > most_columns:
+        text = fit_columns(text, most_columns)
     paint = screen.paint
     if paint.has_colours or step == MASKED or abs(value) < LEAST_SHOWN:
         return text
@@ -633,17 +638,17 @@ def draw_series_lines(series: Series, screen: Screen) -> Iterator[TerminalLine]:
     """
     caption = list(draw_caption(series.caption, screen, 0))
     title_lines = count_title_lines(series.title, screen)
-    around = len(caption) + title_lines + 2
-    room = screen.shorten(around)
+    other_lines = len(caption) + title_lines + 2
+    low_screen = screen.shorten(other_lines)
     yield [Segment("")]
     heatmaps = series.heatmaps
     gaps = HEATMAP_GAP_COLUMNS * (len(heatmaps) - 1)
     fair_width = (screen.width - gaps) // len(heatmaps)
     if all(measure_least_width(heatmap) <= fair_width for heatmap in heatmaps):
-        yield from draw_side_by_side(heatmaps, replace(room, width=fair_width))
+        yield from draw_side_by_side(heatmaps, replace(low_screen, width=fair_width))
         yield [Segment("")]
     else:
-        yield from draw_below_each_other(heatmaps, room)
+        yield from draw_below_each_other(heatmaps, low_screen)
     yield from caption
 
 
@@ -717,9 +722,9 @@ def draw_curves_lines(curves: Curves, screen: Screen) -> Iterator[TerminalLine]:
     """Yield the lines of curves: plots below each other, as high as the screen allows."""
     caption = list(draw_caption(curves.caption, screen, 0))
     title_lines = count_title_lines(curves.title, screen)
-    around = len(caption) + title_lines + 1
-    room = screen.shorten(around)
-    yield from draw_chart_lines(curves, screen.width, room.height, screen.paint)
+    other_lines = len(caption) + title_lines + 1
+    room = screen.shorten(other_lines).height
+    yield from draw_chart_lines(curves, screen.width, room, screen.paint)
     yield from caption
 
 
@@ -729,7 +734,7 @@ def draw_curves_lines(curves: Curves, screen: Screen) -> Iterator[TerminalLine]:
 def draw_closing_lines(picture: Matrices, screen: Screen, gutter: int) -> Iterator[TerminalLine]:
     """Yield the lines below the cells of a picture: its colour bar, its axes and its caption.
 
-    gutter: the columns that the lines leave free on the left.
+    gutter: the terminal columns that the lines leave free on the left.
     """
     width = screen.width - gutter
     draw_bar = draw_signed_bar if picture.scale.signed else draw_colour_bar
@@ -743,7 +748,7 @@ def draw_closing_lines(picture: Matrices, screen: Screen, gutter: int) -> Iterat
 def draw_caption(caption: Sequence[str], screen: Screen, gutter: int) -> Iterator[TerminalLine]:
     """Yield the lines of a caption, dim and wrapped to the screen.
 
-    gutter: the columns that the lines leave free on the left.
+    gutter: the terminal columns that the lines leave free on the left.
     """
     width = max(screen.width - gutter, LABEL_WIDTH)
     indent = " " * gutter
@@ -783,10 +788,10 @@ def draw_signed_bar(scale: Scale, screen: Screen, room: int) -> TerminalLine:
     room: the columns of the line, at most.
     """
     top = f"{scale.top:.2g}"
-    ends_width = 2 * len(top) + 6  # and zero
+    ends_width = 2 * len(top) + 6  # with sign, spaces and zero
     room -= ends_width
     name = name_scale(scale, screen)
-    least_room = len(name) + 4
+    least_room = len(name) + 4  # two spaces, and a bar of two columns
     name = f"  {name}" if least_room <= room else ""
     width = min(MOST_BAR_COLUMNS, room - len(name))
     half = max(width // 2, 1)
@@ -823,7 +828,8 @@ def explain_pooling(
     """Yield the lines that say how much a picture was pooled to fit the screen; none if it was not.
 
     tokens: how many tokens each side of the matrix stands for. cells: how many cells each side has
-    on the screen, in the same order. gutter: the columns that the lines leave free on the left.
+    on the screen, in the same order. gutter: the terminal columns that the lines leave free on the
+    left.
     """
     pairs = zip(tokens, cells, strict=True)
     if not any(tokens_a_side > cells_a_side for tokens_a_side, cells_a_side in pairs):
