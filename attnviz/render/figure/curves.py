@@ -40,8 +40,8 @@ CURVE_ZORDER = 3  # above everything else but text
 def draw_curves_figure(curves: Curves, sheet: Sheet) -> None:
     """Draw plots below each other on a sheet, with the caption below them.
 
-    The plots share the axis of steps, which stands below the last one. Names of curves stand on the
-    right of each plot.
+    The sheet is a figure that is filled downwards. The plots share the axis of steps, which stands
+    below the last one. Names of curves stand on the right of each plot.
     """
     names_width = measure_curve_names(curves, sheet)
     boxes = lay_out_plots(curves, names_width, sheet)

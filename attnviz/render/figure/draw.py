@@ -88,7 +88,8 @@ draw_figure_body.register(draw_curves_figure)
 def draw_heatmap_figure(heatmap: Heatmap, sheet: Sheet) -> None:
     """Draw a heatmap on a sheet: labels, cells, the colour bar, and the caption below them.
 
-    Cells show their values if they are numbers of heads, are not pooled, and have the room.
+    The sheet is a figure that is filled downwards. Cells show their values if they are numbers of
+    heads, are not pooled, and have the room.
     """
     rows, columns = heatmap.rows, heatmap.columns
     points = sheet.measure_em(LABEL) * POINTS
@@ -104,7 +105,8 @@ def draw_heatmap_figure(heatmap: Heatmap, sheet: Sheet) -> None:
     panel = pool_to_dots(heatmap.panel, sheet, box)
     paint_panel(sheet, panel, heatmap.scale, box)
     sheet.frame([box])
-    if shows_heads(heatmap) and panel is heatmap.panel:
+    is_unpooled = panel is heatmap.panel
+    if shows_heads(heatmap) and is_unpooled:
         write_cell_values(sheet, heatmap, box)
     write_row_labels(sheet, plan, box)
     write_column_labels(sheet, plan, box)
@@ -122,8 +124,9 @@ def plan_with_bar(
 
     Else the cells have the whole width of the sheet, and the bar lies below them.
 
-    lay_out_cells: makes the layout of the cells for a width in inches. Returns the layout, and
-    whether the bar stands upright beside the cells.
+    sheet: the figure; it may reserve more room for bars. lay_out_cells: makes the layout of the
+    cells for a width in inches. Returns the layout, and whether the bar stands upright beside the
+    cells.
     """
     bar_width = max(measure_upright_bar(sheet, picture.scale), sheet.aside)
     plan = lay_out_cells(sheet.room - bar_width)
@@ -195,12 +198,12 @@ def write_cell_values(sheet: Sheet, heatmap: Heatmap, box: Box) -> None:
     colours = sheet.choose_palette(heatmap.scale)
     look = {"va": "center", "ha": "center", "fontsize": points}
     for i, j in np.argwhere(heatmap.panel.visible):
-        middle = x + (j + 0.5) * width / columns
-        centre = y + (i + 0.5) * height / rows
+        middle_x = x + (j + 0.5) * width / columns
+        middle_y = y + (i + 0.5) * height / rows
         step = steps[i, j]
         ink = choose_ink(colours[step])
         text = texts[i][j]
-        sheet.write(middle, centre, text, LABEL, color=ink, **look)
+        sheet.write(middle_x, middle_y, text, LABEL, color=ink, **look)
 
 
 def format_cell_values(heatmap: Heatmap) -> list[list[str]]:
@@ -310,14 +313,15 @@ class NamedGrid(NamedTuple):
 def draw_grid_figure(grid: Grid, sheet: Sheet) -> None:
     """Draw a grid of thumbnails on a sheet: names, cells, the colour bar and the caption.
 
-    Rows are layers, unless there are many layers of few heads, which then stand beside each other.
+    The sheet is a figure that is filled downwards. Rows are layers, unless there are many layers of
+    few heads, which then stand beside each other.
     """
     thumbnails = arrange_thumbnails(grid)
     panels = list_drawn_panels(grid)
     rows, columns = measure_largest(panels)
     em = sheet.measure_em(LABEL)
     left = 0.0
-    between = LINE_HEIGHT * em
+    between = LINE_HEIGHT * em  # a line of names above each row
     if thumbnails.row_names:
         left = measure_widest(thumbnails.row_names, em * POINTS, sheet.ems)
         between = 0.0
@@ -434,7 +438,8 @@ def divide_up(length: float, size: float) -> float:
 def draw_strip_figure(strip: Strip, sheet: Sheet) -> None:
     """Draw a strip on a sheet: wrapped text with each token on its colour, a bar, and the caption.
 
-    A masked token is dim and has no colour. The token that the colours are about has a frame.
+    The sheet is a figure that is filled downwards. A masked token is dim and has no colour. The
+    token that the colours are about has a frame.
     """
     em = sheet.measure_em(LABEL)
     sheet.y += em / 4
@@ -447,10 +452,10 @@ def draw_strip_figure(strip: Strip, sheet: Sheet) -> None:
     sheet.fill(visible_boxes, facecolors=colours[is_visible] / 255, linewidths=0)
     for i, (text, box) in enumerate(tokens):
         x, y, width, height = box
-        middle = x + width / 2
-        centre = y + height / 2
+        middle_x = x + width / 2
+        middle_y = y + height / 2
         ink = choose_ink(colours[i]) if is_visible[i] else sheet.mix_dim_colour()
-        sheet.write(middle, centre, text, LABEL, va="center", ha="center", color=ink)
+        sheet.write(middle_x, middle_y, text, LABEL, va="center", ha="center", color=ink)
     if strip.chosen is not None:
         chosen_box = boxes[strip.chosen]
         stroke = em * POINTS / 6
@@ -477,8 +482,8 @@ def choose_token_steps(strip: Strip) -> Steps:
 def lay_out_tokens(tokens: Axis, sheet: Sheet) -> Iterator[tuple[str, Box]]:
     """Lay out tokens as wrapped text, and yield the text and the box of each.
 
-    A token that is longer than a line is cut. The first line begins at the sheet's free height.
-    Boxes are left, top, width and height in inches.
+    A token that is longer than a line is cut. The first line begins at ``sheet.y``, the first free
+    height of the figure. Boxes are left, top, width and height in inches.
     """
     em = sheet.measure_em(LABEL)
     right = sheet.x + sheet.room
@@ -504,19 +509,20 @@ def lay_out_tokens(tokens: Axis, sheet: Sheet) -> Iterator[tuple[str, Box]]:
 
 @draw_figure_body.register
 def draw_series_figure(series: Series, sheet: Sheet) -> None:
-    """Draw heatmaps beside each other if each has room enough, else below each other.
+    """Draw the heatmaps of a series beside each other if they have the room, else below each other.
 
-    The caption of the series stands below all of them.
+    The sheet is a figure that is filled downwards. The caption of the series stands below all of
+    them.
     """
     em = sheet.measure_em(LABEL)
     gap = HEATMAP_GAP_EMS * em
     heatmaps = series.heatmaps
     count = len(heatmaps)
     gaps = gap * (count - 1)
-    share = (sheet.room - gaps) / count
-    if share >= LEAST_HEATMAP_EMS * em:
-        lefts = [sheet.x + i * (share + gap) for i in range(count)]
-        draw_side_by_side_figures(heatmaps, lefts, share, sheet)
+    fair_width = (sheet.room - gaps) / count
+    if fair_width >= LEAST_HEATMAP_EMS * em:
+        lefts = [sheet.x + i * (fair_width + gap) for i in range(count)]
+        draw_side_by_side_figures(heatmaps, lefts, fair_width, sheet)
     else:
         for heatmap in heatmaps:
             draw_side_by_side_figures([heatmap], [sheet.x], sheet.room, sheet)

@@ -125,13 +125,13 @@ def choose_matrix_height(rows: int, columns: int, width: float, em: float) -> fl
     the labels' font in inches.
     """
     line = LABEL_PITCH * em
-    least = min(rows * line, width)
-    easy_height = rows * line * EASY_SHARE_OF_SIZE
+    least_height = min(rows * line, width)
+    easy_height = rows * line * EASY_SHARE_OF_SIZE  # labels can be read, and height costs nothing
     tower_height = width * MOST_HEIGHT_BY_WIDTH
-    most = max(width, min(easy_height, tower_height))
-    square = rows * width / columns
+    most_height = max(width, min(easy_height, tower_height))
+    square_height = rows * width / columns
     poster_height = rows * MOST_CELL_LINES * line
-    height = max(least, min(square, most))
+    height = max(least_height, min(square_height, most_height))
     return min(height, poster_height)
 
 
@@ -146,7 +146,7 @@ def choose_labels(axis: Axis, length: float, points: float, *, last: bool) -> Ax
     their size in points, their texts, and their positions as shares of the axis.
     """
     least_pitch = max(LEAST_POINTS, points * LEAST_SHARE_OF_SIZE) * LABEL_PITCH
-    tiled_tokens = axis.cells * axis.step
+    tiled_tokens = axis.cells * axis.step  # as if the last cell had all its tokens
     token_points = length * POINTS / tiled_tokens
     spacing = choose_label_spacing(axis, token_points, least_pitch)
     is_sparse = spacing > 1

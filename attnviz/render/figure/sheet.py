@@ -291,7 +291,7 @@ def draw_upright_bar(sheet: Sheet, scale: Scale, x: float, y: float, height: flo
 
 
 def draw_lying_bar(sheet: Sheet, scale: Scale) -> None:
-    """Draw a lying colour bar below all that is drawn on a sheet, and fill the sheet down to there.
+    """Draw a lying colour bar on the next free lines of a sheet, a figure that is filled downwards.
 
     From left to right, it has the name of the scale, its colours with weights below them, and, if
     there are weights beyond the scale, a box in their colour.

@@ -45,7 +45,8 @@ class TablePlan(NamedTuple):
 def draw_table_figure(table: Table, sheet: Sheet) -> None:
     """Draw a table on a sheet, some of its cells on colours, and its caption below it.
 
-    Columns that do not fit the width of the sheet stand in further blocks below.
+    The sheet is a figure that is filled downwards. Columns that do not fit the width of the sheet
+    stand in further blocks below.
     """
     plan = plan_table(table, sheet)
     for i, block in enumerate(plan.blocks):

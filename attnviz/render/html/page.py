@@ -55,8 +55,8 @@ class WeightCoding(NamedTuple):
     def encode(self, values: npt.ArrayLike) -> Codes:
         """Return the codes of weights: an array of the same shape.
 
-        The codes are whole numbers from 1 on, one or two bytes each, which rise with the weight. No
-        weight is masked.
+        The codes are whole numbers from 1 on, one or two bytes each, which rise with the weight. If
+        the values are differences, negative ones have codes below that of 0. No value is masked.
 
         >>> WeightCoding(1.0).encode([0, 0.25, 1])
         array([  1, 128, 255], dtype=uint8)
@@ -120,6 +120,7 @@ def render_page(page: Page, *, exact: bool = False, colours: str = "viridis") ->
     }
 
     def fill_slot(match: re.Match[str]) -> str:
+        """Return the part of the page that stands in place of a {{name}} in the template."""
         return parts[match[1]]
 
     return SLOT.sub(fill_slot, read_asset("page.html")).encode()
@@ -193,7 +194,8 @@ def list_thumbnail_blocks(
     Matrices are pooled to at most THUMBNAIL_SIDE cells a side. Their codes, one byte each, follow
     each other in the order of the heads.
 
-    codings: how the weights of each section are written as codes.
+    sections: of a page, each the maps of one kind of attention. codings: how the weights of each
+    section are written as codes.
     """
     for i, (section, coding) in enumerate(zip(sections, codings, strict=True)):
         byte_coding = coding._replace(exact=False)
@@ -213,7 +215,8 @@ def list_weight_blocks(
     The codes follow each other row by row. If they have two bytes each, all lower bytes come first,
     then all upper ones: bytes that are alike stand together, and are compressed better.
 
-    codings: how the weights of each section are written as codes.
+    sections: of a page, each the maps of one kind of attention. codings: how the weights of each
+    section are written as codes.
     """
     for i, (section, coding) in enumerate(zip(sections, codings, strict=True)):
         for row, column, heatmap in list_heatmaps(section):
@@ -292,8 +295,8 @@ def describe_section(
 
     The ends of colour scales are written as codes, as the weights are.
 
-    coding: how the weights of the section are written as codes. axes: the index of each axis of the
-    page so far; new axes are added.
+    page: has the lines of captions that are not repeated. coding: how the weights of the section
+    are written as codes. axes: the index of each axis of the page so far; new axes are added.
     """
     grid = section.grid
     byte_coding = coding._replace(exact=False)
@@ -323,8 +326,8 @@ def describe_layer(
 ) -> list[dict[str, Any] | None]:
     """Return the heatmaps of a layer as dicts that become JSON; None stands for no head.
 
-    coding: how weights are written as codes. axes: the index of each axis of the page so far; new
-    axes are added.
+    page: has the lines of captions that are not repeated. coding: how weights are written as codes.
+    axes: the index of each axis of the page so far; new axes are added.
     """
     return [describe_heatmap(page, head, coding, axes) if head else None for head in layer]
 
@@ -339,18 +342,18 @@ def describe_heatmap(
 
     Its axes are written as their indices, the ends of its colour scale as codes like the weights.
 
-    coding: how weights are written as codes. axes: the index of each axis of the page so far; new
-    axes are added.
+    page: has the lines of captions that are not repeated. coding: how weights are written as codes.
+    axes: the index of each axis of the page so far; new axes are added.
     """
-    rows = axes.setdefault(heatmap.rows, len(axes))
-    columns = axes.setdefault(heatmap.columns, len(axes))
+    row_axis = axes.setdefault(heatmap.rows, len(axes))
+    column_axis = axes.setdefault(heatmap.columns, len(axes))
     top = coding.encode(heatmap.scale.top)
     largest = coding.encode(heatmap.scale.largest)
     return {
         "title": heatmap.title,
         "caption": list_own_lines(heatmap, page),
-        "rows": rows,
-        "columns": columns,
+        "rows": row_axis,
+        "columns": column_axis,
         "top": int(top),
         "largest": int(largest),
     }

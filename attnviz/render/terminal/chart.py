@@ -124,7 +124,7 @@ def choose_plot_height(
     if room is None:
         return MOST_HEIGHT
     legend_lines = sum(map(len, legends))
-    axis_lines = 2
+    axis_lines = 2  # the steps, and the name of the axis
     plot_lines = room - legend_lines - axis_lines - len(curves.marks)
     fair_share = plot_lines // len(legends)
     return min(max(fair_share, LEAST_HEIGHT), MOST_HEIGHT)
