@@ -50,6 +50,7 @@ def measure_key_shares(attention_map: AttentionMap, layer: int, head: int, panel
     else:
         has_choice = panel.visible.sum(1) > 1
         columns = panel.values[has_choice].sum(0)
+        # Each key of a tile has the number of the tile; the last tile may have fewer keys.
         repeated = np.repeat(columns, count_keys_per_column(attention_map))
         received = repeated[:key_count]
     total = received.sum()

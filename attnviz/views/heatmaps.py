@@ -226,7 +226,7 @@ def make_strip(
     if incoming:
         one_token, tokens = keys, queries
         panel = Panel(panel.values.T, panel.visible.T)
-        is_sink = np.zeros(len(queries), bool)
+        is_sink = np.zeros(len(queries), bool)  # the columns are queries, which are no sinks
     scale = make_scale([(panel, is_sink)], look, attention_map.method)
     token_title = title_token(one_token, attention_map.unit)
     question = f"what {token_title} attends to"
@@ -282,7 +282,7 @@ def make_query_heatmap(
         names.append(abbreviate_head(*read_head_key(*index)))
     values = np.vstack([panel.values for panel in panels])
     visible = np.vstack([panel.visible for panel in panels])
-    joined = Panel(values, visible)
+    joined = Panel(values, visible)  # (head, key)
     key_shares = measure_panel_shares(joined, first_map.method)
     is_sink = find_sinks(first_map, key_shares)
     scale = make_scale([(joined, is_sink)], look, first_map.method)
@@ -317,10 +317,10 @@ def make_capture_page(capture: Capture, look: Look = DEFAULT_LOOK, most: int = P
     more tokens is shown in tiles, that is, with several tokens on a cell.
     """
     maps = tuple(convert_to_tiles(attention_map, most) for attention_map in capture.maps)
-    shown = replace(capture, maps=maps)
-    groups = group_maps_by_kind(shown)
-    sections = tuple(make_section(shown, group, look) for group in groups)
-    return Page(name_model(shown), sections, make_caption(shown.notes))
+    pooled = replace(capture, maps=maps)
+    groups = group_maps_by_kind(pooled)
+    sections = tuple(make_section(pooled, group, look) for group in groups)
+    return Page(name_model(pooled), sections, make_caption(pooled.notes))
 
 
 def convert_to_tiles(attention_map: AttentionMap, most: int) -> AttentionMap:
@@ -335,6 +335,7 @@ def convert_to_tiles(attention_map: AttentionMap, most: int) -> AttentionMap:
     weights, tiles = attention_map.weights, map_of_tiles.tiles
     if attention_map.method != SCORES or weights is None or tiles is None:
         return map_of_tiles
+    # Tiles hold the largest number, which is not the one of the largest size below 0.
     highest = tiles.max
     lowest = -pool_weights(-weights, most).max
     largest = np.where(highest >= -lowest, highest, lowest)

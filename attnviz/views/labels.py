@@ -107,7 +107,7 @@ def are_separate(previous: Token, token: Token) -> bool:
 def name_model(capture: Capture) -> str:
     """Return the name of a capture's model: the end of a long path, else all of the name."""
     folders_and_name = capture.model.split("/")
-    *folders, owner, name = ["", *folders_and_name]
+    *folders, owner, name = ["", *folders_and_name]  # the name may stand alone
     is_long_path = any(folders)
     if is_long_path:
         return escape(f"…/{owner}/{name}")
