@@ -245,7 +245,7 @@ def split_at_gaps(points: npt.NDArray[np.float64], dot: float) -> Iterator[npt.N
 
 
 def find_curve_end(points: npt.NDArray[np.float64], box: Box) -> tuple[float, float]:
-    """Return (x, y) of the last value of a curve, or of the box's lower right corner without one.
+    """Return (x, y) of a curve's last value, or the lower right corner of its box if it has none.
 
     points: (step, x y), y NaN where there is no value. box: left, top, width and height of the
     plot, in the unit of the points.

@@ -248,7 +248,7 @@ def measure_upright_bar(sheet: Sheet, scale: Scale) -> float:
 
     That is the distance from the cells, and the bar with its labels or its name, if that is wider.
     """
-    # All labels that a bar could have: its real length is not known yet.
+    # The length of the bar is not known yet. A bar hardly has more labels than these.
     labels = [format_bar_weight(weight) for weight in choose_bar_ticks(scale, 1, 0.1)]
     if scale.has_beyond:
         labels.append(label_beyond(scale))
@@ -273,9 +273,9 @@ def draw_upright_bar(sheet: Sheet, scale: Scale, x: float, y: float, height: flo
     name_bottom = y - 0.8 * em
     sheet.write(x, name_bottom, scale.name, SMALL, va="bottom")
     if scale.has_beyond:
-        middle = y + width / 2
+        middle_y = y + width / 2
         draw_swatch(sheet, scale, (x, y, width, width))
-        sheet.write(label_x, middle, label_beyond(scale), SMALL, va="center")
+        sheet.write(label_x, middle_y, label_beyond(scale), SMALL, va="center")
         y += SWATCH_PITCH * em
         height -= SWATCH_PITCH * em
     upwards = np.arange(COLOURS)[::-1, None]
@@ -303,17 +303,17 @@ def draw_lying_bar(sheet: Sheet, scale: Scale) -> None:
     height = BAR_WIDTH * em
     room = sheet.room - before - sheet.margin - after - 2 * em
     length = min(MOST_LYING_LENGTH * em, room)
-    centre = y + height / 2
-    sheet.write(sheet.x, centre, scale.name, SMALL, va="center")
+    middle_y = y + height / 2
+    sheet.write(sheet.x, middle_y, scale.name, SMALL, va="center")
     rightwards = np.arange(COLOURS)[None]
     draw_bar_colours(sheet, scale, rightwards, (x, y, length, height))
     write_lying_ticks(sheet, scale, x, y, length)
     if scale.has_beyond:
-        middle = x + length + after
+        middle_x = x + length + after
         width = SWATCH_LENGTH * em
-        left = middle - width / 2
+        left = middle_x - width / 2
         draw_swatch(sheet, scale, (left, y, width, height))
-        write_below_bar(sheet, middle, y, label_beyond(scale))
+        write_below_bar(sheet, middle_x, y, label_beyond(scale))
     bar_ems = BAR_WIDTH + PAD + LINE_HEIGHT + 0.3
     sheet.y = y + bar_ems * em
 
@@ -338,7 +338,7 @@ def measure_bar_ends(sheet: Sheet, scale: Scale) -> tuple[float, float]:
 def write_lying_ticks(sheet: Sheet, scale: Scale, x: float, y: float, length: float) -> None:
     """Write weights below a lying colour bar, with a stroke from the bar to each.
 
-    x, y: left and top of the bar's colours, length: how long they are, in inches.
+    x, y: left and top of the bar's colours. length: the length of the colours. All are in inches.
     """
     em = sheet.measure_em(SMALL)
     # Labels that stand anywhere on such a bar are about as wide as these.

@@ -84,9 +84,9 @@ def plan_table(table: Table, sheet: Sheet) -> TablePlan:
     """
     usual_points = sheet.measure_em(LABEL) * POINTS
     names, widths = measure_uncut_table(table, sheet.ems)
-    fitting = sheet.room * POINTS / (names + sum(widths))
-    points = max(min(usual_points, fitting), min(usual_points, LEAST_POINTS))
-    room = sheet.room * POINTS / points + SLACK
+    fitting_points = sheet.room * POINTS / (names + sum(widths))
+    points = max(min(usual_points, fitting_points), min(usual_points, LEAST_POINTS))
+    room = sheet.room * POINTS / points + SLACK  # in ems
     if names + sum(widths) > room:
         names = min(names, MOST_NAME_SHARE * room)
         widths = [min(width, MOST_CELL_SHARE * room) for width in widths]
@@ -103,7 +103,7 @@ def draw_block(table: Table, plan: TablePlan, block: range, sheet: Sheet) -> Non
     """
     top = sheet.y
     widths = [plan.widths[column] for column in block]
-    edges = plan.names + np.cumsum([0.0, *widths])
+    edges = plan.names + np.cumsum([0.0, *widths])  # ems from the left of the table
     starts = dict(zip(block, edges[:-1], strict=True))
     steps = choose_level_steps(table, COLOURS)
     fill_cells(plan, starts, steps, sheet)
