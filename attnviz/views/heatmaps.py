@@ -226,7 +226,8 @@ def make_strip(
     if incoming:
         one_token, tokens = keys, queries
         panel = Panel(panel.values.T, panel.visible.T)
-        is_sink = np.zeros(len(queries), bool)  # the columns are queries, which are no sinks
+        # The columns are queries, which are no sinks.
+        is_sink = np.zeros(len(queries), bool)
     scale = make_scale([(panel, is_sink)], look, attention_map.method)
     token_title = title_token(one_token, attention_map.unit)
     question = f"what {token_title} attends to"

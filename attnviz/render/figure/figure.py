@@ -153,7 +153,8 @@ def write_file(sheet: Sheet, file_format: str, style: FigureStyle) -> bytes:
     """
     require_size(sheet)
     options: dict[str, Any] = {"dpi": sheet.dpi, "metadata": METADATA[file_format]}
-    options["transparent"] = style.transparent or None  # None: as matplotlib's settings have it
+    # None leaves it to matplotlib's settings.
+    options["transparent"] = style.transparent or None
     if file_format == "png":
         options["pil_kwargs"] = {"compress_level": PNG_COMPRESSION}
     else:

@@ -141,7 +141,8 @@ def has_truetype_outlines(path: "FontPath") -> bool:
     with Path(path).open("rb") as file:
         tag = file.read(4)
         if tag == COLLECTION_TAG:
-            file.seek(12 + 4 * path.face_index)  # the header has 12 bytes, an offset 4
+            # The header has 12 bytes, an offset 4.
+            file.seek(12 + 4 * path.face_index)
             offset = int.from_bytes(file.read(4), "big")
             file.seek(offset)
             tag = file.read(4)

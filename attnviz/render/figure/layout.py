@@ -126,7 +126,8 @@ def choose_matrix_height(rows: int, columns: int, width: float, em: float) -> fl
     """
     line = LABEL_PITCH * em
     least_height = min(rows * line, width)
-    easy_height = rows * line * EASY_SHARE_OF_SIZE  # labels can be read, and height costs nothing
+    # A matrix may be higher than wide, so that its labels can be read easily.
+    easy_height = rows * line * EASY_SHARE_OF_SIZE
     tower_height = width * MOST_HEIGHT_BY_WIDTH
     most_height = max(width, min(easy_height, tower_height))
     square_height = rows * width / columns
@@ -146,7 +147,8 @@ def choose_labels(axis: Axis, length: float, points: float, *, last: bool) -> Ax
     their size in points, their texts, and their positions as shares of the axis.
     """
     least_pitch = max(LEAST_POINTS, points * LEAST_SHARE_OF_SIZE) * LABEL_PITCH
-    tiled_tokens = axis.cells * axis.step  # as if the last cell had all its tokens
+    # The last cell is counted as if it had all its tokens.
+    tiled_tokens = axis.cells * axis.step
     token_points = length * POINTS / tiled_tokens
     spacing = choose_label_spacing(axis, token_points, least_pitch)
     is_sparse = spacing > 1
@@ -315,7 +317,8 @@ def choose_bar_ticks(scale: Scale, length: float, least_distance: float) -> list
     for weight in list_round_weights(top):
         position = float(scale.levels(weight)) * length
         distances = [abs(position - other) for other in positions]
-        is_inside = top / 50 <= weight < top  # fainter ones differ little from 0
+        # Weights below a fiftieth of the top are hardly told apart from 0.
+        is_inside = top / 50 <= weight < top
         if is_inside and min(distances) >= least_distance:
             weights.append(weight)
             positions.append(position)

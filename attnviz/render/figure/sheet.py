@@ -377,5 +377,6 @@ def draw_swatch(sheet: Sheet, scale: Scale, box: Box) -> None:
 
     box: left, top, width and height in inches.
     """
-    beyond = np.array([[COLOURS]])  # one cell; this number follows those of the scale's colours
+    # One cell; this number follows those of the scale's colours.
+    beyond = np.array([[COLOURS]])
     draw_bar_colours(sheet, scale, beyond, box)

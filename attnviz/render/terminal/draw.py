@@ -487,9 +487,11 @@ def choose_thumbnail_side(grid: Grid, screen: Screen, gutter: int) -> int:
         return longest
     cells_width = screen.width - gutter
     fair_width = cells_width // len(grid.columns) - 1
-    explanation = list(explain_grid_pooling(grid, 1, screen, gutter))  # as if it were needed
+    # Lines are left for the explanation of pooling, even if none is needed.
+    explanation = list(explain_grid_pooling(grid, 1, screen, gutter))
     room = count_lines_left(grid, screen, gutter)
-    room -= 2 + len(explanation)  # the line of names, and one to spare
+    # Two lines are the names of the heads, and one to spare.
+    room -= 2 + len(explanation)
     fair_lines = room // len(grid.rows) - 1
     fair_height = fair_lines * screen.rows_a_line
     side = max(min(fair_width, fair_height), LEAST_SIDE)
@@ -617,7 +619,8 @@ def write_token(label: str, value: float, step: int, screen: Screen) -> str:
     value: the weight. step: the number of its colour on the scale, or MASKED.
     """
     text = fix_width(label)
-    most_columns = screen.width - VALUE_WIDTH - 4  # the weight in parentheses, and two marks
+    # A weight in parentheses may follow, and two marks may enclose the token.
+    most_columns = screen.width - VALUE_WIDTH - 4
     if cell_len(text) > most_columns:
         text = fit_columns(text, most_columns)
     paint = screen.paint
@@ -791,7 +794,8 @@ def draw_signed_bar(scale: Scale, screen: Screen, room: int) -> TerminalLine:
     ends_width = 2 * len(top) + 6  # with sign, spaces and zero
     room -= ends_width
     name = name_scale(scale, screen)
-    least_room = len(name) + 4  # two spaces, and a bar of two columns
+    # The name needs two spaces before it, and a bar of two columns.
+    least_room = len(name) + 4
     name = f"  {name}" if least_room <= room else ""
     width = min(MOST_BAR_COLUMNS, room - len(name))
     half = max(width // 2, 1)
