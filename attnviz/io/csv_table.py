@@ -27,11 +27,12 @@ FORMULA = "=", "+", "-", "@", "＝", "＋", "－", "＠"  # noqa: RUF001 - where
 
 
 def format_csv(capture: Capture) -> bytes:
-    """Write a capture as CSV with CSV_COLUMNS; a masked cell has no line.
+    """Write a capture as CSV with the columns CSV_COLUMNS; a masked cell has no line.
 
-    Of words, the columns are named query_word and key_word. Control characters of tokens are
-    written out, so that a line is a line. A token that a spreadsheet would take for a formula
-    begins with an apostrophe (OWASP, CSV injection). Raises UsageError if there are no weights.
+    If queries and keys are words, the columns are named query_word and key_word. Control characters
+    of tokens are written out, so that a line is a line. A token that a spreadsheet would take for a
+    formula begins with an apostrophe (OWASP, CSV injection). Raises UsageError if there are no
+    weights.
     """
     file = StringIO()
     lines = csv.writer(file, lineterminator="\n")
@@ -45,7 +46,10 @@ def format_csv(capture: Capture) -> bytes:
 
 
 def list_csv_lines(attention_map: AttentionMap) -> Iterator[tuple[object, ...]]:
-    """Yield the lines of a map. Raises UsageError if it has no weights."""
+    """Yield a line of CSV for each visible cell of a map, its values in the order of CSV_COLUMNS.
+
+    Tokens are escaped for a spreadsheet. Raises UsageError if the map has no weights.
+    """
     weights, visible = attention_map.weights, attention_map.visible
     if weights is None:
         raise UsageError("a .csv holds weights, and this capture has none: use .json")
@@ -73,28 +77,29 @@ def list_csv_lines(attention_map: AttentionMap) -> Iterator[tuple[object, ...]]:
 
 
 def list_visible_cells(capture: Capture) -> list[dict[str, Any]]:
-    """Return a row for each weight that is not masked, by CSV_COLUMNS, tokens as they are.
+    """List the weights of a capture that are not masked, each as a row by CSV_COLUMNS.
 
-    Raises UsageError if there are no weights.
+    Tokens stand in the rows as they are, without any escape. Raises UsageError if there are no
+    weights.
     """
     cells = []
-    for each in capture.maps:
-        if each.weights is None:
+    for attention_map in capture.maps:
+        if attention_map.weights is None:
             raise UsageError("rows hold weights, and this capture has none: see to_dict()")
-        visible = np.broadcast_to(each.visible, each.weights.shape)
+        visible = np.broadcast_to(attention_map.visible, attention_map.weights.shape)
         for index in np.argwhere(visible):
             layer, head, query, key = index.tolist()
-            weight = each.weights[layer, head, query, key]
+            weight = attention_map.weights[layer, head, query, key]
             cell: dict[str, Any] = {}
-            cell["kind"] = each.kind
-            cell["layer"] = each.layers[layer]
-            cell["head"] = each.heads[head]
-            cell["query"] = each.query_places[query]
-            cell["query_token"] = each.queries[query].text
-            cell["key"] = each.key_places[key]
-            cell["key_token"] = each.keys[key].text
+            cell["kind"] = attention_map.kind
+            cell["layer"] = attention_map.layers[layer]
+            cell["head"] = attention_map.heads[head]
+            cell["query"] = attention_map.query_places[query]
+            cell["query_token"] = attention_map.queries[query].text
+            cell["key"] = attention_map.key_places[key]
+            cell["key_token"] = attention_map.keys[key].text
             cell["weight"] = float(weight)
-            cell["units"] = describe_units(each)
+            cell["units"] = describe_units(attention_map)
             cells.append(cell)
     return cells
 
