@@ -46,7 +46,7 @@ class Scoring(NamedTuple):
 def collect_rows(maps: Maps, query: int) -> Doubles:
     """Collect the weights that one query gives in all layers and heads, (layer and head, key).
 
-    maps: attention maps of all layers. query: its position in the whole text.
+    maps: attention maps of all layers. query: the position of the query in the whole text.
     """
     rows = []
     for each in maps:
@@ -136,8 +136,8 @@ BASELINES = {
 def score_tokens(maps: Mapping[str, Maps], query: int) -> dict[str, Doubles]:
     """Score each token, the query among them, by every method whose maps there are, (token,).
 
-    maps: by what they hold, the attention maps of all layers. They hold weights, gradients, or
-    norms summed over the heads of a layer. query: its position in the text. Returns the scores by
+    maps: the attention maps of all layers, by what they hold: weights, gradients, or norms summed
+    over the heads of a layer. query: the position of the query in the text. Returns the scores by
     the name of the method; a method whose maps are not there is left out.
     """
     scores: dict[str, Doubles] = {}
@@ -150,8 +150,8 @@ def score_tokens(maps: Mapping[str, Maps], query: int) -> dict[str, Doubles]:
 def score_baselines(count: int, query: int, seed: int) -> dict[str, Doubles]:
     """Score tokens in two ways that know nothing of the model: by position, and at random.
 
-    count: the number of tokens. query: the position from which distances are counted. Returns the
-    scores (token,) by the name of the baseline.
+    count: the number of tokens. query: the position from which distances are counted. seed: of the
+    random scores. Returns the scores (token,) by the name of the baseline.
     """
     distances = np.abs(np.arange(count) - query)
     by_position = 1 / np.maximum(distances, LEAST_DISTANCE)
@@ -160,10 +160,10 @@ def score_baselines(count: int, query: int, seed: int) -> dict[str, Doubles]:
 
 
 def find_sources(maps: Maps, query: int) -> Visible:
-    """Find the other tokens of which a query's vector after the last layer can have anything.
+    """Find the other tokens that can have reached a query's vector after the last layer.
 
-    maps: attention maps of all layers, in order. query: its position. Returns a mask (token,),
-    False for the query itself.
+    maps: attention maps of all layers, in order. query: the position of the query. Returns a mask
+    (token,), False for the query itself.
     """
     visible = np.concatenate([each.visible.any(1) for each in maps])  # (layer, query, key)
     sources_of_all = trace_sources(visible)[-1]  # (query, key)
@@ -175,9 +175,9 @@ def find_sources(maps: Maps, query: int) -> Visible:
 def find_rankable(maps: Maps, query: int) -> Visible:
     """Find the tokens that are ranked when a query is explained, as a mask (token,).
 
-    They are the other tokens of which the query's last vector can have anything, but for special
-    tokens and the first one, on which heads rest. maps: attention maps of all layers, in order.
-    query: its position.
+    They are the other tokens that can have reached the query's vector after the last layer. Special
+    tokens and the first one, on which heads rest, are left out. maps: attention maps of all layers,
+    in order. query: the position of the query.
     """
     resting = find_resting_keys(maps[0])
     return np.asarray(find_sources(maps, query) & ~resting)

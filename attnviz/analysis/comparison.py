@@ -121,11 +121,11 @@ class Side:
         True where the query may attend. Raises KeyError for a head that is not there.
         """
         layer, head = name
-        for attention_map in self.maps:
-            if layer in attention_map.layers and head in attention_map.heads:
-                layer_index = attention_map.layers.index(layer)
-                head_index = attention_map.heads.index(head)
-                one_head = attention_map.part([layer_index], [head_index])
+        for each in self.maps:
+            if layer in each.layers and head in each.heads:
+                layer_index = each.layers.index(layer)
+                head_index = each.heads.index(head)
+                one_head = each.part([layer_index], [head_index])
                 all_rows = range(len(self.queries))
                 words = share_attention(one_head, self.shared, all_rows).common
                 weights = require_kept_weights(words.weights)
@@ -260,7 +260,7 @@ def share_words(
     in both.
     """
     is_one_text = texts_a == texts_b
-    # Words of one text are also joined where a token of the other side crosses two of them.
+    # Words of one text are also joined where a token of the other side overlaps two of them.
     spans_a = find_coarse_words(texts_a, tokens_b if is_one_text else ())
     spans_b = find_coarse_words(texts_b, tokens_a if is_one_text else ())
     words_a = group_tokens(tokens_a, texts_a, spans_a)
@@ -280,7 +280,7 @@ def share_words(
 
 
 def find_coarse_words(texts: Sequence[str], tokens: Sequence[Token]) -> list[tuple[WordSpan, ...]]:
-    """Find the words of each text, those joined that one token of another model crosses.
+    """Find the words of each text, and join those that one token of another model overlaps.
 
     tokens: the tokens of the other model, which stand in these texts.
     """
@@ -376,11 +376,13 @@ def share_attention(
     queries, keys = shared
     positions = [queries.positions[row] for row in rows]
     members = [queries.grouping.members[position] for position in positions]
-    tokens = sorted(chain.from_iterable(members))  # of these queries, in the map
+    # The tokens of these queries, as indices in the map.
+    tokens = sorted(chain.from_iterable(members))
     new_positions = {token: i for i, token in enumerate(tokens)}
     new_members = [tuple(new_positions[token] for token in word) for word in members]
     words = tuple(queries.words[row] for row in rows)
-    grouping = Grouping(words, tuple(new_members))  # in the map of their rows alone
+    # The words again, as indices in the map of these rows alone.
+    grouping = Grouping(words, tuple(new_members))
     all_tokens = range(len(attention_map.keys))
     token_rows = attention_map.window(tokens, all_tokens)
     words_of_all_keys = merge_tokens(token_rows, grouping, keys.grouping)

@@ -78,7 +78,8 @@ def measure_on_mask(a: Weights, b: Weights, seen: Visible) -> Doubles:
     if not seen.any():
         return np.full((len(a), len(b)), np.nan)
     queries, _ = np.nonzero(seen)
-    _, starts = np.unique(queries, return_index=True)  # where each row begins among the cells
+    # Where each row begins among the cells.
+    _, starts = np.unique(queries, return_index=True)
     rows_a = cut_rows(a, seen, starts)
     rows_b = cut_rows(b, seen, starts)
     heads = range(len(a))

@@ -113,8 +113,9 @@ def explain_query(operands: Operands) -> AttentionSteps:
 def list_score_steps(operands: Operands) -> Iterator[Step]:
     """Yield the steps from the vectors of a query and its keys to the scores before the softmax.
 
-    Each step has a name, a formula and a number for each key, (m,). Scaling, a soft cap and a bias
-    are steps only where the attention has them.
+    operands: the vectors, and what the attention makes of them. Each step has a name, a formula and
+    a number for each key, (m,). Scaling, a soft cap and a bias are steps only where the attention
+    has them.
     """
     values = np.zeros(len(operands.key))
     for step in SCORED[operands.score](operands):
@@ -152,7 +153,7 @@ def list_dot_steps(operands: Operands) -> Iterator[Step]:
 def list_cosine_steps(operands: Operands) -> Iterator[Step]:
     """Yield the steps of the score ``cosine``: product, lengths, and the one by the other.
 
-    Each step has a number for each key, (m,).
+    operands: the vectors of a query and of its keys. Each step has a number for each key, (m,).
     """
     (product,) = list_dot_steps(operands)
     query_length = np.linalg.norm(operands.query)
@@ -167,7 +168,7 @@ def list_cosine_steps(operands: Operands) -> Iterator[Step]:
 def list_gaussian_steps(operands: Operands) -> Iterator[Step]:
     """Yield the steps of the score ``gaussian`` of width 1: distances, and scores made of them.
 
-    Each step has a number for each key, (m,).
+    operands: the vectors of a query and of its keys. Each step has a number for each key, (m,).
     """
     differences = operands.query - operands.key
     distances = np.linalg.norm(differences, axis=1)
@@ -178,7 +179,10 @@ def list_gaussian_steps(operands: Operands) -> Iterator[Step]:
 
 
 def list_general_steps(operands: Operands) -> Iterator[Step]:
-    """Yield the one step of the score ``general``, q·W k for each key, (m,)."""
+    """Yield the one step of the score ``general``, q·W k for each key, (m,).
+
+    operands: the vectors of a query and of its keys, and the matrix W.
+    """
     formula = "q·W k: the matrix W says what goes with what (Luong et al. 2015)"
     projected_query = operands.query @ operands.matrices[0]
     values = operands.key @ projected_query
@@ -186,8 +190,9 @@ def list_general_steps(operands: Operands) -> Iterator[Step]:
 
 
 def list_additive_steps(operands: Operands) -> Iterator[Step]:
-    """Yield the steps of the score ``additive``, a·tanh(W q + U k), h being the height of W and U.
+    """Yield the steps of the score ``additive``, a·tanh(W q + U k).
 
+    operands: the vectors of a query and of its keys, and the parameters W, U, both (h, d), and a.
     Each step has a number for each key, (m,).
     """
     first, second, last = operands.matrices
@@ -212,8 +217,9 @@ SCORED: dict[str, Callable[[Operands], Iterator[Step]]] = {
 def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> AttentionSteps:
     """Compute the softmax of the last scores over the visible keys, and the weighted sum of values.
 
-    scores: the steps up to the softmax, of which the last has the scores. A sink, which is a score
-    that stands for no key, takes part in the softmax. Raises ValueError if the query sees no key.
+    operands: the vectors of a query and its keys, and the mask. scores: the steps up to the
+    softmax, of which the last has the scores. A sink, which is a score that stands for no key,
+    takes part in the softmax. Raises ValueError if the query sees no key.
     """
     if not operands.visible.any():
         raise ValueError("this query sees no key")

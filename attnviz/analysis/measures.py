@@ -49,11 +49,11 @@ class Positions:
 def find_positions(attention_map: AttentionMap) -> Positions:
     """Find where the queries and keys of a map stand in the text.
 
-    Returns the steps from each query to each key, in tokens; the keys that heads rest on, that is,
-    special tokens and the first token of the text; and the bands, that is, the pairs of a query and
-    a key that are -1, 0 or 1 tokens apart. The query at position 1 is left out of the band of -1,
-    since the token before it is the first, where sinks are. Between two texts there are neither
-    steps nor bands.
+    The result has three parts: the steps from each query to each key, in tokens; the keys that
+    heads rest on, that is, special tokens and the first token of the text; and the bands, that is,
+    the pairs of a query and a key that are -1, 0 or 1 tokens apart. The query at position 1 is left
+    out of the band of -1, since the token before it is the first, which often soaks up attention.
+    Between two texts there are neither steps nor bands.
     """
     resting = find_resting_keys(attention_map)
     if not is_one_text(attention_map):
@@ -72,9 +72,9 @@ def find_positions(attention_map: AttentionMap) -> Positions:
 def find_band(steps: Integers, step: int) -> Band:
     """Find the pairs of a query and a key that are a given number of tokens apart.
 
-    steps: (query, key), the position of each key less that of the query. step: the number that is
-    looked for; -1 is the token before. Returns two arrays of one length, the indices of the queries
-    and those of their keys.
+    steps: (query, key), the position of each key less that of the query. step: the number to look
+    for; -1 is the token before the query. Returns two arrays of one length, the indices of the
+    queries and those of their keys.
     """
     queries, keys = np.nonzero(steps == step)
     return queries, keys
@@ -138,8 +138,8 @@ class HeadWeights:
     def rest(self) -> "HeadWeights":
         """The head without special and first tokens among its keys; each row sums to 1 again.
 
-        The bands, which are the pairs of neighbouring tokens, are left out: nothing that is
-        measured without those keys needs them.
+        It has no bands, that is, no pairs of neighbouring tokens, since they are not measured on
+        it.
         """
         kept = ~self.positions.resting
         steps = self.positions.steps
@@ -190,10 +190,11 @@ def measure_normalised(head: HeadWeights) -> float:
 
 
 def measure_distance(head: HeadWeights) -> float:
-    """Measure how far away, in tokens, the keys are that a head attends to.
+    """Measure the mean distance, in tokens, of the keys that the queries of a head attend to.
 
-    This is the sum of weight times |key - query| for each query, and the mean over the queries that
-    have a choice. NaN between two texts.
+    For each query it is the sum over the keys of weight times |key - query|, these being positions
+    in the text. The mean is over the queries that may attend to several keys. NaN between two
+    texts.
     """
     steps = head.positions.steps
     if steps is None:
@@ -208,10 +209,11 @@ def measure_distance_rest(head: HeadWeights) -> float:
 
 
 def measure_sink(head: HeadWeights) -> float:
-    """Measure the largest mean weight that one special or first token gets from all queries.
+    """Measure the strongest sink of a head: the mean weight that its favourite resting key gets.
 
-    The mean is over the queries that have a choice. NaN if no query has one, or no key is such a
-    token.
+    Resting keys are special tokens and the first token of the text. The mean is over the queries
+    that may attend to several keys, and the key is one for all of them. NaN if there is no such
+    query or key.
     """
     choosing_weights = head.weights[head.choosing]
     on_resting_keys = choosing_weights[:, head.positions.resting]
@@ -226,7 +228,7 @@ def measure_band(head: HeadWeights, step: int) -> float:
     """Measure the mean weight of queries on the key that is ``step`` tokens after them.
 
     step: -1 for the token before, 0 for the query itself, 1 for the token after. Only queries that
-    see this key and another one are counted; NaN if there are none.
+    may attend to this key and to another one are counted; NaN if there are none.
     """
     queries, keys = head.positions.bands.get(step, NO_BAND)
     sees_key = head.visible[queries, keys]
@@ -237,7 +239,8 @@ def measure_band(head: HeadWeights, step: int) -> float:
 def measure_locality(head: HeadWeights) -> float:
     """Measure the mean weight of queries on keys that are at most NEAR tokens away.
 
-    Queries that see nothing farther away have no choice, and are left out. NaN between two texts.
+    Queries that may attend to nothing farther away have no choice, and are left out. NaN between
+    two texts.
     """
     steps = head.positions.steps
     if steps is None:
@@ -251,13 +254,15 @@ def measure_locality(head: HeadWeights) -> float:
 def measure_gini(head: HeadWeights) -> float:
     """Measure how unequal the weights of a query are: the Gini coefficient, mean over queries.
 
-    For each query it is the sum over the keys that it sees of (2 rank - seen - 1) weight, divided
-    by seen and by the sum of weights. The smallest weight has rank 1. Equal weights give 0.
+    For each query it is the sum over its visible keys of (2 rank - count - 1) weight, divided by
+    count and by the sum of weights. The smallest weight has rank 1, and count is the number of
+    visible keys. Equal weights give 0.
     """
     count = head.weights.shape[-1]
     ranks = np.arange(1, count + 1)
     by_rank = 2 * (head.rising @ ranks)
-    masked = count - head.seen  # masked cells have the first ranks
+    # Masked cells have the first ranks.
+    masked = count - head.seen
     sums = head.rising.sum(-1)
     middle = 2 * masked + head.seen + 1  # doubled, as are the ranks
     inequality = by_rank - middle * sums
@@ -268,7 +273,7 @@ def measure_gini(head: HeadWeights) -> float:
 def measure_strongest(head: HeadWeights) -> float:
     """Measure the mean weight that queries give to their MOST strongest keys together.
 
-    A query that sees no other keys gives these everything by force, and is left out.
+    A query that may attend to no more keys gives these everything by force, and is left out.
     """
     strongest = head.rising[:, -MOST:]
     has_others = head.seen > MOST
@@ -376,9 +381,9 @@ def measure_map(attention_map: AttentionMap) -> Measures:
     """Measure each head of a map in all the ways that ``COLUMNS`` lists, such as entropy or sink.
 
     Returns for each name of a measure the numbers (layer, head) in float64, NaN where undefined.
-    Distances and neighbours are of maps of one text only; words count as tokens where the map is of
-    words. Rows of numbers from elsewhere, or of maxima over heads, are made to sum to 1 first. For
-    a map without weights, there is only what its statistics tell exactly.
+    Distances and weights on neighbours are undefined between two texts; in a map of words they are
+    counted in words. Rows of numbers from elsewhere, or of maxima over heads, are made to sum to 1
+    first. For a map without weights, there is only what its statistics tell exactly.
     """
     shape = len(attention_map.layers), len(attention_map.heads)
     measures = {name: np.full(shape, np.nan) for name in COLUMNS}
@@ -444,7 +449,8 @@ def read_statistics(attention_map: AttentionMap, statistics: Statistics) -> Meas
     count_choosing = int(choosing.sum())
     distance, diagonal = statistics.distance, statistics.diagonal
     if distance is not None and diagonal is not None and is_one_text(attention_map):
-        without_choice = count - count_choosing  # 1 or 0: the first query
+        # One query at most, the first.
+        without_choice = count - count_choosing
         distance_sums = distance.astype(np.float64) * count
         measures["distance"] = distance_sums / count_choosing
         diagonal_sums = diagonal.astype(np.float64) * count

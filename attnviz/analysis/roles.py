@@ -125,8 +125,9 @@ def score_local(weights: Weights, _: Layout) -> Weights:
 def score_uniform(weights: Weights, layout: Layout) -> Weights:
     """Average H / ln m over queries that see m > 1 keys, H their entropy (Clark et al. 2019).
 
-    weights: (..., n, n); the layout has their mask. The scores are (...), 1 where each query
-    attends to all the keys it sees alike, and NaN where no query sees two keys.
+    weights: (..., n, n). layout: has the mask, True where a query may attend. The scores are (...),
+    1 for a head that spreads its attention evenly over the visible keys, and NaN where no query
+    sees two keys.
     """
     entropies = compute_row_entropies(weights.astype(np.float64))  # (..., query)
     visible = np.broadcast_to(layout.visible, weights.shape)
@@ -267,12 +268,14 @@ def score_roles(weights: Weights, layout: Layout, data: RoleData) -> dict[str, M
     """Score heads by their weights (..., n, n) for the roles that are measured on such data.
 
     A role is a thing that heads are known to do, such as attending to the previous token. layout:
-    what there is in the sequence of n tokens. data: "repeated" for a repeated block of random
-    tokens, or "text". Returns by the name of the role the scores (...), and for comparison the
-    scores of a head that attends to all that it sees alike. A score is NaN where such a head would
-    have none: for the next token of a causal model, and for separators where there are none.
+    the mask of the sequence, and where its repeated block and its separators stand. data:
+    "repeated" for a repeated block of random tokens, or "text". Returns for each name of a role the
+    scores (...), and for comparison those of a head that spreads its attention evenly over the
+    visible keys. A score is NaN where such a head would have none: for the next token of a causal
+    model, and for separators where there are none.
     """
-    even_weights = spread_evenly(layout.visible)  # those of a head that plays no role
+    # Those of a head that plays no role.
+    even_weights = spread_evenly(layout.visible)
     measured: dict[str, MeasuredRole] = {}
     for name, role in ROLES.items():
         if data not in role.data:
@@ -286,9 +289,10 @@ def score_roles(weights: Weights, layout: Layout, data: RoleData) -> dict[str, M
 
 
 def spread_evenly(visible: Visible) -> Weights:
-    """Make the weights (..., n, n) of a head that attends to all that it sees alike.
+    """Make the weights (..., n, n) of a head that spreads its attention evenly.
 
-    visible: (..., n, n), True where a query may attend.
+    visible: (..., n, n), True where a query may attend. The visible keys of a query get the same
+    weight each.
     """
     seen = visible.sum(-1, keepdims=True, dtype=np.float32)
     divisors = np.maximum(seen, 1)

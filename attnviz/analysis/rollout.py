@@ -133,8 +133,8 @@ def combine_layers(maps: Sequence[AttentionMap], method: str) -> AttentionMap:
     """Combine all layers of one kind of map by rollout or relevance, into one map.
 
     maps: attention maps that hold the layers in order. method: ``rollout`` or ``chefer``, which
-    stands for relevance. The map that is returned has one head, named after the method; a cell is
-    visible if the query can get anything of the key through the layers. Raises ValueError if layers
+    stands for relevance. The map that is returned has one head, named after the method. A cell is
+    visible if the key can have reached the query through the layers. Raises ValueError if layers
     are missing, or do not all read the same tokens.
     """
     means = []
@@ -194,16 +194,17 @@ def require_whole_layers(attention_map: AttentionMap, method: str) -> Floats:
 
 
 def trace_sources(visible: Visible) -> Visible:
-    """Trace from which tokens each query can get anything, through all layers up to each layer.
+    """Trace which tokens can have reached each query, through all layers up to each layer.
 
-    visible: (layer, n, n), True where a query may attend in that layer. The sources are (layer, n,
-    n) too, True where anything of the key can have reached the query; each token keeps something of
-    itself.
+    visible: (layer, n, n), True where a query may attend in that layer. Returns (layer, n, n), True
+    where the vector of the query can depend on the key after that layer. It always depends on its
+    own token.
     """
     itself = np.eye(visible.shape[-1], dtype=bool)
     sources = visible | itself
     for layer in range(1, len(sources)):
         step = sources[layer].astype(np.float32)
-        before = sources[layer - 1].astype(np.float32)  # the product counts paths
+        # The product counts the ways in which a key reaches a query.
+        before = sources[layer - 1].astype(np.float32)
         sources[layer] = step @ before > 0
     return sources

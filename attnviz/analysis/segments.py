@@ -291,7 +291,8 @@ def measure_shares(
         weights = compute_exact_shares(attention_map, attention_map.weights[layer, head])
         all_keys = HeadWeights(weights, attention_map.visible[layer, head], positions)
         shares_of_heads[:2, layer, head] = measure_head_shares(all_keys, members, counted)
-        other_keys = all_keys.rest  # without those that heads rest on
+        # Without those that heads rest on.
+        other_keys = all_keys.rest
         shares_of_heads[2:, layer, head] = measure_head_shares(other_keys, rest_members, counted)
     share, baseline, rest_share, rest_baseline = shares_of_heads
     return Shares(share, baseline, rest_share, rest_baseline, members.sum(0))
@@ -305,14 +306,16 @@ def choose_counted_queries(
     """Choose the queries that are counted for each segment, as a mask (query, segment).
 
     query: the index of the one query that is counted for all segments. If it is None, the queries
-    outside a segment are counted for it, which in cross-attention are all, being of another text.
+    outside a segment are counted for it. In cross-attention these are all, since they are of
+    another text.
     """
     count = len(attention_map.queries)
     shape = count, len(segments)
     if query is not None:
         is_asked = np.arange(count) == query
         return np.broadcast_to(is_asked[:, None], shape)
-    if attention_map.kind == "cross":  # queries are of another text
+    # Queries are of another text.
+    if attention_map.kind == "cross":
         return np.ones(shape, bool)
     query_segments = assign_tokens(attention_map.queries, segments)
     numbers = np.arange(len(segments))
@@ -324,9 +327,9 @@ def measure_head_shares(head: HeadWeights, members: Visible, counted: Visible) -
     """Measure for one head the shares that segments get, and their even shares, (2, segment).
 
     An even share is what a segment would get if each query spread its attention evenly over the
-    keys that it sees. Both are means over the queries that count, NaN where none does. members:
+    keys that it sees. Both are means over the queries that are counted, NaN where none is. members:
     (key, segment), True where the key is in the segment. counted: (query, segment), True where the
-    query may count for it; in fact it counts if it has a choice and sees a key of the segment.
+    query may be counted; it is if it sees several keys, and at least one of the segment.
     """
     keys_inside = head.visible @ members.astype(np.float64)  # (query, segment): seen keys of it
     sees_inside = keys_inside > 0

@@ -33,12 +33,12 @@ class Sink(NamedTuple):
 
 
 def measure_statistics(weights: Weights, visible: Visible, square: bool) -> Statistics:
-    """Measure statistics of full weights, (layer, head, query, key).
+    """Measure statistics of each head from full weights, (layer, head, query, key).
 
     visible: the mask, which broadcasts to the weights. square: queries and keys are the same
     tokens, so that distances between them mean something. Distance and diagonal are means over the
     queries that see a key. One head is measured after the other, so that little more than the
-    weights is held.
+    weights is held in memory.
     """
     lead = weights.shape[:2]
     visible = np.broadcast_to(visible, weights.shape)
@@ -61,7 +61,8 @@ def measure_head_statistics(weights: Weights, visible: Visible, square: bool) ->
     exact = weights.astype(np.float64)
     entropies = compute_row_entropies(exact)  # (query,)
     seen = visible.sum(-1)  # (query,)
-    choosing = seen > 1  # the queries that have a choice
+    # Queries that see one key have no choice.
+    choosing = seen > 1
     choosing_count = max(np.count_nonzero(choosing), 1)
     received = choosing @ exact / choosing_count  # (key,)
     if not square:
@@ -78,7 +79,7 @@ def measure_head_statistics(weights: Weights, visible: Visible, square: bool) ->
 
 
 def find_sink(received: Floats, candidates: Sequence[int]) -> Sink | None:
-    """Find which of some keys received most weight, in the mean over layers and heads.
+    """Find which of some keys received most weight, in the mean over all but the last axis.
 
     received: (..., key), the mean weight that each key received. candidates: the positions of the
     keys that may be the sink. Returns the key with its share, or None if nothing was received at
@@ -183,6 +184,6 @@ def compute_deviation(values: Doubles, axis: int) -> Doubles:
     deviations = np.where(is_defined, values - means, 0)
     squares = (deviations**2).sum(axis)
     mean_squares = np.full(counts.shape, np.nan)
-    freedom = counts - 1  # degrees of it
-    np.divide(squares, freedom, out=mean_squares, where=counts > 1)
+    degrees_of_freedom = counts - 1
+    np.divide(squares, degrees_of_freedom, out=mean_squares, where=counts > 1)
     return np.sqrt(mean_squares)

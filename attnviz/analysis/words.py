@@ -125,10 +125,10 @@ def make_sign_pattern(*classes: str) -> str:
 
 
 def coarsen_spans(spans: Sequence[WordSpan], tokens: Sequence[Token]) -> tuple[WordSpan, ...]:
-    """Join words that one token crosses, so that each token of the text lies in one word at most.
+    """Join neighbouring words that one token overlaps, so that each token lies in one at most.
 
-    spans: the words of the text, in rising order. When this is done for the tokens of two
-    tokenizers in turn, both have the same words.
+    spans: the words of the text, in rising order. tokens: those of this text. When this is done for
+    the tokens of two tokenizers in turn, both have the same words.
     """
     crossing_changes = np.zeros(len(spans) + 1, int)
     for token in tokens:
@@ -148,7 +148,7 @@ def coarsen_spans(spans: Sequence[WordSpan], tokens: Sequence[Token]) -> tuple[W
 
 
 def find_crossed_words(token: Token, spans: Sequence[WordSpan]) -> range:
-    """Find the words of which a token has a part, as a range of indices of the spans.
+    """Find the words that a token overlaps, as a range of indices of the spans.
 
     spans: the words of the token's text, in rising order. The range is empty if the token is
     special or stands for no text.
@@ -179,9 +179,9 @@ def group_tokens(
 
     texts: the text of each segment; there are two segments for a pair of texts. spans: for each
     segment the words to use, instead of those that are found in its text. Words that one token
-    crosses are joined. A token of no word (a special one, white space, one that stands for no text)
-    is a unit of its own. Returns the words as tokens, with the positions of the tokens of each. A
-    word has the id of its only token, or -1.
+    overlaps are joined. A token of no word (a special one, white space, one that stands for no
+    text) is a unit of its own. Returns the words as tokens, with the positions of the tokens of
+    each. A word has the id of its only token, or -1.
     """
     if spans is None:
         spans = [find_word_spans(text) for text in texts]
@@ -189,7 +189,8 @@ def group_tokens(
     for segment, spans_of_segment in enumerate(spans):
         tokens_of_segment = [token for token in tokens if token.segment == segment]
         words.append(coarsen_spans(spans_of_segment, tokens_of_segment))
-    members: dict[tuple[int, int], list[int]] = {}  # by segment and number of the word
+    # By segment and number of the word.
+    members: dict[tuple[int, int], list[int]] = {}
     for position, token in enumerate(tokens):
         segment = token.segment
         crossed = range(0)
@@ -320,8 +321,8 @@ def reduce_words(
 def position_words(token_positions: Sequence[int], grouping: Grouping) -> tuple[int, ...]:
     """Return the position of each word in the whole text, that of its first token.
 
-    token_positions: the positions of the tokens of a map. If the map shows the whole text, words
-    are to be counted from 0, and nothing is returned but an empty tuple.
+    token_positions: the positions of the tokens of a map. grouping: the words of these tokens. If
+    the map shows the whole text, an empty tuple is returned, and words are counted from 0.
     """
     whole_text = tuple(range(len(token_positions)))
     if tuple(token_positions) == whole_text:

@@ -175,8 +175,9 @@ def compare_losses(
 ) -> AblatedHeads:
     """Compare the losses without a set of heads with those of the intact model, on all data.
 
-    evaluations: the losses that were measured without heads. intact_losses: for each kind of data
-    the losses of the model with all its heads, (sequence,).
+    head_set: the heads, with others that were drawn for comparison. evaluations: for each kind of
+    data the losses that were measured without heads. intact_losses: for each kind of data the
+    losses of the model with all its heads, (sequence,).
     """
     rises: dict[tuple[RoleData, Replacement], LossRise] = {}
     for data, evaluation in evaluations.items():
@@ -209,7 +210,8 @@ def measure_losses(
 ) -> Losses:
     """Measure the mean loss on each sequence while a model is changed, (sequence,).
 
-    change: is called with the outputs of the heads of each layer, and returns what goes on.
+    evaluation: the sequences, and the positions that are counted. change: a function that is called
+    with the outputs of the heads of each layer, and returns what the model uses instead.
     """
     means = []
     for ids in evaluation.ids:
@@ -288,7 +290,8 @@ def permute_rows(weights: Doubles, visible: Visible, rng: np.random.Generator) -
     """
     visible_first = np.argsort(~visible, axis=-1, kind="stable")  # in their order, then the others
     draws = rng.random(weights.shape[1:])  # one order for all texts of a batch
-    visible_draws = np.where(visible, draws, np.inf)  # masked keys come last
+    # Masked keys come last.
+    visible_draws = np.where(visible, draws, np.inf)
     shuffled_keys = np.argsort(visible_draws, axis=-1)
     shuffled_weights = np.take_along_axis(weights, shuffled_keys, -1)
     permuted = np.zeros_like(weights)
@@ -368,7 +371,7 @@ def measure_rise(
 
     evaluation: one kind of data, with the losses that were measured on it without heads. intact:
     the losses of the model with all its heads, (sequence,). replacement: by what the output of the
-    heads was replaced.
+    heads was replaced. head_set: the heads, with others that were drawn for comparison.
     """
     losses = evaluation.losses[replacement, frozenset(head_set.heads)]
     rise = LossSpread.of(losses - intact)

@@ -166,7 +166,7 @@ def attribute(
 
     target: the prediction that is asked about. by: the method that ranks the tokens; without it
     gradient where something is predicted, else norm. checks: interventions that are run for
-    comparison, on each token of which the query has something: one run a token, or four. seed: of
+    comparison, on each token that can have reached the query: one run a token, or four. seed: of
     the random baseline, and of the tokens that are read in place of others. truncate: cut a text
     that is longer than the model reads. intervention: what the model computes otherwise in all
     runs. without: the heads that the intervention replaces, which are not counted in weights and
@@ -204,8 +204,8 @@ def attribute_runs(
     """Score each token for what a model says, from runs that have an intervention in common.
 
     by: the method that ranks the tokens; None for the default. checks: interventions that are run
-    for comparison, on each token of which the query has something. seed: of the random baseline,
-    and of the tokens that are read in place of others.
+    for comparison, on each token that can have reached the query. seed: of the random baseline, and
+    of the tokens that are read in place of others.
 
     Raises UsageError for a method that cannot be had, InputError for a text without a token that
     could be ranked.
@@ -263,7 +263,8 @@ def average_kept_of_layer(
     number = attention_map.layers[layer]
     names = [(number, head) for head in attention_map.heads]
     kept = [i for i, name in enumerate(names) if name not in replaced_heads]
-    one_layer = attention_map.part([layer], kept or [0])  # of no head there is no mean
+    # If no head is left, one is taken, and its weights are set to 0 below.
+    one_layer = attention_map.part([layer], kept or [0])
     mean = one_layer.reduced("mean")
     if kept or mean.weights is None:
         return mean

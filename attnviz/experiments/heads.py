@@ -85,7 +85,7 @@ def select_roles(roles: Roles, layers: Selection, heads: Selection | HeadNames) 
 
 
 def select_named_heads(roles: Roles, role: str | None) -> tuple[HeadRole, ...]:
-    """Select the heads that play a role; without a role, those that play any."""
+    """Select the heads that play a role; if the role is None, those that play any."""
     if role is not None:
         return roles.named(role)
     return tuple(head for head in roles.heads if head.role)
@@ -122,7 +122,7 @@ def collect_samples(
 ) -> Samples:
     """Collect scores and chances of every head in every role, one pair for each capture.
 
-    The chance is the score of a head that attends to all that it sees alike. data: "repeated" for
+    The chance is the score of a head that spreads its attention evenly. data: "repeated" for
     captures of repeated blocks, or "text". block, first: the length of a block, and the position of
     its first token. Returns lists of pairs by head and role.
     """
@@ -144,7 +144,7 @@ def add_samples(
     """Add to samples the scores and chances of the heads of a map, in every role.
 
     samples: by head and role a list of scores, each with its chance, which is the score of a head
-    that attends to all that it sees alike. data: "repeated" for a repeated block, or "text". block,
+    that spreads its attention evenly. data: "repeated" for a repeated block, or "text". block,
     first: the length of the block, and the position of its first token.
     """
     assert attention_map.weights is not None

@@ -109,7 +109,7 @@ class Subject(NamedTuple):
     def find_visible(self, layers: Selection, heads: Selection | HeadNames, rows: slice) -> Visible:
         """Find the keys that some queries see in any of some heads, as a mask (query, key).
 
-        rows: the window of the queries.
+        layers, heads: the heads that are looked at. rows: the window of the queries.
         """
         kinds = (self.scope.kind,)
         request = Request(layers, heads, self.truncate, kinds, rows=rows)
@@ -187,7 +187,8 @@ def make_intervention(changes: InterventionChanges) -> Intervention:
     Edges are cut in the heads that the changes name, else in all heads of their layers. Where the
     weights of an ablated head are permuted, they are so in one order in all queries.
     """
-    where_cut: list[tuple[int, int | None]] = [*changes.heads]  # layer and head, or None for all
+    # Each is a layer and a head, or None for all heads.
+    where_cut: list[tuple[int, int | None]] = [*changes.heads]
     if not where_cut:
         where_cut = [(layer, None) for layer in changes.layers]
     kind = changes.kind
@@ -266,11 +267,13 @@ def find_seen_keys(subject: Subject, changes: InterventionChanges, pair: Pair) -
     if changes.kind != "cross":
         scope = subject.scope
         query_count, key_count = len(scope.queries), len(scope.keys)
-        own_cells = np.eye(query_count, key_count, dtype=bool)  # of a token with itself
+        # The cells of each token with itself.
+        own_cells = np.eye(query_count, key_count, dtype=bool)
         other_cells = visible & ~own_cells[rows]
     seen: Visible = np.logical_or.reduce(other_cells)
     is_there = seen.any() if key is None else seen[key]
-    if key is not None and query == key:  # the cell that was left out of those seen
+    # This cell was left out above.
+    if key is not None and query == key:
         is_there = is_there or visible[0, key]
     if not is_there:
         edge = " -> ".join(map(name_position, pair))
@@ -385,7 +388,8 @@ def draw_ways(sizes: Sequence[tuple[int, int]], rng: np.random.Generator) -> lis
         subsets = [combinations(range(pool_size), count) for pool_size, count in sizes]
         return list(product(*subsets))
     ways: set[Way] = set()
-    while len(ways) < DRAWS:  # there are more, so that this comes to an end
+    # There are more ways than that, so that this comes to an end.
+    while len(ways) < DRAWS:
         way = []
         for pool_size, count in sizes:
             positions = rng.permutation(pool_size)[:count]

@@ -83,23 +83,23 @@ def list_visible_cells(capture: Capture) -> list[dict[str, Any]]:
     weights.
     """
     cells = []
-    for attention_map in capture.maps:
-        if attention_map.weights is None:
+    for each in capture.maps:
+        if each.weights is None:
             raise UsageError("rows hold weights, and this capture has none: see to_dict()")
-        visible = np.broadcast_to(attention_map.visible, attention_map.weights.shape)
+        visible = np.broadcast_to(each.visible, each.weights.shape)
         for index in np.argwhere(visible):
             layer, head, query, key = index.tolist()
-            weight = attention_map.weights[layer, head, query, key]
+            weight = each.weights[layer, head, query, key]
             cell: dict[str, Any] = {}
-            cell["kind"] = attention_map.kind
-            cell["layer"] = attention_map.layers[layer]
-            cell["head"] = attention_map.heads[head]
-            cell["query"] = attention_map.query_places[query]
-            cell["query_token"] = attention_map.queries[query].text
-            cell["key"] = attention_map.key_places[key]
-            cell["key_token"] = attention_map.keys[key].text
+            cell["kind"] = each.kind
+            cell["layer"] = each.layers[layer]
+            cell["head"] = each.heads[head]
+            cell["query"] = each.query_places[query]
+            cell["query_token"] = each.queries[query].text
+            cell["key"] = each.key_places[key]
+            cell["key_token"] = each.keys[key].text
             cell["weight"] = float(weight)
-            cell["units"] = describe_units(attention_map)
+            cell["units"] = describe_units(each)
             cells.append(cell)
     return cells
 

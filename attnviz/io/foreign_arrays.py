@@ -104,9 +104,9 @@ def read_foreign_safetensors(path: Path, metadata: dict[str, str]) -> Capture:
 def read_foreign_json(name: str, document: dict[str, Any]) -> Capture:
     """Read a capture from a JSON object that another program wrote.
 
-    name: that of the file. document: has weights in nested lists, where a cell that is null is
-    masked, perhaps a mask, and the names of layers, heads and tokens. Raises ValueError saying what
-    is wrong.
+    name: the file's name. document: has weights in nested lists, perhaps a mask, and the names of
+    layers, heads and tokens; a weight that is null is masked. Raises ValueError saying what is
+    wrong.
     """
     require_weights_entry(document)
     weights = read_number_lists(document["weights"], "weights")
@@ -125,9 +125,9 @@ def read_array(value: Any, name: str) -> Array:
     """Read numbers in memory as an array of NumPy.
 
     value: an array of any library, nested lists, or a sequence of layers. A sequence of (1, head,
-    query, key), which transformers returns, becomes (layer, head, query, key). name: that of the
-    argument, for errors. Raises ValueError for several texts, for layers of different shapes, and
-    for what is no array.
+    query, key), which transformers returns, becomes (layer, head, query, key). name: the argument's
+    name, for errors. Raises ValueError for several texts, for layers of different shapes, and for
+    what is no array.
     """
     if value is None:
         raise ValueError(f"{name}= is None: {HINT}")
@@ -159,7 +159,7 @@ def is_list(value: Any) -> bool:
 def stack_layers(layers: Sequence[Any], name: str) -> Array:
     """Stack the layers of a sequence as one array, the layers along its first axis.
 
-    A sequence of plain numbers becomes an array as it is. name: that of the argument, for errors.
+    A sequence of plain numbers becomes an array as it is. name: the argument's name, for errors.
     Raises ValueError if a layer is missing, or they differ in shape.
     """
     if not layers:
@@ -228,11 +228,12 @@ def require_weights_entry(entries: Mapping[str, Any]) -> None:
 def build_foreign_capture(name: str, foreign: ForeignArrays) -> Capture:
     """Build a capture of one map from arrays that another program wrote.
 
-    name: that of the file, which stands for the model. foreign: the weights, perhaps a mask, and
-    the names of layers, heads and tokens. If queries and keys have the same names, the map is of
-    self-attention, else of cross-attention. Without a mask all cells are visible, but if none above
-    the diagonal has any weight, the mask is taken for causal. The text of the capture is the names
-    of the tokens, joined by spaces. Raises ValueError saying what is wrong.
+    name: the file's name, which stands for the model. foreign: the weights, perhaps a mask, and the
+    names of layers, heads and tokens. If queries and keys have the same names, the map is of
+    self-attention, else of cross-attention. Without a mask all cells are visible; but if no weight
+    is above the diagonal in self-attention, the mask is taken to be causal, and a note says so. The
+    text of the capture is the names of the keys, joined by spaces. Raises ValueError saying what is
+    wrong.
     """
     weights = read_foreign_weights(foreign.weights)
     layers, heads, queries, keys = read_foreign_labels(foreign.labels, weights.shape)
@@ -331,7 +332,7 @@ def read_foreign_labels(labels: Mapping[str, Any], shape: tuple[int, ...]) -> La
 def count_values(values: Any, name: str) -> int:
     """Count the values of a list or of an array of one dimension.
 
-    name: that of the list, for the error. Raises ValueError for anything else.
+    name: the name of the list, for the error. Raises ValueError for anything else.
     """
     is_row = isinstance(values, np.ndarray) and values.ndim == 1
     if isinstance(values, list) or is_row:
@@ -384,7 +385,8 @@ def note_row_sums(weights: Weights, visible: Visible) -> tuple[str, ...]:
 
 def make_named_tokens(names: Sequence[str]) -> tuple[Token, ...]:
     """Make tokens of names, placed as in the text that joins the names by spaces."""
-    lengths = [len(name) + 1 for name in names[:-1]]  # with the space after it
+    # The space after each name is counted.
+    lengths = [len(name) + 1 for name in names[:-1]]
     starts = accumulate(lengths, initial=0)
     tokens = []
     for name, start in zip(names, starts, strict=True):

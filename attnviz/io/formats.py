@@ -131,14 +131,15 @@ def format_attn(capture: Capture) -> bytes:
     The tensors are named ``maps.0.weights`` and so on. A header holds the rest, in which each list
     of tokens stands only once. Raises OutputError if this cannot be done.
     """
-    token_lists: dict[tuple[Token, ...], int] = {}  # each with its number in the file
+    # Each list of tokens, with its number in the file.
+    token_lists: dict[tuple[Token, ...], int] = {}
     map_headers = []
     tensors: dict[str, Any] = {}
-    for number, attention_map in enumerate(capture.maps):
-        queries = token_lists.setdefault(attention_map.queries, len(token_lists))
-        keys = token_lists.setdefault(attention_map.keys, len(token_lists))
-        map_headers.append(make_map_header(attention_map, queries, keys))
-        for name, array in list_stored_arrays(attention_map).items():
+    for number, each in enumerate(capture.maps):
+        queries = token_lists.setdefault(each.queries, len(token_lists))
+        keys = token_lists.setdefault(each.keys, len(token_lists))
+        map_headers.append(make_map_header(each, queries, keys))
+        for name, array in list_stored_arrays(each).items():
             tensors[f"maps.{number}.{name}"] = array
     header = make_capture_header(capture)
     header["tokens"] = list(map(describe_plain_tokens, token_lists))
@@ -210,7 +211,8 @@ def make_map_header(attention_map: AttentionMap, queries: Any, keys: Any) -> dic
     }
     for name in ("query_places", "key_places"):
         positions = getattr(attention_map, name)
-        if positions != tuple(range(len(positions))):  # else the map shows the whole text
+        # Positions that count from 0 say nothing: the map shows the whole text.
+        if positions != tuple(range(len(positions))):
             header[name] = positions
     if attention_map.unit != "token":
         header["unit"] = attention_map.unit
@@ -271,7 +273,8 @@ def format_json(capture: Capture) -> str:
     """
     header = json.dumps(make_capture_header(capture), allow_nan=False)
     maps = ", ".join(map(format_map_json, capture.maps))
-    return f'{header[:-1]}, "maps": [{maps}]}}'  # in place of the last brace
+    # The maps are put in before the last brace of the header.
+    return f'{header[:-1]}, "maps": [{maps}]}}'
 
 
 def make_capture_document(capture: Capture) -> dict[str, Any]:
@@ -354,7 +357,8 @@ def format_matrices_json(array: Weights, visible: Visible) -> str:
     cell.
     """
     layers = []
-    for numbers, masks in zip(array, visible, strict=True):  # both (head, query, key)
+    # Both are (head, query, key).
+    for numbers, masks in zip(array, visible, strict=True):
         heads = ", ".join(map(format_matrix_json, numbers, masks))
         layers.append(f"[{heads}]")
     return f"[{', '.join(layers)}]"

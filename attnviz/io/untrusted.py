@@ -68,9 +68,10 @@ def refuse_constant(name: str) -> NoReturn:
 
 
 def read_field(document: dict[str, Any], name: str, *kinds: type) -> Any:
-    """Read an entry of a document, whose type must be one of ``kinds``; a missing one is None.
+    """Read the entry of a name in a document, whose type must be one of ``kinds``.
 
-    The type must be exactly one of these: true is no int. Raises ValueError if it is not.
+    An entry that is missing reads as None. The type must be exactly one of these: true is no int.
+    Raises ValueError if it is not.
     """
     value = document.get(name)
     if type(value) not in kinds:  # isinstance would take true for a number
@@ -88,8 +89,8 @@ def name_type(kind: type) -> str:
 def read_nested_lists(nested: Any, name: str, dtype: type[Any], *kinds: type) -> Array:
     """Read nested lists whose items are exactly of some types as an array.
 
-    nested: a value from a JSON document. name: that of the entry, for errors. dtype: the type of
-    the array. kinds: the types that items may have; where None is allowed in numbers, it becomes
+    nested: a value from a JSON document. name: what it is called in errors. dtype: the type of the
+    array. kinds: the types that items may have; where None is allowed beside numbers, it becomes
     NaN. Raises ValueError for other items, and for lists that are not equally long.
     """
     array = np.array(nested, dtype=object)

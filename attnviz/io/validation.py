@@ -256,10 +256,11 @@ def read_nested_arrays(header: dict[str, Any]) -> Arrays:
 def split_nulls(nested: Any, name: str) -> tuple[Floats, Array]:
     """Read nested lists of numbers as an array, 0 where null, and a mask, False where null.
 
-    name: that of the numbers, for errors. Raises ValueError for what are no numbers.
+    name: what the numbers are called in errors. Raises ValueError for what are no numbers.
     """
     array = read_number_lists(nested, name)
-    visible = ~np.isnan(array)  # null was read as NaN
+    # Null was read as NaN.
+    visible = ~np.isnan(array)
     values = np.where(visible, array, 0)
     return values.astype(np.float32), visible
 
@@ -481,7 +482,8 @@ def read_saved_statistics(arrays: Arrays, shape: tuple[int, ...]) -> Statistics 
     for field in fields(Statistics):
         stored_name = prefix + field.name
         if stored_name in arrays or field.name in NEEDED_STATISTICS:
-            field_shape = shapes.get(field.name, tuple(lead))  # a number for each head
+            # All but the entropy and what keys received are one number for each head.
+            field_shape = shapes.get(field.name, tuple(lead))
             statistics[field.name] = read_finite_array(stored_name, arrays, field_shape)
     return Statistics(**statistics)
 
