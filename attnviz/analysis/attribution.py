@@ -195,8 +195,8 @@ def rank_values(values: npt.NDArray[Any]) -> Doubles:
 def correlate_ranks(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
     """Correlate two scores of the same things, each (n,), by rank, from -1 to 1 (Spearman 1904).
 
-    Equal scores share their rank. NaN of fewer than two things, where all scores of one kind are
-    equal, and where one is undefined.
+    Equal scores share their rank. The result is NaN for fewer than two things, where all scores of
+    one kind are equal, and where a score is undefined.
     """
     count = len(first)
     if count < 2:

@@ -114,7 +114,7 @@ class Side:
         unseen = unseen_weights.sum(dtype=np.float64)
         return float(unseen / total)
 
-    def head(self, name: HeadName) -> tuple[Weights, Visible]:
+    def extract_head(self, name: HeadName) -> tuple[Weights, Visible]:
         """Return the weights of one head between all common words, and their mask.
 
         name: the layer and the number of the head. Weights and mask are (query, key); the mask is
@@ -133,7 +133,7 @@ class Side:
                 return weights[0, 0], visible
         raise KeyError(name)
 
-    def mean(self, names: Sequence[HeadName]) -> tuple[Weights, Visible]:
+    def extract_mean(self, names: Sequence[HeadName]) -> tuple[Weights, Visible]:
         """Return the mean of the weights of some heads between all common words, and their mask.
 
         names: the layer and the number of each head. Both are (query, key); the mask is True where
@@ -142,7 +142,7 @@ class Side:
         total = np.zeros(())
         seen = np.zeros((), bool)
         for name in names:
-            weights, visible = self.head(name)
+            weights, visible = self.extract_head(name)
             total = total + weights.astype(np.float64)
             seen = seen | visible
         mean = total / len(names)
@@ -174,8 +174,8 @@ class Comparison:
         between the words that both captures have. On the cells that both see, the rows of both
         means are made to sum to 1 again.
         """
-        mean_a, seen_a = self.a.mean(heads_a)
-        mean_b, seen_b = self.b.mean(heads_b)
+        mean_a, seen_a = self.a.extract_mean(heads_a)
+        mean_b, seen_b = self.b.extract_mean(heads_b)
         seen: Visible = seen_a & seen_b
         return restrict_rows(mean_a, seen), restrict_rows(mean_b, seen), seen
 
@@ -299,9 +299,9 @@ def is_word(token: Token) -> bool:
 
 
 def identify_words(words: Sequence[Token], *, by_position: bool) -> Iterator[tuple[object, ...]]:
-    """Yield a value for each word that is equal for words that count as the same.
+    """Yield for each word a value to compare it by: words with equal values are the same.
 
-    by_position: they are the same if they stand in the same place, else if they say the same.
+    by_position: words are the same if they stand in the same place, else if they say the same.
     Special tokens are the same by name and number: the second [SEP] of A is the second of B.
     """
     counts = Counter[str]()

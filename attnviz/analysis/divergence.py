@@ -128,9 +128,10 @@ def measure_rows_of_head(
 ) -> Doubles:
     """Measure the divergence of each row of one head of A from those of B: (head of B, row).
 
-    head: the index of the head in rows_a. starts: where each row begins among the cells. The
-    divergence is Jensen-Shannon in nats. A few heads of B are taken at once, so that their cells
-    stay in the cache of the processor.
+    rows_a, rows_b: the rows of all heads of A and of B, cut to the cells of one mask. head: the
+    index of the head of A. starts: where each row begins among the cells. The divergence is
+    Jensen-Shannon in nats. A few heads of B are taken at once, so that their cells stay in the
+    cache of the processor.
     """
     cells_a, cells_b = rows_a.cells[head], rows_b.cells
     heads_at_once = max(1, AT_ONCE // cells_b.shape[1])

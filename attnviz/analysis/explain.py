@@ -151,7 +151,7 @@ def list_dot_steps(operands: Operands) -> Iterator[Step]:
 
 
 def list_cosine_steps(operands: Operands) -> Iterator[Step]:
-    """Yield the steps of the score ``cosine``: product, lengths, and the one by the other.
+    """Yield the steps of the score ``cosine``: products, lengths, and products by lengths.
 
     operands: the vectors of a query and of its keys. Each step has a number for each key, (m,).
     """
@@ -240,8 +240,9 @@ def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> AttentionSteps
 def measure_difference(steps: AttentionSteps, weights: npt.ArrayLike) -> Difference:
     """Measure how far the steps are from what a model computed for the same query.
 
-    weights: those of the model, (m,). Returns the largest distances of weights and of outputs; NaN
-    for outputs if that of the model is not known.
+    weights: those of the model, (m,). Its output, (d_v,), is among the vectors that the steps were
+    computed from, if it is known. Returns the largest distances of weights and of outputs; NaN for
+    outputs if that of the model is not known.
     """
     model_weights = np.asarray(weights, np.float64)
     weight_distance = np.abs(steps.weights - model_weights).max()

@@ -254,15 +254,15 @@ def measure_locality(head: HeadWeights) -> float:
 def measure_gini(head: HeadWeights) -> float:
     """Measure how unequal the weights of a query are: the Gini coefficient, mean over queries.
 
-    For each query it is the sum over its visible keys of (2 rank - count - 1) weight, divided by
-    count and by the sum of weights. The smallest weight has rank 1, and count is the number of
-    visible keys. Equal weights give 0.
+    For each query it is the sum over the keys that it sees of (2 rank - seen - 1) weight, divided
+    by seen and by the sum of weights, with seen the number of these keys, and rank 1 for the
+    smallest weight. Equal weights give 0.
     """
-    count = head.weights.shape[-1]
-    ranks = np.arange(1, count + 1)
+    key_count = head.weights.shape[-1]
+    ranks = np.arange(1, key_count + 1)
     by_rank = 2 * (head.rising @ ranks)
     # Masked cells have the first ranks.
-    masked = count - head.seen
+    masked = key_count - head.seen
     sums = head.rising.sum(-1)
     middle = 2 * masked + head.seen + 1  # doubled, as are the ranks
     inequality = by_rank - middle * sums

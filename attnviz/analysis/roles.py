@@ -274,7 +274,7 @@ def score_roles(weights: Weights, layout: Layout, data: RoleData) -> dict[str, M
     visible keys. A score is NaN where such a head would have none: for the next token of a causal
     model, and for separators where there are none.
     """
-    # Those of a head that plays no role.
+    # The weights of a head that plays no role.
     even_weights = spread_evenly(layout.visible)
     measured: dict[str, MeasuredRole] = {}
     for name, role in ROLES.items():

@@ -33,12 +33,12 @@ class Sink(NamedTuple):
 
 
 def measure_statistics(weights: Weights, visible: Visible, square: bool) -> Statistics:
-    """Measure statistics of each head from full weights, (layer, head, query, key).
+    """Measure statistics of each head, such as its entropy, from all of its weights.
 
-    visible: the mask, which broadcasts to the weights. square: queries and keys are the same
-    tokens, so that distances between them mean something. Distance and diagonal are means over the
-    queries that see a key. One head is measured after the other, so that little more than the
-    weights is held in memory.
+    weights: (layer, head, query, key). visible: the mask, which broadcasts to the weights. square:
+    queries and keys are the same tokens, so that distances between them mean something. Distance
+    and diagonal are means over the queries that see a key. One head is measured after the other, so
+    that little more than the weights is held in memory.
     """
     lead = weights.shape[:2]
     visible = np.broadcast_to(visible, weights.shape)

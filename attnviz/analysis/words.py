@@ -73,7 +73,10 @@ def find_word_spans(text: str) -> tuple[WordSpan, ...]:
 
 
 def trim_span(text: str, start: int, end: int) -> WordSpan:
-    """Return a span of a text without the white space at its ends: a mark may stand on a space."""
+    """Return a span of a text without the white space at its ends.
+
+    There may be some even in a word, since a combining mark can stand on a space.
+    """
     piece = text[start:end]
     trimmed_start = end - len(piece.lstrip())
     trimmed_end = start + len(piece.rstrip())
@@ -241,8 +244,8 @@ def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping)
         raise ValueError("maxima over heads cannot be summed: merge the words before the heads")
     rows, columns = sort_by_words(queries), sort_by_words(keys)
     visible = collapse_repeats(token_visible, 2)
-    visible = reduce_words(np.logical_or, visible, columns, 3)
-    visible = reduce_words(np.logical_or, visible, rows, 2)
+    visible = reduce_words(np.logical_or, visible, columns, axis=3)
+    visible = reduce_words(np.logical_or, visible, rows, axis=2)
     lead = token_weights.shape[:2]
     shape = *lead, len(queries.words), len(keys.words)
     weights = np.empty(shape, np.float32)
@@ -281,10 +284,10 @@ def merge_head(weights: Floats, visible: Visible, rows: TokenOrder, columns: Tok
     word. Weights are summed over the tokens of a key word, and averaged over those tokens of a
     query word that see a key.
     """
-    key_sums = reduce_words(np.add, weights, columns, 1, np.float64)
-    sums = reduce_words(np.add, key_sums, rows, 0)
+    key_sums = reduce_words(np.add, weights, columns, axis=1, dtype=np.float64)
+    sums = reduce_words(np.add, key_sums, rows, axis=0)
     sees_key = visible.any(-1)  # (query,)
-    seeing_counts = reduce_words(np.add, sees_key, rows, 0, np.float64)  # (word,)
+    seeing_counts = reduce_words(np.add, sees_key, rows, axis=0, dtype=np.float64)  # (word,)
     divisors = np.maximum(seeing_counts, 1)
     means: Doubles = sums / divisors[:, None]
     return means

@@ -288,7 +288,8 @@ def permute_rows(weights: Doubles, visible: Visible, rng: np.random.Generator) -
 
     Masked keys keep their 0. All texts of a batch, the first axis, are shuffled in one order.
     """
-    visible_first = np.argsort(~visible, axis=-1, kind="stable")  # in their order, then the others
+    # The visible keys of each row in their order, then the masked ones.
+    visible_first = np.argsort(~visible, axis=-1, kind="stable")
     draws = rng.random(weights.shape[1:])  # one order for all texts of a batch
     # Masked keys come last.
     visible_draws = np.where(visible, draws, np.inf)

@@ -95,7 +95,7 @@ class AttributionRuns:
         """Capture the attention of all layers as weights, norms or gradients.
 
         method: ``attention``, ``norm`` or ``gradient``. Norms are summed over the heads of a layer.
-        query: the position of the one query to capture; None for all.
+        query: the position of the one query to capture; None for all. heads: the heads to capture.
         """
         reference = None if query is None else TokenReference(query)
         request = Request(
@@ -123,7 +123,10 @@ class AttributionRuns:
         return tuple(means)
 
     def select_kept_heads(self, maps: Maps) -> Selection | HeadNames:
-        """Select the heads that are not replaced, out of all heads of these maps."""
+        """Select the heads that are not replaced, out of all heads of these maps.
+
+        If no head is replaced, the selection is ALL.
+        """
         if not self.replaced_heads:
             return ALL
         kept: list[Head] = []

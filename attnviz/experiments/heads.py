@@ -111,7 +111,7 @@ def measure_heads(model: Model, setting: SequenceSettings, texts: Sequence[str])
         text_scores = summarise_samples(on_texts[head])
         heads.append(name_head(head, block_scores, text_scores))
     length = len(sequences[0])
-    return Roles(model.name, tuple(heads), setting, length, len(texts))
+    return Roles(model.name, tuple(heads), setting, tokens=length, texts=len(texts))
 
 
 def collect_samples(

@@ -112,7 +112,13 @@ class Subject(NamedTuple):
         layers, heads: the heads that are looked at. rows: the window of the queries.
         """
         kinds = (self.scope.kind,)
-        request = Request(layers, heads, self.truncate, kinds, rows=rows)
+        request = Request(
+            layers=layers,
+            heads=heads,
+            truncate=self.truncate,
+            kinds=kinds,
+            rows=rows,
+        )
         maps = self.model.capture(self.prompt, request).maps
         visible = [each.visible.any((0, 1)) for each in maps]
         return np.logical_or.reduce(visible)  # type: ignore[no-any-return]
@@ -231,14 +237,14 @@ def intervene(
     runs = [NOTHING, *interventions]
     response = subject.model.respond(subject.prompt, runs, target, truncate=subject.truncate)
     before, *after = response.outputs.astype(np.float64)
-    own_effect, *other_effects = [measure_effect(before, each, response) for each in after]
+    effect, *other_effects = [measure_effect(before, each, response) for each in after]
     return InterventionOutcome(
-        changes,
-        subject.scope,
-        response,
-        own_effect,
-        tuple(other_changes),
-        tuple(other_effects),
+        changes=changes,
+        scope=subject.scope,
+        response=response,
+        effect=effect,
+        random_changes=tuple(other_changes),
+        others=tuple(other_effects),
     )
 
 

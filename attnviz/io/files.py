@@ -69,11 +69,11 @@ def decode_utf8(data: bytes, name: str) -> str:
 
 
 def require_new(path: Path, force: bool) -> None:
-    """Refuse an output file before anything is computed for it.
+    """Raise OutputError unless a file may be written, before anything is computed for it.
 
-    force: a regular file that is there may be replaced. Raises OutputError if the path leads to a
-    folder, a device, a pipe or a socket, if it exists and ``force`` is not set, or if its folder is
-    not there or cannot be written to. Symbolic links are followed.
+    force: a regular file that is there may be replaced. It may not be written if the path leads to
+    a folder, a device, a pipe or a socket, if it exists and ``force`` is not set, or if its folder
+    is not there or cannot be written to. Symbolic links are followed.
     """
     exists = read_regular_status(path) is not None
     if exists and not force:

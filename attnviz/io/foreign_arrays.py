@@ -262,7 +262,8 @@ def build_foreign_capture(name: str, foreign: ForeignArrays) -> Capture:
     notes += note_row_sums(weights, visible)
     target = None if kind == "self" else " ".join(queries)
     text = " ".join(keys)
-    return Capture(name, text, (attention_map,), notes, target=target)
+    maps = (attention_map,)
+    return Capture(model=name, text=text, maps=maps, notes=notes, target=target)
 
 
 def read_foreign_weights(array: Array) -> Weights:
