@@ -288,7 +288,7 @@ def test_long_texts_compare_a_sample_of_rows() -> None:
     """Of 300 words 128 rows are compared, spread over all of them: nearly the mean over all."""
     text = " ".join(f"w{i}" for i in range(300))
     found = compare_on_words(made(text, rows(1, 300, 300)), made(text, rows(1, 300, 300, seed=1)))
-    (a, seen_a), (b, seen_b) = found.a.extract_head((0, 0)), found.b.extract_head((0, 0))
+    (a, seen_a), (b, seen_b) = found.a.head((0, 0)), found.b.head((0, 0))
     all_of_them = measure_divergences(a[None], b[None], seen_a[None], seen_b[None])
     assert (a.shape, found.a.weights.shape) == ((300, 300), (1, 128, 300))
     np.testing.assert_array_equal(found.a.weights[0], a[found.a.rows])

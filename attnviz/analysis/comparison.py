@@ -114,7 +114,7 @@ class Side:
         unseen = unseen_weights.sum(dtype=np.float64)
         return float(unseen / total)
 
-    def extract_head(self, name: HeadName) -> tuple[Weights, Visible]:
+    def head(self, name: HeadName) -> tuple[Weights, Visible]:
         """Return the weights of one head between all common words, and their mask.
 
         name: the layer and the number of the head. Weights and mask are (query, key); the mask is
@@ -133,7 +133,7 @@ class Side:
                 return weights[0, 0], visible
         raise KeyError(name)
 
-    def extract_mean(self, names: Sequence[HeadName]) -> tuple[Weights, Visible]:
+    def mean(self, names: Sequence[HeadName]) -> tuple[Weights, Visible]:
         """Return the mean of the weights of some heads between all common words, and their mask.
 
         names: the layer and the number of each head. Both are (query, key); the mask is True where
@@ -142,7 +142,7 @@ class Side:
         total = np.zeros(())
         seen = np.zeros((), bool)
         for name in names:
-            weights, visible = self.extract_head(name)
+            weights, visible = self.head(name)
             total = total + weights.astype(np.float64)
             seen = seen | visible
         mean = total / len(names)
@@ -174,8 +174,8 @@ class Comparison:
         between the words that both captures have. On the cells that both see, the rows of both
         means are made to sum to 1 again.
         """
-        mean_a, seen_a = self.a.extract_mean(heads_a)
-        mean_b, seen_b = self.b.extract_mean(heads_b)
+        mean_a, seen_a = self.a.mean(heads_a)
+        mean_b, seen_b = self.b.mean(heads_b)
         seen: Visible = seen_a & seen_b
         return restrict_rows(mean_a, seen), restrict_rows(mean_b, seen), seen
 
