@@ -13,7 +13,7 @@ from attnviz.record import Doubles, Floats, Visible
 
 
 def compute_row_entropies(weights: Doubles) -> Doubles:
-    """Compute the entropy of each row in nats: weights (..., query, key) -> (..., query).
+    """Compute the entropy of each row in nats: weights (..., query, key) to (..., query).
 
     A weight of 0 adds nothing, since 0 log 0 = 0.
     """
@@ -24,7 +24,7 @@ def compute_row_entropies(weights: Doubles) -> Doubles:
 
 
 def log_softmax(logits: Floats | Doubles) -> Doubles:
-    """Compute the logarithms of the probabilities of logits (..., number), over the last axis."""
+    """Compute the logarithms of the softmax of logits (..., number), over the last axis."""
     highest = logits.max(-1, keepdims=True)
     shifted = logits.astype(np.float64) - highest
     sums = np.exp(shifted).sum(-1, keepdims=True)
@@ -38,7 +38,7 @@ def repeats_along(array: npt.NDArray[Any], axis: int) -> bool:
 
 
 def collapse_repeats(visible: Visible, axis_count: int) -> Visible:
-    """Return a mask that is 1 long along those of its first axes along which it repeats itself.
+    """Shorten a mask to length 1 along those of its first axes along which it only repeats itself.
 
     axis_count: how many axes are looked at, from the first on; the others stay as they are.
     """
@@ -50,9 +50,9 @@ def collapse_repeats(visible: Visible, axis_count: int) -> Visible:
 
 
 def is_causal(cells: npt.NDArray[Any]) -> bool:
-    """Return whether no cell above the diagonal is anything but 0 or False: cells (..., n, m).
+    """Return whether all cells above the diagonal are 0 or False, in each matrix of (..., n, m).
 
-    Cells are a mask, or weights. A single column has nothing above a diagonal, and is not causal.
+    cells: a mask, or weights. A single column has nothing above a diagonal, and is not causal.
     """
     if cells.shape[-1] <= 1:
         return False

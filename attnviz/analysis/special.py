@@ -24,8 +24,10 @@ class Rest(NamedTuple):
 def drop_special(attention_map: AttentionMap, how: Special) -> Rest:
     """Drop the rows and columns of special tokens from a map.
 
-    ``renormalise`` makes the rows of each head sum to 1 again; a row all of whose weight was on
-    special tokens stays 0. Raises ValueError if no token, or no weight, is left.
+    how: with ``renormalise`` the rows of each head sum to 1 again, and a row all of whose weight
+    was on special tokens stays 0; otherwise the remaining weights stay as they are. Returns the map
+    with the share of weight that was dropped and the names of the tokens. Raises ValueError if no
+    token, or no weight, is left.
     """
     queries, keys = attention_map.queries, attention_map.keys
     rows = [position for position, token in enumerate(queries) if not token.special]
@@ -48,7 +50,7 @@ def drop_special(attention_map: AttentionMap, how: Special) -> Rest:
 
 
 def renormalise_rows(weights: Weights) -> Weights:
-    """Make rows (..., key) sum to 1; rows of nothing stay 0."""
+    """Make rows (..., key) sum to 1; rows of zeros stay zeros."""
     sums = weights.sum(-1, keepdims=True)
     shares = np.zeros_like(weights)
     np.divide(weights, sums, out=shares, where=sums > 0)
