@@ -52,7 +52,7 @@ File: TypeAlias = tuple[Part, str, Path]
 INDEX, TABLE, KEPT_TEXT = "index.html", "index.md", "text.txt"
 FRONT_FILES = INDEX, TABLE, KEPT_TEXT
 OF_THE_REPORT = {"output", "force", "quiet", "debug"}  # which no content depends on
-OF_PARTS = {"forms", "layers", "heads"}  # which each part says for itself
+OF_PARTS = {"formats", "layers", "heads"}  # which each part says for itself
 PAGE_FLAGS = ("exact",)
 LONGEST_ARGUMENT = 300  # characters of a text that stands in a command
 
@@ -62,7 +62,7 @@ LONGEST_ARGUMENT = 300  # characters of a text that stands in a command
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder.")
 @click.option(
     "--formats",
-    "forms",
+    "formats",
     type=ParsedType("A,B", parse_formats),
     default="png,html",
     show_default=True,
@@ -81,7 +81,7 @@ LONGEST_ARGUMENT = 300  # characters of a text that stands in a command
 def command(
     text: str | None,
     output: Path,
-    forms: tuple[str, ...],
+    formats: tuple[str, ...],
     force: bool,
     captures: CaptureOptions,
     look: LookOptions,
@@ -101,15 +101,15 @@ def command(
       attnviz export --from run.attn --formats png,html,json -l -1 -o last
     """
     require_reducible(captures)
-    words = dict(words_to_repeat())
-    require_formats_effect(words, forms)
+    words = dict(list_written_options())
+    require_formats_effect(words, formats)
     require_folder(output)
     if captures.source.path is None:
         content = text_input.read_argument(text, talk)
-        source, said = open_model(content, captures, talk), Said.of(text, content)
+        source, said = open_model(content, captures, talk), RepeatedText.of(text, content)
     else:
-        source, said = open_file(text, captures), Said((), None)
-    report = Report(source, PictureOptions(captures, ViewOptions(), look), figure, forms)
+        source, said = open_file(text, captures), RepeatedText((), None)
+    report = Report(source, PictureOptions(captures, ViewOptions(), look), figure, formats)
     write_report(report, output, words, said, talk, force=force)
 
 
@@ -117,7 +117,7 @@ def write_report(
     report: Report,
     folder: Path,
     words: Mapping[str, tuple[str, ...]],
-    said: "Said",
+    said: "RepeatedText",
     talk: Talk,
     *,
     force: bool,
@@ -159,7 +159,7 @@ def list_entries(
     report: Report,
     parts: Sequence[Part],
     words: Mapping[str, tuple[str, ...]],
-    said: "Said",
+    said: "RepeatedText",
     folder: Path,
 ) -> list[GalleryEntry]:
     """List the entries of the gallery: each part with its files and the commands that make them."""
@@ -176,8 +176,8 @@ def list_report_files(parts: Sequence[Part], folder: Path) -> list[File]:
     """List the files of all parts."""
     files: list[File] = []
     for part in parts:
-        for form, name in zip(part.forms, part.files, strict=True):
-            files.append((part, form, folder / name))
+        for file_format, name in zip(part.formats, part.files, strict=True):
+            files.append((part, file_format, folder / name))
     return files
 
 
@@ -189,7 +189,7 @@ def describe_written(written: int, files: int, folder: Path) -> str:
     return f"wrote {written} file{plural}{there}; look at {folder / INDEX}"
 
 
-class Said(NamedTuple):
+class RepeatedText(NamedTuple):
     """The text of a command that is to be given again."""
 
     argument: tuple[str, ...]
@@ -197,7 +197,7 @@ class Said(NamedTuple):
     """What must be kept in a file for it, to be read from stdin."""
 
     @classmethod
-    def of(cls, text: str | None, content: str) -> "Said":
+    def of(cls, text: str | None, content: str) -> "RepeatedText":
         """Return the name of a file or sample as it was, and any other text itself.
 
         A text that is long, or of several lines, is kept in a file and read from stdin.
@@ -210,7 +210,7 @@ class Said(NamedTuple):
         return cls(("-",), content)
 
 
-def words_to_repeat() -> Iterator[tuple[str, tuple[str, ...]]]:
+def list_written_options() -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the options that say what the files hold, by name, each as it is written."""
     context = click.get_current_context()
     for option in context.command.params:
@@ -221,11 +221,11 @@ def words_to_repeat() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield name, (flag,) if option.is_flag else (flag, str(context.params[name]))
 
 
-def require_formats_effect(given: Container[str], forms: Sequence[str]) -> None:
+def require_formats_effect(given: Container[str], formats: Sequence[str]) -> None:
     """Raise UsageError for options that would have no effect on any of the formats."""
     for names, wanted in ((FIGURE_FLAGS, FIGURES), (PAGE_FLAGS, ("html",))):
         for name in names:
-            if name in given and not set(wanted) & set(forms):
+            if name in given and not set(wanted) & set(formats):
                 raise UsageError(
                     f"--{name} has no effect without {' or '.join(wanted)} in --formats",
                 )
@@ -258,7 +258,7 @@ def require_same_report(folder: Path, digest: str, force: bool) -> None:
 def write_commands(
     part: Part,
     words: Mapping[str, tuple[str, ...]],
-    said: Said,
+    said: RepeatedText,
     folder: Path,
 ) -> tuple[str, ...]:
     """Write the commands that make the files of a part, without what has no effect on one."""
@@ -266,9 +266,9 @@ def write_commands(
     dashes = ("--",) if needs_dashes else ()
     stdin = "" if said.kept is None else f" < {quote_word(str(folder / KEPT_TEXT))}"
     commands = []
-    for form, name in zip(part.forms, part.files, strict=True):
-        useless = set() if form in FIGURES else set(FIGURE_FLAGS)
-        if form != "html":
+    for file_format, name in zip(part.formats, part.files, strict=True):
+        useless = set() if file_format in FIGURES else set(FIGURE_FLAGS)
+        if file_format != "html":
             useless |= set(PAGE_FLAGS)
         options = [each for option, each in words.items() if option not in useless]
         command = ["attnviz", "show", *chain(*options), *part.arguments, "-o", name]
@@ -287,19 +287,19 @@ def quote_word(word: str) -> str:
     characters = []
     for character in word:
         is_plain = escape(character) == character and character not in "\\'"
-        characters.append(character if is_plain else octal_bytes(character))
+        characters.append(character if is_plain else escape_bytes(character))
     return f"$'{''.join(characters)}'"
 
 
-def octal_bytes(character: str) -> str:
+def escape_bytes(character: str) -> str:
     """Return the bytes of a character as escape sequences of a shell."""
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 
 
 def make_one_of_each_format(report: Report, missing: Sequence[File]) -> dict[Path, Content]:
     """Make the first file of each format, so that what cannot be made is refused in time."""
-    first = {form: (part, path) for part, form, path in reversed(missing)}
-    return {path: report.make(part, form) for form, (part, path) in first.items()}
+    first = {file_format: (part, path) for part, file_format, path in reversed(missing)}
+    return {path: report.make(part, file_format) for file_format, (part, path) in first.items()}
 
 
 def write_parts(
@@ -313,8 +313,8 @@ def write_parts(
     contents: of those that are made already.
     """
     notes: dict[str, None] = {}
-    for part, form, path in show_progress(missing, talk):
-        content = contents.pop(path, None) or report.make(part, form)
+    for part, file_format, path in show_progress(missing, talk):
+        content = contents.pop(path, None) or report.make(part, file_format)
         write_whole(path, content.data)
         notes |= dict.fromkeys(content.notes)
     for line in notes:

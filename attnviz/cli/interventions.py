@@ -13,7 +13,7 @@ from attnviz.cli.options import (
     InterventionOptions,
     ResultOptions,
 )
-from attnviz.cli.output import Answer, Destination, answer_of_capture, answer_of_result, deliver
+from attnviz.cli.output import Answer, Destination, deliver, make_capture_answer, make_result_answer
 from attnviz.cli.picture import (
     PictureOptions,
     draw_pictures,
@@ -21,7 +21,7 @@ from attnviz.cli.picture import (
     make_request,
     prepare_capture,
 )
-from attnviz.cli.sources import load_model_for, with_method, with_words
+from attnviz.cli.sources import load_model_for, make_method_source, make_word_source
 from attnviz.derived import CaptureSource
 from attnviz.drawable import Picture
 from attnviz.errors import UsageError
@@ -92,8 +92,8 @@ def run_changed(
     target = None if outcome.response.kind == "vector" else outcome.response.target
 
     def source(run: CaptureSource) -> CaptureSource:  # before and after are about one prediction
-        numbers = with_method(run, captures.numbers, target)
-        return with_words(numbers, captures.source.words)
+        numbers = make_method_source(run, captures.numbers, target)
+        return make_word_source(numbers, captures.source.words)
 
     changed = partial(model.capture, prompt, intervention=make_intervention(outcome.changes))
     after = partial(capture_with_notes, source(changed), notes)
@@ -145,25 +145,25 @@ def deliver_changed(
     """Show or write what a model does under an intervention: its maps, and the prediction."""
     from attnviz.results.intervention import count_matrices
 
-    form = target.form if target else None
-    request = make_request(options, form, screen)
-    compares = options.shows_one_picture() and not options.shows_everything(form)
+    file_format = target.file_format if target else None
+    request = make_request(options, file_format, screen)
+    compares = options.shows_one_picture() and not options.shows_everything(file_format)
     if compares:  # tiles have no difference
         request = replace(request, keep="weights")
-    after = prepare_capture(run.after(request), options, form)
+    after = prepare_capture(run.after(request), options, file_format)
     result.talk.tell_fidelity(after)
     before = None
     if compares and count_matrices(after) == 1:
-        before = prepare_capture(run.before(request), options, form)
-    answer = answer_changed(run, before, after, form, options)
+        before = prepare_capture(run.before(request), options, file_format)
+    answer = make_intervention_answer(run, before, after, file_format, options)
     deliver(answer, target, screen, result, options.look.cmap)
 
 
-def answer_changed(
+def make_intervention_answer(
     run: ChangedRun,
     before: Capture | None,
     after: Capture,
-    form: str | None,
+    file_format: str | None,
     options: PictureOptions,
 ) -> Answer:
     """Return what is delivered in a format. before: where one map is drawn, to compare it with."""
@@ -176,19 +176,19 @@ def answer_changed(
         summarise_likeliest,
     )
 
-    if form in ("csv", "npz"):
-        return answer_of_capture(after, options, form)
+    if file_format in ("csv", "npz"):
+        return make_capture_answer(after, options, file_format)
     result = InterventionResult(run.outcome, before or after, after)
     drawn: list[Picture] = []
     page = None
     if before is not None:
         drawn = [draw_intervention(before, after, make_look(options.look))]
-    elif form == "html":
+    elif file_format == "html":
         notes = AFTER, *explain_prediction(run.outcome), summarise_likeliest(run.outcome)
         told = replace(after, notes=(*after.notes, *notes))
         page = views.make_capture_page(told, make_look(options.look))
-    elif form != "json":
+    elif file_format != "json":
         told = replace(after, notes=(*after.notes, AFTER))
-        drawn = list(draw_pictures(told, options, thumbnails=form != "md"))
+        drawn = list(draw_pictures(told, options, thumbnails=file_format != "md"))
     pictures = [*drawn, make_prediction_table(run.outcome)]
-    return answer_of_result(result, options.title, pictures=pictures, page=page)
+    return make_result_answer(result, options.title, pictures=pictures, page=page)

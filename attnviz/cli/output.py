@@ -25,7 +25,7 @@ RESULT_FORMATS = (*FIGURES, "html", "json", "csv", "md")
 class Destination(NamedTuple):
     """Where a result goes."""
 
-    form: str
+    file_format: str
     path: Path | None
     """None for stdout."""
 
@@ -39,7 +39,7 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """A result in the forms in which it can be delivered, each made when it is asked for."""
+    """A result in the formats in which it can be delivered, each made when it is asked for."""
 
     pictures: Sequence[Picture]
     """For the screen, figures, and where there is no page, an HTML document."""
@@ -59,112 +59,116 @@ class Answer:
 # Where it goes
 
 
-def choose_target(file: FileOptions, figure: FigureOptions) -> Destination | None:
+def choose_destination(file: FileOptions, figure: FigureOptions) -> Destination | None:
     """Return where the result goes; None for the screen.
 
     What could not be written is refused before anything is computed. Raises UsageError,
     OutputError.
     """
-    target = None
+    destination = None
     if file.output not in (None, "-"):
-        target = file_target(str(file.output), file)
+        destination = make_file_destination(str(file.output), file)
     elif file.format or file.output or file.as_json:
-        target = Destination(file.format or ("json" if file.as_json else ""), None)
-    if target:
-        require_deliverable(target, file)
-    require_figure_effect(target, figure)
-    return target
+        destination = Destination(file.format or ("json" if file.as_json else ""), None)
+    if destination:
+        require_deliverable(destination, file)
+    require_figure_effect(destination, figure)
+    return destination
 
 
-def choose_result_target(
+def choose_result_destination(
     options: ResultOptions,
-    forms: Sequence[str] = RESULT_FORMATS,
+    formats: Sequence[str] = RESULT_FORMATS,
     what: str = "what is measured",
 ) -> Destination | None:
     """Return where a result goes that is written in some formats only.
 
     Raises UsageError, OutputError.
     """
-    target = choose_target(options.file, options.figure)
-    require_form(target, forms, what)
-    return target
+    destination = choose_destination(options.file, options.figure)
+    require_format(destination, formats, what)
+    return destination
 
 
-def file_target(output: str, file: FileOptions) -> Destination:
+def make_file_destination(output: str, file: FileOptions) -> Destination:
     """Return the file that -o names, with its format. Raises UsageError, OutputError."""
     path = Path(output)
     if output.endswith("/"):
         raise OutputError(f"{output} is a folder: name a file in it")
     require_new(path, file.force)
-    form = file.format or read_suffix(path)
+    file_format = file.format or read_suffix(path)
     suffix = path.suffix.lower().removeprefix(".")
-    if suffix in FORMATS and suffix != form:
-        raise UsageError(f"--format {form} contradicts the suffix of {path}: leave one of them out")
-    return Destination(form, path)
+    if suffix in FORMATS and suffix != file_format:
+        raise UsageError(
+            f"--format {file_format} contradicts the suffix of {path}: leave one of them out"
+        )
+    return Destination(file_format, path)
 
 
 def read_suffix(path: Path) -> str:
     """Return the format that the suffix of a file names. Raises UsageError."""
-    form = path.suffix.lower().removeprefix(".")
-    if form not in FORMATS:
-        known = ", ".join(f".{form}" for form in FORMATS)
+    file_format = path.suffix.lower().removeprefix(".")
+    if file_format not in FORMATS:
+        known = ", ".join(f".{file_format}" for file_format in FORMATS)
         raise UsageError(
             f"cannot tell the format of {path}: the suffix must be one of {known}, or say --format",
         )
-    return form
+    return file_format
 
 
-def require_deliverable(target: Destination, file: FileOptions) -> None:
-    """Raise UsageError for a target that cannot be.
+def require_deliverable(destination: Destination, file: FileOptions) -> None:
+    """Raise UsageError for a destination that cannot be.
 
     That is two results at once, stdout without a format, or binary data on a terminal.
     """
-    if file.as_json and (target.path is not None or target.form != "json"):
+    if file.as_json and (destination.path is not None or destination.file_format != "json"):
         raise UsageError(
             "--json prints a document: leave -o and --format out, or write -o FILE.json",
         )
-    if not target.form:
+    if not destination.file_format:
         raise UsageError(f"-o - needs --format, one of {', '.join(FORMATS)}")
-    if target.path is None and target.form in BINARY and sys.stdout.isatty():
+    if destination.path is None and destination.file_format in BINARY and sys.stdout.isatty():
         raise UsageError(
-            f"a {target.form} is nothing for a terminal: name a file with -o, or redirect stdout",
+            f"a {destination.file_format} is nothing for a terminal: name a file with -o, or redirect stdout",
         )
 
 
-def require_form(target: Destination | None, forms: Sequence[str], what: str) -> None:
+def require_format(destination: Destination | None, formats: Sequence[str], what: str) -> None:
     """Raise UsageError unless what a command writes has one of these formats."""
-    if target and target.form not in forms:
-        known = ", ".join(f".{form}" for form in forms)
-        raise UsageError(f"{what} is written as {known}, not .{target.form}")
+    if destination and destination.file_format not in formats:
+        known = ", ".join(f".{file_format}" for file_format in formats)
+        raise UsageError(f"{what} is written as {known}, not .{destination.file_format}")
 
 
-def require_figure_effect(target: Destination | None, figure: FigureOptions) -> None:
+def require_figure_effect(destination: Destination | None, figure: FigureOptions) -> None:
     """Raise UsageError for options of figures and pages that would have no effect."""
-    form = target.form if target else None
+    file_format = destination.file_format if destination else None
     for name in FIGURE_FLAGS:
-        if name in figure.given and form not in FIGURES:
+        if name in figure.given and file_format not in FIGURES:
             raise UsageError(f"--{name} is for figures: -o FILE.png, .svg or .pdf")
-    if figure.exact and form != "html":
+    if figure.exact and file_format != "html":
         raise UsageError("--exact is for pages: -o FILE.html; data are exact as they are")
 
 
 # What is delivered
 
 
-def answer_of_capture(capture: Capture, options: PictureOptions, form: str | None) -> Answer:
+def make_capture_answer(
+    capture: Capture, options: PictureOptions, file_format: str | None
+) -> Answer:
     """Return a capture as it is delivered in a format, or on the screen for None.
 
     Raises InputError if there is nothing to draw.
     """
 
-    def write_data(form: str) -> Content:
-        return Content(capture_data(capture, form), capture.notes)
+    def write_data(file_format: str) -> Content:
+        return Content(encode_capture(capture, file_format), capture.notes)
 
-    if form in ("json", "csv", "npz"):
+    if file_format in ("json", "csv", "npz"):
         return Answer([], write_data)
-    if form == "html":
+    if file_format == "html":
         return Answer([], write_data, page=make_page(capture, options), notes=capture.notes)
-    pictures = draw_pictures(capture, options, thumbnails=form != "md")
+    pictures = draw_pictures(capture, options, thumbnails=file_format != "md")
     return Answer(pictures, write_data, one_picture=True)
 
 
@@ -177,18 +181,18 @@ def make_page(capture: Capture, options: PictureOptions) -> Page:
     return whole if options.title is None else replace(whole, title=options.title)
 
 
-def capture_data(capture: Capture, form: str) -> bytes:
+def encode_capture(capture: Capture, file_format: str) -> bytes:
     """Write a capture as JSON, CSV or NPZ. Raises UsageError for what a format cannot hold."""
-    if form == "csv":
+    if file_format == "csv":
         from attnviz.io.csv_table import format_csv
 
         return format_csv(capture)
     from attnviz.io.formats import WRITERS
 
-    return WRITERS[f".{form}"](capture)
+    return WRITERS[f".{file_format}"](capture)
 
 
-def answer_of_result(
+def make_result_answer(
     result: Result,
     title: str | None = None,
     *,
@@ -202,10 +206,10 @@ def answer_of_result(
     own tables; markdown: in place of the pictures, in Markdown.
     """
 
-    def write_data(form: str) -> Content:
+    def write_data(file_format: str) -> Content:
         return Content(
             format_document_json(result.to_dict())
-            if form == "json"
+            if file_format == "json"
             else format_rows_csv(result.rows()),
         )
 
@@ -223,42 +227,42 @@ def answer_of_result(
 
 def deliver(
     answer: Answer,
-    target: Destination | None,
+    destination: Destination | None,
     screen: Screen,
     options: ResultOptions,
     cmap: str = "viridis",
 ) -> None:
-    """Draw an answer on the screen, or write it in the format of its target.
+    """Draw an answer on the screen, or write it in the format of its destination.
 
     Raises AttnvizError.
     """
-    if target is None:
+    if destination is None:
         print_pictures(answer.pictures, screen)
         return
-    content = make_content(answer, target.form, options.figure, cmap)
-    write_content(content, target, options.talk)
+    content = make_content(answer, destination.file_format, options.figure, cmap)
+    write_content(content, destination, options.talk)
 
 
 def make_content(
     answer: Answer,
-    form: str,
+    file_format: str,
     figure: FigureOptions,
     cmap: str = "viridis",
 ) -> Content:
     """Make the content of a file of an answer. Raises UsageError for what a format cannot hold."""
-    if form in FIGURES:
-        return make_figure(answer, form, figure, cmap)
-    if form == "html":
+    if file_format in FIGURES:
+        return make_figure(answer, file_format, figure, cmap)
+    if file_format == "html":
         return make_html(answer, figure, cmap)
-    if form == "md":
+    if file_format == "md":
         from attnviz.render.markdown import render_markdown
 
         pictures = answer.pictures if answer.markdown is None else answer.markdown
         return Content(render_markdown(pictures).encode())
-    return answer.data(form)
+    return answer.data(file_format)
 
 
-def make_figure(answer: Answer, form: str, options: FigureOptions, cmap: str) -> Content:
+def make_figure(answer: Answer, file_format: str, options: FigureOptions, cmap: str) -> Content:
     """Make a figure of the pictures of an answer. Raises UsageError if it may hold one only."""
     from attnviz.render.figure.figure import FigureStyle, render_figure
 
@@ -266,7 +270,7 @@ def make_figure(answer: Answer, form: str, options: FigureOptions, cmap: str) ->
     if others and answer.one_picture:
         count = len(answer.pictures)
         raise UsageError(
-            f"a .{form} holds one picture, not {count}: choose one head, --map, or --view grid",
+            f"a .{file_format} holds one picture, not {count}: choose one head, --map, or --view grid",
         )
     style = FigureStyle(
         options.style,
@@ -275,7 +279,7 @@ def make_figure(answer: Answer, form: str, options: FigureOptions, cmap: str) ->
         dpi=options.dpi,
         transparent=options.transparent,
     )
-    return Content(*render_figure(first, form, style, others))
+    return Content(*render_figure(first, file_format, style, others))
 
 
 def make_html(answer: Answer, options: FigureOptions, cmap: str) -> Content:
@@ -296,16 +300,16 @@ def make_html(answer: Answer, options: FigureOptions, cmap: str) -> Content:
     return Content(render_document(answer.pictures[0].title, answer.pictures, cmap))
 
 
-def write_content(content: Content, target: Destination, talk: Talk) -> None:
+def write_content(content: Content, destination: Destination, talk: Talk) -> None:
     """Write content where it goes, and tell on stderr what is beside it. Raises OutputError."""
-    if target.path is None:
+    if destination.path is None:
         write_stdout(content.data)
     else:
-        write_whole(target.path, content.data)
+        write_whole(destination.path, content.data)
     for line in content.notes:
         talk.note(line)
-    if target.path is not None:
-        talk.note(f"wrote {target.path}")
+    if destination.path is not None:
+        talk.note(f"wrote {destination.path}")
 
 
 def write_stdout(data: bytes) -> None:

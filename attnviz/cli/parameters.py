@@ -119,7 +119,7 @@ def option_group(name: str, group: "type[DataclassInstance]", *decorators: Decor
         def command(*args: object, **values: object) -> object:
             own = {field: values.pop(field) for field in names if field in values}
             if GIVEN in names:
-                own[GIVEN] = names_on_command_line() & names
+                own[GIVEN] = list_given_names() & names
             values[name] = group(**own)
             return function(*args, **values)
 
@@ -131,7 +131,7 @@ def option_group(name: str, group: "type[DataclassInstance]", *decorators: Decor
     return decorate
 
 
-def names_on_command_line() -> frozenset[str]:
+def list_given_names() -> frozenset[str]:
     """Return the names of the options and arguments of the running command that were given."""
     context = click.get_current_context()
     sources = {name: context.get_parameter_source(name) for name in context.params}
@@ -140,7 +140,7 @@ def names_on_command_line() -> frozenset[str]:
     )
 
 
-def option_flag(name: str) -> str:
+def find_option_flag(name: str) -> str:
     """Return the long flag of an option of the running command, by its name."""
     for parameter in click.get_current_context().command.params:
         if parameter.name == name:

@@ -40,12 +40,12 @@ class PictureOptions:
     full: bool = False
     """A cell for every token, on a screen."""
 
-    def shows_everything(self, form: str | None) -> bool:
+    def shows_everything(self, file_format: str | None) -> bool:
         """Return whether all layers and heads are shown unless some are chosen.
 
-        form: the format of a file; None for the screen.
+        file_format: the format of a file; None for the screen.
         """
-        is_page = form == "html" and self.view.view is None
+        is_page = file_format == "html" and self.view.view is None
         return is_page or self.view.view in ("grid", "rows")
 
     def shows_one_picture(self) -> bool:
@@ -57,14 +57,14 @@ class PictureOptions:
             return one_layer and one_head
         return self.view.view == "heatmap"
 
-    def with_default_reduction(self, form: str | None) -> "PictureOptions":
+    def with_default_reduction(self, file_format: str | None) -> "PictureOptions":
         """Return the options with how heads are merged where none are chosen.
 
         That is by the mean, and of norms before they are measured.
         """
         numbers = self.captures.numbers
         chosen = self.captures.selection.heads is not None or numbers.reduction is not None
-        if chosen or self.shows_everything(form) or numbers.method in MADE_OF:
+        if chosen or self.shows_everything(file_format) or numbers.method in MADE_OF:
             return self
         adds_vectors = numbers.method == NORM and self.captures.source.path is None
         reduction: HeadReduction = "sum" if adds_vectors else "mean"
@@ -72,10 +72,12 @@ class PictureOptions:
         return replace(self, captures=replace(self.captures, numbers=numbers))
 
 
-def make_request(options: PictureOptions, form: str | None, screen: Screen | None) -> Request:
+def make_request(
+    options: PictureOptions, file_format: str | None, screen: Screen | None
+) -> Request:
     """Return what to capture for a picture in a format, or on a screen."""
     selection, view = options.captures.selection, options.view
-    everything, token = options.shows_everything(form), view.token
+    everything, token = options.shows_everything(file_format), view.token
     names_layers = isinstance(selection.heads, HeadNames)
     default_layers = ALL if everything or names_layers else LAST_LAYER
     return Request(
@@ -84,8 +86,8 @@ def make_request(options: PictureOptions, form: str | None, screen: Screen | Non
         options.captures.model.truncate,
         selection.kinds,
         () if everything and not token else ("self", "cross"),
-        choose_keep(options, form),
-        count_tiles(options, form, screen),
+        choose_keep(options, file_format),
+        count_tiles(options, file_format, screen),
         rows=view.rows or EVERYTHING,
         columns=view.columns or EVERYTHING,
         query=None if view.incoming else token,
@@ -93,49 +95,49 @@ def make_request(options: PictureOptions, form: str | None, screen: Screen | Non
     )
 
 
-def choose_keep(options: PictureOptions, form: str | None) -> Keep:
+def choose_keep(options: PictureOptions, file_format: str | None) -> Keep:
     """Return weights where each of them is shown or needed, else tiles.
 
     Other numbers than weights are kept cell by cell.
     """
     needs_cells = (
-        form in DATA
+        file_format in DATA
         or options.view.is_window
         or options.view.token is not None
-        or (options.full and form is None)
+        or (options.full and file_format is None)
         or options.look.special != "keep"
         or options.captures.numbers.method != ATTENTION
     )
     return "weights" if needs_cells else "tiles"
 
 
-def count_tiles(options: PictureOptions, form: str | None, screen: Screen | None) -> int:
+def count_tiles(options: PictureOptions, file_format: str | None, screen: Screen | None) -> int:
     """Return how many tiles on a side a picture can show, on a screen or in a file."""
     is_single = options.shows_one_picture()
-    if screen is not None and form is None:
+    if screen is not None and file_format is None:
         return TILES_A_COLUMN * screen.width if is_single else screen.width
-    if form == "html":
+    if file_format == "html":
         return PAGE_CELLS
     return FIGURE_TILES if is_single else THUMBNAIL_TILES
 
 
-def prepare_capture(capture: Capture, options: PictureOptions, form: str | None) -> Capture:
+def prepare_capture(capture: Capture, options: PictureOptions, file_format: str | None) -> Capture:
     """Return a capture without its special tokens, its heads merged, if that is asked for.
 
     Raises UsageError or InputError where that cannot be done.
     """
     if options.look.special != "keep":
         capture = drop_special_tokens(capture, options.look.special)
-    reduction = options.with_default_reduction(form).captures.numbers.reduction
+    reduction = options.with_default_reduction(file_format).captures.numbers.reduction
     heads = options.captures.selection.heads
     if reduction == "sum":
-        return require_sums(capture, heads)
+        return require_summed_heads(capture, heads)
     if reduction is None:
         return capture
     return reduce_heads(capture, reduction, names_them=heads is not None)
 
 
-def require_sums(capture: Capture, heads: Selection | HeadNames | None) -> Capture:
+def require_summed_heads(capture: Capture, heads: Selection | HeadNames | None) -> Capture:
     """Return a capture of what heads move together, with a note which heads these are.
 
     Raises UsageError for a capture of what each of them moves alone.

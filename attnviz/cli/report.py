@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from attnviz.cli.options import DATA, FIGURES, FORMATS, FigureOptions, SelectionOptions, View
-from attnviz.cli.output import Content, answer_of_capture, make_content
+from attnviz.cli.output import Content, make_capture_answer, make_content
 from attnviz.cli.picture import (
     PictureOptions,
     choose_keep,
@@ -40,7 +40,7 @@ class Part:
     """A picture, or all there is, in several formats."""
 
     name: str
-    forms: tuple[str, ...]
+    formats: tuple[str, ...]
     view: View | None
     selection: SelectionOptions
     """The options of `attnviz show` that choose it."""
@@ -51,7 +51,7 @@ class Part:
     @property
     def files(self) -> tuple[str, ...]:
         """The names of its files."""
-        return tuple(f"{self.name}.{form}" for form in self.forms)
+        return tuple(f"{self.name}.{file_format}" for file_format in self.formats)
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class Report:
     source: CaptureSource
     options: PictureOptions
     figure: FigureOptions
-    forms: Sequence[str]
+    formats: Sequence[str]
     captures: dict[Kept, Capture] = field(default_factory=dict)
     """Those that were taken so far."""
 
@@ -104,10 +104,10 @@ class Report:
 
     def list_parts(self) -> Iterator[Part]:
         """List parts of each kind of map, and a page of all of them."""
-        figures = tuple(form for form in self.forms if form in FIGURES)
-        data = tuple(form for form in self.forms if form in DATA)
-        whole = self.with_part("heatmap", self.everything)
-        maps = self.take(whole, self.forms[0], self.selection.kind).maps
+        figures = tuple(file_format for file_format in self.formats if file_format in FIGURES)
+        data = tuple(file_format for file_format in self.formats if file_format in DATA)
+        whole = self.make_part_options("heatmap", self.everything)
+        maps = self.take(whole, self.formats[0], self.selection.kind).maps
         kinds = tuple(dict.fromkeys(each.kind for each in maps))
         for kind in kinds:
             only = kind if len(kinds) > 1 else None
@@ -118,68 +118,68 @@ class Report:
             if data:
                 chosen = replace(self.everything, kind=only)
                 yield Part(f"{prefix}{EVERYTHING}", data, None, chosen)
-        if "html" in self.forms:
+        if "html" in self.formats:
             yield Part(EVERYTHING, ("html",), None, self.everything)
 
     def list_figures(
         self,
         maps: Sequence[AttentionMap],
-        forms: tuple[str, ...],
+        formats: tuple[str, ...],
         prefix: str,
         kind: Kind | None,
     ) -> Iterator[Part]:
         """List the figures of one kind of map: a grid of all heads, then each head."""
         grid = replace(self.selection, kind=kind)
-        yield Part(f"{prefix}grid", forms, "grid", grid)
-        for part in self.list_heads(maps, forms):
+        yield Part(f"{prefix}grid", formats, "grid", grid)
+        for part in self.list_heads(maps, formats):
             selection = replace(part.selection, kind=kind)
             yield replace(part, name=f"{prefix}{part.name}", selection=selection)
 
-    def list_heads(self, maps: Sequence[AttentionMap], forms: tuple[str, ...]) -> Iterator[Part]:
+    def list_heads(self, maps: Sequence[AttentionMap], formats: tuple[str, ...]) -> Iterator[Part]:
         """List a part for each head, or for the heads of each layer that are made one."""
         for each in maps:
             for layer in each.layers:
-                yield from self.list_heads_of_layer(each, layer, forms)
+                yield from self.list_heads_of_layer(each, layer, formats)
 
     def list_heads_of_layer(
         self,
         attention_map: AttentionMap,
         layer: int,
-        forms: tuple[str, ...],
+        formats: tuple[str, ...],
     ) -> Iterator[Part]:
         """List a part for each head of a layer, or one for those that are made one."""
         reduction = self.options.captures.numbers.reduction
         heads = [head for head in attention_map.heads if isinstance(head, int)]
         if reduction and heads and isinstance(self.selection.heads, HeadNames):
             named = HeadNames(tuple((layer, head) for head in heads))
-            yield named_part(f"L{layer}-{reduction}", forms, named)
+            yield make_named_part(f"L{layer}-{reduction}", formats, named)
         elif reduction or not heads:  # a file may hold a reduction already
             reduced = reduction if reduction and heads else str(attention_map.heads[0])
             name = NOT_IN_NAMES.sub("_", reduced)
             here = Selection(((layer, layer),))
             chosen = SelectionOptions(here, self.everything.heads)
-            yield Part(f"L{layer}-{name}", forms, "heatmap", chosen, layers=here)
+            yield Part(f"L{layer}-{name}", formats, "heatmap", chosen, layers=here)
         else:
             for head in heads:
-                yield named_part(f"L{layer}H{head}", forms, HeadNames(((layer, head),)))
+                yield make_named_part(f"L{layer}H{head}", formats, HeadNames(((layer, head),)))
 
-    def with_part(self, view: View | None, selection: SelectionOptions) -> PictureOptions:
+    def make_part_options(self, view: View | None, selection: SelectionOptions) -> PictureOptions:
         """Return the options of the report with a view and a selection."""
         captures = replace(self.options.captures, selection=selection)
         return replace(self.options, captures=captures, view=replace(self.options.view, view=view))
 
-    def take(self, options: PictureOptions, form: str, kind: Kind | None) -> Capture:
+    def take(self, options: PictureOptions, file_format: str, kind: Kind | None) -> Capture:
         """Capture everything of a kind, as finely as `attnviz show` with these options would."""
-        keep, tiles = choose_keep(options, form), 1
+        keep, tiles = choose_keep(options, file_format), 1
         if options.captures.numbers.method == ATTENTION:
-            tiles = count_tiles(options, form, None)
+            tiles = count_tiles(options, file_format, None)
         for kept, capture in self.captures.items():
             is_same = kept == (kind, keep, tiles)
             if is_same or (kept[0] == kind and keep == "tiles" and is_exact(capture, tiles)):
                 return capture
-        everything = self.with_part(options.view.view, replace(self.everything, kind=kind))
+        everything = self.make_part_options(options.view.view, replace(self.everything, kind=kind))
         request = replace(
-            make_request(everything, form, None),
+            make_request(everything, file_format, None),
             preferred=(),
             keep=keep,
             tiles=tiles,
@@ -188,26 +188,28 @@ class Report:
         self.captures[kind, keep, tiles] = capture
         return capture
 
-    def capture(self, part: Part, form: str) -> tuple[Capture, PictureOptions]:
+    def capture(self, part: Part, file_format: str) -> tuple[Capture, PictureOptions]:
         """Return what `attnviz show` would draw for a file, and its options."""
-        options = self.with_part(part.view, part.selection)
-        shown = replace(make_request(options, form, None), layers=part.layers, heads=part.heads)
+        options = self.make_part_options(part.view, part.selection)
+        shown = replace(
+            make_request(options, file_format, None), layers=part.layers, heads=part.heads
+        )
         # data tell how exact they are, of the kind that they are of
-        kind = part.selection.kind if form in DATA else self.selection.kind
-        capture = select_requested(self.take(options, form, kind), shown)
-        return prepare_capture(capture, options, form), options
+        kind = part.selection.kind if file_format in DATA else self.selection.kind
+        capture = select_requested(self.take(options, file_format, kind), shown)
+        return prepare_capture(capture, options, file_format), options
 
-    def make(self, part: Part, form: str) -> Content:
+    def make(self, part: Part, file_format: str) -> Content:
         """Make the content of a file."""
-        capture, options = self.capture(part, form)
-        answer = answer_of_capture(capture, options, form)
-        return make_content(answer, form, self.figure, options.look.cmap)
+        capture, options = self.capture(part, file_format)
+        answer = make_capture_answer(capture, options, file_format)
+        return make_content(answer, file_format, self.figure, options.look.cmap)
 
     def describe(self, part: Part) -> tuple[str, tuple[str, ...]]:
         """Return the title and the caption of a part."""
-        form = part.forms[0]
-        capture, options = self.capture(part, form)
-        if form in FIGURES:
+        file_format = part.formats[0]
+        capture, options = self.capture(part, file_format)
+        if file_format in FIGURES:
             picture, *_ = draw_pictures(capture, options)
             return picture.title, picture.caption
         kinds = [KIND_TITLES[kind] for kind in dict.fromkeys(each.kind for each in capture.maps)]
@@ -226,9 +228,9 @@ class Report:
         return digest.hexdigest()
 
 
-def named_part(name: str, forms: tuple[str, ...], heads: HeadNames) -> Part:
+def make_named_part(name: str, formats: tuple[str, ...], heads: HeadNames) -> Part:
     """Return the heatmap of heads that are named with their layers."""
-    return Part(name, forms, "heatmap", SelectionOptions(heads=heads), heads=heads)
+    return Part(name, formats, "heatmap", SelectionOptions(heads=heads), heads=heads)
 
 
 def is_exact(capture: Capture, tiles: int) -> bool:
@@ -242,8 +244,8 @@ def is_exact(capture: Capture, tiles: int) -> bool:
 def parse_formats(text: str) -> tuple[str, ...]:
     """Parse names of formats, parted by commas. Raises ValueError naming those that there are."""
     names = [name.strip().lower().removeprefix(".") for name in text.split(",")]
-    forms = tuple(dict.fromkeys(names))
-    for form in forms:
-        if form not in FORMATS:
-            raise ValueError(f"{form!r} is no format: one of {', '.join(FORMATS)}")
-    return forms
+    formats = tuple(dict.fromkeys(names))
+    for file_format in formats:
+        if file_format not in FORMATS:
+            raise ValueError(f"{file_format!r} is no format: one of {', '.join(FORMATS)}")
+    return formats

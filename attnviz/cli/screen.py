@@ -30,12 +30,12 @@ def open_screen(options: ScreenOptions, colours: str = "viridis") -> Screen:
     return Screen(
         options.width or max(NARROWEST, size.columns),
         height,
-        CellPaint(depth(options.color), colours),
+        CellPaint(choose_colour_depth(options.color), colours),
         options.full,
     )
 
 
-def depth(color: str) -> ColourDepth:
+def choose_colour_depth(color: str) -> ColourDepth:
     """Return how many colours cells can have on stdout, or what stands for them."""
     if not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf"):
         return "ascii"
@@ -43,7 +43,7 @@ def depth(color: str) -> ColourDepth:
         return "ascii" if os.environ.get("TERM") == "dumb" else "shades"
     if os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
         return "truecolor"
-    return "256" if "256" in os.environ.get("TERM", "") or forced(color) else "16"
+    return "256" if "256" in os.environ.get("TERM", "") or forces_colour(color) else "16"
 
 
 def wants_colour(color: str, terminal: bool) -> bool:
@@ -57,7 +57,7 @@ def wants_colour(color: str, terminal: bool) -> bool:
         return color == "always"
     if environment("NO_COLOR"):
         return False
-    if forced(color):
+    if forces_colour(color):
         return True
     if (
         environment("FORCE_COLOR") == "0"
@@ -68,7 +68,7 @@ def wants_colour(color: str, terminal: bool) -> bool:
     return terminal
 
 
-def forced(color: str) -> bool:
+def forces_colour(color: str) -> bool:
     """Return whether colour is asked for whatever stdout is."""
     return color == "always" or any(
         os.environ.get(name, "0") not in ("", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")

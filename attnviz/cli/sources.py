@@ -38,14 +38,14 @@ def open_source(text: str | None, options: CaptureOptions, talk: Talk) -> Captur
 def open_model(content: str, options: CaptureOptions, talk: Talk) -> CaptureSource:
     """Load the model, and return what it captures of a text. Raises AttnvizError."""
     model = load_model_for(options, talk)
-    return model_source(model, content, options)
+    return make_model_source(model, content, options)
 
 
-def model_source(model: "Model", content: str, options: CaptureOptions) -> CaptureSource:
+def make_model_source(model: "Model", content: str, options: CaptureOptions) -> CaptureSource:
     """Return what a loaded model captures of a text, in the numbers and units of the options."""
     prompt = options.reading.prompt(content)
     weights = partial(model.capture, prompt)
-    return with_words(with_method(weights, options.numbers), options.source.words)
+    return make_word_source(make_method_source(weights, options.numbers), options.source.words)
 
 
 def load_model_for(options: CaptureOptions, talk: Talk, *, predicts: bool = False) -> "Model":
@@ -100,11 +100,11 @@ def open_file(text: str | None, options: CaptureOptions) -> CaptureSource:
         what = "TEXT" if text is not None else unused[0]
         raise UsageError(f"--from reads a capture that was made before: leave {what} out")
     assert options.source.path is not None
-    source = file_source(options.source.path, options.numbers)
-    return with_words(source, options.source.words)
+    source = make_file_source(options.source.path, options.numbers)
+    return make_word_source(source, options.source.words)
 
 
-def file_source(path: str, numbers: NumbersOptions) -> CaptureSource:
+def make_file_source(path: str, numbers: NumbersOptions) -> CaptureSource:
     """Return a saved capture in the numbers that --weights names, or without it in its own.
 
     Raises InputError if the file cannot be read, or those numbers cannot be made of it.
@@ -119,14 +119,14 @@ def file_source(path: str, numbers: NumbersOptions) -> CaptureSource:
     if not numbers.is_named or held == (method,) or is_given:
         return source
     if held == (MADE_OF.get(method),):
-        return with_method(source, numbers)
+        return make_method_source(source, numbers)
     raise InputError(
         f"--weights {method} is made of {METHODS[method].needs}, and {path} holds "
         f"{', '.join(held)} alone: run the model with -m in place of --from",
     )
 
 
-def with_method(
+def make_method_source(
     source: CaptureSource, numbers: NumbersOptions, target: int | None = None
 ) -> CaptureSource:
     """Return a source of the same captures in the numbers that --weights names.
@@ -153,7 +153,7 @@ def capture_numbers(
     return capture
 
 
-def with_words(source: CaptureSource, words: bool) -> CaptureSource:
+def make_word_source(source: CaptureSource, words: bool) -> CaptureSource:
     """Return a source of the same captures between words, where windows count words."""
     return partial(capture_words, source) if words else source
 

@@ -18,8 +18,8 @@ from attnviz.cli.options import (
     talk_options,
 )
 from attnviz.cli.talk import Talk
-from attnviz.cli.train_display import print_beside, show_steps
-from attnviz.cli.train_options import TrainOptions, read_form, train_options
+from attnviz.cli.train_display import print_on_stderr, show_steps
+from attnviz.cli.train_options import TrainOptions, read_bare_suffix, train_options
 from attnviz.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def write_curves(log: "RunLog", talk: Talk) -> None:
     curves, path = make_learning_curves(log.history, BLOCK), log.folder / FIGURE
     write_whole(path, render_figure(curves, "svg").data)
     if talk.shows_progress:
-        print_beside(curves)
+        print_on_stderr(curves)
     talk.note(f"wrote {path}")
 
 
@@ -214,19 +214,19 @@ def draw_run(run: Path, options: TrainOptions, talk: Talk) -> None:
     from attnviz.cli.output import (
         RESULT_FORMATS,
         Destination,
-        answer_of_result,
         deliver,
-        require_form,
+        make_result_answer,
+        require_format,
     )
     from attnviz.cli.screen import open_screen
     from attnviz.experiments.training import read_training
     from attnviz.io.files import require_new
 
-    target = None
+    destination = None
     if options.output is not None:
-        target = Destination(read_form(options.output), options.output)
-        require_form(target, RESULT_FORMATS, "what a run measured")
+        destination = Destination(read_bare_suffix(options.output), options.output)
+        require_format(destination, RESULT_FORMATS, "what a run measured")
         require_new(options.output, options.force)
     result = ResultOptions(FileOptions(), FigureOptions(options.style), ScreenOptions(), talk)
-    answer = answer_of_result(read_training(run))
-    deliver(answer, target, open_screen(result.screen), result)
+    answer = make_result_answer(read_training(run))
+    deliver(answer, destination, open_screen(result.screen), result)

@@ -182,7 +182,7 @@ def capture_best_head(model: "StoredModel", history: "Sequence[Measurement]") ->
     return Capture("the model so far", WATCHED, (attention_map,))
 
 
-def print_beside(picture: "Picture") -> None:
+def print_on_stderr(picture: "Picture") -> None:
     """Print a picture that is talk, not a result, on the terminal that stderr is."""
     from rich.console import Console
 

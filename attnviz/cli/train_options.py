@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from attnviz.cli.options import FIGURES, NOTHING_GIVEN
-from attnviz.cli.parameters import GIVEN, option_flag, option_group
+from attnviz.cli.parameters import GIVEN, find_option_flag, option_group
 from attnviz.errors import UsageError
 
 OF_CURVES = {"curves", "output", "force", "style"}  # options that --curves obeys
@@ -76,7 +76,7 @@ class TrainOptions:
         draws_figure = (
             self.curves is not None
             and self.output is not None
-            and read_form(self.output) in FIGURES
+            and read_bare_suffix(self.output) in FIGURES
         )
         if "style" in self.given and not draws_figure:
             raise UsageError("--style is for figures of --curves: -o FILE.png, .svg or .pdf")
@@ -84,11 +84,11 @@ class TrainOptions:
             return
         given = self.given | self.setting.given | self.course.given
         for name in sorted(given - OF_CURVES):
-            what = "a corpus" if name == "corpus" else option_flag(name)
+            what = "a corpus" if name == "corpus" else find_option_flag(name)
             raise UsageError(f"{what} has no effect with --curves: leave it out")
 
 
-def read_form(path: Path) -> str:
+def read_bare_suffix(path: Path) -> str:
     """Return the format that the suffix of a file names, or what stands there."""
     return path.suffix.lower().removeprefix(".")
 
