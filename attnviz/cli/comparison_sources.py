@@ -89,7 +89,7 @@ class ComparisonOptions:
     models: ModelsOptions
     reading: ReadingOptions
     lines: bool = False
-    """Return whether each line of a text is a text of its own."""
+    """True if each line of a text is a text of its own."""
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     numbers: NumbersOptions = field(default_factory=NumbersOptions)
     source: SourceOptions = field(default_factory=SourceOptions)
@@ -116,7 +116,7 @@ class ComparisonOptions:
             numbers=self.numbers,
             source=self.source,
             reading=self.reading,
-            model=self.models.of(index),
+            model=self.models.select_model(index),
         )
 
     @property

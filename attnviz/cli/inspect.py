@@ -234,7 +234,11 @@ def require_method(question: QuestionOptions, numbers: NumbersOptions) -> None:
 def require_single_source(
     sources: Sequence[CaptureSource], question: QuestionOptions
 ) -> CaptureSource:
-    """Return the source of the one text. Raises UsageError if there are several."""
+    """Return the only source of captures. Raises UsageError if there are several.
+
+    sources: functions that make captures, one for each text. question: the options, of which
+    exactly one asks a question that is about one text.
+    """
     if len(sources) > 1:
         (name,) = question.questions
         raise UsageError(f"--{name} is about one text, and here are {len(sources)}")
@@ -277,7 +281,7 @@ def read_segments(name: str) -> tuple[Segment, ...] | None:
     """Read the named parts of a text from a file.
 
     name: the file, or ``auto``, for which None is returned: the text's own parts are meant, such as
-    its lines. Raises InputError for a file that cannot be used.
+    its lines or its messages. Raises InputError for a file that cannot be used.
     """
     if name == OWN_SEGMENTS:
         return None
@@ -363,9 +367,8 @@ def answer_about_text(source: CaptureSource, inspection: Inspection) -> Answer:
         rows = inspect_token(source, question.token, request)
         return make_result_answer(rows, title, pictures=rows.draw_tables(inspection.count_rows()))
     if question.query is not None and question.key is not None:
-        return make_result_answer(
-            inspect_cell(source, question.query, question.key, request), title
-        )
+        cell = inspect_cell(source, question.query, question.key, request)
+        return make_result_answer(cell, title)
     assert question.segments is not None
     segments = read_segments(question.segments)
     shares = inspect_segments(source, segments, question.query, request)

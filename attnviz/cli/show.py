@@ -94,7 +94,8 @@ def command(
     answer = make_capture_answer(capture, options, file_format)
     deliver(answer, destination, screen, result, look.cmap)
     selection = captures.selection
-    chooses = selection.layers is not None or selection.heads is not None or view.view is not None
+    chooses_heads = selection.layers is not None or selection.heads is not None
+    chooses = chooses_heads or view.view is not None
     if destination is None and not chooses and captures.source.path is None:
         result.talk.note(
             "see more: --view grid draws every head; -l and -H choose layers and heads",

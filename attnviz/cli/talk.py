@@ -31,7 +31,7 @@ class Talk:
         click.echo(escape(message), err=True)
 
     def tell_fidelity(self, capture: "Capture") -> None:
-        """Print how exact the weights of a capture are, if that is asked for."""
+        """Print on stderr how exact the weights of a capture are, if --verbose asks for that."""
         if not self.verbose:
             return
         if capture.fidelity is None:

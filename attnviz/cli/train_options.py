@@ -33,7 +33,7 @@ class SettingOptions:
     given: frozenset[str] = NOTHING_GIVEN
 
     def to_dict(self) -> dict[str, int | str]:
-        """Return the values by the names of their options."""
+        """Return the values of the setting by the names of their options."""
         return {name: value for name, value in asdict(self).items() if name != GIVEN}
 
     def require_sizes(self) -> None:
@@ -72,7 +72,11 @@ class TrainOptions:
     given: frozenset[str] = NOTHING_GIVEN
 
     def __post_init__(self) -> None:
-        """Refuse options that have no effect, with --curves or without. Raises UsageError."""
+        """Raise UsageError for options that have no effect.
+
+        --style only has one on a figure of --curves. With --curves nothing is trained, so that
+        the options of training have none.
+        """
         draws_figure = (
             self.curves is not None
             and self.output is not None
@@ -89,7 +93,7 @@ class TrainOptions:
 
 
 def read_bare_suffix(path: Path) -> str:
-    """Return the format that the suffix of a file names, or what stands there."""
+    """Return the suffix of a file without its dot, in lower case."""
     return path.suffix.lower().removeprefix(".")
 
 
@@ -98,7 +102,10 @@ def require_number(
     param: click.Parameter,  # noqa: ARG001
     value: float | None,
 ) -> float | None:
-    """Return a number, which "nan" is not. Raises a usage error."""
+    """Return the value of an option unchanged. Raises a usage error if it is not a number (NaN).
+
+    It is a callback of click.
+    """
     if value is not None and math.isnan(value):
         raise click.BadParameter("a number is needed")
     return value
