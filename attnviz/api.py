@@ -507,7 +507,12 @@ def read_model(
     return Reader(text_model, (escape(note),))
 
 
-def capture_inputs(model: "nn.Module", tokenizer: Any, inputs: Any, request: Request) -> Capture:
+def capture_inputs(
+    model: "nn.Module",
+    tokenizer: Any,
+    inputs: Any,
+    request: Request,
+) -> Capture:
     """Call a loaded model with inputs, and return the attention that a request asks for.
 
     model: any torch module, which may be in a wrapper such as torch.compile. tokenizer: of a

@@ -292,7 +292,11 @@ Picture: TypeAlias = Heatmap | Grid | Strip | Series | Table | Curves
 Drawable: TypeAlias = Picture | Page
 
 
-def pool_matrix(values: npt.NDArray[Cell], rows: int, columns: int) -> npt.NDArray[Cell]:
+def pool_matrix(
+    values: npt.NDArray[Cell],
+    rows: int,
+    columns: int,
+) -> npt.NDArray[Cell]:
     """Pool a matrix to at most ``rows`` x ``columns`` cells, each the maximum of a block.
 
     values: (row, column). Its cells are divided into blocks of neighbours that are as even as they

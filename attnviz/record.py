@@ -291,7 +291,13 @@ def named_arrays(group: Tiles | Statistics | Edges) -> dict[str, npt.NDArray[Any
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
-def require_attention(weights: Weights, shape: tuple[int, ...], method: str, *, sums: bool) -> None:
+def require_attention(
+    weights: Weights,
+    shape: tuple[int, ...],
+    method: str,
+    *,
+    sums: bool,
+) -> None:
     """Raise ValueError unless an array can hold attention weights, or the numbers of a method.
 
     shape: the lengths (layer, head, query, key) that it must have. method: what the numbers are;

@@ -250,7 +250,11 @@ def find_spelling(
     ]
 
 
-def explain_mismatch(name: str, positions: Sequence[int], tokens: Sequence[Token]) -> str:
+def explain_mismatch(
+    name: str,
+    positions: Sequence[int],
+    tokens: Sequence[Token],
+) -> str:
     """Say why a word does not name one token of a text, as the middle of an error message.
 
     positions: those of the tokens that it names, if there are several.
@@ -309,7 +313,11 @@ def require_window(window: slice, tokens: Sequence[Token], noun: str) -> range:
     return positions
 
 
-def require_window_sides(rows: slice, columns: slice, sides: MapTokens) -> tuple[range, range]:
+def require_window_sides(
+    rows: slice,
+    columns: slice,
+    sides: MapTokens,
+) -> tuple[range, range]:
     """Return the positions of the queries, and those of the keys, in a window of a map.
 
     rows, columns: the window. sides: the tokens of all queries and of all keys. Raises UsageError

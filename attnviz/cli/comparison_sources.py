@@ -268,7 +268,11 @@ def open_files(texts: Sequence[str], models: ComparedModels) -> Sides:
     return a, b
 
 
-def capture_text_of_file(file: CaptureSource, models: ComparedModels, request: Request) -> Capture:
+def capture_text_of_file(
+    file: CaptureSource,
+    models: ComparedModels,
+    request: Request,
+) -> Capture:
     """Run the first model on the text of a saved capture, and return what a request asks for.
 
     file: a function that returns the saved capture. Raises InputError if that holds no text,

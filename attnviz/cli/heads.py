@@ -196,7 +196,12 @@ def read_texts(path: str | None) -> list[str]:
     return sequences.take_excerpts(documents)
 
 
-def load_measurable_model(options: ModelOptions, talk: Talk, *, ablates: bool) -> "Model":
+def load_measurable_model(
+    options: ModelOptions,
+    talk: Talk,
+    *,
+    ablates: bool,
+) -> "Model":
     """Load a model whose heads are to be measured.
 
     ablates: load it with the part that predicts next tokens, so that its loss without some heads

@@ -270,7 +270,11 @@ def open_sources(
     return [partial(capture_with_fidelity, source, talk) for source in sources]
 
 
-def capture_with_fidelity(source: CaptureSource, talk: Talk, request: Request) -> Capture:
+def capture_with_fidelity(
+    source: CaptureSource,
+    talk: Talk,
+    request: Request,
+) -> Capture:
     """Make a capture with a source, and tell on stderr how exact it is, if that is asked for."""
     capture = source(request)
     talk.tell_fidelity(capture)

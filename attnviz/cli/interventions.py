@@ -141,7 +141,11 @@ def try_changes(
     return outcome, explain_changes(outcome.changes, outcome.scope)
 
 
-def capture_with_notes(source: CaptureSource, notes: Sequence[str], request: Request) -> Capture:
+def capture_with_notes(
+    source: CaptureSource,
+    notes: Sequence[str],
+    request: Request,
+) -> Capture:
     """Make a capture with a source, and add notes to it."""
     capture = source(request)
     return replace(capture, notes=(*capture.notes, *notes))

@@ -141,7 +141,11 @@ def require_deliverable(destination: Destination, file: FileOptions) -> None:
         raise UsageError(f"a {destination.file_format} is nothing for a terminal: {advice}")
 
 
-def require_format(destination: Destination | None, formats: Sequence[str], what: str) -> None:
+def require_format(
+    destination: Destination | None,
+    formats: Sequence[str],
+    what: str,
+) -> None:
     """Raise UsageError unless a destination has one of some formats, or is the screen (None).
 
     what: words for what is written, for the error.
@@ -290,7 +294,12 @@ def make_content(
     return answer.data(file_format)
 
 
-def make_figure(answer: Answer, file_format: str, options: FigureOptions, cmap: str) -> Content:
+def make_figure(
+    answer: Answer,
+    file_format: str,
+    options: FigureOptions,
+    cmap: str,
+) -> Content:
     """Make a figure of the pictures of an answer, below each other.
 
     file_format: ``png``, ``svg`` or ``pdf``. cmap: the name of the colours. Raises UsageError for

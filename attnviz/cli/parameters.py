@@ -94,7 +94,11 @@ def write_options(
         formatter.write_text(f"{', '.join(flags)}: see attnviz help {topic}")
 
 
-def option_section(title: str, *options: Decorator, topic: str | None = None) -> Decorator:
+def option_section(
+    title: str,
+    *options: Decorator,
+    topic: str | None = None,
+) -> Decorator:
     """Make one decorator of several, whose options stand in one section of the help, in this order.
 
     title: of the section. options: decorators of click, each of one option. topic: the topic of
@@ -111,7 +115,11 @@ def option_section(title: str, *options: Decorator, topic: str | None = None) ->
     return decorate
 
 
-def option_group(name: str, group: "type[DataclassInstance]", *decorators: Decorator) -> Decorator:
+def option_group(
+    name: str,
+    group: "type[DataclassInstance]",
+    *decorators: Decorator,
+) -> Decorator:
     """Make one decorator of several, whose options a command gets as one object.
 
     name: the parameter by which the command gets the object. group: the class of the object, a

@@ -124,7 +124,11 @@ def choose_keep(options: PictureOptions, file_format: str | None) -> Keep:
     return "weights" if needs_cells else "tiles"
 
 
-def count_tiles(options: PictureOptions, file_format: str | None, screen: Screen | None) -> int:
+def count_tiles(
+    options: PictureOptions,
+    file_format: str | None,
+    screen: Screen | None,
+) -> int:
     """Return the number of tiles on each side of a map that a picture can show.
 
     file_format: of the file that is written; None for a picture on the screen. screen: None if
@@ -138,7 +142,11 @@ def count_tiles(options: PictureOptions, file_format: str | None, screen: Screen
     return FIGURE_TILES if is_single else THUMBNAIL_TILES
 
 
-def prepare_capture(capture: Capture, options: PictureOptions, file_format: str | None) -> Capture:
+def prepare_capture(
+    capture: Capture,
+    options: PictureOptions,
+    file_format: str | None,
+) -> Capture:
     """Drop the special tokens of a capture and merge its heads, if the options ask for that.
 
     file_format: of the file to write; None for the screen. Raises UsageError or InputError where

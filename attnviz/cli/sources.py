@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from attnviz.models import Model
 
 
-def open_source(text: str | None, options: CaptureOptions, talk: Talk) -> CaptureSource:
+def open_source(
+    text: str | None,
+    options: CaptureOptions,
+    talk: Talk,
+) -> CaptureSource:
     """Return a source, that is, a function that makes a capture of a request.
 
     It reads the file that --from names, or else runs a model on the text. Its captures hold the
@@ -46,7 +50,11 @@ def open_model(content: str, options: CaptureOptions, talk: Talk) -> CaptureSour
     return make_model_source(model, content, options)
 
 
-def make_model_source(model: "Model", content: str, options: CaptureOptions) -> CaptureSource:
+def make_model_source(
+    model: "Model",
+    content: str,
+    options: CaptureOptions,
+) -> CaptureSource:
     """Return a function that makes a capture of a request by running a loaded model on a text.
 
     content: the text. options: they say what the numbers of the captures are, and if they are
@@ -58,7 +66,12 @@ def make_model_source(model: "Model", content: str, options: CaptureOptions) -> 
     return make_word_source(numbers_source, options.source.words)
 
 
-def load_model_for(options: CaptureOptions, talk: Talk, *, predicts: bool = False) -> "Model":
+def load_model_for(
+    options: CaptureOptions,
+    talk: Talk,
+    *,
+    predicts: bool = False,
+) -> "Model":
     """Load a model with the parts that options need: those that predict, or that write a text.
 
     predicts: load the part that predicts, even if the numbers of the captures do not need it.

@@ -105,7 +105,12 @@ def train_model(options: TrainOptions, folder: Path, talk: Talk) -> None:
     finish_run(trained, log, stop, talk)
 
 
-def finish_run(trained: "TrainedModel", log: "RunLog", stop: "Stop", talk: Talk) -> None:
+def finish_run(
+    trained: "TrainedModel",
+    log: "RunLog",
+    stop: "Stop",
+    talk: Talk,
+) -> None:
     """Write a trained model and its learning curves into a folder, and print where they are.
 
     log: of the run, with its folder. stop: says who ended the run. Raises KeyboardInterrupt if the
