@@ -10,7 +10,10 @@ NAMED = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
 
 
 def escape(text: str) -> str:
-    r"""Return a text that is safe to print, hostile characters as \xNN, \uNNNN or \UNNNNNNNN."""
+    r"""Return a text that is safe to print on a terminal.
+
+    Characters that could steer it, or reorder a line, are written as \xNN, \uNNNN or \UNNNNNNNN.
+    """
     if text.isascii() and text.isprintable():
         return text
     characters = []

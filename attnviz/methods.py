@@ -89,16 +89,16 @@ def holds_other_numbers(method: str) -> bool:
     return method in METHODS and method != ATTENTION
 
 
-def describe_method(part: AttentionMap) -> str:
+def describe_method(attention_map: AttentionMap) -> str:
     """Return a line that says what the numbers of a map are, and who defined them.
 
     The line is empty for attention weights, and for a method that is not known.
     """
-    if part.method == NORM and SUM in part.heads:
+    if attention_map.method == NORM and SUM in attention_map.heads:
         return SUMMED
-    if part.method not in METHODS:
+    if attention_map.method not in METHODS:
         return ""
-    return METHODS[part.method].line
+    return METHODS[attention_map.method].line
 
 
 def note_methods(capture: Capture) -> Capture:

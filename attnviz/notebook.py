@@ -86,7 +86,7 @@ class ShownCapture:
         )
 
     def page(self, *, exact: bool) -> bytes:
-        """Return the page as a file."""
+        """Return the HTML page of the capture. exact: write its weights with more digits."""
         from attnviz.render.html.page import render_page
         from attnviz.views import make_capture_page
 

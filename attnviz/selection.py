@@ -290,7 +290,7 @@ def number_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Return names parted by commas, as many as one line can hold."""
+    """Join names by commas; dots stand for those that a message of one line cannot hold."""
     shown = list(names[:MOST_NAMED])
     if len(names) > MOST_NAMED:
         shown.append("...")

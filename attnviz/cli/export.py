@@ -138,7 +138,7 @@ def write_report(
     entries = list_entries(report, parts, options, written_text, folder)
     require_same_report(folder, digest, force)
     files = list_report_files(parts, folder)
-    missing = [file for file in files if force or not file[2].exists()]
+    missing = [file for file in files if force or not file[2].exists()]  # 2: its path
     missing_paths = [path for _, _, path in missing]
     front_paths = [folder / name for name in FRONT_FILES]
     for path in (*missing_paths, *front_paths):

@@ -232,7 +232,8 @@ def require_method(question: QuestionOptions, numbers: NumbersOptions) -> None:
 
 
 def require_single_source(
-    sources: Sequence[CaptureSource], question: QuestionOptions
+    sources: Sequence[CaptureSource],
+    question: QuestionOptions,
 ) -> CaptureSource:
     """Return the only source of captures. Raises UsageError if there are several.
 

@@ -172,9 +172,11 @@ def require_figure_effect(destination: Destination | None, figure: FigureOptions
 
 
 def make_capture_answer(
-    capture: Capture, options: PictureOptions, file_format: str | None
+    capture: Capture,
+    options: PictureOptions,
+    file_format: str | None,
 ) -> Answer:
-    """Make the answer of a command whose result is a capture.
+    """Make the answer of a command whose result is a capture: what is needed to draw or write it.
 
     options: what is drawn of the capture. file_format: the format of the file to write; None for
     the screen. Only what this format needs is made: data, a page, or pictures.
@@ -227,7 +229,7 @@ def make_result_answer(
     markdown: Sequence[Picture] | None = None,
     page: Page | None = None,
 ) -> Answer:
-    """Make the answer of a command whose result is numbers.
+    """Make the answer of a command whose result is numbers: what is needed to draw or write it.
 
     title: the user's own, which replaces that of the first picture and of the page. pictures: what
     is drawn; None for the tables of the result. markdown: what is written to Markdown, if that is

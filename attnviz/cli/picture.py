@@ -43,7 +43,8 @@ class PictureOptions:
     def shows_everything(self, file_format: str | None) -> bool:
         """Return whether all layers and heads are shown unless some are chosen.
 
-        file_format: the format of a file; None for the screen.
+        That is so on a page and in the views of all heads. file_format: of the file; None for the
+        screen.
         """
         is_page = file_format == "html" and self.view.view is None
         return is_page or self.view.view in ("grid", "rows")
@@ -78,7 +79,9 @@ class PictureOptions:
 
 
 def make_request(
-    options: PictureOptions, file_format: str | None, screen: Screen | None
+    options: PictureOptions,
+    file_format: str | None,
+    screen: Screen | None,
 ) -> Request:
     """Return the request for a capture of which a picture is drawn, or a file is written.
 
@@ -110,8 +113,9 @@ def make_request(
 def choose_keep(options: PictureOptions, file_format: str | None) -> Keep:
     """Choose what to keep of each head: ``weights`` if single cells are needed, else ``tiles``.
 
-    Single cells are needed for files of data, for parts of a text, to drop special tokens, and for
-    other numbers than attention weights. file_format: of the file; None for the screen.
+    Single cells are needed for files of data, for parts of a text, for a screen that shows every
+    token, to drop special tokens, and for other numbers than attention weights. file_format: of the
+    file; None for the screen.
     """
     needs_cells = (
         file_format in DATA
@@ -197,17 +201,20 @@ def drop_special_tokens(capture: Capture, how: Special) -> Capture:
         rests = [drop_special(each, how) for each in capture.maps]
     except ValueError as error:
         raise InputError(f"--special {how}: {error}") from error
-    again = ""
+    about_rows = ""
     if how == "renormalise":
-        is_attention = methods == (ATTENTION,)
-        again = ", rows sum to 1 again" if is_attention else ", rows that hold anything sum to 1"
+        are_weights = methods == (ATTENTION,)
+        about_rows = (
+            ", rows sum to 1 again" if are_weights else ", rows that hold anything sum to 1"
+        )
     notes: dict[str, None] = {}
     for rest in rests:
         if not rest.names:
             continue
         note = f"without {', '.join(rest.names)}"
         if not are_scores:
-            note += f", which had {rest.share:.0%} of the {name_cell(rest.part.method)}{again}"
+            cell_name = name_cell(rest.part.method)
+            note += f", which had {rest.share:.0%} of the {cell_name}{about_rows}"
         notes[note] = None
     maps = tuple(rest.part for rest in rests)
     return replace(capture, maps=maps, notes=(*capture.notes, *notes))

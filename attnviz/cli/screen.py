@@ -97,18 +97,19 @@ def print_pictures(pictures: Sequence[Picture], screen: Screen) -> None:
         print_lines([[], *lines] if i else lines, screen)
 
 
-def print_lines(lines: Iterable[TerminalLine], on: Screen) -> None:
+def print_lines(lines: Iterable[TerminalLine], screen: Screen) -> None:
     """Print lines on stdout, with the width and the colours of a screen.
 
     lines: sequences of segments, which are pieces of text with a style of rich. Raises
     BrokenPipeError if the reader of stdout has gone.
     """
     segments = [segment for line in lines for segment in (*line, Segment.line())]
+    depth = screen.paint.depth
     console = Pipe(
-        width=on.width,
-        color_system=SYSTEMS.get(on.paint.depth),  # type: ignore[arg-type]
-        force_terminal=on.paint.depth in SYSTEMS,
-        no_color=on.paint.depth not in SYSTEMS,
+        width=screen.width,
+        color_system=SYSTEMS.get(depth),  # type: ignore[arg-type]
+        force_terminal=depth in SYSTEMS,
+        no_color=depth not in SYSTEMS,
         highlight=False,
         legacy_windows=False,
     )

@@ -158,12 +158,15 @@ def make_file_source(path: str, numbers: NumbersOptions) -> CaptureSource:
 
 
 def make_method_source(
-    source: CaptureSource, numbers: NumbersOptions, target: int | None = None
+    source: CaptureSource,
+    numbers: NumbersOptions,
+    target: int | None = None,
 ) -> CaptureSource:
     """Return a function that makes captures with the numbers that --weights names.
 
-    source: a function that makes captures of attention weights. target: the number of the output
-    whose gradients are taken, in place of --target-token.
+    For attention weights it is the source itself, that is, a function that makes captures of
+    requests. target: the number of the output whose gradients are taken, in place of
+    --target-token.
     """
     if numbers.method == ATTENTION:
         return source

@@ -23,7 +23,7 @@ class Talk:
         return not self.quiet and sys.stderr.isatty()
 
     def note(self, message: str) -> None:
-        """Print a line, with what could steer a terminal written out."""
+        """Print a line on stderr, unless silenced, with hostile characters escaped."""
         if self.quiet:
             return
         from attnviz.escape import escape

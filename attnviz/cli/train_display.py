@@ -75,7 +75,8 @@ def make_loss_notes(steps: int, talk: Talk) -> Callable[["Progress"], None]:
 
 
 def make_head_notes(
-    steps: int, talk: Talk
+    steps: int,
+    talk: Talk,
 ) -> Callable[["StoredModel", "Sequence[Measurement]"], None]:
     """Make a function that prints the loss and the best heads at every tenth of the steps.
 
