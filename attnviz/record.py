@@ -174,12 +174,12 @@ class AttentionMap:
         shape = len(self.layers), len(self.heads), len(self.queries), len(self.keys)
         if self.weights is not None:
             require_attention(self.weights, shape, self.method, sums="max" not in self.heads)
-        require_leading(self.statistics, shape[:2])
-        require_leading(self.edges, shape[:2])
+        require_layers_and_heads(self.statistics, shape[:2])
+        require_layers_and_heads(self.edges, shape[:2])
         mask_shape = shape if self.tiles is None else require_tiles(self.tiles, shape)
         object.__setattr__(self, "visible", np.broadcast_to(self.visible, mask_shape))
         if self.weights is not None:
-            require_masked(self.weights, self.visible)
+            require_zero_where_masked(self.weights, self.visible)
 
     def __repr__(self) -> str:
         """Say in one line what the map is of."""
@@ -301,8 +301,8 @@ def require_attention(
     """Raise ValueError unless an array can hold attention weights, or the numbers of a method.
 
     shape: the lengths (layer, head, query, key) that it must have. method: what the numbers are;
-    only ``scores`` may be negative. sums: the rows of attention weights are sums of 1, and may not
-    exceed it; without it, for a maximum over heads, no single weight may.
+    only ``scores`` may be negative. sums: no row of attention weights may sum to more than 1;
+    without it, for a maximum over heads, no single weight may be more.
     """
     if weights.shape != shape:
         raise ValueError(
@@ -323,7 +323,7 @@ def require_attention(
         raise ValueError(f"each row of attention weights must sum to at most 1, not {largest:.4g}")
 
 
-def require_masked(weights: Weights, visible: Visible) -> None:
+def require_zero_where_masked(weights: Weights, visible: Visible) -> None:
     """Raise ValueError unless weights are 0 wherever a query may not attend.
 
     weights, visible: (layer, head, query, key), visible being True where a query may attend.
@@ -347,7 +347,7 @@ def require_places(places: tuple[int, ...], count: int) -> tuple[int, ...]:
     return positions
 
 
-def require_leading(group: Statistics | Edges | None, shape: tuple[int, ...]) -> None:
+def require_layers_and_heads(group: Statistics | Edges | None, shape: tuple[int, ...]) -> None:
     """Raise ValueError if an array of statistics or edges has a wrong number of layers or heads.
 
     group: its arrays have the axes (layer, head, ...); None is allowed. shape: the numbers of

@@ -234,15 +234,21 @@ class Request:
         return replace(self, rows=rows, columns=columns, query=None, key=None)
 
 
-def describe_gradient(what: str, at: Token | None, place: int, named: str) -> str:
+def describe_gradient(
+    phrase: str,
+    token: Token | None,
+    position: int,
+    predicted: str,
+) -> str:
     """Return a line that says of which logit gradients were taken, for the notes of a capture.
 
-    what: words for the kind of prediction, which go before the token ``at`` where it is made, such
-    as "the next token after". at: that token; None for the class of a whole text. place: the
-    position of ``at``. named: the token or the class that is predicted.
+    phrase: words for the kind of prediction that go before a token, such as "the next token after".
+    token: the token at which the prediction is made, which stands at ``position``; None for the
+    class of a whole text. predicted: the token or the class that is predicted.
     """
-    where = "" if at is None else f" token {place} {label(at.text)}"
-    return f"gradient of the logit of {what}{where}, '{escape(named)}', less the mean of all logits"
+    where = "" if token is None else f" token {position} {label(token.text)}"
+    logit = f"the logit of {phrase}{where}, '{escape(predicted)}'"
+    return f"gradient of {logit}, less the mean of all logits"
 
 
 def explain_no_token(name: str, pieces: Sequence[str]) -> str:

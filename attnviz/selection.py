@@ -237,7 +237,9 @@ class TokenReference(NamedTuple):
 
 
 def find_spelling(
-    name: str, tokens: Sequence[Token], fold: Callable[[str], str] = str
+    name: str,
+    tokens: Sequence[Token],
+    fold: Callable[[str], str] = str,
 ) -> list[int]:
     """Return the positions of the tokens whose text, or label on pictures, is a word.
 

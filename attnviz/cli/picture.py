@@ -202,11 +202,10 @@ def drop_special_tokens(capture: Capture, how: Special) -> Capture:
     except ValueError as error:
         raise InputError(f"--special {how}: {error}") from error
     about_rows = ""
-    if how == "renormalise":
-        are_weights = methods == (ATTENTION,)
-        about_rows = (
-            ", rows sum to 1 again" if are_weights else ", rows that hold anything sum to 1"
-        )
+    if how == "renormalise" and methods == (ATTENTION,):
+        about_rows = ", rows sum to 1 again"
+    elif how == "renormalise":
+        about_rows = ", rows that hold anything sum to 1"
     notes: dict[str, None] = {}
     for rest in rests:
         if not rest.names:
