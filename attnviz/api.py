@@ -17,12 +17,12 @@ from attnviz.methods import MADE_OF, OF_A_PREDICTION, MethodName
 from attnviz.record import ATTENTION, Capture
 from attnviz.request import DType, Keep, Placement, Prompt, Replacement, Request, Target
 from attnviz.selection import (
+    parse_choice,
     parse_edge,
     parse_head_names,
     parse_heads,
     parse_numbers,
     parse_token,
-    require_choice,
     select_heads,
 )
 
@@ -97,8 +97,8 @@ def capture(
         raise UsageError(f"tiles={tiles}: there is at least one on a side")
     if inputs is not None and texts != Texts(None, None, None):
         raise UsageError("a model reads a text, or inputs=, not both")
-    chosen_layers = require_choice(layers, parse_numbers)
-    chosen_heads = require_choice(heads, parse_heads)
+    chosen_layers = parse_choice(layers, parse_numbers)
+    chosen_heads = parse_choice(heads, parse_heads)
     request = Request(chosen_layers, chosen_heads, keep=keep, tiles=tiles)
     if inputs is not None and not isinstance(model, (str, os.PathLike)):
         run_on_inputs = partial(capture_inputs, model, tokenizer, inputs)
@@ -163,11 +163,11 @@ def intervene(
     prompt = texts.prompt()
     subject = Subject.of(model_that_predicts, prompt)  # the model, its prompt, and its heads
     cut_edges = [require_parsed(edge, parse_edge) for edge in edges]
-    cut_inside = require_choice(inside, parse_heads)
+    cut_inside = parse_choice(inside, parse_heads)
     ablated = None if ablate is None else require_parsed(ablate, parse_head_names)
     changes = find_changes(subject.scope, cut_edges, cut_inside, ablated, replacement)
     outcome = run_changes(subject, changes, Target(target_token), seed)
-    request = Request(require_choice(layers, parse_numbers), require_choice(heads, parse_heads))
+    request = Request(parse_choice(layers, parse_numbers), parse_choice(heads, parse_heads))
     before = model_that_predicts.capture(prompt, request)
     after = model_that_predicts.capture(prompt, request, make_intervention(outcome.changes))
     notes = explain_changes(outcome.changes, outcome.scope)
@@ -205,8 +205,8 @@ def inspect(
     require_one_of(method, MethodName, "method")
     request = replace(
         EVERY_HEAD,
-        layers=require_choice(layers, parse_numbers),
-        heads=require_choice(heads, parse_heads),
+        layers=parse_choice(layers, parse_numbers),
+        heads=parse_choice(heads, parse_heads),
         keep="weights",
     )
     texts = [content for content in texts_and_captures if not isinstance(content, Capture)]
@@ -282,8 +282,8 @@ def heads(
         reader.model,
         excerpts,
         SequenceSettings(sequences, block, seed),
-        layers=None if layers is None else require_choice(layers, parse_numbers),
-        heads=None if heads is None else require_choice(heads, parse_heads),
+        layers=None if layers is None else parse_choice(layers, parse_numbers),
+        heads=None if heads is None else parse_choice(heads, parse_heads),
         role=role,
         ablates=ablate,
     )
@@ -352,8 +352,8 @@ def compare(
     """
     from attnviz.results.comparison import compare_captures, measure_comparisons
 
-    listed_layers = require_choice(layers, parse_numbers)
-    listed_heads = require_choice(heads, parse_heads)
+    listed_layers = parse_choice(layers, parse_numbers)
+    listed_heads = parse_choice(heads, parse_heads)
     comparison = compare_captures(a, b)
     return measure_comparisons([comparison], listed_layers, listed_heads)
 
@@ -390,8 +390,8 @@ def explain(
     return explain_head(
         reader.model,
         texts.prompt(),
-        require_choice(layer, parse_numbers),
-        require_choice(head, parse_numbers),
+        parse_choice(layer, parse_numbers),
+        parse_choice(head, parse_numbers),
         require_parsed(str(query), parse_token),
     )
 

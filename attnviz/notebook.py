@@ -12,7 +12,7 @@ from attnviz.io.files import require_new, write_whole
 from attnviz.io.formats import make_capture_document
 from attnviz.record import Capture, Reduction
 from attnviz.results.result import Result
-from attnviz.selection import parse_heads, parse_numbers, require_choice, select_heads
+from attnviz.selection import parse_choice, parse_heads, parse_numbers, select_heads
 
 if TYPE_CHECKING:
     from attnviz.drawable import Picture
@@ -36,8 +36,8 @@ def show(
 
     Raises UsageError for a layer or a head that is not there.
     """
-    chosen_heads = require_choice(heads, parse_heads)
-    chosen = select_heads(capture, require_choice(layers, parse_numbers), chosen_heads)
+    chosen_heads = parse_choice(heads, parse_heads)
+    chosen = select_heads(capture, parse_choice(layers, parse_numbers), chosen_heads)
     if reduce is not None:
         maps = tuple(attention_map.reduced(reduce) for attention_map in chosen.maps)
         chosen = replace(chosen, maps=maps)

@@ -508,7 +508,7 @@ def parse_head_names(text: str) -> HeadNames:
 Choice = TypeVar("Choice", Selection, Selection | HeadNames)
 
 
-def require_choice(choice: object, parser: Callable[[str], Choice]) -> Choice:
+def parse_choice(choice: object, parser: Callable[[str], Choice]) -> Choice:
     """Return a choice of layers or heads, parsed if it is a number or a text.
 
     choice: a number, a text as on the command line, or an object that is parsed already, which is

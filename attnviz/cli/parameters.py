@@ -15,7 +15,7 @@ Function = Callable[..., object]
 Decorator = Callable[[Function], Function]
 Value = TypeVar("Value")
 OTHER_SECTION = "Other options"  # last in a help
-GIVEN = "given"
+GIVEN_FIELD = "given"
 """The field of a group for the names of those of its options that stand on the command line."""
 
 
@@ -133,8 +133,8 @@ def option_group(
         @wraps(function)
         def command(*args: object, **values: object) -> object:
             group_values = {field: values.pop(field) for field in names if field in values}
-            if GIVEN in names:
-                group_values[GIVEN] = list_given_names() & names
+            if GIVEN_FIELD in names:
+                group_values[GIVEN_FIELD] = list_given_names() & names
             values[name] = group(**group_values)
             return function(*args, **values)
 

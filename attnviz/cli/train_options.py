@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from attnviz.cli.options import FIGURES, NOTHING_GIVEN
-from attnviz.cli.parameters import GIVEN, find_option_flag, option_group
+from attnviz.cli.parameters import GIVEN_FIELD, find_option_flag, option_group
 from attnviz.errors import UsageError
 
 OF_CURVES = {"curves", "output", "force", "style"}  # options that --curves obeys
@@ -34,7 +34,7 @@ class SettingOptions:
 
     def to_dict(self) -> dict[str, int | str]:
         """Return the values of the setting by the names of their options."""
-        return {name: value for name, value in asdict(self).items() if name != GIVEN}
+        return {name: value for name, value in asdict(self).items() if name != GIVEN_FIELD}
 
     def require_sizes(self) -> None:
         """Raise UsageError unless the width divides into heads of an even size.
