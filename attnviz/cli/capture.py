@@ -91,14 +91,15 @@ def command(
         raise UsageError(f"--weights {method} is kept cell by cell: leave --keep and --tiles out")
     selection = captures.selection
     request = Request(
-        selection.all_layers,
-        selection.all_heads,
-        captures.model.truncate,
-        selection.kinds,
+        layers=selection.all_layers,
+        heads=selection.all_heads,
+        truncate=captures.model.truncate,
+        kinds=selection.kinds,
         keep=keep,
         tiles=tiles,
     )
-    capture = open_source(text, captures, talk)(request)
+    source = open_source(text, captures, talk)
+    capture = source(request)
     talk.tell_fidelity(capture)
     save(capture, output, force=force)
     for line in (*capture.notes, f"wrote {output}; draw it with: attnviz show --from {output}"):
