@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.numerics import compute_row_entropies
+from attnviz.analysis.numerics import compute_row_entropies, normalise_rows
 from attnviz.analysis.statistics import average_defined, compute_deviation
 from attnviz.record import ATTENTION, AttentionMap, Doubles, Statistics, Visible, Weights
 
@@ -147,14 +147,6 @@ class HeadWeights:
         positions = Positions(steps_kept, self.positions.resting[kept], {})
         weights = normalise_rows(self.weights[:, kept])
         return HeadWeights(weights, self.visible[:, kept], positions)
-
-
-def normalise_rows(weights: Doubles) -> Doubles:
-    """Divide each row of weights (..., key) by its sum; rows of zeros stay zeros."""
-    sums = weights.sum(-1, keepdims=True)
-    shares = np.zeros_like(weights)
-    np.divide(weights, sums, out=shares, where=sums > 0)
-    return shares
 
 
 def sum_rows(weights: Doubles, values: npt.NDArray[Any]) -> Doubles:

@@ -1,15 +1,17 @@
 """Numerical steps that several analyses share.
 
-They are the entropy of rows, the logarithm of a softmax, and two questions about masks: along which
-axes a mask only repeats itself, and whether it is causal.
+They are the entropy of rows, the logarithm of a softmax, rows that sum to 1, and two questions
+about masks: along which axes a mask only repeats itself, and whether it is causal.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from attnviz.record import Doubles, Floats, Visible
+
+Floating = TypeVar("Floating", Floats, Doubles)
 
 
 def compute_row_entropies(weights: Doubles) -> Doubles:
@@ -61,3 +63,11 @@ def is_causal(cells: npt.NDArray[Any]) -> bool:
         if later_cells.any():
             return False
     return True
+
+
+def normalise_rows(weights: Floating) -> Floating:
+    """Divide each row of weights (..., key) by its sum; rows of zeros stay zeros."""
+    sums = weights.sum(-1, keepdims=True)
+    shares = np.zeros_like(weights)
+    np.divide(weights, sums, out=shares, where=sums > 0)
+    return shares

@@ -142,12 +142,12 @@ def find_changes(
     heads: tuple[Head, ...] = ()
     layers: tuple[int, ...] = ()
     if isinstance(inside, HeadNames):
-        heads = resolve_head_names(inside, scope)
+        heads = list_named_heads(inside, scope)
     else:
         layers = inside.resolve(tuple(scope.heads), "layer")
     edges = [resolve_edge(edge, scope) for edge in knocked_out]
     pairs = tuple(dict.fromkeys(edges))
-    ablated_heads = resolve_head_names(ablated, scope) if ablated else ()
+    ablated_heads = list_named_heads(ablated, scope) if ablated else ()
     return InterventionChanges(
         kind=scope.kind,
         pairs=pairs,
@@ -158,7 +158,7 @@ def find_changes(
     )
 
 
-def resolve_head_names(heads: HeadNames, scope: InterventionScope) -> tuple[Head, ...]:
+def list_named_heads(heads: HeadNames, scope: InterventionScope) -> tuple[Head, ...]:
     """Return named heads, each by its layer and number, counted from 0.
 
     scope: the layers and heads that there are. Raises UsageError for one that is not there.
