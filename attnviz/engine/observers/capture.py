@@ -17,9 +17,9 @@ from attnviz.engine.agreement import (
     check_output,
     compare_outputs,
     find_coarsest_dtype,
-    larger_of,
+    find_larger,
 )
-from attnviz.engine.blocks import BlockPlan, CallShape, Reducer, attend_in_blocks, replay
+from attnviz.engine.blocks import BlockPlan, CallShape, Reducer, attend_in_blocks, replay_weights
 from attnviz.engine.call import Call
 from attnviz.engine.edits import RunEdits
 from attnviz.engine.observers.base import (
@@ -215,7 +215,7 @@ class CaptureObserver(Observer):
             is_ours = not call.plain
         if is_ours:  # another function should say the same
             difference, dtype = check_output(call, source, output)
-            result.difference = larger_of(result.difference, difference)
+            result.difference = find_larger(result.difference, difference)
             result.dtype = dtype
         return output, result
 
@@ -269,13 +269,13 @@ class CaptureObserver(Observer):
         )
         plan, summary = self.share_plan(shape)
         reducers = self.choose_reducers(plan, summary)
-        replay(weights, plan, reducers.all)
+        replay_weights(weights, plan, reducers.all)
         shown = self.show(visible, plan)
-        return self.finish(reducers, shown, MaskSummary.of(visible))
+        return self.finish(reducers, shown, MaskSummary.from_mask(visible))
 
     def find_plan(self, call: Call) -> tuple[BlockPlan, SummaryReducer]:
         """Return the blocks and buffers of a call."""
-        return self.share_plan(CallShape.of(call, self.request.tiles))
+        return self.share_plan(CallShape.from_call(call, self.request.tiles))
 
     def share_plan(self, shape: CallShape) -> tuple[BlockPlan, SummaryReducer]:
         """Return the blocks and buffers of a shape, made once for all its calls."""
@@ -321,11 +321,11 @@ class CaptureObserver(Observer):
                 return view
         if call.causal:
             visible = self.show_causal(plan)
-            sight = MaskSummary.causal(*size, call.query.device)
+            sight = MaskSummary.from_causal_mask(*size, call.query.device)
         else:
             seen = call.visible()
             visible = self.show(seen, plan)
-            sight = MaskSummary.of(seen)
+            sight = MaskSummary.from_mask(seen)
         view = MaskView(call.masks, call.causal, size, visible, sight)
         latest = self.views[1 - VIEWS :]
         self.views = [*latest, view]
