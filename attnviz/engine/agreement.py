@@ -23,7 +23,8 @@ def check_output(
     was compared. The difference is None if there is no other function.
     """
     query_count = call.query.shape[2]
-    step = math.ceil(query_count / SAMPLE)  # every so many queries, at most SAMPLE of them
+    # Every so many queries, at most SAMPLE of them.
+    step = math.ceil(query_count / SAMPLE)
     rows = torch.arange(0, query_count, step, device=call.query.device)
     expected = compute_reference(call, source, rows)
     if expected is None:

@@ -246,12 +246,12 @@ class BlockPlan:
         """
         shape = self.shape
         heads = self.heads_a_group
-        batch = shape.batch
-        key_heads = shape.key_heads
-        self.query = self.allocate(batch, key_heads, shape.queries, heads, shape.width)
-        self.key = self.allocate(batch, key_heads, shape.keys, shape.width)
-        self.output = self.allocate(self.groups, shape.queries * heads, shape.value_width)
-        sums = self.allocate(3, self.groups, shape.queries, heads)
+        queries = shape.queries
+        by_key_head = shape.batch, shape.key_heads
+        self.query = self.allocate(*by_key_head, queries, heads, shape.width)
+        self.key = self.allocate(*by_key_head, shape.keys, shape.width)
+        self.output = self.allocate(self.groups, queries * heads, shape.value_width)
+        sums = self.allocate(3, self.groups, queries, heads)
         self.sums = RowSums(*sums)
         # Whole lines of the cache, and one more before the first block.
         lines = math.ceil(self.groups_a_block * self.largest / LINE)
@@ -417,7 +417,14 @@ def attend_in_blocks(call: Call, plan: BlockPlan, reducers: Reducers) -> Tensor:
         for span in plan.spans:
             sums = plan.sums.view_block(groups, span.queries)
             chunks = compute_exponentials(layout, groups, span, sums)
-            finish_weights(chunks, layout, groups, span, sums, reducers)
+            finish_weights(
+                chunks,
+                layout,
+                groups=groups,
+                span=span,
+                sums=sums,
+                reducers=reducers,
+            )
         for reducer in reducers:
             reducer.close(groups)
     if call.sinks is None:
@@ -567,11 +574,23 @@ def compute_exponentials(
     chunks = []
     for first_key, stop_key in plan.list_chunks(span, whole=whole):
         key = layout.key[groups, :, first_key:stop_key]
-        scores = plan.view_buffer(plan.scores, group_count, span, 0, stop_key - first_key)
+        scores = plan.view_buffer(
+            plan.scores,
+            group_count,
+            span,
+            first_key=0,
+            stop_key=stop_key - first_key,
+        )
         compute_scores(query, key, call.softcap, scores)
         if whole:
             shift = hide_and_shift(scores, layout, groups, span)
-        chunk = plan.view_buffer(plan.weights, group_count, span, first_key, stop_key)
+        chunk = plan.view_buffer(
+            plan.weights,
+            group_count,
+            span,
+            first_key=first_key,
+            stop_key=stop_key,
+        )
         torch.exp(scores, out=chunk)
         if call.causal and stop_key > span.first:
             hide_later_keys(chunk, plan, span, first_key)
@@ -652,7 +671,8 @@ def hide_and_shift(
     if layout.sinks is not None:
         sinks = pick_sinks(layout.sinks, plan, groups, span)
         shift = torch.maximum(shift, sinks)
-    shift.clamp_min_(HIDDEN / 2)  # in a row without a visible key all exponentials are then 0
+    # In a row without a visible key all exponentials are then 0.
+    shift.clamp_min_(HIDDEN / 2)
     scores.sub_(shift)
     return shift
 
@@ -667,7 +687,8 @@ def add_mask(scores: Tensor, mask: Tensor, plan: BlockPlan, groups: slice, span:
     queries = pick_axis(mask, 2, span.queries)
     for i, group in enumerate(range(groups.start, groups.stop)):
         item, heads = locate_group(group, plan)
-        item_mask = mask[item % mask.shape[0]]  # a mask for all items has one
+        # A mask for all items has one.
+        item_mask = mask[item % mask.shape[0]]
         mask_heads = pick_axis(mask, 1, heads)
         group_mask = item_mask[mask_heads, queries, : span.keys]  # (head or 1, query or 1, key)
         added = make_additive_mask(group_mask, scores.dtype)
@@ -684,7 +705,8 @@ def pick_sinks(sinks: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -
     group_sinks = []
     for group in range(groups.start, groups.stop):
         item, heads = locate_group(group, plan)
-        item_sinks = sinks[item % sinks.shape[0]]  # sinks for all items have one
+        # Sinks for all items have one.
+        item_sinks = sinks[item % sinks.shape[0]]
         group_sinks.append(item_sinks[heads, queries])
     return torch.stack(group_sinks).transpose(1, 2)
 

@@ -105,7 +105,8 @@ class Call:
         """
         mask = self.mask
         causal = self.causal
-        if self.bias is not None:  # torch takes one mask only: all goes into one of numbers
+        # Torch takes one mask only: all goes into one of numbers.
+        if self.bias is not None:
             if causal:
                 mask = self.visible()
             causal = False

@@ -203,18 +203,18 @@ class SummaryReducer:
         """
         plan = self.plan
         rows = 2, plan.groups, plan.shape.queries, plan.heads_a_group
+        # For each query: the sum of weight * distance over the keys from the edge to itself, and
+        # the sum of weight over the keys before the edge.
         self.distance_near, self.weight_before = plan.allocate(*rows)
-        """For each query: the sum of weight * distance over the keys from the edge to itself, and
-        the sum of weight over the keys before the edge."""
+        # The sum, over queries, of weight * position of the keys before the edge.
         self.position_before = plan.allocate(plan.groups, plan.heads_a_group)
-        """The sum, over queries, of weight * position of the keys before the edge."""
         height, width = plan.tile_size
         tallest = max(span.height + span.first % height for span in plan.spans)
         numbers = count_up(tallest, plan)
         behind = numbers[:, None] - numbers
         behind.clamp_min_(0)
+        # How far a key lies before its query, (query, 1, key), both counted from the edge.
         self.behind = behind[:, None]
-        """(query, 1, key): how far a key lies before its query, both counted from the edge."""
         self.keys_before = self.number_keys_before_edges(plan.tile_grid[1] * width)
 
     def see(self, block: WeightsBlock) -> None:
@@ -319,7 +319,13 @@ class SummaryReducer:
         them. span: the queries of the block.
         """
         groups, _, _, keys = weights.shape
-        products = self.plan.view_buffer(self.plan.scores, groups, span, 0, keys)
+        products = self.plan.view_buffer(
+            self.plan.scores,
+            groups,
+            span,
+            first_key=0,
+            stop_key=keys,
+        )
         return torch.mul(weights, factors, out=products)
 
     def find_edge(self, span: QuerySpan) -> int:

@@ -150,7 +150,14 @@ class Tap(TorchFunctionMode):
         mask = None if attn_mask is None else self.add_axes(attn_mask)
         if scale is None:
             scale = compute_default_scale(queries)
-        call = Call(queries, keys, values, scale, mask=mask, causal=is_causal)
+        call = Call(
+            query=queries,
+            key=keys,
+            value=values,
+            scale=scale,
+            mask=mask,
+            causal=is_causal,
+        )
         self.found += 1
         output = self.observer.attend(call, self.source)
         size = *query.shape[:-1], value.shape[-1]
@@ -274,7 +281,13 @@ class Tap(TorchFunctionMode):
         step = math.ceil(weights.shape[-2] / SAMPLE)
         rows = weights[..., ::step, :].clone()
         latest = self.pending[1 - MOST :]
-        self.pending = [*latest, Pending([weights], visible, rows, number)]
+        pending = Pending(
+            forms=[weights],
+            visible=visible,
+            rows=rows,
+            number=number,
+        )
+        self.pending = [*latest, pending]
 
     def follow_weights(self, func: Any, operands: list[Tensor], result: Any) -> None:
         """Follow the weights that wait for their values through a function that torch has run.

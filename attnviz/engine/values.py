@@ -67,9 +67,8 @@ class WatchedOutput(Tensor):
         kwargs = kwargs or {}
         watched = find_watched_output(cls, (*args, *kwargs.values()))
         with torch._C.DisableTorchFunctionSubclass():
-            if (
-                watched is None
-            ):  # it stands in a list of tensors: what is made of it is not followed
+            # It stands in a list of tensors: what is made of these is not followed.
+            if watched is None:
                 return func(*args, **kwargs)
             factors = find_factors(func, args, kwargs)
             if factors is not None:

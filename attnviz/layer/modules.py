@@ -104,7 +104,8 @@ class MultiHeadAttention(nn.Module):
         require_width("key", key, self.key)
         require_width("value", value, self.value)
         if mask is not None and mask.ndim == 3:
-            mask = mask[:, None]  # one for all heads
+            # One for all heads.
+            mask = mask[:, None]
         merged, weights, _ = attend_heads(
             self.query(query),
             self.key(key),

@@ -122,7 +122,8 @@ class RunLog:
         model = now.model()
         folder = self.folder / f"step-{now.step}"
         model.about["scores"] = describe_best_heads(model)
-        if folder.exists():  # of this run, which has been at this step before, or to be replaced
+        # This run wrote it when it was at this step before, or it is to be replaced.
+        if folder.exists():
             store.write_stored_model(folder, model)
             return
         unfinished = folder.with_name(f".{folder.name}")

@@ -126,7 +126,8 @@ def measure_row_losses(parameters: Mapping[str, Array], rows: Ids, config: Model
     predicted = compute_next_scores(parameters, rows[:, :-1], config)  # (row, n - 1, vocabulary)
     highest = predicted.max(-1)
     exponentials = np.exp(predicted - highest[..., None])
-    normaliser = np.log(exponentials.sum(-1)) + highest  # log of the sum of exp(predicted)
+    # Log of the sum of exp(predicted).
+    normaliser = np.log(exponentials.sum(-1)) + highest
     next_tokens = rows[:, 1:, None]
     next_scores = np.take_along_axis(predicted, next_tokens, -1)
     losses: Singles = normaliser - next_scores[..., 0]

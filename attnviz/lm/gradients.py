@@ -39,7 +39,8 @@ def compute_gradients(
     layers: list[HeadInputs] = []
 
     def keep_layer(layer: int, output: Any, weigh: WeighHeads) -> Any:
-        if not output.requires_grad:  # nothing before it is of interest: the graph begins here
+        # Nothing before it is of interest: the graph begins here.
+        if not output.requires_grad:
             output = output.detach().requires_grad_()
         outputs.append(output)
         layers.append(weigh(range(config.heads)))
@@ -51,7 +52,13 @@ def compute_gradients(
         tensors = {name: make_normal_tensor(array) for name, array in parameters.items()}
         normal_masks = {layer: make_normal_tensor(mask) for layer, mask in masks.items()}
         tokens = torch.as_tensor(ids, device=tensors["embedding"].device)
-        *_, last = evaluate_layers(tensors, tokens, config, normal_masks, keep_layer)
+        *_, last = evaluate_layers(
+            tensors,
+            tokens,
+            config,
+            masks=normal_masks,
+            change=keep_layer,
+        )
         hidden = last.hidden[0, position]
         predicted = project_logits(tensors, hidden).float()
         if target < 0:

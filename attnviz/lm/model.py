@@ -176,7 +176,8 @@ def compute_losses(
     batch, n = ids.shape
     highest = xp.amax(predicted, axis=-1)
     exponentials = xp.exp(predicted - highest[..., None])
-    normaliser = xp.log(exponentials.sum(-1)) + highest  # log of the sum of exp(predicted)
+    # Log of the sum of exp(predicted).
+    normaliser = xp.log(exponentials.sum(-1)) + highest
     rows = xp.arange(batch, device=ids.device)
     positions = xp.arange(n - 1, device=ids.device)
     next_tokens = ids[:, 1:]

@@ -168,7 +168,12 @@ def run_stage(
             "tokens": steps_done * recipe.tokens,
             "corpus_tokens": len(ids),
         }
-        return store.StoredModel(config, parameters, tokenizer.to_str(), about)
+        return store.StoredModel(
+            config=config,
+            parameters=parameters,
+            tokenizer=tokenizer.to_str(),
+            about=about,
+        )
 
     def count_step(progress: Progress) -> None:
         """Log and show a step of this stage as one of the whole run."""
@@ -193,7 +198,12 @@ def run_stage(
     )
     trained = make_model(round_parameters(parameters))
     characters = sum(map(len, held_out))
-    measured = measure_model(trained.parameters, config, held_out_ids, characters)
+    measured = measure_model(
+        trained.parameters,
+        config,
+        held_out=held_out_ids,
+        characters=characters,
+    )
     trained.about.update(measured)
     return TrainedModel(trained, steps_done)
 

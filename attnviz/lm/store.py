@@ -89,7 +89,12 @@ def read_stored_model(folder: Path) -> StoredModel:
         raise ModelError(f"the model in {folder} is damaged: {error}") from error
     require_shapes(folder, halves, config)
     parameters = {name: array.astype(np.float32) for name, array in halves.items()}
-    return StoredModel(config, parameters, tokenizer, about)
+    return StoredModel(
+        config=config,
+        parameters=parameters,
+        tokenizer=tokenizer,
+        about=about,
+    )
 
 
 def require_shapes(folder: Path, parameters: dict[str, Array], config: ModelConfig) -> None:
@@ -113,7 +118,8 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     path = folder / CONFIG
     try:
         data = json.loads(path.read_bytes())
-        score = data.get("score", ModelConfig.score)  # older files do not name it
+        # Older files do not name it.
+        score = data.get("score", ModelConfig.score)
         sizes = {name: data[name] for name in SIZES}
         config = ModelConfig(**sizes, score=score)
         about = dict(data.get("about", {}))
@@ -125,7 +131,8 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     dim, heads = config.dim, config.heads
     if dim % (2 * heads):
         raise ModelError(f"{path}: dim {dim} is not an even multiple of {heads} heads")
-    if score not in tuple(SCORES):  # a tuple, because the score may be of any type
+    # A tuple, because the score may be of any type.
+    if score not in tuple(SCORES):
         known = ", ".join(SCORES)
         raise ModelError(f"{path}: score {score!r} is none of {known}")
     return config, about

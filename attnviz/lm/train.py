@@ -108,7 +108,12 @@ def train_parameters(
             inputs, labels = draw_batch(ids, config, recipe, step, training.rng)
             loss = descend(training, config, inputs.to(device), labels.to(device))
             record_step(training, loss, inputs.numel())
-            progress = Progress(training.step, training.loss, training.tokens, training)
+            progress = Progress(
+                step=training.step,
+                loss=training.loss,
+                tokens=training.tokens,
+                training=training,
+            )
             watch(progress)
     except KeyboardInterrupt:
         pass

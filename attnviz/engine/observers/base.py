@@ -75,7 +75,15 @@ class CallResult:
         if self.edges is not None:
             keys, strengths = self.edges
             edges = keys[numbers], strengths[numbers]
-        return CallResult(visible, weights, summary, self.tile, edges, self.difference, self.dtype)
+        return CallResult(
+            visible=visible,
+            weights=weights,
+            summary=summary,
+            tile=self.tile,
+            edges=edges,
+            difference=self.difference,
+            dtype=self.dtype,
+        )
 
 
 class Finished(BaseException):

@@ -148,7 +148,13 @@ class CaptureObserver(Observer):
         columns = self.request.columns
         projection = require_projection(output, merged, matrix)
         if self.request.summed:
-            result.weights = measure_summed_lengths(call, projection, heads, rows, columns)
+            result.weights = measure_summed_lengths(
+                call,
+                projection,
+                heads,
+                rows=rows,
+                columns=columns,
+            )
             result.visible = result.visible.any(0, keepdim=True)
         elif result.weights is not None:
             lengths = measure_head_lengths(call, projection, heads)
@@ -266,7 +272,12 @@ class CaptureObserver(Observer):
         result.difference = compare_outputs(block_output, of_heads)
         result.dtype = find_coarsest_dtype(call.query, call.value, output)
         if self.request.method == SCORES:
-            result.weights = compute_window_scores(call, heads, rows, columns)
+            result.weights = compute_window_scores(
+                call,
+                heads,
+                rows=rows,
+                columns=columns,
+            )
         return result
 
     def run_blocks(self, call: Call) -> tuple[Tensor, CallResult]:
@@ -375,7 +386,13 @@ class CaptureObserver(Observer):
             mask = call.visible()
             visible = self.reduce_mask(mask, plan)
             mask_summary = MaskSummary.from_mask(mask)
-        view = MaskView(call.masks, call.causal, size, visible, mask_summary)
+        view = MaskView(
+            masks=call.masks,
+            causal=call.causal,
+            size=size,
+            visible=visible,
+            mask_summary=mask_summary,
+        )
         latest = self.views[1 - VIEWS :]
         self.views = [*latest, view]
         return view

@@ -59,7 +59,8 @@ class GenerationObserver(Observer):
         whole = CaptureObserver(every_head, request, stop=False)
         for number in range(self.calls):
             if number not in self.heads:
-                whole.calls += 1  # it is counted, though nothing is kept of it
+                # It is counted, though nothing is kept of it.
+                whole.calls += 1
                 continue
             steps = [probe.found[number] for probe in self.probes]
             weights, visible = join_steps(steps)

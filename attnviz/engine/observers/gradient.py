@@ -53,7 +53,8 @@ class GradientObserver(Observer):
             output = compute_plain_output(edited, edited_source)
         else:
             output = compute_eager_output(edited)
-        if not output.requires_grad:  # nothing before it is of interest: the graph begins here
+        # Nothing before it is of interest: the graph begins here.
+        if not output.requires_grad:
             output = output.detach().requires_grad_()
         self.calls.append(edited)
         self.outputs.append(output)
@@ -93,7 +94,13 @@ class GradientObserver(Observer):
         """
         call = self.calls[number].detach()
         rows = request.rows
-        products = multiply_gradients(call, slopes[number], heads, rows, request.columns)
+        products = multiply_gradients(
+            call,
+            slopes[number],
+            heads,
+            rows=rows,
+            columns=request.columns,
+        )
         visible = call.visible()[0]
         if visible.shape[1] > 1:
             visible = visible[:, rows]
@@ -143,7 +150,8 @@ def compute_eager_output(call: Call) -> Tensor:
         row_sinks = sinks.expand(*scores.shape[:-1], 1).to(scores.dtype)
         scores = torch.cat([scores, row_sinks], -1)
     keys = every_head.key.shape[2]
-    weights = scores.softmax(-1)[..., :keys]  # without the share of the sinks
+    # Without the share of the sinks.
+    weights = scores.softmax(-1)[..., :keys]
     weights = weights.to(call.value.dtype)
     output: Tensor = weights @ every_head.value
     return output.transpose(1, 2)
