@@ -114,7 +114,8 @@ class RowSums(NamedTuple):
     def view_block(self, groups: slice, queries: slice) -> "RowSums":
         """Return the sums of one block, (group, query, head of the group), as views of these.
 
-        groups, queries: those of the block.
+        groups, queries: those of the block. A group is one key head of one text, with the query
+        heads that share it.
         """
         total = self.total[groups, queries]
         mass = self.mass[groups, queries]
@@ -124,8 +125,9 @@ class RowSums(NamedTuple):
     def add_chunk(self, exponentials: Tensor, scores: Tensor, first_key: int) -> None:
         """Add a run of keys to the sums of a block, or begin the sums with it.
 
-        scores, exponentials: of these keys, (group, query, head, key). first_key: the first of the
-        keys; runs come in order, and the one at key 0 begins the sums.
+        scores, exponentials: of these keys, (group, query, head, key); a group is one key head of
+        one text, with the query heads that share it. first_key: the first of the keys; runs come in
+        order, and the one at key 0 begins the sums.
         The scores are overwritten, so that their products with the exponentials need no buffer.
         """
         accumulate(exponentials, self.total, first_key)
@@ -136,7 +138,8 @@ class RowSums(NamedTuple):
         """Add the exponentials of the sinks of a block, when those of all its keys are there.
 
         A sink is a score that stands for no key: it takes a share of the softmax, so that the
-        weights of its row sum to less than 1. exponentials: (group, query, head of the group).
+        weights of its row sum to less than 1, to ``mass``. exponentials: (group, query, head of the
+        group).
         """
         torch.div(self.total, self.total + exponentials, out=self.mass)
         self.total.add_(exponentials)
@@ -196,6 +199,7 @@ class BlockPlan:
     def __init__(self, shape: CallShape) -> None:
         self.shape = shape
         self.groups = shape.batch * shape.key_heads
+        """The number of groups: key heads of all texts, each with its query heads."""
         self.heads_a_group = shape.heads // shape.key_heads
         """Query heads that share a key head, g."""
         self.plan_tiles()
@@ -653,7 +657,8 @@ def hide_and_shift(
     """Hide what is masked in the scores of a block, and take the maximum off each row.
 
     scores: (group, query, head, key), of all keys, changed in place. layout: the call, with its
-    masks and sinks. groups, span: the groups and the queries of the block.
+    masks and sinks. groups, span: the groups and the queries of the block. Without its maximum no
+    row has an exponential that overflows.
     Returns what was taken off, (group, query, head, 1). Returns None if the scores are bounded:
     then nothing is taken off, and causality is left to ``hide_later_keys``.
     """
@@ -687,7 +692,7 @@ def add_mask(scores: Tensor, mask: Tensor, plan: BlockPlan, groups: slice, span:
     queries = pick_axis(mask, 2, span.queries)
     for i, group in enumerate(range(groups.start, groups.stop)):
         item, heads = locate_group(group, plan)
-        # A mask for all items has one.
+        # A mask that serves all items of the batch has one entry.
         item_mask = mask[item % mask.shape[0]]
         mask_heads = pick_axis(mask, 1, heads)
         group_mask = item_mask[mask_heads, queries, : span.keys]  # (head or 1, query or 1, key)
@@ -705,7 +710,7 @@ def pick_sinks(sinks: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -
     group_sinks = []
     for group in range(groups.start, groups.stop):
         item, heads = locate_group(group, plan)
-        # Sinks for all items have one.
+        # Sinks that serve all items of the batch have one entry.
         item_sinks = sinks[item % sinks.shape[0]]
         group_sinks.append(item_sinks[heads, queries])
     return torch.stack(group_sinks).transpose(1, 2)
@@ -734,7 +739,8 @@ def finish_weights(
     """Turn the exponentials of a block into weights, and use these while they are in the cache.
 
     chunks: the exponentials of each chunk of keys, (group, query, head, key), changed in place.
-    sums: of the block, with the totals by which they are divided. The output of the block is
+    layout: the call, laid out for matrix products. groups, span: the groups and the queries of the
+    block. sums: of the block, with the totals by which they are divided. The output of the block is
     written into the buffer of the plan, and each reducer sees each chunk.
     """
     plan = layout.plan

@@ -71,8 +71,8 @@ class RunEdits(NamedTuple):
         """Return the output of the heads of a call as the model is to go on with it.
 
         number: the position of the call in the run of the model. output: (batch, query, head, d_v),
-        before it is projected. It comes back as it is if no change is asked for, or not in this
-        call.
+        before it is projected. call: tells the change, on request, of what some heads made it. The
+        output comes back as it is if no change is asked for, or not in this call.
         """
         if self.change is None:
             return output

@@ -387,11 +387,11 @@ class SummaryReducer:
         return {name: copy_to_cpu(array) for name, array in results.items()}
 
     def average_positions(self) -> dict[str, Tensor]:
-        """Average what compares the positions of queries and keys, (batch, head) each, by name.
+        """Average statistics that compare positions of queries and keys, (batch, head) each.
 
-        diagonal: the weight of a query on itself; previous: on the key before it; distance: the sum
-        over keys of weight * |query - key|, in tokens. Each is the mean over the queries that see a
-        key; for the key before, without query 0.
+        They are returned by name. diagonal: the weight of a query on itself; previous: on the key
+        before it; distance: the sum over keys of weight * |query - key|, in tokens. Each is the
+        mean over the queries that see a key; for the key before, without query 0.
         """
         plan = self.plan
         has_weight = plan.sums.mass > 0  # (G, N, g)

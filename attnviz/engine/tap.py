@@ -360,7 +360,8 @@ def find_visible(scores: Tensor, weights: Tensor) -> Tensor:
 def are_weights_and_values(operands: Sequence[Tensor], weights: Tensor) -> bool:
     """Return whether the tensors given to a matrix product are weights and values, in this order.
 
-    weights: the weights as their softmax made them; the first factor must have their last two axes.
+    weights: the weights as their softmax made them; the first factor must have their last two axes,
+    and be contiguous.
     """
     if len(operands) != 2 or operands[1].ndim < 2:
         return False

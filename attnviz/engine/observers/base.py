@@ -133,7 +133,7 @@ class Observer(ABC):
     ) -> None:
         """Hear how far weights times values are from the output that the model went on with.
 
-        Nothing is done with it unless an observer keeps it. number: of the call. difference: the
+        Nothing is done with it here; an observer may keep it. number: of the call. difference: the
         largest as a share of the largest value, None if there was nothing to compare. dtype: the
         coarsest type of what was compared.
         """

@@ -96,7 +96,7 @@ class CaptureObserver(Observer):
         self.heads = heads
         self.request = request
         self.edits = edits
-        # Only the rest of the run tells whether an output was projected once.
+        # Norms need the whole run, which tells whether an output is projected once only.
         self.stop = stop and request.method != NORM
         self.calls = 0
         self.cut: set[int] = set()
@@ -340,6 +340,7 @@ class CaptureObserver(Observer):
         """
         request = self.request
         weights = edges = None
+        # Scores, and norms that are summed over heads, are computed in another way.
         if request.keep == "weights" and request.method != SCORES and not request.summed:
             weights = WeightsReducer(plan, request.columns)
         if request.keep == "edges":
