@@ -32,10 +32,12 @@ def multi_head_attend(
     ``.bias``.
     query (..., n, dim), key (..., m, key_dim), value (..., m, value_dim) -> output (..., n, dim),
     weights and scores (..., heads, n, m). Query head h reads key head h // (heads / kv_heads)
-    (grouped heads, Ainslie et al. 2023).
+    (grouped heads, Ainslie et al. 2023); kv_heads is heads by default.
 
-    mask: broadcasts to (..., heads, n, m). rotary: positions by rotation (Su et al. 2021), the last
-    query and the last key at one position. score: of the heads, as in ``attend``.
+    mask: broadcasts to (..., heads, n, m); booleans, True where a query may attend, or numbers that
+    are added to the scores. causal: a query sees keys up to its own position. rotary: positions by
+    rotation (Su et al. 2021). With causal or rotary, the last query and the last key are at one
+    position. score: of the heads, as in ``attend``.
     """
     require_vectors(query, key, value)
     q = apply_linear(parameters, "query", query)
@@ -73,8 +75,8 @@ def attend_heads(
     value heads, each shared by heads / kv_heads query heads; default: heads. mask: broadcasts to
     (..., heads, n, m); booleans, True where a query may attend, or numbers that are added to the
     scores. causal: a query sees keys up to its own position. rotary: positions by rotation (Su et
-    al. 2021); with it, as with causal, the last query and the last key are at one position. score:
-    of the heads, as in ``attend``.
+    al. 2021). With causal or rotary, the last query and the last key are at one position. score: of
+    the heads, as in ``attend``.
     Returns the output before its projection, (..., n, heads * head_dim), and weights and scores,
     (..., heads, n, m).
     """

@@ -118,7 +118,7 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     path = folder / CONFIG
     try:
         data = json.loads(path.read_bytes())
-        # Older files do not name it.
+        # Older files name no score function.
         score = data.get("score", ModelConfig.score)
         sizes = {name: data[name] for name in SIZES}
         config = ModelConfig(**sizes, score=score)
@@ -131,7 +131,7 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     dim, heads = config.dim, config.heads
     if dim % (2 * heads):
         raise ModelError(f"{path}: dim {dim} is not an even multiple of {heads} heads")
-    # A tuple, because the score may be of any type.
+    # A tuple can be asked for a score of any type, a dict for one that can be hashed only.
     if score not in tuple(SCORES):
         known = ", ".join(SCORES)
         raise ModelError(f"{path}: score {score!r} is none of {known}")
