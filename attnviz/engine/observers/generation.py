@@ -28,7 +28,10 @@ class GenerationObserver(Observer):
         self.probes: list[CaptureObserver] = []
 
     def choose_probe(self) -> CaptureObserver:
-        """Return the probe of the step that the next call belongs to."""
+        """Return the probe, an observer of one step, of the step that the next call belongs to.
+
+        A new probe is made when the latest one has seen all calls of a step.
+        """
         if not self.probes or self.probes[-1].calls == self.calls:
             self.probes.append(CaptureObserver(self.heads, WHOLE, stop=False))
         return self.probes[-1]
@@ -41,33 +44,41 @@ class GenerationObserver(Observer):
         """Show weights that a model made itself to the probe of their step."""
         return self.choose_probe().given(weights, visible, source)
 
-    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
+    def record_difference(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """Keep the difference of a call from the model's own output."""
-        self.probes[-1].measured(number, difference, dtype)
+        self.probes[-1].record_difference(number, difference, dtype)
 
     def found(self, request: Request) -> dict[int, CallResult]:
-        """Return what a request keeps of the rectangles that the steps make together."""
+        """Return what a request keeps of the whole attention matrices that the steps make together.
+
+        The first step has the rows of the prompt, each later one the row of one token. Returns the
+        numbers of the chosen heads by the number of the call.
+        """
+        # The probes have kept the chosen heads alone, counted anew from 0.
         every_head = {number: tuple(range(len(heads))) for number, heads in self.heads.items()}
         whole = CaptureObserver(every_head, request, stop=False)
         for number in range(self.calls):
             if number not in self.heads:
+                # It is counted, though nothing is kept of it.
                 whole.calls += 1
                 continue
             steps = [probe.found[number] for probe in self.probes]
             weights, visible = join_steps(steps)
             whole.given(weights, visible, NOWHERE)
-            whole.measured(number, find_largest_difference(steps), steps[0].dtype)
+            difference = find_largest_difference(steps)
+            whole.record_difference(number, difference, steps[0].dtype)
         return whole.found
 
 
 def find_largest_difference(steps: Sequence[CallResult]) -> float | None:
-    """Return the largest difference of the steps from the model's own output; None of no step."""
+    """Return the largest difference of steps from the model's own output; None if no step is."""
     return max((step.difference or 0.0 for step in steps), default=None)
 
 
 def join_steps(steps: Sequence[CallResult]) -> tuple[Tensor, Tensor]:
-    """Join the weights of steps, and what is visible: (1, head, query, key) each.
+    """Join the weights of the steps of a generation, and what is visible, into whole matrices.
 
+    steps: what was kept of one call in each step, in order. Returns both as (1, head, query, key).
     Every row ends at its own key. A cache that drops old keys brings fewer than there were: these
     are masked.
     """
