@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 from attnviz.derived import CaptureSource, derive_capture
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape, require_unicode
-from attnviz.methods import MADE_OF, OF_A_PREDICTION, MethodName
+from attnviz.methods import METHODS_OF_A_PREDICTION, METHODS_THROUGH_LAYERS, MethodName
 from attnviz.record import ATTENTION, Capture
 from attnviz.request import DType, Keep, Placement, Prompt, Replacement, Request, Target
 from attnviz.selection import (
@@ -103,7 +103,7 @@ def capture(
     if inputs is not None and not isinstance(model, (str, os.PathLike)):
         run_on_inputs = partial(capture_inputs, model, tokenizer, inputs)
         return capture_with_method(run_on_inputs, request, method, target_token)
-    predicts = method in OF_A_PREDICTION
+    predicts = method in METHODS_OF_A_PREDICTION
     reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
     run_on_text = partial(reader.model.capture, texts.prompt())
     captured = capture_with_method(run_on_text, request, method, target_token)
@@ -147,7 +147,7 @@ def intervene(
     Raises AttnvizError: UsageError for what is not there or would change nothing, ModelError,
     InputError.
     """
-    from attnviz.experiments.intervention import Subject, find_changes, make_intervention
+    from attnviz.experiments.intervention import PromptedModel, make_intervention, resolve_changes
     from attnviz.experiments.intervention import intervene as run_changes
     from attnviz.models.base import require_predictions
     from attnviz.results.intervention import InterventionResult, explain_changes
@@ -161,11 +161,11 @@ def intervene(
     reader = read_model(model, tokenizer, Placement(device, dtype), predicts=True)
     model_that_predicts = require_predictions(reader.model)
     prompt = texts.prompt()
-    subject = Subject.of(model_that_predicts, prompt)  # the model, its prompt, and its heads
+    subject = PromptedModel.of(model_that_predicts, prompt)  # the model, its prompt, and its heads
     cut_edges = [require_parsed(edge, parse_edge) for edge in edges]
     cut_inside = parse_choice(inside, parse_heads)
     ablated = None if ablate is None else require_parsed(ablate, parse_head_names)
-    changes = find_changes(subject.scope, cut_edges, cut_inside, ablated, replacement)
+    changes = resolve_changes(subject.scope, cut_edges, cut_inside, ablated, replacement)
     outcome = run_changes(subject, changes, Target(target_token), seed)
     request = Request(parse_choice(layers, parse_numbers), parse_choice(heads, parse_heads))
     before = model_that_predicts.capture(prompt, request)
@@ -212,7 +212,7 @@ def inspect(
     texts = [content for content in texts_and_captures if not isinstance(content, Capture)]
     for text in texts:
         require_texts(Texts(text), target_token)
-    predicts = method in OF_A_PREDICTION
+    predicts = method in METHODS_OF_A_PREDICTION
     reader = None
     if texts:
         reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
@@ -484,18 +484,18 @@ def read_model(
     require_torch(model)
     from attnviz.models.huggingface.model import HuggingFace
     from attnviz.models.wrappers import (
-        describe_module,
+        explain_needed_inputs,
         is_transformers_model,
-        read_tokenizer,
         unwrap_model,
+        unwrap_tokenizer,
     )
 
     unwrapped = unwrap_model(model)
     if not is_transformers_model(unwrapped.model):
-        raise UsageError(describe_module(unwrapped.model))
+        raise UsageError(explain_needed_inputs(unwrapped.model))
     chosen_tokenizer = unwrapped.tokenizer if tokenizer is None else tokenizer
     name = type(unwrapped.model).__name__
-    text_model = HuggingFace(name, unwrapped.model, read_tokenizer(chosen_tokenizer))
+    text_model = HuggingFace(name, unwrapped.model, unwrap_tokenizer(chosen_tokenizer))
     if text_model.tokenizer is None:
         raise UsageError("a loaded model needs its tokenizer= to read a text, or inputs=")
     if not unwrapped.prompt:
@@ -522,7 +522,7 @@ def capture_inputs(
     Raises AttnvizError.
     """
     require_torch(model)
-    from attnviz.models.wrappers import is_transformers_model, read_tokenizer, unwrap_model
+    from attnviz.models.wrappers import is_transformers_model, unwrap_model, unwrap_tokenizer
 
     unwrapped = unwrap_model(model)
     if not is_transformers_model(unwrapped.model):
@@ -533,7 +533,7 @@ def capture_inputs(
 
     chosen_tokenizer = unwrapped.tokenizer if tokenizer is None else tokenizer
     name = type(unwrapped.model).__name__
-    text_model = HuggingFace(name, unwrapped.model, read_tokenizer(chosen_tokenizer))
+    text_model = HuggingFace(name, unwrapped.model, unwrap_tokenizer(chosen_tokenizer))
     return text_model.capture_inputs(inputs, request)
 
 
@@ -557,7 +557,9 @@ def capture_with_method(
     if method == ATTENTION:
         return source(request)
     capture = derive_capture(source, request, method, target_token)
-    if method in MADE_OF:  # made through all layers, of which the request may name some
+    if (
+        method in METHODS_THROUGH_LAYERS
+    ):  # made through all layers, of which the request may name some
         return select_requested_heads(capture, request)
     return capture
 
@@ -586,14 +588,14 @@ def require_method_arguments(
     method: what the numbers are, such as ``attention`` or ``norm``. target_token, keep, heads: as
     for ``attnviz.capture``. from_text: the model reads a text, and not inputs.
     """
-    if target_token is not None and method not in OF_A_PREDICTION:
-        methods = " or ".join(OF_A_PREDICTION)
+    if target_token is not None and method not in METHODS_OF_A_PREDICTION:
+        methods = " or ".join(METHODS_OF_A_PREDICTION)
         raise UsageError(f"target_token= has no effect without method= {methods}: leave it out")
     if method != ATTENTION and keep != "weights":
         raise UsageError(f"method={method!r} is kept cell by cell: leave keep= out")
-    if method in MADE_OF and heads != "all":
+    if method in METHODS_THROUGH_LAYERS and heads != "all":
         raise UsageError(f"method={method!r} has one head a layer, made of all: leave heads= out")
-    if method in OF_A_PREDICTION and not from_text:
+    if method in METHODS_OF_A_PREDICTION and not from_text:
         raise UsageError(
             f"method={method!r} is of what a model says of a text: give text=, not inputs=",
         )

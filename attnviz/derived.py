@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import MADE_OF, note_methods
+from attnviz.methods import METHODS_THROUGH_LAYERS, note_methods
 from attnviz.record import ROLLOUT, Capture
 from attnviz.request import Request, Target
 
@@ -35,7 +35,7 @@ def derive_capture(
     the numbers cannot be computed, and the errors of the source.
     """
     target = Target(token)
-    is_through_layers = method in MADE_OF
+    is_through_layers = method in METHODS_THROUGH_LAYERS
     if not is_through_layers:
         method_request = replace(
             request,

@@ -33,7 +33,7 @@ def escape_character(character: str) -> str:
     return f"\\U{code:08x}"
 
 
-def label(text: str) -> str:
+def label_token(text: str) -> str:
     """Return the text of a token as a short label that is safe to print.
 
     White space around the text is left out. White space inside it, or a text of nothing else, is

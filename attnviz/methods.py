@@ -74,9 +74,13 @@ SUMMED = (
     "norms, no weights: how long the sum of the vectors is that the heads of a layer move from key"
     " to query (Kobayashi et al. 2020)"
 )
-MADE_OF = {ROLLOUT: ATTENTION, CHEFER: GRADIENT}  # through all layers, of all heads
-OF_A_PREDICTION = GRADIENT, CHEFER
-SINKLESS = GRADIENT, CHEFER, SCORES  # where what is large is what was looked for, and no sink
+METHODS_THROUGH_LAYERS = {ROLLOUT: ATTENTION, CHEFER: GRADIENT}  # through all layers, of all heads
+METHODS_OF_A_PREDICTION = GRADIENT, CHEFER
+METHODS_WITHOUT_SINKS = (
+    GRADIENT,
+    CHEFER,
+    SCORES,
+)  # where what is large is what was looked for, and no sink
 
 
 def name_cell(method: str) -> str:

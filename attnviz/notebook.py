@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnviz.errors import UsageError
 from attnviz.io.csv_table import list_visible_cells
-from attnviz.io.files import require_new, write_whole
+from attnviz.io.files import require_output_path, write_whole
 from attnviz.io.formats import make_capture_document
 from attnviz.record import Capture, Reduction
 from attnviz.results.result import Result
@@ -123,7 +123,7 @@ class ShownCapture:
                 f"cannot tell the format of {path}: the suffix must be one of .html, .png, .svg,"
                 " .pdf",
             )
-        require_new(path, force)
+        require_output_path(path, force)
         is_page = format_name == "html"
         write_whole(path, self.page(exact=exact) if is_page else self.figure(format_name, style))
 

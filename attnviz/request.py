@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from attnviz.escape import escape, label, require_unicode
+from attnviz.escape import escape, label_token, require_unicode
 from attnviz.record import ATTENTION, NORM, Floats, Kind, Method, Token
 from attnviz.selection import ALL, HeadNames, MapTokens, Selection, TokenReference, join_names
 
@@ -246,7 +246,7 @@ def describe_gradient(
     token: the token at which the prediction is made, which stands at ``position``; None for the
     class of a whole text. predicted: the token or the class that is predicted.
     """
-    where = "" if token is None else f" token {position} {label(token.text)}"
+    where = "" if token is None else f" token {position} {label_token(token.text)}"
     logit = f"the logit of {phrase}{where}, '{escape(predicted)}'"
     return f"gradient of {logit}, less the mean of all logits"
 

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from attnviz.errors import InputError, UsageError
-from attnviz.escape import label, require_unicode
+from attnviz.escape import label_token, require_unicode
 from attnviz.record import AttentionMap, Capture, Kind, Token
 
 RANGE = re.compile(r"(-?\d{1,9})(?:-(-?\d{1,9}))?")
@@ -231,7 +231,7 @@ class TokenReference(NamedTuple):
             positions = find_spelling(self.name.casefold(), tokens, str.casefold)
         if len(positions) == 1:
             return slice(positions[0], positions[0] + 1)
-        name = label(self.name)[:LONGEST]
+        name = label_token(self.name)[:LONGEST]
         why = explain_mismatch(self.name, positions, tokens)
         raise UsageError(f"token {name!r} {why}; choose one by its number")
 
@@ -248,7 +248,7 @@ def find_spelling(
     return [
         position
         for position, token in enumerate(tokens)
-        if name in (fold(token.text), fold(label(token.text)))
+        if name in (fold(token.text), fold(label_token(token.text)))
     ]
 
 
@@ -288,7 +288,7 @@ def find_pieces(name: str, tokens: Sequence[Token]) -> range:
 
 def number_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> str:
     """Return tokens with their numbers, as many as one line can hold."""
-    return join_names([f"{i} {label(tokens[i].text)[:MOST_NAMED]}" for i in positions])
+    return join_names([f"{i} {label_token(tokens[i].text)[:MOST_NAMED]}" for i in positions])
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -315,7 +315,7 @@ def require_window(window: slice, tokens: Sequence[Token], noun: str) -> range:
     return positions
 
 
-def require_window_sides(
+def find_window_positions(
     rows: slice,
     columns: slice,
     sides: MapTokens,
@@ -343,7 +343,7 @@ def note_windows(
     """
     lines: dict[str, None] = {}  # ordered, each line once
     for queries, keys in sides_of_maps:
-        query_positions, key_positions = require_window_sides(rows, columns, (queries, keys))
+        query_positions, key_positions = find_window_positions(rows, columns, (queries, keys))
         sides = [
             describe_positions(query_positions, len(queries), "query", "queries"),
             describe_positions(key_positions, len(keys), "key", "keys"),
@@ -392,7 +392,7 @@ def select_heads(
     """
     there = tuple(dict.fromkeys(each.kind for each in capture.maps))
     maps: list[AttentionMap] = []
-    for kind in require_kinds(kinds, there):
+    for kind in choose_kinds(kinds, there):
         of_kind = [each for each in capture.maps if each.kind == kind]
         are_reduced = any(isinstance(each.heads[0], str) for each in of_kind)
         if are_reduced:  # there is nothing to choose among their heads
@@ -448,7 +448,7 @@ def group_by_map(
     return groups
 
 
-def require_kinds(
+def choose_kinds(
     wanted: Sequence[Kind],
     available: Sequence[Kind],
     preferred: Sequence[Kind] = (),

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.numerics import is_causal
-from attnviz.methods import MADE_OF, METHODS
+from attnviz.methods import METHODS, METHODS_THROUGH_LAYERS
 from attnviz.record import CHEFER, ROLLOUT, AttentionMap, Capture, Doubles, Floats, Visible
 
 ROLLOUT_SOURCE = METHODS[ROLLOUT].line
@@ -179,7 +179,7 @@ def require_whole_layers(attention_map: AttentionMap, method: str) -> Floats:
         raise ValueError(f"{method} goes through the layers of one text: {reason}")
     weights = attention_map.weights
     heads = attention_map.heads
-    has_method = attention_map.method == MADE_OF[method]
+    has_method = attention_map.method == METHODS_THROUGH_LAYERS[method]
     if weights is None or not has_method or "max" in heads:
         numbers = "weights" if method == ROLLOUT else "gradients"
         others = "tiles, statistics, edges, maxima or other numbers"

@@ -19,7 +19,7 @@ from attnviz.cli.parameters import SectionedCommand
 from attnviz.cli.sources import open_source
 from attnviz.cli.talk import Talk
 from attnviz.errors import UsageError
-from attnviz.io.files import require_new
+from attnviz.io.files import require_output_path
 from attnviz.io.formats import WRITERS, save
 from attnviz.record import ATTENTION
 from attnviz.request import Keep, Request
@@ -85,7 +85,7 @@ def command(
     if output.suffix.lower() not in WRITERS:
         known = ", ".join(WRITERS)
         raise UsageError(f"cannot tell the format of {output}: the suffix must be one of {known}")
-    require_new(output, force)
+    require_output_path(output, force)
     method = captures.numbers.method
     if method != ATTENTION and (keep, tiles) != ("weights", TILES):
         raise UsageError(f"--weights {method} is kept cell by cell: leave --keep and --tiles out")

@@ -278,8 +278,8 @@ def measure_roles(models: ComparedModels) -> Roles:
     Raises UsageError where a saved capture stands in place of a model, ModelError.
     """
     from attnviz.cli.heads import read_texts
-    from attnviz.experiments.heads import measure_heads
+    from attnviz.experiments.heads import measure_head_roles
 
     if models.options.sides.paths:
         raise UsageError("roles are measured by running a model: leave --from out")
-    return measure_heads(models.load(FIRST_MODEL), SequenceSettings(), read_texts(None))
+    return measure_head_roles(models.load(FIRST_MODEL), SequenceSettings(), read_texts(None))

@@ -31,7 +31,7 @@ from attnviz.io.documents import format_document_json
 from attnviz.io.samples import PLAIN_ENGLISH, read_sample
 from attnviz.lm import corpus
 from attnviz.models.base import require_losses
-from attnviz.results.head_roles import SequenceSettings, describe_definitions, explain_roles
+from attnviz.results.head_roles import SequenceSettings, describe_role_definitions, explain_roles
 
 if TYPE_CHECKING:
     from attnviz.models import Model
@@ -177,7 +177,9 @@ def command(
 def print_roles(*, as_json: bool) -> None:
     """Print what each role of a head is, as lines for a reader or as a JSON document."""
     if as_json:
-        click.echo(format_document_json({"definitions": describe_definitions()}).decode(), nl=False)
+        click.echo(
+            format_document_json({"definitions": describe_role_definitions()}).decode(), nl=False
+        )
         return
     for line in explain_roles():
         click.echo(line)

@@ -126,11 +126,11 @@ def try_changes(
 
     Returns the effect, and lines that say what was changed.
     """
-    from attnviz.experiments.intervention import Subject, find_changes, intervene
+    from attnviz.experiments.intervention import PromptedModel, intervene, resolve_changes
     from attnviz.results.intervention import explain_changes
 
-    subject = Subject.of(model, prompt, kind, truncate=truncate)
-    changes = find_changes(
+    subject = PromptedModel.of(model, prompt, kind, truncate=truncate)
+    changes = resolve_changes(
         subject.scope,
         options.knocked_out,
         options.inside,

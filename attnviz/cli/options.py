@@ -22,7 +22,13 @@ from attnviz.cli.parameters import (
 from attnviz.cli.talk import Talk
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import require_unicode
-from attnviz.methods import MADE_OF, METHODS, OF_A_PREDICTION, SUM, MethodName
+from attnviz.methods import (
+    METHODS,
+    METHODS_OF_A_PREDICTION,
+    METHODS_THROUGH_LAYERS,
+    SUM,
+    MethodName,
+)
 from attnviz.record import ATTENTION, NORM, ROLLOUT, Kind
 from attnviz.request import Companions, DType, Placement, Prompt, Replacement
 from attnviz.selection import (
@@ -158,7 +164,7 @@ class NumbersOptions:
     def require_target_effect(self) -> None:
         """Raise UsageError if a target token is named, but the numbers are not of a prediction."""
         if self.target_token is not None and not self.of_a_prediction:
-            methods = " or ".join(OF_A_PREDICTION)
+            methods = " or ".join(METHODS_OF_A_PREDICTION)
             raise UsageError(
                 f"--target-token has no effect without --weights {methods}: leave it out",
             )
@@ -171,7 +177,7 @@ class NumbersOptions:
     @property
     def of_a_prediction(self) -> bool:
         """True if the numbers are about what the model predicts."""
-        return self.method in OF_A_PREDICTION
+        return self.method in METHODS_OF_A_PREDICTION
 
 
 reduce_option = option_section(
@@ -899,7 +905,9 @@ class CaptureOptions:
         """
         method = self.numbers.method
         chooses_heads = self.selection.heads not in (None, ALL)
-        if method in MADE_OF and (chooses_heads or self.numbers.reduction is not None):
+        if method in METHODS_THROUGH_LAYERS and (
+            chooses_heads or self.numbers.reduction is not None
+        ):
             raise UsageError(
                 f"--weights {method} has one head a layer, made of all: leave --heads and"
                 " --reduce out",

@@ -13,7 +13,7 @@ from attnviz.cli.talk import Talk
 from attnviz.drawable import Page, Picture
 from attnviz.errors import OutputError, UsageError
 from attnviz.io.documents import format_document_json, format_rows_csv
-from attnviz.io.files import require_new, write_whole
+from attnviz.io.files import require_output_path, write_whole
 from attnviz.record import Capture
 from attnviz.render.terminal.draw import Screen
 from attnviz.results.result import Result
@@ -104,7 +104,7 @@ def make_file_destination(output: str, file: FileOptions) -> Destination:
     path = Path(output)
     if output.endswith("/"):
         raise OutputError(f"{output} is a folder: name a file in it")
-    require_new(path, file.force)
+    require_output_path(path, file.force)
     file_format = file.format or read_suffix(path)
     suffix = path.suffix.lower().removeprefix(".")
     if suffix in FORMATS and suffix != file_format:

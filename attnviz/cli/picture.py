@@ -8,7 +8,7 @@ from attnviz.analysis.special import Special, drop_special
 from attnviz.cli.options import DATA, CaptureOptions, HeadReduction, LookOptions, ViewOptions
 from attnviz.drawable import Picture
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import MADE_OF, SUM, list_methods, name_cell
+from attnviz.methods import METHODS_THROUGH_LAYERS, SUM, list_methods, name_cell
 from attnviz.record import ATTENTION, NORM, SCORES, Capture, Reduction
 from attnviz.render.terminal.draw import Screen
 from attnviz.request import Keep, Request
@@ -69,7 +69,7 @@ class PictureOptions:
         """
         numbers = self.captures.numbers
         is_chosen = self.captures.selection.heads is not None or numbers.reduction is not None
-        has_one_head = numbers.method in MADE_OF
+        has_one_head = numbers.method in METHODS_THROUGH_LAYERS
         if is_chosen or has_one_head or self.shows_everything(file_format):
             return self
         adds_vectors = numbers.method == NORM and self.captures.source.path is None

@@ -14,10 +14,10 @@ from attnviz.cli.options import CaptureOptions, ModelOptions, NumbersOptions
 from attnviz.cli.talk import Talk
 from attnviz.derived import CaptureSource, derive_capture
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import MADE_OF, METHODS, SUM, list_methods, note_methods
-from attnviz.record import ATTENTION, GIVEN, SCORES, AttentionMap, Capture
+from attnviz.methods import METHODS, METHODS_THROUGH_LAYERS, SUM, list_methods, note_methods
+from attnviz.record import ATTENTION, FROM_ELSEWHERE, SCORES, AttentionMap, Capture
 from attnviz.request import Request
-from attnviz.selection import note_windows, require_kinds, require_window_sides, select_heads
+from attnviz.selection import choose_kinds, find_window_positions, note_windows, select_heads
 
 if TYPE_CHECKING:
     from attnviz.models import Model
@@ -146,10 +146,10 @@ def make_file_source(path: str, numbers: NumbersOptions) -> CaptureSource:
     capture = load(Path(path))
     source = partial(select_requested, note_methods(capture))
     file_methods, method = list_methods(capture.maps), numbers.method
-    passes_for_attention = (method, file_methods) == (ATTENTION, (GIVEN,))
+    passes_for_attention = (method, file_methods) == (ATTENTION, (FROM_ELSEWHERE,))
     if not numbers.is_named or file_methods == (method,) or passes_for_attention:
         return source
-    if file_methods == (MADE_OF.get(method),):
+    if file_methods == (METHODS_THROUGH_LAYERS.get(method),):
         return make_method_source(source, numbers)
     raise InputError(
         f"--weights {method} is made of {METHODS[method].needs}, and {path} holds "
@@ -188,7 +188,9 @@ def capture_numbers(
     summed = numbers.reduction == SUM
     prediction = numbers.target_token if target is None else target
     capture = derive_capture(source, request, numbers.method, prediction, summed=summed)
-    if numbers.method in MADE_OF:  # made through all layers, of which the request may name some
+    if (
+        numbers.method in METHODS_THROUGH_LAYERS
+    ):  # made through all layers, of which the request may name some
         return select_requested(capture, request)
     return capture
 
@@ -262,7 +264,7 @@ def select_requested(capture: Capture, request: Request) -> Capture:
     for what is not there, InputError for a window of a capture without weights.
     """
     there = tuple(dict.fromkeys(each.kind for each in capture.maps))
-    kinds = require_kinds(request.kinds, there, request.preferred)
+    kinds = choose_kinds(request.kinds, there, request.preferred)
     chosen = select_heads(capture, request.layers, request.heads, kinds)
     return crop_to_window(chosen, request)
 
@@ -278,7 +280,7 @@ def crop_to_window(capture: Capture, request: Request) -> Capture:
     try:
         placed = request.placed(sides[0])  # finds a token that the request names
         maps = tuple(
-            each.window(*require_window_sides(placed.rows, placed.columns, side))
+            each.window(*find_window_positions(placed.rows, placed.columns, side))
             for each, side in zip(capture.maps, sides, strict=True)
         )
     except ValueError as error:

@@ -239,13 +239,13 @@ def draw_run(run: Path, options: TrainOptions, talk: Talk) -> None:
     )
     from attnviz.cli.screen import open_screen
     from attnviz.experiments.training import read_training
-    from attnviz.io.files import require_new
+    from attnviz.io.files import require_output_path
 
     destination = None
     if options.output is not None:
         destination = Destination(read_bare_suffix(options.output), options.output)
         require_format(destination, RESULT_FORMATS, "what a run measured")
-        require_new(options.output, options.force)
+        require_output_path(options.output, options.force)
     result = ResultOptions(FileOptions(), FigureOptions(options.style), ScreenOptions(), talk)
     answer = make_result_answer(read_training(run))
     deliver(answer, destination, open_screen(result.screen), result)

@@ -82,13 +82,13 @@ def make_head_notes(
 
     The function is called when the heads were measured, with all measurements so far.
     """
-    from attnviz.results.training import summarise_measurement
+    from attnviz.results.training import summarise_last_measurement
 
     tenth = max(1, steps // 10)
 
     def look_at_heads(model: "StoredModel", history: "Sequence[Measurement]") -> None:  # noqa: ARG001
         if history[-1]["step"] % tenth == 0:
-            talk.note(summarise_measurement(history))
+            talk.note(summarise_last_measurement(history))
 
     return look_at_heads
 

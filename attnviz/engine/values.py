@@ -18,7 +18,12 @@ from attnviz.engine.call import Call
 from attnviz.engine.reducers import compute_weights
 from attnviz.errors import ModelError
 from attnviz.layer.arrays import widen_to_single
-from attnviz.layer.norms import measure_lengths, measure_sums, move_values, multiply_vectors
+from attnviz.layer.norms import (
+    compute_inner_products,
+    compute_moved_vectors,
+    measure_sum_lengths,
+    measure_vector_lengths,
+)
 
 PRODUCTS = {torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
 KEYS = 64  # keys whose vectors are held at once
@@ -144,7 +149,7 @@ def measure_head_lengths(call: Call, projection: Tensor, heads: tuple[int, ...])
     That vector is the value of the key times the head's part of W_O. projection: W_O, (all heads *
     d_v, dim). heads: the numbers of the heads. Returns (head, key), on the CPU.
     """
-    chunks = [measure_lengths(vectors) for vectors in move_keys(call, projection, heads)]
+    chunks = [measure_vector_lengths(vectors) for vectors in move_keys(call, projection, heads)]
     return torch.cat(chunks, 1).float().cpu()
 
 
@@ -163,12 +168,14 @@ def measure_summed_lengths(
     The weights of all heads are there for a few queries at once; all other numbers that are held
     are linear in the length of the text.
     """
-    chunks = [multiply_vectors(vectors.cpu()) for vectors in move_keys(call, projection, heads)]
+    chunks = [
+        compute_inner_products(vectors.cpu()) for vectors in move_keys(call, projection, heads)
+    ]
     inner_products = torch.cat(chunks)[columns]  # (key, head, head)
     summed_rows = []
     for block in split_queries(call, heads, rows):
         weights = compute_weights(block, columns)[0]
-        summed_rows.append(measure_sums(weights, inner_products).float())
+        summed_rows.append(measure_sum_lengths(weights, inner_products).float())
     return torch.cat(summed_rows)[None]
 
 
@@ -183,7 +190,7 @@ def move_keys(call: Call, projection: Tensor, heads: tuple[int, ...]) -> Iterato
     matrix = widen_to_single(chosen)  # (head * d_v, dim)
     (values,) = call.pick_heads(heads).value
     for some_values in torch.split(values, KEYS, 1):
-        yield move_values(some_values, matrix)
+        yield compute_moved_vectors(some_values, matrix)
 
 
 def compute_window_scores(

@@ -57,7 +57,7 @@ def find_head_roles(
     Raises UsageError for a head that is not there, for a model of two texts or a block too long for
     it, and where there is nothing to ablate; InputError for texts that the model cannot read.
     """
-    all_roles = measure_heads(model, setting, texts)
+    all_roles = measure_head_roles(model, setting, texts)
     roles = select_roles(all_roles, layers or ALL, heads or ALL)
     if not ablates:
         return HeadsResult(roles, role=role)
@@ -91,7 +91,7 @@ def select_named_heads(roles: Roles, role: str | None) -> tuple[HeadRole, ...]:
     return tuple(head for head in roles.heads if head.role)
 
 
-def measure_heads(model: Model, setting: SequenceSettings, texts: Sequence[str]) -> Roles:
+def measure_head_roles(model: Model, setting: SequenceSettings, texts: Sequence[str]) -> Roles:
     """Measure the roles of all heads, on sequences of repeated random tokens and on texts.
 
     A role is a thing that heads are known to do, such as induction. setting: how many sequences

@@ -55,7 +55,7 @@ Way: TypeAlias = tuple[tuple[int, ...], ...]
 """For each group, the positions in its pool of the members that are drawn."""
 
 
-class Subject(NamedTuple):
+class PromptedModel(NamedTuple):
     """A model that reads a prompt, and what of it can be changed."""
 
     model: SupportsPredictions
@@ -71,7 +71,7 @@ class Subject(NamedTuple):
         kind: Kind | None = None,
         *,
         truncate: bool = False,
-    ) -> "Subject":
+    ) -> "PromptedModel":
         """Run a model twice on a prompt, to see which layers, heads and tokens can be changed.
 
         kind: the map that is meant, of a model that has several, such as self-attention and
@@ -124,7 +124,7 @@ class Subject(NamedTuple):
         return np.logical_or.reduce(visible)  # type: ignore[no-any-return]
 
 
-def find_changes(
+def resolve_changes(
     scope: InterventionScope,
     knocked_out: Sequence[EdgeNames] = (),
     inside: Selection | HeadNames | None = None,
@@ -208,7 +208,7 @@ def make_intervention(changes: InterventionChanges) -> Intervention:
 
 
 def intervene(
-    subject: Subject,
+    subject: PromptedModel,
     changes: InterventionChanges,
     target: Target = LIKELIEST,
     seed: int = 0,
@@ -248,7 +248,9 @@ def intervene(
     )
 
 
-def find_seen_keys(subject: Subject, changes: InterventionChanges, pair: Pair) -> tuple[int, ...]:
+def find_seen_keys(
+    subject: PromptedModel, changes: InterventionChanges, pair: Pair
+) -> tuple[int, ...]:
     """Find the keys other than its own token that the query of an edge sees in the chosen heads.
 
     subject: the model with its prompt. changes: say in which layers or heads the edge is cut. pair:
@@ -292,7 +294,7 @@ def name_position(position: int | None) -> str:
     return "*" if position is None else str(position)
 
 
-def measure_mean_outputs(subject: Subject) -> dict[int, Array]:
+def measure_mean_outputs(subject: PromptedModel) -> dict[int, Array]:
     """Measure the mean output of each head over all queries, (head, d_v) for each layer.
 
     subject: a model with its prompt, which is run once.

@@ -68,7 +68,7 @@ def decode_utf8(data: bytes, name: str) -> str:
     return text.replace("\r\n", "\n").removesuffix("\n")
 
 
-def require_new(path: Path, force: bool) -> None:
+def require_output_path(path: Path, force: bool) -> None:
     """Raise OutputError unless a file may be written, before anything is computed for it.
 
     force: a regular file that is there may be replaced. It may not be written if the path leads to

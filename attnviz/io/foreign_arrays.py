@@ -34,7 +34,7 @@ from attnviz.io.validation import (
     require_text_list,
 )
 from attnviz.record import (
-    GIVEN,
+    FROM_ELSEWHERE,
     ROW_TOLERANCE,
     AttentionMap,
     Capture,
@@ -255,7 +255,7 @@ def build_foreign_capture(name: str, foreign: ForeignArrays) -> Capture:
         keys=key_tokens,
         weights=weights,
         visible=visible,
-        method=GIVEN,
+        method=FROM_ELSEWHERE,
     )
     statistics = measure_statistics(weights, visible, square=kind == "self")
     attention_map = replace(attention_map, statistics=statistics)

@@ -19,7 +19,7 @@ from attnviz.analysis.numerics import collapse_repeats
 from attnviz.analysis.statistics import measure_statistics
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import foreign_arrays, untrusted
-from attnviz.io.files import describe_os_error, require_new, write_whole
+from attnviz.io.files import describe_os_error, require_output_path, write_whole
 from attnviz.io.validation import SCHEMA, read_capture, read_map, require_text_list
 from attnviz.methods import METHODS, holds_other_numbers, note_methods
 from attnviz.record import (
@@ -64,7 +64,7 @@ def save(capture: Capture, path: str | Path, *, force: bool = False) -> None:
         suffixes = ", ".join(WRITERS)
         problem = f"cannot tell the format of {path}"
         raise UsageError(f"{problem}: a capture is saved as one of {suffixes}")
-    require_new(path, force)
+    require_output_path(path, force)
     write_whole(path, write(capture))
 
 

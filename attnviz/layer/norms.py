@@ -8,7 +8,7 @@ torch tensors.
 from attnviz.layer.arrays import Array, cast, find_namespace, widen_to_single
 
 
-def move_values(value: Array, projection: Array) -> Array:
+def compute_moved_vectors(value: Array, projection: Array) -> Array:
     """Compute the vectors f(x_j) = v_j W_O that heads move from each token j to the queries.
 
     value: v_j of each head, (heads, m, d_v). projection: W_O, the parts of the heads one after the
@@ -19,12 +19,12 @@ def move_values(value: Array, projection: Array) -> Array:
     return find_namespace(value).matmul(widen_to_single(value), by_head)
 
 
-def measure_lengths(vectors: Array) -> Array:
+def measure_vector_lengths(vectors: Array) -> Array:
     """Measure how long vectors are: (..., dim) -> (...)."""
     return (vectors**2).sum(-1) ** 0.5
 
 
-def multiply_vectors(vectors: Array) -> Array:
+def compute_inner_products(vectors: Array) -> Array:
     """Compute the inner products of each token's vectors, those of one head with another's.
 
     vectors: (heads, m, dim). Returns (m, heads, heads), in float64: where heads cancel each other,
@@ -35,7 +35,7 @@ def multiply_vectors(vectors: Array) -> Array:
     return xp.matmul(by_token, by_token.swapaxes(1, 2))
 
 
-def measure_sums(weights: Array, inner: Array) -> Array:
+def measure_sum_lengths(weights: Array, inner: Array) -> Array:
     """Measure the length of the sum over heads of w_ij f(x_j), for queries i and keys j.
 
     weights: w_ij, (heads, n, m). inner: the inner products of the vectors f(x_j) of the heads, (m,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from attnviz.analysis.roles import measure_induction, measure_previous_token
 from attnviz.layer.arrays import Array
 from attnviz.lm.corpus import Ids
-from attnviz.lm.model import ModelConfig, compute_next_scores, evaluate_layers
+from attnviz.lm.model import ModelConfig, compute_next_logits, evaluate_layers
 from attnviz.lm.tokenizer import BOS_ID
 
 Singles: TypeAlias = npt.NDArray[np.float32]
@@ -123,7 +123,7 @@ def measure_row_losses(parameters: Mapping[str, Array], rows: Ids, config: Model
 
     A token's loss is measured with the tokens before it as context. (row, n) -> (row, n - 1).
     """
-    predicted = compute_next_scores(parameters, rows[:, :-1], config)  # (row, n - 1, vocabulary)
+    predicted = compute_next_logits(parameters, rows[:, :-1], config)  # (row, n - 1, vocabulary)
     highest = predicted.max(-1)
     exponentials = np.exp(predicted - highest[..., None])
     # Log of the sum of exp(predicted).

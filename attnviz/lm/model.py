@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 from attnviz.layer.arrays import Array, find_namespace, widen_to_single
 from attnviz.layer.attention import Attended
 from attnviz.layer.multihead import apply_linear, attend_heads, multi_head_attend, split_heads
-from attnviz.layer.norms import move_values
+from attnviz.layer.norms import compute_moved_vectors
 from attnviz.request import HeadInputs, OutputChange, WeighHeads
 
 NORM_FLOOR = 1e-6
@@ -139,7 +139,7 @@ def compute_head_vectors(
     x = apply_norm(hidden, layer_parameters["attention_norm"])
     value = apply_linear(attention, "value", x)
     projection = attention["output.weight"].swapaxes(0, 1)
-    return move_values(split_heads(value, heads), projection)
+    return compute_moved_vectors(split_heads(value, heads), projection)
 
 
 def project_logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
@@ -152,7 +152,7 @@ def project_logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
     return find_namespace(hidden).matmul(x, embedding)
 
 
-def compute_next_scores(parameters: Mapping[str, Array], ids: Array, config: ModelConfig) -> Array:
+def compute_next_logits(parameters: Mapping[str, Array], ids: Array, config: ModelConfig) -> Array:
     """Compute the logits of each next token, (..., n, vocabulary), from token ids (..., n)."""
     *_, last = evaluate_layers(parameters, ids, config)
     return project_logits(parameters, last.hidden)
@@ -221,7 +221,7 @@ def select_parameters(parameters: Mapping[str, Array], prefix: str) -> dict[str,
     return chosen
 
 
-def list_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def list_parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter of a model of these sizes, by name."""
     dim = config.dim
     width = config.feed_forward

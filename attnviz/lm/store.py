@@ -16,7 +16,7 @@ from attnviz.errors import ModelError
 from attnviz.io.files import describe_os_error, write_folder
 from attnviz.layer.arrays import Array
 from attnviz.layer.scores import SCORES
-from attnviz.lm.model import ModelConfig, list_shapes
+from attnviz.lm.model import ModelConfig, list_parameter_shapes
 
 MODEL_TYPE = "attnviz"
 BUILTIN = Path(__file__).with_name("builtin")
@@ -103,7 +103,7 @@ def require_shapes(folder: Path, parameters: dict[str, Array], config: ModelConf
     folder: of the model, for the message.
     """
     stored = {name: array.shape for name, array in parameters.items()}
-    expected = list_shapes(config)
+    expected = list_parameter_shapes(config)
     if stored != expected:
         wrong = set(stored.items()) ^ set(expected.items())
         name, shape = sorted(wrong)[0]

@@ -22,7 +22,7 @@ from attnviz.errors import InputError, ModelError
 from attnviz.layer.arrays import Array
 from attnviz.lm.checkpoints import TrainingState
 from attnviz.lm.corpus import Ids
-from attnviz.lm.model import ModelConfig, evaluate_layers, list_shapes, project_logits
+from attnviz.lm.model import ModelConfig, evaluate_layers, list_parameter_shapes, project_logits
 from attnviz.lm.tokenizer import BOS_ID
 
 IGNORED = -100  # a label that does not count in the loss
@@ -276,7 +276,7 @@ def draw_parameters(config: ModelConfig, seed: int) -> Parameters:
     """
     generator = torch.Generator().manual_seed(seed)
     parameters = {}
-    for name, shape in list_shapes(config).items():
+    for name, shape in list_parameter_shapes(config).items():
         if len(shape) == 1:
             parameters[name] = torch.ones(shape)
         else:

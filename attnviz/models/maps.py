@@ -18,9 +18,9 @@ from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token, 
 from attnviz.request import Intervention, Request
 from attnviz.selection import (
     MapTokens,
+    choose_kinds,
+    find_window_positions,
     note_windows,
-    require_kinds,
-    require_window_sides,
     resolve_blocks,
 )
 
@@ -157,7 +157,7 @@ def choose_maps(sites: Sequence[AttentionSite], request: Request) -> tuple[MapCh
     """
     choices: list[MapChoice] = []
     kinds_of_model = tuple(dict.fromkeys(site.kind for site in sites))
-    for kind in require_kinds(request.kinds, kinds_of_model, request.preferred):
+    for kind in choose_kinds(request.kinds, kinds_of_model, request.preferred):
         sites_of_kind = [site for site in sites if site.kind == kind and not site.repeated]
         sites_of_kind.sort(key=lambda site: site.layer)
         heads_by_layer = {site.layer: range(site.heads) for site in sites_of_kind}
@@ -248,7 +248,7 @@ def crop_sides(sides: MapTokens, request: Request) -> MapTokens:
     sides: the tokens of all queries and of all keys. Raises UsageError for an empty window.
     """
     queries, keys = sides
-    rows, columns = require_window_sides(request.rows, request.columns, sides)
+    rows, columns = find_window_positions(request.rows, request.columns, sides)
     return queries[rows.start : rows.stop], keys[columns.start : columns.stop]
 
 
@@ -333,7 +333,7 @@ def join_layers(
     tokens of all queries and of all keys. request: it tells what was kept, and the window of it.
     Raises ValueError if the numbers can be no attention.
     """
-    rows, columns = require_window_sides(request.rows, request.columns, sides)
+    rows, columns = find_window_positions(request.rows, request.columns, sides)
     queries, keys = crop_sides(sides, request)
     summary = {
         name: stack_tensors([layer.summary[name] for layer in layers]) for name in layers[0].summary

@@ -7,7 +7,7 @@ import numpy as np
 from attnviz.analysis.statistics import find_strongest_edges, measure_statistics, pool_weights
 from attnviz.record import ATTENTION, AttentionMap, Floats, Token, Visible
 from attnviz.request import Request
-from attnviz.selection import require_window_sides
+from attnviz.selection import find_window_positions
 
 
 def make_whole_map(
@@ -31,7 +31,7 @@ def make_whole_map(
     """
     make_self_map = partial(AttentionMap, "self", layers, heads, tokens, tokens)
     if request.windowed or request.method != ATTENTION:
-        rows, columns = require_window_sides(request.rows, request.columns, (tokens, tokens))
+        rows, columns = find_window_positions(request.rows, request.columns, (tokens, tokens))
         whole_map = make_self_map(weights, visible, request.method)
         return whole_map.window(rows, columns)
     statistics = measure_statistics(weights, visible, True)

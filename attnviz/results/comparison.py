@@ -31,7 +31,7 @@ from attnviz.io.formats import describe_plain_tokens, list_shortest_decimals
 from attnviz.methods import describe_method, holds_other_numbers, list_methods, name_cell
 from attnviz.record import (
     ATTENTION,
-    GIVEN,
+    FROM_ELSEWHERE,
     SCORES,
     AttentionMap,
     Capture,
@@ -49,7 +49,7 @@ from attnviz.views.labels import (
     abbreviate_head_column,
     make_number_axis,
     name_model,
-    shorten,
+    shorten_token_label,
 )
 
 ComparisonView: TypeAlias = Literal["maps", "heads", "table"]
@@ -181,7 +181,7 @@ def require_same_method(a: Capture, b: Capture) -> None:
     """
     methods = {*list_methods(a.maps), *list_methods(b.maps)}
     # Numbers from elsewhere may be of any method.
-    methods.discard(GIVEN)
+    methods.discard(FROM_ELSEWHERE)
     if SCORES in methods:
         raise InputError(NO_SHARES)
     if len(methods) > 1:
@@ -610,8 +610,8 @@ def list_coverage(comparison: Comparison) -> tuple[str, ...]:
     if a.capture.text != b.capture.text:
         text_a = escape(a.capture.text)
         text_b = escape(b.capture.text)
-        lines.append(f"A: {shorten(text_a)}")
-        lines.append(f"B: {shorten(text_b)}")
+        lines.append(f"A: {shorten_token_label(text_a)}")
+        lines.append(f"B: {shorten_token_label(text_b)}")
     lines.append(describe_coverage(comparison))
     noun = name_cell(read_method(a))
     outside = describe_shares(a.outside, b.outside, f"the {noun}")

@@ -14,7 +14,7 @@ from attnviz.record import AttentionMap, Capture, Doubles
 from attnviz.results.digits import format_fixed
 from attnviz.results.result import Result
 from attnviz.views.heatmaps import join_title, make_caption, title_token
-from attnviz.views.labels import make_axes, shorten, title_kind, title_matrix
+from attnviz.views.labels import make_axes, shorten_token_label, title_kind, title_matrix
 
 SHOWN_NUMBERS = 3  # of a vector, at its beginning
 VECTOR_COLUMNS = "what it is", "shape", "length", "first values"
@@ -210,7 +210,7 @@ def name_keys(query_map: AttentionMap) -> list[str]:
     _, keys = make_axes(query_map)
     names = []
     for number, label in zip(keys.numbers, keys.labels, strict=True):
-        names.append(f"{number} {shorten(label)}")
+        names.append(f"{number} {shorten_token_label(label)}")
     return names
 
 

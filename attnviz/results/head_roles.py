@@ -174,12 +174,12 @@ def describe_roles(roles: Roles) -> dict[str, Any]:
         "model": roles.model,
         **roles.setting._asdict(),
         "texts": roles.texts,
-        "definitions": describe_definitions(),
+        "definitions": describe_role_definitions(),
         "heads": heads,
     }
 
 
-def describe_definitions() -> dict[str, Any]:
+def describe_role_definitions() -> dict[str, Any]:
     """Describe the definitions of all roles, for JSON."""
     definitions: dict[str, Any] = {}
     for name, role in ROLES.items():

@@ -36,7 +36,7 @@ from attnviz.views.heatmaps import (
 )
 from attnviz.views.labels import (
     abbreviate_head_column,
-    count_heads,
+    describe_head_count,
     make_axes,
     make_number_axis,
     title_kind,
@@ -246,7 +246,7 @@ def draw_token_table(directions: Sequence[Direction], most: int | None = None) -
         rows.append(f"{number} {label}")
         cells.append(format_token_row(directions, index, names))
     token = title_token(first.token)
-    heads = count_heads(len(names), maps[0].heads)
+    heads = describe_head_count(len(names), maps[0].heads)
     title = join_title(first.capture, *title_kind(maps[0]), token, heads)
     levels = colour_means(means, shown, first.method)
     line = caption_token(first, means, shown)

@@ -13,7 +13,7 @@ import numpy as np
 from attnviz.analysis.measures import find_resting_keys
 from attnviz.analysis.statistics import find_sink
 from attnviz.drawable import Panel, Scale
-from attnviz.methods import SINKLESS, holds_other_numbers, name_cell
+from attnviz.methods import METHODS_WITHOUT_SINKS, holds_other_numbers, name_cell
 from attnviz.record import ATTENTION, SCORES, AttentionMap, Floats, Visible
 from attnviz.views.labels import name_token
 
@@ -79,7 +79,7 @@ def find_sinks(attention_map: AttentionMap, key_shares: Floats) -> Visible:
 
     key_shares: the share of the weight that each key receives: (key,).
     """
-    if attention_map.method in SINKLESS:
+    if attention_map.method in METHODS_WITHOUT_SINKS:
         return np.zeros(len(attention_map.keys), bool)
     keys_with_weight = int(np.count_nonzero(key_shares))
     twice_even = 2 / max(keys_with_weight, 1)

@@ -28,12 +28,12 @@ from attnviz.views.labels import (
     KIND_TITLES,
     abbreviate_head,
     abbreviate_head_column,
-    count_heads,
+    describe_head_count,
     describe_length,
     make_axes,
     make_number_axis,
     name_model,
-    shorten,
+    shorten_token_label,
     title_kind,
     title_matrix,
 )
@@ -129,7 +129,7 @@ def make_grid(capture: Capture, maps: Sequence[AttentionMap], look: Look = DEFAU
     scaled = zip(panels.values(), sink_columns.values(), strict=True)
     scale = make_scale(scaled, look, first_map.method)
     layers, heads, rows_of_panels = arrange_by_layer(panels)
-    heads_title = count_heads(len(panels), heads)
+    heads_title = describe_head_count(len(panels), heads)
     title = join_title(capture, *title_kind(first_map), heads_title, describe_length(maps))
     row_names = tuple(f"L{layer}" for layer in layers)
     column_names = tuple(map(abbreviate_head_column, heads))
@@ -289,7 +289,7 @@ def make_query_heatmap(
     scale = make_scale([(joined, is_sink)], look, first_map.method)
     queries, keys = make_axes(first_map)
     query = title_token(queries, first_map.unit)
-    heads = count_heads(len(names), first_map.heads)
+    heads = describe_head_count(len(names), first_map.heads)
     title = join_title(capture, *title_kind(first_map), query, f"in {heads}")
     head_axis = make_number_axis("heads", names)
     beyond_line = describe_beyond(first_map, key_shares, is_sink, scale)
@@ -402,7 +402,7 @@ def title_token(axis: Axis, unit: Unit = "token") -> str:
     """
     number = axis.numbers[0]
     label = axis.labels[0]
-    return f"{unit} {number} {shorten(label)}"
+    return f"{unit} {number} {shorten_token_label(label)}"
 
 
 def make_caption(lines: Sequence[str]) -> tuple[str, ...]:
@@ -438,7 +438,7 @@ def describe_strongest(tokens: Axis, panel: Panel, scale: Scale) -> str:
     for i in falling[:MOST_NAMED]:
         value = values[i]
         if value >= least:
-            label = shorten(tokens.labels[i])
+            label = shorten_token_label(tokens.labels[i])
             number = tokens.numbers[i]
             shown_value = format_on_scale(value, scale)
             names.append(f"{label} ({number}) {shown_value}")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from attnviz.drawable import Axis
-from attnviz.escape import escape, label
-from attnviz.methods import MADE_OF
+from attnviz.escape import escape, label_token
+from attnviz.methods import METHODS_THROUGH_LAYERS
 from attnviz.record import AttentionMap, Capture, Kind, Token
 
 KIND_TITLES: dict[Kind, str] = {
@@ -61,7 +61,7 @@ def label_tokens(tokens: Sequence[Token]) -> tuple[str, ...]:
     labels = []
     previous: Token | None = None
     for token in tokens:
-        text = label(token.text)
+        text = label_token(token.text)
         if previous is not None and continues_character(previous, token):
             text = f"{CONTINUATION}{text}"
         labels.append(text)
@@ -136,7 +136,7 @@ def title_head(head: int | str) -> str:
 
     head: the number of a head, or the name of what was made of several heads.
     """
-    if head in MADE_OF:
+    if head in METHODS_THROUGH_LAYERS:
         return str(head)
     if isinstance(head, int):
         return f"head {head}"
@@ -158,10 +158,10 @@ def abbreviate_head_column(head: int | str) -> str:
 
 def name_token(token: Token) -> str:
     """Return the label of a token, shortened so that a sentence can hold it."""
-    return shorten(label(token.text))
+    return shorten_token_label(label_token(token.text))
 
 
-def shorten(text: str) -> str:
+def shorten_token_label(text: str) -> str:
     """Return a label cut to LONGEST_TOKEN characters, with an ellipsis for the rest."""
     if len(text) <= LONGEST_TOKEN:
         return text
@@ -185,7 +185,7 @@ def describe_length(maps: Sequence[AttentionMap]) -> str:
     return f"{length} {maps[0].unit}s"
 
 
-def count_heads(count: int, heads: Sequence[int | str]) -> str:
+def describe_head_count(count: int, heads: Sequence[int | str]) -> str:
     """Return the number of matrices in words: "12 heads", or "mean over heads of 3 layers".
 
     The latter is for matrices that are each a reduction over the heads of a layer.
