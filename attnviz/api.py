@@ -13,9 +13,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 from attnviz.derived import CaptureSource, derive_capture
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape, require_unicode
-from attnviz.methods import METHODS_OF_A_PREDICTION, METHODS_THROUGH_LAYERS, MethodName
+from attnviz.methods import (
+    METHODS_OF_A_PREDICTION,
+    METHODS_THROUGH_LAYERS,
+    MethodName,
+)
 from attnviz.record import ATTENTION, Capture
-from attnviz.request import DType, Keep, Placement, Prompt, Replacement, Request, Target
+from attnviz.request import (
+    DType,
+    Keep,
+    Placement,
+    Prompt,
+    Replacement,
+    Request,
+    Target,
+)
 from attnviz.selection import (
     parse_choice,
     parse_edge,
@@ -147,7 +159,11 @@ def intervene(
     Raises AttnvizError: UsageError for what is not there or would change nothing, ModelError,
     InputError.
     """
-    from attnviz.experiments.intervention import PromptedModel, make_intervention, resolve_changes
+    from attnviz.experiments.intervention import (
+        PromptedModel,
+        make_intervention,
+        resolve_changes,
+    )
     from attnviz.experiments.intervention import intervene as run_changes
     from attnviz.models.base import require_predictions
     from attnviz.results.intervention import InterventionResult, explain_changes
@@ -417,7 +433,11 @@ def from_arrays(
 
     Raises InputError for weights or names that cannot be used.
     """
-    from attnviz.io.foreign_arrays import ForeignArrays, build_foreign_capture, read_array
+    from attnviz.io.foreign_arrays import (
+        ForeignArrays,
+        build_foreign_capture,
+        read_array,
+    )
 
     names = {"tokens": tokens, "queries": queries, "keys": keys, "layers": layers, "heads": heads}
     try:
@@ -522,7 +542,11 @@ def capture_inputs(
     Raises AttnvizError.
     """
     require_torch(model)
-    from attnviz.models.wrappers import is_transformers_model, unwrap_model, unwrap_tokenizer
+    from attnviz.models.wrappers import (
+        is_transformers_model,
+        unwrap_model,
+        unwrap_tokenizer,
+    )
 
     unwrapped = unwrap_model(model)
     if not is_transformers_model(unwrapped.model):

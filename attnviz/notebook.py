@@ -12,7 +12,12 @@ from attnviz.io.files import require_output_path, write_whole
 from attnviz.io.formats import make_capture_document
 from attnviz.record import Capture, Reduction
 from attnviz.results.result import Result
-from attnviz.selection import parse_choice, parse_heads, parse_numbers, select_heads
+from attnviz.selection import (
+    parse_choice,
+    parse_heads,
+    parse_numbers,
+    select_heads,
+)
 
 if TYPE_CHECKING:
     from attnviz.drawable import Picture

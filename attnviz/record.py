@@ -198,7 +198,7 @@ class AttentionMap:
             kept = "tiles" if self.tiles else "statistics"
         return f"{self.kind}-attention, {size}, {layers} x {heads}, {kept}"
 
-    def part(self, layers: Sequence[int], heads: Sequence[int]) -> "AttentionMap":
+    def pick_heads(self, layers: Sequence[int], heads: Sequence[int]) -> "AttentionMap":
         """Return a map of some layers and heads, with all that is kept of them.
 
         layers, heads: their indices in this map, which are not the numbers that name them.

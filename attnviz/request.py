@@ -6,7 +6,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attnviz.escape import escape, label_token, require_unicode
 from attnviz.record import ATTENTION, NORM, Floats, Kind, Method, Token
-from attnviz.selection import ALL, HeadNames, MapTokens, Selection, TokenReference, join_names
+from attnviz.selection import (
+    ALL,
+    HeadNames,
+    MapTokens,
+    Selection,
+    TokenReference,
+    join_names,
+)
 
 DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
 Keep: TypeAlias = Literal["weights", "tiles", "statistics", "edges"]
@@ -200,8 +207,8 @@ class Request:
     """The window of queries, and of keys, whose weights are kept."""
     columns: slice = field(default_factory=lambda: slice(None))
     query: TokenReference | None = None
-    """The one query whose weights are kept, or the one key, by what it says; ``placed`` makes a
-    window of it."""
+    """The one query whose weights are kept, or the one key, by what it says; ``resolve_window``
+    makes a window of it."""
     key: TokenReference | None = None
 
     def __post_init__(self) -> None:
@@ -223,7 +230,7 @@ class Request:
             None,
         )
 
-    def placed(self, sides: MapTokens) -> "Request":
+    def resolve_window(self, sides: MapTokens) -> "Request":
         """Return the request with a window of one row or column for the query or key that it names.
 
         sides: the tokens of the queries, and those of the keys, among which it is found. Raises

@@ -406,7 +406,7 @@ def keep_layers(attention_map: AttentionMap, layers: Selection) -> AttentionMap:
     """Return some layers of a map. Raises UsageError for a layer that is not there."""
     chosen = layers.resolve(attention_map.layers, "layer")
     indices = [attention_map.layers.index(layer) for layer in chosen]
-    return attention_map.part(indices, range(len(attention_map.heads)))
+    return attention_map.pick_heads(indices, range(len(attention_map.heads)))
 
 
 def select_heads_of_kind(
@@ -426,7 +426,7 @@ def select_heads_of_kind(
         for attention_map, run in group_by_map(block_layers, map_of_layer):
             layer_indices = [attention_map.layers.index(layer) for layer in run]
             head_indices = [attention_map.heads.index(head) for head in block_heads]
-            chosen.append(attention_map.part(layer_indices, head_indices))
+            chosen.append(attention_map.pick_heads(layer_indices, head_indices))
     return chosen
 
 

@@ -64,7 +64,7 @@ class Toy:
         sides = tokens, tokens
         visible = np.tri(len(tokens), dtype=bool)[None, None]
         rows = visible / visible.sum(-1, keepdims=True)
-        request = request.placed(sides)
+        request = request.resolve_window(sides)
         there = dict.fromkeys(range(LAYERS), range(HEADS))
         maps = []
         for layers, heads in resolve_blocks(request.layers, request.heads, there):

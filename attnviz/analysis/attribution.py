@@ -12,7 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.measures import find_resting_keys
-from attnviz.analysis.rollout import compute_relevance, compute_rollout, trace_sources
+from attnviz.analysis.rollout import (
+    compute_relevance,
+    compute_rollout,
+    trace_sources,
+)
 from attnviz.record import (
     ATTENTION,
     CHEFER,

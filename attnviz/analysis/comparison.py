@@ -26,7 +26,14 @@ from attnviz.analysis.words import (
     merge_tokens,
     select_texts,
 )
-from attnviz.record import AttentionMap, Capture, Doubles, Token, Visible, Weights
+from attnviz.record import (
+    AttentionMap,
+    Capture,
+    Doubles,
+    Token,
+    Visible,
+    Weights,
+)
 
 MOST_QUERIES = 128  # whose rows are compared; of a longer text so many, evenly spread
 FEWEST_QUERIES = 16
@@ -125,7 +132,7 @@ class Side:
             if layer in each.layers and head in each.heads:
                 layer_index = each.layers.index(layer)
                 head_index = each.heads.index(head)
-                one_head = each.part([layer_index], [head_index])
+                one_head = each.pick_heads([layer_index], [head_index])
                 all_rows = range(len(self.queries))
                 words = share_attention(one_head, self.shared, all_rows).common
                 weights = require_kept_weights(words.weights)
@@ -166,7 +173,9 @@ class Comparison:
         return measure_divergences(a.weights, b.weights, a.visible, b.visible)
 
     def pair(
-        self, heads_a: Sequence[HeadName], heads_b: Sequence[HeadName]
+        self,
+        heads_a: Sequence[HeadName],
+        heads_b: Sequence[HeadName],
     ) -> tuple[Weights, Weights, Visible]:
         """Return the mean of some heads of A, that of some of B, and the cells that both see.
 
@@ -331,7 +340,7 @@ def make_side(
     for attention_map in maps:
         for index in range(len(attention_map.layers)):
             all_heads = range(len(attention_map.heads))
-            layer = attention_map.part([index], all_heads)
+            layer = attention_map.pick_heads([index], all_heads)
             layers.append(share_attention(layer, shared, rows))
     weights = [require_kept_weights(layer.common.weights)[0] for layer in layers]
     visible = [layer.common.visible[0] for layer in layers]

@@ -254,7 +254,9 @@ def measure_difference(steps: AttentionSteps, weights: npt.ArrayLike) -> Differe
 
 
 def explain_vectors(
-    name: str, vectors: npt.ArrayLike, query: int
+    name: str,
+    vectors: npt.ArrayLike,
+    query: int,
 ) -> tuple[AttentionSteps, Doubles]:
     """Compute each step of self-attention on raw vectors (n, d) by a score function.
 

@@ -16,7 +16,14 @@ import numpy.typing as npt
 
 from attnviz.analysis.numerics import compute_row_entropies, normalise_rows
 from attnviz.analysis.statistics import average_defined, compute_deviation
-from attnviz.record import ATTENTION, AttentionMap, Doubles, Statistics, Visible, Weights
+from attnviz.record import (
+    ATTENTION,
+    AttentionMap,
+    Doubles,
+    Statistics,
+    Visible,
+    Weights,
+)
 
 Measures: TypeAlias = dict[str, Doubles]
 """The columns of heads by name, NaN where undefined."""

@@ -18,7 +18,15 @@ import numpy.typing as npt
 
 from attnviz.analysis.numerics import is_causal
 from attnviz.methods import METHODS, METHODS_THROUGH_LAYERS
-from attnviz.record import CHEFER, ROLLOUT, AttentionMap, Capture, Doubles, Floats, Visible
+from attnviz.record import (
+    CHEFER,
+    ROLLOUT,
+    AttentionMap,
+    Capture,
+    Doubles,
+    Floats,
+    Visible,
+)
 
 ROLLOUT_SOURCE = METHODS[ROLLOUT].line
 CAUSAL = (

@@ -20,7 +20,14 @@ from attnviz.analysis.measures import (
     find_positions,
 )
 from attnviz.escape import escape, require_unicode
-from attnviz.record import AttentionMap, Capture, Doubles, Segment, Token, Visible
+from attnviz.record import (
+    AttentionMap,
+    Capture,
+    Doubles,
+    Segment,
+    Token,
+    Visible,
+)
 
 SEGMENT_LINE = re.compile(r"(\d{1,9}):(\d{1,9})\s+(\S.*)", re.ASCII)
 BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")

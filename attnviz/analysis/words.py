@@ -22,7 +22,14 @@ import numpy.typing as npt
 
 from attnviz.analysis.numerics import collapse_repeats
 from attnviz.analysis.statistics import measure_statistics
-from attnviz.record import AttentionMap, Capture, Doubles, Floats, Token, Visible
+from attnviz.record import (
+    AttentionMap,
+    Capture,
+    Doubles,
+    Floats,
+    Token,
+    Visible,
+)
 
 Texts: TypeAlias = tuple[str, ...]  # by segment
 

@@ -24,8 +24,17 @@ from attnviz.cli.options import (
     texts_argument,
     title_option,
 )
-from attnviz.cli.output import choose_result_destination, deliver, make_result_answer
-from attnviz.cli.parameters import ROW_COUNT, SectionedCommand, option_group, option_section
+from attnviz.cli.output import (
+    choose_result_destination,
+    deliver,
+    make_result_answer,
+)
+from attnviz.cli.parameters import (
+    ROW_COUNT,
+    SectionedCommand,
+    option_group,
+    option_section,
+)
 from attnviz.cli.picture import make_look
 from attnviz.cli.screen import open_screen
 from attnviz.results.comparison import ComparisonView, measure_comparisons

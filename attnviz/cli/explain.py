@@ -21,7 +21,11 @@ from attnviz.cli.options import (
     text_argument,
     title_option,
 )
-from attnviz.cli.output import choose_result_destination, deliver, make_result_answer
+from attnviz.cli.output import (
+    choose_result_destination,
+    deliver,
+    make_result_answer,
+)
 from attnviz.cli.parameters import (
     ROW_COUNT,
     ParsedType,

@@ -44,7 +44,11 @@ from attnviz.io.files import (
     write_whole,
 )
 from attnviz.methods import SUM
-from attnviz.render.html.gallery import GalleryEntry, render_gallery_html, render_gallery_markdown
+from attnviz.render.html.gallery import (
+    GalleryEntry,
+    render_gallery_html,
+    render_gallery_markdown,
+)
 from attnviz.selection import HeadNames
 
 File: TypeAlias = tuple[Part, str, Path]

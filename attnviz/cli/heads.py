@@ -18,8 +18,16 @@ from attnviz.cli.options import (
     title_option,
     untruncated_model_options,
 )
-from attnviz.cli.output import choose_result_destination, deliver, make_result_answer
-from attnviz.cli.parameters import SectionedCommand, option_group, option_section
+from attnviz.cli.output import (
+    choose_result_destination,
+    deliver,
+    make_result_answer,
+)
+from attnviz.cli.parameters import (
+    SectionedCommand,
+    option_group,
+    option_section,
+)
 from attnviz.cli.screen import open_screen
 from attnviz.cli.sources import load_chosen_model
 from attnviz.cli.talk import Talk
@@ -31,7 +39,11 @@ from attnviz.io.documents import format_document_json
 from attnviz.io.samples import PLAIN_ENGLISH, read_sample
 from attnviz.lm import corpus
 from attnviz.models.base import require_losses
-from attnviz.results.head_roles import SequenceSettings, describe_role_definitions, explain_roles
+from attnviz.results.head_roles import (
+    SequenceSettings,
+    describe_role_definitions,
+    explain_roles,
+)
 
 if TYPE_CHECKING:
     from attnviz.models import Model
@@ -178,7 +190,8 @@ def print_roles(*, as_json: bool) -> None:
     """Print what each role of a head is, as lines for a reader or as a JSON document."""
     if as_json:
         click.echo(
-            format_document_json({"definitions": describe_role_definitions()}).decode(), nl=False
+            format_document_json({"definitions": describe_role_definitions()}).decode(),
+            nl=False,
         )
         return
     for line in explain_roles():

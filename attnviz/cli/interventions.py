@@ -13,7 +13,13 @@ from attnviz.cli.options import (
     InterventionOptions,
     ResultOptions,
 )
-from attnviz.cli.output import Answer, Destination, deliver, make_capture_answer, make_result_answer
+from attnviz.cli.output import (
+    Answer,
+    Destination,
+    deliver,
+    make_capture_answer,
+    make_result_answer,
+)
 from attnviz.cli.picture import (
     PictureOptions,
     draw_pictures,
@@ -21,7 +27,11 @@ from attnviz.cli.picture import (
     make_request,
     prepare_capture,
 )
-from attnviz.cli.sources import load_model_for, make_method_source, make_word_source
+from attnviz.cli.sources import (
+    load_model_for,
+    make_method_source,
+    make_word_source,
+)
 from attnviz.derived import CaptureSource
 from attnviz.drawable import Picture
 from attnviz.errors import UsageError
@@ -126,7 +136,11 @@ def try_changes(
 
     Returns the effect, and lines that say what was changed.
     """
-    from attnviz.experiments.intervention import PromptedModel, intervene, resolve_changes
+    from attnviz.experiments.intervention import (
+        PromptedModel,
+        intervene,
+        resolve_changes,
+    )
     from attnviz.results.intervention import explain_changes
 
     subject = PromptedModel.of(model, prompt, kind, truncate=truncate)

@@ -6,8 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from attnviz.cli.options import BINARY, FIGURES, FORMATS, FigureOptions, FileOptions, ResultOptions
-from attnviz.cli.picture import PictureOptions, draw_pictures, make_look, require_cells
+from attnviz.cli.options import (
+    BINARY,
+    FIGURES,
+    FORMATS,
+    FigureOptions,
+    FileOptions,
+    ResultOptions,
+)
+from attnviz.cli.picture import (
+    PictureOptions,
+    draw_pictures,
+    make_look,
+    require_cells,
+)
 from attnviz.cli.screen import print_pictures
 from attnviz.cli.talk import Talk
 from attnviz.drawable import Page, Picture

@@ -5,7 +5,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from attnviz.analysis.special import Special, drop_special
-from attnviz.cli.options import DATA, CaptureOptions, HeadReduction, LookOptions, ViewOptions
+from attnviz.cli.options import (
+    DATA,
+    CaptureOptions,
+    HeadReduction,
+    LookOptions,
+    ViewOptions,
+)
 from attnviz.drawable import Picture
 from attnviz.errors import InputError, UsageError
 from attnviz.methods import METHODS_THROUGH_LAYERS, SUM, list_methods, name_cell

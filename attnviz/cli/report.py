@@ -9,7 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from attnviz.cli.options import DATA, FIGURES, FORMATS, FigureOptions, SelectionOptions, View
+from attnviz.cli.options import (
+    DATA,
+    FIGURES,
+    FORMATS,
+    FigureOptions,
+    SelectionOptions,
+    View,
+)
 from attnviz.cli.output import Content, make_capture_answer, make_content
 from attnviz.cli.picture import (
     PictureOptions,

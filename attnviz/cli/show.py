@@ -2,7 +2,11 @@
 
 import click
 
-from attnviz.cli.interventions import deliver_changed, require_changeable, run_changed
+from attnviz.cli.interventions import (
+    deliver_changed,
+    require_changeable,
+    run_changed,
+)
 from attnviz.cli.options import (
     CaptureOptions,
     InterventionOptions,

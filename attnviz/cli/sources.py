@@ -7,17 +7,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnviz.analysis.statistics import find_strongest_edges, measure_statistics, pool_map
+from attnviz.analysis.statistics import (
+    find_strongest_edges,
+    measure_statistics,
+    pool_map,
+)
 from attnviz.analysis.words import convert_to_words
 from attnviz.cli import text as text_input
 from attnviz.cli.options import CaptureOptions, ModelOptions, NumbersOptions
 from attnviz.cli.talk import Talk
 from attnviz.derived import CaptureSource, derive_capture
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import METHODS, METHODS_THROUGH_LAYERS, SUM, list_methods, note_methods
-from attnviz.record import ATTENTION, FROM_ELSEWHERE, SCORES, AttentionMap, Capture
+from attnviz.methods import (
+    METHODS,
+    METHODS_THROUGH_LAYERS,
+    SUM,
+    list_methods,
+    note_methods,
+)
+from attnviz.record import (
+    ATTENTION,
+    FROM_ELSEWHERE,
+    SCORES,
+    AttentionMap,
+    Capture,
+)
 from attnviz.request import Request
-from attnviz.selection import choose_kinds, find_window_positions, note_windows, select_heads
+from attnviz.selection import (
+    choose_kinds,
+    find_window_positions,
+    note_windows,
+    select_heads,
+)
 
 if TYPE_CHECKING:
     from attnviz.models import Model
@@ -278,7 +299,7 @@ def crop_to_window(capture: Capture, request: Request) -> Capture:
         return capture
     sides = [(each.queries, each.keys) for each in capture.maps]
     try:
-        placed = request.placed(sides[0])  # finds a token that the request names
+        placed = request.resolve_window(sides[0])  # finds a token that the request names
         maps = tuple(
             each.window(*find_window_positions(placed.rows, placed.columns, side))
             for each, side in zip(capture.maps, sides, strict=True)

@@ -19,7 +19,11 @@ from attnviz.cli.options import (
 )
 from attnviz.cli.talk import Talk
 from attnviz.cli.train_display import print_on_stderr, show_steps
-from attnviz.cli.train_options import TrainOptions, read_bare_suffix, train_options
+from attnviz.cli.train_options import (
+    TrainOptions,
+    read_bare_suffix,
+    train_options,
+)
 from attnviz.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +127,7 @@ def finish_run(
     talk.note(run.describe_training(trained))
     talk.note(f"wrote {log.folder}; see it with: attnviz show --model {log.folder} ...")
     if trained.steps == log.steps:
-        log.done()
+        log.remove_state()
         return
     talk.note(
         f"stopped after {trained.steps} of {log.steps} steps; the same command with --resume"

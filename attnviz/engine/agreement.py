@@ -13,7 +13,9 @@ NO_DIVISOR = 1e-30  # in place of a largest value of 0
 
 
 def check_output(
-    call: Call, source: CallSource, output: Tensor
+    call: Call,
+    source: CallSource,
+    output: Tensor,
 ) -> tuple[float | None, torch.dtype]:
     """Compare the output of a call with that of another function, for a few of its queries.
 
@@ -42,7 +44,7 @@ def compute_reference(call: Call, source: CallSource, rows: Tensor) -> Tensor | 
     Returns (batch, row, head, d_v), or None if there is no such function.
     """
     if call.plain:
-        return call.rows(rows).run_sdpa().transpose(1, 2)
+        return call.pick_queries(rows).run_sdpa().transpose(1, 2)
     if source.reference is None:
         return None
     return source.reference(rows)

@@ -71,7 +71,7 @@ class Call:
         bias = pick_mask_heads(self.bias, query_heads)
         return replace(self, query=query, key=key, value=value, mask=mask, bias=bias, sinks=sinks)
 
-    def rows(self, rows: Tensor) -> "Call":
+    def pick_queries(self, rows: Tensor) -> "Call":
         """Return the call of some of its queries.
 
         rows: the positions of these queries, (row,). A causal call becomes one with a mask, because
@@ -108,7 +108,7 @@ class Call:
         # Torch takes one mask only: all goes into one of numbers.
         if self.bias is not None:
             if causal:
-                mask = self.visible()
+                mask = self.find_visible_cells()
             causal = False
             mask = add_mask_to_bias(self.bias, mask)
         is_grouped = self.query.shape[1] != self.key.shape[1]
@@ -130,10 +130,10 @@ class Call:
             return replace(self, mask=torch.where(edges, least, self.mask))
         visible = self.mask
         if self.causal or visible is None:
-            visible = self.visible()
+            visible = self.find_visible_cells()
         return replace(self, mask=visible & ~edges, causal=False)
 
-    def visible(self) -> Tensor:
+    def find_visible_cells(self) -> Tensor:
         """Return booleans that are True where a query may attend to a key.
 
         Their shape is (batch or 1, head or 1, query or 1, key).

@@ -51,7 +51,7 @@ class RunEdits(NamedTuple):
         if number not in self.hidden:
             return call
         cut = self.hidden[number].to(call.query.device)
-        self.check(call.visible(), cut)
+        self.check(call.find_visible_cells(), cut)
         return call.hide_edges(cut)
 
     def edit_scores(self, number: int, scores: Tensor) -> Tensor:
@@ -101,4 +101,4 @@ def weigh_heads(call: Call, heads: Sequence[int]) -> HeadInputs:
     """
     chosen = call.pick_heads(tuple(heads))
     weights = compute_weights(chosen).to(call.query.device)
-    return HeadInputs(weights, chosen.visible(), chosen.value)
+    return HeadInputs(weights, chosen.find_visible_cells(), chosen.value)

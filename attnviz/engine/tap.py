@@ -22,7 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attnviz.engine.agreement import SAMPLE, compare_numbers, find_coarsest_dtype
+from attnviz.engine.agreement import (
+    SAMPLE,
+    compare_numbers,
+    find_coarsest_dtype,
+)
 from attnviz.engine.call import Call, compute_default_scale, repeat_heads
 from attnviz.engine.observers.base import NOWHERE, CallSource, Observer
 from attnviz.layer.arrays import widen_to_single
@@ -123,7 +127,7 @@ class Tap(TorchFunctionMode):
         attend.
         """
         self.found += 1
-        return self.observer.given(weights, visible, self.source)
+        return self.observer.see_weights(weights, visible, self.source)
 
     def run_sdpa(
         self,

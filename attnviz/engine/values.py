@@ -86,7 +86,8 @@ class WatchedOutput(Tensor):
 
 
 def find_watched_output(
-    kind: type[WatchedOutput], arguments: tuple[Any, ...]
+    kind: type[WatchedOutput],
+    arguments: tuple[Any, ...],
 ) -> WatchedOutput | None:
     """Return the first argument that is a watched output, or None."""
     for argument in arguments:
@@ -223,7 +224,7 @@ def compute_all_scores(call: Call) -> Tensor:
     for mask in call.masks:
         if mask.dtype != torch.bool:
             scores = scores + mask
-    return scores.where(call.visible(), 0).float()
+    return scores.where(call.find_visible_cells(), 0).float()
 
 
 def split_queries(call: Call, heads: tuple[int, ...], rows: slice) -> Iterator[Call]:
@@ -237,4 +238,4 @@ def split_queries(call: Call, heads: tuple[int, ...], rows: slice) -> Iterator[C
     cells_a_query = chosen.key.shape[2] * len(heads)
     queries_at_once = max(1, CELLS // cells_a_query)
     for queries in torch.split(positions[rows], queries_at_once):
-        yield chosen.rows(queries)
+        yield chosen.pick_queries(queries)

@@ -21,7 +21,14 @@ from attnviz.experiments.sequences import draw_repeated_sequences
 from attnviz.layer.arrays import Array, find_namespace, widen_to_single
 from attnviz.models.base import Model, SupportsLosses, require_losses
 from attnviz.record import Doubles, Visible
-from attnviz.request import HeadInputs, OutputChange, Prompt, Replacement, Request, WeighHeads
+from attnviz.request import (
+    HeadInputs,
+    OutputChange,
+    Prompt,
+    Replacement,
+    Request,
+    WeighHeads,
+)
 from attnviz.results.ablation import (
     MEASURED_REPLACEMENTS,
     AblatedHeads,
@@ -206,7 +213,9 @@ def measure_baseline(model: SupportsLosses, evaluation: EvaluationData) -> Losse
 
 
 def measure_losses(
-    model: SupportsLosses, evaluation: EvaluationData, change: OutputChange
+    model: SupportsLosses,
+    evaluation: EvaluationData,
+    change: OutputChange,
 ) -> Losses:
     """Measure the mean loss on each sequence while a model is changed, (sequence,).
 
@@ -263,7 +272,9 @@ def make_ablation(
 
 
 def compute_other_outputs(
-    inputs: HeadInputs, replacement: Replacement, rng: np.random.Generator
+    inputs: HeadInputs,
+    replacement: Replacement,
+    rng: np.random.Generator,
 ) -> Array:
     """Compute what heads would put out with other weights, (batch, query, head, d_v).
 

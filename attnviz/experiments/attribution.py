@@ -31,7 +31,15 @@ from attnviz.models.base import (
     require_token_sequences,
 )
 from attnviz.models.interventions import batch_interventions
-from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Capture, Doubles
+from attnviz.record import (
+    ATTENTION,
+    CHEFER,
+    GRADIENT,
+    NORM,
+    AttentionMap,
+    Capture,
+    Doubles,
+)
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
@@ -44,7 +52,14 @@ from attnviz.request import (
 )
 from attnviz.results.attribution import Attribution, TokenRemoval
 from attnviz.results.intervention import InterventionOutcome
-from attnviz.selection import ALL, Head, HeadNames, Selection, TokenReference, require_same_tokens
+from attnviz.selection import (
+    ALL,
+    Head,
+    HeadNames,
+    Selection,
+    TokenReference,
+    require_same_tokens,
+)
 
 SUBSTITUTES = 4
 UNRANKED = "of {} tokens there is none to rank but the first, special ones and the query"
@@ -267,7 +282,7 @@ def average_kept_of_layer(
     names = [(number, head) for head in attention_map.heads]
     kept = [i for i, name in enumerate(names) if name not in replaced_heads]
     # If no head is left, one is taken, and its weights are set to 0 below.
-    one_layer = attention_map.part([layer], kept or [0])
+    one_layer = attention_map.pick_heads([layer], kept or [0])
     mean = one_layer.reduced("mean")
     if kept or mean.weights is None:
         return mean

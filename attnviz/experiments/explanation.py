@@ -3,7 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.explain import explain_query, explain_vectors, measure_difference
+from attnviz.analysis.explain import (
+    explain_query,
+    explain_vectors,
+    measure_difference,
+)
 from attnviz.errors import InputError
 from attnviz.lm import store
 from attnviz.models import Model

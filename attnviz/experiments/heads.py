@@ -9,7 +9,13 @@ from itertools import product
 import numpy as np
 
 from attnviz.analysis.numerics import collapse_repeats
-from attnviz.analysis.roles import ROLES, Layout, RoleData, scale_above_chance, score_roles
+from attnviz.analysis.roles import (
+    ROLES,
+    Layout,
+    RoleData,
+    scale_above_chance,
+    score_roles,
+)
 from attnviz.errors import UsageError
 from attnviz.experiments.ablation import ablate
 from attnviz.experiments.progress import Watch, ignore_progress
@@ -25,7 +31,14 @@ from attnviz.results.head_roles import (
     RoleScores,
     SequenceSettings,
 )
-from attnviz.selection import ALL, Head, HeadNames, Selection, require_same_tokens, resolve_blocks
+from attnviz.selection import (
+    ALL,
+    Head,
+    HeadNames,
+    Selection,
+    require_same_tokens,
+    resolve_blocks,
+)
 
 ALL_HEADS = Request(truncate=True, kinds=("self",))
 DEFAULT_SETTING = SequenceSettings()

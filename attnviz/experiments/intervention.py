@@ -249,7 +249,9 @@ def intervene(
 
 
 def find_seen_keys(
-    subject: PromptedModel, changes: InterventionChanges, pair: Pair
+    subject: PromptedModel,
+    changes: InterventionChanges,
+    pair: Pair,
 ) -> tuple[int, ...]:
     """Find the keys other than its own token that the query of an edge sees in the chosen heads.
 

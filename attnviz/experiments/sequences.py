@@ -15,7 +15,9 @@ Ids = tuple[int, ...]
 
 
 def draw_repeated_sequences(
-    vocabulary: Vocabulary, setting: SequenceSettings, model: str
+    vocabulary: Vocabulary,
+    setting: SequenceSettings,
+    model: str,
 ) -> list[Ids]:
     """Draw sequences of token ids, P + B + B + S, B being a block of distinct random tokens.
 

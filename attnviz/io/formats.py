@@ -20,7 +20,12 @@ from attnviz.analysis.statistics import measure_statistics
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import foreign_arrays, untrusted
 from attnviz.io.files import describe_os_error, require_output_path, write_whole
-from attnviz.io.validation import SCHEMA, read_capture, read_map, require_text_list
+from attnviz.io.validation import (
+    SCHEMA,
+    read_capture,
+    read_map,
+    require_text_list,
+)
 from attnviz.methods import METHODS, holds_other_numbers, note_methods
 from attnviz.record import (
     AttentionMap,

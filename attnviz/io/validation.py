@@ -14,7 +14,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from attnviz.io.untrusted import Array, read_field, read_nested_lists, read_number_lists
+from attnviz.io.untrusted import (
+    Array,
+    read_field,
+    read_nested_lists,
+    read_number_lists,
+)
 from attnviz.record import (
     KINDS,
     SCORES,

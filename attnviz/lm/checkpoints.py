@@ -161,7 +161,7 @@ class RunLog:
         arrays = dict(sorted(frozen.arrays.items()))
         write_whole(self.folder / STATE, save(arrays, metadata))
 
-    def done(self) -> None:
+    def remove_state(self) -> None:
         """Remove the file of the state: the model is written, so that nothing is left to do."""
         remove_file(self.folder / STATE)
 

@@ -31,7 +31,10 @@ class BestHead(NamedTuple):
 
 
 def make_repeated_blocks(
-    config: ModelConfig, sequences: int = SEQUENCES, block: int = BLOCK, seed: int = 0
+    config: ModelConfig,
+    sequences: int = SEQUENCES,
+    block: int = BLOCK,
+    seed: int = 0,
 ) -> Ids:
     """Make sequences BOS + B + B, B being a block of random tokens that are all different.
 
@@ -57,7 +60,9 @@ def compute_all_weights(parameters: Mapping[str, Array], ids: Ids, config: Model
 
 
 def score_model_roles(
-    parameters: Mapping[str, Array], config: ModelConfig, ids: Ids
+    parameters: Mapping[str, Array],
+    config: ModelConfig,
+    ids: Ids,
 ) -> dict[str, Singles]:
     """Score how well each head of a model plays each role, on sequences that repeat a block.
 
@@ -74,7 +79,9 @@ def score_model_roles(
 
 
 def name_best_heads(
-    parameters: Mapping[str, Array], config: ModelConfig, ids: Ids
+    parameters: Mapping[str, Array],
+    config: ModelConfig,
+    ids: Ids,
 ) -> dict[str, BestHead]:
     """Find the head of a model that plays each role best, on sequences that repeat a block.
 

@@ -17,7 +17,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 from attnviz.layer.arrays import Array, find_namespace, widen_to_single
 from attnviz.layer.attention import Attended
-from attnviz.layer.multihead import apply_linear, attend_heads, multi_head_attend, split_heads
+from attnviz.layer.multihead import (
+    apply_linear,
+    attend_heads,
+    multi_head_attend,
+    split_heads,
+)
 from attnviz.layer.norms import compute_moved_vectors
 from attnviz.request import HeadInputs, OutputChange, WeighHeads
 
@@ -126,7 +131,10 @@ def attend_changed(
 
 
 def compute_head_vectors(
-    parameters: Mapping[str, Array], hidden: Array, layer: int, heads: int
+    parameters: Mapping[str, Array],
+    hidden: Array,
+    layer: int,
+    heads: int,
 ) -> Array:
     """Compute the vector that each head of a layer moves from each token, at a weight of 1.
 

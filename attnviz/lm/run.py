@@ -14,9 +14,18 @@ from tokenizers import Tokenizer
 
 from attnviz.errors import InputError
 from attnviz.lm import corpus, evaluate, store
-from attnviz.lm.checkpoints import ResumePoint, RunLog, StepSnapshot, TrainingState
+from attnviz.lm.checkpoints import (
+    ResumePoint,
+    RunLog,
+    StepSnapshot,
+    TrainingState,
+)
 from attnviz.lm.model import ModelConfig
-from attnviz.lm.tokenizer import learn_tokenizer, list_spellings, narrow_tokenizer
+from attnviz.lm.tokenizer import (
+    learn_tokenizer,
+    list_spellings,
+    narrow_tokenizer,
+)
 from attnviz.lm.train import (
     Parameters,
     Progress,

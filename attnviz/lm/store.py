@@ -83,7 +83,7 @@ def read_stored_model(folder: Path) -> StoredModel:
     except OSError as error:
         file = Path(error.filename).name
         raise ModelError(
-            f"cannot read the model in {folder}: {file}: {describe_os_error(error)}"
+            f"cannot read the model in {folder}: {file}: {describe_os_error(error)}",
         ) from error
     except (SafetensorError, UnicodeDecodeError) as error:
         raise ModelError(f"the model in {folder} is damaged: {error}") from error

@@ -22,7 +22,12 @@ from attnviz.errors import InputError, ModelError
 from attnviz.layer.arrays import Array
 from attnviz.lm.checkpoints import TrainingState
 from attnviz.lm.corpus import Ids
-from attnviz.lm.model import ModelConfig, evaluate_layers, list_parameter_shapes, project_logits
+from attnviz.lm.model import (
+    ModelConfig,
+    evaluate_layers,
+    list_parameter_shapes,
+    project_logits,
+)
 from attnviz.lm.tokenizer import BOS_ID
 
 IGNORED = -100  # a label that does not count in the loss

@@ -16,7 +16,11 @@ from tokenizers import Encoding, Tokenizer
 from attnviz.analysis.explain import Operands, split_score_scale
 from attnviz.errors import ModelError, UsageError
 from attnviz.layer.multihead import apply_linear, apply_rotary, split_heads
-from attnviz.layer.norms import compute_inner_products, measure_sum_lengths, measure_vector_lengths
+from attnviz.layer.norms import (
+    compute_inner_products,
+    measure_sum_lengths,
+    measure_vector_lengths,
+)
 from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import (
@@ -29,8 +33,17 @@ from attnviz.lm.model import (
     select_parameters,
 )
 from attnviz.lm.tokenizer import BOS_ID
-from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
-from attnviz.models.checks import find_torch_device, require_length, require_no_run, require_none
+from attnviz.models.base import (
+    SupportsLosses,
+    SupportsOperands,
+    SupportsPredictions,
+)
+from attnviz.models.checks import (
+    find_torch_device,
+    require_length,
+    require_no_run,
+    require_none,
+)
 from attnviz.models.folders import Folders
 from attnviz.models.interventions import (
     batch_interventions,
@@ -166,7 +179,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         self.require_finite(weights)
         visible = self.make_visible(intervention, len(ids))
         # the query or the key that the request names becomes a window
-        request = request.placed((tokens, tokens))
+        request = request.resolve_window((tokens, tokens))
         maps: list[AttentionMap] = []
         for layers, heads in rectangles:
             cells = np.ix_(layers, heads)
@@ -328,7 +341,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         """
         layers, heads = resolve_blocks(request.layers, request.heads, self.heads_by_layer)[0]
         ids, tokens, _, _ = self.read_prompt(prompt, request.truncate)
-        query = request.placed((tokens, tokens)).rows.start
+        query = request.resolve_window((tokens, tokens)).rows.start
         if self.torch_device is None:
             return self.compute_operands(ids, layers[0], heads[0], query)
         import torch

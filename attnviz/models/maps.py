@@ -9,12 +9,28 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.edits import RunEdits
-from attnviz.engine.observers.base import AttentionSite, CallResult, SurveyedCall
+from attnviz.engine.observers.base import (
+    AttentionSite,
+    CallResult,
+    SurveyedCall,
+)
 from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
 from attnviz.models.checks import require_memory
-from attnviz.models.interventions import mask_cut_edges, require_edges, require_keys
-from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token, Visible
+from attnviz.models.interventions import (
+    mask_cut_edges,
+    require_edges,
+    require_keys,
+)
+from attnviz.record import (
+    AttentionMap,
+    Edges,
+    Kind,
+    Statistics,
+    Tiles,
+    Token,
+    Visible,
+)
 from attnviz.request import Intervention, Request
 from attnviz.selection import (
     MapTokens,

@@ -5,7 +5,17 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from math import isnan
 
-from attnviz.drawable import Axis, Curve, Curves, Heatmap, Picture, Scale, Series, Strip, Table
+from attnviz.drawable import (
+    Axis,
+    Curve,
+    Curves,
+    Heatmap,
+    Picture,
+    Scale,
+    Series,
+    Strip,
+    Table,
+)
 from attnviz.render.matrices import TOKEN_AXES, shows_heads
 
 NAME_RULE = "---"  # the line below the heading of a column that begins at the left

@@ -5,7 +5,16 @@ from typing import TypeAlias
 
 import numpy as np
 
-from attnviz.drawable import MASKED, Axis, Grid, Heatmap, Panel, Steps, Strip, Table
+from attnviz.drawable import (
+    MASKED,
+    Axis,
+    Grid,
+    Heatmap,
+    Panel,
+    Steps,
+    Strip,
+    Table,
+)
 
 Matrices: TypeAlias = Heatmap | Grid | Strip  # pictures on one colour scale
 TOKEN_AXES = "queries", "keys"  # the axes of which labels may be as long as a word

@@ -32,7 +32,12 @@ from attnviz.results.intervention import (
 )
 from attnviz.results.result import Result
 from attnviz.views.heatmaps import join_title, make_caption
-from attnviz.views.labels import find_spaces, label_tokens, name_token, shorten_token_label
+from attnviz.views.labels import (
+    find_spaces,
+    label_tokens,
+    name_token,
+    shorten_token_label,
+)
 
 TokenRemoval: TypeAlias = Literal["knock-out", "leave-one-out"]
 TOKEN_REMOVALS: dict[TokenRemoval, str] = {

@@ -13,7 +13,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.comparison import Comparison, Distances, HeadName, Side, compare_on_words
+from attnviz.analysis.comparison import (
+    Comparison,
+    Distances,
+    HeadName,
+    Side,
+    compare_on_words,
+)
 from attnviz.analysis.statistics import average_defined, compute_deviation
 from attnviz.drawable import (
     Axis,
@@ -28,7 +34,12 @@ from attnviz.drawable import (
 from attnviz.errors import InputError
 from attnviz.escape import escape
 from attnviz.io.formats import describe_plain_tokens, list_shortest_decimals
-from attnviz.methods import describe_method, holds_other_numbers, list_methods, name_cell
+from attnviz.methods import (
+    describe_method,
+    holds_other_numbers,
+    list_methods,
+    name_cell,
+)
 from attnviz.record import (
     ATTENTION,
     FROM_ELSEWHERE,
@@ -483,7 +494,11 @@ def make_series(comparison: Comparison, groups: HeadGroups, look: Look = DEFAULT
 
 
 def draw_side(
-    letter: str, side: Side, names: Sequence[HeadName], panel: Panel, look: Look
+    letter: str,
+    side: Side,
+    names: Sequence[HeadName],
+    panel: Panel,
+    look: Look,
 ) -> Heatmap:
     """Draw the weights of a head of one of two compared captures, or of the mean of several heads.
 

@@ -14,7 +14,12 @@ from attnviz.record import AttentionMap, Capture, Doubles
 from attnviz.results.digits import format_fixed
 from attnviz.results.result import Result
 from attnviz.views.heatmaps import join_title, make_caption, title_token
-from attnviz.views.labels import make_axes, shorten_token_label, title_kind, title_matrix
+from attnviz.views.labels import (
+    make_axes,
+    shorten_token_label,
+    title_kind,
+    title_matrix,
+)
 
 SHOWN_NUMBERS = 3  # of a vector, at its beginning
 VECTOR_COLUMNS = "what it is", "shape", "length", "first values"

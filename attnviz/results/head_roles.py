@@ -20,7 +20,11 @@ from attnviz.results.ablation import (
 from attnviz.results.digits import format_share
 from attnviz.results.result import Result
 from attnviz.selection import Head
-from attnviz.views.labels import abbreviate_head, abbreviate_head_column, name_model
+from attnviz.views.labels import (
+    abbreviate_head,
+    abbreviate_head_column,
+    name_model,
+)
 
 NUMBER_COLUMNS = "repeats", "chance", "text", "chance"
 MOST_BESIDE_SCORES = 9  # heads a layer whose names and scores fit beside each other on 80 columns

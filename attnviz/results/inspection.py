@@ -39,7 +39,12 @@ from attnviz.views.heatmaps import (
     read_head_key,
     read_panel,
 )
-from attnviz.views.labels import abbreviate_head, describe_head_count, describe_length, title_kind
+from attnviz.views.labels import (
+    abbreviate_head,
+    describe_head_count,
+    describe_length,
+    title_kind,
+)
 
 MOST_WHOLE = 512  # tokens of a text of which all weights are kept; of a longer one, statistics
 EVERY_HEAD = Request(preferred=("self", "cross"), keep="tiles", tiles=MOST_WHOLE)

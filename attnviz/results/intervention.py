@@ -31,7 +31,11 @@ from attnviz.results.result import Result
 from attnviz.selection import Head
 from attnviz.views.colour_scale import Look
 from attnviz.views.heatmaps import DEFAULT_LOOK, make_caption, make_heatmap
-from attnviz.views.labels import abbreviate_head, name_token, shorten_token_label
+from attnviz.views.labels import (
+    abbreviate_head,
+    name_token,
+    shorten_token_label,
+)
 
 Pair: TypeAlias = tuple[int | None, int | None]
 """The positions of a query and of a key; None for all."""
@@ -252,7 +256,8 @@ def describe_prediction(outcome: InterventionOutcome) -> dict[str, Any]:
 
 
 def describe_likeliest(
-    outcome: InterventionOutcome, probabilities: Doubles
+    outcome: InterventionOutcome,
+    probabilities: Doubles,
 ) -> list[dict[str, Any]]:
     """Describe the likeliest outputs with their probabilities in one run, for JSON.
 

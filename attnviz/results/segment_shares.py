@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnviz.analysis.measures import divide_where
-from attnviz.analysis.segments import Shares, choose_segments, join_shares, measure_shares
+from attnviz.analysis.segments import (
+    Shares,
+    choose_segments,
+    join_shares,
+    measure_shares,
+)
 from attnviz.analysis.statistics import average_defined
 from attnviz.derived import CaptureSource
 from attnviz.drawable import Axis, Picture, Table, make_blank_levels

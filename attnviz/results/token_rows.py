@@ -8,11 +8,29 @@ import numpy as np
 
 from attnviz.analysis.measures import divide_where
 from attnviz.derived import CaptureSource
-from attnviz.drawable import Axis, Heatmap, Panel, Picture, Table, make_blank_levels
+from attnviz.drawable import (
+    Axis,
+    Heatmap,
+    Panel,
+    Picture,
+    Table,
+    make_blank_levels,
+)
 from attnviz.errors import UsageError
-from attnviz.io.formats import describe_capture, describe_tokens, list_shortest_decimals
+from attnviz.io.formats import (
+    describe_capture,
+    describe_tokens,
+    list_shortest_decimals,
+)
 from attnviz.methods import holds_other_numbers
-from attnviz.record import SCORES, AttentionMap, Capture, Doubles, Floats, Visible
+from attnviz.record import (
+    SCORES,
+    AttentionMap,
+    Capture,
+    Doubles,
+    Floats,
+    Visible,
+)
 from attnviz.request import Request
 from attnviz.results.digits import format_share
 from attnviz.results.inspection import (
@@ -155,7 +173,9 @@ class TokenRows(Result):
 
 
 def inspect_token(
-    source: CaptureSource, token: TokenReference, request: Request = EVERY_HEAD
+    source: CaptureSource,
+    token: TokenReference,
+    request: Request = EVERY_HEAD,
 ) -> TokenRows:
     """Find the weights that one token gives to each of the others, and gets from each.
 
@@ -382,7 +402,10 @@ class OneCell(Result):
 
 
 def inspect_cell(
-    source: CaptureSource, query: TokenReference, key: TokenReference, request: Request = EVERY_HEAD
+    source: CaptureSource,
+    query: TokenReference,
+    key: TokenReference,
+    request: Request = EVERY_HEAD,
 ) -> OneCell:
     """Find the weight that one query gives to one key, in all heads.
 

@@ -13,7 +13,11 @@ import numpy as np
 from attnviz.analysis.measures import find_resting_keys
 from attnviz.analysis.statistics import find_sink
 from attnviz.drawable import Panel, Scale
-from attnviz.methods import METHODS_WITHOUT_SINKS, holds_other_numbers, name_cell
+from attnviz.methods import (
+    METHODS_WITHOUT_SINKS,
+    holds_other_numbers,
+    name_cell,
+)
 from attnviz.record import ATTENTION, SCORES, AttentionMap, Floats, Visible
 from attnviz.views.labels import name_token
 

@@ -12,7 +12,16 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from attnviz.analysis.statistics import pool_map, pool_weights
-from attnviz.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Strip
+from attnviz.drawable import (
+    Axis,
+    Grid,
+    Heatmap,
+    Page,
+    Panel,
+    Scale,
+    Section,
+    Strip,
+)
 from attnviz.escape import escape
 from attnviz.record import SCORES, AttentionMap, Capture, Floats, Unit, Visible
 from attnviz.views.colour_scale import (
@@ -192,7 +201,10 @@ def find_longest_side(maps: Sequence[AttentionMap]) -> int:
 
 
 def make_strips(
-    capture: Capture, look: Look = DEFAULT_LOOK, *, incoming: bool = False
+    capture: Capture,
+    look: Look = DEFAULT_LOOK,
+    *,
+    incoming: bool = False,
 ) -> list[Strip]:
     """Make a strip for every layer and head: the text coloured by what one token attends to.
 

@@ -118,7 +118,7 @@ class Observer(ABC):
         """
 
     @abstractmethod
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """See weights that a model made itself, and return the number of the call.
 
         weights: (batch, head, query, key). visible: broadcasts to them, True where a query may

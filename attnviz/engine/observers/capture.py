@@ -19,7 +19,13 @@ from attnviz.engine.agreement import (
     find_coarsest_dtype,
     find_larger,
 )
-from attnviz.engine.blocks import BlockPlan, CallShape, Reducer, attend_in_blocks, replay_weights
+from attnviz.engine.blocks import (
+    BlockPlan,
+    CallShape,
+    Reducer,
+    attend_in_blocks,
+    replay_weights,
+)
 from attnviz.engine.call import Call
 from attnviz.engine.edits import RunEdits
 from attnviz.engine.observers.base import (
@@ -30,7 +36,12 @@ from attnviz.engine.observers.base import (
     choose_source,
     compute_plain_output,
 )
-from attnviz.engine.reducers import EdgesReducer, MaskSummary, SummaryReducer, WeightsReducer
+from attnviz.engine.reducers import (
+    EdgesReducer,
+    MaskSummary,
+    SummaryReducer,
+    WeightsReducer,
+)
 from attnviz.engine.values import (
     UNPROJECTED,
     VALUELESS,
@@ -161,7 +172,7 @@ class CaptureObserver(Observer):
             result.weights *= lengths[:, None, columns]
         self.keep_result(number, result)
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Keep what the request names of weights that a model made itself.
 
         weights: (1, head, query, key). visible: broadcasts to them, True where a query may attend.
@@ -228,7 +239,10 @@ class CaptureObserver(Observer):
         return attend_in_blocks(call, plan, ())
 
     def observe_call(
-        self, call: Call, source: CallSource, heads: tuple[int, ...]
+        self,
+        call: Call,
+        source: CallSource,
+        heads: tuple[int, ...],
     ) -> tuple[Tensor, CallResult]:
         """Compute the output of a call, and what is kept of some of its heads.
 
@@ -264,7 +278,7 @@ class CaptureObserver(Observer):
         chosen = call.pick_heads(heads)
         if rows != slice(None):
             positions = torch.arange(call.query.shape[2], device=call.query.device)
-            chosen = chosen.rows(positions[rows])
+            chosen = chosen.pick_queries(positions[rows])
         block_output, result = self.run_blocks(chosen)
         head_numbers = torch.tensor(heads, device=output.device)
         of_rows = output[:, rows]
@@ -384,7 +398,7 @@ class CaptureObserver(Observer):
             visible = self.reduce_causal_mask(plan)
             mask_summary = MaskSummary.from_causal_mask(*size, call.query.device)
         else:
-            mask = call.visible()
+            mask = call.find_visible_cells()
             visible = self.reduce_mask(mask, plan)
             mask_summary = MaskSummary.from_mask(mask)
         view = MaskView(

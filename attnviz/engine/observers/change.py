@@ -5,7 +5,12 @@ from torch import Tensor
 from attnviz.engine.blocks import compute_output
 from attnviz.engine.call import Call
 from attnviz.engine.edits import RunEdits
-from attnviz.engine.observers.base import CallSource, Observer, choose_source, compute_plain_output
+from attnviz.engine.observers.base import (
+    CallSource,
+    Observer,
+    choose_source,
+    compute_plain_output,
+)
 
 
 class ChangeObserver(Observer):
@@ -31,7 +36,7 @@ class ChangeObserver(Observer):
             output = compute_output(edited)
         return self.edits.edit_output(number, edited, output)
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Count weights that a model made itself, and return the number of the call.
 
         Raises ModelError if the call was to be changed.

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.call import Call
-from attnviz.engine.observers.base import NOWHERE, CallResult, CallSource, Observer
+from attnviz.engine.observers.base import (
+    NOWHERE,
+    CallResult,
+    CallSource,
+    Observer,
+)
 from attnviz.engine.observers.capture import CaptureObserver
 from attnviz.request import Request
 
@@ -40,15 +45,15 @@ class GenerationObserver(Observer):
         """Show a call to the probe of its step, and return its output."""
         return self.choose_probe().attend(call, source)
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Show weights that a model made itself to the probe of their step."""
-        return self.choose_probe().given(weights, visible, source)
+        return self.choose_probe().see_weights(weights, visible, source)
 
     def record_difference(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """Keep the difference of a call from the model's own output."""
         self.probes[-1].record_difference(number, difference, dtype)
 
-    def found(self, request: Request) -> dict[int, CallResult]:
+    def make_results(self, request: Request) -> dict[int, CallResult]:
         """Return what a request keeps of the whole attention matrices that the steps make together.
 
         The first step has the rows of the prompt, each later one the row of one token. Returns the
@@ -64,7 +69,7 @@ class GenerationObserver(Observer):
                 continue
             steps = [probe.found[number] for probe in self.probes]
             weights, visible = join_steps(steps)
-            whole.given(weights, visible, NOWHERE)
+            whole.see_weights(weights, visible, NOWHERE)
             difference = find_largest_difference(steps)
             whole.record_difference(number, difference, steps[0].dtype)
         return whole.found

@@ -60,11 +60,11 @@ class GradientObserver(Observer):
         self.outputs.append(output)
         return self.edits.edit_output(number, edited, output)
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Raise ModelError: weights that a model made itself have no output to go by."""
         raise ModelError(UNREACHED)
 
-    def slopes(self, prediction: Tensor) -> Sequence[Tensor]:
+    def compute_output_gradients(self, prediction: Tensor) -> Sequence[Tensor]:
         """Compute the gradient of a prediction by the output of each call.
 
         Each is (1, query, head, d_v). prediction: a number that was computed from the outputs. The
@@ -80,7 +80,7 @@ class GradientObserver(Observer):
         )
         return [gradient.detach() for gradient in gradients]
 
-    def found(
+    def make_result(
         self,
         number: int,
         slopes: Sequence[Tensor],
@@ -101,7 +101,7 @@ class GradientObserver(Observer):
             rows=rows,
             columns=request.columns,
         )
-        visible = call.visible()[0]
+        visible = call.find_visible_cells()[0]
         if visible.shape[1] > 1:
             visible = visible[:, rows]
         if len(visible) > 1:
@@ -144,7 +144,7 @@ def compute_eager_output(call: Call) -> Tensor:
     """
     heads = range(call.query.shape[1])
     every_head = call.pick_heads(tuple(heads))
-    scores = compute_all_scores(every_head).where(every_head.visible(), HIDDEN)
+    scores = compute_all_scores(every_head).where(every_head.find_visible_cells(), HIDDEN)
     if every_head.sinks is not None:
         sinks = reshape_sinks(every_head.sinks)
         row_sinks = sinks.expand(*scores.shape[:-1], 1).to(scores.dtype)

@@ -32,7 +32,7 @@ class SurveyObserver(Observer):
         self.write_down(source, (heads, queries, keys), repeated=repeated)
         return compute_output(call)
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Write weights down that a model made itself, and return the number of the call."""
         _, heads, queries, keys = weights.shape
         self.write_down(source, (heads, queries, keys), repeated=False)

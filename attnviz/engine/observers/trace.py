@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from attnviz.analysis.explain import Operands
 from attnviz.engine.blocks import compute_output
 from attnviz.engine.call import Call
-from attnviz.engine.observers.base import CallSource, Finished, Observer, compute_plain_output
+from attnviz.engine.observers.base import (
+    CallSource,
+    Finished,
+    Observer,
+    compute_plain_output,
+)
 from attnviz.errors import ModelError
 from attnviz.record import Doubles
 
@@ -51,7 +56,7 @@ class TraceObserver(Observer):
             raise Finished
         return output
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Count weights that a model made itself, and return the number of the call.
 
         Raises ModelError if this is the call that is followed, of which there is nothing but
@@ -74,14 +79,14 @@ class TraceObserver(Observer):
         call: of one text. source: where it comes from. output: of the call, (1, query, head, d_v).
         """
         row = torch.tensor([self.query], device=call.query.device)
-        chosen = call.pick_heads((self.head,)).rows(row)
+        chosen = call.pick_heads((self.head,)).pick_queries(row)
         query = copy_to_doubles(chosen.query[0, 0, 0])
         key = copy_to_doubles(chosen.key[0, 0])
         value = copy_to_doubles(chosen.value[0, 0])
         scale = float(chosen.scale)
         queries = call.query.shape[2]
         keys = call.key.shape[2]
-        row_visible = chosen.visible()[0, 0, 0]
+        row_visible = chosen.find_visible_cells()[0, 0, 0]
         visible = row_visible.expand(keys).cpu().numpy()
         bias = np.where(visible, add_biases(chosen, keys), 0.0)
         sink = None

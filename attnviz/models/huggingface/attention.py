@@ -48,7 +48,11 @@ from attnviz.models.huggingface.attention_functions import (
     use_observed_attention,
 )
 from attnviz.models.maps import number_layers
-from attnviz.models.restore import leave_as_found, list_configs, translate_failures
+from attnviz.models.restore import (
+    leave_as_found,
+    list_configs,
+    translate_failures,
+)
 from attnviz.models.untouched import (
     LAYERWISE,
     explain_change,
@@ -272,7 +276,9 @@ class AttentionReader:
         return survey.seen, kinds, outputs
 
     def list_eager_calls(
-        self, inputs: Inputs, untouched: Any
+        self,
+        inputs: Inputs,
+        untouched: Any,
     ) -> tuple[list[SurveyedCall], list[Kind]]:
         """List the layers whose attention weights the library returns, as calls of attention.
 
@@ -358,7 +364,7 @@ class AttentionReader:
                 layer = next(layers[site.kind])
                 row_sums = layer.sum(-1)
                 least_sum = min(least_sum, float(row_sums.amin()))
-                probe.given(layer, layer > 0, CallSource())
+                probe.see_weights(layer, layer > 0, CallSource())
         except (KeyError, StopIteration):
             raise ModelError(
                 "this model's attention changes with the length of the text and cannot be read",

@@ -14,7 +14,11 @@ from torch import Tensor
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.escape import require_unicode
 from attnviz.models.checks import require_length, require_none
-from attnviz.models.huggingface.attention import read_first_line, run_undisturbed, silence_library
+from attnviz.models.huggingface.attention import (
+    read_first_line,
+    run_undisturbed,
+    silence_library,
+)
 from attnviz.models.maps import MapChoice
 from attnviz.record import Kind, Segment, Token
 from attnviz.request import Prompt, Vocabulary

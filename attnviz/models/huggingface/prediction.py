@@ -12,7 +12,13 @@ from attnviz.escape import label_token
 from attnviz.models.huggingface.attention import call_model, silence_library
 from attnviz.models.huggingface.encoding import EncodedText
 from attnviz.record import Floats, Token
-from attnviz.request import Response, Target, describe_gradient, explain_no_token, restore_space
+from attnviz.request import (
+    Response,
+    Target,
+    describe_gradient,
+    explain_no_token,
+    restore_space,
+)
 from attnviz.selection import TokenReference, join_names
 
 PredictionKind = Literal["next", "masked", "class", "vector"]

@@ -8,7 +8,13 @@ import numpy.typing as npt
 from matplotlib.collections import LineCollection
 
 from attnviz.drawable import Curve, Curves, Plot
-from attnviz.render.figure.layout import LINE_HEIGHT, PAD, POINTS, cut_text, spread_positions
+from attnviz.render.figure.layout import (
+    LINE_HEIGHT,
+    PAD,
+    POINTS,
+    cut_text,
+    spread_positions,
+)
 from attnviz.render.figure.sheet import LABEL, SMALL, Box, Sheet, Stroke
 from attnviz.render.terminal.chart import (
     CURVE_COLOURS,

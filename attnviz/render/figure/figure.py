@@ -22,8 +22,18 @@ from attnviz.drawable import Grid, Picture, Series, Table, list_texts
 from attnviz.errors import UsageError
 from attnviz.escape import escape
 from attnviz.render.figure.draw import draw_figure_body
-from attnviz.render.figure.fonts import choose_fonts, describe_missing_characters
-from attnviz.render.figure.sheet import LABEL, RC, TITLE, Sheet, measure_em, measure_ems
+from attnviz.render.figure.fonts import (
+    choose_fonts,
+    describe_missing_characters,
+)
+from attnviz.render.figure.sheet import (
+    LABEL,
+    RC,
+    TITLE,
+    Sheet,
+    measure_em,
+    measure_ems,
+)
 from attnviz.render.figure.table import measure_uncut_table
 from attnviz.render.figure.truetype import set_in_truetype
 

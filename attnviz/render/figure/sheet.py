@@ -17,7 +17,13 @@ from matplotlib.textpath import text_to_path
 
 from attnviz.drawable import Scale
 from attnviz.render.colour import is_light, make_palette
-from attnviz.render.figure.layout import LINE_HEIGHT, PAD, POINTS, choose_bar_ticks, wrap_text
+from attnviz.render.figure.layout import (
+    LINE_HEIGHT,
+    PAD,
+    POINTS,
+    choose_bar_ticks,
+    wrap_text,
+)
 
 COLOURS = 254  # with beyond and masked, as many as a byte tells apart
 MOST_LINES = 4  # of a title, and of each line of a caption

@@ -10,8 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.drawable import MASKED, Steps, Table
-from attnviz.render.figure.layout import LEAST_POINTS, POINTS, SLACK, Ems, cut_text
-from attnviz.render.figure.sheet import COLOURS, LABEL, SMALL, Box, Sheet, choose_ink
+from attnviz.render.figure.layout import (
+    LEAST_POINTS,
+    POINTS,
+    SLACK,
+    Ems,
+    cut_text,
+)
+from attnviz.render.figure.sheet import (
+    COLOURS,
+    LABEL,
+    SMALL,
+    Box,
+    Sheet,
+    choose_ink,
+)
 from attnviz.render.matrices import choose_level_steps, split_columns
 
 CELL_PAD = 0.45  # ems on either side of the text of a cell

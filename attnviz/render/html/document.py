@@ -12,7 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.drawable import MASKED, Picture, Steps, Table
-from attnviz.render.colour import STEPS, format_hexadecimal, is_light, sample_colours
+from attnviz.render.colour import (
+    STEPS,
+    format_hexadecimal,
+    is_light,
+    sample_colours,
+)
 from attnviz.render.matrices import choose_level_steps
 
 DOCUMENT_POLICY = (

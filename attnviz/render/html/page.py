@@ -187,7 +187,8 @@ def list_heatmaps(section: Section) -> Iterator[tuple[int, int, Heatmap]]:
 
 
 def list_thumbnail_blocks(
-    sections: Sequence[Section], codings: Sequence[WeightCoding]
+    sections: Sequence[Section],
+    codings: Sequence[WeightCoding],
 ) -> Iterator[str]:
     """Yield an HTML element for each section, with small versions of all its matrices as data.
 
@@ -208,7 +209,8 @@ def list_thumbnail_blocks(
 
 
 def list_weight_blocks(
-    sections: Sequence[Section], codings: Sequence[WeightCoding]
+    sections: Sequence[Section],
+    codings: Sequence[WeightCoding],
 ) -> Iterator[str]:
     """Yield an HTML element for each head of all sections, with the codes of its weights as data.
 

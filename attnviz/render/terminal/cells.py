@@ -14,7 +14,13 @@ from rich.segment import Segment
 from rich.style import Style
 
 from attnviz.drawable import MASKED, Panel, Scale, Steps
-from attnviz.render.colour import RGB, STEPS, get_colour_map, is_light, sample_colours
+from attnviz.render.colour import (
+    RGB,
+    STEPS,
+    get_colour_map,
+    is_light,
+    sample_colours,
+)
 
 TerminalLine: TypeAlias = list[Segment]
 ColourDepth: TypeAlias = Literal["truecolor", "256", "16", "shades", "ascii"]

@@ -18,7 +18,12 @@ from attnviz.drawable import Curve, Curves, Mark, Plot
 from attnviz.render.colour import RGB
 from attnviz.render.terminal.cells import CellPaint, TerminalLine, find_runs
 from attnviz.render.terminal.table import fit_on_screen
-from attnviz.render.terminal.text_width import count_columns, fix_width, wrap_columns, write_ascii
+from attnviz.render.terminal.text_width import (
+    count_columns,
+    fix_width,
+    wrap_columns,
+    write_ascii,
+)
 
 CURVE_COLOURS: tuple[RGB, ...] = (
     (0, 114, 178),
@@ -113,7 +118,9 @@ def draw_chart_lines(
 
 
 def choose_plot_height(
-    curves: Curves, legends: Sequence[list[TerminalLine]], room: int | None
+    curves: Curves,
+    legends: Sequence[list[TerminalLine]],
+    room: int | None,
 ) -> int:
     """Choose how many lines high each plot is, so that all plots fit the screen if they can.
 
@@ -140,7 +147,10 @@ def name_ticks(plot: Plot, height: int) -> dict[float, str]:
 
 
 def draw_mark_lines(
-    mark: Mark, gutter: int, width: int, paint: CellPaint
+    mark: Mark,
+    gutter: int,
+    width: int,
+    paint: CellPaint,
 ) -> Iterator[TerminalLine]:
     """Yield the lines below a chart that explain a mark, a step at which something happens.
 

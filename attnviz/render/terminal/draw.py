@@ -523,7 +523,10 @@ def pool_thumbnails(panels: Sequence[Panel | None], scale: Scale, side: int) -> 
 
 
 def explain_grid_pooling(
-    grid: Grid, side: int, screen: Screen, gutter: int
+    grid: Grid,
+    side: int,
+    screen: Screen,
+    gutter: int,
 ) -> Iterator[TerminalLine]:
     """Yield the lines that say how much the matrices of a grid were pooled; none if all were shown.
 
