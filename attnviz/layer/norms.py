@@ -39,7 +39,7 @@ def measure_sum_lengths(weights: Array, inner: Array) -> Array:
     """Measure the length of the sum over heads of w_ij f(x_j), for queries i and keys j.
 
     weights: w_ij, (heads, n, m). inner: the inner products of the vectors f(x_j) of the heads, (m,
-    heads, heads), as ``multiply_vectors`` computes them. Returns (n, m), in float64.
+    heads, heads), as ``compute_inner_products`` computes them. Returns (n, m), in float64.
     """
     xp = find_namespace(weights)
     by_key = cast(weights, xp.float64).swapaxes(0, 2)  # (m, n, heads)
