@@ -266,8 +266,8 @@ def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping)
     statistics = None
     if has_statistics and has_numbered_heads:
         statistics = measure_statistics(weights, visible, is_square)
-    query_positions = position_words(attention_map.query_places, queries)
-    key_positions = position_words(attention_map.key_places, keys)
+    query_positions = find_word_positions(attention_map.query_places, queries)
+    key_positions = find_word_positions(attention_map.key_places, keys)
     return AttentionMap(
         kind=attention_map.kind,
         layers=attention_map.layers,
@@ -328,11 +328,13 @@ def reduce_words(
     return words
 
 
-def position_words(token_positions: Sequence[int], grouping: Grouping) -> tuple[int, ...]:
-    """Return the position of each word in the whole text, that of its first token.
+def find_word_positions(token_positions: Sequence[int], grouping: Grouping) -> tuple[int, ...]:
+    """Return for each word of a map the position in the text of its first token.
 
-    token_positions: the positions of the tokens of a map. grouping: the words of these tokens. If
-    the map shows the whole text, an empty tuple is returned, and words are counted from 0.
+    Positions count the tokens of the whole text from 0. If the map begins with the text, an empty
+    tuple is returned, which tells that its words are numbered from 0 as they stand.
+
+    token_positions: the positions of the tokens of the map. grouping: the words of these tokens.
     """
     whole_text = tuple(range(len(token_positions)))
     if tuple(token_positions) == whole_text:

@@ -215,12 +215,14 @@ def capture_side(source: CaptureSource, options: ComparisonOptions) -> Capture:
 
 
 def open_sides(texts: Sequence[str], models: ComparedModels) -> list[Sides]:
-    """Return, for each text, two functions that make a capture of A and one of B.
+    """Return pairs of functions of a request; each makes one of two captures that are compared.
 
-    A and B are the captures that are compared. They are of two files, of two models that read the
-    same text, or, with --with, of two texts that one model reads.
+    The two captures of a pair, A and B, are those of two files, of two models that read the same
+    text, or, with --with, of two texts that one model reads. There is a pair for each text, but one
+    alone for files.
 
-    Raises UsageError if the options name no two such things, and other kinds of AttnvizError.
+    Raises UsageError if the options do not name two files, models or texts, and if several texts
+    are to be compared with one; other kinds of AttnvizError for what cannot be read.
     """
     options = models.options
     options.require_two_sides()

@@ -277,7 +277,8 @@ def require_folder(folder: Path) -> None:
 def require_same_report(folder: Path, digest: str, force: bool) -> None:
     """Raise OutputError if a folder holds anything else than an earlier state of this report.
 
-    digest: of the report, which its index contains. force: allow anything, which is replaced.
+    digest: a hash of the command that makes the report and of the numbers in it; the index of a
+    report contains its own. force: do not check, since the user lets any file be replaced.
     """
     index = folder / INDEX
     if force or not folder.is_dir() or not any(folder.iterdir()):

@@ -229,10 +229,13 @@ def write_curves(log: "RunLog", talk: Talk) -> None:
 
 
 def draw_run(run: Path, options: TrainOptions, talk: Talk) -> None:
-    """Draw what was measured of a training, on the screen or in the file that -o names.
+    """Draw the curves of a training, on the screen or in the file that -o names.
+
+    They are the losses and the scores of heads that were measured as it went on, and are read from
+    its folder.
 
     run: the folder of the training. options: the file, whose suffix says the format, and the style
-    of a figure. Raises AttnvizError.
+    of a figure. talk: tells on stderr what was written, unless it is quiet. Raises AttnvizError.
     """
     from attnviz.cli.output import (
         RESULT_FORMATS,

@@ -317,8 +317,9 @@ def assemble_maps(
 
     choices: the maps to make. sites: all calls of the run, in order. results: what was kept of a
     call, by its index in the run. find_sides: a function that returns the tokens of all queries and
-    of all keys of a map. Raises ModelError if the numbers can be no attention, and if the result of
-    a call is missing: norms are kept only if a matrix multiplies the output of the call.
+    of all keys of a map. Raises ModelError if weights are negative or no numbers, and if the result
+    of a call is missing. That happens where the norms of what heads move were asked for: they are
+    kept when the model multiplies the output of a call by a matrix, which some models never do.
     """
     numbers = number_sites(sites)
     heads_by_call = group_heads_by_call(choices, sites)

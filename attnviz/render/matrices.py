@@ -92,7 +92,9 @@ def describe_axes(picture: Matrices, *, masked: bool) -> str:
 def name_pooled_value(picture: Matrices) -> str:
     """Name the quantity that cells show, for the sentence on pooled cells: "weight", for example.
 
-    A pooled cell stands for several cells and shows the largest of their values.
+    A pooled cell stands for several cells and shows the largest of their values. The scale of the
+    colours names the quantity. Only a heatmap whose cells are heads, of any measure, has no other
+    name for it than "value", unless it shows differences.
     """
     scale = picture.scale
     if shows_heads(picture) and not scale.signed:

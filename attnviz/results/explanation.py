@@ -184,10 +184,11 @@ def describe_operands(operands: Operands) -> dict[str, Any]:
 
 
 def describe_steps(steps: AttentionSteps) -> dict[str, Any]:
-    """Describe what is computed from scores to the output, step by step, for JSON.
+    """Describe what is computed for one query from its scores to its output, as JSON will hold it.
 
-    A sink is one more score in the softmax that stands for no key. "own_output" is the output that
-    the model itself computed, or None.
+    Arrays have a number for each key, NaN where a mask hides the key; "output" is (d_v,). They are
+    left as arrays, which the writer of JSON knows. A sink is one more score in the softmax that
+    stands for no key. "own_output" is the output that the model itself computed, or None.
     """
     operands = steps.given
     visible = operands.visible

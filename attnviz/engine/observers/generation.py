@@ -83,9 +83,12 @@ def find_largest_difference(steps: Sequence[CallResult]) -> float | None:
 def join_steps(steps: Sequence[CallResult]) -> tuple[Tensor, Tensor]:
     """Join the weights of the steps of a generation, and what is visible, into whole matrices.
 
-    steps: what was kept of one call in each step, in order. Returns both as (1, head, query, key).
-    Every row ends at its own key. A cache that drops old keys brings fewer than there were: these
-    are masked.
+    The first step reads the text, each later one a token. The rows of a step stand below those of
+    the step before, and their last key is the last token that was read by then. A cache may have
+    dropped the oldest keys: these stay masked.
+
+    steps: what was kept of one call in each step, in order, with weights. Returns the weights and
+    booleans that are True where a query may attend, both (1, head, query, key).
     """
     rows = [step.weights for step in steps if step.weights is not None]
     heads = rows[0].shape[0]
@@ -95,7 +98,7 @@ def join_steps(steps: Sequence[CallResult]) -> tuple[Tensor, Tensor]:
     first = 0
     for step, step_rows in zip(steps, rows, strict=True):
         stop = first + step_rows.shape[1]
-        keys = min(step_rows.shape[2], stop)
+        keys = min(step_rows.shape[2], stop)  # a cache may have room for more than was read
         place = 0, slice(None), slice(first, stop), slice(stop - keys, stop)
         weights[place] = step_rows[:, :, :keys]
         visible[place] = step.visible[:, :, :keys]

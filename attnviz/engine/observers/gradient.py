@@ -87,10 +87,13 @@ class GradientObserver(Observer):
         heads: tuple[int, ...],
         request: Request,
     ) -> CallResult:
-        """Compute the weights of some heads of a call times their gradients, 0 where negative.
+        """Multiply the weights of some heads of a call with gradients by them, 0 where negative.
 
-        number: of the call. slopes: the gradients by the output of each call: see ``slopes``.
-        heads: the numbers of the heads. request: has the queries and the keys to keep.
+        The gradients are those of the prediction that the run was made for, one logit.
+
+        number: the index of the call of attention in the run. slopes: the gradients of that logit
+        by the output of each call, as ``compute_output_gradients`` returns them. heads: the numbers
+        of the heads. request: has the queries and the keys to keep.
         """
         call = self.calls[number].detach()
         rows = request.rows
@@ -101,7 +104,7 @@ class GradientObserver(Observer):
             rows=rows,
             columns=request.columns,
         )
-        visible = call.find_visible_cells()[0]
+        visible = call.find_visible_cells()[0]  # of the one text of the batch
         if visible.shape[1] > 1:
             visible = visible[:, rows]
         if len(visible) > 1:

@@ -280,11 +280,15 @@ class AttentionReader:
         inputs: Inputs,
         untouched: Any,
     ) -> tuple[list[SurveyedCall], list[Kind]]:
-        """List the layers whose attention weights the library returns, as calls of attention.
+        """List the layers of a model that is read through the weights which transformers returns.
 
-        untouched: the output of the model without an observer. Returns the calls and, for each of
-        them, which tokens attend to which. Raises ModelError if the output changes when the weights
-        are asked for.
+        Transformers returns them when it computes attention in its plain, "eager" way. Such a model
+        is not watched as it computes, so that of each layer no more is known than the size of its
+        weights: it is listed as a call without a module and without a place in the code.
+
+        untouched: the output of the model when nobody asks for weights. Returns the calls and, for
+        each of them, the kind of attention, such as "cross". Raises ModelError if the output
+        changes when the weights are asked for.
         """
         weights, outputs = self.run_eager(inputs)
         self.require_same_output(untouched, outputs)

@@ -22,7 +22,7 @@ LINE_HEIGHT = 1.25  # ems from one line to the next
 LABEL_PITCH = 1.1  # ems from one label to the next
 LEAST_POINTS = 4.5  # of a label that can be read in print
 LEAST_SHARE_OF_SIZE = 0.55  # of the size that labels should have, for the smallest label
-EASY_SHARE_OF_SIZE = 0.75  # the smallest label where height costs nothing
+EASY_SHARE_OF_SIZE = 0.75  # of the size that labels should have: they are read easily then
 SPARSE_FACTOR = 1.3  # by which labels are further apart where not every token has one
 MOST_CHARACTERS = 20  # of a label; the rest is cut
 MOST_CELL_LINES = 4.5  # that a cell is high, so that a matrix of one cell is no poster
@@ -118,8 +118,10 @@ def measure_widest(labels: Sequence[str], points: float, ems: Ems) -> float:
 def choose_matrix_height(rows: int, columns: int, width: float, em: float) -> float:
     """Choose how many inches high a matrix is.
 
-    Cells are square, unless labels of the rows could not be read then, or the matrix would be far
-    higher than wide, or a few rows would be as high as a poster.
+    Cells are square if the height lies within limits then. It is at least what the labels of the
+    rows need to be read, if the matrix is no higher than wide for that. It is at most the width, or
+    more where that makes labels easy to read, but not far more. And a few rows do not become as
+    high as a poster.
 
     rows, columns: the numbers of cells. width: the width of the matrix in inches. em: the size of
     the labels' font in inches.

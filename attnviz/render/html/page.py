@@ -297,7 +297,7 @@ def describe_section(
 
     The ends of colour scales are written as codes, as the weights are.
 
-    page: has the lines of captions that are not repeated. coding: how the weights of the section
+    page: the whole page, whose caption lines are not repeated. coding: how weights of the section
     are written as codes. axes: the index of each axis of the page so far; new axes are added.
     """
     grid = section.grid
@@ -326,10 +326,13 @@ def describe_layer(
     coding: WeightCoding,
     axes: dict[Axis, int],
 ) -> list[dict[str, Any] | None]:
-    """Return the heatmaps of a layer as dicts that become JSON; None stands for no head.
+    """Return the heatmaps of a layer as dicts that become JSON, in the order of the heads.
 
-    page: has the lines of captions that are not repeated. coding: how weights are written as codes.
-    axes: the index of each axis of the page so far; new axes are added.
+    Where the page shows no heatmap of a head, as one that the user left out, None stands for it.
+
+    page: the whole page; lines of its caption are left out of the captions of heatmaps. coding: how
+    the page writes a weight as a whole number of one or two bytes, its code. axes: the index of
+    each axis of the page so far, to which new axes are added.
     """
     return [describe_heatmap(page, head, coding, axes) if head else None for head in layer]
 
@@ -344,8 +347,8 @@ def describe_heatmap(
 
     Its axes are written as their indices, the ends of its colour scale as codes like the weights.
 
-    page: has the lines of captions that are not repeated. coding: how weights are written as codes.
-    axes: the index of each axis of the page so far; new axes are added.
+    page: the whole page, whose caption lines are not repeated. coding: how weights are
+    written as codes. axes: the index of each axis of the page so far; new axes are added.
     """
     row_axis = axes.setdefault(heatmap.rows, len(axes))
     column_axis = axes.setdefault(heatmap.columns, len(axes))

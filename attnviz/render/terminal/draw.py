@@ -405,15 +405,15 @@ def draw_dense_lines(
 ) -> Iterator[TerminalLine]:
     """Yield the lines of a heatmap whose cells are one column wide.
 
-    With colours a line shows two rows. Above the cells is a line with the number of every tenth
-    token. A line has the label of the first token that it shows.
+    With colours a line shows two rows. Above the cells is a line of ticks: the numbers of tokens,
+    as many as fit. A line has the label of the first token that it shows.
 
-    panel: the matrix of the heatmap, pooled to the screen. gutter: the terminal columns of the row
-    labels.
+    panel: the matrix of the heatmap, pooled to the screen: a cell may stand for several tokens.
+    gutter: the terminal columns of the row labels.
     """
-    steps = choose_steps(panel, heatmap.scale)
+    colour_steps = choose_steps(panel, heatmap.scale)
     rows, columns = heatmap.panel.values.shape
-    pooled_rows, pooled_columns = steps.shape
+    pooled_rows, pooled_columns = colour_steps.shape
     # The tokens with which the pooled rows and columns begin.
     first_rows = find_block_starts(rows, pooled_rows) * heatmap.rows.step
     first_columns = find_block_starts(columns, pooled_columns) * heatmap.columns.step
@@ -422,7 +422,7 @@ def draw_dense_lines(
     ticks = draw_tick_line(numbers, mark)
     yield [Segment(" " * gutter + ticks, DIM)]
     line_rows = first_rows[:: screen.rows_a_line]
-    lines = paint_matrix(steps, screen.paint)
+    lines = paint_matrix(colour_steps, screen.paint)
     for row, line in zip(line_rows, lines, strict=True):
         label = heatmap.rows.labels[row]
         yield [draw_row_label(label, gutter), *line]
