@@ -405,8 +405,8 @@ def draw_dense_lines(
 ) -> Iterator[TerminalLine]:
     """Yield the lines of a heatmap whose cells are one column wide.
 
-    With colours a line shows two rows. Above the cells is a line of ticks: the numbers of tokens,
-    as many as fit. A line has the label of the first token that it shows.
+    With colours a line shows two rows. Above the cells is a line of ticks: at every tenth column
+    the number of its first token. A line has the label of the first token that it shows.
 
     panel: the matrix of the heatmap, pooled to the screen: a cell may stand for several tokens.
     gutter: the terminal columns of the row labels.
