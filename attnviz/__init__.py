@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is asked for, so that the command line starts without it."""
     if name not in _MODULES:
         raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
-    _import_module("attnviz.notebook")  # by which captures and results show themselves
+    _import_module("attnviz.notebook")  # it gives captures and results what a notebook displays
     return getattr(_import_module(f"attnviz.{_MODULES[name]}"), name)
 
 

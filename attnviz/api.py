@@ -13,16 +13,28 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 from attnviz.derived import CaptureSource, derive_capture
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import escape, require_unicode
-from attnviz.methods import MADE_OF, OF_A_PREDICTION, MethodName
+from attnviz.methods import (
+    METHODS_OF_A_PREDICTION,
+    METHODS_THROUGH_LAYERS,
+    MethodName,
+)
 from attnviz.record import ATTENTION, Capture
-from attnviz.request import DType, Keep, Placement, Prompt, Replacement, Request, Target
+from attnviz.request import (
+    DType,
+    Keep,
+    Placement,
+    Prompt,
+    Replacement,
+    Request,
+    Target,
+)
 from attnviz.selection import (
+    parse_choice,
     parse_edge,
     parse_head_names,
     parse_heads,
     parse_numbers,
     parse_token,
-    require_choice,
     select_heads,
 )
 
@@ -58,27 +70,32 @@ def capture(
     device: str = "auto",
     dtype: DType = "auto",
 ) -> Capture:
-    """Run a model and keep its attention.
+    """Run a model on a text, and return its attention.
 
     model: a name (``builtin``, a folder, an alias, a hub id), a transformers model, or any
-    ``torch.nn.Module``, which is left as it was found. The model in a wrapper is looked for:
-    torch.compile, DataParallel, peft, sentence-transformers, a pipeline. text: what it reads; of a
-    loaded transformers model with its ``tokenizer``, unless the wrapper has one. inputs: instead of
-    a text, what a loaded model is called with: a tensor, a NumPy array, a sequence of arguments or
-    a mapping of named ones; one text. They are left as they are, a cache of keys and values too.
-    pair: a second text, for models of pairs. target: the text of the decoder of an encoder-decoder.
+    ``torch.nn.Module``, which is left as it was found. A wrapper is opened to find the model in it:
+    torch.compile, DataParallel, peft, sentence-transformers, a pipeline. device and dtype say where
+    and in which type a model computes that is loaded by its name.
 
-    layers, heads: ``"0,3"``, ``"-1"``, ``"2-5"``, ``"all"``, heads also ``"L5H3"``. keep:
-    ``weights`` (layer, head, query, key) in float32; ``tiles``, their means and maxima over at most
-    ``tiles`` x ``tiles`` tiles, and ``statistics``, both linear in the length of the text;
-    ``edges``, the strongest of each query. device and dtype are for models by name.
+    text: what the model reads. A loaded transformers model also needs its ``tokenizer``, unless its
+    wrapper has one. pair: a second text, for models of pairs. target: the text of the decoder of an
+    encoder-decoder. inputs: in place of a text, what a loaded model is called with: a tensor, a
+    NumPy array, a sequence of arguments or a mapping of named ones, for one text. They are not
+    changed, nor is a cache of keys and values among them.
 
-    method: ``attention``, the weights, or what is kept in their place, cell by cell: ``norm``, how
-    long the vectors are that heads move (Kobayashi et al. 2020); ``gradient``, weights times their
-    gradients where positive, and ``chefer``, these through the layers (Chefer et al. 2021), of the
-    logit of ``target_token``, one token or a class, else of the likeliest; ``rollout``, attention
-    through the layers (Abnar & Zuidema 2020); ``scores`` before the softmax. Notes of the capture
-    say what its numbers are.
+    layers, heads: those that are kept: ``"0,3"``, ``"-1"``, ``"2-5"``, ``"all"``, heads also
+    ``"L5H3"``. keep: what is kept of each head: ``weights`` (layer, head, query, key) in float32;
+    ``tiles``, the means and maxima of the weights over at most ``tiles`` x ``tiles`` tiles;
+    ``statistics``, which like tiles grow linearly with the text; or ``edges``, the strongest of
+    each query.
+
+    method: ``attention`` for the weights, or the name of other numbers that are kept in their
+    place, cell by cell. ``norm`` is the length of the vector that a head moves from key to query
+    (Kobayashi et al. 2020). ``gradient`` is the weight times its gradient where that is positive,
+    and ``chefer`` takes these through the layers (Chefer et al. 2021); both are of the logit of
+    ``target_token``, one token or a class, by default the likeliest. ``rollout`` takes attention
+    through the layers (Abnar & Zuidema 2020). ``scores`` are those before the softmax. Notes of the
+    capture say what its numbers are.
 
     Raises AttnvizError: UsageError, ModelError or InputError.
     """
@@ -86,27 +103,25 @@ def capture(
     require_texts(texts, target_token)
     require_one_of(keep, Keep, "keep")
     require_one_of(method, MethodName, "method")
-    require_numbers(method, target_token, keep, heads, from_text=inputs is None)
+    require_method_arguments(method, target_token, keep, heads, from_text=inputs is None)
     require_one_of(dtype, DType, "dtype")
     if tiles < 1:
         raise UsageError(f"tiles={tiles}: there is at least one on a side")
     if inputs is not None and texts != Texts(None, None, None):
         raise UsageError("a model reads a text, or inputs=, not both")
-    chosen_layers = require_choice(layers, parse_numbers)
-    chosen_heads = require_choice(heads, parse_heads)
+    chosen_layers = parse_choice(layers, parse_numbers)
+    chosen_heads = parse_choice(heads, parse_heads)
     request = Request(chosen_layers, chosen_heads, keep=keep, tiles=tiles)
     if inputs is not None and not isinstance(model, (str, os.PathLike)):
-        return capture_as(
-            partial(capture_inputs, model, tokenizer, inputs),
-            request,
-            method,
-            target_token,
-        )
-    predicts = method in OF_A_PREDICTION
+        run_on_inputs = partial(capture_inputs, model, tokenizer, inputs)
+        return capture_with_method(run_on_inputs, request, method, target_token)
+    predicts = method in METHODS_OF_A_PREDICTION
     reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
-    source = partial(reader.model.capture, texts.prompt())
-    whole = capture_as(source, request, method, target_token)
-    return replace(whole, notes=(*whole.notes, *reader.notes)) if reader.notes else whole
+    run_on_text = partial(reader.model.capture, texts.prompt())
+    captured = capture_with_method(run_on_text, request, method, target_token)
+    if not reader.notes:
+        return captured
+    return replace(captured, notes=(*captured.notes, *reader.notes))
 
 
 def intervene(
@@ -129,17 +144,26 @@ def intervene(
 ) -> "InterventionResult":
     """Change attention in a run of a model, and return maps and predictions before and after.
 
-    knock_out: edges to cut before the softmax, each ``"query->key"``, a number, a word or ``*`` for
-    all, in the layers or heads of ``inside`` (Geva et al. 2023). ablate: heads, such as
-    ``"L0H2,L1H3"``, whose output is replaced by ``zero``, its ``mean`` over the queries, the mean
-    of the values it sees (``uniform``), or its values with the weights of each row in another order
-    (``permute``). target_token: the prediction asked about, by default the likeliest. layers,
-    heads: those of the captures. The result has, for scale, what as many other edges or heads do.
+    knock_out: edges to cut before the softmax (Geva et al. 2023). Each is ``"query->key"``, where a
+    side is the number of a token, its word, or ``*`` for all tokens. inside: the layers or heads in
+    which edges are cut. ablate: heads, such as ``"L0H2,L1H3"``, whose output is replaced.
+    replacement: by zeros (``zero``), by the mean of the head's output over the queries (``mean``),
+    by the mean of the values that a query sees (``uniform``), or by its values with the weights of
+    each row in another order (``permute``).
+
+    text, pair, target, tokenizer, model, device, dtype: as for ``attnviz.capture``. layers, heads:
+    those whose maps are returned. target_token: the prediction that is asked about, by default the
+    likeliest. seed: of all that is random. The result also says, for scale, what it does to the
+    prediction to change as many other edges or heads.
 
     Raises AttnvizError: UsageError for what is not there or would change nothing, ModelError,
     InputError.
     """
-    from attnviz.experiments.intervention import Subject, find_changes, make_intervention
+    from attnviz.experiments.intervention import (
+        PromptedModel,
+        make_intervention,
+        resolve_changes,
+    )
     from attnviz.experiments.intervention import intervene as run_changes
     from attnviz.models.base import require_predictions
     from attnviz.results.intervention import InterventionResult, explain_changes
@@ -153,16 +177,13 @@ def intervene(
     reader = read_model(model, tokenizer, Placement(device, dtype), predicts=True)
     model_that_predicts = require_predictions(reader.model)
     prompt = texts.prompt()
-    subject = Subject.of(model_that_predicts, prompt)
-    changes = find_changes(
-        subject.scope,
-        [require_parsed(edge, parse_edge) for edge in edges],
-        require_choice(inside, parse_heads),
-        None if ablate is None else require_parsed(ablate, parse_head_names),
-        replacement,
-    )
+    subject = PromptedModel.of(model_that_predicts, prompt)  # the model, its prompt, and its heads
+    cut_edges = [require_parsed(edge, parse_edge) for edge in edges]
+    cut_inside = parse_choice(inside, parse_heads)
+    ablated = None if ablate is None else require_parsed(ablate, parse_head_names)
+    changes = resolve_changes(subject.scope, cut_edges, cut_inside, ablated, replacement)
     outcome = run_changes(subject, changes, Target(target_token), seed)
-    request = Request(require_choice(layers, parse_numbers), require_choice(heads, parse_heads))
+    request = Request(parse_choice(layers, parse_numbers), parse_choice(heads, parse_heads))
     before = model_that_predicts.capture(prompt, request)
     after = model_that_predicts.capture(prompt, request, make_intervention(outcome.changes))
     notes = explain_changes(outcome.changes, outcome.scope)
@@ -183,41 +204,53 @@ def inspect(
 ) -> "HeadMeasures":
     """Measure what each head does with a text: how widely, how far, and where to it attends.
 
-    source: a text that the model reads, or a capture, or several; of several texts the result has
-    means and standard deviations. ``attnviz inspect --explain-columns`` says what the columns are
-    and who defined them. method, target_token: as for ``capture``; captures have their own.
+    source: a text that the model reads, or a finished capture, or a sequence of these. Of several
+    the result has means and standard deviations. ``attnviz inspect --explain-columns`` says what
+    the columns are and who defined them. layers, heads: those that are measured. method,
+    target_token: the numbers that are measured of a text, as for ``attnviz.capture``; a finished
+    capture holds its own. model, tokenizer, device, dtype: as for ``attnviz.capture``.
 
     Raises AttnvizError: UsageError for a head that is not there or for scores, ModelError,
     InputError.
     """
     from attnviz.results.inspection import EVERY_HEAD, inspect_heads
 
-    several = [source] if isinstance(source, (str, Capture)) else list(source)
-    if not several:
+    texts_and_captures = [source] if isinstance(source, (str, Capture)) else list(source)
+    if not texts_and_captures:
         raise UsageError("there is nothing to measure: give a text or a capture")
     require_one_of(method, MethodName, "method")
     request = replace(
         EVERY_HEAD,
-        layers=require_choice(layers, parse_numbers),
-        heads=require_choice(heads, parse_heads),
+        layers=parse_choice(layers, parse_numbers),
+        heads=parse_choice(heads, parse_heads),
         keep="weights",
     )
-    texts = [each for each in several if not isinstance(each, Capture)]
+    texts = [content for content in texts_and_captures if not isinstance(content, Capture)]
     for text in texts:
         require_texts(Texts(text), target_token)
-    predicts = method in OF_A_PREDICTION
+    predicts = method in METHODS_OF_A_PREDICTION
     reader = None
     if texts:
         reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
 
-    def open_one(each: Capture | str) -> CaptureSource:
-        if isinstance(each, Capture):
-            return partial(select_requested_heads, each)
-        assert reader is not None
-        text = partial(reader.model.capture, Texts(each).prompt())
-        return partial(capture_method, text, method, target_token)
+    def make_source(content: Capture | str) -> CaptureSource:
+        """Return a function that makes a capture of a request, without running anything yet.
 
-    return inspect_heads([open_one(each) for each in several], request)
+        content: a finished capture, of which the function selects heads, or a text, on which it
+        runs the model.
+        """
+        if isinstance(content, Capture):
+            return partial(select_requested_heads, content)
+        assert reader is not None  # a model was loaded, because there is a text
+        run_on_text = partial(reader.model.capture, Texts(content).prompt())
+        return partial(
+            capture_with_method,
+            run_on_text,
+            method=method,
+            target_token=target_token,
+        )
+
+    return inspect_heads([make_source(content) for content in texts_and_captures], request)
 
 
 def heads(
@@ -235,14 +268,17 @@ def heads(
     device: str = "auto",
     dtype: DType = "auto",
 ) -> "HeadsResult":
-    """Find what each head is: induction, previous token, sink and others.
+    """Find the roles of the heads of a model: induction, previous token, sink and others.
 
-    With ``ablate``, also what the model loses without it.
+    Scores are measured on random sequences and on texts, and a head gets the name of a role where
+    its score is far above chance. sequences: the number of random sequences. block: the number of
+    random tokens that each sequence repeats. seed: of these tokens. texts: by default the samples
+    in plain English.
 
-    Scores are measured on so many ``sequences`` of a ``block`` of random tokens that repeats, and
-    on ``texts``, by default the samples in plain English. A head is named where a score is far
-    above chance. ablate: also measure the loss, in nats per token, without the heads that have a
-    name, or are chosen by ``layers`` and ``heads``, or play ``role``.
+    layers, heads: those that are listed. role: the one role whose scores are drawn. ablate: also
+    measure the loss of the model, in nats per token, without the heads that ``layers`` and
+    ``heads`` choose; where these are not given, without those that play ``role``, or that have any
+    name. model, tokenizer, device, dtype: as for ``attnviz.capture``.
 
     Raises AttnvizError: UsageError for a head or a role that is not there, ModelError for a model
     that reads no token ids, InputError for texts that it cannot read.
@@ -257,12 +293,13 @@ def heads(
         raise UsageError(f"role={role!r}: must be one of {', '.join(ROLES)}")
     documents = [read_sample(name) for name in PLAIN_ENGLISH] if texts is None else list(texts)
     reader = read_model(model, tokenizer, Placement(device, dtype), writes=ablate)
+    excerpts = take_excerpts(documents)
     return find_head_roles(
         reader.model,
-        take_excerpts(documents),
+        excerpts,
         SequenceSettings(sequences, block, seed),
-        layers=None if layers is None else require_choice(layers, parse_numbers),
-        heads=None if heads is None else require_choice(heads, parse_heads),
+        layers=None if layers is None else parse_choice(layers, parse_numbers),
+        heads=None if heads is None else parse_choice(heads, parse_heads),
         role=role,
         ablates=ablate,
     )
@@ -283,12 +320,14 @@ def attribute(
     device: str = "auto",
     dtype: DType = "auto",
 ) -> "Attribution":
-    """Rank tokens by how much they matter for a prediction, by all methods that there are.
+    """Rank tokens by how much they matter for a prediction, with the scores of all methods.
 
-    target_token: the prediction, one token or a class, by default the likeliest. query: the token
-    at which it is made. by: the method that ranks. verify: cut each token off in all layers, a run
-    a token (knock-out, Geva et al. 2023), and tell how far each method agrees with that.
-    leave_one_out: also read other tokens in its place.
+    target_token: the prediction, one token or a class, by default the likeliest. query: the number
+    or the word of the token at which it is made. by: the name of the method that ranks, by default
+    one that suits the model. verify: also cut each token off in all layers, in one run for each
+    token (knock-out, Geva et al. 2023), and say how far each method agrees with the effects.
+    leave_one_out: do so, and also replace each token by others. seed: of all that is random. text,
+    pair, model, tokenizer, device, dtype: as for ``attnviz.capture``.
 
     Raises AttnvizError: UsageError for a token or a method that is not there, ModelError for a
     model without predictions, InputError for a text without a token that could be ranked.
@@ -319,18 +358,20 @@ def compare(
 ) -> "ComparisonResult":
     """Compare two captures, word by word and head by head.
 
-    Pieces of tokens are merged to words, so that tokenizers do not matter, and heads are compared
-    where both may attend, by the Jensen-Shannon divergence of their rows in nats (0 to ln 2).
-    layers, heads: those of A that are listed.
+    Tokens are merged to words, so that tokenizers do not matter. The rows of two heads are compared
+    on the keys to which both may attend, by their Jensen-Shannon divergence in nats (0 to ln 2).
+    layers, heads: the heads of ``a`` that the result lists; each is compared with all heads of
+    ``b``.
 
     Raises UsageError for a head that is not there, InputError for captures without a word in
-    common, without weights, or of numbers that cannot be compared.
+    common, without weights, or with numbers that cannot be compared, such as scores.
     """
     from attnviz.results.comparison import compare_captures, measure_comparisons
 
-    chosen_layers = require_choice(layers, parse_numbers)
-    chosen_heads = require_choice(heads, parse_heads)
-    return measure_comparisons([compare_captures(a, b)], chosen_layers, chosen_heads)
+    listed_layers = parse_choice(layers, parse_numbers)
+    listed_heads = parse_choice(heads, parse_heads)
+    comparison = compare_captures(a, b)
+    return measure_comparisons([comparison], listed_layers, listed_heads)
 
 
 def explain(
@@ -348,9 +389,11 @@ def explain(
 ) -> "ExplanationResult":
     """Compute the attention of one query of one head step by step, in real numbers.
 
-    From the vectors over q·k, scale, mask and softmax to the sum of values (Vaswani et al. 2017,
-    eq. 1), and how far that is from the model's own numbers. query: the token that is followed, by
-    its number or by what it says.
+    The steps lead from the vectors through q·k, scale, mask and softmax to the sum of the values
+    (Vaswani et al. 2017, eq. 1). The result also says how far that sum is from the model's own
+    numbers. layer, head: their numbers, where -1 is the last. query: the token that is followed, by
+    its number or by its word. text, pair, target, model, tokenizer, device, dtype: as for
+    ``attnviz.capture``.
 
     Raises AttnvizError: UsageError for a head or a token that is not there, ModelError for a model
     that cannot be followed, InputError for a query that sees no key.
@@ -363,8 +406,8 @@ def explain(
     return explain_head(
         reader.model,
         texts.prompt(),
-        require_choice(layer, parse_numbers),
-        require_choice(head, parse_numbers),
+        parse_choice(layer, parse_numbers),
+        parse_choice(head, parse_numbers),
         require_parsed(str(query), parse_token),
     )
 
@@ -379,25 +422,31 @@ def from_arrays(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
 ) -> Capture:
-    """Make a capture of attention from elsewhere, to be drawn and measured as any other.
+    """Make a capture of attention weights from elsewhere, to be drawn and measured as any other.
 
-    weights: numbers (query, key), (head, query, key) or (layer, head, query, key), as an array or a
-    tensor; or a sequence of such of the layers, as transformers returns them: (1, head, query,
-    key), of one text. visible: booleans that broadcast to them. tokens, or queries and keys: what
-    they say. layers, heads: their numbers. Where nothing is above the diagonal, it is taken for a
-    causal mask, as the capture's notes say. Raises InputError.
+    weights: an array or a tensor (query, key), (head, query, key) or (layer, head, query, key); or
+    a sequence of one array a layer, each (1, head, query, key), as transformers returns them for
+    one text. visible: booleans that broadcast to the weights, True where a query may attend;
+    without it, weights that are all 0 above the diagonal are taken for causally masked, and a note
+    of the capture says so. tokens: the texts of the tokens; or queries and keys, where these
+    differ. layers, heads: their numbers.
+
+    Raises InputError for weights or names that cannot be used.
     """
-    from attnviz.io.foreign_arrays import ForeignArrays, build_foreign_capture, read_array
+    from attnviz.io.foreign_arrays import (
+        ForeignArrays,
+        build_foreign_capture,
+        read_array,
+    )
 
-    sides = {"tokens": tokens, "queries": queries, "keys": keys, "layers": layers, "heads": heads}
+    names = {"tokens": tokens, "queries": queries, "keys": keys, "layers": layers, "heads": heads}
     try:
         labels = {
-            name: read_labels(name, values) for name, values in sides.items() if values is not None
+            name: read_labels(name, values) for name, values in names.items() if values is not None
         }
         mask = None if visible is None else read_array(visible, "visible")
-        return build_foreign_capture(
-            "arrays", ForeignArrays(read_array(weights, "weights"), mask, labels)
-        )
+        arrays = ForeignArrays(read_array(weights, "weights"), mask, labels)
+        return build_foreign_capture("arrays", arrays)
     except ValueError as error:
         raise InputError(f"from_arrays: {error}") from error
 
@@ -436,55 +485,80 @@ def read_model(
     writes: bool = False,
     predicts: bool = False,
 ) -> Reader:
-    """Load a model by name, or find the one in an object that is loaded already.
+    """Load a model by its name, or wrap a loaded transformers model, so that it reads texts.
 
-    writes, predicts: with the part that continues a text, or that predicts. Raises UsageError for
-    an object that is no model or reads no text, ModelError for a name that cannot be had.
+    model: a name, or a loaded model, which may be in a wrapper such as peft. tokenizer: of a loaded
+    model; None: the one that its wrapper holds. placement: the device and the type in which a model
+    computes that is loaded here. writes, predicts: load it with the part that continues a text, or
+    with the part that predicts.
+
+    Returns the model, with a note if its wrapper would put a prompt before each text. Raises
+    UsageError for an object that is no model or reads no text, ModelError for a name that cannot be
+    had.
     """
     if isinstance(model, (str, os.PathLike)):
         from attnviz.models import load_model
 
-        return Reader(
-            load_model(os.fspath(model), placement=placement, writes=writes, predicts=predicts)
-        )
+        name = os.fspath(model)
+        return Reader(load_model(name, placement=placement, writes=writes, predicts=predicts))
     require_torch(model)
     from attnviz.models.huggingface.model import HuggingFace
     from attnviz.models.wrappers import (
-        describe_module,
+        explain_needed_inputs,
         is_transformers_model,
-        read_tokenizer,
         unwrap_model,
+        unwrap_tokenizer,
     )
 
-    parts = unwrap_model(model)
-    if not is_transformers_model(parts.model):
-        raise UsageError(describe_module(parts.model))
-    own = parts.tokenizer if tokenizer is None else tokenizer
-    reader = HuggingFace(type(parts.model).__name__, parts.model, read_tokenizer(own))
-    if reader.tokenizer is None:
+    unwrapped = unwrap_model(model)
+    if not is_transformers_model(unwrapped.model):
+        raise UsageError(explain_needed_inputs(unwrapped.model))
+    chosen_tokenizer = unwrapped.tokenizer if tokenizer is None else tokenizer
+    name = type(unwrapped.model).__name__
+    text_model = HuggingFace(name, unwrapped.model, unwrap_tokenizer(chosen_tokenizer))
+    if text_model.tokenizer is None:
         raise UsageError("a loaded model needs its tokenizer= to read a text, or inputs=")
-    if not parts.prompt:
-        return Reader(reader)
-    name = type(model).__name__
-    note = f"{name} puts the prompt {parts.prompt!r} before each text, which is left out here"
-    return Reader(reader, (escape(note),))
+    if not unwrapped.prompt:
+        return Reader(text_model)
+    wrapper = type(model).__name__
+    note = (
+        f"{wrapper} puts the prompt {unwrapped.prompt!r} before each text, which is left out here"
+    )
+    return Reader(text_model, (escape(note),))
 
 
-def capture_inputs(model: "nn.Module", tokenizer: Any, inputs: Any, request: Request) -> Capture:
-    """Capture what a loaded model makes of inputs, not of a text. Raises AttnvizError."""
+def capture_inputs(
+    model: "nn.Module",
+    tokenizer: Any,
+    inputs: Any,
+    request: Request,
+) -> Capture:
+    """Call a loaded model with inputs, and return the attention that a request asks for.
+
+    model: any torch module, which may be in a wrapper such as torch.compile. tokenizer: of a
+    transformers model, to name the tokens; None: the one that its wrapper holds, if any. inputs:
+    what the model is called with: a tensor, an array, a sequence of arguments or a mapping.
+
+    Raises AttnvizError.
+    """
     require_torch(model)
-    from attnviz.models.wrappers import is_transformers_model, read_tokenizer, unwrap_model
+    from attnviz.models.wrappers import (
+        is_transformers_model,
+        unwrap_model,
+        unwrap_tokenizer,
+    )
 
-    parts = unwrap_model(model)
-    if not is_transformers_model(parts.model):
+    unwrapped = unwrap_model(model)
+    if not is_transformers_model(unwrapped.model):
         from attnviz.models.modules import capture_module
 
-        return capture_module(parts.model, inputs, request)
+        return capture_module(unwrapped.model, inputs, request)
     from attnviz.models.huggingface.model import HuggingFace
 
-    own = parts.tokenizer if tokenizer is None else tokenizer
-    reader = HuggingFace(type(parts.model).__name__, parts.model, read_tokenizer(own))
-    return reader.capture_inputs(inputs, request)
+    chosen_tokenizer = unwrapped.tokenizer if tokenizer is None else tokenizer
+    name = type(unwrapped.model).__name__
+    text_model = HuggingFace(name, unwrapped.model, unwrap_tokenizer(chosen_tokenizer))
+    return text_model.capture_inputs(inputs, request)
 
 
 def select_requested_heads(capture: Capture, request: Request) -> Capture:
@@ -492,21 +566,26 @@ def select_requested_heads(capture: Capture, request: Request) -> Capture:
     return select_heads(capture, request.layers, request.heads)
 
 
-def capture_method(
-    source: CaptureSource, method: MethodName, token: str | None, request: Request
+def capture_with_method(
+    source: CaptureSource,
+    request: Request,
+    method: MethodName,
+    target_token: str | None,
 ) -> Capture:
-    """Capture from a source in the numbers of a method, as a source does."""
-    return capture_as(source, request, method, token)
+    """Make the capture that a request asks for, with the numbers that a method names as weights.
 
-
-def capture_as(
-    source: CaptureSource, request: Request, method: MethodName, token: str | None
-) -> Capture:
-    """Capture from a source in the numbers of a method."""
+    source: a function that makes a capture of a request. method: what the numbers are, such as
+    ``attention`` or ``norm``. target_token: the prediction that gradients are taken of; None: the
+    likeliest.
+    """
     if method == ATTENTION:
         return source(request)
-    whole = derive_capture(source, request, method, token)
-    return select_heads(whole, request.layers, request.heads) if method in MADE_OF else whole
+    capture = derive_capture(source, request, method, target_token)
+    if (
+        method in METHODS_THROUGH_LAYERS
+    ):  # made through all layers, of which the request may name some
+        return select_requested_heads(capture, request)
+    return capture
 
 
 # What is refused
@@ -520,30 +599,37 @@ def require_torch(model: object) -> None:
         )
 
 
-def require_numbers(
+def require_method_arguments(
     method: MethodName,
-    token: str | None,
+    target_token: str | None,
     keep: Keep,
     heads: str | int,
     *,
     from_text: bool,
 ) -> None:
-    """Raise UsageError for arguments that a method makes no sense of."""
-    if token is not None and method not in OF_A_PREDICTION:
-        methods = " or ".join(OF_A_PREDICTION)
+    """Raise UsageError if arguments of a capture make no sense with the method of its numbers.
+
+    method: what the numbers are, such as ``attention`` or ``norm``. target_token, keep, heads: as
+    for ``attnviz.capture``. from_text: the model reads a text, and not inputs.
+    """
+    if target_token is not None and method not in METHODS_OF_A_PREDICTION:
+        methods = " or ".join(METHODS_OF_A_PREDICTION)
         raise UsageError(f"target_token= has no effect without method= {methods}: leave it out")
     if method != ATTENTION and keep != "weights":
         raise UsageError(f"method={method!r} is kept cell by cell: leave keep= out")
-    if method in MADE_OF and heads != "all":
+    if method in METHODS_THROUGH_LAYERS and heads != "all":
         raise UsageError(f"method={method!r} has one head a layer, made of all: leave heads= out")
-    if method in OF_A_PREDICTION and not from_text:
+    if method in METHODS_OF_A_PREDICTION and not from_text:
         raise UsageError(
             f"method={method!r} is of what a model says of a text: give text=, not inputs=",
         )
 
 
 def require_texts(texts: Texts, target_token: object = None) -> None:
-    """Raise UsageError for a text that is no str, InputError for one that is no Unicode."""
+    """Raise UsageError for a text that is no str, InputError for one with lone surrogates.
+
+    target_token: the token whose prediction is asked about, which must be such a text too.
+    """
     values = {
         "text": texts.text,
         "pair": texts.pair,
@@ -559,14 +645,17 @@ def require_texts(texts: Texts, target_token: object = None) -> None:
 
 
 def require_one_of(value: object, allowed: Any, name: str) -> None:
-    """Raise UsageError unless a value is one of a literal type."""
+    """Raise UsageError unless a value is one of those of a Literal type.
+
+    allowed: the type. name: of the argument, for the error.
+    """
     if value not in get_args(allowed):
         known = ", ".join(get_args(allowed))
         raise UsageError(f"{name}={value!r}: must be one of {known}")
 
 
 def require_parsed(text: str, parser: Callable[[str], Parsed]) -> Parsed:
-    """Return a text as it is parsed on the command line. Raises UsageError."""
+    """Parse a text. Raises UsageError in place of the ValueError of the parser."""
     try:
         return parser(text)
     except ValueError as error:
@@ -574,9 +663,10 @@ def require_parsed(text: str, parser: Callable[[str], Parsed]) -> Parsed:
 
 
 def read_labels(name: str, values: Any) -> list[Any]:
-    """Read the names of tokens, or the numbers of layers or heads.
+    """Return the names of tokens, or the numbers of layers or heads, as a list.
 
-    Raises ValueError, or InputError for no Unicode.
+    name: of the argument that holds them, for errors. values: a list, or an array of any library.
+    Raises ValueError for what is no list, InputError for a text with lone surrogates.
     """
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise ValueError(f"{name}= is of type {type(values).__name__}: give a list")

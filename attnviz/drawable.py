@@ -29,9 +29,10 @@ class Panel(NamedTuple):
     """(row, column)."""
 
     def pool(self, rows: int, columns: int) -> "Panel":
-        """Pool the panel to at most so many rows and columns.
+        """Pool the panel to at most ``rows`` x ``columns`` cells.
 
-        Each cell has the number of the largest size among the cells that it stands for.
+        A cell of the result stands for a block of neighbouring cells. It has the number that is
+        furthest from 0 among them, with its sign, and it is visible if one of them is.
         """
         highest = pool_matrix(self.values, rows, columns)
         visible = pool_matrix(self.visible, rows, columns)
@@ -82,7 +83,11 @@ class Scale(NamedTuple):
         return self.largest > self.top and not self.signed
 
     def levels(self, values: npt.ArrayLike) -> Floats:
-        """Return where weights lie on the colours, from 0 to 1.
+        """Return where numbers lie on the colours, from 0 for the first to 1 for the last.
+
+        values: weights or differences, of any shape, which the result has too. It is the share of
+        ``top``, or the square root of that share unless the scale is linear. On a signed scale 0
+        lies at 0.5. Numbers beyond ``top`` lie at the end.
 
         >>> Scale(1.0, 1.0).levels([0, 0.25, 1])
         array([0. , 0.5, 1. ], dtype=float32)
@@ -100,9 +105,10 @@ class Scale(NamedTuple):
         return levels
 
     def steps(self, panel: Panel, count: int) -> Steps:
-        """Return the colour of each cell of a panel, as a number from 0 to count - 1.
+        """Return the number of the colour of each cell of a panel: (row, column).
 
-        A cell beyond the scale has the number ``count``, one that is not visible MASKED.
+        There are ``count`` colours, numbered from 0. A cell whose weight is beyond the scale has
+        the number ``count``, and a cell that is not visible has MASKED.
         """
         levels = self.levels(panel.values)
         on_colours = (levels * count).astype(np.int64)
@@ -286,16 +292,21 @@ Picture: TypeAlias = Heatmap | Grid | Strip | Series | Table | Curves
 Drawable: TypeAlias = Picture | Page
 
 
-def pool_matrix(values: npt.NDArray[Cell], rows: int, columns: int) -> npt.NDArray[Cell]:
-    """Return the maximum of each block of a matrix: (row, column) -> at most (rows, columns).
+def pool_matrix(
+    values: npt.NDArray[Cell],
+    rows: int,
+    columns: int,
+) -> npt.NDArray[Cell]:
+    """Pool a matrix to at most ``rows`` x ``columns`` cells, each the maximum of a block.
 
-    Blocks are as even as they can be.
+    values: (row, column). Its cells are divided into blocks of neighbours that are as even as they
+    can be; a side that is no longer than asked for stays as it is.
     """
     height, width = values.shape
     row_starts = find_block_starts(height, rows)
     column_starts = find_block_starts(width, columns)
-    flat: npt.NDArray[Cell] = np.maximum.reduceat(values, row_starts, axis=0)
-    pooled: npt.NDArray[Cell] = np.maximum.reduceat(flat, column_starts, axis=1)
+    pooled_rows: npt.NDArray[Cell] = np.maximum.reduceat(values, row_starts, axis=0)
+    pooled: npt.NDArray[Cell] = np.maximum.reduceat(pooled_rows, column_starts, axis=1)
     return pooled
 
 
@@ -305,7 +316,7 @@ def make_blank_levels(rows: int, columns: int) -> Floats:
 
 
 def find_block_starts(length: int, parts: int) -> npt.NDArray[np.int64]:
-    """Return where each of at most so many even parts of a row begins."""
+    """Return the first index of each of at most ``parts`` even blocks of ``length`` cells."""
     count = min(parts, length)
     return np.arange(count) * length // count
 
@@ -318,9 +329,11 @@ def map_texts(
     change: Callable[[str], str],
     change_label: Callable[[str], str] | None = None,
 ) -> Content:
-    """Return a drawable, or a part of one, with each of its texts changed, however deep it stands.
+    """Return a drawable, or a piece of one, with each of its texts changed, however deep it stands.
 
-    change_label: for the labels of axes, in place of ``change``.
+    content: a dataclass, a tuple or a text, whose contents are gone through; anything else is
+    returned as it is. change: makes the new text of an old one. change_label: does so for the
+    labels of axes, in place of ``change``; of an axis nothing else is changed.
     """
     if isinstance(content, str):
         return change(content)  # type: ignore[return-value]
@@ -350,5 +363,5 @@ def list_texts(drawable: Picture) -> list[str]:
         texts.append(text)
         return text
 
-    map_texts(drawable, keep)
+    map_texts(drawable, keep)  # only to visit the texts: the copy is dropped
     return texts

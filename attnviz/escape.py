@@ -10,7 +10,10 @@ NAMED = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
 
 
 def escape(text: str) -> str:
-    r"""Return a text that is safe to print, hostile characters as \xNN, \uNNNN or \UNNNNNNNN."""
+    r"""Return a text that is safe to print on a terminal.
+
+    Characters that could steer it, or reorder a line, are written as \xNN, \uNNNN or \UNNNNNNNN.
+    """
     if text.isascii() and text.isprintable():
         return text
     characters = []
@@ -30,10 +33,11 @@ def escape_character(character: str) -> str:
     return f"\\U{code:08x}"
 
 
-def label(text: str) -> str:
-    """Return the text of a token as a label.
+def label_token(text: str) -> str:
+    """Return the text of a token as a short label that is safe to print.
 
-    White space around it is left out, or named where there is nothing else; ∅ stands for no text.
+    White space around the text is left out. White space inside it, or a text of nothing else, is
+    shown by signs such as ␣. The sign ∅ stands for an empty text.
     """
     inner = text.strip() or text
     if not inner:
@@ -45,9 +49,10 @@ def label(text: str) -> str:
 
 
 def require_unicode(text: str, name: str) -> None:
-    """Raise InputError if a text holds lone surrogates.
+    """Raise InputError if a text holds lone surrogates, so that it cannot be encoded.
 
-    Bytes that are no UTF-8 come as such from the command line. name: of the text, for the error.
+    Python makes them of bytes on the command line that are not UTF-8. name: what the error calls
+    the text.
     """
     try:
         text.encode()

@@ -74,37 +74,44 @@ SUMMED = (
     "norms, no weights: how long the sum of the vectors is that the heads of a layer move from key"
     " to query (Kobayashi et al. 2020)"
 )
-MADE_OF = {ROLLOUT: ATTENTION, CHEFER: GRADIENT}  # through all layers, of all heads
-OF_A_PREDICTION = GRADIENT, CHEFER
-SINKLESS = GRADIENT, CHEFER, SCORES  # where what is large is what was looked for, and no sink
+METHODS_THROUGH_LAYERS = {ROLLOUT: ATTENTION, CHEFER: GRADIENT}  # through all layers, of all heads
+METHODS_OF_A_PREDICTION = GRADIENT, CHEFER
+METHODS_WITHOUT_SINKS = (
+    GRADIENT,
+    CHEFER,
+    SCORES,
+)  # where what is large is what was looked for, and no sink
 
 
 def name_cell(method: str) -> str:
-    """Return the name of a cell of a map, for a sentence; a weight if nothing else is known."""
+    """Return a word for one number of a map, by its method; "weight" if that is not known."""
     return METHODS.get(method, METHODS[ATTENTION]).noun
 
 
 def holds_other_numbers(method: str) -> bool:
-    """Return whether a map holds other numbers than weights."""
+    """Return whether a map of a method holds other numbers than attention weights."""
     return method in METHODS and method != ATTENTION
 
 
-def describe_method(part: AttentionMap) -> str:
-    """Return a line on what the numbers of a map are, and who defined them; empty for weights."""
-    if part.method == NORM and SUM in part.heads:
+def describe_method(attention_map: AttentionMap) -> str:
+    """Return a line that says what the numbers of a map are, and who defined them.
+
+    The line is empty for attention weights, and for a method that is not known.
+    """
+    if attention_map.method == NORM and SUM in attention_map.heads:
         return SUMMED
-    if part.method not in METHODS:
+    if attention_map.method not in METHODS:
         return ""
-    return METHODS[part.method].line
+    return METHODS[attention_map.method].line
 
 
 def note_methods(capture: Capture) -> Capture:
-    """Return a capture that says in its notes what its numbers are, each line once."""
+    """Return a capture with notes that say what the numbers of its maps are, each note once."""
     lines = [describe_method(attention_map) for attention_map in capture.maps]
     notes = dict.fromkeys((*capture.notes, *filter(None, lines)))
     return replace(capture, notes=tuple(notes))
 
 
 def list_methods(maps: Iterable[AttentionMap]) -> tuple[str, ...]:
-    """Return the methods of maps, each once."""
+    """Return the names of what the numbers of maps are, such as ``attention``, each once."""
     return tuple(dict.fromkeys(attention_map.method for attention_map in maps))

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from attnviz.errors import UsageError
 from attnviz.io.csv_table import list_visible_cells
-from attnviz.io.files import require_new, write_whole
+from attnviz.io.files import require_output_path, write_whole
 from attnviz.io.formats import make_capture_document
 from attnviz.record import Capture, Reduction
 from attnviz.results.result import Result
-from attnviz.selection import parse_heads, parse_numbers, require_choice, select_heads
+from attnviz.selection import (
+    parse_choice,
+    parse_heads,
+    parse_numbers,
+    select_heads,
+)
 
 if TYPE_CHECKING:
     from attnviz.drawable import Picture
@@ -29,13 +34,15 @@ def show(
     reduce: Reduction | None = None,
     height: int = HEIGHT,
 ) -> "ShownCapture":
-    """Show a capture in a notebook: the page of ``attnviz show -o page.html``.
+    """Show a capture in a notebook, as the page that ``attnviz show -o page.html`` writes.
 
-    layers, heads: as for ``capture``. reduce: ``mean`` or ``max`` over the heads of each layer.
-    height: in pixels. Raises UsageError for a layer or a head that is not there.
+    layers, heads: those that are shown, written as for ``attnviz.capture``. reduce: show the
+    ``mean`` or the ``max`` over the heads of each layer. height: of the page, in pixels.
+
+    Raises UsageError for a layer or a head that is not there.
     """
-    chosen_heads = require_choice(heads, parse_heads)
-    chosen = select_heads(capture, require_choice(layers, parse_numbers), chosen_heads)
+    chosen_heads = parse_choice(heads, parse_heads)
+    chosen = select_heads(capture, parse_choice(layers, parse_numbers), chosen_heads)
     if reduce is not None:
         maps = tuple(attention_map.reduced(reduce) for attention_map in chosen.maps)
         chosen = replace(chosen, maps=maps)
@@ -54,14 +61,17 @@ class ShownCapture:
         include: Container[str] | None = None,
         exclude: Container[str] | None = None,
     ) -> dict[str, str]:
-        """Return the page in a frame of its own for a browser, and text for others."""
-        forms = {"text/plain": self.__repr__, "text/html": self.framed}
-        wanted = [name for name in forms if not include or name in include]
+        """Return what Jupyter displays, by media type: an HTML page in a frame, and plain text.
+
+        include, exclude: media types that are asked for, or not wanted; None for no limit.
+        """
+        makers = {"text/plain": self.__repr__, "text/html": self.framed}
+        wanted = [name for name in makers if not include or name in include]
         chosen = [name for name in wanted if not exclude or name not in exclude]
-        return {name: forms[name]() for name in chosen}
+        return {name: makers[name]() for name in chosen}
 
     def __repr__(self) -> str:
-        """Return the picture as text, in shades."""
+        """Return the pictures as text, with characters of block shades in place of colours."""
         from attnviz.render.terminal.cells import CellPaint
         from attnviz.render.terminal.draw import Screen, draw_picture_lines
 
@@ -73,7 +83,7 @@ class ShownCapture:
         return "\n".join(text.rstrip() for text in texts)
 
     def framed(self) -> str:
-        """Return the page in a frame that runs its own script and nothing of the notebook."""
+        """Return the page as an HTML frame, which runs its script apart from the notebook."""
         page = escape(self.page(exact=False).decode())
         return (
             f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" title="attention" '
@@ -81,19 +91,19 @@ class ShownCapture:
         )
 
     def page(self, *, exact: bool) -> bytes:
-        """Return the page as a file."""
+        """Return the HTML page of the capture. exact: write its weights with more digits."""
         from attnviz.render.html.page import render_page
         from attnviz.views import make_capture_page
 
         return render_page(make_capture_page(self.capture), exact=exact)
 
     def pictures(self) -> "list[Picture]":
-        """Return a heatmap of one head, or thumbnails of several."""
+        """Return the heatmap of a capture of one head, or thumbnails of the heads of another."""
         from attnviz.views import make_grids, make_heatmaps
 
-        matrices = sum(len(each.layers) * len(each.heads) for each in self.capture.maps)
-        views = make_grids if matrices > 1 else make_heatmaps
-        return list(views(self.capture))
+        head_count = sum(len(each.layers) * len(each.heads) for each in self.capture.maps)
+        make_pictures = make_grids if head_count > 1 else make_heatmaps
+        return list(make_pictures(self.capture))
 
     def save(
         self,
@@ -103,31 +113,36 @@ class ShownCapture:
         exact: bool = False,
         **style: Any,
     ) -> None:
-        """Write a ``.html``, or a figure as ``.png``, ``.svg`` or ``.pdf``.
+        """Write the capture as a page (``.html``) or as a figure (``.png``, ``.svg``, ``.pdf``).
 
-        style: see ``attnviz.render.figure.figure.FigureStyle``.
+        force: replace a file that exists. exact: write the weights of a page with more digits.
+        style: of a figure, the fields of ``attnviz.render.figure.figure.FigureStyle``.
 
-        Raises UsageError for another suffix or several pictures, OutputError if it exists or cannot
-        be written.
+        Raises UsageError for another suffix, or for a figure of several pictures; OutputError for a
+        file that exists or cannot be written.
         """
         path = Path(path)
-        form = path.suffix.lower().removeprefix(".")
-        if form not in ("html", "png", "svg", "pdf"):
+        format_name = path.suffix.lower().removeprefix(".")
+        if format_name not in ("html", "png", "svg", "pdf"):
             raise UsageError(
                 f"cannot tell the format of {path}: the suffix must be one of .html, .png, .svg,"
                 " .pdf",
             )
-        require_new(path, force)
-        write_whole(path, self.page(exact=exact) if form == "html" else self.figure(form, style))
+        require_output_path(path, force)
+        is_page = format_name == "html"
+        write_whole(path, self.page(exact=exact) if is_page else self.figure(format_name, style))
 
-    def figure(self, form: str, style: dict[str, Any]) -> bytes:
-        """Return the one picture as a figure. Raises UsageError if there are several."""
+    def figure(self, format_name: str, style: dict[str, Any]) -> bytes:
+        """Return the one picture of the capture as a file. Raises UsageError if there are several.
+
+        format_name: ``png``, ``svg`` or ``pdf``. style: the fields of a FigureStyle.
+        """
         from attnviz.render.figure.figure import FigureStyle, render_figure
 
         picture, *others = self.pictures()
         if others:
-            raise UsageError(f"a .{form} holds one picture, not {len(others) + 1}")
-        return render_figure(picture, form, FigureStyle(**style)).data
+            raise UsageError(f"a .{format_name} holds one picture, not {len(others) + 1}")
+        return render_figure(picture, format_name, FigureStyle(**style)).data
 
 
 def frame_capture(capture: Capture) -> str:
@@ -136,7 +151,7 @@ def frame_capture(capture: Capture) -> str:
 
 
 def frame_result(result: Result) -> str:
-    """Return the tables of a result as a document in a frame that runs nothing, for a notebook."""
+    """Return the tables of a result as an HTML frame without scripts, for a notebook."""
     from attnviz.render.html.document import render_document
 
     tables = result.tables()

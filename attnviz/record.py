@@ -24,7 +24,7 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 Weights: TypeAlias = Floats
 Visible: TypeAlias = npt.NDArray[np.bool_]
 Method: TypeAlias = Literal["attention", "norm", "gradient", "scores"]
-ATTENTION, GIVEN = "attention", "given"
+ATTENTION, FROM_ELSEWHERE = "attention", "given"
 NORM, GRADIENT, SCORES = "norm", "gradient", "scores"
 ROLLOUT, CHEFER = "rollout", "chefer"  # made of the attention, and of the gradients, of all layers
 ROW_TOLERANCE = 1e-2  # half-precision models round; a row above 1 by more than this is no attention
@@ -53,20 +53,25 @@ class Token(NamedTuple):
         text: str,
         segment: int = 0,
     ) -> "Token":
-        """Make a token of what a tokenizer tells of it.
+        """Make a token from what a tokenizer says of it.
 
-        White space at its ends is left out, unless it is nothing else: byte-level tokens carry the
-        space before a word, others do not, and so models can be compared.
+        name: the tokenizer's own name of the token, which is kept for a special token only. number:
+        its id. span: where it starts and ends in the text, in characters. text: the whole text of
+        the user. segment: 1 if that is the second text of a pair.
+
+        White space at the ends of a token is left out, unless the token is nothing else. Some
+        tokenizers include the space before a word and others do not; without it their tokens can be
+        compared.
         """
         start, end = span
         if special:
-            return cls(name, number, start, end, True, segment)
-        written = text[start:end]
-        inner = written.strip()
-        if inner:
-            start += written.index(inner)
-            end = start + len(inner)
-        return cls(text[start:end], number, start, end, False, segment)
+            return cls(name, number, start, end, special=True, segment=segment)
+        token_text = text[start:end]
+        stripped = token_text.strip()
+        if stripped:
+            start += token_text.index(stripped)
+            end = start + len(stripped)
+        return cls(text[start:end], number, start, end, special=False, segment=segment)
 
 
 class Segment(NamedTuple):
@@ -157,7 +162,11 @@ class AttentionMap:
     """What queries and keys are; of words, the weights of their tokens are merged."""
 
     def __post_init__(self) -> None:
-        """Complete the positions and the mask, and check all arrays. Raises ValueError."""
+        """Complete the positions and the mask, and check all arrays.
+
+        Positions that were not passed count from 0. The mask is broadcast to the shape of the
+        weights, or of the tiles. Raises ValueError for arrays that do not fit each other.
+        """
         query_places = require_places(self.query_places, len(self.queries))
         key_places = require_places(self.key_places, len(self.keys))
         object.__setattr__(self, "query_places", query_places)
@@ -165,19 +174,19 @@ class AttentionMap:
         shape = len(self.layers), len(self.heads), len(self.queries), len(self.keys)
         if self.weights is not None:
             require_attention(self.weights, shape, self.method, sums="max" not in self.heads)
-        require_leading(self.statistics, shape[:2])
-        require_leading(self.edges, shape[:2])
-        cells = shape if self.tiles is None else require_tiles(self.tiles, shape)
-        object.__setattr__(self, "visible", np.broadcast_to(self.visible, cells))
+        require_layers_and_heads(self.statistics, shape[:2])
+        require_layers_and_heads(self.edges, shape[:2])
+        mask_shape = shape if self.tiles is None else require_tiles(self.tiles, shape)
+        object.__setattr__(self, "visible", np.broadcast_to(self.visible, mask_shape))
         if self.weights is not None:
-            require_masked(self.weights, self.visible)
+            require_zero_where_masked(self.weights, self.visible)
 
     def __repr__(self) -> str:
         """Say in one line what the map is of."""
         return f"<AttentionMap: {self.describe()}>"
 
     def describe(self) -> str:
-        """Return the kind of map, its size and what is kept of it, in words."""
+        """Describe the map: its kind, how many tokens, layers and heads, and what it holds."""
         units = f"{self.unit}s"
         size = f"{len(self.keys)} {units}"
         if self.queries != self.keys:
@@ -189,11 +198,15 @@ class AttentionMap:
             kept = "tiles" if self.tiles else "statistics"
         return f"{self.kind}-attention, {size}, {layers} x {heads}, {kept}"
 
-    def part(self, layers: Sequence[int], heads: Sequence[int]) -> "AttentionMap":
-        """Return some layers and heads, by their indices here."""
+    def pick_heads(self, layers: Sequence[int], heads: Sequence[int]) -> "AttentionMap":
+        """Return a map of some layers and heads, with all that is kept of them.
+
+        layers, heads: their indices in this map, which are not the numbers that name them.
+        """
         index = np.ix_(layers, heads)
 
         def pick(group: Any) -> Any:
+            """Return tiles, statistics or edges of the chosen heads only; None for None."""
             if group is None:
                 return None
             picked = {name: array[index] for name, array in named_arrays(group).items()}
@@ -211,9 +224,10 @@ class AttentionMap:
         )
 
     def window(self, rows: Sequence[int], columns: Sequence[int]) -> "AttentionMap":
-        """Return some queries and keys, by their indices here, with the weights alone.
+        """Return a map of some queries and keys, which holds their weights and nothing else.
 
-        Raises ValueError if there are no weights.
+        rows, columns: the indices of these queries and keys in this map; consecutive ones where
+        they are ranges. Raises ValueError if this map has no weights.
         """
         if self.weights is None:
             raise ValueError("a part of a text shows weights, and this map has none")
@@ -223,26 +237,28 @@ class AttentionMap:
         else:
             index = (..., np.asarray(rows, int)[:, None], np.asarray(columns, int))
         return AttentionMap(
-            self.kind,
-            self.layers,
-            self.heads,
-            tuple(self.queries[i] for i in rows),
-            tuple(self.keys[i] for i in columns),
-            self.weights[index],
-            self.visible[index],
-            self.method,
+            kind=self.kind,
+            layers=self.layers,
+            heads=self.heads,
+            queries=tuple(self.queries[i] for i in rows),
+            keys=tuple(self.keys[i] for i in columns),
+            weights=self.weights[index],
+            visible=self.visible[index],
+            method=self.method,
             query_places=tuple(self.query_places[i] for i in rows),
             key_places=tuple(self.key_places[i] for i in columns),
             unit=self.unit,
         )
 
     def reduced(self, how: Reduction) -> "AttentionMap":
-        """Return the mean or the maximum over the heads, as one head of that name.
+        """Return a map whose heads are merged into one, by their mean or maximum in each layer.
 
-        Of statistics it is the mean over the heads.
+        how: ``mean`` or ``max``, which also names that head. It is done to weights and tiles, while
+        of statistics it is always the mean; edges are dropped. A cell of the result is visible if
+        it is so in any head.
         """
 
-        def merge(array: Any, function: str = how) -> Any:
+        def merge(array: Any, function: str = how) -> Any:  # over axis 1, the heads
             return getattr(np, function)(array, axis=1, keepdims=True)
 
         tiles, statistics = self.tiles, self.statistics
@@ -253,16 +269,16 @@ class AttentionMap:
             means = {name: merge(array, "mean") for name, array in arrays.items()}
             statistics = Statistics(**means)
         return AttentionMap(
-            self.kind,
-            self.layers,
-            (how,),
-            self.queries,
-            self.keys,
-            None if self.weights is None else merge(self.weights),
-            np.any(self.visible, axis=1, keepdims=True),
-            self.method,
-            tiles,
-            statistics,
+            kind=self.kind,
+            layers=self.layers,
+            heads=(how,),
+            queries=self.queries,
+            keys=self.keys,
+            weights=None if self.weights is None else merge(self.weights),
+            visible=np.any(self.visible, axis=1, keepdims=True),
+            method=self.method,
+            tiles=tiles,
+            statistics=statistics,
             query_places=self.query_places,
             key_places=self.key_places,
             unit=self.unit,
@@ -270,15 +286,23 @@ class AttentionMap:
 
 
 def named_arrays(group: Tiles | Statistics | Edges) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of a group by name; those that were not made are left out."""
+    """Return the arrays of a dataclass by name, without the fields that are None or no array."""
     values = {field.name: getattr(group, field.name) for field in fields(group)}
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
-def require_attention(weights: Weights, shape: tuple[int, ...], method: str, *, sums: bool) -> None:
-    """Raise ValueError unless weights of a shape are those of attention, or numbers of a method.
+def require_attention(
+    weights: Weights,
+    shape: tuple[int, ...],
+    method: str,
+    *,
+    sums: bool,
+) -> None:
+    """Raise ValueError unless an array can hold attention weights, or the numbers of a method.
 
-    sums: their rows are to sum to 1, so that no more than that is allowed.
+    shape: the lengths (layer, head, query, key) that it must have. method: what the numbers are;
+    only ``scores`` may be negative. sums: no row of attention weights may sum to more than 1;
+    without it, for a maximum over heads, no single weight may be more.
     """
     if weights.shape != shape:
         raise ValueError(
@@ -288,8 +312,8 @@ def require_attention(weights: Weights, shape: tuple[int, ...], method: str, *, 
         return
     least, highest = weights.min(), weights.max()
     are_finite = np.isfinite(least) and np.isfinite(highest)
-    are_negative = least < 0 and method != SCORES
-    if not are_finite or are_negative:
+    has_wrong_sign = least < 0 and method != SCORES
+    if not are_finite or has_wrong_sign:
         raise ValueError("attention weights must be numbers of 0 or more")
     if method != ATTENTION:
         return
@@ -299,8 +323,11 @@ def require_attention(weights: Weights, shape: tuple[int, ...], method: str, *, 
         raise ValueError(f"each row of attention weights must sum to at most 1, not {largest:.4g}")
 
 
-def require_masked(weights: Weights, visible: Visible) -> None:
-    """Raise ValueError unless weights (layer, head, query, key) are 0 where they are masked."""
+def require_zero_where_masked(weights: Weights, visible: Visible) -> None:
+    """Raise ValueError unless weights are 0 wherever a query may not attend.
+
+    weights, visible: (layer, head, query, key), visible being True where a query may attend.
+    """
     for layer in range(len(weights)):
         for head in range(weights.shape[1]):  # one by one: a copy of all of them may not fit
             if weights[layer, head][~visible[layer, head]].any():
@@ -308,9 +335,10 @@ def require_masked(weights: Weights, visible: Visible) -> None:
 
 
 def require_places(places: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """Return the positions of so many tokens; from none, all of them in order.
+    """Return the positions of the tokens of a map in the whole text.
 
-    Raises ValueError unless there is one for each token, in rising order.
+    places: one for each of the ``count`` tokens, in rising order; empty for 0, 1, 2 and so on.
+    Raises ValueError for a wrong number of positions or another order.
     """
     positions = places or tuple(range(count))
     rises = all(last < following for last, following in pairwise(positions))
@@ -319,8 +347,12 @@ def require_places(places: tuple[int, ...], count: int) -> tuple[int, ...]:
     return positions
 
 
-def require_leading(group: Statistics | Edges | None, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless the arrays of a group, if there is one, begin with (layer, head)."""
+def require_layers_and_heads(group: Statistics | Edges | None, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if an array of statistics or edges has a wrong number of layers or heads.
+
+    group: its arrays have the axes (layer, head, ...); None is allowed. shape: the numbers of
+    layers and heads that they must have.
+    """
     if group is None:
         return
     for array in named_arrays(group).values():
@@ -331,14 +363,15 @@ def require_leading(group: Statistics | Edges | None, shape: tuple[int, ...]) ->
 
 
 def require_tiles(tiles: Tiles, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the tiles of a map of a shape.
+    """Return the shape (layer, head, row, column) that tiles must have to cover a map.
 
-    Raises ValueError if they do not fit it.
+    shape: the lengths (layer, head, query, key) of the map. Raises ValueError if the arrays of the
+    tiles have another shape.
     """
-    *lead, queries, keys = shape
+    *layers_and_heads, queries, keys = shape
     rows = math.ceil(queries / tiles.height)
     columns = math.ceil(keys / tiles.width)
-    expected = (*lead, rows, columns)
+    expected = (*layers_and_heads, rows, columns)
     if tiles.mean.shape != expected or tiles.max.shape != expected:
         raise ValueError(
             f"tiles have shapes {tiles.mean.shape} and {tiles.max.shape}, not {expected}",
@@ -372,7 +405,7 @@ class Presentable(ABC):
         return pd.DataFrame(self.rows())
 
     def _repr_html_(self) -> str | None:
-        """Return what a notebook shows; nothing, so that it shows the text, before it is known."""
+        """Return the HTML that a notebook shows; None, for plain text, if nothing here makes it."""
         write = type(self).write_html
         return None if write is None else write(self)
 
@@ -411,7 +444,7 @@ class Capture(Presentable):
         return f"<Capture of {self.model}: {'; '.join(each.describe() for each in self.maps)}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document that ``attnviz show --json`` prints, but for its schema."""
+        """Return the document that ``attnviz show --json`` prints, without its ``schema`` entry."""
         write = type(self).write_document
         assert write is not None, "import attnviz, not attnviz.record alone"
         return write(self)
@@ -423,7 +456,7 @@ class Capture(Presentable):
         return list_rows(self)
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write a file as ``attnviz.save`` does. This goes with the next version."""
+        """Write a file as ``attnviz.save`` does, with a warning that this method is deprecated."""
         from attnviz.io import formats  # the one import of ours here, for as long as this stays
 
         warnings.warn(

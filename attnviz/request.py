@@ -4,9 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from attnviz.escape import escape, label, require_unicode
+from attnviz.escape import escape, label_token, require_unicode
 from attnviz.record import ATTENTION, NORM, Floats, Kind, Method, Token
-from attnviz.selection import ALL, HeadNames, MapTokens, Selection, TokenReference, join_names
+from attnviz.selection import (
+    ALL,
+    HeadNames,
+    MapTokens,
+    Selection,
+    TokenReference,
+    join_names,
+)
 
 DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
 Keep: TypeAlias = Literal["weights", "tiles", "statistics", "edges"]
@@ -29,12 +36,14 @@ class HeadInputs(NamedTuple):
 
 WeighHeads: TypeAlias = Callable[[Sequence[int]], HeadInputs]
 OutputChange: TypeAlias = Callable[[int, Any, WeighHeads], Any]
-"""Of a layer's number, what its heads put out (batch, query, head, d_v) before it is projected, and
-of a function that tells what some of them make it of: what goes on."""
+"""A function that changes what the heads of a layer put out.
+
+It takes the number of the layer, their output (batch, query, head, d_v) before it is projected, and
+a function that returns what some heads make it of. It returns the output that goes on."""
 
 
 class Edge(NamedTuple):
-    """Edges to cut before the softmax: a query gives nothing to a key, which the others share.
+    """Edges to cut before the softmax: a query gives no weight to a key, and the others share it.
 
     None stands for all.
     """
@@ -54,7 +63,7 @@ class Intervention:
 
     cuts: tuple[Edge, ...] = ()
     change: OutputChange | None = None
-    """Of what heads put out, as in ablation."""
+    """Changes what heads put out, as in ablation."""
     kind: Kind | None = None
     """Of the map whose heads these are; None: of all."""
     tokens: tuple[tuple[int, int], ...] = ()
@@ -139,12 +148,14 @@ class Prompt:
     generate: int = 0
     """Tokens by which a causal model is to continue the text, greedily."""
     ids: tuple[int, ...] | None = None
-    """Token ids to read, as they are, instead of a text.
-
-    Raises InputError for a text that is no Unicode.
-    """
+    """Token ids to read, as they are, instead of a text."""
 
     def __post_init__(self) -> None:
+        """Check the texts and the token ids.
+
+        Raises InputError for a text with lone surrogates, ValueError for token ids beside a text or
+        below 0.
+        """
         for name in ("text", "pair", "target"):
             require_unicode(getattr(self, name) or "", f"the {name}")
         if self.ids is None:
@@ -196,11 +207,12 @@ class Request:
     """The window of queries, and of keys, whose weights are kept."""
     columns: slice = field(default_factory=lambda: slice(None))
     query: TokenReference | None = None
-    """The one query whose weights are kept, or the one key, by what it says; ``placed`` makes a
-    window of it."""
+    """The one query whose weights are kept, or the one key, by what it says; ``resolve_window``
+    makes a window of it."""
     key: TokenReference | None = None
 
     def __post_init__(self) -> None:
+        """Check that what is kept fits the window and the method. Raises ValueError."""
         if self.windowed and self.keep != "weights":
             raise ValueError(f"a window is kept as weights, not as {self.keep}")
         if self.method != ATTENTION and self.keep != "weights":
@@ -210,7 +222,7 @@ class Request:
 
     @property
     def windowed(self) -> bool:
-        """True if less than the whole is kept."""
+        """True if the weights of some queries or keys only are kept, and not of all."""
         return (self.rows, self.columns, self.query, self.key) != (
             slice(None),
             slice(None),
@@ -218,28 +230,39 @@ class Request:
             None,
         )
 
-    def placed(self, sides: MapTokens) -> "Request":
-        """Return the request with the query or key that it names as its window.
+    def resolve_window(self, sides: MapTokens) -> "Request":
+        """Return the request with a window of one row or column for the query or key that it names.
 
-        Raises UsageError if it is not there.
+        sides: the tokens of the queries, and those of the keys, among which it is found. Raises
+        UsageError if the named token is not there, or is there more than once.
         """
         rows = self.query.resolve(sides[0]) if self.query else self.rows
         columns = self.key.resolve(sides[1]) if self.key else self.columns
         return replace(self, rows=rows, columns=columns, query=None, key=None)
 
 
-def describe_gradient(what: str, at: Token | None, place: int, named: str) -> str:
-    """Return a line on what gradients are of.
+def describe_gradient(
+    phrase: str,
+    token: Token | None,
+    position: int,
+    predicted: str,
+) -> str:
+    """Return a line that says of which logit gradients were taken, for the notes of a capture.
 
-    what: the next token after ``at``, the token at ``at``, or the class of the text. place: the
-    position of ``at``. named: the token or the class.
+    phrase: words for the kind of prediction that go before a token, such as "the next token after".
+    token: the token at which the prediction is made, which stands at ``position``; None for the
+    class of a whole text. predicted: the token or the class that is predicted.
     """
-    where = "" if at is None else f" token {place} {label(at.text)}"
-    return f"gradient of the logit of {what}{where}, '{escape(named)}', less the mean of all logits"
+    where = "" if token is None else f" token {position} {label_token(token.text)}"
+    logit = f"the logit of {phrase}{where}, '{escape(predicted)}'"
+    return f"gradient of {logit}, less the mean of all logits"
 
 
 def explain_no_token(name: str, pieces: Sequence[str]) -> str:
-    """Say why a target is not one token. pieces: the tokens that it is made of."""
+    """Return the error message for a ``--target-token`` that is not one token of the vocabulary.
+
+    name: what was asked for. pieces: the several tokens that the tokenizer makes of it, if any.
+    """
     why = "is no token"
     if pieces:
         quoted = join_names([f"'{escape(piece)}'" for piece in pieces])
@@ -248,7 +271,7 @@ def explain_no_token(name: str, pieces: Sequence[str]) -> str:
 
 
 def restore_space(name: str) -> str:
-    """Return a token with a space at its beginning where the sign of one stands."""
+    """Return the name of a token with a space in place of the sign ␣ at its beginning, if any."""
     if not name.startswith("␣"):
         return name
     return name.replace("␣", " ", 1)

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from attnviz.errors import InputError, UsageError
-from attnviz.escape import label, require_unicode
+from attnviz.escape import label_token, require_unicode
 from attnviz.record import AttentionMap, Capture, Kind, Token
 
 RANGE = re.compile(r"(-?\d{1,9})(?:-(-?\d{1,9}))?")
@@ -51,13 +51,16 @@ class Selection:
         return first == last
 
     def resolve(self, numbers: Sequence[int], noun: str) -> tuple[int, ...]:
-        """Return the chosen ones of some numbers, in the order given, each once.
+        """Return the numbers that the selection chooses among some numbers, each once.
 
-        noun: what is counted, for the error. Raises UsageError if a number is not there.
+        They are in the order of the ranges of the selection. numbers: those of the layers, or of
+        the heads, that there are. noun: "layer" or "head", for errors.
+
+        Raises UsageError for a number that is not there, and for a range that runs backwards.
         """
         if self.parts is None:
             return tuple(numbers)
-        chosen: dict[int, None] = {}
+        chosen: dict[int, None] = {}  # ordered, each number once
         for first, last in self.parts:
             start, stop = find_number(first, numbers, noun), find_number(last, numbers, noun)
             if start > stop:
@@ -91,7 +94,10 @@ class HeadNames:
 
 
 def parse_numbers(text: str) -> Selection:
-    """Parse a choice of layers or heads by number. Raises ValueError saying what is allowed."""
+    """Parse numbers of layers or heads, such as ``0,3``, ``2-5``, ``-1`` or ``all``.
+
+    Raises ValueError, whose message says what is allowed.
+    """
     if text.strip().lower() == "all":
         return ALL
     parts = []
@@ -106,7 +112,10 @@ def parse_numbers(text: str) -> Selection:
 
 
 def parse_heads(text: str) -> Selection | HeadNames:
-    """Parse a choice of heads, by number or as L5H3. Raises ValueError saying what is allowed."""
+    """Parse heads by their numbers, such as ``0,3``, or by their names, such as ``L5H3,L2H1``.
+
+    Raises ValueError, whose message says what is allowed.
+    """
     matches = [HEAD.fullmatch(part.strip()) for part in text.split(",")]
     if not any(matches):
         return parse_numbers(text)
@@ -118,31 +127,39 @@ def parse_heads(text: str) -> Selection | HeadNames:
 def resolve_blocks(
     layers: Selection,
     heads: Selection | HeadNames,
-    there: Mapping[int, Sequence[int]],
+    heads_by_layer: Mapping[int, Sequence[int]],
 ) -> tuple[HeadBlock, ...]:
-    """Return blocks of layers and heads that cover a choice.
+    """Return the chosen layers and heads as blocks: some layers with the same heads of each.
 
-    There is one block, or one a layer for named heads, or one for each run of layers that have the
-    same heads. there: the numbers of the heads of each layer. Raises UsageError for a layer or a
-    head that is not there.
+    layers, heads: what was chosen; heads that are named with their layers make a block for each
+    layer, and ``layers`` is not used. Otherwise neighbouring layers whose chosen heads are the same
+    make one block. heads_by_layer: the numbers of the heads that each layer has.
+
+    Raises UsageError for a layer or a head that is not there.
     """
-    numbers = tuple(there)
     if isinstance(heads, HeadNames):
-        return resolve_names(heads, there)
-    chosen = [
-        (layer, heads.resolve(there[layer], "head")) for layer in layers.resolve(numbers, "layer")
-    ]
-    runs = groupby(chosen, key=itemgetter(1))
-    return tuple((tuple(layer for layer, _ in run), of_each) for of_each, run in runs)
+        return resolve_head_names(heads, heads_by_layer)
+    chosen_layers = layers.resolve(tuple(heads_by_layer), "layer")
+    chosen = [(layer, heads.resolve(heads_by_layer[layer], "head")) for layer in chosen_layers]
+    runs = groupby(chosen, key=itemgetter(1))  # layers that have the same chosen heads
+    return tuple((tuple(layer for layer, _ in run), run_heads) for run_heads, run in runs)
 
 
-def resolve_names(heads: HeadNames, there: Mapping[int, Sequence[int]]) -> tuple[HeadBlock, ...]:
-    """Return a block for each layer of named heads. Raises UsageError for one that is not there."""
-    numbers = tuple(there)
-    layers = [find_number(layer, numbers, "layer") for layer, _ in heads.heads]
+def resolve_head_names(
+    heads: HeadNames,
+    heads_by_layer: Mapping[int, Sequence[int]],
+) -> tuple[HeadBlock, ...]:
+    """Return, for each layer of named heads, a tuple of that layer and a tuple of its named heads.
+
+    heads: names such as L5H3, where negative numbers count from the end. heads_by_layer: the
+    numbers of the heads that each layer has. Raises UsageError for a layer or a head that is not
+    there.
+    """
+    layer_numbers = tuple(heads_by_layer)
+    layers = [find_number(layer, layer_numbers, "layer") for layer, _ in heads.heads]
     heads_of_layers: dict[int, list[int]] = {}
     for layer, (_, number) in zip(layers, heads.heads, strict=True):
-        head = find_number(number, there[layer], "head")
+        head = find_number(number, heads_by_layer[layer], "head")
         heads_of_layer = heads_of_layers.setdefault(layer, [])
         if head not in heads_of_layer:
             heads_of_layer.append(head)
@@ -150,9 +167,10 @@ def resolve_names(heads: HeadNames, there: Mapping[int, Sequence[int]]) -> tuple
 
 
 def find_number(number: int, numbers: Sequence[int], noun: str) -> int:
-    """Return a number that is there, or is counted from the end because it is negative.
+    """Return the number that is meant among some numbers, where -1 means the last of them.
 
-    noun: what is counted, for the error. Raises UsageError if the number is not there.
+    noun: what is counted, such as "layer", for the error. Raises UsageError if the number is
+    neither among them nor counts from their end.
     """
     count = len(numbers)
     if number in numbers:
@@ -167,9 +185,9 @@ def find_number(number: int, numbers: Sequence[int], noun: str) -> int:
 
 
 def parse_window(text: str) -> slice:
-    """Parse A:B, :B or A:, tokens from A up to before B.
+    """Parse a window of tokens, ``A:B``, ``:B`` or ``A:``: from number A up to before B.
 
-    Raises ValueError saying what is allowed.
+    Raises ValueError, whose message says what is allowed.
     """
     match = WINDOW.fullmatch(text.strip())
     if not match or text.strip() == ":":
@@ -179,9 +197,9 @@ def parse_window(text: str) -> slice:
 
 
 def parse_token(text: str) -> "TokenReference":
-    """Parse a token: its number, or what it says.
+    """Parse what names a token: its number in the text, or its word.
 
-    Raises ValueError for nothing, InputError for a text that is no Unicode.
+    Raises ValueError for an empty text, InputError for one with lone surrogates.
     """
     require_unicode(text, "the name of a token")
     written = text.strip()
@@ -196,10 +214,13 @@ class TokenReference(NamedTuple):
     name: int | str
 
     def resolve(self, tokens: Sequence[Token]) -> slice:
-        """Return the window that holds the token alone.
+        """Find the token in a text, and return the window that holds it alone.
 
-        Raises UsageError if it is not there, or more than once; InputError for a name that is no
-        Unicode.
+        A number may count from the end. A word is compared with the texts of the tokens, first
+        exactly, then in any case.
+
+        Raises UsageError if the token is not there, or its word is there more than once; InputError
+        for a word with lone surrogates.
         """
         if isinstance(self.name, int):
             position = find_number(self.name, range(len(tokens)), "token")
@@ -210,24 +231,36 @@ class TokenReference(NamedTuple):
             positions = find_spelling(self.name.casefold(), tokens, str.casefold)
         if len(positions) == 1:
             return slice(positions[0], positions[0] + 1)
-        name = label(self.name)[:LONGEST]
+        name = label_token(self.name)[:LONGEST]
         why = explain_mismatch(self.name, positions, tokens)
         raise UsageError(f"token {name!r} {why}; choose one by its number")
 
 
 def find_spelling(
-    name: str, tokens: Sequence[Token], fold: Callable[[str], str] = str
+    name: str,
+    tokens: Sequence[Token],
+    fold: Callable[[str], str] = str,
 ) -> list[int]:
-    """Return the positions of the tokens that say something. fold: makes their texts comparable."""
+    """Return the positions of the tokens whose text, or label on pictures, is a word.
+
+    name: the word. fold: is applied to texts and labels before they are compared with it.
+    """
     return [
         position
         for position, token in enumerate(tokens)
-        if name in (fold(token.text), fold(label(token.text)))
+        if name in (fold(token.text), fold(label_token(token.text)))
     ]
 
 
-def explain_mismatch(name: str, positions: Sequence[int], tokens: Sequence[Token]) -> str:
-    """Say what there is in place of one token of that name."""
+def explain_mismatch(
+    name: str,
+    positions: Sequence[int],
+    tokens: Sequence[Token],
+) -> str:
+    """Say why a word does not name one token of a text, as the middle of an error message.
+
+    positions: those of the tokens that it names, if there are several.
+    """
     if positions:
         return f"occurs {len(positions)} times, at {join_names(list(map(str, positions)))}"
     parts = find_pieces(name, tokens)
@@ -237,9 +270,9 @@ def explain_mismatch(name: str, positions: Sequence[int], tokens: Sequence[Token
 
 
 def find_pieces(name: str, tokens: Sequence[Token]) -> range:
-    """Return the positions of neighbouring tokens that together say something, but for white space.
+    """Return the positions of the first neighbouring tokens whose texts together make a word.
 
-    Empty if there are none.
+    White space in the word is not compared. The range is empty if there are no such tokens.
     """
     wanted = "".join(name.split())
     for start in range(len(tokens)):
@@ -255,11 +288,11 @@ def find_pieces(name: str, tokens: Sequence[Token]) -> range:
 
 def number_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> str:
     """Return tokens with their numbers, as many as one line can hold."""
-    return join_names([f"{i} {label(tokens[i].text)[:MOST_NAMED]}" for i in positions])
+    return join_names([f"{i} {label_token(tokens[i].text)[:MOST_NAMED]}" for i in positions])
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Return names parted by commas, as many as one line can hold."""
+    """Join names by commas; dots stand for those that a message of one line cannot hold."""
     shown = list(names[:MOST_NAMED])
     if len(names) > MOST_NAMED:
         shown.append("...")
@@ -267,7 +300,10 @@ def join_names(names: Sequence[str]) -> str:
 
 
 def require_window(window: slice, tokens: Sequence[Token], noun: str) -> range:
-    """Return the positions of a window among tokens. Raises UsageError if it holds none."""
+    """Return the positions of the tokens in a window. Raises UsageError if it holds none.
+
+    noun: the option that named the window, for the error.
+    """
     count = len(tokens)
     positions = range(count)[window]
     if not positions:
@@ -279,23 +315,35 @@ def require_window(window: slice, tokens: Sequence[Token], noun: str) -> range:
     return positions
 
 
-def require_window_sides(rows: slice, columns: slice, sides: MapTokens) -> tuple[range, range]:
-    """Return the positions of the queries and of the keys of a window.
+def find_window_positions(
+    rows: slice,
+    columns: slice,
+    sides: MapTokens,
+) -> tuple[range, range]:
+    """Return the positions of the queries, and those of the keys, in a window of a map.
 
-    Raises UsageError if it holds no tokens.
+    rows, columns: the window. sides: the tokens of all queries and of all keys. Raises UsageError
+    if it holds no queries or no keys.
     """
     queries, keys = sides
     return require_window(rows, queries, "--rows"), require_window(columns, keys, "--cols")
 
 
-def note_windows(rows: slice, columns: slice, maps: Iterable[MapTokens]) -> tuple[str, ...]:
-    """Say where a window lies in maps of such queries and keys, each line once.
+def note_windows(
+    rows: slice,
+    columns: slice,
+    sides_of_maps: Iterable[MapTokens],
+) -> tuple[str, ...]:
+    """Return lines that say which queries and keys of some maps a window shows, each line once.
 
-    Raises UsageError if it holds no tokens.
+    rows, columns: the window of queries and of keys. sides_of_maps: all queries and all keys of
+    each map. There is no line for a map that is shown whole.
+
+    Raises UsageError if the window holds no tokens.
     """
-    lines: dict[str, None] = {}
-    for queries, keys in maps:
-        query_positions, key_positions = require_window_sides(rows, columns, (queries, keys))
+    lines: dict[str, None] = {}  # ordered, each line once
+    for queries, keys in sides_of_maps:
+        query_positions, key_positions = find_window_positions(rows, columns, (queries, keys))
         sides = [
             describe_positions(query_positions, len(queries), "query", "queries"),
             describe_positions(key_positions, len(keys), "key", "keys"),
@@ -307,9 +355,9 @@ def note_windows(rows: slice, columns: slice, maps: Iterable[MapTokens]) -> tupl
 
 
 def describe_positions(positions: range, count: int, one: str, many: str) -> str:
-    """Say which of so many tokens a window holds; nothing where it holds all.
+    """Say which of ``count`` tokens a window holds, as "keys 2-5 of 9"; empty if it holds all.
 
-    one, many: the noun.
+    positions: those in the window. one, many: the noun for one token and for several.
     """
     if len(positions) == count:
         return ""
@@ -319,7 +367,10 @@ def describe_positions(positions: range, count: int, one: str, many: str) -> str
 
 
 def require_same_tokens(maps: Sequence[AttentionMap], advice: str) -> None:
-    """Raise InputError, with advice, unless all maps have the same queries and the same keys."""
+    """Raise InputError unless all maps have the same queries and the same keys.
+
+    advice: what to do about it, for the error.
+    """
     first = maps[0]
     for other in maps:
         if (other.queries, other.keys) != (first.queries, first.keys):
@@ -332,19 +383,22 @@ def select_heads(
     heads: Selection | HeadNames,
     kinds: Sequence[Kind] = (),
 ) -> Capture:
-    """Return some layers and heads of a capture, of maps of some kinds, by default of all.
+    """Return a capture with some layers and heads only.
 
-    Raises UsageError for what is not there.
+    kinds: the kinds of map to keep, such as ``encoder``; empty for all. A map whose heads were
+    merged into one keeps that head, and only its layers are chosen.
+
+    Raises UsageError for a kind, a layer or a head that is not there.
     """
     there = tuple(dict.fromkeys(each.kind for each in capture.maps))
     maps: list[AttentionMap] = []
-    for kind in require_kinds(kinds, there):
+    for kind in choose_kinds(kinds, there):
         of_kind = [each for each in capture.maps if each.kind == kind]
         are_reduced = any(isinstance(each.heads[0], str) for each in of_kind)
         if are_reduced:  # there is nothing to choose among their heads
             maps += [keep_layers(each, layers) for each in of_kind]
         else:
-            maps += select_heads_of(of_kind, layers, heads)
+            maps += select_heads_of_kind(of_kind, layers, heads)
     return replace(capture, maps=tuple(maps))
 
 
@@ -352,17 +406,18 @@ def keep_layers(attention_map: AttentionMap, layers: Selection) -> AttentionMap:
     """Return some layers of a map. Raises UsageError for a layer that is not there."""
     chosen = layers.resolve(attention_map.layers, "layer")
     indices = [attention_map.layers.index(layer) for layer in chosen]
-    return attention_map.part(indices, range(len(attention_map.heads)))
+    return attention_map.pick_heads(indices, range(len(attention_map.heads)))
 
 
-def select_heads_of(
+def select_heads_of_kind(
     maps: Sequence[AttentionMap],
     layers: Selection,
     heads: Selection | HeadNames,
 ) -> list[AttentionMap]:
-    """Return some layers and heads of maps of one kind, none of which holds a layer of another.
+    """Return maps with some layers and heads only, in the order in which they were chosen.
 
-    Raises UsageError for what is not there.
+    maps: all of one kind, each with other layers; one map may be split into several. Raises
+    UsageError for a layer or a head that is not there.
     """
     map_of_layer = {layer: each for each in maps for layer in each.layers}
     numbers = {layer: each.heads for layer, each in map_of_layer.items()}
@@ -371,7 +426,7 @@ def select_heads_of(
         for attention_map, run in group_by_map(block_layers, map_of_layer):
             layer_indices = [attention_map.layers.index(layer) for layer in run]
             head_indices = [attention_map.heads.index(head) for head in block_heads]
-            chosen.append(attention_map.part(layer_indices, head_indices))
+            chosen.append(attention_map.pick_heads(layer_indices, head_indices))
     return chosen
 
 
@@ -379,7 +434,10 @@ def group_by_map(
     layers: Sequence[int],
     map_of_layer: Mapping[int, AttentionMap],
 ) -> list[tuple[AttentionMap, list[int]]]:
-    """Group neighbouring layers that stand in one map, each group with its map."""
+    """Group neighbours among some layers that are held by the same map.
+
+    Returns pairs of a map and the numbers of its layers, in the order of ``layers``.
+    """
     groups: list[tuple[AttentionMap, list[int]]] = []
     for layer in layers:
         attention_map = map_of_layer[layer]
@@ -390,24 +448,25 @@ def group_by_map(
     return groups
 
 
-def require_kinds(
+def choose_kinds(
     wanted: Sequence[Kind],
-    there: Sequence[Kind],
+    available: Sequence[Kind],
     preferred: Sequence[Kind] = (),
 ) -> Sequence[Kind]:
-    """Return the wanted kinds of map, else the first preferred one that is there, else all.
+    """Choose kinds of map, such as ``encoder``, among the available ones.
 
-    Raises UsageError if a wanted kind is not there.
+    They are the wanted ones; or if none are wanted, the first preferred one that is available; or
+    else all of them. Raises UsageError if a wanted kind is not available.
     """
     for kind in wanted:
-        if kind not in there:
-            raise UsageError(f"there is no {kind} map here: only {', '.join(there)}")
+        if kind not in available:
+            raise UsageError(f"there is no {kind} map here: only {', '.join(available)}")
     if wanted:
         return wanted
     for kind in preferred:
-        if kind in there:
+        if kind in available:
             return [kind]
-    return there
+    return available
 
 
 EVERY_TOKEN = "*"
@@ -418,7 +477,11 @@ EdgeNames: TypeAlias = tuple[TokenReference | None, TokenReference | None]
 
 
 def parse_edge(text: str) -> EdgeNames:
-    """Parse Q->K, each a number, a word, or * for all. Raises ValueError saying what is allowed."""
+    """Parse an edge ``query->key``, each a number, a word, or * for all tokens.
+
+    Returns the query and the key, None for all. Raises ValueError, whose message says what is
+    allowed.
+    """
     match = ARROW.fullmatch(text)
     if not match:
         raise ValueError(
@@ -429,7 +492,10 @@ def parse_edge(text: str) -> EdgeNames:
 
 
 def parse_head_names(text: str) -> HeadNames:
-    """Parse heads by name. Raises ValueError saying what is allowed."""
+    """Parse heads by their names, such as ``L5H3,L2H1``.
+
+    Raises ValueError, whose message says what is allowed.
+    """
     try:
         heads = parse_heads(text)
     except ValueError:
@@ -442,10 +508,11 @@ def parse_head_names(text: str) -> HeadNames:
 Choice = TypeVar("Choice", Selection, Selection | HeadNames)
 
 
-def require_choice(choice: object, parser: Callable[[str], Choice]) -> Choice:
-    """Return layers or heads that were chosen as on the command line, by a number or as an object.
+def parse_choice(choice: object, parser: Callable[[str], Choice]) -> Choice:
+    """Return a choice of layers or heads, parsed if it is a number or a text.
 
-    Raises UsageError.
+    choice: a number, a text as on the command line, or an object that is parsed already, which is
+    returned as it is. Raises UsageError in place of the ValueError of the parser.
     """
     if isinstance(choice, (Selection, HeadNames)):
         return choice  # type: ignore[return-value]

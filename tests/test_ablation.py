@@ -23,7 +23,7 @@ from attnviz.experiments.ablation import (
     measure_baseline,
     measure_losses,
 )
-from attnviz.experiments.heads import measure_heads
+from attnviz.experiments.heads import measure_head_roles
 from attnviz.lm import evaluate, store
 from attnviz.models import Model, load_model
 from attnviz.models.huggingface.model import HuggingFace
@@ -150,7 +150,7 @@ def test_means_are_those_of_the_input_of_the_projection(
 
 
 def measured(model: Model, setting: SequenceSettings, texts: list[str]) -> EvaluationData:
-    return make_evaluation_data(model, measure_heads(model, setting, texts), texts)["repeated"]
+    return make_evaluation_data(model, measure_head_roles(model, setting, texts), texts)["repeated"]
 
 
 def test_zeros_in_the_builtin_model(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_builtin_model_in_torch_has_the_same_losses() -> None:
 def test_the_induction_heads_of_the_builtin_model_matter() -> None:
     """Without all of them repeats cost far more than without others, text no more; likewise the head they rest on."""
     model, texts = load_model(), read_texts(None)
-    roles = measure_heads(model, SequenceSettings(4), texts)
+    roles = measure_head_roles(model, SequenceSettings(4), texts)
     named = [head for head in roles.heads if head.role in ("induction", "previous_token")]
     watched: list[tuple[int, int]] = []
     found = ablate(model, roles, named, texts, lambda *done: watched.append(done))

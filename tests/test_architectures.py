@@ -212,7 +212,7 @@ class Projected(ChangeObserver):
         """See ``Observer.attend``."""
         number, output = self.calls, super().attend(call, source)
         width = output.shape[-1]
-        return WatchedOutput.of(
+        return WatchedOutput.watch(
             output, lambda _, matrix: self.matrices.setdefault(number, (matrix.detach(), width))
         )
 

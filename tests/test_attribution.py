@@ -27,7 +27,7 @@ from attnviz.analysis.rollout import compute_relevance, compute_rollout
 from attnviz.errors import InputError, UsageError
 from attnviz.experiments.ablation import make_ablation
 from attnviz.experiments.attribution import SUBSTITUTES, attribute, draw_substitutes
-from attnviz.experiments.intervention import Subject, intervene
+from attnviz.experiments.intervention import PromptedModel, intervene
 from attnviz.models import Model, load_model
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import NOTHING, Edge, Intervention, Prompt, Request, Target
@@ -493,7 +493,7 @@ def test_all_heads_may_be_ablated(builtin: Model) -> None:
 def test_what_changes_do_is_part_of_the_result(builtin: Model) -> None:
     """Of an outcome the result has the document, the notes and the table, and what is ranked is under it."""
     prompt = Prompt(TWICE)
-    subject = Subject.of(builtin, prompt)
+    subject = PromptedModel.of(builtin, prompt)
     outcome = intervene(subject, InterventionChanges(ablated=((1, 3),)))
     found = attribute(builtin, prompt, outcome=outcome)
     change = Intervention(change=make_ablation([(1, 3)], "zero", {}))

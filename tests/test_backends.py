@@ -13,8 +13,8 @@ import attnviz
 from attnviz.errors import AttnvizError, ModelError
 from attnviz.experiments.ablation import ablate
 from attnviz.experiments.attribution import attribute
-from attnviz.experiments.heads import measure_heads
-from attnviz.experiments.intervention import Subject
+from attnviz.experiments.heads import measure_head_roles
+from attnviz.experiments.intervention import PromptedModel
 from attnviz.models import load_model, registry
 from attnviz.models.base import (
     LoadOptions,
@@ -36,7 +36,7 @@ from attnviz.models.whole_weights import make_whole_map
 from attnviz.record import ATTENTION, Capture, Token
 from attnviz.request import Placement, Prompt, Request
 from attnviz.results.head_roles import Roles, SequenceSettings
-from attnviz.selection import note_windows, require_kinds, resolve_blocks
+from attnviz.selection import choose_kinds, note_windows, resolve_blocks
 from tests.conftest import SENTENCE, Tiny
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -57,14 +57,14 @@ class Toy:
         require_none({**others, "--generate": prompt.generate}, f"{self.name} reads one plain text")
         if request.method != ATTENTION:
             raise ModelError(f"{self.name} has attention weights only: leave --weights out")
-        require_kinds(request.kinds, ("self",))
+        choose_kinds(request.kinds, ("self",))
         words = [match.span() for match in re.finditer(r"\S+", prompt.text)]
         text = prompt.text
         tokens = tuple(Token.of("", at, span, False, text) for at, span in enumerate(words))
         sides = tokens, tokens
         visible = np.tri(len(tokens), dtype=bool)[None, None]
         rows = visible / visible.sum(-1, keepdims=True)
-        request = request.placed(sides)
+        request = request.resolve_window(sides)
         there = dict.fromkeys(range(LAYERS), range(HEADS))
         maps = []
         for layers, heads in resolve_blocks(request.layers, request.heads, there):
@@ -239,9 +239,9 @@ ROLES = Roles("toy", (), SequenceSettings(), 50, 1)
     ("run", "lack"),
     [
         (lambda model: attribute(model, Prompt(SENTENCE)), PREDICTIONS),
-        (lambda model: Subject.of(model, Prompt(SENTENCE)), PREDICTIONS),
+        (lambda model: PromptedModel.of(model, Prompt(SENTENCE)), PREDICTIONS),
         (
-            lambda model: measure_heads(model, SequenceSettings(), [SENTENCE]),
+            lambda model: measure_head_roles(model, SequenceSettings(), [SENTENCE]),
             "does not read token ids",
         ),
         (lambda model: ablate(model, ROLES, (), [SENTENCE], print), LOSSES),

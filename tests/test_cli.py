@@ -630,7 +630,9 @@ def test_how_exact_it_is(call: Run, tiny: Tiny) -> None:
 def test_a_difference_is_a_warning(call: Run, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that do not explain the model's output are shown with a warning, without being asked."""
     monkeypatch.setattr(
-        CaptureObserver, "keep", lambda self, number, found: self.found.update({number: found})
+        CaptureObserver,
+        "keep_result",
+        lambda self, number, found: self.found.update({number: found}),
     )
     monkeypatch.setattr("attnviz.engine.agreement.compare_numbers", lambda *_: 0.25)
     told = "explain the model's own output only to 2.5e-01 of its size: do not rely on them"
@@ -742,7 +744,9 @@ def test_an_interrupted_capture_leaves_nothing(
     call: Run, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while a model runs: one line, exit code 130, no file."""
-    monkeypatch.setattr(CaptureObserver, "look", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(
+        CaptureObserver, "observe_call", lambda *_: os.kill(os.getpid(), signal.SIGINT)
+    )
     done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
     assert (done.returncode, done.stderr.strip()) == (
         130,
@@ -785,7 +789,7 @@ def test_out_of_memory_is_one_line(
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(CaptureObserver, "look", fail)
+    monkeypatch.setattr(CaptureObserver, "observe_call", fail)
     done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
     require_failure(done, 4, "out of memory: choose fewer layers or heads")
     assert list(tmp_path.iterdir()) == []

@@ -81,9 +81,9 @@ def test_mixed_devices_raise() -> None:
 
 def test_a_planted_mistake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of the engine that forgets the device fails here, as it would on a GPU."""
-    causal = MaskSummary.causal
+    summarise = MaskSummary.from_causal_mask
     monkeypatch.setattr(
-        MaskSummary, "causal", lambda n, m, device: causal(n, m, torch.device("cpu"))
+        MaskSummary, "from_causal_mask", lambda n, m, device: summarise(n, m, torch.device("cpu"))
     )
     with pretend_device():
         x = torch.randn(1, 7, 16).to("pretend")

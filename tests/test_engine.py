@@ -348,7 +348,7 @@ def test_weights_made_by_a_model(variant: str, keep: Keep) -> None:
         call = replace(call, **SQUARE[variant](call))
         weights, _, visible = reference(call)
         probe = CaptureObserver({0: (0, 2)}, Request(keep=keep, strongest=4), stop=False)
-        probe.given(weights[None].float(), visible[None], CallSource())
+        probe.see_weights(weights[None].float(), visible[None], CallSource())
         found, (_, expected) = probe.found[0], look(call, (0, 2), keep=keep, strongest=4)
         assert torch.equal(*torch.broadcast_tensors(found.visible, expected.visible))
         assert found.tile == expected.tile
@@ -532,7 +532,7 @@ def test_several_texts_are_refused() -> None:
     with pytest.raises(InputError, match="2 texts"):
         CaptureObserver({0: (0,)}, Request()).attend(several, CallSource())
     with pytest.raises(InputError, match="3 texts"):
-        CaptureObserver({0: (0,)}, Request()).given(
+        CaptureObserver({0: (0,)}, Request()).see_weights(
             torch.ones(3, 1, 2, 2) / 2, torch.ones(1, 1, 2, 2).bool(), CallSource()
         )
 
@@ -545,7 +545,7 @@ def test_a_survey_tells_calls_and_their_output() -> None:
     for call in (make(9, 5), make(7, softcap=1.5), make(6, **sinks(make(6)))):
         output = survey.attend(call, CallSource(3, cross=True))
         torch.testing.assert_close(output[0], reference(call)[1].float(), **close(20))
-    survey.given(torch.ones(1, 3, 4, 4) / 4, torch.ones(1, 1, 4, 4).bool(), CallSource())
+    survey.see_weights(torch.ones(1, 3, 4, 4) / 4, torch.ones(1, 1, 4, 4).bool(), CallSource())
     assert [(seen.heads, seen.queries, seen.keys) for seen in survey.seen] == [
         (4, 9, 5),
         (4, 7, 7),

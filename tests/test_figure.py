@@ -26,7 +26,7 @@ from PIL import Image
 
 from attnviz.drawable import MASKED, Axis, Grid, Heatmap, Panel, Picture, Scale, Strip
 from attnviz.errors import UsageError
-from attnviz.escape import label
+from attnviz.escape import label_token
 from attnviz.render.colour import MAPS, is_light, make_palette
 from attnviz.render.figure import fonts as installed
 from attnviz.render.figure.figure import (
@@ -86,7 +86,7 @@ def words(n: int) -> tuple[str, ...]:
 def heatmap(
     n: int = 12, *, labels: tuple[str, ...] | None = None, scale: Scale = SINK, causal: bool = True
 ) -> Heatmap:
-    labels = tuple(map(label, labels)) if labels else words(n)
+    labels = tuple(map(label_token, labels)) if labels else words(n)
     n = len(labels)
     sides = axis("queries", labels), axis("keys", labels)
     return Heatmap(
@@ -111,7 +111,7 @@ def grid(n: int = 12, layers: int = 3, heads: int = 6) -> Grid:
 
 
 def strip(n: int = 12, labels: tuple[str, ...] | None = None) -> Strip:
-    labels = tuple(map(label, labels)) if labels else words(n)
+    labels = tuple(map(label_token, labels)) if labels else words(n)
     shown = panel(4, len(labels), causal=len(labels) > 4)
     one = Panel(shown.values[1:2], shown.visible[1:2])
     return Strip(

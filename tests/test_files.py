@@ -11,7 +11,7 @@ import pytest
 
 import attnviz
 from attnviz.errors import OutputError
-from attnviz.io.files import remove_file, require_new, write_folder, write_whole
+from attnviz.io.files import remove_file, require_output_path, write_folder, write_whole
 from tests.conftest import SENTENCE, Run
 
 DATA = b"new"
@@ -60,8 +60,8 @@ def test_special_files_are_never_replaced(kind: str, special: Callable[[str], Pa
     path = special(kind)
     before = kind_and_mode(path)
     told = f"{path}: it is {SPECIAL[kind]}, and only regular files are written or replaced"
-    refused(lambda: require_new(path, force=True), told)
-    refused(lambda: require_new(path, force=False), told)
+    refused(lambda: require_output_path(path, force=True), told)
+    refused(lambda: require_output_path(path, force=False), told)
     refused(lambda: write_whole(path, DATA), told)
     refused(lambda: write_folder(path.parent, {path.name: DATA}), told)
     refused(lambda: remove_file(path), told)
@@ -195,7 +195,7 @@ def test_links_are_kept_and_their_targets_replaced(target: str, tmp_path: Path) 
     path.chmod(0o600)
     middle.symlink_to(path)
     link.symlink_to(Path("other", "middle.json"))
-    require_new(link, force=True)
+    require_output_path(link, force=True)
     write_whole(link, DATA)
     assert link.is_symlink()
     assert middle.is_symlink()
@@ -207,17 +207,18 @@ def test_links_to_nothing(tmp_path: Path) -> None:
     """What a link leads to is made if its folder is there; a circle and a folder that is missing are refused."""
     link, circle = tmp_path / "link.json", tmp_path / "circle.json"
     link.symlink_to(tmp_path / "new.json")
-    require_new(link, force=False)
+    require_output_path(link, force=False)
     write_whole(link, DATA)
     assert link.is_symlink()
     assert (tmp_path / "new.json").read_bytes() == DATA
     circle.symlink_to(circle)
-    refused(lambda: require_new(circle, force=True), "circle.json")
+    refused(lambda: require_output_path(circle, force=True), "circle.json")
     refused(lambda: write_whole(circle, DATA), "circle.json")
     lost = tmp_path / "lost.json"
     lost.symlink_to(tmp_path / "nowhere" / "x.json")
     refused(
-        lambda: require_new(lost, force=True), f"the folder {tmp_path / 'nowhere'} does not exist"
+        lambda: require_output_path(lost, force=True),
+        f"the folder {tmp_path / 'nowhere'} does not exist",
     )
 
 

@@ -53,13 +53,13 @@ def graded(model: torch.nn.Module, inputs: Any) -> list[Tensor]:
     reading, seen = AttentionReader(model), GradientObserver(RunEdits())
     sites = reading.survey(inputs).sites
 
-    def slopes(model: Any, inputs: Any) -> Any:
+    def compute_output_gradients(model: Any, inputs: Any) -> Any:
         with torch.enable_grad():
-            return seen.slopes(last(call_model(model, inputs)))
+            return seen.compute_output_gradients(last(call_model(model, inputs)))
 
-    found, _ = reading.run(inputs, seen, slopes)
+    found, _ = reading.run(inputs, seen, compute_output_gradients)
     heads = [tuple(range(site.heads)) for site in sites]
-    return [seen.found(at, found, every, Request()).weights for at, every in enumerate(heads)]
+    return [seen.make_result(at, found, every, Request()).weights for at, every in enumerate(heads)]
 
 
 def eager(model: torch.nn.Module, inputs: Any, of: Callable[[Any], Tensor] = last) -> list[Tensor]:

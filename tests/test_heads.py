@@ -34,7 +34,7 @@ from attnviz.analysis.roles import (
 )
 from attnviz.cli.heads import read_texts
 from attnviz.errors import InputError, UsageError
-from attnviz.experiments.heads import find_head_roles, find_separators, measure_heads
+from attnviz.experiments.heads import find_head_roles, find_separators, measure_head_roles
 from attnviz.experiments.sequences import (
     EXCERPT_CHARACTERS,
     MOST_DOCUMENTS,
@@ -275,7 +275,7 @@ def test_vocabularies_tell_plain_tokens_from_others(minilm: Path, tiny: Tiny) ->
 def found_heads(model: object, sequences: int = 16) -> dict[tuple[int, int], HeadRole]:
     return {
         head.place: head
-        for head in measure_heads(model, SequenceSettings(sequences), read_texts(None)).heads
+        for head in measure_head_roles(model, SequenceSettings(sequences), read_texts(None)).heads
     }
 
 
@@ -362,7 +362,7 @@ def test_no_head_of_a_random_model_has_a_name(kind: str, deviation: float) -> No
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             model = random_model(kind, deviation, layers=8 if seed == 3 else 2)
-        found = measure_heads(model, SequenceSettings(2, 25, seed), read_texts(None)[:4])
+        found = measure_head_roles(model, SequenceSettings(2, 25, seed), read_texts(None)[:4])
         assert {head.role for head in found.heads} == {None}
         for name, role in ROLES.items():
             for head in found.heads:
@@ -385,14 +385,16 @@ def test_a_random_builtin_has_no_names(tmp_path: Path) -> None:
     store.write_stored_model(
         tmp_path / "noise", store.StoredModel(stored.config, noise, stored.tokenizer)
     )
-    found = measure_heads(load_model(str(tmp_path / "noise")), SequenceSettings(), read_texts(None))
+    found = measure_head_roles(
+        load_model(str(tmp_path / "noise")), SequenceSettings(), read_texts(None)
+    )
     assert not [head for head in found.heads if head.role]
     assert "no head plays a role" in make_names_table(found).caption[0]
 
 
 def test_one_sequence_has_no_deviation() -> None:
     """Over one sequence and one text the deviation is undefined."""
-    found = measure_heads(load_model(), SequenceSettings(1, 10), ["One text."])
+    found = measure_head_roles(load_model(), SequenceSettings(1, 10), ["One text."])
     assert all(
         math.isnan(part.sd)
         for head in found.heads

@@ -589,7 +589,7 @@ def test_what_is_refused(call: Run, tmp_path: Path, args: list[str], code: int, 
     (tmp_path / "nan.json").write_text('{"weights": [[NaN, 1], [0, 1]]}')
     attnviz.save(attnviz.capture("a text"), tmp_path / "y.attn")
     only_edges = attnviz.capture("a text", keep="edges").maps[0]
-    bare = replace(only_edges.part([0], [0]), statistics=None)
+    bare = replace(only_edges.pick_heads([0], [0]), statistics=None)
     attnviz.save(Capture("x", "a text", (bare,)), tmp_path / "edges.attn")
     maps = make_map(np.full((2, 2), 0.5), "a b"), make_map(np.ones((1, 1)), "a", layers=(1,))
     attnviz.save(Capture("x", "a b", maps), tmp_path / "two.attn")

@@ -23,7 +23,7 @@ from attnviz.cli.show import MOVED
 from attnviz.experiments.ablation import permute_rows
 from attnviz.experiments.intervention import (
     DRAWS,
-    Subject,
+    PromptedModel,
     draw_members,
     intervene,
     make_intervention,
@@ -66,12 +66,12 @@ def outcome(
     model: Model, changes: InterventionChanges, prompt: Prompt = PROMPT
 ) -> InterventionOutcome:
     """What changes do on a text."""
-    return intervene(Subject.of(model, prompt), changes)
+    return intervene(PromptedModel.of(model, prompt), changes)
 
 
 def ids(model: Model) -> torch.Tensor:
     """The tokens of the sentence, (1, n)."""
-    return torch.tensor([[token.id for token in Subject.of(model, PROMPT).scope.queries]])
+    return torch.tensor([[token.id for token in PromptedModel.of(model, PROMPT).scope.queries]])
 
 
 def captured(model: Model, intervention: Intervention = NOTHING) -> AttentionMap:
@@ -223,7 +223,7 @@ def test_a_permuted_row_keeps_its_weights(seed: int, n: int) -> None:
 def test_masked_tokens_and_classes_are_predictions(kind: Any, text: str, said: str) -> None:
     """The table names what is predicted and where, and its likeliest outputs with the library's probabilities."""
     model = make_bert_with_head(kind)
-    subject = Subject.of(model, Prompt(text))
+    subject = PromptedModel.of(model, Prompt(text))
     found = intervene(
         subject, InterventionChanges(pairs=((3, 1),), layers=(0, 1), ablated=((0, 1),), how="mean")
     )
@@ -267,7 +267,7 @@ def test_both_at_once_are_drawn_at_random() -> None:
         InterventionChanges(pairs=((9, 3),), layers=(0, 1, 2), ablated=((1, 2),)),
     )
     first, other = (
-        intervene(Subject.of(model, Prompt(SENTENCE)), changes, seed=seed).random_changes
+        intervene(PromptedModel.of(model, Prompt(SENTENCE)), changes, seed=seed).random_changes
         for seed in (0, 1)
     )
     assert len(first) == DRAWS
@@ -281,7 +281,7 @@ def test_both_at_once_are_drawn_at_random() -> None:
 def test_what_is_permuted_is_permuted_by_the_seed() -> None:
     """Another seed puts weights into another order."""
     subject, changes = (
-        Subject.of(load_model(), Prompt(SENTENCE)),
+        PromptedModel.of(load_model(), Prompt(SENTENCE)),
         InterventionChanges(ablated=((1, 2),), how="permute"),
     )
     first, again, other = (intervene(subject, changes, seed=seed).effect.kl for seed in (0, 0, 1))
@@ -527,7 +527,7 @@ def test_heads_of_an_encoder_decoder_are_those_of_one_map(kind: str, tiny: Tiny)
     """Zeros in place of the output of one, and zeros in its columns of W_O: the same logits."""
     model = load_model(str(tiny("t5")), predicts=True)
     prompt = Prompt("a cat sat", target="the dog ran")
-    subject = Subject.of(model, prompt, kind)
+    subject = PromptedModel.of(model, prompt, kind)
     outputs = intervene(subject, InterventionChanges(kind, ablated=((1, 2),))).response.outputs
     stack = model.model.encoder if kind == "encoder" else model.model.decoder
     layer = stack.block[1].layer[1 if kind == "cross" else 0]

@@ -17,7 +17,12 @@ from attnviz.analysis.roles import (
 )
 from attnviz.errors import InputError, ModelError
 from attnviz.lm import corpus, evaluate, run, store, tokenizer
-from attnviz.lm.model import ModelConfig, compute_next_scores, evaluate_layers, list_shapes
+from attnviz.lm.model import (
+    ModelConfig,
+    compute_next_logits,
+    evaluate_layers,
+    list_parameter_shapes,
+)
 from attnviz.lm.train import (
     IGNORED,
     Progress,
@@ -39,7 +44,7 @@ def random_parameters(config: ModelConfig, seed: int = 0) -> dict[str, torch.Ten
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(shape, generator=generator) * 0.3
-        for name, shape in list_shapes(config).items()
+        for name, shape in list_parameter_shapes(config).items()
     }
 
 
@@ -85,7 +90,7 @@ def test_forward_equals_llama() -> None:
     with torch.inference_mode():
         expected = as_llama(parameters, TINY_CONFIG)(ids, output_attentions=True)
         torch.testing.assert_close(
-            compute_next_scores(parameters, ids, TINY_CONFIG), expected.logits, rtol=1e-4, atol=1e-4
+            compute_next_logits(parameters, ids, TINY_CONFIG), expected.logits, rtol=1e-4, atol=1e-4
         )
         for block, weights in zip(
             evaluate_layers(parameters, ids, TINY_CONFIG), expected.attentions, strict=True
@@ -104,8 +109,8 @@ def test_numpy_and_torch_agree() -> None:
     ):
         np.testing.assert_allclose(mine.attended.weights, its.attended.weights.numpy(), atol=1e-5)
     logits = (
-        compute_next_scores(stored.parameters, ids, stored.config),
-        compute_next_scores(tensors, torch.from_numpy(ids), stored.config),
+        compute_next_logits(stored.parameters, ids, stored.config),
+        compute_next_logits(tensors, torch.from_numpy(ids), stored.config),
     )
     np.testing.assert_allclose(
         logits[0], logits[1].numpy(), **close(512, float(np.abs(logits[0]).max()))
@@ -128,7 +133,7 @@ def test_the_shipped_model_copies_repeated_tokens() -> None:
     """What the heads are for: the second copy of random tokens is predicted, the first is not."""
     stored = store.read_stored_model(store.BUILTIN)
     ids = evaluate.make_repeated_blocks(stored.config, sequences=16, seed=7)
-    predicted = compute_next_scores(stored.parameters, ids[:, :-1], stored.config).argmax(-1)
+    predicted = compute_next_logits(stored.parameters, ids[:, :-1], stored.config).argmax(-1)
     right = predicted == ids[:, 1:]
     assert right[:, evaluate.BLOCK + 1 :].mean() > 0.9
     assert right[:, : evaluate.BLOCK].mean() < 0.1
@@ -150,7 +155,7 @@ def test_the_shipped_model_reads_held_out_text(monkeypatch: pytest.MonkeyPatch) 
 def test_the_shipped_model_is_small() -> None:
     """At most 2 M parameters, weights of at most 4.2 MB in float16; its notices are beside it."""
     config, _ = store.read_model_config(store.BUILTIN)
-    assert sum(math.prod(shape) for shape in list_shapes(config).values()) <= 2_000_000
+    assert sum(math.prod(shape) for shape in list_parameter_shapes(config).values()) <= 2_000_000
     assert (store.BUILTIN / store.WEIGHTS).stat().st_size <= 4_200_000
     notice = (store.BUILTIN / "NOTICE.md").read_text("utf-8")
     assert "Chip Chapin" in notice
@@ -227,7 +232,7 @@ def test_natural_loss_equals_cross_entropy() -> None:
     )
     row = torch.from_numpy(np.concatenate([[0], ids[1:]]))[None]
     expected = torch.nn.functional.cross_entropy(
-        compute_next_scores(parameters, row[:, :-1], TINY_CONFIG)[0], row[0, 1:]
+        compute_next_logits(parameters, row[:, :-1], TINY_CONFIG)[0], row[0, 1:]
     )
     assert found == pytest.approx(expected.item(), rel=1e-4)
 

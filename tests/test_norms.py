@@ -18,7 +18,12 @@ from attnviz.engine import values
 from attnviz.errors import ModelError
 from attnviz.io import formats
 from attnviz.io.csv_table import format_csv
-from attnviz.layer.norms import measure_lengths, measure_sums, move_values, multiply_vectors
+from attnviz.layer.norms import (
+    compute_inner_products,
+    compute_moved_vectors,
+    measure_sum_lengths,
+    measure_vector_lengths,
+)
 from attnviz.models import load_model
 from attnviz.models.builtin import Builtin
 from attnviz.models.huggingface.model import HuggingFace
@@ -378,13 +383,17 @@ def test_sums_and_norms_in_any_dimension(seed: int, heads: int, n: int, m: int) 
     """The products of vectors give the length of their sum, in NumPy and in torch."""
     random = np.random.default_rng(seed)
     given, value = random.random((heads, n, m)), random.normal(size=(heads, m, 3))
-    vectors = move_values(value, random.normal(size=(heads * 3, 7)))
+    vectors = compute_moved_vectors(value, random.normal(size=(heads * 3, 7)))
     expected = np.linalg.norm((given[..., None] * vectors[:, None]).sum(0), axis=-1)
-    np.testing.assert_allclose(measure_sums(given, multiply_vectors(vectors)), expected, atol=1e-7)
-    np.testing.assert_allclose(measure_lengths(vectors), np.linalg.norm(vectors, axis=-1))
+    np.testing.assert_allclose(
+        measure_sum_lengths(given, compute_inner_products(vectors)), expected, atol=1e-7
+    )
+    np.testing.assert_allclose(measure_vector_lengths(vectors), np.linalg.norm(vectors, axis=-1))
     tensors = torch.from_numpy(given), torch.from_numpy(vectors)
     np.testing.assert_allclose(
-        measure_sums(tensors[0], multiply_vectors(tensors[1])).numpy(), expected, atol=1e-7
+        measure_sum_lengths(tensors[0], compute_inner_products(tensors[1])).numpy(),
+        expected,
+        atol=1e-7,
     )
 
 
@@ -393,5 +402,7 @@ def test_heads_that_cancel_each_other_move_nothing() -> None:
     vectors = np.array([[[3.0, 4.0]], [[-3.0, -4.0]]], np.float32)
     given = np.full((2, 1, 1), 0.7, np.float32)
     square = rounding(4, 25)  # of the sum that cancels; the length is its root
-    assert measure_sums(given, multiply_vectors(vectors)) == pytest.approx(0, abs=math.sqrt(square))
-    np.testing.assert_array_equal(measure_lengths(vectors), 5)
+    assert measure_sum_lengths(given, compute_inner_products(vectors)) == pytest.approx(
+        0, abs=math.sqrt(square)
+    )
+    np.testing.assert_array_equal(measure_vector_lengths(vectors), 5)

@@ -25,7 +25,7 @@ import attnviz
 from attnviz.errors import UsageError
 from attnviz.io.csv_table import CSV_COLUMNS, format_csv
 from attnviz.io.formats import format_json
-from attnviz.record import GIVEN, AttentionMap, Capture
+from attnviz.record import FROM_ELSEWHERE, AttentionMap, Capture
 from attnviz.render.html.gallery import GalleryEntry, render_gallery_html, render_gallery_markdown
 from attnviz.render.markdown import render_markdown
 from attnviz.views import make_heatmaps, make_query_heatmaps, make_strips
@@ -160,7 +160,7 @@ def test_csv_of_windows_given_and_merged_heads(capture: Capture) -> None:
     window = replace(capture, maps=(part.window([1, 3], range(1, 3)),))
     places = {(line["query"], line["key"]) for line in read_csv(format_csv(window))}
     assert places == {("1", "1"), ("3", "1"), ("3", "2")}
-    merged = replace(part.reduced("mean"), heads=("=1+1",), method=GIVEN)
+    merged = replace(part.reduced("mean"), heads=("=1+1",), method=FROM_ELSEWHERE)
     found = read_csv(format_csv(replace(capture, maps=(merged,))))
     assert {(line["head"], line["units"]) for line in found} == {("'=1+1", "as given")}
     with pytest.raises(UsageError, match="this capture has none"):

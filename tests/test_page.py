@@ -26,7 +26,7 @@ from attnviz.analysis.words import convert_to_words
 from attnviz.drawable import Axis, Grid, Heatmap, Page, Scale, Section
 from attnviz.record import Capture
 from attnviz.render.colour import MAPS, make_palette
-from attnviz.render.html.page import PAGE_COLOURS, Code, render_page
+from attnviz.render.html.page import PAGE_COLOURS, WeightCoding, render_page
 from attnviz.views import Look, Panel, make_capture_page
 from tests.captures import make_capture, make_tokens
 from tests.conftest import ROOT, SENTENCE, Tiny
@@ -69,11 +69,11 @@ def weights_of(capture: Capture, layer: int, head: int, part: int = 0) -> np.nda
     return np.where(found.visible[layer, head], found.weights[layer, head], np.nan)
 
 
-def decoded(codes: np.ndarray, code: Code) -> np.ndarray:
+def decoded(codes: np.ndarray, coding: WeightCoding) -> np.ndarray:
     """The weights that codes stand for, as the page reads them."""
-    if code.exact:
-        return code.full * (codes - 1).astype(np.uint16).view(np.float16).astype(np.float64)
-    return code.full * ((codes - 1.0) / 254) ** 2
+    if coding.exact:
+        return coding.full * (codes - 1).astype(np.uint16).view(np.float16).astype(np.float64)
+    return coding.full * ((codes - 1.0) / 254) ** 2
 
 
 class Elements(HTMLParser):
@@ -103,9 +103,10 @@ def test_codes_are_near_the_weights_and_in_their_order(
     shares: list[float], full: float, exact: bool
 ) -> None:
     """Within 0.004 of the largest weight, 0.0005 with exact, and never in another order."""
-    weights, code = np.sort(np.float32(shares)) * np.float32(full), Code(full, exact)
-    codes = code.encode(weights)
-    assert np.abs(decoded(codes, code) - weights).max() <= (0.0005 if exact else 0.004) * full
+    weights = np.sort(np.float32(shares)) * np.float32(full)
+    coding = WeightCoding(full, exact)
+    codes = coding.encode(weights)
+    assert np.abs(decoded(codes, coding) - weights).max() <= (0.0005 if exact else 0.004) * full
     assert (np.diff(codes.astype(int)) >= 0).all()
     assert codes.min() >= 1
 
@@ -114,8 +115,8 @@ def test_masked_cells_have_a_code_of_their_own() -> None:
     """A weight of 0 is code 1, a masked cell 0."""
     panel = Panel(np.float32([[0, 0]]), np.array([[True, False]]))
     assert (
-        Code(1.0).encode_panel(panel).tolist()
-        == Code(1.0, exact=True).encode_panel(panel).tolist()
+        WeightCoding(1.0).encode_panel(panel).tolist()
+        == WeightCoding(1.0, exact=True).encode_panel(panel).tolist()
         == [[1, 0]]
     )
 
@@ -1142,9 +1143,10 @@ def test_signed_codes_are_near_the_differences_and_in_their_order(
     shares: list[float], full: float, exact: bool
 ) -> None:
     """Within 0.008 of the largest, 0.0005 with exact, never in another order; the code of 0 is in the middle."""
-    values, code = np.sort(np.float32(shares)) * np.float32(full), Code(full, exact, signed=True)
-    codes = code.encode(np.clip(values, -full, full)).astype(int)
-    far = codes - code.zero
+    values = np.sort(np.float32(shares)) * np.float32(full)
+    coding = WeightCoding(full, exact, signed=True)
+    codes = coding.encode(np.clip(values, -full, full)).astype(int)
+    far = codes - coding.zero
     size = np.abs(far).astype(np.uint16).view(np.float16) if exact else (np.abs(far) / 127) ** 2
     assert (
         np.abs(np.sign(far) * size.astype(float) * full - values).max()
@@ -1152,9 +1154,11 @@ def test_signed_codes_are_near_the_differences_and_in_their_order(
     )
     assert (np.diff(codes) >= 0).all()
     assert codes.min() >= 1
-    assert int(code.encode(0)) == code.zero
+    assert int(coding.encode(0)) == coding.zero
     assert (
-        int(code.encode(full)) - code.zero == code.zero - int(code.encode(-full)) == code.zero - 1
+        int(coding.encode(full)) - coding.zero
+        == coding.zero - int(coding.encode(-full))
+        == coding.zero - 1
     )
 
 

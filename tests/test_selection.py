@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from attnviz.errors import UsageError
-from attnviz.escape import escape, label
+from attnviz.escape import escape, label_token
 from attnviz.io.formats import format_json
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.selection import ALL, parse_heads, parse_numbers, resolve_blocks
@@ -67,7 +67,7 @@ def test_named_heads_become_one_rectangle_a_layer() -> None:
 @given(st.text(max_size=50))
 def test_escaped_text_is_printable(text: str) -> None:
     """Nothing that steers a terminal or reorders a line is left, and plain text stays as it is."""
-    for shown in (escape(text), label(text)):
+    for shown in (escape(text), label_token(text)):
         assert not any(
             ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u202e\u2066\u200b\u2028"
             for char in shown
@@ -78,7 +78,7 @@ def test_escaped_text_is_printable(text: str) -> None:
 
 def test_labels_of_white_space() -> None:
     """A token of nothing but white space is named; space around a word is not."""
-    assert [label(text) for text in (" cat", "\n", "  ", "\t", "", "a b")] == [
+    assert [label_token(text) for text in (" cat", "\n", "  ", "\t", "", "a b")] == [
         "cat",
         "⏎",
         "␣␣",

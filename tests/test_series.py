@@ -13,7 +13,7 @@ from PIL import Image
 from rich.cells import cell_len
 
 from attnviz.drawable import Axis, Grid, Heatmap, Panel, Scale, Series, Strip
-from attnviz.escape import label
+from attnviz.escape import label_token
 from attnviz.render.colour import SIGNED, make_palette, sample_colours
 from attnviz.render.figure.figure import FigureStyle, compose_sheet, render_figure
 from attnviz.render.figure.layout import choose_bar_ticks
@@ -367,7 +367,7 @@ def test_files_of_series_are_the_same_each_time(form: str) -> None:
 
 def test_hostile_labels_of_series_stay_text() -> None:
     """In figures and on every screen."""
-    drawable = series(len(HOSTILE_LABELS), tuple(map(label, HOSTILE_LABELS)))
+    drawable = series(len(HOSTILE_LABELS), tuple(map(label_token, HOSTILE_LABELS)))
     texts = "".join(ET.fromstring(render_figure(drawable, "svg").data).itertext())
     assert "</scr" in texts
     for depth in ("truecolor", "ascii"):

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.cells import cell_len
 
 from attnviz.drawable import Table
-from attnviz.escape import label
+from attnviz.escape import label_token
 from attnviz.render.colour import STEPS, is_light, make_palette
 from attnviz.render.figure.figure import FIGURE_FORMATS, FigureStyle, compose_sheet, render_figure
 from attnviz.render.figure.layout import LEAST_POINTS
@@ -183,7 +183,7 @@ def test_long_names_are_cut_with_an_ellipsis() -> None:
 @pytest.mark.parametrize("depth", ["truecolor", "shades", "ascii"])
 def test_wide_and_hostile_names_keep_columns_aligned(depth: ColourDepth) -> None:
     """CJK, emoji, right-to-left, control characters, nothing: numbers still end below each other."""
-    names = tuple(map(label, WIDE_LABELS))
+    names = tuple(map(label_token, WIDE_LABELS))
     drawable = table(len(names), 4, names=names)
     drawable = replace(
         drawable,
@@ -204,7 +204,7 @@ def test_wide_and_hostile_names_keep_columns_aligned(depth: ColourDepth) -> None
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=4), st.integers(40, 120))
 def test_no_text_breaks_a_line(texts: list[str], width: int) -> None:
     """Whatever is in the cells, a line is a line, and no wider than the screen."""
-    cells = tuple(map(label, texts))
+    cells = tuple(map(label_token, texts))
     drawable = Table(
         "t",
         "c",
@@ -295,7 +295,7 @@ def test_files_are_the_same_each_time(form: str) -> None:
 
 def test_hostile_texts_stay_text_in_files() -> None:
     """No element comes of a name, a heading or a cell."""
-    names = tuple(map(label, HOSTILE_LABELS))
+    names = tuple(map(label_token, HOSTILE_LABELS))
     cells = (names[:4],) * len(names)
     drawable = Table(
         "</svg>", "<b>", names[:4], names, cells, np.full((len(names), 4), np.nan), ("<i>",)

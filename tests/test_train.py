@@ -19,13 +19,18 @@ import attnviz
 from attnviz.io import files
 from attnviz.layer.scores import SCORES
 from attnviz.lm import checkpoints, evaluate, run, store
-from attnviz.lm.model import ModelConfig, compute_next_scores, evaluate_layers, list_shapes
+from attnviz.lm.model import (
+    ModelConfig,
+    compute_next_logits,
+    evaluate_layers,
+    list_parameter_shapes,
+)
 from attnviz.lm.train import Progress
 from attnviz.results.training import (
     SPARKLINE_WIDTH,
     draw_sparkline,
     make_progress_table,
-    summarise_measurement,
+    summarise_last_measurement,
 )
 from tests.commands import run_on_terminal
 from tests.conftest import Run
@@ -323,13 +328,13 @@ def test_numpy_and_torch_agree_on_every_score(score: str) -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(shape, generator=generator) * 0.3
-        for name, shape in list_shapes(config).items()
+        for name, shape in list_parameter_shapes(config).items()
     }
     ids = torch.arange(20)[None]
-    theirs = compute_next_scores(
+    theirs = compute_next_logits(
         {name: tensor.numpy() for name, tensor in tensors.items()}, ids.numpy(), config
     )
-    np.testing.assert_allclose(compute_next_scores(tensors, ids, config).numpy(), theirs, atol=1e-4)
+    np.testing.assert_allclose(compute_next_logits(tensors, ids, config).numpy(), theirs, atol=1e-4)
 
 
 def measured(step: int, loss: float | None, induction: float) -> dict[str, object]:
@@ -352,7 +357,7 @@ def test_the_curves_are_of_the_best_heads() -> None:
     assert table.cells[0] == ("█ ▅", "4.00")
     assert table.cells[1] == ("▁▅█", "1.00")
     assert (
-        summarise_measurement(history)
+        summarise_last_measurement(history)
         == "step 3: loss 4.000, induction L0H1 1.00, previous-token L0H0 0.90"
     )
 

@@ -14,7 +14,7 @@ from attnviz.analysis.special import drop_special
 from attnviz.analysis.statistics import measure_statistics, pool_map, pool_weights
 from attnviz.drawable import MASKED, Scale
 from attnviz.errors import InputError, UsageError
-from attnviz.record import GIVEN, Capture, Kind, Tiles, Token, Weights
+from attnviz.record import FROM_ELSEWHERE, Capture, Kind, Tiles, Token, Weights
 from attnviz.render.colour import STEPS
 from attnviz.selection import TokenReference, parse_token
 from attnviz.views import (
@@ -195,7 +195,7 @@ def captures(draw: st.DrawFn) -> Capture:
         Token(f"k{i}", i, i, i, special) for i, special in enumerate(random.random(m) < 0.3)
     )
     capture = make_measured(
-        weights, keys, visible, kind=kind, **({"method": GIVEN} if foreign else {})
+        weights, keys, visible, kind=kind, **({"method": FROM_ELSEWHERE} if foreign else {})
     )
     return capture if draw(st.booleans()) else bare(capture)
 
@@ -250,7 +250,7 @@ def test_shares_are_of_the_weight_that_there_is() -> None:
     """Numbers from elsewhere, whose rows sum to 20 or to nothing, have sinks with shares of at most 100%."""
     weights = 20 * sunk(9, 0.6)
     weights[3] = 0
-    capture = make_measured(weights, "<bos> " + number_words(8), method=GIVEN)
+    capture = make_measured(weights, "<bos> " + number_words(8), method=FROM_ELSEWHERE)
     assert make_heatmaps(capture)[0].caption == (
         "60% of the weight is on the sink <bos>: beyond the colours",
     )
@@ -259,7 +259,7 @@ def test_shares_are_of_the_weight_that_there_is() -> None:
         make_grids(capture)[0].caption[0]
         == "60% of the weight is on the sink <bos>, over all heads shown"
     )
-    nothing = make_measured(np.zeros((4, 4)), method=GIVEN)
+    nothing = make_measured(np.zeros((4, 4)), method=FROM_ELSEWHERE)
     assert (make_heatmaps(nothing)[0].scale, make_heatmaps(nothing)[0].caption) == (Scale(0, 0), ())
     assert (
         make_heatmaps(nothing)[0].scale.steps(make_heatmaps(nothing)[0].panel, STEPS) == 0

@@ -265,8 +265,8 @@ def test_heads_are_merged_alone(case: tuple[AttentionMap, Grouping]) -> None:
     part, words = case
     turned = range(len(part.heads) - 1, -1, -1)
     one, other = (
-        merge_tokens(part.part([0], turned), words, words),
-        merge_tokens(part, words, words).part([0], turned),
+        merge_tokens(part.pick_heads([0], turned), words, words),
+        merge_tokens(part, words, words).pick_heads([0], turned),
     )
     np.testing.assert_array_equal(one.weights, other.weights)
     assert one.heads == other.heads

@@ -12,7 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.measures import find_resting_keys
-from attnviz.analysis.rollout import compute_relevance, compute_rollout, trace_sources
+from attnviz.analysis.rollout import (
+    compute_relevance,
+    compute_rollout,
+    trace_sources,
+)
 from attnviz.record import (
     ATTENTION,
     CHEFER,
@@ -44,7 +48,10 @@ class Scoring(NamedTuple):
 
 
 def collect_rows(maps: Maps, query: int) -> Doubles:
-    """Collect what a query gives to each key in every layer and head, (layer and head, key)."""
+    """Collect the weights that one query gives in all layers and heads, (layer and head, key).
+
+    maps: attention maps of all layers. query: the position of the query in the whole text.
+    """
     rows = []
     for each in maps:
         assert each.weights is not None
@@ -68,14 +75,14 @@ def score_by_sum(maps: Maps, query: int) -> Doubles:
 
 
 def score_by_rollout(maps: Maps, query: int) -> Doubles:
-    """Score tokens by their shares in the query's last vector, as rollout tells them, (key,)."""
+    """Score tokens by their share in the query's vector after the last layer, (key,)."""
     shares = compute_rollout(average_heads(maps))
     scores: Doubles = shares[-1, query].astype(np.float64)
     return scores
 
 
 def score_by_relevance(maps: Maps, query: int) -> Doubles:
-    """Score tokens by the query's row of the last relevance of Chefer et al., (key,)."""
+    """Score tokens by their relevance for the query after the last layer, (key,)."""
     relevance = compute_relevance(average_heads(maps))
     scores: Doubles = relevance[-1, query].astype(np.float64)
     return scores
@@ -84,7 +91,7 @@ def score_by_relevance(maps: Maps, query: int) -> Doubles:
 def average_heads(maps: Maps) -> Floats:
     """Average the weights over the heads of each layer: (layer, 1, query, key).
 
-    Layers may have different heads.
+    Maps may differ in their number of heads; a map without weights is left out.
     """
     all_weights = [each.weights for each in maps if each.weights is not None]
     means = [weights.mean(1, keepdims=True) for weights in all_weights]
@@ -131,10 +138,11 @@ BASELINES = {
 
 
 def score_tokens(maps: Mapping[str, Maps], query: int) -> dict[str, Doubles]:
-    """Score each token by each method, (token,), the query among them.
+    """Score each token, the query among them, by every method whose maps there are, (token,).
 
-    maps: those of all layers by method: weights, gradients, and norms summed over the heads of a
-    layer. Methods whose maps are not there are left out.
+    maps: the attention maps of all layers, by what they hold: weights, gradients, or norms summed
+    over the heads of a layer. query: the position of the query in the text. Returns the scores by
+    the name of the method; a method whose maps are not there is left out.
     """
     scores: dict[str, Doubles] = {}
     for name, scoring in SCORINGS.items():
@@ -144,7 +152,11 @@ def score_tokens(maps: Mapping[str, Maps], query: int) -> dict[str, Doubles]:
 
 
 def score_baselines(count: int, query: int, seed: int) -> dict[str, Doubles]:
-    """Score as many tokens without knowing anything of the model, (token,) by baseline."""
+    """Score tokens in two ways that know nothing of the model: by position, and at random.
+
+    count: the number of tokens. query: the position from which distances are counted. seed: of the
+    random scores. Returns the scores (token,) by the name of the baseline.
+    """
     distances = np.abs(np.arange(count) - query)
     by_position = 1 / np.maximum(distances, LEAST_DISTANCE)
     at_random = np.random.default_rng(seed).random(count)
@@ -152,9 +164,10 @@ def score_baselines(count: int, query: int, seed: int) -> dict[str, Doubles]:
 
 
 def find_sources(maps: Maps, query: int) -> Visible:
-    """Find the other tokens of which the last vector of a query can have anything, (token,).
+    """Find the other tokens that can have reached a query's vector after the last layer.
 
-    maps: those of all layers.
+    maps: attention maps of all layers, in order. query: the position of the query. Returns a mask
+    (token,), False for the query itself.
     """
     visible = np.concatenate([each.visible.any(1) for each in maps])  # (layer, query, key)
     sources_of_all = trace_sources(visible)[-1]  # (query, key)
@@ -164,9 +177,11 @@ def find_sources(maps: Maps, query: int) -> Visible:
 
 
 def find_rankable(maps: Maps, query: int) -> Visible:
-    """Find the sources of a query that are ranked, (token,).
+    """Find the tokens that are ranked when a query is explained, as a mask (token,).
 
-    They are neither special nor the first token, on which heads rest.
+    They are the other tokens that can have reached the query's vector after the last layer. Special
+    tokens and the first one, on which heads rest, are left out. maps: attention maps of all layers,
+    in order. query: the position of the query.
     """
     resting = find_resting_keys(maps[0])
     return np.asarray(find_sources(maps, query) & ~resting)
@@ -182,10 +197,10 @@ def rank_values(values: npt.NDArray[Any]) -> Doubles:
 
 
 def correlate_ranks(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    """Correlate two scores of the same things (n,) by rank, from -1 to 1 (Spearman 1904).
+    """Correlate two scores of the same things, each (n,), by rank, from -1 to 1 (Spearman 1904).
 
-    Equal scores share their rank. NaN of fewer than two things, where all scores of one kind are
-    equal, and where one is undefined.
+    Equal scores share their rank. The result is NaN for fewer than two things, where all scores of
+    one kind are equal, and where a score is undefined.
     """
     count = len(first)
     if count < 2:
@@ -205,7 +220,7 @@ def correlate_ranks(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
 def compute_chance_correlation(count: int) -> float:
     """Compute how far from 0 a rank correlation falls by chance, 19 times in 20.
 
-    That is about 1.96 / sqrt(n - 1) for n things; NaN of so few that it says nothing.
+    That is about 1.96 / sqrt(n - 1) for n things. NaN of so few things that it says nothing.
     """
     if count < FEWEST_CORRELATED:
         return np.nan

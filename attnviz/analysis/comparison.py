@@ -26,7 +26,14 @@ from attnviz.analysis.words import (
     merge_tokens,
     select_texts,
 )
-from attnviz.record import AttentionMap, Capture, Doubles, Token, Visible, Weights
+from attnviz.record import (
+    AttentionMap,
+    Capture,
+    Doubles,
+    Token,
+    Visible,
+    Weights,
+)
 
 MOST_QUERIES = 128  # whose rows are compared; of a longer text so many, evenly spread
 FEWEST_QUERIES = 16
@@ -101,7 +108,7 @@ class Side:
 
     @property
     def seen(self) -> Visible:
-        """The cells (row, key) that any head may attend to."""
+        """A mask (row, key) of the cells that any head may attend to."""
         cells: Visible = np.logical_or.reduce(self.visible, axis=0)
         return cells
 
@@ -115,13 +122,17 @@ class Side:
         return float(unseen / total)
 
     def head(self, name: HeadName) -> tuple[Weights, Visible]:
-        """Return the weights of a head between all common words (query, key), and what it sees."""
+        """Return the weights of one head between all common words, and their mask.
+
+        name: the layer and the number of the head. Weights and mask are (query, key); the mask is
+        True where the query may attend. Raises KeyError for a head that is not there.
+        """
         layer, head = name
         for each in self.maps:
             if layer in each.layers and head in each.heads:
                 layer_index = each.layers.index(layer)
                 head_index = each.heads.index(head)
-                one_head = each.part([layer_index], [head_index])
+                one_head = each.pick_heads([layer_index], [head_index])
                 all_rows = range(len(self.queries))
                 words = share_attention(one_head, self.shared, all_rows).common
                 weights = require_kept_weights(words.weights)
@@ -130,7 +141,11 @@ class Side:
         raise KeyError(name)
 
     def mean(self, names: Sequence[HeadName]) -> tuple[Weights, Visible]:
-        """Return the mean of some heads (query, key), and what any of them sees."""
+        """Return the mean of the weights of some heads between all common words, and their mask.
+
+        names: the layer and the number of each head. Both are (query, key); the mask is True where
+        any of the heads may attend.
+        """
         total = np.zeros(())
         seen = np.zeros((), bool)
         for name in names:
@@ -152,20 +167,24 @@ class Comparison:
     def divergence(self) -> Doubles:
         """(A, B): Jensen-Shannon divergence of each pair of heads in nats, mean over queries.
 
-        NaN if no query can be compared.
+        A pair is of a head of A and a head of B. NaN if no query can be compared.
         """
         a, b = self.a, self.b
         return measure_divergences(a.weights, b.weights, a.visible, b.visible)
 
     def pair(
-        self, mine: Sequence[HeadName], yours: Sequence[HeadName]
+        self,
+        heads_a: Sequence[HeadName],
+        heads_b: Sequence[HeadName],
     ) -> tuple[Weights, Weights, Visible]:
         """Return the mean of some heads of A, that of some of B, and the cells that both see.
 
-        All are (query, key). On these cells rows sum to 1 again.
+        heads_a, heads_b: the layer and the number of each head. All three arrays are (query, key),
+        between the words that both captures have. On the cells that both see, the rows of both
+        means are made to sum to 1 again.
         """
-        mean_a, seen_a = self.a.mean(mine)
-        mean_b, seen_b = self.b.mean(yours)
+        mean_a, seen_a = self.a.mean(heads_a)
+        mean_b, seen_b = self.b.mean(heads_b)
         seen: Visible = seen_a & seen_b
         return restrict_rows(mean_a, seen), restrict_rows(mean_b, seen), seen
 
@@ -173,9 +192,10 @@ class Comparison:
 def compare_on_words(a: Capture, b: Capture) -> Comparison:
     """Compare captures of one text, or of texts with words in common.
 
-    Each is compared by its first map and those like it. Words are in both captures if they stand in
-    the same place of the same text; of different texts, if they are the same in the same order (as
-    a text comparison finds them). Special tokens are in both if they have the same name.
+    Each capture is compared by its first map and those of the same kind and tokens. Words are in
+    both captures if they stand in the same place of the same text; of different texts, if they are
+    the same in the same order (as a text comparison finds them). Special tokens are in both if they
+    have the same name.
 
     Raises ValueError if there is no word in common, a map has no weights, or nothing is left that
     both see.
@@ -206,7 +226,12 @@ def compare_on_words(a: Capture, b: Capture) -> Comparison:
 
 
 def choose_queries(count: int, cells_per_query: int) -> list[int]:
-    """Choose which of some queries are measured: all, or some that are evenly spread."""
+    """Choose which of ``count`` queries are measured: all, or some that are evenly spread.
+
+    cells_per_query: the cells to compute for one query in all pairs of heads. The more there are,
+    the fewer queries are chosen, but no fewer than FEWEST_QUERIES unless ``count`` is smaller.
+    Returns the positions of the chosen queries.
+    """
     affordable = max(FEWEST_QUERIES, MOST_CELLS // cells_per_query)
     chosen_count = min(count, MOST_QUERIES, affordable)
     positions = np.linspace(0, count - 1, chosen_count)
@@ -215,7 +240,7 @@ def choose_queries(count: int, cells_per_query: int) -> list[int]:
 
 
 def list_heads_of_maps(maps: Sequence[AttentionMap]) -> tuple[HeadName, ...]:
-    """List the heads of maps."""
+    """List the heads of maps, each as its layer and its number."""
     names: list[HeadName] = []
     for each in maps:
         for layer in each.layers:
@@ -231,21 +256,24 @@ def select_like_first(maps: Sequence[AttentionMap]) -> list[AttentionMap]:
 
 
 def share_words(
-    a: Sequence[Token],
-    b: Sequence[Token],
+    tokens_a: Sequence[Token],
+    tokens_b: Sequence[Token],
     texts_a: Sequence[str],
     texts_b: Sequence[str],
 ) -> tuple[SharedWords, SharedWords]:
-    """Make tokens of both sides words, and find which of these are in both.
+    """Group the tokens of two captures, A and B, by words, and find the words that both have.
 
-    texts_a, texts_b: the texts of the tokens, one a segment. Raises ValueError if no word is in
-    both.
+    texts_a, texts_b: the text of each segment of A and of B. If they are equal, words are the same
+    where they stand in the same place, else where they say the same in the same order. Returns for
+    each side its words and the positions of those that are in both. Raises ValueError if no word is
+    in both.
     """
     is_one_text = texts_a == texts_b
-    spans_a = find_coarse_words(texts_a, b if is_one_text else ())
-    spans_b = find_coarse_words(texts_b, a if is_one_text else ())
-    words_a = group_tokens(a, texts_a, spans_a)
-    words_b = group_tokens(b, texts_b, spans_b)
+    # Words of one text are also joined where a token of the other side overlaps two of them.
+    spans_a = find_coarse_words(texts_a, tokens_b if is_one_text else ())
+    spans_b = find_coarse_words(texts_b, tokens_a if is_one_text else ())
+    words_a = group_tokens(tokens_a, texts_a, spans_a)
+    words_b = group_tokens(tokens_b, texts_b, spans_b)
     identities_a = list(identify_words(words_a.words, by_position=is_one_text))
     identities_b = list(identify_words(words_b.words, by_position=is_one_text))
     matcher = SequenceMatcher(None, identities_a, identities_b, autojunk=False)
@@ -261,7 +289,10 @@ def share_words(
 
 
 def find_coarse_words(texts: Sequence[str], tokens: Sequence[Token]) -> list[tuple[WordSpan, ...]]:
-    """Find the words of each text, coarse enough for the tokens of another model."""
+    """Find the words of each text, and join those that one token of another model overlaps.
+
+    tokens: the tokens of the other model, which stand in these texts.
+    """
     words = []
     for segment, text in enumerate(texts):
         tokens_of_text = [token for token in tokens if token.segment == segment]
@@ -277,8 +308,9 @@ def is_word(token: Token) -> bool:
 
 
 def identify_words(words: Sequence[Token], *, by_position: bool) -> Iterator[tuple[object, ...]]:
-    """Yield what makes each word the same as another: where it stands, or what it says.
+    """Yield for each word a value to compare it by: words with equal values are the same.
 
+    by_position: words are the same if they stand in the same place, else if they say the same.
     Special tokens are the same by name and number: the second [SEP] of A is the second of B.
     """
     counts = Counter[str]()
@@ -298,12 +330,17 @@ def make_side(
     shared: tuple[SharedWords, SharedWords],
     rows: Sequence[int],
 ) -> Side:
-    """Make one side of a comparison. Raises ValueError if a map has no weights."""
+    """Make one side of a comparison: the attention of one capture between the common words.
+
+    maps: the maps of the capture that are compared. shared: their queries and their keys, grouped
+    by words, with the positions of the words that both captures have. rows: which of the common
+    queries are measured. Raises ValueError if a map has no weights.
+    """
     layers: list[SharedAttention] = []
-    for each in maps:
-        for index in range(len(each.layers)):
-            all_heads = range(len(each.heads))
-            layer = each.part([index], all_heads)
+    for attention_map in maps:
+        for index in range(len(attention_map.layers)):
+            all_heads = range(len(attention_map.heads))
+            layer = attention_map.pick_heads([index], all_heads)
             layers.append(share_attention(layer, shared, rows))
     weights = [require_kept_weights(layer.common.weights)[0] for layer in layers]
     visible = [layer.common.visible[0] for layer in layers]
@@ -312,7 +349,15 @@ def make_side(
     outside = weight_outside / total if total else 0.0
     all_weights = np.concatenate(weights)
     all_visible = np.concatenate(visible)
-    return Side(capture, maps, shared, rows, all_weights, all_visible, outside)
+    return Side(
+        capture=capture,
+        maps=maps,
+        shared=shared,
+        rows=rows,
+        weights=all_weights,
+        visible=all_visible,
+        outside=outside,
+    )
 
 
 class SharedAttention(NamedTuple):
@@ -330,14 +375,22 @@ def share_attention(
     shared: tuple[SharedWords, SharedWords],
     rows: Sequence[int],
 ) -> SharedAttention:
-    """Merge a map to words, and take some of the common queries and all common keys of it."""
+    """Merge a map to words, and keep some of the common queries and all common keys of it.
+
+    shared: the queries and the keys of the map, grouped by words, with the positions of the words
+    that both captures have. rows: which of the common queries are kept, by their number among
+    these. Returns the map of words, with the sums of the weights of these queries on all keys and
+    on keys that are not common. Raises ValueError if the map has no weights.
+    """
     queries, keys = shared
     positions = [queries.positions[row] for row in rows]
     members = [queries.grouping.members[position] for position in positions]
+    # The tokens of these queries, as indices in the map.
     tokens = sorted(chain.from_iterable(members))
     new_positions = {token: i for i, token in enumerate(tokens)}
     new_members = [tuple(new_positions[token] for token in word) for word in members]
     words = tuple(queries.words[row] for row in rows)
+    # The words again, as indices in the map of these rows alone.
     grouping = Grouping(words, tuple(new_members))
     all_tokens = range(len(attention_map.keys))
     token_rows = attention_map.window(tokens, all_tokens)
@@ -371,9 +424,9 @@ class Distances:
 
     @classmethod
     def over(cls, comparisons: Iterable[Comparison]) -> "Distances":
-        """Measure the distances in comparisons of the same two models, one a text.
+        """Measure the distances in comparisons of two models, one for each text.
 
-        Raises ValueError if they have other heads in other texts.
+        Raises ValueError if the heads that are compared are not the same in each text.
         """
         names = []
         divergences = []
@@ -389,36 +442,38 @@ class Distances:
         """(A, B): the mean over the texts for which the divergence is defined."""
         return average_defined(self.divergence, 0)
 
-    def nearest(self, which: int) -> list[int | None]:
-        """Return the index of the head of the other side that is nearest to each head.
+    def nearest(self, side: int) -> list[int | None]:
+        """Return for each head of one side the index of the nearest head of the other side.
 
-        which: 0 for each head of A, 1 for each of B. None where no distance is defined.
+        side: 0 for each head of A, 1 for each of B. The nearest is that of the least mean
+        divergence over the texts; None where no divergence is defined.
         """
-        distances = self.mean if which == 0 else self.mean.T
+        distances = self.mean if side == 0 else self.mean.T
         indices: list[int | None] = []
         for row in distances:
             is_undefined = np.isnan(row).all()
             indices.append(None if is_undefined else int(np.nanargmin(row)))
         return indices
 
-    def to_nearest(self, which: int) -> Doubles:
-        """Return the divergence of each head from the nearest of the other side, (text, head).
+    def to_nearest(self, side: int) -> Doubles:
+        """Return the divergence of each head of one side from its nearest, (text, head).
 
-        which: 0 for each head of A, 1 for each of B.
+        side: 0 for each head of A, 1 for each of B. Its nearest is the head of the other side with
+        the least mean divergence over all texts. NaN where no divergence of a head is defined.
         """
-        distances = self.divergence if which == 0 else self.divergence.swapaxes(1, 2)
+        distances = self.divergence if side == 0 else self.divergence.swapaxes(1, 2)
         undefined = np.full(len(distances), np.nan)
         columns = []
-        for head, other in enumerate(self.nearest(which)):
+        for head, other in enumerate(self.nearest(side)):
             column = undefined if other is None else distances[:, head, other]
             columns.append(column)
         return np.stack(columns, axis=1)
 
     @property
     def moved(self) -> Doubles | None:
-        """(text, head): the divergence of each head from that of the same number.
+        """(text, head): the divergence of each head of A from the head of B of the same number.
 
-        None for models of different heads.
+        It is in nats, and the number includes the layer. None for models of different heads.
         """
         if self.names[0] != self.names[1]:
             return None
@@ -427,7 +482,7 @@ class Distances:
 
     @property
     def overall(self) -> Doubles:
-        """(text,): the one number: the divergence from the nearest head, mean over A and B.
+        """(text,): the divergence from the nearest head in nats, mean over the heads of A and B.
 
         It is the mean of two means: that over the heads of A, and that over the heads of B.
         """

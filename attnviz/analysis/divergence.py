@@ -34,8 +34,10 @@ class MaskedRows(NamedTuple):
 def measure_divergences(a: Weights, b: Weights, seen_a: Visible, seen_b: Visible) -> Doubles:
     """Measure the divergence of each head of A from each head of B, the mean over queries: (A, B).
 
-    a: (A, query, key) and b: (B, query, key), with masks that broadcast to them. A query counts
-    where it sees two keys or more in both, and gives them some weight. NaN where no query counts.
+    a, b: the weights of the heads, (A, query, key) and (B, query, key). seen_a, seen_b: masks that
+    broadcast to them, True where a query may attend. A query is counted where it sees two keys or
+    more in both, and gives them some weight. The divergence is Jensen-Shannon in nats, NaN where no
+    query is counted.
     """
     divergences = np.full((len(a), len(b)), np.nan)
     groups_a = group_by_mask(np.broadcast_to(seen_a, a.shape))
@@ -44,14 +46,15 @@ def measure_divergences(a: Weights, b: Weights, seen_a: Visible, seen_b: Visible
         for mask_b, heads_b in groups_b:
             block = np.ix_(heads_a, heads_b)
             common_mask = mask_a & mask_b
-            divergences[block] = diverge_on_mask(a[heads_a], b[heads_b], common_mask)
+            divergences[block] = measure_on_mask(a[heads_a], b[heads_b], common_mask)
     return divergences
 
 
 def group_by_mask(seen: Visible) -> list[tuple[Visible, list[int]]]:
-    """Group heads (head, query, key) by their masks, of which there is nearly always one.
+    """Group heads by their masks, of which there is nearly always one.
 
-    Returns the different masks (query, key), each with the numbers of its heads.
+    seen: (head, query, key), True where a query may attend. Returns the different masks (query,
+    key), each with the numbers of its heads.
     """
     if repeats_along(seen, 0):
         all_heads = list(range(len(seen)))
@@ -63,18 +66,24 @@ def group_by_mask(seen: Visible) -> list[tuple[Visible, list[int]]]:
     return [(seen[heads[0]], heads) for heads in groups.values()]
 
 
-def diverge_on_mask(a: Weights, b: Weights, seen: Visible) -> Doubles:
-    """Measure the divergence of heads of A from heads of B on one mask (query, key): (A, B)."""
+def measure_on_mask(a: Weights, b: Weights, seen: Visible) -> Doubles:
+    """Measure the divergence of heads of A from heads of B on the cells of one mask: (A, B).
+
+    a, b: weights (head, query, key). seen: (query, key), True where a query may attend in both. The
+    divergence is Jensen-Shannon in nats, the mean over the queries that see two keys or more and
+    give them some weight; NaN where there is none.
+    """
     has_choice = seen.sum(-1, keepdims=True) > 1
     seen = seen & has_choice
     if not seen.any():
         return np.full((len(a), len(b)), np.nan)
     queries, _ = np.nonzero(seen)
+    # Where each row begins among the cells.
     _, starts = np.unique(queries, return_index=True)
-    rows_a = mask_rows(a, seen, starts)
-    rows_b = mask_rows(b, seen, starts)
+    rows_a = cut_rows(a, seen, starts)
+    rows_b = cut_rows(b, seen, starts)
     heads = range(len(a))
-    divergences = [diverge_from_head(rows_a, head, rows_b, starts) for head in heads]
+    divergences = [measure_rows_of_head(rows_a, head, rows_b, starts) for head in heads]
     has_weight_a = rows_a.has_weight[:, None]
     counted: Visible = has_weight_a & rows_b.has_weight  # (A, B, row)
     total = np.where(counted, divergences, 0).sum(-1)
@@ -84,8 +93,12 @@ def diverge_on_mask(a: Weights, b: Weights, seen: Visible) -> Doubles:
     return means
 
 
-def mask_rows(weights: Weights, seen: Visible, starts: npt.NDArray[Any]) -> MaskedRows:
-    """Cut rows of heads (head, query, key) to the cells of a mask, and make each sum to 1."""
+def cut_rows(weights: Weights, seen: Visible, starts: npt.NDArray[Any]) -> MaskedRows:
+    """Cut weights (head, query, key) to the cells of a mask, and make each row sum to 1.
+
+    seen: (query, key), the mask. starts: where each row begins among its cells. A row without
+    weight on these cells stays without.
+    """
     cells = weights[:, seen].astype(np.float64)  # (head, cell)
     sums = np.add.reduceat(cells, starts, axis=1)
     has_weight = sums > 0
@@ -97,20 +110,29 @@ def mask_rows(weights: Weights, seen: Visible, starts: npt.NDArray[Any]) -> Mask
 
 
 def compute_cell_entropies(cells: Doubles, starts: npt.NDArray[Any]) -> Doubles:
-    """Compute the entropy of each row, -sum of p ln p: (head, cell) -> (head, row)."""
+    """Compute the entropy of each row, -sum of p ln p in nats: (head, cell) to (head, row).
+
+    cells: the rows of a head one after the other. starts: where each row begins among the cells.
+    """
     terms = np.log(cells)
     terms *= cells
     entropies: Doubles = -np.add.reduceat(terms, starts, axis=1)
     return entropies
 
 
-def diverge_from_head(
+def measure_rows_of_head(
     rows_a: MaskedRows,
     head: int,
     rows_b: MaskedRows,
     starts: npt.NDArray[Any],
 ) -> Doubles:
-    """Measure the divergence of each row of one head of A from those of B: (head of B, row)."""
+    """Measure the divergence of each row of one head of A from those of B: (head of B, row).
+
+    rows_a, rows_b: the rows of all heads of A and of B, cut to the cells of one mask. head: the
+    index of the head of A. starts: where each row begins among the cells. The divergence is
+    Jensen-Shannon in nats. A few heads of B are taken at once, so that their cells stay in the
+    cache of the processor.
+    """
     cells_a, cells_b = rows_a.cells[head], rows_b.cells
     heads_at_once = max(1, AT_ONCE // cells_b.shape[1])
     pieces = []
@@ -126,7 +148,7 @@ def diverge_from_head(
 
 
 def restrict_rows(weights: Weights, seen: Visible) -> Weights:
-    """Restrict rows (..., query, key) to the cells of a mask, and make each sum to 1 again.
+    """Restrict weights (..., query, key) to the cells of a mask, and make each row sum to 1 again.
 
     Rows that had nothing on these cells are 0.
     """

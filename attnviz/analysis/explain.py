@@ -111,7 +111,12 @@ def explain_query(operands: Operands) -> AttentionSteps:
 
 
 def list_score_steps(operands: Operands) -> Iterator[Step]:
-    """Yield the steps from vectors to scores, only those that are taken."""
+    """Yield the steps from the vectors of a query and its keys to the scores before the softmax.
+
+    operands: the vectors, and what the attention makes of them. Each step has a name, a formula and
+    a number for each key, (m,). Scaling, a soft cap and a bias are steps only where the attention
+    has them.
+    """
     values = np.zeros(len(operands.key))
     for step in SCORED[operands.score](operands):
         yield step
@@ -133,20 +138,23 @@ def list_score_steps(operands: Operands) -> Iterator[Step]:
 
 
 def describe_score_scale(scale: float, width: int) -> str:
-    """Say how products are scaled: by the root of their width, or by another number."""
+    """Say by what a scale multiplies scores: by 1 / √width, or by another number."""
     product = scale * math.sqrt(width)
     is_root_of_width = math.isclose(product, 1, rel_tol=1e-6)
     return f"/ √{width}" if is_root_of_width else f"* {scale:.4g}"
 
 
 def list_dot_steps(operands: Operands) -> Iterator[Step]:
-    """Yield the step of ``dot``, with which scaled scores begin too."""
+    """Yield the step of the score ``dot``, with which scaled scores begin too."""
     formula = "q₁k₁ + q₂k₂ + …: how well the key answers the query"
     yield Step("q·k", formula, operands.key @ operands.query)
 
 
 def list_cosine_steps(operands: Operands) -> Iterator[Step]:
-    """Yield the steps of ``cosine``."""
+    """Yield the steps of the score ``cosine``: products, lengths, and products by lengths.
+
+    operands: the vectors of a query and of its keys. Each step has a number for each key, (m,).
+    """
     (product,) = list_dot_steps(operands)
     query_length = np.linalg.norm(operands.query)
     lengths = query_length * np.linalg.norm(operands.key, axis=1)
@@ -158,7 +166,10 @@ def list_cosine_steps(operands: Operands) -> Iterator[Step]:
 
 
 def list_gaussian_steps(operands: Operands) -> Iterator[Step]:
-    """Yield the steps of ``gaussian`` of width 1."""
+    """Yield the steps of the score ``gaussian`` of width 1: distances, and scores made of them.
+
+    operands: the vectors of a query and of its keys. Each step has a number for each key, (m,).
+    """
     differences = operands.query - operands.key
     distances = np.linalg.norm(differences, axis=1)
     yield Step("|q-k|", "the distance of the key from the query", distances)
@@ -168,7 +179,10 @@ def list_gaussian_steps(operands: Operands) -> Iterator[Step]:
 
 
 def list_general_steps(operands: Operands) -> Iterator[Step]:
-    """Yield the step of ``general``."""
+    """Yield the one step of the score ``general``, q·W k for each key, (m,).
+
+    operands: the vectors of a query and of its keys, and the matrix W.
+    """
     formula = "q·W k: the matrix W says what goes with what (Luong et al. 2015)"
     projected_query = operands.query @ operands.matrices[0]
     values = operands.key @ projected_query
@@ -176,7 +190,11 @@ def list_general_steps(operands: Operands) -> Iterator[Step]:
 
 
 def list_additive_steps(operands: Operands) -> Iterator[Step]:
-    """Yield the steps of ``additive``."""
+    """Yield the steps of the score ``additive``, a·tanh(W q + U k).
+
+    operands: the vectors of a query and of its keys, and the parameters W, U, both (h, d), and a.
+    Each step has a number for each key, (m,).
+    """
     first, second, last = operands.matrices
     projected_query = first @ operands.query
     projected_keys = operands.key @ second.T  # (m, h)
@@ -197,9 +215,11 @@ SCORED: dict[str, Callable[[Operands], Iterator[Step]]] = {
 
 
 def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> AttentionSteps:
-    """Compute the softmax of the last scores over what is visible, and the sum of values.
+    """Compute the softmax of the last scores over the visible keys, and the weighted sum of values.
 
-    Raises ValueError if the query sees no key.
+    operands: the vectors of a query and its keys, and the mask. scores: the steps up to the
+    softmax, of which the last has the scores. A sink, which is a score that stands for no key,
+    takes part in the softmax. Raises ValueError if the query sees no key.
     """
     if not operands.visible.any():
         raise ValueError("this query sees no key")
@@ -220,26 +240,31 @@ def finish_steps(operands: Operands, scores: tuple[Step, ...]) -> AttentionSteps
 def measure_difference(steps: AttentionSteps, weights: npt.ArrayLike) -> Difference:
     """Measure how far the steps are from what a model computed for the same query.
 
-    weights: those of the model, (m,).
+    weights: those of the model, (m,). Its output, (d_v,), is among the vectors that the steps were
+    computed from, if it is known. Returns the largest distances of weights and of outputs; NaN for
+    outputs if that of the model is not known.
     """
-    own_weights = np.asarray(weights, np.float64)
-    weight_distance = np.abs(steps.weights - own_weights).max()
-    own_output = steps.given.output
+    model_weights = np.asarray(weights, np.float64)
+    weight_distance = np.abs(steps.weights - model_weights).max()
+    model_output = steps.given.output
     output_distance = np.nan
-    if own_output is not None:
-        output_distance = np.abs(steps.output - own_output).max()
+    if model_output is not None:
+        output_distance = np.abs(steps.output - model_output).max()
     return Difference(float(weight_distance), float(output_distance))
 
 
 def explain_vectors(
-    name: str, vectors: npt.ArrayLike, query: int
+    name: str,
+    vectors: npt.ArrayLike,
+    query: int,
 ) -> tuple[AttentionSteps, Doubles]:
-    """Compute each step of self-attention on raw vectors (n, d) by a score function of RAW.
+    """Compute each step of self-attention on raw vectors (n, d) by a score function.
 
-    Returns the steps of one query, and its weights (n,) as ``attnviz.layer`` computes them.
-    Queries, keys and values are the vectors themselves: no projection, no mask. The matrices of
-    ``general`` and ``additive`` are random, always the same, as they are before any training.
-    Raises ValueError for another name.
+    name: one of ``RAW_SCORES``. query: the index of the vector whose attention is computed. Returns
+    the steps of this query, and its weights (n,) as ``attnviz.layer`` computes them. Queries, keys
+    and values are the vectors themselves: no projection, no mask. The matrices of ``general`` and
+    ``additive`` are random, always the same, as they are before any training. Raises ValueError for
+    another name.
     """
     if name not in RAW_SCORES:
         names = ", ".join(RAW_SCORES)
@@ -250,17 +275,29 @@ def explain_vectors(
     functions: dict[str, Score] = dict(SCORES)
     functions["general"] = general(matrices[0])
     functions["additive"] = additive(*matrices)
-    layer = attend(x, x, x, score=functions[name])
+    attention = attend(x, x, x, score=functions[name])
     score, scale = split_score_scale(name, width)
     visible = np.ones(len(x), dtype=bool)
-    own_output = layer.output[query]
-    operands = Operands(x[query], x, x, visible, scale, score, matrices=matrices, output=own_output)
-    weights: Doubles = layer.weights[query]
+    layer_output = attention.output[query]
+    operands = Operands(
+        query=x[query],
+        key=x,
+        value=x,
+        visible=visible,
+        scale=scale,
+        score=score,
+        matrices=matrices,
+        output=layer_output,
+    )
+    weights: Doubles = attention.weights[query]
     return explain_query(operands), weights
 
 
 def draw_matrices(width: int) -> tuple[Doubles, Doubles, Doubles]:
-    """Draw the parameters of additive scores, W, U and a; ``general`` has the first of them."""
+    """Draw the parameters of additive scores: W and U (width, width), and a (width,).
+
+    The score ``general`` has the first of them. They are the same in each call.
+    """
     rng = np.random.default_rng(0)
     first = rng.standard_normal((width, width))
     second = rng.standard_normal((width, width))
@@ -270,7 +307,7 @@ def draw_matrices(width: int) -> tuple[Doubles, Doubles, Doubles]:
 
 
 def split_score_scale(name: str, width: int) -> tuple[str, float]:
-    """Return a score function as one of ``SCORED``, and what its scores are multiplied by."""
+    """Split a score function into one of ``SCORED``, and the number that multiplies its scores."""
     if name == "scaled_dot":
         return "dot", width**-0.5
     return name, 1.0

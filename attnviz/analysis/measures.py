@@ -14,9 +14,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.numerics import compute_row_entropies
+from attnviz.analysis.numerics import compute_row_entropies, normalise_rows
 from attnviz.analysis.statistics import average_defined, compute_deviation
-from attnviz.record import ATTENTION, AttentionMap, Doubles, Statistics, Visible, Weights
+from attnviz.record import (
+    ATTENTION,
+    AttentionMap,
+    Doubles,
+    Statistics,
+    Visible,
+    Weights,
+)
 
 Measures: TypeAlias = dict[str, Doubles]
 """The columns of heads by name, NaN where undefined."""
@@ -47,13 +54,20 @@ class Positions:
 
 
 def find_positions(attention_map: AttentionMap) -> Positions:
-    """Return where the queries and keys of a map stand."""
+    """Find where the queries and keys of a map stand in the text.
+
+    The result has three parts: the steps from each query to each key, in tokens; the keys that
+    heads rest on, that is, special tokens and the first token of the text; and the bands, that is,
+    the pairs of a query and a key that are -1, 0 or 1 tokens apart. The query at position 1 is left
+    out of the band of -1, since the token before it is the first, which often soaks up attention.
+    Between two texts there are neither steps nor bands.
+    """
     resting = find_resting_keys(attention_map)
     if not is_one_text(attention_map):
         return Positions(None, resting, {})
     query_positions = np.array(attention_map.query_places)
     key_positions = np.array(attention_map.key_places)
-    steps = key_positions - query_positions[:, None]
+    steps = key_positions - query_positions[:, None]  # (query, key)
     bands = {step: find_band(steps, step) for step in (-1, 0, 1)}
     queries_before, keys_before = bands[-1]
     is_later = query_positions[queries_before] > 1
@@ -63,13 +77,22 @@ def find_positions(attention_map: AttentionMap) -> Positions:
 
 
 def find_band(steps: Integers, step: int) -> Band:
-    """Return the queries that have a key so many steps on, and those keys."""
+    """Find the pairs of a query and a key that are a given number of tokens apart.
+
+    steps: (query, key), the position of each key less that of the query. step: the number to look
+    for; -1 is the token before the query. Returns two arrays of one length, the indices of the
+    queries and those of their keys.
+    """
     queries, keys = np.nonzero(steps == step)
     return queries, keys
 
 
 def is_one_text(attention_map: AttentionMap) -> bool:
-    """Return whether the queries of a map stand among its keys, as positions in one text."""
+    """Return whether the queries of a map stand among its keys, as positions in one text.
+
+    They never do in cross-attention. Otherwise each query must be one of the keys, that is, the
+    same token at the same position.
+    """
     if attention_map.kind == "cross":
         return False
     queries = zip(attention_map.query_places, attention_map.queries, strict=True)
@@ -78,7 +101,10 @@ def is_one_text(attention_map: AttentionMap) -> bool:
 
 
 def find_resting_keys(attention_map: AttentionMap) -> Visible:
-    """Find the keys that heads rest on: special tokens, and the first of the whole text, (key,)."""
+    """Find the keys that heads rest on: special tokens, and the first token of the whole text.
+
+    Returns a mask (key,), True for these keys.
+    """
     keys = zip(attention_map.keys, attention_map.key_places, strict=True)
     return np.array([token.special or position == 0 for token, position in keys])
 
@@ -94,12 +120,12 @@ class HeadWeights:
 
     @cached_property
     def seen(self) -> Integers:
-        """The number of keys that each query sees, (query,)."""
+        """The number of keys that each query may attend to, (query,)."""
         return np.asarray(self.visible.sum(-1))
 
     @cached_property
     def choosing(self) -> Visible:
-        """True for the queries that have a choice, (query,)."""
+        """A mask (query,) of queries that have a choice: they see several keys, and give weight."""
         sees_several = self.seen > 1
         return sees_several & self.weights.any(-1)
 
@@ -110,32 +136,28 @@ class HeadWeights:
 
     @cached_property
     def rising(self) -> Doubles:
-        """The weights of each query from the smallest on; masked cells come first, as zeros."""
+        """Weights of each query in rising order, (query, rank), masked cells first, as zeros."""
         narrow = self.weights.astype(np.float32)  # sorts twice as fast
         rising: Doubles = np.sort(narrow, axis=-1).astype(np.float64)
         return rising
 
     @cached_property
     def rest(self) -> "HeadWeights":
-        """The weights without the keys that heads rest on, its rows made to sum to 1 again."""
+        """The head without special and first tokens among its keys; each row sums to 1 again.
+
+        It has no bands, that is, no pairs of neighbouring tokens, since they are not measured on
+        it.
+        """
         kept = ~self.positions.resting
         steps = self.positions.steps
         steps_kept = None if steps is None else steps[:, kept]
         positions = Positions(steps_kept, self.positions.resting[kept], {})
-        weights = share_out(self.weights[:, kept])
+        weights = normalise_rows(self.weights[:, kept])
         return HeadWeights(weights, self.visible[:, kept], positions)
 
 
-def share_out(weights: Doubles) -> Doubles:
-    """Return rows made to sum to 1; rows of nothing stay so."""
-    sums = weights.sum(-1, keepdims=True)
-    shares = np.zeros_like(weights)
-    np.divide(weights, sums, out=shares, where=sums > 0)
-    return shares
-
-
 def sum_rows(weights: Doubles, values: npt.NDArray[Any]) -> Doubles:
-    """Return the sum of weights times values of each query, (query,)."""
+    """Sum weights times values over the keys of each query: two (query, key) arrays to (query,)."""
     sums: Doubles = np.einsum("qk,qk->q", weights, values)
     return sums
 
@@ -161,13 +183,18 @@ def measure_span(head: HeadWeights) -> float:
 
 
 def measure_normalised(head: HeadWeights) -> float:
-    """Measure entropy by its largest value: queries that see few keys have less to spread over."""
+    """Measure the mean entropy of queries as a share of ln(keys seen), the largest possible."""
     largest_entropies = np.log(np.maximum(head.seen, 2))
     return mean_where(head.entropies / largest_entropies, head.choosing)
 
 
 def measure_distance(head: HeadWeights) -> float:
-    """Measure the mean distance of the attention of a head in tokens."""
+    """Measure the mean distance, in tokens, of the keys that the queries of a head attend to.
+
+    For each query it is the sum over the keys of weight times |key - query|, these being positions
+    in the text. The mean is over the queries that may attend to several keys. NaN between two
+    texts.
+    """
     steps = head.positions.steps
     if steps is None:
         return np.nan
@@ -176,12 +203,17 @@ def measure_distance(head: HeadWeights) -> float:
 
 
 def measure_distance_rest(head: HeadWeights) -> float:
-    """Measure distance without the keys that heads rest on, which may be far away."""
+    """Measure the mean distance in tokens without special and first keys, which may be far away."""
     return measure_distance(head.rest)
 
 
 def measure_sink(head: HeadWeights) -> float:
-    """Measure the most that one key on which heads rest gets, the same for all queries."""
+    """Measure the strongest sink of a head: the mean weight that its favourite resting key gets.
+
+    Resting keys are special tokens and the first token of the text. The mean is over the queries
+    that may attend to several keys, and the key is one for all of them. NaN if there is no such
+    query or key.
+    """
     choosing_weights = head.weights[head.choosing]
     on_resting_keys = choosing_weights[:, head.positions.resting]
     received = on_resting_keys.sum(0)
@@ -192,7 +224,11 @@ def measure_sink(head: HeadWeights) -> float:
 
 
 def measure_band(head: HeadWeights, step: int) -> float:
-    """Measure the mean weight on the key so many steps on, over queries that see it and another."""
+    """Measure the mean weight of queries on the key that is ``step`` tokens after them.
+
+    step: -1 for the token before, 0 for the query itself, 1 for the token after. Only queries that
+    may attend to this key and to another one are counted; NaN if there are none.
+    """
     queries, keys = head.positions.bands.get(step, NO_BAND)
     sees_key = head.visible[queries, keys]
     counted = sees_key & head.choosing[queries]
@@ -200,7 +236,11 @@ def measure_band(head: HeadWeights, step: int) -> float:
 
 
 def measure_locality(head: HeadWeights) -> float:
-    """Measure the weight on near keys; queries that see nothing farther away have no choice."""
+    """Measure the mean weight of queries on keys that are at most NEAR tokens away.
+
+    Queries that may attend to nothing farther away have no choice, and are left out. NaN between
+    two texts.
+    """
     steps = head.positions.steps
     if steps is None:
         return np.nan
@@ -211,11 +251,17 @@ def measure_locality(head: HeadWeights) -> float:
 
 
 def measure_gini(head: HeadWeights) -> float:
-    """Measure inequality by ranks among the keys seen: sum of (2 rank - seen - 1) weight / seen."""
-    count = head.weights.shape[-1]
-    ranks = np.arange(1, count + 1)
+    """Measure how unequal the weights of a query are: the Gini coefficient, mean over queries.
+
+    For each query it is the sum over the keys that it sees of (2 rank - seen - 1) weight, divided
+    by seen and by the sum of weights, with seen the number of these keys, and rank 1 for the
+    smallest weight. Equal weights give 0.
+    """
+    key_count = head.weights.shape[-1]
+    ranks = np.arange(1, key_count + 1)
     by_rank = 2 * (head.rising @ ranks)
-    masked = count - head.seen  # which have the first ranks
+    # Masked cells have the first ranks.
+    masked = key_count - head.seen
     sums = head.rising.sum(-1)
     middle = 2 * masked + head.seen + 1  # doubled, as are the ranks
     inequality = by_rank - middle * sums
@@ -224,7 +270,10 @@ def measure_gini(head: HeadWeights) -> float:
 
 
 def measure_strongest(head: HeadWeights) -> float:
-    """Measure the weight of the strongest keys; of a query that sees no others it is 1 by force."""
+    """Measure the mean weight that queries give to their MOST strongest keys together.
+
+    A query that may attend to no more keys gives these everything by force, and is left out.
+    """
     strongest = head.rising[:, -MOST:]
     has_others = head.seen > MOST
     return mean_where(strongest.sum(-1), head.choosing & has_others)
@@ -328,11 +377,12 @@ COLUMNS: dict[str, Column] = {column.name: column for column in COLUMN_LIST}
 
 
 def measure_map(attention_map: AttentionMap) -> Measures:
-    """Measure the columns of a map by name, each (layer, head) in float64; NaN where undefined.
+    """Measure each head of a map in all the ways that ``COLUMNS`` lists, such as entropy or sink.
 
-    Distances and neighbours are of maps of one text only; words count as tokens where the map is
-    of words. Rows of numbers from elsewhere, or of maxima, are made to sum to 1 first. Of a map
-    without weights, there is what its statistics tell exactly.
+    Returns for each name of a measure the numbers (layer, head) in float64, NaN where undefined.
+    Distances and weights on neighbours are undefined between two texts; in a map of words they are
+    counted in words. Rows of numbers from elsewhere, or of maxima over heads, are made to sum to 1
+    first. For a map without weights, there is only what its statistics tell exactly.
     """
     shape = len(attention_map.layers), len(attention_map.heads)
     measures = {name: np.full(shape, np.nan) for name in COLUMNS}
@@ -358,18 +408,23 @@ def measure(attention_map: AttentionMap) -> Measures:
 
 
 def compute_exact_shares(attention_map: AttentionMap, weights: Weights) -> Doubles:
-    """Return the weights of a head of a map in float64, shares of each row."""
+    """Convert weights (query, key) of one head of a map to float64, each row summing to 1.
+
+    Rows of attention do so already, and stay as they are. Rows of other numbers, and of maxima over
+    heads, are divided by their sums.
+    """
     exact = weights.astype(np.float64)
     sums_to_one = attention_map.method == ATTENTION and "max" not in attention_map.heads
-    return exact if sums_to_one else share_out(exact)
+    return exact if sums_to_one else normalise_rows(exact)
 
 
 def read_statistics(attention_map: AttentionMap, statistics: Statistics) -> Measures:
-    """Read the columns that statistics tell, by the definitions of ``COLUMNS``.
+    """Compute the measures of heads, (layer, head) by name, that stored statistics tell exactly.
 
-    They do not tell what a query sees, but where a head spreads its weight there is a choice. If
-    any other than the first seems to have none, only the sink is known. Distance and diagonal are
-    of all queries: the first, if it has no choice, sees itself, and is taken out.
+    Statistics do not tell which keys a query sees, but a query has a choice where some head spreads
+    its weight, so that its entropy is not 0. If any query but the first seems to have no choice,
+    only the sink is known. Stored distance and diagonal are means over all queries. The first
+    query, if it has no choice, sees only itself; it is taken out of these means.
     """
     if not statistics.received.any() or "max" in attention_map.heads:
         return {}
@@ -393,6 +448,7 @@ def read_statistics(attention_map: AttentionMap, statistics: Statistics) -> Meas
     count_choosing = int(choosing.sum())
     distance, diagonal = statistics.distance, statistics.diagonal
     if distance is not None and diagonal is not None and is_one_text(attention_map):
+        # One query at most, the first.
         without_choice = count - count_choosing
         distance_sums = distance.astype(np.float64) * count
         measures["distance"] = distance_sums / count_choosing
@@ -411,11 +467,15 @@ class MeasureSummary(NamedTuple):
     """Texts for which the number is defined."""
 
 
-def summarise_measures(texts: Sequence[Mapping[str, Doubles]]) -> MeasureSummary:
-    """Return the mean and deviation of each column over the texts for which it is defined."""
+def summarise_measures(measures_of_texts: Sequence[Mapping[str, Doubles]]) -> MeasureSummary:
+    """Compute the mean and the deviation of each measure over several texts, and count the texts.
+
+    measures_of_texts: for each text the numbers (head,) by the name of their measure. A text for
+    which a number is NaN is not counted for it.
+    """
     summary = MeasureSummary({}, {}, {})
-    for name in texts[0]:
-        values = np.stack([text[name] for text in texts])  # (text, head)
+    for name in measures_of_texts[0]:
+        values = np.stack([text[name] for text in measures_of_texts])  # (text, head)
         summary.mean[name] = average_defined(values, 0)
         summary.sd[name] = compute_deviation(values, 0)
         counts = np.isfinite(values).sum(0)
@@ -423,7 +483,7 @@ def summarise_measures(texts: Sequence[Mapping[str, Doubles]]) -> MeasureSummary
     return summary
 
 
-def divide_where(above: Doubles, below: Doubles) -> Doubles:
-    """Return a quotient, NaN where there is nothing to divide by."""
-    quotient = np.full_like(above, np.nan)
-    return np.divide(above, below, out=quotient, where=below > 0)
+def divide_where(dividend: Doubles, divisor: Doubles) -> Doubles:
+    """Divide two arrays of one shape; the quotient is NaN where the divisor is not above 0."""
+    quotient = np.full_like(dividend, np.nan)
+    return np.divide(dividend, divisor, out=quotient, where=divisor > 0)

@@ -1,19 +1,21 @@
 """Numerical steps that several analyses share.
 
-They are the entropy of rows, the logarithm of a softmax, and two questions about masks: along which
-axes a mask only repeats itself, and whether it is causal.
+They are the entropy of rows, the logarithm of a softmax, rows that sum to 1, and two questions
+about masks: along which axes a mask only repeats itself, and whether it is causal.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from attnviz.record import Doubles, Floats, Visible
 
+Floating = TypeVar("Floating", Floats, Doubles)
+
 
 def compute_row_entropies(weights: Doubles) -> Doubles:
-    """Compute the entropy of each row in nats: weights (..., query, key) -> (..., query).
+    """Compute the entropy of each row in nats: weights (..., query, key) to (..., query).
 
     A weight of 0 adds nothing, since 0 log 0 = 0.
     """
@@ -24,7 +26,7 @@ def compute_row_entropies(weights: Doubles) -> Doubles:
 
 
 def log_softmax(logits: Floats | Doubles) -> Doubles:
-    """Compute the logarithms of the probabilities of logits (..., number), over the last axis."""
+    """Compute the logarithms of the softmax of logits (..., number), over the last axis."""
     highest = logits.max(-1, keepdims=True)
     shifted = logits.astype(np.float64) - highest
     sums = np.exp(shifted).sum(-1, keepdims=True)
@@ -38,7 +40,7 @@ def repeats_along(array: npt.NDArray[Any], axis: int) -> bool:
 
 
 def collapse_repeats(visible: Visible, axis_count: int) -> Visible:
-    """Return a mask that is 1 long along those of its first axes along which it repeats itself.
+    """Shorten a mask to length 1 along those of its first axes along which it only repeats itself.
 
     axis_count: how many axes are looked at, from the first on; the others stay as they are.
     """
@@ -50,9 +52,9 @@ def collapse_repeats(visible: Visible, axis_count: int) -> Visible:
 
 
 def is_causal(cells: npt.NDArray[Any]) -> bool:
-    """Return whether no cell above the diagonal is anything but 0 or False: cells (..., n, m).
+    """Return whether all cells above the diagonal are 0 or False, in each matrix of (..., n, m).
 
-    Cells are a mask, or weights. A single column has nothing above a diagonal, and is not causal.
+    cells: a mask, or weights. A single column has nothing above a diagonal, and is not causal.
     """
     if cells.shape[-1] <= 1:
         return False
@@ -61,3 +63,11 @@ def is_causal(cells: npt.NDArray[Any]) -> bool:
         if later_cells.any():
             return False
     return True
+
+
+def normalise_rows(weights: Floating) -> Floating:
+    """Divide each row of weights (..., key) by its sum; rows of zeros stay zeros."""
+    sums = weights.sum(-1, keepdims=True)
+    shares = np.zeros_like(weights)
+    np.divide(weights, sums, out=shares, where=sums > 0)
+    return shares

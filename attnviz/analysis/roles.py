@@ -43,13 +43,21 @@ class Layout(NamedTuple):
 
 
 def measure_induction(weights: Weights, block: int, first: int = 1) -> Weights:
-    """Average A[q, q - block + 1] over the second copy (prefix matching, Olsson et al. 2022)."""
+    """Average A[q, q - block + 1] over the second copy of a block (Olsson et al. 2022).
+
+    weights: A, (..., n, n), of a sequence with a block of ``block`` tokens that stands twice in a
+    row, from position ``first`` on. This is called prefix matching.
+    """
     second_copy = range(first + block, first + 2 * block)
     return average_band(weights, second_copy, block - 1)
 
 
 def measure_duplicate_token(weights: Weights, block: int, first: int = 1) -> Weights:
-    """Average A[q, q - block] over the second copy (Wang et al. 2022)."""
+    """Average A[q, q - block] over the second copy of a block (Wang et al. 2022).
+
+    weights: A, (..., n, n), of a sequence with a block of ``block`` tokens that stands twice in a
+    row, from position ``first`` on.
+    """
     second_copy = range(first + block, first + 2 * block)
     return average_band(weights, second_copy, block)
 
@@ -103,8 +111,8 @@ def score_local(weights: Weights, _: Layout) -> Weights:
     """Average the weight within NEAR tokens on both sides, less that of the strongest distance.
 
     The largest share that one distance has of it is left out, since a head that looks at one
-    distance alone is no window. The queries are those that see a key beyond on both sides, if they
-    look there.
+    distance alone does not look at a window. Only those queries are counted that have keys farther
+    away than NEAR on both sides. weights: (..., n, n); the scores are (...).
     """
     query_count = weights.shape[-2]
     queries = range(NEAR + 1, query_count - NEAR)
@@ -115,7 +123,12 @@ def score_local(weights: Weights, _: Layout) -> Weights:
 
 
 def score_uniform(weights: Weights, layout: Layout) -> Weights:
-    """Average H / ln m over queries that see m > 1 keys, H their entropy (Clark et al. 2019)."""
+    """Average H / ln m over queries that see m > 1 keys, H their entropy (Clark et al. 2019).
+
+    weights: (..., n, n). layout: has the mask, True where a query may attend. The scores are (...),
+    1 for a head that spreads its attention evenly over the visible keys, and NaN where no query
+    sees two keys.
+    """
     entropies = compute_row_entropies(weights.astype(np.float64))  # (..., query)
     visible = np.broadcast_to(layout.visible, weights.shape)
     seen = visible.sum(-1)  # (..., query)
@@ -136,7 +149,7 @@ def average_band(weights: Weights, queries: range, back: int) -> Weights:
 
 
 def average_last_axis(values: Weights) -> Weights:
-    """Average values over the last axis; NaN over nothing."""
+    """Average values over the last axis; NaN if that axis is empty."""
     if not values.shape[-1]:
         shape = values.shape[:-1]
         return np.full(shape, np.nan, values.dtype)
@@ -252,11 +265,16 @@ class MeasuredRole(NamedTuple):
 
 
 def score_roles(weights: Weights, layout: Layout, data: RoleData) -> dict[str, MeasuredRole]:
-    """Score weights (..., n, n) for the roles that are measured on such data.
+    """Score heads by their weights (..., n, n) for the roles that are measured on such data.
 
-    A score is undefined where a head that attends to all alike would have none: for the next token
-    of a causal model, and for separators where there are none.
+    A role is a thing that heads are known to do, such as attending to the previous token. layout:
+    the mask of the sequence, and where its repeated block and its separators stand. data:
+    "repeated" for a repeated block of random tokens, or "text". Returns for each name of a role the
+    scores (...), and for comparison those of a head that spreads its attention evenly over the
+    visible keys. A score is NaN where such a head would have none: for the next token of a causal
+    model, and for separators where there are none.
     """
+    # The weights of a head that plays no role.
     even_weights = spread_evenly(layout.visible)
     measured: dict[str, MeasuredRole] = {}
     for name, role in ROLES.items():
@@ -271,7 +289,11 @@ def score_roles(weights: Weights, layout: Layout, data: RoleData) -> dict[str, M
 
 
 def spread_evenly(visible: Visible) -> Weights:
-    """Make the weights of a head that attends to all that it sees alike: (..., n, n)."""
+    """Make the weights (..., n, n) of a head that spreads its attention evenly.
+
+    visible: (..., n, n), True where a query may attend. The visible keys of a query get the same
+    weight each.
+    """
     seen = visible.sum(-1, keepdims=True, dtype=np.float32)
     divisors = np.maximum(seen, 1)
     even: Weights = np.divide(visible, divisors, dtype=np.float32)
@@ -279,7 +301,7 @@ def spread_evenly(visible: Visible) -> Weights:
 
 
 def scale_above_chance(score: float, chance: float) -> float:
-    """Return how far a score is on the way from chance to 1; at most 0 where chance is 1."""
+    """Return how far a score is on the way from chance to 1; 0 where chance is 1."""
     if chance < 1:
         return (score - chance) / (1 - chance)
     return 0.0

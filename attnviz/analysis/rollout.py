@@ -17,8 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.numerics import is_causal
-from attnviz.methods import MADE_OF, METHODS
-from attnviz.record import CHEFER, ROLLOUT, AttentionMap, Capture, Doubles, Floats, Visible
+from attnviz.methods import METHODS, METHODS_THROUGH_LAYERS
+from attnviz.record import (
+    CHEFER,
+    ROLLOUT,
+    AttentionMap,
+    Capture,
+    Doubles,
+    Floats,
+    Visible,
+)
 
 ROLLOUT_SOURCE = METHODS[ROLLOUT].line
 CAUSAL = (
@@ -29,11 +37,12 @@ CAUSAL = (
 
 
 def compute_rollout(weights: npt.NDArray[Any]) -> Floats:
-    """Compute the share of each token in the vectors after each layer.
+    """Compute attention rollout: the share of each token in the vectors after each layer.
 
     weights: (layer, head, n, n); the shares are (layer, n, n). R_l = A_l R_{l-1} with R_{-1} = I
-    and A_l the mean over heads plus I, its rows made to sum to 1 (section 3 of the paper: half and
-    half where the rows of attention sum to 1). Raises ValueError unless the matrices are square.
+    and A_l the mean over heads plus I, its rows made to sum to 1 (Abnar & Zuidema 2020, section 3:
+    half attention and half residual stream where the rows of attention sum to 1). Raises ValueError
+    unless the matrices are square.
     """
     if not is_square(weights):
         raise ValueError(f"rollout is of weights (layer, head, n, n), not {weights.shape}")
@@ -43,12 +52,12 @@ def compute_rollout(weights: npt.NDArray[Any]) -> Floats:
 
 
 def compute_relevance(gradients: npt.NDArray[Any]) -> Floats:
-    """Compute the relevance of each token to each after each layer.
+    """Compute the relevance of each token for each other token after each layer.
 
-    gradients: (layer, head, n, n), weights times their gradients where positive, max(A * dL/dA, 0);
-    the relevance is (layer, n, n). R_l = R_{l-1} + C_l R_{l-1} with R_{-1} = I and C_l their mean
-    over heads (Chefer, Gur & Wolf 2021, eq. 5 and 6, the rule of self-attention); I is not taken
-    off at the end. Raises ValueError unless the matrices are square.
+    gradients: (layer, head, n, n), weights times their gradients where positive, max(A * dL/dA, 0).
+    The relevance is (layer, n, n). R_l = R_{l-1} + C_l R_{l-1} with R_{-1} = I and C_l the mean of
+    the gradients over heads (Chefer, Gur & Wolf 2021, eq. 5 and 6, the rule of self-attention); I
+    is not taken off at the end. Raises ValueError unless the matrices are square.
     """
     if not is_square(gradients):
         raise ValueError(f"relevance is of gradients (layer, head, n, n), not {gradients.shape}")
@@ -56,7 +65,7 @@ def compute_relevance(gradients: npt.NDArray[Any]) -> Floats:
 
 
 def is_square(numbers: npt.NDArray[Any]) -> bool:
-    """Return whether numbers are (layer, head, n, n), and there are some."""
+    """Return whether an array has the shape (layer, head, n, n), and none of its sides is 0."""
     shape = numbers.shape
     if len(shape) != 4 or 0 in shape:
         return False
@@ -71,18 +80,23 @@ def average_with_identity(numbers: npt.NDArray[Any]) -> Doubles:
 
 
 def multiply_layers(steps: Doubles) -> Floats:
-    """Multiply each layer with those before it, later ones on the left, in place; (layer, n, n)."""
+    """Replace the matrix of each layer by its product with those of all earlier layers.
+
+    steps: (layer, n, n), which is overwritten; a later layer stands on the left of the product.
+    Returns the products in float32.
+    """
     for layer in range(1, len(steps)):
         steps[layer] = steps[layer] @ steps[layer - 1]
     return steps.astype(np.float32)
 
 
 def replace_by_rollout(capture: Capture) -> Capture:
-    """Return a capture of rollout instead of weights; its notes tell the source.
+    """Make a capture of attention rollout from a capture of weights; its notes tell the source.
 
-    Each layer has one head, named "rollout". Raises ValueError for attention between two texts, for
-    lacking layers, heads or tokens, for weights of which a part or a maximum was kept, and for
-    numbers that are no attention.
+    Each kind of map becomes one map, whose layers have one head, named "rollout". A note warns
+    where the model is causal. Raises ValueError for attention between two texts, for lacking
+    layers, heads or tokens, for weights of which a part or a maximum was kept, and for numbers that
+    are no attention.
     """
     maps = combine_layers_by_kind(capture, ROLLOUT)
     notes = [*capture.notes, ROLLOUT_SOURCE]
@@ -100,10 +114,11 @@ def warn_of_first_token(attention_map: AttentionMap) -> str:
 
 
 def replace_by_relevance(capture: Capture) -> Capture:
-    """Return a capture of the relevance of Chefer et al. instead of gradients.
+    """Make a capture of the relevance of Chefer et al. from a capture of gradients.
 
-    Each layer has one head, named "chefer". Raises ValueError as ``rolled_out`` does, and for
-    numbers that are no gradients.
+    Each kind of map becomes one map, whose layers have one head, named "chefer". Raises ValueError
+    for attention between two texts, for lacking layers, heads or tokens, for gradients of which a
+    part or a maximum was kept, and for numbers that are no gradients.
     """
     maps = combine_layers_by_kind(capture, CHEFER)
     notes = *capture.notes, METHODS[CHEFER].line
@@ -111,7 +126,11 @@ def replace_by_relevance(capture: Capture) -> Capture:
 
 
 def combine_layers_by_kind(capture: Capture, method: str) -> tuple[AttentionMap, ...]:
-    """Combine the maps of each kind through the layers, into one a kind. Raises ValueError."""
+    """Combine the layers of each kind of map by rollout or relevance, into one map a kind.
+
+    method: ``rollout`` or ``chefer``, which stands for relevance. Raises ValueError where the maps
+    of a kind cannot be combined.
+    """
     maps_of_kind: dict[str, list[AttentionMap]] = {}
     for each in capture.maps:
         maps_of_kind.setdefault(each.kind, []).append(each)
@@ -119,9 +138,12 @@ def combine_layers_by_kind(capture: Capture, method: str) -> tuple[AttentionMap,
 
 
 def combine_layers(maps: Sequence[AttentionMap], method: str) -> AttentionMap:
-    """Combine maps of one kind through the layers by rollout or relevance.
+    """Combine all layers of one kind of map by rollout or relevance, into one map.
 
-    Raises ValueError if they are not of all layers, or not of the same tokens.
+    maps: attention maps that hold the layers in order. method: ``rollout`` or ``chefer``, which
+    stands for relevance. The map that is returned has one head, named after the method. A cell is
+    visible if the key can have reached the query through the layers. Raises ValueError if layers
+    are missing, or do not all read the same tokens.
     """
     means = []
     layers: list[int] = []
@@ -141,29 +163,31 @@ def combine_layers(maps: Sequence[AttentionMap], method: str) -> AttentionMap:
     visible = [each.visible.any(1) for each in maps]
     sources = trace_sources(np.concatenate(visible))
     return AttentionMap(
-        first.kind,
-        tuple(layers),
-        (method,),
-        tokens,
-        tokens,
-        combined[:, None],
-        sources[:, None],
-        method,
+        kind=first.kind,
+        layers=tuple(layers),
+        heads=(method,),
+        queries=tokens,
+        keys=tokens,
+        weights=combined[:, None],
+        visible=sources[:, None],
+        method=method,
         unit=first.unit,
     )
 
 
 def require_whole_layers(attention_map: AttentionMap, method: str) -> Floats:
-    """Return the numbers of some layers.
+    """Return the numbers of a map, (layer, head, query, key), if ``method`` can use them.
 
-    Raises ValueError if they are not those of all heads and tokens of one text.
+    method: ``rollout``, which is made of weights, or ``chefer``, which is made of gradients. Raises
+    ValueError for cross-attention, for a map of other numbers, and for one that lacks some of the
+    heads or tokens.
     """
     if attention_map.kind == "cross":
         reason = "cross-attention looks from one to another"
         raise ValueError(f"{method} goes through the layers of one text: {reason}")
     weights = attention_map.weights
     heads = attention_map.heads
-    has_method = attention_map.method == MADE_OF[method]
+    has_method = attention_map.method == METHODS_THROUGH_LAYERS[method]
     if weights is None or not has_method or "max" in heads:
         numbers = "weights" if method == ROLLOUT else "gradients"
         others = "tiles, statistics, edges, maxima or other numbers"
@@ -178,14 +202,17 @@ def require_whole_layers(attention_map: AttentionMap, method: str) -> Floats:
 
 
 def trace_sources(visible: Visible) -> Visible:
-    """Trace which tokens a query can get anything of, through the layers up to each.
+    """Trace which tokens can have reached each query, through all layers up to each layer.
 
-    visible: (layer, n, n), what each layer sees; the sources are (layer, n, n) too.
+    visible: (layer, n, n), True where a query may attend in that layer. Returns (layer, n, n), True
+    where the vector of the query can depend on the key after that layer. It always depends on its
+    own token.
     """
     itself = np.eye(visible.shape[-1], dtype=bool)
     sources = visible | itself
     for layer in range(1, len(sources)):
         step = sources[layer].astype(np.float32)
+        # The product counts the ways in which a key reaches a query.
         before = sources[layer - 1].astype(np.float32)
         sources[layer] = step @ before > 0
     return sources

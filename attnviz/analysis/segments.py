@@ -20,7 +20,14 @@ from attnviz.analysis.measures import (
     find_positions,
 )
 from attnviz.escape import escape, require_unicode
-from attnviz.record import AttentionMap, Capture, Doubles, Segment, Token, Visible
+from attnviz.record import (
+    AttentionMap,
+    Capture,
+    Doubles,
+    Segment,
+    Token,
+    Visible,
+)
 
 SEGMENT_LINE = re.compile(r"(\d{1,9}):(\d{1,9})\s+(\S.*)", re.ASCII)
 BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
@@ -35,9 +42,10 @@ HOW_TO_WRITE = f"write {JSON_EXAMPLE}, or lines such as 0:40 system"
 
 
 def parse_segments(content: str) -> tuple[Segment, ...]:
-    """Parse segments written as JSON, or a line each: START:END NAME, in characters.
+    """Parse segments, that is, named parts of a text, from JSON or from lines START:END NAME.
 
-    Raises ValueError saying what is allowed, InputError for a name that is no Unicode.
+    START and END count characters. Raises ValueError saying what is allowed, InputError for a name
+    that is no Unicode.
     """
     is_json = content.lstrip().startswith(("[", "{"))
     segments = parse_segment_list(content) if is_json else parse_segment_lines(content)
@@ -49,7 +57,7 @@ def parse_segments(content: str) -> tuple[Segment, ...]:
 
 
 def parse_segment_list(content: str) -> tuple[Segment, ...]:
-    """Parse segments written as a JSON list of objects. Raises ValueError."""
+    """Parse segments from a JSON list of objects. Raises ValueError saying what is allowed."""
     try:
         entries = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -60,7 +68,11 @@ def parse_segment_list(content: str) -> tuple[Segment, ...]:
 
 
 def read_segment(entry: Any, number: int) -> Segment:
-    """Read the segment of one entry of a JSON list. Raises ValueError."""
+    """Read a segment, a named part of a text, from one entry of a JSON list.
+
+    entry: an object with just name, start and end, the latter two in characters. number: the index
+    of the entry in the list, for errors. Raises ValueError saying what is allowed.
+    """
     fields = set(Segment._fields)
     if not isinstance(entry, dict) or set(entry) != fields:
         raise ValueError(f"segment {number} needs name, start and end: {HOW_TO_WRITE}")
@@ -75,7 +87,10 @@ def read_segment(entry: Any, number: int) -> Segment:
 
 
 def parse_segment_lines(content: str) -> tuple[Segment, ...]:
-    """Parse segments written as lines, empty ones left out. Raises ValueError."""
+    """Parse segments, named parts of a text, from lines START:END NAME; empty lines are left out.
+
+    Raises ValueError, quoting the beginning of a line that has another form.
+    """
     segments = []
     for full_line in content.splitlines():
         line = full_line.strip()
@@ -94,10 +109,11 @@ def parse_segment_lines(content: str) -> tuple[Segment, ...]:
 
 
 def choose_segments(capture: Capture, segments: Sequence[Segment] | None) -> tuple[Segment, ...]:
-    """Return the segments of the text of a capture: those given, else the text's own.
+    """Return the chosen segments of the text of a capture, or by default those it is made of.
 
-    Its own are the messages of a chat, or else its paragraphs or lines. Raises ValueError for
-    segments that do not fit the text, and for a text that has none of its own.
+    segments: named parts of the text. None stands for the messages of a chat, or else for the
+    paragraphs of the text, or its lines. Raises ValueError for segments that do not fit the text,
+    and for a text of a single line.
     """
     if segments is None:
         segments = capture.segments or find_paragraphs(capture.text)
@@ -106,7 +122,7 @@ def choose_segments(capture: Capture, segments: Sequence[Segment] | None) -> tup
 
 
 def require_fitting_segments(segments: Sequence[Segment], text: str) -> None:
-    """Raise ValueError if segments are empty, lie outside the text, or overlap."""
+    """Raise ValueError if a segment of a text is empty or lies outside it, or if two overlap."""
     length = len(text)
     for segment in segments:
         name = describe_segment(segment)
@@ -129,9 +145,10 @@ def describe_segment(segment: Segment) -> str:
 
 
 def find_paragraphs(text: str) -> tuple[Segment, ...]:
-    """Find the parts of a text between blank lines, or else its lines.
+    """Find the parts of a text between blank lines, or if there is but one, its lines.
 
-    Raises ValueError if there is but one.
+    Each is a segment that is named by its number and its beginning. Raises ValueError if there is
+    only one line.
     """
     for separator, noun in ((BLANK_LINE, "paragraph"), (LINE_BREAK, "line")):
         spans = list(split_spans(text, separator))
@@ -142,7 +159,10 @@ def find_paragraphs(text: str) -> tuple[Segment, ...]:
 
 
 def name_span(text: str, noun: str, number: int, span: tuple[int, int]) -> Segment:
-    """Return a part of a text as a segment named by its number and its beginning."""
+    """Make a segment of a part of a text, named by its number and its beginning.
+
+    noun: "paragraph" or "line". span: where the part begins and ends, in characters.
+    """
     start, end = span
     beginning = shorten_beginning(text[start:end])
     name = f"{noun} {number} {beginning}"
@@ -150,7 +170,10 @@ def name_span(text: str, noun: str, number: int, span: tuple[int, int]) -> Segme
 
 
 def split_spans(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    """Yield where the parts of a text between separators lie, but none of white space alone."""
+    """Yield the start and end of each part of a text between separators, in characters.
+
+    Parts of white space alone are left out.
+    """
     separators = [match.span() for match in separator.finditer(text)]
     length = len(text)
     borders = [(0, 0), *separators, (length, length)]
@@ -160,7 +183,10 @@ def split_spans(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, in
 
 
 def shorten_beginning(text: str) -> str:
-    """Return the first characters of a text, on one line."""
+    """Return the first characters of a text on one line, at most BEGINNING of them.
+
+    An ellipsis stands for what is left out.
+    """
     line = " ".join(text.split())
     if len(line) <= BEGINNING:
         return line
@@ -169,14 +195,15 @@ def shorten_beginning(text: str) -> str:
 
 
 def find_segment(name: str, segments: Sequence[Segment]) -> int:
-    """Find the number of the segment of that name, or whose name begins with it.
+    """Find the index of the one segment that has a name, or whose name begins with it.
 
-    Raises ValueError unless there is one.
+    A name that begins with it goes on with a space. Segments of exactly that name go first. Raises
+    ValueError unless there is just one.
     """
     names = [segment.name for segment in segments]
-    same = [i for i, other in enumerate(names) if other == name]
-    longer = [i for i, other in enumerate(names) if other.startswith(f"{name} ")]
-    matches = same or longer
+    exact_matches = [i for i, other in enumerate(names) if other == name]
+    beginning_matches = [i for i, other in enumerate(names) if other.startswith(f"{name} ")]
+    matches = exact_matches or beginning_matches
     if len(matches) != 1:
         count = len(matches) or "no"
         listed = ", ".join(map(escape, names))
@@ -222,7 +249,11 @@ class Shares(NamedTuple):
 
 
 def join_shares(maps: Sequence[Shares]) -> Shares:
-    """Return the shares of several maps as of one list of heads: arrays (head, segment)."""
+    """Join the shares of several maps, as if all their heads were in one list.
+
+    A share is the part of the attention of a head that a segment gets. The arrays (layer, head,
+    segment) of the maps become arrays (head, segment).
+    """
     share = join_heads([shares.share for shares in maps])
     baseline = join_heads([shares.baseline for shares in maps])
     rest_share = join_heads([shares.rest_share for shares in maps])
@@ -231,7 +262,7 @@ def join_shares(maps: Sequence[Shares]) -> Shares:
 
 
 def join_heads(arrays: Sequence[Doubles]) -> Doubles:
-    """Return arrays (layer, head, segment) of several maps as one (head, segment)."""
+    """Join arrays (layer, head, segment) of several maps to one array (head, segment)."""
     segment_count = arrays[0].shape[-1]
     return np.concatenate([array.reshape(-1, segment_count) for array in arrays])
 
@@ -243,10 +274,13 @@ def measure_shares(
 ) -> Shares:
     """Measure the share of attention that each segment gets, beside what an even spread would give.
 
-    Means over the queries that have a choice, see a token of the segment, and stand outside it:
-    what a text looks at in itself says little of who else does, and a query of a causal model
-    cannot see what comes after it. query: the one at that position of the map, wherever it stands.
-    Raises ValueError if the map has no weights, or keys of a target.
+    A segment is a named part of the text. Shares are means over the queries that have a choice, see
+    a token of the segment, and stand outside it: attention within a segment says little of who else
+    looks at it, and a query of a causal model cannot see what comes after it. query: the index of
+    the one query of the map that is counted instead, wherever it stands. The shares are measured
+    twice, with all keys, and without the special and first tokens that heads rest on. Raises
+    ValueError if the map has no weights, or keys of a target, which the decoder of an
+    encoder-decoder reads.
     """
     if attention_map.weights is None:
         raise ValueError("shares of segments need weights, and this map has none")
@@ -262,9 +296,11 @@ def measure_shares(
     shares_of_heads = np.full((4, *shape, len(segments)), np.nan)
     for layer, head in np.ndindex(shape):
         weights = compute_exact_shares(attention_map, attention_map.weights[layer, head])
-        whole = HeadWeights(weights, attention_map.visible[layer, head], positions)
-        shares_of_heads[:2, layer, head] = measure_head_shares(whole, members, counted)
-        shares_of_heads[2:, layer, head] = measure_head_shares(whole.rest, rest_members, counted)
+        all_keys = HeadWeights(weights, attention_map.visible[layer, head], positions)
+        shares_of_heads[:2, layer, head] = measure_head_shares(all_keys, members, counted)
+        # Without those that heads rest on.
+        other_keys = all_keys.rest
+        shares_of_heads[2:, layer, head] = measure_head_shares(other_keys, rest_members, counted)
     share, baseline, rest_share, rest_baseline = shares_of_heads
     return Shares(share, baseline, rest_share, rest_baseline, members.sum(0))
 
@@ -274,27 +310,33 @@ def choose_counted_queries(
     segments: Sequence[Segment],
     query: int | None,
 ) -> Visible:
-    """Choose which queries count for which segment, (query, segment).
+    """Choose the queries that are counted for each segment, as a mask (query, segment).
 
-    That is the query at one position of the map, or without one, all outside the segment.
+    query: the index of the one query that is counted for all segments. If it is None, the queries
+    outside a segment are counted for it. In cross-attention these are all, since they are of
+    another text.
     """
     count = len(attention_map.queries)
     shape = count, len(segments)
     if query is not None:
         is_asked = np.arange(count) == query
         return np.broadcast_to(is_asked[:, None], shape)
-    if attention_map.kind == "cross":  # queries of another text
+    # Queries are of another text.
+    if attention_map.kind == "cross":
         return np.ones(shape, bool)
-    own_segments = assign_tokens(attention_map.queries, segments)
+    query_segments = assign_tokens(attention_map.queries, segments)
     numbers = np.arange(len(segments))
-    members: Visible = own_segments[:, None] == numbers
+    members: Visible = query_segments[:, None] == numbers
     return ~members
 
 
 def measure_head_shares(head: HeadWeights, members: Visible, counted: Visible) -> Doubles:
-    """Measure the shares and the even shares of segments for one head, (2, segment).
+    """Measure for one head the shares that segments get, and their even shares, (2, segment).
 
-    members: (key, segment). counted: (query, segment).
+    An even share is what a segment would get if each query spread its attention evenly over the
+    keys that it sees. Both are means over the queries that are counted, NaN where none is. members:
+    (key, segment), True where the key is in the segment. counted: (query, segment), True where the
+    query may be counted; it is if it sees several keys, and at least one of the segment.
     """
     keys_inside = head.visible @ members.astype(np.float64)  # (query, segment): seen keys of it
     sees_inside = keys_inside > 0
@@ -310,16 +352,17 @@ def measure_head_shares(head: HeadWeights, members: Visible, counted: Visible) -
 
 
 def assign_tokens(tokens: Sequence[Token], segments: Sequence[Segment]) -> npt.NDArray[np.int64]:
-    """Return the number of the segment that most of each token lies in, the first of equal ones.
+    """Find for each token the index of the segment that most of it lies in, (token,).
 
-    It is -1 for none, as for special tokens. Segments are of the first text of a pair.
+    It is the first of equal ones, and -1 for a token in no segment, for a special one, and for one
+    of the second text of a pair, in which there are no segments.
     """
     starts = np.array([segment.start for segment in segments])
     ends = np.array([segment.end for segment in segments])
     numbers = np.full(len(tokens), -1)
     for i, token in enumerate(tokens):
         last_starts = np.maximum(starts, token.start)
-        common = np.minimum(ends, token.end) - last_starts  # (segment,)
+        common = np.minimum(ends, token.end) - last_starts  # (segment,): characters in it
         is_of_text = not token.special and token.segment == 0
         if is_of_text and common.max() > 0:
             numbers[i] = common.argmax()

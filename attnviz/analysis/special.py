@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.record import AttentionMap, Weights
+from attnviz.analysis.numerics import normalise_rows
+from attnviz.record import AttentionMap
 
 Special: TypeAlias = Literal["keep", "drop", "renormalise"]
 
@@ -24,8 +25,10 @@ class Rest(NamedTuple):
 def drop_special(attention_map: AttentionMap, how: Special) -> Rest:
     """Drop the rows and columns of special tokens from a map.
 
-    ``renormalise`` makes the rows of each head sum to 1 again; a row all of whose weight was on
-    special tokens stays 0. Raises ValueError if no token, or no weight, is left.
+    how: with ``renormalise`` the rows of each head sum to 1 again, and a row all of whose weight
+    was on special tokens stays 0; otherwise the remaining weights stay as they are. Returns the map
+    with the share of weight that was dropped and the names of the tokens. Raises ValueError if no
+    token, or no weight, is left.
     """
     queries, keys = attention_map.queries, attention_map.keys
     rows = [position for position, token in enumerate(queries) if not token.special]
@@ -39,17 +42,9 @@ def drop_special(attention_map: AttentionMap, how: Special) -> Rest:
     before = float(kept_rows.sum(dtype=np.float64))
     after = float(kept_map.weights.sum(dtype=np.float64))
     if how == "renormalise":
-        kept_map = replace(kept_map, weights=renormalise_rows(kept_map.weights))
+        kept_map = replace(kept_map, weights=normalise_rows(kept_map.weights))
     dropped_share = 0.0
     if before:
         dropped_share = max(0.0, 1 - after / before)
     names = [token.text for token in (*queries, *keys) if token.special]
     return Rest(kept_map, dropped_share, tuple(dict.fromkeys(names)))
-
-
-def renormalise_rows(weights: Weights) -> Weights:
-    """Make rows (..., key) sum to 1; rows of nothing stay 0."""
-    sums = weights.sum(-1, keepdims=True)
-    shares = np.zeros_like(weights)
-    np.divide(weights, sums, out=shares, where=sums > 0)
-    return shares

@@ -33,11 +33,12 @@ class Sink(NamedTuple):
 
 
 def measure_statistics(weights: Weights, visible: Visible, square: bool) -> Statistics:
-    """Measure statistics of full weights, (layer, head, query, key); visible broadcasts to them.
+    """Measure statistics of each head, such as its entropy, from all of its weights.
 
-    square: queries and keys are the same tokens, so that distances between them mean something.
-    Distance and diagonal are means over the queries that see a key. One head is measured after the
-    other, so that little more than the weights is held.
+    weights: (layer, head, query, key). visible: the mask, which broadcasts to the weights. square:
+    queries and keys are the same tokens, so that distances between them mean something. Distance
+    and diagonal are means over the queries that see a key. One head is measured after the other, so
+    that little more than the weights is held in memory.
     """
     lead = weights.shape[:2]
     visible = np.broadcast_to(visible, weights.shape)
@@ -52,10 +53,15 @@ def measure_statistics(weights: Weights, visible: Visible, square: bool) -> Stat
 
 
 def measure_head_statistics(weights: Weights, visible: Visible, square: bool) -> tuple[Any, ...]:
-    """Measure the fields of ``Statistics``, in order, of one head (query, key), in float64."""
+    """Measure one head (query, key) in float64: the fields of ``Statistics``, in their order.
+
+    visible: (query, key), True where a query may attend. Without ``square``, that is, where queries
+    and keys are different tokens, only the first three fields are measured.
+    """
     exact = weights.astype(np.float64)
     entropies = compute_row_entropies(exact)  # (query,)
     seen = visible.sum(-1)  # (query,)
+    # Queries that see one key have no choice.
     choosing = seen > 1
     choosing_count = max(np.count_nonzero(choosing), 1)
     received = choosing @ exact / choosing_count  # (key,)
@@ -73,10 +79,12 @@ def measure_head_statistics(weights: Weights, visible: Visible, square: bool) ->
 
 
 def find_sink(received: Floats, candidates: Sequence[int]) -> Sink | None:
-    """Find the candidate key that received most, (..., key).
+    """Find which of some keys received most weight, in the mean over all but the last axis.
 
-    See Xiao et al. 2023, and Clark et al. 2019 for [CLS] and [SEP]. None if nothing was received at
-    all: then no query sees more than one key.
+    received: (..., key), the mean weight that each key received. candidates: the positions of the
+    keys that may be the sink. Returns the key with its share, or None if nothing was received at
+    all, which is so where no query sees more than one key. See Xiao et al. 2023, and Clark et al.
+    2019 for [CLS] and [SEP].
     """
     if not received.any():
         return None
@@ -89,9 +97,9 @@ def find_sink(received: Floats, candidates: Sequence[int]) -> Sink | None:
 
 
 def pool_weights(weights: Weights | Visible, most: int) -> Tiles:
-    """Pool weights (layer, head, query, key) over tiles, as means and maxima.
+    """Pool weights (layer, head, query, key) over tiles of neighbouring cells: means and maxima.
 
-    most: tiles on a side, at most.
+    most: the largest number of tiles along either side, which makes the size of a tile.
     """
     query_count, key_count = weights.shape[2:]
     height = math.ceil(query_count / most)
@@ -111,9 +119,11 @@ def pool_weights(weights: Weights | Visible, most: int) -> Tiles:
 
 
 def pool_map(attention_map: AttentionMap, most: int) -> AttentionMap:
-    """Return a map of weights as one of tiles, at most so many on a side.
+    """Pool the weights of a map over tiles of neighbouring cells, if it is large.
 
-    A map that has no more queries and keys, or no weights, is returned as it is.
+    most: the largest number of tiles along either side. A map that has no more queries and keys
+    than that, or no weights, is returned as it is. Statistics are measured before the weights are
+    dropped.
     """
     weights = attention_map.weights
     query_count = len(attention_map.queries)
@@ -133,16 +143,18 @@ def pool_map(attention_map: AttentionMap, most: int) -> AttentionMap:
 
 
 def pool_visible_mask(visible: Visible, axis: int, size: int) -> Visible:
-    """Pool a mask over tiles of so many cells along an axis; a tile is visible if a cell is."""
+    """Pool a mask over tiles of ``size`` cells along an axis; a tile is visible if a cell is."""
     starts = np.arange(0, visible.shape[axis], size)
     pooled: Visible = np.logical_or.reduceat(visible, starts, axis=axis)
     return pooled
 
 
 def find_strongest_edges(weights: Weights, count: int) -> Edges:
-    """Find the largest weights of each query, and their keys: (layer, head, query, key).
+    """Find the keys to which each query gives the largest weights.
 
-    count: how many there are of each query, in falling order, (layer, head, query, rank).
+    weights: (layer, head, query, key). count: how many keys to find for each query; all, if there
+    are fewer. Returns the keys and their weights, both (layer, head, query, rank), the largest
+    first.
     """
     count = min(count, weights.shape[-1])
     order = np.argsort(-weights, axis=-1, kind="stable")
@@ -152,7 +164,7 @@ def find_strongest_edges(weights: Weights, count: int) -> Edges:
 
 
 def average_defined(values: Floats | Doubles, axis: int) -> Doubles:
-    """Compute the mean of the numbers along an axis that are defined; NaN if none is."""
+    """Compute the mean along an axis of the numbers that are defined; NaN if none is."""
     is_defined = np.isfinite(values)
     counts = is_defined.sum(axis)
     totals = np.where(is_defined, values, 0).sum(axis)
@@ -162,7 +174,7 @@ def average_defined(values: Floats | Doubles, axis: int) -> Doubles:
 
 
 def compute_deviation(values: Doubles, axis: int) -> Doubles:
-    """Compute the standard deviation of the numbers along an axis that are defined.
+    """Compute the standard deviation along an axis of the numbers that are defined.
 
     It is that of a sample, n - 1 in the divisor; NaN of fewer than two numbers.
     """
@@ -172,6 +184,6 @@ def compute_deviation(values: Doubles, axis: int) -> Doubles:
     deviations = np.where(is_defined, values - means, 0)
     squares = (deviations**2).sum(axis)
     mean_squares = np.full(counts.shape, np.nan)
-    freedom = counts - 1
-    np.divide(squares, freedom, out=mean_squares, where=counts > 1)
+    degrees_of_freedom = counts - 1
+    np.divide(squares, degrees_of_freedom, out=mean_squares, where=counts > 1)
     return np.sqrt(mean_squares)

@@ -22,7 +22,14 @@ import numpy.typing as npt
 
 from attnviz.analysis.numerics import collapse_repeats
 from attnviz.analysis.statistics import measure_statistics
-from attnviz.record import AttentionMap, Capture, Doubles, Floats, Token, Visible
+from attnviz.record import (
+    AttentionMap,
+    Capture,
+    Doubles,
+    Floats,
+    Token,
+    Visible,
+)
 
 Texts: TypeAlias = tuple[str, ...]  # by segment
 
@@ -30,7 +37,7 @@ EXTENDING = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]"
 SEEN = r"[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]"
 WORDS_NOTE = "words: weights of the pieces of a key are summed, those of a query averaged"
 SEVERAL = -1  # the id of a word of several tokens
-OWN = -1  # stands for a segment: that of tokens of no word
+NO_WORD = -1  # stands in place of a segment for a token that belongs to no word
 
 
 class WordSpan(NamedTuple):
@@ -73,7 +80,10 @@ def find_word_spans(text: str) -> tuple[WordSpan, ...]:
 
 
 def trim_span(text: str, start: int, end: int) -> WordSpan:
-    """Return a span of a text without the white space at its ends: a mark may stand on a space."""
+    """Return a span of a text without the white space at its ends.
+
+    There may be some even in a word, since a combining mark can stand on a space.
+    """
     piece = text[start:end]
     trimmed_start = end - len(piece.lstrip())
     trimmed_end = start + len(piece.rstrip())
@@ -125,17 +135,18 @@ def make_sign_pattern(*classes: str) -> str:
 
 
 def coarsen_spans(spans: Sequence[WordSpan], tokens: Sequence[Token]) -> tuple[WordSpan, ...]:
-    """Join words that one token crosses, so that each token of the text lies in one word at most.
+    """Join neighbouring words that one token overlaps, so that each token lies in one at most.
 
-    When this is done for two tokenizers in turn, both have the same words.
+    spans: the words of the text, in rising order. tokens: those of this text. When this is done for
+    the tokens of two tokenizers in turn, both have the same words.
     """
-    openings = np.zeros(len(spans) + 1, int)
+    crossing_changes = np.zeros(len(spans) + 1, int)
     for token in tokens:
         words = find_crossed_words(token, spans)
         if words:
-            openings[words.start] += 1
-            openings[words.stop - 1] -= 1
-    joins_next = openings.cumsum() > 0  # (word,): True if it and the next are one
+            crossing_changes[words.start] += 1
+            crossing_changes[words.stop - 1] -= 1
+    joins_next = crossing_changes.cumsum() > 0  # (word,): True if it and the next are one
     joined: list[WordSpan] = []
     for number, span in enumerate(spans):
         if number > 0 and joins_next[number - 1]:
@@ -147,9 +158,10 @@ def coarsen_spans(spans: Sequence[WordSpan], tokens: Sequence[Token]) -> tuple[W
 
 
 def find_crossed_words(token: Token, spans: Sequence[WordSpan]) -> range:
-    """Find the words of which a token has a part, as their positions among the spans.
+    """Find the words that a token overlaps, as a range of indices of the spans.
 
-    There are none if the token is special or stands for no text.
+    spans: the words of the token's text, in rising order. The range is empty if the token is
+    special or stands for no text.
     """
     if token.special or token.start == token.end:
         return range(0)
@@ -173,11 +185,13 @@ def group_tokens(
     texts: Sequence[str],
     spans: Sequence[Sequence[WordSpan]] | None = None,
 ) -> Grouping:
-    """Group tokens by words.
+    """Group tokens by the words that they are pieces of.
 
-    texts: one a segment. spans: the words to use instead of the texts' own, one sequence a segment.
-    Words that a token crosses are one. A token of no word (a special one, white space, one that
-    stands for no text) is a unit of its own. A word has the id of its only token, or -1.
+    texts: the text of each segment; there are two segments for a pair of texts. spans: for each
+    segment the words to use, instead of those that are found in its text. Words that one token
+    overlaps are joined. A token of no word (a special one, white space, one that stands for no
+    text) is a unit of its own. Returns the words as tokens, with the positions of the tokens of
+    each. A word has the id of its only token, or -1.
     """
     if spans is None:
         spans = [find_word_spans(text) for text in texts]
@@ -185,17 +199,18 @@ def group_tokens(
     for segment, spans_of_segment in enumerate(spans):
         tokens_of_segment = [token for token in tokens if token.segment == segment]
         words.append(coarsen_spans(spans_of_segment, tokens_of_segment))
-    members: dict[tuple[int, int], list[int]] = {}  # by segment and word
+    # By segment and number of the word.
+    members: dict[tuple[int, int], list[int]] = {}
     for position, token in enumerate(tokens):
         segment = token.segment
         crossed = range(0)
         if segment in range(len(words)):
             crossed = find_crossed_words(token, words[segment])
-        unit = (segment, crossed[0]) if crossed else (OWN, position)
+        unit = (segment, crossed[0]) if crossed else (NO_WORD, position)
         members.setdefault(unit, []).append(position)
     units: list[Token] = []
     for (segment, number), positions in members.items():
-        if segment == OWN:
+        if segment == NO_WORD:
             units.append(tokens[number])
             continue
         span = words[segment][number]
@@ -206,7 +221,11 @@ def group_tokens(
 
 
 def make_word(text: str, span: WordSpan, pieces: Sequence[Token]) -> Token:
-    """Make a word of a text a token, out of the tokens that are its pieces."""
+    """Make one token that stands for a word of a text.
+
+    span: the characters of the word. pieces: the tokens that it is made of. If there is only one,
+    the word has its id, else the id SEVERAL.
+    """
     start, end = span
     first = pieces[0]
     number = first.id if len(pieces) == 1 else SEVERAL
@@ -217,10 +236,11 @@ def make_word(text: str, span: WordSpan, pieces: Sequence[Token]) -> Token:
 def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping) -> AttentionMap:
     """Merge a map of tokens to one of words.
 
-    The weights of the tokens of a key are summed, those of a query averaged, so that rows sum to 1
-    (Clark et al. 2019, "What Does BERT Look At?"). Tokens that see no key say nothing in the
-    average. A cell is visible where any of its tokens' cells is. Statistics are made anew where
-    there were some; a map that shows a part of a text merges what is there.
+    queries, keys: the words of the queries and of the keys, with the tokens of each. The weights of
+    the tokens of a key are summed, those of a query averaged, so that rows sum to 1 (Clark et al.
+    2019, "What Does BERT Look At?"). Tokens of a query that see no key are left out of its average.
+    A cell is visible where any of its tokens' cells is. Statistics are measured anew where there
+    were some. In a map that shows a part of a text, what is there is merged.
 
     Raises ValueError for a map without weights, or of maxima over heads, which cannot be summed.
     """
@@ -231,8 +251,8 @@ def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping)
         raise ValueError("maxima over heads cannot be summed: merge the words before the heads")
     rows, columns = sort_by_words(queries), sort_by_words(keys)
     visible = collapse_repeats(token_visible, 2)
-    visible = reduce_words(np.logical_or, visible, columns, 3)
-    visible = reduce_words(np.logical_or, visible, rows, 2)
+    visible = reduce_words(np.logical_or, visible, columns, axis=3)
+    visible = reduce_words(np.logical_or, visible, rows, axis=2)
     lead = token_weights.shape[:2]
     shape = *lead, len(queries.words), len(keys.words)
     weights = np.empty(shape, np.float32)
@@ -246,17 +266,17 @@ def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping)
     statistics = None
     if has_statistics and has_numbered_heads:
         statistics = measure_statistics(weights, visible, is_square)
-    query_positions = position_words(attention_map.query_places, queries)
-    key_positions = position_words(attention_map.key_places, keys)
+    query_positions = find_word_positions(attention_map.query_places, queries)
+    key_positions = find_word_positions(attention_map.key_places, keys)
     return AttentionMap(
-        attention_map.kind,
-        attention_map.layers,
-        attention_map.heads,
-        queries.words,
-        keys.words,
-        weights,
-        visible,
-        attention_map.method,
+        kind=attention_map.kind,
+        layers=attention_map.layers,
+        heads=attention_map.heads,
+        queries=queries.words,
+        keys=keys.words,
+        weights=weights,
+        visible=visible,
+        method=attention_map.method,
         statistics=statistics,
         query_places=query_positions,
         key_places=key_positions,
@@ -265,18 +285,26 @@ def merge_tokens(attention_map: AttentionMap, queries: Grouping, keys: Grouping)
 
 
 def merge_head(weights: Floats, visible: Visible, rows: TokenOrder, columns: TokenOrder) -> Doubles:
-    """Merge the weights of one head (query, key) to words, (word, word), in float64."""
-    key_sums = reduce_words(np.add, weights, columns, 1, np.float64)
-    sums = reduce_words(np.add, key_sums, rows, 0)
+    """Merge weights of one head, (query token, key token), to (query word, key word) in float64.
+
+    visible: the mask of the weights. rows, columns: the query tokens and the key tokens, sorted by
+    word. Weights are summed over the tokens of a key word, and averaged over those tokens of a
+    query word that see a key.
+    """
+    key_sums = reduce_words(np.add, weights, columns, axis=1, dtype=np.float64)
+    sums = reduce_words(np.add, key_sums, rows, axis=0)
     sees_key = visible.any(-1)  # (query,)
-    seeing_counts = reduce_words(np.add, sees_key, rows, 0, np.float64)  # (word,)
+    seeing_counts = reduce_words(np.add, sees_key, rows, axis=0, dtype=np.float64)  # (word,)
     divisors = np.maximum(seeing_counts, 1)
     means: Doubles = sums / divisors[:, None]
     return means
 
 
 def sort_by_words(grouping: Grouping) -> TokenOrder:
-    """Sort tokens by their words; those of one word need not be neighbours."""
+    """List the positions of tokens word after word, and where each word begins in this list.
+
+    The tokens of one word need not be neighbours in the text.
+    """
     lengths = map(len, grouping.members[:-1])
     starts = accumulate(lengths, initial=0)
     positions = np.concatenate(grouping.members)
@@ -290,16 +318,23 @@ def reduce_words(
     axis: int,
     dtype: Any = None,
 ) -> npt.NDArray[Any]:
-    """Reduce the tokens along an axis of an array to words, by adding or another operation."""
+    """Reduce the tokens along one axis of an array to words, by adding or another operation.
+
+    operation: a function such as np.add. order: the tokens sorted by word. dtype: the type to
+    compute in, by default that of the array.
+    """
     sorted_array = np.take(array, order.positions, axis)
     words: npt.NDArray[Any] = operation.reduceat(sorted_array, order.starts, axis, dtype)
     return words
 
 
-def position_words(token_positions: Sequence[int], grouping: Grouping) -> tuple[int, ...]:
-    """Return the positions of words; none where they are to be counted from 0.
+def find_word_positions(token_positions: Sequence[int], grouping: Grouping) -> tuple[int, ...]:
+    """Return for each word of a map the position in the text of its first token.
 
-    In a map of a part of a text, they are those of the words' first tokens in the whole text.
+    Positions count the tokens of the whole text from 0. If the map begins with the text, an empty
+    tuple is returned, which tells that its words are numbered from 0 as they stand.
+
+    token_positions: the positions of the tokens of the map. grouping: the words of these tokens.
     """
     whole_text = tuple(range(len(token_positions)))
     if tuple(token_positions) == whole_text:
@@ -308,23 +343,27 @@ def position_words(token_positions: Sequence[int], grouping: Grouping) -> tuple[
 
 
 def select_texts(capture: Capture, attention_map: AttentionMap) -> tuple[Texts, Texts]:
-    """Select the texts in which the queries of a map stand, and its keys."""
-    text: Texts = (capture.text,)
+    """Select the texts that the queries of a map stand in, and those that its keys stand in.
+
+    They are the text of the capture, and its second text if it is of a pair; or the target, which
+    the decoder of an encoder-decoder reads.
+    """
+    texts: Texts = (capture.text,)
     if capture.pair is not None:
-        text = capture.text, capture.pair
+        texts = capture.text, capture.pair
     target: Texts = (capture.target or "",)
     if attention_map.kind == "decoder":
         return target, target
     if attention_map.kind == "cross":
-        return target, text
-    return text, text
+        return target, texts
+    return texts, texts
 
 
 def convert_to_words(capture: Capture) -> Capture:
     """Return a capture with all its maps between words; maps in words already stay as they are.
 
-    Raises ValueError as ``merge_tokens`` does, and if there is no text to find words in, as of
-    tokens that are only numbers.
+    Raises ValueError for a map without weights or of maxima over heads, and if there is no text to
+    find words in, as with tokens that are only numbers.
     """
     if all(each.unit == "word" for each in capture.maps):
         return capture

@@ -23,8 +23,12 @@ from attnviz.cli.options import (
     text_argument,
     title_option,
 )
-from attnviz.cli.output import Destination as OutputTarget
-from attnviz.cli.output import answer_of_result, choose_result_target, deliver
+from attnviz.cli.output import (
+    Destination,
+    choose_result_destination,
+    deliver,
+    make_result_answer,
+)
 from attnviz.cli.parameters import (
     ROW_COUNT,
     ParsedType,
@@ -69,11 +73,15 @@ class AttributeOptions:
             return "knock-out", "leave-one-out"
         return ("knock-out",) if self.verify else ()
 
-    def count_rows(self, target: OutputTarget | None, result: ResultOptions) -> int | None:
-        """Return how many ranked tokens are shown in a file, or on the screen; None for all."""
+    def count_rows(self, destination: Destination | None, result: ResultOptions) -> int | None:
+        """Return the number of ranked tokens in a table; None for all.
+
+        It is what --top says if that is given. Otherwise a file, or a screen with --full, shows all
+        tokens. destination: of the table; None for the screen.
+        """
         if "top" in self.given:
             return self.top
-        shows_all = target is not None or result.screen.full
+        shows_all = destination is not None or result.screen.full
         return None if shows_all else DEFAULT_ROWS
 
 
@@ -156,7 +164,7 @@ def command(
       attnviz attribute "The cat sat on the mat." --leave-one-out -o ranks.csv
     """
     screen = open_screen(result.screen)
-    target = choose_result_target(result)
+    destination = choose_result_destination(result)
     prompt = reading.prompt(text_input.read_argument(text, result.talk))
     predictor = load_chosen_model(model, result.talk, predicts=True)
     outcome = None
@@ -180,27 +188,31 @@ def command(
         outcome=outcome,
         watch=make_check_watch(result.talk),
     )
-    most = options.count_rows(target, result)
-    answer = answer_of_result(
+    most = options.count_rows(destination, result)
+    answer = make_result_answer(
         attribution,
         result.title,
         pictures=attribution.tables(most),
         markdown=attribution.tables_alone(most),  # a picture of the text would be one more table
     )
-    deliver(answer, target, screen, result)
-    if target is None and not attribution.effects:
+    deliver(answer, destination, screen, result)
+    if destination is None and not attribution.effects:
         result.talk.note("how far to trust it on this text: --verify, a run a token")
 
 
 def make_check_watch(talk: Talk) -> Watch:
-    """Make what tells of many runs how far they are, four times."""
-    told_quarters = 0
+    """Make a function that notes on stderr how far many runs of a model are, at each quarter.
+
+    The function is called with the number of runs that are done, and of all runs. It says nothing
+    if they are few.
+    """
+    noted_quarters = 0
 
     def watch(done: int, total: int) -> None:
-        nonlocal told_quarters
+        nonlocal noted_quarters
         quarters = 4 * done // total
-        if total >= MANY_RUNS and quarters > told_quarters:
-            told_quarters = quarters
+        if total >= MANY_RUNS and quarters > noted_quarters:
+            noted_quarters = quarters
             talk.note(f"checked in {done} of {total} runs")
 
     return watch

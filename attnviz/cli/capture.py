@@ -19,7 +19,7 @@ from attnviz.cli.parameters import SectionedCommand
 from attnviz.cli.sources import open_source
 from attnviz.cli.talk import Talk
 from attnviz.errors import UsageError
-from attnviz.io.files import require_new
+from attnviz.io.files import require_output_path
 from attnviz.io.formats import WRITERS, save
 from attnviz.record import ATTENTION
 from attnviz.request import Keep, Request
@@ -85,20 +85,21 @@ def command(
     if output.suffix.lower() not in WRITERS:
         known = ", ".join(WRITERS)
         raise UsageError(f"cannot tell the format of {output}: the suffix must be one of {known}")
-    require_new(output, force)
+    require_output_path(output, force)
     method = captures.numbers.method
     if method != ATTENTION and (keep, tiles) != ("weights", TILES):
         raise UsageError(f"--weights {method} is kept cell by cell: leave --keep and --tiles out")
     selection = captures.selection
     request = Request(
-        selection.all_layers,
-        selection.all_heads,
-        captures.model.truncate,
-        selection.kinds,
+        layers=selection.all_layers,
+        heads=selection.all_heads,
+        truncate=captures.model.truncate,
+        kinds=selection.kinds,
         keep=keep,
         tiles=tiles,
     )
-    capture = open_source(text, captures, talk)(request)
+    source = open_source(text, captures, talk)
+    capture = source(request)
     talk.tell_fidelity(capture)
     save(capture, output, force=force)
     for line in (*capture.notes, f"wrote {output}; draw it with: attnviz show --from {output}"):

@@ -47,7 +47,7 @@ NamedNumber: TypeAlias = tuple[str, float]
 
 
 def parse_number(text: str) -> float:
-    """Parse a number. Raises ValueError for what is none, or not finite."""
+    """Parse a number. Raises ValueError for a text that is no number, or no finite one."""
     try:
         number = float(text)
     except ValueError:
@@ -58,8 +58,8 @@ def parse_number(text: str) -> float:
 
 
 def parse_named_number(text: str) -> NamedNumber:
-    """Parse NAME=NUMBER. Raises ValueError."""
-    name, _, limit = text.rpartition("=")
+    """Parse ``NAME=NUMBER``, as a name and a number. Raises ValueError for any other text."""
+    name, _, limit = text.rpartition("=")  # the last sign: a name may contain others
     if not name.strip():
         raise ValueError(f"{text!r} is no NAME=NUMBER: write L5H1.induction=0.4")
     return name.strip(), parse_number(limit)
@@ -78,30 +78,39 @@ class CheckOptions:
     query: TokenReference | None = None
 
     def __post_init__(self) -> None:
-        """Refuse no bounds, unknown measures, and segments without a bound. Raises UsageError."""
+        """Check the options against each other.
+
+        Raises UsageError if there is no bound, if a bound is on an unknown measure, and if segments
+        or a query are named while no bound is on the share of a segment.
+        """
         if not self.bounds:
             flags = "--max-js, --min, --max, --min-share or --max-share"
             raise UsageError(f"nothing to check: give {flags}")
         names_segments = self.segments is not None or self.query is not None
-        if len(self.measures) == len(self.bounds) and names_segments:
+        bounds_no_segment = len(self.measures) == len(self.bounds)
+        if bounds_no_segment and names_segments:
             what, needed = "--segments and --query", "--min-share or --max-share"
             raise UsageError(f"{what} have no effect without {needed}: leave them out")
 
     @property
     def bounds(self) -> list[Bound]:
-        """The bounds, in the order of the options."""
+        """The limits that are checked, in the order of the options."""
         bounds = [] if self.max_js is None else [Bound(JS, self.max_js, is_least=False)]
         bounds += [Bound(name, limit, is_least=True) for name, limit in self.least]
         bounds += [Bound(name, limit, is_least=False) for name, limit in self.most]
-        bounds += [Bound(name, limit, True, of_segment=True) for name, limit in self.least_share]
-        bounds += [Bound(name, limit, False, of_segment=True) for name, limit in self.most_share]
+        bounds += [
+            Bound(name, limit, is_least=True, of_segment=True) for name, limit in self.least_share
+        ]
+        bounds += [
+            Bound(name, limit, is_least=False, of_segment=True) for name, limit in self.most_share
+        ]
         return bounds
 
     @property
     def measures(self) -> list[Measure]:
-        """The measures that bounds are on, if not on segments.
+        """The measures that bounds are on, without bounds on segments, which have none.
 
-        Raises UsageError for unknown ones.
+        Raises UsageError for an unknown measure.
         """
         measures = [bound.measure for bound in self.bounds]
         return [measure for measure in measures if measure is not None]
@@ -124,7 +133,10 @@ class CheckOptions:
 
 
 def make_bounds_option(flag: str, name: str, meaning: str) -> Decorator:
-    """Make an option of bounds, which may be given several times."""
+    """Make an option NAME=X that may be given several times.
+
+    flag: the option on the command line. name: of its parameter. meaning: its help.
+    """
     kind = ParsedType("NAME=X", parse_named_number)
     return click.option(flag, name, type=kind, multiple=True, help=meaning)
 
@@ -197,7 +209,7 @@ def command(
       attnviz check @sample:repeat --max L2H0.entropy=4 --min sink=0.01
       attnviz check @sample:question --min-share "line 1=0.01" --query -1
     """
-    require_bounds_effect(check, comparison)
+    require_sides_effect(check, comparison)
     evidence = collect_evidence(texts, check, ComparedModels(comparison, talk))
     result = check_bounds(check.bounds, evidence)
     if as_json:
@@ -207,8 +219,13 @@ def command(
     return 0 if result.passed else 1
 
 
-def require_bounds_effect(check: CheckOptions, comparison: ComparisonOptions) -> None:
-    """Raise UsageError for a second side that no bound is on, and for lines of a file."""
+def require_sides_effect(check: CheckOptions, comparison: ComparisonOptions) -> None:
+    """Raise UsageError for options of what is measured that would have no effect.
+
+    One is a second model, text or capture, if no bound is on a measure that compares two, which are
+    ``js`` and ``moved``. Another is --lines, which splits texts, beside --from, which reads
+    captures in place of texts.
+    """
     if comparison.has_second_side and not check.needs_pair:
         what = "a second model, text or capture"
         raise UsageError(f"{what} has no effect without a bound on js or moved: leave it out")
@@ -221,12 +238,17 @@ def collect_evidence(
     check: CheckOptions,
     models: ComparedModels,
 ) -> Evidence:
-    """Measure what the bounds need, and nothing else. Raises AttnvizError."""
+    """Measure what the bounds of a check are on, and nothing that none of them needs.
+
+    texts: those of the command line. models: one or two models that are loaded when they are
+    needed; the first is called A and the second B. Raises AttnvizError.
+    """
     notes: list[str] = []
     distances, roles = None, None
     if check.needs_pair:
         comparisons = compare_texts(texts, models)
-        distances = measure_comparisons(tell_coverage(comparisons, notes, models.talk)).distances
+        noted_comparisons = note_coverage(comparisons, notes, models.talk)
+        distances = measure_comparisons(noted_comparisons).distances
     captures = capture_first_side(texts, models) if check.needs_captures else []
     if check.needs_roles:
         roles = measure_roles(models)
@@ -234,14 +256,14 @@ def collect_evidence(
     return Evidence(captures, distances, roles, segments, check.query, tuple(notes))
 
 
-def tell_coverage(
+def note_coverage(
     comparisons: Iterable[Comparison],
     notes: list[str],
     talk: Talk,
 ) -> Iterator[Comparison]:
-    """Yield comparisons, and say of each how much of both texts it is of.
+    """Yield comparisons unchanged, after a line on how much of its two texts each covers.
 
-    notes: the list to which these lines are added.
+    notes: a list to which the lines are added. talk: prints them on stderr.
     """
     for comparison in comparisons:
         coverage = describe_coverage(comparison)
@@ -251,10 +273,13 @@ def tell_coverage(
 
 
 def measure_roles(models: ComparedModels) -> Roles:
-    """Measure the roles of the heads of A. Raises UsageError for a capture, ModelError."""
+    """Run the first model to measure the roles of its heads, such as induction.
+
+    Raises UsageError where a saved capture stands in place of a model, ModelError.
+    """
     from attnviz.cli.heads import read_texts
-    from attnviz.experiments.heads import measure_heads
+    from attnviz.experiments.heads import measure_head_roles
 
     if models.options.sides.paths:
         raise UsageError("roles are measured by running a model: leave --from out")
-    return measure_heads(models.load(FIRST_MODEL), SequenceSettings(), read_texts(None))
+    return measure_head_roles(models.load(FIRST_MODEL), SequenceSettings(), read_texts(None))

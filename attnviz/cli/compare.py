@@ -24,8 +24,17 @@ from attnviz.cli.options import (
     texts_argument,
     title_option,
 )
-from attnviz.cli.output import answer_of_result, choose_result_target, deliver
-from attnviz.cli.parameters import ROW_COUNT, SectionedCommand, option_group, option_section
+from attnviz.cli.output import (
+    choose_result_destination,
+    deliver,
+    make_result_answer,
+)
+from attnviz.cli.parameters import (
+    ROW_COUNT,
+    SectionedCommand,
+    option_group,
+    option_section,
+)
 from attnviz.cli.picture import make_look
 from attnviz.cli.screen import open_screen
 from attnviz.results.comparison import ComparisonView, measure_comparisons
@@ -102,19 +111,19 @@ def command(
       attnviz compare "The cat sat." --with "The dog sat." --weights norm
     """
     screen = open_screen(result.screen, comparison.look.cmap)
-    target = choose_result_target(result)
+    destination = choose_result_destination(result)
     models = ComparedModels(comparison, result.talk)
     selection = comparison.selection
     comparisons = compare_texts(texts, models)
     measured = measure_comparisons(comparisons, selection.layers, selection.heads)
     look = make_look(comparison.look)
     page = None
-    if target is not None and target.form == "html":
+    if destination is not None and destination.file_format == "html":
         page = make_comparison_page(measured, look)
-    answer = answer_of_result(
+    answer = make_result_answer(
         measured,
         result.title,
         pictures=measured.draw(view.view, look, view.top),
         page=page,
     )
-    deliver(answer, target, screen, result, comparison.look.cmap)
+    deliver(answer, destination, screen, result, comparison.look.cmap)

@@ -22,7 +22,13 @@ from attnviz.cli.options import (
 )
 from attnviz.cli.parameters import option_group, option_section
 from attnviz.cli.picture import drop_special_tokens
-from attnviz.cli.sources import file_source, load_model_for, model_source, with_method, with_words
+from attnviz.cli.sources import (
+    load_model_for,
+    make_file_source,
+    make_method_source,
+    make_model_source,
+    make_word_source,
+)
 from attnviz.cli.talk import Talk
 from attnviz.derived import CaptureSource
 from attnviz.errors import InputError, UsageError
@@ -83,26 +89,34 @@ class ComparisonOptions:
     models: ModelsOptions
     reading: ReadingOptions
     lines: bool = False
-    """Return whether each line of a text is a text of its own."""
+    """True if each line of a text is a text of its own."""
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     numbers: NumbersOptions = field(default_factory=NumbersOptions)
     source: SourceOptions = field(default_factory=SourceOptions)
     look: LookOptions = field(default_factory=LookOptions)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be compared, and what contradicts itself. Raises UsageError."""
+        """Check the options against each other.
+
+        Raises UsageError for scores, which cannot be compared, and for options that contradict each
+        other.
+        """
         if self.numbers.method == SCORES:
             raise UsageError(NO_SHARES)
-        self.captures_of(FIRST_MODEL)
+        self.make_capture_options(FIRST_MODEL)  # which checks them when it is made
 
-    def captures_of(self, index: int) -> CaptureOptions:
-        """Return what is captured of one of the models. Raises UsageError for a contradiction."""
+    def make_capture_options(self, index: int) -> CaptureOptions:
+        """Make the options for capturing with one of the compared models.
+
+        index: 0 for the first model, 1 for the second. Only the model differs between them. Raises
+        UsageError for options that contradict each other.
+        """
         return CaptureOptions(
-            self.selection,
-            self.numbers,
-            self.source,
-            self.reading,
-            self.models.of(index),
+            selection=self.selection,
+            numbers=self.numbers,
+            source=self.source,
+            reading=self.reading,
+            model=self.models.select_model(index),
         )
 
     @property
@@ -112,7 +126,11 @@ class ComparisonOptions:
         return is_given_twice or self.sides.other_text is not None
 
     def require_two_sides(self) -> None:
-        """Raise UsageError unless what is given makes an A and a B."""
+        """Raise UsageError unless the options name exactly two things that can be compared.
+
+        They are two models (of which the built-in one may be left out), two captures in files, a
+        capture and a model that reads its text, or two texts that one model reads.
+        """
         models, paths, other_text = self.models.models, self.sides.paths, self.sides.other_text
         if len(models) + len(paths) > 2:
             raise UsageError(TWO_SIDES)
@@ -135,28 +153,42 @@ class ComparedModels:
         self.loaded_models: dict[ModelOptions, Model] = {}
 
     def load(self, index: int) -> "Model":
-        """Return one of the models by its place on the command line. Raises ModelError."""
-        options = self.options.captures_of(index)
+        """Return one of the models, and load it if it is not loaded yet. Raises ModelError.
+
+        index: 0 for the first model of the command line, 1 for the second.
+        """
+        options = self.options.make_capture_options(index)
         if options.model not in self.loaded_models:
             self.loaded_models[options.model] = load_model_for(options, self.talk)
         return self.loaded_models[options.model]
 
     def source(self, index: int, content: str) -> CaptureSource:
-        """Return what one of the models captures of a text. Raises ModelError."""
-        return model_source(self.load(index), content, self.options.captures_of(index))
+        """Return a function that makes captures of a text with one of the models.
+
+        index: 0 for the first model of the command line, 1 for the second. Raises ModelError.
+        """
+        options = self.options.make_capture_options(index)
+        return make_model_source(self.load(index), content, options)
 
 
 def compare_texts(texts: Sequence[str], models: ComparedModels) -> Iterator[Comparison]:
-    """Compare A with B on each of the texts, one after the other. Raises AttnvizError."""
-    for a, b in open_sides(texts, models):
-        yield compare_captures(
-            capture_side(a, models.options),
-            capture_side(b, models.options),
-        )
+    """Compare A with B, which are two models, texts or captures, on each text in turn.
+
+    texts: those of the command line. models: one or two models, with the options that say what A
+    and B are. Raises AttnvizError.
+    """
+    for a_source, b_source in open_sides(texts, models):
+        a = capture_side(a_source, models.options)
+        b = capture_side(b_source, models.options)
+        yield compare_captures(a, b)
 
 
 def capture_first_side(texts: Sequence[str], models: ComparedModels) -> list[Capture]:
-    """Capture A alone on each of the texts, or read its file. Raises AttnvizError."""
+    """Make the captures of A, the first of the two things that are compared.
+
+    They are made by the first model, one on each text, or one is read from the file that --from
+    names. Raises AttnvizError.
+    """
     if models.options.sides.paths:
         sources = [open_files(texts, models)[0]]
     else:
@@ -166,7 +198,11 @@ def capture_first_side(texts: Sequence[str], models: ComparedModels) -> list[Cap
 
 
 def capture_side(source: CaptureSource, options: ComparisonOptions) -> Capture:
-    """Capture all heads of one kind, with their weights. Raises AttnvizError."""
+    """Make a capture for a comparison: the weights of all layers and heads.
+
+    source: a function that makes a capture of a request. options: the kind of map, and if special
+    tokens are dropped. Raises AttnvizError.
+    """
     request = Request(
         truncate=options.models.truncate,
         kinds=options.selection.kinds,
@@ -179,7 +215,15 @@ def capture_side(source: CaptureSource, options: ComparisonOptions) -> Capture:
 
 
 def open_sides(texts: Sequence[str], models: ComparedModels) -> list[Sides]:
-    """Return what A and B are taken from, for each of the texts. Raises AttnvizError."""
+    """Return pairs of functions of a request; each makes one of two captures that are compared.
+
+    The two captures of a pair, A and B, are those of two files, of two models that read the same
+    text, or, with --with, of two texts that one model reads. There is a pair for each text, but one
+    alone for files.
+
+    Raises UsageError if the options do not name two files, models or texts, and if several texts
+    are to be compared with one; other kinds of AttnvizError for what cannot be read.
+    """
     options = models.options
     options.require_two_sides()
     if options.sides.paths:
@@ -196,7 +240,7 @@ def open_sides(texts: Sequence[str], models: ComparedModels) -> list[Sides]:
 
 
 def open_both_models(content: str, models: ComparedModels) -> Sides:
-    """Return what both models capture of a text. Raises ModelError."""
+    """Return two functions that make captures of a text, one a model. Raises ModelError."""
     a = models.source(FIRST_MODEL, content)
     b = models.source(SECOND_MODEL, content)
     return a, b
@@ -208,25 +252,33 @@ def read_contents(texts: Sequence[str], models: ComparedModels) -> list[str]:
 
 
 def open_files(texts: Sequence[str], models: ComparedModels) -> Sides:
-    """Return two captures, or one capture and what the first model makes of its text.
+    """Return two functions that make the captures to compare, of the files that --from names.
 
-    Raises UsageError for a text beside them, InputError for a file that cannot be used.
+    Where it names one file, the other capture is made by the first model on the text of that file.
+
+    texts: those of the command line. Raises UsageError if there are any, InputError for a file that
+    cannot be used.
     """
     if texts:
         raise UsageError("--from reads a capture that was made before: leave TEXT out")
     options = models.options
-    files = [file_source(path, options.numbers) for path in options.sides.paths]
+    files = [make_file_source(path, options.numbers) for path in options.sides.paths]
     if len(files) == 1:
-        weights = partial(capture_text_of_file, files[0], models)
-        files.append(with_method(weights, options.numbers))
-    a, b = (with_words(source, options.source.words) for source in files)
+        text_source = partial(capture_text_of_file, files[0], models)
+        files.append(make_method_source(text_source, options.numbers))
+    a, b = (make_word_source(source, options.source.words) for source in files)
     return a, b
 
 
-def capture_text_of_file(file: CaptureSource, models: ComparedModels, request: Request) -> Capture:
-    """Capture what the first model makes of the text of a saved capture.
+def capture_text_of_file(
+    file: CaptureSource,
+    models: ComparedModels,
+    request: Request,
+) -> Capture:
+    """Run the first model on the text of a saved capture, and return what a request asks for.
 
-    Raises InputError if the file holds no text, ModelError.
+    file: a function that returns the saved capture. Raises InputError if that holds no text,
+    ModelError.
     """
     saved = file(Request())
     if not saved.text:

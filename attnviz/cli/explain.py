@@ -21,7 +21,11 @@ from attnviz.cli.options import (
     text_argument,
     title_option,
 )
-from attnviz.cli.output import answer_of_result, choose_result_target, deliver
+from attnviz.cli.output import (
+    choose_result_destination,
+    deliver,
+    make_result_answer,
+)
 from attnviz.cli.parameters import (
     ROW_COUNT,
     ParsedType,
@@ -48,7 +52,10 @@ class ExplainOptions:
     given: frozenset[str] = NOTHING_GIVEN
 
     def count_rows(self, *, shows_all: bool) -> int | None:
-        """Return how many keys are shown; None for all. shows_all: where --top does not say it."""
+        """Return the number of keys in a table, None for all.
+
+        It is what --top says if that is given. Otherwise all keys are shown if ``shows_all``.
+        """
         if "top" in self.given:
             return self.top
         return None if shows_all else DEFAULT_ROWS
@@ -121,7 +128,7 @@ def command(
     if explain.score is not None:
         require_no_model(selection, reading, model)
     screen = open_screen(result.screen)
-    target = choose_result_target(result)
+    destination = choose_result_destination(result)
     content = text_input.read_argument(text, result.talk)
     prompt = reading.prompt(content)
     loaded_model = load_chosen_model(model, result.talk)
@@ -143,16 +150,16 @@ def command(
             kind=selection.kind,
             truncate=model.truncate,
         )
-    most = explain.count_rows(shows_all=target is not None or result.screen.full)
-    answer = answer_of_result(explanation, result.title, pictures=explanation.draw(most))
-    deliver(answer, target, screen, result)
+    row_count = explain.count_rows(shows_all=destination is not None or result.screen.full)
+    answer = make_result_answer(explanation, result.title, pictures=explanation.draw(row_count))
+    deliver(answer, destination, screen, result)
 
 
 def require_one_head(selection: SelectionOptions) -> None:
-    """Raise UsageError for options that choose more than one head."""
-    one_layer = selection.layers is None or selection.layers.is_one
-    one_head = selection.heads is None or selection.heads.is_one
-    if not (one_layer and one_head):
+    """Raise UsageError for options that choose several layers or several heads."""
+    is_one_layer = selection.layers is None or selection.layers.is_one
+    is_one_head = selection.heads is None or selection.heads.is_one
+    if not (is_one_layer and is_one_head):
         raise UsageError("explain follows one head: choose it with -l 1 -H 3, or -H L1H3")
 
 
@@ -161,9 +168,12 @@ def require_no_model(
     reading: ReadingOptions,
     model: ModelOptions,
 ) -> None:
-    """Raise UsageError for options that have no effect with --score."""
-    given = (model.given | reading.given) & {*OF_A_MODEL}
+    """Raise UsageError for options of a model on the command line, which --score does not use.
+
+    With --score, vectors of the built-in model are compared without any of its layers and heads.
+    """
+    unused = (model.given | reading.given) & {*OF_A_MODEL}
     chosen = {"layers": selection.layers, "heads": selection.heads, "map": selection.kind}
-    given |= {name for name, value in chosen.items() if value is not None}
-    if given:
-        raise UsageError(f"--{min(given)} has no effect with --score: leave it out")
+    unused |= {name for name, value in chosen.items() if value is not None}
+    if unused:
+        raise UsageError(f"--{min(unused)} has no effect with --score: leave it out")

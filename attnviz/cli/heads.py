@@ -18,8 +18,16 @@ from attnviz.cli.options import (
     title_option,
     untruncated_model_options,
 )
-from attnviz.cli.output import answer_of_result, choose_result_target, deliver
-from attnviz.cli.parameters import SectionedCommand, option_group, option_section
+from attnviz.cli.output import (
+    choose_result_destination,
+    deliver,
+    make_result_answer,
+)
+from attnviz.cli.parameters import (
+    SectionedCommand,
+    option_group,
+    option_section,
+)
 from attnviz.cli.screen import open_screen
 from attnviz.cli.sources import load_chosen_model
 from attnviz.cli.talk import Talk
@@ -31,7 +39,11 @@ from attnviz.io.documents import format_document_json
 from attnviz.io.samples import PLAIN_ENGLISH, read_sample
 from attnviz.lm import corpus
 from attnviz.models.base import require_losses
-from attnviz.results.head_roles import SequenceSettings, describe_definitions, explain_roles
+from attnviz.results.head_roles import (
+    SequenceSettings,
+    describe_role_definitions,
+    explain_roles,
+)
 
 if TYPE_CHECKING:
     from attnviz.models import Model
@@ -155,7 +167,7 @@ def command(
         print_roles(as_json=result.file.as_json)
         return
     screen = open_screen(result.screen)
-    target = choose_result_target(result)
+    destination = choose_result_destination(result)
     texts = read_texts(data.corpus)
     roles = find_head_roles(
         load_measurable_model(model, result.talk, ablates=view.ablate),
@@ -167,24 +179,30 @@ def command(
         ablates=view.ablate,
         watch=make_ablation_watch(result.talk),
     )
-    deliver(answer_of_result(roles, result.title), target, screen, result)
-    if target is None and not view.ablate:
+    deliver(make_result_answer(roles, result.title), destination, screen, result)
+    if destination is None and not view.ablate:
         result.talk.note(
             "see more: --role, --explain-roles; --ablate: the loss without them; -o FILE.csv",
         )
 
 
 def print_roles(*, as_json: bool) -> None:
-    """Print what the roles are, for a reader or as a document."""
+    """Print what each role of a head is, as lines for a reader or as a JSON document."""
     if as_json:
-        click.echo(format_document_json({"definitions": describe_definitions()}).decode(), nl=False)
+        click.echo(
+            format_document_json({"definitions": describe_role_definitions()}).decode(),
+            nl=False,
+        )
         return
     for line in explain_roles():
         click.echo(line)
 
 
 def read_texts(path: str | None) -> list[str]:
-    """Return the beginnings of the texts of a corpus, or of the samples. Raises InputError."""
+    """Read the texts on which heads are measured, and return the beginning of each.
+
+    path: a text file or a folder; None for the sample texts in plain English. Raises InputError.
+    """
     documents = (
         [read_sample(name) for name in PLAIN_ENGLISH]
         if path is None
@@ -193,21 +211,30 @@ def read_texts(path: str | None) -> list[str]:
     return sequences.take_excerpts(documents)
 
 
-def load_measurable_model(options: ModelOptions, talk: Talk, *, ablates: bool) -> "Model":
-    """Load a model, with the part that predicts next tokens if a loss is to be measured.
+def load_measurable_model(
+    options: ModelOptions,
+    talk: Talk,
+    *,
+    ablates: bool,
+) -> "Model":
+    """Load a model whose heads are to be measured.
 
-    Raises ModelError.
+    ablates: load it with the part that predicts next tokens, so that its loss without some heads
+    can be measured. Raises ModelError, also for a model without such a part.
     """
     try:
         model = load_chosen_model(options, talk, writes=ablates)
-    except ModelError as error:
+    except ModelError as error:  # its advice is for the option --generate of other commands
         message = str(error).replace("leave --generate out", "leave --ablate out")
         raise ModelError(message) from error
     return require_losses(model) if ablates else model
 
 
 def make_ablation_watch(talk: Talk) -> Watch:
-    """Make what tells of an ablation how far it is, four times or so."""
+    """Make a function that notes on stderr how far an ablation is, about four times.
+
+    The function is called with the number of runs that are done, and of all runs.
+    """
 
     def watch(done: int, total: int) -> None:
         quarter = max(1, total // 4)

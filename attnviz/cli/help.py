@@ -36,7 +36,7 @@ def command(ctx: click.Context, topic: str | None) -> None:
 
 
 def describe_topics(ctx: click.Context) -> str:
-    """List the topics, each with what it is about."""
+    """Write the list of the topics of `attnviz help`, each with a line on what it is about."""
     formatter = ctx.make_formatter()
     topics = [(f"attnviz help {name}", about) for name, (about, _) in TOPICS.items()]
     formatter.write_dl([*topics, ("attnviz help COMMAND", "The help of a command.")])
@@ -44,15 +44,15 @@ def describe_topics(ctx: click.Context) -> str:
 
 
 def explain_topic(topic: str, ctx: click.Context) -> str:
-    """Write what a topic is about, and the help of its options."""
-    about, options = TOPICS[topic]
+    """Write the text of `attnviz help TOPIC`: what the topic is about, and its options."""
+    about, add_options = TOPICS[topic]
 
     def run(**_: object) -> None:
-        """Do nothing: a command only for its options."""
+        """Do nothing: this makes a command that is needed for its options only."""
 
-    listed = click.command(cls=SectionedCommand)(options(run))
-    chosen = [option for option in listed.params if isinstance(option, click.Option)]
-    records = [option.get_help_record(ctx) for option in chosen]
+    command = click.command(cls=SectionedCommand)(add_options(run))
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    records = [option.get_help_record(ctx) for option in options]
     formatter = ctx.make_formatter()
     formatter.write_text(about)
     formatter.write_paragraph()

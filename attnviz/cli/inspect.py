@@ -29,7 +29,13 @@ from attnviz.cli.options import (
     title_option,
     verbose_result_options,
 )
-from attnviz.cli.output import Answer, Destination, answer_of_result, choose_result_target, deliver
+from attnviz.cli.output import (
+    Answer,
+    Destination,
+    choose_result_destination,
+    deliver,
+    make_result_answer,
+)
 from attnviz.cli.parameters import (
     ROW_COUNT,
     ParsedType,
@@ -38,7 +44,7 @@ from attnviz.cli.parameters import (
     option_section,
 )
 from attnviz.cli.screen import open_screen
-from attnviz.cli.sources import load_model_for, model_source, open_file
+from attnviz.cli.sources import load_model_for, make_model_source, open_file
 from attnviz.cli.talk import Talk
 from attnviz.derived import CaptureSource
 from attnviz.errors import InputError, UsageError
@@ -86,7 +92,10 @@ class QuestionOptions:
     given: frozenset[str] = NOTHING_GIVEN
 
     def __post_init__(self) -> None:
-        """Refuse options that contradict each other. Raises UsageError."""
+        """Raise UsageError for options that contradict each other, or need another one.
+
+        --token, --key and --segments each ask a question of its own, of which one is answered.
+        """
         if self.explain:
             return
         questions = self.questions
@@ -109,7 +118,7 @@ class QuestionOptions:
 
     @property
     def without_effect(self) -> set[str]:
-        """The names of the options that say nothing to this question."""
+        """The names of the options that have no effect with the question that is asked."""
         if not self.questions:
             return set()
         of_all_heads = {"sort", "reverse"}
@@ -201,15 +210,15 @@ def command(
         return
     require_method(question, captures.numbers)
     screen = open_screen(result.screen)
-    target = choose_result_target(result)
+    destination = choose_result_destination(result)
     sources = open_sources(texts, captures, lines, result.talk)
-    inspection = Inspection(captures, question, result, screen, target)
+    inspection = Inspection(captures, question, result, screen, destination)
     if question.questions:
-        source = require_one_text(sources, question)
-        deliver(answer_about_text(source, inspection), target, screen, result)
+        source = require_single_source(sources, question)
+        deliver(answer_about_text(source, inspection), destination, screen, result)
         return
-    deliver(answer_about_heads(sources, inspection), target, screen, result)
-    if target is None:
+    deliver(answer_about_heads(sources, inspection), destination, screen, result)
+    if destination is None:
         result.talk.note(SEE_MORE)
 
 
@@ -217,13 +226,20 @@ def command(
 
 
 def require_method(question: QuestionOptions, numbers: NumbersOptions) -> None:
-    """Raise UsageError for scores where shares are asked for."""
+    """Raise UsageError for numbers that cannot answer a question: scores are no shares."""
     if numbers.method == SCORES and not question.shows_scores:
         raise UsageError(NO_SCORES)
 
 
-def require_one_text(sources: Sequence[CaptureSource], question: QuestionOptions) -> CaptureSource:
-    """Return the source of the one text. Raises UsageError if there are several."""
+def require_single_source(
+    sources: Sequence[CaptureSource],
+    question: QuestionOptions,
+) -> CaptureSource:
+    """Return the only source of captures. Raises UsageError if there are several.
+
+    sources: functions that make captures, one for each text. question: the options, of which
+    exactly one asks a question that is about one text.
+    """
     if len(sources) > 1:
         (name,) = question.questions
         raise UsageError(f"--{name} is about one text, and here are {len(sources)}")
@@ -236,7 +252,11 @@ def open_sources(
     lines: bool,
     talk: Talk,
 ) -> list[CaptureSource]:
-    """Return what captures are taken from: the file that --from names, or a model on each text.
+    """Return functions that make a capture of a request, one for each text.
+
+    They run a model on the texts of the command line; with --from there is one, which reads the
+    capture in that file. lines: each line of a text is a text of its own. talk: tells how exact
+    each capture is, if that is asked for.
 
     Raises AttnvizError.
     """
@@ -247,19 +267,27 @@ def open_sources(
     else:
         contents = text_input.read_arguments(texts, lines, talk)
         model = load_model_for(options, talk)
-        sources = [model_source(model, content, options) for content in contents]
-    return [partial(capture_and_tell, source, talk) for source in sources]
+        sources = [make_model_source(model, content, options) for content in contents]
+    return [partial(capture_with_fidelity, source, talk) for source in sources]
 
 
-def capture_and_tell(source: CaptureSource, talk: Talk, request: Request) -> Capture:
-    """Capture from a source, and say how exact that is, if it is asked for."""
+def capture_with_fidelity(
+    source: CaptureSource,
+    talk: Talk,
+    request: Request,
+) -> Capture:
+    """Make a capture with a source, and tell on stderr how exact it is, if that is asked for."""
     capture = source(request)
     talk.tell_fidelity(capture)
     return capture
 
 
 def read_segments(name: str) -> tuple[Segment, ...] | None:
-    """Read the segments of a file; None for those of the text. Raises InputError."""
+    """Read the named parts of a text from a file.
+
+    name: the file, or ``auto``, for which None is returned: the text's own parts are meant, such as
+    its lines or its messages. Raises InputError for a file that cannot be used.
+    """
     if name == OWN_SEGMENTS:
         return None
     content = read_text(Path(name), text_input.MOST)
@@ -280,26 +308,34 @@ class Inspection:
     question: QuestionOptions
     result: ResultOptions
     screen: Screen
-    target: Destination | None
+    destination: Destination | None
 
     def make_request(self, *, whole: bool) -> Request:
-        """Return what to capture. whole: all weights, also of a long text."""
+        """Return the request for a capture that answers the question.
+
+        whole: keep all weights, also of a long text, of which otherwise only tiles and statistics
+        are kept.
+        """
         selection = self.captures.selection
         return Request(
-            selection.all_layers,
-            selection.all_heads,
-            self.captures.model.truncate,
-            selection.kinds,
-            EVERY_HEAD.preferred,
+            layers=selection.all_layers,
+            heads=selection.all_heads,
+            truncate=self.captures.model.truncate,
+            kinds=selection.kinds,
+            preferred=EVERY_HEAD.preferred,
             keep="weights" if whole else EVERY_HEAD.keep,
             tiles=EVERY_HEAD.tiles,
         )
 
     def count_rows(self, notes: int = 0) -> int | None:
-        """Return how many rows a table shows above so many notes; None for all."""
+        """Return the number of rows of a table; None for all.
+
+        It is what --top says if that is given. Otherwise a file shows all rows, and a screen as
+        many as it has room for. notes: the number of lines below the table.
+        """
         if "top" in self.question.given:
             return self.question.top
-        if self.target is not None:
+        if self.destination is not None:
             return None
         if self.screen.height is None:
             return DEFAULT_ROWS
@@ -307,38 +343,51 @@ class Inspection:
 
 
 def answer_about_heads(sources: Sequence[CaptureSource], inspection: Inspection) -> Answer:
-    """Measure all heads over all texts. Raises AttnvizError."""
+    """Measure all heads over all texts, and return the table of them.
+
+    sources: functions that make captures, one for each text. inspection: the options, and where
+    the answer will be seen. Raises AttnvizError.
+    """
     captures, result = inspection.captures, inspection.result
     whole = result.screen.full or captures.numbers.method != ATTENTION
     measures = inspect_heads(sources, inspection.make_request(whole=whole))
     runs_model = captures.source.path is None
     if not whole and runs_model and measures.longest > MOST_WHOLE:
         result.talk.note(KEEP_ALL)
-    most = inspection.count_rows(len(measures.notes))
-    has_room = inspection.target is not None or inspection.screen.width >= WIDE
-    table = measures.draw_table(inspection.question.order, most, deviations=has_room)
-    return answer_of_result(measures, result.title, pictures=[table])
+    row_count = inspection.count_rows(len(measures.notes))
+    has_room = inspection.destination is not None or inspection.screen.width >= WIDE
+    table = measures.draw_table(inspection.question.order, row_count, deviations=has_room)
+    return make_result_answer(measures, result.title, pictures=[table])
 
 
 def answer_about_text(source: CaptureSource, inspection: Inspection) -> Answer:
-    """Answer a question about one text: a token, a cell, or segments. Raises AttnvizError."""
+    """Answer a question about one text: about a token, a cell of its maps, or its segments.
+
+    source: a function that makes captures of the text. inspection: the options, of which one asks
+    the question, and where the answer will be seen. Raises AttnvizError.
+    """
     question, title = inspection.question, inspection.result.title
     request = inspection.make_request(whole=True)
     if question.token is not None:
         rows = inspect_token(source, question.token, request)
-        return answer_of_result(rows, title, pictures=rows.draw_tables(inspection.count_rows()))
+        return make_result_answer(rows, title, pictures=rows.draw_tables(inspection.count_rows()))
     if question.query is not None and question.key is not None:
-        return answer_of_result(inspect_cell(source, question.query, question.key, request), title)
+        cell = inspect_cell(source, question.query, question.key, request)
+        return make_result_answer(cell, title)
     assert question.segments is not None
     segments = read_segments(question.segments)
-    return answer_of_result(inspect_segments(source, segments, question.query, request), title)
+    shares = inspect_segments(source, segments, question.query, request)
+    return make_result_answer(shares, title)
 
 
 # What the columns are
 
 
 def print_columns(*, as_json: bool) -> None:
-    """Print what the columns are, and where they are from."""
+    """Print what each column of the table of heads is, and who defined it.
+
+    as_json: print a JSON document in place of lines for a reader.
+    """
     if as_json:
         click.echo(format_document_json({"columns": describe_columns()}).decode(), nl=False)
         return
@@ -348,7 +397,7 @@ def print_columns(*, as_json: bool) -> None:
 
 
 def explain_column(column: Column) -> Iterator[str]:
-    """Yield lines on a column: its heading and name, what it is, and who says so."""
+    """Yield lines that define a column of the table of heads: its name, meaning and source."""
     unit = "" if column.unit == "share" else f" ({column.unit})"
     name = f"{column.heading:4}  {column.name}{unit}"
     line = f"{name}: {column.definition} [{column.source}]"

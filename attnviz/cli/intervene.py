@@ -2,7 +2,11 @@
 
 import click
 
-from attnviz.cli.interventions import deliver_changed, require_changeable, run_changed
+from attnviz.cli.interventions import (
+    deliver_changed,
+    require_changeable,
+    run_changed,
+)
 from attnviz.cli.options import (
     CaptureOptions,
     InterventionOptions,
@@ -22,7 +26,7 @@ from attnviz.cli.options import (
     verbose_result_options,
     view_options,
 )
-from attnviz.cli.output import choose_target
+from attnviz.cli.output import choose_destination
 from attnviz.cli.parameters import SectionedCommand
 from attnviz.cli.picture import PictureOptions
 from attnviz.cli.screen import open_screen
@@ -67,9 +71,9 @@ def command(
     if not intervention.is_asked_for:
         raise UsageError("nothing to change: name edges with --knock-out, or heads with --ablate")
     screen = open_screen(result.screen, look.cmap)
-    target = choose_target(result.file, result.figure)
+    destination = choose_destination(result.file, result.figure)
     options = PictureOptions(captures, view, look, result.title, result.screen.full)
-    options = options.with_default_reduction(target.form if target else None)
+    options = options.with_default_reduction(destination.file_format if destination else None)
     require_changeable(intervention, options.captures)
     run = run_changed(text, intervention, options.captures, result)
-    deliver_changed(run, target, screen, options, result)
+    deliver_changed(run, destination, screen, options, result)

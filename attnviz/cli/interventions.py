@@ -13,7 +13,13 @@ from attnviz.cli.options import (
     InterventionOptions,
     ResultOptions,
 )
-from attnviz.cli.output import Answer, Destination, answer_of_capture, answer_of_result, deliver
+from attnviz.cli.output import (
+    Answer,
+    Destination,
+    deliver,
+    make_capture_answer,
+    make_result_answer,
+)
 from attnviz.cli.picture import (
     PictureOptions,
     draw_pictures,
@@ -21,7 +27,11 @@ from attnviz.cli.picture import (
     make_request,
     prepare_capture,
 )
-from attnviz.cli.sources import load_model_for, with_method, with_words
+from attnviz.cli.sources import (
+    load_model_for,
+    make_method_source,
+    make_word_source,
+)
 from attnviz.derived import CaptureSource
 from attnviz.drawable import Picture
 from attnviz.errors import UsageError
@@ -36,7 +46,11 @@ if TYPE_CHECKING:
 
 
 def require_changeable(intervention: InterventionOptions, captures: CaptureOptions) -> None:
-    """Raise UsageError for an intervention that the other options leave without meaning."""
+    """Raise UsageError for an intervention that has no meaning beside the other options.
+
+    intervention: edges to cut, or heads whose output is replaced. captures: the options that say
+    what is captured, and what its numbers are.
+    """
     flag, method = intervention.flag, captures.numbers.method
     if captures.source.path is not None:
         raise UsageError(
@@ -71,9 +85,10 @@ def run_changed(
     captures: CaptureOptions,
     result: ResultOptions,
 ) -> ChangedRun:
-    """Run a model on the text with and without an intervention.
+    """Load a model and run it on a text with and without an intervention.
 
-    Raises UsageError, ModelError, InputError.
+    text: the argument of the command. Returns the effect on the prediction, and two functions that
+    capture the attention before and after the change. Raises UsageError, ModelError, InputError.
     """
     from attnviz.experiments.intervention import make_intervention
     from attnviz.models.base import require_predictions
@@ -85,19 +100,22 @@ def run_changed(
         model,
         prompt,
         intervention,
-        Prediction(captures.numbers.target_token),
+        target=Prediction(captures.numbers.target_token),
         kind=captures.selection.kind,
         truncate=captures.model.truncate,
     )
-    target = None if outcome.response.kind == "vector" else outcome.response.target
+    has_prediction = outcome.response.kind != "vector"
+    target_output = outcome.response.target if has_prediction else None
 
-    def source(run: CaptureSource) -> CaptureSource:  # before and after are about one prediction
-        numbers = with_method(run, captures.numbers, target)
-        return with_words(numbers, captures.source.words)
+    def make_source(run: CaptureSource) -> CaptureSource:
+        """Make a source in the numbers of the options, for one prediction before and after."""
+        numbers_source = make_method_source(run, captures.numbers, target_output)
+        return make_word_source(numbers_source, captures.source.words)
 
-    changed = partial(model.capture, prompt, intervention=make_intervention(outcome.changes))
-    after = partial(capture_with_notes, source(changed), notes)
-    return ChangedRun(outcome, source(partial(model.capture, prompt)), after)
+    unchanged_run = partial(model.capture, prompt)
+    changed_run = partial(model.capture, prompt, intervention=make_intervention(outcome.changes))
+    after = partial(capture_with_notes, make_source(changed_run), notes)
+    return ChangedRun(outcome, make_source(unchanged_run), after)
 
 
 def try_changes(
@@ -110,15 +128,23 @@ def try_changes(
     truncate: bool = False,
     seed: int = 0,
 ) -> tuple["InterventionOutcome", Sequence[str]]:
-    """Run a model with the changes that the options name.
+    """Run a model with the changes that options name, and measure their effect on a prediction.
 
-    Return what comes of them, and lines that say what they were.
+    prompt: what the model reads. options: edges to cut, or heads whose output is replaced. target:
+    the prediction. kind: the kind of map whose heads these are, of a model that has several.
+    truncate: cut a text that is too long. seed: of the other changes that are tried for scale.
+
+    Returns the effect, and lines that say what was changed.
     """
-    from attnviz.experiments.intervention import Subject, find_changes, intervene
+    from attnviz.experiments.intervention import (
+        PromptedModel,
+        intervene,
+        resolve_changes,
+    )
     from attnviz.results.intervention import explain_changes
 
-    subject = Subject.of(model, prompt, kind, truncate=truncate)
-    changes = find_changes(
+    subject = PromptedModel.of(model, prompt, kind, truncate=truncate)
+    changes = resolve_changes(
         subject.scope,
         options.knocked_out,
         options.inside,
@@ -129,44 +155,59 @@ def try_changes(
     return outcome, explain_changes(outcome.changes, outcome.scope)
 
 
-def capture_with_notes(source: CaptureSource, notes: Sequence[str], request: Request) -> Capture:
-    """Capture from a source, and add notes."""
+def capture_with_notes(
+    source: CaptureSource,
+    notes: Sequence[str],
+    request: Request,
+) -> Capture:
+    """Make a capture with a source, and add notes to it."""
     capture = source(request)
     return replace(capture, notes=(*capture.notes, *notes))
 
 
 def deliver_changed(
     run: ChangedRun,
-    target: Destination | None,
+    destination: Destination | None,
     screen: "Screen",
     options: PictureOptions,
     result: ResultOptions,
 ) -> None:
-    """Show or write what a model does under an intervention: its maps, and the prediction."""
+    """Draw or write the maps of a model after an intervention, and the change of its prediction.
+
+    A single map is drawn beside the one before the intervention, and their difference.
+
+    run: functions that capture both. destination: the file; None for the screen. options: what is
+    drawn of a capture. result: how it is written, and what is told on stderr.
+    """
     from attnviz.results.intervention import count_matrices
 
-    form = target.form if target else None
-    request = make_request(options, form, screen)
-    compares = options.shows_one_picture() and not options.shows_everything(form)
-    if compares:  # tiles have no difference
+    file_format = destination.file_format if destination else None
+    request = make_request(options, file_format, screen)
+    compares = options.shows_one_picture() and not options.shows_everything(file_format)
+    if compares:  # the difference of tiles means nothing
         request = replace(request, keep="weights")
-    after = prepare_capture(run.after(request), options, form)
+    after = prepare_capture(run.after(request), options, file_format)
     result.talk.tell_fidelity(after)
     before = None
     if compares and count_matrices(after) == 1:
-        before = prepare_capture(run.before(request), options, form)
-    answer = answer_changed(run, before, after, form, options)
-    deliver(answer, target, screen, result, options.look.cmap)
+        before = prepare_capture(run.before(request), options, file_format)
+    answer = make_intervention_answer(run, before, after, file_format, options)
+    deliver(answer, destination, screen, result, options.look.cmap)
 
 
-def answer_changed(
+def make_intervention_answer(
     run: ChangedRun,
     before: Capture | None,
     after: Capture,
-    form: str | None,
+    file_format: str | None,
     options: PictureOptions,
 ) -> Answer:
-    """Return what is delivered in a format. before: where one map is drawn, to compare it with."""
+    """Make the answer of a command that changed a model: its maps, and its prediction.
+
+    run: the effect on the prediction. before: the capture before the change, where a single map is
+    drawn beside it, else None. after: the capture after the change. file_format: of the file to
+    write; None for the screen.
+    """
     from attnviz.results.intervention import (
         AFTER,
         InterventionResult,
@@ -176,19 +217,19 @@ def answer_changed(
         summarise_likeliest,
     )
 
-    if form in ("csv", "npz"):
-        return answer_of_capture(after, options, form)
+    if file_format in ("csv", "npz"):
+        return make_capture_answer(after, options, file_format)
     result = InterventionResult(run.outcome, before or after, after)
-    drawn: list[Picture] = []
+    map_pictures: list[Picture] = []
     page = None
     if before is not None:
-        drawn = [draw_intervention(before, after, make_look(options.look))]
-    elif form == "html":
+        map_pictures = [draw_intervention(before, after, make_look(options.look))]
+    elif file_format == "html":
         notes = AFTER, *explain_prediction(run.outcome), summarise_likeliest(run.outcome)
-        told = replace(after, notes=(*after.notes, *notes))
-        page = views.make_capture_page(told, make_look(options.look))
-    elif form != "json":
-        told = replace(after, notes=(*after.notes, AFTER))
-        drawn = list(draw_pictures(told, options, thumbnails=form != "md"))
-    pictures = [*drawn, make_prediction_table(run.outcome)]
-    return answer_of_result(result, options.title, pictures=pictures, page=page)
+        noted = replace(after, notes=(*after.notes, *notes))
+        page = views.make_capture_page(noted, make_look(options.look))
+    elif file_format != "json":
+        noted = replace(after, notes=(*after.notes, AFTER))
+        map_pictures = list(draw_pictures(noted, options, thumbnails=file_format != "md"))
+    pictures = [*map_pictures, make_prediction_table(run.outcome)]
+    return make_result_answer(result, options.title, pictures=pictures, page=page)

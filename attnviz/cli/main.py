@@ -50,7 +50,7 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
+        """Import a command and return it; None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"attnviz.cli.{cmd_name}").command
@@ -61,19 +61,22 @@ class Commands(click.Group):
         ctx: click.Context,
         args: list[str],
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command by its name, and suggest one of the table for a name that is not there."""
+        """Find the command that arguments name, as click does, which returns it with its arguments.
+
+        For an unknown name, the error suggests similar ones from the table of commands.
+        """
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             raise click.exceptions.NoSuchCommand(name, possibilities=list(COMMANDS), ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from the table."""
+        """Write the list of commands in the help, from the table, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command, and return a code of its own where the reader of stdout went away."""
+        """Run a command; return an exit code of its own if the reader of stdout went away."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
@@ -86,7 +89,10 @@ class Commands(click.Group):
         prog_name: str | None = None,
         **_: object,
     ) -> NoReturn:
-        """Run, and exit with a code; an error is one line on stderr."""
+        """Run the command line and exit with a code; an error is printed as one line on stderr.
+
+        args: those of the command line; None for the arguments of the process.
+        """
 
         def call() -> object:
             return super(Commands, self).main(args, prog_name, standalone_mode=False)
@@ -95,7 +101,11 @@ class Commands(click.Group):
 
 
 def run_command(command: Callable[[], object]) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return the exit code of the process, also for every kind of error.
+
+    An error is printed as one line on stderr. The command may return an exit code itself; anything
+    else that it returns means 0.
+    """
     try:
         if sys.stdout is None:
             raise OutputError("stdout is closed: there is nowhere to write to")
@@ -136,13 +146,16 @@ def run_command(command: Callable[[], object]) -> int:
 
 
 def abandon_stdout(error: OSError) -> None:
-    """Let the rest of stdout go nowhere if it failed: the flush at exit must not fail again."""
+    """Send the rest of stdout to nowhere, so that the flush at exit does not fail again.
+
+    error: what failed; if it names a file, stdout was not concerned.
+    """
     if error.filename is None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: BaseException, message: str, code: int) -> int:
-    """One line on stderr, or with --debug the whole error."""
+    """Print an error as one line on stderr, and return its exit code; raise it with --debug."""
     if "--debug" in sys.argv:
         raise error
     click.echo(f"error: {' '.join(escape(line) for line in message.splitlines())}", err=True)

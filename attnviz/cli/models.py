@@ -11,7 +11,7 @@ from attnviz.cli.talk import Talk
 from attnviz.escape import escape
 from attnviz.io.documents import format_document_json
 from attnviz.lm import store
-from attnviz.lm.model import list_shapes
+from attnviz.lm.model import list_parameter_shapes
 from attnviz.models import names
 
 LICENCE = (
@@ -41,7 +41,11 @@ def command(as_json: bool, talk: Talk) -> None:  # noqa: ARG001 - there is nothi
 
 
 def list_models(builtin: dict[str, object], cached: Sequence[str]) -> list[str]:
-    """List what --model takes, in lines for a reader."""
+    """List what --model takes, in lines for a reader.
+
+    builtin: facts about the built-in model, by name. cached: the names of the repositories in the
+    local cache.
+    """
     lines = ["builtin"]
     lines += [
         f"  {name.replace('_', ' '):<20} {format_value(value)}" for name, value in builtin.items()
@@ -57,9 +61,9 @@ def list_models(builtin: dict[str, object], cached: Sequence[str]) -> list[str]:
 
 
 def describe_builtin() -> dict[str, object]:
-    """Describe size, training, licence and scores of the built-in model."""
+    """Return facts about the built-in model by name: its size, training, licence and scores."""
     config, about = store.read_model_config(store.BUILTIN)
-    parameters = sum(math.prod(shape) for shape in list_shapes(config).values())
+    parameters = sum(math.prod(shape) for shape in list_parameter_shapes(config).values())
     size = (store.BUILTIN / store.WEIGHTS).stat().st_size
     return {
         **asdict(config),

@@ -22,7 +22,13 @@ from attnviz.cli.parameters import (
 from attnviz.cli.talk import Talk
 from attnviz.errors import InputError, UsageError
 from attnviz.escape import require_unicode
-from attnviz.methods import MADE_OF, METHODS, OF_A_PREDICTION, SUM, MethodName
+from attnviz.methods import (
+    METHODS,
+    METHODS_OF_A_PREDICTION,
+    METHODS_THROUGH_LAYERS,
+    SUM,
+    MethodName,
+)
 from attnviz.record import ATTENTION, NORM, ROLLOUT, Kind
 from attnviz.request import Companions, DType, Placement, Prompt, Replacement
 from attnviz.selection import (
@@ -78,13 +84,13 @@ class SelectionOptions:
     kind: Kind | None = None
 
     def __post_init__(self) -> None:
-        """Refuse layers beside heads that name theirs. Raises UsageError."""
+        """Raise UsageError for layers beside heads such as L5H3, which name their layers."""
         if isinstance(self.heads, HeadNames) and self.layers is not None:
             raise UsageError("--heads L5H3 names its layer: leave --layers out")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The kind of map as a request has it; empty where none was chosen."""
+        """The chosen kind of map, in a tuple as requests have it; empty if none was chosen."""
         return (self.kind,) if self.kind else ()
 
     @property
@@ -145,16 +151,20 @@ class NumbersOptions:
     given: frozenset[str] = NOTHING_GIVEN
 
     def __post_init__(self) -> None:
-        """Refuse a reduction that the method makes no sense of. Raises UsageError."""
+        """Raise UsageError for the reduction ``sum`` of other numbers than norms.
+
+        It adds the vectors that heads move before their length is measured, and only norms are
+        lengths of vectors.
+        """
         if self.reduction == SUM and self.method != NORM:
             raise UsageError(
                 "--reduce sum adds what heads move before it is measured: it needs --weights norm",
             )
 
     def require_target_effect(self) -> None:
-        """Raise UsageError for a target token where nothing that is shown is about a prediction."""
+        """Raise UsageError if a target token is named, but the numbers are not of a prediction."""
         if self.target_token is not None and not self.of_a_prediction:
-            methods = " or ".join(OF_A_PREDICTION)
+            methods = " or ".join(METHODS_OF_A_PREDICTION)
             raise UsageError(
                 f"--target-token has no effect without --weights {methods}: leave it out",
             )
@@ -167,7 +177,7 @@ class NumbersOptions:
     @property
     def of_a_prediction(self) -> bool:
         """True if the numbers are about what the model predicts."""
-        return self.method in OF_A_PREDICTION
+        return self.method in METHODS_OF_A_PREDICTION
 
 
 reduce_option = option_section(
@@ -227,7 +237,7 @@ class ReadingOptions:
     given: frozenset[str] = NOTHING_GIVEN
 
     def __post_init__(self) -> None:
-        """Refuse an empty text. Raises InputError."""
+        """Raise InputError for a second text that is empty or holds lone surrogates."""
         for name, text in (("pair", self.pair), ("target", self.target)):
             if text is not None and not text.strip():
                 raise InputError(f"the text of --{name} is empty")
@@ -276,9 +286,10 @@ reading_options = option_group(
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Return whether a saved capture is read in place of a model, and whether words are shown."""
+    """The origin of captures: a file or a model, and maps between tokens or between words."""
 
     path: str | None = None
+    """The file of a saved capture; None to run a model."""
     words: bool = False
 
 
@@ -349,8 +360,12 @@ class ModelsOptions:
         """The models that were named, and the built-in one after them."""
         return (*self.models, "builtin")
 
-    def of(self, index: int) -> ModelOptions:
-        """Return the options of one of the models, by its place in ``names``."""
+    def select_model(self, index: int) -> ModelOptions:
+        """Return the options of one of the models alone.
+
+        index: its place among the models that were named, and the built-in one after them. A
+        revision, tokenizer or adapter belongs to the model of the same place, if there is one.
+        """
 
         def pick(values: Sequence[str]) -> str | None:
             return values[index] if index < len(values) else None
@@ -492,11 +507,14 @@ class ViewOptions:
     columns: slice | None = None
 
     def __post_init__(self) -> None:
-        """Refuse options that contradict each other. Raises UsageError."""
-        of_one_token = self.view in ("tokens", "rows")
-        if of_one_token and self.token is None:
+        """Raise UsageError for options that contradict each other, or need another one.
+
+        Two views, ``tokens`` and ``rows``, are of one token, which only they have.
+        """
+        is_of_one_token = self.view in ("tokens", "rows")
+        if is_of_one_token and self.token is None:
             raise UsageError(f"--view {self.view} needs --token: a number or a word")
-        if not of_one_token and self.token is not None:
+        if not is_of_one_token and self.token is not None:
             raise UsageError("--token needs --view tokens or --view rows")
         if self.incoming and self.view != "tokens":
             raise UsageError("--incoming is for --view tokens")
@@ -616,7 +634,10 @@ class InterventionOptions:
     replacement: Replacement | None = None
 
     def __post_init__(self) -> None:
-        """Refuse options that say how of what is not done. Raises UsageError."""
+        """Raise UsageError for details of a change that is not asked for.
+
+        --in belongs to cut edges, and --with to heads whose output is replaced.
+        """
         if self.inside is not None and not self.knocked_out:
             raise UsageError("--in says where edges are cut: name them with --knock-out")
         if self.replacement is not None and self.ablated is None:
@@ -636,7 +657,10 @@ class InterventionOptions:
 
 
 def make_intervention_options(*, hidden: bool = False) -> Decorator:
-    """Make the options of interventions. hidden: leave them out of the help."""
+    """Make a decorator that adds the options of interventions to a command, as one object.
+
+    hidden: leave them out of the help.
+    """
     return option_group(
         "intervention",
         InterventionOptions,
@@ -874,10 +898,16 @@ class CaptureOptions:
     model: ModelOptions
 
     def __post_init__(self) -> None:
-        """Refuse groups that contradict each other. Raises UsageError."""
+        """Raise UsageError for options of different groups that contradict each other.
+
+        Numbers that are made through all layers have no heads to choose or merge, and numbers of
+        some methods cannot be made of a text that the model is still to write.
+        """
         method = self.numbers.method
         chooses_heads = self.selection.heads not in (None, ALL)
-        if method in MADE_OF and (chooses_heads or self.numbers.reduction is not None):
+        if method in METHODS_THROUGH_LAYERS and (
+            chooses_heads or self.numbers.reduction is not None
+        ):
             raise UsageError(
                 f"--weights {method} has one head a layer, made of all: leave --heads and"
                 " --reduce out",
@@ -890,7 +920,10 @@ class CaptureOptions:
 
     @property
     def given_of_a_run(self) -> tuple[str, ...]:
-        """The flags on the command line that a saved capture has no use for."""
+        """The flags on the command line that have no effect where a saved capture is read.
+
+        They are those of the options that run a model, in the order in which one is refused.
+        """
         given = self.model.given | self.reading.given | self.numbers.given
         names = [name for name in OF_A_RUN if name in given]
         return tuple(f"--{name.replace('_', '-')}" for name in names)

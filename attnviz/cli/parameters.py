@@ -15,9 +15,8 @@ Function = Callable[..., object]
 Decorator = Callable[[Function], Function]
 Value = TypeVar("Value")
 OTHER_SECTION = "Other options"  # last in a help
-GIVEN = (  # the field of a group that names those of its options that stand on the command line
-    "given"
-)
+GIVEN_FIELD = "given"
+"""The field of a group for the names of those of its options that stand on the command line."""
 
 
 class ParsedType(click.ParamType[Value], Generic[Value]):
@@ -32,7 +31,7 @@ class ParsedType(click.ParamType[Value], Generic[Value]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> Value:
-        """Parse a text, and turn what is wrong with it into a usage error."""
+        """Parse a text. What the parser refuses with a ValueError becomes a usage error."""
         if not isinstance(value, str):
             return value  # type: ignore[return-value]  # click hands over a default that is parsed
         try:
@@ -42,7 +41,7 @@ class ParsedType(click.ParamType[Value], Generic[Value]):
 
 
 def parse_row_count(text: str) -> int | None:
-    """Parse how many rows of a table to show; None stands for all. Raises ValueError."""
+    """Parse a number of rows of a table, or ``all``, which is None. Raises ValueError."""
     if text.strip().lower() == "all":
         return None
     if not (text.strip().isdecimal() and 0 < int(text) < 10**9):
@@ -57,7 +56,10 @@ class SectionedCommand(click.Command):
     """A command whose help shows its options in sections, and those of a topic by name only."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections in the order of their first options, those without a section last."""
+        """Write the options of the help in sections, each under its title.
+
+        Sections stand in the order of their first options; options without a section come last.
+        """
         sections: dict[str, list[click.Option]] = {}
         for option in self.get_params(ctx):
             if isinstance(option, click.Option) and option.get_help_record(ctx):
@@ -73,7 +75,10 @@ def write_options(
     ctx: click.Context,
     formatter: click.HelpFormatter,
 ) -> None:
-    """Write options with their help, and the names of those that `attnviz help` explains."""
+    """Write the help of some options.
+
+    An option of a topic of `attnviz help` stands in a line of names that refers to the topic.
+    """
     topics: dict[str, list[str]] = {}
     records: list[tuple[str, str]] = []
     for option in options:
@@ -89,14 +94,19 @@ def write_options(
         formatter.write_text(f"{', '.join(flags)}: see attnviz help {topic}")
 
 
-def option_section(title: str, *options: Decorator, topic: str | None = None) -> Decorator:
-    """Make one decorator of options that the help shows in this order, in a section of that title.
+def option_section(
+    title: str,
+    *options: Decorator,
+    topic: str | None = None,
+) -> Decorator:
+    """Make one decorator of several, whose options stand in one section of the help, in this order.
 
-    topic: of `attnviz help`, which explains them in place of the help of each command.
+    title: of the section. options: decorators of click, each of one option. topic: the topic of
+    `attnviz help` that explains the options, so that the help of a command only names them.
     """
 
     def decorate(function: Function) -> Function:
-        for option in reversed(options):
+        for option in reversed(options):  # as stacked decorators are applied
             function = option(function)
             parameter = function.__click_params__[-1]  # type: ignore[attr-defined]
             parameter.section, parameter.topic = title, topic
@@ -105,22 +115,27 @@ def option_section(title: str, *options: Decorator, topic: str | None = None) ->
     return decorate
 
 
-def option_group(name: str, group: "type[DataclassInstance]", *decorators: Decorator) -> Decorator:
-    """Make one decorator of options, or of other groups, whose values a command gets as one object.
+def option_group(
+    name: str,
+    group: "type[DataclassInstance]",
+    *decorators: Decorator,
+) -> Decorator:
+    """Make one decorator of several, whose options a command gets as one object.
 
-    name: the parameter of the command. group: the frozen dataclass of the values, whose fields have
-    the names of the options; a field without an option keeps its default. A field ``given`` gets
-    the names of those options of the group that stand on the command line.
+    name: the parameter by which the command gets the object. group: the class of the object, a
+    frozen dataclass. Each option, or group of options below this one, has its value in the field of
+    its name, and a field without an option keeps its default. A field ``given`` gets the names of
+    those options of the group that stand on the command line. decorators: those of the options.
     """
     names = {field.name for field in fields(group)}
 
     def decorate(function: Function) -> Function:
         @wraps(function)
         def command(*args: object, **values: object) -> object:
-            own = {field: values.pop(field) for field in names if field in values}
-            if GIVEN in names:
-                own[GIVEN] = names_on_command_line() & names
-            values[name] = group(**own)
+            group_values = {field: values.pop(field) for field in names if field in values}
+            if GIVEN_FIELD in names:
+                group_values[GIVEN_FIELD] = list_given_names() & names
+            values[name] = group(**group_values)
             return function(*args, **values)
 
         decorated: Function = command
@@ -131,8 +146,8 @@ def option_group(name: str, group: "type[DataclassInstance]", *decorators: Decor
     return decorate
 
 
-def names_on_command_line() -> frozenset[str]:
-    """Return the names of the options and arguments of the running command that were given."""
+def list_given_names() -> frozenset[str]:
+    """Return the names of those parameters of the running command that were not left out."""
     context = click.get_current_context()
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return frozenset(
@@ -140,8 +155,11 @@ def names_on_command_line() -> frozenset[str]:
     )
 
 
-def option_flag(name: str) -> str:
-    """Return the long flag of an option of the running command, by its name."""
+def find_option_flag(name: str) -> str:
+    """Return the longest flag of an option of the running command, such as ``--layers``.
+
+    name: that of its parameter. Raises KeyError if the command has no such option.
+    """
     for parameter in click.get_current_context().command.params:
         if parameter.name == name:
             return max(parameter.opts, key=len)
@@ -153,7 +171,10 @@ def escape_value(
     param: click.Parameter,  # noqa: ARG001
     value: str | None,
 ) -> str | None:
-    """Return a text of the user's own, with what could steer a terminal written out."""
+    """Return the text of an option with hostile characters, which could steer a terminal, escaped.
+
+    It is a callback of click.
+    """
     from attnviz.escape import escape
 
     return value and escape(value)
@@ -164,7 +185,10 @@ def require_token(
     param: click.Parameter,  # noqa: ARG001
     value: str | None,
 ) -> str | None:
-    """Return a token as it was written, spaces too. Raises a usage error for an empty one."""
+    """Return the value of an option unchanged. Raises a usage error for an empty text.
+
+    It is a callback of click, for a token of which white space may be a part.
+    """
     if value == "":
         raise click.BadParameter("a token is needed")
     return value

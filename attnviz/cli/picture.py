@@ -5,10 +5,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from attnviz.analysis.special import Special, drop_special
-from attnviz.cli.options import DATA, CaptureOptions, HeadReduction, LookOptions, ViewOptions
+from attnviz.cli.options import (
+    DATA,
+    CaptureOptions,
+    HeadReduction,
+    LookOptions,
+    ViewOptions,
+)
 from attnviz.drawable import Picture
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import MADE_OF, SUM, list_methods, name_cell
+from attnviz.methods import METHODS_THROUGH_LAYERS, SUM, list_methods, name_cell
 from attnviz.record import ATTENTION, NORM, SCORES, Capture, Reduction
 from attnviz.render.terminal.draw import Screen
 from attnviz.request import Keep, Request
@@ -40,31 +46,37 @@ class PictureOptions:
     full: bool = False
     """A cell for every token, on a screen."""
 
-    def shows_everything(self, form: str | None) -> bool:
+    def shows_everything(self, file_format: str | None) -> bool:
         """Return whether all layers and heads are shown unless some are chosen.
 
-        form: the format of a file; None for the screen.
+        That is so on a page and in the views of all heads. file_format: of the file; None for the
+        screen.
         """
-        is_page = form == "html" and self.view.view is None
+        is_page = file_format == "html" and self.view.view is None
         return is_page or self.view.view in ("grid", "rows")
 
     def shows_one_picture(self) -> bool:
-        """Return whether one large picture is drawn at a time, rather than thumbnails."""
+        """Return whether each picture is of one head, and large, rather than of thumbnails."""
         selection, reduction = self.captures.selection, self.captures.numbers.reduction
-        one_layer = selection.layers is None or selection.layers.is_one
-        one_head = selection.heads is None or selection.heads.is_one or reduction is not None
+        is_one_layer = selection.layers is None or selection.layers.is_one
+        is_one_head = selection.heads is None or selection.heads.is_one or reduction is not None
         if self.view.view is None:
-            return one_layer and one_head
+            return is_one_layer and is_one_head
         return self.view.view == "heatmap"
 
-    def with_default_reduction(self, form: str | None) -> "PictureOptions":
-        """Return the options with how heads are merged where none are chosen.
+    def with_default_reduction(self, file_format: str | None) -> "PictureOptions":
+        """Return the options with a way to merge the heads of a layer, if none were chosen.
 
-        That is by the mean, and of norms before they are measured.
+        Heads are merged by their mean. Of norms, it is the vectors of the heads that are added
+        before their length is measured, if a model is run. Nothing is merged in a view of all
+        heads, or of numbers that have one head a layer.
+
+        file_format: of the file to write; None for the screen.
         """
         numbers = self.captures.numbers
-        chosen = self.captures.selection.heads is not None or numbers.reduction is not None
-        if chosen or self.shows_everything(form) or numbers.method in MADE_OF:
+        is_chosen = self.captures.selection.heads is not None or numbers.reduction is not None
+        has_one_head = numbers.method in METHODS_THROUGH_LAYERS
+        if is_chosen or has_one_head or self.shows_everything(file_format):
             return self
         adds_vectors = numbers.method == NORM and self.captures.source.path is None
         reduction: HeadReduction = "sum" if adds_vectors else "mean"
@@ -72,20 +84,31 @@ class PictureOptions:
         return replace(self, captures=replace(self.captures, numbers=numbers))
 
 
-def make_request(options: PictureOptions, form: str | None, screen: Screen | None) -> Request:
-    """Return what to capture for a picture in a format, or on a screen."""
+def make_request(
+    options: PictureOptions,
+    file_format: str | None,
+    screen: Screen | None,
+) -> Request:
+    """Return the request for a capture of which a picture is drawn, or a file is written.
+
+    file_format: the format of the file; None for the screen. screen: for the size of the picture;
+    None if there is none. By default a picture shows the last layer, and of an encoder-decoder its
+    cross-attention. Heads that are named with their layers, and views of all heads, are of any
+    layer, and such a view without a token shows all kinds of map.
+    """
     selection, view = options.captures.selection, options.view
-    everything, token = options.shows_everything(form), view.token
+    shows_all, token = options.shows_everything(file_format), view.token
     names_layers = isinstance(selection.heads, HeadNames)
-    default_layers = ALL if everything or names_layers else LAST_LAYER
+    default_layers = ALL if shows_all or names_layers else LAST_LAYER
+    shows_all_kinds = shows_all and not token
     return Request(
-        selection.layers or default_layers,
-        selection.all_heads,
-        options.captures.model.truncate,
-        selection.kinds,
-        () if everything and not token else ("self", "cross"),
-        choose_keep(options, form),
-        count_tiles(options, form, screen),
+        layers=selection.layers or default_layers,
+        heads=selection.all_heads,
+        truncate=options.captures.model.truncate,
+        kinds=selection.kinds,
+        preferred=() if shows_all_kinds else ("self", "cross"),
+        keep=choose_keep(options, file_format),
+        tiles=count_tiles(options, file_format, screen),
         rows=view.rows or EVERYTHING,
         columns=view.columns or EVERYTHING,
         query=None if view.incoming else token,
@@ -93,52 +116,68 @@ def make_request(options: PictureOptions, form: str | None, screen: Screen | Non
     )
 
 
-def choose_keep(options: PictureOptions, form: str | None) -> Keep:
-    """Return weights where each of them is shown or needed, else tiles.
+def choose_keep(options: PictureOptions, file_format: str | None) -> Keep:
+    """Choose what to keep of each head: ``weights`` if single cells are needed, else ``tiles``.
 
-    Other numbers than weights are kept cell by cell.
+    Single cells are needed for files of data, for parts of a text, for a screen that shows every
+    token, to drop special tokens, and for other numbers than attention weights. file_format: of the
+    file; None for the screen.
     """
     needs_cells = (
-        form in DATA
+        file_format in DATA
         or options.view.is_window
         or options.view.token is not None
-        or (options.full and form is None)
+        or (options.full and file_format is None)
         or options.look.special != "keep"
         or options.captures.numbers.method != ATTENTION
     )
     return "weights" if needs_cells else "tiles"
 
 
-def count_tiles(options: PictureOptions, form: str | None, screen: Screen | None) -> int:
-    """Return how many tiles on a side a picture can show, on a screen or in a file."""
+def count_tiles(
+    options: PictureOptions,
+    file_format: str | None,
+    screen: Screen | None,
+) -> int:
+    """Return the number of tiles on each side of a map that a picture can show.
+
+    file_format: of the file that is written; None for a picture on the screen. screen: None if
+    there is none.
+    """
     is_single = options.shows_one_picture()
-    if screen is not None and form is None:
+    if screen is not None and file_format is None:
         return TILES_A_COLUMN * screen.width if is_single else screen.width
-    if form == "html":
+    if file_format == "html":
         return PAGE_CELLS
     return FIGURE_TILES if is_single else THUMBNAIL_TILES
 
 
-def prepare_capture(capture: Capture, options: PictureOptions, form: str | None) -> Capture:
-    """Return a capture without its special tokens, its heads merged, if that is asked for.
+def prepare_capture(
+    capture: Capture,
+    options: PictureOptions,
+    file_format: str | None,
+) -> Capture:
+    """Drop the special tokens of a capture and merge its heads, if the options ask for that.
 
-    Raises UsageError or InputError where that cannot be done.
+    file_format: of the file to write; None for the screen. Raises UsageError or InputError where
+    it cannot be done.
     """
     if options.look.special != "keep":
         capture = drop_special_tokens(capture, options.look.special)
-    reduction = options.with_default_reduction(form).captures.numbers.reduction
+    reduction = options.with_default_reduction(file_format).captures.numbers.reduction
     heads = options.captures.selection.heads
     if reduction == "sum":
-        return require_sums(capture, heads)
+        return require_summed_heads(capture, heads)
     if reduction is None:
         return capture
     return reduce_heads(capture, reduction, names_them=heads is not None)
 
 
-def require_sums(capture: Capture, heads: Selection | HeadNames | None) -> Capture:
-    """Return a capture of what heads move together, with a note which heads these are.
+def require_summed_heads(capture: Capture, heads: Selection | HeadNames | None) -> Capture:
+    """Raise UsageError unless the maps of a capture are sums over heads, and note which heads.
 
-    Raises UsageError for a capture of what each of them moves alone.
+    Norms are lengths of vectors, and the vectors of several heads can be added only while a model
+    runs. heads: the chosen ones; None for all, of which there is no note. Returns the capture.
     """
     if any(each.heads != (SUM,) for each in capture.maps):
         raise UsageError(
@@ -151,9 +190,12 @@ def require_sums(capture: Capture, heads: Selection | HeadNames | None) -> Captu
 
 
 def drop_special_tokens(capture: Capture, how: Special) -> Capture:
-    """Return a capture without special tokens, and with a note of what they had.
+    """Drop the rows and columns of special tokens from a capture, and note which ones.
 
-    Raises InputError if nothing is left, UsageError for scores of which rows would sum to 1.
+    The notes also say what share of the weight they had, except for scores, which have no shares.
+    how: ``drop``, or ``renormalise``, after which each row sums to 1 again.
+
+    Raises InputError if nothing is left, UsageError for scores that were to be renormalised.
     """
     methods = list_methods(capture.maps)
     are_scores = SCORES in methods
@@ -165,26 +207,29 @@ def drop_special_tokens(capture: Capture, how: Special) -> Capture:
         rests = [drop_special(each, how) for each in capture.maps]
     except ValueError as error:
         raise InputError(f"--special {how}: {error}") from error
-    again = ""
-    if how == "renormalise":
-        is_attention = methods == (ATTENTION,)
-        again = ", rows sum to 1 again" if is_attention else ", rows that hold anything sum to 1"
+    about_rows = ""
+    if how == "renormalise" and methods == (ATTENTION,):
+        about_rows = ", rows sum to 1 again"
+    elif how == "renormalise":
+        about_rows = ", rows that hold anything sum to 1"
     notes: dict[str, None] = {}
     for rest in rests:
         if not rest.names:
             continue
         note = f"without {', '.join(rest.names)}"
         if not are_scores:
-            note += f", which had {rest.share:.0%} of the {name_cell(rest.part.method)}{again}"
+            cell_name = name_cell(rest.part.method)
+            note += f", which had {rest.share:.0%} of the {cell_name}{about_rows}"
         notes[note] = None
     maps = tuple(rest.part for rest in rests)
     return replace(capture, maps=maps, notes=(*capture.notes, *notes))
 
 
 def reduce_heads(capture: Capture, how: Reduction, *, names_them: bool) -> Capture:
-    """Return a capture with one head a layer in place of several.
+    """Merge the heads of each layer of a capture into one, by their mean or maximum.
 
-    names_them: with a note of which heads these were, where they are not all.
+    A map whose heads are merged already stays as it is. names_them: add a note of which heads were
+    merged.
     """
     maps, notes = [], list(capture.notes)
     for each in capture.maps:
@@ -197,7 +242,7 @@ def reduce_heads(capture: Capture, how: Reduction, *, names_them: bool) -> Captu
 
 
 def make_look(options: LookOptions) -> Look:
-    """Return how weights become colours."""
+    """Return the options of colours as views take them."""
     return Look(whole=options.color_range == "full", linear=options.color_scale == "linear")
 
 
@@ -207,23 +252,25 @@ def draw_pictures(
     *,
     thumbnails: bool = True,
 ) -> Sequence[Picture]:
-    """Return the pictures of a capture: those of --view, else one heatmap, or grids of several.
+    """Make the pictures of a capture, as --view says.
 
-    thumbnails: where they cannot be, each of several heads has a heatmap. Raises InputError if
-    there is nothing to draw.
+    Without --view it is the heatmap of a capture of one head, or a grid of thumbnails for each kind
+    of map of a larger one. thumbnails: if False, a heatmap for each head stands in place of a grid.
+
+    Raises InputError if there is nothing to draw.
     """
     require_cells(capture)
-    matrices = sum(len(each.layers) * len(each.heads) for each in capture.maps)
-    view = options.view.view or ("grid" if matrices > 1 else "heatmap")
+    head_count = sum(len(each.layers) * len(each.heads) for each in capture.maps)
+    view = options.view.view or ("grid" if head_count > 1 else "heatmap")
     if view == "grid" and not thumbnails:
         view = "heatmap"
-    views: dict[str, Callable[[Capture, Look], Sequence[Picture]]] = {
+    make_views: dict[str, Callable[[Capture, Look], Sequence[Picture]]] = {
         "heatmap": make_heatmaps,
         "grid": make_grids,
         "rows": make_query_heatmaps,
         "tokens": partial(make_strips, incoming=options.view.incoming),
     }
-    pictures = views[view](capture, make_look(options.look))
+    pictures = make_views[view](capture, make_look(options.look))
     if options.title is None:
         return pictures
     return [replace(picture, title=options.title) for picture in pictures]

@@ -9,8 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from attnviz.cli.options import DATA, FIGURES, FORMATS, FigureOptions, SelectionOptions, View
-from attnviz.cli.output import Content, answer_of_capture, make_content
+from attnviz.cli.options import (
+    DATA,
+    FIGURES,
+    FORMATS,
+    FigureOptions,
+    SelectionOptions,
+    View,
+)
+from attnviz.cli.output import Content, make_capture_answer, make_content
 from attnviz.cli.picture import (
     PictureOptions,
     choose_keep,
@@ -22,7 +29,7 @@ from attnviz.cli.picture import (
 from attnviz.cli.sources import select_requested
 from attnviz.derived import CaptureSource
 from attnviz.escape import escape
-from attnviz.io.formats import list_stored_arrays as arrays_of
+from attnviz.io.formats import list_stored_arrays
 from attnviz.methods import METHODS, list_methods
 from attnviz.record import ATTENTION, AttentionMap, Capture, Kind
 from attnviz.request import Keep
@@ -40,7 +47,7 @@ class Part:
     """A picture, or all there is, in several formats."""
 
     name: str
-    forms: tuple[str, ...]
+    formats: tuple[str, ...]
     view: View | None
     selection: SelectionOptions
     """The options of `attnviz show` that choose it."""
@@ -51,11 +58,11 @@ class Part:
     @property
     def files(self) -> tuple[str, ...]:
         """The names of its files."""
-        return tuple(f"{self.name}.{form}" for form in self.forms)
+        return tuple(f"{self.name}.{file_format}" for file_format in self.formats)
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Its options as they are written on the command line."""
+        """The options of `attnviz show` that choose the part, as words of a command line."""
         selection = self.selection
         values = {
             "--view": self.view,
@@ -63,8 +70,8 @@ class Part:
             "-H": selection.heads,
             "--map": selection.kind,
         }
-        given = [(flag, str(value)) for flag, value in values.items() if value is not None]
-        return tuple(word for flag_and_value in given for word in flag_and_value)
+        pairs = [(flag, str(value)) for flag, value in values.items() if value is not None]
+        return tuple(word for pair in pairs for word in pair)
 
 
 @dataclass
@@ -74,7 +81,7 @@ class Report:
     source: CaptureSource
     options: PictureOptions
     figure: FigureOptions
-    forms: Sequence[str]
+    formats: Sequence[str]
     captures: dict[Kept, Capture] = field(default_factory=dict)
     """Those that were taken so far."""
 
@@ -96,90 +103,115 @@ class Report:
         return self.options.captures.selection
 
     @property
-    def everything(self) -> SelectionOptions:
-        """The options that choose all that the report is to show, of any kind of map."""
+    def whole_selection(self) -> SelectionOptions:
+        """The layers and heads that the report is to show, of any kind of map."""
         heads = self.selection.all_heads
         layers = None if isinstance(heads, HeadNames) else self.selection.all_layers
         return SelectionOptions(layers, heads)
 
     def list_parts(self) -> Iterator[Part]:
-        """List parts of each kind of map, and a page of all of them."""
-        figures = tuple(form for form in self.forms if form in FIGURES)
-        data = tuple(form for form in self.forms if form in DATA)
-        whole = self.with_part("heatmap", self.everything)
-        maps = self.take(whole, self.forms[0], self.selection.kind).maps
+        """List the parts of the report, each of which becomes a file in each of its formats.
+
+        For each kind of map there are figures, and a part of data with all heads. At the end comes
+        a page of all kinds. A capture is made first, to see which layers and heads there are.
+        """
+        figure_formats = tuple(name for name in self.formats if name in FIGURES)
+        data_formats = tuple(name for name in self.formats if name in DATA)
+        options = self.make_part_options("heatmap", self.whole_selection)
+        maps = self.capture_all_heads(options, self.formats[0], self.selection.kind).maps
         kinds = tuple(dict.fromkeys(each.kind for each in maps))
+        has_several_kinds = len(kinds) > 1
         for kind in kinds:
-            only = kind if len(kinds) > 1 else None
-            prefix = f"{kind}-" if len(kinds) > 1 else ""
-            if figures:
-                drawn = [each for each in maps if each.kind == kind]
-                yield from self.list_figures(drawn, figures, prefix, only)
-            if data:
-                chosen = replace(self.everything, kind=only)
-                yield Part(f"{prefix}{EVERYTHING}", data, None, chosen)
-        if "html" in self.forms:
-            yield Part(EVERYTHING, ("html",), None, self.everything)
+            chosen_kind = kind if has_several_kinds else None
+            prefix = f"{kind}-" if has_several_kinds else ""
+            if figure_formats:
+                maps_of_kind = [each for each in maps if each.kind == kind]
+                yield from self.list_figures(maps_of_kind, figure_formats, prefix, chosen_kind)
+            if data_formats:
+                selection = replace(self.whole_selection, kind=chosen_kind)
+                yield Part(f"{prefix}{EVERYTHING}", data_formats, None, selection)
+        if "html" in self.formats:
+            yield Part(EVERYTHING, ("html",), None, self.whole_selection)
 
     def list_figures(
         self,
         maps: Sequence[AttentionMap],
-        forms: tuple[str, ...],
+        formats: tuple[str, ...],
         prefix: str,
         kind: Kind | None,
     ) -> Iterator[Part]:
-        """List the figures of one kind of map: a grid of all heads, then each head."""
+        """List the parts that are figures of one kind of map: a grid of all heads, then each head.
+
+        maps: all of that kind. formats: those of the figures. prefix: what their file names begin
+        with. kind: what --map must say to choose it; None where there is no other kind.
+        """
         grid = replace(self.selection, kind=kind)
-        yield Part(f"{prefix}grid", forms, "grid", grid)
-        for part in self.list_heads(maps, forms):
+        yield Part(f"{prefix}grid", formats, "grid", grid)
+        for part in self.list_heads(maps, formats):
             selection = replace(part.selection, kind=kind)
             yield replace(part, name=f"{prefix}{part.name}", selection=selection)
 
-    def list_heads(self, maps: Sequence[AttentionMap], forms: tuple[str, ...]) -> Iterator[Part]:
-        """List a part for each head, or for the heads of each layer that are made one."""
+    def list_heads(self, maps: Sequence[AttentionMap], formats: tuple[str, ...]) -> Iterator[Part]:
+        """List a part for each head, or for each layer where its heads are merged into one."""
         for each in maps:
             for layer in each.layers:
-                yield from self.list_heads_of_layer(each, layer, forms)
+                yield from self.list_heads_of_layer(each, layer, formats)
 
     def list_heads_of_layer(
         self,
         attention_map: AttentionMap,
         layer: int,
-        forms: tuple[str, ...],
+        formats: tuple[str, ...],
     ) -> Iterator[Part]:
-        """List a part for each head of a layer, or one for those that are made one."""
+        """List a part for each head of a layer, or one part where its heads are merged into one.
+
+        attention_map: one that holds the layer. formats: those of the figures.
+        """
         reduction = self.options.captures.numbers.reduction
-        heads = [head for head in attention_map.heads if isinstance(head, int)]
+        heads = [head for head in attention_map.heads if isinstance(head, int)]  # not merged yet
         if reduction and heads and isinstance(self.selection.heads, HeadNames):
-            named = HeadNames(tuple((layer, head) for head in heads))
-            yield named_part(f"L{layer}-{reduction}", forms, named)
-        elif reduction or not heads:  # a file may hold a reduction already
-            reduced = reduction if reduction and heads else str(attention_map.heads[0])
-            name = NOT_IN_NAMES.sub("_", reduced)
-            here = Selection(((layer, layer),))
-            chosen = SelectionOptions(here, self.everything.heads)
-            yield Part(f"L{layer}-{name}", forms, "heatmap", chosen, layers=here)
+            names = HeadNames(tuple((layer, head) for head in heads))
+            yield make_named_part(f"L{layer}-{reduction}", formats, names)
+        elif reduction or not heads:
+            merged_name = reduction if reduction and heads else str(attention_map.heads[0])
+            name = NOT_IN_NAMES.sub("_", merged_name)
+            this_layer = Selection(((layer, layer),))
+            selection = SelectionOptions(this_layer, self.whole_selection.heads)
+            yield Part(f"L{layer}-{name}", formats, "heatmap", selection, layers=this_layer)
         else:
             for head in heads:
-                yield named_part(f"L{layer}H{head}", forms, HeadNames(((layer, head),)))
+                yield make_named_part(f"L{layer}H{head}", formats, HeadNames(((layer, head),)))
 
-    def with_part(self, view: View | None, selection: SelectionOptions) -> PictureOptions:
-        """Return the options of the report with a view and a selection."""
+    def make_part_options(self, view: View | None, selection: SelectionOptions) -> PictureOptions:
+        """Return the options of the report with another view, layers, heads and kind of map."""
         captures = replace(self.options.captures, selection=selection)
-        return replace(self.options, captures=captures, view=replace(self.options.view, view=view))
+        part_view = replace(self.options.view, view=view)
+        return replace(self.options, captures=captures, view=part_view)
 
-    def take(self, options: PictureOptions, form: str, kind: Kind | None) -> Capture:
-        """Capture everything of a kind, as finely as `attnviz show` with these options would."""
-        keep, tiles = choose_keep(options, form), 1
+    def capture_all_heads(
+        self,
+        options: PictureOptions,
+        file_format: str,
+        kind: Kind | None,
+    ) -> Capture:
+        """Capture all layers and heads of the report, or return such a capture made before.
+
+        It keeps what a picture of ``options`` needs in a file of the format: weights, or so many
+        tiles. A capture is used again if it kept the same, or weights where tiles would show each
+        of them. kind: the kind of map; None for all.
+        """
+        keep, tiles = choose_keep(options, file_format), 1
         if options.captures.numbers.method == ATTENTION:
-            tiles = count_tiles(options, form, None)
+            tiles = count_tiles(options, file_format, None)
         for kept, capture in self.captures.items():
-            is_same = kept == (kind, keep, tiles)
-            if is_same or (kept[0] == kind and keep == "tiles" and is_exact(capture, tiles)):
+            keeps_same = kept == (kind, keep, tiles)
+            is_of_kind = kept[0] == kind
+            if keeps_same or (is_of_kind and keep == "tiles" and is_exact(capture, tiles)):
                 return capture
-        everything = self.with_part(options.view.view, replace(self.everything, kind=kind))
+        selection = replace(self.whole_selection, kind=kind)
+        whole_options = self.make_part_options(options.view.view, selection)
         request = replace(
-            make_request(everything, form, None),
+            make_request(whole_options, file_format, None),
             preferred=(),
             keep=keep,
             tiles=tiles,
@@ -188,51 +220,59 @@ class Report:
         self.captures[kind, keep, tiles] = capture
         return capture
 
-    def capture(self, part: Part, form: str) -> tuple[Capture, PictureOptions]:
-        """Return what `attnviz show` would draw for a file, and its options."""
-        options = self.with_part(part.view, part.selection)
-        shown = replace(make_request(options, form, None), layers=part.layers, heads=part.heads)
-        # data tell how exact they are, of the kind that they are of
-        kind = part.selection.kind if form in DATA else self.selection.kind
-        capture = select_requested(self.take(options, form, kind), shown)
-        return prepare_capture(capture, options, form), options
+    def capture_part(self, part: Part, file_format: str) -> tuple[Capture, PictureOptions]:
+        """Return the capture that `attnviz show` draws for a file of a part, and its options."""
+        options = self.make_part_options(part.view, part.selection)
+        request = make_request(options, file_format, None)
+        part_request = replace(request, layers=part.layers, heads=part.heads)
+        # data also hold how exact they are, which is to be measured on their own kind of map
+        kind = part.selection.kind if file_format in DATA else self.selection.kind
+        all_heads = self.capture_all_heads(options, file_format, kind)
+        capture = select_requested(all_heads, part_request)
+        return prepare_capture(capture, options, file_format), options
 
-    def make(self, part: Part, form: str) -> Content:
-        """Make the content of a file."""
-        capture, options = self.capture(part, form)
-        answer = answer_of_capture(capture, options, form)
-        return make_content(answer, form, self.figure, options.look.cmap)
+    def make_file(self, part: Part, file_format: str) -> Content:
+        """Make the content of the file of a part in one of its formats."""
+        capture, options = self.capture_part(part, file_format)
+        answer = make_capture_answer(capture, options, file_format)
+        return make_content(answer, file_format, self.figure, options.look.cmap)
 
     def describe(self, part: Part) -> tuple[str, tuple[str, ...]]:
-        """Return the title and the caption of a part."""
-        form = part.forms[0]
-        capture, options = self.capture(part, form)
-        if form in FIGURES:
+        """Return the title and the lines of the caption of a part, for the gallery."""
+        file_format = part.formats[0]
+        capture, options = self.capture_part(part, file_format)
+        if file_format in FIGURES:
             picture, *_ = draw_pictures(capture, options)
             return picture.title, picture.caption
         kinds = [KIND_TITLES[kind] for kind in dict.fromkeys(each.kind for each in capture.maps)]
         return f"everything: {', '.join(kinds)}", tuple(map(escape, capture.notes))
 
     def digest(self, arguments: str) -> str:
-        """Return what the report is of: the same for the same numbers drawn by the same command."""
+        """Return a digest that is equal for reports of the same numbers and the same command.
+
+        arguments: those of the command, in one text.
+        """
         capture = self.first_capture
-        about = (arguments, capture.model, capture.text, capture.notes)
-        digest = hashlib.sha256(repr(about).encode())
+        description = (arguments, capture.model, capture.text, capture.notes)
+        digest = hashlib.sha256(repr(description).encode())
         for each in capture.maps:
             axes = (each.kind, each.layers, each.heads, each.queries, each.keys)
             digest.update(repr(axes).encode())
-            for array in arrays_of(each).values():
+            for array in list_stored_arrays(each).values():
                 digest.update(array)  # without a copy: tiles of all heads are large
         return digest.hexdigest()
 
 
-def named_part(name: str, forms: tuple[str, ...], heads: HeadNames) -> Part:
-    """Return the heatmap of heads that are named with their layers."""
-    return Part(name, forms, "heatmap", SelectionOptions(heads=heads), heads=heads)
+def make_named_part(name: str, formats: tuple[str, ...], heads: HeadNames) -> Part:
+    """Make the part of a report that is a heatmap of heads named with their layers."""
+    return Part(name, formats, "heatmap", SelectionOptions(heads=heads), heads=heads)
 
 
 def is_exact(capture: Capture, tiles: int) -> bool:
-    """Return whether a capture holds weights, of no more tokens than tiles on a side."""
+    """Return whether a capture holds weights of so few tokens that tiles would show each of them.
+
+    tiles: their number on a side.
+    """
     return all(
         each.weights is not None and max(len(each.queries), len(each.keys)) <= tiles
         for each in capture.maps
@@ -240,10 +280,13 @@ def is_exact(capture: Capture, tiles: int) -> bool:
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
-    """Parse names of formats, parted by commas. Raises ValueError naming those that there are."""
+    """Parse names of formats, separated by commas, and return each once.
+
+    Raises ValueError for an unknown one, with a message that lists all formats.
+    """
     names = [name.strip().lower().removeprefix(".") for name in text.split(",")]
-    forms = tuple(dict.fromkeys(names))
-    for form in forms:
-        if form not in FORMATS:
-            raise ValueError(f"{form!r} is no format: one of {', '.join(FORMATS)}")
-    return forms
+    formats = tuple(dict.fromkeys(names))
+    for file_format in formats:
+        if file_format not in FORMATS:
+            raise ValueError(f"{file_format!r} is no format: one of {', '.join(FORMATS)}")
+    return formats

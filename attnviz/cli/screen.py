@@ -19,45 +19,49 @@ SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard"}  # in rich'
 
 
 def open_screen(options: ScreenOptions, colours: str = "viridis") -> Screen:
-    """Return the screen that stdout is.
+    """Return what stdout can show: its width, its height if it is a terminal, and its colours.
 
-    What its encoding lacks will be printed as an escape sequence.
+    options: those that the user chose in place of what is found. colours: the name of the colour
+    map. From here on, characters that the encoding of stdout lacks are printed as escape sequences.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     size = shutil.get_terminal_size((PIPED_WIDTH, 0))
     height = size.lines if sys.stdout.isatty() and size.lines and not options.full else None
-    return Screen(
-        options.width or max(NARROWEST, size.columns),
-        height,
-        CellPaint(depth(options.color), colours),
-        options.full,
-    )
+    width = options.width or max(NARROWEST, size.columns)
+    paint = CellPaint(choose_colour_depth(options.color), colours)
+    return Screen(width, height, paint, options.full)
 
 
-def depth(color: str) -> ColourDepth:
-    """Return how many colours cells can have on stdout, or what stands for them."""
+def choose_colour_depth(color: str) -> ColourDepth:
+    """Return how cells of pictures are coloured on stdout, as its encoding and environment allow.
+
+    It is a number of colours, ``shades`` of block characters without colour, or ``ascii``. color:
+    the option ``--color``: auto, always or never.
+    """
     if not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf"):
         return "ascii"
     if not wants_colour(color, sys.stdout.isatty()):
         return "ascii" if os.environ.get("TERM") == "dumb" else "shades"
     if os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
         return "truecolor"
-    return "256" if "256" in os.environ.get("TERM", "") or forced(color) else "16"
+    return "256" if "256" in os.environ.get("TERM", "") or forces_colour(color) else "16"
 
 
-def wants_colour(color: str, terminal: bool) -> bool:
-    """Return whether to use colour.
+def wants_colour(color: str, is_terminal: bool) -> bool:
+    """Return whether to use colour on stdout.
 
-    What is said first counts: --color, NO_COLOR, FORCE_COLOR or CLICOLOR_FORCE, CLICOLOR=0 or
-    TERM=dumb, whether stdout is a terminal.
+    The first of these that says something decides: the option --color, then the variables NO_COLOR,
+    FORCE_COLOR or CLICOLOR_FORCE, and CLICOLOR=0 or TERM=dumb, then whether stdout is a terminal.
+
+    color: the option: auto, always or never. is_terminal: stdout is one.
     """
     environment = os.environ.get
     if color != "auto":
         return color == "always"
     if environment("NO_COLOR"):
         return False
-    if forced(color):
+    if forces_colour(color):
         return True
     if (
         environment("FORCE_COLOR") == "0"
@@ -65,11 +69,11 @@ def wants_colour(color: str, terminal: bool) -> bool:
         or environment("TERM") == "dumb"
     ):
         return False
-    return terminal
+    return is_terminal
 
 
-def forced(color: str) -> bool:
-    """Return whether colour is asked for whatever stdout is."""
+def forces_colour(color: str) -> bool:
+    """Return whether the option --color or the environment asks for colour, whatever stdout is."""
     return color == "always" or any(
         os.environ.get(name, "0") not in ("", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")
     )
@@ -93,14 +97,19 @@ def print_pictures(pictures: Sequence[Picture], screen: Screen) -> None:
         print_lines([[], *lines] if i else lines, screen)
 
 
-def print_lines(lines: Iterable[TerminalLine], on: Screen) -> None:
-    """Print lines of segments."""
+def print_lines(lines: Iterable[TerminalLine], screen: Screen) -> None:
+    """Print lines on stdout, with the width and the colours of a screen.
+
+    lines: sequences of segments, which are pieces of text with a style of rich. Raises
+    BrokenPipeError if the reader of stdout has gone.
+    """
     segments = [segment for line in lines for segment in (*line, Segment.line())]
+    depth = screen.paint.depth
     console = Pipe(
-        width=on.width,
-        color_system=SYSTEMS.get(on.paint.depth),  # type: ignore[arg-type]
-        force_terminal=on.paint.depth in SYSTEMS,
-        no_color=on.paint.depth not in SYSTEMS,
+        width=screen.width,
+        color_system=SYSTEMS.get(depth),  # type: ignore[arg-type]
+        force_terminal=depth in SYSTEMS,
+        no_color=depth not in SYSTEMS,
         highlight=False,
         legacy_windows=False,
     )

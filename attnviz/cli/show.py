@@ -2,7 +2,11 @@
 
 import click
 
-from attnviz.cli.interventions import deliver_changed, require_changeable, run_changed
+from attnviz.cli.interventions import (
+    deliver_changed,
+    require_changeable,
+    run_changed,
+)
 from attnviz.cli.options import (
     CaptureOptions,
     InterventionOptions,
@@ -22,7 +26,7 @@ from attnviz.cli.options import (
     verbose_result_options,
     view_options,
 )
-from attnviz.cli.output import answer_of_capture, choose_target, deliver
+from attnviz.cli.output import choose_destination, deliver, make_capture_answer
 from attnviz.cli.parameters import SectionedCommand
 from attnviz.cli.picture import PictureOptions, make_request, prepare_capture
 from attnviz.cli.screen import open_screen
@@ -77,25 +81,26 @@ def command(
       attnviz show --from run.attn -l 0 --special drop
     """
     screen = open_screen(result.screen, look.cmap)
-    target = choose_target(result.file, result.figure)
-    form = target.form if target else None
+    destination = choose_destination(result.file, result.figure)
+    file_format = destination.file_format if destination else None
     options = PictureOptions(captures, view, look, result.title, result.screen.full)
-    options = options.with_default_reduction(form)
+    options = options.with_default_reduction(file_format)
     if intervention.is_asked_for:
         require_changeable(intervention, options.captures)
         run = run_changed(text, intervention, options.captures, result)
-        deliver_changed(run, target, screen, options, result)
+        deliver_changed(run, destination, screen, options, result)
         result.talk.note(MOVED)
         return
     source = open_source(text, options.captures, result.talk)
-    captured = source(make_request(options, form, screen))
-    capture = prepare_capture(captured, options, form)
+    captured = source(make_request(options, file_format, screen))
+    capture = prepare_capture(captured, options, file_format)
     result.talk.tell_fidelity(capture)
-    answer = answer_of_capture(capture, options, form)
-    deliver(answer, target, screen, result, look.cmap)
+    answer = make_capture_answer(capture, options, file_format)
+    deliver(answer, destination, screen, result, look.cmap)
     selection = captures.selection
-    chooses = selection.layers is not None or selection.heads is not None or view.view is not None
-    if target is None and not chooses and captures.source.path is None:
+    chooses_heads = selection.layers is not None or selection.heads is not None
+    chooses = chooses_heads or view.view is not None
+    if destination is None and not chooses and captures.source.path is None:
         result.talk.note(
             "see more: --view grid draws every head; -l and -H choose layers and heads",
         )

@@ -7,27 +7,54 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnviz.analysis.statistics import find_strongest_edges, measure_statistics, pool_map
+from attnviz.analysis.statistics import (
+    find_strongest_edges,
+    measure_statistics,
+    pool_map,
+)
 from attnviz.analysis.words import convert_to_words
 from attnviz.cli import text as text_input
 from attnviz.cli.options import CaptureOptions, ModelOptions, NumbersOptions
 from attnviz.cli.talk import Talk
 from attnviz.derived import CaptureSource, derive_capture
 from attnviz.errors import InputError, UsageError
-from attnviz.methods import MADE_OF, METHODS, SUM, list_methods, note_methods
-from attnviz.record import ATTENTION, GIVEN, SCORES, AttentionMap, Capture
+from attnviz.methods import (
+    METHODS,
+    METHODS_THROUGH_LAYERS,
+    SUM,
+    list_methods,
+    note_methods,
+)
+from attnviz.record import (
+    ATTENTION,
+    FROM_ELSEWHERE,
+    SCORES,
+    AttentionMap,
+    Capture,
+)
 from attnviz.request import Request
-from attnviz.selection import note_windows, require_kinds, require_window_sides, select_heads
+from attnviz.selection import (
+    choose_kinds,
+    find_window_positions,
+    note_windows,
+    select_heads,
+)
 
 if TYPE_CHECKING:
     from attnviz.models import Model
 
 
-def open_source(text: str | None, options: CaptureOptions, talk: Talk) -> CaptureSource:
-    """Return what captures are taken from: the file that --from names, else a model on the text.
+def open_source(
+    text: str | None,
+    options: CaptureOptions,
+    talk: Talk,
+) -> CaptureSource:
+    """Return a source, that is, a function that makes a capture of a request.
 
-    The captures hold the numbers that --weights names, between words with --words. Raises
-    AttnvizError.
+    It reads the file that --from names, or else runs a model on the text. Its captures hold the
+    numbers that --weights names, and with --words they are between words.
+
+    text: the argument of the command. Raises AttnvizError.
     """
     if options.source.path is not None:
         return open_file(text, options)
@@ -36,22 +63,41 @@ def open_source(text: str | None, options: CaptureOptions, talk: Talk) -> Captur
 
 
 def open_model(content: str, options: CaptureOptions, talk: Talk) -> CaptureSource:
-    """Load the model, and return what it captures of a text. Raises AttnvizError."""
+    """Load the model, and return a function that makes captures of a text with it.
+
+    Raises AttnvizError.
+    """
     model = load_model_for(options, talk)
-    return model_source(model, content, options)
+    return make_model_source(model, content, options)
 
 
-def model_source(model: "Model", content: str, options: CaptureOptions) -> CaptureSource:
-    """Return what a loaded model captures of a text, in the numbers and units of the options."""
+def make_model_source(
+    model: "Model",
+    content: str,
+    options: CaptureOptions,
+) -> CaptureSource:
+    """Return a function that makes a capture of a request by running a loaded model on a text.
+
+    content: the text. options: they say what the numbers of the captures are, and if they are
+    between words or tokens.
+    """
     prompt = options.reading.prompt(content)
-    weights = partial(model.capture, prompt)
-    return with_words(with_method(weights, options.numbers), options.source.words)
+    weights_source = partial(model.capture, prompt)
+    numbers_source = make_method_source(weights_source, options.numbers)
+    return make_word_source(numbers_source, options.source.words)
 
 
-def load_model_for(options: CaptureOptions, talk: Talk, *, predicts: bool = False) -> "Model":
-    """Load a model with the parts that the options need of it. Raises UsageError, ModelError.
+def load_model_for(
+    options: CaptureOptions,
+    talk: Talk,
+    *,
+    predicts: bool = False,
+) -> "Model":
+    """Load a model with the parts that options need: those that predict, or that write a text.
 
-    predicts: a prediction is asked about, whatever the numbers are.
+    predicts: load the part that predicts, even if the numbers of the captures do not need it.
+
+    Raises UsageError for a target token that has no effect, ModelError.
     """
     if not predicts:
         options.numbers.require_target_effect()
@@ -72,8 +118,8 @@ def load_chosen_model(
 ) -> "Model":
     """Load the model that the options name.
 
-    writes: with the part that continues a text; predicts: with the part that predicts. Raises
-    ModelError.
+    talk: says if progress is shown. writes: load it with the part that continues a text. predicts:
+    load it with the part that predicts. Raises ModelError.
     """
     from attnviz.models import load_model
 
@@ -90,48 +136,58 @@ def load_chosen_model(
 
 
 def open_file(text: str | None, options: CaptureOptions) -> CaptureSource:
-    """Return the capture of the file that --from names.
+    """Return a function that makes captures from the file that --from names.
 
-    Raises UsageError for a text or options that need a model, InputError for numbers that cannot be
-    made of the file.
+    text: the argument of the command, which must be None.
+
+    Raises UsageError for a text, or for options that need a model; InputError for a file that
+    cannot be read, or of which the numbers that --weights names cannot be made.
     """
     unused = options.given_of_a_run
     if text is not None or unused:
         what = "TEXT" if text is not None else unused[0]
         raise UsageError(f"--from reads a capture that was made before: leave {what} out")
     assert options.source.path is not None
-    source = file_source(options.source.path, options.numbers)
-    return with_words(source, options.source.words)
+    source = make_file_source(options.source.path, options.numbers)
+    return make_word_source(source, options.source.words)
 
 
-def file_source(path: str, numbers: NumbersOptions) -> CaptureSource:
-    """Return a saved capture in the numbers that --weights names, or without it in its own.
+def make_file_source(path: str, numbers: NumbersOptions) -> CaptureSource:
+    """Load a saved capture, and return a function that makes captures of requests from it.
 
-    Raises InputError if the file cannot be read, or those numbers cannot be made of it.
+    numbers: what --weights names. The file must hold these numbers, or those of which they can be
+    made; without --weights it may hold any. Weights from elsewhere, whose method is called
+    ``given``, pass for attention.
+
+    Raises InputError if the file cannot be read, or the numbers cannot be made of it.
     """
     from attnviz.io.formats import load
 
     numbers.require_target_effect()
     capture = load(Path(path))
     source = partial(select_requested, note_methods(capture))
-    held, method = list_methods(capture.maps), numbers.method
-    is_given = (method, held) == (ATTENTION, (GIVEN,))
-    if not numbers.is_named or held == (method,) or is_given:
+    file_methods, method = list_methods(capture.maps), numbers.method
+    passes_for_attention = (method, file_methods) == (ATTENTION, (FROM_ELSEWHERE,))
+    if not numbers.is_named or file_methods == (method,) or passes_for_attention:
         return source
-    if held == (MADE_OF.get(method),):
-        return with_method(source, numbers)
+    if file_methods == (METHODS_THROUGH_LAYERS.get(method),):
+        return make_method_source(source, numbers)
     raise InputError(
         f"--weights {method} is made of {METHODS[method].needs}, and {path} holds "
-        f"{', '.join(held)} alone: run the model with -m in place of --from",
+        f"{', '.join(file_methods)} alone: run the model with -m in place of --from",
     )
 
 
-def with_method(
-    source: CaptureSource, numbers: NumbersOptions, target: int | None = None
+def make_method_source(
+    source: CaptureSource,
+    numbers: NumbersOptions,
+    target: int | None = None,
 ) -> CaptureSource:
-    """Return a source of the same captures in the numbers that --weights names.
+    """Return a function that makes captures with the numbers that --weights names.
 
-    target: the number of the output that gradients are of, in place of --target-token.
+    For attention weights it is the source itself, that is, a function that makes captures of
+    requests. target: the number of the output whose gradients are taken, in place of
+    --target-token.
     """
     if numbers.method == ATTENTION:
         return source
@@ -144,24 +200,37 @@ def capture_numbers(
     target: int | None,
     request: Request,
 ) -> Capture:
-    """Capture in numbers of another method. Raises UsageError, InputError."""
+    """Make the capture that a request asks for, with the numbers that --weights names.
+
+    source: a function that makes captures of requests. numbers: the options. target: the number of
+    the output whose gradients are taken; None: as --target-token says. Raises UsageError,
+    InputError.
+    """
     summed = numbers.reduction == SUM
     prediction = numbers.target_token if target is None else target
     capture = derive_capture(source, request, numbers.method, prediction, summed=summed)
-    if numbers.method in MADE_OF:  # of all layers and heads, whichever are asked for
+    if (
+        numbers.method in METHODS_THROUGH_LAYERS
+    ):  # made through all layers, of which the request may name some
         return select_requested(capture, request)
     return capture
 
 
-def with_words(source: CaptureSource, words: bool) -> CaptureSource:
-    """Return a source of the same captures between words, where windows count words."""
+def make_word_source(source: CaptureSource, words: bool) -> CaptureSource:
+    """Return a function that makes captures between words, if ``words``, in place of tokens."""
     return partial(capture_words, source) if words else source
 
 
 def capture_words(source: CaptureSource, request: Request) -> Capture:
-    """Capture between words, of all weights between tokens. Raises UsageError, InputError."""
+    """Make the capture that a request asks for between words, by merging the tokens of each word.
+
+    source: a function that makes captures between tokens. The windows of the request count words.
+    All weights between tokens are captured first, and words are made of them.
+
+    Raises UsageError for scores, which do not add up, InputError for a capture without words.
+    """
     everything = slice(None)
-    of_tokens = replace(
+    token_request = replace(
         request,
         keep="weights",
         rows=everything,
@@ -169,7 +238,7 @@ def capture_words(source: CaptureSource, request: Request) -> Capture:
         query=None,
         key=None,
     )
-    capture = source(of_tokens)
+    capture = source(token_request)
     if SCORES in list_methods(capture.maps):
         raise UsageError(
             "--words adds up what the pieces of a word have, and scores do not add up: leave"
@@ -179,12 +248,15 @@ def capture_words(source: CaptureSource, request: Request) -> Capture:
         capture = convert_to_words(capture)
     except ValueError as error:
         raise InputError(f"--words: {error}") from error
-    window = crop_to_window(capture, request)
-    return replace(window, maps=tuple(keep_requested(each, request) for each in window.maps))
+    cropped = crop_to_window(capture, request)
+    return replace(cropped, maps=tuple(keep_requested(each, request) for each in cropped.maps))
 
 
 def keep_requested(attention_map: AttentionMap, request: Request) -> AttentionMap:
-    """Return of a map of weights what a request keeps: weights, tiles, statistics or edges."""
+    """Return a map that holds what a request keeps: weights, tiles, statistics or edges.
+
+    attention_map: one of weights; a map without them is returned as it is.
+    """
     weights = attention_map.weights
     if weights is None or request.keep == "weights":
         return attention_map
@@ -207,22 +279,29 @@ def keep_requested(attention_map: AttentionMap, request: Request) -> AttentionMa
 
 
 def select_requested(capture: Capture, request: Request) -> Capture:
-    """Return the layers, heads, kinds of map and window of a capture that a request names."""
+    """Return the part of a finished capture that a request asks for.
+
+    That is its kinds of map, layers, heads, and its window of queries and keys. Raises UsageError
+    for what is not there, InputError for a window of a capture without weights.
+    """
     there = tuple(dict.fromkeys(each.kind for each in capture.maps))
-    kinds = require_kinds(request.kinds, there, request.preferred)
+    kinds = choose_kinds(request.kinds, there, request.preferred)
     chosen = select_heads(capture, request.layers, request.heads, kinds)
     return crop_to_window(chosen, request)
 
 
 def crop_to_window(capture: Capture, request: Request) -> Capture:
-    """Return the window of a capture that a request asks for. Raises UsageError, InputError."""
+    """Return a capture of the queries and keys that a request asks for, with a note on them.
+
+    Raises UsageError for a window without tokens, InputError for a capture without weights.
+    """
     if not request.windowed:
         return capture
     sides = [(each.queries, each.keys) for each in capture.maps]
     try:
-        placed = request.placed(sides[0])
+        placed = request.resolve_window(sides[0])  # finds a token that the request names
         maps = tuple(
-            each.window(*require_window_sides(placed.rows, placed.columns, side))
+            each.window(*find_window_positions(placed.rows, placed.columns, side))
             for each, side in zip(capture.maps, sides, strict=True)
         )
     except ValueError as error:

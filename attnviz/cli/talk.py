@@ -23,7 +23,7 @@ class Talk:
         return not self.quiet and sys.stderr.isatty()
 
     def note(self, message: str) -> None:
-        """Print a line, with what could steer a terminal written out."""
+        """Print a line on stderr, unless silenced, with hostile characters escaped."""
         if self.quiet:
             return
         from attnviz.escape import escape
@@ -31,7 +31,7 @@ class Talk:
         click.echo(escape(message), err=True)
 
     def tell_fidelity(self, capture: "Capture") -> None:
-        """Print how exact the weights of a capture are, if that is asked for."""
+        """Print on stderr how exact the weights of a capture are, if --verbose asks for that."""
         if not self.verbose:
             return
         if capture.fidelity is None:

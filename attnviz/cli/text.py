@@ -20,9 +20,10 @@ MOST = 4 * 2**20  # bytes of a text: a million words would take a tokenizer giga
 def read_argument(text: str | None, talk: Talk) -> str:
     """Return the text that a command is to use.
 
-    Without an argument that is stdin, else a sample sentence.
+    text: the argument, which may be - for stdin, or name a file or a sample. Without one (None) the
+    text is what is piped into stdin, and if that is nothing, a sample sentence, which is told.
 
-    Raises InputError.
+    Raises InputError for a text that is empty or cannot be read.
     """
     if text is None:
         piped = read_stdin() if stdin_is_given() else ""
@@ -39,9 +40,10 @@ def read_argument(text: str | None, talk: Talk) -> str:
 
 
 def read_arguments(texts: Sequence[str], lines: bool, talk: Talk) -> list[str]:
-    """Return the texts that a command is to use.
+    """Return the texts that a command is to use, one for each argument.
 
-    lines: each line that says something is a text of its own. Raises InputError.
+    texts: the arguments; without any, stdin or a sample sentence is used. lines: each line that is
+    not blank is a text of its own. Raises InputError for a text that is empty or cannot be read.
     """
     contents = [read_argument(text, talk) for text in texts or (None,)]
     if not lines:
@@ -51,7 +53,7 @@ def read_arguments(texts: Sequence[str], lines: bool, talk: Talk) -> list[str]:
 
 
 def resolve_argument(text: str) -> str:
-    """Return the text that an argument stands for."""
+    """Return the text that an argument stands for: stdin, a sample, a file, or the text itself."""
     if text == "-":
         return read_stdin()
     if text.startswith("@@"):
@@ -62,20 +64,16 @@ def resolve_argument(text: str) -> str:
 
 
 def read_stdin() -> str:
-    """All of stdin. Raises InputError if it is closed or not UTF-8."""
+    """Read all of stdin. Raises InputError if it is closed, too long, or not UTF-8."""
     if sys.stdin is None:
         raise InputError("there is no stdin to read a text from")
     return decode_utf8(read_limited(sys.stdin.buffer, "stdin", MOST), "stdin")
 
 
 def stdin_is_given() -> bool:
-    """Return whether stdin is a pipe or a file, not a terminal or nothing."""
+    """Return whether stdin is a pipe or a regular file, and not a terminal or closed."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-    ):  # closed, or replaced by an object without a descriptor
+    except (OSError, ValueError, AttributeError):  # it is closed, or has no file descriptor
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)

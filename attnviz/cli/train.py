@@ -18,8 +18,12 @@ from attnviz.cli.options import (
     talk_options,
 )
 from attnviz.cli.talk import Talk
-from attnviz.cli.train_display import print_beside, show_steps
-from attnviz.cli.train_options import TrainOptions, read_form, train_options
+from attnviz.cli.train_display import print_on_stderr, show_steps
+from attnviz.cli.train_options import (
+    TrainOptions,
+    read_bare_suffix,
+    train_options,
+)
 from attnviz.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -63,48 +67,58 @@ def command(options: TrainOptions, talk: Talk) -> None:
 
 
 def train_model(options: TrainOptions, folder: Path, talk: Talk) -> None:
-    """Train a model as the options say, and write it into a folder. Raises AttnvizError."""
+    """Train a model as the options say, and write it into a folder.
+
+    While it is trained, stderr shows how far it is. Raises AttnvizError.
+    """
     from attnviz.lm import checkpoints, corpus, run
     from attnviz.models.checks import find_torch_device
 
-    course, chosen = options.course, options.setting
+    course, setting_options = options.course, options.setting
     documents = corpus.read_corpus(course.corpus)
     vocabulary_text = (
         corpus.read_corpus([course.tokenizer_text]) if course.tokenizer_text else documents
     )
     setting = run.RunSetting(
-        steps=chosen.steps,
-        seed=chosen.seed,
-        vocabulary=chosen.vocabulary,
-        layers=chosen.layers,
-        heads=chosen.heads,
-        dim=chosen.dim,
-        score=chosen.score,
+        steps=setting_options.steps,
+        seed=setting_options.seed,
+        vocabulary=setting_options.vocabulary,
+        layers=setting_options.layers,
+        heads=setting_options.heads,
+        dim=setting_options.dim,
+        score=setting_options.score,
         device=find_torch_device(course.device),
     )
-    identity = checkpoints.identify_run(chosen.to_dict(), documents, vocabulary_text)
-    kept = checkpoints.read_resume_point(folder, identity) if course.resume else None
-    every = course.every or math.ceil(chosen.steps / checkpoints.CHECKPOINTS)
+    steps = setting.steps
+    identity = checkpoints.identify_run(setting_options.to_dict(), documents, vocabulary_text)
+    resume_point = checkpoints.read_resume_point(folder, identity) if course.resume else None
+    every = course.every or math.ceil(steps / checkpoints.CHECKPOINTS)  # steps a checkpoint
     with (
         wait_for_steps(course.minutes) as stop,
-        show_steps(chosen.steps, talk, live=course.live) as display,
+        show_steps(steps, talk, live=course.live) as display,
     ):
-        log = checkpoints.RunLog(folder, identity, chosen.steps, every, display.look_at_heads)
-        if kept is not None:
-            log.history, log.fresh = kept.history, False
+        log = checkpoints.RunLog(folder, identity, steps, every, display.look_at_heads)
+        if resume_point is not None:
+            log.history, log.fresh = resume_point.history, False
 
         def watch(progress: "Progress") -> None:
             display.watch_step(progress)
             stop.require_time()
 
-        trained = run.run_training(documents, vocabulary_text, setting, watch, log, kept)
+        trained = run.run_training(documents, vocabulary_text, setting, watch, log, resume_point)
     finish_run(trained, log, stop, talk)
 
 
-def finish_run(trained: "TrainedModel", log: "RunLog", stop: "Stop", talk: Talk) -> None:
-    """Write what was learnt, and tell of it.
+def finish_run(
+    trained: "TrainedModel",
+    log: "RunLog",
+    stop: "Stop",
+    talk: Talk,
+) -> None:
+    """Write a trained model and its learning curves into a folder, and print where they are.
 
-    Raises KeyboardInterrupt if the user ended the run before its steps.
+    log: of the run, with its folder. stop: says who ended the run. Raises KeyboardInterrupt if the
+    user did so before all steps were done.
     """
     from attnviz.lm import run, store
 
@@ -113,7 +127,7 @@ def finish_run(trained: "TrainedModel", log: "RunLog", stop: "Stop", talk: Talk)
     talk.note(run.describe_training(trained))
     talk.note(f"wrote {log.folder}; see it with: attnviz show --model {log.folder} ...")
     if trained.steps == log.steps:
-        log.done()
+        log.remove_state()
         return
     talk.note(
         f"stopped after {trained.steps} of {log.steps} steps; the same command with --resume"
@@ -124,9 +138,10 @@ def finish_run(trained: "TrainedModel", log: "RunLog", stop: "Stop", talk: Talk)
 
 
 def require_output(folder: Path, *, force: bool, resume: bool) -> None:
-    """Refuse a folder that could not be written, before anything is computed.
+    """Raise OutputError for a folder that a model could not be written into, before it is trained.
 
-    Raises OutputError, and UsageError where there is no run to resume.
+    force: the folder may hold files, which are replaced. resume: it must hold an interrupted run,
+    or UsageError is raised.
     """
     from attnviz.io.files import require_regular, require_writable
     from attnviz.lm import checkpoints, store
@@ -156,7 +171,7 @@ class Stop:
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def is_over(self) -> bool:
-        """Return whether the minutes are over, and the user did not end it."""
+        """Return whether the minutes are over, and the user had not ended the training before."""
         if self.is_asked_for or self.deadline is None:
             return False
         return time.monotonic() > self.deadline
@@ -169,30 +184,34 @@ class Stop:
 
 @contextmanager
 def wait_for_steps(minutes: float | None) -> Iterator[Stop]:
-    """Let Ctrl-C wait until a step is whole and can be kept, between the stages too.
+    """Make Ctrl-C end a training after a whole step, which can be kept, while a block runs.
 
-    A second Ctrl-C does not wait.
+    Ctrl-C is noted in the object that is yielded. Training asks this object after each step if it
+    is to end, for Ctrl-C or because its minutes are over. A second Ctrl-C does not wait.
+
+    minutes: the time after which training is to end; None for no limit.
     """
     stop = Stop(minutes)
 
-    def ask(*_: object) -> None:
+    def note_interrupt(*_: object) -> None:
         stop.is_asked_for = True
-        signal.signal(signal.SIGINT, earlier)
+        signal.signal(signal.SIGINT, earlier_handler)
 
-    earlier = signal.signal(signal.SIGINT, ask)
+    earlier_handler = signal.signal(signal.SIGINT, note_interrupt)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, earlier)
+        signal.signal(signal.SIGINT, earlier_handler)
 
 
 # The curves of a run
 
 
 def write_curves(log: "RunLog", talk: Talk) -> None:
-    """Write the figure of a run into its folder, and draw it on a terminal.
+    """Write the learning curves of a run into its folder, and draw them if stderr is a terminal.
 
-    Before the first measurement there is nothing to draw. Raises OutputError.
+    log: of the run, with what was measured of it; if that is nothing yet, nothing is written.
+    Raises OutputError.
     """
     from attnviz.io.files import write_whole
     from attnviz.lm.checkpoints import FIGURE
@@ -205,28 +224,35 @@ def write_curves(log: "RunLog", talk: Talk) -> None:
     curves, path = make_learning_curves(log.history, BLOCK), log.folder / FIGURE
     write_whole(path, render_figure(curves, "svg").data)
     if talk.shows_progress:
-        print_beside(curves)
+        print_on_stderr(curves)
     talk.note(f"wrote {path}")
 
 
 def draw_run(run: Path, options: TrainOptions, talk: Talk) -> None:
-    """Draw what a run measured on the screen, or into a file by its suffix. Raises AttnvizError."""
+    """Draw the curves of a training, on the screen or in the file that -o names.
+
+    They are the losses and the scores of heads that were measured as it went on, and are read from
+    its folder.
+
+    run: the folder of the training. options: the file, whose suffix says the format, and the style
+    of a figure. talk: tells on stderr what was written, unless it is quiet. Raises AttnvizError.
+    """
     from attnviz.cli.output import (
         RESULT_FORMATS,
         Destination,
-        answer_of_result,
         deliver,
-        require_form,
+        make_result_answer,
+        require_format,
     )
     from attnviz.cli.screen import open_screen
     from attnviz.experiments.training import read_training
-    from attnviz.io.files import require_new
+    from attnviz.io.files import require_output_path
 
-    target = None
+    destination = None
     if options.output is not None:
-        target = Destination(read_form(options.output), options.output)
-        require_form(target, RESULT_FORMATS, "what a run measured")
-        require_new(options.output, options.force)
+        destination = Destination(read_bare_suffix(options.output), options.output)
+        require_format(destination, RESULT_FORMATS, "what a run measured")
+        require_output_path(options.output, options.force)
     result = ResultOptions(FileOptions(), FigureOptions(options.style), ScreenOptions(), talk)
-    answer = answer_of_result(read_training(run))
-    deliver(answer, target, open_screen(result.screen), result)
+    answer = make_result_answer(read_training(run))
+    deliver(answer, destination, open_screen(result.screen), result)

@@ -42,9 +42,12 @@ class Display:
 
 @contextmanager
 def show_steps(steps: int, talk: Talk, *, live: bool) -> Iterator[Display]:
-    """Show after each step, or when the heads were measured, how far a run is.
+    """Show on stderr how far a training is, while a block runs.
 
-    live: the heads as they form, in place of a bar.
+    Yields two functions that training calls: one after each step, one when the heads were measured.
+    On a terminal they draw; elsewhere they print a line now and then.
+
+    steps: the number of all steps. live: show the heads as they form, in place of a progress bar.
     """
     if talk.quiet:
         yield Display()
@@ -61,7 +64,7 @@ def show_steps(steps: int, talk: Talk, *, live: bool) -> Iterator[Display]:
 
 
 def make_loss_notes(steps: int, talk: Talk) -> Callable[["Progress"], None]:
-    """Make what notes the loss every tenth of the steps."""
+    """Make a function that prints the loss on stderr at every tenth of the steps of a training."""
     tenth = max(1, steps // 10)
 
     def watch_step(progress: "Progress") -> None:
@@ -72,23 +75,30 @@ def make_loss_notes(steps: int, talk: Talk) -> Callable[["Progress"], None]:
 
 
 def make_head_notes(
-    steps: int, talk: Talk
+    steps: int,
+    talk: Talk,
 ) -> Callable[["StoredModel", "Sequence[Measurement]"], None]:
-    """Make what notes the loss and the best heads every tenth of the steps."""
-    from attnviz.results.training import summarise_measurement
+    """Make a function that prints the loss and the best heads at every tenth of the steps.
+
+    The function is called when the heads were measured, with all measurements so far.
+    """
+    from attnviz.results.training import summarise_last_measurement
 
     tenth = max(1, steps // 10)
 
     def look_at_heads(model: "StoredModel", history: "Sequence[Measurement]") -> None:  # noqa: ARG001
         if history[-1]["step"] % tenth == 0:
-            talk.note(summarise_measurement(history))
+            talk.note(summarise_last_measurement(history))
 
     return look_at_heads
 
 
 @contextmanager
 def show_bar(steps: int) -> Iterator[Display]:
-    """Show a progress bar with loss and speed on the terminal that stderr is."""
+    """Show a progress bar with loss and speed on stderr, a terminal, while a block runs.
+
+    Yields the function that moves it, which training calls after each step.
+    """
     from rich import progress as bars
     from rich.console import Console
 
@@ -112,7 +122,12 @@ def show_bar(steps: int) -> Iterator[Display]:
 
 @contextmanager
 def show_heads(steps: int) -> Iterator[Display]:
-    """Show curves and the best induction head on a sentence, on the terminal that stderr is."""
+    """Show on stderr, a terminal, how heads form in a training, while a block runs.
+
+    It shows a line with the loss, a table of what was measured, and the attention of the best
+    induction head on a sentence. Yields two functions that training calls: one after each step, and
+    one when the heads were measured.
+    """
     from rich.console import Console, Group
     from rich.live import Live
     from rich.segment import Segments
@@ -132,7 +147,7 @@ def show_heads(steps: int) -> Iterator[Display]:
 
         def look_at_heads(model: "StoredModel", history: "Sequence[Measurement]") -> None:
             nonlocal picture
-            (heatmap,) = make_heatmaps(capture_best_head(model, history))
+            (heatmap,) = make_heatmaps(capture_best_head(model, history))  # of one head
             height = max(1, view.console.height - LINES_AROUND)
             lines = [
                 *draw_picture_lines(make_progress_table(history), screen),
@@ -145,7 +160,10 @@ def show_heads(steps: int) -> Iterator[Display]:
 
 
 def join_lines(lines: "Iterable[TerminalLine]", *, ends: bool) -> "Segments":
-    """Join lines of segments for a console. ends: with an end of line after the last, too."""
+    """Join lines of styled segments to one object that a console of rich prints.
+
+    ends: put an end of line after the last line, too.
+    """
     from rich.segment import Segment, Segments
 
     segments: list[Segment] = []
@@ -155,7 +173,11 @@ def join_lines(lines: "Iterable[TerminalLine]", *, ends: bool) -> "Segments":
 
 
 def capture_best_head(model: "StoredModel", history: "Sequence[Measurement]") -> "Capture":
-    """Capture the attention of the best induction head on a sentence that repeats."""
+    """Capture the attention of the best induction head of a model on a sentence that repeats.
+
+    model: as it is trained so far. history: what was measured of it; the last entry says which head
+    is the best.
+    """
     import numpy as np
     from tokenizers import Tokenizer
 
@@ -167,23 +189,24 @@ def capture_best_head(model: "StoredModel", history: "Sequence[Measurement]") ->
     encoding = Tokenizer.from_str(model.tokenizer).encode(WATCHED)
     tokens = list_encoding_tokens(encoding, WATCHED)
     best = next(find_best_heads(history))
-    every_head = compute_all_weights(model.parameters, np.array([encoding.ids]), model.config)
-    of_best = every_head[:, best.layer, best.head]  # (1, query, key)
-    visible = np.tri(len(tokens), dtype=bool)
+    ids = np.array([encoding.ids])
+    all_weights = compute_all_weights(model.parameters, ids, model.config)
+    best_weights = all_weights[:, best.layer, best.head]  # (1, query, key), of the one text
+    causal_mask = np.tri(len(tokens), dtype=bool)
     attention_map = AttentionMap(
-        "self",
-        (best.layer,),
-        (best.head,),
-        tokens,
-        tokens,
-        of_best[None],
-        visible,
+        kind="self",
+        layers=(best.layer,),
+        heads=(best.head,),
+        queries=tokens,
+        keys=tokens,
+        weights=best_weights[None],
+        visible=causal_mask,
     )
     return Capture("the model so far", WATCHED, (attention_map,))
 
 
-def print_beside(picture: "Picture") -> None:
-    """Print a picture that is talk, not a result, on the terminal that stderr is."""
+def print_on_stderr(picture: "Picture") -> None:
+    """Print a picture on stderr, a terminal, because it is no result of the command."""
     from rich.console import Console
 
     from attnviz.cli.screen import open_screen

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from attnviz.cli.options import FIGURES, NOTHING_GIVEN
-from attnviz.cli.parameters import GIVEN, option_flag, option_group
+from attnviz.cli.parameters import GIVEN_FIELD, find_option_flag, option_group
 from attnviz.errors import UsageError
 
 OF_CURVES = {"curves", "output", "force", "style"}  # options that --curves obeys
@@ -33,8 +33,8 @@ class SettingOptions:
     given: frozenset[str] = NOTHING_GIVEN
 
     def to_dict(self) -> dict[str, int | str]:
-        """Return the values by the names of their options."""
-        return {name: value for name, value in asdict(self).items() if name != GIVEN}
+        """Return the values of the setting by the names of their options."""
+        return {name: value for name, value in asdict(self).items() if name != GIVEN_FIELD}
 
     def require_sizes(self) -> None:
         """Raise UsageError unless the width divides into heads of an even size.
@@ -72,11 +72,15 @@ class TrainOptions:
     given: frozenset[str] = NOTHING_GIVEN
 
     def __post_init__(self) -> None:
-        """Refuse options that have no effect, with --curves or without. Raises UsageError."""
+        """Raise UsageError for options that have no effect.
+
+        --style only has one on a figure of --curves. With --curves nothing is trained, so that
+        the options of training have none.
+        """
         draws_figure = (
             self.curves is not None
             and self.output is not None
-            and read_form(self.output) in FIGURES
+            and read_bare_suffix(self.output) in FIGURES
         )
         if "style" in self.given and not draws_figure:
             raise UsageError("--style is for figures of --curves: -o FILE.png, .svg or .pdf")
@@ -84,12 +88,12 @@ class TrainOptions:
             return
         given = self.given | self.setting.given | self.course.given
         for name in sorted(given - OF_CURVES):
-            what = "a corpus" if name == "corpus" else option_flag(name)
+            what = "a corpus" if name == "corpus" else find_option_flag(name)
             raise UsageError(f"{what} has no effect with --curves: leave it out")
 
 
-def read_form(path: Path) -> str:
-    """Return the format that the suffix of a file names, or what stands there."""
+def read_bare_suffix(path: Path) -> str:
+    """Return the suffix of a file without its dot, in lower case."""
     return path.suffix.lower().removeprefix(".")
 
 
@@ -98,7 +102,10 @@ def require_number(
     param: click.Parameter,  # noqa: ARG001
     value: float | None,
 ) -> float | None:
-    """Return a number, which "nan" is not. Raises a usage error."""
+    """Return the value of an option unchanged. Raises a usage error if it is not a number (NaN).
+
+    It is a callback of click.
+    """
     if value is not None and math.isnan(value):
         raise click.BadParameter("a number is needed")
     return value

@@ -73,23 +73,27 @@ class CallShape(NamedTuple):
     device: torch.device
 
     @classmethod
-    def of(cls, call: Call, tiles: int) -> "CallShape":
-        """Return the shape of a call, computed in float32 at least."""
+    def from_call(cls, call: Call, tiles: int) -> "CallShape":
+        """Return the sizes of a call of attention that is to be computed in blocks.
+
+        tiles: the most tiles, on a side, of the maps that are kept of it. The type is that of the
+        queries, or float32 if that is smaller.
+        """
         batch, heads, queries, width = call.query.shape
         key_heads, keys, value_width = call.value.shape[1:]
         dtype = torch.promote_types(call.query.dtype, torch.float32)
         return cls(
-            batch,
-            heads,
-            key_heads,
-            queries,
-            keys,
-            width,
-            value_width,
-            call.causal,
-            tiles,
-            dtype,
-            call.query.device,
+            batch=batch,
+            heads=heads,
+            key_heads=key_heads,
+            queries=queries,
+            keys=keys,
+            width=width,
+            value_width=value_width,
+            causal=call.causal,
+            tiles=tiles,
+            dtype=dtype,
+            device=call.query.device,
         )
 
 
@@ -107,16 +111,23 @@ class RowSums(NamedTuple):
     expected: Tensor
     """The sum of weights times scores, of which the entropy is made."""
 
-    def of_block(self, groups: slice, queries: slice) -> "RowSums":
-        """Return the sums of one block, as views of these."""
+    def view_block(self, groups: slice, queries: slice) -> "RowSums":
+        """Return the sums of one block, (group, query, head of the group), as views of these.
+
+        groups, queries: those of the block. A group is one key head of one text, with the query
+        heads that share it.
+        """
         total = self.total[groups, queries]
         mass = self.mass[groups, queries]
         expected = self.expected[groups, queries]
         return RowSums(total, mass, expected)
 
     def add_chunk(self, exponentials: Tensor, scores: Tensor, first_key: int) -> None:
-        """Add a chunk of keys, (m, r, g, n) each; the first one begins the sums.
+        """Add a run of keys to the sums of a block, or begin the sums with it.
 
+        scores, exponentials: of these keys, (group, query, head, key); a group is one key head of
+        one text, with the query heads that share it. first_key: the first of the keys; runs come in
+        order, and the one at key 0 begins the sums.
         The scores are overwritten, so that their products with the exponentials need no buffer.
         """
         accumulate(exponentials, self.total, first_key)
@@ -124,7 +135,12 @@ class RowSums(NamedTuple):
         accumulate(products, self.expected, first_key)
 
     def add_sinks(self, exponentials: Tensor) -> None:
-        """Add the exponentials of sinks, (m, r, g), when all chunks are there."""
+        """Add the exponentials of the sinks of a block, when those of all its keys are there.
+
+        A sink is a score that stands for no key: it takes a share of the softmax, so that the
+        weights of its row sum to less than 1, to ``mass``. exponentials: (group, query, head of the
+        group).
+        """
         torch.div(self.total, self.total + exponentials, out=self.mass)
         self.total.add_(exponentials)
 
@@ -143,22 +159,30 @@ class RowSums(NamedTuple):
         torch.sum(weights, -1, out=self.mass)
 
     def add_weights(self, weights: Tensor) -> None:
-        """Sum weights times their logarithms, of a block (m, r, g, M) of finished weights."""
+        """Sum weights times their logarithms over the keys, for a block whose weights are finished.
+
+        weights: (group, query, head, key), of all keys; they stay as they are.
+        """
         logarithms = weights.clamp_min(TINY).log_()
         torch.sum(logarithms.mul_(weights), -1, out=self.expected)
 
     def compute_entropy(self) -> Tensor:
-        """Compute the entropy of each row in nats, (G, N, g).
+        """Compute the entropy in nats of each row of weights, (group, query, head of the group).
 
-        Entropy is log(sum exp s) - sum w s, without a logarithm a weight; where a sink takes its
-        share, the first term counts as much as the weights sum to.
+        Entropy is log(sum exp s) - sum w s, with the weights w and the scores s of a row: it takes
+        no logarithm of each weight. Where a sink takes its share, the first term counts as much as
+        the weights sum to.
         """
         entropy = self.total.log() * self.mass - self.expected
         return entropy.clamp_min_(0).abs_()  # no -0.0
 
 
 def accumulate(chunk: Tensor, sums: Tensor, first_key: int) -> None:
-    """Add the sums over the last axis of a chunk, or begin with them at key 0."""
+    """Add the sums over the last axis of a chunk to ``sums``, or begin them at key 0.
+
+    chunk: numbers of a run of keys, (..., key). sums: (...), written in place. first_key: the first
+    key of the run.
+    """
     if first_key:
         sums += chunk.sum(-1)
     else:
@@ -175,7 +199,8 @@ class BlockPlan:
     def __init__(self, shape: CallShape) -> None:
         self.shape = shape
         self.groups = shape.batch * shape.key_heads
-        self.shared = shape.heads // shape.key_heads
+        """The number of groups: key heads of all texts, each with its query heads."""
+        self.heads_a_group = shape.heads // shape.key_heads
         """Query heads that share a key head, g."""
         self.plan_tiles()
         self.plan_blocks()
@@ -183,19 +208,27 @@ class BlockPlan:
         self.make_causal_masks()
 
     def plan_tiles(self) -> None:
-        """Set the size of a tile, and the number of tiles on each side: (queries, keys)."""
+        """Set the size of a tile, and the number of tiles on each side: (queries, keys).
+
+        Tiles are the rectangles of cells by whose mean and maximum a map of attention is kept.
+        There are at most ``shape.tiles`` on a side.
+        """
         queries = self.shape.queries
         keys = self.shape.keys
-        most = self.shape.tiles
-        height = math.ceil(queries / most)
-        width = math.ceil(keys / most)
+        most_tiles = self.shape.tiles
+        height = math.ceil(queries / most_tiles)
+        width = math.ceil(keys / most_tiles)
         self.tile_size = height, width
-        high = math.ceil(queries / height)
-        wide = math.ceil(keys / width)
-        self.tile_grid = high, wide
+        tile_rows = math.ceil(queries / height)
+        tile_columns = math.ceil(keys / width)
+        self.tile_grid = tile_rows, tile_columns
 
     def plan_blocks(self) -> None:
-        """Choose how many queries, keys and groups a block has."""
+        """Choose how many queries, keys and groups a block has.
+
+        The scores of a block are held at once, so on a CPU they are to fit into its cache. A group
+        is one key head with the query heads that share it.
+        """
         on_cpu = self.shape.device.type == "cpu"
         self.most_scores = CACHED if on_cpu else RESIDENT
         self.most_queries = ROWS if on_cpu else self.shape.queries
@@ -204,28 +237,37 @@ class BlockPlan:
         self.spans = tuple(self.cut_spans())
         self.tallest = max(span.height for span in self.spans)
         most_cells = max(span.height * span.keys for span in self.spans)
-        self.largest = self.shared * most_cells
+        self.largest = self.heads_a_group * most_cells
         """Scores of one group in the largest block."""
-        fitting = self.most_scores // self.largest
-        self.groups_a_block = max(1, min(self.groups, fitting))
+        fitting_groups = self.most_scores // self.largest
+        self.groups_a_block = max(1, min(self.groups, fitting_groups))
 
     def allocate_buffers(self) -> None:
-        """Make the buffers of a call: its arguments laid out, its sums and output, one block."""
+        """Make the buffers that calls of this shape use one after the other.
+
+        They are for the queries and keys laid out for matrix products, for the output and the sums
+        of all rows, and for the scores and the weights of one block.
+        """
         shape = self.shape
-        shared = self.shared
-        batch = shape.batch
-        key_heads = shape.key_heads
-        self.query = self.allocate(batch, key_heads, shape.queries, shared, shape.width)
-        self.key = self.allocate(batch, key_heads, shape.keys, shape.width)
-        self.output = self.allocate(self.groups, shape.queries * shared, shape.value_width)
-        sums = self.allocate(3, self.groups, shape.queries, shared)
+        heads = self.heads_a_group
+        queries = shape.queries
+        by_key_head = shape.batch, shape.key_heads
+        self.query = self.allocate(*by_key_head, queries, heads, shape.width)
+        self.key = self.allocate(*by_key_head, shape.keys, shape.width)
+        self.output = self.allocate(self.groups, queries * heads, shape.value_width)
+        sums = self.allocate(3, self.groups, queries, heads)
         self.sums = RowSums(*sums)
+        # Whole lines of the cache, and one more before the first block.
         lines = math.ceil(self.groups_a_block * self.largest / LINE)
         blocks = self.allocate(2, LINE + lines * LINE)
         self.scores, self.weights = blocks.zero_()
 
     def make_causal_masks(self) -> None:
-        """Make the mask of a causal query over the keys of its own block, (r, 1, r)."""
+        """Make the mask of causal queries over the keys that lie at the positions of these queries.
+
+        It is a triangle (query, 1, key) as high as the tallest block, True where the key is not
+        after the query; ``causal_factors`` has 1 and 0 in its place.
+        """
         size = self.tallest, self.tallest
         ones = torch.ones(size, dtype=torch.bool, device=self.shape.device)
         self.causal_corner = ones.tril_()[:, None, :]
@@ -236,7 +278,7 @@ class BlockPlan:
         return torch.empty(size, dtype=self.shape.dtype, device=self.shape.device)
 
     def cut_spans(self) -> Iterator[QuerySpan]:
-        """Cut the queries into those of blocks, in order."""
+        """Cut the queries into runs, one for each block, in order."""
         first = 0
         while first < self.shape.queries:
             stop = first + self.count_queries(first)
@@ -250,51 +292,63 @@ class BlockPlan:
         return self.shape.keys
 
     def count_queries(self, first: int) -> int:
-        """Return how many queries the block that begins at ``first`` has.
+        """Return how many queries the block that begins at query ``first`` has.
 
-        That is as many as fit, in whole rows of tiles if one fits.
+        That is as many as fit, cut to whole rows of tiles. If not even one row of tiles fits, the
+        block ends with its row of tiles at the latest.
         """
         height = self.tile_size[0]
-        left = self.shape.queries - first
+        queries_left = self.shape.queries - first
         keys = self.count_visible_keys(first + self.most_queries)
-        scores_a_query = self.shared * min(keys, self.chunk_keys)
+        scores_a_query = self.heads_a_group * min(keys, self.chunk_keys)
         fitting = min(self.most_queries, self.most_scores // scores_a_query)
-        rows = max(FEWEST, fitting)
-        if rows < height:
+        wanted = max(FEWEST, fitting)
+        if wanted < height:
             left_of_tile = height - first % height
-            return min(rows, left_of_tile, left)
-        whole_tiles = rows - rows % height
-        whole_tiles_left = left - left % height
-        return min(whole_tiles, whole_tiles_left or left)
+            return min(wanted, left_of_tile, queries_left)
+        in_whole_tiles = wanted - wanted % height
+        left_in_whole_tiles = queries_left - queries_left % height
+        return min(in_whole_tiles, left_in_whole_tiles or queries_left)
 
     def list_group_runs(self) -> Iterator[slice]:
-        """List the groups that blocks hold together."""
+        """List the runs of groups that blocks hold together.
+
+        A group is one key head with the query heads that share it.
+        """
         for first in range(0, self.groups, self.groups_a_block):
             yield slice(first, min(self.groups, first + self.groups_a_block))
 
     def list_chunks(self, span: QuerySpan, *, whole: bool) -> Iterator[tuple[int, int]]:
-        """List the first key of each chunk of a block, and the key after its last.
+        """List the runs of keys, called chunks, in which the scores of a block are computed.
 
-        whole: all keys make one chunk.
+        span: the queries of the block. whole: True if all keys are to make one chunk. Yields the
+        first key of each chunk, and the key after its last.
         """
-        width = span.keys if whole else self.chunk_keys
-        for first in range(0, span.keys, width):
-            yield first, min(first + width, span.keys)
+        length = span.keys if whole else self.chunk_keys
+        for first_key in range(0, span.keys, length):
+            yield first_key, min(first_key + length, span.keys)
 
     def view_buffer(
         self,
         buffer: Tensor,
         groups: int,
         span: QuerySpan,
-        first: int,
-        stop: int,
+        first_key: int,
+        stop_key: int,
     ) -> Tensor:
-        """Return a part of a buffer for some keys of a block, (m, r, g, stop - first)."""
-        rows = groups * span.height * self.shared
-        start = LINE + rows * first
-        end = start + rows * (stop - first)
+        """Return the part of a flat buffer that holds some keys of a block.
+
+        buffer: one axis, with room for a block; its chunks of keys lie there one after the other.
+        groups: how many groups the block has. span: its queries. first_key, stop_key: the first
+        key, and the key after the last. Returns a view (group, query, head of the group, stop_key -
+        first_key).
+        """
+        rows = groups * span.height * self.heads_a_group
+        keys = stop_key - first_key
+        start = LINE + rows * first_key
+        end = start + rows * keys
         used = buffer[start:end]
-        return used.view(groups, span.height, self.shared, stop - first)
+        return used.view(groups, span.height, self.heads_a_group, keys)
 
     def split_groups(self, array: Tensor) -> Tensor:
         """Return an array of groups by item of the batch and head: (G, g, ...) -> (B, H, ...)."""
@@ -321,7 +375,7 @@ class Reducer(Protocol):
     """An object that keeps something of every block."""
 
     def see(self, block: WeightsBlock) -> None:
-        """See a block, or a chunk of it: the keys come in order."""
+        """See a block, or one chunk of its keys: the chunks of a block come in order."""
         ...
 
     def close(self, groups: slice) -> None:
@@ -356,16 +410,25 @@ class CallLayout(NamedTuple):
 
 
 def attend_in_blocks(call: Call, plan: BlockPlan, reducers: Reducers) -> Tensor:
-    """Compute the output (B, N, H, d_v) of a call, in the type of its query.
+    """Compute the output of a call of attention block by block, and show each block to reducers.
 
-    Each reducer, in order, sees each block.
+    A block is a run of queries of some heads. plan: the blocks and buffers for calls of this shape.
+    reducers: objects that keep something of the weights; each sees all blocks, in this order.
+    Returns the output (batch, query, head, d_v) in the type of the query.
     """
     layout = lay_out_call(call, plan)
     for groups in plan.list_group_runs():
         for span in plan.spans:
-            sums = plan.sums.of_block(groups, span.queries)
+            sums = plan.sums.view_block(groups, span.queries)
             chunks = compute_exponentials(layout, groups, span, sums)
-            finish_weights(chunks, layout, groups, span, sums, reducers)
+            finish_weights(
+                chunks,
+                layout,
+                groups=groups,
+                span=span,
+                sums=sums,
+                reducers=reducers,
+            )
         for reducer in reducers:
             reducer.close(groups)
     if call.sinks is None:
@@ -375,24 +438,30 @@ def attend_in_blocks(call: Call, plan: BlockPlan, reducers: Reducers) -> Tensor:
 
 def plan_call(call: Call) -> BlockPlan:
     """Make the plan of one call of which no tiles are kept."""
-    return BlockPlan(CallShape.of(call, UNSEEN_TILES))
+    return BlockPlan(CallShape.from_call(call, UNSEEN_TILES))
 
 
 def compute_output(call: Call) -> Tensor:
-    """Compute the output (B, N, H, d_v) of a call by blocks, with nothing kept of them."""
+    """Compute the output (batch, query, head, d_v) of a call by blocks, and keep nothing else."""
     return attend_in_blocks(call, plan_call(call), ())
 
 
 def merge_output(plan: BlockPlan) -> Tensor:
-    """Return the output of a plan by query and head, (B, N, H, d_v)."""
+    """Return the output that stands in the buffers of a plan, as (batch, query, head, d_v).
+
+    The buffer is ordered by key head, and then by query and by the heads that share the key head.
+    """
     batch, heads, key_heads, queries = plan.shape[:4]
-    by_key_head = plan.output.view(batch, key_heads, queries, plan.shared, -1)
+    by_key_head = plan.output.view(batch, key_heads, queries, plan.heads_a_group, -1)
     by_query = by_key_head.transpose(1, 2)
     return by_query.reshape(batch, queries, heads, -1)
 
 
 def lay_out_call(call: Call, plan: BlockPlan) -> CallLayout:
-    """Lay out a call in the buffers of its plan."""
+    """Lay out the arguments of a call for matrix products, in the buffers of its plan.
+
+    The queries are scaled, and all numbers are of the type that the plan computes in.
+    """
     dtype = plan.shape.dtype
     query = lay_out_queries(call, plan)
     key = lay_out_keys(call, plan)
@@ -401,13 +470,26 @@ def lay_out_call(call: Call, plan: BlockPlan) -> CallLayout:
     sinks = None
     if call.sinks is not None:
         sinks = reshape_sinks(call.sinks).to(dtype)
-    return CallLayout(call, plan, query, key.transpose(1, 2), value, bounded, sinks, call.masks)
+    return CallLayout(
+        call=call,
+        plan=plan,
+        query=query,
+        key=key.transpose(1, 2),
+        value=value,
+        bounded=bounded,
+        sinks=sinks,
+        masks=call.masks,
+    )
 
 
 def lay_out_queries(call: Call, plan: BlockPlan) -> Tensor:
-    """Scale the queries, those of one key head beside each other: (G, N * g, d)."""
+    """Scale the queries of a call, and order them for matrix products with the keys.
+
+    The queries of the g heads that share a key head lie beside each other. Returns (group, query *
+    g, d), where a group is one key head of one text of the batch.
+    """
     shape = plan.shape
-    by_group = shape.batch, shape.key_heads, plan.shared, shape.queries, shape.width
+    by_group = shape.batch, shape.key_heads, plan.heads_a_group, shape.queries, shape.width
     query = call.query.to(shape.dtype).reshape(by_group)
     by_query = query.transpose(2, 3)  # (B, K, N, g, d)
     torch.mul(by_query, call.scale, out=plan.query)
@@ -415,9 +497,12 @@ def lay_out_queries(call: Call, plan: BlockPlan) -> Tensor:
 
 
 def lay_out_keys(call: Call, plan: BlockPlan) -> Tensor:
-    """Centre the keys, which softmax does not see, so that more scores are bounded: (G, M, d).
+    """Order the keys of a call by group, with their mean taken off where softmax does not see it.
 
-    They are not centred where a soft cap or a sink would see it.
+    Returns (group, key, d). A group is one key head of one text of the batch. Softmax does not see
+    a number that is taken off all scores of a row, as the mean key does, and smaller scores are
+    more often bounded: see ``find_bounded_groups``. With a soft cap or sinks the mean would be
+    seen, so it stays.
     """
     key = call.key.to(plan.shape.dtype)
     if call.softcap is None and call.sinks is None:
@@ -428,10 +513,12 @@ def lay_out_keys(call: Call, plan: BlockPlan) -> Tensor:
 
 
 def find_bounded_groups(call: Call, query: Tensor, key: Tensor) -> list[bool]:
-    """Return for each group whether no score can leave +-SAFE.
+    """Return for each group whether none of its scores can leave +-SAFE.
 
-    query (G, N * g, d), key (G, M, d). The bound is that of Cauchy and Schwarz: a product is at
-    most as large as the product of the lengths of its vectors.
+    Such scores can be put into an exponential as they are, without their maximum being taken off. A
+    group is one key head with the g query heads that share it. query: (group, query * g, d),
+    scaled; key: (group, key, d). The bound is that of Cauchy and Schwarz: a product is at most as
+    large as the product of the lengths of its vectors.
     """
     if not is_linear(call):
         return [False] * len(query)
@@ -439,7 +526,7 @@ def find_bounded_groups(call: Call, query: Tensor, key: Tensor) -> list[bool]:
     bound = squares.sqrt()
     if call.softcap is not None:
         bound.clamp_max_(abs(call.softcap))
-    # So many exponentials times scores can be summed, too.
+    # The sum over all keys of exponentials times scores must not overflow either.
     summable = LARGEST - math.log(SAFE * key.shape[1])
     safe = min(SAFE, summable)
     bounded: list[bool] = (bound <= safe).tolist()
@@ -447,7 +534,7 @@ def find_bounded_groups(call: Call, query: Tensor, key: Tensor) -> list[bool]:
 
 
 def find_longest_square(vectors: Tensor) -> Tensor:
-    """Return the largest square of a vector's length, (G, n, d) -> (G,).
+    """Return the largest square of a vector's length in each group: (group, n, d) -> (group,).
 
     The squares are summed by a product, which is faster than many sums of few numbers.
     """
@@ -457,7 +544,11 @@ def find_longest_square(vectors: Tensor) -> Tensor:
 
 
 def is_linear(call: Call) -> bool:
-    """Return whether a bound on products is one on scores: nothing is added to them."""
+    """Return whether nothing is added to the products of which the scores of a call are made.
+
+    A bound on the products is then one on the scores too. Boolean masks only hide scores; masks of
+    numbers, biases and sinks add some.
+    """
     hides_only = all(mask.dtype == torch.bool for mask in call.masks)
     return call.sinks is None and hides_only
 
@@ -468,29 +559,46 @@ def compute_exponentials(
     span: QuerySpan,
     sums: RowSums,
 ) -> list[Tensor]:
-    """Compute the exponentials of a block's scores, (m, r, g, n) each chunk, and their sums.
+    """Compute the exponentials of the scores of one block, and their sums over the keys.
 
-    Scores without a bound, or with some hidden, come in one chunk: their row maximum must be known
-    first.
+    A block is a run of queries (``span``) of some groups; a group is one key head with the query
+    heads that share it. layout: the call, laid out for matrix products. sums: those of the block,
+    which are written here. Returns the exponentials of each chunk of keys, (group, query, head,
+    key).
+
+    Scores that no bound keeps inside +-SAFE, or that masks change, come in one chunk of all keys:
+    the maximum of each row must be known before any exponential is computed.
     """
     call = layout.call
     plan = layout.plan
     query = pick_rows(layout.query[groups], plan, span)
-    count = len(query)
+    group_count = len(query)
     whole = bool(layout.masks) or not layout.are_bounded(groups)
     shift = None
     chunks = []
-    for first, stop in plan.list_chunks(span, whole=whole):
-        scores = plan.view_buffer(plan.scores, count, span, 0, stop - first)
-        key = layout.key[groups, :, first:stop]
+    for first_key, stop_key in plan.list_chunks(span, whole=whole):
+        key = layout.key[groups, :, first_key:stop_key]
+        scores = plan.view_buffer(
+            plan.scores,
+            group_count,
+            span,
+            first_key=0,
+            stop_key=stop_key - first_key,
+        )
         compute_scores(query, key, call.softcap, scores)
         if whole:
             shift = hide_and_shift(scores, layout, groups, span)
-        chunk = plan.view_buffer(plan.weights, count, span, first, stop)
+        chunk = plan.view_buffer(
+            plan.weights,
+            group_count,
+            span,
+            first_key=first_key,
+            stop_key=stop_key,
+        )
         torch.exp(scores, out=chunk)
-        if call.causal and stop > span.first:
-            hide_later_keys(chunk, plan, span, first)
-        sums.add_chunk(chunk, scores, first)
+        if call.causal and stop_key > span.first:
+            hide_later_keys(chunk, plan, span, first_key)
+        sums.add_chunk(chunk, scores, first_key)
         chunks.append(chunk)
     if layout.sinks is not None and shift is not None:
         sinks = pick_sinks(layout.sinks, plan, groups, span)
@@ -501,28 +609,43 @@ def compute_exponentials(
 
 
 def pick_rows(array: Tensor, plan: BlockPlan, span: QuerySpan) -> Tensor:
-    """Return the rows of a block, (m, N * g, ...) -> (m, r * g, ...), ordered (query, head)."""
-    first = span.first * plan.shared
-    return array.narrow(1, first, span.height * plan.shared)
+    """Return the rows of one block of an array whose rows are ordered (query, head).
+
+    array: (group, all queries * g, ...), with the g query heads of a group. span: the r queries of
+    the block. Returns a view (group, r * g, ...).
+    """
+    first_row = span.first * plan.heads_a_group
+    return array.narrow(1, first_row, span.height * plan.heads_a_group)
 
 
 def compute_scores(query: Tensor, key: Tensor, softcap: float | None, scores: Tensor) -> None:
-    """Compute the scores of a chunk into a buffer: (m, r * g, d), (m, d, n) -> (m, r, g, n)."""
+    """Compute the scores of a chunk of keys into a buffer, with the soft cap of the call if any.
+
+    query: (group, query * g, d), with the g query heads of a group, scaled; key: (group, d, key);
+    scores: the buffer, (group, query, g, key).
+    """
     torch.bmm(query, key, out=scores.flatten(1, 2))
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
 
 
-def hide_later_keys(exponentials: Tensor, plan: BlockPlan, span: QuerySpan, first: int) -> None:
-    """Set the exponentials of keys after their query to 0, in a chunk that begins at key first.
+def hide_later_keys(
+    exponentials: Tensor,
+    plan: BlockPlan,
+    span: QuerySpan,
+    first_key: int,
+) -> None:
+    """Set the exponentials of keys that come after their query to 0, in a chunk of a block.
 
-    Only the keys from the first query of the block on can be such keys.
+    exponentials: (group, query, head, key), changed in place. span: the queries of the block.
+    first_key: the first key of the chunk. Only keys at positions of the span can come after a query
+    of it.
     """
-    stop = first + exponentials.shape[-1]
-    own_first = max(first, span.first)
-    own_keys = slice(own_first - span.first, stop - span.first)
-    own = exponentials[..., own_first - first :]
-    own.mul_(plan.causal_factors[: span.height, :, own_keys])
+    stop_key = first_key + exponentials.shape[-1]
+    first_in_span = max(first_key, span.first)
+    in_span = exponentials[..., first_in_span - first_key :]
+    columns = slice(first_in_span - span.first, stop_key - span.first)
+    in_span.mul_(plan.causal_factors[: span.height, :, columns])
 
 
 def hide_and_shift(
@@ -533,7 +656,11 @@ def hide_and_shift(
 ) -> Tensor | None:
     """Hide what is masked in the scores of a block, and take the maximum off each row.
 
-    Returns what was taken off, (m, r, g, 1); None if the scores are bounded, so that nothing was.
+    scores: (group, query, head, key), of all keys, changed in place. layout: the call, with its
+    masks and sinks. groups, span: the groups and the queries of the block. Without its maximum no
+    row has an exponential that overflows.
+    Returns what was taken off, (group, query, head, 1). Returns None if the scores are bounded:
+    then nothing is taken off, and causality is left to ``hide_later_keys``.
     """
     call = layout.call
     plan = layout.plan
@@ -542,52 +669,63 @@ def hide_and_shift(
     if layout.are_bounded(groups):
         return None
     if call.causal and span.keys > span.first:
-        own_keys = span.keys - span.first
-        visible = plan.causal_corner[: span.height, :, :own_keys]
-        own = scores[..., span.first :]
-        own.masked_fill_(~visible, HIDDEN)
+        in_span = scores[..., span.first :]
+        visible = plan.causal_corner[: span.height, :, : span.keys - span.first]
+        in_span.masked_fill_(~visible, HIDDEN)
     shift = scores.amax(-1, keepdim=True)
     if layout.sinks is not None:
         sinks = pick_sinks(layout.sinks, plan, groups, span)
         shift = torch.maximum(shift, sinks)
+    # In a row without a visible key all exponentials are then 0.
     shift.clamp_min_(HIDDEN / 2)
     scores.sub_(shift)
     return shift
 
 
 def add_mask(scores: Tensor, mask: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -> None:
-    """Add a mask or a bias to the scores of a block."""
+    """Add a mask or a bias to the scores of a block, in place.
+
+    scores: (group, query, head, key); a group is one key head of one text, with the query heads
+    that share it. mask: (batch or 1, head or 1, query or 1, key), of all heads and queries. groups,
+    span: the groups and the queries of the block.
+    """
     queries = pick_axis(mask, 2, span.queries)
     for i, group in enumerate(range(groups.start, groups.stop)):
         item, heads = locate_group(group, plan)
-        of_item = mask[item % mask.shape[0]]
+        # A mask that serves all items of the batch has one entry.
+        item_mask = mask[item % mask.shape[0]]
         mask_heads = pick_axis(mask, 1, heads)
-        of_group = of_item[mask_heads, queries, : span.keys]  # (g, r, n)
-        added = make_additive_mask(of_group, scores.dtype)
+        group_mask = item_mask[mask_heads, queries, : span.keys]  # (head or 1, query or 1, key)
+        added = make_additive_mask(group_mask, scores.dtype)
         scores[i].add_(added.transpose(0, 1))
 
 
 def pick_sinks(sinks: Tensor, plan: BlockPlan, groups: slice, span: QuerySpan) -> Tensor:
-    """Return the sinks of a block, (m, r or 1, g, 1)."""
+    """Return the sinks of a block: the scores beside those of its keys that stand for no key.
+
+    sinks: of the whole call, (batch or 1, head, query or 1, 1). groups, span: the groups and the
+    queries of the block. Returns (group, query or 1, head of the group, 1).
+    """
     queries = pick_axis(sinks, 2, span.queries)
-    of_groups = []
+    group_sinks = []
     for group in range(groups.start, groups.stop):
         item, heads = locate_group(group, plan)
-        of_item = sinks[item % sinks.shape[0]]
-        of_groups.append(of_item[heads, queries])
-    return torch.stack(of_groups).transpose(1, 2)
+        # Sinks that serve all items of the batch have one entry.
+        item_sinks = sinks[item % sinks.shape[0]]
+        group_sinks.append(item_sinks[heads, queries])
+    return torch.stack(group_sinks).transpose(1, 2)
 
 
 def pick_axis(mask: Tensor, axis: int, wanted: slice) -> slice:
-    """Return the entries of a mask on an axis: those wanted, or the one that serves for all."""
+    """Return the wanted entries of a mask on an axis, or the first if one serves for all."""
     return wanted if mask.shape[axis] > 1 else slice(0, 1)
 
 
 def locate_group(group: int, plan: BlockPlan) -> tuple[int, slice]:
-    """Return the item of the batch, and the query heads, of a group."""
+    """Return the item of the batch that a group belongs to, and the group's query heads."""
     item, key_head = divmod(group, plan.shape.key_heads)
-    first = key_head * plan.shared
-    return item, slice(first, first + plan.shared)
+    first_head = key_head * plan.heads_a_group
+    return item, slice(first_head, first_head + plan.heads_a_group)
 
 
 def finish_weights(
@@ -598,40 +736,44 @@ def finish_weights(
     sums: RowSums,
     reducers: Reducers,
 ) -> None:
-    """Make weights of the exponentials of a block, and use them while they are in the cache.
+    """Turn the exponentials of a block into weights, and use these while they are in the cache.
 
-    They go into the output and to the reducers.
+    chunks: the exponentials of each chunk of keys, (group, query, head, key), changed in place.
+    layout: the call, laid out for matrix products. groups, span: the groups and the queries of the
+    block. sums: of the block, with the totals by which they are divided. The output of the block is
+    written into the buffer of the plan, and each reducer sees each chunk.
     """
     plan = layout.plan
     inverse = sums.total.reciprocal().unsqueeze(-1)
     output = pick_rows(plan.output[groups], plan, span)
-    first = 0
+    first_key = 0
     for weights in chunks:
         weights *= inverse
-        stop = first + weights.shape[-1]
+        stop_key = first_key + weights.shape[-1]
         rows = weights.flatten(1, 2)
-        values = layout.value[groups, first:stop]
-        if first:
+        values = layout.value[groups, first_key:stop_key]
+        if first_key:
             torch.baddbmm(output, rows, values, out=output)
         else:
             torch.bmm(rows, values, out=output)
-        block = WeightsBlock(weights, first, span, groups)
+        block = WeightsBlock(weights, first_key, span, groups)
         for reducer in reducers:
             reducer.see(block)
-        first = stop
+        first_key = stop_key
 
 
-def replay(weights: Tensor, plan: BlockPlan, reducers: Reducers) -> None:
-    """Show weights (B, H, N, M) that a model made itself to reducers, block by block.
+def replay_weights(weights: Tensor, plan: BlockPlan, reducers: Reducers) -> None:
+    """Show weights that a model made itself to reducers, block by block.
 
-    The plan must have a key head for each head.
+    weights: (batch, head, query, key). plan: the blocks for such weights, with as many key heads as
+    heads. The sums of the rows are written into its buffers.
     """
     by_group = weights.flatten(0, 1)[:, :, None]  # (G, N, 1, M)
     plan.sums.begin_weights(by_group)
     for groups in plan.list_group_runs():
         for span in plan.spans:
             rows = by_group[groups, span.queries].contiguous()  # (m, r, 1, M)
-            plan.sums.of_block(groups, span.queries).add_weights(rows)
+            plan.sums.view_block(groups, span.queries).add_weights(rows)
             block = WeightsBlock(rows, 0, span, groups)
             for reducer in reducers:
                 reducer.see(block)

@@ -53,7 +53,11 @@ class Call:
         return tuple(mask for mask in masks if mask is not None)
 
     def pick_heads(self, heads: tuple[int, ...]) -> "Call":
-        """Return the call of some of its heads, each with a key head of its own."""
+        """Return the call of some of its heads, each with a key head of its own.
+
+        heads: numbers of query heads, in the order that the returned call is to have. The keys and
+        values that several of them share are repeated.
+        """
         query_heads = torch.tensor(heads, device=self.query.device)
         query_heads_a_key_head = self.query.shape[1] // self.key.shape[1]
         key_heads = query_heads // query_heads_a_key_head
@@ -67,12 +71,16 @@ class Call:
         bias = pick_mask_heads(self.bias, query_heads)
         return replace(self, query=query, key=key, value=value, mask=mask, bias=bias, sinks=sinks)
 
-    def rows(self, rows: Tensor) -> "Call":
-        """Return the call of some of its queries, by their numbers."""
+    def pick_queries(self, rows: Tensor) -> "Call":
+        """Return the call of some of its queries.
+
+        rows: the positions of these queries, (row,). A causal call becomes one with a mask, because
+        the positions of its queries are no longer 0, 1, 2 ...
+        """
         mask = pick_mask_queries(self.mask, rows)
         if self.causal:  # causality and a mask never come together
             keys = torch.arange(self.key.shape[2], device=rows.device)
-            visible = keys <= rows[:, None]  # (row, M)
+            visible = keys <= rows[:, None]  # (row, key)
             mask = visible[None, None]
         sinks = None
         if self.sinks is not None:
@@ -82,7 +90,7 @@ class Call:
         return replace(self, query=query, mask=mask, bias=bias, sinks=sinks, causal=False)
 
     def detach(self) -> "Call":
-        """Return the call outside of torch's graph."""
+        """Return the call with its tensors outside of torch's autograd graph."""
         detached: Any = {}
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -90,12 +98,17 @@ class Call:
         return replace(self, **detached)
 
     def run_sdpa(self) -> Tensor:
-        """Compute the output (B, H, N, d_v) by torch's own function. The call must be ``plain``."""
+        """Compute the output of the call by torch's scaled_dot_product_attention.
+
+        The call must be ``plain``, that is, without a soft cap and sinks. Returns (batch, head,
+        query, d_v).
+        """
         mask = self.mask
         causal = self.causal
-        if self.bias is not None:  # torch takes one mask, so that all goes into numbers
+        # Torch takes one mask only: all goes into one of numbers.
+        if self.bias is not None:
             if causal:
-                mask = self.visible()
+                mask = self.find_visible_cells()
             causal = False
             mask = add_mask_to_bias(self.bias, mask)
         is_grouped = self.query.shape[1] != self.key.shape[1]
@@ -108,17 +121,23 @@ class Call:
         return scaled_dot_product_attention(self.query, self.key, self.value, **options)
 
     def hide_edges(self, edges: Tensor) -> "Call":
-        """Return the call without some edges: (B or 1, H or 1, N, M), True where one is cut."""
+        """Return the call without some edges: these queries may not attend to these keys.
+
+        edges: (batch or 1, head or 1, query, key), True where an edge is cut.
+        """
         if self.mask is not None and self.mask.dtype != torch.bool:
             least = torch.finfo(self.mask.dtype).min
             return replace(self, mask=torch.where(edges, least, self.mask))
         visible = self.mask
         if self.causal or visible is None:
-            visible = self.visible()
+            visible = self.find_visible_cells()
         return replace(self, mask=visible & ~edges, causal=False)
 
-    def visible(self) -> Tensor:
-        """Return booleans (B or 1, H or 1, N or 1, M), True where a query may attend."""
+    def find_visible_cells(self) -> Tensor:
+        """Return booleans that are True where a query may attend to a key.
+
+        Their shape is (batch or 1, head or 1, query or 1, key).
+        """
         queries = self.query.shape[2]
         keys = self.key.shape[2]
         device = self.query.device
@@ -132,16 +151,20 @@ class Call:
 
 
 def add_mask_to_bias(bias: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a bias and a mask of either kind as one mask of numbers."""
+    """Return a bias and a mask as one mask of numbers that are added to the scores.
+
+    mask: booleans, True where a query may attend, or numbers; None for no mask.
+    """
     if mask is None:
         return bias
     return bias + make_additive_mask(mask, bias.dtype)
 
 
 def may_attend(mask: Tensor) -> Tensor:
-    """Return a mask of either kind as booleans, True where a query may attend.
+    """Return a mask as booleans, True where a query may attend.
 
-    A mask of numbers hides by the least number of its type, or nearly.
+    mask: booleans already, or numbers that are added to the scores: these hide a key by the least
+    number of their type, or nearly.
     """
     if mask.dtype == torch.bool:
         return mask
@@ -149,9 +172,10 @@ def may_attend(mask: Tensor) -> Tensor:
 
 
 def make_additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a mask of either kind as numbers of a type that are added to the scores.
+    """Return a mask as numbers of a type, which are added to the scores.
 
-    Masked cells are HIDDEN, or the least number of a half type.
+    mask: booleans, True where a query may attend, or numbers already. Masked cells become HIDDEN,
+    or the least number of the type if that is larger, as it is for half types.
     """
     hidden = max(HIDDEN, torch.finfo(dtype).min)
     if mask.dtype == torch.bool:
@@ -161,30 +185,41 @@ def make_additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def reshape_sinks(sinks: Tensor) -> Tensor:
-    """Return sinks as (B or 1, H, N or 1, 1)."""
+    """Return sinks as (batch or 1, head, query or 1, 1).
+
+    sinks: that already, or one for each head, (head,).
+    """
     if sinks.ndim == 1:
         return sinks.reshape(1, -1, 1, 1)
     return sinks
 
 
 def pick_mask_heads(mask: Tensor | None, heads: Tensor) -> Tensor | None:
-    """Return some heads of a mask, which may have one for all."""
+    """Return some heads of a mask; a mask that serves all heads stays as it is.
+
+    mask: (batch or 1, head or 1, query or 1, key or 1), or None. heads: the numbers of the heads.
+    """
     if mask is None or mask.shape[1] == 1:
         return mask
     return mask[:, heads]
 
 
 def pick_mask_queries(mask: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Return some queries of a mask, which may have one row for all."""
+    """Return some queries of a mask; a mask that serves all queries stays as it is.
+
+    mask: (batch or 1, head or 1, query or 1, key or 1), or None. rows: the positions of the
+    queries.
+    """
     if mask is None or mask.shape[2] == 1:
         return mask
     return mask[:, :, rows]
 
 
 def repeat_heads(tensor: Tensor, heads: int) -> Tensor:
-    """Repeat each head of keys or values, (B, K, M, d), for the query heads that share it.
+    """Repeat each head of keys or values for the query heads that share it.
 
-    heads: of the queries, a multiple of K. Returns (B, heads, M, d).
+    tensor: (batch, key head, key, d). heads: the number of query heads, a multiple of the number of
+    key heads. Returns (batch, heads, key, d).
     """
     repeats = heads // tensor.shape[1]
     return tensor.repeat_interleave(repeats, 1)

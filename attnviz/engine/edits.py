@@ -43,15 +43,24 @@ class RunEdits(NamedTuple):
         return not self.hidden and self.change is None
 
     def edit_call(self, number: int, call: Call) -> Call:
-        """Return a call without the edges that are cut."""
+        """Return a call of attention without the edges that are to be cut in it.
+
+        number: the position of the call in the run of the model. Calls without such edges come back
+        as they are. The check of these edits may raise an error.
+        """
         if number not in self.hidden:
             return call
         cut = self.hidden[number].to(call.query.device)
-        self.check(call.visible(), cut)
+        self.check(call.find_visible_cells(), cut)
         return call.hide_edges(cut)
 
     def edit_scores(self, number: int, scores: Tensor) -> Tensor:
-        """Return scores (B, H, N, M) without the edges that are cut, before their softmax."""
+        """Return the scores of a call without the edges that are to be cut, before their softmax.
+
+        number: the position of the call in the run of the model. scores: (batch, head, query, key);
+        a cut edge gets -inf. Without such edges the very same scores come back. The check of these
+        edits may raise an error.
+        """
         if number not in self.hidden:
             return scores
         cut = self.hidden[number].to(scores.device)
@@ -59,7 +68,12 @@ class RunEdits(NamedTuple):
         return scores.masked_fill(cut, -torch.inf)
 
     def edit_output(self, number: int, call: Call, output: Tensor) -> Tensor:
-        """Return the output of heads, (B, N, H, d_v), as the model is to go on with it."""
+        """Return the output of the heads of a call as the model is to go on with it.
+
+        number: the position of the call in the run of the model. output: (batch, query, head, d_v),
+        before it is projected. call: tells the change, on request, of what some heads made it. The
+        output comes back as it is if no change is asked for, or not in this call.
+        """
         if self.change is None:
             return output
         layer = self.layers[number]
@@ -69,9 +83,10 @@ class RunEdits(NamedTuple):
         return changed
 
     def require_none(self, number: int, *, cut: bool) -> None:
-        """Raise ModelError if a call is to be changed that shows its weights alone.
+        """Raise ModelError if a call is to be changed of which the model shows its weights alone.
 
-        cut: its edges were cut already, before its softmax.
+        number: the position of the call in the run of the model. cut: True if its edges were cut
+        already, before its softmax.
         """
         if number in self.hidden and not cut:
             raise ModelError(UNCUTTABLE)
@@ -80,7 +95,10 @@ class RunEdits(NamedTuple):
 
 
 def weigh_heads(call: Call, heads: Sequence[int]) -> HeadInputs:
-    """Return the weights, the mask and the values of which some heads make their output."""
+    """Return the weights, the mask and the values of which some heads of a call make their output.
+
+    heads: the numbers of these heads, in the order of the result.
+    """
     chosen = call.pick_heads(tuple(heads))
     weights = compute_weights(chosen).to(call.query.device)
-    return HeadInputs(weights, chosen.visible(), chosen.value)
+    return HeadInputs(weights, chosen.find_visible_cells(), chosen.value)

@@ -30,20 +30,23 @@ class WeightsReducer:
 
     def __init__(self, plan: BlockPlan, columns: slice) -> None:
         self.plan = plan
-        self.first, self.stop, _ = columns.indices(plan.shape.keys)
+        self.first_key, self.stop_key, _ = columns.indices(plan.shape.keys)
         keys = range(plan.shape.keys)[columns]
-        size = plan.groups, plan.shared, plan.shape.queries, len(keys)
+        size = plan.groups, plan.heads_a_group, plan.shape.queries, len(keys)
         self.weights = torch.zeros(size)
 
     def see(self, block: WeightsBlock) -> None:
-        """Copy the block, (m, r, g, n), to its place."""
-        first = max(block.first, self.first)
-        stop = min(block.stop, self.stop)
+        """Copy the weights of a block, or a chunk of its keys, to their place in the whole matrix.
+
+        Keys outside of the columns that are kept are left out.
+        """
+        first = max(block.first, self.first_key)
+        stop = min(block.stop, self.stop_key)
         if first >= stop:
             return
-        shown = block.weights[..., first - block.first : stop - block.first]
-        by_head = shown.transpose(1, 2)
-        columns = slice(first - self.first, stop - self.first)
+        kept = block.weights[..., first - block.first : stop - block.first]
+        by_head = kept.transpose(1, 2)
+        columns = slice(first - self.first_key, stop - self.first_key)
         place = block.groups, slice(None), block.span.queries, columns
         self.weights[place] = by_head.to("cpu", torch.float32)
 
@@ -56,7 +59,10 @@ class WeightsReducer:
 
 
 def compute_weights(call: Call, columns: slice = EVERY_KEY) -> Tensor:
-    """Compute the weights of a call on some of its keys, (B, H, N, columns), on the CPU."""
+    """Compute the attention weights of a call, from all its queries to some of its keys.
+
+    columns: these keys; all by default. Returns (batch, head, query, key), float32, on the CPU.
+    """
     plan = plan_call(call)
     reducer = WeightsReducer(plan, columns)
     attend_in_blocks(call, plan, (reducer,))
@@ -69,17 +75,21 @@ class EdgesReducer:
     def __init__(self, plan: BlockPlan, count: int) -> None:
         self.plan = plan
         self.count = min(count, plan.shape.keys)
-        size = plan.groups, plan.shared, plan.shape.queries, self.count
+        size = plan.groups, plan.heads_a_group, plan.shape.queries, self.count
         self.weights = torch.zeros(size)
         self.keys = torch.zeros(size, dtype=torch.int32)
 
     def see(self, block: WeightsBlock) -> None:
-        """Keep the largest weights of each row, of those in its earlier keys and the new ones."""
+        """Merge a chunk of a block's keys into the strongest edges of the block's queries.
+
+        A block is a run of queries of some heads, and its chunks of keys come in order: the largest
+        weights of earlier chunks are kept, and compete with those of this one.
+        """
         count = min(self.count, block.weights.shape[-1])
         strongest = block.weights.topk(count, -1)
         weights = strongest.values.transpose(1, 2).float()
-        numbers = strongest.indices + block.first
-        keys = numbers.transpose(1, 2).int()
+        key_numbers = strongest.indices + block.first
+        keys = key_numbers.transpose(1, 2).int()
         rows = block.groups, slice(None), block.span.queries
         kept_weights = self.weights[rows]
         kept_keys = self.keys[rows]
@@ -98,7 +108,10 @@ class EdgesReducer:
         """Do nothing: the strongest edges are kept from block to block."""
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Return keys and weights, (B, H, N, count), in falling order of weight."""
+        """Return the keys and the weights of each query's strongest edges, by falling weight.
+
+        Both are (batch, head, query, edge).
+        """
         keys = self.plan.split_groups(self.keys)
         weights = self.plan.split_groups(self.weights)
         return keys, weights
@@ -117,17 +130,23 @@ class MaskSummary(NamedTuple):
     """(B or 1, H or 1, N or 1): the key that a query sees, where it sees a single one."""
 
     @classmethod
-    def of(cls, visible: Tensor) -> "MaskSummary":
-        """Return the choice under a mask (B or 1, H or 1, N or 1, M), True where visible."""
+    def from_mask(cls, visible: Tensor) -> "MaskSummary":
+        """Return which queries see more than one key under a mask, and the only key of the others.
+
+        visible: (batch or 1, head or 1, query or 1, key), True where a query may attend.
+        """
         free = visible.sum(-1) > 1
         only = visible.to(torch.uint8).argmax(-1)
         return cls(free, only)
 
     @classmethod
-    def causal(cls, queries: int, keys: int, device: torch.device) -> "MaskSummary":
-        """Return the choice under a causal mask, without building it."""
-        numbers = torch.arange(queries, device=device)
-        free = (numbers > 0) & (keys > 1)
+    def from_causal_mask(cls, queries: int, keys: int, device: torch.device) -> "MaskSummary":
+        """Return which causal queries see more than one key, and the only key of the others.
+
+        queries, keys: how many of each there are. The mask itself is not built.
+        """
+        positions = torch.arange(queries, device=device)
+        free = (positions > 0) & (keys > 1)
         only = torch.zeros(1, 1, queries, dtype=torch.long, device=device)
         return cls(free[None, None], only)
 
@@ -147,7 +166,7 @@ class SummaryReducer:
         self.plan = plan
         self.square = square
         """True if there are as many queries as keys, so that positions can be compared."""
-        # A causal query has no keys after it, and needs no look at those before it apart.
+        # Causal queries see no later keys: sums over rows and columns give their distances.
         self.looks_behind = square and not plan.shape.causal
         self.query_numbers = count_up(plan.shape.queries, plan)
         self.key_numbers = count_up(plan.shape.keys, plan)
@@ -156,35 +175,46 @@ class SummaryReducer:
             self.allocate_distances()
 
     def allocate_tiles(self) -> None:
-        """Make the buffers of tiles, of what keys receive, and of diagonals."""
+        """Make the buffers of tiles, of the weight that keys receive, and of diagonals.
+
+        A tile is a rectangle of cells, queries by keys, whose mean and maximum are kept.
+        """
         plan = self.plan
         shape = plan.shape
-        high, wide = plan.tile_grid
+        tile_rows, tile_columns = plan.tile_grid
         height, width = plan.tile_size
-        tiles = 2, plan.groups, high, plan.shared, wide
+        tiles = 2, plan.groups, tile_rows, plan.heads_a_group, tile_columns
+        # Until they are divided by the areas of the tiles, the means are sums.
         self.mean, self.peak = plan.allocate(*tiles)
-        self.received = plan.allocate(plan.groups, plan.shared, shape.keys)
-        self.diagonals = plan.allocate(plan.groups, shape.queries, plan.shared, 2)
+        self.received = plan.allocate(plan.groups, plan.heads_a_group, shape.keys)
+        self.diagonals = plan.allocate(plan.groups, shape.queries, plan.heads_a_group, 2)
         self.diagonals.zero_()
         heights = measure_tiles(shape.queries, height, plan)
         widths = measure_tiles(shape.keys, width, plan)
         self.areas = heights[:, None, None] * widths
-        strips = 2, plan.groups_a_block, high, plan.shared, wide * width
+        strips = 2, plan.groups_a_block, tile_rows, plan.heads_a_group, tile_columns * width
         # Cells that no block reaches stay 0.
         self.sums, self.peaks = plan.allocate(*strips).zero_()
 
     def allocate_distances(self) -> None:
-        """Make the buffers of what keys before their query get: see ``add_behind``."""
+        """Make the buffers of the sums over keys before their query, which ``add_behind`` writes.
+
+        The edge of a query is the first query of its block's first row of tiles.
+        """
         plan = self.plan
-        rows = 2, plan.groups, plan.shape.queries, plan.shared
-        self.near, self.before = plan.allocate(*rows)
-        self.columns = plan.allocate(plan.groups, plan.shared)
+        rows = 2, plan.groups, plan.shape.queries, plan.heads_a_group
+        # For each query: the sum of weight * distance over the keys from the edge to itself, and
+        # the sum of weight over the keys before the edge.
+        self.distance_near, self.weight_before = plan.allocate(*rows)
+        # The sum, over queries, of weight * position of the keys before the edge.
+        self.position_before = plan.allocate(plan.groups, plan.heads_a_group)
         height, width = plan.tile_size
         tallest = max(span.height + span.first % height for span in plan.spans)
         numbers = count_up(tallest, plan)
         behind = numbers[:, None] - numbers
         behind.clamp_min_(0)
-        self.behind = behind[:, None]  # (r, 1, r): how far a key lies behind its query
+        # How far a key lies before its query, (query, 1, key), both counted from the edge.
+        self.behind = behind[:, None]
         self.keys_before = self.number_keys_before_edges(plan.tile_grid[1] * width)
 
     def see(self, block: WeightsBlock) -> None:
@@ -196,13 +226,19 @@ class SummaryReducer:
             self.add_behind(block)
 
     def add_to_strips(self, block: WeightsBlock) -> None:
-        """Add a block to the strips: whole rows of tiles, or a part of one row of tiles."""
+        """Add the weights of a block to the strips, column by column.
+
+        A strip is a row of tiles, rectangles of cells, whose columns are not merged yet: it has the
+        sum and the maximum of each key over its queries. A block covers whole rows of tiles, or a
+        part of one row of tiles.
+        """
         span = block.span
         groups, queries, heads, keys = block.weights.shape
         height = self.plan.tile_size[0]
         top, queries_above = divmod(span.first, height)
         tile_rows = max(1, queries // height)
-        rows = block.weights.view(groups, tile_rows, queries // tile_rows, heads, keys)
+        in_tiles = groups, tile_rows, queries // tile_rows, heads, keys
+        rows = block.weights.view(in_tiles)
         strips = slice(top, top + tile_rows)
         columns = slice(block.first, block.stop)
         sums = self.sums[:groups, strips, :, columns]
@@ -218,15 +254,20 @@ class SummaryReducer:
             torch.amax(rows, 2, out=peaks)
 
     def find_new_keys(self, block: WeightsBlock) -> int:
-        """Return the first column of a block that its row of tiles has not reached before."""
+        """Return the first column of a block that earlier blocks of its row of tiles did not reach.
+
+        Causal queries of earlier blocks see no key at or after the first query of this one. Other
+        queries see all keys, so that no column is new: the number of columns is returned.
+        """
         if self.plan.shape.causal:
             return max(0, block.span.first - block.first)
         return block.weights.shape[-1]
 
     def add_diagonals(self, block: WeightsBlock) -> None:
-        """Copy the weight of each query on the key before it and on itself, (m, r, g, 2).
+        """Copy the weight of each query of a block on the key before it and on itself.
 
-        Query 0 has no key before it: its place stays 0.
+        They are written to ``diagonals``, (group, query, head, 2), if they lie in the keys of this
+        chunk of the block. Query 0 has no key before it: its place stays 0.
         """
         span = block.span
         diagonals = self.diagonals[block.groups]
@@ -245,17 +286,17 @@ class SummaryReducer:
             diagonals[:, block.stop, :, 0] = on_key_before
 
     def add_behind(self, block: WeightsBlock) -> None:
-        """Sum what ``compute_distance`` needs of the keys before their query.
+        """Add a block to the sums over keys before their query, which ``compute_distance`` needs.
 
-        Keys before the edge, the first query of the block's first row of tiles, lie behind all its
-        queries: sums over rows and columns suffice. Only of the keys between the edge and its last
-        query each weight is looked at.
+        The edge is the first query of the block's first row of tiles. Keys before it lie before all
+        queries of the block, so that sums over rows and columns suffice. Only for the keys between
+        the edge and the last query is each weight multiplied by its distance.
         """
         span = block.span
         edge = self.find_edge(span)
         stop_before = max(0, min(edge, block.stop) - block.first)
         before = block.weights[..., :stop_before]
-        sums_before = self.before[block.groups, span.queries]
+        sums_before = self.weight_before[block.groups, span.queries]
         accumulate(before, sums_before, block.first)
         first_near = max(block.first, edge)
         stop_near = max(first_near, min(block.stop, span.stop))
@@ -263,7 +304,7 @@ class SummaryReducer:
         rows = slice(span.first - edge, span.stop - edge)
         behind = self.behind[rows, :, first_near - edge : stop_near - edge]
         products = self.multiply_in_place_of_scores(near, behind, span)
-        sums_near = self.near[block.groups, span.queries]
+        sums_near = self.distance_near[block.groups, span.queries]
         accumulate(products, sums_near, block.first)
 
     def multiply_in_place_of_scores(
@@ -272,9 +313,19 @@ class SummaryReducer:
         factors: Tensor,
         span: QuerySpan,
     ) -> Tensor:
-        """Multiply weights of a block in the buffer of its scores, which are needed no more."""
+        """Multiply weights of a block by factors, in the buffer of the block's scores.
+
+        The scores are needed no more. weights: (group, query, head, key). factors: broadcast to
+        them. span: the queries of the block.
+        """
         groups, _, _, keys = weights.shape
-        products = self.plan.view_buffer(self.plan.scores, groups, span, 0, keys)
+        products = self.plan.view_buffer(
+            self.plan.scores,
+            groups,
+            span,
+            first_key=0,
+            stop_key=keys,
+        )
         return torch.mul(weights, factors, out=products)
 
     def find_edge(self, span: QuerySpan) -> int:
@@ -282,9 +333,10 @@ class SummaryReducer:
         return span.first - span.first % self.plan.tile_size[0]
 
     def number_keys_before_edges(self, width: int) -> Tensor:
-        """Return the number of each key before the edge of a row of tiles, else 0: (high * width,).
+        """Return the number of each key that lies before the edge of a row of tiles, else 0.
 
-        width: keys in a row of tiles.
+        A block may cover several rows of tiles: their edge is the first query of the first of them.
+        width: how many keys a row of tiles has. Returns (rows of tiles * width,).
         """
         height = self.plan.tile_size[0]
         edges = torch.zeros(self.plan.tile_grid[0], device=self.key_numbers.device)
@@ -297,25 +349,29 @@ class SummaryReducer:
         return (keys * lies_before).flatten()
 
     def close(self, groups: slice) -> None:
-        """Merge the columns of the strips of some groups."""
+        """Merge the columns of the strips into tiles, when all blocks of some groups were seen.
+
+        groups: a run of groups; a group is one key head with the query heads that share it.
+        """
         plan = self.plan
         count = groups.stop - groups.start
         sums = self.sums[:count]
         peaks = self.peaks[:count]
-        high, wide = plan.tile_grid
-        tiles = count, high, plan.shared, wide, plan.tile_size[1]
+        tile_rows, tile_columns = plan.tile_grid
+        tiles = count, tile_rows, plan.heads_a_group, tile_columns, plan.tile_size[1]
         torch.sum(sums.view(tiles), -1, out=self.mean[groups])
         torch.amax(peaks.view(tiles), -1, out=self.peak[groups])
         by_column = sums.sum(1)
         self.received[groups] = by_column[..., : plan.shape.keys]
         if self.looks_behind:
             by_head = sums.transpose(1, 2).flatten(2)
-            self.columns[groups] = by_head @ self.keys_before
+            self.position_before[groups] = by_head @ self.keys_before
 
-    def result(self, sight: MaskSummary) -> dict[str, Tensor]:
-        """Return tiles and statistics by the names of their fields, (B, H, ...).
+    def result(self, mask_summary: MaskSummary) -> dict[str, Tensor]:
+        """Return the tiles and the statistics by the names of their fields.
 
-        sight: the choice that the mask leaves to queries.
+        Each is (batch, head, ...). mask_summary: the choice that the mask leaves to queries, which
+        decides who counts in what keys receive.
         """
         mean = self.mean / self.areas
         entropy = self.plan.sums.compute_entropy()
@@ -325,13 +381,18 @@ class SummaryReducer:
             "entropy": entropy.transpose(1, 2),
         }
         results = split_all_groups(by_group, self.plan)
-        results["received"] = self.average_received(sight)
+        results["received"] = self.average_received(mask_summary)
         if self.square:
             results |= self.average_positions()
         return {name: copy_to_cpu(array) for name, array in results.items()}
 
     def average_positions(self) -> dict[str, Tensor]:
-        """Average what compares the positions of queries and keys, (B, H) each."""
+        """Average statistics that compare positions of queries and keys, (batch, head) each.
+
+        They are returned by name. diagonal: the weight of a query on itself; previous: on the key
+        before it; distance: the sum over keys of weight * |query - key|, in tokens. Each is the
+        mean over the queries that see a key; for the key before, without query 0.
+        """
         plan = self.plan
         has_weight = plan.sums.mass > 0  # (G, N, g)
         sees_a_key = has_weight.to(plan.shape.dtype)
@@ -346,17 +407,18 @@ class SummaryReducer:
         }
         return split_all_groups(means, plan)
 
-    def average_received(self, sight: MaskSummary) -> Tensor:
-        """Average the weight that a key gets from free queries, (B, H, M).
+    def average_received(self, mask_summary: MaskSummary) -> Tensor:
+        """Average the weight that each key gets from free queries, (batch, head, key).
 
-        The weight of other queries, which they must give to their only key, is taken away from the
-        sums.
+        Free queries see more than one key. The weight of the others, which they must give to their
+        only key, is taken away from the sums. mask_summary: which queries are free, and the only
+        keys of the others.
         """
         plan = self.plan
         received = plan.split_groups(self.received).clone()  # (B, H, M)
         mass = plan.split_groups(plan.sums.mass.transpose(1, 2))  # (B, H, N)
-        free = sight.free.expand(mass.shape)
-        only = sight.only.expand(mass.shape)
+        free = mask_summary.free.expand(mass.shape)
+        only = mask_summary.only.expand(mass.shape)
         forced = mass.masked_fill(free, 0)
         received.scatter_add_(-1, only, -forced)
         chooses = mass * free > 0
@@ -365,11 +427,11 @@ class SummaryReducer:
         return means.clamp_min_(0) * (choosing > 0)
 
     def compute_distance(self) -> Tensor:
-        """Compute the sum of weight * |i - j|, (G, g).
+        """Compute the sum of weight * |i - j| over all queries i and keys j.
 
-        It is the sum of weight * (j - i), which the sums of rows and columns give, plus twice that
-        of weight * (i - j) over the keys behind their query. The sums are large numbers that nearly
-        cancel, so they are made in double precision.
+        Returns (group, head of the group). It is the sum of weight * (j - i), which the sums of
+        rows and columns give, plus twice that of weight * (i - j) over the keys before their query.
+        The sums are large numbers that nearly cancel, so they are made in double precision.
         """
         keys = self.key_numbers.double()
         queries = self.query_numbers.double()
@@ -378,16 +440,16 @@ class SummaryReducer:
         onward: Tensor = received @ keys - mass @ queries
         if self.plan.shape.causal:
             return -onward
-        before = self.before.transpose(1, 2).double() @ queries
-        behind: Tensor = self.near.sum(1) + before - self.columns
+        before = self.weight_before.transpose(1, 2).double() @ queries
+        behind: Tensor = self.distance_near.sum(1) + before - self.position_before
         return onward + 2 * behind
 
 
 def view_diagonals(block: WeightsBlock, first: int, stop: int) -> Tensor:
-    """View the weights of some queries on the key before them and on themselves, (m, r, g, 2).
+    """View the weights of some queries of a block on the key before them and on themselves.
 
-    They are one strided view: the next query's pair lies one row and one key further.
-    first, stop: the queries.
+    first, stop: the first of these queries, and the one after the last. Returns a strided view
+    (group, query, head, 2): the pair of the next query lies one row and one key further.
     """
     groups, _, heads, keys = block.weights.shape
     size = groups, stop - first, heads, 2
@@ -416,7 +478,11 @@ def count_up(count: int, plan: BlockPlan) -> Tensor:
 
 
 def measure_tiles(length: int, tile: int, plan: BlockPlan) -> Tensor:
-    """Return how many tokens each tile of a side holds."""
+    """Return how many tokens each tile of one side holds.
+
+    That is ``tile``, but the last one may have fewer. length: the number of tokens on that side.
+    The type and device are those of the plan.
+    """
     starts = range(0, length, tile)
     sizes = [min(tile, length - start) for start in starts]
     return torch.tensor(sizes, dtype=plan.shape.dtype, device=plan.shape.device)

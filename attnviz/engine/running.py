@@ -20,14 +20,17 @@ class Running:
 
     @property
     def name(self) -> str:
-        """The name of the innermost module that runs; empty for the net itself, and outside."""
+        """The name of the innermost module that runs; empty for the net itself, or if none runs."""
         if not self.stack:
             return ""
         return self.stack[-1][0]
 
     @property
     def entry(self) -> int:
-        """The number of this run of that module, another one each time it runs; 0 outside of it."""
+        """The number of the present run of the innermost module; 0 if none runs.
+
+        Runs of modules are counted from 1, so that a module has another number each time it runs.
+        """
         if not self.stack:
             return 0
         return self.stack[-1][1]
@@ -35,7 +38,10 @@ class Running:
 
 @contextmanager
 def watch_modules(net: nn.Module) -> Iterator[Running]:
-    """Know which module of a net runs, in this thread, without a hook on any of its modules."""
+    """Know which module of a net runs, in this thread, without a hook on any of its modules.
+
+    Yields a ``Running``, whose name and entry are those of the module that runs at the moment.
+    """
     names = {module: name for name, module in net.named_modules()}
     running = Running()
     this_thread = get_ident()  # torch calls the hooks in every thread

@@ -22,7 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attnviz.engine.agreement import SAMPLE, compare_numbers, find_coarsest_dtype
+from attnviz.engine.agreement import (
+    SAMPLE,
+    compare_numbers,
+    find_coarsest_dtype,
+)
 from attnviz.engine.call import Call, compute_default_scale, repeat_heads
 from attnviz.engine.observers.base import NOWHERE, CallSource, Observer
 from attnviz.layer.arrays import widen_to_single
@@ -80,7 +84,12 @@ class Tap(TorchFunctionMode):
         """True if an observer computes, whose functions are not the model's."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run a function of torch, and show it to the observer if it is attention."""
+        """Run a function of torch, and show it to the observer if it is attention.
+
+        torch calls this in place of every function while the tap is open. func, args, kwargs: the
+        function and its arguments. Returns the function's result, or what the observer gives in its
+        place.
+        """
         kwargs = kwargs or {}
         if self.busy:
             return func(*args, **kwargs)
@@ -100,9 +109,10 @@ class Tap(TorchFunctionMode):
         return result
 
     def attend(self, call: Call, source: CallSource) -> Tensor:
-        """Show a call that comes by another way to the observer, and return its output.
+        """Show a call of attention that did not come through torch's functions to the observer.
 
-        Functions of torch that the observer uses meanwhile are no attention of the model.
+        source: where it comes from. Returns its output as the observer gives it. Functions of torch
+        that the observer uses meanwhile are no attention of the model.
         """
         self.busy = True
         try:
@@ -111,9 +121,13 @@ class Tap(TorchFunctionMode):
             self.busy = False
 
     def show_weights(self, weights: Tensor, visible: Tensor) -> int:
-        """Show weights that are seen here to the observer. Returns the number of the call."""
+        """Show weights that are seen here to the observer, and return the number of the call.
+
+        weights: (batch, head, query, key); visible: broadcasts to them, True where a query may
+        attend.
+        """
         self.found += 1
-        return self.observer.given(weights, visible, self.source)
+        return self.observer.see_weights(weights, visible, self.source)
 
     def run_sdpa(
         self,
@@ -126,9 +140,11 @@ class Tap(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Run ``scaled_dot_product_attention`` before the observer, who gives the output.
+        """Run a call of torch's ``scaled_dot_product_attention`` through the observer.
 
-        A dropout that a model applies in evaluation too is left out.
+        The arguments are those of torch. The observer gives the output, which is returned in the
+        shape that torch would give it. A dropout that a model applies in evaluation too is left
+        out.
         """
         del dropout_p
         queries = self.add_axes(query)
@@ -138,14 +154,25 @@ class Tap(TorchFunctionMode):
         mask = None if attn_mask is None else self.add_axes(attn_mask)
         if scale is None:
             scale = compute_default_scale(queries)
-        call = Call(queries, keys, values, scale, mask=mask, causal=is_causal)
+        call = Call(
+            query=queries,
+            key=keys,
+            value=values,
+            scale=scale,
+            mask=mask,
+            causal=is_causal,
+        )
         self.found += 1
         output = self.observer.attend(call, self.source)
         size = *query.shape[:-1], value.shape[-1]
         return output.transpose(1, 2).reshape(size)
 
     def match_heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values with the batch of the queries, and as many heads as each other."""
+        """Return keys and values with the batch of the queries, and as many heads as each other.
+
+        query, key, value: (batch, head, token, d); keys and values may have one text for all, and
+        one head for all or for several query heads.
+        """
         batch, heads = query.shape[:2]
         key = key.expand(batch, *key.shape[1:])
         value = value.expand(batch, *value.shape[1:])
@@ -158,13 +185,15 @@ class Tap(TorchFunctionMode):
         return key, value
 
     def run_multi_head(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run ``multi_head_attention_forward`` through ``run_sdpa``.
+        """Run torch's ``multi_head_attention_forward`` with its attention through ``run_sdpa``.
 
-        It returns weights if the caller asked for them.
+        func, args, kwargs: that function and its arguments. Returns its output, and its weights or
+        None. If the caller asked for weights it is run once more, unwatched, to compute them.
         """
         query, key = args[:2]
-        observed = with_global(func, "scaled_dot_product_attention", self.run_sdpa)
+        observed = replace_global(func, "scaled_dot_product_attention", self.run_sdpa)
         without_weights = {**kwargs, "need_weights": False}
+        # Self-attention is called with one tensor as query and as key.
         self.source = self.source._replace(cross=query is not key)
         output, _ = observed(*args, **without_weights)
         self.source = self.source._replace(cross=False)
@@ -173,7 +202,11 @@ class Tap(TorchFunctionMode):
         return output, None
 
     def run_own_attend(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run the ``attend`` of our own layer, and show its weights."""
+        """Run the ``attend`` of our own layer, and show its weights to the observer.
+
+        args, kwargs: its arguments. Returns its result. Unless the queries are added to the output,
+        the observer also hears how far weights times values are from it.
+        """
         attended = attend(*args, **kwargs)
         visible = attended.scores > -torch.inf
         weights = self.add_axes(attended.weights)
@@ -182,12 +215,16 @@ class Tap(TorchFunctionMode):
             value = args[2]
             product = attended.weights @ widen_to_single(value)
             dtype = find_coarsest_dtype(attended.output, value)
-            measured = compare_numbers(product, attended.output)
-            self.observer.measured(number, measured, dtype)
+            difference = compare_numbers(product, attended.output)
+            self.observer.record_difference(number, difference, dtype)
         return attended
 
     def run_softmax(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run a softmax, which may be that of attention if it is over the last axis."""
+        """Run a softmax, which may be that of attention if it is over the last axis.
+
+        func, args, kwargs: a softmax of torch and its arguments. Returns its result, without edges
+        that the observer cuts.
+        """
         scores, *options = args or (kwargs.pop("input"),)
         dim = options[0] if options else kwargs.get("dim")
         if scores.ndim < 2 or dim not in (-1, scores.ndim - 1):
@@ -204,12 +241,19 @@ class Tap(TorchFunctionMode):
         return result
 
     def run_fitting_softmax(self, softmax: Softmax, scores: Tensor, fit: Fit) -> Tensor:
-        """Run a softmax that is attention if it fits the lengths of the text, its edges cut."""
-        shown = fit(scores)
-        edited = None if shown is None else self.observer.before(shown)
-        is_cut = edited is not shown
-        if edited is not None and is_cut:
-            scores = edited.reshape(scores.shape)
+        """Run a softmax, and show its result to the observer if it is attention by its shape.
+
+        softmax: computes the weights of scores. scores: (..., query, key). fit: returns a tensor as
+        (batch, head, query, key) if its shape fits the lengths of the text, else None.
+        If the scores fit, the observer may cut edges of them before the softmax; a query that is
+        left without a key gets zeros. A result that does not fit, but may have heads, is attention
+        if a product with values follows. Returns the result of the softmax.
+        """
+        shown_scores = fit(scores)
+        returned_scores = None if shown_scores is None else self.observer.edit_scores(shown_scores)
+        is_cut = returned_scores is not shown_scores
+        if returned_scores is not None and is_cut:
+            scores = returned_scores.reshape(scores.shape)
         result = softmax(scores)
         if is_cut:  # a query that is left without a key gets nothing
             sees_a_key = (scores > FAR).any(-1, keepdim=True)
@@ -217,8 +261,9 @@ class Tap(TorchFunctionMode):
         weights = fit(result)
         if weights is not None:
             visible = weights > 0
-            if edited is not None and edited.shape == weights.shape:
-                visible |= edited > FAR
+            if returned_scores is not None and returned_scores.shape == weights.shape:
+                # A weight may be 0 by underflow where the score is not masked.
+                visible |= returned_scores > FAR
             number = self.show_weights(weights, visible)
             self.await_values(result, visible, number)
         elif self.may_have_heads(result):
@@ -230,16 +275,30 @@ class Tap(TorchFunctionMode):
         return result.ndim == 4 or (result.ndim == 3 and len(result) > self.batch)
 
     def await_values(self, weights: Tensor, visible: Tensor, number: int | None) -> None:
-        """Wait for the product of weights with values."""
+        """Let the result of a softmax wait for a product with values.
+
+        That product would show that it is attention. weights: the result, (..., query, key).
+        visible: True where a query may attend. number: of the call, if the weights were shown to
+        the observer already, else None. A few rows are copied, to be compared with the product; the
+        oldest results are given up.
+        """
         step = math.ceil(weights.shape[-2] / SAMPLE)
         rows = weights[..., ::step, :].clone()
         latest = self.pending[1 - MOST :]
-        self.pending = [*latest, Pending([weights], visible, rows, number)]
+        pending = Pending(
+            forms=[weights],
+            visible=visible,
+            rows=rows,
+            number=number,
+        )
+        self.pending = [*latest, pending]
 
     def follow_weights(self, func: Any, operands: list[Tensor], result: Any) -> None:
-        """Follow pending weights to their product with values, through dropout and the like.
+        """Follow the weights that wait for their values through a function that torch has run.
 
-        operands: the tensors that a function was given; result: what it returned.
+        func: the function. operands: the tensors that it was given. result: what it returned. If it
+        was given such weights and is a matrix product, they meet their values. Any other function,
+        such as dropout, may return another form of the weights, which is followed as well.
         """
         for pending in self.pending:
             position = find_form(pending.forms, operands)
@@ -260,9 +319,12 @@ class Tap(TorchFunctionMode):
         operands: list[Tensor],
         result: Tensor,
     ) -> None:
-        """Show pending weights that meet their values: they are attention.
+        """Take waiting weights for attention, because a matrix product with them was computed.
 
-        Its output is there to compare with, if the weights are the first factor of a plain product.
+        pending: the weights that waited. func: the product. position: of the weights among its
+        operands. operands: the tensors that it was given. result: what it returned.
+        They are shown to the observer, if they were not yet. If they are the first factor of a
+        plain product, the observer also hears how far they, times the values, are from its result.
         """
         self.pending.remove(pending)
         weights = pending.forms[0]
@@ -274,17 +336,17 @@ class Tap(TorchFunctionMode):
                 return
             visible = self.add_axes(pending.visible)
             number = self.show_weights(self.add_axes(weights), visible)
-        if func is torch.einsum or position != 0 or not are_plain_factors(operands, weights):
+        if func is torch.einsum or position != 0 or not are_weights_and_values(operands, weights):
             return
         factor, values = operands
-        measured = compare_product(pending.rows, factor, values, result)
+        difference = compare_product(pending.rows, factor, values, result)
         dtype = find_coarsest_dtype(factor, values, result)
-        self.observer.measured(number, measured, dtype)
+        self.observer.record_difference(number, difference, dtype)
 
     def add_axes(self, array: Tensor) -> Tensor:
-        """Return an array of 2 to 4 axes as (B, H, ...).
+        """Return an array of 2 to 4 axes as (batch, head, ...), by adding axes of length 1.
 
-        The first axis of three is the batch if it is as long, else heads.
+        The first axis of three is the batch if it is as long as the batch, else the heads.
         """
         if array.ndim == 2:
             return array[None, None]
@@ -295,12 +357,16 @@ class Tap(TorchFunctionMode):
 
 
 def find_visible(scores: Tensor, weights: Tensor) -> Tensor:
-    """Return booleans, True where a score is no mask, or its weight is above 0."""
+    """Return booleans, True where a score is none of a mask, or its weight is above 0."""
     return (scores > FAR) | (weights > 0)
 
 
-def are_plain_factors(operands: Sequence[Tensor], weights: Tensor) -> bool:
-    """Return whether operands are weights and values as a matrix product takes them."""
+def are_weights_and_values(operands: Sequence[Tensor], weights: Tensor) -> bool:
+    """Return whether the tensors given to a matrix product are weights and values, in this order.
+
+    weights: the weights as their softmax made them; the first factor must have their last two axes,
+    and be contiguous.
+    """
     if len(operands) != 2 or operands[1].ndim < 2:
         return False
     factor = operands[0]
@@ -308,9 +374,12 @@ def are_plain_factors(operands: Sequence[Tensor], weights: Tensor) -> bool:
 
 
 def compare_product(rows: Tensor, weights: Tensor, values: Tensor, product: Tensor) -> float | None:
-    """Return how far some rows of weights, times values, are from the product that a model made.
+    """Return how far weights times values are from the product that a model made of them.
 
-    The rows are kept since their softmax. Returns None of an empty product.
+    rows: evenly spaced rows of the weights, at most SAMPLE, copied when their softmax made them.
+    weights: (..., query, key), as they met the values. values: (..., key, d). product: (..., query,
+    d). Returns the largest difference as a share of the largest value, or None for an empty
+    product.
     """
     *lead, queries, keys = weights.shape
     step = math.ceil(queries / SAMPLE)
@@ -320,7 +389,7 @@ def compare_product(rows: Tensor, weights: Tensor, values: Tensor, product: Tens
 
 
 def flatten_arguments(arguments: Any) -> Iterator[Any]:
-    """List arguments, those in lists too, as einsum takes them."""
+    """List arguments, and in place of a list of them, such as einsum takes, its entries."""
     for argument in arguments:
         if isinstance(argument, (list, tuple)):
             yield from argument
@@ -329,7 +398,11 @@ def flatten_arguments(arguments: Any) -> Iterator[Any]:
 
 
 def find_form(forms: list[Tensor], operands: list[Tensor]) -> int | None:
-    """Return the position of the first operand that is a form of weights, as it is or turned."""
+    """Return the position of the first operand that is a form of weights; None if there is none.
+
+    forms: the weights, and what was made of them in their shape. operands: tensors that a function
+    was given; one is a form also with its last two axes exchanged.
+    """
     for position, operand in enumerate(operands):
         for form in forms:
             if view_same_numbers(operand, form) or view_same_numbers(turn_last_axes(operand), form):
@@ -338,7 +411,7 @@ def find_form(forms: list[Tensor], operands: list[Tensor]) -> int | None:
 
 
 def view_same_numbers(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are views of the same numbers, with the same last axis."""
+    """Return whether two tensors are views of one piece of memory, with the same last axis."""
     if one.data_ptr() != other.data_ptr() or one.numel() != other.numel():
         return False
     last_axis = one.shape[-1:], one.stride()[-1:]
@@ -351,7 +424,11 @@ def turn_last_axes(array: Tensor) -> Tensor:
 
 
 def is_form(result: Tensor, forms: list[Tensor]) -> bool:
-    """Return whether a result can stand for weights: numbers of their shape, not turned."""
+    """Return whether the result of a function may be another form of weights.
+
+    It must hold floats in their shape, and not be one of the forms with its last two axes
+    exchanged. forms: the weights, and what was made of them.
+    """
     if not result.is_floating_point() or result.shape != forms[0].shape:
         return False
     return not any(is_turned(result, form) for form in forms)
@@ -362,10 +439,11 @@ def is_turned(result: Tensor, form: Tensor) -> bool:
     return view_same_numbers(turn_last_axes(result), form) and not view_same_numbers(result, form)
 
 
-def with_global(function: Any, name: str, value: Any) -> Any:
-    """Return a copy of a Python function that finds another value under one global name.
+def replace_global(function: Any, name: str, value: Any) -> Any:
+    """Return a copy of a Python function for which one global name has another value.
 
-    The function itself and its module stay as they are, so that other threads notice nothing.
+    name: the global name. value: what the copy finds under it. The function and its module stay as
+    they are, so that other threads notice nothing.
     """
     names = {**function.__globals__, name: value}
     copy = FunctionType(
@@ -383,7 +461,7 @@ def with_global(function: Any, name: str, value: Any) -> Any:
 def disable_fast_path() -> Iterator[None]:
     """Keep nn.MultiheadAttention and nn.TransformerEncoderLayer off their fused kernels.
 
-    Nobody can look into these.
+    A fused kernel calls none of the functions in which attention could be seen.
     """
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -21,7 +21,14 @@ from attnviz.experiments.sequences import draw_repeated_sequences
 from attnviz.layer.arrays import Array, find_namespace, widen_to_single
 from attnviz.models.base import Model, SupportsLosses, require_losses
 from attnviz.record import Doubles, Visible
-from attnviz.request import HeadInputs, OutputChange, Prompt, Replacement, Request, WeighHeads
+from attnviz.request import (
+    HeadInputs,
+    OutputChange,
+    Prompt,
+    Replacement,
+    Request,
+    WeighHeads,
+)
 from attnviz.results.ablation import (
     MEASURED_REPLACEMENTS,
     AblatedHeads,
@@ -73,22 +80,25 @@ def ablate(
 ) -> Ablation:
     """Measure the loss without each of the chosen heads, and without all those of one role.
 
+    roles: the roles of all heads, such as induction, as they were measured. chosen: the heads to
+    ablate, that is, to replace the output of. texts: those on which the roles were measured. watch:
+    is called with how many of how many runs are done.
+
     The losses are measured on the data on which the roles were. For comparison, other heads of the
     same layers are ablated that do not play the same role, or where there are not enough, such
-    heads of any layer; they are drawn anew from the seed of the roles. ``watch`` hears how many of
-    how many runs are done.
+    heads of any layer. They are drawn anew from the seed of the roles.
 
     Raises UsageError for a model without next tokens, ModelError for one that tells no losses.
     """
     predictor = require_losses(model)
     evaluations = make_evaluation_data(predictor, roles, texts)
-    whole_losses: dict[RoleData, Losses] = {}
+    intact_losses: dict[RoleData, Losses] = {}
     for data, evaluation in evaluations.items():
-        whole_losses[data] = measure_baseline(predictor, evaluation)
+        intact_losses[data] = measure_baseline(predictor, evaluation)
     head_sets = make_head_sets(chosen, roles)
     measure_head_sets(predictor, evaluations, head_sets, watch)
-    spreads = {data: LossSpread.of(losses) for data, losses in whole_losses.items()}
-    ablated = [compare_losses(head_set, evaluations, whole_losses) for head_set in head_sets]
+    spreads = {data: LossSpread.of(losses) for data, losses in intact_losses.items()}
+    ablated = [compare_losses(head_set, evaluations, intact_losses) for head_set in head_sets]
     return Ablation(spreads, tuple(ablated))
 
 
@@ -97,16 +107,18 @@ def make_evaluation_data(
     roles: Roles,
     texts: Sequence[str],
 ) -> dict[RoleData, EvaluationData]:
-    """Make the sequences and texts on which roles were measured ready for the loss.
+    """Make the data on which the roles of heads were measured ready to measure losses on.
 
-    On a repeated block the loss of the second copy counts, but not that of its first token, which
-    nothing foretells. Texts of one token foretell nothing either, and are left out.
+    Returns the random sequences with a repeated block under "repeated", and the texts under "text".
+    On a repeated block the loss of the second copy is counted, but not that of its first token,
+    which nothing foretells. Texts of one token foretell nothing either, and are left out.
     """
     vocabulary = model.read_vocabulary()
     setting = roles.setting
     sequences = np.array(draw_repeated_sequences(vocabulary, setting, model.name))
     block_start = len(vocabulary.prefix)
     second_copy_start = block_start + setting.block
+    # The loss of a token stands one place before it, since the first token has none.
     second_copy = slice(second_copy_start, second_copy_start + setting.block - 1)
     evaluations: dict[RoleData, EvaluationData] = {}
     evaluations["repeated"] = EvaluationData([sequences], second_copy)
@@ -122,7 +134,11 @@ def make_evaluation_data(
 
 
 def make_head_sets(chosen: Sequence[HeadRole], roles: Roles) -> list[HeadSet]:
-    """Make the sets of heads that are ablated, each with others that are drawn for comparison."""
+    """Make the sets of heads to ablate, each with other heads that are drawn for comparison.
+
+    chosen: the heads to ablate, each by itself, and all of one role together. roles: those of all
+    heads, among which the others are drawn.
+    """
     rng = np.random.default_rng(roles.setting.seed)
     head_sets = []
     for heads, role in group_heads(chosen):
@@ -137,7 +153,11 @@ def measure_head_sets(
     head_sets: Sequence[HeadSet],
     watch: Watch,
 ) -> None:
-    """Measure the losses without each set of heads and without its others; each set only once."""
+    """Measure the losses without each set of heads and without those drawn for comparison with it.
+
+    The losses are kept in ``evaluations``, the data to measure on; each set is measured only once.
+    watch: is called with how many of how many runs are done.
+    """
     distinct: dict[frozenset[Head], None] = {}
     for head_set in head_sets:
         for heads in (head_set.heads, *head_set.others):
@@ -146,11 +166,11 @@ def measure_head_sets(
     total = runs_per_set * len(distinct)
     done = 0
     for evaluation in evaluations.values():
-        for how in MEASURED_REPLACEMENTS:
+        for replacement in MEASURED_REPLACEMENTS:
             for ablated in distinct:
-                change = make_ablation(ablated, how, evaluation.mean_outputs)
+                change = make_ablation(ablated, replacement, evaluation.mean_outputs)
                 losses = measure_losses(model, evaluation, change)
-                evaluation.losses[how, ablated] = losses
+                evaluation.losses[replacement, ablated] = losses
                 done += 1
                 watch(done, total)
 
@@ -158,19 +178,27 @@ def measure_head_sets(
 def compare_losses(
     head_set: HeadSet,
     evaluations: Mapping[RoleData, EvaluationData],
-    whole_losses: Mapping[RoleData, Losses],
+    intact_losses: Mapping[RoleData, Losses],
 ) -> AblatedHeads:
-    """Compare the losses without a set of heads with those of the whole model, on all data."""
+    """Compare the losses without a set of heads with those of the intact model, on all data.
+
+    head_set: the heads, with others that were drawn for comparison. evaluations: for each kind of
+    data the losses that were measured without heads. intact_losses: for each kind of data the
+    losses of the model with all its heads, (sequence,).
+    """
     rises: dict[tuple[RoleData, Replacement], LossRise] = {}
     for data, evaluation in evaluations.items():
-        whole = whole_losses[data]
-        for how in MEASURED_REPLACEMENTS:
-            rises[data, how] = measure_rise(evaluation, whole, how, head_set)
+        intact = intact_losses[data]
+        for replacement in MEASURED_REPLACEMENTS:
+            rises[data, replacement] = measure_rise(evaluation, intact, replacement, head_set)
     return AblatedHeads(head_set.heads, head_set.role, rises)
 
 
 def measure_baseline(model: SupportsLosses, evaluation: EvaluationData) -> Losses:
-    """Measure the loss of the whole model on each sequence, and keep the means of its heads."""
+    """Measure the loss of the intact model on each sequence, (sequence,).
+
+    While the model runs, the mean output of each head is computed, and kept in ``evaluation``.
+    """
     sums: dict[int, Array] = defaultdict(float)
 
     def add_outputs(layer: int, output: Array, _: WeighHeads) -> Array:
@@ -185,9 +213,15 @@ def measure_baseline(model: SupportsLosses, evaluation: EvaluationData) -> Losse
 
 
 def measure_losses(
-    model: SupportsLosses, evaluation: EvaluationData, change: OutputChange
+    model: SupportsLosses,
+    evaluation: EvaluationData,
+    change: OutputChange,
 ) -> Losses:
-    """Measure the mean loss on each sequence while the model is changed, (sequence,)."""
+    """Measure the mean loss on each sequence while a model is changed, (sequence,).
+
+    evaluation: the sequences, and the positions that are counted. change: a function that is called
+    with the outputs of the heads of each layer, and returns what the model uses instead.
+    """
     means = []
     for ids in evaluation.ids:
         losses = model.losses(ids, change)  # (batch, n - 1)
@@ -198,49 +232,59 @@ def measure_losses(
 
 def make_ablation(
     heads: Iterable[Head],
-    how: Replacement,
+    replacement: Replacement,
     means: Mapping[int, Array],
     seed: int = 0,
 ) -> OutputChange:
-    """Make the change of a model that ablates heads.
+    """Make the function that ablates heads in a running model, by replacing their outputs.
 
-    means: by layer the mean outputs of all heads, (head, d_v), which are needed for "mean" only.
-    seed: of the order in which weights are permuted. A replacement is a constant: no gradient goes
-    through it.
+    heads: each by its layer and number. replacement: "zero"; "mean"; "uniform" or "permute", which
+    stand for outputs with other weights. means: by layer the mean outputs of all heads, (head,
+    d_v), which are needed for "mean" only. seed: of the order in which weights are permuted. A
+    replacement is a constant: no gradient goes through it.
     """
     heads_of_layer: dict[int, list[int]] = defaultdict(list)
     for layer, head in sorted(heads):
         heads_of_layer[layer].append(head)
 
     def replace_outputs(layer: int, output: Array, weigh: WeighHeads) -> Array:
+        """Replace the outputs of the ablated heads of a layer, (batch, query, head, d_v).
+
+        weigh: tells the weights, the mask and the values of some heads.
+        """
         if layer not in heads_of_layer:
             return output
         ablated = heads_of_layer[layer]
         xp, values = find_namespace(output), 0
-        if how == "mean":
+        if replacement == "mean":
             values = means[layer][ablated]
-        elif how != "zero":
+        elif replacement != "zero":
             rng = np.random.default_rng((seed, layer))
             without_gradient = nullcontext() if xp is np else xp.no_grad()
             with without_gradient:
-                values = compute_other_outputs(weigh(ablated), how, rng)
+                values = compute_other_outputs(weigh(ablated), replacement, rng)
         changed = output + 0  # a copy, of NumPy as of torch
-        replacement = xp.asarray(values, dtype=output.dtype, device=output.device)
-        changed[:, :, ablated] = replacement
+        new_outputs = xp.asarray(values, dtype=output.dtype, device=output.device)
+        changed[:, :, ablated] = new_outputs
         return changed
 
     return replace_outputs
 
 
-def compute_other_outputs(weighed: HeadInputs, how: Replacement, rng: np.random.Generator) -> Array:
+def compute_other_outputs(
+    inputs: HeadInputs,
+    replacement: Replacement,
+    rng: np.random.Generator,
+) -> Array:
     """Compute what heads would put out with other weights, (batch, query, head, d_v).
 
-    how: "uniform", the same weight on all visible keys, or "permute".
+    inputs: the weights of these heads, their mask and their values. replacement: "uniform", the
+    same weight on all visible keys, or "permute", the weights of each query in another order.
     """
-    weights = convert_to_numpy(weighed.weights)
-    value = convert_to_numpy(weighed.value)
-    visible = np.broadcast_to(convert_to_numpy(weighed.visible), weights.shape)
-    if how == "uniform":
+    weights = convert_to_numpy(inputs.weights)
+    value = convert_to_numpy(inputs.value)
+    visible = np.broadcast_to(convert_to_numpy(inputs.visible), weights.shape)
+    if replacement == "uniform":
         seen = visible.sum(-1, keepdims=True)
         other_weights = visible / np.maximum(seen, 1)
     else:
@@ -251,9 +295,14 @@ def compute_other_outputs(weighed: HeadInputs, how: Replacement, rng: np.random.
 
 
 def permute_rows(weights: Doubles, visible: Visible, rng: np.random.Generator) -> Doubles:
-    """Shuffle the weights (..., key) of each row among its visible keys (Jain & Wallace 2019)."""
-    visible_first = np.argsort(~visible, axis=-1, kind="stable")  # in their order, then the others
+    """Shuffle the weights (..., key) of each row among its visible keys (Jain & Wallace 2019).
+
+    Masked keys keep their 0. All texts of a batch, the first axis, are shuffled in one order.
+    """
+    # The visible keys of each row in their order, then the masked ones.
+    visible_first = np.argsort(~visible, axis=-1, kind="stable")
     draws = rng.random(weights.shape[1:])  # one order for all texts of a batch
+    # Masked keys come last.
     visible_draws = np.where(visible, draws, np.inf)
     shuffled_keys = np.argsort(visible_draws, axis=-1)
     shuffled_weights = np.take_along_axis(weights, shuffled_keys, -1)
@@ -263,7 +312,7 @@ def permute_rows(weights: Doubles, visible: Visible, rng: np.random.Generator) -
 
 
 def convert_to_numpy(array: Array) -> Array:
-    """Convert an array of NumPy or torch to NumPy, outside of its graph; numbers in float64."""
+    """Convert an array of NumPy or torch to NumPy, without its gradients; numbers to float64."""
     if not isinstance(array, np.ndarray):
         array = array.detach().cpu()
         if array.is_floating_point():
@@ -277,7 +326,8 @@ def convert_to_numpy(array: Array) -> Array:
 def group_heads(chosen: Sequence[HeadRole]) -> list[HeadGroup]:
     """Group heads for ablation: each by itself, then all of a role together where it has several.
 
-    Each group stands with its role.
+    chosen: heads, each with its role, or None for no role. Each group stands with the role of its
+    heads.
     """
     groups: list[HeadGroup] = []
     for role in dict.fromkeys(head.role for head in chosen):
@@ -289,24 +339,27 @@ def group_heads(chosen: Sequence[HeadRole]) -> list[HeadGroup]:
 
 
 def draw_other_heads(
-    own: Sequence[Head],
+    ablated: Sequence[Head],
     role: str | None,
-    heads: Sequence[HeadRole],
+    all_heads: Sequence[HeadRole],
     rng: np.random.Generator,
 ) -> list[tuple[Head, ...]]:
-    """Draw sets of as many other heads, OTHERS at most, none of which plays the role.
+    """Draw sets of as many other heads as are ablated, OTHERS sets at most.
 
-    They are of the same layers if these have enough such heads, else of all layers.
+    ablated: the heads in place of which others are drawn. role: the role of these heads; no head
+    that plays it is drawn. all_heads: all heads of the model with their roles. The others are of
+    the same layers if these have enough such heads, else of all layers. There is no set if the
+    model has too few.
     """
-    count = len(own)
-    layers = {layer for layer, _ in own}
+    count = len(ablated)
+    layers = {layer for layer, _ in ablated}
     candidates = []
-    for head in heads:
+    for head in all_heads:
         plays_role = role is not None and head.role == role
-        if head.place not in own and not plays_role:
+        if head.place not in ablated and not plays_role:
             candidates.append(head.place)
-    near = [head for head in candidates if head[0] in layers]
-    pool = near if len(near) >= count else candidates
+    same_layers = [head for head in candidates if head[0] in layers]
+    pool = same_layers if len(same_layers) >= count else candidates
     if count == 1:
         order = rng.permutation(len(pool))
         return [(pool[i],) for i in order[:OTHERS]]
@@ -322,15 +375,20 @@ def draw_other_heads(
 
 def measure_rise(
     evaluation: EvaluationData,
-    whole: Losses,
-    how: Replacement,
+    intact: Losses,
+    replacement: Replacement,
     head_set: HeadSet,
 ) -> LossRise:
-    """Measure the rise of the loss without a set of heads, and without its others."""
-    own_losses = evaluation.losses[how, frozenset(head_set.heads)]
-    own_rise = LossSpread.of(own_losses - whole)
+    """Measure how much the loss rises without a set of heads, and without others in its place.
+
+    evaluation: one kind of data, with the losses that were measured on it without heads. intact:
+    the losses of the model with all its heads, (sequence,). replacement: by what the output of the
+    heads was replaced. head_set: the heads, with others that were drawn for comparison.
+    """
+    losses = evaluation.losses[replacement, frozenset(head_set.heads)]
+    rise = LossSpread.of(losses - intact)
     mean_rises = []
     for heads in head_set.others:
-        rises = evaluation.losses[how, frozenset(heads)] - whole
+        rises = evaluation.losses[replacement, frozenset(heads)] - intact
         mean_rises.append(float(rises.mean()))
-    return LossRise(own_rise, LossSpread.of(mean_rises))
+    return LossRise(rise, LossSpread.of(mean_rises))

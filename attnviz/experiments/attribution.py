@@ -31,7 +31,15 @@ from attnviz.models.base import (
     require_token_sequences,
 )
 from attnviz.models.interventions import batch_interventions
-from attnviz.record import ATTENTION, CHEFER, GRADIENT, NORM, AttentionMap, Capture, Doubles
+from attnviz.record import (
+    ATTENTION,
+    CHEFER,
+    GRADIENT,
+    NORM,
+    AttentionMap,
+    Capture,
+    Doubles,
+)
 from attnviz.request import (
     LIKELIEST,
     NOTHING,
@@ -44,7 +52,14 @@ from attnviz.request import (
 )
 from attnviz.results.attribution import Attribution, TokenRemoval
 from attnviz.results.intervention import InterventionOutcome
-from attnviz.selection import ALL, Head, HeadNames, Selection, TokenReference, require_same_tokens
+from attnviz.selection import (
+    ALL,
+    Head,
+    HeadNames,
+    Selection,
+    TokenReference,
+    require_same_tokens,
+)
 
 SUBSTITUTES = 4
 UNRANKED = "of {} tokens there is none to rank but the first, special ones and the query"
@@ -68,8 +83,8 @@ class AttributionRuns:
     truncate: bool = False
     intervention: Intervention = NOTHING
     """What all runs have in common."""
-    without: tuple[Head, ...] = ()
-    """Heads that the intervention replaces: what they attend to, and move, is not used."""
+    replaced_heads: tuple[Head, ...] = ()
+    """Heads whose output the intervention replaces: their weights and norms are not counted."""
     watch: Watch = ignore_progress
 
     def capture(self) -> Capture:
@@ -92,50 +107,62 @@ class AttributionRuns:
         query: int | None = None,
         heads: Selection | HeadNames = ALL,
     ) -> Maps:
-        """Capture the attention of all queries or one as weights, norms or gradients."""
-        spot = None if query is None else TokenReference(query)
+        """Capture the attention of all layers as weights, norms or gradients.
+
+        method: ``attention``, ``norm`` or ``gradient``. Norms are summed over the heads of a layer.
+        query: the position of the one query to capture; None for all. heads: the heads to capture.
+        """
+        reference = None if query is None else TokenReference(query)
         request = Request(
             heads=heads,
             truncate=self.truncate,
             method=method,  # type: ignore[arg-type]
             summed=method == NORM,
             target=self.target,
-            query=spot,
+            query=reference,
         )
         return self.model.capture(self.prompt, request, self.intervention).maps
 
     def average_kept_heads(self, maps: Maps) -> tuple[AttentionMap, ...]:
-        """Return weights of all heads as means over those of each layer that are not replaced.
+        """Average the weights of each layer over the heads that are not replaced.
 
-        They are 0 where none is left. Without replaced heads the maps stay as they are.
+        maps: weights of all heads. Where no head is left, the averages are 0. If no head is
+        replaced, the maps stay as they are.
         """
-        if not self.without:
+        if not self.replaced_heads:
             return tuple(maps)
         means: list[AttentionMap] = []
         for each in maps:
             indices = range(len(each.layers))
-            means += [average_layer_without(each, index, self.without) for index in indices]
+            means += [average_kept_of_layer(each, index, self.replaced_heads) for index in indices]
         return tuple(means)
 
     def select_kept_heads(self, maps: Maps) -> Selection | HeadNames:
-        """Return the selection of the heads that are not replaced."""
-        if not self.without:
+        """Select the heads that are not replaced, out of all heads of these maps.
+
+        If no head is replaced, the selection is ALL.
+        """
+        if not self.replaced_heads:
             return ALL
         kept: list[Head] = []
         for each in maps:
             for layer in each.layers:
                 heads = [(layer, int(head)) for head in each.heads]
-                kept += [head for head in heads if head not in self.without]
+                kept += [head for head in heads if head not in self.replaced_heads]
         return HeadNames(tuple(kept))
 
     def respond(self, further: Sequence[Intervention]) -> Response:
-        """Return what the model says under further interventions, each for itself."""
-        own = self.intervention
+        """Run the model once for each of some interventions, and return what it says.
+
+        further: cuts of edges and replacements of tokens, which come on top of what is changed in
+        all runs.
+        """
+        common = self.intervention
         interventions = []
         for each in further:
-            cuts = own.cuts + each.cuts
-            tokens = own.tokens + each.tokens
-            interventions.append(replace(own, cuts=cuts, tokens=tokens))
+            cuts = common.cuts + each.cuts
+            tokens = common.tokens + each.tokens
+            interventions.append(replace(common, cuts=cuts, tokens=tokens))
         return self.model.respond(self.prompt, interventions, self.target, truncate=self.truncate)
 
 
@@ -155,13 +182,15 @@ def attribute(
 ) -> Attribution:
     """Score each token for what a model says at one place of a text, by all methods that there are.
 
-    by: the method that ranks; without it gradient where something is predicted, else norm. checks:
-    interventions that are run for comparison, on each token that the query has something of: a run
-    a token, or four. seed: of the random baseline, and of the tokens that are read instead.
-    intervention: what the model computes otherwise in all runs; without: the heads that it
-    replaces, which do not count in weights and norms; outcome: in place of these two, what
-    ``intervene`` returned of changes, which the result then tells of. watch: is called with how
-    many of how many runs are done.
+    target: the prediction that is asked about. by: the method that ranks the tokens; without it
+    gradient where something is predicted, else norm. checks: interventions that are run for
+    comparison, on each token that can have reached the query: one run a token, or four. seed: of
+    the random baseline, and of the tokens that are read in place of others. truncate: cut a text
+    that is longer than the model reads. intervention: what the model computes otherwise in all
+    runs. without: the heads that the intervention replaces, which are not counted in weights and
+    norms. outcome: what ``intervene`` returned; its changes are made in all runs, in place of the
+    two above, and the result tells of them. watch: is called with how many of how many runs are
+    done.
 
     Raises UsageError for an encoder-decoder, for a method that cannot be had and as
     ``Model.respond`` does, ModelError for a model without predictions, InputError for a text
@@ -171,7 +200,15 @@ def attribute(
         intervention = make_intervention(outcome.changes)
         without = outcome.changes.ablated
     predictor = require_predictions(model)
-    runs = AttributionRuns(predictor, prompt, target, truncate, intervention, tuple(without), watch)
+    runs = AttributionRuns(
+        model=predictor,
+        prompt=prompt,
+        target=target,
+        truncate=truncate,
+        intervention=intervention,
+        replaced_heads=tuple(without),
+        watch=watch,
+    )
     attribution = attribute_runs(runs, by, checks, seed)
     return attribution if outcome is None else attribution.with_outcome(outcome)
 
@@ -182,7 +219,15 @@ def attribute_runs(
     checks: Sequence[TokenRemoval],
     seed: int,
 ) -> Attribution:
-    """Score each token for what a model says in runs that have an intervention in common."""
+    """Score each token for what a model says, from runs that have an intervention in common.
+
+    by: the method that ranks the tokens; None for the default. checks: interventions that are run
+    for comparison, on each token that can have reached the query. seed: of the random baseline, and
+    of the tokens that are read in place of others.
+
+    Raises UsageError for a method that cannot be had, InputError for a text without a token that
+    could be ranked.
+    """
     capture = runs.capture()
     response = runs.respond([NOTHING])
     if by in (GRADIENT, CHEFER) and response.kind == "vector":
@@ -192,20 +237,20 @@ def attribute_runs(
     ranked = find_rankable(capture.maps, query)
     if not ranked.any():
         raise InputError(UNRANKED.format(token_count))
-    maps, lacking = capture_all_methods(runs, capture.maps, response, query)
+    maps, notes_on_missing = capture_all_methods(runs, capture.maps, response, query)
     sources = find_sources(capture.maps, query)
-    scored = sources.copy()
-    scored[query] = True
+    has_score = sources.copy()
+    has_score[query] = True
     scores: dict[str, Doubles] = {}
     for name, values in score_tokens(maps, query).items():
-        scores[name] = np.where(scored, values, np.nan)
-    method = choose_ranking(by, scores, lacking)
+        scores[name] = np.where(has_score, values, np.nan)
+    method = choose_ranking(by, scores, notes_on_missing)
     target = None if response.kind == "vector" else response.name(response.target)
     baselines = score_baselines(token_count, query, seed)
     source_positions = np.flatnonzero(sources).tolist()
     effects = measure_effects(runs, response, source_positions, checks, seed)
     probability = compute_probability(response)
-    notes = *capture.notes, *lacking.values()
+    notes = *capture.notes, *notes_on_missing.values()
     return Attribution(
         model=runs.model.name,
         text=capture.text,
@@ -223,19 +268,21 @@ def attribute_runs(
     )
 
 
-def average_layer_without(
+def average_kept_of_layer(
     attention_map: AttentionMap,
     layer: int,
-    without: Sequence[Head],
+    replaced_heads: Sequence[Head],
 ) -> AttentionMap:
-    """Return a layer's mean of weights over its heads but for some; 0 if no head is left.
+    """Average the weights of one layer over its heads but for those that are replaced.
 
-    layer: its position in the map.
+    layer: its index in the map. replaced_heads: heads, each by its layer and number. If no head is
+    left, the weights are 0.
     """
     number = attention_map.layers[layer]
     names = [(number, head) for head in attention_map.heads]
-    kept = [i for i, name in enumerate(names) if name not in without]
-    one_layer = attention_map.part([layer], kept or [0])
+    kept = [i for i, name in enumerate(names) if name not in replaced_heads]
+    # If no head is left, one is taken, and its weights are set to 0 below.
+    one_layer = attention_map.pick_heads([layer], kept or [0])
     mean = one_layer.reduced("mean")
     if kept or mean.weights is None:
         return mean
@@ -245,8 +292,9 @@ def average_layer_without(
 def find_query(response: Response, maps: Maps, target: Target) -> int:
     """Find the position of the token whose row of attention tells what was read.
 
-    A class is told by the first token, and by the last of a causal model. Raises UsageError for the
-    choice of a position where there is none.
+    It is the token at which the model made its prediction. A class of the text is told by the last
+    token of a causal model, by the first one of any other. Raises UsageError if the target names a
+    token, and the model tells a class.
     """
     if response.kind != "class":
         return response.place
@@ -263,12 +311,17 @@ def capture_all_methods(
     response: Response,
     query: int,
 ) -> tuple[dict[str, Maps], dict[str, str]]:
-    """Capture the maps that methods are made of, and say why some are lacking, both by name."""
+    """Capture the maps that the methods of attribution are made of: weights, norms and gradients.
+
+    weights: the maps of weights, which were captured before. response: what the model says. query:
+    the position of the query. Returns the maps by their name, and by name a note why others cannot
+    be had.
+    """
     heads = runs.select_kept_heads(weights)
     captures: dict[str, Callable[[], Maps]] = {}
-    lacking: dict[str, str] = {}
+    notes_on_missing: dict[str, str] = {}
     if heads == HeadNames(()):
-        lacking[NORM] = "without norm: all heads are ablated"
+        notes_on_missing[NORM] = "without norm: all heads are ablated"
     else:
         captures[NORM] = partial(runs.capture_maps, NORM, query, heads)
     if response.kind != "vector":
@@ -278,26 +331,30 @@ def capture_all_methods(
         try:
             maps[method] = capture()
         except (UsageError, ModelError) as error:  # values are hidden, or weights are integers
-            lacking[method] = f"without {method}: {error}"
-    return maps, lacking
+            notes_on_missing[method] = f"without {method}: {error}"
+    return maps, notes_on_missing
 
 
 def choose_ranking(
     by: str | None,
     scores: Mapping[str, Doubles],
-    lacking: Mapping[str, str],
+    notes_on_missing: Mapping[str, str],
 ) -> str:
-    """Choose the method that ranks. Raises UsageError if it cannot be had."""
+    """Choose the method that ranks the tokens. Raises UsageError if it cannot be had.
+
+    by: the name of a method; None for the first of DEFAULT_RANKINGS that has scores. scores: by
+    method. notes_on_missing: by the name of what could not be captured, a note why.
+    """
     if by is not None and by not in scores:
         needed = GRADIENT if by == CHEFER else by
-        note = lacking.get(needed, "")
+        note = notes_on_missing.get(needed, "")
         _, _, reason = note.partition(": ")
         raise UsageError(f"cannot rank by {by}: {reason}")
     return by or next(name for name in DEFAULT_RANKINGS if name in scores)
 
 
 def compute_probability(response: Response) -> float:
-    """Compute the probability of the target among all outputs; NaN of a vector."""
+    """Compute the probability of the target among all outputs; NaN if the output is a vector."""
     if response.kind == "vector":
         return np.nan
     logarithms = log_softmax(response.outputs[0])
@@ -313,28 +370,31 @@ def measure_effects(
 ) -> dict[TokenRemoval, Doubles]:
     """Measure how much each of some tokens moves what is said, by each intervention.
 
-    The effects are (token,), NaN for the tokens that are not at these positions.
+    response: what the model says of the whole text. positions: those of the tokens. checks: the
+    interventions, "knock-out" (no other token reads this one) and "leave-one-out" (other tokens are
+    read in its place). seed: of the tokens that are read instead. Returns for each intervention the
+    fall of the target's logit, (token,), mean over the runs of a token; NaN for the tokens at other
+    positions.
     """
     token_runs: dict[TokenRemoval, TokenRuns] = {check: [] for check in checks}
     if "knock-out" in token_runs:
-        token_runs["knock-out"] = cut_columns(positions)
+        token_runs["knock-out"] = make_knock_outs(positions)
     if "leave-one-out" in token_runs:
         substitute_ids = draw_substitutes(runs.model, seed)
-        token_runs["leave-one-out"] = replace_tokens(response, positions, substitute_ids)
+        token_runs["leave-one-out"] = make_substitutions(response, positions, substitute_ids)
     total = sum(map(len, token_runs.values()))
     done = 0
     token_count = len(response.tokens)
     effects: dict[TokenRemoval, Doubles] = {}
-    for check, members in token_runs.items():
+    for check, runs_of_check in token_runs.items():
         falls: list[float] = []
-        interventions = [intervention for _, intervention in members]
-        for batch in batch_interventions(
-            interventions
-        ):  # its outputs are not kept: vocabularies are wide
+        interventions = [intervention for _, intervention in runs_of_check]
+        # The outputs of a batch are not kept, since vocabularies are wide.
+        for batch in batch_interventions(interventions):
             falls += measure_fall(response, runs.respond(batch)).tolist()
             done += len(batch)
             runs.watch(done, total)
-        removed = [position for position, _ in members]
+        removed = [position for position, _ in runs_of_check]
         sums = np.bincount(removed, falls, token_count)
         counts = np.bincount(removed, minlength=token_count)
         means = np.full(len(sums), np.nan)
@@ -343,23 +403,29 @@ def measure_effects(
     return effects
 
 
-def cut_columns(positions: Sequence[int]) -> TokenRuns:
-    """Make the interventions that cut the column of each of some tokens in all layers and heads."""
+def make_knock_outs(positions: Sequence[int]) -> TokenRuns:
+    """Make for each of some tokens an intervention in which no other token attends to it.
+
+    The token's column is cut in all layers and heads. Returns each intervention with the position
+    of its token; nothing is run.
+    """
     token_runs: TokenRuns = []
     for position in positions:
-        column = Edge(None, None, None, None, position)
+        column = Edge(kind=None, layer=None, head=None, query=None, key=position)
         token_runs.append((position, Intervention(cuts=(column,))))
     return token_runs
 
 
-def replace_tokens(
+def make_substitutions(
     response: Response,
     positions: Sequence[int],
     substitute_ids: Sequence[int],
 ) -> TokenRuns:
-    """Make the interventions that read substitutes in place of each of some tokens.
+    """Make for each of some tokens interventions that read other tokens in its place.
 
-    A token is replaced by the first SUBSTITUTES of the substitutes that are not itself.
+    response: has the tokens of the text. positions: those of the tokens to replace. substitute_ids:
+    the ids of other tokens; the first SUBSTITUTES that are not the token itself are used. Returns
+    each intervention with the position of its token; nothing is run.
     """
     token_runs: TokenRuns = []
     for position in positions:
@@ -372,10 +438,10 @@ def replace_tokens(
 
 
 def draw_substitutes(model: Model, seed: int) -> list[int]:
-    """Draw tokens of text to be read instead of others.
+    """Draw the ids of tokens of text, to be read in place of others.
 
-    They are one more than are needed, since one may be the token itself. Raises ModelError for a
-    model that reads no token ids.
+    They are one more than are needed for a token, since one may be the token itself. Raises
+    ModelError for a model that reads no token ids.
     """
     plain = require_token_sequences(model).read_vocabulary().plain
     shuffled = np.random.default_rng(seed).permutation(plain)
@@ -383,13 +449,14 @@ def draw_substitutes(model: Model, seed: int) -> list[int]:
     return drawn_ids
 
 
-def measure_fall(response: Response, other: Response) -> Doubles:
-    """Measure by how much the target's logit, less the mean of all, is lower in other runs, (run,).
+def measure_fall(response: Response, changed: Response) -> Doubles:
+    """Measure how much the target's logit falls in changed runs, (run,).
 
-    Of vectors it is 1 - cosine.
+    response: what the model says without a change. changed: what it says in the other runs. The
+    mean of all logits is taken off each logit. If the outputs are vectors, the fall is 1 - cosine.
     """
     before = response.outputs[0].astype(np.float64)  # (number,)
-    after = other.outputs.astype(np.float64)  # (run, number)
+    after = changed.outputs.astype(np.float64)  # (run, number)
     if response.kind == "vector":
         return measure_turn(before, after)
     target = response.target

@@ -3,7 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
-from attnviz.analysis.explain import explain_query, explain_vectors, measure_difference
+from attnviz.analysis.explain import (
+    explain_query,
+    explain_vectors,
+    measure_difference,
+)
 from attnviz.errors import InputError
 from attnviz.lm import store
 from attnviz.models import Model
@@ -29,28 +33,37 @@ def explain_head(
     kind: Kind | None = None,
     truncate: bool = False,
 ) -> ExplanationResult:
-    """Follow one query of one head of a model, step by step.
+    """Compute step by step what one head of a model does for one query, from vectors to output.
 
-    By default it is the last token, in head 0 of the last layer. kind: the map that is meant, of a
-    model that has several. truncate: cut a text that is longer than the model reads.
+    layer, head, query: by default head 0 of the last layer, and the last token. kind: the map that
+    is meant, of a model that has several, such as self-attention and cross-attention. truncate: cut
+    a text that is longer than the model reads. The result also says how far the steps are from what
+    the model itself computed.
 
     Raises UsageError for a head or a token that is not there, InputError for a query that sees no
-    key, ModelError for a model that cannot be followed.
+    key, ModelError for a model that does not give the vectors of its heads.
     """
     kinds = (kind,) if kind else ()
-    follower = require_operands(model)
-    request = Request(layer, head, truncate, kinds, EXPLAINED_KINDS, query=query)
+    model_with_operands = require_operands(model)
+    request = Request(
+        layers=layer,
+        heads=head,
+        truncate=truncate,
+        kinds=kinds,
+        preferred=EXPLAINED_KINDS,
+        query=query,
+    )
     capture = model.capture(prompt, request)
     weights = capture.maps[0].weights
     try:
-        operands = follower.operands(prompt, request)
+        operands = model_with_operands.operands(prompt, request)
         steps = explain_query(operands)
     except ValueError as error:
         raise InputError(f"{error}: its output is 0; choose another --query") from error
-    own_weights: npt.ArrayLike = np.nan
+    model_weights: npt.ArrayLike = np.nan
     if weights is not None:
-        own_weights = weights[0, 0, 0]
-    difference = measure_difference(steps, own_weights)
+        model_weights = weights[0, 0, 0]
+    difference = measure_difference(steps, model_weights)
     return ExplanationResult(capture, steps, difference)
 
 
@@ -62,17 +75,19 @@ def explain_score(
     *,
     truncate: bool = False,
 ) -> ExplanationResult:
-    """Follow one query of self-attention by a score function, on raw vectors.
+    """Compute step by step the self-attention of one query by a score function, on raw vectors.
 
-    The vectors are the embeddings of the built-in model, which reads the prompt. score: one of
-    ``attnviz.analysis.explain.RAW_SCORES``. Raises UsageError for a token that is not there.
+    score: one of ``attnviz.analysis.explain.RAW_SCORES``. builtin: the built-in model, which reads
+    the prompt; the vectors are its embeddings of the tokens. query: the token, by default the last.
+    truncate: cut a text that is longer than the model reads. Raises UsageError for a token that is
+    not there.
     """
-    request = Request(FIRST_OF_ALL, FIRST_OF_ALL, truncate, query=query)
+    request = Request(layers=FIRST_OF_ALL, heads=FIRST_OF_ALL, truncate=truncate, query=query)
     capture = builtin.capture(prompt, request)
     query_map = capture.maps[0]
     embeddings = store.read_stored_model(store.BUILTIN).parameters["embedding"]
     token_ids = [token.id for token in query_map.keys]
     position = query_map.query_places[0]
-    steps, own_weights = explain_vectors(score, embeddings[token_ids], position)
-    difference = measure_difference(steps, own_weights)
+    steps, layer_weights = explain_vectors(score, embeddings[token_ids], position)
+    difference = measure_difference(steps, layer_weights)
     return ExplanationResult(capture, steps, difference, score)

@@ -9,7 +9,13 @@ from itertools import product
 import numpy as np
 
 from attnviz.analysis.numerics import collapse_repeats
-from attnviz.analysis.roles import ROLES, Layout, RoleData, scale_above_chance, score_roles
+from attnviz.analysis.roles import (
+    ROLES,
+    Layout,
+    RoleData,
+    scale_above_chance,
+    score_roles,
+)
 from attnviz.errors import UsageError
 from attnviz.experiments.ablation import ablate
 from attnviz.experiments.progress import Watch, ignore_progress
@@ -25,7 +31,14 @@ from attnviz.results.head_roles import (
     RoleScores,
     SequenceSettings,
 )
-from attnviz.selection import ALL, Head, HeadNames, Selection, require_same_tokens, resolve_blocks
+from attnviz.selection import (
+    ALL,
+    Head,
+    HeadNames,
+    Selection,
+    require_same_tokens,
+    resolve_blocks,
+)
 
 ALL_HEADS = Request(truncate=True, kinds=("self",))
 DEFAULT_SETTING = SequenceSettings()
@@ -47,20 +60,23 @@ def find_head_roles(
 ) -> HeadsResult:
     """Find the roles of the heads of a model, and with ``ablates`` what it loses without them.
 
-    layers, heads: those that are listed; None for all. role: the one that is drawn. Without the
-    chosen heads the loss is measured, and where none are chosen, without those that have a name, or
-    play ``role``. watch: is called with how many of how many runs of the ablation are done.
+    A role is a thing that heads are known to do, such as induction. texts: texts to measure on,
+    beside random sequences, which ``setting`` describes. layers, heads: those that are listed in
+    the result; None for all. role: the role whose scores a picture shows; None for the names of the
+    heads. ablates: measure the loss without each of the chosen heads, or if none are chosen,
+    without those that play ``role``, or any role. watch: is called with how many of how many runs
+    of the ablation are done.
 
     Raises UsageError for a head that is not there, for a model of two texts or a block too long for
     it, and where there is nothing to ablate; InputError for texts that the model cannot read.
     """
-    all_roles = measure_heads(model, setting, texts)
+    all_roles = measure_head_roles(model, setting, texts)
     roles = select_roles(all_roles, layers or ALL, heads or ALL)
     if not ablates:
         return HeadsResult(roles, role=role)
     chosen = roles.heads
     if layers is None and heads is None:
-        chosen = heads_with_name(roles, role)
+        chosen = select_named_heads(roles, role)
     if not chosen:
         lacking = f"plays the role {role}" if role else "has a name"
         problem = f"no head of {model.name} {lacking}"
@@ -70,7 +86,7 @@ def find_head_roles(
 
 
 def select_roles(roles: Roles, layers: Selection, heads: Selection | HeadNames) -> Roles:
-    """Return the roles of some heads only. Raises UsageError for one that is not there."""
+    """Select the roles of some layers and heads. Raises UsageError for one that is not there."""
     heads_of_layer: dict[int, list[int]] = {}
     for head in roles.heads:
         heads_of_layer.setdefault(head.layer, []).append(head.head)
@@ -81,18 +97,19 @@ def select_roles(roles: Roles, layers: Selection, heads: Selection | HeadNames) 
     return replace(roles, heads=tuple(kept))
 
 
-def heads_with_name(roles: Roles, role: str | None) -> tuple[HeadRole, ...]:
-    """Return the heads that have the name of a role; without a role, those that have any."""
+def select_named_heads(roles: Roles, role: str | None) -> tuple[HeadRole, ...]:
+    """Select the heads that play a role; if the role is None, those that play any."""
     if role is not None:
         return roles.named(role)
     return tuple(head for head in roles.heads if head.role)
 
 
-def measure_heads(model: Model, setting: SequenceSettings, texts: Sequence[str]) -> Roles:
+def measure_head_roles(model: Model, setting: SequenceSettings, texts: Sequence[str]) -> Roles:
     """Measure the roles of all heads, on sequences of repeated random tokens and on texts.
 
-    Raises UsageError for a model of two texts or a block too long for it, InputError for texts that
-    it cannot read.
+    A role is a thing that heads are known to do, such as induction. setting: how many sequences
+    there are, how long their blocks are, and the seed. Raises UsageError for a model of two texts
+    or a block too long for it, InputError for texts that it cannot read.
     """
     vocabulary = require_token_sequences(model).read_vocabulary()
     sequences = draw_repeated_sequences(vocabulary, setting, model.name)
@@ -107,7 +124,7 @@ def measure_heads(model: Model, setting: SequenceSettings, texts: Sequence[str])
         text_scores = summarise_samples(on_texts[head])
         heads.append(name_head(head, block_scores, text_scores))
     length = len(sequences[0])
-    return Roles(model.name, tuple(heads), setting, length, len(texts))
+    return Roles(model.name, tuple(heads), setting, tokens=length, texts=len(texts))
 
 
 def collect_samples(
@@ -116,9 +133,11 @@ def collect_samples(
     block: int = 0,
     first: int = 1,
 ) -> Samples:
-    """Collect the scores of every head by role, one a capture.
+    """Collect scores and chances of every head in every role, one pair for each capture.
 
-    block, first: the length of a repeated block, and the position of its first token.
+    The chance is the score of a head that spreads its attention evenly. data: "repeated" for
+    captures of repeated blocks, or "text". block, first: the length of a block, and the position of
+    its first token. Returns lists of pairs by head and role.
     """
     samples: Samples = defaultdict(lambda: defaultdict(list))
     for capture in captures:
@@ -135,7 +154,12 @@ def add_samples(
     block: int,
     first: int,
 ) -> None:
-    """Add the scores and chances of the heads of a map to samples."""
+    """Add to samples the scores and chances of the heads of a map, in every role.
+
+    samples: by head and role a list of scores, each with its chance, which is the score of a head
+    that spreads its attention evenly. data: "repeated" for a repeated block, or "text". block,
+    first: the length of the block, and the position of its first token.
+    """
     assert attention_map.weights is not None
     visible = collapse_repeats(attention_map.visible, 2)  # (layer or 1, head or 1, n, n)
     separators = find_separators(attention_map.keys)
@@ -153,16 +177,16 @@ def add_samples(
 def find_separators(tokens: Sequence[Token]) -> tuple[int, ...]:
     """Find the positions of special tokens and of punctuation, but never the first token."""
     after_first = range(1, len(tokens))
-    return tuple(position for position in after_first if parts_text(tokens[position]))
+    return tuple(position for position in after_first if is_separator(tokens[position]))
 
 
-def parts_text(token: Token) -> bool:
+def is_separator(token: Token) -> bool:
     """Return whether a token stands between others: a special one, or punctuation."""
     return token.special or is_punctuation(token.text)
 
 
 def is_punctuation(text: str) -> bool:
-    """Return whether there is nothing but punctuation in a text, and some."""
+    """Return whether a text is punctuation and nothing else; one of white space is not."""
     categories = [unicodedata.category(character) for character in text.strip()]
     if not categories:
         return False
@@ -170,7 +194,10 @@ def is_punctuation(text: str) -> bool:
 
 
 def summarise_samples(samples: Mapping[str, Sequence[Sample]]) -> dict[str, RoleScore]:
-    """Summarise the samples of a head by role; a role without a defined score is left out."""
+    """Summarise the samples of one head by role; a role without a defined score is left out.
+
+    samples: for each role pairs of a score and its chance, one pair for each sequence or text.
+    """
     scores: dict[str, RoleScore] = {}
     for role, samples_of_role in samples.items():
         score = summarise_role(samples_of_role)
@@ -180,7 +207,11 @@ def summarise_samples(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Role
 
 
 def summarise_role(samples: Sequence[Sample]) -> RoleScore | None:
-    """Return mean and deviation of the samples that are defined; None if there are none."""
+    """Compute the mean and deviation of scores, and the mean of their chances.
+
+    samples: pairs of a score and its chance, one for each sequence or text. Pairs with an undefined
+    score do not count; None if no other is left.
+    """
     defined = [(score, chance) for score, chance in samples if not np.isnan(score)]
     count = len(defined)
     if not count:
@@ -193,7 +224,11 @@ def summarise_role(samples: Sequence[Sample]) -> RoleScore | None:
 
 
 def name_head(head: Head, scores: RoleScores, on_text: RoleScores) -> HeadRole:
-    """Make a head with its name, from its scores on repeated tokens and on text."""
+    """Make the record of a head, which is named by the role that it plays most clearly.
+
+    That is the role furthest above its threshold; a head that reaches no threshold has no name.
+    scores, on_text: by role the scores on repeated random tokens, and those on text.
+    """
     by_data: dict[RoleData, RoleScores] = {"repeated": scores, "text": on_text}
     margins = {role: margin_above_threshold(role, by_data) for role in ROLES}
     best = max(margins, key=margins.__getitem__)
@@ -202,16 +237,18 @@ def name_head(head: Head, scores: RoleScores, on_text: RoleScores) -> HeadRole:
 
 
 def margin_above_threshold(name: str, scores: Mapping[RoleData, RoleScores]) -> float:
-    """Return how far above its threshold a role is, on the data where it is least.
+    """Return how far a head's scores of a role are above the threshold from which it is named.
 
-    A head is not named by a role for which this is below 0.
+    name: that of the role. scores: by kind of data the scores of the head by role. Scores count as
+    shares of the way from chance to 1, and the lowest over the kinds of data is taken. The margin
+    is negative where the head is not to be named by this role.
     """
-    role = ROLES[name]
+    definition = ROLES[name]
     shares = []
-    for data in role.data:
+    for data in definition.data:
         score = scores[data].get(name)
         if score is not None:
             shares.append(scale_above_chance(score.mean, score.chance))
-    if role.threshold is None or not shares:
+    if definition.threshold is None or not shares:
         return -1.0
-    return min(shares) - role.threshold
+    return min(shares) - definition.threshold

@@ -15,12 +15,16 @@ Ids = tuple[int, ...]
 
 
 def draw_repeated_sequences(
-    vocabulary: Vocabulary, setting: SequenceSettings, model: str
+    vocabulary: Vocabulary,
+    setting: SequenceSettings,
+    model: str,
 ) -> list[Ids]:
-    """Draw sequences P + B + B + S, B a block of distinct random tokens of a vocabulary.
+    """Draw sequences of token ids, P + B + B + S, B being a block of distinct random tokens.
 
-    P and S are the prefix and the suffix of the vocabulary. Raises UsageError for a block that is
-    longer than the vocabulary, or twice as long as what the model reads.
+    P and S are the prefix and the suffix that the tokenizer puts around a text. setting: how many
+    sequences to draw, how many tokens a block has, and the seed. model: its name, for the error.
+    Raises UsageError for a block that is longer than the vocabulary, or that twice is longer than
+    what the model reads.
     """
     prefix, suffix = vocabulary.prefix, vocabulary.suffix
     most_tokens = vocabulary.positions or NO_LIMIT
@@ -39,7 +43,7 @@ def draw_repeated_sequences(
 
 
 def take_excerpts(documents: Sequence[str]) -> list[str]:
-    """Return the beginnings of documents, as many as are measured, evenly spread."""
+    """Take the beginnings of MOST_DOCUMENTS documents at most, which are evenly spread."""
     count = min(MOST_DOCUMENTS, len(documents))
     spread = np.linspace(0, len(documents) - 1, count)
     positions = spread.round().astype(int)

@@ -7,9 +7,10 @@ from attnviz.results.training import TrainingResult
 
 
 def read_training(run: Path) -> TrainingResult:
-    """Read what was measured in a run of ``attnviz train``: its folder, or its history.json.
+    """Read what was measured while a model was trained by ``attnviz train``.
 
-    Raises InputError if there is no history, or it is damaged or empty.
+    run: the folder of the run, or its history.json. Raises InputError if there is no history, or it
+    is damaged or empty.
     """
     history, block = read_run_history(run)
     return TrainingResult(history, block)

@@ -27,11 +27,12 @@ FORMULA = "=", "+", "-", "@", "＝", "＋", "－", "＠"  # noqa: RUF001 - where
 
 
 def format_csv(capture: Capture) -> bytes:
-    """Write a capture as CSV with CSV_COLUMNS; a masked cell has no line.
+    """Write a capture as CSV with the columns CSV_COLUMNS; a masked cell has no line.
 
-    Of words, the columns are named query_word and key_word. Control characters of tokens are
-    written out, so that a line is a line. A token that a spreadsheet would take for a formula
-    begins with an apostrophe (OWASP, CSV injection). Raises UsageError if there are no weights.
+    If queries and keys are words, the columns are named query_word and key_word. Control characters
+    of tokens are written out, so that a line is a line. A token that a spreadsheet would take for a
+    formula begins with an apostrophe (OWASP, CSV injection). Raises UsageError if there are no
+    weights.
     """
     file = StringIO()
     lines = csv.writer(file, lineterminator="\n")
@@ -45,7 +46,10 @@ def format_csv(capture: Capture) -> bytes:
 
 
 def list_csv_lines(attention_map: AttentionMap) -> Iterator[tuple[object, ...]]:
-    """Yield the lines of a map. Raises UsageError if it has no weights."""
+    """Yield a line of CSV for each visible cell of a map, its values in the order of CSV_COLUMNS.
+
+    Tokens are escaped for a spreadsheet. Raises UsageError if the map has no weights.
+    """
     weights, visible = attention_map.weights, attention_map.visible
     if weights is None:
         raise UsageError("a .csv holds weights, and this capture has none: use .json")
@@ -73,9 +77,10 @@ def list_csv_lines(attention_map: AttentionMap) -> Iterator[tuple[object, ...]]:
 
 
 def list_visible_cells(capture: Capture) -> list[dict[str, Any]]:
-    """Return a row for each weight that is not masked, by CSV_COLUMNS, tokens as they are.
+    """List the weights of a capture that are not masked, each as a row by CSV_COLUMNS.
 
-    Raises UsageError if there are no weights.
+    Tokens stand in the rows as they are, without any escape. Raises UsageError if there are no
+    weights.
     """
     cells = []
     for each in capture.maps:

@@ -23,7 +23,7 @@ def format_document_json(document: Mapping[str, Any]) -> bytes:
 def format_rows_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Write rows that have the same names as CSV, below a line of the names.
 
-    A number that is undefined is left empty; control characters are written out, and a text that a
+    A number that is undefined is left empty. Control characters are written out, and a text that a
     spreadsheet would take for a formula begins with an apostrophe.
     """
     file = StringIO()
@@ -41,7 +41,10 @@ def escape_cell(value: Any) -> Any:
 
 
 def make_plain(value: Any) -> Any:
-    """Return a value in plain numbers and lists in place of NumPy's, None for NaN and infinity."""
+    """Return a value in Python's numbers and lists in place of NumPy's; None for NaN and infinity.
+
+    Mappings, lists and tuples are gone through to the end; other values stay as they are.
+    """
     if isinstance(value, Mapping):
         return {name: make_plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -28,8 +28,8 @@ SPECIAL_FILES = {
 def read_text(path: Path, most: int | None = None) -> str:
     """Read the text of a file, its last line break left out.
 
-    most: how many bytes it may have. Raises InputError if it cannot be read, is not UTF-8, or has
-    more bytes.
+    most: the largest number of bytes that it may have; None for no limit. Raises InputError if it
+    cannot be read, is not UTF-8, or has more bytes.
     """
     name = str(path)
     try:
@@ -43,7 +43,8 @@ def read_text(path: Path, most: int | None = None) -> str:
 def read_limited(file: BinaryIO, name: str, most: int | None) -> bytes:
     """Read all bytes of a file, or of a stream that may never end.
 
-    Raises InputError if there are more than ``most``.
+    name: what the file is called in the error. most: the largest number of bytes; None for no
+    limit. Raises InputError if there are more.
     """
     if most is None:
         return file.read()
@@ -55,7 +56,11 @@ def read_limited(file: BinaryIO, name: str, most: int | None) -> bytes:
 
 
 def decode_utf8(data: bytes, name: str) -> str:
-    """Decode UTF-8 bytes. Raises InputError naming the offset of the first wrong byte."""
+    """Decode bytes in UTF-8, with line breaks as in Unix, and without a last one.
+
+    name: what the file is called in the error. Raises InputError naming the offset of the first
+    wrong byte.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -63,14 +68,14 @@ def decode_utf8(data: bytes, name: str) -> str:
     return text.replace("\r\n", "\n").removesuffix("\n")
 
 
-def require_new(path: Path, force: bool) -> None:
-    """Refuse an output file before anything is computed for it.
+def require_output_path(path: Path, force: bool) -> None:
+    """Raise OutputError unless a file may be written, before anything is computed for it.
 
-    Raises OutputError if the path leads to a folder, a device, a pipe or a socket, if it exists and
-    ``force`` is not set, or if its folder is not there or cannot be written to. Symbolic links are
-    followed.
+    force: a regular file that is there may be replaced. It may not be written if the path leads to
+    a folder, a device, a pipe or a socket, if it exists and ``force`` is not set, or if its folder
+    is not there or cannot be written to. Symbolic links are followed.
     """
-    exists = regular_status(path) is not None
+    exists = read_regular_status(path) is not None
     if exists and not force:
         raise OutputError(f"{path} exists; choose another name or add --force")
     target = resolve_links(path) if path.is_symlink() else path
@@ -87,7 +92,7 @@ def write_whole(path: Path, data: bytes) -> None:
     owner are kept. A symbolic link is kept, and what it leads to is replaced. Raises OutputError if
     the path leads to anything else, or the file cannot be written.
     """
-    before = regular_status(path)
+    before = read_regular_status(path)
     try:
         replace_file(resolve_links(path), data, before)
     except OSError as error:
@@ -96,10 +101,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> None:
-    """Write data beside a file and move it there in one step.
+    """Write data into a temporary file in the folder of a target, and move it there in one step.
 
-    before: the status of the file that is replaced, or None for a new file, which gets the default
-    permissions. Nothing is left behind when it fails.
+    before: the status of the file that is replaced, whose permissions and owner are kept, or None
+    for a new file, which gets the default permissions. Nothing is left behind when it fails.
     """
     beginning = target.name[:LONGEST_BEGINNING]
     unique = secrets.token_hex(8)
@@ -117,7 +122,10 @@ def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> No
 
 
 def keep_owner_and_mode(path: Path, before: os.stat_result) -> None:
-    """Give a file the permissions of the one that it replaces, and its owner if that is allowed."""
+    """Give a file the permissions of the one that it replaces, and its owner if that is allowed.
+
+    before: the status of the file that is replaced.
+    """
     if hasattr(os, "chown"):
         with suppress(PermissionError):
             os.chown(path, before.st_uid, before.st_gid)
@@ -136,10 +144,10 @@ def remove_file(path: Path) -> None:
 
 def require_regular(path: Path) -> None:
     """Raise OutputError unless a path leads to a regular file or to nothing."""
-    regular_status(path)
+    read_regular_status(path)
 
 
-def regular_status(path: Path) -> os.stat_result | None:
+def read_regular_status(path: Path) -> os.stat_result | None:
     """Return the status of the regular file that a path leads to, or None if nothing is there.
 
     Symbolic links are followed. Raises OutputError for a folder, a device, a pipe or a socket, and
@@ -170,7 +178,7 @@ def resolve_links(path: Path) -> Path:
 def require_writable(folder: Path) -> None:
     """Raise OutputError unless files can be written into a folder.
 
-    Of a folder that is not there, the first folder above it that is there counts.
+    If the folder is not there, the first folder above it that is there must be writable.
     """
     candidates = folder, *folder.absolute().parents
     existing = next(path for path in candidates if path.exists())
@@ -183,7 +191,10 @@ def require_writable(folder: Path) -> None:
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files, by name, into a folder, which is made if need be. Raises OutputError."""
+    """Write files into a folder, which is made if need be.
+
+    contents: the bytes of each file, by its name. Raises OutputError if one cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

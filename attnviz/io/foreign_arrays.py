@@ -34,7 +34,7 @@ from attnviz.io.validation import (
     require_text_list,
 )
 from attnviz.record import (
-    GIVEN,
+    FROM_ELSEWHERE,
     ROW_TOLERANCE,
     AttentionMap,
     Capture,
@@ -75,26 +75,39 @@ class Labels(NamedTuple):
     keys: tuple[str, ...]
 
 
-def from_npz(path: Path) -> Capture:
-    """Read a capture from a .npz."""
+def read_foreign_npz(path: Path) -> Capture:
+    """Read a capture from a .npz that another program wrote.
+
+    It holds weights, perhaps a mask, and the names of layers, heads and tokens. Raises ValueError
+    saying what is wrong.
+    """
     arrays = read_npz(path, (*ARRAYS, *LABELS))
     require_weights_entry(arrays)
     labels = {name: array for name, array in arrays.items() if name in LABELS}
-    given = ForeignArrays(arrays["weights"], arrays.get("visible"), labels)
-    return build_foreign_capture(path.name, given)
+    foreign = ForeignArrays(arrays["weights"], arrays.get("visible"), labels)
+    return build_foreign_capture(path.name, foreign)
 
 
-def from_safetensors(path: Path, metadata: dict[str, str]) -> Capture:
-    """Read a capture from a safetensors file with its metadata."""
+def read_foreign_safetensors(path: Path, metadata: dict[str, str]) -> Capture:
+    """Read a capture from a safetensors file that another program wrote.
+
+    It holds weights, and perhaps a mask. metadata: that of the file, in which the names of layers,
+    heads and tokens stand as JSON. Raises ValueError saying what is wrong.
+    """
     arrays = load_tensors(path, ARRAYS)
     require_weights_entry(arrays)
     labels = {name: parse_json(metadata[name]) for name in LABELS if name in metadata}
-    given = ForeignArrays(arrays["weights"], arrays.get("visible"), labels)
-    return build_foreign_capture(path.name, given)
+    foreign = ForeignArrays(arrays["weights"], arrays.get("visible"), labels)
+    return build_foreign_capture(path.name, foreign)
 
 
-def from_json(name: str, document: dict[str, Any]) -> Capture:
-    """Read a capture from a JSON object, where cells that are null or absent are not visible."""
+def read_foreign_json(name: str, document: dict[str, Any]) -> Capture:
+    """Read a capture from a JSON object that another program wrote.
+
+    name: the file's name. document: has weights in nested lists, perhaps a mask, and the names of
+    layers, heads and tokens; a weight that is null is masked. Raises ValueError saying what is
+    wrong.
+    """
     require_weights_entry(document)
     weights = read_number_lists(document["weights"], "weights")
     masked = np.isnan(weights)
@@ -102,18 +115,19 @@ def from_json(name: str, document: dict[str, Any]) -> Capture:
     if visible is not None:
         visible = read_nested_lists(visible, "visible", np.bool_, bool)
     labels = {label: document[label] for label in LABELS if document.get(label) is not None}
-    some_masked = masked if masked.any() else None
+    masked_or_none = masked if masked.any() else None
     weights_or_zero = np.where(masked, 0, weights)
-    given = ForeignArrays(weights_or_zero, visible, labels, some_masked)
-    return build_foreign_capture(name, given)
+    foreign = ForeignArrays(weights_or_zero, visible, labels, masked_or_none)
+    return build_foreign_capture(name, foreign)
 
 
 def read_array(value: Any, name: str) -> Array:
     """Read numbers in memory as an array of NumPy.
 
-    They are an array of any library, nested lists, or a sequence of layers. A sequence of (1, head,
-    query, key), which transformers returns, becomes (layer, head, query, key). Raises ValueError
-    for several texts, for layers of different shapes, and for what is no array.
+    value: an array of any library, nested lists, or a sequence of layers. A sequence of (1, head,
+    query, key), which transformers returns, becomes (layer, head, query, key). name: the argument's
+    name, for errors. Raises ValueError for several texts, for layers of different shapes, and for
+    what is no array.
     """
     if value is None:
         raise ValueError(f"{name}= is None: {HINT}")
@@ -123,7 +137,7 @@ def read_array(value: Any, name: str) -> Array:
             f"{name}= is a mapping of {entries}: give one of these, such as attentions",
         )
     array = stack_or_convert(value, name)
-    if array.ndim != 5:
+    if array.ndim != 5:  # (layer, text, head, query, key)
         return array
     text_count = array.shape[1]
     if text_count != 1:
@@ -134,7 +148,7 @@ def read_array(value: Any, name: str) -> Array:
 
 def stack_or_convert(value: Any, name: str) -> Array:
     """Make one array of a sequence of layers, or of an array of any library. Raises ValueError."""
-    return stack_layers(value, name) if is_list(value) else to_numpy(value)
+    return stack_layers(value, name) if is_list(value) else make_numpy_array(value)
 
 
 def is_list(value: Any) -> bool:
@@ -143,9 +157,10 @@ def is_list(value: Any) -> bool:
 
 
 def stack_layers(layers: Sequence[Any], name: str) -> Array:
-    """Stack the layers of a sequence as one array.
+    """Stack the layers of a sequence as one array, the layers along its first axis.
 
-    Raises ValueError if one is missing, or they differ in shape.
+    A sequence of plain numbers becomes an array as it is. name: the argument's name, for errors.
+    Raises ValueError if a layer is missing, or they differ in shape.
     """
     if not layers:
         raise ValueError(f"{name}= holds no layers: {HINT}")
@@ -156,7 +171,7 @@ def stack_layers(layers: Sequence[Any], name: str) -> Array:
         advice = f"give the layers of one step, {name}[0]"
         raise ValueError(f"{name}= is a sequence of steps, each of layers: {advice}")
     if not any(map(count_axes, layers)):
-        return to_numpy(layers)
+        return make_numpy_array(layers)
     arrays = [stack_or_convert(layer, name) for layer in layers]
     first_shape = arrays[0].shape
     for number, array in enumerate(arrays):
@@ -169,7 +184,10 @@ def stack_layers(layers: Sequence[Any], name: str) -> Array:
 
 
 def count_axes(value: Any) -> int:
-    """Count the axes of an array of any library, or of the first in nested lists; 0 of numbers."""
+    """Count the axes of an array of any library, or of the first array in nested lists.
+
+    Plain numbers in nested lists have none: 0.
+    """
     while is_list(value) and value:
         value = value[0]
     if not hasattr(value, "__array__"):
@@ -177,7 +195,7 @@ def count_axes(value: Any) -> int:
     return int(getattr(value, "ndim", 0))
 
 
-def to_numpy(value: Any) -> Array:
+def make_numpy_array(value: Any) -> Array:
     """Make an array of NumPy of one of any library, or of nested lists.
 
     Raises ValueError for what is no array.
@@ -190,9 +208,9 @@ def to_numpy(value: Any) -> Array:
 
 
 def read_tensor(tensor: Any) -> Any:
-    """Read a tensor of torch in a type and layout that NumPy knows.
+    """Convert a tensor of torch to a type and a layout that NumPy knows.
 
-    It may be on any device, with a graph or without.
+    It may be on any device, with a graph for gradients or without.
     """
     tensor = tensor.detach().cpu()
     if str(tensor.layout) != "torch.strided":
@@ -207,12 +225,20 @@ def require_weights_entry(entries: Mapping[str, Any]) -> None:
         raise ValueError(f"it holds no 'weights': {shapes}")
 
 
-def build_foreign_capture(name: str, given: ForeignArrays) -> Capture:
-    """Build a capture of one map of arrays; the name of their file stands for the model."""
-    weights = read_foreign_weights(given.weights)
-    layers, heads, queries, keys = read_foreign_labels(given.labels, weights.shape)
+def build_foreign_capture(name: str, foreign: ForeignArrays) -> Capture:
+    """Build a capture of one map from arrays that another program wrote.
+
+    name: the file's name, which stands for the model. foreign: the weights, perhaps a mask, and the
+    names of layers, heads and tokens. If queries and keys have the same names, the map is of
+    self-attention, else of cross-attention. Without a mask all cells are visible; but if no weight
+    is above the diagonal in self-attention, the mask is taken to be causal, and a note says so. The
+    text of the capture is the names of the keys, joined by spaces. Raises ValueError saying what is
+    wrong.
+    """
+    weights = read_foreign_weights(foreign.weights)
+    layers, heads, queries, keys = read_foreign_labels(foreign.labels, weights.shape)
     kind: Kind = "self" if queries == keys else "cross"
-    mask = read_foreign_mask(given, weights.shape)
+    mask = read_foreign_mask(foreign, weights.shape)
     notes: tuple[str, ...] = ()
     if mask is None:
         mask = np.array(True)
@@ -222,25 +248,30 @@ def build_foreign_capture(name: str, given: ForeignArrays) -> Capture:
     visible = np.broadcast_to(mask, weights.shape)
     query_tokens, key_tokens = make_named_tokens(queries), make_named_tokens(keys)
     attention_map = AttentionMap(
-        kind,
-        layers,
-        heads,
-        query_tokens,
-        key_tokens,
-        weights,
-        visible,
-        GIVEN,
+        kind=kind,
+        layers=layers,
+        heads=heads,
+        queries=query_tokens,
+        keys=key_tokens,
+        weights=weights,
+        visible=visible,
+        method=FROM_ELSEWHERE,
     )
-    statistics = measure_statistics(weights, visible, kind == "self")
+    statistics = measure_statistics(weights, visible, square=kind == "self")
     attention_map = replace(attention_map, statistics=statistics)
     notes += note_row_sums(weights, visible)
     target = None if kind == "self" else " ".join(queries)
     text = " ".join(keys)
-    return Capture(name, text, (attention_map,), notes, target=target)
+    maps = (attention_map,)
+    return Capture(model=name, text=text, maps=maps, notes=notes, target=target)
 
 
 def read_foreign_weights(array: Array) -> Weights:
-    """Read weights with all four axes. Raises ValueError for what are no weights."""
+    """Read weights as float32 with all four axes, (layer, head, query, key).
+
+    array: numbers of any type, which may lack the first one or two axes. Raises ValueError for what
+    are no weights.
+    """
     if array.dtype.kind not in "fiu":
         raise ValueError(f"its weights are of type {array.dtype}, not numbers")
     if not 2 <= array.ndim <= 4:
@@ -261,9 +292,11 @@ def extend_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def read_foreign_labels(labels: Mapping[str, Any], shape: tuple[int, ...]) -> Labels:
-    """Read the names of layers, heads, queries and keys, or else number them.
+    """Read the names of layers, heads, queries and keys; those that are not named are numbered.
 
-    Nothing is made before lengths are checked. Raises ValueError for lists that do not fit.
+    labels: lists or arrays of names, by ``layers``, ``heads``, and ``tokens`` or else ``queries``
+    and ``keys``. shape: that of the weights, (layer, head, query, key). Nothing is made before
+    lengths are checked. Raises ValueError for lists that do not fit.
     """
     token_labels = labels.keys() & {"tokens", "queries", "keys"}
     if token_labels not in (set(), {"tokens"}, {"queries", "keys"}):
@@ -274,18 +307,18 @@ def read_foreign_labels(labels: Mapping[str, Any], shape: tuple[int, ...]) -> La
         queries_label, keys_label = "tokens", "tokens"
     label_of_axis = "layers", "heads", queries_label, keys_label
     lengths = []
-    for label, side in zip(label_of_axis, shape, strict=True):
-        length = side
+    for label, axis_length in zip(label_of_axis, shape, strict=True):
+        length = axis_length
         if label in labels:
             length = count_values(labels[label], label)
         lengths.append(length)
     require_named_sides(shape, tuple(lengths))
     values: list[list[Any]] = []
-    for label, side in zip(label_of_axis, shape, strict=True):
+    for label, axis_length in zip(label_of_axis, shape, strict=True):
         if label in labels:
             values.append(list_values(labels[label]))
         else:
-            values.append(list(range(side)))
+            values.append(list(range(axis_length)))
     layers, heads, queries, keys = values
     if not token_labels:
         queries = list(map(str, queries))
@@ -298,7 +331,10 @@ def read_foreign_labels(labels: Mapping[str, Any], shape: tuple[int, ...]) -> La
 
 
 def count_values(values: Any, name: str) -> int:
-    """Count the values of a list or of an array of one dimension. Raises ValueError for others."""
+    """Count the values of a list or of an array of one dimension.
+
+    name: the name of the list, for the error. Raises ValueError for anything else.
+    """
     is_row = isinstance(values, np.ndarray) and values.ndim == 1
     if isinstance(values, list) or is_row:
         return len(values)
@@ -311,12 +347,16 @@ def list_values(values: Any) -> list[Any]:
     return [item.decode() if isinstance(item, bytes) else item for item in items]
 
 
-def read_foreign_mask(given: ForeignArrays, shape: tuple[int, ...]) -> Visible | None:
-    """Read the mask of weights; None where the file tells of none. Raises ValueError."""
+def read_foreign_mask(foreign: ForeignArrays, shape: tuple[int, ...]) -> Visible | None:
+    """Read the mask of weights, True where a query may attend; None where the file tells of none.
+
+    shape: that of the weights, (layer, head, query, key), to which the mask is broadcast. A cell
+    without a weight is masked too. Raises ValueError for an array that is no mask, or does not fit.
+    """
     present = None
-    if given.masked is not None:
-        present = ~given.masked.reshape(shape)
-    array = given.visible
+    if foreign.masked is not None:
+        present = ~foreign.masked.reshape(shape)
+    array = foreign.visible
     if array is None:
         return present
     if array.dtype != np.bool_ or not 2 <= array.ndim <= 4:
@@ -330,7 +370,10 @@ def read_foreign_mask(given: ForeignArrays, shape: tuple[int, ...]) -> Visible |
 
 
 def note_row_sums(weights: Weights, visible: Visible) -> tuple[str, ...]:
-    """Say in a note if a query that sees a key gives away more or less than 1."""
+    """Return a note if a query's weights sum to more or less than 1, else nothing.
+
+    Queries that see no key do not count.
+    """
     sees_key = visible.any(-1)
     sums = weights.sum(-1, dtype=np.float64)[sees_key]
     largest_error = np.abs(sums - 1).max(initial=0)
@@ -342,7 +385,8 @@ def note_row_sums(weights: Weights, visible: Visible) -> tuple[str, ...]:
 
 
 def make_named_tokens(names: Sequence[str]) -> tuple[Token, ...]:
-    """Make tokens as they stand in the text that joins their names by spaces."""
+    """Make tokens of names, placed as in the text that joins the names by spaces."""
+    # The space after each name is counted.
     lengths = [len(name) + 1 for name in names[:-1]]
     starts = accumulate(lengths, initial=0)
     tokens = []

@@ -19,8 +19,13 @@ from attnviz.analysis.numerics import collapse_repeats
 from attnviz.analysis.statistics import measure_statistics
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import foreign_arrays, untrusted
-from attnviz.io.files import describe_os_error, require_new, write_whole
-from attnviz.io.validation import SCHEMA, read_capture, read_map, require_text_list
+from attnviz.io.files import describe_os_error, require_output_path, write_whole
+from attnviz.io.validation import (
+    SCHEMA,
+    read_capture,
+    read_map,
+    require_text_list,
+)
 from attnviz.methods import METHODS, holds_other_numbers, note_methods
 from attnviz.record import (
     AttentionMap,
@@ -54,8 +59,8 @@ LONGEST_REASON = 300  # characters of an error that is said of a file
 def save(capture: Capture, path: str | Path, *, force: bool = False) -> None:
     """Write a capture into a file, whole or not at all.
 
-    The format is ``.attn``, or ``.json`` or ``.npz`` by the suffix. force: replace a file that
-    exists. Raises UsageError for another suffix, OutputError if the file exists or cannot be
+    The suffix of the path says the format: ``.attn``, ``.json`` or ``.npz``. force: replace a file
+    that exists. Raises UsageError for another suffix, OutputError if the file exists or cannot be
     written.
     """
     path = Path(path)
@@ -64,15 +69,15 @@ def save(capture: Capture, path: str | Path, *, force: bool = False) -> None:
         suffixes = ", ".join(WRITERS)
         problem = f"cannot tell the format of {path}"
         raise UsageError(f"{problem}: a capture is saved as one of {suffixes}")
-    require_new(path, force)
+    require_output_path(path, force)
     write_whole(path, write(capture))
 
 
 def load(path: str | Path) -> Capture:
-    """Read a capture that was saved, or attention from elsewhere.
+    """Read a capture that was saved, or attention that another program wrote as arrays.
 
-    See ``attnviz.io.foreign_arrays`` for attention from elsewhere. Raises UsageError for a suffix
-    that is not there, InputError if the file cannot be read or is not sound.
+    ``attnviz.io.foreign_arrays`` says how such arrays are laid out. Raises UsageError for a suffix
+    that is not known, InputError if the file cannot be read or is not sound.
     """
     path = Path(path)
     read = READERS.get(path.suffix.lower())
@@ -97,7 +102,10 @@ def load(path: str | Path) -> Capture:
 
 
 def read_safetensors_file(path: Path) -> Capture:
-    """Read a capture from safetensors, ours or not. Raises ValueError."""
+    """Read a capture from safetensors, written by attnviz or by another program.
+
+    Raises ValueError saying what is wrong.
+    """
     metadata = untrusted.read_metadata(path)
     if HEADER in metadata:
         header = untrusted.parse_json(metadata[HEADER])
@@ -105,26 +113,30 @@ def read_safetensors_file(path: Path) -> Capture:
     if path.suffix.lower() == ".attn":
         advice = "attention from elsewhere is read as .safetensors"
         raise ValueError(f"it has no header of attnviz; {advice}")
-    return foreign_arrays.from_safetensors(path, metadata)
+    return foreign_arrays.read_foreign_safetensors(path, metadata)
 
 
 def read_json_file(path: Path) -> Capture:
-    """Read a capture from JSON, ours or not. Raises ValueError."""
+    """Read a capture from JSON, written by attnviz or by another program.
+
+    Raises ValueError saying what is wrong.
+    """
     document = untrusted.read_json(path)
     if not isinstance(document, dict):
         kind = type(document).__name__
         raise ValueError(f"it must be an object with weights, not a {kind}")
     if "schema" in document:
         return read_capture(document)
-    return foreign_arrays.from_json(path.name, document)
+    return foreign_arrays.read_foreign_json(path.name, document)
 
 
 def format_attn(capture: Capture) -> bytes:
     """Write a capture as safetensors.
 
-    The tensors are named ``maps.0.weights`` and so on. A header holds the rest, each list of tokens
-    only once.
+    The tensors are named ``maps.0.weights`` and so on. A header holds the rest, in which each list
+    of tokens stands only once. Raises OutputError if this cannot be done.
     """
+    # Each list of tokens, with its number in the file.
     token_lists: dict[tuple[Token, ...], int] = {}
     map_headers = []
     tensors: dict[str, Any] = {}
@@ -147,16 +159,17 @@ def format_attn(capture: Capture) -> bytes:
 def list_stored_arrays(attention_map: AttentionMap) -> dict[str, Any]:
     """Return the arrays of a map by their names in a file, in the types that are stored.
 
-    An array is copied only if it lies in memory otherwise.
+    They are the mask, and what there is of weights, tiles, statistics and edges. An array is copied
+    only if it lies in memory otherwise.
     """
     arrays: dict[str, Any] = {"visible": collapse_mask(attention_map.visible)}
     if attention_map.weights is not None:
         arrays["weights"] = attention_map.weights
     for group in ("tiles", "statistics", "edges"):
-        numbers = getattr(attention_map, group)
-        fields_of_group = fields(numbers) if numbers else ()
+        arrays_of_group = getattr(attention_map, group)
+        fields_of_group = fields(arrays_of_group) if arrays_of_group else ()
         for field in fields_of_group:
-            value = getattr(numbers, field.name)
+            value = getattr(arrays_of_group, field.name)
             if isinstance(value, np.ndarray):
                 arrays[f"{group}.{field.name}"] = value
     stored: dict[str, Any] = {}
@@ -172,7 +185,7 @@ def collapse_mask(visible: Visible) -> Visible:
 
 
 def make_capture_header(capture: Capture) -> dict[str, Any]:
-    """Make the header of a capture: all but its maps."""
+    """Make the header of a capture, which says all of it but its maps, for a file."""
     header: dict[str, Any] = {"schema": SCHEMA, "model": capture.model}
     for name in ("text", "pair", "target"):
         text = getattr(capture, name)
@@ -188,7 +201,7 @@ def make_capture_header(capture: Capture) -> dict[str, Any]:
 
 
 def make_map_header(attention_map: AttentionMap, queries: Any, keys: Any) -> dict[str, Any]:
-    """Make the header of a map: all but its arrays.
+    """Make the header of a map, which says all of it but its arrays, for a file.
 
     queries, keys: the tokens as they stand in the file, or the numbers of lists of tokens.
     """
@@ -203,6 +216,7 @@ def make_map_header(attention_map: AttentionMap, queries: Any, keys: Any) -> dic
     }
     for name in ("query_places", "key_places"):
         positions = getattr(attention_map, name)
+        # Positions that count from 0 say nothing: the map shows the whole text.
         if positions != tuple(range(len(positions))):
             header[name] = positions
     if attention_map.unit != "token":
@@ -220,7 +234,10 @@ def describe_units(attention_map: AttentionMap) -> str:
 
 
 def describe_plain_tokens(tokens: Iterable[Token]) -> list[dict[str, Any]]:
-    """Describe tokens for JSON; the segment is told only of the second text of a pair."""
+    """Describe tokens for JSON by their fields.
+
+    The segment is left out where it is 0, as in all but the second text of a pair.
+    """
     described = []
     for token in tokens:
         entry = token._asdict()
@@ -239,9 +256,10 @@ def describe_tokens(tokens: Sequence[Token], positions: Sequence[int]) -> list[d
 
 
 def describe_capture(capture: Capture) -> dict[str, Any]:
-    """Describe what the numbers of a capture are of, for the document of a result.
+    """Describe a capture for the document of a result: its model, text, unit, method and notes.
 
-    The numbers themselves are left out.
+    Its numbers are left out. The unit, tokens or words, and the method, such as attention or norm,
+    are those of the first map.
     """
     first = capture.maps[0]
     return {
@@ -259,18 +277,23 @@ def format_json(capture: Capture) -> str:
     A masked cell is null. Statistics are left out where the weights are there to compute them from.
     """
     header = json.dumps(make_capture_header(capture), allow_nan=False)
-    maps = ", ".join(map(map_to_json, capture.maps))
+    maps = ", ".join(map(format_map_json, capture.maps))
+    # The maps are put in before the last brace of the header.
     return f'{header[:-1]}, "maps": [{maps}]}}'
 
 
 def make_capture_document(capture: Capture) -> dict[str, Any]:
-    """Return a capture as the document that ``to_json`` writes, in plain lists and numbers."""
+    """Return a capture as the document that ``format_json`` writes, in plain lists and numbers."""
     document: dict[str, Any] = json.loads(format_json(capture))
     return document
 
 
-def map_to_json(attention_map: AttentionMap) -> str:
-    """Write one attention map as JSON; weights[layer][head][query][key]."""
+def format_map_json(attention_map: AttentionMap) -> str:
+    """Write one attention map as JSON: its header, and its weights, tiles, statistics or edges.
+
+    Weights are nested lists [layer][head][query][key], null where masked. Statistics are left out
+    where there are weights.
+    """
     weights = attention_map.weights
     tiles = attention_map.tiles
     visible = attention_map.visible
@@ -280,31 +303,38 @@ def map_to_json(attention_map: AttentionMap) -> str:
     header.pop("tiles", None)
     entries = [json.dumps(header)[1:-1]]
     if weights is not None:
-        entries.append(f'"weights": {matrices_to_json(weights, visible)}')
+        entries.append(f'"weights": {format_matrices_json(weights, visible)}')
     if tiles is not None:
-        entries.append(f'"tiles": {tiles_to_json(tiles, visible)}')
+        entries.append(f'"tiles": {format_tiles_json(tiles, visible)}')
     if weights is None and tiles is None:  # no cell that could be null
         mask = collapse_mask(visible)
         mask_text = json.dumps(mask.tolist())
         entries.append(f'"visible": {mask_text}')
     if attention_map.statistics is not None and weights is None:
-        entries.append(f'"statistics": {arrays_to_json(attention_map.statistics)}')
+        entries.append(f'"statistics": {format_arrays_json(attention_map.statistics)}')
     if attention_map.edges is not None:
-        entries.append(f'"edges": {arrays_to_json(attention_map.edges)}')
+        entries.append(f'"edges": {format_arrays_json(attention_map.edges)}')
     content = ", ".join(entries)
     return f"{{{content}}}"
 
 
-def tiles_to_json(tiles: Tiles, visible: Visible) -> str:
-    """Write tiles as JSON, null where nothing in them is visible."""
+def format_tiles_json(tiles: Tiles, visible: Visible) -> str:
+    """Write tiles, that is, weights pooled over blocks of cells, as JSON.
+
+    visible: (layer, head, row, column), True where a cell of the tile is visible. A tile in which
+    nothing is visible is null.
+    """
     sizes = f'"height": {tiles.height}, "width": {tiles.width}'
-    mean = matrices_to_json(tiles.mean, visible)
-    largest = matrices_to_json(tiles.max, visible)
+    mean = format_matrices_json(tiles.mean, visible)
+    largest = format_matrices_json(tiles.max, visible)
     return f'{{{sizes}, "mean": {mean}, "max": {largest}}}'
 
 
-def arrays_to_json(arrays: Statistics | Edges) -> str:
-    """Write arrays as JSON, by the names of their fields; null for one that was not made."""
+def format_arrays_json(arrays: Statistics | Edges) -> str:
+    """Write statistics or edges as JSON, by the names of their fields.
+
+    An array that was not made is null.
+    """
     content = {}
     for field in fields(arrays):
         name = field.name
@@ -316,7 +346,7 @@ def arrays_to_json(arrays: Statistics | Edges) -> str:
 def list_shortest_decimals(array: Any) -> Any:
     """Return an array as nested lists of the shortest decimals that give the same float32 back.
 
-    They are 0.1, say, not 0.10000000149011612.
+    They are 0.1, say, not 0.10000000149011612. Integers stay as they are.
     """
     if array.ndim > 2:
         return [list_shortest_decimals(each) for each in array]  # as text, a number takes 128 bytes
@@ -325,20 +355,25 @@ def list_shortest_decimals(array: Any) -> Any:
     return array.astype(str).astype(np.float64).tolist()
 
 
-def matrices_to_json(array: Weights, visible: Visible) -> str:
-    """Write numbers (layer, head, query, key) as JSON, a matrix at a time.
+def format_matrices_json(array: Weights, visible: Visible) -> str:
+    """Write numbers (layer, head, query, key) as JSON, null where they are masked.
 
-    Nested lists of a whole capture would take a hundred bytes a cell.
+    It is done a matrix at a time: nested lists of a whole capture would take a hundred bytes a
+    cell.
     """
     layers = []
+    # Both are (head, query, key).
     for numbers, masks in zip(array, visible, strict=True):
-        heads = ", ".join(map(matrix_to_json, numbers, masks))
+        heads = ", ".join(map(format_matrix_json, numbers, masks))
         layers.append(f"[{heads}]")
     return f"[{', '.join(layers)}]"
 
 
-def matrix_to_json(weights: Weights, visible: Visible) -> str:
-    """Write one matrix as JSON, null where it is masked."""
+def format_matrix_json(weights: Weights, visible: Visible) -> str:
+    """Write one matrix (query, key) as JSON, null where it is masked.
+
+    Numbers are the shortest decimals that give the same float32 back.
+    """
     shortest = weights.astype(str).astype(np.float64)
     numbers = shortest.astype(object)
     cells = np.where(visible, numbers, np.array(None))
@@ -346,13 +381,14 @@ def matrix_to_json(weights: Weights, visible: Visible) -> str:
 
 
 def read_npz_file(path: Path) -> Capture:
-    """Read a capture from a .npz.
+    """Read a capture from a .npz, written by attnviz or by another program.
 
-    One that names its method is read as ``to_npz`` wrote it, any other as arrays from elsewhere.
+    One that names its method is read as ``format_npz`` wrote it. Its tokens have no ids, and its
+    text is the tokens joined by spaces. Raises ValueError saying what is wrong.
     """
     method = untrusted.read_npz(path, ("method",)).get("method")
     if method is None or str(method) not in METHODS:
-        return foreign_arrays.from_npz(path)
+        return foreign_arrays.read_foreign_npz(path)
     arrays = untrusted.read_npz(path, NPZ_NAMES)
     missing = set(NPZ_NAMES) - set(arrays)
     if missing:
@@ -368,16 +404,16 @@ def read_npz_file(path: Path) -> Capture:
     weights, visible = attention_map.weights, attention_map.visible
     if weights is not None and not holds_other_numbers(attention_map.method):
         is_square = attention_map.kind != "cross" and queries == keys
-        statistics = measure_statistics(weights, visible, is_square)
+        statistics = measure_statistics(weights, visible, square=is_square)
         attention_map = replace(attention_map, statistics=statistics)
     text = " ".join(key_names)
     return note_methods(Capture(path.name, text, (attention_map,)))
 
 
 def format_npz(capture: Capture) -> bytes:
-    """Write the one map of a capture with its weights for NumPy.
+    """Write the one map of a capture with its weights as .npz, for NumPy.
 
-    Raises UsageError unless the capture holds just that.
+    Raises UsageError if the capture has several maps, or no weights.
     """
     first = capture.maps[0] if len(capture.maps) == 1 else None
     if first is None or first.weights is None:
@@ -404,14 +440,14 @@ def format_npz(capture: Capture) -> bytes:
     return file.getvalue()
 
 
-def to_json_file(capture: Capture) -> bytes:
+def format_json_file(capture: Capture) -> bytes:
     """Write a capture as the content of a JSON file."""
     return format_json(capture).encode() + b"\n"
 
 
 WRITERS: dict[str, Callable[[Capture], bytes]] = {
     ".attn": format_attn,
-    ".json": to_json_file,
+    ".json": format_json_file,
     ".npz": format_npz,
 }
 READERS: dict[str, Callable[[Path], Capture]] = {

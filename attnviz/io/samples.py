@@ -23,7 +23,7 @@ def find_samples() -> dict[str, Path]:
 
 
 def read_sample(name: str) -> str:
-    """Read a sample text. Raises InputError naming those that there are."""
+    """Read the sample text of a name. Raises InputError with all names if there is none."""
     samples = find_samples()
     if name not in samples:
         names = ", ".join(samples)

@@ -28,7 +28,7 @@ GIGABYTE = 1e9
 
 
 def require_free_memory(size: int) -> None:
-    """Raise ValueError unless this many bytes are at most half of the free memory.
+    """Raise ValueError if a number of bytes is more than half of the free memory.
 
     The other half is for the work with them.
     """
@@ -49,7 +49,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(data: str | bytes) -> Any:
-    """Parse a JSON document, in which NaN is no number."""
+    """Parse a JSON document in which NaN and infinity are not allowed.
+
+    Raises ValueError for anything else, and for a document that may not fit into memory.
+    """
     require_free_memory(len(data) * JSON_GROWTH)
     try:
         return json.loads(data, parse_constant=refuse_constant)
@@ -65,9 +68,10 @@ def refuse_constant(name: str) -> NoReturn:
 
 
 def read_field(document: dict[str, Any], name: str, *kinds: type) -> Any:
-    """Read the entry of that name; None if it is not there.
+    """Read the entry of a name in a document, whose type must be one of ``kinds``.
 
-    Raises ValueError unless it is exactly of one of the types.
+    An entry that is missing reads as None. The type must be exactly one of these: true is no int.
+    Raises ValueError if it is not.
     """
     value = document.get(name)
     if type(value) not in kinds:  # isinstance would take true for a number
@@ -83,9 +87,11 @@ def name_type(kind: type) -> str:
 
 
 def read_nested_lists(nested: Any, name: str, dtype: type[Any], *kinds: type) -> Array:
-    """Read nested lists whose items are exactly of these types as an array; NaN for null.
+    """Read nested lists whose items are exactly of some types as an array.
 
-    Raises ValueError for other items, and for lists that are not equally long.
+    nested: a value from a JSON document. name: what it is called in errors. dtype: the type of the
+    array. kinds: the types that items may have; where None is allowed beside numbers, it becomes
+    NaN. Raises ValueError for other items, and for lists that are not equally long.
     """
     array = np.array(nested, dtype=object)
     item_types = set(map(type, array.ravel()))
@@ -105,9 +111,10 @@ def read_number_lists(nested: Any, name: str) -> npt.NDArray[np.float64]:
 
 @contextmanager
 def open_safetensors(path: Path) -> Iterator[Any]:
-    """Open a safetensors file, whose header is checked.
+    """Open a safetensors file, whose header is checked, for reading its tensors.
 
-    Its tensors lie inside the file, each byte in one. Raises ValueError for a damaged file.
+    The check makes sure that the tensors lie inside the file, each byte in one of them. Raises
+    ValueError for a damaged file.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -125,7 +132,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 def load_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Array]:
     """Read the tensors of a safetensors file, or only those that are named.
 
-    A tensor of bfloat16 becomes float32. Raises ValueError for other types that NumPy has not.
+    names: those to read, as far as the file has them; None for all. A tensor of bfloat16 becomes
+    float32. Raises ValueError for other types that NumPy does not have.
     """
     require_free_memory(path.stat().st_size)
     with open_safetensors(path) as file:
@@ -135,12 +143,17 @@ def load_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
 
 
 def read_tensor_named(path: Path, file: Any, name: str) -> Array:
-    """Read one tensor of an open safetensors file."""
-    kind = file.get_slice(name).get_dtype()
-    if kind == "BF16":
+    """Read one tensor of an open safetensors file as an array.
+
+    path: that of the open file. A tensor of bfloat16 becomes float32. Raises ValueError for other
+    types that NumPy does not have.
+    """
+    stored_type = file.get_slice(name).get_dtype()
+    if stored_type == "BF16":
         return read_bfloat16(path, name)
-    if kind not in NUMPY_TYPES:
-        raise ValueError(f"{name!r} is of type {kind}, which cannot be read: save it as float32")
+    if stored_type not in NUMPY_TYPES:
+        problem = f"{name!r} is of type {stored_type}, which cannot be read"
+        raise ValueError(f"{problem}: save it as float32")
     array: Array = file.get_tensor(name)
     return array
 
@@ -178,7 +191,10 @@ def read_npz(path: Path, names: Collection[str]) -> dict[str, Array]:
 
 
 def read_members(archive: ZipFile, names: Collection[str]) -> dict[str, Array]:
-    """Read the named arrays of an open .npz, unless they are too large together."""
+    """Read the named arrays of an open .npz, as far as it has them.
+
+    Raises ValueError if they are too large together.
+    """
     members = set(archive.namelist())
     present: dict[str, str] = {}
     size = 0
@@ -196,7 +212,11 @@ def read_members(archive: ZipFile, names: Collection[str]) -> dict[str, Array]:
 
 
 def read_member(archive: ZipFile, name: str) -> Array:
-    """Read one array of a .npz; its header must agree with the size that the archive declares."""
+    """Read one array of an open .npz, by the name of its file in the archive.
+
+    Raises ValueError for a pickle, and if the header of the array does not agree with the size that
+    the archive declares.
+    """
     info = archive.getinfo(name)
     with archive.open(info) as file:
         shape, dtype, header_size = read_npy_header(file.read(NPY_HEADER))
@@ -213,7 +233,7 @@ def read_member(archive: ZipFile, name: str) -> Array:
 
 
 def read_npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Read shape, type and size in bytes of the header that begins the file of an array.
+    """Read the shape, the type and the size in bytes of the header that begins a .npy file.
 
     Raises ValueError for a format of other things than plain numbers or texts.
     """

@@ -14,7 +14,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from attnviz.io.untrusted import Array, read_field, read_nested_lists, read_number_lists
+from attnviz.io.untrusted import (
+    Array,
+    read_field,
+    read_nested_lists,
+    read_number_lists,
+)
 from attnviz.record import (
     KINDS,
     SCORES,
@@ -38,9 +43,10 @@ Arrays = dict[str, Array]
 
 
 def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None = None) -> Capture:
-    """Read a capture from a JSON document.
+    """Read a capture from a document of JSON that may come from anyone, checking all of it.
 
-    tensors: those of a safetensors file, whose header the document is; None for a JSON file.
+    tensors: those of a safetensors file, whose header the document is; None for a JSON file, where
+    numbers stand in the document itself. Raises ValueError saying what is wrong.
     """
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         problem = f"its schema is not {SCHEMA}"
@@ -60,16 +66,16 @@ def read_capture(document: dict[str, Any], tensors: Mapping[str, Array] | None =
     fidelity_reference = read_field(document, "fidelity_reference", str, NoneType)
     output_change = read_share(document, "output_change")
     return Capture(
-        model,
-        text,
-        maps,
-        notes,
-        pair,
-        target,
-        fidelity,
-        segments,
-        fidelity_reference,
-        output_change,
+        model=model,
+        text=text,
+        maps=maps,
+        notes=notes,
+        pair=pair,
+        target=target,
+        fidelity=fidelity,
+        segments=segments,
+        fidelity_reference=fidelity_reference,
+        output_change=output_change,
     )
 
 
@@ -77,16 +83,20 @@ def read_maps(
     document: dict[str, Any],
     tensors: Mapping[str, Array] | None,
 ) -> tuple[AttentionMap, ...]:
-    """Read the maps of a JSON document, or of the header of a safetensors file with tensors."""
+    """Read the maps of a JSON document, or of the header of a safetensors file with its tensors.
+
+    tensors: the arrays of the maps, by name; None where they stand in the document itself. Raises
+    ValueError saying what is wrong.
+    """
     if tensors is None:
         return read_document_maps(document)
     return read_tensor_maps(document, tensors)
 
 
 def read_share(document: dict[str, Any], name: str) -> float | None:
-    """Read a difference as a share, by its name, or None.
+    """Read the share, or other number from 0, that stands in a document under a name, or None.
 
-    Raises ValueError unless it is a finite number from 0.
+    Raises ValueError unless it is finite and not negative.
     """
     share: float | None = read_field(document, name, float, int, NoneType)
     if share is not None and not 0 <= share <= sys.float_info.max:
@@ -95,7 +105,10 @@ def read_share(document: dict[str, Any], name: str) -> float | None:
 
 
 def read_document_maps(document: dict[str, Any]) -> tuple[AttentionMap, ...]:
-    """Read the maps of a JSON document, in which arrays and tokens stand inside each map."""
+    """Read the maps of a JSON document, in which arrays and tokens stand inside each map.
+
+    Raises ValueError saying what is wrong.
+    """
     maps = []
     for header in read_dicts(document, "maps"):
         queries = read_saved_tokens(header, "queries")
@@ -109,16 +122,17 @@ def read_tensor_maps(
     document: dict[str, Any],
     tensors: Mapping[str, Array],
 ) -> tuple[AttentionMap, ...]:
-    """Read the maps of a safetensors file.
+    """Read the maps of a safetensors file from its header and its tensors.
 
-    Tokens stand in a table of their own in the header, arrays among the tensors.
+    document: the header. In it, lists of tokens stand in a table of their own. tensors: the arrays,
+    those of map 0 named ``maps.0.weights`` and so on. Raises ValueError saying what is wrong.
     """
     lists: list[Any] = read_field(document, "tokens", list)
     table = [read_saved_tokens({"tokens": tokens}, "tokens") for tokens in lists]
     arrays_of_map: dict[str, Arrays] = {}
     for full_name, array in tensors.items():
-        own_name = full_name.removeprefix("maps.")
-        number, _, name = own_name.partition(".")
+        short_name = full_name.removeprefix("maps.")
+        number, _, name = short_name.partition(".")
         arrays_of_map.setdefault(number, {})[name] = array
     maps = []
     for i, header in enumerate(read_dicts(document, "maps")):
@@ -134,7 +148,11 @@ def look_up_tokens(
     header: dict[str, Any],
     name: str,
 ) -> tuple[Token, ...]:
-    """Look up the tokens of a map, which its header names by their number in a table."""
+    """Look up the queries or keys of a map, which its header names by their number in a table.
+
+    table: all lists of tokens of the file. name: ``queries`` or ``keys``. Raises ValueError for a
+    number that is not in the table.
+    """
     number: int = read_field(header, name, int)
     if not 0 <= number < len(table):
         count = len(table)
@@ -143,7 +161,10 @@ def look_up_tokens(
 
 
 def read_dicts(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Read a list of objects."""
+    """Read the list of objects that stands in a document under a name.
+
+    Raises ValueError if it is anything else.
+    """
     items: list[dict[str, Any]] = read_field(document, name, list)
     if not all(isinstance(item, dict) for item in items):
         raise ValueError(f"{name!r} must be a list of objects")
@@ -151,12 +172,15 @@ def read_dicts(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def read_saved_tokens(document: dict[str, Any], name: str) -> tuple[Token, ...]:
-    """Read a list of tokens."""
+    """Read the list of tokens that stands in a document under a name."""
     return tuple(map(read_saved_token, read_dicts(document, name)))
 
 
 def read_saved_token(entry: dict[str, Any]) -> Token:
-    """Read a token; its place in a text must be one."""
+    """Read a token from its entry in a document, checking that its place in a text can be one.
+
+    Raises ValueError for a field that is missing or of another type, and for an impossible number.
+    """
     entry = {"segment": 0, **entry}
     number = read_field(entry, "id", int)
     start = read_field(entry, "start", int)
@@ -172,7 +196,10 @@ def read_saved_token(entry: dict[str, Any]) -> Token:
 
 
 def read_saved_segment(entry: dict[str, Any]) -> Segment:
-    """Read a part of a text that has a name."""
+    """Read a segment, a part of a text that has a name, from its entry in a document.
+
+    Raises ValueError for a field that is missing or of another type, and for an impossible place.
+    """
     start = read_field(entry, "start", int)
     end = read_field(entry, "end", int)
     if not 0 <= start <= end <= LARGEST_NUMBER:
@@ -206,7 +233,12 @@ def require_head_names(values: list[Any]) -> tuple[int | str, ...]:
 
 
 def read_nested_arrays(header: dict[str, Any]) -> Arrays:
-    """Read the arrays of a map in JSON, by the names that they have in a safetensors file."""
+    """Read the arrays of a map from JSON, by the names that they have in a safetensors file.
+
+    header: the entry of the map, in which they stand as nested lists. A number that is null is
+    masked, so that weights and tiles have their mask with them. Raises ValueError for what are no
+    such lists.
+    """
     arrays: Arrays = {}
     if "visible" in header:
         arrays["visible"] = read_nested_lists(header["visible"], "visible", np.bool_, bool)
@@ -227,15 +259,19 @@ def read_nested_arrays(header: dict[str, Any]) -> Arrays:
 
 
 def split_nulls(nested: Any, name: str) -> tuple[Floats, Array]:
-    """Read numbers, 0 where null, and a mask that is True where they are not null."""
+    """Read nested lists of numbers as an array, 0 where null, and a mask, False where null.
+
+    name: what the numbers are called in errors. Raises ValueError for what are no numbers.
+    """
     array = read_number_lists(nested, name)
+    # Null was read as NaN.
     visible = ~np.isnan(array)
     values = np.where(visible, array, 0)
     return values.astype(np.float32), visible
 
 
 def read_nested_numbers(nested: Any, name: str) -> Array:
-    """Read numbers as they are stored: keys as integers, all others as float32."""
+    """Read nested lists of numbers in the type that is stored: integers for keys, else float32."""
     if name == "keys":
         return read_nested_lists(nested, name, np.int32, int)
     return read_number_lists(nested, name).astype(np.float32)
@@ -247,7 +283,11 @@ def read_map(
     keys: tuple[Token, ...],
     arrays: Arrays,
 ) -> AttentionMap:
-    """Read a map from its header and its arrays."""
+    """Make an attention map from what a file says of it, checking all of it.
+
+    header: its layers, heads, kind, method and so on. queries, keys: its tokens. arrays: its
+    weights, mask, tiles, statistics and edges, by name. Raises ValueError saying what is wrong.
+    """
     layers = require_counts(read_field(header, "layers", list), "layers")
     heads = require_head_names(read_field(header, "heads", list))
     if header.get("kind") not in KINDS:
@@ -273,17 +313,17 @@ def read_map(
     key_positions = read_positions(header, "key_places")
     kind = header["kind"]
     return AttentionMap(
-        kind,
-        layers,
-        heads,
-        queries,
-        keys,
-        weights,
-        visible,
-        method,
-        tiles,
-        statistics,
-        edges,
+        kind=kind,
+        layers=layers,
+        heads=heads,
+        queries=queries,
+        keys=keys,
+        weights=weights,
+        visible=visible,
+        method=method,
+        tiles=tiles,
+        statistics=statistics,
+        edges=edges,
         query_places=query_positions,
         key_places=key_positions,
         unit=unit,
@@ -295,7 +335,11 @@ def read_map_weights(
     arrays: Arrays,
     shape: tuple[int, ...],
 ) -> Floats | None:
-    """Read the weights of a map, or its scores; None if it has none."""
+    """Return the weights of a map, or its scores from before the softmax; None if it has none.
+
+    header: says by its method which they are. arrays: those of the map, by name. shape: (layer,
+    head, query, key). Raises ValueError for another shape, and for numbers that cannot be such.
+    """
     weights = arrays.get("weights")
     if weights is None:
         return None
@@ -312,7 +356,10 @@ def read_positions(header: dict[str, Any], name: str) -> tuple[int, ...]:
 
 
 def require_named_sides(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raise ValueError unless weights have as many layers, heads, queries and keys as are named."""
+    """Raise ValueError unless weights have as many layers, heads, queries and keys as are named.
+
+    shape: that of the weights. expected: how many of each are named.
+    """
     if len(shape) != len(expected):
         raise ValueError(f"its weights have {len(shape)} dimensions, not (layer, head, query, key)")
     for noun, side, count in zip(AXES, shape, expected, strict=True):
@@ -321,7 +368,10 @@ def require_named_sides(shape: tuple[int, ...], expected: tuple[int, ...]) -> No
 
 
 def require_plain_weights(weights: Array, name: str = "weights") -> None:
-    """Raise ValueError unless weights of any shape are finite and not negative."""
+    """Raise ValueError unless weights of any shape are finite, not negative and not too large.
+
+    name: what they are called in the error.
+    """
     low = float(weights.min(initial=0))
     high = float(weights.max(initial=0))
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -334,14 +384,17 @@ def require_plain_weights(weights: Array, name: str = "weights") -> None:
 
 
 def read_weights_array(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floats:
-    """Return the weights of that name and shape, which must be there. Raises ValueError."""
+    """Return the weights of a name and a shape, which must be there. Raises ValueError."""
     weights = read_float_array(name, arrays, shape)
     require_plain_weights(weights, name)
     return weights
 
 
 def read_float_array(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floats:
-    """Return the float32 array of that name and shape, which must be there. Raises ValueError."""
+    """Return the float32 array of a name and a shape, which must be among the arrays.
+
+    Raises ValueError if it is not there, or of another type or shape.
+    """
     array = read_typed_array(name, arrays, np.float32)
     if array.shape != shape:
         raise ValueError(f"its {name} has the shape {array.shape}, not {shape}")
@@ -349,9 +402,9 @@ def read_float_array(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Float
 
 
 def read_finite_array(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floats:
-    """Return the float32 array of that name and shape, without NaN or infinity.
+    """Return the float32 array of a name and a shape, without NaN or infinity.
 
-    Raises ValueError if it is not there, or not so.
+    Raises ValueError if it is not there, of another type or shape, or has such numbers.
     """
     array = read_float_array(name, arrays, shape)
     if not np.isfinite(array).all():
@@ -360,7 +413,10 @@ def read_finite_array(name: str, arrays: Arrays, shape: tuple[int, ...]) -> Floa
 
 
 def read_typed_array(name: str, arrays: Arrays, dtype: type[Any]) -> Array:
-    """Return the array of that name and type, which must be there. Raises ValueError."""
+    """Return the array of a name and a type, which must be among the arrays.
+
+    Raises ValueError if it is not there, or of another type.
+    """
     array = arrays.get(name)
     if array is None:
         raise ValueError(f"it holds no {name} for one of its maps")
@@ -376,7 +432,11 @@ def fits_shape(sides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 
 def read_mask(arrays: Arrays, shape: tuple[int, ...]) -> Array:
-    """Return the mask of a map, repeated along the axes that have one entry."""
+    """Return the mask of a map, repeated along the axes that have one entry.
+
+    shape: that of the map's weights or tiles, (layer, head, query, key). Raises ValueError if the
+    mask is not there, or does not fit.
+    """
     visible = read_typed_array("visible", arrays, np.bool_)
     if visible.ndim != 4 or not fits_shape(visible.shape, shape):
         raise ValueError(f"its visible has the shape {visible.shape}, which does not fit {shape}")
@@ -384,7 +444,12 @@ def read_mask(arrays: Arrays, shape: tuple[int, ...]) -> Array:
 
 
 def read_tiles(header: dict[str, Any], arrays: Arrays, shape: tuple[int, ...]) -> Tiles | None:
-    """Read the tiles of a map; None if it has none."""
+    """Read the tiles of a map, that is, weights pooled over blocks of cells; None if it has none.
+
+    header: has the height and the width of a tile, in queries and keys. arrays: has means and
+    maxima. shape: that of the map, (layer, head, query, key). Raises ValueError if they do not fit
+    each other.
+    """
     if "tiles" not in header:
         return None
     sizes = read_field(header, "tiles", dict)
@@ -408,7 +473,11 @@ def count_tiles_along(count: int, size: int) -> int:
 
 
 def read_saved_statistics(arrays: Arrays, shape: tuple[int, ...]) -> Statistics | None:
-    """Read the statistics of a map; None if it has none."""
+    """Read the statistics of a map, such as the entropy of each query; None if it has none.
+
+    shape: that of the map, (layer, head, query, key), which says what shape each of them has.
+    Raises ValueError if one that is needed is not there, or one is of another shape or not finite.
+    """
     prefix = "statistics."
     if not any(name.startswith(prefix) for name in arrays):
         return None
@@ -418,13 +487,19 @@ def read_saved_statistics(arrays: Arrays, shape: tuple[int, ...]) -> Statistics 
     for field in fields(Statistics):
         stored_name = prefix + field.name
         if stored_name in arrays or field.name in NEEDED_STATISTICS:
+            # All but the entropy and what keys received are one number for each head.
             field_shape = shapes.get(field.name, tuple(lead))
             statistics[field.name] = read_finite_array(stored_name, arrays, field_shape)
     return Statistics(**statistics)
 
 
 def read_edges(arrays: Arrays, shape: tuple[int, ...]) -> Edges | None:
-    """Read the strongest edges of a map; None if it has none."""
+    """Read the strongest edges of each query of a map; None if it has none.
+
+    The file has for each query the keys, and the weights that it gives them, both (layer, head,
+    query, rank). shape: that of the map, (layer, head, query, key). Raises ValueError for arrays
+    that do not fit the map.
+    """
     if "edges.keys" not in arrays:
         return None
     keys = read_typed_array("edges.keys", arrays, np.int32)

@@ -18,7 +18,7 @@ Array: TypeAlias = Any
 def find_namespace(*arrays: Array) -> Any:
     """Return the module whose functions work on these arrays.
 
-    That is torch if any is a tensor, else numpy.
+    That is torch if any of them is a tensor, else numpy.
     """
     torch = sys.modules.get("torch")  # a tensor can only exist where torch is loaded already
     if torch and any(isinstance(array, torch.Tensor) for array in arrays):
@@ -34,7 +34,7 @@ def as_array(values: Array) -> Array:
 def widen_to_single(array: Array) -> Array:
     """Return an array in single precision at least.
 
-    Half types and integers become float32; float32 and float64 stay.
+    Half types and integers become float32; float32 and float64 stay as they are.
     """
     xp = find_namespace(array)
     if array.dtype in (xp.float32, xp.float64):
@@ -55,9 +55,10 @@ def is_floating(array: Array) -> bool:
 
 
 def find_override(*arrays: Array) -> Any:
-    """Return torch's handler for a function of these tensors, if anybody asked to see its calls.
+    """Return torch's handler for a call with these tensors, if anything watches torch's functions.
 
-    A tap does. Returns None otherwise. Torch's own functions ask for this at their beginning: see
+    The handler passes the call on to what watches, such as ``attnviz.engine.tap``. Returns None if
+    nothing does. Torch's own functions ask for this at their beginning: see
     https://pytorch.org/docs/stable/torch.overrides.html.
     """
     torch = sys.modules.get("torch")

@@ -14,7 +14,7 @@ from attnviz.layer.arrays import (
     is_floating,
     widen_to_single,
 )
-from attnviz.layer.scores import Score, score_function
+from attnviz.layer.scores import Score, find_score_function
 
 
 class Attended(NamedTuple):
@@ -66,9 +66,9 @@ def attend(
     q = widen_to_single(query)
     k = widen_to_single(key)
     v = widen_to_single(value)
-    scores = score_function(score)(q, k)  # (..., n, m)
+    scores = find_score_function(score)(q, k)  # (..., n, m)
     require_scores(scores, q, k)
-    scores = hide(scores, mask, causal)
+    scores = mask_scores(scores, mask, causal)
     weights = softmax(scores)
     output = find_namespace(v).matmul(weights, v)  # (..., n, d_v)
     if residual:
@@ -93,10 +93,15 @@ def softmax(scores: Array) -> Array:
     return exponentials / divisor
 
 
-def hide(scores: Array, mask: Array | None, causal: bool) -> Array:
-    """Return scores (..., n, m) with -inf, or a float mask added, where queries may not attend."""
+def mask_scores(scores: Array, mask: Array | None, causal: bool) -> Array:
+    """Return scores that are -inf where queries may not attend; a mask of numbers is added.
+
+    scores: (..., n, m), for n queries and m keys. mask: broadcasts to them; booleans are True where
+    a query may attend; None for no mask. causal: a query may attend to keys up to its own position,
+    the last query being at the last key.
+    """
     xp = find_namespace(scores)
-    visible = causal_mask(*scores.shape[-2:], like=scores) if causal else None
+    visible = make_causal_mask(*scores.shape[-2:], like=scores) if causal else None
     if mask is not None:
         mask = as_array(mask)
         require_mask(mask, scores)
@@ -110,10 +115,11 @@ def hide(scores: Array, mask: Array | None, causal: bool) -> Array:
     return xp.where(visible, scores, -math.inf)
 
 
-def causal_mask(n: int, m: int, *, like: Array) -> Array:
+def make_causal_mask(n: int, m: int, *, like: Array) -> Array:
     """Return booleans (n, m), True where the key is not after the query.
 
-    The last query is at the last key.
+    n queries stand at the positions of the last n of m keys. like: an array of the kind, NumPy or
+    torch, and on the device that the booleans are to be of.
     """
     xp = find_namespace(like)
     positions = xp.arange(max(n, m), device=like.device)
@@ -122,7 +128,10 @@ def causal_mask(n: int, m: int, *, like: Array) -> Array:
 
 
 def require_vectors(query: Array, key: Array, value: Array) -> None:
-    """Raise ValueError unless these are non-empty sequences of vectors, a value for each key."""
+    """Raise ValueError unless these are non-empty sequences of vectors, with a value for each key.
+
+    query: (..., n, d), key: (..., m, d), value: (..., m, d_v); their leading axes must broadcast.
+    """
     arrays = {"query": query, "key": key, "value": value}
     for name, array in arrays.items():
         if array.ndim < 2 or 0 in array.shape:
@@ -143,7 +152,10 @@ def require_vectors(query: Array, key: Array, value: Array) -> None:
 
 
 def require_scores(scores: Array, query: Array, key: Array) -> None:
-    """Raise ValueError unless a score function returned one score for each query and key."""
+    """Raise ValueError unless a score function returned one score for each query and key.
+
+    scores: what it returned; they must be (..., n, m) for queries (..., n, d) and keys (..., m, d).
+    """
     query_shape = tuple(query.shape)
     key_shape = tuple(key.shape)
     leading = np.broadcast_shapes(query_shape[:-2], key_shape[:-2])
@@ -157,7 +169,7 @@ def require_scores(scores: Array, query: Array, key: Array) -> None:
 
 
 def require_mask(mask: Array, scores: Array) -> None:
-    """Raise ValueError unless the mask broadcasts to the scores."""
+    """Raise ValueError unless the mask broadcasts to the scores, (..., n, m)."""
     mask_shape = tuple(mask.shape)
     scores_shape = tuple(scores.shape)
     try:
@@ -169,7 +181,10 @@ def require_mask(mask: Array, scores: Array) -> None:
 
 
 def require_residual(query: Array, output: Array) -> None:
-    """Raise ValueError unless query and context can be added."""
+    """Raise ValueError unless queries can be added to the output of attention.
+
+    query: (..., n, d); output: (..., n, d_v), the context. They can if d is d_v.
+    """
     if query.shape[-1] != output.shape[-1]:
         raise ValueError(
             f"residual: query {tuple(query.shape)} and context {tuple(output.shape)} "

@@ -68,7 +68,13 @@ class MultiHeadAttention(nn.Module):
         self.kv_heads = kv_heads or heads
         self.causal = causal
         self.rotary = rotary
-        require_divisible(dim, heads, self.kv_heads, head_dim, rotary)
+        require_divisible(
+            dim,
+            heads,
+            kv_heads=self.kv_heads,
+            head_dim=head_dim,
+            rotary=rotary,
+        )
         head_dim = head_dim or dim // heads
         self.query = nn.Linear(dim, heads * head_dim, bias)
         self.key = nn.Linear(key_dim or dim, self.kv_heads * head_dim, bias)
@@ -98,6 +104,7 @@ class MultiHeadAttention(nn.Module):
         require_width("key", key, self.key)
         require_width("value", value, self.value)
         if mask is not None and mask.ndim == 3:
+            # One for all heads.
             mask = mask[:, None]
         merged, weights, _ = attend_heads(
             self.query(query),
@@ -114,7 +121,10 @@ class MultiHeadAttention(nn.Module):
 
 
 def require_width(name: str, x: Tensor, projection: nn.Linear) -> None:
-    """Raise ValueError unless vectors have the width of their projection."""
+    """Raise ValueError unless vectors have the width that their projection takes.
+
+    name: of the argument, for the message. x: the vectors, (..., width).
+    """
     width = projection.in_features
     if x.shape[-1] != width:
         raise ValueError(f"{name} {tuple(x.shape)} does not fit a projection of width {width}")
@@ -127,7 +137,12 @@ def require_divisible(
     head_dim: int | None,
     rotary: bool,
 ) -> None:
-    """Raise ValueError unless widths and numbers of heads divide as multi-head attention needs."""
+    """Raise ValueError unless widths and numbers of heads divide as multi-head attention needs.
+
+    dim: width of the queries. heads, kv_heads: how many query heads there are, and how many key and
+    value heads. head_dim: width of one head; None: dim / heads. rotary: True for rotary positions,
+    which turn pairs of dimensions, so that a head's width must be even.
+    """
     if heads % kv_heads:
         raise ValueError(f"{heads} heads cannot share {kv_heads} key and value heads evenly")
     if head_dim is None and dim % heads:

@@ -32,10 +32,12 @@ def multi_head_attend(
     ``.bias``.
     query (..., n, dim), key (..., m, key_dim), value (..., m, value_dim) -> output (..., n, dim),
     weights and scores (..., heads, n, m). Query head h reads key head h // (heads / kv_heads)
-    (grouped heads, Ainslie et al. 2023).
+    (grouped heads, Ainslie et al. 2023); kv_heads is heads by default.
 
-    mask: broadcasts to (..., heads, n, m). rotary: positions by rotation (Su et al. 2021), the last
-    query and the last key at one position. score: of the heads, as in ``attend``.
+    mask: broadcasts to (..., heads, n, m); booleans, True where a query may attend, or numbers that
+    are added to the scores. causal: a query sees keys up to its own position. rotary: positions by
+    rotation (Su et al. 2021). With causal or rotary, the last query and the last key are at one
+    position. score: of the heads, as in ``attend``.
     """
     require_vectors(query, key, value)
     q = apply_linear(parameters, "query", query)
@@ -69,9 +71,14 @@ def attend_heads(
 ) -> Attended:
     """Split projected vectors into heads, attend in each, and merge the heads.
 
-    query (..., n, heads * head_dim), key and value (..., m, kv_heads * head_dim) -> output
-    (..., n, heads * head_dim), weights and scores (..., heads, n, m). The rest is as in
-    ``multi_head_attend``.
+    query: (..., n, heads * head_dim); key, value: (..., m, kv_heads * head_dim). kv_heads: key and
+    value heads, each shared by heads / kv_heads query heads; default: heads. mask: broadcasts to
+    (..., heads, n, m); booleans, True where a query may attend, or numbers that are added to the
+    scores. causal: a query sees keys up to its own position. rotary: positions by rotation (Su et
+    al. 2021). With causal or rotary, the last query and the last key are at one position. score: of
+    the heads, as in ``attend``.
+    Returns the output before its projection, (..., n, heads * head_dim), and weights and scores,
+    (..., heads, n, m).
     """
     kv_heads = kv_heads or heads
     q = split_heads(query, heads)  # (..., heads, n, head_dim)
@@ -88,7 +95,10 @@ def attend_heads(
 
 
 def apply_linear(parameters: Mapping[str, Array], name: str, x: Array) -> Array:
-    """Compute x W^T + b with W (out, in): (..., in) -> (..., out)."""
+    """Apply a linear layer, x W^T + b: (..., in) -> (..., out).
+
+    parameters: have ``NAME.weight`` W (out, in), and ``NAME.bias`` b (out,) if there is one.
+    """
     weight = parameters[f"{name}.weight"].swapaxes(0, 1)
     projected = find_namespace(x).matmul(x, weight)
     bias = parameters.get(f"{name}.bias")
@@ -110,7 +120,8 @@ def merge_heads(x: Array) -> Array:
 def share_heads(x: Array, heads: int) -> Array:
     """Repeat each key or value head for the query heads that share it.
 
-    (..., kv_heads, m, d) -> (..., heads, m, d).
+    heads: the number of query heads, a multiple of kv_heads. (..., kv_heads, m, d) -> (..., heads,
+    m, d).
     """
     *lead, kv_heads, m, d = x.shape
     if kv_heads == heads:
@@ -121,9 +132,10 @@ def share_heads(x: Array, heads: int) -> Array:
 
 
 def apply_rotary(x: Array, first: int = 0) -> Array:
-    """Apply rotary position embedding (Su et al. 2021, eq. 34) to (..., n, d), d even.
+    """Apply rotary position embedding (Su et al. 2021, eq. 34) to vectors (..., n, d), d even.
 
-    first: the position of the first vector. Dimension i is paired with i + d / 2, as in Llama.
+    first: the position of the first vector; the others follow one by one. Dimension i is paired
+    with i + d / 2, as in Llama. The result is in float32 at least.
     """
     x = widen_to_single(x)
     xp = find_namespace(x)

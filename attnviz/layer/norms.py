@@ -8,39 +8,42 @@ torch tensors.
 from attnviz.layer.arrays import Array, cast, find_namespace, widen_to_single
 
 
-def move_values(value: Array, projection: Array) -> Array:
-    """Compute the vectors f(x_j) that heads move.
+def compute_moved_vectors(value: Array, projection: Array) -> Array:
+    """Compute the vectors f(x_j) = v_j W_O that heads move from each token j to the queries.
 
-    value (heads, m, d_v), projection W_O (heads * d_v, dim) -> (heads, m, dim).
+    value: v_j of each head, (heads, m, d_v). projection: W_O, the parts of the heads one after the
+    other, (heads * d_v, dim). Returns (heads, m, dim).
     """
     heads, _, width = value.shape
     by_head = widen_to_single(projection).reshape(heads, width, -1)
     return find_namespace(value).matmul(widen_to_single(value), by_head)
 
 
-def measure_lengths(vectors: Array) -> Array:
+def measure_vector_lengths(vectors: Array) -> Array:
     """Measure how long vectors are: (..., dim) -> (...)."""
     return (vectors**2).sum(-1) ** 0.5
 
 
-def multiply_vectors(vectors: Array) -> Array:
-    """Multiply each token's vectors with each other: (heads, m, dim) -> (m, heads, heads).
+def compute_inner_products(vectors: Array) -> Array:
+    """Compute the inner products of each token's vectors, those of one head with another's.
 
-    The products are in float64: where heads cancel each other, a small sum is left of large parts,
-    and single precision would not do.
+    vectors: (heads, m, dim). Returns (m, heads, heads), in float64: where heads cancel each other,
+    a small sum is left of large parts, and single precision would not do.
     """
     xp = find_namespace(vectors)
-    of_token = cast(vectors, xp.float64).swapaxes(0, 1)  # (m, heads, dim)
-    return xp.matmul(of_token, of_token.swapaxes(1, 2))
+    by_token = cast(vectors, xp.float64).swapaxes(0, 1)  # (m, heads, dim)
+    return xp.matmul(by_token, by_token.swapaxes(1, 2))
 
 
-def measure_sums(weights: Array, inner: Array) -> Array:
-    """Measure how long the sum over heads of w_ij f(x_j) is.
+def measure_sum_lengths(weights: Array, inner: Array) -> Array:
+    """Measure the length of the sum over heads of w_ij f(x_j), for queries i and keys j.
 
-    weights (heads, n, m), inner: their ``products`` (m, heads, heads) -> (n, m).
+    weights: w_ij, (heads, n, m). inner: the inner products of the vectors f(x_j) of the heads, (m,
+    heads, heads), as ``compute_inner_products`` computes them. Returns (n, m), in float64.
     """
     xp = find_namespace(weights)
     by_key = cast(weights, xp.float64).swapaxes(0, 2)  # (m, n, heads)
+    # |sum_h w_h f_h|^2 = sum_hk w_h w_k <f_h, f_k>, which rounding may bring below 0
     squares = (xp.matmul(by_key, inner) * by_key).sum(-1)
     not_negative = squares * (squares > 0)
     return not_negative.swapaxes(0, 1) ** 0.5

@@ -43,15 +43,17 @@ def cosine(query: Array, key: Array) -> Array:
 def gaussian(width: float = 1.0) -> Score:
     """Make the score function s_ij = -|q_i - k_j|^2 / (2 width^2).
 
-    After the softmax that is Nadaraya-Watson regression with a Gaussian kernel. Raises ValueError
-    if the width is not above zero.
+    width: the standard deviation of the Gaussian, in the units of the vectors. After the softmax
+    that is Nadaraya-Watson regression with a Gaussian kernel. Raises ValueError if the width is not
+    above zero.
     """
     if not width > 0:
         raise ValueError(f"the width of a Gaussian must be above 0, not {width}")
 
     def score(query: Array, key: Array) -> Array:
+        """Compute -|q_i - k_j|^2 / (2 width^2): (..., n, d), (..., m, d) -> (..., n, m)."""
         require_same_width(query, key)
-        # Distances do not change, and large common offsets do not cancel digits.
+        # Distances stay as they are, and large common offsets cost no digits.
         centre = key.mean(-2)[..., None, :]
         query = query - centre
         key = key - centre
@@ -64,10 +66,13 @@ def gaussian(width: float = 1.0) -> Score:
 
 
 def general(W: Array) -> Score:  # noqa: N803 - the paper's letter
-    """Make the score function s_ij = q_i^T W k_j, W (d_q, d_k) (Luong et al. 2015, "general")."""
+    """Make the score function s_ij = q_i^T W k_j (Luong et al. 2015, "general").
+
+    W: (d_q, d_k). The function raises ValueError if the queries or the keys do not fit it.
+    """
 
     def score(query: Array, key: Array) -> Array:
-        require_matrix_fit(query, W, query.shape[-1], W.shape[0])
+        require_matrix_fit(query, W, W.shape[0])
         matrix = cast(W, query.dtype)
         return dot(find_namespace(query).matmul(query, matrix), key)
 
@@ -78,7 +83,7 @@ def additive(W: Array, U: Array, v: Array) -> Score:  # noqa: N803 - the paper's
     """Make the score function s_ij = v^T tanh(W q_i + U k_j).
 
     W (h, d_q), U (h, d_k), v (h,): Bahdanau et al. 2015, appendix A.1.2. Raises ValueError if these
-    differ in h.
+    differ in h; the function does if the queries or the keys do not fit them.
     """
     if not len(W) == len(U) == len(v):
         w_shape = tuple(W.shape)
@@ -87,16 +92,17 @@ def additive(W: Array, U: Array, v: Array) -> Score:  # noqa: N803 - the paper's
         raise ValueError(f"W {w_shape}, U {u_shape} and v {v_shape} differ in their first axis")
 
     def score(query: Array, key: Array) -> Array:
-        require_matrix_fit(query, W, query.shape[-1], W.shape[-1])
-        require_matrix_fit(key, U, key.shape[-1], U.shape[-1])
+        """Compute v^T tanh(W q_i + U k_j): (..., n, d_q), (..., m, d_k) -> (..., n, m)."""
+        require_matrix_fit(query, W, W.shape[-1])
+        require_matrix_fit(key, U, U.shape[-1])
         xp = find_namespace(query)
-        of_queries = cast(W, query.dtype)
-        of_keys = cast(U, query.dtype)
-        last = cast(v, query.dtype)
-        q = xp.matmul(query, of_queries.swapaxes(0, 1))  # (..., n, h)
-        k = xp.matmul(key, of_keys.swapaxes(0, 1))  # (..., m, h)
+        query_matrix = cast(W, query.dtype)
+        key_matrix = cast(U, query.dtype)
+        vector = cast(v, query.dtype)
+        q = xp.matmul(query, query_matrix.swapaxes(0, 1))  # (..., n, h)
+        k = xp.matmul(key, key_matrix.swapaxes(0, 1))  # (..., m, h)
         pairs = q[..., :, None, :] + k[..., None, :, :]
-        return xp.matmul(xp.tanh(pairs), last)  # (..., n, m)
+        return xp.matmul(xp.tanh(pairs), vector)  # (..., n, m)
 
     return score
 
@@ -104,7 +110,8 @@ def additive(W: Array, U: Array, v: Array) -> Score:  # noqa: N803 - the paper's
 def pairwise(formula: Callable[[Array, Array], Array]) -> Score:
     """Make a score function from a formula over single vectors, f(q_i, k_j) -> number.
 
-    The formula sums over its last axis.
+    The formula is called once, with queries (..., n, 1, d) and keys (..., 1, m, d), and must sum
+    over the last axis.
 
     >>> nearest = pairwise(lambda q, k: -abs(q - k).sum(-1))
     """
@@ -125,10 +132,11 @@ SCORES: dict[str, Score] = {
 }
 
 
-def score_function(score: str | Score) -> Score:
-    """Return a name from SCORES, or a function, as a function.
+def find_score_function(score: str | Score) -> Score:
+    """Return the score function of a name, or a function as it is.
 
-    Raises ValueError for an unknown name.
+    score: a name from SCORES, or a function of queries and keys. Raises ValueError for an unknown
+    name.
     """
     if callable(score):
         return score
@@ -147,16 +155,23 @@ def scale_to_unit(vectors: Array) -> Array:
 
 
 def require_same_width(query: Array, key: Array) -> None:
-    """Raise ValueError unless queries and keys have vectors of one width."""
+    """Raise ValueError unless queries and keys have vectors of one width.
+
+    query: (..., n, d), key: (..., m, d).
+    """
     query_shape = tuple(query.shape)
     key_shape = tuple(key.shape)
     if query_shape[-1] != key_shape[-1]:
         raise ValueError(f"query {query_shape} and key {key_shape} differ in their last axis")
 
 
-def require_matrix_fit(vectors: Array, matrix: Array, width: int, expected: int) -> None:
-    """Raise ValueError unless a matrix of a score function can be applied to these vectors."""
-    if width != expected:
-        shape = tuple(vectors.shape)
+def require_matrix_fit(vectors: Array, matrix: Array, width: int) -> None:
+    """Raise ValueError unless a matrix of a score function can be applied to these vectors.
+
+    vectors: (..., width). matrix: named in the message by its shape. width: the width that it
+    takes.
+    """
+    shape = tuple(vectors.shape)
+    if shape[-1] != width:
         matrix_shape = tuple(matrix.shape)
         raise ValueError(f"vectors {shape} do not fit the score's matrix {matrix_shape}")

@@ -65,7 +65,7 @@ class StepSnapshot(NamedTuple):
 
 
 def ignore_model(model: store.StoredModel, history: Sequence[dict[str, Any]]) -> None:
-    """Look at nothing."""
+    """Do nothing with a model and its measurements."""
 
 
 @dataclass
@@ -74,59 +74,72 @@ class RunLog:
 
     folder: Path
     identity: dict[str, Any]
-    """The setting and texts that must be the same for a run to go on: see ``identify``."""
+    """The setting and texts that must be the same for a run to go on: see ``identify_run``."""
     steps: int
     every: int
     """Steps from one checkpoint to the next."""
-    look: Callable[[store.StoredModel, Sequence[dict[str, Any]]], None] = ignore_model
+    show_measurements: Callable[[store.StoredModel, Sequence[dict[str, Any]]], None] = ignore_model
     """Is called with the model, and the history up to it, when the heads were measured."""
     history: list[dict[str, Any]] = field(default_factory=list)
     fresh: bool = True
     """True if nothing of this run has been written yet."""
 
-    def begin(self) -> None:
-        """Make the folder, and take away what another run left where it is to be replaced."""
+    def prepare_folder(self) -> None:
+        """Make the folder of the run, and once take away what an earlier run left in it.
+
+        A run that goes on takes nothing away.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.fresh:
             clear_run(self.folder)
         self.fresh = False
 
-    def after(self, now: StepSnapshot) -> None:
-        """Do what is due after a step. Raises OutputError; earlier files are there still."""
+    def log_snapshot(self, now: StepSnapshot) -> None:
+        """Measure the heads and write files, if that is due after a step.
+
+        now: the run after the step. Raises OutputError if a file cannot be written; earlier files
+        are there still.
+        """
         is_last = now.step == self.steps
         steps_between_measurements = max(1, self.steps // MEASURED)
         if now.step % steps_between_measurements == 0 or is_last:
             model = now.model()
-            self.history.append(make_entry(now, model))
-            self.look(model, self.history)
+            self.history.append(make_history_entry(now, model))
+            self.show_measurements(model, self.history)
         is_checkpoint = now.step % self.every == 0 or is_last
         if is_checkpoint:
-            self.checkpoint(now)
+            self.write_checkpoint(now)
         if is_checkpoint or now.ends:
-            self.keep(now)
+            self.write_state(now)
 
-    def checkpoint(self, now: StepSnapshot) -> None:
-        """Write the model as it is to step-N.
+    def write_checkpoint(self, now: StepSnapshot) -> None:
+        """Write the model as it is now to the folder ``step-N``, N being the step.
 
-        It is written under another name first, so that a folder of that name is whole.
+        It is written under another name first, so that a folder of that name is whole. Raises
+        OutputError.
         """
-        self.begin()
+        self.prepare_folder()
         model = now.model()
         folder = self.folder / f"step-{now.step}"
         model.about["scores"] = describe_best_heads(model)
-        if folder.exists():  # this run has been here before, or may replace what has
+        # This run wrote it when it was at this step before, or it is to be replaced.
+        if folder.exists():
             store.write_stored_model(folder, model)
             return
-        begun = folder.with_name(f".{folder.name}")
+        unfinished = folder.with_name(f".{folder.name}")
         try:
-            store.write_stored_model(begun, model)
-            begun.rename(folder)
+            store.write_stored_model(unfinished, model)
+            unfinished.rename(folder)
         finally:
-            discard_model(begun)
+            discard_model(unfinished)
 
-    def keep(self, now: StepSnapshot) -> None:
-        """Write the history, and then the state that belongs to it."""
-        self.begin()
+    def write_state(self, now: StepSnapshot) -> None:
+        """Write the history of the run, and then all that is needed to go on from this step.
+
+        The history is first: if only one of them is written, the older state goes on without the
+        newer measurements. Raises OutputError.
+        """
+        self.prepare_folder()
         history = {
             "schema": SCHEMA,
             **self.identity,
@@ -148,13 +161,16 @@ class RunLog:
         arrays = dict(sorted(frozen.arrays.items()))
         write_whole(self.folder / STATE, save(arrays, metadata))
 
-    def done(self) -> None:
-        """Remove the state: the model is written, and there is nothing to go on with."""
+    def remove_state(self) -> None:
+        """Remove the file of the state: the model is written, so that nothing is left to do."""
         remove_file(self.folder / STATE)
 
 
 def describe_best_heads(model: store.StoredModel) -> dict[str, Any]:
-    """Describe the best head of each role, as config.json keeps it."""
+    """Describe the best head for each role, such as induction, as config.json keeps it.
+
+    Returns, by role: the head's name, the mean and the deviation of its scores, and their number n.
+    """
     described = {}
     for role, scores in score_repeated_blocks(model).items():
         best = evaluate.name_best_head(scores)
@@ -162,14 +178,15 @@ def describe_best_heads(model: store.StoredModel) -> dict[str, Any]:
     return described
 
 
-def make_entry(now: StepSnapshot, model: store.StoredModel) -> dict[str, Any]:
-    """Make one measurement as history.json has it.
+def make_history_entry(now: StepSnapshot, model: store.StoredModel) -> dict[str, Any]:
+    """Make one measurement of all heads as an entry of history.json.
 
-    Scores are [layer][head]; the loss is null if it is not a number.
+    now: the run after a step. model: the model at that step. Scores are lists [layer][head] for
+    each role, means over sequences; the loss is None if it is not a number.
     """
     scores = {}
-    for role, of_role in score_repeated_blocks(model).items():
-        scores[role] = round_scores(of_role.mean(0))
+    for role, role_scores in score_repeated_blocks(model).items():
+        scores[role] = round_scores(role_scores.mean(0))
     return {
         "step": now.step,
         "stage": now.stage,
@@ -180,25 +197,35 @@ def make_entry(now: StepSnapshot, model: store.StoredModel) -> dict[str, Any]:
 
 
 def score_repeated_blocks(model: store.StoredModel) -> dict[str, Array]:
-    """Score all heads on some repeated blocks, by role: (sequence, layer, head)."""
+    """Score all heads on some sequences that repeat a random block of tokens.
+
+    Returns for each role, such as induction, scores (sequence, layer, head).
+    """
     ids = evaluate.make_repeated_blocks(model.config, SEQUENCES)
     return evaluate.score_model_roles(model.parameters, model.config, ids)
 
 
 def round_scores(scores: Array) -> list[list[float | None]]:
-    """Round scores (layer, head) to four digits, as lists."""
-    return [[round_number(score) for score in of_layer] for of_layer in scores]
+    """Round scores (layer, head) to four digits after the point, as lists."""
+    return [[round_number(score) for score in layer_scores] for layer_scores in scores]
 
 
 def round_number(number: float) -> float | None:
-    """Round a number to four digits; None if it is none: training may have diverged."""
+    """Round a number to four digits after the point.
+
+    Returns None for NaN and the infinities, which JSON cannot hold: training may have diverged.
+    """
     if not math.isfinite(number):
         return None
     return round(float(number), 4)
 
 
 def identify_run(setting: dict[str, Any], *texts: Sequence[str]) -> dict[str, Any]:
-    """Return the identity of a run: its setting, and a digest of all the texts it learns from."""
+    """Return the identity of a run, by which it is known whether it can be gone on with.
+
+    setting: the options of the run. texts: lists of documents that it learns from. The identity is
+    the setting and a digest of all texts.
+    """
     digest = hashlib.sha256()
     for documents in texts:
         for document in documents:
@@ -208,27 +235,30 @@ def identify_run(setting: dict[str, Any], *texts: Sequence[str]) -> dict[str, An
 
 
 def read_resume_point(folder: Path, identity: dict[str, Any]) -> ResumePoint:
-    """Read the state from which the run in a folder goes on.
+    """Read the state from which the interrupted run in a folder goes on.
 
-    Raises UsageError if there is none or it has another setting, InputError if it learnt from other
+    identity: the setting and the digest of the texts that the run must have begun with. Raises
+    UsageError if there is no such run or it has another setting, InputError if it learnt from other
     texts or its files are damaged.
     """
     require_interrupted_run(folder)
     try:
-        kept, kept_identity = read_state(folder)
+        resume_point, kept_identity = read_state(folder)
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"the run in {folder} cannot be gone on with, its {STATE} or {HISTORY} is damaged: "
             "begin again with --force",
         ) from error
     require_same_run(folder, kept_identity, identity)
-    return kept
+    return resume_point
 
 
 def read_state(folder: Path) -> tuple[ResumePoint, dict[str, Any]]:
-    """Read the state of a run, and its identity.
+    """Read the state of the interrupted run in a folder, and the run's identity.
 
-    Raises an error of one of several kinds if a file is damaged: see ``read``.
+    The identity is its setting and a digest of its texts. Measurements of the history that are
+    later than the state are left out. A file that is missing or damaged raises OSError,
+    LookupError, TypeError or ValueError.
     """
     metadata = untrusted.read_metadata(folder / STATE)
     state = untrusted.parse_json(metadata["state"])
@@ -243,10 +273,10 @@ def read_state(folder: Path) -> tuple[ResumePoint, dict[str, Any]]:
 
 
 def read_run_history(run: Path) -> tuple[list[dict[str, Any]], int]:
-    """Read the measurements of a run, and the tokens of a repeated block.
+    """Read the measurements of a run, and how many tokens its repeated block has.
 
-    run: its folder or its history.json. Raises InputError if there is no history, or it is damaged
-    or empty.
+    run: the folder of the run, or its history.json. Raises InputError if there is no history, or it
+    is damaged or empty.
     """
     path = run / HISTORY if run.is_dir() else run
     try:
@@ -270,26 +300,30 @@ def read_run_history(run: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def require_measured(history: list[dict[str, Any]], block: int) -> None:
-    """Raise an error, of one of several kinds, unless these are measurements that can be drawn."""
+    """Raise an error unless the measurements of a run can be drawn.
+
+    history: the entries of history.json, in which anything may stand. block: tokens of the repeated
+    block. The error is a LookupError, TypeError, AttributeError or ValueError.
+    """
     steps = [measured["step"] for measured in history]
     losses = [measured["loss"] for measured in history]
     loss_numbers = untrusted.read_number_lists(losses, "loss")
     score_numbers = []
     for role in history[-1]["scores"]:
-        of_role = [measured["scores"][role] for measured in history]
-        score_numbers.append(untrusted.read_number_lists(of_role, role))
+        role_scores = [measured["scores"][role] for measured in history]
+        score_numbers.append(untrusted.read_number_lists(role_scores, role))
     if not all(is_drawable_count(count) for count in (block, *steps)):
         raise ValueError
     if steps != sorted({*steps}):
         raise ValueError
-    if not score_numbers or not all(map(is_of_heads, score_numbers)):
+    if not score_numbers or not all(map(are_head_scores, score_numbers)):
         raise ValueError
     if any(map(is_out_of_range, (loss_numbers, *score_numbers))):
         raise ValueError
 
 
-def is_of_heads(scores: Array) -> bool:
-    """Return whether an array is one of scores (measurement, layer, head)."""
+def are_head_scores(scores: Array) -> bool:
+    """Return whether an array has the axes (measurement, layer, head), and is not empty."""
     return bool(scores.ndim == 3 and scores.size)
 
 
@@ -304,7 +338,7 @@ def is_drawable_count(count: Any) -> bool:
 
 
 def require_interrupted_run(folder: Path) -> None:
-    """Raise UsageError unless a run was interrupted here."""
+    """Raise UsageError unless a folder has the state of an interrupted run."""
     if not (folder / STATE).is_file():
         raise UsageError(
             f"there is no interrupted run in {folder}: leave --resume out, "
@@ -313,12 +347,17 @@ def require_interrupted_run(folder: Path) -> None:
 
 
 def require_same_run(folder: Path, kept_identity: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Raise an error that names what is not as it was when the run began."""
+    """Raise an error unless a run began with the same options, and learns from the same texts.
+
+    kept_identity: the setting and the digest of the texts with which the run in the folder began.
+    identity: those of now. Raises UsageError for another option, which it names, and InputError for
+    other texts.
+    """
     for name, value in identity["setting"].items():
-        was = kept_identity["setting"].get(name)
-        if was != value:
+        kept_value = kept_identity["setting"].get(name)
+        if kept_value != value:
             raise UsageError(
-                f"the run in {folder} began with --{name} {was}, not {value}: "
+                f"the run in {folder} began with --{name} {kept_value}, not {value}: "
                 "give the same to go on",
             )
     if kept_identity != identity:
@@ -328,9 +367,9 @@ def require_same_run(folder: Path, kept_identity: dict[str, Any], identity: dict
 
 
 def clear_run(folder: Path) -> None:
-    """Take away what an earlier run left beside its model.
+    """Delete what an earlier run left in a folder beside its model.
 
-    So no checkpoint in the folder is of another run.
+    Its checkpoints are deleted as well, so that none in the folder is of another run.
     """
     for name in FILES:
         remove_file(folder / name)

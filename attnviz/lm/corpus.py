@@ -16,7 +16,7 @@ HELD_OUT = 50  # one document of so many
 
 
 def read_corpus(paths: Iterable[Path]) -> list[str]:
-    """Read the documents of text files and of folders of .txt files.
+    """Read the documents of text files, and of the .txt files in folders.
 
     An empty line parts two documents. Raises InputError if a file cannot be read or there is no
     text in any.
@@ -35,7 +35,7 @@ def read_corpus(paths: Iterable[Path]) -> list[str]:
 
 
 def list_text_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """List files, and in place of a folder the .txt files in it, at any depth."""
+    """List files, and in place of a folder the .txt files in it, at any depth, by name."""
     for path in paths:
         if path.is_dir():
             yield from sorted(path.rglob("*.txt"))
@@ -44,7 +44,11 @@ def list_text_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def split_documents(documents: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split documents into those to train on, and the last of every fifty, which are held out."""
+    """Split documents into those to train on, and those that are held out for measurements.
+
+    Held out are the last document, and every fiftieth one counted back from it. Returns both in the
+    order of the documents.
+    """
     last = len(documents) - 1
     training = []
     held_out = []
@@ -57,7 +61,10 @@ def split_documents(documents: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> Ids:
-    """Encode all documents in a row, each begun by BOS, as token ids (n,)."""
+    """Encode documents as token ids, one document after the other, each begun by BOS: (n,).
+
+    BOS, the token for the beginning of a text, is put there by the tokenizer.
+    """
     encodings = tokenizer.encode_batch(documents)
     ids = [token for encoding in encodings for token in encoding.ids]
     return np.array(ids, np.int64)

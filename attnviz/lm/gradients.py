@@ -26,17 +26,21 @@ def compute_gradients(
     masks: Mapping[int, Array],
     change: OutputChange | None,
 ) -> tuple[Floats, int]:
-    """Compute max(A * dL/dA, 0), (layer, head, query, key), and return it with the target token.
+    """Compute the attention weights of all heads times the gradients of a prediction.
 
-    L is the logit of that token, less the mean of all logits. Inference mode is left for the while.
-    ids (1, n). position: of the token after which the target is predicted. target: its id, -1 for
-    the likeliest. masks, change: as in ``attnviz.lm.model.evaluate_layers``.
+    Returns max(A * dL/dA, 0), (layer, head, query, key), with A the weights and L the logit of the
+    target token less the mean of all logits, and the id of the target token.
+    parameters: arrays by name, of the sizes in config. ids: of the text, (1, n). position: of the
+    token after which the target is predicted. target: the id of a token, -1 for the likeliest.
+    masks, change: what is cut and changed in the run, as in ``attnviz.lm.model.evaluate_layers``.
+    Torch's inference mode is left meanwhile, because it has no gradients.
     """
     outputs: list[Tensor] = []
     layers: list[HeadInputs] = []
 
     def keep_layer(layer: int, output: Any, weigh: WeighHeads) -> Any:
-        if not output.requires_grad:  # the graph begins here
+        # Nothing before it is of interest: the graph begins here.
+        if not output.requires_grad:
             output = output.detach().requires_grad_()
         outputs.append(output)
         layers.append(weigh(range(config.heads)))
@@ -48,7 +52,13 @@ def compute_gradients(
         tensors = {name: make_normal_tensor(array) for name, array in parameters.items()}
         normal_masks = {layer: make_normal_tensor(mask) for layer, mask in masks.items()}
         tokens = torch.as_tensor(ids, device=tensors["embedding"].device)
-        *_, last = evaluate_layers(tensors, tokens, config, normal_masks, keep_layer)
+        *_, last = evaluate_layers(
+            tensors,
+            tokens,
+            config,
+            masks=normal_masks,
+            change=keep_layer,
+        )
         hidden = last.hidden[0, position]
         predicted = project_logits(tensors, hidden).float()
         if target < 0:
@@ -63,15 +73,19 @@ def compute_gradients(
 
 
 def make_normal_tensor(array: Array) -> Tensor:
-    """Make a tensor of an array that a graph may hold: a copy of one made in inference mode."""
+    """Make a tensor of an array that torch's autograd graph may hold.
+
+    Such a tensor shares its memory with the array, unless that was made in inference mode.
+    """
     tensor = torch.as_tensor(array)
     return tensor.clone() if tensor.is_inference() else tensor
 
 
 def multiply_gradient(layer: HeadInputs, slope: Tensor) -> Tensor:
-    """Compute max(A * dL/dA, 0) of all heads of a layer, (head, query, key).
+    """Compute max(A * dL/dA, 0) for all heads of a layer, (head, query, key).
 
-    slope: dL/dO, (1, query, head, d_v).
+    A are the attention weights, L is a prediction. layer: the weights, and the values of which the
+    heads make their output O. slope: dL/dO, (1, query, head, d_v).
     """
     slope_by_head = slope[0].transpose(0, 1).float()
     value = layer.value[0].float()

@@ -17,8 +17,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 from attnviz.layer.arrays import Array, find_namespace, widen_to_single
 from attnviz.layer.attention import Attended
-from attnviz.layer.multihead import apply_linear, attend_heads, multi_head_attend, split_heads
-from attnviz.layer.norms import move_values
+from attnviz.layer.multihead import (
+    apply_linear,
+    attend_heads,
+    multi_head_attend,
+    split_heads,
+)
+from attnviz.layer.norms import compute_moved_vectors
 from attnviz.request import HeadInputs, OutputChange, WeighHeads
 
 NORM_FLOOR = 1e-6
@@ -58,13 +63,15 @@ def evaluate_layers(
     masks: Mapping[int, Array] | None = None,
     change: OutputChange | None = None,
 ) -> Iterator[LayerResult]:
-    """Run the layers one by one on token ids (..., n).
+    """Run the layers of a language model one by one on token ids (..., n), and yield their results.
 
-    The layers after the last one that is asked for are never computed.
+    Layers after the last one that is asked for are never computed.
 
-    masks: for some layers booleans (heads, n, n), False where an edge is cut, beside the keys that
-    causality hides. change: sees what the heads of each layer put out (..., n, heads, head_dim),
-    and may ask what some of them make it of; it gives what is projected.
+    parameters: arrays by name, of the sizes in config. masks: by layer, for some layers, booleans
+    (heads, n, n), False where an edge is cut, beside the keys that causality hides. change: a
+    function that is called with the number of each layer, with what its heads put out (..., n,
+    heads, head_dim), and with a function that returns the inputs of some of them; what it returns
+    is projected in place of the heads' output.
     """
     masks = masks or {}
     options: HeadOptions = {
@@ -75,17 +82,18 @@ def evaluate_layers(
     }
     hidden = parameters["embedding"][ids]  # (..., n, dim)
     for layer in range(config.layers):
-        of_layer = select_parameters(parameters, f"layers.{layer}.")
-        attention = select_parameters(of_layer, "attention.")
-        x = apply_norm(hidden, of_layer["attention_norm"])
+        layer_parameters = select_parameters(parameters, f"layers.{layer}.")
+        attention = select_parameters(layer_parameters, "attention.")
+        x = apply_norm(hidden, layer_parameters["attention_norm"])
         mask = masks.get(layer)
         if change is None:
             attended = multi_head_attend(attention, x, x, x, mask=mask, **options)
         else:
-            attended = attend_changed(attention, x, mask, partial(change, layer), options)
+            change_layer = partial(change, layer)
+            attended = attend_changed(attention, x, mask, change_layer, options)
         hidden = hidden + attended.output
-        x = apply_norm(hidden, of_layer["feed_forward_norm"])
-        hidden = hidden + apply_feed_forward(of_layer, x)
+        x = apply_norm(hidden, layer_parameters["feed_forward_norm"])
+        hidden = hidden + apply_feed_forward(layer_parameters, x)
         yield LayerResult(hidden, attended)
 
 
@@ -98,7 +106,11 @@ def attend_changed(
 ) -> Attended:
     """Run self-attention whose heads' outputs are changed before they are projected.
 
-    (..., n, dim) -> (..., n, dim). options: of ``attend_heads``.
+    parameters: of the attention of one layer. x: (..., n, dim). mask: broadcasts to (..., heads, n,
+    n), False where an edge is cut; None for no mask. change: is called with the outputs of the
+    heads, (..., n, heads, head_dim), and a function that returns the inputs of some of them, and
+    returns the outputs to project. options: of ``attend_heads``.
+    Returns the projected output, (..., n, dim), with the weights and scores.
     """
     query = apply_linear(parameters, "query", x)
     key = apply_linear(parameters, "key", x)
@@ -119,33 +131,37 @@ def attend_changed(
 
 
 def compute_head_vectors(
-    parameters: Mapping[str, Array], hidden: Array, layer: int, heads: int
+    parameters: Mapping[str, Array],
+    hidden: Array,
+    layer: int,
+    heads: int,
 ) -> Array:
-    """Compute what each head of a layer moves of each token, if all its weight lies there.
+    """Compute the vector that each head of a layer moves from each token, at a weight of 1.
 
-    hidden: the residual stream before the layer (n, dim) -> (heads, n, dim). See
-    ``attnviz.layer.norms``.
+    That is the token's value times the head's part of the output projection. hidden: the residual
+    stream before the layer, (n, dim). heads: how many heads the layer has. Returns (heads, n, dim).
+    See ``attnviz.layer.norms``.
     """
-    of_layer = select_parameters(parameters, f"layers.{layer}.")
-    attention = select_parameters(of_layer, "attention.")
-    x = apply_norm(hidden, of_layer["attention_norm"])
+    layer_parameters = select_parameters(parameters, f"layers.{layer}.")
+    attention = select_parameters(layer_parameters, "attention.")
+    x = apply_norm(hidden, layer_parameters["attention_norm"])
     value = apply_linear(attention, "value", x)
     projection = attention["output.weight"].swapaxes(0, 1)
-    return move_values(split_heads(value, heads), projection)
+    return compute_moved_vectors(split_heads(value, heads), projection)
 
 
 def project_logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
-    """Score the next token, by the last layer's residual stream.
+    """Compute the logits of the next token from the residual stream after the last layer.
 
-    (..., n, dim) -> (..., n, vocabulary).
+    hidden: (..., n, dim). Returns (..., n, vocabulary).
     """
     embedding = parameters["embedding"].swapaxes(0, 1)
     x = apply_norm(hidden, parameters["norm"])
     return find_namespace(hidden).matmul(x, embedding)
 
 
-def compute_next_scores(parameters: Mapping[str, Array], ids: Array, config: ModelConfig) -> Array:
-    """Run the model: token ids (..., n) -> scores of each next token (..., n, vocabulary)."""
+def compute_next_logits(parameters: Mapping[str, Array], ids: Array, config: ModelConfig) -> Array:
+    """Compute the logits of each next token, (..., n, vocabulary), from token ids (..., n)."""
     *_, last = evaluate_layers(parameters, ids, config)
     return project_logits(parameters, last.hidden)
 
@@ -156,9 +172,10 @@ def compute_losses(
     config: ModelConfig,
     change: OutputChange | None = None,
 ) -> Array:
-    """Compute the loss in nats of each token from the second on, given those before it.
+    """Compute the loss in nats of each token but the first, given the tokens before it.
 
-    (batch, n) -> (batch, n - 1).
+    ids: (batch, n). change: what is done to the outputs of heads, as in ``evaluate_layers``.
+    Returns (batch, n - 1).
     """
     *_, last = evaluate_layers(parameters, ids, config, change=change)
     predicted = project_logits(parameters, last.hidden[:, :-1])
@@ -167,6 +184,7 @@ def compute_losses(
     batch, n = ids.shape
     highest = xp.amax(predicted, axis=-1)
     exponentials = xp.exp(predicted - highest[..., None])
+    # Log of the sum of exp(predicted).
     normaliser = xp.log(exponentials.sum(-1)) + highest
     rows = xp.arange(batch, device=ids.device)
     positions = xp.arange(n - 1, device=ids.device)
@@ -175,14 +193,20 @@ def compute_losses(
 
 
 def apply_norm(x: Array, gain: Array) -> Array:
-    """Apply RMSNorm (Zhang & Sennrich 2019, eq. 4) over the last axis."""
+    """Apply RMSNorm (Zhang & Sennrich 2019, eq. 4) over the last axis.
+
+    x: (..., dim). gain: (dim,), by which the normed numbers are multiplied.
+    """
     mean_square = (x**2).mean(-1)
     scale = (mean_square[..., None] + NORM_FLOOR) ** -0.5
     return x * scale * gain
 
 
 def apply_feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
-    """Apply SwiGLU (Shazeer 2020, eq. 6): (..., dim) -> (..., dim)."""
+    """Apply a SwiGLU feed-forward layer (Shazeer 2020, eq. 6): (..., dim) -> (..., dim).
+
+    parameters: ``gate`` and ``up`` (feed_forward, dim), ``down`` (dim, feed_forward).
+    """
     xp = find_namespace(x)
     to_gate = parameters["gate"].swapaxes(0, 1)
     gate = xp.matmul(x, to_gate)  # (..., feed_forward)
@@ -196,7 +220,7 @@ def apply_feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
 
 
 def select_parameters(parameters: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    """Return the parameters under a prefix, by the rest of their names."""
+    """Return the parameters whose names begin with a prefix, by the rest of their names."""
     start = len(prefix)
     chosen = {}
     for name, array in parameters.items():
@@ -205,25 +229,25 @@ def select_parameters(parameters: Mapping[str, Array], prefix: str) -> dict[str,
     return chosen
 
 
-def list_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter, by name."""
+def list_parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter of a model of these sizes, by name."""
     dim = config.dim
-    wide = config.feed_forward
+    width = config.feed_forward
     square = (dim, dim)
     gain = (dim,)
     all_shapes: dict[str, tuple[int, ...]] = {"embedding": (config.vocabulary, dim), "norm": gain}
-    of_layer: dict[str, tuple[int, ...]] = {
+    layer_shapes: dict[str, tuple[int, ...]] = {
         "attention.query.weight": square,
         "attention.key.weight": square,
         "attention.value.weight": square,
         "attention.output.weight": square,
-        "gate": (wide, dim),
-        "up": (wide, dim),
-        "down": (dim, wide),
+        "gate": (width, dim),
+        "up": (width, dim),
+        "down": (dim, width),
         "attention_norm": gain,
         "feed_forward_norm": gain,
     }
     for layer in range(config.layers):
-        for name, shape in of_layer.items():
+        for name, shape in layer_shapes.items():
             all_shapes[f"layers.{layer}.{name}"] = shape
     return all_shapes

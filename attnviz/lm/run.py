@@ -13,9 +13,19 @@ import torch
 from tokenizers import Tokenizer
 
 from attnviz.errors import InputError
-from attnviz.lm import corpus, evaluate, store, tokenizer
-from attnviz.lm.checkpoints import ResumePoint, RunLog, StepSnapshot, TrainingState
+from attnviz.lm import corpus, evaluate, store
+from attnviz.lm.checkpoints import (
+    ResumePoint,
+    RunLog,
+    StepSnapshot,
+    TrainingState,
+)
 from attnviz.lm.model import ModelConfig
+from attnviz.lm.tokenizer import (
+    learn_tokenizer,
+    list_spellings,
+    narrow_tokenizer,
+)
 from attnviz.lm.train import (
     Parameters,
     Progress,
@@ -57,9 +67,9 @@ class TrainingStage:
     """A part of a run, with one tokenizer."""
 
     number: int
-    tokens: Tokenizer
+    tokenizer: Tokenizer
     recipe: Recipe
-    before: int = 0
+    steps_before: int = 0
     """Steps of the run that were done when it began."""
 
 
@@ -69,40 +79,52 @@ def run_training(
     setting: RunSetting,
     watch: Callable[[Progress], None],
     log: RunLog | None = None,
-    kept: ResumePoint | None = None,
+    resume_point: ResumePoint | None = None,
 ) -> TrainedModel:
     """Train a model on documents, in two stages if its vocabulary is wide.
 
-    kept: the state of a run that is to go on. Raises InputError if the documents are too short,
-    OutputError if the log cannot be written.
+    The first stage knows the first tokens of the tokenizer only, the second all of them. documents:
+    the texts to learn from. vocabulary_text: the texts that the tokenizer is learnt from. watch: is
+    called after each step. log: measures the heads and writes checkpoints as the run goes; None for
+    neither. resume_point: the state of an interrupted run that is to go on; None to begin.
+    Returns the model, as far as it was trained if the user interrupts. Raises InputError if the
+    documents are too short or the state is damaged, OutputError if the log cannot be written.
     """
-    wide = tokenizer.learn_tokenizer(vocabulary_text, setting.vocabulary)
-    narrow = tokenizer.narrow_tokenizer(wide, NARROW)
-    first, second = plan_stages(setting, wide.get_vocab_size())
+    wide = learn_tokenizer(vocabulary_text, setting.vocabulary)
+    narrow = narrow_tokenizer(wide, NARROW)
+    first_recipe, second_recipe = plan_stages(setting, wide.get_vocab_size())
     train_stage = partial(run_stage, documents, setting, watch, log)
-    frozen = None if kept is None else kept.frozen
+    frozen = None if resume_point is None else resume_point.frozen
     start = None
-    if kept is None or kept.stage == 0:
-        trained = train_stage(TrainingStage(0, narrow, first), frozen=frozen)
-        if second is None or trained.steps < first.steps:
+    if resume_point is None or resume_point.stage == 0:
+        first_stage = TrainingStage(0, narrow, first_recipe)
+        trained = train_stage(first_stage, frozen=frozen)
+        is_interrupted = trained.steps < first_recipe.steps
+        if second_recipe is None or is_interrupted:
             return trained
-        start = widen_parameters(trained.stored, tokenizer.list_spellings(wide, narrow))
-        frozen = None
-    if second is None:
+        start = widen_parameters(trained.stored, list_spellings(wide, narrow))
+        frozen = None  # it was of the first stage
+    if second_recipe is None:  # though the state is one of the second stage
         raise InputError("the state of the training is damaged: begin again with --force")
-    return train_stage(TrainingStage(1, wide, second, first.steps), start=start, frozen=frozen)
+    second_stage = TrainingStage(1, wide, second_recipe, steps_before=first_recipe.steps)
+    return train_stage(second_stage, start=start, frozen=frozen)
 
 
 def widen_parameters(stored: store.StoredModel, pieces: Sequence[Sequence[int]]) -> Parameters:
-    """Return the parameters of a model for a wider vocabulary: see ``widen``."""
+    """Return the parameters of a model for a wider vocabulary, as tensors.
+
+    pieces: for each token of the wider vocabulary the ids of the model's own tokens that spell it.
+    """
     narrow = {name: torch.from_numpy(array) for name, array in stored.parameters.items()}
     return widen_vocabulary(narrow, pieces)
 
 
 def plan_stages(setting: RunSetting, vocabulary: int) -> tuple[Recipe, Recipe | None]:
-    """Return how to train with the first tokens of the vocabulary, and then with all.
+    """Return the recipes of the two stages of a training.
 
-    The second recipe is None if the first stage knows all tokens already.
+    The first stage trains with the first tokens of the vocabulary, the second with all. vocabulary:
+    the number of tokens; if the first stage knows them all, it has all the steps, and the second
+    recipe is None.
     """
     if vocabulary <= NARROW:
         return Recipe(steps=setting.steps, seed=setting.seed), None
@@ -127,37 +149,52 @@ def run_stage(
     start: Parameters | None = None,
     frozen: TrainingState | None = None,
 ) -> TrainedModel:
-    """Train with one tokenizer, round to float16, measure."""
-    tokens, recipe = training_stage.tokens, training_stage.recipe
-    steps_before = training_stage.before
+    """Train a model with one tokenizer, round it to float16, and measure it.
+
+    documents: the texts to learn from; some are held out, to measure the loss on. watch: is called
+    after each step. log: measures the heads and writes checkpoints as the run goes, or None.
+    training_stage: the tokenizer and the recipe. start: the parameters to begin with; None: random
+    ones. frozen: the state of an interrupted stage that is to go on, or None.
+    Steps and tokens are counted over the whole run, those of earlier stages included. Raises
+    InputError if the documents are too short, OutputError if the log cannot be written.
+    """
+    tokenizer, recipe = training_stage.tokenizer, training_stage.recipe
+    steps_before = training_stage.steps_before
     training_documents, held_out = corpus.split_documents(documents)
-    ids = corpus.encode_documents(tokens, training_documents)
-    held_out_ids = corpus.encode_documents(tokens, held_out)
-    config = choose_sizes(setting, tokens.get_vocab_size())
+    ids = corpus.encode_documents(tokenizer, training_documents)
+    held_out_ids = corpus.encode_documents(tokenizer, held_out)
+    config = choose_sizes(setting, tokenizer.get_vocab_size())
     require_enough(ids, held_out_ids, config)
     steps_done = steps_before
     if frozen is not None:
         steps_done += frozen.numbers["step"]
 
     def make_model(parameters: dict[str, Any]) -> store.StoredModel:
+        """Make the model of these parameters, with the record of the steps done so far."""
         about = {
             "steps": steps_done,
             "seed": setting.seed,
             "tokens": steps_done * recipe.tokens,
             "corpus_tokens": len(ids),
         }
-        return store.StoredModel(config, parameters, tokens.to_str(), about)
+        return store.StoredModel(
+            config=config,
+            parameters=parameters,
+            tokenizer=tokenizer.to_str(),
+            about=about,
+        )
 
     def count_step(progress: Progress) -> None:
+        """Log and show a step of this stage as one of the whole run."""
         nonlocal steps_done
         steps_done = steps_before + progress.step
         tokens_seen = steps_before * recipe.tokens + progress.tokens
-        of_run = progress._replace(step=steps_done, tokens=tokens_seen)
+        run_progress = progress._replace(step=steps_done, tokens=tokens_seen)
 
         def make_current_model() -> store.StoredModel:
             return make_model(copy_arrays(progress.training.parameters))
 
-        log_step(of_run, training_stage, watch, log, make_current_model)
+        log_step(run_progress, training_stage, watch, log, make_current_model)
 
     parameters = train_parameters(
         ids,
@@ -170,7 +207,12 @@ def run_stage(
     )
     trained = make_model(round_parameters(parameters))
     characters = sum(map(len, held_out))
-    measured = measure_model(trained.parameters, config, held_out_ids, characters)
+    measured = measure_model(
+        trained.parameters,
+        config,
+        held_out=held_out_ids,
+        characters=characters,
+    )
     trained.about.update(measured)
     return TrainedModel(trained, steps_done)
 
@@ -187,37 +229,43 @@ def log_step(
     log: RunLog | None,
     model: Callable[[], store.StoredModel],
 ) -> None:
-    """Log a step, then show it; whoever interrupts there finds the step in the state."""
+    """Log a step of a run, and then show it to the user.
+
+    If the user interrupts the run there, the state is written, so that it has this step. progress:
+    steps and tokens of the whole run. watch: shows it. log: measures the heads and writes
+    checkpoints, or None. model: makes the model as it is after the step.
+    """
     if log is None:
         watch(progress)
         return
     training = progress.training
-    ends = training.step == training_stage.recipe.steps
-    freeze = partial(freeze_training, training)
     now = StepSnapshot(
-        training_stage.number,
-        progress.step,
-        progress.loss,
-        progress.tokens,
-        ends,
-        freeze,
-        model,
+        stage=training_stage.number,
+        step=progress.step,
+        loss=progress.loss,
+        tokens=progress.tokens,
+        ends=training.step == training_stage.recipe.steps,
+        freeze=partial(freeze_training, training),
+        model=model,
     )
-    log.after(now)
+    log.log_snapshot(now)
     try:
         watch(progress)
     except KeyboardInterrupt:
-        log.keep(now)
+        log.write_state(now)
         raise
 
 
 def choose_sizes(setting: RunSetting, vocabulary: int) -> ModelConfig:
-    """Return the sizes of a model with so many tokens."""
+    """Return the sizes of a model.
+
+    setting: what the user has chosen. vocabulary: the number of the model's tokens.
+    """
     return ModelConfig(
-        vocabulary,
-        setting.dim,
-        setting.layers,
-        setting.heads,
+        vocabulary=vocabulary,
+        dim=setting.dim,
+        layers=setting.layers,
+        heads=setting.heads,
         feed_forward=2 * setting.dim,
         score=setting.score,
     )
@@ -226,7 +274,8 @@ def choose_sizes(setting: RunSetting, vocabulary: int) -> ModelConfig:
 def require_enough(ids: corpus.Ids, held_out: corpus.Ids, config: ModelConfig) -> None:
     """Raise InputError if there is too little text.
 
-    One row is needed to train on, and something to measure the loss on.
+    One row is needed to train on, and something to measure the loss on. ids, held_out: the token
+    ids of the texts for each, (n,).
     """
     least = config.positions + 1
     if len(ids) <= least or len(held_out) < 2:
@@ -242,9 +291,10 @@ def measure_model(
     held_out: corpus.Ids,
     characters: int,
 ) -> dict[str, Any]:
-    """Measure the loss on held-out text and the best heads, as config.json keeps them.
+    """Measure the loss of a model on held-out text, and its best heads, as config.json keeps them.
 
-    characters: of the held-out text.
+    held_out: the token ids of the text, (n,). characters: how many the text has. Returns nats per
+    token, bits per character, and the best head for each role by name and score.
     """
     loss = evaluate.measure_text_loss(parameters, held_out, config)
     bits_per_token = loss / math.log(2)
@@ -262,7 +312,7 @@ def measure_model(
 
 
 def describe_training(trained: TrainedModel) -> str:
-    """Describe the measurements in a line."""
+    """Describe the measurements of a trained model in a line for the user."""
     about = trained.stored.about
     bits = about["bits_per_character"]
     described = [f"held-out text {bits:.2f} bits per character"]

@@ -16,7 +16,7 @@ from attnviz.errors import ModelError
 from attnviz.io.files import describe_os_error, write_folder
 from attnviz.layer.arrays import Array
 from attnviz.layer.scores import SCORES
-from attnviz.lm.model import ModelConfig, list_shapes
+from attnviz.lm.model import ModelConfig, list_parameter_shapes
 
 MODEL_TYPE = "attnviz"
 BUILTIN = Path(__file__).with_name("builtin")
@@ -40,7 +40,10 @@ class StoredModel:
 
 
 def write_stored_model(folder: Path, stored: StoredModel) -> None:
-    """Write a model folder. Raises OutputError."""
+    """Write a language model into a folder, its parameters as float16.
+
+    Raises OutputError if a file cannot be written.
+    """
     config = {"model_type": MODEL_TYPE, **asdict(stored.config), "about": stored.about}
     halves = {}
     for name, array in sorted(stored.parameters.items()):
@@ -55,7 +58,10 @@ def write_stored_model(folder: Path, stored: StoredModel) -> None:
 
 
 def is_own_model(folder: Path) -> bool:
-    """Return whether a folder holds a model that ``attnviz train`` wrote, going by its config."""
+    """Return whether a folder holds a model that ``attnviz train`` wrote.
+
+    It does if its config.json says so; a file that cannot be read says nothing.
+    """
     try:
         with (folder / CONFIG).open("rb") as file:
             config = json.loads(file.read(LONGEST_CONFIG))
@@ -65,9 +71,9 @@ def is_own_model(folder: Path) -> bool:
 
 
 def read_stored_model(folder: Path) -> StoredModel:
-    """Read a model folder, parameters as float32.
+    """Read a language model from its folder, its parameters as float32.
 
-    Raises ModelError if it is incomplete, damaged or inconsistent.
+    Raises ModelError if a file is missing or damaged, or if the files do not fit each other.
     """
     config, about = read_model_config(folder)
     try:
@@ -77,19 +83,27 @@ def read_stored_model(folder: Path) -> StoredModel:
     except OSError as error:
         file = Path(error.filename).name
         raise ModelError(
-            f"cannot read the model in {folder}: {file}: {describe_os_error(error)}"
+            f"cannot read the model in {folder}: {file}: {describe_os_error(error)}",
         ) from error
     except (SafetensorError, UnicodeDecodeError) as error:
         raise ModelError(f"the model in {folder} is damaged: {error}") from error
     require_shapes(folder, halves, config)
     parameters = {name: array.astype(np.float32) for name, array in halves.items()}
-    return StoredModel(config, parameters, tokenizer, about)
+    return StoredModel(
+        config=config,
+        parameters=parameters,
+        tokenizer=tokenizer,
+        about=about,
+    )
 
 
 def require_shapes(folder: Path, parameters: dict[str, Array], config: ModelConfig) -> None:
-    """Raise ModelError unless parameters have the names and shapes that a config asks for."""
+    """Raise ModelError unless parameters have the names and shapes that a config asks for.
+
+    folder: of the model, for the message.
+    """
     stored = {name: array.shape for name, array in parameters.items()}
-    expected = list_shapes(config)
+    expected = list_parameter_shapes(config)
     if stored != expected:
         wrong = set(stored.items()) ^ set(expected.items())
         name, shape = sorted(wrong)[0]
@@ -97,14 +111,15 @@ def require_shapes(folder: Path, parameters: dict[str, Array], config: ModelConf
 
 
 def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """Read the sizes in config.json, and the record of the training.
+    """Read the sizes of a language model from its config.json, and the record of its training.
 
-    Raises ModelError if the sizes cannot be.
+    Raises ModelError if the file cannot be read, or asks for sizes that no model can have.
     """
     path = folder / CONFIG
     try:
         data = json.loads(path.read_bytes())
-        score = data.get("score", ModelConfig.score)  # models of before had no other
+        # Older files name no score function.
+        score = data.get("score", ModelConfig.score)
         sizes = {name: data[name] for name in SIZES}
         config = ModelConfig(**sizes, score=score)
         about = dict(data.get("about", {}))
@@ -116,7 +131,8 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     dim, heads = config.dim, config.heads
     if dim % (2 * heads):
         raise ModelError(f"{path}: dim {dim} is not an even multiple of {heads} heads")
-    if score not in tuple(SCORES):  # which may be of any type
+    # A tuple can be asked for a score of any type, a dict for one that can be hashed only.
+    if score not in tuple(SCORES):
         known = ", ".join(SCORES)
         raise ModelError(f"{path}: score {score!r} is none of {known}")
     return config, about

@@ -6,7 +6,14 @@ Sennrich et al. 2016.
 import json
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 BOS = "<bos>"
 BOS_ID = 0
@@ -14,7 +21,11 @@ BYTES = 257  # <bos> and every byte: the tokens that no merge makes
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Learn a tokenizer of ``vocabulary`` tokens, of which 257 are <bos> and the bytes."""
+    """Learn a byte-level byte-pair tokenizer from texts.
+
+    vocabulary: the number of its tokens, of which 257 are <bos> and the bytes. It puts <bos> before
+    each text.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -33,14 +44,15 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def narrow_tokenizer(tokenizer: Tokenizer, vocabulary: int) -> Tokenizer:
-    """Return a tokenizer with its first ``vocabulary`` tokens only.
+    """Return a tokenizer that has only the first tokens of another one.
 
-    That is a tokenizer too, because pairs are merged in the order they were learnt.
+    vocabulary: the number of these tokens. That is a tokenizer too, because pairs are merged in the
+    order they were learnt.
     """
     description = json.loads(tokenizer.to_str())
     model = description["model"]
-    numbers = model["vocab"]
-    model["vocab"] = {token: number for token, number in numbers.items() if number < vocabulary}
+    ids = model["vocab"]
+    model["vocab"] = {token: number for token, number in ids.items() if number < vocabulary}
     model["merges"] = model["merges"][: vocabulary - BYTES]
     return Tokenizer.from_str(json.dumps(description))
 
@@ -52,7 +64,11 @@ def list_spellings(tokenizer: Tokenizer, narrow: Tokenizer) -> list[list[int]]:
 
 
 def respell_token(tokenizer: Tokenizer, number: int, narrow: Tokenizer) -> list[int]:
-    """Return the ids of a narrower tokenizer that spell a token, by its id."""
+    """Return the ids of a narrower tokenizer that spell a token of a wider one.
+
+    tokenizer: the wider one. number: the id of the token in it. narrow: the narrower one, which has
+    only the first tokens of the wider one.
+    """
     token = tokenizer.id_to_token(number)
     if token == BOS:
         return [BOS_ID]

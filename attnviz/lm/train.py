@@ -22,7 +22,12 @@ from attnviz.errors import InputError, ModelError
 from attnviz.layer.arrays import Array
 from attnviz.lm.checkpoints import TrainingState
 from attnviz.lm.corpus import Ids
-from attnviz.lm.model import ModelConfig, evaluate_layers, list_shapes, project_logits
+from attnviz.lm.model import (
+    ModelConfig,
+    evaluate_layers,
+    list_parameter_shapes,
+    project_logits,
+)
 from attnviz.lm.tokenizer import BOS_ID
 
 IGNORED = -100  # a label that does not count in the loss
@@ -88,13 +93,15 @@ def train_parameters(
     device: str = "cpu",
     watch: Callable[[Progress], None],
 ) -> Parameters:
-    """Train on token ids (n,) and return the parameters, detached, on the CPU.
+    """Train a model on token ids (n,) and return its parameters, detached, on the CPU.
 
-    start: the parameters to begin with; noise by default. ``watch`` is called after each step; a
-    KeyboardInterrupt, there or in a step, ends the training early and the parameters of that moment
-    are returned. Same seed, same machine, same threads: same parameters, also where a training goes
-    on that was ``frozen``. Raises ModelError if torch is too old, InputError if what was frozen
-    does not fit.
+    config: the sizes of the model. recipe: the numbers of the training. start: the parameters to
+    begin with; None: random ones. frozen: the state of an interrupted training that is to go on, or
+    None. watch: is called after each step.
+    A KeyboardInterrupt, in ``watch`` or in a step, ends the training early, and the parameters of
+    that moment are returned. Same seed, same machine, same threads: same parameters, also where an
+    interrupted training goes on. Raises ModelError if torch is too old, InputError if the state is
+    not one of such a training.
     """
     require_muon()
     training = begin_training(config, recipe, start, device)
@@ -106,7 +113,12 @@ def train_parameters(
             inputs, labels = draw_batch(ids, config, recipe, step, training.rng)
             loss = descend(training, config, inputs.to(device), labels.to(device))
             record_step(training, loss, inputs.numel())
-            progress = Progress(training.step, training.loss, training.tokens, training)
+            progress = Progress(
+                step=training.step,
+                loss=training.loss,
+                tokens=training.tokens,
+                training=training,
+            )
             watch(progress)
     except KeyboardInterrupt:
         pass
@@ -119,19 +131,25 @@ def begin_training(
     start: Parameters | None,
     device: str,
 ) -> Training:
-    """Make a training before its first step, from ``start`` or from noise."""
+    """Make a training before its first step, with its own copy of the parameters.
+
+    start: the parameters to begin with; None: random ones. device: where it computes.
+    """
     if start is None:
         start = draw_parameters(config, recipe.seed)
     parameters = {}
     for name, parameter in start.items():
-        own = parameter.detach().clone()
-        parameters[name] = own.to(device).requires_grad_()
+        copy = parameter.detach().clone()
+        parameters[name] = copy.to(device).requires_grad_()
     optimizers = make_optimizers(parameters, recipe)
     return Training(parameters, optimizers, np.random.default_rng(recipe.seed))
 
 
 def record_step(training: Training, loss: float, tokens: int) -> None:
-    """Count a step, its tokens and its loss."""
+    """Count a step of a training and its tokens, and add its loss to the smoothed loss.
+
+    loss: of the step, in nats per token. tokens: of the step's batch.
+    """
     if math.isnan(training.loss):
         training.loss = loss
     else:
@@ -141,12 +159,15 @@ def record_step(training: Training, loss: float, tokens: int) -> None:
 
 
 def freeze_training(training: Training) -> TrainingState:
-    """Keep all of a training, so that ``thaw_training`` goes on from the same bits."""
-    kept = copy_arrays(training.parameters, "parameters/")
+    """Copy all that a training consists of, so that it can go on later from the same bits.
+
+    The copy can be written to a file; ``thaw_training`` brings it back.
+    """
+    arrays = copy_arrays(training.parameters, "parameters/")
     for i, optimizer in enumerate(training.optimizers):
         states = optimizer.state_dict()["state"]
         for p, state in states.items():
-            kept |= copy_arrays(state, f"optimizers/{i}/{p}/")
+            arrays |= copy_arrays(state, f"optimizers/{i}/{p}/")
     loss = None if math.isnan(training.loss) else training.loss
     numbers = {
         "step": training.step,
@@ -154,13 +175,13 @@ def freeze_training(training: Training) -> TrainingState:
         "tokens": training.tokens,
         "random": training.rng.bit_generator.state,
     }
-    return TrainingState(kept, numbers)
+    return TrainingState(arrays, numbers)
 
 
 def thaw_training(training: Training, frozen: TrainingState) -> None:
-    """Bring a training that has not begun to where it was frozen.
+    """Bring a training that has not begun to the state in which another one was frozen.
 
-    Raises InputError if what is frozen is another training.
+    frozen: that state. Raises InputError if it is damaged, or of a training of another kind.
     """
     numbers = frozen.numbers
     try:
@@ -178,18 +199,22 @@ def thaw_training(training: Training, frozen: TrainingState) -> None:
         ) from error
 
 
-def thaw_parameters(parameters: Parameters, kept: dict[str, Array]) -> None:
-    """Copy the parameters that were kept into those of a training."""
+def thaw_parameters(parameters: Parameters, arrays: dict[str, Array]) -> None:
+    """Copy the parameters of a frozen training into those of a new one.
+
+    arrays: of the frozen training; a parameter is named ``parameters/NAME``.
+    """
     with torch.no_grad():
         for name, parameter in parameters.items():
-            array = torch.from_numpy(kept[f"parameters/{name}"])
+            array = torch.from_numpy(arrays[f"parameters/{name}"])
             parameter.copy_(array.reshape(parameter.shape))
 
 
 def thaw_optimizer(optimizer: torch.optim.Optimizer, states: dict[int, TensorState]) -> None:
-    """Give an optimizer its states, by the number of the parameter.
+    """Give an optimizer the states that another one of its kind had.
 
-    Raises an error, of one of several kinds, if they are not of such an optimizer.
+    states: by the number of the parameter. Raises an error, of one of several kinds, if they are
+    not of such an optimizer.
     """
     require_states(states, optimizer)
     groups = optimizer.state_dict()["param_groups"]
@@ -197,7 +222,11 @@ def thaw_optimizer(optimizer: torch.optim.Optimizer, states: dict[int, TensorSta
 
 
 def require_states(states: dict[int, TensorState], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError unless these are states of each parameter of such an optimizer."""
+    """Raise an error unless an optimizer can have these states, one for each of its parameters.
+
+    states: by the number of the parameter; each must have the names and shapes that such an
+    optimizer keeps. The error is a KeyError if a state is missing, else a ValueError.
+    """
     names = {"step", "exp_avg", "exp_avg_sq"}
     if isinstance(optimizer, torch.optim.Muon):
         names = {"momentum_buffer"}
@@ -213,10 +242,14 @@ def require_states(states: dict[int, TensorState], optimizer: torch.optim.Optimi
             raise ValueError(f"the optimizer knows {fitting} of parameter {p}, not {names}")
 
 
-def select_states(kept: dict[str, Array], prefix: str) -> dict[int, TensorState]:
-    """Select the states of one optimizer, by the number of the parameter."""
+def select_states(arrays: dict[str, Array], prefix: str) -> dict[int, TensorState]:
+    """Select the states of one optimizer from a frozen training, by the number of the parameter.
+
+    arrays: of the frozen training, a state being named ``PREFIX`` and then ``NUMBER/NAME``. prefix:
+    of the optimizer.
+    """
     states: dict[int, TensorState] = {}
-    for path, array in kept.items():
+    for path, array in arrays.items():
         if path.startswith(prefix):
             p, name = path.removeprefix(prefix).split("/")
             state = states.setdefault(int(p), {})
@@ -225,7 +258,7 @@ def select_states(kept: dict[str, Array], prefix: str) -> dict[int, TensorState]
 
 
 def copy_arrays(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Array]:
-    """Copy the numbers of tensors at this moment into NumPy arrays, a prefix before their names."""
+    """Copy tensors as they are now into NumPy arrays, with a prefix before their names."""
     copies = {}
     for name, tensor in tensors.items():
         array = tensor.detach().cpu().numpy()
@@ -242,10 +275,13 @@ def require_muon() -> None:
 
 
 def draw_parameters(config: ModelConfig, seed: int) -> Parameters:
-    """Draw matrices from a normal distribution of deviation 0.02, and set gains to 1."""
+    """Draw the parameters with which a training begins.
+
+    Matrices are drawn from a normal distribution with a standard deviation of 0.02; gains are 1.
+    """
     generator = torch.Generator().manual_seed(seed)
     parameters = {}
-    for name, shape in list_shapes(config).items():
+    for name, shape in list_parameter_shapes(config).items():
         if len(shape) == 1:
             parameters[name] = torch.ones(shape)
         else:
@@ -254,20 +290,20 @@ def draw_parameters(config: ModelConfig, seed: int) -> Parameters:
 
 
 def widen_vocabulary(parameters: Parameters, pieces: Sequence[Sequence[int]]) -> Parameters:
-    """Return the parameters for a wider vocabulary.
+    """Return the parameters of a model for a wider vocabulary.
 
-    Each new token begins as the mean of the tokens it is made of. pieces: for each token of the new
-    vocabulary the ids of the old that spell it; those of the old spell themselves.
+    The vector of each new token is the mean of those of the old tokens that spell it. pieces: for
+    each token of the new vocabulary the ids of these; tokens that are in both spell themselves.
     """
     embedding = parameters["embedding"]
-    rows = [embedding[list(spelling)].mean(0) for spelling in pieces]
-    return {**parameters, "embedding": torch.stack(rows)}
+    vectors = [embedding[list(spelling)].mean(0) for spelling in pieces]
+    return {**parameters, "embedding": torch.stack(vectors)}
 
 
 def make_optimizers(parameters: Parameters, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Make Muon for the matrices inside the layers, AdamW for the embedding and the gains.
+    """Make the optimizers of a training: AdamW, and Muon for the matrices inside the layers.
 
-    The embedding is decayed, the gains are not.
+    AdamW is for the embedding, which it decays, and for the gains, which it does not.
     """
     matrices = [p for name, p in parameters.items() if p.ndim == 2 and name != "embedding"]
     gains = [p for p in parameters.values() if p.ndim == 1]
@@ -281,7 +317,10 @@ def make_optimizers(parameters: Parameters, recipe: Recipe) -> list[torch.optim.
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int) -> None:
-    """Set the rates of a step: a linear warm-up, then a cosine down to 2 %."""
+    """Set the learning rates of a step: a linear warm-up, then a cosine down to 2 %.
+
+    optimizers: AdamW and Muon, in this order. recipe: has their full rates. step: counted from 0.
+    """
     cosine = math.cos(math.pi * step / recipe.steps)
     falling = 0.02 + 0.98 * 0.5 * (1 + cosine)
     warm_up = min(1.0, (step + 1) / recipe.warm_up)
@@ -295,11 +334,12 @@ def set_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int
 def descend(training: Training, config: ModelConfig, inputs: Tensor, labels: Tensor) -> float:
     """Take one step down the gradient of the next-token loss, clipped to norm 1.
 
-    Returns the loss in nats per token.
+    inputs: token ids, (rows, length). labels: the ids of the next tokens; those that are IGNORED do
+    not count. Returns the loss before the step, in nats per token.
     """
     parameters = training.parameters
     *_, last = evaluate_layers(parameters, inputs, config)
-    # The vocabulary is wide: half of a step's work is saved where no label counts.
+    # The vocabulary is wide: half of the work is saved where no label counts and no logit is made.
     counted = labels != IGNORED
     predicted = project_logits(parameters, last.hidden[counted])
     loss = cross_entropy(predicted, labels[counted])
@@ -319,16 +359,21 @@ def draw_batch(
     step: int,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Draw inputs and labels (rows, length), the labels one token ahead."""
-    done = step / recipe.steps
-    is_long = done >= 1 - recipe.lengthen
+    """Draw a batch of rows to train on, some of text and some that repeat a random block.
+
+    ids: the token ids of the corpus, (n,). recipe: has the length of rows, and the share of those
+    that repeat a block. step: counted from 0. Returns inputs and labels, (rows, length) each: a
+    label is the token after its input.
+    """
+    share_done = step / recipe.steps
+    is_long = share_done >= 1 - recipe.lengthen
     length = config.positions if is_long else recipe.length
     early_share, late_share = recipe.repeated
-    share = early_share if done < 0.4 else late_share
+    repeated_share = early_share if share_done < 0.4 else late_share
     inputs = []
     labels = []
     for _ in range(max(1, recipe.tokens // length)):
-        if rng.random() < share:
+        if rng.random() < repeated_share:
             row, row_labels = draw_repeated_row(length, config.vocabulary, rng)
         else:
             row, row_labels = draw_text_row(ids, length, rng)
@@ -343,7 +388,11 @@ def stack_rows(rows: list[Ids]) -> Tensor:
 
 
 def draw_text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
-    """Draw a run of the corpus, begun by BOS: inputs and labels."""
+    """Draw a run of the corpus at a random place, its first token replaced by BOS.
+
+    ids: the token ids of the corpus, (n,). Returns inputs and labels, (length,) each: a label is
+    the token after its input.
+    """
     start = int(rng.integers(0, len(ids) - length))
     stop = start + length + 1
     row = ids[start:stop].copy()
@@ -352,9 +401,11 @@ def draw_text_row(ids: Ids, length: int, rng: np.random.Generator) -> tuple[Ids,
 
 
 def draw_repeated_row(length: int, vocabulary: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
-    """Draw a random block, repeated to the end and begun by BOS: inputs and labels.
+    """Draw BOS and a block of random tokens, which is repeated to the end of the row.
 
-    It can be predicted from its second copy on only, so labels of the first are ignored.
+    vocabulary: the number of tokens. Returns inputs and labels, (length,) each: a label is the
+    token after its input. Only from its second copy on can the block be predicted, so the labels of
+    the first are IGNORED.
     """
     longest = (length - 1) // 2
     block_length = int(rng.integers(FEWEST_REPEATED, longest + 1))

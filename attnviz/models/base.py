@@ -106,9 +106,11 @@ class SupportsOperands(Model, Protocol):
     def operands(self, prompt: Prompt, request: Request) -> "Operands":
         """Run the model, and return the vectors that one head computes with for one query.
 
-        They are the query, and all keys and values. The head is the first that the request names,
-        and the query is that of the request. Raises what ``capture`` raises, and ModelError for a
-        model that shows its attention weights only.
+        They are the query (d,), and all keys (m, d) and values (m, d_v), after positions have been
+        added to or rotated into them. The layer and the head are the first that the request names;
+        the query is the token that the request names, or the first of its rows. Raises UsageError
+        for a layer, a head or a token that is not there, InputError for a text that does not fit,
+        and ModelError for a model that shows its attention weights only.
         """
         ...
 

@@ -16,7 +16,11 @@ from tokenizers import Encoding, Tokenizer
 from attnviz.analysis.explain import Operands, split_score_scale
 from attnviz.errors import ModelError, UsageError
 from attnviz.layer.multihead import apply_linear, apply_rotary, split_heads
-from attnviz.layer.norms import measure_lengths, measure_sums, multiply_vectors
+from attnviz.layer.norms import (
+    compute_inner_products,
+    measure_sum_lengths,
+    measure_vector_lengths,
+)
 from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import (
@@ -29,8 +33,17 @@ from attnviz.lm.model import (
     select_parameters,
 )
 from attnviz.lm.tokenizer import BOS_ID
-from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
-from attnviz.models.checks import find_torch_device, require_length, require_no_run, require_none
+from attnviz.models.base import (
+    SupportsLosses,
+    SupportsOperands,
+    SupportsPredictions,
+)
+from attnviz.models.checks import (
+    find_torch_device,
+    require_length,
+    require_no_run,
+    require_none,
+)
 from attnviz.models.folders import Folders
 from attnviz.models.interventions import (
     batch_interventions,
@@ -67,7 +80,7 @@ from attnviz.request import (
     explain_no_token,
     restore_space,
 )
-from attnviz.selection import note_windows, require_kinds, resolve_blocks
+from attnviz.selection import choose_kinds, note_windows, resolve_blocks
 
 # the sign that the tokenizer decodes the first bytes of another sign to
 BROKEN = "\ufffd"
@@ -148,7 +161,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         without a key; InputError for a text that does not fit; ModelError for damaged weights.
         """
         self.require_readable(prompt, is_changed=intervention != NOTHING)
-        require_kinds(request.kinds, ("self",))
+        choose_kinds(request.kinds, ("self",))
         rectangles = resolve_blocks(request.layers, request.heads, self.heads_by_layer)
         ids, tokens, text, length_note = self.read_prompt(prompt, request.truncate)
         last_layer = max(max(layers) for layers, _ in rectangles)
@@ -166,7 +179,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         self.require_finite(weights)
         visible = self.make_visible(intervention, len(ids))
         # the query or the key that the request names becomes a window
-        request = request.placed((tokens, tokens))
+        request = request.resolve_window((tokens, tokens))
         maps: list[AttentionMap] = []
         for layers, heads in rectangles:
             cells = np.ix_(layers, heads)
@@ -328,7 +341,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
         """
         layers, heads = resolve_blocks(request.layers, request.heads, self.heads_by_layer)[0]
         ids, tokens, _, _ = self.read_prompt(prompt, request.truncate)
-        query = request.placed((tokens, tokens)).rows.start
+        query = request.resolve_window((tokens, tokens)).rows.start
         if self.torch_device is None:
             return self.compute_operands(ids, layers[0], heads[0], query)
         import torch
@@ -625,11 +638,11 @@ def make_norm_map(
     broadcasts to the weights. vectors: what heads move of each key, (layer, head, key, dim).
     """
     if not request.summed:
-        norms = weights * measure_lengths(vectors)[:, :, None]
+        norms = weights * measure_vector_lengths(vectors)[:, :, None]
         return make_whole_map(layers, heads, tokens, norms, visible=visible, request=request)
     layer_norms = []
     for layer_weights, layer_vectors in zip(weights, vectors, strict=True):
-        layer_norm = measure_sums(layer_weights, multiply_vectors(layer_vectors))
+        layer_norm = measure_sum_lengths(layer_weights, compute_inner_products(layer_vectors))
         layer_norms.append(layer_norm)
     norms = np.stack(layer_norms)[:, None].astype(np.float32)
     seen_by_any = np.asarray(visible.any(1, keepdims=True))

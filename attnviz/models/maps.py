@@ -9,18 +9,34 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.edits import RunEdits
-from attnviz.engine.observers.base import AttentionSite, CallResult, SurveyedCall
+from attnviz.engine.observers.base import (
+    AttentionSite,
+    CallResult,
+    SurveyedCall,
+)
 from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
 from attnviz.models.checks import require_memory
-from attnviz.models.interventions import mask_cut_edges, require_edges, require_keys
-from attnviz.record import AttentionMap, Edges, Kind, Statistics, Tiles, Token, Visible
+from attnviz.models.interventions import (
+    mask_cut_edges,
+    require_edges,
+    require_keys,
+)
+from attnviz.record import (
+    AttentionMap,
+    Edges,
+    Kind,
+    Statistics,
+    Tiles,
+    Token,
+    Visible,
+)
 from attnviz.request import Intervention, Request
 from attnviz.selection import (
     MapTokens,
+    choose_kinds,
+    find_window_positions,
     note_windows,
-    require_kinds,
-    require_window_sides,
     resolve_blocks,
 )
 
@@ -157,7 +173,7 @@ def choose_maps(sites: Sequence[AttentionSite], request: Request) -> tuple[MapCh
     """
     choices: list[MapChoice] = []
     kinds_of_model = tuple(dict.fromkeys(site.kind for site in sites))
-    for kind in require_kinds(request.kinds, kinds_of_model, request.preferred):
+    for kind in choose_kinds(request.kinds, kinds_of_model, request.preferred):
         sites_of_kind = [site for site in sites if site.kind == kind and not site.repeated]
         sites_of_kind.sort(key=lambda site: site.layer)
         heads_by_layer = {site.layer: range(site.heads) for site in sites_of_kind}
@@ -248,7 +264,7 @@ def crop_sides(sides: MapTokens, request: Request) -> MapTokens:
     sides: the tokens of all queries and of all keys. Raises UsageError for an empty window.
     """
     queries, keys = sides
-    rows, columns = require_window_sides(request.rows, request.columns, sides)
+    rows, columns = find_window_positions(request.rows, request.columns, sides)
     return queries[rows.start : rows.stop], keys[columns.start : columns.stop]
 
 
@@ -301,8 +317,9 @@ def assemble_maps(
 
     choices: the maps to make. sites: all calls of the run, in order. results: what was kept of a
     call, by its index in the run. find_sides: a function that returns the tokens of all queries and
-    of all keys of a map. Raises ModelError if the numbers can be no attention, and if the result of
-    a call is missing: norms are kept only if a matrix multiplies the output of the call.
+    of all keys of a map. Raises ModelError if weights are negative or no numbers, and if the result
+    of a call is missing. That happens where the norms of what heads move were asked for: they are
+    kept when the model multiplies the output of a call by a matrix, which some models never do.
     """
     numbers = number_sites(sites)
     heads_by_call = group_heads_by_call(choices, sites)
@@ -333,7 +350,7 @@ def join_layers(
     tokens of all queries and of all keys. request: it tells what was kept, and the window of it.
     Raises ValueError if the numbers can be no attention.
     """
-    rows, columns = require_window_sides(request.rows, request.columns, sides)
+    rows, columns = find_window_positions(request.rows, request.columns, sides)
     queries, keys = crop_sides(sides, request)
     summary = {
         name: stack_tensors([layer.summary[name] for layer in layers]) for name in layers[0].summary

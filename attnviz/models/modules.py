@@ -34,7 +34,11 @@ from attnviz.models.maps import (
     number_layers,
     require_weights_memory,
 )
-from attnviz.models.restore import leave_as_found, translate_failures, wait_for_turn
+from attnviz.models.restore import (
+    leave_as_found,
+    translate_failures,
+    wait_for_turn,
+)
 from attnviz.models.untouched import (
     LAYERWISE,
     explain_change,

@@ -4,10 +4,14 @@ from functools import partial
 
 import numpy as np
 
-from attnviz.analysis.statistics import find_strongest_edges, measure_statistics, pool_weights
+from attnviz.analysis.statistics import (
+    find_strongest_edges,
+    measure_statistics,
+    pool_weights,
+)
 from attnviz.record import ATTENTION, AttentionMap, Floats, Token, Visible
 from attnviz.request import Request
-from attnviz.selection import require_window_sides
+from attnviz.selection import find_window_positions
 
 
 def make_whole_map(
@@ -27,11 +31,12 @@ def make_whole_map(
     such as "sum". tokens: the queries, which are also the keys. weights: weights, or the scores or
     norms that the request is for, (layer, head, query, key). visible: True where a query may
     attend, (layer or 1, head or 1, query, key). request: one whose window is in ``rows`` and
-    ``columns``, as ``Request.placed`` returns it. Raises UsageError for a window without tokens.
+    ``columns``, as ``Request.resolve_window`` returns it. Raises UsageError for a window
+    without tokens.
     """
     make_self_map = partial(AttentionMap, "self", layers, heads, tokens, tokens)
     if request.windowed or request.method != ATTENTION:
-        rows, columns = require_window_sides(request.rows, request.columns, (tokens, tokens))
+        rows, columns = find_window_positions(request.rows, request.columns, (tokens, tokens))
         whole_map = make_self_map(weights, visible, request.method)
         return whole_map.window(rows, columns)
     statistics = measure_statistics(weights, visible, True)

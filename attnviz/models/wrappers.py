@@ -184,7 +184,7 @@ def find_default_prompt(model: Any) -> str:
     return str(prompts.get(name) or "")
 
 
-def describe_module(model: nn.Module) -> str:
+def explain_needed_inputs(model: nn.Module) -> str:
     """Return a message on what a user must give to capture a module that is no transformers model.
 
     It names the path of a transformers model inside the module, if there is one.
@@ -196,7 +196,7 @@ def describe_module(model: nn.Module) -> str:
     return f"{need}; to read a text, hand over the transformers model in it, .{paths[0]}"
 
 
-def read_tokenizer(value: Any) -> Any:
+def unwrap_tokenizer(value: Any) -> Any:
     """Return the tokenizer in an object that a user hands over.
 
     The object is a tokenizer of transformers, or a processor, which holds one. None is returned as

@@ -87,7 +87,11 @@ def sample_colours(
     *,
     signed: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """Sample a colour map at even steps from low to high: (step, red green blue), read-only."""
+    """Sample a colour map at even distances from its low to its high end.
+
+    name: of a map in MAPS. steps: the number of colours. signed: take the map of differences, and
+    ignore the name. Returns bytes, (step, red green blue), which are read-only, as they are cached.
+    """
     colour_map = get_colour_map(name, signed=signed)
     anchor_bytes = bytes.fromhex(colour_map.anchors)
     anchors = np.frombuffer(anchor_bytes, np.uint8)
@@ -109,10 +113,13 @@ def make_palette(
     *,
     signed: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """Make a palette by step of a scale: (step, red green blue alpha), read-only.
+    """Make a palette of a scale's colours, of the colour beyond the scale, and of transparent.
 
-    After the steps of the scale come the colour of what is beyond it and, last, so that it is at
-    ``MASKED`` (-1) too, the transparent one of a masked cell.
+    The first ``steps`` colours are those of the scale, from low to high. Then comes the colour of
+    weights beyond the scale. The last one is transparent, for masked cells: their index, MASKED, is
+    -1. The result is bytes, (step, red green blue alpha), read-only, as they are cached.
+
+    name: of a map in MAPS. signed: take the map of differences, and ignore the name.
     """
     colours = sample_colours(name, steps, signed=signed)
     opaque = np.insert(colours, 3, 255, axis=1)
@@ -128,7 +135,7 @@ def make_palette(
 def is_light(red: int, green: int, blue: int) -> bool:
     """Return whether black text reads better than white text on a colour.
 
-    The measure is the relative luminance of ITU-R BT.709.
+    red, green, blue: 0 to 255. The measure is the relative luminance of ITU-R BT.709.
     """
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     return luminance > 110

@@ -5,7 +5,17 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from math import isnan
 
-from attnviz.drawable import Axis, Curve, Curves, Heatmap, Picture, Scale, Series, Strip, Table
+from attnviz.drawable import (
+    Axis,
+    Curve,
+    Curves,
+    Heatmap,
+    Picture,
+    Scale,
+    Series,
+    Strip,
+    Table,
+)
 from attnviz.render.matrices import TOKEN_AXES, shows_heads
 
 NAME_RULE = "---"  # the line below the heading of a column that begins at the left
@@ -23,7 +33,10 @@ def render_markdown(pictures: Sequence[Picture]) -> str:
 
 
 def write_picture(picture: Picture) -> Iterator[str]:
-    """Yield the lines of a picture; a series has those of each of its heatmaps."""
+    """Yield the Markdown lines of a picture: its title, its table, and its caption.
+
+    A series of heatmaps has its own title, then all of each heatmap, then its own caption.
+    """
     yield f"## {escape_markdown(picture.title)}"
     yield ""
     if isinstance(picture, Series):
@@ -38,16 +51,23 @@ def write_picture(picture: Picture) -> Iterator[str]:
 
 
 def explain_numbers(picture: Picture) -> Iterator[str]:
-    """Say what the numbers are, unless the picture itself says so."""
+    """Yield a sentence that says what the numbers of a heatmap or strip are; nothing for others.
+
+    Pictures of numbers of heads say so in their own captions.
+    """
     if isinstance(picture, Heatmap | Strip) and not shows_heads(picture):
         yield f"Numbers are {name_numbers(picture.scale)}; nothing where masked."
 
 
 def name_numbers(scale: Scale) -> str:
-    """Name what the numbers on a scale are, in the plural."""
+    """Name the numbers on a scale in the plural: "attention weights", for example.
+
+    The scale may have a name for one number, such as "norm of a vector", of which the noun before
+    " of " becomes plural.
+    """
     if scale.of:
-        one, of, others = scale.of.partition(" of ")
-        return f"{one}s{of}{others}"
+        noun, of, attribute = scale.of.partition(" of ")
+        return f"{noun}s{of}{attribute}"
     if scale.signed:
         return "differences of attention weights"
     return "attention weights"
@@ -55,67 +75,82 @@ def name_numbers(scale: Scale) -> str:
 
 @singledispatch
 def write_table(picture: Picture) -> Iterator[str]:
-    """Yield the lines of the table of a picture. Each kind of picture has its own function."""
+    """Yield a picture's lines as a Markdown table. Each kind of picture has its own function.
+
+    Raises TypeError if the kind of picture has no function.
+    """
     raise TypeError(f"no way to write {type(picture).__name__} as a table")
 
 
 @write_table.register
-def write_heatmap_table(picture: Heatmap) -> Iterator[str]:
-    """Yield a row for each query, with a column for each key; masked cells are empty."""
-    corner = f"{picture.rows.name} \\ {picture.columns.name}"
-    yield from write_markdown_heading(corner, *name_cells(picture.columns))
-    for row, name in enumerate(name_cells(picture.rows)):
-        numbers = format_row_values(picture, row)
+def write_heatmap_table(heatmap: Heatmap) -> Iterator[str]:
+    """Yield the lines of a heatmap as a Markdown table: a row for each of its rows, in order.
+
+    Masked cells are empty. The heading of the row names says what rows and columns are.
+    """
+    corner = f"{heatmap.rows.name} \\ {heatmap.columns.name}"
+    yield from write_markdown_heading(corner, *name_cells(heatmap.columns))
+    for row, name in enumerate(name_cells(heatmap.rows)):
+        numbers = format_row_values(heatmap, row)
         yield write_markdown_row(escape_markdown(name), *numbers)
 
 
 @write_table.register
-def write_strip_table(picture: Strip) -> Iterator[str]:
-    """Yield a row for each token of a text."""
-    yield from write_markdown_heading("token", picture.scale.cell)
-    names = name_cells(picture.tokens)
-    numbers = format_row_values(picture, 0)
+def write_strip_table(strip: Strip) -> Iterator[str]:
+    """Yield the lines of a strip as a Markdown table: a row for each token, with its number.
+
+    A strip is a text whose tokens are coloured by one number each.
+    """
+    yield from write_markdown_heading("token", strip.scale.cell)
+    names = name_cells(strip.tokens)
+    numbers = format_row_values(strip, 0)
     for name, number in zip(names, numbers, strict=True):
         yield write_markdown_row(escape_markdown(name), number)
 
 
 @write_table.register
-def write_text_table(picture: Table) -> Iterator[str]:
-    """Yield a table, its cells as they are: names begin at the left, numbers end at the right."""
-    headings = map(escape_markdown, (picture.corner, *picture.columns))
+def write_text_table(table: Table) -> Iterator[str]:
+    """Yield the lines of a table in Markdown: names begin at the left, numbers end at the right."""
+    headings = map(escape_markdown, (table.corner, *table.columns))
     yield write_markdown_row(*headings)
-    columns = range(len(picture.columns))
-    rules = [choose_rule(picture, column) for column in columns]
+    columns = range(len(table.columns))
+    rules = [choose_rule(table, column) for column in columns]
     yield write_markdown_row(NAME_RULE, *rules)
-    for name, cells in zip(picture.rows, picture.cells, strict=True):
+    for name, cells in zip(table.rows, table.cells, strict=True):
         texts = map(escape_markdown, (name, *cells))
         yield write_markdown_row(*texts)
 
 
-def choose_rule(picture: Table, column: int) -> str:
-    """Return the line below the heading of a column, which says where its cells are aligned."""
-    return NAME_RULE if column in picture.texts else NUMBER_RULE
+def choose_rule(table: Table, column: int) -> str:
+    """Return the Markdown below a column's heading, which aligns names left and numbers right."""
+    return NAME_RULE if column in table.texts else NUMBER_RULE
 
 
 @write_table.register
-def write_curves_table(picture: Curves) -> Iterator[str]:
-    """Yield a row for each step, with a column for each curve; empty where there is no number."""
-    curves = [curve for plot in picture.plots for curve in plot.curves]
-    names = [curve.name for curve in curves]
-    yield from write_markdown_heading(picture.name, *names)
-    for i, step in enumerate(picture.steps):
-        values = [format_curve_value(curve, i) for curve in curves]
+def write_curves_table(curves: Curves) -> Iterator[str]:
+    """Yield the lines of curves as a Markdown table: a row for each step, a column for each curve.
+
+    A cell is empty where the curve has no value at the step.
+    """
+    all_curves = [curve for plot in curves.plots for curve in plot.curves]
+    names = [curve.name for curve in all_curves]
+    yield from write_markdown_heading(curves.name, *names)
+    for i, step in enumerate(curves.steps):
+        values = [format_curve_value(curve, i) for curve in all_curves]
         yield write_markdown_row(f"{step}", *values)
 
 
 def format_curve_value(curve: Curve, index: int) -> str:
-    """Format a value of a curve to four digits after the point; nothing if there is none."""
+    """Format the value of a curve at an index to four digits; return an empty text for NaN."""
     value = curve.values[index]
     return "" if isnan(value) else f"{value:.4f}"
 
 
 def write_markdown_heading(*cells: str) -> Iterator[str]:
-    """Yield the head of a table whose first column holds names, and the others numbers."""
+    """Yield the heading of a Markdown table, and the line below it that aligns the columns.
+
+    cells: the headings as plain text. The first column holds names, and the others numbers.
+    """
     texts = map(escape_markdown, cells)
     yield write_markdown_row(*texts)
     number_rules = [NUMBER_RULE] * (len(cells) - 1)
@@ -129,9 +164,10 @@ def write_markdown_row(*cells: str) -> str:
 
 
 def name_cells(axis: Axis) -> list[str]:
-    """Name the rows, or columns, of an axis.
+    """Return the name of each row, or column, of a matrix by its axis.
 
-    Tokens have their numbers, which tell equal ones apart. Layers and heads are named as they are.
+    Tokens have their numbers in the text, which tell equal tokens apart. Layers and heads have
+    their labels alone.
     """
     if axis.name not in TOKEN_AXES:
         return list(axis.labels)
@@ -139,7 +175,10 @@ def name_cells(axis: Axis) -> list[str]:
 
 
 def name_tile(axis: Axis, cell: int) -> str:
-    """Name a row, or column, by its first token and, if it stands for several, by its last."""
+    """Name a row, or column, of a matrix by its first token: "5 cat", or "5 cat to 8" for several.
+
+    cell: the index of the row or column. It may stand for several tokens.
+    """
     tile = axis.tile(cell)
     first = tile[0]
     number = axis.numbers[first]
@@ -151,9 +190,10 @@ def name_tile(axis: Axis, cell: int) -> str:
 
 
 def format_row_values(picture: Heatmap | Strip, row: int) -> list[str]:
-    """Format the values of a row to four digits; nothing where masked.
+    """Format the values of a row of a picture to four digits, with empty texts for masked cells.
 
-    Differences and scores have their signs.
+    Differences and scores have a sign. Small values have four significant digits, and others four
+    digits after the point.
     """
     sign = "+" if picture.scale.signed else ""
     kind = "g" if picture.scale.small else "f"
@@ -168,17 +208,17 @@ def format_row_values(picture: Heatmap | Strip, row: int) -> list[str]:
 
 
 def write_paragraph(caption: Sequence[str]) -> list[str]:
-    """Return a paragraph whose lines stay lines."""
+    """Return the lines of a caption as Markdown that keeps them apart, in one paragraph."""
     return [f"{escape_line(line)}  " for line in caption]
 
 
 def escape_line(line: str) -> str:
-    """Escape a line of text so that Markdown makes no list, rule or heading of it."""
+    """Escape a line of text so that Markdown shows it as it is, and makes no list or rule of it."""
     text = escape_markdown(line.strip())
     return STARTS.sub(r"\g<0>\\", text)
 
 
 def escape_markdown(text: str) -> str:
-    """Escape a text so that Markdown and HTML show it as it is."""
+    """Escape a text so that Markdown and HTML show it as it is, and make no link of it."""
     escaped = text.translate(MARKUP)
     return LINKS.sub(r"\\\g<0>", escaped)

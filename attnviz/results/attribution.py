@@ -32,7 +32,12 @@ from attnviz.results.intervention import (
 )
 from attnviz.results.result import Result
 from attnviz.views.heatmaps import join_title, make_caption
-from attnviz.views.labels import find_spaces, label_tokens, name_token, shorten
+from attnviz.views.labels import (
+    find_spaces,
+    label_tokens,
+    name_token,
+    shorten_token_label,
+)
 
 TokenRemoval: TypeAlias = Literal["knock-out", "leave-one-out"]
 TOKEN_REMOVALS: dict[TokenRemoval, str] = {
@@ -324,7 +329,7 @@ def make_attribution_title(attribution: Attribution) -> str:
     query_token = attribution.tokens[attribution.query]
     target = escape(repr(attribution.target))
     prediction = PREDICTIONS[attribution.kind].format(
-        target=shorten(target),
+        target=shorten_token_label(target),
         probability=attribution.probability,
         place=attribution.query,
         token=name_token(query_token),

@@ -10,9 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnviz.analysis.comparison import Distances, HeadName
-from attnviz.analysis.measures import COLUMNS, MeasureSummary, summarise_measures
+from attnviz.analysis.measures import (
+    COLUMNS,
+    MeasureSummary,
+    summarise_measures,
+)
 from attnviz.analysis.roles import ROLES
-from attnviz.analysis.segments import choose_segments, find_segment, measure_shares
+from attnviz.analysis.segments import (
+    choose_segments,
+    find_segment,
+    measure_shares,
+)
 from attnviz.analysis.statistics import average_defined
 from attnviz.drawable import Picture, Table, make_blank_levels
 from attnviz.errors import InputError, UsageError

@@ -13,7 +13,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from attnviz.analysis.comparison import Comparison, Distances, HeadName, Side, compare_on_words
+from attnviz.analysis.comparison import (
+    Comparison,
+    Distances,
+    HeadName,
+    Side,
+    compare_on_words,
+)
 from attnviz.analysis.statistics import average_defined, compute_deviation
 from attnviz.drawable import (
     Axis,
@@ -28,10 +34,15 @@ from attnviz.drawable import (
 from attnviz.errors import InputError
 from attnviz.escape import escape
 from attnviz.io.formats import describe_plain_tokens, list_shortest_decimals
-from attnviz.methods import describe_method, holds_other_numbers, list_methods, name_cell
+from attnviz.methods import (
+    describe_method,
+    holds_other_numbers,
+    list_methods,
+    name_cell,
+)
 from attnviz.record import (
     ATTENTION,
-    GIVEN,
+    FROM_ELSEWHERE,
     SCORES,
     AttentionMap,
     Capture,
@@ -49,7 +60,7 @@ from attnviz.views.labels import (
     abbreviate_head_column,
     make_number_axis,
     name_model,
-    shorten,
+    shorten_token_label,
 )
 
 ComparisonView: TypeAlias = Literal["maps", "heads", "table"]
@@ -181,7 +192,7 @@ def require_same_method(a: Capture, b: Capture) -> None:
     """
     methods = {*list_methods(a.maps), *list_methods(b.maps)}
     # Numbers from elsewhere may be of any method.
-    methods.discard(GIVEN)
+    methods.discard(FROM_ELSEWHERE)
     if SCORES in methods:
         raise InputError(NO_SHARES)
     if len(methods) > 1:
@@ -483,7 +494,11 @@ def make_series(comparison: Comparison, groups: HeadGroups, look: Look = DEFAULT
 
 
 def draw_side(
-    letter: str, side: Side, names: Sequence[HeadName], panel: Panel, look: Look
+    letter: str,
+    side: Side,
+    names: Sequence[HeadName],
+    panel: Panel,
+    look: Look,
 ) -> Heatmap:
     """Draw the weights of a head of one of two compared captures, or of the mean of several heads.
 
@@ -610,8 +625,8 @@ def list_coverage(comparison: Comparison) -> tuple[str, ...]:
     if a.capture.text != b.capture.text:
         text_a = escape(a.capture.text)
         text_b = escape(b.capture.text)
-        lines.append(f"A: {shorten(text_a)}")
-        lines.append(f"B: {shorten(text_b)}")
+        lines.append(f"A: {shorten_token_label(text_a)}")
+        lines.append(f"B: {shorten_token_label(text_b)}")
     lines.append(describe_coverage(comparison))
     noun = name_cell(read_method(a))
     outside = describe_shares(a.outside, b.outside, f"the {noun}")

@@ -34,7 +34,12 @@ from attnviz.views.heatmaps import (
     make_heatmap,
     read_head_key,
 )
-from attnviz.views.labels import abbreviate_head, abbreviate_head_column, make_axes, name_model
+from attnviz.views.labels import (
+    abbreviate_head,
+    abbreviate_head_column,
+    make_axes,
+    name_model,
+)
 
 
 def make_comparison_page(result: ComparisonResult, look: Look = DEFAULT_LOOK) -> Page:

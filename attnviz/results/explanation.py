@@ -14,7 +14,12 @@ from attnviz.record import AttentionMap, Capture, Doubles
 from attnviz.results.digits import format_fixed
 from attnviz.results.result import Result
 from attnviz.views.heatmaps import join_title, make_caption, title_token
-from attnviz.views.labels import make_axes, shorten, title_kind, title_matrix
+from attnviz.views.labels import (
+    make_axes,
+    shorten_token_label,
+    title_kind,
+    title_matrix,
+)
 
 SHOWN_NUMBERS = 3  # of a vector, at its beginning
 VECTOR_COLUMNS = "what it is", "shape", "length", "first values"
@@ -179,10 +184,11 @@ def describe_operands(operands: Operands) -> dict[str, Any]:
 
 
 def describe_steps(steps: AttentionSteps) -> dict[str, Any]:
-    """Describe what is computed from scores to the output, step by step, for JSON.
+    """Describe what is computed for one query from its scores to its output, as JSON will hold it.
 
-    A sink is one more score in the softmax that stands for no key. "own_output" is the output that
-    the model itself computed, or None.
+    Arrays have a number for each key, NaN where a mask hides the key; "output" is (d_v,). They are
+    left as arrays, which the writer of JSON knows. A sink is one more score in the softmax that
+    stands for no key. "own_output" is the output that the model itself computed, or None.
     """
     operands = steps.given
     visible = operands.visible
@@ -210,7 +216,7 @@ def name_keys(query_map: AttentionMap) -> list[str]:
     _, keys = make_axes(query_map)
     names = []
     for number, label in zip(keys.numbers, keys.labels, strict=True):
-        names.append(f"{number} {shorten(label)}")
+        names.append(f"{number} {shorten_token_label(label)}")
     return names
 
 

@@ -20,7 +20,11 @@ from attnviz.results.ablation import (
 from attnviz.results.digits import format_share
 from attnviz.results.result import Result
 from attnviz.selection import Head
-from attnviz.views.labels import abbreviate_head, abbreviate_head_column, name_model
+from attnviz.views.labels import (
+    abbreviate_head,
+    abbreviate_head_column,
+    name_model,
+)
 
 NUMBER_COLUMNS = "repeats", "chance", "text", "chance"
 MOST_BESIDE_SCORES = 9  # heads a layer whose names and scores fit beside each other on 80 columns
@@ -174,12 +178,12 @@ def describe_roles(roles: Roles) -> dict[str, Any]:
         "model": roles.model,
         **roles.setting._asdict(),
         "texts": roles.texts,
-        "definitions": describe_definitions(),
+        "definitions": describe_role_definitions(),
         "heads": heads,
     }
 
 
-def describe_definitions() -> dict[str, Any]:
+def describe_role_definitions() -> dict[str, Any]:
     """Describe the definitions of all roles, for JSON."""
     definitions: dict[str, Any] = {}
     for name, role in ROLES.items():

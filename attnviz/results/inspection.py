@@ -39,7 +39,12 @@ from attnviz.views.heatmaps import (
     read_head_key,
     read_panel,
 )
-from attnviz.views.labels import abbreviate_head, count_heads, describe_length, title_kind
+from attnviz.views.labels import (
+    abbreviate_head,
+    describe_head_count,
+    describe_length,
+    title_kind,
+)
 
 MOST_WHOLE = 512  # tokens of a text of which all weights are kept; of a longer one, statistics
 EVERY_HEAD = Request(preferred=("self", "cross"), keep="tiles", tiles=MOST_WHOLE)
@@ -386,7 +391,7 @@ def title_heads(captures: Sequence[Capture]) -> str:
     first = captures[0]
     first_map = first.maps[0]
     head_count = len(list_map_heads(first.maps))
-    heads = count_heads(head_count, first_map.heads)
+    heads = describe_head_count(head_count, first_map.heads)
     length = describe_length(first.maps)
     if len(captures) > 1:
         lengths = [len(capture.maps[0].queries) for capture in captures]

@@ -22,7 +22,7 @@ from attnviz.drawable import (
     Table,
     make_blank_levels,
 )
-from attnviz.escape import label
+from attnviz.escape import label_token
 from attnviz.io.formats import make_capture_document
 from attnviz.record import SCORES, Capture, Doubles, Kind, Token
 from attnviz.request import Replacement, Response
@@ -31,7 +31,11 @@ from attnviz.results.result import Result
 from attnviz.selection import Head
 from attnviz.views.colour_scale import Look
 from attnviz.views.heatmaps import DEFAULT_LOOK, make_caption, make_heatmap
-from attnviz.views.labels import abbreviate_head, name_token, shorten
+from attnviz.views.labels import (
+    abbreviate_head,
+    name_token,
+    shorten_token_label,
+)
 
 Pair: TypeAlias = tuple[int | None, int | None]
 """The positions of a query and of a key; None for all."""
@@ -252,7 +256,8 @@ def describe_prediction(outcome: InterventionOutcome) -> dict[str, Any]:
 
 
 def describe_likeliest(
-    outcome: InterventionOutcome, probabilities: Doubles
+    outcome: InterventionOutcome,
+    probabilities: Doubles,
 ) -> list[dict[str, Any]]:
     """Describe the likeliest outputs with their probabilities in one run, for JSON.
 
@@ -477,7 +482,7 @@ def name_output(outcome: InterventionOutcome, output: int) -> str:
     space = ""
     if begins_with_space and text.strip():
         space = "␣"
-    return shorten(f"{space}{label(text)}")
+    return shorten_token_label(f"{space}{label_token(text)}")
 
 
 def explain_prediction(outcome: InterventionOutcome) -> tuple[str, ...]:

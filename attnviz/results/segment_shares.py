@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnviz.analysis.measures import divide_where
-from attnviz.analysis.segments import Shares, choose_segments, join_shares, measure_shares
+from attnviz.analysis.segments import (
+    Shares,
+    choose_segments,
+    join_shares,
+    measure_shares,
+)
 from attnviz.analysis.statistics import average_defined
 from attnviz.derived import CaptureSource
 from attnviz.drawable import Axis, Picture, Table, make_blank_levels
@@ -29,7 +34,7 @@ from attnviz.results.inspection import (
 from attnviz.results.result import Result
 from attnviz.selection import TokenReference
 from attnviz.views.heatmaps import join_title, make_caption, title_token
-from attnviz.views.labels import count_heads, make_axes, title_kind
+from attnviz.views.labels import describe_head_count, make_axes, title_kind
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -187,7 +192,7 @@ def draw_segments_table(result: SegmentShares) -> Table:
     titles = [*title_kind(first_map), f"{len(result.segments)} segments"]
     if result.query is not None:
         titles.append(title_token(result.query))
-    titles.append(count_heads(len(head_names), first_map.heads))
+    titles.append(describe_head_count(len(head_names), first_map.heads))
     title = join_title(capture, *titles)
     segment_names = [escape(segment.name) for segment in result.segments]
     levels = colour_segments(means, headings)

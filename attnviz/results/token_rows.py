@@ -8,11 +8,29 @@ import numpy as np
 
 from attnviz.analysis.measures import divide_where
 from attnviz.derived import CaptureSource
-from attnviz.drawable import Axis, Heatmap, Panel, Picture, Table, make_blank_levels
+from attnviz.drawable import (
+    Axis,
+    Heatmap,
+    Panel,
+    Picture,
+    Table,
+    make_blank_levels,
+)
 from attnviz.errors import UsageError
-from attnviz.io.formats import describe_capture, describe_tokens, list_shortest_decimals
+from attnviz.io.formats import (
+    describe_capture,
+    describe_tokens,
+    list_shortest_decimals,
+)
 from attnviz.methods import holds_other_numbers
-from attnviz.record import SCORES, AttentionMap, Capture, Doubles, Floats, Visible
+from attnviz.record import (
+    SCORES,
+    AttentionMap,
+    Capture,
+    Doubles,
+    Floats,
+    Visible,
+)
 from attnviz.request import Request
 from attnviz.results.digits import format_share
 from attnviz.results.inspection import (
@@ -36,7 +54,7 @@ from attnviz.views.heatmaps import (
 )
 from attnviz.views.labels import (
     abbreviate_head_column,
-    count_heads,
+    describe_head_count,
     make_axes,
     make_number_axis,
     title_kind,
@@ -155,7 +173,9 @@ class TokenRows(Result):
 
 
 def inspect_token(
-    source: CaptureSource, token: TokenReference, request: Request = EVERY_HEAD
+    source: CaptureSource,
+    token: TokenReference,
+    request: Request = EVERY_HEAD,
 ) -> TokenRows:
     """Find the weights that one token gives to each of the others, and gets from each.
 
@@ -246,7 +266,7 @@ def draw_token_table(directions: Sequence[Direction], most: int | None = None) -
         rows.append(f"{number} {label}")
         cells.append(format_token_row(directions, index, names))
     token = title_token(first.token)
-    heads = count_heads(len(names), maps[0].heads)
+    heads = describe_head_count(len(names), maps[0].heads)
     title = join_title(first.capture, *title_kind(maps[0]), token, heads)
     levels = colour_means(means, shown, first.method)
     line = caption_token(first, means, shown)
@@ -382,7 +402,10 @@ class OneCell(Result):
 
 
 def inspect_cell(
-    source: CaptureSource, query: TokenReference, key: TokenReference, request: Request = EVERY_HEAD
+    source: CaptureSource,
+    query: TokenReference,
+    key: TokenReference,
+    request: Request = EVERY_HEAD,
 ) -> OneCell:
     """Find the weight that one query gives to one key, in all heads.
 

@@ -174,7 +174,7 @@ def draw_sparkline(values: Floats) -> str:
     return "".join(signs)
 
 
-def summarise_measurement(history: Sequence[Measurement]) -> str:
+def summarise_last_measurement(history: Sequence[Measurement]) -> str:
     """Describe the last measurement in a line: step, loss, and the best head of each role.
 
     history: measurements during a training, by rising steps.

@@ -13,7 +13,11 @@ import numpy as np
 from attnviz.analysis.measures import find_resting_keys
 from attnviz.analysis.statistics import find_sink
 from attnviz.drawable import Panel, Scale
-from attnviz.methods import SINKLESS, holds_other_numbers, name_cell
+from attnviz.methods import (
+    METHODS_WITHOUT_SINKS,
+    holds_other_numbers,
+    name_cell,
+)
 from attnviz.record import ATTENTION, SCORES, AttentionMap, Floats, Visible
 from attnviz.views.labels import name_token
 
@@ -33,10 +37,13 @@ class Look(NamedTuple):
 
 
 def measure_key_shares(attention_map: AttentionMap, layer: int, head: int, panel: Panel) -> Floats:
-    """Measure the share of the weight that each key takes of a head: (key,).
+    """Measure which share of a head's whole attention weight each key receives: (key,).
 
-    Only queries that see more than one key count. Scores give no shares: all are 0.
-    layer, head: their indices in the map. panel: the numbers of that head.
+    Queries that may attend to a single key are left out, as they have no choice. All shares are 0
+    if the map holds scores, or if no weight is received.
+
+    layer, head: the indices of the head in the map. panel: the matrix of the head: (query, key), or
+    the largest weight of each tile if the map holds tiles.
     """
     key_count = len(attention_map.keys)
     if attention_map.method == SCORES:
@@ -47,6 +54,7 @@ def measure_key_shares(attention_map: AttentionMap, layer: int, head: int, panel
     else:
         has_choice = panel.visible.sum(1) > 1
         columns = panel.values[has_choice].sum(0)
+        # Each key of a tile has the number of the tile; the last tile may have fewer keys.
         repeated = np.repeat(columns, count_keys_per_column(attention_map))
         received = repeated[:key_count]
     total = received.sum()
@@ -57,21 +65,25 @@ def measure_key_shares(attention_map: AttentionMap, layer: int, head: int, panel
 
 
 def count_keys_per_column(attention_map: AttentionMap) -> int:
-    """Return how many keys a column of the map's panels stands for."""
+    """Return how many keys a column of a drawn matrix stands for: those of a tile, or one."""
     if attention_map.weights is None and attention_map.tiles:
         return attention_map.tiles.width
     return 1
 
 
 def find_sinks(attention_map: AttentionMap, key_shares: Floats) -> Visible:
-    """Find which keys are sinks, given the share of the weight that each takes: (key,) -> (key,).
+    """Find which keys are sinks, that is, tokens that soak up attention: a boolean array (key,).
 
-    A special or first token is one from LEAST_SHARE_OF_CANDIDATE on; of few keys it must also take
-    twice its even share. Any other token is one from LEAST_SHARE_OF_OTHER on, but not where the
-    map has one query alone, and not in norms and other numbers that say more than weights do: there
-    it may well be what the query is about. Gradients and scores have no sinks at all.
+    A special or first token is a sink if it receives at least LEAST_SHARE_OF_CANDIDATE of the
+    weight. If there are few keys, it must also receive twice the share that all keys would have if
+    they were equal, or LEAST_SHARE_OF_OTHER if that is less. Any other token is a sink if it
+    receives at least LEAST_SHARE_OF_OTHER. But it is none if the map has a single query, or holds
+    norms and other numbers that say more than weights do: there it may well be what the query is
+    about. Maps of gradients and scores have no sinks at all.
+
+    key_shares: the share of the weight that each key receives: (key,).
     """
-    if attention_map.method in SINKLESS:
+    if attention_map.method in METHODS_WITHOUT_SINKS:
         return np.zeros(len(attention_map.keys), bool)
     keys_with_weight = int(np.count_nonzero(key_shares))
     twice_even = 2 / max(keys_with_weight, 1)
@@ -86,7 +98,12 @@ def find_sinks(attention_map: AttentionMap, key_shares: Floats) -> Visible:
 
 
 def find_sink_columns(attention_map: AttentionMap, is_sink: Visible) -> Visible:
-    """Find which columns of the map's panels hold a sink: (key,) -> (column,)."""
+    """Find which columns of a drawn matrix hold a sink: a boolean array (column,).
+
+    If the map holds tiles, a column stands for several keys.
+
+    is_sink: which keys are sinks: (key,).
+    """
     width = count_keys_per_column(attention_map)
     starts = np.arange(0, len(is_sink), width)
     has_sink: Visible = np.logical_or.reduceat(is_sink, starts)
@@ -98,17 +115,24 @@ def make_scale(
     look: Look,
     method: str = ATTENTION,
 ) -> Scale:
-    """Make one colour scale for several panels.
+    """Make one colour scale for several matrices.
 
-    panels: each with its columns that hold a sink, (column,). The scale ends below these, unless
-    the look is to show the whole, or the other columns hold weights that are nearly as large, or
-    nothing but what rounding leaves. Scores, which may be below 0, get a scale with two ends.
+    A sink, that is, a token that soaks up attention, would take all the colours. So the scale ends
+    at the largest weight outside the columns of sinks. It ends at the largest weight of all if the
+    look asks for that, if other columns hold weights that are nearly as large, or if they hold
+    nothing but what rounding leaves. Scores, which may be below 0, get a scale from a negative to a
+    positive end.
+
+    panels: each matrix, with the columns that hold a sink: a boolean array (column,). look: the
+    user's options for the scale. method: how the numbers were computed, such as "attention", by
+    which they are named.
     """
     cell_name = name_cell(method) if holds_other_numbers(method) else ""
     if method == SCORES:
         sizes = [measure_largest_size(panel) for panel, _ in panels]
         largest = max(sizes)
-        return Scale(largest or 1.0, largest, look.linear, signed=True, of=cell_name)
+        top = largest or 1.0
+        return Scale(top, largest, linear=look.linear, signed=True, of=cell_name)
     largest = 0.0
     largest_elsewhere = 0.0
     for panel, has_sink in panels:
@@ -117,15 +141,15 @@ def make_scale(
         largest_of_others = float(others.max(initial=0))
         largest = max(largest, largest_of_panel)
         largest_elsewhere = max(largest_elsewhere, largest_of_others)
-    is_blinded = ROUNDING * largest < largest_elsewhere < NEARLY_LARGEST * largest
+    sinks_hide_others = ROUNDING * largest < largest_elsewhere < NEARLY_LARGEST * largest
     top = largest
-    if is_blinded and not look.whole:
+    if sinks_hide_others and not look.whole:
         top = largest_elsewhere
-    return Scale(top, largest, look.linear, of=cell_name)
+    return Scale(top, largest, linear=look.linear, of=cell_name)
 
 
 def measure_largest_size(panel: Panel) -> float:
-    """Return the largest number of a panel, whatever its sign."""
+    """Return the largest absolute value of a matrix; 0 for one without cells."""
     sizes = np.abs(panel.values)
     return float(sizes.max(initial=0))
 
@@ -136,10 +160,16 @@ def describe_beyond(
     is_sink: Visible,
     scale: Scale,
 ) -> str:
-    """Describe which sinks are beyond the scale, with their shares; empty if none is."""
+    """Describe which sinks are above a colour scale; return an empty text if no weight is.
+
+    A sink is a token that soaks up attention.
+
+    key_shares: the share of the weight that each key receives: (key,). is_sink: which keys are
+    sinks: (key,).
+    """
     if not scale.has_beyond:
         return ""
-    cells = name_cell(attention_map.method)
+    cell_name = name_cell(attention_map.method)
     pieces: list[str] = []
     for key in np.flatnonzero(is_sink):
         share = f"{key_shares[key]:.0%}"
@@ -147,16 +177,19 @@ def describe_beyond(
         if pieces:
             pieces.append(f"{share} on {key_name}")
         else:
-            pieces.append(f"{share} of the {cells} is on the sink {key_name}")
+            pieces.append(f"{share} of the {cell_name} is on the sink {key_name}")
     return f"{', '.join(pieces)}: beyond the colours"
 
 
 def describe_sink(maps: Sequence[AttentionMap], head_index: tuple[int, int] | None = None) -> str:
-    """Describe in a line which share of the weight the sink has, over all heads of maps.
+    """Describe in a line which share of the weight is on the sink, over all heads of some maps.
 
-    head_index: the layer and head of the first map that alone count. The line is empty if no query
-    has a choice, and where whole rows are not known: without statistics, for maxima over heads,
-    whose rows sum to anything, and for maps with keys of their own.
+    The sink is the special or first token that receives most of the weight.
+
+    maps: maps of one kind of attention. head_index: the indices of a layer and a head in the first
+    map, if that head alone counts; None for all heads. The line is empty if no query has a choice
+    of keys. It is also empty if the maps have different keys, or if the whole weight of rows is not
+    known: for a map without statistics, or with maxima over heads, whose rows sum to anything.
     """
     first_map = maps[0]
     keys = first_map.keys

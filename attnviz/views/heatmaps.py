@@ -12,7 +12,16 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from attnviz.analysis.statistics import pool_map, pool_weights
-from attnviz.drawable import Axis, Grid, Heatmap, Page, Panel, Scale, Section, Strip
+from attnviz.drawable import (
+    Axis,
+    Grid,
+    Heatmap,
+    Page,
+    Panel,
+    Scale,
+    Section,
+    Strip,
+)
 from attnviz.escape import escape
 from attnviz.record import SCORES, AttentionMap, Capture, Floats, Unit, Visible
 from attnviz.views.colour_scale import (
@@ -28,12 +37,12 @@ from attnviz.views.labels import (
     KIND_TITLES,
     abbreviate_head,
     abbreviate_head_column,
-    count_heads,
+    describe_head_count,
     describe_length,
     make_axes,
     make_number_axis,
     name_model,
-    shorten,
+    shorten_token_label,
     title_kind,
     title_matrix,
 )
@@ -58,7 +67,7 @@ def make_heatmaps(capture: Capture, look: Look = DEFAULT_LOOK) -> list[Heatmap]:
 
 
 def index_matrices(maps: Sequence[AttentionMap]) -> Iterator[MatrixIndex]:
-    """Yield an index for every layer and head of maps."""
+    """Yield each matrix of some maps: its map, and the indices of its layer and head there."""
     for attention_map in maps:
         for layer in range(len(attention_map.layers)):
             for head in range(len(attention_map.heads)):
@@ -77,7 +86,14 @@ def make_heatmap(
     head: int,
     look: Look = DEFAULT_LOOK,
 ) -> Heatmap:
-    """Make a heatmap of one matrix of a map, by the indices of its layer and head."""
+    """Make a heatmap of one matrix of a capture, that is, of one head in one layer.
+
+    The caption says which share of the weight is on the sink, a token that soaks up attention.
+
+    attention_map: the map of the capture that holds the matrix. layer, head: the indices of its
+    layer and head in the map. look: the user's options for colours. Raises ValueError if only
+    statistics were kept of the map.
+    """
     panel, key_shares, is_sink = examine_matrix(attention_map, layer, head)
     has_sink = find_sink_columns(attention_map, is_sink)
     scale = make_scale([(panel, has_sink)], look, attention_map.method)
@@ -96,7 +112,7 @@ def make_grids(capture: Capture, look: Look = DEFAULT_LOOK) -> list[Grid]:
 
 
 def group_maps_by_kind(capture: Capture) -> list[list[AttentionMap]]:
-    """Group the maps of a capture by their kind."""
+    """Group the maps of a capture by their kind of attention, such as "self" or "cross"."""
     groups: dict[str, list[AttentionMap]] = {}
     for attention_map in capture.maps:
         group = groups.setdefault(attention_map.kind, [])
@@ -105,7 +121,11 @@ def group_maps_by_kind(capture: Capture) -> list[list[AttentionMap]]:
 
 
 def make_grid(capture: Capture, maps: Sequence[AttentionMap], look: Look = DEFAULT_LOOK) -> Grid:
-    """Make a grid of the layers and heads of maps of one kind, on one colour scale."""
+    """Make a grid of thumbnails of all heads of some maps, on one colour scale.
+
+    capture: has the name of the model and notes for the caption. maps: maps of the capture of one
+    kind of attention. look: the user's options for colours.
+    """
     first_map = maps[0]
     panels: dict[HeadKey, Panel] = {}
     sink_columns: dict[HeadKey, Visible] = {}
@@ -118,23 +138,30 @@ def make_grid(capture: Capture, maps: Sequence[AttentionMap], look: Look = DEFAU
     scaled = zip(panels.values(), sink_columns.values(), strict=True)
     scale = make_scale(scaled, look, first_map.method)
     layers, heads, rows_of_panels = arrange_by_layer(panels)
-    heads_title = count_heads(len(panels), heads)
+    heads_title = describe_head_count(len(panels), heads)
     title = join_title(capture, *title_kind(first_map), heads_title, describe_length(maps))
     row_names = tuple(f"L{layer}" for layer in layers)
     column_names = tuple(map(abbreviate_head_column, heads))
     caption = make_grid_caption(capture, maps, scale)
-    longest = find_longest_side(maps)
-    unit = f"{first_map.unit}s"
-    return Grid(title, row_names, column_names, rows_of_panels, scale, caption, longest, unit)
+    return Grid(
+        title,
+        rows=row_names,
+        columns=column_names,
+        panels=rows_of_panels,
+        scale=scale,
+        caption=caption,
+        tokens=find_longest_side(maps),
+        unit=f"{first_map.unit}s",
+    )
 
 
 def arrange_by_layer(
     by_head: Mapping[HeadKey, Content],
 ) -> tuple[tuple[int, ...], tuple[int | str, ...], tuple[tuple[Content | None, ...], ...]]:
-    """Arrange what there is of each head in a row a layer, a column a head.
+    """Arrange the items of heads in rows and columns: a row for each layer, a column for each head.
 
-    Returns the layers of the rows, the heads of the columns, and the rows. None stands where a
-    layer lacks a head.
+    by_head: an item of any type for each head, by its layer and head. Returns the layers of the
+    rows, the heads of the columns, and the rows. None stands where a layer lacks a head.
     """
     layers = tuple(dict.fromkeys(layer for layer, _ in by_head))
     heads = tuple(dict.fromkeys(head for _, head in by_head))
@@ -150,7 +177,11 @@ def make_grid_caption(
     maps: Sequence[AttentionMap],
     scale: Scale,
 ) -> tuple[str, ...]:
-    """Make the caption of a grid: the share of the sink, what is beyond the colours, the notes."""
+    """Make the lines of a grid's caption: sinks, weights beyond the colours, and the notes.
+
+    A sink is a token that soaks up attention. maps: those that the grid shows, of one kind of
+    attention. scale: the colour scale of the grid. capture: has the notes.
+    """
     lines = []
     sink_line = describe_sink(maps)
     if sink_line:
@@ -162,7 +193,7 @@ def make_grid_caption(
 
 
 def find_longest_side(maps: Sequence[AttentionMap]) -> int:
-    """Return how many tokens the longest side of any map has."""
+    """Return how many tokens the longest axis of any map has, queries or keys."""
     longest = 0
     for attention_map in maps:
         longest = max(longest, len(attention_map.queries), len(attention_map.keys))
@@ -170,12 +201,15 @@ def find_longest_side(maps: Sequence[AttentionMap]) -> int:
 
 
 def make_strips(
-    capture: Capture, look: Look = DEFAULT_LOOK, *, incoming: bool = False
+    capture: Capture,
+    look: Look = DEFAULT_LOOK,
+    *,
+    incoming: bool = False,
 ) -> list[Strip]:
     """Make a strip for every layer and head: the text coloured by what one token attends to.
 
-    The capture shows that query alone. incoming: the capture shows one key alone, and the text is
-    coloured by what attends to that.
+    capture: its maps show that one query alone. incoming: they show one key alone instead, and the
+    text is coloured by what attends to that key. look: the user's options for colours.
     """
     indices = index_matrices(capture.maps)
     return [make_strip(capture, *index, look, incoming=incoming) for index in indices]
@@ -190,29 +224,34 @@ def make_strip(
     *,
     incoming: bool,
 ) -> Strip:
-    """Make a strip of one head, whose map shows one query, or with ``incoming`` one key.
+    """Make a strip of one head: a text coloured by how much one token attends to each token.
 
-    layer, head: their indices in the map.
+    With ``incoming`` it is coloured by how much each token attends to the one token.
+
+    capture: has the name of the model and notes for the caption. attention_map: shows one query
+    alone, or with ``incoming`` one key. layer, head: the indices of the head in the map. look: the
+    user's options for colours.
     """
     panel, key_shares, is_sink = examine_matrix(attention_map, layer, head)
     queries, keys = make_axes(attention_map)
-    one, tokens = queries, keys
+    one_token, tokens = queries, keys
     if incoming:
-        one, tokens = keys, queries
+        one_token, tokens = keys, queries
         panel = Panel(panel.values.T, panel.visible.T)
+        # The columns are queries, which are no sinks.
         is_sink = np.zeros(len(queries), bool)
     scale = make_scale([(panel, is_sink)], look, attention_map.method)
-    token = title_token(one, attention_map.unit)
-    question = f"what {token} attends to"
+    token_title = title_token(one_token, attention_map.unit)
+    question = f"what {token_title} attends to"
     if incoming:
-        question = f"what attends to {token}"
+        question = f"what attends to {token_title}"
     title = join_title(capture, *title_matrix(attention_map, layer, head), question)
     strongest_line = describe_strongest(tokens, panel, scale)
     beyond_line = describe_beyond(attention_map, key_shares, is_sink, scale)
     caption = make_caption([strongest_line, beyond_line, *capture.notes])
     chosen = None
     if attention_map.kind != "cross":
-        chosen = find_in_axis(one.numbers[0], tokens)
+        chosen = find_in_axis(one_token.numbers[0], tokens)
     return Strip(title, tokens, panel, chosen, scale, caption)
 
 
@@ -224,9 +263,12 @@ def find_in_axis(number: int, axis: Axis) -> int | None:
 
 
 def make_query_heatmaps(capture: Capture, look: Look = DEFAULT_LOOK) -> list[Heatmap]:
-    """Make a heatmap of one query over all layers and heads, a row a head.
+    """Make heatmaps of one query over all layers and heads: a row for each head, a column a key.
 
-    The capture shows that query alone. Each kind of map has a heatmap, and in it each set of keys.
+    There is a heatmap for each kind of attention and, within it, for each set of keys that maps
+    have.
+
+    capture: its maps show that query alone. look: the user's options for colours.
     """
     groups: dict[tuple[object, ...], list[AttentionMap]] = {}
     for attention_map in capture.maps:
@@ -240,7 +282,12 @@ def make_query_heatmap(
     maps: Sequence[AttentionMap],
     look: Look = DEFAULT_LOOK,
 ) -> Heatmap:
-    """Make a heatmap, a row a head, of the one query that maps of a kind show, on the same keys."""
+    """Make a heatmap of one query over all heads of some maps: a row for each head, a column a key.
+
+    capture: has the name of the model and notes for the caption. maps: maps of the capture of one
+    kind of attention, which show that query alone and have the same keys. look: the user's options
+    for colours.
+    """
     first_map = maps[0]
     panels, names = [], []
     for index in index_matrices(maps):
@@ -248,13 +295,13 @@ def make_query_heatmap(
         names.append(abbreviate_head(*read_head_key(*index)))
     values = np.vstack([panel.values for panel in panels])
     visible = np.vstack([panel.visible for panel in panels])
-    joined = Panel(values, visible)
+    joined = Panel(values, visible)  # (head, key)
     key_shares = measure_panel_shares(joined, first_map.method)
     is_sink = find_sinks(first_map, key_shares)
     scale = make_scale([(joined, is_sink)], look, first_map.method)
     queries, keys = make_axes(first_map)
     query = title_token(queries, first_map.unit)
-    heads = count_heads(len(names), first_map.heads)
+    heads = describe_head_count(len(names), first_map.heads)
     title = join_title(capture, *title_kind(first_map), query, f"in {heads}")
     head_axis = make_number_axis("heads", names)
     beyond_line = describe_beyond(first_map, key_shares, is_sink, scale)
@@ -263,7 +310,11 @@ def make_query_heatmap(
 
 
 def measure_panel_shares(panel: Panel, method: str) -> Floats:
-    """Return the share of a panel's weight that is on each key: (key,); of scores zeros."""
+    """Return the share of a matrix's whole weight that is on each key: (key,).
+
+    panel: the matrix, (row, key). method: how its numbers were computed; scores, which are no
+    weights, give zeros.
+    """
     received: Floats = panel.values.sum(0)
     if method == SCORES:
         return np.zeros_like(received)
@@ -273,26 +324,31 @@ def measure_panel_shares(panel: Panel, method: str) -> Floats:
 
 
 def make_capture_page(capture: Capture, look: Look = DEFAULT_LOOK, most: int = PAGE_CELLS) -> Page:
-    """Make a page of everything that the capture holds.
+    """Make a page of everything that a capture holds, with a section for each kind of attention.
 
-    most: tokens on a side of a map; a map of more is shown in tiles.
+    look: the user's options for colours. most: how many cells a side of a matrix may have; a map of
+    more tokens is shown in tiles, that is, with several tokens on a cell.
     """
-    maps = tuple(convert_to_tiles(each, most) for each in capture.maps)
-    shown = replace(capture, maps=maps)
-    groups = group_maps_by_kind(shown)
-    sections = tuple(make_section(shown, group, look) for group in groups)
-    return Page(name_model(shown), sections, make_caption(shown.notes))
+    maps = tuple(convert_to_tiles(attention_map, most) for attention_map in capture.maps)
+    pooled = replace(capture, maps=maps)
+    groups = group_maps_by_kind(pooled)
+    sections = tuple(make_section(pooled, group, look) for group in groups)
+    return Page(name_model(pooled), sections, make_caption(pooled.notes))
 
 
 def convert_to_tiles(attention_map: AttentionMap, most: int) -> AttentionMap:
-    """Return a map in tiles, at most so many on a side.
+    """Pool the matrices of a map to tiles, each with the number of the largest size in it.
 
-    Each tile is shown by the number of the largest size in it, which of scores may be below 0.
+    Scores may be below 0, and so may be the number of a tile of scores. A map that is small enough
+    is returned as it is.
+
+    most: how many tiles a side may have.
     """
     map_of_tiles = pool_map(attention_map, most)
     weights, tiles = attention_map.weights, map_of_tiles.tiles
     if attention_map.method != SCORES or weights is None or tiles is None:
         return map_of_tiles
+    # Tiles hold the largest number, which is not the one of the largest size below 0.
     highest = tiles.max
     lowest = -pool_weights(-weights, most).max
     largest = np.where(highest >= -lowest, highest, lowest)
@@ -300,7 +356,11 @@ def convert_to_tiles(attention_map: AttentionMap, most: int) -> AttentionMap:
 
 
 def make_section(capture: Capture, maps: Sequence[AttentionMap], look: Look) -> Section:
-    """Make a section of a page of the maps of one kind: all heads small, and each of them large."""
+    """Make a section of a page: all heads of some maps as thumbnails, and each as a heatmap.
+
+    capture: has the name of the model and notes for captions. maps: maps of the capture of one kind
+    of attention. look: the user's options for colours.
+    """
     thumbnails = make_grid(capture, maps, look)
     large: dict[HeadKey, Heatmap] = {}
     for index in index_matrices(maps):
@@ -314,9 +374,12 @@ def examine_matrix(
     layer: int,
     head: int,
 ) -> tuple[Panel, Floats, Visible]:
-    """Return the panel of a matrix, the share of each key in it (key,), and which are sinks (key,).
+    """Return a matrix of a map, the share of each key in its weight, and which keys are sinks.
 
-    layer, head: their indices in the map. Raises ValueError if only statistics were kept.
+    A sink is a token that soaks up attention. Shares and sinks are arrays (key,).
+
+    layer, head: the indices of the matrix in the map. Raises ValueError if only statistics were
+    kept of the map.
     """
     panel = read_panel(attention_map, layer, head)
     key_shares = measure_key_shares(attention_map, layer, head, panel)
@@ -325,9 +388,10 @@ def examine_matrix(
 
 
 def read_panel(attention_map: AttentionMap, layer: int, head: int) -> Panel:
-    """Return the weights of a head, or the largest of each tile.
+    """Return the matrix of a head: its weights, or the largest weight of each tile if pooled.
 
-    layer, head: their indices in the map. Raises ValueError if only statistics were kept.
+    layer, head: the indices of the matrix in the map. Raises ValueError if only statistics were
+    kept of the map.
     """
     values = attention_map.weights
     if values is None and attention_map.tiles:
@@ -339,24 +403,30 @@ def read_panel(attention_map: AttentionMap, layer: int, head: int) -> Panel:
 
 
 def join_title(capture: Capture, *titles: str) -> str:
-    """Join the name of the model and what is shown of it to one title."""
+    """Join the name of a capture's model and further titles to one title."""
     return " · ".join((name_model(capture), *titles))
 
 
 def title_token(axis: Axis, unit: Unit = "token") -> str:
-    """Return the one token, or word, of an axis, with its number in the text."""
+    """Return the title of an axis's first token: "token 5 cat", with its number in the text.
+
+    unit: "token", or "word" if the axis has words.
+    """
     number = axis.numbers[0]
     label = axis.labels[0]
-    return f"{unit} {number} {shorten(label)}"
+    return f"{unit} {number} {shorten_token_label(label)}"
 
 
 def make_caption(lines: Sequence[str]) -> tuple[str, ...]:
-    """Join the lines of a caption that are not empty; escape them, as notes may be hostile."""
+    """Return the lines of a caption that are not empty, escaped, as notes may be hostile."""
     return tuple(escape(line) for line in lines if line)
 
 
 def describe_pooled_mean(attention_map: AttentionMap) -> str:
-    """Describe what a mean over heads of tiles is, which is no mean of weights; else nothing."""
+    """Explain a mean over heads that was made of tiles; return an empty text for other maps.
+
+    It is no mean of weights, but one of the largest weights of tiles.
+    """
     has_tiles = attention_map.weights is None and attention_map.tiles is not None
     if has_tiles and "mean" in attention_map.heads:
         return POOLED_MEAN
@@ -364,9 +434,12 @@ def describe_pooled_mean(attention_map: AttentionMap) -> str:
 
 
 def describe_strongest(tokens: Axis, panel: Panel, scale: Scale) -> str:
-    """Name the tokens with the largest numbers of a one-row panel; empty if none is large enough.
+    """Name in a line the tokens that have the largest values of a matrix of one row.
 
-    Of other numbers than weights the line also says that sinks are among them.
+    The line is empty if no value is large enough to be named. If values are no weights, it also
+    says that sinks are among the tokens.
+
+    tokens: the axis of the row. panel: the matrix, (1, token). scale: says what the values are.
     """
     visible = panel.visible[0]
     values_of_row = panel.values[0]
@@ -377,7 +450,7 @@ def describe_strongest(tokens: Axis, panel: Panel, scale: Scale) -> str:
     for i in falling[:MOST_NAMED]:
         value = values[i]
         if value >= least:
-            label = shorten(tokens.labels[i])
+            label = shorten_token_label(tokens.labels[i])
             number = tokens.numbers[i]
             shown_value = format_on_scale(value, scale)
             names.append(f"{label} ({number}) {shown_value}")
@@ -390,7 +463,11 @@ def describe_strongest(tokens: Axis, panel: Panel, scale: Scale) -> str:
 
 
 def find_least_named(scale: Scale) -> float:
-    """Return the number below which a token is not named among the strongest."""
+    """Return the value below which a token is not named among the strongest of a picture.
+
+    It is LEAST_NAMED of 1, or of the largest value if the values are no weights and all below 1.
+    Values with signs are named however small they are.
+    """
     if scale.signed:
         return float(LEAST_FINITE)
     whole = min(scale.largest, 1.0) if scale.of else 1.0
@@ -398,7 +475,7 @@ def find_least_named(scale: Scale) -> float:
 
 
 def format_on_scale(value: float, scale: Scale) -> str:
-    """Format a number with two digits after the point, or two in all where numbers may be small."""
+    """Format a value with two digits after the point, or two significant ones on a small scale."""
     if scale.small:
         return f"{value:.2g}"
     return f"{value:.2f}"

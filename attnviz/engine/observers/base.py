@@ -63,7 +63,10 @@ class CallResult:
     """The coarsest type of what was compared."""
 
     def pick_heads(self, heads: tuple[int, ...]) -> "CallResult":
-        """Return the numbers of some of the heads."""
+        """Return the numbers of some of the heads, in their order.
+
+        heads: positions on the head axis of the arrays. What is not kept of the call stays None.
+        """
         numbers = torch.tensor(heads)
         visible = self.visible if len(self.visible) == 1 else self.visible[numbers]
         weights = None if self.weights is None else self.weights[numbers]
@@ -72,7 +75,15 @@ class CallResult:
         if self.edges is not None:
             keys, strengths = self.edges
             edges = keys[numbers], strengths[numbers]
-        return CallResult(visible, weights, summary, self.tile, edges, self.difference, self.dtype)
+        return CallResult(
+            visible=visible,
+            weights=weights,
+            summary=summary,
+            tile=self.tile,
+            edges=edges,
+            difference=self.difference,
+            dtype=self.dtype,
+        )
 
 
 class Finished(BaseException):
@@ -101,45 +112,57 @@ class Observer(ABC):
 
     @abstractmethod
     def attend(self, call: Call, source: CallSource) -> Tensor:
-        """See a call, and give its output (B, N, H, d_v)."""
+        """See a call of attention, and give its output, (batch, query, head, d_v).
 
-    @abstractmethod
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
-        """See weights (B, H, N, M) that a model made itself, and return the number of the call.
-
-        visible broadcasts to the weights.
+        source: where the call comes from, and other functions that compute its output.
         """
 
-    def measured(  # noqa: B027 - an observer that keeps nothing need not hear it
+    @abstractmethod
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+        """See weights that a model made itself, and return the number of the call.
+
+        weights: (batch, head, query, key). visible: broadcasts to them, True where a query may
+        attend. source: where the call comes from.
+        """
+
+    def record_difference(  # noqa: B027 - an observer that keeps nothing need not hear it
         self,
         number: int,
         difference: float | None,
         dtype: torch.dtype,
     ) -> None:
-        """Hear how far the weights of a call, times values, are from what the model went on with.
+        """Hear how far weights times values are from the output that the model went on with.
 
-        Nothing is done with it unless an observer keeps it. dtype: the coarsest type of what was
-        compared.
+        Nothing is done with it here; an observer may keep it. number: of the call. difference: the
+        largest as a share of the largest value, None if there was nothing to compare. dtype: the
+        coarsest type of what was compared.
         """
 
-    def before(self, scores: Tensor) -> Tensor:
-        """Return scores (B, H, N, M) without the edges that are cut, before their softmax.
+    def edit_scores(self, scores: Tensor) -> Tensor:
+        """Return the scores of the next call without the edges that are cut, before their softmax.
 
-        No edge is cut unless an observer changes the run.
+        scores: (batch, head, query, key). The very same come back unless an observer changes the
+        run.
         """
         return scores
 
 
 def compute_plain_output(call: Call, source: CallSource) -> Tensor:
-    """Compute the output (B, N, H, d_v) of a call that is ``plain``, as the model would."""
+    """Compute the output of a call as the model itself would, (batch, query, head, d_v).
+
+    The call must be ``plain``, that is, without a soft cap and sinks. source: has the function of
+    the model, if it is not torch's scaled_dot_product_attention.
+    """
     if source.plain is None:
         return call.run_sdpa().transpose(1, 2)
     return source.plain()
 
 
 def choose_source(source: CallSource, call: Call, edited: Call) -> CallSource:
-    """Return the source of an edited call: other functions know nothing of the edits.
+    """Return the source of a call that may have been edited.
 
-    edited: the very call if nothing is changed.
+    source: where the call comes from, with functions that compute its output. call, edited: the
+    call before and after the edits; one and the same if nothing was changed. Else these functions
+    know nothing of the edits, and a source without any is returned.
     """
     return source if edited is call else NOWHERE

@@ -17,9 +17,15 @@ from attnviz.engine.agreement import (
     check_output,
     compare_outputs,
     find_coarsest_dtype,
-    larger_of,
+    find_larger,
 )
-from attnviz.engine.blocks import BlockPlan, CallShape, Reducer, attend_in_blocks, replay
+from attnviz.engine.blocks import (
+    BlockPlan,
+    CallShape,
+    Reducer,
+    attend_in_blocks,
+    replay_weights,
+)
 from attnviz.engine.call import Call
 from attnviz.engine.edits import RunEdits
 from attnviz.engine.observers.base import (
@@ -30,7 +36,12 @@ from attnviz.engine.observers.base import (
     choose_source,
     compute_plain_output,
 )
-from attnviz.engine.reducers import EdgesReducer, MaskSummary, SummaryReducer, WeightsReducer
+from attnviz.engine.reducers import (
+    EdgesReducer,
+    MaskSummary,
+    SummaryReducer,
+    WeightsReducer,
+)
 from attnviz.engine.values import (
     UNPROJECTED,
     VALUELESS,
@@ -57,7 +68,7 @@ class ChosenReducers(NamedTuple):
 
     @property
     def all(self) -> tuple[Reducer, ...]:
-        """The reducers in the order in which they see a block."""
+        """The reducers that there are, in the order in which they see a block."""
         return tuple(reducer for reducer in self if reducer is not None)
 
 
@@ -69,10 +80,13 @@ class MaskView(NamedTuple):
     size: tuple[int, int]
     """Queries and keys."""
     visible: Tensor
-    sight: MaskSummary
+    mask_summary: MaskSummary
 
-    def is_of(self, call: Call, size: tuple[int, int]) -> bool:
-        """Return whether a call of a size has this very mask."""
+    def has_mask_of(self, call: Call, size: tuple[int, int]) -> bool:
+        """Return whether a call has the very mask that is remembered here.
+
+        size: the queries and the keys of the call.
+        """
         if len(self.masks) != len(call.masks):
             return False
         has_same_masks = all(map(operator.is_, self.masks, call.masks))
@@ -93,7 +107,7 @@ class CaptureObserver(Observer):
         self.heads = heads
         self.request = request
         self.edits = edits
-        # Only the rest of the run tells whether an output was projected once.
+        # Norms need the whole run, which tells whether an output is projected once only.
         self.stop = stop and request.method != NORM
         self.calls = 0
         self.cut: set[int] = set()
@@ -103,22 +117,27 @@ class CaptureObserver(Observer):
         self.views: list[MaskView] = []
 
     def attend(self, call: Call, source: CallSource) -> Tensor:
-        """Compute the output of a call, edited, and keep what is wanted of it. Raises Finished."""
+        """Compute the output of a call, edited as asked, and keep what the request names of it.
+
+        source: where the call comes from. Returns the output, (batch, query, head, d_v). Raises
+        Finished if nothing more of the run is wanted. For norms the output is watched until it
+        meets a matrix.
+        """
         number = self.count_call(call.query)
         edited = self.edits.edit_call(number, call)
         source = choose_source(source, call, edited)
         if number not in self.heads:
             output = self.compute_output(edited, source)
             return self.edits.edit_output(number, edited, output)
-        output, result = self.look(edited, source, self.heads[number])
+        output, result = self.observe_call(edited, source, self.heads[number])
         output = self.edits.edit_output(number, edited, output)
         if self.request.method == NORM:
-            project = partial(self.project, number, edited, output, result)
-            return WatchedOutput.of(output, project)
-        self.keep(number, result)
+            arrive = partial(self.apply_norms, number, edited, output, result)
+            return WatchedOutput.watch(output, arrive)
+        self.keep_result(number, result)
         return output
 
-    def project(
+    def apply_norms(
         self,
         number: int,
         call: Call,
@@ -127,9 +146,11 @@ class CaptureObserver(Observer):
         merged: Tensor,
         matrix: Tensor,
     ) -> None:
-        """Make norms of the weights of a call, once its output meets a matrix.
+        """Turn the weights of a call into norms, once its output is multiplied with a matrix.
 
-        merged: the tensor that is multiplied with it. Raises ModelError if it meets two.
+        number: of the call. output: its output, (1, query, head, d_v). result: what is kept of it
+        so far. merged, matrix: the factors of the product; the matrix must be the output projection
+        of all heads. Raises ModelError if it is not, or if the output meets a second matrix.
         """
         if number in self.found:
             raise ModelError(UNPROJECTED)
@@ -138,17 +159,25 @@ class CaptureObserver(Observer):
         columns = self.request.columns
         projection = require_projection(output, merged, matrix)
         if self.request.summed:
-            result.weights = measure_summed_lengths(call, projection, heads, rows, columns)
+            result.weights = measure_summed_lengths(
+                call,
+                projection,
+                heads,
+                rows=rows,
+                columns=columns,
+            )
             result.visible = result.visible.any(0, keepdim=True)
         elif result.weights is not None:
             lengths = measure_head_lengths(call, projection, heads)
             result.weights *= lengths[:, None, columns]
-        self.keep(number, result)
+        self.keep_result(number, result)
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
-        """Keep what is wanted of weights that a model made itself. Raises Finished.
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+        """Keep what the request names of weights that a model made itself.
 
-        Raises ModelError for norms and scores, which need more than weights.
+        weights: (1, head, query, key). visible: broadcasts to them, True where a query may attend.
+        Returns the number of the call. Raises Finished if nothing more of the run is wanted,
+        ModelError for norms and scores, which need more than weights, and for edits of such a call.
         """
         number = self.count_call(weights)
         if number in self.heads and self.request.method != ATTENTION:
@@ -157,23 +186,33 @@ class CaptureObserver(Observer):
         if number in self.heads:
             heads = torch.tensor(self.heads[number], device=weights.device)
             chosen_visible = visible.expand(weights.shape)[:, heads]
-            result = self.summarise(weights[:, heads].float(), chosen_visible)
-            self.keep(number, result)
+            result = self.reduce_weights(weights[:, heads].float(), chosen_visible)
+            self.keep_result(number, result)
         return number
 
-    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
-        """Keep the difference of a call from what the model went on with."""
+    def record_difference(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
+        """Keep how far weights times values of a call are from what the model went on with.
+
+        number: of the call. difference: a share of the largest value, or None. dtype: the coarsest
+        type of what was compared.
+        """
         if number in self.found:
             self.found[number].difference = difference
             self.found[number].dtype = dtype
 
-    def before(self, scores: Tensor) -> Tensor:
-        """Return the scores of the next call without the edges that are cut."""
+    def edit_scores(self, scores: Tensor) -> Tensor:
+        """Return the scores of the next call without the edges that are cut, before their softmax.
+
+        scores: (batch, head, query, key).
+        """
         self.cut.add(self.calls)
         return self.edits.edit_scores(self.calls, scores)
 
     def count_call(self, array: Tensor) -> int:
-        """Return the number of this call. Raises InputError for several texts at once."""
+        """Return the number of this call: how many calls of the run came before it.
+
+        array: a tensor of the call, (batch, ...). Raises InputError for several texts at once.
+        """
         if array.shape[0] != 1:
             raise InputError(
                 f"the inputs hold {array.shape[0]} texts, images or parts of them that are read at "
@@ -183,25 +222,34 @@ class CaptureObserver(Observer):
         self.calls += 1
         return number
 
-    def keep(self, number: int, result: CallResult) -> None:
-        """Keep the numbers of a call. Raises Finished if that was the last."""
+    def keep_result(self, number: int, result: CallResult) -> None:
+        """Keep the numbers of a call. Raises Finished if those of all chosen calls are there."""
         self.found[number] = result
         if self.stop and len(self.found) == len(self.heads):
             raise Finished
 
     def compute_output(self, call: Call, source: CallSource) -> Tensor:
-        """Compute the output (B, N, H, d_v) of a call, nothing kept."""
+        """Compute the output of a call and keep nothing of it, (batch, query, head, d_v).
+
+        source: where the call comes from.
+        """
         if call.plain:
             return compute_plain_output(call, source)
         plan, _ = self.find_plan(call)
         return attend_in_blocks(call, plan, ())
 
-    def look(
-        self, call: Call, source: CallSource, heads: tuple[int, ...]
+    def observe_call(
+        self,
+        call: Call,
+        source: CallSource,
+        heads: tuple[int, ...],
     ) -> tuple[Tensor, CallResult]:
-        """Compute the output of a call, and what is kept of some heads.
+        """Compute the output of a call, and what is kept of some of its heads.
 
-        Where most heads are wanted their own blocks give the output too.
+        source: where the call comes from. heads: the numbers of these heads. Returns the output,
+        (batch, query, head, d_v), and what is kept. If most heads are wanted, one computation in
+        blocks gives both; else the heads are computed a second time, in blocks of their own. Output
+        of our blocks is checked by another function.
         """
         are_most = len(heads) * 2 > call.query.shape[1]
         if are_most and self.request.keep != "weights":
@@ -211,45 +259,58 @@ class CaptureObserver(Observer):
             is_ours = True
         else:
             output = self.compute_output(call, source)
-            result = self.look_apart(call, output, heads)
+            result = self.run_heads_apart(call, output, heads)
             is_ours = not call.plain
         if is_ours:  # another function should say the same
             difference, dtype = check_output(call, source, output)
-            result.difference = larger_of(result.difference, difference)
+            result.difference = find_larger(result.difference, difference)
             result.dtype = dtype
         return output, result
 
-    def look_apart(self, call: Call, output: Tensor, heads: tuple[int, ...]) -> CallResult:
-        """Compute what is kept of some heads, in blocks of their own.
+    def run_heads_apart(self, call: Call, output: Tensor, heads: tuple[int, ...]) -> CallResult:
+        """Compute what is kept of some heads of a call, in blocks of their own.
 
-        output: that of the whole call, with which the blocks are compared.
+        output: of the whole call, (1, query, head, d_v); the output of the blocks is compared with
+        it. heads: the numbers of these heads.
         """
         rows = self.request.rows
         columns = self.request.columns
         chosen = call.pick_heads(heads)
         if rows != slice(None):
-            numbers = torch.arange(call.query.shape[2], device=call.query.device)
-            chosen = chosen.rows(numbers[rows])
-        again, result = self.run_blocks(chosen)
-        numbers = torch.tensor(heads, device=output.device)
+            positions = torch.arange(call.query.shape[2], device=call.query.device)
+            chosen = chosen.pick_queries(positions[rows])
+        block_output, result = self.run_blocks(chosen)
+        head_numbers = torch.tensor(heads, device=output.device)
         of_rows = output[:, rows]
-        of_heads = of_rows[:, :, numbers]
-        result.difference = compare_outputs(again, of_heads)
+        of_heads = of_rows[:, :, head_numbers]
+        result.difference = compare_outputs(block_output, of_heads)
         result.dtype = find_coarsest_dtype(call.query, call.value, output)
         if self.request.method == SCORES:
-            result.weights = compute_window_scores(call, heads, rows, columns)
+            result.weights = compute_window_scores(
+                call,
+                heads,
+                rows=rows,
+                columns=columns,
+            )
         return result
 
     def run_blocks(self, call: Call) -> tuple[Tensor, CallResult]:
-        """Compute the output (B, N, H, d_v) of a call by blocks, and what is kept of its heads."""
+        """Compute the output of a call in blocks, and what is kept of all its heads.
+
+        Returns the output, (batch, query, head, d_v), and what is kept.
+        """
         plan, summary = self.find_plan(call)
         reducers = self.choose_reducers(plan, summary)
         output = attend_in_blocks(call, plan, reducers.all)
         view = self.find_view(call, plan)
-        return output, self.finish(reducers, view.visible, view.sight)
+        return output, self.collect_results(reducers, view.visible, view.mask_summary)
 
-    def summarise(self, weights: Tensor, visible: Tensor) -> CallResult:
-        """Compute what is kept of weights (1, H, N, M) that a model made itself."""
+    def reduce_weights(self, weights: Tensor, visible: Tensor) -> CallResult:
+        """Compute what is kept of weights that a model made itself.
+
+        weights: (1, head, query, key), at least float32. visible: booleans of that shape, True
+        where a query may attend.
+        """
         rows = self.request.rows
         weights = weights[:, :, rows]
         visible = visible[:, :, rows]
@@ -269,16 +330,16 @@ class CaptureObserver(Observer):
         )
         plan, summary = self.share_plan(shape)
         reducers = self.choose_reducers(plan, summary)
-        replay(weights, plan, reducers.all)
-        shown = self.show(visible, plan)
-        return self.finish(reducers, shown, MaskSummary.of(visible))
+        replay_weights(weights, plan, reducers.all)
+        kept_visible = self.reduce_mask(visible, plan)
+        return self.collect_results(reducers, kept_visible, MaskSummary.from_mask(visible))
 
     def find_plan(self, call: Call) -> tuple[BlockPlan, SummaryReducer]:
         """Return the blocks and buffers of a call."""
-        return self.share_plan(CallShape.of(call, self.request.tiles))
+        return self.share_plan(CallShape.from_call(call, self.request.tiles))
 
     def share_plan(self, shape: CallShape) -> tuple[BlockPlan, SummaryReducer]:
-        """Return the blocks and buffers of a shape, made once for all its calls."""
+        """Return the blocks and buffers for calls of a shape, made once for all of them."""
         if shape not in self.plans:
             plan = BlockPlan(shape)
             summary = SummaryReducer(plan, square=shape.queries == shape.keys)
@@ -286,12 +347,14 @@ class CaptureObserver(Observer):
         return self.plans[shape]
 
     def choose_reducers(self, plan: BlockPlan, summary: SummaryReducer) -> ChosenReducers:
-        """Choose what sees the blocks.
+        """Choose the reducers that see the blocks of a call, by what the request keeps.
 
-        A window tells nothing of the statistics of the whole text, nor do norms or scores.
+        plan: the blocks. summary: the reducer that makes tiles and statistics. It is left out for a
+        window, which tells nothing of the statistics of the whole text, and for norms and scores.
         """
         request = self.request
         weights = edges = None
+        # Scores, and norms that are summed over heads, are computed in another way.
         if request.keep == "weights" and request.method != SCORES and not request.summed:
             weights = WeightsReducer(plan, request.columns)
         if request.keep == "edges":
@@ -299,8 +362,17 @@ class CaptureObserver(Observer):
         is_whole = not request.windowed and request.method == ATTENTION
         return ChosenReducers(weights, edges, summary if is_whole else None)
 
-    def finish(self, reducers: ChosenReducers, visible: Tensor, sight: MaskSummary) -> CallResult:
-        """Collect the results of the reducers, of the one text."""
+    def collect_results(
+        self,
+        reducers: ChosenReducers,
+        visible: Tensor,
+        mask_summary: MaskSummary,
+    ) -> CallResult:
+        """Collect the results of the reducers of a call of one text.
+
+        visible: where queries may attend, as it is kept. mask_summary: the choice that the mask
+        leaves to each query.
+        """
         result = CallResult(visible)
         if reducers.weights is not None:
             result.weights = reducers.weights.result()[0]
@@ -308,48 +380,67 @@ class CaptureObserver(Observer):
             keys, weights = reducers.edges.result()
             result.edges = keys[0], weights[0]
         if reducers.summary is not None:
-            results = reducers.summary.result(sight)
+            results = reducers.summary.result(mask_summary)
             result.summary = {name: array[0] for name, array in results.items()}
             result.tile = reducers.summary.plan.tile_size
         return result
 
     def find_view(self, call: Call, plan: BlockPlan) -> MaskView:
-        """Return what is visible in a call, as it is kept, and what that leaves to choose."""
+        """Return where queries may attend in a call, as it is kept, and the choice they have.
+
+        Layers share their masks as a rule, so the latest few are remembered.
+        """
         size = plan.shape.queries, plan.shape.keys
         for view in self.views:
-            if view.is_of(call, size):
+            if view.has_mask_of(call, size):
                 return view
         if call.causal:
-            visible = self.show_causal(plan)
-            sight = MaskSummary.causal(*size, call.query.device)
+            visible = self.reduce_causal_mask(plan)
+            mask_summary = MaskSummary.from_causal_mask(*size, call.query.device)
         else:
-            seen = call.visible()
-            visible = self.show(seen, plan)
-            sight = MaskSummary.of(seen)
-        view = MaskView(call.masks, call.causal, size, visible, sight)
+            mask = call.find_visible_cells()
+            visible = self.reduce_mask(mask, plan)
+            mask_summary = MaskSummary.from_mask(mask)
+        view = MaskView(
+            masks=call.masks,
+            causal=call.causal,
+            size=size,
+            visible=visible,
+            mask_summary=mask_summary,
+        )
         latest = self.views[1 - VIEWS :]
         self.views = [*latest, view]
         return view
 
-    def show_causal(self, plan: BlockPlan) -> Tensor:
-        """Return what is visible to causal queries, as it is kept: the window, or tiles."""
+    def reduce_causal_mask(self, plan: BlockPlan) -> Tensor:
+        """Return where causal queries may attend, as it is kept: cell by cell, or by tiles.
+
+        plan: the blocks of the call. Returns booleans, (1, query, key) or (1, row of tiles, column
+        of tiles).
+        """
         if self.request.keep != "weights":
             return pool_causal_mask(plan)
         queries = torch.arange(plan.shape.queries)
         keys = torch.arange(plan.shape.keys)[self.request.columns]
         return (keys <= queries[:, None])[None]
 
-    def show(self, visible: Tensor, plan: BlockPlan) -> Tensor:
-        """Return what is visible, (1 or H, N or 1, M), as it is kept: the window, or tiles."""
+    def reduce_mask(self, visible: Tensor, plan: BlockPlan) -> Tensor:
+        """Return where queries may attend, as it is kept: cell by cell, or by tiles.
+
+        visible: (1, head or 1, query or 1, key). plan: the blocks of the call. Returns booleans
+        without the first axis, for the chosen keys or for all tiles.
+        """
         if self.request.keep == "weights":
             return visible[0, :, :, self.request.columns].cpu()
         return pool_mask(visible, plan)[0].cpu()
 
 
 def pool_mask(visible: Tensor, plan: BlockPlan) -> Tensor:
-    """Return which tiles hold a visible cell.
+    """Return which tiles hold a cell that is visible.
 
-    (B or 1, H or 1, N or 1, M) -> (B or 1, H or 1, row or 1, column).
+    visible: (batch or 1, head or 1, query or 1, key), True where a query may attend. plan: has the
+    size of a tile, in queries and keys. Returns (batch or 1, head or 1, row of tiles, column of
+    tiles); one row serves for all if one query does.
     """
     height, width = plan.tile_size
     tile_rows = [some.any(2) for some in torch.split(visible, height, 2)]
@@ -359,7 +450,7 @@ def pool_mask(visible: Tensor, plan: BlockPlan) -> Tensor:
 
 
 def pool_causal_mask(plan: BlockPlan) -> Tensor:
-    """Return which tiles hold a cell that causal queries see, (1, row, column).
+    """Return which tiles hold a cell that causal queries see, (1, row of tiles, column of tiles).
 
     The mask itself is not built.
     """

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from attnviz.engine.call import Call
-from attnviz.engine.observers.base import NOWHERE, CallResult, CallSource, Observer
+from attnviz.engine.observers.base import (
+    NOWHERE,
+    CallResult,
+    CallSource,
+    Observer,
+)
 from attnviz.engine.observers.capture import CaptureObserver
 from attnviz.request import Request
 
@@ -28,7 +33,10 @@ class GenerationObserver(Observer):
         self.probes: list[CaptureObserver] = []
 
     def choose_probe(self) -> CaptureObserver:
-        """Return the probe of the step that the next call belongs to."""
+        """Return the probe, an observer of one step, of the step that the next call belongs to.
+
+        A new probe is made when the latest one has seen all calls of a step.
+        """
         if not self.probes or self.probes[-1].calls == self.calls:
             self.probes.append(CaptureObserver(self.heads, WHOLE, stop=False))
         return self.probes[-1]
@@ -37,39 +45,50 @@ class GenerationObserver(Observer):
         """Show a call to the probe of its step, and return its output."""
         return self.choose_probe().attend(call, source)
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Show weights that a model made itself to the probe of their step."""
-        return self.choose_probe().given(weights, visible, source)
+        return self.choose_probe().see_weights(weights, visible, source)
 
-    def measured(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
+    def record_difference(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """Keep the difference of a call from the model's own output."""
-        self.probes[-1].measured(number, difference, dtype)
+        self.probes[-1].record_difference(number, difference, dtype)
 
-    def found(self, request: Request) -> dict[int, CallResult]:
-        """Return what a request keeps of the rectangles that the steps make together."""
+    def make_results(self, request: Request) -> dict[int, CallResult]:
+        """Return what a request keeps of the whole attention matrices that the steps make together.
+
+        The first step has the rows of the prompt, each later one the row of one token. Returns the
+        numbers of the chosen heads by the number of the call.
+        """
+        # The probes have kept the chosen heads alone, counted anew from 0.
         every_head = {number: tuple(range(len(heads))) for number, heads in self.heads.items()}
         whole = CaptureObserver(every_head, request, stop=False)
         for number in range(self.calls):
             if number not in self.heads:
+                # It is counted, though nothing is kept of it.
                 whole.calls += 1
                 continue
             steps = [probe.found[number] for probe in self.probes]
             weights, visible = join_steps(steps)
-            whole.given(weights, visible, NOWHERE)
-            whole.measured(number, find_largest_difference(steps), steps[0].dtype)
+            whole.see_weights(weights, visible, NOWHERE)
+            difference = find_largest_difference(steps)
+            whole.record_difference(number, difference, steps[0].dtype)
         return whole.found
 
 
 def find_largest_difference(steps: Sequence[CallResult]) -> float | None:
-    """Return the largest difference of the steps from the model's own output; None of no step."""
+    """Return the largest difference of steps from the model's own output; None if no step is."""
     return max((step.difference or 0.0 for step in steps), default=None)
 
 
 def join_steps(steps: Sequence[CallResult]) -> tuple[Tensor, Tensor]:
-    """Join the weights of steps, and what is visible: (1, head, query, key) each.
+    """Join the weights of the steps of a generation, and what is visible, into whole matrices.
 
-    Every row ends at its own key. A cache that drops old keys brings fewer than there were: these
-    are masked.
+    The first step reads the text, each later one a token. The rows of a step stand below those of
+    the step before, and their last key is the last token that was read by then. A cache may have
+    dropped the oldest keys: these stay masked.
+
+    steps: what was kept of one call in each step, in order, with weights. Returns the weights and
+    booleans that are True where a query may attend, both (1, head, query, key).
     """
     rows = [step.weights for step in steps if step.weights is not None]
     heads = rows[0].shape[0]
@@ -79,7 +98,7 @@ def join_steps(steps: Sequence[CallResult]) -> tuple[Tensor, Tensor]:
     first = 0
     for step, step_rows in zip(steps, rows, strict=True):
         stop = first + step_rows.shape[1]
-        keys = min(step_rows.shape[2], stop)
+        keys = min(step_rows.shape[2], stop)  # a cache may have room for more than was read
         place = 0, slice(None), slice(first, stop), slice(stop - keys, stop)
         weights[place] = step_rows[:, :, :keys]
         visible[place] = step.visible[:, :, :keys]

@@ -41,28 +41,34 @@ class GradientObserver(Observer):
         self.outputs: list[Tensor] = []
 
     def attend(self, call: Call, source: CallSource) -> Tensor:
-        """Keep a call, edited, and its output, which is part of a graph."""
+        """Keep a call, edited as asked, and its output, which is part of a graph of torch.
+
+        source: where the call comes from. Returns the output, (1, query, head, d_v), changed as
+        asked.
+        """
         number = len(self.calls)
         edited = self.edits.edit_call(number, call)
         if call.plain:
-            output = compute_plain_output(edited, choose_source(source, call, edited))
+            edited_source = choose_source(source, call, edited)
+            output = compute_plain_output(edited, edited_source)
         else:
             output = compute_eager_output(edited)
-        if not output.requires_grad:  # nothing before it is of interest: the graph begins here
+        # Nothing before it is of interest: the graph begins here.
+        if not output.requires_grad:
             output = output.detach().requires_grad_()
         self.calls.append(edited)
         self.outputs.append(output)
         return self.edits.edit_output(number, edited, output)
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Raise ModelError: weights that a model made itself have no output to go by."""
         raise ModelError(UNREACHED)
 
-    def slopes(self, prediction: Tensor) -> Sequence[Tensor]:
-        """Compute the gradient of a number by the output of each call, (1, N, H, d_v).
+    def compute_output_gradients(self, prediction: Tensor) -> Sequence[Tensor]:
+        """Compute the gradient of a prediction by the output of each call.
 
-        It is zeros where the number does not depend on the output. Raises ModelError if there was
-        no call.
+        Each is (1, query, head, d_v). prediction: a number that was computed from the outputs. The
+        gradient is zeros where it does not depend on one. Raises ModelError if there was no call.
         """
         if not self.outputs:
             raise ModelError(UNREACHED)
@@ -74,23 +80,36 @@ class GradientObserver(Observer):
         )
         return [gradient.detach() for gradient in gradients]
 
-    def found(
+    def make_result(
         self,
         number: int,
         slopes: Sequence[Tensor],
         heads: tuple[int, ...],
         request: Request,
     ) -> CallResult:
-        """Compute the weights of some heads of a call times their gradients, 0 where negative."""
+        """Multiply the weights of some heads of a call with gradients by them, 0 where negative.
+
+        The gradients are those of the prediction that the run was made for, one logit.
+
+        number: the index of the call of attention in the run. slopes: the gradients of that logit
+        by the output of each call, as ``compute_output_gradients`` returns them. heads: the numbers
+        of the heads. request: has the queries and the keys to keep.
+        """
         call = self.calls[number].detach()
         rows = request.rows
-        weights = multiply_gradients(call, slopes[number], heads, rows, request.columns)
-        visible = call.visible()[0]
+        products = multiply_gradients(
+            call,
+            slopes[number],
+            heads,
+            rows=rows,
+            columns=request.columns,
+        )
+        visible = call.find_visible_cells()[0]  # of the one text of the batch
         if visible.shape[1] > 1:
             visible = visible[:, rows]
         if len(visible) > 1:
             visible = visible[list(heads)]
-        return CallResult(visible[..., request.columns].cpu(), weights)
+        return CallResult(visible[..., request.columns].cpu(), products)
 
 
 def multiply_gradients(
@@ -100,9 +119,11 @@ def multiply_gradients(
     rows: slice,
     columns: slice,
 ) -> Tensor:
-    """Compute max(A * dL/dA, 0) of a window, (head, query, key), on the CPU.
+    """Compute max(A * dL/dA, 0) for some heads, queries and keys of a call.
 
-    slope: dL/dO, (1, N, H, d_v).
+    A are the attention weights, L is a prediction. slope: dL/dO for the output O of the call, (1,
+    query, head, d_v). heads: the numbers of the heads. rows, columns: the queries and the keys.
+    Returns (head, query, key), on the CPU.
     """
     slopes = slope[0, rows].float()
     slopes_by_head = slopes[:, list(heads)].transpose(0, 1)  # (head, query, d_v)
@@ -120,18 +141,19 @@ def multiply_gradients(
 
 
 def compute_eager_output(call: Call) -> Tensor:
-    """Compute the output (B, N, H, d_v) of a call by its formula, with a graph.
+    """Compute the output of a call by its formula, inside the graph of torch.
 
-    All its weights are there at once.
+    All its weights are there at once. Returns (batch, query, head, d_v).
     """
     heads = range(call.query.shape[1])
     every_head = call.pick_heads(tuple(heads))
-    scores = compute_all_scores(every_head).where(every_head.visible(), HIDDEN)
+    scores = compute_all_scores(every_head).where(every_head.find_visible_cells(), HIDDEN)
     if every_head.sinks is not None:
         sinks = reshape_sinks(every_head.sinks)
-        of_rows = sinks.expand(*scores.shape[:-1], 1).to(scores.dtype)
-        scores = torch.cat([scores, of_rows], -1)
+        row_sinks = sinks.expand(*scores.shape[:-1], 1).to(scores.dtype)
+        scores = torch.cat([scores, row_sinks], -1)
     keys = every_head.key.shape[2]
+    # Without the share of the sinks.
     weights = scores.softmax(-1)[..., :keys]
     weights = weights.to(call.value.dtype)
     output: Tensor = weights @ every_head.value

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from attnviz.analysis.explain import Operands
 from attnviz.engine.blocks import compute_output
 from attnviz.engine.call import Call
-from attnviz.engine.observers.base import CallSource, Finished, Observer, compute_plain_output
+from attnviz.engine.observers.base import (
+    CallSource,
+    Finished,
+    Observer,
+    compute_plain_output,
+)
 from attnviz.errors import ModelError
 from attnviz.record import Doubles
 
@@ -29,28 +34,33 @@ class TraceObserver(Observer):
         number: int,
         head: int,
         query: int,
-        running: Sequence[Tensor | None],
+        running_inputs: Sequence[Tensor | None],
     ) -> None:
         self.number = number
         self.head = head
         self.query = query
-        self.running = running
-        """The inputs of the modules that run: see ``inputs_of_running``."""
+        self.running_inputs = running_inputs
+        """The inputs of the modules that run: see ``watch_running_inputs``."""
         self.calls = 0
         self.found: Operands | None = None
 
     def attend(self, call: Call, source: CallSource) -> Tensor:
-        """Compute the output of a call. Raises Finished once the call was seen that is followed."""
+        """Compute the output of a call, (batch, query, head, d_v).
+
+        source: where the call comes from. Raises Finished when this is the call that is followed,
+        once the vectors of its query are read.
+        """
         output = compute_plain_output(call, source) if call.plain else compute_output(call)
         if self.count_call() == self.number:
             self.found = self.read_operands(call, source, output)
             raise Finished
         return output
 
-    def given(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
-        """Count weights that a model made itself.
+    def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
+        """Count weights that a model made itself, and return the number of the call.
 
-        Raises ModelError if this is the call that is followed: there is nothing but weights.
+        Raises ModelError if this is the call that is followed, of which there is nothing but
+        weights.
         """
         number = self.count_call()
         if number == self.number:
@@ -64,27 +74,30 @@ class TraceObserver(Observer):
         return number
 
     def read_operands(self, call: Call, source: CallSource, output: Tensor) -> Operands:
-        """Read the vectors that the head has for the query, of the one text."""
+        """Read all numbers of which the head makes its output for the followed query.
+
+        call: of one text. source: where it comes from. output: of the call, (1, query, head, d_v).
+        """
         row = torch.tensor([self.query], device=call.query.device)
-        chosen = call.pick_heads((self.head,)).rows(row)
-        query = to_doubles(chosen.query[0, 0, 0])
-        key = to_doubles(chosen.key[0, 0])
-        value = to_doubles(chosen.value[0, 0])
+        chosen = call.pick_heads((self.head,)).pick_queries(row)
+        query = copy_to_doubles(chosen.query[0, 0, 0])
+        key = copy_to_doubles(chosen.key[0, 0])
+        value = copy_to_doubles(chosen.value[0, 0])
         scale = float(chosen.scale)
         queries = call.query.shape[2]
         keys = call.key.shape[2]
-        row_visible = chosen.visible()[0, 0, 0]
+        row_visible = chosen.find_visible_cells()[0, 0, 0]
         visible = row_visible.expand(keys).cpu().numpy()
         bias = np.where(visible, add_biases(chosen, keys), 0.0)
         sink = None
         if chosen.sinks is not None:
             sink = float(chosen.sinks.reshape(-1)[0])
         return Operands(
-            query,
-            key,
-            value,
-            visible,
-            scale,
+            query=query,
+            key=key,
+            value=value,
+            visible=visible,
+            scale=scale,
             bias=bias if bias.any() else None,
             softcap=chosen.softcap,
             sink=sink,
@@ -93,41 +106,48 @@ class TraceObserver(Observer):
         )
 
     def read_hidden_state(self, queries: int) -> Doubles | None:
-        """Return the query's token as it came to the module that called.
+        """Return the vector of the followed query as the module that made the call was given it.
 
-        Returns None unless that was given one vector a query.
+        queries: how many the call has. Returns None unless the module was given one vector a query.
         """
-        entered = self.running[-1] if self.running else None
-        if entered is None or entered.ndim != 3 or entered.shape[:2] != (1, queries):
+        module_input = self.running_inputs[-1] if self.running_inputs else None
+        if module_input is None or module_input.ndim != 3:
             return None
-        return to_doubles(entered[0, self.query])
+        if module_input.shape[:2] != (1, queries):
+            return None
+        return copy_to_doubles(module_input[0, self.query])
 
     def read_output(self, call: Call, source: CallSource, output: Tensor) -> Doubles | None:
-        """Return the output of the head for the query by a function that is not ours.
+        """Return the output of the head for the followed query by a function that is not ours.
 
-        Returns None if there is no such function.
+        output: of the call, (1, query, head, d_v): that of such a function if the call is
+        ``plain``. source: may have another one. Returns (d_v,), or None if there is no such
+        function.
         """
         if call.plain:
-            return to_doubles(output[0, self.query, self.head])
+            return copy_to_doubles(output[0, self.query, self.head])
         if source.reference is None:
             return None
         row = torch.tensor([self.query], device=call.query.device)
         reference = source.reference(row)
         if reference is None:
             return None
-        return to_doubles(reference[0, 0, self.head])
+        return copy_to_doubles(reference[0, 0, self.head])
 
 
 def add_biases(call: Call, keys: int) -> Doubles:
-    """Add all that is added to the scores of one query of one head, (key,)."""
+    """Add up all numbers that are added to the scores of one query of one head, (key,).
+
+    call: of this query and head alone. keys: how many keys it has.
+    """
     biases = np.zeros(keys)
     for mask in call.masks:
         if mask.dtype != torch.bool:
-            biases = biases + to_doubles(mask[0, 0, 0].expand(keys))
+            biases = biases + copy_to_doubles(mask[0, 0, 0].expand(keys))
     return biases
 
 
-def to_doubles(array: Tensor) -> Doubles:
+def copy_to_doubles(array: Tensor) -> Doubles:
     """Return a tensor of any type and device as NumPy's float64."""
     doubles: Doubles = array.detach().double().cpu().numpy()
     return doubles
@@ -135,9 +155,10 @@ def to_doubles(array: Tensor) -> Doubles:
 
 @contextmanager
 def watch_running_inputs(model: nn.Module) -> Iterator[Sequence[Tensor | None]]:
-    """Know the first tensor that each module that runs now was given, the innermost last.
+    """Know the first tensor that each module that runs now was given.
 
-    Attention is made of that tensor.
+    Yields a list that changes as the model runs in this thread: an entry for each running module,
+    the innermost last, and None for one that was given no tensor. Attention is made of that tensor.
     """
     running: list[Tensor | None] = []
     this_thread = get_ident()  # another one may run the model meanwhile

@@ -48,7 +48,11 @@ from attnviz.models.huggingface.attention_functions import (
     use_observed_attention,
 )
 from attnviz.models.maps import number_layers
-from attnviz.models.restore import leave_as_found, list_configs, translate_failures
+from attnviz.models.restore import (
+    leave_as_found,
+    list_configs,
+    translate_failures,
+)
 from attnviz.models.untouched import (
     LAYERWISE,
     explain_change,
@@ -272,13 +276,19 @@ class AttentionReader:
         return survey.seen, kinds, outputs
 
     def list_eager_calls(
-        self, inputs: Inputs, untouched: Any
+        self,
+        inputs: Inputs,
+        untouched: Any,
     ) -> tuple[list[SurveyedCall], list[Kind]]:
-        """List the layers whose attention weights the library returns, as calls of attention.
+        """List the layers of a model that is read through the weights which transformers returns.
 
-        untouched: the output of the model without an observer. Returns the calls and, for each of
-        them, which tokens attend to which. Raises ModelError if the output changes when the weights
-        are asked for.
+        Transformers returns them when it computes attention in its plain, "eager" way. Such a model
+        is not watched as it computes, so that of each layer no more is known than the size of its
+        weights: it is listed as a call without a module and without a place in the code.
+
+        untouched: the output of the model when nobody asks for weights. Returns the calls and, for
+        each of them, the kind of attention, such as "cross". Raises ModelError if the output
+        changes when the weights are asked for.
         """
         weights, outputs = self.run_eager(inputs)
         self.require_same_output(untouched, outputs)
@@ -358,7 +368,7 @@ class AttentionReader:
                 layer = next(layers[site.kind])
                 row_sums = layer.sum(-1)
                 least_sum = min(least_sum, float(row_sums.amin()))
-                probe.given(layer, layer > 0, CallSource())
+                probe.see_weights(layer, layer > 0, CallSource())
         except (KeyError, StopIteration):
             raise ModelError(
                 "this model's attention changes with the length of the text and cannot be read",

@@ -27,7 +27,12 @@ from transformers.masking_utils import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from attnviz.engine.call import Call, compute_default_scale, make_additive_mask, repeat_heads
+from attnviz.engine.call import (
+    Call,
+    compute_default_scale,
+    make_additive_mask,
+    repeat_heads,
+)
 from attnviz.engine.observers.base import CallSource, Observer
 from attnviz.engine.tap import Tap
 from attnviz.errors import ModelError
@@ -224,7 +229,7 @@ def mask_unchosen_keys(call: Call, indices: Tensor) -> Tensor:
     size = batch, 1, queries, call.key.shape[2]
     unchosen = torch.zeros(size, dtype=torch.bool, device=indices.device)
     chosen = unchosen.scatter_(-1, indices[:, None].long(), True)
-    return chosen & call.visible()
+    return chosen & call.find_visible_cells()
 
 
 def compute_eager_rows(
@@ -242,7 +247,7 @@ def compute_eager_rows(
     """
     home = sys.modules.get(type(module).__module__)
     function = getattr(home, "eager_attention_forward", None)
-    row_call = call.rows(rows)
+    row_call = call.pick_queries(rows)
     mask = None
     if row_call.mask is not None:
         lowest = torch.finfo(call.query.dtype).min

@@ -18,10 +18,18 @@ from attnviz.engine.observers.base import AttentionSite, CallResult
 from attnviz.engine.observers.change import ChangeObserver
 from attnviz.engine.observers.generation import GenerationObserver
 from attnviz.engine.observers.gradient import UNREACHED, GradientObserver
-from attnviz.engine.observers.trace import HIDDEN_STEPS, TraceObserver, watch_running_inputs
+from attnviz.engine.observers.trace import (
+    HIDDEN_STEPS,
+    TraceObserver,
+    watch_running_inputs,
+)
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm.corpus import Ids
-from attnviz.models.base import SupportsLosses, SupportsOperands, SupportsPredictions
+from attnviz.models.base import (
+    SupportsLosses,
+    SupportsOperands,
+    SupportsPredictions,
+)
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.attention import (
@@ -41,8 +49,15 @@ from attnviz.models.huggingface.encoding import (
     generate_ids,
     require_embeddings,
 )
-from attnviz.models.huggingface.key_value_cache import protect_caches, read_cached_text
-from attnviz.models.huggingface.loading import find_position_limit, load_parts, reads_target
+from attnviz.models.huggingface.key_value_cache import (
+    protect_caches,
+    read_cached_text,
+)
+from attnviz.models.huggingface.loading import (
+    find_position_limit,
+    load_parts,
+    reads_target,
+)
 from attnviz.models.huggingface.prediction import (
     ResolvedTarget,
     require_gradient,
@@ -56,7 +71,11 @@ from attnviz.models.inputs import (
     make_tensor,
     require_names,
 )
-from attnviz.models.interventions import ABREAST, batch_interventions, change_ids
+from attnviz.models.interventions import (
+    ABREAST,
+    batch_interventions,
+    change_ids,
+)
 from attnviz.models.maps import (
     MapChoice,
     assemble_maps,
@@ -197,13 +216,13 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         if prompt.generate:
             count = prompt.generate
             encoded, results = self.continue_text(encoded, survey, count, choices, request)
-            request = request.placed(encoded.find_map_sides(choices[0]))
+            request = request.resolve_window(encoded.find_map_sides(choices[0]))
         else:
             if survey.pooled and request.windowed:
                 require_whole_text(survey.sites, choices, len(encoded.tokens))
             find_sides = self.make_text_sides(encoded, survey)
             # the query or the key that the request names becomes a window
-            request = request.placed(find_sides(choices[0]))
+            request = request.resolve_window(find_sides(choices[0]))
             require_weights_memory(choices, find_sides, request)
             heads = group_heads_by_call(choices, survey.sites)
             results, reading_note = self.read_text(encoded, survey, heads, request, intervention)
@@ -245,7 +264,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         if next_sites and next_sites[0].repeated:
             raise ModelError(REPEATED)
         find_sides = self.make_text_sides(encoded, survey)
-        request = request.placed(find_sides(choice))
+        request = request.resolve_window(find_sides(choice))
         with watch_running_inputs(self.model) as running:
             trace = TraceObserver(number, heads[0], request.rows.start, running)
             self.reader.run(inputs, trace)
@@ -309,7 +328,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         copies = {name: tensor.clone() for name, tensor in inputs.items()}
 
         def compute_slopes(model: Any, inputs: Mapping[str, Any]) -> Any:
-            return observer.slopes(target.compute_logit(model, inputs))
+            return observer.compute_output_gradients(target.compute_logit(model, inputs))
 
         slopes, _ = self.reader.run(copies, observer, compute_slopes)
         saw_all_calls = len(observer.calls) == len(survey.sites)
@@ -317,7 +336,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         if not saw_all_calls or is_repeated:
             raise ModelError(UNREACHED)
         return {
-            number: observer.found(number, slopes, call_heads, request)
+            number: observer.make_result(number, slopes, call_heads, request)
             for number, call_heads in heads.items()
         }
 
@@ -551,7 +570,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
                 ids = generate_ids(self.model, inputs, count)
                 ids = drop_end_token(self.model, ids)
             encoded = append_continuation(encoded, self.tokenizer, ids)
-            request = request.placed(encoded.find_map_sides(choices[0]))
+            request = request.resolve_window(encoded.find_map_sides(choices[0]))
             inputs = self.place_inputs(encoded.inputs)
             results, _ = self.reader.read_calls(survey, inputs, heads, request)
             return encoded, results
@@ -564,8 +583,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         steps = GenerationObserver(len(survey.sites), heads)
         ids, _ = self.reader.run(inputs, steps, write_one_more)
         encoded = append_continuation(encoded, self.tokenizer, ids[:-1])
-        request = request.placed(encoded.find_map_sides(choices[0]))
-        return encoded, steps.found(request)
+        request = request.resolve_window(encoded.find_map_sides(choices[0]))
+        return encoded, steps.make_results(request)
 
     def place_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Move the tensors of inputs to the model's device. Raises ModelError, MemoryError."""

@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 from attnviz.errors import UsageError
-from attnviz.escape import label
+from attnviz.escape import label_token
 from attnviz.models.huggingface.attention import call_model, silence_library
 from attnviz.models.huggingface.encoding import EncodedText
 from attnviz.record import Floats, Token
-from attnviz.request import Response, Target, describe_gradient, explain_no_token, restore_space
+from attnviz.request import (
+    Response,
+    Target,
+    describe_gradient,
+    explain_no_token,
+    restore_space,
+)
 from attnviz.selection import TokenReference, join_names
 
 PredictionKind = Literal["next", "masked", "class", "vector"]
@@ -244,7 +250,7 @@ def find_class_number(name: str | int | None, labels: Mapping[int, str]) -> int:
     for number, class_name in labels.items():
         if wanted in (class_name.casefold(), str(number)):
             return number
-    classes = [f"{number} {label(class_name)}" for number, class_name in labels.items()]
+    classes = [f"{number} {label_token(class_name)}" for number, class_name in labels.items()]
     raise UsageError(f"--target-token {name!r} is no class of this model: {join_names(classes)}")
 
 

@@ -60,7 +60,7 @@ def require_sane_config(folder: Path) -> None:
         config = json.loads(path.read_bytes())
     except OSError as error:
         raise ModelError(
-            f"{folder} is no model: config.json: {describe_os_error(error)}"
+            f"{folder} is no model: config.json: {describe_os_error(error)}",
         ) from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error

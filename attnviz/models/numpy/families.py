@@ -232,7 +232,7 @@ def describe_qwen(reader: ConfigReader) -> Architecture:
     reader.skip("max_window_layers", "sliding_window")
     if not reader.read("use_sliding_window", False):
         reader.skip("layer_types")
-        require_kinds(reader, llama.layers, ("full_attention",))
+        choose_kinds(reader, llama.layers, ("full_attention",))
         return llama
     first = reader.read("max_window_layers", 28)
     kinds = [
@@ -261,7 +261,7 @@ def describe_smollm3(reader: ConfigReader) -> Architecture:
     require_entries(reader, "num_key_value_heads")
     reader.require_off("use_sliding_window")
     reader.skip("sliding_window", "layer_types", "max_window_layers")
-    require_kinds(reader, llama.layers, ("full_attention",))
+    choose_kinds(reader, llama.layers, ("full_attention",))
     interval = reader.read_count("no_rope_layer_interval", 4)
     default = [int((layer + 1) % interval != 0) for layer in range(llama.layers)]
     given = reader.read("no_rope_layers")
@@ -415,7 +415,7 @@ def read_kinds(reader: ConfigReader, layers: int, default: list[str]) -> list[st
     return kinds
 
 
-def require_kinds(reader: ConfigReader, layers: int, allowed: tuple[str, ...]) -> None:
+def choose_kinds(reader: ConfigReader, layers: int, allowed: tuple[str, ...]) -> None:
     """Raise UnsuitableError if a layer has another kind of attention than those allowed."""
     kinds = read_kinds(reader, layers, [allowed[0]] * layers)
     if any(kind not in allowed for kind in kinds):

@@ -9,7 +9,7 @@ import numpy as np
 from attnviz.analysis.explain import Operands
 from attnviz.errors import ModelError
 from attnviz.layer.multihead import share_heads
-from attnviz.layer.norms import measure_lengths, measure_sums, move_values, multiply_vectors
+from attnviz.layer.norms import measure_vector_lengths, measure_sum_lengths, compute_moved_vectors, compute_inner_products
 from attnviz.lm.corpus import Ids
 from attnviz.lm.transformer import LayerRun, make_window, run_transformer
 from attnviz.models.base import SupportsOperands, SupportsSequences
@@ -20,7 +20,7 @@ from attnviz.models.prompts import EncodedPrompt, encode_text, make_vocabulary, 
 from attnviz.models.whole_weights import make_whole_map
 from attnviz.record import NORM, SCORES, AttentionMap, Capture, Floats, Kind, Visible
 from attnviz.request import NOTHING, Intervention, Prompt, Request, Vocabulary
-from attnviz.selection import note_windows, require_kinds, resolve_blocks
+from attnviz.selection import note_windows, choose_kinds, resolve_blocks
 
 KIND: Kind = "self"
 
@@ -53,11 +53,11 @@ class NumpyModel(SupportsOperands, SupportsSequences):
         intervention: Intervention = NOTHING,
     ) -> Capture:
         """Run the model and keep what a request names; see ``SupportsPredictions.capture``."""
-        require_kinds(request.kinds, (KIND,))
+        choose_kinds(request.kinds, (KIND,))
         blocks = resolve_blocks(request.layers, request.heads, self.heads_by_layer)
         encoded = self.encode_prompt(prompt, request.truncate)
         tokens = encoded.tokens
-        request = request.placed((tokens, tokens))
+        request = request.resolve_window((tokens, tokens))
         heads_by_layer = {layer: heads for layers, heads in blocks for layer in layers}
         count = sum(len(heads) for heads in heads_by_layer.values())
         require_memory({(len(tokens), len(tokens)): count})
@@ -152,7 +152,7 @@ class NumpyModel(SupportsOperands, SupportsSequences):
         layer, head = layers[0], heads[0]
         encoded = self.encode_prompt(prompt, request.truncate)
         tokens = encoded.tokens
-        query = request.placed((tokens, tokens)).rows.start
+        query = request.resolve_window((tokens, tokens)).rows.start
         outputs: dict[int, Any] = {}
 
         def keep_outputs(number: int, output: Any, _: Any) -> Any:
@@ -276,11 +276,11 @@ def choose_numbers(run: LayerRun, heads: tuple[int, ...], request: Request) -> F
         return weights
     head_count = run.query.shape[1]
     value = share_heads(run.value, head_count)[0]
-    vectors = move_values(value, run.projection.swapaxes(0, 1))[chosen]
+    vectors = compute_moved_vectors(value, run.projection.swapaxes(0, 1))[chosen]
     if request.summed:
-        sums = measure_sums(weights, multiply_vectors(vectors))
+        sums = measure_sum_lengths(weights, compute_inner_products(vectors))
         return np.asarray(sums[None], np.float32)
-    lengths: Floats = measure_lengths(vectors)
+    lengths: Floats = measure_vector_lengths(vectors)
     return weights * lengths[:, None]
 
 

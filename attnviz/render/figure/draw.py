@@ -1,4 +1,4 @@
-"""Drawing a picture on a sheet, below its title: a function for each kind of drawable."""
+"""Drawing a picture on a sheet, below its title: a function for each kind of picture."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import singledispatch
@@ -68,9 +68,13 @@ PlanT = TypeVar("PlanT", MatrixPlan, ThumbnailGrid)
 
 
 @singledispatch
-def draw_figure_body(drawable: Picture, sheet: Sheet) -> None:  # noqa: ARG001 - for the others
-    """Draw all of a picture below its title. Each kind of picture has its own function."""
-    raise TypeError(f"no way to draw {type(drawable).__name__} as a figure")
+def draw_figure_body(picture: Picture, sheet: Sheet) -> None:  # noqa: ARG001 - for the others
+    """Draw all of a picture below its title. Each kind of picture has its own function.
+
+    sheet: the figure, which is filled downwards; ``sheet.y`` is how far it is filled, in inches.
+    Raises TypeError if the kind of picture has no function.
+    """
+    raise TypeError(f"no way to draw {type(picture).__name__} as a figure")
 
 
 draw_figure_body.register(draw_table_figure)
@@ -81,46 +85,54 @@ draw_figure_body.register(draw_curves_figure)
 
 
 @draw_figure_body.register
-def draw_heatmap_figure(drawable: Heatmap, sheet: Sheet) -> None:
-    """Draw one matrix with its labels."""
-    rows, columns = drawable.rows, drawable.columns
+def draw_heatmap_figure(heatmap: Heatmap, sheet: Sheet) -> None:
+    """Draw a heatmap on a sheet: labels, cells, the colour bar, and the caption below them.
+
+    The sheet is a figure that is filled downwards. Cells show their values if they are numbers of
+    heads, are not pooled, and have the room.
+    """
+    rows, columns = heatmap.rows, heatmap.columns
     points = sheet.measure_em(LABEL) * POINTS
 
-    def plan_in(room: float) -> MatrixPlan:
+    def lay_out_cells(room: float) -> MatrixPlan:
         return plan_matrix(rows, columns, room, points, sheet.ems)
 
-    plan, upright = plan_with_bar(sheet, drawable, plan_in)
+    plan, upright = plan_with_bar(sheet, heatmap, lay_out_cells)
     above = max(plan.above, measure_bar_name(sheet, upright=upright))
     left = sheet.x + plan.left
     top = sheet.y + above
     box = (left, top, plan.width, plan.height)
-    panel = pool_to_dots(drawable.panel, sheet, box)
-    paint_panel(sheet, panel, drawable.scale, box)
+    panel = pool_to_dots(heatmap.panel, sheet, box)
+    paint_panel(sheet, panel, heatmap.scale, box)
     sheet.frame([box])
-    if shows_heads(drawable) and panel is drawable.panel:
-        write_cell_values(sheet, drawable, box)
+    is_unpooled = panel is heatmap.panel
+    if shows_heads(heatmap) and is_unpooled:
+        write_cell_values(sheet, heatmap, box)
     write_row_labels(sheet, plan, box)
     write_column_labels(sheet, plan, box)
-    draw_bar(sheet, drawable, box, upright=upright)
+    draw_bar(sheet, heatmap, box, upright=upright)
     tokens = len(rows), len(columns)
-    write_caption(sheet, drawable, [panel], tokens)
+    write_caption(sheet, heatmap, [panel], tokens)
 
 
 def plan_with_bar(
     sheet: Sheet,
-    drawable: Matrices,
-    plan_in: Callable[[float], PlanT],
+    picture: Matrices,
+    lay_out_cells: Callable[[float], PlanT],
 ) -> tuple[PlanT, bool]:
     """Lay out cells so that a colour bar has room on their right, if they are high enough for one.
 
-    plan_in: lays them out on so many inches. Returns the plan, and whether the bar stands upright
-    beside the cells; else it lies below them.
+    Else the cells have the whole width of the sheet, and the bar lies below them.
+
+    sheet: the figure; it may reserve more room for bars. lay_out_cells: makes the layout of the
+    cells for a width in inches. Returns the layout, and whether the bar stands upright beside the
+    cells.
     """
-    bar_width = max(measure_upright_bar(sheet, drawable.scale), sheet.aside)
-    plan = plan_in(sheet.room - bar_width)
+    bar_width = max(measure_upright_bar(sheet, picture.scale), sheet.aside)
+    plan = lay_out_cells(sheet.room - bar_width)
     if plan.height >= LEAST_UPRIGHT_LENGTH * sheet.measure_em(SMALL):
         return plan, True
-    return plan_in(sheet.room), False
+    return lay_out_cells(sheet.room), False
 
 
 def measure_bar_name(sheet: Sheet, *, upright: bool) -> float:
@@ -129,7 +141,13 @@ def measure_bar_name(sheet: Sheet, *, upright: bool) -> float:
 
 
 def pool_to_dots(panel: Panel, sheet: Sheet, box: Box) -> Panel:
-    """Pool a panel by whole numbers, so that each cell has a dot of the device at least."""
+    """Pool the cells of a matrix where a box has fewer dots than cells.
+
+    Pooled cells show the largest of the numbers that they stand for. Each has at least one dot of
+    the device. A panel that has dots enough is returned itself.
+
+    box: left, top, width and height of the drawn matrix in inches.
+    """
     _, _, width, height = box
     rows, columns = panel.values.shape
     pooled_rows = count_pooled_cells(rows, height, sheet.dpi)
@@ -140,7 +158,11 @@ def pool_to_dots(panel: Panel, sheet: Sheet, box: Box) -> Panel:
 
 
 def count_pooled_cells(cells: int, length: float, dpi: float) -> int:
-    """Count the cells on a side of so many inches if as few as possible become one."""
+    """Count the cells on a side of a matrix after pooling, so that each has at least one dot.
+
+    As few cells as possible become one. cells: the number before pooling. length: the side in
+    inches. dpi: dots per inch.
+    """
     dots = max(1, int(length * dpi))
     cells_a_dot = ceil(cells / dots)
     return ceil(cells / cells_a_dot)
@@ -152,12 +174,18 @@ def paint_panel(sheet: Sheet, panel: Panel, scale: Scale, box: Box) -> None:
     sheet.paint(steps, scale, box)
 
 
-def write_cell_values(sheet: Sheet, drawable: Heatmap, box: Box) -> None:
-    """Write the value of each cell into it, if there is room for all of them."""
+def write_cell_values(sheet: Sheet, heatmap: Heatmap, box: Box) -> None:
+    """Write the value of each visible cell of a heatmap into the cell, if all values fit.
+
+    The font is as large as the widest value allows. Nothing is written if it would be smaller than
+    LEAST_POINTS.
+
+    box: left, top, width and height of the cells together, in inches.
+    """
     x, y, width, height = box
-    values = drawable.panel.values
+    values = heatmap.panel.values
     rows, columns = values.shape
-    texts = format_cell_values(drawable)
+    texts = format_cell_values(heatmap)
     text_widths = [sheet.ems(text) for row in texts for text in row]
     widest = max(text_widths) + PAD
     usual_points = sheet.measure_em(LABEL) * POINTS
@@ -166,28 +194,37 @@ def write_cell_values(sheet: Sheet, drawable: Heatmap, box: Box) -> None:
     points = min(usual_points, fitting_width, fitting_height)
     if points < LEAST_POINTS:
         return
-    steps = drawable.scale.steps(drawable.panel, COLOURS)
-    colours = sheet.choose_palette(drawable.scale)
+    steps = heatmap.scale.steps(heatmap.panel, COLOURS)
+    colours = sheet.choose_palette(heatmap.scale)
     look = {"va": "center", "ha": "center", "fontsize": points}
-    for i, j in np.argwhere(drawable.panel.visible):
-        middle = x + (j + 0.5) * width / columns
-        centre = y + (i + 0.5) * height / rows
+    for i, j in np.argwhere(heatmap.panel.visible):
+        middle_x = x + (j + 0.5) * width / columns
+        middle_y = y + (i + 0.5) * height / rows
         step = steps[i, j]
         ink = choose_ink(colours[step])
         text = texts[i][j]
-        sheet.write(middle, centre, text, LABEL, color=ink, **look)
+        sheet.write(middle_x, middle_y, text, LABEL, color=ink, **look)
 
 
-def format_cell_values(drawable: Heatmap) -> list[list[str]]:
-    """Format the values of the cells of a heatmap to two digits: (row, column)."""
-    sign = "+" if drawable.scale.signed else ""
-    kind = "g" if drawable.scale.small else "f"
+def format_cell_values(heatmap: Heatmap) -> list[list[str]]:
+    """Format the values of the cells of a heatmap to two digits: (row, column).
+
+    Differences have a sign. Small values have two significant digits, all others two digits after
+    the point.
+    """
+    sign = "+" if heatmap.scale.signed else ""
+    kind = "g" if heatmap.scale.small else "f"
     digits = f"{sign}.2{kind}"
-    return [[f"{value:{digits}}" for value in row] for row in drawable.panel.values]
+    return [[f"{value:{digits}}" for value in row] for row in heatmap.panel.values]
 
 
 def write_row_labels(sheet: Sheet, plan: MatrixPlan, box: Box) -> None:
-    """Write the labels of the rows on the left of a box, with marks where they are sparse."""
+    """Write the labels of the rows on the left of a matrix, cut where they are too long.
+
+    If only some rows have a label, a short stroke leads to each of these.
+
+    plan: the layout, with the labels. box: left, top, width and height of the cells in inches.
+    """
     x, y, _, height = box
     em = plan.points / POINTS
     right = x - PAD * em
@@ -203,7 +240,13 @@ def write_row_labels(sheet: Sheet, plan: MatrixPlan, box: Box) -> None:
 
 
 def write_column_labels(sheet: Sheet, plan: MatrixPlan, box: Box) -> None:
-    """Write the labels of the columns above a box, with marks where they are sparse."""
+    """Write the labels of the columns above a matrix: upwards, or level if they are short.
+
+    Labels that run upwards are cut where they are too long. If only some columns have a label, a
+    short stroke leads to each of these.
+
+    plan: the layout, with the labels. box: left, top, width and height of the cells in inches.
+    """
     x, y, width, _ = box
     em = plan.points / POINTS
     bottom = y - PAD * em
@@ -222,16 +265,20 @@ def write_column_labels(sheet: Sheet, plan: MatrixPlan, box: Box) -> None:
         sheet.draw_strokes([((label_x, top), (label_x, y)) for label_x in middles])
 
 
-def draw_bar(sheet: Sheet, drawable: Matrices, box: Box, *, upright: bool) -> None:
-    """Draw a colour bar beside a box or below it, and fill the sheet down to there."""
+def draw_bar(sheet: Sheet, picture: Matrices, box: Box, *, upright: bool) -> None:
+    """Draw the colour bar of a picture, and fill the sheet down to below cells and bar.
+
+    box: left, top, width and height of the cells in inches. upright: the bar stands on the right of
+    the cells; else it lies below them.
+    """
     x, y, width, height = box
     bottom = y + height
     sheet.y = bottom + sheet.measure_em(LABEL) * 0.8
     if upright:
         right = x + width
-        draw_upright_bar(sheet, drawable.scale, right, y, height)
+        draw_upright_bar(sheet, picture.scale, right, y, height)
     else:
-        draw_lying_bar(sheet, drawable.scale)
+        draw_lying_bar(sheet, picture.scale)
 
 
 # Grids of thumbnails
@@ -255,7 +302,7 @@ class NamedGrid(NamedTuple):
         return rows, columns
 
     def list_positions(self) -> list[tuple[int, int]]:
-        """List the row and the column of each thumbnail that is there."""
+        """List the row and the column of each thumbnail; a place without a head has none."""
         positions: list[tuple[int, int]] = []
         for i, row in enumerate(self.panels):
             positions += [(i, j) for j, panel in enumerate(row) if panel]
@@ -263,51 +310,57 @@ class NamedGrid(NamedTuple):
 
 
 @draw_figure_body.register
-def draw_grid_figure(drawable: Grid, sheet: Sheet) -> None:
-    """Draw thumbnails, with a row for each layer."""
-    grid = arrange_thumbnails(drawable)
-    panels = list_drawn_panels(drawable)
+def draw_grid_figure(grid: Grid, sheet: Sheet) -> None:
+    """Draw a grid of thumbnails on a sheet: names, cells, the colour bar and the caption.
+
+    The sheet is a figure that is filled downwards. Rows are layers, unless there are many layers of
+    few heads, which then stand beside each other.
+    """
+    thumbnails = arrange_thumbnails(grid)
+    panels = list_drawn_panels(grid)
     rows, columns = measure_largest(panels)
     em = sheet.measure_em(LABEL)
     left = 0.0
-    between = LINE_HEIGHT * em
-    if grid.row_names:
-        left = measure_widest(grid.row_names, em * POINTS, sheet.ems)
+    between = LINE_HEIGHT * em  # a line of names above each row
+    if thumbnails.row_names:
+        left = measure_widest(thumbnails.row_names, em * POINTS, sheet.ems)
         between = 0.0
 
-    def plan_in(room: float) -> ThumbnailGrid:
-        return plan_thumbnails(grid.shape, room - left, rows / columns, between)
+    def lay_out_cells(room: float) -> ThumbnailGrid:
+        ratio = rows / columns
+        return plan_thumbnails(thumbnails.shape, room - left, ratio, between)
 
-    plan, upright = plan_with_bar(sheet, drawable, plan_in)
+    plan, upright = plan_with_bar(sheet, grid, lay_out_cells)
     above = max(LINE_HEIGHT * em, measure_bar_name(sheet, upright=upright))
     corner = (sheet.x + left, sheet.y + above)
-    positions = grid.list_positions()
+    positions = thumbnails.list_positions()
     boxes = [plan.locate_box(corner, row, column) for row, column in positions]
     pooled: list[Panel] = []
     for panel, box in zip(panels, boxes, strict=True):
         pooled_panel = pool_to_dots(panel, sheet, box)
-        paint_panel(sheet, pooled_panel, drawable.scale, box)
+        paint_panel(sheet, pooled_panel, grid.scale, box)
         pooled.append(pooled_panel)
     sheet.frame(boxes)
-    write_thumbnail_names(sheet, plan, grid, corner)
+    write_thumbnail_names(sheet, plan, thumbnails, corner)
     whole = (*corner, plan.width, plan.height)
-    draw_bar(sheet, drawable, whole, upright=upright)
-    tile = ceil(drawable.tokens / max(rows, columns))
-    tokens = rows * tile, columns * tile
-    write_caption(sheet, drawable, pooled, tokens)
+    draw_bar(sheet, grid, whole, upright=upright)
+    tokens_a_cell = ceil(grid.tokens / max(rows, columns))
+    tokens = rows * tokens_a_cell, columns * tokens_a_cell
+    write_caption(sheet, grid, pooled, tokens)
 
 
 def measure_largest(panels: Sequence[Panel]) -> tuple[int, int]:
-    """Return the most rows, and the most columns, that any of some panels has."""
+    """Return the largest number of rows, and of columns, that any of some matrices has."""
     shapes = [panel.values.shape for panel in panels]
     heights, widths = zip(*shapes, strict=True)
     return max(heights), max(widths)
 
 
 def arrange_thumbnails(grid: Grid) -> NamedGrid:
-    """Arrange the thumbnails of a grid in rows: a layer each, unless that would be a tower.
+    """Arrange the thumbnails of a grid in rows: one for each layer, unless there are too many.
 
-    Layers of a tower stand beside each other, with the name of layer and head above each thumbnail.
+    A grid with far more layers than heads would be a tower. Its thumbnails stand in rows of
+    THUMBNAILS_A_ROW, each with the name of its layer and head above it.
     """
     layers = len(grid.rows)
     most_layers = MOST_LAYERS_A_HEAD * (len(grid.columns) - 1)
@@ -337,11 +390,12 @@ def write_thumbnail_names(
     grid: NamedGrid,
     corner: tuple[float, float],
 ) -> None:
-    """Write the names of the rows and columns of thumbnails, or of every so many of them.
+    """Write the names of the rows and columns of thumbnails, as large as there is room.
 
-    They are as large as there is room.
+    Where names would touch even in the smallest font, only one in every few is written.
 
-    corner: left and top of the first thumbnail.
+    plan: the places of the thumbnails. grid: the names. corner: left and top of the first thumbnail
+    in inches.
     """
     usual_points = sheet.measure_em(LABEL) * POINTS
     names = [name for row in grid.column_names for name in row]
@@ -350,18 +404,18 @@ def write_thumbnail_names(
     down = plan.down * POINTS
     fitting = min(usual_points, across / widest, down / LINE_HEIGHT)
     points = max(fitting, min(usual_points, LEAST_POINTS))
-    every_column = divide_up(points * widest, across)
-    every_row = divide_up(points * LINE_HEIGHT, down)
+    columns_a_name = divide_up(points * widest, across)
+    rows_a_name = divide_up(points * LINE_HEIGHT, down)
     look = {"va": "center", "fontsize": points}
     right = corner[0] - PAD * points / POINTS
     for i, name in enumerate(grid.row_names):
-        if i % every_row == 0:
+        if i % rows_a_name == 0:
             _, y, _, height = plan.locate_box(corner, i, 0)
             centre = y + height / 2
             sheet.write(right, centre, name, LABEL, ha="right", **look)
     for i, row in enumerate(grid.column_names):
         for j, name in enumerate(row):
-            if j % every_column == 0:
+            if j % columns_a_name == 0:
                 x, y, width, _ = plan.locate_box(corner, i, j)
                 above = y - LINE_HEIGHT * points / (2 * POINTS)
                 middle = x + width / 2
@@ -371,8 +425,8 @@ def write_thumbnail_names(
 def divide_up(length: float, size: float) -> float:
     """Divide a length by a size, and round up to a whole number.
 
-    Rounding up a quotient gives another number where the quotient is nearly whole, because division
-    has rounded it already.
+    ``ceil(length / size)`` may differ by one where the quotient is nearly whole, because the
+    division has already rounded it.
     """
     return -(-length // size)
 
@@ -381,47 +435,56 @@ def divide_up(length: float, size: float) -> float:
 
 
 @draw_figure_body.register
-def draw_strip_figure(drawable: Strip, sheet: Sheet) -> None:
-    """Draw a text that runs from margin to margin, each token on its colour.
+def draw_strip_figure(strip: Strip, sheet: Sheet) -> None:
+    """Draw a strip on a sheet: wrapped text with each token on its colour, a bar, and the caption.
 
-    A masked token is dim and has no colour.
+    The sheet is a figure that is filled downwards. A masked token is dim and has no colour. The
+    token that the colours are about has a frame.
     """
     em = sheet.measure_em(LABEL)
     sheet.y += em / 4
-    tokens = list(lay_out_tokens(drawable.tokens, sheet))
+    tokens = list(lay_out_tokens(strip.tokens, sheet))
     boxes = [box for _, box in tokens]
-    steps = choose_token_steps(drawable)
-    colours = sheet.choose_palette(drawable.scale)[steps]
+    steps = choose_token_steps(strip)
+    colours = sheet.choose_palette(strip.scale)[steps]
     is_visible = steps != MASKED
     visible_boxes = [boxes[i] for i in np.flatnonzero(is_visible)]
     sheet.fill(visible_boxes, facecolors=colours[is_visible] / 255, linewidths=0)
     for i, (text, box) in enumerate(tokens):
         x, y, width, height = box
-        middle = x + width / 2
-        centre = y + height / 2
+        middle_x = x + width / 2
+        middle_y = y + height / 2
         ink = choose_ink(colours[i]) if is_visible[i] else sheet.mix_dim_colour()
-        sheet.write(middle, centre, text, LABEL, va="center", ha="center", color=ink)
-    if drawable.chosen is not None:
-        chosen_box = boxes[drawable.chosen]
+        sheet.write(middle_x, middle_y, text, LABEL, va="center", ha="center", color=ink)
+    if strip.chosen is not None:
+        chosen_box = boxes[strip.chosen]
         stroke = em * POINTS / 6
         sheet.frame([chosen_box], edgecolors=RC["text.color"], linewidths=stroke)
     last_top = boxes[-1][1]
     sheet.y = last_top + LINE_PITCH * em
-    draw_lying_bar(sheet, drawable.scale)
-    tokens_a_side = 1, len(drawable.tokens)
-    write_caption(sheet, drawable, [drawable.panel], tokens_a_side)
+    draw_lying_bar(sheet, strip.scale)
+    tokens_a_side = 1, len(strip.tokens)
+    write_caption(sheet, strip, [strip.panel], tokens_a_side)
 
 
-def choose_token_steps(drawable: Strip) -> Steps:
-    """Choose the step of each token of a text, where a cell may stand for several: (token,)."""
-    tokens = drawable.tokens
-    cells = drawable.scale.steps(drawable.panel, COLOURS)[0]
+def choose_token_steps(strip: Strip) -> Steps:
+    """Choose the colour of each token of a strip, by its number in the palette: (token,).
+
+    All tokens of a cell that stands for several have the colour of that cell. A masked token has
+    MASKED.
+    """
+    tokens = strip.tokens
+    cells = strip.scale.steps(strip.panel, COLOURS)[0]
     steps: Steps = cells.repeat(tokens.step)
     return steps[: len(tokens)]
 
 
 def lay_out_tokens(tokens: Axis, sheet: Sheet) -> Iterator[tuple[str, Box]]:
-    """Yield the text of each token and its box, line below line."""
+    """Lay out tokens as wrapped text, and yield the text and the box of each.
+
+    A token that is longer than a line is cut. The first line begins at ``sheet.y``, the first free
+    height of the figure. Boxes are left, top, width and height in inches.
+    """
     em = sheet.measure_em(LABEL)
     right = sheet.x + sheet.room
     most_ems = sheet.room / em - 2 * TOKEN_PAD
@@ -445,23 +508,27 @@ def lay_out_tokens(tokens: Axis, sheet: Sheet) -> Iterator[tuple[str, Box]]:
 
 
 @draw_figure_body.register
-def draw_series_figure(drawable: Series, sheet: Sheet) -> None:
-    """Draw matrices beside each other if each has room enough, else below each other."""
+def draw_series_figure(series: Series, sheet: Sheet) -> None:
+    """Draw the heatmaps of a series beside each other if they have the room, else below each other.
+
+    The sheet is a figure that is filled downwards. The caption of the series stands below all of
+    them.
+    """
     em = sheet.measure_em(LABEL)
     gap = HEATMAP_GAP_EMS * em
-    heatmaps = drawable.heatmaps
+    heatmaps = series.heatmaps
     count = len(heatmaps)
     gaps = gap * (count - 1)
-    share = (sheet.room - gaps) / count
-    if share >= LEAST_HEATMAP_EMS * em:
-        lefts = [sheet.x + i * (share + gap) for i in range(count)]
-        draw_side_by_side_figures(heatmaps, lefts, share, sheet)
+    fair_width = (sheet.room - gaps) / count
+    if fair_width >= LEAST_HEATMAP_EMS * em:
+        lefts = [sheet.x + i * (fair_width + gap) for i in range(count)]
+        draw_side_by_side_figures(heatmaps, lefts, fair_width, sheet)
     else:
         for heatmap in heatmaps:
             draw_side_by_side_figures([heatmap], [sheet.x], sheet.room, sheet)
             sheet.y += em / 2
     sheet.y += em / 2
-    for line in drawable.caption:
+    for line in series.caption:
         sheet.write_lines(line, SMALL)
 
 
@@ -471,9 +538,12 @@ def draw_side_by_side_figures(
     room: float,
     sheet: Sheet,
 ) -> None:
-    """Draw matrices with their titles beside each other, the cells of all of them at one height.
+    """Draw heatmaps beside each other, with all their cells beginning below the longest title.
 
-    lefts: inches from the left of the sheet to each. room: inches that each may be wide.
+    The sheet is filled down to the end of the longest of them.
+
+    lefts: the inches from the left of the sheet to each heatmap. room: the width of each in inches,
+    with its labels and colour bar.
     """
     sheet_x, sheet_room = sheet.x, sheet.room
     top = sheet.y
@@ -501,31 +571,33 @@ def draw_side_by_side_figures(
 
 def write_caption(
     sheet: Sheet,
-    drawable: Matrices,
+    picture: Matrices,
     panels: Sequence[Panel],
     tokens: Sequence[int],
 ) -> None:
-    """Write what rows and columns are, how much was pooled, and the caption of a drawable.
+    """Write what rows and columns are, how much was pooled, and the caption of a picture.
 
-    drawn: the panels as they are drawn. tokens: of each side, rows and columns.
+    panels: the matrices as they are drawn, that is, pooled. tokens: how many tokens the rows stand
+    for, and the columns.
     """
     cells = measure_largest(panels)
-    tokens_a_cell = [ceil(n / m) for n, m in zip(tokens, cells, strict=True)]
-    axes = describe_axes(drawable, masked=has_masked_cells(panels))
-    pooling = describe_pooling(drawable, tokens_a_cell)
-    for line in (axes, pooling, *drawable.caption):
+    pairs = zip(tokens, cells, strict=True)
+    tokens_a_cell = [ceil(token_count / cell_count) for token_count, cell_count in pairs]
+    axes = describe_axes(picture, masked=has_masked_cells(panels))
+    pooling = describe_pooling(picture, tokens_a_cell)
+    for line in (axes, pooling, *picture.caption):
         sheet.write_lines(line, SMALL)
 
 
-def describe_pooling(drawable: Matrices, tokens_a_cell: Sequence[int]) -> str:
-    """Say what a cell is that stands for several rows or columns; nothing if it stands for one.
+def describe_pooling(picture: Matrices, tokens_a_cell: Sequence[int]) -> str:
+    """Tell the user what a pooled cell shows; return an empty text if no cells were pooled.
 
-    tokens_a_cell: of each side.
+    tokens_a_cell: how many rows, and how many columns, a cell stands for.
     """
     if max(tokens_a_cell) == 1:
         return ""
-    unit = name_pooled_unit(drawable)
-    value = name_pooled_value(drawable)
+    unit = name_pooled_unit(picture)
+    value = name_pooled_value(picture)
     sizes = [str(size) for size in tokens_a_cell if size > 1]
     tile = " x ".join(sizes)
     return f"each cell is the largest {value} of up to {tile} {unit}"

@@ -22,8 +22,18 @@ from attnviz.drawable import Grid, Picture, Series, Table, list_texts
 from attnviz.errors import UsageError
 from attnviz.escape import escape
 from attnviz.render.figure.draw import draw_figure_body
-from attnviz.render.figure.fonts import choose_fonts, describe_missing_signs
-from attnviz.render.figure.sheet import LABEL, RC, TITLE, Sheet, measure_em, measure_ems
+from attnviz.render.figure.fonts import (
+    choose_fonts,
+    describe_missing_characters,
+)
+from attnviz.render.figure.sheet import (
+    LABEL,
+    RC,
+    TITLE,
+    Sheet,
+    measure_em,
+    measure_ems,
+)
 from attnviz.render.figure.table import measure_uncut_table
 from attnviz.render.figure.truetype import set_in_truetype
 
@@ -96,9 +106,9 @@ class FigureStyle:
     colours: str = "viridis"
     """The name of a colour map."""
     title: str | None = None
-    """None for the title of the drawable, empty for no title."""
+    """None for the title of the picture, empty for no title."""
     dpi: int | None = None
-    """Dots an inch; None for those of the style."""
+    """Dots per inch; None for those of the style."""
     transparent: bool = False
 
 
@@ -110,55 +120,63 @@ class FigureFile(NamedTuple):
 
 
 DEFAULT_STYLE = FigureStyle()
-OWN_SIGNS = "…√"  # signs in figures that are in no text of a drawable
+OWN_CHARACTERS = "…√"  # characters in figures that are in no text of a picture
 PNG_COMPRESSION = 3  # twice as fast as 6, and a tenth larger
 
 
 def render_figure(
-    drawable: Picture,
-    form: str,
+    picture: Picture,
+    file_format: str,
     style: FigureStyle = DEFAULT_STYLE,
     below: Sequence[Picture] = (),
 ) -> FigureFile:
-    """Draw a figure as a file: the same bytes for the same drawables, style and fonts.
+    """Draw a figure as a file: the same bytes for the same pictures, style and fonts.
 
-    form: one of FIGURE_FORMATS. below: further pictures in the figure, below the first.
+    picture: the first one in the figure. file_format: "png", "svg" or "pdf". style: the figure's
+    size, fonts and colours. below: further pictures in it, below the first. Returns the bytes of
+    the file, and notes for the user on fonts that lack something.
 
     Raises UsageError if there is no such style, or if the figure would be too small or too large.
     """
-    with compose_sheet(drawable, style, below) as sheet:
+    with compose_sheet(picture, style, below) as sheet:
         texts = sheet.axes.texts
         fonts = choose_fonts(text.get_text() for text in texts)
-        cubic_fonts = fonts.cubic if form == "pdf" else ()
+        # Some readers show no text in fonts of cubic curves that matplotlib embeds in a PDF.
+        cubic_fonts = fonts.cubic if file_format == "pdf" else ()
         with set_in_truetype(texts, cubic_fonts) as uncopied:
             RC["pdf.fonttype"] = TYPE_3 if uncopied else TYPE_42
-            data = write_file(sheet, form, style)
+            data = write_file(sheet, file_format, style)
     notes: list[str] = []
     if fonts.missing:
-        notes.append(describe_missing_signs(fonts.missing))
+        notes.append(describe_missing_characters(fonts.missing))
     for family in uncopied:
         outlines = f"{family} has no TrueType outlines"
         notes.append(f"{outlines}: the fonts in the PDF are Type 3, which some publishers refuse")
     return FigureFile(data, tuple(notes))
 
 
-def write_file(sheet: Sheet, form: str, style: FigureStyle) -> bytes:
-    """Write a sheet as a file. Raises UsageError if it is too large."""
+def write_file(sheet: Sheet, file_format: str, style: FigureStyle) -> bytes:
+    """Write a sheet, that is, a figure with everything drawn on it, and return the file's bytes.
+
+    file_format: "png", "svg" or "pdf". style: says whether the background is transparent. Raises
+    UsageError if the sheet has too many dots.
+    """
     require_size(sheet)
-    options: dict[str, Any] = {"dpi": sheet.dpi, "metadata": METADATA[form]}
+    options: dict[str, Any] = {"dpi": sheet.dpi, "metadata": METADATA[file_format]}
+    # None leaves it to matplotlib's settings.
     options["transparent"] = style.transparent or None
-    if form == "png":
+    if file_format == "png":
         options["pil_kwargs"] = {"compress_level": PNG_COMPRESSION}
     else:
         sheet.sharpen()
     file = io.BytesIO()
-    sheet.figure.savefig(file, format=form, **options)
+    sheet.figure.savefig(file, format=file_format, **options)
     data = file.getvalue()
-    return remove_doctype(data) if form == "svg" else data
+    return remove_doctype(data) if file_format == "svg" else data
 
 
 def require_size(sheet: Sheet) -> None:
-    """Raise UsageError if a sheet has more dots than can be drawn."""
+    """Raise UsageError if a sheet has more dots than can be drawn: more than MOST_DOTS."""
     width, height = sheet.figure.get_size_inches() * sheet.dpi
     if width * height > MOST_DOTS:
         size = f"{width:.0f} x {height:.0f} dots"
@@ -167,7 +185,7 @@ def require_size(sheet: Sheet) -> None:
 
 
 def remove_doctype(svg: bytes) -> bytes:
-    """Remove the document type of an SVG, an address that no program needs."""
+    """Remove the document type of an SVG file: it has an address, and no program needs it."""
     start = svg.index(b"<!DOCTYPE")
     end = svg.index(b"<svg")
     return svg[:start] + svg[end:]
@@ -175,22 +193,26 @@ def remove_doctype(svg: bytes) -> bytes:
 
 @contextmanager
 def compose_sheet(
-    drawable: Picture,
+    first: Picture,
     style: FigureStyle,
     below: Sequence[Picture] = (),
 ) -> Iterator[Sheet]:
-    """Lay out pictures below each other, while matplotlib is set to their style.
+    """Draw pictures below each other on a sheet, and yield it while matplotlib is set to a style.
+
+    first: the picture at the top; a title in the style replaces its own. below: the pictures below
+    it. The sheet holds a matplotlib figure, as wide as the widest picture asks for, and as high as
+    all of them take. When the context ends, matplotlib has its former settings again.
 
     Raises UsageError if there is no such style, or if the figure would be too small or too large.
     """
     if style.title is not None:
-        drawable = replace(drawable, title=escape(style.title))
-    pictures = (drawable, *below)
+        first = replace(first, title=escape(style.title))
+    pictures = (first, *below)
     with warnings.catch_warnings(), mpl.rc_context():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the notes say so
         apply_style(style.name)
         texts = chain.from_iterable(map(list_texts, pictures))
-        fonts = choose_fonts([OWN_SIGNS, *texts])
+        fonts = choose_fonts([OWN_CHARACTERS, *texts])
         RC["font.family"] = [*RC["font.family"], *fonts.families]
         width = max(choose_width(picture, style) for picture in pictures)
         sheet = Sheet(width, choose_dpi(style), style.colours)
@@ -203,7 +225,10 @@ def compose_sheet(
 
 
 def draw_picture(picture: Picture, sheet: Sheet) -> None:
-    """Draw a picture below its title, if it has one."""
+    """Draw the title of a picture, if it has one, and the picture below it.
+
+    sheet: the figure, which is filled downwards; ``sheet.y`` is how far it is filled, in inches.
+    """
     if picture.title:
         sheet.write_lines(picture.title, TITLE)
         sheet.y += sheet.measure_em(TITLE) / 4
@@ -211,7 +236,10 @@ def draw_picture(picture: Picture, sheet: Sheet) -> None:
 
 
 def apply_style(name: str) -> None:
-    """Set matplotlib to a style. Raises UsageError if there is no such style."""
+    """Set matplotlib to a style, and to the settings that every figure must have.
+
+    name: of a preset, or the path of a matplotlib style file. Raises UsageError if it is neither.
+    """
     if name in PRESETS:
         RC.update(PRESET_SETTINGS | PRESETS[name].settings)
     else:
@@ -220,7 +248,10 @@ def apply_style(name: str) -> None:
 
 
 def find_style_file(name: str) -> Path:
-    """Return the path of a style file. Raises UsageError if it is not there, or sets nothing."""
+    """Return the absolute path of a matplotlib style file, by the path that the user names.
+
+    Raises UsageError if there is no such file, or if no line in it is a setting of matplotlib.
+    """
     path = Path(name).absolute()  # matplotlib may take a relative one for an address
     if not path.is_file():
         choices = ", ".join(STYLES)
@@ -233,7 +264,7 @@ def find_style_file(name: str) -> Path:
 
 
 def has_settings(path: Path) -> bool:
-    """Return whether a file sets anything of matplotlib."""
+    """Return whether a file can be read and holds at least one setting of matplotlib."""
     log = logging.getLogger("matplotlib")
     log.disabled = True  # it would report each line of a file that is no style
     try:
@@ -244,10 +275,13 @@ def has_settings(path: Path) -> bool:
         log.disabled = False
 
 
-def choose_width(drawable: Picture, style: FigureStyle) -> float:
-    """Choose the inches that a figure is wide.
+def choose_width(picture: Picture, style: FigureStyle) -> float:
+    """Choose how many inches wide the figure of a picture is.
 
-    Raises UsageError if nothing can be drawn on the width that a style asks for.
+    A width that the style asks for comes first. A style file has one width. A preset has a narrow
+    and a wide one, by how much room the picture needs.
+
+    Raises UsageError if the style asks for less than LEAST_WIDTH or more than MOST_WIDTH.
     """
     if style.inches is not None:
         if not LEAST_WIDTH <= style.inches <= MOST_WIDTH:
@@ -258,23 +292,30 @@ def choose_width(drawable: Picture, style: FigureStyle) -> float:
     if style.name not in PRESETS:
         return float(RC["figure.figsize"][0])
     preset = PRESETS[style.name]
-    return preset.wide if needs_wide_figure(drawable, preset.narrow) else preset.narrow
+    return preset.wide if needs_wide_figure(picture, preset.narrow) else preset.narrow
 
 
-def needs_wide_figure(drawable: Picture, narrow: float) -> bool:
-    """Return whether a drawable needs more than so many inches."""
-    if isinstance(drawable, Table):
-        names, widths = measure_uncut_table(drawable, cache(measure_ems))
+def needs_wide_figure(picture: Picture, narrow: float) -> bool:
+    """Return whether a picture needs more room than the narrow width of a style.
+
+    narrow: that width in inches. A series always needs more, a table where its columns do not fit
+    uncut, a grid where it has more than NARROW_COLUMNS columns, and other pictures never.
+    """
+    if isinstance(picture, Table):
+        names, widths = measure_uncut_table(picture, cache(measure_ems))
         margins = 1  # half an em on either side
         width = names + sum(widths) + margins
         return width * measure_em(LABEL) > narrow
-    if isinstance(drawable, Grid):
-        return len(drawable.columns) > NARROW_COLUMNS
-    return isinstance(drawable, Series)
+    if isinstance(picture, Grid):
+        return len(picture.columns) > NARROW_COLUMNS
+    return isinstance(picture, Series)
 
 
 def choose_dpi(style: FigureStyle) -> float:
-    """Choose the dots an inch of a figure: those that are asked for, else those of the style."""
+    """Choose the dots per inch of a figure: those that a style asks for, else matplotlib's.
+
+    matplotlib's ``savefig.dpi`` may be "figure", which stands for its ``figure.dpi``.
+    """
     if style.dpi:
         return float(style.dpi)
     dpi = RC["savefig.dpi"]

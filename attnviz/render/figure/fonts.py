@@ -1,4 +1,7 @@
-"""Fonts for tokens in any script: installed ones that have the signs which the usual font lacks."""
+"""Fonts for tokens in any script: installed ones beside the usual font.
+
+Other fonts are chosen only for characters that the usual font lacks.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -9,11 +12,11 @@ if TYPE_CHECKING:
     from matplotlib.font_manager import FontPath
 
 BUNDLED = "DejaVu Sans"  # comes with matplotlib
-# Both have the same signs, drawn as readers of Chinese, and of Japanese, expect them.
+# Both have the same characters, drawn as readers of Chinese, and of Japanese, expect them.
 CHINESE_FONT = "Noto Sans CJK SC"
 JAPANESE_FONT = "Noto Sans CJK JP"
 REGULAR_WEIGHTS = 400, "normal", "regular", "book"
-MOST_NAMED_SIGNS = 5  # of the missing signs, in a note
+MOST_NAMED_CHARACTERS = 5  # of the missing characters, in a note
 COLLECTION_TAG, POSTSCRIPT_TAG = b"ttcf", b"OTTO"  # the first four bytes of a font file
 
 
@@ -21,9 +24,9 @@ class Fonts(NamedTuple):
     """The fonts that a text is set in."""
 
     families: tuple[str, ...]
-    """The families to fall back on where the usual ones lack a sign."""
+    """The families to fall back on where the usual ones lack a character."""
     missing: frozenset[str]
-    """The signs that no installed font has."""
+    """The characters that no installed font has."""
     cubic: "tuple[tuple[str, FontPath], ...]"
     """The families and files of fonts with PostScript outlines, whose curves are cubic.
 
@@ -32,15 +35,17 @@ class Fonts(NamedTuple):
 
 
 def choose_fonts(texts: Iterable[str]) -> Fonts:
-    """Choose fonts for texts, beside the families that matplotlib is set to.
+    """Choose fonts that have every character of some texts.
 
-    Other fonts are opened only where these families lack a sign.
+    The families that matplotlib is set to come first. Other installed fonts are opened only where
+    these lack a character. Returns the further families that are needed, the characters that no
+    font has, and the chosen fonts whose outlines are not TrueType's.
     """
-    signs: set[str] = set().union(*texts)
-    usual, missing = pick_fonts(list_usual_fonts(), signs)
+    characters: set[str] = set().union(*texts)
+    usual, missing = pick_fonts(list_usual_fonts(), characters)
     fallback: dict[str, FontPath] = {}
     if missing:
-        has_kana = any("\u3041" <= sign <= "\u30ff" for sign in missing)
+        has_kana = any("\u3041" <= character <= "\u30ff" for character in missing)
         fallback, missing = pick_fonts(list_installed_fonts(kana=has_kana), missing)
     cubic: list[tuple[str, FontPath]] = []
     for family, path in (usual | fallback).items():
@@ -50,7 +55,7 @@ def choose_fonts(texts: Iterable[str]) -> Fonts:
 
 
 def list_usual_fonts() -> "Iterator[tuple[str, FontPath]]":
-    """Yield the families that matplotlib is set to, with their files."""
+    """Yield the font families that matplotlib is set to, each with the path of its font file."""
     from matplotlib.font_manager import FontProperties, findfont
 
     for family in FontProperties().get_family():
@@ -59,16 +64,18 @@ def list_usual_fonts() -> "Iterator[tuple[str, FontPath]]":
 
 def pick_fonts(
     fonts: "Iterable[tuple[str, FontPath]]",
-    signs: set[str],
+    characters: set[str],
 ) -> "tuple[dict[str, FontPath], set[str]]":
-    """Pick the fonts that have signs which the fonts before them lack.
+    """Pick the fonts that have characters which the fonts before them lack.
 
-    Returns these fonts, and the signs that none has. No font is opened once all signs are there.
+    fonts: the family and the file of each font, the preferred ones first. They are opened one after
+    the other until every character is found. Returns the file of each font that was picked, by its
+    family, and the characters that no font has.
     """
     chosen: dict[str, FontPath] = {}
-    missing = signs
+    missing = characters
     for family, path in fonts:
-        available = find_signs(path, missing)
+        available = find_known_characters(path, missing)
         if available:
             chosen[family] = path
             missing = missing - available
@@ -78,17 +85,20 @@ def pick_fonts(
 
 
 def list_installed_fonts(*, kana: bool) -> "Iterator[tuple[str, FontPath]]":
-    """Yield the regular face of each family that is installed, the likeliest first.
+    """Yield the family and the file of the regular face of each installed font family.
 
-    kana: signs of Japanese are looked for, so that its font comes before the Chinese one.
+    Families come in the order in which they are likely to have a character that is looked for: the
+    font that comes with matplotlib and a font for Chinese, or with ``kana`` for Japanese, then
+    other fonts named Noto Sans, then all others.
     """
     from matplotlib.font_manager import FontPath, fontManager
 
-    first = (BUNDLED, JAPANESE_FONT if kana else CHINESE_FONT)
+    likeliest = (BUNDLED, JAPANESE_FONT if kana else CHINESE_FONT)
 
     def rank_font(entry: Any) -> tuple[Any, ...]:
+        """Return a key that sorts likely families, and their regular faces, to the front."""
         return (
-            entry.name not in first,
+            entry.name not in likeliest,
             not entry.name.startswith("Noto Sans"),
             entry.name,
             entry.style != "normal",
@@ -98,15 +108,19 @@ def list_installed_fonts(*, kana: bool) -> "Iterator[tuple[str, FontPath]]":
 
     seen: set[str] = set()
     for entry in sorted(fontManager.ttflist, key=rank_font):
-        draws_boxes = "last resort" in entry.name.lower()  # for every sign
+        draws_boxes = "last resort" in entry.name.lower()  # a box for every character
         if entry.name in seen or draws_boxes:
             continue
         seen.add(entry.name)
         yield entry.name, FontPath(entry.fname, entry.index)
 
 
-def find_signs(path: "FontPath", signs: set[str]) -> set[str]:
-    """Return the signs that a font has; none if it cannot be opened, or is of coloured pictures."""
+def find_known_characters(path: "FontPath", characters: set[str]) -> set[str]:
+    """Return which of some characters a font has.
+
+    There are none if the font cannot be opened, or if its glyphs are coloured pictures, as those of
+    emoji are.
+    """
     from matplotlib.font_manager import get_font
     from matplotlib.ft2font import FaceFlags
 
@@ -114,19 +128,20 @@ def find_signs(path: "FontPath", signs: set[str]) -> set[str]:
         face = get_font(path)
         is_coloured = face.face_flags & (FaceFlags.COLOR | FaceFlags.SVG)
         if not is_coloured:
-            return {sign for sign in signs if face.get_char_index(ord(sign))}
+            return {character for character in characters if face.get_char_index(ord(character))}
     return set()
 
 
 def has_truetype_outlines(path: "FontPath") -> bool:
-    """Return whether the outlines of a font are TrueType's.
+    """Return whether the outlines of a font are TrueType's, and not PostScript's.
 
-    The tag at the head of the font says so. In a collection of fonts (OpenType, TTC header), each
-    font has a head of its own, to which an offset leads.
+    The first four bytes of a font, its tag, tell. A collection of fonts in one file (OpenType, TTC
+    header) begins with a tag of the collection, and lists the offset at which each font begins.
     """
     with Path(path).open("rb") as file:
         tag = file.read(4)
         if tag == COLLECTION_TAG:
+            # The header has 12 bytes, an offset 4.
             file.seek(12 + 4 * path.face_index)
             offset = int.from_bytes(file.read(4), "big")
             file.seek(offset)
@@ -134,18 +149,21 @@ def has_truetype_outlines(path: "FontPath") -> bool:
         return tag != POSTSCRIPT_TAG
 
 
-def name_sign(sign: str) -> str:
-    """Return a sign with its number in Unicode."""
-    code = ord(sign)
-    return f"{sign} (U+{code:04X})"
+def name_character(character: str) -> str:
+    """Return a character with its number in Unicode: é (U+00E9)."""
+    code = ord(character)
+    return f"{character} (U+{code:04X})"
 
 
-def describe_missing_signs(signs: Iterable[str]) -> str:
-    """Say which signs no font has, and what to do."""
-    missing = sorted(signs)
-    names = ", ".join(name_sign(sign) for sign in missing[:MOST_NAMED_SIGNS])
+def describe_missing_characters(characters: Iterable[str]) -> str:
+    """Tell the user which characters no installed font has, and what to do.
+
+    The first MOST_NAMED_CHARACTERS are named, the others counted.
+    """
+    missing = sorted(characters)
+    names = ", ".join(name_character(character) for character in missing[:MOST_NAMED_CHARACTERS])
     text = f"no installed font has {names}"
-    unnamed = len(missing) - MOST_NAMED_SIGNS
+    unnamed = len(missing) - MOST_NAMED_CHARACTERS
     if unnamed > 0:
         text += f" and {unnamed} more"
     if len(missing) == 1:

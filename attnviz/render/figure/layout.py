@@ -22,7 +22,7 @@ LINE_HEIGHT = 1.25  # ems from one line to the next
 LABEL_PITCH = 1.1  # ems from one label to the next
 LEAST_POINTS = 4.5  # of a label that can be read in print
 LEAST_SHARE_OF_SIZE = 0.55  # of the size that labels should have, for the smallest label
-EASY_SHARE_OF_SIZE = 0.75  # the smallest label where height costs nothing
+EASY_SHARE_OF_SIZE = 0.75  # of the size that labels should have: they are read easily then
 SPARSE_FACTOR = 1.3  # by which labels are further apart where not every token has one
 MOST_CHARACTERS = 20  # of a label; the rest is cut
 MOST_CELL_LINES = 4.5  # that a cell is high, so that a matrix of one cell is no poster
@@ -65,12 +65,14 @@ class MatrixPlan:
 
 
 def plan_matrix(rows: Axis, columns: Axis, room: float, points: float, ems: Ems) -> MatrixPlan:
-    """Lay out a matrix with its labels, which are as large as there is room.
+    """Lay out the cells and labels of a matrix, with labels as large as there is room.
 
-    Smaller labels leave more room for cells, which then have room for larger labels. A few rounds
-    settle this, from the smallest labels on.
+    The room that the row labels take on the left narrows the cells, whose size decides which labels
+    can be read. So a few rounds settle this: each takes the room that the round before needed.
 
-    room: inches from the left of the labels to the right of the cells. points: of labels, at most.
+    rows, columns: the axes with their labels. room: inches from the left of the labels to the right
+    of the cells. points: the size of labels, at most. ems: measures the width of a text in ems,
+    that is, in multiples of the font's size.
     """
     left = 0.0
     needed = 0.0
@@ -78,13 +80,13 @@ def plan_matrix(rows: Axis, columns: Axis, room: float, points: float, ems: Ems)
     for _ in range(ROUNDS):
         left = needed
         width = room - needed
-        height = choose_matrix_height(rows.cells, columns.cells, width, points / POINTS)
+        height = choose_matrix_height(rows.cells, columns.cells, width, em=points / POINTS)
         row_labels = choose_labels(rows, height, points, last=True)
         column_labels = choose_labels(columns, width, points, last=False)
         size = min(row_labels.points, column_labels.points)
         row_width = measure_widest(row_labels.texts, size, ems)
         needed = min(row_width, most_margin)
-    if needed > left:
+    if needed > left:  # the labels of the last round are wider than the room left for them
         size = max(LEAST_POINTS, size * left / needed)
     column_width = measure_widest(column_labels.texts, size, ems)
     column_pitch = width / columns.cells
@@ -92,47 +94,67 @@ def plan_matrix(rows: Axis, columns: Axis, room: float, points: float, ems: Ems)
     above = min(column_width, most_margin)
     if level:
         above = (LINE_HEIGHT + PAD) * size / POINTS
-    return MatrixPlan(left, above, width, height, size, row_labels, column_labels, level)
+    return MatrixPlan(
+        left,
+        above,
+        width,
+        height,
+        points=size,
+        rows=row_labels,
+        columns=column_labels,
+        level=level,
+    )
 
 
 def measure_widest(labels: Sequence[str], points: float, ems: Ems) -> float:
-    """Return the inches of the widest label, and of the space beside it."""
+    """Return the width of the widest label in inches, with a space of PAD ems beside it.
+
+    points: the size of the font. ems: measures the width of a text in ems, multiples of that size.
+    """
     widest = max(map(ems, labels), default=0)
     return (widest + PAD) * points / POINTS
 
 
 def choose_matrix_height(rows: int, columns: int, width: float, em: float) -> float:
-    """Choose the inches that a matrix is high.
+    """Choose how many inches high a matrix is.
 
-    Cells are square, unless labels could not be read then, or the matrix would be a tower.
+    Cells are square if the height lies within limits then. It is at least what the labels of the
+    rows need to be read, if the matrix is no higher than wide for that. It is at most the width, or
+    more where that makes labels easy to read, but not far more. And a few rows do not become as
+    high as a poster.
 
-    rows, columns: numbers of cells. width: inches of the matrix. em: inches of the labels' size.
+    rows, columns: the numbers of cells. width: the width of the matrix in inches. em: the size of
+    the labels' font in inches.
     """
     line = LABEL_PITCH * em
-    least = min(rows * line, width)
+    least_height = min(rows * line, width)
+    # A matrix may be higher than wide, so that its labels can be read easily.
     easy_height = rows * line * EASY_SHARE_OF_SIZE
     tower_height = width * MOST_HEIGHT_BY_WIDTH
-    most = max(width, min(easy_height, tower_height))
-    square = rows * width / columns
+    most_height = max(width, min(easy_height, tower_height))
+    square_height = rows * width / columns
     poster_height = rows * MOST_CELL_LINES * line
-    height = max(least, min(square, most))
+    height = max(least_height, min(square_height, most_height))
     return min(height, poster_height)
 
 
 def choose_labels(axis: Axis, length: float, points: float, *, last: bool) -> AxisLabels:
-    """Choose the labels of an axis: all if they can be read, else every so many.
+    """Choose the labels of an axis: one for each token if they can be read, else one in every few.
 
-    Where not every token has a label, labels have the numbers of their tokens. The number stands
-    next to the cells: it comes ``last`` on the left of them, first where text runs upwards.
+    Where not every token has a label, each label also has the number of its token. With ``last``
+    the number comes after the label, as it must on the left of the cells to stand next to them.
+    Else it comes before the label, for text that runs upwards from the cells.
 
-    length: inches of the axis. points: of labels, at most.
+    length: the length of the axis in inches. points: the size of labels, at most. The result has
+    their size in points, their texts, and their positions as shares of the axis.
     """
-    least = max(LEAST_POINTS, points * LEAST_SHARE_OF_SIZE) * LABEL_PITCH
+    least_pitch = max(LEAST_POINTS, points * LEAST_SHARE_OF_SIZE) * LABEL_PITCH
+    # The last cell is counted as if it had all its tokens.
     tiled_tokens = axis.cells * axis.step
     token_points = length * POINTS / tiled_tokens
-    spacing = choose_label_spacing(axis, token_points, least)
+    spacing = choose_label_spacing(axis, token_points, least_pitch)
     is_sparse = spacing > 1
-    label_points = max(spacing * token_points, least) / LABEL_PITCH
+    label_points = max(spacing * token_points, least_pitch) / LABEL_PITCH
     indices = range(0, len(axis), spacing)
     texts = [shorten_label(axis.labels[i]) for i in indices]
     if is_sparse and axis.name in TOKEN_AXES:
@@ -141,23 +163,27 @@ def choose_labels(axis: Axis, length: float, points: float, *, last: bool) -> Ax
     half_tile = min(axis.step, len(axis)) / 2
     positions = [(i + half_tile) / tiled_tokens for i in indices]
     size = min(points, label_points)
-    return AxisLabels(size, tuple(texts), tuple(positions), is_sparse)
+    return AxisLabels(size, tuple(texts), tuple(positions), sparse=is_sparse)
 
 
-def choose_label_spacing(axis: Axis, token_points: float, least: float) -> int:
-    """Choose the number of tokens from one label of an axis to the next.
+def choose_label_spacing(axis: Axis, token_points: float, least_pitch: float) -> int:
+    """Choose how many tokens there are from one label of an axis to the next: a round number.
 
-    token_points: points along the axis that a token has. least: points from one label to the next.
+    It is the smallest number that keeps labels far enough apart, or one that is no less than the
+    number of tokens, so that there is a single label.
+
+    token_points: the points along the axis that a token has. least_pitch: the points from one label
+    to the next, at least, where every token has one; else they are further apart.
     """
     for spacing in list_round_spacings(axis.step):
-        needed = least if spacing == 1 else SPARSE_FACTOR * least
+        needed = least_pitch if spacing == 1 else SPARSE_FACTOR * least_pitch
         if spacing * token_points >= needed or spacing >= len(axis):
             break
     return spacing
 
 
 def add_numbers(labels: Sequence[str], numbers: Sequence[int], *, last: bool) -> list[str]:
-    """Return labels with the numbers of their tokens before them, or ``last``."""
+    """Return labels with the numbers of their tokens before them, or with ``last`` after them."""
     pairs = zip(labels, numbers, strict=True)
     if last:
         return [f"{label} {number}" for label, number in pairs]
@@ -165,7 +191,10 @@ def add_numbers(labels: Sequence[str], numbers: Sequence[int], *, last: bool) ->
 
 
 def list_round_spacings(step: int) -> Iterator[int]:
-    """Yield round numbers of tokens: a step times 1, 2, 5, 10, 20, 50 and so on, without an end."""
+    """Yield round multiples of a step without an end: 1, 2, 5, 10, 20, 50 times it, and so on.
+
+    step: the number of tokens that a row or column of cells stands for.
+    """
     power = step
     while True:
         yield power
@@ -182,7 +211,10 @@ def shorten_label(label: str) -> str:
 
 
 def take_beginning(text: str, room: float, ems: Ems) -> str:
-    """Return as much of the beginning of a text as fits in so many ems, a character at least."""
+    """Return as much of the beginning of a text as fits a room, but one character at least.
+
+    room: in ems, multiples of the font's size. ems: measures the width of a text in ems.
+    """
     most_characters = max(1, int(room * CHARACTERS_AN_EM))
     beginning = text[:most_characters]
 
@@ -195,7 +227,10 @@ def take_beginning(text: str, room: float, ems: Ems) -> str:
 
 
 def cut_text(text: str, room: float, ems: Ems) -> str:
-    """Return a text as it is if it fits in so many ems, else cut with an ellipsis."""
+    """Return a text as it is if it fits a room, else its beginning with an ellipsis.
+
+    room: in ems, multiples of the font's size. ems: measures the width of a text in ems.
+    """
     may_fit = len(text) < room * CHARACTERS_AN_EM
     if may_fit and ems(text) <= room + SLACK:
         return text
@@ -203,26 +238,30 @@ def cut_text(text: str, room: float, ems: Ems) -> str:
     return beginning.rstrip() + ELLIPSIS
 
 
-def wrap_text(text: str, room: float, ems: Ems, most: int) -> list[str]:
-    """Wrap a text in lines of at most so many ems; longer words are broken.
+def wrap_text(text: str, room: float, ems: Ems, most_lines: int) -> list[str]:
+    """Wrap a text to lines that fit a room; words that are longer than a line are broken.
 
-    most: lines, at most; the last of them is cut with an ellipsis.
+    room: the width of a line in ems, multiples of the font's size. ems: measures the width of a
+    text in ems. most_lines: if the text takes more lines, the last one ends in an ellipsis.
     """
     lines: list[str] = []
     words = text.split()[::-1]
-    while words and len(lines) <= most:
+    while words and len(lines) <= most_lines:
         lines.append(take_line(words, room, ems))
-    if len(lines) <= most:
+    if len(lines) <= most_lines:
         return lines
-    last_line = f"{lines[most - 1]} {ELLIPSIS}"
-    first_lines = lines[: most - 1]
+    last_line = f"{lines[most_lines - 1]} {ELLIPSIS}"
+    first_lines = lines[: most_lines - 1]
     return [*first_lines, cut_text(last_line, room, ems)]
 
 
 def take_line(words: list[str], room: float, ems: Ems) -> str:
-    """Take the words of a line of at most so many ems; the rest of a broken word is put back.
+    """Take as many words from a list as fit a line, and return the line.
 
-    words: the remaining ones in reverse, which are changed.
+    A first word that is longer than the line is broken, and its rest is put back into the list.
+
+    words: the words of the text that are left, the next one last; the list is changed. room: the
+    width of the line in ems, multiples of the font's size. ems: measures a text in ems.
     """
     line = words.pop()
     is_too_long = len(line) > room * CHARACTERS_AN_EM
@@ -236,33 +275,42 @@ def take_line(words: list[str], room: float, ems: Ems) -> str:
     return line
 
 
-def spread_positions(positions: Sequence[float], least: float, length: float) -> list[float]:
-    """Move positions from 0 to a length until they stand apart, in the order that they have.
+def spread_positions(
+    positions: Sequence[float],
+    least_distance: float,
+    length: float,
+) -> list[float]:
+    """Move positions on a line until they stand apart, and keep their order.
 
-    least: from one position to the next, and twice what is left at either end.
+    positions: from 0 to ``length``, in any order. least_distance: from one position to the next;
+    the first and the last stand half of it from the ends of the line, at least. Where there is no
+    room for all of them, the lowest may become negative.
     """
     spread = list(positions)
     order = sorted(range(len(positions)), key=positions.__getitem__)
-    half = least / 2
+    half = least_distance / 2
     last = -half
     for i in order:
-        last = max(spread[i], last + least)
+        last = max(spread[i], last + least_distance)
         spread[i] = last
     last = length + half
     for i in reversed(order):
-        last = min(spread[i], last - least)
+        last = min(spread[i], last - least_distance)
         spread[i] = last
     return spread
 
 
-def choose_bar_ticks(scale: Scale, length: float, least: float) -> list[float]:
-    """Choose weights to name beside a colour bar: its ends, and round ones between.
+def choose_bar_ticks(scale: Scale, length: float, least_distance: float) -> list[float]:
+    """Choose weights to name beside a colour bar: both ends of it, and round weights between them.
 
-    length: of the bar. least: from one weight to the next, in the unit of the length.
+    A scale of differences has the weights of its positive half also as negative ones.
+
+    length: the length of the bar. least_distance: the distance on the bar from one named weight to
+    the next, at least, in the unit of the length. Returns the weights from the lowest on.
     """
     if scale.signed:
         positive_scale = scale._replace(signed=False)
-        positive = choose_bar_ticks(positive_scale, length / 2, least)
+        positive = choose_bar_ticks(positive_scale, length / 2, least_distance)
         negative = [-weight for weight in positive[:0:-1]]
         return [*negative, *positive]
     top = scale.top or 1.0
@@ -271,14 +319,19 @@ def choose_bar_ticks(scale: Scale, length: float, least: float) -> list[float]:
     for weight in list_round_weights(top):
         position = float(scale.levels(weight)) * length
         distances = [abs(position - other) for other in positions]
-        if top / 50 <= weight < top and min(distances) >= least:
+        # Weights below a fiftieth of the top are hardly told apart from 0.
+        is_inside = top / 50 <= weight < top
+        if is_inside and min(distances) >= least_distance:
             weights.append(weight)
             positions.append(position)
     return sorted(weights)
 
 
 def list_round_weights(top: float) -> Iterator[float]:
-    """Yield 5, 2 and 1 times powers of ten, from the power at or below a weight downwards."""
+    """Yield 5, 2 and 1 times each of four powers of ten, the largest power first.
+
+    top: a weight; the largest power is the one at or below it, so that 5 times it may be above.
+    """
     first = floor(log10(top))
     powers = range(first, first - 4, -1)
     for power, digit in product(powers, (5, 2, 1)):
@@ -315,9 +368,9 @@ class ThumbnailGrid(NamedTuple):
         row: int,
         column: int,
     ) -> tuple[float, float, float, float]:
-        """Return left, top, width and height of a thumbnail.
+        """Return left, top, width and height of the thumbnail in a row and column, in inches.
 
-        corner: left and top of the first thumbnail.
+        corner: left and top of the first thumbnail of all, in inches.
         """
         left, top = corner
         x = left + column * self.across
@@ -331,11 +384,13 @@ def plan_thumbnails(
     ratio: float,
     between: float,
 ) -> ThumbnailGrid:
-    """Lay out thumbnails on so many inches.
+    """Lay out a grid of thumbnails, that is, of small matrices.
 
-    If they would be a tower together, they are smaller, with more space between them.
+    They fill the width of the room. But if all rows together would be far higher than wide, the
+    thumbnails are smaller, with more space between those of a row.
 
-    ratio: the height of a thumbnail by its width. between: inches between two rows, beside the gap.
+    shape: the numbers of rows and columns. room: the width of the grid in inches. ratio: the height
+    of a thumbnail divided by its width. between: inches between two rows, beside the usual gap.
     """
     rows, columns = shape
     ratio = min(max(ratio, 1 / MOST_THUMBNAIL_RATIO), MOST_THUMBNAIL_RATIO)
@@ -349,4 +404,4 @@ def plan_thumbnails(
     if columns > 1:
         across = (room - width) / (columns - 1)
     down = width * (ratio + THUMBNAIL_GAP) + between
-    return ThumbnailGrid(shape, width, height, across, down)
+    return ThumbnailGrid(shape, width, height, across=across, down=down)

@@ -17,7 +17,13 @@ from matplotlib.textpath import text_to_path
 
 from attnviz.drawable import Scale
 from attnviz.render.colour import is_light, make_palette
-from attnviz.render.figure.layout import LINE_HEIGHT, PAD, POINTS, choose_bar_ticks, wrap_text
+from attnviz.render.figure.layout import (
+    LINE_HEIGHT,
+    PAD,
+    POINTS,
+    choose_bar_ticks,
+    wrap_text,
+)
 
 COLOURS = 254  # with beyond and masked, as many as a byte tells apart
 MOST_LINES = 4  # of a title, and of each line of a caption
@@ -35,7 +41,7 @@ Stroke: TypeAlias = tuple[tuple[float, float], tuple[float, float]]  # (x, y) of
 
 
 class TextRole(NamedTuple):
-    """A purpose of texts: the names of matplotlib's settings for it."""
+    """A kind of text, such as titles or labels: the names of matplotlib's settings for it."""
 
     size: str
     colour: str
@@ -50,9 +56,13 @@ SMALL = TextRole("axes.labelsize", "axes.labelcolor", "text.color")
 
 
 class Sheet:
-    """A figure in inches from its top left corner, which is filled downwards."""
+    """A matplotlib figure that is filled downwards, in inches from its top left corner."""
 
     def __init__(self, width: float, dpi: float, colours: str) -> None:
+        """Make an empty sheet.
+
+        width: in inches. dpi: dots per inch. colours: the name of a colour map.
+        """
         self.width = width
         self.dpi = dpi
         self.colours = colours
@@ -61,28 +71,33 @@ class Sheet:
         self.axes = self.figure.add_axes(whole, xlim=(0, width), ylim=(1, 0))
         self.axes.set_axis_off()
         self.ems = cache(measure_ems)
+        """Measures the width of a text in ems, multiples of the font's size."""
         self.margin = self.measure_em(LABEL) / 2
         """Inches that are left free on all sides."""
         self.x = self.margin
         """Inches from the left where lines begin."""
         self.y = self.margin
-        """Inches from the top that are filled."""
+        """Inches from the top that are filled so far."""
         self.aside = 0.0
         """Inches that are left for a colour bar beside cells, at least."""
         self.room = width - 2 * self.margin
-        """Inches that lines may be long."""
+        """The length of lines in inches, at most."""
 
     def choose_palette(self, scale: Scale | None = None) -> npt.NDArray[np.uint8]:
-        """Return the colours of a scale by step, or of the levels of a table."""
+        """Return the palette of a scale, or for None that of the levels of a table.
+
+        It is an array of bytes (colour, red green blue alpha): COLOURS colours from the lowest
+        weight to the top of the scale, the colour beyond the scale, and transparent.
+        """
         signed = scale is not None and scale.signed
         return make_palette(self.colours, COLOURS, signed=signed)
 
     def measure_em(self, role: TextRole) -> float:
-        """Return the inches of the size of a font."""
+        """Return the size of the font for a kind of text, in inches."""
         return measure_em(role)
 
     def finish(self) -> None:
-        """Cut the sheet below what is filled, at a whole dot."""
+        """Set the height of the figure: down to what is drawn, a margin, and the next whole dot."""
         end = self.y + self.margin
         height = ceil(end * self.dpi) / self.dpi
         self.figure.set_size_inches(self.width, height)
@@ -95,7 +110,11 @@ class Sheet:
         return tuple(np.add(text, background) / 2)
 
     def write(self, x: float, y: float, text: str, role: TextRole, **look: Any) -> None:
-        """Write a text at a place. look: of matplotlib's Text, in place of the role's settings."""
+        """Write a text at a point of the figure.
+
+        x, y: inches from the left and from the top. role: the kind of text, which says its size,
+        colour and weight. look: settings of matplotlib's Text, in place of those of the role.
+        """
         colour = RC[role.colour]
         if colour in ("auto", "inherit"):
             colour = RC[role.inherited]
@@ -104,7 +123,11 @@ class Sheet:
         self.axes.text(x, y, text, **(settings | look))
 
     def write_lines(self, text: str, role: TextRole) -> None:
-        """Write a text below what is filled, in lines as long as there is room."""
+        """Write a text on the next free lines of the figure, wrapped to the room, and fill them.
+
+        A text of more than MOST_LINES lines is cut with an ellipsis. role: the kind of text, which
+        says its size, colour and weight.
+        """
         em = self.measure_em(role)
         line_height = LINE_HEIGHT * em
         weight = RC[role.weight]
@@ -118,7 +141,11 @@ class Sheet:
             self.y += line_height
 
     def paint(self, steps: StepArray, scale: Scale, box: Box) -> None:
-        """Paint cells by their steps on a scale, (row, column), into a box."""
+        """Paint cells into a box as an image.
+
+        steps: the number of each cell's colour in the palette of the scale: (row, column). scale:
+        one of weights or of differences. box: left, top, width and height in inches.
+        """
         x, y, width, height = box
         extent = (x, x + width, y + height, y)
         image = AxesImage(self.axes, interpolation="none", origin="upper", extent=extent)
@@ -126,7 +153,10 @@ class Sheet:
         self.axes.add_image(image)
 
     def sharpen(self) -> None:
-        """Give images as many dots as the device has: some viewers of vector formats blur few."""
+        """Repeat the cells of all images so that a cell has as many dots as the device gives it.
+
+        Some viewers of vector formats blur an image of fewer dots.
+        """
         for image in self.axes.images:
             left, right, bottom, top = image.get_extent()
             pixels = np.asarray(image.get_array())
@@ -137,7 +167,11 @@ class Sheet:
             image.set_data(taller.repeat(dots_a_column, axis=1))
 
     def frame(self, boxes: Iterable[Box], **look: Any) -> None:
-        """Draw lines around boxes. look: of matplotlib's PolyCollection."""
+        """Draw lines around boxes.
+
+        boxes: left, top, width and height in inches. look: settings of matplotlib's PolyCollection,
+        in place of those of frames.
+        """
         settings = {
             "facecolors": "none",
             "edgecolors": RC["axes.edgecolor"],
@@ -146,13 +180,16 @@ class Sheet:
         self.fill(boxes, **(settings | look))
 
     def fill(self, boxes: Iterable[Box], **look: Any) -> None:
-        """Fill boxes. look: of matplotlib's PolyCollection."""
+        """Fill boxes, left, top, width and height in inches each.
+
+        look: settings of matplotlib's PolyCollection, such as colours.
+        """
         corners = [list_corners(box) for box in boxes]
         polygons = PolyCollection(corners, clip_on=False, **look)
         self.axes.add_collection(polygons, autolim=False)
 
     def draw_strokes(self, strokes: Sequence[Stroke]) -> None:
-        """Draw lines that mark places."""
+        """Draw straight lines in the colour of axes, between (x, y) and (x, y) in inches each."""
         colour = RC["axes.edgecolor"]
         width = RC["axes.linewidth"]
         lines = LineCollection(strokes, clip_on=False, colors=colour, linewidths=width)
@@ -160,7 +197,10 @@ class Sheet:
 
 
 def list_corners(box: Box) -> list[tuple[float, float]]:
-    """List the corners of a box, (x, y) each."""
+    """List the (x, y) of each corner of a box.
+
+    box: left, top, width and height.
+    """
     x, y, width, height = box
     right = x + width
     bottom = y + height
@@ -168,13 +208,19 @@ def list_corners(box: Box) -> list[tuple[float, float]]:
 
 
 def measure_em(role: TextRole) -> float:
-    """Return the inches of the size of a font."""
+    """Return the size of the font for a kind of text, in inches.
+
+    role: has the name of matplotlib's setting of that size.
+    """
     font = FontProperties(size=RC[role.size])
     return float(font.get_size_in_points()) / POINTS
 
 
 def measure_ems(text: str, weight: str | int | None = None) -> float:
-    """Return the width of a text in ems; of the usual weight if none is named."""
+    """Return the width of a text in ems, that is, in multiples of the font's size.
+
+    weight: of the font, such as "bold"; None for matplotlib's usual one.
+    """
     font = FontProperties(size=1, weight=weight)
     extent = text_to_path.get_text_width_height_descent(text, font, False)
     width: float = extent[0]
@@ -182,7 +228,10 @@ def measure_ems(text: str, weight: str | int | None = None) -> float:
 
 
 def choose_ink(colour: npt.NDArray[np.uint8]) -> str:
-    """Return the colour of text that can be read on a colour."""
+    """Return black or white, whichever can be read on a colour.
+
+    colour: red, green, blue, and perhaps alpha, as bytes.
+    """
     red, green, blue = map(int, colour[:3])
     return "black" if is_light(red, green, blue) else "white"
 
@@ -201,7 +250,11 @@ def label_beyond(scale: Scale) -> str:
 
 
 def measure_upright_bar(sheet: Sheet, scale: Scale) -> float:
-    """Return the inches that a colour bar takes on the right of cells."""
+    """Return the inches that an upright colour bar takes on the right of cells.
+
+    That is the distance from the cells, and the bar with its labels or its name, if that is wider.
+    """
+    # The length of the bar is not known yet. A bar hardly has more labels than these.
     labels = [format_bar_weight(weight) for weight in choose_bar_ticks(scale, 1, 0.1)]
     if scale.has_beyond:
         labels.append(label_beyond(scale))
@@ -212,11 +265,12 @@ def measure_upright_bar(sheet: Sheet, scale: Scale) -> float:
 
 
 def draw_upright_bar(sheet: Sheet, scale: Scale, x: float, y: float, height: float) -> None:
-    """Draw a colour bar on the right of cells, with its name above it.
+    """Draw an upright colour bar on the right of cells, with its name above it.
 
-    A swatch of what is beyond the scale stands on top of it.
+    If there are weights beyond the scale, a square in their colour stands on top of the bar.
 
-    x: of the right end of the cells. y, height: of the cells.
+    x: the right end of the cells. y, height: the top and the height of the cells. All of them are
+    in inches from the left and from the top of the sheet.
     """
     em = sheet.measure_em(SMALL)
     x += BAR_DISTANCE * em
@@ -225,9 +279,9 @@ def draw_upright_bar(sheet: Sheet, scale: Scale, x: float, y: float, height: flo
     name_bottom = y - 0.8 * em
     sheet.write(x, name_bottom, scale.name, SMALL, va="bottom")
     if scale.has_beyond:
-        middle = y + width / 2
+        middle_y = y + width / 2
         draw_swatch(sheet, scale, (x, y, width, width))
-        sheet.write(label_x, middle, label_beyond(scale), SMALL, va="center")
+        sheet.write(label_x, middle_y, label_beyond(scale), SMALL, va="center")
         y += SWATCH_PITCH * em
         height -= SWATCH_PITCH * em
     upwards = np.arange(COLOURS)[::-1, None]
@@ -243,7 +297,11 @@ def draw_upright_bar(sheet: Sheet, scale: Scale, x: float, y: float, height: flo
 
 
 def draw_lying_bar(sheet: Sheet, scale: Scale) -> None:
-    """Draw a colour bar below what is filled: its name, its colours, and what is beyond them."""
+    """Draw a lying colour bar on the next free lines of a sheet, a figure that is filled downwards.
+
+    From left to right, it has the name of the scale, its colours with weights below them, and, if
+    there are weights beyond the scale, a box in their colour.
+    """
     em = sheet.measure_em(SMALL)
     before, after = measure_bar_ends(sheet, scale)
     x = sheet.x + before
@@ -251,28 +309,30 @@ def draw_lying_bar(sheet: Sheet, scale: Scale) -> None:
     height = BAR_WIDTH * em
     room = sheet.room - before - sheet.margin - after - 2 * em
     length = min(MOST_LYING_LENGTH * em, room)
-    centre = y + height / 2
-    sheet.write(sheet.x, centre, scale.name, SMALL, va="center")
+    middle_y = y + height / 2
+    sheet.write(sheet.x, middle_y, scale.name, SMALL, va="center")
     rightwards = np.arange(COLOURS)[None]
     draw_bar_colours(sheet, scale, rightwards, (x, y, length, height))
     write_lying_ticks(sheet, scale, x, y, length)
     if scale.has_beyond:
-        middle = x + length + after
+        middle_x = x + length + after
         width = SWATCH_LENGTH * em
-        left = middle - width / 2
+        left = middle_x - width / 2
         draw_swatch(sheet, scale, (left, y, width, height))
-        write_below_bar(sheet, middle, y, label_beyond(scale))
+        write_below_bar(sheet, middle_x, y, label_beyond(scale))
     bar_ems = BAR_WIDTH + PAD + LINE_HEIGHT + 0.3
     sheet.y = y + bar_ems * em
 
 
 def measure_bar_ends(sheet: Sheet, scale: Scale) -> tuple[float, float]:
-    """Return the inches from the left of a lying bar's name to its colours, and after these.
+    """Return the inches that a lying colour bar takes before its colours and after them.
 
-    After the colours, they are those to the middle of the swatch of what is beyond the scale.
+    Before them is the name of the scale. After them are the inches from the end of the colours to
+    the middle of the box that shows the colour beyond the scale.
     """
     em = sheet.measure_em(SMALL)
     top = format_bar_weight(scale.top)
+    # The label at the top of the scale must not touch the one below the box.
     labels_width = sheet.ems(top) + sheet.ems(label_beyond(scale))
     after = (0.6 + labels_width / 2) * em
     name_width = sheet.ems(scale.name) + 1
@@ -282,8 +342,12 @@ def measure_bar_ends(sheet: Sheet, scale: Scale) -> tuple[float, float]:
 
 
 def write_lying_ticks(sheet: Sheet, scale: Scale, x: float, y: float, length: float) -> None:
-    """Write weights, and strokes to them, below a lying bar whose colours begin at x and y."""
+    """Write weights below a lying colour bar, with a stroke from the bar to each.
+
+    x, y: left and top of the bar's colours. length: the length of the colours. All are in inches.
+    """
     em = sheet.measure_em(SMALL)
+    # Labels that stand anywhere on such a bar are about as wide as these.
     labels = [format_bar_weight(weight) for weight in choose_bar_ticks(scale, 1, 0.2)]
     widest = max(map(sheet.ems, labels))
     weights = choose_bar_ticks(scale, length, (0.8 + widest) * em)
@@ -297,18 +361,28 @@ def write_lying_ticks(sheet: Sheet, scale: Scale, x: float, y: float, length: fl
 
 
 def write_below_bar(sheet: Sheet, x: float, y: float, text: str) -> None:
-    """Write a text below a lying bar whose top is at y; x is the middle of the text."""
+    """Write a text below a lying colour bar.
+
+    x: the middle of the text. y: the top of the bar. Both are in inches from the sheet's corner.
+    """
     top = y + (BAR_WIDTH + PAD) * sheet.measure_em(SMALL)
     sheet.write(x, top, text, SMALL, va="top", ha="center")
 
 
 def draw_bar_colours(sheet: Sheet, scale: Scale, steps: StepArray, box: Box) -> None:
-    """Draw the colours of a scale into a box with a frame."""
+    """Draw colours of a scale into a box, with a frame around it.
+
+    steps: numbers of colours in the palette of the scale: (row, column). box: in inches.
+    """
     sheet.paint(steps, scale, box)
     sheet.frame([box])
 
 
 def draw_swatch(sheet: Sheet, scale: Scale, box: Box) -> None:
-    """Draw the colour of what is beyond a scale into a box with a frame."""
+    """Draw the colour of weights beyond a scale into a box, with a frame around it.
+
+    box: left, top, width and height in inches.
+    """
+    # One cell; this number follows those of the scale's colours.
     beyond = np.array([[COLOURS]])
     draw_bar_colours(sheet, scale, beyond, box)

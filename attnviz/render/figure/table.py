@@ -10,8 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.drawable import MASKED, Steps, Table
-from attnviz.render.figure.layout import LEAST_POINTS, POINTS, SLACK, Ems, cut_text
-from attnviz.render.figure.sheet import COLOURS, LABEL, SMALL, Box, Sheet, choose_ink
+from attnviz.render.figure.layout import (
+    LEAST_POINTS,
+    POINTS,
+    SLACK,
+    Ems,
+    cut_text,
+)
+from attnviz.render.figure.sheet import (
+    COLOURS,
+    LABEL,
+    SMALL,
+    Box,
+    Sheet,
+    choose_ink,
+)
 from attnviz.render.matrices import choose_level_steps, split_columns
 
 CELL_PAD = 0.45  # ems on either side of the text of a cell
@@ -43,7 +56,11 @@ class TablePlan(NamedTuple):
 
 
 def draw_table_figure(table: Table, sheet: Sheet) -> None:
-    """Draw names and numbers in columns, some of them on their colours, and the caption."""
+    """Draw a table on a sheet, some of its cells on colours, and its caption below it.
+
+    The sheet is a figure that is filled downwards. Columns that do not fit the width of the sheet
+    stand in further blocks below.
+    """
     plan = plan_table(table, sheet)
     for i, block in enumerate(plan.blocks):
         if i > 0:
@@ -55,7 +72,11 @@ def draw_table_figure(table: Table, sheet: Sheet) -> None:
 
 
 def measure_uncut_table(table: Table, ems: Ems) -> tuple[float, list[float]]:
-    """Return the widths of the row names and of each column, in ems, where nothing is cut."""
+    """Return the width of the row names, and of each column, if no text is cut.
+
+    Widths are in ems, multiples of the font's size, with the space beside the text. ems: measures
+    the width of a text in ems.
+    """
     widest_name = max(map(ems, (table.corner, *table.rows)))
     names = widest_name + 2 * CELL_PAD
     widths: list[float] = []
@@ -69,16 +90,16 @@ def measure_uncut_table(table: Table, ems: Ems) -> tuple[float, list[float]]:
 
 
 def plan_table(table: Table, sheet: Sheet) -> TablePlan:
-    """Lay out a table with columns as wide as their text.
+    """Lay out a table on a sheet, with columns as wide as their text.
 
-    The font is smaller if the columns do not fit. If they do not fit in the smallest font either,
-    they stand in blocks below each other.
+    If the columns do not fit beside each other, the font becomes smaller. If they do not fit in the
+    smallest font either, wide columns are narrowed, and columns stand in blocks below each other.
     """
     usual_points = sheet.measure_em(LABEL) * POINTS
     names, widths = measure_uncut_table(table, sheet.ems)
-    fitting = sheet.room * POINTS / (names + sum(widths))
-    points = max(min(usual_points, fitting), min(usual_points, LEAST_POINTS))
-    room = sheet.room * POINTS / points + SLACK
+    fitting_points = sheet.room * POINTS / (names + sum(widths))
+    points = max(min(usual_points, fitting_points), min(usual_points, LEAST_POINTS))
+    room = sheet.room * POINTS / points + SLACK  # in ems
     if names + sum(widths) > room:
         names = min(names, MOST_NAME_SHARE * room)
         widths = [min(width, MOST_CELL_SHARE * room) for width in widths]
@@ -87,10 +108,15 @@ def plan_table(table: Table, sheet: Sheet) -> TablePlan:
 
 
 def draw_block(table: Table, plan: TablePlan, block: range, sheet: Sheet) -> None:
-    """Draw the names of the rows and some of the columns, with a line under the heading."""
+    """Draw some columns of a table, with the names of all rows and a line below the headings.
+
+    The sheet is filled down to the last row.
+
+    block: the indices of the columns.
+    """
     top = sheet.y
     widths = [plan.widths[column] for column in block]
-    edges = plan.names + np.cumsum([0.0, *widths])
+    edges = plan.names + np.cumsum([0.0, *widths])  # ems from the left of the table
     starts = dict(zip(block, edges[:-1], strict=True))
     steps = choose_level_steps(table, COLOURS)
     fill_cells(plan, starts, steps, sheet)
@@ -105,9 +131,11 @@ def draw_block(table: Table, plan: TablePlan, block: range, sheet: Sheet) -> Non
 
 
 def fill_cells(plan: TablePlan, starts: Mapping[int, float], steps: Steps, sheet: Sheet) -> None:
-    """Fill the cells of some columns with the colours of their levels.
+    """Fill the cells of some columns of a table with their colours.
 
-    starts: ems from the left of the table to each column. steps: (row, column) of the whole table.
+    starts: the columns by index, with the ems from the left of the table to each. steps: the number
+    of the colour of every cell of the table in the sheet's palette, or MASKED for none: (row,
+    column).
     """
     palette = sheet.choose_palette()
     boxes: list[Box] = []
@@ -126,7 +154,10 @@ def fill_cells(plan: TablePlan, starts: Mapping[int, float], steps: Steps, sheet
 
 
 def write_heading(table: Table, plan: TablePlan, starts: Mapping[int, float], sheet: Sheet) -> None:
-    """Write the names of some columns, and the corner, on the first line of a block."""
+    """Write the names of some columns, and the heading of the row names, on the first line.
+
+    starts: the columns by index, with the ems from the left of the table to each.
+    """
     y = find_line(0, plan, sheet)
     ink = sheet.mix_dim_colour()
     write_name(table.corner, plan, y, sheet, color=ink)
@@ -144,7 +175,12 @@ def write_row(
     steps: Steps,
     sheet: Sheet,
 ) -> None:
-    """Write the name of a row and its cells in some columns. steps: of the row, (column,)."""
+    """Write the name of a row of a table, and its cells in some columns.
+
+    row: its index. starts: the columns by index, with the ems from the left of the table to each.
+    steps: the number of the colour of each cell of the row in the sheet's palette, or MASKED for
+    none: (column,). It decides whether black or white text can be read there.
+    """
     palette = sheet.choose_palette()
     y = find_line(row + 1, plan, sheet)
     write_name(table.rows[row], plan, y, sheet)
@@ -160,12 +196,19 @@ def write_row(
 
 
 def find_line(line: int, plan: TablePlan, sheet: Sheet) -> float:
-    """Return the inches from the top of the sheet to the middle of a line of a block."""
+    """Return the inches from the top of the sheet to the middle of a line of a table.
+
+    line: counts from the headings, which are line 0. ``sheet.y`` is the top of the headings.
+    """
     return sheet.y + (line + 0.5) * ROW_HEIGHT * plan.em
 
 
 def write_name(name: str, plan: TablePlan, y: float, sheet: Sheet, **look: Any) -> None:
-    """Write the name of a row at the left of a table."""
+    """Write the name of a row, or the heading of these names, at the left of a table.
+
+    y: inches from the top of the sheet to the middle of the line. look: settings of matplotlib's
+    Text, such as a colour.
+    """
     cell = CellPosition(0, plan.names, y, left=True)
     write_cell(name, cell, plan, sheet, **look)
 
@@ -184,7 +227,11 @@ class CellPosition(NamedTuple):
 
 
 def write_cell(text: str, cell: CellPosition, plan: TablePlan, sheet: Sheet, **look: Any) -> None:
-    """Write a text in its column, cut where it is wider. look: of matplotlib's Text."""
+    """Write a text into a cell of a table, cut with an ellipsis where it is wider.
+
+    cell: where it stands, and on which side of its column. plan: the layout, with the font's size.
+    look: further settings of matplotlib's Text.
+    """
     if not text:
         return
     room = cell.width - 2 * CELL_PAD

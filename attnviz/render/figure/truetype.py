@@ -8,7 +8,7 @@ which some publishers refuse. Labels drawn as paths would be no text that a read
 fontTools converts curves (``Cu2QuPen``) and has a recipe for whole fonts, ``otf2ttf``, among its
 examples. No function of the package makes a TrueType font of a PostScript one (``FontBuilder``
 makes new fonts, or leaves a font the kind that it is), so that the recipe stands here, for the
-signs of the figure alone.
+characters of the figure alone.
 """
 
 import io
@@ -44,22 +44,25 @@ def set_in_truetype(
     texts: Sequence[Any],
     fonts: Sequence[tuple[str, "FontPath"]],
 ) -> Iterator[tuple[str, ...]]:
-    """Set texts in TrueType copies of fonts, which are there while this context lasts.
+    """Make TrueType copies of fonts, set texts in them, and yield the families without a copy.
 
-    texts: of matplotlib. fonts: family and file of each. Yields the families that could not be
-    copied.
+    A copy has only the characters of the texts. matplotlib knows the copies, whose files are
+    temporary, while this context lasts. A font that cannot be copied for any reason is left as it
+    is, and the name of its family is among those that are yielded.
+
+    texts: the text objects of a matplotlib figure. fonts: the family and the file of each font.
     """
     from matplotlib.font_manager import fontManager
 
     installed = list(fontManager.ttflist)
-    signs = set().union(*(text.get_text() for text in texts))
+    characters = set().union(*(text.get_text() for text in texts))
     copies: dict[str, str] = {}
     with TemporaryDirectory() as folder:
         for i, (family, path) in enumerate(fonts):
             with suppress(Exception):  # whatever a font of this machine holds
                 copy_path = Path(folder) / f"{i}.ttf"
                 copy_name = f"{family.replace(' ', '')}TrueType"
-                copy = convert_font(path, signs, copy_name)
+                copy = convert_font(path, characters, copy_name)
                 copy_path.write_bytes(copy)
                 fontManager.addfont(copy_path)
                 copies[family] = fontManager.ttflist[-1].name
@@ -72,14 +75,22 @@ def set_in_truetype(
 
 
 def replace_families(texts: Iterable[Any], copies: dict[str, str]) -> None:
-    """Set texts in copies of their font families, by name, where there are any."""
+    """Set texts in the copies of their font families; a family without a copy stays.
+
+    texts: the text objects of a matplotlib figure. copies: the name of each copy by the name of the
+    family that it replaces.
+    """
     for text in texts:
         families = text.get_fontfamily()
         text.set_fontfamily([copies.get(family, family) for family in families])
 
 
-def convert_font(path: "FontPath", signs: Iterable[str], name: str) -> bytes:
-    """Make a TrueType font of some signs of a font, with a name: the same bytes each time."""
+def convert_font(path: "FontPath", characters: Iterable[str], name: str) -> bytes:
+    """Make a TrueType font that has some characters of another font.
+
+    path: the file of the other font. name: of the new font and of its family. Returns the bytes of
+    the new font's file, which are the same each time.
+    """
     from fontTools.subset import Options, Subsetter
     from fontTools.ttLib import TTFont
 
@@ -87,7 +98,7 @@ def convert_font(path: "FontPath", signs: Iterable[str], name: str) -> bytes:
     options = Options(name_IDs=list(NAME_TEMPLATES), notdef_outline=True, hinting=False)
     with TTFont(path, fontNumber=path.face_index, recalcTimestamp=False, lazy=True) as font:
         subsetter = Subsetter(options)
-        subsetter.populate(unicodes=map(ord, signs))
+        subsetter.populate(unicodes=map(ord, characters))
         subsetter.subset(font)
         set_outlines(font, convert_outlines(font))
         for record in font["name"].names:
@@ -98,7 +109,11 @@ def convert_font(path: "FontPath", signs: Iterable[str], name: str) -> bytes:
 
 
 def convert_outlines(font: Any) -> dict[str, Any]:
-    """Convert the outlines of a font to quadratic curves, as TrueType has them, by glyph name."""
+    """Convert the outlines of a font to quadratic curves, which TrueType fonts are made of.
+
+    font: a TTFont of fontTools, whose outlines may be cubic curves. Returns the new outline of each
+    glyph by the glyph's name.
+    """
     from fontTools.pens.cu2quPen import Cu2QuPen
     from fontTools.pens.ttGlyphPen import TTGlyphPen
 
@@ -114,7 +129,13 @@ def convert_outlines(font: Any) -> dict[str, Any]:
 
 
 def set_outlines(font: Any, glyphs: dict[str, Any]) -> None:
-    """Make a font TrueType with these outlines (OpenType, tables glyf, hmtx, maxp and post)."""
+    """Replace the PostScript outlines of a font, so that it becomes a TrueType font.
+
+    What the tables glyf, hmtx, maxp and post must hold is in the specification of OpenType.
+
+    font: a TTFont of fontTools, which is changed. glyphs: the new outlines, in quadratic curves, by
+    glyph name.
+    """
     from fontTools.ttLib import newTable
 
     for tag in POSTSCRIPT_TABLES:

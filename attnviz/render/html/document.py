@@ -12,7 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.drawable import MASKED, Picture, Steps, Table
-from attnviz.render.colour import STEPS, format_hexadecimal, is_light, sample_colours
+from attnviz.render.colour import (
+    STEPS,
+    format_hexadecimal,
+    is_light,
+    sample_colours,
+)
 from attnviz.render.matrices import choose_level_steps
 
 DOCUMENT_POLICY = (
@@ -36,18 +41,22 @@ img { width: 60rem; max-width: 100%; background: white; }
 
 
 def render_document(title: str, pictures: Sequence[Picture], colour_map: str = "viridis") -> bytes:
-    """Write an HTML file that shows pictures: the same bytes for the same pictures.
+    """Write an HTML file that shows pictures below each other, in UTF-8.
 
-    colour_map: the name of a colour map.
+    The same pictures give the same bytes.
+
+    title: of the whole document. colour_map: the name of a colour map.
     """
     sections = [write_section(picture, colour_map) for picture in pictures]
     return frame_page(title, "\n".join(sections), DOCUMENT_STYLE, DOCUMENT_POLICY)
 
 
 def frame_page(title: str, body: str, style: str, policy: str, digest: str | None = None) -> bytes:
-    """Write a whole HTML file without a script.
+    """Write a whole HTML file without a script, in UTF-8.
 
-    policy: its Content-Security-Policy. digest: of the capture that it shows, which it then names.
+    title: as plain text. body: the HTML of its body. style: CSS beside the usual one. policy: its
+    Content-Security-Policy. digest: the hash of the capture that it shows, which is written into a
+    meta element; None for no such element.
     """
     capture = ""
     if digest is not None:
@@ -71,7 +80,10 @@ def frame_page(title: str, body: str, style: str, policy: str, digest: str | Non
 
 
 def write_section(picture: Picture, colour_map: str) -> str:
-    """Write a picture below its title."""
+    """Write a picture as an HTML section with its title: a table as a table, others as an image.
+
+    colour_map: the name of a colour map.
+    """
     if isinstance(picture, Table):
         body = write_html_table(picture, colour_map)
     else:
@@ -81,7 +93,10 @@ def write_section(picture: Picture, colour_map: str) -> str:
 
 
 def write_svg_image(picture: Picture, colour_map: str) -> str:
-    """Write a picture as an image that holds its caption."""
+    """Write a picture as an HTML image, an SVG figure that is inside the page itself.
+
+    The image shows the caption. Title and caption are also its text for readers who cannot see it.
+    """
     from attnviz.render.figure.figure import FigureStyle, render_figure
 
     style = FigureStyle(colours=colour_map, title="")
@@ -93,7 +108,10 @@ def write_svg_image(picture: Picture, colour_map: str) -> str:
 
 
 def write_html_table(table: Table, colour_map: str) -> str:
-    """Write a table in HTML with its caption below it."""
+    """Write a table in HTML, some of its cells on colours, with its caption below it.
+
+    colour_map: the name of a colour map.
+    """
     steps = choose_level_steps(table, STEPS)
     colours = sample_colours(colour_map)
     rows: list[str] = []
@@ -109,7 +127,7 @@ def write_html_table(table: Table, colour_map: str) -> str:
 
 
 def write_html_headings(table: Table) -> str:
-    """Write the cells of the head of a table: its corner, and the names of its columns."""
+    """Write the HTML of a table's heading cells: that of the row names, and one for each column."""
     cells = [write_html_cell("th", table.corner)]
     for column, name in enumerate(table.columns):
         attributes = choose_cell_class(table, column)
@@ -118,9 +136,10 @@ def write_html_headings(table: Table) -> str:
 
 
 def write_html_row(table: Table, row: int, steps: Steps, colours: npt.NDArray[np.uint8]) -> str:
-    """Write the cells of a row of a table, on their colours.
+    """Write the HTML of the cells of a row of a table, some of them on colours.
 
-    steps: of each column. colours: (step, red green blue).
+    row: its index. steps: for each column the index of the cell's colour in ``colours``, or MASKED
+    for no colour: (column,). colours: bytes, (step, red green blue).
     """
     cells = [write_html_cell("th", table.rows[row])]
     for column, text in enumerate(table.cells[row]):
@@ -133,18 +152,28 @@ def write_html_row(table: Table, row: int, steps: Steps, colours: npt.NDArray[np
 
 
 def choose_cell_class(table: Table, column: int) -> str:
-    """Return the class of the cells of a column that holds names, which begin at the left."""
+    """Return the HTML attribute of a column's cells: a class for names, empty for numbers.
+
+    Names begin at the left of a column, and numbers end at its right.
+    """
     return ' class="name"' if column in table.texts else ""
 
 
 def choose_cell_colours(colour: npt.NDArray[np.uint8]) -> str:
-    """Return the style of a cell on a colour, with text that can be read on it."""
+    """Return the HTML attribute of a cell on a colour, whose text is black or white to be read.
+
+    colour: red, green and blue as bytes.
+    """
     red, green, blue = map(int, colour)
     ink = "black" if is_light(red, green, blue) else "white"
     return f' style="background:{format_hexadecimal(colour)};color:{ink}"'
 
 
 def write_html_cell(tag: str, text: str, attributes: str = "") -> str:
-    """Write a cell of a table. attributes: of its tag, with a space before each."""
+    """Write a cell of a table in HTML.
+
+    tag: "th" or "td". text: plain text, which is escaped. attributes: those of the tag, with a
+    space before each.
+    """
     content = escape(text)
     return f"<{tag}{attributes}>{content}</{tag}>"

@@ -35,7 +35,7 @@ class GalleryEntry(NamedTuple):
 
     @property
     def picture(self) -> str | None:
-        """The file that a page shows; None if a browser can show none of them."""
+        """The name of the file that a page shows, an SVG if there is one; None without an image."""
         for suffix in IMAGE_SUFFIXES:
             for name in self.files:
                 if name.endswith(suffix):
@@ -44,9 +44,10 @@ class GalleryEntry(NamedTuple):
 
 
 def render_gallery_html(title: str, digest: str, entries: Sequence[GalleryEntry]) -> bytes:
-    """Write a page in HTML that shows the pictures in its folder.
+    """Write an HTML page that shows the pictures in its folder, and links to their files.
 
-    digest: of the capture that the pictures are of, which the page names.
+    digest: the hash of the capture that the pictures show, which is written into the page. entries:
+    the pictures with their captions and files.
     """
     figures = "\n".join(map(write_html_entry, entries))
     body = f"<h1>{escape(title)}</h1>\n<main>\n{figures}\n</main>"
@@ -54,7 +55,10 @@ def render_gallery_html(title: str, digest: str, entries: Sequence[GalleryEntry]
 
 
 def write_html_entry(entry: GalleryEntry) -> str:
-    """Write a picture in HTML, with its caption and links to its files."""
+    """Write a picture as an HTML figure, with its title, its caption and links to its files.
+
+    An entry that has no file which a browser shows has no image.
+    """
     title = escape(entry.title)
     image = write_html_image(entry.picture, title) if entry.picture else ""
     lines = [f"<b>{title}</b>", *map(escape, entry.caption)]
@@ -65,29 +69,35 @@ def write_html_entry(entry: GalleryEntry) -> str:
 
 
 def write_html_image(name: str, title: str) -> str:
-    """Write an image file in HTML, as a link to it. title: as HTML."""
+    """Write an image in HTML that is a link to its file.
+
+    name: of the file. title: in HTML, that is, escaped.
+    """
     address = quote(name)
     image = f'<img src="{address}" alt="{title}" loading="lazy">'
     return write_html_link(name, image)
 
 
 def write_html_link(name: str, content: str) -> str:
-    """Write a link to a file in HTML. content: as HTML."""
+    """Write a link to a file in HTML. content: in HTML, that is, escaped."""
     address = quote(name)
     return f'<a href="{address}">{content}</a>'
 
 
 def render_gallery_markdown(title: str, entries: Sequence[GalleryEntry]) -> bytes:
-    """Write a page in Markdown that shows the pictures in its folder, with their commands."""
-    commands = "Each with the commands that make it again, where this report was made."
-    lines = [f"# {escape_markdown(title)}", "", commands, ""]
+    """Write a Markdown page that shows the pictures in its folder, in UTF-8.
+
+    Each has links to its files, and the commands that make these again.
+    """
+    introduction = "Each with the commands that make it again, where this report was made."
+    lines = [f"# {escape_markdown(title)}", "", introduction, ""]
     for entry in entries:
         lines += write_markdown_entry(entry)
     return "\n".join(lines).encode()
 
 
 def write_markdown_entry(entry: GalleryEntry) -> list[str]:
-    """Return the lines of a picture in Markdown, with its caption and its commands."""
+    """Return the Markdown lines of a picture: title, image, caption, links to files, commands."""
     title = escape_markdown(entry.title)
     lines = [f"## {title}", ""]
     if entry.picture:
@@ -108,7 +118,10 @@ def write_markdown_link(name: str, content: str) -> str:
 
 
 def choose_fence(commands: Sequence[str]) -> str:
-    """Choose a fence around commands that is longer than every run of backticks in them."""
+    """Choose the fence of a Markdown code block: longer than any run of backticks in the commands.
+
+    It is also at least LEAST_FENCE backticks long.
+    """
     runs = [run for command in commands for run in re.findall("`+", command)]
     longest = max(map(len, runs), default=0)
     return "`" * max(LEAST_FENCE, longest + 1)

@@ -33,8 +33,8 @@ SCRIPT_ESCAPES = str.maketrans({"<": "\\u003c", "\u2028": "\\u2028", "\u2029": "
 Codes: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
 
-class Code(NamedTuple):
-    """A way to write the weights of a section as codes."""
+class WeightCoding(NamedTuple):
+    """A way to write the weights of a section as codes, that is, as whole numbers in bytes."""
 
     full: float
     """The weight of the largest code.
@@ -46,18 +46,21 @@ class Code(NamedTuple):
 
     @property
     def zero(self) -> int:
-        """The code of 0: the first one, or of differences the one in the middle."""
+        """The code that stands for 0: the first one, or of differences the one in the middle."""
         if not self.signed:
             return 1
         half = FLOAT16_ONE if self.exact else BYTE_STEPS // 2
         return 1 + half
 
     def encode(self, values: npt.ArrayLike) -> Codes:
-        """Return the codes of weights, of any shape, none of them masked.
+        """Return the codes of weights: an array of the same shape.
 
-        >>> Code(1.0).encode([0, 0.25, 1])
+        The codes are whole numbers from 1 on, one or two bytes each, which rise with the weight. If
+        the values are differences, negative ones have codes below that of 0. No value is masked.
+
+        >>> WeightCoding(1.0).encode([0, 0.25, 1])
         array([  1, 128, 255], dtype=uint8)
-        >>> Code(1.0, signed=True).encode([-1, 0, 0.25])
+        >>> WeightCoding(1.0, signed=True).encode([-1, 0, 0.25])
         array([  1, 128, 192], dtype=uint8)
         """
         weights = np.asarray(values, np.float32)
@@ -70,9 +73,10 @@ class Code(NamedTuple):
         return np.where(share < 0, zero - distances, zero + distances)
 
     def encode_sizes(self, sizes: npt.NDArray[np.float32]) -> Codes:
-        """Return how far the codes of weights are from the code of 0.
+        """Return how far the codes of some weights are from the code of 0.
 
-        sizes: of the weights, as shares of the largest code's weight.
+        sizes: the weights without their signs, as shares of the weight that the largest code stands
+        for, 0 to 1, in an array of any shape.
         """
         if self.exact:
             bits: Codes = sizes.astype("<f2").view("<u2")
@@ -83,27 +87,28 @@ class Code(NamedTuple):
         return rounded
 
     def encode_panel(self, panel: Panel) -> Codes:
-        """Return the codes of a matrix: (row, column), 0 where masked."""
+        """Return the codes of a matrix of weights: (row, column), 0 where a cell is masked."""
         codes = self.encode(panel.values)
         masked = codes.dtype.type(0)
         return np.where(panel.visible, codes, masked)
 
 
 def render_page(page: Page, *, exact: bool = False, colours: str = "viridis") -> bytes:
-    """Write a page as an HTML file: the same bytes for the same page.
+    """Write a page of all heads of a capture as an HTML file: the same bytes for the same page.
 
-    exact: numbers are within a float16's rounding of the weights, in about three times the size;
-    else within 0.004, or within 0.008 of the largest difference.
+    exact: weights are stored as float16, which takes about three times the size. Else their errors
+    are up to 0.004 of the largest weight, and those of differences up to 0.008 of the largest.
     colours: the name of a colour map.
     """
-    codes = [choose_code(section, exact) for section in page.sections]
+    codings = [choose_coding(section, exact) for section in page.sections]
     scripts = "\n".join(map(read_asset, SCRIPTS))
     script = f"(() => {{\n{scripts}\n}})();"
     style = read_asset("page.css")
     policy = write_policy(script, style)
-    metadata = describe_page(page, codes, colours)
-    thumbnails = list_thumbnail_blocks(page.sections, codes)
-    first_weights, *other_weights = list_weight_blocks(page.sections, codes)
+    metadata = describe_page(page, codings, colours)
+    thumbnails = list_thumbnail_blocks(page.sections, codings)
+    first_weights, *other_weights = list_weight_blocks(page.sections, codings)
+    # What the page shows first stands before its script, so that the rest may load later.
     parts = {
         "title": escape(page.title),
         "policy": escape(policy),
@@ -115,6 +120,7 @@ def render_page(page: Page, *, exact: bool = False, colours: str = "viridis") ->
     }
 
     def fill_slot(match: re.Match[str]) -> str:
+        """Return the part of the page that stands in place of a {{name}} in the template."""
         return parts[match[1]]
 
     return SLOT.sub(fill_slot, read_asset("page.html")).encode()
@@ -126,9 +132,9 @@ def read_asset(name: str) -> str:
 
 
 def write_policy(script: str, style: str) -> str:
-    """Write the Content-Security-Policy of a page.
+    """Write the Content-Security-Policy of a page with this one script and this one style sheet.
 
-    Nothing is loaded under it, and nothing runs but the script.
+    Under it a browser loads nothing from anywhere, and runs and applies nothing else.
     """
     script_hash = hash_source(script)
     style_hash = hash_source(style)
@@ -137,18 +143,24 @@ def write_policy(script: str, style: str) -> str:
 
 
 def hash_source(text: str) -> str:
-    """Return the SHA-256 of a text as a Content-Security-Policy has it, in base64."""
+    """Return the SHA-256 of a script or style in base64, as a Content-Security-Policy has it."""
     digest = hashlib.sha256(text.encode()).digest()
     return base64.b64encode(digest).decode()
 
 
-def choose_code(section: Section, exact: bool) -> Code:
-    """Choose the codes of a section."""
-    return Code(find_full_weight(section), exact, section.grid.scale.signed)
+def choose_coding(section: Section, exact: bool) -> WeightCoding:
+    """Choose how the weights of a section are written as codes. exact: as float16, not as bytes."""
+    full = find_full_weight(section)
+    return WeightCoding(full, exact, signed=section.grid.scale.signed)
 
 
 def find_full_weight(section: Section) -> float:
-    """Find the weight that the largest code of a section stands for."""
+    """Find the weight that the largest code of a section stands for.
+
+    A section holds the maps of one kind on a page, and its weights are stored as whole numbers, the
+    codes. Of differences it is the largest one, whatever its sign. Of attention weights it is 1, or
+    the largest weight if that is above 1. Of other numbers it is the largest of them.
+    """
     scale = section.grid.scale
     heatmaps = [heatmap for _, _, heatmap in list_heatmaps(section)]
     if scale.signed:
@@ -164,44 +176,65 @@ def find_full_weight(section: Section) -> float:
 
 
 def list_heatmaps(section: Section) -> Iterator[tuple[int, int, Heatmap]]:
-    """Yield the row and the column of each head that a section has, and its heatmap."""
-    for i, layer in enumerate(section.heatmaps):
-        for j, heatmap in enumerate(layer):
+    """Yield the row, the column and the heatmap of each head that a section has.
+
+    Rows are layers, columns heads, both counted from 0. Places without a head are left out.
+    """
+    for row, heatmaps_of_layer in enumerate(section.heatmaps):
+        for column, heatmap in enumerate(heatmaps_of_layer):
             if heatmap:
-                yield i, j, heatmap
+                yield row, column, heatmap
 
 
-def list_thumbnail_blocks(sections: Sequence[Section], codes: Sequence[Code]) -> Iterator[str]:
-    """Yield a block for each section that holds all its heads, pooled; always in bytes."""
-    for i, (section, code) in enumerate(zip(sections, codes, strict=True)):
-        byte_code = code._replace(exact=False)
+def list_thumbnail_blocks(
+    sections: Sequence[Section],
+    codings: Sequence[WeightCoding],
+) -> Iterator[str]:
+    """Yield an HTML element for each section, with small versions of all its matrices as data.
+
+    Matrices are pooled to at most THUMBNAIL_SIDE cells a side. Their codes, one byte each, follow
+    each other in the order of the heads.
+
+    sections: of a page, each the maps of one kind of attention. codings: how the weights of each
+    section are written as codes.
+    """
+    for i, (section, coding) in enumerate(zip(sections, codings, strict=True)):
+        byte_coding = coding._replace(exact=False)
         heads: list[bytes] = []
         for _, _, heatmap in list_heatmaps(section):
             pooled = heatmap.panel.pool(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-            codes_of_head = byte_code.encode_panel(pooled)
+            codes_of_head = byte_coding.encode_panel(pooled)
             heads.append(codes_of_head.tobytes())
         yield write_block(f"thumbnails-{i}", b"".join(heads))
 
 
-def list_weight_blocks(sections: Sequence[Section], codes: Sequence[Code]) -> Iterator[str]:
-    """Yield a block for each head that holds its codes, row by row.
+def list_weight_blocks(
+    sections: Sequence[Section],
+    codings: Sequence[WeightCoding],
+) -> Iterator[str]:
+    """Yield an HTML element for each head of all sections, with the codes of its weights as data.
 
-    Codes of two bytes have all their lower bytes first, then all upper ones: bytes that are alike
-    stand together, and are compressed better.
+    The codes follow each other row by row. If they have two bytes each, all lower bytes come first,
+    then all upper ones: bytes that are alike stand together, and are compressed better.
+
+    sections: of a page, each the maps of one kind of attention. codings: how the weights of each
+    section are written as codes.
     """
-    for i, (section, code) in enumerate(zip(sections, codes, strict=True)):
-        for j, k, heatmap in list_heatmaps(section):
-            data = code.encode_panel(heatmap.panel).tobytes()
-            if code.exact:
+    for i, (section, coding) in enumerate(zip(sections, codings, strict=True)):
+        for row, column, heatmap in list_heatmaps(section):
+            data = coding.encode_panel(heatmap.panel).tobytes()
+            if coding.exact:
                 data = data[::2] + data[1::2]
-            yield write_block(f"weights-{i}-{j}-{k}", data)
+            yield write_block(f"weights-{i}-{row}-{column}", data)
 
 
 def write_block(name: str, data: bytes) -> str:
-    """Write bytes as an element that is not shown.
+    """Write bytes, compressed and in base64, as an HTML element that a browser does not show.
 
-    Weights are noise with runs. Run lengths and Huffman codes store them in less than searching for
-    repeats does, and five times as fast.
+    Weights are noise with runs of equal bytes. zlib's run-length strategy stores them in fewer
+    bytes than its search for repeats does, and five times as fast.
+
+    name: the id of the element.
     """
     compressor = zlib.compressobj(strategy=zlib.Z_RLE)
     compressed = compressor.compress(data) + compressor.flush()
@@ -210,33 +243,45 @@ def write_block(name: str, data: bytes) -> str:
 
 
 def write_script_json(value: Any) -> str:
-    """Write JSON that may stand in a script element: nothing in it ends that, or is a comment."""
+    """Write a value as JSON that is safe in an HTML script element.
+
+    Characters that could end the element, open a comment or break a line of the script are written
+    as escape sequences.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.translate(SCRIPT_ESCAPES)
 
 
-def describe_page(page: Page, codes: Sequence[Code], colours: str) -> dict[str, Any]:
-    """Describe all of a page but its weights, for its script.
+def describe_page(page: Page, codings: Sequence[WeightCoding], colours: str) -> dict[str, Any]:
+    """Return all of a page but its weights, as a dict that becomes JSON for the page's script.
 
-    Each axis is there once, however many heads share it.
+    Each axis, with the tokens along it, is there once in a list. Heads refer to it by its index,
+    however many of them share it.
+
+    codings: how the weights of each section are written as codes. colours: the name of a colour
+    map.
     """
     axes: dict[Axis, int] = {}
-    pairs = zip(page.sections, codes, strict=True)
-    sections = [describe_section(page, section, code, axes) for section, code in pairs]
-    colour_codes = [write_colours(colours, signed=signed) for signed in (False, True)]
+    pairs = zip(page.sections, codings, strict=True)
+    sections = [describe_section(page, section, coding, axes) for section, coding in pairs]
+    weight_colours = write_colours(colours, signed=False)
+    difference_colours = write_colours(colours, signed=True)
     return {
         "title": page.title,
         "caption": page.caption,
-        "exact": codes[0].exact,
+        "exact": codings[0].exact,
         "linear": any(section.grid.scale.linear for section in page.sections),
-        "colours": colour_codes,
+        "colours": [weight_colours, difference_colours],
         "sections": sections,
         "axes": [describe_axis(axis) for axis in axes],
     }
 
 
 def write_colours(name: str, *, signed: bool) -> str:
-    """Write the colours of a scale, and the colour beyond it, in hexadecimal."""
+    """Write the colours of a scale, and the one of weights beyond it, as one hexadecimal number.
+
+    Each colour has six digits. signed: the colours are those of differences.
+    """
     palette = make_palette(name, PAGE_COLOURS, signed=signed)
     masked_left_out = palette[:-1]
     return masked_left_out[:, :3].tobytes().hex()
@@ -245,22 +290,25 @@ def write_colours(name: str, *, signed: bool) -> str:
 def describe_section(
     page: Page,
     section: Section,
-    code: Code,
+    coding: WeightCoding,
     axes: dict[Axis, int],
 ) -> dict[str, Any]:
-    """Describe the heads of a section. The ends of colour scales are given by their codes.
+    """Return the maps of one kind of attention as a dict that becomes JSON for the page's script.
 
-    axes: numbers by axis, which is extended by new ones.
+    The ends of colour scales are written as codes, as the weights are.
+
+    page: the whole page, whose caption lines are not repeated. coding: how weights of the section
+    are written as codes. axes: the index of each axis of the page so far; new axes are added.
     """
     grid = section.grid
-    byte_code = code._replace(exact=False)
-    heatmaps = [describe_layer(page, layer, code, axes) for layer in section.heatmaps]
-    top = byte_code.encode(grid.scale.top)
-    largest = byte_code.encode(grid.scale.largest)
+    byte_coding = coding._replace(exact=False)
+    heatmaps = [describe_layer(page, layer, coding, axes) for layer in section.heatmaps]
+    top = byte_coding.encode(grid.scale.top)
+    largest = byte_coding.encode(grid.scale.largest)
     return {
         "name": section.name,
-        "full": code.full,
-        "signed": code.signed,
+        "full": coding.full,
+        "signed": coding.signed,
         "cell": grid.scale.cell,
         "title": grid.title,
         "caption": list_own_lines(grid, page),
@@ -275,44 +323,58 @@ def describe_section(
 def describe_layer(
     page: Page,
     layer: Sequence[Heatmap | None],
-    code: Code,
+    coding: WeightCoding,
     axes: dict[Axis, int],
 ) -> list[dict[str, Any] | None]:
-    """Describe the heads of a layer, None where there is none.
+    """Return the heatmaps of a layer as dicts that become JSON, in the order of the heads.
 
-    axes: numbers by axis, which is extended by new ones.
+    Where the page shows no heatmap of a head, as one that the user left out, None stands for it.
+
+    page: the whole page; lines of its caption are left out of the captions of heatmaps. coding: how
+    the page writes a weight as a whole number of one or two bytes, its code. axes: the index of
+    each axis of the page so far, to which new axes are added.
     """
-    return [describe_heatmap(page, head, code, axes) if head else None for head in layer]
+    return [describe_heatmap(page, head, coding, axes) if head else None for head in layer]
 
 
 def describe_heatmap(
     page: Page,
     heatmap: Heatmap,
-    code: Code,
+    coding: WeightCoding,
     axes: dict[Axis, int],
 ) -> dict[str, Any]:
-    """Describe a head. axes: numbers by axis, which is extended by new ones."""
-    rows = axes.setdefault(heatmap.rows, len(axes))
-    columns = axes.setdefault(heatmap.columns, len(axes))
-    top = code.encode(heatmap.scale.top)
-    largest = code.encode(heatmap.scale.largest)
+    """Return all of a heatmap but its weights, as a dict that becomes JSON for the page's script.
+
+    Its axes are written as their indices, the ends of its colour scale as codes like the weights.
+
+    page: the whole page, whose caption lines are not repeated. coding: how weights are
+    written as codes. axes: the index of each axis of the page so far; new axes are added.
+    """
+    row_axis = axes.setdefault(heatmap.rows, len(axes))
+    column_axis = axes.setdefault(heatmap.columns, len(axes))
+    top = coding.encode(heatmap.scale.top)
+    largest = coding.encode(heatmap.scale.largest)
     return {
         "title": heatmap.title,
         "caption": list_own_lines(heatmap, page),
-        "rows": rows,
-        "columns": columns,
+        "rows": row_axis,
+        "columns": column_axis,
         "top": int(top),
         "largest": int(largest),
     }
 
 
-def list_own_lines(drawable: Heatmap | Grid, page: Page) -> list[str]:
-    """List the lines of a caption that the page does not have for all of its pictures."""
-    return [line for line in drawable.caption if line not in page.caption]
+def list_own_lines(picture: Heatmap | Grid, page: Page) -> list[str]:
+    """List the lines of a picture's caption that are not in the caption of its page too."""
+    return [line for line in picture.caption if line not in page.caption]
 
 
 def describe_axis(axis: Axis) -> dict[str, Any]:
-    """Describe the tokens of an axis, and how many of them are one row or column."""
+    """Return an axis as a dict that becomes JSON for the page's script.
+
+    It has the tokens along the axis, and the number of tokens that a cell stands for. Where nothing
+    says whether white space stands before a token, it stands before all tokens.
+    """
     spaced = [int(has_space) for has_space in axis.spaced]
     return {
         "name": axis.name,

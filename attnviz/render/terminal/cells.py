@@ -14,7 +14,13 @@ from rich.segment import Segment
 from rich.style import Style
 
 from attnviz.drawable import MASKED, Panel, Scale, Steps
-from attnviz.render.colour import RGB, STEPS, get_colour_map, is_light, sample_colours
+from attnviz.render.colour import (
+    RGB,
+    STEPS,
+    get_colour_map,
+    is_light,
+    sample_colours,
+)
 
 TerminalLine: TypeAlias = list[Segment]
 ColourDepth: TypeAlias = Literal["truecolor", "256", "16", "shades", "ascii"]
@@ -63,17 +69,20 @@ class CellPaint(NamedTuple):
 
 
 def choose_steps(panel: Panel, scale: Scale) -> Steps:
-    """Choose the steps of a panel's cells on the colours of a terminal: (row, column).
+    """Choose the colours of a matrix's cells on a terminal, as numbers called steps: (row, column).
 
-    They are 0 to STEPS - 1 on the scale, BEYOND it, or MASKED where nothing is visible.
+    A step is 0 to STEPS - 1 on the scale, BEYOND for a weight above it, or MASKED.
     """
     return scale.steps(panel, STEPS)
 
 
 def paint_matrix(steps: Steps, paint: CellPaint) -> Iterator[TerminalLine]:
-    """Paint cells that are one column wide: with colours two rows a line, without them one.
+    """Yield the lines of a matrix whose cells are one column wide.
 
-    steps: (row, column).
+    With colours a line shows two rows of cells, as the halves of its characters, else one row.
+
+    steps: the colour of each cell as a number, 0 to STEPS - 1, BEYOND or MASKED: (row, column).
+    paint: how this terminal shows cells.
     """
     if not paint.has_colours:
         for row in steps:
@@ -90,10 +99,14 @@ def paint_matrix(steps: Steps, paint: CellPaint) -> Iterator[TerminalLine]:
 
 
 def paint_two_rows(upper_row: Steps, lower_row: Steps, paint: CellPaint) -> TerminalLine:
-    """Paint two rows of cells as one line of half blocks."""
+    """Paint two rows of cells as one line of characters whose halves have two colours.
+
+    upper_row, lower_row: the colour of each cell as a number, 0 to STEPS - 1, BEYOND or MASKED:
+    (column,). Cells beside each other that look the same become one segment.
+    """
     above = upper_row.tolist()
     below = lower_row.tolist()
-    pairs = upper_row * MOST_STEPS + lower_row
+    pairs = upper_row * MOST_STEPS + lower_row  # one number for both colours
     line: TerminalLine = []
     for start, end in find_runs(pairs):
         cells = paint_half_blocks(above[start], below[start], end - start, paint)
@@ -102,7 +115,13 @@ def paint_two_rows(upper_row: Steps, lower_row: Steps, paint: CellPaint) -> Term
 
 
 def paint_row(row: Steps, paint: CellPaint, cell_width: int) -> TerminalLine:
-    """Paint a row of cells, each so many columns wide; a run of one step is one segment."""
+    """Paint a row of cells as a line of a terminal.
+
+    Cells beside each other that look the same become one segment.
+
+    row: the colour of each cell as a number, 0 to STEPS - 1, BEYOND or MASKED: (column,).
+    cell_width: the columns of the terminal that a cell takes.
+    """
     steps = row.tolist()
     line: TerminalLine = []
     for start, end in find_runs(row):
@@ -113,7 +132,10 @@ def paint_row(row: Steps, paint: CellPaint, cell_width: int) -> TerminalLine:
 
 
 def paint_run(step: int, width: int, paint: CellPaint) -> Segment:
-    """Paint so many columns in the colour, or the shade, of a step."""
+    """Paint some columns of a line in the colour of a step, or with its shade without colours.
+
+    step: the number of a colour, 0 to STEPS - 1, BEYOND or MASKED. width: the columns to paint.
+    """
     if step == MASKED:
         return Segment(" " * width)
     if paint.has_colours:
@@ -128,21 +150,28 @@ def paint_run(step: int, width: int, paint: CellPaint) -> Segment:
 
 
 def choose_shade(step: int, paint: CellPaint) -> tuple[int, str]:
-    """Choose the shade that stands for a step: its number, and its character."""
+    """Choose the character that stands for a step where there are not enough colours.
+
+    step: the number of a colour, 0 to STEPS - 1 or BEYOND. Returns the index of the character in
+    the shades of this terminal, and the character.
+    """
     if paint.signed:
         shades = SIGNED_SHADES[paint.depth]
-        on_scale = len(shades)
+        shades_on_scale = len(shades)
     else:
         shades = SHADES[paint.depth]
-        on_scale = len(shades) - 1
-    index = step * on_scale // STEPS
+        shades_on_scale = len(shades) - 1  # the last one is beyond the scale
+    index = step * shades_on_scale // STEPS
     if step == BEYOND:
         index = len(shades) - 1
     return index, shades[index]
 
 
 def paint_value(value: float, step: int, paint: CellPaint) -> Segment:
-    """Paint a cell that shows its number to two digits."""
+    """Paint a cell that shows its value to two digits, VALUE_WIDTH columns wide.
+
+    step: the number of its colour, 0 to STEPS - 1, BEYOND or MASKED; a masked cell is blank.
+    """
     if step == MASKED:
         return Segment(" " * VALUE_WIDTH)
     text = format_cell_difference(value) if paint.signed else format_cell_weight(value)
@@ -158,9 +187,13 @@ def style_text(step: int, paint: CellPaint) -> Style:
 
 
 def paint_half_blocks(upper: int, lower: int, width: int, paint: CellPaint) -> Segment:
-    """Paint pairs of cells, the upper above the lower one, as so many columns of half blocks.
+    """Paint equal pairs of cells beside each other, an upper and a lower one, as half blocks.
 
-    The half of a masked cell is blank.
+    A half block is a character whose upper and lower halves have different colours. The half of a
+    masked cell is blank.
+
+    upper, lower: the numbers of the two colours, 0 to STEPS - 1, BEYOND or MASKED. width: how many
+    pairs there are, each a column wide.
     """
     if upper == lower == MASKED:
         return Segment(" " * width)
@@ -172,7 +205,11 @@ def paint_half_blocks(upper: int, lower: int, width: int, paint: CellPaint) -> S
 
 @cache
 def style_half_block(front: int, back: int | None, paint: CellPaint) -> Style:
-    """Return the style of a half block by the steps of its two halves; None for a blank one."""
+    """Return the style of a character of two colours, a half block.
+
+    front: the number of the colour of the half that is drawn, 0 to STEPS - 1 or BEYOND. back: that
+    of the other half; None if it is blank.
+    """
     front_colour = get_terminal_colour(front, paint)
     back_colour = None if back is None else get_terminal_colour(back, paint)
     return Style(color=front_colour, bgcolor=back_colour)
@@ -180,7 +217,10 @@ def style_half_block(front: int, back: int | None, paint: CellPaint) -> Style:
 
 @cache
 def style_on_colour(step: int, paint: CellPaint) -> Style:
-    """Return the style of text on the colour of a step: black or white, whichever reads better."""
+    """Return the style of text on a coloured cell: black or white, whichever reads better.
+
+    step: the number of the cell's colour, 0 to STEPS - 1 or BEYOND.
+    """
     background = get_terminal_colour(step, paint)
     ink = BLACK if is_light(*get_rgb(step, paint)) else WHITE
     return Style(bgcolor=background, color=Color.from_ansi(ink))
@@ -188,7 +228,10 @@ def style_on_colour(step: int, paint: CellPaint) -> Style:
 
 @cache
 def get_terminal_colour(step: int, paint: CellPaint) -> Color:
-    """Return the colour of a step on a terminal of 256 colours, or of all."""
+    """Return a colour of the scale for a terminal: one of 256 colours, or any colour.
+
+    step: the number of the colour, 0 to STEPS - 1 or BEYOND.
+    """
     if paint.depth != "256":
         return Color.from_rgb(*get_rgb(step, paint))
     colour_map = get_colour_map(paint.colours, signed=paint.signed)
@@ -200,7 +243,10 @@ def get_terminal_colour(step: int, paint: CellPaint) -> Color:
 
 
 def get_rgb(step: int, paint: CellPaint) -> RGB:
-    """Return red, green and blue of a step."""
+    """Return red, green and blue, 0 to 255, of a colour of the scale.
+
+    step: the number of the colour, 0 to STEPS - 1 or BEYOND.
+    """
     if step == BEYOND:
         return get_colour_map(paint.colours, signed=paint.signed).beyond
     colours = sample_colours(paint.colours, signed=paint.signed)
@@ -209,14 +255,14 @@ def get_rgb(step: int, paint: CellPaint) -> RGB:
 
 
 def find_runs(row: Steps) -> Iterator[tuple[int, int]]:
-    """Yield the start and the end of each run of equal values."""
+    """Yield the start and the end (exclusive) of each run of equal values in a row: (column,)."""
     changes = np.flatnonzero(np.diff(row)) + 1
     edges = [0, *changes.tolist(), len(row)]
     yield from pairwise(edges)
 
 
 def format_cell_weight(value: float) -> str:
-    """Format a weight on four columns: .31, 1.0, or a dot below .005."""
+    """Format a weight on four columns: .31, 1.0, 12, >999, or a dot below .005."""
     if value < LEAST_SHOWN:
         return DOT
     if value >= THOUSAND:
@@ -230,7 +276,7 @@ def format_cell_weight(value: float) -> str:
 
 
 def format_cell_difference(value: float) -> str:
-    """Format a difference on four columns: +.31, -.31, -1.0, or a dot within .005 of none."""
+    """Format a difference on four columns: +.31, -1.0, -12, +>1k, or a dot within .005 of 0."""
     sign = "-" if value < 0 else "+"
     size = abs(value)
     if size < LEAST_SHOWN:

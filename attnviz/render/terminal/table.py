@@ -30,9 +30,12 @@ class TableWidths(NamedTuple):
 
 
 def draw_table_rows(table: Table, width: int | None, paint: CellPaint) -> Iterator[TerminalLine]:
-    """Yield a heading and a line for each row; blocks of columns have an empty line between them.
+    """Yield the lines of a table: a line of headings, and a line for each row.
 
-    width: columns of the screen; None for as many as the table takes.
+    Columns that do not fit the screen follow in further blocks, after an empty line.
+
+    width: the columns of the screen; None for as many as the table takes. paint: how this terminal
+    shows colours.
     """
     widths = measure_table(table, width)
     spaced_widths = [cell_width + 2 for cell_width in widths.cells]
@@ -47,7 +50,10 @@ def draw_table_rows(table: Table, width: int | None, paint: CellPaint) -> Iterat
 
 
 def measure_table(table: Table, width: int | None) -> TableWidths:
-    """Measure a table, and make names and cells narrower if it is wider than the screen."""
+    """Measure the columns of a table, and make them narrower if it is wider than the screen.
+
+    width: the columns of the screen; None for no limit.
+    """
     widest_name = max(map(count_columns, (table.corner, *table.rows)))
     names = widest_name + 1
     columns = range(len(table.columns))
@@ -73,7 +79,10 @@ def measure_text_column(table: Table, column: int) -> int:
 
 
 def draw_heading(table: Table, block: range, widths: TableWidths, paint: CellPaint) -> TerminalLine:
-    """Return the line with the names of some columns of a table."""
+    """Return the line with the headings of the row names and of some columns of a table.
+
+    block: the indices of the columns.
+    """
     line = fit_name(table.corner, widths.names, paint)
     for column in block:
         heading = table.columns[column]
@@ -90,9 +99,10 @@ def draw_row(
     widths: TableWidths,
     paint: CellPaint,
 ) -> TerminalLine:
-    """Return the line of a row of a table, with some of its columns.
+    """Return the line of a row of a table: its name, and its cells in some columns.
 
-    steps: the colour of each column.
+    row: its index. steps: for every column of the table the number of the cell's colour on the
+    scale, 0 to STEPS - 1, or MASKED for no colour. block: the indices of the columns to draw.
     """
     line: TerminalLine = []
     plain = fit_name(table.rows[row], widths.names, paint)
@@ -112,22 +122,25 @@ def draw_row(
 
 
 def fit_name(name: str, width: int, paint: CellPaint) -> str:
-    """Return the name of a row, and a space, on so many columns."""
+    """Return the name of a row on ``width`` columns of the terminal, the last one a space."""
     text = fit_on_screen(name, width - 1, paint, left=True)
     return f"{text} "
 
 
 def fit_cell(text: str, width: int, left: bool, paint: CellPaint) -> str:
-    """Return the text of a cell on so many columns, with a space on either side.
+    """Return the text of a cell on ``width`` columns of the terminal, with a space on either side.
 
-    left: it begins at the left, as names do; else it ends at the right, as numbers do.
+    left: the text begins at the left, as names do; else it ends at the right, as numbers do.
     """
     fitted = fit_on_screen(text, width, paint, left=left)
     return f" {fitted} "
 
 
 def fit_on_screen(text: str, width: int, paint: CellPaint, *, left: bool) -> str:
-    """Return a text on exactly so many columns, in ASCII where the screen has nothing else."""
+    """Return a text padded or cut to ``width`` columns, in ASCII if the terminal has nothing else.
+
+    left: the text begins at the left; else it ends at the right.
+    """
     if text.isascii() and len(text) <= width:  # nearly all are, and this is four times as fast
         return text.ljust(width) if left else text.rjust(width)
     fitted = fit_columns(text, width, left=left)

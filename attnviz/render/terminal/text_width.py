@@ -20,10 +20,10 @@ ASCII_NAMES = str.maketrans(
 
 
 def fix_width(text: str) -> str:
-    """Return a text as one that is equally wide on every terminal.
+    """Return a text with its characters of uncertain width replaced, so that widths can be counted.
 
-    Variation selectors, which have no width, are left out. Skin tones and the halves of flags are
-    written as escape sequences.
+    Terminals do not agree on the width of some characters. Variation selectors, which have no
+    width, are left out. Skin tones and the halves of flags are written as escape sequences.
     """
     if text.isascii():
         return text
@@ -31,7 +31,7 @@ def fix_width(text: str) -> str:
 
 
 def fix_character_width(character: str) -> str:
-    """Return what stands for a character in text that is equally wide on every terminal."""
+    """Return a character, or its replacement if terminals do not agree on its width."""
     code = ord(character)
     if code in VARIATION_SELECTORS:
         return ""
@@ -55,9 +55,9 @@ def reads_right_to_left(text: str) -> bool:
 
 
 def fit_columns(text: str, width: int, *, left: bool = False) -> str:
-    """Return a text on exactly so many columns, cut with an ellipsis where it is longer.
+    """Return a text that takes exactly ``width`` columns: padded, or cut with an ellipsis.
 
-    It stands at the right end of them, or at the ``left`` one.
+    left: the text stands at the left and spaces follow; else spaces come first.
     """
     text = fix_width(text)
     if cell_len(text) > width:
@@ -70,9 +70,12 @@ def fit_columns(text: str, width: int, *, left: bool = False) -> str:
 
 
 def stack_labels(labels: Sequence[str], width: int = STACKED_WIDTH) -> list[str]:
-    """Write labels downwards, beside each other: the lines, at the last of which all of them end.
+    """Write labels downwards beside each other, and return the lines.
 
-    width: columns of each label.
+    Each line has one character of every label. All labels end on the last line. Long ones are cut
+    to LABEL_HEIGHT lines.
+
+    width: the columns of the terminal that each label takes.
     """
     columns = [stack_label(label) for label in labels]
     height = max(map(len, columns))
@@ -84,7 +87,10 @@ def stack_labels(labels: Sequence[str], width: int = STACKED_WIDTH) -> list[str]
 
 
 def stack_label(label: str) -> list[str]:
-    """Return the characters of a label as they stand below each other, cut with an ellipsis."""
+    """Split a label into at most LABEL_HEIGHT characters to stand below each other.
+
+    The last one is an ellipsis where the label is cut.
+    """
     characters = split_characters(fix_width(label))
     if len(characters) <= LABEL_HEIGHT:
         return characters
@@ -92,13 +98,13 @@ def stack_label(label: str) -> list[str]:
 
 
 def join_cells(cells: Sequence[str], width: int) -> str:
-    """Return a line of texts that have so many columns each, without white space at its end."""
+    """Join texts to a line, each filled to ``width`` columns, without white space at its end."""
     texts = [fit_columns(cell, width, left=True) for cell in cells]
     return "".join(texts).rstrip()
 
 
 def split_characters(label: str) -> list[str]:
-    """Split a label into characters; a mark of no width stays with the character before it."""
+    """Split a label into characters; an accent of no width stays with the character before it."""
     characters: list[str] = []
     for character in label:
         if characters and cell_len(character) == 0:
@@ -109,9 +115,12 @@ def split_characters(label: str) -> list[str]:
 
 
 def draw_tick_line(numbers: Sequence[int], mark: str = "╷") -> str:
-    """Return a line with the number of a token at every tenth column.
+    """Return a line with the number of a token at every tenth column, for a heading of cells.
 
-    numbers: of the first token of each column. mark: stands before a number, at its column.
+    A number that would not fit the line is left out.
+
+    numbers: the number of the first token of each column. mark: a character that stands before each
+    number, at its column.
     """
     line = ""
     columns = len(numbers)
@@ -123,7 +132,7 @@ def draw_tick_line(numbers: Sequence[int], mark: str = "╷") -> str:
 
 
 def wrap_columns(text: str, width: int) -> Iterator[str]:
-    """Yield the lines of a text, of at most so many columns; longer words are broken."""
+    """Wrap a text to lines of at most ``width`` columns; words that are longer are broken."""
     line = ""
     for word in fix_width(text).split():
         joined_width = cell_len(line) + 1 + cell_len(word)
@@ -139,7 +148,7 @@ def wrap_columns(text: str, width: int) -> Iterator[str]:
 
 
 def write_ascii(text: str) -> str:
-    """Return a text in ASCII: some signs by name, others as escape sequences."""
+    """Return a text in ASCII: some characters are replaced, others become escape sequences."""
     named = text.translate(ASCII_NAMES)
     return named.encode("ascii", "backslashreplace").decode()
 
