@@ -19,6 +19,7 @@ from transformers.models.auto.tokenization_auto import (
     TOKENIZER_MAPPING_NAMES,
 )
 
+from attnviz.models.huggingface.encoding import encode_ids, encode_prompt, make_vocabulary
 from attnviz.models.numpy.config import UnsuitableError
 from attnviz.models.numpy.tokenizer import FileTokenizer, open_tokenizer
 from attnviz.models.numpy.tokenizer_classes import (
@@ -27,6 +28,8 @@ from attnviz.models.numpy.tokenizer_classes import (
     MISNAMED,
     PATCHED_FOLDERS,
 )
+from attnviz.models.numpy.tokenizer_files import WITHOUT_EFFECT
+from attnviz.request import Prompt
 from tests.tokenizer_folders import CHATML, FAMILIES, SAMPLES, TokenizerFolder, number_tokens
 
 pytestmark = pytest.mark.exact
@@ -364,6 +367,46 @@ def own_tokens(folder: TokenizerFolder) -> None:
     folder.settings.pop("additional_special_tokens", None)
 
 
+IGNORED = {
+    "add_bos_token": True,
+    "add_eos_token": True,
+    "backend": "sentencepiece",
+    "clean_text": False,
+    "do_basic_tokenize": False,
+    "errors": "strict",
+    "fast": False,
+    "files_loaded": ["vocab.txt"],
+    "from_slow": True,
+    "full_tokenizer_file": "/nowhere/tokenizer.json",
+    "is_local": False,
+    "local_files_only": False,
+    "max_length": 3,
+    "merges_file": "/nowhere/merges.txt",
+    "model_type": "t5",
+    "name_or_path": "somebody/mistral",
+    "never_split": ["the"],
+    "pad_to_multiple_of": 8,
+    "pad_token_type_id": 1,
+    "padding_side": "left",
+    "processor_class": "SomeProcessor",
+    "response_schema": {"type": "object"},
+    "response_template": "{{ x }}",
+    "sp_model_kwargs": {"enable_sampling": True},
+    "spaces_between_special_tokens": True,
+    "special_tokens_map_file": "/nowhere/special_tokens_map.json",
+    "stride": 2,
+    "tokenizer_file": "/nowhere/tokenizer.json",
+    "transformers_version": "4.1",
+    "truncation_side": "left",
+    "truncation_strategy": "only_second",
+    "use_auth_token": True,
+    "use_default_system_prompt": True,
+    "use_fast": False,
+    "vocab_file": "/nowhere/vocab.txt",
+    "vocab_size": 7,
+    "wordpieces_prefix": "++",
+}
+"""Entries of a tokenizer_config.json that have no bearing on tokens, with values that might."""
 VARIATIONS: Mapping[str, Callable[[TokenizerFolder], None]] = {
     "cased": change_settings(do_lower_case=False),
     "cased, accents stripped": change_settings(do_lower_case=False, strip_accents=True),
@@ -377,6 +420,7 @@ VARIATIONS: Mapping[str, Callable[[TokenizerFolder], None]] = {
     "not cleaned": change_settings(clean_up_tokenization_spaces=False),
     "cleaned": change_settings(clean_up_tokenization_spaces=True),
     "no limit": change_settings(model_max_length=None, max_len=3),
+    "entries without effect": change_settings(**IGNORED),
     "older limit": lambda folder: folder.settings.update({"max_len": folder.settings.pop("model_max_length", 5)}),
     "left": change_settings(padding_side="left", truncation_side="left"),
     "segments": change_settings(model_input_names=["input_ids", "token_type_ids", "attention_mask"]),
@@ -459,6 +503,11 @@ def test_what_transformers_saves_is_read(
         assert_same_text(both, text)
 
 
+def test_every_entry_without_effect_is_tried() -> None:
+    """The entries that are ignored are those that a variation sets."""
+    assert set(IGNORED) == WITHOUT_EFFECT
+
+
 def test_every_type_of_model_has_the_class_of_transformers() -> None:
     """The table of classes says what that of transformers says."""
     for kind, name in CLASSES_BY_MODEL.items():
@@ -483,6 +532,38 @@ def test_scores_are_those_that_python_reads(index: int, tmp_path: Path) -> None:
 
     folder.change = change
     assert_same_state(load_both(folder.write(tmp_path)))
+
+
+def make_large(kind: str, **config: Any) -> TokenizerFolder:
+    """A tokenizer with more tokens than transformers trusts those of Mistral to have."""
+    folder = FAMILIES["llama 3"]()
+    folder.config = {"model_type": kind, **config}
+
+    def add_letters(document: dict[str, Any]) -> None:
+        vocabulary = document["model"]["vocab"]
+        start = max(vocabulary.values()) + 1
+        letters = (chr(code) for code in range(0x20000, 0x20000 + 101_000))
+        vocabulary.update({letter: start + count for count, letter in enumerate(letters)})
+
+    folder.change = add_letters
+    return folder
+
+
+@pytest.mark.parametrize("version", [None, "4.45.0", "5.1.0.dev0"])
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_large_vocabularies_are_not_patched(kind: str, version: str | None, tmp_path: Path) -> None:
+    """Transformers only warns of the words of a large tokenizer of Mistral, and changes nothing."""
+    folder = make_large(kind, transformers_version=version)
+    both = load_both(folder.write(tmp_path))
+    assert_same_state(both)
+    assert_same_text(both, SAMPLES["review"])
+
+
+def test_large_vocabulary_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
+    """Transformers cannot compare such a version, and fails."""
+    folder = make_large("mistral", transformers_version="the newest")
+    with pytest.raises(UnsuitableError, match="the newest"):
+        open_folder(folder.write(tmp_path))
 
 
 # What is refused
@@ -512,6 +593,7 @@ REFUSED: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "unknown setting": ("bert", {"lower_my_case": True}, "lower_my_case"),
     "code of its own": ("bert", {"auto_map": {"AutoTokenizer": ["a.B", None]}}, "auto_map"),
     "unknown class": ("bert", {"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer"),
+    "class of another package": ("mistral", {"tokenizer_class": "MistralCommonBackend"}, "MistralCommonBackend"),
     "class that is no name": ("bert", {"tokenizer_class": 7}, "tokenizer_class"),
     "versioned files": ("bert", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}, "fast_tokenizer_files"),
     "patched words": ("mistral", {"fix_mistral_regex": True}, "fix_mistral_regex"),
@@ -595,13 +677,15 @@ def test_unknown_models_are_refused(config: dict[str, Any], reason: str, tmp_pat
         ("tokenizer_config.json", "[]", "no list of settings"),
         ("tokenizer_config.json", "{", "cannot be read"),
         ("tekken.json", "{}", "tekken.json"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja"),
+        ("additional_chat_templates/file.jinja", "{{ messages }}", "confuses"),
         ("special_tokens_map.json", '{"eos_token": null}', "eos_token"),
         ("special_tokens_map.json", '{"smile_token": ":)"}', "smile_token"),
         ("added_tokens.json", '{"<x>": "7"}', "added_tokens.json"),
     ],
 )
 def test_unknown_files_are_refused(
-    file: str, text: str | None, reason: str, tmp_path: Path
+    file: str, text: str | bytes | None, reason: str, tmp_path: Path
 ) -> None:
     """A folder without a tokenizer.json, or with files that cannot be read, is refused."""
     folder = FAMILIES["gpt_neox"]()
@@ -609,7 +693,8 @@ def test_unknown_files_are_refused(
     if text is None:
         (path / file).unlink()
     else:
-        (path / file).write_text(text)
+        (path / file).parent.mkdir(exist_ok=True)
+        (path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UnsuitableError, match=reason):
         open_folder(path)
 
@@ -735,6 +820,39 @@ def test_template_that_cannot_be_written_is_no_tokens(tmp_path: Path) -> None:
     tokenizer = open_folder(FAMILIES["qwen2"]().write(tmp_path))
     with pytest.raises(ValueError, match="texts"):
         tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=True)
+
+
+# What attnviz makes of tokens
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "qwen2", "xlm-roberta"])
+def test_prompts_are_encoded_with_either_tokenizer(
+    name: str, load_family: Callable[[str], Pair]
+) -> None:
+    """Both tokenizers serve where attnviz encodes prompts, spells ids and makes up texts."""
+    ours, theirs = load_family(name)
+    prompts = [
+        Prompt(SAMPLES["paragraph"]),
+        Prompt(SAMPLES["pair"], pair="A second text."),
+        Prompt("  two  spaces <mask>\n\u2581"),
+    ]
+    if name == "qwen2":
+        prompts.append(Prompt('[{"role": "user", "content": ["one", "two"]}]', chat=True))
+    for prompt in prompts:
+        for limit in (None, 9):
+            encoded, expected = (
+                encode_prompt(tokenizer, prompt, limit, True, "it") for tokenizer in (ours, theirs)
+            )
+            assert encoded.tokens == expected.tokens
+            assert encoded.text == expected.text
+            assert encoded.notes == expected.notes
+            assert encoded.segments == expected.segments
+            assert {part: tensor.tolist() for part, tensor in encoded.inputs.items()} == {
+                part: tensor.tolist() for part, tensor in expected.inputs.items()
+            }
+    ids = ours(SAMPLES["emoji_code"])["input_ids"]
+    assert encode_ids(ours, ids, None, "it").tokens == encode_ids(theirs, ids, None, "it").tokens
+    assert make_vocabulary(ours, 400, 512) == make_vocabulary(theirs, 400, 512)
 
 
 # Cost

@@ -382,6 +382,8 @@ def choose_tokenizer_class(
     declared = files.declared
     if declared is None:
         declared = config.get("tokenizer_class")
+    if isinstance(declared, str) and declared.startswith("MistralCommon"):
+        raise UnsuitableError(f"its tokenizer is a {declared!r}, which is not known here")
     if registered is not None and (registered == BACKEND or kind in MISNAMED):
         return registered
     if declared is None:

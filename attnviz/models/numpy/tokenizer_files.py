@@ -38,14 +38,15 @@ WITHOUT_EFFECT = frozenset({
     "full_tokenizer_file", "merges_file", "name_or_path", "special_tokens_map_file",
     "tokenizer_file", "vocab_file",
     # of tokenizers written in Python, or of no tokenizer at all
-    "do_basic_tokenize", "errors", "never_split", "processor_class", "sp_model_kwargs",
-    "spaces_between_special_tokens", "use_default_system_prompt", "use_fast",
+    "clean_text", "do_basic_tokenize", "errors", "from_slow", "never_split", "processor_class",
+    "sp_model_kwargs", "spaces_between_special_tokens", "use_default_system_prompt", "use_fast",
+    "wordpieces_prefix",
     # of batches, or of a truncation that nobody asked for
     "max_length", "pad_to_multiple_of", "pad_token_type_id", "padding_side", "stride",
     "truncation_side", "truncation_strategy",
     # notes of whoever saved them
-    "backend", "files_loaded", "is_local", "local_files_only", "response_schema",
-    "response_template", "transformers_version",
+    "backend", "fast", "files_loaded", "is_local", "local_files_only", "model_type",
+    "response_schema", "response_template", "transformers_version", "use_auth_token", "vocab_size",
 })  # fmt: skip
 """Entries of a tokenizer_config.json that have no bearing on the tokens of a text."""
 OFF_ONLY = frozenset({
@@ -182,6 +183,8 @@ def find_chat_templates(folder: Path, template: Any) -> str | dict[str, str] | N
             templates[file.stem] = file.read_text("utf-8")
     except (OSError, ValueError) as error:
         raise UnsuitableError(f"its chat template {file.name} cannot be read") from error
+    if "file" in templates:
+        raise UnsuitableError("its chat template 'file' has a name that transformers confuses")
     if list(templates) == ["default"]:
         return templates["default"]
     if templates:
