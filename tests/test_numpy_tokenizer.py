@@ -51,6 +51,11 @@ NASTY = (
     "it ' s not . really , right ? yes ! n't 'm 's 've 're", "½ ² ① Ⅳ ٣\U0001d7d8", "ﷺ ﬃ Ǆ K Å",
     "newtoken <left>  x  <right>  y  newtokennewtoken NEWTOKEN", "<|im_start|>user\nhi<|im_end|>\n",
 )  # fmt: skip
+VARIED = (
+    "bert", "distilbert", "electra", "roberta", "xlm-roberta", "camembert", "gpt2", "gpt_neox", "llama",
+    "llama 3", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "olmo2", "phi3",
+)  # fmt: skip
+"""Families whose tokenizers differ in kind."""
 TEXTS = (*SAMPLES.values(), *NASTY)
 PAIRS = (
     (SAMPLES["pair"], SAMPLES["question"]),
@@ -193,7 +198,7 @@ def compare_anything(both: Pair, count: int) -> None:
     compare()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", VARIED)
 def test_any_text_is_encoded_as_by_transformers(
     name: str, load_family: Callable[[str], Pair]
 ) -> None:
@@ -429,7 +434,15 @@ VARIATIONS: Mapping[str, Callable[[TokenizerFolder], None]] = {
     "extra special tokens": change_settings(additional_special_tokens=["<x>", "newtoken"]),
     "extra special tokens, newer": change_settings(extra_special_tokens=["<x>", " y "]),
     "no extra special tokens": change_settings(additional_special_tokens=[], extra_special_tokens={}),
+    "extra special tokens, empty in newer words": change_settings(
+        additional_special_tokens=["<x>"], extra_special_tokens=[]
+    ),
+    "another unknown token": change_settings(unk_token="</s>"),
     "own tokens": own_tokens,
+    "own tokens, listed": change_settings(model_specific_special_tokens={"video_token": "<video>"}),
+    "own tokens, listed and named": change_settings(
+        model_specific_special_tokens={"video_token": "<video>"}, image_token="<image>"
+    ),
     "more tokens": add_more_tokens,
     "numbers with gaps": add_skipped_tokens,
     "no added tokens": drop_decoder,
@@ -445,11 +458,7 @@ VARIATIONS: Mapping[str, Callable[[TokenizerFolder], None]] = {
     "older class": name_fast_class,
 }  # fmt: skip
 """Changes of a folder, by what they do."""
-VARIED = (
-    "bert", "distilbert", "electra", "roberta", "xlm-roberta", "camembert", "gpt2", "gpt_neox", "llama",
-    "llama 3", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "olmo2", "phi3",
-)  # fmt: skip
-MOST_VARIED = ("bert", "xlm-roberta", "gpt2", "llama", "llama 3", "qwen2")
+MOST_VARIED = ("bert", "xlm-roberta", "camembert", "gpt2", "gpt_neox", "llama", "llama 3", "qwen2")
 VARIED_TEXTS = (
     "İstanbul Café ² newtoken <left>  x  <right>  y",
     "Straße <mask> [MASK] a</s> b <|endoftext|>c 123",

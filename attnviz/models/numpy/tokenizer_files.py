@@ -4,7 +4,7 @@ A setting that is not known here makes a tokenizer unsuitable: it may change the
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,6 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
         merge_token_map(settings, read_entries(folder / "special_tokens_map.json"))
         added = list_older_tokens(folder, settings, document)
     settings = {name: restore_tokens(value) for name, value in settings.items()}
-    use_added_tokens(settings, added.values())
     return TokenizerFiles(data, document, declared, settings, dict(sorted(added.items())))
 
 
@@ -314,12 +313,3 @@ def restore_tokens(value: Any) -> Any:
     if isinstance(value, list):
         return [restore_tokens(item) for item in value]
     return value
-
-
-def use_added_tokens(settings: dict[str, Any], added: Iterable[AddedToken]) -> None:
-    """Let the added token of the same text stand for each special token with a role."""
-    by_text = {str(token): token for token in added}
-    for role in ROLES:
-        value = settings.get(role)
-        if value is not None:
-            settings[role] = by_text.get(str(value), value)
