@@ -15,6 +15,7 @@ from attnviz.selection import (
     join_names,
 )
 
+Engine: TypeAlias = Literal["auto", "numpy", "torch"]
 DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "float64"]
 Keep: TypeAlias = Literal["weights", "tiles", "statistics", "edges"]
 
@@ -119,6 +120,8 @@ class Placement:
 
     device: str = "auto"
     dtype: DType = "auto"
+    engine: Engine = "auto"
+    """What runs a checkpoint: NumPy, torch, or NumPy where it is exact and quick and else torch."""
 
 
 @dataclass(frozen=True)

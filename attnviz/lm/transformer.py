@@ -88,6 +88,10 @@ class Architecture:
     """How many texts the embeddings tell apart; 0 where they tell none."""
     padding: int | None = None
     """The token from which on RoBERTa counts positions; None where they are counted from 0."""
+    logit_cap: float | None = None
+    """Logits z become c tanh(z / c) (Gemma 2, 2024)."""
+    logit_divisor: float = 1.0
+    """By which logits are divided (Granite, 2024)."""
     parallel: bool = False
     """True if the feed-forward part reads what attention reads (GPT-NeoX, 2022)."""
 

@@ -56,15 +56,20 @@ def load_transformers_model(
     options: LoadOptions,
 ) -> Model:
     """Load a model of the transformers library. Raises ModelError, UsageError."""
-    from attnviz.models.huggingface.model import HuggingFace
+    from attnviz.models.engines import load_quick_model
 
-    return HuggingFace.load(
-        name,
-        folders,
-        options.placement,
-        writes=options.writes,
-        predicts=options.predicts,
-    )
+    def load_torch() -> Model:
+        from attnviz.models.huggingface.model import HuggingFace
+
+        return HuggingFace.load(
+            name,
+            folders,
+            options.placement,
+            writes=options.writes,
+            predicts=options.predicts,
+        )
+
+    return load_quick_model(name, folders, options, load_torch)
 
 
 BACKENDS: tuple[Backend, ...] = (

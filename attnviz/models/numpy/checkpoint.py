@@ -23,6 +23,8 @@ from attnviz.models.numpy.weights import MappedTensor, map_checkpoint
 from attnviz.record import Floats
 
 CONFIG = "config.json"
+WRITERS = "ForCausalLM", "LMHeadModel"
+"""The ends of the names of classes of models that continue a text."""
 FORMER_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Ends of names of weights that old checkpoints have, and today's names."""
 
@@ -50,7 +52,9 @@ class Checkpoint:
         family: Family,
         architecture: Architecture,
         tensors: Mapping[str, MappedTensor],
+        output: MappedTensor | None,
     ) -> None:
+        self.output = output
         self.folder = folder
         self.family = family
         self.architecture = architecture
@@ -80,6 +84,24 @@ class Checkpoint:
         """Read a parameter outside of the layers, by our name; None if the model has none."""
         slot = self.stem.get(name)
         return None if slot is None else self.read_slot(slot, in_layer=False)
+
+    def compute_logits(self, hidden: Array) -> Floats:
+        """Compute the logits (..., vocabulary) of the last layer's output (..., dim).
+
+        Raises ModelError for a checkpoint without the matrix for it.
+        """
+        if self.output is None:
+            raise ModelError(f"{self.folder} predicts no next tokens")
+        parameters: dict[str, Array] = {}
+        for name in ("norm.weight", "norm.bias"):
+            if name in self.stem:
+                parameters[name] = self.read_slot(self.stem[name], in_layer=False)
+        x = apply_norm(parameters, self.architecture, "norm", hidden)
+        logits = np.matmul(x, self.output.read().T) / np.float32(self.architecture.logit_divisor)
+        cap = self.architecture.logit_cap
+        if cap is not None:
+            logits = np.tanh(logits / np.float32(cap)) * np.float32(cap)
+        return np.asarray(logits, np.float32)
 
     def embed(self, ids: Ids, segments: Ids | None = None) -> Array:
         """Embed token ids (batch, n), with their positions and segments, as (batch, n, dim)."""
@@ -134,9 +156,37 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     reader = ConfigReader(values)
     architecture = family.describe(reader)
     reader.require_all_known()
-    tensors = name_tensors(map_checkpoint(folder), family)
+    stored = map_checkpoint(folder)
+    tensors = name_tensors(stored, family)
     require_accounted(tensors, family, architecture)
-    return Checkpoint(folder, family, architecture, tensors)
+    output = find_output(stored, tensors, family, values)
+    return Checkpoint(folder, family, architecture, tensors, output)
+
+
+def find_output(
+    stored: Mapping[str, MappedTensor],
+    tensors: Mapping[str, MappedTensor],
+    family: Family,
+    config: Mapping[str, Any],
+) -> MappedTensor | None:
+    """Find the matrix that makes logits of the last layer's output, (vocabulary, dim).
+
+    None for a model that does not continue texts, and where it is not certain which one it is.
+    stored: all tensors of the checkpoint; tensors: those that bear on attention, by their names
+    without a prefix.
+    """
+    classes = config.get("architectures") or [""]
+    if not str(classes[0]).endswith(WRITERS):
+        return None
+    if f"{family.output}.bias" in stored:
+        return None
+    separate = stored.get(f"{family.output}.weight")
+    tied = config.get("tie_word_embeddings", family.ties)
+    if not tied:
+        return separate
+    embedding = tensors[f"{family.stem['embedding']}.weight"]
+    is_same = separate is None or np.array_equal(separate.values, embedding.values)
+    return embedding if is_same else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

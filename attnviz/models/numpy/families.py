@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnviz.lm.transformer import Architecture
-from attnviz.models.numpy.config import ConfigReader, UnsuitableError, read_rotary
+from attnviz.models.numpy.config import ConfigReader, UnsuitableError, read_rotary, require_number
 
 ATTENTION = frozenset({"attention.query", "attention.key", "attention.value", "attention.output"})
 FEED_FORWARD = frozenset({"gate", "up", "down"})
@@ -38,6 +38,10 @@ class Family:
     """True if queries and keys are scaled head by head, and not all heads of a token together."""
     heads: str = r"lm_head\."
     """The pattern of names of weights that bear on predictions only."""
+    output: str = "lm_head"
+    """The name of the matrix that makes logits of the last layer's output."""
+    ties: bool = False
+    """True if that matrix is the embedding where the config does not say it."""
     unused: str = r"(?!)"
     """The pattern of names of other weights that have no bearing on attention."""
 
@@ -297,7 +301,8 @@ def describe_gemma(reader: ConfigReader) -> Architecture:
 def describe_gemma2(reader: ConfigReader) -> Architecture:
     """Describe Gemma 2 (2024): capped scores, and windows in every second layer."""
     require_entries(reader, "query_pre_attn_scalar", "sliding_window")
-    reader.skip("final_logit_softcapping", "cache_implementation")
+    reader.skip("cache_implementation")
+    logit_cap = reader.read("final_logit_softcapping", 30.0)
     activation = reader.read_activation("hidden_activation", "gelu_pytorch_tanh")
     reader.skip("hidden_act")
     gemma = describe_gemma(reader)
@@ -310,6 +315,9 @@ def describe_gemma2(reader: ConfigReader) -> Architecture:
         activation=activation,
         scale=reader.read_number("query_pre_attn_scalar") ** -0.5,
         softcap=None if cap is None else reader.read_number("attn_logit_softcapping", 50.0),
+        logit_cap=None
+        if logit_cap is None
+        else require_number(logit_cap, "final_logit_softcapping"),
         windows=read_windows(reader, gemma.layers, kinds),
     )
 
@@ -323,9 +331,9 @@ def describe_olmo2(reader: ConfigReader) -> Architecture:
 def describe_granite(reader: ConfigReader) -> Architecture:
     """Describe Granite (2024), a Llama whose parts are weighed by factors."""
     llama = describe_llama(reader)
-    reader.skip("logits_scaling")
     return replace_fields(
         llama,
+        logit_divisor=reader.read_number("logits_scaling", 1.0),
         scale=reader.read_number("attention_multiplier", 1.0),
         embedding_factor=reader.read_number("embedding_multiplier", 1.0),
         residual_factor=reader.read_number("residual_multiplier", 1.0),
@@ -548,6 +556,7 @@ GPT2 = Family(
     },
     fused={"h.{}.attn.c_attn": ("attention.query", "attention.key", "attention.value")},
     transposed=True,
+    ties=True,
     heads=r"lm_head\.|score\.|classifier\.|multiple_choice_head\.|qa_outputs\.",
     unused=r"h\.\d+\.attn\.(bias|masked_bias)$",
 )
@@ -582,6 +591,7 @@ NEOX = Family(
         ),
     },
     fused_by_head=True,
+    output="embed_out",
     heads=r"embed_out\.|score\.|classifier\.|qa_outputs\.",
     unused=r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",
 )
@@ -598,9 +608,9 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": make_llama_family(describe_mistral),
     "qwen2": make_llama_family(describe_qwen2),
     "qwen3": make_llama_family(describe_qwen3, {**LLAMA_LAYER, **HEAD_NORMS}, norms_each_head=True),
-    "smollm3": make_llama_family(describe_smollm3),
-    "gemma": make_llama_family(describe_gemma),
-    "gemma2": make_llama_family(describe_gemma2, GEMMA2_LAYER),
+    "smollm3": make_llama_family(describe_smollm3, ties=True),
+    "gemma": make_llama_family(describe_gemma, ties=True),
+    "gemma2": make_llama_family(describe_gemma2, GEMMA2_LAYER, ties=True),
     "olmo2": make_llama_family(describe_olmo2, OLMO2_LAYER),
     "granite": make_llama_family(describe_granite),
     "phi3": PHI3,

@@ -1,6 +1,7 @@
 """A checkpoint that runs in NumPy, as a model whose attention can be captured."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -9,18 +10,39 @@ import numpy as np
 from attnviz.analysis.explain import Operands
 from attnviz.errors import ModelError
 from attnviz.layer.multihead import share_heads
-from attnviz.layer.norms import measure_vector_lengths, measure_sum_lengths, compute_moved_vectors, compute_inner_products
+from attnviz.layer.norms import (
+    compute_inner_products,
+    compute_moved_vectors,
+    measure_sum_lengths,
+    measure_vector_lengths,
+)
 from attnviz.lm.corpus import Ids
 from attnviz.lm.transformer import LayerRun, make_window, run_transformer
 from attnviz.models.base import SupportsOperands, SupportsSequences
 from attnviz.models.checks import require_memory, require_none
-from attnviz.models.interventions import change_ids, mask_cut_edges, require_edges, require_keys
+from attnviz.models.interventions import (
+    batch_interventions,
+    change_ids,
+    mask_cut_edges,
+    require_edges,
+    require_keys,
+)
 from attnviz.models.numpy.checkpoint import Checkpoint
+from attnviz.models.predictions import LIKELIEST_OUTPUT, choose_position, find_token_id, spell_token
 from attnviz.models.prompts import EncodedPrompt, encode_text, make_vocabulary, spell_prompt
 from attnviz.models.whole_weights import make_whole_map
 from attnviz.record import NORM, SCORES, AttentionMap, Capture, Floats, Kind, Visible
-from attnviz.request import NOTHING, Intervention, Prompt, Request, Vocabulary
-from attnviz.selection import note_windows, choose_kinds, resolve_blocks
+from attnviz.request import (
+    LIKELIEST,
+    NOTHING,
+    Intervention,
+    Prompt,
+    Request,
+    Response,
+    Target,
+    Vocabulary,
+)
+from attnviz.selection import choose_kinds, note_windows, resolve_blocks
 
 KIND: Kind = "self"
 
@@ -174,6 +196,41 @@ class NumpyModel(SupportsOperands, SupportsSequences):
             hidden=run.entered[0, query].astype(np.float64),
             output=outputs[layer][0, query, head].astype(np.float64),
         )
+
+    @property
+    def predicts(self) -> bool:
+        """True if the checkpoint holds what makes logits of the next token."""
+        return self.checkpoint.output is not None
+
+    def respond(
+        self,
+        prompt: Prompt,
+        interventions: Sequence[Intervention],
+        target: Target = LIKELIEST,
+        *,
+        truncate: bool = False,
+    ) -> Response:
+        """Return the logits of the next token under interventions; see ``SupportsPredictions``.
+
+        Raises ModelError for a checkpoint that predicts no next tokens.
+        """
+        encoded = self.encode_prompt(prompt, truncate)
+        position = choose_position("next", self.tokenizer, encoded.tokens, target.query)
+        number = find_token_id(target.token, self.tokenizer)
+        logits = [
+            self.checkpoint.compute_logits(self.run_whole(encoded, batch)[:, position])
+            for batch in batch_interventions(interventions)
+        ]
+        outputs = np.concatenate(logits)
+        if number == LIKELIEST_OUTPUT:
+            number = int(outputs[0].argmax())
+        name_output = partial(spell_token, self.tokenizer)
+        return Response("next", encoded.tokens, position, outputs, number, name_output)
+
+    def run_whole(self, encoded: EncodedPrompt, batch: Sequence[Intervention]) -> Floats:
+        """Run all layers under interventions; return the last one's output, (run, token, dim)."""
+        *_, last = self.run_layers(encoded, batch)
+        return np.asarray(last.hidden)
 
     def read_vocabulary(self) -> Vocabulary:
         """Return what sequences of token ids are made of; see ``SupportsSequences``."""
