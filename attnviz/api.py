@@ -21,6 +21,7 @@ from attnviz.methods import (
 from attnviz.record import ATTENTION, Capture
 from attnviz.request import (
     DType,
+    Engine,
     Keep,
     Placement,
     Prompt,
@@ -69,13 +70,15 @@ def capture(
     target_token: str | None = None,
     device: str = "auto",
     dtype: DType = "auto",
+    engine: Engine = "auto",
 ) -> Capture:
     """Run a model on a text, and return its attention.
 
     model: a name (``builtin``, a folder, an alias, a hub id), a transformers model, or any
     ``torch.nn.Module``, which is left as it was found. A wrapper is opened to find the model in it:
     torch.compile, DataParallel, peft, sentence-transformers, a pipeline. device and dtype say where
-    and in which type a model computes that is loaded by its name.
+    and in which type a model computes that is loaded by its name, engine what runs it: ``numpy``,
+    ``torch``, or with ``auto`` NumPy where that is exact and quick.
 
     text: what the model reads. A loaded transformers model also needs its ``tokenizer``, unless its
     wrapper has one. pair: a second text, for models of pairs. target: the text of the decoder of an
@@ -105,6 +108,7 @@ def capture(
     require_one_of(method, MethodName, "method")
     require_method_arguments(method, target_token, keep, heads, from_text=inputs is None)
     require_one_of(dtype, DType, "dtype")
+    require_one_of(engine, Engine, "engine")
     if tiles < 1:
         raise UsageError(f"tiles={tiles}: there is at least one on a side")
     if inputs is not None and texts != Texts(None, None, None):
@@ -116,7 +120,8 @@ def capture(
         run_on_inputs = partial(capture_inputs, model, tokenizer, inputs)
         return capture_with_method(run_on_inputs, request, method, target_token)
     predicts = method in METHODS_OF_A_PREDICTION
-    reader = read_model(model, tokenizer, Placement(device, dtype), predicts=predicts)
+    placement = Placement(device, dtype, engine)
+    reader = read_model(model, tokenizer, placement, predicts=predicts)
     run_on_text = partial(reader.model.capture, texts.prompt())
     captured = capture_with_method(run_on_text, request, method, target_token)
     if not reader.notes:

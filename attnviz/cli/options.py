@@ -30,7 +30,7 @@ from attnviz.methods import (
     MethodName,
 )
 from attnviz.record import ATTENTION, NORM, ROLLOUT, Kind
-from attnviz.request import Companions, DType, Placement, Prompt, Replacement
+from attnviz.request import Companions, DType, Engine, Placement, Prompt, Replacement
 from attnviz.selection import (
     ALL,
     EdgeNames,
@@ -328,13 +328,14 @@ class ModelOptions:
     offline: bool = False
     device: str = "auto"
     dtype: DType = "auto"
+    engine: Engine = "auto"
     truncate: bool = False
     given: frozenset[str] = NOTHING_GIVEN
 
     @property
     def placement(self) -> Placement:
-        """The device and the type in which the model computes."""
-        return Placement(self.device, self.dtype)
+        """The device, the type and the engine with which the model computes."""
+        return Placement(self.device, self.dtype, self.engine)
 
     @property
     def companions(self) -> Companions:
@@ -353,6 +354,7 @@ class ModelsOptions:
     offline: bool = False
     device: str = "auto"
     dtype: DType = "auto"
+    engine: Engine = "auto"
     truncate: bool = False
 
     @property
@@ -378,6 +380,7 @@ class ModelsOptions:
             offline=self.offline,
             device=self.device,
             dtype=self.dtype,
+            engine=self.engine,
             truncate=self.truncate,
         )
 
@@ -457,6 +460,13 @@ placement_options = option_section(
         default="auto",
         show_default=True,
         help="Type to compute in; auto is float32 on a CPU.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "numpy", "torch"]),
+        default="auto",
+        show_default=True,
+        help="What runs the model; auto is NumPy where that is exact and quick.",
     ),
     topic="models",
 )
@@ -877,6 +887,7 @@ OF_A_RUN = (
     "adapter",
     "device",
     "dtype",
+    "engine",
     "truncate",
     "pair",
     "target",

@@ -35,7 +35,8 @@ class Talk:
         if not self.verbose:
             return
         if capture.fidelity is None:
-            self.note("fidelity: not measured")
+            reference = capture.fidelity_reference
+            self.note(f"fidelity: not measured{f': {reference}' if reference else ''}")
         else:
             share = f"{capture.fidelity:.1e} of its size"
             self.note(f"fidelity: weights times values are the model's own output to {share}")

@@ -659,9 +659,9 @@ def convert_to_doubles(array: Any) -> Any:
 def runs_in_numpy(placement: Placement) -> bool:
     """Return True if a model runs in NumPy on some device and in some type, rather than in torch.
 
-    NumPy has no bfloat16, and nothing is gained in its float16.
+    A user may ask for torch by name. NumPy has no bfloat16, and nothing is gained in its float16.
     """
-    on_cpu = placement.device in ("auto", "cpu")
+    on_cpu = placement.device in ("auto", "cpu") and placement.engine != "torch"
     return on_cpu and placement.dtype in ("auto", "float32", "float64")
 
 

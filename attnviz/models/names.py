@@ -9,6 +9,7 @@ from typing import Any
 
 from attnviz.errors import AttnvizError, ModelError
 from attnviz.lm import store
+from attnviz.models.hub_cache import find_snapshot
 
 BUILTIN = "builtin"
 ALIASES = {
@@ -82,6 +83,9 @@ def find_cached_folder(repository: str, revision: str | None) -> Path | None:
     revision: a branch, tag or commit; None for the main branch. Raises ModelError if the name could
     be that of no repository.
     """
+    quick_snapshot = find_snapshot(repository, revision)
+    if quick_snapshot is not None and is_whole(quick_snapshot):
+        return quick_snapshot
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

@@ -45,6 +45,7 @@ from attnviz.request import (
 from attnviz.selection import choose_kinds, note_windows, resolve_blocks
 
 KIND: Kind = "self"
+ENGINE = "the engine is attnviz's own transformer, in NumPy"
 
 
 class NumpyModel(SupportsOperands, SupportsSequences):
@@ -99,6 +100,7 @@ class NumpyModel(SupportsOperands, SupportsSequences):
             tuple(notes),
             pair=prompt.pair,
             segments=encoded.segments,
+            fidelity_reference=ENGINE,
         )
 
     def compute_numbers(
