@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.layer.attention import attend
-from attnviz.layer.scores import SCORES, Score, additive, general
+from attnviz.layer.scores import SCORES, Score, additive, general, split_score_scale
 from attnviz.record import Doubles, Visible
 
 RAW_SCORES = (*SCORES, "general", "additive")
@@ -304,10 +304,3 @@ def draw_matrices(width: int) -> tuple[Doubles, Doubles, Doubles]:
     last = rng.standard_normal(width)
     last /= math.sqrt(width)  # so that scores are about 1, whatever the width
     return first, second, last
-
-
-def split_score_scale(name: str, width: int) -> tuple[str, float]:
-    """Split a score function into one of ``SCORED``, and the number that multiplies its scores."""
-    if name == "scaled_dot":
-        return "dot", width**-0.5
-    return name, 1.0

@@ -47,6 +47,11 @@ def cast(array: Array, dtype: Any) -> Array:
     return array.astype(dtype) if find_namespace(array) is np else array.to(dtype)
 
 
+def convert_like(array: Array, like: Array) -> Array:
+    """Return an array as one of the kind, NumPy or torch, type and device of another array."""
+    return find_namespace(like).asarray(array, dtype=like.dtype, device=like.device)
+
+
 def is_floating(array: Array) -> bool:
     """Return whether an array holds real numbers, not booleans or integers."""
     if find_namespace(array) is np:

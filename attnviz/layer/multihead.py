@@ -1,6 +1,6 @@
-"""Multi-head attention as a function over a dict of parameters.
+"""Multi-head attention as functions over a dict of parameters.
 
-The modules and the language model share it.
+The modules and the transformer of ``attnviz.lm`` are made of them.
 """
 
 from collections.abc import Mapping
@@ -138,17 +138,45 @@ def apply_rotary(x: Array, first: int = 0) -> Array:
     with i + d / 2, as in Llama. The result is in float32 at least.
     """
     x = widen_to_single(x)
-    xp = find_namespace(x)
     n, d = x.shape[-2:]
-    half = d // 2
-    positions = cast(xp.arange(n, device=x.device), x.dtype) + first
-    dimensions = cast(xp.arange(half, device=x.device), x.dtype)
-    rates = ROTARY_BASE ** (dimensions * (-2.0 / d))
-    angles = positions[:, None] * rates  # (n, d / 2)
-    cos = xp.cos(angles)
-    sin = xp.sin(angles)
-    left = x[..., :half]
-    right = x[..., half:]
-    rotated_left = left * cos - right * sin
-    rotated_right = right * cos + left * sin
-    return xp.concatenate([rotated_left, rotated_right], axis=-1)
+    cosines, sines = make_rotation(make_rotary_rates(d, like=x), n, first)
+    return rotate_pairs(x, cosines, sines)
+
+
+def make_rotary_rates(width: int, *, like: Array) -> Array:
+    """Make the angles in radians by which pairs of numbers turn from one position to the next.
+
+    width: d, how many numbers are rotated. like: an array of the kind, type and device of the
+    result, 10000^(-2 i / d) for each pair i, (d / 2,).
+    """
+    xp = find_namespace(like)
+    pairs = cast(xp.arange(width // 2, device=like.device), like.dtype)
+    return ROTARY_BASE ** (pairs * (-2.0 / width))
+
+
+def make_rotation(rates: Array, length: int, first: int = 0) -> tuple[Array, Array]:
+    """Make the cosines and the sines of the angles of positions, (length, pairs) each.
+
+    rates: by which each pair turns from one position to the next, in radians, (pairs,). first: the
+    first of the positions.
+    """
+    xp = find_namespace(rates)
+    positions = cast(xp.arange(length, device=rates.device), rates.dtype) + first
+    angles = positions[:, None] * rates
+    return xp.cos(angles), xp.sin(angles)
+
+
+def rotate_pairs(x: Array, cosines: Array, sines: Array) -> Array:
+    """Rotate pairs of numbers of vectors (..., n, d): number i with number i + pairs.
+
+    cosines, sines: of the angles, (n, pairs). Numbers beyond twice the pairs stay as they are.
+    """
+    pairs = cosines.shape[-1]
+    left = x[..., :pairs]
+    right = x[..., pairs : 2 * pairs]
+    rotated_left = left * cosines - right * sines
+    rotated_right = right * cosines + left * sines
+    rotated = [rotated_left, rotated_right]
+    if 2 * pairs < x.shape[-1]:
+        rotated.append(x[..., 2 * pairs :])
+    return find_namespace(x).concatenate(rotated, axis=-1)

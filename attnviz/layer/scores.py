@@ -147,6 +147,17 @@ def find_score_function(score: str | Score) -> Score:
     return SCORES[score]
 
 
+def split_score_scale(name: str, width: int) -> tuple[str, float]:
+    """Split a score function into one that does not scale, and the number that multiplies scores.
+
+    name: one of SCORES. width: of queries and keys. Returns the name of the other function, and the
+    number, which is 1 for all but ``scaled_dot``.
+    """
+    if name == "scaled_dot":
+        return "dot", width**-0.5
+    return name, 1.0
+
+
 def scale_to_unit(vectors: Array) -> Array:
     """Scale vectors (..., d) to length 1; a zero vector stays zero."""
     squared = (vectors**2).sum(-1)[..., None]

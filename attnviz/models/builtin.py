@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from attnviz.analysis.explain import Operands, split_score_scale
+from attnviz.analysis.explain import Operands
 from attnviz.errors import ModelError, UsageError
 from attnviz.layer.multihead import apply_linear, apply_rotary, split_heads
 from attnviz.layer.norms import (
@@ -21,6 +21,7 @@ from attnviz.layer.norms import (
     measure_sum_lengths,
     measure_vector_lengths,
 )
+from attnviz.layer.scores import split_score_scale
 from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import (
