@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from attnviz.layer.arrays import Array
+from attnviz.layer.arrays import Array, find_namespace
 from attnviz.record import Doubles
 
 Activation: TypeAlias = Callable[[Array], Array]
@@ -20,13 +20,13 @@ SQRT_HALF = math.sqrt(0.5)
 
 def apply_gelu(x: Array) -> Array:
     """Apply GELU, x Phi(x) with the normal distribution Phi (Hendrycks & Gimpel 2016)."""
-    return x * 0.5 * (1.0 + compute_erf(x * np.float32(SQRT_HALF)))
+    return x * 0.5 * (1.0 + compute_erf(x * SQRT_HALF))
 
 
 def apply_tanh_gelu(x: Array) -> Array:
     """Apply the approximation of GELU by tanh (Hendrycks & Gimpel 2016, section 2)."""
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    return 0.5 * x * (1.0 + np.tanh(inner))
+    return 0.5 * x * (1.0 + find_namespace(x).tanh(inner))
 
 
 def apply_sigmoid_gelu(x: Array) -> Array:
@@ -41,12 +41,12 @@ def apply_silu(x: Array) -> Array:
 
 def apply_relu(x: Array) -> Array:
     """Apply the positive part, max(x, 0)."""
-    return np.maximum(x, 0)
+    return x.clip(0)
 
 
 def apply_sigmoid(x: Array) -> Array:
     """Apply the logistic function 1 / (1 + exp(-x)), by tanh, which does not overflow."""
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
+    return 0.5 + 0.5 * find_namespace(x).tanh(0.5 * x)
 
 
 ACTIVATIONS: Mapping[str, Activation] = {
@@ -65,7 +65,11 @@ def compute_erf(x: Array) -> Array:
 
     NumPy has none, and SciPy takes as long to import as a picture takes to draw. So it is a table
     of ``math.erf``, and from the nearest node the Taylor series: erf'(a) = 2 / sqrt(pi) exp(-a^2).
+    Torch computes its own.
     """
+    xp = find_namespace(x)
+    if xp is not np:
+        return xp.erf(x)
     values, slopes = make_erf_table()
     size = np.minimum(np.abs(x), TABLE_END)
     index = (size * NODES_A_UNIT + 0.5).astype(np.intp)

@@ -24,6 +24,7 @@ from attnviz.layer.multihead import (
     split_heads,
 )
 from attnviz.layer.norms import compute_moved_vectors
+from attnviz.lm.transformer import select_parameters
 from attnviz.request import HeadInputs, OutputChange, WeighHeads
 
 NORM_FLOOR = 1e-6
@@ -217,16 +218,6 @@ def apply_feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
     up = xp.matmul(x, to_up)
     to_output = parameters["down"].swapaxes(0, 1)
     return xp.matmul(swish * up, to_output)
-
-
-def select_parameters(parameters: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    """Return the parameters whose names begin with a prefix, by the rest of their names."""
-    start = len(prefix)
-    chosen = {}
-    for name, array in parameters.items():
-        if name.startswith(prefix):
-            chosen[name[start:]] = array
-    return chosen
 
 
 def list_parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -1,10 +1,10 @@
-"""The forward of a transformer, written once for every family that runs in NumPy.
+"""The forward of a transformer, written once for every family, for NumPy arrays and torch tensors.
 
 A family differs from another in sizes and switches, which an ``Architecture`` holds, and in which
 parameters a layer has: a norm that has no parameters here is left out. Attention itself is that of
 ``attnviz.layer``.
 
-The parameters of a layer, each a float32 array, linear ones as (out, in):
+The parameters of a layer are arrays of one type, linear ones (out, in):
 
 - ``attention.query``, ``.key``, ``.value`` and ``.output``, each ``.weight`` and perhaps ``.bias``;
   ``attention.query_norm.weight`` and ``attention.key_norm.weight`` of models that scale these;
@@ -15,20 +15,25 @@ The parameters of a layer, each a float32 array, linear ones as (out, in):
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-import numpy as np
-
-from attnviz.layer.arrays import Array
+from attnviz.layer.arrays import Array, convert_like, find_namespace, widen_to_single
 from attnviz.layer.attention import Attended, attend
-from attnviz.layer.multihead import apply_linear, merge_heads, share_heads, split_heads
+from attnviz.layer.multihead import (
+    apply_linear,
+    make_rotary_rates,
+    make_rotation,
+    merge_heads,
+    rotate_pairs,
+    share_heads,
+    split_heads,
+)
+from attnviz.layer.scores import SCORES
 from attnviz.lm.activations import ACTIVATIONS
-from attnviz.lm.corpus import Ids
-from attnviz.lm.model import select_parameters
-from attnviz.record import Floats, Visible
+from attnviz.record import Floats
 from attnviz.request import HeadInputs, OutputChange, WeighHeads
 
 NormKind: TypeAlias = Literal["layer", "rms"]
@@ -37,18 +42,19 @@ ChangeLayer: TypeAlias = Callable[[Array, WeighHeads], Array]
 """An ``OutputChange`` of one layer."""
 
 
-@dataclass(frozen=True, eq=False)
-class Rotary:
+class Rotary(NamedTuple):
     """Positions by rotation of queries and keys (Su et al. 2021, eq. 34)."""
 
-    rates: Floats
-    """The angle in radians by which each pair of numbers turns from one position to the next."""
+    rates: Floats | None = None
+    """The angle in radians by which each pair of numbers turns from one position to the next.
+
+    None for 10000^(-2 i / head_dim) of each pair i, in the type of the queries.
+    """
     factor: float = 1.0
     """By which the rotated numbers are multiplied (YaRN, Peng et al. 2023)."""
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """The sizes of a transformer, and the switches in which families differ."""
 
     layers: int
@@ -68,13 +74,15 @@ class Architecture:
     activation: str
     """A name of ``ACTIVATIONS``."""
     scale: float
-    """By which the products of queries and keys are multiplied."""
+    """By which queries are multiplied before they are compared with keys."""
     biased: frozenset[str]
     """The linear parameters of a layer that have a bias."""
     rotary: tuple[Rotary | None, ...]
     """By layer; None where a layer knows no positions, or all of them are in the embedding."""
     windows: tuple[int | None, ...]
     """By layer: how many keys a query sees at most, itself the last one; None for all."""
+    score: str = "dot"
+    """How queries are compared with keys: a name of ``layer.scores.SCORES``."""
     softcap: float | None = None
     """Scores s become c tanh(s / c) (Gemma 2, 2024)."""
     gain_offset: float = 0.0
@@ -100,17 +108,17 @@ class LayerRun(NamedTuple):
     """What one layer read, made and put out."""
 
     entered: Array
-    """(batch, n, dim): what its attention read, after the norm before it."""
+    """(..., n, dim): what its attention read, after the norm before it."""
     query: Array
-    """(batch, heads, n, head_dim): as queries are compared with keys."""
+    """(..., heads, n, head_dim): as queries are compared with keys."""
     key: Array
-    """(batch, kv_heads, n, head_dim)."""
+    """(..., kv_heads, n, head_dim)."""
     value: Array
-    """(batch, kv_heads, n, head_dim)."""
+    """(..., kv_heads, n, head_dim)."""
     attended: Attended
-    """Weights and scores (batch, heads, n, n), and the output of attention (batch, n, dim)."""
+    """Weights and scores (..., heads, n, n), and the output of attention (..., n, dim)."""
     hidden: Array
-    """(batch, n, dim): the residual stream after the layer."""
+    """(..., n, dim): the residual stream after the layer."""
     projection: Array
     """(dim, heads * head_dim): what joins the outputs of heads."""
 
@@ -122,32 +130,36 @@ class ParameterSource(Protocol):
         """Read the parameters of one layer, by the names above."""
         ...
 
-    def embed(self, ids: Ids, segments: Ids | None) -> Floats:
-        """Embed token ids (batch, n), with their positions and segments, as (batch, n, dim)."""
+    def embed(self, ids: Array, segments: Array | None) -> Array:
+        """Embed token ids (..., n), with their positions and segments, as (..., n, dim)."""
         ...
 
 
 def run_transformer(
     source: ParameterSource,
     architecture: Architecture,
-    ids: Ids,
+    ids: Array,
     *,
-    segments: Ids | None = None,
-    masks: Mapping[int, Visible] | None = None,
+    segments: Array | None = None,
+    masks: Mapping[int, Array] | None = None,
     change: OutputChange | None = None,
 ) -> Iterator[LayerRun]:
-    """Run the layers one by one on token ids (batch, n). A layer is read when its turn has come.
+    """Run the layers one by one on token ids (..., n), and yield what each computes.
 
-    segments: the number of the text that each token is of, (batch, n). masks: for some layers
-    booleans (batch, heads or 1, n, n), False where an edge is cut. change: sees what the heads of
-    each layer put out, (batch, n, heads, head_dim), and returns what is projected in its place.
+    A layer is read when its turn has come; those after the last one that is asked for never are.
+
+    segments: the number of the text that each token is of, (..., n). masks: for some layers
+    booleans that broadcast to (..., heads, n, n), False where an edge is cut, beside what causality
+    and windows hide. change: is called with the number of each layer, with what its heads put out,
+    (..., n, heads, head_dim), and with a function that returns the inputs of some of them; what it
+    returns is projected in place of the heads' output.
     """
     masks = masks or {}
     hidden = source.embed(ids, segments)
     for layer in range(architecture.layers):
         parameters = source.read_layer(layer)
         change_layer = None if change is None else partial(change, layer)
-        mask = join_masks(architecture, layer, ids.shape[-1], masks.get(layer))
+        mask = join_masks(architecture, layer, ids, masks.get(layer))
         rotary = architecture.rotary[layer]
         apply_part_norm = partial(apply_norm, parameters, architecture)
 
@@ -178,6 +190,11 @@ def run_transformer(
         yield LayerRun(entered, query, key, value, attended, hidden, projection)
 
 
+def take_last_run(runs: Iterator[LayerRun]) -> LayerRun:
+    """Run all layers and return the last; what the others computed is not kept."""
+    return deque(runs, maxlen=1).pop()
+
+
 def attend_layer(
     parameters: Parameters,
     architecture: Architecture,
@@ -185,25 +202,25 @@ def attend_layer(
     key: Array,
     value: Array,
     *,
-    mask: Visible | None,
+    mask: Array | None,
     change: ChangeLayer | None,
 ) -> Attended:
     """Attend in every head of a layer, merge the heads, and project what they put out.
 
-    parameters: those of attention, without their prefix. query: (batch, heads, n, head_dim). key,
-    value: (batch, kv_heads, n, head_dim). mask: booleans that broadcast to (batch, heads, n, n),
-    True where a query may attend. The output is (batch, n, dim).
+    parameters: those of attention, without their prefix. query: (..., heads, n, head_dim). key,
+    value: (..., kv_heads, n, head_dim). mask: booleans that broadcast to (..., heads, n, n),
+    True where a query may attend. The output is (..., n, dim).
     """
     value_of_heads = share_heads(value, architecture.heads)
     attended = attend(
         query,
         share_heads(key, architecture.heads),
         value_of_heads,
-        score=partial(compute_scores, architecture),
+        score=partial(score_keys, architecture),
         mask=mask,
         causal=architecture.causal,
     )
-    output = merge_heads(attended.output)  # (batch, n, heads * head_dim)
+    output = merge_heads(attended.output)  # (..., n, heads * head_dim)
     if change is not None:
         output = change_output(output, attended, value_of_heads, change)
     return attended._replace(output=apply_linear(parameters, "output", output))
@@ -215,11 +232,11 @@ def project_heads(
     x: Array,
     rotary: Rotary | None,
 ) -> tuple[Array, Array, Array]:
-    """Project x (batch, n, dim) to queries (batch, heads, n, head_dim), keys and values.
+    """Project x (..., n, dim) to queries (..., heads, n, head_dim), keys and values.
 
-    Keys and values are (batch, kv_heads, n, head_dim). Queries and keys are scaled and rotated.
+    Keys and values are (..., kv_heads, n, head_dim). Queries and keys are scaled and rotated; then
+    they are in float32 at least.
     """
-    floor, offset = architecture.norm_floor, architecture.gain_offset
     by_name: dict[str, Array] = {}
     for name, heads in (
         ("query", architecture.heads),
@@ -230,26 +247,51 @@ def project_heads(
         gain = parameters.get(f"{name}_norm.weight")
         # some models scale all heads of a token together (OLMo 2), others each head (Qwen 3)
         is_whole = gain is not None and len(gain) == projected.shape[-1]
-        if gain is not None and is_whole:
-            projected = scale_by_root(projected, floor) * (gain + offset)
+        if is_whole:
+            projected = scale_with_gain(projected, gain, architecture)
         by_head = split_heads(projected, heads)
         if gain is not None and not is_whole:
-            by_head = scale_by_root(by_head, floor) * (gain + offset)
+            by_head = scale_with_gain(by_head, gain, architecture)
         by_name[name] = by_head
-    if rotary is not None:
-        cosines, sines = make_rotation(rotary, x.shape[-2])
-        by_name["query"] = rotate_pairs(by_name["query"], cosines, sines)
-        by_name["key"] = rotate_pairs(by_name["key"], cosines, sines)
-    return by_name["query"], by_name["key"], by_name["value"]
+    query, key, value = by_name["query"], by_name["key"], by_name["value"]
+    if rotary is None:
+        return query, key, value
+    query = widen_to_single(query)
+    key = widen_to_single(key)
+    cosines, sines = compute_rotation(rotary, query)
+    return rotate_pairs(query, cosines, sines), rotate_pairs(key, cosines, sines), value
 
 
-def compute_scores(architecture: Architecture, query: Array, key: Array) -> Array:
+def compute_rotation(rotary: Rotary, query: Array) -> tuple[Array, Array]:
+    """Compute by which numbers queries (..., n, head_dim), and keys, are rotated.
+
+    They are the cosines and the sines of the angles of each position, (n, pairs) each, times the
+    factor.
+    """
+    length, width = query.shape[-2:]
+    if rotary.rates is None:
+        rates = make_rotary_rates(width, like=query)
+    else:
+        rates = convert_like(rotary.rates, query)
+    cosines, sines = make_rotation(rates, length)
+    if rotary.factor == 1.0:
+        return cosines, sines
+    return cosines * rotary.factor, sines * rotary.factor
+
+
+def score_keys(architecture: Architecture, query: Array, key: Array) -> Array:
     """Compute the scores of queries (..., n, d) for keys (..., m, d): scaled, perhaps capped."""
-    scores = np.matmul(query * np.float32(architecture.scale), key.swapaxes(-1, -2))
-    cap = architecture.softcap
-    if cap is None:
+    if architecture.scale != 1.0:
+        query = query * architecture.scale
+    scores = SCORES[architecture.score](query, key)
+    if architecture.softcap is None:
         return scores
-    return np.tanh(scores / np.float32(cap)) * np.float32(cap)
+    return cap_smoothly(scores, architecture.softcap)
+
+
+def cap_smoothly(x: Array, cap: float) -> Array:
+    """Return c tanh(x / c), which is between -c and c, for a cap c (Gemma 2, 2024)."""
+    return find_namespace(x).tanh(x / cap) * cap
 
 
 def change_output(
@@ -258,9 +300,9 @@ def change_output(
     value: Array,
     change: ChangeLayer,
 ) -> Array:
-    """Return the output of heads (batch, n, heads * head_dim) as an intervention changes it.
+    """Return the output of heads (..., n, heads * head_dim) as an intervention changes it.
 
-    value: of each query head, (batch, heads, n, head_dim).
+    value: of each query head, (..., heads, n, head_dim).
     """
 
     def weigh(heads: Sequence[int]) -> HeadInputs:
@@ -277,47 +319,52 @@ def change_output(
 def join_masks(
     architecture: Architecture,
     layer: int,
-    length: int,
-    mask: Visible | None,
-) -> Visible | None:
+    ids: Array,
+    mask: Array | None,
+) -> Array | None:
     """Join the mask of a layer with its window: booleans, True where a query may attend.
 
-    None where neither hides anything that causality does not hide.
+    ids: the token ids, (..., n). None where neither hides anything that causality does not hide.
     """
     window = architecture.windows[layer]
+    length = ids.shape[-1]
     if window is None or window >= length:
         return mask
-    near = make_window(length, window, causal=architecture.causal)
+    near = make_window(length, window, causal=architecture.causal, like=ids)
     return near if mask is None else near & mask
 
 
-def make_window(length: int, window: int, *, causal: bool) -> Visible:
+def make_window(length: int, window: int, *, causal: bool, like: Array) -> Array:
     """Return booleans (query, key), True where a key is nearer than the window.
 
-    Without causality that holds on both sides.
+    Without causality that holds on both sides. like: an array of the kind, NumPy or torch, and on
+    the device of the result.
     """
-    positions = np.arange(length)
+    positions = find_namespace(like).arange(length, device=like.device)
     distance = positions[:, None] - positions
     if not causal:
-        distance = np.abs(distance)
-    return np.asarray(distance < window)
+        distance = abs(distance)
+    return distance < window
 
 
 def scale_output(output: Array, architecture: Architecture) -> Array:
     """Multiply the output of a part with the factor of the residual, if there is one."""
     if architecture.residual_factor == 1.0:
         return output
-    return output * np.float32(architecture.residual_factor)
+    return output * architecture.residual_factor
 
 
 def apply_feed_forward(parameters: Parameters, architecture: Architecture, x: Array) -> Array:
-    """Apply the feed-forward part of a layer, gated where it has a gate (Shazeer 2020)."""
+    """Apply the feed-forward part of a layer, (..., n, dim) -> (..., n, dim).
+
+    It is gated where it has a gate (Shazeer 2020, eq. 6).
+    """
     activate = ACTIVATIONS[architecture.activation]
-    up = apply_linear(parameters, "up", x)
     if "gate.weight" in parameters:
-        inner = activate(apply_linear(parameters, "gate", x)) * up
+        gate = activate(apply_linear(parameters, "gate", x))
+        inner = gate * apply_linear(parameters, "up", x)
     else:
-        inner = activate(up)
+        inner = activate(apply_linear(parameters, "up", x))
     return apply_linear(parameters, "down", inner)
 
 
@@ -331,44 +378,42 @@ def apply_norm(
     gain = parameters.get(f"{name}.weight")
     if gain is None:
         return x
-    gain = gain + architecture.gain_offset
-    floor = architecture.norm_floor
     if architecture.norm == "rms":
-        return scale_by_root(x, floor) * gain
-    scaled = standardise(x, floor) * gain
+        return scale_with_gain(x, gain, architecture)
+    scaled = standardise(x, architecture.norm_floor) * offset_gain(gain, architecture)
     bias = parameters.get(f"{name}.bias")
     return scaled if bias is None else scaled + bias
 
 
+def scale_with_gain(x: Array, gain: Array, architecture: Architecture) -> Array:
+    """Apply RMSNorm (Zhang & Sennrich 2019, eq. 4) over the last axis, with its gain (dim,)."""
+    return scale_by_root(x, architecture.norm_floor) * offset_gain(gain, architecture)
+
+
+def offset_gain(gain: Array, architecture: Architecture) -> Array:
+    """Return the gain of a norm, with the offset of the family if it has one."""
+    return gain + architecture.gain_offset if architecture.gain_offset else gain
+
+
 def scale_by_root(x: Array, floor: float) -> Array:
     """Divide by the root of the mean square over the last axis (Zhang & Sennrich 2019, eq. 4)."""
-    mean_square = (x * x).mean(-1, keepdims=True)
-    return x * (1.0 / np.sqrt(mean_square + np.float32(floor)))
+    mean_square = (x**2).mean(-1)
+    scale = (mean_square[..., None] + floor) ** -0.5
+    return x * scale
 
 
 def standardise(x: Array, floor: float) -> Array:
     """Subtract the mean over the last axis and divide by the deviation (Ba et al. 2016, eq. 3)."""
-    centred = x - x.mean(-1, keepdims=True)
-    variance = (centred * centred).mean(-1, keepdims=True)
-    return centred / np.sqrt(variance + np.float32(floor))
+    centred = x - x.mean(-1)[..., None]
+    variance = (centred**2).mean(-1)[..., None]
+    return centred / (variance + floor) ** 0.5
 
 
-def make_rotation(rotary: Rotary, length: int) -> tuple[Floats, Floats]:
-    """Return the cosines and sines of the angles of each position, each (position, pair)."""
-    positions = np.arange(length, dtype=np.float32)
-    angles = positions[:, None] * rotary.rates
-    factor = np.float32(rotary.factor)
-    return np.cos(angles) * factor, np.sin(angles) * factor
-
-
-def rotate_pairs(x: Array, cosines: Floats, sines: Floats) -> Array:
-    """Rotate pairs of numbers of x (..., n, head_dim): the i-th with the one half the way on.
-
-    cosines, sines: (n, pairs). Numbers beyond twice the pairs stay as they are.
-    """
-    pairs = cosines.shape[-1]
-    left, right, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
-    rotated = [left * cosines - right * sines, right * cosines + left * sines]
-    if rest.shape[-1]:
-        rotated.append(rest)
-    return np.concatenate(rotated, axis=-1)
+def select_parameters(parameters: Parameters, prefix: str) -> dict[str, Array]:
+    """Return the parameters whose names begin with a prefix, by the rest of their names."""
+    start = len(prefix)
+    chosen = {}
+    for name, array in parameters.items():
+        if name.startswith(prefix):
+            chosen[name[start:]] = array
+    return chosen

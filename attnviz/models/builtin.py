@@ -31,9 +31,9 @@ from attnviz.lm.model import (
     compute_losses,
     evaluate_layers,
     project_logits,
-    select_parameters,
 )
 from attnviz.lm.tokenizer import BOS_ID
+from attnviz.lm.transformer import select_parameters
 from attnviz.models.base import (
     SupportsLosses,
     SupportsOperands,

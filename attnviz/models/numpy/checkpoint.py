@@ -16,7 +16,7 @@ from attnviz.io.untrusted import read_json
 from attnviz.layer.arrays import Array
 from attnviz.layer.multihead import apply_linear
 from attnviz.lm.corpus import Ids
-from attnviz.lm.transformer import Architecture, apply_norm
+from attnviz.lm.transformer import Architecture, apply_norm, cap_smoothly
 from attnviz.models.numpy.config import ConfigReader, UnsuitableError
 from attnviz.models.numpy.families import FAMILIES, Family
 from attnviz.models.numpy.weights import MappedTensor, map_checkpoint
@@ -62,7 +62,7 @@ class Checkpoint:
         self.stem = dict(list_stem_slots(family, architecture))
 
     def read_layer(self, layer: int) -> dict[str, Floats]:
-        """Read the parameters of one layer, by the names of ``transformer.py``."""
+        """Read the parameters of one layer, by the names of ``attnviz.lm.transformer``."""
         slots = list_layer_slots(self.family, self.architecture, layer)
         return {ours: self.read_slot(slot, in_layer=True) for ours, slot in slots}
 
@@ -100,7 +100,7 @@ class Checkpoint:
         logits = np.matmul(x, self.output.read().T) / np.float32(self.architecture.logit_divisor)
         cap = self.architecture.logit_cap
         if cap is not None:
-            logits = np.tanh(logits / np.float32(cap)) * np.float32(cap)
+            logits = cap_smoothly(logits, cap)
         return np.asarray(logits, np.float32)
 
     def embed(self, ids: Ids, segments: Ids | None = None) -> Array:

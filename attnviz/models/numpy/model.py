@@ -299,7 +299,7 @@ class NumpyModel(SupportsOperands, SupportsSequences):
         window = self.architecture.windows[layer]
         if window is None or window >= length:
             return mask
-        return mask & make_window(length, window, causal=causal)
+        return np.asarray(mask & make_window(length, window, causal=causal, like=mask))
 
     def make_visible(self, intervention: Intervention, length: int) -> Visible:
         """Return which keys queries see: (layer or 1, head or 1, query, key).
