@@ -17,7 +17,7 @@ import attnviz
 from attnviz.analysis.explain import RAW_SCORES, Operands, explain_query, explain_vectors
 from attnviz.errors import ModelError
 from attnviz.experiments.explanation import explain_head, explain_score
-from attnviz.lm.model import apply_norm
+from attnviz.lm.transformer import scale_by_root
 from attnviz.models import load_model
 from attnviz.models.builtin import Builtin
 from attnviz.models.huggingface.model import HuggingFace
@@ -153,8 +153,8 @@ def test_the_builtin_model(layer: int, head: int, query: int) -> None:
         part[f"{prefix}.value.weight"][of_head] @ found.hidden, found.value[query], atol=1e-5
     )
     if layer == 0:
-        ids = model.read_prompt(Prompt(SENTENCE), False)[0]
-        x = apply_norm(part["embedding"][ids], part["layers.0.attention_norm"])
+        ids = list(model.encode_prompt(Prompt(SENTENCE), False).ids)
+        x = scale_by_root(part["embedding"][ids], 1e-6) * part["layers.0.attention_norm"]
         assert np.allclose(found.hidden, x[query], **CLOSE)
 
 

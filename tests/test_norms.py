@@ -123,10 +123,10 @@ def test_norms_of_the_builtin_model_equal_brute_force(dtype: Any, accuracy: floa
     exact = load_model()
     assert isinstance(exact, Builtin)
     heads, named = exact.config.heads, exact.parameters
-    ids = exact.read_prompt(PROMPT, False)[0]
+    ids = exact.encode_prompt(PROMPT, False).ids
     hidden = [
-        named["embedding"][ids],
-        *(block.hidden[0] for block in exact.run_layers(np.array([ids]), [NOTHING])),
+        named["embedding"][list(ids)],
+        *(block.hidden[0] for block in exact.run_layers(ids, [NOTHING])),
     ]
     for layer in range(len(alike)):
         mine = f"layers.{layer}."

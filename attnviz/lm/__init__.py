@@ -1,1 +1,1 @@
-"""The small language model built on the layer: forward pass, training, and the shipped weights."""
+"""The transformer built on the layer, and the small language model: training, shipped weights."""

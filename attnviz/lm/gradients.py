@@ -13,6 +13,7 @@ from torch import Tensor
 from attnviz.layer.arrays import Array
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import ModelConfig, evaluate_layers, project_logits
+from attnviz.lm.transformer import take_last_run
 from attnviz.record import Floats
 from attnviz.request import HeadInputs, OutputChange, WeighHeads
 
@@ -52,14 +53,8 @@ def compute_gradients(
         tensors = {name: make_normal_tensor(array) for name, array in parameters.items()}
         normal_masks = {layer: make_normal_tensor(mask) for layer, mask in masks.items()}
         tokens = torch.as_tensor(ids, device=tensors["embedding"].device)
-        *_, last = evaluate_layers(
-            tensors,
-            tokens,
-            config,
-            masks=normal_masks,
-            change=keep_layer,
-        )
-        hidden = last.hidden[0, position]
+        runs = evaluate_layers(tensors, tokens, config, masks=normal_masks, change=keep_layer)
+        hidden = take_last_run(runs).hidden[0, position]
         predicted = project_logits(tensors, hidden).float()
         if target < 0:
             target = int(predicted.argmax())

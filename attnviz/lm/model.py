@@ -1,34 +1,39 @@
-"""The small language model: a pre-norm causal decoder as one pure function over a dict of arrays.
+"""The small language model: a pre-norm causal decoder, a pure function of a dict of arrays.
 
-NumPy runs it without torch; torch trains it. Its shape is Llama's (RMSNorm, rotary positions,
-SwiGLU, tied embeddings; Touvron et al. 2023), its attention is ``attnviz.layer``.
+NumPy runs it without torch; torch trains it. It is a transformer of ``attnviz.lm.transformer``, in
+the shape of Llama (RMSNorm, rotary positions, SwiGLU, tied embeddings; Touvron et al. 2023).
 
 Parameters: ``embedding`` (vocabulary, dim); for each layer i ``layers.i.attention_norm`` (dim,),
-``layers.i.attention.*`` as in ``multi_head_attend``, ``layers.i.feed_forward_norm`` (dim,),
-``layers.i.gate`` and ``layers.i.up`` (feed_forward, dim), ``layers.i.down`` (dim, feed_forward);
-``norm`` (dim,).
+``layers.i.attention.*.weight`` (dim, dim) of query, key, value and output,
+``layers.i.feed_forward_norm`` (dim,), ``layers.i.gate`` and ``layers.i.up`` (feed_forward, dim),
+``layers.i.down`` (dim, feed_forward); ``norm`` (dim,).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from math import inf
-from typing import Any, NamedTuple, TypeAlias
 
 from attnviz.layer.arrays import Array, find_namespace, widen_to_single
-from attnviz.layer.attention import Attended
-from attnviz.layer.multihead import (
-    apply_linear,
-    attend_heads,
-    multi_head_attend,
-    split_heads,
+from attnviz.layer.scores import split_score_scale
+from attnviz.lm.transformer import (
+    Architecture,
+    LayerRun,
+    Rotary,
+    run_transformer,
+    scale_by_root,
+    select_parameters,
+    take_last_run,
 )
-from attnviz.layer.norms import compute_moved_vectors
-from attnviz.lm.transformer import select_parameters
-from attnviz.request import HeadInputs, OutputChange, WeighHeads
+from attnviz.request import OutputChange
 
 NORM_FLOOR = 1e-6
-HeadOptions: TypeAlias = dict[str, Any]  # of attend_heads
+GENERAL_NAMES = {
+    "attention_norm": "attention_input_norm.weight",
+    "feed_forward_norm": "feed_forward_input_norm.weight",
+    "gate": "gate.weight",
+    "up": "up.weight",
+    "down": "down.weight",
+}
+"""The names that ``attnviz.lm.transformer`` has for parameters of a layer, where they differ."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,46 @@ class ModelConfig:
     score: str = "scaled_dot"
 
 
-class LayerResult(NamedTuple):
-    """The results of one layer."""
+class NamedParameters:
+    """The parameters of a language model as a source of ``run_transformer``."""
 
-    hidden: Array
-    """(..., n, dim): the residual stream after the layer."""
-    attended: Attended
-    """Its attention: weights and scores (..., heads, n, n)."""
+    def __init__(self, parameters: Mapping[str, Array]) -> None:
+        """Take parameters by name, NumPy arrays or torch tensors."""
+        self.parameters = parameters
+
+    def read_layer(self, layer: int) -> dict[str, Array]:
+        """Return the parameters of one layer by the names of ``attnviz.lm.transformer``."""
+        stored = select_parameters(self.parameters, f"layers.{layer}.")
+        return {GENERAL_NAMES.get(name, name): array for name, array in stored.items()}
+
+    def embed(self, ids: Array, segments: Array | None = None) -> Array:
+        """Embed token ids (..., n) as (..., n, dim); all tokens are of one text."""
+        return self.parameters["embedding"][ids]
+
+
+def make_architecture(config: ModelConfig) -> Architecture:
+    """Make the architecture of a language model of these sizes: that of a small Llama."""
+    head_dim = config.dim // config.heads
+    score, scale = split_score_scale(config.score, head_dim)
+    return Architecture(
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.heads,
+        head_dim=head_dim,
+        dim=config.dim,
+        feed_forward=config.feed_forward,
+        vocabulary=config.vocabulary,
+        positions=config.positions,
+        causal=True,
+        norm="rms",
+        norm_floor=NORM_FLOOR,
+        activation="silu",
+        scale=scale,
+        score=score,
+        biased=frozenset(),
+        rotary=(Rotary(),) * config.layers,
+        windows=(None,) * config.layers,
+    )
 
 
 def evaluate_layers(
@@ -63,92 +101,13 @@ def evaluate_layers(
     config: ModelConfig,
     masks: Mapping[int, Array] | None = None,
     change: OutputChange | None = None,
-) -> Iterator[LayerResult]:
-    """Run the layers of a language model one by one on token ids (..., n), and yield their results.
+) -> Iterator[LayerRun]:
+    """Run the layers of a language model one by one on token ids (..., n); see ``run_transformer``.
 
-    Layers after the last one that is asked for are never computed.
-
-    parameters: arrays by name, of the sizes in config. masks: by layer, for some layers, booleans
-    (heads, n, n), False where an edge is cut, beside the keys that causality hides. change: a
-    function that is called with the number of each layer, with what its heads put out (..., n,
-    heads, head_dim), and with a function that returns the inputs of some of them; what it returns
-    is projected in place of the heads' output.
+    parameters: arrays by name, of the sizes in config.
     """
-    masks = masks or {}
-    options: HeadOptions = {
-        "heads": config.heads,
-        "causal": True,
-        "rotary": True,
-        "score": config.score,
-    }
-    hidden = parameters["embedding"][ids]  # (..., n, dim)
-    for layer in range(config.layers):
-        layer_parameters = select_parameters(parameters, f"layers.{layer}.")
-        attention = select_parameters(layer_parameters, "attention.")
-        x = apply_norm(hidden, layer_parameters["attention_norm"])
-        mask = masks.get(layer)
-        if change is None:
-            attended = multi_head_attend(attention, x, x, x, mask=mask, **options)
-        else:
-            change_layer = partial(change, layer)
-            attended = attend_changed(attention, x, mask, change_layer, options)
-        hidden = hidden + attended.output
-        x = apply_norm(hidden, layer_parameters["feed_forward_norm"])
-        hidden = hidden + apply_feed_forward(layer_parameters, x)
-        yield LayerResult(hidden, attended)
-
-
-def attend_changed(
-    parameters: Mapping[str, Array],
-    x: Array,
-    mask: Array | None,
-    change: Callable[[Array, WeighHeads], Array],
-    options: HeadOptions,
-) -> Attended:
-    """Run self-attention whose heads' outputs are changed before they are projected.
-
-    parameters: of the attention of one layer. x: (..., n, dim). mask: broadcasts to (..., heads, n,
-    n), False where an edge is cut; None for no mask. change: is called with the outputs of the
-    heads, (..., n, heads, head_dim), and a function that returns the inputs of some of them, and
-    returns the outputs to project. options: of ``attend_heads``.
-    Returns the projected output, (..., n, dim), with the weights and scores.
-    """
-    query = apply_linear(parameters, "query", x)
-    key = apply_linear(parameters, "key", x)
-    value = apply_linear(parameters, "value", x)
-    attended = attend_heads(query, key, value, mask=mask, **options)
-
-    def weigh(heads: Sequence[int]) -> HeadInputs:
-        chosen = ..., list(heads), slice(None), slice(None)
-        visible = attended.scores[chosen] > -inf
-        by_head = split_heads(value, options["heads"])
-        return HeadInputs(attended.weights[chosen], visible, by_head[chosen])
-
-    *lead, _ = x.shape
-    output = attended.output.reshape(*lead, options["heads"], -1)
-    changed = change(output, weigh)  # (..., n, heads, head_dim)
-    projected = apply_linear(parameters, "output", changed.reshape(x.shape))
-    return attended._replace(output=projected)
-
-
-def compute_head_vectors(
-    parameters: Mapping[str, Array],
-    hidden: Array,
-    layer: int,
-    heads: int,
-) -> Array:
-    """Compute the vector that each head of a layer moves from each token, at a weight of 1.
-
-    That is the token's value times the head's part of the output projection. hidden: the residual
-    stream before the layer, (n, dim). heads: how many heads the layer has. Returns (heads, n, dim).
-    See ``attnviz.layer.norms``.
-    """
-    layer_parameters = select_parameters(parameters, f"layers.{layer}.")
-    attention = select_parameters(layer_parameters, "attention.")
-    x = apply_norm(hidden, layer_parameters["attention_norm"])
-    value = apply_linear(attention, "value", x)
-    projection = attention["output.weight"].swapaxes(0, 1)
-    return compute_moved_vectors(split_heads(value, heads), projection)
+    source = NamedParameters(parameters)
+    return run_transformer(source, make_architecture(config), ids, masks=masks, change=change)
 
 
 def project_logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
@@ -157,13 +116,13 @@ def project_logits(parameters: Mapping[str, Array], hidden: Array) -> Array:
     hidden: (..., n, dim). Returns (..., n, vocabulary).
     """
     embedding = parameters["embedding"].swapaxes(0, 1)
-    x = apply_norm(hidden, parameters["norm"])
+    x = scale_by_root(hidden, NORM_FLOOR) * parameters["norm"]
     return find_namespace(hidden).matmul(x, embedding)
 
 
 def compute_next_logits(parameters: Mapping[str, Array], ids: Array, config: ModelConfig) -> Array:
     """Compute the logits of each next token, (..., n, vocabulary), from token ids (..., n)."""
-    *_, last = evaluate_layers(parameters, ids, config)
+    last = take_last_run(evaluate_layers(parameters, ids, config))
     return project_logits(parameters, last.hidden)
 
 
@@ -178,7 +137,7 @@ def compute_losses(
     ids: (batch, n). change: what is done to the outputs of heads, as in ``evaluate_layers``.
     Returns (batch, n - 1).
     """
-    *_, last = evaluate_layers(parameters, ids, config, change=change)
+    last = take_last_run(evaluate_layers(parameters, ids, config, change=change))
     predicted = project_logits(parameters, last.hidden[:, :-1])
     predicted = widen_to_single(predicted)
     xp = find_namespace(predicted)
@@ -191,33 +150,6 @@ def compute_losses(
     positions = xp.arange(n - 1, device=ids.device)
     next_tokens = ids[:, 1:]
     return normaliser - predicted[rows[:, None], positions, next_tokens]
-
-
-def apply_norm(x: Array, gain: Array) -> Array:
-    """Apply RMSNorm (Zhang & Sennrich 2019, eq. 4) over the last axis.
-
-    x: (..., dim). gain: (dim,), by which the normed numbers are multiplied.
-    """
-    mean_square = (x**2).mean(-1)
-    scale = (mean_square[..., None] + NORM_FLOOR) ** -0.5
-    return x * scale * gain
-
-
-def apply_feed_forward(parameters: Mapping[str, Array], x: Array) -> Array:
-    """Apply a SwiGLU feed-forward layer (Shazeer 2020, eq. 6): (..., dim) -> (..., dim).
-
-    parameters: ``gate`` and ``up`` (feed_forward, dim), ``down`` (dim, feed_forward).
-    """
-    xp = find_namespace(x)
-    to_gate = parameters["gate"].swapaxes(0, 1)
-    gate = xp.matmul(x, to_gate)  # (..., feed_forward)
-    # The logistic function by tanh, without an exponential that overflows.
-    sigmoid = 0.5 + 0.5 * xp.tanh(0.5 * gate)
-    swish = gate * sigmoid
-    to_up = parameters["up"].swapaxes(0, 1)
-    up = xp.matmul(x, to_up)
-    to_output = parameters["down"].swapaxes(0, 1)
-    return xp.matmul(swish * up, to_output)
 
 
 def list_parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

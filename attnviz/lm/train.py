@@ -29,6 +29,7 @@ from attnviz.lm.model import (
     project_logits,
 )
 from attnviz.lm.tokenizer import BOS_ID
+from attnviz.lm.transformer import take_last_run
 
 IGNORED = -100  # a label that does not count in the loss
 KEPT, ADDED = 0.98, 0.02  # shares of the loss so far, and of a step, in the smoothed loss
@@ -338,7 +339,7 @@ def descend(training: Training, config: ModelConfig, inputs: Tensor, labels: Ten
     not count. Returns the loss before the step, in nats per token.
     """
     parameters = training.parameters
-    *_, last = evaluate_layers(parameters, inputs, config)
+    last = take_last_run(evaluate_layers(parameters, inputs, config))
     # The vocabulary is wide: half of the work is saved where no label counts and no logit is made.
     counted = labels != IGNORED
     predicted = project_logits(parameters, last.hidden[counted])
