@@ -199,7 +199,7 @@ def attend_layer(
         query,
         share_heads(key, architecture.heads),
         value_of_heads,
-        score=partial(compute_scores, architecture),
+        score=partial(compute_capped_scores, architecture),
         mask=mask,
         causal=architecture.causal,
     )
@@ -243,7 +243,7 @@ def project_heads(
     return by_name["query"], by_name["key"], by_name["value"]
 
 
-def compute_scores(architecture: Architecture, query: Array, key: Array) -> Array:
+def compute_capped_scores(architecture: Architecture, query: Array, key: Array) -> Array:
     """Compute the scores of queries (..., n, d) for keys (..., m, d): scaled, perhaps capped."""
     scores = np.matmul(query * np.float32(architecture.scale), key.swapaxes(-1, -2))
     cap = architecture.softcap

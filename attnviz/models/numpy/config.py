@@ -63,7 +63,7 @@ class ConfigReader:
 
         Raises UnsuitableError for another value, or if it is not there and has no default.
         """
-        return require_number(self.read(name, default), name)
+        return require_finite_number(self.read(name, default), name)
 
     def read_activation(self, name: str, default: str) -> str:
         """Return an entry that names an activation function. Raises UnsuitableError."""
@@ -94,7 +94,7 @@ class ConfigReader:
                 raise UnsuitableError(f"its config has the entry {name!r}, which is not known here")
 
 
-def require_number(value: Any, name: str) -> float:
+def require_finite_number(value: Any, name: str) -> float:
     """Return a finite number. Raises UnsuitableError for any other value."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):
@@ -216,7 +216,7 @@ def read_original_length(rope: ConfigReader, reader: ConfigReader) -> float:
     """Read the length of the texts that a model was trained on before its positions were scaled."""
     name = "original_max_position_embeddings"
     inner = rope.read(name, reader.read("max_position_embeddings"))
-    return require_number(reader.read(name, inner), name)
+    return require_finite_number(reader.read(name, inner), name)
 
 
 SCALINGS = {

@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnviz.lm.transformer import Architecture
-from attnviz.models.numpy.config import ConfigReader, UnsuitableError, read_rotary, require_number
+from attnviz.models.numpy.config import (
+    ConfigReader,
+    UnsuitableError,
+    read_rotary,
+    require_finite_number,
+)
 
 ATTENTION = frozenset({"attention.query", "attention.key", "attention.value", "attention.output"})
 FEED_FORWARD = frozenset({"gate", "up", "down"})
@@ -236,7 +241,7 @@ def describe_qwen(reader: ConfigReader) -> Architecture:
     reader.skip("max_window_layers", "sliding_window")
     if not reader.read("use_sliding_window", False):
         reader.skip("layer_types")
-        choose_kinds(reader, llama.layers, ("full_attention",))
+        require_layer_kinds(reader, llama.layers, ("full_attention",))
         return llama
     first = reader.read("max_window_layers", 28)
     kinds = [
@@ -265,7 +270,7 @@ def describe_smollm3(reader: ConfigReader) -> Architecture:
     require_entries(reader, "num_key_value_heads")
     reader.require_off("use_sliding_window")
     reader.skip("sliding_window", "layer_types", "max_window_layers")
-    choose_kinds(reader, llama.layers, ("full_attention",))
+    require_layer_kinds(reader, llama.layers, ("full_attention",))
     interval = reader.read_count("no_rope_layer_interval", 4)
     default = [int((layer + 1) % interval != 0) for layer in range(llama.layers)]
     given = reader.read("no_rope_layers")
@@ -317,7 +322,7 @@ def describe_gemma2(reader: ConfigReader) -> Architecture:
         softcap=None if cap is None else reader.read_number("attn_logit_softcapping", 50.0),
         logit_cap=None
         if logit_cap is None
-        else require_number(logit_cap, "final_logit_softcapping"),
+        else require_finite_number(logit_cap, "final_logit_softcapping"),
         windows=read_windows(reader, gemma.layers, kinds),
     )
 
@@ -423,7 +428,7 @@ def read_kinds(reader: ConfigReader, layers: int, default: list[str]) -> list[st
     return kinds
 
 
-def choose_kinds(reader: ConfigReader, layers: int, allowed: tuple[str, ...]) -> None:
+def require_layer_kinds(reader: ConfigReader, layers: int, allowed: tuple[str, ...]) -> None:
     """Raise UnsuitableError if a layer has another kind of attention than those allowed."""
     kinds = read_kinds(reader, layers, [allowed[0]] * layers)
     if any(kind not in allowed for kind in kinds):
