@@ -216,7 +216,7 @@ def attend_layer(
         query,
         share_heads(key, architecture.heads),
         value_of_heads,
-        score=partial(score_keys, architecture),
+        score=partial(compute_capped_scores, architecture),
         mask=mask,
         causal=architecture.causal,
     )
@@ -279,7 +279,7 @@ def compute_rotation(rotary: Rotary, query: Array) -> tuple[Array, Array]:
     return cosines * rotary.factor, sines * rotary.factor
 
 
-def score_keys(architecture: Architecture, query: Array, key: Array) -> Array:
+def compute_capped_scores(architecture: Architecture, query: Array, key: Array) -> Array:
     """Compute the scores of queries (..., n, d) for keys (..., m, d): scaled, perhaps capped."""
     if architecture.scale != 1.0:
         query = query * architecture.scale

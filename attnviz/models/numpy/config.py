@@ -27,6 +27,7 @@ IRRELEVANT = frozenset({
     "use_cache", "use_return_dict",
 })  # fmt: skip
 """Entries of configs that have no bearing on attention in evaluation."""
+MOST_LAYERS = 1024
 DROPOUTS = ("dropout", "_pdrop", "_dropout_prob")
 """The ends of names of rates of dropout, which is off in evaluation."""
 OFF: tuple[Any, ...] = (None, False, 0, [], {})
@@ -57,6 +58,16 @@ class ConfigReader:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UnsuitableError(f"its config says {name} = {value!r}")
         return value
+
+    def read_layers(self, name: str, default: int | None = None) -> int:
+        """Return an entry that is a number of layers, as many as are built at most.
+
+        Raises UnsuitableError for another value.
+        """
+        layers = self.read_count(name, default)
+        if layers > MOST_LAYERS:
+            raise UnsuitableError(f"its config says {name} = {layers}")
+        return layers
 
     def read_number(self, name: str, default: float | None = None) -> float:
         """Return an entry that is a finite number.

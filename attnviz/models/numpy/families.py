@@ -62,7 +62,7 @@ def describe_bert(reader: ConfigReader) -> Architecture:
     reader.skip("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout")
     dim = reader.read_count("hidden_size", 768)
     heads = reader.read_count("num_attention_heads", 12)
-    layers = reader.read_count("num_hidden_layers", 12)
+    layers = reader.read_layers("num_hidden_layers", 12)
     return make_encoder(
         layers=layers,
         heads=heads,
@@ -101,7 +101,7 @@ def describe_distilbert(reader: ConfigReader) -> Architecture:
     reader.skip("sinusoidal_pos_embds", "pad_token_id", "tie_weights_")
     reader.require_off("is_decoder", "add_cross_attention", "is_encoder_decoder")
     return make_encoder(
-        layers=reader.read_count("n_layers", 6),
+        layers=reader.read_layers("n_layers", 6),
         heads=reader.read_count("n_heads", 12),
         dim=reader.read_count("dim", 768),
         feed_forward=reader.read_count("hidden_dim", 3072),
@@ -161,7 +161,7 @@ def describe_gpt2(reader: ConfigReader) -> Architecture:
     reader.skip("summary_proj_to_labels", "summary_first_dropout")
     dim = reader.read_count("n_embd", 768)
     heads = reader.read_count("n_head", 12)
-    layers = reader.read_count("n_layer", 12)
+    layers = reader.read_layers("n_layer", 12)
     inner = reader.read("n_inner")
     head_dim = divide_into_heads(dim, heads)
     return Architecture(
@@ -195,7 +195,7 @@ def describe_llama(reader: ConfigReader) -> Architecture:
     reader.skip("pad_token_id", "is_decoder")
     dim = reader.read_count("hidden_size")
     heads = reader.read_count("num_attention_heads")
-    layers = reader.read_count("num_hidden_layers")
+    layers = reader.read_layers("num_hidden_layers")
     shared = reader.read("num_key_value_heads")
     kv_heads = heads if shared is None else reader.read_count("num_key_value_heads")
     given = reader.read("head_dim")
@@ -369,7 +369,7 @@ def describe_neox(reader: ConfigReader) -> Architecture:
     reader.skip("pad_token_id")
     dim = reader.read_count("hidden_size")
     heads = reader.read_count("num_attention_heads")
-    layers = reader.read_count("num_hidden_layers")
+    layers = reader.read_layers("num_hidden_layers")
     head_dim = divide_into_heads(dim, heads)
     base = reader.read_number("rotary_emb_base", 10_000.0)
     share = reader.read_number("rotary_pct", 0.25)
