@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from attnviz.analysis.explain import Operands, split_score_scale
-from attnviz.errors import ModelError, UsageError
+from attnviz.errors import ModelError, UsageError, require_packages
 from attnviz.layer.multihead import apply_linear, apply_rotary, split_heads
 from attnviz.layer.norms import (
     compute_inner_products,
@@ -314,6 +314,7 @@ class Builtin(SupportsPredictions, SupportsOperands, SupportsLosses):
 
         ids, tokens: the ids and the tokens of the text. intervention: what is changed in the run.
         """
+        require_packages("a gradient", "torch")
         from attnviz.lm.gradients import compute_gradients
 
         position = find_target_position(target, tokens)
