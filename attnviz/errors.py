@@ -7,7 +7,12 @@ AttnvizError
 ├── ModelError    3   the model cannot be had, or is refused
 ├── InputError    4   a text, input file or capture cannot be used
 └── OutputError   5   the output cannot be written
+
+A package that is not installed is one of them: ``require_packages`` names it where it is needed.
 """
+
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 
 class AttnvizError(Exception):
@@ -38,3 +43,32 @@ class OutputError(AttnvizError):
     """The output cannot be written."""
 
     exit_code = 5
+
+
+def require_packages(
+    use: str,
+    *packages: str,
+    error: type[AttnvizError] = ModelError,
+) -> None:
+    """Raise an error with the command that installs packages, unless all of them are installed.
+
+    use: what needs them, in the singular. packages: their names, as they are imported.
+    """
+    missing = list_missing_packages(*packages)
+    if missing:
+        raise error(f"{use} needs {explain_missing_packages(missing)}")
+
+
+def list_missing_packages(*packages: str) -> list[str]:
+    """List those of some packages that are not installed; none of them is imported."""
+    return [package for package in packages if find_spec(package) is None]
+
+
+def explain_missing_packages(packages: Sequence[str]) -> str:
+    """Name packages, say that they are not installed, and how to get them.
+
+    To pip, the names of all packages that attnviz imports are those of the modules.
+    """
+    verb = "is" if len(packages) == 1 else "are"
+    names, words = " and ".join(packages), " ".join(packages)
+    return f"{names}, which {verb} not installed: run 'pip install {words}'"

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnviz.errors import UsageError
+from attnviz.errors import UsageError, list_missing_packages
 from attnviz.io.csv_table import list_visible_cells
 from attnviz.io.files import require_output_path, write_whole
 from attnviz.io.formats import make_capture_document
@@ -151,11 +151,18 @@ def frame_capture(capture: Capture) -> str:
 
 
 def frame_result(result: Result) -> str:
-    """Return the tables of a result as an HTML frame without scripts, for a notebook."""
+    """Return what a result draws as an HTML frame without scripts, for a notebook.
+
+    Without matplotlib these are its tables only.
+    """
+    from attnviz.drawable import Table
     from attnviz.render.html.document import render_document
 
-    tables = result.tables()
-    page = escape(render_document(tables[0].title, tables).decode())
+    pictures = result.tables()
+    title = pictures[0].title
+    if list_missing_packages("matplotlib"):
+        pictures = [picture for picture in pictures if isinstance(picture, Table)]
+    page = escape(render_document(title, pictures).decode())
     style = f"width: 100%; height: {HEIGHT}px; border: 0"
     return f'<iframe srcdoc="{page}" sandbox title="attnviz" style="{style}"></iframe>'
 

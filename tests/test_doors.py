@@ -952,7 +952,7 @@ def test_adapters_without_peft_are_told(
 ) -> None:
     """One line says what the folder is and what to install, wherever the adapter lies; without it nothing is drawn."""
     base, adapter = make_adapter("llama", tmp_path)
-    monkeypatch.setattr("attnviz.models.folders.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     both = tmp_path / "both"
     shutil.copytree(base, both)
     for file in ("adapter_config.json", WEIGHTS):

@@ -28,7 +28,7 @@ from attnviz.cli.options import (
     talk_options,
     text_argument,
 )
-from attnviz.cli.output import FIGURE_FLAGS, Content
+from attnviz.cli.output import FIGURE_FLAGS, Content, require_formats
 from attnviz.cli.parameters import ParsedType, SectionedCommand
 from attnviz.cli.picture import PictureOptions
 from attnviz.cli.report import Part, Report, parse_formats
@@ -107,6 +107,7 @@ def command(
     require_reducible(captures)
     options = dict(list_written_options())
     require_formats_effect(options, formats)
+    require_formats(formats)
     require_folder(output)
     if captures.source.path is None:
         content = text_input.read_argument(text, talk)

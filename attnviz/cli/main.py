@@ -11,7 +11,14 @@ from typing import NoReturn
 
 import click
 
-from attnviz.errors import AttnvizError, InputError, OutputError
+from attnviz.errors import (
+    AttnvizError,
+    InputError,
+    ModelError,
+    OutputError,
+    explain_missing_packages,
+    list_missing_packages,
+)
 from attnviz.escape import escape
 
 COMMANDS = {
@@ -138,11 +145,21 @@ def run_command(command: Callable[[], object]) -> int:
             OutputError.exit_code,
         )
     except Exception as error:
-        return complain(
-            error,
-            f"a fault of attnviz: {type(error).__name__}: {error} (see it with --debug)",
-            FAULT,
-        )
+        return complain_of_other(error)
+
+
+def complain_of_other(error: Exception) -> int:
+    """Print an error of no class that is expected, and return the exit code.
+
+    It is a fault of ours, unless a package that is not installed is imported.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        package = str(error.name).partition(".")[0]
+        if list_missing_packages(package):
+            message = f"this needs {explain_missing_packages([package])}"
+            return complain(error, message, ModelError.exit_code)
+    description = f"{type(error).__name__}: {error} (see it with --debug)"
+    return complain(error, f"a fault of attnviz: {description}", FAULT)
 
 
 def abandon_stdout(error: OSError) -> None:

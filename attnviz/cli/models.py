@@ -13,6 +13,7 @@ from attnviz.io.documents import format_document_json
 from attnviz.lm import store
 from attnviz.lm.model import list_parameter_shapes
 from attnviz.models import names
+from attnviz.models.hub_cache import list_cached_models
 
 LICENCE = (
     "MIT; corpus: King James Bible (public domain), WordNet 3.0 (Princeton), see NOTICE.md beside"
@@ -84,16 +85,3 @@ def format_value(value: object) -> str:
         score = "{head} {mean:.2f} ± {sd:.2f}, over {n} sequences of repeated random tokens"
         return score.format(**value)
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def list_cached_models() -> list[str]:
-    """List the model repositories of the local Hugging Face cache, by name."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        cache = scan_cache_dir()
-    except (CacheNotFound, ValueError):  # ValueError where the cache is no folder
-        return []
-    models = [repository for repository in cache.repos if repository.repo_type == "model"]
-    return sorted(repository.repo_id for repository in models)

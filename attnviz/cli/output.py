@@ -23,7 +23,7 @@ from attnviz.cli.picture import (
 from attnviz.cli.screen import print_pictures
 from attnviz.cli.talk import Talk
 from attnviz.drawable import Page, Picture
-from attnviz.errors import OutputError, UsageError
+from attnviz.errors import OutputError, UsageError, require_packages
 from attnviz.io.documents import format_document_json, format_rows_csv
 from attnviz.io.files import require_output_path, write_whole
 from attnviz.record import Capture
@@ -140,7 +140,7 @@ def require_deliverable(destination: Destination, file: FileOptions) -> None:
     """Raise UsageError for a destination to which nothing can be written.
 
     Refused are --json beside another destination, stdout without a format, and binary data on a
-    terminal.
+    terminal. Raises OutputError for a figure that cannot be drawn.
     """
     if file.as_json and (destination.path is not None or destination.file_format != "json"):
         raise UsageError(
@@ -151,6 +151,13 @@ def require_deliverable(destination: Destination, file: FileOptions) -> None:
     if destination.path is None and destination.file_format in BINARY and sys.stdout.isatty():
         advice = "name a file with -o, or redirect stdout"
         raise UsageError(f"a {destination.file_format} is nothing for a terminal: {advice}")
+    require_formats([destination.file_format])
+
+
+def require_formats(formats: Sequence[str]) -> None:
+    """Raise OutputError if figures are among some formats, and cannot be drawn."""
+    if set(formats) & set(FIGURES):
+        require_packages("a figure", "matplotlib", error=OutputError)
 
 
 def require_format(

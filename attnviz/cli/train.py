@@ -24,7 +24,7 @@ from attnviz.cli.train_options import (
     read_bare_suffix,
     train_options,
 )
-from attnviz.errors import OutputError, UsageError
+from attnviz.errors import OutputError, UsageError, require_packages
 
 if TYPE_CHECKING:
     from attnviz.lm.checkpoints import RunLog
@@ -63,6 +63,7 @@ def command(options: TrainOptions, talk: Talk) -> None:
         )
     require_output(options.output, force=options.force, resume=options.course.resume)
     options.setting.require_sizes()
+    require_packages("training, with its curves,", "torch", "matplotlib")
     train_model(options, options.output, talk)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from attnviz.errors import ModelError, UsageError
+from attnviz.errors import ModelError, UsageError, require_packages
 from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import (
@@ -221,6 +221,7 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         and a note that says what the gradients are of. Raises ModelError if a product is not a
         number.
         """
+        require_packages("a gradient", "torch")
         from attnviz.lm.gradients import compute_gradients
 
         tokens = encoded.tokens

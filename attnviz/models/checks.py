@@ -5,7 +5,7 @@ from threading import get_ident
 
 import psutil
 
-from attnviz.errors import InputError, UsageError
+from attnviz.errors import InputError, UsageError, require_packages
 from attnviz.request import Edge
 
 RUNS: dict[int, str] = {}
@@ -34,8 +34,10 @@ def find_torch_device(name: str) -> str:
     """Return the name of the torch device to compute on.
 
     name: auto, cpu, cuda, cuda:N or mps. For auto the first CUDA device is taken, else mps, else
-    the CPU; any other name is returned as it is. Raises UsageError for a device that is not there.
+    the CPU; any other name is returned as it is. Raises UsageError for a device that is not there,
+    and if torch is not installed.
     """
+    require_packages("this device, number type or engine", "torch", error=UsageError)
     import torch
 
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]

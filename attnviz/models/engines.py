@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnviz.errors import ModelError
+from attnviz.errors import ModelError, list_missing_packages, require_packages
 from attnviz.lm.transformer import Architecture
 from attnviz.models.base import (
     LoadOptions,
@@ -26,6 +26,7 @@ from attnviz.models.numpy.checkpoint import open_checkpoint, read_config
 from attnviz.models.numpy.config import UnsuitableError
 from attnviz.models.numpy.model import NumpyModel
 from attnviz.models.numpy.tokenizer import open_tokenizer
+from attnviz.models.safety import require_safe
 from attnviz.record import GRADIENT, Capture, Floats
 from attnviz.request import (
     LIKELIEST,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from attnviz.models.folders import Folders
 
 LoadModel = Callable[[], Model]
+TORCH_PACKAGES = "torch", "transformers"
 PATIENCE = 2.0  # seconds of work; to import torch and transformers takes longer
 PATIENCE_BESIDE_GPU = 0.5  # which is quicker than NumPy, once they are imported
 MULTIPLICATIONS_A_SECOND = 2e10  # of one core of a usual processor, in float32
@@ -69,12 +71,12 @@ class QuickModel(SupportsPredictions, SupportsOperands, SupportsLosses):
     def load_complete(self) -> Model:
         """Return the same checkpoint run by torch, loaded when it is first asked for.
 
-        Raises ModelError if only NumPy may run it, or if torch cannot load it.
+        Raises ModelError if only NumPy may run it, or if torch is missing or cannot load it.
         """
+        refusal = f"NumPy does not compute this of {self.name}"
         if self.only_numpy:
-            raise ModelError(
-                f"NumPy does not compute this of {self.name}: leave --engine numpy out for torch",
-            )
+            raise ModelError(f"{refusal}: leave --engine numpy out for torch")
+        require_packages(f"{refusal}; the other engine", *TORCH_PACKAGES)
         if self.loaded is None:
             self.loaded = self.load_torch()
         return self.loaded
@@ -97,18 +99,19 @@ class QuickModel(SupportsPredictions, SupportsOperands, SupportsLosses):
     def is_quick(self, prompt: Prompt, request: Request) -> bool:
         """Return whether NumPy runs the model on a prompt sooner than torch is imported.
 
-        True if only NumPy may run it. Raises UsageError and InputError for a prompt that the model
-        cannot read.
+        True if only NumPy may run it, or can, since torch is missing. Raises UsageError and
+        InputError for a prompt that the model cannot read.
         """
         encoded = self.quick.encode_prompt(prompt, request.truncate)
         architecture = self.quick.architecture
         tells_texts_apart = bool(architecture.segments)
         if encoded.segment_ids is not None and not tells_texts_apart:
             return False
-        if self.only_numpy or self.loaded is None:
-            length = len(encoded.ids)
-            return self.only_numpy or is_short_work(architecture, length)
-        return False
+        if self.loaded is not None:
+            return False
+        if self.only_numpy or list_missing_packages(*TORCH_PACKAGES):
+            return True
+        return is_short_work(architecture, len(encoded.ids))
 
     def respond(
         self,
@@ -158,7 +161,7 @@ def load_quick_model(
     """
     placement = options.placement
     if placement.engine == "torch":
-        return load_torch()
+        return load_with_torch(folders, load_torch, f"--engine torch for {name}")
     only_numpy = placement.engine == "numpy"
     try:
         require_numpy_placement(folders, options)
@@ -168,13 +171,27 @@ def load_quick_model(
     except UnsuitableError as error:
         if only_numpy:
             raise ModelError(f"--engine numpy does not run {name}: {error}") from error
-        return load_torch()
-    except ModelError:
+        refusal = f"NumPy does not run {name}: {error}"
+        return load_with_torch(folders, load_torch, f"{refusal}; the other engine")
+    except ModelError as error:
         if only_numpy:
             raise
-        return load_torch()  # which says what is wrong, or reads what NumPy's engine does not
+        # torch reads what NumPy's engine does not, or says what is wrong
+        return load_with_torch(folders, load_torch, f"{error}; the other engine")
     quick = NumpyModel(name, checkpoint, tokenizer)
     return QuickModel(quick, load_torch, only_numpy=only_numpy)
+
+
+def load_with_torch(folders: "Folders", load_torch: LoadModel, use: str) -> Model:
+    """Load a checkpoint for torch.
+
+    Raises ModelError for one that cannot be loaded, and if torch or transformers is missing.
+    load_torch: a function that loads it. use: what needs torch, for the error.
+    """
+    if list_missing_packages(*TORCH_PACKAGES):
+        require_safe(folders.model)  # nobody need install torch to read what is wrong
+        require_packages(use, *TORCH_PACKAGES)
+    return load_torch()
 
 
 def require_numpy_placement(folders: "Folders", options: LoadOptions) -> None:
@@ -187,7 +204,7 @@ def require_numpy_placement(folders: "Folders", options: LoadOptions) -> None:
     if folders.adapter or folders.tokenizer:
         raise UnsuitableError("an adapter or a tokenizer of another folder is given")
     if options.writes:
-        raise UnsuitableError("a text is to be continued")
+        raise UnsuitableError("the part that continues a text is needed")
 
 
 def is_short_work(architecture: Architecture, length: int) -> bool:

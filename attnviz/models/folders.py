@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnviz.errors import ModelError
+from attnviz.errors import ModelError, require_packages
 from attnviz.io.files import describe_os_error
 from attnviz.models.names import BUILTIN
 from attnviz.request import Companions
@@ -97,10 +96,7 @@ def require_adapter(folder: Path) -> None:
         raise ModelError(f"there is no adapter folder {folder}")
     if not holds_adapter(folder):
         raise ModelError(f"{folder} is no adapter: it has no {ADAPTER_CONFIG}")
-    if find_spec("peft") is None:
-        raise ModelError(
-            f"{folder} is a PEFT adapter, which needs the package peft: run 'pip install peft'",
-        )
+    require_packages(f"{folder} is a PEFT adapter, which", "peft")
 
 
 def read_json_config(path: Path) -> Any:

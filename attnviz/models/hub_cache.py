@@ -12,6 +12,8 @@ REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 REVISION = re.compile(r"\w[\w./-]*", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MAIN = "main"
+MODELS = "models--"
+"""The beginning of the names of the folders of models; the rest is that of the repository."""
 
 
 def find_snapshot(repository: str, revision: str | None) -> Path | None:
@@ -21,7 +23,7 @@ def find_snapshot(repository: str, revision: str | None) -> Path | None:
     """
     if not REPOSITORY.fullmatch(repository) or ".." in repository:
         return None
-    folder = find_cache() / ("models--" + repository.replace("/", "--"))
+    folder = find_cache() / (MODELS + repository.replace("/", "--"))
     commit = resolve_commit(folder, revision or MAIN)
     if commit is None:
         return None
@@ -50,3 +52,10 @@ def resolve_commit(folder: Path, revision: str) -> str | None:
     except (OSError, ValueError):
         return None
     return commit if COMMIT.fullmatch(commit) else None
+
+
+def list_cached_models() -> list[str]:
+    """List the names of the repositories of models of which the cache holds files."""
+    snapshots = find_cache().glob(f"{MODELS}*/snapshots/*/")
+    folders = {snapshot.parent.parent for snapshot in snapshots}
+    return sorted(folder.name.removeprefix(MODELS).replace("--", "/") for folder in folders)

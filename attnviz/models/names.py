@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from attnviz.errors import AttnvizError, ModelError
+from attnviz.errors import AttnvizError, ModelError, list_missing_packages, require_packages
 from attnviz.lm import store
 from attnviz.models.hub_cache import find_snapshot
 
@@ -34,6 +34,7 @@ PARTS: dict[str, Any] = {
 ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZER_PATTERNS = "tokenizer.json", "vocab.*", "*.model"
 INDEX = "model.safetensors.index.json"
+HUB_LIBRARY = "huggingface_hub"
 
 
 def locate_model(
@@ -80,12 +81,15 @@ def looks_like_path(name: str) -> bool:
 def find_cached_folder(repository: str, revision: str | None) -> Path | None:
     """Return the folder of a hub repository in the local cache; None if files of it are missing.
 
+    The library of the hub is asked only for what is not found without it, and need not be there.
     revision: a branch, tag or commit; None for the main branch. Raises ModelError if the name could
     be that of no repository.
     """
     quick_snapshot = find_snapshot(repository, revision)
     if quick_snapshot is not None and is_whole(quick_snapshot):
         return quick_snapshot
+    if list_missing_packages(HUB_LIBRARY):
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -139,13 +143,15 @@ def download_model(
 
     name: the name of the model as the user wrote it, for errors. repository: the hub id that it
     stands for. revision: a branch, tag or commit. offline: True to refuse. quiet: True to show no
-    progress on stderr. Raises ModelError if downloads are off, and for a download that fails.
+    progress on stderr. Raises ModelError if downloads are off, if the library of the hub is not
+    installed, and for a download that fails.
     """
+    model = describe_model(name, repository)
+    require_packages(f"{model} is not in the local cache: a download", HUB_LIBRARY)
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if offline or constants.HF_HUB_OFFLINE:
-        model = describe_model(name, repository)
         advice = advise_offline(repository)
         raise ModelError(f"{model} is not in the local cache, and downloads are off; {advice}")
     if quiet:

@@ -1,1 +1,5 @@
-"""Models of the transformers library."""
+"""Models of the transformers library, which must be installed to import this room."""
+
+from attnviz.errors import require_packages
+
+require_packages("a model of transformers", "torch", "transformers")

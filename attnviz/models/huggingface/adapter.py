@@ -17,7 +17,7 @@ from transformers import (
 from attnviz.errors import ModelError
 from attnviz.models.checks import read_first_line
 from attnviz.models.folders import ADAPTER_WEIGHTS, read_adapter_config
-from attnviz.models.huggingface.safety import read_shapes
+from attnviz.models.safety import read_shapes
 
 PREFIX = "base_model.model."  # of the names in an adapter's file
 TASKS = {

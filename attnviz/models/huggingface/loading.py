@@ -44,7 +44,7 @@ from attnviz.models.huggingface.attention import (
     silence_library,
 )
 from attnviz.models.huggingface.encoding import count_embeddings
-from attnviz.models.huggingface.safety import require_safe
+from attnviz.models.safety import require_safe
 from attnviz.request import Placement
 
 WRITERS = "ForCausalLM", "LMHeadModel"
