@@ -1,5 +1,7 @@
 """Divergences and alignment: against closed forms, SciPy, and captures whose likeness is known."""
 
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,7 @@ from attnviz.analysis.statistics import average_defined, compute_deviation
 from attnviz.drawable import Series, Table
 from attnviz.errors import InputError, UsageError
 from attnviz.record import Capture
+from attnviz.render.html.page import find_full_weight, render_page
 from attnviz.results.comparison import (
     compare_captures,
     list_coverage,
@@ -357,6 +360,24 @@ def test_a_result_is_made_of_captures_alone() -> None:
     assert one.heads == ((1, 3),)
     assert one.groups == ((((1, 3),), ((1, 3),)),)
     assert len(measure_comparisons([compare_captures(*pairs[0])], heads=ALL).groups) == 1
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-7])
+def test_rounding_is_drawn_as_no_difference(apart: float) -> None:
+    """Of heads that are equal but for rounding the page says so, and others keep their colours."""
+    weights = np.full((2, 2, 2), 0.5)
+    change = np.array([[[apart, -apart]] * 2, [[0.25, -0.25]] * 2])
+    captures = make_capture(weights), make_capture(weights + change)
+    page = make_comparison_page(measure_comparisons([compare_captures(*captures)]))
+    section = page.sections[-1]
+    equal, different = (heatmap for heatmap in section.heatmaps[0] if heatmap)
+    assert equal.caption == ("no difference",)
+    assert different.caption != ("no difference",)
+    assert find_full_weight(section) == section.grid.scale.top == pytest.approx(0.25)
+    metadata = re.search(r'id="metadata">(.*?)</script>', render_page(page).decode(), re.DOTALL)
+    assert metadata is not None
+    drawn = json.loads(metadata[1])["sections"][-1]["heatmaps"][0]
+    assert [(heatmap["top"], heatmap["largest"]) for heatmap in drawn] == [(255, 128), (255, 255)]
 
 
 def test_a_result_refuses_what_cannot_be_measured() -> None:

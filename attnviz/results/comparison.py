@@ -67,6 +67,7 @@ ComparisonView: TypeAlias = Literal["maps", "heads", "table"]
 
 A_SIDE, B_SIDE = 0, 1  # in ``Distances``
 MOST_DRAWN = 4  # heads that are drawn one by one; of more, the mean over those of a layer
+WEIGHT_ROUNDING = 1e-6  # differences of attention weights below it are rounding of float32
 LEAST_SHARE = 0.0005  # of weight that is left out, and said to be
 DEVIATION_COLUMN = "± sd"
 DIVERGENCE = {
@@ -562,11 +563,16 @@ def draw_difference(
 ) -> Heatmap:
     """Draw the differences between two matrices on a colour scale with 0 in its middle.
 
+    Attention weights that differ by rounding alone are drawn as equal, since the colours would make
+    a picture of the rounding, which is another one on each processor.
+
     panel: the differences, and where both matrices are visible. method: the kind of numbers that
     were subtracted, such as attention weights.
     """
     sizes = np.abs(panel.values[panel.visible])
     largest = float(sizes.max(initial=0))
+    if largest < WEIGHT_ROUNDING and not holds_other_numbers(method):
+        largest = 0.0
     # Where all differences are 0, the colours need an end nonetheless.
     top = largest or 1.0
     scale = make_difference_scale(top, largest, look, method)

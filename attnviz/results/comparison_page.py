@@ -119,8 +119,10 @@ def make_difference_section(result: ComparisonResult, look: Look) -> Section:
     heatmaps = draw_differences(result, look)
     queries, keys = label_axes(comparison)
     method = read_method(comparison.a)
-    largest = max(heatmap.scale.top for heatmap in heatmaps.values())
-    scale = make_difference_scale(largest, largest, look, method)
+    largest = max(heatmap.scale.largest for heatmap in heatmaps.values())
+    # Where all heads are equal, the colours need an end nonetheless.
+    top = largest or 1.0
+    scale = make_difference_scale(top, largest, look, method)
     layers, heads, _ = arrange_by_layer(heatmaps)
     row_names = tuple(f"L{layer}" for layer in layers)
     column_names = tuple(abbreviate_head_column(head) for head in heads)

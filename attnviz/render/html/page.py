@@ -164,11 +164,8 @@ def find_full_weight(section: Section) -> float:
     scale = section.grid.scale
     heatmaps = [heatmap for _, _, heatmap in list_heatmaps(section)]
     if scale.signed:
-        sizes = [scale.top]
-        for heatmap in heatmaps:
-            largest_difference = np.abs(heatmap.panel.values).max()
-            sizes += [heatmap.scale.top, float(largest_difference)]
-        return max(sizes) or 1.0
+        sizes = [float(np.abs(heatmap.panel.values).max()) for heatmap in heatmaps]
+        return max([scale.top, *sizes]) or 1.0
     largest = max(heatmap.scale.largest for heatmap in heatmaps)
     if scale.of:
         return largest or 1.0
@@ -352,7 +349,8 @@ def describe_heatmap(
     """
     row_axis = axes.setdefault(heatmap.rows, len(axes))
     column_axis = axes.setdefault(heatmap.columns, len(axes))
-    top = coding.encode(heatmap.scale.top)
+    # The colours of equal heads end anywhere, which may be beyond what codes stand for.
+    top = coding.encode(min(heatmap.scale.top, coding.full))
     largest = coding.encode(heatmap.scale.largest)
     return {
         "title": heatmap.title,
