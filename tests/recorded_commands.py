@@ -242,6 +242,7 @@ COMMANDS = {
     "model": f"""
         show {CAT} -m MINILM
         show {CAT} -m MINILM -H L2H1 -v
+        show {CAT} -m MINILM -H L2H1 -v --engine torch
         show {CAT} -m MINILM --view grid -l 0
         show "unbelievable words" -m MINILM --words
         show {CAT} -m MINILM --pair {DOG}
@@ -254,6 +255,7 @@ COMMANDS = {
         explain {CAT} -m MINILM -l 2 -H 1 --query cat
         attribute {CAT} -m MINILM --query cat --top 3
         capture {CAT} -m MINILM -o cat.attn -l 0
+        capture {CAT} -m MINILM -o cat.attn -l 0 --engine torch
         show {CAT} -m TINY/bart --target {DOG}
         show {CAT} -m TINY/bart --target {DOG} --map cross -H L0H1
         show {CAT} -m TINY/gpt2 --generate 2

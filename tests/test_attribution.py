@@ -36,7 +36,7 @@ from attnviz.results.intervention import InterventionChanges
 from attnviz.selection import TokenReference, parse_heads
 from tests.commands import require_failure
 from tests.conftest import SENTENCE, Tiny
-from tests.tiny import VOCABULARY, plain_tokenizer
+from tests.tiny import VOCABULARY, load_in_torch, plain_tokenizer
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -54,15 +54,13 @@ def builtin() -> Model:
 @pytest.fixture(scope="module")
 def gpt2(tiny: Tiny) -> HuggingFace:
     """A tiny GPT-2 that predicts next tokens."""
-    model = load_model(str(tiny("gpt2")), predicts=True)
-    assert isinstance(model, HuggingFace)
-    return model
+    return load_in_torch(tiny("gpt2"), predicts=True)
 
 
 @pytest.fixture(scope="module")
 def bert(minilm: Path) -> Model:
     """MiniLM, which predicts nothing."""
-    return load_model(str(minilm), predicts=True)
+    return load_in_torch(minilm, predicts=True)
 
 
 # Rank correlation

@@ -25,7 +25,7 @@ from attnviz.selection import parse_heads, parse_numbers
 from tests.architectures import eager
 from tests.captures import require_slices
 from tests.conftest import SENTENCE, Tiny
-from tests.tiny import ASSISTANT, END, USER, plain_tokenizer
+from tests.tiny import ASSISTANT, END, USER, load_in_torch, plain_tokenizer
 from tests.tolerance import require_close
 
 pytestmark = pytest.mark.numeric
@@ -43,8 +43,11 @@ def loaded(tiny: Tiny, minilm: Path) -> Loaded:
 
     def loaded(name: str) -> Model:
         if name not in made:
-            folder = minilm if name == "minilm" else "builtin" if name == "builtin" else tiny(name)
-            made[name] = load_model(str(folder), writes=name in WRITERS)
+            if name == "builtin":
+                made[name] = load_model()
+            else:
+                folder = minilm if name == "minilm" else tiny(name)
+                made[name] = load_in_torch(folder, writes=name in WRITERS)
         return made[name]
 
     return loaded

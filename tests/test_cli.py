@@ -611,24 +611,23 @@ def test_pairs_chats_and_continuations(call: Run, tiny: Tiny, minilm: Path) -> N
 
 def test_how_exact_it_is(call: Run, tiny: Tiny) -> None:
     """-v tells the difference of weights times values from the model's output, and so does JSON; -q says nothing."""
-    told = call("show", SENTENCE, "-m", tiny("llama"), "-v", "--json")
+    model = "-m", tiny("llama"), "--engine", "torch"
+    told = call("show", SENTENCE, *model, "-v", "--json")
     assert 0 < json.loads(told.stdout)["fidelity"] < 1e-5
     assert re.search(
         r"fidelity: weights times values are the model's own output to \d\.\de-0\d of its size",
         told.stderr,
     )
-    assert "fidelity" not in call("show", SENTENCE, "-m", tiny("llama")).stderr
-    assert call("show", SENTENCE, "-m", tiny("llama"), "-v", "-q").stderr == ""
+    assert "fidelity" not in call("show", SENTENCE, *model).stderr
+    assert call("show", SENTENCE, *model, "-v", "-q").stderr == ""
     assert "fidelity: not measured" in call("show", SENTENCE, "-v").stderr
-    assert (
-        "fidelity: weights"
-        in call("capture", SENTENCE, "-m", tiny("llama"), "-v", "-o", "x.attn").stderr
-    )
+    assert "fidelity: weights" in call("capture", SENTENCE, *model, "-v", "-o", "x.attn").stderr
     assert "fidelity: weights" in call("show", "--from", "x.attn", "-v").stderr
 
 
 def test_a_difference_is_a_warning(call: Run, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that do not explain the model's output are shown with a warning, without being asked."""
+    model = "-m", tiny("llama"), "--engine", "torch"
     monkeypatch.setattr(
         CaptureObserver,
         "keep_result",
@@ -636,8 +635,8 @@ def test_a_difference_is_a_warning(call: Run, tiny: Tiny, monkeypatch: pytest.Mo
     )
     monkeypatch.setattr("attnviz.engine.agreement.compare_numbers", lambda *_: 0.25)
     told = "explain the model's own output only to 2.5e-01 of its size: do not rely on them"
-    assert told in call("show", SENTENCE, "-m", tiny("llama"), "--width", "200").stdout
-    assert told in call("show", SENTENCE, "-m", tiny("llama"), "--json").stderr
+    assert told in call("show", SENTENCE, *model, "--width", "200").stdout
+    assert told in call("show", SENTENCE, *model, "--json").stderr
 
 
 # Long texts
@@ -747,7 +746,7 @@ def test_an_interrupted_capture_leaves_nothing(
     monkeypatch.setattr(
         CaptureObserver, "observe_call", lambda *_: os.kill(os.getpid(), signal.SIGINT)
     )
-    done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
+    done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn", "--engine", "torch")
     assert (done.returncode, done.stderr.strip()) == (
         130,
         "error: interrupted",
@@ -790,7 +789,7 @@ def test_out_of_memory_is_one_line(
         raise error
 
     monkeypatch.setattr(CaptureObserver, "observe_call", fail)
-    done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn")
+    done = call("capture", SENTENCE, "-m", tiny("gpt2"), "-o", "run.attn", "--engine", "torch")
     require_failure(done, 4, "out of memory: choose fewer layers or heads")
     assert list(tmp_path.iterdir()) == []
 

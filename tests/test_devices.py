@@ -199,9 +199,10 @@ def test_commands_equal_the_cpu(
         "\n\n".join([SENTENCE, "The old woman opened the window."])
     )
     model = "builtin" if name == "builtin" else tiny(name)
+    torch = () if name == "builtin" else ("--engine", "torch")
     documents = []
     for place in ("cpu", device):
-        done = call(*question, "-m", model, "--device", place, "--json")
+        done = call(*question, "-m", model, *torch, "--device", place, "--json")
         assert done.returncode == 0, done.stderr
         documents.append(json.loads(done.stdout))
     require_close(documents[1], documents[0])
@@ -240,7 +241,18 @@ def test_what_else_is_kept(keep: str, device: str, call: Run, tiny: Tiny, tmp_pa
     for place in ("cpu", device):
         path = tmp_path / f"{place}.json"
         done = call(
-            "capture", SENTENCE, "-m", tiny("llama"), "--device", place, "--keep", keep, "-o", path
+            "capture",
+            SENTENCE,
+            "-m",
+            tiny("llama"),
+            "--engine",
+            "torch",
+            "--device",
+            place,
+            "--keep",
+            keep,
+            "-o",
+            path,
         )
         assert done.returncode == 0, done.stderr
         found.append(json.loads(path.read_text()))

@@ -25,7 +25,15 @@ from attnviz.models.huggingface.encoding import make_tokens
 from attnviz.record import Capture
 from attnviz.request import NOTHING, Prompt, Request
 from tests.conftest import SENTENCE, Run
-from tests.tiny import SIZES, VOCABULARY, chat_tokenizer, ending_tokenizer, plain_tokenizer, save
+from tests.tiny import (
+    SIZES,
+    VOCABULARY,
+    chat_tokenizer,
+    ending_tokenizer,
+    load_in_torch,
+    plain_tokenizer,
+    save,
+)
 from tests.tolerance import close
 
 WIDTH = 64  # the longest sums are over so many terms
@@ -374,7 +382,7 @@ def stack(attentions: Any) -> np.ndarray:
 
 
 def capture_folder(folder: Path, **prompt: Any) -> Capture:
-    return load_model(str(folder)).capture(Prompt(SENTENCE, **prompt), Request())
+    return load_in_torch(folder).capture(Prompt(SENTENCE, **prompt), Request())
 
 
 def require_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -642,7 +650,7 @@ def test_a_tokenizer_of_another_folder(name: str, tmp_path: Path, door: Door, ca
     """A checkpoint without a tokenizer is told so, and reads with one from elsewhere as with its own."""
     folder = without_tokenizer(door(name), tmp_path / "model")
     require_line(call("show", SENTENCE, "-m", folder), 3, "has no tokenizer", "--tokenizer FOLDER")
-    plain = call("show", SENTENCE, "-m", door(name), "--json")
+    plain = call("show", SENTENCE, "-m", door(name), "--engine", "torch", "--json")
     found = call("show", SENTENCE, "-m", folder, "--tokenizer", door(name), "--json")
     assert json.loads(found.stdout)["maps"] == json.loads(plain.stdout)["maps"]
 

@@ -21,12 +21,12 @@ from attnviz.lm.transformer import scale_by_root
 from attnviz.models import load_model
 from attnviz.models.builtin import Builtin
 from attnviz.models.huggingface.model import HuggingFace
-from attnviz.request import Prompt, Request
+from attnviz.request import Engine, Placement, Prompt, Request
 from attnviz.selection import Selection, TokenReference
 from tests.architectures import ARCHITECTURES
 from tests.commands import list_loaded_packages
 from tests.conftest import SENTENCE, Tiny
-from tests.tiny import plain_tokenizer
+from tests.tiny import load_in_torch, plain_tokenizer
 from tests.tolerance import close, rounding
 
 pytestmark = pytest.mark.numeric
@@ -169,14 +169,16 @@ def test_our_models_of_another_score(score: str) -> None:
     assert agree(steps.output, steps.given.output)
 
 
+@pytest.mark.parametrize("engine", ["torch", "auto"])
 @pytest.mark.parametrize("name", ["minilm", "gpt2", "llama", "mistral", "bytes"])
-def test_models_of_the_library(name: str, tiny: Tiny, minilm: Path) -> None:
+def test_models_of_the_library(name: str, engine: Engine, tiny: Tiny, minilm: Path) -> None:
     """Weights are those of a capture and of the library's eager attention; the output is what the projection gets."""
     folder = minilm if name == "minilm" else tiny(name)
-    model = load_model(str(folder))
+    model = load_model(str(folder), placement=Placement(engine=engine))
     kind = AutoModelForCausalLM if name in ("gpt2", "llama", "mistral") else AutoModel
     eager = kind.from_pretrained(folder, attn_implementation="eager").eval()
-    ids = torch.tensor([model.tokenizer(SENTENCE)["input_ids"]])
+    read = model.capture(Prompt(SENTENCE), Request()).maps[0].keys
+    ids = torch.tensor([[token.id for token in read]])
     with torch.no_grad():
         expected = eager(ids, output_attentions=True).attentions
     for layer, head, query in ((0, 1, 2), (1, 3, 9)):
@@ -189,7 +191,7 @@ def test_models_of_the_library(name: str, tiny: Tiny, minilm: Path) -> None:
 
 def test_vectors_of_bert_and_gpt2(tiny: Tiny, minilm: Path) -> None:
     """Q and v are the projections of what the attention module was given, computed here by plain products."""
-    bert = load_model(str(minilm))
+    bert = load_in_torch(minilm)
     found, mine = operands(bert, 2, 5, 4), bert.model.encoder.layer[2].attention.self
     of_head = slice(5 * 32, 6 * 32)
     for linear, vector in (
@@ -199,7 +201,7 @@ def test_vectors_of_bert_and_gpt2(tiny: Tiny, minilm: Path) -> None:
     ):
         weight, bias = (part.detach().double().numpy() for part in (linear.weight, linear.bias))
         assert np.allclose(weight[of_head] @ found.hidden + bias[of_head], vector, atol=1e-5)
-    gpt2 = load_model(str(tiny("gpt2")))
+    gpt2 = load_in_torch(tiny("gpt2"))
     found, mine = operands(gpt2, 1, 2, 4), gpt2.model.h[1].attn.c_attn
     whole = (
         found.hidden @ mine.weight.detach().double().numpy() + mine.bias.detach().double().numpy()

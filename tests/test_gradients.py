@@ -26,7 +26,7 @@ from attnviz.models.huggingface.model import HuggingFace
 from attnviz.request import NOTHING, Edge, Intervention, Placement, Prompt, Request, Target
 from attnviz.selection import TokenReference, parse_heads, parse_numbers
 from tests.architectures import ARCHITECTURES, set_eager
-from tests.tiny import MODELS, VOCABULARY, make_bert_with_head
+from tests.tiny import MODELS, VOCABULARY, load_in_torch, make_bert_with_head
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -351,7 +351,7 @@ def test_what_is_said_after_another_token(llama: HuggingFace) -> None:
 
 def test_what_an_encoder_says_is_a_vector(minilm: Path) -> None:
     """Of its first token, unless another is named."""
-    model = load_model(str(minilm), predicts=True)
+    model = load_in_torch(minilm, predicts=True)
     for query, place in ((None, 0), (TokenReference("fox"), 4)):
         response = model.respond(Prompt(TEXT), [NOTHING], Target(query=query))
         ids = torch.tensor([[token.id for token in response.tokens]])

@@ -21,7 +21,7 @@ from attnviz.models.huggingface import loading
 from attnviz.request import Placement, Prompt, Request
 from attnviz.selection import parse_heads, parse_numbers
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
-from tests.tiny import save
+from tests.tiny import load_in_torch, save
 from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
@@ -448,6 +448,8 @@ def test_weights_that_are_not_numbers_are_told(tmp_path: Path, minilm: Path) -> 
     tensors["encoder.layer.0.attention.self.query.weight"].fill_(float("nan"))
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="cannot be used: some of its weights are not finite"):
+        load_in_torch(folder).capture(Prompt(SENTENCE), Request())
+    with pytest.raises(ModelError, match="are damaged: its attention is not a number"):
         load_model(str(folder)).capture(Prompt(SENTENCE), Request())
 
 

@@ -33,6 +33,7 @@ from attnviz.request import NOTHING, Placement, Prompt, Request
 from attnviz.selection import Selection
 from tests.architectures import AVAILABLE
 from tests.conftest import SENTENCE, Tiny
+from tests.tiny import load_in_torch
 from tests.tolerance import rounding
 
 pytestmark = pytest.mark.numeric
@@ -85,8 +86,7 @@ def parts(net: Any, name: str, layer: int) -> tuple[nn.Module, Callable[[Tensor]
 @pytest.mark.parametrize("name", ["minilm", "gpt2", "llama"])
 def test_norms_equal_brute_force(name: str, tiny: Tiny, minilm: Path) -> None:
     """Of each head and of the sum, to 1e-5 of the largest: BERT, GPT-2 (Conv1D), and grouped heads."""
-    model = load_model(str(minilm if name == "minilm" else tiny(name)))
-    assert isinstance(model, HuggingFace)
+    model = load_in_torch(minilm if name == "minilm" else tiny(name))
     net, made = model.model, dict[int, Tensor]()
     alike, norms, sums = (
         weights(model.capture(PROMPT, request)) for request in (Request(), NORM, SUM)

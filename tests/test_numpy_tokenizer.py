@@ -19,7 +19,6 @@ from transformers.models.auto.tokenization_auto import (
     TOKENIZER_MAPPING_NAMES,
 )
 
-from attnviz.models.huggingface.encoding import encode_ids, encode_prompt, make_vocabulary
 from attnviz.models.numpy.config import UnsuitableError
 from attnviz.models.numpy.tokenizer import FileTokenizer, open_tokenizer
 from attnviz.models.numpy.tokenizer_classes import (
@@ -29,6 +28,7 @@ from attnviz.models.numpy.tokenizer_classes import (
     PATCHED_FOLDERS,
 )
 from attnviz.models.numpy.tokenizer_files import WITHOUT_EFFECT
+from attnviz.models.prompts import encode_text, make_vocabulary, spell_prompt
 from attnviz.request import Prompt
 from tests.tokenizer_folders import CHATML, FAMILIES, SAMPLES, TokenizerFolder, number_tokens
 
@@ -852,17 +852,13 @@ def test_prompts_are_encoded_with_either_tokenizer(
     for prompt in prompts:
         for limit in (None, 9):
             encoded, expected = (
-                encode_prompt(tokenizer, prompt, limit, True, "it") for tokenizer in (ours, theirs)
+                encode_text(tokenizer, prompt, limit, True, "it") for tokenizer in (ours, theirs)
             )
-            assert encoded.tokens == expected.tokens
-            assert encoded.text == expected.text
-            assert encoded.notes == expected.notes
-            assert encoded.segments == expected.segments
-            assert {part: tensor.tolist() for part, tensor in encoded.inputs.items()} == {
-                part: tensor.tolist() for part, tensor in expected.inputs.items()
-            }
+            assert encoded == expected
     ids = ours(SAMPLES["emoji_code"])["input_ids"]
-    assert encode_ids(ours, ids, None, "it").tokens == encode_ids(theirs, ids, None, "it").tokens
+    assert (
+        spell_prompt(ours, ids, None, "it").tokens == spell_prompt(theirs, ids, None, "it").tokens
+    )
     assert make_vocabulary(ours, 400, 512) == make_vocabulary(theirs, 400, 512)
 
 

@@ -615,7 +615,7 @@ def test_autocast_is_no_alarm(net: nn.Module) -> None:
 
 def test_the_reference_is_told(call: Any, minilm: Any) -> None:
     """JSON and -v say against what the fidelity was measured."""
-    shown = call("show", "The cat sat.", "-m", minilm, "-v", "--json")
+    shown = call("show", "The cat sat.", "-m", minilm, "-v", "--json", "--engine", "torch")
     assert '"fidelity_reference": "torch\'s scaled_dot_product_attention' in shown.stdout
     assert 0 < json.loads(shown.stdout)["output_change"] < 1e-5
     assert "measured against: torch's scaled_dot_product_attention" in shown.stderr

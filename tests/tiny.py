@@ -33,8 +33,11 @@ from transformers import (
 
 from attnviz.lm import store
 from attnviz.lm.model import ModelConfig
+from attnviz.models import load_model
 from attnviz.models.huggingface.model import HuggingFace
+from attnviz.request import Placement
 
+TORCH = Placement(engine="torch")
 VOCABULARY = 4096  # tokens of the built-in tokenizer; three are added where they are needed
 END, USER, ASSISTANT = "</s>", "<|user|>", "<|assistant|>"
 TEMPLATE = (
@@ -253,3 +256,13 @@ def make(name: str, folder: Path) -> Path:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         return save(build(), folder, tokenizer)
+
+
+def load_in_torch(folder: Path, **options: Any) -> HuggingFace:
+    """Load the model in a folder for torch, which computes gradients and shows its modules.
+
+    options: those of ``load_model``.
+    """
+    model = load_model(str(folder), placement=TORCH, **options)
+    assert isinstance(model, HuggingFace)
+    return model

@@ -72,7 +72,8 @@ def compute_erf(x: Array) -> Array:
         return xp.erf(x)
     values, slopes = make_erf_table()
     size = np.minimum(np.abs(x), TABLE_END)
-    index = (size * NODES_A_UNIT + 0.5).astype(np.intp)
+    countable = np.fmin(size, TABLE_END)  # what is not a number has a node too, and stays none
+    index = (countable * NODES_A_UNIT + 0.5).astype(np.intp)
     node = index * (1.0 / NODES_A_UNIT)
     step = size - node
     # the derivatives of erf at a node are its slope times polynomials of the node
