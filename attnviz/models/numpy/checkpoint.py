@@ -23,6 +23,8 @@ from attnviz.models.numpy.weights import MappedTensor, map_checkpoint
 from attnviz.record import Floats
 
 CONFIG = "config.json"
+ROWS_AT_ONCE = 4096
+"""How many tokens logits are computed of at a time."""
 WRITERS = "ForCausalLM", "LMHeadModel"
 """The ends of the names of classes of models that continue a text."""
 FORMER_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -97,7 +99,11 @@ class Checkpoint:
             if name in self.stem:
                 parameters[name] = self.read_slot(self.stem[name], in_layer=False)
         x = apply_norm(parameters, self.architecture, "norm", hidden)
-        logits = np.matmul(x, self.output.read().T) / np.float32(self.architecture.logit_divisor)
+        # not all rows at once: of a half type they take twice the memory that they take in the file
+        starts = range(0, len(self.output.values), ROWS_AT_ONCE)
+        blocks = (self.output.read(slice(start, start + ROWS_AT_ONCE)) for start in starts)
+        parts = [np.matmul(x, block.T) for block in blocks]
+        logits = np.concatenate(parts, axis=-1) / np.float32(self.architecture.logit_divisor)
         cap = self.architecture.logit_cap
         if cap is not None:
             logits = cap_smoothly(logits, cap)

@@ -58,7 +58,9 @@ def describe_bert(reader: ConfigReader) -> Architecture:
     """Describe BERT (Devlin et al. 2019) and models with the same config."""
     reader.require("position_embedding_type", ["absolute"])
     reader.require_off("is_decoder", "add_cross_attention", "is_encoder_decoder", "use_task_id")
-    reader.skip("pad_token_id", "task_type_vocab_size")
+    reader.skip("pad_token_id", "task_type_vocab_size", "directionality")
+    reader.skip("pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers")
+    reader.skip("pooler_size_per_head", "pooler_type")
     reader.skip("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout")
     dim = reader.read_count("hidden_size", 768)
     heads = reader.read_count("num_attention_heads", 12)
@@ -192,7 +194,8 @@ def describe_llama(reader: ConfigReader) -> Architecture:
     biased = ATTENTION if reader.read("attention_bias") else frozenset()
     if reader.read("mlp_bias"):
         biased |= FEED_FORWARD
-    reader.skip("pad_token_id", "is_decoder")
+    reader.skip("pad_token_id", "is_decoder", "is_llama_config", "transformers.js_config")
+    reader.require_off("rope_interleaved")
     dim = reader.read_count("hidden_size")
     heads = reader.read_count("num_attention_heads")
     layers = reader.read_layers("num_hidden_layers")

@@ -42,7 +42,7 @@ class MappedTensor:
         """The shape of the tensor."""
         return self.values.shape
 
-    def read(self, rows: Ids | None = None) -> Floats:
+    def read(self, rows: Ids | slice | None = None) -> Floats:
         """Return the tensor in float32, or some of its rows; without a copy if it is float32."""
         chosen = self.values if rows is None else self.values[rows]
         if self.kind == "BF16":
