@@ -15,12 +15,13 @@ from attnviz import capture as take
 from attnviz.analysis.comparison import Comparison, Distances, compare_on_words
 from attnviz.analysis.divergence import measure_divergences, restrict_rows
 from attnviz.analysis.statistics import average_defined, compute_deviation
-from attnviz.drawable import Series, Table
+from attnviz.drawable import Panel, Series, Table
 from attnviz.errors import InputError, UsageError
 from attnviz.record import Capture
 from attnviz.render.html.page import find_full_weight, render_page
 from attnviz.results.comparison import (
     compare_captures,
+    draw_difference,
     list_coverage,
     make_series,
     measure_comparisons,
@@ -30,7 +31,8 @@ from attnviz.results.comparison import (
 from attnviz.results.comparison_page import make_comparison_page
 from attnviz.selection import ALL, HeadNames
 from attnviz.views import Look
-from tests.captures import make_capture
+from attnviz.views.labels import make_axes
+from tests.captures import make_capture, make_map
 from tests.tolerance import close, rounding
 
 pytestmark = pytest.mark.numeric
@@ -378,6 +380,16 @@ def test_rounding_is_drawn_as_no_difference(apart: float) -> None:
     assert metadata is not None
     drawn = json.loads(metadata[1])["sections"][-1]["heatmaps"][0]
     assert [(heatmap["top"], heatmap["largest"]) for heatmap in drawn] == [(255, 128), (255, 255)]
+
+
+@pytest.mark.parametrize(("method", "largest"), [("attention", 0.0), ("given", 1e-8)])
+def test_small_numbers_of_the_user_are_no_rounding(method: str, largest: float) -> None:
+    """Numbers that are no weights of a model may be small and mean something."""
+    panel = Panel(np.array([[1e-8, -5e-9]]), np.ones((1, 2), bool))
+    rows, columns = make_axes(make_map(np.full((1, 2), 0.5), kind="cross"))
+    heatmap = draw_difference("A - B", panel, rows, columns, Look(), method)
+    assert heatmap.scale.largest == largest
+    assert (heatmap.caption == ("no difference",)) is (largest == 0)
 
 
 def test_a_result_refuses_what_cannot_be_measured() -> None:

@@ -564,14 +564,15 @@ def draw_difference(
     """Draw the differences between two matrices on a colour scale with 0 in its middle.
 
     Attention weights that differ by rounding alone are drawn as equal, since the colours would make
-    a picture of the rounding, which is another one on each processor.
+    a picture of the rounding, which is another one on each processor. Other numbers, and those that
+    a user gives, may be as small as that and mean something.
 
     panel: the differences, and where both matrices are visible. method: the kind of numbers that
     were subtracted, such as attention weights.
     """
     sizes = np.abs(panel.values[panel.visible])
     largest = float(sizes.max(initial=0))
-    if largest < WEIGHT_ROUNDING and not holds_other_numbers(method):
+    if largest < WEIGHT_ROUNDING and method == ATTENTION:
         largest = 0.0
     # Where all differences are 0, the colours need an end nonetheless.
     top = largest or 1.0
