@@ -217,6 +217,11 @@ def llama(folder_of: Callable[[RandomCheckpoint], Path], tmp_path: Path) -> Path
         ({"rms_norm_eps": None}, "rms_norm_eps"),
         ({"is_encoder_decoder": True}, "is_encoder_decoder"),
         ({"attention_bias": True}, "bias"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps"),
+        ({"head_dim": 10**9}, "rotates"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0.0}}, "factor"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 1e-320}}, "scaled"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings"),
         ({"intermediate_size": 97}, "97"),
         ({"num_hidden_layers": 2}, "layers.2"),
         ({"num_hidden_layers": 4}, "layers.3"),
@@ -260,7 +265,9 @@ def test_heads_and_buffers_are_left_out(llama: Path) -> None:
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("damage", ["cut", "header", "length", "none", "index", "escape"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "header", "length", "overlap", "none", "index", "number", "fewer", "escape"]
+)
 def test_damaged_files_are_one_error(llama: Path, damage: str) -> None:
     """Of one line, and nothing is read beyond the file or outside the folder."""
     path = llama / "model.safetensors"
@@ -271,11 +278,19 @@ def test_damaged_files_are_one_error(llama: Path, damage: str) -> None:
         path.write_bytes(data[:8] + b"[" + data[9:])
     elif damage == "length":
         path.write_bytes((1 << 40).to_bytes(8, "little") + data[8:])
+    elif damage == "overlap":
+        path.write_bytes(data.replace(b'"data_offsets":[0,', b'"data_offsets":[4,', 1))
+    elif damage == "fewer":
+        path.rename(llama / "part.safetensors")
     else:
         path.unlink()
     index = llama / "model.safetensors.index.json"
     if damage == "index":
         index.write_text('{"weight_map": 3}')
+    if damage == "number":
+        index.write_text('{"weight_map": {"norm.weight": 3}}')
+    if damage == "fewer":
+        index.write_text('{"weight_map": {"norm.weight": "part.safetensors"}}')
     if damage == "escape":
         index.write_text('{"weight_map": {"norm.weight": "../llama/model.safetensors"}}')
     with pytest.raises(ModelError) as raised:

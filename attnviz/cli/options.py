@@ -829,11 +829,22 @@ screen_options = option_group(
     ),
 )
 
+
+def follow_log(context: click.Context, _: click.Parameter, verbose: bool) -> bool:
+    """Print what the package logs while the command runs, if it is to say more."""
+    if verbose and not context.resilient_parsing:
+        from attnviz.cli.log import print_log
+
+        print_log(context)
+    return verbose
+
+
 verbose_option = click.option(
     "-v",
     "--verbose",
     is_flag=True,
-    help="Tell on stderr how exact the weights are.",
+    callback=follow_log,
+    help="Tell on stderr how exact the weights are, and what runs the model.",
 )
 quiet_options = option_section(
     OTHER_SECTION,

@@ -5,7 +5,7 @@ They are the built-in model, in NumPy or in torch, and checkpoints in NumPy.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,18 @@ from attnviz.lm.transformer import (
 from attnviz.models.base import SupportsOperands
 from attnviz.models.interventions import change_ids, mask_cut_edges, require_edges, require_keys
 from attnviz.models.prompts import EncodedPrompt
-from attnviz.models.whole_weights import make_whole_map
-from attnviz.record import NORM, SCORES, AttentionMap, Capture, Doubles, Floats, Kind, Visible
+from attnviz.models.whole_weights import join_layer_maps, make_whole_map
+from attnviz.record import (
+    NORM,
+    SCORES,
+    AttentionMap,
+    Capture,
+    Doubles,
+    Floats,
+    Kind,
+    Token,
+    Visible,
+)
 from attnviz.request import Intervention, Prompt, Request
 from attnviz.selection import HeadBlock, choose_kinds, note_windows, resolve_blocks
 
@@ -77,57 +87,50 @@ class ArrayModel(SupportsOperands):
         choose_kinds(request.kinds, (KIND,))
         return resolve_blocks(request.layers, request.heads, self.heads_by_layer)
 
-    def compute_numbers(
+    def compute_layer_maps(
         self,
         encoded: EncodedPrompt,
         blocks: Sequence[HeadBlock],
         intervention: Intervention,
         request: Request,
-    ) -> dict[int, Floats]:
-        """Compute what a request shows of heads, (head, query, key) by the number of the layer.
+    ) -> dict[int, AttentionMap]:
+        """Run a text and make a map of each layer that a request names, by the layer's number.
 
-        That is their weights, their scores, or the norms of what they move; of norms that are
-        summed over the heads there is one for all. Layers after the last one of these are not
-        computed. Raises ModelError for weights that are not numbers.
+        Layers after the last one of these are not computed. Of each layer only what the request
+        keeps stays in memory. request: one whose window is in ``rows`` and ``columns``. Raises
+        ModelError for weights that are not numbers.
         """
         heads_by_layer = list_heads(blocks)
-        numbers: dict[int, Floats] = {}
+        maps: dict[int, AttentionMap] = {}
         last = max(heads_by_layer)
         with self.without_gradients():
             runs = self.run_layers(encoded.ids, [intervention], encoded.segment_ids)
+            visible = self.make_visible(intervention, len(encoded.tokens))
             for layer, run in enumerate(islice(runs, last + 1)):
-                if layer in heads_by_layer:
-                    numbers[layer] = choose_numbers(run, heads_by_layer[layer], request)
-                    self.require_finite(numbers[layer])
-        return numbers
+                heads = heads_by_layer.get(layer)
+                if heads is None:
+                    continue
+                numbers = choose_numbers(run, heads, request)
+                self.require_finite(numbers)
+                maps[layer] = keep_layer(layer, heads, encoded.tokens, numbers, visible, request)
+        return maps
 
     def make_capture(
         self,
         encoded: EncodedPrompt,
         blocks: Sequence[HeadBlock],
-        numbers: Mapping[int, Floats],
-        intervention: Intervention,
+        layer_maps: Mapping[int, AttentionMap],
         request: Request,
     ) -> Capture:
-        """Make a capture of the numbers of heads, with a map for each block of them.
+        """Make a capture of the maps of layers, with a map for each block of layers and heads.
 
-        numbers: (head, query, key) by the number of the layer. request: one whose window is in
-        ``rows`` and ``columns``.
+        request: one whose window is in ``rows`` and ``columns``.
         """
-        tokens = encoded.tokens
-        visible = self.make_visible(intervention, len(tokens))
-        maps: list[AttentionMap] = []
-        for layers, heads in blocks:
-            seen = pick_cells(visible, layers, heads)
-            names: tuple[int | str, ...] = heads
-            if request.summed:
-                names = ("sum",)
-                seen = np.asarray(seen.any(1, keepdims=True))
-            stacked = np.stack([numbers[layer] for layer in layers])
-            maps.append(make_whole_map(layers, names, tokens, stacked, seen, request))
+        maps = [join_layer_maps([layer_maps[layer] for layer in layers]) for layers, _ in blocks]
         notes = list(encoded.notes)
         if request.windowed:
-            notes += note_windows(request.rows, request.columns, [(tokens, tokens)])
+            sides = encoded.tokens, encoded.tokens
+            notes += note_windows(request.rows, request.columns, [sides])
         return Capture(
             self.name, encoded.text, tuple(maps), tuple(notes), segments=encoded.segments
         )
@@ -214,9 +217,12 @@ class ArrayModel(SupportsOperands):
         return tensor.to(getattr(torch, dtype)) if dtype else tensor
 
     def without_gradients(self) -> AbstractContextManager[object]:
-        """Return a context in which torch, if it computes, keeps nothing for gradients."""
+        """Return a context in which torch, if it computes, keeps nothing for gradients.
+
+        NumPy says nothing there of numbers that are not finite: ``require_finite`` does.
+        """
         if self.torch_device is None:
-            return nullcontext()
+            return np.errstate(all="ignore")
         import torch
 
         return torch.inference_mode()
@@ -311,17 +317,28 @@ def choose_numbers(run: LayerRun, heads: tuple[int, ...], request: Request) -> F
     return weights * lengths[:, None]
 
 
-def pick_cells(
-    visible: Visible,
-    layers: tuple[int, ...],
+def keep_layer(
+    layer: int,
     heads: tuple[int, ...],
-) -> Visible:
-    """Pick layers and heads of a mask that may hold one of each for all of them."""
-    if len(visible) > 1:
-        visible = visible[list(layers)]
-    if visible.shape[1] > 1:
-        visible = visible[:, list(heads)]
-    return visible
+    tokens: tuple[Token, ...],
+    numbers: Floats,
+    visible: Visible,
+    request: Request,
+) -> AttentionMap:
+    """Make the map of one layer that a request asks for, out of its numbers (head, query, key).
+
+    visible: True where a query may attend, (layer or 1, head or 1, query, key), of all layers and
+    heads of the model, or one of each if they are alike. request: one whose window is in ``rows``
+    and ``columns``.
+    """
+    seen = visible[[layer]] if len(visible) > 1 else visible
+    if seen.shape[1] > 1:
+        seen = seen[:, list(heads)]
+    names: tuple[int | str, ...] = heads
+    if request.summed:
+        names = ("sum",)
+        seen = np.asarray(seen.any(1, keepdims=True))
+    return make_whole_map((layer,), names, tokens, numbers[None], seen, request)
 
 
 def convert_to_singles(array: Array) -> Floats:

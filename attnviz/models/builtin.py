@@ -22,7 +22,12 @@ from attnviz.lm.model import (
 )
 from attnviz.lm.tokenizer import BOS_ID
 from attnviz.lm.transformer import Architecture
-from attnviz.models.array_model import ArrayModel, convert_to_singles, list_heads
+from attnviz.models.array_model import (
+    ArrayModel,
+    convert_to_singles,
+    keep_layer,
+    list_heads,
+)
 from attnviz.models.base import SupportsLosses, SupportsPredictions
 from attnviz.models.checks import (
     find_torch_device,
@@ -125,9 +130,14 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
             target = request.target
             numbers, note = self.compute_gradients(encoded, blocks, intervention, target)
             encoded = replace(encoded, notes=(*encoded.notes, note))
+            visible = self.make_visible(intervention, len(tokens))
+            layer_maps = {
+                layer: keep_layer(layer, heads, tokens, numbers[layer], visible, request)
+                for layer, heads in list_heads(blocks).items()
+            }
         else:
-            numbers = self.compute_numbers(encoded, blocks, intervention, request)
-        return self.make_capture(encoded, blocks, numbers, intervention, request)
+            layer_maps = self.compute_layer_maps(encoded, blocks, intervention, request)
+        return self.make_capture(encoded, blocks, layer_maps, request)
 
     def require_readable(self, prompt: Prompt, *, is_changed: bool) -> None:
         """Raise UsageError for a part of a prompt that the model cannot read.

@@ -4,6 +4,7 @@ NumPy takes what it computes exactly and quickly. For gradients, for texts that 
 work that takes longer than torch takes to be imported, torch is loaded when it is needed.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from attnviz.models.folders import Folders
 
 LoadModel = Callable[[], Model]
+log = logging.getLogger(__name__)
 TORCH_PACKAGES = "torch", "transformers"
 PATIENCE = 2.0  # seconds of work; to import torch and transformers takes longer
 PATIENCE_BESIDE_GPU = 0.5  # which is quicker than NumPy, once they are imported
@@ -90,6 +92,10 @@ class QuickModel(SupportsPredictions, SupportsOperands, SupportsLosses):
         """Run the model and keep what a request names; see ``SupportsPredictions.capture``."""
         needs_torch = bool(prompt.generate) or request.method == GRADIENT
         if needs_torch or not self.is_quick(prompt, request):
+            why = "it continues texts, and computes gradients"
+            if not needs_torch:
+                why = "it is quicker for a text of this length, or loaded already"
+            log.info("the engine is torch: %s", why)
             complete = self.load_complete()
             if intervention == NOTHING:
                 return complete.capture(prompt, request)
@@ -171,12 +177,14 @@ def load_quick_model(
     except UnsuitableError as error:
         if only_numpy:
             raise ModelError(f"--engine numpy does not run {name}: {error}") from error
+        log.info("the engine is torch: %s", error)
         refusal = f"NumPy does not run {name}: {error}"
         return load_with_torch(folders, load_torch, f"{refusal}; the other engine")
     except ModelError as error:
         if only_numpy:
             raise
         # torch reads what NumPy's engine does not, or says what is wrong
+        log.info("the engine is torch: %s", error)
         return load_with_torch(folders, load_torch, f"{error}; the other engine")
     quick = NumpyModel(name, checkpoint, tokenizer)
     return QuickModel(quick, load_torch, only_numpy=only_numpy)

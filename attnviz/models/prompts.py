@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from attnviz.errors import InputError, UsageError
+from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.escape import require_unicode
 from attnviz.models.checks import read_first_line, require_length, require_none
 from attnviz.record import Segment, Token
@@ -399,6 +399,9 @@ def make_tokens(
     """
     ids = encoding["input_ids"]
     names = tokenizer.convert_ids_to_tokens(ids)
+    for number, name in zip(ids, names, strict=True):
+        if name is None:
+            raise ModelError(f"the tokenizer makes token {number}, which has no name in it")
     special_ids = list_special_ids(tokenizer)
     marks = encoding["special_tokens_mask"]
     special = [bool(mark) or number in special_ids for number, mark in zip(ids, marks, strict=True)]

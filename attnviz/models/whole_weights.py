@@ -1,6 +1,9 @@
 """Maps of models whose weights fit into memory, made of all weights in NumPy."""
 
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -9,9 +12,21 @@ from attnviz.analysis.statistics import (
     measure_statistics,
     pool_weights,
 )
-from attnviz.record import ATTENTION, AttentionMap, Floats, Token, Visible
+from attnviz.record import (
+    ATTENTION,
+    AttentionMap,
+    Edges,
+    Floats,
+    Statistics,
+    Tiles,
+    Token,
+    Visible,
+)
 from attnviz.request import Request
 from attnviz.selection import find_window_positions
+
+Part = TypeVar("Part", Tiles, Statistics, Edges)
+"""What is kept of weights in place of them."""
 
 
 def make_whole_map(
@@ -52,3 +67,59 @@ def make_whole_map(
     if request.keep == "edges":
         edges = find_strongest_edges(weights, request.strongest)
     return make_self_map(None, np.array(True), edges=edges, statistics=statistics)
+
+
+def join_layer_maps(maps: list[AttentionMap]) -> AttentionMap:
+    """Join maps of one layer each, of the same heads, tokens and request, in their order.
+
+    The list is emptied, so that memory holds the weights of a long text little more than once.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    first = maps[0]
+    layers = tuple(layer for one in maps for layer in one.layers)
+    visible = join_layer_masks([one.visible for one in maps])
+    tiles = join_fields([one.tiles for one in maps if one.tiles is not None])
+    statistics = join_fields([one.statistics for one in maps if one.statistics is not None])
+    edges = join_fields([one.edges for one in maps if one.edges is not None])
+    weights = None
+    if first.weights is not None:
+        weights = np.empty((len(maps), *first.weights.shape[1:]), first.weights.dtype)
+        for i in range(len(maps)):
+            weights[i] = maps.pop(0).weights
+    return replace(
+        first,
+        layers=layers,
+        weights=weights,
+        visible=visible,
+        tiles=tiles,
+        statistics=statistics,
+        edges=edges,
+    )
+
+
+def join_fields(parts: Sequence[Part]) -> Part | None:
+    """Join the arrays of tiles, statistics or edges along their first axis, that of layers.
+
+    Returns None if there are none.
+    """
+    if not parts:
+        return None
+    joined: dict[str, Any] = {}
+    for entry in fields(parts[0]):
+        values = [getattr(part, entry.name) for part in parts]
+        is_array = isinstance(values[0], np.ndarray)
+        joined[entry.name] = np.concatenate(values) if is_array else values[0]
+    return replace(parts[0], **joined)
+
+
+def join_layer_masks(masks: Sequence[Visible]) -> Visible:
+    """Join masks of one layer each, (1, head, query, key), to one of all layers.
+
+    It has one layer where all are alike, and one head where all heads of each are.
+    """
+    alike = all(mask.strides[1] == 0 for mask in masks)
+    shown = [mask[:, :1] for mask in masks] if alike else list(masks)
+    if all(np.array_equal(mask, shown[0]) for mask in shown[1:]):
+        return shown[0]
+    return np.concatenate(shown)

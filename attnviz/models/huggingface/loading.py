@@ -181,7 +181,9 @@ def list_classes(config: Any, *, writes: bool, predicts: bool) -> list[Any]:
 
 def read_architecture(config: Any) -> str:
     """Return the name of the class that a folder was saved from; empty if its config has none."""
-    names = config.architectures or [""]
+    names = config.architectures
+    if not isinstance(names, list) or not names:
+        return ""
     return str(names[0])
 
 

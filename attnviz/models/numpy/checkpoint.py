@@ -160,7 +160,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if family is None:
         raise UnsuitableError(f"it is of the type {kind!r}, which only torch runs")
     reader = ConfigReader(values)
-    architecture = family.describe(reader)
+    reader.require("tie_word_embeddings", [True, False])
+    try:
+        architecture = family.describe(reader)
+    except ArithmeticError as error:
+        raise UnsuitableError(f"its config cannot be used: {error}") from error
     reader.require_all_known()
     stored = map_checkpoint(folder)
     tensors = name_tensors(stored, family)
@@ -181,8 +185,9 @@ def find_output(
     stored: all tensors of the checkpoint; tensors: those that bear on attention, by their names
     without a prefix.
     """
-    classes = config.get("architectures") or [""]
-    if not str(classes[0]).endswith(WRITERS):
+    classes = config.get("architectures")
+    first = classes[0] if isinstance(classes, list) and classes else ""
+    if not str(first).endswith(WRITERS):
         return None
     if f"{family.output}.bias" in stored:
         return None

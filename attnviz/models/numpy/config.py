@@ -28,6 +28,7 @@ IRRELEVANT = frozenset({
 })  # fmt: skip
 """Entries of configs that have no bearing on attention in evaluation."""
 MOST_LAYERS = 1024
+LARGEST_HEAD = 65_536
 DROPOUTS = ("dropout", "_pdrop", "_dropout_prob")
 """The ends of names of rates of dropout, which is off in evaluation."""
 OFF: tuple[Any, ...] = (None, False, 0, [], {})
@@ -68,6 +69,20 @@ class ConfigReader:
         if layers > MOST_LAYERS:
             raise UnsuitableError(f"its config says {name} = {layers}")
         return layers
+
+    def read_floor(self, name: str, default: float | None = None) -> float:
+        """Return an entry that is a finite number of 0 or more. Raises UnsuitableError."""
+        value = self.read_number(name, default)
+        if value < 0:
+            raise UnsuitableError(f"its config says {name} = {value!r}")
+        return value
+
+    def read_positive(self, name: str) -> float:
+        """Return an entry that is a finite number above 0. Raises UnsuitableError."""
+        value = self.read_number(name)
+        if value <= 0:
+            raise UnsuitableError(f"its config says {name} = {value!r}")
+        return value
 
     def read_number(self, name: str, default: float | None = None) -> float:
         """Return an entry that is a finite number.
@@ -144,9 +159,13 @@ def read_rotary(
     if scale is None:
         raise UnsuitableError(f"its positions are scaled by {kind!r}, which is not known here")
     size = int(head_dim * share)
-    if base <= 0 or size < 2 or size % 2:
+    if base <= 0 or not 2 <= size <= LARGEST_HEAD or size % 2:
         raise UnsuitableError(f"its config rotates {size} numbers by the base {base}")
-    rotary = scale(rope, reader, make_rates(base, size), base)
+    try:
+        with np.errstate(all="raise"):
+            rotary = scale(rope, reader, make_rates(base, size), base)
+    except (ArithmeticError, ValueError) as error:
+        raise UnsuitableError(f"its positions cannot be scaled: {error}") from error
     rope.require_all_known()
     return rotary
 
@@ -165,7 +184,7 @@ def keep_rates(rope: ConfigReader, _: ConfigReader, rates: Floats, base: float) 
 
 def scale_linearly(rope: ConfigReader, _: ConfigReader, rates: Floats, base: float) -> Rotary:  # noqa: ARG001 - a row of the table
     """Divide all rates by a factor (Chen et al. 2023)."""
-    factor = rope.read_number("factor")
+    factor = rope.read_positive("factor")
     return Rotary(rates / np.float32(factor))
 
 
@@ -176,7 +195,7 @@ def scale_by_wavelength(
     base: float,  # noqa: ARG001 - a row of the table
 ) -> Rotary:
     """Divide slow rates by a factor, and leave fast ones, as Llama 3.1 does (2024)."""
-    factor = rope.read_number("factor")
+    factor = rope.read_positive("factor")
     low = rope.read_number("low_freq_factor")
     high = rope.read_number("high_freq_factor")
     length = read_original_length(rope, reader)
@@ -196,7 +215,7 @@ def scale_by_yarn(
     base: float,
 ) -> Rotary:
     """Interpolate slow rates, keep fast ones, and enlarge what is rotated (Peng et al. 2023)."""
-    factor = rope.read_number("factor")
+    factor = rope.read_positive("factor")
     length = read_original_length(rope, reader)
     rope.require_off("mscale", "mscale_all_dim")
     beta_fast = rope.read_number("beta_fast", 32.0)

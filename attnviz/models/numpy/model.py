@@ -53,7 +53,7 @@ class NumpyModel(ArrayModel, SupportsSequences):
     def positions(self) -> int | None:
         """The longest text that the model and its tokenizer read, in tokens; None without limit."""
         limits = (self.architecture.positions, self.tokenizer.model_max_length)
-        return min((limit for limit in limits if limit), default=None)
+        return min((limit for limit in limits if limit and limit > 0), default=None)
 
     def capture(
         self,
@@ -68,8 +68,8 @@ class NumpyModel(ArrayModel, SupportsSequences):
         request = request.resolve_window((tokens, tokens))
         count = sum(len(heads) for heads in list_heads(blocks).values())
         require_memory({(len(tokens), len(tokens)): count})
-        numbers = self.compute_numbers(encoded, blocks, intervention, request)
-        capture = self.make_capture(encoded, blocks, numbers, intervention, request)
+        layer_maps = self.compute_layer_maps(encoded, blocks, intervention, request)
+        capture = self.make_capture(encoded, blocks, layer_maps, request)
         return replace(capture, pair=prompt.pair, fidelity_reference=ENGINE)
 
     @property
@@ -93,10 +93,12 @@ class NumpyModel(ArrayModel, SupportsSequences):
         position = choose_position("next", self.tokenizer, encoded.tokens, target.query)
         number = find_token_id(target.token, self.tokenizer)
         logits = []
-        for batch in batch_interventions(interventions):
-            hidden = self.run_whole(encoded.ids, batch, encoded.segment_ids)
-            logits.append(self.checkpoint.compute_logits(hidden[:, position]))
+        with self.without_gradients():
+            for batch in batch_interventions(interventions):
+                hidden = self.run_whole(encoded.ids, batch, encoded.segment_ids)
+                logits.append(self.checkpoint.compute_logits(hidden[:, position]))
         outputs = np.concatenate(logits)
+        self.require_finite(outputs)
         if number == LIKELIEST_OUTPUT:
             number = int(outputs[0].argmax())
         name_output = partial(spell_token, self.tokenizer)

@@ -5,7 +5,6 @@ A mapped file takes no memory of the program: what is read of it lies in the cac
 
 import json
 import mmap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,28 +57,32 @@ def map_checkpoint(folder: Path) -> dict[str, MappedTensor]:
     """
     if (folder / WEIGHTS).exists():
         return map_file(folder / WEIGHTS)
-    files = list_indexed_files(folder)
+    file_of_tensor = read_index(folder)
     tensors: dict[str, MappedTensor] = {}
-    for file in files:
+    for file in sorted(set(file_of_tensor.values())):
         tensors |= map_file(folder / file)
+    found = {name: tensor.file.name for name, tensor in tensors.items()}
+    if found != file_of_tensor:
+        raise ModelError(f"{folder / INDEX} names other tensors than its files hold")
     return tensors
 
 
-def list_indexed_files(folder: Path) -> Sequence[str]:
-    """List the files that the index of a folder names. Raises ModelError for a bad index."""
+def read_index(folder: Path) -> dict[str, str]:
+    """Read the name of the file of each tensor from a folder. Raises ModelError for a bad index."""
     path = folder / INDEX
     try:
         index = read_json(path)
-        names = sorted(set(index["weight_map"].values()))
+        file_of_tensor = dict(index["weight_map"].items())
     except OSError as error:
         raise ModelError(f"{folder} has no weights: {describe_os_error(error)}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is no index of weights: {error}") from error
-    for name in names:
-        is_plain = Path(name).name == name and name not in ("", ".", "..")
+    for name in file_of_tensor.values():
+        is_name = isinstance(name, str) and name not in ("", ".", "..")
+        is_plain = is_name and Path(name).name == name
         if not is_plain:
             raise ModelError(f"{path} names a file outside the folder: {name!r}")
-    return names
+    return file_of_tensor
 
 
 def map_file(path: Path) -> dict[str, MappedTensor]:
