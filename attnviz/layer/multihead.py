@@ -100,7 +100,9 @@ def apply_linear(parameters: Mapping[str, Array], name: str, x: Array) -> Array:
     parameters: have ``NAME.weight`` W (out, in), and ``NAME.bias`` b (out,) if there is one.
     """
     weight = parameters[f"{name}.weight"].swapaxes(0, 1)
-    projected = find_namespace(x).matmul(x, weight)
+    # as one product: NumPy would arrange the weights anew for each text of a batch
+    rows = x.reshape(-1, x.shape[-1])
+    projected = find_namespace(x).matmul(rows, weight).reshape(*x.shape[:-1], weight.shape[1])
     bias = parameters.get(f"{name}.bias")
     return projected if bias is None else projected + bias
 

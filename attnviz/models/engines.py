@@ -102,11 +102,11 @@ class QuickModel(SupportsPredictions, SupportsOperands, SupportsLosses):
             return require_predictions(complete).capture(prompt, request, intervention)
         return self.quick.capture(prompt, request, intervention)
 
-    def is_quick(self, prompt: Prompt, request: Request) -> bool:
+    def is_quick(self, prompt: Prompt, request: Request, *, runs: int = 1) -> bool:
         """Return whether NumPy runs the model on a prompt sooner than torch is imported.
 
-        True if only NumPy may run it, or can, since torch is missing. Raises UsageError and
-        InputError for a prompt that the model cannot read.
+        runs: how often it is run. True if only NumPy may run it, or can, since torch is missing.
+        Raises UsageError and InputError for a prompt that the model cannot read.
         """
         encoded = self.quick.encode_prompt(prompt, request.truncate)
         architecture = self.quick.architecture
@@ -117,7 +117,7 @@ class QuickModel(SupportsPredictions, SupportsOperands, SupportsLosses):
             return False
         if self.only_numpy or list_missing_packages(*TORCH_PACKAGES):
             return True
-        return is_short_work(architecture, len(encoded.ids))
+        return is_short_work(architecture, len(encoded.ids), runs)
 
     def respond(
         self,
@@ -128,8 +128,8 @@ class QuickModel(SupportsPredictions, SupportsOperands, SupportsLosses):
         truncate: bool = False,
     ) -> Response:
         """Return what the model predicts under interventions; see ``SupportsPredictions``."""
-        is_quick = self.quick.predicts and self.is_quick(prompt, Request(truncate=truncate))
-        if is_quick:
+        request = Request(truncate=truncate)
+        if self.quick.predicts and self.is_quick(prompt, request, runs=len(interventions)):
             return self.quick.respond(prompt, interventions, target, truncate=truncate)
         complete = require_predictions(self.load_complete())
         return complete.respond(prompt, interventions, target, truncate=truncate)
@@ -215,16 +215,18 @@ def require_numpy_placement(folders: "Folders", options: LoadOptions) -> None:
         raise UnsuitableError("the part that continues a text is needed")
 
 
-def is_short_work(architecture: Architecture, length: int) -> bool:
+def is_short_work(architecture: Architecture, length: int, runs: int = 1) -> bool:
     """Return whether NumPy runs a model on a text in less time than torch takes to be imported.
 
-    length: of the text, in tokens. A text is no short work either if its weights are too large.
+    length: of the text, in tokens. runs: how often the model is run. A text is no short work either
+    if its weights are too large.
     """
     size_of_layer = architecture.heads * length * length * 4
     if 3 * size_of_layer > LARGEST_WEIGHTS:
         return False
     patience = PATIENCE_BESIDE_GPU if has_gpu() else PATIENCE
-    return count_multiplications(architecture, length) / MULTIPLICATIONS_A_SECOND < patience
+    multiplications = runs * count_multiplications(architecture, length)
+    return multiplications / MULTIPLICATIONS_A_SECOND < patience
 
 
 def count_multiplications(architecture: Architecture, length: int) -> int:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from attnviz.errors import UsageError
 from attnviz.record import Token
-from attnviz.request import explain_no_token, restore_space
+from attnviz.request import Target, explain_no_token, restore_space
 from attnviz.selection import TokenReference
 
 PredictionKind = Literal["next", "masked", "class", "vector"]
@@ -36,6 +36,14 @@ def choose_position(
         return find_masked_positions(tokenizer, tokens)[0]
     is_framed = len(tokens) > 1 and tokens[0].special and tokens[-1].special
     return 0 if kind == "vector" and is_framed else len(tokens) - 1
+
+
+def require_no_target_token(target: Target) -> None:
+    """Raise UsageError if a target names a token of a model that predicts none."""
+    if target.token is not None:
+        raise UsageError(
+            "--target-token: this model predicts no tokens and no classes, leave it out",
+        )
 
 
 def find_token_id(name: str | int | None, tokenizer: Any) -> int:

@@ -17,6 +17,7 @@ from attnviz.models.predictions import (
     choose_position,
     find_masked_positions,
     find_token_id,
+    require_no_target_token,
     spell_token,
 )
 from attnviz.record import Floats, Token
@@ -166,10 +167,8 @@ def choose_prediction(
         kind = "vector"
         if target.token is not None:
             raise UsageError(explain_missing_mask(tokenizer))
-    if kind == "vector" and target.token is not None:
-        raise UsageError(
-            "--target-token: this model predicts no tokens and no classes, leave it out",
-        )
+    if kind == "vector":
+        require_no_target_token(target)
     return kind
 
 

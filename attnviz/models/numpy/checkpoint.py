@@ -20,6 +20,7 @@ from attnviz.lm.transformer import Architecture, apply_norm, cap_smoothly
 from attnviz.models.numpy.config import ConfigReader, UnsuitableError
 from attnviz.models.numpy.families import FAMILIES, Family
 from attnviz.models.numpy.weights import MappedTensor, map_checkpoint
+from attnviz.models.predictions import PredictionKind
 from attnviz.record import Floats
 
 CONFIG = "config.json"
@@ -46,7 +47,11 @@ class Slot:
 
 
 class Checkpoint:
-    """The parameters of a transformer in mapped files, read as float32 one layer at a time."""
+    """The parameters of a transformer in mapped files, read as float32 one layer at a time.
+
+    ``prediction`` is the kind of prediction that they make: "next" if they hold the matrix that
+    makes logits of next tokens, "vector" if the model was saved without a head; else None.
+    """
 
     def __init__(
         self,
@@ -55,8 +60,10 @@ class Checkpoint:
         architecture: Architecture,
         tensors: Mapping[str, MappedTensor],
         output: MappedTensor | None,
+        prediction: PredictionKind | None,
     ) -> None:
         self.output = output
+        self.prediction = prediction
         self.folder = folder
         self.family = family
         self.architecture = architecture
@@ -87,6 +94,14 @@ class Checkpoint:
         slot = self.stem.get(name)
         return None if slot is None else self.read_slot(slot, in_layer=False)
 
+    def normalise_last(self, hidden: Array) -> Floats:
+        """Apply the norm after the last layer, if the model has one, to its output (..., dim)."""
+        parameters: dict[str, Array] = {}
+        for name in ("norm.weight", "norm.bias"):
+            if name in self.stem:
+                parameters[name] = self.read_slot(self.stem[name], in_layer=False)
+        return np.asarray(apply_norm(parameters, self.architecture, "norm", hidden), np.float32)
+
     def compute_logits(self, hidden: Array) -> Floats:
         """Compute the logits (..., vocabulary) of the last layer's output (..., dim).
 
@@ -94,11 +109,7 @@ class Checkpoint:
         """
         if self.output is None:
             raise ModelError(f"{self.folder} predicts no next tokens")
-        parameters: dict[str, Array] = {}
-        for name in ("norm.weight", "norm.bias"):
-            if name in self.stem:
-                parameters[name] = self.read_slot(self.stem[name], in_layer=False)
-        x = apply_norm(parameters, self.architecture, "norm", hidden)
+        x = self.normalise_last(hidden)
         # not all rows at once: of a half type they take twice the memory that they take in the file
         starts = range(0, len(self.output.values), ROWS_AT_ONCE)
         blocks = (self.output.read(slice(start, start + ROWS_AT_ONCE)) for start in starts)
@@ -170,7 +181,24 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     tensors = name_tensors(stored, family)
     require_accounted(tensors, family, architecture)
     output = find_output(stored, tensors, family, values)
-    return Checkpoint(folder, family, architecture, tensors, output)
+    prediction: PredictionKind | None = None
+    if output is not None:
+        prediction = "next"
+    elif has_no_head(values):
+        prediction = "vector"
+    return Checkpoint(folder, family, architecture, tensors, output, prediction)
+
+
+def read_class_name(config: Mapping[str, Any]) -> str:
+    """Return the name of the class that a folder was saved from; empty if its config has none."""
+    classes = config.get("architectures")
+    return str(classes[0]) if isinstance(classes, list) and classes else ""
+
+
+def has_no_head(config: Mapping[str, Any]) -> bool:
+    """Return True if a model was saved without a part that predicts, as BertModel is."""
+    name = read_class_name(config)
+    return not name or (name.endswith("Model") and not name.endswith(WRITERS))
 
 
 def find_output(
@@ -185,9 +213,7 @@ def find_output(
     stored: all tensors of the checkpoint; tensors: those that bear on attention, by their names
     without a prefix.
     """
-    classes = config.get("architectures")
-    first = classes[0] if isinstance(classes, list) and classes else ""
-    if not str(first).endswith(WRITERS):
+    if not read_class_name(config).endswith(WRITERS):
         return None
     if f"{family.output}.bias" in stored:
         return None

@@ -14,7 +14,13 @@ from attnviz.models.base import SupportsSequences
 from attnviz.models.checks import require_memory, require_none
 from attnviz.models.interventions import batch_interventions
 from attnviz.models.numpy.checkpoint import Checkpoint
-from attnviz.models.predictions import LIKELIEST_OUTPUT, choose_position, find_token_id, spell_token
+from attnviz.models.predictions import (
+    LIKELIEST_OUTPUT,
+    choose_position,
+    find_token_id,
+    require_no_target_token,
+    spell_token,
+)
 from attnviz.models.prompts import EncodedPrompt, encode_text, make_vocabulary, spell_prompt
 from attnviz.record import Capture
 from attnviz.request import (
@@ -74,8 +80,8 @@ class NumpyModel(ArrayModel, SupportsSequences):
 
     @property
     def predicts(self) -> bool:
-        """True if the checkpoint holds what makes logits of the next token."""
-        return self.checkpoint.output is not None
+        """True if NumPy computes what the model predicts: next tokens, or a vector."""
+        return self.checkpoint.prediction is not None
 
     def respond(
         self,
@@ -85,24 +91,33 @@ class NumpyModel(ArrayModel, SupportsSequences):
         *,
         truncate: bool = False,
     ) -> Response:
-        """Return the logits of the next token under interventions; see ``SupportsPredictions``.
+        """Return what the model predicts under interventions; see ``SupportsPredictions``.
 
-        Raises ModelError for a checkpoint that predicts no next tokens.
+        That is the logits of the next token, or the last vector of a model without a head. Raises
+        UsageError for a target token of the latter, ModelError for a checkpoint with another head.
         """
+        kind = self.checkpoint.prediction
+        if kind is None:
+            raise ModelError(f"NumPy does not compute what {self.name} predicts")
         encoded = self.encode_prompt(prompt, truncate)
-        position = choose_position("next", self.tokenizer, encoded.tokens, target.query)
+        position = choose_position(kind, self.tokenizer, encoded.tokens, target.query)
+        if kind == "vector":
+            require_no_target_token(target)
         number = find_token_id(target.token, self.tokenizer)
-        logits = []
+        results = []
         with self.without_gradients():
             for batch in batch_interventions(interventions):
-                hidden = self.run_whole(encoded.ids, batch, encoded.segment_ids)
-                logits.append(self.checkpoint.compute_logits(hidden[:, position]))
-        outputs = np.concatenate(logits)
+                hidden = self.run_whole(encoded.ids, batch, encoded.segment_ids)[:, position]
+                if kind == "next":
+                    results.append(self.checkpoint.compute_logits(hidden))
+                else:
+                    results.append(self.checkpoint.normalise_last(hidden))
+        outputs = np.concatenate(results)
         self.require_finite(outputs)
-        if number == LIKELIEST_OUTPUT:
+        if kind == "next" and number == LIKELIEST_OUTPUT:
             number = int(outputs[0].argmax())
         name_output = partial(spell_token, self.tokenizer)
-        return Response("next", encoded.tokens, position, outputs, number, name_output)
+        return Response(kind, encoded.tokens, position, outputs, number, name_output)
 
     def read_vocabulary(self) -> Vocabulary:
         """Return what sequences of token ids are made of; see ``SupportsSequences``."""
