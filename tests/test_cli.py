@@ -267,10 +267,13 @@ def test_the_default_is_the_mean_of_the_last_layer(call: Run) -> None:
 
 def test_a_reduction_says_of_what(call: Run) -> None:
     """The caption names the heads that were merged; of maxima no share on a sink is told."""
-    some = call("show", SENTENCE, "-H", "0,1", "--reduce", "mean").stdout
-    assert "mean over heads 0, 1" in some
+    chosen = "show", SENTENCE, "-l", "1", "-H", "1,3"
+    some = call(*chosen, "--reduce", "mean").stdout
+    assert "mean over heads 1, 3" in some
     assert "on the sink" in some
-    assert "on the sink" not in call("show", SENTENCE, "-H", "0,1", "--reduce", "max").stdout
+    largest = call(*chosen, "--reduce", "max").stdout
+    assert "<bos>: beyond the colours" in largest
+    assert "the weight is on" not in largest
     assert "mean over heads of 3 layers" in call("show", SENTENCE, "-l", "all").stdout
 
 

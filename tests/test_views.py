@@ -1,11 +1,13 @@
 """The views: which numbers are drawn, where their colours end, and what is said of them."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,11 @@ from attnviz.views import (
     make_query_heatmaps,
     make_strips,
 )
+from attnviz.views.colour_scale import measure_even_shares
 from tests.captures import make_capture, make_map, make_tokens, number_words
+from tests.conftest import SENTENCE
+from tests.tiny import plain_tokenizer
+from tests.tolerance import close
 
 pytestmark = pytest.mark.numeric
 
@@ -70,7 +76,9 @@ def test_colours_end_before_the_sink(known: bool) -> None:
     steps = drawn.scale.steps(drawn.panel, STEPS)
     assert (steps[:, 0] == STEPS).all()
     assert (steps[:, 1:] == STEPS - 1).all()
-    assert drawn.caption == ("60% of the weight is on the sink <bos>: beyond the colours",)
+    assert drawn.caption == (
+        "60% of the weight is on the sink <bos> (even share: 11%): beyond the colours",
+    )
 
 
 def test_colours_that_reach_nearly_as_far_show_the_sink_too() -> None:
@@ -79,7 +87,7 @@ def test_colours_that_reach_nearly_as_far_show_the_sink_too() -> None:
     weights[4] = np.eye(9)[4] * 0.58 + np.eye(9)[0] * 0.42
     drawn = make_heatmaps(make_measured(weights, "<bos> " + number_words(8)))[0]
     assert drawn.scale.top == drawn.scale.largest == np.float32(0.6)
-    assert drawn.caption == ("58% of the weight is on the sink <bos>",)
+    assert drawn.caption == ("58% of the weight is on the sink <bos> (even share: 11%)",)
 
 
 def test_the_whole_range_is_there_on_request() -> None:
@@ -88,7 +96,7 @@ def test_the_whole_range_is_there_on_request() -> None:
     drawn = make_heatmaps(capture, FULL)[0]
     assert drawn.scale.top == drawn.scale.largest == np.float32(0.6)
     assert not drawn.scale.has_beyond
-    assert drawn.caption == ("60% of the weight is on the sink <bos>",)
+    assert drawn.caption == ("60% of the weight is on the sink <bos> (even share: 11%)",)
     assert make_heatmaps(capture, LINEAR)[0].scale.top == np.float32(0.05)
     assert (drawn.scale.name, make_heatmaps(capture, LINEAR)[0].scale.name) == (
         "√ scale",
@@ -109,6 +117,37 @@ def test_any_key_is_a_sink_with_half_of_the_weight(share: float) -> None:
         assert any("beyond the colours" in line for line in drawn.caption) == (share >= least)
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_random_models_have_no_sinks(kind: str) -> None:
+    """Of 20 models of each kind, no mean over heads names one; nor does attention that is even."""
+    from transformers import AutoConfig, AutoModel
+
+    tokenizer = plain_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_attention_heads": 4}
+    for seed in range(20):
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(kind, hidden_size=32, intermediate_size=64, **sizes)
+        model = AutoModel.from_config(config).eval()
+        capture = attnviz.capture(SENTENCE, model=model, tokenizer=tokenizer)
+        mean = replace(capture, maps=(capture.maps[0].reduced("mean"),))
+        pictures = [*make_heatmaps(mean), *make_grids(capture)]
+        assert not any("sink" in line for picture in pictures for line in picture.caption)
+
+
+@given(st.integers(1, 12), st.integers(2, 5), st.booleans())
+def test_even_shares_are_those_of_even_attention(count: int, most: int, causal: bool) -> None:
+    """The mean weight that keys receive of rows that share alike; of tiles as of the weights."""
+    visible = np.tri(count, dtype=bool) if causal else np.ones((count, count), bool)
+    weights = (visible / visible.sum(-1, keepdims=True)).astype(np.float32)
+    whole = make_measured(weights, number_words(count), visible).maps[0]
+    has_choice = visible.sum(-1) > 1
+    expected = weights[has_choice].mean(0) if has_choice.any() else np.zeros(count)
+    for attention_map in (whole, pool_map(whole, most)):
+        shares = measure_even_shares(attention_map)
+        assert shares.shape == (1, 1, count)
+        np.testing.assert_allclose(shares[0, 0], expected, **close(count))
+
+
 def test_several_sinks_are_all_named() -> None:
     """[CLS] and [SEP] side by side."""
     weights = np.full((8, 8), 0.3 / 6, np.float32)
@@ -117,7 +156,7 @@ def test_several_sinks_are_all_named() -> None:
     assert drawn.scale.top == np.float32(0.05)
     assert (
         drawn.caption[0]
-        == "31% of the weight is on the sink [CLS], 39% on [SEP]: beyond the colours"
+        == "31% of the weight is on the sink [CLS] (even share: 12%), 39% on the sink [SEP] (even share: 12%): beyond the colours"
     )
 
 
@@ -141,7 +180,7 @@ def test_nothing_but_a_sink_is_on_the_scale() -> None:
         weights[:, 0] = 1
         drawn = make_heatmaps(make_measured(weights, "<bos> " + number_words(6)))[0]
         assert (drawn.scale.top, drawn.scale.has_beyond) == (1, False)
-        assert drawn.caption == ("100% of the weight is on the sink <bos>",)
+        assert drawn.caption == ("100% of the weight is on the sink <bos> (even share: 14%)",)
         assert np.isfinite(drawn.scale.levels(drawn.panel.values)).all()
 
 
@@ -154,10 +193,10 @@ def test_one_query_may_look_at_what_it_is_about() -> None:
     parked = make_measured(sunk(8, 0.9, 4), "w0 w1 w2 w3 [SEP] w5 w6 w7")
     assert (
         make_strips(row_of(parked, 2))[0].caption[1]
-        == "90% of the weight is on the sink [SEP]: beyond the colours"
+        == "90% of the weight is on the sink [SEP] (even share: 12%): beyond the colours"
     )
     assert make_query_heatmaps(row_of(parked, 2))[0].caption == (
-        "90% of the weight is on the sink [SEP]: beyond the colours",
+        "90% of the weight is on the sink [SEP] (even share: 12%): beyond the colours",
     )
 
 
@@ -165,7 +204,7 @@ def test_a_query_without_a_choice_says_nothing_of_sinks() -> None:
     """The first query of a causal model gives all to itself by force."""
     visible = np.tri(8, dtype=bool)
     capture = make_measured(np.eye(8), "<bos> " + number_words(7), visible)
-    assert make_heatmaps(capture)[0].caption == ("0% of the weight is on the sink <bos>",)
+    assert make_heatmaps(capture)[0].caption == ()
     for drawn in (
         make_strips(row_of(capture, 0))[0],
         make_query_heatmaps(row_of(capture, 0))[0],
@@ -242,7 +281,8 @@ def test_scales_of_anything(capture: Capture, whole: bool) -> None:
 
 def percentages(line: str, token: str) -> list[int]:
     """The shares that a caption tells of a token."""
-    pieces = line.split(":")[0].replace(" of the weight is on the sink", " on").split(", ")
+    shares = re.sub(r" \(even share: \d+%\)", "", line).split(":")[0]
+    pieces = shares.replace(" of the weight is", "").replace("the sink ", "").split(", ")
     return [int(piece.split("%")[0]) for piece in pieces if piece.endswith(f" on {token}")]
 
 
@@ -252,12 +292,14 @@ def test_shares_are_of_the_weight_that_there_is() -> None:
     weights[3] = 0
     capture = make_measured(weights, "<bos> " + number_words(8), method=FROM_ELSEWHERE)
     assert make_heatmaps(capture)[0].caption == (
-        "60% of the weight is on the sink <bos>: beyond the colours",
+        "60% of the weight is on the sink <bos> (even share: 11%): beyond the colours",
     )
-    assert make_heatmaps(capture, FULL)[0].caption == ("60% of the weight is on the sink <bos>",)
+    assert make_heatmaps(capture, FULL)[0].caption == (
+        "60% of the weight is on the sink <bos> (even share: 11%)",
+    )
     assert (
         make_grids(capture)[0].caption[0]
-        == "60% of the weight is on the sink <bos>, over all heads shown"
+        == "60% of the weight is on the sink <bos> (even share: 11%), over all heads shown"
     )
     nothing = make_measured(np.zeros((4, 4)), method=FROM_ELSEWHERE)
     assert (make_heatmaps(nothing)[0].scale, make_heatmaps(nothing)[0].caption) == (Scale(0, 0), ())
@@ -272,7 +314,7 @@ def test_texts_of_one_token_and_of_special_tokens_alone() -> None:
     alone = make_measured(sunk(3, 0.8), "[CLS] [SEP] [SEP]")
     assert make_heatmaps(one)[0].caption == ()
     assert make_heatmaps(alone)[0].caption == (
-        "80% of the weight is on the sink [CLS]: beyond the colours",
+        "80% of the weight is on the sink [CLS] (even share: 33%): beyond the colours",
     )
     for capture in (one, alone):
         for drawn in (

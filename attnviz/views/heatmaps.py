@@ -31,7 +31,9 @@ from attnviz.views.colour_scale import (
     find_sink_columns,
     find_sinks,
     make_scale,
+    measure_even_shares,
     measure_key_shares,
+    pick_head,
 )
 from attnviz.views.labels import (
     KIND_TITLES,
@@ -94,10 +96,11 @@ def make_heatmap(
     layer and head in the map. look: the user's options for colours. Raises ValueError if only
     statistics were kept of the map.
     """
-    panel, key_shares, is_sink = examine_matrix(attention_map, layer, head)
+    even_shares = measure_even_shares(attention_map)
+    panel, shares, is_sink = examine_matrix(attention_map, layer, head, even_shares)
     has_sink = find_sink_columns(attention_map, is_sink)
     scale = make_scale([(panel, has_sink)], look, attention_map.method)
-    sink_line = describe_beyond(attention_map, key_shares, is_sink, scale)
+    sink_line = describe_beyond(attention_map, *shares, is_sink, scale)
     if not sink_line:
         sink_line = describe_sink([attention_map], (layer, head))
     title = join_title(capture, *title_matrix(attention_map, layer, head))
@@ -129,12 +132,13 @@ def make_grid(capture: Capture, maps: Sequence[AttentionMap], look: Look = DEFAU
     first_map = maps[0]
     panels: dict[HeadKey, Panel] = {}
     sink_columns: dict[HeadKey, Visible] = {}
-    for index in index_matrices(maps):
-        attention_map, _, _ = index
-        panel, _, is_sink = examine_matrix(*index)
-        key = read_head_key(*index)
-        panels[key] = panel
-        sink_columns[key] = find_sink_columns(attention_map, is_sink)
+    for attention_map in maps:
+        even_shares = measure_even_shares(attention_map)
+        for index in index_matrices([attention_map]):
+            panel, _, is_sink = examine_matrix(*index, even_shares)
+            key = read_head_key(*index)
+            panels[key] = panel
+            sink_columns[key] = find_sink_columns(attention_map, is_sink)
     scaled = zip(panels.values(), sink_columns.values(), strict=True)
     scale = make_scale(scaled, look, first_map.method)
     layers, heads, rows_of_panels = arrange_by_layer(panels)
@@ -232,7 +236,8 @@ def make_strip(
     alone, or with ``incoming`` one key. layer, head: the indices of the head in the map. look: the
     user's options for colours.
     """
-    panel, key_shares, is_sink = examine_matrix(attention_map, layer, head)
+    even_shares = measure_even_shares(attention_map)
+    panel, shares, is_sink = examine_matrix(attention_map, layer, head, even_shares)
     queries, keys = make_axes(attention_map)
     one_token, tokens = queries, keys
     if incoming:
@@ -247,7 +252,7 @@ def make_strip(
         question = f"what attends to {token_title}"
     title = join_title(capture, *title_matrix(attention_map, layer, head), question)
     strongest_line = describe_strongest(tokens, panel, scale)
-    beyond_line = describe_beyond(attention_map, key_shares, is_sink, scale)
+    beyond_line = describe_beyond(attention_map, *shares, is_sink, scale)
     caption = make_caption([strongest_line, beyond_line, *capture.notes])
     chosen = None
     if attention_map.kind != "cross":
@@ -297,6 +302,7 @@ def make_query_heatmap(
     visible = np.vstack([panel.visible for panel in panels])
     joined = Panel(values, visible)  # (head, key)
     key_shares = measure_panel_shares(joined, first_map.method)
+    even_shares = pick_head(measure_even_shares(first_map), 0, 0)
     is_sink = find_sinks(first_map, key_shares)
     scale = make_scale([(joined, is_sink)], look, first_map.method)
     queries, keys = make_axes(first_map)
@@ -304,7 +310,7 @@ def make_query_heatmap(
     heads = describe_head_count(len(names), first_map.heads)
     title = join_title(capture, *title_kind(first_map), query, f"in {heads}")
     head_axis = make_number_axis("heads", names)
-    beyond_line = describe_beyond(first_map, key_shares, is_sink, scale)
+    beyond_line = describe_beyond(first_map, key_shares, even_shares, is_sink, scale)
     caption = make_caption([beyond_line, *capture.notes])
     return Heatmap(title, joined, head_axis, keys, scale, caption)
 
@@ -373,18 +379,22 @@ def examine_matrix(
     attention_map: AttentionMap,
     layer: int,
     head: int,
-) -> tuple[Panel, Floats, Visible]:
-    """Return a matrix of a map, the share of each key in its weight, and which keys are sinks.
+    even_shares_of_map: Floats,
+) -> tuple[Panel, tuple[Floats, Floats], Visible]:
+    """Return a matrix of a map, the shares of its keys, and which keys are sinks.
 
-    A sink is a token that soaks up attention. Shares and sinks are arrays (key,).
+    A sink is a token that soaks up attention. The shares are those of the weight that each key
+    receives, and those that it would receive if queries attended evenly; they and the sinks are
+    arrays (key,).
 
-    layer, head: the indices of the matrix in the map. Raises ValueError if only statistics were
-    kept of the map.
+    layer, head: the indices of the matrix in the map. even_shares_of_map: as measured by
+    ``measure_even_shares``. Raises ValueError if only statistics were kept of the map.
     """
     panel = read_panel(attention_map, layer, head)
     key_shares = measure_key_shares(attention_map, layer, head, panel)
+    even_shares = pick_head(even_shares_of_map, layer, head)
     is_sink = find_sinks(attention_map, key_shares)
-    return panel, key_shares, is_sink
+    return panel, (key_shares, even_shares), is_sink
 
 
 def read_panel(attention_map: AttentionMap, layer: int, head: int) -> Panel:
