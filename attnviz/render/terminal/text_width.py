@@ -45,6 +45,7 @@ def fix_width(text: str) -> str:
     return "".join(map(fix_character_width, text))
 
 
+@cache
 def fix_character_width(character: str) -> str:
     """Return a character, or its replacement if terminals do not agree on its width."""
     code = ord(character)
