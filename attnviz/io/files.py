@@ -1,7 +1,6 @@
 """Reading and writing files: text that must be UTF-8, outputs that are whole or not there."""
 
 import os
-import secrets
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from attnviz.errors import InputError, OutputError
+from attnviz.temporary import lock_path, name_temporary, remove_leftovers
 
 DEFAULT_MODE = 0o666  # less what the umask takes away
 PRIVATE_MODE = 0o600  # of a file that replaces another, until it has the permissions of that one
 PERMISSIONS = 0o777  # of a mode; not the bits that let a program run as the owner of its file
 MEGABYTE = 2**20
-LONGEST_BEGINNING = 50  # characters of a file's name in that of a temporary file
 SPECIAL_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -106,16 +105,18 @@ def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> No
     before: the status of the file that is replaced, whose permissions and owner are kept, or None
     for a new file, which gets the default permissions. Nothing is left behind when it fails.
     """
-    beginning = target.name[:LONGEST_BEGINNING]
-    unique = secrets.token_hex(8)
-    temporary = target.with_name(f".{beginning}.{unique}")
+    remove_leftovers(target.parent)
+    temporary = name_temporary(target)
     first_mode = DEFAULT_MODE if before is None else PRIVATE_MODE
     try:
-        with open(temporary, "xb", opener=partial(os.open, mode=first_mode)) as file:
-            file.write(data)
-        if before is not None:
-            keep_owner_and_mode(temporary, before)
-        temporary.replace(target)
+        opener = partial(os.open, mode=first_mode)
+        file = open(temporary, "xb", opener=opener)  # noqa: SIM115 - closed before it is moved
+        with lock_path(temporary):
+            with file:
+                file.write(data)
+            if before is not None:
+                keep_owner_and_mode(temporary, before)
+            temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -10,7 +10,6 @@ from copy import deepcopy
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +45,7 @@ from attnviz.models.huggingface.attention import (
 from attnviz.models.huggingface.encoding import count_embeddings
 from attnviz.models.safety import require_safe
 from attnviz.request import Placement
+from attnviz.temporary import make_temporary_folder
 
 WRITERS = "ForCausalLM", "LMHeadModel"
 """The ends of the names of classes of models that continue a text."""
@@ -238,8 +238,8 @@ def load_config(folder: Path) -> tuple[Any, str | None]:
     try:
         values = json.loads(path.read_bytes())
         attention = find_other_implementation(values)
-        with TemporaryDirectory() as scratch:
-            copy = Path(scratch, "config.json")
+        with make_temporary_folder() as scratch:
+            copy = scratch / "config.json"
             copy.write_text(json.dumps(drop_settings(values)))
             config = AutoConfig.from_pretrained(
                 scratch,
