@@ -381,8 +381,10 @@ def test_unexpected_errors_are_faults(
         == "error: a fault of attnviz: RuntimeError: two lines (see it with --debug)\n"
     )
     monkeypatch.setattr(sys, "argv", ["attnviz", "--debug"])
-    with pytest.raises(RuntimeError):
-        entry.run_command(broken)
+    assert entry.run_command(broken) == 70
+    traceback, last_line = capsys.readouterr().err.rsplit("error: ", 1)
+    assert traceback.startswith("Traceback (most recent call last):\n")
+    assert last_line.startswith("a fault of attnviz")
 
 
 # Captures in files
@@ -907,8 +909,14 @@ def test_a_trained_model_is_shown(run: Run, call: Run, corpus: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
-    """Ctrl-C saves what there is, says how far it got, and exits with 130."""
+@pytest.mark.parametrize(
+    ("number", "code", "told_last"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by a signal (SIGTERM)")],
+)
+def test_interrupted_training_is_saved(
+    corpus: Path, tmp_path: Path, number: signal.Signals, code: int, told_last: str
+) -> None:
+    """Ctrl-C and SIGTERM save what there is, say how far it got, and have exit codes of their own."""
     command = [
         sys.executable,
         "-m",
@@ -923,9 +931,10 @@ def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
     ]
     with started(command, tmp_path) as process:
         assert process.stderr.readline().startswith("step 20:")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         told = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == code
+    assert told.splitlines()[-1] == f"error: {told_last}"
     assert re.search(r"stopped after \d+ of 200 steps", told)
     assert "Traceback" not in told
     assert store.read_stored_model(tmp_path / "model").about["steps"] > 0
