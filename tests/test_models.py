@@ -12,11 +12,18 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+)
 
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm import store
 from attnviz.models import load_model, names
+from attnviz.models.checks import find_torch_device
 from attnviz.models.huggingface import loading
 from attnviz.request import Placement, Prompt, Request
 from attnviz.selection import parse_heads, parse_numbers
@@ -489,3 +496,32 @@ def test_cuda_equals_cpu(name: str, minilm: Path) -> None:
 def test_the_package_is_where_the_tests_think() -> None:
     """The tests test this checkout."""
     assert store.BUILTIN == ROOT / "attnviz" / "lm" / "builtin"
+
+
+# Apple's GPUs
+
+
+@pytest.fixture
+def pretend_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch says that there is a GPU of Apple's, which is not used."""
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+
+
+@pytest.mark.exact
+@pytest.mark.usefixtures("pretend_mps")
+def test_mps_has_no_float64(call: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """One line, exit code 2, where float64 is asked for, and where a checkpoint is stored in it."""
+    doubles = tmp_path / "doubles"
+    model = AutoModelForCausalLM.from_pretrained(tiny("gpt2"), dtype=torch.float64)
+    save(model, doubles)
+    for options in (
+        ["--device", "mps", "--dtype", "float64"],
+        ["--device", "mps", "--dtype", "float64", "-m", tiny("gpt2")],
+        ["--device", "mps", "-m", doubles],
+    ):
+        done = call("show", SENTENCE, *options)
+        line = "error: mps has no float64: use --dtype float32, or --device cpu\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+    assert find_torch_device("auto", "float64") == "cpu"
+    assert find_torch_device("auto") == "mps"
