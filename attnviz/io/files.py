@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from attnviz.errors import InputError, OutputError
+from attnviz.errors import CHANGE_FOLDER, InputError, OutputError, has_current_folder
 from attnviz.temporary import lock_path, name_temporary, remove_leftovers
 
 DEFAULT_MODE = 0o666  # less what the umask takes away
@@ -74,6 +74,7 @@ def require_output_path(path: Path, force: bool) -> None:
     a folder, a device, a pipe or a socket, if it exists and ``force`` is not set, or if its folder
     is not there or cannot be written to. Symbolic links are followed.
     """
+    require_current_folder(path)
     exists = read_regular_status(path) is not None
     if exists and not force:
         raise OutputError(f"{path} exists; choose another name or add --force")
@@ -176,11 +177,18 @@ def resolve_links(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def require_current_folder(path: Path) -> None:
+    """Raise OutputError if a path is in the current folder, and that was deleted."""
+    if not path.is_absolute() and not has_current_folder():
+        raise OutputError(f"cannot write {path}: the current folder was deleted; {CHANGE_FOLDER}")
+
+
 def require_writable(folder: Path) -> None:
     """Raise OutputError unless files can be written into a folder.
 
     If the folder is not there, the first folder above it that is there must be writable.
     """
+    require_current_folder(folder)
     candidates = folder, *folder.absolute().parents
     existing = next(path for path in candidates if path.exists())
     try:
