@@ -27,6 +27,7 @@ from attnviz.models.checks import find_torch_device
 from attnviz.models.huggingface import loading
 from attnviz.request import Placement, Prompt, Request
 from attnviz.selection import parse_heads, parse_numbers
+from tests.commands import require_failure
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.tiny import load_in_torch, save
 from tests.tolerance import close
@@ -221,6 +222,22 @@ def test_an_alias_is_found_in_the_cache(call: Run, run: Run) -> None:
     assert "   gpt2 " in listed
 
 
+@pytest.mark.exact
+def test_a_cache_that_cannot_be_read_holds_nothing(
+    call: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models are listed, and one that is not there is told, where the home folder is somebody else's."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setenv("HF_HUB_CACHE", "/home/else")
+    monkeypatch.setattr(Path, "glob", refuse)
+    assert "   bert-base " in call("models").stdout
+    monkeypatch.setattr(Path, "read_text", refuse)
+    require_failure(call("show", SENTENCE, "-m", "minilm"), 3, "not in the local cache")
+
+
 @pytest.fixture
 def hub(minilm: Path) -> Iterator[tuple[str, list[str]]]:
     """A hub on the loopback with one repository; its address, and the paths asked for."""
@@ -269,20 +286,37 @@ def hub(minilm: Path) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-@pytest.mark.exact
-def test_a_hub_model_is_downloaded_once(
-    call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first use downloads config, tokenizer and safetensors only; the second asks the network for nothing."""
-    address, asked = hub
+def use_hub(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the library of the hub download from an address into a folder."""
     constants = {
-        "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
+        "HF_HUB_CACHE": str(cache),
         "ENDPOINT": address,
         "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_OFFLINE": False,
     }
     for name, value in constants.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+
+
+@pytest.mark.exact
+def test_a_cache_that_cannot_be_written_to(
+    call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that finds no folder to write into, as in a home folder of somebody else, is one line."""
+    (tmp_path / "home").write_text("a file, so that nobody can make a folder in it, root neither")
+    use_hub(hub[0], tmp_path / "home" / "hub", monkeypatch)
+    done = call("show", SENTENCE, "-m", "some/model")
+    told = f"cannot write {tmp_path}/home/hub"
+    require_failure(done, 3, "some/model", "cannot be downloaded", told, "set HF_HOME")
+
+
+@pytest.mark.exact
+def test_a_hub_model_is_downloaded_once(
+    call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first use downloads config, tokenizer and safetensors only; the second asks the network for nothing."""
+    address, asked = hub
+    use_hub(address, tmp_path / "home" / "hub", monkeypatch)
     first = call("show", SENTENCE, "-m", "some/model")
     assert first.returncode == 0, first.stderr
     fetched = {path.rsplit("/", 1)[-1] for path in asked if "/resolve/" in path}

@@ -190,8 +190,8 @@ def require_writable(folder: Path) -> None:
     """
     require_current_folder(folder)
     candidates = folder, *folder.absolute().parents
-    existing = next(path for path in candidates if path.exists())
     try:
+        existing = next(path for path in candidates if path.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
