@@ -861,6 +861,34 @@ def test_a_stream_that_is_not_utf8_gets_ascii(run: Run) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["Der Käse"],
+        ["a", "--with", "猫"],
+        ["Käse", "--token", "Käse", "--view", "tokens"],
+        ["a", "--title", "Käse"],
+        ["a", "--title", "Käse", "-o", "x.svg"],
+        ["a", "--title", "Käse", "-o", "x.html"],
+    ],
+)
+def test_utf8_arguments_in_a_locale_of_ascii(arguments: list[str], run: Run) -> None:
+    """Texts that Python cannot decode get one line that says which setting is wrong, and what to set."""
+    command = "compare" if "--with" in arguments else "show"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run(command, *arguments, **locale)
+    require_failure(done, 4, "is UTF-8", "ascii", "set LC_ALL=C.UTF-8")
+
+
+def test_utf8_file_names_in_a_locale_of_ascii(run: Run, tmp_path: Path) -> None:
+    """Names of files need not be decoded: they are read and written as they are."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / "Käse.txt").write_text("Der Käse", "utf-8")
+    done = run("show", "@Käse.txt", "-o", "Käse.json", **locale)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "Käse.json").read_text("utf-8"))["text"] == "Der Käse"
+
+
 # Models and training
 
 
