@@ -1,5 +1,6 @@
 """The command line: output, streams, exit codes, and one line for every mistake."""
 
+import ctypes
 import inspect
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -25,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import attnviz
 from attnviz.cli import main as entry
+from attnviz.cli import screen
 from attnviz.cli import show as show_command
 from attnviz.engine.observers.capture import CaptureObserver
 from attnviz.io.samples import find_samples
@@ -859,6 +862,34 @@ def test_a_stream_that_is_not_utf8_gets_ascii(run: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(("is_old", "depth"), [(True, "shades"), (False, "16")])
+def test_an_old_console_of_windows_gets_no_escapes(
+    is_old: bool, depth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A console is asked to obey escape sequences; one that cannot is sent none, whatever --color says."""
+    modes = []
+
+    def tell_mode(_: int, mode: Any) -> int:
+        mode._obj.value = 3
+        return 1
+
+    def set_mode(_: int, mode: int) -> int:
+        modes.append(mode)
+        return int(not is_old)
+
+    console = SimpleNamespace(
+        GetStdHandle=lambda _: 7, GetConsoleMode=tell_mode, SetConsoleMode=set_mode
+    )
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=console), raising=False)
+    terminal = SimpleNamespace(encoding="utf-8", isatty=lambda: True)
+    monkeypatch.setattr(screen, "sys", SimpleNamespace(platform="win32", stdout=terminal))
+    monkeypatch.setenv("TERM", "")
+    assert screen.choose_colour_depth("auto") == depth
+    if is_old:
+        assert screen.choose_colour_depth("always") == "shades"
+    assert set(modes) == {7}  # 3 and the bit of escape sequences, 4
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,30 @@ def test_a_failed_write_leaves_the_old_file(
     assert path.read_bytes() == b"old"
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (32, "cannot write x.json: it is open in another program; close it there"),
+        (33, "cannot write x.json: it is open in another program; close it there"),
+        (5, "cannot write x.json: access is denied; if it is open in another program, close it"),
+    ],
+)
+def test_a_file_that_windows_holds_open(
+    number: int, told: str, call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another program has a file open on Windows, one line says so, and the file stays as it was."""
+    (tmp_path / "x.json").write_bytes(b"old")
+
+    def refuse(*_: object) -> None:
+        error = PermissionError(13, "Access is denied.")
+        error.winerror = number  # type: ignore[attr-defined]  # it is there on Windows
+        raise error
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    require_failure(call("show", SENTENCE, "-o", "x.json", "--force"), 5, told)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
 def test_files_written_at_once_are_whole(tmp_path: Path) -> None:
     """Many threads that write one file leave one of their contents, and nothing beside it."""
     path = tmp_path / "shared.bin"

@@ -16,6 +16,8 @@ DEFAULT_MODE = 0o666  # less what the umask takes away
 PRIVATE_MODE = 0o600  # of a file that replaces another, until it has the permissions of that one
 PERMISSIONS = 0o777  # of a mode; not the bits that let a program run as the owner of its file
 MEGABYTE = 2**20
+# Errors of Windows: sharing violation and lock violation; access denied.
+IN_USE_ON_WINDOWS, DENIED_ON_WINDOWS = (32, 33), 5
 SPECIAL_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -214,6 +216,14 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return what the system says of an error, without its number and the path."""
-    message = error.strerror or str(error)
-    return message.lower()
+    """Return what the system says of an error, without its number and the path.
+
+    Windows refuses to write, replace or delete a file that is open in another program.
+    """
+    message = (error.strerror or str(error)).lower()
+    number = getattr(error, "winerror", None)
+    if number in IN_USE_ON_WINDOWS:
+        return "it is open in another program; close it there"
+    if number == DENIED_ON_WINDOWS:
+        return f"{message.rstrip('.')}; if it is open in another program, close it there"
+    return message
