@@ -5,7 +5,6 @@ Nothing heavy is imported here: `attnviz --help` and completion must answer at o
 
 import gc
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -192,6 +191,8 @@ def complain(error: BaseException, message: str, code: int) -> int:
     With --debug, print where it was raised before.
     """
     if "--debug" in sys.argv:
+        import traceback
+
         traceback.print_exception(error)
     click.echo(f"error: {' '.join(escape(line) for line in message.splitlines())}", err=True)
     return code
