@@ -11,8 +11,12 @@ AttnvizError
 A package that is not installed is one of them: ``require_packages`` names it where it is needed.
 """
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
+
+CHANGE_FOLDER = "change to another folder with cd"
 
 
 class AttnvizError(Exception):
@@ -50,13 +54,27 @@ def require_packages(
     *packages: str,
     error: type[AttnvizError] = ModelError,
 ) -> None:
-    """Raise an error with the command that installs packages, unless all of them are installed.
+    """Raise an error with the command that installs packages, unless all of them can be imported.
 
     use: what needs them, in the singular. packages: their names, as they are imported.
     """
     missing = list_missing_packages(*packages)
     if missing:
         raise error(f"{use} needs {explain_missing_packages(missing)}")
+    # MKL, a part of torch, ends the process where it finds no current folder.
+    is_to_come = "torch" in packages and "torch" not in sys.modules
+    if is_to_come and not has_current_folder():
+        reason = "cannot start here because the current folder was deleted"
+        raise error(f"{use} needs torch, which {reason}: {CHANGE_FOLDER}")
+
+
+def has_current_folder() -> bool:
+    """Return whether the current folder of the process is still there."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def list_missing_packages(*packages: str) -> list[str]:

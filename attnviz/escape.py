@@ -1,5 +1,6 @@
 """Showing hostile text: what could steer a terminal or reorder a line is written out instead."""
 
+import sys
 import unicodedata
 
 from attnviz.errors import InputError
@@ -51,13 +52,28 @@ def label_token(text: str) -> str:
 def require_unicode(text: str, name: str) -> None:
     """Raise InputError if a text holds lone surrogates, so that it cannot be encoded.
 
-    Python makes them of bytes on the command line that are not UTF-8. name: what the error calls
-    the text.
+    Python makes them of bytes on the command line that are not in the encoding of the locale. name:
+    what the error calls the text.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        if is_undecoded_utf8(text):
+            encoding = sys.getfilesystemencoding()
+            raise InputError(
+                f"{name} is UTF-8, and the locale says that the command line is {encoding}: "
+                "set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
+            ) from error
         raise InputError(
-            f"{name} is not UTF-8 (character {error.start}): it holds half of a surrogate pair, "
-            "which no model can read",
+            f"{name} is not UTF-8 (character {error.start}): it holds a byte of another encoding, "
+            "or half of a surrogate pair, which no model can read",
         ) from error
+
+
+def is_undecoded_utf8(text: str) -> bool:
+    """Return whether the lone surrogates of a text stand for bytes that are UTF-8."""
+    try:
+        text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return False
+    return True

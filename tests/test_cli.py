@@ -1,5 +1,6 @@
 """The command line: output, streams, exit codes, and one line for every mistake."""
 
+import ctypes
 import inspect
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -25,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import attnviz
 from attnviz.cli import main as entry
+from attnviz.cli import screen
 from attnviz.cli import show as show_command
 from attnviz.engine.observers.capture import CaptureObserver
 from attnviz.io.samples import find_samples
@@ -384,8 +387,10 @@ def test_unexpected_errors_are_faults(
         == "error: a fault of attnviz: RuntimeError: two lines (see it with --debug)\n"
     )
     monkeypatch.setattr(sys, "argv", ["attnviz", "--debug"])
-    with pytest.raises(RuntimeError):
-        entry.run_command(broken)
+    assert entry.run_command(broken) == 70
+    traceback, last_line = capsys.readouterr().err.rsplit("error: ", 1)
+    assert traceback.startswith("Traceback (most recent call last):\n")
+    assert last_line.startswith("a fault of attnviz")
 
 
 # Captures in files
@@ -862,6 +867,62 @@ def test_a_stream_that_is_not_utf8_gets_ascii(run: Run) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
+@pytest.mark.parametrize(("is_old", "depth"), [(True, "shades"), (False, "16")])
+def test_an_old_console_of_windows_gets_no_escapes(
+    is_old: bool, depth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A console is asked to obey escape sequences; one that cannot is sent none, whatever --color says."""
+    modes = []
+
+    def tell_mode(_: int, mode: Any) -> int:
+        mode._obj.value = 3
+        return 1
+
+    def set_mode(_: int, mode: int) -> int:
+        modes.append(mode)
+        return int(not is_old)
+
+    console = SimpleNamespace(
+        GetStdHandle=lambda _: 7, GetConsoleMode=tell_mode, SetConsoleMode=set_mode
+    )
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=console), raising=False)
+    terminal = SimpleNamespace(encoding="utf-8", isatty=lambda: True)
+    monkeypatch.setattr(screen, "sys", SimpleNamespace(platform="win32", stdout=terminal))
+    monkeypatch.setenv("TERM", "")
+    assert screen.choose_colour_depth("auto") == depth
+    if is_old:
+        assert screen.choose_colour_depth("always") == "shades"
+    assert set(modes) == {7}  # 3 and the bit of escape sequences, 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["Der Käse"],
+        ["a", "--with", "猫"],
+        ["Käse", "--token", "Käse", "--view", "tokens"],
+        ["a", "--title", "Käse"],
+        ["a", "--title", "Käse", "-o", "x.svg"],
+        ["a", "--title", "Käse", "-o", "x.html"],
+    ],
+)
+def test_utf8_arguments_in_a_locale_of_ascii(arguments: list[str], run: Run) -> None:
+    """Texts that Python cannot decode get one line that says which setting is wrong, and what to set."""
+    command = "compare" if "--with" in arguments else "show"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run(command, *arguments, **locale)
+    require_failure(done, 4, "is UTF-8", "ascii", "set LC_ALL=C.UTF-8")
+
+
+def test_utf8_file_names_in_a_locale_of_ascii(run: Run, tmp_path: Path) -> None:
+    """Names of files need not be decoded: they are read and written as they are."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / "Käse.txt").write_text("Der Käse", "utf-8")
+    done = run("show", "@Käse.txt", "-o", "Käse.json", **locale)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "Käse.json").read_text("utf-8"))["text"] == "Der Käse"
+
+
 # Models and training
 
 
@@ -910,8 +971,14 @@ def test_a_trained_model_is_shown(run: Run, call: Run, corpus: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
-    """Ctrl-C saves what there is, says how far it got, and exits with 130."""
+@pytest.mark.parametrize(
+    ("number", "code", "told_last"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by a signal (SIGTERM)")],
+)
+def test_interrupted_training_is_saved(
+    corpus: Path, tmp_path: Path, number: signal.Signals, code: int, told_last: str
+) -> None:
+    """Ctrl-C and SIGTERM save what there is, say how far it got, and have exit codes of their own."""
     command = [
         sys.executable,
         "-m",
@@ -926,9 +993,10 @@ def test_interrupted_training_is_saved(corpus: Path, tmp_path: Path) -> None:
     ]
     with started(command, tmp_path) as process:
         assert process.stderr.readline().startswith("step 20:")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         told = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == code
+    assert told.splitlines()[-1] == f"error: {told_last}"
     assert re.search(r"stopped after \d+ of 200 steps", told)
     assert "Traceback" not in told
     assert store.read_stored_model(tmp_path / "model").about["steps"] > 0

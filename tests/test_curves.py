@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
-from rich.cells import cell_len
 
 from attnviz.analysis.roles import measure_induction, spread_evenly
 from attnviz.drawable import Curve, Curves, Mark, Plot
@@ -27,6 +26,7 @@ from attnviz.render.markdown import render_markdown
 from attnviz.render.terminal.cells import ColourDepth
 from attnviz.render.terminal.chart import ASCII_CURVE_SIGNS, CURVE_SIGNS, choose_round_numbers
 from attnviz.render.terminal.draw import Screen
+from attnviz.render.terminal.text_width import count_columns
 from attnviz.results.training import make_learning_curves
 from tests.commands import list_loaded_packages
 from tests.conftest import Run
@@ -130,7 +130,8 @@ def test_charts_fit_the_screen(n: int, depth: ColourDepth) -> None:
     drawable = make_learning_curves(make_history((RISING_SCORES * 25)[:n], widened=n // 2), BLOCK)
     for width in (40, 57, 80, 200):
         assert (
-            max(map(cell_len, draw_text(drawable, make_screen(width, depth)).splitlines())) <= width
+            max(map(count_columns, draw_text(drawable, make_screen(width, depth)).splitlines()))
+            <= width
         )
         for height in (24 if width >= 80 else 32, 50):
             assert (

@@ -1,8 +1,11 @@
 """Output files: only regular files are replaced, whole or not at all, with their permissions and links kept."""
 
 import os
+import shlex
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +13,10 @@ from pathlib import Path
 import pytest
 
 import attnviz
+from attnviz.cli.main import main
 from attnviz.errors import OutputError
 from attnviz.io.files import remove_file, require_output_path, write_folder, write_whole
+from tests.commands import require_failure
 from tests.conftest import SENTENCE, Run
 
 DATA = b"new"
@@ -238,6 +243,30 @@ def test_a_failed_write_leaves_the_old_file(
     assert path.read_bytes() == b"old"
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (32, "cannot write x.json: it is open in another program; close it there"),
+        (33, "cannot write x.json: it is open in another program; close it there"),
+        (5, "cannot write x.json: access is denied; if it is open in another program, close it"),
+    ],
+)
+def test_a_file_that_windows_holds_open(
+    number: int, told: str, call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another program has a file open on Windows, one line says so, and the file stays as it was."""
+    (tmp_path / "x.json").write_bytes(b"old")
+
+    def refuse(*_: object) -> None:
+        error = PermissionError(13, "Access is denied.")
+        error.winerror = number  # type: ignore[attr-defined]  # it is there on Windows
+        raise error
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    require_failure(call("show", SENTENCE, "-o", "x.json", "--force"), 5, told)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
 def test_files_written_at_once_are_whole(tmp_path: Path) -> None:
     """Many threads that write one file leave one of their contents, and nothing beside it."""
     path = tmp_path / "shared.bin"
@@ -249,3 +278,66 @@ def test_files_written_at_once_are_whole(tmp_path: Path) -> None:
         thread.join()
     assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
+
+
+# A current folder that is gone
+
+
+@pytest.fixture
+def deleted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the current folder one that was deleted."""
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+
+@pytest.mark.usefixtures("deleted_folder")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", SENTENCE, "-o", "x.json"],
+        ["show", SENTENCE, "-o", "sub/x.png"],
+        ["capture", SENTENCE, "-o", "../x.attn"],
+        ["export", SENTENCE, "-o", "report"],
+        ["inspect", SENTENCE, "-o", "x.csv"],
+        ["train", "@sample:article", "-o", "model"],
+    ],
+)
+def test_nothing_is_written_in_a_deleted_folder(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """-o in a folder that was deleted meanwhile: one line that says so, exit code 5."""
+    with pytest.raises(SystemExit) as ended:
+        main.main(arguments)
+    line = f"error: cannot write {arguments[-1]}: the current folder was deleted; change to another folder with cd\n"
+    assert (ended.value.code, *capsys.readouterr()) == (5, "", line)
+
+
+@pytest.mark.usefixtures("deleted_folder")
+def test_a_deleted_folder_stops_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture, and a file in a folder that is there, do without the current folder."""
+    for arguments in (["show", SENTENCE], ["show", SENTENCE, "-o", f"{tmp_path}/x.png"]):
+        with pytest.raises(SystemExit) as ended:
+            main.main(arguments)
+        assert ended.value.code == 0, capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [("--weights gradient", 3), ("--dtype bfloat16", 2), ("-m ./x", 3)]
+)
+def test_torch_is_not_started_in_a_deleted_folder(options: str, code: int, tmp_path: Path) -> None:
+    """A part of torch ends the process there without a word of ours: one line stands in its place."""
+    attnviz_command = f"{shlex.quote(sys.executable)} -m attnviz show hi {options}"
+    done = subprocess.run(
+        ["sh", "-c", f"mkdir gone; cd gone; rmdir ../gone; {attnviz_command}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    require_failure(done, code, "torch", "the current folder was deleted")

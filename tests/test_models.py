@@ -12,14 +12,22 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+)
 
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.lm import store
 from attnviz.models import load_model, names
+from attnviz.models.checks import find_torch_device
 from attnviz.models.huggingface import loading
 from attnviz.request import Placement, Prompt, Request
 from attnviz.selection import parse_heads, parse_numbers
+from tests.commands import require_failure
 from tests.conftest import ROOT, SENTENCE, Run, Tiny
 from tests.tiny import load_in_torch, save
 from tests.tolerance import close
@@ -214,6 +222,22 @@ def test_an_alias_is_found_in_the_cache(call: Run, run: Run) -> None:
     assert "   gpt2 " in listed
 
 
+@pytest.mark.exact
+def test_a_cache_that_cannot_be_read_holds_nothing(
+    call: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models are listed, and one that is not there is told, where the home folder is somebody else's."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setenv("HF_HUB_CACHE", "/home/else")
+    monkeypatch.setattr(Path, "glob", refuse)
+    assert "   bert-base " in call("models").stdout
+    monkeypatch.setattr(Path, "read_text", refuse)
+    require_failure(call("show", SENTENCE, "-m", "minilm"), 3, "not in the local cache")
+
+
 @pytest.fixture
 def hub(minilm: Path) -> Iterator[tuple[str, list[str]]]:
     """A hub on the loopback with one repository; its address, and the paths asked for."""
@@ -262,20 +286,37 @@ def hub(minilm: Path) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-@pytest.mark.exact
-def test_a_hub_model_is_downloaded_once(
-    call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first use downloads config, tokenizer and safetensors only; the second asks the network for nothing."""
-    address, asked = hub
+def use_hub(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the library of the hub download from an address into a folder."""
     constants = {
-        "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
+        "HF_HUB_CACHE": str(cache),
         "ENDPOINT": address,
         "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_OFFLINE": False,
     }
     for name, value in constants.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+
+
+@pytest.mark.exact
+def test_a_cache_that_cannot_be_written_to(
+    call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that finds no folder to write into, as in a home folder of somebody else, is one line."""
+    (tmp_path / "home").write_text("a file, so that nobody can make a folder in it, root neither")
+    use_hub(hub[0], tmp_path / "home" / "hub", monkeypatch)
+    done = call("show", SENTENCE, "-m", "some/model")
+    told = f"cannot write {tmp_path}/home/hub"
+    require_failure(done, 3, "some/model", "cannot be downloaded", told, "set HF_HOME")
+
+
+@pytest.mark.exact
+def test_a_hub_model_is_downloaded_once(
+    call: Run, hub: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first use downloads config, tokenizer and safetensors only; the second asks the network for nothing."""
+    address, asked = hub
+    use_hub(address, tmp_path / "home" / "hub", monkeypatch)
     first = call("show", SENTENCE, "-m", "some/model")
     assert first.returncode == 0, first.stderr
     fetched = {path.rsplit("/", 1)[-1] for path in asked if "/resolve/" in path}
@@ -489,3 +530,32 @@ def test_cuda_equals_cpu(name: str, minilm: Path) -> None:
 def test_the_package_is_where_the_tests_think() -> None:
     """The tests test this checkout."""
     assert store.BUILTIN == ROOT / "attnviz" / "lm" / "builtin"
+
+
+# Apple's GPUs
+
+
+@pytest.fixture
+def pretend_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch says that there is a GPU of Apple's, which is not used."""
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+
+
+@pytest.mark.exact
+@pytest.mark.usefixtures("pretend_mps")
+def test_mps_has_no_float64(call: Run, tiny: Tiny, tmp_path: Path) -> None:
+    """One line, exit code 2, where float64 is asked for, and where a checkpoint is stored in it."""
+    doubles = tmp_path / "doubles"
+    model = AutoModelForCausalLM.from_pretrained(tiny("gpt2"), dtype=torch.float64)
+    save(model, doubles)
+    for options in (
+        ["--device", "mps", "--dtype", "float64"],
+        ["--device", "mps", "--dtype", "float64", "-m", tiny("gpt2")],
+        ["--device", "mps", "-m", doubles],
+    ):
+        done = call("show", SENTENCE, *options)
+        line = "error: mps has no float64: use --dtype float32, or --device cpu\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+    assert find_torch_device("auto", "float64") == "cpu"
+    assert find_torch_device("auto") == "mps"

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.cells import cell_len
 
 from attnviz.drawable import pool_matrix
 from attnviz.models import load_model
@@ -15,7 +14,13 @@ from attnviz.record import Capture
 from attnviz.render.colour import MAPS, sample_colours
 from attnviz.render.terminal.cells import CellPaint, ColourDepth
 from attnviz.render.terminal.draw import Screen, draw_picture_lines
-from attnviz.render.terminal.text_width import fit_columns, fix_width, stack_labels, wrap_columns
+from attnviz.render.terminal.text_width import (
+    count_columns,
+    fit_columns,
+    fix_width,
+    stack_labels,
+    wrap_columns,
+)
 from attnviz.request import Prompt, Request
 from attnviz.views import Look, Scale, make_grids, make_heatmaps, make_query_heatmaps, make_strips
 from tests.captures import make_capture, make_tokens
@@ -67,7 +72,7 @@ def test_long_model_names_keep_layer_and_head(capture: Capture) -> None:
     named = replace(capture, model="owner/" + "a-very-long-name-" * 4)
     shown = draw_text(make_heatmaps(named)[0], make_screen(40, "shades"))
     assert "layer 0 · head 0" in re.sub(r"\s+", " ", shown)
-    assert max(map(cell_len, shown.splitlines())) <= 40
+    assert max(map(count_columns, shown.splitlines())) <= 40
 
 
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16", "shades", "ascii"])
@@ -78,7 +83,7 @@ def test_pictures_fit_the_screen(n: int, width: int, depth: ColourDepth) -> None
     capture = long_capture(n, heads=13)
     for drawable in (make_heatmaps(capture)[0], make_grids(capture)[0]):
         lines = draw_text(drawable, make_screen(width, depth)).splitlines()
-        assert max(map(cell_len, lines)) <= width
+        assert max(map(count_columns, lines)) <= width
         assert len(lines) >= 4
 
 
@@ -147,7 +152,7 @@ def test_texts_are_wrapped_with_every_token_in_order(width: int, depth: ColourDe
     """Tokens coloured by one query, or with their weights where there are no colours; the one token is marked."""
     drawable = every_view(long_capture(24))["tokens"]
     lines = draw_text(drawable, make_screen(width, depth)).splitlines()
-    assert max(map(cell_len, lines)) <= width
+    assert max(map(count_columns, lines)) <= width
     body = " ".join(lines).split("what token 9 w9 attends to ")[1]
     assert re.findall(r"\bw\d+\b", body)[:24] == [f"w{i}" for i in range(24)]
     if depth == "truecolor":
@@ -184,7 +189,7 @@ def test_numbers_are_those_of_the_whole_text() -> None:
 def test_right_to_left_labels_do_not_turn_what_follows() -> None:
     """A label from right to left is closed by a mark of no width; others have none."""
     assert fit_columns("مرحبا", 8) == "   مرحبا\u200e"
-    assert cell_len(fit_columns("مرحبا", 8)) == 8
+    assert count_columns(fit_columns("مرحبا", 8)) == 8
     assert fit_columns("cat", 4, left=True) == "cat "
     assert "\u200e" in stack_labels(("مر", "b"))[0]
 
@@ -200,7 +205,7 @@ def test_signs_that_terminals_do_not_agree_on_are_written_out() -> None:
 def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
     """Every line fits, and all but white space is there in order."""
     lines = list(wrap_columns(text, width))
-    assert max(map(cell_len, lines), default=0) <= width
+    assert max(map(count_columns, lines), default=0) <= width
     assert "".join("".join(lines).split()) == "".join(fix_width(text).split())
 
 
@@ -278,7 +283,7 @@ def test_wide_and_hostile_labels_keep_columns_aligned(width: int) -> None:
     drawable = make_heatmaps(make_capture(np.full((n, n), 1 / n), tokens))[0]
     lines = list(draw_picture_lines(drawable, make_screen(width, "truecolor")))
     body = [line for line in lines if line and line[-1].style and line[-1].style.bgcolor][:-1]
-    assert len({sum(cell_len(segment.text) for segment in line) for line in body}) == 1
+    assert len({sum(count_columns(segment.text) for segment in line) for line in body}) == 1
     assert "\x1b" not in "".join(segment.text for line in lines for segment in line)
 
 
@@ -287,7 +292,7 @@ def test_fit_gives_exactly_the_width(text: str, width: int) -> None:
     """Whatever the text, what is shown takes exactly its columns."""
     from attnviz.escape import escape
 
-    assert cell_len(fit_columns(escape(text), width)) == width
+    assert count_columns(fit_columns(escape(text), width)) == width
 
 
 def test_stacked_labels_end_at_the_bottom() -> None:

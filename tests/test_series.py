@@ -10,7 +10,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from rich.cells import cell_len
 
 from attnviz.drawable import Axis, Grid, Heatmap, Panel, Scale, Series, Strip
 from attnviz.escape import label_token
@@ -26,6 +25,7 @@ from attnviz.render.terminal.cells import (
     format_cell_weight,
 )
 from attnviz.render.terminal.draw import Screen, draw_picture_lines
+from attnviz.render.terminal.text_width import count_columns
 from tests.colour_vision import CONE_MATRICES, convert_to_lab
 from tests.pictures import GOLDEN, HOSTILE_LABELS, draw_styled_text, draw_text, make_screen
 
@@ -272,7 +272,7 @@ def test_matrices_stand_beside_each_other_where_labels_fit(width: int, beside: b
     assert (
         any("A: one" in line and "B: other" in line and "B - A" in line for line in lines) == beside
     )
-    assert max(map(cell_len, lines)) <= width
+    assert max(map(count_columns, lines)) <= width
     assert "".join(lines).count("rows: queries, columns: keys") == 3
     assert lines[0] == "one and other"
     assert lines[-1] == "divergence 0.12 nats"
@@ -285,7 +285,7 @@ def test_series_fit_the_screen(n: int, width: int, depth: ColourDepth) -> None:
     """No line is wider than the screen, whatever stands in it."""
     for height in (None, 24, 60):
         lines = draw_text(series(n), replace(make_screen(width, depth), height=height)).splitlines()
-        assert max(map(cell_len, lines)) <= width
+        assert max(map(count_columns, lines)) <= width
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_a_map_of_heads_fits_narrow_and_low_screens(layers: int, columns: int) -
             shown = draw_text(
                 heads(layers, columns), Screen(width, 24, make_screen(80, depth).paint)
             )
-            assert max(map(cell_len, shown.splitlines())) <= width
+            assert max(map(count_columns, shown.splitlines())) <= width
             assert len(shown.splitlines()) <= 24
             assert "tokens" not in shown
             assert "weight" not in shown

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from rich.cells import cell_len
 
 from attnviz.drawable import Table
 from attnviz.escape import label_token
@@ -21,6 +20,7 @@ from attnviz.render.markdown import render_markdown
 from attnviz.render.matrices import split_columns
 from attnviz.render.terminal.cells import ColourDepth
 from attnviz.render.terminal.draw import Screen, draw_picture_lines
+from attnviz.render.terminal.text_width import count_columns
 from tests.pictures import (
     GOLDEN,
     HOSTILE_LABELS,
@@ -95,7 +95,7 @@ def test_golden_screens(width: int, depth: ColourDepth, request: pytest.FixtureR
 def test_columns_are_aligned() -> None:
     """Numbers end where their heading ends, names begin where theirs begins; rows are named on the left."""
     heading, *lines = (
-        "".join(sign.ljust(cell_len(sign), "\0") for sign in line)
+        "".join(sign.ljust(count_columns(sign), "\0") for sign in line)
         for line in body(table(), make_screen(80, "shades"))
     )
     assert [line.split()[0] for line in (heading, *lines)] == [
@@ -149,7 +149,7 @@ def test_tables_fit_the_screen_and_lose_no_column(
     """What does not fit goes on in blocks below, each with the names of the rows; unless it is to be shown in full."""
     drawable = table(3, columns)
     lines = body(drawable, make_screen(width, depth))
-    assert max(map(cell_len, lines)) <= width
+    assert max(map(count_columns, lines)) <= width
     headings = [line.split()[1:] for line in lines if line.startswith("head ")]
     assert tuple(name for names in headings for name in names) == drawable.columns
     assert sum(line.startswith("L0H2 ") for line in lines) == len(headings) == lines.count("") + 1
@@ -174,7 +174,7 @@ def test_long_names_are_cut_with_an_ellipsis() -> None:
         lines = body(drawable, make_screen(80, depth))
         assert re.search(f"nn{mark} ", "\n".join(lines))
         assert re.search(f"tt{mark}", "\n".join(lines))
-        assert max(map(cell_len, lines)) <= 80
+        assert max(map(count_columns, lines)) <= 80
     wide = body(drawable, make_screen(500, "shades"))
     assert "n" * 60 in wide[1]
     assert "t" * 300 in wide[1]
@@ -195,7 +195,7 @@ def test_wide_and_hostile_names_keep_columns_aligned(depth: ColourDepth) -> None
         text = "".join(part.text for part in line)
         assert "\x1b" not in text
         assert "\n" not in text
-        ends.add(cell_len(text[: text.index(f" {cells[2]} ") + len(cells[2]) + 1]))
+        ends.add(count_columns(text[: text.index(f" {cells[2]} ") + len(cells[2]) + 1]))
     assert len(ends) == 1
     if depth == "ascii":
         assert draw_text(drawable, make_screen(120, depth)).isascii()
@@ -219,7 +219,7 @@ def test_no_text_breaks_a_line(texts: list[str], width: int) -> None:
         "".join(part.text for part in line)
         for line in draw_picture_lines(drawable, make_screen(width, "truecolor"))
     ]
-    assert max(map(cell_len, lines)) <= width
+    assert max(map(count_columns, lines)) <= width
     assert not any(set(line) & set("\n\r\x1b\x9b\u202e") for line in lines)
 
 

@@ -4,7 +4,6 @@ Nothing heavy is imported here: `attnviz --help` and completion must answer at o
 """
 
 import gc
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -12,6 +11,8 @@ from typing import NoReturn
 
 import click
 
+from attnviz.cli.signals import TerminationError, raise_on_signals
+from attnviz.cli.streams import prepare_streams, send_to_nowhere
 from attnviz.errors import (
     AttnvizError,
     InputError,
@@ -47,7 +48,7 @@ COMMANDS = {
     "train": "Train a small language model made of our own attention layer.",
     "help": "Explain the options that many commands share: figures, models; or a command.",
 }
-FAULT, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
+FAULT, INTERRUPTED, BROKEN_PIPE = 70, 130, 141  # those of signals are in signals.py
 
 
 class Commands(click.Group):
@@ -103,9 +104,11 @@ class Commands(click.Group):
         """
 
         def call() -> object:
-            return super(Commands, self).main(args, prog_name, standalone_mode=False)
+            with raise_on_signals():
+                return super(Commands, self).main(args, prog_name, standalone_mode=False)
 
         collect_rarely()
+        prepare_streams()
         sys.exit(run_command(call))
 
 
@@ -135,7 +138,7 @@ def run_command(command: Callable[[], object]) -> int:
         return error.exit_code
     except click.ClickException as error:
         return complain(error, error.format_message(), error.exit_code)
-    except AttnvizError as error:
+    except (AttnvizError, TerminationError) as error:
         return complain(error, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         return complain(error, "interrupted", INTERRUPTED)
@@ -179,13 +182,18 @@ def abandon_stdout(error: OSError) -> None:
     error: what failed; if it names a file, stdout was not concerned.
     """
     if error.filename is None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        send_to_nowhere(sys.stdout)
 
 
 def complain(error: BaseException, message: str, code: int) -> int:
-    """Print an error as one line on stderr, and return its exit code; raise it with --debug."""
+    """Print an error as one line on stderr, and return its exit code.
+
+    With --debug, print where it was raised before.
+    """
     if "--debug" in sys.argv:
-        raise error
+        import traceback
+
+        traceback.print_exception(error)
     click.echo(f"error: {' '.join(escape(line) for line in message.splitlines())}", err=True)
     return code
 

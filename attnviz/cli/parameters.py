@@ -168,16 +168,19 @@ def find_option_flag(name: str) -> str:
 
 def escape_value(
     ctx: click.Context,  # noqa: ARG001 - click calls it so
-    param: click.Parameter,  # noqa: ARG001
+    param: click.Parameter,
     value: str | None,
 ) -> str | None:
     """Return the text of an option with hostile characters, which could steer a terminal, escaped.
 
-    It is a callback of click.
+    It is a callback of click. Raises InputError for a text that is not UTF-8.
     """
-    from attnviz.escape import escape
+    from attnviz.escape import escape, require_unicode
 
-    return value and escape(value)
+    if not value:
+        return value
+    require_unicode(value, f"the text of {param.opts[0]}")
+    return escape(value)
 
 
 def require_token(

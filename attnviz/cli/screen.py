@@ -15,6 +15,8 @@ from attnviz.render.terminal.cells import CellPaint, ColourDepth, TerminalLine
 from attnviz.render.terminal.draw import Screen, draw_picture_lines
 
 PIPED_WIDTH, NARROWEST = 100, 40
+# What the functions of Windows for consoles call stdout, and the mode in which escapes are obeyed.
+WINDOWS_STDOUT, WINDOWS_ESCAPES = -11, 4
 SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard"}  # in rich's words
 
 
@@ -43,9 +45,28 @@ def choose_colour_depth(color: str) -> ColourDepth:
         return "ascii"
     if not wants_colour(color, sys.stdout.isatty()):
         return "ascii" if os.environ.get("TERM") == "dumb" else "shades"
+    if sys.stdout.isatty() and not obeys_escapes():
+        return "shades"
     if os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit"):
         return "truecolor"
     return "256" if "256" in os.environ.get("TERM", "") or forces_colour(color) else "16"
+
+
+def obeys_escapes() -> bool:
+    """Return whether the terminal of stdout obeys escape sequences, which colours are made of.
+
+    All do but consoles of Windows before Windows 10. Later ones are asked to by this function.
+    """
+    if sys.platform != "win32":
+        return True
+    import ctypes
+
+    kernel = ctypes.windll.kernel32
+    console = kernel.GetStdHandle(WINDOWS_STDOUT)
+    mode = ctypes.c_ulong()
+    if not kernel.GetConsoleMode(console, ctypes.byref(mode)):
+        return False
+    return bool(kernel.SetConsoleMode(console, mode.value | WINDOWS_ESCAPES))
 
 
 def wants_colour(color: str, is_terminal: bool) -> bool:

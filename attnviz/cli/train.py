@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,7 @@ from attnviz.cli.options import (
     ScreenOptions,
     talk_options,
 )
+from attnviz.cli.signals import ENDING_SIGNALS, TerminationError, handle_signals
 from attnviz.cli.talk import Talk
 from attnviz.cli.train_display import print_on_stderr, show_steps
 from attnviz.cli.train_options import (
@@ -118,8 +120,8 @@ def finish_run(
 ) -> None:
     """Write a trained model and its learning curves into a folder, and print where they are.
 
-    log: of the run, with its folder. stop: says who ended the run. Raises KeyboardInterrupt if the
-    user did so before all steps were done.
+    log: of the run, with its folder. stop: says who ended the run. Raises KeyboardInterrupt or
+    TerminationError if a signal did so before all steps were done.
     """
     from attnviz.lm import run, store
 
@@ -134,8 +136,8 @@ def finish_run(
         f"stopped after {trained.steps} of {log.steps} steps; the same command with --resume"
         " goes on",
     )
-    if not stop.is_over():
-        raise KeyboardInterrupt
+    if stop.signal is not None:
+        raise stop.make_error()
 
 
 def require_output(folder: Path, *, force: bool, resume: bool) -> None:
@@ -165,44 +167,50 @@ def require_output(folder: Path, *, force: bool, resume: bool) -> None:
 
 
 class Stop:
-    """Ends training after a step when the user asks for it, or when its minutes are over."""
+    """Ends training after a step when a signal asks for it, or when its minutes are over."""
 
     def __init__(self, minutes: float | None) -> None:
-        self.is_asked_for = False
+        self.signal: int | None = None
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def is_over(self) -> bool:
-        """Return whether the minutes are over, and the user had not ended the training before."""
-        if self.is_asked_for or self.deadline is None:
+        """Return whether the minutes are over, and no signal had ended the training before."""
+        if self.signal is not None or self.deadline is None:
             return False
         return time.monotonic() > self.deadline
 
     def require_time(self) -> None:
         """Raise KeyboardInterrupt if training is to end."""
-        if self.is_asked_for or self.is_over():
+        if self.signal is not None or self.is_over():
             raise KeyboardInterrupt
+
+    def make_error(self) -> BaseException:
+        """Make the error with which the command is to end that a signal has ended."""
+        if self.signal is None or self.signal == signal.SIGINT:
+            return KeyboardInterrupt()
+        return TerminationError(self.signal)
 
 
 @contextmanager
 def wait_for_steps(minutes: float | None) -> Iterator[Stop]:
-    """Make Ctrl-C end a training after a whole step, which can be kept, while a block runs.
+    """Make a signal end a training after a whole step, which can be kept, while a block runs.
 
-    Ctrl-C is noted in the object that is yielded. Training asks this object after each step if it
-    is to end, for Ctrl-C or because its minutes are over. A second Ctrl-C does not wait.
+    Ctrl-C, and a signal that would end the process, are noted in the object that is yielded.
+    Training asks this object after each step if it is to end, for a signal or because its minutes
+    are over. A second signal does not wait.
 
     minutes: the time after which training is to end; None for no limit.
     """
     stop = Stop(minutes)
 
-    def note_interrupt(*_: object) -> None:
-        stop.is_asked_for = True
-        signal.signal(signal.SIGINT, earlier_handler)
+    def note_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives both
+        is_second = stop.signal is not None
+        stop.signal = number
+        if is_second:
+            raise stop.make_error()
 
-    earlier_handler = signal.signal(signal.SIGINT, note_interrupt)
-    try:
+    with handle_signals([signal.SIGINT, *ENDING_SIGNALS], note_signal):
         yield stop
-    finally:
-        signal.signal(signal.SIGINT, earlier_handler)
 
 
 # The curves of a run

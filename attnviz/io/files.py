@@ -1,7 +1,6 @@
 """Reading and writing files: text that must be UTF-8, outputs that are whole or not there."""
 
 import os
-import secrets
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -10,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from attnviz.errors import InputError, OutputError
+from attnviz.errors import CHANGE_FOLDER, InputError, OutputError, has_current_folder
+from attnviz.temporary import lock_path, name_temporary, remove_leftovers
 
 DEFAULT_MODE = 0o666  # less what the umask takes away
 PRIVATE_MODE = 0o600  # of a file that replaces another, until it has the permissions of that one
 PERMISSIONS = 0o777  # of a mode; not the bits that let a program run as the owner of its file
 MEGABYTE = 2**20
-LONGEST_BEGINNING = 50  # characters of a file's name in that of a temporary file
+# Errors of Windows: sharing violation and lock violation; access denied.
+IN_USE_ON_WINDOWS, DENIED_ON_WINDOWS = (32, 33), 5
 SPECIAL_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -75,6 +76,7 @@ def require_output_path(path: Path, force: bool) -> None:
     a folder, a device, a pipe or a socket, if it exists and ``force`` is not set, or if its folder
     is not there or cannot be written to. Symbolic links are followed.
     """
+    require_current_folder(path)
     exists = read_regular_status(path) is not None
     if exists and not force:
         raise OutputError(f"{path} exists; choose another name or add --force")
@@ -106,16 +108,18 @@ def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> No
     before: the status of the file that is replaced, whose permissions and owner are kept, or None
     for a new file, which gets the default permissions. Nothing is left behind when it fails.
     """
-    beginning = target.name[:LONGEST_BEGINNING]
-    unique = secrets.token_hex(8)
-    temporary = target.with_name(f".{beginning}.{unique}")
+    remove_leftovers(target.parent)
+    temporary = name_temporary(target)
     first_mode = DEFAULT_MODE if before is None else PRIVATE_MODE
     try:
-        with open(temporary, "xb", opener=partial(os.open, mode=first_mode)) as file:
-            file.write(data)
-        if before is not None:
-            keep_owner_and_mode(temporary, before)
-        temporary.replace(target)
+        opener = partial(os.open, mode=first_mode)
+        file = open(temporary, "xb", opener=opener)  # noqa: SIM115 - closed before it is moved
+        with lock_path(temporary):
+            with file:
+                file.write(data)
+            if before is not None:
+                keep_owner_and_mode(temporary, before)
+            temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -175,14 +179,21 @@ def resolve_links(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def require_current_folder(path: Path) -> None:
+    """Raise OutputError if a path is in the current folder, and that was deleted."""
+    if not path.is_absolute() and not has_current_folder():
+        raise OutputError(f"cannot write {path}: the current folder was deleted; {CHANGE_FOLDER}")
+
+
 def require_writable(folder: Path) -> None:
     """Raise OutputError unless files can be written into a folder.
 
     If the folder is not there, the first folder above it that is there must be writable.
     """
+    require_current_folder(folder)
     candidates = folder, *folder.absolute().parents
-    existing = next(path for path in candidates if path.exists())
     try:
+        existing = next(path for path in candidates if path.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
@@ -205,6 +216,14 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return what the system says of an error, without its number and the path."""
-    message = error.strerror or str(error)
-    return message.lower()
+    """Return what the system says of an error, without its number and the path.
+
+    Windows refuses to write, replace or delete a file that is open in another program.
+    """
+    message = (error.strerror or str(error)).lower()
+    number = getattr(error, "winerror", None)
+    if number in IN_USE_ON_WINDOWS:
+        return "it is open in another program; close it there"
+    if number == DENIED_ON_WINDOWS:
+        return f"{message.rstrip('.')}; if it is open in another program, close it there"
+    return message

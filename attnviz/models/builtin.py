@@ -78,7 +78,7 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         # the letters "<bos>" in a text are read as letters, not as the special token
         self.tokenizer.encode_special_tokens = True
         if not runs_in_numpy(placement):
-            self.torch_device = find_torch_device(placement.device)
+            self.torch_device = find_torch_device(placement.device, placement.dtype)
         dtype = "float32" if placement.dtype == "auto" else placement.dtype
         self.parameters = {
             name: self.place_array(array, dtype) for name, array in stored.parameters.items()

@@ -12,6 +12,7 @@ RUNS: dict[int, str] = {}
 """The class of the torch model that runs now, by the thread.
 
 There is one at most, since runs wait for each other."""
+NO_DOUBLES = "mps has no float64: use --dtype float32, or --device cpu"
 WEIGHT_BYTES = 4
 GIGABYTE = 1e9
 
@@ -30,18 +31,19 @@ def require_no_run() -> None:
         )
 
 
-def find_torch_device(name: str) -> str:
+def find_torch_device(name: str, dtype: str = "auto") -> str:
     """Return the name of the torch device to compute on.
 
     name: auto, cpu, cuda, cuda:N or mps. For auto the first CUDA device is taken, else mps, else
-    the CPU; any other name is returned as it is. Raises UsageError for a device that is not there,
-    and if torch is not installed.
+    the CPU; any other name is returned as it is. dtype: the number type to compute in, which mps
+    may lack; auto then takes the CPU. Raises UsageError for a device that is not there or lacks the
+    type, and if torch is not installed.
     """
     require_packages("this device, number type or engine", "torch", error=UsageError)
     import torch
 
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and (name, dtype) != ("auto", "float64"):
         devices.append("mps")
     devices.append("cpu")
     best = devices[0]
@@ -51,6 +53,8 @@ def find_torch_device(name: str) -> str:
     if name not in devices and not is_any_cuda:
         names = ", ".join(reversed(devices))
         raise UsageError(f"there is no device {name!r} here: use auto, {names}")
+    if (name, dtype) == ("mps", "float64"):
+        raise UsageError(NO_DOUBLES)
     return name
 
 

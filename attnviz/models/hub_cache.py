@@ -6,6 +6,7 @@ https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -37,7 +38,8 @@ def find_cache() -> Path:
     home = environment.get("XDG_CACHE_HOME") or "~/.cache"
     hub_home = environment.get("HF_HOME") or f"{home}/huggingface"
     cache = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
-    return Path(os.path.expandvars(cache or f"{hub_home}/hub")).expanduser()
+    folder = os.path.expandvars(cache or f"{hub_home}/hub")
+    return Path(os.path.expanduser(folder))  # noqa: PTH111 - no error for a user without a home
 
 
 def resolve_commit(folder: Path, revision: str) -> str | None:
@@ -55,7 +57,12 @@ def resolve_commit(folder: Path, revision: str) -> str | None:
 
 
 def list_cached_models() -> list[str]:
-    """List the names of the repositories of models of which the cache holds files."""
-    snapshots = find_cache().glob(f"{MODELS}*/snapshots/*/")
-    folders = {snapshot.parent.parent for snapshot in snapshots}
+    """List the names of the repositories of models of which the cache holds files.
+
+    A cache that cannot be read holds none.
+    """
+    folders = set()
+    with suppress(OSError):
+        snapshots = find_cache().glob(f"{MODELS}*/snapshots/*/")
+        folders = {snapshot.parent.parent for snapshot in snapshots}
     return sorted(folder.name.removeprefix(MODELS).replace("--", "/") for folder in folders)

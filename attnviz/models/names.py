@@ -7,7 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from attnviz.errors import AttnvizError, ModelError, list_missing_packages, require_packages
+from attnviz.errors import (
+    AttnvizError,
+    ModelError,
+    OutputError,
+    list_missing_packages,
+    require_packages,
+)
+from attnviz.io.files import require_writable
 from attnviz.lm import store
 from attnviz.models.hub_cache import find_snapshot
 
@@ -154,6 +161,7 @@ def download_model(
     if offline or constants.HF_HUB_OFFLINE:
         advice = advise_offline(repository)
         raise ModelError(f"{model} is not in the local cache, and downloads are off; {advice}")
+    require_writable_cache(Path(constants.HF_HUB_CACHE), model)
     if quiet:
         disable_progress_bars()
     try:
@@ -163,6 +171,19 @@ def download_model(
     # errors of the hub library's own, and of the network library below it
     except Exception as error:
         raise explain_download_failure(error, name, repository, revision) from error
+
+
+def require_writable_cache(cache: Path, model: str) -> None:
+    """Raise ModelError unless the local cache can be written to, as a download needs it.
+
+    The library of the hub would log a line for each of the files first. cache: its folder. model:
+    the model in words.
+    """
+    try:
+        require_writable(cache)
+    except OutputError as error:
+        advice = "set HF_HOME to a folder that can be written to"
+        raise ModelError(f"{model} cannot be downloaded: {error}; {advice}") from error
 
 
 def explain_download_failure(

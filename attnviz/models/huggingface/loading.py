@@ -10,7 +10,6 @@ from copy import deepcopy
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -27,8 +26,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from attnviz.errors import ModelError
-from attnviz.models.checks import find_torch_device, read_first_line
+from attnviz.errors import ModelError, UsageError
+from attnviz.models.checks import NO_DOUBLES, find_torch_device, read_first_line
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.adapter import (
     Adapter,
@@ -46,6 +45,7 @@ from attnviz.models.huggingface.attention import (
 from attnviz.models.huggingface.encoding import count_embeddings
 from attnviz.models.safety import require_safe
 from attnviz.request import Placement
+from attnviz.temporary import make_temporary_folder
 
 WRITERS = "ForCausalLM", "LMHeadModel"
 """The ends of the names of classes of models that continue a text."""
@@ -133,7 +133,7 @@ def load_parts(
     """
     folder = folders.model
     available = require_safe(folder)
-    device = find_torch_device(placement.device)
+    device = find_torch_device(placement.device, placement.dtype)
     with silence_library():
         adapter = None if folders.adapter is None else read_adapter(folders.adapter)
         config, attention_note = load_config(folder)
@@ -150,6 +150,8 @@ def load_parts(
         if adapter is not None:
             model = apply_adapter(model, adapter)
             adapter_note = f"the adapter in {adapter.folder} is merged into the weights of {folder}"
+        if device == "mps" and model.dtype == torch.float64:
+            raise UsageError(NO_DOUBLES)
         model = model.to(device).eval()
         count_decoder_layers(model.config)
         reset_generation(model)
@@ -238,8 +240,8 @@ def load_config(folder: Path) -> tuple[Any, str | None]:
     try:
         values = json.loads(path.read_bytes())
         attention = find_other_implementation(values)
-        with TemporaryDirectory() as scratch:
-            copy = Path(scratch, "config.json")
+        with make_temporary_folder() as scratch:
+            copy = scratch / "config.json"
             copy.write_text(json.dumps(drop_settings(values)))
             config = AutoConfig.from_pretrained(
                 scratch,

@@ -21,6 +21,7 @@ import matplotlib as mpl
 from attnviz.drawable import Grid, Picture, Series, Table, list_texts
 from attnviz.errors import UsageError
 from attnviz.escape import escape
+from attnviz.render.figure import IMPORT_NOTES
 from attnviz.render.figure.draw import draw_figure_body
 from attnviz.render.figure.fonts import (
     choose_fonts,
@@ -134,7 +135,7 @@ def render_figure(
 
     picture: the first one in the figure. file_format: "png", "svg" or "pdf". style: the figure's
     size, fonts and colours. below: further pictures in it, below the first. Returns the bytes of
-    the file, and notes for the user on fonts that lack something.
+    the file, and notes for the user on fonts.
 
     Raises UsageError if there is no such style, or if the figure would be too small or too large.
     """
@@ -146,7 +147,7 @@ def render_figure(
         with set_in_truetype(texts, cubic_fonts) as uncopied:
             RC["pdf.fonttype"] = TYPE_3 if uncopied else TYPE_42
             data = write_file(sheet, file_format, style)
-    notes: list[str] = []
+    notes = list(IMPORT_NOTES)
     if fonts.missing:
         notes.append(describe_missing_characters(fonts.missing))
     for family in uncopied:

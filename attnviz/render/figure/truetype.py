@@ -14,9 +14,9 @@ characters of the figure alone.
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+from attnviz.temporary import make_temporary_folder
 
 if TYPE_CHECKING:
     from matplotlib.font_manager import FontPath
@@ -57,10 +57,10 @@ def set_in_truetype(
     installed = list(fontManager.ttflist)
     characters = set().union(*(text.get_text() for text in texts))
     copies: dict[str, str] = {}
-    with TemporaryDirectory() as folder:
+    with make_temporary_folder() as folder:
         for i, (family, path) in enumerate(fonts):
             with suppress(Exception):  # whatever a font of this machine holds
-                copy_path = Path(folder) / f"{i}.ttf"
+                copy_path = folder / f"{i}.ttf"
                 copy_name = f"{family.replace(' ', '')}TrueType"
                 copy = convert_font(path, characters, copy_name)
                 copy_path.write_bytes(copy)

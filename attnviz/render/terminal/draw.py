@@ -10,7 +10,6 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
-from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 
@@ -325,7 +324,10 @@ def draw_column_names(names: Sequence[str], indent: int) -> TerminalLine:
 
     indent: the columns on the left of the first cell.
     """
-    cells = [name.rjust(VALUE_WIDTH - 1) for name in names]
+    cells: list[str] = []
+    for name in names:
+        width = max(VALUE_WIDTH - 1, count_columns(name))
+        cells.append(fit_columns(name, width))
     heading = " ".join(cells).rstrip()
     return [Segment(" " * indent + heading, DIM)]
 
@@ -465,9 +467,9 @@ def draw_grid_lines(grid: Grid, screen: Screen) -> Iterator[TerminalLine]:
 
 def lay_out_thumbnails(grid: Grid, screen: Screen) -> ThumbnailLayout:
     """Choose the cells of a grid's thumbnails, and the terminal columns that they take."""
-    gutter = max(map(cell_len, grid.rows)) + 1
+    gutter = max(map(count_columns, grid.rows)) + 1
     side = choose_thumbnail_side(grid, screen, gutter)
-    widest_name = max(map(cell_len, grid.columns))
+    widest_name = max(map(count_columns, grid.columns))
     width = max(side, widest_name) + 1
     return ThumbnailLayout(gutter, side, width)
 
@@ -580,7 +582,7 @@ def draw_strip_lines(strip: Strip, screen: Screen) -> Iterator[TerminalLine]:
     used = 0
     tokens = draw_tokens(strip, screen)
     for token, has_space in zip(tokens, strip.tokens.spaced, strict=True):
-        length = cell_len(token.text)
+        length = count_columns(token.text)
         if used and used + has_space + length > screen.width:
             yield line
             line = []
@@ -624,7 +626,7 @@ def write_token(label: str, value: float, step: int, screen: Screen) -> str:
     text = fix_width(label)
     # A weight in parentheses may follow, and two marks may enclose the token.
     most_columns = screen.width - VALUE_WIDTH - 4
-    if cell_len(text) > most_columns:
+    if count_columns(text) > most_columns:
         text = fit_columns(text, most_columns)
     paint = screen.paint
     if paint.has_colours or step == MASKED or abs(value) < LEAST_SHOWN:
@@ -709,7 +711,7 @@ def join_side_by_side(lines: Sequence[TerminalLine], width: int) -> TerminalLine
 
 def measure_line(line: TerminalLine) -> int:
     """Count the columns of a terminal that a line takes."""
-    return sum(cell_len(segment.text) for segment in line)
+    return sum(count_columns(segment.text) for segment in line)
 
 
 # Tables and curves
