@@ -10,6 +10,7 @@ from typing import Any
 from attnviz.errors import AttnvizError, ModelError, list_missing_packages, require_packages
 from attnviz.lm import store
 from attnviz.models.hub_cache import find_snapshot
+from attnviz.progress import leave_screen
 
 BUILTIN = "builtin"
 ALIASES = {
@@ -157,7 +158,8 @@ def download_model(
     if quiet:
         disable_progress_bars()
     try:
-        return Path(snapshot_download(repository, revision=revision, **PARTS))
+        with leave_screen():  # the library draws bars
+            return Path(snapshot_download(repository, revision=revision, **PARTS))
     except KeyboardInterrupt:
         raise
     # errors of the hub library's own, and of the network library below it
