@@ -16,16 +16,21 @@ class CountingObserver(Observer):
         self.step = step
 
     def attend(self, call: Call, source: CallSource) -> Tensor:
-        """Let the other observer see a call and give its output, and count the call."""
-        output = self.observer.attend(call, source)
-        self.count_seen_call()
-        return output
+        """Let the other observer see a call and give its output, and count the call.
+
+        The last call that is wanted counts too, at which the other observer ends the run.
+        """
+        try:
+            return self.observer.attend(call, source)
+        finally:
+            self.count_seen_call()
 
     def see_weights(self, weights: Tensor, visible: Tensor, source: CallSource) -> int:
         """Let the other observer see weights that a model made itself, and count the call."""
-        number = self.observer.see_weights(weights, visible, source)
-        self.count_seen_call()
-        return number
+        try:
+            return self.observer.see_weights(weights, visible, source)
+        finally:
+            self.count_seen_call()
 
     def record_difference(self, number: int, difference: float | None, dtype: torch.dtype) -> None:
         """Pass on how far the output of a call is from the model's own."""
