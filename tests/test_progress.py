@@ -141,6 +141,12 @@ def test_inner_steps_are_named_if_they_last() -> None:
     assert describe(make_step("checking"), inner) == "checking, N s so far"
 
 
+def test_of_many_steps_the_outermost_and_the_innermost_are_named() -> None:
+    """So there is room for both of their counts."""
+    steps = [make_step(name, 0, 9, unit="part") for name in ("one", "two", "three")]
+    assert describe(*steps) == "one: part 1 of 9; three: part 1 of 9, N s so far"
+
+
 def test_nothing_is_said_where_something_else_draws() -> None:
     """A bar of a library, or a user who types, has the screen alone."""
     with follow_steps() as steps, begin_step("loading"), leave_screen():

@@ -344,9 +344,10 @@ def make_one_of_each_format(report: Report, missing: Sequence[File]) -> dict[Pat
     So a format that cannot be made is refused in time. Returns the contents by their paths.
     """
     first = {file_format: (part, path) for part, file_format, path in reversed(missing)}
-    return {
-        path: report.make_file(part, file_format) for file_format, (part, path) in first.items()
-    }
+    contents = {}
+    for file_format, (part, path) in count_steps(first.items(), "drawing", "format"):
+        contents[path] = report.make_file(part, file_format)
+    return contents
 
 
 def write_parts(

@@ -180,14 +180,14 @@ def find_width(descriptor: int) -> int:
 def describe_work(steps: Sequence[WorkStep], began: float, width: int) -> str:
     """Say what is done and how much is left, in less than a line; nothing if it is shown elsewhere.
 
-    steps: those that have begun, the outermost first. Inner ones are named if they last. began:
-    when the work began. width: the columns of the terminal.
+    steps: those that have begun, the outermost first. It is named, and the innermost that lasts.
+    began: when the work began. width: the columns of the terminal.
     """
     if any(step.action == SHOWN_ELSEWHERE for step in steps):
         return ""
     now = time.monotonic()
     lasting = [step for step in steps[1:] if now - step.began >= PATIENCE]
-    named = [*steps[:1], *lasting]
+    named = [*steps[:1], *lasting[-1:]]
     actions = "; ".join(map(describe_step, named)) or UNNAMED
     duration = describe_time_left(named, now) or describe_time_so_far(now - began)
     return join_in_width(escape(actions), duration, width - 1)

@@ -43,7 +43,7 @@ def count_batches(
     largest: the number of interventions that a batch has at most.
     """
     batches = list(batch_interventions(interventions, largest))
-    return count_steps(batches, "running the model under changes", "batch")
+    return count_steps(batches, "changing the model", "batch")
 
 
 def identify_change(intervention: Intervention) -> tuple[int, Kind | None]:
