@@ -38,6 +38,7 @@ from tests.commands import require_failure
 from tests.conftest import SENTENCE, Tiny
 from tests.tiny import VOCABULARY, load_in_torch, plain_tokenizer
 from tests.tolerance import close
+from tests.work import keep_steps
 
 pytestmark = pytest.mark.numeric
 
@@ -279,14 +280,13 @@ def test_a_vector_is_compared_by_its_angle(bert: Model, minilm: Path) -> None:
 
 @pytest.mark.parametrize("name", ["builtin", "gpt2"])
 def test_batches_are_runs_one_by_one(name: str, request: pytest.FixtureRequest) -> None:
-    """More tokens than fit into a batch have the effects that each has alone; the last batch is reported as done."""
-    model, reports = request.getfixturevalue(name), []
-    found = attribute(
-        model, Prompt(TWICE), checks=["knock-out"], watch=lambda *done: reports.append(done)
-    )
+    """More tokens than fit into a batch have the effects that each has alone; every run is counted."""
+    model = request.getfixturevalue(name)
+    with keep_steps() as history:
+        found = attribute(model, Prompt(TWICE), checks=["knock-out"])
     n = len(found.tokens)
     assert n > 17
-    assert reports[-1] == (n - 1, n - 1)
+    assert history.find("taking tokens away") == [("run", n - 1, n - 1)]
     whole = model.respond(Prompt(TWICE), [NOTHING])
     for place in range(n - 1):
         alone = model.respond(

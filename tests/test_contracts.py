@@ -17,6 +17,7 @@ DRAWING = {"errors", "escape", "drawable"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "record": set(),
+    "progress": set(),
     "drawable": set(),
     "escape": {"errors"},
     "temporary": set(),
@@ -27,12 +28,12 @@ ALLOWED: dict[str, set[str]] = {
     "derived": CAPTURES | {"analysis"},
     "analysis": RECORD | {"methods", "layer"},
     "io": CAPTURES | {"analysis", "temporary"},
-    "lm": RECORD | {"analysis", "io", "layer"},
-    "engine": RECORD | {"analysis", "layer"},
-    "models": CAPTURES | {"analysis", "engine", "io", "layer", "lm", "temporary"},
+    "lm": RECORD | {"analysis", "io", "layer", "progress"},
+    "engine": RECORD | {"analysis", "layer", "progress"},
+    "models": CAPTURES | {"analysis", "engine", "io", "layer", "lm", "progress", "temporary"},
     "views": CAPTURES | {"analysis", "drawable"},
     "results": CAPTURES | {"analysis", "drawable", "io", "views"},
-    "experiments": CAPTURES | {"analysis", "io", "layer", "lm", "models", "results"},
+    "experiments": CAPTURES | {"analysis", "io", "layer", "lm", "models", "progress", "results"},
     "render": DRAWING | {"temporary"},
     "api": CAPTURES | {"analysis", "experiments", "io", "models", "results"},
     "notebook": CAPTURES | DRAWING | {"io", "render", "results", "views"},
@@ -40,7 +41,18 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": CAPTURES
     | DRAWING
-    | {"analysis", "experiments", "io", "layer", "lm", "models", "render", "results", "views"},
+    | {
+        "analysis",
+        "experiments",
+        "io",
+        "layer",
+        "lm",
+        "models",
+        "progress",
+        "render",
+        "results",
+        "views",
+    },
 }
 HEAVY = {
     "torch": {"layer", "lm", "engine", "models", "experiments"},

@@ -3,10 +3,8 @@
 import io
 import json
 import os
-import pty
 import re
 import resource
-import select
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +21,7 @@ from attnviz.cli.export import quote_word
 from attnviz.record import Capture, Token
 from tests.commands import require_failure
 from tests.conftest import SENTENCE, Run, Tiny
+from tests.work import keep_steps
 
 WORDS = np.random.default_rng(0).choice(["the", "cat", "sat", "on", "a", "mat", "and"], 1300)
 HOSTILE = "a 'q' \"d\" `b` ``` $HOME $(id) \\ !! *x* <b> | & ; #"
@@ -447,28 +446,13 @@ def test_a_full_disk_leaves_whole_files_only(tmp_path: Path) -> None:
     assert done.stderr == "wrote 2 files; look at report/index.html\n"
 
 
-def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
-    """A bar while figures are drawn."""
-    parent, child = pty.openpty()
-    args = "export", SENTENCE, "-H", "L0H0,L0H1", "--formats", "svg", "-o", "report"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "attnviz", *args],
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        cwd=tmp_path,
-    )
-    os.close(child)
-    data = b""
-    while select.select([parent], [], [], 60)[0]:
-        try:
-            data += os.read(parent, 65536)
-        except OSError:  # the other side is closed
-            break
-    os.close(parent)
-    assert process.wait() == 0, data
-    assert b"drawing" in data
-    assert b"100%" in data
+def test_files_are_counted_as_they_are_drawn(tmp_path: Path) -> None:
+    """Each file that was missing, of all that are."""
+    with keep_steps() as history:
+        args = [SENTENCE, "-H", "L0H0,L0H1", "--formats", "json,csv", "-o"]
+        export.command.main([*args, str(tmp_path / "report")], standalone_mode=False)
+    ((unit, done, total),) = history.find("drawing")
+    assert (unit, done) == ("file", total)
 
 
 # Hostile captures

@@ -38,14 +38,10 @@ from attnviz.cli.parameters import (
 )
 from attnviz.cli.screen import open_screen
 from attnviz.cli.sources import load_chosen_model
-from attnviz.cli.talk import Talk
 from attnviz.experiments.attribution import attribute
-from attnviz.experiments.progress import Watch
 from attnviz.request import Target
 from attnviz.results.attribution import TokenRemoval
 from attnviz.selection import TokenReference, parse_token
-
-MANY_RUNS = 64  # take a while
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,6 @@ def command(
         seed=options.seed,
         truncate=model.truncate,
         outcome=outcome,
-        watch=make_check_watch(result.talk),
     )
     most = options.count_rows(destination, result)
     answer = make_result_answer(
@@ -198,21 +193,3 @@ def command(
     deliver(answer, destination, screen, result)
     if destination is None and not attribution.effects:
         result.talk.note("how far to trust it on this text: --verify, a run a token")
-
-
-def make_check_watch(talk: Talk) -> Watch:
-    """Make a function that notes on stderr how far many runs of a model are, at each quarter.
-
-    The function is called with the number of runs that are done, and of all runs. It says nothing
-    if they are few.
-    """
-    noted_quarters = 0
-
-    def watch(done: int, total: int) -> None:
-        nonlocal noted_quarters
-        quarters = 4 * done // total
-        if total >= MANY_RUNS and quarters > noted_quarters:
-            noted_quarters = quarters
-            talk.note(f"checked in {done} of {total} runs")
-
-    return watch

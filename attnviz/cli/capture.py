@@ -21,6 +21,7 @@ from attnviz.cli.talk import Talk
 from attnviz.errors import UsageError
 from attnviz.io.files import require_output_path
 from attnviz.io.formats import WRITERS, save
+from attnviz.progress import begin_step
 from attnviz.record import ATTENTION
 from attnviz.request import Keep, Request
 
@@ -101,6 +102,7 @@ def command(
     source = open_source(text, captures, talk)
     capture = source(request)
     talk.tell_fidelity(capture)
-    save(capture, output, force=force)
+    with begin_step(f"writing {output.name}"):
+        save(capture, output, force=force)
     for line in (*capture.notes, f"wrote {output}; draw it with: attnviz show --from {output}"):
         talk.note(line)

@@ -32,6 +32,7 @@ from attnviz.cli.sources import (
 from attnviz.cli.talk import Talk
 from attnviz.derived import CaptureSource
 from attnviz.errors import InputError, UsageError
+from attnviz.progress import count_steps
 from attnviz.record import SCORES, Capture, Kind
 from attnviz.request import Prompt, Request
 from attnviz.results.comparison import NO_SHARES, compare_captures
@@ -177,7 +178,8 @@ def compare_texts(texts: Sequence[str], models: ComparedModels) -> Iterator[Comp
     texts: those of the command line. models: one or two models, with the options that say what A
     and B are. Raises AttnvizError.
     """
-    for a_source, b_source in open_sides(texts, models):
+    sides = open_sides(texts, models)
+    for a_source, b_source in count_steps(sides, "comparing", "text"):
         a = capture_side(a_source, models.options)
         b = capture_side(b_source, models.options)
         yield compare_captures(a, b)
@@ -194,7 +196,8 @@ def capture_first_side(texts: Sequence[str], models: ComparedModels) -> list[Cap
     else:
         contents = read_contents(texts, models)
         sources = [models.source(FIRST_MODEL, content) for content in contents]
-    return [capture_side(source, models.options) for source in sources]
+    counted_sources = count_steps(sources, "capturing", "text")
+    return [capture_side(source, models.options) for source in counted_sources]
 
 
 def capture_side(source: CaptureSource, options: ComparisonOptions) -> Capture:

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -44,6 +44,7 @@ from attnviz.io.files import (
     write_whole,
 )
 from attnviz.methods import SUM
+from attnviz.progress import count_steps
 from attnviz.render.html.gallery import (
     GalleryEntry,
     render_gallery_html,
@@ -343,9 +344,10 @@ def make_one_of_each_format(report: Report, missing: Sequence[File]) -> dict[Pat
     So a format that cannot be made is refused in time. Returns the contents by their paths.
     """
     first = {file_format: (part, path) for part, file_format, path in reversed(missing)}
-    return {
-        path: report.make_file(part, file_format) for file_format, (part, path) in first.items()
-    }
+    contents = {}
+    for file_format, (part, path) in count_steps(first.items(), "drawing", "format"):
+        contents[path] = report.make_file(part, file_format)
+    return contents
 
 
 def write_parts(
@@ -354,25 +356,15 @@ def write_parts(
     contents: dict[Path, Content],
     talk: Talk,
 ) -> None:
-    """Write the missing files of a report, with a progress bar if stderr is a terminal.
+    """Write the missing files of a report.
 
     contents: those that are made already, by path; they are removed as they are written. The notes
     of all files are printed on stderr at the end, each once.
     """
     notes: dict[str, None] = {}
-    for part, file_format, path in show_progress(missing, talk):
+    for part, file_format, path in count_steps(missing, "drawing", "file"):
         content = contents.pop(path, None) or report.make_file(part, file_format)
         write_whole(path, content.data)
         notes |= dict.fromkeys(content.notes)
     for line in notes:
         talk.note(line)
-
-
-def show_progress(files: Sequence[File], talk: Talk) -> Iterable[File]:
-    """Return the files to go through, with a progress bar on stderr if that is a terminal."""
-    if not talk.shows_progress:
-        return files
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(files, "drawing", console=Console(stderr=True))

@@ -34,7 +34,6 @@ from attnviz.cli.talk import Talk
 from attnviz.errors import ModelError
 from attnviz.experiments import sequences
 from attnviz.experiments.heads import find_head_roles
-from attnviz.experiments.progress import Watch
 from attnviz.io.documents import format_document_json
 from attnviz.io.samples import PLAIN_ENGLISH, read_sample
 from attnviz.lm import corpus
@@ -177,7 +176,6 @@ def command(
         heads=selection.heads,
         role=view.role,
         ablates=view.ablate,
-        watch=make_ablation_watch(result.talk),
     )
     deliver(make_result_answer(roles, result.title), destination, screen, result)
     if destination is None and not view.ablate:
@@ -228,17 +226,3 @@ def load_measurable_model(
         message = str(error).replace("leave --generate out", "leave --ablate out")
         raise ModelError(message) from error
     return require_losses(model) if ablates else model
-
-
-def make_ablation_watch(talk: Talk) -> Watch:
-    """Make a function that notes on stderr how far an ablation is, about four times.
-
-    The function is called with the number of runs that are done, and of all runs.
-    """
-
-    def watch(done: int, total: int) -> None:
-        quarter = max(1, total // 4)
-        if done % quarter == 0:
-            talk.note(f"ablation: {done} of {total} runs")
-
-    return watch

@@ -50,6 +50,7 @@ from attnviz.derived import CaptureSource
 from attnviz.errors import InputError, UsageError
 from attnviz.io.documents import format_document_json
 from attnviz.io.files import read_text
+from attnviz.progress import count_steps
 from attnviz.record import ATTENTION, SCORES, Capture, Segment
 from attnviz.render.terminal.draw import Screen
 from attnviz.request import Request
@@ -350,7 +351,8 @@ def answer_about_heads(sources: Sequence[CaptureSource], inspection: Inspection)
     """
     captures, result = inspection.captures, inspection.result
     whole = result.screen.full or captures.numbers.method != ATTENTION
-    measures = inspect_heads(sources, inspection.make_request(whole=whole))
+    counted_sources = count_steps(sources, "measuring heads", "text")
+    measures = inspect_heads(counted_sources, inspection.make_request(whole=whole))
     runs_model = captures.source.path is None
     if not whole and runs_model and measures.longest > MOST_WHOLE:
         result.talk.note(KEEP_ALL)

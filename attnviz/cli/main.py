@@ -4,8 +4,10 @@ Nothing heavy is imported here: `attnviz --help` and completion must answer at o
 """
 
 import gc
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import NoReturn
 
@@ -48,6 +50,7 @@ COMMANDS = {
     "train": "Train a small language model made of our own attention layer.",
     "help": "Explain the options that many commands share: figures, models; or a command.",
 }
+QUIET = re.compile("--quiet|-[a-zA-Z]*q[a-zA-Z]*")  # -q may stand among other letters
 FAULT, INTERRUPTED, BROKEN_PIPE = 70, 130, 141  # those of signals are in signals.py
 
 
@@ -62,7 +65,10 @@ class Commands(click.Group):
         """Import a command and return it; None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"attnviz.cli.{cmd_name}").command
+        from attnviz.progress import begin_step
+
+        with begin_step("starting attnviz"):
+            command: click.Command = import_module(f"attnviz.cli.{cmd_name}").command
         return command
 
     def resolve_command(
@@ -85,9 +91,16 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; return an exit code of its own if the reader of stdout went away."""
+        """Run a command, and show on a terminal what it does if that takes long.
+
+        Returns an exit code of its own if the reader of stdout went away.
+        """
+        from attnviz.cli.progress import show_progress
+
         try:
-            return super().invoke(ctx)
+            is_quiet = any(map(QUIET.fullmatch, sys.argv))
+            with nullcontext() if is_quiet else show_progress():
+                return super().invoke(ctx)
         except BrokenPipeError as error:
             abandon_stdout(error)
             return BROKEN_PIPE

@@ -29,6 +29,7 @@ from attnviz.methods import (
     SUM,
     MethodName,
 )
+from attnviz.progress import leave_screen
 from attnviz.record import ATTENTION, NORM, ROLLOUT, Kind
 from attnviz.request import Companions, DType, Engine, Placement, Prompt, Replacement
 from attnviz.selection import (
@@ -839,6 +840,13 @@ def follow_log(context: click.Context, _: click.Parameter, verbose: bool) -> boo
     return verbose
 
 
+def silence_progress(context: click.Context, _: click.Parameter, quiet: bool) -> bool:
+    """Show nothing of what the command does, if it is to be quiet."""
+    if quiet and not context.resilient_parsing:
+        context.with_resource(leave_screen())
+    return quiet
+
+
 verbose_option = click.option(
     "-v",
     "--verbose",
@@ -848,7 +856,13 @@ verbose_option = click.option(
 )
 quiet_options = option_section(
     OTHER_SECTION,
-    click.option("-q", "--quiet", is_flag=True, help="No notes or progress on stderr."),
+    click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        callback=silence_progress,
+        help="No notes or progress on stderr.",
+    ),
     click.option(
         "--debug",
         is_flag=True,

@@ -26,6 +26,7 @@ from attnviz.drawable import Page, Picture
 from attnviz.errors import OutputError, UsageError, require_packages
 from attnviz.io.documents import format_document_json, format_rows_csv
 from attnviz.io.files import require_output_path, write_whole
+from attnviz.progress import begin_step, shorten_name
 from attnviz.record import Capture
 from attnviz.render.terminal.draw import Screen
 from attnviz.results.result import Result
@@ -288,7 +289,9 @@ def deliver(
     if destination is None:
         print_pictures(answer.pictures, screen)
         return
-    content = make_content(answer, destination.file_format, options.figure, cmap)
+    name = shorten_name(str(destination.path or destination.file_format))
+    with begin_step(f"drawing {name}"):
+        content = make_content(answer, destination.file_format, options.figure, cmap)
     write_content(content, destination, options.talk)
 
 
@@ -366,7 +369,8 @@ def write_content(content: Content, destination: Destination, talk: Talk) -> Non
     if destination.path is None:
         write_stdout(content.data)
     else:
-        write_whole(destination.path, content.data)
+        with begin_step(f"writing {destination.path.name}"):
+            write_whole(destination.path, content.data)
     for line in content.notes:
         talk.note(line)
     if destination.path is not None:

@@ -25,6 +25,7 @@ from attnviz.methods import (
     list_methods,
     note_methods,
 )
+from attnviz.progress import begin_step, shorten_name
 from attnviz.record import (
     ATTENTION,
     FROM_ELSEWHERE,
@@ -164,7 +165,8 @@ def make_file_source(path: str, numbers: NumbersOptions) -> CaptureSource:
     from attnviz.io.formats import load
 
     numbers.require_target_effect()
-    capture = load(Path(path))
+    with begin_step(f"reading {shorten_name(path)}"):
+        capture = load(Path(path))
     source = partial(select_requested, note_methods(capture))
     file_methods, method = list_methods(capture.maps), numbers.method
     passes_for_attention = (method, file_methods) == (ATTENTION, (FROM_ELSEWHERE,))

@@ -20,7 +20,9 @@ class Talk:
     @property
     def shows_progress(self) -> bool:
         """True if progress is drawn: on a terminal, unless silenced."""
-        return not self.quiet and sys.stderr.isatty()
+        from attnviz.cli.progress import can_show_line
+
+        return not self.quiet and can_show_line(sys.stderr)
 
     def note(self, message: str) -> None:
         """Print a line on stderr, unless silenced, with hostile characters escaped."""

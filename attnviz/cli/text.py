@@ -11,6 +11,7 @@ from attnviz.errors import InputError
 from attnviz.escape import require_unicode
 from attnviz.io.files import decode_utf8, read_limited, read_text
 from attnviz.io.samples import read_sample
+from attnviz.progress import leave_screen
 
 SENTENCE = "The cat sat on the mat because it was tired."
 SAMPLE = "sample:"
@@ -67,7 +68,9 @@ def read_stdin() -> str:
     """Read all of stdin. Raises InputError if it is closed, too long, or not UTF-8."""
     if sys.stdin is None:
         raise InputError("there is no stdin to read a text from")
-    return decode_utf8(read_limited(sys.stdin.buffer, "stdin", MOST), "stdin")
+    with leave_screen():  # the user may type, or choose the text in a program that draws
+        content = read_limited(sys.stdin.buffer, "stdin", MOST)
+    return decode_utf8(content, "stdin")
 
 
 def stdin_is_given() -> bool:

@@ -27,6 +27,7 @@ from attnviz.cli.train_options import (
     train_options,
 )
 from attnviz.errors import OutputError, UsageError, require_packages
+from attnviz.progress import begin_step
 
 if TYPE_CHECKING:
     from attnviz.lm.checkpoints import RunLog
@@ -74,8 +75,9 @@ def train_model(options: TrainOptions, folder: Path, talk: Talk) -> None:
 
     While it is trained, stderr shows how far it is. Raises AttnvizError.
     """
-    from attnviz.lm import checkpoints, corpus, run
-    from attnviz.models.checks import find_torch_device
+    with begin_step("importing torch"):
+        from attnviz.lm import checkpoints, corpus, run
+        from attnviz.models.checks import find_torch_device
 
     course, setting_options = options.course, options.setting
     documents = corpus.read_corpus(course.corpus)
@@ -231,7 +233,8 @@ def write_curves(log: "RunLog", talk: Talk) -> None:
     if not log.history:
         return
     curves, path = make_learning_curves(log.history, BLOCK), log.folder / FIGURE
-    write_whole(path, render_figure(curves, "svg").data)
+    with begin_step(f"drawing {path.name}"):
+        write_whole(path, render_figure(curves, "svg").data)
     if talk.shows_progress:
         print_on_stderr(curves)
     talk.note(f"wrote {path}")

@@ -1,5 +1,6 @@
 """What `attnviz train` shows on stderr while a model is trained, and of what was learnt."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from attnviz.cli.options import ScreenOptions
 from attnviz.cli.talk import Talk
+from attnviz.progress import begin_step, leave_screen
 
 if TYPE_CHECKING:
     from rich.segment import Segments
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 WATCHED = (  # where it repeats, induction is seen
     "The quick brown fox jumps. The quick brown fox jumps."
 )
+SHORTEST = 1e-3  # seconds that a training is taken to last at least
 LINES_AROUND = 14  # of the live view that are not of its picture
 
 
@@ -45,9 +48,9 @@ def show_steps(steps: int, talk: Talk, *, live: bool) -> Iterator[Display]:
     """Show on stderr how far a training is, while a block runs.
 
     Yields two functions that training calls: one after each step, one when the heads were measured.
-    On a terminal they draw; elsewhere they print a line now and then.
+    On a terminal they show it; elsewhere they print a line now and then.
 
-    steps: the number of all steps. live: show the heads as they form, in place of a progress bar.
+    steps: the number of all steps. live: show the heads as they form, in place of a line.
     """
     if talk.quiet:
         yield Display()
@@ -57,7 +60,7 @@ def show_steps(steps: int, talk: Talk, *, live: bool) -> Iterator[Display]:
     elif live:
         yield Display(look_at_heads=make_head_notes(steps, talk))
     elif talk.shows_progress:
-        with show_bar(steps) as display:
+        with count_training(steps) as display:
             yield display
     else:
         yield Display(watch_step=make_loss_notes(steps, talk))
@@ -94,28 +97,24 @@ def make_head_notes(
 
 
 @contextmanager
-def show_bar(steps: int) -> Iterator[Display]:
-    """Show a progress bar with loss and speed on stderr, a terminal, while a block runs.
+def count_training(steps: int) -> Iterator[Display]:
+    """Say how far a training is, with loss and speed, while a block runs.
 
-    Yields the function that moves it, which training calls after each step.
+    Yields the function that training calls after each step.
     """
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.TextColumn("{task.fields[state]}"),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=steps, state="")
+    first: Progress | None = None
+    with begin_step("training", "step", steps) as training:
 
         def watch_step(progress: "Progress") -> None:
-            seconds = bar.tasks[task].elapsed or 1
-            speed = progress.tokens / seconds
-            state = f"loss {progress.loss:.3f} nats  {speed:,.0f} tokens/s"
-            bar.update(task, completed=progress.step, state=state)
+            nonlocal first
+            if first is None:
+                first = progress
+                training.continue_from(progress.step)
+                return
+            seconds = time.monotonic() - training.began
+            speed = (progress.tokens - first.tokens) / max(seconds, SHORTEST)
+            training.state = f"loss {progress.loss:.3f} nats, {speed:,.0f} tokens/s"
+            training.done = progress.step
 
         yield Display(watch_step)
 
@@ -139,7 +138,7 @@ def show_heads(steps: int) -> Iterator[Display]:
 
     screen = open_screen(ScreenOptions())
     picture = Segments([])
-    with Live(console=Console(stderr=True)) as view:
+    with leave_screen(), Live(console=Console(stderr=True)) as view:
 
         def watch_step(progress: "Progress") -> None:
             line = f"step {progress.step} of {steps}: loss {progress.loss:.3f} nats"

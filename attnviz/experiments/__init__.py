@@ -8,5 +8,4 @@ ablation.py      what a head is for: the loss without it
 intervention.py  what a prediction is without edges or heads, beside other such changes
 attribution.py   which tokens a prediction is made of, and whether that is so
 training.py      what was measured of a model while it was trained
-progress.py      how an experiment tells how far it is
 """

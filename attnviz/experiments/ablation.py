@@ -10,16 +10,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.roles import RoleData
-from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.experiments.sequences import draw_repeated_sequences
 from attnviz.layer.arrays import Array, find_namespace, widen_to_single
 from attnviz.models.base import Model, SupportsLosses, require_losses
+from attnviz.progress import begin_step, count_steps
 from attnviz.record import Doubles, Visible
 from attnviz.request import (
     HeadInputs,
@@ -76,13 +77,11 @@ def ablate(
     roles: Roles,
     chosen: Sequence[HeadRole],
     texts: Sequence[str],
-    watch: Watch = ignore_progress,
 ) -> Ablation:
     """Measure the loss without each of the chosen heads, and without all those of one role.
 
     roles: the roles of all heads, such as induction, as they were measured. chosen: the heads to
-    ablate, that is, to replace the output of. texts: those on which the roles were measured. watch:
-    is called with how many of how many runs are done.
+    ablate, that is, to replace the output of. texts: those on which the roles were measured.
 
     The losses are measured on the data on which the roles were. For comparison, other heads of the
     same layers are ablated that do not play the same role, or where there are not enough, such
@@ -94,9 +93,10 @@ def ablate(
     evaluations = make_evaluation_data(predictor, roles, texts)
     intact_losses: dict[RoleData, Losses] = {}
     for data, evaluation in evaluations.items():
-        intact_losses[data] = measure_baseline(predictor, evaluation)
+        with begin_step("measuring the loss of the whole model"):
+            intact_losses[data] = measure_baseline(predictor, evaluation)
     head_sets = make_head_sets(chosen, roles)
-    measure_head_sets(predictor, evaluations, head_sets, watch)
+    measure_head_sets(predictor, evaluations, head_sets)
     spreads = {data: LossSpread.of(losses) for data, losses in intact_losses.items()}
     ablated = [compare_losses(head_set, evaluations, intact_losses) for head_set in head_sets]
     return Ablation(spreads, tuple(ablated))
@@ -123,7 +123,7 @@ def make_evaluation_data(
     evaluations: dict[RoleData, EvaluationData] = {}
     evaluations["repeated"] = EvaluationData([sequences], second_copy)
     text_ids = []
-    for text in texts:
+    for text in count_steps(texts, "reading texts", "text"):
         capture = model.capture(Prompt(text), TOKENS)
         ids = [token.id for token in capture.maps[0].queries]
         if len(ids) > 1:
@@ -151,28 +151,20 @@ def measure_head_sets(
     model: SupportsLosses,
     evaluations: Mapping[RoleData, EvaluationData],
     head_sets: Sequence[HeadSet],
-    watch: Watch,
 ) -> None:
     """Measure the losses without each set of heads and without those drawn for comparison with it.
 
     The losses are kept in ``evaluations``, the data to measure on; each set is measured only once.
-    watch: is called with how many of how many runs are done.
     """
     distinct: dict[frozenset[Head], None] = {}
     for head_set in head_sets:
         for heads in (head_set.heads, *head_set.others):
             distinct[frozenset(heads)] = None
-    runs_per_set = len(evaluations) * len(MEASURED_REPLACEMENTS)
-    total = runs_per_set * len(distinct)
-    done = 0
-    for evaluation in evaluations.values():
-        for replacement in MEASURED_REPLACEMENTS:
-            for ablated in distinct:
-                change = make_ablation(ablated, replacement, evaluation.mean_outputs)
-                losses = measure_losses(model, evaluation, change)
-                evaluation.losses[replacement, ablated] = losses
-                done += 1
-                watch(done, total)
+    runs = list(product(evaluations.values(), MEASURED_REPLACEMENTS, distinct))
+    for evaluation, replacement, ablated in count_steps(runs, "ablating heads", "run"):
+        change = make_ablation(ablated, replacement, evaluation.mean_outputs)
+        losses = measure_losses(model, evaluation, change)
+        evaluation.losses[replacement, ablated] = losses
 
 
 def compare_losses(

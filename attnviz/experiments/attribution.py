@@ -23,7 +23,6 @@ from attnviz.analysis.attribution import (
 from attnviz.analysis.numerics import is_causal, log_softmax
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.experiments.intervention import make_intervention, measure_turn
-from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.models.base import (
     Model,
     SupportsPredictions,
@@ -31,6 +30,7 @@ from attnviz.models.base import (
     require_token_sequences,
 )
 from attnviz.models.interventions import batch_interventions
+from attnviz.progress import begin_step
 from attnviz.record import (
     ATTENTION,
     CHEFER,
@@ -85,7 +85,6 @@ class AttributionRuns:
     """What all runs have in common."""
     replaced_heads: tuple[Head, ...] = ()
     """Heads whose output the intervention replaces: their weights and norms are not counted."""
-    watch: Watch = ignore_progress
 
     def capture(self) -> Capture:
         """Capture the weights of all layers and heads.
@@ -178,7 +177,6 @@ def attribute(
     intervention: Intervention = NOTHING,
     without: Sequence[Head] = (),
     outcome: InterventionOutcome | None = None,
-    watch: Watch = ignore_progress,
 ) -> Attribution:
     """Score each token for what a model says at one place of a text, by all methods that there are.
 
@@ -189,8 +187,7 @@ def attribute(
     that is longer than the model reads. intervention: what the model computes otherwise in all
     runs. without: the heads that the intervention replaces, which are not counted in weights and
     norms. outcome: what ``intervene`` returned; its changes are made in all runs, in place of the
-    two above, and the result tells of them. watch: is called with how many of how many runs are
-    done.
+    two above, and the result tells of them.
 
     Raises UsageError for an encoder-decoder, for a method that cannot be had and as
     ``Model.respond`` does, ModelError for a model without predictions, InputError for a text
@@ -207,7 +204,6 @@ def attribute(
         truncate=truncate,
         intervention=intervention,
         replaced_heads=tuple(without),
-        watch=watch,
     )
     attribution = attribute_runs(runs, by, checks, seed)
     return attribution if outcome is None else attribution.with_outcome(outcome)
@@ -242,7 +238,9 @@ def attribute_runs(
     has_score = sources.copy()
     has_score[query] = True
     scores: dict[str, Doubles] = {}
-    for name, values in score_tokens(maps, query).items():
+    with begin_step("scoring tokens"):
+        token_scores = score_tokens(maps, query)
+    for name, values in token_scores.items():
         scores[name] = np.where(has_score, values, np.nan)
     method = choose_ranking(by, scores, notes_on_missing)
     target = None if response.kind == "vector" else response.name(response.target)
@@ -383,24 +381,30 @@ def measure_effects(
         substitute_ids = draw_substitutes(runs.model, seed)
         token_runs["leave-one-out"] = make_substitutions(response, positions, substitute_ids)
     total = sum(map(len, token_runs.values()))
-    done = 0
-    token_count = len(response.tokens)
     effects: dict[TokenRemoval, Doubles] = {}
-    for check, runs_of_check in token_runs.items():
-        falls: list[float] = []
-        interventions = [intervention for _, intervention in runs_of_check]
-        # The outputs of a batch are not kept, since vocabularies are wide.
-        for batch in batch_interventions(interventions):
-            falls += measure_fall(response, runs.respond(batch)).tolist()
-            done += len(batch)
-            runs.watch(done, total)
-        removed = [position for position, _ in runs_of_check]
-        sums = np.bincount(removed, falls, token_count)
-        counts = np.bincount(removed, minlength=token_count)
-        means = np.full(len(sums), np.nan)
-        np.divide(sums, counts, out=means, where=counts > 0)
-        effects[check] = means
+    with begin_step("taking tokens away", "run", total) as step:
+        for check, runs_of_check in token_runs.items():
+            falls: list[float] = []
+            interventions = [intervention for _, intervention in runs_of_check]
+            # The outputs of a batch are not kept, since vocabularies are wide.
+            for batch in batch_interventions(interventions):
+                falls += measure_fall(response, runs.respond(batch)).tolist()
+                step.advance(len(batch))
+            removed = [position for position, _ in runs_of_check]
+            effects[check] = average_by_token(removed, falls, len(response.tokens))
     return effects
+
+
+def average_by_token(positions: Sequence[int], values: Sequence[float], count: int) -> Doubles:
+    """Average the values of each token, (count,); NaN for a token that has none.
+
+    positions: for each value that of its token. count: the number of tokens.
+    """
+    sums = np.bincount(positions, values, count)
+    counts = np.bincount(positions, minlength=count)
+    means = np.full(len(sums), np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
 
 
 def make_knock_outs(positions: Sequence[int]) -> TokenRuns:

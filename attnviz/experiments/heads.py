@@ -18,9 +18,9 @@ from attnviz.analysis.roles import (
 )
 from attnviz.errors import UsageError
 from attnviz.experiments.ablation import ablate
-from attnviz.experiments.progress import Watch, ignore_progress
 from attnviz.experiments.sequences import draw_repeated_sequences
 from attnviz.models.base import Model, require_token_sequences
+from attnviz.progress import count_steps
 from attnviz.record import AttentionMap, Capture, Token
 from attnviz.request import Prompt, Request
 from attnviz.results.head_roles import (
@@ -56,7 +56,6 @@ def find_head_roles(
     heads: Selection | HeadNames | None = None,
     role: str | None = None,
     ablates: bool = False,
-    watch: Watch = ignore_progress,
 ) -> HeadsResult:
     """Find the roles of the heads of a model, and with ``ablates`` what it loses without them.
 
@@ -64,8 +63,7 @@ def find_head_roles(
     beside random sequences, which ``setting`` describes. layers, heads: those that are listed in
     the result; None for all. role: the role whose scores a picture shows; None for the names of the
     heads. ablates: measure the loss without each of the chosen heads, or if none are chosen,
-    without those that play ``role``, or any role. watch: is called with how many of how many runs
-    of the ablation are done.
+    without those that play ``role``, or any role.
 
     Raises UsageError for a head that is not there, for a model of two texts or a block too long for
     it, and where there is nothing to ablate; InputError for texts that the model cannot read.
@@ -81,7 +79,7 @@ def find_head_roles(
         lacking = f"plays the role {role}" if role else "has a name"
         problem = f"no head of {model.name} {lacking}"
         raise UsageError(f"--ablate: {problem}: choose heads with -l and -H")
-    ablation = ablate(model, all_roles, chosen, texts, watch)
+    ablation = ablate(model, all_roles, chosen, texts)
     return HeadsResult(roles, ablation, role)
 
 
@@ -113,10 +111,12 @@ def measure_head_roles(model: Model, setting: SequenceSettings, texts: Sequence[
     """
     vocabulary = require_token_sequences(model).read_vocabulary()
     sequences = draw_repeated_sequences(vocabulary, setting, model.name)
-    block_captures = (model.capture(Prompt("", ids=ids), ALL_HEADS) for ids in sequences)
+    counted_sequences = count_steps(sequences, "measuring heads", "sequence")
+    block_captures = (model.capture(Prompt("", ids=ids), ALL_HEADS) for ids in counted_sequences)
     first = len(vocabulary.prefix)
     on_blocks = collect_samples(block_captures, "repeated", setting.block, first)
-    text_captures = (model.capture(Prompt(text), ALL_HEADS) for text in texts)
+    counted_texts = count_steps(texts, "measuring heads", "text")
+    text_captures = (model.capture(Prompt(text), ALL_HEADS) for text in counted_texts)
     on_texts = collect_samples(text_captures, "text")
     heads = []
     for head, samples in on_blocks.items():

@@ -35,6 +35,7 @@ from attnviz.lm.train import (
     train_parameters,
     widen_vocabulary,
 )
+from attnviz.progress import begin_step
 
 NARROW = 1024  # tokens of the vocabulary that the first stage of training knows
 NARROW_SHARE = 23 / 30  # of the steps: 3,680 of 4,800
@@ -90,7 +91,8 @@ def run_training(
     Returns the model, as far as it was trained if the user interrupts. Raises InputError if the
     documents are too short or the state is damaged, OutputError if the log cannot be written.
     """
-    wide = learn_tokenizer(vocabulary_text, setting.vocabulary)
+    with begin_step("learning a vocabulary"):
+        wide = learn_tokenizer(vocabulary_text, setting.vocabulary)
     narrow = narrow_tokenizer(wide, NARROW)
     first_recipe, second_recipe = plan_stages(setting, wide.get_vocab_size())
     train_stage = partial(run_stage, documents, setting, watch, log)
@@ -207,12 +209,13 @@ def run_stage(
     )
     trained = make_model(round_parameters(parameters))
     characters = sum(map(len, held_out))
-    measured = measure_model(
-        trained.parameters,
-        config,
-        held_out=held_out_ids,
-        characters=characters,
-    )
+    with begin_step("measuring the model"):
+        measured = measure_model(
+            trained.parameters,
+            config,
+            held_out=held_out_ids,
+            characters=characters,
+        )
     trained.about.update(measured)
     return TrainedModel(trained, steps_done)
 

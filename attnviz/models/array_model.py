@@ -32,6 +32,7 @@ from attnviz.models.base import SupportsOperands
 from attnviz.models.interventions import change_ids, mask_cut_edges, require_edges, require_keys
 from attnviz.models.prompts import EncodedPrompt
 from attnviz.models.whole_weights import join_layer_maps, make_whole_map
+from attnviz.progress import count_steps
 from attnviz.record import (
     NORM,
     SCORES,
@@ -106,7 +107,7 @@ class ArrayModel(SupportsOperands):
         with self.without_gradients():
             runs = self.run_layers(encoded.ids, [intervention], encoded.segment_ids)
             visible = self.make_visible(intervention, len(encoded.tokens))
-            for layer, run in enumerate(islice(runs, last + 1)):
+            for layer, run in enumerate(count_layers(runs, last + 1)):
                 heads = heads_by_layer.get(layer)
                 if heads is None:
                     continue
@@ -153,7 +154,7 @@ class ArrayModel(SupportsOperands):
         keeping = Intervention(change=keep_outputs)
         with self.without_gradients():
             runs = self.run_layers(encoded.ids, [keeping], encoded.segment_ids)
-            run = next(islice(runs, layer, None))
+            run = take_last_run(count_layers(runs, layer + 1))
         architecture = self.architecture
         visible = self.make_layer_mask(layer, len(tokens))
         queries_a_key = architecture.heads // architecture.kv_heads
@@ -201,7 +202,8 @@ class ArrayModel(SupportsOperands):
         segment_ids: Sequence[int] | None = None,
     ) -> Array:
         """Run all layers as ``run_layers`` does; return the last output, (run, token, dim)."""
-        return take_last_run(self.run_layers(ids, batch, segment_ids)).hidden
+        runs = self.run_layers(ids, batch, segment_ids)
+        return take_last_run(count_layers(runs, self.architecture.layers)).hidden
 
     def place_array(self, array: Any, dtype: str | None = None) -> Array:
         """Return a NumPy array ready to compute with, as a tensor if the model runs in torch.
@@ -287,6 +289,14 @@ class ArrayModel(SupportsOperands):
             visible = mask if cut is None else mask & ~cut[0]
             of_layers.append(np.broadcast_to(visible, size))
         return np.stack(of_layers)
+
+
+def count_layers(runs: Iterator[LayerRun], count: int) -> Iterator[LayerRun]:
+    """Yield the runs of the first layers, and say how many of them are done.
+
+    runs: those of all layers; the others are not computed. count: of the layers that are.
+    """
+    return count_steps(islice(runs, count), "reading the text", "layer", count)
 
 
 def list_heads(blocks: Sequence[HeadBlock]) -> dict[int, tuple[int, ...]]:

@@ -36,8 +36,9 @@ from attnviz.models.checks import (
     require_none,
 )
 from attnviz.models.folders import Folders
-from attnviz.models.interventions import batch_interventions, change_ids
+from attnviz.models.interventions import change_ids, count_batches
 from attnviz.models.prompts import BROKEN, EncodedPrompt
+from attnviz.progress import begin_step, count_steps
 from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
     LIKELIEST,
@@ -174,7 +175,7 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         target_id = self.find_target_id(target)
         predictions = [
             self.predict_logits(encoded.ids, position, batch)
-            for batch in batch_interventions(interventions)
+            for batch in count_batches(interventions)
         ]
         outputs = np.concatenate(predictions)
         if target_id < 0:
@@ -232,7 +233,8 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         number.
         """
         require_packages("a gradient", "torch")
-        from attnviz.lm.gradients import compute_gradients
+        with begin_step("importing torch"):
+            from attnviz.lm.gradients import compute_gradients
 
         tokens = encoded.tokens
         position = find_target_position(target, tokens)
@@ -278,7 +280,8 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         ids = list(encoding.ids)
         tokens = list_encoding_tokens(encoding, prompt.text)
         text = prompt.text
-        for count in range(1, prompt.generate + 1):
+        written_counts = range(1, prompt.generate + 1)
+        for count in count_steps(written_counts, "writing a continuation", "token"):
             ids.append(self.predict_token(ids))
             # a sign, such as an emoji, may take several tokens: wait until its bytes are complete
             new_ids = ids[len(tokens) :]

@@ -6,6 +6,7 @@ from threading import get_ident
 import psutil
 
 from attnviz.errors import InputError, UsageError, require_packages
+from attnviz.progress import begin_step
 from attnviz.request import Edge
 
 RUNS: dict[int, str] = {}
@@ -40,7 +41,8 @@ def find_torch_device(name: str, dtype: str = "auto") -> str:
     type, and if torch is not installed.
     """
     require_packages("this device, number type or engine", "torch", error=UsageError)
-    import torch
+    with begin_step("importing torch"):
+        import torch
 
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available() and (name, dtype) != ("auto", "float64"):

@@ -28,6 +28,7 @@ from attnviz.models.numpy.config import UnsuitableError
 from attnviz.models.numpy.model import NumpyModel
 from attnviz.models.numpy.tokenizer import open_tokenizer
 from attnviz.models.safety import require_safe
+from attnviz.progress import begin_step, shorten_name
 from attnviz.record import GRADIENT, Capture, Floats
 from attnviz.request import (
     LIKELIEST,
@@ -80,7 +81,8 @@ class QuickModel(SupportsPredictions, SupportsOperands, SupportsLosses):
             raise ModelError(f"{refusal}: leave --engine numpy out for torch")
         require_packages(f"{refusal}; the other engine", *TORCH_PACKAGES)
         if self.loaded is None:
-            self.loaded = self.load_torch()
+            with begin_step(f"loading {shorten_name(self.name)}"):
+                self.loaded = self.load_torch()
         return self.loaded
 
     def capture(

@@ -8,6 +8,7 @@ import numpy as np
 from attnviz.errors import UsageError
 from attnviz.lm.corpus import Ids
 from attnviz.models.checks import require_edge
+from attnviz.progress import count_steps
 from attnviz.record import Kind, Visible
 from attnviz.request import Edge, Intervention
 
@@ -31,6 +32,18 @@ def batch_interventions(
         members = list(run)
         for first in range(0, len(members), largest):
             yield members[first : first + largest]
+
+
+def count_batches(
+    interventions: Sequence[Intervention],
+    largest: int = ABREAST,
+) -> Iterator[Sequence[Intervention]]:
+    """Split interventions into batches that a model can run at once, and say which is run.
+
+    largest: the number of interventions that a batch has at most.
+    """
+    batches = list(batch_interventions(interventions, largest))
+    return count_steps(batches, "changing the model", "batch")
 
 
 def identify_change(intervention: Intervention) -> tuple[int, Kind | None]:

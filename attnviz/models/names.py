@@ -17,6 +17,7 @@ from attnviz.errors import (
 from attnviz.io.files import require_writable
 from attnviz.lm import store
 from attnviz.models.hub_cache import find_snapshot
+from attnviz.progress import leave_screen
 
 BUILTIN = "builtin"
 ALIASES = {
@@ -165,7 +166,8 @@ def download_model(
     if quiet:
         disable_progress_bars()
     try:
-        return Path(snapshot_download(repository, revision=revision, **PARTS))
+        with leave_screen():  # the library draws bars
+            return Path(snapshot_download(repository, revision=revision, **PARTS))
     except KeyboardInterrupt:
         raise
     # errors of the hub library's own, and of the network library below it

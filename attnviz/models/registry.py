@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from attnviz.errors import ModelError
 from attnviz.models.base import LoadOptions, Model, require_predictions
+from attnviz.progress import begin_step, shorten_name
 from attnviz.request import NO_COMPANIONS, Companions, Placement
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def load_transformers_model(
     from attnviz.models.engines import load_quick_model
 
     def load_torch() -> Model:
-        from attnviz.models.huggingface.model import HuggingFace
+        with begin_step("importing torch and transformers"):
+            from attnviz.models.huggingface.model import HuggingFace
 
         return HuggingFace.load(
             name,
@@ -119,7 +121,8 @@ def load_model(
     folders = gather_folders(name, revision, companions, locate)
     backend = find_backend(folders.model)
     options = LoadOptions(placement, writes=writes, predicts=predicts)
-    model = backend.load(name, folders, options)
+    with begin_step(f"loading {shorten_name(name)}"):
+        model = backend.load(name, folders, options)
     if predicts:
         require_predictions(model)
     return model

@@ -1,6 +1,6 @@
 """The measures of all heads: numbers of what each does with a text, or in the mean over several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -301,7 +301,7 @@ class HeadMeasures(Result):
         return draw_heads_table(self.numbers, order, most, deviations=deviations)
 
 
-def inspect_heads(sources: Sequence[CaptureSource], request: Request = EVERY_HEAD) -> HeadMeasures:
+def inspect_heads(sources: Iterable[CaptureSource], request: Request = EVERY_HEAD) -> HeadMeasures:
     """Measure what every head does with each of some texts.
 
     sources: one for each text, of the same heads: a function that takes a request and returns a

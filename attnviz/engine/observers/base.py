@@ -138,6 +138,13 @@ class Observer(ABC):
         coarsest type of what was compared.
         """
 
+    def count_calls(self, count: int) -> int:
+        """Return how many calls a run makes for this observer: all, unless it ends the run before.
+
+        count: how many calls a whole run makes.
+        """
+        return count
+
     def edit_scores(self, scores: Tensor) -> Tensor:
         """Return the scores of the next call without the edges that are cut, before their softmax.
 

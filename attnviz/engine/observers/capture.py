@@ -116,6 +116,13 @@ class CaptureObserver(Observer):
         self.plans: dict[CallShape, tuple[BlockPlan, SummaryReducer]] = {}
         self.views: list[MaskView] = []
 
+    def count_calls(self, count: int) -> int:
+        """Return how many calls a run makes before all that is wanted was seen.
+
+        count: how many calls a whole run makes.
+        """
+        return max(self.heads) + 1 if self.stop and self.heads else count
+
     def attend(self, call: Call, source: CallSource) -> Tensor:
         """Compute the output of a call, edited as asked, and keep what the request names of it.
 

@@ -35,6 +35,7 @@ from attnviz.engine.observers.base import (
     SurveyedCall,
 )
 from attnviz.engine.observers.capture import NO_EDITS, CaptureObserver
+from attnviz.engine.observers.counting import CountingObserver
 from attnviz.engine.observers.survey import SurveyObserver
 from attnviz.engine.running import watch_modules
 from attnviz.engine.tap import Tap
@@ -61,6 +62,7 @@ from attnviz.models.untouched import (
     measure_change,
     repeat_randomness,
 )
+from attnviz.progress import begin_step
 from attnviz.record import NORM, ROW_TOLERANCE, Kind
 from attnviz.request import Request
 
@@ -150,7 +152,8 @@ class AttentionReader:
         attention is observed.
         """
         if self.latest is None:
-            self.latest = self.find_sites(inputs)
+            with begin_step("looking for attention in the model"):
+                self.latest = self.find_sites(inputs)
         lengths = read_lengths(inputs)
         if self.latest.pooled and self.lengths != lengths:
             calls, kinds, _ = self.watch_calls(inputs)
@@ -391,6 +394,20 @@ class AttentionReader:
         It is returned with the tap, which watches torch's functions for calls of attention, or with
         None if this model makes no call there.
         """
+        with begin_step("reading the text", "layer", self.count_expected_calls(observer)) as step:
+            return self.run_observed(inputs, CountingObserver(observer, step), run_model)
+
+    def count_expected_calls(self, observer: Observer) -> int | None:
+        """Return how many calls of attention a run makes for an observer; None before a survey."""
+        return None if self.latest is None else observer.count_calls(len(self.latest.sites))
+
+    def run_observed(
+        self,
+        inputs: Inputs,
+        observer: Observer,
+        run_model: Callable[[Any, Inputs], Any] | None,
+    ) -> tuple[Any, Tap | None]:
+        """Run the model as ``run`` does, without saying how far it is."""
         tap = None
         if self.tapped:
             tap = Tap(observer, partial(shape_weights, lengths=read_lengths(inputs)))
@@ -412,7 +429,7 @@ class AttentionReader:
         The weights are a list for each kind of attention, such as "self" or "cross", with a tensor
         (1, head, query, key) for each layer.
         """
-        with run_undisturbed(self.model):
+        with begin_step("reading the text"), run_undisturbed(self.model):
             set_attention(self.model, "eager")
             outputs = call_model(self.model, {**inputs, "output_attentions": True})
         lengths = read_lengths(inputs)

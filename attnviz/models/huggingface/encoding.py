@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
 from attnviz.errors import InputError, ModelError
 from attnviz.models.checks import require_length
@@ -20,6 +21,7 @@ from attnviz.models.prompts import (
     spell_ids,
     spell_prompt,
 )
+from attnviz.progress import WorkStep, begin_step
 from attnviz.record import Kind, Segment, Token
 from attnviz.request import Prompt
 from attnviz.selection import MapTokens
@@ -186,7 +188,8 @@ def write_target(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[i
     """
     try:
         with run_undisturbed(model):
-            ids = generate_ids(model, inputs, count)
+            with begin_step("writing a target", "token", count) as step:
+                ids = generate_ids(model, inputs, count, step)
             return drop_end_token(model, ids)
     except ModelError as error:
         raise ModelError(f"{error}, to write a target: give one with --target") from error
@@ -239,17 +242,41 @@ def find_start_token(model: Any) -> int:
     raise ModelError("this model does not say which token its decoder starts with")
 
 
-def generate_ids(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[int]:
+class TokenCounter(BaseStreamer):
+    """Count the tokens that a model writes, in a step of the work."""
+
+    def __init__(self, step: WorkStep) -> None:
+        self.step = step
+        self.has_begun = False
+
+    def put(self, value: Tensor) -> None:
+        """Count a token; the first ids are those that the model was given."""
+        if self.has_begun:
+            self.step.advance()
+        self.has_begun = True
+
+    def end(self) -> None:
+        """Do nothing when all is written."""
+
+
+def generate_ids(
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    count: int,
+    step: WorkStep,
+) -> list[int]:
     """Let a model write tokens greedily after a text, and return token ids.
 
     An encoder-decoder gives the ids that it has written; a causal model gives the ids of the text
     and of its continuation. inputs: the encoded text. count: the largest number of tokens to write.
+    step: counts the tokens as they are written.
     """
     options: dict[str, Any] = {
         "max_new_tokens": count,
         "do_sample": False,
         "num_beams": 1,
         "use_cache": True,
+        "streamer": TokenCounter(step),
     }
     if model.generation_config.pad_token_id is None:
         # one text is never padded; without it the library warns

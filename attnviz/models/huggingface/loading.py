@@ -6,6 +6,7 @@ Weights are read from safetensors only, sizes are checked, and no code from the 
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from inspect import signature
@@ -44,6 +45,7 @@ from attnviz.models.huggingface.attention import (
 )
 from attnviz.models.huggingface.encoding import count_embeddings
 from attnviz.models.safety import require_safe
+from attnviz.progress import count_steps
 from attnviz.request import Placement
 from attnviz.temporary import make_temporary_folder
 
@@ -85,6 +87,7 @@ NEEDED = re.compile(
     r"pip install ([\w-]+)|install ([\w-]+) to use"
     r"|requires the ([\w-]+) library|([\w-]+) is required",
 )
+WEIGHTS_BAR = "Loading weights"  # what the library calls its bar
 TRIAL = 5  # tokens of a text on which a model of images or sound is tried
 # parameters that a config may describe whatever the weights hold
 SMALL = 1_000_000
@@ -370,7 +373,8 @@ def load_weights(kind: Any, source: ModelSource, dtype: Any) -> Any:
         "adapter_kwargs": adapter_options,
     }
     try:
-        model, info = kind.from_pretrained(folder, **options)
+        with count_weights():
+            model, info = kind.from_pretrained(folder, **options)
     except Exception as error:  # the library raises errors of many classes
         reason = read_first_line(error)
         raise ModelError(f"the model in {folder} cannot be loaded: {reason}") from error
@@ -383,6 +387,30 @@ def load_weights(kind: Any, source: ModelSource, dtype: Any) -> Any:
             f"such as {missing[0]}",
         )
     return model
+
+
+@contextmanager
+def count_weights() -> Iterator[None]:
+    """Say how many of the weights are there while the library loads a model.
+
+    The library makes a bar of them, in place of which they are counted here. Versions before 5.24
+    let nobody do that.
+    """
+    set_hook = getattr(transformers.logging, "set_tqdm_hook", None)
+    if set_hook is None:
+        yield
+        return
+
+    def count_bar(make_bar: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if arguments and options.get("desc") == WEIGHTS_BAR:
+            return count_steps(arguments[0], "reading weights", "tensor")
+        return make_bar(*arguments, **options)
+
+    earlier_hook = set_hook(count_bar)
+    try:
+        yield
+    finally:
+        set_hook(earlier_hook)
 
 
 def count_decoder_layers(config: Any) -> None:

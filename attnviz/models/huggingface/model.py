@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ from attnviz.models.inputs import (
 )
 from attnviz.models.interventions import (
     ABREAST,
-    batch_interventions,
     change_ids,
+    count_batches,
 )
 from attnviz.models.maps import (
     MapChoice,
@@ -91,6 +92,7 @@ from attnviz.models.maps import (
 )
 from attnviz.models.prompts import make_vocabulary, spell_ids
 from attnviz.models.restore import translate_failures, wait_for_turn
+from attnviz.progress import begin_step
 from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
     LIKELIEST,
@@ -131,6 +133,7 @@ They are the names that the library knows, and that tokenizers give.
 """
 # tokens: tokenizers without a limit name a number of this size or larger
 UNLIMITED = 1 << 31
+WRITING = "writing a continuation"
 # sequences whose next tokens are predicted at once: a wide vocabulary takes memory
 BATCH = 8
 
@@ -364,7 +367,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         if self.reader.tapped or self.needs_single_texts(resolved):
             batch_size = 1
         outputs = []
-        for batch in batch_interventions(interventions, batch_size):
+        for batch in count_batches(interventions, batch_size):
             inputs = self.make_batch_inputs(encoded, batch)
             observer = ChangeObserver(self.make_batch_edits(encoded, survey, batch))
             result, _ = self.reader.run(inputs, observer, resolved.run_model)
@@ -567,7 +570,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             # softmaxes are known by the lengths of the text, which grow as the model writes:
             # therefore the model writes first, and its attention is read in a run on the whole text
             with run_undisturbed(self.model):
-                ids = generate_ids(self.model, inputs, count)
+                with begin_step(WRITING, "token", count) as step:
+                    ids = generate_ids(self.model, inputs, count, step)
                 ids = drop_end_token(self.model, ids)
             encoded = append_continuation(encoded, self.tokenizer, ids)
             request = request.resolve_window(encoded.find_map_sides(choices[0]))
@@ -575,13 +579,12 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             results, _ = self.reader.read_calls(survey, inputs, heads, request)
             return encoded, results
 
-        def write_one_more(model: Any, inputs: Mapping[str, Any]) -> list[int]:
-            return generate_ids(model, inputs, count + 1)
-
         # One token more than asked for: the last one that is written is never read, and has no row.
         # A token that ends the text has none either.
         steps = GenerationObserver(len(survey.sites), heads)
-        ids, _ = self.reader.run(inputs, steps, write_one_more)
+        with begin_step(WRITING, "token", count + 1) as step:
+            write = partial(generate_ids, count=count + 1, step=step)
+            ids, _ = self.reader.run(inputs, steps, write)
         encoded = append_continuation(encoded, self.tokenizer, ids[:-1])
         request = request.resolve_window(encoded.find_map_sides(choices[0]))
         return encoded, steps.make_results(request)

@@ -12,7 +12,7 @@ from attnviz.lm.transformer import Architecture
 from attnviz.models.array_model import ArrayModel, list_heads
 from attnviz.models.base import SupportsSequences
 from attnviz.models.checks import require_memory, require_none
-from attnviz.models.interventions import batch_interventions
+from attnviz.models.interventions import count_batches
 from attnviz.models.numpy.checkpoint import Checkpoint
 from attnviz.models.predictions import (
     LIKELIEST_OUTPUT,
@@ -106,7 +106,7 @@ class NumpyModel(ArrayModel, SupportsSequences):
         number = find_token_id(target.token, self.tokenizer)
         results = []
         with self.without_gradients():
-            for batch in batch_interventions(interventions):
+            for batch in count_batches(interventions):
                 hidden = self.run_whole(encoded.ids, batch, encoded.segment_ids)[:, position]
                 if kind == "next":
                     results.append(self.checkpoint.compute_logits(hidden))
