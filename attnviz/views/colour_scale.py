@@ -133,11 +133,11 @@ def measure_even_shares(attention_map: AttentionMap) -> Floats:
         masks = masks[:, :1]
     shares = np.empty((*masks.shape[:2], len(attention_map.keys)), np.float32)
     for head in np.ndindex(masks.shape[:2]):
-        shares[head] = spread_evenly(attention_map, masks[head])
+        shares[head] = average_even_attention(attention_map, masks[head])
     return shares
 
 
-def spread_evenly(attention_map: AttentionMap, visible: Visible) -> Doubles:
+def average_even_attention(attention_map: AttentionMap, visible: Visible) -> Doubles:
     """Return the share of the weight that each key receives of queries that attend evenly, (key,).
 
     If the map holds tiles, all cells of a visible tile are visible, but for keys after the query
