@@ -31,7 +31,7 @@ from attnviz.lm.transformer import (
 from attnviz.models.base import SupportsOperands
 from attnviz.models.interventions import change_ids, mask_cut_edges, require_edges, require_keys
 from attnviz.models.prompts import EncodedPrompt
-from attnviz.models.whole_weights import join_layer_maps, make_whole_map
+from attnviz.models.whole_weights import join_maps_of_layers, make_whole_map
 from attnviz.record import (
     NORM,
     SCORES,
@@ -87,53 +87,60 @@ class ArrayModel(SupportsOperands):
         choose_kinds(request.kinds, (KIND,))
         return resolve_blocks(request.layers, request.heads, self.heads_by_layer)
 
-    def compute_layer_maps(
+    def compute_maps(
         self,
         encoded: EncodedPrompt,
         blocks: Sequence[HeadBlock],
         intervention: Intervention,
         request: Request,
-    ) -> dict[int, AttentionMap]:
-        """Run a text and make a map of each layer that a request names, by the layer's number.
+    ) -> tuple[AttentionMap, ...]:
+        """Run a text and make a map of each block of layers and heads.
 
         Layers after the last one of these are not computed. Of each layer only what the request
         keeps stays in memory. request: one whose window is in ``rows`` and ``columns``. Raises
         ModelError for weights that are not numbers.
         """
-        heads_by_layer = list_heads(blocks)
-        maps: dict[int, AttentionMap] = {}
-        last = max(heads_by_layer)
         with self.without_gradients():
-            runs = self.run_layers(encoded.ids, [intervention], encoded.segment_ids)
-            visible = self.make_visible(intervention, len(encoded.tokens))
-            for layer, run in enumerate(islice(runs, last + 1)):
-                heads = heads_by_layer.get(layer)
-                if heads is None:
-                    continue
-                numbers = choose_numbers(run, heads, request)
-                self.require_finite(numbers)
-                maps[layer] = keep_layer(layer, heads, encoded.tokens, numbers, visible, request)
-        return maps
+            maps = self.make_layer_maps(encoded, list_heads(blocks), intervention, request)
+            return join_maps_of_layers(blocks, maps)
+
+    def make_layer_maps(
+        self,
+        encoded: EncodedPrompt,
+        heads_by_layer: Mapping[int, tuple[int, ...]],
+        intervention: Intervention,
+        request: Request,
+    ) -> Iterator[AttentionMap]:
+        """Run a text layer by layer, and yield the map of some heads of each that is named.
+
+        It is for ``compute_maps``, which says what the request is and what is raised.
+        """
+        last = max(heads_by_layer)
+        runs = self.run_layers(encoded.ids, [intervention], encoded.segment_ids)
+        visible = self.make_visible(intervention, len(encoded.tokens))
+        for layer, run in enumerate(islice(runs, last + 1)):
+            heads = heads_by_layer.get(layer)
+            if heads is None:
+                continue
+            numbers = choose_numbers(run, heads, request)
+            self.require_finite(numbers)
+            yield keep_layer(layer, heads, encoded.tokens, numbers, visible, request)
 
     def make_capture(
         self,
         encoded: EncodedPrompt,
-        blocks: Sequence[HeadBlock],
-        layer_maps: Mapping[int, AttentionMap],
+        maps: tuple[AttentionMap, ...],
         request: Request,
     ) -> Capture:
-        """Make a capture of the maps of layers, with a map for each block of layers and heads.
+        """Make a capture of maps, with notes on the text and on the window of the request.
 
         request: one whose window is in ``rows`` and ``columns``.
         """
-        maps = [join_layer_maps([layer_maps[layer] for layer in layers]) for layers, _ in blocks]
         notes = list(encoded.notes)
         if request.windowed:
             sides = encoded.tokens, encoded.tokens
             notes += note_windows(request.rows, request.columns, [sides])
-        return Capture(
-            self.name, encoded.text, tuple(maps), tuple(notes), segments=encoded.segments
-        )
+        return Capture(self.name, encoded.text, maps, tuple(notes), segments=encoded.segments)
 
     def operands(self, prompt: Prompt, request: Request) -> "Operands":
         """Return the vectors of one head for one query; see ``SupportsOperands.operands``."""

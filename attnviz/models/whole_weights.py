@@ -1,6 +1,6 @@
 """Maps of models whose weights fit into memory, made of all weights in NumPy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from attnviz.record import (
     Visible,
 )
 from attnviz.request import Request
-from attnviz.selection import find_window_positions
+from attnviz.selection import HeadBlock, find_window_positions
 
 Part = TypeVar("Part", Tiles, Statistics, Edges)
 """What is kept of weights in place of them."""
@@ -69,33 +69,59 @@ def make_whole_map(
     return make_self_map(None, np.array(True), edges=edges, statistics=statistics)
 
 
-def join_layer_maps(maps: list[AttentionMap]) -> AttentionMap:
-    """Join maps of one layer each, of the same heads, tokens and request, in their order.
+class LayerJoiner:
+    """Join maps of one layer each, of the same heads, tokens and request, as they are made.
 
-    The list is emptied, so that memory holds the weights of a long text little more than once.
+    Weights are copied to their place among those of all layers when their map comes, so that memory
+    holds the weights of a long text once.
     """
-    if len(maps) == 1:
-        return maps[0]
-    first = maps[0]
-    layers = tuple(layer for one in maps for layer in one.layers)
-    visible = join_layer_masks([one.visible for one in maps])
-    tiles = join_fields([one.tiles for one in maps if one.tiles is not None])
-    statistics = join_fields([one.statistics for one in maps if one.statistics is not None])
-    edges = join_fields([one.edges for one in maps if one.edges is not None])
-    weights = None
-    if first.weights is not None:
-        weights = np.empty((len(maps), *first.weights.shape[1:]), first.weights.dtype)
-        for i in range(len(maps)):
-            weights[i] = maps.pop(0).weights
-    return replace(
-        first,
-        layers=layers,
-        weights=weights,
-        visible=visible,
-        tiles=tiles,
-        statistics=statistics,
-        edges=edges,
-    )
+
+    def __init__(self, layers: tuple[int, ...]) -> None:
+        """Expect maps of these layers, in any order."""
+        self.layers = layers
+        self.maps: dict[int, AttentionMap] = {}
+        self.weights: Floats | None = None
+
+    def add(self, attention_map: AttentionMap) -> None:
+        """Take the map of one layer; only what is small beside its weights is kept of it itself."""
+        (layer,) = attention_map.layers
+        weights = attention_map.weights
+        if weights is not None:
+            if self.weights is None:
+                shape = len(self.layers), *weights.shape[1:]
+                self.weights = np.empty(shape, weights.dtype)
+            self.weights[self.layers.index(layer)] = weights[0]
+        self.maps[layer] = replace(attention_map, weights=None)
+
+    def join(self) -> AttentionMap:
+        """Make the map of all layers, when the maps of all have come."""
+        maps = [self.maps[layer] for layer in self.layers]
+        visible = join_layer_masks([one.visible for one in maps])
+        tiles = join_fields([one.tiles for one in maps if one.tiles is not None])
+        statistics = join_fields([one.statistics for one in maps if one.statistics is not None])
+        edges = join_fields([one.edges for one in maps if one.edges is not None])
+        return replace(
+            maps[0],
+            layers=self.layers,
+            weights=self.weights,
+            visible=visible,
+            tiles=tiles,
+            statistics=statistics,
+            edges=edges,
+        )
+
+
+def join_maps_of_layers(
+    blocks: Sequence[HeadBlock],
+    maps: Iterable[AttentionMap],
+) -> tuple[AttentionMap, ...]:
+    """Join maps of one layer each to a map of each block of layers and heads, as they are made."""
+    joiners = [LayerJoiner(layers) for layers, _ in blocks]
+    joiner_of_layer = {layer: joiner for joiner in joiners for layer in joiner.layers}
+    for attention_map in maps:
+        (layer,) = attention_map.layers
+        joiner_of_layer[layer].add(attention_map)
+    return tuple(joiner.join() for joiner in joiners)
 
 
 def join_fields(parts: Sequence[Part]) -> Part | None:

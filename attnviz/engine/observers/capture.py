@@ -184,9 +184,13 @@ class CaptureObserver(Observer):
             raise ModelError(VALUELESS)
         self.edits.require_none(number, cut=number in self.cut)
         if number in self.heads:
-            heads = torch.tensor(self.heads[number], device=weights.device)
-            chosen_visible = visible.expand(weights.shape)[:, heads]
-            result = self.reduce_weights(weights[:, heads].float(), chosen_visible)
+            heads = self.heads[number]
+            chosen_weights = pick_axis_heads(weights, heads).float()
+            # a mask that all heads share stays one mask
+            mask_heads = visible.shape[1] if visible.ndim == 4 else 1
+            batch, _, queries, keys = weights.shape
+            mask = visible.expand(batch, mask_heads, queries, keys)
+            result = self.reduce_weights(chosen_weights, pick_axis_heads(mask, heads))
             self.keep_result(number, result)
         return number
 
@@ -433,6 +437,17 @@ class CaptureObserver(Observer):
         if self.request.keep == "weights":
             return visible[0, :, :, self.request.columns].cpu()
         return pool_mask(visible, plan)[0].cpu()
+
+
+def pick_axis_heads(array: Tensor, heads: tuple[int, ...]) -> Tensor:
+    """Return some heads of an array (batch, head or 1, query, key), without a copy if all are.
+
+    An array of one head for all stays as it is.
+    """
+    count = array.shape[1]
+    if count == 1 or heads == tuple(range(count)):
+        return array
+    return array[:, torch.tensor(heads, device=array.device)]
 
 
 def pool_mask(visible: Tensor, plan: BlockPlan) -> Tensor:

@@ -563,9 +563,10 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         length = len(encoded.tokens) + count
         head_count = sum(len(call_heads) for call_heads in heads.values())
         require_memory({(length, length): head_count})
-        if self.reader.tapped:
-            # softmaxes are known by the lengths of the text, which grow as the model writes:
-            # therefore the model writes first, and its attention is read in a run on the whole text
+        if self.reader.tapped or request.keep != "weights":
+            # The model writes first, and its attention is read in a run on the whole text. For
+            # softmaxes that are watched are known by the lengths of the text, which grow as it is
+            # written, and tiles need its last length.
             with run_undisturbed(self.model):
                 ids = generate_ids(self.model, inputs, count)
                 ids = drop_end_token(self.model, ids)

@@ -68,8 +68,8 @@ class NumpyModel(ArrayModel, SupportsSequences):
         request = request.resolve_window((tokens, tokens))
         count = sum(len(heads) for heads in list_heads(blocks).values())
         require_memory({(len(tokens), len(tokens)): count})
-        layer_maps = self.compute_layer_maps(encoded, blocks, intervention, request)
-        capture = self.make_capture(encoded, blocks, layer_maps, request)
+        maps = self.compute_maps(encoded, blocks, intervention, request)
+        capture = self.make_capture(encoded, maps, request)
         return replace(capture, pair=prompt.pair, fidelity_reference=ENGINE)
 
     @property
