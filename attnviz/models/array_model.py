@@ -30,6 +30,7 @@ from attnviz.lm.transformer import (
 )
 from attnviz.models.base import SupportsOperands
 from attnviz.models.interventions import change_ids, mask_cut_edges, require_edges, require_keys
+from attnviz.models.memory import estimate_numpy_work, require_memory
 from attnviz.models.prompts import EncodedPrompt
 from attnviz.models.whole_weights import join_maps_of_layers, make_whole_map
 from attnviz.record import (
@@ -98,11 +99,29 @@ class ArrayModel(SupportsOperands):
 
         Layers after the last one of these are not computed. Of each layer only what the request
         keeps stays in memory. request: one whose window is in ``rows`` and ``columns``. Raises
-        ModelError for weights that are not numbers.
+        ModelError for weights that are not numbers, and InputError for more than fits into memory.
         """
+        heads_by_layer = list_heads(blocks)
+        self.require_free_memory(len(encoded.tokens), heads_by_layer, request)
         with self.without_gradients():
-            maps = self.make_layer_maps(encoded, list_heads(blocks), intervention, request)
+            maps = self.make_layer_maps(encoded, heads_by_layer, intervention, request)
             return join_maps_of_layers(blocks, maps)
+
+    def require_free_memory(
+        self,
+        length: int,
+        heads_by_layer: Mapping[int, tuple[int, ...]],
+        request: Request,
+    ) -> None:
+        """Raise InputError if a capture of a text takes more memory than is free.
+
+        length: of the text, in tokens. heads_by_layer: the heads that are kept.
+        """
+        positions = range(length)
+        size = len(positions[request.rows]), len(positions[request.columns])
+        count = sum(len(heads) for heads in heads_by_layer.values())
+        working = estimate_numpy_work(self.architecture, length)
+        require_memory({size: count}, request, working)
 
     def make_layer_maps(
         self,

@@ -16,12 +16,12 @@ from attnviz.engine.observers.base import (
 )
 from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
-from attnviz.models.checks import require_memory
 from attnviz.models.interventions import (
     mask_cut_edges,
     require_edges,
     require_keys,
 )
+from attnviz.models.memory import MapSize, estimate_torch_work, require_memory
 from attnviz.record import (
     AttentionMap,
     Edges,
@@ -283,25 +283,33 @@ def describe_windows(
     return note_windows(request.rows, request.columns, map(find_sides, choices))
 
 
-def require_weights_memory(
+def require_capture_memory(
     choices: Sequence[MapChoice],
     find_sides: Callable[[MapChoice], MapTokens],
     request: Request,
+    model: Any = None,
 ) -> None:
-    """Raise InputError if the weights of some maps would not fit into memory.
+    """Raise InputError if making some maps would take more memory than is free.
 
     find_sides: a function that returns the tokens of all queries and of all keys of a map. request:
-    it has a window of the maps, and tells whether weights are kept. Raises UsageError for an empty
-    window in any case.
+    it has a window of the maps, and tells what is kept. model: that of transformers that is run;
+    None for another module. Raises UsageError for an empty window.
     """
-    head_counts: dict[tuple[int, int], int] = {}
+    head_counts: dict[MapSize, int] = {}
     for choice in choices:
         queries, keys = crop_sides(find_sides(choice), request)
         size = len(queries), len(keys)
         count = len(choice.layers) * len(choice.heads)
         head_counts[size] = head_counts.get(size, 0) + count
+    copied_heads = 0  # of a layer, as they are moved to their place among those of other layers
     if request.keep == "weights":
-        require_memory(head_counts)
+        counts = [len(choice.heads) for choice in choices if len(choice.layers) > 1]
+        copied_heads = max(counts, default=0)
+    # the model reads the whole text, also where a window of it is kept
+    token_count = max(len(side) for choice in choices for side in find_sides(choice))
+    cells = max(queries * keys for queries, keys in head_counts)
+    working = estimate_torch_work(token_count, copied_heads * cells, model)
+    require_memory(head_counts, request, working)
 
 
 def assemble_maps(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from attnviz.models.base import (
     SupportsOperands,
     SupportsPredictions,
 )
-from attnviz.models.checks import require_memory, require_none
+from attnviz.models.checks import require_none
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.attention import (
     AttentionReader,
@@ -87,7 +88,7 @@ from attnviz.models.maps import (
     make_edits,
     make_position_tokens,
     measure_fidelity,
-    require_weights_memory,
+    require_capture_memory,
 )
 from attnviz.models.prompts import make_vocabulary, spell_ids
 from attnviz.models.restore import translate_failures, wait_for_turn
@@ -223,7 +224,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             find_sides = self.make_text_sides(encoded, survey)
             # the query or the key that the request names becomes a window
             request = request.resolve_window(find_sides(choices[0]))
-            require_weights_memory(choices, find_sides, request)
+            require_capture_memory(choices, find_sides, request, self.model)
             heads = group_heads_by_call(choices, survey.sites)
             results, reading_note = self.read_text(encoded, survey, heads, request, intervention)
         find_sides = self.make_text_sides(encoded, survey)
@@ -560,9 +561,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             raise UsageError(f"{self.name} was loaded without the part that writes")
         heads = group_heads_by_call(choices, survey.sites)
         inputs = self.place_inputs(encoded.inputs)
-        length = len(encoded.tokens) + count
-        head_count = sum(len(call_heads) for call_heads in heads.values())
-        require_memory({(length, length): head_count})
+        longer = (*encoded.tokens, *make_position_tokens(count))
+        whole = replace(request, rows=slice(None), columns=slice(None), query=None, key=None)
+        require_capture_memory(choices, lambda _: (longer, longer), whole, self.model)
         if self.reader.tapped or request.keep != "weights":
             # The model writes first, and its attention is read in a run on the whole text. For
             # softmaxes that are watched are known by the lengths of the text, which grow as it is
@@ -614,7 +615,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             text, tokens = self.spell_input(inputs, "input_ids")
             target, target_tokens = self.spell_input(inputs, "decoder_input_ids")
             find_sides = self.make_input_sides(inputs, survey, tokens, target_tokens)
-            require_weights_memory(choices, find_sides, request)
+            require_capture_memory(choices, find_sides, request, self.model)
             heads = group_heads_by_call(choices, survey.sites)
             results, note = self.reader.read_calls(survey, inputs, heads, request)
         fidelity, warning = measure_fidelity(results)

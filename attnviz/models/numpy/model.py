@@ -9,9 +9,9 @@ import numpy as np
 
 from attnviz.errors import ModelError
 from attnviz.lm.transformer import Architecture
-from attnviz.models.array_model import ArrayModel, list_heads
+from attnviz.models.array_model import ArrayModel
 from attnviz.models.base import SupportsSequences
-from attnviz.models.checks import require_memory, require_none
+from attnviz.models.checks import require_none
 from attnviz.models.interventions import batch_interventions
 from attnviz.models.numpy.checkpoint import Checkpoint
 from attnviz.models.predictions import LIKELIEST_OUTPUT, choose_position, find_token_id, spell_token
@@ -66,8 +66,6 @@ class NumpyModel(ArrayModel, SupportsSequences):
         encoded = self.encode_prompt(prompt, request.truncate)
         tokens = encoded.tokens
         request = request.resolve_window((tokens, tokens))
-        count = sum(len(heads) for heads in list_heads(blocks).values())
-        require_memory({(len(tokens), len(tokens)): count})
         maps = self.compute_maps(encoded, blocks, intervention, request)
         capture = self.make_capture(encoded, maps, request)
         return replace(capture, pair=prompt.pair, fidelity_reference=ENGINE)
