@@ -30,6 +30,7 @@ from attnviz.record import (
     AttentionMap,
     Capture,
     Edges,
+    KeyGroups,
     Statistics,
     Tiles,
     Token,
@@ -155,13 +156,13 @@ def format_attn(capture: Capture) -> Iterator[memoryview]:
 def list_stored_arrays(attention_map: AttentionMap) -> dict[str, Any]:
     """Return the arrays of a map by their names in a file, in the types that are stored.
 
-    They are the mask, and what there is of weights, tiles, statistics and edges. An array is copied
-    only if it is of another type.
+    They are the mask, and what there is of weights, tiles, statistics, edges and groups of keys. An
+    array is copied only if it is of another type.
     """
     arrays: dict[str, Any] = {"visible": collapse_mask(attention_map.visible)}
     if attention_map.weights is not None:
         arrays["weights"] = attention_map.weights
-    for group in ("tiles", "statistics", "edges"):
+    for group in ("tiles", "statistics", "edges", "groups"):
         arrays_of_group = getattr(attention_map, group)
         fields_of_group = fields(arrays_of_group) if arrays_of_group else ()
         for field in fields_of_group:
@@ -321,6 +322,8 @@ def format_map_json(attention_map: AttentionMap) -> Iterator[str]:
         entries.append(f'"statistics": {format_arrays_json(attention_map.statistics)}')
     if attention_map.edges is not None:
         entries.append(f'"edges": {format_arrays_json(attention_map.edges)}')
+    if attention_map.groups is not None:
+        entries.append(f'"groups": {format_arrays_json(attention_map.groups)}')
     yield ", ".join(entries)
     yield "}"
 
@@ -337,8 +340,8 @@ def format_tiles_json(tiles: Tiles, visible: Visible) -> str:
     return f'{{{sizes}, "mean": {mean}, "max": {largest}}}'
 
 
-def format_arrays_json(arrays: Statistics | Edges) -> str:
-    """Write statistics or edges as JSON, by the names of their fields.
+def format_arrays_json(arrays: Statistics | Edges | KeyGroups) -> str:
+    """Write statistics, edges or groups of keys as JSON, by the names of their fields.
 
     An array that was not made is null.
     """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attnviz.analysis.segments import number_key_groups
 from attnviz.errors import ModelError
 from attnviz.layer.arrays import Array
 from attnviz.layer.multihead import share_heads
@@ -30,6 +31,7 @@ from attnviz.lm.transformer import (
 )
 from attnviz.models.base import SupportsOperands
 from attnviz.models.interventions import change_ids, mask_cut_edges, require_edges, require_keys
+from attnviz.models.kept_segments import choose_kept_segments, note_kept_segments
 from attnviz.models.memory import estimate_numpy_work, require_memory
 from attnviz.models.prompts import EncodedPrompt
 from attnviz.models.whole_weights import join_maps_of_layers, make_whole_map
@@ -40,6 +42,7 @@ from attnviz.record import (
     Capture,
     Doubles,
     Floats,
+    KeyNumbers,
     Kind,
     Token,
     Visible,
@@ -137,13 +140,17 @@ class ArrayModel(SupportsOperands):
         last = max(heads_by_layer)
         runs = self.run_layers(encoded.ids, [intervention], encoded.segment_ids)
         visible = self.make_visible(intervention, len(encoded.tokens))
+        segments = choose_kept_segments(request, encoded.text, encoded.segments)
+        key_numbers = number_key_groups(encoded.tokens, segments) if segments else None
         for layer, run in enumerate(islice(runs, last + 1)):
             heads = heads_by_layer.get(layer)
             if heads is None:
                 continue
             numbers = choose_numbers(run, heads, request)
             self.require_finite(numbers)
-            yield keep_layer(layer, heads, encoded.tokens, numbers, visible, request)
+            yield keep_layer(
+                layer, heads, encoded.tokens, numbers, visible, request, key_numbers=key_numbers
+            )
 
     def make_capture(
         self,
@@ -159,7 +166,15 @@ class ArrayModel(SupportsOperands):
         if request.windowed:
             sides = encoded.tokens, encoded.tokens
             notes += note_windows(request.rows, request.columns, [sides])
-        return Capture(self.name, encoded.text, maps, tuple(notes), segments=encoded.segments)
+        segments = choose_kept_segments(request, encoded.text, encoded.segments)
+        notes += note_kept_segments(segments)
+        return Capture(
+            self.name,
+            encoded.text,
+            maps,
+            tuple(notes),
+            segments=segments or encoded.segments,
+        )
 
     def operands(self, prompt: Prompt, request: Request) -> "Operands":
         """Return the vectors of one head for one query; see ``SupportsOperands.operands``."""
@@ -350,12 +365,14 @@ def keep_layer(
     numbers: Floats,
     visible: Visible,
     request: Request,
+    *,
+    key_numbers: KeyNumbers | None = None,
 ) -> AttentionMap:
     """Make the map of one layer that a request asks for, out of its numbers (head, query, key).
 
     visible: True where a query may attend, (layer or 1, head or 1, query, key), of all layers and
     heads of the model, or one of each if they are alike. request: one whose window is in ``rows``
-    and ``columns``.
+    and ``columns``. key_numbers: the group of each key, if what queries give to groups is kept.
     """
     seen = visible[[layer]] if len(visible) > 1 else visible
     if seen.shape[1] > 1:
@@ -364,7 +381,9 @@ def keep_layer(
     if request.summed:
         names = ("sum",)
         seen = np.asarray(seen.any(1, keepdims=True))
-    return make_whole_map((layer,), names, tokens, numbers[None], seen, request)
+    return make_whole_map(
+        (layer,), names, tokens, numbers[None], seen, request, key_numbers=key_numbers
+    )
 
 
 def convert_to_singles(array: Array) -> Floats:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnviz.analysis.segments import number_key_groups
 from attnviz.engine.edits import RunEdits
 from attnviz.engine.observers.base import (
     AttentionSite,
@@ -25,7 +26,9 @@ from attnviz.models.memory import MapSize, estimate_torch_work, require_memory
 from attnviz.record import (
     AttentionMap,
     Edges,
+    KeyGroups,
     Kind,
+    Segment,
     Statistics,
     Tiles,
     Token,
@@ -385,6 +388,7 @@ def join_layers(
         tiles=tiles,
         statistics=make_statistics(summary, choice.kind) if summary else None,
         edges=stack_edges(layers),
+        groups=stack_groups(layers),
         query_places=tuple(rows),
         key_places=tuple(columns),
     )
@@ -472,6 +476,42 @@ def stack_edges(layers: Sequence[CallResult]) -> Edges | None:
     keys = stack_tensors([layer_keys for layer_keys, _ in layer_edges])
     weights = stack_tensors([layer_weights for _, layer_weights in layer_edges])
     return Edges(keys, weights)
+
+
+def stack_groups(layers: Sequence[CallResult]) -> KeyGroups | None:
+    """Return what the queries of layers give to groups of keys, or None if it was not kept."""
+    groups_of_layers = [layer.groups for layer in layers if layer.groups is not None]
+    if len(groups_of_layers) != len(layers):
+        return None
+    numbers = groups_of_layers[0][0].numpy()
+    weights = stack_tensors([sums for _, sums, _ in groups_of_layers])
+    seen = stack_visible([seen for _, _, seen in groups_of_layers])
+    return KeyGroups(numbers, weights, seen)
+
+
+def group_keys_by_call(
+    sites: Sequence[AttentionSite],
+    find_sides: Callable[[Kind], MapTokens],
+    segments: Sequence[Segment],
+) -> dict[int, Tensor]:
+    """Return the group of each key, (key,), by the number of the call whose keys these are.
+
+    sites: all calls of a run. find_sides: a function that returns the tokens of the queries and of
+    the keys of a kind of attention. segments: parts of the text, of which keys make groups. Calls
+    whose keys are those of a target have none, and no call has any without segments.
+    """
+    if not segments:
+        return {}
+    numbers_of_kind: dict[Kind, Tensor] = {}
+    for kind in dict.fromkeys(site.kind for site in sites):
+        if kind != "decoder":
+            _, keys = find_sides(kind)
+            numbers_of_kind[kind] = torch.from_numpy(number_key_groups(keys, segments))
+    return {
+        number: numbers_of_kind[site.kind]
+        for number, site in enumerate(sites)
+        if site.kind in numbers_of_kind
+    }
 
 
 def measure_fidelity(results: Mapping[int, CallResult]) -> tuple[float | None, str | None]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from attnviz.analysis.segments import sum_key_groups
 from attnviz.analysis.statistics import (
     find_strongest_edges,
     measure_statistics,
@@ -17,6 +18,8 @@ from attnviz.record import (
     AttentionMap,
     Edges,
     Floats,
+    KeyGroups,
+    KeyNumbers,
     Statistics,
     Tiles,
     Token,
@@ -36,6 +39,7 @@ def make_whole_map(
     weights: Floats,
     visible: Visible,
     request: Request,
+    key_numbers: KeyNumbers | None = None,
 ) -> AttentionMap:
     """Make the map of self-attention that a request asks for, out of all weights of some layers.
 
@@ -46,8 +50,9 @@ def make_whole_map(
     such as "sum". tokens: the queries, which are also the keys. weights: weights, or the scores or
     norms that the request is for, (layer, head, query, key). visible: True where a query may
     attend, (layer or 1, head or 1, query, key). request: one whose window is in ``rows`` and
-    ``columns``, as ``Request.resolve_window`` returns it. Raises UsageError for a window
-    without tokens.
+    ``columns``, as ``Request.resolve_window`` returns it. key_numbers: the group of each key,
+    (key,), if what queries give to groups is kept too. Raises UsageError for a window without
+    tokens.
     """
     make_self_map = partial(AttentionMap, "self", layers, heads, tokens, tokens)
     if request.windowed or request.method != ATTENTION:
@@ -57,16 +62,21 @@ def make_whole_map(
     statistics = measure_statistics(weights, visible, True)
     if request.keep == "weights":
         return make_self_map(weights, visible, statistics=statistics)
+    groups = None
+    if key_numbers is not None:
+        groups = sum_key_groups(weights, visible, key_numbers)
     if request.keep == "tiles":
         tiles = pool_weights(weights, request.tiles)
         visible_tiles = pool_weights(visible, request.tiles).max.astype(bool)
         has_a_tile_per_cell = (tiles.height, tiles.width) == (1, 1)
         kept_weights = weights if has_a_tile_per_cell else None
-        return make_self_map(kept_weights, visible_tiles, tiles=tiles, statistics=statistics)
+        return make_self_map(
+            kept_weights, visible_tiles, tiles=tiles, statistics=statistics, groups=groups
+        )
     edges = None
     if request.keep == "edges":
         edges = find_strongest_edges(weights, request.strongest)
-    return make_self_map(None, np.array(True), edges=edges, statistics=statistics)
+    return make_self_map(None, np.array(True), edges=edges, statistics=statistics, groups=groups)
 
 
 class LayerJoiner:
@@ -108,6 +118,7 @@ class LayerJoiner:
             tiles=tiles,
             statistics=statistics,
             edges=edges,
+            groups=join_groups([one.groups for one in maps if one.groups is not None]),
         )
 
 
@@ -137,6 +148,17 @@ def join_fields(parts: Sequence[Part]) -> Part | None:
         is_array = isinstance(values[0], np.ndarray)
         joined[entry.name] = np.concatenate(values) if is_array else values[0]
     return replace(parts[0], **joined)
+
+
+def join_groups(parts: Sequence[KeyGroups]) -> KeyGroups | None:
+    """Join what is kept of groups of keys in maps of one layer each. Returns None if nothing is."""
+    if not parts:
+        return None
+    weights = np.concatenate([part.weights for part in parts])
+    seen = parts[0].seen
+    if not all(np.array_equal(part.seen, seen) for part in parts[1:]):
+        seen = np.concatenate([part.seen for part in parts])
+    return KeyGroups(parts[0].numbers, weights, seen)
 
 
 def join_layer_masks(masks: Sequence[Visible]) -> Visible:

@@ -77,6 +77,7 @@ from attnviz.models.interventions import (
     batch_interventions,
     change_ids,
 )
+from attnviz.models.kept_segments import choose_kept_segments, note_kept_segments
 from attnviz.models.maps import (
     MapChoice,
     assemble_maps,
@@ -85,6 +86,7 @@ from attnviz.models.maps import (
     describe_sizes,
     describe_windows,
     group_heads_by_call,
+    group_keys_by_call,
     make_edits,
     make_position_tokens,
     measure_fidelity,
@@ -232,7 +234,16 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         window_lines = describe_windows(choices, find_sides, request)
         maps = assemble_maps(choices, survey.sites, results, find_sides, request)
         structure = describe_structure(survey, len(encoded.tokens))
-        lines = (*self.notes, *encoded.notes, *window_lines, structure, reading_note, warning)
+        segments = choose_kept_segments(request, encoded.text, encoded.segments)
+        lines = (
+            *self.notes,
+            *encoded.notes,
+            *window_lines,
+            *note_kept_segments(segments),
+            structure,
+            reading_note,
+            warning,
+        )
         return Capture(
             self.name,
             encoded.text,
@@ -241,7 +252,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             pair=prompt.pair,
             target=encoded.target,
             fidelity=fidelity,
-            segments=encoded.segments,
+            segments=segments or encoded.segments,
             fidelity_reference=self.reader.describe_reference(fidelity),
             output_change=self.reader.change,
         )
@@ -293,7 +304,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         inputs = self.make_batch_inputs(encoded, [intervention])
         edits = self.make_batch_edits(encoded, survey, [intervention])
         if request.method != GRADIENT:
-            return self.reader.read_calls(survey, inputs, heads, request, edits)
+            groups = make_key_groups(encoded, survey, request)
+            return self.reader.read_calls(survey, inputs, heads, request, edits, groups=groups)
         target = resolve_target(self.model, self.tokenizer, encoded, request.target)
         require_gradient(self.model, self.tokenizer, target)
         require_no_inference(self.model)
@@ -574,7 +586,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             encoded = append_continuation(encoded, self.tokenizer, ids)
             request = request.resolve_window(encoded.find_map_sides(choices[0]))
             inputs = self.place_inputs(encoded.inputs)
-            results, _ = self.reader.read_calls(survey, inputs, heads, request)
+            groups = make_key_groups(encoded, survey, request)
+            results, _ = self.reader.read_calls(survey, inputs, heads, request, groups=groups)
             return encoded, results
 
         def write_one_more(model: Any, inputs: Mapping[str, Any]) -> list[int]:
@@ -675,6 +688,20 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             return name_tokens(queries, query_count), name_tokens(keys, key_count)
 
         return find_sides
+
+
+def make_key_groups(
+    encoded: EncodedText,
+    survey: ModelSurvey,
+    request: Request,
+) -> dict[int, Tensor]:
+    """Return the group of each key, by the number of its call; nothing if groups are not kept.
+
+    survey: all calls of attention that a run makes. Raises InputError for segments that do not fit
+    the text.
+    """
+    segments = choose_kept_segments(request, encoded.text, encoded.segments)
+    return group_keys_by_call(survey.sites, encoded.find_sides, segments)
 
 
 def name_tokens(tokens: tuple[Token, ...], count: int) -> tuple[Token, ...]:
