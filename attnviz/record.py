@@ -138,7 +138,7 @@ class KeyGroups:
     weights: Floats
     """(layer, head, query, group): the sum of the weights of the keys in a group."""
     seen: npt.NDArray[np.int32]
-    """(layer or 1, head or 1, query or 1, group): how many keys of a group a query may attend to."""
+    """How many keys of a group a query may see, (layer or 1, head or 1, query or 1, group)."""
 
 
 @dataclass(frozen=True, eq=False)

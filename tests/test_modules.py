@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,9 +17,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 import attnviz
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import MultiHeadAttention
+from attnviz.models import load_model
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.models.memory import OVERHEAD
-from attnviz.request import Prompt, Request
+from attnviz.request import Keep, Placement, Prompt, Request
 from tests.architectures import eager
 from tests.calls import vectors
 from tests.captures import require_slices
@@ -406,6 +408,30 @@ def test_what_is_kept_decides_what_fits(
         requests.append(Request(rows=slice(3, 5)))
     for request in requests:
         assert loaded.capture(Prompt(text, generate=generate), request).maps
+
+
+@pytest.mark.parametrize("keep", ["weights", "tiles"])
+@pytest.mark.parametrize("engine", ["builtin", "numpy"])
+def test_numpy_estimates_its_memory_first(
+    engine: str,
+    keep: Keep,
+    tmp_path: Path,
+    llama: Any,
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Models that NumPy runs are refused too, for weights and for tiles, before they run."""
+    name = engine
+    if engine == "numpy":
+        llama.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        name = str(tmp_path)
+    placement = Placement(engine="auto" if engine == "builtin" else "numpy")
+    model = load_model(name, placement=placement)
+    assert model.capture(Prompt(SENTENCE), Request(keep=keep)).maps
+    set_free_memory(monkeypatch, 2000)
+    with pytest.raises(InputError, match=rf"the {keep} of \d+ heads .* and 0.0 GB are free"):
+        model.capture(Prompt(SENTENCE), Request(keep=keep))
 
 
 # Left as found

@@ -20,11 +20,21 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 import attnviz
+from attnviz.analysis.segments import sum_key_groups
 from attnviz.analysis.statistics import measure_statistics
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import files, formats
 from attnviz.io.tensor_file import format_tensors
-from attnviz.record import AttentionMap, Capture, Edges, Segment, Statistics, Tiles, Token
+from attnviz.record import (
+    AttentionMap,
+    Capture,
+    Edges,
+    KeyGroups,
+    Segment,
+    Statistics,
+    Tiles,
+    Token,
+)
 from tests.captures import make_capture, make_tokens
 
 TEXTS = st.text(st.characters(), max_size=6)  # surrogates and control characters too
@@ -75,6 +85,10 @@ def maps_of(draw: st.DrawFn) -> AttentionMap:
     if draw(st.booleans()):
         order = np.argsort(-weights, -1)[..., :2]
         kept["edges"] = Edges(order.astype(np.int32), np.take_along_axis(weights, order, -1))
+    if draw(st.booleans()):
+        numbers = np.sort(rng.permutation(len(keys)) // 2).astype(np.int32)
+        mask = np.broadcast_to(visible, (1, 1, n, len(keys)) if np.ndim(visible) < 4 else shape)
+        kept["groups"] = sum_key_groups(weights, mask, numbers)
     form = draw(st.sampled_from(["weights", "tiles", "both", "neither"]))
     if form in ("tiles", "both"):
         most = 3 if form == "tiles" else 1
@@ -142,7 +156,7 @@ def assert_same_part(found: Any, expected: Any) -> None:
     if isinstance(expected, np.ndarray):
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
         assert found.tobytes() == expected.tobytes()
-    elif isinstance(expected, (Tiles, Statistics, Edges)):
+    elif isinstance(expected, (Tiles, Statistics, Edges, KeyGroups)):
         for item in fields(expected):
             assert_same_part(getattr(found, item.name), getattr(expected, item.name))
     else:

@@ -89,7 +89,7 @@ def command(
     Examples:
       attnviz capture "The cat sat on the mat." -o run.attn
       attnviz capture @sample:repeat --keep tiles -o repeat.attn
-      attnviz capture @sample:question --keep tiles --segments auto -o question.attn
+      attnviz capture @sample:question --keep tiles --segments auto -o q.attn
       attnviz capture "Hello, world" -m bert-base -l 0-3 -o hello.attn
       attnviz capture "The cat sat on the mat." --weights norm -o norms.attn
     """

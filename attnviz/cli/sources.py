@@ -335,7 +335,7 @@ def crop_map(
         require_segment_groups(attention_map)
         return attention_map.pick_queries_of_groups(rows)
     if request.query is not None or request.key is not None:
-        raise ValueError("one token shows weights, and this map has none")
+        raise ValueError("what one token gives or gets is read from weights: this map has none")
     return attention_map.cover_window(rows, columns)
 
 

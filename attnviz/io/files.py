@@ -86,11 +86,11 @@ def require_output_path(path: Path, force: bool) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, as ``write_parts`` does."""
-    write_parts(path, (data,))
+    """Write a file so that it is there whole or not at all, as ``write_file_parts`` does."""
+    write_file_parts(path, (data,))
 
 
-def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+def write_file_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Write a file part by part, so that it is there whole or not at all.
 
     parts: the content, in order; memory holds one part at a time if they are made one by one. A

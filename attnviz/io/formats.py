@@ -17,7 +17,7 @@ from attnviz.analysis.numerics import collapse_repeats
 from attnviz.analysis.statistics import measure_statistics
 from attnviz.errors import InputError, UsageError
 from attnviz.io import foreign_arrays, untrusted
-from attnviz.io.files import describe_os_error, require_output_path, write_parts
+from attnviz.io.files import describe_os_error, require_output_path, write_file_parts
 from attnviz.io.tensor_file import format_tensors
 from attnviz.io.validation import (
     SCHEMA,
@@ -70,7 +70,7 @@ def save(capture: Capture, path: str | Path, *, force: bool = False) -> None:
         problem = f"cannot tell the format of {path}"
         raise UsageError(f"{problem}: a capture is saved as one of {suffixes}")
     require_output_path(path, force)
-    write_parts(path, write(capture))
+    write_file_parts(path, write(capture))
 
 
 def load(path: str | Path) -> Capture:

@@ -31,7 +31,7 @@ from attnviz.lm.transformer import (
 )
 from attnviz.models.base import SupportsOperands
 from attnviz.models.interventions import change_ids, mask_cut_edges, require_edges, require_keys
-from attnviz.models.kept_segments import choose_kept_segments, note_kept_segments
+from attnviz.models.kept_segments import note_kept_segments
 from attnviz.models.memory import estimate_numpy_work, require_memory
 from attnviz.models.prompts import EncodedPrompt
 from attnviz.models.whole_weights import join_maps_of_layers, make_whole_map
@@ -140,8 +140,9 @@ class ArrayModel(SupportsOperands):
         last = max(heads_by_layer)
         runs = self.run_layers(encoded.ids, [intervention], encoded.segment_ids)
         visible = self.make_visible(intervention, len(encoded.tokens))
-        segments = choose_kept_segments(request, encoded.text, encoded.segments)
-        key_numbers = number_key_groups(encoded.tokens, segments) if segments else None
+        key_numbers = None
+        if request.segments:
+            key_numbers = number_key_groups(encoded.tokens, request.segments)
         for layer, run in enumerate(islice(runs, last + 1)):
             heads = heads_by_layer.get(layer)
             if heads is None:
@@ -166,14 +167,13 @@ class ArrayModel(SupportsOperands):
         if request.windowed:
             sides = encoded.tokens, encoded.tokens
             notes += note_windows(request.rows, request.columns, [sides])
-        segments = choose_kept_segments(request, encoded.text, encoded.segments)
-        notes += note_kept_segments(segments)
+        notes += note_kept_segments(request.segments)
         return Capture(
             self.name,
             encoded.text,
             maps,
             tuple(notes),
-            segments=segments or encoded.segments,
+            segments=request.segments or encoded.segments,
         )
 
     def operands(self, prompt: Prompt, request: Request) -> "Operands":

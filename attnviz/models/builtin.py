@@ -37,6 +37,7 @@ from attnviz.models.checks import (
 )
 from attnviz.models.folders import Folders
 from attnviz.models.interventions import batch_interventions, change_ids
+from attnviz.models.kept_segments import resolve_segments
 from attnviz.models.prompts import BROKEN, EncodedPrompt
 from attnviz.models.whole_weights import join_maps_of_layers
 from attnviz.record import GRADIENT, Capture, Floats, Token
@@ -127,6 +128,7 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         tokens = encoded.tokens
         # the query or the key that the request names becomes a window
         request = request.resolve_window((tokens, tokens))
+        request = resolve_segments(request, encoded.text, encoded.segments)
         if request.method == GRADIENT:
             target = request.target
             numbers, note = self.compute_gradients(encoded, blocks, intervention, target)

@@ -25,8 +25,10 @@ MapSize = tuple[int, int]
 NUMBER_BYTES = 4  # of float32
 DOUBLE_BYTES = 8
 GIGABYTE = 1e9
+WORTH_SAYING = 100_000_000  # bytes
+GROUPS_OF_A_SEGMENT = 2  # of keys: those of the segment, and those up to the next
 STATISTICS_OF_A_HEAD = 4  # numbers beside those of each query and of each key
-OVERHEAD = 35_000_000  # bytes that the libraries take when they run for the first time
+OVERHEAD = 20_000_000  # bytes that the libraries take when they run for the first time
 # arrays of the size of a layer's weights that NumPy has at once: two of the layer before, and the
 # scores, their exponentials and the weights of this one
 NUMPY_LAYERS = 5
@@ -56,7 +58,8 @@ def require_memory(heads: Mapping[MapSize, int], request: Request, working: int)
     """
     free: int = psutil.virtual_memory().available
     peak = forecast_memory(heads, request, working)
-    log.info("the capture takes up to %s of memory beside the model", format_gigabytes(peak))
+    if peak >= WORTH_SAYING:
+        log.info("the capture takes up to %s of memory beside the model", format_gigabytes(peak))
     if peak <= free:
         return
     n, m = max(heads, key=lambda size: size[0] * size[1])  # of the largest maps
@@ -99,6 +102,8 @@ def count_kept_bytes(heads: Mapping[MapSize, int], request: Request) -> int:
             )
         if request.keep == "edges":
             numbers += 2 * queries * min(request.strongest, keys)
+        if request.keep != "weights" and request.segments:
+            numbers += queries * GROUPS_OF_A_SEGMENT * len(request.segments)
         has_statistics = request.method == ATTENTION and not request.windowed
         if has_statistics:
             numbers += queries + keys + STATISTICS_OF_A_HEAD

@@ -77,7 +77,7 @@ from attnviz.models.interventions import (
     batch_interventions,
     change_ids,
 )
-from attnviz.models.kept_segments import choose_kept_segments, note_kept_segments
+from attnviz.models.kept_segments import note_kept_segments, resolve_segments
 from attnviz.models.maps import (
     MapChoice,
     assemble_maps,
@@ -212,6 +212,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         it cannot compute; InputError for a text or a result that does not fit.
         """
         encoded = self.encode_prompt(prompt, request.truncate, intervention)
+        request = resolve_segments(request, encoded.text, encoded.segments)
         inputs = self.place_inputs(encoded.inputs)
         survey = self.reader.survey(inputs)
         choices = choose_maps(survey.sites, request)
@@ -234,12 +235,11 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         window_lines = describe_windows(choices, find_sides, request)
         maps = assemble_maps(choices, survey.sites, results, find_sides, request)
         structure = describe_structure(survey, len(encoded.tokens))
-        segments = choose_kept_segments(request, encoded.text, encoded.segments)
         lines = (
             *self.notes,
             *encoded.notes,
             *window_lines,
-            *note_kept_segments(segments),
+            *note_kept_segments(request.segments),
             structure,
             reading_note,
             warning,
@@ -252,7 +252,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             pair=prompt.pair,
             target=encoded.target,
             fidelity=fidelity,
-            segments=segments or encoded.segments,
+            segments=request.segments or encoded.segments,
             fidelity_reference=self.reader.describe_reference(fidelity),
             output_change=self.reader.change,
         )
@@ -697,11 +697,9 @@ def make_key_groups(
 ) -> dict[int, Tensor]:
     """Return the group of each key, by the number of its call; nothing if groups are not kept.
 
-    survey: all calls of attention that a run makes. Raises InputError for segments that do not fit
-    the text.
+    survey: all calls of attention that a run makes. request: one that names its segments.
     """
-    segments = choose_kept_segments(request, encoded.text, encoded.segments)
-    return group_keys_by_call(survey.sites, encoded.find_sides, segments)
+    return group_keys_by_call(survey.sites, encoded.find_sides, request.segments or ())
 
 
 def name_tokens(tokens: tuple[Token, ...], count: int) -> tuple[Token, ...]:

@@ -13,6 +13,7 @@ from attnviz.models.array_model import ArrayModel
 from attnviz.models.base import SupportsSequences
 from attnviz.models.checks import require_none
 from attnviz.models.interventions import batch_interventions
+from attnviz.models.kept_segments import resolve_segments
 from attnviz.models.numpy.checkpoint import Checkpoint
 from attnviz.models.predictions import LIKELIEST_OUTPUT, choose_position, find_token_id, spell_token
 from attnviz.models.prompts import EncodedPrompt, encode_text, make_vocabulary, spell_prompt
@@ -66,6 +67,7 @@ class NumpyModel(ArrayModel, SupportsSequences):
         encoded = self.encode_prompt(prompt, request.truncate)
         tokens = encoded.tokens
         request = request.resolve_window((tokens, tokens))
+        request = resolve_segments(request, encoded.text, encoded.segments)
         maps = self.compute_maps(encoded, blocks, intervention, request)
         capture = self.make_capture(encoded, maps, request)
         return replace(capture, pair=prompt.pair, fidelity_reference=ENGINE)
