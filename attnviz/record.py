@@ -23,6 +23,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Weights: TypeAlias = Floats
 Visible: TypeAlias = npt.NDArray[np.bool_]
+KeyNumbers: TypeAlias = npt.NDArray[np.int32]
+"""The number of the group that each key belongs to, (key,)."""
 Method: TypeAlias = Literal["attention", "norm", "gradient", "scores"]
 ATTENTION, FROM_ELSEWHERE = "attention", "given"
 NORM, GRADIENT, SCORES = "norm", "gradient", "scores"
@@ -128,6 +130,18 @@ class Edges:
 
 
 @dataclass(frozen=True, eq=False)
+class KeyGroups:
+    """What each query gives to groups of keys, such as the tokens of a segment, all together."""
+
+    numbers: KeyNumbers
+    """(key,): the number of the group that each key belongs to."""
+    weights: Floats
+    """(layer, head, query, group): the sum of the weights of the keys in a group."""
+    seen: npt.NDArray[np.int32]
+    """How many keys of a group a query may see, (layer or 1, head or 1, query or 1, group)."""
+
+
+@dataclass(frozen=True, eq=False)
 class AttentionMap:
     """Attention of some layers and heads: rows are queries, columns keys.
 
@@ -155,6 +169,8 @@ class AttentionMap:
     tiles: Tiles | None = None
     statistics: Statistics | None = None
     edges: Edges | None = None
+    groups: KeyGroups | None = None
+    """Kept beside tiles, statistics or edges where segments of the text were named."""
     query_places: tuple[int, ...] = ()
     """Positions of the queries in the whole text, of which the map may show a part."""
     key_places: tuple[int, ...] = ()
@@ -176,6 +192,8 @@ class AttentionMap:
             require_attention(self.weights, shape, self.method, sums="max" not in self.heads)
         require_layers_and_heads(self.statistics, shape[:2])
         require_layers_and_heads(self.edges, shape[:2])
+        if self.groups is not None:
+            require_groups(self.groups, shape)
         mask_shape = shape if self.tiles is None else require_tiles(self.tiles, shape)
         object.__setattr__(self, "visible", np.broadcast_to(self.visible, mask_shape))
         if self.weights is not None:
@@ -196,6 +214,8 @@ class AttentionMap:
         kept = "weights" if self.method == ATTENTION else self.method
         if self.weights is None:
             kept = "tiles" if self.tiles else "statistics"
+        if self.groups is not None:
+            kept += " and segments"
         return f"{self.kind}-attention, {size}, {layers} x {heads}, {kept}"
 
     def pick_heads(self, layers: Sequence[int], heads: Sequence[int]) -> "AttentionMap":
@@ -221,6 +241,7 @@ class AttentionMap:
             tiles=pick(self.tiles),
             statistics=pick(self.statistics),
             edges=pick(self.edges),
+            groups=pick_groups_of_heads(self.groups, index),
         )
 
     def window(self, rows: Sequence[int], columns: Sequence[int]) -> "AttentionMap":
@@ -250,11 +271,67 @@ class AttentionMap:
             unit=self.unit,
         )
 
+    def pick_queries_of_groups(self, rows: Sequence[int]) -> "AttentionMap":
+        """Return a map of some queries, which holds what they give to groups of keys alone.
+
+        rows: the indices of these queries in this map. Raises ValueError if this map has no groups.
+        """
+        if self.groups is None:
+            raise ValueError("this map does not hold what its queries give to groups of keys")
+        indices = np.asarray(rows, int)
+        weights = self.groups.weights[:, :, indices]
+        seen = self.groups.seen
+        if seen.shape[2] > 1:
+            seen = seen[:, :, indices]
+        return AttentionMap(
+            kind=self.kind,
+            layers=self.layers,
+            heads=self.heads,
+            queries=tuple(self.queries[i] for i in rows),
+            keys=self.keys,
+            weights=None,
+            visible=np.array(True),
+            method=self.method,
+            groups=KeyGroups(self.groups.numbers, weights, seen),
+            query_places=tuple(self.query_places[i] for i in rows),
+            key_places=self.key_places,
+            unit=self.unit,
+        )
+
+    def cover_window(self, rows: Sequence[int], columns: Sequence[int]) -> "AttentionMap":
+        """Return a map of the tiles that cover some queries and keys, and of nothing else.
+
+        rows, columns: the indices of consecutive queries and keys in this map. The queries and keys
+        of the result are all those of its tiles, which may be a few more. Raises ValueError if this
+        map has no tiles.
+        """
+        if self.tiles is None:
+            raise ValueError("a part of a text shows weights or tiles, and this map has neither")
+        tile_rows, queries = find_covering_tiles(rows, self.tiles.height, len(self.queries))
+        tile_columns, keys = find_covering_tiles(columns, self.tiles.width, len(self.keys))
+        index = (..., tile_rows, tile_columns)
+        tiles = replace(self.tiles, mean=self.tiles.mean[index], max=self.tiles.max[index])
+        return AttentionMap(
+            kind=self.kind,
+            layers=self.layers,
+            heads=self.heads,
+            queries=self.queries[queries],
+            keys=self.keys[keys],
+            weights=None,
+            visible=self.visible[index],
+            method=self.method,
+            tiles=tiles,
+            query_places=self.query_places[queries],
+            key_places=self.key_places[keys],
+            unit=self.unit,
+        )
+
     def reduced(self, how: Reduction) -> "AttentionMap":
         """Return a map whose heads are merged into one, by their mean or maximum in each layer.
 
         how: ``mean`` or ``max``, which also names that head. It is done to weights and tiles, while
-        of statistics it is always the mean; edges are dropped. A cell of the result is visible if
+        of statistics it is always the mean; edges and groups are dropped. A
+        cell of the result is visible if
         it is so in any head.
         """
 
@@ -289,6 +366,51 @@ def named_arrays(group: Tiles | Statistics | Edges) -> dict[str, npt.NDArray[Any
     """Return the arrays of a dataclass by name, without the fields that are None or no array."""
     values = {field.name: getattr(group, field.name) for field in fields(group)}
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+def pick_groups_of_heads(groups: KeyGroups | None, index: Any) -> KeyGroups | None:
+    """Return what is kept of groups of keys for some layers and heads; None for None.
+
+    index: that of the layers and heads, as ``np.ix_`` makes it.
+    """
+    if groups is None:
+        return None
+    layers, heads = index
+    seen = groups.seen
+    if len(seen) > 1:
+        seen = seen[layers.ravel()]
+    if seen.shape[1] > 1:
+        seen = seen[:, heads.ravel()]
+    return replace(groups, weights=groups.weights[index], seen=seen)
+
+
+def find_covering_tiles(positions: Sequence[int], size: int, count: int) -> tuple[slice, slice]:
+    """Find the tiles along a side that cover some consecutive tokens, and the tokens of these.
+
+    positions: of the tokens. size: the number of tokens of a tile. count: how many tokens there
+    are. Returns the indices of the tiles, and those of their tokens.
+    """
+    first = positions[0] // size
+    stop = positions[-1] // size + 1
+    return slice(first, stop), slice(first * size, min(stop * size, count))
+
+
+def require_groups(groups: KeyGroups, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless what is kept of groups of keys fits a map.
+
+    shape: the lengths (layer, head, query, key) of the map.
+    """
+    *lead, key_count = shape
+    *group_lead, group_count = groups.weights.shape
+    fits_queries = group_lead == lead and groups.numbers.shape == (key_count,)
+    if not fits_queries:
+        raise ValueError(
+            f"groups of keys have shapes {groups.numbers.shape} and {groups.weights.shape}, "
+            f"which do not fit (layer, head, query, key) = {shape}",
+        )
+    if not 0 <= groups.numbers.min() <= groups.numbers.max() < group_count:
+        raise ValueError(f"keys are in groups that are not there: there are {group_count}")
+    np.broadcast_to(groups.seen, groups.weights.shape)
 
 
 def require_attention(
@@ -428,7 +550,7 @@ class Capture(Presentable):
 
     As a share of that layer's largest output; None where it was not measured."""
     segments: tuple[Segment, ...] = ()
-    """The messages of a chat, where the text is one."""
+    """The messages of a chat, or the segments that a capture without weights was made for."""
     fidelity_reference: str | None = None
     """What the fidelity was measured against; None where it was not measured."""
     output_change: float | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attnviz.escape import escape, label_token, require_unicode
-from attnviz.record import ATTENTION, NORM, Floats, Kind, Method, Token
+from attnviz.record import ATTENTION, NORM, Floats, Kind, Method, Segment, Token
 from attnviz.selection import (
     ALL,
     HeadNames,
@@ -209,6 +209,10 @@ class Request:
     rows: slice = field(default_factory=lambda: slice(None))
     """The window of queries, and of keys, whose weights are kept."""
     columns: slice = field(default_factory=lambda: slice(None))
+    segments: tuple[Segment, ...] | None = ()
+    """Parts of the text: where weights are not kept, what each query gives to them is.
+
+    None: the messages of a chat, or else the paragraphs."""
     query: TokenReference | None = None
     """The one query whose weights are kept, or the one key, by what it says; ``resolve_window``
     makes a window of it."""

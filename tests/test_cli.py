@@ -463,14 +463,22 @@ def test_captures_that_are_not_written(
 
 
 def test_tiles_are_drawn_from_a_file(call: Run, folder: Path) -> None:
-    """As a heatmap, as a grid and as a figure; a window would need the weights."""
+    """As a heatmap, as a grid and as a figure; a window shows the tiles that cover it."""
     shown = call("show", "--from", "tiles.attn").stdout
     assert "12 tokens on 4 cells: each is the largest weight that it stands for" in shown
     assert "18 heads · 12 tokens" in call("show", "--from", "tiles.attn", "--view", "grid").stdout
     assert call("show", "--from", "tiles.attn", "-o", "x.png").returncode == 0
     assert (folder / "x.png").exists()
+    shown = call("show", "--from", "tiles.attn", "--rows", "4:5", "--cols", "7:").stdout
+    assert "query 4 of 12, keys 7-11 of 12" in shown
+    assert "in tiles of 3 x 3 tokens, which cover queries 3-5 of 12, keys 6-11 of 12" in shown
     require_failure(
-        call("show", "--from", "tiles.attn", "--rows", "0:2"), 4, "a part of a text shows weights"
+        call("show", "--from", "tiles.attn", "--view", "rows", "--token", "4"),
+        4,
+        "is read from weights: this map has none",
+    )
+    require_failure(
+        call("show", "--from", "statistics.attn", "--rows", "0:2"), 4, "and this map has neither"
     )
 
 

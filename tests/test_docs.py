@@ -129,7 +129,7 @@ def test_console_lines_run(line: str, call: Run, run: Run, tmp_path: Path) -> No
     else:
         done = call(*command)
     assert done.returncode == 0, done.stderr
-    made = "figure.png", "figure.pdf", "page.html", "report", "my-model", "run.attn"
+    made = "figure.png", "figure.pdf", "page.html", "report", "my-model", "run.attn", "long.attn"
     assert done.stdout or any((tmp_path / name).exists() for name in made)
 
 

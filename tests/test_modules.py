@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +17,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 import attnviz
 from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import MultiHeadAttention
+from attnviz.models import load_model
 from attnviz.models.huggingface.model import HuggingFace
-from attnviz.request import Prompt, Request
+from attnviz.models.memory import OVERHEAD
+from attnviz.request import Keep, Placement, Prompt, Request
 from tests.architectures import eager
 from tests.calls import vectors
 from tests.captures import require_slices
@@ -363,13 +366,18 @@ def test_captures_that_cannot_be(
     assert "\n" not in str(raised.value)
 
 
+def set_free_memory(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let the system have so many bytes of free memory."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=count))
+
+
 def test_memory_is_estimated_first(
     llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights that would take more memory than is free are refused, saying what fits; tiles take next to nothing."""
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2000))
+    """Whatever would take more memory at its peak than is free is refused, saying what fits."""
+    set_free_memory(monkeypatch, 2000)
     loaded = HuggingFace("llama", llama, tokenizer)
-    told = r"18 heads over 12 x 12 tokens take 0.0 GB, and 0.0 GB are free: 3 of them fit"
+    told = r"weights of 18 heads over 12 x 12 tokens take up to 0.0 GB of memory, and 0.0 GB are"
     for capture in (
         lambda: loaded.capture(Prompt(SENTENCE), Request()),
         lambda: attnviz.capture(model=llama, inputs=tokenizer(SENTENCE)),
@@ -380,12 +388,50 @@ def test_memory_is_estimated_first(
         loaded.capture(Prompt(SENTENCE, generate=2), Request())
     with pytest.raises(InputError, match="32 heads over 7 x 7"):
         attnviz.capture(model=build_seeded(make_transformer), inputs=(SEVEN_VECTORS, FIVE_VECTORS))
-    for request in (
-        Request(keep="tiles", tiles=4),
-        Request(keep="statistics"),
-        Request(rows=slice(3, 5)),
-    ):
-        assert loaded.capture(Prompt(SENTENCE), request).maps
+    for generate in (0, 2):
+        with pytest.raises(InputError, match=r"the tiles of 18 heads .* shorten the text"):
+            loaded.capture(Prompt(SENTENCE, generate=generate), Request(keep="tiles"))
+
+
+@pytest.mark.parametrize("generate", [0, 2])
+def test_what_is_kept_decides_what_fits(
+    generate: int, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles, statistics and windows fit where all weights do not, also of a text that is written."""
+    loaded = HuggingFace("llama", llama, tokenizer)
+    text = " ".join([SENTENCE] * 10)
+    set_free_memory(monkeypatch, OVERHEAD + 900_000)  # the weights take 1,300,000 bytes more
+    with pytest.raises(InputError, match=r"18 heads .* [1-9]\d* of them fit"):
+        loaded.capture(Prompt(text, generate=generate), Request())
+    requests = [Request(keep="tiles", tiles=4), Request(keep="statistics")]
+    if not generate:
+        requests.append(Request(rows=slice(3, 5)))
+    for request in requests:
+        assert loaded.capture(Prompt(text, generate=generate), request).maps
+
+
+@pytest.mark.parametrize("keep", ["weights", "tiles"])
+@pytest.mark.parametrize("engine", ["builtin", "numpy"])
+def test_numpy_estimates_its_memory_first(
+    engine: str,
+    keep: Keep,
+    tmp_path: Path,
+    llama: Any,
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Models that NumPy runs are refused too, for weights and for tiles, before they run."""
+    name = engine
+    if engine == "numpy":
+        llama.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        name = str(tmp_path)
+    placement = Placement(engine="auto" if engine == "builtin" else "numpy")
+    model = load_model(name, placement=placement)
+    assert model.capture(Prompt(SENTENCE), Request(keep=keep)).maps
+    set_free_memory(monkeypatch, 2000)
+    with pytest.raises(InputError, match=rf"the {keep} of \d+ heads .* and 0.0 GB are free"):
+        model.capture(Prompt(SENTENCE), Request(keep=keep))
 
 
 # Left as found

@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,17 +17,24 @@ from attnviz.analysis.segments import (
     assign_tokens,
     find_paragraphs,
     measure_shares,
+    number_key_groups,
     paragraphs,
     parse_segments,
     require_fitting_segments,
     shares,
+    sum_key_groups,
 )
+from attnviz.cli.sources import select_requested
+from attnviz.errors import InputError
 from attnviz.models import load_model
 from attnviz.models.prompts import find_message_segments
 from attnviz.record import Segment, Token
-from attnviz.request import Prompt, Request
+from attnviz.request import Keep, Placement, Prompt, Request
+from attnviz.results.segment_shares import inspect_segments
+from attnviz.selection import parse_token
 from tests.captures import make_map
 from tests.conftest import Tiny
+from tests.tiny import load_in_torch
 
 pytestmark = pytest.mark.numeric
 
@@ -272,6 +281,114 @@ def test_queries_of_a_target_stand_outside(tiny: Tiny) -> None:
     np.testing.assert_allclose(
         found.share[..., 0], part.weights[..., inside].sum(-1).mean(-1), rtol=1e-5
     )
+
+
+# Without the weights
+
+
+@settings(max_examples=40)
+@given(
+    where=st.lists(st.integers(-1, 2), min_size=2, max_size=12),
+    special=st.integers(0, 11),
+    causal=st.booleans(),
+    by_head=st.booleans(),
+    query=st.none() | st.integers(0, 11),
+    seed=st.integers(0, 10**6),
+)
+def test_groups_of_keys_tell_the_shares(
+    where: list[int], special: int, causal: bool, by_head: bool, query: int | None, seed: int
+) -> None:
+    """What is kept of groups of keys gives all numbers of the segments, and of several as one."""
+    n, rng = len(where), np.random.default_rng(seed)
+    mask = np.tri(n, dtype=bool) if causal else np.ones((n, n), bool)
+    visible = mask & (rng.random((1, 2, n, n)) < 0.8) if by_head else mask[None, None]
+    weights = rng.random((1, 2, n, n)) * visible
+    weights = (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-9)).astype(np.float32)
+    spans = [(10 * segment, 10 * segment + 5) if segment >= 0 else (90, 95) for segment in where]
+    whole = make_map(weights, tokens(spans, special=(special,)), visible)
+    segments = [Segment(name, 10 * i, 10 * i + 5) for i, name in enumerate("abc")]
+    groups = sum_key_groups(weights, visible, number_key_groups(whole.keys, segments))
+    without_weights = replace(whole, weights=None, visible=np.array(True), groups=groups)
+    query = None if query is None or query >= n else query
+    for asked in (segments, segments[1:], [Segment("a and b", 0, 15)]):
+        expected = measure_shares(whole, asked, query)
+        found = measure_shares(without_weights, asked, query)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    if query is None:
+        return
+    row = without_weights.pick_heads([0], [1]).pick_queries_of_groups([query])
+    expected = measure_shares(whole.pick_heads([0], [1]), segments, query)
+    for one, other in zip(measure_shares(row, segments, 0), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", ["tiles", "statistics", "edges"])
+@pytest.mark.parametrize("engine", ["builtin", "numpy", "torch"])
+@pytest.mark.parametrize("query", [None, "-1"])
+def test_captures_without_weights_keep_exact_shares(
+    keep: Keep, engine: str, query: str | None, tiny: Tiny
+) -> None:
+    """Every engine keeps shares as those of its weights, of all queries and of one."""
+    placement = Placement(engine="auto" if engine == "builtin" else engine)
+    name = "builtin" if engine == "builtin" else str(tiny("llama"))
+    model = load_model(name, placement=placement)
+    prompt = Prompt("the cat sat on the mat\n\nthe dog ran\n\nthe cat ran on the rug")
+    kept = model.capture(prompt, Request(keep=keep, tiles=4, segments=None))
+    whole = model.capture(prompt, Request())
+    assert all(each.weights is None for each in kept.maps)
+    assert [segment.start for segment in kept.segments] == [0, 24, 37]
+    assert any("shares of 3 segments are exact" in note for note in kept.notes)
+    token = None if query is None else parse_token(query)
+    found, expected = (
+        inspect_segments(partial(select_requested, capture), kept.segments, token).shares
+        for capture in (kept, whole)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["t5", "albert", "gpt2"])
+def test_other_types_of_models_keep_exact_shares(name: str, tiny: Tiny) -> None:
+    """Encoders, cross-attention and models without rotary positions keep them too."""
+    model = load_in_torch(tiny(name))
+    target = "a dog ran" if name == "t5" else None
+    prompt = Prompt("the cat sat on the mat\n\nthe dog ran on the rug", target=target)
+    kept = model.capture(prompt, Request(keep="statistics", segments=None))
+    whole = model.capture(prompt, Request())
+    for one, other in zip(kept.maps, whole.maps, strict=True):
+        if one.kind == "decoder":
+            assert one.groups is None
+            continue
+        found, expected = (measure_shares(each, kept.segments) for each in (one, other))
+        np.testing.assert_allclose(found.share, expected.share, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.rest_baseline, expected.rest_baseline, atol=1e-6)
+
+
+def test_segments_that_were_not_kept_are_refused() -> None:
+    """The line says which there are."""
+    prompt = Prompt("The cat sat.\n\nIt was tired.\n\nIt slept.")
+    segments = (Segment("cat", 0, 12), Segment("tired", 14, 27))
+    capture = load_model("builtin").capture(
+        prompt, Request(keep="tiles", tiles=4, segments=segments)
+    )
+    source = partial(select_requested, capture)
+    assert inspect_segments(source).segments == segments
+    told = r"segment 0:7 x is none of those .*; it was made for cat, tired$"
+    with pytest.raises(InputError, match=told):
+        inspect_segments(source, [Segment("x", 0, 7)])
+    bare = load_model("builtin").capture(prompt, Request(keep="tiles", tiles=4))
+    for query in (None, parse_token("-1")):
+        with pytest.raises(InputError, match="name them with --segments when the text is captured"):
+            inspect_segments(partial(select_requested, bare), segments, query)
+
+
+def test_a_run_of_the_model_refuses_segments_that_do_not_fit(tiny: Tiny) -> None:
+    """In one line, on every engine, before anything is captured."""
+    segments = (Segment("x", 0, 999),)
+    for model in (load_model("builtin"), load_in_torch(tiny("llama"))):
+        with pytest.raises(InputError, match="lies outside the text"):
+            model.capture(Prompt("the cat"), Request(keep="tiles", segments=segments))
 
 
 # Chats

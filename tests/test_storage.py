@@ -20,11 +20,22 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 import attnviz
+from attnviz.analysis.segments import sum_key_groups
 from attnviz.analysis.statistics import measure_statistics
 from attnviz.errors import InputError, OutputError, UsageError
 from attnviz.io import files, formats
-from attnviz.record import AttentionMap, Capture, Edges, Segment, Statistics, Tiles, Token
-from tests.captures import make_capture
+from attnviz.io.tensor_file import format_tensors
+from attnviz.record import (
+    AttentionMap,
+    Capture,
+    Edges,
+    KeyGroups,
+    Segment,
+    Statistics,
+    Tiles,
+    Token,
+)
+from tests.captures import make_capture, make_tokens
 
 TEXTS = st.text(st.characters(), max_size=6)  # surrogates and control characters too
 NUMBERS = st.integers(0, 2**31)
@@ -74,6 +85,10 @@ def maps_of(draw: st.DrawFn) -> AttentionMap:
     if draw(st.booleans()):
         order = np.argsort(-weights, -1)[..., :2]
         kept["edges"] = Edges(order.astype(np.int32), np.take_along_axis(weights, order, -1))
+    if draw(st.booleans()):
+        numbers = np.sort(rng.permutation(len(keys)) // 2).astype(np.int32)
+        mask = np.broadcast_to(visible, (1, 1, n, len(keys)) if np.ndim(visible) < 4 else shape)
+        kept["groups"] = sum_key_groups(weights, mask, numbers)
     form = draw(st.sampled_from(["weights", "tiles", "both", "neither"]))
     if form in ("tiles", "both"):
         most = 3 if form == "tiles" else 1
@@ -141,7 +156,7 @@ def assert_same_part(found: Any, expected: Any) -> None:
     if isinstance(expected, np.ndarray):
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
         assert found.tobytes() == expected.tobytes()
-    elif isinstance(expected, (Tiles, Statistics, Edges)):
+    elif isinstance(expected, (Tiles, Statistics, Edges, KeyGroups)):
         for item in fields(expected):
             assert_same_part(getattr(found, item.name), getattr(expected, item.name))
     else:
@@ -245,11 +260,55 @@ def test_npz_is_for_one_map(capture: Capture, tmp_path: Path) -> None:
 
 def test_attn_stores_nothing_twice(capture: Capture) -> None:
     """A mask that repeats itself is stored once, and so are the tokens of all maps."""
-    data = formats.format_attn(
-        replace(capture, maps=(*capture.maps, capture.maps[0].reduced("mean")))
-    )
+    several_maps = replace(capture, maps=(*capture.maps, capture.maps[0].reduced("mean")))
+    data = b"".join(formats.format_attn(several_maps))
     assert load_tensors(data)["maps.0.visible"].shape == (1, 1, 4, 4)
     assert data.count(b"cat") == 2  # in the text and in the list
+
+
+def test_arrays_are_written_as_the_library_writes_them() -> None:
+    """A file of arrays has the bytes of safetensors' own, however the arrays lie in memory."""
+    numbers = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    tensors = {
+        "b": numbers,
+        "window": numbers[:, :, 1:3, 2:],
+        "turned": numbers.transpose(2, 3, 0, 1),
+        "a": np.arange(6, dtype=np.int32).reshape(2, 3),
+        "mask": numbers[0] > 0,
+        "empty": np.zeros((0, 3), np.float32),
+        "one": np.array(True),
+    }
+    metadata = {"attnviz": '{"text": "caf\u00e9 \\"\x1b\u2028 \\n"}'}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    contiguous["one"] = tensors["one"]  # ascontiguousarray would give it an axis
+    assert b"".join(format_tensors(tensors, metadata)) == save_tensors(contiguous, metadata)
+
+
+def test_a_header_that_no_reader_takes_is_refused(capture: Capture, tmp_path: Path) -> None:
+    """A header that is too long is one line, and leaves no file."""
+    huge = replace(capture, notes=("x" * 100_000_001,))
+    with pytest.raises(OutputError, match="its header takes 100 MB"):
+        attnviz.save(huge, tmp_path / "x.attn")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".attn", ".json"])
+def test_writing_makes_no_copy_of_the_weights(tmp_path: Path, suffix: str) -> None:
+    """Writing a capture takes a small part of the memory of its weights."""
+    shape = (60, 1, 40, 40) if suffix == ".json" else (8, 4, 256, 256)
+    weights = np.full(shape, 1 / shape[-1], np.float32)
+    tokens = make_tokens(" ".join("a" * shape[-1]))
+    layers, heads = tuple(range(shape[0])), tuple(range(shape[1]))
+    one_map = AttentionMap("self", layers, heads, tokens, tokens, weights, np.array(True))
+    text = "a " * shape[-1]
+    tracemalloc.start()
+    try:
+        attnviz.save(Capture("m", text, (one_map,)), tmp_path / f"x{suffix}")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    size_of_file = (tmp_path / f"x{suffix}").stat().st_size
+    assert peak < size_of_file / 2
 
 
 @pytest.mark.parametrize("suffix", formats.WRITERS)

@@ -14,19 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from attnviz.analysis.measures import (
-    HeadWeights,
     compute_exact_shares,
     divide_where,
-    find_positions,
+    find_resting_keys,
 )
+from attnviz.analysis.numerics import normalise_rows
 from attnviz.escape import escape, require_unicode
 from attnviz.record import (
     AttentionMap,
     Capture,
     Doubles,
+    Floats,
+    KeyGroups,
+    KeyNumbers,
     Segment,
     Token,
     Visible,
+    Weights,
 )
 
 SEGMENT_LINE = re.compile(r"(\d{1,9}):(\d{1,9})\s+(\S.*)", re.ASCII)
@@ -111,13 +115,25 @@ def parse_segment_lines(content: str) -> tuple[Segment, ...]:
 def choose_segments(capture: Capture, segments: Sequence[Segment] | None) -> tuple[Segment, ...]:
     """Return the chosen segments of the text of a capture, or by default those it is made of.
 
-    segments: named parts of the text. None stands for the messages of a chat, or else for the
-    paragraphs of the text, or its lines. Raises ValueError for segments that do not fit the text,
-    and for a text of a single line.
+    segments: named parts of the text. None stands for the messages of a chat or the segments that
+    the capture was made for, or else for the paragraphs of the text, or its lines. Raises
+    ValueError for segments that do not fit the text, and for a text of a single line.
+    """
+    return choose_text_segments(segments, capture.text, capture.segments)
+
+
+def choose_text_segments(
+    segments: Sequence[Segment] | None,
+    text: str,
+    messages: Sequence[Segment],
+) -> tuple[Segment, ...]:
+    """Return the chosen segments of a text, as ``choose_segments`` does.
+
+    messages: those of a chat; empty if the text is none.
     """
     if segments is None:
-        segments = capture.segments or find_paragraphs(capture.text)
-    require_fitting_segments(segments, capture.text)
+        segments = messages or find_paragraphs(text)
+    require_fitting_segments(segments, text)
     return tuple(segments)
 
 
@@ -279,30 +295,127 @@ def measure_shares(
     looks at it, and a query of a causal model cannot see what comes after it. query: the index of
     the one query of the map that is counted instead, wherever it stands. The shares are measured
     twice, with all keys, and without the special and first tokens that heads rest on. Raises
-    ValueError if the map has no weights, or keys of a target, which the decoder of an
-    encoder-decoder reads.
+    ValueError if the map has neither weights nor what was kept of these segments, or keys of a
+    target, which the decoder of an encoder-decoder reads.
     """
-    if attention_map.weights is None:
-        raise ValueError("shares of segments need weights, and this map has none")
     if attention_map.kind == "decoder":
         raise ValueError("segments are of the text, and the keys of a decoder are of its target")
     numbers = np.arange(len(segments))
     key_segments = assign_tokens(attention_map.keys, segments)
+    tokens = (key_segments[:, None] == numbers).sum(0)
+    resting = find_resting_keys(attention_map)
+    if attention_map.weights is None:
+        # what is said of keys below is said of groups of them
+        groups = require_segment_groups(attention_map)
+        require_whole_groups(groups, key_segments, segments)
+        _, first_keys = np.unique(groups.numbers, return_index=True)
+        key_segments, resting = key_segments[first_keys], resting[first_keys]
     members = key_segments[:, None] == numbers  # (key, segment)
+    rest = ~resting
     counted = choose_counted_queries(attention_map, segments, query)
-    positions = find_positions(attention_map)
-    rest_members = members[~positions.resting]
     shape = len(attention_map.layers), len(attention_map.heads)
     shares_of_heads = np.full((4, *shape, len(segments)), np.nan)
-    for layer, head in np.ndindex(shape):
-        weights = compute_exact_shares(attention_map, attention_map.weights[layer, head])
-        all_keys = HeadWeights(weights, attention_map.visible[layer, head], positions)
-        shares_of_heads[:2, layer, head] = measure_head_shares(all_keys, members, counted)
+    for index in np.ndindex(shape):
+        weights, seen = read_key_weights(attention_map, index)
+        shares_of_heads[:2, *index] = measure_head_shares(weights, seen, members, counted)
         # Without those that heads rest on.
-        other_keys = all_keys.rest
-        shares_of_heads[2:, layer, head] = measure_head_shares(other_keys, rest_members, counted)
+        rest_weights = normalise_rows(weights[:, rest])
+        rest_shares = measure_head_shares(rest_weights, seen[:, rest], members[rest], counted)
+        shares_of_heads[2:, *index] = rest_shares
     share, baseline, rest_share, rest_baseline = shares_of_heads
-    return Shares(share, baseline, rest_share, rest_baseline, members.sum(0))
+    return Shares(share, baseline, rest_share, rest_baseline, tokens)
+
+
+def read_key_weights(
+    attention_map: AttentionMap,
+    index: tuple[int, ...],
+) -> tuple[Doubles, npt.NDArray[Any]]:
+    """Return what the queries of a head give to keys, and how many keys they see, (query, key).
+
+    For a map without weights they are what queries give to groups of keys, and see of them, (query,
+    group). index: those of the layer and the head.
+    """
+    if attention_map.weights is not None:
+        weights = compute_exact_shares(attention_map, attention_map.weights[index])
+        return weights, attention_map.visible[index]
+    groups = require_segment_groups(attention_map)
+    seen = np.broadcast_to(groups.seen, groups.weights.shape)
+    return groups.weights[index].astype(np.float64), seen[index]
+
+
+def require_segment_groups(attention_map: AttentionMap) -> KeyGroups:
+    """Return what a map keeps of groups of keys. Raises ValueError if it keeps nothing of them."""
+    if attention_map.groups is None:
+        raise ValueError(
+            "shares of segments need weights, or what was kept of these segments, and this map has "
+            "neither: name them with --segments when the text is captured",
+        )
+    return attention_map.groups
+
+
+def require_whole_groups(
+    groups: KeyGroups,
+    key_segments: npt.NDArray[np.int64],
+    segments: Sequence[Segment],
+) -> None:
+    """Raise ValueError if a segment has some keys of a group and not all of them.
+
+    key_segments: the index of the segment of each key, -1 for none.
+    """
+    for number in range(groups.weights.shape[-1]):
+        segments_of_group = np.unique(key_segments[groups.numbers == number])
+        if len(segments_of_group) > 1:
+            name = describe_segment(segments[segments_of_group[-1]])
+            raise ValueError(
+                f"segment {name} is none of those that this capture was made for, and not several "
+                "of them together",
+            )
+
+
+def number_key_groups(
+    keys: Sequence[Token],
+    segments: Sequence[Segment],
+) -> KeyNumbers:
+    """Give each key the number of its group, (key,), so that groups tell what segments get.
+
+    The weights of groups answer every question about shares of the segments. A group is a run of
+    keys of one segment, or of none. The special tokens, on which heads rest,
+    are one group, and the first token of a segment is its own if it is the first of the text.
+    Segments that are made of several of these can be asked about too.
+    """
+    key_segments = assign_tokens(keys, segments)
+    numbers = np.zeros(len(keys), np.int32)
+    count = 0
+    special: int | None = None
+    last: tuple[int, bool] | None = None
+    for i, token in enumerate(keys):
+        if token.special and special is not None:
+            numbers[i] = special
+            last = None
+            continue
+        owner = int(key_segments[i]), i == 0
+        begins = token.special or owner != last
+        count += begins
+        numbers[i] = count - 1
+        last = None if token.special else owner
+        if token.special:
+            special = count - 1
+    return numbers
+
+
+def sum_key_groups(
+    weights: Weights,
+    visible: Visible,
+    numbers: KeyNumbers,
+) -> KeyGroups:
+    """Sum weights (layer, head, query, key) over groups of keys, and count the keys that are seen.
+
+    visible: the mask, (layer or 1, head or 1, query, key). numbers: the group of each key, (key,).
+    """
+    members = numbers[:, None] == np.arange(numbers.max() + 1)  # (key, group)
+    sums: Floats = weights @ members.astype(np.float32)
+    seen = visible.astype(np.float32) @ members.astype(np.float32)
+    return KeyGroups(numbers, sums, seen.astype(np.int32))
 
 
 def choose_counted_queries(
@@ -330,20 +443,29 @@ def choose_counted_queries(
     return ~members
 
 
-def measure_head_shares(head: HeadWeights, members: Visible, counted: Visible) -> Doubles:
+def measure_head_shares(
+    weights: Doubles,
+    seen: npt.NDArray[Any],
+    members: Visible,
+    counted: Visible,
+) -> Doubles:
     """Measure for one head the shares that segments get, and their even shares, (2, segment).
 
     An even share is what a segment would get if each query spread its attention evenly over the
-    keys that it sees. Both are means over the queries that are counted, NaN where none is. members:
-    (key, segment), True where the key is in the segment. counted: (query, segment), True where the
-    query may be counted; it is if it sees several keys, and at least one of the segment.
+    keys that it sees. Both are means over the queries that are counted, NaN where none is.
+
+    weights: (query, key). seen: how many keys each is, for a query that sees it: a mask, or counts
+    where groups of keys stand for keys. members: (key, segment), True where the key is in the
+    segment. counted: (query, segment), True where the query may be counted; it is if it sees
+    several keys, and at least one of the segment.
     """
-    keys_inside = head.visible @ members.astype(np.float64)  # (query, segment): seen keys of it
+    keys_inside = seen @ members.astype(np.float64)  # (query, segment): seen keys of it
     sees_inside = keys_inside > 0
-    counted = counted & head.choosing[:, None] & sees_inside
-    shares = head.weights @ members
-    seen = np.maximum(head.seen, 1)
-    even_shares = keys_inside / seen[:, None]
+    seen_keys = seen.sum(-1)
+    is_choosing = (seen_keys > 1) & weights.any(-1)
+    counted = counted & is_choosing[:, None] & sees_inside
+    shares = weights @ members
+    even_shares = keys_inside / np.maximum(seen_keys, 1)[:, None]
     share_sums = np.where(counted, shares, 0).sum(0)
     even_sums = np.where(counted, even_shares, 0).sum(0)
     sums = np.stack([share_sums, even_sums])

@@ -18,11 +18,12 @@ from attnviz.cli.options import (
 from attnviz.cli.parameters import SectionedCommand
 from attnviz.cli.sources import open_source
 from attnviz.cli.talk import Talk
+from attnviz.cli.text import read_segments
 from attnviz.errors import UsageError
 from attnviz.io.files import require_output_path
 from attnviz.io.formats import WRITERS, save
 from attnviz.progress import begin_step
-from attnviz.record import ATTENTION
+from attnviz.record import ATTENTION, Segment
 from attnviz.request import Keep, Request
 
 TILES = 64
@@ -55,6 +56,14 @@ TILES = 64
     show_default=True,
     help="Tiles on a side, at most.",
 )
+@click.option(
+    "--segments",
+    metavar="FILE",
+    help=(
+        "Parts of the text whose shares are kept beside tiles, statistics or edges: START:END NAME"
+        " a line, JSON, or auto."
+    ),
+)
 @selection_options
 @numbers_options
 @model_source_options
@@ -68,6 +77,7 @@ def command(
     force: bool,
     keep: Keep,
     tiles: int,
+    segments: str | None,
     captures: CaptureOptions,
     talk: Talk,
 ) -> None:
@@ -80,6 +90,7 @@ def command(
     Examples:
       attnviz capture "The cat sat on the mat." -o run.attn
       attnviz capture @sample:repeat --keep tiles -o repeat.attn
+      attnviz capture @sample:question --keep tiles --segments auto -o q.attn
       attnviz capture "Hello, world" -m bert-base -l 0-3 -o hello.attn
       attnviz capture "The cat sat on the mat." --weights norm -o norms.attn
     """
@@ -90,6 +101,10 @@ def command(
     method = captures.numbers.method
     if method != ATTENTION and (keep, tiles) != ("weights", TILES):
         raise UsageError(f"--weights {method} is kept cell by cell: leave --keep and --tiles out")
+    if segments is not None and keep == "weights":
+        raise UsageError(
+            "--segments has no effect with weights, which tell all shares: leave it out"
+        )
     selection = captures.selection
     request = Request(
         layers=selection.all_layers,
@@ -98,6 +113,7 @@ def command(
         kinds=selection.kinds,
         keep=keep,
         tiles=tiles,
+        segments=choose_segments_to_keep(segments, is_chat=captures.reading.chat),
     )
     source = open_source(text, captures, talk)
     capture = source(request)
@@ -106,3 +122,14 @@ def command(
         save(capture, output, force=force)
     for line in (*capture.notes, f"wrote {output}; draw it with: attnviz show --from {output}"):
         talk.note(line)
+
+
+def choose_segments_to_keep(name: str | None, *, is_chat: bool) -> tuple[Segment, ...] | None:
+    """Return the segments of which shares are kept; None for the text's own, empty for none.
+
+    name: the file that --segments names, or ``auto``; None without the option. is_chat: the text is
+    a chat, whose messages are kept by default. Raises InputError for a file that cannot be used.
+    """
+    if name is not None:
+        return read_segments(name)
+    return None if is_chat else ()

@@ -17,7 +17,7 @@ from attnviz.cli.comparison_sources import (
     comparison_options,
     sides_options,
 )
-from attnviz.cli.inspect import TOKEN, read_segments
+from attnviz.cli.inspect import TOKEN
 from attnviz.cli.options import (
     SelectionOptions,
     lines_option,
@@ -36,6 +36,7 @@ from attnviz.cli.parameters import (
     option_section,
 )
 from attnviz.cli.talk import Talk
+from attnviz.cli.text import read_segments
 from attnviz.errors import UsageError
 from attnviz.io.documents import format_document_json
 from attnviz.results.checking import JS, Bound, Evidence, Measure, check_bounds

@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from textwrap import wrap
 
 import click
 
 from attnviz.analysis.measures import COLUMNS, Column
-from attnviz.analysis.segments import parse_segments
 from attnviz.cli import text as text_input
 from attnviz.cli.options import (
     DEFAULT_ROWS,
@@ -47,11 +45,10 @@ from attnviz.cli.screen import open_screen
 from attnviz.cli.sources import load_model_for, make_model_source, open_file
 from attnviz.cli.talk import Talk
 from attnviz.derived import CaptureSource
-from attnviz.errors import InputError, UsageError
+from attnviz.errors import UsageError
 from attnviz.io.documents import format_document_json
-from attnviz.io.files import read_text
 from attnviz.progress import count_steps
-from attnviz.record import ATTENTION, SCORES, Capture, Segment
+from attnviz.record import ATTENTION, SCORES, Capture
 from attnviz.render.terminal.draw import Screen
 from attnviz.request import Request
 from attnviz.results.inspection import (
@@ -67,7 +64,6 @@ from attnviz.results.segment_shares import inspect_segments
 from attnviz.results.token_rows import inspect_cell, inspect_token
 from attnviz.selection import TokenReference, parse_token
 
-OWN_SEGMENTS = "auto"
 LINES_AROUND = 6  # of a screen: title, heading, mean, caption, a note, the prompt
 FEWEST_ROWS = 4
 WIDE = 130  # columns of a screen on which a standard deviation fits beside every mean
@@ -283,21 +279,6 @@ def capture_with_fidelity(
     return capture
 
 
-def read_segments(name: str) -> tuple[Segment, ...] | None:
-    """Read the named parts of a text from a file.
-
-    name: the file, or ``auto``, for which None is returned: the text's own parts are meant, such as
-    its lines or its messages. Raises InputError for a file that cannot be used.
-    """
-    if name == OWN_SEGMENTS:
-        return None
-    content = read_text(Path(name), text_input.MOST)
-    try:
-        return parse_segments(content)
-    except ValueError as error:
-        raise InputError(f"--segments: {error}") from error
-
-
 # What is answered
 
 
@@ -377,7 +358,7 @@ def answer_about_text(source: CaptureSource, inspection: Inspection) -> Answer:
         cell = inspect_cell(source, question.query, question.key, request)
         return make_result_answer(cell, title)
     assert question.segments is not None
-    segments = read_segments(question.segments)
+    segments = text_input.read_segments(question.segments)
     shares = inspect_segments(source, segments, question.query, request)
     return make_result_answer(shares, title)
 

@@ -238,7 +238,7 @@ def encode_capture(capture: Capture, file_format: str) -> bytes:
         return format_csv(capture)
     from attnviz.io.formats import WRITERS
 
-    return WRITERS[f".{file_format}"](capture)
+    return b"".join(WRITERS[f".{file_format}"](capture))
 
 
 def make_result_answer(

@@ -30,6 +30,7 @@ from attnviz.cli.sources import select_requested
 from attnviz.derived import CaptureSource
 from attnviz.escape import escape
 from attnviz.io.formats import list_stored_arrays
+from attnviz.io.tensor_file import split_contiguous
 from attnviz.methods import METHODS, list_methods
 from attnviz.record import ATTENTION, AttentionMap, Capture, Kind
 from attnviz.request import Keep
@@ -259,7 +260,8 @@ class Report:
             axes = (each.kind, each.layers, each.heads, each.queries, each.keys)
             digest.update(repr(axes).encode())
             for array in list_stored_arrays(each).values():
-                digest.update(array)  # without a copy: tiles of all heads are large
+                for part in split_contiguous(array):  # tiles of all heads are large
+                    digest.update(part)
         return digest.hexdigest()
 
 

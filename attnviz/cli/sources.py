@@ -1,5 +1,6 @@
 """What a command works on: a model that is run on a text, or a capture from a file."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attnviz.analysis.segments import require_segment_groups
 from attnviz.analysis.statistics import (
     find_strongest_edges,
     measure_statistics,
@@ -35,7 +37,9 @@ from attnviz.record import (
 )
 from attnviz.request import Request
 from attnviz.selection import (
+    MapTokens,
     choose_kinds,
+    describe_positions,
     find_window_positions,
     note_windows,
     select_heads,
@@ -295,7 +299,8 @@ def select_requested(capture: Capture, request: Request) -> Capture:
 def crop_to_window(capture: Capture, request: Request) -> Capture:
     """Return a capture of the queries and keys that a request asks for, with a note on them.
 
-    Raises UsageError for a window without tokens, InputError for a capture without weights.
+    A capture of tiles gives the tiles that cover them, with a note that says so. Raises UsageError
+    for a window without tokens, InputError for a capture that has neither.
     """
     if not request.windowed:
         return capture
@@ -303,10 +308,63 @@ def crop_to_window(capture: Capture, request: Request) -> Capture:
     try:
         placed = request.resolve_window(sides[0])  # finds a token that the request names
         maps = tuple(
-            each.window(*find_window_positions(placed.rows, placed.columns, side))
+            crop_map(each, *find_window_positions(placed.rows, placed.columns, side), request)
             for each, side in zip(capture.maps, sides, strict=True)
         )
     except ValueError as error:
         raise InputError(str(error)) from error
     notes = note_windows(placed.rows, placed.columns, sides)
+    if request.segments == ():
+        notes = (*notes, *note_covering_tiles(maps, sides))
     return replace(capture, maps=maps, notes=(*capture.notes, *notes))
+
+
+def crop_map(
+    attention_map: AttentionMap,
+    rows: range,
+    columns: range,
+    request: Request,
+) -> AttentionMap:
+    """Return the part of a map for some queries and keys: weights, or the tiles that cover them.
+
+    rows, columns: the positions of the queries and keys. request: one that asks about segments gets
+    what the queries give to these, if the map has no weights. Raises ValueError for a map that has
+    nothing of this.
+    """
+    if attention_map.weights is not None:
+        return attention_map.window(rows, columns)
+    if request.segments != ():
+        require_segment_groups(attention_map)
+        return attention_map.pick_queries_of_groups(rows)
+    if request.query is not None or request.key is not None:
+        raise ValueError("what one token gives or gets is read from weights: this map has none")
+    return attention_map.cover_window(rows, columns)
+
+
+def note_covering_tiles(
+    maps: Sequence[AttentionMap],
+    sides_of_maps: Sequence[MapTokens],
+) -> tuple[str, ...]:
+    """Return lines that say which queries and keys tiles show that cover a window, each line once.
+
+    maps: the covering ones. sides_of_maps: all queries and all keys of each.
+    """
+    lines: dict[str, None] = {}
+    for attention_map, (queries, keys) in zip(maps, sides_of_maps, strict=True):
+        tiles = attention_map.tiles
+        if tiles is None or attention_map.weights is not None:
+            continue
+        size = f"tiles of {tiles.height} x {tiles.width} tokens"
+        rows = describe_positions(
+            as_range(attention_map.query_places), len(queries), "query", "queries"
+        )
+        columns = describe_positions(as_range(attention_map.key_places), len(keys), "key", "keys")
+        covered = ", ".join(side for side in (rows, columns) if side)
+        if covered:
+            lines[f"in {size}, which cover {covered}"] = None
+    return tuple(lines)
+
+
+def as_range(positions: Sequence[int]) -> range:
+    """Return consecutive positions as a range."""
+    return range(positions[0], positions[-1] + 1)

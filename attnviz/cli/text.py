@@ -6,15 +6,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from attnviz.analysis.segments import parse_segments
 from attnviz.cli.talk import Talk
 from attnviz.errors import InputError
 from attnviz.escape import require_unicode
 from attnviz.io.files import decode_utf8, read_limited, read_text
 from attnviz.io.samples import read_sample
 from attnviz.progress import leave_screen
+from attnviz.record import Segment
 
 SENTENCE = "The cat sat on the mat because it was tired."
 SAMPLE = "sample:"
+OWN_SEGMENTS = "auto"
 MOST = 4 * 2**20  # bytes of a text: a million words would take a tokenizer gigabytes
 
 
@@ -80,3 +83,18 @@ def stdin_is_given() -> bool:
     except (OSError, ValueError, AttributeError):  # it is closed, or has no file descriptor
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def read_segments(name: str) -> tuple[Segment, ...] | None:
+    """Read the named parts of a text from a file.
+
+    name: the file, or ``auto``, for which None is returned: the text's own parts are meant, such as
+    its lines or its messages. Raises InputError for a file that cannot be used.
+    """
+    if name == OWN_SEGMENTS:
+        return None
+    content = read_text(Path(name), MOST)
+    try:
+        return parse_segments(content)
+    except ValueError as error:
+        raise InputError(f"--segments: {error}") from error

@@ -20,6 +20,7 @@ from attnviz.engine.blocks import (
 from attnviz.engine.call import Call
 
 EVERY_KEY = slice(None)
+COUNTED_QUERIES = 256  # queries whose keys are counted at once
 
 
 class WeightsReducer:
@@ -115,6 +116,56 @@ class EdgesReducer:
         keys = self.plan.split_groups(self.keys)
         weights = self.plan.split_groups(self.weights)
         return keys, weights
+
+
+class GroupsReducer:
+    """Keep what each query gives to groups of keys, which grows with the length of the text."""
+
+    def __init__(self, plan: BlockPlan, numbers: Tensor) -> None:
+        """Make the buffer of the sums; numbers: the group of each key, (key,)."""
+        self.plan = plan
+        count = int(numbers.max()) + 1
+        shape = plan.shape
+        self.members = torch.nn.functional.one_hot(numbers.long(), count)
+        self.members = self.members.to(shape.device, shape.dtype)  # (key, group)
+        self.sums = plan.allocate(plan.groups, shape.queries, plan.heads_a_group, count).zero_()
+
+    def see(self, block: WeightsBlock) -> None:
+        """Add the weights of a block, or of a chunk of its keys, group by group."""
+        sums = self.sums[block.groups, block.span.queries]
+        sums += block.weights @ self.members[block.first : block.stop]
+
+    def close(self, groups: slice) -> None:
+        """Do nothing: every block is in the sums already."""
+
+    def result(self) -> Tensor:
+        """Return the sums, (batch, head, query, group)."""
+        by_head = self.sums.transpose(1, 2)
+        return copy_to_cpu(self.plan.split_groups(by_head))
+
+
+def count_seen_keys(visible: Tensor, numbers: Tensor) -> Tensor:
+    """Count how many keys of each group a query may attend to.
+
+    visible: (batch or 1, head or 1, query or 1, key), True where it may. numbers: the group of each
+    key, (key,). Returns (batch or 1, head or 1, query or 1, group), int32, on the CPU.
+    """
+    count = int(numbers.max()) + 1
+    members = torch.nn.functional.one_hot(numbers.long(), count).float().to(visible.device)
+    # a run of queries at once: numbers take four times the memory of booleans
+    runs = [run.float() @ members for run in torch.split(visible, COUNTED_QUERIES, 2)]
+    return torch.cat(runs, 2).to("cpu", torch.int32)
+
+
+def count_causal_keys(numbers: Tensor, queries: int) -> Tensor:
+    """Count as ``count_seen_keys`` does for causal queries, (1, 1, query, group).
+
+    The mask itself is not built.
+    """
+    members = torch.nn.functional.one_hot(numbers.long(), int(numbers.max()) + 1)
+    upto = members.cumsum(0)
+    last_keys = torch.arange(queries).clamp_max(len(numbers) - 1)
+    return upto[last_keys].to("cpu", torch.int32)[None, None]
 
 
 class MaskSummary(NamedTuple):

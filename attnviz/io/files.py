@@ -3,7 +3,7 @@
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -88,22 +88,32 @@ def require_output_path(path: Path, force: bool) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
+    """Write a file so that it is there whole or not at all, as ``write_file_parts`` does."""
+    write_file_parts(path, (data,))
 
-    A regular file that is there is replaced; its permissions and, where the system allows it, its
+
+def write_file_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file part by part, so that it is there whole or not at all.
+
+    parts: the content, in order; memory holds one part at a time if they are made one by one. A
+    regular file that is there is replaced; its permissions and, where the system allows it, its
     owner are kept. A symbolic link is kept, and what it leads to is replaced. Raises OutputError if
     the path leads to anything else, or the file cannot be written.
     """
     before = read_regular_status(path)
     try:
-        replace_file(resolve_links(path), data, before)
+        replace_file(resolve_links(path), parts, before)
     except OSError as error:
         problem = describe_os_error(error)
         raise OutputError(f"cannot write {path}: {problem}") from error
 
 
-def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> None:
-    """Write data into a temporary file in the folder of a target, and move it there in one step.
+def replace_file(
+    target: Path,
+    parts: Iterable[bytes | memoryview],
+    before: os.stat_result | None,
+) -> None:
+    """Write parts into a temporary file in the folder of a target, and move it there in one step.
 
     before: the status of the file that is replaced, whose permissions and owner are kept, or None
     for a new file, which gets the default permissions. Nothing is left behind when it fails.
@@ -116,7 +126,8 @@ def replace_file(target: Path, data: bytes, before: os.stat_result | None) -> No
         file = open(temporary, "xb", opener=opener)  # noqa: SIM115 - closed before it is moved
         with lock_path(temporary):
             with file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
             if before is not None:
                 keep_owner_and_mode(temporary, before)
             temporary.replace(target)

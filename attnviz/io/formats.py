@@ -4,7 +4,7 @@ The JSON is of schema attnviz/1. None of the formats needs torch, and none can r
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
@@ -12,14 +12,13 @@ from stat import S_ISREG
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors import numpy as safetensors
 
 from attnviz.analysis.numerics import collapse_repeats
 from attnviz.analysis.statistics import measure_statistics
-from attnviz.errors import InputError, OutputError, UsageError
+from attnviz.errors import InputError, UsageError
 from attnviz.io import foreign_arrays, untrusted
-from attnviz.io.files import describe_os_error, require_output_path, write_whole
+from attnviz.io.files import describe_os_error, require_output_path, write_file_parts
+from attnviz.io.tensor_file import format_tensors
 from attnviz.io.validation import (
     SCHEMA,
     read_capture,
@@ -31,6 +30,7 @@ from attnviz.record import (
     AttentionMap,
     Capture,
     Edges,
+    KeyGroups,
     Statistics,
     Tiles,
     Token,
@@ -70,7 +70,7 @@ def save(capture: Capture, path: str | Path, *, force: bool = False) -> None:
         problem = f"cannot tell the format of {path}"
         raise UsageError(f"{problem}: a capture is saved as one of {suffixes}")
     require_output_path(path, force)
-    write_whole(path, write(capture))
+    write_file_parts(path, write(capture))
 
 
 def load(path: str | Path) -> Capture:
@@ -130,11 +130,11 @@ def read_json_file(path: Path) -> Capture:
     return foreign_arrays.read_foreign_json(path.name, document)
 
 
-def format_attn(capture: Capture) -> bytes:
-    """Write a capture as safetensors.
+def format_attn(capture: Capture) -> Iterator[memoryview]:
+    """Write a capture as safetensors, in parts of a file.
 
     The tensors are named ``maps.0.weights`` and so on. A header holds the rest, in which each list
-    of tokens stands only once. Raises OutputError if this cannot be done.
+    of tokens stands only once. Raises OutputError for a header that could not be read again.
     """
     # Each list of tokens, with its number in the file.
     token_lists: dict[tuple[Token, ...], int] = {}
@@ -149,23 +149,20 @@ def format_attn(capture: Capture) -> bytes:
     header = make_capture_header(capture)
     header["tokens"] = list(map(describe_plain_tokens, token_lists))
     header["maps"] = map_headers
-    try:
-        header_text = json.dumps(header, allow_nan=False)
-        return safetensors.save(tensors, {HEADER: header_text})
-    except SafetensorError as error:
-        raise OutputError(f"the capture cannot be written as .attn: {error}") from error
+    header_text = json.dumps(header, allow_nan=False)
+    return format_tensors(tensors, {HEADER: header_text})
 
 
 def list_stored_arrays(attention_map: AttentionMap) -> dict[str, Any]:
     """Return the arrays of a map by their names in a file, in the types that are stored.
 
-    They are the mask, and what there is of weights, tiles, statistics and edges. An array is copied
-    only if it lies in memory otherwise.
+    They are the mask, and what there is of weights, tiles, statistics, edges and groups of keys. An
+    array is copied only if it is of another type.
     """
     arrays: dict[str, Any] = {"visible": collapse_mask(attention_map.visible)}
     if attention_map.weights is not None:
         arrays["weights"] = attention_map.weights
-    for group in ("tiles", "statistics", "edges"):
+    for group in ("tiles", "statistics", "edges", "groups"):
         arrays_of_group = getattr(attention_map, group)
         fields_of_group = fields(arrays_of_group) if arrays_of_group else ()
         for field in fields_of_group:
@@ -175,7 +172,7 @@ def list_stored_arrays(attention_map: AttentionMap) -> dict[str, Any]:
     stored: dict[str, Any] = {}
     for name, array in arrays.items():
         stored_type = STORED_TYPES[array.dtype.kind]
-        stored[name] = np.ascontiguousarray(array, stored_type)
+        stored[name] = array.astype(stored_type, copy=False)
     return stored
 
 
@@ -276,10 +273,19 @@ def format_json(capture: Capture) -> str:
 
     A masked cell is null. Statistics are left out where the weights are there to compute them from.
     """
+    return "".join(format_json_parts(capture))
+
+
+def format_json_parts(capture: Capture) -> Iterator[str]:
+    """Yield the JSON of a capture in parts, so that memory holds that of one matrix at a time."""
     header = json.dumps(make_capture_header(capture), allow_nan=False)
-    maps = ", ".join(map(format_map_json, capture.maps))
     # The maps are put in before the last brace of the header.
-    return f'{header[:-1]}, "maps": [{maps}]}}'
+    yield f'{header[:-1]}, "maps": ['
+    for number, attention_map in enumerate(capture.maps):
+        if number:
+            yield ", "
+        yield from format_map_json(attention_map)
+    yield "]}"
 
 
 def make_capture_document(capture: Capture) -> dict[str, Any]:
@@ -288,8 +294,8 @@ def make_capture_document(capture: Capture) -> dict[str, Any]:
     return document
 
 
-def format_map_json(attention_map: AttentionMap) -> str:
-    """Write one attention map as JSON: its header, and its weights, tiles, statistics or edges.
+def format_map_json(attention_map: AttentionMap) -> Iterator[str]:
+    """Yield the JSON of a map in parts: its header, and its weights, tiles, statistics or edges.
 
     Weights are nested lists [layer][head][query][key], null where masked. Statistics are left out
     where there are weights.
@@ -301,9 +307,11 @@ def format_map_json(attention_map: AttentionMap) -> str:
     keys = describe_plain_tokens(attention_map.keys)
     header = make_map_header(attention_map, queries, keys)
     header.pop("tiles", None)
-    entries = [json.dumps(header)[1:-1]]
+    yield json.dumps(header)[:-1]
     if weights is not None:
-        entries.append(f'"weights": {format_matrices_json(weights, visible)}')
+        yield ', "weights": '
+        yield from format_matrices_json(weights, visible)
+    entries = [""]
     if tiles is not None:
         entries.append(f'"tiles": {format_tiles_json(tiles, visible)}')
     if weights is None and tiles is None:  # no cell that could be null
@@ -314,8 +322,10 @@ def format_map_json(attention_map: AttentionMap) -> str:
         entries.append(f'"statistics": {format_arrays_json(attention_map.statistics)}')
     if attention_map.edges is not None:
         entries.append(f'"edges": {format_arrays_json(attention_map.edges)}')
-    content = ", ".join(entries)
-    return f"{{{content}}}"
+    if attention_map.groups is not None:
+        entries.append(f'"groups": {format_arrays_json(attention_map.groups)}')
+    yield ", ".join(entries)
+    yield "}"
 
 
 def format_tiles_json(tiles: Tiles, visible: Visible) -> str:
@@ -325,13 +335,13 @@ def format_tiles_json(tiles: Tiles, visible: Visible) -> str:
     nothing is visible is null.
     """
     sizes = f'"height": {tiles.height}, "width": {tiles.width}'
-    mean = format_matrices_json(tiles.mean, visible)
-    largest = format_matrices_json(tiles.max, visible)
+    mean = "".join(format_matrices_json(tiles.mean, visible))
+    largest = "".join(format_matrices_json(tiles.max, visible))
     return f'{{{sizes}, "mean": {mean}, "max": {largest}}}'
 
 
-def format_arrays_json(arrays: Statistics | Edges) -> str:
-    """Write statistics or edges as JSON, by the names of their fields.
+def format_arrays_json(arrays: Statistics | Edges | KeyGroups) -> str:
+    """Write statistics, edges or groups of keys as JSON, by the names of their fields.
 
     An array that was not made is null.
     """
@@ -355,18 +365,20 @@ def list_shortest_decimals(array: Any) -> Any:
     return array.astype(str).astype(np.float64).tolist()
 
 
-def format_matrices_json(array: Weights, visible: Visible) -> str:
-    """Write numbers (layer, head, query, key) as JSON, null where they are masked.
+def format_matrices_json(array: Weights, visible: Visible) -> Iterator[str]:
+    """Yield the JSON of numbers (layer, head, query, key) in parts, null where they are masked.
 
     It is done a matrix at a time: nested lists of a whole capture would take a hundred bytes a
     cell.
     """
-    layers = []
+    opening = "[["
     # Both are (head, query, key).
     for numbers, masks in zip(array, visible, strict=True):
-        heads = ", ".join(map(format_matrix_json, numbers, masks))
-        layers.append(f"[{heads}]")
-    return f"[{', '.join(layers)}]"
+        for matrix, mask in zip(numbers, masks, strict=True):
+            yield f"{opening}{format_matrix_json(matrix, mask)}"
+            opening = ", "
+        opening = "], ["
+    yield "]]"
 
 
 def format_matrix_json(weights: Weights, visible: Visible) -> str:
@@ -410,8 +422,8 @@ def read_npz_file(path: Path) -> Capture:
     return note_methods(Capture(path.name, text, (attention_map,)))
 
 
-def format_npz(capture: Capture) -> bytes:
-    """Write the one map of a capture with its weights as .npz, for NumPy.
+def format_npz(capture: Capture) -> tuple[bytes]:
+    """Write the one map of a capture with its weights as .npz, for NumPy; it is one part of a file.
 
     Raises UsageError if the capture has several maps, or no weights.
     """
@@ -437,19 +449,22 @@ def format_npz(capture: Capture) -> bytes:
         unit=first.unit,
         units=describe_units(first),
     )
-    return file.getvalue()
+    return (file.getvalue(),)
 
 
-def format_json_file(capture: Capture) -> bytes:
-    """Write a capture as the content of a JSON file."""
-    return format_json(capture).encode() + b"\n"
+def format_json_file(capture: Capture) -> Iterator[bytes]:
+    """Write a capture as the content of a JSON file, in parts."""
+    for part in format_json_parts(capture):
+        yield part.encode()
+    yield b"\n"
 
 
-WRITERS: dict[str, Callable[[Capture], bytes]] = {
+WRITERS: dict[str, Callable[[Capture], Iterable[bytes | memoryview]]] = {
     ".attn": format_attn,
     ".json": format_json_file,
     ".npz": format_npz,
 }
+"""What makes the content of a file, in parts, by the suffix of the file."""
 READERS: dict[str, Callable[[Path], Capture]] = {
     ".attn": read_safetensors_file,
     ".json": read_json_file,

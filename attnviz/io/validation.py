@@ -27,6 +27,7 @@ from attnviz.record import (
     Capture,
     Edges,
     Floats,
+    KeyGroups,
     Segment,
     Statistics,
     Tiles,
@@ -39,6 +40,7 @@ LARGEST_WEIGHT = 1e12  # beyond it, sums over a row could leave float32
 LARGEST_NUMBER = 1 << 53  # integers up to this are the same in every reader of JSON
 AXES = "layers", "heads", "queries", "keys"
 NEEDED_STATISTICS = "entropy", "received", "sink"
+INTEGER_ARRAYS = "keys", "numbers", "seen"
 Arrays = dict[str, Array]
 
 
@@ -250,7 +252,7 @@ def read_nested_arrays(header: dict[str, Any]) -> Arrays:
             values, visible = split_nulls(nested_tiles.get(name), name)
             arrays[f"tiles.{name}"] = values
             arrays["visible"] = visible
-    for group in ("statistics", "edges"):
+    for group in ("statistics", "edges", "groups"):
         nested = read_field(header, group, dict) if group in header else {}
         for name, value in nested.items():
             if value is not None:
@@ -271,8 +273,8 @@ def split_nulls(nested: Any, name: str) -> tuple[Floats, Array]:
 
 
 def read_nested_numbers(nested: Any, name: str) -> Array:
-    """Read nested lists of numbers in the type that is stored: integers for keys, else float32."""
-    if name == "keys":
+    """Read nested lists of numbers in the type that is stored: int32 or float32, by the name."""
+    if name in INTEGER_ARRAYS:
         return read_nested_lists(nested, name, np.int32, int)
     return read_number_lists(nested, name).astype(np.float32)
 
@@ -309,6 +311,7 @@ def read_map(
     method = read_field(header, "method", str)
     statistics = read_saved_statistics(arrays, shape)
     edges = read_edges(arrays, shape)
+    groups = read_groups(arrays, shape)
     query_positions = read_positions(header, "query_places")
     key_positions = read_positions(header, "key_places")
     kind = header["kind"]
@@ -324,6 +327,7 @@ def read_map(
         tiles=tiles,
         statistics=statistics,
         edges=edges,
+        groups=groups,
         query_places=query_positions,
         key_places=key_positions,
         unit=unit,
@@ -513,3 +517,30 @@ def read_edges(arrays: Arrays, shape: tuple[int, ...]) -> Edges | None:
         raise ValueError(f"its edges lead to keys {first} to {last} of {key_count}")
     weights = read_weights_array("edges.weights", arrays, keys.shape)
     return Edges(keys, weights)
+
+
+def read_groups(arrays: Arrays, shape: tuple[int, ...]) -> KeyGroups | None:
+    """Read what the queries of a map give to groups of keys; None if it has none.
+
+    shape: that of the map, (layer, head, query, key). Raises ValueError for arrays that do not fit
+    the map.
+    """
+    if "groups.numbers" not in arrays:
+        return None
+    numbers = read_typed_array("groups.numbers", arrays, np.int32)
+    lead, key_count = shape[:3], shape[3]
+    if numbers.shape != (key_count,):
+        raise ValueError(f"its groups.numbers has the shape {numbers.shape}, not {(key_count,)}")
+    first, last = int(numbers.min()), int(numbers.max())
+    if not 0 <= first <= last < key_count:
+        raise ValueError(f"its keys are in groups {first} to {last} of {key_count}")
+    group_shape = *lead, last + 1
+    weights = read_weights_array("groups.weights", arrays, group_shape)
+    seen = read_typed_array("groups.seen", arrays, np.int32)
+    if seen.ndim != 4 or not fits_shape(seen.shape, group_shape):
+        raise ValueError(f"its groups.seen has the shape {seen.shape}, not {group_shape}")
+    if seen.min() < 0:
+        raise ValueError("its groups.seen has numbers below 0")
+    if len(np.unique(numbers)) != last + 1:
+        raise ValueError("its groups.numbers leaves groups without a key")
+    return KeyGroups(numbers, weights, seen)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attnviz.analysis.segments import number_key_groups
 from attnviz.errors import ModelError
 from attnviz.layer.arrays import Array
 from attnviz.layer.multihead import share_heads
@@ -30,8 +31,10 @@ from attnviz.lm.transformer import (
 )
 from attnviz.models.base import SupportsOperands
 from attnviz.models.interventions import change_ids, mask_cut_edges, require_edges, require_keys
+from attnviz.models.kept_segments import note_kept_segments
+from attnviz.models.memory import estimate_numpy_work, require_memory
 from attnviz.models.prompts import EncodedPrompt
-from attnviz.models.whole_weights import join_layer_maps, make_whole_map
+from attnviz.models.whole_weights import join_maps_of_layers, make_whole_map
 from attnviz.progress import count_steps
 from attnviz.record import (
     NORM,
@@ -40,6 +43,7 @@ from attnviz.record import (
     Capture,
     Doubles,
     Floats,
+    KeyNumbers,
     Kind,
     Token,
     Visible,
@@ -88,52 +92,89 @@ class ArrayModel(SupportsOperands):
         choose_kinds(request.kinds, (KIND,))
         return resolve_blocks(request.layers, request.heads, self.heads_by_layer)
 
-    def compute_layer_maps(
+    def compute_maps(
         self,
         encoded: EncodedPrompt,
         blocks: Sequence[HeadBlock],
         intervention: Intervention,
         request: Request,
-    ) -> dict[int, AttentionMap]:
-        """Run a text and make a map of each layer that a request names, by the layer's number.
+    ) -> tuple[AttentionMap, ...]:
+        """Run a text and make a map of each block of layers and heads.
 
         Layers after the last one of these are not computed. Of each layer only what the request
         keeps stays in memory. request: one whose window is in ``rows`` and ``columns``. Raises
-        ModelError for weights that are not numbers.
+        ModelError for weights that are not numbers, and InputError for more than fits into memory.
         """
         heads_by_layer = list_heads(blocks)
-        maps: dict[int, AttentionMap] = {}
-        last = max(heads_by_layer)
+        self.require_free_memory(len(encoded.tokens), heads_by_layer, request)
         with self.without_gradients():
-            runs = self.run_layers(encoded.ids, [intervention], encoded.segment_ids)
-            visible = self.make_visible(intervention, len(encoded.tokens))
-            for layer, run in enumerate(count_layers(runs, last + 1)):
-                heads = heads_by_layer.get(layer)
-                if heads is None:
-                    continue
-                numbers = choose_numbers(run, heads, request)
-                self.require_finite(numbers)
-                maps[layer] = keep_layer(layer, heads, encoded.tokens, numbers, visible, request)
-        return maps
+            maps = self.make_layer_maps(encoded, heads_by_layer, intervention, request)
+            return join_maps_of_layers(blocks, maps)
+
+    def require_free_memory(
+        self,
+        length: int,
+        heads_by_layer: Mapping[int, tuple[int, ...]],
+        request: Request,
+    ) -> None:
+        """Raise InputError if a capture of a text takes more memory than is free.
+
+        length: of the text, in tokens. heads_by_layer: the heads that are kept.
+        """
+        positions = range(length)
+        size = len(positions[request.rows]), len(positions[request.columns])
+        count = sum(len(heads) for heads in heads_by_layer.values())
+        working = estimate_numpy_work(self.architecture, length)
+        require_memory({size: count}, request, working)
+
+    def make_layer_maps(
+        self,
+        encoded: EncodedPrompt,
+        heads_by_layer: Mapping[int, tuple[int, ...]],
+        intervention: Intervention,
+        request: Request,
+    ) -> Iterator[AttentionMap]:
+        """Run a text layer by layer, and yield the map of some heads of each that is named.
+
+        It is for ``compute_maps``, which says what the request is and what is raised.
+        """
+        last = max(heads_by_layer)
+        runs = self.run_layers(encoded.ids, [intervention], encoded.segment_ids)
+        visible = self.make_visible(intervention, len(encoded.tokens))
+        key_numbers = None
+        if request.segments:
+            key_numbers = number_key_groups(encoded.tokens, request.segments)
+        for layer, run in enumerate(count_layers(runs, last + 1)):
+            heads = heads_by_layer.get(layer)
+            if heads is None:
+                continue
+            numbers = choose_numbers(run, heads, request)
+            self.require_finite(numbers)
+            yield keep_layer(
+                layer, heads, encoded.tokens, numbers, visible, request, key_numbers=key_numbers
+            )
 
     def make_capture(
         self,
         encoded: EncodedPrompt,
-        blocks: Sequence[HeadBlock],
-        layer_maps: Mapping[int, AttentionMap],
+        maps: tuple[AttentionMap, ...],
         request: Request,
     ) -> Capture:
-        """Make a capture of the maps of layers, with a map for each block of layers and heads.
+        """Make a capture of maps, with notes on the text and on the window of the request.
 
         request: one whose window is in ``rows`` and ``columns``.
         """
-        maps = [join_layer_maps([layer_maps[layer] for layer in layers]) for layers, _ in blocks]
         notes = list(encoded.notes)
         if request.windowed:
             sides = encoded.tokens, encoded.tokens
             notes += note_windows(request.rows, request.columns, [sides])
+        notes += note_kept_segments(request.segments)
         return Capture(
-            self.name, encoded.text, tuple(maps), tuple(notes), segments=encoded.segments
+            self.name,
+            encoded.text,
+            maps,
+            tuple(notes),
+            segments=request.segments or encoded.segments,
         )
 
     def operands(self, prompt: Prompt, request: Request) -> "Operands":
@@ -334,12 +375,14 @@ def keep_layer(
     numbers: Floats,
     visible: Visible,
     request: Request,
+    *,
+    key_numbers: KeyNumbers | None = None,
 ) -> AttentionMap:
     """Make the map of one layer that a request asks for, out of its numbers (head, query, key).
 
     visible: True where a query may attend, (layer or 1, head or 1, query, key), of all layers and
     heads of the model, or one of each if they are alike. request: one whose window is in ``rows``
-    and ``columns``.
+    and ``columns``. key_numbers: the group of each key, if what queries give to groups is kept.
     """
     seen = visible[[layer]] if len(visible) > 1 else visible
     if seen.shape[1] > 1:
@@ -348,7 +391,9 @@ def keep_layer(
     if request.summed:
         names = ("sum",)
         seen = np.asarray(seen.any(1, keepdims=True))
-    return make_whole_map((layer,), names, tokens, numbers[None], seen, request)
+    return make_whole_map(
+        (layer,), names, tokens, numbers[None], seen, request, key_numbers=key_numbers
+    )
 
 
 def convert_to_singles(array: Array) -> Floats:

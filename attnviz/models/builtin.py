@@ -37,7 +37,9 @@ from attnviz.models.checks import (
 )
 from attnviz.models.folders import Folders
 from attnviz.models.interventions import change_ids, count_batches
+from attnviz.models.kept_segments import resolve_segments
 from attnviz.models.prompts import BROKEN, EncodedPrompt
+from attnviz.models.whole_weights import join_maps_of_layers
 from attnviz.progress import begin_step, count_steps
 from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
@@ -127,18 +129,20 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         tokens = encoded.tokens
         # the query or the key that the request names becomes a window
         request = request.resolve_window((tokens, tokens))
+        request = resolve_segments(request, encoded.text, encoded.segments)
         if request.method == GRADIENT:
             target = request.target
             numbers, note = self.compute_gradients(encoded, blocks, intervention, target)
             encoded = replace(encoded, notes=(*encoded.notes, note))
             visible = self.make_visible(intervention, len(tokens))
-            layer_maps = {
-                layer: keep_layer(layer, heads, tokens, numbers[layer], visible, request)
+            layer_maps = (
+                keep_layer(layer, heads, tokens, numbers[layer], visible, request)
                 for layer, heads in list_heads(blocks).items()
-            }
+            )
+            maps = join_maps_of_layers(blocks, layer_maps)
         else:
-            layer_maps = self.compute_layer_maps(encoded, blocks, intervention, request)
-        return self.make_capture(encoded, blocks, layer_maps, request)
+            maps = self.compute_maps(encoded, blocks, intervention, request)
+        return self.make_capture(encoded, maps, request)
 
     def require_readable(self, prompt: Prompt, *, is_changed: bool) -> None:
         """Raise UsageError for a part of a prompt that the model cannot read.

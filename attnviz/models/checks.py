@@ -1,9 +1,7 @@
-"""Checks that backends share: the device, the length of the text, the memory of the result."""
+"""Checks that backends share: the device, the length of the text, what cannot be asked."""
 
 from collections.abc import Mapping
 from threading import get_ident
-
-import psutil
 
 from attnviz.errors import InputError, UsageError, require_packages
 from attnviz.progress import begin_step
@@ -14,8 +12,6 @@ RUNS: dict[int, str] = {}
 
 There is one at most, since runs wait for each other."""
 NO_DOUBLES = "mps has no float64: use --dtype float32, or --device cpu"
-WEIGHT_BYTES = 4
-GIGABYTE = 1e9
 
 
 def require_no_run() -> None:
@@ -88,28 +84,6 @@ def require_length(
     if not truncate:
         raise InputError(f"{excess}; shorten it, or add --truncate to use the first {room}")
     return f"{excess}: only the first {room} are shown"
-
-
-def require_memory(heads: Mapping[tuple[int, int], int]) -> None:
-    """Raise InputError if the attention weights of heads take more memory than is free.
-
-    heads: the numbers of heads, by the size of their maps: the numbers of queries and of keys.
-    """
-    free: int = psutil.virtual_memory().available
-    needed = 0
-    for (queries, keys), count in heads.items():
-        needed += WEIGHT_BYTES * queries * keys * count
-    if needed <= free:
-        return
-    n, m = max(heads, key=lambda size: size[0] * size[1])  # of the largest maps
-    fitting = free // (WEIGHT_BYTES * n * m)
-    raise InputError(
-        f"the weights of {sum(heads.values())} heads over {n:,} x {m:,} tokens "
-        f"take {needed / GIGABYTE:.1f} GB, and {free / GIGABYTE:.1f} GB are free: "
-        f"{fitting} of them fit. "
-        "Choose --layers and --heads, a window with --rows and --cols, "
-        "or keep tiles or statistics, which take next to nothing",
-    )
 
 
 def require_none(options: Mapping[str, object], reason: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnviz.analysis.segments import number_key_groups
 from attnviz.engine.edits import RunEdits
 from attnviz.engine.observers.base import (
     AttentionSite,
@@ -16,16 +17,18 @@ from attnviz.engine.observers.base import (
 )
 from attnviz.engine.values import UNPROJECTED
 from attnviz.errors import ModelError
-from attnviz.models.checks import require_memory
 from attnviz.models.interventions import (
     mask_cut_edges,
     require_edges,
     require_keys,
 )
+from attnviz.models.memory import MapSize, estimate_torch_work, require_memory
 from attnviz.record import (
     AttentionMap,
     Edges,
+    KeyGroups,
     Kind,
+    Segment,
     Statistics,
     Tiles,
     Token,
@@ -283,25 +286,33 @@ def describe_windows(
     return note_windows(request.rows, request.columns, map(find_sides, choices))
 
 
-def require_weights_memory(
+def require_capture_memory(
     choices: Sequence[MapChoice],
     find_sides: Callable[[MapChoice], MapTokens],
     request: Request,
+    model: Any = None,
 ) -> None:
-    """Raise InputError if the weights of some maps would not fit into memory.
+    """Raise InputError if making some maps would take more memory than is free.
 
     find_sides: a function that returns the tokens of all queries and of all keys of a map. request:
-    it has a window of the maps, and tells whether weights are kept. Raises UsageError for an empty
-    window in any case.
+    it has a window of the maps, and tells what is kept. model: that of transformers that is run;
+    None for another module. Raises UsageError for an empty window.
     """
-    head_counts: dict[tuple[int, int], int] = {}
+    head_counts: dict[MapSize, int] = {}
     for choice in choices:
         queries, keys = crop_sides(find_sides(choice), request)
         size = len(queries), len(keys)
         count = len(choice.layers) * len(choice.heads)
         head_counts[size] = head_counts.get(size, 0) + count
+    copied_heads = 0  # of a layer, as they are moved to their place among those of other layers
     if request.keep == "weights":
-        require_memory(head_counts)
+        counts = [len(choice.heads) for choice in choices if len(choice.layers) > 1]
+        copied_heads = max(counts, default=0)
+    # the model reads the whole text, also where a window of it is kept
+    token_count = max(len(side) for choice in choices for side in find_sides(choice))
+    cells = max(queries * keys for queries, keys in head_counts)
+    working = estimate_torch_work(token_count, copied_heads * cells, model)
+    require_memory(head_counts, request, working)
 
 
 def assemble_maps(
@@ -377,6 +388,7 @@ def join_layers(
         tiles=tiles,
         statistics=make_statistics(summary, choice.kind) if summary else None,
         edges=stack_edges(layers),
+        groups=stack_groups(layers),
         query_places=tuple(rows),
         key_places=tuple(columns),
     )
@@ -464,6 +476,42 @@ def stack_edges(layers: Sequence[CallResult]) -> Edges | None:
     keys = stack_tensors([layer_keys for layer_keys, _ in layer_edges])
     weights = stack_tensors([layer_weights for _, layer_weights in layer_edges])
     return Edges(keys, weights)
+
+
+def stack_groups(layers: Sequence[CallResult]) -> KeyGroups | None:
+    """Return what the queries of layers give to groups of keys, or None if it was not kept."""
+    groups_of_layers = [layer.groups for layer in layers if layer.groups is not None]
+    if len(groups_of_layers) != len(layers):
+        return None
+    numbers = groups_of_layers[0][0].numpy()
+    weights = stack_tensors([sums for _, sums, _ in groups_of_layers])
+    seen = stack_visible([seen for _, _, seen in groups_of_layers])
+    return KeyGroups(numbers, weights, seen)
+
+
+def group_keys_by_call(
+    sites: Sequence[AttentionSite],
+    find_sides: Callable[[Kind], MapTokens],
+    segments: Sequence[Segment],
+) -> dict[int, Tensor]:
+    """Return the group of each key, (key,), by the number of the call whose keys these are.
+
+    sites: all calls of a run. find_sides: a function that returns the tokens of the queries and of
+    the keys of a kind of attention. segments: parts of the text, of which keys make groups. Calls
+    whose keys are those of a target have none, and no call has any without segments.
+    """
+    if not segments:
+        return {}
+    numbers_of_kind: dict[Kind, Tensor] = {}
+    for kind in dict.fromkeys(site.kind for site in sites):
+        if kind != "decoder":
+            _, keys = find_sides(kind)
+            numbers_of_kind[kind] = torch.from_numpy(number_key_groups(keys, segments))
+    return {
+        number: numbers_of_kind[site.kind]
+        for number, site in enumerate(sites)
+        if site.kind in numbers_of_kind
+    }
 
 
 def measure_fidelity(results: Mapping[int, CallResult]) -> tuple[float | None, str | None]:

@@ -32,7 +32,7 @@ from attnviz.models.maps import (
     make_position_tokens,
     measure_fidelity,
     number_layers,
-    require_weights_memory,
+    require_capture_memory,
 )
 from attnviz.models.restore import (
     leave_as_found,
@@ -85,7 +85,7 @@ def capture_module(net: nn.Module, inputs: Any, request: Request) -> Capture:
         queries, keys = sizes[choice.kind, choice.layers[0]]
         return make_position_tokens(queries), make_position_tokens(keys)
 
-    require_weights_memory(choices, find_sides, request)
+    require_capture_memory(choices, find_sides, request)
     heads_by_call = group_heads_by_call(choices, sites)
     probe = CaptureObserver(heads_by_call, request, stop=False)
     run_module(net, arguments, probe)

@@ -32,7 +32,7 @@ from attnviz.results.inspection import (
     note_rescaled_rows,
 )
 from attnviz.results.result import Result
-from attnviz.selection import TokenReference
+from attnviz.selection import TokenReference, join_names
 from attnviz.views.heatmaps import join_title, make_caption, title_token
 from attnviz.views.labels import describe_head_count, make_axes, title_kind
 
@@ -123,7 +123,8 @@ def inspect_segments(
     Raises InputError for segments that do not fit the text, UsageError for scores before the
     softmax, and as the source does.
     """
-    request_weights = replace(request, keep="weights", query=query)
+    chosen_segments = None if segments is None else tuple(segments)
+    request_weights = replace(request, keep="weights", query=query, segments=chosen_segments)
     capture = note_rescaled_rows(capture_heads(source, request_weights))
     of_one_query = query is not None
     # The maps of a request with a query have no other.
@@ -132,8 +133,19 @@ def inspect_segments(
         chosen = choose_segments(capture, segments)
         shares_of_maps = [measure_shares(each, chosen, query_index) for each in capture.maps]
     except ValueError as error:
-        raise InputError(f"--segments: {error}") from error
+        raise InputError(f"--segments: {error}{describe_kept_segments(capture)}") from error
     return SegmentShares(capture, chosen, join_shares(shares_of_maps), of_one_query)
+
+
+def describe_kept_segments(capture: Capture) -> str:
+    """Return the end of an error that names the segments a capture without weights was made for.
+
+    It is empty for other captures.
+    """
+    if not any(each.groups is not None for each in capture.maps):
+        return ""
+    names = [escape(segment.name) for segment in capture.segments]
+    return f"; it was made for {join_names(names)}"
 
 
 class SegmentMeans(NamedTuple):

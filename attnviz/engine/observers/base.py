@@ -57,6 +57,9 @@ class CallResult:
     summary: dict[str, Tensor] = field(default_factory=dict)
     tile: tuple[int, int] = (1, 1)
     edges: tuple[Tensor, Tensor] | None = None
+    groups: tuple[Tensor, Tensor, Tensor] | None = None
+    """The group of each key, (key,); what queries give to the keys of a group, (head, query,
+    group); and how many of these they see, (1 or head, query or 1, group)."""
     difference: float | None = None
     """Weights times values against the model's own output, as a share of its largest number."""
     dtype: torch.dtype = torch.float32
@@ -75,12 +78,18 @@ class CallResult:
         if self.edges is not None:
             keys, strengths = self.edges
             edges = keys[numbers], strengths[numbers]
+        groups = None
+        if self.groups is not None:
+            key_numbers, sums, seen = self.groups
+            seen_by_heads = seen if len(seen) == 1 else seen[numbers]
+            groups = key_numbers, sums[numbers], seen_by_heads
         return CallResult(
             visible=visible,
             weights=weights,
             summary=summary,
             tile=self.tile,
             edges=edges,
+            groups=groups,
             difference=self.difference,
             dtype=self.dtype,
         )

@@ -8,7 +8,7 @@ called.
 import operator
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -38,9 +38,12 @@ from attnviz.engine.observers.base import (
 )
 from attnviz.engine.reducers import (
     EdgesReducer,
+    GroupsReducer,
     MaskSummary,
     SummaryReducer,
     WeightsReducer,
+    count_causal_keys,
+    count_seen_keys,
 )
 from attnviz.engine.values import (
     UNPROJECTED,
@@ -56,6 +59,9 @@ from attnviz.record import ATTENTION, NORM, SCORES
 from attnviz.request import Request
 
 NO_EDITS = RunEdits()
+NumbersOfCalls: TypeAlias = Mapping[int, Tensor]
+"""The group of each key, (key,), by the number of the call; calls without groups are left out."""
+NO_GROUPS: NumbersOfCalls = {}
 VIEWS = 4  # masks of which it is remembered what they leave visible
 
 
@@ -64,12 +70,22 @@ class ChosenReducers(NamedTuple):
 
     weights: WeightsReducer | None
     edges: EdgesReducer | None
+    groups: GroupsReducer | None
     summary: SummaryReducer | None
 
     @property
     def all(self) -> tuple[Reducer, ...]:
         """The reducers that there are, in the order in which they see a block."""
         return tuple(reducer for reducer in self if reducer is not None)
+
+
+class SeenGroups(NamedTuple):
+    """Groups of keys, and how many keys of each group queries see."""
+
+    numbers: Tensor
+    """The group of each key, (key,)."""
+    seen: Tensor
+    """(1, head or 1, query or 1, group)."""
 
 
 class MaskView(NamedTuple):
@@ -81,13 +97,16 @@ class MaskView(NamedTuple):
     """Queries and keys."""
     visible: Tensor
     mask_summary: MaskSummary
+    groups: SeenGroups | None
+    """The groups of the keys, if there are any."""
 
-    def has_mask_of(self, call: Call, size: tuple[int, int]) -> bool:
-        """Return whether a call has the very mask that is remembered here.
+    def has_mask_of(self, call: Call, size: tuple[int, int], numbers: Tensor | None) -> bool:
+        """Return whether a call has the very mask that is remembered here, and the same groups.
 
-        size: the queries and the keys of the call.
+        size: the queries and the keys of the call. numbers: the group of each key, if any.
         """
-        if len(self.masks) != len(call.masks):
+        own_numbers = None if self.groups is None else self.groups.numbers
+        if len(self.masks) != len(call.masks) or numbers is not own_numbers:
             return False
         has_same_masks = all(map(operator.is_, self.masks, call.masks))
         return has_same_masks and (self.causal, self.size) == (call.causal, size)
@@ -103,8 +122,10 @@ class CaptureObserver(Observer):
         edits: RunEdits = NO_EDITS,
         *,
         stop: bool = True,
+        groups: NumbersOfCalls = NO_GROUPS,
     ) -> None:
         self.heads = heads
+        self.groups = groups
         self.request = request
         self.edits = edits
         # Norms need the whole run, which tells whether an output is projected once only.
@@ -191,9 +212,13 @@ class CaptureObserver(Observer):
             raise ModelError(VALUELESS)
         self.edits.require_none(number, cut=number in self.cut)
         if number in self.heads:
-            heads = torch.tensor(self.heads[number], device=weights.device)
-            chosen_visible = visible.expand(weights.shape)[:, heads]
-            result = self.reduce_weights(weights[:, heads].float(), chosen_visible)
+            heads = self.heads[number]
+            chosen_weights = pick_axis_heads(weights, heads).float()
+            # a mask that all heads share stays one mask
+            mask_heads = visible.shape[1] if visible.ndim == 4 else 1
+            batch, _, queries, keys = weights.shape
+            mask = visible.expand(batch, mask_heads, queries, keys)
+            result = self.reduce_weights(chosen_weights, pick_axis_heads(mask, heads))
             self.keep_result(number, result)
         return number
 
@@ -259,7 +284,9 @@ class CaptureObserver(Observer):
         of our blocks is checked by another function.
         """
         are_most = len(heads) * 2 > call.query.shape[1]
-        if are_most and self.request.keep != "weights":
+        # Shares of segments are to be those of a run that keeps weights, to the same rounding.
+        is_like_weights = self.request.keep == "weights" or bool(self.groups)
+        if are_most and not is_like_weights:
             output, result = self.run_blocks(call)
             if heads != tuple(range(call.query.shape[1])):
                 result = result.pick_heads(heads)
@@ -310,7 +337,7 @@ class CaptureObserver(Observer):
         reducers = self.choose_reducers(plan, summary)
         output = attend_in_blocks(call, plan, reducers.all)
         view = self.find_view(call, plan)
-        return output, self.collect_results(reducers, view.visible, view.mask_summary)
+        return output, self.collect_results(reducers, view.visible, view.mask_summary, view.groups)
 
     def reduce_weights(self, weights: Tensor, visible: Tensor) -> CallResult:
         """Compute what is kept of weights that a model made itself.
@@ -339,7 +366,11 @@ class CaptureObserver(Observer):
         reducers = self.choose_reducers(plan, summary)
         replay_weights(weights, plan, reducers.all)
         kept_visible = self.reduce_mask(visible, plan)
-        return self.collect_results(reducers, kept_visible, MaskSummary.from_mask(visible))
+        numbers = self.find_groups(plan)
+        groups = None
+        if numbers is not None:
+            groups = SeenGroups(numbers, count_seen_keys(visible, numbers))
+        return self.collect_results(reducers, kept_visible, MaskSummary.from_mask(visible), groups)
 
     def find_plan(self, call: Call) -> tuple[BlockPlan, SummaryReducer]:
         """Return the blocks and buffers of a call."""
@@ -366,21 +397,37 @@ class CaptureObserver(Observer):
             weights = WeightsReducer(plan, request.columns)
         if request.keep == "edges":
             edges = EdgesReducer(plan, request.strongest)
+        numbers = self.find_groups(plan)
+        groups = None if numbers is None else GroupsReducer(plan, numbers)
         is_whole = not request.windowed and request.method == ATTENTION
-        return ChosenReducers(weights, edges, summary if is_whole else None)
+        return ChosenReducers(weights, edges, groups, summary if is_whole else None)
+
+    def find_groups(self, plan: BlockPlan) -> Tensor | None:
+        """Return the group of each key of the call that is looked at, None if none are asked for.
+
+        A call of another number of keys than was expected has none either.
+        """
+        numbers = self.groups.get(self.calls - 1)
+        if numbers is None or len(numbers) != plan.shape.keys:
+            return None
+        return numbers
 
     def collect_results(
         self,
         reducers: ChosenReducers,
         visible: Tensor,
         mask_summary: MaskSummary,
+        groups: SeenGroups | None,
     ) -> CallResult:
         """Collect the results of the reducers of a call of one text.
 
         visible: where queries may attend, as it is kept. mask_summary: the choice that the mask
-        leaves to each query.
+        leaves to each query. groups: the group of each key, and what queries see of them, if
+        that is kept.
         """
         result = CallResult(visible)
+        if reducers.groups is not None and groups is not None:
+            result.groups = groups.numbers, reducers.groups.result()[0], groups.seen[0]
         if reducers.weights is not None:
             result.weights = reducers.weights.result()[0]
         if reducers.edges is not None:
@@ -398,8 +445,9 @@ class CaptureObserver(Observer):
         Layers share their masks as a rule, so the latest few are remembered.
         """
         size = plan.shape.queries, plan.shape.keys
+        numbers = self.find_groups(plan)
         for view in self.views:
-            if view.has_mask_of(call, size):
+            if view.has_mask_of(call, size, numbers):
                 return view
         if call.causal:
             visible = self.reduce_causal_mask(plan)
@@ -414,10 +462,22 @@ class CaptureObserver(Observer):
             size=size,
             visible=visible,
             mask_summary=mask_summary,
+            groups=self.count_groups(call, numbers),
         )
         latest = self.views[1 - VIEWS :]
         self.views = [*latest, view]
         return view
+
+    def count_groups(self, call: Call, numbers: Tensor | None) -> SeenGroups | None:
+        """Count how many keys of each group the queries of a call see; None without groups.
+
+        numbers: the group of each key.
+        """
+        if numbers is None:
+            return None
+        if call.causal:
+            return SeenGroups(numbers, count_causal_keys(numbers, call.query.shape[2]))
+        return SeenGroups(numbers, count_seen_keys(call.find_visible_cells(), numbers))
 
     def reduce_causal_mask(self, plan: BlockPlan) -> Tensor:
         """Return where causal queries may attend, as it is kept: cell by cell, or by tiles.
@@ -440,6 +500,17 @@ class CaptureObserver(Observer):
         if self.request.keep == "weights":
             return visible[0, :, :, self.request.columns].cpu()
         return pool_mask(visible, plan)[0].cpu()
+
+
+def pick_axis_heads(array: Tensor, heads: tuple[int, ...]) -> Tensor:
+    """Return some heads of an array (batch, head or 1, query, key), without a copy if all are.
+
+    An array of one head for all stays as it is.
+    """
+    count = array.shape[1]
+    if count == 1 or heads == tuple(range(count)):
+        return array
+    return array[:, torch.tensor(heads, device=array.device)]
 
 
 def pool_mask(visible: Tensor, plan: BlockPlan) -> Tensor:

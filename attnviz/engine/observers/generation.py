@@ -57,19 +57,23 @@ class GenerationObserver(Observer):
         """Return what a request keeps of the whole attention matrices that the steps make together.
 
         The first step has the rows of the prompt, each later one the row of one token. Returns the
-        numbers of the chosen heads by the number of the call.
+        numbers of the chosen heads by the number of the call. The steps give up what they have kept
+        of each call in turn, so that memory holds the weights of a long text once.
         """
         # The probes have kept the chosen heads alone, counted anew from 0.
         every_head = {number: tuple(range(len(heads))) for number, heads in self.heads.items()}
         whole = CaptureObserver(every_head, request, stop=False)
+        last_visible: Tensor | None = None  # shared by the layers that have the same
         for number in range(self.calls):
             if number not in self.heads:
                 # It is counted, though nothing is kept of it.
                 whole.calls += 1
                 continue
-            steps = [probe.found[number] for probe in self.probes]
+            steps = [probe.found.pop(number) for probe in self.probes]
             weights, visible = join_steps(steps)
-            whole.see_weights(weights, visible, NOWHERE)
+            if last_visible is None or not torch.equal(visible, last_visible):
+                last_visible = visible
+            whole.see_weights(weights, last_visible, NOWHERE)
             difference = find_largest_difference(steps)
             whole.record_difference(number, difference, steps[0].dtype)
         return whole.found
@@ -87,14 +91,16 @@ def join_steps(steps: Sequence[CallResult]) -> tuple[Tensor, Tensor]:
     the step before, and their last key is the last token that was read by then. A cache may have
     dropped the oldest keys: these stay masked.
 
-    steps: what was kept of one call in each step, in order, with weights. Returns the weights and
-    booleans that are True where a query may attend, both (1, head, query, key).
+    steps: what was kept of one call in each step, in order, with weights. Returns the weights, (1,
+    head, query, key), and booleans that are True where a query may attend, of one head where all
+    have the same.
     """
     rows = [step.weights for step in steps if step.weights is not None]
     heads = rows[0].shape[0]
     total = sum(step_rows.shape[1] for step_rows in rows)
     weights = torch.zeros(1, heads, total, total)
-    visible = torch.zeros_like(weights, dtype=torch.bool)
+    masks = max(len(step.visible) for step in steps)
+    visible = torch.zeros(1, masks, total, total, dtype=torch.bool)
     first = 0
     for step, step_rows in zip(steps, rows, strict=True):
         stop = first + step_rows.shape[1]

@@ -34,7 +34,7 @@ from attnviz.engine.observers.base import (
     Observer,
     SurveyedCall,
 )
-from attnviz.engine.observers.capture import NO_EDITS, CaptureObserver
+from attnviz.engine.observers.capture import NO_EDITS, NO_GROUPS, CaptureObserver, NumbersOfCalls
 from attnviz.engine.observers.counting import CountingObserver
 from attnviz.engine.observers.survey import SurveyObserver
 from attnviz.engine.running import watch_modules
@@ -321,17 +321,20 @@ class AttentionReader:
         heads: Mapping[int, tuple[int, ...]],
         request: Request,
         edits: RunEdits = NO_EDITS,
+        *,
+        groups: NumbersOfCalls = NO_GROUPS,
     ) -> tuple[dict[int, CallResult], str | None]:
         """Run the model, and return what a request keeps of calls of attention, with a note.
 
         survey: all calls that a run makes. heads: the heads to look at, by the index of their call
         in the run. request: what to keep. edits: what is changed in the run; nothing by default.
+        groups: those of the keys of calls, of which the sums are kept too.
         Returns what was kept of each of these calls, by its index. The note says how the model was
         read if that is not how it was surveyed, and is None otherwise. Raises ModelError if the
         model cannot be read, or changed, as asked.
         """
         count = len(survey.sites)
-        probe = CaptureObserver(heads, request, edits, stop=not self.tapped)
+        probe = CaptureObserver(heads, request, edits, stop=not self.tapped, groups=groups)
         self.run(inputs, probe)
         saw_all_calls = probe.calls == count
         # a run that was watched by our functions alone may stop when all is seen
@@ -342,23 +345,22 @@ class AttentionReader:
             raise ModelError(UNPROJECTED)
         if not edits.is_empty:
             raise ModelError("this model cannot be changed as it runs: its attention is sparse")
-        return self.read_eager(survey, inputs, heads, request)
+        probe = CaptureObserver(heads, request, stop=False, groups=groups)
+        return self.read_eager(survey, inputs, probe)
 
     def read_eager(
         self,
         survey: ModelSurvey,
         inputs: Inputs,
-        heads: Mapping[int, tuple[int, ...]],
-        request: Request,
+        probe: CaptureObserver,
     ) -> tuple[dict[int, CallResult], str]:
-        """Return what a request keeps of the attention weights that the library gives, and a note.
+        """Return what is kept of the attention weights that the library gives, and a note.
 
-        survey: all calls of attention that a run makes. heads: the heads to look at, by the index
-        of their call. Returns what was kept of each of these calls, by its index. The note says how
+        survey: all calls of attention that a run makes. probe: a new observer, which keeps what is
+        asked for. Returns what was kept of each of these calls, by its index. The note says how
         the weights were read. Raises ModelError if the library does not return weights for all
         calls of the survey, or if the model's output changes when they are asked for.
         """
-        probe = CaptureObserver(heads, request, stop=False)
         weights, outputs = self.run_eager(inputs)
         self.require_same_output(self.run_untouched(inputs), outputs)
         layers = {kind: iter(tensors) for kind, tensors in weights.items()}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -31,7 +32,7 @@ from attnviz.models.base import (
     SupportsOperands,
     SupportsPredictions,
 )
-from attnviz.models.checks import require_memory, require_none
+from attnviz.models.checks import require_none
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.attention import (
     AttentionReader,
@@ -77,6 +78,7 @@ from attnviz.models.interventions import (
     change_ids,
     count_batches,
 )
+from attnviz.models.kept_segments import note_kept_segments, resolve_segments
 from attnviz.models.maps import (
     MapChoice,
     assemble_maps,
@@ -85,10 +87,11 @@ from attnviz.models.maps import (
     describe_sizes,
     describe_windows,
     group_heads_by_call,
+    group_keys_by_call,
     make_edits,
     make_position_tokens,
     measure_fidelity,
-    require_weights_memory,
+    require_capture_memory,
 )
 from attnviz.models.prompts import make_vocabulary, spell_ids
 from attnviz.models.restore import translate_failures, wait_for_turn
@@ -212,6 +215,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         it cannot compute; InputError for a text or a result that does not fit.
         """
         encoded = self.encode_prompt(prompt, request.truncate, intervention)
+        request = resolve_segments(request, encoded.text, encoded.segments)
         inputs = self.place_inputs(encoded.inputs)
         survey = self.reader.survey(inputs)
         choices = choose_maps(survey.sites, request)
@@ -226,7 +230,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             find_sides = self.make_text_sides(encoded, survey)
             # the query or the key that the request names becomes a window
             request = request.resolve_window(find_sides(choices[0]))
-            require_weights_memory(choices, find_sides, request)
+            require_capture_memory(choices, find_sides, request, self.model)
             heads = group_heads_by_call(choices, survey.sites)
             results, reading_note = self.read_text(encoded, survey, heads, request, intervention)
         find_sides = self.make_text_sides(encoded, survey)
@@ -234,7 +238,15 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         window_lines = describe_windows(choices, find_sides, request)
         maps = assemble_maps(choices, survey.sites, results, find_sides, request)
         structure = describe_structure(survey, len(encoded.tokens))
-        lines = (*self.notes, *encoded.notes, *window_lines, structure, reading_note, warning)
+        lines = (
+            *self.notes,
+            *encoded.notes,
+            *window_lines,
+            *note_kept_segments(request.segments),
+            structure,
+            reading_note,
+            warning,
+        )
         return Capture(
             self.name,
             encoded.text,
@@ -243,7 +255,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             pair=prompt.pair,
             target=encoded.target,
             fidelity=fidelity,
-            segments=encoded.segments,
+            segments=request.segments or encoded.segments,
             fidelity_reference=self.reader.describe_reference(fidelity),
             output_change=self.reader.change,
         )
@@ -295,7 +307,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         inputs = self.make_batch_inputs(encoded, [intervention])
         edits = self.make_batch_edits(encoded, survey, [intervention])
         if request.method != GRADIENT:
-            return self.reader.read_calls(survey, inputs, heads, request, edits)
+            groups = make_key_groups(encoded, survey, request)
+            return self.reader.read_calls(survey, inputs, heads, request, edits, groups=groups)
         target = resolve_target(self.model, self.tokenizer, encoded, request.target)
         require_gradient(self.model, self.tokenizer, target)
         require_no_inference(self.model)
@@ -563,12 +576,13 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             raise UsageError(f"{self.name} was loaded without the part that writes")
         heads = group_heads_by_call(choices, survey.sites)
         inputs = self.place_inputs(encoded.inputs)
-        length = len(encoded.tokens) + count
-        head_count = sum(len(call_heads) for call_heads in heads.values())
-        require_memory({(length, length): head_count})
-        if self.reader.tapped:
-            # softmaxes are known by the lengths of the text, which grow as the model writes:
-            # therefore the model writes first, and its attention is read in a run on the whole text
+        longer = (*encoded.tokens, *make_position_tokens(count))
+        whole = replace(request, rows=slice(None), columns=slice(None), query=None, key=None)
+        require_capture_memory(choices, lambda _: (longer, longer), whole, self.model)
+        if self.reader.tapped or request.keep != "weights":
+            # The model writes first, and its attention is read in a run on the whole text. For
+            # softmaxes that are watched are known by the lengths of the text, which grow as it is
+            # written, and tiles need its last length.
             with run_undisturbed(self.model):
                 with begin_step(WRITING, "token", count) as step:
                     ids = generate_ids(self.model, inputs, count, step)
@@ -576,7 +590,8 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             encoded = append_continuation(encoded, self.tokenizer, ids)
             request = request.resolve_window(encoded.find_map_sides(choices[0]))
             inputs = self.place_inputs(encoded.inputs)
-            results, _ = self.reader.read_calls(survey, inputs, heads, request)
+            groups = make_key_groups(encoded, survey, request)
+            results, _ = self.reader.read_calls(survey, inputs, heads, request, groups=groups)
             return encoded, results
 
         # One token more than asked for: the last one that is written is never read, and has no row.
@@ -616,7 +631,7 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             text, tokens = self.spell_input(inputs, "input_ids")
             target, target_tokens = self.spell_input(inputs, "decoder_input_ids")
             find_sides = self.make_input_sides(inputs, survey, tokens, target_tokens)
-            require_weights_memory(choices, find_sides, request)
+            require_capture_memory(choices, find_sides, request, self.model)
             heads = group_heads_by_call(choices, survey.sites)
             results, note = self.reader.read_calls(survey, inputs, heads, request)
         fidelity, warning = measure_fidelity(results)
@@ -676,6 +691,18 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
             return name_tokens(queries, query_count), name_tokens(keys, key_count)
 
         return find_sides
+
+
+def make_key_groups(
+    encoded: EncodedText,
+    survey: ModelSurvey,
+    request: Request,
+) -> dict[int, Tensor]:
+    """Return the group of each key, by the number of its call; nothing if groups are not kept.
+
+    survey: all calls of attention that a run makes. request: one that names its segments.
+    """
+    return group_keys_by_call(survey.sites, encoded.find_sides, request.segments or ())
 
 
 def name_tokens(tokens: tuple[Token, ...], count: int) -> tuple[Token, ...]:

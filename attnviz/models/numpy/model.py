@@ -9,10 +9,11 @@ import numpy as np
 
 from attnviz.errors import ModelError
 from attnviz.lm.transformer import Architecture
-from attnviz.models.array_model import ArrayModel, list_heads
+from attnviz.models.array_model import ArrayModel
 from attnviz.models.base import SupportsSequences
-from attnviz.models.checks import require_memory, require_none
+from attnviz.models.checks import require_none
 from attnviz.models.interventions import count_batches
+from attnviz.models.kept_segments import resolve_segments
 from attnviz.models.numpy.checkpoint import Checkpoint
 from attnviz.models.predictions import (
     LIKELIEST_OUTPUT,
@@ -72,10 +73,9 @@ class NumpyModel(ArrayModel, SupportsSequences):
         encoded = self.encode_prompt(prompt, request.truncate)
         tokens = encoded.tokens
         request = request.resolve_window((tokens, tokens))
-        count = sum(len(heads) for heads in list_heads(blocks).values())
-        require_memory({(len(tokens), len(tokens)): count})
-        layer_maps = self.compute_layer_maps(encoded, blocks, intervention, request)
-        capture = self.make_capture(encoded, blocks, layer_maps, request)
+        request = resolve_segments(request, encoded.text, encoded.segments)
+        maps = self.compute_maps(encoded, blocks, intervention, request)
+        capture = self.make_capture(encoded, maps, request)
         return replace(capture, pair=prompt.pair, fidelity_reference=ENGINE)
 
     @property
