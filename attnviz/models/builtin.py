@@ -37,6 +37,7 @@ from attnviz.models.checks import (
 )
 from attnviz.models.folders import Folders
 from attnviz.models.interventions import batch_interventions, change_ids
+from attnviz.models.panics import refuse_tokenizer_errors
 from attnviz.models.prompts import BROKEN, EncodedPrompt
 from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
@@ -71,10 +72,10 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         self.name = name
         stored = store.read_stored_model(folder)
         self.config = stored.config
-        try:
+        with refuse_tokenizer_errors(f"the tokenizer in {folder} is damaged"):
             self.tokenizer = Tokenizer.from_str(stored.tokenizer)
-        except Exception as error:  # the library raises the bare class
-            raise ModelError(f"the tokenizer in {folder} is damaged: {error}") from error
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
         # the letters "<bos>" in a text are read as letters, not as the special token
         self.tokenizer.encode_special_tokens = True
         if not runs_in_numpy(placement):
@@ -207,7 +208,8 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
             return target.token
         if target.token == self.tokenizer.id_to_token(BOS_ID):
             return BOS_ID
-        encoding = self.tokenizer.encode(restore_space(target.token), add_special_tokens=False)
+        with refuse_tokenizer_errors(f"the tokenizer of {self.name} cannot read this token"):
+            encoding = self.tokenizer.encode(restore_space(target.token), add_special_tokens=False)
         if len(encoding.ids) != 1:
             pieces = [self.spell_token(number) for number in encoding.ids]
             raise UsageError(explain_no_token(target.token, pieces))
@@ -263,7 +265,8 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         require_no_run()
         if prompt.ids is not None:
             return self.read_ids(prompt.ids)
-        encoding = self.tokenizer.encode(prompt.text)
+        with refuse_tokenizer_errors(f"the tokenizer of {self.name} cannot read this text"):
+            encoding = self.tokenizer.encode(prompt.text)
         positions = self.config.positions
         length = len(encoding.ids)
         note = require_length(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnviz.errors import AttnvizError, ModelError, list_missing_packages, require_packages
+from attnviz.io.untrusted import LARGEST_LIST, read_regular_file
 from attnviz.lm import store
 from attnviz.models.hub_cache import find_snapshot
 
@@ -125,9 +126,9 @@ def list_weight_files(folder: Path) -> set[str]:
     readable index they are the safetensors files in the folder.
     """
     try:
-        index = json.loads((folder / INDEX).read_bytes())
-        return set(index["weight_map"].values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        index = json.loads(read_regular_file(folder / INDEX, LARGEST_LIST))
+        return set(map(str, index["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {file.name for file in folder.glob("*.safetensors")}
 
 

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from attnviz.errors import UsageError
+from attnviz.models.panics import refuse_tokenizer_errors
 from attnviz.record import Token
 from attnviz.request import explain_no_token, restore_space
 from attnviz.selection import TokenReference
@@ -38,6 +39,7 @@ def choose_position(
     return 0 if kind == "vector" and is_framed else len(tokens) - 1
 
 
+@refuse_tokenizer_errors("the tokenizer cannot read this token")
 def find_token_id(name: str | int | None, tokenizer: Any) -> int:
     """Return the id of the token that a user names by its text or its id; -1 for None.
 
@@ -60,6 +62,7 @@ def find_token_id(name: str | int | None, tokenizer: Any) -> int:
     return int(ids[0])
 
 
+@refuse_tokenizer_errors("the tokenizer cannot spell its tokens")
 def spell_token(tokenizer: Any, number: int) -> str:
     """Return the text of a token; its name if it has no text."""
     text = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))

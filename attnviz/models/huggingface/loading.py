@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from attnviz.errors import ModelError
+from attnviz.io.untrusted import LARGEST_CONFIG, read_regular_file
 from attnviz.models.checks import find_torch_device, read_first_line
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.adapter import (
@@ -44,7 +45,8 @@ from attnviz.models.huggingface.attention import (
     silence_library,
 )
 from attnviz.models.huggingface.encoding import count_embeddings
-from attnviz.models.safety import require_safe
+from attnviz.models.panics import refuse_tokenizer_errors
+from attnviz.models.safety import require_inner_files, require_safe
 from attnviz.request import Placement
 
 WRITERS = "ForCausalLM", "LMHeadModel"
@@ -133,6 +135,8 @@ def load_parts(
     """
     folder = folders.model
     available = require_safe(folder)
+    if folders.tokenizer is not None:
+        require_inner_files(folders.tokenizer)
     device = find_torch_device(placement.device)
     with silence_library():
         adapter = None if folders.adapter is None else read_adapter(folders.adapter)
@@ -236,7 +240,7 @@ def load_config(folder: Path) -> tuple[Any, str | None]:
     """
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_regular_file(path, LARGEST_CONFIG))
         attention = find_other_implementation(values)
         with TemporaryDirectory() as scratch:
             copy = Path(scratch, "config.json")
@@ -512,7 +516,8 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
     if is_model_folder or not (folder / "config.json").exists():
         options["config"] = config
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        with refuse_tokenizer_errors("its library gives up"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # the library raises errors of many classes
         raise ModelError(explain_tokenizer_failure(folder, error)) from error
     tokenizer.truncation_side = "right"

@@ -12,8 +12,15 @@ from typing import Any
 from tokenizers import AddedToken
 
 from attnviz.io.files import describe_os_error
-from attnviz.io.untrusted import parse_json, read_json
+from attnviz.io.untrusted import (
+    LARGEST_CONFIG,
+    LARGEST_LIST,
+    parse_json,
+    read_json,
+    read_regular_file,
+)
 from attnviz.models.numpy.config import UnsuitableError
+from attnviz.models.safety import LARGEST_VOCABULARY
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
@@ -125,7 +132,7 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
 def read_tokenizer_document(path: Path) -> tuple[bytes, Mapping[str, Any]]:
     """Read a tokenizer.json: its bytes, and what it says besides vocabulary and merges."""
     try:
-        data = path.read_bytes()
+        data = read_regular_file(path, LARGEST_VOCABULARY)
         document = parse_json(VOCABULARY.sub(rb'"\1": null', data))
     except FileNotFoundError as error:
         raise UnsuitableError(f"it has no {path.name}") from error
@@ -145,7 +152,7 @@ def read_entries(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        entries = read_json(path)
+        entries = read_json(path, LARGEST_LIST)
     except OSError as error:
         reason = describe_os_error(error)
         raise UnsuitableError(f"its {path.name} cannot be read: {reason}") from error
@@ -177,9 +184,9 @@ def find_chat_templates(folder: Path, template: Any) -> str | dict[str, str] | N
     try:
         file = folder / "chat_template.jinja"
         if file.exists():
-            templates["default"] = file.read_text("utf-8")
+            templates["default"] = read_template(file)
         for file in (folder / "additional_chat_templates").glob("*.jinja"):
-            templates[file.stem] = file.read_text("utf-8")
+            templates[file.stem] = read_template(file)
     except (OSError, ValueError) as error:
         raise UnsuitableError(f"its chat template {file.name} cannot be read") from error
     if "file" in templates:
@@ -191,6 +198,12 @@ def find_chat_templates(folder: Path, template: Any) -> str | dict[str, str] | N
     if template is None or isinstance(template, str):
         return template
     return read_named_templates(template)
+
+
+def read_template(file: Path) -> str:
+    """Read the text of a chat template, with line breaks as in Unix. Raises OSError, ValueError."""
+    text = read_regular_file(file, LARGEST_CONFIG).decode()
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_named_templates(templates: Any) -> dict[str, str]:
