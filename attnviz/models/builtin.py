@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from attnviz.errors import ModelError, UsageError, require_packages
+from attnviz.errors import InputError, ModelError, UsageError, require_packages
 from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import (
@@ -39,6 +39,7 @@ from attnviz.models.folders import Folders
 from attnviz.models.interventions import batch_interventions, change_ids
 from attnviz.models.panics import refuse_tokenizer_errors
 from attnviz.models.prompts import BROKEN, EncodedPrompt
+from attnviz.models.tokenizer_bounds import require_bounded_tokenizer
 from attnviz.record import GRADIENT, Capture, Floats, Token
 from attnviz.request import (
     LIKELIEST,
@@ -72,6 +73,8 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         self.name = name
         stored = store.read_stored_model(folder)
         self.config = stored.config
+        if folder != store.BUILTIN:
+            require_bounded_tokenizer(folder)
         with refuse_tokenizer_errors(f"the tokenizer in {folder} is damaged"):
             self.tokenizer = Tokenizer.from_str(stored.tokenizer)
         self.tokenizer.no_padding()
@@ -279,6 +282,7 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         if note:
             encoding.truncate(positions - prompt.generate)
         ids = list(encoding.ids)
+        self.require_known_tokens(ids)
         tokens = list_encoding_tokens(encoding, prompt.text)
         text = prompt.text
         for count in range(1, prompt.generate + 1):
@@ -292,6 +296,21 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
             text += piece
             tokens += tuple(Token.of("", number, span, False, text) for number in new_ids)
         return EncodedPrompt(tuple(ids), tokens, text, notes=(note,) if note else ())
+
+    def require_known_tokens(self, ids: Sequence[int]) -> None:
+        """Raise ModelError for token ids of a text that the model has no embeddings for.
+
+        A folder may hold the tokenizer of another model. Raises InputError if there are no ids.
+        """
+        if not ids:
+            raise InputError(f"{self.name} makes no tokens of this text")
+        rows = self.config.vocabulary
+        number = max(ids)
+        if number >= rows:
+            raise ModelError(
+                f"the tokenizer makes token {number} of this text, "
+                f"and {self.name} has embeddings for the tokens 0 to {rows - 1}",
+            )
 
     def read_ids(self, ids: tuple[int, ...]) -> EncodedPrompt:
         """Return token ids as a prompt, with their tokens and the text that they spell.

@@ -47,6 +47,7 @@ from attnviz.models.huggingface.attention import (
 from attnviz.models.huggingface.encoding import count_embeddings
 from attnviz.models.panics import refuse_tokenizer_errors
 from attnviz.models.safety import require_inner_files, require_safe
+from attnviz.models.tokenizer_bounds import require_bounded_tokenizer
 from attnviz.request import Placement
 
 WRITERS = "ForCausalLM", "LMHeadModel"
@@ -511,6 +512,7 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
     folder does not name it. Raises ModelError if there is no tokenizer, if it cannot be loaded, and
     if it knows less than half of the tokens that the model does: then files of it are missing.
     """
+    require_bounded_tokenizer(folder)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     is_model_folder = config.name_or_path == str(folder)
     if is_model_folder or not (folder / "config.json").exists():
