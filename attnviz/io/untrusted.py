@@ -26,7 +26,8 @@ from attnviz.io.files import SPECIAL_FILES
 Array: TypeAlias = npt.NDArray[Any]
 LARGEST_NPZ = 8 << 30  # bytes unpacked; a zip of 8 MB can hold as much
 LARGEST_JSON = 8 << 30  # bytes; less fits into the memory of most machines
-JSON_GROWTH = 20  # bytes in memory for a byte of JSON, where it is all empty lists
+JSON_GROWTH = 30  # bytes in memory for a byte of JSON, where it is all small lists or objects
+ARRAY_GROWTH = 2  # bytes in memory for a byte of an array, which may be copied in another type
 NPY_HEADER = 1 << 14  # bytes; NumPy itself reads no more than 10,000
 NUMPY_TYPES = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 GIGABYTE = 1e9
@@ -172,7 +173,7 @@ def load_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
     names: those to read, as far as the file has them; None for all. A tensor of bfloat16 becomes
     float32. Raises ValueError for other types that NumPy does not have.
     """
-    require_free_memory(path.stat().st_size)
+    require_free_memory(path.stat().st_size * ARRAY_GROWTH)
     with open_safetensors(path) as file:
         all_names = file.keys()  # a file of safetensors is no mapping
         wanted = [name for name in all_names if names is None or name in names]
@@ -244,7 +245,7 @@ def read_members(archive: ZipFile, names: Collection[str]) -> dict[str, Array]:
         gigabytes, limit = size / GIGABYTE, LARGEST_NPZ / GIGABYTE
         most = f"at most {limit:.3g} are read"
         raise ValueError(f"it unpacks to {gigabytes:.3g} GB; {most}")
-    require_free_memory(size)
+    require_free_memory(size * ARRAY_GROWTH)
     return {name: read_member(archive, file) for name, file in present.items()}
 
 

@@ -44,8 +44,12 @@ LARGEST_FILES = {
 NAMING_ENTRIES = "fast_tokenizer_files", "configuration_files", "transformers_weights"
 """Entries of configs by which the library opens other files than it otherwise would."""
 MOST_LAYERS = 1024
-COUNT = re.compile(r"layers?$|depths?$|groups?(_num)?$|num_.*blocks$")
-"""The names of counts of parts that are built one by one."""
+MOST_PARTS = 1 << 17
+COUNTS = {
+    re.compile(r"layers?$|depths?$|groups?(_num)?$|num_.*blocks$"): MOST_LAYERS,
+    re.compile(r"(labels|classes|experts|heads?)$"): MOST_PARTS,
+}
+"""The names of counts of parts that are built or named one by one, and the most of each."""
 ORIGINAL = "only safetensors are read, so use the folder of the model that it was made from"
 PICKLES = "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"
 
@@ -180,8 +184,9 @@ def require_sane_config(folder: Path) -> None:
             "which is refused and never run",
         )
     for name, number in list_integers(config):
-        if COUNT.search(name) and number > MOST_LAYERS:
-            raise ModelError(f"{path} asks for {name} = {number}; at most {MOST_LAYERS} are built")
+        for pattern, most in COUNTS.items():
+            if pattern.search(name) and number > most:
+                raise ModelError(f"{path} asks for {name} = {number}; at most {most} are built")
 
 
 def list_integers(config: Any) -> Iterator[tuple[str, int]]:

@@ -6,6 +6,7 @@ Weights are read from safetensors only, sizes are checked, and no code from the 
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from inspect import signature
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -91,6 +93,8 @@ NEEDED = re.compile(
 TRIAL = 5  # tokens of a text on which a model of images or sound is tried
 # parameters that a config may describe whatever the weights hold
 SMALL = 1_000_000
+# the largest models of experts have about 100,000
+MOST_MODULES = 250_000
 
 PREDICTORS = {
     **dict.fromkeys(WRITERS, AutoModelForCausalLM),
@@ -339,7 +343,7 @@ def outline_model(kind: Any, source: ModelSource) -> Any:
     available = source.available
     make_model = getattr(kind, "from_config", None) or kind._from_config
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), limit_modules():
             # a copy, since the library changes the config as it builds
             config = deepcopy(source.config)
             outline = make_model(config)
@@ -351,6 +355,28 @@ def outline_model(kind: Any, source: ModelSource) -> Any:
             f"{path} describes {described:,} parameters; its weights hold {available:,}",
         )
     return outline
+
+
+@contextmanager
+def limit_modules() -> Iterator[None]:
+    """Raise ValueError as soon as a model is built of more modules than any real one.
+
+    A config of two numbers can ask for a million experts in each of a thousand layers, for which no
+    weights need be there.
+    """
+    count = 0
+
+    def count_module(module: Any, name: str, part: Any) -> None:  # noqa: ARG001 - torch's signature
+        nonlocal count
+        count += 1
+        if count > MOST_MODULES:
+            raise ValueError(f"it describes more than {MOST_MODULES:,} modules")
+
+    hook = register_module_module_registration_hook(count_module)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_weights(kind: Any, source: ModelSource, dtype: Any) -> Any:
