@@ -54,7 +54,7 @@ def read_regular_file(path: Path, most: int) -> bytes:
         if status.st_size > most:
             size, limit = status.st_size / MEGABYTE, most / MEGABYTE
             raise ValueError(f"it has {size:.4g} MB, and at most {limit:.4g} MB are read")
-        return file.read(most)
+        return file.read(status.st_size)
 
 
 def require_regular_status(status: os.stat_result) -> None:
