@@ -49,6 +49,14 @@ class OutputError(AttnvizError):
     exit_code = 5
 
 
+def is_panic(error: BaseException) -> bool:
+    """Return True for the error by which a library in Rust says that it gives up.
+
+    It is no ``Exception``, and its class can be told by its name only, since Rust makes it.
+    """
+    return type(error).__name__ == "PanicException"
+
+
 def require_packages(
     use: str,
     *packages: str,

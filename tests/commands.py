@@ -2,6 +2,7 @@
 
 import os
 import pty
+import resource
 import select
 import subprocess
 import sys
@@ -72,3 +73,21 @@ def list_loaded_packages(*args: str) -> set[str]:
         stdin=subprocess.DEVNULL,
     )
     return HEAVY_PACKAGES & set(done.stdout.rsplit("LOADED", 1)[1].split())
+
+
+def run_bounded(*args: str, most: int = 4 << 30) -> subprocess.CompletedProcess[str]:
+    """Run attnviz with a bound on its memory, in bytes, and one on its time that is far above the need."""
+
+    def limit_memory() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    return subprocess.run(
+        [sys.executable, "-m", "attnviz", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=limit_memory,
+        timeout=300,
+        cwd=ROOT,
+    )

@@ -27,6 +27,7 @@ from attnviz.analysis.segments import (
 from attnviz.cli.sources import select_requested
 from attnviz.errors import InputError
 from attnviz.models import load_model
+from attnviz.models.chat_process import WrittenChat, write_chat_apart
 from attnviz.models.prompts import find_message_segments
 from attnviz.record import Segment, Token
 from attnviz.request import Keep, Placement, Prompt, Request
@@ -416,31 +417,31 @@ def test_messages_of_a_chat_are_segments(tiny: Tiny) -> None:
     assert load_model(str(tiny("chat"))).capture(Prompt("plain"), Request()).segments == ()
 
 
-def written(messages: list[dict[str, Any]], **_: Any) -> str:
-    return "".join(f"<{part['role']}>{part['content']}\n" for part in messages)
+WRITTEN = "{% for part in messages %}<{{ part.role }}>{{ part.content }}\n{% endfor %}"
+
+
+def write_with(template: str, messages: list[dict[str, Any]]) -> WrittenChat:
+    """Write messages by a template, as those of models are."""
+    return write_chat_apart(
+        SimpleNamespace(chat_template=template, special_tokens_map={}), messages
+    )
 
 
 def test_a_template_that_tells_no_beginning() -> None:
     """Where a chat that ends earlier is written otherwise, or refused, what was said is looked for in order."""
-
-    def otherwise(messages: list[dict[str, Any]], **_: Any) -> str:
-        return f"{len(messages)} messages\n" + written(messages)
-
-    def picky(messages: list[dict[str, Any]], **_: Any) -> str:
-        if len(messages) < 3:
-            raise ValueError
-        return written(messages)
-
-    for template in (written, otherwise, picky):
-        text = template(CHAT)
-        found = find_message_segments(SimpleNamespace(apply_chat_template=template), CHAT, text)
+    otherwise = "{{ messages | length }} messages\n" + WRITTEN
+    picky = "{% if messages | length < 3 %}{{ raise_exception('no') }}{% endif %}" + WRITTEN
+    for template, ends in ((WRITTEN, 3), (otherwise, 1), (picky, 1)):
+        chat = write_with(template, CHAT)
+        assert sum(end is not None for end in chat.ends) == ends
+        found = find_message_segments(CHAT, chat)
         assert [name for name, _, _ in found] == ["user", "assistant", "user 2"]
-        assert [text[start:end] for _, start, end in found] == [
+        assert [chat.text[start:end] for _, start, end in found] == [
             "Who was it?",
             "the cat",
             "Who was it?",
         ]
-        require_fitting_segments(found, text)
+        require_fitting_segments(found, chat.text)
 
 
 def test_messages_that_are_not_found() -> None:
@@ -450,11 +451,8 @@ def test_messages_that_are_not_found() -> None:
         {"role": "tool", "content": [1]},
         {"role": "user", "content": ""},
     ]
-
-    def changing(messages: list[dict[str, Any]], **_: Any) -> str:
-        return "".join("<LOUD>" if part["content"] == "loud" else "" for part in messages)
-
-    found = find_message_segments(SimpleNamespace(apply_chat_template=changing), messages, "<LOUD>")
+    changing = "{% for part in messages %}{{ '<LOUD>' if part.content == 'loud' }}{% endfor %}"
+    found = find_message_segments(messages, write_with(changing, messages))
     assert found == (Segment("user", 0, 6),)
 
 

@@ -58,8 +58,8 @@ def is_causal(cells: npt.NDArray[Any]) -> bool:
     """
     if cells.shape[-1] <= 1:
         return False
-    for index in np.ndindex(cells.shape[:-2]):  # one after the other: a copy of all may not fit
-        later_cells = np.triu(cells[index], 1)
+    for index in np.ndindex(cells.shape[:-1]):  # row by row: a copy of all may not fit
+        later_cells = cells[index][index[-1] + 1 :]
         if later_cells.any():
             return False
     return True

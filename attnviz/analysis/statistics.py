@@ -20,6 +20,9 @@ from attnviz.record import (
     Weights,
 )
 
+BLOCK_CELLS = 1 << 22
+"""How many cells of a matrix are copied at a time."""
+
 
 class Sink(NamedTuple):
     """The token that soaks up attention."""
@@ -58,24 +61,45 @@ def measure_head_statistics(weights: Weights, visible: Visible, square: bool) ->
     visible: (query, key), True where a query may attend. Without ``square``, that is, where queries
     and keys are different tokens, only the first three fields are measured.
     """
-    exact = weights.astype(np.float64)
-    entropies = compute_row_entropies(exact)  # (query,)
     seen = visible.sum(-1)  # (query,)
     # Queries that see one key have no choice.
     choosing = seen > 1
-    choosing_count = max(np.count_nonzero(choosing), 1)
-    received = choosing @ exact / choosing_count  # (key,)
+    choosing_count = max(int(np.count_nonzero(choosing)), 1)
+    key_count = weights.shape[1]
+    keys = np.arange(key_count)
+    entropies = np.empty(len(weights))
+    received = np.zeros(key_count)
+    distance = diagonal = previous = 0.0
+    for rows in split_rows(weights):
+        exact = weights[rows].astype(np.float64)
+        entropies[rows] = compute_row_entropies(exact)
+        received += choosing[rows] @ exact
+        if square:
+            queries = keys[rows]
+            distance += np.vdot(exact, np.abs(queries[:, None] - keys))
+            diagonal += np.trace(exact, rows.start)
+            previous += np.trace(exact, rows.start - 1)
+    received /= choosing_count
     if not square:
         return entropies, received, received[0]
-    seeing = max(np.count_nonzero(seen), 1)
+    seeing = max(int(np.count_nonzero(seen)), 1)
     later_seen = seen[1:]
-    later_seeing = max(np.count_nonzero(later_seen), 1)
-    positions = np.arange(len(exact))
-    distances = np.abs(positions[:, None] - positions)  # (query, key)
-    distance = np.vdot(exact, distances) / seeing
-    diagonal = np.trace(exact) / seeing
-    previous = np.trace(exact, -1) / later_seeing
+    later_seeing = max(int(np.count_nonzero(later_seen)), 1)
+    distance /= seeing
+    diagonal /= seeing
+    previous /= later_seeing
     return entropies, received, received[0], distance, diagonal, previous
+
+
+def split_rows(matrix: Weights) -> list[slice]:
+    """Split the rows of a matrix into blocks, so that copies of one take little memory.
+
+    A matrix of a usual text is one block.
+    """
+    row_count, column_count = matrix.shape
+    height = max(1, BLOCK_CELLS // max(column_count, 1))
+    starts = range(0, row_count, height)
+    return [slice(start, min(start + height, row_count)) for start in starts]
 
 
 def find_sink(received: Floats, candidates: Sequence[int]) -> Sink | None:

@@ -21,6 +21,7 @@ from attnviz.errors import (
     ModelError,
     OutputError,
     explain_missing_packages,
+    is_panic,
     list_missing_packages,
 )
 from attnviz.escape import escape
@@ -171,15 +172,20 @@ def run_command(command: Callable[[], object]) -> int:
             f"{error.filename or 'output'}: {error.strerror or error}",
             OutputError.exit_code,
         )
-    except Exception as error:
+    except BaseException as error:
         return complain_of_other(error)
 
 
-def complain_of_other(error: Exception) -> int:
+def complain_of_other(error: BaseException) -> int:
     """Print an error of no class that is expected, and return the exit code.
 
-    It is a fault of ours, unless a package that is not installed is imported.
+    It is a fault of ours, unless a package that is not installed is imported, or a library in Rust
+    gives up. What asks Python itself to end goes on.
     """
+    if is_panic(error):
+        return complain(error, f"a file cannot be used: {error}", ModelError.exit_code)
+    if not isinstance(error, Exception):
+        raise error
     if isinstance(error, ModuleNotFoundError):
         package = str(error.name).partition(".")[0]
         if list_missing_packages(package):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from attnviz.analysis.numerics import collapse_repeats
-from attnviz.analysis.statistics import measure_statistics
+from attnviz.analysis.statistics import measure_statistics, split_rows
 from attnviz.errors import InputError, UsageError
 from attnviz.io import foreign_arrays, untrusted
 from attnviz.io.files import describe_os_error, require_output_path, write_file_parts
@@ -53,6 +53,7 @@ NPZ_LABELS = (
 NPZ_NAMES = (*NPZ_ARRAYS, *NPZ_LABELS)
 HEADER = "attnviz"  # the header's name in the metadata of a safetensors file
 STORED_TYPES = {"b": np.bool_, "i": np.int32, "f": np.float32}
+CELL_BYTES = 64  # in memory for a cell of the head that is measured
 LONGEST_REASON = 300  # characters of an error that is said of a file
 
 
@@ -89,7 +90,9 @@ def load(path: str | Path) -> Capture:
         if not S_ISREG(path.stat().st_mode):
             raise ValueError("it is no file")
         with np.errstate(all="ignore"):  # what is wrong with numbers is said in words
-            return read(path)
+            capture = read(path)
+        require_room_for_heads(capture)
+        return capture
     except OSError as error:
         problem = describe_os_error(error)
         raise InputError(f"cannot read {path}: {problem}") from error
@@ -99,6 +102,14 @@ def load(path: str | Path) -> Capture:
         message = " ".join(str(error).split())
         problem = message[:LONGEST_REASON]
         raise InputError(f"cannot use {path}: {problem}") from error
+
+
+def require_room_for_heads(capture: Capture) -> None:
+    """Raise ValueError if the largest head of a capture is more than can be measured in memory."""
+    cells = [
+        len(each.queries) * len(each.keys) for each in capture.maps if each.weights is not None
+    ]
+    untrusted.require_free_memory(max(cells, default=0) * CELL_BYTES)
 
 
 def read_safetensors_file(path: Path) -> Capture:
@@ -343,26 +354,29 @@ def format_tiles_json(tiles: Tiles, visible: Visible) -> str:
 def format_arrays_json(arrays: Statistics | Edges | KeyGroups) -> str:
     """Write statistics, edges or groups of keys as JSON, by the names of their fields.
 
-    An array that was not made is null.
+    An array that was not made is null, and so is a number that is not finite.
     """
     content = {}
     for field in fields(arrays):
         name = field.name
         array = getattr(arrays, name)
         content[name] = None if array is None else list_shortest_decimals(array)
-    return json.dumps(content)
+    return json.dumps(content, allow_nan=False)
 
 
 def list_shortest_decimals(array: Any) -> Any:
     """Return an array as nested lists of the shortest decimals that give the same float32 back.
 
-    They are 0.1, say, not 0.10000000149011612. Integers stay as they are.
+    They are 0.1, say, not 0.10000000149011612. Integers stay as they are; None stands for NaN and
+    infinity.
     """
     if array.ndim > 2:
         return [list_shortest_decimals(each) for each in array]  # as text, a number takes 128 bytes
     if array.dtype.kind == "i":
         return array.tolist()
-    return array.astype(str).astype(np.float64).tolist()
+    decimals = array.astype(str).astype(np.float64)
+    is_defined = np.isfinite(decimals)
+    return np.where(is_defined, decimals.astype(object), np.array(None)).tolist()
 
 
 def format_matrices_json(array: Weights, visible: Visible) -> Iterator[str]:
@@ -386,10 +400,14 @@ def format_matrix_json(weights: Weights, visible: Visible) -> str:
 
     Numbers are the shortest decimals that give the same float32 back.
     """
-    shortest = weights.astype(str).astype(np.float64)
-    numbers = shortest.astype(object)
-    cells = np.where(visible, numbers, np.array(None))
-    return json.dumps(cells.tolist(), allow_nan=False)
+    blocks = []
+    for rows in split_rows(weights):
+        shortest = weights[rows].astype(str).astype(np.float64)  # as text, a number takes 128 bytes
+        numbers = shortest.astype(object)
+        cells = np.where(visible[rows], numbers, np.array(None))
+        block = json.dumps(cells.tolist(), allow_nan=False)
+        blocks.append(block[1:-1])  # without the brackets around its rows
+    return f"[{', '.join(blocks)}]"
 
 
 def read_npz_file(path: Path) -> Capture:

@@ -6,6 +6,8 @@ file is a ValueError of one line, or an OSError; whoever knows the path tells th
 
 import json
 import math
+import os
+import stat
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -19,12 +21,48 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from attnviz.io.files import SPECIAL_FILES
+
 Array: TypeAlias = npt.NDArray[Any]
 LARGEST_NPZ = 8 << 30  # bytes unpacked; a zip of 8 MB can hold as much
-JSON_GROWTH = 20  # bytes in memory for a byte of JSON, where it is all empty lists
+LARGEST_JSON = 8 << 30  # bytes; less fits into the memory of most machines
+JSON_GROWTH = 30  # bytes in memory for a byte of JSON, where it is all small lists or objects
+ARRAY_GROWTH = 2  # bytes in memory for a byte of an array, which may be copied in another type
 NPY_HEADER = 1 << 14  # bytes; NumPy itself reads no more than 10,000
 NUMPY_TYPES = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 GIGABYTE = 1e9
+MEGABYTE = 1 << 20
+LARGEST_CONFIG = MEGABYTE  # bytes; real ones are a few thousand
+LARGEST_LIST = 64 * MEGABYTE
+"""The most bytes of a list of names, such as an index of weights; the longest have about 15 MB."""
+
+
+def open_without_waiting(path: str, flags: int) -> int:
+    """Open a file as ``open`` does, but without waiting for another program to write to a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_regular_file(path: Path, most: int) -> bytes:
+    """Read a regular file, or one that links lead to, of at most ``most`` bytes.
+
+    Raises OSError if it cannot be read, and ValueError for a folder, a device, a pipe or a socket,
+    and for a larger file.
+    """
+    with open(path, "rb", opener=open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        require_regular_status(status)
+        if status.st_size > most:
+            size, limit = status.st_size / MEGABYTE, most / MEGABYTE
+            raise ValueError(f"it has {size:.4g} MB, and at most {limit:.4g} MB are read")
+        return file.read(status.st_size)
+
+
+def require_regular_status(status: os.stat_result) -> None:
+    """Raise ValueError unless a status is that of a regular file."""
+    if not stat.S_ISREG(status.st_mode):
+        file_type = stat.S_IFMT(status.st_mode)
+        kind = SPECIAL_FILES.get(file_type, "a folder")
+        raise ValueError(f"it is {kind}, and only regular files are read")
 
 
 def require_free_memory(size: int) -> None:
@@ -41,11 +79,11 @@ def require_free_memory(size: int) -> None:
         raise ValueError(f"it needs {needed_gigabytes:.3g} GB of memory, {limit}")
 
 
-def read_json(path: Path) -> Any:
-    """Read the value of a JSON file."""
+def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
+    """Read the value of a JSON file of at most ``most`` bytes. Raises OSError and ValueError."""
     size = path.stat().st_size
     require_free_memory(size * JSON_GROWTH)
-    return parse_json(path.read_bytes())
+    return parse_json(read_regular_file(path, most))
 
 
 def parse_json(data: str | bytes) -> Any:
@@ -135,7 +173,7 @@ def load_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
     names: those to read, as far as the file has them; None for all. A tensor of bfloat16 becomes
     float32. Raises ValueError for other types that NumPy does not have.
     """
-    require_free_memory(path.stat().st_size)
+    require_free_memory(path.stat().st_size * ARRAY_GROWTH)
     with open_safetensors(path) as file:
         all_names = file.keys()  # a file of safetensors is no mapping
         wanted = [name for name in all_names if names is None or name in names]
@@ -207,7 +245,7 @@ def read_members(archive: ZipFile, names: Collection[str]) -> dict[str, Array]:
         gigabytes, limit = size / GIGABYTE, LARGEST_NPZ / GIGABYTE
         most = f"at most {limit:.3g} are read"
         raise ValueError(f"it unpacks to {gigabytes:.3g} GB; {most}")
-    require_free_memory(size)
+    require_free_memory(size * ARRAY_GROWTH)
     return {name: read_member(archive, file) for name, file in present.items()}
 
 

@@ -37,6 +37,7 @@ from attnviz.record import (
 
 SCHEMA = "attnviz/1"
 LARGEST_WEIGHT = 1e12  # beyond it, sums over a row could leave float32
+LARGEST_STATISTIC = 1e24  # of such weights, over a million tokens
 LARGEST_NUMBER = 1 << 53  # integers up to this are the same in every reader of JSON
 AXES = "layers", "heads", "queries", "keys"
 NEEDED_STATISTICS = "entropy", "received", "sink"
@@ -493,7 +494,13 @@ def read_saved_statistics(arrays: Arrays, shape: tuple[int, ...]) -> Statistics 
         if stored_name in arrays or field.name in NEEDED_STATISTICS:
             # All but the entropy and what keys received are one number for each head.
             field_shape = shapes.get(field.name, tuple(lead))
-            statistics[field.name] = read_finite_array(stored_name, arrays, field_shape)
+            array = read_finite_array(stored_name, arrays, field_shape)
+            largest = float(np.abs(array).max(initial=0))
+            if largest > LARGEST_STATISTIC:
+                raise ValueError(
+                    f"its {stored_name} goes up to {largest:.3g}: that is no attention"
+                )
+            statistics[field.name] = array
     return Statistics(**statistics)
 
 

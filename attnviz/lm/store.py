@@ -14,6 +14,7 @@ from safetensors.numpy import load, save
 
 from attnviz.errors import ModelError
 from attnviz.io.files import describe_os_error, write_folder
+from attnviz.io.untrusted import LARGEST_CONFIG, read_regular_file
 from attnviz.layer.arrays import Array
 from attnviz.layer.scores import SCORES
 from attnviz.lm.model import ModelConfig, list_parameter_shapes
@@ -22,7 +23,8 @@ MODEL_TYPE = "attnviz"
 BUILTIN = Path(__file__).with_name("builtin")
 SIZES = [field.name for field in fields(ModelConfig) if field.name != "score"]
 FILES = CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-LONGEST_CONFIG = 1 << 20  # bytes that are read of a file to see whose it is
+LARGEST_WEIGHTS = 1 << 32  # bytes; the model has float16, and is read whole
+LARGEST_TOKENIZER = 1 << 27  # bytes
 LARGEST_SIZE = 1 << 20
 MOST_LAYERS = 1024
 
@@ -63,8 +65,7 @@ def is_own_model(folder: Path) -> bool:
     It does if its config.json says so; a file that cannot be read says nothing.
     """
     try:
-        with (folder / CONFIG).open("rb") as file:
-            config = json.loads(file.read(LONGEST_CONFIG))
+        config = json.loads(read_regular_file(folder / CONFIG, LARGEST_CONFIG))
         return bool(config.get("model_type") == MODEL_TYPE)
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
@@ -77,15 +78,15 @@ def read_stored_model(folder: Path) -> StoredModel:
     """
     config, about = read_model_config(folder)
     try:
-        weights = (folder / WEIGHTS).read_bytes()
-        tokenizer = (folder / TOKENIZER).read_text("utf-8")
+        weights = read_regular_file(folder / WEIGHTS, LARGEST_WEIGHTS)
+        tokenizer = read_regular_file(folder / TOKENIZER, LARGEST_TOKENIZER).decode()
         halves = load(weights)
     except OSError as error:
         file = Path(error.filename).name
         raise ModelError(
             f"cannot read the model in {folder}: {file}: {describe_os_error(error)}",
         ) from error
-    except (SafetensorError, UnicodeDecodeError) as error:
+    except (SafetensorError, ValueError) as error:
         raise ModelError(f"the model in {folder} is damaged: {error}") from error
     require_shapes(folder, halves, config)
     parameters = {name: array.astype(np.float32) for name, array in halves.items()}
@@ -117,13 +118,13 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """
     path = folder / CONFIG
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_regular_file(path, LARGEST_CONFIG))
         # Older files name no score function.
         score = data.get("score", ModelConfig.score)
         sizes = {name: data[name] for name in SIZES}
         config = ModelConfig(**sizes, score=score)
         about = dict(data.get("about", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     are_possible = all(map(is_possible_size, sizes.values()))
     if not are_possible or config.layers > MOST_LAYERS:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from attnviz.errors import ModelError, UsageError, require_packages
+from attnviz.errors import InputError, ModelError, UsageError, require_packages
 from attnviz.lm import store
 from attnviz.lm.corpus import Ids
 from attnviz.lm.model import (
@@ -38,7 +38,9 @@ from attnviz.models.checks import (
 from attnviz.models.folders import Folders
 from attnviz.models.interventions import change_ids, count_batches
 from attnviz.models.kept_segments import resolve_segments
+from attnviz.models.panics import refuse_tokenizer_errors
 from attnviz.models.prompts import BROKEN, EncodedPrompt
+from attnviz.models.tokenizer_bounds import require_bounded_tokenizer
 from attnviz.models.whole_weights import join_maps_of_layers
 from attnviz.progress import begin_step, count_steps
 from attnviz.record import GRADIENT, Capture, Floats, Token
@@ -74,10 +76,12 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         self.name = name
         stored = store.read_stored_model(folder)
         self.config = stored.config
-        try:
+        if folder != store.BUILTIN:
+            require_bounded_tokenizer(folder)
+        with refuse_tokenizer_errors(f"the tokenizer in {folder} is damaged"):
             self.tokenizer = Tokenizer.from_str(stored.tokenizer)
-        except Exception as error:  # the library raises the bare class
-            raise ModelError(f"the tokenizer in {folder} is damaged: {error}") from error
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
         # the letters "<bos>" in a text are read as letters, not as the special token
         self.tokenizer.encode_special_tokens = True
         if not runs_in_numpy(placement):
@@ -212,7 +216,8 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
             return target.token
         if target.token == self.tokenizer.id_to_token(BOS_ID):
             return BOS_ID
-        encoding = self.tokenizer.encode(restore_space(target.token), add_special_tokens=False)
+        with refuse_tokenizer_errors(f"the tokenizer of {self.name} cannot read this token"):
+            encoding = self.tokenizer.encode(restore_space(target.token), add_special_tokens=False)
         if len(encoding.ids) != 1:
             pieces = [self.spell_token(number) for number in encoding.ids]
             raise UsageError(explain_no_token(target.token, pieces))
@@ -269,7 +274,8 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         require_no_run()
         if prompt.ids is not None:
             return self.read_ids(prompt.ids)
-        encoding = self.tokenizer.encode(prompt.text)
+        with refuse_tokenizer_errors(f"the tokenizer of {self.name} cannot read this text"):
+            encoding = self.tokenizer.encode(prompt.text)
         positions = self.config.positions
         length = len(encoding.ids)
         note = require_length(
@@ -282,6 +288,7 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         if note:
             encoding.truncate(positions - prompt.generate)
         ids = list(encoding.ids)
+        self.require_known_tokens(ids)
         tokens = list_encoding_tokens(encoding, prompt.text)
         text = prompt.text
         written_counts = range(1, prompt.generate + 1)
@@ -296,6 +303,21 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
             text += piece
             tokens += tuple(Token.of("", number, span, False, text) for number in new_ids)
         return EncodedPrompt(tuple(ids), tokens, text, notes=(note,) if note else ())
+
+    def require_known_tokens(self, ids: Sequence[int]) -> None:
+        """Raise ModelError for token ids of a text that the model has no embeddings for.
+
+        A folder may hold the tokenizer of another model. Raises InputError if there are no ids.
+        """
+        if not ids:
+            raise InputError(f"{self.name} makes no tokens of this text")
+        rows = self.config.vocabulary
+        number = max(ids)
+        if number >= rows:
+            raise ModelError(
+                f"the tokenizer makes token {number} of this text, "
+                f"and {self.name} has embeddings for the tokens 0 to {rows - 1}",
+            )
 
     def read_ids(self, ids: tuple[int, ...]) -> EncodedPrompt:
         """Return token ids as a prompt, with their tokens and the text that they spell.

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from attnviz.errors import ModelError, require_packages
 from attnviz.io.files import describe_os_error
+from attnviz.io.untrusted import LARGEST_CONFIG, read_regular_file
 from attnviz.models.names import BUILTIN
 from attnviz.request import Companions
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-LARGEST_CONFIG = 1 << 20  # bytes; real ones are a few thousand
 TOKENIZERS = "tokenizer.json", "tokenizer_config.json"
 # the end of the name of a part in modules.json
 TRANSFORMER = ".Transformer"
@@ -105,9 +105,7 @@ def read_json_config(path: Path) -> Any:
     Raises ModelError for a file that is not there, is larger than a config, or is not JSON.
     """
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
-            raise ModelError(f"{path} is no file of the size of a config")
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular_file(path, LARGEST_CONFIG))
     except OSError as error:
         raise ModelError(f"{path}: {describe_os_error(error)}") from error
     except (ValueError, RecursionError) as error:

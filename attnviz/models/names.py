@@ -15,6 +15,7 @@ from attnviz.errors import (
     require_packages,
 )
 from attnviz.io.files import require_writable
+from attnviz.io.untrusted import LARGEST_LIST, read_regular_file
 from attnviz.lm import store
 from attnviz.models.hub_cache import find_snapshot
 from attnviz.progress import leave_screen
@@ -133,9 +134,9 @@ def list_weight_files(folder: Path) -> set[str]:
     readable index they are the safetensors files in the folder.
     """
     try:
-        index = json.loads((folder / INDEX).read_bytes())
-        return set(index["weight_map"].values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        index = json.loads(read_regular_file(folder / INDEX, LARGEST_LIST))
+        return set(map(str, index["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {file.name for file in folder.glob("*.safetensors")}
 
 

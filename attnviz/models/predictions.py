@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from attnviz.errors import UsageError
+from attnviz.models.panics import refuse_tokenizer_errors
 from attnviz.record import Token
 from attnviz.request import Target, explain_no_token, restore_space
 from attnviz.selection import TokenReference
@@ -46,6 +47,7 @@ def require_no_target_token(target: Target) -> None:
         )
 
 
+@refuse_tokenizer_errors("the tokenizer cannot read this token")
 def find_token_id(name: str | int | None, tokenizer: Any) -> int:
     """Return the id of the token that a user names by its text or its id; -1 for None.
 
@@ -68,6 +70,7 @@ def find_token_id(name: str | int | None, tokenizer: Any) -> int:
     return int(ids[0])
 
 
+@refuse_tokenizer_errors("the tokenizer cannot spell its tokens")
 def spell_token(tokenizer: Any, number: int) -> str:
     """Return the text of a token; its name if it has no text."""
     text = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))

@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
 
 from attnviz.errors import InputError, ModelError, UsageError
 from attnviz.escape import require_unicode
-from attnviz.models.checks import read_first_line, require_length, require_none
+from attnviz.models.chat_process import ChatTemplateError, WrittenChat, write_chat_apart
+from attnviz.models.checks import require_length, require_none
+from attnviz.models.panics import refuse_tokenizer_errors
 from attnviz.record import Segment, Token
 from attnviz.request import Prompt, Vocabulary
 
@@ -78,25 +81,26 @@ def encode_text(
         "return_special_tokens_mask": True,
         "return_offsets_mapping": tokenizer.is_fast,
     }
-    encoding = tokenizer(*texts, **options)
-    length = len(encoding["input_ids"])
-    length_note = require_length(
-        length,
-        positions,
-        truncate,
-        model=name,
-        writes=prompt.generate,
-    )
-    if length_note and positions:
-        room = positions - prompt.generate
-        encoding = tokenizer(*texts, truncation=True, max_length=room, **options)
-    ids = encoding["input_ids"]
-    if not ids:
-        raise InputError(f"{name} makes no tokens of this text")
-    segment_ids = None
-    if prompt.pair is not None and "token_type_ids" in encoding:
-        segment_ids = tuple(encoding["token_type_ids"])
-    tokens, spans_note = make_tokens(tokenizer, encoding, texts)
+    with refuse_tokenizer_errors(f"the tokenizer of {name} cannot read this text"):
+        encoding = tokenizer(*texts, **options)
+        length = len(encoding["input_ids"])
+        length_note = require_length(
+            length,
+            positions,
+            truncate,
+            model=name,
+            writes=prompt.generate,
+        )
+        if length_note and positions:
+            room = positions - prompt.generate
+            encoding = tokenizer(*texts, truncation=True, max_length=room, **options)
+        ids = encoding["input_ids"]
+        if not ids:
+            raise InputError(f"{name} makes no tokens of this text")
+        segment_ids = None
+        if prompt.pair is not None and "token_type_ids" in encoding:
+            segment_ids = tuple(encoding["token_type_ids"])
+        tokens, spans_note = make_tokens(tokenizer, encoding, texts)
     notes = tuple(note for note in (length_note, chat_note, spans_note) if note)
     return EncodedPrompt(tuple(ids), tokens, text, segment_ids, notes, segments)
 
@@ -118,6 +122,7 @@ def spell_prompt(
     return EncodedPrompt(tuple(ids), tokens, text)
 
 
+@refuse_tokenizer_errors("the vocabulary of the tokenizer cannot be read")
 def make_vocabulary(
     tokenizer: Any,
     embedding_count: int,
@@ -165,16 +170,18 @@ def write_chat(
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(f"--chat: {name} has no chat template")
     messages = read_messages(text)
-    messages, note = fit_contents(tokenizer, messages, name)
+    note = None
+    written = write_chat_of_parts(tokenizer, messages)
     try:
-        chat = apply_template(tokenizer, messages, prompted=True)
-    # a template is a program of the model's, in the library's sandbox
-    except Exception as error:
-        reason = read_first_line(error)
-        raise InputError(f"--chat: the template of {name} refuses this: {reason}") from error
-    require_unicode(chat, "--chat: what the template writes")
-    segments = find_message_segments(tokenizer, messages, chat)
-    return chat, segments, note
+        if written is None:
+            note = note_joined_parts(messages, name)
+            messages = join_contents(messages)
+            written = write_chat_apart(tokenizer, messages)
+    except ChatTemplateError as error:
+        raise InputError(f"--chat: the template of {name} refuses this: {error}") from error
+    require_unicode(written.text, "--chat: what the template writes")
+    segments = find_message_segments(messages, written)
+    return written.text, segments, note
 
 
 def read_messages(text: str) -> Sequence[dict[str, Any]]:
@@ -238,52 +245,49 @@ def read_part(part: Any, number: int) -> dict[str, Any]:
     )
 
 
-def fit_contents(
-    tokenizer: Any,
-    messages: Sequence[dict[str, Any]],
-    name: str,
-) -> tuple[Sequence[dict[str, Any]], str | None]:
-    """Return messages with contents that a tokenizer's chat template takes, and a note or None.
+def write_chat_of_parts(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> WrittenChat | None:
+    """Write messages with contents that are lists of text parts, if a chat template reads these.
 
-    Contents that are lists of text parts stay lists if the template reads them. Otherwise their
-    texts are joined by line breaks. The note says so if a list has more than one part. name: the
-    name of the model, for the note.
+    None if no content is a list, or if the template does not write the texts of all parts, in
+    order, and no part as Python or JSON would.
     """
     contents = [message["content"] for message in messages]
     lists = [content for content in contents if isinstance(content, list)]
-    if not lists or reads_parts(tokenizer, messages):
-        return messages, None
-    joined = [{**message, "content": join_parts(message["content"])} for message in messages]
-    note = None
-    if any(len(parts) > 1 for parts in lists):
-        note = f"the chat template of {name} takes no lists of parts: lines join them"
-    return joined, note
-
-
-def reads_parts(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> bool:
-    """Return True if a chat template reads contents that are lists of text parts.
-
-    It does if it writes the texts of all parts, in order, and no part as Python or JSON would.
-    """
+    if not lists:
+        return None
     try:
-        chat = apply_template(tokenizer, messages, prompted=True)
-    except Exception:  # it takes strings only
-        return False
+        written = write_chat_apart(tokenizer, messages)
+    except ChatTemplateError:  # it takes strings only
+        return None
+    chat = written.text
     start = 0
-    for message in messages:
-        content = message["content"]
-        parts = content if isinstance(content, list) else []
-        for part in parts:
-            if repr(part) in chat:
-                return False
-            if json.dumps(part, ensure_ascii=False) in chat or json.dumps(part) in chat:
-                return False
-            text = part["text"].strip()
-            position = chat.find(text, start)
-            if position < 0:
-                return False
-            start = position + len(text)
-    return True
+    for part in chain.from_iterable(lists):
+        if repr(part) in chat:
+            return None
+        if json.dumps(part, ensure_ascii=False) in chat or json.dumps(part) in chat:
+            return None
+        text = part["text"].strip()
+        position = chat.find(text, start)
+        if position < 0:
+            return None
+        start = position + len(text)
+    return written
+
+
+def note_joined_parts(messages: Sequence[dict[str, Any]], name: str) -> str | None:
+    """Return a note that the parts of contents are joined, if one has several parts; else None.
+
+    name: the name of the model.
+    """
+    contents = [message["content"] for message in messages]
+    if any(isinstance(content, list) and len(content) > 1 for content in contents):
+        return f"the chat template of {name} takes no lists of parts: lines join them"
+    return None
+
+
+def join_contents(messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return messages whose contents are texts: the parts of lists are joined by line breaks."""
+    return [{**message, "content": join_parts(message["content"])} for message in messages]
 
 
 def join_parts(content: Any) -> Any:
@@ -293,25 +297,9 @@ def join_parts(content: Any) -> Any:
     return "\n".join(part["text"] for part in content)
 
 
-def apply_template(
-    tokenizer: Any,
-    messages: Sequence[Message],
-    *,
-    prompted: bool,
-) -> str:
-    """Write messages as one text by a tokenizer's chat template.
-
-    prompted: True to write the beginning of an answer after the messages. Raises whatever the
-    template raises.
-    """
-    chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted)
-    return str(chat)
-
-
 def find_message_segments(
-    tokenizer: Any,
     messages: Sequence[Message],
-    chat: str,
+    written: WrittenChat,
 ) -> tuple[Segment, ...]:
     """Find the slice of a chat that each message is, and name it by the role of the message.
 
@@ -319,18 +307,17 @@ def find_message_segments(
     as far as the template tells these. If it is not found, all that stands between the two is the
     slice. A message without a slice is left out.
 
-    chat: the text that the tokenizer's template made of the messages.
+    written: what the template made of the messages.
     """
     segments: list[Segment] = []
     last_end = 0
     role_counts: Counter[str] = Counter()
-    for count, message in enumerate(messages, 1):
+    for message, end in zip(messages, written.ends, strict=True):
         role = str(message["role"])
         role_counts[role] += 1
         name = role if role_counts[role] == 1 else f"{role} {role_counts[role]}"
         start = last_end
-        end = find_chat_end(tokenizer, messages[:count], chat)
-        span = find_content(message["content"], chat, start, end)
+        span = find_content(message["content"], written.text, start, end)
         if span:
             segments.append(Segment(name, *span))
         elif end is not None and end > start:
@@ -367,23 +354,6 @@ def find_content(
     if not spans:
         return None
     return spans[0][0], spans[-1][1]
-
-
-def find_chat_end(
-    tokenizer: Any,
-    messages: Sequence[Message],
-    chat: str,
-) -> int | None:
-    """Return the position in a chat at which its first messages end, or None if it is not known.
-
-    messages: the first ones of the chat. The tokenizer's template writes them alone, and the chat
-    is to begin with that text. chat: the text that the template made of all messages.
-    """
-    try:
-        beginning = apply_template(tokenizer, messages, prompted=False)
-    except Exception:  # a template may refuse a chat that ends there
-        return None
-    return len(beginning) if chat.startswith(beginning) else None
 
 
 def make_tokens(
@@ -550,6 +520,7 @@ def fill_spans(
     return spans
 
 
+@refuse_tokenizer_errors("the tokenizer cannot spell its tokens")
 def spell_ids(
     tokenizer: Any,
     ids: Sequence[int],

@@ -114,11 +114,14 @@ def load_model(
     """
     from attnviz.models import names
     from attnviz.models.folders import gather_folders
+    from attnviz.models.safety import require_plain_files
 
     def locate(name: str, revision: str | None) -> Path:
         return names.locate_model(name, revision=revision, offline=offline, quiet=quiet)
 
     folders = gather_folders(name, revision, companions, locate)
+    for folder in filter(None, folders):
+        require_plain_files(folder)
     backend = find_backend(folders.model)
     options = LoadOptions(placement, writes=writes, predicts=predicts)
     with begin_step(f"loading {shorten_name(name)}"):

@@ -13,6 +13,7 @@ from attnviz.errors import InputError, ModelError
 from attnviz.models.checks import require_length
 from attnviz.models.huggingface.attention import run_undisturbed, silence_library
 from attnviz.models.maps import MapChoice
+from attnviz.models.panics import refuse_tokenizer_errors
 from attnviz.models.prompts import (
     EncodedPrompt,
     encode_text,
@@ -195,6 +196,7 @@ def write_target(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[i
         raise ModelError(f"{error}, to write a target: give one with --target") from error
 
 
+@refuse_tokenizer_errors("the tokenizer cannot read the target")
 def encode_target(
     model: Any,
     tokenizer: Any,

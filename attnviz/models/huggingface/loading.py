@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from attnviz.errors import ModelError, UsageError
+from attnviz.io.untrusted import LARGEST_CONFIG, read_regular_file
 from attnviz.models.checks import NO_DOUBLES, find_torch_device, read_first_line
 from attnviz.models.folders import Folders
 from attnviz.models.huggingface.adapter import (
@@ -44,7 +46,9 @@ from attnviz.models.huggingface.attention import (
     silence_library,
 )
 from attnviz.models.huggingface.encoding import count_embeddings
-from attnviz.models.safety import require_safe
+from attnviz.models.panics import refuse_tokenizer_errors
+from attnviz.models.safety import require_inner_files, require_safe
+from attnviz.models.tokenizer_bounds import require_bounded_tokenizer
 from attnviz.progress import count_steps
 from attnviz.request import Placement
 from attnviz.temporary import make_temporary_folder
@@ -91,6 +95,8 @@ WEIGHTS_BAR = "Loading weights"  # what the library calls its bar
 TRIAL = 5  # tokens of a text on which a model of images or sound is tried
 # parameters that a config may describe whatever the weights hold
 SMALL = 1_000_000
+# the largest models of experts have about 100,000
+MOST_MODULES = 250_000
 
 PREDICTORS = {
     **dict.fromkeys(WRITERS, AutoModelForCausalLM),
@@ -136,6 +142,8 @@ def load_parts(
     """
     folder = folders.model
     available = require_safe(folder)
+    if folders.tokenizer is not None:
+        require_inner_files(folders.tokenizer)
     device = find_torch_device(placement.device, placement.dtype)
     with silence_library():
         adapter = None if folders.adapter is None else read_adapter(folders.adapter)
@@ -241,7 +249,7 @@ def load_config(folder: Path) -> tuple[Any, str | None]:
     """
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_regular_file(path, LARGEST_CONFIG))
         attention = find_other_implementation(values)
         with make_temporary_folder() as scratch:
             copy = scratch / "config.json"
@@ -339,7 +347,7 @@ def outline_model(kind: Any, source: ModelSource) -> Any:
     available = source.available
     make_model = getattr(kind, "from_config", None) or kind._from_config
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), limit_modules():
             # a copy, since the library changes the config as it builds
             config = deepcopy(source.config)
             outline = make_model(config)
@@ -351,6 +359,28 @@ def outline_model(kind: Any, source: ModelSource) -> Any:
             f"{path} describes {described:,} parameters; its weights hold {available:,}",
         )
     return outline
+
+
+@contextmanager
+def limit_modules() -> Iterator[None]:
+    """Raise ValueError as soon as a model is built of more modules than any real one.
+
+    A config of two numbers can ask for a million experts in each of a thousand layers, for which no
+    weights need be there.
+    """
+    count = 0
+
+    def count_module(module: Any, name: str, part: Any) -> None:  # noqa: ARG001 - torch's signature
+        nonlocal count
+        count += 1
+        if count > MOST_MODULES:
+            raise ValueError(f"it describes more than {MOST_MODULES:,} modules")
+
+    hook = register_module_module_registration_hook(count_module)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_weights(kind: Any, source: ModelSource, dtype: Any) -> Any:
@@ -537,12 +567,14 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
     folder does not name it. Raises ModelError if there is no tokenizer, if it cannot be loaded, and
     if it knows less than half of the tokens that the model does: then files of it are missing.
     """
+    require_bounded_tokenizer(folder)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     is_model_folder = config.name_or_path == str(folder)
     if is_model_folder or not (folder / "config.json").exists():
         options["config"] = config
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        with refuse_tokenizer_errors("its library gives up"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # the library raises errors of many classes
         raise ModelError(explain_tokenizer_failure(folder, error)) from error
     tokenizer.truncation_side = "right"

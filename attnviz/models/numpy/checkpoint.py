@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from attnviz.errors import ModelError
-from attnviz.io.untrusted import read_json
+from attnviz.io.untrusted import LARGEST_CONFIG, read_json
 from attnviz.layer.arrays import Array
 from attnviz.layer.multihead import apply_linear
 from attnviz.lm.corpus import Ids
@@ -21,9 +21,9 @@ from attnviz.models.numpy.config import ConfigReader, UnsuitableError
 from attnviz.models.numpy.families import FAMILIES, Family
 from attnviz.models.numpy.weights import MappedTensor, map_checkpoint
 from attnviz.models.predictions import PredictionKind
+from attnviz.models.safety import CONFIG
 from attnviz.record import Floats
 
-CONFIG = "config.json"
 ROWS_AT_ONCE = 4096
 """How many tokens logits are computed of at a time."""
 WRITERS = "ForCausalLM", "LMHeadModel"
@@ -230,7 +230,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read the config of a folder. Raises ModelError."""
     path = folder / CONFIG
     try:
-        values = read_json(path)
+        values = read_json(path, LARGEST_CONFIG)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):

@@ -25,6 +25,7 @@ from attnviz.models.numpy.tokenizer_classes import (
     choose_tokenizer_class,
 )
 from attnviz.models.numpy.tokenizer_files import SETTINGS, TokenizerFiles, read_tokenizer_files
+from attnviz.models.panics import refuse_tokenizer_errors
 
 NO_LIMIT = int(1e30)
 """The length of texts that transformers writes for a tokenizer that does not limit it."""
@@ -155,28 +156,10 @@ class FileTokenizer:
             text = text.replace(written, cleaned)
         return text
 
-    def apply_chat_template(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tokenize: bool = False,
-        add_generation_prompt: bool = False,
-    ) -> str:
-        """Write messages by the chat template. Raises whatever the template raises.
-
-        tokenize: only texts are written. add_generation_prompt: whether the beginning of an answer
-        follows the messages.
-        """
-        from attnviz.models.numpy.chat_template import write_messages
-
-        if tokenize:
-            raise ValueError("a chat template writes texts here, no tokens")
-        template = self.chat_template
-        if isinstance(template, Mapping):
-            template = template.get("default")
-        if template is None:
-            raise ValueError("there is no chat template, or none by the name 'default'")
-        return write_messages(template, messages, self.tokens, prompted=add_generation_prompt)
+    @property
+    def special_tokens_map(self) -> Mapping[str, str]:
+        """The special tokens by their roles, which a chat template may read."""
+        return self.tokens
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
@@ -246,7 +229,8 @@ def open_tokenizer(folder: Path, config: Mapping[str, Any]) -> FileTokenizer:
     name = choose_tokenizer_class(folder, config, files)
     tokenizer_class = CLASSES[name]
     try:
-        return make_tokenizer(files, tokenizer_class, config)
+        with refuse_tokenizer_errors("its library gives up"):
+            return make_tokenizer(files, tokenizer_class, config)
     except UnsuitableError:
         raise
     except Exception as error:  # the library raises plain ones

@@ -3,7 +3,6 @@
 A setting that is not known here makes a tokenizer unsuitable: it may change the tokens of a text.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,20 @@ from typing import Any
 from tokenizers import AddedToken
 
 from attnviz.io.files import describe_os_error
-from attnviz.io.untrusted import parse_json, read_json
+from attnviz.io.untrusted import (
+    LARGEST_CONFIG,
+    LARGEST_LIST,
+    read_json,
+    read_regular_file,
+)
 from attnviz.models.numpy.config import UnsuitableError
+from attnviz.models.tokenizer_bounds import (
+    TOKENIZER,
+    read_tokenizer_json,
+    require_bounded_document,
+    require_bounded_entries,
+)
 
-TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
 ROLES = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
@@ -69,16 +78,6 @@ SIDES = ("padding_side", "truncation_side")
 MAP_ENTRIES = frozenset({*ROLES, OLD_EXTRA_TOKENS, EXTRA_TOKENS})
 """Entries of a special_tokens_map.json that are read here."""
 
-JSON_TEXT = rb'"(?:[^"\\]|\\.)*+"'
-JSON_NUMBER = rb"-?[0-9][-+.0-9eE]*+"
-JSON_ENTRY = rb"\s*+" + JSON_TEXT + rb"\s*+:\s*+" + JSON_NUMBER + rb"\s*+,?"
-JSON_PAIR = rb"\[\s*+%b\s*+,\s*+(?:%b|%b)\s*+\]" % (JSON_TEXT, JSON_TEXT, JSON_NUMBER)
-JSON_ITEM = rb"\s*+(?:" + JSON_TEXT + rb"|" + JSON_PAIR + rb")\s*+,?"
-VOCABULARY = re.compile(
-    rb'"(vocab|merges)"\s*+:\s*+(?:\{(?:%b)*+\s*+\}|\[(?:%b)*+\s*+\])' % (JSON_ENTRY, JSON_ITEM),
-)
-"""The long parts of a tokenizer.json: a vocabulary by token or in pairs, or pairs to merge."""
-
 
 @dataclass(frozen=True)
 class TokenizerFiles:
@@ -125,8 +124,7 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
 def read_tokenizer_document(path: Path) -> tuple[bytes, Mapping[str, Any]]:
     """Read a tokenizer.json: its bytes, and what it says besides vocabulary and merges."""
     try:
-        data = path.read_bytes()
-        document = parse_json(VOCABULARY.sub(rb'"\1": null', data))
+        data, document = read_tokenizer_json(path)
     except FileNotFoundError as error:
         raise UnsuitableError(f"it has no {path.name}") from error
     except OSError as error:
@@ -137,6 +135,7 @@ def read_tokenizer_document(path: Path) -> tuple[bytes, Mapping[str, Any]]:
     model = document.get("model") if isinstance(document, dict) else None
     if not isinstance(model, dict) or not isinstance(document.get("added_tokens"), list):
         raise UnsuitableError(f"its {path.name} is of a form that is not known here")
+    require_bounded_document(path, document)
     return data, document
 
 
@@ -145,7 +144,7 @@ def read_entries(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        entries = read_json(path)
+        entries = read_json(path, LARGEST_LIST)
     except OSError as error:
         reason = describe_os_error(error)
         raise UnsuitableError(f"its {path.name} cannot be read: {reason}") from error
@@ -153,6 +152,7 @@ def read_entries(path: Path) -> dict[str, Any]:
         raise UnsuitableError(f"its {path.name} cannot be read: {error}") from error
     if not isinstance(entries, dict):
         raise UnsuitableError(f"its {path.name} is no list of settings")
+    require_bounded_entries(path, entries)
     return entries
 
 
@@ -177,9 +177,9 @@ def find_chat_templates(folder: Path, template: Any) -> str | dict[str, str] | N
     try:
         file = folder / "chat_template.jinja"
         if file.exists():
-            templates["default"] = file.read_text("utf-8")
+            templates["default"] = read_template(file)
         for file in (folder / "additional_chat_templates").glob("*.jinja"):
-            templates[file.stem] = file.read_text("utf-8")
+            templates[file.stem] = read_template(file)
     except (OSError, ValueError) as error:
         raise UnsuitableError(f"its chat template {file.name} cannot be read") from error
     if "file" in templates:
@@ -191,6 +191,12 @@ def find_chat_templates(folder: Path, template: Any) -> str | dict[str, str] | N
     if template is None or isinstance(template, str):
         return template
     return read_named_templates(template)
+
+
+def read_template(file: Path) -> str:
+    """Read the text of a chat template, with line breaks as in Unix. Raises OSError, ValueError."""
+    text = read_regular_file(file, LARGEST_CONFIG).decode()
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_named_templates(templates: Any) -> dict[str, str]:

@@ -14,13 +14,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from attnviz.errors import ModelError
-from attnviz.io.files import describe_os_error
-from attnviz.io.untrusted import read_json
 from attnviz.lm.corpus import Ids
+from attnviz.models.safety import INDEX, WEIGHTS, read_index
 from attnviz.record import Floats
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 LENGTH_BYTES = 8  # of the length of the header, with which a file begins
 FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 """The types of numbers with a fraction, and the type of NumPy that their bytes are read as."""
@@ -65,24 +62,6 @@ def map_checkpoint(folder: Path) -> dict[str, MappedTensor]:
     if found != file_of_tensor:
         raise ModelError(f"{folder / INDEX} names other tensors than its files hold")
     return tensors
-
-
-def read_index(folder: Path) -> dict[str, str]:
-    """Read the name of the file of each tensor from a folder. Raises ModelError for a bad index."""
-    path = folder / INDEX
-    try:
-        index = read_json(path)
-        file_of_tensor = dict(index["weight_map"].items())
-    except OSError as error:
-        raise ModelError(f"{folder} has no weights: {describe_os_error(error)}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is no index of weights: {error}") from error
-    for name in file_of_tensor.values():
-        is_name = isinstance(name, str) and name not in ("", ".", "..")
-        is_plain = is_name and Path(name).name == name
-        if not is_plain:
-            raise ModelError(f"{path} names a file outside the folder: {name!r}")
-    return file_of_tensor
 
 
 def map_file(path: Path) -> dict[str, MappedTensor]:

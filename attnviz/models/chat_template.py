@@ -1,8 +1,14 @@
-"""Chats written by the template of a tokenizer, in the sandbox that transformers gives it."""
+"""Chats written by the template of a tokenizer, in the sandbox that transformers gives it.
+
+``chat_process.py`` runs this file as a program: so it imports nothing of ours. The program reads a
+request from stdin and writes its answer to stdout, both as JSON.
+"""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -19,6 +25,51 @@ from jinja2.utils import Namespace
 SAFE_JINJA = (3, 1, 6)
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """The names under which a message has its reasoning; templates read the first."""
+MOST_MEMORY = 1 << 30  # bytes
+MOST_SECONDS = 8  # of a processor
+MOST_ADDED = 1 << 20  # characters that a template may write besides messages
+MOST_COPIES = 4  # of all messages that it may write
+
+
+def answer_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the messages of a request by its template: the text, or the error of the template.
+
+    request: the ``template``, the special ``tokens`` by role, and the ``messages``. The answer has
+    the ``text`` and the ``ends`` of the messages in it, or the ``error``.
+    """
+    template, tokens, messages = request["template"], request["tokens"], request["messages"]
+    try:
+        text = write_messages(template, messages, tokens, prompted=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the template raises
+        lines = str(error).strip().splitlines()
+        return {"error": lines[0] if lines else type(error).__name__}
+    ends = [
+        find_chat_end(template, messages[: count + 1], tokens, text)
+        for count in range(len(messages))
+    ]
+    return {"text": text, "ends": ends}
+
+
+def find_chat_end(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    tokens: Mapping[str, str],
+    chat: str,
+) -> int | None:
+    """Return the position in a chat at which its first messages end, or None if it is not known.
+
+    messages: the first ones of the chat. The template writes them alone, and the chat is to begin
+    with that text. chat: the text that the template made of all messages.
+    """
+    try:
+        beginning = write_messages(template, messages, tokens, prompted=False)
+    except MemoryError:
+        raise
+    except Exception:  # a template may refuse a chat that ends there
+        return None
+    return len(beginning) if chat.startswith(beginning) else None
 
 
 def write_messages(
@@ -31,19 +82,33 @@ def write_messages(
     """Write messages by a chat template. Raises whatever the template raises.
 
     tokens: special tokens by role, which the template may read. prompted: whether the beginning of
-    an answer follows the messages.
+    an answer follows the messages. Raises ValueError if the template writes far more than these.
     """
     if not messages:
         raise ValueError("there is no message to write")
     compiled = compile_template(template)
     chat = [prepare_message(message) for message in messages]
-    return compiled.render(
+    pieces = compiled.generate(
         messages=chat,
         tools=None,
         documents=None,
         add_generation_prompt=prompted,
         **tokens,
     )
+    size = len(write_json(chat))
+    return join_limited(pieces, MOST_ADDED + MOST_COPIES * size)
+
+
+def join_limited(pieces: Iterator[str], most: int) -> str:
+    """Join pieces of text. Raises ValueError as soon as they have more than ``most`` characters."""
+    joined: list[str] = []
+    length = 0
+    for piece in pieces:
+        joined.append(piece)
+        length += len(piece)
+        if length > most:
+            raise ValueError(f"it writes more than {most:,} characters")
+    return "".join(joined)
 
 
 def prepare_message(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,3 +233,31 @@ def write_json(
 def format_now(pattern: str) -> str:
     """Write the date and time of now by a pattern of ``strftime``."""
     return datetime.now().strftime(pattern)
+
+
+def limit_process() -> None:
+    """Bound the memory and the time of this process, as far as the system can do that."""
+    try:
+        import resource
+    except ImportError:  # on Windows the parent stops what takes too long
+        return
+    limits = {
+        resource.RLIMIT_AS: (MOST_MEMORY, MOST_MEMORY),
+        resource.RLIMIT_CPU: (MOST_SECONDS, MOST_SECONDS + 1),  # the first is told, the second ends
+        resource.RLIMIT_CORE: (0, 0),
+    }
+    for kind, pair in limits.items():
+        with suppress(OSError, ValueError):  # there may be a lower limit, or none on this system
+            resource.setrlimit(kind, pair)
+
+
+def answer_stdin() -> None:
+    """Answer the request on stdin."""
+    limit_process()
+    request = json.load(sys.stdin)
+    answer = answer_request(request)
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    answer_stdin()
