@@ -1,9 +1,9 @@
 """A pretend accelerator: its tensors compute on the CPU, and an operation that mixes them with the CPU's raises.
 
 It finds the mistakes of device placement that a GPU finds, on machines without one: a mask made on the CPU for scores
-on the device, an index that was never moved, a tensor that is given to NumPy. It says nothing of the kernels, the speed
-or the precision of a real device. ``with pretend_device():`` around a whole test; inside, ``model.to("pretend")`` and
-``tensor.to("pretend")`` work as for CUDA.
+on the device, an index that was never moved, a tensor that is given to NumPy. Like Apple's GPUs, it has no float64. It
+says nothing of the kernels, the speed or the precision of a real device. ``with pretend_device():`` around a whole test;
+inside, ``model.to("pretend")`` and ``tensor.to("pretend")`` work as for CUDA.
 
 A pretend tensor is a wrapper: its own storage is empty and its device says ``pretend:0``, while ``on_cpu`` holds the
 numbers. Torch's dispatcher hands each operation, below autograd, to ``run_operation``, which checks the devices, runs
@@ -127,7 +127,11 @@ def run_operation(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     def wrapped(value: Any) -> Any:
         if id(value) in known:  # an operation in place gives its own argument
             return known[id(value)]
-        return PretendTensor(value) if isinstance(value, Tensor) and on_device else value
+        if not (isinstance(value, Tensor) and on_device):
+            return value
+        if value.dtype == torch.float64:
+            raise TypeError(f"{NAME} has no float64, as mps has none")
+        return PretendTensor(value)
 
     return result if func in SCALARS else tree_map(wrapped, result)
 

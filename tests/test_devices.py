@@ -51,7 +51,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield request.param
         return
     for module in ("builtin", "huggingface.loading"):
-        monkeypatch.setattr(f"attnviz.models.{module}.find_torch_device", lambda name: name)
+        monkeypatch.setattr(f"attnviz.models.{module}.find_torch_device", lambda name, *_: name)
     with pretend_device():
         yield NAME
 

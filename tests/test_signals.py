@@ -164,6 +164,27 @@ def test_a_stderr_whose_reader_is_gone(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "x.json").read_text())["maps"]
 
 
+def test_a_stderr_that_does_not_wait(tmp_path: Path) -> None:
+    """A full pipe that does not wait for its reader, as some programs hand over, stops no picture."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    done = subprocess.run(
+        [sys.executable, "-m", "attnviz", "show"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        cwd=tmp_path,
+        check=False,
+    )
+    os.close(reader)
+    os.close(writer)
+    assert done.returncode == 0
+    assert done.stdout
+
+
 def test_files_do_not_take_the_numbers_of_closed_streams(tmp_path: Path) -> None:
     """What libraries write to a closed stderr does not go into a file that was opened since."""
     program = (

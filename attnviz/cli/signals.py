@@ -51,13 +51,14 @@ def raise_on_signals() -> Iterator[None]:
 def handle_signals(numbers: list[signal.Signals], handler: Handler) -> Iterator[None]:
     """Call a handler for signals while a block runs.
 
-    A signal that the process ignores stays ignored, as nohup wants it. Outside the main thread,
-    where Python sets no handlers, nothing is changed.
+    A signal that would end the process and that it ignores stays ignored, as nohup wants it.
+    Outside the main thread, where Python sets no handlers, nothing is changed.
     """
     earlier_handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in numbers:
-            if signal.getsignal(number) != signal.SIG_IGN:
+            is_ignored = signal.getsignal(number) == signal.SIG_IGN
+            if not (is_ignored and number in ENDING_SIGNALS):
                 earlier_handlers[number] = signal.signal(number, handler)
     try:
         yield

@@ -16,11 +16,12 @@ class LenientFile(io.FileIO):
 
     def write(self, data: "ReadableBuffer", /) -> int:
         """Write bytes; if that fails, send them and all that follow to nowhere."""
+        size = memoryview(data).nbytes
         try:
-            return super().write(data)
+            return super().write(data) or size  # nothing, if a pipe that does not wait is full
         except OSError:
             send_to_nowhere(self)
-            return memoryview(data).nbytes
+            return size
 
 
 def prepare_streams() -> None:

@@ -482,18 +482,25 @@ class SummaryReducer:
 
         Returns (group, head of the group). It is the sum of weight * (j - i), which the sums of
         rows and columns give, plus twice that of weight * (i - j) over the keys before their query.
-        The sums are large numbers that nearly cancel, so they are made in double precision.
+        The sums are large numbers that nearly cancel, so they are made in double precision, and on
+        the CPU, since not every device has that.
         """
-        keys = self.key_numbers.double()
-        queries = self.query_numbers.double()
-        mass = self.plan.sums.mass.transpose(1, 2).double()
-        received = self.received.double()
-        onward: Tensor = received @ keys - mass @ queries
+        keys = copy_to_cpu_doubles(self.key_numbers)
+        queries = copy_to_cpu_doubles(self.query_numbers)
+        mass = copy_to_cpu_doubles(self.plan.sums.mass.transpose(1, 2))
+        received = copy_to_cpu_doubles(self.received)
+        onward = received @ keys - mass @ queries
         if self.plan.shape.causal:
-            return -onward
-        before = self.weight_before.transpose(1, 2).double() @ queries
-        behind: Tensor = self.distance_near.sum(1) + before - self.position_before
-        return onward + 2 * behind
+            return (-onward).to(self.received)
+        before = copy_to_cpu_doubles(self.weight_before.transpose(1, 2)) @ queries
+        near = copy_to_cpu_doubles(self.distance_near.sum(1))
+        behind = near + before - copy_to_cpu_doubles(self.position_before)
+        return (onward + 2 * behind).to(self.received)
+
+
+def copy_to_cpu_doubles(tensor: Tensor) -> Tensor:
+    """Return a tensor of any device on the CPU, in double precision."""
+    return tensor.cpu().double()
 
 
 def view_diagonals(block: WeightsBlock, first: int, stop: int) -> Tensor:

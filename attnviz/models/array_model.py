@@ -256,8 +256,10 @@ class ArrayModel(SupportsOperands):
             return array.astype(dtype or array.dtype, copy=False)
         import torch
 
-        tensor = torch.from_numpy(array).to(self.torch_device)
-        return tensor.to(getattr(torch, dtype)) if dtype else tensor
+        tensor = torch.from_numpy(array)
+        if dtype:  # before it is moved, since not every device has float64
+            tensor = tensor.to(getattr(torch, dtype))
+        return tensor.to(self.torch_device)
 
     def without_gradients(self) -> AbstractContextManager[object]:
         """Return a context in which torch, if it computes, keeps nothing for gradients.
@@ -408,5 +410,5 @@ def convert_to_doubles(array: Array) -> Doubles:
     """Return an array of NumPy, or a tensor of any type and device, as NumPy's float64."""
     if isinstance(array, np.ndarray):
         return array.astype(np.float64)
-    doubles: Doubles = array.double().cpu().numpy()
+    doubles: Doubles = array.cpu().double().numpy()
     return doubles

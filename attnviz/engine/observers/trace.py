@@ -149,7 +149,7 @@ def add_biases(call: Call, keys: int) -> Doubles:
 
 def copy_to_doubles(array: Tensor) -> Doubles:
     """Return a tensor of any type and device as NumPy's float64."""
-    doubles: Doubles = array.detach().double().cpu().numpy()
+    doubles: Doubles = array.detach().cpu().double().numpy()
     return doubles
 
 
