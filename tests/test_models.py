@@ -1,5 +1,6 @@
 """Backends: eager transformers as the oracle, names and downloads, and what is refused."""
 
+import errno
 import http.server
 import json
 import shutil
@@ -396,6 +397,19 @@ def test_incomplete_folders_are_refused(tmp_path: Path, minilm: Path) -> None:
     folder = copy(minilm, tmp_path / "c", without="*token*")
     (folder / "vocab.txt").unlink()
     refuse(folder, "tokenizer")
+
+
+@pytest.mark.exact
+def test_a_folder_that_may_not_be_read_is_refused(
+    minilm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may read every folder, so the refusal of the system is made by hand."""
+
+    def refuse_to_look(folder: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "config.json"))
+
+    monkeypatch.setattr("attnviz.models.folders.holds_adapter", refuse_to_look)
+    refuse(minilm, "config.json: permission denied")
 
 
 @pytest.mark.exact

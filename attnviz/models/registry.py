@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from attnviz.errors import ModelError
+from attnviz.io.files import describe_os_error
 from attnviz.models.base import LoadOptions, Model, require_predictions
 from attnviz.progress import begin_step, shorten_name
 from attnviz.request import NO_COMPANIONS, Companions, Placement
@@ -119,9 +120,12 @@ def load_model(
     def locate(name: str, revision: str | None) -> Path:
         return names.locate_model(name, revision=revision, offline=offline, quiet=quiet)
 
-    folders = gather_folders(name, revision, companions, locate)
-    for folder in filter(None, folders):
-        require_plain_files(folder)
+    try:
+        folders = gather_folders(name, revision, companions, locate)
+        for folder in filter(None, folders):
+            require_plain_files(folder)
+    except PermissionError as error:
+        raise ModelError(f"{error.filename}: {describe_os_error(error)}") from error
     backend = find_backend(folders.model)
     options = LoadOptions(placement, writes=writes, predicts=predicts)
     with begin_step(f"loading {shorten_name(name)}"):
