@@ -388,7 +388,7 @@ def join_layers(
         tiles=tiles,
         statistics=make_statistics(summary, choice.kind) if summary else None,
         edges=stack_edges(layers),
-        groups=stack_groups(layers),
+        groups=stack_groups(layers) if weights is None else None,
         query_places=tuple(rows),
         key_places=tuple(columns),
     )
