@@ -565,7 +565,7 @@ def test_maps_of_an_encoder_decoder(call: Run, tiny: Tiny) -> None:
         (["--from", "none.attn"], 4, "none.attn"),
         (["--from", "nan.json"], 4, "nan.json"),
         (["--from", "edges.attn"], 4, "nothing to measure"),
-        (["--from", "edges.attn", "--token", "0"], 4, "shows weights"),
+        (["--from", "edges.attn", "--token", "0"], 4, "is read from weights"),
         ([""], 4, "the text is empty"),
         (["@empty.txt", "--lines"], 4, "empty"),
         (["x", "--segments", "none.txt"], 4, "none.txt"),

@@ -1,7 +1,8 @@
 """Modules of one's own and models that are loaded already: their attention is found, and they are left as they were."""
 
 import copy
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,10 @@ from attnviz.errors import AttnvizError, InputError, ModelError, UsageError
 from attnviz.layer import MultiHeadAttention
 from attnviz.models import load_model
 from attnviz.models.huggingface.model import HuggingFace
+from attnviz.models.maps import make_position_tokens
 from attnviz.models.memory import OVERHEAD
+from attnviz.models.whole_weights import join_maps_of_layers
+from attnviz.record import AttentionMap
 from attnviz.request import Keep, Placement, Prompt, Request
 from tests.architectures import eager
 from tests.calls import vectors
@@ -400,7 +404,8 @@ def test_what_is_kept_decides_what_fits(
     """Tiles, statistics and windows fit where all weights do not, also of a text that is written."""
     loaded = HuggingFace("llama", llama, tokenizer)
     text = " ".join([SENTENCE] * 10)
-    set_free_memory(monkeypatch, OVERHEAD + 900_000)  # the weights take 1,300,000 bytes more
+    # the weights take half a million bytes more; those of a text that is written are copied
+    set_free_memory(monkeypatch, OVERHEAD + (2_900_000 if generate else 900_000))
     with pytest.raises(InputError, match=r"18 heads .* [1-9]\d* of them fit"):
         loaded.capture(Prompt(text, generate=generate), Request())
     requests = [Request(keep="tiles", tiles=4), Request(keep="statistics")]
@@ -432,6 +437,29 @@ def test_numpy_estimates_its_memory_first(
     set_free_memory(monkeypatch, 2000)
     with pytest.raises(InputError, match=rf"the {keep} of \d+ heads .* and 0.0 GB are free"):
         model.capture(Prompt(SENTENCE), Request(keep=keep))
+
+
+def test_layers_are_joined_without_a_copy_of_all() -> None:
+    """Weights are put in their place as their layer comes, in the order that was asked for."""
+    layers, tokens = tuple(range(15, -1, -1)), make_position_tokens(128)
+    weights = np.full((1, 2, 128, 128), 1 / 128, np.float32)
+
+    def make_layer_maps() -> Iterator[AttentionMap]:
+        for layer in sorted(layers):
+            ours = weights * np.float32(1 - layer / 100)
+            yield AttentionMap("self", (layer,), (0, 1), tokens, tokens, ours, np.array(True))
+
+    tracemalloc.start()
+    try:
+        (joined,) = join_maps_of_layers([(layers, (0, 1))], make_layer_maps())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert joined.weights is not None
+    assert joined.layers == layers
+    firsts = joined.weights[:, 0, 0, 0] * 128
+    np.testing.assert_allclose(firsts, [1 - layer / 100 for layer in layers], rtol=1e-6)
+    assert peak < 1.5 * joined.weights.nbytes
 
 
 # Left as found

@@ -349,6 +349,19 @@ def test_captures_without_weights_keep_exact_shares(
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+def test_messages_of_a_chat_are_kept(engine: str, tiny: Tiny) -> None:
+    """Tiles of a chat tell what its messages get, by their names."""
+    model = load_model(str(tiny("chat")), placement=Placement(engine=engine))
+    prompt = Prompt(json.dumps(CHAT), chat=True)
+    kept = model.capture(prompt, Request(keep="tiles", tiles=4, segments=None))
+    whole = model.capture(prompt, Request())
+    found = inspect_segments(partial(select_requested, kept))
+    expected = inspect_segments(partial(select_requested, whole))
+    assert found.segments == expected.segments
+    np.testing.assert_allclose(found.shares.share, expected.shares.share, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["t5", "albert", "gpt2"])
 def test_other_types_of_models_keep_exact_shares(name: str, tiny: Tiny) -> None:
     """Encoders, cross-attention and models without rotary positions keep them too."""

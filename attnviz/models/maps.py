@@ -22,7 +22,13 @@ from attnviz.models.interventions import (
     require_edges,
     require_keys,
 )
-from attnviz.models.memory import MapSize, estimate_torch_work, require_memory
+from attnviz.models.memory import (
+    MapSize,
+    count_kept_bytes,
+    estimate_torch_work,
+    estimate_writing_work,
+    require_memory,
+)
 from attnviz.record import (
     AttentionMap,
     Edges,
@@ -291,12 +297,15 @@ def require_capture_memory(
     find_sides: Callable[[MapChoice], MapTokens],
     request: Request,
     model: Any = None,
+    *,
+    writes: bool = False,
 ) -> None:
     """Raise InputError if making some maps would take more memory than is free.
 
     find_sides: a function that returns the tokens of all queries and of all keys of a map. request:
     it has a window of the maps, and tells what is kept. model: that of transformers that is run;
-    None for another module. Raises UsageError for an empty window.
+    None for another module. writes: the weights are those of a text that the model continues, which
+    come step by step. Raises UsageError for an empty window.
     """
     head_counts: dict[MapSize, int] = {}
     for choice in choices:
@@ -312,6 +321,9 @@ def require_capture_memory(
     token_count = max(len(side) for choice in choices for side in find_sides(choice))
     cells = max(queries * keys for queries, keys in head_counts)
     working = estimate_torch_work(token_count, copied_heads * cells, model)
+    if writes:
+        kept = count_kept_bytes(head_counts, request)
+        working += estimate_writing_work(copied_heads * cells, kept)
     require_memory(head_counts, request, working)
 
 
@@ -388,7 +400,7 @@ def join_layers(
         tiles=tiles,
         statistics=make_statistics(summary, choice.kind) if summary else None,
         edges=stack_edges(layers),
-        groups=stack_groups(layers),
+        groups=stack_groups(layers) if weights is None else None,
         query_places=tuple(rows),
         key_places=tuple(columns),
     )

@@ -26,6 +26,8 @@ NUMBER_BYTES = 4  # of float32
 DOUBLE_BYTES = 8
 GIGABYTE = 1e9
 WORTH_SAYING = 100_000_000  # bytes
+WRITING_LAYERS = 3  # copies of a layer while the rows of steps are joined
+LARGEST_REUSED = 1 << 25  # bytes of an array: larger ones are given back to the system (glibc)
 GROUPS_OF_A_SEGMENT = 2  # of keys: those of the segment, and those up to the next
 STATISTICS_OF_A_HEAD = 4  # numbers beside those of each query and of each key
 OVERHEAD = 20_000_000  # bytes that the libraries take when they run for the first time
@@ -142,6 +144,17 @@ def estimate_torch_work(
     hidden = getattr(config, "hidden_size", 0)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     return needed + NUMBER_BYTES * tokens * count_states(inner, hidden)
+
+
+def estimate_writing_work(copied: int, kept: int) -> int:
+    """Estimate the bytes that torch takes beside to join the weights of a text that is written.
+
+    copied: how many weights a layer has. kept: the bytes of what is kept of all layers.
+    """
+    layer_bytes = NUMBER_BYTES * copied
+    copies = WRITING_LAYERS * layer_bytes
+    # the process keeps the memory of smaller arrays when they are freed
+    return copies + kept if layer_bytes < LARGEST_REUSED else copies
 
 
 def count_states(inner: int, hidden: int) -> int:

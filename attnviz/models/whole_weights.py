@@ -69,7 +69,9 @@ def make_whole_map(
         tiles = pool_weights(weights, request.tiles)
         visible_tiles = pool_weights(visible, request.tiles).max.astype(bool)
         has_a_tile_per_cell = (tiles.height, tiles.width) == (1, 1)
-        kept_weights = weights if has_a_tile_per_cell else None
+        kept_weights = None
+        if has_a_tile_per_cell:  # weights tell what groups of keys get
+            kept_weights, groups = weights, None
         return make_self_map(
             kept_weights, visible_tiles, tiles=tiles, statistics=statistics, groups=groups
         )

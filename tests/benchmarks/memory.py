@@ -81,18 +81,8 @@ def main() -> None:
     if options.engine:
         measure_case(options.folder, options.engine, options.keep, options.tokens, options.layers)
         return
-    print(
-        "engine",
-        "keep",
-        "tokens",
-        "layers",
-        "file, MB",
-        "peak, MB",
-        "forecast, MB",
-        "ratio",
-        sep="\t",
-        flush=True,
-    )
+    headings = "engine", "keep", "tokens", "layers", "file", "loaded", "peak above it", "forecast"
+    print(*headings, "ratio", sep="\t", flush=True)
     for engine, keep, tokens, layers in CASES:
         words = "--engine", engine, "--keep", keep, "--tokens", str(tokens), "--layers", layers
         subprocess.run([sys.executable, __file__, options.folder, *words], check=True)

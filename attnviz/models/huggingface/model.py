@@ -578,7 +578,10 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
         inputs = self.place_inputs(encoded.inputs)
         longer = (*encoded.tokens, *make_position_tokens(count))
         whole = replace(request, rows=slice(None), columns=slice(None), query=None, key=None)
-        require_capture_memory(choices, lambda _: (longer, longer), whole, self.model)
+        joins_steps = request.keep == "weights" and not self.reader.tapped
+        require_capture_memory(
+            choices, lambda _: (longer, longer), whole, self.model, writes=joins_steps
+        )
         if self.reader.tapped or request.keep != "weights":
             # The model writes first, and its attention is read in a run on the whole text. For
             # softmaxes that are watched are known by the lengths of the text, which grow as it is
