@@ -219,11 +219,12 @@ def test_a_line_is_drawn_when_it_changes(terminal: tuple[int, Callable[[], str]]
     assert first.count("reading: layer 2 of 3") == 1
     steps[0].advance()
     line.draw()
-    assert show_screen(first + read_all()).startswith("reading: layer 3 of 3")
+    changed = first + read_all()
+    assert show_screen(changed).startswith("reading: layer 3 of 3")
     line.start()
     line.end()
     line.draw()
-    assert show_screen(read_all()) == ""
+    assert show_screen(changed + read_all()) == ""
 
 
 def test_what_is_written_stands_where_the_line_was(
