@@ -244,7 +244,7 @@ ROLES = Roles("toy", (), SequenceSettings(), 50, 1)
             lambda model: measure_head_roles(model, SequenceSettings(), [SENTENCE]),
             "does not read token ids",
         ),
-        (lambda model: ablate(model, ROLES, (), [SENTENCE], print), LOSSES),
+        (lambda model: ablate(model, ROLES, (), [SENTENCE]), LOSSES),
         (require_predictions, PREDICTIONS),
         (require_operands, "does not give the queries, keys and values"),
         (require_token_sequences, "does not read token ids"),

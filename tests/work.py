@@ -16,6 +16,8 @@ from tests.conftest import ROOT
 
 WAITING = "layer 2 of"
 """What a command says while it stands still."""
+MOST_DRAWN = 90
+"""How often a line is drawn at most before it says that; while nothing else changes, once a second."""
 STAND_IN = """
 import os, sys, threading
 from attnviz.cli.main import main
@@ -120,6 +122,9 @@ def run_still(
         part = read_terminal(parent)
         assert part, f"the command has ended: {data.decode()}"
         data += part
+        if data.count(b"\r") > MOST_DRAWN:
+            process.kill()
+            raise AssertionError(f"the command never says {WAITING}: {data.decode()}")
     seen = data.decode()
     if interrupt:
         process.send_signal(signal.SIGINT)
