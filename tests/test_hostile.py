@@ -31,6 +31,7 @@ from attnviz.request import Prompt, Request
 from tests.captures import make_capture, make_map
 from tests.commands import require_failure, run_bounded
 from tests.conftest import Tiny
+from tests.tiny import TORCH
 
 GIGABYTE = 1 << 30
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
@@ -167,6 +168,24 @@ def test_models_of_too_many_modules_are_not_built(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="more than 10 modules"), loading.limit_modules():
         nn.ModuleList(nn.Identity() for _ in range(11))
     assert len(nn.ModuleList(nn.Identity() for _ in range(11))) == 11
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "value"),
+    [
+        ("tokenizer_config.json", "model_max_length", [1]),
+        ("tokenizer_config.json", "fast_tokenizer_files", 7),
+        ("config.json", "transformers_weights", {"a": 1}),
+    ],
+)
+def test_entries_of_another_type_are_one_line(
+    file: str, entry: str, value: Any, tiny: Tiny, tmp_path: Path
+) -> None:
+    """What the fuzzer found: the library compares or opens them without a look at their type."""
+    folder = copy_folder(tiny("llama"), tmp_path / "model")
+    edit_json(folder / file, lambda document: document.update({entry: value}))
+    with pytest.raises(ModelError, match=r"model_max_length|names a file|cannot be"):
+        load_model(str(folder), placement=TORCH)
 
 
 # Chat templates
