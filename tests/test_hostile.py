@@ -82,6 +82,16 @@ def test_files_larger_than_their_kind_are_refused(name: str, minilm: Path, tmp_p
     require_failure(run_bounded("show", "hi", "-m", str(folder)), 3, name, "1024 MB")
 
 
+def test_weights_larger_than_their_config_says_are_refused(tmp_path: Path) -> None:
+    """Those of a model of attnviz's own are read whole: not those of a sparse file."""
+    folder = copy_folder(store.BUILTIN, tmp_path / "model")
+    weights = folder / store.WEIGHTS
+    weights.unlink()
+    weights.touch()
+    os.truncate(weights, GIGABYTE)
+    require_failure(run_bounded("show", "hi", "-m", str(folder)), 3, "1024 MB")
+
+
 def test_links_of_the_hub_are_followed(minilm: Path, tmp_path: Path) -> None:
     """A snapshot of the hub's cache holds nothing but links to its blobs."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / ("0" * 40)

@@ -119,7 +119,7 @@ def make_safetensors(random: Random) -> bytes:
     """Make a safetensors file of arrays of any shape, with metadata of any kind."""
     tensors = {"weights": make_array(random)}
     if random.random() < 0.3:
-        tensors["visible"] = random.choice((make_array(random), tensors["weights"] > 0))
+        tensors["visible"] = random.choice((make_array(random), np.asarray(tensors["weights"] > 0)))
     names = random.sample(("tokens", "attnviz"), random.choice((0, 0, 1, 2)))
     return save_tensors(tensors, {name: json.dumps(random.choice(JUNK)) for name in names})
 
