@@ -31,6 +31,7 @@ from attnviz.request import Prompt, Request
 from tests.captures import make_capture, make_map
 from tests.commands import require_failure, run_bounded
 from tests.conftest import Tiny
+from tests.tiny import TORCH
 
 GIGABYTE = 1 << 30
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
@@ -79,6 +80,16 @@ def test_files_larger_than_their_kind_are_refused(name: str, minilm: Path, tmp_p
     folder = copy_folder(minilm, tmp_path / "model")
     os.truncate(folder / name, GIGABYTE)
     require_failure(run_bounded("show", "hi", "-m", str(folder)), 3, name, "1024 MB")
+
+
+def test_weights_larger_than_their_config_says_are_refused(tmp_path: Path) -> None:
+    """Those of a model of attnviz's own are read whole: not those of a sparse file."""
+    folder = copy_folder(store.BUILTIN, tmp_path / "model")
+    weights = folder / store.WEIGHTS
+    weights.unlink()
+    weights.touch()
+    os.truncate(weights, GIGABYTE)
+    require_failure(run_bounded("show", "hi", "-m", str(folder)), 3, "1024 MB")
 
 
 def test_links_of_the_hub_are_followed(minilm: Path, tmp_path: Path) -> None:
@@ -167,6 +178,24 @@ def test_models_of_too_many_modules_are_not_built(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="more than 10 modules"), loading.limit_modules():
         nn.ModuleList(nn.Identity() for _ in range(11))
     assert len(nn.ModuleList(nn.Identity() for _ in range(11))) == 11
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "value"),
+    [
+        ("tokenizer_config.json", "model_max_length", [1]),
+        ("tokenizer_config.json", "fast_tokenizer_files", 7),
+        ("config.json", "transformers_weights", {"a": 1}),
+    ],
+)
+def test_entries_of_another_type_are_one_line(
+    file: str, entry: str, value: Any, tiny: Tiny, tmp_path: Path
+) -> None:
+    """What the fuzzer found: the library compares or opens them without a look at their type."""
+    folder = copy_folder(tiny("llama"), tmp_path / "model")
+    edit_json(folder / file, lambda document: document.update({entry: value}))
+    with pytest.raises(ModelError, match=r"model_max_length|names a file|cannot be"):
+        load_model(str(folder), placement=TORCH)
 
 
 # Chat templates

@@ -4,6 +4,7 @@ The files are config.json, model.safetensors (float16) and tokenizer.json.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ MODEL_TYPE = "attnviz"
 BUILTIN = Path(__file__).with_name("builtin")
 SIZES = [field.name for field in fields(ModelConfig) if field.name != "score"]
 FILES = CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-LARGEST_WEIGHTS = 1 << 32  # bytes; the model has float16, and is read whole
+LARGEST_HEADER = 1 << 20  # bytes of the file of weights before the numbers
+BYTES_A_NUMBER = 8  # at most; the model has float16
 LARGEST_TOKENIZER = 1 << 27  # bytes
 LARGEST_SIZE = 1 << 20
 MOST_LAYERS = 1024
@@ -78,7 +80,7 @@ def read_stored_model(folder: Path) -> StoredModel:
     """
     config, about = read_model_config(folder)
     try:
-        weights = read_regular_file(folder / WEIGHTS, LARGEST_WEIGHTS)
+        weights = read_regular_file(folder / WEIGHTS, limit_weights(config))
         tokenizer = read_regular_file(folder / TOKENIZER, LARGEST_TOKENIZER).decode()
         halves = load(weights)
     except OSError as error:
@@ -96,6 +98,12 @@ def read_stored_model(folder: Path) -> StoredModel:
         tokenizer=tokenizer,
         about=about,
     )
+
+
+def limit_weights(config: ModelConfig) -> int:
+    """Return how many bytes the weights of a model of some sizes have at most."""
+    number_count = sum(map(math.prod, list_parameter_shapes(config).values()))
+    return LARGEST_HEADER + BYTES_A_NUMBER * number_count
 
 
 def require_shapes(folder: Path, parameters: dict[str, Array], config: ModelConfig) -> None:

@@ -126,7 +126,7 @@ def require_inner_files(folder: Path) -> None:
         entries = config if isinstance(config, dict) else {}
         for entry in NAMING_ENTRIES:
             names = entries.get(entry) or []
-            require_inner_names(path, [names] if isinstance(names, str) else names)
+            require_inner_names(path, names if isinstance(names, list) else [names])
 
 
 def read_small_json(path: Path) -> Any:

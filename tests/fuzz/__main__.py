@@ -30,7 +30,7 @@ CODES = {0, 2, 3, 4, 5}
 PATIENCE = 10.0  # seconds
 STARTING = 60.0  # seconds more for the first case of a worker, which imports libraries
 LARGEST = 1 << 30  # bytes
-BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
+BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")
 RAMP = "·····"
 """With which the line below the rows of a heatmap goes on: the scale of colours."""
 

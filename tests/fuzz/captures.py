@@ -70,14 +70,18 @@ def damage_bytes(random: Random, data: bytes) -> bytes:
 
 def make_array(random: Random) -> np.ndarray:
     """Make an array of any small shape and type, sometimes with numbers that are no weights."""
-    shape = tuple(random.choice((0, 1, 2, 3, 5)) for _ in range(random.randint(0, 5)))
+    is_sound = random.random() < 0.6
+    sides = (1, 2, 3, 5) if is_sound else (0, 1, 2, 3, 5)
+    axes = random.randint(2, 4) if is_sound else random.randint(0, 5)
+    shape = tuple(random.choice(sides) for _ in range(axes))
     array = np.full(shape, 1.0, random.choice((np.float64, np.float32, np.float16)))
+    if not array.size or random.random() < 0.4:
+        return array
+    if random.random() < 0.2:
+        return array.astype(random.choice((np.int8, np.uint64, bool)))
     with np.errstate(all="ignore"):
-        if array.size and random.random() < 0.6:
-            array.flat[random.randrange(array.size)] = random.choice(NUMBERS)
-    return (
-        array if random.random() < 0.8 else array.astype(random.choice((np.int8, np.uint64, bool)))
-    )
+        array.flat[random.randrange(array.size)] = random.choice(NUMBERS)
+    return array
 
 
 def make_json(random: Random) -> bytes:
@@ -93,30 +97,31 @@ def make_json(random: Random) -> bytes:
 def make_npz(random: Random) -> bytes:
     """Make a .npz of arrays of any shape."""
     file = io.BytesIO()
-    arrays: dict[str, Any] = {"weights": make_array(random)}
-    for name in random.sample(("visible", "tokens", "layers", "heads", "queries", "keys"), 2):
-        arrays[name] = random.choice((make_array(random), np.array(["a", "b"]), np.arange(3)))
+    weights = make_array(random)
+    arrays: dict[str, Any] = {"weights": weights}
+    labels = "visible", "tokens", "layers", "heads", "queries", "keys"
+    for name in random.sample(labels, random.choice((0, 0, 1, 2))):
+        names = np.array([f"{name}{i}" for i in range(weights.shape[-1] if weights.ndim else 0)])
+        arrays[name] = random.choice((make_array(random), names, np.arange(3), weights > 0))
     np.savez_compressed(file, **arrays)
     return file.getvalue()
 
 
 def make_huge_npz(random: Random) -> bytes:
-    """Make a .npz of a few kilobytes whose array takes a hundred megabytes."""
+    """Make a .npz of a few kilobytes whose array takes megabytes."""
     file = io.BytesIO()
     side = random.choice((1, 16))
-    np.savez_compressed(file, weights=np.zeros((side, 2048 // side, 4096), np.float16))
+    np.savez_compressed(file, weights=np.zeros((side, 512 // side, 2048), np.float16))
     return file.getvalue()
 
 
 def make_safetensors(random: Random) -> bytes:
     """Make a safetensors file of arrays of any shape, with metadata of any kind."""
-    tensors = {"weights": make_array(random), "visible": make_array(random)}
-    metadata = {
-        "tokens": json.dumps(random.choice(JUNK)),
-        "attnviz": json.dumps(random.choice(JUNK)),
-    }
-    chosen = random.sample(sorted(metadata), random.randint(0, 2))
-    return save_tensors(tensors, {name: metadata[name] for name in chosen})
+    tensors = {"weights": make_array(random)}
+    if random.random() < 0.3:
+        tensors["visible"] = random.choice((make_array(random), np.asarray(tensors["weights"] > 0)))
+    names = random.sample(("tokens", "attnviz"), random.choice((0, 0, 1, 2)))
+    return save_tensors(tensors, {name: json.dumps(random.choice(JUNK)) for name in names})
 
 
 MAKERS = {".json": make_json, ".npz": make_npz, ".safetensors": make_safetensors}
@@ -129,9 +134,10 @@ def make_capture_case(random: Random, folder: Path) -> list[str]:
         suffix, data = ".npz", make_huge_npz(random)
     else:
         data = MAKERS[suffix](random)
-    if random.random() < 0.5:
+    if random.random() < 0.25:
         data = damage_bytes(random, data)
-    path = folder / f"capture{random.choice((suffix, suffix, suffix, '.attn'))}"
+    shown_suffix = ".attn" if random.random() < 0.05 else suffix
+    path = folder / f"capture{shown_suffix}"
     path.write_bytes(data)
     if random.random() < 0.01:
         os.truncate(path, 1 << 30)

@@ -577,6 +577,9 @@ def load_tokenizer(folder: Path, model: Any, config: Any) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # the library raises errors of many classes
         raise ModelError(explain_tokenizer_failure(folder, error)) from error
+    limit = tokenizer.model_max_length
+    if not isinstance(limit, (int, float)):
+        raise ModelError(f"the tokenizer in {folder} says model_max_length = {limit!r}")
     tokenizer.truncation_side = "right"
     known = len(tokenizer)
     text_config = model.config.get_text_config()

@@ -197,8 +197,9 @@ class HuggingFace(SupportsPredictions, SupportsOperands, SupportsLosses):
     def positions(self) -> int | None:
         """The largest number of tokens that the model reads; None if nothing limits it."""
         limits = find_position_limit(self.model), self.tokenizer.model_max_length
-        real_limits = [limit for limit in limits if limit and 0 < limit < UNLIMITED]
-        return min(real_limits, default=None)
+        numbers = [limit for limit in limits if isinstance(limit, (int, float))]
+        real_limits = [number for number in numbers if 0 < number < UNLIMITED]
+        return min(map(int, real_limits), default=None)
 
     @wait_for_turn
     def capture(
