@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import select
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ PATIENCE = 10.0  # seconds
 STARTING = 60.0  # seconds more for the first case of a worker, which imports libraries
 LARGEST = 1 << 30  # bytes
 BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")
+ENDS_WITH_WEIGHT = re.compile(r"\s(\.\d\d|1\.0) *$")
 RAMP = "·····"
 """With which the line below the rows of a heatmap goes on: the scale of colours."""
 
@@ -108,7 +110,7 @@ def is_aligned(output: str) -> bool:
     scales = [number for number, line in enumerate(lines) if RAMP in line]
     if not scales:
         return True
-    rows = [line for line in lines[2 : scales[0]] if line.rstrip()[-1:].isdigit() and "." in line]
+    rows = filter(ENDS_WITH_WEIGHT.search, lines[2 : scales[0]])
     return len({count_cells(line) for line in rows}) <= 1
 
 
