@@ -23,8 +23,8 @@ from attnviz.models.huggingface.model import HuggingFace
 from attnviz.models.maps import make_position_tokens
 from attnviz.models.memory import OVERHEAD
 from attnviz.models.whole_weights import join_maps_of_layers
-from attnviz.record import AttentionMap
-from attnviz.request import Keep, Placement, Prompt, Request
+from attnviz.record import AttentionMap, Method
+from attnviz.request import Engine, Keep, Placement, Prompt, Request
 from tests.architectures import eager
 from tests.calls import vectors
 from tests.captures import require_slices
@@ -175,6 +175,30 @@ def test_a_sequence_may_come_first() -> None:
     expected = attention_of(net, SEVEN_VECTORS.transpose(0, 1), SEVEN_VECTORS.transpose(0, 1))
     for x in (SEVEN_VECTORS.transpose(0, 1), SEVEN_VECTORS[0]):
         require_close(attnviz.capture(model=net, inputs=(x, x, x)).maps[0].weights[0], expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("make", [make_multihead, make_encoder, LSTM, Functional])
+def test_another_default_device_changes_nothing(make: Callable[[], nn.Module], device: str) -> None:
+    """Also not the one on which tensors hold no numbers, as one has it around large models."""
+    net = build_seeded(make)
+    inputs = (SEVEN_VECTORS,) * (3 if make is make_multihead else 1)
+    expected = attnviz.capture(model=net, inputs=inputs).maps[0].weights
+    with torch.device(device):
+        found = attnviz.capture(model=net, inputs=inputs).maps[0].weights
+        assert torch.get_default_device().type == device
+    require_close(found, expected)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+@pytest.mark.parametrize("method", ["attention", "gradient"])
+def test_models_are_loaded_with_their_numbers(engine: Engine, method: Method, tiny: Tiny) -> None:
+    """Where the default device is meta as elsewhere."""
+    name = "builtin" if engine == "numpy" else str(tiny("llama"))
+    expected = attnviz.capture(SENTENCE, model=name, method=method).maps[0].weights
+    with torch.device("meta"):
+        found = attnviz.capture(SENTENCE, model=name, method=method).maps[0].weights
+    require_close(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -443,7 +443,8 @@ def replace_global(function: Any, name: str, value: Any) -> Any:
     """Return a copy of a Python function for which one global name has another value.
 
     name: the global name. value: what the copy finds under it. The function and its module stay as
-    they are, so that other threads notice nothing.
+    they are, so that other threads notice nothing. By its own name the copy finds itself: functions
+    of torch call themselves once more where a mode, such as that of a default device, is active.
     """
     names = {**function.__globals__, name: value}
     copy = FunctionType(
@@ -454,6 +455,7 @@ def replace_global(function: Any, name: str, value: Any) -> Any:
         function.__closure__,
     )
     copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__globals__[function.__name__] = copy
     return copy
 
 

@@ -244,18 +244,20 @@ class Builtin(ArrayModel, SupportsPredictions, SupportsLosses):
         require_packages("a gradient", "torch")
         with begin_step("importing torch"):
             from attnviz.lm.gradients import compute_gradients
+        from attnviz.models.restore import leave_meta_device
 
         tokens = encoded.tokens
         position = find_target_position(target, tokens)
-        weighted, chosen = compute_gradients(
-            self.parameters,
-            change_ids(encoded.ids, [intervention]),
-            position,
-            self.find_target_id(target),
-            self.config,
-            self.make_masks([intervention], len(tokens)),
-            intervention.change,
-        )
+        with leave_meta_device():
+            weighted, chosen = compute_gradients(
+                self.parameters,
+                change_ids(encoded.ids, [intervention]),
+                position,
+                self.find_target_id(target),
+                self.config,
+                self.make_masks([intervention], len(tokens)),
+                intervention.change,
+            )
         self.require_finite(weighted)
         numbers = {
             layer: weighted[layer, list(heads)] for layer, heads in list_heads(blocks).items()

@@ -9,7 +9,7 @@ each would see the calls of the other.
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from threading import RLock, get_ident
 from typing import Any, ParamSpec, TypeVar
@@ -39,15 +39,27 @@ REGISTRIES = (
 def wait_for_turn(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Decorate a function so that its calls wait until no other thread runs a model.
 
-    Calls from the thread that runs one do not wait.
+    Calls from the thread that runs one do not wait. Tensors are made with numbers in them, also
+    where the caller asked torch for none; see ``leave_meta_device``.
     """
 
     @wraps(function)
     def wait_and_call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
-        with RUNNING:
+        with RUNNING, leave_meta_device():
             return function(*args, **options)
 
     return wait_and_call
+
+
+def leave_meta_device() -> AbstractContextManager[object]:
+    """Return a context in which new tensors hold numbers.
+
+    They hold none if the caller has made "meta" the default device, as one does to build large
+    models. Another default device stays, since a model may count on it.
+    """
+    if torch.get_default_device().type != "meta":
+        return nullcontext()
+    return torch.device("cpu")
 
 
 @contextmanager
