@@ -323,6 +323,7 @@ def test_every_command_shows_its_work(args: list[str], tmp_path: Path) -> None:
     ("args", "environment"),
     [
         (["-q"], {}),
+        (["-vq"], {}),
         (["--quiet"], {}),
         ([], {"TERM": "dumb"}),
     ],

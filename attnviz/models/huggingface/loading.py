@@ -423,8 +423,8 @@ def load_weights(kind: Any, source: ModelSource, dtype: Any) -> Any:
 def count_weights() -> Iterator[None]:
     """Say how many of the weights are there while the library loads a model.
 
-    The library makes a bar of them, in place of which they are counted here. Versions before 5.24
-    let nobody do that.
+    The library makes a bar of them, in place of which they are counted here, by versions that let
+    one do that.
     """
     set_hook = getattr(transformers.logging, "set_tqdm_hook", None)
     if set_hook is None:
