@@ -21,7 +21,7 @@ from attnviz.layer import MultiHeadAttention
 from attnviz.models import load_model
 from attnviz.models.huggingface.model import HuggingFace
 from attnviz.models.maps import make_position_tokens
-from attnviz.models.memory import OVERHEAD
+from attnviz.models.memory import OVERHEAD, estimate_torch_work
 from attnviz.models.whole_weights import join_maps_of_layers
 from attnviz.record import AttentionMap, Method
 from attnviz.request import Engine, Keep, Placement, Prompt, Request
@@ -175,6 +175,21 @@ def test_a_sequence_may_come_first() -> None:
     expected = attention_of(net, SEVEN_VECTORS.transpose(0, 1), SEVEN_VECTORS.transpose(0, 1))
     for x in (SEVEN_VECTORS.transpose(0, 1), SEVEN_VECTORS[0]):
         require_close(attnviz.capture(model=net, inputs=(x, x, x)).maps[0].weights[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("widths", "alike"), [([16, 32], 32), ((32,), 32), (None, 4 * 8), ("wide", 4 * 8)], ids=str
+)
+def test_the_forecast_takes_any_config(widths: Any, alike: int) -> None:
+    """Widths that differ from layer to layer, as Gemma 3n has them, and none."""
+
+    def estimate(width: Any) -> int:
+        config = SimpleNamespace(hidden_size=8, intermediate_size=width)
+        outer = SimpleNamespace(get_text_config=lambda: config)
+        model: Any = SimpleNamespace(device=torch.device("cpu"), config=outer)
+        return estimate_torch_work(10, 0, model)
+
+    assert estimate(widths) == estimate(alike)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -6,7 +6,7 @@ measured: ``tests/benchmarks/memory.py`` compares the forecasts with peaks.
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -141,9 +141,16 @@ def estimate_torch_work(
     if model is None or model.device.type != "cpu":
         return needed
     config = model.config.get_text_config()
-    hidden = getattr(config, "hidden_size", 0)
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    hidden = read_width(config, "hidden_size")
+    inner = read_width(config, "intermediate_size") or 4 * hidden
     return needed + NUMBER_BYTES * tokens * count_states(inner, hidden)
+
+
+def read_width(config: Any, name: str) -> int:
+    """Read a width from a config: the largest if it has one for each layer; 0 if it has none."""
+    value = getattr(config, name, None)
+    widths = value if isinstance(value, (list, tuple)) else [value]
+    return max((width for width in widths if isinstance(width, int)), default=0)
 
 
 def estimate_writing_work(copied: int, kept: int) -> int:
