@@ -18,8 +18,13 @@ class Talk:
     verbose: bool = False
 
     @property
+    def is_on_terminal(self) -> bool:
+        """True if a terminal shows what is said."""
+        return not self.quiet and sys.stderr.isatty()
+
+    @property
     def shows_progress(self) -> bool:
-        """True if progress is drawn: on a terminal, unless silenced."""
+        """True if progress is drawn: on a terminal that can clear a line, unless silenced."""
         from attnviz.cli.progress import can_show_line
 
         return not self.quiet and can_show_line(sys.stderr)

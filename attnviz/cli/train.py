@@ -235,7 +235,7 @@ def write_curves(log: "RunLog", talk: Talk) -> None:
     curves, path = make_learning_curves(log.history, BLOCK), log.folder / FIGURE
     with begin_step(f"drawing {path.name}"):
         write_whole(path, render_figure(curves, "svg").data)
-    if talk.shows_progress:
+    if talk.is_on_terminal:
         print_on_stderr(curves)
     talk.note(f"wrote {path}")
 
