@@ -77,7 +77,7 @@ def test_what_is_not_certain_is_run_by_torch(
     assert by_itself.returncode == 0, by_itself.stderr
     assert by_itself.stdout == call(*words, "--engine", "torch").stdout
     reason = by_itself.stderr.splitlines()[0]
-    assert reason.startswith("the engine is torch: ")
+    assert reason.startswith(f"the engine is torch, since NumPy does not run {folder}: ")
     assert named in reason
     require_failure(
         call(*words, "--engine", "numpy"), 3, f"--engine numpy does not run {folder}", named
@@ -103,7 +103,8 @@ def test_the_engine_is_said(tiny: Tiny, call: Call) -> None:
     assert json.loads(told.stdout)["fidelity_reference"] == NUMPY
     assert "engine" not in call(*words).stdout + call(*words).stderr
     other = call(*words, "-v", "--dtype", "float64")
-    assert "the engine is torch: it computes in float32" in other.stderr
+    assert "the engine is torch, since NumPy does not run" in other.stderr
+    assert "it computes in float32, and --dtype float64 is asked for" in other.stderr
     assert "the engine is torch" not in call(*words, "--dtype", "float64").stderr
     assert "engine" not in call(*words, "-v", "-q", "--dtype", "float64").stderr
 

@@ -199,16 +199,22 @@ class ArrayModel(SupportsOperands):
         architecture = self.architecture
         visible = self.make_layer_mask(layer, len(tokens))
         queries_a_key = architecture.heads // architecture.kv_heads
+        key_head = head // queries_a_key
+        query_vector = convert_to_doubles(run.query[0, head, query])
+        keys = convert_to_doubles(run.key[0, key_head])
+        values = convert_to_doubles(run.value[0, key_head])
+        hidden = convert_to_doubles(run.entered[0, query])
+        output = convert_to_doubles(outputs[layer][0, query, head])
         return Operands(
-            convert_to_doubles(run.query[0, head, query]),
-            convert_to_doubles(run.key[0, head // queries_a_key]),
-            convert_to_doubles(run.value[0, head // queries_a_key]),
+            query_vector,
+            keys,
+            values,
             visible[query],
             architecture.scale,
             architecture.score,
             softcap=architecture.softcap,
-            hidden=convert_to_doubles(run.entered[0, query]),
-            output=convert_to_doubles(outputs[layer][0, query, head]),
+            hidden=hidden,
+            output=output,
         )
 
     def run_layers(

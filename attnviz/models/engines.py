@@ -76,7 +76,7 @@ class QuickModel(SupportsPredictions, SupportsOperands, SupportsLosses):
 
         Raises ModelError if only NumPy may run it, or if torch is missing or cannot load it.
         """
-        refusal = f"NumPy does not compute this of {self.name}"
+        refusal = f"NumPy does not compute this for {self.name}"
         if self.only_numpy:
             raise ModelError(f"{refusal}: leave --engine numpy out for torch")
         require_packages(f"{refusal}; the other engine", *TORCH_PACKAGES)
@@ -94,10 +94,10 @@ class QuickModel(SupportsPredictions, SupportsOperands, SupportsLosses):
         """Run the model and keep what a request names; see ``SupportsPredictions.capture``."""
         needs_torch = bool(prompt.generate) or request.method == GRADIENT
         if needs_torch or not self.is_quick(prompt, request):
-            why = "it continues texts, and computes gradients"
+            reason = "which writes texts and computes gradients"
             if not needs_torch:
-                why = "it is quicker for a text of this length, or loaded already"
-            log.info("the engine is torch: %s", why)
+                reason = "which is loaded already, or quicker for a text of this length"
+            log.info("the engine is torch, %s", reason)
             complete = self.load_complete()
             if intervention == NOTHING:
                 return complete.capture(prompt, request)
@@ -179,14 +179,14 @@ def load_quick_model(
     except UnsuitableError as error:
         if only_numpy:
             raise ModelError(f"--engine numpy does not run {name}: {error}") from error
-        log.info("the engine is torch: %s", error)
+        log.info("the engine is torch, since NumPy does not run %s: %s", name, error)
         refusal = f"NumPy does not run {name}: {error}"
         return load_with_torch(folders, load_torch, f"{refusal}; the other engine")
     except ModelError as error:
         if only_numpy:
             raise
         # torch reads what NumPy's engine does not, or says what is wrong
-        log.info("the engine is torch: %s", error)
+        log.info("the engine is torch, since NumPy does not run %s: %s", name, error)
         return load_with_torch(folders, load_torch, f"{error}; the other engine")
     quick = NumpyModel(name, checkpoint, tokenizer)
     return QuickModel(quick, load_torch, only_numpy=only_numpy)
