@@ -388,7 +388,7 @@ def test_segments_that_were_not_kept_are_refused() -> None:
     )
     source = partial(select_requested, capture)
     assert inspect_segments(source).segments == segments
-    told = r"segment 0:7 x is none of those .*; it was made for cat, tired$"
+    told = r"this capture keeps no shares of segment 0:7 x, which .*; it was made for cat, tired$"
     with pytest.raises(InputError, match=told):
         inspect_segments(source, [Segment("x", 0, 7)])
     bare = load_model("builtin").capture(prompt, Request(keep="tiles", tiles=4))

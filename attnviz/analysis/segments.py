@@ -367,8 +367,8 @@ def require_whole_groups(
         if len(segments_of_group) > 1:
             name = describe_segment(segments[segments_of_group[-1]])
             raise ValueError(
-                f"segment {name} is none of those that this capture was made for, and not several "
-                "of them together",
+                f"this capture keeps no shares of segment {name}, which is neither one of those "
+                "that it was made for nor several of them joined",
             )
 
 

@@ -130,7 +130,7 @@ def copy_json(value: Any) -> Any:
     if isinstance(value, list):
         return [copy_json(item) for item in value]
     kind = type(value).__name__
-    raise TypeError(f"a message holds a value of type {kind}, which is none of JSON")
+    raise TypeError(f"a message holds a value of type {kind}, which JSON does not have")
 
 
 @lru_cache(maxsize=8)

@@ -208,7 +208,7 @@ def require_numpy_placement(folders: "Folders", options: LoadOptions) -> None:
     """Raise UnsuitableError for what is asked of a model that NumPy does not do."""
     placement = options.placement
     if placement.device not in ("auto", "cpu"):
-        raise UnsuitableError(f"--device {placement.device} is one of torch's")
+        raise UnsuitableError(f"--device {placement.device} needs torch")
     if placement.dtype not in ("auto", "float32"):
         raise UnsuitableError(f"it computes in float32, and --dtype {placement.dtype} is asked for")
     if folders.adapter or folders.tokenizer:
